@@ -1,0 +1,1 @@
+"""The core of InstaChat: accept → log → drain → SQL → publish → index (see docs/architecture.md)."""

@@ -1,0 +1,132 @@
+"""From settings to a running backend: the only place that knows all of its parts."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from backend.accept import Acceptor
+from backend.catalog import Catalog
+from backend.counters import Counters
+from backend.drain import Drainer
+from backend.embedded import PrivateEngines, acquire
+from backend.errors import Invalid
+from backend.jobs import Jobs, Worker
+from backend.life import Lives
+from backend.log import Log
+from backend.migrations import upgrade
+from backend.search import ScanSearcher
+from backend.settings import Durability, Settings
+from backend.sql import Database
+
+STRICT_REDIS = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+    "maxmemory-policy": "noeviction",
+}
+FAST_REDIS = {**STRICT_REDIS, "appendfsync": "everysec"}
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Everything a command needs, put together."""
+
+    settings: Settings
+    engines: PrivateEngines | None
+    database: Database
+    log: Log
+    counters: Counters
+    drainer: Drainer
+    jobs: Jobs
+    acceptor: Acceptor
+    catalog: Catalog
+
+    def worker(self) -> Worker:
+        """A worker on these parts; a private engine that was killed is revived by it."""
+        tick = self.engines.ensure if self.engines else lambda: None
+        return Worker(self.jobs, self.drainer, self.log, tick)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the engines are, whether given or private."""
+
+    engines: PrivateEngines | None
+    database: str
+    redis: str
+    huey: str
+
+
+@contextmanager
+def addresses(settings: Settings) -> Iterator[Addresses]:
+    """The engines' URLs; private engines are started where none is given, and held while inside."""
+    with ExitStack() as stack:
+        engines = None
+        if settings.database_url is None or settings.redis_url is None:
+            engines = acquire(
+                settings.home,
+                settings.durability,
+                postgres=settings.database_url is None,
+                valkey=settings.redis_url is None,
+            )
+            stack.callback(engines.close)
+        redis_url = settings.redis_url or (engines and engines.redis_url) or ""
+        if "+cluster" in redis_url and settings.huey_url is None:
+            raise Invalid(
+                "with a Redis Cluster the job queue needs a plain Redis of its own",
+                "set INSTACHAT_HUEY_URL",
+            )
+        yield Addresses(
+            engines,
+            settings.database_url or (engines and engines.database_url) or "",
+            redis_url,
+            settings.huey_url or redis_url,
+        )
+
+
+@contextmanager
+def open_backend(settings: Settings) -> Iterator[Backend]:
+    """A backend on the settings' engines; everything is let go at the end.
+
+    A private database is migrated at once, a given one never: SchemaMismatch says what to run.
+    Raises EngineDown when PostgreSQL is away; Redis is first used when it is needed.
+    """
+    with addresses(settings) as at, ExitStack() as stack:
+        database = Database(at.database)
+        stack.callback(database.close)
+        if settings.database_url is None:
+            upgrade(database)
+        else:
+            database.check_schema()
+        replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
+        log = Log(at.redis, replicas=replicas)
+        stack.callback(log.close)
+        yield assemble(settings, at, database, log)
+
+
+def assemble(settings: Settings, at: Addresses, database: Database, log: Log) -> Backend:
+    """Put the parts together; nothing is connected yet."""
+    lives = Lives(log, database)
+    drainer = Drainer(log, database, lives)
+    counters = Counters(log, database, lives, drainer)
+    jobs = Jobs(at.huey, drainer)
+    acceptor = Acceptor(log, lives, counters, jobs.ring)
+    catalog = Catalog(log, database, counters, acceptor, drainer, ScanSearcher(database))
+    return Backend(settings, at.engines, database, log, counters, drainer, jobs, acceptor, catalog)
+
+
+def durability_faults(settings: Settings, log: Log) -> list[str] | None:
+    """What in a given Redis's settings voids the promised durability, as `name is value` texts.
+
+    None where Redis does not let us read them.
+    """
+    wanted = STRICT_REDIS if settings.durability is Durability.STRICT else FAST_REDIS
+    found = log.configuration(*wanted)
+    if found is None:
+        return None
+    return [
+        f"{name} is {found[name]}, not {value}"
+        for name, value in wanted.items()
+        if found.get(name, value) != value
+        and not (name == "appendfsync" and found[name] == "always")
+    ]

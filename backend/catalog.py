@@ -1,0 +1,397 @@
+"""The catalogue: reading what is stored, with live counts, and changing it.
+
+Reading what was accepted but is not stored yet is no mistake: such a read answers `Pending`. A change
+is SQL first, by optimistic versions; a deletion of a chat or an application is an event in the log,
+decided by the drain behind everything that was accepted before it.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from backend import accept, sql
+from backend.accept import Acceptor
+from backend.counters import Counters
+from backend.drain import Drainer
+from backend.errors import Gone, HasChildren, InstaChatError, StaleVersion, Unavailable
+from backend.folding import fold, fold_keyword
+from backend.log import Log
+from backend.model import (
+    Accepted,
+    Application,
+    Chat,
+    EntryId,
+    Match,
+    Message,
+    Parent,
+    checked_name,
+    checked_number,
+    checked_text,
+    checked_token,
+    new_token,
+    no_application,
+    no_chat,
+    no_message,
+)
+from backend.search import Searcher, matches
+from backend.sql import Database, StoredChat, StoredMessage
+
+EDITS = 5  # tries of an edit without a version of its own
+READ_SECONDS = 1.0  # how long a read waits for what is accepted
+CHANGE_SECONDS = 5.0
+POLL_SECONDS = 0.01
+LIST_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Accepted, and not stored yet: the number is given and will be found."""
+
+    number: int
+
+
+class Catalog:
+    """Applications, chats and messages. Thread-safe.
+
+    Unknown and removed things raise NotFound; a number whose creation was rejected raises Gone;
+    engines that are away raise EngineDown.
+
+    Where no worker is running, changes and `wait_stored` drain from this process.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        database: Database,
+        counters: Counters,
+        acceptor: Acceptor,
+        drainer: Drainer,
+        searcher: Searcher,
+    ) -> None:
+        self._log = log
+        self._database = database
+        self._counters = counters
+        self._acceptor = acceptor
+        self._drainer = drainer
+        self._searcher = searcher
+
+    # -- applications ------------------------------------------------------------------------------
+
+    def create_application(self, name: str) -> Application:
+        """Store a new application under a fresh random token."""
+        checked_name(name)
+        token = new_token()
+        with self._database.begin() as tx:
+            row = sql.insert_application(tx, token, name)
+        with self._database.connect() as connection:
+            self._counters.issue_for_new(connection, token)
+        return sql.to_application(row, 0)
+
+    def application(self, token: str) -> Application:
+        """An application with its live count of chats."""
+        checked_token(token)
+        with self._database.connect() as connection:
+            row = sql.application(connection, token)
+        if row is None:
+            raise no_application()
+        issued = self._counters.live([Parent(token)])[0]
+        return sql.to_application(row, issued - row.removed)
+
+    def applications(self, *, limit: int | None = None) -> Iterator[Application]:
+        """All applications in the order of their creation, read a page at a time."""
+        after = 0
+        while limit is None or limit > 0:
+            size = LIST_PAGE if limit is None else min(limit, LIST_PAGE)
+            with self._database.connect() as connection:
+                page = sql.applications(connection, after, size)
+            for row in page:
+                issued = self._counters.live([Parent(row.token)])[0]
+                yield sql.to_application(row, issued - row.removed)
+            if len(page) < size:
+                return
+            after = page[-1].id
+            limit = None if limit is None else limit - len(page)
+
+    def rename_application(
+        self, token: str, name: str, *, version: int | None = None
+    ) -> Application:
+        """Rename an application; with a `version` only if it still has it (StaleVersion)."""
+        checked_name(name)
+        for _ in range(EDITS):
+            seen = self.application(token)
+            _check_version(version, seen.version, "the application")
+            with self._database.begin() as tx:
+                row = sql.rename_application(tx, token, name, seen.version)
+            if row is not None:
+                return sql.to_application(row, seen.chats_count)
+        raise _contended("the application")
+
+    def delete_application(self, token: str) -> None:
+        """Delete an application without chats; HasChildren, changing nothing, if it has any."""
+        self.application(token)
+        self._delete(token, None)
+
+    # -- chats -------------------------------------------------------------------------------------
+
+    def chat(self, token: str, number: int) -> Chat | Pending:
+        """A chat with its live count of messages."""
+        row = self._chat_row(token, number)
+        if row is None:
+            return Pending(number)
+        issued = self._counters.live([Parent(token, number)])[0]
+        return sql.to_chat(row, issued - row.removed)
+
+    def chats(self, token: str, *, after: int = 0, limit: int | None = None) -> Iterator[Chat]:
+        """An application's stored chats by number, read a page at a time."""
+        self.application(token)
+        while limit is None or limit > 0:
+            size = LIST_PAGE if limit is None else min(limit, LIST_PAGE)
+            with self._database.connect() as connection:
+                page = sql.chats(connection, token, after, size)
+            if page:
+                issued = self._counters.live([Parent(token, row.number) for row in page])
+                for row, count in zip(page, issued, strict=True):
+                    yield sql.to_chat(row, count - row.removed)
+            if len(page) < size:
+                return
+            after = page[-1].number
+            limit = None if limit is None else limit - len(page)
+
+    def delete_chat(self, token: str, number: int) -> None:
+        """Delete a chat without messages; HasChildren, changing nothing, if it has any."""
+        self._stored_chat(token, number)
+        self._delete(token, number)
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def message(self, token: str, chat: int, number: int) -> Message | Pending:
+        """A message. Pending if it is accepted and still not stored after a second."""
+        stored = self._message_row(token, chat, number, READ_SECONDS)
+        return Pending(number) if stored is None else stored.message
+
+    def messages(
+        self, token: str, chat: int, *, after: int = 0, limit: int | None = None
+    ) -> Iterator[Message]:
+        """A chat's stored messages by number, read a page at a time."""
+        row = self._chat_row(token, chat)
+        while row is not None and (limit is None or limit > 0):
+            size = sql.PAGE if limit is None else min(limit, sql.PAGE)
+            with self._database.connect() as connection:
+                page = sql.messages(connection, row.id, after, size)
+            yield from page
+            if len(page) < size:
+                return
+            after = page[-1].number
+            limit = None if limit is None else limit - len(page)
+
+    def search(
+        self, token: str, chat: int, keyword: str, *, after: int = 0, limit: int | None = None
+    ) -> Iterator[Match]:
+        """A chat's stored messages that contain the keyword, by number, with the places."""
+        fold_keyword(keyword)
+        row = self._chat_row(token, chat)
+        if row is not None:
+            yield from matches(self._searcher, row.id, keyword, after=after, limit=limit)
+
+    def edit_message(
+        self, token: str, chat: int, number: int, text: str, *, version: int | None = None
+    ) -> Message:
+        """Give a message another text; with a `version` only if it still has it (StaleVersion).
+
+        Waits up to five seconds for what is accepted and not stored; then Unavailable.
+        """
+        checked_text(text)
+        folded = fold(text)
+        for _ in range(EDITS):
+            stored = self._stored_message(token, chat, number)
+            _check_version(version, stored.message.version, f"message {number}")
+            with self._database.begin() as tx:
+                edited = sql.edit_message(
+                    tx, stored.chat_id, number, stored.message.version, text, folded
+                )
+                if edited is not None:
+                    self._name_change(tx, stored.chat_id, number, edited.version)
+                    return edited
+        raise _contended(f"message {number}")
+
+    def delete_message(
+        self, token: str, chat: int, number: int, *, version: int | None = None
+    ) -> None:
+        """Delete a message: its number stays taken, its text goes, the chat's count falls by one."""
+        for _ in range(EDITS):
+            stored = self._stored_message(token, chat, number)
+            _check_version(version, stored.message.version, f"message {number}")
+            with self._database.begin() as tx:
+                removed = sql.remove_message(tx, stored.chat_id, number, stored.message.version)
+                if removed is not None:
+                    self._name_change(tx, stored.chat_id, number, removed)
+                    return
+        raise _contended(f"message {number}")
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def wait_stored(self, shard: int, entry: EntryId, seconds: float) -> bool:
+        """Wait until everything up to that log entry is decided in SQL; False if it takes longer.
+
+        Where no worker is running, this process drains.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._database.connect() as connection:
+                _, cursor = sql.shard_state(connection, shard)
+            if cursor >= entry:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            if self._log.workers():
+                time.sleep(POLL_SECONDS)
+            elif not self._drainer.drain(shard):
+                time.sleep(POLL_SECONDS)
+
+    def check_stored(self, token: str, chat: int | None, accepted: Accepted) -> None:
+        """Raise Gone if any of these numbers, decided by now, was rejected."""
+        if chat is None:
+            return
+        with self._database.connect() as connection:
+            dead = sql.dead_numbers(connection, token, chat, accepted.first, accepted.last)
+        if dead:
+            raise Gone(
+                f"message {dead[0]} of chat {chat} was rejected when it was to be stored",
+                "a dead letter says why",
+            )
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _chat_row(self, token: str, number: int) -> StoredChat | None:
+        """A live chat's row; None if it is accepted and not stored after a second. NotFound."""
+        checked_token(token)
+        checked_number(number)
+        deadline = time.monotonic() + READ_SECONDS
+        while True:
+            with self._database.connect() as connection:
+                row = sql.chat(connection, token, number)
+                if row is None and sql.application(connection, token) is None:
+                    raise no_application()
+            if row is not None:
+                if row.state != "stored":
+                    raise no_chat(number)
+                return row
+            if not self._is_pending(Parent(token), number):
+                with self._database.connect() as connection:
+                    row = sql.chat(connection, token, number)
+                if row is None or row.state != "stored":
+                    raise no_chat(number)
+                return row
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(POLL_SECONDS)
+
+    def _stored_chat(self, token: str, number: int) -> StoredChat:
+        """As `_chat_row`, but a change waits longer, and then gives up with Unavailable."""
+        deadline = time.monotonic() + CHANGE_SECONDS
+        while True:
+            self._drain_if_alone(token)
+            row = self._chat_row(token, number)
+            if row is not None:
+                return row
+            if time.monotonic() >= deadline:
+                raise _not_stored_yet(f"chat {number}")
+
+    def _message_row(
+        self, token: str, chat: int, number: int, seconds: float
+    ) -> StoredMessage | None:
+        """A live message's row; None if it is accepted and not stored after so many seconds."""
+        checked_token(token)
+        checked_number(chat)
+        checked_number(number)
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self._find_message(token, chat, number)
+            if found is not None:
+                return found
+            if not self._is_pending(Parent(token, chat), number):
+                found = self._find_message(token, chat, number)
+                if found is None:
+                    raise no_message(chat, number)
+                return found
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(POLL_SECONDS)
+
+    def _find_message(self, token: str, chat: int, number: int) -> StoredMessage | None:
+        with self._database.connect() as connection:
+            found = sql.message(connection, token, chat, number)
+        if found is None or found.state == "stored":
+            return found
+        if found.state == "dead":
+            raise Gone(
+                f"message {number} of chat {chat} was rejected when it was to be stored",
+                "a dead letter says why",
+            )
+        raise no_message(chat, number)
+
+    def _stored_message(self, token: str, chat: int, number: int) -> StoredMessage:
+        self._drain_if_alone(token)
+        found = self._message_row(token, chat, number, CHANGE_SECONDS)
+        if found is None:
+            raise _not_stored_yet(f"message {number}")
+        return found
+
+    def _is_pending(self, parent: Parent, number: int) -> bool:
+        """Whether a number without a row is still on its way.
+
+        It is until the cursor has passed the log's end, as read after `issued`. NotFound if the
+        parent itself is not there.
+        """
+        issued, end = self._counters.live_with_end([parent])
+        if number > issued[0]:
+            return False
+        with self._database.connect() as connection:
+            _, cursor = sql.shard_state(connection, self._counters.shard(parent.token))
+        return cursor < end
+
+    def _drain_if_alone(self, token: str) -> None:
+        """Before a change: where no worker is running, what was accepted is stored from here."""
+        if not self._log.workers():
+            self._drainer.drain(self._counters.shard(token))
+
+    def _delete(self, token: str, chat: int | None) -> None:
+        accepted = self._acceptor.accept(accept.deletion(token, chat))
+        what = "the application" if chat is None else f"chat {chat}"
+        if not self.wait_stored(accepted.shard, accepted.entry, CHANGE_SECONDS):
+            raise Unavailable(
+                f"the deletion of {what} is accepted, and not decided yet",
+                "look again in a moment; see `instachat status`",
+            )
+        with self._database.connect() as connection:
+            standing = sql.standing(connection, accepted.shard, Parent(token, chat))
+        if not standing.removed:
+            children = "chats" if chat is None else "messages"
+            raise HasChildren(
+                f"{what} still has {children}; nothing was deleted",
+                f"delete its {children} first",
+            )
+
+    def _name_change(self, tx: Connection, chat_id: int, number: int, version: int) -> None:
+        if sql.publishing(tx):
+            sql.add_to_outbox(tx, [(chat_id, number, version)])
+
+
+def _check_version(wanted: int | None, found: int, what: str) -> None:
+    if wanted is not None and wanted != found:
+        raise StaleVersion(
+            f"{what} was changed meanwhile; nothing was done", "read it again, then repeat"
+        )
+
+
+def _contended(what: str) -> InstaChatError:
+    return StaleVersion(f"{what} is changed by others again and again", "try again")
+
+
+def _not_stored_yet(what: str) -> Unavailable:
+    return Unavailable(
+        f"{what} is accepted, and not stored yet; nothing was changed",
+        "see `instachat status`: is a worker running?",
+    )

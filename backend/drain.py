@@ -1,0 +1,354 @@
+"""Drain: from the log into SQL, each event exactly once.
+
+The position is a row in SQL, the shard's cursor, and it moves in the very transaction that stores what
+it passes. A crash before the commit stores nothing, a crash after it repeats nothing; there is no
+acknowledgement that could be lost. One drain works on a shard at a time: it holds the row's lock, and
+whoever finds it locked leaves, since the holder looks once more after letting go.
+
+Rows go in by COPY. What PostgreSQL refuses as data (SQLSTATE class 22 or 23) is done again row by row:
+an equal creation is skipped, a different one under a taken number and data that can't be stored become
+dead letters. Everything else (locks, disks, connections) is nobody's data's fault: the transaction
+is given up, and the events stay in the log.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from backend import sql
+from backend.errors import InstaChatError, Invalid, Unavailable
+from backend.events import ChatsCreated, DeletionAsked, Event, MessagesCreated, unpack
+from backend.folding import fold
+from backend.life import Lives
+from backend.log import LifeLost, Log, Page
+from backend.model import EntryId, Parent, checked_text
+from backend.sql import ChatRow, Database, DeadLetter, MessageRow
+
+MOST_ENTRIES = 5_000  # of one transaction
+MOST_BYTES = 4 * 1024 * 1024
+STUCK_SECONDS = 10.0
+CLAIMS = 5
+
+Step = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
+
+class Drainer:
+    """Moves events from the log to SQL. Thread-safe: one instance serves all of a process's threads.
+
+    `step` is called with `read`, `rows`, `committed` and `trimmed` as a batch passes them, so that a
+    test can end the process there.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        database: Database,
+        lives: Lives,
+        *,
+        step: Step = lambda name: None,
+        stuck_seconds: float = STUCK_SECONDS,
+    ) -> None:
+        self._log = log
+        self._database = database
+        self._lives = lives
+        self._step = step
+        self._stuck_seconds = stuck_seconds
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Let the batches under way finish, and begin no other."""
+        self._stopping.set()
+
+    def drain(self, shard: int) -> int:
+        """Store all that a shard's log holds; returns the number of entries taken.
+
+        Returns at once when another drain is at work on the shard, and between two batches after
+        `stop`. Raises EngineDown when an engine is away; nothing is lost or repeated by that.
+        """
+        taken = claims = 0
+        while not self._stopping.is_set():
+            try:
+                page = self._drain_batch(shard)
+            except LifeLost as lost:
+                claims += 1
+                if claims > CLAIMS:
+                    raise Unavailable(
+                        f"shard {shard} of Redis changes its life again and again ({lost.why})",
+                        "is more than one Redis behind INSTACHAT_REDIS_URL?",
+                    ) from None
+                self._lives.claim(shard, lost.why)
+                continue
+            if page is None:
+                self._end_stuck(shard)
+                break
+            taken += len(page.entries)
+            self._step("committed")
+            # Left over once the lock was let go: whoever rang meanwhile found it locked and left.
+            left = self._log.trim(shard, page.end.epoch, page.through)
+            self._step("trimmed")
+            if not left:
+                break
+        return taken
+
+    def drain_all(self) -> int:
+        """Drain every shard whose log holds anything; returns the number of entries taken."""
+        lengths = self._log.lengths(self._database.installation.shards)
+        return sum(self.drain(shard) for shard, length in enumerate(lengths) if length)
+
+    def settle(self, shard: int, through: EntryId, seconds: float) -> bool:
+        """Drain until SQL has passed that entry; False if it hasn't within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._database.connect() as connection:
+                _, cursor = sql.shard_state(connection, shard)
+            if cursor >= through:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            if not self.drain(shard):
+                time.sleep(0.01)
+
+    def _drain_batch(self, shard: int) -> "Batch | None":
+        """Store one batch; None if another drain holds the shard. LifeLost stores nothing."""
+        with self._database.begin() as tx:
+            sql.name_transaction(tx, f"instachat drain {shard}")
+            locked = sql.lock_shard(tx, shard)
+            if locked is None:
+                return None
+            # The first drain of an epoch reads from the beginning: what a restored or promoted Redis
+            # holds need not be what the cursor has passed.
+            known = locked.cursor.epoch == locked.epoch
+            page = self._log.read(
+                shard,
+                locked.epoch,
+                locked.installation,
+                locked.cursor if known else EntryId(0, 0),
+                most_entries=MOST_ENTRIES,
+                most_bytes=MOST_BYTES,
+            )
+            self._lives.saw(shard, page.end)
+            self._step("read")
+            batch = Batch(shard, page, locked.epoch)
+            if batch.through > locked.cursor or page.entries:
+                _Storing(tx, batch, self._log, publishing=locked.publishing).run()
+                sql.advance(tx, shard, max(batch.through, locked.cursor), batch.dropped)
+            self._step("rows")
+        return batch
+
+    def _end_stuck(self, shard: int) -> None:
+        """End a drain that holds the shard for too long: stopped, or cut off from us."""
+        with self._database.connect() as connection:
+            name = f"instachat drain {shard}"
+            if sql.end_stuck(connection, name, self._stuck_seconds):
+                logger.warning("ended a drain of shard %d that held it for too long", shard)
+
+
+@dataclass
+class Batch:
+    """A page of the log on its way to SQL."""
+
+    shard: int
+    page: Page
+    epoch: int
+    dropped: int = 0
+
+    @property
+    def entries(self) -> list[tuple[EntryId, bytes]]:
+        """The entries, in the log's order."""
+        return self.page.entries
+
+    @property
+    def end(self) -> EntryId:
+        """The log's end when the page was read."""
+        return self.page.end
+
+    @property
+    def through(self) -> EntryId:
+        """How far the cursor may move: the log's end, if nothing was left behind the page."""
+        return self.page.end if self.page.complete else self.page.entries[-1][0]
+
+
+@dataclass
+class _Storing:
+    """One batch's way into one transaction."""
+
+    tx: Connection
+    batch: Batch
+    log: Log
+    publishing: bool
+    letters: list[DeadLetter] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Store creations in runs; a deletion is decided between what is before and behind it."""
+        for deletion, run in groupby(self._decoded(), lambda e: isinstance(e[1], DeletionAsked)):
+            if deletion:
+                for entry, event, _ in run:
+                    assert isinstance(event, DeletionAsked)
+                    self._decide(entry, event)
+            else:
+                self._store(list(run))
+        if self.letters:
+            sql.add_dead_letters(self.tx, self.letters)
+
+    def _decoded(self) -> Iterator[tuple[EntryId, Event, bytes]]:
+        for entry, packed in self.batch.entries:
+            try:
+                yield entry, unpack(packed), packed
+            except ValueError as error:
+                self._bury(entry, packed, str(error))
+
+    # -- creations ---------------------------------------------------------------------------------
+
+    def _store(self, run: list[tuple[EntryId, Event, bytes]]) -> None:
+        self._store_chats([(e, v, p) for e, v, p in run if isinstance(v, ChatsCreated)])
+        self._store_messages([(e, v, p) for e, v, p in run if isinstance(v, MessagesCreated)])
+
+    def _store_chats(self, events: list[tuple[EntryId, ChatsCreated, bytes]]) -> None:
+        if not events:
+            return
+        applications = sql.application_ids(self.tx, {event.token for _, event, _ in events})
+        rows, sources = [], {}
+        for entry, event, packed in events:
+            id_, alive = applications.get(event.token, (0, True))
+            if not id_:
+                self._bury(entry, packed, "the application does not exist", event)
+            elif not alive:
+                self.batch.dropped += event.count
+            else:
+                rows.append(ChatRow(id_, event.first, event.first + event.count - 1, event.at))
+                sources[id_, event.first] = (entry, event, packed)
+        if rows:
+            for id_, number in sql.insert_chats(self.tx, rows):
+                entry, event, packed = next(
+                    source
+                    for (application, first), source in sources.items()
+                    if application == id_ and first <= number < first + source[1].count
+                )
+                self._bury(entry, packed, "another chat has this number", event, number)
+
+    def _store_messages(self, events: list[tuple[EntryId, MessagesCreated, bytes]]) -> None:
+        if not events:
+            return
+        wanted = {(event.token, event.chat) for _, event, _ in events}
+        chats = sql.chat_ids(self.tx, list(wanted))
+        rows: list[MessageRow] = []
+        sources: dict[tuple[int, int], tuple[EntryId, MessagesCreated, bytes]] = {}
+        for entry, event, packed in events:
+            id_, alive = chats.get((event.token, event.chat), (0, True))
+            if not id_:
+                self._bury(entry, packed, "the chat does not exist", event)
+            elif not alive:
+                self.batch.dropped += len(event.texts)
+            else:
+                for number, text in enumerate(event.texts, event.first):
+                    rows.append(MessageRow(id_, number, text, fold(text), event.at))
+                sources[id_, event.first] = (entry, event, packed)
+        if not rows:
+            return
+        try:
+            with self.tx.begin_nested():
+                sql.copy_messages(self.tx, rows)
+        except Exception as error:
+            if not _is_datas_fault(error):
+                raise
+            rows = self._store_one_by_one(rows, sources)
+        if self.publishing and rows:
+            sql.add_to_outbox(
+                self.tx, [(row.chat_id, row.number, sql.micros(row.at)) for row in rows]
+            )
+
+    def _store_one_by_one(
+        self,
+        rows: list[MessageRow],
+        sources: dict[tuple[int, int], tuple[EntryId, MessagesCreated, bytes]],
+    ) -> list[MessageRow]:
+        """The slow way: find out which rows are to blame; returns those that were stored."""
+        times = sql.message_times(self.tx, [(row.chat_id, row.number) for row in rows])
+        stored = []
+        source = sources[rows[0].chat_id, rows[0].number]
+        for row in rows:
+            source = sources.get((row.chat_id, row.number), source)
+            reason = None
+            taken = times.get((row.chat_id, row.number))
+            if taken == row.at:
+                continue  # this very creation, stored in an earlier life
+            if taken is not None:
+                reason = "another message has this number"
+            else:
+                try:
+                    with self.tx.begin_nested():
+                        checked_text(row.text)
+                        sql.insert_message(self.tx, row)
+                    times[row.chat_id, row.number] = row.at
+                    stored.append(row)
+                except Exception as error:
+                    if not _is_datas_fault(error):
+                        raise
+                    reason = f"can't be stored: {_reason(error)}"
+                    dead = row._replace(text="", folded="")
+                    sql.insert_message(self.tx, dead, "dead")
+                    sql.count_removed(self.tx, row.chat_id, 1)
+                    times[row.chat_id, row.number] = row.at
+            if reason:
+                entry, event, packed = source
+                self._bury(entry, packed, reason, event, row.number)
+        return stored
+
+    def _bury(
+        self,
+        entry: EntryId,
+        packed: bytes,
+        reason: str,
+        event: ChatsCreated | MessagesCreated | None = None,
+        number: int | None = None,
+    ) -> None:
+        key = f"{self.batch.shard}-{entry}" + (f"-{number}" if number else "")
+        chat = event.chat if isinstance(event, MessagesCreated) else None
+        logger.warning("dead letter %s: %s", key, reason)
+        self.letters.append(
+            DeadLetter(key, reason, event and event.token, chat, number, packed)
+        )
+
+    # -- deletions ---------------------------------------------------------------------------------
+
+    def _decide(self, entry: EntryId, event: DeletionAsked) -> None:
+        """Leave a tombstone if the deletion still stands and nothing is left inside; else reopen.
+
+        Reopening comes before the commit: after a crash in between, the same entry finds that it does
+        not stand any more, and refuses again. A deletion that does not stand buries nothing.
+        """
+        parent = Parent(event.token, event.chat)
+        if not self.log.deletion_stands(self.batch.shard, self.batch.epoch, parent, entry):
+            return
+        if event.chat is None:
+            id_, alive = sql.application_ids(self.tx, [event.token]).get(event.token, (0, False))
+            gone = alive and sql.bury_application(self.tx, id_)
+        else:
+            key = (event.token, event.chat)
+            id_, alive = sql.chat_ids(self.tx, [key]).get(key, (0, False))
+            gone = alive and sql.bury_chat(self.tx, id_)
+        if alive and not gone:
+            self.log.reopen(self.batch.shard, self.batch.epoch, parent, entry)
+
+
+def _is_datas_fault(error: Exception) -> bool:
+    """Whether another try could never succeed, because of the data alone."""
+    if isinstance(error, Invalid | UnicodeEncodeError):
+        return True
+    if not isinstance(error, DBAPIError) and not hasattr(error, "pgcode"):
+        return False
+    return (sql.sqlstate(error) or "").startswith(("22", "23"))
+
+
+def _reason(error: Exception) -> str:
+    """Why, without a word of the data."""
+    if isinstance(error, InstaChatError):
+        return error.message
+    return f"PostgreSQL says {sql.sqlstate(error)}" if sql.sqlstate(error) else "not valid Unicode"

@@ -1,0 +1,119 @@
+"""The jobs, on Huey, and the worker that runs them.
+
+Huey removes a task before it runs it, so a crash loses the task. Hence a job never carries a message:
+it is a doorbell, and the worker sweeps on a timer of its own for what no bell announced.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+import redis
+from huey import RedisHuey
+from huey.consumer import Consumer
+from huey.registry import Message
+from huey.serializer import Serializer
+
+from backend.drain import Drainer
+from backend.errors import InstaChatError
+from backend.log import Log
+
+SWEEP_SECONDS = 0.5
+SHUTDOWN_SECONDS = 30
+THREADS = 2
+logger = logging.getLogger(__name__)
+
+
+class JsonSerializer(Serializer):  # type: ignore[misc]  # huey is untyped
+    """Tasks as JSON: whoever can write to the queue can name a job, and no more."""
+
+    def _serialize(self, data: Any) -> bytes:
+        return json.dumps(data._asdict() if isinstance(data, Message) else data).encode()
+
+    def _deserialize(self, data: bytes) -> Any:
+        decoded = json.loads(data)
+        return Message(**decoded) if isinstance(decoded, dict) and "name" in decoded else decoded
+
+
+class Jobs:
+    """The queue, and the two ends of it: `ring` enqueues, `Worker` runs."""
+
+    def __init__(self, url: str, drainer: Drainer) -> None:
+        # Its own client: the queue's own read time-out must be longer than its blocking pop.
+        pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=2, socket_timeout=10)
+        self.huey = RedisHuey(
+            "instachat", results=False, serializer=JsonSerializer(), connection_pool=pool
+        )
+        self._drainer = drainer
+        self._drain = self.huey.task(name="drain")(self._run_drain)
+
+    def ring(self, shard: int) -> None:
+        """Ask for a drain of a shard. Never raises: the worker's sweep finds what no bell announced."""
+        with suppress(redis.RedisError):
+            self._drain(shard)
+
+    def _run_drain(self, shard: int) -> None:
+        try:
+            self._drainer.drain(shard)
+        except InstaChatError as error:  # the sweep tries again
+            logger.warning("%s", error.message)
+
+    def length(self) -> int:
+        """How many jobs are waiting."""
+        return int(self.huey.pending_count())
+
+
+class Worker:
+    """Runs jobs and sweeps, until told to stop. Several may run, on several machines."""
+
+    def __init__(self, jobs: Jobs, drainer: Drainer, log: Log, tick: Callable[[], None]) -> None:
+        self._jobs = jobs
+        self._drainer = drainer
+        self._log = log
+        self._tick = tick
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT; then finish the batches under way and return.
+
+        Must be called in the main thread.
+        """
+        consumer = Consumer(
+            self._jobs.huey,
+            workers=THREADS,
+            periodic=False,
+            initial_delay=0.05,
+            max_delay=1.0,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+        consumer.start()
+        # Ours in place of Huey's, which treats one of the two as a reason to drop its work.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        try:
+            while not self._stop.is_set():
+                self._sweep()
+                self._stop.wait(SWEEP_SECONDS)
+        finally:
+            self._drainer.stop()
+            consumer.stop(graceful=True)
+            with suppress(InstaChatError):
+                self._log.retire(self._name)
+
+    def _sweep(self) -> None:
+        try:
+            self._tick()
+            self._log.beat(self._name)
+            self._drainer.drain_all()
+        except InstaChatError as error:
+            logger.warning("%s", error.message)
+        except Exception:
+            logger.exception("the sweep failed; it is tried again")

@@ -1,0 +1,94 @@
+"""A new life of Redis: how numbers stay unique when Redis restarts, is wiped, restored or replaced.
+
+The authority is SQL. Whoever is refused because Redis is not in the life it says claims a new one: it
+locks the shard's row, looks again, commits the next epoch in SQL, and only then writes it to Redis,
+by a script that never lowers it. A claim does not touch the cursor: the first drain of an epoch reads
+the log from its beginning and skips what is stored. After a claim no counter is verified, so each is
+raised to what SQL holds before it gives another number (`counters`).
+"""
+
+import threading
+import time
+
+from backend import sql
+from backend.errors import Failed, Unavailable
+from backend.log import Life, Log
+from backend.model import EntryId
+from backend.sql import Database
+
+LOCK_SECONDS = 3.0
+ATTEMPTS = 20
+PAUSE_SECONDS = 0.05
+
+
+class Lives:
+    """What this process knows of each shard's life, and how it claims a new one. Thread-safe."""
+
+    def __init__(self, log: Log, database: Database) -> None:
+        self._log = log
+        self._database = database
+        self._known: dict[int, EntryId] = {}
+        self._lock = threading.Lock()
+
+    def known(self, shard: int) -> EntryId:
+        """The highest log entry this process has seen: a Redis that is behind it is refused."""
+        return self._known.get(shard, EntryId(0, 0))
+
+    def saw(self, shard: int, end: EntryId) -> None:
+        """Remember a shard's log's end."""
+        with self._lock:
+            self._known[shard] = max(end, self.known(shard))
+
+    def claim(self, shard: int, why: str) -> None:
+        """Begin a new life of a shard, unless somebody else did since the caller was refused.
+
+        Safe against any number of others doing the same. Raises EngineDown when either engine is
+        away, Unavailable when the shard stays locked, Failed when this Redis holds the numbers of
+        another installation.
+        """
+        with self._database.connect() as connection:
+            epoch_before, _ = sql.shard_state(connection, shard)
+        for _ in range(ATTEMPTS):
+            life = self._log.probe(shard)
+            if self._is_fine(shard, life, epoch_before):
+                return
+            claimed = self._claim_in_sql(shard, epoch_before)
+            if claimed:
+                self._log.write_life(shard, claimed, self._database.installation.id)
+                return
+            # Another one has claimed and is about to write it; if it died, the claim is ours next.
+            time.sleep(PAUSE_SECONDS)
+            if self._log.probe(shard) == life:
+                with self._database.connect() as connection:
+                    epoch_before, _ = sql.shard_state(connection, shard)
+        raise Unavailable(
+            f"shard {shard} of Redis is not usable yet ({why})", "try again in a moment"
+        )
+
+    def _is_fine(self, shard: int, life: Life, epoch_in_sql: int) -> bool:
+        """Whether the refusal is over: a life of ours, as high as SQL's and as this process knows."""
+        if life.installation and life.installation != self._database.installation.id:
+            raise Failed(
+                "this Redis holds the numbers of another installation (another database); "
+                "nothing was changed",
+                "check INSTACHAT_REDIS_URL and INSTACHAT_DATABASE_URL, or give this database an "
+                "empty Redis",
+            )
+        end = EntryId(life.epoch, life.sequence)
+        return life.state == "ok" and life.epoch == epoch_in_sql and end >= self.known(shard)
+
+    def _claim_in_sql(self, shard: int, epoch_before: int) -> int | None:
+        """Commit the next epoch; None if the epoch moved since, or the shard is locked."""
+        with self._database.begin() as tx:
+            locked = sql.lock_shard(tx, shard, wait_seconds=LOCK_SECONDS)
+            if locked is None or locked.epoch != epoch_before:
+                return None
+            life = self._log.probe(shard)
+            if self._is_fine(shard, life, locked.epoch):
+                return None
+            # Above everything found here too: a database restored from a copy may be behind Redis.
+            epoch = max(locked.epoch, life.highest, self.known(shard).epoch) + 1
+            sql.set_epoch(tx, shard, epoch)
+        with self._database.connect() as connection:
+            epoch_now, _ = sql.shard_state(connection, shard)
+        return epoch if epoch_now == epoch else None

@@ -1,0 +1,525 @@
+"""The log and the counters: everything that lives in Redis, and the scripts that alone may change it.
+
+A shard's keys carry one hash tag, so that each script works on one slot of a Redis Cluster:
+
+    instachat:{3}:life                which server and which life these numbers belong to
+    instachat:{3}:log                 the stream of accepted events, ids `epoch-sequence`
+    instachat:{3}:app:TOKEN           counter of an application's chats
+    instachat:{3}:chat:TOKEN:NUMBER   counter of a chat's messages
+    instachat:{3}:dirty               parents whose count changed since it was last written to SQL
+    instachat:{3}:bell                a drain was asked for and has not begun
+    instachat:{3}:key:…               an idempotency key's answer
+    instachat:workers                 when each running worker was last heard of
+
+Nothing here retries: a call whose answer was lost may have given numbers, and a second try would
+give others. The scripts are in `lua/`, each with its keys and answers.
+"""
+
+import hashlib
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.retry import Retry
+
+from backend.errors import EngineDown, Failed, LogFull, Unconfirmed
+from backend.model import EntryId, Parent
+from backend.settings import redacted
+
+IDEMPOTENCY_SECONDS = 24 * 60 * 60
+BELL_MILLISECONDS = 2_000  # a ring whose job was lost is repeated after this
+MEMORY_SHARE = 0.85  # of Redis's limit; beyond it nothing is accepted, so that the queue still works
+MOST_ENTRIES = 1_000_000  # in one shard's log
+CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 4.0
+WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """One request to the accept script: what to create, or to delete, under which parent.
+
+    `payloads` are packed events, each with the count of numbers it takes (see `events`); `key` and
+    `body_hash` are those of an idempotency key, empty without one.
+    """
+
+    kind: str  # chats | messages | delete-chat | delete-application
+    parent: Parent
+    payloads: Sequence[tuple[int, bytes]]
+    key: str = ""
+    body_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The numbers that a creation was given, and its last entry in the log."""
+
+    first: int
+    last: int
+    entry: EntryId
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why the script refused one creation: `counter`, `closed`, `reused` or `broken`, and of what."""
+
+    why: str
+    which: str = ""
+
+
+class LifeLost(Exception):
+    """Redis is not in the life that was expected: wiped, restarted, restored, promoted or foreign."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What a shard's life key says. `state` is `ok`, `none`, `other` (server) or `broken`."""
+
+    state: str
+    epoch: int
+    highest: int
+    sequence: int
+    installation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the log: entries in order, the log's last entry, and whether they reach it."""
+
+    entries: list[tuple[EntryId, bytes]]
+    end: EntryId
+    complete: bool
+
+
+def connect(url: str) -> "redis.Redis | RedisCluster":
+    """A client that never retries; a URL `redis+cluster://…` makes it a Redis Cluster's.
+
+    Raises EngineDown if a cluster can't be reached; a plain client connects at its first call.
+    """
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": ANSWER_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    try:
+        if url.startswith(("redis+cluster://", "rediss+cluster://")):
+            return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+        return redis.Redis.from_url(url, **options)
+    except RedisError as error:
+        raise _down(url, error) from None
+    except ValueError as error:
+        raise Failed(f"the Redis URL {redacted(url)} can't be used: {error}") from None
+
+
+class Log:
+    """One Redis's log and counters. Thread-safe.
+
+    Every method raises EngineDown when Redis does not answer.
+    """
+
+    def __init__(self, url: str, *, replicas: int = 0, most_entries: int = MOST_ENTRIES) -> None:
+        self.url = url
+        self.redis = connect(url)
+        self._replicas = replicas
+        self._most_entries = most_entries
+        self._shas: dict[str, str] = {}
+        self._memory_read = float("-inf")
+        self._memory_share = 0.0
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.redis.close()
+
+    # -- accepting ---------------------------------------------------------------------------------
+
+    def accept(
+        self, shard: int, batch: Sequence[Creation], known: EntryId
+    ) -> tuple[list[Given | Refused], EntryId, bool]:
+        """Give numbers to a batch and append its events: all of it in one atomic call.
+
+        `known` is the highest entry the caller has seen of this shard: an older life, or a log that
+        ends before it, refuses. Returns an answer for each creation, the log's end, and whether the
+        caller has to ring the bell.
+
+        Raises LifeLost or LogFull, with nothing accepted; Unconfirmed when the answer was lost.
+        """
+        self._check_memory()
+        keys, arguments = self._accept_arguments(shard, batch, known)
+        try:
+            with self._unconfirmed():
+                reply = self._call("accept", keys, arguments, durably=True)
+        except ResponseError as error:
+            if "equal or smaller" in str(error):
+                raise LifeLost("the log is ahead") from None
+            raise
+        match reply:
+            case [b"ok", epoch, sequence, ring, answers]:
+                end = EntryId(int(epoch), int(sequence))
+                return [_answer(a) for a in answers], end, bool(ring)
+            case [b"full", entries]:
+                raise LogFull(
+                    f"the log of shard {shard} holds {entries:,} events that are not stored yet; "
+                    "nothing was accepted",
+                    "see `instachat status`: is a worker running, does PostgreSQL answer?",
+                )
+            case [b"broken", which]:
+                raise Failed(
+                    f"Redis holds something foreign under the key of the {_text(which)} of shard "
+                    f"{shard}; nothing was accepted",
+                    "another program writes to this Redis: give InstaChat one of its own",
+                )
+        raise LifeLost(_text(reply[1]))
+
+    def _accept_arguments(
+        self, shard: int, batch: Sequence[Creation], known: EntryId
+    ) -> tuple[list[str], list[str | int | bytes]]:
+        keys = [self.key(shard, name) for name in ("life", "log", "dirty", "bell")]
+        arguments: list[str | int | bytes] = [
+            known.epoch,
+            known.sequence,
+            self._most_entries,
+            IDEMPOTENCY_SECONDS,
+            BELL_MILLISECONDS,
+        ]
+        for creation in batch:
+            token, chat = creation.parent
+            application = self.counter_key(shard, Parent(token))
+            keys += (
+                application,
+                application if chat is None else self.counter_key(shard, creation.parent),
+                self.key(shard, f"key:{creation.key}") if creation.key else application,
+            )
+            arguments += (
+                creation.kind,
+                token if chat is None else f"{token}:{chat}",
+                creation.body_hash,
+                self.key(shard, f"chat:{token}:"),
+                len(creation.payloads),
+            )
+            for count, payload in creation.payloads:
+                arguments += (count, payload)
+        return keys, arguments
+
+    def _check_memory(self) -> None:
+        """Refuse while memory is short; read at most once a second."""
+        now = time.monotonic()
+        if now - self._memory_read > 1:
+            with self._down():
+                info: Any = self.redis.info("memory")
+            nodes = (
+                info.values() if info and isinstance(next(iter(info.values())), dict) else [info]
+            )
+            self._memory_share = max(
+                (
+                    node["used_memory"] / node["maxmemory"]
+                    for node in nodes
+                    if node.get("maxmemory")
+                ),
+                default=0.0,
+            )
+            self._memory_read = now
+        if self._memory_share > MEMORY_SHARE:
+            raise LogFull(
+                f"Redis uses {self._memory_share:.0%} of its memory limit; nothing was accepted",
+                "see `instachat status`: is a worker running? Or raise Redis's maxmemory",
+            )
+
+    # -- draining ----------------------------------------------------------------------------------
+
+    def read(
+        self,
+        shard: int,
+        epoch: int,
+        installation: str,
+        after: EntryId,
+        *,
+        most_entries: int,
+        most_bytes: int,
+    ) -> Page:
+        """The entries after a place, in order. LifeLost if this log is not that epoch's."""
+        reply = self._call(
+            "read",
+            [self.key(shard, name) for name in ("life", "log", "bell")],
+            [epoch, installation, f"{after}", most_entries, most_bytes],
+        )
+        if reply[0] != b"ok":
+            raise LifeLost(_text(reply[1]))
+        _, sequence, complete, found = reply
+        entries = [
+            (EntryId.parse(_text(name)), field)
+            for name, field in zip(found[::2], found[1::2], strict=True)
+        ]
+        return Page(entries, EntryId(epoch, int(sequence)), bool(complete))
+
+    def trim(self, shard: int, epoch: int, through: EntryId) -> int:
+        """Drop the entries up to and including one; returns how many are left behind it.
+
+        In another life it drops nothing and returns 0.
+        """
+        keep = EntryId(through.epoch, through.sequence + 1)
+        return int(
+            self._call(
+                "trim", [self.key(shard, "life"), self.key(shard, "log")], [epoch, f"{keep}"]
+            )
+        )
+
+    def deletion_stands(self, shard: int, epoch: int, parent: Parent, entry: EntryId) -> bool:
+        """Whether that very entry has closed the parent's counter, in that life."""
+        return self._closed_by(shard, epoch, parent, entry, "stands?")
+
+    def reopen(self, shard: int, epoch: int, parent: Parent, entry: EntryId) -> bool:
+        """Open a counter again that this entry had closed. Idempotent."""
+        return self._closed_by(shard, epoch, parent, entry, "reopen")
+
+    def _closed_by(
+        self, shard: int, epoch: int, parent: Parent, entry: EntryId, act: str
+    ) -> bool:
+        keys = [self.key(shard, "life"), self.counter_key(shard, parent)]
+        return bool(self._call("reopen", keys, [epoch, f"{entry}", act]))
+
+    # -- lives and counters ------------------------------------------------------------------------
+
+    def probe(self, shard: int) -> Life:
+        """What is there, judged by nothing the caller knows."""
+        state, epoch, highest, sequence, installation = self._call(
+            "probe", [self.key(shard, "life"), self.key(shard, "log")], []
+        )
+        return Life(_text(state), int(epoch), int(highest), int(sequence), _text(installation))
+
+    def write_life(self, shard: int, epoch: int, installation: str) -> bool:
+        """Begin a life that was claimed in SQL. Only ever raises the epoch."""
+        return bool(self._call("claim", [self.key(shard, "life")], [epoch, installation]))
+
+    def verify(
+        self, shard: int, epoch: int, parent: Parent, highest: int, *, create: bool
+    ) -> int | None:
+        """Raise a counter to the rows' highest number; returns `issued`.
+
+        None if there is no counter and `create` is false. LifeLost if Redis is not in `epoch`.
+        """
+        reply = self._call(
+            "verify",
+            [self.key(shard, "life"), self.counter_key(shard, parent)],
+            [epoch, highest, int(create)],
+        )
+        if reply[0] == b"life":
+            raise LifeLost(_text(reply[1]))
+        return int(reply[1]) if reply[0] == b"ok" else None
+
+    def issued(
+        self, shard: int, parents: Sequence[Parent]
+    ) -> tuple[list[int | None], EntryId]:
+        """The highest number given under each parent, None where not verified; and the log's end.
+
+        The end is read after the numbers: each of them is in the log up to it. LifeLost as usual.
+        """
+        reply = self._call(
+            "issued",
+            [self.key(shard, "life"), *(self.counter_key(shard, p) for p in parents)],
+            [],
+        )
+        if reply[0] != b"ok":
+            raise LifeLost(_text(reply[1]))
+        _, epoch, sequence, found = reply
+        return (
+            [None if value is None else int(value) for value in found],
+            EntryId(int(epoch), int(sequence)),
+        )
+
+    def lengths(self, shards: int) -> list[int]:
+        """How many entries each shard's log holds: what is accepted and not stored yet."""
+        return [int(n) for n in self._each_shard("xlen", "log", shards)]
+
+    def dirty(self, shards: int) -> list[int]:
+        """How many parents of each shard have counts that SQL does not know yet."""
+        return [int(n) for n in self._each_shard("scard", "dirty", shards)]
+
+    def _each_shard(self, command: str, name: str, shards: int) -> list[Any]:
+        with self._down():
+            pipe = self.redis.pipeline(transaction=False)
+            for shard in range(shards):
+                getattr(pipe, command)(self.key(shard, name))
+            return list(pipe.execute())
+
+    # -- workers -----------------------------------------------------------------------------------
+
+    def beat(self, worker: str) -> None:
+        """A worker says that it is running; forgets those long gone."""
+        now = time.time()
+        with self._down():
+            pipe = self.redis.pipeline(transaction=False)
+            pipe.zadd("instachat:workers", {worker: now})
+            pipe.zremrangebyscore("instachat:workers", "-inf", now - 3600)
+            pipe.execute()
+
+    def retire(self, worker: str) -> None:
+        """A worker says that it has stopped."""
+        with self._down():
+            self.redis.zrem("instachat:workers", worker)
+
+    def workers(self) -> int:
+        """How many workers are running: heard of within the last three seconds."""
+        with self._down():
+            found: Any = self.redis.zcount(
+                "instachat:workers", time.time() - WORKER_SECONDS, "+inf"
+            )
+        return int(found)
+
+    # -- settings ----------------------------------------------------------------------------------
+
+    def configuration(self, *names: str) -> Mapping[str, str] | None:
+        """Redis's own settings; None where it does not let us read them (a managed service)."""
+        options = {"target_nodes": "random"} if isinstance(self.redis, RedisCluster) else {}
+        try:
+            with self._down():
+                found: Any = self.redis.config_get(*names, **options)
+        except ResponseError:
+            return None
+        return {_text(k): _text(v) for k, v in found.items()}
+
+    def ping(self) -> None:
+        """Raise EngineDown unless Redis answers."""
+        with self._down():
+            self.redis.ping()
+
+    # -- the calls themselves ----------------------------------------------------------------------
+
+    def key(self, shard: int, name: str) -> str:
+        """The full name of a shard's key."""
+        return f"instachat:{{{shard}}}:{name}"
+
+    def counter_key(self, shard: int, parent: Parent) -> str:
+        """The key of a parent's counter."""
+        token, chat = parent
+        return self.key(shard, f"app:{token}" if chat is None else f"chat:{token}:{chat}")
+
+    def _call(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[str | int | bytes],
+        *,
+        durably: bool = False,
+    ) -> Any:
+        with self._down():
+            try:
+                return self._evaluate(script, keys, arguments, durably)
+            except NoScriptError:  # nothing ran; a restarted server has forgotten its scripts
+                self._shas.pop(script, None)
+                return self._evaluate(script, keys, arguments, durably)
+
+    def _evaluate(
+        self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes], durably: bool
+    ) -> Any:
+        sha = self._shas.get(script)
+        if sha is None:
+            loaded: Any = self.redis.script_load(_SCRIPTS[script])
+            sha = self._shas[script] = _text(loaded)
+        if not (durably and self._replicas):
+            return self.redis.evalsha(sha, len(keys), *keys, *arguments)
+        # WAITAOF speaks of its own connection's writes only, hence one pipeline.
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.evalsha(sha, len(keys), *keys, *arguments)
+        pipe.execute_command("WAITAOF", 1, self._replicas, int(ANSWER_SECONDS * 500))
+        reply, waited = pipe.execute(raise_on_error=False)
+        if isinstance(reply, Exception):
+            raise reply
+        if reply[0] == b"ok" and (
+            isinstance(waited, Exception) or waited[0] < 1 or waited[1] < self._replicas
+        ):
+            raise Unconfirmed(
+                f"fewer than {self._replicas} replicas have it on disk; it may or may not last",
+                "see `instachat doctor`; with an idempotency key the same call can be repeated",
+            )
+        return reply
+
+    @contextmanager
+    def _down(self) -> Iterator[None]:
+        """Redis's own troubles become EngineDown; a refused command stays a ResponseError."""
+        try:
+            yield
+        except redis.exceptions.OutOfMemoryError:
+            raise LogFull(
+                "Redis is at its memory limit; nothing was accepted",
+                "see `instachat status`: is a worker running? Or raise Redis's maxmemory",
+            ) from None
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+            raise _down(self.url, error) from error
+        except redis.exceptions.ReadOnlyError as error:
+            raise _down(self.url, error) from None
+        except ResponseError as error:
+            if str(error).startswith(("MISCONF", "LOADING", "CLUSTERDOWN", "NOPERM", "TRYAGAIN")):
+                raise _down(self.url, error) from None
+            raise
+
+    @contextmanager
+    def _unconfirmed(self) -> Iterator[None]:
+        """An answer lost after the call was sent is not known to be a refusal."""
+        try:
+            yield
+        except EngineDown as error:
+            cause = error.__cause__
+            if cause is None or _never_sent(cause):
+                raise
+            raise Unconfirmed(
+                f"Redis at {redacted(self.url)} went away before it answered: it is not known "
+                "whether this was accepted",
+                "look at what is there before you repeat it",
+            ) from None
+
+
+def _answer(reply: list[Any]) -> Given | Refused:
+    if reply[0] == b"ok":
+        _, first, last, entry = reply
+        return Given(int(first), int(last), EntryId.parse(_text(entry)))
+    return Refused(*(_text(part) for part in reply))
+
+
+def _never_sent(error: BaseException) -> bool:
+    """Whether the connection could not even be opened."""
+    refusals = (ConnectionRefusedError, FileNotFoundError, PermissionError, socket.gaierror)
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, refusals) or "connecting to" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _down(url: str, error: BaseException) -> EngineDown:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return EngineDown(
+        f"Redis at {redacted(url)} can't be used: {reason}",
+        f"check it with `redis-cli -u {redacted(url)} ping`; the setting is INSTACHAT_REDIS_URL",
+    )
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def idempotency_key(route: str, key: str) -> str:
+    """The name under which an idempotency key is kept: per route, of bounded length."""
+    return hashlib.sha256(f"{route}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _load_scripts() -> dict[str, str]:
+    folder = files("backend") / "lua"
+    shared = (folder / "life.lua").read_text()
+    names = ("accept", "read", "trim", "claim", "probe", "verify", "reopen", "issued")
+    return {name: shared + (folder / f"{name}.lua").read_text() for name in names}
+
+
+_SCRIPTS = _load_scripts()

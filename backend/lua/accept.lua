@@ -1,0 +1,138 @@
+-- Take numbers and append events for a batch of requests of one shard, atomically.
+--
+-- KEYS  1 life · 2 log (stream) · 3 dirty (set of parents whose count changed) · 4 bell;
+--       then three a request: the application's counter, the chat's counter, the idempotency key
+--       (the application's counter again where a request has no chat or no key)
+-- ARGV  1 epoch and 2 sequence of the highest entry the caller knows · 3 most entries in the log
+--       · 4 seconds that an idempotency key lives · 5 milliseconds that a rung bell stays rung;
+--       then a request: kind (chats | messages | delete-chat | delete-application), the parent's
+--       name in the dirty set, the hash of the body ('' without idempotency key), the prefix of
+--       the keys of its chats' counters, how many entries; then an entry: numbers taken, payload
+--
+-- A counter is a hash: issued (highest number given), epoch (the life it was verified in), closed
+-- (the entry that asks for its deletion). It is never created here except for a new chat.
+--
+-- Lua does not roll back: everything is checked before the first write, and the first write is the
+-- only one that Redis itself can refuse (a full memory, a replica).
+--
+-- Answers {'ok', epoch, sequence, ring, {answer, …}}, with an answer a request:
+--   {'ok', first, last, entry id} · {'counter', which} (verify it, then ask again) · {'closed', which}
+--   · {'reused'} · {'broken', which}
+-- or for the whole batch {'life', why, epoch} · {'full', entries} · {'broken', 'log'}.
+
+local epoch, sequence = present_life(KEYS[1])
+if not epoch then return {'life', sequence, 0} end
+local known_epoch, known_sequence = tonumber(ARGV[1]), tonumber(ARGV[2])
+if epoch < known_epoch then return {'life', 'old', epoch} end
+if epoch == known_epoch and sequence < known_sequence then return {'life', 'rewound', epoch} end
+
+local length = redis.pcall('XLEN', KEYS[2])
+if type(length) == 'table' then return {'broken', 'log'} end
+if length >= tonumber(ARGV[3]) then return {'full', length} end
+local dirty_type = redis.call('TYPE', KEYS[3]).ok
+if dirty_type ~= 'none' and dirty_type ~= 'set' then return {'broken', 'dirty'} end
+
+local counters, keys = {}, {}
+
+local function entry_id(at)
+  return int(epoch) .. '-' .. int(at)
+end
+
+-- The counter as this batch sees it so far, or nil and the answer that refuses.
+local function counter(key, which)
+  local known = counters[key]
+  if not known then
+    local fields = redis.pcall('HMGET', key, 'issued', 'epoch', 'closed')
+    if fields.err then
+      known = {refusal = {'broken', which}}
+    elseif not tonumber(fields[1]) or tonumber(fields[2]) ~= epoch then
+      known = {refusal = {'counter', which}}
+    else
+      known = {issued = tonumber(fields[1]), closed = fields[3]}
+    end
+    counters[key] = known
+  end
+  if known.refusal then return nil, known.refusal end
+  if known.closed then return nil, {'closed', which} end
+  return known
+end
+
+-- What an idempotency key was answered before, here or earlier in this batch.
+local function earlier(key)
+  if keys[key] then return keys[key] end
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' then return 'broken' end
+  return value
+end
+
+local answers, appends, fresh, touched = {}, {}, {}, {}
+local next_sequence = sequence
+local k, a = 5, 6
+while ARGV[a] do
+  local application_key, chat_key, idempotency_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
+  local kind, parent, hash, prefix = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+  local entries = tonumber(ARGV[a + 4])
+  k, a = k + 3, a + 5
+
+  local replay = hash ~= '' and earlier(idempotency_key)
+  local answer, target, refusal
+  if replay then
+    local old_hash, first, last, entry = string.match(replay, '^(%x+) (%d+) (%d+) (%d+-%d+)$')
+    if not old_hash then answer = {'broken', 'idempotency key'}
+    elseif old_hash ~= hash then answer = {'reused'}
+    else answer = {'ok', first, last, entry} end
+  else
+    target, refusal = counter(application_key, 'application')
+    if target and chat_key ~= application_key then target, refusal = counter(chat_key, 'chat') end
+    answer = refusal
+  end
+
+  if target then
+    local first = target.issued + 1
+    for e = a, a + 2 * entries - 2, 2 do
+      next_sequence = next_sequence + 1
+      appends[#appends + 1] = {next_sequence, target.issued + 1, ARGV[e + 1]}
+      target.issued = target.issued + tonumber(ARGV[e])
+    end
+    if kind == 'chats' then
+      for number = first, target.issued do
+        local key = prefix .. int(number)
+        -- Deleted chats keep their number, so nothing can be there; if something is, it is not ours.
+        counters[key] = {issued = 0}
+        fresh[#fresh + 1] = key
+      end
+    elseif kind ~= 'messages' then
+      target.closed = entry_id(next_sequence)
+    end
+    target.key = kind == 'chats' and application_key or chat_key
+    touched[parent] = target
+    answer = {'ok', int(first), int(target.issued), entry_id(next_sequence)}
+    if hash ~= '' then
+      keys[idempotency_key] = table.concat({hash, answer[2], answer[3], answer[4]}, ' ')
+    end
+  end
+  answers[#answers + 1] = answer
+  a = a + 2 * entries
+end
+
+local ring = 0
+if #appends > 0 then
+  local time = redis.call('TIME')
+  local at = time[1] .. string.format('%06d', time[2])
+  for _, append in ipairs(appends) do
+    redis.call('XADD', KEYS[2], entry_id(append[1]), 'e', int(append[2]) .. ' ' .. at .. ' ' .. append[3])
+  end
+  redis.call('HSET', KEYS[1], 'sequence', int(next_sequence))
+  for _, key in ipairs(fresh) do
+    redis.call('DEL', key)
+    redis.call('HSET', key, 'issued', 0, 'epoch', int(epoch))
+  end
+  for parent, target in pairs(touched) do
+    redis.call('HSET', target.key, 'issued', int(target.issued))
+    if target.closed then redis.call('HSET', target.key, 'closed', target.closed) end
+    redis.call('SADD', KEYS[3], parent)
+  end
+  for key, value in pairs(keys) do redis.call('SET', key, value, 'EX', ARGV[4]) end
+  if redis.call('SET', KEYS[4], 1, 'NX', 'PX', ARGV[5]) then ring = 1 end
+end
+return {'ok', int(epoch), int(next_sequence), ring, answers}

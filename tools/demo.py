@@ -1,0 +1,48 @@
+"""Runs `instachat demo` on engines and data of its own, gone afterwards. `make demo` runs it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+INSTACHAT = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "instachat"
+ENGINES = ("DATABASE_URL", "REDIS_URL", "HUEY_URL", "ELASTICSEARCH_URL")
+
+
+def remove(home: Path) -> None:
+    """An engine may still be writing its last files: look again for a while."""
+    for _ in range(100):
+        shutil.rmtree(home, ignore_errors=True)
+        if not home.exists():
+            return
+        time.sleep(0.1)
+    print(f"{home} could not be removed", file=sys.stderr)
+
+
+def main() -> int:
+    environment = dict(os.environ)
+    for name in (f"INSTACHAT_{engine}" for engine in ENGINES):
+        if environment.pop(name, ""):
+            print(f"{name} is left alone: the demo uses engines of its own.", file=sys.stderr)
+    home = Path(tempfile.mkdtemp(prefix="instachat-demo-"))
+    try:
+        if os.geteuid() == 0:
+            home.chmod(0o711)  # as root the engines run as another user, who must pass through
+        environment["INSTACHAT_HOME"] = str(home)
+        demo = subprocess.Popen([INSTACHAT, "demo", *sys.argv[1:]], env=environment)
+        # Ctrl-C reaches the demo from the terminal by itself; the others are passed on.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for passed_on in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(passed_on, lambda number, _: demo.send_signal(number))
+        status = demo.wait()
+        return status if status >= 0 else 128 - status
+    finally:
+        remove(home)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
