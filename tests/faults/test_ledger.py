@@ -1,0 +1,201 @@
+"""What was answered survives: kill -9 of drains at named points and at random, of Redis, of writers."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend import accept
+from backend.bootstrap import Backend, open_backend
+from backend.errors import Unavailable
+from backend.settings import Settings
+from tests.conftest import Engines
+from tests.engines import RedisServer, die_with_parent
+from tests.ledger import Audit, audit
+
+SEEDS = [1, 2]
+
+
+class Crew:
+    """Writers and drains on one installation, as processes that can be killed."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.writers: list[subprocess.Popen[bytes]] = []
+        self.drains: list[subprocess.Popen[bytes]] = []
+        self.ledgers: list[Path] = []
+
+    def write(self, token: str, chats: int, messages: int, batch: int, seed: object) -> None:
+        """Start a writer with a ledger of its own."""
+        ledger = self.folder / f"ledger-{len(self.ledgers)}"
+        ledger.touch()
+        self.ledgers.append(ledger)
+        self.writers.append(self._start("writer", ledger, token, chats, messages, batch, seed))
+
+    def drain(self, step: str = "", nth: int = 1) -> "subprocess.Popen[bytes]":
+        """Start a drain, deadly to itself at a step."""
+        process = self._start("drainer", step, nth)
+        self.drains.append(process)
+        return process
+
+    def _start(self, module: str, *arguments: object) -> "subprocess.Popen[bytes]":
+        urls = [self.settings.database_url, self.settings.redis_url]
+        return subprocess.Popen(
+            [sys.executable, "-m", f"tests.faults.{module}", *map(str, [*urls, *arguments])],
+            preexec_fn=die_with_parent,
+        )
+
+    @property
+    def writing(self) -> bool:
+        """Whether any writer still writes."""
+        return any(writer.poll() is None for writer in self.writers)
+
+    def finish(self) -> Audit:
+        """Wait for the writers, end the drains, drain what is left, and hold the ledgers against it."""
+        for writer in self.writers:
+            assert writer.wait(120) == 0
+        self.end()
+        with open_backend(self.settings) as backend:
+            _drain_to_the_end(backend)
+            return audit(backend, self.ledgers)
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for process in (*self.drains, *self.writers):
+            process.kill()
+            process.wait()
+
+
+def _drain_to_the_end(backend: Backend) -> None:
+    deadline = time.monotonic() + 30
+    while any(backend.log.lengths(backend.database.installation.shards)):
+        assert time.monotonic() < deadline
+        try:
+            backend.drainer.drain_all()
+        except Unavailable:
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def crew(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[Crew]:
+    """A crew on a database and a Redis of its own."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    crew = Crew(settings, tmp_path)
+    yield crew
+    crew.end()
+
+
+def application_with_chats(settings: Settings, chats: int) -> str:
+    """The token of a new application with so many chats."""
+    with open_backend(settings) as backend:
+        token = backend.catalog.create_application("ledger").token
+        for _ in range(0, chats, 1000):
+            backend.acceptor.accept(accept.chats(token, min(chats, 1000)))
+    return token
+
+
+@pytest.mark.parametrize("step", ["read", "rows", "committed", "trimmed"])
+def test_a_drain_killed_at_a_named_point_loses_and_repeats_nothing(crew: Crew, step: str) -> None:
+    """kill -9 after reading, after the rows, after the commit and after the trim, three times each."""
+    token = application_with_chats(crew.settings, 3)
+    for seed in range(3):
+        crew.write(token, 3, 400, 5, seed)
+        assert crew.drain(step).wait(60) == -signal.SIGKILL
+    crew.drain()
+    result = crew.finish()
+    assert result.answered == 1200
+    assert not result.faults
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(crew: Crew, seed: int) -> None:
+    """Two drains at a time, one of them killed every moment, while four writers write."""
+    dice = random.Random(seed)
+    token = application_with_chats(crew.settings, 3)
+    for writer in range(4):
+        crew.write(token, 3, 8_000, 10, f"{seed}-{writer}")
+    while crew.writing:
+        crew.drain()
+        time.sleep(dice.uniform(0.2, 1.0))
+        dice.choice(crew.drains).kill()
+    result = crew.finish()
+    assert result.answered == 32_000
+    assert not result.faults
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_redis_killed_and_restarted_under_load_loses_nothing(
+    crew: Crew, own_redis: RedisServer, seed: int
+) -> None:
+    """Strict: what was answered is on Redis's disk, so kill -9 of Redis takes none of it."""
+    dice = random.Random(seed)
+    token = application_with_chats(crew.settings, 3)
+    for writer in range(4):
+        crew.write(token, 3, 15_000, 10, f"{seed}-{writer}")
+    crew.drain()
+    crew.drain()
+    time.sleep(1)
+    for _ in range(3):
+        time.sleep(dice.uniform(0.2, 0.6))
+        assert crew.writing, "the load was over before the fault"
+        own_redis.kill()
+        time.sleep(dice.uniform(0, 0.2))
+        own_redis.start()
+    result = crew.finish()
+    assert not result.faults
+    assert result.answered > 1000
+
+
+def test_killed_writers_leave_no_half_batch(crew: Crew) -> None:
+    """A batch is in the log whole or not at all, whoever dies."""
+    token = application_with_chats(crew.settings, 1)
+    for seed in range(4):
+        crew.write(token, 1, 100_000, 50, seed)
+    crew.drain()
+    time.sleep(1.5)
+    for writer in crew.writers:
+        writer.kill()
+        writer.wait()
+    crew.writers.clear()
+    result = crew.finish()
+    assert result.answered
+    assert not (result.twice or result.lost or result.wrong or result.holes)
+    unasked = len(result.unasked)  # at most one batch a writer: taken, and killed before noting it
+    assert unasked <= 4 * 50
+
+
+@pytest.mark.parametrize("chats", [1, 1000])
+def test_sixteen_writers_are_given_dense_numbers(crew: Crew, chats: int) -> None:
+    """Sixteen processes on one chat and on a thousand: no number twice, none left out."""
+    token = application_with_chats(crew.settings, chats)
+    for seed in range(16):
+        crew.write(token, chats, 200, 1, seed)
+    crew.drain()
+    crew.drain()
+    result = crew.finish()
+    assert result.answered == 3200
+    assert not result.faults
+
+
+def test_the_ledger_notices_each_kind_of_fault(crew: Crew, tmp_path: Path) -> None:
+    """The audit can fail: a lost, doubled, changed and unasked message are each found."""
+    token = application_with_chats(crew.settings, 1)
+    crew.write(token, 1, 5, 1, "honest")
+    assert not crew.finish().faults
+    book = crew.ledgers[0]
+    honest = book.read_text().splitlines()
+    with open_backend(crew.settings) as backend:
+        for lines, kind in [
+            ([*honest, honest[0].replace('"first": 1', '"first": 9')], "lost"),
+            ([*honest, honest[0]], "twice"),
+            ([honest[0].replace("honest", "forged"), *honest[1:]], "wrong"),
+            (honest[1:], "unasked"),
+        ]:
+            book.write_text("\n".join(lines))
+            assert kind in audit(backend, [book]).faults

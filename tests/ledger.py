@@ -1,0 +1,93 @@
+"""A ledger kept outside the program: what was answered, on disk before the next request.
+
+It decides after every fault: each answered number is stored once, with its text; no number was
+answered twice; there is no hole. A request whose answer was lost is written down as uncertain: it may
+have taken numbers once, or none.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backend.bootstrap import Backend
+from backend.errors import NotFound
+
+
+class Ledger:
+    """Appends answers to a file, each on disk before `answered` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def answered(self, token: str, chat: int, first: int, texts: Sequence[str]) -> None:
+        """These texts were given the numbers from `first` on."""
+        self._write({"token": token, "chat": chat, "first": first, "texts": list(texts)})
+
+    def uncertain(self, token: str, chat: int, texts: Sequence[str]) -> None:
+        """The answer for these texts was lost."""
+        self._write({"token": token, "chat": chat, "first": None, "texts": list(texts)})
+
+    def _write(self, line: dict[str, object]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+@dataclass
+class Audit:
+    """What the ledgers and the stores say about each other; all empty is a clean run."""
+
+    answered: int = 0
+    twice: list[tuple[int, int]] = field(default_factory=list)
+    lost: list[tuple[int, int]] = field(default_factory=list)
+    wrong: list[tuple[int, int]] = field(default_factory=list)
+    holes: list[tuple[int, int]] = field(default_factory=list)
+    unasked: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def faults(self) -> dict[str, list[tuple[int, int]]]:
+        """The findings, by kind, as (chat, number)."""
+        kinds = ("twice", "lost", "wrong", "holes", "unasked")
+        return {kind: found for kind in kinds if (found := getattr(self, kind))}
+
+
+def audit(backend: Backend, paths: Sequence[Path]) -> Audit:
+    """Hold ledgers against what is stored; the log must have been drained."""
+    result = Audit()
+    answered: dict[tuple[str, int], dict[int, str]] = {}
+    uncertain: dict[tuple[str, int], Counter[str]] = {}
+    for path in paths:
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            parent = entry["token"], entry["chat"]
+            numbers = answered.setdefault(parent, {})
+            if entry["first"] is None:
+                uncertain.setdefault(parent, Counter()).update(entry["texts"])
+                continue
+            for number, text in enumerate(entry["texts"], entry["first"]):
+                if number in numbers:
+                    result.twice.append((parent[1], number))
+                numbers[number] = text
+                result.answered += 1
+    for (token, chat), numbers in answered.items():
+        try:
+            stored = {m.number: m.text for m in backend.catalog.messages(token, chat)}
+        except NotFound:
+            stored = {}
+        possible = uncertain.get((token, chat), Counter())
+        for number, text in numbers.items():
+            if number not in stored:
+                result.lost.append((chat, number))
+            elif stored[number] != text:
+                result.wrong.append((chat, number))
+        for number in stored.keys() - numbers.keys():
+            possible[stored[number]] -= 1
+            if possible[stored[number]] < 0:
+                result.unasked.append((chat, number))
+        result.holes += [
+            (chat, n) for n in range(1, max(stored, default=0) + 1) if n not in stored
+        ]
+    return result
