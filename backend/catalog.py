@@ -6,8 +6,9 @@ decided by the drain behind everything that was accepted before it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
@@ -15,7 +16,7 @@ from backend import accept, sql
 from backend.accept import Acceptor
 from backend.counters import Counters
 from backend.drain import Drainer
-from backend.errors import Gone, HasChildren, InstaChatError, StaleVersion, Unavailable
+from backend.errors import Gone, HasChildren, InstaChatError, NotFound, StaleVersion, Unavailable
 from backend.folding import fold, fold_keyword
 from backend.log import Log
 from backend.model import (
@@ -38,6 +39,7 @@ from backend.model import (
 from backend.search import Searcher, matches
 from backend.sql import Database, StoredChat, StoredMessage
 
+Row = TypeVar("Row", StoredChat, StoredMessage)
 EDITS = 5  # tries of an edit without a version of its own
 READ_SECONDS = 1.0  # how long a read waits for what is accepted
 CHANGE_SECONDS = 5.0
@@ -245,9 +247,7 @@ class Catalog:
                 return True
             if time.monotonic() >= deadline:
                 return False
-            if self._log.workers():
-                time.sleep(POLL_SECONDS)
-            elif not self._drainer.drain(shard):
+            if self._log.workers() or not self._drainer.drain(shard):
                 time.sleep(POLL_SECONDS)
 
     def check_stored(self, token: str, chat: int | None, accepted: Accepted) -> None:
@@ -268,25 +268,17 @@ class Catalog:
         """A live chat's row; None if it is accepted and not stored after a second. NotFound."""
         checked_token(token)
         checked_number(number)
-        deadline = time.monotonic() + READ_SECONDS
-        while True:
+
+        def find() -> StoredChat | None:
             with self._database.connect() as connection:
                 row = sql.chat(connection, token, number)
                 if row is None and sql.application(connection, token) is None:
                     raise no_application()
-            if row is not None:
-                if row.state != "stored":
-                    raise no_chat(number)
-                return row
-            if not self._is_pending(Parent(token), number):
-                with self._database.connect() as connection:
-                    row = sql.chat(connection, token, number)
-                if row is None or row.state != "stored":
-                    raise no_chat(number)
-                return row
-            if time.monotonic() >= deadline:
-                return None
-            time.sleep(POLL_SECONDS)
+            if row is not None and row.state != "stored":
+                raise no_chat(number)
+            return row
+
+        return self._find(find, Parent(token), number, READ_SECONDS, no_chat(number))
 
     def _stored_chat(self, token: str, number: int) -> StoredChat:
         """As `_chat_row`, but a change waits longer, and then gives up with Unavailable."""
@@ -306,18 +298,32 @@ class Catalog:
         checked_token(token)
         checked_number(chat)
         checked_number(number)
+        return self._find(
+            lambda: self._find_message(token, chat, number),
+            Parent(token, chat),
+            number,
+            seconds,
+            no_message(chat, number),
+        )
+
+    def _find(
+        self,
+        find: Callable[[], Row | None],
+        parent: Parent,
+        number: int,
+        seconds: float,
+        missing: NotFound,
+    ) -> Row | None:
+        """What `find` finds, waited for while the number is on its way; None if that takes longer."""
         deadline = time.monotonic() + seconds
         while True:
-            found = self._find_message(token, chat, number)
-            if found is not None:
-                return found
-            if not self._is_pending(Parent(token, chat), number):
-                found = self._find_message(token, chat, number)
-                if found is None:
-                    raise no_message(chat, number)
-                return found
-            if time.monotonic() >= deadline:
-                return None
+            row = find()
+            if row is None and not self._is_pending(parent, number):
+                row = find()  # it may have been stored between the two looks
+                if row is None:
+                    raise missing
+            if row is not None or time.monotonic() >= deadline:
+                return row
             time.sleep(POLL_SECONDS)
 
     def _find_message(self, token: str, chat: int, number: int) -> StoredMessage | None:

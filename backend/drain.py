@@ -52,7 +52,7 @@ class Drainer:
         database: Database,
         lives: Lives,
         *,
-        step: Step = lambda name: None,
+        step: Step = lambda _: None,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self._log = log
@@ -310,11 +310,10 @@ class _Storing:
         number: int | None = None,
     ) -> None:
         key = f"{self.batch.shard}-{entry}" + (f"-{number}" if number else "")
+        token = event.token if event else None
         chat = event.chat if isinstance(event, MessagesCreated) else None
         logger.warning("dead letter %s: %s", key, reason)
-        self.letters.append(
-            DeadLetter(key, reason, event and event.token, chat, number, packed)
-        )
+        self.letters.append(DeadLetter(key, reason, token, chat, number, packed))
 
     # -- deletions ---------------------------------------------------------------------------------
 

@@ -36,7 +36,9 @@ from backend.settings import redacted
 
 IDEMPOTENCY_SECONDS = 24 * 60 * 60
 BELL_MILLISECONDS = 2_000  # a ring whose job was lost is repeated after this
-MEMORY_SHARE = 0.85  # of Redis's limit; beyond it nothing is accepted, so that the queue still works
+MEMORY_SHARE = (
+    0.85  # of Redis's limit; beyond it nothing is accepted, so that the queue still works
+)
 MOST_ENTRIES = 1_000_000  # in one shard's log
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 4.0
@@ -283,9 +285,7 @@ class Log:
         """Open a counter again that this entry had closed. Idempotent."""
         return self._closed_by(shard, epoch, parent, entry, "reopen")
 
-    def _closed_by(
-        self, shard: int, epoch: int, parent: Parent, entry: EntryId, act: str
-    ) -> bool:
+    def _closed_by(self, shard: int, epoch: int, parent: Parent, entry: EntryId, act: str) -> bool:
         keys = [self.key(shard, "life"), self.counter_key(shard, parent)]
         return bool(self._call("reopen", keys, [epoch, f"{entry}", act]))
 
@@ -318,9 +318,7 @@ class Log:
             raise LifeLost(_text(reply[1]))
         return int(reply[1]) if reply[0] == b"ok" else None
 
-    def issued(
-        self, shard: int, parents: Sequence[Parent]
-    ) -> tuple[list[int | None], EntryId]:
+    def issued(self, shard: int, parents: Sequence[Parent]) -> tuple[list[int | None], EntryId]:
         """The highest number given under each parent, None where not verified; and the log's end.
 
         The end is read after the numbers: each of them is in the log up to it. LifeLost as usual.
@@ -421,7 +419,11 @@ class Log:
                 return self._evaluate(script, keys, arguments, durably)
 
     def _evaluate(
-        self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes], durably: bool
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[str | int | bytes],
+        durably: bool,
     ) -> Any:
         sha = self._shas.get(script)
         if sha is None:

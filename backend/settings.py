@@ -3,11 +3,10 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backend.errors import Invalid
@@ -23,27 +22,31 @@ class Durability(StrEnum):
 
 
 def default_home() -> Path:
-    """The folder of the private engines: `/var/lib/instachat` as root, else the platform's user data folder."""
+    """Where the private engines live: `/var/lib/instachat` as root, else the user's data folder."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return Path("/var/lib/instachat")
     return user_data_path("instachat", appauthor=False)
 
 
-def _empty_is_unset(value: object) -> object:
-    return None if value == "" else value
-
-
-Url = Annotated[str | None, BeforeValidator(_empty_is_unset)]
-
-
 class Settings(BaseSettings):
-    """One installation's settings, read from the environment (`INSTACHAT_…`)."""
+    """One installation's settings, read from the environment (`INSTACHAT_…`); made by `load`.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    A variable that is set and empty counts as unset, as in a shell's `${NAME:-default}`.
+    """
 
-    database_url: Url = Field(None, description="PostgreSQL; unset: a private one under the home")
-    redis_url: Url = Field(None, description="Redis or Valkey; unset: a private one under the home")
-    huey_url: Url = Field(None, description="the plain Redis of the job queue; unset: the one above")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    database_url: str | None = Field(
+        None, description="PostgreSQL; unset: a private one under the home"
+    )
+    redis_url: str | None = Field(
+        None, description="Redis or Valkey; unset: a private one under the home"
+    )
+    huey_url: str | None = Field(
+        None, description="the plain Redis of the job queue; unset: the one above"
+    )
     home: Path = Field(
         default_factory=default_home, description="the folder of the private engines"
     )
@@ -55,50 +58,63 @@ class Settings(BaseSettings):
         0, ge=0, le=16, description="strict: replicas that have it on disk before the answer"
     )
 
+    _flags: frozenset[str] = PrivateAttr(frozenset())  # the settings that a flag decided
+
 
 def load(**flags: object) -> Settings:
     """The settings from the environment, with the given command-line flags over them.
 
-    Raises Invalid, naming the variable, if a value can't be used.
+    A flag that is None was not given. Raises Invalid, naming the variable, if a value can't be used.
     """
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**{k: v for k, v in flags.items() if v is not None})  # type: ignore[arg-type]
+        settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = "; ".join(
-            f"{PREFIX}{'.'.join(str(p) for p in e['loc']).upper()}: {e['msg']}"
+            f"{variable(str(e['loc'][0]))}: {e['msg']}" if e["loc"] else e["msg"]
             for e in error.errors()
         )
         raise Invalid(
             f"a setting can't be used: {problems}", "see `instachat config show --help`"
         ) from None
+    settings._flags = frozenset(given)
+    return settings
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
 
 
 def origins(settings: Settings) -> dict[str, str]:
     """For each setting where its value came from: `flag`, `environment` or `default`."""
-    from_environment = {
-        name for name in Settings.model_fields if os.environ.get(PREFIX + name.upper())
-    }
-    return {
-        name: "environment"
-        if name in from_environment
-        else "flag"
-        if name in settings.model_fields_set and (PREFIX + name.upper()) not in os.environ
-        else "default"
-        for name in Settings.model_fields
-    }
+
+    def origin(name: str) -> str:
+        if name in settings._flags:
+            return "flag"
+        return "environment" if name in settings.model_fields_set else "default"
+
+    return {name: origin(name) for name in Settings.model_fields}
+
+
+_HARMLESS = {"host", "port", "user", "dbname", "db", "sslmode", "connect_timeout"}
 
 
 def redacted(url: str) -> str:
-    """The URL with its password, and every value of its query, replaced by `***`."""
+    """The URL with its password, and every value of its query that might be secret, replaced by `***`.
+
+    What can't be read for certain as a URL might hold a secret anywhere, and is replaced as a whole:
+    a libpq string `host=… password=…`, or a password whose `#`, `/` or `?` is not percent-encoded.
+    """
     try:
         parts = urlsplit(url)
-        if parts.password is None and not parts.query:
-            return url
-        host = parts.netloc.rpartition("@")[2]
-        user = f"{parts.username or ''}:***@" if parts.password is not None else ""
-        if not user and "@" in parts.netloc:
-            user = f"{parts.username}@"
-        query = "&".join(f"{pair.partition('=')[0]}=***" for pair in parts.query.split("&") if pair)
-        return urlunsplit((parts.scheme, user + host, parts.path, query, parts.fragment))
     except ValueError:
         return "***"
+    if "://" not in url or parts.fragment or "@" in parts.path + parts.query:
+        return "***"
+    user, at, host = parts.netloc.rpartition("@")
+    if ":" in user:
+        user = user.partition(":")[0] + ":***"
+    pairs = [pair.partition("=")[::2] for pair in parts.query.split("&") if pair]
+    query = "&".join(f"{name}={value if name in _HARMLESS else '***'}" for name, value in pairs)
+    return f"{parts.scheme}://{user}{at}{host}{parts.path}" + (f"?{query}" if query else "")

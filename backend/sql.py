@@ -174,7 +174,8 @@ class Database:
         with self.connect() as connection:
             if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
                 return None
-            return connection.scalar(text("SELECT version_num FROM alembic_version"))
+            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return found
 
     def check_schema(self) -> None:
         """Raise SchemaMismatch unless the database has the schema that this program knows."""
@@ -200,21 +201,19 @@ class Database:
     def _in_our_words(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
-            code = sqlstate(error) or ""
+        except (DBAPIError, psycopg2.Error) as error:  # the latter from COPY, which is not wrapped
+            code = sqlstate(error)
             if code == "42P01":
                 raise SchemaMismatch(
                     "the database lacks a table of this program", "run `instachat migrate`"
                 ) from error
-            if code.startswith(("40", "55P03", "57014")):
+            if code and code.startswith(("40", "55P03", "57014")):
                 raise Unavailable(
                     "PostgreSQL was busy with the same rows; nothing was changed", "try again"
                 ) from error
-            if error.connection_invalidated or not code or code.startswith(("08", "53", "57")):
-                raise self._down(error.orig) from error
+            if code is None or code.startswith(("08", "53", "57", "25006")):
+                raise self._down(getattr(error, "orig", error)) from error
             raise
-        except psycopg2.Error as error:  # from COPY, which SQLAlchemy does not wrap
-            raise self._down(error) from error
         except sqlalchemy.exc.TimeoutError as error:
             raise Unavailable("all connections to PostgreSQL are busy", "try again") from error
 
@@ -246,9 +245,7 @@ _LOCK_SHARD = """
     FROM shard s, installation i WHERE s.number = :shard FOR UPDATE OF s"""
 LOCK_SHARD = hot("lock_shard", _LOCK_SHARD)
 LOCK_SHARD_NOW = hot("lock_shard_now", _LOCK_SHARD + " NOWAIT")
-SHARD = hot(
-    "shard", "SELECT epoch, cursor_epoch, cursor_sequence FROM shard WHERE number = :shard"
-)
+SHARD = hot("shard", "SELECT epoch, cursor_epoch, cursor_sequence FROM shard WHERE number = :shard")
 
 
 def lock_shard(tx: Connection, shard: int, *, wait_seconds: float = 0) -> LockedShard | None:
@@ -348,7 +345,7 @@ def insert_application(tx: Connection, token: str, name: str) -> StoredApplicati
 def application(connection: Connection, token: str) -> StoredApplication | None:
     """An application that is not removed."""
     row = connection.execute(APPLICATION, {"token": token}).one_or_none()
-    return row and StoredApplication(*row)
+    return None if row is None else StoredApplication(*row)
 
 
 def applications(connection: Connection, after: int, limit: int) -> list[StoredApplication]:
@@ -370,7 +367,7 @@ def rename_application(
         ),
         {"token": token, "name": name, "version": version},
     ).one_or_none()
-    return row and StoredApplication(*row)
+    return None if row is None else StoredApplication(*row)
 
 
 class Standing(NamedTuple):
@@ -441,7 +438,7 @@ APPLICATION_IDS = hot(
 def chat(connection: Connection, token: str, number: int) -> StoredChat | None:
     """A chat's row, in whatever state it is."""
     row = connection.execute(CHAT, {"token": token, "chat": number}).one_or_none()
-    return row and StoredChat(*row)
+    return None if row is None else StoredChat(*row)
 
 
 def chats(connection: Connection, token: str, after: int, limit: int) -> list[StoredChat]:
@@ -591,7 +588,7 @@ def message(
     row = connection.execute(
         MESSAGE, {"token": token, "chat": chat_number, "number": number}
     ).one_or_none()
-    return row and StoredMessage(row[0], row[1], Message(*row[2:]))
+    return None if row is None else StoredMessage(row[0], row[1], Message(*row[2:]))
 
 
 DEAD_NUMBERS = hot(
@@ -642,7 +639,7 @@ def edit_message(
             "folded": folded,
         },
     ).one_or_none()
-    return row and Message(*row)
+    return None if row is None else Message(*row)
 
 
 def remove_message(tx: Connection, chat_id: int, number: int, version: int) -> int | None:
@@ -705,7 +702,9 @@ def message_times(
     tx: Connection, keys: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], datetime]:
     """The creation times of those (chat id, number) that have a row."""
-    rows = tx.execute(MESSAGE_TIMES, {"chats": [c for c, _ in keys], "numbers": [n for _, n in keys]})
+    rows = tx.execute(
+        MESSAGE_TIMES, {"chats": [c for c, _ in keys], "numbers": [n for _, n in keys]}
+    )
     return {(chat_id, number): at for chat_id, number, at in rows}
 
 

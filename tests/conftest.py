@@ -70,7 +70,8 @@ def oldest_engines() -> Iterator[Engines]:
     postgres, redis = oldest_postgres(), redis_binary()
     if postgres is None or redis is None:
         missing("PostgreSQL 15 or Redis 7")
-    assert postgres and redis
+    assert postgres
+    assert redis
     yield from _run(postgres, redis)
 
 

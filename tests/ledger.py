@@ -87,7 +87,5 @@ def audit(backend: Backend, paths: Sequence[Path]) -> Audit:
             possible[stored[number]] -= 1
             if possible[stored[number]] < 0:
                 result.unasked.append((chat, number))
-        result.holes += [
-            (chat, n) for n in range(1, max(stored, default=0) + 1) if n not in stored
-        ]
+        result.holes += [(chat, n) for n in range(1, max(stored, default=0) + 1) if n not in stored]
     return result

@@ -1,12 +1,13 @@
 """A worker process that can be told to kill itself at a named step of the drain.
 
-    python -m tests.faults.drainer DATABASE REDIS [STEP NTH]
+python -m tests.faults.drainer DATABASE REDIS [STEP NTH]
 """
 
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 from backend.bootstrap import open_backend
 from backend.drain import Drainer
@@ -30,10 +31,8 @@ def main(database: str, redis: str, deadly_step: str = "", nth: str = "1") -> No
         lives = Lives(backend.log, backend.database)
         drainer = Drainer(backend.log, backend.database, lives, step=step)
         while True:
-            try:
+            with suppress(InstaChatError):
                 drainer.drain_all()
-            except InstaChatError as error:
-                print(error.message, file=sys.stderr)
             time.sleep(0.005)
 
 

@@ -48,7 +48,7 @@ class Crew:
         urls = [self.settings.database_url, self.settings.redis_url]
         return subprocess.Popen(
             [sys.executable, "-m", f"tests.faults.{module}", *map(str, [*urls, *arguments])],
-            preexec_fn=die_with_parent,
+            preexec_fn=die_with_parent,  # noqa: PLW1509
         )
 
     @property
@@ -165,9 +165,9 @@ def test_killed_writers_leave_no_half_batch(crew: Crew) -> None:
     crew.writers.clear()
     result = crew.finish()
     assert result.answered
-    assert not (result.twice or result.lost or result.wrong or result.holes)
-    unasked = len(result.unasked)  # at most one batch a writer: taken, and killed before noting it
-    assert unasked <= 4 * 50
+    # At most one batch a writer: taken, and killed before it was noted.
+    assert result.faults.keys() <= {"unasked"}
+    assert len(result.unasked) <= 4 * 50
 
 
 @pytest.mark.parametrize("chats", [1, 1000])
@@ -183,7 +183,7 @@ def test_sixteen_writers_are_given_dense_numbers(crew: Crew, chats: int) -> None
     assert not result.faults
 
 
-def test_the_ledger_notices_each_kind_of_fault(crew: Crew, tmp_path: Path) -> None:
+def test_the_ledger_notices_each_kind_of_fault(crew: Crew) -> None:
     """The audit can fail: a lost, doubled, changed and unasked message are each found."""
     token = application_with_chats(crew.settings, 1)
     crew.write(token, 1, 5, 1, "honest")

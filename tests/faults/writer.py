@@ -1,6 +1,6 @@
 """A writer process: sends messages until its time or its count is over, and keeps a ledger.
 
-    python -m tests.faults.writer DATABASE REDIS LEDGER TOKEN CHATS MESSAGES BATCH SEED
+python -m tests.faults.writer DATABASE REDIS LEDGER TOKEN CHATS MESSAGES BATCH SEED
 """
 
 import random
@@ -18,7 +18,14 @@ PATIENCE_SECONDS = 60
 
 
 def main(
-    database: str, redis: str, ledger: str, token: str, chats: str, messages: str, batch: str, seed: str
+    database: str,
+    redis: str,
+    ledger: str,
+    token: str,
+    chats: str,
+    messages: str,
+    batch: str,
+    seed: str,
 ) -> None:
     """Send `messages` messages to random chats out of 1 … `chats`, `batch` at a time at most."""
     dice = random.Random(seed)

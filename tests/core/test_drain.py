@@ -1,0 +1,383 @@
+"""Draining: exactly once, in order, and what can't be stored ends as a dead letter."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from backend import accept, sql
+from backend.bootstrap import Backend, open_backend
+from backend.drain import Drainer
+from backend.errors import Gone, HasChildren, InstaChatError, NotFound
+from backend.events import pack_messages
+from backend.life import Lives
+from backend.log import Creation
+from backend.model import EntryId, Parent
+from backend.settings import Settings
+from tests.conftest import Engines
+
+
+def query(backend: Backend, statement: str, **values: object) -> list[tuple[Any, ...]]:
+    """Rows, straight from SQL."""
+    with backend.database.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement), values)]
+
+
+def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
+    """Accept messages; returns the first number."""
+    return backend.acceptor.accept(accept.messages(token, chat, texts)).first
+
+
+def send_poison(backend: Backend, token: str, *texts: str) -> None:
+    """Accept what the core would have refused, as a faulty program might."""
+    shard = backend.counters.shard(token)
+    payloads = pack_messages(token, 1, texts)
+    answers, _, _ = backend.log.accept(
+        shard, [Creation("messages", Parent(token, 1), payloads)], backend_known()
+    )
+    assert answers
+
+
+def backend_known() -> EntryId:
+    return EntryId(0, 0)
+
+
+@pytest.fixture
+def chat(backend: Backend, application: str) -> str:
+    """The token of an application whose chat 1 is stored."""
+    backend.acceptor.accept(accept.chats(application))
+    backend.drainer.drain_all()
+    return application
+
+
+def texts(backend: Backend, token: str, chat: int = 1) -> dict[int, str]:
+    return {m.number: m.text for m in backend.catalog.messages(token, chat)}
+
+
+@pytest.mark.parametrize("which", ["engines", "oldest_engines"])
+def test_the_whole_way_on_the_newest_and_the_oldest_engines(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    """Accept, drain, read, search, edit, delete: PostgreSQL 18 with Valkey 9, and 15 with Redis 7."""
+    engines: Engines = request.getfixturevalue(which)
+    with open_backend(engines.settings()) as backend:
+        token = backend.catalog.create_application("both").token
+        assert backend.acceptor.accept(accept.chats(token, 2)).last == 2
+        send(backend, token, "Hello", "مَرحبا", "tab\t line\n back\\slash \r end")
+        backend.drainer.drain_all()
+        assert texts(backend, token)[3] == "tab\t line\n back\\slash \r end"
+        assert [m.message.number for m in backend.catalog.search(token, 1, "مرحبا")] == [2]
+        assert backend.catalog.edit_message(token, 1, 1, "Bye").text == "Bye"
+        backend.catalog.delete_message(token, 1, 2)
+        backend.catalog.delete_chat(token, 2)
+        assert backend.catalog.application(token).chats_count == 1
+        backend.log.redis.flushall()
+        assert send(backend, token, "after a wipe") == 4
+
+
+def test_a_poisoned_batch_is_stored_but_for_the_poison(backend: Backend, chat: str) -> None:
+    """A NUL that got past every check ends as a dead letter; its neighbours are stored."""
+    send_poison(backend, chat, "good", "bad\x00text", "good again")
+    backend.drainer.drain_all()
+    assert texts(backend, chat) == {1: "good", 3: "good again"}
+    letters = query(backend, "SELECT key, reason, chat, number FROM dead_letter")
+    assert [(chat_, number) for _, _, chat_, number in letters] == [(1, 2)]
+    assert "NUL" in letters[0][1]
+    with pytest.raises(Gone):
+        backend.catalog.message(chat, 1, 2)
+    issued = backend.catalog.chat(chat, 1)
+    assert getattr(issued, "messages_count", None) == 2
+
+
+def test_a_lone_surrogate_is_no_reason_to_stop(backend: Backend, chat: str) -> None:
+    """What can't even be encoded is a dead letter too."""
+    shard = backend.counters.shard(chat)
+    payload = b'["m","%s",1,["\\ud800"]]' % chat.encode()
+    backend.log.accept(
+        shard, [Creation("messages", Parent(chat, 1), [(1, payload)])], backend_known()
+    )
+    send(backend, chat, "next")
+    backend.drainer.drain_all()
+    assert texts(backend, chat) == {2: "next"}
+    assert query(backend, "SELECT count(*) FROM dead_letter") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "field", [b"", b"1", b"1 2 {", b'1 2 ["x",1]', b"1 2 " + b"[" * 100_000, b"\xff\xfe 1 2"]
+)
+def test_an_entry_that_is_no_event_is_a_dead_letter(
+    backend: Backend, chat: str, field: bytes
+) -> None:
+    """Whatever somebody writes into the stream, the shard goes on."""
+    shard = backend.counters.shard(chat)
+    end = backend.log.issued(shard, [])[1]
+    assert isinstance(backend.log.redis, redis.Redis)
+    entry = f"{end.epoch}-{end.sequence + 1}"
+    backend.log.redis.xadd(backend.log.key(shard, "log"), {b"e": field}, id=entry)
+    backend.log.redis.hset(backend.log.key(shard, "life"), "sequence", end.sequence + 1)
+    send(backend, chat, "next")
+    backend.drainer.drain_all()
+    assert texts(backend, chat) == {1: "next"}
+    assert query(backend, "SELECT event FROM dead_letter")[0][0].tobytes() == field
+
+
+def test_a_message_to_a_chat_that_never_was_is_a_dead_letter(backend: Backend, chat: str) -> None:
+    """No INSERT that silently inserts nothing."""
+    shard = backend.counters.shard(chat)
+    backend.log.verify(shard, 1, Parent(chat, 99), 0, create=True)
+    send(backend, chat, "to nowhere", chat=99)
+    backend.drainer.drain_all()
+    assert query(backend, "SELECT reason FROM dead_letter") == [("the chat does not exist",)]
+
+
+def test_a_taken_number_keeps_its_message(backend: Backend, chat: str) -> None:
+    """A different creation under a stored number is a dead letter only: nothing is overwritten."""
+    send(backend, chat, "first")
+    backend.drainer.drain_all()
+    shard = backend.counters.shard(chat)
+    assert isinstance(backend.log.redis, redis.Redis)
+    backend.log.redis.hset(backend.log.counter_key(shard, Parent(chat, 1)), "issued", 0)
+    send(backend, chat, "impostor", "second")
+    backend.drainer.drain_all()
+    assert texts(backend, chat) == {1: "first", 2: "second"}
+    assert query(backend, "SELECT number, reason FROM dead_letter") == [
+        (1, "another message has this number")
+    ]
+
+
+def test_the_first_drain_of_a_life_skips_what_is_stored(backend: Backend, chat: str) -> None:
+    """An old copy of Redis is put back, with a log that is stored already: nothing is repeated."""
+    assert isinstance(backend.log.redis, redis.Redis)
+    send(backend, chat, "a", "b")
+    backend.acceptor.accept(accept.chats(chat))
+    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    backend.drainer.drain_all()
+    backend.catalog.edit_message(chat, 1, 1, "edited")
+    backend.catalog.delete_message(chat, 1, 2)
+    send(backend, chat, "c")
+    backend.drainer.drain_all()
+    backend.log.redis.flushall()
+    for key, value in copy.items():
+        assert value
+        backend.log.redis.restore(key, 0, value)
+    backend.drainer.drain_all()
+    assert texts(backend, chat) == {1: "edited", 3: "c"}
+    assert send(backend, chat, "d") == 4, "the old copy's counter was behind"
+    assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
+
+
+def test_after_a_wipe_no_stored_number_is_given_again(backend: Backend, chat: str) -> None:
+    """Also not the number of what was deleted."""
+    send(backend, chat, "a", "b", "c")
+    backend.drainer.drain_all()
+    backend.catalog.delete_message(chat, 1, 3)
+    assert isinstance(backend.log.redis, redis.Redis)
+    backend.log.redis.flushall()
+    assert send(backend, chat, "d") == 4
+    assert backend.acceptor.accept(accept.chats(chat)).first == 2
+
+
+def test_a_counter_lost_alone_waits_for_its_log(backend: Backend, chat: str) -> None:
+    """An evicted counter is made anew only from what was drained: its numbers were in the log."""
+    assert send(backend, chat, "a", "b") == 1
+    shard = backend.counters.shard(chat)
+    assert isinstance(backend.log.redis, redis.Redis)
+    backend.log.redis.delete(backend.log.counter_key(shard, Parent(chat, 1)))
+    assert send(backend, chat, "c") == 3
+
+
+def test_two_drains_at_once_store_once(backend: Backend, settings: Settings, chat: str) -> None:
+    """Whoever finds the shard locked leaves; the holder looks once more after letting go."""
+    stop = threading.Event()
+
+    def drain() -> None:
+        with open_backend(settings) as other:
+            while not stop.is_set():
+                other.drainer.drain_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        drains = [pool.submit(drain) for _ in range(3)]
+        for n in range(200):
+            send(backend, chat, f"{n}")
+        deadline = time.monotonic() + 20
+        while any(backend.log.lengths(16)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stop.set()
+        for done in drains:
+            done.result()
+    assert texts(backend, chat) == {n + 1: f"{n}" for n in range(200)}
+
+
+def test_a_drain_that_holds_a_shard_for_too_long_is_ended(
+    backend: Backend, settings: Settings, chat: str
+) -> None:
+    """Stopped in the middle of its transaction: another takes over, and it stores nothing later."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stall(name: str) -> None:
+        if name == "rows":
+            inside.set()
+            go_on.wait(20)
+
+    def stalled_drain() -> BaseException | None:
+        with open_backend(settings) as other:
+            lives = Lives(other.log, other.database)
+            return _outcome(Drainer(other.log, other.database, lives, step=stall), shard)
+
+    shard = backend.counters.shard(chat)
+    send(backend, chat, "a")
+    with ThreadPoolExecutor(1) as pool:
+        stalled = pool.submit(stalled_drain)
+        assert inside.wait(10)
+        second = Drainer(
+            backend.log, backend.database, Lives(backend.log, backend.database), stuck_seconds=0.2
+        )
+        assert second.drain(shard) == 0, "the shard is locked"
+        time.sleep(0.3)
+        second.drain(shard)
+        deadline = time.monotonic() + 10
+        while not second.drain(shard) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        go_on.set()
+        assert stalled.result() is not None
+    assert texts(backend, chat) == {1: "a"}
+
+
+def _outcome(drainer: Drainer, shard: int) -> BaseException | None:
+    try:
+        drainer.drain(shard)
+    except InstaChatError as error:
+        return error
+    return None
+
+
+def test_a_lock_wait_is_not_the_datas_fault(backend: Backend, chat: str) -> None:
+    """A lock time-out inside the drain gives the transaction up; no dead letter, nothing lost."""
+    send(backend, chat, "a")
+    with backend.database.begin() as tx:
+        tx.execute(text("LOCK TABLE message IN EXCLUSIVE MODE"))
+        with backend.database.begin() as other:
+            other.execute(text("ALTER DATABASE " + _name(backend) + " SET lock_timeout = '50ms'"))
+        backend.database.engine.dispose(close=False)
+        with pytest.raises(Exception, match="nothing was changed"):
+            backend.drainer.drain_all()
+    backend.drainer.drain_all()
+    assert texts(backend, chat) == {1: "a"}
+    assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
+
+
+def _name(backend: Backend) -> str:
+    return str(query(backend, "SELECT current_database()")[0][0])
+
+
+# -- deletions ----------------------------------------------------------------------------------------
+
+
+def test_a_chat_with_messages_is_not_deleted_and_opens_again(backend: Backend, chat: str) -> None:
+    """Refused, and usable as before."""
+    send(backend, chat, "a")
+    with pytest.raises(HasChildren):
+        backend.catalog.delete_chat(chat, 1)
+    assert send(backend, chat, "b") == 2
+
+
+def test_a_message_accepted_before_the_deletion_keeps_the_chat(backend: Backend, chat: str) -> None:
+    """The drain decides in the log's order, whether or not the message was stored when asked."""
+    send(backend, chat, "just accepted")
+    answers = backend.acceptor.accept_batch([accept.deletion(chat, 1)])
+    assert not isinstance(answers[0], Exception)
+    backend.drainer.drain_all()
+    assert texts(backend, chat) == {1: "just accepted"}
+
+
+def test_nothing_is_accepted_behind_a_deletion(backend: Backend, chat: str) -> None:
+    """Undecided: try again; decided: not found."""
+    backend.acceptor.accept(accept.deletion(chat, 1))
+    with pytest.raises(Exception, match="being deleted"):
+        send(backend, chat, "late")
+    backend.drainer.drain_all()
+    with pytest.raises(NotFound):
+        send(backend, chat, "late")
+    with pytest.raises(NotFound):
+        backend.catalog.chat(chat, 1)
+
+
+def test_a_deleted_application_takes_its_token_with_it(backend: Backend, application: str) -> None:
+    """An empty application goes; its token is unknown from then on."""
+    backend.catalog.delete_application(application)
+    for call in (
+        lambda: backend.catalog.application(application),
+        lambda: backend.acceptor.accept(accept.chats(application)),
+        lambda: backend.catalog.rename_application(application, "x"),
+    ):
+        with pytest.raises(NotFound):
+            call()
+
+
+def test_an_application_with_chats_is_not_deleted(backend: Backend, chat: str) -> None:
+    """Its chats go first; a deleted chat does not count."""
+    with pytest.raises(HasChildren):
+        backend.catalog.delete_application(chat)
+    backend.catalog.delete_chat(chat, 1)
+    backend.catalog.delete_application(chat)
+
+
+def test_a_reopened_chat_stays_open_when_the_drain_died_before_its_commit(
+    backend: Backend, chat: str
+) -> None:
+    """The same deletion, met again, finds that it does not stand any more, and buries nothing."""
+    send(backend, chat, "a")
+    deletion = backend.acceptor.accept(accept.deletion(chat, 1))
+    assert backend.log.reopen(deletion.shard, 1, Parent(chat, 1), deletion.entry)
+    backend.drainer.drain_all()
+    assert send(backend, chat, "b") == 2
+    backend.drainer.drain_all()
+    assert texts(backend, chat) == {1: "a", 2: "b"}
+
+
+# -- a worker's eye ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worker(backend: Backend) -> Iterator[None]:
+    """A worker's queue end, in a thread of this process."""
+    from huey.consumer import Consumer
+
+    class Quiet(Consumer):  # type: ignore[misc]
+        def _set_signal_handlers(self) -> None:
+            """Signals belong to the main thread."""
+
+    consumer = Quiet(backend.jobs.huey, workers=1, periodic=False, initial_delay=0.05)
+    consumer.start()
+    yield
+    consumer.stop(graceful=True)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_bell_is_answered_within_a_tenth_of_a_second(backend: Backend, chat: str) -> None:
+    """On an idle system a row is stored within 0.1 s of its acceptance (median of 20)."""
+    took = []
+    for n in range(20):
+        start = time.monotonic()
+        accepted = backend.acceptor.accept(accept.messages(chat, 1, [f"{n}"]))
+        with backend.database.connect() as connection:
+            while sql.shard_state(connection, accepted.shard)[1] < accepted.entry:
+                assert time.monotonic() < start + 5
+                time.sleep(0.001)
+        took.append(time.monotonic() - start)
+    assert sorted(took)[10] < 0.1
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_wrong_kind_of_job_does_no_harm(backend: Backend, chat: str) -> None:
+    """Whatever lies in the queue is JSON, names a job, or is thrown away."""
+    assert isinstance(backend.log.redis, redis.Redis)
+    for rubbish in (b"\x80\x04pickle", b"{}", b'{"name": "os.system", "args": ["true"]}', b"[1]"):
+        backend.log.redis.lpush("huey.redis.instachat", rubbish)
+    accepted = backend.acceptor.accept(accept.messages(chat, 1, ["a"]))
+    assert backend.catalog.wait_stored(accepted.shard, accepted.entry, 10)

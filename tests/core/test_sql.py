@@ -1,0 +1,210 @@
+"""The schema and its queries: migrations, uniqueness, plans, and errors in the program's words."""
+
+import time
+
+import pytest
+import sqlalchemy
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from backend import accept, migrations, sql
+from backend.bootstrap import Backend, open_backend
+from backend.errors import EngineDown, Failed, SchemaMismatch
+from backend.settings import Settings
+from backend.sql import Database
+from tests.conftest import Engines
+
+BIG = {"message", "chat", "application"}
+
+
+@pytest.fixture(scope="module")
+def full(engines: Engines) -> Database:
+    """A database with enough rows for the planner to have a choice."""
+    database = Database(engines.fresh_database())
+    with database.begin() as tx:
+        tx.execute(
+            text(
+                """
+                INSERT INTO application (token, name, version)
+                SELECT 'token-' || n, 'x', 1 FROM generate_series(1, 2000) n;
+                INSERT INTO chat (application_id, number, created_at, updated_at)
+                SELECT a, n, now(), now() FROM generate_series(1, 2000) a, generate_series(1, 10) n;
+                INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
+                SELECT c, n, 1, now(), now(), 'x', 'x'
+                FROM generate_series(1, 1000) c, generate_series(1, 100) n;
+                """
+            )
+        )
+    with database.connect() as connection:
+        connection.execute(text("ANALYZE"))
+    return database
+
+
+VALUES = {
+    "shard": 1,
+    "token": "token-7",
+    "tokens": ["token-7", "token-8"],
+    "number": 5,
+    "numbers": [5, 6],
+    "chat": 5,
+    "chats": [5, 6],
+    "chat_id": 50,
+    "id": 50,
+    "after": 5,
+    "limit": 50,
+    "keyword": "x",
+    "text": "y",
+    "folded": "y",
+    "version": 1,
+    "first": 1,
+    "last": 9,
+}
+
+
+@pytest.mark.parametrize("name", sorted(sql.HOT))
+def test_an_index_serves_each_hot_query(full: Database, name: str) -> None:
+    """No hot query reads a big table from end to end."""
+    statement = sql.HOT[name]
+    values = {key: VALUES[key] for key in statement.compile().params}
+    with full.begin() as tx:
+        plan = tx.execute(text("EXPLAIN (COSTS OFF) " + statement.text), values).scalars().all()
+    scans = [line for line in plan if "Seq Scan on" in line]
+    assert not [line for line in scans if line.split(" on ")[1].split()[0] in BIG], "\n".join(plan)
+
+
+def test_the_plan_test_notices_a_missing_index(full: Database) -> None:
+    """The check above can fail."""
+    with full.begin() as tx:
+        plan = tx.execute(text("EXPLAIN SELECT * FROM message WHERE text = 'x'")).scalars().all()
+    assert any("Seq Scan on message" in line for line in plan)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        """INSERT INTO chat (application_id, number, created_at, updated_at)
+           VALUES (1, 1, now(), now())""",
+        """INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
+           VALUES (1, 1, 1, now(), now(), '', '')""",
+        "INSERT INTO application (token, name, version) VALUES ('token-1', 'x', 1)",
+    ],
+)
+def test_a_number_is_there_once(full: Database, again: str) -> None:
+    """(application, number), (chat, number) and the token are unique in SQL itself."""
+    with pytest.raises(sqlalchemy.exc.IntegrityError), full.begin() as tx:
+        tx.execute(text(again))
+
+
+def test_columns_have_64_bits_and_time_zones(full: Database) -> None:
+    """No key that ends at two billion, no time that depends on where it is read."""
+    with full.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT table_name, column_name, data_type FROM information_schema.columns"
+                " WHERE table_schema = 'public'"
+            )
+        ).all()
+    assert not [row for row in rows if row[2] in {"integer", "timestamp without time zone"}]
+    assert {row[2] for row in rows if row[1].endswith("_at")} == {"timestamp with time zone"}
+
+
+def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> None:
+    """Numbers are numbers."""
+    backend.acceptor.accept(accept.chats(application, 12))
+    backend.drainer.drain_all()
+    assert [chat.number for chat in backend.catalog.chats(application)] == list(range(1, 13))
+    assert [chat.number for chat in backend.catalog.chats(application, after=9, limit=2)] == [
+        10,
+        11,
+    ]
+
+
+# -- migrations ---------------------------------------------------------------------------------------
+
+
+def test_the_program_knows_its_newest_migration() -> None:
+    """`sql.SCHEMA` is the head of the scripts."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations.__path__[0]))
+    assert ScriptDirectory.from_config(config).get_heads() == [sql.SCHEMA]
+
+
+def test_migrating_says_from_what_to_what_and_only_once(engines: Engines) -> None:
+    """From nothing; then there is nothing to do."""
+    engines.postgres.execute("CREATE DATABASE unmigrated")
+    database = Database(engines.postgres.url("unmigrated"))
+    assert migrations.upgrade(database, dry_run=True) == (None, sql.SCHEMA)
+    assert database.schema() is None
+    assert migrations.upgrade(database) == (None, sql.SCHEMA)
+    assert migrations.upgrade(database) == (sql.SCHEMA, sql.SCHEMA)
+
+
+def test_a_newer_schema_is_refused(engines: Engines) -> None:
+    """A program that does not know the schema must not touch it."""
+    url = engines.fresh_database()
+    database = Database(url)
+    with database.begin() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for call in (lambda: migrations.upgrade(database), database.check_schema):
+        with pytest.raises(SchemaMismatch, match="newer"):
+            call()
+    with (
+        pytest.raises(SchemaMismatch),
+        open_backend(Settings(database_url=url, redis_url=engines.redis.url)),
+    ):
+        pass
+
+
+def test_an_unmigrated_database_says_what_to_run(engines: Engines) -> None:
+    """Not a missing table, but the command that makes it."""
+    with pytest.raises(SchemaMismatch) as caught:
+        Database(engines.postgres.url("postgres")).check_schema()
+    assert "instachat migrate" in str(caught.value.hint)
+
+
+# -- troubles -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:secret@127.0.0.1:1/x", "postgresql://u:secret@/x?host=/nowhere"]
+)
+def test_an_unreachable_database_is_named_without_its_password(url: str) -> None:
+    """Within five seconds, saying which and how to check it."""
+    start = time.monotonic()
+    with pytest.raises(EngineDown) as caught:
+        Database(url).check_schema()
+    assert time.monotonic() - start < 5
+    said = f"{caught.value.message} {caught.value.hint}"
+    assert "PostgreSQL" in said
+    assert "INSTACHAT_DATABASE_URL" in said
+    assert "secret" not in said
+
+
+def test_an_unusable_url_is_named() -> None:
+    """A typing error is no traceback."""
+    with pytest.raises(Failed, match="can't be used"):
+        Database("not a url")
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("postgresql://a/b", "postgresql+psycopg2://a/b"),
+        ("postgres://a/b", "postgresql+psycopg2://a/b"),
+        ("postgresql+psycopg2://a/b", "postgresql+psycopg2://a/b"),
+    ],
+)
+def test_the_driver_is_psycopg2(given: str, used: str) -> None:
+    """SQLAlchemy 2.1 takes `postgresql://` for psycopg 3."""
+    assert sql.dialect_url(given) == used
+
+
+def test_a_restarted_server_costs_no_failed_call(backend: Backend, engines: Engines) -> None:
+    """A pooled connection that died is replaced before it is used."""
+    assert backend.database.schema() == sql.SCHEMA
+    engines.postgres.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        " AND datname LIKE 'test%'"
+    )
+    assert backend.database.schema() == sql.SCHEMA
