@@ -82,14 +82,16 @@ class Catalog:
     # -- applications ------------------------------------------------------------------------------
 
     def create_application(self, name: str) -> Application:
-        """Store a new application under a fresh random token."""
+        """Store a new application under a fresh random token.
+
+        Its counter comes first: with Redis away nothing is stored, and a counter without an
+        application is nobody's, since its token was never told.
+        """
         checked_name(name)
         token = new_token()
+        self._counters.open(token)
         with self._database.begin() as tx:
-            row = sql.insert_application(tx, token, name)
-        with self._database.connect() as connection:
-            self._counters.issue_for_new(connection, token)
-        return sql.to_application(row, 0)
+            return sql.to_application(sql.insert_application(tx, token, name), 0)
 
     def application(self, token: str) -> Application:
         """An application with its live count of chats."""

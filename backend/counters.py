@@ -7,8 +7,6 @@ Redis refuses any other.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
-
 from backend import sql
 from backend.drain import Drainer
 from backend.errors import NotFound, Unavailable
@@ -100,16 +98,18 @@ class Counters:
                 self.verify(parent)
         raise Unavailable("Redis changes its life again and again", "see `instachat doctor`")
 
-    def issue_for_new(self, connection: Connection, token: str) -> None:
-        """Create the counter of an application that was stored a moment ago: it has no chats."""
+    def open(self, token: str) -> None:
+        """Create the counter of an application that is about to be stored for the first time."""
         shard = self.shard(token)
         for _ in range(ATTEMPTS):
-            epoch, _ = sql.shard_state(connection, shard)
+            with self._database.connect() as connection:
+                epoch, _ = sql.shard_state(connection, shard)
             try:
                 self._log.verify(shard, epoch, Parent(token), 0, create=True)
                 return
             except LifeLost as lost:
                 self._lives.claim(shard, lost.why)
+        raise Unavailable("Redis changes its life again and again", "see `instachat doctor`")
 
 
 def _not_found(parent: Parent) -> NotFound:

@@ -189,7 +189,8 @@ class _Demo:
         self.console.print(
             f"{stored_count:,} answers compared: {lost} lost, {doubled} doubled, {changed} changed; "
             "numbers 1, 2, 3 …\nwithout a hole in each of "
-            f"{len(self.story.answers)} chats. A second worker took over where the first one died.\n"
+            f"{len(self.story.answers)} chats. "
+            "A second worker went on where the first one died.\n"
         )
         self.measured |= {"lost": lost, "doubled": doubled, "changed": changed}
         if lost or doubled or changed:
@@ -265,7 +266,8 @@ class _Demo:
             f"from the request to the row (median of {PROBES}; at most "
             f"{self.measured['stored_after_ms_max']} ms)",
         )
-        table.add_row("0", "lost, doubled or out of order")
+        faults = sum(self.measured[kind] for kind in ("lost", "doubled", "changed"))
+        table.add_row(f"{faults}", f"lost, doubled or changed of {self.measured['messages']:,}")
         self.console.print(table)
 
     def _storing_rate(self) -> float:

@@ -38,6 +38,7 @@ class Engines:
         """The URL of a new, migrated, empty database."""
         name = f"test{next(_numbers)}"
         self.postgres.execute(f"CREATE DATABASE {name} TEMPLATE template")
+        self.postgres.execute("UPDATE installation SET id = gen_random_uuid()", name)
         return self.postgres.url(name)
 
     def settings(self, **more: object) -> Settings:

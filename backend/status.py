@@ -1,0 +1,113 @@
+"""Status: what is accepted and not stored yet, who works on it, and whether the engines answer.
+
+Totals only: no names, tokens or texts. An engine that is away leaves what it would have told unknown
+(None); it never makes the report fail.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import redis
+from sqlalchemy import text
+
+from backend import sql
+from backend.errors import InstaChatError
+from backend.events import unpack
+from backend.log import Log
+from backend.sql import Database
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine's health. `version` is None, and `problem` says why, while it does not answer."""
+
+    engine: str
+    version: str | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything at one moment; None is unknown."""
+
+    engines: list[Engine]
+    schema: str | None
+    workers: int | None  # running
+    queue: int | None  # jobs that wait
+    waiting: int | None  # log entries accepted and not stored
+    oldest_seconds: float | None  # how long the oldest of them has been waiting
+    dead_letters: int | None
+    unsynced_counters: int | None  # parents whose count in SQL is behind
+
+
+def report(database: Database, log: Log, queue_length: Callable[[], int]) -> Status:
+    """Ask the engines; takes a few milliseconds when they answer."""
+    postgres = _postgres(database)
+    cache = redis_engine(log)
+    shards = _known(lambda: database.installation.shards) if not postgres.problem else None
+    lengths = _known(lambda: log.lengths(shards)) if shards and not cache.problem else None
+    up = not cache.problem
+    return Status(
+        engines=[postgres, cache],
+        schema=_known(database.schema) if not postgres.problem else None,
+        workers=_known(log.workers) if up else None,
+        queue=_known(queue_length) if up else None,
+        waiting=None if lengths is None else sum(lengths),
+        oldest_seconds=None if lengths is None else _known(lambda: _oldest(log, lengths)),
+        dead_letters=_known(lambda: _dead_letters(database)) if shards else None,
+        unsynced_counters=_known(lambda: sum(log.dirty(shards))) if shards and up else None,
+    )
+
+
+def redis_engine(log: Log) -> Engine:
+    """Redis's or Valkey's health."""
+    try:
+        log.ping()
+        found: Any = log.redis.info("server")
+    except InstaChatError as error:
+        return Engine("Redis", None, error.message)
+    except redis.RedisError:
+        return Engine("Redis", "unknown: INFO is refused")
+    first = next(iter(found.values()))
+    info = first if isinstance(first, dict) else found  # a cluster answers for each node
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    return Engine(name, str(info.get("valkey_version", info.get("redis_version"))))
+
+
+def _postgres(database: Database) -> Engine:
+    try:
+        with database.connect() as connection:
+            version = connection.scalar(text("SHOW server_version"))
+    except InstaChatError as error:
+        return Engine("PostgreSQL", None, error.message)
+    return Engine("PostgreSQL", str(version).partition(" ")[0])
+
+
+def _dead_letters(database: Database) -> int:
+    with database.connect() as connection:
+        return sql.count_dead_letters(connection)
+
+
+def _oldest(log: Log, lengths: list[int]) -> float | None:
+    """How long the oldest entry of the log has been there, by this machine's clock."""
+    oldest: float | None = None
+    for shard, length in enumerate(lengths):
+        found: Any = log.redis.xrange(log.key(shard, "log"), count=1) if length else []
+        for _, fields in found:
+            with suppress(ValueError):  # not an event: the drain makes it a dead letter
+                at = unpack(next(iter(fields.values()))).at.timestamp()
+                oldest = at if oldest is None else min(oldest, at)
+    return None if oldest is None else max(time.time() - oldest, 0.0)
+
+
+def _known(ask: Callable[[], T]) -> T | None:
+    """The answer; None where there is none to be had."""
+    try:
+        return ask()
+    except (InstaChatError, redis.RedisError):
+        return None
