@@ -3,7 +3,7 @@
 Quick when nothing changed, safe to interrupt, safe to run twice at once.
 """
 
-# Any `python3` must be able to read this far: syntax of Python 3.6, the standard library only.
+# Any `python3` must be able to parse this and to reach the check: no newer syntax than Python 3.6's.
 import os
 import subprocess
 import sys
@@ -38,7 +38,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(".venv")
 PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "instachat-setup.json"  # written last: without it the folder is not finished
+STAMP = VENV / "instachat-setup.json"  # what it was made from; written last
+LOCK: list[int] = []  # the descriptor that holds the lock, once it is held
 
 
 def say(text: str) -> None:
@@ -53,32 +54,50 @@ def has_engine_wheels() -> bool:
     return name == "glibc" and tuple(int(n) for n in version.split(".")[:2]) >= (2, 28)
 
 
-def lock_files() -> list[Path]:
-    run = "engines" if has_engine_wheels() else "run"
-    return [Path("requirements", f"{name}.txt") for name in (run, "build", "dev")]
+def lock_files(stage: str) -> list[Path]:
+    names = {"run": ["engines" if has_engine_wheels() else "run", "build"], "dev": ["dev"]}
+    return [Path("requirements", f"{name}.txt") for name in names[stage]]
 
 
-def wanted() -> dict[str, object]:
-    """What a finished .venv was made from; another value asks for a new one."""
-    project = tomllib.loads(Path("pyproject.toml").read_text())
-    digest = hashlib.sha256(json.dumps([project["project"], project["build-system"]]).encode())
-    for path in lock_files():
-        digest.update(path.read_bytes())
-    return {"root": str(ROOT), "inputs": digest.hexdigest()}
+def wanted(stages: list[str]) -> dict[str, str]:
+    """What a finished .venv was made from, by stage; other values ask for a new one."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
+    made_from = {"root": str(ROOT)}
+    for stage in stages:
+        digest = hashlib.sha256(json.dumps([project["project"], project["build-system"]]).encode())
+        for path in lock_files(stage):
+            digest.update(path.read_bytes())
+        made_from[stage] = digest.hexdigest()
+    if "--this-python" in sys.argv:
+        made_from["python"] = identity()
+    return made_from
 
 
-def is_ready(made_from: dict[str, object], this_python: bool) -> bool:
+def found() -> dict[str, str]:
+    """What the .venv that is there was made from; empty if there is none that can be used."""
     try:
-        found = json.loads(STAMP.read_text())
+        made_from: dict[str, str] = json.loads(STAMP.read_text())
     except (OSError, ValueError):
-        return False
-    if this_python:
-        made_from = {**made_from, "python": identity()}
-    return PYTHON.exists() and made_from.items() <= found.items()
+        return {}
+    return made_from if PYTHON.exists() else {}
+
+
+def record(made_from: dict[str, str]) -> None:
+    unfinished = STAMP.with_suffix(".new")
+    unfinished.write_text(json.dumps(made_from))
+    unfinished.replace(STAMP)
 
 
 def identity() -> str:
     return f"{sys.version.split()[0]} {sys.base_prefix}"
+
+
+def apt_get(*arguments: str) -> str:
+    """Why it failed, or nothing."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    command = ("apt-get", "-q", *arguments)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return f"{command} failed:\n{done.stdout}{done.stderr}" if done.returncode else ""
 
 
 def ensure_ensurepip() -> None:
@@ -86,15 +105,14 @@ def ensure_ensurepip() -> None:
     if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
         return
     package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
-    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends"]
-    command += ["-o", "DPkg::Lock::Timeout=120", package]
     if os.geteuid() == 0 and shutil.which("apt-get") and sys.base_prefix == "/usr":
         say(f"This Python has no venv: installing {package}.")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        if subprocess.run(command, **quiet).returncode:  # the package lists are old or missing
-            subprocess.run(["apt-get", "update", "-q"], env=environment, stdout=subprocess.DEVNULL)
-            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
+        install = ["install", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
+        problem = apt_get(*install, package)
+        if problem:  # the package lists may be old or missing
+            problem = apt_get("update") or apt_get(*install, package)
+        if problem:
+            say(problem)
         importlib.invalidate_caches()
         if importlib.util.find_spec("ensurepip"):
             return
@@ -109,40 +127,55 @@ def run(*command: str | Path) -> None:
     """Run it away from the user's Python and pip settings that would install elsewhere."""
     elsewhere = {"PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"}
     environment = {k: v for k, v in os.environ.items() if k not in elsewhere}
-    status = subprocess.run(command, env=environment).returncode
-    if status:
+    # A child that outlives this process holds the lock until it, too, leaves .venv alone.
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=LOCK
+    ) as child:
+        output = child.communicate()[0].decode(errors="replace")
+    if child.returncode:
         sys.exit(
-            f"make: the set-up failed (see above): {' '.join(map(str, command[:5]))} … ended with "
-            f"{status}.\n      Run the same command again once that is mended. "
-            "The lock files hold wheels for Python 3.11 to 3.14 on Linux and macOS."
+            f"{output}make: the set-up failed (see above); run the same command again once that is "
+            "mended.\n      The lock files hold wheels for Python 3.11 to 3.14 on Linux and macOS."
         )
 
 
-def build(made_from: dict[str, object]) -> None:
-    ensure_ensurepip()
-    say(f"Setting up {VENV} with Python {sys.version.split()[0]} (once).")
-    run(sys.executable, "-m", "venv", "--clear", VENV)
-    pip = (PYTHON, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input")
-    install = (*pip, "install", "--quiet", "--progress-bar=off")
-    locked = [part for path in lock_files() for part in ("-r", path)]
-    run(*install, "--require-hashes", "--only-binary=:all:", *locked)
-    # The lock holds the build backend too, so nothing unpinned is fetched to build the project.
-    run(*install, "--no-deps", "--no-build-isolation", "--check-build-dependencies", "-e", ".")
-    run(*pip, "check")
-    if not has_engine_wheels():
-        say(
-            "No private engines for this C library: set INSTACHAT_DATABASE_URL, INSTACHAT_REDIS_URL."
-        )
-    unfinished = STAMP.with_suffix(".new")
-    unfinished.write_text(json.dumps({**made_from, "python": identity()}))
-    unfinished.replace(STAMP)
+def pip(*arguments: str | Path) -> None:
+    run(PYTHON, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments)
+
+
+def install_locked(stage: str) -> None:
+    files = [part for path in lock_files(stage) for part in ("-r", path)]
+    pip("install", "-q", "--progress-bar=off", "--require-hashes", "--only-binary=:all:", *files)
+
+
+def make(made_from: dict[str, str]) -> None:
+    here = found()
+    if any(made_from[key] != here.get(key) for key in made_from if key != "dev" or key in here):
+        ensure_ensurepip()
+        say(f"Setting up {VENV} with Python {sys.version.split()[0]} (once; it can take a minute).")
+        STAMP.unlink(missing_ok=True)
+        run(sys.executable, "-m", "venv", "--clear", VENV)
+        install_locked("run")
+        # The lock holds the build backend too, so nothing unpinned is fetched to build the project.
+        pip("install", "-q", "--no-deps", "--no-build-isolation", "--editable", ".")
+        if not has_engine_wheels():
+            say("No wheels of the private engines for this C library: set INSTACHAT_DATABASE_URL")
+            say("and INSTACHAT_REDIS_URL.")
+        here = {**made_from, "python": identity()}
+        here.pop("dev", None)
+        record(here)
+    if "dev" in made_from and "dev" not in here:
+        say(f"Adding the tools of developers to {VENV} (once; it can take a minute).")
+        record({**here, "dev": "unfinished"})  # if this is interrupted, all of it is made again
+        install_locked("dev")
+        here["dev"] = made_from["dev"]
+        record(here)
 
 
 def main() -> None:
     os.chdir(ROOT)
-    this_python = "--this-python" in sys.argv
-    made_from = wanted()
-    if is_ready(made_from, this_python):
+    made_from = wanted(["run", "dev"] if "--dev" in sys.argv else ["run"])
+    if made_from.items() <= found().items():
         return
     with Path(__file__).open() as lock:
         try:
@@ -150,8 +183,9 @@ def main() -> None:
         except BlockingIOError:
             say("Another make is setting up; waiting for it.")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if not is_ready(made_from, this_python):
-            build(made_from)
+        LOCK.append(lock.fileno())
+        if not made_from.items() <= found().items():
+            make(made_from)
 
 
 if __name__ == "__main__":

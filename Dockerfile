@@ -1,0 +1,27 @@
+# The program alone, for compose.yaml and for clusters: it is given its PostgreSQL and its Redis by
+# INSTACHAT_DATABASE_URL and INSTACHAT_REDIS_URL, so the private engines stay out of the image.
+
+FROM python:3.13-slim-trixie AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+COPY requirements/build.txt requirements/run.txt requirements/
+# Two environments: /build with pip and the build backend stays behind, /opt/instachat is what runs.
+RUN python -m venv /build \
+    && python -m venv --without-pip /opt/instachat \
+    && /build/bin/pip install --require-hashes --only-binary=:all: -r requirements/build.txt \
+    && /build/bin/pip --python /opt/instachat/bin/python install \
+        --require-hashes --only-binary=:all: -r requirements/run.txt
+COPY pyproject.toml LICENSE ./
+COPY backend backend
+COPY instachat_cli instachat_cli
+COPY loadtest loadtest
+RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /build/wheel . \
+    && /build/bin/pip --python /opt/instachat/bin/python install --no-index --no-deps /build/wheel/*.whl
+
+FROM python:3.13-slim-trixie
+RUN useradd --system --user-group --uid 10001 --create-home instachat
+COPY --from=build /opt/instachat /opt/instachat
+ENV PATH=/opt/instachat/bin:$PATH PYTHONUNBUFFERED=1
+USER 10001:10001
+ENTRYPOINT ["instachat"]
+CMD ["--help"]

