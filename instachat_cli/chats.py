@@ -1,0 +1,131 @@
+"""`instachat chats`: the chats of an application."""
+
+from typing import Annotated
+
+import typer
+
+from instachat_cli import consent
+from instachat_cli.options import (
+    After,
+    ChatNumber,
+    DryRun,
+    Limit,
+    Output,
+    Timeout,
+    Token,
+    Wait,
+    Yes,
+    whole,
+)
+from instachat_cli.output import Printer
+from instachat_cli.session import backend, note_unstored
+from instachat_cli.tree import command, group
+
+app = group(
+    """
+    Chats: each belongs to an application and is named by its number.
+
+    $ instachat chats create $TOKEN
+    """
+)
+Count = Annotated[
+    int, typer.Option(metavar="N", help="Create so many, 1,000 at a time.", parser=whole)
+]
+
+
+@command(app)
+def create(
+    token: Token,
+    count: Count = 1,
+    wait: Wait = None,
+    timeout: Timeout = 30.0,
+    output: Output = None,
+) -> None:
+    """Create a chat, and print its number at once.
+
+    $ instachat chats create $TOKEN
+
+    With --count each part that was accepted prints its first and last number. A chat takes messages from
+    the moment its number is known.
+    """
+    from backend import accept
+    from backend.model import checked_count
+    from instachat_cli import creating
+
+    checked_count(count)
+    with backend() as core:
+        work = creating.Creating(core, Printer(output), "chats", token)
+        if count == 1:
+            work.one(accept.chats(token))
+        else:
+            work.many(creating.chats(token, count), total=count)
+        work.finish(wait, timeout)
+
+
+@command(app, "list")
+def list_(token: Token, limit: Limit = None, after: After = 0, output: Output = None) -> None:
+    """List an application's chats by number.
+
+    $ instachat chats list $TOKEN --limit 20
+    """
+    from backend import bodies
+
+    with backend() as core:
+        found = map(bodies.chat, core.catalog.chats(token, after=after, limit=limit))
+        Printer(output).many(
+            found, ["number", "messages_count", "created_at", "updated_at"], "no chats"
+        )
+        note_unstored(core, token)
+
+
+@command(app)
+def show(token: Token, chat: ChatNumber, output: Output = None) -> None:
+    """Show a chat, with its live count of messages.
+
+    $ instachat chats show $TOKEN 1
+    """
+    from backend import bodies
+    from backend.model import Chat
+
+    with backend() as core:
+        found = core.catalog.chat(token, chat)
+        if isinstance(found, Chat):
+            Printer(output).one(bodies.chat(found))
+        else:
+            Printer(output).outcome(
+                bodies.pending(chat), f"chat {chat} is accepted, not stored yet"
+            )
+            note_unstored(core, token)
+
+
+@command(app)
+def delete(
+    token: Token,
+    chat: ChatNumber,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    output: Output = None,
+) -> None:
+    """Delete a chat that has no messages. Its number is not used again.
+
+    $ instachat chats delete $TOKEN 1
+    """
+    from backend.errors import HasChildren
+    from backend.model import Chat
+
+    consent.check_can_ask(yes=yes, dry_run=dry_run)
+    with backend() as core:
+        found = core.catalog.chat(token, chat)
+        if isinstance(found, Chat) and found.messages_count:
+            raise HasChildren(
+                f"chat {chat} still has {found.messages_count:,} messages; nothing was deleted",
+                f"delete its messages first: `instachat messages list TOKEN {chat}` lists them",
+            )
+        consent.delete(
+            f"chat {chat}",
+            {"number": chat},
+            lambda: core.catalog.delete_chat(token, chat),
+            printer=Printer(output),
+            yes=yes,
+            dry_run=dry_run,
+        )

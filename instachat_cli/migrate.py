@@ -1,0 +1,26 @@
+"""`instachat migrate`: bring the database to the current schema."""
+
+from instachat_cli.options import DryRun, Output
+from instachat_cli.output import Printer
+from instachat_cli.session import addresses
+
+
+def migrate(dry_run: DryRun = False, output: Output = None) -> None:
+    """Bring the database to the current schema, and say from what to what.
+
+    $ instachat migrate --dry-run
+
+    Run twice, or by two at once, it does no harm. A schema that is newer than this program is refused.
+    """
+    from contextlib import closing
+
+    from backend.migrations import upgrade
+    from backend.sql import Database
+
+    with addresses() as at, closing(Database(at.database)) as database:
+        before, now = upgrade(database, dry_run=dry_run)
+    if before == now:
+        said = f"nothing to migrate: the schema is {now}, the current one"
+    else:
+        said = f"{'would migrate' if dry_run else 'migrated'} from {before or 'nothing'} to {now}"
+    Printer(output).outcome({"from": before, "to": now}, said)

@@ -1,0 +1,62 @@
+"""Progress on standard error, where that is a terminal: done, rate, time left."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import rich.progress
+
+UPDATES = 0.1  # seconds between two
+
+
+class Progress:
+    """A line that is drawn again and again, and gone at the end."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        self._what = what
+        self._total = total
+        self._bar: rich.progress.Progress | None = None
+        self._since = time.monotonic()
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, read: int) -> None:
+        """So many are done; the source has been read as far as `read`, of the total."""
+        now = time.monotonic()
+        if self._bar is None or now - self._drawn < UPDATES:
+            return
+        self._drawn = now
+        rate = done / max(now - self._since, 0.001)
+        self._bar.update(self._task, completed=read, done=f"{done:,}", rate=f"{rate:,.0f}")
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.fields[done]} " + self._what),
+            BarColumn(24),
+            TextColumn("{task.fields[rate]}/s"),
+            TimeRemainingColumn() if self._total else TimeElapsedColumn(),
+            console=Console(stderr=True, highlight=False),
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # else our data would end up on standard error
+        )
+        self._task = self._bar.add_task("", total=self._total, done="0", rate="0")
+        self._bar.start()

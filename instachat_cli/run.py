@@ -1,0 +1,51 @@
+"""`instachat up` and `instachat worker`: what runs until it is told to stop."""
+
+from typing import Annotated
+
+import typer
+
+UntilInputEnds = Annotated[
+    bool,
+    typer.Option("--until-input-ends", hidden=True, help="End with standard input: used by `up`."),
+]
+
+
+def up() -> None:
+    """Run everything in the foreground: engines, migrations, a worker.
+
+    $ instachat up
+
+    PostgreSQL and Valkey are private ones where no URL is set. The first Ctrl-C stores what is accepted
+    and ends; a second one ends at once, and what is accepted is stored next time.
+    """
+    from backend.settings import load
+    from instachat_cli import logs
+    from instachat_cli.upkeep import run
+
+    logs.as_diary()
+    run(load())
+
+
+def worker(until_input_ends: UntilInputEnds = False) -> None:
+    """Store what is accepted, and do the other jobs, until told to stop.
+
+    $ instachat worker
+
+    Several may run, on several machines. SIGTERM or Ctrl-C finishes what is under way and ends with 0.
+    """
+    import logging
+
+    from backend.bootstrap import open_backend
+    from backend.settings import load
+    from instachat_cli import logs
+    from instachat_cli.upkeep import end_with_input, ends_quietly
+
+    logs.as_diary()
+    log = logging.getLogger(__name__)
+    with ends_quietly():
+        if until_input_ends:
+            end_with_input()
+        with open_backend(load()) as core:
+            log.info("worker running")
+            core.worker().run()
+    log.info("worker ended")

@@ -1,0 +1,36 @@
+"""`instachat search`: the messages of one chat that contain a keyword."""
+
+from typing import Annotated
+
+import typer
+
+from instachat_cli.options import After, ChatNumber, Limit, Output, Token
+from instachat_cli.output import Printer
+from instachat_cli.session import backend, note_unstored
+
+Keyword = Annotated[
+    str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters, all of them ordinary.")
+]
+
+
+def search(
+    token: Token,
+    chat: ChatNumber,
+    keyword: Keyword,
+    limit: Limit = None,
+    after: After = 0,
+    output: Output = None,
+) -> None:
+    """Find a chat's messages that contain a keyword, in any script.
+
+    $ instachat search $TOKEN 1 morning --limit 10
+
+    Capitals and small letters are the same, as are forms of a letter that only look different.
+    """
+    from backend import bodies
+
+    with backend() as core:
+        hits = core.catalog.search(token, chat, keyword, after=after, limit=limit)
+        found = map(bodies.match, hits)
+        Printer(output).many(found, ["number", "created_at", "text"], "nothing found")
+        note_unstored(core, token)

@@ -1,0 +1,62 @@
+"""A command's hold on the core: opened late, and closed whatever happens."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from backend.errors import InstaChatError
+from instachat_cli.talk import talk
+
+if TYPE_CHECKING:
+    from backend.bootstrap import Addresses, Backend
+
+
+@contextmanager
+def backend() -> Iterator["Backend"]:
+    """The backend of the environment's settings."""
+    from backend.bootstrap import open_backend
+    from backend.settings import load
+    from instachat_cli import logs
+
+    logs.as_talk()
+    with open_backend(load()) as opened:
+        yield opened
+
+
+@contextmanager
+def addresses() -> Iterator["Addresses"]:
+    """Only the engines of the environment's settings, whatever is or isn't in them."""
+    from backend import bootstrap
+    from backend.settings import load
+    from instachat_cli import logs
+
+    logs.as_talk()
+    with bootstrap.addresses(load()) as found:
+        yield found
+
+
+def note_unstored(opened: "Backend", token: str) -> None:
+    """Say so if what was accepted for an application waits for a worker, and none is running."""
+    with suppress(InstaChatError):
+        if opened.log.workers():
+            return
+        shards = opened.database.installation.shards
+        if opened.log.lengths(shards)[opened.counters.shard(token)]:
+            talk.note(
+                "no worker is running: what is accepted stays accepted, and is stored once one runs;"
+                " start one by `instachat worker` or `instachat up`"
+            )
+
+
+def warn_if_not_durable(opened: "Backend") -> None:
+    """Say so if a given Redis is set so that it may lose what was just answered."""
+    from backend.bootstrap import durability_faults
+
+    if opened.settings.redis_url is None:
+        return
+    with suppress(InstaChatError):
+        if faults := durability_faults(opened.settings, opened.log):
+            talk.warning(
+                f"this Redis does not keep what INSTACHAT_DURABILITY={opened.settings.durability}"
+                f" promises ({', '.join(faults)}): see `instachat doctor`"
+            )

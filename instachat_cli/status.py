@@ -1,0 +1,104 @@
+"""`instachat status`: lags, queue, dead letters, and the engines' health."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from instachat_cli.options import Output
+from instachat_cli.output import Body, Printer, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from backend.settings import Settings
+    from backend.status import Status
+
+REFRESH_SECONDS = 1.0
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")]
+
+
+def status(watch: Watch = False, output: Output = None) -> None:
+    """Show what waits to be stored, who works on it, and whether the engines answer.
+
+    $ instachat status --watch
+
+    Exits with 5 if an engine does not answer.
+    """
+    from contextlib import closing
+
+    from backend import bootstrap
+    from backend.errors import EngineDown
+    from backend.log import Log
+    from backend.settings import load
+    from backend.sql import Database
+    from backend.status import report
+
+    settings = load()
+    with (
+        bootstrap.addresses(settings) as at,
+        closing(Database(at.database)) as database,
+        closing(Log(at.redis)) as log,
+    ):
+        core = bootstrap.assemble(settings, at, database, log)
+
+        def look() -> "Status":
+            return report(database, log, core.jobs.length)
+
+        if watch:
+            Printer(output).watch(_again_and_again(look, settings))
+        else:
+            found = look()
+            Printer(output).snapshot(_snapshot(found, settings))
+            if away := [engine for engine in found.engines if engine.problem]:
+                raise EngineDown(
+                    "; ".join(str(engine.problem) for engine in away), "see `instachat doctor`"
+                )
+
+
+def _again_and_again(look: "Callable[[], Status]", settings: "Settings") -> "Iterator[Snapshot]":
+    while True:
+        yield _snapshot(look(), settings)
+        time.sleep(REFRESH_SECONDS)
+
+
+def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
+    body: Body = {
+        "engines": [
+            {
+                "engine": engine.engine,
+                "reachable": engine.problem is None,
+                "version": engine.version,
+                "problem": engine.problem,
+            }
+            for engine in found.engines
+        ],
+        "schema": found.schema,
+        "durability": str(settings.durability),
+        "workers": found.workers,
+        "queue": found.queue,
+        "not_stored": found.waiting,
+        "oldest_seconds": found.oldest_seconds and round(found.oldest_seconds, 3),
+        "dead_letters": found.dead_letters,
+        "counters_not_synced": found.unsynced_counters,
+    }
+    shown = {
+        engine.engine: engine.problem or f"{engine.version}, answers" for engine in found.engines
+    }
+    waiting = _count(found.waiting, "entry", "entries")
+    if found.waiting and found.oldest_seconds is not None:
+        waiting += f", the oldest for {found.oldest_seconds:,.1f} s"
+    shown |= {
+        "schema": found.schema or "-",
+        "durability": str(settings.durability),
+        "workers": _count(found.workers, "running", "running"),
+        "job queue": _count(found.queue, "job waits", "jobs wait"),
+        "not stored yet": waiting,
+        "dead letters": _count(found.dead_letters, "", ""),
+        "counters to sync": _count(found.unsynced_counters, "", ""),
+    }
+    return Snapshot(body, shown)
+
+
+def _count(count: int | None, one: str, many: str) -> str:
+    return "unknown" if count is None else f"{count:,} {one if count == 1 else many}".rstrip()

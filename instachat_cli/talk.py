@@ -1,0 +1,59 @@
+"""Talk: what is said on standard error. Data never goes here, and talk never to standard output."""
+
+import sys
+
+# Each character that a terminal would obey becomes one that can be seen, so that no text moves the
+# cursor, changes a colour or forges a line. One for one: a highlight's places stay right.
+_VISIBLE = {code: 0x2400 + code for code in range(0x20)} | {
+    0x09: " ",
+    0x0A: "↵",
+    0x7F: "␡",
+    **dict.fromkeys(range(0x80, 0xA0), "�"),
+    0x2028: "↵",
+    0x2029: "↵",
+}
+
+
+def visible(text: str) -> str:
+    """The text, safe to be shown on a terminal, in one line and as long as it was."""
+    return text.translate(_VISIBLE)
+
+
+class Talk:
+    """Standard error.
+
+    With `-o json` an error is to be the only thing there, so notes are held back until the command is
+    known to have succeeded.
+    """
+
+    def __init__(self) -> None:
+        self.as_json = False
+        self._held: list[str] = []
+
+    def note(self, message: str) -> None:
+        """Something good to know."""
+        self._notice(f"note: {visible(message)}")
+
+    def warning(self, message: str) -> None:
+        """Something that may need a hand."""
+        self._notice(f"warning: {visible(message)}")
+
+    def say(self, line: str) -> None:
+        """A line, at once."""
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    def release(self) -> None:
+        """Say what was held back."""
+        held, self._held = self._held, []
+        for line in held:
+            self.say(line)
+
+    def _notice(self, line: str) -> None:
+        if self.as_json:
+            self._held.append(line)
+        else:
+            self.say(line)
+
+
+talk = Talk()

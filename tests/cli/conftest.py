@@ -1,0 +1,217 @@
+"""The command line as its users have it: a process, its environment, its three streams."""
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.bootstrap import Backend, open_backend
+from backend.settings import Settings
+from tests.cli.zygote import Forked, Result, Zygote, checked
+from tests.conftest import Engines
+
+ROOT = Path(__file__).parents[2]
+TOGETHER = 3  # processes at once: they mostly load modules, and there are two cores
+
+
+class Cli:
+    """Runs `instachat` with an environment of its own, in a process of its own.
+
+    Loading the modules takes most of a command's time; so a process that has loaded them all forks one for
+    each command (see `zygote`). `real` starts one from nothing, `start` likewise without waiting.
+    """
+
+    def __init__(self, zygote: Zygote, **settings: object) -> None:
+        outside = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
+        inside = {f"INSTACHAT_{k.upper()}": str(v) for k, v in settings.items() if v is not None}
+        self.env = outside | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | inside
+        for unwanted in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+            self.env.pop(unwanted, None)
+        self._zygote = zygote
+
+    def __call__(
+        self, *words: object, stdin: str | bytes = b"", env: dict[str, str] | None = None
+    ) -> Result:
+        """Run a command to its end. No command may ever show a traceback."""
+        return self._start(words, stdin, env).result()
+
+    def each(self, commands: Sequence[Sequence[object]]) -> list[Result]:
+        """Run independent commands, some at once; their results in order."""
+        results: list[Result] = []
+        running: deque[Forked] = deque()
+        for words in commands:
+            if len(running) == TOGETHER:
+                results.append(running.popleft().result())
+            running.append(self._start(words, b"", None))
+        return results + [forked.result() for forked in running]
+
+    def real(
+        self, *words: object, stdin: str | bytes = b"", env: dict[str, str] | None = None
+    ) -> Result:
+        """Run a command as a new process, with pipes, from its very beginning."""
+        done = subprocess.run(
+            command(words),
+            env=self.env | (env or {}),
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            timeout=60,
+        )
+        return checked(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *words: object, **options: Any) -> "subprocess.Popen[bytes]":
+        """Start a new process; the test ends it."""
+        return subprocess.Popen(command(words), env=self.env, **options)
+
+    def _start(
+        self, words: Sequence[object], stdin: str | bytes, env: dict[str, str] | None
+    ) -> Forked:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        plain = [w.decode(errors="surrogateescape") if isinstance(w, bytes) else str(w) for w in words]
+        return self._zygote.fork(plain, self.env | (env or {}), data)
+
+
+def command(words: Sequence[object]) -> list[str | bytes]:
+    """The command line of a command."""
+    plain = [word if isinstance(word, bytes) else str(word) for word in words]
+    return [sys.executable, "-m", "instachat_cli", *plain]
+
+
+class Terminal:
+    """A command on a terminal of 80 columns."""
+
+    def __init__(self, cli: Cli, *words: object, columns: int = 80) -> None:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self.process = cli.start(
+            *words,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=_take_terminal,  # noqa: PLW1509
+        )
+        os.close(theirs)
+        self._fd = ours
+        self.shown = ""
+
+    def until(self, text: str, seconds: float = 20) -> None:
+        """Read until the terminal has shown that text."""
+        deadline = time.monotonic() + seconds
+        while text not in self.shown:
+            assert time.monotonic() < deadline, f"{text!r} never came:\n{self.shown}"
+            if not self._read(0.1):
+                assert text in self.shown, f"{text!r} never came:\n{self.shown}"
+
+    def type(self, text: str) -> None:
+        """Type on its keyboard."""
+        os.write(self._fd, text.encode())
+
+    def end(self, seconds: float = 20) -> int:
+        """Read to the end; returns the exit code."""
+        deadline = time.monotonic() + seconds
+        while self._read(0.1) and time.monotonic() < deadline:
+            pass
+        os.close(self._fd)
+        return self.process.wait(seconds)
+
+    def _read(self, seconds: float) -> bool:
+        """Whether there may be more."""
+        if select.select([self._fd], [], [], seconds)[0]:
+            try:
+                data = os.read(self._fd, 65536)
+            except OSError:  # the other end is closed
+                return False
+            self.shown += data.decode(errors="replace")
+            return bool(data)
+        return self.process.poll() is None
+
+
+def _take_terminal() -> None:
+    """In a child before exec: its standard input is the terminal whose Ctrl-C it gets."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.fixture(scope="session")
+def installation(engines: Engines) -> Settings:
+    """A database and a Redis for the whole folder: each test has an application of its own."""
+    return engines.settings()
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """The process that forks one for each command."""
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="session")
+def cli(installation: Settings, zygote: Zygote) -> Cli:
+    """The program on that installation."""
+    return Cli(
+        zygote, database_url=installation.database_url, redis_url=installation.redis_url
+    )
+
+
+@pytest.fixture(scope="session")
+def core(installation: Settings) -> Iterator[Backend]:
+    """The core on that installation, to prepare and to look without starting a process."""
+    with open_backend(installation) as core:
+        yield core
+
+
+@pytest.fixture
+def token(core: Backend) -> str:
+    """A new application's token."""
+    return core.catalog.create_application("test").token
+
+
+@pytest.fixture
+def stored(core: Backend) -> Callable[[str], None]:
+    """Call it with a token: all that is accepted for that application is stored."""
+
+    def store(token: str) -> None:
+        core.drainer.drain(core.counters.shard(token))
+
+    return store
+
+
+@pytest.fixture
+def chat(core: Backend, token: str, stored: Callable[[str], None]) -> int:
+    """The number of a stored chat of that application."""
+    from backend import accept
+
+    number = core.acceptor.accept(accept.chats(token)).first
+    stored(token)
+    return number
+
+
+@pytest.fixture
+def worker(cli: Cli, core: Backend) -> Iterator["subprocess.Popen[bytes]"]:
+    """A running worker."""
+    process = cli.start("worker", stderr=subprocess.DEVNULL)
+    wait_until(lambda: core.log.workers() == 1)
+    yield process
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    process.wait(20)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    """Return once that is so; fail if it takes longer."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)

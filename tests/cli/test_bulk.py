@@ -1,0 +1,205 @@
+"""Creating many at once: streamed in chunks, at constant memory, and always able to say what was accepted."""
+
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+import pytest
+
+from backend.bootstrap import Backend
+from backend.model import Parent
+from tests.cli.conftest import Cli
+from tests.cli.zygote import checked
+
+MEBIBYTE = 1024  # as the kernel counts peaks, in KiB
+
+
+def issued(core: Backend, token: str, chat: int | None = None) -> int:
+    """The highest number given under a parent."""
+    return core.counters.live([Parent(token, chat)])[0]
+
+
+def test_lines_become_messages_in_order(cli: Cli, token: str, chat: int) -> None:
+    """Each accepted chunk, of at most 1,000, prints its numbers; only the line feed is stripped."""
+    texts = [f" {n}\t" for n in range(2_500)] + ["last\r", "سلام 🙂"]
+    made = cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="\n".join(texts))
+    assert made.code == 0, made
+    assert made.lines[0]["first"] == 1
+    for before, after in zip(made.lines, made.lines[1:], strict=False):
+        assert after["first"] == before["last"] + 1
+    assert all(0 < chunk["last"] - chunk["first"] + 1 <= 1_000 for chunk in made.lines)
+    assert made.lines[-1]["last"] == 2_502
+    stored = cli("messages", "list", token, chat).lines
+    assert [message["text"] for message in stored] == texts
+
+
+def test_chats_are_created_by_the_thousand(cli: Cli, core: Backend, token: str) -> None:
+    """--count streams the same way; `-o json` is one array."""
+    made = cli("chats", "create", token, "--count", 2_001, "-o", "json")
+    assert made.json == [
+        {"first": 1, "last": 1_000},
+        {"first": 1_001, "last": 2_000},
+        {"first": 2_001, "last": 2_001},
+    ]
+    assert issued(core, token) == 2_001
+
+
+def test_nothing_to_read_creates_nothing(cli: Cli, token: str, chat: int) -> None:
+    """An empty standard input is no error, and is said."""
+    plain, array = (cli("messages", "create", token, chat, "-", *o) for o in ([], ["-o", "json"]))
+    assert (plain.code, plain.out, array.json) == (0, "", [])
+    assert "empty" in plain.err
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (b"", "empty"),
+        (b"x" * 10_001, "10,001"),
+        ("é".encode() * 10_001, "10,001"),
+        (b"x" * 50_000_000, "more than 10,000"),
+        (b"a\x00b", "NUL"),
+        (b"caf\xe9", "UTF-8 at byte 4"),
+        (b"\xed\xa0\x80", "UTF-8"),
+    ],
+    ids=["empty", "long", "long-bytes", "endless", "nul", "latin-1", "surrogate"],
+)
+def test_the_first_bad_line_ends_it(
+    cli: Cli, core: Backend, token: str, chat: int, bad: bytes, said: str
+) -> None:
+    """Exit 2 with the line's number and what was accepted: all before it, nothing from it on."""
+    lines = [b"good"] * 1_203 + [bad] + [b"never"] * 10
+    failed = cli("messages", "create", token, chat, "-", "-o", "json", stdin=b"\n".join(lines) + b"\n")
+    assert failed.code == 2
+    assert failed.json[-1]["last"] == 1_203
+    assert failed.error["error"] == "invalid"
+    assert "line 1204:" in failed.error["message"]
+    assert said in failed.error["message"]
+    assert "1,203 messages, numbers 1 to 1203" in failed.error["message"]
+    assert issued(core, token, chat) == 1_203
+
+
+def test_a_bad_first_line_accepts_nothing(cli: Cli, core: Backend, token: str, chat: int) -> None:
+    """Then nothing is printed either."""
+    failed = cli("messages", "create", token, chat, "-", "-o", "json", stdin="\ntext\n")
+    assert (failed.code, failed.out) == (2, "")
+    assert "line 1:" in failed.error["message"]
+    assert "nothing" in failed.error["message"]
+    assert issued(core, token, chat) == 0
+
+
+def test_a_slow_producer_is_not_waited_for(cli: Cli, token: str, chat: int) -> None:
+    """What it has given is accepted and printed while it thinks."""
+    process = cli.start(
+        "messages", "create", token, chat, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    for number, part in enumerate([b"tick\nta", b"ck\n"], 1):
+        process.stdin.write(part)
+        process.stdin.flush()
+        assert process.stdout.readline() == b'{"first": %d, "last": %d}\n' % (number, number)
+    process.stdin.write(b"last")
+    process.stdin.close()
+    assert process.stdout.readline() == b'{"first": 3, "last": 3}\n'
+    assert process.wait(10) == 0
+
+
+def test_memory_does_not_grow_with_the_lines(cli: Cli, token: str, chat: int) -> None:
+    """100,000 long lines, 40 MB, take less than 40 MiB above what a thousand take; as does listing them."""
+    few = _peak(cli, "messages", "create", token, chat, "-", lines=1_000)
+    many = _peak(cli, "messages", "create", token, chat, "-", "--wait", "stored", lines=100_000)
+    assert many - few < 40 * MEBIBYTE
+    listed = _peak(cli, "messages", "list", token, chat, "-o", "json")
+    assert listed - few < 40 * MEBIBYTE
+
+
+def test_ctrl_c_says_what_was_accepted(cli: Cli, core: Backend, token: str) -> None:
+    """Exit 130, and the numbers said are those given, whenever it comes."""
+    for moment in (0.0, 0.03, 0.11):
+        before = issued(core, token)
+        process = cli.start(
+            "chats", "create", token, "--count", 100_000_000, "-o", "json",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+        )  # fmt: skip
+        assert process.stdout
+        head = process.stdout.read(2)
+        time.sleep(moment)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        result = checked(process.returncode, head + out, err)
+        assert result.code == 130, result
+        chunks = result.json
+        assert result.error["error"] == "interrupted"
+        last = chunks[-1]["last"]
+        assert last == issued(core, token)
+        count = f"{last - before:,}"
+        assert f"accepted: {count} chats, numbers {before + 1} to {last}" in result.error["message"]
+
+
+def test_ctrl_c_while_waiting_for_input(cli: Cli, core: Backend, token: str, chat: int) -> None:
+    """What was accepted until then is said; what had not been a line yet is not accepted."""
+    process = cli.start(
+        "messages", "create", token, chat, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    process.stdin.write(b"one\ntwo\nthr")
+    process.stdin.flush()
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"interrupted; accepted: 2 messages, numbers 1 to 2" in err
+    assert b"Traceback" not in err
+    assert issued(core, token, chat) == 2
+
+
+def test_a_reader_that_leaves_is_told_what_was_accepted(cli: Cli, core: Backend, token: str) -> None:
+    """With nobody to tell the numbers to, creating stops, and standard error says how far it came."""
+    process = cli.start(
+        "chats", "create", token, "--count", 100_000_000, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr
+    said = process.stderr.read().decode()
+    assert process.wait(10) == 1
+    assert f"numbers 1 to {issued(core, token)}" in said
+
+
+def test_several_may_create_at_once(cli: Cli, token: str, chat: int) -> None:
+    """Numbers are given once each, whoever asks: the ranges printed by two are disjoint and dense."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(cli.real, "messages", "create", token, chat, "-", stdin="x\n" * 5_000)
+            for _ in range(2)
+        ]
+        chunks = [chunk for run in runs for chunk in run.result().lines]
+    numbers = sorted(n for chunk in chunks for n in range(chunk["first"], chunk["last"] + 1))
+    assert numbers == list(range(1, 10_001))
+
+
+def _peak(cli: Cli, *words: object, lines: int = 0) -> int:
+    """The most memory that the command had at one time, in KiB."""
+    process = cli.start(
+        *words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stdin
+    _write(process.stdin, lines)
+    process.stdin.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, process.stderr and process.stderr.read()
+    return usage.ru_maxrss
+
+
+def _write(stdin: IO[bytes], lines: int) -> None:
+    part = b"".join(b"%d %s\n" % (n, b"x" * 400) for n in range(1_000))
+    for _ in range(lines // 1_000):
+        stdin.write(part)
+

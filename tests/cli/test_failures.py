@@ -1,0 +1,240 @@
+"""Everything that goes wrong ends with its exit code, in plain words, and never with a traceback."""
+
+import os
+import socket
+import subprocess
+import time
+
+import pytest
+
+from backend.bootstrap import Backend
+from tests.cli.conftest import Cli, command
+from tests.engines import free_port
+
+UNKNOWN = "A" * 32
+USAGE = [
+    ["nonsense"],
+    ["apps", "nonsense"],
+    ["apps", "create"],
+    ["apps", "create", "a", "b"],
+    ["apps", "list", "--nonsense"],
+    ["apps", "list", "--limit", "0"],
+    ["apps", "list", "--limit", "-1"],
+    ["apps", "list", "--limit", "1.5"],
+    ["apps", "list", "--limit", "many"],
+    ["apps", "list", "-o", "yaml"],
+    ["apps", "list", "-o"],
+    ["chats", "show", UNKNOWN, "one"],
+    ["chats", "show", UNKNOWN, "1.0"],
+    ["chats", "show", UNKNOWN, "1_0"],
+    ["chats", "show", UNKNOWN, "٣"],
+    ["chats", "show", UNKNOWN, ""],
+    ["chats", "list", UNKNOWN, "--after", "-1"],
+    ["chats", "create", UNKNOWN, "--count", "0"],
+    ["chats", "create", UNKNOWN, "--count", "x"],
+    ["chats", "create", UNKNOWN, "--timeout", "nan"],
+    ["chats", "create", UNKNOWN, "--timeout", "-1"],
+    ["chats", "create", UNKNOWN, "--wait", "forever"],
+    ["messages", "create", UNKNOWN, "1"],
+    ["messages", "show", UNKNOWN, "1", "2", "3"],
+    ["--nonsense"],
+    ["search", UNKNOWN, "1"],
+    ["doctor", "now"],
+]
+
+
+def test_wrong_usage_exits_2(cli: Cli) -> None:
+    """A wrong command, option, number or missing argument: exit 2, one JSON object if that is asked for."""
+    as_json = [["-o", "json"] if "-o" not in words else [] for words in USAGE]
+    results = cli.each([[*words[:2], *json, *words[2:]] for words, json in zip(USAGE, as_json)])
+    for words, json, result in zip(USAGE, as_json, results, strict=True):
+        assert result.code == 2, (words, result)
+        assert result.out == ""
+        if json:
+            assert result.error["error"] == "invalid", result
+            assert set(result.error) == {"error", "message", "hint"}
+        else:
+            assert result.err.startswith("error: ")
+            assert "\nhint: see `instachat " in result.err
+
+
+def test_invalid_texts_and_names_exit_2_and_change_nothing(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """Empty, too long, not UTF-8: exit 2, and no number is spent."""
+    bad: list[str | bytes] = ["", "x" * 10_001, b"caf\xe9", b"\xed\xa0\x80"]
+    results = cli.each(
+        [
+            *(("messages", "create", token, chat, text, "-o", "json") for text in bad),
+            *(("messages", "edit", token, chat, 1, text) for text in bad),
+            *(("apps", "rename", token, name) for name in ("", "x" * 256, b"\xff")),
+            ("apps", "create", "x" * 256),
+            ("apps", "create", b"\xff", "-o", "json"),
+            ("search", token, chat, ""),
+            ("search", token, chat, "x" * 257),
+            ("search", token, chat, "\u0640"),
+            ("search", token, chat, b"\xff"),
+        ]
+    )
+    assert [result.code for result in results] == [2] * len(results)
+    assert results[0].error["error"] == "invalid"
+    assert "empty" in results[0].error["message"]
+    assert "10,001" in results[1].error["message"]
+    assert core.catalog.application(token).name == "test"
+    assert cli("messages", "create", token, chat, "é" * 10_000).json == {"number": 1}
+
+
+def test_what_is_not_there_exits_3(cli: Cli, token: str, chat: int) -> None:
+    """Unknown tokens, chats and numbers, zero, and numbers beyond all limits: exit 3."""
+    commands: list[list[object]] = []
+    for odd in (UNKNOWN, "x", "", b"\xff", "../..", "A" * 500):
+        commands.append(["apps", "show", odd])
+    commands += [
+        ["apps", "rename", UNKNOWN, "new"],
+        ["apps", "delete", UNKNOWN, "--yes"],
+        ["apps", "delete", UNKNOWN, "--dry-run"],
+        ["chats", "create", UNKNOWN],
+        ["chats", "create", UNKNOWN, "--count", 2000],
+        ["chats", "list", UNKNOWN],
+        ["chats", "show", token, 99],
+        ["chats", "show", token, 0],
+        ["chats", "show", token, 10**400],
+        ["chats", "delete", token, 99, "--yes"],
+        ["messages", "create", token, 99, "text"],
+        ["messages", "create", UNKNOWN, 1, "text"],
+        ["messages", "list", token, 99],
+        ["messages", "show", token, chat, 1],
+        ["messages", "show", token, chat, 2**63],
+        ["messages", "edit", token, chat, 1, "text"],
+        ["messages", "delete", token, chat, 1, "--yes"],
+        ["search", token, 99, "x"],
+    ]
+    for words, result in zip(commands, cli.each(commands), strict=True):
+        assert result.code == 3, (words, result)
+        assert result.out == ""
+        assert "error: " in result.err
+    failed = cli("messages", "create", token, 99, "-", "-o", "json", stdin="text\n")
+    assert failed.code == 3
+    assert failed.error["error"] == "not_found"
+
+
+def test_a_negative_number_fails_cleanly(cli: Cli, token: str) -> None:
+    """It looks like an option; exit 2 with a hint, or 3 behind `--`."""
+    option, number = cli.each([("chats", "show", token, -1), ("chats", "show", token, "--", -1)])
+    assert option.code == 2
+    assert "--" in option.err
+    assert number.code == 3
+
+
+def test_deleting_what_has_children_exits_6(cli: Cli, token: str, chat: int) -> None:
+    """A parent with children stays, also where only a dry run was asked for."""
+    cli("messages", "create", token, chat, "child", "--wait", "stored")
+    results = cli.each(
+        [
+            ("apps", "delete", token, "--yes", "-o", "json"),
+            ("apps", "delete", token, "--dry-run"),
+            ("chats", "delete", token, chat, "--yes", "-o", "json"),
+            ("chats", "delete", token, chat, "--dry-run"),
+        ]
+    )
+    assert [result.code for result in results] == [6, 6, 6, 6]
+    assert results[0].error["error"] == results[2].error["error"] == "conflict"
+    assert cli("chats", "show", token, chat).json["messages_count"] == 1
+
+
+@pytest.mark.parametrize("away", ["database_url", "redis_url"])
+def test_an_engine_that_is_away_exits_5_within_5_seconds(cli: Cli, away: str) -> None:
+    """It is named without its password, with the command that checks it."""
+    scheme = "postgresql" if away == "database_url" else "redis"
+    url = f"{scheme}://user:secret@127.0.0.1:{free_port()}/0"
+    for words in (["apps", "list"], ["apps", "create", "x"], ["status"], ["doctor"]):
+        since = time.monotonic()
+        failed = cli(*words, "-o", "json", env={f"INSTACHAT_{away.upper()}": url})
+        assert failed.code == 5, failed
+        assert time.monotonic() - since < 5
+        assert failed.error["error"] == "unavailable"
+        assert "secret" not in failed.out + failed.err
+    named = cli("apps", "create", "x", env={f"INSTACHAT_{away.upper()}": url}).err
+    assert ("PostgreSQL" if away == "database_url" else "Redis") in named
+    assert "hint: check it with " in named
+    assert f"INSTACHAT_{away.upper()}" in named
+
+
+@pytest.mark.parametrize("silent", ["database_url", "redis_url"])
+def test_an_engine_that_never_answers_exits_5_within_5_seconds(cli: Cli, silent: str) -> None:
+    """A server that takes the connection and says nothing is as good as none."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(8)
+        scheme = "postgresql" if silent == "database_url" else "redis"
+        url = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/0"
+        since = time.monotonic()
+        failed = cli("apps", "create", "x", env={f"INSTACHAT_{silent.upper()}": url})
+        assert failed.code == 5, failed
+        assert time.monotonic() - since < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("INSTACHAT_DURABILITY", "sometimes"),
+        ("INSTACHAT_DURABLE_REPLICAS", "-1"),
+        ("INSTACHAT_DATABASE_URL", "nonsense"),
+        ("INSTACHAT_REDIS_URL", "nonsense"),
+        ("INSTACHAT_REDIS_URL", "http://localhost"),
+        pytest.param(
+            *("INSTACHAT_HUEY_URL", "nonsense"),
+            marks=pytest.mark.xfail(reason="jobs.Jobs lets redis-py's ValueError through"),
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(cli: Cli, name: str, value: str) -> None:
+    """Whatever the command, it fails in plain words."""
+    failed = cli("apps", "create", "x", env={name: value})
+    assert failed.code in (1, 2, 5), failed
+    assert "unexpected" not in failed.err, failed.err
+    assert failed.err.startswith("error: ")
+
+
+def test_streams_that_are_closed_or_full_do_no_harm(cli: Cli, token: str) -> None:
+    """A reader that leaves ends it quietly; a full disk is an error in words; closed streams are nothing."""
+    for words, expected in (
+        ("apps list | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", (0,)),
+        ("apps list -o json | true; exit ${PIPESTATUS[0]}", (0,)),
+        ("apps list >/dev/full", (1,)),
+        ("--help >/dev/full", (1,)),
+        ("apps list >&-", (0,)),
+        ("apps list 2>&-", (0,)),
+        ("apps list <&-", (0,)),
+        (f"messages create {token} 1 - <&-", (0,)),
+        (f"messages create {token} 1 - < /", (1,)),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f'"$0" -m instachat_cli {words}', command([])[0]],
+            env=cli.env,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode in expected, (words, done)
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+
+
+def test_json_is_utf8_whatever_the_locale(cli: Cli, token: str) -> None:
+    """Data is UTF-8 also where the environment says otherwise."""
+    for locale in ({"LC_ALL": "C"}, {"PYTHONIOENCODING": "latin-1"}):
+        renamed = cli.real("apps", "rename", token, "مكتب 🙂", env=locale)
+        assert renamed.json["name"] == "مكتب 🙂"
+
+
+def test_an_unexpected_error_asks_for_a_report(cli: Cli, tmp_path: os.PathLike[str]) -> None:
+    """A fault of the program itself is one line and exit 1; the traceback only where it is asked for."""
+    broken = os.path.join(tmp_path, "sqlalchemy.py")
+    with open(broken, "w") as file:
+        file.write("raise RuntimeError('broken')")
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{cli.env['PYTHONPATH']}"}
+    failed = cli.real("apps", "list", "-o", "json", env=path)
+    assert failed.code == 1
+    assert failed.error["error"] == "failed"
+    assert "unexpected RuntimeError" in failed.error["message"]

@@ -1,0 +1,68 @@
+"""Help: quick, complete, and led by an example."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from instachat_cli.commands import app
+from tests.cli.conftest import Cli
+
+
+def tree(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command, with the words that name it."""
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from tree(inner, (*path, name))
+
+
+COMMANDS = dict(tree(get_command(app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "instachat")
+def test_help_leads_with_an_example(cli: Cli, path: tuple[str, ...]) -> None:
+    """Its first line can be typed; it fits in 80 columns; each option and argument is explained."""
+    shown = cli(*path, "--help")
+    assert (shown.code, shown.err) == (0, "")
+    example = shown.out.splitlines()[0]
+    assert example.startswith(f"$ instachat {' '.join(path)}".rstrip()), shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert "..." not in shown.out.split("Commands:")[-1] or "Commands:" not in shown.out
+    for parameter in COMMANDS[path].params:
+        assert getattr(parameter, "help", None), parameter.name
+    assert cli(*path, "-h").out == shown.out
+
+
+@pytest.mark.parametrize("path", [p for p, c in COMMANDS.items() if hasattr(c, "commands")])
+def test_a_noun_alone_shows_its_help(cli: Cli, path: tuple[str, ...]) -> None:
+    """As does the program alone."""
+    assert cli(*path).out == cli(*path, "--help").out
+    assert cli(*path).code == 0
+
+
+def test_version(cli: Cli) -> None:
+    """The version on standard output, as a line."""
+    shown = cli.real("--version")
+    assert shown.code == 0
+    assert shown.out.startswith("instachat ")
+    assert len(shown.out.splitlines()) == 1
+
+
+def test_help_takes_at_most_one_and_a_half_times_its_libraries() -> None:
+    """`instachat --help` against `import typer, rich`: medians of interleaved runs."""
+    theirs, ours = [], []
+    for _ in range(15):
+        theirs.append(_seconds("-c", "import typer, rich"))
+        ours.append(_seconds("-m", "instachat_cli", "--help"))
+    assert statistics.median(ours) <= 1.5 * statistics.median(theirs)
+
+
+def _seconds(*words: str) -> float:
+    since = time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - since

@@ -1,0 +1,140 @@
+"""How data is printed: the three forms, on a terminal, in a pipe, and whatever the texts hold."""
+
+import json
+
+import pytest
+
+from tests.cli.conftest import Cli, Terminal
+
+NASTY = "\x1b]0;owned\x07\x1b[31mred\x9b2J\x7f\r\u2028end"
+
+
+@pytest.fixture
+def texts(cli: Cli, token: str, chat: int) -> list[str]:
+    """A chat's messages of all sorts."""
+    texts = [
+        "Good morning",
+        "صباح الخير، كيف حالك اليوم؟ " * 8,
+        "👩‍👩‍👧‍👦 family 🇯🇵 flag 👍🏽",
+        "你好世界" * 40,
+        NASTY,
+        "long " * 100 + "needle" + " tail" * 100,
+    ]
+    cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="\n".join(texts))
+    return texts
+
+
+def test_each_form_gives_the_same_data(cli: Cli, token: str, chat: int, texts: list[str]) -> None:
+    """A list is JSON lines, or one array; a single thing is one object either way."""
+    default, lines, array, one, one_line = cli.each(
+        [
+            ("messages", "list", token, chat),
+            ("messages", "list", token, chat, "-o", "jsonl"),
+            ("messages", "list", token, chat, "--output", "json"),
+            ("messages", "show", token, chat, 1),
+            ("messages", "show", token, chat, 1, "-ojsonl"),
+        ]
+    )
+    assert default.out == lines.out
+    assert default.lines == array.json
+    assert [message["text"] for message in array.json] == texts
+    assert one.json == one_line.json == array.json[0]
+    assert "صباح" in default.out  # UTF-8, not escapes
+
+
+def test_a_line_of_json_is_one_line_for_everybody(
+    cli: Cli, token: str, chat: int, texts: list[str]
+) -> None:
+    """What a terminal obeys, or a reader of lines takes for an end, is escaped; nothing is lost."""
+    assert texts
+    out = cli("messages", "list", token, chat).out
+    assert [json.loads(line)["text"] for line in out.splitlines()] == texts
+    assert not set(out) & set(map(chr, [*range(10), *range(11, 32), *range(127, 160)]))
+
+
+def test_a_table_in_a_pipe_is_plain(cli: Cli, token: str, chat: int, texts: list[str]) -> None:
+    """No escape sequences, 80 columns, a header, a line for each message; matches between guillemets."""
+    assert texts
+    listed, found = cli.each(
+        [
+            ("messages", "list", token, chat, "-o", "table"),
+            ("search", token, chat, "needle", "-o", "table"),
+        ]
+    )
+    assert "\x1b" not in listed.out + found.out
+    assert len(listed.out.splitlines()) == 1 + len(texts)
+    assert listed.out.startswith("NUMBER  CREATED (UTC)        TEXT")
+    assert "«needle»" in found.out
+    assert max(map(len, found.out.splitlines())) <= 80
+
+
+def test_a_terminal_gets_a_table_of_80_columns(
+    cli: Cli, token: str, chat: int, texts: list[str]
+) -> None:
+    """Every line fits; nothing of a text is obeyed; a match is marked, and in sight."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    for words in (
+        ("messages", "list", token, chat),
+        ("search", token, chat, "needle"),
+        ("messages", "show", token, chat, 6),
+        ("chats", "list", token),
+        ("chats", "show", token, chat),
+        ("apps", "list", "--limit", 3),
+        ("apps", "show", token),
+        ("config", "show"),
+        ("doctor",),
+        ("status",),
+    ):
+        terminal = Terminal(cli, *words)
+        assert terminal.end() == 0, terminal.shown
+        plain = Text.from_ansi(terminal.shown).plain
+        assert max(map(cell_len, plain.splitlines())) <= 80, plain
+        assert "owned\x07" not in terminal.shown
+        assert "\x9b" not in terminal.shown
+        assert "{" not in plain
+        if words[0] == "search":
+            assert "\x1b[1;7mneedle\x1b[0m" in terminal.shown
+        if words[:2] == ("messages", "show"):
+            assert "".join(plain.split()).count("long") == 100
+
+
+def test_one_line_a_message_in_any_script(
+    cli: Cli, token: str, chat: int, texts: list[str]
+) -> None:
+    """Wide, combined and right-to-left characters, and controls, keep the table in order."""
+    terminal = Terminal(cli, "messages", "list", token, chat)
+    assert terminal.end() == 0
+    lines = [line for line in terminal.shown.splitlines() if line.strip()]
+    assert len(lines) == 1 + len(texts)
+    assert "␛]0;owned␇" in terminal.shown
+
+
+def test_many_lines_keep_their_columns(cli: Cli, token: str) -> None:
+    """A list longer than a page is laid page by page, with one header."""
+    cli("chats", "create", token, "--count", 1_200, "--wait", "stored")
+    lines = cli("chats", "list", token, "-o", "table").out.splitlines()
+    assert len(lines) == 1_201
+    assert len({line.rindex("-") for line in lines[1:]}) == 1
+
+
+def test_an_empty_list_is_said_on_a_terminal(cli: Cli, token: str) -> None:
+    """A person is told; a program gets nothing, or an empty array."""
+    terminal = Terminal(cli, "chats", "list", token)
+    assert terminal.end() == 0
+    assert "no chats" in terminal.shown
+    nothing, array = cli.each([("chats", "list", token), ("chats", "list", token, "-o", "json")])
+    assert (nothing.out, array.json) == ("", [])
+
+
+def test_creating_on_a_terminal_speaks_in_sentences(cli: Cli, token: str, chat: int) -> None:
+    """And progress is shown while many are created, and gone at the end."""
+    one = Terminal(cli, "messages", "create", token, chat, "text")
+    assert one.end() == 0
+    assert "accepted: message 1\r\n" in one.shown
+    many = Terminal(cli, "chats", "create", token, "--count", 30_000)
+    assert many.end() == 0
+    assert "accepted: chats 2 to 1001" in many.shown
+    assert "/s" in many.shown
+    assert "Traceback" not in many.shown

@@ -1,0 +1,77 @@
+"""`--wait`: with a worker, without one, and when it takes too long."""
+
+import subprocess
+
+from sqlalchemy import text
+
+from backend.bootstrap import Backend
+from tests.cli.conftest import Cli
+
+
+def test_without_a_worker_what_was_created_stays_accepted_and_it_is_said(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """One number, a chunk, a chunk before a bad line: each time standard error says so, also with JSON."""
+    for words, stdin in (
+        (["chats", "create", token], ""),
+        (["chats", "create", token, "-o", "json"], ""),
+        (["messages", "create", token, chat, "-"], "one\ntwo\n"),
+        (["messages", "create", token, chat, "-"], "one\n\n"),
+    ):
+        assert "no worker is running" in cli(*words, stdin=stdin).err
+    assert sum(core.log.lengths(core.database.installation.shards)) > 0
+
+
+def test_wait_stores_in_the_same_process_where_no_worker_runs(
+    cli: Cli, token: str, chat: int
+) -> None:
+    """After it the message is there, and nothing is left to be said."""
+    made = cli("messages", "create", token, chat, "text", "--wait", "searchable")
+    assert (made.code, made.json, made.err) == (0, {"number": 1}, "")
+    assert cli("search", token, chat, "ex").lines[0]["number"] == 1
+
+
+def test_with_a_worker_nothing_is_said_and_all_is_stored(
+    cli: Cli, token: str, chat: int, worker: "subprocess.Popen[bytes]"
+) -> None:
+    """The worker stores it; who doesn't wait sees it a moment later all the same."""
+    assert worker.poll() is None
+    made = cli("messages", "create", token, chat, "text")
+    assert (made.code, made.err) == (0, "")
+    assert cli("messages", "show", token, chat, 1).json["text"] == "text"
+    assert cli("messages", "create", token, chat, "more", "--wait", "stored").json == {"number": 2}
+
+
+def test_a_wait_that_times_out_prints_the_number_and_exits_4(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """What is accepted stays accepted: it is stored later, under the number that was printed."""
+    shard = core.counters.shard(token)
+    with core.database.begin() as holding:
+        holding.execute(text("SELECT FROM shard WHERE number = :n FOR UPDATE"), {"n": shard})
+        late = cli(
+            *("messages", "create", token, chat, "late", "--wait", "stored"),
+            *("--timeout", "0.3", "-o", "json"),
+        )
+    assert (late.code, late.json) == (4, {"number": 1})
+    assert late.error["error"] == "check_failed"
+    assert "1 message, number 1" in late.error["message"]
+    assert cli("messages", "edit", token, chat, 1, "stored").json["text"] == "stored"
+
+
+def test_a_creation_that_was_rejected_is_found_by_wait(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """Its number is printed, and then that it is not there: exit 3."""
+    with core.database.begin() as tx:  # another message takes the number that comes next
+        tx.execute(
+            text(
+                "INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded,"
+                " state) SELECT c.id, 1, 1, '2000-01-01', '2000-01-01', '', '', 'dead' FROM chat c"
+                " JOIN application a ON a.id = c.application_id WHERE a.token = :token"
+            ),
+            {"token": token},
+        )
+    rejected = cli("messages", "create", token, chat, "text", "--wait", "stored", "-o", "json")
+    assert (rejected.code, rejected.json) == (3, {"number": 1})
+    assert rejected.error["error"] == "not_found"

@@ -1,0 +1,151 @@
+"""A process that has loaded the whole program, and forks a process for each command that it is sent.
+
+The fork takes the arguments, the environment and the three streams, and runs the very entry point. What it
+does not repeat is the loading of modules: tests of that start the program from nothing.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import IO, Any, NoReturn
+
+LONGEST = 1 << 20  # bytes of a request
+SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output, as one JSON document."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """Standard output, as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> Any:
+        """Standard error, as the one JSON object that `-o json` promises."""
+        assert len(self.err.splitlines()) == 1, self.err
+        return json.loads(self.err)
+
+
+def checked(code: int, out: bytes, err: bytes) -> Result:
+    """The result of a command; none may ever show a traceback."""
+    assert b"Traceback" not in err, err.decode()
+    return Result(code, out.decode(), err.decode())
+
+
+class Forked:
+    """A command under way."""
+
+    def __init__(self, done: socket.socket, out: IO[bytes], err: IO[bytes]) -> None:
+        self._done = done
+        self._out = out
+        self._err = err
+
+    def result(self) -> Result:
+        """Wait for its end."""
+        with self._done, self._out, self._err:
+            code = self._done.recv(16)
+            self._out.seek(0)
+            self._err.seek(0)
+            out, err = self._out.read(), self._err.read()
+            assert code, f"the command ended by itself: {err.decode()}"
+            return checked(int(code), out, err)
+
+
+class Zygote:
+    """The test's end."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cli.zygote", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+
+    def fork(self, arguments: list[str], environment: dict[str, str], stdin: bytes) -> Forked:
+        """Run a command on that input."""
+        out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        ours, theirs = socket.socketpair()
+        ours.settimeout(SECONDS)
+        with tempfile.TemporaryFile() as source, theirs:
+            source.write(stdin)
+            source.seek(0)
+            request = json.dumps([arguments, environment]).encode()
+            assert len(request) < LONGEST
+            descriptors = [stream.fileno() for stream in (source, out, err, theirs)]
+            socket.send_fds(self._socket, [request], descriptors)
+        return Forked(ours, out, err)
+
+    def close(self) -> None:
+        """End the process."""
+        self._socket.close()
+        self._process.wait()
+
+
+def serve(requests: socket.socket) -> None:
+    """The process's end: fork for each request, until the test closes."""
+    _load_everything()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits: the fork itself tells its code
+    while True:
+        request, descriptors, _, _ = socket.recv_fds(requests, LONGEST, 4)
+        if not request:
+            return
+        if not os.fork():
+            requests.close()
+            _run(*json.loads(request), descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _load_everything() -> None:
+    import psycopg2  # noqa: F401
+    import rich.live
+    import rich.progress  # noqa: F401
+    import typer._adapters  # noqa: F401
+    from sqlalchemy.dialects.postgresql import psycopg2 as dialect  # noqa: F401
+
+    import backend.bootstrap
+    import backend.doctor
+    import backend.status  # noqa: F401
+    import instachat_cli.commands
+    import instachat_cli.creating
+    import instachat_cli.lines
+    import instachat_cli.logs
+    import instachat_cli.tables  # noqa: F401
+
+
+def _run(arguments: list[str], environment: dict[str, str], descriptors: list[int]) -> NoReturn:
+    from instachat_cli.main import run
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, descriptor in enumerate(descriptors[:3]):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: PTH123, SIM115
+    code = run(arguments)
+    sys.stderr.flush()
+    os.write(descriptors[3], str(code).encode())
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

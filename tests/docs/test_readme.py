@@ -1,0 +1,112 @@
+"""The README, run: every command in it works as shown."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.settings import Settings
+from tests.conftest import Engines
+from tests.engines import scratch_folder
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
+
+
+def blocks(name: str) -> str:
+    """All commands of the blocks with that mark, in their order."""
+    return "\n".join(body for mark, body in BLOCK.findall(README) if mark == name)
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    """A user's environment with an empty home of its own, and no engine set."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
+    home = scratch_folder("readme")
+    yield kept | {"INSTACHAT_HOME": str(home)}
+    subprocess.run(["rm", "-rf", home], check=True)
+
+
+def run(script: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run the commands as somebody who pastes them; the first failure ends it."""
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_every_block_of_commands_is_run_by_a_test() -> None:
+    """No command without a mark, but for the two that make everything, which come first."""
+    marks = [mark for mark, _ in BLOCK.findall(README)]
+    assert marks[0] == ""
+    assert set(marks[1:]) == {"up", "session", "given"}
+
+
+def test_the_two_commands_are_there() -> None:
+    """`make test` is what runs this; `make demo` is run below."""
+    targets = re.findall(r"^make (\w+)", BLOCK.findall(README)[0][1], re.MULTILINE)
+    assert targets == ["demo", "test"]
+    for target in targets:
+        assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_make_demo_tells_the_whole_story(environment: dict[str, str]) -> None:
+    """It ends with what was measured, and leaves no home behind."""
+    done = run("make demo", environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kill -9" in done.stdout
+    assert "0 lost, 0 doubled, 0 changed" in done.stdout
+    assert "Measured" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "\x1b" not in done.stdout, "no colours where it is piped"
+
+
+def test_the_first_five_minutes(environment: dict[str, str]) -> None:
+    """`up` in one terminal, and the commands in another, while it runs."""
+    up = subprocess.Popen(
+        blocks("up").strip().split(), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert up.stderr
+        said = ""
+        while "ready" not in said.lower():
+            line = up.stderr.readline()
+            assert line, said
+            said += line
+        done = run(blocks("session"), environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert '"number": 1' in done.stdout
+        assert "مَرحبًا" in done.stdout
+        up.send_signal(signal.SIGINT)
+        assert up.wait(30) == 0
+    finally:
+        up.kill()
+        up.wait()
+
+
+def test_your_own_engines(engines: Engines, environment: dict[str, str]) -> None:
+    """The same block with addresses that exist; the worker is ended as an init system would."""
+    settings: Settings = engines.settings()
+    script = re.sub(r"postgresql://instachat:secret@\S+", f"'{settings.database_url}'", blocks("given"))
+    script = script.replace("redis://redis.example:6379/0", str(settings.redis_url))
+    assert "example" not in script
+    script = script.replace(".venv/bin/instachat worker", "exec .venv/bin/instachat worker")
+    worker = subprocess.Popen(["bash", "-euc", script], cwd=ROOT, env=environment)
+    try:
+        time.sleep(4)
+        assert worker.poll() is None, "the worker runs on"
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()
