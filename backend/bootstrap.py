@@ -10,12 +10,15 @@ from backend.counters import Counters
 from backend.drain import Drainer
 from backend.embedded import PrivateEngines, acquire
 from backend.errors import Invalid
+from backend.exporting import Exporter
+from backend.importing import Importer
 from backend.jobs import Jobs, Worker
 from backend.life import Lives
 from backend.log import Log
 from backend.migrations import upgrade
 from backend.search import ScanSearcher
 from backend.settings import Durability, Settings
+from backend.settling import Settler
 from backend.sql import Database
 
 STRICT_REDIS = {
@@ -40,6 +43,8 @@ class Backend:
     jobs: Jobs
     acceptor: Acceptor
     catalog: Catalog
+    importer: Importer
+    exporter: Exporter
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
@@ -112,7 +117,20 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
     jobs = Jobs(at.huey, drainer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(log, database, counters, acceptor, drainer, ScanSearcher(database))
-    return Backend(settings, at.engines, database, log, counters, drainer, jobs, acceptor, catalog)
+    settler = Settler(log, lives, drainer)
+    return Backend(
+        settings,
+        at.engines,
+        database,
+        log,
+        counters,
+        drainer,
+        jobs,
+        acceptor,
+        catalog,
+        Importer(log, database, lives, settler),
+        Exporter(database, settler),
+    )
 
 
 def durability_faults(settings: Settings, log: Log) -> list[str] | None:

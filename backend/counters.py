@@ -35,6 +35,7 @@ class Counters:
     def verify(self, parent: Parent) -> int:
         """Make a parent's counter usable in the present life of Redis; returns `issued`.
 
+        One that a deletion closed is open again afterwards if that deletion was refused.
         Idempotent. Raises NotFound when there is no such parent, Unavailable when what Redis holds
         could not be drained in time, EngineDown when an engine is away.
         """
@@ -46,7 +47,12 @@ class Counters:
                 if standing.removed or (parent.chat is None and not standing.known):
                     raise _not_found(parent)
                 issued = self._log.verify(
-                    shard, standing.epoch, parent, standing.highest, create=False
+                    shard,
+                    standing.epoch,
+                    parent,
+                    standing.highest,
+                    create=False,
+                    passed=standing.cursor if standing.known else None,
                 )
                 if issued is None:
                     issued = self._create(shard, parent)

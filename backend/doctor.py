@@ -6,7 +6,7 @@ finding of its own (`unknown`): what a check can't see, it does not call well. N
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -68,8 +68,10 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield from cache
     if not cache[0].unreachable:
         yield from _redis(patient)
-        yield from _both(patient)
-    yield from _queue(patient)
+        yield from _evaluated("installation", lambda: [_belongs(patient)])
+        yield from _evaluated("clocks", lambda: [_clocks(patient)])
+    if not cache[0].unreachable or patient.settings.huey_url is not None:  # the same, asked twice
+        yield from _queue(patient)
 
 
 def fault(check: str, error: InstaChatError) -> Finding:
@@ -209,46 +211,42 @@ def _redis(patient: Patient) -> Iterator[Finding]:
             f"scripts can't run, and accepting is one: {error}",
             "let its user run them: ACL SETUSER … +@scripting +info, and all commands on instachat:*",
         )
-    yield from _durability(patient)
-    for node in _info(log, "memory"):
-        yield _memory(node)
-    try:
-        running = log.workers()
-    except InstaChatError as error:
-        yield fault("worker", error)
-        return
-    if running:
-        yield ok("worker", f"{running} running")
-    else:
-        yield Finding(
-            "worker",
-            Severity.WARNING,
-            "no worker is running: what is accepted stays accepted, and is not stored",
-            "run `instachat worker` (`instachat up` includes one)",
-        )
+    yield _durability(patient)
+    yield from _evaluated("Redis's memory", lambda: map(_memory, _info(log, "memory")))
+    yield from _evaluated("worker", lambda: [_worker(log)])
 
 
-def _durability(patient: Patient) -> Iterator[Finding]:
+def _worker(log: Log) -> Finding:
+    if running := log.workers():
+        return ok("worker", f"{running} running")
+    return Finding(
+        "worker",
+        Severity.WARNING,
+        "no worker is running: what is accepted stays accepted, and is not stored",
+        "run `instachat worker` (`instachat up` includes one)",
+    )
+
+
+def _durability(patient: Patient) -> Finding:
     check, promised = "Redis's durability", f"INSTACHAT_DURABILITY={patient.settings.durability}"
     faults = patient.durability_faults()
     if faults is None:
-        yield Finding(
+        return Finding(
             check,
             Severity.UNKNOWN,
             f"could not be evaluated: Redis does not show its settings; {promised} needs appendonly"
             " yes, appendfsync always (fast: everysec), maxmemory-policy noeviction",
             "look at them where this Redis is managed",
         )
-    elif faults:
-        wanted = " ".join(f"{f.split(' is ')[0]} {f.rpartition(', not ')[2]}" for f in faults)
-        yield Finding(
-            check,
-            Severity.ERROR,
-            f"{promised} is not kept: {'; '.join(faults)}",
-            f"redis-cli CONFIG SET {wanted}, and the same in its configuration file",
-        )
-    else:
-        yield ok(check, f"{promised} is kept")
+    if not faults:
+        return ok(check, f"{promised} is kept")
+    wanted = " ".join(f"{f.split(' is ')[0]} {f.rpartition(', not ')[2]}" for f in faults)
+    return Finding(
+        check,
+        Severity.ERROR,
+        f"{promised} is not kept: {'; '.join(faults)}",
+        f"redis-cli CONFIG SET {wanted}, and the same in its configuration file",
+    )
 
 
 def _memory(node: dict[str, Any]) -> Finding:
@@ -275,14 +273,6 @@ def _memory(node: dict[str, Any]) -> Finding:
 
 
 # -- together -------------------------------------------------------------------------------------
-
-
-def _both(patient: Patient) -> Iterator[Finding]:
-    try:
-        yield _belongs(patient)
-        yield _clocks(patient)
-    except InstaChatError as error:
-        yield Finding("installation", Severity.UNKNOWN, f"could not be evaluated: {error.message}")
 
 
 def _belongs(patient: Patient) -> Finding:
@@ -329,6 +319,14 @@ def _queue(patient: Patient) -> Iterator[Finding]:
             "check INSTACHAT_HUEY_URL (unset: INSTACHAT_REDIS_URL)",
             unreachable=isinstance(error, redis.ConnectionError | redis.TimeoutError),
         )
+
+
+def _evaluated(check: str, findings: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """What a check finds; or that it could not be evaluated, and why."""
+    try:
+        yield from findings()
+    except (InstaChatError, redis.RedisError) as error:
+        yield Finding(check, Severity.UNKNOWN, f"could not be evaluated: {error}")
 
 
 def _info(log: Log, section: str) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ it passes. A crash before the commit stores nothing, a crash after it repeats no
 acknowledgement that could be lost. One drain works on a shard at a time: it holds the row's lock, and
 whoever finds it locked leaves, since the holder looks once more after letting go.
 
-Rows go in by COPY. What PostgreSQL refuses as data (SQLSTATE class 22 or 23) is done again row by row:
-an equal creation is skipped, a different one under a taken number and data that can't be stored become
-dead letters. Everything else (locks, disks, connections) is nobody's data's fault: the transaction
-is given up, and the events stay in the log.
+Rows go in by COPY. What PostgreSQL refuses as data (SQLSTATE class 22 or 23) is looked at row by row: an
+equal creation is skipped, a different one under a taken number and data that can't be stored become dead
+letters; the rest goes in by COPY again. Everything else (locks, disks, connections) is nobody's data's
+fault: the transaction is given up, and the events stay in the log.
 """
 
 import logging
@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from backend import sql
-from backend.errors import InstaChatError, Invalid, Unavailable
+from backend.errors import EngineDown, InstaChatError, Invalid, Unavailable
 from backend.events import ChatsCreated, DeletionAsked, Event, MessagesCreated, unpack
 from backend.folding import fold
 from backend.life import Lives
@@ -36,6 +36,7 @@ STUCK_SECONDS = 10.0
 CLAIMS = 5
 
 Step = Callable[[str], None]
+Source = tuple[EntryId, MessagesCreated, bytes]  # where rows come from
 logger = logging.getLogger(__name__)
 
 
@@ -98,9 +99,22 @@ class Drainer:
         return taken
 
     def drain_all(self) -> int:
-        """Drain every shard whose log holds anything; returns the number of entries taken."""
-        lengths = self._log.lengths(self._database.installation.shards)
-        return sum(self.drain(shard) for shard, length in enumerate(lengths) if length)
+        """Drain every shard whose log holds anything; returns the number of entries taken.
+
+        A shard that can't be drained stops no other; the first such failure is raised at the end.
+        """
+        taken = 0
+        failures: list[InstaChatError] = []
+        for shard, length in enumerate(self._log.lengths(self._database.installation.shards)):
+            try:
+                taken += self.drain(shard) if length else 0
+            except EngineDown:
+                raise
+            except InstaChatError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return taken
 
     def settle(self, shard: int, through: EntryId, seconds: float) -> bool:
         """Drain until SQL has passed that entry; False if it hasn't within so many seconds."""
@@ -133,7 +147,11 @@ class Drainer:
                 most_entries=MOST_ENTRIES,
                 most_bytes=MOST_BYTES,
             )
-            self._lives.saw(shard, page.end)
+            self._lives.saw(shard, max(page.end, locked.cursor))
+            if page.end < locked.cursor:
+                raise LifeLost("rewound")  # what it gives now, no drain would ever see
+            if page.entries and page.entries[-1][0] > page.end:
+                raise LifeLost("ahead")  # somebody else appended: nothing of ours could be
             self._step("read")
             batch = Batch(shard, page, locked.epoch)
             if batch.through > locked.cursor or page.entries:
@@ -239,7 +257,7 @@ class _Storing:
         wanted = {(event.token, event.chat) for _, event, _ in events}
         chats = sql.chat_ids(self.tx, list(wanted))
         rows: list[MessageRow] = []
-        sources: dict[tuple[int, int], tuple[EntryId, MessagesCreated, bytes]] = {}
+        sources: list[Source] = []
         for entry, event, packed in events:
             id_, alive = chats.get((event.token, event.chat), (0, True))
             if not id_:
@@ -249,57 +267,70 @@ class _Storing:
             else:
                 for number, text in enumerate(event.texts, event.first):
                     rows.append(MessageRow(id_, number, text, fold(text), event.at))
-                sources[id_, event.first] = (entry, event, packed)
+                sources.append((entry, event, packed))
         if not rows:
             return
+        if self._copy(rows):
+            rows = self._sift(rows, sources)
+        if self.publishing and rows:
+            sql.add_to_outbox(
+                self.tx, [(row.chat_id, row.number, sql.micros(row.at)) for row in rows]
+            )
+
+    def _copy(self, rows: list[MessageRow]) -> Exception | None:
+        """Store rows, all or none; returns what is wrong with the data if it is none."""
         try:
             with self.tx.begin_nested():
                 sql.copy_messages(self.tx, rows)
         except Exception as error:
             if not _is_datas_fault(error):
                 raise
-            rows = self._store_one_by_one(rows, sources)
-        if self.publishing and rows:
-            sql.add_to_outbox(
-                self.tx, [(row.chat_id, row.number, sql.micros(row.at)) for row in rows]
-            )
+            return error
+        return None
 
-    def _store_one_by_one(
-        self,
-        rows: list[MessageRow],
-        sources: dict[tuple[int, int], tuple[EntryId, MessagesCreated, bytes]],
-    ) -> list[MessageRow]:
-        """The slow way: find out which rows are to blame; returns those that were stored."""
+    def _sift(self, rows: list[MessageRow], sources: list[Source]) -> list[MessageRow]:
+        """The slow way: take out the rows that are to blame, and store the others; returns those.
+
+        Still quick when nearly all of them are good, or another drain would take this one for stuck.
+        """
         times = sql.message_times(self.tx, [(row.chat_id, row.number) for row in rows])
-        stored = []
-        source = sources[rows[0].chat_id, rows[0].number]
-        for row in rows:
-            source = sources.get((row.chat_id, row.number), source)
-            reason = None
-            taken = times.get((row.chat_id, row.number))
-            if taken == row.at:
-                continue  # this very creation, stored in an earlier life
-            if taken is not None:
-                reason = "another message has this number"
-            else:
-                try:
-                    with self.tx.begin_nested():
-                        checked_text(row.text)
-                        sql.insert_message(self.tx, row)
-                    times[row.chat_id, row.number] = row.at
-                    stored.append(row)
-                except Exception as error:
-                    if not _is_datas_fault(error):
-                        raise
-                    reason = f"can't be stored: {_reason(error)}"
-                    dead = row._replace(text="", folded="")
-                    sql.insert_message(self.tx, dead, "dead")
-                    sql.count_removed(self.tx, row.chat_id, 1)
-                    times[row.chat_id, row.number] = row.at
-            if reason:
-                entry, event, packed = source
-                self._bury(entry, packed, reason, event, row.number)
-        return stored
+        good: list[tuple[MessageRow, Source]] = []
+        for row, source in zip(rows, (s for s in sources for _ in s[1].texts), strict=True):
+            key = row.chat_id, row.number
+            if key in times:
+                if times[key] != row.at:
+                    self._bury_row(row, source, "another message has this number")
+                continue  # or else it is this very creation, stored in an earlier life
+            times[key] = row.at
+            try:
+                checked_text(row.text)
+                good.append((row, source))
+            except Invalid as error:
+                self._store_dead(row, source, error)
+        return self._copy_by_halves(good)
+
+    def _copy_by_halves(self, rows: list[tuple[MessageRow, Source]]) -> list[MessageRow]:
+        """Store all rows but those that PostgreSQL refuses alone; returns the stored ones."""
+        if not rows:
+            return []
+        error = self._copy([row for row, _ in rows])
+        if not error:
+            return [row for row, _ in rows]
+        if len(rows) == 1:
+            self._store_dead(*rows[0], error)
+            return []
+        middle = len(rows) // 2
+        return self._copy_by_halves(rows[:middle]) + self._copy_by_halves(rows[middle:])
+
+    def _store_dead(self, row: MessageRow, source: Source, error: Exception) -> None:
+        """Keep the number of a message that can't be stored, and its event as a dead letter."""
+        sql.insert_message(self.tx, row._replace(text="", folded=""), "dead")
+        sql.count_removed(self.tx, row.chat_id, 1)
+        self._bury_row(row, source, f"can't be stored: {_reason(error)}")
+
+    def _bury_row(self, row: MessageRow, source: Source, reason: str) -> None:
+        entry, event, packed = source
+        self._bury(entry, packed, reason, event, row.number)
 
     def _bury(
         self,

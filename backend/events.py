@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from backend.model import MAX_BATCH, MAX_NUMBER
+
 MAX_ENTRY_BYTES = 64 * 1024  # of text; one text alone may be longer: 10,000 code points, 40 kB
 MAX_ENTRY_TEXTS = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,14 +81,17 @@ def unpack(field: bytes) -> Event:
         first, at, payload = field.split(b" ", 2)
         kind, token, *rest = json.loads(payload)
         when = _EPOCH + timedelta(microseconds=int(at))
-        if not isinstance(token, str):
-            raise ValueError("the token is not a text")
+        number = int(first)
+        if not isinstance(token, str) or not 1 <= number <= MAX_NUMBER:
+            raise ValueError("no token, or no number")
         match kind, rest:
-            case "m", [int(chat), [*texts]] if texts and all(type(t) is str for t in texts):
-                return MessagesCreated(token, chat, int(first), texts, when)
-            case "c", [int(count)] if count > 0:
-                return ChatsCreated(token, int(first), count, when)
-            case "d", [None | int() as chat]:
+            case "m", [int(chat), [*texts]] if (
+                texts and 1 <= chat <= MAX_NUMBER and all(type(t) is str for t in texts)
+            ):
+                return MessagesCreated(token, chat, number, texts, when)
+            case "c", [int(count)] if 1 <= count <= MAX_BATCH:
+                return ChatsCreated(token, number, count, when)
+            case "d", [None | int() as chat] if 1 <= (chat or 1) <= MAX_NUMBER:
                 return DeletionAsked(token, chat, when)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not an event: {type(error).__name__}") from None

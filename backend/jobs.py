@@ -109,11 +109,11 @@ class Worker:
                 self._log.retire(self._name)
 
     def _sweep(self) -> None:
-        try:
-            self._tick()
-            self._log.beat(self._name)
-            self._drainer.drain_all()
-        except InstaChatError as error:
-            logger.warning("%s", error.message)
-        except Exception:
-            logger.exception("the sweep failed; it is tried again")
+        # Each by itself: a Redis that is full takes no beat, and is relieved by the drain alone.
+        for duty in (self._tick, lambda: self._log.beat(self._name), self._drainer.drain_all):
+            try:
+                duty()
+            except InstaChatError as error:
+                logger.warning("%s", error.message)
+            except Exception:
+                logger.exception("the sweep failed; it is tried again")

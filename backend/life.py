@@ -28,16 +28,27 @@ class Lives:
         self._log = log
         self._database = database
         self._known: dict[int, EntryId] = {}
+        self._began = False
         self._lock = threading.Lock()
 
     def known(self, shard: int) -> EntryId:
-        """The highest log entry this process has seen: a Redis that is behind it is refused."""
-        return self._known.get(shard, EntryId(0, 0))
+        """The highest log entry known to have been there: a Redis that is behind it is refused.
+
+        A process begins with what SQL has passed, in all shards, so that an old copy of Redis can't
+        fool one that has seen nothing yet; from then on it knows what it saw.
+        """
+        if not self._began:
+            with self._database.connect() as connection:
+                states = sql.shard_states(connection)
+            for number, (epoch, cursor) in states.items():
+                self.saw(number, max(cursor, EntryId(epoch, 0)))
+            self._began = True
+        return self._known[shard]
 
     def saw(self, shard: int, end: EntryId) -> None:
         """Remember a shard's log's end."""
         with self._lock:
-            self._known[shard] = max(end, self.known(shard))
+            self._known[shard] = max(end, self._known.get(shard, end))
 
     def claim(self, shard: int, why: str) -> None:
         """Begin a new life of a shard, unless somebody else did since the caller was refused.

@@ -16,6 +16,7 @@ give others. The scripts are in `lua/`, each with its keys and answers.
 """
 
 import hashlib
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,19 @@ MOST_ENTRIES = 1_000_000  # in one shard's log
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 4.0
 WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
+
+# What Redis says when it can't do its work now: redis-py knows some of it by class, the rest by word.
+_NOT_NOW = (
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.NoPermissionError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+)
+_NOT_NOW_SAID = re.compile(
+    r"(^|: )(MISCONF|NOREPLICAS|BUSY) "
+    r"|^ACL failure in script|^The user executing the script can't run this command"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +101,10 @@ class LifeLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What a shard's life key says. `state` is `ok`, `none`, `other` (server) or `broken`."""
+    """What a shard's life key says.
+
+    `state` is `ok`, `none`, `other` (server), `broken`, or `ahead` (the log is ahead of the life).
+    """
 
     state: str
     epoch: int
@@ -177,11 +194,7 @@ class Log:
                     "see `instachat status`: is a worker running, does PostgreSQL answer?",
                 )
             case [b"broken", which]:
-                raise Failed(
-                    f"Redis holds something foreign under the key of the {_text(which)} of shard "
-                    f"{shard}; nothing was accepted",
-                    "another program writes to this Redis: give InstaChat one of its own",
-                )
+                raise _foreign(_text(which), shard)
         raise LifeLost(_text(reply[1]))
 
     def _accept_arguments(
@@ -205,7 +218,7 @@ class Log:
             )
             arguments += (
                 creation.kind,
-                token if chat is None else f"{token}:{chat}",
+                _dirty_name(creation.parent),
                 creation.body_hash,
                 self.key(shard, f"chat:{token}:"),
                 len(creation.payloads),
@@ -303,20 +316,62 @@ class Log:
         return bool(self._call("claim", [self.key(shard, "life")], [epoch, installation]))
 
     def verify(
-        self, shard: int, epoch: int, parent: Parent, highest: int, *, create: bool
+        self,
+        shard: int,
+        epoch: int,
+        parent: Parent,
+        highest: int,
+        *,
+        create: bool,
+        passed: EntryId | None = None,
     ) -> int | None:
         """Raise a counter to the rows' highest number; returns `issued`.
 
-        None if there is no counter and `create` is false. LifeLost if Redis is not in `epoch`.
+        None if there is no counter and `create` is false. LifeLost if Redis is not in `epoch`. With
+        `passed`, the entry up to which SQL has decided and left the parent alive, a deletion up to
+        there keeps it closed no longer.
         """
         reply = self._call(
             "verify",
             [self.key(shard, "life"), self.counter_key(shard, parent)],
-            [epoch, highest, int(create)],
+            [epoch, highest, int(create), f"{passed or ''}"],
         )
         if reply[0] == b"life":
             raise LifeLost(_text(reply[1]))
         return int(reply[1]) if reply[0] == b"ok" else None
+
+    def raise_all(
+        self, shard: int, epoch: int, numbers: Mapping[Parent, int], *, create: bool
+    ) -> tuple[bool, EntryId]:
+        """Raise many counters, as `verify` does one, and mark their parents dirty, in one call.
+
+        Returns whether all are there now (without `create` one that is missing stays so), and the
+        log's end: whatever was given before is in the log up to it. LifeLost, changing nothing, if
+        Redis is not in `epoch`.
+        """
+        keys = [self.key(shard, "life"), self.key(shard, "dirty")]
+        arguments: list[str | int] = [epoch, int(create)]
+        for parent, number in numbers.items():
+            keys.append(self.counter_key(shard, parent))
+            arguments += (number, _dirty_name(parent))
+        reply = self._call("raise", keys, arguments)
+        if reply[0] == b"broken":
+            raise _foreign("dirty", shard)
+        if reply[0] != b"ok":
+            raise LifeLost(_text(reply[1]))
+        _, sequence, missing = reply
+        return not missing, EntryId(epoch, int(sequence))
+
+    def seal(self, shard: int, epoch: int, removed: Mapping[Parent, bool]) -> None:
+        """Close the counters of removed parents, and open the others', where there are any.
+
+        For who stores them: what a counter says of a parent that SQL did not know is out of date.
+        LifeLost, changing nothing, if Redis is not in `epoch`.
+        """
+        keys = [self.key(shard, "life"), *(self.counter_key(shard, p) for p in removed)]
+        reply = self._call("seal", keys, [epoch, *(int(gone) for gone in removed.values())])
+        if reply[0] != b"ok":
+            raise LifeLost(_text(reply[1]))
 
     def issued(self, shard: int, parents: Sequence[Parent]) -> tuple[list[int | None], EntryId]:
         """The highest number given under each parent, None where not verified; and the log's end.
@@ -337,19 +392,26 @@ class Log:
         )
 
     def lengths(self, shards: int) -> list[int]:
-        """How many entries each shard's log holds: what is accepted and not stored yet."""
-        return [int(n) for n in self._each_shard("xlen", "log", shards)]
+        """How many entries each shard's log holds: what is accepted and not stored yet.
+
+        Something foreign in a log's place counts as one: the drain of that shard will name it.
+        """
+        return self._each_shard("xlen", "log", shards)
 
     def dirty(self, shards: int) -> list[int]:
         """How many parents of each shard have counts that SQL does not know yet."""
-        return [int(n) for n in self._each_shard("scard", "dirty", shards)]
+        return self._each_shard("scard", "dirty", shards)
 
-    def _each_shard(self, command: str, name: str, shards: int) -> list[Any]:
+    def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
         with self._down():
             pipe = self.redis.pipeline(transaction=False)
             for shard in range(shards):
                 getattr(pipe, command)(self.key(shard, name))
-            return list(pipe.execute())
+            answers = pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not _is_foreign(answer):
+                    raise answer
+        return [1 if isinstance(answer, Exception) else int(answer) for answer in answers]
 
     # -- workers -----------------------------------------------------------------------------------
 
@@ -380,11 +442,11 @@ class Log:
     def configuration(self, *names: str) -> Mapping[str, str] | None:
         """Redis's own settings; None where it does not let us read them (a managed service)."""
         options = {"target_nodes": "random"} if isinstance(self.redis, RedisCluster) else {}
-        try:
-            with self._down():
+        with self._down():
+            try:
                 found: Any = self.redis.config_get(*names, **options)
-        except ResponseError:
-            return None
+            except ResponseError:
+                return None
         return {_text(k): _text(v) for k, v in found.items()}
 
     def ping(self) -> None:
@@ -449,7 +511,7 @@ class Log:
 
     @contextmanager
     def _down(self) -> Iterator[None]:
-        """Redis's own troubles become EngineDown; a refused command stays a ResponseError."""
+        """Redis's own troubles become EngineDown or LogFull, foreign keys Failed."""
         try:
             yield
         except redis.exceptions.OutOfMemoryError:
@@ -459,11 +521,15 @@ class Log:
             ) from None
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
             raise _down(self.url, error) from error
-        except redis.exceptions.ReadOnlyError as error:
-            raise _down(self.url, error) from None
         except ResponseError as error:
-            if str(error).startswith(("MISCONF", "LOADING", "CLUSTERDOWN", "NOPERM", "TRYAGAIN")):
+            # Refused before anything was written: there is no cause that could make it uncertain.
+            if isinstance(error, _NOT_NOW) or _NOT_NOW_SAID.search(str(error)):
                 raise _down(self.url, error) from None
+            if _is_foreign(error):
+                raise Failed(
+                    "Redis holds something foreign under a key of InstaChat's",
+                    "another program writes to this Redis: give InstaChat one of its own",
+                ) from error
             raise
 
     @contextmanager
@@ -487,6 +553,25 @@ def _answer(reply: list[Any]) -> Given | Refused:
         _, first, last, entry = reply
         return Given(int(first), int(last), EntryId.parse(_text(entry)))
     return Refused(*(_text(part) for part in reply))
+
+
+def _dirty_name(parent: Parent) -> str:
+    """How the dirty set calls a parent."""
+    token, chat = parent
+    return token if chat is None else f"{token}:{chat}"
+
+
+def _foreign(which: str, shard: int) -> Failed:
+    return Failed(
+        f"Redis holds something foreign under the key of the {which} of shard {shard}; "
+        "nothing was accepted",
+        "another program writes to this Redis: give InstaChat one of its own",
+    )
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether a key holds what another program put there."""
+    return "WRONGTYPE" in str(error)
 
 
 def _never_sent(error: BaseException) -> bool:
@@ -520,8 +605,25 @@ def idempotency_key(route: str, key: str) -> str:
 def _load_scripts() -> dict[str, str]:
     folder = files("backend") / "lua"
     shared = (folder / "life.lua").read_text()
-    names = ("accept", "read", "trim", "claim", "probe", "verify", "reopen", "issued")
-    return {name: shared + (folder / f"{name}.lua").read_text() for name in names}
+    names = [
+        "accept",
+        "read",
+        "trim",
+        "claim",
+        "probe",
+        "verify",
+        "reopen",
+        "issued",
+        "raise",
+        "seal",
+    ]
+    return {name: _whole(shared, (folder / f"{name}.lua").read_text()) for name in names}
+
+
+def _whole(shared: str, script: str) -> str:
+    """A script with what all share in front, but for its flags: Redis wants those in the first line."""
+    flags, newline, rest = script.partition("\n") if script.startswith("#!") else ("", "", script)
+    return flags + newline + shared + rest
 
 
 _SCRIPTS = _load_scripts()

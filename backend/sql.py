@@ -12,6 +12,7 @@ What the rows promise:
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,36 @@ class ChatRow(NamedTuple):
     first: int
     last: int
     at: datetime
+
+
+class ImportedApplication(NamedTuple):
+    """An application about to be stored as it was elsewhere; `name` is None for a tombstone."""
+
+    token: str
+    name: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class ImportedChat(NamedTuple):
+    """A chat about to be stored as it was elsewhere."""
+
+    application_id: int
+    number: int
+    removed: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class ImportedMessage(NamedTuple):
+    """A message about to be stored as it was elsewhere; `text` is None for a tombstone."""
+
+    chat_id: int
+    number: int
+    text: str | None
+    folded: str
+    created_at: datetime
+    updated_at: datetime
 
 
 class StoredMessage(NamedTuple):
@@ -158,6 +189,15 @@ class Database:
         """A transaction, committed at the end, durably, whatever the server's default."""
         with self._in_our_words(), self.engine.begin() as connection:
             connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection for reading at length: all statements see one and the same moment."""
+        with self._in_our_words(), self.engine.connect() as connection:
+            connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
             yield connection
 
     @property
@@ -269,6 +309,14 @@ def shard_state(connection: Connection, shard: int) -> tuple[int, EntryId]:
     """A shard's epoch and cursor, as committed."""
     row = connection.execute(SHARD, {"shard": shard}).one()
     return row.epoch, EntryId(row.cursor_epoch, row.cursor_sequence)
+
+
+def shard_states(connection: Connection) -> dict[int, tuple[int, EntryId]]:
+    """The epoch and the cursor of every shard, as committed."""
+    rows = connection.execute(
+        text("SELECT number, epoch, cursor_epoch, cursor_sequence FROM shard")
+    )
+    return {number: (epoch, EntryId(*cursor)) for number, epoch, *cursor in rows}
 
 
 def set_epoch(tx: Connection, shard: int, epoch: int) -> None:
@@ -674,16 +722,7 @@ def copy_messages(tx: Connection, rows: Iterable[MessageRow]) -> None:
             f"{row.chat_id}\t{row.number}\t{micros(row.at)}\t{at}\t{at}\t"
             f"{_copy_escaped(row.text)}\t{_copy_escaped(row.folded)}\n"
         )
-    cursor = _cursor(tx)
-    try:
-        cursor.copy_expert(
-            "COPY message (chat_id, number, version, created_at, updated_at, text, folded)"
-            " FROM STDIN",
-            io.BytesIO("".join(lines).encode()),
-            size=1 << 16,
-        )
-    finally:
-        cursor.close()
+    _copy(tx, "message (chat_id, number, version, created_at, updated_at, text, folded)", lines)
 
 
 def insert_message(tx: Connection, row: MessageRow, state: str = "stored") -> None:
@@ -741,6 +780,213 @@ def count_dead_letters(connection: Connection) -> int:
     return int(connection.scalar(text("SELECT count(*) FROM dead_letter")) or 0)
 
 
+# -- importing ------------------------------------------------------------------------------------
+
+
+TAKEN = "23505"  # the SQLSTATE of a unique index that has this key already
+
+
+class AsStored(NamedTuple):
+    """What an import compares a line with. `value` is an application's name or the SHA-256 of a message's
+    text, None for a tombstone; `id` and the children's `highest` number are those of a parent.
+    """
+
+    removed: bool
+    value: str | bytes | None
+    created_at: datetime
+    updated_at: datetime
+    id: int = 0
+    highest: int = 0
+
+
+APPLICATIONS_AS_STORED = hot(
+    "applications_as_stored",
+    """
+    SELECT a.token, NULL, a.removed_at IS NOT NULL, CASE WHEN a.removed_at IS NULL THEN a.name END,
+           a.created_at, a.updated_at, a.id,
+           coalesce((SELECT max(c.number) FROM chat c WHERE c.application_id = a.id), 0)
+    FROM application a WHERE a.token = ANY(cast(:tokens AS text[]))""",
+)
+CHATS_AS_STORED = hot(
+    "chats_as_stored",
+    """
+    SELECT a.token, c.number, c.state <> 'stored' OR a.removed_at IS NOT NULL, NULL,
+           c.created_at, c.updated_at, c.id,
+           coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0)
+    FROM unnest(cast(:tokens AS text[]), cast(:numbers AS bigint[])) AS wanted(token, number)
+    JOIN application a ON a.token = wanted.token
+    JOIN chat c ON c.application_id = a.id AND c.number = wanted.number""",
+)
+MESSAGES_AS_STORED = hot(
+    "messages_as_stored",
+    """
+    SELECT m.chat_id, m.number, m.state <> 'stored',
+           CASE WHEN m.state = 'stored' THEN sha256(convert_to(m.text, 'UTF8')) END,
+           m.created_at, m.updated_at
+    FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS wanted(chat_id, number)
+    JOIN message m ON m.chat_id = wanted.chat_id AND m.number = wanted.number""",
+)
+
+
+def parents_as_stored(connection: Connection, parents: Iterable[Parent]) -> dict[Parent, AsStored]:
+    """Those of these applications and chats that are there, tombstones included."""
+    applications = [token for token, chat in parents if chat is None]
+    chats = [(token, chat) for token, chat in parents if chat is not None]
+    rows: list[Any] = []
+    if applications:
+        rows += connection.execute(APPLICATIONS_AS_STORED, {"tokens": applications})
+    if chats:
+        values = {"tokens": [token for token, _ in chats], "numbers": [n for _, n in chats]}
+        rows += connection.execute(CHATS_AS_STORED, values)
+    return {Parent(token, chat): AsStored(*rest) for token, chat, *rest in rows}
+
+
+def messages_as_stored(
+    connection: Connection, keys: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], AsStored]:
+    """Those of these (chat id, number) that are there, tombstones included."""
+    values = {"chats": [c for c, _ in keys], "numbers": [n for _, n in keys]}
+    rows = connection.execute(MESSAGES_AS_STORED, values) if keys else ()
+    return {
+        (chat_id, number): AsStored(removed, digest and bytes(digest), *times)
+        for chat_id, number, removed, digest, *times in rows
+    }
+
+
+def insert_imported_applications(tx: Connection, rows: Sequence[ImportedApplication]) -> None:
+    """Store applications as they were elsewhere, all or none."""
+    tx.execute(
+        text(
+            """
+            INSERT INTO application (token, name, version, created_at, updated_at, removed_at)
+            SELECT token, coalesce(name, ''), version, created, updated,
+                   CASE WHEN name IS NULL THEN updated END
+            FROM unnest(cast(:tokens AS text[]), cast(:names AS text[]), cast(:versions AS bigint[]),
+                        cast(:created AS timestamptz[]), cast(:updated AS timestamptz[]))
+                AS w(token, name, version, created, updated)"""
+        ),
+        {
+            "tokens": [r.token for r in rows],
+            "names": [r.name for r in rows],
+            "versions": [micros(r.updated_at) for r in rows],
+            "created": [r.created_at for r in rows],
+            "updated": [r.updated_at for r in rows],
+        },
+    )
+
+
+def insert_imported_chats(tx: Connection, rows: Sequence[ImportedChat]) -> None:
+    """Store chats as they were elsewhere, all or none; tombstones are counted at their parents."""
+    tx.execute(
+        text(
+            """
+            WITH added AS (
+                INSERT INTO chat (application_id, number, created_at, updated_at, state, removed_at)
+                SELECT application, number, created, updated,
+                       (CASE WHEN gone THEN 'removed' ELSE 'stored' END)::row_state,
+                       CASE WHEN gone THEN updated END
+                FROM unnest(cast(:applications AS bigint[]), cast(:numbers AS bigint[]),
+                            cast(:created AS timestamptz[]), cast(:updated AS timestamptz[]),
+                            cast(:gone AS boolean[]))
+                    AS w(application, number, created, updated, gone)
+                RETURNING application_id, state)
+            UPDATE application a SET chats_removed = a.chats_removed + g.count
+            FROM (SELECT application_id, count(*) FROM added WHERE state = 'removed'
+                  GROUP BY application_id) g
+            WHERE a.id = g.application_id"""
+        ),
+        {
+            "applications": [r.application_id for r in rows],
+            "numbers": [r.number for r in rows],
+            "created": [r.created_at for r in rows],
+            "updated": [r.updated_at for r in rows],
+            "gone": [r.removed for r in rows],
+        },
+    )
+
+
+def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> None:
+    """Store messages as they were elsewhere, all or none; tombstones are counted at their chats."""
+    lines = []
+    removed: Counter[int] = Counter()
+    for row in rows:
+        created_at = updated_at = row.created_at.isoformat()
+        if row.updated_at is not row.created_at:
+            updated_at = row.updated_at.isoformat()
+        head = (
+            f"{row.chat_id}\t{row.number}\t{micros(row.updated_at)}\t{created_at}\t{updated_at}\t"
+        )
+        if row.text is None:
+            removed[row.chat_id] += 1
+            lines.append(f"{head}{updated_at}\tremoved\t\t\n")
+        else:
+            texts = f"{_copy_escaped(row.text)}\t{_copy_escaped(row.folded)}\n"
+            lines.append(f"{head}\\N\tstored\t{texts}")
+    _copy(
+        tx,
+        "message (chat_id, number, version, created_at, updated_at, removed_at, state, text, folded)",
+        lines,
+    )
+    if removed:
+        tx.execute(
+            text(
+                "UPDATE chat c SET messages_removed = messages_removed + w.count"
+                " FROM unnest(cast(:ids AS bigint[]), cast(:counts AS bigint[])) AS w(id, count)"
+                " WHERE c.id = w.id"
+            ),
+            {"ids": list(removed.keys()), "counts": list(removed.values())},
+        )
+
+
+# -- exporting ------------------------------------------------------------------------------------
+
+_RFC3339 = """to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+_EXPORTED = "(cast(:token AS text) IS NULL OR a.token = :token)"
+# In the order of the lines. What has no place in a sort key keeps the order of what it is read from, as
+# a nested loop does: a sort of all messages would take a disk. The export checks it.
+EXPORTED_APPLICATIONS = text(
+    f"""
+    SELECT a.token, CASE WHEN a.removed_at IS NULL THEN a.name END,
+           (SELECT count(*) FROM chat c WHERE c.application_id = a.id AND c.state = 'stored'),
+           {_RFC3339.format("a.created_at")}, {_RFC3339.format("a.updated_at")}
+    FROM application a WHERE {_EXPORTED} ORDER BY a.token"""
+)
+EXPORTED_CHATS = text(
+    f"""
+    SELECT a.token, c.id, c.number, CASE WHEN c.state = 'stored' THEN
+           (SELECT count(*) FROM message m WHERE m.chat_id = c.id AND m.state = 'stored') END,
+           {_RFC3339.format("c.created_at")}, {_RFC3339.format("c.updated_at")}
+    FROM application a JOIN chat c ON c.application_id = a.id
+    WHERE a.removed_at IS NULL AND {_EXPORTED} ORDER BY a.token, c.number"""
+)
+EXPORTED_MESSAGES = text(
+    f"""
+    SELECT m.chat_id, m.number, CASE WHEN m.state = 'stored' THEN m.text END,
+           {_RFC3339.format("m.created_at")}, {_RFC3339.format("m.updated_at")}
+    FROM (SELECT c.id FROM application a JOIN chat c ON c.application_id = a.id
+          WHERE a.removed_at IS NULL AND c.state = 'stored' AND {_EXPORTED}
+          ORDER BY a.token, c.number) c
+    CROSS JOIN LATERAL (SELECT * FROM message WHERE chat_id = c.id ORDER BY number) m"""
+)
+
+
+def stream(connection: Connection, statement: TextClause, token: str | None) -> Iterator[Any]:
+    """An exported statement's rows, read a page at a time."""
+    options = {"yield_per": PAGE}
+    yield from connection.execute(statement, {"token": token}, execution_options=options)
+
+
+def count_exported(connection: Connection, token: str | None) -> int:
+    """How many lines the exported statements give together."""
+    return sum(
+        connection.scalar(
+            text(f"SELECT count(*) FROM ({statement.text}) AS rows"), {"token": token}
+        )
+        or 0
+        for statement in (EXPORTED_APPLICATIONS, EXPORTED_CHATS, EXPORTED_MESSAGES)
+    )
+
+
 # -- small change ---------------------------------------------------------------------------------
 
 
@@ -777,6 +1023,15 @@ def _copy_escaped(value: str) -> str:
     if "\r" in value:
         value = value.replace("\r", "\\r")
     return value
+
+
+def _copy(tx: Connection, into: str, lines: Sequence[str]) -> None:
+    cursor = _cursor(tx)
+    try:
+        data = io.BytesIO("".join(lines).encode())
+        cursor.copy_expert(f"COPY {into} FROM STDIN", data, size=1 << 16)
+    finally:
+        cursor.close()
 
 
 def _cursor(tx: Connection) -> Any:

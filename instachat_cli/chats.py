@@ -1,13 +1,10 @@
 """`instachat chats`: the chats of an application."""
 
-from typing import Annotated
-
-import typer
-
 from instachat_cli import consent
 from instachat_cli.options import (
     After,
     ChatNumber,
+    Count,
     DryRun,
     Limit,
     Output,
@@ -15,7 +12,6 @@ from instachat_cli.options import (
     Token,
     Wait,
     Yes,
-    whole,
 )
 from instachat_cli.output import Printer
 from instachat_cli.session import backend, note_unstored
@@ -23,14 +19,11 @@ from instachat_cli.tree import command, group
 
 app = group(
     """
-    Chats: each belongs to an application and is named by its number.
+    Chats: numbered within their application.
 
     $ instachat chats create $TOKEN
     """
 )
-Count = Annotated[
-    int, typer.Option(metavar="N", help="Create so many, 1,000 at a time.", parser=whole)
-]
 
 
 @command(app)
@@ -49,10 +42,8 @@ def create(
     the moment its number is known.
     """
     from backend import accept
-    from backend.model import checked_count
     from instachat_cli import creating
 
-    checked_count(count)
     with backend() as core:
         work = creating.Creating(core, Printer(output), "chats", token)
         if count == 1:

@@ -6,7 +6,19 @@ import typer
 from typer.exceptions import Exit
 from typer.main import get_command
 
-from instachat_cli import apps, chats, config, demo, doctor, messages, migrate, run, search, status
+from instachat_cli import (
+    apps,
+    chats,
+    config,
+    demo,
+    doctor,
+    messages,
+    migrate,
+    run,
+    search,
+    status,
+    transfer,
+)
 from instachat_cli.tree import command, group
 
 app = group(
@@ -27,6 +39,8 @@ app.add_typer(apps.app, name="apps")
 app.add_typer(chats.app, name="chats")
 app.add_typer(messages.app, name="messages")
 command(app)(search.search)
+command(app)(transfer.export)
+command(app, "import")(transfer.import_)
 command(app)(status.status)
 command(app)(doctor.doctor)
 app.add_typer(config.app, name="config")

@@ -6,7 +6,7 @@ from instachat_cli.tree import command, group
 
 app = group(
     """
-    Settings: given by the environment, printed without their secrets.
+    Settings: their values, and where each came from.
 
     $ instachat config show
     """
@@ -41,4 +41,4 @@ def show(output: Output = None) -> None:
         }
         for name, field in Settings.model_fields.items()
     )
-    Printer(output).many(rows, ["setting", "value", "origin", "meaning"])
+    Printer(output).many(rows, ["setting", "origin", "value"])

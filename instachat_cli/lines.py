@@ -36,13 +36,14 @@ def chunks(fd: int, token: str, chat: int) -> Iterator[Chunk]:
     for lines in _batches(fd):
         read += sum(map(len, lines)) + len(lines)
         try:
-            yield Chunk(accept.messages(token, chat, _texts(lines)), len(lines), read)
-        except Invalid:
+            request = accept.messages(token, chat, _texts(lines))
+        except Invalid:  # of which line? Looked for only now: good lines are checked but once
             good, fault = _until_bad(lines)
             if good:
                 yield Chunk(accept.messages(token, chat, good), len(good), read)
             raise Invalid(f"line {number + len(good) + 1}: {fault}") from None
         number += len(lines)
+        yield Chunk(request, len(lines), read)
 
 
 def _texts(lines: list[bytes]) -> list[str]:

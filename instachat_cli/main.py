@@ -22,8 +22,8 @@ def run(arguments: list[str]) -> int:
         from instachat_cli import failures
         from instachat_cli.talk import talk
 
-        talk.as_json = _wants_json(arguments)
         try:
+            talk.as_json = _wants_json(arguments)
             from instachat_cli.commands import invoke
 
             code = invoke(arguments)
@@ -43,13 +43,10 @@ def run(arguments: list[str]) -> int:
 
 def _wants_json(arguments: list[str]) -> bool:
     """Whether `-o json` is asked for: known before parsing, since parsing may be what fails."""
-    if "--" in arguments:
-        arguments = arguments[: arguments.index("--")]
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return any(
-        word in ("-ojson", "-o=json", "--output=json")
-        or (word in ("-o", "--output") and next_ == "json")
-        for word, next_ in pairs
+        word in ("-ojson", "--output=json") or (word == "json" and before in ("-o", "--output"))
+        for before, word in zip(["", *options], options, strict=False)
     )
 
 

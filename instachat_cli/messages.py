@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 app = group(
     """
-    Messages: each belongs to a chat and is named by its number.
+    Messages: numbered within their chat.
 
     $ instachat messages create $TOKEN 1 "Good morning"
     """

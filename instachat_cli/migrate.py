@@ -6,11 +6,12 @@ from instachat_cli.session import addresses
 
 
 def migrate(dry_run: DryRun = False, output: Output = None) -> None:
-    """Bring the database to the current schema, and say from what to what.
+    """Bring the database to the current schema.
 
     $ instachat migrate --dry-run
 
-    Run twice, or by two at once, it does no harm. A schema that is newer than this program is refused.
+    It says from what to what. Run twice, or by two at once, it does no harm. A schema that is newer than
+    this program is refused.
     """
     from contextlib import closing
 

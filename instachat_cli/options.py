@@ -39,13 +39,23 @@ def _at_least(least: int, value: int | None, name: str) -> int | None:
     return value
 
 
+def _count(value: int) -> int:
+    from backend.model import MAX_NUMBER
+
+    if value > MAX_NUMBER:
+        raise Invalid("--count is larger than any number that can be given")
+    return _at_least(1, value, "--count") or 1
+
+
 def _limit(value: int | None) -> int | None:
     return _at_least(1, value, "--limit")
 
 
 def _after(value: int) -> int:
-    # Beyond the highest number there can be nothing, and SQL's numbers end not far from there.
-    return min(_at_least(0, value, "--after") or 0, 2**53)
+    from backend.model import MAX_NUMBER
+
+    # Beyond the highest number there is nothing, and SQL's numbers end not far from there.
+    return min(_at_least(0, value, "--after") or 0, MAX_NUMBER)
 
 
 def _timeout(value: float) -> float:
@@ -68,6 +78,12 @@ Output = Annotated[
         "--output",
         help="How to print; otherwise a table on a terminal, else JSON lines for a list and JSON for"
         " a single thing.",
+    ),
+]
+Count = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Create so many, 1,000 at a time.", parser=whole, callback=_count
     ),
 ]
 Limit = Annotated[

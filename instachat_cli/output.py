@@ -23,12 +23,15 @@ PAGE = 500  # rows of a table that are laid at once
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 # Valid inside JSON, and yet a terminal obeys some of them and a reader of lines takes others for an end.
-_AWKWARD = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_AWKWARD = "[\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
 def dumps(body: Body) -> str:
     """A body as one line of JSON."""
-    return _AWKWARD.sub(lambda found: f"\\u{ord(found.group()):04x}", _encode(body))
+    line = _encode(body)
+    if line.isascii():
+        return line.replace("\x7f", "\\u007f")
+    return re.sub(_AWKWARD, lambda found: f"\\u{ord(found.group()):04x}", line)
 
 
 class Snapshot(NamedTuple):

@@ -11,7 +11,7 @@ UntilInputEnds = Annotated[
 
 
 def up() -> None:
-    """Run everything in the foreground: engines, migrations, a worker.
+    """Run everything: engines, migrations, a worker.
 
     $ instachat up
 
@@ -27,7 +27,7 @@ def up() -> None:
 
 
 def worker(until_input_ends: UntilInputEnds = False) -> None:
-    """Store what is accepted, and do the other jobs, until told to stop.
+    """Store what is accepted, until told to stop.
 
     $ instachat worker
 

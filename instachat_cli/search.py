@@ -21,11 +21,12 @@ def search(
     after: After = 0,
     output: Output = None,
 ) -> None:
-    """Find a chat's messages that contain a keyword, in any script.
+    """Find the messages of a chat that contain a keyword.
 
     $ instachat search $TOKEN 1 morning --limit 10
 
-    Capitals and small letters are the same, as are forms of a letter that only look different.
+    In any script. Capitals and small letters are the same, as are forms of a letter that only look
+    different.
     """
     from backend import bodies
 

@@ -19,7 +19,7 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C
 
 
 def status(watch: Watch = False, output: Output = None) -> None:
-    """Show what waits to be stored, who works on it, and whether the engines answer.
+    """Show what waits, who works on it, and how the engines are.
 
     $ instachat status --watch
 

@@ -27,23 +27,23 @@ class Look(NamedTuple):
     justify: Literal["left", "right"] = "left"
     least: int | None = None  # wide, so that the pages of a long list keep their columns
     fold: bool = False  # over as many lines as it takes, rather than cut to one
+    cut: bool = False  # where the table would be too wide
 
 
 LOOKS = {
     "token": Look("TOKEN", least=32),
-    "name": Look("NAME"),
+    "name": Look("NAME", cut=True),
     "number": Look("NUMBER", "right", 6),
     "chats_count": Look("CHATS", "right", 5),
     "messages_count": Look("MESSAGES", "right", 8),
     "created_at": Look("CREATED (UTC)", least=19),
     "updated_at": Look("UPDATED (UTC)", least=19),
-    "text": Look("TEXT"),
+    "text": Look("TEXT", cut=True),
     "setting": Look("SETTING", least=25),
     "value": Look("VALUE", fold=True),
-    "origin": Look("ORIGIN"),
-    "meaning": Look("MEANING", fold=True),
+    "origin": Look("ORIGIN", least=11),
     "severity": Look("", least=7),
-    "check": Look("CHECK"),
+    "check": Look("CHECK", least=23),
     "message": Look("MESSAGE", fold=True),
 }
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "unknown": "magenta"}
@@ -63,9 +63,14 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
             no_wrap=not look.fold,
             overflow="fold" if look.fold else "ellipsis",
             header_style="bold",
+            ratio=1 if look.cut else None,
         )
     for row in rows:
         table.add_row(*(_cell(console, name, row) for name in columns))
+    # Only a table that expands takes a column for the one to be cut; else Rich takes from all.
+    unbounded = console.options.update(max_width=1 << 20)
+    if any(LOOKS[name].cut for name in columns):
+        table.expand = console.measure(table, options=unbounded).maximum > console.width
     console.print(table)
 
 
@@ -93,7 +98,7 @@ def _record(fields: Body) -> Table:
         lines = value.split("\n") if name == "text" else [value]
         grid.add_row(
             LOOKS[name].title.partition(" ")[0].lower() if name in LOOKS else name,
-            Text("\n".join(_plain(name, line) for line in lines)),
+            Text("\n".join(_plain(name, line) for line in lines)).append(_zone(name)),
         )
     return grid
 
@@ -103,7 +108,9 @@ def _cell(console: Console, name: str, row: Body) -> Text:
     if name == "severity":
         return Text(value, style=COLOURS[value])
     if name == "message":
-        return _with_remedy(row)
+        return _two(row["message"], row["remedy"] and f"→ {row['remedy']}", "bold")
+    if name == "value":
+        return _two(_plain(name, value), row["meaning"], "dim")
     text = Text(_plain(name, value))
     if name == "text" and "highlight" in row:
         return _marked(console, text, row["highlight"])
@@ -118,11 +125,15 @@ def _plain(name: str, value: Any) -> str:
     return visible(str(value))
 
 
-def _with_remedy(row: Body) -> Text:
-    text = Text(visible(row["message"]))
-    if row.get("remedy"):
-        text.append(f"\n→ {visible(row['remedy'])}", style="bold")
-    return text
+def _zone(name: str) -> str:
+    """What a column's title says of it, and a record has to say itself."""
+    return " UTC" if name.endswith("_at") else ""
+
+
+def _two(first: str, second: str | None, style: str) -> Text:
+    """One under the other."""
+    text = Text(visible(first))
+    return text.append(f"\n{visible(second)}", style=style) if second else text
 
 
 def _marked(console: Console, text: Text, places: list[list[int]]) -> Text:
@@ -131,7 +142,7 @@ def _marked(console: Console, text: Text, places: list[list[int]]) -> Text:
         text.stylize("bold reverse", start, end)
     if not console.is_terminal:  # no styles there
         for start, end in reversed(places):
-            text = text[:start] + Text("«") + text[start:end] + Text("»") + text[end:]
+            text = text[:start] + Text("[") + text[start:end] + Text("]") + text[end:]
     first = places[0][0] if places else 0
     if first > LEAD and cell_len(text.plain[: first + LEAD]) > console.width // 2:
         text = Text("…") + text[first - LEAD :]

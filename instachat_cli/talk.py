@@ -1,6 +1,7 @@
 """Talk: what is said on standard error. Data never goes here, and talk never to standard output."""
 
 import sys
+from contextlib import suppress
 
 # Each character that a terminal would obey becomes one that can be seen, so that no text moves the
 # cursor, changes a colour or forges a line. One for one: a highlight's places stay right.
@@ -39,9 +40,10 @@ class Talk:
         self._notice(f"warning: {visible(message)}")
 
     def say(self, line: str) -> None:
-        """A line, at once."""
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        """A line, at once; where nobody can hear it any more, that is no failure."""
+        with suppress(OSError):
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
 
     def release(self) -> None:
         """Say what was held back."""

@@ -3,6 +3,7 @@
 The example is the docstring's part in which lines start with `$`; help shows it above everything else.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
+_CLAUSES = re.compile("[,;] ")
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -48,6 +50,14 @@ class _LeadsWithExample:
         """As usual, without the braces around what is required."""
         pieces: list[str] = super().collect_usage_pieces(ctx)  # type: ignore[misc]
         return [piece.strip("{}") for piece in pieces]
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """The first sentence; of one that is too long, what stands before a comma or semicolon."""
+        paragraph = " ".join(_description(self.help or "").strip().partition("\n\n")[0].split())
+        sentence = paragraph.partition(". ")[0].rstrip(".")
+        while len(sentence) >= limit and (clauses := _CLAUSES.split(sentence))[1:]:
+            sentence = sentence[: -len(clauses[-1])].rstrip(",; ")
+        return sentence + "."
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """The docstring without its example."""

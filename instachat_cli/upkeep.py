@@ -55,7 +55,8 @@ def run(settings: Settings) -> None:
                 _say_where(settings, at, before, schema)
                 worker.start()
                 _await_worker(core, lambda: stop.asked)
-                _say_ready(core)
+                if not stop.asked:
+                    _say_ready(core)
                 _tend(at, worker, lambda: stop.asked)
                 talk.say("stopping: the worker finishes, then what is accepted is stored")
                 worker.stop(WORKER_ENDS_WITHIN)

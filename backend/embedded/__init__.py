@@ -238,8 +238,9 @@ class PrivateEngines:
     def _raise_failure(self, state: State, since: float) -> None:
         for name in self._wanted:
             failure = state[name].failure if name in state else None
-            # An older one was another user's: the supervisor tries again every second, also for us.
-            if failure is not None and failure.at >= since:
+            # What began earlier may have failed for a reason that is gone, a kill say. The supervisor
+            # tries again within a second.
+            if failure is not None and failure.began >= since:
                 raise failure.error()
 
     def _too_late(self, state: State) -> EngineDown:

@@ -209,12 +209,15 @@ def is_held(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an engine could not start; `at` is the clock `time.monotonic`, the same for all processes."""
+    """Why an attempt to start an engine failed.
+
+    `began` says when, by `time.monotonic`, a clock that all processes share.
+    """
 
     kind: str
     message: str
     hint: str | None
-    at: float
+    began: float
 
     def error(self) -> InstaChatError:
         """The error to raise for it."""
@@ -251,8 +254,9 @@ class StateFile:
         fresh = self._path.with_suffix(".new")
         lock = take(fresh, fcntl.LOCK_EX)
         assert lock is not None, "there is one supervisor only"
-        os.ftruncate(lock, 0)
-        os.write(lock, json.dumps({name: asdict(r) for name, r in state.items()}).encode())
+        with open(lock, "w", closefd=False) as file:
+            file.truncate()
+            json.dump({name: asdict(report) for name, report in state.items()}, file)
         fresh.replace(self._path)
         self._release()
         self._lock, self._published = lock, dict(state)

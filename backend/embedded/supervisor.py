@@ -36,6 +36,9 @@ IDLE_POLL = 0.1
 BUSY_POLL = 0.01
 """Seconds between two looks: when all is well, and when something starts or stops."""
 
+EAGER = 5.0
+"""Seconds in which a start is looked at so often; after that a long recovery is left in peace."""
+
 RETRY = 1.0
 """Seconds until an engine that could not start is tried again, as long as somebody wants it."""
 
@@ -92,7 +95,8 @@ class Keeper:
         if self._ready and strict and not self._engine.strict:
             with suppress(OSError):  # it died just now: the next one is started strict
                 self._engine.become_strict()
-        return not self._ready
+        began = self._lingering_since or self._started_at
+        return not self._ready and time.monotonic() - began < EAGER
 
     def stop(self, by_force: bool) -> None:
         """Tells the engine to stop."""
@@ -113,6 +117,8 @@ class Keeper:
         alive = self._alone()
         if alive is None:
             return
+        # Before it is up, not by telling it then: its clients are back as soon as it is. And once raised
+        # it stays so.
         self._engine.strict = self._engine.strict or strict
         self._started_at = time.monotonic()
         try:
@@ -167,9 +173,8 @@ class Keeper:
 
     def _fail(self, error: InstaChatError) -> None:
         say(error.message)
-        now = time.monotonic()
-        self._failure = failure_of(error, now)
-        self._next_start = now + RETRY
+        self._failure = failure_of(error, self._started_at)
+        self._next_start = time.monotonic() + RETRY
 
     def _down(self, message: str) -> InstaChatError:
         return engine_down(self._layout, message, self._engine.name, self._log_since)
@@ -189,17 +194,18 @@ class Supervisor:
         self._layout = layout
         self._state = StateFile(layout)
         self._keepers: dict[str, Keeper] = {}
-        self._strict = False
         self._told_to_stop = False
 
     def tell_to_stop(self) -> None:
         self._told_to_stop = True
 
     def run(self) -> None:
+        """Returns when the engines have stopped. Raises OSError if the home can't be written to."""
+        started_at = time.monotonic()
         try:
             site = open_site(self._layout)
         except InstaChatError as error:
-            self._give_up(error)
+            self._give_up(failure_of(error, started_at))
             return
         try:
             while not self._told_to_stop:
@@ -214,13 +220,13 @@ class Supervisor:
     def _tick(self, site: Site) -> bool:
         """Gives each engine its turn and says how they are; returns whether there is more to do soon."""
         busy = False
-        self._strict = self._strict or is_held(self._layout.wanted(STRICT))
+        strict = is_held(self._layout.wanted(STRICT))
         for kind in ENGINES:
             wanted = is_held(self._layout.wanted(kind.name))
             if wanted and kind.name not in self._keepers:
                 self._keepers[kind.name] = Keeper(kind(site))
             if keeper := self._keepers.get(kind.name):
-                busy |= keeper.tick(wanted=wanted, strict=self._strict)
+                busy |= keeper.tick(wanted=wanted, strict=strict)
         self._state.publish({name: keeper.report for name, keeper in self._keepers.items()})
         return busy
 
@@ -236,19 +242,18 @@ class Supervisor:
                 time.sleep(BUSY_POLL)
         site.close()
 
-    def _give_up(self, error: InstaChatError) -> None:
+    def _give_up(self, failure: Failure) -> None:
         """Lets the users know, and leaves: who waits starts another supervisor, which looks again."""
-        say(error.message)
-        now = time.monotonic()
-        unusable = Reported("", failure=failure_of(error, now))
-        self._state.publish({kind.name: unusable for kind in ENGINES})
-        while is_held(self._layout.users_lock) and time.monotonic() < now + RETRY:
+        say(failure.message)
+        self._state.publish({kind.name: Reported("", failure=failure) for kind in ENGINES})
+        deadline = time.monotonic() + RETRY
+        while is_held(self._layout.users_lock) and time.monotonic() < deadline:
             time.sleep(IDLE_POLL)
         self._state.retract()
 
 
-def failure_of(error: InstaChatError, at: float) -> Failure:
-    return Failure(type(error).__name__, error.message, error.hint, at)
+def failure_of(error: InstaChatError, began: float) -> Failure:
+    return Failure(type(error).__name__, error.message, error.hint, began)
 
 
 def say(text: str) -> None:

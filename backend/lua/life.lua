@@ -17,6 +17,7 @@ local function present_life(key)
   local life = redis.pcall('HMGET', key, 'server', 'epoch', 'sequence', 'installation')
   if life.err then return nil, 'broken' end
   if not life[1] or not life[2] or not life[3] then return nil, 'none' end
+  if not tonumber(life[2]) or not tonumber(life[3]) then return nil, 'broken' end
   if life[1] ~= server_id() then return nil, 'other', tonumber(life[2]) end
   return tonumber(life[2]), tonumber(life[3]), life[4]
 end

@@ -2,16 +2,25 @@
 --
 -- KEYS  1 life · 2 log
 --
--- Answers {state, epoch, highest, sequence, installation}: state 'ok', 'none', 'other' or 'broken';
+-- Answers {state, epoch, highest, sequence, installation}: state 'ok', 'none', 'other', 'broken' or
+-- 'ahead' (the log has been given an entry that the life has not: nothing can be appended to it);
 -- highest is the highest epoch of which anything is found here, so that a claim can go above it.
 
 local life = redis.pcall('HMGET', KEYS[1], 'epoch', 'sequence', 'installation')
 if life.err then life = {} end
 local epoch, why = present_life(KEYS[1])
+local sequence = tonumber(life[2]) or 0
 local highest = tonumber(life[1]) or 0
-local stream = redis.pcall('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
-if not stream.err and stream[1] then
-  highest = math.max(highest, tonumber(string.match(stream[1][1], '^(%d+)-')))
+local stream = redis.pcall('XINFO', 'STREAM', KEYS[2])
+for i = 1, #stream, 2 do
+  if stream[i] == 'last-generated-id' then
+    local last_epoch, last_sequence = string.match(stream[i + 1], '^(%d+)-(%d+)$')
+    last_epoch, last_sequence = tonumber(last_epoch), tonumber(last_sequence)
+    highest = math.max(highest, last_epoch)
+    if epoch and (last_epoch > epoch or last_epoch == epoch and last_sequence > sequence) then
+      epoch, why = nil, 'ahead'
+    end
+  end
 end
 return {epoch and 'ok' or why, int(tonumber(life[1]) or 0), int(highest),
-  int(tonumber(life[2]) or 0), life[3] or ''}
+  int(sequence), life[3] or ''}

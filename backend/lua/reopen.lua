@@ -6,6 +6,6 @@
 -- Answers 1 if the counter was closed by that very entry, else 0.
 
 if present_life(KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
-if redis.call('HGET', KEYS[2], 'closed') ~= ARGV[2] then return 0 end
+if redis.pcall('HGET', KEYS[2], 'closed') ~= ARGV[2] then return 0 end
 if ARGV[3] == 'reopen' then redis.call('HDEL', KEYS[2], 'closed') end
 return 1

@@ -19,7 +19,7 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
-from tests.cli.zygote import Forked, Result, Zygote, checked
+from tests.cli.zygote import Captured, Result, Zygote, checked
 from tests.conftest import Engines
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ class Cli:
         self.env = outside | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | inside
         for unwanted in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
             self.env.pop(unwanted, None)
-        self._zygote = zygote
+        self.zygote = zygote
 
     def __call__(
         self, *words: object, stdin: str | bytes = b"", env: dict[str, str] | None = None
@@ -50,12 +50,12 @@ class Cli:
     def each(self, commands: Sequence[Sequence[object]]) -> list[Result]:
         """Run independent commands, some at once; their results in order."""
         results: list[Result] = []
-        running: deque[Forked] = deque()
+        running: deque[Captured] = deque()
         for words in commands:
             if len(running) == TOGETHER:
                 results.append(running.popleft().result())
             running.append(self._start(words, b"", None))
-        return results + [forked.result() for forked in running]
+        return results + [captured.result() for captured in running]
 
     def real(
         self, *words: object, stdin: str | bytes = b"", env: dict[str, str] | None = None
@@ -63,6 +63,7 @@ class Cli:
         """Run a command as a new process, with pipes, from its very beginning."""
         done = subprocess.run(
             command(words),
+            check=False,
             env=self.env | (env or {}),
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
@@ -76,43 +77,37 @@ class Cli:
 
     def _start(
         self, words: Sequence[object], stdin: str | bytes, env: dict[str, str] | None
-    ) -> Forked:
+    ) -> Captured:
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        plain = [w.decode(errors="surrogateescape") if isinstance(w, bytes) else str(w) for w in words]
-        return self._zygote.fork(plain, self.env | (env or {}), data)
+        return self.zygote.capture(plain(words), self.env | (env or {}), data)
 
 
-def command(words: Sequence[object]) -> list[str | bytes]:
+def plain(words: Sequence[object]) -> list[str]:
+    """The arguments as the program gets them."""
+    return [w.decode(errors="surrogateescape") if isinstance(w, bytes) else str(w) for w in words]
+
+
+def command(words: Sequence[object]) -> list[str]:
     """The command line of a command."""
-    plain = [word if isinstance(word, bytes) else str(word) for word in words]
-    return [sys.executable, "-m", "instachat_cli", *plain]
+    return [sys.executable, "-m", "instachat_cli", *plain(words)]
 
 
 class Terminal:
     """A command on a terminal of 80 columns."""
 
-    def __init__(self, cli: Cli, *words: object, columns: int = 80) -> None:
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        self.process = cli.start(
-            *words,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=_take_terminal,  # noqa: PLW1509
-        )
+    def __init__(self, cli: Cli, *words: object) -> None:
+        self._fd, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+        self._forked = cli.zygote.fork(plain(words), cli.env, (theirs, theirs, theirs))
         os.close(theirs)
-        self._fd = ours
         self.shown = ""
 
     def until(self, text: str, seconds: float = 20) -> None:
         """Read until the terminal has shown that text."""
         deadline = time.monotonic() + seconds
         while text not in self.shown:
-            assert time.monotonic() < deadline, f"{text!r} never came:\n{self.shown}"
-            if not self._read(0.1):
-                assert text in self.shown, f"{text!r} never came:\n{self.shown}"
+            more = self._read(0.1) and time.monotonic() < deadline
+            assert more or text in self.shown, f"{text!r} never came:\n{self.shown}"
 
     def type(self, text: str) -> None:
         """Type on its keyboard."""
@@ -124,7 +119,8 @@ class Terminal:
         while self._read(0.1) and time.monotonic() < deadline:
             pass
         os.close(self._fd)
-        return self.process.wait(seconds)
+        assert "Traceback" not in self.shown
+        return self._forked.wait()
 
     def _read(self, seconds: float) -> bool:
         """Whether there may be more."""
@@ -135,12 +131,7 @@ class Terminal:
                 return False
             self.shown += data.decode(errors="replace")
             return bool(data)
-        return self.process.poll() is None
-
-
-def _take_terminal() -> None:
-    """In a child before exec: its standard input is the terminal whose Ctrl-C it gets."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        return self._forked.running
 
 
 @pytest.fixture(scope="session")
@@ -160,9 +151,7 @@ def zygote() -> Iterator[Zygote]:
 @pytest.fixture(scope="session")
 def cli(installation: Settings, zygote: Zygote) -> Cli:
     """The program on that installation."""
-    return Cli(
-        zygote, database_url=installation.database_url, redis_url=installation.redis_url
-    )
+    return Cli(zygote, database_url=installation.database_url, redis_url=installation.redis_url)
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +189,8 @@ def chat(core: Backend, token: str, stored: Callable[[str], None]) -> int:
 
 @pytest.fixture
 def worker(cli: Cli, core: Backend) -> Iterator["subprocess.Popen[bytes]"]:
-    """A running worker."""
+    """A running worker, and no other."""
+    wait_until(lambda: core.log.workers() == 0)  # one that was killed counts for some seconds
     process = cli.start("worker", stderr=subprocess.DEVNULL)
     wait_until(lambda: core.log.workers() == 1)
     yield process

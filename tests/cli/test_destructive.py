@@ -2,70 +2,89 @@
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
+import pytest
 import redis
 from sqlalchemy import text
 
-from backend.bootstrap import Backend
+from backend.sql import Database
 from tests.cli.conftest import Cli, Terminal
+from tests.cli.zygote import Zygote
+from tests.conftest import Engines
 
 
-def everything(core: Backend) -> tuple[Any, Any]:
-    """All that is in Redis and in SQL."""
-    client = redis.Redis.from_url(core.log.url)
-    keys = sorted(client.keys())
-    cache = {key: client.dump(key) for key in keys if key != b"instachat:workers"}
-    with core.database.connect() as connection:
-        tables = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname='public'"))
+@pytest.fixture
+def own(engines: Engines, zygote: Zygote) -> Cli:
+    """The program on an installation of the test's own: a database, and a part of the shared Redis."""
+    url = f"{engines.redis.url}/2"
+    redis.Redis.from_url(url).flushdb()
+    return Cli(zygote, database_url=engines.fresh_database(), redis_url=url)
+
+
+@pytest.fixture
+def family(own: Cli) -> tuple[str, str]:
+    """The tokens of two applications: one has a chat with a message and one without, the other nothing."""
+    token, other = (own("apps", "create", name).json["token"] for name in ("full", "empty"))
+    own("chats", "create", token, "--count", 2, "--wait", "stored")
+    own("messages", "create", token, 1, "text", "--wait", "stored")
+    return token, other
+
+
+def everything(cli: Cli) -> tuple[Any, Any]:
+    """All that is in Redis, but for what ends by itself, and in SQL."""
+    client = redis.Redis.from_url(cli.env["INSTACHAT_REDIS_URL"])
+    cache = {key: client.dump(key) for key in client.scan_iter() if client.ttl(key) == -1}
+    database = Database(cli.env["INSTACHAT_DATABASE_URL"])
+    with closing(database), database.connect() as connection:
+        names = connection.scalars(
+            text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        )
         rows = {
-            table: connection.scalars(text(f"SELECT t::text FROM {table} t ORDER BY 1")).all()
-            for table in list(tables)
+            name: connection.scalars(text(f"SELECT t::text FROM {name} t ORDER BY 1")).all()
+            for name in list(names)
         }
     return cache, rows
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
-    cli: Cli, core: Backend, token: str, chat: int
+    own: Cli, family: tuple[str, str]
 ) -> None:
     """Its exit code is that of the real thing; Redis and SQL are the same to the byte."""
-    cli("messages", "create", token, chat, "text", "--wait", "stored")
-    other = cli("apps", "create", "no chats").json["token"]
-    cli("chats", "create", token, "--wait", "stored")
-    before = everything(core)
-    results = cli.each(
+    token, other = family
+    before = everything(own)
+    results = own.each(
         [
             ("apps", "delete", other, "--dry-run"),
-            ("chats", "delete", token, chat + 1, "--dry-run"),
-            ("messages", "delete", token, chat, 1, "--dry-run"),
-            ("messages", "delete", token, chat, 1, "--dry-run", "-o", "table"),
-            ("messages", "delete", token, chat, 2, "--dry-run"),
-            ("chats", "delete", token, chat, "--dry-run"),
+            ("chats", "delete", token, 2, "--dry-run"),
+            ("messages", "delete", token, 1, 1, "--dry-run"),
+            ("messages", "delete", token, 1, 1, "--dry-run", "-o", "table"),
+            ("messages", "delete", token, 1, 2, "--dry-run"),
+            ("chats", "delete", token, 1, "--dry-run"),
             ("migrate", "--dry-run"),
         ]
     )
-    assert everything(core) == before
+    assert everything(own) == before
     assert [result.code for result in results] == [0, 0, 0, 0, 3, 6, 0]
     assert results[0].json == {"token": other, "deleted": False}
-    assert results[1].json == {"number": chat + 1, "deleted": False}
+    assert results[1].json == {"number": 2, "deleted": False}
     assert "would delete message 1" in results[3].out
 
 
-def test_without_a_terminal_and_without_yes_it_refuses(
-    cli: Cli, core: Backend, token: str, chat: int
-) -> None:
+def test_without_a_terminal_and_without_yes_it_refuses(own: Cli, family: tuple[str, str]) -> None:
     """Exit 2, nothing is deleted, and the hint names --yes; a piped `y` is no terminal."""
-    cli("messages", "create", token, chat, "text", "--wait", "stored")
-    before = everything(core)
+    token, other = family
+    before = everything(own)
     for words in (
-        ("apps", "delete", token),
-        ("chats", "delete", token, chat),
-        ("messages", "delete", token, chat, 1),
+        ("apps", "delete", other),
+        ("chats", "delete", token, 2),
+        ("messages", "delete", token, 1, 1),
     ):
-        refused = cli(*words, stdin="y\n")
+        refused = own(*words, stdin="y\n")
         assert refused.code == 2
         assert "--yes" in refused.err
-    assert everything(core) == before
+    assert everything(own) == before
 
 
 def test_on_a_terminal_it_asks(cli: Cli, token: str, chat: int) -> None:

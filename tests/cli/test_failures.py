@@ -3,12 +3,14 @@
 import os
 import socket
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from backend.bootstrap import Backend
-from tests.cli.conftest import Cli, command
+from tests.cli.conftest import Cli
 from tests.engines import free_port
 
 UNKNOWN = "A" * 32
@@ -31,6 +33,7 @@ USAGE = [
     ["chats", "show", UNKNOWN, ""],
     ["chats", "list", UNKNOWN, "--after", "-1"],
     ["chats", "create", UNKNOWN, "--count", "0"],
+    ["chats", "create", UNKNOWN, "--count", "9" * 400],
     ["chats", "create", UNKNOWN, "--count", "x"],
     ["chats", "create", UNKNOWN, "--timeout", "nan"],
     ["chats", "create", UNKNOWN, "--timeout", "-1"],
@@ -46,7 +49,9 @@ USAGE = [
 def test_wrong_usage_exits_2(cli: Cli) -> None:
     """A wrong command, option, number or missing argument: exit 2, one JSON object if that is asked for."""
     as_json = [["-o", "json"] if "-o" not in words else [] for words in USAGE]
-    results = cli.each([[*words[:2], *json, *words[2:]] for words, json in zip(USAGE, as_json)])
+    results = cli.each(
+        [[*words[:2], *json, *words[2:]] for words, json in zip(USAGE, as_json, strict=True)]
+    )
     for words, json, result in zip(USAGE, as_json, results, strict=True):
         assert result.code == 2, (words, result)
         assert result.out == ""
@@ -210,7 +215,8 @@ def test_streams_that_are_closed_or_full_do_no_harm(cli: Cli, token: str) -> Non
         (f"messages create {token} 1 - < /", (1,)),
     ):
         done = subprocess.run(
-            ["bash", "-c", f'"$0" -m instachat_cli {words}', command([])[0]],
+            check=False,
+            args=["bash", "-c", f'"$0" -m instachat_cli {words}', sys.executable],
             env=cli.env,
             capture_output=True,
             text=True,
@@ -228,11 +234,9 @@ def test_json_is_utf8_whatever_the_locale(cli: Cli, token: str) -> None:
         assert renamed.json["name"] == "مكتب 🙂"
 
 
-def test_an_unexpected_error_asks_for_a_report(cli: Cli, tmp_path: os.PathLike[str]) -> None:
+def test_an_unexpected_error_asks_for_a_report(cli: Cli, tmp_path: Path) -> None:
     """A fault of the program itself is one line and exit 1; the traceback only where it is asked for."""
-    broken = os.path.join(tmp_path, "sqlalchemy.py")
-    with open(broken, "w") as file:
-        file.write("raise RuntimeError('broken')")
+    (tmp_path / "sqlalchemy.py").write_text("raise RuntimeError('broken')")
     path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{cli.env['PYTHONPATH']}"}
     failed = cli.real("apps", "list", "-o", "json", env=path)
     assert failed.code == 1

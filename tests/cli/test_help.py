@@ -1,10 +1,12 @@
 """Help: quick, complete, and led by an example."""
 
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +34,7 @@ def test_help_leads_with_an_example(cli: Cli, path: tuple[str, ...]) -> None:
     example = shown.out.splitlines()[0]
     assert example.startswith(f"$ instachat {' '.join(path)}".rstrip()), shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
-    assert "..." not in shown.out.split("Commands:")[-1] or "Commands:" not in shown.out
+    assert "..." not in shown.out.partition("Commands:")[2]  # no description is cut
     for parameter in COMMANDS[path].params:
         assert getattr(parameter, "help", None), parameter.name
     assert cli(*path, "-h").out == shown.out
@@ -49,20 +51,24 @@ def test_version(cli: Cli) -> None:
     """The version on standard output, as a line."""
     shown = cli.real("--version")
     assert shown.code == 0
-    assert shown.out.startswith("instachat ")
+    assert shown.out.startswith("instachat")
     assert len(shown.out.splitlines()) == 1
 
 
-def test_help_takes_at_most_one_and_a_half_times_its_libraries() -> None:
+def test_help_takes_at_most_one_and_a_half_times_its_libraries(tmp_path: Path) -> None:
     """`instachat --help` against `import typer, rich`: medians of interleaved runs."""
-    theirs, ours = [], []
-    for _ in range(15):
-        theirs.append(_seconds("-c", "import typer, rich"))
-        ours.append(_seconds("-m", "instachat_cli", "--help"))
-    assert statistics.median(ours) <= 1.5 * statistics.median(theirs)
+    # Compiled modules are kept, as they are on a user's machine.
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPYCACHEPREFIX"] = str(tmp_path)
 
+    def seconds(*words: str) -> float:
+        since = time.perf_counter()
+        subprocess.run([sys.executable, *words], check=True, env=env, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - since
 
-def _seconds(*words: str) -> float:
-    since = time.perf_counter()
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - since
+    libraries, ours = ["-c", "import typer, rich"], ["-m", "instachat_cli", "--help"]
+    for words in (libraries, ours):
+        seconds(*words)
+    runs = [(seconds(*libraries), seconds(*ours)) for _ in range(15)]
+    theirs, own = (statistics.median(times) for times in zip(*runs, strict=True))
+    assert own <= 1.5 * theirs

@@ -2,7 +2,6 @@
 
 import re
 
-from backend.bootstrap import Backend
 from tests.cli.conftest import Cli
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -16,11 +15,8 @@ def test_an_application_lives_from_create_to_delete(cli: Cli) -> None:
     assert made["chats_count"] == 0
     assert TIME.fullmatch(made["created_at"])
     token = made["token"]
-    shown, listed, renamed = cli.each(
-        [("apps", "show", token), ("apps", "list"), ("apps", "rename", token, "-"), ][:2]
-        + [("apps", "show", token)]
-    )
-    assert shown.json == renamed.json == made
+    shown, listed = cli.each([("apps", "show", token), ("apps", "list")])
+    assert shown.json == made
     assert made in listed.lines
     changed = cli("apps", "rename", token, "x" * 255).json
     assert changed["name"] == "x" * 255
@@ -72,9 +68,7 @@ def test_a_message_lives_from_create_to_delete(cli: Cli, token: str, chat: int) 
     assert cli("messages", "create", token, chat, "next").json == {"number": 2}
 
 
-def test_lists_are_in_order_of_numbers_and_can_be_paged(
-    cli: Cli, core: Backend, token: str, chat: int
-) -> None:
+def test_lists_are_in_order_of_numbers_and_can_be_paged(cli: Cli, token: str, chat: int) -> None:
     """All rows by default; --limit and --after cut them; what is beyond the end is empty, not an error."""
     cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="a\nb\nc\nd\ne\n")
     whole, page, beyond, far, apps = cli.each(

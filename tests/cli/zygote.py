@@ -4,13 +4,16 @@ The fork takes the arguments, the environment and the three streams, and runs th
 does not repeat is the loading of modules: tests of that start the program from nothing.
 """
 
+import fcntl
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
@@ -52,20 +55,37 @@ def checked(code: int, out: bytes, err: bytes) -> Result:
 class Forked:
     """A command under way."""
 
-    def __init__(self, done: socket.socket, out: IO[bytes], err: IO[bytes]) -> None:
+    def __init__(self, done: socket.socket) -> None:
         self._done = done
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return not select.select([self._done], [], [], 0)[0]
+
+    def wait(self) -> int:
+        """Wait for its end; returns its exit code."""
+        with self._done:
+            code = self._done.recv(16)
+        assert code, "the command was killed"
+        return int(code)
+
+
+class Captured:
+    """A command under way, whose output is kept."""
+
+    def __init__(self, forked: Forked, out: IO[bytes], err: IO[bytes]) -> None:
+        self._forked = forked
         self._out = out
         self._err = err
 
     def result(self) -> Result:
         """Wait for its end."""
-        with self._done, self._out, self._err:
-            code = self._done.recv(16)
+        with self._out, self._err:
+            code = self._forked.wait()
             self._out.seek(0)
             self._err.seek(0)
-            out, err = self._out.read(), self._err.read()
-            assert code, f"the command ended by itself: {err.decode()}"
-            return checked(int(code), out, err)
+            return checked(code, self._out.read(), self._err.read())
 
 
 class Zygote:
@@ -79,19 +99,26 @@ class Zygote:
         )
         theirs.close()
 
-    def fork(self, arguments: list[str], environment: dict[str, str], stdin: bytes) -> Forked:
-        """Run a command on that input."""
-        out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-        ours, theirs = socket.socketpair()
-        ours.settimeout(SECONDS)
-        with tempfile.TemporaryFile() as source, theirs:
+    def capture(self, arguments: list[str], environment: dict[str, str], stdin: bytes) -> Captured:
+        """Run a command on that input, and keep what it says."""
+        out, err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115  # closed by result
+        with tempfile.TemporaryFile() as source:
             source.write(stdin)
             source.seek(0)
-            request = json.dumps([arguments, environment]).encode()
-            assert len(request) < LONGEST
-            descriptors = [stream.fileno() for stream in (source, out, err, theirs)]
-            socket.send_fds(self._socket, [request], descriptors)
-        return Forked(ours, out, err)
+            streams = (source.fileno(), out.fileno(), err.fileno())
+            return Captured(self.fork(arguments, environment, streams), out, err)
+
+    def fork(
+        self, arguments: list[str], environment: dict[str, str], streams: tuple[int, int, int]
+    ) -> Forked:
+        """Run a command on these streams; a terminal becomes its controlling one."""
+        ours, theirs = socket.socketpair()
+        ours.settimeout(SECONDS)
+        request = json.dumps([arguments, environment]).encode()
+        assert len(request) < LONGEST
+        with theirs:
+            socket.send_fds(self._socket, [request], [*streams, theirs.fileno()])
+        return Forked(ours)
 
     def close(self) -> None:
         """End the process."""
@@ -109,7 +136,8 @@ def serve(requests: socket.socket) -> None:
             return
         if not os.fork():
             requests.close()
-            _run(*json.loads(request), descriptors)
+            arguments, environment = json.loads(request)
+            _run(arguments, environment, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -135,12 +163,15 @@ def _run(arguments: list[str], environment: dict[str, str], descriptors: list[in
     from instachat_cli.main import run
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    if os.isatty(descriptors[0]):
+        fcntl.ioctl(descriptors[0], termios.TIOCSCTTY, 0)
     for number, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(environment)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: PTH123, SIM115
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     code = run(arguments)
     sys.stderr.flush()
     os.write(descriptors[3], str(code).encode())

@@ -42,6 +42,7 @@ def run(script: str, environment: dict[str, str]) -> "subprocess.CompletedProces
         capture_output=True,
         text=True,
         timeout=240,
+        check=False,  # the tests say what they expect
     )
 
 
@@ -57,7 +58,7 @@ def test_the_two_commands_are_there() -> None:
     targets = re.findall(r"^make (\w+)", BLOCK.findall(README)[0][1], re.MULTILINE)
     assert targets == ["demo", "test"]
     for target in targets:
-        assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True).returncode == 0
+        subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=True)
 
 
 def test_make_demo_tells_the_whole_story(environment: dict[str, str]) -> None:

@@ -1,0 +1,85 @@
+"""`python -m instachat_cli.bench`: run the benchmarks, and print or write the report."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from backend.errors import CheckFailed, Invalid
+from instachat_cli import failures
+from instachat_cli.talk import talk
+from instachat_cli.tree import command, group
+
+app = group(
+    """
+    Benchmarks: ratios against ceilings and rivals.
+
+    $ python -m instachat_cli.bench --quick
+    """
+)
+
+
+@command(app)
+def ceilings(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME…", help="Only these; otherwise all.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="So little of each that the numbers mean nothing.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report there, if all was run in full.")
+    ] = None,
+) -> None:
+    """Measure ours against ceilings and rivals, and print the report as Markdown.
+
+    $ python -m instachat_cli.bench drain-copy accept
+
+    Exits with 4 if a ratio is not what it must be.
+    """
+    from backend.settings import load
+    from instachat_cli.bench.catalogue import BENCHMARKS, run
+    from instachat_cli.bench.duel import Verdict
+    from instachat_cli.bench.ground import QUICK, Scale
+    from instachat_cli.bench.report import markdown, summary
+
+    chosen = names or list(BENCHMARKS)
+    for name in chosen:
+        if name not in BENCHMARKS:
+            raise Invalid(f"there is no benchmark {name!r}", f"these are: {', '.join(BENCHMARKS)}")
+    rows, facts = run(
+        load(), chosen, QUICK if quick else Scale(), lambda row: talk.say(summary(row))
+    )
+    text = markdown(rows, facts)
+    if report is None:
+        sys.stdout.write(text)
+    elif names or quick:
+        talk.note(f"{report} stays as it is: only a whole run in full is worth a report")
+    else:
+        report.write_text(text, encoding="utf-8")
+        talk.note(f"the report is in {report}")
+    if missed := [row.what for row in rows if row.verdict is Verdict.MISSED]:
+        raise CheckFailed(f"{len(missed)} of {len(rows)} missed: {'; '.join(missed)}")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # tidy up, as for Ctrl-C
+    try:
+        root = get_command(app)
+        with root.make_context("python -m instachat_cli.bench", arguments) as context:
+            root.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001  # nobody is shown a traceback
+        return failures.report(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

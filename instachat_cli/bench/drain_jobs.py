@@ -1,0 +1,122 @@
+"""Storing, against the usual way: a job for each message, and an INSERT in each job."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+
+from backend.errors import Failed
+from instachat_cli.bench.duel import Goal, Row, Side, duel
+from instachat_cli.bench.ground import Ground
+from instachat_cli.bench.one_job import Job, OneJobAMessage
+
+# How many consumer processes of how many threads; the quickest is the rival.
+CREWS = ((1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
+GOAL = Goal(must=30)
+CONSUMER = (
+    "from instachat_cli.bench.one_job import main; main()"  # `-m` would name its jobs otherwise
+)
+POLL = 0.003
+PATIENCE = 120.0
+
+
+def measure(ground: Ground) -> Iterator[Row]:
+    """Requests of one message, drained; and as jobs, by the best crew."""
+    rival = _Rival(ground)
+    processes, threads = best = max(CREWS, key=rival.try_out)
+    count = len(ground.texts)
+    with rival.crew(*best):
+        yield duel(
+            "drain, requests of one message",
+            f"{count:,} messages of one chat against {ground.scale.jobs:,} jobs; one drain; Huey with"
+            f" {processes} processes of {threads} threads, the quickest of {len(CREWS)} tried; each"
+            " transaction durable; JSON, no results, a prepared INSERT",
+            Side(
+                "drain",
+                ground.drain,
+                count,
+                before=lambda: ground.accept_singles(ground.texts),
+                after=lambda: ground.forget_stored(count),
+            ),
+            rival.side(),
+            pairs=ground.scale.pairs,
+            goal=GOAL,
+        )
+
+
+class _Rival:
+    """Fills the queue and waits until its crew has stored everything."""
+
+    def __init__(self, ground: Ground) -> None:
+        settings = ground.backend.settings
+        self._ground = ground
+        self._urls = {
+            "INSTACHAT_HUEY_URL": settings.huey_url or "",
+            "INSTACHAT_DATABASE_URL": ground.plain_url,
+        }
+        self._queue = OneJobAMessage(*self._urls.values())
+        at = datetime.now(UTC)
+        jobs = (
+            Job(ground.chat.id, number, int(at.timestamp() * 1e6), at.isoformat(), text)
+            for number, text in enumerate(ground.texts[: ground.scale.jobs], 1)
+        )
+        self._packed = self._queue.packed(list(jobs))
+
+    def try_out(self, crew: tuple[int, int]) -> float:
+        """The rate of a crew."""
+        with self.crew(*crew):
+            return self.side().measure()
+
+    def side(self) -> Side:
+        """Its side of the duel."""
+        return Side(
+            "one job, one INSERT",
+            self._store_all,
+            len(self._packed),
+            after=lambda: self._ground.forget_stored(len(self._packed)),
+        )
+
+    @contextmanager
+    def crew(self, processes: int, threads: int) -> Iterator[None]:
+        """So many consumers, warm: each has done some jobs."""
+        command = [sys.executable, "-c", CONSUMER, str(threads)]
+        consumers = [
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                env=os.environ | self._urls,
+                start_new_session=True,  # Ctrl-C is for us, and their standard input ends with us
+            )
+            for _ in range(processes)
+        ]
+        try:
+            time.sleep(1)  # until all of them are there
+            self.side().measure()
+            yield
+        finally:
+            for consumer in consumers:
+                if consumer.stdin:
+                    consumer.stdin.close()
+            for consumer in consumers:
+                try:
+                    consumer.wait(10)
+                except subprocess.TimeoutExpired:
+                    consumer.kill()
+                    consumer.wait()
+
+    def _store_all(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        self._queue.push(self._packed)
+        while self._queue.waiting() or self._stored() < len(self._packed):
+            if time.monotonic() > deadline:
+                raise Failed(f"the jobs of the rival were not done within {PATIENCE:.0f} s")
+            time.sleep(POLL)
+
+    def _stored(self) -> int:
+        with self._ground.backend.database.connect() as connection:
+            return int(connection.scalar(text("SELECT count(*) FROM message")) or 0)

@@ -1,0 +1,203 @@
+"""What the benchmarks stand on: engines and a database of their own, and messages to send.
+
+Nothing is left behind. Private engines live in a temporary folder. Where engines are given by settings, the
+database is one more on that server, dropped at the end, and Redis has to be empty, and is so again.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg2
+from sqlalchemy import make_url, text
+
+from backend import accept, sql
+from backend.bootstrap import Addresses, Backend, addresses, open_backend
+from backend.errors import Failed, InstaChatError, Invalid
+from backend.migrations import upgrade
+from backend.settings import Settings
+from backend.sql import Database
+from instachat_cli.conversations import conversations
+
+REQUESTS = 500  # of one message each, accepted in one call while the log is filled
+BULK = 1_000  # messages of a bulk request, as `messages create -` sends them
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured."""
+
+    pairs: int = 7
+    starts: int = 15  # pairs of the command line's start, which is quick
+    messages: int = 30_000  # of one repetition
+    jobs: int = 1_500  # of one repetition, where each message is a job
+
+
+QUICK = Scale(pairs=2, starts=2, messages=2_000, jobs=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A chat to send to: by its names, by its row, and where its log is."""
+
+    token: str
+    number: int
+    id: int
+    shard: int
+
+
+class Ground:
+    """A backend on engines that nobody else uses, a chat in it, and real texts for its messages."""
+
+    def __init__(self, backend: Backend, scale: Scale) -> None:
+        self.backend = backend
+        self.scale = scale
+        spoken = [line for conversation in conversations() for line in conversation.lines]
+        self.texts = list(islice(cycle(spoken), scale.messages))
+        self.chat = self._new_chat()
+
+    def accept_singles(self, texts: Sequence[str], at_once: int = REQUESTS) -> None:
+        """Accept a request a message, so many requests in one call."""
+        token, number = self.chat.token, self.chat.number
+        for start in range(0, len(texts), at_once):
+            requests = [
+                accept.messages(token, number, [text]) for text in texts[start : start + at_once]
+            ]
+            for answer in self.backend.acceptor.accept_batch(requests):
+                if isinstance(answer, InstaChatError):
+                    raise answer
+
+    def accept_bulk(self, texts: Sequence[str]) -> None:
+        """Accept requests of a thousand messages, as `messages create -` sends them."""
+        for start in range(0, len(texts), BULK):
+            request = accept.messages(
+                self.chat.token, self.chat.number, texts[start : start + BULK]
+            )
+            self.backend.acceptor.accept(request)
+
+    def drain(self) -> None:
+        """Store what was accepted."""
+        self.backend.drainer.drain(self.chat.shard)
+
+    def forget_stored(self, expected: int | None = None) -> None:
+        """Empty the table of messages. With `expected`, Failed if it held any other number of them."""
+        with self.backend.database.begin() as tx:
+            found = tx.scalar(text("SELECT count(*) FROM message"))
+            tx.execute(text("TRUNCATE message"))
+        if expected is not None and found != expected:
+            raise Failed(f"{found:,} messages were stored instead of {expected:,}")
+
+    def forget_accepted(self) -> None:
+        """Empty the log, as if all of it had been stored."""
+        self.redis.xtrim(self.backend.log.key(self.chat.shard, "log"), maxlen=0, approximate=False)
+
+    @property
+    def redis(self) -> Any:
+        """The very client that the log uses."""
+        return self.backend.log.redis
+
+    @property
+    def plain_url(self) -> str:
+        """The database's URL as the driver itself reads it."""
+        url = make_url(self.backend.database.url).set(drivername="postgresql")
+        return url.render_as_string(hide_password=False)
+
+    @contextmanager
+    def connection(self) -> Iterator["psycopg2.extensions.connection"]:
+        """A connection of the driver's own: each statement is a transaction, durable as the drain's."""
+        with closing(psycopg2.connect(self.plain_url)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SET synchronous_commit = on")
+            yield connection
+
+    def _new_chat(self) -> Chat:
+        token = self.backend.catalog.create_application("benchmark").token
+        number = self.backend.acceptor.accept(accept.chats(token)).first
+        shard = self.backend.counters.shard(token)
+        self.backend.drainer.drain(shard)
+        with self.backend.database.connect() as connection:
+            id_, _ = sql.chat_ids(connection, [(token, number)])[token, number]
+        return Chat(token, number, id_, shard)
+
+
+@contextmanager
+def ground(settings: Settings, scale: Scale) -> Iterator[Ground]:
+    """Ground of one's own on the settings' engines, or on private ones; gone afterwards.
+
+    Raises Invalid if the Redis that is given is in use.
+    """
+    with ExitStack() as stack:
+        home = stack.enter_context(_temporary_home())
+        at = stack.enter_context(addresses(settings.model_copy(update={"home": home})))
+        if at.engines:
+            stack.callback(at.engines.close, wait=True)
+        own = settings.model_copy(
+            update={
+                "home": home,
+                "database_url": stack.enter_context(_own_database(at)),
+                "redis_url": at.redis,
+                "huey_url": at.huey,
+            }
+        )
+        backend = stack.enter_context(open_backend(own))
+        stack.enter_context(_empty_redis(backend))
+        yield Ground(backend, scale)
+
+
+@contextmanager
+def _temporary_home() -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="instachat-bench-"))
+    if os.geteuid() == 0:
+        home.chmod(0o711)  # as root the engines run as another user, who must pass through
+    try:
+        yield home
+    finally:
+        for _ in range(50):  # an engine may still be writing its last files
+            shutil.rmtree(home, ignore_errors=True)
+            if not home.exists():
+                break
+            time.sleep(0.1)
+
+
+@contextmanager
+def _own_database(at: Addresses) -> Iterator[str]:
+    """A database beside the one that is given, with the default schema."""
+    name = f"instachat_bench_{uuid4().hex[:12]}"
+    server = Database(at.database)
+    try:
+        with server.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        try:
+            url = make_url(at.database).set(database=name).render_as_string(hide_password=False)
+            database = Database(url)
+            upgrade(database)
+            database.close()
+            yield url
+        finally:
+            with server.connect() as connection:
+                connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    finally:
+        server.close()
+
+
+@contextmanager
+def _empty_redis(backend: Backend) -> Iterator[None]:
+    backend.log.ping()
+    if backend.log.redis.dbsize():
+        raise Invalid(
+            "this Redis is in use, and benchmarks need an empty one; nothing was changed",
+            "unset INSTACHAT_REDIS_URL: then a private one is started, and gone afterwards",
+        )
+    try:
+        yield
+    finally:
+        backend.log.redis.flushdb()

@@ -1,0 +1,219 @@
+"""`instachat up` and `instachat worker`: from start to end, and through what may happen between."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backend.bootstrap import Backend
+from backend.settings import Settings
+from tests.cli.conftest import Cli, Terminal, wait_until
+from tests.cli.zygote import Zygote
+from tests.conftest import Engines
+from tests.engines import free_port, scratch_folder
+
+
+class Up:
+    """A running `up`, whose standard error is kept in a file."""
+
+    def __init__(self, cli: Cli, folder: Path) -> None:
+        self._said = folder / "said"
+        with self._said.open("wb") as said:
+            self.process = cli.start("up", stderr=said, stdin=subprocess.DEVNULL)
+
+    @property
+    def said(self) -> str:
+        """All it has said so far."""
+        return self._said.read_text()
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of the workers it has started, oldest first."""
+        return [int(pid) for pid in re.findall(r"worker started: process (\d+)", self.said)]
+
+    def ready(self) -> "Up":
+        """Wait until it says so."""
+        wait_until(lambda: "ready" in self.said or self.process.poll() is not None, 40)
+        assert "ready" in self.said, self.said
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def start_up(tmp_path: Path) -> Iterator[Callable[[Cli], Up]]:
+    """Starts an `up` that is ended with the test, however that ends."""
+    started: list[Up] = []
+
+    def start(cli: Cli) -> Up:
+        started.append(Up(cli, tmp_path))
+        return started[-1].ready()
+
+    yield start
+    for up in started:
+        up.process.kill()  # its worker ends by itself then
+        up.process.wait()
+
+
+@pytest.fixture
+def empty(engines: Engines, zygote: Zygote) -> Cli:
+    """The program on a database without any table, and on the shared Redis with nothing in it."""
+    engines.postgres.execute("DROP DATABASE IF EXISTS bare")
+    engines.postgres.execute("CREATE DATABASE bare")
+    return Cli(
+        zygote, database_url=engines.postgres.url("bare"), redis_url=engines.redis.url + "/1"
+    )
+
+
+@pytest.fixture
+def private(zygote: Zygote) -> Iterator[Cli]:
+    """The program with no URL set, on a home of its own."""
+    home = scratch_folder("up")
+    yield Cli(zygote, home=home)
+    wait_until(lambda: not _processes_of(home))
+    subprocess.run(["rm", "-rf", home], check=True)
+
+
+def test_up_on_private_engines_and_a_kill_that_leaves_nothing(
+    private: Cli, start_up: Callable[[Cli], Up]
+) -> None:
+    """Another terminal's commands find its engines and its worker; killed by -9, all of it ends."""
+    up = start_up(private)
+    home = Path(private.env["INSTACHAT_HOME"])
+    assert str(home) in up.said
+    assert "migrated from nothing to" not in up.said  # one line says it
+    assert re.search(r"schema +0001, migrated from nothing", up.said)
+    token = private("apps", "create", "first").json["token"]
+    made = private("chats", "create", token, "--wait", "stored")
+    assert (made.json, made.err) == ({"number": 1}, "")
+    up.process.kill()
+    up.process.wait()
+    wait_until(lambda: not psutil.pid_exists(up.workers[-1]))
+    wait_until(lambda: not _processes_of(home))
+    assert private("chats", "list", token).lines[0]["number"] == 1
+
+
+def test_up_on_given_engines_migrates_drains_and_ends_with_0(
+    empty: Cli, start_up: Callable[[Cli], Up]
+) -> None:
+    """A worker that is killed is started again; SIGTERM stores what is accepted, and ends it all."""
+    up = start_up(empty)
+    token = empty("apps", "create", "x").json["token"]
+    first = up.workers[0]
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: len(up.workers) == 2)
+    assert "by signal 9" in up.said
+    empty("chats", "create", token, "--count", 5_000)
+    since = time.monotonic()
+    assert up.stop() == 0
+    assert time.monotonic() - since < 10
+    assert not psutil.pid_exists(up.workers[-1])
+    assert "all that was accepted is stored" in up.said
+    assert empty("status").json["not_stored"] == 0
+    assert len(empty("chats", "list", token).lines) == 5_000
+
+
+def test_up_ends_in_good_order_by_ctrl_c(cli: Cli) -> None:
+    """On a terminal Ctrl-C goes to the whole group: the worker is none of it, and `up` decides."""
+    terminal = Terminal(cli, "up")
+    terminal.until("ready", 40)
+    terminal.type("\x03")
+    assert terminal.end() == 0
+    assert "all that was accepted is stored" in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
+def test_a_second_signal_ends_up_at_once(cli: Cli, start_up: Callable[[Cli], Up]) -> None:
+    """Exit 130, and no worker is left, not even one that hangs."""
+    up = start_up(cli)
+    os.kill(up.workers[-1], signal.SIGSTOP)
+    up.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert up.stop(signal.SIGINT) == 130
+    assert not psutil.pid_exists(up.workers[-1])
+    assert "error: " in up.said
+
+
+def test_up_says_which_engine_is_away(cli: Cli) -> None:
+    """It starts nothing, and exits 5."""
+    for name, scheme in (("DATABASE", "postgresql"), ("REDIS", "redis")):
+        url = f"{scheme}://127.0.0.1:{free_port()}/0"
+        failed = cli("up", env={f"INSTACHAT_{name}_URL": url})
+        assert failed.code == 5
+        assert f"INSTACHAT_{name}_URL" in failed.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_ends_with_0_when_told_to(
+    worker: "subprocess.Popen[bytes]", core: Backend, number: int
+) -> None:
+    """And says so: it doesn't count as running any more."""
+    worker.send_signal(number)
+    assert worker.wait(20) == 0
+    assert core.log.workers() == 0
+
+
+def test_a_worker_told_to_end_before_it_has_begun_ends_with_0(cli: Cli) -> None:
+    """Whenever the signal comes, once the program has taken it over."""
+    process = cli.start("worker", stderr=subprocess.PIPE)
+    wait_until(lambda: _catches_sigterm(process.pid))
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def test_a_worker_without_engines_exits_5(cli: Cli) -> None:
+    """At the start; later it goes on trying."""
+    url = f"postgresql://127.0.0.1:{free_port()}/x"
+    assert cli("worker", env={"INSTACHAT_DATABASE_URL": url}).code == 5
+
+
+def test_up_and_worker_work_from_any_folder(
+    installation: Settings, zygote: Zygote, tmp_path: Path
+) -> None:
+    """A folder that holds modules of the same names, as many projects' do, changes nothing."""
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "__init__.py").write_text("raise RuntimeError('not ours')")
+    (tmp_path / "instachat_cli.py").write_text("raise RuntimeError('not ours')")
+    cli = Cli(zygote, database_url=installation.database_url, redis_url=installation.redis_url)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "instachat_cli", "up"],
+        env=cli.env,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr
+    said = b""
+    while b"ready" not in said:
+        line = process.stderr.readline()
+        assert line, said.decode()
+        said += line
+    assert b"ended" not in said
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def _processes_of(home: Path) -> list[psutil.Process]:
+    """The processes that name a home: engines, and who looks after them."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(home) in word for word in process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def _catches_sigterm(pid: int) -> bool:
+    """Whether a process has a handler of its own for SIGTERM."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+    return False

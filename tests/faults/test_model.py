@@ -1,0 +1,397 @@
+"""Anything in any order, on real engines, against a small model of dictionaries (`model`).
+
+Two processes' worth of backends accept, change, delete, drain and die, while Redis is killed, wiped and
+put back to older copies of itself. After each step SQL holds what the model says, row by row; at the end
+so do the counts, the searches, and the numbers that everything alive gives next.
+
+A failure prints the steps and how to replay them: `--hypothesis-seed`, or the blob. More examples:
+INSTACHAT_MODEL_EXAMPLES=10000.
+"""
+
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from backend import accept, sql, transfer
+from backend.accept import Request
+from backend.bootstrap import Backend, open_backend
+from backend.drain import Drainer
+from backend.errors import Closing, InstaChatError
+from backend.life import Lives
+from backend.model import Accepted, Parent, shard_of
+from backend.settings import Settings
+from tests.conftest import Engines
+from tests.engines import RedisServer
+from tests.faults.model import SHARDS, Answer, Ask, Held, Refusal, World, shard
+
+EXAMPLES = int(os.environ.get("INSTACHAT_MODEL_EXAMPLES", "60"))
+STEPS = 40
+
+# Four applications in two shards: what happens to one is felt by its neighbour.
+TOKENS = [t for n in range(99) if shard_of(t := f"application-number-{n:04}", SHARDS) in (3, 5)][:4]
+AT = "2026-01-31T23:59:59.000000Z"
+KEYWORDS = ["a", "b", "ab", "%", "_", "\\"]
+
+pick = st.integers(0, 9)  # one of what is there, whatever that is by then
+texts = st.lists(st.text("ab%_\\\n\té", min_size=1, max_size=4), min_size=1, max_size=4)
+asks = st.tuples(
+    st.sampled_from(["messages"] * 5 + ["chats"] * 3 + ["delete chat"] * 2 + ["delete"]),
+    pick,
+    pick,
+    texts,
+    st.sampled_from([None, None, None, "key 1", "key 2"]),
+)
+
+
+class Killed(BaseException):
+    """The death of a drain; no `except Exception` survives it."""
+
+
+class Spine(RuleBasedStateMachine):
+    """One installation, and its model."""
+
+    def __init__(self, engines: Engines, redis: RedisServer) -> None:
+        super().__init__()
+        self.world = World()
+        self.redis = redis
+        self.copies: list[tuple[Path, Held]] = []
+        self.open = ExitStack()
+        self.settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
+        redis.kill()
+        shutil.rmtree(redis.folder / "appendonlydir", ignore_errors=True)
+        redis.start()
+        self.backends = [self.open.enter_context(open_backend(self.settings)) for _ in range(2)]
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.world.stored) < len(TOKENS))
+    @rule(who=pick)
+    def create_application(self, who: int) -> None:
+        """As `Catalog.create_application`, with a token that the test can know."""
+        token = TOKENS[len(self.world.stored)]
+        backend = self.backend(who)
+        backend.counters.open(token)
+        with backend.database.begin() as tx:
+            sql.insert_application(tx, token, "x")
+        self.world.create_application(token)
+
+    @precondition(lambda self: self.world.stored)
+    @rule(who=pick, batch=st.lists(asks, min_size=1, max_size=6))
+    def accept(self, who: int, batch: list[tuple[str, int, int, list[str], str | None]]) -> None:
+        """Requests of any kinds, chats and applications in one call, some with idempotency keys."""
+        self.compare(who, [self.ask(*one) for one in batch])
+
+    @precondition(lambda self: self.world.stored)
+    @rule(who=pick, application=pick, chat=pick, number=pick, new=texts)
+    def edit(self, who: int, application: int, chat: int, number: int, new: list[str]) -> None:
+        """A message that may be there, accepted, deleted, or none."""
+        parent, number = self.chat(application, chat), number + 1
+        found = outcome(
+            lambda: self.backend(who).catalog.edit_message(*named(parent), number, new[0])
+        )
+        assert found == self.world.change(parent, number, new[0])
+
+    @precondition(lambda self: self.world.stored)
+    @rule(who=pick, application=pick, chat=pick, number=pick)
+    def delete_message(self, who: int, application: int, chat: int, number: int) -> None:
+        """Likewise."""
+        parent, number = self.chat(application, chat), number + 1
+        found = outcome(lambda: self.backend(who).catalog.delete_message(*named(parent), number))
+        assert found == self.world.change(parent, number, None)
+
+    @precondition(lambda self: self.world.stored)
+    @rule(who=pick, application=pick, chat=pick)
+    def delete_chat(self, who: int, application: int, chat: int) -> None:
+        """Asked, drained and decided."""
+        parent = self.chat(application, chat)
+        found = outcome(lambda: self.backend(who).catalog.delete_chat(*named(parent)))
+        assert found == self.world.delete(parent)
+
+    @precondition(lambda self: self.world.stored)
+    @rule(who=pick, application=pick)
+    def delete_application(self, who: int, application: int) -> None:
+        """Likewise."""
+        parent = self.application(application)
+        found = outcome(lambda: self.backend(who).catalog.delete_application(parent.token))
+        assert found == self.world.delete(parent)
+
+    @precondition(lambda self: self.world.chats())
+    @rule(who=pick, which=pick)
+    def look(self, who: int, which: int) -> None:
+        """Live counts are the model's, also of what is not stored yet."""
+        self.check_counts(self.backend(who), _one_of(self.world.chats(), which))
+
+    @precondition(lambda self: self.world.stored)
+    @rule(
+        who=pick,
+        application=pick,
+        texts=st.lists(st.one_of(st.none(), st.sampled_from(KEYWORDS)), max_size=4),
+        gone=st.booleans(),
+        again=st.booleans(),
+    )
+    def bring(
+        self, who: int, application: int, texts: list[str | None], gone: bool, again: bool
+    ) -> None:
+        """Import a chat under the next number, with texts and with deleted messages; perhaps twice."""
+        self.drain(who)
+        parent = self.application(application)
+        texts = [] if gone else texts
+        number = 1 + max(self.world.held.issued.get(parent, 0), self.world.highest(parent))
+        lines = [transfer.chat_line(parent.token, number, None if gone else 0, AT, AT)]
+        for n, text_ in enumerate(texts, 1):
+            lines.append(transfer.message_line(parent.token, number, n, text_, AT, AT))
+        work = self.backend(who).importer.begin()
+        chunk = transfer.Chunk(1, [line.encode() for line in lines], 0)
+        faults = work.take(chunk)
+        assert self.world.bring(parent, number, texts, gone=gone) == (not faults)
+        if again and not faults:
+            assert not work.take(chunk)
+            assert work.counts.skipped == len(lines)
+
+    # -- drains ------------------------------------------------------------------------------------
+
+    @rule(who=pick)
+    def drain(self, who: int) -> None:
+        """All shards."""
+        self.backend(who).drainer.drain_all()
+        for number in {shard(event.ask.parent) for event in self.world.held.log}:
+            self.world.drain(number)
+
+    @precondition(lambda self: self.world.held.log)
+    @rule(who=pick, which=pick, step=st.sampled_from(["read", "rows", "committed", "trimmed"]))
+    def drain_that_dies(self, who: int, which: int, step: str) -> None:
+        """One shard, by a drain killed at a step."""
+
+        def die(name: str) -> None:
+            if name == step:
+                raise Killed
+
+        backend = self.backend(who)
+        number = shard(_one_of(self.world.held.log, which).ask.parent)
+        lives = Lives(backend.log, backend.database)
+        with pytest.raises(Killed):
+            Drainer(backend.log, backend.database, lives, step=die).drain(number)
+        if step != "read":
+            self.world.drain(number, committed=step != "rows")
+
+    # -- faults ------------------------------------------------------------------------------------
+
+    @rule()
+    def kill_redis(self) -> None:
+        """kill -9, and started again."""
+        self.redis.kill()
+        self.redis.start()
+        self.world.restart()
+
+    @rule()
+    def wipe_redis(self) -> None:
+        """FLUSHALL: what was not stored is gone."""
+        self.redis.client().flushall()
+        self.world.wipe()
+
+    @rule()
+    def copy_redis(self) -> None:
+        """Keep a copy of its data."""
+        self.redis.kill()
+        copy = self.redis.folder / f"copy-{len(self.copies)}"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self.redis.folder / "appendonlydir", copy)
+        self.redis.start()
+        self.world.restart()
+        self.copies.append((copy, self.world.copy()))
+
+    @precondition(lambda self: self.copies)
+    @rule(which=pick)
+    def restore_redis(self, which: int) -> None:
+        """Put an old copy in place of its data."""
+        copy, held = _one_of(self.copies, which)
+        self.redis.kill()
+        shutil.rmtree(self.redis.folder / "appendonlydir")
+        shutil.copytree(copy, self.redis.folder / "appendonlydir")
+        self.redis.start()
+        self.world.restore(held)
+
+    @rule(who=pick)
+    def another_process(self, who: int) -> None:
+        """One that knows nothing yet takes the place of one that did."""
+        self.backends[who % 2] = self.open.enter_context(open_backend(self.settings))
+
+    # -- what holds --------------------------------------------------------------------------------
+
+    @invariant()
+    def sql_holds_what_the_model_says(self) -> None:
+        """Every row, its state and its text; every count of removals; every dead letter."""
+        applications, chats, messages = {}, {}, {}
+        for token, application in self.world.stored.items():
+            removed = len(application.chats) - len(application.alive)
+            applications[token] = (application.gone, removed)
+            for number, chat in application.chats.items():
+                assert not (application.gone and chat in application.alive.values())
+                assert not (chat.gone and chat.alive), "a deleted chat has no children"
+                removed = len(chat.messages) - len(chat.alive)
+                chats[token, number] = (chat.gone, removed)
+                assert list(chat.messages) == list(range(1, len(chat.messages) + 1)), "dense"
+                for n, message in chat.messages.items():
+                    messages[token, number, n] = message.text
+        assert self.query(
+            "SELECT token, removed_at IS NOT NULL, chats_removed FROM application"
+        ) == {(token, *values) for token, values in applications.items()}
+        assert self.query(
+            "SELECT token, number, state = 'removed', messages_removed"
+            " FROM chat JOIN application a ON a.id = application_id"
+        ) == {(*key, *values) for key, values in chats.items()}
+        assert self.query(
+            "SELECT token, c.number, m.number, CASE m.state WHEN 'stored' THEN text END"
+            " FROM message m JOIN chat c ON c.id = chat_id JOIN application a ON a.id = application_id"
+        ) == {(*key, value) for key, value in messages.items()}
+        assert self.query("SELECT count(*) FROM dead_letter") == {(len(self.world.letters),)}
+
+    def teardown(self) -> None:
+        """The end: everything is drained, and everything alive goes on giving numbers."""
+        try:
+            if sys.exc_info()[0] is None:  # no step has failed
+                self.check_the_end()
+        finally:
+            self.open.close()
+
+    def check_the_end(self) -> None:
+        """Counts, searches, and one more message in each chat: none is closed for good."""
+        self.drain(0)
+        self.sql_holds_what_the_model_says()
+        chats = self.world.chats()
+        for chat in chats:
+            self.check_counts(self.backends[0], chat)
+        self.drain(1)
+        for chat in self.world.chats():
+            for keyword in KEYWORDS:
+                found = self.backends[1].catalog.search(*named(chat), keyword)
+                assert {m.message.number: m.message.text for m in found} == {
+                    n: t for n, t in self.world.texts(chat).items() if keyword in t
+                }
+            assert self.compare(0, [Ask("messages", chat, ("at the end",))]) != [Closing]
+        self.drain(0)
+        self.sql_holds_what_the_model_says()
+
+    def compare(self, who: int, asks: list[Ask]) -> list[Answer]:
+        """Accept a batch; its answers are the model's, and no number of anything stored."""
+        before = {ask.parent: self.world.highest(ask.parent) for ask in asks}
+        found = self.backend(who).acceptor.accept_batch([request(ask) for ask in asks])
+        answers = [(a.first, a.last) if isinstance(a, Accepted) else type(a) for a in found]
+        assert answers == self.world.accept(asks)
+        for ask, answer in zip(asks, answers, strict=True):
+            if isinstance(answer, tuple) and ask.key is None:
+                assert answer[0] > before[ask.parent], "the number of something stored"
+        return answers
+
+    def check_counts(self, backend: Backend, chat: Parent) -> None:
+        """The live counts of a stored chat and of its application."""
+        application = Parent(chat.token)
+        assert backend.catalog.application(chat.token).chats_count == self.world.count(application)
+        found = backend.catalog.chat(*named(chat))
+        assert getattr(found, "messages_count", None) == self.world.count(chat)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def backend(self, who: int) -> Backend:
+        """One of the processes."""
+        return self.backends[who % len(self.backends)]
+
+    def application(self, which: int) -> Parent:
+        """One of the applications, deleted ones too."""
+        return Parent(_one_of(list(self.world.stored), which))
+
+    def chat(self, application: int, which: int) -> Parent:
+        """A chat that is there, accepted, deleted, or one more than there ever was."""
+        parent = self.application(application)
+        known = max(self.world.held.issued.get(parent, 0), self.world.highest(parent))
+        return Parent(parent.token, 1 + which % (known + 1))
+
+    def ask(self, kind: str, application: int, chat: int, texts: list[str], key: str | None) -> Ask:
+        """A request, of what is there by now."""
+        match kind:
+            case "messages":
+                return Ask(kind, self.chat(application, chat), tuple(texts), key=key)
+            case "chats":
+                return Ask(kind, self.application(application), chats=len(texts), key=key)
+            case "delete chat":
+                return Ask("delete", self.chat(application, chat))
+        return Ask("delete", self.application(application))
+
+    def query(self, statement: str) -> set[tuple[Any, ...]]:
+        """Rows, straight from SQL."""
+        with self.backends[0].database.connect() as connection:
+            return {tuple(row) for row in connection.execute(text(statement))}
+
+
+def request(ask: Ask) -> Request:
+    """The request as the program wants it."""
+    match ask.kind:
+        case "messages":
+            return accept.messages(*named(ask.parent), ask.texts, key=ask.key)
+        case "chats":
+            return accept.chats(ask.parent.token, ask.chats, key=ask.key)
+    return accept.deletion(*ask.parent)
+
+
+def named(chat: Parent) -> tuple[str, int]:
+    """A chat's token and number."""
+    assert chat.chat is not None
+    return chat.token, chat.chat
+
+
+def outcome(call: Callable[[], object]) -> Refusal | None:
+    """None if it was done, or why it was not."""
+    try:
+        call()
+    except InstaChatError as error:
+        return type(error)
+    return None
+
+
+def _one_of(things: list[Any], which: int) -> Any:
+    return things[which % len(things)]
+
+
+@pytest.mark.timeout(3600 if EXAMPLES > 100 else 600)
+def test_the_spine_does_what_the_model_says(
+    engines: Engines, own_redis: RedisServer, request: pytest.FixtureRequest
+) -> None:
+    """Whatever is asked of it and done to it, in any order, by two processes."""
+
+    class Here(Spine):
+        def __init__(self) -> None:
+            super().__init__(engines, own_redis)
+
+    given = request.config.getoption("--hypothesis-seed")
+    number = random.SystemRandom().getrandbits(32) if given is None else given
+    try:
+        run_state_machine_as_test(
+            seed(number)(Here),
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
+                print_blob=True,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except BaseException as error:
+        error.add_note(f"the same examples again: --hypothesis-seed={number}")
+        raise
