@@ -14,16 +14,15 @@ fault: the transaction is given up, and the events stay in the log.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from backend import sql
 from backend.errors import EngineDown, InstaChatError, Invalid, Unavailable
-from backend.events import ChatsCreated, DeletionAsked, Event, MessagesCreated, unpack
+from backend.events import ChatsCreated, DeletionAsked, MessagesCreated, unpack
 from backend.folding import fold
 from backend.life import Lives
 from backend.log import LifeLost, Log, Page
@@ -36,7 +35,9 @@ STUCK_SECONDS = 10.0
 CLAIMS = 5
 
 Step = Callable[[str], None]
-Source = tuple[EntryId, MessagesCreated, bytes]  # where rows come from
+# Where rows come from: an entry's id, as Redis writes it, its event, and its field.
+Chats = tuple[bytes, ChatsCreated, bytes]
+Source = tuple[bytes, MessagesCreated, bytes]
 logger = logging.getLogger(__name__)
 
 
@@ -150,7 +151,7 @@ class Drainer:
             self._lives.saw(shard, max(page.end, locked.cursor))
             if page.end < locked.cursor:
                 raise LifeLost("rewound")  # what it gives now, no drain would ever see
-            if page.entries and page.entries[-1][0] > page.end:
+            if page.entries and _entry_id(page.entries[-1][0]) > page.end:
                 raise LifeLost("ahead")  # somebody else appended: nothing of ours could be
             self._step("read")
             batch = Batch(shard, page, locked.epoch)
@@ -178,7 +179,7 @@ class Batch:
     dropped: int = 0
 
     @property
-    def entries(self) -> list[tuple[EntryId, bytes]]:
+    def entries(self) -> list[tuple[bytes, bytes]]:
         """The entries, in the log's order."""
         return self.page.entries
 
@@ -190,7 +191,7 @@ class Batch:
     @property
     def through(self) -> EntryId:
         """How far the cursor may move: the log's end, if nothing was left behind the page."""
-        return self.page.end if self.page.complete else self.page.entries[-1][0]
+        return self.page.end if self.page.complete else _entry_id(self.page.entries[-1][0])
 
 
 @dataclass
@@ -205,30 +206,33 @@ class _Storing:
 
     def run(self) -> None:
         """Store creations in runs; a deletion is decided between what is before and behind it."""
-        for deletion, run in groupby(self._decoded(), lambda e: isinstance(e[1], DeletionAsked)):
-            if deletion:
-                for entry, event, _ in run:
-                    assert isinstance(event, DeletionAsked)
-                    self._decide(entry, event)
+        chats: list[Chats] = []
+        messages: list[Source] = []
+        for entry, packed in self.batch.entries:
+            try:
+                event = unpack(packed)
+            except ValueError as error:
+                self._bury(entry, packed, str(error))
+                continue
+            if isinstance(event, MessagesCreated):
+                messages.append((entry, event, packed))
+            elif isinstance(event, ChatsCreated):
+                chats.append((entry, event, packed))
             else:
-                self._store(list(run))
+                self._store(chats, messages)
+                chats, messages = [], []
+                self._decide(_entry_id(entry), event)
+        self._store(chats, messages)
         if self.letters:
             sql.add_dead_letters(self.tx, self.letters)
 
-    def _decoded(self) -> Iterator[tuple[EntryId, Event, bytes]]:
-        for entry, packed in self.batch.entries:
-            try:
-                yield entry, unpack(packed), packed
-            except ValueError as error:
-                self._bury(entry, packed, str(error))
-
     # -- creations ---------------------------------------------------------------------------------
 
-    def _store(self, run: list[tuple[EntryId, Event, bytes]]) -> None:
-        self._store_chats([(e, v, p) for e, v, p in run if isinstance(v, ChatsCreated)])
-        self._store_messages([(e, v, p) for e, v, p in run if isinstance(v, MessagesCreated)])
+    def _store(self, chats: list[Chats], messages: list[Source]) -> None:
+        self._store_chats(chats)
+        self._store_messages(messages)
 
-    def _store_chats(self, events: list[tuple[EntryId, ChatsCreated, bytes]]) -> None:
+    def _store_chats(self, events: list[Chats]) -> None:
         if not events:
             return
         applications = sql.application_ids(self.tx, {event.token for _, event, _ in events})
@@ -238,20 +242,20 @@ class _Storing:
             if not id_:
                 self._bury(entry, packed, "the application does not exist", event)
             elif not alive:
-                self.batch.dropped += event.count
+                self.batch.dropped += event.last - event.first + 1
             else:
-                rows.append(ChatRow(id_, event.first, event.first + event.count - 1, event.at))
+                rows.append(ChatRow(id_, event.first, event.last, event.at))
                 sources[id_, event.first] = (entry, event, packed)
         if rows:
             for id_, number in sql.insert_chats(self.tx, rows):
                 entry, event, packed = next(
                     source
                     for (application, first), source in sources.items()
-                    if application == id_ and first <= number < first + source[1].count
+                    if application == id_ and first <= number <= source[1].last
                 )
                 self._bury(entry, packed, "another chat has this number", event, number)
 
-    def _store_messages(self, events: list[tuple[EntryId, MessagesCreated, bytes]]) -> None:
+    def _store_messages(self, events: list[Source]) -> None:
         if not events:
             return
         wanted = {(event.token, event.chat) for _, event, _ in events}
@@ -266,16 +270,14 @@ class _Storing:
                 self.batch.dropped += len(event.texts)
             else:
                 for number, text in enumerate(event.texts, event.first):
-                    rows.append(MessageRow(id_, number, text, fold(text), event.at))
+                    rows.append(MessageRow(id_, number, text, fold(text), event.micros))
                 sources.append((entry, event, packed))
         if not rows:
             return
         if self._copy(rows):
             rows = self._sift(rows, sources)
         if self.publishing and rows:
-            sql.add_to_outbox(
-                self.tx, [(row.chat_id, row.number, sql.micros(row.at)) for row in rows]
-            )
+            sql.add_to_outbox(self.tx, [(row.chat_id, row.number, row.version) for row in rows])
 
     def _copy(self, rows: list[MessageRow]) -> Exception | None:
         """Store rows, all or none; returns what is wrong with the data if it is none."""
@@ -334,13 +336,13 @@ class _Storing:
 
     def _bury(
         self,
-        entry: EntryId,
+        entry: bytes,
         packed: bytes,
         reason: str,
         event: ChatsCreated | MessagesCreated | None = None,
         number: int | None = None,
     ) -> None:
-        key = f"{self.batch.shard}-{entry}" + (f"-{number}" if number else "")
+        key = f"{self.batch.shard}-{entry.decode()}" + (f"-{number}" if number else "")
         token = event.token if event else None
         chat = event.chat if isinstance(event, MessagesCreated) else None
         logger.warning("dead letter %s: %s", key, reason)
@@ -382,3 +384,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, InstaChatError):
         return error.message
     return f"PostgreSQL says {sql.sqlstate(error)}" if sql.sqlstate(error) else "not valid Unicode"
+
+
+def _entry_id(name: bytes) -> EntryId:
+    return EntryId.parse(name.decode())

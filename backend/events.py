@@ -6,46 +6,62 @@ entries of many texts each, which is what makes accepting and reading cheap; an 
 """
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from backend.model import MAX_BATCH, MAX_NUMBER
 
 MAX_ENTRY_BYTES = 64 * 1024  # of text; one text alone may be longer: 10,000 code points, 40 kB
 MAX_ENTRY_TEXTS = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END = 253_402_300_800_000_000  # the year 10,000, in microseconds since 1970
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_raw_decode = json.JSONDecoder().raw_decode
+_is_token = re.compile("[A-Za-z0-9_-]{1,64}").fullmatch
 
 
-@dataclass(frozen=True, slots=True)
-class ChatsCreated:
-    """Chats `first` to `first + count - 1` of an application."""
+class ChatsCreated(NamedTuple):
+    """Chats `first` to `last` of an application; `micros` is when, since 1970."""
 
     token: str
     first: int
-    count: int
-    at: datetime
+    last: int
+    micros: int
+
+    @property
+    def at(self) -> datetime:
+        """When they were created."""
+        return moment(self.micros)
 
 
-@dataclass(frozen=True, slots=True)
-class MessagesCreated:
-    """Messages `first`, `first + 1`, … of a chat, one for each text."""
+class MessagesCreated(NamedTuple):
+    """Messages `first`, `first + 1`, … of a chat, one for each text; `micros` is when, since 1970."""
 
     token: str
     chat: int
     first: int
     texts: list[str]
-    at: datetime
+    micros: int
+
+    @property
+    def at(self) -> datetime:
+        """When they were created."""
+        return moment(self.micros)
 
 
-@dataclass(frozen=True, slots=True)
-class DeletionAsked:
+class DeletionAsked(NamedTuple):
     """An application (`chat` is None) or a chat shall be deleted; the drain decides."""
 
     token: str
     chat: int | None
-    at: datetime
+    micros: int
+
+    @property
+    def at(self) -> datetime:
+        """When it was asked for."""
+        return moment(self.micros)
 
 
 Event = ChatsCreated | MessagesCreated | DeletionAsked
@@ -76,26 +92,45 @@ def pack_deletion(token: str, chat: int | None) -> list[tuple[int, bytes]]:
 
 
 def unpack(field: bytes) -> Event:
-    """The event of an entry's field; ValueError if it is not one (the drain makes it a dead letter)."""
+    """The event of an entry's field; ValueError if it is not one (the drain makes it a dead letter).
+
+    Tokens, numbers and times are such that SQL can hold them; a text may be one that it can't.
+    """
     try:
-        first, at, payload = field.split(b" ", 2)
-        kind, token, *rest = json.loads(payload)
-        when = _EPOCH + timedelta(microseconds=int(at))
-        number = int(first)
-        if not isinstance(token, str) or not 1 <= number <= MAX_NUMBER:
-            raise ValueError("no token, or no number")
-        match kind, rest:
-            case "m", [int(chat), [*texts]] if (
-                texts and 1 <= chat <= MAX_NUMBER and all(type(t) is str for t in texts)
-            ):
-                return MessagesCreated(token, chat, number, texts, when)
-            case "c", [int(count)] if 1 <= count <= MAX_BATCH:
-                return ChatsCreated(token, number, count, when)
-            case "d", [None | int() as chat] if 1 <= (chat or 1) <= MAX_NUMBER:
-                return DeletionAsked(token, chat, when)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        first_, at, payload = field.decode("utf-8", "surrogatepass").split(" ", 2)
+        first, micros = int(first_), int(at)
+        event, end = _raw_decode(payload)
+        kind, token, *rest = event
+        if end == len(payload) and _is_token(token) and 0 <= micros < _END:
+            if kind == "m":
+                chat, texts = rest
+                if _are_texts(texts) and _are_numbers(chat) and _are_numbers(first, len(texts)):
+                    return MessagesCreated(token, chat, first, texts, micros)
+            elif kind == "c":
+                (count,) = rest
+                if _are_numbers(count) and count <= MAX_BATCH and _are_numbers(first, count):
+                    return ChatsCreated(token, first, first + count - 1, micros)
+            elif kind == "d":
+                (chat,) = rest
+                if chat is None or _are_numbers(chat):
+                    return DeletionAsked(token, chat, micros)
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"not an event: {type(error).__name__}") from None
     raise ValueError("not an event of a known kind")
+
+
+def moment(micros: int) -> datetime:
+    """The time so many microseconds after the beginning of 1970."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def _are_numbers(first: object, count: int = 1) -> bool:
+    """Whether these can be numbers of chats or messages: not so `true`, which equals 1 in Python."""
+    return type(first) is int and 1 <= first <= MAX_NUMBER + 1 - count
+
+
+def _are_texts(texts: object) -> bool:
+    return type(texts) is list and set(map(type, texts)) == {str}
 
 
 def _pack_texts(token: str, chat: int, texts: Sequence[str]) -> bytes:

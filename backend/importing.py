@@ -63,16 +63,6 @@ class Counts:
         """All three together."""
         return self.applications + self.chats + self.messages
 
-    def add(self, lines: Iterable[Line]) -> None:
-        """Count lines as stored."""
-        for line in lines:
-            if isinstance(line, MessageLine):
-                self.messages += 1
-            elif isinstance(line, ChatLine):
-                self.chats += 1
-            else:
-                self.applications += 1
-
 
 class _Overtaken(Exception):
     """Between comparing and writing somebody else wrote; nothing of this round is stored."""
@@ -112,7 +102,13 @@ class Rehearsal:
         """All faults of a chunk. Raises EngineDown when PostgreSQL is away."""
         lines = read(chunk, to_the_end=True)
         new, faults = compare(self._database, lines, self._seen)
-        self.counts.add(line for _, line in new)
+        for _, line in new:
+            if isinstance(line, MessageLine):
+                self.counts.messages += 1
+            elif isinstance(line, ChatLine):
+                self.counts.chats += 1
+            else:
+                self.counts.applications += 1
         self.counts.skipped += len(lines) - len(new) - len(faults)
         return faults
 
@@ -177,7 +173,7 @@ class Import:
             self._log.seal(shard, locked.epoch, removed)
 
         self._write(shard, {}, store)
-        self.counts.add(lines)
+        self.counts.applications += len(lines)
 
     def _store_chats(self, shard: int, lines: Sequence[ChatLine]) -> None:
         def store(tx: Connection, locked: LockedShard, ids: Mapping[Parent, int]) -> None:
@@ -190,7 +186,7 @@ class Import:
             self._log.seal(shard, locked.epoch, removed)
 
         self._write(shard, _highest(lines), store)
-        self.counts.add(lines)
+        self.counts.chats += len(lines)
 
     def _store_messages(self, shard: int, lines: Sequence[MessageLine]) -> None:
         folded_lines = [(line, fold(line.text or "")) for line in lines]  # before the lock
@@ -207,7 +203,7 @@ class Import:
                 )
 
         self._write(shard, _highest(lines), store)
-        self.counts.add(lines)
+        self.counts.messages += len(lines)
 
     def _write(self, shard: int, numbers: Mapping[Parent, int], store: Rows) -> None:
         """Run `store` in a transaction, with the ids of parents whose counters are above `numbers`."""

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -22,8 +22,9 @@ from huey.registry import Message
 from huey.serializer import Serializer
 
 from backend.drain import Drainer
-from backend.errors import InstaChatError
+from backend.errors import Failed, InstaChatError
 from backend.log import Log
+from backend.settings import redacted
 
 SWEEP_SECONDS = 0.5
 SHUTDOWN_SECONDS = 30
@@ -46,8 +47,14 @@ class Jobs:
     """The queue, and the two ends of it: `ring` enqueues, `Worker` runs."""
 
     def __init__(self, url: str, drainer: Drainer) -> None:
-        # Its own client: the queue's own read time-out must be longer than its blocking pop.
-        pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=2, socket_timeout=10)
+        try:
+            # Its own client: its time-out for answers must be longer than the queue's blocking pop.
+            pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=2, socket_timeout=10)
+        except ValueError as error:
+            raise Failed(
+                f"the job queue's URL {redacted(url)} can't be used: {error}",
+                "it looks like redis://HOST:6379/0 (INSTACHAT_HUEY_URL)",
+            ) from None
         self.huey = RedisHuey(
             "instachat", results=False, serializer=JsonSerializer(), connection_pool=pool
         )
@@ -79,7 +86,7 @@ class Worker:
         self._log = log
         self._tick = tick
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-        self._stop = threading.Event()
+        self._told_to_stop = False
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT; then finish the batches under way and return.
@@ -97,16 +104,20 @@ class Worker:
         consumer.start()
         # Ours in place of Huey's, which treats one of the two as a reason to drop its work.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
+            signal.signal(number, self._stop)
         try:
-            while not self._stop.is_set():
+            while not self._told_to_stop:
                 self._sweep()
-                self._stop.wait(SWEEP_SECONDS)
+                time.sleep(SWEEP_SECONDS)
         finally:
             self._drainer.stop()
             consumer.stop(graceful=True)
             with suppress(InstaChatError):
                 self._log.retire(self._name)
+
+    def _stop(self, *_: object) -> None:
+        # No event: its lock may be held by what this has interrupted.
+        self._told_to_stop = True
 
     def _sweep(self) -> None:
         # Each by itself: a Redis that is full takes no beat, and is relieved by the drain alone.

@@ -10,13 +10,14 @@ What the rows promise:
 - database ids stay inside this package.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -25,12 +26,14 @@ from sqlalchemy import Connection, TextClause, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from backend.errors import EngineDown, Failed, SchemaMismatch, Unavailable
+from backend.events import moment
 from backend.model import Application, Chat, EntryId, Message, Parent
 from backend.settings import redacted
 
 SCHEMA = "0001"  # the newest migration; a test holds it against the scripts
 CONNECT_SECONDS = 3
 PAGE = 1_000
+LINES_AT_ONCE = 500  # sent to COPY
 
 HOT: dict[str, TextClause] = {}
 
@@ -42,13 +45,18 @@ def hot(name: str, sql: str) -> TextClause:
 
 
 class MessageRow(NamedTuple):
-    """A message about to be stored. `at` is its creation; its version is that in microseconds."""
+    """A message about to be stored. `version` is its first: its creation in microseconds since 1970."""
 
     chat_id: int
     number: int
     text: str
     folded: str
-    at: datetime
+    version: int
+
+    @property
+    def at(self) -> datetime:
+        """When it was created."""
+        return moment(self.version)
 
 
 class ChatRow(NamedTuple):
@@ -715,14 +723,16 @@ def count_removed(tx: Connection, chat_id: int, count: int) -> None:
 
 def copy_messages(tx: Connection, rows: Iterable[MessageRow]) -> None:
     """Store new messages by COPY, all or none; raises as PostgreSQL does on any bad row."""
-    lines = []
-    for row in rows:
-        at = row.at.isoformat()
-        lines.append(
-            f"{row.chat_id}\t{row.number}\t{micros(row.at)}\t{at}\t{at}\t"
-            f"{_copy_escaped(row.text)}\t{_copy_escaped(row.folded)}\n"
-        )
-    _copy(tx, "message (chat_id, number, version, created_at, updated_at, text, folded)", lines)
+
+    def lines() -> Iterator[str]:
+        for chat_id, number, text_, folded, version in rows:
+            at = _copy_time(version)
+            yield (
+                f"{chat_id}\t{number}\t{version}\t{at}\t{at}\t"
+                f"{_copy_escaped(text_)}\t{_copy_escaped(folded)}\n"
+            )
+
+    _copy(tx, "message (chat_id, number, version, created_at, updated_at, text, folded)", lines())
 
 
 def insert_message(tx: Connection, row: MessageRow, state: str = "stored") -> None:
@@ -733,7 +743,7 @@ def insert_message(tx: Connection, row: MessageRow, state: str = "stored") -> No
             " state) VALUES (:chat_id, :number, :version, :at, :at, :text, :folded,"
             " cast(:state AS row_state))"
         ),
-        {**row._asdict(), "version": micros(row.at), "state": state},
+        {**row._asdict(), "at": row.at, "state": state},
     )
 
 
@@ -1013,6 +1023,17 @@ def to_chat(row: StoredChat, messages_count: int) -> Chat:
     return Chat(row.number, messages_count, row.created_at, row.updated_at)
 
 
+def _copy_time(micros: int) -> str:
+    """A time as COPY reads it."""
+    second, rest = divmod(micros, 1_000_000)
+    return f"{_copy_second(second)}.{rest:06}+00"
+
+
+@lru_cache(maxsize=64)  # what one batch holds was accepted within a few seconds
+def _copy_second(second: int) -> str:
+    return moment(second * 1_000_000).replace(tzinfo=None).isoformat()
+
+
 def _copy_escaped(value: str) -> str:
     if "\\" in value:
         value = value.replace("\\", "\\\\")
@@ -1025,13 +1046,23 @@ def _copy_escaped(value: str) -> str:
     return value
 
 
-def _copy(tx: Connection, into: str, lines: Sequence[str]) -> None:
+def _copy(tx: Connection, into: str, lines: Iterable[str]) -> None:
     cursor = _cursor(tx)
     try:
-        data = io.BytesIO("".join(lines).encode())
-        cursor.copy_expert(f"COPY {into} FROM STDIN", data, size=1 << 16)
+        cursor.copy_expert(f"COPY {into} FROM STDIN", _Lines(lines))
     finally:
         cursor.close()
+
+
+class _Lines:
+    """Lines as the file that COPY reads, so that they are made while PostgreSQL stores those before."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+
+    def read(self, _: int) -> bytes:
+        # A lone surrogate passes: PostgreSQL refuses it as it does all that is not UTF-8.
+        return "".join(islice(self._lines, LINES_AT_ONCE)).encode("utf-8", "surrogatepass")
 
 
 def _cursor(tx: Connection) -> Any:

@@ -10,8 +10,8 @@ def as_talk() -> None:
     logging.basicConfig(handlers=[_AsTalk()], level=logging.WARNING)
 
 
-def as_diary() -> None:
-    """For what runs on and on: a line for each event, with its time."""
+def as_diary() -> logging.Logger:
+    """For what runs on and on: a line for each event, with its time. Returns the command line's own."""
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
@@ -19,6 +19,7 @@ def as_diary() -> None:
     )
     for name in ("backend", "instachat_cli"):
         logging.getLogger(name).setLevel(logging.INFO)
+    return logging.getLogger("instachat_cli")
 
 
 class _AsTalk(logging.Handler):

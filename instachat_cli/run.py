@@ -33,19 +33,18 @@ def worker(until_input_ends: UntilInputEnds = False) -> None:
 
     Several may run, on several machines. SIGTERM or Ctrl-C finishes what is under way and ends with 0.
     """
-    import logging
+    from instachat_cli.ending import end_at_once, end_with_input
+
+    end_at_once()
+    if until_input_ends:
+        end_with_input()
 
     from backend.bootstrap import open_backend
     from backend.settings import load
     from instachat_cli import logs
-    from instachat_cli.upkeep import end_with_input, ends_quietly
 
-    logs.as_diary()
-    log = logging.getLogger(__name__)
-    with ends_quietly():
-        if until_input_ends:
-            end_with_input()
-        with open_backend(load()) as core:
-            log.info("worker running")
-            core.worker().run()
+    log = logs.as_diary()
+    with open_backend(load()) as core:
+        log.info("worker running")
+        core.worker().run()
     log.info("worker ended")

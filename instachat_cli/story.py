@@ -27,6 +27,7 @@ from backend.errors import CheckFailed
 from backend.model import Match
 from instachat_cli.conversations import Conversation, conversations
 from instachat_cli.talk import visible
+from instachat_cli.upkeep import spawn_worker
 
 if TYPE_CHECKING:
     from backend.bootstrap import Backend
@@ -299,12 +300,7 @@ class _Demo:
 @contextmanager
 def _worker() -> Iterator["subprocess.Popen[bytes]"]:
     """A worker process on the same settings; ended in good order, if it still runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "instachat_cli", "worker"],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a Ctrl-C is for the demo, which ends its worker
-    )
+    process = spawn_worker(stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:

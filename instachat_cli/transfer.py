@@ -162,7 +162,8 @@ def _import(work: "Import", source: IO[bytes], printer: Printer) -> None:
     try:
         _work_through(work, source, end)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; imported before: {_said(work.counts)}") from None
+        # What was being stored at that moment may have been stored, too.
+        raise Interrupted(f"interrupted; imported at least: {_said(work.counts)}") from None
     except InstaChatError as error:
         error.message += f"; imported before: {_said(work.counts)}"
         if isinstance(error, Invalid | Conflict):

@@ -1,9 +1,9 @@
-"""Keeping everything running: what `instachat up` does, and how its worker hears of its end.
+"""Keeping everything running: what `instachat up` does.
 
 The worker is a process of its own, so that it can die and be started again. Its standard input is a pipe
 that `up` holds and never writes to: however `up` ends, kill -9 included, the pipe ends with it, and the
-worker finishes its batch and ends, too. It is in a session of its own, as Ctrl-C on a terminal is sent to
-all processes there and `up` has to decide the order: first the worker, then what is left in the log.
+worker finishes its batch and ends, too (`ending`). It is in a session of its own, as Ctrl-C on a terminal
+is sent to all processes there and `up` has to decide the order: first the worker, then what is left.
 """
 
 import logging
@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -69,33 +68,17 @@ def run(settings: Settings) -> None:
                 worker.kill()
 
 
-def end_with_input() -> None:
-    """Have this process asked to end, as by SIGTERM, when its standard input ends."""
-
-    def watch() -> None:
-        while os.read(sys.stdin.fileno(), 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="input", daemon=True).start()
-
-
-@contextmanager
-def ends_quietly() -> Iterator[None]:
-    """SIGTERM and SIGINT before the work has begun end it with 0, as they do later."""
-
-    class Asked(BaseException):
-        """Told to end."""
-
-    def ask(*_: object) -> None:
-        raise Asked
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
-    try:
-        yield
-    except Asked:
-        logger.info("told to end before the work had begun")
+def spawn_worker(*, stderr: int | None = None) -> "subprocess.Popen[bytes]":
+    """A worker process, on this process's settings; it ends with its standard input, a pipe."""
+    path = os.environ.get("PYTHONPATH")
+    return subprocess.Popen(
+        # -P: the working folder, which may be anybody's, holds no modules of ours.
+        [sys.executable, "-P", "-m", "instachat_cli", "worker", "--until-input-ends"],
+        stdin=subprocess.PIPE,
+        stderr=stderr,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": f"{PACKAGES}{os.pathsep}{path}" if path else f"{PACKAGES}"},
+    )
 
 
 class _Stop:
@@ -132,15 +115,7 @@ class _WorkerProcess:
 
     def start(self) -> None:
         """Start it."""
-        path = os.environ.get("PYTHONPATH")
-        self._process = subprocess.Popen(
-            # -P: the working folder, which may be anybody's, holds no modules of ours.
-            [sys.executable, "-P", "-m", "instachat_cli", "worker", "--until-input-ends"],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-            env=os.environ
-            | {"PYTHONPATH": f"{PACKAGES}{os.pathsep}{path}" if path else f"{PACKAGES}"},
-        )
+        self._process = spawn_worker()
         self._started = time.monotonic()
         logger.info("worker started: process %d", self._process.pid)
 

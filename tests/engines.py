@@ -16,8 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import psycopg2
 import redis
 
@@ -142,8 +144,8 @@ class RedisServer(Server):
 class PostgresServer(Server):
     """A PostgreSQL on a unix socket, with a superuser `postgres` and no password."""
 
-    def __init__(self, binaries: Path) -> None:
-        folder = scratch_folder("postgres")
+    def __init__(self, binaries: Path, folder: Path | None = None) -> None:
+        folder = folder or scratch_folder("postgres")
         user = "nobody" if os.geteuid() == 0 else None
         if user:
             shutil.chown(folder, user)
@@ -193,8 +195,16 @@ class PostgresServer(Server):
         super().stop(number)
 
     def remove(self) -> None:
-        self.stop(signal.SIGQUIT)  # without a last checkpoint of what is deleted anyway
+        self.stop(signal.SIGQUIT)  # no checkpoint for data that are deleted next
         super().remove()
+
+    def send_all(self, number: signal.Signals) -> None:
+        """Send a signal to the server and to all of its backends: a power cut, or a frozen machine."""
+        assert self.process is not None
+        server = psutil.Process(self.process.pid)
+        for process in (server, *server.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
 
 def valkey_binary() -> Path:

@@ -79,6 +79,7 @@ STOPPED_WITHIN = 15.0
 """Seconds that `close(wait=True)` waits for the engines' end."""
 
 _POLL = 0.01
+_PAUSE = 0.05
 _LAUNCHES = 3
 
 
@@ -208,8 +209,10 @@ class PrivateEngines:
                 if launches > _LAUNCHES:
                     message = "the supervisor of the private engines ends as soon as it starts"
                     raise engine_down(self._layout, message, "supervisor", log_since)
-            elif self._is_served_by(state) and self._answering(state):
-                return
+            elif self._is_served_by(state):
+                if self._answering(state):
+                    return
+                time.sleep(_PAUSE)
             else:
                 self._raise_failure(state, since)
             if time.monotonic() - since > READY_WITHIN:

@@ -205,6 +205,9 @@ class Postgres(Engine):
             "shared_buffers": "128MB",
             "work_mem": "8MB",
             "maintenance_work_mem": "64MB",
+            # Told to stop while it recovers from a crash, PostgreSQL 18 ends its I/O workers first and may
+            # then wait for them until it is killed.
+            "io_method": "worker",
             "jit": "off",  # it compiles longer than our statements run
             "timezone": "UTC",
             "log_timezone": "UTC",

@@ -10,6 +10,7 @@ if not epoch then return {'life', sequence, 0} end
 local found = {}
 for i = 2, #KEYS do
   local fields = redis.pcall('HMGET', KEYS[i], 'issued', 'epoch')
-  found[i - 1] = not fields.err and tonumber(fields[2]) == epoch and fields[1] or false
+  local verified = not fields.err and tonumber(fields[2]) == epoch and tonumber(fields[1])
+  found[i - 1] = verified and fields[1] or false
 end
 return {'ok', int(epoch), int(sequence), found}

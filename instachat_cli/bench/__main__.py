@@ -61,13 +61,14 @@ def ceilings(
     else:
         report.write_text(text, encoding="utf-8")
         talk.note(f"the report is in {report}")
-    if missed := [row.what for row in rows if row.verdict is Verdict.MISSED]:
+    if missed := [row.title for row in rows if row.verdict is Verdict.MISSED]:
         raise CheckFailed(f"{len(missed)} of {len(rows)} missed: {'; '.join(missed)}")
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # tidy up, as for Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # tidy up, as for Ctrl-C
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         root = get_command(app)
         with root.make_context("python -m instachat_cli.bench", arguments) as context:

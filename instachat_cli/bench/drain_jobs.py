@@ -15,8 +15,6 @@ from instachat_cli.bench.duel import Goal, Row, Side, duel
 from instachat_cli.bench.ground import Ground
 from instachat_cli.bench.one_job import Job, OneJobAMessage
 
-# How many consumer processes of how many threads; the quickest is the rival.
-CREWS = ((1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
 GOAL = Goal(must=30)
 CONSUMER = (
     "from instachat_cli.bench.one_job import main; main()"  # `-m` would name its jobs otherwise
@@ -28,13 +26,14 @@ PATIENCE = 120.0
 def measure(ground: Ground) -> Iterator[Row]:
     """Requests of one message, drained; and as jobs, by the best crew."""
     rival = _Rival(ground)
-    processes, threads = best = max(CREWS, key=rival.try_out)
+    crews = ground.scale.crews
+    processes, threads = best = max(crews, key=rival.try_out)
     count = len(ground.texts)
     with rival.crew(*best):
         yield duel(
             "drain, requests of one message",
             f"{count:,} messages of one chat against {ground.scale.jobs:,} jobs; one drain; Huey with"
-            f" {processes} processes of {threads} threads, the quickest of {len(CREWS)} tried; each"
+            f" {processes} processes of {threads} threads, the quickest of {len(crews)} crews tried; each"
             " transaction durable; JSON, no results, a prepared INSERT",
             Side(
                 "drain",
@@ -89,25 +88,21 @@ class _Rival:
             subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 env=os.environ | self._urls,
                 start_new_session=True,  # Ctrl-C is for us, and their standard input ends with us
             )
             for _ in range(processes)
         ]
         try:
-            time.sleep(1)  # until all of them are there
+            for consumer in consumers:
+                if not (consumer.stdout and consumer.stdout.readline()):
+                    raise Failed("a consumer of the rival did not start")
             self.side().measure()
             yield
         finally:
             for consumer in consumers:
-                if consumer.stdin:
-                    consumer.stdin.close()
-            for consumer in consumers:
-                try:
-                    consumer.wait(10)
-                except subprocess.TimeoutExpired:
-                    consumer.kill()
-                    consumer.wait()
+                _end(consumer)
 
     def _store_all(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -120,3 +115,12 @@ class _Rival:
     def _stored(self) -> int:
         with self._ground.backend.database.connect() as connection:
             return int(connection.scalar(text("SELECT count(*) FROM message")) or 0)
+
+
+def _end(consumer: "subprocess.Popen[bytes]") -> None:
+    """By the end of its standard input; if that does not help, the hard way."""
+    try:
+        consumer.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        consumer.kill()
+        consumer.communicate()

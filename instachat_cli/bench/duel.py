@@ -98,6 +98,11 @@ class Row:
     profile: str = ""  # where our time goes; only of what missed its goal
 
     @property
+    def title(self) -> str:
+        """What it is about, in words."""
+        return f"{self.what}, against {self.rival}"
+
+    @property
     def ratios(self) -> list[float]:
         """Ours to the rival's, pair by pair, the smallest first."""
         return sorted(ours / rival for ours, rival in self.pairs)

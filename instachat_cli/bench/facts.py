@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,7 @@ def facts(backend: Backend) -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "PostgreSQL": _postgres(backend),
         "Redis": _redis(backend),
+        "libraries": _libraries(),
         "InstaChat": _commit(),
         "load when it began": f"{os.getloadavg()[0]:.1f}",
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -59,6 +61,18 @@ def _redis(backend: Backend) -> str:
     found = backend.log.configuration("appendonly", "appendfsync") or {}
     settings = ", ".join(f"{name} {value}" for name, value in sorted(found.items()))
     return f"{engine.engine} {engine.version}; {settings or 'settings can’t be read'}"
+
+
+def _libraries() -> str:
+    names = ("redis", "hiredis", "psycopg2-binary", "SQLAlchemy", "huey")
+    return ", ".join(f"{name} {_version(name)}" for name in names)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _commit() -> str:

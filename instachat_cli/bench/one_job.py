@@ -61,9 +61,11 @@ class OneJobAMessage:
         return int(self.huey.pending_count())
 
     def consume(self, threads: int) -> None:
-        """Work until standard input ends."""
+        """Say a line, and work until standard input ends."""
         consumer = Consumer(self.huey, workers=threads, periodic=False)
         consumer.start()
+        sys.stdout.write("started\n")
+        sys.stdout.flush()
         sys.stdin.buffer.read()
         consumer.stop(graceful=True)
 

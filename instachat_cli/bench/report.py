@@ -32,7 +32,7 @@ def markdown(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
 def summary(row: Row) -> str:
     """A row in one line, for whoever is watching."""
     goal = f" ({_goal(row.goal)})" if row.goal else ""
-    return f"{row.what}: {_ratio(row)} of {row.rival}{goal}: {row.verdict}"
+    return f"{row.title}: {_ratio(row)}{goal}: {row.verdict}"
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
@@ -74,7 +74,7 @@ def _misses(rows: Sequence[Row]) -> list[str]:
         return []
     lines = ["## Where the time goes, of what missed", "", "Profiling itself takes its share.", ""]
     for row in missed:
-        lines += [f"### {row.what}, against {row.rival}", "", "```", row.profile, "```", ""]
+        lines += [f"### {row.title}", "", "```", row.profile, "```", ""]
     return lines
 
 

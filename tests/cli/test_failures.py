@@ -187,10 +187,7 @@ def test_an_engine_that_never_answers_exits_5_within_5_seconds(cli: Cli, silent:
         ("INSTACHAT_DATABASE_URL", "nonsense"),
         ("INSTACHAT_REDIS_URL", "nonsense"),
         ("INSTACHAT_REDIS_URL", "http://localhost"),
-        pytest.param(
-            *("INSTACHAT_HUEY_URL", "nonsense"),
-            marks=pytest.mark.xfail(reason="jobs.Jobs lets redis-py's ValueError through"),
-        ),
+        ("INSTACHAT_HUEY_URL", "nonsense"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(cli: Cli, name: str, value: str) -> None:

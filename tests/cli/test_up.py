@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -164,11 +165,13 @@ def test_a_worker_ends_with_0_when_told_to(
 
 
 def test_a_worker_told_to_end_before_it_has_begun_ends_with_0(cli: Cli) -> None:
-    """Whenever the signal comes, once the program has taken it over."""
-    process = cli.start("worker", stderr=subprocess.PIPE)
-    wait_until(lambda: _catches_sigterm(process.pid))
-    process.terminate()
-    assert process.wait(20) == 0
+    """Whenever the signal comes, once the program has taken it over: while it loads, or connects."""
+    for moment in (0, 0.1, 0.3, 0.6):
+        process = cli.start("worker", stderr=subprocess.DEVNULL)
+        wait_until(partial(_catches_sigterm, process.pid))
+        time.sleep(moment)
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 def test_a_worker_without_engines_exits_5(cli: Cli) -> None:

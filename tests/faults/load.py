@@ -191,7 +191,9 @@ class Load:
             worker.send_signal(signal.SIGTERM)
         for worker in self._workers:
             assert worker.wait(PATIENCE_SECONDS) == 0, self._said("instachat_cli")
-        assert "Traceback" not in self._said("instachat_cli"), self._said("instachat_cli")
+        said = self._said("instachat_cli")
+        assert "the sweep failed" not in said, said
+        assert "Unhandled exception in task" not in said, said
         with open_backend(self.settings) as backend:
             drain_to_the_end(backend)
             return audit(backend, self.ledgers)

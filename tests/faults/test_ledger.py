@@ -158,7 +158,10 @@ def test_killed_writers_leave_no_half_batch(crew: Crew) -> None:
     for seed in range(4):
         crew.write(token, 1, 100_000, 50, seed)
     crew.drain()
-    time.sleep(1.5)
+    while not all(ledger.stat().st_size for ledger in crew.ledgers):
+        assert crew.writing
+        time.sleep(0.01)
+    time.sleep(0.5)
     for writer in crew.writers:
         writer.kill()
         writer.wait()

@@ -1,0 +1,26 @@
+"""How a worker hears that it is to end. Light, so that it listens before it loads the core."""
+
+import os
+import signal
+import sys
+import threading
+
+
+def end_at_once() -> None:
+    """Have SIGTERM and SIGINT end this process with 0, until its work begins and listens by itself.
+
+    Not by an exception: what is raised while modules are loaded may be swallowed there.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+
+
+def end_with_input() -> None:
+    """Have this process asked to end, as by SIGTERM, when its standard input ends."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="input", daemon=True).start()

@@ -1,0 +1,286 @@
+"""`export` and `import` as commands: files and pipes, exit codes, interruptions, memory."""
+
+import json
+import random
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from backend import accept
+from backend.bootstrap import Backend, open_backend
+from backend.settings import Settings
+from backend.transfer import CHUNK_LINES, application_line, chat_line, message_line
+from instachat_cli.output import dumps
+from tests.cli.conftest import Cli, Terminal, command, wait_until
+from tests.cli.zygote import Zygote, checked
+from tests.conftest import Engines
+from tests.engines import RedisServer
+
+T = "t" * 24
+AT = "2026-01-31T23:59:59.000000Z"
+MEBIBYTE = 1024  # as the kernel counts peaks, in KiB
+TEXTS = ["Good morning", "صباح الخير", "👩‍👩‍👧‍👦\x1b[2J\u2028\x7f", 'quote " and \\']
+
+
+@pytest.fixture
+def elsewhere(engines: Engines, own_redis: RedisServer) -> Settings:
+    """Another installation, empty."""
+    return Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+
+
+@pytest.fixture
+def there(zygote: Zygote, elsewhere: Settings) -> Cli:
+    """The program on the other installation."""
+    return Cli(zygote, database_url=elsewhere.database_url, redis_url=elsewhere.redis_url)
+
+
+@pytest.fixture
+def other(elsewhere: Settings) -> Iterator[Backend]:
+    """The other installation's core."""
+    with open_backend(elsewhere) as core:
+        yield core
+
+
+@pytest.fixture
+def filled(core: Backend, token: str, chat: int) -> str:
+    """The token of an application with a chat of messages, one deleted, one edited, and a deleted chat."""
+    core.acceptor.accept(accept.chats(token))
+    core.acceptor.accept(accept.messages(token, chat, TEXTS))
+    core.catalog.delete_message(token, chat, 1)
+    core.catalog.edit_message(token, chat, 4, "edited")
+    core.catalog.delete_chat(token, 2)
+    return token
+
+
+def lines(messages: int, chats: int = 1, size: int = 20) -> list[str]:
+    """The lines of an application with so many messages, in chats of equal length."""
+    found = [application_line(T, "n", chats, AT, AT)]
+    for chat in range(1, chats + 1):
+        found.append(chat_line(T, chat, messages // chats, AT, AT))
+        for number in range(1, messages // chats + 1):
+            found.append(message_line(T, chat, number, f"{number:0{size}}", AT, AT))
+    return found
+
+
+def stored(core: Backend) -> int:
+    """How many messages are stored."""
+    with core.database.connect() as connection:
+        return int(connection.scalar(text("SELECT count(*) FROM message")) or 0)
+
+
+def test_out_of_one_and_into_another(cli: Cli, there: Cli, filled: str, tmp_path: Path) -> None:
+    """By a file and by pipes: the export of what was imported is the same, byte for byte."""
+    file = tmp_path / "backup.jsonl"
+    written = cli("export", file, "--app", filled)
+    data = file.read_text()
+    assert written.json == {"lines": 7, "file": str(file)}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600, "it holds tokens"
+    assert cli("export", "--app", filled).out == data
+    assert [dumps(json.loads(line)) for line in data.splitlines()] == data.splitlines()
+
+    would = there("import", file, "--dry-run")
+    assert there("export").out == ""
+    first, second = there("import", file), there("import", "-", stdin=data)
+    assert would.json == first.json == {"applications": 1, "chats": 2, "messages": 4, "skipped": 0}
+    assert second.json == {"applications": 0, "chats": 0, "messages": 0, "skipped": 7}
+    assert there("export").out == there("export", "-").out == data
+    assert there("messages", "list", filled, 1).out == cli("messages", "list", filled, 1).out
+    assert there("messages", "create", filled, 1, "next").json == {"number": 5}
+
+
+def test_people_are_told_in_a_sentence(there: Cli, tmp_path: Path) -> None:
+    """What was done, or would be; an empty file is no error, and is said."""
+    file = tmp_path / "few.jsonl"
+    file.write_text("".join(lines(2)))
+    would, did, again = (
+        there("import", file, *more, "-o", "table").out for more in (["--dry-run"], [], [])
+    )
+    assert would == "would import: 1 application, 1 chat, 2 messages; nothing was written\n"
+    assert did == "imported: 1 application, 1 chat, 2 messages\n"
+    assert again == "imported: nothing; 4 lines were there already\n"
+    assert there("export", file, "-o", "table").out == f"exported: 4 lines to {file}\n"
+    empty = there("import", "-")
+    assert (empty.code, "no line" in empty.err) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "kind", "said"),
+    [
+        ("{", 2, "invalid", "line 4: not JSON"),
+        (message_line(T, 2, 1, "x", AT, AT), 2, "invalid", "line 4: chat 2 is not known"),
+        (
+            chat_line(T, 1, None, AT, AT),
+            6,
+            "conflict",
+            "line 4: chat 1 differs from an earlier line",
+        ),
+    ],
+    ids=["bad", "parentless", "conflict"],
+)
+def test_the_first_fault_ends_it(there: Cli, line: str, code: int, kind: str, said: str) -> None:
+    """With its line, what was imported before, and what names the others."""
+    data = "".join([*lines(1), line.rstrip("\n") + "\n", "never"])
+    failed = there("import", "-", "-o", "json", stdin=data)
+    assert (failed.code, failed.out, failed.error["error"]) == (code, "", kind)
+    assert said in failed.error["message"]
+    assert "imported before: 1 application, 1 chat, 1 message" in failed.error["message"]
+    assert "--dry-run" in failed.error["hint"]
+    again = there("import", "-", "-o", "json", stdin=data)
+    assert "imported before: nothing; 3 lines were there already" in again.error["message"]
+
+
+def test_a_dry_run_names_every_line(there: Cli) -> None:
+    """As JSON objects with `-o json`; exit 2 if any line is invalid, else 6."""
+    conflict = message_line(T, 1, 1, "other", AT, AT)
+    data = "".join([*lines(2), conflict, "{\n", "[]\n", conflict])
+    failed = there("import", "-", "--dry-run", "-o", "json", stdin=data)
+    objects = [json.loads(line) for line in failed.err.splitlines()]
+    assert [(found["error"], found.get("line")) for found in objects] == [
+        ("conflict", 5), ("invalid", 6), ("invalid", 7), ("conflict", 8), ("invalid", None),
+    ]  # fmt: skip
+    assert all(found.keys() >= {"error", "message", "hint"} for found in objects)
+    assert (failed.code, failed.out) == (2, "")
+    plain = there("import", "-", "--dry-run", stdin="".join([*lines(2), conflict]))
+    assert plain.code == 6
+    assert plain.err.splitlines()[0] == "line 5: message 1 of chat 1 differs from an earlier line"
+    assert "1 application, 1 chat, 2 messages" in plain.err
+
+
+def test_what_can_not_be_read_or_written_is_named(cli: Cli, tmp_path: Path) -> None:
+    """A file that is not there, a folder, an application that nobody knows, a database that is away."""
+    nowhere = {"INSTACHAT_DATABASE_URL": "postgresql://127.0.0.1:1/x"}
+    for words, env, code, said in [
+        (("import", tmp_path / "none"), {}, 2, "can't be read: No such file"),
+        (("import", tmp_path), {}, 2, "can't be read: Is a directory"),
+        (("export", tmp_path), {}, 1, "can't be written: Is a directory"),
+        (("export", tmp_path / "no" / "file"), {}, 1, "can't be written: No such file"),
+        (("export", "--app", "x" * 24), {}, 3, "no application has this token"),
+        (("export",), nowhere, 5, "PostgreSQL"),
+        (("import", "-"), nowhere, 5, "PostgreSQL"),
+    ]:
+        failed = cli(*words, env=env)
+        assert (failed.code, failed.out) == (code, ""), failed
+        assert said in failed.err
+
+
+def test_a_file_is_replaced_when_all_is_written(cli: Cli, filled: str, tmp_path: Path) -> None:
+    """An export that fails leaves what was there, and nothing beside it; a link stays one, a device too."""
+    file, link = tmp_path / "backup.jsonl", tmp_path / "link"
+    file.write_text("before")
+    file.chmod(0o640)
+    assert cli("export", file, "--app", "x" * 24).code == 3
+    assert (file.read_text(), list(tmp_path.iterdir())) == ("before", [file])
+    link.symlink_to(file)
+    assert cli("export", link, "--app", filled).code == 0
+    assert file.read_text() == cli("export", "--app", filled).out
+    assert (link.is_symlink(), stat.S_IMODE(file.stat().st_mode)) == (True, 0o640)
+    assert sorted(tmp_path.iterdir()) == [file, link]
+    assert cli("export", "/dev/null", "--app", filled).json["lines"] == 7
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_reader_that_has_enough_is_no_failure(cli: Cli, filled: str) -> None:
+    """As with `head`."""
+    assert filled
+    process = cli.start("export", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.close()
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, b"")
+
+
+def test_ctrl_c_says_what_was_imported(there: Cli, other: Backend) -> None:
+    """Exit 130; the same lines again skip that."""
+    data = lines(CHUNK_LINES - 2)
+    process = there.start(
+        "import", "-", "-o", "json", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )  # fmt: skip
+    assert process.stdin
+    process.stdin.write("".join(data).encode())
+    process.stdin.flush()
+    wait_until(lambda: stored(other) == CHUNK_LINES - 2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    result = checked(process.returncode, out, err)
+    assert (result.code, result.out) == (130, "")
+    assert "imported at least: 1 application, 1 chat" in result.error["message"]
+    assert there("import", "-", stdin="".join(data)).json["skipped"] == CHUNK_LINES
+
+
+def test_killed_again_and_again_it_is_as_if_it_was_not(
+    there: Cli, other: Backend, tmp_path: Path
+) -> None:
+    """kill -9 in its chunks, at random; the last run makes it whole, and numbers go on behind."""
+    dice = random.Random(1)
+    file = tmp_path / "many.jsonl"
+    data = lines(4 * CHUNK_LINES, chats=40)
+    file.write_text("".join(data))
+    kills = 0
+    for least in (0, 0, 1, CHUNK_LINES, 2 * CHUNK_LINES):
+        process = there.start("import", file, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        _wait_for(process, lambda least=least: stored(other) >= least)  # type: ignore[misc]
+        with_luck = dice.uniform(0, 0.3)
+        try:
+            process.wait(with_luck)
+        except subprocess.TimeoutExpired:
+            kills += 1
+        process.kill()
+        process.communicate()
+    assert kills
+    assert there("import", file).code == 0
+    assert there("export").out == "".join(data)
+    assert there("messages", "create", T, 40, "next").json == {"number": CHUNK_LINES // 10 + 1}
+
+
+def _wait_for(process: "subprocess.Popen[bytes]", true: Callable[[], bool]) -> None:
+    wait_until(lambda: process.poll() is not None or true(), 60)
+
+
+def test_memory_does_not_grow_with_the_lines(there: Cli, tmp_path: Path) -> None:
+    """Six times as many lines, 30 MB more, take less than 15 MiB more: dry, in and out."""
+    file = tmp_path / "lines.jsonl"
+    peaks: list[list[int]] = []
+    for count in (5_000, 30_000):
+        file.write_text("".join(lines(count, size=1_000)))
+        commands = (["import", file, "--dry-run"], ["import", file], ["export", "/dev/null"])
+        peaks.append([_peak(there, *words) for words in commands])
+    assert all(many - few < 15 * MEBIBYTE for few, many in zip(*peaks, strict=True)), peaks
+
+
+def test_progress_is_shown_on_a_terminal(there: Cli, tmp_path: Path) -> None:
+    """Lines done, a rate, the time left; afterwards what was done."""
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(lines(3 * CHUNK_LINES)))
+    terminal = Terminal(there, "import", file)
+    terminal.until(" lines ")
+    terminal.until("/s ")
+    terminal.until("imported: 1 application, 1 chat, 15,000 messages")
+    assert terminal.end() == 0
+
+
+# A process counts as its own what the one that started it had at that moment: this one has little.
+_MEASURE = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def _peak(cli: Cli, *words: object) -> int:
+    """The most memory that the command had at one time, in KiB."""
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", _MEASURE, *command(words)],
+            env=cli.env,
+            check=True,
+            stdout=subprocess.PIPE,
+            timeout=60,
+        ).stdout
+    )

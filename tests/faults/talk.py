@@ -1,0 +1,40 @@
+"""Short words for what the tests of faults ask of a backend."""
+
+from sqlalchemy import text
+
+from backend import accept
+from backend.bootstrap import Backend
+from backend.errors import Unavailable
+from tests.faults.load import wait
+
+
+def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
+    """Accept messages; returns the first number."""
+    return backend.acceptor.accept(accept.messages(token, chat, texts)).first
+
+
+def stored(backend: Backend, token: str, chat: int = 1) -> dict[int, str]:
+    """What is stored of a chat."""
+    return {m.number: m.text for m in backend.catalog.messages(token, chat)}
+
+
+def scalar(backend: Backend, statement: str, **values: object) -> object:
+    """One value, straight from SQL."""
+    with backend.database.connect() as connection:
+        value: object = connection.scalar(text(statement), values)
+        return value
+
+
+def accepted_in_the_end(backend: Backend, token: str, message: str) -> int:
+    """The number of a message that is refused for a while."""
+    given: list[int] = []
+
+    def accepted() -> bool:
+        try:
+            given.append(send(backend, token, message))
+        except Unavailable:
+            return False
+        return True
+
+    wait(accepted)
+    return given[0]
