@@ -109,6 +109,8 @@ class Seen:
 class Numbers:
     """Digests by number, in eight bytes each where numbers follow each other."""
 
+    __slots__ = ("_runs", "_starts")
+
     def __init__(self) -> None:
         self._starts = [1]
         self._runs = [array("q")]

@@ -44,9 +44,9 @@ from backend.sql import (
 from backend.transfer import ApplicationLine, ChatLine, Chunk, Line, MessageLine
 
 ATTEMPTS = 5
-LOCK_SECONDS = 15.0  # a drain that is stuck is ended before
+LOCK_SECONDS = 4.0  # each attempt; together longer than a stuck drain is left alone
 
-Rows = Callable[[Connection, LockedShard, Mapping[Parent, int]], None]
+Store = Callable[[Connection, LockedShard, Mapping[Parent, int]], None]
 
 
 @dataclass(slots=True)
@@ -205,28 +205,31 @@ class Import:
         self._write(shard, _highest(lines), store)
         self.counts.messages += len(lines)
 
-    def _write(self, shard: int, numbers: Mapping[Parent, int], store: Rows) -> None:
+    def _write(self, shard: int, numbers: Mapping[Parent, int], store: Store) -> None:
         """Run `store` in a transaction, with the ids of parents whose counters are above `numbers`."""
         for _ in range(ATTEMPTS):
             try:
                 epoch = self._raise(shard, numbers)
                 with self._database.begin() as tx:
-                    # A drain's name: whoever holds the shard for too long under it is ended.
-                    sql.name_transaction(tx, f"instachat drain {shard}")
                     locked = sql.lock_shard(tx, shard, wait_seconds=LOCK_SECONDS)
-                    if locked is None:
-                        raise Unavailable(f"shard {shard} is held for too long", "try again")
-                    if locked.epoch == epoch:
+                    if locked is not None and locked.epoch == epoch:
+                        # A drain's name: whoever holds the shard for too long under it is ended.
+                        sql.name_transaction(tx, f"instachat drain {shard}")
                         parents = _alive(tx, numbers)
                         store(tx, locked, {parent: row.id for parent, row in parents.items()})
                         return
+                if locked is None:
+                    self._settler.unblock(shard)
             except LifeLost as lost:
                 self._lives.claim(shard, lost.why)
             except Exception as error:
                 if sql.sqlstate(error) != sql.TAKEN:
                     raise
                 raise _Overtaken from error
-        raise Unavailable("Redis changes its life again and again", "see `instachat doctor`")
+        raise Unavailable(
+            f"shard {shard} is locked for too long, or Redis changes its life again and again",
+            "see `instachat status`, then try again",
+        )
 
     def _raise(self, shard: int, numbers: Mapping[Parent, int]) -> int:
         """Have the parents' counters above these numbers, and all they gave before stored.

@@ -33,6 +33,10 @@ class Settler:
             return
         raise Unavailable("Redis changes its life again and again", "see `instachat doctor`")
 
+    def unblock(self, shard: int) -> None:
+        """End a drain that holds the shard for too long, if there is one: any other drain does that."""
+        self._drainer.drain(shard)
+
     def through(self, shard: int, end: EntryId) -> None:
         """Return once SQL has passed an entry of the log; raises as `now` does."""
         if not self._drainer.settle(shard, end, SETTLE_SECONDS):

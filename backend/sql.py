@@ -917,26 +917,22 @@ def insert_imported_chats(tx: Connection, rows: Sequence[ImportedChat]) -> None:
 
 def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> None:
     """Store messages as they were elsewhere, all or none; tombstones are counted at their chats."""
-    lines = []
-    removed: Counter[int] = Counter()
-    for row in rows:
-        created_at = updated_at = row.created_at.isoformat()
-        if row.updated_at is not row.created_at:
-            updated_at = row.updated_at.isoformat()
-        head = (
-            f"{row.chat_id}\t{row.number}\t{micros(row.updated_at)}\t{created_at}\t{updated_at}\t"
-        )
-        if row.text is None:
-            removed[row.chat_id] += 1
-            lines.append(f"{head}{updated_at}\tremoved\t\t\n")
-        else:
-            texts = f"{_copy_escaped(row.text)}\t{_copy_escaped(row.folded)}\n"
-            lines.append(f"{head}\\N\tstored\t{texts}")
+
+    def lines() -> Iterator[str]:
+        for chat_id, number, text_, folded, created_at, updated_at in rows:
+            created, updated = created_at.isoformat(), updated_at.isoformat()
+            head = f"{chat_id}\t{number}\t{micros(updated_at)}\t{created}\t{updated}\t"
+            if text_ is None:
+                yield f"{head}{updated}\tremoved\t\t\n"
+            else:
+                yield f"{head}\\N\tstored\t{_copy_escaped(text_)}\t{_copy_escaped(folded)}\n"
+
     _copy(
         tx,
         "message (chat_id, number, version, created_at, updated_at, removed_at, state, text, folded)",
-        lines,
+        lines(),
     )
+    removed = Counter(row.chat_id for row in rows if row.text is None)
     if removed:
         tx.execute(
             text(

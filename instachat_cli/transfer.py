@@ -187,9 +187,10 @@ def _rehearse(work: "Rehearsal", source: IO[bytes], printer: Printer) -> None:
 
     _work_through(work, source, tell)
     if found:
-        raise (Invalid if found[Invalid] else Conflict)(
-            f"lines that are invalid: {found[Invalid]:,}; that differ from what is there:"
-            f" {found[Conflict]:,}; nothing was written; of the others new: {_said(work.counts)}"
+        kind = Invalid if found[Invalid] else Conflict
+        raise kind(
+            f"invalid lines: {found[Invalid]:,}, conflicts with what is there: {found[Conflict]:,};"
+            " nothing was written"
         )
     printer.outcome(_body(work.counts), f"would import: {_said(work.counts)}; nothing was written")
 

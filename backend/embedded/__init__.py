@@ -79,7 +79,7 @@ STOPPED_WITHIN = 15.0
 """Seconds that `close(wait=True)` waits for the engines' end."""
 
 _POLL = 0.01
-_PAUSE = 0.05
+_PAUSE = 0.05  # between two questions to an engine; each one is a process of PostgreSQL's
 _LAUNCHES = 3
 
 

@@ -78,8 +78,11 @@ class Engine(ABC):
     """One engine of a site. `prepare` and `command` are called when no process of it is alive."""
 
     name: str
-    end_by: signal.Signals
+    orderly_end: signal.Signals
     """What makes it stop in good order, without waiting for its clients."""
+
+    sure_end: signal.Signals
+    """What makes it stop in any state; it loses nothing either, but may start slower afterwards."""
 
     main_option: str
     """An option that only its main process has in its command line."""
@@ -113,7 +116,8 @@ class Postgres(Engine):
     """PostgreSQL, with a role and a database `instachat` in UTF-8, whatever the machine's locale."""
 
     name = POSTGRES
-    end_by = signal.SIGINT
+    orderly_end = signal.SIGINT
+    sure_end = signal.SIGQUIT  # SIGINT while it recovers from the loss of a backend makes it hang
     main_option = "-D"
     strict = True
 
@@ -205,9 +209,6 @@ class Postgres(Engine):
             "shared_buffers": "128MB",
             "work_mem": "8MB",
             "maintenance_work_mem": "64MB",
-            # Told to stop while it recovers from a crash, PostgreSQL 18 ends its I/O workers first and may
-            # then wait for them until it is killed.
-            "io_method": "worker",
             "jit": "off",  # it compiles longer than our statements run
             "timezone": "UTC",
             "log_timezone": "UTC",
@@ -221,7 +222,7 @@ class Valkey(Engine):
     """Valkey with an append-only file; what it does about disks depends on `strict`."""
 
     name = VALKEY
-    end_by = signal.SIGTERM
+    orderly_end = sure_end = signal.SIGTERM
     main_option = "--dir"
     strict = False
 

@@ -45,8 +45,9 @@ RETRY = 1.0
 RESTART_PAUSE = 0.1
 """Seconds from one start to the next, at least, of an engine that is killed again and again."""
 
+ORDERLY_WITHIN = 5.0
 STOP_WITHIN = 20.0
-"""Seconds that an engine may take to stop before it is killed."""
+"""Seconds that an engine may take to stop, in good order and at all, before it is killed."""
 
 LINGER = 0.2
 """Seconds that processes of an earlier life may take to end; then they are searched for."""
@@ -73,6 +74,7 @@ class Keeper:
         self._log_since = 0
         self._lingering_since: float | None = None
         self._next_search = 0.0
+        self._told: signal.Signals | None = None
 
     @property
     def report(self) -> Reported:
@@ -98,10 +100,22 @@ class Keeper:
         began = self._lingering_since or self._started_at
         return not self._ready and time.monotonic() - began < EAGER
 
-    def stop(self, by_force: bool) -> None:
-        """Tells the engine to stop."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL if by_force else self._engine.end_by)
+    def ask_to_stop(self) -> None:
+        """Tells the engine to stop, in good order if it is in good order."""
+        in_order = answers(self._engine.name, self._engine.site.sockets)
+        self._tell(self._engine.orderly_end if in_order else self._engine.sure_end)
+
+    def insist(self, elapsed: float) -> None:
+        """Tells it again, more firmly, when too many seconds have elapsed since it was asked."""
+        if elapsed > STOP_WITHIN:
+            self._tell(signal.SIGKILL)
+        elif elapsed > ORDERLY_WITHIN:
+            self._tell(self._engine.sure_end)
+
+    def _tell(self, what: signal.Signals) -> None:
+        if self._process and self._process.poll() is None and what != self._told:
+            self._process.send_signal(what)
+            self._told = what
 
     def is_over(self) -> bool:
         """Whether no process of the engine is left."""
@@ -125,7 +139,7 @@ class Keeper:
             with self._opened_log() as log:
                 launcher = Launcher(self._engine.site.account, log.fileno(), alive)
                 self._engine.prepare(launcher)
-                self._process = launcher.start(self._engine.command(), self._engine.end_by)
+                self._process = launcher.start(self._engine.command(), self._engine.sure_end)
         except InstaChatError as error:
             self._fail(error)
         except (OSError, subprocess.SubprocessError) as error:
@@ -151,7 +165,7 @@ class Keeper:
                 engine.site.account,
                 engine.mark,
                 engine.main_option,
-                engine.end_by,
+                engine.sure_end,
                 by_force=by_force,
             )
         return alive
@@ -232,13 +246,12 @@ class Supervisor:
 
     def _stop(self, site: Site) -> None:
         self._state.retract()
-        deadline = time.monotonic() + STOP_WITHIN
+        began = time.monotonic()
         for keeper in self._keepers.values():
-            keeper.stop(by_force=False)
+            keeper.ask_to_stop()
         for keeper in self._keepers.values():
             while not keeper.is_over():
-                if time.monotonic() > deadline:
-                    keeper.stop(by_force=True)
+                keeper.insist(time.monotonic() - began)
                 time.sleep(BUSY_POLL)
         site.close()
 

@@ -13,6 +13,8 @@ from instachat_cli import failures
 from instachat_cli.talk import talk
 from instachat_cli.tree import command, group
 
+BUSY = 0.15  # of all processors; from there on we warn
+
 app = group(
     """
     Benchmarks: ratios against ceilings and rivals.
@@ -43,6 +45,7 @@ def ceilings(
     from backend.settings import load
     from instachat_cli.bench.catalogue import BENCHMARKS, run
     from instachat_cli.bench.duel import Verdict
+    from instachat_cli.bench.facts import busy
     from instachat_cli.bench.ground import QUICK, Scale
     from instachat_cli.bench.report import markdown, summary
 
@@ -50,25 +53,24 @@ def ceilings(
     for name in chosen:
         if name not in BENCHMARKS:
             raise Invalid(f"there is no benchmark {name!r}", f"these are: {', '.join(BENCHMARKS)}")
-    rows, facts = run(
-        load(), chosen, QUICK if quick else Scale(), lambda row: talk.say(summary(row))
-    )
-    text = markdown(rows, facts)
-    if report is None:
-        sys.stdout.write(text)
-    elif names or quick:
-        talk.note(f"{report} stays as it is: only a whole run in full is worth a report")
-    else:
+    if (others := busy()) > BUSY:
+        talk.warning(f"other things use {others:.0%} of this machine: the ratios will be unfair")
+    scale = QUICK if quick else Scale()
+    rows, facts = run(load(), chosen, scale, lambda row: talk.say(summary(row)))
+    text = markdown(rows, facts | {"used by others": f"{others:.0%} of it, before the start"})
+    if report and not (names or quick):
         report.write_text(text, encoding="utf-8")
         talk.note(f"the report is in {report}")
+    else:
+        sys.stdout.write(text)
+        if report:
+            talk.note(f"{report} stays as it is: only a whole run in full is worth a report")
     if missed := [row.title for row in rows if row.verdict is Verdict.MISSED]:
         raise CheckFailed(f"{len(missed)} of {len(rows)} missed: {'; '.join(missed)}")
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # tidy up, as for Ctrl-C
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         root = get_command(app)
         with root.make_context("python -m instachat_cli.bench", arguments) as context:
@@ -83,4 +85,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # tidy up, as for Ctrl-C
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))

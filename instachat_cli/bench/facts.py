@@ -27,9 +27,13 @@ def facts(backend: Backend) -> dict[str, str]:
         "Redis": _redis(backend),
         "libraries": _libraries(),
         "InstaChat": _commit(),
-        "load when it began": f"{os.getloadavg()[0]:.1f}",
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
     }
+
+
+def busy() -> float:
+    """The share of the processors' time that others use right now."""
+    return psutil.cpu_percent(interval=1) / 100
 
 
 def _processor() -> str:

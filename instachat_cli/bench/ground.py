@@ -39,7 +39,7 @@ class Scale:
     starts: int = 15  # pairs of the command line's start, which is quick
     messages: int = 30_000  # of one repetition
     jobs: int = 1_500  # of one repetition, where each message is a job
-    crews: Sequence[tuple[int, int]] = ((1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
+    crews: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
     """How many consumer processes of how many threads are tried for those jobs."""
 
 

