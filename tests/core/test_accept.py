@@ -17,7 +17,7 @@ from backend.log import Log
 from backend.model import Accepted
 from backend.settings import Durability
 from tests.conftest import Engines
-from tests.engines import RedisServer, valkey_binary
+from tests.engines import RedisServer, free_port, valkey_binary
 
 CLUSTER = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
 
@@ -39,7 +39,8 @@ def replica(own_redis: RedisServer) -> Iterator[RedisServer]:
 
 def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
     """All keys of a call share one slot; the queue has a plain Redis of its own."""
-    node = RedisServer(valkey_binary(), *CLUSTER)
+    # Its bus would listen 10,000 above its own port, which may be beyond the last.
+    node = RedisServer(valkey_binary(), *CLUSTER, "--cluster-port", str(free_port()))
     node.start()
     try:
         node.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
