@@ -14,7 +14,7 @@ fault: the transaction is given up, and the events stay in the log.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
@@ -38,6 +38,7 @@ Step = Callable[[str], None]
 # Where rows come from: an entry's id, as Redis writes it, its event, and its field.
 Chats = tuple[bytes, ChatsCreated, bytes]
 Source = tuple[bytes, MessagesCreated, bytes]
+Placed = tuple[int, Source]  # … and the id of its chat's row
 logger = logging.getLogger(__name__)
 
 
@@ -260,26 +261,27 @@ class _Storing:
             return
         wanted = {(event.token, event.chat) for _, event, _ in events}
         chats = sql.chat_ids(self.tx, list(wanted))
-        rows: list[MessageRow] = []
-        sources: list[Source] = []
-        for entry, event, packed in events:
+        placed: list[Placed] = []
+        for source in events:
+            entry, event, packed = source
             id_, alive = chats.get((event.token, event.chat), (0, True))
             if not id_:
                 self._bury(entry, packed, "the chat does not exist", event)
             elif not alive:
                 self.batch.dropped += len(event.texts)
             else:
-                for number, text in enumerate(event.texts, event.first):
-                    rows.append(MessageRow(id_, number, text, fold(text), event.micros))
-                sources.append((entry, event, packed))
-        if not rows:
+                placed.append((id_, source))
+        if not placed:
             return
+        rows: Iterable[MessageRow] = _rows(placed)
+        if self.publishing:
+            rows = list(rows)  # kept, to be named once they are stored
         if self._copy(rows):
-            rows = self._sift(rows, sources)
+            rows = self._sift(placed)
         if self.publishing and rows:
             sql.add_to_outbox(self.tx, [(row.chat_id, row.number, row.version) for row in rows])
 
-    def _copy(self, rows: list[MessageRow]) -> Exception | None:
+    def _copy(self, rows: Iterable[MessageRow]) -> Exception | None:
         """Store rows, all or none; returns what is wrong with the data if it is none."""
         try:
             with self.tx.begin_nested():
@@ -290,14 +292,16 @@ class _Storing:
             return error
         return None
 
-    def _sift(self, rows: list[MessageRow], sources: list[Source]) -> list[MessageRow]:
+    def _sift(self, placed: list[Placed]) -> list[MessageRow]:
         """The slow way: take out the rows that are to blame, and store the others; returns those.
 
         Still quick when nearly all of them are good, or another drain would take this one for stuck.
         """
+        rows = list(_rows(placed))
+        sources = (source for _, source in placed for _ in source[1].texts)
         times = sql.message_times(self.tx, [(row.chat_id, row.number) for row in rows])
         good: list[tuple[MessageRow, Source]] = []
-        for row, source in zip(rows, (s for s in sources for _ in s[1].texts), strict=True):
+        for row, source in zip(rows, sources, strict=True):
             key = row.chat_id, row.number
             if key in times:
                 if times[key] != row.at:
@@ -384,6 +388,13 @@ def _reason(error: Exception) -> str:
     if isinstance(error, InstaChatError):
         return error.message
     return f"PostgreSQL says {sql.sqlstate(error)}" if sql.sqlstate(error) else "not valid Unicode"
+
+
+def _rows(placed: list[Placed]) -> Iterator[MessageRow]:
+    """The rows, made one by one: of a batch that is good they are needed only once, and for a moment."""
+    for chat_id, (_, event, _) in placed:
+        for number, text in enumerate(event.texts, event.first):
+            yield MessageRow(chat_id, number, text, fold(text), event.micros)
 
 
 def _entry_id(name: bytes) -> EntryId:

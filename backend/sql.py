@@ -722,15 +722,19 @@ def count_removed(tx: Connection, chat_id: int, count: int) -> None:
 
 
 def copy_messages(tx: Connection, rows: Iterable[MessageRow]) -> None:
-    """Store new messages by COPY, all or none; raises as PostgreSQL does on any bad row."""
+    """Store new messages by COPY, all or none; raises as PostgreSQL does on any bad row.
+
+    The rows are taken while PostgreSQL stores those before them.
+    """
 
     def lines() -> Iterator[str]:
+        known, times = -1, ""  # of the row before: all messages of a request have the same
         for chat_id, number, text_, folded, version in rows:
-            at = _copy_time(version)
-            yield (
-                f"{chat_id}\t{number}\t{version}\t{at}\t{at}\t"
-                f"{_copy_escaped(text_)}\t{_copy_escaped(folded)}\n"
-            )
+            if version != known:
+                known, at = version, _copy_time(version)
+                times = f"{version}\t{at}\t{at}"
+            texts = f"{_copy_escaped(text_)}\t{_copy_escaped(folded)}"
+            yield f"{chat_id}\t{number}\t{times}\t{texts}\n"
 
     _copy(tx, "message (chat_id, number, version, created_at, updated_at, text, folded)", lines())
 
