@@ -1087,9 +1087,9 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         pytest.skip("this machine lets nobody mount a file system")
     try:
         yield folder
-        _eventually(lambda: stopped(folder / "home"))
     finally:
-        subprocess.run(["umount", folder], check=True)
+        _eventually(lambda: stopped(folder / "home"))
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @as_root

@@ -41,23 +41,27 @@ from tests.conftest import Engines
 from tests.engines import RedisServer
 from tests.faults.model import SHARDS, Answer, Ask, Held, Refusal, World, shard
 
-EXAMPLES = int(os.environ.get("INSTACHAT_MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("INSTACHAT_MODEL_EXAMPLES", "40"))
 STEPS = 40
 
-# Four applications in two shards: what happens to one is felt by its neighbour.
-TOKENS = [t for n in range(99) if shard_of(t := f"application-number-{n:04}", SHARDS) in (3, 5)][:4]
+# Three applications in two shards: what happens to one is felt by its neighbour.
+TOKENS = [t for n in range(99) if shard_of(t := f"application-number-{n:04}", SHARDS) in (3, 5)][:3]
 AT = "2026-01-31T23:59:59.000000Z"
 KEYWORDS = ["a", "b", "ab", "%", "_", "\\"]
 
+FAULTS = ["process", "kill", "wipe", "copy", "lose", "lose", "restore", "restore"]
+
 pick = st.integers(0, 9)  # one of what is there, whatever that is by then
 texts = st.lists(st.text("ab%_\\\n\té", min_size=1, max_size=4), min_size=1, max_size=4)
-asks = st.tuples(
+Wish = tuple[str, int, int, list[str], str | None]
+wishes = st.tuples(
     st.sampled_from(["messages"] * 5 + ["chats"] * 3 + ["delete chat"] * 2 + ["delete"]),
     pick,
     pick,
     texts,
     st.sampled_from([None, None, None, "key 1", "key 2"]),
 )
+batches = st.lists(wishes, min_size=1, max_size=6)
 
 
 class Killed(BaseException):
@@ -75,30 +79,35 @@ class Spine(RuleBasedStateMachine):
         self.open = ExitStack()
         self.settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
         redis.kill()
-        shutil.rmtree(redis.folder / "appendonlydir", ignore_errors=True)
+        for data in redis.folder.iterdir():
+            if data.is_dir():
+                shutil.rmtree(data)
         redis.start()
         self.backends = [self.open.enter_context(open_backend(self.settings)) for _ in range(2)]
+        for token in TOKENS:
+            self.create_application(token)
+        self.compare(0, [Ask("chats", Parent(token), chats=2) for token in TOKENS[:-1]])
+        self.drain(0)
 
-    # -- requests ----------------------------------------------------------------------------------
-
-    @precondition(lambda self: len(self.world.stored) < len(TOKENS))
-    @rule(who=pick)
-    def create_application(self, who: int) -> None:
+    def create_application(self, token: str) -> None:
         """As `Catalog.create_application`, with a token that the test can know."""
-        token = TOKENS[len(self.world.stored)]
-        backend = self.backend(who)
-        backend.counters.open(token)
-        with backend.database.begin() as tx:
+        self.backends[0].counters.open(token)
+        with self.backends[0].database.begin() as tx:
             sql.insert_application(tx, token, "x")
         self.world.create_application(token)
 
-    @precondition(lambda self: self.world.stored)
-    @rule(who=pick, batch=st.lists(asks, min_size=1, max_size=6))
-    def accept(self, who: int, batch: list[tuple[str, int, int, list[str], str | None]]) -> None:
-        """Requests of any kinds, chats and applications in one call, some with idempotency keys."""
-        self.compare(who, [self.ask(*one) for one in batch])
+    # -- requests ----------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.world.stored)
+    @rule(who=pick, application=pick, chat=pick, texts=texts)
+    def write(self, who: int, application: int, chat: int, texts: list[str]) -> None:
+        """Messages to one chat."""
+        self.compare(who, [self.ask("messages", application, chat, texts, None)])
+
+    @rule(who=pick, batch=batches)
+    def accept(self, who: int, batch: list[Wish]) -> None:
+        """Requests of any kinds, chats and applications in one call, some with idempotency keys."""
+        self.compare(who, [self.ask(*wish) for wish in batch])
+
     @rule(who=pick, application=pick, chat=pick, number=pick, new=texts)
     def edit(self, who: int, application: int, chat: int, number: int, new: list[str]) -> None:
         """A message that may be there, accepted, deleted, or none."""
@@ -108,7 +117,6 @@ class Spine(RuleBasedStateMachine):
         )
         assert found == self.world.change(parent, number, new[0])
 
-    @precondition(lambda self: self.world.stored)
     @rule(who=pick, application=pick, chat=pick, number=pick)
     def delete_message(self, who: int, application: int, chat: int, number: int) -> None:
         """Likewise."""
@@ -116,20 +124,16 @@ class Spine(RuleBasedStateMachine):
         found = outcome(lambda: self.backend(who).catalog.delete_message(*named(parent), number))
         assert found == self.world.change(parent, number, None)
 
-    @precondition(lambda self: self.world.stored)
-    @rule(who=pick, application=pick, chat=pick)
-    def delete_chat(self, who: int, application: int, chat: int) -> None:
-        """Asked, drained and decided."""
-        parent = self.chat(application, chat)
-        found = outcome(lambda: self.backend(who).catalog.delete_chat(*named(parent)))
-        assert found == self.world.delete(parent)
-
-    @precondition(lambda self: self.world.stored)
-    @rule(who=pick, application=pick)
-    def delete_application(self, who: int, application: int) -> None:
-        """Likewise."""
-        parent = self.application(application)
-        found = outcome(lambda: self.backend(who).catalog.delete_application(parent.token))
+    @rule(who=pick, application=pick, chat=st.one_of(st.none(), pick))
+    def delete(self, who: int, application: int, chat: int | None) -> None:
+        """A chat, or an application: asked, drained and decided."""
+        catalog = self.backend(who).catalog
+        if chat is None:
+            parent = self.application(application)
+            found = outcome(lambda: catalog.delete_application(parent.token))
+        else:
+            parent = self.chat(application, chat)
+            found = outcome(lambda: catalog.delete_chat(*named(parent)))
         assert found == self.world.delete(parent)
 
     @precondition(lambda self: self.world.chats())
@@ -138,7 +142,6 @@ class Spine(RuleBasedStateMachine):
         """Live counts are the model's, also of what is not stored yet."""
         self.check_counts(self.backend(who), _one_of(self.world.chats(), which))
 
-    @precondition(lambda self: self.world.stored)
     @rule(
         who=pick,
         application=pick,
@@ -174,15 +177,22 @@ class Spine(RuleBasedStateMachine):
         for number in {shard(event.ask.parent) for event in self.world.held.log}:
             self.world.drain(number)
 
-    @precondition(lambda self: self.world.held.log)
-    @rule(who=pick, which=pick, step=st.sampled_from(["read", "rows", "committed", "trimmed"]))
-    def drain_that_dies(self, who: int, which: int, step: str) -> None:
-        """One shard, by a drain killed at a step."""
+    @rule(
+        who=pick,
+        batch=batches,
+        which=pick,
+        step=st.sampled_from(["read", "rows", "rows", "committed", "trimmed"]),
+    )
+    def drain_that_dies(self, who: int, batch: list[Wish], which: int, step: str) -> None:
+        """Of a shard that has something new, killed at a step."""
 
         def die(name: str) -> None:
             if name == step:
                 raise Killed
 
+        self.compare(who, [self.ask(*wish) for wish in batch])
+        if not self.world.held.log:
+            return
         backend = self.backend(who)
         number = shard(_one_of(self.world.held.log, which).ask.parent)
         lives = Lives(backend.log, backend.database)
@@ -193,45 +203,45 @@ class Spine(RuleBasedStateMachine):
 
     # -- faults ------------------------------------------------------------------------------------
 
-    @rule()
-    def kill_redis(self) -> None:
-        """kill -9, and started again."""
+    @rule(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2), which=pick)
+    def harm(self, faults: list[str], which: int) -> None:
+        """One process ends, and one that knows nothing yet takes its place; Redis is killed, or wiped; a
+        copy of its data is kept (and they are lost), or put back in their place."""
+        for fault in faults:
+            if fault == "process":
+                self.backends[which % 2] = self.open.enter_context(open_backend(self.settings))
+                continue
+            if fault != "wipe":
+                self.kill_redis(fault, which)
+            if fault in ("wipe", "lose"):
+                self.redis.client().flushall()
+                self.world.wipe()
+
+    @rule(who=pick, before=batches, after=batches, drained=st.booleans())
+    def haunt(self, who: int, before: list[Wish], after: list[Wish], drained: bool) -> None:
+        """What was accepted is lost, its numbers are given to others, and then it comes back."""
+        self.compare(who, [self.ask(*wish) for wish in before])
+        self.harm(["lose"], who)
+        self.compare(who, [self.ask(*wish) for wish in after])
+        if drained:
+            self.drain(who)
+        self.harm(["restore"], len(self.copies) - 1)
+
+    def kill_redis(self, fault: str, which: int) -> None:
+        """kill -9, and a start on the same data, or on an older copy of them."""
         self.redis.kill()
+        data = self.redis.folder / "appendonlydir"
+        if fault in ("copy", "lose"):
+            copy = self.redis.folder / f"copy-{len(self.copies)}"
+            shutil.copytree(data, copy)
+            self.copies.append((copy, self.world.copy()))
+        elif fault == "restore" and self.copies:
+            copy, held = _one_of(self.copies, which)
+            shutil.rmtree(data)
+            shutil.copytree(copy, data)
+            self.world.restore(held)
         self.redis.start()
         self.world.restart()
-
-    @rule()
-    def wipe_redis(self) -> None:
-        """FLUSHALL: what was not stored is gone."""
-        self.redis.client().flushall()
-        self.world.wipe()
-
-    @rule()
-    def copy_redis(self) -> None:
-        """Keep a copy of its data."""
-        self.redis.kill()
-        copy = self.redis.folder / f"copy-{len(self.copies)}"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(self.redis.folder / "appendonlydir", copy)
-        self.redis.start()
-        self.world.restart()
-        self.copies.append((copy, self.world.copy()))
-
-    @precondition(lambda self: self.copies)
-    @rule(which=pick)
-    def restore_redis(self, which: int) -> None:
-        """Put an old copy in place of its data."""
-        copy, held = _one_of(self.copies, which)
-        self.redis.kill()
-        shutil.rmtree(self.redis.folder / "appendonlydir")
-        shutil.copytree(copy, self.redis.folder / "appendonlydir")
-        self.redis.start()
-        self.world.restore(held)
-
-    @rule(who=pick)
-    def another_process(self, who: int) -> None:
-        """One that knows nothing yet takes the place of one that did."""
-        self.backends[who % 2] = self.open.enter_context(open_backend(self.settings))
 
     # -- what holds --------------------------------------------------------------------------------
 
@@ -318,10 +328,10 @@ class Spine(RuleBasedStateMachine):
         return Parent(_one_of(list(self.world.stored), which))
 
     def chat(self, application: int, which: int) -> Parent:
-        """A chat that is there, accepted, deleted, or one more than there ever was."""
+        """Most often one of the first two; or one that is there, accepted, deleted, or never was."""
         parent = self.application(application)
         known = max(self.world.held.issued.get(parent, 0), self.world.highest(parent))
-        return Parent(parent.token, 1 + which % (known + 1))
+        return Parent(parent.token, 1 + (which % 2 if which < 6 else which % (known + 1)))
 
     def ask(self, kind: str, application: int, chat: int, texts: list[str], key: str | None) -> Ask:
         """A request, of what is there by now."""
@@ -329,7 +339,9 @@ class Spine(RuleBasedStateMachine):
             case "messages":
                 return Ask(kind, self.chat(application, chat), tuple(texts), key=key)
             case "chats":
-                return Ask(kind, self.application(application), chats=len(texts), key=key)
+                return Ask(
+                    kind, self.application(application), chats=(len(texts) + 1) // 2, key=key
+                )
             case "delete chat":
                 return Ask("delete", self.chat(application, chat))
         return Ask("delete", self.application(application))
@@ -369,7 +381,7 @@ def _one_of(things: list[Any], which: int) -> Any:
     return things[which % len(things)]
 
 
-@pytest.mark.timeout(3600 if EXAMPLES > 100 else 600)
+@pytest.mark.timeout(900 + 60 * EXAMPLES)  # a failure is made smaller for five minutes
 def test_the_spine_does_what_the_model_says(
     engines: Engines, own_redis: RedisServer, request: pytest.FixtureRequest
 ) -> None:
@@ -388,6 +400,7 @@ def test_the_spine_does_what_the_model_says(
                 max_examples=EXAMPLES,
                 stateful_step_count=STEPS,
                 print_blob=True,
+                report_multiple_bugs=False,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),
