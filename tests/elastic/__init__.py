@@ -1,0 +1,1 @@
+"""A real Elasticsearch for the tests: brought onto the machine, started, tormented, removed."""

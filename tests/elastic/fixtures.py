@@ -1,0 +1,99 @@
+"""Elasticsearch as fixtures: one node for tests that follow each other, or nodes of a test's own.
+
+A given URL comes first (INSTACHAT_TEST_ELASTICSEARCH_URL; its indices are the tests' to make and delete),
+then Docker where it runs, then Maven and Java. Where none is to be had, tests are skipped; see `missing`.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Protocol
+
+import pytest
+
+from tests.elastic.docker import ElasticsearchContainer, docker_runs
+from tests.elastic.node import ElasticsearchServer
+from tests.elastic.provision import NotHere, installation
+
+USER, PASSWORD = "tester", "test-password"
+WITH_USER = {
+    "users": f"{USER}:$2a$10$VrPZ1aGTErtJ2EMEaHHzMOPKfVyb3CDAizZ73WZWMev6KrTi6Z1UG\n",
+    "users_roles": f"superuser:{USER}\n",
+}
+"""Files of a node that has this user, who may do everything; with `xpack.security.enabled`."""
+
+
+class Elasticsearch(Protocol):
+    """What a test needs of an Elasticsearch that it only talks to."""
+
+    @property
+    def url(self) -> str: ...
+
+
+class Given:
+    """An Elasticsearch that somebody else runs."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+Node = ElasticsearchServer | ElasticsearchContainer
+StartNode = Callable[..., Node]
+
+
+def new_node(
+    settings: Mapping[str, object] | None = None, files: Mapping[str, str] | None = None
+) -> Node:
+    """A node that is not started yet; raises NotHere where none is to be had.
+
+    `settings` are lines of elasticsearch.yml. `files` (users, certificates) are put beside it, which a
+    container does not offer.
+    """
+    if not files and docker_runs():
+        try:
+            return ElasticsearchContainer(settings)
+        except NotHere:
+            pass  # a Docker without a way to the image
+    return ElasticsearchServer(installation(), settings, files)
+
+
+@pytest.fixture(scope="session")
+def elasticsearch() -> Iterator[Elasticsearch]:
+    """An Elasticsearch for tests that follow each other, each with indices of its own."""
+    if url := os.environ.get("INSTACHAT_TEST_ELASTICSEARCH_URL"):
+        yield Given(url)
+        return
+    node = _new_or_missing()
+    try:
+        node.start()
+        yield node
+    finally:
+        node.remove()
+
+
+@pytest.fixture
+def start_elasticsearch() -> Iterator[StartNode]:
+    """Starts nodes of the test's own, given what `new_node` takes; they are removed at the end."""
+    with ExitStack() as stack:
+
+        def start(
+            settings: Mapping[str, object] | None = None, files: Mapping[str, str] | None = None
+        ) -> Node:
+            node = _new_or_missing(settings, files)
+            stack.callback(node.remove)
+            node.start()
+            return node
+
+        yield start
+
+
+def _new_or_missing(
+    settings: Mapping[str, object] | None = None, files: Mapping[str, str] | None = None
+) -> Node:
+    from tests.conftest import missing  # here, since that module imports this one
+
+    try:
+        return new_node(settings, files)
+    except NotHere as reason:
+        missing(f"Elasticsearch ({reason})")
+        raise
