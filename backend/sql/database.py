@@ -1,0 +1,162 @@
+"""The connection to PostgreSQL, and its errors in our words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg2
+import sqlalchemy
+from sqlalchemy import Connection, TextClause, create_engine, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from backend.errors import EngineDown, Failed, SchemaMismatch, Unavailable
+from backend.settings import redacted
+
+SCHEMA = "0001"  # the newest migration; a test holds it against the scripts
+CONNECT_SECONDS = 3
+PAGE = 1_000
+
+HOT: dict[str, TextClause] = {}
+
+
+def hot(name: str, sql: str) -> TextClause:
+    """A statement that runs for each request or batch: a test checks that an index serves it."""
+    HOT[name] = text(sql)
+    return HOT[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What is fixed when a database is first migrated."""
+
+    id: str
+    shards: int
+
+
+class Database:
+    """One PostgreSQL database. Thread-safe.
+
+    Every use raises EngineDown when PostgreSQL does not answer, SchemaMismatch when it has not been
+    migrated to the schema that this program knows.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._installation: Installation | None = None
+        try:
+            self.engine = create_engine(
+                dialect_url(url),
+                pool_pre_ping=True,  # a server that was restarted costs no failed request
+                pool_size=10,
+                max_overflow=20,
+                connect_args={"connect_timeout": CONNECT_SECONDS},
+            )
+        except (SQLAlchemyError, ValueError) as error:
+            raise Failed(
+                f"the database URL {redacted(url)} can't be used: {type(error).__name__}",
+                "it looks like postgresql://USER:PASSWORD@HOST/DATABASE (INSTACHAT_DATABASE_URL)",
+            ) from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection for reading; each statement sees what is committed when it starts."""
+        with self._in_our_words(), self.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction, committed at the end, durably, whatever the server's default."""
+        with self._in_our_words(), self.engine.begin() as connection:
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection for reading at length: all statements see one and the same moment."""
+        with self._in_our_words(), self.engine.connect() as connection:
+            connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            yield connection
+
+    @property
+    def installation(self) -> Installation:
+        """The database's identity and its number of shards; read once."""
+        if self._installation is None:
+            with self.connect() as connection:
+                row = connection.execute(text("SELECT id, shards FROM installation")).one()
+            self._installation = Installation(str(row.id), row.shards)
+        return self._installation
+
+    def schema(self) -> str | None:
+        """The schema the database has; None when it has none."""
+        with self.connect() as connection:
+            if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+                return None
+            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return found
+
+    def check_schema(self) -> None:
+        """Raise SchemaMismatch unless the database has the schema that this program knows."""
+        found = self.schema()
+        if found == SCHEMA:
+            return
+        if found is None:
+            raise SchemaMismatch(
+                f"the database {redacted(self.url)} has no tables yet", "run `instachat migrate`"
+            )
+        if found < SCHEMA:
+            raise SchemaMismatch(
+                f"the database has schema {found}, this program needs {SCHEMA}",
+                "run `instachat migrate`",
+            )
+        raise SchemaMismatch(
+            f"the database has schema {found}, which is newer than {SCHEMA}, all that this program "
+            "knows",
+            "run a newer instachat",
+        )
+
+    @contextmanager
+    def _in_our_words(self) -> Iterator[None]:
+        try:
+            yield
+        except (DBAPIError, psycopg2.Error) as error:  # the latter from COPY, which is not wrapped
+            code = sqlstate(error)
+            if code == "42P01":
+                raise SchemaMismatch(
+                    "the database lacks a table of this program", "run `instachat migrate`"
+                ) from error
+            if code and code.startswith(("40", "55P03", "57014")):
+                raise Unavailable(
+                    "PostgreSQL was busy with the same rows; nothing was changed", "try again"
+                ) from error
+            if code is None or code.startswith(("08", "53", "57", "25006")):
+                raise self._down(getattr(error, "orig", error)) from error
+            raise
+        except sqlalchemy.exc.TimeoutError as error:
+            raise Unavailable("all connections to PostgreSQL are busy", "try again") from error
+
+    def _down(self, error: BaseException | None) -> EngineDown:
+        reason = str(error).strip().splitlines()[0] if error and str(error).strip() else "no answer"
+        url = redacted(self.url)
+        return EngineDown(
+            f"PostgreSQL at {url} can't be used: {reason}",
+            f"check it with `psql '{url}' -c 'SELECT 1'`; the setting is INSTACHAT_DATABASE_URL",
+        )
+
+
+def dialect_url(url: str) -> str:
+    """The URL with the driver named: SQLAlchemy 2.1 would take psycopg 3 for `postgresql://`."""
+    scheme, separator, rest = url.partition("://")
+    return f"postgresql+psycopg2://{rest}" if separator and scheme.startswith("postgres") else url
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's error code; None if the connection broke before it could give one."""
+    original = getattr(error, "orig", error)
+    return getattr(original, "pgcode", None)
