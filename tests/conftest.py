@@ -19,8 +19,14 @@ from tests.engines import (
     valkey_binary,
     wheel_postgres,
 )
+from tests.turns import Turns
 
 _numbers = count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two processes take turns where they have to."""
+    config.pluginmanager.register(Turns(config))
 
 
 class Engines:
