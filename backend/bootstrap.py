@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from backend.accept import Acceptor
 from backend.catalog import Catalog
+from backend.clearing import Clearer
 from backend.counters import Counters
 from backend.drain import Drainer
 from backend.embedded import PrivateEngines, acquire
@@ -40,6 +41,7 @@ class Backend:
     log: Log
     counters: Counters
     drainer: Drainer
+    clearer: Clearer
     jobs: Jobs
     acceptor: Acceptor
     catalog: Catalog
@@ -49,7 +51,7 @@ class Backend:
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
         tick = self.engines.ensure if self.engines else lambda: None
-        return Worker(self.jobs, self.drainer, self.log, tick)
+        return Worker(self.jobs, self.drainer, self.clearer, self.log, tick)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
     lives = Lives(log, database)
     drainer = Drainer(log, database, lives)
     counters = Counters(log, database, lives, drainer)
-    jobs = Jobs(at.huey, drainer)
+    clearer = Clearer(log, database)
+    jobs = Jobs(at.huey, drainer, clearer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(log, database, counters, acceptor, drainer, ScanSearcher(database))
     settler = Settler(log, lives, drainer)
@@ -125,6 +128,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         log,
         counters,
         drainer,
+        clearer,
         jobs,
         acceptor,
         catalog,

@@ -261,14 +261,18 @@ class _Storing:
             return
         wanted = {(event.token, event.chat) for _, event, _ in events}
         chats = sql.chat_ids(self.tx, list(wanted))
+        # Of a removed application no chat has a row for ever; the log of an earlier life may name one.
+        missing = {token for token, chat in wanted if (token, chat) not in chats}
+        applications = sql.application_ids(self.tx, missing) if missing else {}
         placed: list[Placed] = []
         for source in events:
             entry, event, packed = source
-            id_, alive = chats.get((event.token, event.chat), (0, True))
-            if not id_:
-                self._bury(entry, packed, "the chat does not exist", event)
-            elif not alive:
+            _, there = applications.get(event.token, (0, True))
+            id_, alive = chats.get((event.token, event.chat), (0, there))
+            if not alive:
                 self.batch.dropped += len(event.texts)
+            elif not id_:
+                self._bury(entry, packed, "the chat does not exist", event)
             else:
                 placed.append((id_, source))
         if not placed:
@@ -357,6 +361,8 @@ class _Storing:
     def _decide(self, entry: EntryId, event: DeletionAsked) -> None:
         """Leave a tombstone if the deletion still stands and nothing is left inside; else reopen.
 
+        A cascade leaves one whatever is inside.
+
         Reopening comes before the commit: after a crash in between, the same entry finds that it does
         not stand any more, and refuses again. A deletion that does not stand buries nothing.
         """
@@ -365,11 +371,11 @@ class _Storing:
             return
         if event.chat is None:
             id_, alive = sql.application_ids(self.tx, [event.token]).get(event.token, (0, False))
-            gone = alive and sql.bury_application(self.tx, id_)
+            gone = alive and sql.bury_application(self.tx, id_, cascade=event.cascade)
         else:
             key = (event.token, event.chat)
             id_, alive = sql.chat_ids(self.tx, [key]).get(key, (0, False))
-            gone = alive and sql.bury_chat(self.tx, id_)
+            gone = alive and sql.bury_chat(self.tx, id_, cascade=event.cascade)
         if alive and not gone:
             self.log.reopen(self.batch.shard, self.batch.epoch, parent, entry)
 

@@ -21,12 +21,14 @@ from huey.consumer import Consumer
 from huey.registry import Message
 from huey.serializer import Serializer
 
+from backend.clearing import Clearer
 from backend.drain import Drainer
 from backend.errors import Failed, InstaChatError
 from backend.log import Log
 from backend.settings import redacted
 
 SWEEP_SECONDS = 0.5
+CLEAR_SECONDS = 0.2  # of a sweep, so that the worker's sign of life and the drain wait no longer
 SHUTDOWN_SECONDS = 30
 THREADS = 2
 logger = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class JsonSerializer(Serializer):  # type: ignore[misc]  # huey is untyped
 class Jobs:
     """The queue, and the two ends of it: `ring` enqueues, `Worker` runs."""
 
-    def __init__(self, url: str, drainer: Drainer) -> None:
+    def __init__(self, url: str, drainer: Drainer, clearer: Clearer) -> None:
         try:
             # Its own client: its time-out for answers must be longer than the queue's blocking pop.
             pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=2, socket_timeout=10)
@@ -59,17 +61,30 @@ class Jobs:
             "instachat", results=False, serializer=JsonSerializer(), connection_pool=pool
         )
         self._drainer = drainer
+        self._clearer = clearer
         self._drain = self.huey.task(name="drain")(self._run_drain)
+        self._cascade = self.huey.task(name="cascade")(self._run_cascade)
 
     def ring(self, shard: int) -> None:
         """Ask for a drain of a shard. Never raises: the worker's sweep finds what no bell announced."""
         with suppress(redis.RedisError):
             self._drain(shard)
 
+    def cascade(self) -> None:
+        """Ask that what removed parents left is dropped. Never raises, as `ring`."""
+        with suppress(redis.RedisError):
+            self._cascade()
+
     def _run_drain(self, shard: int) -> None:
         try:
             self._drainer.drain(shard)
         except InstaChatError as error:  # the sweep tries again
+            logger.warning("%s", error.message)
+
+    def _run_cascade(self) -> None:
+        try:
+            self._clearer.clear_all()
+        except InstaChatError as error:  # the sweep goes on
             logger.warning("%s", error.message)
 
     def length(self) -> int:
@@ -80,9 +95,17 @@ class Jobs:
 class Worker:
     """Runs jobs and sweeps, until told to stop. Several may run, on several machines."""
 
-    def __init__(self, jobs: Jobs, drainer: Drainer, log: Log, tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        drainer: Drainer,
+        clearer: Clearer,
+        log: Log,
+        tick: Callable[[], None],
+    ) -> None:
         self._jobs = jobs
         self._drainer = drainer
+        self._clearer = clearer
         self._log = log
         self._tick = tick
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
@@ -111,6 +134,7 @@ class Worker:
                 time.sleep(SWEEP_SECONDS)
         finally:
             self._drainer.stop()
+            self._clearer.stop()
             consumer.stop(graceful=True)
             with suppress(InstaChatError):
                 self._log.retire(self._name)
@@ -121,7 +145,12 @@ class Worker:
 
     def _sweep(self) -> None:
         # Each by itself: a Redis that is full takes no beat, and is relieved by the drain alone.
-        for duty in (self._tick, lambda: self._log.beat(self._name), self._drainer.drain_all):
+        for duty in (
+            self._tick,
+            lambda: self._log.beat(self._name),
+            self._drainer.drain_all,
+            lambda: self._clearer.clear_all(CLEAR_SECONDS),
+        ):
             try:
                 duty()
             except InstaChatError as error:

@@ -60,7 +60,7 @@ def report(database: Database, log: Log, queue_length: Callable[[], int]) -> Sta
         waiting=None if lengths is None else sum(lengths),
         oldest_seconds=None if lengths is None else _known(lambda: _oldest(log, lengths)),
         dead_letters=_known(lambda: _dead_letters(database)) if shards else None,
-        unsynced_counters=_known(lambda: sum(log.dirty(shards))) if shards and up else None,
+        unsynced_counters=_known(lambda: sum(log.unsynced(shards))) if shards and up else None,
     )
 
 

@@ -101,5 +101,6 @@ Timeout = Annotated[
     float,
     typer.Option(metavar="SECONDS", help="How long --wait waits; then exit 4.", callback=_timeout),
 ]
+Cascade = Annotated[bool, typer.Option("--cascade", help="Delete what belongs to it, too.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]

@@ -653,8 +653,8 @@ def test_numbers_go_on_behind_the_highest(
 def test_parents_wait_for_their_counts_in_sql(backend: Backend) -> None:
     """Whose count has changed is in the set that sync-counters reads, as after accepting."""
     load(backend, [application(), *map(chat, (1, 2)), message(), message(2, **GONE)])
-    key = backend.log.key(backend.counters.shard(T), "dirty")
-    assert backend.log.redis.smembers(key) == {T.encode(), f"{T}:1".encode()}
+    key = backend.log.key(backend.counters.shard(T), "unsynced")
+    assert set(backend.log.redis.zrange(key, 0, -1)) == {T.encode(), f"{T}:1".encode()}
     assert query(backend, "SELECT messages_removed FROM chat ORDER BY number") == [(1,), (0,)]
     assert getattr(backend.catalog.chat(T, 1), "messages_count", None) == 1
 
@@ -1026,7 +1026,7 @@ def test_raising_never_lowers_and_makes_nothing_up(backend: Backend) -> None:
     assert log.issued(shard, list(wanted))[0] == [5, None]
     assert log.raise_all(shard, 1, wanted, create=True)[0] is True
     assert log.issued(shard, list(wanted))[0] == [5, 4]
-    log.redis.set(log.key(shard, "dirty"), "foreign")
+    log.redis.set(log.key(shard, "unsynced"), "foreign")
     with pytest.raises(Failed, match="foreign"):
         log.raise_all(shard, 1, {Parent(T, 1): 9}, create=False)
     assert log.issued(shard, list(wanted))[0] == [5, 4]
