@@ -21,6 +21,7 @@ from backend.search import ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
 from backend.sql import Database
+from backend.syncing import Syncer
 
 STRICT_REDIS = {
     "appendonly": "yes",
@@ -42,6 +43,7 @@ class Backend:
     counters: Counters
     drainer: Drainer
     clearer: Clearer
+    syncer: Syncer
     jobs: Jobs
     acceptor: Acceptor
     catalog: Catalog
@@ -51,7 +53,7 @@ class Backend:
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
         tick = self.engines.ensure if self.engines else lambda: None
-        return Worker(self.jobs, self.drainer, self.clearer, self.log, tick)
+        return Worker(self.jobs, self.drainer, self.clearer, self.syncer, self.log, tick)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
     drainer = Drainer(log, database, lives)
     counters = Counters(log, database, lives, drainer)
     clearer = Clearer(log, database)
-    jobs = Jobs(at.huey, drainer, clearer)
+    syncer = Syncer(log, database, lives)
+    jobs = Jobs(at.huey, drainer, clearer, syncer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(log, database, counters, acceptor, drainer, ScanSearcher(database))
     settler = Settler(log, lives, drainer)
@@ -129,6 +132,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         counters,
         drainer,
         clearer,
+        syncer,
         jobs,
         acceptor,
         catalog,

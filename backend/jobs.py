@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,9 +27,12 @@ from backend.drain import Drainer
 from backend.errors import Failed, InstaChatError
 from backend.log import Log
 from backend.settings import redacted
+from backend.syncing import Syncer
 
 SWEEP_SECONDS = 0.5
 CLEAR_SECONDS = 0.2  # of a sweep, so that the worker's sign of life and the drain wait no longer
+SYNC_SECONDS = 55 * 60  # so that SQL's counts follow within the hour
+SYNC_LOOK_SECONDS = 60.0
 SHUTDOWN_SECONDS = 30
 THREADS = 2
 logger = logging.getLogger(__name__)
@@ -48,7 +52,7 @@ class JsonSerializer(Serializer):  # type: ignore[misc]  # huey is untyped
 class Jobs:
     """The queue, and the two ends of it: `ring` enqueues, `Worker` runs."""
 
-    def __init__(self, url: str, drainer: Drainer, clearer: Clearer) -> None:
+    def __init__(self, url: str, drainer: Drainer, clearer: Clearer, syncer: Syncer) -> None:
         try:
             # Its own client: its time-out for answers must be longer than the queue's blocking pop.
             pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=2, socket_timeout=10)
@@ -64,6 +68,9 @@ class Jobs:
         self._clearer = clearer
         self._drain = self.huey.task(name="drain")(self._run_drain)
         self._cascade = self.huey.task(name="cascade")(self._run_cascade)
+        self._syncer = syncer
+        self._syncing = threading.Lock()
+        self._sync = self.huey.task(name="sync-counters")(self._run_sync)
 
     def ring(self, shard: int) -> None:
         """Ask for a drain of a shard. Never raises: the worker's sweep finds what no bell announced."""
@@ -74,6 +81,11 @@ class Jobs:
         """Ask that what removed parents left is dropped. Never raises, as `ring`."""
         with suppress(redis.RedisError):
             self._cascade()
+
+    def sync_counters(self) -> None:
+        """Ask for a sync of the counters. Never raises, as `ring`."""
+        with suppress(redis.RedisError):
+            self._sync()
 
     def _run_drain(self, shard: int) -> None:
         try:
@@ -86,6 +98,17 @@ class Jobs:
             self._clearer.clear_all()
         except InstaChatError as error:  # the sweep goes on
             logger.warning("%s", error.message)
+
+    def _run_sync(self) -> None:
+        if not self._syncing.acquire(blocking=False):
+            return  # asked for again while one is under way, which is as good
+        try:
+            written = sum(1 for _ in self._syncer.sync())
+            logger.info("counters synced: %d counts written", written)
+        except InstaChatError as error:  # the worker asks again
+            logger.warning("%s", error.message)
+        finally:
+            self._syncing.release()
 
     def length(self) -> int:
         """How many jobs are waiting."""
@@ -100,12 +123,15 @@ class Worker:
         jobs: Jobs,
         drainer: Drainer,
         clearer: Clearer,
+        syncer: Syncer,
         log: Log,
         tick: Callable[[], None],
     ) -> None:
         self._jobs = jobs
         self._drainer = drainer
         self._clearer = clearer
+        self._syncer = syncer
+        self._look_at = 0.0  # when to look next whether a sync is due
         self._log = log
         self._tick = tick
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
@@ -135,6 +161,7 @@ class Worker:
         finally:
             self._drainer.stop()
             self._clearer.stop()
+            self._syncer.stop()
             consumer.stop(graceful=True)
             with suppress(InstaChatError):
                 self._log.retire(self._name)
@@ -150,6 +177,7 @@ class Worker:
             lambda: self._log.beat(self._name),
             self._drainer.drain_all,
             lambda: self._clearer.clear_all(CLEAR_SECONDS),
+            self._sync_hourly,
         ):
             try:
                 duty()
@@ -157,3 +185,11 @@ class Worker:
                 logger.warning("%s", error.message)
             except Exception:
                 logger.exception("the sweep failed; it is tried again")
+
+    def _sync_hourly(self) -> None:
+        """Ask for a sync when the last one, by whomever, is nearly an hour ago."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + SYNC_LOOK_SECONDS
+            if self._syncer.due(SYNC_SECONDS):
+                self._jobs.sync_counters()

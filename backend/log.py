@@ -45,6 +45,7 @@ CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
 
+_NAME = re.compile("[A-Za-z0-9_-]{1,64}(:[1-9][0-9]{0,15})?")
 # What Redis says when it can't do its work now: redis-py knows some of it by class, the rest by word.
 _NOT_NOW = (
     redis.exceptions.ClusterDownError,
@@ -111,6 +112,20 @@ class Life:
     highest: int
     sequence: int
     installation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Some counters' `issued`, verified or not, None where there is none; and the time of the look.
+
+    `end` is the log's end as of after it, `oldest` since when a count of the shard is unsynced. Times are
+    in microseconds since 1970, by Redis's clock.
+    """
+
+    issued: list[int | None]
+    end: EntryId
+    now: int
+    oldest: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +423,46 @@ class Log:
         """
         return self._each_shard("xlen", "log", shards)
 
+    def counted(self, shard: int, epoch: int, parents: Sequence[Parent]) -> Counts:
+        """What sync-counters has to know of some counters. LifeLost if Redis is not in `epoch`."""
+        keys = [self.key(shard, "life"), self.key(shard, "unsynced")]
+        keys += [self.counter_key(shard, parent) for parent in parents]
+        reply = self._call("counted", keys, [epoch])
+        if reply[0] == b"broken":
+            raise _foreign("unsynced counts", shard)
+        if reply[0] != b"ok":
+            raise LifeLost(_text(reply[1]))
+        _, sequence, now, oldest, found = reply
+        return Counts(
+            [int(value) if value else None for value in found],
+            EntryId(epoch, int(sequence)),
+            int(now),
+            int(float(oldest)) if oldest else None,
+        )
+
+    def unsynced_page(self, shard: int, before: int, skip: int, limit: int) -> list[Parent]:
+        """A page of a shard's parents that are unsynced since before a time, the oldest first."""
+        with self._down():
+            found: Any = self.redis.zrangebyscore(
+                self.key(shard, "unsynced"), "-inf", before, start=skip, num=limit
+            )
+        return [_parent(_text(name), shard) for name in found]
+
+    def release(self, shard: int, epoch: int, read: Mapping[Parent, int | None], since: int) -> int:
+        """Have parents be unsynced no more whose counter still is what was read; returns how many.
+
+        One whose counter went on is unsynced since the given time only. In another life than `epoch`
+        nothing is changed.
+        """
+        if not read:
+            return 0
+        keys = [self.key(shard, "life"), self.key(shard, "unsynced")]
+        arguments: list[str | int] = [epoch, since]
+        for parent, issued in read.items():
+            keys.append(self.counter_key(shard, parent))
+            arguments += (_name(parent), "" if issued is None else issued)
+        return int(self._call("synced", keys, arguments))
+
     def unsynced(self, shards: int) -> list[int]:
         """How many parents of each shard have counts that SQL does not know yet."""
         return self._each_shard("zcard", "unsynced", shards)
@@ -571,6 +626,14 @@ def _name(parent: Parent) -> str:
     return token if chat is None else f"{token}:{chat}"
 
 
+def _parent(name: str, shard: int) -> Parent:
+    """The parent that is called so among the unsynced."""
+    if not _NAME.fullmatch(name):
+        raise _foreign("unsynced counts", shard)
+    token, _, chat = name.partition(":")
+    return Parent(token, int(chat) if chat else None)
+
+
 def _foreign(which: str, shard: int) -> Failed:
     return Failed(
         f"Redis holds something foreign under the key of the {which} of shard {shard}; "
@@ -626,6 +689,8 @@ def _load_scripts() -> dict[str, str]:
         "issued",
         "raise",
         "seal",
+        "counted",
+        "synced",
     ]
     return {
         name: _whole(shared, (folder / f"{name}.lua").read_text(encoding="utf-8")) for name in names

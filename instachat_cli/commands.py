@@ -17,6 +17,7 @@ from instachat_cli import (
     run,
     search,
     status,
+    sync,
     transfer,
 )
 from instachat_cli.tree import command, group
@@ -41,6 +42,7 @@ app.add_typer(messages.app, name="messages")
 command(app)(search.search)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
+command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
 command(app)(doctor.doctor)
 app.add_typer(config.app, name="config")

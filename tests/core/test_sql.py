@@ -51,6 +51,7 @@ VALUES = {
     "chats": [5, 6],
     "chat_id": 50,
     "id": 50,
+    "ids": [50, 51],
     "after": 5,
     "limit": 50,
     "keyword": "x",
