@@ -14,9 +14,11 @@ from backend.errors import Invalid
 from backend.exporting import Exporter
 from backend.importing import Importer
 from backend.jobs import Jobs, Worker
+from backend.letters import DeadLetters
 from backend.life import Lives
 from backend.log import Log
 from backend.migrations import upgrade
+from backend.past_log import PastLog
 from backend.search import ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
@@ -49,6 +51,7 @@ class Backend:
     catalog: Catalog
     importer: Importer
     exporter: Exporter
+    letters: DeadLetters
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
@@ -124,6 +127,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(log, database, counters, acceptor, drainer, ScanSearcher(database))
     settler = Settler(log, lives, drainer)
+    past_log = PastLog(log, database, lives, settler)
     return Backend(
         settings,
         at.engines,
@@ -136,8 +140,9 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         jobs,
         acceptor,
         catalog,
-        Importer(log, database, lives, settler),
+        Importer(log, database, settler, past_log),
         Exporter(database, settler),
+        DeadLetters(log, database, past_log),
     )
 
 

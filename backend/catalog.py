@@ -268,7 +268,7 @@ class Catalog:
         if dead:
             raise Gone(
                 f"message {dead[0]} of chat {chat} was rejected when it was to be stored",
-                "a dead letter says why",
+                "`instachat dead list` says why",
             )
 
     # -- inside ------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ class Catalog:
         if found.state == "dead":
             raise Gone(
                 f"message {number} of chat {chat} was rejected when it was to be stored",
-                "a dead letter says why",
+                "`instachat dead list` says why",
             )
         raise no_message(chat, number)
 

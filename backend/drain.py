@@ -27,7 +27,7 @@ from backend.folding import fold
 from backend.life import Lives
 from backend.log import LifeLost, Log, Page
 from backend.model import EntryId, Parent, checked_text
-from backend.sql import ChatRow, Database, DeadLetter, MessageRow
+from backend.sql import ChatRow, Database, DeadLetter, LockedShard, MessageRow
 
 MOST_ENTRIES = 5_000  # of one transaction
 MOST_BYTES = 4 * 1024 * 1024
@@ -378,6 +378,25 @@ class _Storing:
             gone = alive and sql.bury_chat(self.tx, id_, cascade=event.cascade)
         if alive and not gone:
             self.log.reopen(self.batch.shard, self.batch.epoch, parent, entry)
+
+
+def store_again(tx: Connection, log: Log, locked: LockedShard, letter: DeadLetter) -> str | None:
+    """Have a dead letter's event go through storing once more; returns why it still can't be stored.
+
+    The caller holds the shard's lock. What can be stored of it is, and what is there already is passed
+    over; a single one that can't be becomes a letter of its own.
+    """
+    shard, entry = letter.key.split("-", 1)
+    name = "-".join(entry.split("-")[:2]).encode()
+    page = Page([(name, letter.event)], locked.cursor, complete=True)
+    storing = _Storing(tx, Batch(int(shard), page, locked.epoch), log, publishing=locked.publishing)
+    storing.run()
+    return next((again.reason for again in storing.letters if again.key == letter.key), None)
+
+
+def why_not_stored(error: Exception) -> str | None:
+    """Why a message can't be stored, without a word of it; None if that is not the data's fault."""
+    return f"can't be stored: {_reason(error)}" if _is_datas_fault(error) else None
 
 
 def _is_datas_fault(error: Exception) -> bool:

@@ -41,7 +41,7 @@ class Status:
     queue: int | None  # jobs that wait
     waiting: int | None  # log entries accepted and not stored
     oldest_seconds: float | None  # how long the oldest of them has been waiting
-    dead_letters: int | None
+    dead_letters: dict[str, int] | None  # by kind
     unsynced_counters: int | None  # parents whose count in SQL is behind
 
 
@@ -88,7 +88,7 @@ def _postgres(database: Database) -> Engine:
     return Engine("PostgreSQL", str(version).partition(" ")[0])
 
 
-def _dead_letters(database: Database) -> int:
+def _dead_letters(database: Database) -> dict[str, int]:
     with database.connect() as connection:
         return sql.count_dead_letters(connection)
 

@@ -10,6 +10,7 @@ from instachat_cli import (
     apps,
     chats,
     config,
+    dead,
     demo,
     doctor,
     messages,
@@ -44,6 +45,7 @@ command(app)(transfer.export)
 command(app, "import")(transfer.import_)
 command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
+app.add_typer(dead.app, name="dead")
 command(app)(doctor.doctor)
 app.add_typer(config.app, name="config")
 

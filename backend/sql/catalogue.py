@@ -323,18 +323,18 @@ MESSAGE_TIMES = hot(
     FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS wanted(chat_id, number)
     JOIN message m ON m.chat_id = wanted.chat_id AND m.number = wanted.number""",
 )
-_VERSION = "greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+VERSION = "greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
 EDIT = hot(
     "edit",
     "UPDATE message SET text = :text, folded = :folded, updated_at = now(),"
-    f" version = {_VERSION}"
+    f" version = {VERSION}"
     " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
     " RETURNING number, text, created_at, updated_at, version",
 )
 REMOVE = hot(
     "remove",
     "UPDATE message SET text = '', folded = '', state = 'removed', removed_at = now(),"
-    f" updated_at = now(), version = {_VERSION}"
+    f" updated_at = now(), version = {VERSION}"
     " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
     " RETURNING version",
 )

@@ -53,6 +53,7 @@ VALUES = {
     "id": 50,
     "ids": [50, 51],
     "after": 5,
+    "at": "2026-01-31T23:59:59Z",
     "limit": 50,
     "keyword": "x",
     "text": "y",

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from backend import accept, comparing, importing, settling, sql, transfer
+from backend import accept, comparing, importing, past_log, settling, sql, transfer
 from backend.bodies import rfc3339
 from backend.bootstrap import Backend, open_backend
 from backend.comparing import Fault
@@ -834,11 +834,12 @@ def test_a_chat_deleted_meanwhile_gets_no_messages(
 @pytest.mark.parametrize("name", ["instachat drain {}", "somebody"])
 def test_a_shard_that_is_held(one: Backend, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """By a drain that is stuck: it is ended. By others: an import gives up, and says so."""
-    monkeypatch.setattr(importing, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(past_log, "LOCK_SECONDS", 0.1)
     shard = one.counters.shard(T)
     lives = Lives(one.log, one.database)
     settler = Settler(one.log, lives, Drainer(one.log, one.database, lives, stuck_seconds=0.3))
-    work = Importer(one.log, one.database, lives, settler).begin()
+    writing = past_log.PastLog(one.log, one.database, lives, settler)
+    work = Importer(one.log, one.database, settler, writing).begin()
     chunk = Chunk(1, [as_bytes([message(2)])], 1)
     holder = one.database.engine.connect()
     try:
