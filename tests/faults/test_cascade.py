@@ -38,6 +38,13 @@ def keys(backend: Backend) -> set[str]:
     return {name for name in names if name.startswith(("app:", "chat:"))}
 
 
+def outbox(backend: Backend) -> list[tuple[int, int, int]]:
+    """What the index is to hear of: (chat, number, version)."""
+    statement = "SELECT unnest(chats), unnest(numbers), unnest(versions) FROM outbox"
+    with backend.database.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
 @pytest.fixture
 def family(backend: Backend, application: str) -> str:
     """The token of an application with three chats of some messages, one of them deleted."""
@@ -124,8 +131,7 @@ def test_an_index_hears_of_every_message_that_is_dropped(backend: Backend, famil
         tx.execute(text("DELETE FROM outbox"))
     backend.catalog.delete_chat(family, 1, cascade=True)
     backend.clearer.clear_all()
-    with backend.database.connect() as connection:
-        named = [m for (ms,) in connection.execute(text("SELECT messages FROM outbox")) for m in ms]
+    named = outbox(backend)
     assert sorted(number for _, number, _ in named) == [n for n in range(1, 21) if n != 3]
     assert all(v == versions[n] + 1 for _, n, v in named if n in versions)
 
@@ -155,8 +161,7 @@ def test_a_cascade_killed_at_a_named_step_is_finished_by_the_next(
     Clearer(backend.log, backend.database).clear_all()
     assert rows(backend) == {"chat": 0, "message": 0}
     assert keys(backend) == {f"app:{family}"}
-    with backend.database.connect() as connection:
-        named = [m for (ms,) in connection.execute(text("SELECT messages FROM outbox")) for m in ms]
+    named = outbox(backend)
     assert len(named) == len({(chat, number) for chat, number, _ in named}) == 39
 
 
