@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 
+from backend import sql
 from backend.bootstrap import Backend
 from backend.settings import redacted
 from tests.cli.conftest import Cli, Terminal
@@ -26,10 +27,10 @@ def test_migrate_says_from_what_to_what(engines: Engines, zygote: Zygote) -> Non
     early = cli("apps", "list")
     assert early.code == 1
     assert "`instachat migrate`" in early.err
-    assert cli("migrate", "--dry-run").json == {"from": None, "to": "0001"}
-    assert cli("migrate", "--dry-run", "-o", "table").out == "would migrate from nothing to 0001\n"
+    assert cli("migrate", "--dry-run").json == {"from": None, "to": sql.SCHEMA}
+    assert cli("migrate", "--dry-run", "-o", "table").out == f"would migrate from nothing to {sql.SCHEMA}\n"
     assert cli("migrate", "-o", "table").out == "migrated from nothing to 0001\n"
-    assert cli("migrate").json == {"from": "0001", "to": "0001"}
+    assert cli("migrate").json == {"from": sql.SCHEMA, "to": sql.SCHEMA}
     assert "nothing to migrate" in cli("migrate", "-o", "table").out
     assert cli("apps", "list").code == 0
 
@@ -106,7 +107,7 @@ def test_status_shows_what_waits(
     status = cli("status").json
     assert [engine["reachable"] for engine in status["engines"]] == [True, True]
     assert all(engine["version"] for engine in status["engines"])
-    assert status["schema"] == "0001"
+    assert status["schema"] == sql.SCHEMA
     assert status["durability"] == "strict"
     assert (status["workers"], status["not_stored"], status["dead_letters"]) == (
         0,
@@ -126,7 +127,7 @@ def test_status_shows_an_engine_that_is_away_and_exits_5(cli: Cli) -> None:
     away = cli("status", "-o", "json", env={"INSTACHAT_REDIS_URL": url})
     assert away.code == 5
     assert [engine["reachable"] for engine in away.json["engines"]] == [True, False]
-    assert (away.json["schema"], away.json["workers"]) == ("0001", None)
+    assert (away.json["schema"], away.json["workers"]) == (sql.SCHEMA, None)
 
 
 def test_status_watch_goes_on_until_ctrl_c(cli: Cli) -> None:
