@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, convert
 from msgspec.json import Decoder
@@ -55,11 +55,15 @@ class MessagesCreated(Struct, frozen=True, gc=False):
 
 
 class DeletionAsked(Struct, frozen=True, gc=False):
-    """An application (`chat` is None) or a chat shall be deleted; the drain decides."""
+    """An application (`chat` is None) or a chat shall be deleted; the drain decides.
+
+    With `cascade` also where something belongs to it still.
+    """
 
     token: str
     chat: int | None
     micros: int
+    cascade: bool = False
 
     @property
     def at(self) -> datetime:
@@ -86,6 +90,7 @@ class _Messages(Struct, array_like=True, tag="m", forbid_unknown_fields=True, gc
 class _Deletion(Struct, array_like=True, tag="d", forbid_unknown_fields=True, gc=False):
     token: str
     chat: _Number | None
+    how: Literal["cascade"] | None = None
 
 
 _Payload = _Chats | _Messages | _Deletion
@@ -111,9 +116,11 @@ def pack_messages(token: str, chat: int, texts: Sequence[str]) -> list[tuple[int
     return packed
 
 
-def pack_deletion(token: str, chat: int | None) -> list[tuple[int, bytes]]:
+def pack_deletion(
+    token: str, chat: int | None, *, cascade: bool = False
+) -> list[tuple[int, bytes]]:
     """The payload of a deletion; it takes no number."""
-    return [(0, _dumps(["d", token, chat]).encode())]
+    return [(0, _dumps(["d", token, chat, *(["cascade"] if cascade else [])]).encode())]
 
 
 def unpack(field: bytes) -> Event:
@@ -138,7 +145,8 @@ def unpack(field: bytes) -> Event:
             if 1 <= first <= MAX_NUMBER + 1 - payload.count:
                 return ChatsCreated(payload.token, first, first + payload.count - 1, micros)
         else:
-            return DeletionAsked(payload.token, payload.chat, micros)
+            cascade = payload.how is not None
+            return DeletionAsked(payload.token, payload.chat, micros, cascade)
     raise ValueError("not an event: out of range")
 
 
