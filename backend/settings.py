@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backend.errors import Invalid
@@ -56,6 +56,19 @@ class Settings(BaseSettings):
     )
     durable_replicas: int = Field(
         0, ge=0, le=16, description="strict: replicas that have it on disk before the answer"
+    )
+
+    admin_token: SecretStr | None = Field(
+        None, description="the operator's HTTP routes want it; unset: they do not exist"
+    )
+    host: str = Field("127.0.0.1", description="where the HTTP API listens")
+    port: int = Field(3000, ge=1, le=65_535, description="the port of the HTTP API")
+    app_creation_limit: str = Field(
+        "20/minute", description="creations of applications by HTTP from one address; or off"
+    )
+    cors_origins: str = Field(
+        "",
+        description="web pages of these origins may use the API: https://a.example,…; empty: none",
     )
 
     _flags: frozenset[str] = PrivateAttr(frozenset())  # the settings that a flag decided
