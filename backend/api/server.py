@@ -15,7 +15,8 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.server import Server
 
-from backend.api.app import create_app
+from backend.api import logs
+from backend.api.app import create_app, served
 from backend.errors import Failed
 from backend.settings import load, variable
 
@@ -53,7 +54,8 @@ def serve(host: str, port: int, processes: int) -> None:
 def application() -> Any:
     """The ASGI application of a process of the server's."""
     _end_with_parent()
-    return create_app(load())
+    diary = logs.configure()
+    return served(create_app(load()), [diary.request])
 
 
 def _end_with_parent() -> None:
