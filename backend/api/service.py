@@ -155,7 +155,7 @@ def _open(settings: Settings, stack: ExitStack) -> Backend:
     return assemble(settings, at, database, log)
 
 
-def here(request: HttpRequest) -> Service:
+async def here(request: HttpRequest) -> Service:
     """The service of the process that a request came to."""
     service: Service = request.app.state.service
     return service
