@@ -64,8 +64,9 @@ class Fast:
             await problems.response(problems.TOO_SLOW)(scope, receive, send)
             return
         size, key = usual
+        token, chat = found.groups()
         whole = message["type"] == "http.request" and len(message["body"]) == size
-        request = _request(message["body"], *found.groups(), key) if whole else None
+        request = _request(message["body"], token, chat, key) if whole else None
         if request is None:
             await self._app(scope, _again(message, receive), send)
             return
