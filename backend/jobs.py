@@ -112,13 +112,14 @@ class Press:
             thread.start()
 
     def stop(self) -> None:
-        """End after the bulks under way; one that takes too long is left to its lease."""
+        """End after the bulks under way; what one that takes too long has leased is given up."""
         self._stopping.set()
         self._publisher.stop()
         self._asked.set()
         deadline = time.monotonic() + PUBLISHED_WITHIN
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._publisher.give_up()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -12,6 +12,7 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sqlalchemy import Connection
 
@@ -33,10 +34,15 @@ class Publisher:
         self._database = database
         self._index = index
         self._stopping = threading.Event()
+        self._leased: set[int] = set()
 
     def stop(self) -> None:
         """Let the bulks under way finish, and begin no other."""
         self._stopping.set()
+
+    def give_up(self) -> None:
+        """Let go of what bulks under way have leased, for the process ends without waiting for them."""
+        self._release(list(self._leased))
 
     def publish(self) -> int:
         """Publish until the outbox holds nothing that is free; returns how many changes it were.
@@ -54,19 +60,25 @@ class Publisher:
             lease = outbox.lease(tx, MESSAGES, LEASE_SECONDS)
         if lease is None:
             return 0
+        self._leased.update(lease.ids)
         try:
             with self._database.connect() as connection:
                 documents = [Document(*row) for row in outbox.changed(connection, lease.ids)]
             rejected = [one for name in lease.indices for one in self._write(name, documents)]
-        except InstaChatError:
             with self._database.begin() as tx:
-                outbox.release(tx, lease.ids)
+                if rejected:
+                    self._bury(tx, rejected)
+                outbox.complete(tx, lease.ids)
+        except InstaChatError:
+            self._release(lease.ids)
             raise
-        with self._database.begin() as tx:
-            if rejected:
-                self._bury(tx, rejected)
-            outbox.complete(tx, lease.ids)
+        finally:
+            self._leased.difference_update(lease.ids)
         return len(documents)
+
+    def _release(self, ids: Sequence[int]) -> None:
+        with suppress(InstaChatError), self._database.begin() as tx:  # or else the lease expires
+            outbox.release(tx, ids)
 
     def _write(self, name: str, documents: Sequence[Document]) -> list[Rejected]:
         """Write to one index; what it can't hold is returned."""
