@@ -34,7 +34,7 @@ THREADS = 2
 MOST_BELLS = 100
 PUBLISHERS = 2  # while one waits for Elasticsearch, the other loads
 PAUSE_SECONDS = 2.0  # before another try, when publishing failed
-PUBLISHED_WITHIN = 4.0  # what is not published by then, when the worker ends, stays in the outbox
+PUBLISHED_WITHIN = 3.0  # what is not published by then, when the worker ends, stays in the outbox
 logger = logging.getLogger(__name__)
 
 

@@ -194,6 +194,18 @@ def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
         core.log.redis.flushdb()
 
 
+def test_texts_in_the_clear_are_warned_of(cli: Cli) -> None:
+    """Without TLS to another machine; the password in the URL is not told."""
+    found = cli(
+        "doctor", env={"INSTACHAT_ELASTICSEARCH_URL": "http://u:secret@nowhere.invalid:9200"}
+    )
+    assert found.code == 5
+    severity = {line["check"]: line["severity"] for line in found.lines}
+    assert severity["Elasticsearch's security"] == "warning"
+    assert severity["Elasticsearch"] == "error"
+    assert "secret" not in found.out + found.err
+
+
 @pytest.mark.parametrize(
     "url", ["localhost:9200", "ftp://h:1", "http://", "http://[", "http://h:x"]
 )
