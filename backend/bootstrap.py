@@ -18,6 +18,7 @@ from backend.life import Lives
 from backend.log import Log
 from backend.migrations import upgrade
 from backend.publish import Publisher, keep_first_index
+from backend.reindex import Reindexer
 from backend.search import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
@@ -49,11 +50,12 @@ class Backend:
     exporter: Exporter
     index: Index | None
     publisher: Publisher | None
+    reindexer: Reindexer | None
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
         tick = self.engines.ensure if self.engines else lambda: None
-        return Worker(self.jobs, self.drainer, self.log, tick, self.publisher)
+        return Worker(self.jobs, self.drainer, self.log, tick, self.publisher, self.reindexer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         Exporter(database, settler),
         index,
         publisher,
+        Reindexer(database, index, publisher) if index and publisher else None,
     )
 
 

@@ -23,9 +23,10 @@ from huey.registry import Message
 from huey.serializer import Serializer
 
 from backend.drain import Drainer
-from backend.errors import Failed, InstaChatError
+from backend.errors import EngineDown, Failed, InstaChatError
 from backend.log import Log
 from backend.publish import Publisher
+from backend.reindex import Reindexer
 from backend.settings import redacted
 
 SWEEP_SECONDS = 0.5
@@ -34,6 +35,7 @@ THREADS = 2
 MOST_BELLS = 100
 PUBLISHERS = 2  # while one waits for Elasticsearch, the other loads
 PAUSE_SECONDS = 2.0  # before another try, when publishing failed
+REINDEXED_WITHIN = 2.0  # a page of one
 PUBLISHED_WITHIN = 4.0  # what is not published by then, when the worker ends, stays in the outbox
 logger = logging.getLogger(__name__)
 
@@ -65,9 +67,11 @@ class Jobs:
             "instachat", results=False, serializer=JsonSerializer(), connection_pool=pool
         )
         self.publishing_asked = threading.Event()  # of this process's worker
+        self.reindex_asked = threading.Event()
         self._drainer = drainer
         self._drain = self.huey.task(name="drain")(self._run_drain)
         self._publish = self.huey.task(name="publish")(self.publishing_asked.set)
+        self._reindex = self.huey.task(name="reindex")(self.reindex_asked.set)
 
     def ring(self, shard: int) -> None:
         """Ask for a drain of a shard. Never raises: the worker's sweep finds what no bell announced."""
@@ -80,6 +84,19 @@ class Jobs:
             # Bells that nobody heard yet are enough: the queue does not grow while no worker runs.
             if self.length() < MOST_BELLS:
                 self._publish()
+
+    def ask_reindex(self) -> None:
+        """Ask for a reindex: a worker begins one, or goes on with one that was interrupted.
+
+        Asked for twice, or while one runs, it is one. Raises EngineDown if the queue does not take it.
+        """
+        try:
+            self._reindex()
+        except redis.RedisError as error:
+            raise EngineDown(
+                f"the job queue does not answer ({type(error).__name__}); nothing was asked for",
+                "see `instachat doctor`; the setting is INSTACHAT_HUEY_URL",
+            ) from None
 
     def _run_drain(self, shard: int) -> None:
         try:
@@ -139,6 +156,41 @@ class Press:
             self._stopping.wait(PAUSE_SECONDS)
 
 
+class Builder:
+    """A thread that reindexes when asked to, so that no drain waits for it."""
+
+    def __init__(self, reindexer: Reindexer, asked: threading.Event) -> None:
+        self._reindexer = reindexer
+        self._asked = asked
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reindex", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the page under way; what is built by then is gone on with when it is asked for again."""
+        self._stopping.set()
+        self._reindexer.stop()
+        self._asked.set()
+        self._thread.join(REINDEXED_WITHIN)
+
+    def _run(self) -> None:
+        while True:
+            self._asked.wait()
+            self._asked.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                logger.info("reindexing, as asked")
+                self._reindexer.build(resume=True)
+            except InstaChatError as error:
+                logger.warning("%s%s", error.message, f"; {error.hint}" if error.hint else "")
+            except Exception:
+                logger.exception("the reindex failed")
+
+
 class Worker:
     """Runs jobs and sweeps, until told to stop. Several may run, on several machines."""
 
@@ -149,8 +201,10 @@ class Worker:
         log: Log,
         tick: Callable[[], None],
         publisher: Publisher | None = None,
+        reindexer: Reindexer | None = None,
     ) -> None:
         self._jobs = jobs
+        self._builder = Builder(reindexer, jobs.reindex_asked) if reindexer else None
         self._press = Press(publisher, jobs.publishing_asked) if publisher else None
         self._drainer = drainer
         self._log = log
@@ -174,6 +228,8 @@ class Worker:
         consumer.start()
         if self._press:
             self._press.start()
+        if self._builder:
+            self._builder.start()
         # Ours in place of Huey's, which treats one of the two as a reason to drop its work.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -183,6 +239,8 @@ class Worker:
                 time.sleep(SWEEP_SECONDS)
         finally:
             self._drainer.stop()
+            if self._builder:
+                self._builder.stop()
             if self._press:
                 self._press.stop()
             consumer.stop(graceful=True)

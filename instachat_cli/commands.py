@@ -14,6 +14,7 @@ from instachat_cli import (
     doctor,
     messages,
     migrate,
+    reindex,
     run,
     search,
     status,
@@ -39,6 +40,7 @@ app.add_typer(apps.app, name="apps")
 app.add_typer(chats.app, name="chats")
 app.add_typer(messages.app, name="messages")
 command(app)(search.search)
+command(app)(reindex.reindex)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
 command(app)(status.status)

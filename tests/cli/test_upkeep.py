@@ -28,7 +28,10 @@ def test_migrate_says_from_what_to_what(engines: Engines, zygote: Zygote) -> Non
     assert early.code == 1
     assert "`instachat migrate`" in early.err
     assert cli("migrate", "--dry-run").json == {"from": None, "to": sql.SCHEMA}
-    assert cli("migrate", "--dry-run", "-o", "table").out == f"would migrate from nothing to {sql.SCHEMA}\n"
+    assert (
+        cli("migrate", "--dry-run", "-o", "table").out
+        == f"would migrate from nothing to {sql.SCHEMA}\n"
+    )
     assert cli("migrate", "-o", "table").out == "migrated from nothing to 0001\n"
     assert cli("migrate").json == {"from": sql.SCHEMA, "to": sql.SCHEMA}
     assert "nothing to migrate" in cli("migrate", "-o", "table").out
