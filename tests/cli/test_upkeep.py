@@ -32,7 +32,7 @@ def test_migrate_says_from_what_to_what(engines: Engines, zygote: Zygote) -> Non
         cli("migrate", "--dry-run", "-o", "table").out
         == f"would migrate from nothing to {sql.SCHEMA}\n"
     )
-    assert cli("migrate", "-o", "table").out == "migrated from nothing to 0001\n"
+    assert cli("migrate", "-o", "table").out == f"migrated from nothing to {sql.SCHEMA}\n"
     assert cli("migrate").json == {"from": sql.SCHEMA, "to": sql.SCHEMA}
     assert "nothing to migrate" in cli("migrate", "-o", "table").out
     assert cli("apps", "list").code == 0
