@@ -62,10 +62,7 @@ FIELDS: Mapping[str, Any] = {
     },
 }
 
-_SHAPING = (
-    "analysis",
-    "sort",
-)  # of the settings: what decides which documents are found, and in which order
+_SHAPING = ("analysis", "sort")  # of the settings: what has a say in what is found
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 4.0
