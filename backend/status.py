@@ -46,7 +46,7 @@ class Status:
     unpublished: int | None  # messages stored and not given to Elasticsearch
     unpublished_seconds: float | None  # how long the oldest of them has been waiting
     search_index: str | None  # what searches read; None also where PostgreSQL searches
-    dead_letters: int | None
+    dead_letters: dict[str, int] | None  # by kind
     unsynced_counters: int | None  # parents whose count in SQL is behind
 
 
@@ -72,7 +72,7 @@ def report(
         unpublished_seconds=lag and lag.seconds,
         search_index=live and live.name,
         dead_letters=_known(lambda: _dead_letters(database)) if shards else None,
-        unsynced_counters=_known(lambda: sum(log.dirty(shards))) if shards and up else None,
+        unsynced_counters=_known(lambda: sum(log.unsynced(shards))) if shards and up else None,
     )
 
 
@@ -118,7 +118,7 @@ def _live(database: Database) -> indices.KeptIndex | None:
         return indices.live_index(connection)
 
 
-def _dead_letters(database: Database) -> int:
+def _dead_letters(database: Database) -> dict[str, int]:
     with database.connect() as connection:
         return sql.count_dead_letters(connection)
 

@@ -82,7 +82,8 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "not_searchable": found.unpublished,
         "not_searchable_seconds": found.unpublished_seconds and round(found.unpublished_seconds, 3),
         "search_index": found.search_index,
-        "dead_letters": found.dead_letters,
+        "dead_letters": None if found.dead_letters is None else sum(found.dead_letters.values()),
+        "dead_letters_by_kind": found.dead_letters,
         "counters_not_synced": found.unsynced_counters,
     }
     shown = {
@@ -104,7 +105,7 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "not stored yet": stored,
         "not searchable yet": searchable,
         "searched": searched,
-        "dead letters": _count(found.dead_letters, "", ""),
+        "dead letters": _letters(found.dead_letters),
         "counters to sync": _count(found.unsynced_counters, "", ""),
     }
     return Snapshot(body, shown)
@@ -112,6 +113,13 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
 
 def _waiting(count: str, seconds: float | None) -> str:
     return count if not seconds else f"{count}, the oldest for {seconds:,.1f} s"
+
+
+def _letters(letters: "dict[str, int] | None") -> str:
+    if letters is None:
+        return "unknown"
+    kinds = ", ".join(f"{count:,} of {kind}" for kind, count in letters.items() if count)
+    return f"{kinds}: see `instachat dead list`" if kinds else "0"
 
 
 def _count(count: int | None, one: str, many: str) -> str:
