@@ -15,6 +15,7 @@ from instachat_cli import (
     doctor,
     messages,
     migrate,
+    reindex,
     run,
     search,
     serve,
@@ -43,6 +44,7 @@ app.add_typer(apps.app, name="apps")
 app.add_typer(chats.app, name="chats")
 app.add_typer(messages.app, name="messages")
 command(app)(search.search)
+command(app)(reindex.reindex)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
 command(app, "sync-counters")(sync.sync_counters)
