@@ -19,6 +19,7 @@ from instachat_cli import (
     status,
     transfer,
 )
+from instachat_cli.bench import commands as bench
 from instachat_cli.tree import command, group
 
 app = group(
@@ -43,6 +44,7 @@ command(app)(transfer.export)
 command(app, "import")(transfer.import_)
 command(app)(status.status)
 command(app)(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
 

@@ -3,13 +3,11 @@
 Each run makes its own, so that no run meets another's messages and every number can be accounted for.
 """
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -18,7 +16,6 @@ from loadtest.recording import Recorder, What
 from loadtest.texts import Tongue, digest, mark, tongues
 from loadtest.web import Web, messages
 
-FILE = "ground.json"
 AT_ONCE = 8  # requests, while it is made
 BATCH = 500
 STORED_WITHIN = 60.0
@@ -51,15 +48,9 @@ class Ground:
         spoken = tongues()
         return spoken[(application + chat) % len(spoken)]
 
-    def save(self, folder: Path) -> None:
-        """Write it, whole or not at all."""
-        unfinished = folder / f"{FILE}.new"
-        unfinished.write_text(json.dumps(asdict(self)))
-        unfinished.replace(folder / FILE)
-
     @classmethod
     def load(cls, data: dict[str, Any]) -> "Ground":
-        """From what `save` or `asdict` gives."""
+        """From what `asdict` gives, also by way of JSON."""
         return cls(data["tokens"], [(application, chat) for application, chat in data["chats"]])
 
 

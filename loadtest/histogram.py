@@ -22,6 +22,11 @@ class Histogram:
         if micros > self.highest:
             self.highest = micros
 
+    def merge(self, other: "Histogram") -> None:
+        """Record all that the other has."""
+        self._counts.update(other._counts)
+        self.highest = max(self.highest, other.highest)
+
     @property
     def count(self) -> int:
         """How many were recorded."""

@@ -7,6 +7,7 @@ and known beforehand, whatever the server does: that is what makes the model ope
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from loadtest.result import Model, Window
@@ -15,6 +16,28 @@ STEP_FACTOR = 1.25  # from one level of `breakpoint` to the next
 STEP_SECONDS = 5.0
 SETTLE_SHARE = 0.3  # of a step, before its figures count
 MOST_UNDER_WAY = 500  # requests at once, in the open model, unless --users says otherwise
+
+
+class Scenario(StrEnum):
+    """What the users do: a file of Locust each."""
+
+    MIXED = "mixed"
+    INGEST = "ingest"
+    SEARCH = "search"
+    HOT_CHAT = "hot-chat"
+    MANY_TENANTS = "many-tenants"
+    BATCH = "batch"
+
+
+class Shape(StrEnum):
+    """How the load goes over time."""
+
+    SMOKE = "smoke"
+    LOAD = "load"
+    STRESS = "stress"
+    SOAK = "soak"
+    SPIKE = "spike"
+    BREAKPOINT = "breakpoint"
 
 
 @dataclass(frozen=True)
@@ -126,23 +149,23 @@ class Profile:
         return [*up, *(Stage(held, highest * share, highest * share) for share in self.levels)]
 
 
-PROFILES: dict[str, Profile] = {
-    "smoke": Profile("does it work at all", users=5, rate=50, seconds=10, ramp=2),
-    "load": Profile("an ordinary busy hour", users=50, rate=300, seconds=60, ramp=10),
-    "stress": Profile(
+PROFILES: dict[Shape, Profile] = {
+    Shape.SMOKE: Profile("does it work at all", users=5, rate=50, seconds=10, ramp=2),
+    Shape.LOAD: Profile("an ordinary busy hour", users=50, rate=300, seconds=60, ramp=10),
+    Shape.STRESS: Profile(
         "more and more", users=200, rate=1_000, seconds=90, ramp=10, levels=[0.25, 0.5, 0.75, 1.0]
     ),
-    "soak": Profile("for long", users=50, rate=300, seconds=3_600, ramp=30),
-    "spike": Profile(
+    Shape.SOAK: Profile("for long", users=50, rate=300, seconds=3_600, ramp=30),
+    Shape.SPIKE: Profile(
         "a sudden crowd", users=200, rate=1_000, seconds=60, ramp=5, levels=[0.1, 1.0, 0.1]
     ),
-    "breakpoint": Profile("up until it no longer holds", users=500, rate=50, seconds=120, ramp=5),
+    Shape.BREAKPOINT: Profile("up until it no longer holds", users=500, rate=50, seconds=120, ramp=5),
 }
 
 
 def plan(
-    scenario: str,
-    profile: str,
+    scenario: Scenario,
+    profile: Shape,
     seed: int,
     *,
     users: int | None = None,
@@ -151,9 +174,9 @@ def plan(
     chats: int | None = None,
 ) -> Plan:
     """The plan of a profile; `rate` makes the model open, and so does `breakpoint`, which begins with it."""
-    shape = PROFILES[profile]
+    shape = PROFILES[Shape(profile)]
     seconds = seconds or shape.seconds
-    if profile == "breakpoint":
+    if profile is Shape.BREAKPOINT:
         stages = list(_steps(rate or shape.rate, seconds))
         return Plan(scenario, profile, Model.OPEN, seed, users or MOST_UNDER_WAY, stages, chats)
     if rate is not None:

@@ -241,7 +241,9 @@ class Result:
         faults = [
             f"{count:,} {kind.replace('_', ' ')}" for kind, count in self.audit.faults.items()
         ]
-        return [*faults, *(_missed(bar) for bar in self.thresholds if not bar.kept)]
+        missed = [_missed(bar) for bar in self.thresholds if not bar.kept]
+        nothing = self.breakpoint is not None and self.breakpoint.level is None
+        return [*faults, *missed, *(["not even the first level held"] if nothing else [])]
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

@@ -21,17 +21,15 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest import ground
 from loadtest.faults import CouldNotRun, Unreachable
+from loadtest.folder import NEWS, PLAN, STOP, UNREACHABLE, UNUSABLE
 from loadtest.ground import Ground, Layout
 from loadtest.plan import Plan, Stage
 from loadtest.recording import Recorder, keep
 from loadtest.result import Model
 from loadtest.web import Web
 
-PLAN = "plan.json"
-STOP = "stop"  # a file of that name in the folder ends the run in good order
 REPORT_SECONDS = 1.0
 LEAD_SECONDS = 0.5  # from the ground to the run's begin, so that everybody is there
-UNREACHABLE, UNUSABLE = 75, 76  # exit codes of this process
 logger = logging.getLogger(__name__)
 
 runners.WORKER_REPORT_INTERVAL = REPORT_SECONDS
@@ -91,12 +89,14 @@ class Swarm:
         }
         if isinstance(runner, MasterRunner):
             runner.send_message("ground", news)
-        self.begin(news)
+        begun = self.begin(news)
         if self.folder:
-            made.save(self.folder)
+            unfinished = self.folder / f"{NEWS}.new"
+            unfinished.write_text(json.dumps(news | {"begin": begun}))
+            unfinished.replace(self.folder / NEWS)
 
-    def begin(self, news: dict[str, Any]) -> None:
-        """The ground is there: the clock starts."""
+    def begin(self, news: dict[str, Any]) -> float:
+        """The ground is there: the clock starts; returns the moment, by time.monotonic()."""
         self.ground = Ground.load(news["ground"])
         self.plan = Plan.from_json(news["plan"]) if news["plan"] else None
         self.seed = news["seed"]
@@ -106,6 +106,7 @@ class Swarm:
         if self.plan and self.plan.model is Model.OPEN:
             self.arrivals = self.plan.arrivals(self._index, self._processes)
         self._begin = time.monotonic() + LEAD_SECONDS
+        return self._begin
 
     def stop_asked(self) -> bool:
         """Whether somebody wants the run to end in good order."""

@@ -38,6 +38,13 @@ class Web:
         except (urllib3.exceptions.HTTPError, OSError, ValueError):
             return Answer(NO_ANSWER, None)
 
+    def reach(self) -> None:
+        """Raises Unreachable unless the server answers, whatever it says."""
+        try:
+            self._pool.request("GET", f"{self.host}/healthz", redirect=False)
+        except (urllib3.exceptions.HTTPError, OSError):
+            raise Unreachable(f"{self.host} does not answer") from None
+
     def need(self, method: str, path: str, body: Any = None) -> Any:
         """The JSON of a success. Raises Unreachable or Unusable for anything else."""
         answer = self.ask(method, path, body)

@@ -62,6 +62,7 @@ class Store:
     def __init__(self, faults: set[str]) -> None:
         self.faults = faults
         self.applications: dict[str, dict[int, Chat]] = {}
+        self.chats_issued: dict[str, int] = {}
         self.sent = itertools.count(1)
         self.made = itertools.count(1)
         self.deleted = itertools.count(1)
@@ -78,7 +79,7 @@ class Store:
                 self.applications[token] = {}
                 return 201, {"token": token, "name": body["application"]["name"]}
             case ["POST", "applications", token, "chats"]:
-                return self._new_chat(self.applications[token])
+                return self._new_chat(token)
             case ["GET", "applications", token, "chats"]:
                 numbers = sorted(self.applications[token])
                 return 200, _page([{"number": number} for number in numbers], query)
@@ -97,8 +98,9 @@ class Store:
                 return STALL_AFTER + STALL - since
         return SLOW if "slow" in self.faults else 0.0
 
-    def _new_chat(self, chats: dict[int, Chat]) -> tuple[int, Any]:
-        number = len(chats) + 1
+    def _new_chat(self, token: str) -> tuple[int, Any]:
+        chats = self.applications[token]
+        self.chats_issued[token] = number = self.chats_issued.get(token, 0) + 1
         if not ("lose-chat" in self.faults and next(self.made) % NOW_AND_THEN == 0):
             chats[number] = Chat()
         return 202, {"number": number}
@@ -210,7 +212,7 @@ class Server:
                     + payload
                 )
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()
