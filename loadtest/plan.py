@@ -112,7 +112,7 @@ class Plan:
         number, before = mine, 0.0
         for begin, stage in self.timed():
             until = before + stage.arrivals(stage.seconds)
-            while number + 0.5 <= until:
+            while number + 0.5 < until:
                 yield number, begin + stage.when(number + 0.5 - before)
                 number += of
             before = until
@@ -159,7 +159,9 @@ PROFILES: dict[Shape, Profile] = {
     Shape.SPIKE: Profile(
         "a sudden crowd", users=200, rate=1_000, seconds=60, ramp=5, levels=[0.1, 1.0, 0.1]
     ),
-    Shape.BREAKPOINT: Profile("up until it no longer holds", users=500, rate=50, seconds=120, ramp=5),
+    Shape.BREAKPOINT: Profile(
+        "up until it no longer holds", users=500, rate=50, seconds=120, ramp=5
+    ),
 }
 
 

@@ -3,11 +3,12 @@
 import math
 
 from locust import LoadTestShape
+from locust.runners import LocalRunner
 
 from loadtest.result import Model
 from loadtest.swarm import swarm
 
-QUIET_SECONDS = 2.0  # after the last user has ended: the last reports arrive
+QUIET_SECONDS = 2.0  # after the last user has ended: the workers' last reports arrive
 AT_ONCE = 100.0  # users that may start within a second, at least
 
 
@@ -25,7 +26,8 @@ class Planned(LoadTestShape):
         if now >= plan.seconds or here.stop_asked():
             if self._quiet_since is None and not (self.runner and self.runner.user_count):
                 self._quiet_since = now
-            if self._quiet_since is not None and now - self._quiet_since >= QUIET_SECONDS:
+            quiet = 0.0 if isinstance(self.runner, LocalRunner) else QUIET_SECONDS
+            if self._quiet_since is not None and now - self._quiet_since >= quiet:
                 return None
             return 0, AT_ONCE
         if plan.model is Model.OPEN:

@@ -113,10 +113,16 @@ def run(
     ] = None,
     max_errors: Annotated[
         float,
-        typer.Option(
-            metavar="SHARE", help="Most failures that pass, such as 0.1%.", parser=_share
-        ),
+        typer.Option(metavar="SHARE", help="Most failures that pass, such as 0.1%.", parser=_share),
     ] = 0.01,
+    patience: Annotated[
+        float,
+        typer.Option(
+            metavar="TIME",
+            help="After the load: how long the rest may take to be stored and found.",
+            parser=_seconds,
+        ),
+    ] = 60.0,
     output: Output = None,
 ) -> None:
     """Make a load over HTTP, hold every answer against what is stored, and report.
@@ -144,6 +150,7 @@ def run(
         web=web,
         max_p99_ms=max_p99,
         max_errors=max_errors,
+        patience=patience,
         facts=machine(),
     )
     try:

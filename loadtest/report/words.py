@@ -15,7 +15,8 @@ def summary(result: Result) -> Iterator[str]:
     )
     yield ""
     width = max(len(row.name) for row in [*r.requests, r.total])
-    yield f"{'route':<{width}} {'rate/s':>9} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'max ms':>8} {'failed':>7}"
+    heads = " ".join(f"{head:>8}" for head in ("p50 ms", "p95 ms", "p99 ms", "max ms"))
+    yield f"{'route':<{width}} {'rate/s':>9} {heads} {'failed':>7}"
     yield from (_row(row, width) for row in [*r.requests, r.total])
     yield ""
     yield f"answer to stored      {_spread(r.lag_ms.stored)}"
