@@ -61,9 +61,8 @@ class _Walk:
             **self._counts, chats=ChatAudit(**total), examples=sorted(self._examples)[:EXAMPLES]
         )
 
-    def _chat(self, application: int, chat: int, highest: int) -> None:
-        token = self._ground.tokens[application]
-        self._await_stored(token, chat, highest)
+    def _chat(self, application: int, chat: int) -> None:
+        self._await_stored(application, chat)
         counts, examples = self._hold(application, chat)
         while True:
             found, ghosts = self._search(application, chat)
@@ -81,10 +80,15 @@ class _Walk:
             self._counts += counts
             self._examples += [f"application {application + 1}, {line}" for line in examples]
 
-    def _await_stored(self, token: str, chat: int, highest: int) -> None:
+    def _await_stored(self, application: int, chat: int) -> None:
         """Until the chat's highest number is decided: within a chat, numbers are stored in order."""
-        path = messages(token, chat, highest)
-        while self._web.ask("GET", path).status == 202 and time.monotonic() < self._deadline:
+        highest = self._ledger.highest(application, chat)
+        path = messages(self._ground.tokens[application], chat, highest)
+        while (
+            highest
+            and self._web.ask("GET", path).status == 202
+            and time.monotonic() < self._deadline
+        ):
             time.sleep(PAUSE / 10)
 
     def _hold(self, application: int, chat: int) -> tuple[Counter[str], list[str]]:
@@ -100,7 +104,6 @@ class _Walk:
             if known:
                 counts["answered"] += known.must
                 counts["deleted"] += not known.may
-                counts["doubled"] += known.answers - 1
                 kind = _verdict(known, there)
                 counts["stored"] += known.must and not kind
             elif there in unknown and there not in seen:
@@ -109,7 +112,7 @@ class _Walk:
             elif there:
                 kind = "doubled" if self._ledger.was_sent(there) else "unasked"
             if kind:
-                counts[kind] += 1
+                counts[kind] += max(known.answers - 1, 1) if known else 1
             if (kind or number - before > 1) and len(examples) < EXAMPLES:
                 examples.append(
                     f"chat {chat}: number {number} {kind.replace('_', ' ') or 'follows a gap'}"
@@ -124,7 +127,7 @@ class _Walk:
         for _, known, there in _beside(expected, self._list(application, chat, self._sign)):
             if known and there:
                 found += known.must and there in known.texts
-                ghosts += not known.may
+                ghosts += not known.may and known.answers == 1
         return found, ghosts
 
     def _application(self, application: int) -> Counter[str]:
@@ -175,6 +178,8 @@ class _Walk:
 
 def _verdict(known: Expected, there: bytes | None) -> str:
     """What is wrong with a number that was answered; nothing, if nothing is."""
+    if known.answers > 1:  # whose message is there, and whose deletion this was, nobody knows
+        return "doubled"
     if there is None:
         return "lost" if known.must else ""
     if not known.may:

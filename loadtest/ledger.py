@@ -58,14 +58,27 @@ class Ledger:
             db.execute("CREATE INDEX text ON fate (digest)")
         db.close()
 
-    def chats(self) -> list[tuple[int, int, int]]:
-        """(application, chat, highest number answered) of each chat that something was sent to."""
+    def chats(self) -> list[tuple[int, int]]:
+        """(application, chat) of each chat that something was sent to."""
         return self._all(
-            "SELECT application, chat, max(number) FROM fate WHERE what NOT IN (?, ?)"
-            " GROUP BY application, chat",
+            "SELECT DISTINCT application, chat FROM fate WHERE what NOT IN (?, ?)",
             What.CHAT_CREATED,
             What.CHAT_CREATION_UNKNOWN,
         )
+
+    def highest(self, application: int, chat: int) -> int:
+        """The highest number of a chat that must be there; 0 if none must."""
+        ((number,),) = self._all(
+            "SELECT max(number) FROM fate AS made WHERE application = ? AND chat = ? AND what = ?"
+            " AND NOT EXISTS (SELECT 1 FROM fate AS later WHERE later.application = made.application"
+            " AND later.chat = made.chat AND later.number = made.number AND later.what IN (?, ?))",
+            application,
+            chat,
+            What.CREATED,
+            What.DELETED,
+            What.DELETION_UNKNOWN,
+        )
+        return number or 0
 
     def expected(self, application: int, chat: int) -> Iterator[Expected]:
         """What is known of each number of a chat, in order."""

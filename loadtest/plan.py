@@ -13,7 +13,8 @@ from typing import Any
 from loadtest.result import Model, Window
 
 STEP_FACTOR = 1.25  # from one level of `breakpoint` to the next
-STEP_SECONDS = 5.0
+STEPS = 24  # at most so many, and none of them shorter than
+STEP_SECONDS = 2.0
 SETTLE_SHARE = 0.3  # of a step, before its figures count
 MOST_UNDER_WAY = 500  # requests at once, in the open model, unless --users says otherwise
 
@@ -190,7 +191,7 @@ def plan(
 
 def _steps(rate: float, seconds: float) -> Iterator[Stage]:
     """Levels that rise by a factor; the beginning of each lets what came before run off."""
-    count = max(2, round(seconds / STEP_SECONDS))
+    count = min(max(2, int(seconds / STEP_SECONDS)), STEPS)
     length = seconds / count
     for step in range(count):
         level = rate * STEP_FACTOR**step

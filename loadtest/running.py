@@ -108,7 +108,7 @@ class _Run:
         )
         tally = Tally(self._folder, plan)
         meter = Meter(self.generator.pid, self._servers, begin)
-        sampler = Sampler(self._web, ground, plan, self._folder, begin)
+        sampler = Sampler(self._web, ground, plan, self._folder, begin, self._wish.patience)
         try:
             self._watch(tally, begin)
         finally:
@@ -188,7 +188,8 @@ class _Run:
 
     def _thresholds(self, result: Result) -> list[Threshold]:
         """The bars of a run; those of `breakpoint` are of its steps, beyond which it goes on purpose."""
-        if self._plan.profile == "breakpoint":
+        unmeasured = result.interrupted and not result.total.count  # a warning says so
+        if self._plan.profile == "breakpoint" or unmeasured:
             return []
         total, bars = result.total, []
         if (p99 := self._wish.max_p99_ms) is not None:

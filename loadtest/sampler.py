@@ -24,7 +24,6 @@ from loadtest.web import Web, messages
 
 EVERY_SECONDS = 0.2
 AT_ONCE = 16
-PATIENCE = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.2
 
 
@@ -39,8 +38,17 @@ class Sample(NamedTuple):
 class Sampler:
     """Takes samples from a thread of its own until it is stopped."""
 
-    def __init__(self, web: Web, ground: Ground, plan: Plan, folder: Path, begin: float) -> None:
+    def __init__(
+        self,
+        web: Web,
+        ground: Ground,
+        plan: Plan,
+        folder: Path,
+        begin: float,
+        patience: float,
+    ) -> None:
         self._web, self._ground, self._plan, self._folder = web, ground, plan, folder
+        self._patience = patience
         self._begin = begin  # of the run, by time.monotonic()
         self._recorder = Recorder()
         self._stop = threading.Event()
@@ -90,27 +98,27 @@ class Sampler:
             return
         given = answer.body["number"]
         self._recorder.fate(What.CREATED, application, chat, given, digest(text))
-        stored = _until(answered, lambda: self._is_stored(token, chat, given))
-        found = _until(answered, lambda: self._is_found(token, chat, sign)) if stored else None
+        stored = self._until(answered, lambda: self._is_stored(token, chat, given))
+        found = self._until(answered, lambda: self._is_found(token, chat, sign)) if stored else None
         self.samples.append(Sample(answered - self._begin, stored, found))
 
-    def _is_stored(self, token: str, chat: int, number: int) -> bool:
-        return self._web.ask("GET", messages(token, chat, number)).status == 200
+    def _until(self, since: float, true: Callable[[], bool | None]) -> float | None:
+        """Milliseconds from `since` until that is so; None if it can't be, or takes too long."""
+        pause = FIRST_PAUSE
+        while time.monotonic() - since < self._patience and (so := true()) is not None:
+            if so:
+                return (time.monotonic() - since) * 1000
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        return None
+
+    def _is_stored(self, token: str, chat: int, number: int) -> bool | None:
+        status = self._web.ask("GET", messages(token, chat, number)).status
+        return None if status == 404 else status == 200  # what is only accepted yet is never 404
 
     def _is_found(self, token: str, chat: int, sign: str) -> bool:
         answer = self._web.ask("GET", messages(token, chat, keyword=sign, limit=1))
         return answer.status == 200 and bool(answer.body["items"])
-
-
-def _until(since: float, true: Callable[[], bool]) -> float | None:
-    """Milliseconds from `since` until that is so; None if it takes too long."""
-    pause = FIRST_PAUSE
-    while time.monotonic() - since < PATIENCE:
-        if true():
-            return (time.monotonic() - since) * 1000
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
-    return None
 
 
 def _spread(found: Iterable[float | None]) -> Spread:

@@ -75,9 +75,10 @@ class Store:
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         match [method, *url.path.removeprefix("/api/v1/").split("/")]:
             case ["POST", "applications"]:
-                token = f"token{len(self.applications)}"
+                name = body["application"]["name"]
+                token = name.replace(" ", "-")  # so that two runs have the same
                 self.applications[token] = {}
-                return 201, {"token": token, "name": body["application"]["name"]}
+                return 201, {"token": token, "name": name}
             case ["POST", "applications", token, "chats"]:
                 return self._new_chat(token)
             case ["GET", "applications", token, "chats"]:
