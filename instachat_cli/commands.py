@@ -16,6 +16,7 @@ from instachat_cli import (
     migrate,
     run,
     search,
+    serve,
     status,
     transfer,
 )
@@ -33,6 +34,7 @@ app = group(
     name="instachat",
 )
 command(app)(run.up)
+command(app)(serve.serve)
 command(app)(run.worker)
 command(app)(demo.demo)
 command(app)(migrate.migrate)

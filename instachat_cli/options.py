@@ -103,3 +103,7 @@ Timeout = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
+UntilInputEnds = Annotated[
+    bool,
+    typer.Option("--until-input-ends", hidden=True, help="End with standard input: used by `up`."),
+]

@@ -1,13 +1,6 @@
 """`instachat up` and `instachat worker`: what runs until it is told to stop."""
 
-from typing import Annotated
-
-import typer
-
-UntilInputEnds = Annotated[
-    bool,
-    typer.Option("--until-input-ends", hidden=True, help="End with standard input: used by `up`."),
-]
+from instachat_cli.options import UntilInputEnds
 
 
 def up() -> None:
