@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from backend.accept import Acceptor
 from backend.catalog import Catalog
+from backend.clearing import Clearer
 from backend.counters import Counters
 from backend.drain import Drainer
 from backend.embedded import PrivateEngines, acquire
@@ -14,14 +15,17 @@ from backend.exporting import Exporter
 from backend.importing import Importer
 from backend.index import Index
 from backend.jobs import Jobs, Worker
+from backend.letters import DeadLetters
 from backend.life import Lives
 from backend.log import Log
 from backend.migrations import upgrade
+from backend.past_log import PastLog
 from backend.publish import Publisher, keep_first_index
 from backend.search import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
 from backend.sql import Database
+from backend.syncing import Syncer
 
 STRICT_REDIS = {
     "appendonly": "yes",
@@ -42,18 +46,23 @@ class Backend:
     log: Log
     counters: Counters
     drainer: Drainer
+    clearer: Clearer
+    syncer: Syncer
     jobs: Jobs
     acceptor: Acceptor
     catalog: Catalog
     importer: Importer
     exporter: Exporter
+    letters: DeadLetters
     index: Index | None
     publisher: Publisher | None
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
         tick = self.engines.ensure if self.engines else lambda: None
-        return Worker(self.jobs, self.drainer, self.log, tick, self.publisher)
+        return Worker(
+            self.jobs, self.drainer, self.clearer, self.syncer, self.log, tick, self.publisher
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +140,9 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
 
     drainer = Drainer(log, database, lives, ring_publisher=ring_publisher)
     counters = Counters(log, database, lives, drainer)
-    jobs = Jobs(at.huey, drainer)
+    clearer = Clearer(log, database)
+    syncer = Syncer(log, database, lives)
+    jobs = Jobs(at.huey, drainer, clearer, syncer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(
         log,
@@ -144,6 +155,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         ring_publisher=ring_publisher,
     )
     settler = Settler(log, lives, drainer)
+    past_log = PastLog(log, database, lives, settler)
     return Backend(
         settings,
         at.engines,
@@ -151,11 +163,14 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         log,
         counters,
         drainer,
+        clearer,
+        syncer,
         jobs,
         acceptor,
         catalog,
-        Importer(log, database, lives, settler),
+        Importer(log, database, settler, past_log),
         Exporter(database, settler),
+        DeadLetters(log, database, past_log),
         index,
         publisher,
     )

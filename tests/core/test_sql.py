@@ -56,6 +56,7 @@ VALUES = {
     "chat_id": 50,
     "id": 50,
     "after": 5,
+    "at": "2026-01-31T23:59:59Z",
     "limit": 50,
     "keyword": "x",
     "text": "y",
