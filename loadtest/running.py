@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from loadtest.ground import Ground
 from loadtest.meter import Meter
 from loadtest.plan import Plan
 from loadtest.result import Breakpoint, Model, Moment, Result, Threshold, Window
-from loadtest.sampler import Sampler
+from loadtest.sampler import Sample, Sampler
 from loadtest.tally import Tally
 from loadtest.web import Web
 
@@ -228,10 +229,12 @@ def _progress(plan: Plan, tally: Tally, now: float) -> str:
 def _timeline(tally: Tally, sampler: Sampler, meter: Meter) -> list[Moment]:
     """Requests, samples and readings, second by second."""
     readings = {int(reading.at_s): reading for reading in meter.readings}
+    sampled: defaultdict[int, list[Sample]] = defaultdict(list)
+    for sample in sampler.samples:
+        sampled[int(sample.at_s)].append(sample)
     moments = []
     for moment in tally.timeline():
-        samples = [s for s in sampler.samples if int(s.at_s) == moment.at_s]
-        reading = readings.get(int(moment.at_s))
+        samples, reading = sampled[int(moment.at_s)], readings.get(int(moment.at_s))
         moments.append(
             replace(
                 moment,
@@ -259,9 +262,11 @@ def _warnings(result: Result, plan: Plan) -> list[str]:
             " more --processes, or workers on other machines, would send more"
         )
     if cpu.machine >= FULL * cpu.processors:
+        others = cpu.machine - cpu.generator - (cpu.servers or 0)
+        whom = "others" if cpu.servers is not None else "others, perhaps the servers"
         warnings.append(
-            f"all {cpu.processors} processors of this machine were busy, {cpu.generator:.1f} of them with"
-            " the generator: servers on a machine of their own would do more"
+            f"all {cpu.processors} processors of this machine were busy: {cpu.generator:.1f} of them with"
+            f" the generator, {others:.1f} with {whom}; alone, the servers would do more"
         )
     if plan.model is Model.OPEN and plan.profile != "breakpoint" and not result.interrupted:
         within = result.timeline[int(result.window.from_s) : int(result.window.to_s)]
