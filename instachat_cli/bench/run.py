@@ -1,14 +1,12 @@
 """`instachat bench run`: load, audit, result."""
 
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from backend.errors import CheckFailed, Failed, Unavailable
+from instachat_cli.ending import as_ctrl_c
 from instachat_cli.options import Output, whole
 from loadtest.plan import Scenario, Shape
 
@@ -154,7 +152,7 @@ def run(
         facts=machine(),
     )
     try:
-        with _sigterm_as_ctrl_c():
+        with as_ctrl_c():
             result = running.run(wish, (lambda _: None) if talk.as_json else talk.say)
     except Unreachable as error:
         raise Unavailable(str(error), "see `instachat up`, or leave --host away") from None
@@ -166,15 +164,3 @@ def run(
         raise CheckFailed(f"the run did not pass: {'; '.join(result.problems)}")
     if result.interrupted:
         raise Interrupted("interrupted: the report is of what was done until then")
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
