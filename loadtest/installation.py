@@ -21,7 +21,7 @@ READY_WITHIN = 60.0
 ENDS_WITHIN = 40.0
 PACKAGES = Path(__file__).parents[1]
 SAID = 2_000  # characters of what it said, if it does not start
-_OWN = ("INSTACHAT_DATABASE_URL", "INSTACHAT_REDIS_URL", "INSTACHAT_HUEY_URL")
+_OWN = tuple(f"INSTACHAT_{name}_URL" for name in ("DATABASE", "REDIS", "HUEY", "ELASTICSEARCH"))
 
 
 class Installation:

@@ -100,6 +100,7 @@ class _Run:
             self._tell(f"Locust's page is at {self.generator.web_url}")
         if self._wish.workers:
             self._tell(f"waiting for {self._wish.workers} Locust workers")
+        self._tell("Locust starts, and creates the applications and chats")
         news = self.generator.await_begin()
         started, begin = datetime.now(UTC), news["begin"]
         ground = Ground.load(news["ground"])

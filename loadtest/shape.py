@@ -19,10 +19,9 @@ class Planned(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """How many users there are to be, and how fast they may come."""
-        here, now = swarm(), swarm().now
-        plan = here.plan
-        if now is None or plan is None:  # the first tick makes the ground
-            return 1, AT_ONCE
+        here, plan = swarm(), swarm().plan
+        assert plan, "a shape needs a plan"
+        now = here.now or 0.0  # before the first tick is over there is no ground, and no clock
         if now >= plan.seconds or here.stop_asked():
             if self._quiet_since is None and not (self.runner and self.runner.user_count):
                 self._quiet_since = now

@@ -42,7 +42,6 @@ class Swarm:
         self.environment = environment
         self.recorder = Recorder()
         self.ground = Ground([], [])
-        self.plan: Plan | None = None
         self.arrivals: Iterator[tuple[int, float]] | None = None
         self.seed = 1
         self._begin: float | None = None
@@ -50,6 +49,7 @@ class Swarm:
         self._users = 0
         folder = getattr(environment.parsed_options, "folder", None)
         self.folder = Path(folder) if folder else None
+        self.plan = self._planned()
 
     @property
     def now(self) -> float | None:
@@ -68,7 +68,7 @@ class Swarm:
         assert options
         assert runner
         layout: Layout = self.environment.user_classes[0].layout  # type: ignore[attr-defined]
-        plan = self._planned()
+        plan = self.plan
         seed = plan.seed if plan else options.seed
         chats = plan.chats if plan else options.chats
         try:

@@ -49,12 +49,13 @@ def serve() -> Iterator[Callable[..., str]]:
         server.communicate()  # ends its input, and so it
 
 
-def start_bench(*words: object) -> "subprocess.Popen[str]":
-    """`instachat bench …`, on none of this environment's settings."""
+def start_bench(*words: object, **environment: str) -> "subprocess.Popen[str]":
+    """`instachat bench …`, on none of this environment's settings but those given."""
     return subprocess.Popen(
         [sys.executable, "-m", "instachat_cli", "bench", *map(str, words)],
         env={k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
-        | {"PYTHONPATH": str(ROOT)},
+        | {"PYTHONPATH": str(ROOT)}
+        | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from loadtest.plan import Scenario
 from loadtest.result import Result
+from tests.engines import scratch_folder
 from tests.load.conftest import ROOT, bench, ended, start_bench
 from tests.load.server import FOUND_AFTER, SLOW, STORED_AFTER
 
@@ -47,6 +49,22 @@ def test_a_clean_run_passes_and_says_all_that_was_promised(serve: Callable[..., 
     assert found["cpu"]["servers"] is None  # not ours to see
     sent = sum(moment["rate"] for moment in found["timeline"])
     assert sent > found["total"]["count"] > 0  # the ramp-up is told of, and not measured
+
+
+def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> None:
+    """The real server: nothing is lost, its processors and memory are told, no file or process is left."""
+    folder = scratch_folder("load")
+    run = ended(start_bench("run", "mixed", "--duration", "6s", "-o", "json", TMPDIR=str(folder)))
+    assert (run.code, run.err) == (0, "")
+    found = run.json
+    assert found["private"] is True
+    assert found["audit"]["answered"] == found["audit"]["stored"] > 0
+    assert found["audit"]["chats"]["stored"] >= 64
+    assert found["cpu"]["servers"] > 0
+    assert found["memory_mb"]["servers"] > 100  # PostgreSQL, Valkey, worker, API
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +200,10 @@ def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path:
         assert sum(row["num_requests"] for row in rows) > 0, scenario
         assert all(row["num_failures"] == 0 for row in rows)
         assert all(row["name"].startswith("/applications/{token}") for row in rows)
+
+
+def _names(process: psutil.Process, folder: Path) -> bool:
+    return any(str(folder) in word for word in process.info["cmdline"] or ())
 
 
 def _file(scenario: Scenario) -> str:
