@@ -122,3 +122,5 @@ UntilInputEnds = Annotated[
     bool,
     typer.Option("--until-input-ends", hidden=True, help="End with standard input: used by `up`."),
 ]
+Host = Annotated[str | None, typer.Option(metavar="HOST", help="Where the HTTP API listens.")]
+Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="The port of the HTTP API.")]
