@@ -23,6 +23,7 @@ from instachat_cli import (
     sync,
     transfer,
 )
+from instachat_cli.bench import commands as bench
 from instachat_cli.tree import command, group
 
 app = group(
@@ -51,6 +52,7 @@ command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
 app.add_typer(dead.app, name="dead")
 command(app)(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
 
