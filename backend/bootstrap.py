@@ -142,7 +142,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
     counters = Counters(log, database, lives, drainer)
     clearer = Clearer(log, database)
     syncer = Syncer(log, database, lives)
-    jobs = Jobs(at.huey, drainer, clearer, syncer)
+    jobs = Jobs(at.huey, log, drainer, clearer, syncer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(
         log,

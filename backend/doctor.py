@@ -217,6 +217,13 @@ def _redis(patient: Patient) -> Iterator[Finding]:
 
 
 def _worker(log: Log) -> Finding:
+    if log.paused():
+        return Finding(
+            "worker",
+            Severity.WARNING,
+            "the job queue is paused: what is accepted stays accepted, and is not stored",
+            "`instachat queue resume` lets it go on",
+        )
     if running := log.workers():
         return ok("worker", f"{running} running")
     return Finding(

@@ -72,11 +72,12 @@ class Drainer:
         """Let the batches under way finish, and begin no other."""
         self._stopping.set()
 
-    def drain(self, shard: int) -> int:
+    def drain(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> int:
         """Store all that a shard's log holds; returns the number of entries taken.
 
         Returns at once when another drain is at work on the shard, and between two batches after
-        `stop`. Raises EngineDown when an engine is away; nothing is lost or repeated by that.
+        `stop`, or when `go_on`, asked there, says no. Raises EngineDown when an engine is away; nothing
+        is lost or repeated by that.
         """
         taken = claims = 0
         while not self._stopping.is_set():
@@ -101,12 +102,12 @@ class Drainer:
             # Left over once the lock was let go: whoever rang meanwhile found it locked and left.
             left = self._log.trim(shard, page.end.epoch, page.through)
             self._step("trimmed")
-            if not left:
+            if not left or not go_on():
                 break
         return taken
 
-    def drain_all(self) -> int:
-        """Drain every shard whose log holds anything; returns the number of entries taken.
+    def drain_all(self, go_on: Callable[[], bool] = lambda: True) -> int:
+        """Drain every shard whose log holds anything, as `drain` does; returns how many entries it took.
 
         A shard that can't be drained stops no other; the first such failure is raised at the end.
         """
@@ -114,7 +115,7 @@ class Drainer:
         failures: list[InstaChatError] = []
         for shard, length in enumerate(self._log.lengths(self._database.installation.shards)):
             try:
-                taken += self.drain(shard) if length else 0
+                taken += self.drain(shard, go_on) if length and go_on() else 0
             except EngineDown:
                 raise
             except InstaChatError as error:

@@ -10,6 +10,7 @@ A shard's keys carry one hash tag, so that each script works on one slot of a Re
     instachat:{3}:bell                a drain was asked for and has not begun
     instachat:{3}:key:…               an idempotency key's answer
     instachat:workers                 when each running worker was last heard of
+    instachat:paused                  there while workers shall take no jobs and make no sweeps
 
 Nothing here retries: a call whose answer was lost may have given numbers, and a second try would
 give others. The scripts are in `lua/`, each with its keys and answers.
@@ -501,6 +502,21 @@ class Log:
                 "instachat:workers", time.time() - WORKER_SECONDS, "+inf"
             )
         return int(found)
+
+    def pause(self) -> None:
+        """Have workers take no jobs and make no sweeps until `resume`, whoever restarts meanwhile."""
+        with self._down():
+            self.redis.set("instachat:paused", 1)
+
+    def resume(self) -> None:
+        """Let workers work again."""
+        with self._down():
+            self.redis.delete("instachat:paused")
+
+    def paused(self) -> bool:
+        """Whether workers are told to rest."""
+        with self._down():
+            return bool(self.redis.exists("instachat:paused"))
 
     # -- settings ----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
@@ -38,14 +38,16 @@ class Publisher:
         """Let the bulks under way finish, and begin no other."""
         self._stopping.set()
 
-    def publish(self) -> int:
+    def publish(self, go_on: Callable[[], bool] = lambda: True) -> int:
         """Publish until the outbox holds nothing that is free; returns how many changes it were.
+
+        Ends also when `go_on`, asked before each bulk, says no.
 
         Raises EngineDown or Unavailable when an engine is away or takes nothing, IndexMissing when the
         index that is searched is gone; all that was not published stays in the outbox.
         """
         published = 0
-        while not self._stopping.is_set() and (count := self._publish_some()):
+        while not self._stopping.is_set() and go_on() and (count := self._publish_some()):
             published += count
         return published
 

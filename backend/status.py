@@ -39,6 +39,7 @@ class Status:
     schema: str | None
     workers: int | None  # running
     queue: int | None  # jobs that wait
+    paused: bool | None  # whether workers are told to rest
     waiting: int | None  # log entries accepted and not stored
     oldest_seconds: float | None  # how long the oldest of them has been waiting
     dead_letters: dict[str, int] | None  # by kind
@@ -57,6 +58,7 @@ def report(database: Database, log: Log, queue_length: Callable[[], int]) -> Sta
         schema=_known(database.schema) if not postgres.problem else None,
         workers=_known(log.workers) if up else None,
         queue=_known(queue_length) if up else None,
+        paused=_known(log.paused) if up else None,
         waiting=None if lengths is None else sum(lengths),
         oldest_seconds=None if lengths is None else _known(lambda: _oldest(log, lengths)),
         dead_letters=_known(lambda: _dead_letters(database)) if shards else None,

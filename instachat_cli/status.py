@@ -77,6 +77,7 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "durability": str(settings.durability),
         "workers": found.workers,
         "queue": found.queue,
+        "paused": found.paused,
         "not_stored": found.waiting,
         "oldest_seconds": found.oldest_seconds and round(found.oldest_seconds, 3),
         "dead_letters": None if found.dead_letters is None else sum(found.dead_letters.values()),
@@ -93,7 +94,8 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "schema": found.schema or "-",
         "durability": str(settings.durability),
         "workers": _count(found.workers, "running", "running"),
-        "job queue": _count(found.queue, "job waits", "jobs wait"),
+        "job queue": _count(found.queue, "job waits", "jobs wait")
+        + ("; PAUSED until `instachat queue resume`" if found.paused else ""),
         "not stored yet": waiting,
         "dead letters": _letters(found.dead_letters),
         "counters to sync": _count(found.unsynced_counters, "", ""),

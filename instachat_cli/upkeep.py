@@ -175,6 +175,9 @@ def _store_rest(core: Backend) -> None:
     """Store what is still in the log, for some seconds."""
     deadline = time.monotonic() + DRAINED_WITHIN
     try:
+        if core.log.paused():
+            talk.say("stopped; the job queue is paused, and what is accepted is stored after it")
+            return
         while core.drainer.drain_all() and time.monotonic() < deadline:
             pass
         left = sum(core.log.lengths(core.database.installation.shards))
