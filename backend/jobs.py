@@ -181,7 +181,7 @@ class Jobs:
 
 def _job_name(data: bytes) -> str:
     try:
-        return str(json.loads(data)["name"])
+        return str(json.loads(data)["name"]).rpartition(".")[2]  # Huey puts the module in front
     except (ValueError, TypeError, KeyError):
         return "unreadable"
 

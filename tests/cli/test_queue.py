@@ -26,16 +26,13 @@ def wait_for_sweeps(core: Backend) -> None:
     def enough() -> bool:
         assert isinstance(core.log.redis, redis.Redis)
         seen.add(str(core.log.redis.zrange("instachat:workers", -1, -1, withscores=True)))
-        return len(seen) > 3
+        return len(seen) > 2
 
     wait_until(enough)
 
 
-def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend, token: str) -> None:
-    """Where no worker runs, the bells that were rung are there, and are not heaped up."""
-    core.jobs.huey.flush()
-    for _ in range(300):
-        core.jobs.ring(core.counters.shard(token))
+def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
+    """Where no worker runs, the bells that were rung are there."""
     core.jobs.huey.flush()
     core.jobs.ring(1)
     core.jobs.ring(2)
