@@ -116,8 +116,7 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
             upgrade(database)
         else:
             database.check_schema()
-        replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
-        log = Log(at.redis, replicas=replicas)
+        log = open_log(settings, at)
         stack.callback(log.close)
         if settings.elasticsearch_url is not None:
             with suppress(Unavailable):  # the next command tries again
@@ -126,6 +125,12 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         if core.index:
             stack.callback(core.index.close)
         yield core
+
+
+def open_log(settings: Settings, at: Addresses) -> Log:
+    """The settings' log, with the limits and the durability that they ask for; not connected yet."""
+    replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
+    return Log(at.redis, replicas=replicas, most_entries=settings.log_limit)
 
 
 def assemble(settings: Settings, at: Addresses, database: Database, log: Log) -> Backend:

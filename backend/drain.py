@@ -164,7 +164,9 @@ class Drainer:
             batch = Batch(shard, page, locked.epoch)
             if batch.through > locked.cursor or page.entries:
                 _Storing(tx, batch, self._log, publishing=locked.publishing).run()
-                sql.advance(tx, shard, max(batch.through, locked.cursor), batch.dropped)
+                sql.advance(
+                    tx, shard, max(batch.through, locked.cursor), batch.dropped, batch.stored
+                )
             self._step("rows")
         return batch
 
@@ -184,6 +186,7 @@ class Batch:
     page: Page
     epoch: int
     dropped: int = 0
+    stored: int = 0
     named: bool = False  # whether the outbox names any of it
 
     @property
@@ -255,7 +258,9 @@ class _Storing:
                 rows.append(ChatRow(id_, event.first, event.last, event.at))
                 sources[id_, event.first] = (entry, event, packed)
         if rows:
-            for id_, number in sql.insert_chats(self.tx, rows):
+            stored, taken = sql.insert_chats(self.tx, rows)
+            self.batch.stored += stored
+            for id_, number in taken:
                 entry, event, packed = next(
                     source
                     for (application, first), source in sources.items()
@@ -285,10 +290,13 @@ class _Storing:
         if not placed:
             return
         rows: Iterable[MessageRow] = _rows(placed)
+        count = sum(len(event.texts) for _, (_, event, _) in placed)
         if self.publishing:
             rows = list(rows)  # kept, to be named once they are stored
         if self._copy(rows):
             rows = self._sift(placed)
+            count = len(rows)
+        self.batch.stored += count
         if self.publishing and rows:
             sql.add_to_outbox(self.tx, [(row.chat_id, row.number, row.version) for row in rows])
             self.batch.named = True

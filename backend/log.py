@@ -41,7 +41,7 @@ BELL_MILLISECONDS = 2_000  # a ring whose job was lost is repeated after this
 MEMORY_SHARE = (
     0.85  # of Redis's limit; beyond it nothing is accepted, so that the queue still works
 )
-MOST_ENTRIES = 1_000_000  # in one shard's log
+MOST_ENTRIES = 1_000_000  # in one shard's log, where no setting says otherwise
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
@@ -467,6 +467,14 @@ class Log:
     def unsynced(self, shards: int) -> list[int]:
         """How many parents of each shard have counts that SQL does not know yet."""
         return self._each_shard("zcard", "unsynced", shards)
+
+    def given(self, shards: int) -> int:
+        """How many numbers this Redis has given in all; less than before after a loss."""
+        with self._down():
+            pipe = self.redis.pipeline(transaction=False)
+            for shard in range(shards):
+                pipe.hget(self.key(shard, "life"), "given")
+            return sum(int(value) for value in pipe.execute() if value)
 
     def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
         with self._down():

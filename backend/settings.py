@@ -68,6 +68,12 @@ class Settings(BaseSettings):
         0, ge=0, le=16, description="strict: replicas that have it on disk before the answer"
     )
 
+    log_limit: int = Field(
+        1_000_000,
+        ge=1,
+        description="accepting refuses while a shard's log holds so many entries that are not stored",
+    )
+
     _flags: frozenset[str] = PrivateAttr(frozenset())  # the settings that a flag decided
 
 

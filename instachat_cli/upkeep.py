@@ -16,9 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from backend.bootstrap import Addresses, Backend, addresses, assemble, durability_faults
+from backend.bootstrap import (
+    Addresses,
+    Backend,
+    addresses,
+    assemble,
+    durability_faults,
+    open_log,
+)
 from backend.errors import InstaChatError
-from backend.log import Log
 from backend.migrations import upgrade
 from backend.settings import Settings, redacted
 from backend.sql import Database
@@ -46,8 +52,7 @@ def run(settings: Settings) -> None:
     worker = _WorkerProcess()
     with stop.heeded(), addresses(settings) as at, closing(Database(at.database)) as database:
         before, schema = upgrade(database)
-        replicas = settings.durable_replicas if settings.durability == "strict" else 0
-        with closing(Log(at.redis, replicas=replicas)) as log:
+        with closing(open_log(settings, at)) as log:
             log.ping()
             core = assemble(settings, at, database, log)
             try:
