@@ -219,5 +219,7 @@ def _await_worker(core: Backend, stopped: Callable[[], bool]) -> None:
 def _say_ready(core: Backend) -> None:
     if core.settings.redis_url is not None and durability_faults(core.settings, core.log):
         talk.warning("this Redis may lose what was answered: see `instachat doctor`")
+    if core.log.paused():
+        talk.warning("the job queue is paused: nothing is stored until `instachat queue resume`")
     talk.say("ready: Ctrl-C stops it. Try this in another terminal:")
     talk.say('  instachat apps create "Support desk"')
