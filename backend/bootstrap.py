@@ -127,10 +127,13 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         yield core
 
 
-def open_log(settings: Settings, at: Addresses) -> Log:
-    """The settings' log, with the limits and the durability that they ask for; not connected yet."""
+def open_log(settings: Settings, at: Addresses, **seconds: float) -> Log:
+    """The settings' log, with the limits and the durability that they ask for; not connected yet.
+
+    `seconds` are those that Log takes, where they have to be others.
+    """
     replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
-    return Log(at.redis, replicas=replicas, most_entries=settings.log_limit)
+    return Log(at.redis, replicas=replicas, most_entries=settings.log_limit, **seconds)
 
 
 def assemble(settings: Settings, at: Addresses, database: Database, log: Log) -> Backend:
