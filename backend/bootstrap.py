@@ -125,8 +125,7 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
             upgrade(database)
         else:
             database.check_schema()
-        replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
-        log = Log(at.redis, replicas=replicas)
+        log = open_log(settings, at)
         stack.callback(log.close)
         if settings.elasticsearch_url is not None:
             with suppress(Unavailable):  # the next command tries again
@@ -135,6 +134,15 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         if core.index:
             stack.callback(core.index.close)
         yield core
+
+
+def open_log(settings: Settings, at: Addresses, **seconds: float) -> Log:
+    """The settings' log, with the limits and the durability that they ask for; not connected yet.
+
+    `seconds` are those that Log takes, where they have to be others.
+    """
+    replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
+    return Log(at.redis, replicas=replicas, most_entries=settings.log_limit, **seconds)
 
 
 def assemble(settings: Settings, at: Addresses, database: Database, log: Log) -> Backend:
@@ -151,7 +159,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
     counters = Counters(log, database, lives, drainer)
     clearer = Clearer(log, database)
     syncer = Syncer(log, database, lives)
-    jobs = Jobs(at.huey, drainer, clearer, syncer)
+    jobs = Jobs(at.huey, log, drainer, clearer, syncer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(
         log,

@@ -15,6 +15,7 @@ from instachat_cli import (
     doctor,
     messages,
     migrate,
+    queue,
     reindex,
     run,
     search,
@@ -50,6 +51,7 @@ command(app)(transfer.export)
 command(app, "import")(transfer.import_)
 command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
+app.add_typer(queue.app, name="queue")
 app.add_typer(dead.app, name="dead")
 command(app)(doctor.doctor)
 app.add_typer(bench.app, name="bench")
