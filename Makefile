@@ -36,7 +36,7 @@ provision: # the engines that the tests compare with
 	@tools/provision
 
 bench: setup ## measure ratios against ceilings and rivals; docs/performance.md is made by it
-	@$(bin)/python -m instachat_cli.bench --report docs/performance.md $(ARGS)
+	@$(bin)/python tools/bench.py --report docs/performance.md $(ARGS)
 
 check: tools ## format, lint, types, layer rules, pins
 	$(bin)/ruff format --check .

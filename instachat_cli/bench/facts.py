@@ -25,6 +25,7 @@ def facts(backend: Backend) -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "PostgreSQL": _postgres(backend),
         "Redis": _redis(backend),
+        **_elasticsearch(backend),
         "libraries": _libraries(),
         "InstaChat": _commit(),
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -67,8 +68,12 @@ def _redis(backend: Backend) -> str:
     return f"{engine.engine} {engine.version}; {settings or 'settings can’t be read'}"
 
 
+def _elasticsearch(backend: Backend) -> dict[str, str]:
+    return {"Elasticsearch": backend.index.version()} if backend.index else {}
+
+
 def _libraries() -> str:
-    names = ("redis", "hiredis", "psycopg2-binary", "SQLAlchemy", "huey")
+    names = ("redis", "hiredis", "psycopg2-binary", "SQLAlchemy", "huey", "elasticsearch")
     return ", ".join(f"{name} {_version(name)}" for name in names)
 
 
