@@ -452,14 +452,19 @@ class Index:
         elif parts.username:
             options["basic_auth"] = login
         if parts.scheme == "https" and self._ca_file:
+            if not self._ca_file.is_file():
+                raise self._down(f"the certificate file {self._ca_file} is not there")
             options["ca_certs"] = str(self._ca_file)
-        return Elasticsearch(
-            bare,
-            request_timeout=ANSWER_SECONDS,
-            max_retries=0,  # a lost answer is ours to deal with
-            retry_on_timeout=False,
-            **options,
-        )
+        try:
+            return Elasticsearch(
+                bare,
+                request_timeout=ANSWER_SECONDS,
+                max_retries=0,  # a lost answer is ours to deal with
+                retry_on_timeout=False,
+                **options,
+            )
+        except (OSError, ValueError) as error:  # a certificate file that can't be read, or is none
+            raise self._down(_reason(error)) from None
 
     @contextmanager
     def _in_our_words(self, name: str | None = None) -> "Iterator[Elasticsearch]":
@@ -484,15 +489,17 @@ class Index:
             ) from None
         except UnsupportedProductError:
             raise self._down("what answers is not an Elasticsearch") from None
-        except (TransportError, OSError, ValueError) as error:
+        except TransportError as error:
             raise self._down(_reason(error)) from None
 
     def _down(self, reason: str) -> EngineDown:
         url = redacted(self.url)
-        return EngineDown(
-            f"Elasticsearch at {url} can't be used: {reason}",
-            f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL",
-        )
+        hint = f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL"
+        if "certificate" in reason:
+            hint = (
+                "INSTACHAT_ELASTICSEARCH_CA_FILE names the file of who signed its certificate (PEM)"
+            )
+        return EngineDown(f"Elasticsearch at {url} can't be used: {reason}", hint)
 
 
 def _cut(keyword: str) -> list[str]:
@@ -557,8 +564,6 @@ def _lines(document: Document) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
-    """Why there was no answer, in one line."""
-    for cause in getattr(error, "errors", ()):
-        error = cause
-    said = str(getattr(error, "reason", error)).partition("\n")[0]
-    return said.rpartition(": ")[2] or type(error).__name__
+    """Why there was no answer, in one line; the client names the connection before it."""
+    said = str(getattr(error, "message", error)).partition("\n")[0]
+    return said.partition("): ")[2] or said or type(error).__name__

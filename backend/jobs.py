@@ -26,8 +26,8 @@ from backend.clearing import Clearer
 from backend.drain import Drainer
 from backend.errors import EngineDown, Failed, InstaChatError
 from backend.log import Log
-from backend.publish import Publisher
-from backend.reindex import Reindexer
+from backend.publish import Press, Publisher
+from backend.reindex import Builder, Reindexer
 from backend.settings import redacted
 from backend.syncing import Syncer
 
@@ -38,10 +38,6 @@ SYNC_LOOK_SECONDS = 60.0
 SHUTDOWN_SECONDS = 30
 THREADS = 2
 MOST_BELLS = 100
-PUBLISHERS = 2  # while one waits for Elasticsearch, the other loads
-PAUSE_SECONDS = 2.0  # before another try, when publishing failed
-REINDEXED_WITHIN = 2.0  # a page of one
-PUBLISHED_WITHIN = 4.0  # what is not published by then, when the worker ends, stays in the outbox
 logger = logging.getLogger(__name__)
 
 
@@ -144,88 +140,6 @@ class Jobs:
     def length(self) -> int:
         """How many jobs are waiting."""
         return int(self.huey.pending_count())
-
-
-class Press:
-    """Threads that publish. A hanging Elasticsearch holds up these alone, and neither jobs nor the sweep."""
-
-    def __init__(self, publisher: Publisher, asked: threading.Event) -> None:
-        """`asked` is set when there is something to publish; they look twice a second all the same."""
-        self._publisher = publisher
-        self._asked = asked
-        self._stopping = threading.Event()
-        self._trouble: type[Exception] | None = None
-        self._threads = [
-            threading.Thread(target=self._run, name=f"publisher-{number}", daemon=True)
-            for number in range(PUBLISHERS)
-        ]
-
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """End after the bulks under way; one that takes too long is left to its lease."""
-        self._stopping.set()
-        self._publisher.stop()
-        self._asked.set()
-        deadline = time.monotonic() + PUBLISHED_WITHIN
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._asked.wait(SWEEP_SECONDS)
-            self._asked.clear()
-            try:
-                if self._publisher.publish() and self._trouble:
-                    self._trouble = None
-                    logger.info("publishing goes on")
-                continue
-            except InstaChatError as error:
-                # Said once, not with every try: how far behind it is, `status` tells.
-                if self._trouble is not type(error):
-                    self._trouble = type(error)
-                    logger.warning("%s; it is tried again and again", error.message)
-            except Exception:
-                logger.exception("publishing failed; it is tried again")
-            self._stopping.wait(PAUSE_SECONDS)
-
-
-class Builder:
-    """A thread that reindexes when asked to, so that no drain waits for it."""
-
-    def __init__(self, reindexer: Reindexer, asked: threading.Event) -> None:
-        self._reindexer = reindexer
-        self._asked = asked
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reindex", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the page under way; what is built by then is gone on with when it is asked for again."""
-        self._stopping.set()
-        self._reindexer.stop()
-        self._asked.set()
-        self._thread.join(REINDEXED_WITHIN)
-
-    def _run(self) -> None:
-        while True:
-            self._asked.wait()
-            self._asked.clear()
-            if self._stopping.is_set():
-                return
-            try:
-                logger.info("reindexing, as asked")
-                self._reindexer.build(resume=True)
-            except InstaChatError as error:
-                logger.warning("%s%s", error.message, f"; {error.hint}" if error.hint else "")
-            except Exception:
-                logger.exception("the reindex failed")
 
 
 class Worker:

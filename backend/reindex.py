@@ -43,6 +43,7 @@ FLAG_PAUSE_SECONDS = 0.5
 TURN_TRIES = 5
 TURN_SECONDS = 5.0  # in which all publishers are through with a bulk
 NAMED = 5  # of many differences
+REINDEXED_WITHIN = 2.0  # a page of one, when the worker ends
 logger = logging.getLogger(__name__)
 
 Tell = Callable[[str, int, int], object]
@@ -372,6 +373,41 @@ class Reindexer:
             token, chat = parents.get(chat_id, ("?", "?"))
             named.append(f"message {number} of chat {chat} of application {token}")
         return ", ".join([*named, "and more"] if len(keys) > NAMED else named)
+
+
+class Builder:
+    """A thread that reindexes when asked to, so that no drain waits for it."""
+
+    def __init__(self, reindexer: Reindexer, asked: threading.Event) -> None:
+        self._reindexer = reindexer
+        self._asked = asked
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reindex", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the page under way; what is built by then is gone on with when it is asked for again."""
+        self._stopping.set()
+        self._reindexer.stop()
+        self._asked.set()
+        self._thread.join(REINDEXED_WITHIN)
+
+    def _run(self) -> None:
+        while True:
+            self._asked.wait()
+            self._asked.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                logger.info("reindexing, as asked")
+                self._reindexer.build(resume=True)
+            except InstaChatError as error:
+                logger.warning("%s%s", error.message, f"; {error.hint}" if error.hint else "")
+            except Exception:
+                logger.exception("the reindex failed")
 
 
 def end_publishing(database: Database) -> bool:

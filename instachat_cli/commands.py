@@ -18,10 +18,12 @@ from instachat_cli import (
     reindex,
     run,
     search,
+    serve,
     status,
     sync,
     transfer,
 )
+from instachat_cli.bench import commands as bench
 from instachat_cli.tree import command, group
 
 app = group(
@@ -35,6 +37,7 @@ app = group(
     name="instachat",
 )
 command(app)(run.up)
+command(app)(serve.serve)
 command(app)(run.worker)
 command(app)(demo.demo)
 command(app)(migrate.migrate)
@@ -49,6 +52,7 @@ command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
 app.add_typer(dead.app, name="dead")
 command(app)(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
 

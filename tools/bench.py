@@ -30,7 +30,7 @@ def main() -> int:
             except NotHere as reason:
                 print(f"no Elasticsearch for the benchmarks: {reason}", file=sys.stderr)
         return subprocess.call(
-            [sys.executable, "-m", "instachat_cli.bench", *sys.argv[1:]], cwd=ROOT
+            [sys.executable, "-m", "instachat_cli", "bench", "ceilings", *sys.argv[1:]], cwd=ROOT
         )
 
 
