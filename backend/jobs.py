@@ -24,9 +24,10 @@ from huey.serializer import Serializer
 
 from backend.clearing import Clearer
 from backend.drain import Drainer
-from backend.errors import Failed, InstaChatError
+from backend.errors import EngineDown, Failed, InstaChatError
 from backend.log import Log
 from backend.publish import Press, Publisher
+from backend.reindex import Builder, Reindexer
 from backend.settings import redacted
 from backend.syncing import Syncer
 
@@ -67,6 +68,7 @@ class Jobs:
             "instachat", results=False, serializer=JsonSerializer(), connection_pool=pool
         )
         self.publishing_asked = threading.Event()  # of this process's worker
+        self.reindex_asked = threading.Event()
         self._drainer = drainer
         self._clearer = clearer
         self._drain = self.huey.task(name="drain")(self._run_drain)
@@ -75,6 +77,7 @@ class Jobs:
         self._syncing = threading.Lock()
         self._sync = self.huey.task(name="sync-counters")(self._run_sync)
         self._publish = self.huey.task(name="publish")(self.publishing_asked.set)
+        self._reindex = self.huey.task(name="reindex")(self.reindex_asked.set)
 
     def ring(self, shard: int) -> None:
         """Ask for a drain of a shard. Never raises: the worker's sweep finds what no bell announced."""
@@ -87,6 +90,19 @@ class Jobs:
             # Bells that nobody heard yet are enough: the queue does not grow while no worker runs.
             if self.length() < MOST_BELLS:
                 self._publish()
+
+    def ask_reindex(self) -> None:
+        """Ask for a reindex: a worker begins one, or goes on with one that was interrupted.
+
+        Asked for twice, or while one runs, it is one. Raises EngineDown if the queue does not take it.
+        """
+        try:
+            self._reindex()
+        except redis.RedisError as error:
+            raise EngineDown(
+                f"the job queue does not answer ({type(error).__name__}); nothing was asked for",
+                "see `instachat doctor`; the setting is INSTACHAT_HUEY_URL",
+            ) from None
 
     def cascade(self) -> None:
         """Ask that what removed parents left is dropped. Never raises, as `ring`."""
@@ -138,8 +154,10 @@ class Worker:
         log: Log,
         tick: Callable[[], None],
         publisher: Publisher | None = None,
+        reindexer: Reindexer | None = None,
     ) -> None:
         self._jobs = jobs
+        self._builder = Builder(reindexer, jobs.reindex_asked) if reindexer else None
         self._press = Press(publisher, jobs.publishing_asked) if publisher else None
         self._drainer = drainer
         self._clearer = clearer
@@ -166,6 +184,8 @@ class Worker:
         consumer.start()
         if self._press:
             self._press.start()
+        if self._builder:
+            self._builder.start()
         # Ours in place of Huey's, which treats one of the two as a reason to drop its work.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -175,6 +195,8 @@ class Worker:
                 time.sleep(SWEEP_SECONDS)
         finally:
             self._drainer.stop()
+            if self._builder:
+                self._builder.stop()
             self._clearer.stop()
             self._syncer.stop()
             if self._press:

@@ -18,7 +18,7 @@ from itertools import starmap
 
 from sqlalchemy import Connection
 
-from backend.errors import InstaChatError
+from backend.errors import InstaChatError, Unavailable
 from backend.index import MAPPING, Document, Index, IndexMissing, Rejected, new_name
 from backend.sql import Database, DeadLetter, add_dead_letters, indices, outbox
 
@@ -30,6 +30,8 @@ PUBLISHERS = 2  # of a worker: while one waits for Elasticsearch, the other load
 LOOK_SECONDS = 0.5  # how often they look for what no bell announced
 PAUSE_SECONDS = 2.0  # before another try, when publishing failed
 PUBLISHED_WITHIN = 3.0  # what is not published by then, when the worker ends, stays in the outbox
+SETTLE_SECONDS = 2 * LEASE_SECONDS  # a publisher that was killed holds up its part for one of them
+SETTLE_POLL_SECONDS = 0.02
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +62,32 @@ class Publisher:
         while not self._stopping.is_set() and (count := self._publish_some()):
             published += count
         return published
+
+    def settle(self) -> None:
+        """Return once everything that was committed before this call is published, by whomever.
+
+        Raises as `publish`, and Unavailable if nothing of it is published for a while.
+        """
+        with self._database.connect() as connection:
+            ends = outbox.ends(connection)
+        if ends is None:
+            return
+        oldest, through = ends
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while oldest <= through:
+            if not self._publish_some():  # others are at it
+                time.sleep(SETTLE_POLL_SECONDS)
+            with self._database.connect() as connection:
+                ends = outbox.ends(connection)
+            if ends is None:
+                return
+            if ends[0] > oldest:
+                oldest, deadline = ends[0], time.monotonic() + SETTLE_SECONDS
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"nothing of what waits to become searchable was published for {SETTLE_SECONDS:g} s",
+                    "see the workers' logs; then try again",
+                )
 
     def _publish_some(self) -> int:
         with self._database.begin() as tx:

@@ -15,12 +15,15 @@ from instachat_cli import (
     doctor,
     messages,
     migrate,
+    reindex,
     run,
     search,
+    serve,
     status,
     sync,
     transfer,
 )
+from instachat_cli.bench import commands as bench
 from instachat_cli.tree import command, group
 
 app = group(
@@ -34,6 +37,7 @@ app = group(
     name="instachat",
 )
 command(app)(run.up)
+command(app)(serve.serve)
 command(app)(run.worker)
 command(app)(demo.demo)
 command(app)(migrate.migrate)
@@ -41,12 +45,14 @@ app.add_typer(apps.app, name="apps")
 app.add_typer(chats.app, name="chats")
 app.add_typer(messages.app, name="messages")
 command(app)(search.search)
+command(app)(reindex.reindex)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
 command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
 app.add_typer(dead.app, name="dead")
 command(app)(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
 
