@@ -70,15 +70,11 @@ BULK_SECONDS = 15.0  # a bulk's answer; less than a publisher's lease
 MOST_DOCUMENTS = 2_500  # of one bulk
 MOST_CHARACTERS = 2 << 20  # of one bulk, of up to four bytes each
 PAUSES = (0.1, 0.3, 0.9)  # before what was refused for now is sent again
-<<<<<<< HEAD
-=======
 STATES_AT_ONCE = 10_000  # as many as an index gives by default
 MOMENT = "2m"  # that a point in time is kept between two pages
 _STATE_PATHS = "hits.hits.sort,hits.hits._version,hits.hits.matched_queries"
 _ALL: Mapping[str, Any] = {"match_all": {}}
 _ALIVE: Mapping[str, Any] = {"exists": {"field": "text", "_name": "alive"}}
-_JSON = json.JSONEncoder(ensure_ascii=False).encode
->>>>>>> main
 _BULK_HEADERS = {"content-type": "application/x-ndjson", "accept": "application/json"}
 
 # Each request would be a line, and each failure a warning: ours come with the exceptions.
