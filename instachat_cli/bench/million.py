@@ -26,7 +26,7 @@ from backend.sql import MessageRow
 from instachat_cli.bench.duel import Goal, Row
 from instachat_cli.bench.elastic import Elastic, bodies, json_of
 from instachat_cli.bench.ground import Ground
-from instachat_cli.conversations import conversations
+from loadtest.conversations import conversations
 
 FLAT = Goal(must=1.15, at_most=True)
 TEN_TIMES = Goal(must=0.1, at_most=True)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from uuid import uuid4
 
-from backend.jobs import PUBLISHERS
+from backend.publish import PUBLISHERS
 from instachat_cli.bench.drain_jobs import Rival
 from instachat_cli.bench.duel import Goal, Row, Side, duel
 from instachat_cli.bench.elastic import Elastic
