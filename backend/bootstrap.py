@@ -16,6 +16,7 @@ from backend.jobs import Jobs, Worker
 from backend.life import Lives
 from backend.log import Log
 from backend.migrations import upgrade
+from backend.reconcile import Reconciler
 from backend.search import ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
@@ -45,6 +46,7 @@ class Backend:
     catalog: Catalog
     importer: Importer
     exporter: Exporter
+    reconciler: Reconciler
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
@@ -130,6 +132,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         catalog,
         Importer(log, database, lives, settler),
         Exporter(database, settler),
+        Reconciler(log, database, lives, settler),
     )
 
 

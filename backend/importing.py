@@ -40,6 +40,7 @@ from backend.sql import (
     ImportedChat,
     ImportedMessage,
     LockedShard,
+    tallies,
 )
 from backend.transfer import ApplicationLine, ChatLine, Chunk, Line, MessageLine
 
@@ -209,15 +210,18 @@ class Import:
         """Run `store` in a transaction, with the ids of parents whose counters are above `numbers`."""
         for _ in range(ATTEMPTS):
             try:
-                epoch = self._raise(shard, numbers)
-                with self._database.begin() as tx:
-                    locked = sql.lock_shard(tx, shard, wait_seconds=LOCK_SECONDS)
-                    if locked is not None and locked.epoch == epoch:
-                        # A drain's name: whoever holds the shard for too long under it is ended.
-                        sql.name_transaction(tx, f"instachat drain {shard}")
-                        parents = _alive(tx, numbers)
-                        store(tx, locked, {parent: row.id for parent, row in parents.items()})
-                        return
+                # What is raised and not written yet would look like a loss to `reconcile`.
+                with self._database.begin() as holding:
+                    tallies.hold_import(holding, shard)
+                    epoch = self._raise(shard, numbers)
+                    with self._database.begin() as tx:
+                        locked = sql.lock_shard(tx, shard, wait_seconds=LOCK_SECONDS)
+                        if locked is not None and locked.epoch == epoch:
+                            # A drain's name: whoever holds the shard for too long under it is ended.
+                            sql.name_transaction(tx, f"instachat drain {shard}")
+                            parents = _alive(tx, numbers)
+                            store(tx, locked, {parent: row.id for parent, row in parents.items()})
+                            return
                 if locked is None:
                     self._settler.unblock(shard)
             except LifeLost as lost:

@@ -14,6 +14,7 @@ from instachat_cli import (
     doctor,
     messages,
     migrate,
+    reconcile,
     run,
     search,
     status,
@@ -41,6 +42,7 @@ app.add_typer(messages.app, name="messages")
 command(app)(search.search)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
+command(app)(reconcile.reconcile)
 command(app)(status.status)
 command(app)(doctor.doctor)
 app.add_typer(config.app, name="config")
