@@ -30,7 +30,7 @@ demo: setup ## tell the whole story on real conversations, on engines of its own
 	@$(bin)/python tools/demo.py $(ARGS)
 
 test: tools provision check ## run every check and every test, on real engines
-	@$(bin)/python -m pytest $(ARGS)
+	@$(bin)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 provision: # the engines that the tests compare with
 	@tools/provision

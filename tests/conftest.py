@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: real engines, and a backend on a fresh database and an empty Redis."""
 
 import os
+import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -19,8 +20,16 @@ from tests.engines import (
     valkey_binary,
     wheel_postgres,
 )
+from tests.turns import Turns
 
 _numbers = count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two processes take turns where they have to; and Ctrl-C works in what they start."""
+    config.pluginmanager.register(Turns(config))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Engines:

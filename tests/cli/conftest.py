@@ -21,6 +21,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
 from tests.cli.zygote import Captured, Result, Zygote, checked
 from tests.conftest import Engines
+from tests.engines import RedisServer, valkey_binary
 
 ROOT = Path(__file__).parents[2]
 TOGETHER = 3  # processes at once: they mostly load modules, and there are two cores
@@ -135,9 +136,17 @@ class Terminal:
 
 
 @pytest.fixture(scope="session")
-def installation(engines: Engines) -> Settings:
-    """A database and a Redis for the whole folder: each test has an application of its own."""
-    return engines.settings()
+def installation(engines: Engines) -> Iterator[Settings]:
+    """A database and a Redis for the whole folder: each test has an application of its own.
+
+    No test of another folder empties that Redis: it is nobody else's.
+    """
+    redis = RedisServer(valkey_binary())
+    try:
+        redis.start()
+        yield Settings(database_url=engines.fresh_database(), redis_url=redis.url)
+    finally:
+        redis.remove()
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,7 @@ def test_version(cli: Cli) -> None:
     assert len(shown.out.splitlines()) == 1
 
 
+@pytest.mark.alone
 def test_help_takes_at_most_one_and_a_half_times_its_libraries(tmp_path: Path) -> None:
     """`instachat --help` against `import typer, rich`: medians of interleaved runs."""
     # Compiled modules are kept, as they are on a user's machine.

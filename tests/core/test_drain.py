@@ -358,6 +358,7 @@ def worker(backend: Backend) -> Iterator[None]:
     consumer.stop(graceful=True)
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("worker")
 def test_a_bell_is_answered_within_a_tenth_of_a_second(backend: Backend, chat: str) -> None:
     """On an idle system a row is stored within 0.1 s of its acceptance (median of 20)."""

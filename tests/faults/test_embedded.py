@@ -378,6 +378,7 @@ def test_a_second_user_shares_the_engines(home: Path) -> None:
             assert (supervisor(home).pid, postmaster(home).pid, valkey(home).pid) == pids
 
 
+@pytest.mark.alone
 def test_joining_running_engines_is_quick(home: Path) -> None:
     with share(home) as engines:
         joining, ensuring = [], []

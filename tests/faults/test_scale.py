@@ -15,6 +15,8 @@ from tests.engines import RedisServer, valkey_binary
 from tests.faults.load import CHATS, Load, Span, out_of_order, under_load
 from tests.ledger import Audit
 
+pytestmark = pytest.mark.xdist_group("scale")  # one run for all
+
 APPLICATIONS = 10
 PROCESSES = 8
 WRITERS = 8  # in each process

@@ -106,6 +106,7 @@ def test_folding_twice_can_differ_only_where_something_was_dropped() -> None:
         assert fold(fold(char)) == fold(char), ascii(char)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "unit", [f"{ACUTE}\u0316", "\u0f73", f"\u0345{ACUTE}", FATHA + SHADDA + ACUTE, "ㅠ", "ﷺ"]
 )
