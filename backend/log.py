@@ -422,10 +422,10 @@ class Log:
         ]
         return counters, EntryId(int(epoch), int(sequence))
 
-    def forget(self, shard: int, epoch: int, found: Mapping[Parent, int]) -> None:
+    def discard(self, shard: int, epoch: int, found: Mapping[Parent, int]) -> None:
         """Remove counters that still say what was found; LifeLost, changing nothing, in another life."""
         keys = [self.key(shard, "life"), *(self.counter_key(shard, p) for p in found)]
-        reply = self._call("forget", keys, [epoch, *found.values()])
+        reply = self._call("discard", keys, [epoch, *found.values()])
         if reply[0] != b"ok":
             raise LifeLost(_text(reply[1]))
 
@@ -667,7 +667,7 @@ def _load_scripts() -> dict[str, str]:
         "raise",
         "seal",
         "look",
-        "forget",
+        "discard",
     ]
     return {
         name: _whole(shared, (folder / f"{name}.lua").read_text(encoding="utf-8")) for name in names

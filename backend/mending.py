@@ -80,14 +80,14 @@ class Mender:
             self._settler.unblock(shard)
         return False
 
-    def forget(self, shard: int, found: Mapping[Parent, int]) -> None:
+    def discard(self, shard: int, found: Mapping[Parent, int]) -> None:
         """Remove counters whose parents do not exist, if they still say what was found."""
 
-        def forget(epoch: int) -> bool:
-            self._log.forget(shard, epoch, found)
+        def discard(epoch: int) -> bool:
+            self._log.discard(shard, epoch, found)
             return True
 
-        self._in_one_life(shard, forget)
+        self._in_one_life(shard, discard)
 
     def close(self, shard: int, removed: Sequence[Parent]) -> None:
         """Close the counters of parents that are removed."""

@@ -253,7 +253,7 @@ class Reconciliation:
         with self._database.connect() as connection:
             known = tallies.tallies(connection, list({*owners}))
         given = self._look([*strays, *owners])
-        forgotten: dict[Parent, int] = {}
+        strangers: dict[Parent, int] = {}
         closed: list[Parent] = []
         for parent, removed in strays.items():
             counter = given[parent]
@@ -266,13 +266,13 @@ class Reconciliation:
                 and not self._is_gap(parent, known, given)
             ):
                 detail = "a counter in Redis of something that does not exist"
-                forgotten[parent] = counter.issued
+                strangers[parent] = counter.issued
             else:
                 continue
             yield Finding("orphan", parent.token, parent.chat, None, detail, True)
         if self._mender is not None:
-            if forgotten:
-                self._mender.forget(shard, forgotten)
+            if strangers:
+                self._mender.discard(shard, strangers)
             if closed:
                 self._mender.close(shard, closed)
 
