@@ -1,7 +1,7 @@
 """From settings to a running backend: the only place that knows all of its parts."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from backend.accept import Acceptor
@@ -9,15 +9,17 @@ from backend.catalog import Catalog
 from backend.counters import Counters
 from backend.drain import Drainer
 from backend.embedded import PrivateEngines, acquire
-from backend.errors import Invalid
+from backend.errors import Invalid, Unavailable
 from backend.exporting import Exporter
 from backend.importing import Importer
+from backend.index import Index
 from backend.jobs import Jobs, Worker
 from backend.life import Lives
 from backend.log import Log
 from backend.migrations import upgrade
+from backend.publish import Publisher, keep_first_index
 from backend.reconcile import Reconciler
-from backend.search import ScanSearcher
+from backend.search import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
 from backend.sql import Database
@@ -47,11 +49,13 @@ class Backend:
     importer: Importer
     exporter: Exporter
     reconciler: Reconciler
+    index: Index | None
+    publisher: Publisher | None
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
         tick = self.engines.ensure if self.engines else lambda: None
-        return Worker(self.jobs, self.drainer, self.log, tick)
+        return Worker(self.jobs, self.drainer, self.log, tick, self.publisher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +112,39 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
         log = Log(at.redis, replicas=replicas)
         stack.callback(log.close)
-        yield assemble(settings, at, database, log)
+        if settings.elasticsearch_url is not None:
+            with suppress(Unavailable):  # the next command tries again
+                keep_first_index(database)
+        core = assemble(settings, at, database, log)
+        if core.index:
+            stack.callback(core.index.close)
+        yield core
 
 
 def assemble(settings: Settings, at: Addresses, database: Database, log: Log) -> Backend:
     """Put the parts together; nothing is connected yet."""
     lives = Lives(log, database)
-    drainer = Drainer(log, database, lives)
+    index = open_index(settings)
+    publisher = Publisher(database, index) if index else None
+
+    def ring_publisher() -> None:
+        if publisher:
+            jobs.ring_publisher()
+
+    drainer = Drainer(log, database, lives, ring_publisher=ring_publisher)
     counters = Counters(log, database, lives, drainer)
     jobs = Jobs(at.huey, drainer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
-    catalog = Catalog(log, database, counters, acceptor, drainer, ScanSearcher(database))
+    catalog = Catalog(
+        log,
+        database,
+        counters,
+        acceptor,
+        drainer,
+        IndexSearcher(database, index) if index else ScanSearcher(database),
+        publish=publisher.publish if publisher else lambda: 0,
+        ring_publisher=ring_publisher,
+    )
     settler = Settler(log, lives, drainer)
     return Backend(
         settings,
@@ -132,7 +158,21 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         catalog,
         Importer(log, database, lives, settler),
         Exporter(database, settler),
-        Reconciler(log, database, lives, settler),
+        Reconciler(log, database, lives, settler, index, publisher),
+        index,
+        publisher,
+    )
+
+
+def open_index(settings: Settings) -> Index | None:
+    """The settings' Elasticsearch, not connected yet; None where PostgreSQL searches."""
+    if settings.elasticsearch_url is None:
+        return None
+    key = settings.elasticsearch_api_key
+    return Index(
+        settings.elasticsearch_url,
+        api_key=key.get_secret_value() if key else None,
+        ca_file=settings.elasticsearch_ca_file,
     )
 
 

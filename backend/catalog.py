@@ -7,6 +7,7 @@ decided by the drain behind everything that was accepted before it.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,6 +45,7 @@ EDITS = 5  # tries of an edit without a version of its own
 READ_SECONDS = 1.0  # how long a read waits for what is accepted
 CHANGE_SECONDS = 5.0
 POLL_SECONDS = 0.01
+SEARCHABLE_POLL_SECONDS = 0.05  # each is a request to Elasticsearch, which refreshes once a second
 LIST_PAGE = 200
 
 
@@ -60,7 +62,8 @@ class Catalog:
     Unknown and removed things raise NotFound; a number whose creation was rejected raises Gone;
     engines that are away raise EngineDown.
 
-    Where no worker is running, changes and `wait_stored` drain from this process.
+    Where no worker is running, changes and `wait_stored` drain from this process, and `wait_searchable`
+    publishes from it.
     """
 
     def __init__(
@@ -71,6 +74,9 @@ class Catalog:
         acceptor: Acceptor,
         drainer: Drainer,
         searcher: Searcher,
+        *,
+        publish: Callable[[], int] = lambda: 0,
+        ring_publisher: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log
         self._database = database
@@ -78,6 +84,8 @@ class Catalog:
         self._acceptor = acceptor
         self._drainer = drainer
         self._searcher = searcher
+        self._publish = publish
+        self._ring_publisher = ring_publisher
 
     # -- applications ------------------------------------------------------------------------------
 
@@ -217,7 +225,9 @@ class Catalog:
                 )
                 if edited is not None:
                     self._name_change(tx, stored.chat_id, number, edited.version)
-                    return edited
+            if edited is not None:
+                self._ring_publisher()
+                return edited
         raise _contended(f"message {number}")
 
     def delete_message(
@@ -231,7 +241,9 @@ class Catalog:
                 removed = sql.remove_message(tx, stored.chat_id, number, stored.message.version)
                 if removed is not None:
                     self._name_change(tx, stored.chat_id, number, removed)
-                    return
+            if removed is not None:
+                self._ring_publisher()
+                return
         raise _contended(f"message {number}")
 
     # -- waiting -----------------------------------------------------------------------------------
@@ -251,6 +263,24 @@ class Catalog:
                 return False
             if self._log.workers() or not self._drainer.drain(shard):
                 time.sleep(POLL_SECONDS)
+
+    def wait_searchable(self, token: str, chat: int, first: int, last: int, seconds: float) -> bool:
+        """Wait until a search finds all that is stored of a chat under these numbers.
+
+        False if that takes longer, Elasticsearch's being away included. Where no worker is running, this
+        process publishes.
+        """
+        row = self._chat_row(token, chat)
+        deadline = time.monotonic() + seconds
+        while True:
+            with suppress(Unavailable):
+                if row is not None and self._searcher.knows(row.id, first, last):
+                    return True
+                if not self._log.workers():
+                    self._publish()
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(SEARCHABLE_POLL_SECONDS)
 
     def check_stored(self, token: str, chat: int | None, accepted: Accepted) -> None:
         """Raise Gone if any of these numbers, decided by now, was rejected."""

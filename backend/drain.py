@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 class Drainer:
     """Moves events from the log to SQL. Thread-safe: one instance serves all of a process's threads.
 
+    `ring_publisher` is called once something is committed that the outbox names.
     `step` is called with `read`, `rows`, `committed` and `trimmed` as a batch passes them, so that a
     test can end the process there.
     """
@@ -55,12 +56,14 @@ class Drainer:
         database: Database,
         lives: Lives,
         *,
+        ring_publisher: Callable[[], None] = lambda: None,
         step: Step = lambda _: None,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self._log = log
         self._database = database
         self._lives = lives
+        self._ring_publisher = ring_publisher
         self._step = step
         self._stuck_seconds = stuck_seconds
         self._stopping = threading.Event()
@@ -93,6 +96,8 @@ class Drainer:
                 break
             taken += len(page.entries)
             self._step("committed")
+            if page.named:
+                self._ring_publisher()
             # Left over once the lock was let go: whoever rang meanwhile found it locked and left.
             left = self._log.trim(shard, page.end.epoch, page.through)
             self._step("trimmed")
@@ -178,6 +183,7 @@ class Batch:
     page: Page
     epoch: int
     dropped: int = 0
+    named: bool = False  # whether the outbox names any of it
 
     @property
     def entries(self) -> list[tuple[bytes, bytes]]:
@@ -280,6 +286,7 @@ class _Storing:
             rows = self._sift(placed)
         if self.publishing and rows:
             sql.add_to_outbox(self.tx, [(row.chat_id, row.number, row.version) for row in rows])
+            self.batch.named = True
 
     def _copy(self, rows: Iterable[MessageRow]) -> Exception | None:
         """Store rows, all or none; returns what is wrong with the data if it is none."""

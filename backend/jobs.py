@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,11 +25,16 @@ from huey.serializer import Serializer
 from backend.drain import Drainer
 from backend.errors import Failed, InstaChatError
 from backend.log import Log
+from backend.publish import Publisher
 from backend.settings import redacted
 
 SWEEP_SECONDS = 0.5
 SHUTDOWN_SECONDS = 30
 THREADS = 2
+MOST_BELLS = 100
+PUBLISHERS = 2  # while one waits for Elasticsearch, the other loads
+PAUSE_SECONDS = 2.0  # before another try, when publishing failed
+PUBLISHED_WITHIN = 4.0  # what is not published by then, when the worker ends, stays in the outbox
 logger = logging.getLogger(__name__)
 
 
@@ -58,13 +64,22 @@ class Jobs:
         self.huey = RedisHuey(
             "instachat", results=False, serializer=JsonSerializer(), connection_pool=pool
         )
+        self.publishing_asked = threading.Event()  # of this process's worker
         self._drainer = drainer
         self._drain = self.huey.task(name="drain")(self._run_drain)
+        self._publish = self.huey.task(name="publish")(self.publishing_asked.set)
 
     def ring(self, shard: int) -> None:
         """Ask for a drain of a shard. Never raises: the worker's sweep finds what no bell announced."""
         with suppress(redis.RedisError):
             self._drain(shard)
+
+    def ring_publisher(self) -> None:
+        """Ask for what the outbox names to be published. Never raises, as `ring`."""
+        with suppress(redis.RedisError):
+            # Bells that nobody heard yet are enough: the queue does not grow while no worker runs.
+            if self.length() < MOST_BELLS:
+                self._publish()
 
     def _run_drain(self, shard: int) -> None:
         try:
@@ -77,11 +92,66 @@ class Jobs:
         return int(self.huey.pending_count())
 
 
+class Press:
+    """Threads that publish. A hanging Elasticsearch holds up these alone, and neither jobs nor the sweep."""
+
+    def __init__(self, publisher: Publisher, asked: threading.Event) -> None:
+        """`asked` is set when there is something to publish; they look twice a second all the same."""
+        self._publisher = publisher
+        self._asked = asked
+        self._stopping = threading.Event()
+        self._trouble: type[Exception] | None = None
+        self._threads = [
+            threading.Thread(target=self._run, name=f"publisher-{number}", daemon=True)
+            for number in range(PUBLISHERS)
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End after the bulks under way; one that takes too long is left to its lease."""
+        self._stopping.set()
+        self._publisher.stop()
+        self._asked.set()
+        deadline = time.monotonic() + PUBLISHED_WITHIN
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._asked.wait(SWEEP_SECONDS)
+            self._asked.clear()
+            try:
+                if self._publisher.publish() and self._trouble:
+                    self._trouble = None
+                    logger.info("publishing goes on")
+                continue
+            except InstaChatError as error:
+                # Said once, not with every try: how far behind it is, `status` tells.
+                if self._trouble is not type(error):
+                    self._trouble = type(error)
+                    logger.warning("%s; it is tried again and again", error.message)
+            except Exception:
+                logger.exception("publishing failed; it is tried again")
+            self._stopping.wait(PAUSE_SECONDS)
+
+
 class Worker:
     """Runs jobs and sweeps, until told to stop. Several may run, on several machines."""
 
-    def __init__(self, jobs: Jobs, drainer: Drainer, log: Log, tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        drainer: Drainer,
+        log: Log,
+        tick: Callable[[], None],
+        publisher: Publisher | None = None,
+    ) -> None:
         self._jobs = jobs
+        self._press = Press(publisher, jobs.publishing_asked) if publisher else None
         self._drainer = drainer
         self._log = log
         self._tick = tick
@@ -102,6 +172,8 @@ class Worker:
             shutdown_timeout=SHUTDOWN_SECONDS,
         )
         consumer.start()
+        if self._press:
+            self._press.start()
         # Ours in place of Huey's, which treats one of the two as a reason to drop its work.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -111,6 +183,8 @@ class Worker:
                 time.sleep(SWEEP_SECONDS)
         finally:
             self._drainer.stop()
+            if self._press:
+                self._press.stop()
             consumer.stop(graceful=True)
             with suppress(InstaChatError):
                 self._log.retire(self._name)

@@ -30,7 +30,7 @@ def show(output: Output = None) -> None:
         found = getattr(settings, name)
         if name.endswith("_url"):
             return found and redacted(found)
-        return found if isinstance(found, int) else str(found)
+        return found if found is None or isinstance(found, int) else str(found)
 
     rows = (
         {

@@ -307,6 +307,20 @@ SEARCH = hot(
       AND strpos(folded COLLATE "C", :keyword) > 0
     ORDER BY number LIMIT :limit""",
 )
+# The same, of candidates that an index names.
+CONFIRM = hot(
+    "confirm",
+    """
+    SELECT number, text, created_at, updated_at, version FROM message
+    WHERE chat_id = :chat_id AND number = ANY(cast(:numbers AS bigint[])) AND state = 'stored'
+      AND strpos(folded COLLATE "C", :keyword) > 0
+    ORDER BY number LIMIT :limit""",
+)
+COUNT_PUBLISHED = hot(
+    "count_published",
+    "SELECT count(*) FROM message WHERE chat_id = :chat_id AND number BETWEEN :first AND :last"
+    " AND state IN ('stored', 'removed')",
+)
 MESSAGE_TIMES = hot(
     "message_times",
     """
@@ -373,6 +387,20 @@ def search(
         SEARCH, {"chat_id": chat_id, "keyword": keyword, "after": after, "limit": limit}
     )
     return [Message(*row) for row in rows]
+
+
+def confirm(
+    connection: Connection, chat_id: int, numbers: Sequence[int], keyword: str, limit: int
+) -> list[Message]:
+    """Those of a chat's messages with these numbers that `search` would find, by number."""
+    values = {"chat_id": chat_id, "numbers": list(numbers), "keyword": keyword, "limit": limit}
+    return [Message(*row) for row in connection.execute(CONFIRM, values)]
+
+
+def count_published(connection: Connection, chat_id: int, first: int, last: int) -> int:
+    """How many of these numbers of a chat an index has to know, once it has caught up."""
+    values = {"chat_id": chat_id, "first": first, "last": last}
+    return int(connection.scalar(COUNT_PUBLISHED, values) or 0)
 
 
 def edit_message(

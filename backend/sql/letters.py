@@ -1,4 +1,4 @@
-"""Dead letters: events that could not be stored."""
+"""Dead letters: events that could not be stored, and messages that could not be published."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,15 +17,15 @@ class DeadLetter(NamedTuple):
     event: bytes
 
 
-def add_dead_letters(tx: Connection, letters: Sequence[DeadLetter]) -> None:
-    """Keep events that could not be stored; one that is kept already stays as it is."""
+def add_dead_letters(tx: Connection, letters: Sequence[DeadLetter], kind: str = "drain") -> None:
+    """Keep events that could not be stored, or published; one that is kept already stays as it is."""
     tx.execute(
         text(
             "INSERT INTO dead_letter (key, kind, reason, token, chat, number, event)"
-            " VALUES (:key, 'drain', :reason, :token, :chat, :number, :event)"
+            " VALUES (:key, :kind, :reason, :token, :chat, :number, :event)"
             " ON CONFLICT (key) DO NOTHING"
         ),
-        [letter._asdict() for letter in letters],
+        [{**letter._asdict(), "kind": kind} for letter in letters],
     )
 
 

@@ -665,9 +665,11 @@ def test_an_index_hears_of_what_was_imported(backend: Backend) -> None:
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE installation SET publishing = true"))
     load(backend, [message(updated_at=LATER), message(2, **GONE)])
-    (named,) = query(backend, "SELECT messages FROM outbox")
+    named = query(
+        backend, "SELECT c, n, v FROM outbox, unnest(chats, numbers, versions) w(c, n, v)"
+    )
     rows = query(backend, "SELECT chat_id, number, version FROM message ORDER BY number")
-    assert [tuple(entry) for entry in named[0]] == rows
+    assert named == rows
     assert [version for _, _, version in rows] == [1769903999000001, 1769903999000000]
 
 
