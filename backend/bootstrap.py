@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from backend.accept import Acceptor
 from backend.catalog import Catalog
 from backend.counters import Counters
+from backend.documents import Documents
 from backend.drain import Drainer
 from backend.embedded import PrivateEngines, acquire
 from backend.errors import Invalid, Unavailable
@@ -146,6 +147,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         ring_publisher=ring_publisher,
     )
     settler = Settler(log, lives, drainer)
+    documents = Documents(database, index, publisher) if index and publisher else None
     return Backend(
         settings,
         at.engines,
@@ -158,7 +160,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         catalog,
         Importer(log, database, lives, settler),
         Exporter(database, settler),
-        Reconciler(log, database, lives, settler, index, publisher),
+        Reconciler(log, database, lives, settler, documents),
         index,
         publisher,
     )

@@ -134,8 +134,8 @@ def judge(
         yield finding("count_differs", "; ".join(differs))
     detail = f"there are rows up to {tally.highest}, and none of this number"
     for number in holes:
-        missing = (number, None) if parent.chat is None else (parent.chat, number)
-        yield Finding("gap_unexplained", parent.token, *missing, detail, repairable)
+        chat, message = (number, None) if parent.chat is None else (parent.chat, number)
+        yield Finding("gap_unexplained", parent.token, chat, message, detail, repairable)
 
 
 def _numbers(first: int, last: int) -> str:

@@ -68,6 +68,11 @@ BULK_SECONDS = 15.0  # a bulk's answer; less than a publisher's lease
 MOST_DOCUMENTS = 2_500  # of one bulk
 MOST_BYTES = 4 << 20
 PAUSES = (0.1, 0.3, 0.9)  # before what was refused for now is sent again
+STATES_AT_ONCE = 10_000  # as many as an index gives by default
+MOMENT = "2m"  # that a point in time is kept between two pages
+_STATE_PATHS = "hits.hits.sort,hits.hits._version,hits.hits.matched_queries"
+_ALL: Mapping[str, Any] = {"match_all": {}}
+_ALIVE: Mapping[str, Any] = {"exists": {"field": "text", "_name": "alive"}}
 _JSON = json.JSONEncoder(ensure_ascii=False).encode
 _BULK_HEADERS = {"content-type": "application/x-ndjson", "accept": "application/json"}
 
@@ -82,6 +87,15 @@ class Document(NamedTuple):
     number: int
     version: int
     text: str | None
+
+
+class DocumentState(NamedTuple):
+    """What can be told of a document without its text; `alive` unless it says that the message is removed."""
+
+    chat_id: int
+    number: int
+    version: int
+    alive: bool
 
 
 class Rejected(NamedTuple):
@@ -309,6 +323,70 @@ class Index:
             )
         return int(answer["count"])
 
+    # -- comparing ---------------------------------------------------------------------------------
+
+    def states(
+        self, name: str, chat_ids: Sequence[int] | None = None
+    ) -> Iterator[list[DocumentState]]:
+        """The state of every document of an index, or of some chats' in it, by chat and number, in pages.
+
+        They are of one moment, and of all that was written before the call. Raises IndexMissing.
+        """
+        query = _ALL if chat_ids is None else _of_chats(chat_ids)
+        self._refresh(name)
+        with self._in_our_words(name) as client:
+            moment = client.open_point_in_time(index=name, keep_alive=MOMENT)["id"]
+        after: list[int] | None = None
+        try:
+            while page := self._states(
+                query, pit={"id": moment, "keep_alive": MOMENT}, after=after
+            ):
+                yield page
+                after = list(page[-1][:2])
+        finally:
+            with self._in_our_words(name) as client:
+                client.close_point_in_time(id=moment)
+
+    def states_of(
+        self, name: str, keys: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], DocumentState]:
+        """The states of those of these (chat id, number) that have a document now, by key."""
+        self._refresh(name)
+        query = {"ids": {"values": [f"{chat}-{number}" for chat, number in keys]}}
+        return {state[:2]: state for state in self._states(query, index=name)} if keys else {}
+
+    def _refresh(self, name: str) -> None:
+        with self._in_our_words(name) as client:
+            client.options(request_timeout=BULK_SECONDS).indices.refresh(index=name)
+
+    def _states(
+        self,
+        query: Mapping[str, Any],
+        *,
+        index: str | None = None,
+        pit: Mapping[str, Any] | None = None,
+        after: Sequence[int] | None = None,
+    ) -> list[DocumentState]:
+        with self._in_our_words(index) as client:
+            answer = client.options(request_timeout=BULK_SECONDS).search(
+                index=index,
+                pit=pit,
+                query={"bool": {"filter": [query], "should": [_ALIVE]}},
+                sort=["chat", "number"],
+                search_after=after,
+                size=STATES_AT_ONCE,
+                version=True,
+                track_total_hits=False,
+                source=False,
+                stored_fields="_none_",
+                allow_partial_search_results=False,
+                filter_path=_STATE_PATHS,
+            )
+        return [
+            DocumentState(hit["sort"][0], hit["sort"][1], hit["_version"], "matched_queries" in hit)
+            for hit in answer.body.get("hits", {}).get("hits", ())
+        ]
+
     # -- health ------------------------------------------------------------------------------------
 
     def version(self) -> str:
@@ -403,6 +481,10 @@ def _cut(keyword: str) -> list[str]:
 def _of_chat(chat_id: int) -> dict[str, Any]:
     """Every document is routed by its chat, so the routing names it: no field need do it again."""
     return {"term": {"_routing": str(chat_id)}}
+
+
+def _of_chats(chat_ids: Sequence[int]) -> dict[str, Any]:
+    return {"terms": {"_routing": [str(id_) for id_ in chat_ids]}}
 
 
 def _bulks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], bytes]]:

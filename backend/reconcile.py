@@ -31,6 +31,7 @@ from itertools import islice
 from sqlalchemy import Connection
 
 from backend import sql
+from backend.documents import Documents
 from backend.errors import Unavailable
 from backend.findings import Finding, Summary, is_suspect, judge
 from backend.life import Lives
@@ -52,10 +53,19 @@ POLL_SECONDS = 0.02
 class Reconciler:
     """Begins reconciliations. Thread-safe."""
 
-    def __init__(self, log: Log, database: Database, lives: Lives, settler: Settler) -> None:
+    def __init__(
+        self,
+        log: Log,
+        database: Database,
+        lives: Lives,
+        settler: Settler,
+        documents: Documents | None,
+    ) -> None:
+        """Without `documents` the index is left out."""
         self._log = log
         self._database = database
         self._settler = settler
+        self._documents = documents
         self._mender = Mender(log, database, lives, settler)
 
     def begin(
@@ -67,7 +77,13 @@ class Reconciler:
         """
         mender = self._mender if mend and not dry_run else None
         return Reconciliation(
-            self._log, self._database, self._settler, mender, token, dry_run=dry_run
+            self._log,
+            self._database,
+            self._settler,
+            self._documents,
+            mender,
+            token,
+            dry_run=dry_run,
         )
 
 
@@ -79,6 +95,7 @@ class Reconciliation:
         log: Log,
         database: Database,
         settler: Settler,
+        documents: Documents | None,
         mender: Mender | None,
         token: str | None,
         *,
@@ -88,6 +105,7 @@ class Reconciliation:
         self._log = log
         self._database = database
         self._settler = settler
+        self._documents = documents
         self._mender = mender
         self._token = token
         self._dry_run = dry_run
@@ -123,9 +141,22 @@ class Reconciliation:
             if token is not None and sql.application(snapshot, token) is None:
                 raise no_application()
             yield from self._compare_parents(snapshot, progress)
+            if self._documents is not None:
+                yield from self._documents.compare(
+                    snapshot,
+                    token,
+                    self.summary,
+                    lambda: progress(self._compared),
+                    mend=self._mender is not None,
+                )
             if token is None:
                 yield from self._find_orphans(snapshot)
         yield from self._find_stray_counters()
+
+    @property
+    def _compared(self) -> int:
+        found = self.summary
+        return found.applications + found.chats + found.messages + (found.documents or 0)
 
     # -- parents: rows beside counters -----------------------------------------------------------------
 
@@ -141,7 +172,7 @@ class Reconciliation:
                 self.summary.pending += max((counter.issued or 0) - tally.highest, 0)
                 if is_suspect(tally, counter):
                     suspects.append(parent)
-            progress(self.summary.applications + self.summary.chats + self.summary.messages)
+            progress(self._compared)
             if len(suspects) >= AT_ONCE:
                 yield from self._confirm_parents(suspects)
                 suspects = []

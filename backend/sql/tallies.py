@@ -7,6 +7,7 @@ from sqlalchemy import Connection, text
 
 from backend.model import Parent
 from backend.sql.database import PAGE, hot
+from backend.sql.outbox import add_to_outbox, publishing
 
 _IMPORTING = 7_203_512  # any number; with the shard's it names a lock
 
@@ -216,8 +217,11 @@ def still_orphans(connection: Connection, found: Sequence[Orphan]) -> list[Orpha
 
 
 def bury_orphan(tx: Connection, orphan: Orphan) -> None:
-    """Make a dead letter of a message without a chat, with all that is known of it; idempotent."""
-    tx.execute(
+    """Make a dead letter of a message without a chat, with all that is known of it; idempotent.
+
+    Where changes are published, the index hears that it is removed.
+    """
+    version = tx.scalar(
         text(
             """
             WITH gone AS (DELETE FROM message WHERE chat_id = :chat_id AND number = :number RETURNING *)
@@ -225,10 +229,12 @@ def bury_orphan(tx: Connection, orphan: Orphan) -> None:
             SELECT 'orphan-' || gen_random_uuid(), 'drain', 'its chat does not exist', number,
                    convert_to(jsonb_build_object('text', text, 'created_at', created_at,
                        'updated_at', updated_at, 'state', state)::text, 'UTF8')
-            FROM gone"""
+            FROM gone RETURNING (SELECT version FROM gone)"""
         ),
         orphan._asdict(),
     )
+    if version is not None and publishing(tx):
+        add_to_outbox(tx, [(*orphan, version + 1)])
 
 
 # -- who else has a number in hand ----------------------------------------------------------------

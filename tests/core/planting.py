@@ -43,21 +43,20 @@ class Field:
         for token in self.tokens:
             backend.acceptor.accept(accept.chats(token, CHATS))
             for chat in FULL:
-                self._fill(Parent(token, chat))
+                self._fill(token, chat)
             backend.catalog.delete_chat(token, REMOVED)
         backend.drainer.drain_all()
 
-    def _fill(self, chat: Parent) -> None:
+    def _fill(self, token: str, chat: int) -> None:
         """Messages: most are stored, one was rejected, one is removed."""
-        assert chat.chat
-        texts = [f"{chat.chat} {n} سلام" for n in range(1, MESSAGES - 1)]
-        self.backend.acceptor.accept(accept.messages(*chat, texts))
-        shard = self.backend.counters.shard(chat.token)
-        bad = Creation("messages", chat, pack_messages(*chat, ["bad\x00"]))
+        texts = [f"{chat} {n} سلام" for n in range(1, MESSAGES - 1)]
+        self.backend.acceptor.accept(accept.messages(token, chat, texts))
+        shard = self.backend.counters.shard(token)
+        bad = Creation("messages", Parent(token, chat), pack_messages(token, chat, ["bad\x00"]))
         _, end = self.backend.log.issued(shard, [])
         self.backend.log.accept(shard, [bad], end)
-        self.backend.acceptor.accept(accept.messages(*chat, ["last"]))
-        self.backend.catalog.delete_message(*chat, 2)
+        self.backend.acceptor.accept(accept.messages(token, chat, ["last"]))
+        self.backend.catalog.delete_message(token, chat, 2)
 
     # -- planting ------------------------------------------------------------------------------------
 
@@ -114,6 +113,7 @@ class Field:
             self.expected.append(("gap_unexplained", *parent, number))
 
     def _delete(self, parent: Parent, number: int) -> None:
+        """Lose the row of a child."""
         if parent.chat is None:
             self.execute(
                 "DELETE FROM chat c USING application a WHERE a.id = c.application_id"

@@ -201,8 +201,8 @@ def test_the_last_run_is_remembered(backend: Backend) -> None:
     with backend.database.connect() as connection:
         assert reconciliations.last(connection) is None
     field.execute("DELETE FROM message WHERE number = 5")
-    for how, outcome in [({}, (3, 0)), ({"mend": True}, (3, 3)), ({}, (0, 0))]:
-        found(backend, **how)
+    for mend, outcome in [(False, (3, 0)), (True, (3, 3)), (False, (0, 0))]:
+        found(backend, mend=mend)
         with backend.database.connect() as connection:
             last = reconciliations.last(connection)
         assert last
