@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from backend.accept import Acceptor
 from backend.catalog import Catalog
+from backend.clearing import Clearer
 from backend.counters import Counters
 from backend.documents import Documents
 from backend.drain import Drainer
@@ -15,15 +16,19 @@ from backend.exporting import Exporter
 from backend.importing import Importer
 from backend.index import Index
 from backend.jobs import Jobs, Worker
+from backend.letters import DeadLetters
 from backend.life import Lives
 from backend.log import Log
+from backend.mending import Mender
 from backend.migrations import upgrade
+from backend.past_log import PastLog
 from backend.publish import Publisher, keep_first_index
 from backend.reconcile import Reconciler
 from backend.search import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
 from backend.sql import Database
+from backend.syncing import Syncer
 
 STRICT_REDIS = {
     "appendonly": "yes",
@@ -44,19 +49,24 @@ class Backend:
     log: Log
     counters: Counters
     drainer: Drainer
+    clearer: Clearer
+    syncer: Syncer
     jobs: Jobs
     acceptor: Acceptor
     catalog: Catalog
     importer: Importer
     exporter: Exporter
     reconciler: Reconciler
+    letters: DeadLetters
     index: Index | None
     publisher: Publisher | None
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
         tick = self.engines.ensure if self.engines else lambda: None
-        return Worker(self.jobs, self.drainer, self.log, tick, self.publisher)
+        return Worker(
+            self.jobs, self.drainer, self.clearer, self.syncer, self.log, tick, self.publisher
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,9 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
 
     drainer = Drainer(log, database, lives, ring_publisher=ring_publisher)
     counters = Counters(log, database, lives, drainer)
-    jobs = Jobs(at.huey, drainer)
+    clearer = Clearer(log, database)
+    syncer = Syncer(log, database, lives)
+    jobs = Jobs(at.huey, drainer, clearer, syncer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(
         log,
@@ -148,6 +160,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
     )
     settler = Settler(log, lives, drainer)
     documents = Documents(database, index, publisher) if index and publisher else None
+    past_log = PastLog(log, database, lives, settler)
     return Backend(
         settings,
         at.engines,
@@ -155,12 +168,15 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         log,
         counters,
         drainer,
+        clearer,
+        syncer,
         jobs,
         acceptor,
         catalog,
-        Importer(log, database, lives, settler),
+        Importer(log, database, settler, past_log),
         Exporter(database, settler),
-        Reconciler(log, database, lives, settler, documents),
+        Reconciler(log, database, settler, Mender(log, database, lives, past_log), documents),
+        DeadLetters(log, database, past_log),
         index,
         publisher,
     )

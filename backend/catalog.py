@@ -140,10 +140,14 @@ class Catalog:
                 return sql.to_application(row, seen.chats_count)
         raise _contended("the application")
 
-    def delete_application(self, token: str) -> None:
-        """Delete an application without chats; HasChildren, changing nothing, if it has any."""
+    def delete_application(self, token: str, *, cascade: bool = False) -> None:
+        """Delete an application without chats; HasChildren, changing nothing, if it has any.
+
+        With `cascade` its chats go with it: none can be reached when this returns, and their rows are
+        dropped afterwards (see `clearing`).
+        """
         self.application(token)
-        self._delete(token, None)
+        self._delete(token, None, cascade)
 
     # -- chats -------------------------------------------------------------------------------------
 
@@ -171,10 +175,13 @@ class Catalog:
             after = page[-1].number
             limit = None if limit is None else limit - len(page)
 
-    def delete_chat(self, token: str, number: int) -> None:
-        """Delete a chat without messages; HasChildren, changing nothing, if it has any."""
+    def delete_chat(self, token: str, number: int, *, cascade: bool = False) -> None:
+        """Delete a chat without messages; HasChildren, changing nothing, if it has any.
+
+        With `cascade` its messages go with it, as an application's chats do.
+        """
         self._stored_chat(token, number)
-        self._delete(token, number)
+        self._delete(token, number, cascade)
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -291,7 +298,7 @@ class Catalog:
         if dead:
             raise Gone(
                 f"message {dead[0]} of chat {chat} was rejected when it was to be stored",
-                "a dead letter says why",
+                "`instachat dead list` says why",
             )
 
     # -- inside ------------------------------------------------------------------------------------
@@ -366,7 +373,7 @@ class Catalog:
         if found.state == "dead":
             raise Gone(
                 f"message {number} of chat {chat} was rejected when it was to be stored",
-                "a dead letter says why",
+                "`instachat dead list` says why",
             )
         raise no_message(chat, number)
 
@@ -395,8 +402,8 @@ class Catalog:
         if not self._log.workers():
             self._drainer.drain(self._counters.shard(token))
 
-    def _delete(self, token: str, chat: int | None) -> None:
-        accepted = self._acceptor.accept(accept.deletion(token, chat))
+    def _delete(self, token: str, chat: int | None, cascade: bool) -> None:
+        accepted = self._acceptor.accept(accept.deletion(token, chat, cascade=cascade))
         what = "the application" if chat is None else f"chat {chat}"
         if not self.wait_stored(accepted.shard, accepted.entry, CHANGE_SECONDS):
             raise Unavailable(
@@ -405,12 +412,18 @@ class Catalog:
             )
         with self._database.connect() as connection:
             standing = sql.standing(connection, accepted.shard, Parent(token, chat))
-        if not standing.removed:
-            children = "chats" if chat is None else "messages"
-            raise HasChildren(
-                f"{what} still has {children}; nothing was deleted",
-                f"delete its {children} first",
+        if standing.removed:
+            return
+        if cascade:
+            raise Unavailable(
+                f"Redis lost the deletion of {what} before it was decided; nothing was deleted",
+                "try again",
             )
+        children = "chats" if chat is None else "messages"
+        raise HasChildren(
+            f"{what} still has {children}; nothing was deleted",
+            f"delete its {children} first, or all at once with a cascade",
+        )
 
     def _name_change(self, tx: Connection, chat_id: int, number: int, version: int) -> None:
         if sql.publishing(tx):

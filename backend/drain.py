@@ -27,7 +27,7 @@ from backend.folding import fold
 from backend.life import Lives
 from backend.log import LifeLost, Log, Page
 from backend.model import EntryId, Parent, checked_text
-from backend.sql import ChatRow, Database, DeadLetter, MessageRow
+from backend.sql import ChatRow, Database, DeadLetter, LockedShard, MessageRow
 
 MOST_ENTRIES = 5_000  # of one transaction
 MOST_BYTES = 4 * 1024 * 1024
@@ -267,14 +267,18 @@ class _Storing:
             return
         wanted = {(event.token, event.chat) for _, event, _ in events}
         chats = sql.chat_ids(self.tx, list(wanted))
+        # Of a removed application no chat has a row for ever; the log of an earlier life may name one.
+        missing = {token for token, chat in wanted if (token, chat) not in chats}
+        applications = sql.application_ids(self.tx, missing) if missing else {}
         placed: list[Placed] = []
         for source in events:
             entry, event, packed = source
-            id_, alive = chats.get((event.token, event.chat), (0, True))
-            if not id_:
-                self._bury(entry, packed, "the chat does not exist", event)
-            elif not alive:
+            _, there = applications.get(event.token, (0, True))
+            id_, alive = chats.get((event.token, event.chat), (0, there))
+            if not alive:
                 self.batch.dropped += len(event.texts)
+            elif not id_:
+                self._bury(entry, packed, "the chat does not exist", event)
             else:
                 placed.append((id_, source))
         if not placed:
@@ -364,6 +368,8 @@ class _Storing:
     def _decide(self, entry: EntryId, event: DeletionAsked) -> None:
         """Leave a tombstone if the deletion still stands and nothing is left inside; else reopen.
 
+        A cascade leaves one whatever is inside.
+
         Reopening comes before the commit: after a crash in between, the same entry finds that it does
         not stand any more, and refuses again. A deletion that does not stand buries nothing.
         """
@@ -372,13 +378,32 @@ class _Storing:
             return
         if event.chat is None:
             id_, alive = sql.application_ids(self.tx, [event.token]).get(event.token, (0, False))
-            gone = alive and sql.bury_application(self.tx, id_)
+            gone = alive and sql.bury_application(self.tx, id_, cascade=event.cascade)
         else:
             key = (event.token, event.chat)
             id_, alive = sql.chat_ids(self.tx, [key]).get(key, (0, False))
-            gone = alive and sql.bury_chat(self.tx, id_)
+            gone = alive and sql.bury_chat(self.tx, id_, cascade=event.cascade)
         if alive and not gone:
             self.log.reopen(self.batch.shard, self.batch.epoch, parent, entry)
+
+
+def store_again(tx: Connection, log: Log, locked: LockedShard, letter: DeadLetter) -> str | None:
+    """Have a dead letter's event go through storing once more; returns why it still can't be stored.
+
+    The caller holds the shard's lock. What can be stored of it is, and what is there already is passed
+    over; a single one that can't be becomes a letter of its own.
+    """
+    shard, entry = letter.key.split("-", 1)
+    name = "-".join(entry.split("-")[:2]).encode()
+    page = Page([(name, letter.event)], locked.cursor, complete=True)
+    storing = _Storing(tx, Batch(int(shard), page, locked.epoch), log, publishing=locked.publishing)
+    storing.run()
+    return next((again.reason for again in storing.letters if again.key == letter.key), None)
+
+
+def why_not_stored(error: Exception) -> str | None:
+    """Why a message can't be stored, without a word of it; None if that is not the data's fault."""
+    return f"can't be stored: {_reason(error)}" if _is_datas_fault(error) else None
 
 
 def _is_datas_fault(error: Exception) -> bool:

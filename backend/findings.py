@@ -81,9 +81,15 @@ class Summary:
         self.lost += tally.lost
 
 
-def target(tally: Tally, issued: int) -> int:
-    """The number up to which a parent's children have been given numbers, as far as anybody knows."""
-    return max(tally.highest, tally.issued, issued)
+def target(tally: Tally, given: int, counter: Counter) -> int:
+    """The number up to which a parent's children have been given numbers that nobody has in hand."""
+    forgotten = tally.issued if _has_forgotten(tally, counter) else 0
+    return max(tally.highest, given, forgotten)
+
+
+def _has_forgotten(tally: Tally, counter: Counter) -> bool:
+    """Whether SQL knows of numbers above all rows that Redis does not know of."""
+    return tally.issued > max(counter.issued or 0, tally.highest)
 
 
 def is_suspect(tally: Tally, counter: Counter) -> bool:
@@ -107,7 +113,7 @@ def judge(
     `counter` is how it was after that.
     """
     issued = counter.issued or 0
-    repairable = target(tally, max(given, issued)) - tally.rows <= MOST_LOST
+    repairable = target(tally, given, counter) - tally.rows <= MOST_LOST
 
     def finding(kind: str, detail: str) -> Finding:
         return Finding(kind, parent.token, parent.chat, None, detail, repairable)
@@ -125,7 +131,7 @@ def judge(
     differs = []
     if tally.removed != tally.gone:
         differs.append(f"SQL counts {tally.removed} removed, the rows say {tally.gone}")
-    if tally.issued > max(issued, tally.highest):
+    if _has_forgotten(tally, counter):
         lost = _numbers(max(issued, tally.highest) + 1, tally.issued)
         differs.append(
             f"SQL counts {tally.issued} given, the counter {issued}: {lost} given, and Redis forgot"

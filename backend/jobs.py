@@ -22,13 +22,18 @@ from huey.consumer import Consumer
 from huey.registry import Message
 from huey.serializer import Serializer
 
+from backend.clearing import Clearer
 from backend.drain import Drainer
 from backend.errors import Failed, InstaChatError
 from backend.log import Log
 from backend.publish import Publisher
 from backend.settings import redacted
+from backend.syncing import Syncer
 
 SWEEP_SECONDS = 0.5
+CLEAR_SECONDS = 0.2  # of a sweep, so that the worker's sign of life and the drain wait no longer
+SYNC_SECONDS = 55 * 60  # so that SQL's counts follow within the hour
+SYNC_LOOK_SECONDS = 60.0
 SHUTDOWN_SECONDS = 30
 THREADS = 2
 MOST_BELLS = 100
@@ -52,7 +57,7 @@ class JsonSerializer(Serializer):  # type: ignore[misc]  # huey is untyped
 class Jobs:
     """The queue, and the two ends of it: `ring` enqueues, `Worker` runs."""
 
-    def __init__(self, url: str, drainer: Drainer) -> None:
+    def __init__(self, url: str, drainer: Drainer, clearer: Clearer, syncer: Syncer) -> None:
         try:
             # Its own client: its time-out for answers must be longer than the queue's blocking pop.
             pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=2, socket_timeout=10)
@@ -66,7 +71,12 @@ class Jobs:
         )
         self.publishing_asked = threading.Event()  # of this process's worker
         self._drainer = drainer
+        self._clearer = clearer
         self._drain = self.huey.task(name="drain")(self._run_drain)
+        self._cascade = self.huey.task(name="cascade")(self._run_cascade)
+        self._syncer = syncer
+        self._syncing = threading.Lock()
+        self._sync = self.huey.task(name="sync-counters")(self._run_sync)
         self._publish = self.huey.task(name="publish")(self.publishing_asked.set)
 
     def ring(self, shard: int) -> None:
@@ -81,11 +91,38 @@ class Jobs:
             if self.length() < MOST_BELLS:
                 self._publish()
 
+    def cascade(self) -> None:
+        """Ask that what removed parents left is dropped. Never raises, as `ring`."""
+        with suppress(redis.RedisError):
+            self._cascade()
+
+    def sync_counters(self) -> None:
+        """Ask for a sync of the counters. Never raises, as `ring`."""
+        with suppress(redis.RedisError):
+            self._sync()
+
     def _run_drain(self, shard: int) -> None:
         try:
             self._drainer.drain(shard)
         except InstaChatError as error:  # the sweep tries again
             logger.warning("%s", error.message)
+
+    def _run_cascade(self) -> None:
+        try:
+            self._clearer.clear_all()
+        except InstaChatError as error:  # the sweep goes on
+            logger.warning("%s", error.message)
+
+    def _run_sync(self) -> None:
+        if not self._syncing.acquire(blocking=False):
+            return  # asked for again while one is under way, which is as good
+        try:
+            written = sum(1 for _ in self._syncer.sync())
+            logger.info("counters synced: %d counts written", written)
+        except InstaChatError as error:  # the worker asks again
+            logger.warning("%s", error.message)
+        finally:
+            self._syncing.release()
 
     def length(self) -> int:
         """How many jobs are waiting."""
@@ -146,6 +183,8 @@ class Worker:
         self,
         jobs: Jobs,
         drainer: Drainer,
+        clearer: Clearer,
+        syncer: Syncer,
         log: Log,
         tick: Callable[[], None],
         publisher: Publisher | None = None,
@@ -153,6 +192,9 @@ class Worker:
         self._jobs = jobs
         self._press = Press(publisher, jobs.publishing_asked) if publisher else None
         self._drainer = drainer
+        self._clearer = clearer
+        self._syncer = syncer
+        self._look_at = 0.0  # when to look next whether a sync is due
         self._log = log
         self._tick = tick
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
@@ -183,6 +225,8 @@ class Worker:
                 time.sleep(SWEEP_SECONDS)
         finally:
             self._drainer.stop()
+            self._clearer.stop()
+            self._syncer.stop()
             if self._press:
                 self._press.stop()
             consumer.stop(graceful=True)
@@ -195,10 +239,24 @@ class Worker:
 
     def _sweep(self) -> None:
         # Each by itself: a Redis that is full takes no beat, and is relieved by the drain alone.
-        for duty in (self._tick, lambda: self._log.beat(self._name), self._drainer.drain_all):
+        for duty in (
+            self._tick,
+            lambda: self._log.beat(self._name),
+            self._drainer.drain_all,
+            lambda: self._clearer.clear_all(CLEAR_SECONDS),
+            self._sync_hourly,
+        ):
             try:
                 duty()
             except InstaChatError as error:
                 logger.warning("%s", error.message)
             except Exception:
                 logger.exception("the sweep failed; it is tried again")
+
+    def _sync_hourly(self) -> None:
+        """Ask for a sync when the last one, by whomever, is nearly an hour ago."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + SYNC_LOOK_SECONDS
+            if self._syncer.due(SYNC_SECONDS):
+                self._jobs.sync_counters()

@@ -127,8 +127,9 @@ def keep_first_index(database: Database) -> None:
     with database.connect() as connection:
         if not indices.is_blank(connection):
             return
+    name = new_name(database.installation.id)  # before the lock, which nobody can read it behind
     with database.begin() as tx:
         indices.lock_flag(tx)
         if indices.is_blank(tx):
-            indices.add_index(tx, new_name(database.installation.id), "live", MAPPING)
+            indices.add_index(tx, name, "live", MAPPING)
             indices.set_publishing(tx, True)

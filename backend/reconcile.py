@@ -33,8 +33,7 @@ from sqlalchemy import Connection
 from backend import sql
 from backend.documents import Documents
 from backend.errors import Unavailable
-from backend.findings import Finding, Summary, is_suspect, judge
-from backend.life import Lives
+from backend.findings import Finding, Summary, is_suspect, judge, target
 from backend.log import Counter, Log
 from backend.mending import Mender
 from backend.model import EntryId, Parent, checked_token, no_application, shard_of
@@ -57,8 +56,8 @@ class Reconciler:
         self,
         log: Log,
         database: Database,
-        lives: Lives,
         settler: Settler,
+        mender: Mender,
         documents: Documents | None,
     ) -> None:
         """Without `documents` the index is left out."""
@@ -66,7 +65,7 @@ class Reconciler:
         self._database = database
         self._settler = settler
         self._documents = documents
-        self._mender = Mender(log, database, lives, settler)
+        self._mender = mender
 
     def begin(
         self, token: str | None = None, *, mend: bool = False, dry_run: bool = False
@@ -222,7 +221,7 @@ class Reconciliation:
                 repairable = finding.repairable
                 yield finding
         if repairable and self._mender is not None:
-            self._mender.mend_parent(parent)
+            self._mender.mend_parent(parent, target(tally, decided, counter))
 
     # -- what has no parent ----------------------------------------------------------------------------
 
@@ -347,7 +346,7 @@ class Reconciliation:
         deadline = time.monotonic() + IMPORT_SECONDS
         while True:
             with self._database.begin() as tx:
-                if tallies.keep_imports_out(tx, shard):
+                if tallies.nobody_holds_numbers(tx, shard):
                     yield tx
                     return
             if time.monotonic() > deadline:

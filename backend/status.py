@@ -41,7 +41,7 @@ class Status:
     queue: int | None  # jobs that wait
     waiting: int | None  # log entries accepted and not stored
     oldest_seconds: float | None  # how long the oldest of them has been waiting
-    dead_letters: int | None
+    dead_letters: dict[str, int] | None  # by kind
     unsynced_counters: int | None  # parents whose count in SQL is behind
 
 
@@ -60,7 +60,7 @@ def report(database: Database, log: Log, queue_length: Callable[[], int]) -> Sta
         waiting=None if lengths is None else sum(lengths),
         oldest_seconds=None if lengths is None else _known(lambda: _oldest(log, lengths)),
         dead_letters=_known(lambda: _dead_letters(database)) if shards else None,
-        unsynced_counters=_known(lambda: sum(log.dirty(shards))) if shards and up else None,
+        unsynced_counters=_known(lambda: sum(log.unsynced(shards))) if shards and up else None,
     )
 
 
@@ -88,7 +88,7 @@ def _postgres(database: Database) -> Engine:
     return Engine("PostgreSQL", str(version).partition(" ")[0])
 
 
-def _dead_letters(database: Database) -> int:
+def _dead_letters(database: Database) -> dict[str, int]:
     with database.connect() as connection:
         return sql.count_dead_letters(connection)
 

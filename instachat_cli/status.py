@@ -79,7 +79,8 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "queue": found.queue,
         "not_stored": found.waiting,
         "oldest_seconds": found.oldest_seconds and round(found.oldest_seconds, 3),
-        "dead_letters": found.dead_letters,
+        "dead_letters": None if found.dead_letters is None else sum(found.dead_letters.values()),
+        "dead_letters_by_kind": found.dead_letters,
         "counters_not_synced": found.unsynced_counters,
     }
     shown = {
@@ -94,10 +95,17 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "workers": _count(found.workers, "running", "running"),
         "job queue": _count(found.queue, "job waits", "jobs wait"),
         "not stored yet": waiting,
-        "dead letters": _count(found.dead_letters, "", ""),
+        "dead letters": _letters(found.dead_letters),
         "counters to sync": _count(found.unsynced_counters, "", ""),
     }
     return Snapshot(body, shown)
+
+
+def _letters(letters: "dict[str, int] | None") -> str:
+    if letters is None:
+        return "unknown"
+    kinds = ", ".join(f"{count:,} of {kind}" for kind, count in letters.items() if count)
+    return f"{kinds}: see `instachat dead list`" if kinds else "0"
 
 
 def _count(count: int | None, one: str, many: str) -> str:

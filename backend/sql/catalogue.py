@@ -257,25 +257,34 @@ HAS_CHATS = hot(
 )
 
 
-def bury_application(tx: Connection, id_: int) -> bool:
-    """Leave a tombstone for an application; False, changing nothing, if it has chats."""
-    if tx.scalar(HAS_CHATS, {"id": id_}):
+def bury_application(tx: Connection, id_: int, *, cascade: bool) -> bool:
+    """Leave a tombstone for an application; False, changing nothing, if it has chats.
+
+    With `cascade` it may have some. What belonged to it is left to be dropped (see `removal`).
+    """
+    if not cascade and tx.scalar(HAS_CHATS, {"id": id_}):
         return False
     tx.execute(
-        text("UPDATE application SET removed_at = now(), updated_at = now() WHERE id = :id"),
+        text(
+            "UPDATE application SET removed_at = now(), updated_at = now(), rows_left = true"
+            " WHERE id = :id"
+        ),
         {"id": id_},
     )
     return True
 
 
-def bury_chat(tx: Connection, id_: int) -> bool:
-    """Leave a tombstone for a chat, counted at its application; False if it has messages."""
-    if tx.scalar(HAS_MESSAGES, {"id": id_}):
+def bury_chat(tx: Connection, id_: int, *, cascade: bool) -> bool:
+    """Leave a tombstone for a chat, counted at its application; False if it has messages.
+
+    With `cascade` it may have some. What belonged to it is left to be dropped (see `removal`).
+    """
+    if not cascade and tx.scalar(HAS_MESSAGES, {"id": id_}):
         return False
     tx.execute(
         text(
             "WITH gone AS (UPDATE chat SET state = 'removed', removed_at = now(),"
-            " updated_at = now() WHERE id = :id RETURNING application_id)"
+            " updated_at = now(), rows_left = true WHERE id = :id RETURNING application_id)"
             " UPDATE application SET chats_removed = chats_removed + 1"
             " WHERE id = (SELECT application_id FROM gone)"
         ),
@@ -328,18 +337,18 @@ MESSAGE_TIMES = hot(
     FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS wanted(chat_id, number)
     JOIN message m ON m.chat_id = wanted.chat_id AND m.number = wanted.number""",
 )
-_VERSION = "greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+VERSION = "greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
 EDIT = hot(
     "edit",
     "UPDATE message SET text = :text, folded = :folded, updated_at = now(),"
-    f" version = {_VERSION}"
+    f" version = {VERSION}"
     " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
     " RETURNING number, text, created_at, updated_at, version",
 )
 REMOVE = hot(
     "remove",
     "UPDATE message SET text = '', folded = '', state = 'removed', removed_at = now(),"
-    f" updated_at = now(), version = {_VERSION}"
+    f" updated_at = now(), version = {VERSION}"
     " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
     " RETURNING version",
 )

@@ -15,7 +15,8 @@ class Fact(NamedTuple):
     """All that SQL knows of a message, in one snapshot.
 
     `token` and `chat` are None where its chat has no row, `version` where it has none itself. `shown` if it
-    can be read, `lost` if all that is known of it is that it is; `on_its_way` if the index is to hear of it, or has refused it for good.
+    can be read, `lost` if all that is known of it is that it is. `on_its_way` if the index is to hear of it,
+    perhaps once a removed parent is cleared, or has refused it for good.
     """
 
     token: str | None
@@ -41,15 +42,15 @@ UNPUBLISHED = text(
     "SELECT DISTINCT w.chat_id, w.number"
     " FROM outbox, unnest(chats, numbers) AS w(chat_id, number) ORDER BY 1, 2"
 )
+_SHOWN = "c.state = 'stored' AND a.removed_at IS NULL"
 FACTS = hot(
     "facts",
-    """
-    SELECT w.chat_id, w.number, a.token, c.number,
-           coalesce(c.state = 'stored' AND a.removed_at IS NULL, false),
-           m.version, coalesce(m.state = 'stored' AND c.state = 'stored' AND a.removed_at IS NULL, false),
-           coalesce(m.state = 'lost', false),
+    f"""
+    SELECT w.chat_id, w.number, a.token, c.number, coalesce({_SHOWN}, false), m.version,
+           coalesce(m.state = 'stored' AND {_SHOWN}, false), coalesce(m.state = 'lost', false),
            (w.chat_id, w.number) IN
                (SELECT u.chat_id, u.number FROM outbox, unnest(chats, numbers) AS u(chat_id, number))
+           OR coalesce(c.rows_left OR a.rows_left, false)
            OR EXISTS (SELECT FROM dead_letter d WHERE d.kind = 'publish' AND d.token = a.token
                       AND d.chat = c.number AND d.number = w.number)
     FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS w(chat_id, number)

@@ -9,7 +9,7 @@ from backend.model import Parent
 from backend.sql.database import PAGE, hot
 from backend.sql.outbox import add_to_outbox, publishing
 
-_IMPORTING = 7_203_512  # any number; with the shard's it names a lock
+_HOLDING = 7_203_512  # any number; with the shard's it names a lock
 
 
 class Tally(NamedTuple):
@@ -240,22 +240,20 @@ def bury_orphan(tx: Connection, orphan: Orphan) -> None:
 # -- who else has a number in hand ----------------------------------------------------------------
 
 
-def hold_import(tx: Connection, shard: int) -> None:
+def hold_numbers(tx: Connection, shard: int) -> None:
     """Say, for the transaction, that numbers of this shard are given which only the caller will store."""
-    tx.exec_driver_sql(
-        "SET LOCAL lock_timeout = 4000"
-    )  # who keeps imports out does so for a moment
+    tx.exec_driver_sql("SET LOCAL lock_timeout = 4000")  # who has it so does that for a moment
     tx.execute(
         text("SELECT pg_advisory_xact_lock_shared(:key, :shard)"),
-        {"key": _IMPORTING, "shard": shard},
+        {"key": _HOLDING, "shard": shard},
     )
 
 
-def keep_imports_out(tx: Connection, shard: int) -> bool:
-    """For the transaction, have no such numbers in the shard; False if there are some right now."""
+def nobody_holds_numbers(tx: Connection, shard: int) -> bool:
+    """Have it so for the transaction that there are no such numbers; False if there are some right now."""
     return bool(
         tx.scalar(
             text("SELECT pg_try_advisory_xact_lock(:key, :shard)"),
-            {"key": _IMPORTING, "shard": shard},
+            {"key": _HOLDING, "shard": shard},
         )
     )

@@ -150,7 +150,7 @@ def test_numbers_that_an_import_has_in_hand_are_not_lost(backend: Backend) -> No
     shard = backend.counters.shard(chat.token)
     with ThreadPoolExecutor(1) as thread:
         with backend.database.begin() as holding:
-            tallies.hold_import(holding, shard)
+            tallies.hold_numbers(holding, shard)
             field.set_issued(chat, MESSAGES + 3)
             looking = thread.submit(found, backend)
             time.sleep(1)
