@@ -177,5 +177,5 @@ def test_an_index_without_documents_misses_all(core: Backend) -> None:
     rows = sum(1 for finding in found(core, mend=True) if finding.kind == "missing_document")
     assert rows == len(field.tokens) * len(FULL) * (MESSAGES - 2)
     assert found(core) == []
-    with core.database.connect() as connection:
+    with core.database.snapshot() as connection:
         assert list(states.unpublished(connection)) == []
