@@ -204,6 +204,14 @@ class Index:
                 ]
             )
 
+    def exists(self, name: str) -> bool:
+        """Whether an index is there, by the alias that it is written by and, as searches do, read by."""
+        with self._in_our_words() as client:
+            return bool(
+                client.indices.exists_alias(name=write_alias(name), index=name)
+                and client.indices.exists_alias(name=read_alias(name), index=name)
+            )
+
     # -- documents ---------------------------------------------------------------------------------
 
     def write(self, name: str, documents: Iterable[Document]) -> list[Rejected]:

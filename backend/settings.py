@@ -68,6 +68,21 @@ class Settings(BaseSettings):
         0, ge=0, le=16, description="strict: replicas that have it on disk before the answer"
     )
 
+    admin_token: SecretStr | None = Field(
+        None, description="the operator's HTTP routes want it; unset: they do not exist"
+    )
+    host: str = Field("127.0.0.1", description="where the HTTP API listens")
+    port: int = Field(3000, ge=1, le=65_535, description="the port of the HTTP API")
+    app_creation_limit: str = Field(
+        "20/minute",
+        pattern=r"^(off|[1-9][0-9]{0,8}/(second|minute|hour|day))$",
+        description="creations of applications by HTTP from one address; off: any number",
+    )
+    cors_origins: str = Field(
+        "",
+        description="web pages of these origins may use the API: https://a.example,…; empty: none",
+    )
+
     _flags: frozenset[str] = PrivateAttr(frozenset())  # the settings that a flag decided
 
 

@@ -18,6 +18,7 @@ from instachat_cli import (
     reconcile,
     run,
     search,
+    serve,
     status,
     sync,
     transfer,
@@ -35,6 +36,7 @@ app = group(
     name="instachat",
 )
 command(app)(run.up)
+command(app)(serve.serve)
 command(app)(run.worker)
 command(app)(demo.demo)
 command(app)(migrate.migrate)

@@ -21,6 +21,8 @@ def show(output: Output = None) -> None:
 
     Passwords are replaced by ***. A flag wins over the environment, that over the default.
     """
+    from pydantic import SecretStr
+
     from backend.settings import Settings, load, origins, redacted, variable
 
     settings = load()
@@ -30,6 +32,8 @@ def show(output: Output = None) -> None:
         found = getattr(settings, name)
         if name.endswith("_url"):
             return found and redacted(found)
+        if isinstance(found, SecretStr):
+            return "***"
         return found if found is None or isinstance(found, int) else str(found)
 
     rows = (

@@ -118,3 +118,9 @@ Timeout = Annotated[
 Cascade = Annotated[bool, typer.Option("--cascade", help="Delete what belongs to it, too.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
+UntilInputEnds = Annotated[
+    bool,
+    typer.Option("--until-input-ends", hidden=True, help="End with standard input: used by `up`."),
+]
+Host = Annotated[str | None, typer.Option(metavar="HOST", help="Where the HTTP API listens.")]
+Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="The port of the HTTP API.")]

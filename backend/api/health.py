@@ -1,0 +1,29 @@
+"""`/healthz`, the process is up, and `/readyz`, the engines answer."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from backend.api import shapes
+from backend.api.service import Here
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", response_model=shapes.Health)
+async def healthz() -> Response:
+    """This process is up."""
+    return JSONResponse({"status": "up", "away": []})
+
+
+@router.get(
+    "/readyz",
+    response_model=shapes.Health,
+    responses={503: {"model": shapes.Health, "description": "An engine does not answer."}},
+)
+async def readyz(here: Here) -> Response:
+    """The engines answer; otherwise 503, and which don't."""
+    away = await here.away()
+    if away:
+        body = {"status": "away", "away": away}
+        return JSONResponse(body, 503, {"Retry-After": "1"})
+    return JSONResponse({"status": "ready", "away": []})

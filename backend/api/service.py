@@ -1,0 +1,189 @@
+"""What every route works with: the core, group commit, and threads for the synchronous rest."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from typing import Annotated, Literal, TypeVar
+
+from fastapi import Depends
+from fastapi import Request as HttpRequest
+
+from backend.accept import Request
+from backend.api import problems
+from backend.api.away import EngineWatch
+from backend.api.gather import Gatherer
+from backend.api.limit import CreationLimit
+from backend.api.problems import Refused
+from backend.api.waiting import Waiting
+from backend.bootstrap import Backend, addresses, assemble
+from backend.catalog import Catalog, Pending
+from backend.errors import InstaChatError, NotStoredYet
+from backend.log import Log
+from backend.model import Accepted
+from backend.settings import Durability, Settings
+from backend.sql import Database
+
+CALLS = 24  # at the same time; each holds at most one of the database's 30 connections
+LONG_CALLS = 4
+MOST_CALLS = 1_000  # under way and waiting; one more is refused at once
+CALL_SECONDS = 4.0
+LONG_SECONDS = 10.0
+READ_SECONDS = 1.0  # how long a read waits for what is accepted and not stored
+CHANGE_SECONDS = 5.0
+WAIT_SECONDS = 5.0
+POLL_SECONDS = 0.02
+SEARCHABLE_POLL_SECONDS = 0.1  # each is a request to Elasticsearch, which refreshes once a second
+
+# Redis is to be found away within a second; the CLI, where nobody else waits, is more patient.
+REDIS_CONNECT_SECONDS = 0.4
+REDIS_ANSWER_SECONDS = 0.9
+
+T = TypeVar("T")
+
+
+class Service:
+    """One process's hold on the core, for its event loop."""
+
+    def __init__(self, core: Backend, bell: ThreadPoolExecutor) -> None:
+        self.core = core
+        self.catalog: Catalog = core.catalog.impatient()
+        self.limit = CreationLimit(core.log.url, core.settings.app_creation_limit)
+        acceptor = core.acceptor.ringing(lambda shard: bell.submit(core.jobs.ring, shard))
+        self._gatherer = Gatherer(acceptor)
+        self._waiting = Waiting(core.database)
+        self._threads = ThreadPoolExecutor(CALLS, "call")
+        self._long_threads = ThreadPoolExecutor(LONG_CALLS, "long")
+        self._calls = 0
+        asks: dict[str, Callable[[], object]] = {
+            "PostgreSQL": self._ask_database,
+            "Redis": core.log.ping,
+        }
+        if core.index is not None:
+            asks["Elasticsearch"] = core.index.version
+        self._engines = EngineWatch(asks)
+
+    async def accept(self, request: Request) -> Accepted:
+        """Give numbers; see `Gatherer.accept`."""
+        return await self._gatherer.accept(request)
+
+    async def is_so(
+        self, wait: Literal["stored", "searchable"], token: str, chat: int | None, given: Accepted
+    ) -> bool:
+        """Wait some seconds until what was given is stored or searchable; whether it is.
+
+        Gone if it was rejected.
+        """
+        deadline = self._clock() + WAIT_SECONDS
+        if not await self._waiting.stored(given, WAIT_SECONDS):
+            return False
+        await self.call(lambda: self.catalog.check_stored(token, chat, given))
+        if wait == "stored" or chat is None:
+            return True
+        first, last = given.first, given.last
+        while not await self.call(
+            lambda: self.catalog.wait_searchable(token, chat, first, last, 0.0)
+        ):
+            if self._clock() > deadline:
+                return False
+            await asyncio.sleep(SEARCHABLE_POLL_SECONDS)
+        return True
+
+    async def call(self, call: Callable[[], T]) -> T:
+        """Run a call of the core in a thread; Refused if that takes too long."""
+        return await self._run(self._threads, call, CALL_SECONDS)
+
+    async def call_long(self, call: Callable[[], T]) -> T:
+        """The same for one that waits for others, in threads that nobody else needs."""
+        return await self._run(self._long_threads, call, LONG_SECONDS)
+
+    async def read(self, call: Callable[[], T | Pending]) -> T | Pending:
+        """What a call finds; a second is waited for what is accepted and not stored yet."""
+        deadline = self._clock() + READ_SECONDS
+        while True:
+            found = await self.call(call)
+            if not isinstance(found, Pending) or self._clock() > deadline:
+                return found
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def change(self, call: Callable[[], T]) -> T:
+        """Make a change; some seconds are waited for what is accepted and not stored yet."""
+        deadline = self._clock() + CHANGE_SECONDS
+        while True:
+            try:
+                return await self.call(call)
+            except NotStoredYet:
+                if self._clock() > deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def away(self) -> list[str]:
+        """The engines that do not answer, or not soon."""
+        return await self._engines.away()
+
+    def close(self) -> None:
+        """Wait for what is accepting; what only reads is left. Not from the event loop's thread."""
+        self._gatherer.close()
+        self._engines.close()
+        for threads in (self._threads, self._long_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], T], seconds: float) -> T:
+        if self._calls >= MOST_CALLS:
+            raise Refused(problems.BUSY)
+        self._calls += 1
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().run_in_executor(threads, call)
+        except TimeoutError:
+            raise Refused(problems.AWAY) from None
+        finally:
+            self._calls -= 1
+
+    def _ask_database(self) -> None:
+        with self.core.database.connect():
+            pass
+
+    def _clock(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+@asynccontextmanager
+async def open_service(settings: Settings) -> AsyncIterator[Service]:
+    """The service of this process on the settings' engines; closed when what it accepts is answered."""
+    with ExitStack() as stack:
+        core = await asyncio.to_thread(_open, settings, stack)
+        bell = stack.enter_context(ThreadPoolExecutor(1, "bell"))
+        service = Service(core, bell)
+        try:
+            yield service
+        finally:
+            await asyncio.to_thread(service.close)
+
+
+def _open(settings: Settings, stack: ExitStack) -> Backend:
+    """A core that connects when it is used: an engine that is away now may be back then."""
+    at = stack.enter_context(addresses(settings))
+    database = stack.enter_context(closing(Database(at.database)))
+    log = Log(
+        at.redis,
+        replicas=settings.durable_replicas if settings.durability is Durability.STRICT else 0,
+        connect_seconds=REDIS_CONNECT_SECONDS,
+        answer_seconds=REDIS_ANSWER_SECONDS,
+    )
+    stack.callback(log.close)
+    with suppress(InstaChatError):  # read once, so that accepting needs no SQL from then on
+        _ = database.installation
+    core = assemble(settings, at, database, log)
+    if core.index is not None:
+        stack.callback(core.index.close)
+    return core
+
+
+async def here(request: HttpRequest) -> Service:
+    """The service of the process that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+Here = Annotated[Service, Depends(here)]
