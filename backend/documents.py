@@ -61,6 +61,7 @@ class Documents:
         Where there is no index yet, nothing is compared. Raises IndexMissing where there should be one,
         EngineDown or Unavailable as Elasticsearch is.
         """
+        self._index.version()  # away is away, also where there is no index to compare
         live = indices.live_index(snapshot)
         if live is None or not live.made:
             return

@@ -7,13 +7,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
 from sqlalchemy import text
 
 from backend import accept, reconcile
 from backend.bootstrap import Backend
 from backend.errors import NotFound
 from backend.findings import Finding
-from backend.model import Parent
+from backend.model import Chat, Parent
 from backend.sql import reconciliations, tallies
 from tests.core.planting import FULL, MESSAGES, Field, Key
 
@@ -207,3 +208,25 @@ def test_the_last_run_is_remembered(backend: Backend) -> None:
             last = reconciliations.last(connection)
         assert last
         assert (last.findings, last.mended) == outcome
+
+
+def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
+    backend: Backend, application: str
+) -> None:
+    """Answered, synced and wiped before it was stored: the numbers are named, and given up as lost."""
+    backend.acceptor.accept(accept.chats(application))
+    backend.drainer.drain_all()
+    backend.acceptor.accept(accept.messages(application, 1, ["kept"]))
+    backend.drainer.drain_all()
+    backend.acceptor.accept(accept.messages(application, 1, ["a", "b", "c"]))
+    assert list(backend.syncer.sync())
+    assert isinstance(backend.log.redis, redis.Redis)
+    backend.log.redis.flushall()
+    (finding,) = found(backend, mend=True)
+    assert (finding.kind, finding.chat) == ("count_differs", 1)
+    assert "2 to 4 were given, and Redis forgot" in finding.detail
+    assert found(backend) == []
+    assert backend.acceptor.accept(accept.messages(application, 1, ["next"])).first == 5
+    chat = backend.catalog.chat(application, 1)
+    assert isinstance(chat, Chat)
+    assert chat.messages_count == 2
