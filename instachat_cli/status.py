@@ -1,6 +1,7 @@
 """`instachat status`: lags, queue, dead letters, and the engines' health."""
 
 import time
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backend.settings import Settings
+    from backend.sql.reconciliations import LastReconciliation
     from backend.status import Status
 
 REFRESH_SECONDS = 1.0
@@ -63,6 +65,8 @@ def _again_and_again(look: "Callable[[], Status]", settings: "Settings") -> "Ite
 
 
 def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
+    from backend.bodies import rfc3339
+
     body: Body = {
         "engines": [
             {
@@ -85,6 +89,12 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "dead_letters": None if found.dead_letters is None else sum(found.dead_letters.values()),
         "dead_letters_by_kind": found.dead_letters,
         "counters_not_synced": found.unsynced_counters,
+        "reconciled": found.reconciled
+        and {
+            "at": rfc3339(found.reconciled.finished_at),
+            "differences": found.reconciled.findings,
+            "mended": found.reconciled.mended,
+        },
     }
     shown = {
         engine.engine: engine.problem or f"{engine.version}, answers" for engine in found.engines
@@ -107,6 +117,7 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "searched": searched,
         "dead letters": _letters(found.dead_letters),
         "counters to sync": _count(found.unsynced_counters, "", ""),
+        "last reconcile": _reconciled(found.reconciled),
     }
     return Snapshot(body, shown)
 
@@ -120,6 +131,14 @@ def _letters(letters: "dict[str, int] | None") -> str:
         return "unknown"
     kinds = ", ".join(f"{count:,} of {kind}" for kind, count in letters.items() if count)
     return f"{kinds}: see `instachat dead list`" if kinds else "0"
+
+
+def _reconciled(last: "LastReconciliation | None") -> str:
+    if last is None:
+        return "never"
+    at = f"{last.finished_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    said = f"{at}, {_count(last.findings, 'difference', 'differences')}"
+    return f"{said}, {last.mended:,} mended" if last.mended else said
 
 
 def _count(count: int | None, one: str, many: str) -> str:

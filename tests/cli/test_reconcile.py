@@ -55,7 +55,7 @@ def test_found_planned_mended_and_clean(cli: Cli, core: Backend) -> None:
     assert "1 known to be lost" in clean.err
 
 
-def test_a_store_away_exits_5(cli: Cli, core: Backend) -> None:
+def test_a_store_away_exits_5(cli: Cli) -> None:
     """Each by itself, named; an unknown application exits 3."""
     nowhere = f"127.0.0.1:{free_port()}"
     for variable, url in [
@@ -68,4 +68,3 @@ def test_a_store_away_exits_5(cli: Cli, core: Backend) -> None:
             assert result.code == 5, (variable, result)
             assert nowhere in result.err
     assert cli("reconcile", "--app", "A" * 32).code == 3
-    assert core
