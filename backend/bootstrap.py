@@ -24,6 +24,7 @@ from backend.migrations import upgrade
 from backend.past_log import PastLog
 from backend.publish import Publisher, keep_first_index
 from backend.reconcile import Reconciler
+from backend.reindex import Reindexer
 from backend.search import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
@@ -60,12 +61,20 @@ class Backend:
     letters: DeadLetters
     index: Index | None
     publisher: Publisher | None
+    reindexer: Reindexer | None
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
         tick = self.engines.ensure if self.engines else lambda: None
         return Worker(
-            self.jobs, self.drainer, self.clearer, self.syncer, self.log, tick, self.publisher
+            self.jobs,
+            self.drainer,
+            self.clearer,
+            self.syncer,
+            self.log,
+            tick,
+            self.publisher,
+            self.reindexer,
         )
 
 
@@ -179,6 +188,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         DeadLetters(log, database, past_log),
         index,
         publisher,
+        Reindexer(database, index, publisher) if index and publisher else None,
     )
 
 

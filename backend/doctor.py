@@ -285,6 +285,7 @@ def _memory(node: dict[str, Any]) -> Finding:
 
 
 def _elasticsearch(index: Index) -> Iterator[Finding]:
+    yield _security(index)
     check = "Elasticsearch"
     try:
         version = index.version()
@@ -307,18 +308,20 @@ def _elasticsearch(index: Index) -> Iterator[Finding]:
             f"Elasticsearch {version} answers; this program needs 8.19 or newer",
             "upgrade it to Elasticsearch 8.19 or 9",
         )
-    url = urlsplit(index.url)
+
+
+def _security(index: Index) -> Finding:
+    check, url = "Elasticsearch's security", urlsplit(index.url)
     if url.scheme == "https" or url.hostname in LOCAL:
-        yield ok("Elasticsearch's security", "people's texts do not cross the network in the clear")
-    else:
-        yield Finding(
-            "Elasticsearch's security",
-            Severity.WARNING,
-            f"{redacted(index.url)} is not TLS: people's texts and the password cross the network in"
-            " the clear",
-            "use https:// unless that network is yours alone; INSTACHAT_ELASTICSEARCH_CA_FILE names a"
-            " private authority",
-        )
+        return ok(check, "people's texts do not cross the network in the clear")
+    return Finding(
+        check,
+        Severity.WARNING,
+        f"{redacted(index.url)} is not TLS: people's texts and the password cross the network in the"
+        " clear",
+        "use https:// unless that network is yours alone; INSTACHAT_ELASTICSEARCH_CA_FILE names a private"
+        " authority",
+    )
 
 
 def _searching(patient: Patient) -> Iterator[Finding]:

@@ -62,6 +62,8 @@ FIELDS: Mapping[str, Any] = {
     },
 }
 
+_SHAPING = ("analysis", "sort")  # of the settings: what has a say in what is found
+
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 4.0
 BULK_SECONDS = 15.0  # a bulk's answer; less than a publisher's lease
@@ -212,6 +214,23 @@ class Index:
                 and client.indices.exists_alias(name=read_alias(name), index=name)
             )
 
+    def found(self, alias: str) -> dict[str, bool]:
+        """The indices of an installation that are there, kept or not: whether each can be written to."""
+        with self._in_our_words() as client:
+            answer = client.indices.get_alias(index=f"{alias}-*", allow_no_indices=True)
+        return {name: write_alias(name) in of["aliases"] for name, of in answer.body.items()}
+
+    def misfits(self, name: str) -> list[str]:
+        """Where an index is not as `create` makes it, such as `mappings.properties.text`; empty if nowhere.
+
+        What has no say in what is found (replicas, how often it refreshes) is anybody's. Raises IndexMissing.
+        """
+        with self._in_our_words(name) as client:
+            mappings = client.indices.get_mapping(index=name)[name]["mappings"]
+            settings = client.indices.get_settings(index=name)[name]["settings"]["index"]
+        wanted = {"mappings": FIELDS, "settings": {part: SETTINGS[part] for part in _SHAPING}}
+        return list(_differing(wanted, {"mappings": mappings, "settings": settings}))
+
     # -- documents ---------------------------------------------------------------------------------
 
     def write(self, name: str, documents: Iterable[Document]) -> list[Rejected]:
@@ -341,7 +360,7 @@ class Index:
         They are of one moment, and of all that was written before the call. Raises IndexMissing.
         """
         query = _ALL if chat_ids is None else _of_chats(chat_ids)
-        self._refresh(name)
+        self.refresh(name)
         with self._in_our_words(name) as client:
             moment = client.open_point_in_time(index=name, keep_alive=MOMENT)["id"]
         after: list[int] | None = None
@@ -359,11 +378,12 @@ class Index:
         self, name: str, keys: Sequence[tuple[int, int]]
     ) -> dict[tuple[int, int], DocumentState]:
         """The states of those of these (chat id, number) that have a document now, by key."""
-        self._refresh(name)
+        self.refresh(name)
         query = {"ids": {"values": [f"{chat}-{number}" for chat, number in keys]}}
         return {state[:2]: state for state in self._states(query, index=name)} if keys else {}
 
-    def _refresh(self, name: str) -> None:
+    def refresh(self, name: str) -> None:
+        """Have searches see all that was written to an index until now. Raises IndexMissing."""
         with self._in_our_words(name) as client:
             client.options(request_timeout=BULK_SECONDS).indices.refresh(index=name)
 
@@ -432,14 +452,19 @@ class Index:
         elif parts.username:
             options["basic_auth"] = login
         if parts.scheme == "https" and self._ca_file:
+            if not self._ca_file.is_file():
+                raise self._down(f"the certificate file {self._ca_file} is not there")
             options["ca_certs"] = str(self._ca_file)
-        return Elasticsearch(
-            bare,
-            request_timeout=ANSWER_SECONDS,
-            max_retries=0,  # a lost answer is ours to deal with
-            retry_on_timeout=False,
-            **options,
-        )
+        try:
+            return Elasticsearch(
+                bare,
+                request_timeout=ANSWER_SECONDS,
+                max_retries=0,  # a lost answer is ours to deal with
+                retry_on_timeout=False,
+                **options,
+            )
+        except (OSError, ValueError) as error:  # a certificate file that can't be read, or is none
+            raise self._down(_reason(error)) from None
 
     @contextmanager
     def _in_our_words(self, name: str | None = None) -> "Iterator[Elasticsearch]":
@@ -464,15 +489,17 @@ class Index:
             ) from None
         except UnsupportedProductError:
             raise self._down("what answers is not an Elasticsearch") from None
-        except (TransportError, OSError, ValueError) as error:
+        except TransportError as error:
             raise self._down(_reason(error)) from None
 
     def _down(self, reason: str) -> EngineDown:
         url = redacted(self.url)
-        return EngineDown(
-            f"Elasticsearch at {url} can't be used: {reason}",
-            f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL",
-        )
+        hint = f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL"
+        if "certificate" in reason:
+            hint = (
+                "INSTACHAT_ELASTICSEARCH_CA_FILE names the file of who signed its certificate (PEM)"
+            )
+        return EngineDown(f"Elasticsearch at {url} can't be used: {reason}", hint)
 
 
 def _cut(keyword: str) -> list[str]:
@@ -493,6 +520,16 @@ def _of_chat(chat_id: int) -> dict[str, Any]:
 
 def _of_chats(chat_ids: Sequence[int]) -> dict[str, Any]:
     return {"terms": {"_routing": [str(id_) for id_ in chat_ids]}}
+
+
+def _differing(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
+    """The paths of what is wanted and not found so; Elasticsearch tells numbers and the like as texts."""
+    if isinstance(wanted, Mapping):
+        for key, value in wanted.items():
+            inner = found.get(key) if isinstance(found, Mapping) else None
+            yield from _differing(value, inner, f"{path}.{key}" if path else key)
+    elif str(found).lower() != str(wanted).lower():
+        yield path
 
 
 def _bulks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], bytes]]:
@@ -527,8 +564,6 @@ def _lines(document: Document) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
-    """Why there was no answer, in one line."""
-    for cause in getattr(error, "errors", ()):
-        error = cause
-    said = str(getattr(error, "reason", error)).partition("\n")[0]
-    return said.rpartition(": ")[2] or type(error).__name__
+    """Why there was no answer, in one line; the client names the connection before it."""
+    said = str(getattr(error, "message", error)).partition("\n")[0]
+    return said.partition("): ")[2] or said or type(error).__name__

@@ -24,9 +24,10 @@ from huey.serializer import Serializer
 
 from backend.clearing import Clearer
 from backend.drain import Drainer
-from backend.errors import Failed, InstaChatError
+from backend.errors import EngineDown, Failed, InstaChatError
 from backend.log import Log
-from backend.publish import Publisher
+from backend.publish import Press, Publisher
+from backend.reindex import Builder, Reindexer
 from backend.settings import redacted
 from backend.syncing import Syncer
 
@@ -37,9 +38,6 @@ SYNC_LOOK_SECONDS = 60.0
 SHUTDOWN_SECONDS = 30
 THREADS = 2
 MOST_BELLS = 100
-PUBLISHERS = 2  # while one waits for Elasticsearch, the other loads
-PAUSE_SECONDS = 2.0  # before another try, when publishing failed
-PUBLISHED_WITHIN = 4.0  # what is not published by then, when the worker ends, stays in the outbox
 logger = logging.getLogger(__name__)
 
 
@@ -70,6 +68,7 @@ class Jobs:
             "instachat", results=False, serializer=JsonSerializer(), connection_pool=pool
         )
         self.publishing_asked = threading.Event()  # of this process's worker
+        self.reindex_asked = threading.Event()
         self._drainer = drainer
         self._clearer = clearer
         self._drain = self.huey.task(name="drain")(self._run_drain)
@@ -78,6 +77,7 @@ class Jobs:
         self._syncing = threading.Lock()
         self._sync = self.huey.task(name="sync-counters")(self._run_sync)
         self._publish = self.huey.task(name="publish")(self.publishing_asked.set)
+        self._reindex = self.huey.task(name="reindex")(self.reindex_asked.set)
 
     def ring(self, shard: int) -> None:
         """Ask for a drain of a shard. Never raises: the worker's sweep finds what no bell announced."""
@@ -90,6 +90,19 @@ class Jobs:
             # Bells that nobody heard yet are enough: the queue does not grow while no worker runs.
             if self.length() < MOST_BELLS:
                 self._publish()
+
+    def ask_reindex(self) -> None:
+        """Ask for a reindex: a worker begins one, or goes on with one that was interrupted.
+
+        Asked for twice, or while one runs, it is one. Raises EngineDown if the queue does not take it.
+        """
+        try:
+            self._reindex()
+        except redis.RedisError as error:
+            raise EngineDown(
+                f"the job queue does not answer ({type(error).__name__}); nothing was asked for",
+                "see `instachat doctor`; the setting is INSTACHAT_HUEY_URL",
+            ) from None
 
     def cascade(self) -> None:
         """Ask that what removed parents left is dropped. Never raises, as `ring`."""
@@ -129,53 +142,6 @@ class Jobs:
         return int(self.huey.pending_count())
 
 
-class Press:
-    """Threads that publish. A hanging Elasticsearch holds up these alone, and neither jobs nor the sweep."""
-
-    def __init__(self, publisher: Publisher, asked: threading.Event) -> None:
-        """`asked` is set when there is something to publish; they look twice a second all the same."""
-        self._publisher = publisher
-        self._asked = asked
-        self._stopping = threading.Event()
-        self._trouble: type[Exception] | None = None
-        self._threads = [
-            threading.Thread(target=self._run, name=f"publisher-{number}", daemon=True)
-            for number in range(PUBLISHERS)
-        ]
-
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """End after the bulks under way; one that takes too long is left to its lease."""
-        self._stopping.set()
-        self._publisher.stop()
-        self._asked.set()
-        deadline = time.monotonic() + PUBLISHED_WITHIN
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._asked.wait(SWEEP_SECONDS)
-            self._asked.clear()
-            try:
-                if self._publisher.publish() and self._trouble:
-                    self._trouble = None
-                    logger.info("publishing goes on")
-                continue
-            except InstaChatError as error:
-                # Said once, not with every try: how far behind it is, `status` tells.
-                if self._trouble is not type(error):
-                    self._trouble = type(error)
-                    logger.warning("%s; it is tried again and again", error.message)
-            except Exception:
-                logger.exception("publishing failed; it is tried again")
-            self._stopping.wait(PAUSE_SECONDS)
-
-
 class Worker:
     """Runs jobs and sweeps, until told to stop. Several may run, on several machines."""
 
@@ -188,8 +154,10 @@ class Worker:
         log: Log,
         tick: Callable[[], None],
         publisher: Publisher | None = None,
+        reindexer: Reindexer | None = None,
     ) -> None:
         self._jobs = jobs
+        self._builder = Builder(reindexer, jobs.reindex_asked) if reindexer else None
         self._press = Press(publisher, jobs.publishing_asked) if publisher else None
         self._drainer = drainer
         self._clearer = clearer
@@ -216,6 +184,8 @@ class Worker:
         consumer.start()
         if self._press:
             self._press.start()
+        if self._builder:
+            self._builder.start()
         # Ours in place of Huey's, which treats one of the two as a reason to drop its work.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -225,6 +195,8 @@ class Worker:
                 time.sleep(SWEEP_SECONDS)
         finally:
             self._drainer.stop()
+            if self._builder:
+                self._builder.stop()
             self._clearer.stop()
             self._syncer.stop()
             if self._press:

@@ -16,6 +16,7 @@ from instachat_cli import (
     messages,
     migrate,
     reconcile,
+    reindex,
     run,
     search,
     serve,
@@ -23,6 +24,7 @@ from instachat_cli import (
     sync,
     transfer,
 )
+from instachat_cli.bench import commands as bench
 from instachat_cli.tree import command, group
 
 app = group(
@@ -44,6 +46,7 @@ app.add_typer(apps.app, name="apps")
 app.add_typer(chats.app, name="chats")
 app.add_typer(messages.app, name="messages")
 command(app)(search.search)
+command(app)(reindex.reindex)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
 command(app)(reconcile.reconcile)
@@ -51,6 +54,7 @@ command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
 app.add_typer(dead.app, name="dead")
 command(app)(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
 

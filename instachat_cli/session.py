@@ -48,6 +48,22 @@ def note_unstored(opened: "Backend", token: str) -> None:
             )
 
 
+def note_unsearchable(opened: "Backend") -> None:
+    """Say so if what is stored waits to become searchable, and no worker is running that would see to it."""
+    from backend.sql import outbox
+
+    with suppress(InstaChatError):
+        if opened.index is None or opened.log.workers():
+            return
+        with opened.database.connect() as connection:
+            messages = outbox.lag(connection).messages
+        if messages:
+            talk.note(
+                f"no worker is running: {messages:,} messages are not searchable yet;"
+                " start one by `instachat worker` or `instachat up`"
+            )
+
+
 def warn_if_not_durable(opened: "Backend") -> None:
     """Say so if a given Redis is set so that it may lose what was just answered."""
     from backend.bootstrap import durability_faults

@@ -26,9 +26,9 @@ from backend.bootstrap import open_backend
 from backend.errors import CheckFailed
 from backend.model import Match
 from backend.sql import counts
-from instachat_cli.conversations import Conversation, conversations
 from instachat_cli.talk import visible
 from instachat_cli.upkeep import spawn_worker
+from loadtest.conversations import Conversation, conversations
 
 if TYPE_CHECKING:
     from backend.bootstrap import Backend

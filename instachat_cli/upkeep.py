@@ -218,6 +218,8 @@ def _say_where(settings: Settings, at: Addresses, before: str | None, schema: st
     talk.say(f"  Redis       {redis} ({settings.durability})")
     if at.huey != at.redis:
         talk.say(f"  job queue   {redacted(at.huey)}")
+    if settings.elasticsearch_url:
+        talk.say(f"  search      Elasticsearch, {redacted(settings.elasticsearch_url)}")
     talk.say(f"  HTTP        {url(settings.host, settings.port)}")
     migrated = f", migrated from {before or 'nothing'}" if before != schema else ""
     talk.say(f"  schema      {schema}{migrated}")

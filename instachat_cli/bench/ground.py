@@ -25,7 +25,7 @@ from backend.errors import Failed, InstaChatError, Invalid
 from backend.migrations import upgrade
 from backend.settings import Settings
 from backend.sql import Database
-from instachat_cli.conversations import conversations
+from loadtest.conversations import conversations
 
 REQUESTS = 500  # of one message each, accepted in one call while the log is filled
 BULK = 1_000  # messages of a bulk request, as `messages create -` sends them
