@@ -13,11 +13,9 @@ It runs under full load, while engines and processes are killed, and finds nothi
 
 Memory does not grow with what is stored: all is read in pages, and told as it is found.
 
-The kinds between Redis and SQL are in `findings`, those of the index in `documents`. Besides:
-
-orphan    a message's row whose chat has none (by hand only; repair keeps it as a dead letter), a counter
-          whose parent does not exist (its creator was killed before it stored the row; repair removes it),
-          or one that takes children for a parent that is removed (by hand only; repair closes it).
+The kinds between Redis and SQL are in `findings`, those of the index in `documents`. Besides there is the
+`orphan`: a message's row whose chat has none (by hand only; repair keeps it as a dead letter), or a counter
+that is nobody's (`strays`).
 
 A dry run writes nothing anywhere: it does not drain and claims no life of Redis. Where no worker stores
 what is accepted, it takes numbers above the rows' highest for pending.
@@ -40,12 +38,12 @@ from backend.model import EntryId, Parent, checked_token, no_application, shard_
 from backend.settling import Settler
 from backend.sql import Database, reconciliations, tallies
 from backend.sql.tallies import Tally
+from backend.strays import find_strays
 
 AT_ONCE = 500  # parents that are looked up, or confirmed, together
 ATTEMPTS = 5
 PATIENCE_SECONDS = 5.0  # of a dry run, for a worker to store what is accepted
-CREATION_SECONDS = 1.0  # between an application's counter and its row there is a moment
-IMPORT_SECONDS = 60.0
+IN_HAND_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
 
@@ -150,7 +148,9 @@ class Reconciliation:
                 )
             if token is None:
                 yield from self._find_orphans(snapshot)
-        yield from self._find_stray_counters()
+        yield from find_strays(
+            self._log, self._database, self._settle, self._mender, token, self._shards
+        )
 
     @property
     def _compared(self) -> int:
@@ -193,7 +193,7 @@ class Reconciliation:
         for _ in range(ATTEMPTS):
             before, end = self._log.look(shard, parents)
             settled = self._settle(shard, end)
-            with self._without_imports(shard) as connection:
+            with self._with_nothing_in_hand(shard) as connection:
                 found = tallies.tallies(connection, parents)
             after, end_after = self._log.look(shard, parents)
             if end_after.epoch == end.epoch:
@@ -237,84 +237,6 @@ class Reconciliation:
             if page and self._mender is not None:
                 self._mender.bury(page)
 
-    def _find_stray_counters(self) -> Iterator[Finding]:
-        """Counters of parents that do not exist, or that are removed and give numbers all the same."""
-        shard = None if self._token is None else self._shard(self._token)
-        told: set[Parent] = set()  # a walk may meet the same counter twice
-        counters = self._log.parents(shard, self._token or "*")
-        while page := list(islice(counters, AT_ONCE)):
-            page = [p for p in page if self._token in (None, p.token) and p not in told]
-            if strays := self._strays(page):
-                if any(parent.chat is None for parent in strays):
-                    time.sleep(CREATION_SECONDS)
-                for parents in self._by_shard(strays).values():
-                    for finding in self._confirm_strays(parents):
-                        told.add(Parent(finding.token or "", finding.chat))
-                        yield finding
-
-    def _strays(self, parents: Sequence[Parent]) -> dict[Parent, bool]:
-        """Those of these that SQL does not know, or knows to be removed (True) from an application alive."""
-        with self._database.connect() as connection:
-            applications = sql.application_ids(connection, {p.token for p in parents})
-            chats = sql.chat_ids(
-                connection, [(p.token, p.chat) for p in parents if p.chat is not None]
-            )
-        strays: dict[Parent, bool] = {}
-        for parent in parents:
-            known, alive = applications.get(parent.token, (0, False))
-            if not known:
-                strays[parent] = False
-            elif parent.chat is None:
-                if not alive:
-                    strays[parent] = True
-            elif alive:  # the counters of a removed application's chats are out of reach
-                known, alive = chats.get((parent.token, parent.chat), (0, False))
-                if not alive:
-                    strays[parent] = bool(known)
-        return strays
-
-    def _confirm_strays(self, parents: Sequence[Parent]) -> Iterator[Finding]:
-        shard = self._shard(parents[0].token)
-        _, end = self._log.look(shard, [])
-        if not self._settle(shard, end):
-            return
-        strays = self._strays(parents)
-        owners = [Parent(p.token) for p in strays if p.chat is not None]
-        with self._database.connect() as connection:
-            known = tallies.tallies(connection, list({*owners}))
-        given = self._look([*strays, *owners])
-        strangers: dict[Parent, int] = {}
-        closed: list[Parent] = []
-        for parent, removed in strays.items():
-            counter = given[parent]
-            if removed and counter.open and counter.verified:
-                detail = "a counter that is open, of something that is removed"
-                closed.append(parent)
-            elif (
-                not removed
-                and counter.issued is not None
-                and not self._is_gap(parent, known, given)
-            ):
-                detail = "a counter in Redis of something that does not exist"
-                strangers[parent] = counter.issued
-            else:
-                continue
-            yield Finding("orphan", parent.token, parent.chat, None, detail, True)
-        if self._mender is not None:
-            if strangers:
-                self._mender.discard(shard, strangers)
-            if closed:
-                self._mender.close(shard, closed)
-
-    def _is_gap(
-        self, parent: Parent, known: dict[Parent, Tally], given: dict[Parent, Counter]
-    ) -> bool:
-        """Whether that chat's number is missing among those of its application, and told of there."""
-        owner = Parent(parent.token)
-        if parent.chat is None or owner not in known:
-            return False
-        return parent.chat <= max(known[owner].highest, given[owner].issued or 0)
-
     # -- waiting ---------------------------------------------------------------------------------------
 
     def _settle(self, shard: int, end: EntryId | None = None) -> bool:
@@ -341,9 +263,9 @@ class Reconciliation:
         return False
 
     @contextmanager
-    def _without_imports(self, shard: int) -> Iterator[Connection]:
-        """A moment in which no import has numbers in hand that it has not stored."""
-        deadline = time.monotonic() + IMPORT_SECONDS
+    def _with_nothing_in_hand(self, shard: int) -> Iterator[Connection]:
+        """A moment in which nobody who writes past the log has numbers in hand that are not stored."""
+        deadline = time.monotonic() + IN_HAND_SECONDS
         while True:
             with self._database.begin() as tx:
                 if tallies.nobody_holds_numbers(tx, shard):
@@ -351,7 +273,7 @@ class Reconciliation:
                     return
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    "an import holds numbers that it does not store", "try again once it has ended"
+                    "an import holds numbers and does not store them", "try again once it has ended"
                 )
             time.sleep(POLL_SECONDS)
 

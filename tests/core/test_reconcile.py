@@ -10,7 +10,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from backend import accept, reconcile
+from backend import accept, strays
 from backend.bootstrap import Backend
 from backend.errors import NotFound
 from backend.findings import Finding
@@ -23,7 +23,7 @@ SEEDS = range(10)
 
 @pytest.fixture(autouse=True)
 def _no_creation_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "CREATION_SECONDS", 0.05)
+    monkeypatch.setattr(strays, "CREATION_SECONDS", 0.05)
 
 
 def found(backend: Backend, token: str | None = None, **how: bool) -> list[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend import accept, reconcile
+from backend import accept, strays
 from backend.bootstrap import Backend, open_backend
 from backend.findings import Finding
 from backend.index import Document
@@ -24,7 +24,7 @@ def core(
     engines: Engines, elasticsearch: Elasticsearch, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Backend]:
     """A backend on a new database whose index, new as well, is in the node that tests share."""
-    monkeypatch.setattr(reconcile, "CREATION_SECONDS", 0.05)
+    monkeypatch.setattr(strays, "CREATION_SECONDS", 0.05)
     with open_backend(engines.settings(elasticsearch_url=elasticsearch.url)) as core:
         yield core
 
