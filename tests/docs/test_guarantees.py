@@ -15,7 +15,7 @@ def promises() -> list[list[str]]:
     return [row for row in rows if row[0] not in ("promise", "---")]
 
 
-def tests() -> set[str]:
+def all_tests() -> set[str]:
     """The names of all tests that there are."""
     sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
     return {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.M)}
@@ -23,7 +23,7 @@ def tests() -> set[str]:
 
 def test_each_promise_is_shown_by_a_test_that_exists() -> None:
     """A promise without a test, or with one that was renamed, is none."""
-    there = tests()
+    there = all_tests()
     assert len(promises()) > 15
     for promise, _, shown_by in promises():
         named = NAMED.findall(shown_by)
