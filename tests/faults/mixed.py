@@ -20,7 +20,7 @@ from typing import Any
 
 from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import Unavailable
+from backend.errors import EngineDown, Unavailable
 from backend.settings import load
 
 CHATS = 4  # of each application, to begin with; they are never dropped
@@ -181,8 +181,14 @@ def faults(ledgers: Iterable[Path], stored: dict[Key, str | None]) -> Iterator[s
 
 def main(folder: str, name: str, *tokens: str) -> None:
     """Write until told to stop."""
-    with open_backend(load()) as backend:
-        Writer(backend, Path(folder), name, list(tokens)).run()
+    while True:
+        try:
+            with open_backend(load()) as backend:
+                Writer(backend, Path(folder), name, list(tokens)).run()
+        except EngineDown:  # just now, when it begins
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ WRITERS = 2
 WORKERS = 2
 APPLICATIONS = 3
 JOBS = 5_000  # that fill the queue
-FIRST_ANSWERS = 60.0
+AWAY = 5  # the exit code of who misses an engine
 
 
 @dataclass
@@ -85,6 +85,14 @@ class Crew:
         process.kill()
         process.wait()
         self.processes[which] = self._start()
+
+    def revive(self) -> list[int]:
+        """Start those again that have ended; their exit codes."""
+        ended = [n for n, process in enumerate(self.processes) if process.poll() is not None]
+        codes = [self.processes[n].returncode for n in ended]
+        for n in ended:
+            self.processes[n] = self._start()
+        return codes
 
     def stop(self, which: int, seconds: float) -> None:
         """SIGSTOP for a while."""
@@ -217,12 +225,15 @@ class Soak:
                 harm()
                 self.outcome.done[harm.__name__[1:].replace("_", " ")] += 1
                 time.sleep(self._dice.uniform(0.1, 1.5))
-                for process in self.writers.processes:
-                    if process.poll() is not None:
-                        self.outcome.faults.append(
-                            "a writer ended: " + self._said("tests.faults.mixed")
-                        )
-                        return
+                # A worker that begins while an engine is away says so and ends, as `up` expects it.
+                if set(self.workers.revive()) - {AWAY}:
+                    self.outcome.faults.append("a worker ended: " + self._said("instachat_cli"))
+                if self.writers.revive():
+                    self.outcome.faults.append(
+                        "a writer ended: " + self._said("tests.faults.mixed")
+                    )
+                if self.outcome.faults:
+                    break
         self.outcome.seconds = time.monotonic() - begin
 
     def _kill_worker(self) -> None:
@@ -322,7 +333,8 @@ class Soak:
         (self._folder / "stop").touch()
         if any(self.writers.finish(None)):
             self.outcome.faults.append("a writer failed: " + self._said("tests.faults.mixed"))
-        if any(self.workers.finish(signal.SIGTERM)):
+        # One that was started just now may not listen to the signal yet.
+        if set(self.workers.finish(signal.SIGTERM)) - {0, AWAY, -signal.SIGTERM}:
             self.outcome.faults.append("a worker failed: " + self._said("instachat_cli"))
         with open_backend(self.settings) as backend:
             drain_to_the_end(backend)
