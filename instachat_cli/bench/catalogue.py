@@ -9,6 +9,7 @@ from instachat_cli.bench import (
     drain_jobs,
     million,
     publish,
+    reconcile,
     reindex,
     searchable,
     startup,
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Row]]] = {
     "drain-jobs": drain_jobs.measure,
     "drain-copy": drain_copy.measure,
     "accept": accept.measure,
+    "reconcile": reconcile.measure,
     "startup": startup.measure,
     "sync": sync.measure,  # last: it leaves a million chats to the others
 }
