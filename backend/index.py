@@ -201,6 +201,8 @@ class Index(Elastic):
             outcomes = self._bulk(name, batch, body)
             if outcomes is None:
                 return rejected + self._write_halves(name, batch)
+            if not outcomes:
+                return rejected
             again: list[Document] = []
             refusal = ""
             for document, (status, error) in zip(batch, outcomes, strict=True):
@@ -236,33 +238,36 @@ class Index(Elastic):
     def _bulk(
         self, name: str, batch: Sequence[Document], body: bytes
     ) -> Sequence[tuple[int, str]] | None:
-        """What became of each document: a status, and the kind of error. None if it was too long."""
+        """What became of each document: a status, and the kind of error. None if it was too long.
+
+        Nothing if all went well, which is known without a word on each of them. Only if it did not is the
+        same sent again, for the words: what is there already stays as it is.
+        """
         from urllib3 import Timeout
 
         timeout: Any = Timeout(connect=CONNECT_SECONDS, read=BULK_SECONDS)  # handed on to urllib3
+        answer: Any = {}
         with self._in_our_words(name) as client:
             from elasticsearch import ApiError
 
-            try:
-                answer: Any = (
-                    client.options(request_timeout=timeout)
-                    .perform_request(
+            patient = client.options(request_timeout=timeout)
+            for told in ("errors", "errors,items.index.status,items.index.error.type"):
+                try:
+                    answer = patient.perform_request(
                         "POST",
                         f"/{write_alias(name)}/_bulk",
-                        params={"require_alias": "true"},
+                        params={"require_alias": "true", "filter_path": told},
                         headers=_BULK_HEADERS,
                         body=body,
-                    )
-                    .body
-                )
-            except ApiError as error:
-                if error.meta.status == 413:
-                    return None
-                if error.meta.status == 429:  # no document was looked at
-                    return [(429, str(error.error))] * len(batch)
-                raise
-        if not answer["errors"]:
-            return [(200, "")] * len(batch)
+                    ).body
+                except ApiError as error:
+                    if error.meta.status == 413:
+                        return None
+                    if error.meta.status == 429:  # no document was looked at
+                        return [(429, str(error.error))] * len(batch)
+                    raise
+                if not answer["errors"]:
+                    return []
         items = (item["index"] for item in answer["items"])
         return [(item["status"], item.get("error", {}).get("type", "")) for item in items]
 
