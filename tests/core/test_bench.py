@@ -25,7 +25,7 @@ from instachat_cli.commands import invoke
 from tests.engines import scratch_folder
 
 ROOT = Path(__file__).parents[2]
-TINY = Scale(pairs=2, starts=1, messages=300, jobs=20, crews=((1, 1), (2, 2)))
+TINY = Scale(pairs=2, starts=1, messages=300, jobs=20, chats=50, crews=((1, 1), (2, 2)))
 
 
 def left_behind(settings: Settings) -> list[object]:
