@@ -16,13 +16,13 @@ a document without a text, as Elasticsearch forgets what was deleted, and would 
 Nothing is retried here but what Elasticsearch refused for now, item by item.
 """
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from json.encoder import encode_basestring  # what JSONEncoder calls, without its detours
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -68,14 +68,13 @@ CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 4.0
 BULK_SECONDS = 15.0  # a bulk's answer; less than a publisher's lease
 MOST_DOCUMENTS = 2_500  # of one bulk
-MOST_BYTES = 4 << 20
+MOST_CHARACTERS = 2 << 20  # of one bulk, of up to four bytes each
 PAUSES = (0.1, 0.3, 0.9)  # before what was refused for now is sent again
 STATES_AT_ONCE = 10_000  # as many as an index gives by default
 MOMENT = "2m"  # that a point in time is kept between two pages
 _STATE_PATHS = "hits.hits.sort,hits.hits._version,hits.hits.matched_queries"
 _ALL: Mapping[str, Any] = {"match_all": {}}
 _ALIVE: Mapping[str, Any] = {"exists": {"field": "text", "_name": "alive"}}
-_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _BULK_HEADERS = {"content-type": "application/x-ndjson", "accept": "application/json"}
 
 # Each request would be a line, and each failure a warning: ours come with the exceptions.
@@ -535,32 +534,32 @@ def _differing(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
 def _bulks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], bytes]]:
     """Documents in the order given, with the bodies of the requests that write them."""
     batch: list[Document] = []
-    parts: list[bytes] = []
+    lines: list[str] = []
     size = 0
     for document in documents:
-        part = _lines(document)
-        if batch and (len(batch) == MOST_DOCUMENTS or size + len(part) > MOST_BYTES):
-            yield batch, b"".join(parts)
-            batch, parts, size = [], [], 0
+        line = _line(document)
+        if batch and (len(batch) == MOST_DOCUMENTS or size + len(line) > MOST_CHARACTERS):
+            yield batch, "".join(lines).encode()
+            batch, lines, size = [], [], 0
         batch.append(document)
-        parts.append(part)
-        size += len(part)
+        lines.append(line)
+        size += len(line)
     if batch:
-        yield batch, b"".join(parts)
+        yield batch, "".join(lines).encode()
 
 
 def _body(documents: Iterable[Document]) -> bytes:
-    return b"".join(map(_lines, documents))
+    return "".join(map(_line, documents)).encode()
 
 
-def _lines(document: Document) -> bytes:
+def _line(document: Document) -> str:
     """What a bulk request says of a document."""
     chat, number, version, text = document
-    content = "" if text is None else f',"text":{_JSON(text)}'
+    content = "" if text is None else f',"text":{encode_basestring(text)}'
     return (
         f'{{"index":{{"_id":"{chat}-{number}","routing":"{chat}","version":{version},'
         f'"version_type":"external"}}}}\n{{"chat":{chat},"number":{number}{content}}}\n'
-    ).encode()
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import starmap
 
 from sqlalchemy import Connection
 
@@ -98,7 +99,7 @@ class Publisher:
         self._leased.update(lease.ids)
         try:
             with self._database.connect() as connection:
-                documents = [Document(*row) for row in outbox.changed(connection, lease.ids)]
+                documents = list(starmap(Document, outbox.changed(connection, lease.ids)))
             rejected = [one for name in lease.indices for one in self._write(name, documents)]
             with self._database.begin() as tx:
                 if rejected:

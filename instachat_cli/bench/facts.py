@@ -21,7 +21,10 @@ def facts(backend: Backend) -> dict[str, str]:
     return machine() | {
         "PostgreSQL": _postgres(backend),
         "Redis": _redis(backend),
-        "libraries": _libraries("redis", "hiredis", "psycopg2-binary", "SQLAlchemy", "huey"),
+        **_elasticsearch(backend),
+        "libraries": _libraries(
+            "redis", "hiredis", "psycopg2-binary", "SQLAlchemy", "huey", "elasticsearch"
+        ),
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
     }
 
@@ -71,6 +74,10 @@ def _redis(backend: Backend) -> str:
     found = backend.log.configuration("appendonly", "appendfsync") or {}
     settings = ", ".join(f"{name} {value}" for name, value in sorted(found.items()))
     return f"{engine.engine} {engine.version}; {settings or 'settings can’t be read'}"
+
+
+def _elasticsearch(backend: Backend) -> dict[str, str]:
+    return {"Elasticsearch": backend.index.version()} if backend.index else {}
 
 
 def _libraries(*names: str) -> str:

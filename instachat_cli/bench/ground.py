@@ -22,6 +22,7 @@ from sqlalchemy import make_url, text
 from backend import accept, sql
 from backend.bootstrap import Addresses, Backend, addresses, open_backend
 from backend.errors import Failed, InstaChatError, Invalid
+from backend.index import alias_of_installation
 from backend.migrations import upgrade
 from backend.settings import Settings
 from backend.sql import Database
@@ -40,11 +41,34 @@ class Scale:
     messages: int = 30_000  # of one repetition
     jobs: int = 1_500  # of one repetition, where each message is a job
     chats: int = 1_000_000  # whose counters are synced
+    rows: Sequence[int] = (100_000, 1_000_000, 3_000_000)  # over which a memory has to be flat
+    compared: int = 1_000_000  # messages, of one comparison of all stores
+    reads: int = 3  # pairs of what takes seconds
     crews: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
     """How many consumer processes of how many threads are tried for those jobs."""
+    reindexed: int = 100_000  # messages of one reindex
+    million: int = 1_000_000  # of what is done at a large size, once
+    keywords: int = 100
+    long_pairs: int = 3  # of what takes long
+    steady_seconds: float = 20.0  # of a load that goes on
 
 
-QUICK = Scale(pairs=2, starts=2, messages=2_000, jobs=60, chats=2_000, crews=((1, 2), (2, 2)))
+QUICK = Scale(
+    pairs=2,
+    starts=2,
+    messages=2_000,
+    jobs=60,
+    rows=(2_000, 6_000),
+    compared=2_000,
+    reads=2,
+    chats=2_000,
+    crews=((1, 2), (2, 2)),
+    reindexed=5_000,
+    million=20_000,
+    keywords=10,
+    long_pairs=2,
+    steady_seconds=3.0,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +176,7 @@ def ground(settings: Settings, scale: Scale) -> Iterator[Ground]:
             }
         )
         backend = stack.enter_context(open_backend(own))
+        stack.callback(_drop_indices, backend)
         stack.enter_context(_empty_redis(backend))
         yield Ground(backend, scale)
 
@@ -190,6 +215,12 @@ def _own_database(at: Addresses) -> Iterator[str]:
                 connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     finally:
         server.close()
+
+
+def _drop_indices(backend: Backend) -> None:
+    if backend.index:
+        for name in backend.index.found(alias_of_installation(backend.database.installation.id)):
+            backend.index.drop(name)
 
 
 @contextmanager
