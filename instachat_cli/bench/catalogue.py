@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from backend.settings import Settings
-from instachat_cli.bench import accept, drain_copy, drain_jobs, startup
+from instachat_cli.bench import accept, drain_copy, drain_jobs, http, startup
 from instachat_cli.bench.duel import Row
 from instachat_cli.bench.facts import facts
 from instachat_cli.bench.ground import Ground, Scale, ground
@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Row]]] = {
     "drain-jobs": drain_jobs.measure,
     "drain-copy": drain_copy.measure,
     "accept": accept.measure,
+    "http": http.measure,
     "startup": startup.measure,
 }
 

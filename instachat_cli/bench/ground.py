@@ -41,9 +41,23 @@ class Scale:
     jobs: int = 1_500  # of one repetition, where each message is a job
     crews: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
     """How many consumer processes of how many threads are tried for those jobs."""
+    loads: int = 5  # pairs of loads by HTTP
+    seconds: int = 4  # of one such load
+    chats: int = 100_000  # of an application that has very many
+    gateway: bool = True  # whether the rival in Go is built, which takes a minute
 
 
-QUICK = Scale(pairs=2, starts=2, messages=2_000, jobs=60, crews=((1, 2), (2, 2)))
+QUICK = Scale(
+    pairs=2,
+    starts=2,
+    messages=2_000,
+    jobs=60,
+    crews=((1, 2), (2, 2)),
+    loads=1,
+    seconds=1,
+    chats=1_000,
+    gateway=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
