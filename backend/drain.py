@@ -27,7 +27,7 @@ from backend.folding import fold
 from backend.life import Lives
 from backend.log import LifeLost, Log, Page
 from backend.model import EntryId, Parent, checked_text
-from backend.sql import ChatRow, Database, DeadLetter, LockedShard, MessageRow
+from backend.sql import ChatRow, Database, DeadLetter, LockedShard, MessageRow, RowValues
 
 MOST_ENTRIES = 5_000  # of one transaction
 MOST_BYTES = 4 * 1024 * 1024
@@ -38,7 +38,8 @@ Step = Callable[[str], None]
 # Where rows come from: an entry's id, as Redis writes it, its event, and its field.
 Chats = tuple[bytes, ChatsCreated, bytes]
 Source = tuple[bytes, MessagesCreated, bytes]
-Placed = tuple[int, Source]  # … and the id of its chat's row
+Messages = dict[tuple[str, int], list[Source]]  # by token and number of their chat, each in order
+Placed = tuple[int, list[Source]]  # … by the id of its row
 logger = logging.getLogger(__name__)
 
 
@@ -72,11 +73,12 @@ class Drainer:
         """Let the batches under way finish, and begin no other."""
         self._stopping.set()
 
-    def drain(self, shard: int) -> int:
+    def drain(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> int:
         """Store all that a shard's log holds; returns the number of entries taken.
 
         Returns at once when another drain is at work on the shard, and between two batches after
-        `stop`. Raises EngineDown when an engine is away; nothing is lost or repeated by that.
+        `stop`, or when `go_on`, asked there, says no. Raises EngineDown when an engine is away; nothing
+        is lost or repeated by that.
         """
         taken = claims = 0
         while not self._stopping.is_set():
@@ -101,12 +103,12 @@ class Drainer:
             # Left over once the lock was let go: whoever rang meanwhile found it locked and left.
             left = self._log.trim(shard, page.end.epoch, page.through)
             self._step("trimmed")
-            if not left:
+            if not left or not go_on():
                 break
         return taken
 
-    def drain_all(self) -> int:
-        """Drain every shard whose log holds anything; returns the number of entries taken.
+    def drain_all(self, go_on: Callable[[], bool] = lambda: True) -> int:
+        """Drain every shard whose log holds anything, as `drain` does; returns how many entries it took.
 
         A shard that can't be drained stops no other; the first such failure is raised at the end.
         """
@@ -114,7 +116,7 @@ class Drainer:
         failures: list[InstaChatError] = []
         for shard, length in enumerate(self._log.lengths(self._database.installation.shards)):
             try:
-                taken += self.drain(shard) if length else 0
+                taken += self.drain(shard, go_on) if length and go_on() else 0
             except EngineDown:
                 raise
             except InstaChatError as error:
@@ -163,7 +165,9 @@ class Drainer:
             batch = Batch(shard, page, locked.epoch)
             if batch.through > locked.cursor or page.entries:
                 _Storing(tx, batch, self._log, publishing=locked.publishing).run()
-                sql.advance(tx, shard, max(batch.through, locked.cursor), batch.dropped)
+                sql.advance(
+                    tx, shard, max(batch.through, locked.cursor), batch.dropped, batch.stored
+                )
             self._step("rows")
         return batch
 
@@ -183,6 +187,7 @@ class Batch:
     page: Page
     epoch: int
     dropped: int = 0
+    stored: int = 0
     named: bool = False  # whether the outbox names any of it
 
     @property
@@ -214,7 +219,7 @@ class _Storing:
     def run(self) -> None:
         """Store creations in runs; a deletion is decided between what is before and behind it."""
         chats: list[Chats] = []
-        messages: list[Source] = []
+        messages: Messages = {}
         for entry, packed in self.batch.entries:
             try:
                 event = unpack(packed)
@@ -222,12 +227,13 @@ class _Storing:
                 self._bury(entry, packed, str(error))
                 continue
             if isinstance(event, MessagesCreated):
-                messages.append((entry, event, packed))
+                source = (entry, event, packed)
+                messages.setdefault((event.token, event.chat), []).append(source)
             elif isinstance(event, ChatsCreated):
                 chats.append((entry, event, packed))
             else:
                 self._store(chats, messages)
-                chats, messages = [], []
+                chats, messages = [], {}
                 self._decide(_entry_id(entry), event)
         self._store(chats, messages)
         if self.letters:
@@ -235,7 +241,7 @@ class _Storing:
 
     # -- creations ---------------------------------------------------------------------------------
 
-    def _store(self, chats: list[Chats], messages: list[Source]) -> None:
+    def _store(self, chats: list[Chats], messages: Messages) -> None:
         self._store_chats(chats)
         self._store_messages(messages)
 
@@ -254,7 +260,9 @@ class _Storing:
                 rows.append(ChatRow(id_, event.first, event.last, event.at))
                 sources[id_, event.first] = (entry, event, packed)
         if rows:
-            for id_, number in sql.insert_chats(self.tx, rows):
+            stored, taken = sql.insert_chats(self.tx, rows)
+            self.batch.stored += stored
+            for id_, number in taken:
                 entry, event, packed = next(
                     source
                     for (application, first), source in sources.items()
@@ -262,37 +270,39 @@ class _Storing:
                 )
                 self._bury(entry, packed, "another chat has this number", event, number)
 
-    def _store_messages(self, events: list[Source]) -> None:
+    def _store_messages(self, events: Messages) -> None:
         if not events:
             return
-        wanted = {(event.token, event.chat) for _, event, _ in events}
-        chats = sql.chat_ids(self.tx, list(wanted))
+        chats = sql.chat_ids(self.tx, list(events))
         # Of a removed application no chat has a row for ever; the log of an earlier life may name one.
-        missing = {token for token, chat in wanted if (token, chat) not in chats}
+        missing = {token for token, chat in events if (token, chat) not in chats}
         applications = sql.application_ids(self.tx, missing) if missing else {}
         placed: list[Placed] = []
-        for source in events:
-            entry, event, packed = source
-            _, there = applications.get(event.token, (0, True))
-            id_, alive = chats.get((event.token, event.chat), (0, there))
+        for chat, sources in events.items():
+            _, there = applications.get(chat[0], (0, True))
+            id_, alive = chats.get(chat, (0, there))
             if not alive:
-                self.batch.dropped += len(event.texts)
+                self.batch.dropped += sum(len(event.texts) for _, event, _ in sources)
             elif not id_:
-                self._bury(entry, packed, "the chat does not exist", event)
+                for entry, event, packed in sources:
+                    self._bury(entry, packed, "the chat does not exist", event)
             else:
-                placed.append((id_, source))
+                placed.append((id_, sources))
         if not placed:
             return
-        rows: Iterable[MessageRow] = _rows(placed)
+        rows: Iterable[RowValues] = _rows(placed)
+        count = sum(len(event.texts) for _, sources in placed for _, event, _ in sources)
         if self.publishing:
             rows = list(rows)  # kept, to be named once they are stored
         if self._copy(rows):
             rows = self._sift(placed)
+            count = len(rows)
+        self.batch.stored += count
         if self.publishing and rows:
-            sql.add_to_outbox(self.tx, [(row.chat_id, row.number, row.version) for row in rows])
+            sql.add_to_outbox(self.tx, [(chat, n, version) for chat, n, _, _, version in rows])
             self.batch.named = True
 
-    def _copy(self, rows: Iterable[MessageRow]) -> Exception | None:
+    def _copy(self, rows: Iterable[RowValues]) -> Exception | None:
         """Store rows, all or none; returns what is wrong with the data if it is none."""
         try:
             with self.tx.begin_nested():
@@ -308,8 +318,8 @@ class _Storing:
 
         Still quick when nearly all of them are good, or another drain would take this one for stuck.
         """
-        rows = list(_rows(placed))
-        sources = (source for _, source in placed for _ in source[1].texts)
+        rows = [MessageRow(*values) for values in _rows(placed)]
+        sources = (source for _, sources in placed for source in sources for _ in source[1].texts)
         times = sql.message_times(self.tx, [(row.chat_id, row.number) for row in rows])
         good: list[tuple[MessageRow, Source]] = []
         for row, source in zip(rows, sources, strict=True):
@@ -422,11 +432,12 @@ def _reason(error: Exception) -> str:
     return f"PostgreSQL says {sql.sqlstate(error)}" if sql.sqlstate(error) else "not valid Unicode"
 
 
-def _rows(placed: list[Placed]) -> Iterator[MessageRow]:
+def _rows(placed: list[Placed]) -> Iterator[RowValues]:
     """The rows, made one by one: of a batch that is good they are needed only once, and for a moment."""
-    for chat_id, (_, event, _) in placed:
-        for number, text in enumerate(event.texts, event.first):
-            yield MessageRow(chat_id, number, text, fold(text), event.micros)
+    for chat_id, sources in placed:
+        for _, event, _ in sources:
+            for number, text in enumerate(event.texts, event.first):
+                yield chat_id, number, text, fold(text), event.micros
 
 
 def _entry_id(name: bytes) -> EntryId:

@@ -22,10 +22,11 @@ from sqlalchemy import make_url, text
 from backend import accept, sql
 from backend.bootstrap import Addresses, Backend, addresses, open_backend
 from backend.errors import Failed, InstaChatError, Invalid
+from backend.index import alias_of_installation
 from backend.migrations import upgrade
 from backend.settings import Settings
 from backend.sql import Database
-from instachat_cli.conversations import conversations
+from loadtest.conversations import conversations
 
 REQUESTS = 500  # of one message each, accepted in one call while the log is filled
 BULK = 1_000  # messages of a bulk request, as `messages create -` sends them
@@ -39,12 +40,18 @@ class Scale:
     starts: int = 15  # pairs of the command line's start, which is quick
     messages: int = 30_000  # of one repetition
     jobs: int = 1_500  # of one repetition, where each message is a job
+    chats: int = 1_000_000  # whose counters are synced
     crews: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
     """How many consumer processes of how many threads are tried for those jobs."""
     loads: int = 5  # pairs of loads by HTTP
     seconds: int = 4  # of one such load
-    chats: int = 100_000  # of an application that has very many
+    crowd: int = 100_000  # chats of an application that has very many
     gateway: bool = True  # whether the rival in Go is built, which takes a minute
+    reindexed: int = 100_000  # messages of one reindex
+    million: int = 1_000_000  # of what is done at a large size, once
+    keywords: int = 100
+    long_pairs: int = 3  # of what takes long
+    steady_seconds: float = 20.0  # of a load that goes on
 
 
 QUICK = Scale(
@@ -52,10 +59,16 @@ QUICK = Scale(
     starts=2,
     messages=2_000,
     jobs=60,
+    chats=2_000,
     crews=((1, 2), (2, 2)),
+    reindexed=5_000,
+    million=20_000,
+    keywords=10,
+    long_pairs=2,
+    steady_seconds=3.0,
     loads=1,
     seconds=1,
-    chats=1_000,
+    crowd=1_000,
     gateway=False,
 )
 
@@ -165,6 +178,7 @@ def ground(settings: Settings, scale: Scale) -> Iterator[Ground]:
             }
         )
         backend = stack.enter_context(open_backend(own))
+        stack.callback(_drop_indices, backend)
         stack.enter_context(_empty_redis(backend))
         yield Ground(backend, scale)
 
@@ -203,6 +217,12 @@ def _own_database(at: Addresses) -> Iterator[str]:
                 connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     finally:
         server.close()
+
+
+def _drop_indices(backend: Backend) -> None:
+    if backend.index:
+        for name in backend.index.found(alias_of_installation(backend.database.installation.id)):
+            backend.index.drop(name)
 
 
 @contextmanager

@@ -101,8 +101,8 @@ def _with_many_tenants(ground: Ground, port: int, ours: Measure) -> Row:
 
 def _with_many_chats(ground: Ground, port: int) -> Iterator[Row]:
     """An application with very many chats, against one with a hundred: reading and writing."""
-    crowded, small = (_application(ground, count) for count in (ground.scale.chats, FEW))
-    what = f"an application of {ground.scale.chats:,} chats"
+    crowded, small = (_application(ground, count) for count in (ground.scale.crowd, FEW))
+    what = f"an application of {ground.scale.crowd:,} chats"
     seconds = ground.scale.seconds
     for name, method, path in (
         ("show a chat of", "GET", "/chats/{}"),
@@ -114,7 +114,7 @@ def _with_many_chats(ground: Ground, port: int) -> Iterator[Row]:
             at = f"/api/v1/applications/{token}" + path.format(count - FEW // 2)
             return _then_forget(ground, lambda: wrk(port, [at], seconds, method))
 
-        loads = _pairs(ground, load(crowded, ground.scale.chats), load(small, FEW))
+        loads = _pairs(ground, load(crowded, ground.scale.crowd), load(small, FEW))
         yield _rates(f"{name} {what}", HOW, f"one of {FEW}", loads, Goal(0.7))
 
 

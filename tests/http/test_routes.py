@@ -10,7 +10,7 @@ from tests.http.serving import Application, Server
 
 pytestmark = pytest.mark.xdist_group("http")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
-LIFE = {"authorization": f"Bearer {OPERATOR}"}
+BEARER = f"Bearer {OPERATOR}"
 
 
 # -- applications ----------------------------------------------------------------------------------
@@ -61,14 +61,14 @@ def test_operators_list_applications_by_pages(served: Server) -> None:
     seen: list[str] = []
     after = ""
     while after is not None:
-        page = served("GET", f"/api/v1/applications?limit=2{after}", **LIFE)
+        page = served("GET", f"/api/v1/applications?limit=2{after}", authorization=BEARER)
         assert page.status == 200
         assert len(page.json["items"]) <= 2
         seen += [item["token"] for item in page.json["items"]]
         after = page.json["next"] and f"&after={page.json['next']}"
     assert [token for token in seen if token in mine] == mine
     assert len(set(seen)) == len(seen)
-    assert served("GET", "/api/v1/applications?after=nobody", **LIFE).status == 422
+    assert served("GET", "/api/v1/applications?after=nobody", authorization=BEARER).status == 422
 
 
 def test_without_an_admin_token_the_operators_routes_do_not_exist(alone: Server) -> None:
@@ -228,7 +228,6 @@ def test_if_match_is_honoured(app: Application, what: str) -> None:
 def test_an_idempotency_key_counts_once(app: Application) -> None:
     """The same key and body: the same answer, nothing new; with another body 409; per route."""
     chat = app.chat()
-    key = {"idempotency_key": "key-1"}
     for path, body, other in (
         (f"{app.path}/chats", None, None),
         (f"{chat}/messages", {"message": {"text": "a"}}, {"message": {"text": "b"}}),
@@ -239,14 +238,14 @@ def test_an_idempotency_key_counts_once(app: Application) -> None:
             {"application": {"name": "b"}},
         ),
     ):
-        key = {"idempotency_key": f"key {app.token}"}
-        first = app.server("POST", path, body, **key)
-        again = app.server("POST", path, body, **key)
+        key = f"key {app.token}"
+        first = app.server("POST", path, body, idempotency_key=key)
+        again = app.server("POST", path, body, idempotency_key=key)
         assert first.status < 300
         assert (again.status, again.json) == (first.status, first.json)
         assert again.headers.get("etag") == first.headers.get("etag")
         if other:
-            reused = app.server("POST", path, other, **key)
+            reused = app.server("POST", path, other, idempotency_key=key)
             assert (reused.status, reused.json["type"].rpartition(":")[2]) == (409, "key-reused")
         assert app.server("POST", path, body, idempotency_key="x" * 256).status == 422
     assert app.server("GET", app.path).json["chats_count"] == 2
