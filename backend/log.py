@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -45,6 +45,11 @@ MOST_ENTRIES = 1_000_000  # in one shard's log, where no setting says otherwise
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
+
+SCANNED_AT_ONCE = 1_000  # keys that one step of a walk looks at
+_COUNTER = re.compile(
+    rb"instachat:\{[0-9]+\}:(?:app:([A-Za-z0-9_-]{1,64})|chat:([A-Za-z0-9_-]{1,64}):([1-9][0-9]{0,15}))"
+)
 
 _NAME = re.compile("[A-Za-z0-9_-]{1,64}(:[1-9][0-9]{0,15})?")
 # What Redis says when it can't do its work now: redis-py knows some of it by class, the rest by word.
@@ -113,6 +118,18 @@ class Life:
     highest: int
     sequence: int
     installation: str
+
+
+class Counter(NamedTuple):
+    """A counter as it lies there: `issued` is None where none is to be found.
+
+    One that is not `verified` in the present life is raised to the rows' highest number before it gives
+    another; one that is not `open` was closed by a deletion.
+    """
+
+    issued: int | None
+    verified: bool
+    open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,6 +445,39 @@ class Log:
             EntryId(int(epoch), int(sequence)),
         )
 
+    def look(self, shard: int, parents: Sequence[Parent]) -> tuple[list[Counter], EntryId]:
+        """The counters of these parents as they are, and the log's end as read after them.
+
+        Changes nothing and judges nothing: where Redis has no life of ours the end is `0-0`, and no
+        counter is verified.
+        """
+        keys = [self.key(shard, "life"), *(self.counter_key(shard, p) for p in parents)]
+        epoch, sequence, found = self._call("look", keys, [])
+        counters = [
+            Counter(None if issued is None else int(issued), bool(verified), bool(open_))
+            for issued, verified, open_ in zip(found[::3], found[1::3], found[2::3], strict=True)
+        ]
+        return counters, EntryId(int(epoch), int(sequence))
+
+    def discard(self, shard: int, epoch: int, found: Mapping[Parent, int]) -> None:
+        """Remove counters that still say what was found; LifeLost, changing nothing, in another life."""
+        keys = [self.key(shard, "life"), *(self.counter_key(shard, p) for p in found)]
+        reply = self._call("discard", keys, [epoch, *found.values()])
+        if reply[0] != b"ok":
+            raise LifeLost(_text(reply[1]))
+
+    def parents(self, shard: int | None = None, token: str = "*") -> Iterator[Parent]:
+        """Everything that has a counter, in no order, perhaps twice: in one shard, or of one token.
+
+        Whatever had one during the whole of the walk is in it.
+        """
+        pattern = f"instachat:{{{'*' if shard is None else shard}}}:[ac][ph][pa]*:{token}*"
+        with self._down():
+            for name in self.redis.scan_iter(match=pattern, count=SCANNED_AT_ONCE):
+                if found := _COUNTER.fullmatch(name):
+                    of_app, of_chat, number = found.groups()
+                    yield Parent((of_app or of_chat).decode(), int(number) if number else None)
+
     def lengths(self, shards: int) -> list[int]:
         """How many entries each shard's log holds: what is accepted and not stored yet.
 
@@ -734,6 +784,8 @@ def _load_scripts() -> dict[str, str]:
         "issued",
         "raise",
         "seal",
+        "look",
+        "discard",
         "counted",
         "synced",
     ]

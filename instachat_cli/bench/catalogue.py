@@ -10,6 +10,7 @@ from instachat_cli.bench import (
     http,
     million,
     publish,
+    reconcile,
     reindex,
     searchable,
     startup,
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Row]]] = {
     "drain-copy": drain_copy.measure,
     "accept": accept.measure,
     "http": http.measure,
+    "reconcile": reconcile.measure,
     "startup": startup.measure,
     "sync": sync.measure,  # last: it leaves a million chats to the others
 }
