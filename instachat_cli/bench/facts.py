@@ -21,7 +21,10 @@ def facts(backend: Backend) -> dict[str, str]:
     return machine() | {
         "PostgreSQL": _postgres(backend),
         "Redis": _redis(backend),
-        "libraries": _libraries("redis", "hiredis", "psycopg2-binary", "SQLAlchemy", "huey"),
+        **({"Elasticsearch": backend.index.version()} if backend.index else {}),
+        "libraries": _libraries(
+            "redis", "hiredis", "msgspec", "psycopg2-binary", "SQLAlchemy", "huey"
+        ),
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
     }
 

@@ -15,13 +15,16 @@ import pytest
 import redis
 
 from backend.errors import InstaChatError, Invalid
+from backend.index import Index
 from backend.settings import Settings
+from backend.sql import indices
 from instachat_cli import failures
 from instachat_cli.bench import catalogue
 from instachat_cli.bench.duel import Goal, Row, Side, Verdict, duel
 from instachat_cli.bench.ground import Ground, Scale, ground
 from instachat_cli.bench.report import markdown, summary
 from instachat_cli.commands import invoke
+from tests.elastic.fixtures import Elasticsearch
 from tests.engines import scratch_folder
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +41,7 @@ def left_behind(settings: Settings) -> list[object]:
         return [*found, *client.scan_iter("*")]
 
 
-@pytest.mark.parametrize("name", catalogue.BENCHMARKS)
+@pytest.mark.parametrize("name", sorted(catalogue.BENCHMARKS.keys() - catalogue.ON_AN_INDEX))
 def test_each_gives_sane_rows_and_leaves_nothing(name: str, settings: Settings) -> None:
     """Every benchmark, whole, at a size where its numbers mean nothing."""
     told: list[Row] = []
@@ -51,6 +54,25 @@ def test_each_gives_sane_rows_and_leaves_nothing(name: str, settings: Settings) 
         assert (row.profile == "") == (row.verdict in (Verdict.MET, Verdict.INFORMATION))
     assert facts["Redis"].startswith("Valkey 9")
     assert facts["PostgreSQL"].startswith("18")
+    assert left_behind(settings) == []
+
+
+def test_indices_are_gone_with_the_database(
+    settings: Settings, elasticsearch: Elasticsearch
+) -> None:
+    """Ground on a given Elasticsearch has an index to measure with, and leaves none."""
+    given = settings.model_copy(update={"elasticsearch_url": elasticsearch.url})
+    with ground(given, TINY) as where:
+        where.accept_bulk(where.texts)
+        where.drain()
+        assert where.backend.publisher
+        assert where.backend.publisher.publish() == TINY.messages
+        with where.backend.database.connect() as connection:
+            names = [kept.name for kept in indices.indices(connection)]
+        with closing(Index(elasticsearch.url)) as index:
+            assert [index.exists(name) for name in names] == [True]
+    with closing(Index(elasticsearch.url)) as index:
+        assert not index.exists(names[0])
     assert left_behind(settings) == []
 
 
