@@ -12,9 +12,7 @@ from tests.conftest import Engines
 from tests.core.test_bench import TINY, left_behind
 from tests.elastic.fixtures import Elasticsearch
 
-SMALL = replace(
-    TINY, reindexed=600, million=2_000, keywords=5, long_pairs=2, steady_seconds=1.0
-)
+SMALL = replace(TINY, reindexed=600, million=2_000, keywords=5, long_pairs=2, steady_seconds=1.0)
 
 
 def indices(node: Elasticsearch) -> set[str]:
@@ -23,7 +21,7 @@ def indices(node: Elasticsearch) -> set[str]:
         return set(json.load(answer))
 
 
-@pytest.mark.parametrize("name", catalogue.WITH_ELASTICSEARCH)
+@pytest.mark.parametrize("name", sorted(catalogue.ON_AN_INDEX))
 def test_each_gives_sane_rows_and_leaves_nothing(
     name: str, engines: Engines, elasticsearch: Elasticsearch
 ) -> None:
@@ -39,4 +37,3 @@ def test_each_gives_sane_rows_and_leaves_nothing(
     assert facts["Elasticsearch"].startswith("8.19")
     assert left_behind(settings) == []
     assert indices(elasticsearch) == before
-
