@@ -8,6 +8,7 @@ from backend.accept import Acceptor
 from backend.catalog import Catalog
 from backend.clearing import Clearer
 from backend.counters import Counters
+from backend.documents import Documents
 from backend.drain import Drainer
 from backend.embedded import PrivateEngines, acquire
 from backend.errors import Invalid, Unavailable
@@ -18,9 +19,11 @@ from backend.jobs import Jobs, Worker
 from backend.letters import DeadLetters
 from backend.life import Lives
 from backend.log import Log
+from backend.mending import Mender
 from backend.migrations import upgrade
 from backend.past_log import PastLog
 from backend.publish import Publisher, keep_first_index
+from backend.reconcile import Reconciler
 from backend.reindex import Reindexer
 from backend.search import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
@@ -54,6 +57,7 @@ class Backend:
     catalog: Catalog
     importer: Importer
     exporter: Exporter
+    reconciler: Reconciler
     letters: DeadLetters
     index: Index | None
     publisher: Publisher | None
@@ -125,8 +129,7 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
             upgrade(database)
         else:
             database.check_schema()
-        replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
-        log = Log(at.redis, replicas=replicas)
+        log = open_log(settings, at)
         stack.callback(log.close)
         if settings.elasticsearch_url is not None:
             with suppress(Unavailable):  # the next command tries again
@@ -135,6 +138,15 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         if core.index:
             stack.callback(core.index.close)
         yield core
+
+
+def open_log(settings: Settings, at: Addresses, **seconds: float) -> Log:
+    """The settings' log, with the limits and the durability that they ask for; not connected yet.
+
+    `seconds` are those that Log takes, where they have to be others.
+    """
+    replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
+    return Log(at.redis, replicas=replicas, most_entries=settings.log_limit, **seconds)
 
 
 def assemble(settings: Settings, at: Addresses, database: Database, log: Log) -> Backend:
@@ -151,7 +163,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
     counters = Counters(log, database, lives, drainer)
     clearer = Clearer(log, database)
     syncer = Syncer(log, database, lives)
-    jobs = Jobs(at.huey, drainer, clearer, syncer)
+    jobs = Jobs(at.huey, log, drainer, clearer, syncer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(
         log,
@@ -164,6 +176,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         ring_publisher=ring_publisher,
     )
     settler = Settler(log, lives, drainer)
+    documents = Documents(database, index, publisher) if index and publisher else None
     past_log = PastLog(log, database, lives, settler)
     return Backend(
         settings,
@@ -179,6 +192,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         catalog,
         Importer(log, database, settler, past_log),
         Exporter(database, settler),
+        Reconciler(log, database, settler, Mender(log, database, lives, past_log), documents),
         DeadLetters(log, database, past_log),
         index,
         publisher,

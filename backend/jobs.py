@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -38,6 +39,7 @@ SYNC_LOOK_SECONDS = 60.0
 SHUTDOWN_SECONDS = 30
 THREADS = 2
 MOST_BELLS = 100
+QUEUE_PAGE = 1_000
 logger = logging.getLogger(__name__)
 
 
@@ -52,10 +54,31 @@ class JsonSerializer(Serializer):  # type: ignore[misc]  # huey is untyped
         return Message(**decoded) if isinstance(decoded, dict) and "name" in decoded else decoded
 
 
+class Queue(RedisHuey):  # type: ignore[misc]  # huey is untyped
+    """Huey's queue, which gives no job while it is paused."""
+
+    def __init__(self, *arguments: Any, resting: Callable[[], bool], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._resting = resting
+
+    def dequeue(self) -> Any:
+        """The next job, if there is one and it may be done."""
+        if self._resting():
+            time.sleep(SWEEP_SECONDS)
+            return None
+        task = super().dequeue()
+        if task is not None and self._resting():  # since it was waited for
+            self.enqueue(task)
+            return None
+        return task
+
+
 class Jobs:
     """The queue, and the two ends of it: `ring` enqueues, `Worker` runs."""
 
-    def __init__(self, url: str, drainer: Drainer, clearer: Clearer, syncer: Syncer) -> None:
+    def __init__(
+        self, url: str, log: Log, drainer: Drainer, clearer: Clearer, syncer: Syncer
+    ) -> None:
         try:
             # Its own client: its time-out for answers must be longer than the queue's blocking pop.
             pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=2, socket_timeout=10)
@@ -64,9 +87,14 @@ class Jobs:
                 f"the job queue's URL {redacted(url)} can't be used: {error}",
                 "it looks like redis://HOST:6379/0 (INSTACHAT_HUEY_URL)",
             ) from None
-        self.huey = RedisHuey(
-            "instachat", results=False, serializer=JsonSerializer(), connection_pool=pool
+        self.huey = Queue(
+            "instachat",
+            results=False,
+            serializer=JsonSerializer(),
+            connection_pool=pool,
+            resting=lambda: not self.may_work(),
         )
+        self._log = log
         self.publishing_asked = threading.Event()  # of this process's worker
         self.reindex_asked = threading.Event()
         self._drainer = drainer
@@ -81,15 +109,11 @@ class Jobs:
 
     def ring(self, shard: int) -> None:
         """Ask for a drain of a shard. Never raises: the worker's sweep finds what no bell announced."""
-        with suppress(redis.RedisError):
-            self._drain(shard)
+        self._ask(lambda: self._drain(shard))
 
     def ring_publisher(self) -> None:
         """Ask for what the outbox names to be published. Never raises, as `ring`."""
-        with suppress(redis.RedisError):
-            # Bells that nobody heard yet are enough: the queue does not grow while no worker runs.
-            if self.length() < MOST_BELLS:
-                self._publish()
+        self._ask(self._publish)
 
     def ask_reindex(self) -> None:
         """Ask for a reindex: a worker begins one, or goes on with one that was interrupted.
@@ -106,23 +130,34 @@ class Jobs:
 
     def cascade(self) -> None:
         """Ask that what removed parents left is dropped. Never raises, as `ring`."""
-        with suppress(redis.RedisError):
-            self._cascade()
+        self._ask(self._cascade)
 
     def sync_counters(self) -> None:
         """Ask for a sync of the counters. Never raises, as `ring`."""
+        self._ask(self._sync)
+
+    def may_work(self) -> bool:
+        """Whether a worker may take a job: the queue is not paused, and the log's Redis says so."""
+        try:
+            return not self._log.paused()
+        except InstaChatError:
+            return False
+
+    def _ask(self, enqueue: Callable[[], object]) -> None:
         with suppress(redis.RedisError):
-            self._sync()
+            # Bells that nobody heard yet are enough: the queue does not grow while no worker runs.
+            if self.length() < MOST_BELLS:
+                enqueue()
 
     def _run_drain(self, shard: int) -> None:
         try:
-            self._drainer.drain(shard)
+            self._drainer.drain(shard, self.may_work)
         except InstaChatError as error:  # the sweep tries again
             logger.warning("%s", error.message)
 
     def _run_cascade(self) -> None:
         try:
-            self._clearer.clear_all()
+            self._clearer.clear_all(go_on=self.may_work)
         except InstaChatError as error:  # the sweep goes on
             logger.warning("%s", error.message)
 
@@ -141,6 +176,28 @@ class Jobs:
         """How many jobs are waiting."""
         return int(self.huey.pending_count())
 
+    def waiting(self) -> dict[str, int]:
+        """How many jobs are waiting, by name. EngineDown if the queue's Redis is away."""
+        found: Counter[str] = Counter()
+        storage = self.huey.storage
+        try:
+            for start in range(0, self.length(), QUEUE_PAGE):
+                for data in storage.conn.lrange(storage.queue_key, start, start + QUEUE_PAGE - 1):
+                    found[_job_name(data)] += 1
+        except redis.RedisError as error:
+            raise EngineDown(
+                f"the job queue's Redis can't be used: {error}",
+                "check INSTACHAT_HUEY_URL (unset: INSTACHAT_REDIS_URL)",
+            ) from None
+        return dict(sorted(found.items()))
+
+
+def _job_name(data: bytes) -> str:
+    try:
+        return str(json.loads(data)["name"]).rpartition(".")[2]  # Huey puts the module in front
+    except (ValueError, TypeError, KeyError):
+        return "unreadable"
+
 
 class Worker:
     """Runs jobs and sweeps, until told to stop. Several may run, on several machines."""
@@ -158,7 +215,7 @@ class Worker:
     ) -> None:
         self._jobs = jobs
         self._builder = Builder(reindexer, jobs.reindex_asked) if reindexer else None
-        self._press = Press(publisher, jobs.publishing_asked) if publisher else None
+        self._press = Press(publisher, jobs.publishing_asked, jobs.may_work) if publisher else None
         self._drainer = drainer
         self._clearer = clearer
         self._syncer = syncer
@@ -210,14 +267,18 @@ class Worker:
         self._told_to_stop = True
 
     def _sweep(self) -> None:
+        may_work = self._jobs.may_work
         # Each by itself: a Redis that is full takes no beat, and is relieved by the drain alone.
-        for duty in (
+        signs: tuple[Callable[[], object], ...] = (
             self._tick,
             lambda: self._log.beat(self._name),
-            self._drainer.drain_all,
-            lambda: self._clearer.clear_all(CLEAR_SECONDS),
+        )
+        work: tuple[Callable[[], object], ...] = (
+            lambda: self._drainer.drain_all(may_work),
+            lambda: self._clearer.clear_all(CLEAR_SECONDS, may_work),
             self._sync_hourly,
-        ):
+        )
+        for duty in signs + (work if may_work() else ()):
             try:
                 duty()
             except InstaChatError as error:

@@ -10,6 +10,7 @@ A shard's keys carry one hash tag, so that each script works on one slot of a Re
     instachat:{3}:bell                a drain was asked for and has not begun
     instachat:{3}:key:…               an idempotency key's answer
     instachat:workers                 when each running worker was last heard of
+    instachat:paused                  there while workers shall take no jobs and make no sweeps
 
 Nothing here retries: a call whose answer was lost may have given numbers, and a second try would
 give others. The scripts are in `lua/`, each with its keys and answers.
@@ -23,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -40,10 +41,15 @@ BELL_MILLISECONDS = 2_000  # a ring whose job was lost is repeated after this
 MEMORY_SHARE = (
     0.85  # of Redis's limit; beyond it nothing is accepted, so that the queue still works
 )
-MOST_ENTRIES = 1_000_000  # in one shard's log
+MOST_ENTRIES = 1_000_000  # in one shard's log, where no setting says otherwise
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
+
+SCANNED_AT_ONCE = 1_000  # keys that one step of a walk looks at
+_COUNTER = re.compile(
+    rb"instachat:\{[0-9]+\}:(?:app:([A-Za-z0-9_-]{1,64})|chat:([A-Za-z0-9_-]{1,64}):([1-9][0-9]{0,15}))"
+)
 
 _NAME = re.compile("[A-Za-z0-9_-]{1,64}(:[1-9][0-9]{0,15})?")
 # What Redis says when it can't do its work now: redis-py knows some of it by class, the rest by word.
@@ -112,6 +118,18 @@ class Life:
     highest: int
     sequence: int
     installation: str
+
+
+class Counter(NamedTuple):
+    """A counter as it lies there: `issued` is None where none is to be found.
+
+    One that is not `verified` in the present life is raised to the rows' highest number before it gives
+    another; one that is not `open` was closed by a deletion.
+    """
+
+    issued: int | None
+    verified: bool
+    open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,6 +445,39 @@ class Log:
             EntryId(int(epoch), int(sequence)),
         )
 
+    def look(self, shard: int, parents: Sequence[Parent]) -> tuple[list[Counter], EntryId]:
+        """The counters of these parents as they are, and the log's end as read after them.
+
+        Changes nothing and judges nothing: where Redis has no life of ours the end is `0-0`, and no
+        counter is verified.
+        """
+        keys = [self.key(shard, "life"), *(self.counter_key(shard, p) for p in parents)]
+        epoch, sequence, found = self._call("look", keys, [])
+        counters = [
+            Counter(None if issued is None else int(issued), bool(verified), bool(open_))
+            for issued, verified, open_ in zip(found[::3], found[1::3], found[2::3], strict=True)
+        ]
+        return counters, EntryId(int(epoch), int(sequence))
+
+    def discard(self, shard: int, epoch: int, found: Mapping[Parent, int]) -> None:
+        """Remove counters that still say what was found; LifeLost, changing nothing, in another life."""
+        keys = [self.key(shard, "life"), *(self.counter_key(shard, p) for p in found)]
+        reply = self._call("discard", keys, [epoch, *found.values()])
+        if reply[0] != b"ok":
+            raise LifeLost(_text(reply[1]))
+
+    def parents(self, shard: int | None = None, token: str = "*") -> Iterator[Parent]:
+        """Everything that has a counter, in no order, perhaps twice: in one shard, or of one token.
+
+        Whatever had one during the whole of the walk is in it.
+        """
+        pattern = f"instachat:{{{'*' if shard is None else shard}}}:[ac][ph][pa]*:{token}*"
+        with self._down():
+            for name in self.redis.scan_iter(match=pattern, count=SCANNED_AT_ONCE):
+                if found := _COUNTER.fullmatch(name):
+                    of_app, of_chat, number = found.groups()
+                    yield Parent((of_app or of_chat).decode(), int(number) if number else None)
+
     def lengths(self, shards: int) -> list[int]:
         """How many entries each shard's log holds: what is accepted and not stored yet.
 
@@ -478,6 +529,14 @@ class Log:
         """How many parents of each shard have counts that SQL does not know yet."""
         return self._each_shard("zcard", "unsynced", shards)
 
+    def given(self, shards: int) -> int:
+        """How many numbers this Redis has given in all; less than before after a loss."""
+        with self._down():
+            pipe = self.redis.pipeline(transaction=False)
+            for shard in range(shards):
+                pipe.hget(self.key(shard, "life"), "given")
+            return sum(int(value) for value in pipe.execute() if value)
+
     def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
         with self._down():
             pipe = self.redis.pipeline(transaction=False)
@@ -512,6 +571,21 @@ class Log:
                 "instachat:workers", time.time() - WORKER_SECONDS, "+inf"
             )
         return int(found)
+
+    def pause(self) -> None:
+        """Have workers take no jobs and make no sweeps until `resume`, whoever restarts meanwhile."""
+        with self._down():
+            self.redis.set("instachat:paused", 1)
+
+    def resume(self) -> None:
+        """Let workers work again."""
+        with self._down():
+            self.redis.delete("instachat:paused")
+
+    def paused(self) -> bool:
+        """Whether workers are told to rest."""
+        with self._down():
+            return bool(self.redis.exists("instachat:paused"))
 
     # -- keys of creations that take no number -----------------------------------------------------
 
@@ -710,6 +784,8 @@ def _load_scripts() -> dict[str, str]:
         "issued",
         "raise",
         "seal",
+        "look",
+        "discard",
         "counted",
         "synced",
     ]

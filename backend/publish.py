@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import starmap
 
@@ -52,14 +52,16 @@ class Publisher:
         """Let go of what bulks under way have leased, for the process ends without waiting for them."""
         self._release(list(self._leased))
 
-    def publish(self) -> int:
+    def publish(self, go_on: Callable[[], bool] = lambda: True) -> int:
         """Publish until the outbox holds nothing that is free; returns how many changes it were.
+
+        Ends also when `go_on`, asked before each bulk, says no.
 
         Raises EngineDown or Unavailable when an engine is away or takes nothing, IndexMissing when the
         index that is searched is gone; all that was not published stays in the outbox.
         """
         published = 0
-        while not self._stopping.is_set() and (count := self._publish_some()):
+        while not self._stopping.is_set() and go_on() and (count := self._publish_some()):
             published += count
         return published
 
@@ -166,9 +168,15 @@ class Publisher:
 class Press:
     """Threads that publish. A hanging Elasticsearch holds up these alone, and neither jobs nor the sweep."""
 
-    def __init__(self, publisher: Publisher, asked: threading.Event) -> None:
-        """`asked` is set when there is something to publish; they look twice a second all the same."""
+    def __init__(
+        self, publisher: Publisher, asked: threading.Event, may_work: Callable[[], bool]
+    ) -> None:
+        """`asked` is set when there is something to publish; they look twice a second all the same.
+
+        While `may_work` says no, as when the job queue is paused, they rest.
+        """
         self._publisher = publisher
+        self._may_work = may_work
         self._asked = asked
         self._stopping = threading.Event()
         self._trouble: type[Exception] | None = None
@@ -197,7 +205,7 @@ class Press:
             self._asked.wait(LOOK_SECONDS)
             self._asked.clear()
             try:
-                if self._publisher.publish() and self._trouble:
+                if self._publisher.publish(self._may_work) and self._trouble:
                     self._trouble = None
                     logger.info("publishing goes on")
                 continue

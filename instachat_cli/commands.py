@@ -15,6 +15,8 @@ from instachat_cli import (
     doctor,
     messages,
     migrate,
+    queue,
+    reconcile,
     reindex,
     run,
     search,
@@ -48,8 +50,10 @@ command(app)(search.search)
 command(app)(reindex.reindex)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
+command(app)(reconcile.reconcile)
 command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
+app.add_typer(queue.app, name="queue")
 app.add_typer(dead.app, name="dead")
 command(app)(doctor.doctor)
 app.add_typer(bench.app, name="bench")

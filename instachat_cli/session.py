@@ -36,12 +36,20 @@ def addresses() -> Iterator["Addresses"]:
 
 
 def note_unstored(opened: "Backend", token: str) -> None:
-    """Say so if what was accepted for an application waits for a worker, and none is running."""
+    """Say so if what was accepted for an application waits for a worker, and none runs, or may work."""
     with suppress(InstaChatError):
-        if opened.log.workers():
+        paused = opened.log.paused()
+        if opened.log.workers() and not paused:
             return
         shards = opened.database.installation.shards
-        if opened.log.lengths(shards)[opened.counters.shard(token)]:
+        if not opened.log.lengths(shards)[opened.counters.shard(token)]:
+            return
+        if paused:
+            talk.note(
+                "the job queue is paused: what is accepted stays accepted, and is stored after"
+                " `instachat queue resume`"
+            )
+        else:
             talk.note(
                 "no worker is running: what is accepted stays accepted, and is stored once one runs;"
                 " start one by `instachat worker` or `instachat up`"

@@ -126,6 +126,19 @@ def _raise(
     return {id_: (before, after) for id_, before, after in rows}
 
 
+def count_of_messages(connection: Connection, token: str) -> int:
+    """What the count columns of an application's chats add up to, as of the last sync."""
+    found = connection.scalar(
+        text(
+            "SELECT coalesce(sum(c.messages_count), 0) FROM chat c"
+            " JOIN application a ON a.id = c.application_id"
+            " WHERE a.token = :token AND c.state = 'stored'"
+        ),
+        {"token": token},
+    )
+    return int(found or 0)
+
+
 def synced(connection: Connection) -> dict[int, Synced]:
     """How far each shard's counts follow Redis."""
     rows = connection.execute(

@@ -14,9 +14,11 @@ from instachat_cli.bench import (
     drain_jobs,
     million,
     publish,
+    reconcile,
     reindex,
     searchable,
     startup,
+    sync,
 )
 from instachat_cli.bench.duel import Row
 from instachat_cli.bench.facts import facts
@@ -26,7 +28,9 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Row]]] = {
     "drain-jobs": drain_jobs.measure,
     "drain-copy": drain_copy.measure,
     "accept": accept.measure,
+    "reconcile": reconcile.measure,
     "startup": startup.measure,
+    "sync": sync.measure,  # last: it leaves a million chats to the others
     "publish": publish.measure,
     "reindex": reindex.measure,
     "million": million.measure,

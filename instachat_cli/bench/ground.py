@@ -41,6 +41,10 @@ class Scale:
     starts: int = 15  # pairs of the command line's start, which is quick
     messages: int = 30_000  # of one repetition
     jobs: int = 1_500  # of one repetition, where each message is a job
+    chats: int = 1_000_000  # whose counters are synced
+    rows: Sequence[int] = (100_000, 1_000_000, 3_000_000)  # over which a memory has to be flat
+    compared: int = 1_000_000  # messages, of one comparison of all stores
+    reads: int = 3  # pairs of what takes seconds
     crews: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
     """How many consumer processes of how many threads are tried for those jobs."""
     reindexed: int = 100_000  # messages of one reindex
@@ -55,6 +59,10 @@ QUICK = Scale(
     starts=2,
     messages=2_000,
     jobs=60,
+    rows=(2_000, 6_000),
+    compared=2_000,
+    reads=2,
+    chats=2_000,
     crews=((1, 2), (2, 2)),
     reindexed=5_000,
     million=20_000,

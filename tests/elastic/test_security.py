@@ -131,7 +131,15 @@ def test_an_api_key_that_may_do_no_more_than_it_has_to(engines: Engines, guarded
         findings = {
             finding.check: finding
             for finding in examine(
-                Patient(settings, core.database, core.log, core.index, core.jobs.length, list)
+                Patient(
+                    settings,
+                    core.database,
+                    core.log,
+                    core.index,
+                    core.jobs.length,
+                    list,
+                    core.syncer.lag,
+                )
             )
         }
     assert findings["search index"].severity == "ok"
