@@ -21,9 +21,9 @@ def facts(backend: Backend) -> dict[str, str]:
     return machine() | {
         "PostgreSQL": _postgres(backend),
         "Redis": _redis(backend),
-        **_elasticsearch(backend),
+        **({"Elasticsearch": backend.index.version()} if backend.index else {}),
         "libraries": _libraries(
-            "redis", "hiredis", "psycopg2-binary", "SQLAlchemy", "huey", "elasticsearch"
+            "redis", "hiredis", "msgspec", "psycopg2-binary", "SQLAlchemy", "huey", "elasticsearch"
         ),
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
     }
