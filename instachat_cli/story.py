@@ -26,6 +26,7 @@ from backend.bootstrap import open_backend
 from backend.errors import CheckFailed
 from backend.model import Match
 from backend.sql import counts
+from instachat_cli import story_load
 from instachat_cli.talk import visible
 from instachat_cli.upkeep import spawn_worker
 from loadtest.conversations import Conversation, conversations
@@ -105,6 +106,8 @@ class _Demo:
             self._time_to_stored()
             self._counts_and_truth()
         self._measures()
+        with _worker():
+            self._load()
 
     # -- 1 -----------------------------------------------------------------------------------------
 
@@ -311,6 +314,13 @@ class _Demo:
         faults = sum(self.measured[kind] for kind in ("lost", "doubled", "changed"))
         table.add_row(f"{faults}", f"lost, doubled or changed of {self.measured['messages']:,}")
         self.console.print(table)
+
+    # -- 7 -----------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        self.console.print()
+        self._headline(7, "A short load over HTTP, and its audit")
+        self.measured |= story_load.load(self.console)
 
     def _storing_rate(self) -> float:
         """Rows a second of one drain in this process, with nothing else to do."""

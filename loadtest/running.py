@@ -22,6 +22,7 @@ from loadtest.plan import Plan
 from loadtest.result import Breakpoint, Model, Moment, Result, Threshold, Window
 from loadtest.sampler import Sample, Sampler
 from loadtest.tally import Tally
+from loadtest.texts import tongues
 from loadtest.web import Web
 
 TICK_SECONDS = 0.2
@@ -101,6 +102,7 @@ class _Run:
         if self._wish.workers:
             self._tell(f"waiting for {self._wish.workers} Locust workers")
         self._tell("Locust starts, and creates the applications and chats")
+        tongues()  # meanwhile: reading the corpus takes a while, and the sampler needs it
         news = self.generator.await_begin()
         started, begin = datetime.now(UTC), news["begin"]
         ground = Ground.load(news["ground"])

@@ -140,6 +140,11 @@ def ends(connection: Connection) -> tuple[int, int] | None:
     return None if first is None else (first, last)
 
 
+def waiting(connection: Connection) -> list[int]:
+    """All rows, the oldest first."""
+    return list(connection.scalars(text("SELECT id FROM outbox ORDER BY id")))
+
+
 def lag(connection: Connection) -> Lag:
     """How far publishing is behind."""
     messages, seconds = connection.execute(
