@@ -27,7 +27,9 @@ LEASE_SECONDS = (
     30.0  # more than a bulk may take; after a kill -9 it passes before another publishes
 )
 MESSAGES = 2_500  # of one lease, about
-PUBLISHERS = 2  # of a worker: while one waits for Elasticsearch, the other loads
+LEASE_TRIES = 20
+CHOOSING_SECONDS = 0.005  # that another publisher takes to choose its rows
+PUBLISHERS = 3  # of a worker: while two wait for Elasticsearch, one loads
 LOOK_SECONDS = 0.5  # how often they look for what no bell announced
 PAUSE_SECONDS = 2.0  # before another try, when publishing failed
 PUBLISHED_WITHIN = 3.0  # what is not published by then, when the worker ends, stays in the outbox
@@ -93,8 +95,7 @@ class Publisher:
                 )
 
     def _publish_some(self) -> int:
-        with self._database.begin() as tx:
-            lease = outbox.lease(tx, MESSAGES, LEASE_SECONDS)
+        lease = self._lease()
         if lease is None:
             return 0
         self._leased.update(lease.ids)
@@ -102,7 +103,7 @@ class Publisher:
             with self._database.connect() as connection:
                 documents = list(starmap(Document, outbox.changed(connection, lease.ids)))
             rejected = [one for name in lease.indices for one in self._write(name, documents)]
-            with self._database.begin() as tx:
+            with self._database.begin(durable=bool(rejected)) as tx:
                 if rejected:
                     self._bury(tx, rejected)
                 outbox.complete(tx, lease.ids)
@@ -112,6 +113,17 @@ class Publisher:
         finally:
             self._leased.difference_update(lease.ids)
         return len(documents)
+
+    def _lease(self) -> outbox.Lease | None:
+        """Some rows; None if there are none, or others can't let go of them."""
+        for _ in range(LEASE_TRIES):
+            # Undone by a crash of the server it is published again, which can't hurt.
+            with self._database.begin(durable=False) as tx:
+                lease = outbox.lease(tx, MESSAGES, LEASE_SECONDS)
+            if lease is None or lease.ids:
+                return lease
+            time.sleep(CHOOSING_SECONDS)
+        return None
 
     def _release(self, ids: Sequence[int]) -> None:
         with suppress(InstaChatError), self._database.begin() as tx:  # or else the lease expires

@@ -69,10 +69,15 @@ class Database:
             yield connection
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """A transaction, committed at the end, durably, whatever the server's default."""
+    def begin(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A transaction, committed at the end, durably, whatever the server's default.
+
+        Without `durable` a crash of the server may undo it: for what is only done again then.
+        """
         with self._in_our_words(), self.engine.begin() as connection:
-            connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
+            connection.exec_driver_sql(
+                f"SET LOCAL synchronous_commit = {'on' if durable else 'off'}"
+            )
             yield connection
 
     @contextmanager

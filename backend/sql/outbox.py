@@ -30,7 +30,9 @@ LEASE = hot(
     SELECT (SELECT array_agg(id) FROM leased),
            CASE WHEN EXISTS (SELECT FROM leased) THEN
                (SELECT array_agg(name ORDER BY name) FROM (SELECT name FROM search_index FOR SHARE) s)
-           END""",
+           END,
+           EXISTS (SELECT FROM search_index) AND EXISTS (
+               SELECT FROM outbox WHERE leased_until IS NULL OR leased_until < clock_timestamp())""",
 )
 # Each message once, however often it is named. LIMIT 1 keeps the planner from reading all messages, whose
 # number it can't compare with the arrays'.
@@ -96,14 +98,17 @@ def publishing(tx: Connection) -> bool:
 def lease(tx: Connection, messages: int, seconds: float) -> Lease | None:
     """Lease the oldest free rows, of about so many messages; None if there are none, or no index.
 
-    The indices are read in the same statement: whoever adds one need not wait for any publisher, as what
-    was leased before was also committed before. Their rows are locked for a moment: who turns searches from
-    one to another keeps all from leasing meanwhile.
+    No rows at all if another publisher is just choosing among those that are free. The indices are read in
+    the same statement: whoever adds one need not wait for any publisher, as what was leased before was also
+    committed before. Their rows are locked for a moment: who turns searches from one to another keeps all
+    from leasing meanwhile.
     """
-    ids, indices = tx.execute(
+    ids, indices, free = tx.execute(
         LEASE, {"rows": ROWS_LOOKED_AT, "messages": messages, "seconds": seconds}
     ).one()
-    return Lease(ids, indices) if ids else None
+    if ids:
+        return Lease(ids, indices)
+    return Lease([], []) if free else None
 
 
 def changed(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
