@@ -32,6 +32,7 @@ WITH_ELASTICSEARCH: dict[str, Callable[[Ground], Iterator[Row]]] = {
     "reindex": reindex.measure,
     "million": million.measure,
     "searchable": searchable.measure,
+    "reconcile-index": reconcile.measure_with_index,  # last: it fills the index anew
 }
 
 
