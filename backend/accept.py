@@ -59,10 +59,18 @@ def chats(token: str, count: int = 1, *, key: str | None = None) -> Request:
     return _request("chats", parent, pack_chats(token, count), key, count)
 
 
-def messages(token: str, chat: int, texts: Sequence[str], *, key: str | None = None) -> Request:
+def messages(
+    token: str,
+    chat: int,
+    texts: Sequence[str],
+    *,
+    key: str | None = None,
+    route: str = "messages",
+) -> Request:
     """A request for new messages of a chat, 1 to 1,000 at once; they get consecutive numbers.
 
-    Raises Invalid, naming the first bad text's place, or NotFound.
+    An idempotency `key` counts within its `route` and chat. Raises Invalid, naming the first bad text's
+    place, or NotFound.
     """
     parent = Parent(checked_token(token), checked_number(chat))
     if not 1 <= len(texts) <= MAX_BATCH:
@@ -73,7 +81,8 @@ def messages(token: str, chat: int, texts: Sequence[str], *, key: str | None = N
         except Invalid as error:
             where = f" (message {place} of {len(texts)})" if len(texts) > 1 else ""
             raise Invalid(error.message + where) from None
-    return _request("messages", parent, pack_messages(token, chat, texts), key, list(texts))
+    payloads = pack_messages(token, chat, texts)
+    return _request("messages", parent, payloads, key, list(texts), route)
 
 
 def deletion(token: str, chat: int | None = None, *, cascade: bool = False) -> Request:
@@ -244,10 +253,11 @@ def _request(
     payloads: list[tuple[int, bytes]],
     key: str | None,
     body: object,
+    route: str | None = None,
 ) -> Request:
     if key is None:
         return Request(Creation(kind, parent, payloads))
-    name, body_hash = keyed(f"{kind} {parent.token} {parent.chat}", key, body)
+    name, body_hash = keyed(f"{route or kind} {parent.token} {parent.chat}", key, body)
     return Request(Creation(kind, parent, payloads, name, body_hash))
 
 

@@ -59,7 +59,9 @@ async def create_messages(
 ) -> Response:
     """Create 1 to 1,000 messages at once; they get consecutive numbers, in their order."""
     texts = [message.text for message in body.messages]
-    accepted = await here.accept(accept.messages(token, chat, texts, key=idempotency_key))
+    accepted = await here.accept(
+        accept.messages(token, chat, texts, key=idempotency_key, route="batch")
+    )
     stored = wait is not None and await here.is_so(wait, token, chat, accepted)
     return JSONResponse(bodies.numbers(accepted.first, accepted.last), 201 if stored else 202)
 

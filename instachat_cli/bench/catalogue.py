@@ -12,6 +12,7 @@ from instachat_cli.bench import (
     accept,
     drain_copy,
     drain_jobs,
+    http,
     million,
     publish,
     reconcile,
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Row]]] = {
     "drain-jobs": drain_jobs.measure,
     "drain-copy": drain_copy.measure,
     "accept": accept.measure,
+    "http": http.measure,
     "reconcile": reconcile.measure,
     "startup": startup.measure,
     "sync": sync.measure,  # last: it leaves a million chats to the others

@@ -33,8 +33,8 @@ def ceilings(
     from backend.settings import load
     from instachat_cli.bench.catalogue import BENCHMARKS, ON_AN_INDEX, run
     from instachat_cli.bench.duel import Verdict
-    from instachat_cli.bench.facts import busy
     from instachat_cli.bench.ground import QUICK, Scale
+    from instachat_cli.bench.machine import busy
     from instachat_cli.bench.report import markdown, summary
 
     settings = load()

@@ -47,6 +47,10 @@ class Scale:
     reads: int = 3  # pairs of what takes seconds
     crews: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
     """How many consumer processes of how many threads are tried for those jobs."""
+    loads: int = 5  # pairs of loads by HTTP
+    seconds: int = 4  # of one such load
+    crowd: int = 100_000  # chats of an application that has very many
+    gateway: bool = True  # whether the rival in Go is built, which takes a minute
     reindexed: int = 100_000  # messages of one reindex
     million: int = 1_000_000  # of what is done at a large size, once
     keywords: int = 100
@@ -69,6 +73,10 @@ QUICK = Scale(
     keywords=10,
     long_pairs=2,
     steady_seconds=3.0,
+    loads=1,
+    seconds=1,
+    crowd=1_000,
+    gateway=False,
 )
 
 
