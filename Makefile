@@ -37,7 +37,7 @@ provision: tools # the engines that the tests compare with, and Elasticsearch
 	@$(bin)/python tools/provision_elasticsearch.py
 
 bench: setup ## measure ratios against ceilings and rivals; docs/performance.md is made by it
-	@$(bin)/python tools/bench.py --report docs/performance.md $(ARGS)
+	@$(bin)/python -m tests.elastic.beside $(bin)/instachat bench ceilings --report docs/performance.md $(ARGS)
 
 soak: tools ## ten minutes of random faults under load; ARGS='--seed N --seconds S --elasticsearch'
 	@$(bin)/python -m tests.faults.soak $(ARGS)

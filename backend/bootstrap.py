@@ -174,6 +174,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         IndexSearcher(database, index) if index else ScanSearcher(database),
         publish=publisher.publish if publisher else lambda: 0,
         ring_publisher=ring_publisher,
+        ring_clearer=jobs.cascade,
     )
     settler = Settler(log, lives, drainer)
     documents = Documents(database, index, publisher) if index and publisher else None

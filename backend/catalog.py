@@ -87,6 +87,7 @@ class Catalog:
         *,
         publish: Callable[[], int] = lambda: 0,
         ring_publisher: Callable[[], None] = lambda: None,
+        ring_clearer: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log
         self._database = database
@@ -96,6 +97,7 @@ class Catalog:
         self._searcher = searcher
         self._publish = publish
         self._ring_publisher = ring_publisher
+        self._ring_clearer = ring_clearer
         self._read_seconds = READ_SECONDS
         self._change_seconds = CHANGE_SECONDS
 
@@ -475,6 +477,7 @@ class Catalog:
         with self._database.connect() as connection:
             standing = sql.standing(connection, accepted.shard, Parent(token, chat))
         if standing.removed:
+            self._ring_clearer()
             return
         if cascade:
             raise Unavailable(

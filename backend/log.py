@@ -530,12 +530,19 @@ class Log:
         return self._each_shard("zcard", "unsynced", shards)
 
     def given(self, shards: int) -> int:
-        """How many numbers this Redis has given in all; less than before after a loss."""
+        """How many numbers this Redis has given in all; less than before after a loss.
+
+        Something foreign in a life's place has given none: the next call of that shard will name it.
+        """
         with self._down():
             pipe = self.redis.pipeline(transaction=False)
             for shard in range(shards):
                 pipe.hget(self.key(shard, "life"), "given")
-            return sum(int(value) for value in pipe.execute() if value)
+            answers = pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not _is_foreign(answer):
+                    raise answer
+        return sum(int(given) for given in answers if isinstance(given, bytes) and given.isdigit())
 
     def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
         with self._down():

@@ -18,8 +18,9 @@ from itertools import starmap
 
 from sqlalchemy import Connection
 
+from backend.elastic import IndexMissing
 from backend.errors import InstaChatError, Unavailable
-from backend.index import MAPPING, Document, Index, IndexMissing, Rejected, new_name
+from backend.index import MAPPING, Document, Index, Rejected, new_name
 from backend.sql import Database, DeadLetter, add_dead_letters, indices, outbox
 
 LEASE_SECONDS = (

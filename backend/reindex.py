@@ -256,15 +256,18 @@ class Reindexer:
         with self._publishers_held() as tx:
             reindexing.reached(mine, name)  # raises if the lock was lost with its connection
             reindexing.make_live(tx, name)
-            self._read_from(name)
+            self._read_from(tx, name)
             previous = _in_state(indices.indices(tx), "previous")
         return previous.name if previous else None
 
-    def _read_from(self, name: str) -> None:
+    def _read_from(self, tx: Connection, name: str) -> None:
         """Have searches read this index, while publishers are held: all that could be found before is found.
 
-        What was written is made visible first, and nothing is written meanwhile to either index.
+        A publisher that failed half-way may have written to the other one only. What it tried is still in the
+        outbox, and is written to this one first; then all that was written is made visible.
         """
+        for id_ in outbox.waiting(tx):
+            self._index.write(name, [Document(*row) for row in outbox.changed(tx, [id_])])
         self._index.refresh(name)
         self._index.read_from(name)
 
@@ -294,8 +297,10 @@ class Reindexer:
             left, live = _in_state(kept, "building"), _in_state(kept, "live")
             if left is not None:
                 if live and live.made:
-                    with self._publishers_held():  # a crash may have left the alias on the other
-                        self._read_from(live.name)
+                    with (
+                        self._publishers_held() as tx
+                    ):  # a crash may have left the alias on the other
+                        self._read_from(tx, live.name)
                 _under_flag(self._database, lambda tx: _forget(tx, left.name))
             self._tidy()
             return left and left.name

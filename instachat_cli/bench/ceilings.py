@@ -31,19 +31,18 @@ def ceilings(
     Exits with 4 if a ratio is not what it must be.
     """
     from backend.settings import load
-    from instachat_cli.bench.catalogue import BENCHMARKS, WITH_ELASTICSEARCH, run
+    from instachat_cli.bench.catalogue import BENCHMARKS, ON_AN_INDEX, run
     from instachat_cli.bench.duel import Verdict
-    from instachat_cli.bench.facts import busy
     from instachat_cli.bench.ground import QUICK, Scale
+    from instachat_cli.bench.machine import busy
     from instachat_cli.bench.report import markdown, summary
 
     settings = load()
-    known = [*BENCHMARKS, *WITH_ELASTICSEARCH]
-    chosen = names or known
+    chosen = names or list(BENCHMARKS)
     for name in chosen:
-        if name not in known:
-            raise Invalid(f"there is no benchmark {name!r}", f"these are: {', '.join(known)}")
-    if settings.elasticsearch_url is None and (left := WITH_ELASTICSEARCH.keys() & set(chosen)):
+        if name not in BENCHMARKS:
+            raise Invalid(f"there is no benchmark {name!r}", f"these are: {', '.join(BENCHMARKS)}")
+    if settings.elasticsearch_url is None and (left := ON_AN_INDEX.intersection(chosen)):
         chosen = [name for name in chosen if name not in left]
         talk.note(f"left out, as INSTACHAT_ELASTICSEARCH_URL is not set: {', '.join(sorted(left))}")
     if (others := busy()) > BUSY:

@@ -1,7 +1,8 @@
 """What the benchmarks stand on: engines and a database of their own, and messages to send.
 
 Nothing is left behind. Private engines live in a temporary folder. Where engines are given by settings, the
-database is one more on that server, dropped at the end, and Redis has to be empty, and is so again.
+database is one more on that server, dropped at the end, and Redis has to be empty, and is so again; indices
+in Elasticsearch are those of that database, and dropped with it.
 """
 
 import os
@@ -22,10 +23,10 @@ from sqlalchemy import make_url, text
 from backend import accept, sql
 from backend.bootstrap import Addresses, Backend, addresses, open_backend
 from backend.errors import Failed, InstaChatError, Invalid
-from backend.index import alias_of_installation
+from backend.index import Index
 from backend.migrations import upgrade
 from backend.settings import Settings
-from backend.sql import Database
+from backend.sql import Database, indices
 from loadtest.conversations import conversations
 
 REQUESTS = 500  # of one message each, accepted in one call while the log is filled
@@ -184,8 +185,9 @@ def ground(settings: Settings, scale: Scale) -> Iterator[Ground]:
             }
         )
         backend = stack.enter_context(open_backend(own))
-        stack.callback(_drop_indices, backend)
         stack.enter_context(_empty_redis(backend))
+        if backend.index:
+            stack.callback(_drop_indices, backend, backend.index)
         yield Ground(backend, scale)
 
 
@@ -225,10 +227,10 @@ def _own_database(at: Addresses) -> Iterator[str]:
         server.close()
 
 
-def _drop_indices(backend: Backend) -> None:
-    if backend.index:
-        for name in backend.index.found(alias_of_installation(backend.database.installation.id)):
-            backend.index.drop(name)
+def _drop_indices(backend: Backend, index: Index) -> None:
+    with backend.database.connect() as connection:
+        for kept in indices.indices(connection):
+            index.drop(kept.name)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def _goal(goal: Goal | None) -> str:
 
 
 def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _number(ratio: float) -> str:

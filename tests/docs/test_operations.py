@@ -33,7 +33,10 @@ def test_its_commands_work_in_their_order(engines: Engines, elasticsearch: Elast
         [
             "bash",
             "-euc",
-            script + blocks["look"].replace("doctor", "doctor || true") + blocks["off"],
+            script
+            + blocks["anew"]
+            + blocks["look"].replace("doctor", "doctor || true")
+            + blocks["off"],
         ],
         env=outside
         | {

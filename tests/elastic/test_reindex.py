@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from backend import accept, index, reindex
 from backend.bootstrap import Backend, open_backend
@@ -21,7 +21,7 @@ from backend.errors import Conflict, EngineDown, Failed, Unavailable
 from backend.index import MAPPING, Document, Index, alias_of_installation
 from backend.reindex import Reindexer
 from backend.settings import Settings
-from backend.sql import indices
+from backend.sql import indices, reindexing
 from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
 from tests.elastic.speaking import (
@@ -438,6 +438,34 @@ def test_a_publisher_in_the_middle_is_waited_for(
     for each in (thread, turned):
         each.join(30)
     assert live(core) != before
+    assert found(core, token, "apple") == [1, 2]
+
+
+def test_a_publisher_that_failed_half_way_hides_nothing(
+    core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote to the old index only, just before searches turn, is found in the new one."""
+    send(core, token, "one apple")
+    publish(core)
+    write, hold = Index.write, reindexing.hold_publishers
+
+    def fail_half_way(self: Index, name: str, documents: Any) -> Any:
+        if name == kept(core).get("building"):
+            raise Unavailable("busy")
+        return write(self, name, documents)
+
+    def fail_before(tx: Connection, seconds: float) -> bool:
+        send(core, token, "two apples")
+        with monkeypatch.context() as patched:
+            patched.setattr(Index, "write", fail_half_way)
+            with pytest.raises(Unavailable, match="busy"):
+                publisher(core).publish()
+        http(core, "POST", f"/{live(core)}/_refresh")
+        assert found(core, token, "apple") == [1, 2]
+        return hold(tx, seconds)
+
+    monkeypatch.setattr(reindexing, "hold_publishers", fail_before)
+    assert reindexer(core).build()
     assert found(core, token, "apple") == [1, 2]
 
 
