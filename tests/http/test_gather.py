@@ -14,7 +14,7 @@ from backend.accept import Acceptor, Request
 from backend.api import gather
 from backend.api.gather import Busy, Gatherer
 from backend.bootstrap import Backend
-from backend.errors import EngineDown, InstaChatError, NotFound
+from backend.errors import EngineDown, Failed, InstaChatError, NotFound
 from backend.model import Accepted, Parent
 
 
@@ -254,3 +254,34 @@ def test_who_waits_behind_a_redis_that_is_away_is_told_with_the_first(
 
     assert all(isinstance(answer, EngineDown) for answer in asyncio.run(go()))
     assert watched.batches == [1]
+
+
+def test_requests_of_many_shards_are_one_round_trip(watched: Watched, backend: Backend) -> None:
+    """Each shard by a call of its own, each application's numbers its own; forgotten scripts included."""
+    tokens = [backend.catalog.create_application("x").token for _ in range(20)]
+    shards = {backend.counters.shard(token) for token in tokens}
+    assert len(shards) > 1
+    for number in (1, 2, 3):
+        if number == 2:
+            backend.log.redis.script_flush()
+        answers = asyncio.run(gathered(watched, [accept.chats(token) for token in tokens]))
+        assert [answer.first for answer in answers] == [number] * len(tokens)
+    assert watched.batches == [20, 20, 20]
+    assert not watched.mended
+
+
+def test_a_shard_that_refuses_takes_no_other_with_it(watched: Watched, backend: Backend) -> None:
+    """One shard's life is lost and another's log foreign: only their requests are mended or fail."""
+    tokens = [backend.catalog.create_application("x").token for _ in range(30)]
+    by_shard = {backend.counters.shard(token): token for token in tokens}
+    lost, foreign, fine = list(by_shard)[:3]
+    log = backend.log
+    log.redis.delete(log.key(lost, "life"))
+    log.redis.delete(log.key(foreign, "log"))
+    log.redis.set(log.key(foreign, "log"), "another program's")
+    requests = [accept.chats(by_shard[shard]) for shard in (lost, foreign, fine)]
+    answers = asyncio.run(gathered(watched, requests))
+    assert answers[0].first == 1
+    assert isinstance(answers[1], Failed)
+    assert answers[2].first == 1
+    assert watched.mended == [1]  # the one that needed a new life
