@@ -73,6 +73,8 @@ class Chatter(FastHttpUser):
 
         What an arrival does follows from its number, whichever user is free to do it.
         """
+        if self._swarm.over:
+            raise StopUser
         if self._swarm.arrivals is None:
             return 0.0
         number, at = next(self._swarm.arrivals, (0, None))

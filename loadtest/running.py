@@ -15,6 +15,7 @@ import psutil
 
 from loadtest import installation
 from loadtest.audit import PATIENCE, audit
+from loadtest.faults import Unusable
 from loadtest.generator import Generator
 from loadtest.ground import Ground
 from loadtest.meter import Meter
@@ -27,6 +28,7 @@ from loadtest.web import Web
 
 TICK_SECONDS = 0.2
 TELL_SECONDS = 5
+ENDS_WITHIN = 90.0  # after the plan's end: then Locust hangs
 WRITTEN_SECONDS = 3.0  # after which the requests of a second are on disk
 BUSY = 0.9  # of a processor, by one process of the generator: then it is the limit
 FULL = 0.95  # of all processors
@@ -166,6 +168,8 @@ class _Run:
                 time.sleep(TICK_SECONDS)
                 tally.read()
                 now = time.monotonic() - begin
+                if now > self._plan.seconds + ENDS_WITHIN:
+                    raise Unusable("Locust does not end; it was killed, and nothing is known")
                 if tally.seconds - told > TELL_SECONDS:
                     told = tally.seconds
                     self._tell(_progress(self._plan, tally, now))

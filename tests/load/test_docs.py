@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.plan import PROFILES, Scenario
 from tests.engines import free_port
-from tests.load.conftest import ROOT
+from tests.load.conftest import ROOT, ended
 
 TEXT = (ROOT / "docs" / "loadtest.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
@@ -45,10 +45,9 @@ def test_every_bench_command_of_the_page_runs(serve: Callable[..., str]) -> None
         host = serve()
         shorter = ["--duration", "4s", "--rate", 20, "--users", 5, "--chats", 2, "-o", "json"]
         started.append(start(words, host, "--host", host, *shorter))
-    for run in started:
-        out, err = run.communicate(timeout=120)
-        assert run.returncode in (0, 4), err
-        assert json.loads(out)["audit"]["answered"] > 0
+    for run in map(ended, started):
+        assert run.code in (0, 4), run.err
+        assert run.json["audit"]["answered"] > 0
 
 
 def test_the_load_comes_from_elsewhere(
@@ -61,21 +60,20 @@ def test_the_load_comes_from_elsewhere(
     first, worker = commands("workers")
     run = start(first, host, "--duration", "4s", "--rate", 40, "--chats", 4, "-o", "json")
     workers = [start(worker, host) for _ in range(2)]
-    out, err = run.communicate(timeout=120)
-    assert run.returncode == 0, err
-    found = json.loads(out)
-    assert found["processes"] == 2
-    assert found["audit"]["answered"] == found["audit"]["stored"] > 0
-    assert [worker.wait(20) for worker in workers] == [0, 0]
+    done = ended(run)
+    assert done.code == 0, done.err
+    assert done.json["processes"] == 2
+    assert done.json["audit"]["answered"] == done.json["audit"]["stored"] > 0
+    assert [ended(worker).code for worker in workers] == [0, 0]
 
 
 def test_locust_runs_alone(serve: Callable[..., str]) -> None:
     """The command of the page, for a second."""
     (words,) = commands("alone")
     run = start(words, serve(), "--run-time", "4s", "--rate", 20, "--chats", 4)
-    _, err = run.communicate(timeout=60)
-    assert run.returncode == 0, err
-    assert "Aggregated" in err
+    done = ended(run)
+    assert done.code == 0, done.err
+    assert "Aggregated" in done.err
 
 
 def test_the_mix_of_the_page_is_the_mix_that_is_sent() -> None:
