@@ -31,8 +31,10 @@ LEASE = hot(
            CASE WHEN EXISTS (SELECT FROM leased) THEN
                (SELECT array_agg(name ORDER BY name) FROM (SELECT name FROM search_index FOR SHARE) s)
            END,
-           EXISTS (SELECT FROM search_index) AND EXISTS (
-               SELECT FROM outbox WHERE leased_until IS NULL OR leased_until < clock_timestamp())""",
+           CASE WHEN NOT EXISTS (SELECT FROM leased) AND EXISTS (SELECT FROM search_index) THEN
+               (SELECT id FROM outbox WHERE leased_until IS NULL OR leased_until < clock_timestamp()
+                ORDER BY id LIMIT 1)
+           END""",
 )
 # Each message once, however often it is named. LIMIT 1 keeps the planner from reading all messages, whose
 # number it can't compare with the arrays'.
@@ -103,12 +105,12 @@ def lease(tx: Connection, messages: int, seconds: float) -> Lease | None:
     committed before. Their rows are locked for a moment: who turns searches from one to another keeps all
     from leasing meanwhile.
     """
-    ids, indices, free = tx.execute(
+    ids, indices, free_one = tx.execute(
         LEASE, {"rows": ROWS_LOOKED_AT, "messages": messages, "seconds": seconds}
     ).one()
     if ids:
         return Lease(ids, indices)
-    return Lease([], []) if free else None
+    return Lease([], []) if free_one else None
 
 
 def changed(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
