@@ -47,7 +47,7 @@ class Status:
 
 def report(database: Database, log: Log, queue_length: Callable[[], int]) -> Status:
     """Ask the engines; takes a few milliseconds when they answer."""
-    postgres = _postgres(database)
+    postgres = postgres_engine(database)
     cache = redis_engine(log)
     shards = _known(lambda: database.installation.shards) if not postgres.problem else None
     lengths = _known(lambda: log.lengths(shards)) if shards and not cache.problem else None
@@ -79,7 +79,8 @@ def redis_engine(log: Log) -> Engine:
     return Engine(name, str(info.get("valkey_version", info.get("redis_version"))))
 
 
-def _postgres(database: Database) -> Engine:
+def postgres_engine(database: Database) -> Engine:
+    """PostgreSQL's health."""
     try:
         with database.connect() as connection:
             version = connection.scalar(text("SHOW server_version"))

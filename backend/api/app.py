@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from backend.api import applications, chats, health, messages, problems
+from backend.api import applications, chats, health, messages, pages, problems
 from backend.api.service import open_service
 from backend.errors import InstaChatError
 from backend.settings import Settings
@@ -46,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
         api.include_router(noun.router)
     app.include_router(api)
     app.include_router(health.router)
+    app.include_router(pages.router)
     return app
 
 

@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 
 from backend.accept import Request
 from backend.api.gather import Gatherer
+from backend.api.watch import Watch
 from backend.bootstrap import Backend, addresses, assemble
 from backend.log import Log
 from backend.model import Accepted
@@ -29,6 +30,7 @@ class Service:
 
     core: Backend
     gatherer: Gatherer
+    watch: Watch
     _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(THREADS))
 
     async def accept(self, request: Request) -> Accepted:
@@ -47,7 +49,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         core = await asyncio.to_thread(_open, settings, stack)
         gatherer = Gatherer(core.acceptor)
         try:
-            yield Service(core, gatherer)
+            yield Service(core, gatherer, Watch(core))
         finally:
             await asyncio.to_thread(gatherer.close)
 
