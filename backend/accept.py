@@ -12,7 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backend.counters import Counters
-from backend.errors import Closing, Failed, InstaChatError, Invalid, KeyReused, Unavailable
+from backend.errors import (
+    Closing,
+    EngineDown,
+    Failed,
+    InstaChatError,
+    Invalid,
+    KeyReused,
+    Unavailable,
+    Unconfirmed,
+)
 from backend.events import pack_chats, pack_deletion, pack_messages
 from backend.life import Lives
 from backend.log import Creation, Given, LifeLost, Log, Refused, idempotency_key
@@ -82,7 +91,7 @@ class Acceptor:
     """
 
     def __init__(
-        self, log: Log, lives: Lives, counters: Counters, ring: Callable[[int], None]
+        self, log: Log, lives: Lives, counters: Counters, ring: Callable[[int], object]
     ) -> None:
         self._log = log
         self._lives = lives
@@ -108,19 +117,55 @@ class Acceptor:
         apart, and equal idempotency keys count as one request.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        shards: dict[int, list[int]] = {}
-        for i, request in enumerate(requests):
+        for shard, waiting in self._by_shard(requests, answers).items():
             try:
-                shards.setdefault(self._counters.shard(request.creation.parent.token), []).append(i)
+                self._accept_in_shard(shard, waiting, answers)
             except InstaChatError as error:
-                answers[i] = error
-        for shard, places in shards.items():
-            try:
-                self._accept_in_shard(shard, [(i, requests[i].creation) for i in places], answers)
-            except InstaChatError as error:
-                for i in places:
+                for i, _ in waiting:
                     answers[i] = answers[i] or error
         return [a or Unavailable("not accepted", "try again") for a in answers]
+
+    def attempt(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
+        """As `accept_batch`, by the one call a shard and no other: SQL is not asked.
+
+        None is the answer where more is needed first, a counter verified or a life claimed: nothing
+        was accepted, and `accept_batch` is for those. A shard that does not answer is the last one
+        asked, as the others are on the same Redis.
+        """
+        answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
+        away: EngineDown | None = None
+        for shard, waiting in self._by_shard(requests, answers).items():
+            try:
+                if away:
+                    raise away
+                self._ask(shard, waiting, answers)
+            except LifeLost:
+                continue
+            except InstaChatError as error:
+                for i, _ in waiting:
+                    answers[i] = error
+                if isinstance(error, EngineDown | Unconfirmed):
+                    away = EngineDown(error.message, error.hint)
+        return answers
+
+    def ringing(self, ring: Callable[[int], object]) -> "Acceptor":
+        """The same, with another bell."""
+        return Acceptor(self._log, self._lives, self._counters, ring)
+
+    def _by_shard(
+        self, requests: Sequence[Request], answers: list[Accepted | InstaChatError | None]
+    ) -> dict[int, list[tuple[int, Creation]]]:
+        """The requests of each shard, with their places; those whose shard can't be told are answered."""
+        shards: dict[int, list[tuple[int, Creation]]] = {}
+        for i, request in enumerate(requests):
+            creation = request.creation
+            try:
+                shards.setdefault(self._counters.shard(creation.parent.token), []).append(
+                    (i, creation)
+                )
+            except InstaChatError as error:
+                answers[i] = error
+        return shards
 
     def _accept_in_shard(
         self,
@@ -130,22 +175,14 @@ class Acceptor:
     ) -> None:
         for _ in range(ATTEMPTS):
             try:
-                replies, end, ring = self._log.accept(
-                    shard, [creation for _, creation in waiting], self._lives.known(shard)
-                )
+                refused = self._ask(shard, waiting, answers)
             except LifeLost as lost:
                 self._lives.claim(shard, lost.why)
                 continue
-            self._lives.saw(shard, end)
-            if ring:
-                self._ring(shard)
             again = []
-            for (i, creation), reply in zip(waiting, replies, strict=True):
-                if isinstance(reply, Given):
-                    answers[i] = Accepted(reply.first, reply.last, shard, reply.entry)
-                    continue
+            for i, creation, why in refused:
                 try:
-                    self._mend(creation.parent, reply)
+                    self._mend(creation.parent, why)
                     again.append((i, creation))
                 except InstaChatError as error:
                     answers[i] = error
@@ -155,6 +192,27 @@ class Acceptor:
         raise Unavailable(
             f"shard {shard} of Redis keeps refusing; nothing was accepted", "see `instachat status`"
         )
+
+    def _ask(
+        self,
+        shard: int,
+        waiting: list[tuple[int, Creation]],
+        answers: list[Accepted | InstaChatError | None],
+    ) -> list[tuple[int, Creation, Refused]]:
+        """The one call; puts the answers in their places, and returns what was refused, and why."""
+        replies, end, ring = self._log.accept(
+            shard, [creation for _, creation in waiting], self._lives.known(shard)
+        )
+        self._lives.saw(shard, end)
+        if ring:
+            self._ring(shard)
+        refused = []
+        for (i, creation), reply in zip(waiting, replies, strict=True):
+            if isinstance(reply, Given):
+                answers[i] = Accepted(reply.first, reply.last, shard, reply.entry)
+            else:
+                refused.append((i, creation, reply))
+        return refused
 
     def _mend(self, parent: Parent, refused: Refused) -> None:
         """Remove the cause of a refusal, so that the request can be asked again; or raise it."""
@@ -168,10 +226,7 @@ class Acceptor:
             self._counters.verify(closed)
             raise Closing(f"{closed} is being deleted at this moment", "try again in a moment")
         elif refused.why == "reused":
-            raise KeyReused(
-                "this idempotency key was used before with another body; nothing was created",
-                "use a fresh key for each new request",
-            )
+            raise key_reused()
         else:
             raise Failed(
                 f"Redis holds something foreign under the key of the {refused.which}; "
@@ -189,8 +244,23 @@ def _request(
 ) -> Request:
     if key is None:
         return Request(Creation(kind, parent, payloads))
+    name, body_hash = keyed(f"{kind} {parent.token} {parent.chat}", key, body)
+    return Request(Creation(kind, parent, payloads, name, body_hash))
+
+
+def key_reused() -> KeyReused:
+    """The answer to an idempotency key that came with another body before."""
+    return KeyReused(
+        "this idempotency key was used before with another body; nothing was created",
+        "use a fresh key for each new request",
+    )
+
+
+def keyed(route: str, key: str, body: object) -> tuple[str, str]:
+    """The name under which an idempotency key is kept, and the hash of the body it came with.
+
+    Raises Invalid for what can't be a key.
+    """
     if not 1 <= len(key) <= MAX_KEY:
         raise Invalid(f"an idempotency key has 1 to {MAX_KEY} characters")
-    route = f"{kind} {parent.token} {parent.chat}"
-    body_hash = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]
-    return Request(Creation(kind, parent, payloads, idempotency_key(route, key), body_hash))
+    return idempotency_key(route, key), hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]

@@ -5,6 +5,7 @@ is SQL first, by optimistic versions; a deletion of a chat or an application is 
 decided by the drain behind everything that was accepted before it.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,16 @@ from backend import accept, sql
 from backend.accept import Acceptor
 from backend.counters import Counters
 from backend.drain import Drainer
-from backend.errors import Gone, HasChildren, InstaChatError, NotFound, StaleVersion, Unavailable
+from backend.errors import (
+    Gone,
+    HasChildren,
+    InstaChatError,
+    Invalid,
+    NotFound,
+    NotStoredYet,
+    StaleVersion,
+    Unavailable,
+)
 from backend.folding import fold, fold_keyword
 from backend.log import Log
 from backend.model import (
@@ -38,6 +48,7 @@ from backend.model import (
 )
 from backend.search import Searcher, matches
 from backend.sql import Database, StoredChat, StoredMessage
+from backend.sql.tenants import application_place, insert_application_once
 
 Row = TypeVar("Row", StoredChat, StoredMessage)
 EDITS = 5  # tries of an edit without a version of its own
@@ -78,20 +89,34 @@ class Catalog:
         self._acceptor = acceptor
         self._drainer = drainer
         self._searcher = searcher
+        self._read_seconds = READ_SECONDS
+        self._change_seconds = CHANGE_SECONDS
+
+    def impatient(self) -> "Catalog":
+        """The same for who waits by other means: reads answer Pending, changes NotStoredYet, at once.
+
+        Only deletions of chats and applications still wait for their decision.
+        """
+        other = copy.copy(self)
+        other._read_seconds = other._change_seconds = 0.0
+        return other
 
     # -- applications ------------------------------------------------------------------------------
 
-    def create_application(self, name: str) -> Application:
+    def create_application(self, name: str, *, key: str | None = None) -> Application:
         """Store a new application under a fresh random token.
 
         Its counter comes first: with Redis away nothing is stored, and a counter without an
-        application is nobody's, since its token was never told.
+        application is nobody's, since its token was never told. The same idempotency `key` with the
+        same name gives the same answer for 24 hours, with another one KeyReused.
         """
         checked_name(name)
         token = new_token()
+        if key is not None:
+            token = self._claimed_token(key, name, token)
         self._counters.open(token)
         with self._database.begin() as tx:
-            return sql.to_application(sql.insert_application(tx, token, name), 0)
+            return sql.to_application(insert_application_once(tx, token, name), 0)
 
     def application(self, token: str) -> Application:
         """An application with its live count of chats."""
@@ -103,9 +128,20 @@ class Catalog:
         issued = self._counters.live([Parent(token)])[0]
         return sql.to_application(row, issued - row.removed)
 
-    def applications(self, *, limit: int | None = None) -> Iterator[Application]:
-        """All applications in the order of their creation, read a page at a time."""
+    def applications(
+        self, *, behind: str | None = None, limit: int | None = None
+    ) -> Iterator[Application]:
+        """All applications in the order of their creation, read a page at a time.
+
+        `behind` is the token of the one before the first; Invalid if there never was such a one.
+        """
         after = 0
+        if behind is not None:
+            with self._database.connect() as connection:
+                place = application_place(connection, behind)
+            if place is None:
+                raise Invalid("there is no application to list behind")
+            after = place
         while limit is None or limit > 0:
             size = LIST_PAGE if limit is None else min(limit, LIST_PAGE)
             with self._database.connect() as connection:
@@ -132,9 +168,12 @@ class Catalog:
                 return sql.to_application(row, seen.chats_count)
         raise _contended("the application")
 
-    def delete_application(self, token: str) -> None:
-        """Delete an application without chats; HasChildren, changing nothing, if it has any."""
-        self.application(token)
+    def delete_application(self, token: str, *, version: int | None = None) -> None:
+        """Delete an application without chats; HasChildren, changing nothing, if it has any.
+
+        With a `version` only if it still has it when it is asked for (StaleVersion).
+        """
+        _check_version(version, self.application(token).version, "the application")
         self._delete(token, None)
 
     # -- chats -------------------------------------------------------------------------------------
@@ -172,7 +211,7 @@ class Catalog:
 
     def message(self, token: str, chat: int, number: int) -> Message | Pending:
         """A message. Pending if it is accepted and still not stored after a second."""
-        stored = self._message_row(token, chat, number, READ_SECONDS)
+        stored = self._message_row(token, chat, number, self._read_seconds)
         return Pending(number) if stored is None else stored.message
 
     def messages(
@@ -266,6 +305,18 @@ class Catalog:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _claimed_token(self, key: str, name: str, token: str) -> str:
+        """The token that belongs to an idempotency key: this one, or that of an earlier try.
+
+        It is kept before anything else is done, so a try that went wrong is taken up by the next.
+        """
+        kept, body_hash = accept.keyed("applications", key, name)
+        found = self._log.claim_key(0, kept, f"{body_hash} {token}")
+        earlier_hash, _, earlier = found.partition(" ")
+        if earlier_hash != body_hash:
+            raise accept.key_reused()
+        return earlier
+
     def _chat_row(self, token: str, number: int) -> StoredChat | None:
         """A live chat's row; None if it is accepted and not stored after a second. NotFound."""
         checked_token(token)
@@ -280,11 +331,11 @@ class Catalog:
                 raise no_chat(number)
             return row
 
-        return self._find(find, Parent(token), number, READ_SECONDS, no_chat(number))
+        return self._find(find, Parent(token), number, self._read_seconds, no_chat(number))
 
     def _stored_chat(self, token: str, number: int) -> StoredChat:
         """As `_chat_row`, but a change waits longer, and then gives up with Unavailable."""
-        deadline = time.monotonic() + CHANGE_SECONDS
+        deadline = time.monotonic() + self._change_seconds
         while True:
             self._drain_if_alone(token)
             row = self._chat_row(token, number)
@@ -342,7 +393,7 @@ class Catalog:
 
     def _stored_message(self, token: str, chat: int, number: int) -> StoredMessage:
         self._drain_if_alone(token)
-        found = self._message_row(token, chat, number, CHANGE_SECONDS)
+        found = self._message_row(token, chat, number, self._change_seconds)
         if found is None:
             raise _not_stored_yet(f"message {number}")
         return found
@@ -398,8 +449,8 @@ def _contended(what: str) -> InstaChatError:
     return StaleVersion(f"{what} is changed by others again and again", "try again")
 
 
-def _not_stored_yet(what: str) -> Unavailable:
-    return Unavailable(
+def _not_stored_yet(what: str) -> NotStoredYet:
+    return NotStoredYet(
         f"{what} is accepted, and not stored yet; nothing was changed",
         "see `instachat status`: is a worker running?",
     )

@@ -12,7 +12,8 @@
     │   ├── EngineDown      Redis, PostgreSQL, … does not answer
     │   ├── LogFull         the log or Redis's memory is at its limit; nothing was accepted
     │   ├── Unconfirmed     it is not known whether it was accepted: the answer was lost
-    │   └── Closing         the parent is being deleted at this moment
+    │   ├── Closing         the parent is being deleted at this moment
+    │   └── NotStoredYet    what shall be changed is accepted, and not stored yet
     └── Conflict            the request contradicts what is there
         ├── HasChildren     deleting needs the children deleted first
         ├── StaleVersion    somebody else changed it meanwhile
@@ -81,6 +82,10 @@ class Unconfirmed(Unavailable):
 
 class Closing(Unavailable):
     """The application or the chat is being deleted at this moment; the drain decides."""
+
+
+class NotStoredYet(Unavailable):
+    """What shall be changed is accepted, and not stored yet; nothing was changed."""
 
 
 class Conflict(InstaChatError):

@@ -125,14 +125,16 @@ class Page:
     complete: bool
 
 
-def connect(url: str) -> "redis.Redis | RedisCluster":
+def connect(
+    url: str, *, connect_seconds: float = CONNECT_SECONDS, answer_seconds: float = ANSWER_SECONDS
+) -> "redis.Redis | RedisCluster":
     """A client that never retries; a URL `redis+cluster://…` makes it a Redis Cluster's.
 
     Raises EngineDown if a cluster can't be reached; a plain client connects at its first call.
     """
     options: dict[str, Any] = {
-        "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_timeout": ANSWER_SECONDS,
+        "socket_connect_timeout": connect_seconds,
+        "socket_timeout": answer_seconds,
         "retry": Retry(NoBackoff(), 0),
     }
     try:
@@ -151,10 +153,19 @@ class Log:
     Every method raises EngineDown when Redis does not answer.
     """
 
-    def __init__(self, url: str, *, replicas: int = 0, most_entries: int = MOST_ENTRIES) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        replicas: int = 0,
+        most_entries: int = MOST_ENTRIES,
+        connect_seconds: float = CONNECT_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         self.url = url
-        self.redis = connect(url)
+        self.redis = connect(url, connect_seconds=connect_seconds, answer_seconds=answer_seconds)
         self._replicas = replicas
+        self._answer_seconds = answer_seconds
         self._most_entries = most_entries
         self._shas: dict[str, str] = {}
         self._memory_read = float("-inf")
@@ -437,6 +448,16 @@ class Log:
             )
         return int(found)
 
+    # -- keys of creations that take no number -----------------------------------------------------
+
+    def claim_key(self, shard: int, name: str, value: str) -> str:
+        """Keep a value under an idempotency key for a day, unless there is one; returns what is there."""
+        with self._down():
+            found: Any = self.redis.set(
+                self.key(shard, f"key:{name}"), value, nx=True, ex=IDEMPOTENCY_SECONDS, get=True
+            )
+        return value if found is None else _text(found)
+
     # -- settings ----------------------------------------------------------------------------------
 
     def configuration(self, *names: str) -> Mapping[str, str] | None:
@@ -496,7 +517,7 @@ class Log:
         # WAITAOF speaks of its own connection's writes only, hence one pipeline.
         pipe = self.redis.pipeline(transaction=False)
         pipe.evalsha(sha, len(keys), *keys, *arguments)
-        pipe.execute_command("WAITAOF", 1, self._replicas, int(ANSWER_SECONDS * 500))
+        pipe.execute_command("WAITAOF", 1, self._replicas, int(self._answer_seconds * 500))
         reply, waited = pipe.execute(raise_on_error=False)
         if isinstance(reply, Exception):
             raise reply

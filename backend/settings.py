@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="where the HTTP API listens")
     port: int = Field(3000, ge=1, le=65_535, description="the port of the HTTP API")
     app_creation_limit: str = Field(
-        "20/minute", description="creations of applications by HTTP from one address; or off"
+        "20/minute",
+        pattern=r"^(off|[1-9][0-9]{0,8}/(second|minute|hour|day))$",
+        description="creations of applications by HTTP from one address; off: any number",
     )
     cors_origins: str = Field(
         "",

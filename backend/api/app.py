@@ -1,88 +1,135 @@
 """The application: routes, errors and OpenAPI, put together."""
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib import metadata
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
-from backend.api import applications, chats, health, messages, pages, problems
+from backend.api import (
+    applications,
+    chats,
+    documented,
+    health,
+    messages,
+    metrics,
+    pages,
+    problems,
+)
+from backend.api.edge import Edge, Observe
+from backend.api.fast import Fast
+from backend.api.problems import Refused
 from backend.api.service import open_service
-from backend.errors import InstaChatError
+from backend.errors import InstaChatError, Unavailable
 from backend.settings import Settings
 
-PREFIX = "/api/v1"
+DESCRIPTION = """\
+Applications have chats, chats have messages; both are numbered 1, 2, 3 … within their parent. A creation is
+answered at once with its number, when it is in the log; it is stored a moment later.
+
+What was accepted and is not stored yet answers `202` for a moment. Errors are problems as in RFC 9457.
+"""
+EXPOSED = ["ETag", "Retry-After", "X-Request-Id"]
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application; its engines are opened when the server starts it."""
+    """The routes; their engines are opened when the server starts the application."""
 
     @asynccontextmanager
     async def living(app: FastAPI) -> AsyncIterator[None]:
-        async with open_service(settings) as app.state.service:
-            yield
+        try:
+            async with open_service(settings) as app.state.service:
+                yield
+        except Exception:
+            logger.exception("this process of the server can't start, or end, in good order")
+            raise
 
     app = FastAPI(
         title="InstaChat",
         version=metadata.version("instachat"),
-        description="Chats whose numbers are given at once and whose messages are never lost.",
+        description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=_name,
+        generate_unique_id_function=_operation,
         lifespan=living,
         exception_handlers={
             InstaChatError: _of_the_core,
             RequestValidationError: _of_validation,
-            HTTPException: _of_routing,
-            Exception: _unexpected,
+            HTTPException: _of_the_edge,
         },
     )
-    api = APIRouter(prefix=PREFIX)
-    for noun in (applications, chats, messages):
-        api.include_router(noun.router)
-    app.include_router(api)
+    app.include_router(applications.router)
+    app.include_router(chats.router)
+    app.include_router(messages.router)
+    app.include_router(messages.batches)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(pages.router)
+    if settings.admin_token is not None:
+        app.include_router(applications.for_operators)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id"],
+            expose_headers=EXPOSED,
+        )
+    app.openapi = lambda: documented.schema(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 
-def _name(route: APIRoute) -> str:
+def served(app: FastAPI, observers: Iterable[Observe]) -> ASGIApp:
+    """What the server runs: the application behind the fast lane and the edge."""
+    return Edge(Fast(app, lambda: app.state.service), observers)
+
+
+def _operation(route: APIRoute) -> str:
     return route.name
 
 
-async def _of_the_core(_: Request, error: Exception) -> Response:
+async def _of_the_core(request: Request, error: Exception) -> Response:
     assert isinstance(error, InstaChatError)
-    return problems.response(*problems.of(error))
+    problem, detail = problems.of(error)
+    if problem.status >= 500:
+        _note(request, error)
+    return problems.response(problem, detail)
 
 
 async def _of_validation(_: Request, error: Exception) -> Response:
-    """A path that can't be is not found, a body that is not JSON is 400, all else is invalid."""
+    """A path that can't be is not found; all else is invalid."""
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(each["loc"][0] == "path" for each in found):
         return problems.response(problems.NOT_FOUND)
-    if any(each["type"] == "json_invalid" for each in found):
-        return problems.response(problems.NOT_JSON)
-    # Never the input itself: it may be a text.
-    said = (f"{'.'.join(map(str, each['loc'][1:])) or 'body'}: {each['msg']}" for each in found[:5])
-    return problems.response(problems.INVALID, "; ".join(said))
+    return problems.response(problems.INVALID, "; ".join(map(_said, found[:5])))
 
 
-async def _of_routing(_: Request, error: Exception) -> Response:
+async def _of_the_edge(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    match error.status_code:
-        case 404:
-            return problems.response(problems.NOT_FOUND)
-        case 405:
-            return problems.response(problems.METHOD, **(error.headers or {}))
-        case 400:
-            return problems.response(problems.NOT_JSON)
-    return problems.response(problems.FAULT)
+    headers = dict(error.headers or {})
+    if isinstance(error, Refused):
+        return problems.response(error.problem, error.said, **headers)
+    known = {404: problems.NOT_FOUND, 405: problems.METHOD, 400: problems.NOT_JSON}
+    return problems.response(known.get(error.status_code, problems.FAULT), **headers)
 
 
-async def _unexpected(_: Request, __: Exception) -> Response:
-    return problems.response(problems.FAULT)
+def _said(error: Any) -> str:
+    """Where, and what is wrong; never the value itself, which may be a text."""
+    where = ".".join(map(str, error["loc"]))
+    return f"{where}: {str(error['msg']).removeprefix('Value error, ')}"
+
+
+def _note(request: Request, error: InstaChatError) -> None:
+    level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
+    rid = request.scope["instachat.request_id"].decode()
+    logger.log(level, "%s", error.message, extra={"request_id": rid})

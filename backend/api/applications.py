@@ -1,49 +1,91 @@
 """`/applications`: the tenants."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from backend import bodies, model
 from backend.api import shapes
-from backend.api.conditions import IfMatch, etag, version_of
+from backend.api.conditions import IdempotencyKey, IfMatch, Wait, etag, version_of
+from backend.api.documented import answers
+from backend.api.operator import operator
+from backend.api.reading import JsonRoute
 from backend.api.service import Here
-from backend.api.shapes import Token
+from backend.api.shapes import PREFIX, Limit, Token
 
-router = APIRouter(prefix="/applications", tags=["applications"])
+router = APIRouter(prefix=PREFIX + "/applications", tags=["applications"], route_class=JsonRoute)
+for_operators = APIRouter(
+    prefix=PREFIX + "/applications", tags=["operator"], dependencies=[Depends(operator)]
+)
 
 
-@router.post("", status_code=201, response_model=shapes.Application)
-async def create_application(here: Here, body: shapes.ApplicationBody) -> Response:
+@router.post(
+    "",
+    status_code=201,
+    response_model=shapes.Application,
+    responses=answers(409, 429, body=True, etag=201),
+)
+async def create_application(
+    here: Here,
+    request: Request,
+    body: shapes.ApplicationBody,
+    idempotency_key: IdempotencyKey = None,
+    wait: Wait = None,  # noqa: ARG001  # an application is stored when it is answered
+) -> Response:
     """Create an application. Whoever knows its token can use it: keep it as a password."""
-    made = await here.call(lambda: here.core.catalog.create_application(body.application.name))
-    return _answer(made, 201)
+    address = request.client.host if request.client else "unknown"
+    name = body.application.name
+
+    def create() -> model.Application:
+        here.limit.count(address)
+        return here.catalog.create_application(name, key=idempotency_key)
+
+    return _answer(await here.call(create), 201)
 
 
-@router.get("/{token}", response_model=shapes.Application)
+@router.get("/{token}", response_model=shapes.Application, responses=answers(404, etag=200))
 async def show_application(here: Here, token: Token) -> Response:
     """An application, with its live count of chats."""
-    return _answer(await here.call(lambda: here.core.catalog.application(token)))
+    return _answer(await here.call(lambda: here.catalog.application(token)))
 
 
-@router.patch("/{token}", response_model=shapes.Application)
+@router.patch(
+    "/{token}",
+    response_model=shapes.Application,
+    responses=answers(404, 409, body=True, etag=200),
+)
 async def rename_application(
     here: Here, token: Token, body: shapes.ApplicationBody, if_match: IfMatch = None
 ) -> Response:
     """Give an application another name."""
     version, name = version_of(if_match), body.application.name
-    renamed = await here.call(
-        lambda: here.core.catalog.rename_application(token, name, version=version)
-    )
+    renamed = await here.call(lambda: here.catalog.rename_application(token, name, version=version))
     return _answer(renamed)
 
 
-@router.delete("/{token}", status_code=204)
-async def delete_application(here: Here, token: Token) -> Response:
+@router.delete("/{token}", status_code=204, responses=answers(404, 409))
+async def delete_application(here: Here, token: Token, if_match: IfMatch = None) -> Response:
     """Delete an application that has no chats."""
-    await here.call(lambda: here.core.catalog.delete_application(token))
+    version = version_of(if_match)
+    await here.call_long(lambda: here.catalog.delete_application(token, version=version))
     return Response(status_code=204)
+
+
+@for_operators.get("", response_model=shapes.Applications, responses=answers(401))
+async def list_applications(
+    here: Here,
+    limit: Limit = shapes.ITEMS,
+    after: Annotated[
+        str | None, Query(max_length=64, description="only what is behind the one with this token")
+    ] = None,
+) -> Response:
+    """All applications, in the order of their creation."""
+    found = await here.call(lambda: list(here.catalog.applications(behind=after, limit=limit + 1)))
+    items = [bodies.application(each) for each in found[:limit]]
+    return JSONResponse(
+        {"items": items, "next": items[-1]["token"] if len(found) > limit else None}
+    )
 
 
 def _answer(found: model.Application, status: int = 200) -> Response:

@@ -1,50 +1,60 @@
 """`/applications/{token}/chats`: the chats of an application."""
 
-from itertools import islice
-
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from backend import accept, bodies
 from backend.api import shapes
+from backend.api.conditions import IdempotencyKey, Wait
+from backend.api.documented import answers
 from backend.api.service import Here
-from backend.api.shapes import After, ChatNumber, Limit, Token
+from backend.api.shapes import PREFIX, After, ChatNumber, Limit, Token
 from backend.catalog import Pending
 
-router = APIRouter(prefix="/applications/{token}/chats", tags=["chats"])
+router = APIRouter(prefix=PREFIX + "/applications/{token}/chats", tags=["chats"])
 
 
-@router.post("", status_code=202, response_model=shapes.Number)
-async def create_chat(here: Here, token: Token) -> Response:
+@router.post(
+    "",
+    status_code=202,
+    response_model=shapes.Number,
+    responses=answers(404, 409, 410, stored=shapes.Number),
+)
+async def create_chat(
+    here: Here, token: Token, idempotency_key: IdempotencyKey = None, wait: Wait = None
+) -> Response:
     """Create a chat: its number at once. It takes messages from then on."""
-    accepted = await here.accept(accept.chats(token))
-    return JSONResponse(bodies.number(accepted.first), 202)
+    accepted = await here.accept(accept.chats(token, key=idempotency_key))
+    stored = wait is not None and await here.stored(token, None, accepted)
+    return JSONResponse(bodies.number(accepted.first), 201 if stored else 202)
 
 
-@router.get("", response_model=shapes.Page[shapes.Chat])
+@router.get("", response_model=shapes.Page[shapes.Chat], responses=answers(404))
 async def list_chats(
     here: Here, token: Token, limit: Limit = shapes.ITEMS, after: After = 0
 ) -> Response:
     """An application's chats by number, with their live counts."""
-    found = await here.call(
-        lambda: list(here.core.catalog.chats(token, after=after, limit=limit + 1))
-    )
-    return page([bodies.chat(chat) for chat in islice(found, limit)], len(found) > limit)
+    found = await here.call(lambda: list(here.catalog.chats(token, after=after, limit=limit + 1)))
+    return page([bodies.chat(chat) for chat in found[:limit]], len(found) > limit)
 
 
-@router.get("/{chat}", response_model=shapes.Chat, responses={202: {"model": shapes.Pending}})
+@router.get(
+    "/{chat}",
+    response_model=shapes.Chat,
+    responses=answers(404, pending=True),
+)
 async def show_chat(here: Here, token: Token, chat: ChatNumber) -> Response:
     """A chat, with its live count of messages."""
-    found = await here.call(lambda: here.core.catalog.chat(token, chat))
+    found = await here.read(lambda: here.catalog.chat(token, chat))
     if isinstance(found, Pending):
         return JSONResponse(bodies.pending(chat), 202)
     return JSONResponse(bodies.chat(found))
 
 
-@router.delete("/{chat}", status_code=204)
+@router.delete("/{chat}", status_code=204, responses=answers(404, 409))
 async def delete_chat(here: Here, token: Token, chat: ChatNumber) -> Response:
     """Delete a chat that has no messages. Its number is not used again."""
-    await here.call(lambda: here.core.catalog.delete_chat(token, chat))
+    await here.call_long(lambda: here.catalog.delete_chat(token, chat))
     return Response(status_code=204)
 
 

@@ -1,18 +1,32 @@
-"""`ETag` and `If-Match`: an entity tag is a version in quotes."""
+"""What a request asks beside its body: `If-Match`, `Idempotency-Key`, `?wait=`."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import Header
+from fastapi import Header, Query
 
+from backend.accept import MAX_KEY
 from backend.errors import Invalid
 
 IfMatch = Annotated[
     str | None,
-    Header(description="only if the entity tag still is this one", examples=['"1764000000000000"']),
+    Header(description="only if the ETag still is this one", examples=['"1764000000000000"']),
 ]
-_TAG = re.compile(r'"([0-9]{1,19})"\Z')
-NEVER = -1  # no version: a tag that was never given matches nothing
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=MAX_KEY,
+        description="for 24 hours the same key and body give the same answer and create nothing new",
+        examples=["5f0c7c1e-5a55-4a3b-9d0a-1c1f0c3a7a10"],
+    ),
+]
+Wait = Annotated[
+    Literal["stored", "searchable"] | None,
+    Query(description="answer 201 once that is so, or 202 after 5 seconds"),
+]
+_TAG = re.compile(r'"([0-9]{1,18})"\Z')
+_NEVER = -1  # no version: a tag that was never given matches nothing
 
 
 def etag(version: int) -> str:
@@ -21,11 +35,11 @@ def etag(version: int) -> str:
 
 
 def version_of(if_match: str | None) -> int | None:
-    """The version that a request asks for; None where it asks for none in particular."""
+    """The version that a request asks for; None where any will do."""
     if if_match is None or if_match.strip() == "*":
         return None
     if found := _TAG.match(if_match.strip()):
         return int(found.group(1))
     if '"' in if_match:
-        return NEVER
-    raise Invalid('If-Match is an entity tag in quotes, as ETag gave it, or *: If-Match: "12"')
+        return _NEVER
+    raise Invalid('If-Match is an ETag in its quotes, or *; for example If-Match: "12"')

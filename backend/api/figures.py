@@ -81,12 +81,12 @@ def verdict(found: list[Group]) -> Verdict:
 
 def _engine(engine: EngineSeen) -> Figure:
     if engine.seconds is not None:
-        return Figure(engine.name, f"answers in {_duration(engine.seconds)}")
+        return Figure(engine.product, f"answers in {_duration(engine.seconds)}")
     return Figure(
-        engine.name,
+        engine.product,
         engine.trouble,
         State.BAD,
-        f"{engine.name} {engine.trouble}: {_WITHOUT.get(engine.name, _WITHOUT['Redis'])}",
+        f"{engine.product} {engine.trouble}: {_WITHOUT[engine.name]}",
     )
 
 

@@ -3,34 +3,27 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from backend.api import shapes
 from backend.api.service import Here
-from backend.errors import InstaChatError
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz")
+@router.get("/healthz", response_model=shapes.Health)
 async def healthz() -> Response:
     """This process is up."""
-    return JSONResponse({"status": "up"})
+    return JSONResponse({"status": "up", "away": []})
 
 
-@router.get("/readyz")
+@router.get(
+    "/readyz",
+    response_model=shapes.Health,
+    responses={503: {"model": shapes.Health, "description": "An engine does not answer."}},
+)
 async def readyz(here: Here) -> Response:
-    """The engines answer; 503, and which does not, otherwise."""
-    away = await here.call(lambda: _away(here))
-    return JSONResponse({"status": "away" if away else "ready", "away": away}, 503 if away else 200)
-
-
-def _away(here: Here) -> list[str]:
-    away = []
-    try:
-        with here.core.database.connect():
-            pass
-    except InstaChatError:
-        away.append("PostgreSQL")
-    try:
-        here.core.log.ping()
-    except InstaChatError:
-        away.append("Redis")
-    return away
+    """The engines answer; otherwise 503, and which don't."""
+    away = await here.away()
+    if away:
+        body = {"status": "away", "away": away}
+        return JSONResponse(body, 503, {"Retry-After": "1"})
+    return JSONResponse({"status": "ready", "away": []})

@@ -1,6 +1,5 @@
 """`/applications/{token}/chats/{chat}/messages`: the messages of a chat."""
 
-from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -9,35 +8,67 @@ from fastapi.responses import JSONResponse
 from backend import accept, bodies, model
 from backend.api import shapes
 from backend.api.chats import page
-from backend.api.conditions import IfMatch, etag, version_of
+from backend.api.conditions import IdempotencyKey, IfMatch, Wait, etag, version_of
+from backend.api.documented import answers
+from backend.api.reading import BatchRoute, JsonRoute
 from backend.api.service import Here
-from backend.api.shapes import After, ChatNumber, Limit, MessageNumber, Token
+from backend.api.shapes import PREFIX, After, ChatNumber, Limit, MessageNumber, Token
 from backend.catalog import Pending
 
-router = APIRouter(prefix="/applications/{token}/chats/{chat}/messages", tags=["messages"])
+PATH = PREFIX + "/applications/{token}/chats/{chat}/messages"
+router = APIRouter(prefix=PATH, tags=["messages"], route_class=JsonRoute)
+batches = APIRouter(prefix=PATH, tags=["messages"], route_class=BatchRoute)
 
 
-@router.post("", status_code=202, response_model=shapes.Number)
+@router.post(
+    "",
+    status_code=202,
+    response_model=shapes.Number,
+    responses=answers(404, 409, 410, body=True, stored=shapes.Number),
+)
 async def create_message(
-    here: Here, token: Token, chat: ChatNumber, body: shapes.MessageBody
+    here: Here,
+    token: Token,
+    chat: ChatNumber,
+    body: shapes.MessageBody,
+    idempotency_key: IdempotencyKey = None,
+    wait: Wait = None,
 ) -> Response:
-    """Create a message: its number at once, when it is in the log."""
-    accepted = await here.accept(accept.messages(token, chat, [body.message.text]))
-    return JSONResponse(bodies.number(accepted.first), 202)
+    """Create a message: its number at once, as soon as it is in the log."""
+    # What is usual does not come here: see `fast`.
+    accepted = await here.accept(
+        accept.messages(token, chat, [body.message.text], key=idempotency_key)
+    )
+    stored = wait is not None and await here.stored(token, chat, accepted)
+    return JSONResponse(bodies.number(accepted.first), 201 if stored else 202)
 
 
-@router.post("/batch", status_code=202, response_model=shapes.Numbers)
+@batches.post(
+    "/batch",
+    status_code=202,
+    response_model=shapes.Numbers,
+    responses=answers(404, 409, 410, body=True, stored=shapes.Numbers),
+)
 async def create_messages(
-    here: Here, token: Token, chat: ChatNumber, body: shapes.MessagesBody
+    here: Here,
+    token: Token,
+    chat: ChatNumber,
+    body: shapes.MessagesBody,
+    idempotency_key: IdempotencyKey = None,
+    wait: Wait = None,
 ) -> Response:
     """Create 1 to 1,000 messages at once; they get consecutive numbers, in their order."""
-    accepted = await here.accept(
-        accept.messages(token, chat, [message.text for message in body.messages])
-    )
-    return JSONResponse(bodies.numbers(accepted.first, accepted.last), 202)
+    texts = [message.text for message in body.messages]
+    accepted = await here.accept(accept.messages(token, chat, texts, key=idempotency_key))
+    stored = wait is not None and await here.stored(token, chat, accepted)
+    return JSONResponse(bodies.numbers(accepted.first, accepted.last), 201 if stored else 202)
 
 
-@router.get("", response_model=shapes.Page[shapes.Found] | shapes.Page[shapes.Message])
+@router.get(
+    "",
+    response_model=shapes.Page[shapes.Found] | shapes.Page[shapes.Message],
+    responses=answers(404),
+)
 async def list_messages(
     here: Here,
     token: Token,
@@ -50,30 +81,37 @@ async def list_messages(
     ] = None,
 ) -> Response:
     """A chat's messages by number; with a keyword those that contain it."""
-    catalog = here.core.catalog
     if keyword is None:
         found = await here.call(
-            lambda: list(catalog.messages(token, chat, after=after, limit=limit + 1))
+            lambda: list(here.catalog.messages(token, chat, after=after, limit=limit + 1))
         )
-        return page([bodies.message(each) for each in islice(found, limit)], len(found) > limit)
+        return page([bodies.message(each) for each in found[:limit]], len(found) > limit)
     matches = await here.call(
-        lambda: list(catalog.search(token, chat, keyword, after=after, limit=limit + 1))
+        lambda: list(here.catalog.search(token, chat, keyword, after=after, limit=limit + 1))
     )
-    return page([bodies.match(each) for each in islice(matches, limit)], len(matches) > limit)
+    return page([bodies.match(each) for each in matches[:limit]], len(matches) > limit)
 
 
-@router.get("/{number}", response_model=shapes.Message, responses={202: {"model": shapes.Pending}})
+@router.get(
+    "/{number}",
+    response_model=shapes.Message,
+    responses=answers(404, 410, etag=200, pending=True),
+)
 async def show_message(
     here: Here, token: Token, chat: ChatNumber, number: MessageNumber
 ) -> Response:
     """A message; 202 while it is accepted and not stored yet."""
-    found = await here.call(lambda: here.core.catalog.message(token, chat, number))
+    found = await here.read(lambda: here.catalog.message(token, chat, number))
     if isinstance(found, Pending):
         return JSONResponse(bodies.pending(number), 202)
     return _answer(found)
 
 
-@router.patch("/{number}", response_model=shapes.Message)
+@router.patch(
+    "/{number}",
+    response_model=shapes.Message,
+    responses=answers(404, 409, 410, body=True, etag=200),
+)
 async def edit_message(
     here: Here,
     token: Token,
@@ -84,19 +122,19 @@ async def edit_message(
 ) -> Response:
     """Give a message another text."""
     version, text = version_of(if_match), body.message.text
-    edited = await here.call(
-        lambda: here.core.catalog.edit_message(token, chat, number, text, version=version)
+    edited = await here.change(
+        lambda: here.catalog.edit_message(token, chat, number, text, version=version)
     )
     return _answer(edited)
 
 
-@router.delete("/{number}", status_code=204)
+@router.delete("/{number}", status_code=204, responses=answers(404, 409, 410))
 async def delete_message(
     here: Here, token: Token, chat: ChatNumber, number: MessageNumber, if_match: IfMatch = None
 ) -> Response:
     """Delete a message. Its number is not used again."""
     version = version_of(if_match)
-    await here.call(lambda: here.core.catalog.delete_message(token, chat, number, version=version))
+    await here.change(lambda: here.catalog.delete_message(token, chat, number, version=version))
     return Response(status_code=204)
 
 

@@ -67,11 +67,7 @@ async def asset_file(request: Request, name: str) -> Response:
 
 
 def _page(html: str, policy: str) -> Response:
-    headers = {
-        "Cache-Control": "no-store",
-        "Content-Security-Policy": policy,
-        "Referrer-Policy": "no-referrer",
-    }
+    headers = {"Content-Security-Policy": policy}  # the edge's own would forbid all
     return Response(html, headers=headers, media_type="text/html; charset=utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: the only place that maps the core's errors to HTTP statuses.
+"""Errors as RFC 9457 problems: the only place that maps what went wrong to HTTP statuses.
 
 A problem never names an engine's address, a token, a text or a database id: what an operator needs is in
 the log, under the same request id.
@@ -8,6 +8,7 @@ import json
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+from fastapi import HTTPException
 from fastapi.responses import Response
 
 from backend import errors
@@ -27,22 +28,32 @@ class Problem(NamedTuple):
     detail: str | None = None
 
 
-NOT_FOUND = Problem(404, "not-found", "Not found", "There is nothing here.")
 NOT_JSON = Problem(400, "not-json", "Not JSON", "The body is not JSON in UTF-8.")
-INVALID = Problem(422, "invalid", "Invalid")
-METHOD = Problem(
-    405, "method-not-allowed", "Method not allowed", "This resource has other methods."
+NO_OPERATOR = Problem(
+    401, "no-operator", "Operators only", "This needs the operator's token: Authorization: Bearer."
 )
-TOO_LARGE = Problem(413, "too-large", "Too large")
-NOT_A_JSON_TYPE = Problem(
-    415, "unsupported-media-type", "Unsupported media type", "Send it as application/json."
-)
+NOT_FOUND = Problem(404, "not-found", "Not found", "There is nothing here.")
+METHOD = Problem(405, "method-not-allowed", "Method not allowed", "See the header Allow.")
 TOO_SLOW = Problem(408, "too-slow", "Too slow", "The body did not arrive in time.")
-BUSY = Problem(
-    503, "busy", "Too busy", "Too many requests wait at this moment; nothing was accepted."
+TOO_LARGE = Problem(413, "too-large", "Too large")
+NOT_JSON_TYPE = Problem(
+    415, "unsupported-media-type", "Unsupported media type", "A body is sent as application/json."
+)
+INVALID = Problem(422, "invalid", "Invalid")
+TOO_MANY = Problem(
+    429, "too-many", "Too many", "Too many applications were created from this address."
 )
 FAULT = Problem(
     500, "fault", "Fault", "This is a fault of the server; its log says more under the request id."
+)
+BUSY = Problem(503, "busy", "Busy", "Too much is asked at this moment; nothing was changed.")
+AWAY = Problem(503, "unavailable", "Unavailable", "A dependency does not answer; try again.")
+FULL = Problem(503, "full", "Full", "Too much waits to be stored; nothing was accepted.")
+UNCONFIRMED = Problem(
+    503,
+    "unconfirmed",
+    "Not confirmed",
+    "It is not known whether this was accepted. With an Idempotency-Key it can be repeated.",
 )
 
 KINDS: tuple[tuple[type[InstaChatError], Problem], ...] = (
@@ -50,24 +61,9 @@ KINDS: tuple[tuple[type[InstaChatError], Problem], ...] = (
     (errors.Gone, Problem(410, "rejected", "Rejected")),
     (errors.NotFound, NOT_FOUND),
     (errors.Closing, Problem(503, "being-deleted", "Being deleted")),
-    (
-        errors.LogFull,
-        Problem(503, "full", "Full", "Too much waits to be stored; nothing was accepted."),
-    ),
-    (
-        errors.Unconfirmed,
-        Problem(
-            503,
-            "unconfirmed",
-            "Not confirmed",
-            "It is not known whether this was accepted. With an Idempotency-Key the same request can"
-            " be repeated without harm.",
-        ),
-    ),
-    (
-        errors.EngineDown,
-        Problem(503, "unavailable", "Unavailable", "A dependency does not answer; try again."),
-    ),
+    (errors.LogFull, FULL),
+    (errors.Unconfirmed, UNCONFIRMED),
+    (errors.EngineDown, AWAY),
     (errors.Unavailable, Problem(503, "unavailable", "Unavailable")),
     (errors.HasChildren, Problem(409, "has-children", "Has children")),
     (errors.StaleVersion, Problem(409, "stale", "Changed meanwhile")),
@@ -76,34 +72,34 @@ KINDS: tuple[tuple[type[InstaChatError], Problem], ...] = (
 )
 
 
+class Refused(HTTPException):
+    """A request that is refused at the edge."""
+
+    def __init__(self, problem: Problem, detail: str | None = None, **headers: str) -> None:
+        super().__init__(problem.status, headers=headers)
+        self.problem = problem
+        self.said = detail
+
+
 def of(error: InstaChatError) -> tuple[Problem, str]:
     """The problem that an error of the core is, and its detail."""
     problem = next((problem for kind, problem in KINDS if isinstance(error, kind)), FAULT)
-    return problem, problem.detail or sentence(error.message)
+    return problem, problem.detail or f"{error.message[:1].upper()}{error.message[1:]}."
 
 
 def response(problem: Problem, detail: str | None = None, **headers: str) -> Response:
     """The answer that tells of a problem."""
     if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", str(RETRY_SECONDS))
-    return Response(
-        json.dumps(body(problem, detail), ensure_ascii=False),
-        problem.status,
-        headers,
-        MEDIA_TYPE,
-    )
+    return Response(encoded(problem, detail), problem.status, headers, MEDIA_TYPE)
 
 
-def body(problem: Problem, detail: str | None = None) -> dict[str, Any]:
-    """A problem's members."""
-    return {
+def encoded(problem: Problem, detail: str | None = None) -> bytes:
+    """A problem's body."""
+    members: dict[str, Any] = {
         "type": TYPES + problem.name,
         "title": problem.title,
         "status": problem.status,
         "detail": detail or problem.detail or problem.title,
     }
-
-
-def sentence(message: str) -> str:
-    """A message of the core's as a sentence."""
-    return f"{message[:1].upper()}{message[1:]}."
+    return json.dumps(members, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -15,7 +15,8 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.server import Server
 
-from backend.api.app import create_app
+from backend.api import logs, measures
+from backend.api.app import create_app, served
 from backend.errors import Failed
 from backend.settings import load, variable
 
@@ -32,7 +33,7 @@ def serve(host: str, port: int, processes: int) -> None:
     _check_free(host, port)
     # Not by forking: what this process has open is its own.
     multiprocessing.set_start_method("spawn", force=True)
-    Server(
+    server = Server(
         "instachat",
         address=host,
         port=port,
@@ -47,13 +48,16 @@ def serve(host: str, port: int, processes: int) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=ENDS_WITHIN,
         log_enabled=False,
-    ).serve(target_loader=application, wrap_loader=False)
+    )
+    with measures.shared():
+        server.serve(target_loader=application, wrap_loader=False)
 
 
 def application() -> Any:
     """The ASGI application of a process of the server's."""
     _end_with_parent()
-    return create_app(load())
+    diary = logs.configure()
+    return served(create_app(load()), [diary.request, measures.observe])
 
 
 def _end_with_parent() -> None:

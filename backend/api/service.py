@@ -1,65 +1,170 @@
-"""What every route works with: the core, the gatherer, and threads for the synchronous rest."""
+"""What every route works with: the core, group commit, and threads for the synchronous rest."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from typing import Annotated, TypeVar
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
 from fastapi import Request as HttpRequest
 
 from backend.accept import Request
-from backend.api.gather import Gatherer
+from backend.api import measures, problems
+from backend.api.away import EngineWatch
+from backend.api.gather import MOST_WAITING, Gatherer
+from backend.api.limit import CreationLimit
+from backend.api.problems import Refused
+from backend.api.waiting import Waiting
 from backend.api.watch import Watch
 from backend.bootstrap import Backend, addresses, assemble
+from backend.catalog import Catalog, Pending
+from backend.errors import InstaChatError, NotStoredYet
 from backend.log import Log
 from backend.model import Accepted
 from backend.settings import Durability, Settings
 from backend.sql import Database
 
-THREADS = 40
+CALLS = 24  # at the same time; each holds at most one of the database's 30 connections
+LONG_CALLS = 4
+MOST_CALLS = 1_000  # under way and waiting; one more is refused at once
+CALL_SECONDS = 4.0
+LONG_SECONDS = 10.0
+READ_SECONDS = 1.0  # how long a read waits for what is accepted and not stored
+CHANGE_SECONDS = 5.0
+WAIT_SECONDS = 5.0
+POLL_SECONDS = 0.02
+
+# Redis is to be found away within a second; the CLI, where nobody else waits, is more patient.
+REDIS_CONNECT_SECONDS = 0.4
+REDIS_ANSWER_SECONDS = 0.9
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
 class Service:
     """One process's hold on the core, for its event loop."""
 
-    core: Backend
-    gatherer: Gatherer
-    watch: Watch
-    _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(THREADS))
+    def __init__(self, core: Backend, bell: ThreadPoolExecutor) -> None:
+        self.core = core
+        self.catalog: Catalog = core.catalog.impatient()
+        self.watch = Watch(core)
+        self.limit = CreationLimit(core.log.url, core.settings.app_creation_limit)
+        acceptor = core.acceptor.ringing(lambda shard: bell.submit(core.jobs.ring, shard))
+        self._gatherer = Gatherer(acceptor)
+        self._waiting = Waiting(core.database)
+        self._threads = ThreadPoolExecutor(CALLS, "call")
+        self._long_threads = ThreadPoolExecutor(LONG_CALLS, "long")
+        self._calls = 0
+        self._engines = EngineWatch({"PostgreSQL": self._ask_database, "Redis": core.log.ping})
 
     async def accept(self, request: Request) -> Accepted:
         """Give numbers; see `Gatherer.accept`."""
-        return await self.gatherer.accept(request)
+        return await self._gatherer.accept(request)
+
+    async def stored(self, token: str, chat: int | None, accepted: Accepted) -> bool:
+        """Wait some seconds until it is stored; whether it is. Gone if it was rejected."""
+        if not await self._waiting.stored(accepted, WAIT_SECONDS):
+            return False
+        await self.call(lambda: self.catalog.check_stored(token, chat, accepted))
+        return True
 
     async def call(self, call: Callable[[], T]) -> T:
-        """Run a call of the core in a thread."""
-        return await to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+        """Run a call of the core in a thread; Refused if that takes too long."""
+        return await self._run(self._threads, call, CALL_SECONDS)
+
+    async def call_long(self, call: Callable[[], T]) -> T:
+        """The same for one that waits for others, in threads that nobody else needs."""
+        return await self._run(self._long_threads, call, LONG_SECONDS)
+
+    async def read(self, call: Callable[[], T | Pending]) -> T | Pending:
+        """What a call finds; a second is waited for what is accepted and not stored yet."""
+        deadline = self._clock() + READ_SECONDS
+        while True:
+            found = await self.call(call)
+            if not isinstance(found, Pending) or self._clock() > deadline:
+                return found
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def change(self, call: Callable[[], T]) -> T:
+        """Make a change; some seconds are waited for what is accepted and not stored yet."""
+        deadline = self._clock() + CHANGE_SECONDS
+        while True:
+            try:
+                return await self.call(call)
+            except NotStoredYet:
+                if self._clock() > deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
+
+    def pools(self) -> measures.Pools:
+        """What there is of this process, and how much of it is in use."""
+        database = self.core.database.pool()
+        return {
+            "accept": (self._gatherer.waiting, MOST_WAITING),
+            "calls": (self._calls, MOST_CALLS),
+            "database": database,
+        }
+
+    async def away(self) -> list[str]:
+        """The engines that do not answer, or not soon."""
+        return await self._engines.away()
+
+    def close(self) -> None:
+        """Wait for what is accepting; what only reads is left. Not from the event loop's thread."""
+        self._gatherer.close()
+        self._engines.close()
+        for threads in (self._threads, self._long_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], T], seconds: float) -> T:
+        if self._calls >= MOST_CALLS:
+            raise Refused(problems.BUSY)
+        self._calls += 1
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().run_in_executor(threads, call)
+        except TimeoutError:
+            raise Refused(problems.AWAY) from None
+        finally:
+            self._calls -= 1
+
+    def _ask_database(self) -> None:
+        with self.core.database.connect():
+            pass
+
+    def _clock(self) -> float:
+        return asyncio.get_running_loop().time()
 
 
 @asynccontextmanager
 async def open_service(settings: Settings) -> AsyncIterator[Service]:
-    """The service of this process, on the settings' engines; closed when what it accepted is answered."""
+    """The service of this process on the settings' engines; closed when what it accepts is answered."""
     with ExitStack() as stack:
         core = await asyncio.to_thread(_open, settings, stack)
-        gatherer = Gatherer(core.acceptor)
+        bell = stack.enter_context(ThreadPoolExecutor(1, "bell"))
+        service = Service(core, bell)
+        sampling = asyncio.create_task(measures.sample(service.pools))
         try:
-            yield Service(core, gatherer, Watch(core))
+            yield service
         finally:
-            await asyncio.to_thread(gatherer.close)
+            sampling.cancel()
+            await asyncio.to_thread(service.close)
 
 
 def _open(settings: Settings, stack: ExitStack) -> Backend:
-    """A core that connects when it is used: engines that are away now may be back then."""
+    """A core that connects when it is used: an engine that is away now may be back then."""
     at = stack.enter_context(addresses(settings))
     database = stack.enter_context(closing(Database(at.database)))
-    replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
-    log = stack.enter_context(closing(Log(at.redis, replicas=replicas)))
+    log = Log(
+        at.redis,
+        replicas=settings.durable_replicas if settings.durability is Durability.STRICT else 0,
+        connect_seconds=REDIS_CONNECT_SECONDS,
+        answer_seconds=REDIS_ANSWER_SECONDS,
+    )
+    stack.callback(log.close)
+    with suppress(InstaChatError):  # read once, so that accepting needs no SQL from then on
+        _ = database.installation
     return assemble(settings, at, database, log)
 
 

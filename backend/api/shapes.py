@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from backend.model import MAX_BATCH, MAX_NAME, MAX_NUMBER, MAX_TEXT
 
+PREFIX = "/api/v1"
 MOST_ITEMS = 200  # in one page of a list
 ITEMS = 50
 
@@ -118,6 +119,20 @@ class Page(Shape, Generic[T]):
 
     items: list[T]
     next: int | None = Field(examples=[50])
+
+
+class Applications(Shape):
+    """A part of the list of applications, in the order of creation; `next` goes into `after`."""
+
+    items: list[Application]
+    next: str | None = Field(examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"])
+
+
+class Health(Shape):
+    """Which engines are away."""
+
+    status: str = Field(examples=["ready"])
+    away: list[str] = Field(examples=[[]])
 
 
 class ProblemBody(Shape):

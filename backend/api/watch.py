@@ -32,6 +32,7 @@ class EngineSeen:
     """One engine: how long it took to answer, in seconds, or None and what it did instead."""
 
     name: str
+    product: str  # a Redis may be a Valkey
     seconds: float | None
     trouble: str = ""
 
@@ -81,12 +82,13 @@ class Watch:
 
 def _engine(name: str, question: "_Question[Engine]", answered: bool) -> EngineSeen:
     found = question.answer
-    name = found.engine if found else name  # a Valkey says that it is one
+    product = found.engine if found else name
     if not answered:
-        return EngineSeen(name, None, "does not answer")
+        return EngineSeen(name, product, None, "does not answer")
     if found is None or found.problem:
-        return EngineSeen(name, None, "is away")  # never the problem itself: it names an address
-    return EngineSeen(name, question.took)
+        # Never the problem itself: it names an address.
+        return EngineSeen(name, product, None, "is away")
+    return EngineSeen(name, product, question.took)
 
 
 class _Question(Generic[T]):

@@ -12,7 +12,8 @@ async function renew() {
   const made = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = made.getElementById(part.id);
-    if (!other || part.isEqualNode(other)) continue;
+    if (!other) throw new Error("not this page"); // somebody in between answers
+    if (part.isEqualNode(other)) continue;
     part.className = other.className;
     part.replaceChildren(...other.childNodes); // the element stays: what is read out is its change
   }

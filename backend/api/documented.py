@@ -1,0 +1,78 @@
+"""What OpenAPI says beside the routes themselves: problems, headers, the operator's key."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from backend.api import problems
+from backend.api.shapes import Pending, ProblemBody
+
+_SAID = {
+    400: "The body is not JSON.",
+    401: "The operator's token is missing or wrong.",
+    404: "There is no such thing.",
+    408: "The body did not arrive in time.",
+    409: "It contradicts what is there.",
+    410: "The number was given, but its creation was rejected.",
+    413: "The body is too large.",
+    415: "The body is not said to be JSON.",
+    422: "A value is not valid.",
+    429: "Too many applications were created from this address.",
+    503: "A dependency is away, or refuses for now.",
+}
+_WITH_BODY = (400, 408, 413, 415)
+_RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+_ETAG = {"ETag": {"description": "the version, for If-Match", "schema": {"type": "string"}}}
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def answers(
+    *statuses: int,
+    body: bool = False,
+    etag: int | None = None,
+    stored: type | None = None,
+    pending: bool = False,
+) -> Responses:
+    """The responses of a route: these problems, those of reading a `body`, and 422 and 503.
+
+    `etag` is the status that comes with one, `stored` the shape of an answer to `?wait=`, and `pending`
+    says that what is read may be on its way.
+    """
+    wanted = sorted({*statuses, *(_WITH_BODY if body else ()), 422, 503})
+    found: Responses = {status: _problem(status) for status in wanted}
+    if etag:
+        found[etag] = {"headers": _ETAG}
+    if stored:
+        found[201] = {"model": stored, "description": "Stored"}
+    if pending:
+        found[202] = {"model": Pending, "description": "Accepted, and not stored yet"}
+    return found
+
+
+def _problem(status: int) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "description": _SAID[status],
+        "content": {
+            problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}},
+        },
+    }
+    if status in (429, 503):
+        answer["headers"] = _RETRY
+    return answer
+
+
+def schema(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI 3.1, made once from the routes."""
+    if not app.openapi_schema:
+        made = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+        )
+        made["components"]["schemas"]["Problem"] = ProblemBody.model_json_schema()
+        app.openapi_schema = made
+    return app.openapi_schema

@@ -1,0 +1,69 @@
+"""`/metrics`: what Prometheus reads. Totals only: routes by their template, no token, number or text.
+
+What the server's processes do, they have counted (`measures`); what the engines hold is asked when
+Prometheus asks, as for the status page.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from backend.api import measures
+from backend.api.service import Here
+from backend.api.watch import Seen
+from backend.status import Status
+
+router = APIRouter(include_in_schema=False)
+
+_OF_STATUS: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
+    "workers": ("Workers that are running", lambda found: found.workers),
+    "queue_jobs": ("Jobs that wait", lambda found: found.queue),
+    "log_entries": ("Entries accepted and not stored", lambda found: found.waiting),
+    "log_oldest_seconds": ("Age of the oldest of them", lambda found: found.oldest_seconds or 0),
+    "dead_letters": ("What was accepted and can't be stored", lambda found: found.dead_letters),
+    "unsynced_counters": ("Counts that SQL is behind with", lambda found: found.unsynced_counters),
+}
+
+
+@router.get("/metrics")
+async def metrics(here: Here, request: Request) -> Response:
+    """Everything, in the text format of Prometheus or OpenMetrics."""
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    seen = await here.watch.look()
+
+    def render() -> bytes:
+        registry = measures.registry()
+        registry.register(_Installation(seen))
+        return encode(registry)
+
+    return Response(await asyncio.to_thread(render), headers={"Content-Type": media_type})
+
+
+class _Installation(Collector):
+    """What the engines hold; what is unknown is left out."""
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        up = GaugeMetricFamily(
+            "instachat_engine_up", "1 while the engine answers", labels=["engine"]
+        )
+        took = GaugeMetricFamily(
+            "instachat_engine_answer_seconds", "How long its answer took", labels=["engine"]
+        )
+        for engine in self._seen.engines:
+            up.add_metric([engine.name], engine.seconds is not None)
+            if engine.seconds is not None:
+                took.add_metric([engine.name], engine.seconds)
+        yield up
+        yield took
+        for name, (says, value) in _OF_STATUS.items():
+            found = value(self._seen.status) if self._seen.status else None
+            if found is not None:
+                yield GaugeMetricFamily(f"instachat_{name}", says, value=found)

@@ -1,0 +1,98 @@
+"""Reading a body: of the right type, of bounded size, in bounded time, and JSON."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from email.message import Message
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from backend.api import problems
+from backend.api.problems import Refused
+
+MOST_BYTES = 256 * 1024  # a text of 10,000 letters, each of them written as two escapes, takes half
+MOST_BATCH_BYTES = 48 * 1024 * 1024  # 1,000 texts of 10,000 letters of four bytes
+BODY_SECONDS = 10.0  # for all of a body; a larger one has a second more for each MiB
+
+
+class JsonRoute(APIRoute):
+    """A route whose body, if it has one, is read by the rules of this module."""
+
+    most_bytes = MOST_BYTES
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own way to put something around the reading of the body."""
+        handle = super().get_route_handler()
+        most = self.most_bytes
+
+        async def read_and_handle(request: Request) -> Response:
+            return await handle(_JsonRequest(request, most))
+
+        return read_and_handle
+
+
+class BatchRoute(JsonRoute):
+    """A route with a body of many texts."""
+
+    most_bytes = MOST_BATCH_BYTES
+
+
+class _JsonRequest(Request):
+    def __init__(self, request: Request, most: int) -> None:
+        super().__init__(request.scope, request.receive)
+        self._most = most
+
+    async def body(self) -> bytes:
+        """The whole body; raises Refused."""
+        if not hasattr(self, "_body"):
+            if not is_json(self.headers.get("content-type", "")):
+                raise Refused(problems.NOT_JSON_TYPE)
+            self._body = await self._read()
+        return self._body
+
+    async def json(self) -> Any:
+        """What the body says; raises Refused."""
+        return decode(await self.body())
+
+    async def _read(self) -> bytes:
+        too_large = Refused(problems.TOO_LARGE, f"At most {self._most:,} bytes are taken here.")
+        if int(self.headers.get("content-length", 0)) > self._most:
+            raise too_large
+        chunks, size = [], 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS + self._most / 2**20):
+                async for chunk in self.stream():
+                    size += len(chunk)
+                    if size > self._most:
+                        raise too_large
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise Refused(problems.TOO_SLOW) from None
+        return b"".join(chunks)
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a body of that type is JSON in UTF-8."""
+    if content_type == "application/json":
+        return True
+    header = Message()
+    header["content-type"] = content_type
+    charset = header.get_content_charset("utf-8")
+    return header.get_content_type() == "application/json" and charset == "utf-8"
+
+
+def decode(body: bytes) -> Any:
+    """What a body of JSON says; raises Refused if it isn't JSON."""
+    try:
+        return _decode(body.decode())
+    except (ValueError, RecursionError):
+        raise Refused(problems.NOT_JSON) from None
+
+
+def _no_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_json).decode
