@@ -76,11 +76,14 @@ def messages(token: str, chat: int, texts: Sequence[str], *, key: str | None = N
     return _request("messages", parent, pack_messages(token, chat, texts), key, list(texts))
 
 
-def deletion(token: str, chat: int | None = None) -> Request:
-    """A request to delete an application or a chat; the drain decides it, in the log's order."""
+def deletion(token: str, chat: int | None = None, *, cascade: bool = False) -> Request:
+    """A request to delete an application or a chat; the drain decides it, in the log's order.
+
+    With `cascade` all that belongs to it goes with it; without, it stays if anything does.
+    """
     parent = Parent(checked_token(token), chat if chat is None else checked_number(chat))
     kind = "delete-application" if chat is None else "delete-chat"
-    return Request(Creation(kind, parent, pack_deletion(token, chat)))
+    return Request(Creation(kind, parent, pack_deletion(token, chat, cascade=cascade)))
 
 
 class Acceptor:

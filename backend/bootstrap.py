@@ -1,25 +1,31 @@
 """From settings to a running backend: the only place that knows all of its parts."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from backend.accept import Acceptor
 from backend.catalog import Catalog
+from backend.clearing import Clearer
 from backend.counters import Counters
 from backend.drain import Drainer
 from backend.embedded import PrivateEngines, acquire
-from backend.errors import Invalid
+from backend.errors import Invalid, Unavailable
 from backend.exporting import Exporter
 from backend.importing import Importer
+from backend.index import Index
 from backend.jobs import Jobs, Worker
+from backend.letters import DeadLetters
 from backend.life import Lives
 from backend.log import Log
 from backend.migrations import upgrade
-from backend.search import ScanSearcher
+from backend.past_log import PastLog
+from backend.publish import Publisher, keep_first_index
+from backend.search import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
 from backend.sql import Database
+from backend.syncing import Syncer
 
 STRICT_REDIS = {
     "appendonly": "yes",
@@ -40,16 +46,23 @@ class Backend:
     log: Log
     counters: Counters
     drainer: Drainer
+    clearer: Clearer
+    syncer: Syncer
     jobs: Jobs
     acceptor: Acceptor
     catalog: Catalog
     importer: Importer
     exporter: Exporter
+    letters: DeadLetters
+    index: Index | None
+    publisher: Publisher | None
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
         tick = self.engines.ensure if self.engines else lambda: None
-        return Worker(self.jobs, self.drainer, self.log, tick)
+        return Worker(
+            self.jobs, self.drainer, self.clearer, self.syncer, self.log, tick, self.publisher
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +119,43 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
         log = Log(at.redis, replicas=replicas)
         stack.callback(log.close)
-        yield assemble(settings, at, database, log)
+        if settings.elasticsearch_url is not None:
+            with suppress(Unavailable):  # the next command tries again
+                keep_first_index(database)
+        core = assemble(settings, at, database, log)
+        if core.index:
+            stack.callback(core.index.close)
+        yield core
 
 
 def assemble(settings: Settings, at: Addresses, database: Database, log: Log) -> Backend:
     """Put the parts together; nothing is connected yet."""
     lives = Lives(log, database)
-    drainer = Drainer(log, database, lives)
+    index = open_index(settings)
+    publisher = Publisher(database, index) if index else None
+
+    def ring_publisher() -> None:
+        if publisher:
+            jobs.ring_publisher()
+
+    drainer = Drainer(log, database, lives, ring_publisher=ring_publisher)
     counters = Counters(log, database, lives, drainer)
-    jobs = Jobs(at.huey, drainer)
+    clearer = Clearer(log, database)
+    syncer = Syncer(log, database, lives)
+    jobs = Jobs(at.huey, drainer, clearer, syncer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
-    catalog = Catalog(log, database, counters, acceptor, drainer, ScanSearcher(database))
+    catalog = Catalog(
+        log,
+        database,
+        counters,
+        acceptor,
+        drainer,
+        IndexSearcher(database, index) if index else ScanSearcher(database),
+        publish=publisher.publish if publisher else lambda: 0,
+        ring_publisher=ring_publisher,
+    )
     settler = Settler(log, lives, drainer)
+    past_log = PastLog(log, database, lives, settler)
     return Backend(
         settings,
         at.engines,
@@ -125,11 +163,28 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         log,
         counters,
         drainer,
+        clearer,
+        syncer,
         jobs,
         acceptor,
         catalog,
-        Importer(log, database, lives, settler),
+        Importer(log, database, settler, past_log),
         Exporter(database, settler),
+        DeadLetters(log, database, past_log),
+        index,
+        publisher,
+    )
+
+
+def open_index(settings: Settings) -> Index | None:
+    """The settings' Elasticsearch, not connected yet; None where PostgreSQL searches."""
+    if settings.elasticsearch_url is None:
+        return None
+    key = settings.elasticsearch_api_key
+    return Index(
+        settings.elasticsearch_url,
+        api_key=key.get_secret_value() if key else None,
+        ca_file=settings.elasticsearch_ca_file,
     )
 
 

@@ -8,6 +8,7 @@ decided by the drain behind everything that was accepted before it.
 import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -55,6 +56,7 @@ EDITS = 5  # tries of an edit without a version of its own
 READ_SECONDS = 1.0  # how long a read waits for what is accepted
 CHANGE_SECONDS = 5.0
 POLL_SECONDS = 0.01
+SEARCHABLE_POLL_SECONDS = 0.05  # each is a request to Elasticsearch, which refreshes once a second
 LIST_PAGE = 200
 
 
@@ -71,7 +73,8 @@ class Catalog:
     Unknown and removed things raise NotFound; a number whose creation was rejected raises Gone;
     engines that are away raise EngineDown.
 
-    Where no worker is running, changes and `wait_stored` drain from this process.
+    Where no worker is running, changes and `wait_stored` drain from this process, and `wait_searchable`
+    publishes from it.
     """
 
     def __init__(
@@ -82,6 +85,9 @@ class Catalog:
         acceptor: Acceptor,
         drainer: Drainer,
         searcher: Searcher,
+        *,
+        publish: Callable[[], int] = lambda: 0,
+        ring_publisher: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log
         self._database = database
@@ -89,6 +95,8 @@ class Catalog:
         self._acceptor = acceptor
         self._drainer = drainer
         self._searcher = searcher
+        self._publish = publish
+        self._ring_publisher = ring_publisher
         self._read_seconds = READ_SECONDS
         self._change_seconds = CHANGE_SECONDS
 
@@ -168,13 +176,17 @@ class Catalog:
                 return sql.to_application(row, seen.chats_count)
         raise _contended("the application")
 
-    def delete_application(self, token: str, *, version: int | None = None) -> None:
+    def delete_application(
+        self, token: str, *, cascade: bool = False, version: int | None = None
+    ) -> None:
         """Delete an application without chats; HasChildren, changing nothing, if it has any.
 
-        With a `version` only if it still has it when it is asked for (StaleVersion).
+        With `cascade` its chats go with it: none can be reached when this returns, and their rows are
+        dropped afterwards (see `clearing`). With a `version` only if it still has it when it is asked
+        for (StaleVersion).
         """
         _check_version(version, self.application(token).version, "the application")
-        self._delete(token, None)
+        self._delete(token, None, cascade)
 
     # -- chats -------------------------------------------------------------------------------------
 
@@ -202,10 +214,13 @@ class Catalog:
             after = page[-1].number
             limit = None if limit is None else limit - len(page)
 
-    def delete_chat(self, token: str, number: int) -> None:
-        """Delete a chat without messages; HasChildren, changing nothing, if it has any."""
+    def delete_chat(self, token: str, number: int, *, cascade: bool = False) -> None:
+        """Delete a chat without messages; HasChildren, changing nothing, if it has any.
+
+        With `cascade` its messages go with it, as an application's chats do.
+        """
         self._stored_chat(token, number)
-        self._delete(token, number)
+        self._delete(token, number, cascade)
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -256,7 +271,9 @@ class Catalog:
                 )
                 if edited is not None:
                     self._name_change(tx, stored.chat_id, number, edited.version)
-                    return edited
+            if edited is not None:
+                self._ring_publisher()
+                return edited
         raise _contended(f"message {number}")
 
     def delete_message(
@@ -270,7 +287,9 @@ class Catalog:
                 removed = sql.remove_message(tx, stored.chat_id, number, stored.message.version)
                 if removed is not None:
                     self._name_change(tx, stored.chat_id, number, removed)
-                    return
+            if removed is not None:
+                self._ring_publisher()
+                return
         raise _contended(f"message {number}")
 
     # -- waiting -----------------------------------------------------------------------------------
@@ -291,6 +310,24 @@ class Catalog:
             if self._log.workers() or not self._drainer.drain(shard):
                 time.sleep(POLL_SECONDS)
 
+    def wait_searchable(self, token: str, chat: int, first: int, last: int, seconds: float) -> bool:
+        """Wait until a search finds all that is stored of a chat under these numbers.
+
+        False if that takes longer, Elasticsearch's being away included. Where no worker is running, this
+        process publishes.
+        """
+        row = self._chat_row(token, chat)
+        deadline = time.monotonic() + seconds
+        while True:
+            with suppress(Unavailable):
+                if row is not None and self._searcher.knows(row.id, first, last):
+                    return True
+                if not self._log.workers():
+                    self._publish()
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(SEARCHABLE_POLL_SECONDS)
+
     def check_stored(self, token: str, chat: int | None, accepted: Accepted) -> None:
         """Raise Gone if any of these numbers, decided by now, was rejected."""
         if chat is None:
@@ -300,7 +337,7 @@ class Catalog:
         if dead:
             raise Gone(
                 f"message {dead[0]} of chat {chat} was rejected when it was to be stored",
-                "a dead letter says why",
+                "`instachat dead list` says why",
             )
 
     # -- inside ------------------------------------------------------------------------------------
@@ -387,7 +424,7 @@ class Catalog:
         if found.state == "dead":
             raise Gone(
                 f"message {number} of chat {chat} was rejected when it was to be stored",
-                "a dead letter says why",
+                "`instachat dead list` says why",
             )
         raise no_message(chat, number)
 
@@ -416,8 +453,8 @@ class Catalog:
         if not self._log.workers():
             self._drainer.drain(self._counters.shard(token))
 
-    def _delete(self, token: str, chat: int | None) -> None:
-        accepted = self._acceptor.accept(accept.deletion(token, chat))
+    def _delete(self, token: str, chat: int | None, cascade: bool) -> None:
+        accepted = self._acceptor.accept(accept.deletion(token, chat, cascade=cascade))
         what = "the application" if chat is None else f"chat {chat}"
         if not self.wait_stored(accepted.shard, accepted.entry, CHANGE_SECONDS):
             raise Unavailable(
@@ -426,12 +463,18 @@ class Catalog:
             )
         with self._database.connect() as connection:
             standing = sql.standing(connection, accepted.shard, Parent(token, chat))
-        if not standing.removed:
-            children = "chats" if chat is None else "messages"
-            raise HasChildren(
-                f"{what} still has {children}; nothing was deleted",
-                f"delete its {children} first",
+        if standing.removed:
+            return
+        if cascade:
+            raise Unavailable(
+                f"Redis lost the deletion of {what} before it was decided; nothing was deleted",
+                "try again",
             )
+        children = "chats" if chat is None else "messages"
+        raise HasChildren(
+            f"{what} still has {children}; nothing was deleted",
+            f"delete its {children} first, or all at once with a cascade",
+        )
 
     def _name_change(self, tx: Connection, chat_id: int, number: int, version: int) -> None:
         if sql.publishing(tx):

@@ -27,7 +27,7 @@ from backend.folding import fold
 from backend.life import Lives
 from backend.log import LifeLost, Log, Page
 from backend.model import EntryId, Parent, checked_text
-from backend.sql import ChatRow, Database, DeadLetter, MessageRow
+from backend.sql import ChatRow, Database, DeadLetter, LockedShard, MessageRow
 
 MOST_ENTRIES = 5_000  # of one transaction
 MOST_BYTES = 4 * 1024 * 1024
@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 class Drainer:
     """Moves events from the log to SQL. Thread-safe: one instance serves all of a process's threads.
 
+    `ring_publisher` is called once something is committed that the outbox names.
     `step` is called with `read`, `rows`, `committed` and `trimmed` as a batch passes them, so that a
     test can end the process there.
     """
@@ -55,12 +56,14 @@ class Drainer:
         database: Database,
         lives: Lives,
         *,
+        ring_publisher: Callable[[], None] = lambda: None,
         step: Step = lambda _: None,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self._log = log
         self._database = database
         self._lives = lives
+        self._ring_publisher = ring_publisher
         self._step = step
         self._stuck_seconds = stuck_seconds
         self._stopping = threading.Event()
@@ -93,6 +96,8 @@ class Drainer:
                 break
             taken += len(page.entries)
             self._step("committed")
+            if page.named:
+                self._ring_publisher()
             # Left over once the lock was let go: whoever rang meanwhile found it locked and left.
             left = self._log.trim(shard, page.end.epoch, page.through)
             self._step("trimmed")
@@ -178,6 +183,7 @@ class Batch:
     page: Page
     epoch: int
     dropped: int = 0
+    named: bool = False  # whether the outbox names any of it
 
     @property
     def entries(self) -> list[tuple[bytes, bytes]]:
@@ -261,14 +267,18 @@ class _Storing:
             return
         wanted = {(event.token, event.chat) for _, event, _ in events}
         chats = sql.chat_ids(self.tx, list(wanted))
+        # Of a removed application no chat has a row for ever; the log of an earlier life may name one.
+        missing = {token for token, chat in wanted if (token, chat) not in chats}
+        applications = sql.application_ids(self.tx, missing) if missing else {}
         placed: list[Placed] = []
         for source in events:
             entry, event, packed = source
-            id_, alive = chats.get((event.token, event.chat), (0, True))
-            if not id_:
-                self._bury(entry, packed, "the chat does not exist", event)
-            elif not alive:
+            _, there = applications.get(event.token, (0, True))
+            id_, alive = chats.get((event.token, event.chat), (0, there))
+            if not alive:
                 self.batch.dropped += len(event.texts)
+            elif not id_:
+                self._bury(entry, packed, "the chat does not exist", event)
             else:
                 placed.append((id_, source))
         if not placed:
@@ -280,6 +290,7 @@ class _Storing:
             rows = self._sift(placed)
         if self.publishing and rows:
             sql.add_to_outbox(self.tx, [(row.chat_id, row.number, row.version) for row in rows])
+            self.batch.named = True
 
     def _copy(self, rows: Iterable[MessageRow]) -> Exception | None:
         """Store rows, all or none; returns what is wrong with the data if it is none."""
@@ -357,6 +368,8 @@ class _Storing:
     def _decide(self, entry: EntryId, event: DeletionAsked) -> None:
         """Leave a tombstone if the deletion still stands and nothing is left inside; else reopen.
 
+        A cascade leaves one whatever is inside.
+
         Reopening comes before the commit: after a crash in between, the same entry finds that it does
         not stand any more, and refuses again. A deletion that does not stand buries nothing.
         """
@@ -365,13 +378,32 @@ class _Storing:
             return
         if event.chat is None:
             id_, alive = sql.application_ids(self.tx, [event.token]).get(event.token, (0, False))
-            gone = alive and sql.bury_application(self.tx, id_)
+            gone = alive and sql.bury_application(self.tx, id_, cascade=event.cascade)
         else:
             key = (event.token, event.chat)
             id_, alive = sql.chat_ids(self.tx, [key]).get(key, (0, False))
-            gone = alive and sql.bury_chat(self.tx, id_)
+            gone = alive and sql.bury_chat(self.tx, id_, cascade=event.cascade)
         if alive and not gone:
             self.log.reopen(self.batch.shard, self.batch.epoch, parent, entry)
+
+
+def store_again(tx: Connection, log: Log, locked: LockedShard, letter: DeadLetter) -> str | None:
+    """Have a dead letter's event go through storing once more; returns why it still can't be stored.
+
+    The caller holds the shard's lock. What can be stored of it is, and what is there already is passed
+    over; a single one that can't be becomes a letter of its own.
+    """
+    shard, entry = letter.key.split("-", 1)
+    name = "-".join(entry.split("-")[:2]).encode()
+    page = Page([(name, letter.event)], locked.cursor, complete=True)
+    storing = _Storing(tx, Batch(int(shard), page, locked.epoch), log, publishing=locked.publishing)
+    storing.run()
+    return next((again.reason for again in storing.letters if again.key == letter.key), None)
+
+
+def why_not_stored(error: Exception) -> str | None:
+    """Why a message can't be stored, without a word of it; None if that is not the data's fault."""
+    return f"can't be stored: {_reason(error)}" if _is_datas_fault(error) else None
 
 
 def _is_datas_fault(error: Exception) -> bool:

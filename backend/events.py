@@ -53,11 +53,15 @@ class MessagesCreated(NamedTuple):
 
 
 class DeletionAsked(NamedTuple):
-    """An application (`chat` is None) or a chat shall be deleted; the drain decides."""
+    """An application (`chat` is None) or a chat shall be deleted; the drain decides.
+
+    With `cascade` also where something belongs to it still.
+    """
 
     token: str
     chat: int | None
     micros: int
+    cascade: bool = False
 
     @property
     def at(self) -> datetime:
@@ -87,9 +91,11 @@ def pack_messages(token: str, chat: int, texts: Sequence[str]) -> list[tuple[int
     return packed
 
 
-def pack_deletion(token: str, chat: int | None) -> list[tuple[int, bytes]]:
+def pack_deletion(
+    token: str, chat: int | None, *, cascade: bool = False
+) -> list[tuple[int, bytes]]:
     """The payload of a deletion; it takes no number."""
-    return [(0, _dumps(["d", token, chat]).encode())]
+    return [(0, _dumps(["d", token, chat, *(["cascade"] if cascade else [])]).encode())]
 
 
 def unpack(field: bytes) -> Event:
@@ -119,9 +125,9 @@ def unpack(field: bytes) -> Event:
                 if _are_numbers(count) and count <= MAX_BATCH and _are_numbers(first, count):
                     return ChatsCreated(token, first, first + count - 1, micros)
             elif kind == "d":
-                (chat,) = rest
-                if chat is None or _are_numbers(chat):
-                    return DeletionAsked(token, chat, micros)
+                chat, *how = rest
+                if (chat is None or _are_numbers(chat)) and how in ([], ["cascade"]):
+                    return DeletionAsked(token, chat, micros, cascade=bool(how))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"not an event: {type(error).__name__}") from None
     raise ValueError("not an event of a known kind")

@@ -4,15 +4,10 @@ A chunk of lines at a time:
 
 1. **Compare** with what is stored: what is there already and equal is skipped. Nothing is written from
    the first fault on.
-2. **Raise** the counters of the parents above all numbers of the chunk: from here on the accept script
-   gives higher ones only.
-3. **Settle**: wait until SQL has passed the log's end of that moment, so that what was given before is
-   stored.
-4. **Write** under the shard's lock, in one transaction, if the life of Redis is still the one in which
-   the counters were raised. A claim of a new life needs that lock, and then reads these rows.
+2. **Write** past the log, as `past_log` does: no number of the chunk is given by accepting any more.
 
-The unique indexes have the last word. Where they, or a parent that is gone, show that somebody was there
-between 1 and 4, the transaction is given up and the chunk compared again.
+Where the unique indexes, or a parent that is gone, show that somebody was there between 1 and 2, the
+transaction is given up and the chunk compared again.
 
 Applications are written before chats, chats before messages, each in a round of its own: a counter is
 raised or made only for a parent that SQL knows, or messages could be accepted for a chat that never
@@ -20,7 +15,7 @@ comes to be. A killed import leaves whole rounds behind, and perhaps counters th
 harms nobody; the same lines again skip what is there.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -29,12 +24,11 @@ from backend import sql
 from backend.comparing import BadLine, Fault, Seen, compare, read
 from backend.errors import Unavailable
 from backend.folding import fold
-from backend.life import Lives
-from backend.log import LifeLost, Log
+from backend.log import Log
 from backend.model import Parent, shard_of
+from backend.past_log import Overtaken, PastLog
 from backend.settling import Settler
 from backend.sql import (
-    AsStored,
     Database,
     ImportedApplication,
     ImportedChat,
@@ -44,9 +38,6 @@ from backend.sql import (
 from backend.transfer import ApplicationLine, ChatLine, Chunk, Line, MessageLine
 
 ATTEMPTS = 5
-LOCK_SECONDS = 4.0  # each attempt; together longer than a stuck drain is left alone
-
-Store = Callable[[Connection, LockedShard, Mapping[Parent, int]], None]
 
 
 @dataclass(slots=True)
@@ -64,22 +55,18 @@ class Counts:
         return self.applications + self.chats + self.messages
 
 
-class _Overtaken(Exception):
-    """Between comparing and writing somebody else wrote; nothing of this round is stored."""
-
-
 class Importer:
     """Begins imports and rehearsals of them. Thread-safe."""
 
-    def __init__(self, log: Log, database: Database, lives: Lives, settler: Settler) -> None:
+    def __init__(self, log: Log, database: Database, settler: Settler, past_log: PastLog) -> None:
         self._log = log
         self._database = database
-        self._lives = lives
         self._settler = settler
+        self._past_log = past_log
 
     def begin(self) -> "Import":
         """A new import."""
-        return Import(self._log, self._database, self._lives, self._settler)
+        return Import(self._log, self._database, self._settler, self._past_log)
 
     def rehearse(self) -> "Rehearsal":
         """A rehearsal of an import."""
@@ -116,12 +103,12 @@ class Rehearsal:
 class Import:
     """One import, chunk after chunk, in memory that does not grow. Of one thread."""
 
-    def __init__(self, log: Log, database: Database, lives: Lives, settler: Settler) -> None:
+    def __init__(self, log: Log, database: Database, settler: Settler, past_log: PastLog) -> None:
         self.counts = Counts()
         self._log = log
         self._database = database
-        self._lives = lives
         self._settler = settler
+        self._past_log = past_log
         self._settled: set[int] = set()
 
     def take(self, chunk: Chunk) -> list[Fault]:
@@ -139,7 +126,7 @@ class Import:
             end = faults[0].line if faults else chunk.first + len(lines)
             try:
                 self._store([line for number, line in new if number < end])
-            except _Overtaken:
+            except Overtaken:
                 continue
             self.counts.skipped += end - chunk.first - (self.counts.stored - before)
             return faults[:1]
@@ -153,7 +140,7 @@ class Import:
             self._settled.add(shard)
 
     def _store(self, lines: Sequence[Line]) -> None:
-        """Store new lines, shard after shard; _Overtaken if they are not all new any more."""
+        """Store new lines, shard after shard; Overtaken if they are not all new any more."""
         shards = self._database.installation.shards
         by_shard: dict[int, list[Line]] = {}
         for line in lines:
@@ -172,7 +159,7 @@ class Import:
             removed = {Parent(line.token): line.removed for line in lines}
             self._log.seal(shard, locked.epoch, removed)
 
-        self._write(shard, {}, store)
+        self._past_log.write(shard, {}, store)
         self.counts.applications += len(lines)
 
     def _store_chats(self, shard: int, lines: Sequence[ChatLine]) -> None:
@@ -185,7 +172,7 @@ class Import:
             removed = {Parent(line.token, line.number): line.removed for line in lines}
             self._log.seal(shard, locked.epoch, removed)
 
-        self._write(shard, _highest(lines), store)
+        self._past_log.write(shard, _highest(lines), store)
         self.counts.chats += len(lines)
 
     def _store_messages(self, shard: int, lines: Sequence[MessageLine]) -> None:
@@ -202,68 +189,8 @@ class Import:
                     tx, [(row.chat_id, row.number, sql.micros(row.updated_at)) for row in rows]
                 )
 
-        self._write(shard, _highest(lines), store)
+        self._past_log.write(shard, _highest(lines), store)
         self.counts.messages += len(lines)
-
-    def _write(self, shard: int, numbers: Mapping[Parent, int], store: Store) -> None:
-        """Run `store` in a transaction, with the ids of parents whose counters are above `numbers`."""
-        for _ in range(ATTEMPTS):
-            try:
-                epoch = self._raise(shard, numbers)
-                with self._database.begin() as tx:
-                    locked = sql.lock_shard(tx, shard, wait_seconds=LOCK_SECONDS)
-                    if locked is not None and locked.epoch == epoch:
-                        # A drain's name: whoever holds the shard for too long under it is ended.
-                        sql.name_transaction(tx, f"instachat drain {shard}")
-                        parents = _alive(tx, numbers)
-                        store(tx, locked, {parent: row.id for parent, row in parents.items()})
-                        return
-                if locked is None:
-                    self._settler.unblock(shard)
-            except LifeLost as lost:
-                self._lives.claim(shard, lost.why)
-            except Exception as error:
-                if sql.sqlstate(error) != sql.TAKEN:
-                    raise
-                raise _Overtaken from error
-        raise Unavailable(
-            f"shard {shard} is locked for too long, or Redis changes its life again and again",
-            "see `instachat status`, then try again",
-        )
-
-    def _raise(self, shard: int, numbers: Mapping[Parent, int]) -> int:
-        """Have the parents' counters above these numbers, and all they gave before stored.
-
-        Returns the epoch in which that is so. LifeLost as usual; _Overtaken if a parent is gone.
-        """
-        create = False
-        while True:
-            with self._database.connect() as connection:
-                # The epoch first: whoever claims another one after that makes Redis refuse this one.
-                epoch, _ = sql.shard_state(connection, shard)
-                parents = _alive(connection, numbers)
-            complete, end = self._log.raise_all(
-                shard,
-                epoch,
-                {
-                    parent: max(number, parents[parent].highest)
-                    for parent, number in numbers.items()
-                },
-                create=create,
-            )
-            self._settler.through(shard, end)
-            if complete:
-                return epoch
-            # A counter that is missing may be made now: what it gave was in the log, and is stored.
-            create = True
-
-
-def _alive(connection: Connection, parents: Collection[Parent]) -> Mapping[Parent, AsStored]:
-    """The rows of parents that all take children; _Overtaken if one does not any more."""
-    found = sql.parents_as_stored(connection, parents)
-    if len(found) < len(parents) or any(row.removed for row in found.values()):
-        raise _Overtaken
-    return found
 
 
 def _highest(lines: Iterable[ChatLine | MessageLine]) -> dict[Parent, int]:

@@ -6,7 +6,7 @@ A shard's keys carry one hash tag, so that each script works on one slot of a Re
     instachat:{3}:log                 the stream of accepted events, ids `epoch-sequence`
     instachat:{3}:app:TOKEN           counter of an application's chats
     instachat:{3}:chat:TOKEN:NUMBER   counter of a chat's messages
-    instachat:{3}:dirty               parents whose count changed since it was last written to SQL
+    instachat:{3}:unsynced            parents whose count SQL does not know yet, by since when
     instachat:{3}:bell                a drain was asked for and has not begun
     instachat:{3}:key:…               an idempotency key's answer
     instachat:workers                 when each running worker was last heard of
@@ -45,6 +45,7 @@ CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
 
+_NAME = re.compile("[A-Za-z0-9_-]{1,64}(:[1-9][0-9]{0,15})?")
 # What Redis says when it can't do its work now: redis-py knows some of it by class, the rest by word.
 _NOT_NOW = (
     redis.exceptions.ClusterDownError,
@@ -111,6 +112,20 @@ class Life:
     highest: int
     sequence: int
     installation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Some counters' `issued`, verified or not, None where there is none; and the time of the look.
+
+    `end` is the log's end as of after it, `oldest` since when a count of the shard is unsynced. Times are
+    in microseconds since 1970, by Redis's clock.
+    """
+
+    issued: list[int | None]
+    end: EntryId
+    now: int
+    oldest: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +229,7 @@ class Log:
     def _accept_arguments(
         self, shard: int, batch: Sequence[Creation], known: EntryId
     ) -> tuple[list[str], list[str | int | bytes]]:
-        keys = [self.key(shard, name) for name in ("life", "log", "dirty", "bell")]
+        keys = [self.key(shard, name) for name in ("life", "log", "unsynced", "bell")]
         arguments: list[str | int | bytes] = [
             known.epoch,
             known.sequence,
@@ -232,7 +247,7 @@ class Log:
             )
             arguments += (
                 creation.kind,
-                _dirty_name(creation.parent),
+                _name(creation.parent),
                 creation.body_hash,
                 self.key(shard, f"chat:{token}:"),
                 len(creation.payloads),
@@ -344,8 +359,12 @@ class Log:
         """
         reply = self._call(
             "verify",
-            [self.key(shard, "life"), self.counter_key(shard, parent)],
-            [epoch, highest, int(create), f"{passed or ''}"],
+            [
+                self.key(shard, "life"),
+                self.counter_key(shard, parent),
+                self.key(shard, "unsynced"),
+            ],
+            [epoch, highest, int(create), f"{passed or ''}", _name(parent)],
         )
         if reply[0] == b"life":
             raise LifeLost(_text(reply[1]))
@@ -354,20 +373,20 @@ class Log:
     def raise_all(
         self, shard: int, epoch: int, numbers: Mapping[Parent, int], *, create: bool
     ) -> tuple[bool, EntryId]:
-        """Raise many counters, as `verify` does one, and mark their parents dirty, in one call.
+        """Raise many counters, as `verify` does one, and mark their parents as unsynced, in one call.
 
         Returns whether all are there now (without `create` one that is missing stays so), and the
         log's end: whatever was given before is in the log up to it. LifeLost, changing nothing, if
         Redis is not in `epoch`.
         """
-        keys = [self.key(shard, "life"), self.key(shard, "dirty")]
+        keys = [self.key(shard, "life"), self.key(shard, "unsynced")]
         arguments: list[str | int] = [epoch, int(create)]
         for parent, number in numbers.items():
             keys.append(self.counter_key(shard, parent))
-            arguments += (number, _dirty_name(parent))
+            arguments += (number, _name(parent))
         reply = self._call("raise", keys, arguments)
         if reply[0] == b"broken":
-            raise _foreign("dirty", shard)
+            raise _foreign("unsynced counts", shard)
         if reply[0] != b"ok":
             raise LifeLost(_text(reply[1]))
         _, sequence, missing = reply
@@ -383,6 +402,12 @@ class Log:
         reply = self._call("seal", keys, [epoch, *(int(gone) for gone in removed.values())])
         if reply[0] != b"ok":
             raise LifeLost(_text(reply[1]))
+
+    def forget(self, shard: int, parents: Sequence[Parent]) -> None:
+        """Drop the counters of chats whose application is removed, and closed here. Idempotent."""
+        with self._down():
+            self.redis.unlink(*(self.counter_key(shard, parent) for parent in parents))
+            self.redis.zrem(self.key(shard, "unsynced"), *map(_name, parents))
 
     def issued(self, shard: int, parents: Sequence[Parent]) -> tuple[list[int | None], EntryId]:
         """The highest number given under each parent, None where not verified; and the log's end.
@@ -409,9 +434,49 @@ class Log:
         """
         return self._each_shard("xlen", "log", shards)
 
-    def dirty(self, shards: int) -> list[int]:
+    def counted(self, shard: int, epoch: int, parents: Sequence[Parent]) -> Counts:
+        """What sync-counters has to know of some counters. LifeLost if Redis is not in `epoch`."""
+        keys = [self.key(shard, "life"), self.key(shard, "unsynced")]
+        keys += [self.counter_key(shard, parent) for parent in parents]
+        reply = self._call("counted", keys, [epoch])
+        if reply[0] == b"broken":
+            raise _foreign("unsynced counts", shard)
+        if reply[0] != b"ok":
+            raise LifeLost(_text(reply[1]))
+        _, sequence, now, oldest, found = reply
+        return Counts(
+            [int(value) if value else None for value in found],
+            EntryId(epoch, int(sequence)),
+            int(now),
+            int(float(oldest)) if oldest else None,
+        )
+
+    def unsynced_page(self, shard: int, before: int, skip: int, limit: int) -> list[Parent]:
+        """A page of a shard's parents that are unsynced since before a time, the oldest first."""
+        with self._down():
+            found: Any = self.redis.zrangebyscore(
+                self.key(shard, "unsynced"), "-inf", before, start=skip, num=limit
+            )
+        return [_parent(_text(name), shard) for name in found]
+
+    def release(self, shard: int, epoch: int, read: Mapping[Parent, int | None], since: int) -> int:
+        """Have parents be unsynced no more whose counter still is what was read; returns how many.
+
+        One whose counter went on is unsynced since the given time only. In another life than `epoch`
+        nothing is changed.
+        """
+        if not read:
+            return 0
+        keys = [self.key(shard, "life"), self.key(shard, "unsynced")]
+        arguments: list[str | int] = [epoch, since]
+        for parent, issued in read.items():
+            keys.append(self.counter_key(shard, parent))
+            arguments += (_name(parent), "" if issued is None else issued)
+        return int(self._call("synced", keys, arguments))
+
+    def unsynced(self, shards: int) -> list[int]:
         """How many parents of each shard have counts that SQL does not know yet."""
-        return self._each_shard("scard", "dirty", shards)
+        return self._each_shard("zcard", "unsynced", shards)
 
     def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
         with self._down():
@@ -576,10 +641,18 @@ def _answer(reply: list[Any]) -> Given | Refused:
     return Refused(*(_text(part) for part in reply))
 
 
-def _dirty_name(parent: Parent) -> str:
-    """How the dirty set calls a parent."""
+def _name(parent: Parent) -> str:
+    """How a parent is called among the unsynced."""
     token, chat = parent
     return token if chat is None else f"{token}:{chat}"
+
+
+def _parent(name: str, shard: int) -> Parent:
+    """The parent that is called so among the unsynced."""
+    if not _NAME.fullmatch(name):
+        raise _foreign("unsynced counts", shard)
+    token, _, chat = name.partition(":")
+    return Parent(token, int(chat) if chat else None)
 
 
 def _foreign(which: str, shard: int) -> Failed:
@@ -637,6 +710,8 @@ def _load_scripts() -> dict[str, str]:
         "issued",
         "raise",
         "seal",
+        "counted",
+        "synced",
     ]
     return {
         name: _whole(shared, (folder / f"{name}.lua").read_text(encoding="utf-8")) for name in names

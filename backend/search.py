@@ -1,17 +1,23 @@
 """Search: the messages of one chat whose text contains a keyword.
 
 Without Elasticsearch, PostgreSQL scans the chat's folded texts: right at once, and quick up to some
-100,000 messages a chat. Text and keyword are folded by the same module, so that every way of searching
-finds the same.
+100,000 messages a chat. With it, the index names candidates, and PostgreSQL decides which of them contain
+the keyword *now*: an index that is behind finds a new text a moment later, and never shows one that is
+gone. Text and keyword are folded by the same module, so that every way of searching finds the same.
 """
 
 from collections.abc import Iterator
 from typing import Protocol
 
 from backend import sql
+from backend.errors import Failed
 from backend.folding import fold_keyword, highlight
+from backend.index import Index, IndexMissing
 from backend.model import Match, Message
-from backend.sql import Database
+from backend.sql import Database, indices
+
+FEW = 10  # candidates more than wanted: most pages are then full at once
+MOST = 5_000  # candidates of one request
 
 
 class Searcher(Protocol):
@@ -19,6 +25,9 @@ class Searcher(Protocol):
 
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
         """At most `limit` messages of the chat behind number `after` that contain the folded keyword."""
+
+    def knows(self, chat_id: int, first: int, last: int) -> bool:
+        """Whether a search would find all that is stored of the chat under these numbers."""
 
 
 class ScanSearcher:
@@ -31,6 +40,61 @@ class ScanSearcher:
         """See Searcher."""
         with self._database.connect() as connection:
             return sql.search(connection, chat_id, keyword, after, limit)
+
+    def knows(self, chat_id: int, first: int, last: int) -> bool:  # noqa: ARG002  # as in Searcher
+        """What is stored is found."""
+        return True
+
+
+class IndexSearcher:
+    """Searching by an index in Elasticsearch, and PostgreSQL's word on what it names."""
+
+    def __init__(self, database: Database, index: Index) -> None:
+        self._database = database
+        self._index = index
+
+    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
+        """See Searcher. Raises Failed, saying what to run, where no index holds all messages."""
+        with self._database.connect() as connection:
+            live = _live(indices.live_index(connection))
+        found: list[Message] = []
+        size = limit + FEW
+        while True:
+            try:
+                numbers = self._index.candidates(live.name, chat_id, keyword, after, size)
+            except IndexMissing:
+                if live.made:
+                    raise
+                return []  # nothing was published yet
+            if numbers:
+                with self._database.connect() as connection:
+                    found += sql.confirm(connection, chat_id, numbers, keyword, limit - len(found))
+            if len(found) == limit or len(numbers) < size:
+                return found
+            after = numbers[-1]
+            size = min(size * 4, MOST)
+
+    def knows(self, chat_id: int, first: int, last: int) -> bool:
+        """See Searcher; raises as `search` does."""
+        with self._database.connect() as connection:
+            live = _live(indices.live_index(connection))
+            stored = sql.count_published(connection, chat_id, first, last)
+        try:
+            return self._index.count(live.name, chat_id, first, last) >= stored
+        except IndexMissing:
+            if live.made:
+                raise
+            return False
+
+
+def _live(index: indices.KeptIndex | None) -> indices.KeptIndex:
+    if index is None:
+        raise Failed(
+            "INSTACHAT_ELASTICSEARCH_URL is set, and there is no search index of this installation's"
+            " messages yet",
+            "build it with `instachat reindex`; without that setting PostgreSQL searches",
+        )
+    return index
 
 
 def matches(

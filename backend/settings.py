@@ -47,6 +47,16 @@ class Settings(BaseSettings):
     huey_url: str | None = Field(
         None, description="the plain Redis of the job queue; unset: the one above"
     )
+    elasticsearch_url: str | None = Field(
+        None, description="Elasticsearch; unset: PostgreSQL searches, by scanning a chat's texts"
+    )
+    elasticsearch_api_key: SecretStr | None = Field(
+        None, description="Elasticsearch's API key; unset: the user and the password of its URL"
+    )
+    elasticsearch_ca_file: Path | None = Field(
+        None,
+        description="who signed Elasticsearch's certificate (PEM); unset: the usual authorities",
+    )
     home: Path = Field(
         default_factory=default_home, description="the folder of the private engines"
     )

@@ -1,4 +1,5 @@
-"""Status: what is accepted and not stored yet, who works on it, and whether the engines answer.
+"""Status: what is accepted and not stored, or not searchable yet, who works on it, and whether the engines
+answer.
 
 Totals only: no names, tokens or texts. An engine that is away leaves what it would have told unknown
 (None); it never makes the report fail.
@@ -16,8 +17,9 @@ from sqlalchemy import text
 from backend import sql
 from backend.errors import InstaChatError
 from backend.events import unpack
+from backend.index import Index
 from backend.log import Log
-from backend.sql import Database
+from backend.sql import Database, indices, outbox
 
 T = TypeVar("T")
 
@@ -41,26 +43,36 @@ class Status:
     queue: int | None  # jobs that wait
     waiting: int | None  # log entries accepted and not stored
     oldest_seconds: float | None  # how long the oldest of them has been waiting
-    dead_letters: int | None
+    unpublished: int | None  # messages stored and not given to Elasticsearch
+    unpublished_seconds: float | None  # how long the oldest of them has been waiting
+    search_index: str | None  # what searches read; None also where PostgreSQL searches
+    dead_letters: dict[str, int] | None  # by kind
     unsynced_counters: int | None  # parents whose count in SQL is behind
 
 
-def report(database: Database, log: Log, queue_length: Callable[[], int]) -> Status:
+def report(
+    database: Database, log: Log, queue_length: Callable[[], int], index: Index | None = None
+) -> Status:
     """Ask the engines; takes a few milliseconds when they answer."""
     postgres = postgres_engine(database)
     cache = redis_engine(log)
     shards = _known(lambda: database.installation.shards) if not postgres.problem else None
     lengths = _known(lambda: log.lengths(shards)) if shards and not cache.problem else None
+    lag = _known(lambda: _lag(database)) if shards else None
+    live = _known(lambda: _live(database)) if shards and index else None
     up = not cache.problem
     return Status(
-        engines=[postgres, cache],
+        engines=[postgres, cache, *([elasticsearch_engine(index)] if index else [])],
         schema=_known(database.schema) if not postgres.problem else None,
         workers=_known(log.workers) if up else None,
         queue=_known(queue_length) if up else None,
         waiting=None if lengths is None else sum(lengths),
         oldest_seconds=None if lengths is None else _known(lambda: _oldest(log, lengths)),
+        unpublished=lag and lag.messages,
+        unpublished_seconds=lag and lag.seconds,
+        search_index=live and live.name,
         dead_letters=_known(lambda: _dead_letters(database)) if shards else None,
-        unsynced_counters=_known(lambda: sum(log.dirty(shards))) if shards and up else None,
+        unsynced_counters=_known(lambda: sum(log.unsynced(shards))) if shards and up else None,
     )
 
 
@@ -79,6 +91,14 @@ def redis_engine(log: Log) -> Engine:
     return Engine(name, str(info.get("valkey_version", info.get("redis_version"))))
 
 
+def elasticsearch_engine(index: Index) -> Engine:
+    """Elasticsearch's health."""
+    try:
+        return Engine("Elasticsearch", index.version())
+    except InstaChatError as error:
+        return Engine("Elasticsearch", None, error.message)
+
+
 def postgres_engine(database: Database) -> Engine:
     """PostgreSQL's health."""
     try:
@@ -89,7 +109,17 @@ def postgres_engine(database: Database) -> Engine:
     return Engine("PostgreSQL", str(version).partition(" ")[0])
 
 
-def _dead_letters(database: Database) -> int:
+def _lag(database: Database) -> outbox.Lag:
+    with database.connect() as connection:
+        return outbox.lag(connection)
+
+
+def _live(database: Database) -> indices.KeptIndex | None:
+    with database.connect() as connection:
+        return indices.live_index(connection)
+
+
+def _dead_letters(database: Database) -> dict[str, int]:
     with database.connect() as connection:
         return sql.count_dead_letters(connection)
 

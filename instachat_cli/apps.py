@@ -1,7 +1,7 @@
 """`instachat apps`: applications, the tenants."""
 
 from instachat_cli import consent
-from instachat_cli.options import DryRun, Limit, Name, Output, Token, Yes
+from instachat_cli.options import Cascade, DryRun, Limit, Name, Output, Token, Yes
 from instachat_cli.output import Printer
 from instachat_cli.session import backend, warn_if_not_durable
 from instachat_cli.tree import command, group
@@ -71,26 +71,55 @@ def rename(token: Token, name: Name, output: Output = None) -> None:
 
 
 @command(app)
-def delete(token: Token, yes: Yes = False, dry_run: DryRun = False, output: Output = None) -> None:
-    """Delete an application that has no chats.
+def delete(
+    token: Token,
+    cascade: Cascade = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    output: Output = None,
+) -> None:
+    """Delete an application that has no chats; with --cascade also one that has.
 
     $ instachat apps delete $TOKEN
+
+    A cascade can be interrupted: the application is gone at once, and what is left of it goes by a worker,
+    or when the same command is given again.
     """
     from backend.errors import HasChildren
+    from backend.model import Parent
+    from instachat_cli import cascading
 
     consent.check_can_ask(yes=yes, dry_run=dry_run)
     with backend() as core:
-        found = core.catalog.application(token)
-        if found.chats_count:
-            raise HasChildren(
-                f"the application still has {found.chats_count:,} chats; nothing was deleted",
-                "delete its chats first: list them with `instachat chats list TOKEN`",
+        body, printer = {"token": token}, Printer(output)
+        if not cascade:
+            found = core.catalog.application(token)
+            if found.chats_count:
+                raise HasChildren(
+                    f"the application still has {found.chats_count:,} chats; nothing was deleted",
+                    "`--cascade` deletes them, too; `instachat chats list TOKEN` lists them",
+                )
+            what = f"application “{found.name}”"
+            consent.delete(
+                what,
+                body,
+                lambda: core.catalog.delete_application(token),
+                printer=printer,
+                yes=yes,
+                dry_run=dry_run,
             )
-        consent.delete(
-            f"application “{found.name}”",
-            {"token": token},
-            lambda: core.catalog.delete_application(token),
-            printer=Printer(output),
+            return
+        parent = Parent(token)
+        there = cascading.found(core, parent, lambda: core.catalog.application(token))
+        cascading.delete(
+            core,
+            parent,
+            f"application “{there.name}” and its {there.chats_count:,} chats"
+            if there
+            else "what is left of the application",
+            body,
+            lambda: core.catalog.delete_application(token, cascade=True) if there else None,
+            printer=printer,
             yes=yes,
             dry_run=dry_run,
         )

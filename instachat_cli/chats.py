@@ -3,6 +3,7 @@
 from instachat_cli import consent
 from instachat_cli.options import (
     After,
+    Cascade,
     ChatNumber,
     Count,
     DryRun,
@@ -93,30 +94,53 @@ def show(token: Token, chat: ChatNumber, output: Output = None) -> None:
 def delete(
     token: Token,
     chat: ChatNumber,
+    cascade: Cascade = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     output: Output = None,
 ) -> None:
-    """Delete a chat that has no messages. Its number is not used again.
+    """Delete a chat that has no messages; with --cascade also one that has.
 
     $ instachat chats delete $TOKEN 1
+
+    Its number is not used again. A cascade can be interrupted: the chat is gone at once, and what is left
+    of it goes by a worker, or when the same command is given again.
     """
     from backend.errors import HasChildren
-    from backend.model import Chat
+    from backend.model import Chat, Parent
+    from instachat_cli import cascading
 
     consent.check_can_ask(yes=yes, dry_run=dry_run)
     with backend() as core:
-        found = core.catalog.chat(token, chat)
-        if isinstance(found, Chat) and found.messages_count:
-            raise HasChildren(
-                f"chat {chat} still has {found.messages_count:,} messages; nothing was deleted",
-                f"delete its messages first: `instachat messages list TOKEN {chat}` lists them",
+        body, printer = {"number": chat}, Printer(output)
+        if not cascade:
+            found = core.catalog.chat(token, chat)
+            if isinstance(found, Chat) and found.messages_count:
+                raise HasChildren(
+                    f"chat {chat} still has {found.messages_count:,} messages; nothing was deleted",
+                    f"`--cascade` deletes them, too; `instachat messages list TOKEN {chat}` lists them",
+                )
+            consent.delete(
+                f"chat {chat}",
+                body,
+                lambda: core.catalog.delete_chat(token, chat),
+                printer=printer,
+                yes=yes,
+                dry_run=dry_run,
             )
-        consent.delete(
-            f"chat {chat}",
-            {"number": chat},
-            lambda: core.catalog.delete_chat(token, chat),
-            printer=Printer(output),
+            return
+        parent = Parent(token, chat)
+        there = cascading.found(core, parent, lambda: core.catalog.chat(token, chat))
+        count = (
+            f"its {there.messages_count:,} messages" if isinstance(there, Chat) else "its messages"
+        )
+        cascading.delete(
+            core,
+            parent,
+            f"chat {chat} and {count}" if there else f"what is left of chat {chat}",
+            body,
+            lambda: core.catalog.delete_chat(token, chat, cascade=True) if there else None,
+            printer=printer,
             yes=yes,
             dry_run=dry_run,
         )

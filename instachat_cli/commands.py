@@ -10,6 +10,7 @@ from instachat_cli import (
     apps,
     chats,
     config,
+    dead,
     demo,
     doctor,
     messages,
@@ -18,6 +19,7 @@ from instachat_cli import (
     search,
     serve,
     status,
+    sync,
     transfer,
 )
 from instachat_cli.tree import command, group
@@ -43,7 +45,9 @@ app.add_typer(messages.app, name="messages")
 command(app)(search.search)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
+command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
+app.add_typer(dead.app, name="dead")
 command(app)(doctor.doctor)
 app.add_typer(config.app, name="config")
 

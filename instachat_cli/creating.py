@@ -5,6 +5,7 @@ Ctrl-C while one is being accepted takes effect when its answer is there; a seco
 """
 
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -93,11 +94,11 @@ class Creating:
             note_unstored(self._core, self._token)
         elif self._last is not None:
             with self._interruption_told():
-                self._wait(self._last, seconds)
+                self._wait(until, self._last, seconds)
 
-    def _wait(self, last: Accepted, seconds: float) -> None:
-        # Without Elasticsearch what is stored is searchable.
+    def _wait(self, until: Until, last: Accepted, seconds: float) -> None:
         catalog = self._core.catalog
+        deadline = time.monotonic() + seconds
         if not catalog.wait_stored(last.shard, last.entry, seconds):
             raise WaitTimedOut(
                 f"not stored within {seconds:g} s, and will be; accepted: {self._so_far()}",
@@ -106,6 +107,16 @@ class Creating:
         for first, last_number in self._ranges:
             part = Accepted(first, last_number, last.shard, last.entry)
             catalog.check_stored(self._token, self._chat, part)
+        if until is Until.STORED or self._chat is None:  # only messages are searched
+            return
+        for first, last_number in self._ranges:
+            left = max(0.0, deadline - time.monotonic())
+            if not catalog.wait_searchable(self._token, self._chat, first, last_number, left):
+                raise WaitTimedOut(
+                    f"stored, but not searchable within {seconds:g} s, and will be; accepted:"
+                    f" {self._so_far()}",
+                    "see `instachat status`: is Elasticsearch reachable?",
+                )
 
     def _accept(self, request: accept.Request, size: int) -> Accepted:
         self._unknown = size

@@ -71,6 +71,7 @@ def _findings() -> "Iterator[Finding]":
                         settings,
                         database,
                         log,
+                        core.index,
                         core.jobs.length,
                         lambda: bootstrap.durability_faults(settings, log),
                     )

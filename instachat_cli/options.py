@@ -64,6 +64,20 @@ def _timeout(value: float) -> float:
     return value
 
 
+_DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def duration(value: str | int) -> int:
+    """A time in seconds: `90s`, `15m`, `1h`, `2d`."""
+    if isinstance(value, int):
+        return value
+    found = _DURATION.fullmatch(value)
+    if not found:
+        raise typer.BadParameter(f"{value[:40]!r} is no duration such as 90s, 15m, 1h or 2d")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
 Token = Annotated[str, typer.Argument(metavar="TOKEN", help="The application's token.")]
 ChatNumber = Annotated[int, typer.Argument(metavar="CHAT", help="The chat's number.", parser=whole)]
 MessageNumber = Annotated[
@@ -101,9 +115,12 @@ Timeout = Annotated[
     float,
     typer.Option(metavar="SECONDS", help="How long --wait waits; then exit 4.", callback=_timeout),
 ]
+Cascade = Annotated[bool, typer.Option("--cascade", help="Delete what belongs to it, too.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
 UntilInputEnds = Annotated[
     bool,
     typer.Option("--until-input-ends", hidden=True, help="End with standard input: used by `up`."),
 ]
+Host = Annotated[str | None, typer.Option(metavar="HOST", help="Where the HTTP API listens.")]
+Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="The port of the HTTP API.")]

@@ -1,12 +1,13 @@
 """`instachat up` and `instachat worker`: what runs until it is told to stop."""
 
-from instachat_cli.options import UntilInputEnds
+from instachat_cli.options import Host, Port, UntilInputEnds
 
 
-def up() -> None:
-    """Run everything: engines, migrations, a worker.
+def up(host: Host = None, port: Port = None) -> None:
+    """Run everything: engines, migrations, the HTTP API, a worker.
 
     $ instachat up
+    $ instachat up --port 8080
 
     PostgreSQL and Valkey are private ones where no URL is set. The first Ctrl-C stores what is accepted
     and ends; a second one ends at once, and what is accepted is stored next time.
@@ -16,7 +17,7 @@ def up() -> None:
     from instachat_cli.upkeep import run
 
     logs.as_diary()
-    run(load())
+    run(load(host=host, port=port))
 
 
 def worker(until_input_ends: UntilInputEnds = False) -> None:

@@ -1,13 +1,12 @@
 """`instachat serve`: the HTTP API alone."""
 
+import logging
 from typing import Annotated
 
 import typer
 
-from instachat_cli.options import UntilInputEnds
+from instachat_cli.options import Host, Port, UntilInputEnds
 
-Host = Annotated[str | None, typer.Option(metavar="HOST", help="Listen there.")]
-Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Listen on this port.")]
 Processes = Annotated[int, typer.Option(min=1, max=64, help="Server processes on that port.")]
 
 
@@ -31,14 +30,14 @@ def serve(
     if until_input_ends:
         end_with_input()
 
-    from backend.api import server
+    from backend.api import address, logs, server
     from backend.bootstrap import open_backend
     from backend.settings import load
-    from instachat_cli import logs
 
-    log = logs.as_diary()
     settings = load(host=host, port=port)
-    with open_backend(settings):  # tells what is wrong before it begins; holds private engines
-        log.info("listening on http://%s:%d", settings.host, settings.port)
-        server.serve(settings.host, settings.port, workers)
+    logs.configure()
+    log = logging.getLogger(__name__)
+    with open_backend(settings) as core:  # says what is wrong before it begins
+        log.info("listening on %s", address.url(settings.host, settings.port))
+        server.serve(settings, workers, core.engines.ensure if core.engines else None)
     log.info("server ended")

@@ -43,7 +43,7 @@ def status(watch: Watch = False, output: Output = None) -> None:
         core = bootstrap.assemble(settings, at, database, log)
 
         def look() -> "Status":
-            return report(database, log, core.jobs.length)
+            return report(database, log, core.jobs.length, core.index)
 
         if watch:
             Printer(output).watch(_again_and_again(look, settings))
@@ -79,25 +79,47 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "queue": found.queue,
         "not_stored": found.waiting,
         "oldest_seconds": found.oldest_seconds and round(found.oldest_seconds, 3),
-        "dead_letters": found.dead_letters,
+        "not_searchable": found.unpublished,
+        "not_searchable_seconds": found.unpublished_seconds and round(found.unpublished_seconds, 3),
+        "search_index": found.search_index,
+        "dead_letters": None if found.dead_letters is None else sum(found.dead_letters.values()),
+        "dead_letters_by_kind": found.dead_letters,
         "counters_not_synced": found.unsynced_counters,
     }
     shown = {
         engine.engine: engine.problem or f"{engine.version}, answers" for engine in found.engines
     }
-    waiting = _count(found.waiting, "entry", "entries")
-    if found.waiting and found.oldest_seconds is not None:
-        waiting += f", the oldest for {found.oldest_seconds:,.1f} s"
+    stored = _waiting(_count(found.waiting, "entry", "entries"), found.oldest_seconds)
+    searchable = _waiting(_count(found.unpublished, "", ""), found.unpublished_seconds)
+    if settings.elasticsearch_url is None:
+        searched = "by PostgreSQL"
+        # What is left from a time when it was set grows on; nobody waits for it.
+        searchable = f"0; {searchable} noted for Elasticsearch" if found.unpublished else "0"
+    else:
+        searched = found.search_index or "no index: run `instachat reindex`"
     shown |= {
         "schema": found.schema or "-",
         "durability": str(settings.durability),
         "workers": _count(found.workers, "running", "running"),
         "job queue": _count(found.queue, "job waits", "jobs wait"),
-        "not stored yet": waiting,
-        "dead letters": _count(found.dead_letters, "", ""),
+        "not stored yet": stored,
+        "not searchable yet": searchable,
+        "searched": searched,
+        "dead letters": _letters(found.dead_letters),
         "counters to sync": _count(found.unsynced_counters, "", ""),
     }
     return Snapshot(body, shown)
+
+
+def _waiting(count: str, seconds: float | None) -> str:
+    return count if not seconds else f"{count}, the oldest for {seconds:,.1f} s"
+
+
+def _letters(letters: "dict[str, int] | None") -> str:
+    if letters is None:
+        return "unknown"
+    kinds = ", ".join(f"{count:,} of {kind}" for kind, count in letters.items() if count)
+    return f"{kinds}: see `instachat dead list`" if kinds else "0"
 
 
 def _count(count: int | None, one: str, many: str) -> str:

@@ -1,9 +1,10 @@
 """Keeping everything running: what `instachat up` does.
 
-The worker is a process of its own, so that it can die and be started again. Its standard input is a pipe
-that `up` holds and never writes to: however `up` ends, kill -9 included, the pipe ends with it, and the
-worker finishes its batch and ends, too (`ending`). It is in a session of its own, as Ctrl-C on a terminal
-is sent to all processes there and `up` has to decide the order: first the worker, then what is left.
+The HTTP server and the worker are processes of their own, so that they can die and be started again. Their
+standard input is a pipe that `up` holds and never writes to: however `up` ends, kill -9 included, the pipe
+ends with it, and they finish what is under way and end, too (`ending`). Each is in a session of its own, as
+Ctrl-C on a terminal is sent to all processes there and `up` has to decide the order: first the server, so
+that nothing new is accepted, then the worker, then what is left.
 """
 
 import logging
@@ -12,22 +13,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from backend.api.address import check_free, listens, url
 from backend.bootstrap import Addresses, Backend, addresses, assemble, durability_faults
 from backend.errors import InstaChatError
 from backend.log import Log
 from backend.migrations import upgrade
-from backend.settings import Settings, redacted
+from backend.settings import Settings, redacted, variable
 from backend.sql import Database
 from instachat_cli.failures import Interrupted
 from instachat_cli.talk import talk
 
 TICK_SECONDS = 0.1
 ENSURE_SECONDS = 1.0
-WORKER_STARTS_WITHIN = 10.0
+STARTS_WITHIN = 10.0
+SERVER_ENDS_WITHIN = 9.0  # it gives its own processes a little less
 WORKER_ENDS_WITHIN = 5.0  # what it has not finished by then is kept in the log
 DRAINED_WITHIN = 4.0
 FIRST_PAUSE = 0.5  # before a worker that died is started again; doubled each time
@@ -43,7 +46,8 @@ def run(settings: Settings) -> None:
     Raises Interrupted at the second one, and as `addresses` and `upgrade` do at the start.
     """
     stop = _Stop()
-    worker = _WorkerProcess()
+    server, worker = _Process("server", "serve"), _Process("worker", "worker")
+    check_free(settings.host, settings.port)
     with stop.heeded(), addresses(settings) as at, closing(Database(at.database)) as database:
         before, schema = upgrade(database)
         replicas = settings.durable_replicas if settings.durability == "strict" else 0
@@ -53,11 +57,14 @@ def run(settings: Settings) -> None:
             try:
                 _say_where(settings, at, before, schema)
                 worker.start()
-                _await_worker(core, lambda: stop.asked)
+                server.start(_address(settings))
+                _await(lambda: bool(core.log.workers()), lambda: stop.asked)
+                _await(lambda: listens(settings.host, settings.port), lambda: stop.asked)
                 if not stop.asked:
                     _say_ready(core)
-                _tend(at, worker, lambda: stop.asked)
-                talk.say("stopping: the worker finishes, then what is accepted is stored")
+                _tend(at, [worker, server], lambda: stop.asked)
+                talk.say("stopping: what is under way is finished, and what is accepted is stored")
+                server.stop(SERVER_ENDS_WITHIN)
                 worker.stop(WORKER_ENDS_WITHIN)
                 _store_rest(core)
             except KeyboardInterrupt:
@@ -65,19 +72,28 @@ def run(settings: Settings) -> None:
                     "stopped at once; what was accepted is stored next time"
                 ) from None
             finally:
+                server.kill()
                 worker.kill()
 
 
 def spawn_worker(*, stderr: int | None = None) -> "subprocess.Popen[bytes]":
     """A worker process, on this process's settings; it ends with its standard input, a pipe."""
+    return _spawn("worker", stderr=stderr)
+
+
+def _spawn(
+    command: str, environment: Mapping[str, str] | None = None, *, stderr: int | None = None
+) -> "subprocess.Popen[bytes]":
     path = os.environ.get("PYTHONPATH")
     return subprocess.Popen(
         # -P: the working folder, which may be anybody's, holds no modules of ours.
-        [sys.executable, "-P", "-m", "instachat_cli", "worker", "--until-input-ends"],
+        [sys.executable, "-P", "-m", "instachat_cli", command, "--until-input-ends"],
         stdin=subprocess.PIPE,
         stderr=stderr,
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": f"{PACKAGES}{os.pathsep}{path}" if path else f"{PACKAGES}"},
+        env=os.environ
+        | {"PYTHONPATH": f"{PACKAGES}{os.pathsep}{path}" if path else f"{PACKAGES}"}
+        | dict(environment or {}),
     )
 
 
@@ -104,20 +120,24 @@ class _Stop:
         self.asked = True  # no lock here: it may be held by what this has interrupted
 
 
-class _WorkerProcess:
-    """The worker, started again when it dies."""
+class _Process:
+    """The server or the worker, started again when it dies."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, command: str) -> None:
+        self._name = name
+        self._command = command
+        self._environment: Mapping[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._again = 0.0
         self._pause = FIRST_PAUSE
 
-    def start(self) -> None:
-        """Start it."""
-        self._process = spawn_worker()
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start it, with these variables over those of this process; again with them when it dies."""
+        self._environment = environment or self._environment
+        self._process = _spawn(self._command, self._environment)
         self._started = time.monotonic()
-        logger.info("worker started: process %d", self._process.pid)
+        logger.info("%s started: process %d", self._name, self._process.pid)
 
     def tend(self) -> None:
         """Start it again if it has died, after a pause that grows."""
@@ -129,7 +149,7 @@ class _WorkerProcess:
             if now - self._started > HEALTHY_SECONDS:
                 self._pause = FIRST_PAUSE
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            logger.warning("worker ended %s: starting it again in %g s", how, self._pause)
+            logger.warning("%s ended %s: starting it again in %g s", self._name, how, self._pause)
             self._forget()
             self._again = now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -141,7 +161,7 @@ class _WorkerProcess:
             try:
                 self._process.wait(seconds)
             except subprocess.TimeoutExpired:
-                logger.warning("the worker does not end within %g s: it is killed", seconds)
+                logger.warning("the %s does not end within %g s: it is killed", self._name, seconds)
             self.kill()
 
     def kill(self) -> None:
@@ -157,11 +177,12 @@ class _WorkerProcess:
         self._process = None
 
 
-def _tend(at: Addresses, worker: _WorkerProcess, stopped: Callable[[], bool]) -> None:
-    """Until asked to stop: see that the private engines and the worker are there."""
+def _tend(at: Addresses, processes: Sequence[_Process], stopped: Callable[[], bool]) -> None:
+    """Until asked to stop: see that the private engines and the processes are there."""
     ensured = time.monotonic()
     while not stopped():
-        worker.tend()
+        for process in processes:
+            process.tend()
         if at.engines is not None and time.monotonic() - ensured > ENSURE_SECONDS:
             try:
                 at.engines.ensure()
@@ -197,15 +218,21 @@ def _say_where(settings: Settings, at: Addresses, before: str | None, schema: st
     talk.say(f"  Redis       {redis} ({settings.durability})")
     if at.huey != at.redis:
         talk.say(f"  job queue   {redacted(at.huey)}")
+    talk.say(f"  HTTP        {url(settings.host, settings.port)}")
     migrated = f", migrated from {before or 'nothing'}" if before != schema else ""
     talk.say(f"  schema      {schema}{migrated}")
 
 
-def _await_worker(core: Backend, stopped: Callable[[], bool]) -> None:
-    """Wait until a worker says that it is running; one that can't be started is told of by `tend`."""
-    deadline = time.monotonic() + WORKER_STARTS_WITHIN
-    while not stopped() and not core.log.workers() and time.monotonic() < deadline:
+def _await(there: Callable[[], bool], stopped: Callable[[], bool]) -> None:
+    """Wait until something is there; if it can't be started, `tend` tells of it."""
+    deadline = time.monotonic() + STARTS_WITHIN
+    while not stopped() and not there() and time.monotonic() < deadline:
         time.sleep(TICK_SECONDS)
+
+
+def _address(settings: Settings) -> dict[str, str]:
+    """The server's address as its environment: flags of `up` are not in this process's own."""
+    return {variable("host"): settings.host, variable("port"): str(settings.port)}
 
 
 def _say_ready(core: Backend) -> None:
@@ -213,3 +240,4 @@ def _say_ready(core: Backend) -> None:
         talk.warning("this Redis may lose what was answered: see `instachat doctor`")
     talk.say("ready: Ctrl-C stops it. Try this in another terminal:")
     talk.say('  instachat apps create "Support desk"')
+    talk.say(f"  curl {url(core.settings.host, core.settings.port)}/readyz")

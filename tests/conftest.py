@@ -12,6 +12,8 @@ from backend.bootstrap import Backend, open_backend
 from backend.migrations import upgrade
 from backend.settings import Settings
 from backend.sql import Database
+from tests.elastic.fixtures import elasticsearch as elasticsearch
+from tests.elastic.fixtures import start_elasticsearch as start_elasticsearch
 from tests.engines import (
     PostgresServer,
     RedisServer,

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from backend import bodies, model
 from backend.api import shapes
-from backend.api.conditions import IdempotencyKey, IfMatch, Wait, etag, version_of
+from backend.api.conditions import Cascade, IdempotencyKey, IfMatch, Wait, etag, version_of
 from backend.api.documented import answers
 from backend.api.operator import operator
 from backend.api.reading import JsonRoute
@@ -64,12 +64,16 @@ async def rename_application(
     return _answer(renamed)
 
 
-@router.delete("/{token}", status_code=204, responses=answers(404, 409))
-async def delete_application(here: Here, token: Token, if_match: IfMatch = None) -> Response:
-    """Delete an application that has no chats."""
+@router.delete("/{token}", status_code=204, responses=answers(404, 409, cascading=True))
+async def delete_application(
+    here: Here, token: Token, cascade: Cascade = False, if_match: IfMatch = None
+) -> Response:
+    """Delete an application that has no chats, or with all of them."""
     version = version_of(if_match)
-    await here.call_long(lambda: here.catalog.delete_application(token, version=version))
-    return Response(status_code=204)
+    await here.call_long(
+        lambda: here.catalog.delete_application(token, cascade=cascade, version=version)
+    )
+    return Response(status_code=202 if cascade else 204)
 
 
 @for_operators.get("", response_model=shapes.Applications, responses=answers(401))

@@ -5,7 +5,7 @@ from fastapi.responses import JSONResponse
 
 from backend import accept, bodies
 from backend.api import shapes
-from backend.api.conditions import IdempotencyKey, Wait
+from backend.api.conditions import Cascade, IdempotencyKey, Wait
 from backend.api.documented import answers
 from backend.api.service import Here
 from backend.api.shapes import PREFIX, After, ChatNumber, Limit, Token
@@ -25,7 +25,7 @@ async def create_chat(
 ) -> Response:
     """Create a chat: its number at once. It takes messages from then on."""
     accepted = await here.accept(accept.chats(token, key=idempotency_key))
-    stored = wait is not None and await here.stored(token, None, accepted)
+    stored = wait is not None and await here.is_so(wait, token, None, accepted)
     return JSONResponse(bodies.number(accepted.first), 201 if stored else 202)
 
 
@@ -51,11 +51,13 @@ async def show_chat(here: Here, token: Token, chat: ChatNumber) -> Response:
     return JSONResponse(bodies.chat(found))
 
 
-@router.delete("/{chat}", status_code=204, responses=answers(404, 409))
-async def delete_chat(here: Here, token: Token, chat: ChatNumber) -> Response:
-    """Delete a chat that has no messages. Its number is not used again."""
-    await here.call_long(lambda: here.catalog.delete_chat(token, chat))
-    return Response(status_code=204)
+@router.delete("/{chat}", status_code=204, responses=answers(404, 409, cascading=True))
+async def delete_chat(
+    here: Here, token: Token, chat: ChatNumber, cascade: Cascade = False
+) -> Response:
+    """Delete a chat that has no messages, or with all of them. Its number is not used again."""
+    await here.call_long(lambda: here.catalog.delete_chat(token, chat, cascade=cascade))
+    return Response(status_code=202 if cascade else 204)
 
 
 def page(items: list[bodies.Body], more: bool) -> Response:

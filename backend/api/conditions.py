@@ -1,4 +1,4 @@
-"""What a request asks beside its body: `If-Match`, `Idempotency-Key`, `?wait=`."""
+"""What a request asks beside its body: `If-Match`, `Idempotency-Key`, `?wait=`, `?cascade=`."""
 
 import re
 from typing import Annotated, Literal
@@ -24,6 +24,10 @@ IdempotencyKey = Annotated[
 Wait = Annotated[
     Literal["stored", "searchable"] | None,
     Query(description="answer 201 once that is so, or 202 after 5 seconds"),
+]
+Cascade = Annotated[
+    bool,
+    Query(description="all that is in it goes, too: 202, and the rows are dropped afterwards"),
 ]
 _TAG = re.compile(r'"([0-9]{1,18})"\Z')
 _NEVER = -1  # no version: a tag that was never given matches nothing

@@ -34,11 +34,12 @@ def answers(
     etag: int | None = None,
     stored: type | None = None,
     pending: bool = False,
+    cascading: bool = False,
 ) -> Responses:
     """The responses of a route: these problems, those of reading a `body`, and 422 and 503.
 
     `etag` is the status that comes with one, `stored` the shape of an answer to `?wait=`, and `pending`
-    says that what is read may be on its way.
+    says that what is read may be on its way, `cascading` that a deletion may take more with it.
     """
     wanted = sorted({*statuses, *(_WITH_BODY if body else ()), 422, 503})
     found: Responses = {status: _problem(status) for status in wanted}
@@ -48,6 +49,8 @@ def answers(
         found[201] = {"model": stored, "description": "Stored"}
     if pending:
         found[202] = {"model": Pending, "description": "Accepted, and not stored yet"}
+    if cascading:
+        found[202] = {"description": "Gone with all that is in it; the rows are dropped afterwards"}
     return found
 
 

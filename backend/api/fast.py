@@ -53,7 +53,7 @@ class Fast:
             or scope["method"] != "POST"
             or scope["query_string"]
             or not (found := _match(scope["path"]))
-            or not (key := _usual(scope["headers"]))
+            or not (usual := _usual(scope["headers"]))
         ):
             await self._app(scope, receive, send)
             return
@@ -63,8 +63,10 @@ class Fast:
         except TimeoutError:
             await problems.response(problems.TOO_SLOW)(scope, receive, send)
             return
+        size, key = usual
         token, chat = found.groups()
-        request = _request(message, token, int(chat), key[0])
+        whole = message["type"] == "http.request" and len(message["body"]) == size
+        request = _request(message["body"], token, chat, key) if whole else None
         if request is None:
             await self._app(scope, _again(message, receive), send)
             return
@@ -79,28 +81,26 @@ class Fast:
         await send({"type": "http.response.body", "body": body})
 
 
-def _usual(headers: list[tuple[bytes, bytes]]) -> tuple[str | None] | None:
-    """The idempotency key, or None for none, in a tuple; None if any header is unusual."""
-    key, typed, sized = None, False, False
+def _usual(headers: list[tuple[bytes, bytes]]) -> tuple[int, str | None] | None:
+    """The size of the body, and the idempotency key; None if any header is unusual."""
+    size, key, is_json = 0, None, False
     for name, value in headers:
         if name == b"content-type":
-            typed = value == b"application/json"
+            is_json = value == b"application/json"
         elif name == b"content-length":
-            sized = int(value) <= MOST_BYTES
+            size = int(value)
         elif name == b"idempotency-key":
             key = value.decode("latin-1")
         elif name in (b"origin", b"expect"):
             return None
-    return (key,) if typed and sized else None
+    return (size, key) if is_json and 0 < size <= MOST_BYTES else None
 
 
-def _request(message: Message, token: str, chat: int, key: str | None) -> accept.Request | None:
-    """The request that a whole body makes; None if it makes none, or there is more of it."""
-    if message["type"] != "http.request" or message.get("more_body"):
-        return None
+def _request(body: bytes, token: str, chat: str, key: str | None) -> accept.Request | None:
+    """The request that a body makes; None if it makes none."""
     try:
-        text = decode(message["body"])["message"]["text"]
-        return accept.messages(token, chat, [text], key=key) if type(text) is str else None
+        text = decode(body)["message"]["text"]
+        return accept.messages(token, int(chat), [text], key=key) if type(text) is str else None
     except (Refused, LookupError, TypeError, Invalid):
         return None
 

@@ -39,7 +39,7 @@ async def create_message(
     accepted = await here.accept(
         accept.messages(token, chat, [body.message.text], key=idempotency_key)
     )
-    stored = wait is not None and await here.stored(token, chat, accepted)
+    stored = wait is not None and await here.is_so(wait, token, chat, accepted)
     return JSONResponse(bodies.number(accepted.first), 201 if stored else 202)
 
 
@@ -60,7 +60,7 @@ async def create_messages(
     """Create 1 to 1,000 messages at once; they get consecutive numbers, in their order."""
     texts = [message.text for message in body.messages]
     accepted = await here.accept(accept.messages(token, chat, texts, key=idempotency_key))
-    stored = wait is not None and await here.stored(token, chat, accepted)
+    stored = wait is not None and await here.is_so(wait, token, chat, accepted)
     return JSONResponse(bodies.numbers(accepted.first, accepted.last), 201 if stored else 202)
 
 

@@ -17,7 +17,7 @@ _bearer = HTTPBearer(
 )
 
 
-def operator(
+async def operator(
     here: Here, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> None:
     """Refused unless the request carries the admin token; compared in constant time."""

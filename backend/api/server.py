@@ -3,40 +3,52 @@
 Each is started anew when it dies, and ends with the process that started it.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
-import socket
+import sys
 import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import wait
-from typing import Any
 
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.server import Server
+from starlette.types import ASGIApp
 
 from backend.api import logs, measures
+from backend.api.address import check_free
 from backend.api.app import create_app, served
-from backend.errors import Failed
-from backend.settings import load, variable
+from backend.errors import Failed, InstaChatError
+from backend.settings import Settings
 
 HEADER_SECONDS = 10  # a client that takes longer for its headers is let go
 CONNECTIONS = 16_384  # of one process
+SWITCH_SECONDS = (
+    0.0005  # a tenth of Python's own: the accepting thread gets its turn in a busy loop
+)
+TICK_SECONDS = 1.0
 ENDS_WITHIN = 8  # seconds; what a process has not answered by then is cut off
 
+logger = logging.getLogger(__name__)
 
-def serve(host: str, port: int, processes: int) -> None:
+
+def serve(settings: Settings, processes: int, tick: Callable[[], object] | None) -> None:
     """Serve until SIGTERM or SIGINT, which finish what is under way. In the main thread only.
 
-    Raises Failed if the address can't be used. Settings are the environment's.
+    `tick` is called once a second meanwhile, by a thread. Raises Failed if the address can't be used, or if
+    the processes die as soon as they are started.
     """
-    _check_free(host, port)
+    check_free(settings.host, settings.port)
     # Not by forking: what this process has open is its own.
     multiprocessing.set_start_method("spawn", force=True)
     server = Server(
         "instachat",
-        address=host,
-        port=port,
+        address=settings.host,
+        port=settings.port,
         interface=Interfaces.ASGI,
         workers=processes,
         loop=Loops.auto,
@@ -49,15 +61,25 @@ def serve(host: str, port: int, processes: int) -> None:
         workers_kill_timeout=ENDS_WITHIN,
         log_enabled=False,
     )
-    with measures.shared():
-        server.serve(target_loader=application, wrap_loader=False)
+    # Granian takes a closed terminal for a wish to begin anew.
+    server.on_startup(lambda: signal.signal(signal.SIGHUP, server.signal_handler_interrupt))
+    if tick is not None:
+        threading.Thread(target=_tick, args=(tick,), name="tick", daemon=True).start()
+    try:
+        with measures.shared():
+            server.serve(target_loader=partial(application, settings), wrap_loader=False)
+    except SystemExit:
+        raise Failed(
+            "the server's processes end as soon as they are started", "the log above says why"
+        ) from None
 
 
-def application() -> Any:
+def application(settings: Settings) -> ASGIApp:
     """The ASGI application of a process of the server's."""
     _end_with_parent()
+    sys.setswitchinterval(SWITCH_SECONDS)
     diary = logs.configure()
-    return served(create_app(load()), [diary.request, measures.observe])
+    return served(create_app(settings), [diary.request, measures.observe])
 
 
 def _end_with_parent() -> None:
@@ -72,15 +94,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def _check_free(host: str, port: int) -> None:
-    """Granian's processes share a port, and would share it with a stranger, too."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise Failed(
-            f"can't listen on {host} port {port}: {(error.strerror or str(error)).lower()}",
-            f"choose another by --port or {variable('port')}",
-        ) from None
+def _tick(tick: Callable[[], object]) -> None:
+    while True:
+        try:
+            tick()
+        except InstaChatError as error:
+            logger.warning("%s", error.message)
+        time.sleep(TICK_SECONDS)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import Depends
 from fastapi import Request as HttpRequest
@@ -34,6 +34,7 @@ READ_SECONDS = 1.0  # how long a read waits for what is accepted and not stored
 CHANGE_SECONDS = 5.0
 WAIT_SECONDS = 5.0
 POLL_SECONDS = 0.02
+SEARCHABLE_POLL_SECONDS = 0.1  # each is a request to Elasticsearch, which refreshes once a second
 
 # Redis is to be found away within a second; the CLI, where nobody else waits, is more patient.
 REDIS_CONNECT_SECONDS = 0.4
@@ -56,17 +57,38 @@ class Service:
         self._threads = ThreadPoolExecutor(CALLS, "call")
         self._long_threads = ThreadPoolExecutor(LONG_CALLS, "long")
         self._calls = 0
-        self._engines = EngineWatch({"PostgreSQL": self._ask_database, "Redis": core.log.ping})
+        asks: dict[str, Callable[[], object]] = {
+            "PostgreSQL": self._ask_database,
+            "Redis": core.log.ping,
+        }
+        if core.index is not None:
+            asks["Elasticsearch"] = core.index.version
+        self._engines = EngineWatch(asks)
 
     async def accept(self, request: Request) -> Accepted:
         """Give numbers; see `Gatherer.accept`."""
         return await self._gatherer.accept(request)
 
-    async def stored(self, token: str, chat: int | None, accepted: Accepted) -> bool:
-        """Wait some seconds until it is stored; whether it is. Gone if it was rejected."""
-        if not await self._waiting.stored(accepted, WAIT_SECONDS):
+    async def is_so(
+        self, wait: Literal["stored", "searchable"], token: str, chat: int | None, given: Accepted
+    ) -> bool:
+        """Wait some seconds until what was given is stored or searchable; whether it is.
+
+        Gone if it was rejected.
+        """
+        deadline = self._clock() + WAIT_SECONDS
+        if not await self._waiting.stored(given, WAIT_SECONDS):
             return False
-        await self.call(lambda: self.catalog.check_stored(token, chat, accepted))
+        await self.call(lambda: self.catalog.check_stored(token, chat, given))
+        if wait == "stored" or chat is None:
+            return True
+        first, last = given.first, given.last
+        while not await self.call(
+            lambda: self.catalog.wait_searchable(token, chat, first, last, 0.0)
+        ):
+            if self._clock() > deadline:
+                return False
+            await asyncio.sleep(SEARCHABLE_POLL_SECONDS)
         return True
 
     async def call(self, call: Callable[[], T]) -> T:
@@ -165,10 +187,13 @@ def _open(settings: Settings, stack: ExitStack) -> Backend:
     stack.callback(log.close)
     with suppress(InstaChatError):  # read once, so that accepting needs no SQL from then on
         _ = database.installation
-    return assemble(settings, at, database, log)
+    core = assemble(settings, at, database, log)
+    if core.index is not None:
+        stack.callback(core.index.close)
+    return core
 
 
-def here(request: HttpRequest) -> Service:
+async def here(request: HttpRequest) -> Service:
     """The service of the process that a request came to."""
     service: Service = request.app.state.service
     return service

@@ -1,12 +1,12 @@
 -- Take numbers and append events for a batch of requests of one shard, atomically.
 --
--- KEYS  1 life · 2 log (stream) · 3 dirty (set of parents whose count changed) · 4 bell;
+-- KEYS  1 life · 2 log (stream) · 3 unsynced (parents whose count changed, by since when) · 4 bell;
 --       then three a request: the application's counter, the chat's counter, the idempotency key
 --       (the application's counter again where a request has no chat or no key)
 -- ARGV  1 epoch and 2 sequence of the highest entry the caller knows · 3 most entries in the log
 --       · 4 seconds that an idempotency key lives · 5 milliseconds that a rung bell stays rung;
 --       then a request: kind (chats | messages | delete-chat | delete-application), the parent's
---       name in the dirty set, the hash of the body ('' without idempotency key), the prefix of
+--       name among the unsynced, the hash of the body ('' without idempotency key), the prefix of
 --       the keys of its chats' counters, how many entries; then an entry: numbers taken, payload
 --
 -- A counter is a hash: issued (highest number given), epoch (the life it was verified in), closed
@@ -18,7 +18,7 @@
 -- Answers {'ok', epoch, sequence, ring, {answer, …}}, with an answer a request:
 --   {'ok', first, last, entry id} · {'counter', which} (verify it, then ask again) · {'closed', which}
 --   · {'reused'} · {'broken', which}
--- or for the whole batch {'life', why, epoch} · {'full', entries} · {'broken', 'log'}.
+-- or for the whole batch {'life', why, epoch} · {'full', entries} · {'broken', 'log' or 'unsynced'}.
 
 local epoch, sequence = present_life(KEYS[1])
 if not epoch then return {'life', sequence, 0} end
@@ -29,8 +29,8 @@ if epoch == known_epoch and sequence < known_sequence then return {'life', 'rewo
 local length = redis.pcall('XLEN', KEYS[2])
 if type(length) == 'table' then return {'broken', 'log'} end
 if length >= tonumber(ARGV[3]) then return {'full', length} end
-local dirty_type = redis.call('TYPE', KEYS[3]).ok
-if dirty_type ~= 'none' and dirty_type ~= 'set' then return {'broken', 'dirty'} end
+local unsynced_type = redis.call('TYPE', KEYS[3]).ok
+if unsynced_type ~= 'none' and unsynced_type ~= 'zset' then return {'broken', 'unsynced'} end
 
 local counters, keys = {}, {}
 
@@ -66,7 +66,7 @@ local function earlier(key)
 end
 
 local answers, appends, fresh, touched = {}, {}, {}, {}
-local next_sequence = sequence
+local next_sequence, given = sequence, 0
 local k, a = 5, 6
 while ARGV[a] do
   local application_key, chat_key, idempotency_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
@@ -93,6 +93,7 @@ while ARGV[a] do
       next_sequence = next_sequence + 1
       appends[#appends + 1] = {next_sequence, target.issued + 1, ARGV[e + 1]}
       target.issued = target.issued + tonumber(ARGV[e])
+      given = given + tonumber(ARGV[e])
     end
     if kind == 'chats' then
       for number = first, target.issued do
@@ -117,12 +118,12 @@ end
 
 local ring = 0
 if #appends > 0 then
-  local time = redis.call('TIME')
-  local at = time[1] .. string.format('%06d', time[2])
+  local at = now()
   for _, append in ipairs(appends) do
     redis.call('XADD', KEYS[2], entry_id(append[1]), 'e', int(append[2]) .. ' ' .. at .. ' ' .. append[3])
   end
   redis.call('HSET', KEYS[1], 'sequence', int(next_sequence))
+  redis.pcall('HINCRBY', KEYS[1], 'given', int(given))
   for _, key in ipairs(fresh) do
     redis.call('DEL', key)
     redis.call('HSET', key, 'issued', 0, 'epoch', int(epoch))
@@ -130,7 +131,7 @@ if #appends > 0 then
   for parent, target in pairs(touched) do
     redis.call('HSET', target.key, 'issued', int(target.issued))
     if target.closed then redis.call('HSET', target.key, 'closed', target.closed) end
-    redis.call('SADD', KEYS[3], parent)
+    redis.call('ZADD', KEYS[3], 'NX', at, parent) -- since when: the oldest change counts
   end
   for key, value in pairs(keys) do redis.call('SET', key, value, 'EX', ARGV[4]) end
   if redis.call('SET', KEYS[4], 1, 'NX', 'PX', ARGV[5]) then ring = 1 end

@@ -6,6 +6,7 @@
 --   sequence      of the last entry that the log was given in this epoch; ids never go back,
 --                 even when the log alone is deleted
 --   installation  which database's numbers these are
+--   given         how many numbers were given in all, for who measures rates
 -- A wiped Redis has no life; one restored, promoted or restarted has another server's.
 
 local function server_id()
@@ -25,4 +26,10 @@ end
 -- A number as Redis must read it: Lua would print 1e+15.
 local function int(number)
   return string.format('%.0f', number)
+end
+
+-- Microseconds since 1970, by Redis's clock.
+local function now()
+  local time = redis.call('TIME')
+  return time[1] .. string.format('%06d', time[2])
 end

@@ -1,23 +1,23 @@
--- Raise many counters above numbers that are about to be stored, and mark their parents dirty.
+-- Raise many counters above numbers that are about to be stored, and mark their parents as unsynced.
 --
--- KEYS  1 life · 2 dirty (set of parents whose count changed) · 3… the counters
+-- KEYS  1 life · 2 unsynced (parents whose count changed, by since when) · 3… the counters
 -- ARGV  1 epoch under which SQL was read
 --       · 2 '1' if counters may be created (their log was drained before SQL was read);
 --       then two a counter: the number that it has to reach, the rows' highest or above;
---       the parent's name in the dirty set
+--       the parent's name among the unsynced
 --
 -- Answers {'ok', sequence, missing}, with the last entry's sequence as of after raising, and how many
 -- counters are not there and may not be created (the others are raised all the same); or
--- {'life', why, epoch} when the life is another than SQL was read under; or {'broken', 'dirty'}.
+-- {'life', why, epoch} when the life is another than SQL was read under; or {'broken', 'unsynced'}.
 -- Never lowers a counter, and opens none.
 
 local epoch, sequence = present_life(KEYS[1])
 if not epoch then return {'life', sequence, 0} end
 if epoch ~= tonumber(ARGV[1]) then return {'life', 'old', epoch} end
-local dirty_type = redis.call('TYPE', KEYS[2]).ok
-if dirty_type ~= 'none' and dirty_type ~= 'set' then return {'broken', 'dirty'} end
+local unsynced_type = redis.call('TYPE', KEYS[2]).ok
+if unsynced_type ~= 'none' and unsynced_type ~= 'zset' then return {'broken', 'unsynced'} end
 
-local missing = 0
+local missing, at = 0, now()
 for i = 3, #KEYS do
   local number, parent = tonumber(ARGV[2 * i - 3]), ARGV[2 * i - 2]
   local issued = redis.pcall('HGET', KEYS[i], 'issued')
@@ -28,7 +28,7 @@ for i = 3, #KEYS do
   if tonumber(issued) or ARGV[2] == '1' then
     issued = math.max(tonumber(issued) or 0, number)
     redis.call('HSET', KEYS[i], 'issued', int(issued), 'epoch', int(epoch))
-    redis.call('SADD', KEYS[2], parent)
+    redis.call('ZADD', KEYS[2], 'NX', at, parent)
   else
     missing = missing + 1
   end

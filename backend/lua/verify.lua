@@ -2,10 +2,11 @@
 -- Raise a counter to what SQL knows, so that it may give numbers in the present life; and open it if
 -- what closed it was decided. A full memory does not stop it: reading a live count needs it.
 --
--- KEYS  1 life · 2 the counter
+-- KEYS  1 life · 2 the counter · 3 unsynced (parents whose count changed, by since when)
 -- ARGV  1 epoch under which SQL was read · 2 the rows' highest number
 --       · 3 '1' if the counter may be created (its log was drained before SQL was read)
 --       · 4 the entry that SQL had passed, if the parent was alive then; else ''
+--       · 5 the parent's name among the unsynced
 --
 -- Answers {'ok', issued}; {'missing'} when it is not there and may not be created; or
 -- {'life', why, epoch} when the life is another than SQL was read under. Never lowers a counter.
@@ -23,8 +24,12 @@ if not tonumber(issued) then
   if ARGV[3] ~= '1' then return {'missing'} end
   issued = 0
 end
-issued = math.max(tonumber(issued), tonumber(ARGV[2]))
+local found = tonumber(issued)
+issued = math.max(found, tonumber(ARGV[2]))
 redis.call('HSET', KEYS[2], 'issued', int(issued), 'epoch', int(epoch))
+if issued > found then
+  redis.pcall('ZADD', KEYS[3], 'NX', now(), ARGV[5]) -- something foreign there stops nobody
+end
 
 -- A deletion that SQL has passed without burying the parent was refused; that it closes still is what
 -- an old copy of Redis or of SQL says.

@@ -25,7 +25,9 @@ from backend.sql.catalogue import bury_chat as bury_chat
 from backend.sql.catalogue import chat as chat
 from backend.sql.catalogue import chat_ids as chat_ids
 from backend.sql.catalogue import chats as chats
+from backend.sql.catalogue import confirm as confirm
 from backend.sql.catalogue import copy_messages as copy_messages
+from backend.sql.catalogue import count_published as count_published
 from backend.sql.catalogue import count_removed as count_removed
 from backend.sql.catalogue import dead_numbers as dead_numbers
 from backend.sql.catalogue import edit_message as edit_message

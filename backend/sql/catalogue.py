@@ -257,25 +257,34 @@ HAS_CHATS = hot(
 )
 
 
-def bury_application(tx: Connection, id_: int) -> bool:
-    """Leave a tombstone for an application; False, changing nothing, if it has chats."""
-    if tx.scalar(HAS_CHATS, {"id": id_}):
+def bury_application(tx: Connection, id_: int, *, cascade: bool) -> bool:
+    """Leave a tombstone for an application; False, changing nothing, if it has chats.
+
+    With `cascade` it may have some. What belonged to it is left to be dropped (see `removal`).
+    """
+    if not cascade and tx.scalar(HAS_CHATS, {"id": id_}):
         return False
     tx.execute(
-        text("UPDATE application SET removed_at = now(), updated_at = now() WHERE id = :id"),
+        text(
+            "UPDATE application SET removed_at = now(), updated_at = now(), rows_left = true"
+            " WHERE id = :id"
+        ),
         {"id": id_},
     )
     return True
 
 
-def bury_chat(tx: Connection, id_: int) -> bool:
-    """Leave a tombstone for a chat, counted at its application; False if it has messages."""
-    if tx.scalar(HAS_MESSAGES, {"id": id_}):
+def bury_chat(tx: Connection, id_: int, *, cascade: bool) -> bool:
+    """Leave a tombstone for a chat, counted at its application; False if it has messages.
+
+    With `cascade` it may have some. What belonged to it is left to be dropped (see `removal`).
+    """
+    if not cascade and tx.scalar(HAS_MESSAGES, {"id": id_}):
         return False
     tx.execute(
         text(
             "WITH gone AS (UPDATE chat SET state = 'removed', removed_at = now(),"
-            " updated_at = now() WHERE id = :id RETURNING application_id)"
+            " updated_at = now(), rows_left = true WHERE id = :id RETURNING application_id)"
             " UPDATE application SET chats_removed = chats_removed + 1"
             " WHERE id = (SELECT application_id FROM gone)"
         ),
@@ -307,6 +316,20 @@ SEARCH = hot(
       AND strpos(folded COLLATE "C", :keyword) > 0
     ORDER BY number LIMIT :limit""",
 )
+# The same, of candidates that an index names.
+CONFIRM = hot(
+    "confirm",
+    """
+    SELECT number, text, created_at, updated_at, version FROM message
+    WHERE chat_id = :chat_id AND number = ANY(cast(:numbers AS bigint[])) AND state = 'stored'
+      AND strpos(folded COLLATE "C", :keyword) > 0
+    ORDER BY number LIMIT :limit""",
+)
+COUNT_PUBLISHED = hot(
+    "count_published",
+    "SELECT count(*) FROM message WHERE chat_id = :chat_id AND number BETWEEN :first AND :last"
+    " AND state IN ('stored', 'removed')",
+)
 MESSAGE_TIMES = hot(
     "message_times",
     """
@@ -314,18 +337,18 @@ MESSAGE_TIMES = hot(
     FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS wanted(chat_id, number)
     JOIN message m ON m.chat_id = wanted.chat_id AND m.number = wanted.number""",
 )
-_VERSION = "greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+VERSION = "greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
 EDIT = hot(
     "edit",
     "UPDATE message SET text = :text, folded = :folded, updated_at = now(),"
-    f" version = {_VERSION}"
+    f" version = {VERSION}"
     " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
     " RETURNING number, text, created_at, updated_at, version",
 )
 REMOVE = hot(
     "remove",
     "UPDATE message SET text = '', folded = '', state = 'removed', removed_at = now(),"
-    f" updated_at = now(), version = {_VERSION}"
+    f" updated_at = now(), version = {VERSION}"
     " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
     " RETURNING version",
 )
@@ -373,6 +396,20 @@ def search(
         SEARCH, {"chat_id": chat_id, "keyword": keyword, "after": after, "limit": limit}
     )
     return [Message(*row) for row in rows]
+
+
+def confirm(
+    connection: Connection, chat_id: int, numbers: Sequence[int], keyword: str, limit: int
+) -> list[Message]:
+    """Those of a chat's messages with these numbers that `search` would find, by number."""
+    values = {"chat_id": chat_id, "numbers": list(numbers), "keyword": keyword, "limit": limit}
+    return [Message(*row) for row in connection.execute(CONFIRM, values)]
+
+
+def count_published(connection: Connection, chat_id: int, first: int, last: int) -> int:
+    """How many of these numbers of a chat an index has to know, once it has caught up."""
+    values = {"chat_id": chat_id, "first": first, "last": last}
+    return int(connection.scalar(COUNT_PUBLISHED, values) or 0)
 
 
 def edit_message(

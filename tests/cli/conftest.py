@@ -21,7 +21,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
 from tests.cli.zygote import Captured, Result, Zygote, checked
 from tests.conftest import Engines
-from tests.engines import RedisServer, valkey_binary
+from tests.engines import RedisServer, free_port, valkey_binary
 
 ROOT = Path(__file__).parents[2]
 TOGETHER = 3  # processes at once: they mostly load modules, and there are two cores
@@ -37,7 +37,8 @@ class Cli:
     def __init__(self, zygote: Zygote, **settings: object) -> None:
         outside = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
         inside = {f"INSTACHAT_{k.upper()}": str(v) for k, v in settings.items() if v is not None}
-        self.env = outside | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | inside
+        fixed = {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+        self.env = outside | fixed | {"INSTACHAT_PORT": str(free_port())} | inside
         for unwanted in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
             self.env.pop(unwanted, None)
         self.zygote = zygote

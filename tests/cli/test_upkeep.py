@@ -9,6 +9,7 @@ import redis
 
 from backend.bootstrap import Backend
 from backend.settings import redacted
+from backend.sql import SCHEMA
 from tests.cli.conftest import Cli, Terminal
 from tests.cli.zygote import Zygote
 from tests.conftest import Engines
@@ -26,10 +27,13 @@ def test_migrate_says_from_what_to_what(engines: Engines, zygote: Zygote) -> Non
     early = cli("apps", "list")
     assert early.code == 1
     assert "`instachat migrate`" in early.err
-    assert cli("migrate", "--dry-run").json == {"from": None, "to": "0001"}
-    assert cli("migrate", "--dry-run", "-o", "table").out == "would migrate from nothing to 0001\n"
-    assert cli("migrate", "-o", "table").out == "migrated from nothing to 0001\n"
-    assert cli("migrate").json == {"from": "0001", "to": "0001"}
+    assert cli("migrate", "--dry-run").json == {"from": None, "to": SCHEMA}
+    assert (
+        cli("migrate", "--dry-run", "-o", "table").out
+        == f"would migrate from nothing to {SCHEMA}\n"
+    )
+    assert cli("migrate", "-o", "table").out == f"migrated from nothing to {SCHEMA}\n"
+    assert cli("migrate").json == {"from": SCHEMA, "to": SCHEMA}
     assert "nothing to migrate" in cli("migrate", "-o", "table").out
     assert cli("apps", "list").code == 0
 
@@ -106,7 +110,7 @@ def test_status_shows_what_waits(
     status = cli("status").json
     assert [engine["reachable"] for engine in status["engines"]] == [True, True]
     assert all(engine["version"] for engine in status["engines"])
-    assert status["schema"] == "0001"
+    assert status["schema"] == SCHEMA
     assert status["durability"] == "strict"
     assert (status["workers"], status["not_stored"], status["dead_letters"]) == (
         0,
@@ -126,7 +130,7 @@ def test_status_shows_an_engine_that_is_away_and_exits_5(cli: Cli) -> None:
     away = cli("status", "-o", "json", env={"INSTACHAT_REDIS_URL": url})
     assert away.code == 5
     assert [engine["reachable"] for engine in away.json["engines"]] == [True, False]
-    assert (away.json["schema"], away.json["workers"]) == ("0001", None)
+    assert (away.json["schema"], away.json["workers"]) == (SCHEMA, None)
 
 
 def test_status_watch_goes_on_until_ctrl_c(cli: Cli) -> None:

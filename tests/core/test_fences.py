@@ -132,10 +132,10 @@ def a_foreign_log(log: Log) -> None:
     assert refused(log, messages("a")) == Failed.__name__
 
 
-def a_foreign_dirty_set(log: Log) -> None:
+def foreign_unsynced_counts(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
-    log.redis.delete(log.key(0, "dirty"))
-    log.redis.set(log.key(0, "dirty"), "foreign")
+    log.redis.delete(log.key(0, "unsynced"))
+    log.redis.set(log.key(0, "unsynced"), "foreign")
     assert refused(log, messages("a")) == Failed.__name__
 
 
@@ -183,7 +183,11 @@ FENCES: list[tuple[Callable[[Log], None], str, str]] = [
     (a_chat_closed_in_the_same_batch, ACCEPT, "target.closed = entry_id(next_sequence)"),
     (a_full_log, ACCEPT, "if length >= tonumber(ARGV[3]) then return {'full', length} end"),
     (a_foreign_log, ACCEPT, "if type(length) == 'table' then return {'broken', 'log'} end"),
-    (a_foreign_dirty_set, ACCEPT, "if dirty_type ~= 'none' and dirty_type ~= 'set' then"),
+    (
+        foreign_unsynced_counts,
+        ACCEPT,
+        "if unsynced_type ~= 'none' and unsynced_type ~= 'zset' then",
+    ),
     (a_foreign_counter, ACCEPT, "if fields.err then"),
     (a_counter_that_is_no_number, ACCEPT, "not tonumber(fields[1]) or "),
     (a_foreign_idempotency_key, ACCEPT, "if type(value) == 'table' then return 'broken' end"),

@@ -12,10 +12,11 @@ from backend import accept, migrations, sql
 from backend.bootstrap import Backend, open_backend
 from backend.errors import EngineDown, Failed, SchemaMismatch
 from backend.settings import Settings
-from backend.sql import Database
+from backend.sql import Database, indices, outbox
 from tests.conftest import Engines
 
-BIG = {"message", "chat", "application"}
+BIG = {"message", "chat", "application", "outbox"}
+STAGES = (indices, outbox)  # statements that their stages import themselves; here for their plans
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,9 @@ def full(engines: Engines) -> Database:
                 INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
                 SELECT c, n, 1, now(), now(), 'x', 'x'
                 FROM generate_series(1, 1000) c, generate_series(1, 100) n;
+                INSERT INTO outbox (chats, numbers, versions, leased_until)
+                SELECT '{1,2}', '{3,4}', '{5,6}', CASE WHEN n < 10 THEN now() + interval '1 h' END
+                FROM generate_series(1, 100000) n;
                 """
             )
         )
@@ -52,6 +56,7 @@ VALUES = {
     "chat_id": 50,
     "id": 50,
     "after": 5,
+    "at": "2026-01-31T23:59:59Z",
     "limit": 50,
     "keyword": "x",
     "text": "y",
@@ -59,6 +64,10 @@ VALUES = {
     "version": 1,
     "first": 1,
     "last": 9,
+    "ids": [50, 51],
+    "rows": 9,
+    "messages": 9,
+    "seconds": 9,
 }
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from backend import accept, comparing, importing, settling, sql, transfer
+from backend import accept, comparing, importing, past_log, settling, sql, transfer
 from backend.bodies import rfc3339
 from backend.bootstrap import Backend, open_backend
 from backend.comparing import Fault
@@ -653,8 +653,8 @@ def test_numbers_go_on_behind_the_highest(
 def test_parents_wait_for_their_counts_in_sql(backend: Backend) -> None:
     """Whose count has changed is in the set that sync-counters reads, as after accepting."""
     load(backend, [application(), *map(chat, (1, 2)), message(), message(2, **GONE)])
-    key = backend.log.key(backend.counters.shard(T), "dirty")
-    assert backend.log.redis.smembers(key) == {T.encode(), f"{T}:1".encode()}
+    key = backend.log.key(backend.counters.shard(T), "unsynced")
+    assert set(backend.log.redis.zrange(key, 0, -1)) == {T.encode(), f"{T}:1".encode()}
     assert query(backend, "SELECT messages_removed FROM chat ORDER BY number") == [(1,), (0,)]
     assert getattr(backend.catalog.chat(T, 1), "messages_count", None) == 1
 
@@ -665,9 +665,11 @@ def test_an_index_hears_of_what_was_imported(backend: Backend) -> None:
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE installation SET publishing = true"))
     load(backend, [message(updated_at=LATER), message(2, **GONE)])
-    (named,) = query(backend, "SELECT messages FROM outbox")
+    named = query(
+        backend, "SELECT c, n, v FROM outbox, unnest(chats, numbers, versions) w(c, n, v)"
+    )
     rows = query(backend, "SELECT chat_id, number, version FROM message ORDER BY number")
-    assert [tuple(entry) for entry in named[0]] == rows
+    assert named == rows
     assert [version for _, _, version in rows] == [1769903999000001, 1769903999000000]
 
 
@@ -834,11 +836,12 @@ def test_a_chat_deleted_meanwhile_gets_no_messages(
 @pytest.mark.parametrize("name", ["instachat drain {}", "somebody"])
 def test_a_shard_that_is_held(one: Backend, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """By a drain that is stuck: it is ended. By others: an import gives up, and says so."""
-    monkeypatch.setattr(importing, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(past_log, "LOCK_SECONDS", 0.1)
     shard = one.counters.shard(T)
     lives = Lives(one.log, one.database)
     settler = Settler(one.log, lives, Drainer(one.log, one.database, lives, stuck_seconds=0.3))
-    work = Importer(one.log, one.database, lives, settler).begin()
+    writing = past_log.PastLog(one.log, one.database, lives, settler)
+    work = Importer(one.log, one.database, settler, writing).begin()
     chunk = Chunk(1, [as_bytes([message(2)])], 1)
     holder = one.database.engine.connect()
     try:
@@ -1026,7 +1029,7 @@ def test_raising_never_lowers_and_makes_nothing_up(backend: Backend) -> None:
     assert log.issued(shard, list(wanted))[0] == [5, None]
     assert log.raise_all(shard, 1, wanted, create=True)[0] is True
     assert log.issued(shard, list(wanted))[0] == [5, 4]
-    log.redis.set(log.key(shard, "dirty"), "foreign")
+    log.redis.set(log.key(shard, "unsynced"), "foreign")
     with pytest.raises(Failed, match="foreign"):
         log.raise_all(shard, 1, {Parent(T, 1): 9}, create=False)
     assert log.issued(shard, list(wanted))[0] == [5, 4]

@@ -65,10 +65,10 @@ def test_the_program_needs_no_private_engine_there() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert "requirements/run.txt" in dockerfile
     assert "engines.txt" not in dockerfile
-    assert set(OURS) == {"migrate", "worker", "cli"}
+    assert set(OURS) == {"migrate", "api", "worker", "cli"}
 
 
-@pytest.mark.parametrize("name", ["worker", "cli"])
+@pytest.mark.parametrize("name", ["api", "worker", "cli"])
 def test_it_starts_behind_the_migrations_and_the_engines(name: str) -> None:
     conditions = {k: v["condition"] for k, v in OURS[name]["depends_on"].items()}
     assert conditions == {
@@ -78,6 +78,11 @@ def test_it_starts_behind_the_migrations_and_the_engines(name: str) -> None:
     }
     assert OURS["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     assert all("healthcheck" in COMPOSE["services"][name] for name in ("postgres", "valkey"))
+
+
+def test_the_api_is_published_to_this_machine_only_and_watched() -> None:
+    assert OURS["api"]["ports"] == ["127.0.0.1:3000:3000"]
+    assert "127.0.0.1:3000/readyz" in OURS["api"]["healthcheck"]["test"][-1]
 
 
 def test_every_image_names_its_version() -> None:

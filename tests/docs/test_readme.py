@@ -11,7 +11,7 @@ import pytest
 
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.engines import scratch_folder
+from tests.engines import free_port, scratch_folder
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def environment() -> Iterator[dict[str, str]]:
     ours = ("INSTACHAT_", "MAKE", "MFLAGS")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     home = scratch_folder("readme")
-    yield kept | {"INSTACHAT_HOME": str(home)}
+    yield kept | {"INSTACHAT_HOME": str(home), "INSTACHAT_PORT": str(free_port())}
     subprocess.run(["rm", "-rf", home], check=True)
 
 

@@ -163,8 +163,8 @@ def spoil_log(client: "redis.Redis", log: Log) -> None:
     client.set(log.key(0, "log"), "foreign")
 
 
-def spoil_dirty(client: "redis.Redis", log: Log) -> None:
-    client.set(log.key(0, "dirty"), "foreign")
+def spoil_unsynced(client: "redis.Redis", log: Log) -> None:
+    client.set(log.key(0, "unsynced"), "foreign")
 
 
 def spoil_bell(client: "redis.Redis", log: Log) -> None:
@@ -201,7 +201,7 @@ def calls(log: Log) -> Calls:
         "raise": lambda: log.raise_all(0, 1, {CHAT: 0}, create=False),
         "seal": lambda: log.seal(0, 1, {CHAT: False}),
         "lengths": lambda: log.lengths(16),
-        "dirty": lambda: log.dirty(16),
+        "unsynced": lambda: log.unsynced(16),
         "beat": lambda: log.beat("w"),
         "workers": log.workers,
         "retire": lambda: log.retire("w"),
@@ -252,7 +252,7 @@ WHOLE_LIFE = {"accept", "read", "issued", "verify", "raise", "seal"}
         (spoil_epoch, WHOLE_LIFE, LifeLost),
         (spoil_sequence, WHOLE_LIFE, LifeLost),
         (spoil_log, {"accept", "read", "trim"}, Failed),
-        (spoil_dirty, {"accept", "raise"}, Failed),
+        (spoil_unsynced, {"accept", "raise"}, Failed),
         (spoil_bell, set(), Failed),
         (spoil_counter, set(), Failed),
         (spoil_issued, set(), Failed),
@@ -355,7 +355,7 @@ def no_append(server: RedisServer) -> AbstractContextManager[None]:
 
 SCRIPTS = {"accept", "claim", "issued", "probe", "read", "reopen", "seal", "stands", "trim"}
 SCRIPTS |= {"raise", "verify"}
-KEYS = SCRIPTS | {"beat", "dirty", "lengths", "retire", "workers"}
+KEYS = SCRIPTS | {"beat", "unsynced", "lengths", "retire", "workers"}
 
 
 @pytest.mark.parametrize(

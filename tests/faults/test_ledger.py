@@ -19,6 +19,7 @@ from tests.engines import RedisServer, die_with_parent
 from tests.ledger import Audit, audit
 
 SEEDS = [1, 2]
+KILLS = 8  # of drains at random, with each seed
 
 
 class Crew:
@@ -31,12 +32,18 @@ class Crew:
         self.drains: list[subprocess.Popen[bytes]] = []
         self.ledgers: list[Path] = []
 
-    def write(self, token: str, chats: int, messages: int, batch: int, seed: object) -> None:
-        """Start a writer with a ledger of its own."""
+    def write(
+        self, token: str, chats: int, messages: int, batch: int, seed: object, writers: int = 1
+    ) -> None:
+        """Start writers, each with a ledger of its own."""
         ledger = self.folder / f"ledger-{len(self.ledgers)}"
-        ledger.touch()
-        self.ledgers.append(ledger)
-        self.writers.append(self._start("writer", ledger, token, chats, messages, batch, seed))
+        ledgers = [ledger, *(Path(f"{ledger}-{nth}") for nth in range(1, writers))]
+        for file in ledgers:
+            file.touch()
+        self.ledgers += ledgers
+        self.writers.append(
+            self._start("writer", ledger, token, chats, messages, batch, seed, writers)
+        )
 
     def drain(self, step: str = "", nth: int = 1) -> "subprocess.Popen[bytes]":
         """Start a drain, deadly to itself at a step."""
@@ -55,6 +62,17 @@ class Crew:
     def writing(self) -> bool:
         """Whether any writer still writes."""
         return any(writer.poll() is None for writer in self.writers)
+
+    def under_way(self) -> None:
+        """Wait until every writer was answered."""
+        while not all(ledger.stat().st_size for ledger in self.ledgers):
+            assert self.writing
+            time.sleep(0.01)
+
+    def enough(self) -> None:
+        """Tell the writers to stop."""
+        for writer in self.writers:
+            writer.terminate()
 
     def finish(self) -> Audit:
         """Wait for the writers, end the drains, drain what is left, and hold the ledgers against it."""
@@ -119,13 +137,18 @@ def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(crew: Crew, 
     dice = random.Random(seed)
     token = application_with_chats(crew.settings, 3)
     for writer in range(4):
-        crew.write(token, 3, 8_000, 10, f"{seed}-{writer}")
-    while crew.writing:
-        crew.drain()
+        crew.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
+    working = [crew.drain(), crew.drain()]
+    crew.under_way()
+    for _ in range(KILLS):
         time.sleep(dice.uniform(0.2, 1.0))
-        dice.choice(crew.drains).kill()
+        victim = dice.randrange(2)
+        working[victim].kill()
+        working[victim] = crew.drain()
+    assert crew.writing
+    crew.enough()
     result = crew.finish()
-    assert result.answered == 32_000
+    assert result.answered > 1000
     assert not result.faults
 
 
@@ -137,16 +160,17 @@ def test_a_redis_killed_and_restarted_under_load_loses_nothing(
     dice = random.Random(seed)
     token = application_with_chats(crew.settings, 3)
     for writer in range(4):
-        crew.write(token, 3, 15_000, 10, f"{seed}-{writer}")
+        crew.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
     crew.drain()
     crew.drain()
-    time.sleep(1)
+    crew.under_way()
     for _ in range(3):
         time.sleep(dice.uniform(0.2, 0.6))
         assert crew.writing, "the load was over before the fault"
         own_redis.kill()
         time.sleep(dice.uniform(0, 0.2))
         own_redis.start()
+    crew.enough()
     result = crew.finish()
     assert not result.faults
     assert result.answered > 1000
@@ -158,9 +182,7 @@ def test_killed_writers_leave_no_half_batch(crew: Crew) -> None:
     for seed in range(4):
         crew.write(token, 1, 100_000, 50, seed)
     crew.drain()
-    while not all(ledger.stat().st_size for ledger in crew.ledgers):
-        assert crew.writing
-        time.sleep(0.01)
+    crew.under_way()
     time.sleep(0.5)
     for writer in crew.writers:
         writer.kill()
@@ -177,12 +199,11 @@ def test_killed_writers_leave_no_half_batch(crew: Crew) -> None:
 def test_sixteen_writers_are_given_dense_numbers(crew: Crew, chats: int) -> None:
     """Sixteen processes on one chat and on a thousand: no number twice, none left out."""
     token = application_with_chats(crew.settings, chats)
-    for seed in range(16):
-        crew.write(token, chats, 200, 1, seed)
+    crew.write(token, chats, 120, 1, "one of", writers=16)
     crew.drain()
     crew.drain()
     result = crew.finish()
-    assert result.answered == 3200
+    assert result.answered == 16 * 120
     assert not result.faults
 
 

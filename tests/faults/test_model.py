@@ -381,6 +381,7 @@ def _one_of(things: list[Any], which: int) -> Any:
     return things[which % len(things)]
 
 
+@pytest.mark.xdist_group("model")  # begun first: it takes longest
 @pytest.mark.timeout(900 + 60 * EXAMPLES)  # a failure is made smaller for five minutes
 def test_the_spine_does_what_the_model_says(
     engines: Engines, own_redis: RedisServer, request: pytest.FixtureRequest

@@ -1,9 +1,13 @@
-"""A writer process: sends messages until its time or its count is over, and keeps a ledger.
+"""Writers, each a process that sends messages until its count is over or SIGTERM comes, with a ledger.
 
-python -m tests.faults.writer DATABASE REDIS LEDGER TOKEN CHATS MESSAGES BATCH SEED
+python -m tests.faults.writer DATABASE REDIS LEDGER TOKEN CHATS MESSAGES BATCH SEED [WRITERS]
+
+Of several writers all but the first are forks of this process, which has loaded the program for them.
 """
 
+import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -12,12 +16,28 @@ from backend import accept
 from backend.bootstrap import open_backend
 from backend.errors import Unavailable, Unconfirmed
 from backend.settings import Settings
+from tests.engines import die_with_parent
 from tests.ledger import Ledger
 
 PATIENCE_SECONDS = 60
 
 
-def main(
+def main(*arguments: str) -> None:
+    """Be the writers, one of them at least; ends well if all of them have."""
+    database, redis, ledger, token, chats, messages, batch, seed, *writers = arguments
+    forks = []
+    for nth in range(1, int(*writers or "1")):
+        if fork := os.fork():
+            forks.append(fork)
+            continue
+        die_with_parent()
+        ledger, seed, forks = f"{ledger}-{nth}", f"{seed}-{nth}", []
+        break
+    write(database, redis, ledger, token, chats, messages, batch, seed)
+    assert not any(os.waitpid(fork, 0)[1] for fork in forks)
+
+
+def write(
     database: str,
     redis: str,
     ledger: str,
@@ -28,12 +48,19 @@ def main(
     seed: str,
 ) -> None:
     """Send `messages` messages to random chats out of 1 … `chats`, `batch` at a time at most."""
+    told_to_stop = False
+
+    def stop(*_: object) -> None:
+        nonlocal told_to_stop
+        told_to_stop = True
+
+    signal.signal(signal.SIGTERM, stop)
     dice = random.Random(seed)
     book = Ledger(Path(ledger))
     left = int(messages)
     deadline = time.monotonic() + PATIENCE_SECONDS
     with open_backend(Settings(database_url=database, redis_url=redis)) as backend:
-        while left > 0:
+        while left > 0 and not told_to_stop:
             chat = dice.randint(1, int(chats))
             size = min(left, dice.randint(1, int(batch)))
             texts = [f"{seed} {left - i} {dice.getrandbits(64):x} سلام" for i in range(size)]

@@ -1,0 +1,452 @@
+"""The index: everything that speaks Elasticsearch.
+
+An index holds a document a message: its chat, its number, and the grams of its folded text, of one, two
+and three code points. A search asks for the documents of one chat that have all grams of the keyword;
+PostgreSQL decides which of these candidates contain it. So the index may be behind, and may name too
+many, but never decides what is shown.
+
+    instachat-1f2e3d4c                              the alias that searches read
+    instachat-1f2e3d4c-20261124.181500.123456       an index
+    instachat-1f2e3d4c-20261124.181500.123456-write the alias by which it, and nothing else, is written to
+
+Writing by an alias of its own keeps Elasticsearch from making an index of whatever shape by itself, where
+ours was deleted. A document's version is its row's: an older one never replaces a newer one. A deletion is
+a document without a text, as Elasticsearch forgets what was deleted, and would let an older one through.
+
+Nothing is retried here but what Elasticsearch refused for now, item by item.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from backend.errors import EngineDown, Failed, Unavailable
+from backend.settings import redacted
+
+if TYPE_CHECKING:
+    from elasticsearch import Elasticsearch
+
+MAPPING = 1
+"""Goes up with every change of SETTINGS or FIELDS; an index of another one has to be built anew."""
+
+GRAMS = 3  # the longest
+MAX_GRAMS = 32  # of one query; what they let through is verified
+# Why these grams, no positions, no norms, no source, and sorted: docs/architecture.md has the figures.
+SETTINGS: Mapping[str, Any] = {
+    "number_of_shards": 1,
+    "auto_expand_replicas": "0-1",
+    "refresh_interval": "1s",  # named, or an index that nobody searches for a while stops refreshing
+    "max_ngram_diff": GRAMS - 1,
+    "sort": {"field": ["chat", "number"], "order": ["asc", "asc"]},
+    "analysis": {
+        "tokenizer": {"grams": {"type": "ngram", "min_gram": 1, "max_gram": GRAMS}},
+        "analyzer": {"grams": {"type": "custom", "tokenizer": "grams"}},
+    },
+}
+FIELDS: Mapping[str, Any] = {
+    "dynamic": "strict",
+    "_meta": {"instachat_mapping": MAPPING},
+    "_source": {"enabled": False},
+    "_routing": {"required": True},
+    "properties": {
+        "chat": {"type": "long", "index": False},
+        "number": {"type": "long", "index": False},
+        "text": {"type": "text", "analyzer": "grams", "index_options": "docs", "norms": False},
+    },
+}
+
+CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 4.0
+BULK_SECONDS = 15.0  # a bulk's answer; less than a publisher's lease
+MOST_DOCUMENTS = 2_500  # of one bulk
+MOST_BYTES = 4 << 20
+PAUSES = (0.1, 0.3, 0.9)  # before what was refused for now is sent again
+_JSON = json.JSONEncoder(ensure_ascii=False).encode
+_BULK_HEADERS = {"content-type": "application/x-ndjson", "accept": "application/json"}
+
+# Each request would be a line, and each failure a warning: ours come with the exceptions.
+logging.getLogger("elastic_transport").setLevel(logging.ERROR)
+
+
+class Document(NamedTuple):
+    """What the index holds of a message; `text` is folded, and None once the message is removed."""
+
+    chat_id: int
+    number: int
+    version: int
+    text: str | None
+
+
+class Rejected(NamedTuple):
+    """A document that the index can't hold, and why, without a word of its text."""
+
+    document: Document
+    reason: str
+
+
+class IndexMissing(Failed):
+    """Elasticsearch does not have an index that it should have; `name` says which."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the search index {name} is not in Elasticsearch", "run `instachat reindex`"
+        )
+        self.name = name
+
+
+def new_name(installation: str) -> str:
+    """The name of another index of an installation."""
+    return f"{alias_of_installation(installation)}-{datetime.now(UTC):%Y%m%d.%H%M%S.%f}"
+
+
+def alias_of_installation(installation: str) -> str:
+    """The alias that an installation's searches read."""
+    return f"instachat-{installation[:8]}"
+
+
+def read_alias(name: str) -> str:
+    """The alias that searches read, of an index."""
+    return name.rpartition("-")[0]
+
+
+def write_alias(name: str) -> str:
+    """The alias that leads to this index alone."""
+    return f"{name}-write"
+
+
+class Index:
+    """An Elasticsearch, and the indices in it. Thread-safe; connected when it is first used.
+
+    Every use raises EngineDown when it does not answer or refuses who asks, Unavailable when it can't
+    do it now.
+    """
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, ca_file: Path | None = None
+    ) -> None:
+        """Raises Failed for a URL that can't be used. An API key wins over a password in the URL."""
+        self.url = url
+        self._api_key = api_key
+        self._ca_file = ca_file
+        self._lock = threading.Lock()
+        self._made: Elasticsearch | None = None
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname
+            self._port = parts.port or {"http": 9200, "https": 443}.get(parts.scheme, 0)
+        except ValueError:
+            usable = False
+        if not usable:
+            raise Failed(
+                f"the URL {redacted(url)} of Elasticsearch can't be used",
+                "it looks like https://USER:PASSWORD@HOST:9200 (INSTACHAT_ELASTICSEARCH_URL)",
+            )
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._made is not None:
+            self._made.close()
+
+    # -- indices -----------------------------------------------------------------------------------
+
+    def create(self, name: str) -> None:
+        """Have an index and its write alias; one that is there already stays as it is."""
+        with self._in_our_words() as client:
+            from elasticsearch import BadRequestError
+
+            try:
+                client.options(request_timeout=BULK_SECONDS).indices.create(
+                    index=name,
+                    settings=SETTINGS,
+                    mappings=FIELDS,
+                    aliases={write_alias(name): {}},
+                )
+            except BadRequestError as error:
+                if error.error != "resource_already_exists_exception":
+                    raise
+
+    def drop(self, name: str) -> None:
+        """Delete an index, if it is there, with its aliases."""
+        with self._in_our_words() as client:
+            client.options(request_timeout=BULK_SECONDS).indices.delete(
+                index=name, ignore_unavailable=True
+            )
+
+    def read_from(self, name: str) -> None:
+        """Have searches read this index and no other, from one moment to the next. Idempotent."""
+        alias = read_alias(name)
+        with self._in_our_words(name) as client:
+            client.indices.update_aliases(
+                actions=[
+                    {"remove": {"index": f"{alias}-*", "alias": alias, "must_exist": False}},
+                    {"add": {"index": name, "alias": alias}},
+                ]
+            )
+
+    def exists(self, name: str) -> bool:
+        """Whether an index is there, by the alias that it is written by and, as searches do, read by."""
+        with self._in_our_words() as client:
+            return bool(
+                client.indices.exists_alias(name=write_alias(name), index=name)
+                and client.indices.exists_alias(name=read_alias(name), index=name)
+            )
+
+    # -- documents ---------------------------------------------------------------------------------
+
+    def write(self, name: str, documents: Iterable[Document]) -> list[Rejected]:
+        """Have an index hold these documents, or newer ones; returns those that it can't hold.
+
+        Any order and any repetition lead to the same. Raises IndexMissing, or Unavailable if it takes
+        no more for now; some of the documents may be there then.
+        """
+        rejected: list[Rejected] = []
+        for batch, body in _bulks(documents):
+            rejected += self._write(name, batch, body)
+        return rejected
+
+    def _write(self, name: str, batch: Sequence[Document], body: bytes) -> list[Rejected]:
+        rejected: list[Rejected] = []
+        for pause in (*PAUSES, None):
+            outcomes = self._bulk(name, batch, body)
+            if outcomes is None:
+                return rejected + self._write_halves(name, batch)
+            again: list[Document] = []
+            refusal = ""
+            for document, (status, error) in zip(batch, outcomes, strict=True):
+                if status < 300 or status == 409:  # the latter: it has this version, or a newer one
+                    continue
+                if status == 404:
+                    raise IndexMissing(name)
+                if status in (401, 403, 429) or status >= 500:
+                    again.append(document)
+                    refusal = error
+                else:
+                    rejected.append(Rejected(document, f"Elasticsearch says {error or status}"))
+            if not again:
+                return rejected
+            if pause is None or refusal == "cluster_block_exception":  # no block ends that soon
+                break
+            batch, body = again, _body(again)
+            time.sleep(pause)
+        raise Unavailable(
+            f"Elasticsearch at {redacted(self.url)} takes nothing into the search index for now"
+            f" ({refusal})",
+            "see its log: is its disk full, or is it busy? What is stored is published once it can be",
+        )
+
+    def _write_halves(self, name: str, batch: Sequence[Document]) -> list[Rejected]:
+        """What was too long for one request, in two."""
+        if len(batch) == 1:
+            return [Rejected(batch[0], "Elasticsearch takes no request of that length")]
+        middle = len(batch) // 2
+        halves = batch[:middle], batch[middle:]
+        return [one for half in halves for one in self._write(name, half, _body(half))]
+
+    def _bulk(
+        self, name: str, batch: Sequence[Document], body: bytes
+    ) -> Sequence[tuple[int, str]] | None:
+        """What became of each document: a status, and the kind of error. None if it was too long."""
+        from urllib3 import Timeout
+
+        timeout: Any = Timeout(connect=CONNECT_SECONDS, read=BULK_SECONDS)  # handed on to urllib3
+        with self._in_our_words(name) as client:
+            from elasticsearch import ApiError
+
+            try:
+                answer: Any = (
+                    client.options(request_timeout=timeout)
+                    .perform_request(
+                        "POST",
+                        f"/{write_alias(name)}/_bulk",
+                        params={"require_alias": "true"},
+                        headers=_BULK_HEADERS,
+                        body=body,
+                    )
+                    .body
+                )
+            except ApiError as error:
+                if error.meta.status == 413:
+                    return None
+                if error.meta.status == 429:  # no document was looked at
+                    return [(429, str(error.error))] * len(batch)
+                raise
+        if not answer["errors"]:
+            return [(200, "")] * len(batch)
+        items = (item["index"] for item in answer["items"])
+        return [(item["status"], item.get("error", {}).get("type", "")) for item in items]
+
+    # -- searching ---------------------------------------------------------------------------------
+
+    def candidates(self, name: str, chat_id: int, keyword: str, after: int, size: int) -> list[int]:
+        """Up to `size` numbers, in order, of a chat's documents behind `after` that may contain a keyword.
+
+        The keyword is folded. Every document that contains it is among them. Raises IndexMissing.
+        """
+        grams = [{"term": {"text": gram}} for gram in _cut(keyword)]
+        with self._in_our_words(name) as client:
+            answer = client.search(
+                index=read_alias(name),
+                routing=str(chat_id),
+                query={"bool": {"filter": [_of_chat(chat_id), *grams]}},
+                sort=["chat", "number"],
+                search_after=[chat_id, after],
+                size=size,
+                track_total_hits=False,
+                source=False,
+                stored_fields="_none_",
+                allow_partial_search_results=False,
+                filter_path="hits.hits.sort",
+            )
+        return [hit["sort"][1] for hit in answer.body.get("hits", {}).get("hits", ())]
+
+    def count(self, name: str, chat_id: int, first: int, last: int) -> int:
+        """How many of these numbers of a chat a search can find, or find removed. Raises IndexMissing."""
+        numbers = {"range": {"number": {"gte": first, "lte": last}}}
+        with self._in_our_words(name) as client:
+            answer = client.count(
+                index=read_alias(name),
+                routing=str(chat_id),
+                query={"bool": {"filter": [_of_chat(chat_id), numbers]}},
+            )
+        return int(answer["count"])
+
+    # -- health ------------------------------------------------------------------------------------
+
+    def version(self) -> str:
+        """Its version, the oldest of its nodes'; `unknown` to who may not ask."""
+        with self._in_our_words() as client:
+            from elasticsearch import AuthorizationException
+
+            try:
+                answer = client.nodes.info(filter_path="nodes.*.version")
+            except AuthorizationException:
+                return "unknown"
+            versions: list[str] = [node["version"] for node in answer["nodes"].values()]
+            return min(versions, key=lambda version: [int(part) for part in version.split(".")[:2]])
+
+    # -- the client --------------------------------------------------------------------------------
+
+    @property
+    def _client(self) -> "Elasticsearch":
+        with self._lock:
+            if self._made is None:
+                self._made = self._connect()
+            return self._made
+
+    def _connect(self) -> "Elasticsearch":
+        # Importing it takes a third of a second, which only who needs it is to pay.
+        from elasticsearch import Elasticsearch
+
+        parts = urlsplit(self.url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        bare = urlunsplit((parts.scheme, f"{host}:{self._port}", parts.path, "", ""))
+        login = unquote(parts.username or ""), unquote(parts.password or "")
+        options: dict[str, Any] = {}
+        if self._api_key:
+            options["api_key"] = self._api_key
+        elif parts.username:
+            options["basic_auth"] = login
+        if parts.scheme == "https" and self._ca_file:
+            options["ca_certs"] = str(self._ca_file)
+        return Elasticsearch(
+            bare,
+            request_timeout=ANSWER_SECONDS,
+            max_retries=0,  # a lost answer is ours to deal with
+            retry_on_timeout=False,
+            **options,
+        )
+
+    @contextmanager
+    def _in_our_words(self, name: str | None = None) -> "Iterator[Elasticsearch]":
+        from elasticsearch import ApiError, TransportError, UnsupportedProductError
+
+        try:
+            yield self._client
+        except ApiError as error:
+            status = error.meta.status
+            if name is not None and error.error == "index_not_found_exception":
+                raise IndexMissing(name) from None
+            if status in (401, 403) or status in (502, 504):
+                raise self._down(f"it answers {status} {error.error or ''}".rstrip()) from None
+            if status in (429, 503):
+                raise Unavailable(
+                    f"Elasticsearch at {redacted(self.url)} is busy or not complete ({status})",
+                    "try again; see its log",
+                ) from None
+            raise Failed(
+                f"Elasticsearch at {redacted(self.url)} refuses: {status} {error.error}",
+                "see its log; `instachat doctor` knows the common reasons",
+            ) from None
+        except UnsupportedProductError:
+            raise self._down("what answers is not an Elasticsearch") from None
+        except (TransportError, OSError, ValueError) as error:
+            raise self._down(_reason(error)) from None
+
+    def _down(self, reason: str) -> EngineDown:
+        url = redacted(self.url)
+        return EngineDown(
+            f"Elasticsearch at {url} can't be used: {reason}",
+            f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL",
+        )
+
+
+def _cut(keyword: str) -> list[str]:
+    """The keyword's different grams, as long as can be; of too many some, evenly spread."""
+    length = min(GRAMS, len(keyword))
+    grams = list(
+        dict.fromkeys(keyword[at : at + length] for at in range(len(keyword) - length + 1))
+    )
+    if len(grams) <= MAX_GRAMS:
+        return grams
+    return [grams[at * len(grams) // MAX_GRAMS] for at in range(MAX_GRAMS)]
+
+
+def _of_chat(chat_id: int) -> dict[str, Any]:
+    """Every document is routed by its chat, so the routing names it: no field need do it again."""
+    return {"term": {"_routing": str(chat_id)}}
+
+
+def _bulks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], bytes]]:
+    """Documents in the order given, with the bodies of the requests that write them."""
+    batch: list[Document] = []
+    parts: list[bytes] = []
+    size = 0
+    for document in documents:
+        part = _lines(document)
+        if batch and (len(batch) == MOST_DOCUMENTS or size + len(part) > MOST_BYTES):
+            yield batch, b"".join(parts)
+            batch, parts, size = [], [], 0
+        batch.append(document)
+        parts.append(part)
+        size += len(part)
+    if batch:
+        yield batch, b"".join(parts)
+
+
+def _body(documents: Iterable[Document]) -> bytes:
+    return b"".join(map(_lines, documents))
+
+
+def _lines(document: Document) -> bytes:
+    """What a bulk request says of a document."""
+    chat, number, version, text = document
+    content = "" if text is None else f',"text":{_JSON(text)}'
+    return (
+        f'{{"index":{{"_id":"{chat}-{number}","routing":"{chat}","version":{version},'
+        f'"version_type":"external"}}}}\n{{"chat":{chat},"number":{number}{content}}}\n'
+    ).encode()
+
+
+def _reason(error: BaseException) -> str:
+    """Why there was no answer, in one line."""
+    for cause in getattr(error, "errors", ()):
+        error = cause
+    said = str(getattr(error, "reason", error)).partition("\n")[0]
+    return said.rpartition(": ")[2] or type(error).__name__

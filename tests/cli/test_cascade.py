@@ -1,0 +1,91 @@
+"""`--cascade`: a parent with all that belongs to it, asked for, broken off, and gone on with."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import psycopg2
+import pytest
+
+from backend import accept
+from backend.bootstrap import Backend
+from backend.model import Parent
+from tests.cli.conftest import Cli, Terminal, wait_until
+
+
+@pytest.fixture
+def family(core: Backend, token: str) -> str:
+    """The token of an application of three chats with three messages each, all stored."""
+    core.acceptor.accept(accept.chats(token, 3))
+    for chat in (1, 2, 3):
+        core.acceptor.accept(accept.messages(token, chat, ["one", "two", "three"]))
+    core.drainer.drain(core.counters.shard(token))
+    return token
+
+
+@contextmanager
+def held(core: Backend, token: str, chat: int) -> Iterator[None]:
+    """A chat's row is locked, so that a cascade can't come to its end."""
+    with closing(psycopg2.connect(core.database.url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT FROM chat c JOIN application a ON a.id = c.application_id"
+            " WHERE a.token = %s AND c.number = %s FOR UPDATE OF c",
+            [token, chat],
+        )
+        yield
+
+
+def test_a_cascade_says_what_it_would_do_asks_and_does_it(
+    cli: Cli, core: Backend, family: str
+) -> None:
+    """Without it the refusal names it; a dry run changes nothing; a chat first, then the rest."""
+    refused = cli("chats", "delete", family, 1, "--yes")
+    assert refused.code == 6
+    assert "`--cascade`" in refused.err
+    rehearsed = cli("chats", "delete", family, 1, "--cascade", "--dry-run", "-o", "table")
+    assert rehearsed.out == "would delete chat 1 and its 3 messages; nothing was done\n"
+    assert cli("chats", "delete", family, 1, "--cascade").code == 2
+    terminal = Terminal(cli, "chats", "delete", family, 1, "--cascade")
+    terminal.until("Delete chat 1 and its 3 messages? [y/N] ")
+    terminal.type("y\n")
+    assert terminal.end() == 0
+    assert cli("chats", "show", family, 1).code == 3
+    assert cli("apps", "show", family).json["chats_count"] == 2
+    done = cli("apps", "delete", family, "--cascade", "--yes", "-o", "json")
+    assert done.json == {"token": family, "deleted": True}
+    assert core.clearer.left(Parent(family)) is None
+    again = cli("apps", "delete", family, "--cascade", "--yes", "-o", "json")
+    assert (again.code, again.error["error"]) == (3, "not_found")
+
+
+def test_a_cascade_that_is_interrupted_says_so_and_goes_on(
+    cli: Cli, core: Backend, family: str
+) -> None:
+    """Ctrl-C ends it with 130 at once; the same command goes on with what is left."""
+    with held(core, family, 2):
+        process = cli.start("apps", "delete", family, "--cascade", "--yes", stderr=subprocess.PIPE)
+        wait_until(lambda: core.clearer.left(Parent(family)) == 3)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert b"interrupted; the deletion of the application is done" in said
+        assert b"Traceback" not in said
+        assert cli("apps", "show", family).code == 3
+    rehearsed = cli("apps", "delete", family, "--cascade", "--dry-run", "-o", "table")
+    assert rehearsed.out == "would delete what is left of the application; nothing was done\n"
+    assert cli("apps", "delete", family, "--cascade", "--yes").json["deleted"] is True
+    assert core.clearer.left(Parent(family)) is None
+
+
+def test_a_worker_goes_on_with_a_cascade_that_was_killed(
+    cli: Cli, core: Backend, family: str, request: pytest.FixtureRequest
+) -> None:
+    """kill -9 in the middle: the worker's sweep finds what is left."""
+    with held(core, family, 2):
+        process = cli.start("apps", "delete", family, "--cascade", "--yes")
+        wait_until(lambda: core.clearer.left(Parent(family)) == 3)
+        process.kill()
+        process.wait()
+    request.getfixturevalue("worker")
+    wait_until(lambda: core.clearer.left(Parent(family)) is None)
