@@ -32,11 +32,12 @@ demo: setup ## tell the whole story on real conversations, on engines of its own
 test: tools provision check ## run every check and every test, on real engines
 	@$(bin)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-provision: # the engines that the tests compare with
+provision: tools # the engines that the tests compare with, and Elasticsearch
 	@tools/provision
+	@$(bin)/python tools/provision_elasticsearch.py
 
 bench: setup ## measure ratios against ceilings and rivals; docs/performance.md is made by it
-	@$(bin)/python -m instachat_cli.bench --report docs/performance.md $(ARGS)
+	@$(bin)/instachat bench ceilings --report docs/performance.md $(ARGS)
 
 check: tools ## format, lint, types, layer rules, pins
 	$(bin)/ruff format --check .

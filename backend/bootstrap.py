@@ -21,6 +21,7 @@ from backend.log import Log
 from backend.migrations import upgrade
 from backend.past_log import PastLog
 from backend.publish import Publisher, keep_first_index
+from backend.reindex import Reindexer
 from backend.search import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
 from backend.settling import Settler
@@ -56,12 +57,20 @@ class Backend:
     letters: DeadLetters
     index: Index | None
     publisher: Publisher | None
+    reindexer: Reindexer | None
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
         tick = self.engines.ensure if self.engines else lambda: None
         return Worker(
-            self.jobs, self.drainer, self.clearer, self.syncer, self.log, tick, self.publisher
+            self.jobs,
+            self.drainer,
+            self.clearer,
+            self.syncer,
+            self.log,
+            tick,
+            self.publisher,
+            self.reindexer,
         )
 
 
@@ -116,8 +125,7 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
             upgrade(database)
         else:
             database.check_schema()
-        replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
-        log = Log(at.redis, replicas=replicas)
+        log = open_log(settings, at)
         stack.callback(log.close)
         if settings.elasticsearch_url is not None:
             with suppress(Unavailable):  # the next command tries again
@@ -126,6 +134,15 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
         if core.index:
             stack.callback(core.index.close)
         yield core
+
+
+def open_log(settings: Settings, at: Addresses, **seconds: float) -> Log:
+    """The settings' log, with the limits and the durability that they ask for; not connected yet.
+
+    `seconds` are those that Log takes, where they have to be others.
+    """
+    replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
+    return Log(at.redis, replicas=replicas, most_entries=settings.log_limit, **seconds)
 
 
 def assemble(settings: Settings, at: Addresses, database: Database, log: Log) -> Backend:
@@ -142,7 +159,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
     counters = Counters(log, database, lives, drainer)
     clearer = Clearer(log, database)
     syncer = Syncer(log, database, lives)
-    jobs = Jobs(at.huey, drainer, clearer, syncer)
+    jobs = Jobs(at.huey, log, drainer, clearer, syncer)
     acceptor = Acceptor(log, lives, counters, jobs.ring)
     catalog = Catalog(
         log,
@@ -173,6 +190,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         DeadLetters(log, database, past_log),
         index,
         publisher,
+        Reindexer(database, index, publisher) if index and publisher else None,
     )
 
 

@@ -297,7 +297,8 @@ class Catalog:
     def wait_stored(self, shard: int, entry: EntryId, seconds: float) -> bool:
         """Wait until everything up to that log entry is decided in SQL; False if it takes longer.
 
-        Where no worker is running, this process drains.
+        Where no worker is running, this process drains; while the job queue is paused, none does, and
+        nothing is waited for.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -305,7 +306,7 @@ class Catalog:
                 _, cursor = sql.shard_state(connection, shard)
             if cursor >= entry:
                 return True
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or self._log.paused():
                 return False
             if self._log.workers() or not self._drainer.drain(shard):
                 time.sleep(POLL_SECONDS)
@@ -322,9 +323,9 @@ class Catalog:
             with suppress(Unavailable):
                 if row is not None and self._searcher.knows(row.id, first, last):
                     return True
-                if not self._log.workers():
+                if not (self._log.workers() or self._log.paused()):
                     self._publish()
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or self._log.paused():
                 return False
             time.sleep(SEARCHABLE_POLL_SECONDS)
 
@@ -378,8 +379,8 @@ class Catalog:
             row = self._chat_row(token, number)
             if row is not None:
                 return row
-            if time.monotonic() >= deadline:
-                raise _not_stored_yet(f"chat {number}")
+            if time.monotonic() >= deadline or self._log.paused():
+                raise self._not_stored_yet(f"chat {number}")
 
     def _message_row(
         self, token: str, chat: int, number: int, seconds: float
@@ -412,7 +413,7 @@ class Catalog:
                 row = find()  # it may have been stored between the two looks
                 if row is None:
                     raise missing
-            if row is not None or time.monotonic() >= deadline:
+            if row is not None or time.monotonic() >= deadline or self._log.paused():
                 return row
             time.sleep(POLL_SECONDS)
 
@@ -432,7 +433,7 @@ class Catalog:
         self._drain_if_alone(token)
         found = self._message_row(token, chat, number, self._change_seconds)
         if found is None:
-            raise _not_stored_yet(f"message {number}")
+            raise self._not_stored_yet(f"message {number}")
         return found
 
     def _is_pending(self, parent: Parent, number: int) -> bool:
@@ -450,16 +451,27 @@ class Catalog:
 
     def _drain_if_alone(self, token: str) -> None:
         """Before a change: where no worker is running, what was accepted is stored from here."""
-        if not self._log.workers():
+        if not (self._log.workers() or self._log.paused()):
             self._drainer.drain(self._counters.shard(token))
+
+    def _not_stored_yet(self, what: str) -> NotStoredYet:
+        return NotStoredYet(*self._why_waiting(f"{what} is accepted, and not stored yet"))
+
+    def _why_waiting(self, what: str) -> tuple[str, str]:
+        """What waits for a worker, with what keeps it from working if that is known; and a hint."""
+        if self._log.paused():
+            return (
+                f"{what}, since the job queue is paused",
+                "`instachat queue resume` lets it go on",
+            )
+        return what, "see `instachat status`: is a worker running?"
 
     def _delete(self, token: str, chat: int | None, cascade: bool) -> None:
         accepted = self._acceptor.accept(accept.deletion(token, chat, cascade=cascade))
         what = "the application" if chat is None else f"chat {chat}"
         if not self.wait_stored(accepted.shard, accepted.entry, CHANGE_SECONDS):
             raise Unavailable(
-                f"the deletion of {what} is accepted, and not decided yet",
-                "look again in a moment; see `instachat status`",
+                *self._why_waiting(f"the deletion of {what} is accepted, and not decided yet")
             )
         with self._database.connect() as connection:
             standing = sql.standing(connection, accepted.shard, Parent(token, chat))
@@ -490,10 +502,3 @@ def _check_version(wanted: int | None, found: int, what: str) -> None:
 
 def _contended(what: str) -> InstaChatError:
     return StaleVersion(f"{what} is changed by others again and again", "try again")
-
-
-def _not_stored_yet(what: str) -> NotStoredYet:
-    return NotStoredYet(
-        f"{what} is accepted, and not stored yet; nothing was changed",
-        "see `instachat status`: is a worker running?",
-    )

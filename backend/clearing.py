@@ -77,10 +77,12 @@ class Clearer:
             else:
                 yield dropped
 
-    def clear_all(self, seconds: float = float("inf")) -> int:
+    def clear_all(
+        self, seconds: float = float("inf"), go_on: Callable[[], bool] = lambda: True
+    ) -> int:
         """Drop what is left of all removed parents, for about so long; returns how many messages.
 
-        Passes by what others work on.
+        Passes by what others work on. Ends also when `go_on`, asked between two rounds, says no.
         """
         deadline = time.monotonic() + seconds
         total = 0
@@ -89,7 +91,7 @@ class Clearer:
                 found = removal.leftovers(connection, MOST_PARENTS)
             dropped = [self._drop_some(leftover) for leftover in found]
             total += sum(filter(None, dropped))
-            if all(count is None for count in dropped):
+            if all(count is None for count in dropped) or not go_on():
                 break
         return total
 

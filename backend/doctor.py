@@ -26,6 +26,7 @@ OLDEST_REDIS = (7, 0)
 OLDEST_ELASTICSEARCH = (8, 19)
 UNPUBLISHED_SECONDS = 60.0  # what waits for longer, waits for somebody to look
 LOCAL = {"localhost", "127.0.0.1", "::1"}
+COUNTS_BEHIND = 3_600.0  # seconds
 CLOCKS_APART = 1.0  # seconds; workers count as gone after three
 LITTLE_SPACE = 1 << 30
 NO_SPACE = 200 << 20
@@ -61,6 +62,7 @@ class Patient:
     index: Index | None
     queue_length: Callable[[], int]
     durability_faults: Callable[[], list[str] | None]
+    sync_lag: Callable[[], float]
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
@@ -77,6 +79,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
         yield from _redis(patient)
         yield from _evaluated("installation", lambda: [_belongs(patient)])
         yield from _evaluated("clocks", lambda: [_clocks(patient)])
+        yield from _evaluated("counts in SQL", lambda: [_counts(patient)])
     if not cache[0].unreachable or patient.settings.huey_url is not None:  # the same, asked twice
         yield from _queue(patient)
     if patient.index:
@@ -226,6 +229,13 @@ def _redis(patient: Patient) -> Iterator[Finding]:
 
 
 def _worker(log: Log) -> Finding:
+    if log.paused():
+        return Finding(
+            "worker",
+            Severity.WARNING,
+            "the job queue is paused: what is accepted stays accepted, and is not stored",
+            "`instachat queue resume` lets it go on",
+        )
     if running := log.workers():
         return ok("worker", f"{running} running")
     return Finding(
@@ -285,6 +295,7 @@ def _memory(node: dict[str, Any]) -> Finding:
 
 
 def _elasticsearch(index: Index) -> Iterator[Finding]:
+    yield _security(index)
     check = "Elasticsearch"
     try:
         version = index.version()
@@ -307,18 +318,20 @@ def _elasticsearch(index: Index) -> Iterator[Finding]:
             f"Elasticsearch {version} answers; this program needs 8.19 or newer",
             "upgrade it to Elasticsearch 8.19 or 9",
         )
-    url = urlsplit(index.url)
+
+
+def _security(index: Index) -> Finding:
+    check, url = "Elasticsearch's security", urlsplit(index.url)
     if url.scheme == "https" or url.hostname in LOCAL:
-        yield ok("Elasticsearch's security", "people's texts do not cross the network in the clear")
-    else:
-        yield Finding(
-            "Elasticsearch's security",
-            Severity.WARNING,
-            f"{redacted(index.url)} is not TLS: people's texts and the password cross the network in"
-            " the clear",
-            "use https:// unless that network is yours alone; INSTACHAT_ELASTICSEARCH_CA_FILE names a"
-            " private authority",
-        )
+        return ok(check, "people's texts do not cross the network in the clear")
+    return Finding(
+        check,
+        Severity.WARNING,
+        f"{redacted(index.url)} is not TLS: people's texts and the password cross the network in the"
+        " clear",
+        "use https:// unless that network is yours alone; INSTACHAT_ELASTICSEARCH_CA_FILE names a private"
+        " authority",
+    )
 
 
 def _searching(patient: Patient) -> Iterator[Finding]:
@@ -413,6 +426,18 @@ def _belongs(patient: Patient) -> Finding:
     if not found:
         return ok("installation", "this Redis is empty; the first command makes it this database's")
     return ok("installation", "this Redis belongs to this database")
+
+
+def _counts(patient: Patient) -> Finding:
+    lag = patient.sync_lag()
+    if lag <= COUNTS_BEHIND:
+        return ok("counts in SQL", "follow the live ones within the hour")
+    return Finding(
+        "counts in SQL",
+        Severity.WARNING,
+        f"SQL has not known a count for {lag / 3600:,.1f} h; what the program answers is right",
+        "run `instachat sync-counters`, by cron (see the README) where no worker is running",
+    )
 
 
 def _clocks(patient: Patient) -> Finding:

@@ -72,11 +72,12 @@ class Drainer:
         """Let the batches under way finish, and begin no other."""
         self._stopping.set()
 
-    def drain(self, shard: int) -> int:
+    def drain(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> int:
         """Store all that a shard's log holds; returns the number of entries taken.
 
         Returns at once when another drain is at work on the shard, and between two batches after
-        `stop`. Raises EngineDown when an engine is away; nothing is lost or repeated by that.
+        `stop`, or when `go_on`, asked there, says no. Raises EngineDown when an engine is away; nothing
+        is lost or repeated by that.
         """
         taken = claims = 0
         while not self._stopping.is_set():
@@ -101,12 +102,12 @@ class Drainer:
             # Left over once the lock was let go: whoever rang meanwhile found it locked and left.
             left = self._log.trim(shard, page.end.epoch, page.through)
             self._step("trimmed")
-            if not left:
+            if not left or not go_on():
                 break
         return taken
 
-    def drain_all(self) -> int:
-        """Drain every shard whose log holds anything; returns the number of entries taken.
+    def drain_all(self, go_on: Callable[[], bool] = lambda: True) -> int:
+        """Drain every shard whose log holds anything, as `drain` does; returns how many entries it took.
 
         A shard that can't be drained stops no other; the first such failure is raised at the end.
         """
@@ -114,7 +115,7 @@ class Drainer:
         failures: list[InstaChatError] = []
         for shard, length in enumerate(self._log.lengths(self._database.installation.shards)):
             try:
-                taken += self.drain(shard) if length else 0
+                taken += self.drain(shard, go_on) if length and go_on() else 0
             except EngineDown:
                 raise
             except InstaChatError as error:
@@ -163,7 +164,9 @@ class Drainer:
             batch = Batch(shard, page, locked.epoch)
             if batch.through > locked.cursor or page.entries:
                 _Storing(tx, batch, self._log, publishing=locked.publishing).run()
-                sql.advance(tx, shard, max(batch.through, locked.cursor), batch.dropped)
+                sql.advance(
+                    tx, shard, max(batch.through, locked.cursor), batch.dropped, batch.stored
+                )
             self._step("rows")
         return batch
 
@@ -183,6 +186,7 @@ class Batch:
     page: Page
     epoch: int
     dropped: int = 0
+    stored: int = 0
     named: bool = False  # whether the outbox names any of it
 
     @property
@@ -254,7 +258,9 @@ class _Storing:
                 rows.append(ChatRow(id_, event.first, event.last, event.at))
                 sources[id_, event.first] = (entry, event, packed)
         if rows:
-            for id_, number in sql.insert_chats(self.tx, rows):
+            stored, taken = sql.insert_chats(self.tx, rows)
+            self.batch.stored += stored
+            for id_, number in taken:
                 entry, event, packed = next(
                     source
                     for (application, first), source in sources.items()
@@ -284,10 +290,13 @@ class _Storing:
         if not placed:
             return
         rows: Iterable[MessageRow] = _rows(placed)
+        count = sum(len(event.texts) for _, (_, event, _) in placed)
         if self.publishing:
             rows = list(rows)  # kept, to be named once they are stored
         if self._copy(rows):
             rows = self._sift(placed)
+            count = len(rows)
+        self.batch.stored += count
         if self.publishing and rows:
             sql.add_to_outbox(self.tx, [(row.chat_id, row.number, row.version) for row in rows])
             self.batch.named = True

@@ -62,12 +62,19 @@ FIELDS: Mapping[str, Any] = {
     },
 }
 
+_SHAPING = ("analysis", "sort")  # of the settings: what has a say in what is found
+
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 4.0
 BULK_SECONDS = 15.0  # a bulk's answer; less than a publisher's lease
 MOST_DOCUMENTS = 2_500  # of one bulk
 MOST_BYTES = 4 << 20
 PAUSES = (0.1, 0.3, 0.9)  # before what was refused for now is sent again
+STATES_AT_ONCE = 10_000  # as many as an index gives by default
+MOMENT = "2m"  # that a point in time is kept between two pages
+_STATE_PATHS = "hits.hits.sort,hits.hits._version,hits.hits.matched_queries"
+_ALL: Mapping[str, Any] = {"match_all": {}}
+_ALIVE: Mapping[str, Any] = {"exists": {"field": "text", "_name": "alive"}}
 _JSON = json.JSONEncoder(ensure_ascii=False).encode
 _BULK_HEADERS = {"content-type": "application/x-ndjson", "accept": "application/json"}
 
@@ -82,6 +89,15 @@ class Document(NamedTuple):
     number: int
     version: int
     text: str | None
+
+
+class DocumentState(NamedTuple):
+    """What can be told of a document without its text; `alive` unless it says that the message is removed."""
+
+    chat_id: int
+    number: int
+    version: int
+    alive: bool
 
 
 class Rejected(NamedTuple):
@@ -197,6 +213,23 @@ class Index:
                 client.indices.exists_alias(name=write_alias(name), index=name)
                 and client.indices.exists_alias(name=read_alias(name), index=name)
             )
+
+    def found(self, alias: str) -> dict[str, bool]:
+        """The indices of an installation that are there, kept or not: whether each can be written to."""
+        with self._in_our_words() as client:
+            answer = client.indices.get_alias(index=f"{alias}-*", allow_no_indices=True)
+        return {name: write_alias(name) in of["aliases"] for name, of in answer.body.items()}
+
+    def misfits(self, name: str) -> list[str]:
+        """Where an index is not as `create` makes it, such as `mappings.properties.text`; empty if nowhere.
+
+        What has no say in what is found (replicas, how often it refreshes) is anybody's. Raises IndexMissing.
+        """
+        with self._in_our_words(name) as client:
+            mappings = client.indices.get_mapping(index=name)[name]["mappings"]
+            settings = client.indices.get_settings(index=name)[name]["settings"]["index"]
+        wanted = {"mappings": FIELDS, "settings": {part: SETTINGS[part] for part in _SHAPING}}
+        return list(_differing(wanted, {"mappings": mappings, "settings": settings}))
 
     # -- documents ---------------------------------------------------------------------------------
 
@@ -317,6 +350,71 @@ class Index:
             )
         return int(answer["count"])
 
+    # -- comparing ---------------------------------------------------------------------------------
+
+    def states(
+        self, name: str, chat_ids: Sequence[int] | None = None
+    ) -> Iterator[list[DocumentState]]:
+        """The state of every document of an index, or of some chats' in it, by chat and number, in pages.
+
+        They are of one moment, and of all that was written before the call. Raises IndexMissing.
+        """
+        query = _ALL if chat_ids is None else _of_chats(chat_ids)
+        self.refresh(name)
+        with self._in_our_words(name) as client:
+            moment = client.open_point_in_time(index=name, keep_alive=MOMENT)["id"]
+        after: list[int] | None = None
+        try:
+            while page := self._states(
+                query, pit={"id": moment, "keep_alive": MOMENT}, after=after
+            ):
+                yield page
+                after = list(page[-1][:2])
+        finally:
+            with self._in_our_words(name) as client:
+                client.close_point_in_time(id=moment)
+
+    def states_of(
+        self, name: str, keys: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], DocumentState]:
+        """The states of those of these (chat id, number) that have a document now, by key."""
+        self.refresh(name)
+        query = {"ids": {"values": [f"{chat}-{number}" for chat, number in keys]}}
+        return {state[:2]: state for state in self._states(query, index=name)} if keys else {}
+
+    def refresh(self, name: str) -> None:
+        """Have searches see all that was written to an index until now. Raises IndexMissing."""
+        with self._in_our_words(name) as client:
+            client.options(request_timeout=BULK_SECONDS).indices.refresh(index=name)
+
+    def _states(
+        self,
+        query: Mapping[str, Any],
+        *,
+        index: str | None = None,
+        pit: Mapping[str, Any] | None = None,
+        after: Sequence[int] | None = None,
+    ) -> list[DocumentState]:
+        with self._in_our_words(index) as client:
+            answer = client.options(request_timeout=BULK_SECONDS).search(
+                index=index,
+                pit=pit,
+                query={"bool": {"filter": [query], "should": [_ALIVE]}},
+                sort=["chat", "number"],
+                search_after=after,
+                size=STATES_AT_ONCE,
+                version=True,
+                track_total_hits=False,
+                source=False,
+                stored_fields="_none_",
+                allow_partial_search_results=False,
+                filter_path=_STATE_PATHS,
+            )
+        return [
+            DocumentState(hit["sort"][0], hit["sort"][1], hit["_version"], "matched_queries" in hit)
+            for hit in answer.body.get("hits", {}).get("hits", ())
+        ]
+
     # -- health ------------------------------------------------------------------------------------
 
     def version(self) -> str:
@@ -354,14 +452,19 @@ class Index:
         elif parts.username:
             options["basic_auth"] = login
         if parts.scheme == "https" and self._ca_file:
+            if not self._ca_file.is_file():
+                raise self._down(f"the certificate file {self._ca_file} is not there")
             options["ca_certs"] = str(self._ca_file)
-        return Elasticsearch(
-            bare,
-            request_timeout=ANSWER_SECONDS,
-            max_retries=0,  # a lost answer is ours to deal with
-            retry_on_timeout=False,
-            **options,
-        )
+        try:
+            return Elasticsearch(
+                bare,
+                request_timeout=ANSWER_SECONDS,
+                max_retries=0,  # a lost answer is ours to deal with
+                retry_on_timeout=False,
+                **options,
+            )
+        except (OSError, ValueError) as error:  # a certificate file that can't be read, or is none
+            raise self._down(_reason(error)) from None
 
     @contextmanager
     def _in_our_words(self, name: str | None = None) -> "Iterator[Elasticsearch]":
@@ -386,15 +489,17 @@ class Index:
             ) from None
         except UnsupportedProductError:
             raise self._down("what answers is not an Elasticsearch") from None
-        except (TransportError, OSError, ValueError) as error:
+        except TransportError as error:
             raise self._down(_reason(error)) from None
 
     def _down(self, reason: str) -> EngineDown:
         url = redacted(self.url)
-        return EngineDown(
-            f"Elasticsearch at {url} can't be used: {reason}",
-            f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL",
-        )
+        hint = f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL"
+        if "certificate" in reason:
+            hint = (
+                "INSTACHAT_ELASTICSEARCH_CA_FILE names the file of who signed its certificate (PEM)"
+            )
+        return EngineDown(f"Elasticsearch at {url} can't be used: {reason}", hint)
 
 
 def _cut(keyword: str) -> list[str]:
@@ -411,6 +516,20 @@ def _cut(keyword: str) -> list[str]:
 def _of_chat(chat_id: int) -> dict[str, Any]:
     """Every document is routed by its chat, so the routing names it: no field need do it again."""
     return {"term": {"_routing": str(chat_id)}}
+
+
+def _of_chats(chat_ids: Sequence[int]) -> dict[str, Any]:
+    return {"terms": {"_routing": [str(id_) for id_ in chat_ids]}}
+
+
+def _differing(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
+    """The paths of what is wanted and not found so; Elasticsearch tells numbers and the like as texts."""
+    if isinstance(wanted, Mapping):
+        for key, value in wanted.items():
+            inner = found.get(key) if isinstance(found, Mapping) else None
+            yield from _differing(value, inner, f"{path}.{key}" if path else key)
+    elif str(found).lower() != str(wanted).lower():
+        yield path
 
 
 def _bulks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], bytes]]:
@@ -445,8 +564,6 @@ def _lines(document: Document) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
-    """Why there was no answer, in one line."""
-    for cause in getattr(error, "errors", ()):
-        error = cause
-    said = str(getattr(error, "reason", error)).partition("\n")[0]
-    return said.rpartition(": ")[2] or type(error).__name__
+    """Why there was no answer, in one line; the client names the connection before it."""
+    said = str(getattr(error, "message", error)).partition("\n")[0]
+    return said.partition("): ")[2] or said or type(error).__name__

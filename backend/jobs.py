@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -24,9 +25,10 @@ from huey.serializer import Serializer
 
 from backend.clearing import Clearer
 from backend.drain import Drainer
-from backend.errors import Failed, InstaChatError
+from backend.errors import EngineDown, Failed, InstaChatError
 from backend.log import Log
-from backend.publish import Publisher
+from backend.publish import Press, Publisher
+from backend.reindex import Builder, Reindexer
 from backend.settings import redacted
 from backend.syncing import Syncer
 
@@ -37,9 +39,7 @@ SYNC_LOOK_SECONDS = 60.0
 SHUTDOWN_SECONDS = 30
 THREADS = 2
 MOST_BELLS = 100
-PUBLISHERS = 2  # while one waits for Elasticsearch, the other loads
-PAUSE_SECONDS = 2.0  # before another try, when publishing failed
-PUBLISHED_WITHIN = 4.0  # what is not published by then, when the worker ends, stays in the outbox
+QUEUE_PAGE = 1_000
 logger = logging.getLogger(__name__)
 
 
@@ -54,10 +54,31 @@ class JsonSerializer(Serializer):  # type: ignore[misc]  # huey is untyped
         return Message(**decoded) if isinstance(decoded, dict) and "name" in decoded else decoded
 
 
+class Queue(RedisHuey):  # type: ignore[misc]  # huey is untyped
+    """Huey's queue, which gives no job while it is paused."""
+
+    def __init__(self, *arguments: Any, resting: Callable[[], bool], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._resting = resting
+
+    def dequeue(self) -> Any:
+        """The next job, if there is one and it may be done."""
+        if self._resting():
+            time.sleep(SWEEP_SECONDS)
+            return None
+        task = super().dequeue()
+        if task is not None and self._resting():  # since it was waited for
+            self.enqueue(task)
+            return None
+        return task
+
+
 class Jobs:
     """The queue, and the two ends of it: `ring` enqueues, `Worker` runs."""
 
-    def __init__(self, url: str, drainer: Drainer, clearer: Clearer, syncer: Syncer) -> None:
+    def __init__(
+        self, url: str, log: Log, drainer: Drainer, clearer: Clearer, syncer: Syncer
+    ) -> None:
         try:
             # Its own client: its time-out for answers must be longer than the queue's blocking pop.
             pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=2, socket_timeout=10)
@@ -66,10 +87,16 @@ class Jobs:
                 f"the job queue's URL {redacted(url)} can't be used: {error}",
                 "it looks like redis://HOST:6379/0 (INSTACHAT_HUEY_URL)",
             ) from None
-        self.huey = RedisHuey(
-            "instachat", results=False, serializer=JsonSerializer(), connection_pool=pool
+        self.huey = Queue(
+            "instachat",
+            results=False,
+            serializer=JsonSerializer(),
+            connection_pool=pool,
+            resting=lambda: not self.may_work(),
         )
+        self._log = log
         self.publishing_asked = threading.Event()  # of this process's worker
+        self.reindex_asked = threading.Event()
         self._drainer = drainer
         self._clearer = clearer
         self._drain = self.huey.task(name="drain")(self._run_drain)
@@ -78,38 +105,59 @@ class Jobs:
         self._syncing = threading.Lock()
         self._sync = self.huey.task(name="sync-counters")(self._run_sync)
         self._publish = self.huey.task(name="publish")(self.publishing_asked.set)
+        self._reindex = self.huey.task(name="reindex")(self.reindex_asked.set)
 
     def ring(self, shard: int) -> None:
         """Ask for a drain of a shard. Never raises: the worker's sweep finds what no bell announced."""
-        with suppress(redis.RedisError):
-            self._drain(shard)
+        self._ask(lambda: self._drain(shard))
 
     def ring_publisher(self) -> None:
         """Ask for what the outbox names to be published. Never raises, as `ring`."""
-        with suppress(redis.RedisError):
-            # Bells that nobody heard yet are enough: the queue does not grow while no worker runs.
-            if self.length() < MOST_BELLS:
-                self._publish()
+        self._ask(self._publish)
+
+    def ask_reindex(self) -> None:
+        """Ask for a reindex: a worker begins one, or goes on with one that was interrupted.
+
+        Asked for twice, or while one runs, it is one. Raises EngineDown if the queue does not take it.
+        """
+        try:
+            self._reindex()
+        except redis.RedisError as error:
+            raise EngineDown(
+                f"the job queue does not answer ({type(error).__name__}); nothing was asked for",
+                "see `instachat doctor`; the setting is INSTACHAT_HUEY_URL",
+            ) from None
 
     def cascade(self) -> None:
         """Ask that what removed parents left is dropped. Never raises, as `ring`."""
-        with suppress(redis.RedisError):
-            self._cascade()
+        self._ask(self._cascade)
 
     def sync_counters(self) -> None:
         """Ask for a sync of the counters. Never raises, as `ring`."""
+        self._ask(self._sync)
+
+    def may_work(self) -> bool:
+        """Whether a worker may take a job: the queue is not paused, and the log's Redis says so."""
+        try:
+            return not self._log.paused()
+        except InstaChatError:
+            return False
+
+    def _ask(self, enqueue: Callable[[], object]) -> None:
         with suppress(redis.RedisError):
-            self._sync()
+            # Bells that nobody heard yet are enough: the queue does not grow while no worker runs.
+            if self.length() < MOST_BELLS:
+                enqueue()
 
     def _run_drain(self, shard: int) -> None:
         try:
-            self._drainer.drain(shard)
+            self._drainer.drain(shard, self.may_work)
         except InstaChatError as error:  # the sweep tries again
             logger.warning("%s", error.message)
 
     def _run_cascade(self) -> None:
         try:
-            self._clearer.clear_all()
+            self._clearer.clear_all(go_on=self.may_work)
         except InstaChatError as error:  # the sweep goes on
             logger.warning("%s", error.message)
 
@@ -128,52 +176,27 @@ class Jobs:
         """How many jobs are waiting."""
         return int(self.huey.pending_count())
 
+    def waiting(self) -> dict[str, int]:
+        """How many jobs are waiting, by name. EngineDown if the queue's Redis is away."""
+        found: Counter[str] = Counter()
+        storage = self.huey.storage
+        try:
+            for start in range(0, self.length(), QUEUE_PAGE):
+                for data in storage.conn.lrange(storage.queue_key, start, start + QUEUE_PAGE - 1):
+                    found[_job_name(data)] += 1
+        except redis.RedisError as error:
+            raise EngineDown(
+                f"the job queue's Redis can't be used: {error}",
+                "check INSTACHAT_HUEY_URL (unset: INSTACHAT_REDIS_URL)",
+            ) from None
+        return dict(sorted(found.items()))
 
-class Press:
-    """Threads that publish. A hanging Elasticsearch holds up these alone, and neither jobs nor the sweep."""
 
-    def __init__(self, publisher: Publisher, asked: threading.Event) -> None:
-        """`asked` is set when there is something to publish; they look twice a second all the same."""
-        self._publisher = publisher
-        self._asked = asked
-        self._stopping = threading.Event()
-        self._trouble: type[Exception] | None = None
-        self._threads = [
-            threading.Thread(target=self._run, name=f"publisher-{number}", daemon=True)
-            for number in range(PUBLISHERS)
-        ]
-
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """End after the bulks under way; one that takes too long is left to its lease."""
-        self._stopping.set()
-        self._publisher.stop()
-        self._asked.set()
-        deadline = time.monotonic() + PUBLISHED_WITHIN
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._asked.wait(SWEEP_SECONDS)
-            self._asked.clear()
-            try:
-                if self._publisher.publish() and self._trouble:
-                    self._trouble = None
-                    logger.info("publishing goes on")
-                continue
-            except InstaChatError as error:
-                # Said once, not with every try: how far behind it is, `status` tells.
-                if self._trouble is not type(error):
-                    self._trouble = type(error)
-                    logger.warning("%s; it is tried again and again", error.message)
-            except Exception:
-                logger.exception("publishing failed; it is tried again")
-            self._stopping.wait(PAUSE_SECONDS)
+def _job_name(data: bytes) -> str:
+    try:
+        return str(json.loads(data)["name"]).rpartition(".")[2]  # Huey puts the module in front
+    except (ValueError, TypeError, KeyError):
+        return "unreadable"
 
 
 class Worker:
@@ -188,9 +211,11 @@ class Worker:
         log: Log,
         tick: Callable[[], None],
         publisher: Publisher | None = None,
+        reindexer: Reindexer | None = None,
     ) -> None:
         self._jobs = jobs
-        self._press = Press(publisher, jobs.publishing_asked) if publisher else None
+        self._builder = Builder(reindexer, jobs.reindex_asked) if reindexer else None
+        self._press = Press(publisher, jobs.publishing_asked, jobs.may_work) if publisher else None
         self._drainer = drainer
         self._clearer = clearer
         self._syncer = syncer
@@ -216,6 +241,8 @@ class Worker:
         consumer.start()
         if self._press:
             self._press.start()
+        if self._builder:
+            self._builder.start()
         # Ours in place of Huey's, which treats one of the two as a reason to drop its work.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -225,6 +252,8 @@ class Worker:
                 time.sleep(SWEEP_SECONDS)
         finally:
             self._drainer.stop()
+            if self._builder:
+                self._builder.stop()
             self._clearer.stop()
             self._syncer.stop()
             if self._press:
@@ -238,14 +267,18 @@ class Worker:
         self._told_to_stop = True
 
     def _sweep(self) -> None:
+        may_work = self._jobs.may_work
         # Each by itself: a Redis that is full takes no beat, and is relieved by the drain alone.
-        for duty in (
+        signs: tuple[Callable[[], object], ...] = (
             self._tick,
             lambda: self._log.beat(self._name),
-            self._drainer.drain_all,
-            lambda: self._clearer.clear_all(CLEAR_SECONDS),
+        )
+        work: tuple[Callable[[], object], ...] = (
+            lambda: self._drainer.drain_all(may_work),
+            lambda: self._clearer.clear_all(CLEAR_SECONDS, may_work),
             self._sync_hourly,
-        ):
+        )
+        for duty in signs + (work if may_work() else ()):
             try:
                 duty()
             except InstaChatError as error:

@@ -10,6 +10,7 @@ A shard's keys carry one hash tag, so that each script works on one slot of a Re
     instachat:{3}:bell                a drain was asked for and has not begun
     instachat:{3}:key:…               an idempotency key's answer
     instachat:workers                 when each running worker was last heard of
+    instachat:paused                  there while workers shall take no jobs and make no sweeps
 
 Nothing here retries: a call whose answer was lost may have given numbers, and a second try would
 give others. The scripts are in `lua/`, each with its keys and answers.
@@ -40,7 +41,7 @@ BELL_MILLISECONDS = 2_000  # a ring whose job was lost is repeated after this
 MEMORY_SHARE = (
     0.85  # of Redis's limit; beyond it nothing is accepted, so that the queue still works
 )
-MOST_ENTRIES = 1_000_000  # in one shard's log
+MOST_ENTRIES = 1_000_000  # in one shard's log, where no setting says otherwise
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
@@ -478,6 +479,14 @@ class Log:
         """How many parents of each shard have counts that SQL does not know yet."""
         return self._each_shard("zcard", "unsynced", shards)
 
+    def given(self, shards: int) -> int:
+        """How many numbers this Redis has given in all; less than before after a loss."""
+        with self._down():
+            pipe = self.redis.pipeline(transaction=False)
+            for shard in range(shards):
+                pipe.hget(self.key(shard, "life"), "given")
+            return sum(int(value) for value in pipe.execute() if value)
+
     def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
         with self._down():
             pipe = self.redis.pipeline(transaction=False)
@@ -512,6 +521,21 @@ class Log:
                 "instachat:workers", time.time() - WORKER_SECONDS, "+inf"
             )
         return int(found)
+
+    def pause(self) -> None:
+        """Have workers take no jobs and make no sweeps until `resume`, whoever restarts meanwhile."""
+        with self._down():
+            self.redis.set("instachat:paused", 1)
+
+    def resume(self) -> None:
+        """Let workers work again."""
+        with self._down():
+            self.redis.delete("instachat:paused")
+
+    def paused(self) -> bool:
+        """Whether workers are told to rest."""
+        with self._down():
+            return bool(self.redis.exists("instachat:paused"))
 
     # -- keys of creations that take no number -----------------------------------------------------
 

@@ -11,11 +11,13 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from sqlalchemy import Connection
 
-from backend.errors import InstaChatError
+from backend.errors import InstaChatError, Unavailable
 from backend.index import MAPPING, Document, Index, IndexMissing, Rejected, new_name
 from backend.sql import Database, DeadLetter, add_dead_letters, indices, outbox
 
@@ -23,6 +25,12 @@ LEASE_SECONDS = (
     30.0  # more than a bulk may take; after a kill -9 it passes before another publishes
 )
 MESSAGES = 2_500  # of one lease, about
+PUBLISHERS = 2  # of a worker: while one waits for Elasticsearch, the other loads
+LOOK_SECONDS = 0.5  # how often they look for what no bell announced
+PAUSE_SECONDS = 2.0  # before another try, when publishing failed
+PUBLISHED_WITHIN = 3.0  # what is not published by then, when the worker ends, stays in the outbox
+SETTLE_SECONDS = 2 * LEASE_SECONDS  # a publisher that was killed holds up its part for one of them
+SETTLE_POLL_SECONDS = 0.02
 logger = logging.getLogger(__name__)
 
 
@@ -33,40 +41,79 @@ class Publisher:
         self._database = database
         self._index = index
         self._stopping = threading.Event()
+        self._leased: set[int] = set()
 
     def stop(self) -> None:
         """Let the bulks under way finish, and begin no other."""
         self._stopping.set()
 
-    def publish(self) -> int:
+    def give_up(self) -> None:
+        """Let go of what bulks under way have leased, for the process ends without waiting for them."""
+        self._release(list(self._leased))
+
+    def publish(self, go_on: Callable[[], bool] = lambda: True) -> int:
         """Publish until the outbox holds nothing that is free; returns how many changes it were.
+
+        Ends also when `go_on`, asked before each bulk, says no.
 
         Raises EngineDown or Unavailable when an engine is away or takes nothing, IndexMissing when the
         index that is searched is gone; all that was not published stays in the outbox.
         """
         published = 0
-        while not self._stopping.is_set() and (count := self._publish_some()):
+        while not self._stopping.is_set() and go_on() and (count := self._publish_some()):
             published += count
         return published
+
+    def settle(self) -> None:
+        """Return once everything that was committed before this call is published, by whomever.
+
+        Raises as `publish`, and Unavailable if nothing of it is published for a while.
+        """
+        with self._database.connect() as connection:
+            ends = outbox.ends(connection)
+        if ends is None:
+            return
+        oldest, through = ends
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while oldest <= through:
+            if not self._publish_some():  # others are at it
+                time.sleep(SETTLE_POLL_SECONDS)
+            with self._database.connect() as connection:
+                ends = outbox.ends(connection)
+            if ends is None:
+                return
+            if ends[0] > oldest:
+                oldest, deadline = ends[0], time.monotonic() + SETTLE_SECONDS
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"nothing of what waits to become searchable was published for {SETTLE_SECONDS:g} s",
+                    "see the workers' logs; then try again",
+                )
 
     def _publish_some(self) -> int:
         with self._database.begin() as tx:
             lease = outbox.lease(tx, MESSAGES, LEASE_SECONDS)
         if lease is None:
             return 0
+        self._leased.update(lease.ids)
         try:
             with self._database.connect() as connection:
                 documents = [Document(*row) for row in outbox.changed(connection, lease.ids)]
             rejected = [one for name in lease.indices for one in self._write(name, documents)]
-        except InstaChatError:
             with self._database.begin() as tx:
-                outbox.release(tx, lease.ids)
+                if rejected:
+                    self._bury(tx, rejected)
+                outbox.complete(tx, lease.ids)
+        except InstaChatError:
+            self._release(lease.ids)
             raise
-        with self._database.begin() as tx:
-            if rejected:
-                self._bury(tx, rejected)
-            outbox.complete(tx, lease.ids)
+        finally:
+            self._leased.difference_update(lease.ids)
         return len(documents)
+
+    def _release(self, ids: Sequence[int]) -> None:
+        with suppress(InstaChatError), self._database.begin() as tx:  # or else the lease expires
+            outbox.release(tx, ids)
 
     def _write(self, name: str, documents: Sequence[Document]) -> list[Rejected]:
         """Write to one index; what it can't hold is returned."""
@@ -115,6 +162,60 @@ class Publisher:
             logger.warning("dead letter %s: %s", key, reason)
             letters.append(DeadLetter(key, reason, token, chat, document.number, event))
         add_dead_letters(tx, letters, "publish")
+
+
+class Press:
+    """Threads that publish. A hanging Elasticsearch holds up these alone, and neither jobs nor the sweep."""
+
+    def __init__(
+        self, publisher: Publisher, asked: threading.Event, may_work: Callable[[], bool]
+    ) -> None:
+        """`asked` is set when there is something to publish; they look twice a second all the same.
+
+        While `may_work` says no, as when the job queue is paused, they rest.
+        """
+        self._publisher = publisher
+        self._may_work = may_work
+        self._asked = asked
+        self._stopping = threading.Event()
+        self._trouble: type[Exception] | None = None
+        self._threads = [
+            threading.Thread(target=self._run, name=f"publisher-{number}", daemon=True)
+            for number in range(PUBLISHERS)
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End after the bulks under way; what one that takes too long has leased is given up."""
+        self._stopping.set()
+        self._publisher.stop()
+        self._asked.set()
+        deadline = time.monotonic() + PUBLISHED_WITHIN
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._publisher.give_up()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._asked.wait(LOOK_SECONDS)
+            self._asked.clear()
+            try:
+                if self._publisher.publish(self._may_work) and self._trouble:
+                    self._trouble = None
+                    logger.info("publishing goes on")
+                continue
+            except InstaChatError as error:
+                # Said once, not with every try: how far behind it is, `status` tells.
+                if self._trouble is not type(error):
+                    self._trouble = type(error)
+                    logger.warning("%s; it is tried again and again", error.message)
+            except Exception:
+                logger.exception("publishing failed; it is tried again")
+            self._stopping.wait(PAUSE_SECONDS)
 
 
 def keep_first_index(database: Database) -> None:

@@ -68,6 +68,11 @@ class Settings(BaseSettings):
         0, ge=0, le=16, description="strict: replicas that have it on disk before the answer"
     )
 
+    log_limit: int = Field(
+        1_000_000,
+        ge=1,
+        description="accepting refuses while a shard's log holds so many entries that are not stored",
+    )
     admin_token: SecretStr | None = Field(
         None, description="the operator's HTTP routes want it; unset: they do not exist"
     )

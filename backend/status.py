@@ -41,6 +41,7 @@ class Status:
     schema: str | None
     workers: int | None  # running
     queue: int | None  # jobs that wait
+    paused: bool | None  # whether workers are told to rest
     waiting: int | None  # log entries accepted and not stored
     oldest_seconds: float | None  # how long the oldest of them has been waiting
     unpublished: int | None  # messages stored and not given to Elasticsearch
@@ -48,10 +49,68 @@ class Status:
     search_index: str | None  # what searches read; None also where PostgreSQL searches
     dead_letters: dict[str, int] | None  # by kind
     unsynced_counters: int | None  # parents whose count in SQL is behind
+    sync_lag_seconds: float | None  # how long SQL has not known the oldest of these changes
+    totals: "Totals"
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How much was done in all until a moment (`at`, of a clock that only goes on); None is unknown.
+
+    Chats and messages alike. Searchable is what is stored but for what waits for Elasticsearch.
+    """
+
+    at: float
+    accepted: int | None
+    stored: int | None
+    searchable: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How much was done a second between two totals; None is unknown."""
+
+    accepted: float | None
+    stored: float | None
+    searchable: float | None
+
+
+def rates(before: Totals, after: Totals) -> Rates:
+    """What was done from one to the other; a total that has gone back, as after a loss, tells nothing."""
+
+    def rate(old: int | None, new: int | None) -> float | None:
+        if old is None or new is None or new < old or after.at <= before.at:
+            return None
+        return (new - old) / (after.at - before.at)
+
+    return Rates(
+        rate(before.accepted, after.accepted),
+        rate(before.stored, after.stored),
+        rate(before.searchable, after.searchable),
+    )
+
+
+def totals(database: Database, log: Log, index: Index | None = None) -> Totals:
+    """Ask for the totals alone; an engine that is away leaves its own unknown."""
+    at = time.monotonic()
+    shards = _known(lambda: database.installation.shards)
+    stored = _known(lambda: _stored(database))
+    lag = _known(lambda: _lag(database)) if index and stored is not None else None
+    waiting = lag.messages if lag else (None if index else 0)
+    return Totals(
+        at,
+        _known(lambda: log.given(shards)) if shards else None,
+        stored,
+        None if stored is None or waiting is None else stored - waiting,
+    )
 
 
 def report(
-    database: Database, log: Log, queue_length: Callable[[], int], index: Index | None = None
+    database: Database,
+    log: Log,
+    queue_length: Callable[[], int],
+    index: Index | None = None,
+    sync_lag: Callable[[], float] | None = None,
 ) -> Status:
     """Ask the engines; takes a few milliseconds when they answer."""
     postgres = postgres_engine(database)
@@ -66,6 +125,7 @@ def report(
         schema=_known(database.schema) if not postgres.problem else None,
         workers=_known(log.workers) if up else None,
         queue=_known(queue_length) if up else None,
+        paused=_known(log.paused) if up else None,
         waiting=None if lengths is None else sum(lengths),
         oldest_seconds=None if lengths is None else _known(lambda: _oldest(log, lengths)),
         unpublished=lag and lag.messages,
@@ -73,6 +133,8 @@ def report(
         search_index=live and live.name,
         dead_letters=_known(lambda: _dead_letters(database)) if shards else None,
         unsynced_counters=_known(lambda: sum(log.unsynced(shards))) if shards and up else None,
+        sync_lag_seconds=_known(sync_lag) if sync_lag and shards and up else None,
+        totals=totals(database, log, index),
     )
 
 
@@ -107,6 +169,11 @@ def postgres_engine(database: Database) -> Engine:
     except InstaChatError as error:
         return Engine("PostgreSQL", None, error.message)
     return Engine("PostgreSQL", str(version).partition(" ")[0])
+
+
+def _stored(database: Database) -> int:
+    with database.connect() as connection:
+        return sql.count_stored(connection)
 
 
 def _lag(database: Database) -> outbox.Lag:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from backend import sql
-from backend.errors import Unavailable
+from backend.errors import EngineDown, Unavailable
 from backend.life import Lives
 from backend.log import LifeLost, Log
 from backend.model import EntryId, Parent, shard_of
@@ -202,8 +202,19 @@ class Syncer:
             return
         of_applications = next(iter(behind)).chat is None
         raise_ = counts.raise_applications if of_applications else counts.raise_chats
-        with self._database.begin() as tx:
-            risen = raise_(tx, dict(behind.values()))
+        risen: Mapping[int, tuple[int, int]] = {}
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                with self._database.begin() as tx:
+                    risen = raise_(tx, dict(behind.values()))
+                break
+            except EngineDown:
+                raise
+            except (
+                Unavailable
+            ):  # a drain that counts rejected messages met the same chats: deadlock
+                if not left:
+                    raise
         for parent, (id_, _) in behind.items():
             if id_ in risen:
                 yield Written(parent, *risen[id_])

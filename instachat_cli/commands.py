@@ -15,6 +15,8 @@ from instachat_cli import (
     doctor,
     messages,
     migrate,
+    queue,
+    reindex,
     run,
     search,
     serve,
@@ -22,6 +24,7 @@ from instachat_cli import (
     sync,
     transfer,
 )
+from instachat_cli.bench import commands as bench
 from instachat_cli.tree import command, group
 
 app = group(
@@ -43,12 +46,15 @@ app.add_typer(apps.app, name="apps")
 app.add_typer(chats.app, name="chats")
 app.add_typer(messages.app, name="messages")
 command(app)(search.search)
+command(app)(reindex.reindex)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
 command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
+app.add_typer(queue.app, name="queue")
 app.add_typer(dead.app, name="dead")
 command(app)(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
 

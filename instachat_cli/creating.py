@@ -100,9 +100,11 @@ class Creating:
         catalog = self._core.catalog
         deadline = time.monotonic() + seconds
         if not catalog.wait_stored(last.shard, last.entry, seconds):
+            paused = self._core.log.paused()
+            why = "while the job queue is paused" if paused else f"within {seconds:g} s"
             raise WaitTimedOut(
-                f"not stored within {seconds:g} s, and will be; accepted: {self._so_far()}",
-                "see `instachat status`",
+                f"not stored {why}, and will be; accepted: {self._so_far()}",
+                "`instachat queue resume` lets it go on" if paused else "see `instachat status`",
             )
         for first, last_number in self._ranges:
             part = Accepted(first, last_number, last.shard, last.entry)

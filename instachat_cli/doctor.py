@@ -74,6 +74,7 @@ def _findings() -> "Iterator[Finding]":
                         core.index,
                         core.jobs.length,
                         lambda: bootstrap.durability_faults(settings, log),
+                        core.syncer.lag,
                     )
                 )
     except InstaChatError as error:

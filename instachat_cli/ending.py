@@ -1,9 +1,11 @@
-"""How a worker hears that it is to end. Light, so that it listens before it loads the core."""
+"""How a process hears that it is to end. Light, so that it listens before it loads the core."""
 
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def end_at_once() -> None:
@@ -24,3 +26,19 @@ def end_with_input() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="input", daemon=True).start()
+
+
+@contextmanager
+def as_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM and the terminal's closing do what Ctrl-C does: what was begun is tidied up."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

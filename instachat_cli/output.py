@@ -62,6 +62,14 @@ class Printer:
         _write((visible(sentence) if table else dumps(body)) + "\n")
         sys.stdout.flush()
 
+    def prose(self, body: Body, lines: Iterable[str]) -> None:
+        """Print a single thing that people read as a text of their own."""
+        if self._format(Format.JSON) is not Format.TABLE:
+            _write(dumps(body) + "\n")
+            return
+        for line in lines:
+            _write(visible(line) + "\n")
+
     def snapshot(self, snapshot: Snapshot) -> None:
         """Print how things are now."""
         if self._format(Format.JSON) is not Format.TABLE:

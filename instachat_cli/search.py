@@ -6,7 +6,7 @@ import typer
 
 from instachat_cli.options import After, ChatNumber, Limit, Output, Token
 from instachat_cli.output import Printer
-from instachat_cli.session import backend, note_unstored
+from instachat_cli.session import backend, note_unsearchable, note_unstored
 
 Keyword = Annotated[
     str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters, all of them ordinary.")
@@ -35,3 +35,4 @@ def search(
         found = map(bodies.match, hits)
         Printer(output).many(found, ["number", "created_at", "text"], "nothing found")
         note_unstored(core, token)
+        note_unsearchable(core)

@@ -36,14 +36,38 @@ def addresses() -> Iterator["Addresses"]:
 
 
 def note_unstored(opened: "Backend", token: str) -> None:
-    """Say so if what was accepted for an application waits for a worker, and none is running."""
+    """Say so if what was accepted for an application waits for a worker, and none runs, or may work."""
     with suppress(InstaChatError):
-        if opened.log.workers():
+        paused = opened.log.paused()
+        if opened.log.workers() and not paused:
             return
         shards = opened.database.installation.shards
-        if opened.log.lengths(shards)[opened.counters.shard(token)]:
+        if not opened.log.lengths(shards)[opened.counters.shard(token)]:
+            return
+        if paused:
+            talk.note(
+                "the job queue is paused: what is accepted stays accepted, and is stored after"
+                " `instachat queue resume`"
+            )
+        else:
             talk.note(
                 "no worker is running: what is accepted stays accepted, and is stored once one runs;"
+                " start one by `instachat worker` or `instachat up`"
+            )
+
+
+def note_unsearchable(opened: "Backend") -> None:
+    """Say so if what is stored waits to become searchable, and no worker is running that would see to it."""
+    from backend.sql import outbox
+
+    with suppress(InstaChatError):
+        if opened.index is None or opened.log.workers():
+            return
+        with opened.database.connect() as connection:
+            messages = outbox.lag(connection).messages
+        if messages:
+            talk.note(
+                f"no worker is running: {messages:,} messages are not searchable yet;"
                 " start one by `instachat worker` or `instachat up`"
             )
 

@@ -1,4 +1,4 @@
-"""`instachat status`: lags, queue, dead letters, and the engines' health."""
+"""`instachat status`: lags, rates, queue, dead letters, and the engines' health."""
 
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backend.settings import Settings
-    from backend.status import Status
+    from backend.status import Rates, Status, Totals
 
 REFRESH_SECONDS = 1.0
+SAMPLE_SECONDS = 0.4  # between the two looks that a rate is made of
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")]
 
 
@@ -32,7 +33,7 @@ def status(watch: Watch = False, output: Output = None) -> None:
     from backend.log import Log
     from backend.settings import load
     from backend.sql import Database
-    from backend.status import report
+    from backend.status import report, totals
 
     settings = load()
     with (
@@ -43,26 +44,35 @@ def status(watch: Watch = False, output: Output = None) -> None:
         core = bootstrap.assemble(settings, at, database, log)
 
         def look() -> "Status":
-            return report(database, log, core.jobs.length, core.index)
+            return report(database, log, core.jobs.length, core.index, core.syncer.lag)
 
+        before = totals(database, log, core.index)
+        time.sleep(SAMPLE_SECONDS)
         if watch:
-            Printer(output).watch(_again_and_again(look, settings))
+            Printer(output).watch(_again_and_again(look, before, settings))
         else:
             found = look()
-            Printer(output).snapshot(_snapshot(found, settings))
+            Printer(output).snapshot(_snapshot(found, before, settings))
             if away := [engine for engine in found.engines if engine.problem]:
                 raise EngineDown(
                     "; ".join(str(engine.problem) for engine in away), "see `instachat doctor`"
                 )
 
 
-def _again_and_again(look: "Callable[[], Status]", settings: "Settings") -> "Iterator[Snapshot]":
+def _again_and_again(
+    look: "Callable[[], Status]", before: "Totals", settings: "Settings"
+) -> "Iterator[Snapshot]":
     while True:
-        yield _snapshot(look(), settings)
+        found = look()
+        yield _snapshot(found, before, settings)
+        before = found.totals
         time.sleep(REFRESH_SECONDS)
 
 
-def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
+def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> Snapshot:
+    from backend.status import rates
+
+    rate = rates(before, found.totals)
     body: Body = {
         "engines": [
             {
@@ -77,6 +87,7 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "durability": str(settings.durability),
         "workers": found.workers,
         "queue": found.queue,
+        "paused": found.paused,
         "not_stored": found.waiting,
         "oldest_seconds": found.oldest_seconds and round(found.oldest_seconds, 3),
         "not_searchable": found.unpublished,
@@ -85,6 +96,10 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "dead_letters": None if found.dead_letters is None else sum(found.dead_letters.values()),
         "dead_letters_by_kind": found.dead_letters,
         "counters_not_synced": found.unsynced_counters,
+        "sync_lag_seconds": found.sync_lag_seconds and round(found.sync_lag_seconds, 3),
+        "accepted_per_second": _rounded(rate.accepted),
+        "stored_per_second": _rounded(rate.stored),
+        "searchable_per_second": _rounded(rate.searchable),
     }
     shown = {
         engine.engine: engine.problem or f"{engine.version}, answers" for engine in found.engines
@@ -101,18 +116,33 @@ def _snapshot(found: "Status", settings: "Settings") -> Snapshot:
         "schema": found.schema or "-",
         "durability": str(settings.durability),
         "workers": _count(found.workers, "running", "running"),
-        "job queue": _count(found.queue, "job waits", "jobs wait"),
+        "job queue": _count(found.queue, "job waits", "jobs wait")
+        + ("; PAUSED until `instachat queue resume`" if found.paused else ""),
         "not stored yet": stored,
         "not searchable yet": searchable,
         "searched": searched,
         "dead letters": _letters(found.dead_letters),
-        "counters to sync": _count(found.unsynced_counters, "", ""),
+        "counters to sync": _waiting(
+            _count(found.unsynced_counters, "", ""), found.sync_lag_seconds
+        ),
+        "per second": _rates(rate),
     }
     return Snapshot(body, shown)
 
 
 def _waiting(count: str, seconds: float | None) -> str:
     return count if not seconds else f"{count}, the oldest for {seconds:,.1f} s"
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 1)
+
+
+def _rates(rate: "Rates") -> str:
+    each = {"accepted": rate.accepted, "stored": rate.stored, "searchable": rate.searchable}
+    return ", ".join(
+        f"{'unknown' if found is None else f'{found:,.0f}'} {name}" for name, found in each.items()
+    )
 
 
 def _letters(letters: "dict[str, int] | None") -> str:

@@ -25,9 +25,9 @@ from backend import accept
 from backend.bootstrap import open_backend
 from backend.errors import CheckFailed
 from backend.model import Match
-from instachat_cli.conversations import Conversation, conversations
 from instachat_cli.talk import visible
 from instachat_cli.upkeep import spawn_worker
+from loadtest.conversations import Conversation, conversations
 
 if TYPE_CHECKING:
     from backend.bootstrap import Backend

@@ -18,9 +18,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from backend.api.address import check_free, listens, url
-from backend.bootstrap import Addresses, Backend, addresses, assemble, durability_faults
+from backend.bootstrap import (
+    Addresses,
+    Backend,
+    addresses,
+    assemble,
+    durability_faults,
+    open_log,
+)
 from backend.errors import InstaChatError
-from backend.log import Log
 from backend.migrations import upgrade
 from backend.settings import Settings, redacted, variable
 from backend.sql import Database
@@ -50,8 +56,7 @@ def run(settings: Settings) -> None:
     check_free(settings.host, settings.port)
     with stop.heeded(), addresses(settings) as at, closing(Database(at.database)) as database:
         before, schema = upgrade(database)
-        replicas = settings.durable_replicas if settings.durability == "strict" else 0
-        with closing(Log(at.redis, replicas=replicas)) as log:
+        with closing(open_log(settings, at)) as log:
             log.ping()
             core = assemble(settings, at, database, log)
             try:
@@ -196,6 +201,9 @@ def _store_rest(core: Backend) -> None:
     """Store what is still in the log, for some seconds."""
     deadline = time.monotonic() + DRAINED_WITHIN
     try:
+        if core.log.paused():
+            talk.say("stopped; the job queue is paused, and what is accepted is stored after it")
+            return
         while core.drainer.drain_all() and time.monotonic() < deadline:
             pass
         left = sum(core.log.lengths(core.database.installation.shards))
@@ -218,6 +226,8 @@ def _say_where(settings: Settings, at: Addresses, before: str | None, schema: st
     talk.say(f"  Redis       {redis} ({settings.durability})")
     if at.huey != at.redis:
         talk.say(f"  job queue   {redacted(at.huey)}")
+    if settings.elasticsearch_url:
+        talk.say(f"  search      Elasticsearch, {redacted(settings.elasticsearch_url)}")
     talk.say(f"  HTTP        {url(settings.host, settings.port)}")
     migrated = f", migrated from {before or 'nothing'}" if before != schema else ""
     talk.say(f"  schema      {schema}{migrated}")
@@ -238,6 +248,8 @@ def _address(settings: Settings) -> dict[str, str]:
 def _say_ready(core: Backend) -> None:
     if core.settings.redis_url is not None and durability_faults(core.settings, core.log):
         talk.warning("this Redis may lose what was answered: see `instachat doctor`")
+    if core.log.paused():
+        talk.warning("the job queue is paused: nothing is stored until `instachat queue resume`")
     talk.say("ready: Ctrl-C stops it. Try this in another terminal:")
     talk.say('  instachat apps create "Support desk"')
     talk.say(f"  curl {url(core.settings.host, core.settings.port)}/readyz")

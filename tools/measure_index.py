@@ -31,7 +31,7 @@ from backend import sql
 from backend.folding import fold
 from backend.migrations import upgrade
 from backend.sql import Database, MessageRow
-from instachat_cli.conversations import conversations
+from loadtest.conversations import conversations
 from tests.elastic.node import ElasticsearchServer
 from tests.elastic.provision import installation
 from tests.engines import PostgresServer, wheel_postgres

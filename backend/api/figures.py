@@ -11,7 +11,8 @@ from backend.api.watch import EngineSeen, Seen
 from backend.sql import SCHEMA
 from backend.status import Status
 
-LATE_SECONDS = 10.0  # a worker that keeps up stores within one
+LATE_SECONDS = 10.0  # workers that keep up store, and publish, within one
+SYNC_SECONDS = 2 * 3600.0  # counts are written once an hour
 
 
 class State(StrEnum):
@@ -57,7 +58,7 @@ def groups(seen: Seen) -> list[Group]:
     """All figures, as the page shows them."""
     return [
         Group("Engines", [_engine(engine) for engine in seen.engines]),
-        Group("On the way", list(_on_the_way(seen.status))),
+        Group("On the way", list(_on_the_way(seen))),
         Group("Work", list(_work(seen.status))),
     ]
 
@@ -97,48 +98,108 @@ _WITHOUT = {
 }
 
 
-def _on_the_way(status: Status | None) -> Iterator[Figure]:
-    name = "Accepted, not stored yet"
-    if status is None or status.waiting is None:
-        yield _unknown(name)
-    elif not status.waiting:
-        yield Figure(name, "nothing")
+def _on_the_way(seen: Seen) -> Iterator[Figure]:
+    """What is accepted, stored and searchable: how much a second, and how much is not that far yet."""
+    found, rates = seen.status, seen.rates
+    if found is None:
+        yield from map(_unknown, ("Accepted", "Stored", "Searchable"))
+        return
+    yield Figure("Accepted", _rate(rates.accepted))
+    yield _step(
+        "Stored",
+        _rate(rates.stored),
+        found.waiting,
+        found.oldest_seconds,
+        "what is accepted is stored late: the workers do not keep up, or can't store; see their log",
+    )
+    if not any(engine.name == "Elasticsearch" for engine in seen.engines):
+        yield Figure("Searchable", "as soon as it is stored, by PostgreSQL")
+    elif found.schema and not found.search_index:
+        advice = "there is no search index: run `instachat reindex`"
+        yield Figure("Searchable", "no index", State.BAD, advice)
     else:
-        late = status.oldest_seconds is not None and status.oldest_seconds > LATE_SECONDS
-        yield Figure(
-            name,
-            _count(status.waiting, "log entry", "log entries") + _since(status.oldest_seconds),
-            State.LOOK if late else State.WELL,
-            "what is accepted is stored late: the workers do not keep up, or can't store"
-            if late
-            else "",
+        yield _step(
+            "Searchable",
+            _rate(rates.searchable),
+            found.unpublished,
+            found.unpublished_seconds,
+            "what is stored becomes searchable late: Elasticsearch is away or too slow, or no worker"
+            " publishes; see the workers' log",
         )
 
 
-def _work(status: Status | None) -> Iterator[Figure]:
-    if status is None:
+def _step(
+    name: str, rate: str, waiting: int | None, oldest_seconds: float | None, advice: str
+) -> Figure:
+    """A step of the way, with what waits before it."""
+    if waiting is None:
+        return _unknown(name)
+    if not waiting:
+        return Figure(name, f"{rate}; nothing waits")
+    since = "" if oldest_seconds is None else f", the oldest for {_duration(oldest_seconds)}"
+    value = f"{rate}; {_count(waiting, 'waits', 'wait')}{since}"
+    if oldest_seconds is not None and oldest_seconds > LATE_SECONDS:
+        return Figure(name, value, State.LOOK, advice)
+    return Figure(name, value)
+
+
+def _work(found: Status | None) -> Iterator[Figure]:
+    if found is None:
         yield from map(
-            _unknown, ("Workers", "Job queue", "Dead letters", "Counters to sync", "Schema")
+            _unknown, ("Workers", "Job queue", "Dead letters", "Counts in SQL", "Schema")
         )
         return
-    yield _workers(status.workers)
-    yield _counted("Job queue", status.queue, "job waits", "jobs wait")
-    yield _counted(
-        "Dead letters",
-        status.dead_letters,
-        "letter",
-        "letters",
-        "there are dead letters: see `instachat dead list`",
-    )
-    yield _counted("Counters to sync", status.unsynced_counters, "counter", "counters")
-    yield _schema(status.schema)
+    yield _workers(found.workers)
+    yield _queue(found.queue, found.paused)
+    yield _letters(found.dead_letters)
+    yield _counters(found.unsynced_counters, found.sync_lag_seconds)
+    yield _schema(found.schema)
 
 
 def _workers(running: int | None) -> Figure:
+    name = "Workers"
+    if running is None:
+        return _unknown(name)
     if running == 0:
         advice = "no worker is running, so nothing is stored: start one by `instachat worker`"
-        return Figure("Workers", "none running", State.BAD, advice)
-    return _counted("Workers", running, "running", "running")
+        return Figure(name, "none running", State.BAD, advice)
+    return Figure(name, f"{running:,} running")
+
+
+def _queue(jobs: int | None, paused: bool | None) -> Figure:
+    name = "Job queue"
+    if jobs is None:
+        return _unknown(name)
+    value = _count(jobs, "job waits", "jobs wait") if jobs else "nothing waits"
+    if paused:
+        advice = "the workers are paused, so nothing is stored: `instachat queue resume`"
+        return Figure(name, f"paused; {value}", State.LOOK, advice)
+    return Figure(name, value)
+
+
+def _letters(letters: dict[str, int] | None) -> Figure:
+    name = "Dead letters"
+    if letters is None:
+        return _unknown(name)
+    kinds = ", ".join(f"{count:,} of {kind}" for kind, count in letters.items() if count)
+    if kinds:
+        advice = "there are dead letters, which were refused for good: `instachat dead list`"
+        return Figure(name, kinds, State.LOOK, advice)
+    return Figure(name, "none")
+
+
+def _counters(behind: int | None, seconds: float | None) -> Figure:
+    """Counts are copied into SQL once an hour, so they may be behind for as long."""
+    name = "Counts in SQL"
+    if behind is None:
+        return _unknown(name)
+    if not behind:
+        return Figure(name, "current")
+    value = f"{behind:,} behind" + (f", the oldest for {_duration(seconds)}" if seconds else "")
+    if seconds is not None and seconds > SYNC_SECONDS:
+        advice = "counts in SQL are behind for too long: `instachat sync-counters` writes them"
+        return Figure(name, value, State.LOOK, advice)
+    return Figure(name, value)
 
 
 def _schema(schema: str | None) -> Figure:
@@ -152,15 +213,6 @@ def _schema(schema: str | None) -> Figure:
     return Figure("Schema", f"{schema}, current")
 
 
-def _counted(name: str, count: int | None, one: str, many: str, advice: str = "") -> Figure:
-    """A count; one that has an advice is to be looked at unless it is zero."""
-    if count is None:
-        return _unknown(name)
-    if not count:
-        return Figure(name, "none")
-    return Figure(name, _count(count, one, many), State.LOOK if advice else State.WELL, advice)
-
-
 def _unknown(name: str) -> Figure:
     return Figure(name, "unknown", State.UNKNOWN)
 
@@ -169,8 +221,10 @@ def _count(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
-def _since(seconds: float | None) -> str:
-    return "" if seconds is None else f", the oldest for {_duration(seconds)}"
+def _rate(a_second: float | None) -> str:
+    if a_second is None:
+        return "rate not measured yet"
+    return f"{a_second:,.0f} a second" if a_second >= 10 else f"{a_second:.2g} a second"
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -20,13 +20,29 @@ from backend.status import Status
 
 router = APIRouter(include_in_schema=False)
 
-_OF_STATUS: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
+_GAUGES: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
     "workers": ("Workers that are running", lambda found: found.workers),
     "queue_jobs": ("Jobs that wait", lambda found: found.queue),
+    "queue_paused": ("1 while workers are told to rest", lambda found: found.paused),
     "log_entries": ("Entries accepted and not stored", lambda found: found.waiting),
-    "log_oldest_seconds": ("Age of the oldest of them", lambda found: found.oldest_seconds or 0),
-    "dead_letters": ("What was accepted and can't be stored", lambda found: found.dead_letters),
+    "log_oldest_seconds": (
+        "Age of the oldest of them",
+        lambda found: found.oldest_seconds if found.waiting else found.waiting,
+    ),
+    "unpublished_messages": (
+        "Messages stored and not given to Elasticsearch",
+        lambda found: found.unpublished,
+    ),
+    "unpublished_oldest_seconds": (
+        "Age of the oldest of them",
+        lambda found: found.unpublished_seconds if found.unpublished else found.unpublished,
+    ),
     "unsynced_counters": ("Counts that SQL is behind with", lambda found: found.unsynced_counters),
+    "sync_lag_seconds": ("Age of the oldest of them", lambda found: found.sync_lag_seconds),
+}
+_COUNTERS: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
+    "accepted": ("Numbers given by this Redis", lambda found: found.totals.accepted),
+    "stored": ("Chats and messages that drains have stored", lambda found: found.totals.stored),
 }
 
 
@@ -45,12 +61,12 @@ async def metrics(here: Here, request: Request) -> Response:
 
 
 class _Installation(Collector):
-    """What the engines hold; what is unknown is left out."""
+    """What the engines hold."""
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily(
             "instachat_engine_up", "1 while the engine answers", labels=["engine"]
         )
@@ -63,7 +79,21 @@ class _Installation(Collector):
                 took.add_metric([engine.name], engine.seconds)
         yield up
         yield took
-        for name, (says, value) in _OF_STATUS.items():
-            found = value(self._seen.status) if self._seen.status else None
-            if found is not None:
-                yield GaugeMetricFamily(f"instachat_{name}", says, value=found)
+        if status := self._seen.status:
+            yield from _totals(status)
+
+
+def _totals(status: Status) -> Iterator[Metric]:
+    """What is unknown is left out."""
+    for name, (says, value) in _GAUGES.items():
+        if (found := value(status)) is not None:
+            yield GaugeMetricFamily(f"instachat_{name}", says, value=found)
+    for name, (says, value) in _COUNTERS.items():
+        if (found := value(status)) is not None:
+            yield CounterMetricFamily(f"instachat_{name}", says, value=found)
+    if status.dead_letters is not None:
+        says = "What was refused for good, by what refused it"
+        letters = GaugeMetricFamily("instachat_dead_letters", says, labels=["kind"])
+        for kind, count in status.dead_letters.items():
+            letters.add_metric([kind], count)
+        yield letters

@@ -17,12 +17,11 @@ from backend.api.limit import CreationLimit
 from backend.api.problems import Refused
 from backend.api.waiting import Waiting
 from backend.api.watch import Watch
-from backend.bootstrap import Backend, addresses, assemble
+from backend.bootstrap import Backend, addresses, assemble, open_log
 from backend.catalog import Catalog, Pending
 from backend.errors import InstaChatError, NotStoredYet
-from backend.log import Log
 from backend.model import Accepted
-from backend.settings import Durability, Settings
+from backend.settings import Settings
 from backend.sql import Database
 
 CALLS = 24  # at the same time; each holds at most one of the database's 30 connections
@@ -178,9 +177,9 @@ def _open(settings: Settings, stack: ExitStack) -> Backend:
     """A core that connects when it is used: an engine that is away now may be back then."""
     at = stack.enter_context(addresses(settings))
     database = stack.enter_context(closing(Database(at.database)))
-    log = Log(
-        at.redis,
-        replicas=settings.durable_replicas if settings.durability is Durability.STRICT else 0,
+    log = open_log(
+        settings,
+        at,
         connect_seconds=REDIS_CONNECT_SECONDS,
         answer_seconds=REDIS_ANSWER_SECONDS,
     )

@@ -17,11 +17,13 @@ from typing import Generic, TypeVar
 
 from backend import status
 from backend.bootstrap import Backend
-from backend.status import Engine, Status
+from backend.status import Engine, Rates, Status, Totals
 
 PERIOD_SECONDS = 1.0  # what was seen is shown for this long
 ANSWER_SECONDS = 0.8
 STALE_SECONDS = 3.0  # a report that is older tells nothing of now
+UNMEASURED = Rates(None, None, None)
+RATE_SECONDS = 10.0  # what was done in a longer time tells nothing of now either
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -39,11 +41,15 @@ class EngineSeen:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Everything at one moment. `status` is None where no report came in time."""
+    """Everything at one moment. `status` is None where no report came in time.
+
+    `rates` are those since the look before; unknown at the first one for a while.
+    """
 
     at: datetime
     engines: list[EngineSeen]
     status: Status | None
+    rates: Rates
 
 
 class Watch:
@@ -54,12 +60,18 @@ class Watch:
             "PostgreSQL": _Question(lambda: status.postgres_engine(core.database)),
             "Redis": _Question(lambda: status.redis_engine(core.log)),
         }
+        if index := core.index:
+            self._engines["Elasticsearch"] = _Question(lambda: status.elasticsearch_engine(index))
         self._report = _Question(
-            lambda: status.report(core.database, core.log, core.jobs.length),
+            lambda: status.report(
+                core.database, core.log, core.jobs.length, core.index, core.syncer.lag
+            )
         )
         self._lock = asyncio.Lock()
         self._seen: Seen | None = None
         self._looked = 0.0
+        self._totals: Totals | None = None
+        self._rates = UNMEASURED
 
     async def look(self) -> Seen:
         """What there is to see: no older than a second when it is asked for, and answered within one."""
@@ -77,7 +89,16 @@ class Watch:
             _engine(name, question, answered)
             for (name, question), answered in zip(self._engines.items(), in_time, strict=True)
         ]
-        return Seen(datetime.now(UTC), engines, self._report.recent())
+        found = self._report.recent()
+        return Seen(datetime.now(UTC), engines, found, self._rates_until(found))
+
+    def _rates_until(self, found: Status | None) -> Rates:
+        before, now = self._totals, found.totals if found else None
+        if before is not now:  # otherwise the report is the one of the last look
+            self._totals = now
+            recent = before and now and now.at - before.at < RATE_SECONDS
+            self._rates = status.rates(before, now) if before and now and recent else UNMEASURED
+        return self._rates
 
 
 def _engine(name: str, question: "_Question[Engine]", answered: bool) -> EngineSeen:

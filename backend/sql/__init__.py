@@ -58,6 +58,7 @@ from backend.sql.outbox import add_to_outbox as add_to_outbox
 from backend.sql.outbox import publishing as publishing
 from backend.sql.shards import LockedShard as LockedShard
 from backend.sql.shards import advance as advance
+from backend.sql.shards import count_stored as count_stored
 from backend.sql.shards import end_stuck as end_stuck
 from backend.sql.shards import lock_shard as lock_shard
 from backend.sql.shards import name_transaction as name_transaction

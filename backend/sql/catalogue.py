@@ -213,8 +213,8 @@ def chat_ids(
     return {(token, number): (id_, alive) for token, number, id_, alive in rows}
 
 
-def insert_chats(tx: Connection, rows: Sequence[ChatRow]) -> list[tuple[int, int]]:
-    """Store chats. Returns the (application id, number) that are taken by *another* chat.
+def insert_chats(tx: Connection, rows: Sequence[ChatRow]) -> tuple[int, list[tuple[int, int]]]:
+    """Store chats. Returns how many, and the (application id, number) that are taken by *another* chat.
 
     One that is there already with the same creation time is the same chat, and skipped.
     """
@@ -235,7 +235,7 @@ def insert_chats(tx: Connection, rows: Sequence[ChatRow]) -> list[tuple[int, int
         values,
     ).rowcount
     if stored == sum(r.last - r.first + 1 for r in rows):
-        return []
+        return stored, []
     taken = tx.execute(
         text(
             f"SELECT c.application_id, c.number FROM {wanted}"
@@ -244,7 +244,7 @@ def insert_chats(tx: Connection, rows: Sequence[ChatRow]) -> list[tuple[int, int
         ),
         values,
     )
-    return [(application_id, number) for application_id, number in taken]
+    return stored, [(application_id, number) for application_id, number in taken]
 
 
 HAS_MESSAGES = hot(

@@ -28,7 +28,9 @@ LEASE = hot(
         UPDATE outbox SET leased_until = clock_timestamp() + make_interval(secs => :seconds)
         WHERE id IN (SELECT id FROM chosen) RETURNING id)
     SELECT (SELECT array_agg(id) FROM leased),
-           (SELECT array_agg(name ORDER BY name) FROM search_index)""",
+           CASE WHEN EXISTS (SELECT FROM leased) THEN
+               (SELECT array_agg(name ORDER BY name) FROM (SELECT name FROM search_index FOR SHARE) s)
+           END""",
 )
 # LIMIT 1 keeps the planner from reading all messages, whose number it can't compare with the arrays'.
 CHANGED = hot(
@@ -47,6 +49,7 @@ RELEASE = hot(
     "release",
     "UPDATE outbox SET leased_until = NULL WHERE id = ANY(cast(:ids AS bigint[]))",
 )
+ENDS = hot("ends", "SELECT (SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox)")
 PARENTS = hot(
     "parents",
     "SELECT c.id, a.token, c.number FROM chat c JOIN application a ON a.id = c.application_id"
@@ -90,7 +93,8 @@ def lease(tx: Connection, messages: int, seconds: float) -> Lease | None:
     """Lease the oldest free rows, of about so many messages; None if there are none, or no index.
 
     The indices are read in the same statement: whoever adds one need not wait for any publisher, as what
-    was leased before was also committed before.
+    was leased before was also committed before. Their rows are locked for a moment: who turns searches from
+    one to another keeps all from leasing meanwhile.
     """
     ids, indices = tx.execute(
         LEASE, {"rows": ROWS_LOOKED_AT, "messages": messages, "seconds": seconds}
@@ -120,6 +124,12 @@ def parents(connection: Connection, chat_ids: Iterable[int]) -> dict[int, tuple[
     """The token and the number of each of these chats."""
     rows = connection.execute(PARENTS, {"ids": list(chat_ids)})
     return {id_: (token, number) for id_, token, number in rows}
+
+
+def ends(connection: Connection) -> tuple[int, int] | None:
+    """The oldest and the newest row; None if there is none."""
+    first, last = connection.execute(ENDS).one()
+    return None if first is None else (first, last)
 
 
 def lag(connection: Connection) -> Lag:

@@ -57,6 +57,11 @@ def shard_states(connection: Connection) -> dict[int, tuple[int, EntryId]]:
     return {number: (epoch, EntryId(*cursor)) for number, epoch, *cursor in rows}
 
 
+def count_stored(connection: Connection) -> int:
+    """How many rows drains have stored in all."""
+    return int(connection.scalar(text("SELECT sum(stored) FROM shard")) or 0)
+
+
 def set_epoch(tx: Connection, shard: int, epoch: int) -> None:
     """Begin a new life of a shard; the caller holds its lock."""
     tx.execute(
@@ -65,18 +70,20 @@ def set_epoch(tx: Connection, shard: int, epoch: int) -> None:
     )
 
 
-def advance(tx: Connection, shard: int, cursor: EntryId, dropped: int) -> None:
-    """Move a shard's cursor; the caller holds its lock."""
+def advance(tx: Connection, shard: int, cursor: EntryId, dropped: int, stored: int) -> None:
+    """Move a shard's cursor, and count what was dropped and stored; the caller holds its lock."""
     tx.execute(
         text(
             "UPDATE shard SET cursor_epoch = :epoch, cursor_sequence = :sequence,"
-            " dropped = dropped + :dropped, drained_at = now() WHERE number = :shard"
+            " dropped = dropped + :dropped, stored = stored + :stored, drained_at = now()"
+            " WHERE number = :shard"
         ),
         {
             "shard": shard,
             "epoch": cursor.epoch,
             "sequence": cursor.sequence,
             "dropped": dropped,
+            "stored": stored,
         },
     )
 

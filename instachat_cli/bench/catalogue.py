@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from backend.settings import Settings
-from instachat_cli.bench import accept, drain_copy, drain_jobs, startup
+from instachat_cli.bench import accept, drain_copy, drain_jobs, startup, sync
 from instachat_cli.bench.duel import Row
 from instachat_cli.bench.facts import facts
 from instachat_cli.bench.ground import Ground, Scale, ground
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Row]]] = {
     "drain-copy": drain_copy.measure,
     "accept": accept.measure,
     "startup": startup.measure,
+    "sync": sync.measure,  # last: it leaves a million chats to the others
 }
 
 

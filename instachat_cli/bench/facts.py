@@ -18,16 +18,22 @@ _ROOT = Path(__file__).parents[2]
 
 def facts(backend: Backend) -> dict[str, str]:
     """The facts of this run, by name."""
+    return machine() | {
+        "PostgreSQL": _postgres(backend),
+        "Redis": _redis(backend),
+        "libraries": _libraries("redis", "hiredis", "psycopg2-binary", "SQLAlchemy", "huey"),
+        "measured": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+
+
+def machine() -> dict[str, str]:
+    """The facts of whatever runs here."""
     return {
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{_system()}, kernel {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "PostgreSQL": _postgres(backend),
-        "Redis": _redis(backend),
-        "libraries": _libraries(),
         "InstaChat": _commit(),
-        "measured": f"{datetime.now(UTC):%Y-%m-%d}",
     }
 
 
@@ -67,8 +73,7 @@ def _redis(backend: Backend) -> str:
     return f"{engine.engine} {engine.version}; {settings or 'settings can’t be read'}"
 
 
-def _libraries() -> str:
-    names = ("redis", "hiredis", "psycopg2-binary", "SQLAlchemy", "huey")
+def _libraries(*names: str) -> str:
     return ", ".join(f"{name} {_version(name)}" for name in names)
 
 

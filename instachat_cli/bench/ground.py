@@ -25,7 +25,7 @@ from backend.errors import Failed, InstaChatError, Invalid
 from backend.migrations import upgrade
 from backend.settings import Settings
 from backend.sql import Database
-from instachat_cli.conversations import conversations
+from loadtest.conversations import conversations
 
 REQUESTS = 500  # of one message each, accepted in one call while the log is filled
 BULK = 1_000  # messages of a bulk request, as `messages create -` sends them
@@ -39,11 +39,12 @@ class Scale:
     starts: int = 15  # pairs of the command line's start, which is quick
     messages: int = 30_000  # of one repetition
     jobs: int = 1_500  # of one repetition, where each message is a job
+    chats: int = 1_000_000  # whose counters are synced
     crews: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
     """How many consumer processes of how many threads are tried for those jobs."""
 
 
-QUICK = Scale(pairs=2, starts=2, messages=2_000, jobs=60, crews=((1, 2), (2, 2)))
+QUICK = Scale(pairs=2, starts=2, messages=2_000, jobs=60, chats=2_000, crews=((1, 2), (2, 2)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backend import sql
 from backend.bootstrap import Backend
 from backend.settings import Settings
 from tests.cli.conftest import Cli, Terminal, wait_until
@@ -93,7 +94,7 @@ def test_up_on_private_engines_and_a_kill_that_leaves_nothing(
     home = Path(private.env["INSTACHAT_HOME"])
     assert str(home) in up.said
     assert "migrated from nothing to" not in up.said  # one line says it
-    assert re.search(r"schema +0001, migrated from nothing", up.said)
+    assert re.search(rf"schema +{sql.SCHEMA}, migrated from nothing", up.said)
     token = private("apps", "create", "first").json["token"]
     made = private("chats", "create", token, "--wait", "stored")
     assert (made.json, made.err) == ({"number": 1}, "")

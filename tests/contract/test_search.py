@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backend import accept
 from backend.bootstrap import Backend, open_backend
 from backend.errors import Invalid, NotFound
-from instachat_cli.conversations import conversations
+from loadtest.conversations import conversations
 from tests.conftest import Engines
 from tests.contract.cases import CASES, INVALID_KEYWORDS, SearchCase, oracle
 from tests.elastic.fixtures import Elasticsearch

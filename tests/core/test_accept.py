@@ -59,6 +59,12 @@ def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
                 backend.acceptor.accept(accept.messages(token, 2, ["a", "b"]))
             backend.drainer.drain_all()
             assert [len(list(backend.catalog.messages(t, 2))) for t in tokens] == [2] * 20
+            assert len(list(backend.syncer.sync())) == 2 * 20
+            assert backend.log.given(16) == 4 * 20
+            backend.catalog.delete_application(tokens[0], cascade=True)
+            assert backend.clearer.clear_all() == 2
+            backend.log.pause()
+            assert backend.log.paused()
     finally:
         node.remove()
 

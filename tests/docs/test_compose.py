@@ -13,14 +13,18 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from backend.bootstrap import durability_faults
+from backend.errors import EngineDown
+from backend.index import Index, new_name
 from backend.log import Log
 from backend.settings import PREFIX, Durability, Settings
+from tests.elastic.docker import IMAGE
+from tests.elastic.fixtures import PASSWORD, USER, WITH_USER, StartNode
 from tests.engines import RedisServer, valkey_binary
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 OURS = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
-CHOSEN = {"POSTGRES_PASSWORD": "one1", "VALKEY_PASSWORD": "two2"}
+CHOSEN = {"POSTGRES_PASSWORD": "one1", "VALKEY_PASSWORD": "two2", "ELASTIC_PASSWORD": "three3"}
 VARIABLE = re.compile(r"\$\{([A-Z_]+):\?([^}]+)\}")
 
 
@@ -58,6 +62,7 @@ def test_its_variables_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) 
     settings = Settings()
     assert settings.database_url == "postgresql://instachat:one1@postgres:5432/instachat"
     assert settings.redis_url == "redis://:two2@valkey:6379/0"
+    assert settings.elasticsearch_url == "http://elastic:three3@elasticsearch:9200"
     assert settings.durability is Durability.STRICT
 
 
@@ -75,9 +80,13 @@ def test_it_starts_behind_the_migrations_and_the_engines(name: str) -> None:
         "migrate": "service_completed_successfully",
         "postgres": "service_healthy",
         "valkey": "service_healthy",
+        "elasticsearch": "service_started",
     }
     assert OURS["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-    assert all("healthcheck" in COMPOSE["services"][name] for name in ("postgres", "valkey"))
+    assert all(
+        "healthcheck" in COMPOSE["services"][name]
+        for name in ("postgres", "valkey", "elasticsearch")
+    )
 
 
 def test_the_api_is_published_to_this_machine_only_and_watched() -> None:
@@ -96,14 +105,45 @@ def test_no_password_has_a_default_and_no_port_is_open_to_others() -> None:
     text = (ROOT / "compose.yaml").read_text()
     code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     assert {name for name, _ in VARIABLE.findall(code)} == set(CHOSEN)
-    assert re.findall(r"\$", VARIABLE.sub("", code)) == []
+    assert re.findall(r"\$", VARIABLE.sub("", code).replace("$$", "")) == []
     for service in COMPOSE["services"].values():
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
 def test_the_data_are_kept_in_volumes() -> None:
     kept = {name: COMPOSE["services"][name]["volumes"] for name in COMPOSE["volumes"]}
-    assert kept == {"postgres": ["postgres:/var/lib/postgresql"], "valkey": ["valkey:/data"]}
+    assert kept == {
+        "postgres": ["postgres:/var/lib/postgresql"],
+        "valkey": ["valkey:/data"],
+        "elasticsearch": ["elasticsearch:/usr/share/elasticsearch/data"],
+    }
+
+
+def test_its_elasticsearch_is_the_one_that_is_tested_and_has_room() -> None:
+    service = COMPOSE["services"]["elasticsearch"]
+    assert service["image"] == IMAGE
+    assert service["environment"]["xpack.security.enabled"] == "true"
+    assert "-Xmx512m" in service["environment"]["ES_JAVA_OPTS"]
+    assert service["mem_limit"] == "1g"
+    assert "$$ELASTIC_PASSWORD" in service["healthcheck"]["test"][1]
+
+
+def test_its_elasticsearch_takes_the_index_and_asks_for_the_password(
+    start_elasticsearch: StartNode,
+) -> None:
+    """A real node on compose.yaml's settings, but for its password, which only the image sets."""
+    given = COMPOSE["services"]["elasticsearch"]["environment"]
+    kept = {name: value for name, value in given.items() if name.startswith("xpack.")}
+    node = start_elasticsearch(kept, WITH_USER)
+    host = node.url.removeprefix("http://")
+    index = Index(f"http://{USER}:{PASSWORD}@{host}")
+    name = new_name("composed")
+    index.create(name)
+    index.read_from(name)
+    assert index.exists(name)
+    index.close()
+    with pytest.raises(EngineDown, match="401"):
+        Index(f"http://{host}").version()
 
 
 class ComposedValkey(RedisServer):

@@ -63,7 +63,7 @@ def elasticsearch() -> Iterator[Elasticsearch]:
     if url := os.environ.get("INSTACHAT_TEST_ELASTICSEARCH_URL"):
         yield Given(url)
         return
-    node = _new_or_missing()
+    node = new_node_or_missing()
     try:
         node.start()
         yield node
@@ -79,7 +79,7 @@ def start_elasticsearch() -> Iterator[StartNode]:
         def start(
             settings: Mapping[str, object] | None = None, files: Mapping[str, str] | None = None
         ) -> Node:
-            node = _new_or_missing(settings, files)
+            node = new_node_or_missing(settings, files)
             stack.callback(node.remove)
             node.start()
             return node
@@ -87,9 +87,10 @@ def start_elasticsearch() -> Iterator[StartNode]:
         yield start
 
 
-def _new_or_missing(
+def new_node_or_missing(
     settings: Mapping[str, object] | None = None, files: Mapping[str, str] | None = None
 ) -> Node:
+    """As `new_node`; where none is to be had, the test is skipped, or in CI fails."""
     from tests.conftest import missing  # here, since that module imports this one
 
     try:

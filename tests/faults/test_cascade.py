@@ -16,7 +16,9 @@ from sqlalchemy import text
 from backend import accept, clearing
 from backend.bootstrap import Backend
 from backend.clearing import Clearer
+from backend.drain import Drainer
 from backend.errors import HasChildren, InstaChatError, NotFound
+from backend.life import Lives
 from backend.model import Parent
 from tests.faults.talk import scalar, send, stored
 
@@ -163,6 +165,32 @@ def test_a_cascade_killed_at_a_named_step_is_finished_by_the_next(
     assert keys(backend) == {f"app:{family}"}
     named = outbox(backend)
     assert len(named) == len({(chat, number) for chat, number, _ in named}) == 39
+
+
+@pytest.mark.parametrize("where", ["read", "rows", "committed", "trimmed"])
+@pytest.mark.parametrize("chat", [1, 3])
+def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
+    backend: Backend, application: str, where: str, chat: int
+) -> None:
+    """With all that belongs to it, or without anything: one chat less, whatever was killed."""
+    backend.acceptor.accept(accept.chats(application, 3))
+    send(backend, application, "in the way")
+    backend.drainer.drain_all()
+    backend.acceptor.accept(accept.deletion(application, chat, cascade=chat == 1))
+    shard = backend.counters.shard(application)
+
+    def step(name: str) -> None:
+        if name == where:
+            raise Killed
+
+    lives = Lives(backend.log, backend.database)
+    with pytest.raises(Killed):
+        Drainer(backend.log, backend.database, lives, step=step).drain(shard)
+    backend.drainer.drain_all()
+    assert backend.catalog.application(application).chats_count == 2
+    assert len(list(backend.catalog.chats(application))) == 2
+    with pytest.raises(NotFound):
+        send(backend, application, "late", chat=chat)
 
 
 @pytest.mark.usefixtures("small_steps")

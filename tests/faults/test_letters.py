@@ -10,12 +10,18 @@ from sqlalchemy import text
 
 from backend import accept, sql
 from backend.bootstrap import Backend
+from backend.drain import Drainer
 from backend.errors import Gone, NotFound
 from backend.events import pack_messages
+from backend.life import Lives
 from backend.log import Creation
 from backend.model import EntryId, Message, Parent
 from backend.sql.letters import DeadLetter
 from tests.faults.talk import scalar, send, stored
+
+
+class Killed(BaseException):
+    """Ends a drain where a kill would."""
 
 
 @contextmanager
@@ -78,6 +84,28 @@ def test_a_retried_message_is_stored_under_its_own_number_once(
     with pytest.raises(NotFound):
         backend.letters.retry(key)
     assert count(backend, rejected) == 3
+
+
+@pytest.mark.parametrize("where", ["read", "rows", "committed", "trimmed"])
+def test_a_rejection_killed_at_a_named_step_of_its_drain_is_counted_once(
+    backend: Backend, chat: str, where: str
+) -> None:
+    """The row, the letter and the count come together, or none of them."""
+
+    def step(name: str) -> None:
+        if name == where:
+            raise Killed
+
+    lives = Lives(backend.log, backend.database)
+    with refusing(backend):
+        send(backend, chat, "one", "refused", "three")
+        with pytest.raises(Killed):
+            Drainer(backend.log, backend.database, lives, step=step).drain(
+                backend.counters.shard(chat)
+            )
+        backend.drainer.drain_all()
+    assert count(backend, chat) == len(stored(backend, chat)) == 2
+    assert len(keys(backend)) == 1
 
 
 def test_many_retries_at_once_count_once(backend: Backend, rejected: str) -> None:

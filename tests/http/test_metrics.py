@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -9,13 +10,14 @@ from contextlib import ExitStack
 
 import psutil
 import pytest
+import yaml
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer, valkey_binary
-from tests.server import ApiServer
+from tests.server import ROOT, ApiServer
 
 pytestmark = pytest.mark.xdist_group("metrics")
 
@@ -180,3 +182,22 @@ def test_labels_name_nobody(server: ApiServer) -> None:
     assert path.split("/")[4] not in " ".join(routes)
     assert "no-such-token" not in " ".join(routes)
     assert not any(any(part.isdigit() for part in found.split("/")) for found in routes)
+
+
+def test_the_page_on_monitoring_names_what_is_there(server: ApiServer) -> None:
+    """Each metric is documented, and what the documentation and its alerts name exists."""
+    server.post(new_chat(server), b'{"message": {"text": "counted"}}')
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    families = {
+        family.name: {sample.name for sample in family.samples}
+        for family in text_string_to_metric_families(server.get("/metrics").decode())
+    }
+    there = set().union(families, *families.values())
+    named = set(re.findall(r"instachat_[a-z_]+", page))
+    assert named <= there
+    for name, its_samples in families.items():
+        assert named & {name, *its_samples}, f"{name} is not documented"
+    alerts = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    rules = [rule for part in alerts for group in part["groups"] for rule in group["rules"]]
+    assert len(rules) >= 8
+    assert all(rule["alert"].startswith("InstaChat") and rule["expr"] for rule in rules)

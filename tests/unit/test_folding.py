@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backend.errors import Invalid
 from backend.folding import MAX_GROWTH, MAX_KEYWORD, clusters, fold, fold_keyword, highlight
-from instachat_cli.conversations import conversations
+from loadtest.conversations import conversations
 from tests.contract.cases import folded as naive_fold
 
 FATHA, SHADDA, HAMZA_ABOVE = "\u064e", "\u0651", "\u0654"

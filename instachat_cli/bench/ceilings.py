@@ -1,30 +1,18 @@
-"""`python -m instachat_cli.bench`: run the benchmarks, and print or write the report."""
+"""`instachat bench ceilings`: run the benchmarks, and print or write the report."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.main import get_command
 
 from backend.errors import CheckFailed, Invalid
-from instachat_cli import failures
+from instachat_cli.ending import as_ctrl_c
 from instachat_cli.talk import talk
-from instachat_cli.tree import command, group
 
 BUSY = 0.15  # of all processors; from there on we warn
 
-app = group(
-    """
-    Benchmarks: ratios against ceilings and rivals.
 
-    $ python -m instachat_cli.bench --quick
-    """
-)
-
-
-@command(app)
 def ceilings(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME…", help="Only these; otherwise all.")
@@ -38,7 +26,7 @@ def ceilings(
 ) -> None:
     """Measure ours against ceilings and rivals, and print the report as Markdown.
 
-    $ python -m instachat_cli.bench drain-copy accept
+    $ instachat bench ceilings drain-copy accept
 
     Exits with 4 if a ratio is not what it must be.
     """
@@ -56,7 +44,8 @@ def ceilings(
     if (others := busy()) > BUSY:
         talk.warning(f"other things use {others:.0%} of this machine: the ratios will be unfair")
     scale = QUICK if quick else Scale()
-    rows, facts = run(load(), chosen, scale, lambda row: talk.say(summary(row)))
+    with as_ctrl_c():
+        rows, facts = run(load(), chosen, scale, lambda row: talk.say(summary(row)))
     text = markdown(rows, facts | {"used by others": f"{others:.0%} of it, before the start"})
     if report and not (names or quick):
         report.write_text(text, encoding="utf-8")
@@ -67,24 +56,3 @@ def ceilings(
             talk.note(f"{report} stays as it is: only a whole run in full is worth a report")
     if missed := [row.title for row in rows if row.verdict is Verdict.MISSED]:
         raise CheckFailed(f"{len(missed)} of {len(rows)} missed: {'; '.join(missed)}")
-
-
-def main(arguments: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    try:
-        root = get_command(app)
-        with root.make_context("python -m instachat_cli.bench", arguments) as context:
-            root.invoke(context)
-    except typer.Exit as end:
-        return end.exit_code
-    except SystemExit:
-        raise
-    except BaseException as error:  # noqa: BLE001  # nobody is shown a traceback
-        return failures.report(error)
-    return 0
-
-
-if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGHUP):  # tidy up, as for Ctrl-C
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    sys.exit(main(sys.argv[1:]))

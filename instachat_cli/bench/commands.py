@@ -1,0 +1,16 @@
+"""`instachat bench`: load with an audit, and ratios against ceilings and rivals."""
+
+from instachat_cli.bench.ceilings import ceilings
+from instachat_cli.bench.run import run
+from instachat_cli.tree import command, group
+
+app = group(
+    """
+    Load with an audit; ratios against ceilings and rivals.
+
+    $ instachat bench run mixed --profile load
+    $ instachat bench ceilings
+    """
+)
+command(app)(run)
+command(app)(ceilings)

@@ -1,0 +1,35 @@
+"""The plan's levels, told to Locust second by second; `bench run` adds this file to a scenario's."""
+
+import math
+
+from locust import LoadTestShape
+from locust.runners import LocalRunner
+
+from loadtest.result import Model
+from loadtest.swarm import swarm
+
+QUIET_SECONDS = 2.0  # after the last user has ended: the workers' last reports arrive
+AT_ONCE = 100.0  # users that may start within a second, at least
+
+
+class Planned(LoadTestShape):
+    """Users as planned; at the end nobody, then quiet until everything is written, then the end."""
+
+    _quiet_since: float | None = None
+
+    def tick(self) -> tuple[int, float] | None:
+        """How many users there are to be, and how fast they may come."""
+        here, plan = swarm(), swarm().plan
+        assert plan, "a shape needs a plan"
+        now = here.now or 0.0  # before the first tick is over there is no ground, and no clock
+        if now >= plan.seconds or here.stop_asked():
+            if self._quiet_since is None and not (self.runner and self.runner.user_count):
+                self._quiet_since = now
+            quiet = 0.0 if isinstance(self.runner, LocalRunner) else QUIET_SECONDS
+            if self._quiet_since is not None and now - self._quiet_since >= quiet:
+                return None
+            return 0, AT_ONCE
+        if plan.model is Model.OPEN:
+            return plan.users, max(plan.users, AT_ONCE)
+        users = max(math.ceil(plan.level(now)), 1)
+        return users, max(users, AT_ONCE)

@@ -1,0 +1,71 @@
+"""HTTP for everything but the load itself: preparing, sampling, auditing. Nothing is sent twice."""
+
+import json
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import urllib3
+
+from loadtest.faults import Unreachable, Unusable
+
+TIMEOUT = urllib3.Timeout(connect=5, read=20)
+NO_ANSWER = 0
+
+
+class Answer(NamedTuple):
+    """A status, or NO_ANSWER, and the JSON that came with it."""
+
+    status: int
+    body: Any
+
+
+class Web:
+    """One server, by several threads at once."""
+
+    def __init__(self, host: str, connections: int = 16) -> None:
+        self.host = host.rstrip("/")
+        self._pool = urllib3.PoolManager(maxsize=connections, retries=False, timeout=TIMEOUT)
+
+    def ask(self, method: str, path: str, body: Any = None) -> Answer:
+        """One request under `/api/v1`; never raises: without an answer the status is NO_ANSWER."""
+        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        try:
+            response = self._pool.request(
+                method, f"{self.host}/api/v1{path}", body=data, headers=headers, redirect=False
+            )
+            return Answer(response.status, json.loads(response.data) if response.data else None)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError):
+            return Answer(NO_ANSWER, None)
+
+    def reach(self) -> None:
+        """Raises Unreachable unless the server answers, whatever it says."""
+        try:
+            self._pool.request("GET", f"{self.host}/healthz", redirect=False)
+        except (urllib3.exceptions.HTTPError, OSError):
+            raise Unreachable(f"{self.host} does not answer") from None
+
+    def need(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON of a success. Raises Unreachable or Unusable for anything else."""
+        answer = self.ask(method, path, body)
+        if answer.status == NO_ANSWER:
+            raise Unreachable(f"{self.host} does not answer")
+        if not 200 <= answer.status < 300:
+            raise Unusable(f"{self.host} answers {answer.status} to {method} {_redacted(path)}")
+        return answer.body
+
+
+def messages(token: str, chat: int, number: int | None = None, **query: object) -> str:
+    """The path of a chat's messages, or of one of them."""
+    path = f"/applications/{token}/chats/{chat}/messages"
+    if number is not None:
+        path += f"/{number}"
+    if query:
+        path += "?" + "&".join(f"{name}={quote(str(value))}" for name, value in query.items())
+    return path
+
+
+def _redacted(path: str) -> str:
+    """The path without its token."""
+    parts = path.split("/")
+    return "/".join([*parts[:2], "{token}", *parts[3:]]) if len(parts) > 2 else path

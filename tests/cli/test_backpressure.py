@@ -1,0 +1,47 @@
+"""Backpressure: what can't be taken in is refused, in words, and taken in again as soon as there is room."""
+
+from collections.abc import Callable
+
+from backend.bootstrap import Backend
+from tests.cli.conftest import Cli
+
+
+def test_a_full_log_refuses_with_5_and_recovers_by_itself(
+    cli: Cli, core: Backend, token: str, chat: int, stored: Callable[[str], None]
+) -> None:
+    """At the limit of the setting; what was accepted before stays, and no number is spent."""
+    limit = {"INSTACHAT_LOG_LIMIT": "2"}
+    given = [cli("messages", "create", token, chat, "x", env=limit).json for _ in range(2)]
+    assert given == [{"number": 1}, {"number": 2}]
+    full = cli("messages", "create", token, chat, "x", "-o", "json", env=limit)
+    assert (full.code, full.error["error"]) == (5, "unavailable")
+    assert "2 events that are not stored yet; nothing was accepted" in full.error["message"]
+    assert "`instachat status`" in full.error["hint"]
+    in_bulk = cli("messages", "create", token, chat, "-", stdin="a\nb\n", env=limit)
+    assert in_bulk.code == 5
+    assert "accepted before: nothing" in in_bulk.err
+    waited = cli("messages", "create", token, chat, "x", "--wait", "stored")
+    assert waited.json == {"number": 3}, "another process's limit is its own"
+    assert cli("messages", "create", token, chat, "x", env=limit).json == {"number": 4}
+    stored(token)
+    assert len(list(core.catalog.messages(token, chat))) == 4
+
+
+def test_a_redis_near_its_memory_limit_refuses_with_5_and_is_drained_all_the_same(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """Nothing that waiting, editing and deleting need asks for more; with room again all goes on."""
+    cli("messages", "create", token, chat, "before")
+    client = core.log.redis
+    client.config_set("maxmemory", 1)
+    try:
+        full = cli("messages", "create", token, chat, "x", "-o", "json")
+        assert (full.code, full.error["error"]) == (5, "unavailable")
+        assert "memory" in full.error["message"]
+        assert cli("messages", "edit", token, chat, 1, "edited").json["text"] == "edited"
+        assert cli("messages", "delete", token, chat, 1, "--yes").code == 0
+        assert cli("sync-counters").code == 0
+        assert cli("status").code == 0
+    finally:
+        client.config_set("maxmemory", 0)
+    assert cli("messages", "create", token, chat, "after").json == {"number": 2}

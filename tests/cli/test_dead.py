@@ -1,0 +1,84 @@
+"""`instachat dead`: looking at dead letters, retrying them, giving them up."""
+
+from collections.abc import Callable
+
+import pytest
+
+from backend.bootstrap import Backend
+from backend.events import pack_messages
+from backend.log import Creation
+from backend.model import EntryId, Parent
+from tests.cli.conftest import Cli, Terminal
+
+
+@pytest.fixture
+def poisoned(cli: Cli, core: Backend, token: str, chat: int, stored: Callable[[str], None]) -> str:
+    """The token of an application in whose chat 1 message 2 has a NUL; no other letter is there."""
+    for kept in core.letters.all():
+        core.letters.purge(kept.letter.key)
+    payload = pack_messages(token, chat, ["good", "secret\0poison"])
+    shard = core.counters.shard(token)
+    core.log.accept(shard, [Creation("messages", Parent(token, chat), payload)], EntryId(0, 0))
+    stored(token)
+    assert cli("status").json["dead_letters_by_kind"] == {"drain": 1, "publish": 0}
+    return token
+
+
+def test_a_letter_is_listed_and_shown_with_its_whole_event(cli: Cli, poisoned: str) -> None:
+    """The list has the reason and the time, no text; the text is shown to who asks for the letter."""
+    (line,) = cli("dead", "list").lines
+    assert set(line) == {"id", "kind", "reason", "token", "chat", "number", "created_at"}
+    assert (line["kind"], line["token"], line["chat"], line["number"]) == ("drain", poisoned, 1, 2)
+    assert "NUL" in line["reason"]
+    assert "secret" not in str(line)
+    shown = cli("dead", "show", line["id"]).json
+    assert shown["text"] == "secret\0poison"
+    assert '["good","secret\\u0000poison"]' in shown["event"]
+    assert "␀" in cli("dead", "show", line["id"], "-o", "table").out
+    table = cli("dead", "list", "-o", "table").out
+    assert line["id"] in table
+
+
+def test_a_retry_says_what_became_of_each(cli: Cli, core: Backend, poisoned: str) -> None:
+    """One that still can't be stored: exit 1, and why; one that can: done, and counted."""
+    (line,) = cli("dead", "list").lines
+    still = cli("dead", "retry", line["id"], "-o", "json")
+    assert still.code == 1
+    assert still.json == [{"id": line["id"], "retried": False, "reason": line["reason"]}]
+    assert "1 of 1 dead letters" in still.error["message"]
+    with core.database.begin() as tx:
+        # As if the event had been refused for another reason than its text.
+        tx.exec_driver_sql(
+            "UPDATE dead_letter SET event ="
+            " convert_to(replace(convert_from(event, 'UTF8'), '\\u0000', ' and '), 'UTF8')"
+        )
+    done = cli("dead", "retry", "--all")
+    assert (done.code, done.lines[0]["retried"]) == (0, True)
+    assert cli("messages", "show", poisoned, 1, 2).json["text"] == "secret and poison"
+    assert cli("chats", "show", poisoned, 1).json["messages_count"] == 2
+    assert cli("dead", "retry", line["id"]).code == 3
+    assert cli("dead", "retry", "--all").code == 0
+
+
+def test_giving_up_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) -> None:
+    """A dry run changes nothing; without a terminal and without `--yes` it refuses."""
+    (line,) = cli("dead", "list").lines
+    assert cli("dead", "purge", line["id"]).code == 2
+    rehearsed = cli("dead", "purge", "--all", "--dry-run", "-o", "table").out
+    assert rehearsed == "would delete 1 dead letter for good; nothing was done\n"
+    terminal = Terminal(cli, "dead", "purge", line["id"])
+    terminal.until("Delete 1 dead letter for good? [y/N] ")
+    terminal.type("n\n")
+    assert terminal.end() == 1
+    assert cli("dead", "purge", line["id"], "--yes").json == {"letters": 1, "deleted": True}
+    assert cli("dead", "list").lines == []
+    assert cli("messages", "show", poisoned, 1, 2).code == 3
+    assert cli("dead", "purge", line["id"], "--yes").code == 3
+
+
+def test_wrong_usage_of_it_ends_cleanly(cli: Cli) -> None:
+    """Neither an ID nor `--all`, or both: exit 2. An ID that there is not: exit 3."""
+    for words in (["retry"], ["purge", "--yes"], ["retry", "--all", "x"], ["show"]):
+        assert cli("dead", *words).code == 2, words
+    for key in ("1-1-1", "'; --", "☠", b"\xff"):
+        assert cli("dead", "show", key).code == cli("dead", "purge", key, "--yes").code == 3, key

@@ -1,0 +1,231 @@
+"""The command line with an Elasticsearch: waiting, status, doctor, settings, and when it is away."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend import accept
+from backend.bootstrap import Backend, open_backend
+from backend.settings import Settings
+from tests.cli.conftest import Cli, wait_until
+from tests.cli.zygote import Zygote
+from tests.conftest import Engines
+from tests.elastic.fixtures import Elasticsearch
+from tests.elastic.speaking import live, publisher
+from tests.engines import RedisServer, free_port, valkey_binary
+
+NOWHERE = {"INSTACHAT_ELASTICSEARCH_URL": f"http://user:secret@127.0.0.1:{free_port()}"}
+
+
+@pytest.fixture(scope="module")
+def indexed(engines: Engines, elasticsearch: Elasticsearch) -> Iterator[Settings]:
+    """An installation with a search index, for this file."""
+    redis = RedisServer(valkey_binary())
+    try:
+        redis.start()
+        yield Settings(
+            database_url=engines.fresh_database(),
+            redis_url=redis.url,
+            elasticsearch_url=elasticsearch.url,
+        )
+    finally:
+        redis.remove()
+
+
+@pytest.fixture(scope="module")
+def cli(indexed: Settings, zygote: Zygote) -> Cli:
+    """The program on that installation."""
+    return Cli(
+        zygote,
+        database_url=indexed.database_url,
+        redis_url=indexed.redis_url,
+        elasticsearch_url=indexed.elasticsearch_url,
+    )
+
+
+@pytest.fixture(scope="module")
+def core(indexed: Settings) -> Iterator[Backend]:
+    """The core on that installation."""
+    with open_backend(indexed) as core:
+        yield core
+
+
+def severities(cli: Cli, **env: str) -> dict[str, tuple[str, str, str | None]]:
+    """What doctor finds: severity, message and remedy of each check."""
+    return {
+        line["check"]: (line["severity"], line["message"], line["remedy"])
+        for line in cli("doctor", env=env).lines
+    }
+
+
+def test_wait_searchable_without_a_worker_publishes_by_itself(
+    cli: Cli, token: str, chat: int
+) -> None:
+    """When it returns, a search finds all of it: one message, and what came by standard input."""
+    made = cli("messages", "create", token, chat, "a first word", "--wait", "searchable")
+    assert (made.code, made.json, made.err) == (0, {"number": 1}, "")
+    assert [hit["number"] for hit in cli("search", token, chat, "WORD").lines] == [1]
+    lines = "".join(f"word {number}\n" for number in range(2_500))
+    many = cli("messages", "create", token, chat, "-", "--wait", "searchable", stdin=lines)
+    assert many.code == 0
+    assert len(cli("search", token, chat, "word").lines) == 2_501
+
+
+def test_wait_searchable_with_a_worker(
+    cli: Cli, token: str, chat: int, worker: "subprocess.Popen[bytes]"
+) -> None:
+    """The worker publishes; a deletion counts as known as well, and chats have nothing to be found."""
+    assert worker.poll() is None
+    assert cli("messages", "create", token, chat, "a word", "--wait", "searchable").code == 0
+    assert len(cli("search", token, chat, "word").lines) == 1
+    assert cli("chats", "create", token, "--wait", "searchable").code == 0
+    assert cli("messages", "edit", token, chat, 1, "another text").code == 0
+    wait_until(lambda: cli("status").json["not_searchable"] == 0)
+    wait_until(lambda: len(cli("search", token, chat, "another").lines) == 1)
+    assert cli("search", token, chat, "word").lines == []
+
+
+def test_without_a_worker_a_search_says_what_it_can_not_find_yet(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """Stored, and not published: no worker is there to do it."""
+    wait_until(lambda: core.log.workers() == 0)
+    cli("messages", "create", token, chat, "a word", "--wait", "stored")
+    searched = cli("search", token, chat, "word")
+    assert searched.lines == []
+    assert "not searchable yet" in searched.err
+    assert cli("status").json["not_searchable"] >= 1
+    publisher(core).publish()
+
+
+def test_away_it_is_said_within_five_seconds(cli: Cli, token: str, chat: int) -> None:
+    """Search exits with 5 and names it; creating goes on; a wait ends with 4 and the number."""
+    since = time.monotonic()
+    searched = cli("search", token, chat, "word", env=NOWHERE)
+    assert time.monotonic() - since < 5
+    assert searched.code == 5
+    assert "Elasticsearch" in searched.err
+    assert "INSTACHAT_ELASTICSEARCH_URL" in searched.err
+    made = cli("messages", "create", token, chat, "a word", "--wait", "stored", env=NOWHERE)
+    assert (made.code, made.json) == (0, {"number": 1})
+    late = cli(
+        *("messages", "create", token, chat, "a word", "--wait", "searchable", "--timeout", "0.5"),
+        env=NOWHERE,
+    )
+    assert (late.code, late.json) == (4, {"number": 2})
+    assert "not searchable" in late.err
+    seen = cli("status", "-o", "json", env=NOWHERE)
+    assert seen.code == 5
+    assert [one["reachable"] for one in seen.json["engines"]] == [True, True, False]
+    assert seen.json["not_searchable"] >= 2
+    assert "secret" not in searched.err + late.err + seen.err + seen.out
+
+
+def test_status_and_doctor_know_the_index(cli: Cli, core: Backend) -> None:
+    """Its version, its name, and what waits for it."""
+    seen = cli("status").json
+    assert [one["engine"] for one in seen["engines"]][2] == "Elasticsearch"
+    assert seen["engines"][2]["version"].startswith(("8.", "9."))
+    assert seen["search_index"] == live(core)
+    shown = cli("status", "-o", "table").out
+    assert "not searchable yet" in shown
+    assert live(core) in shown
+    found = severities(cli)
+    for check in ("Elasticsearch", "Elasticsearch's security", "search index", "publishing"):
+        assert found[check][0] == "ok", found[check]
+
+
+def test_doctor_finds_what_keeps_messages_from_being_found(cli: Cli, core: Backend) -> None:
+    """An index of another mapping, one that is lost, an old outbox; each with its remedy."""
+
+    def broken(*statements: str) -> dict[str, tuple[str, str, str | None]]:
+        with core.database.begin() as tx:
+            for statement in statements:
+                tx.exec_driver_sql(statement)
+        return severities(cli)
+
+    severity, said, remedy = broken("UPDATE search_index SET mapping = 99")["search index"]
+    assert (severity, "mapping 99" in said) == ("error", True)
+    assert "instachat reindex" in str(remedy)
+    old = "INSERT INTO outbox (chats, numbers, versions, created_at, leased_until) VALUES"
+    later = "now() - interval '2 min', now() + interval '1 h'"
+    found = broken(
+        "UPDATE search_index SET mapping = 1", f"{old} ('{{0}}', '{{1}}', '{{1}}', {later})"
+    )
+    severity, said, _ = found["publishing"]
+    assert (severity, "1 messages" in said or "messages wait" in said) == ("warning", True)
+    name = live(core)
+    gone = f"UPDATE search_index SET name = '{name}0'"
+    severity, said, remedy = broken("DELETE FROM outbox", gone)["search index"]
+    assert (severity, f"{name}0 is not in Elasticsearch" in said) == ("error", True)
+    assert "instachat reindex" in str(remedy)
+    broken(f"UPDATE search_index SET name = '{name}'")
+
+
+def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
+    engines: Engines, elasticsearch: Elasticsearch, zygote: Zygote, indexed: Settings
+) -> None:
+    """The URL was set after messages were stored; without it, that changes are noted for nobody."""
+    database = engines.fresh_database()
+    plain = Cli(zygote, database_url=database, redis_url=indexed.redis_url)
+    with open_backend(Settings(database_url=database, redis_url=indexed.redis_url)) as core:
+        core.log.redis.flushdb()
+        token = core.catalog.create_application("test").token
+        core.acceptor.accept(accept.chats(token))
+        core.acceptor.accept(accept.messages(token, 1, ["a word"]))
+        core.drainer.drain_all()
+        url = {"INSTACHAT_ELASTICSEARCH_URL": elasticsearch.url}
+        searched = plain("search", token, 1, "word", env=url)
+        assert searched.code == 1
+        assert "instachat reindex" in searched.err
+        severity, _, remedy = severities(plain, **url)["search index"]
+        assert severity == "error"
+        assert "instachat reindex" in str(remedy)
+        assert len(plain("search", token, 1, "word").lines) == 1
+        assert severities(plain)["search"][0] == "ok"
+        with core.database.begin() as tx:
+            tx.exec_driver_sql("UPDATE installation SET publishing = true")
+        severity, said, remedy = severities(plain)["search"]
+        assert (severity, "not set any more" in said) == ("warning", True)
+        assert "instachat reindex --abort" in str(remedy)
+        core.log.redis.flushdb()
+
+
+def test_texts_in_the_clear_are_warned_of(cli: Cli) -> None:
+    """Without TLS to another machine; the password in the URL is not told."""
+    found = cli(
+        "doctor", env={"INSTACHAT_ELASTICSEARCH_URL": "http://u:secret@nowhere.invalid:9200"}
+    )
+    assert found.code == 5
+    severity = {line["check"]: line["severity"] for line in found.lines}
+    assert severity["Elasticsearch's security"] == "warning"
+    assert severity["Elasticsearch"] == "error"
+    assert "secret" not in found.out + found.err
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:9200", "ftp://h:1", "http://", "http://[", "http://h:x"]
+)
+def test_a_url_that_can_not_be_one_is_named(url: str, cli: Cli) -> None:
+    """A typing error; nothing was asked of anybody."""
+    done = cli("status", env={"INSTACHAT_ELASTICSEARCH_URL": url})
+    assert done.code == 1
+    assert "INSTACHAT_ELASTICSEARCH_URL" in done.err
+
+
+def test_config_show_hides_the_secrets(cli: Cli, tmp_path: Path) -> None:
+    """The password of the URL, and the key."""
+    env = {
+        "INSTACHAT_ELASTICSEARCH_URL": "https://u:secret1@es:9200",
+        "INSTACHAT_ELASTICSEARCH_API_KEY": "secret2",
+        "INSTACHAT_ELASTICSEARCH_CA_FILE": str(tmp_path / "ca.pem"),
+    }
+    shown = cli("config", "show", env=env)
+    assert "secret" not in shown.out
+    assert "https://u:***@es:9200" in shown.out
+    rows = {row["setting"]: row for row in shown.lines}
+    assert set(rows["INSTACHAT_ELASTICSEARCH_API_KEY"]["value"]) == {"*"}
+    assert rows["INSTACHAT_ELASTICSEARCH_CA_FILE"]["value"] == str(tmp_path / "ca.pem")

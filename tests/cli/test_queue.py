@@ -1,0 +1,108 @@
+"""`instachat queue`: what waits, and telling workers to rest."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from backend.bootstrap import Backend
+from tests.cli.conftest import Cli, wait_until
+
+
+@pytest.fixture
+def paused(cli: Cli, core: Backend) -> Iterator[None]:
+    """The queue is paused, until the test ends."""
+    assert cli("queue", "pause").json == {"paused": True}
+    yield
+    core.log.resume()
+
+
+def wait_for_sweeps(core: Backend) -> None:
+    """Return once the one worker has given so many signs of life that it has swept in between."""
+    seen: set[str] = set()
+
+    def enough() -> bool:
+        assert isinstance(core.log.redis, redis.Redis)
+        seen.add(str(core.log.redis.zrange("instachat:workers", -1, -1, withscores=True)))
+        return len(seen) > 2
+
+    wait_until(enough)
+
+
+def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
+    """Where no worker runs, the bells that were rung are there."""
+    core.jobs.huey.flush()
+    core.jobs.ring(1)
+    core.jobs.ring(2)
+    core.jobs.cascade()
+    core.jobs.huey.storage.conn.lpush(core.jobs.huey.storage.queue_key, "rubbish")
+    shown = cli("queue", "show").json
+    assert shown["jobs"] == {"cascade": 1, "drain": 2, "unreadable": 1}
+    assert (shown["waiting"], shown["paused"], shown["workers"]) == (4, False, 0)
+    assert "1 cascade, 2 drain" in cli("queue", "show", "-o", "table").out
+    core.jobs.huey.flush()
+
+
+def test_bells_that_nobody_hears_are_not_heaped_up(core: Backend) -> None:
+    """A queue that grew while no worker runs would take Redis's memory from the log."""
+    core.jobs.huey.flush()
+    for _ in range(300):
+        core.jobs.ring(0)
+    assert core.jobs.length() <= 100
+    core.jobs.huey.flush()
+
+
+@pytest.mark.usefixtures("paused")
+def test_while_paused_it_is_said_wherever_somebody_waits(
+    cli: Cli, core: Backend, token: str
+) -> None:
+    """Creating goes on; waiting, changing and deleting end at once, and name the way out."""
+    made = cli("chats", "create", token)
+    assert (made.code, made.json) == (0, {"number": 1})
+    assert "`instachat queue resume`" in made.err
+    waited = cli("messages", "create", token, 1, "text", "--wait", "stored", "-o", "json")
+    assert (waited.code, waited.json) == (4, {"number": 1})
+    assert "while the job queue is paused" in waited.error["message"]
+    for words in (
+        ["messages", "edit", token, 1, 1, "other"],
+        ["messages", "delete", token, 1, 1, "--yes"],
+        ["chats", "delete", token, 1, "--yes", "--cascade"],
+    ):
+        refused = cli(*words, "-o", "json")
+        assert (refused.code, refused.error["error"]) == (5, "unavailable")
+        assert "paused" in refused.error["message"]
+        assert "`instachat queue resume`" in refused.error["hint"]
+    assert core.log.lengths(16)[core.counters.shard(token)] == 2
+    assert cli("status").json["paused"] is True
+    found = {line["check"]: line for line in cli("doctor").lines}
+    assert found["worker"]["severity"] == "warning"
+    assert "paused" in found["worker"]["message"]
+    assert cli("queue", "resume").json == {"paused": False}
+    assert cli("messages", "edit", token, 1, 1, "other").json["text"] == "other"
+
+
+def test_a_paused_worker_takes_nothing_also_after_a_restart(
+    cli: Cli, core: Backend, token: str, worker: "subprocess.Popen[bytes]"
+) -> None:
+    """Neither by bell nor by sweep; with `resume` it goes on by itself."""
+    cli("queue", "pause")
+    try:
+        cli("chats", "create", token)
+        wait_for_sweeps(core)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+        second = cli.start("worker", stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: core.log.workers() == 1)
+            cli("messages", "create", token, 1, "text")
+            wait_for_sweeps(core)
+            assert core.log.lengths(16)[core.counters.shard(token)] == 2
+            cli("queue", "resume")
+            wait_until(lambda: not any(core.log.lengths(16)))
+        finally:
+            second.send_signal(signal.SIGTERM)
+            second.wait(20)
+    finally:
+        core.log.resume()

@@ -1,0 +1,87 @@
+"""What is to be copied to /etc works: the cron line in cron's bare environment, and the units."""
+
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from configparser import RawConfigParser
+from pathlib import Path
+
+import pytest
+
+from backend import accept
+from backend.bootstrap import Backend
+
+ROOT = Path(__file__).resolve().parents[2]
+CRON = (ROOT / "deploy" / "instachat.cron").read_text()
+UNIT = "instachat-sync-counters"
+SETTINGS = "/etc/instachat.env"
+PROGRAM = "/opt/instachat/.venv/bin/instachat"
+LOG = "/var/log/instachat/sync-counters.log"
+
+
+def test_the_readme_shows_the_line_that_is_delivered() -> None:
+    """And every path in it is one that the units have, too."""
+    line = CRON.splitlines()[-1]
+    assert f"```crontab\n{line}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
+    service = (ROOT / "deploy" / f"{UNIT}.service").read_text()
+    assert f"EnvironmentFile={SETTINGS}\n" in service
+    assert f"ExecStart={PROGRAM} sync-counters\n" in service
+
+
+def test_the_cron_line_runs_in_crons_bare_environment(backend: Backend, tmp_path: Path) -> None:
+    """Five fields of time, a user, a command without `%`; its settings from the file alone, as quoted."""
+    found = re.fullmatch(r"(?:\S+ ){5}instachat (.+)", CRON.splitlines()[-1])
+    assert found
+    assert "%" not in found[1]
+    settings, log, program = tmp_path / "a%20b.env", tmp_path / "sync.log", tmp_path / "instachat"
+    settings.write_text(
+        f"INSTACHAT_DATABASE_URL='{backend.settings.database_url}&application_name=a%20b'\n"
+        f"INSTACHAT_REDIS_URL='{backend.settings.redis_url}'\n"
+    )
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m instachat_cli "$@"\n')
+    program.chmod(0o755)
+    command = found[1]
+    for there, here in ((SETTINGS, settings), (LOG, log), (PROGRAM, program)):
+        assert there in command
+        command = command.replace(there, str(here))
+    token = backend.catalog.create_application("x").token
+    backend.acceptor.accept(accept.chats(token, 3))
+    backend.drainer.drain_all()
+    user = pwd.getpwuid(os.geteuid())
+    bare = {
+        "HOME": user.pw_dir,
+        "LOGNAME": user.pw_name,
+        "PATH": "/usr/bin:/bin",
+        "SHELL": "/bin/sh",
+    }
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=ROOT, env=bare, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), log.read_text()
+    assert f'{{"token": "{token}", "chat": null, "old": 0, "new": 3}}' in log.read_text()
+
+
+@pytest.mark.parametrize("kind", ["service", "timer"])
+def test_the_units_are_well_formed(kind: str) -> None:
+    """Every hour, after a missed one at once, a run that ends; and systemd's own check, where it is."""
+    unit = RawConfigParser(strict=True)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(ROOT / "deploy" / f"{UNIT}.{kind}")
+    if kind == "timer":
+        assert unit["Timer"]["OnCalendar"] == "hourly"
+        assert unit["Timer"]["Persistent"] == "true"
+        assert unit["Install"]["WantedBy"] == "timers.target"
+    else:
+        assert unit["Service"]["Type"] == "oneshot"
+    if analyze := shutil.which("systemd-analyze"):
+        done = subprocess.run(
+            [analyze, "verify", ROOT / "deploy" / f"{UNIT}.{kind}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        complaints = [line for line in done.stderr.splitlines() if PROGRAM not in line]
+        assert not complaints

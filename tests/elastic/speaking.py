@@ -1,0 +1,83 @@
+"""Speaking to a backend and to its Elasticsearch, for tests: send, search, and look behind the curtain."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.request import Request, urlopen
+
+from sqlalchemy import text
+
+from backend import accept
+from backend.bootstrap import Backend
+from backend.publish import Publisher
+from backend.sql import indices, outbox
+
+
+def send(core: Backend, token: str, *texts: str) -> None:
+    """Have messages stored in chat 1."""
+    for start in range(0, len(texts), 1000):
+        core.acceptor.accept(accept.messages(token, 1, texts[start : start + 1000]))
+    core.drainer.drain_all()
+
+
+def found(core: Backend, token: str, keyword: str) -> list[int]:
+    """The numbers of the messages of chat 1 that a search finds."""
+    return [hit.message.number for hit in core.catalog.search(token, 1, keyword)]
+
+
+def publisher(core: Backend) -> Publisher:
+    """Its publisher."""
+    assert core.publisher is not None
+    return core.publisher
+
+
+def publish(core: Backend) -> int:
+    """Publish all, and have it found at once."""
+    count = publisher(core).publish()
+    http(core, "POST", f"/{live(core)}/_refresh")
+    return count
+
+
+def live(core: Backend) -> str:
+    """The name of the index that is searched."""
+    with core.database.connect() as connection:
+        index = indices.live_index(connection)
+    assert index is not None
+    return index.name
+
+
+def waiting(core: Backend) -> int:
+    """How many messages wait to be published."""
+    with core.database.connect() as connection:
+        return outbox.lag(connection).messages
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
+    """Look again and again until it is so; fails if it takes longer."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"not so within {seconds:g} s"
+        time.sleep(0.05)
+
+
+def query(core: Backend, statement: str) -> list[tuple[Any, ...]]:
+    """Rows, straight from SQL."""
+    with core.database.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+def http(core: Backend, method: str, path: str, body: object = None) -> Any:
+    """Ask Elasticsearch itself, past the program."""
+    assert core.index is not None
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"content-type": "application/json"}
+    with urlopen(
+        Request(core.index.url + path, data, headers, method=method), timeout=30
+    ) as answer:
+        return json.loads(answer.read() or "null")
+
+
+def set_blocks(core: Backend, blocks: Iterable[str], value: bool | None) -> None:
+    """Block the index that is searched, or no longer (None)."""
+    http(core, "PUT", f"/{live(core)}/_settings", {f"index.blocks.{b}": value for b in blocks})

@@ -1,0 +1,102 @@
+"""docs/loadtest.md, run: every command in it works as shown, only shorter, and on the small server."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from loadtest.plan import PROFILES, Scenario
+from tests.engines import free_port
+from tests.load.conftest import ROOT
+
+TEXT = (ROOT / "docs" / "loadtest.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
+
+
+def commands(mark: str) -> list[list[str]]:
+    """The commands of the blocks with that mark, as words."""
+    found = (body for name, body in BLOCK.findall(TEXT) if name == mark)
+    return [shlex.split(line) for body in found for line in body.splitlines()]
+
+
+def start(words: list[str], host: str, *more: object) -> "subprocess.Popen[str]":
+    """Start a command of the page, with another address and what makes it shorter."""
+    words = [host if word == "http://127.0.0.1:3000" else word for word in words]
+    return subprocess.Popen(
+        [*words, *map(str, more)],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_every_bench_command_of_the_page_runs(serve: Callable[..., str]) -> None:
+    """Each gives a result; on a busy machine a threshold may well be missed."""
+    started = []
+    for words in commands(""):
+        assert words[1:3] == ["bench", "run"]
+        host = serve()
+        started.append(start(words, host, "--host", host, "--duration", "4s", "-o", "json"))
+    for run in started:
+        out, err = run.communicate(timeout=120)
+        assert run.returncode in (0, 4), err
+        assert json.loads(out)["audit"]["answered"] > 0
+
+
+def test_the_load_comes_from_elsewhere(
+    serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two commands of a run with workers that are started by hand."""
+    host, port = serve(), str(free_port())
+    monkeypatch.setenv("LOCUST_MASTER_BIND_PORT", port)
+    monkeypatch.setenv("LOCUST_MASTER_NODE_PORT", port)
+    first, worker = commands("workers")
+    run = start(first, host, "--duration", "2s", "-o", "json")
+    workers = [start(worker, host) for _ in range(2)]
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    found = json.loads(out)
+    assert found["processes"] == 2
+    assert found["audit"]["answered"] == found["audit"]["stored"] > 0
+    assert [worker.wait(20) for worker in workers] == [0, 0]
+
+
+def test_locust_runs_alone(serve: Callable[..., str]) -> None:
+    """The command of the page, for a second."""
+    (words,) = commands("alone")
+    run = start(words, serve(), "--run-time", "2s")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    assert "Aggregated" in err
+
+
+def test_the_mix_of_the_page_is_the_mix_that_is_sent() -> None:
+    """Every share in the table, by Locust's own account of the scenario."""
+    told = {
+        scenario: start(
+            [".venv/bin/locust", "-f", f"loadtest/{scenario.replace('-', '_')}.py"],
+            "",
+            "--show-task-ratio-json",
+        )
+        for scenario in Scenario
+    }
+    for scenario, telling in told.items():
+        (row,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{scenario}`")]
+        shares = sorted(int(share) for share in re.findall(r"([0-9]+) %", row)) or [100]
+        out, err = telling.communicate(timeout=60)
+        (user,) = json.loads(out)["total"].values()
+        (acts,) = user["tasks"].values()
+        ratios = [round(100 * task["ratio"]) for task in acts["tasks"].values()]
+        assert sorted(ratios) == shares, err
+
+
+def test_the_profiles_of_the_page_are_those_that_there_are() -> None:
+    """By name."""
+    assert set(re.findall(r"^\| `([a-z]+)` \|.*\|.*\|$", TEXT, re.MULTILINE)) >= set(PROFILES)

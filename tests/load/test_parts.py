@@ -1,0 +1,181 @@
+"""The parts of the load tool that need no server."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from loadtest.histogram import Histogram
+from loadtest.plan import PROFILES, Plan, Scenario, Shape, Stage, plan
+from loadtest.recording import Recorder, Requests, keep
+from loadtest.result import (
+    Audit,
+    ChatAudit,
+    Cpu,
+    Lags,
+    Memory,
+    Model,
+    Moment,
+    Result,
+    Spread,
+    Threshold,
+    Window,
+    dumps,
+    loads,
+)
+from loadtest.result import Requests as Row
+from loadtest.running import _warnings
+from loadtest.texts import beginning, mark, tongues
+
+
+def test_percentiles_are_recorded_values() -> None:
+    """Exact below 16 ms, within one part in 8,192 above; the maximum always exact."""
+    chance = Random(1)
+    values = sorted(int(chance.lognormvariate(8, 2)) for _ in range(20_000))
+    histogram = Histogram()
+    for value in values:
+        histogram.add(value)
+    for share in (0.01, 0.5, 0.95, 0.99, 0.999):
+        true = values[-(-int(share * 1e6) * len(values) // 10**6) - 1] / 1000
+        (found,) = histogram.percentiles_ms(share)
+        assert found is not None
+        assert found == true if true < 16 else 0 <= true - found <= true / 8192
+    assert histogram.max_ms == values[-1] / 1000
+    assert Histogram().percentiles_ms(0.5) == [None]
+
+
+@pytest.mark.parametrize("profile", Shape)
+def test_arrivals_follow_the_levels(profile: Shape) -> None:
+    """As many as planned, in order, none twice, shared among the processes without a rest."""
+    planned = plan(Scenario.INGEST, profile, 1, rate=40, seconds=60)
+    shares = [list(planned.arrivals(mine, 3)) for mine in range(3)]
+    together = sorted(arrival for share in shares for arrival in share)
+    assert together == list(planned.arrivals(0, 1))
+    assert [number for number, _ in together] == list(range(len(together)))
+    times = [at for _, at in together]
+    assert times == sorted(times)
+    assert 0 <= times[0] < times[-1] <= planned.seconds + 1e-6
+    for begin, stage in planned.timed():
+        within = sum(begin <= at < begin + stage.seconds for at in times)
+        assert within == pytest.approx(stage.seconds * (stage.begin + stage.end) / 2, abs=1.01)
+
+
+@pytest.mark.parametrize("profile", Shape)
+def test_a_plan_survives_json_and_measures_without_its_ramp(profile: Shape) -> None:
+    """Every profile has a window, behind the ramp-up."""
+    planned = plan(Scenario.MIXED, profile, 3, rate=10)
+    assert Plan.from_json(json.loads(json.dumps(planned.to_json()))) == planned
+    assert 0 < planned.window.from_s < planned.window.to_s <= planned.seconds
+    assert planned.seconds == pytest.approx(PROFILES[profile].seconds)
+    assert planned.level(planned.seconds + 1) == 0
+
+
+def test_the_model_is_closed_unless_there_is_a_rate() -> None:
+    """And `breakpoint` has one by itself."""
+    assert plan(Scenario.MIXED, Shape.LOAD, 1).model is Model.CLOSED
+    assert plan(Scenario.MIXED, Shape.LOAD, 1, rate=5).model is Model.OPEN
+    assert plan(Scenario.MIXED, Shape.BREAKPOINT, 1).model is Model.OPEN
+    assert Stage(10, 0, 5).when(25) == pytest.approx(10)
+
+
+def test_many_languages_are_spoken_and_frequent_words_are_searched_for_more_often() -> None:
+    """Real lines in at least twenty languages; keywords by Zipf's law; no mark within another."""
+    spoken = {tongue.language: tongue for tongue in tongues()}
+    assert len(spoken) > 20
+    assert {"arabic", "hebrew", "hindi", "chinese", "english"} <= spoken.keys()
+    chance = Random(1)
+    english = spoken["english"]
+    searched = [english.keyword(chance) for _ in range(5_000)]
+    first, tenth = (searched.count(english.keywords[rank - 1]) for rank in (1, 10))
+    assert 5 < first / tenth < 20
+    assert mark(7, "u1", 2).startswith(beginning(7))
+    assert mark(7, "u1", 2) not in mark(7, "u1", 21)
+    assert english.text(Random(3), "~") == english.text(Random(3), "~")
+
+
+def test_records_are_read_once_and_whole(tmp_path: Path) -> None:
+    """Also while a file is still being written, in the middle of a record."""
+    recorder, reader = Recorder(), Requests(tmp_path)
+    recorder.request(1.5, 1_234, 2, 202, False)
+    recorder.request(2.5, 1 << 40, 3, 0, True)
+    data = recorder.take()["requests"]
+    keep(tmp_path, "a", {"requests": data[:20]})
+    first = list(reader.new())
+    keep(tmp_path, "a", {"requests": data[20:]})
+    second = list(reader.new())
+    assert [tuple(request) for request in first] == [(1.5, 1_234, 2, 202, False)]
+    assert [tuple(request) for request in second] == [(2.5, 0xFFFFFFFF, 3, 0, True)]
+    assert list(reader.new()) == []
+    assert recorder.take() == {}
+
+
+ROW = Row("all", 900, 90.0, 1.0, 2.0, 3.0, 4.0, 9, 3, {"500": 9})
+SPREAD = Spread(10, 1.0, 2.0, 3.0, 4.0)
+RESULT = Result(
+    scenario="mixed",
+    profile="smoke",
+    model=Model.OPEN,
+    seed=1,
+    users=5,
+    rate=90.0,
+    processes=1,
+    started_at="2026-01-01T00:00:00Z",
+    duration_s=12.0,
+    window=Window(2.0, 12.0),
+    host="http://127.0.0.1:3000",
+    private=True,
+    interrupted=False,
+    requests=[ROW],
+    total=ROW,
+    lag_ms=Lags(SPREAD, SPREAD),
+    cpu=Cpu(0.5, 1.0, 0.5, 1.5, 2),
+    memory_mb=Memory(50.0, 300.0),
+    audit=Audit(answered=10, stored=10, searchable=10, chats=ChatAudit(2, 2)),
+    thresholds=[Threshold("p99", 50.0, 3.0, True)],
+    timeline=[Moment(float(at), 90.0, 90.0, 0) for at in range(12)],
+)
+
+
+def test_a_result_survives_json() -> None:
+    """Reports and comparisons read what the run wrote, and nothing else."""
+    assert loads(dumps(RESULT)) == RESULT
+    for other in ('{"version": 2}', "[]", '{"version": 1}', "1"):
+        with pytest.raises(ValueError, match="not the result of a run"):
+            loads(other)
+
+
+def test_what_does_not_pass_is_said() -> None:
+    """Each fault of the audit, each missed bar, and a breakpoint run where nothing held."""
+    assert RESULT.problems == []
+    bad = replace(
+        RESULT,
+        audit=replace(RESULT.audit, lost=2, wrong_text=1),
+        thresholds=[Threshold("errors", 0.001, 0.01, False), Threshold("p99", 5.0, None, False)],
+    )
+    assert bad.problems == [
+        "2 lost",
+        "1 wrong text",
+        "1.00% failed, at most 0.10% may",
+        "p99 is unknown, at most 5 ms is allowed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "rate", "said"),
+    [
+        (Cpu(0.5, 1.0, 0.5, 1.5, 2), 90.0, []),
+        (Cpu(0.95, 0.5, 0.95, 1.5, 2), 90.0, ["the generator was the limit"]),
+        (Cpu(0.8, 1.2, 0.8, 1.99, 2), 90.0, ["all 2 processors"]),
+        (Cpu(0.5, 1.0, 0.5, 1.5, 2), 60.0, ["60 of 90 arrivals"]),
+    ],
+)
+def test_figures_that_are_worth_less_come_with_a_warning(
+    cpu: Cpu, rate: float, said: list[str]
+) -> None:
+    """A generator at its limit, a full machine, a rate that was not held."""
+    planned = plan(Scenario.MIXED, Shape.SMOKE, 1, rate=90, seconds=12)
+    found = _warnings(replace(RESULT, cpu=cpu, total=replace(ROW, rate=rate)), planned)
+    assert len(found) == len(said)
+    assert all(beginning in warning for beginning, warning in zip(said, found, strict=True))
