@@ -104,7 +104,10 @@ def _on_the_way(seen: Seen) -> Iterator[Figure]:
     if found is None:
         yield from map(_unknown, ("Accepted", "Stored", "Searchable"))
         return
-    yield Figure("Accepted", _rate(rates.accepted))
+    if found.totals.accepted is None:
+        yield _unknown("Accepted")
+    else:
+        yield Figure("Accepted", _rate(rates.accepted))
     yield _step(
         "Stored",
         _rate(rates.stored),

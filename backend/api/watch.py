@@ -67,6 +67,7 @@ class Watch:
                 core.database, core.log, core.jobs.length, core.index, core.syncer.lag
             )
         )
+        self._products: dict[str, str] = {}  # as they called themselves
         self._lock = asyncio.Lock()
         self._seen: Seen | None = None
         self._looked = 0.0
@@ -86,11 +87,23 @@ class Watch:
             *(question.put() for question in self._engines.values()), self._report.put()
         )
         engines = [
-            _engine(name, question, answered)
+            self._engine(name, question, answered)
             for (name, question), answered in zip(self._engines.items(), in_time, strict=True)
         ]
         found = self._report.recent()
         return Seen(datetime.now(UTC), engines, found, self._rates_until(found))
+
+    def _engine(self, name: str, question: "_Question[Engine]", answered: bool) -> EngineSeen:
+        found = question.answer
+        if found and found.version:
+            self._products[name] = found.engine
+        product = self._products.get(name, name)
+        if not answered:
+            return EngineSeen(name, product, None, "does not answer")
+        if found is None or found.problem:
+            # Never the problem itself: it names an address.
+            return EngineSeen(name, product, None, "is away")
+        return EngineSeen(name, product, question.took)
 
     def _rates_until(self, found: Status | None) -> Rates:
         before, now = self._totals, found.totals if found else None
@@ -99,17 +112,6 @@ class Watch:
             recent = before and now and now.at - before.at < RATE_SECONDS
             self._rates = status.rates(before, now) if before and now and recent else UNMEASURED
         return self._rates
-
-
-def _engine(name: str, question: "_Question[Engine]", answered: bool) -> EngineSeen:
-    found = question.answer
-    product = found.engine if found else name
-    if not answered:
-        return EngineSeen(name, product, None, "does not answer")
-    if found is None or found.problem:
-        # Never the problem itself: it names an address.
-        return EngineSeen(name, product, None, "is away")
-    return EngineSeen(name, product, question.took)
 
 
 class _Question(Generic[T]):
