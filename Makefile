@@ -1,7 +1,7 @@
 # Paths are relative on purpose: make splits words at spaces, and a checkout may lie in a folder with one.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup tools demo bench test provision check format lock clean
+.PHONY: help setup tools demo bench test soak provision check format lock clean
 
 PYTHON ?=# the Python to set up with; empty: python3, or a newer one if that is too old
 ARGS ?=# passed on, e.g. make test ARGS='-k folding -x'
@@ -37,7 +37,10 @@ provision: tools # the engines that the tests compare with, and Elasticsearch
 	@$(bin)/python tools/provision_elasticsearch.py
 
 bench: setup ## measure ratios against ceilings and rivals; docs/performance.md is made by it
-	@$(bin)/instachat bench ceilings --report docs/performance.md $(ARGS)
+	@$(bin)/python -m tests.elastic.beside $(bin)/instachat bench ceilings --report docs/performance.md $(ARGS)
+
+soak: tools ## ten minutes of random faults under load; ARGS='--seed N --seconds S --elasticsearch'
+	@$(bin)/python -m tests.faults.soak $(ARGS)
 
 check: tools ## format, lint, types, layer rules, pins
 	$(bin)/ruff format --check .

@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from backend.counters import Counters
 from backend.errors import (
     Closing,
-    EngineDown,
     Failed,
     InstaChatError,
     Invalid,
     KeyReused,
     Unavailable,
-    Unconfirmed,
 )
 from backend.events import pack_chats, pack_deletion, pack_messages
 from backend.life import Lives
-from backend.log import Creation, Given, LifeLost, Log, Refused, idempotency_key
+from backend.log import Creation, Given, LifeLost, Log, Outcome, Refused, idempotency_key
 from backend.model import (
     MAX_BATCH,
     Accepted,
@@ -59,10 +57,18 @@ def chats(token: str, count: int = 1, *, key: str | None = None) -> Request:
     return _request("chats", parent, pack_chats(token, count), key, count)
 
 
-def messages(token: str, chat: int, texts: Sequence[str], *, key: str | None = None) -> Request:
+def messages(
+    token: str,
+    chat: int,
+    texts: Sequence[str],
+    *,
+    key: str | None = None,
+    route: str = "messages",
+) -> Request:
     """A request for new messages of a chat, 1 to 1,000 at once; they get consecutive numbers.
 
-    Raises Invalid, naming the first bad text's place, or NotFound.
+    An idempotency `key` counts within its `route` and chat. Raises Invalid, naming the first bad text's
+    place, or NotFound.
     """
     parent = Parent(checked_token(token), checked_number(chat))
     if not 1 <= len(texts) <= MAX_BATCH:
@@ -73,7 +79,8 @@ def messages(token: str, chat: int, texts: Sequence[str], *, key: str | None = N
         except Invalid as error:
             where = f" (message {place} of {len(texts)})" if len(texts) > 1 else ""
             raise Invalid(error.message + where) from None
-    return _request("messages", parent, pack_messages(token, chat, texts), key, list(texts))
+    payloads = pack_messages(token, chat, texts)
+    return _request("messages", parent, payloads, key, list(texts), route)
 
 
 def deletion(token: str, chat: int | None = None, *, cascade: bool = False) -> Request:
@@ -132,23 +139,22 @@ class Acceptor:
         """As `accept_batch`, by the one call a shard and no other: SQL is not asked.
 
         None is the answer where more is needed first, a counter verified or a life claimed: nothing
-        was accepted, and `accept_batch` is for those. A shard that does not answer is the last one
-        asked, as the others are on the same Redis.
+        was accepted, and `accept_batch` is for those.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        away: EngineDown | None = None
-        for shard, waiting in self._by_shard(requests, answers).items():
-            try:
-                if away:
-                    raise away
-                self._ask(shard, waiting, answers)
-            except LifeLost:
-                continue
-            except InstaChatError as error:
+        shards = self._by_shard(requests, answers)
+        outcomes = self._log.accept_each(
+            [
+                (shard, [creation for _, creation in waiting], self._lives.known(shard))
+                for shard, waiting in shards.items()
+            ]
+        )
+        for (shard, waiting), outcome in zip(shards.items(), outcomes, strict=True):
+            if isinstance(outcome, InstaChatError):
                 for i, _ in waiting:
-                    answers[i] = error
-                if isinstance(error, EngineDown | Unconfirmed):
-                    away = EngineDown(error.message, error.hint)
+                    answers[i] = outcome
+            elif not isinstance(outcome, LifeLost):
+                self._take(shard, waiting, outcome, answers)
         return answers
 
     def ringing(self, ring: Callable[[int], object]) -> "Acceptor":
@@ -203,9 +209,19 @@ class Acceptor:
         answers: list[Accepted | InstaChatError | None],
     ) -> list[tuple[int, Creation, Refused]]:
         """The one call; puts the answers in their places, and returns what was refused, and why."""
-        replies, end, ring = self._log.accept(
+        outcome = self._log.accept(
             shard, [creation for _, creation in waiting], self._lives.known(shard)
         )
+        return self._take(shard, waiting, outcome, answers)
+
+    def _take(
+        self,
+        shard: int,
+        waiting: list[tuple[int, Creation]],
+        outcome: Outcome,
+        answers: list[Accepted | InstaChatError | None],
+    ) -> list[tuple[int, Creation, Refused]]:
+        replies, end, ring = outcome
         self._lives.saw(shard, end)
         if ring:
             self._ring(shard)
@@ -244,10 +260,11 @@ def _request(
     payloads: list[tuple[int, bytes]],
     key: str | None,
     body: object,
+    route: str | None = None,
 ) -> Request:
     if key is None:
         return Request(Creation(kind, parent, payloads))
-    name, body_hash = keyed(f"{kind} {parent.token} {parent.chat}", key, body)
+    name, body_hash = keyed(f"{route or kind} {parent.token} {parent.chat}", key, body)
     return Request(Creation(kind, parent, payloads, name, body_hash))
 
 

@@ -8,6 +8,7 @@ from backend.accept import Acceptor
 from backend.catalog import Catalog
 from backend.clearing import Clearer
 from backend.counters import Counters
+from backend.documents import Documents
 from backend.drain import Drainer
 from backend.embedded import PrivateEngines, acquire
 from backend.errors import Invalid, Unavailable
@@ -18,9 +19,11 @@ from backend.jobs import Jobs, Worker
 from backend.letters import DeadLetters
 from backend.life import Lives
 from backend.log import Log
+from backend.mending import Mender
 from backend.migrations import upgrade
 from backend.past_log import PastLog
 from backend.publish import Publisher, keep_first_index
+from backend.reconcile import Reconciler
 from backend.reindex import Reindexer
 from backend.search import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
@@ -54,6 +57,7 @@ class Backend:
     catalog: Catalog
     importer: Importer
     exporter: Exporter
+    reconciler: Reconciler
     letters: DeadLetters
     index: Index | None
     publisher: Publisher | None
@@ -170,8 +174,10 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         IndexSearcher(database, index) if index else ScanSearcher(database),
         publish=publisher.publish if publisher else lambda: 0,
         ring_publisher=ring_publisher,
+        ring_clearer=jobs.cascade,
     )
     settler = Settler(log, lives, drainer)
+    documents = Documents(database, index, publisher) if index and publisher else None
     past_log = PastLog(log, database, lives, settler)
     return Backend(
         settings,
@@ -187,6 +193,7 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         catalog,
         Importer(log, database, settler, past_log),
         Exporter(database, settler),
+        Reconciler(log, database, settler, Mender(log, database, lives, past_log), documents),
         DeadLetters(log, database, past_log),
         index,
         publisher,

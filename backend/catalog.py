@@ -22,7 +22,6 @@ from backend.errors import (
     Gone,
     HasChildren,
     InstaChatError,
-    Invalid,
     NotFound,
     NotStoredYet,
     StaleVersion,
@@ -88,6 +87,7 @@ class Catalog:
         *,
         publish: Callable[[], int] = lambda: 0,
         ring_publisher: Callable[[], None] = lambda: None,
+        ring_clearer: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log
         self._database = database
@@ -97,6 +97,7 @@ class Catalog:
         self._searcher = searcher
         self._publish = publish
         self._ring_publisher = ring_publisher
+        self._ring_clearer = ring_clearer
         self._read_seconds = READ_SECONDS
         self._change_seconds = CHANGE_SECONDS
 
@@ -141,14 +142,14 @@ class Catalog:
     ) -> Iterator[Application]:
         """All applications in the order of their creation, read a page at a time.
 
-        `behind` is the token of the one before the first; Invalid if there never was such a one.
+        `behind` is the token of the one before the first; NotFound if there never was such a one.
         """
         after = 0
         if behind is not None:
             with self._database.connect() as connection:
                 place = application_place(connection, behind)
             if place is None:
-                raise Invalid("there is no application to list behind")
+                raise no_application()
             after = place
         while limit is None or limit > 0:
             size = LIST_PAGE if limit is None else min(limit, LIST_PAGE)
@@ -476,6 +477,7 @@ class Catalog:
         with self._database.connect() as connection:
             standing = sql.standing(connection, accepted.shard, Parent(token, chat))
         if standing.removed:
+            self._ring_clearer()
             return
         if cascade:
             raise Unavailable(

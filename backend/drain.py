@@ -27,7 +27,7 @@ from backend.folding import fold
 from backend.life import Lives
 from backend.log import LifeLost, Log, Page
 from backend.model import EntryId, Parent, checked_text
-from backend.sql import ChatRow, Database, DeadLetter, LockedShard, MessageRow
+from backend.sql import ChatRow, Database, DeadLetter, LockedShard, MessageRow, RowValues
 
 MOST_ENTRIES = 5_000  # of one transaction
 MOST_BYTES = 4 * 1024 * 1024
@@ -38,7 +38,8 @@ Step = Callable[[str], None]
 # Where rows come from: an entry's id, as Redis writes it, its event, and its field.
 Chats = tuple[bytes, ChatsCreated, bytes]
 Source = tuple[bytes, MessagesCreated, bytes]
-Placed = tuple[int, Source]  # … and the id of its chat's row
+Messages = dict[tuple[str, int], list[Source]]  # by token and number of their chat, each in order
+Placed = tuple[int, list[Source]]  # … by the id of its row
 logger = logging.getLogger(__name__)
 
 
@@ -218,7 +219,7 @@ class _Storing:
     def run(self) -> None:
         """Store creations in runs; a deletion is decided between what is before and behind it."""
         chats: list[Chats] = []
-        messages: list[Source] = []
+        messages: Messages = {}
         for entry, packed in self.batch.entries:
             try:
                 event = unpack(packed)
@@ -226,12 +227,13 @@ class _Storing:
                 self._bury(entry, packed, str(error))
                 continue
             if isinstance(event, MessagesCreated):
-                messages.append((entry, event, packed))
+                source = (entry, event, packed)
+                messages.setdefault((event.token, event.chat), []).append(source)
             elif isinstance(event, ChatsCreated):
                 chats.append((entry, event, packed))
             else:
                 self._store(chats, messages)
-                chats, messages = [], []
+                chats, messages = [], {}
                 self._decide(_entry_id(entry), event)
         self._store(chats, messages)
         if self.letters:
@@ -239,7 +241,7 @@ class _Storing:
 
     # -- creations ---------------------------------------------------------------------------------
 
-    def _store(self, chats: list[Chats], messages: list[Source]) -> None:
+    def _store(self, chats: list[Chats], messages: Messages) -> None:
         self._store_chats(chats)
         self._store_messages(messages)
 
@@ -268,29 +270,28 @@ class _Storing:
                 )
                 self._bury(entry, packed, "another chat has this number", event, number)
 
-    def _store_messages(self, events: list[Source]) -> None:
+    def _store_messages(self, events: Messages) -> None:
         if not events:
             return
-        wanted = {(event.token, event.chat) for _, event, _ in events}
-        chats = sql.chat_ids(self.tx, list(wanted))
+        chats = sql.chat_ids(self.tx, list(events))
         # Of a removed application no chat has a row for ever; the log of an earlier life may name one.
-        missing = {token for token, chat in wanted if (token, chat) not in chats}
+        missing = {token for token, chat in events if (token, chat) not in chats}
         applications = sql.application_ids(self.tx, missing) if missing else {}
         placed: list[Placed] = []
-        for source in events:
-            entry, event, packed = source
-            _, there = applications.get(event.token, (0, True))
-            id_, alive = chats.get((event.token, event.chat), (0, there))
+        for chat, sources in events.items():
+            _, there = applications.get(chat[0], (0, True))
+            id_, alive = chats.get(chat, (0, there))
             if not alive:
-                self.batch.dropped += len(event.texts)
+                self.batch.dropped += sum(len(event.texts) for _, event, _ in sources)
             elif not id_:
-                self._bury(entry, packed, "the chat does not exist", event)
+                for entry, event, packed in sources:
+                    self._bury(entry, packed, "the chat does not exist", event)
             else:
-                placed.append((id_, source))
+                placed.append((id_, sources))
         if not placed:
             return
-        rows: Iterable[MessageRow] = _rows(placed)
-        count = sum(len(event.texts) for _, (_, event, _) in placed)
+        rows: Iterable[RowValues] = _rows(placed)
+        count = sum(len(event.texts) for _, sources in placed for _, event, _ in sources)
         if self.publishing:
             rows = list(rows)  # kept, to be named once they are stored
         if self._copy(rows):
@@ -298,10 +299,10 @@ class _Storing:
             count = len(rows)
         self.batch.stored += count
         if self.publishing and rows:
-            sql.add_to_outbox(self.tx, [(row.chat_id, row.number, row.version) for row in rows])
+            sql.add_to_outbox(self.tx, [(chat, n, version) for chat, n, _, _, version in rows])
             self.batch.named = True
 
-    def _copy(self, rows: Iterable[MessageRow]) -> Exception | None:
+    def _copy(self, rows: Iterable[RowValues]) -> Exception | None:
         """Store rows, all or none; returns what is wrong with the data if it is none."""
         try:
             with self.tx.begin_nested():
@@ -317,8 +318,8 @@ class _Storing:
 
         Still quick when nearly all of them are good, or another drain would take this one for stuck.
         """
-        rows = list(_rows(placed))
-        sources = (source for _, source in placed for _ in source[1].texts)
+        rows = [MessageRow(*values) for values in _rows(placed)]
+        sources = (source for _, sources in placed for source in sources for _ in source[1].texts)
         times = sql.message_times(self.tx, [(row.chat_id, row.number) for row in rows])
         good: list[tuple[MessageRow, Source]] = []
         for row, source in zip(rows, sources, strict=True):
@@ -431,11 +432,12 @@ def _reason(error: Exception) -> str:
     return f"PostgreSQL says {sql.sqlstate(error)}" if sql.sqlstate(error) else "not valid Unicode"
 
 
-def _rows(placed: list[Placed]) -> Iterator[MessageRow]:
+def _rows(placed: list[Placed]) -> Iterator[RowValues]:
     """The rows, made one by one: of a batch that is good they are needed only once, and for a moment."""
-    for chat_id, (_, event, _) in placed:
-        for number, text in enumerate(event.texts, event.first):
-            yield MessageRow(chat_id, number, text, fold(text), event.micros)
+    for chat_id, sources in placed:
+        for _, event, _ in sources:
+            for number, text in enumerate(event.texts, event.first):
+                yield chat_id, number, text, fold(text), event.micros
 
 
 def _entry_id(name: bytes) -> EntryId:

@@ -7,10 +7,14 @@ entries of many texts each, which is what makes accepting and reading cheap; an 
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import NamedTuple
+from json.encoder import encode_basestring
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, convert
+from msgspec.json import Decoder
 
 from backend.model import MAX_BATCH, MAX_NUMBER
 
@@ -19,11 +23,10 @@ MAX_ENTRY_TEXTS = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END = 253_402_300_800_000_000  # the year 10,000, in microseconds since 1970
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_raw_decode = json.JSONDecoder().raw_decode
 _is_token = lru_cache(maxsize=1024)(re.compile("[A-Za-z0-9_-]{1,64}").fullmatch)
 
 
-class ChatsCreated(NamedTuple):
+class ChatsCreated(Struct, frozen=True, gc=False):
     """Chats `first` to `last` of an application; `micros` is when, since 1970."""
 
     token: str
@@ -37,7 +40,7 @@ class ChatsCreated(NamedTuple):
         return moment(self.micros)
 
 
-class MessagesCreated(NamedTuple):
+class MessagesCreated(Struct, frozen=True, gc=False):
     """Messages `first`, `first + 1`, … of a chat, one for each text; `micros` is when, since 1970."""
 
     token: str
@@ -52,7 +55,7 @@ class MessagesCreated(NamedTuple):
         return moment(self.micros)
 
 
-class DeletionAsked(NamedTuple):
+class DeletionAsked(Struct, frozen=True, gc=False):
     """An application (`chat` is None) or a chat shall be deleted; the drain decides.
 
     With `cascade` also where something belongs to it still.
@@ -70,6 +73,29 @@ class DeletionAsked(NamedTuple):
 
 
 Event = ChatsCreated | MessagesCreated | DeletionAsked
+
+_Number = Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+
+
+class _Chats(Struct, array_like=True, tag="c", forbid_unknown_fields=True, gc=False):
+    token: str
+    count: Annotated[int, Meta(ge=1, le=MAX_BATCH)]
+
+
+class _Messages(Struct, array_like=True, tag="m", forbid_unknown_fields=True, gc=False):
+    token: str
+    chat: _Number
+    texts: Annotated[list[str], Meta(min_length=1)]
+
+
+class _Deletion(Struct, array_like=True, tag="d", forbid_unknown_fields=True, gc=False):
+    token: str
+    chat: _Number | None
+    how: Literal["cascade"] | None = None
+
+
+_Payload = _Chats | _Messages | _Deletion
+_decode: Callable[[bytes], _Payload] = Decoder(_Payload).decode
 
 
 def pack_chats(token: str, count: int) -> list[tuple[int, bytes]]:
@@ -104,33 +130,31 @@ def unpack(field: bytes) -> Event:
     Tokens, numbers and times are such that SQL can hold them; a text may be one that it can't.
     """
     try:
-        first_, at, payload = field.decode("utf-8", "surrogatepass").split(" ", 2)
+        first_, at, packed = field.split(b" ", 2)
         first, micros = int(first_), int(at)
-        event, end = _raw_decode(payload)
-        kind, token, *rest = event
-        if end == len(payload) and _is_token(token) and 0 <= micros < _END:
-            if kind == "m":
-                chat, texts = rest
-                if (
-                    type(chat) is int
-                    and 1 <= chat <= MAX_NUMBER
-                    and type(texts) is list
-                    and texts
-                    and 1 <= first <= MAX_NUMBER + 1 - len(texts)
-                ):
-                    "".join(texts)  # TypeError if there is one that is no text
-                    return MessagesCreated(token, chat, first, texts, micros)
-            elif kind == "c":
-                (count,) = rest
-                if _are_numbers(count) and count <= MAX_BATCH and _are_numbers(first, count):
-                    return ChatsCreated(token, first, first + count - 1, micros)
-            elif kind == "d":
-                chat, *how = rest
-                if (chat is None or _are_numbers(chat)) and how in ([], ["cascade"]):
-                    return DeletionAsked(token, chat, micros, cascade=bool(how))
+        try:
+            payload = _decode(packed)
+        except ValueError:
+            payload = _decode_patiently(packed)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"not an event: {type(error).__name__}") from None
-    raise ValueError("not an event of a known kind")
+    if _is_token(payload.token) and 0 <= micros < _END:
+        if isinstance(payload, _Messages):
+            if 1 <= first <= MAX_NUMBER + 1 - len(payload.texts):
+                return MessagesCreated(payload.token, payload.chat, first, payload.texts, micros)
+        elif isinstance(payload, _Chats):
+            if 1 <= first <= MAX_NUMBER + 1 - payload.count:
+                return ChatsCreated(payload.token, first, first + payload.count - 1, micros)
+        else:
+            cascade = payload.how is not None
+            return DeletionAsked(payload.token, payload.chat, micros, cascade)
+    raise ValueError("not an event: out of range")
+
+
+def _decode_patiently(packed: bytes) -> _Payload:
+    """With lone surrogates: no valid text, but no reason to lose those beside it."""
+    found: _Payload = convert(json.loads(packed.decode("utf-8", "surrogatepass")), _Payload)
+    return found
 
 
 def moment(micros: int) -> datetime:
@@ -138,10 +162,6 @@ def moment(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
-def _are_numbers(first: object, count: int = 1) -> bool:
-    """Whether these can be numbers of chats or messages: not so `true`, which equals 1 in Python."""
-    return type(first) is int and 1 <= first <= MAX_NUMBER + 1 - count
-
-
 def _pack_texts(token: str, chat: int, texts: Sequence[str]) -> bytes:
-    return _dumps(["m", token, chat, list(texts)]).encode()
+    # As `_dumps` of the list would have it, in a third of the time; a token needs no escapes.
+    return f'["m","{token}",{chat},[{",".join(map(encode_basestring, texts))}]]'.encode()

@@ -16,22 +16,18 @@ a document without a text, as Elasticsearch forgets what was deleted, and would 
 Nothing is retried here but what Elasticsearch refused for now, item by item.
 """
 
-import json
-import logging
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from json.encoder import encode_basestring  # what JSONEncoder calls, without its detours
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
 
-from backend.errors import EngineDown, Failed, Unavailable
+from backend.elastic import Elastic, IndexMissing
+from backend.errors import Unavailable
 from backend.settings import redacted
 
 if TYPE_CHECKING:
-    from elasticsearch import Elasticsearch
+    pass
 
 MAPPING = 1
 """Goes up with every change of SETTINGS or FIELDS; an index of another one has to be built anew."""
@@ -65,21 +61,16 @@ FIELDS: Mapping[str, Any] = {
 _SHAPING = ("analysis", "sort")  # of the settings: what has a say in what is found
 
 CONNECT_SECONDS = 2.0
-ANSWER_SECONDS = 4.0
 BULK_SECONDS = 15.0  # a bulk's answer; less than a publisher's lease
 MOST_DOCUMENTS = 2_500  # of one bulk
-MOST_BYTES = 4 << 20
+MOST_CHARACTERS = 2 << 20  # of one bulk, of up to four bytes each
 PAUSES = (0.1, 0.3, 0.9)  # before what was refused for now is sent again
 STATES_AT_ONCE = 10_000  # as many as an index gives by default
 MOMENT = "2m"  # that a point in time is kept between two pages
 _STATE_PATHS = "hits.hits.sort,hits.hits._version,hits.hits.matched_queries"
 _ALL: Mapping[str, Any] = {"match_all": {}}
 _ALIVE: Mapping[str, Any] = {"exists": {"field": "text", "_name": "alive"}}
-_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _BULK_HEADERS = {"content-type": "application/x-ndjson", "accept": "application/json"}
-
-# Each request would be a line, and each failure a warning: ours come with the exceptions.
-logging.getLogger("elastic_transport").setLevel(logging.ERROR)
 
 
 class Document(NamedTuple):
@@ -107,16 +98,6 @@ class Rejected(NamedTuple):
     reason: str
 
 
-class IndexMissing(Failed):
-    """Elasticsearch does not have an index that it should have; `name` says which."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"the search index {name} is not in Elasticsearch", "run `instachat reindex`"
-        )
-        self.name = name
-
-
 def new_name(installation: str) -> str:
     """The name of another index of an installation."""
     return f"{alias_of_installation(installation)}-{datetime.now(UTC):%Y%m%d.%H%M%S.%f}"
@@ -137,38 +118,8 @@ def write_alias(name: str) -> str:
     return f"{name}-write"
 
 
-class Index:
-    """An Elasticsearch, and the indices in it. Thread-safe; connected when it is first used.
-
-    Every use raises EngineDown when it does not answer or refuses who asks, Unavailable when it can't
-    do it now.
-    """
-
-    def __init__(
-        self, url: str, *, api_key: str | None = None, ca_file: Path | None = None
-    ) -> None:
-        """Raises Failed for a URL that can't be used. An API key wins over a password in the URL."""
-        self.url = url
-        self._api_key = api_key
-        self._ca_file = ca_file
-        self._lock = threading.Lock()
-        self._made: Elasticsearch | None = None
-        try:
-            parts = urlsplit(url)
-            usable = parts.scheme in ("http", "https") and parts.hostname
-            self._port = parts.port or {"http": 9200, "https": 443}.get(parts.scheme, 0)
-        except ValueError:
-            usable = False
-        if not usable:
-            raise Failed(
-                f"the URL {redacted(url)} of Elasticsearch can't be used",
-                "it looks like https://USER:PASSWORD@HOST:9200 (INSTACHAT_ELASTICSEARCH_URL)",
-            )
-
-    def close(self) -> None:
-        """Close the connections."""
-        if self._made is not None:
-            self._made.close()
+class Index(Elastic):
+    """The indices in an Elasticsearch. Thread-safe; every use raises as `Elastic` says."""
 
     # -- indices -----------------------------------------------------------------------------------
 
@@ -250,6 +201,8 @@ class Index:
             outcomes = self._bulk(name, batch, body)
             if outcomes is None:
                 return rejected + self._write_halves(name, batch)
+            if not outcomes:
+                return rejected
             again: list[Document] = []
             refusal = ""
             for document, (status, error) in zip(batch, outcomes, strict=True):
@@ -285,33 +238,36 @@ class Index:
     def _bulk(
         self, name: str, batch: Sequence[Document], body: bytes
     ) -> Sequence[tuple[int, str]] | None:
-        """What became of each document: a status, and the kind of error. None if it was too long."""
+        """What became of each document: a status, and the kind of error. None if it was too long.
+
+        Nothing if all went well, which is known without a word on each of them. Only if it did not is the
+        same sent again, for the words: what is there already stays as it is.
+        """
         from urllib3 import Timeout
 
         timeout: Any = Timeout(connect=CONNECT_SECONDS, read=BULK_SECONDS)  # handed on to urllib3
+        answer: Any = {}
         with self._in_our_words(name) as client:
             from elasticsearch import ApiError
 
-            try:
-                answer: Any = (
-                    client.options(request_timeout=timeout)
-                    .perform_request(
+            patient = client.options(request_timeout=timeout)
+            for told in ("errors", "errors,items.index.status,items.index.error.type"):
+                try:
+                    answer = patient.perform_request(
                         "POST",
                         f"/{write_alias(name)}/_bulk",
-                        params={"require_alias": "true"},
+                        params={"require_alias": "true", "filter_path": told},
                         headers=_BULK_HEADERS,
                         body=body,
-                    )
-                    .body
-                )
-            except ApiError as error:
-                if error.meta.status == 413:
-                    return None
-                if error.meta.status == 429:  # no document was looked at
-                    return [(429, str(error.error))] * len(batch)
-                raise
-        if not answer["errors"]:
-            return [(200, "")] * len(batch)
+                    ).body
+                except ApiError as error:
+                    if error.meta.status == 413:
+                        return None
+                    if error.meta.status == 429:  # no document was looked at
+                        return [(429, str(error.error))] * len(batch)
+                    raise
+                if not answer["errors"]:
+                    return []
         items = (item["index"] for item in answer["items"])
         return [(item["status"], item.get("error", {}).get("type", "")) for item in items]
 
@@ -415,92 +371,6 @@ class Index:
             for hit in answer.body.get("hits", {}).get("hits", ())
         ]
 
-    # -- health ------------------------------------------------------------------------------------
-
-    def version(self) -> str:
-        """Its version, the oldest of its nodes'; `unknown` to who may not ask."""
-        with self._in_our_words() as client:
-            from elasticsearch import AuthorizationException
-
-            try:
-                answer = client.nodes.info(filter_path="nodes.*.version")
-            except AuthorizationException:
-                return "unknown"
-            versions: list[str] = [node["version"] for node in answer["nodes"].values()]
-            return min(versions, key=lambda version: [int(part) for part in version.split(".")[:2]])
-
-    # -- the client --------------------------------------------------------------------------------
-
-    @property
-    def _client(self) -> "Elasticsearch":
-        with self._lock:
-            if self._made is None:
-                self._made = self._connect()
-            return self._made
-
-    def _connect(self) -> "Elasticsearch":
-        # Importing it takes a third of a second, which only who needs it is to pay.
-        from elasticsearch import Elasticsearch
-
-        parts = urlsplit(self.url)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        bare = urlunsplit((parts.scheme, f"{host}:{self._port}", parts.path, "", ""))
-        login = unquote(parts.username or ""), unquote(parts.password or "")
-        options: dict[str, Any] = {}
-        if self._api_key:
-            options["api_key"] = self._api_key
-        elif parts.username:
-            options["basic_auth"] = login
-        if parts.scheme == "https" and self._ca_file:
-            if not self._ca_file.is_file():
-                raise self._down(f"the certificate file {self._ca_file} is not there")
-            options["ca_certs"] = str(self._ca_file)
-        try:
-            return Elasticsearch(
-                bare,
-                request_timeout=ANSWER_SECONDS,
-                max_retries=0,  # a lost answer is ours to deal with
-                retry_on_timeout=False,
-                **options,
-            )
-        except (OSError, ValueError) as error:  # a certificate file that can't be read, or is none
-            raise self._down(_reason(error)) from None
-
-    @contextmanager
-    def _in_our_words(self, name: str | None = None) -> "Iterator[Elasticsearch]":
-        from elasticsearch import ApiError, TransportError, UnsupportedProductError
-
-        try:
-            yield self._client
-        except ApiError as error:
-            status = error.meta.status
-            if name is not None and error.error == "index_not_found_exception":
-                raise IndexMissing(name) from None
-            if status in (401, 403) or status in (502, 504):
-                raise self._down(f"it answers {status} {error.error or ''}".rstrip()) from None
-            if status in (429, 503):
-                raise Unavailable(
-                    f"Elasticsearch at {redacted(self.url)} is busy or not complete ({status})",
-                    "try again; see its log",
-                ) from None
-            raise Failed(
-                f"Elasticsearch at {redacted(self.url)} refuses: {status} {error.error}",
-                "see its log; `instachat doctor` knows the common reasons",
-            ) from None
-        except UnsupportedProductError:
-            raise self._down("what answers is not an Elasticsearch") from None
-        except TransportError as error:
-            raise self._down(_reason(error)) from None
-
-    def _down(self, reason: str) -> EngineDown:
-        url = redacted(self.url)
-        hint = f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL"
-        if "certificate" in reason:
-            hint = (
-                "INSTACHAT_ELASTICSEARCH_CA_FILE names the file of who signed its certificate (PEM)"
-            )
-        return EngineDown(f"Elasticsearch at {url} can't be used: {reason}", hint)
-
 
 def _cut(keyword: str) -> list[str]:
     """The keyword's different grams, as long as can be; of too many some, evenly spread."""
@@ -535,35 +405,29 @@ def _differing(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
 def _bulks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], bytes]]:
     """Documents in the order given, with the bodies of the requests that write them."""
     batch: list[Document] = []
-    parts: list[bytes] = []
+    lines: list[str] = []
     size = 0
     for document in documents:
-        part = _lines(document)
-        if batch and (len(batch) == MOST_DOCUMENTS or size + len(part) > MOST_BYTES):
-            yield batch, b"".join(parts)
-            batch, parts, size = [], [], 0
+        line = _line(document)
+        if batch and (len(batch) == MOST_DOCUMENTS or size + len(line) > MOST_CHARACTERS):
+            yield batch, "".join(lines).encode()
+            batch, lines, size = [], [], 0
         batch.append(document)
-        parts.append(part)
-        size += len(part)
+        lines.append(line)
+        size += len(line)
     if batch:
-        yield batch, b"".join(parts)
+        yield batch, "".join(lines).encode()
 
 
 def _body(documents: Iterable[Document]) -> bytes:
-    return b"".join(map(_lines, documents))
+    return "".join(map(_line, documents)).encode()
 
 
-def _lines(document: Document) -> bytes:
+def _line(document: Document) -> str:
     """What a bulk request says of a document."""
     chat, number, version, text = document
-    content = "" if text is None else f',"text":{_JSON(text)}'
+    content = "" if text is None else f',"text":{encode_basestring(text)}'
     return (
         f'{{"index":{{"_id":"{chat}-{number}","routing":"{chat}","version":{version},'
         f'"version_type":"external"}}}}\n{{"chat":{chat},"number":{number}{content}}}\n'
-    ).encode()
-
-
-def _reason(error: BaseException) -> str:
-    """Why there was no answer, in one line; the client names the connection before it."""
-    said = str(getattr(error, "message", error)).partition("\n")[0]
-    return said.partition("): ")[2] or said or type(error).__name__
+    )

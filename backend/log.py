@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -32,7 +32,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from backend.errors import EngineDown, Failed, LogFull, Unconfirmed
+from backend.errors import EngineDown, Failed, InstaChatError, LogFull, Unconfirmed
 from backend.model import EntryId, Parent
 from backend.settings import redacted
 
@@ -45,6 +45,11 @@ MOST_ENTRIES = 1_000_000  # in one shard's log, where no setting says otherwise
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 3.0
 WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
+
+SCANNED_AT_ONCE = 1_000  # keys that one step of a walk looks at
+_COUNTER = re.compile(
+    rb"instachat:\{[0-9]+\}:(?:app:([A-Za-z0-9_-]{1,64})|chat:([A-Za-z0-9_-]{1,64}):([1-9][0-9]{0,15}))"
+)
 
 _NAME = re.compile("[A-Za-z0-9_-]{1,64}(:[1-9][0-9]{0,15})?")
 # What Redis says when it can't do its work now: redis-py knows some of it by class, the rest by word.
@@ -101,6 +106,10 @@ class LifeLost(Exception):
         self.why = why
 
 
+Outcome = tuple[list[Given | Refused], EntryId, bool]
+"""An answer for each creation of a batch, the log's end, and whether the caller has to ring the bell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Life:
     """What a shard's life key says.
@@ -113,6 +122,18 @@ class Life:
     highest: int
     sequence: int
     installation: str
+
+
+class Counter(NamedTuple):
+    """A counter as it lies there: `issued` is None where none is to be found.
+
+    One that is not `verified` in the present life is raised to the rows' highest number before it gives
+    another; one that is not `open` was closed by a deletion.
+    """
+
+    issued: int | None
+    verified: bool
+    open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +214,7 @@ class Log:
 
     # -- accepting ---------------------------------------------------------------------------------
 
-    def accept(
-        self, shard: int, batch: Sequence[Creation], known: EntryId
-    ) -> tuple[list[Given | Refused], EntryId, bool]:
+    def accept(self, shard: int, batch: Sequence[Creation], known: EntryId) -> Outcome:
         """Give numbers to a batch and append its events: all of it in one atomic call.
 
         `known` is the highest entry the caller has seen of this shard: an older life, or a log that
@@ -210,22 +229,63 @@ class Log:
             with self._unconfirmed():
                 reply = self._call("accept", keys, arguments, durably=True)
         except ResponseError as error:
-            if "equal or smaller" in str(error):
-                raise LifeLost("the log is ahead") from None
-            raise
-        match reply:
-            case [b"ok", epoch, sequence, ring, answers]:
-                end = EntryId(int(epoch), int(sequence))
-                return [_answer(a) for a in answers], end, bool(ring)
-            case [b"full", entries]:
-                raise LogFull(
-                    f"the log of shard {shard} holds {entries:,} events that are not stored yet; "
-                    "nothing was accepted",
-                    "see `instachat status`: is a worker running, does PostgreSQL answer?",
-                )
-            case [b"broken", which]:
-                raise _foreign(_text(which), shard)
-        raise LifeLost(_text(reply[1]))
+            raise _refusal(error) from None
+        return _given(shard, reply)
+
+    def accept_each(
+        self, batches: Sequence[tuple[int, Sequence[Creation], EntryId]]
+    ) -> "list[Outcome | InstaChatError | LifeLost]":
+        """As `accept`, for several shards, each with its batch; an outcome or an error for each.
+
+        In one round trip, and under `strict` with one fsync, but for a cluster, or with replicas to wait for.
+        Where all shards are on one Redis that does not answer, it is asked no more.
+        """
+        one_server = not isinstance(self.redis, RedisCluster)
+        if len(batches) > 1 and one_server and not self._replicas:
+            try:
+                return self._accept_together(batches)
+            except InstaChatError as error:
+                return [error] * len(batches)
+        outcomes: list[Outcome | InstaChatError | LifeLost] = []
+        away: EngineDown | None = None
+        for batch in batches:
+            try:
+                if away:
+                    raise away
+                outcomes.append(self.accept(*batch))
+            except (InstaChatError, LifeLost) as error:
+                outcomes.append(error)
+                if one_server and isinstance(error, EngineDown | Unconfirmed):
+                    away = EngineDown(error.message, error.hint)
+        return outcomes
+
+    def _accept_together(
+        self, batches: Sequence[tuple[int, Sequence[Creation], EntryId]]
+    ) -> "list[Outcome | InstaChatError | LifeLost]":
+        self._check_memory()
+        with self._down():
+            sha = self._sha("accept")
+            pipe = self.redis.pipeline(transaction=False)
+            for batch in batches:
+                keys, arguments = self._accept_arguments(*batch)
+                pipe.evalsha(sha, len(keys), *keys, *arguments)
+        with self._unconfirmed(), self._down():
+            replies = pipe.execute(raise_on_error=False)
+        outcomes: list[Outcome | InstaChatError | LifeLost] = []
+        for batch, reply in zip(batches, replies, strict=True):
+            try:
+                if isinstance(reply, NoScriptError):
+                    outcomes.append(self.accept(*batch))  # nothing ran
+                    continue
+                if isinstance(reply, Exception):
+                    with self._down():
+                        raise reply
+                outcomes.append(_given(batch[0], reply))
+            except ResponseError as error:
+                outcomes.append(_refusal(error))
+            except (InstaChatError, LifeLost) as error:
+                outcomes.append(error)
+        return outcomes
 
     def _accept_arguments(
         self, shard: int, batch: Sequence[Creation], known: EntryId
@@ -428,6 +488,39 @@ class Log:
             EntryId(int(epoch), int(sequence)),
         )
 
+    def look(self, shard: int, parents: Sequence[Parent]) -> tuple[list[Counter], EntryId]:
+        """The counters of these parents as they are, and the log's end as read after them.
+
+        Changes nothing and judges nothing: where Redis has no life of ours the end is `0-0`, and no
+        counter is verified.
+        """
+        keys = [self.key(shard, "life"), *(self.counter_key(shard, p) for p in parents)]
+        epoch, sequence, found = self._call("look", keys, [])
+        counters = [
+            Counter(None if issued is None else int(issued), bool(verified), bool(open_))
+            for issued, verified, open_ in zip(found[::3], found[1::3], found[2::3], strict=True)
+        ]
+        return counters, EntryId(int(epoch), int(sequence))
+
+    def discard(self, shard: int, epoch: int, found: Mapping[Parent, int]) -> None:
+        """Remove counters that still say what was found; LifeLost, changing nothing, in another life."""
+        keys = [self.key(shard, "life"), *(self.counter_key(shard, p) for p in found)]
+        reply = self._call("discard", keys, [epoch, *found.values()])
+        if reply[0] != b"ok":
+            raise LifeLost(_text(reply[1]))
+
+    def parents(self, shard: int | None = None, token: str = "*") -> Iterator[Parent]:
+        """Everything that has a counter, in no order, perhaps twice: in one shard, or of one token.
+
+        Whatever had one during the whole of the walk is in it.
+        """
+        pattern = f"instachat:{{{'*' if shard is None else shard}}}:[ac][ph][pa]*:{token}*"
+        with self._down():
+            for name in self.redis.scan_iter(match=pattern, count=SCANNED_AT_ONCE):
+                if found := _COUNTER.fullmatch(name):
+                    of_app, of_chat, number = found.groups()
+                    yield Parent((of_app or of_chat).decode(), int(number) if number else None)
+
     def lengths(self, shards: int) -> list[int]:
         """How many entries each shard's log holds: what is accepted and not stored yet.
 
@@ -480,12 +573,19 @@ class Log:
         return self._each_shard("zcard", "unsynced", shards)
 
     def given(self, shards: int) -> int:
-        """How many numbers this Redis has given in all; less than before after a loss."""
+        """How many numbers this Redis has given in all; less than before after a loss.
+
+        Something foreign in a life's place has given none: the next call of that shard will name it.
+        """
         with self._down():
             pipe = self.redis.pipeline(transaction=False)
             for shard in range(shards):
                 pipe.hget(self.key(shard, "life"), "given")
-            return sum(int(value) for value in pipe.execute() if value)
+            answers = pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not _is_foreign(answer):
+                    raise answer
+        return sum(int(given) for given in answers if isinstance(given, bytes) and given.isdigit())
 
     def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
         with self._down():
@@ -597,10 +697,7 @@ class Log:
         arguments: Sequence[str | int | bytes],
         durably: bool,
     ) -> Any:
-        sha = self._shas.get(script)
-        if sha is None:
-            loaded: Any = self.redis.script_load(_SCRIPTS[script])
-            sha = self._shas[script] = _text(loaded)
+        sha = self._sha(script)
         if not (durably and self._replicas):
             return self.redis.evalsha(sha, len(keys), *keys, *arguments)
         # WAITAOF speaks of its own connection's writes only, hence one pipeline.
@@ -618,6 +715,13 @@ class Log:
                 "see `instachat doctor`; with an idempotency key the same call can be repeated",
             )
         return reply
+
+    def _sha(self, script: str) -> str:
+        sha = self._shas.get(script)
+        if sha is None:
+            loaded: Any = self.redis.script_load(_SCRIPTS[script])
+            sha = self._shas[script] = _text(loaded)
+        return sha
 
     @contextmanager
     def _down(self) -> Iterator[None]:
@@ -656,6 +760,30 @@ class Log:
                 "whether this was accepted",
                 "look at what is there before you repeat it",
             ) from None
+
+
+def _given(shard: int, reply: Any) -> "Outcome":
+    """What the accept script has answered; raises what it refuses."""
+    match reply:
+        case [b"ok", epoch, sequence, ring, answers]:
+            end = EntryId(int(epoch), int(sequence))
+            return [_answer(a) for a in answers], end, bool(ring)
+        case [b"full", entries]:
+            raise LogFull(
+                f"the log of shard {shard} holds {entries:,} events that are not stored yet; "
+                "nothing was accepted",
+                "see `instachat status`: is a worker running, does PostgreSQL answer?",
+            )
+        case [b"broken", which]:
+            raise _foreign(_text(which), shard)
+    raise LifeLost(_text(reply[1]))
+
+
+def _refusal(error: ResponseError) -> LifeLost:
+    """What Redis's own refusal of the accept script's first write means; raises others again."""
+    if "equal or smaller" in str(error):
+        return LifeLost("the log is ahead")
+    raise error
 
 
 def _answer(reply: list[Any]) -> Given | Refused:
@@ -734,6 +862,8 @@ def _load_scripts() -> dict[str, str]:
         "issued",
         "raise",
         "seal",
+        "look",
+        "discard",
         "counted",
         "synced",
     ]

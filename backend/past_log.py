@@ -20,7 +20,7 @@ from backend.life import Lives
 from backend.log import LifeLost, Log
 from backend.model import Parent
 from backend.settling import Settler
-from backend.sql import AsStored, Database, LockedShard
+from backend.sql import AsStored, Database, LockedShard, tallies
 
 ATTEMPTS = 5
 LOCK_SECONDS = 4.0  # each attempt; together longer than a stuck drain is left alone
@@ -50,15 +50,18 @@ class PastLog:
         """
         for _ in range(ATTEMPTS):
             try:
-                epoch = self._raise(shard, numbers)
-                with self._database.begin() as tx:
-                    locked = sql.lock_shard(tx, shard, wait_seconds=LOCK_SECONDS)
-                    if locked is not None and locked.epoch == epoch:
-                        # A drain's name: whoever holds the shard for too long under it is ended.
-                        sql.name_transaction(tx, f"instachat drain {shard}")
-                        parents = _alive(tx, numbers)
-                        store(tx, locked, {parent: row.id for parent, row in parents.items()})
-                        return
+                with self._database.begin() as holding:
+                    # What is raised and not written yet would look like a loss to `reconcile`.
+                    tallies.hold_numbers(holding, shard)
+                    epoch = self._raise(shard, numbers)
+                    with self._database.begin() as tx:
+                        locked = sql.lock_shard(tx, shard, wait_seconds=LOCK_SECONDS)
+                        if locked is not None and locked.epoch == epoch:
+                            # A drain's name: whoever holds the shard for too long under it is ended.
+                            sql.name_transaction(tx, f"instachat drain {shard}")
+                            parents = _alive(tx, numbers)
+                            store(tx, locked, {parent: row.id for parent, row in parents.items()})
+                            return
                 if locked is None:
                     self._settler.unblock(shard)
             except LifeLost as lost:

@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import starmap
 
 from sqlalchemy import Connection
 
+from backend.elastic import IndexMissing
 from backend.errors import InstaChatError, Unavailable
-from backend.index import MAPPING, Document, Index, IndexMissing, Rejected, new_name
+from backend.index import MAPPING, Document, Index, Rejected, new_name
 from backend.sql import Database, DeadLetter, add_dead_letters, indices, outbox
 
 LEASE_SECONDS = (
@@ -98,7 +100,7 @@ class Publisher:
         self._leased.update(lease.ids)
         try:
             with self._database.connect() as connection:
-                documents = [Document(*row) for row in outbox.changed(connection, lease.ids)]
+                documents = list(starmap(Document, outbox.changed(connection, lease.ids)))
             rejected = [one for name in lease.indices for one in self._write(name, documents)]
             with self._database.begin() as tx:
                 if rejected:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from backend import sql
+from backend.elastic import IndexMissing
 from backend.errors import Failed
 from backend.folding import fold_keyword, highlight
-from backend.index import Index, IndexMissing
+from backend.index import Index
 from backend.model import Match, Message
 from backend.sql import Database, indices
 

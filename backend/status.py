@@ -19,7 +19,8 @@ from backend.errors import InstaChatError
 from backend.events import unpack
 from backend.index import Index
 from backend.log import Log
-from backend.sql import Database, indices, outbox
+from backend.sql import Database, indices, outbox, reconciliations
+from backend.sql.reconciliations import LastReconciliation
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ class Status:
     search_index: str | None  # what searches read; None also where PostgreSQL searches
     dead_letters: dict[str, int] | None  # by kind
     unsynced_counters: int | None  # parents whose count in SQL is behind
+    reconciled: LastReconciliation | None  # None also if the stores were never compared
     sync_lag_seconds: float | None  # how long SQL has not known the oldest of these changes
     totals: "Totals"
 
@@ -133,6 +135,7 @@ def report(
         search_index=live and live.name,
         dead_letters=_known(lambda: _dead_letters(database)) if shards else None,
         unsynced_counters=_known(lambda: sum(log.unsynced(shards))) if shards and up else None,
+        reconciled=_known(lambda: _reconciled(database)) if shards else None,
         sync_lag_seconds=_known(sync_lag) if sync_lag and shards and up else None,
         totals=totals(database, log, index),
     )
@@ -201,6 +204,11 @@ def _oldest(log: Log, lengths: list[int]) -> float | None:
                 at = unpack(next(iter(fields.values()))).at.timestamp()
                 oldest = at if oldest is None else min(oldest, at)
     return None if oldest is None else max(time.time() - oldest, 0.0)
+
+
+def _reconciled(database: Database) -> LastReconciliation | None:
+    with database.connect() as connection:
+        return reconciliations.last(connection)
 
 
 def _known(ask: Callable[[], T]) -> T | None:

@@ -16,6 +16,7 @@ from instachat_cli import (
     messages,
     migrate,
     queue,
+    reconcile,
     reindex,
     run,
     search,
@@ -49,6 +50,7 @@ command(app)(search.search)
 command(app)(reindex.reindex)
 command(app)(transfer.export)
 command(app, "import")(transfer.import_)
+command(app)(reconcile.reconcile)
 command(app, "sync-counters")(sync.sync_counters)
 command(app)(status.status)
 app.add_typer(queue.app, name="queue")

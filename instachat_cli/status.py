@@ -1,6 +1,7 @@
 """`instachat status`: lags, rates, queue, dead letters, and the engines' health."""
 
 import time
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backend.settings import Settings
+    from backend.sql.reconciliations import LastReconciliation
     from backend.status import Rates, Status, Totals
 
 REFRESH_SECONDS = 1.0
@@ -70,6 +72,7 @@ def _again_and_again(
 
 
 def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> Snapshot:
+    from backend.bodies import rfc3339
     from backend.status import rates
 
     rate = rates(before, found.totals)
@@ -100,6 +103,12 @@ def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> Snapsh
         "accepted_per_second": _rounded(rate.accepted),
         "stored_per_second": _rounded(rate.stored),
         "searchable_per_second": _rounded(rate.searchable),
+        "reconciled": found.reconciled
+        and {
+            "at": rfc3339(found.reconciled.finished_at),
+            "differences": found.reconciled.findings,
+            "mended": found.reconciled.mended,
+        },
     }
     shown = {
         engine.engine: engine.problem or f"{engine.version}, answers" for engine in found.engines
@@ -125,6 +134,7 @@ def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> Snapsh
         "counters to sync": _waiting(
             _count(found.unsynced_counters, "", ""), found.sync_lag_seconds
         ),
+        "last reconcile": _reconciled(found.reconciled),
         "per second": _rates(rate),
     }
     return Snapshot(body, shown)
@@ -150,6 +160,14 @@ def _letters(letters: "dict[str, int] | None") -> str:
         return "unknown"
     kinds = ", ".join(f"{count:,} of {kind}" for kind, count in letters.items() if count)
     return f"{kinds}: see `instachat dead list`" if kinds else "0"
+
+
+def _reconciled(last: "LastReconciliation | None") -> str:
+    if last is None:
+        return "never"
+    at = f"{last.finished_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    said = f"{at}, {_count(last.findings, 'difference', 'differences')}"
+    return f"{said}, {last.mended:,} mended" if last.mended else said
 
 
 def _count(count: int | None, one: str, many: str) -> str:

@@ -25,6 +25,8 @@ from backend import accept
 from backend.bootstrap import open_backend
 from backend.errors import CheckFailed
 from backend.model import Match
+from backend.sql import counts
+from instachat_cli import story_load
 from instachat_cli.talk import visible
 from instachat_cli.upkeep import spawn_worker
 from loadtest.conversations import Conversation, conversations
@@ -102,7 +104,10 @@ class _Demo:
             self._prove()
             self._search()
             self._time_to_stored()
+            self._counts_and_truth()
         self._measures()
+        with _worker():
+            self._load()
 
     # -- 1 -----------------------------------------------------------------------------------------
 
@@ -233,8 +238,6 @@ class _Demo:
                 break
         return topic, found, seconds
 
-    # -- 5 -----------------------------------------------------------------------------------------
-
     def _time_to_stored(self) -> None:
         """From the answer to the row, one message at a time on the idle system."""
         token = next(iter(self.story.tokens.values()))
@@ -251,8 +254,49 @@ class _Demo:
             "stored_after_ms_max": round(max(times), 1),
         }
 
+    # -- 5 -----------------------------------------------------------------------------------------
+
+    def _counts_and_truth(self) -> None:
+        """Counts live against stored, a sync, and what `reconcile` says of it all."""
+        self._headline(5, "Counts, and one truth in every store")
+        live = sum(
+            chat.messages_count
+            for token in self.story.tokens.values()
+            for chat in self.backend.catalog.chats(token)
+        )
+        before = self._counts_in_sql()
+        synced = sum(1 for _ in self.backend.syncer.sync())
+        after = self._counts_in_sql()
+        begin = time.monotonic()
+        work = self.backend.reconciler.begin()
+        findings = [f for f in work.findings() if f.token in self.story.tokens.values()]
+        seconds = time.monotonic() - begin
+        self.console.print(
+            f"Messages by the live counters: {live:,}. By SQL's columns, which follow within the hour:\n"
+            f"{before:,}; after `sync-counters` wrote the {synced:,} that had changed: {after:,}.\n"
+            f"`reconcile` compared {work.summary.chats:,} chats and {work.summary.messages:,} messages "
+            f"in {seconds:.1f} s, key by key: {len(findings)} differences.\n"
+        )
+        self.measured |= {
+            "counted_live": live,
+            "counted_in_sql": after,
+            "reconcile_seconds": round(seconds, 2),
+            "differences": len(findings),
+        }
+        if findings or live != after:
+            raise CheckFailed("the stores do not agree", "please report this")
+
+    def _counts_in_sql(self) -> int:
+        """What SQL's count columns add up to, of the demo's own applications."""
+        with self.backend.database.connect() as connection:
+            return sum(
+                counts.count_of_messages(connection, token) for token in self.story.tokens.values()
+            )
+
+    # -- 6 -----------------------------------------------------------------------------------------
+
     def _measures(self) -> None:
-        self._headline(5, "Measured")
+        self._headline(6, "Measured")
         stored = self._storing_rate()
         self.measured["stored_per_second"] = round(stored)
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -270,6 +314,13 @@ class _Demo:
         faults = sum(self.measured[kind] for kind in ("lost", "doubled", "changed"))
         table.add_row(f"{faults}", f"lost, doubled or changed of {self.measured['messages']:,}")
         self.console.print(table)
+
+    # -- 7 -----------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        self.console.print()
+        self._headline(7, "A short load over HTTP, and its audit")
+        self.measured |= story_load.load(self.console)
 
     def _storing_rate(self) -> float:
         """Rows a second of one drain in this process, with nothing else to do."""

@@ -44,6 +44,8 @@ LOOKS = {
     "origin": Look("ORIGIN", least=11),
     "id": Look("ID"),
     "kind": Look("KIND", least=7),
+    "chat": Look("CHAT", "right", 4),
+    "detail": Look("WHAT DIFFERS", fold=True),
     "reason": Look("REASON", fold=True),
     "event": Look("EVENT", fold=True),
     "severity": Look("", least=7),

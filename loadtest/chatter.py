@@ -25,12 +25,14 @@ from loadtest.recording import (
     What,
 )
 from loadtest.swarm import swarm
-from loadtest.texts import digest, mark
+from loadtest.texts import digest, mark, tongues
 from loadtest.web import messages
 
 OWN = 50  # messages of its own that a user may edit or delete
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 _NAMES = [route.partition(" ")[2] for route in ROUTES]
+
+tongues()  # read now: Locust's processes then share it, and no user's first request waits for it
 
 
 class Acts(TaskSet):
@@ -71,6 +73,8 @@ class Chatter(FastHttpUser):
 
         What an arrival does follows from its number, whichever user is free to do it.
         """
+        if self._swarm.over:
+            raise StopUser
         if self._swarm.arrivals is None:
             return 0.0
         number, at = next(self._swarm.arrivals, (0, None))

@@ -16,7 +16,6 @@ from loadtest.plan import Plan
 
 HERE = Path(__file__).parent
 GRACE_SECONDS = 25  # for requests under way, once it is to stop
-ENDS_WITHIN = 60.0
 SAID = 2_000
 WEB_PORT, MASTER_PORT = 8089, 5557
 

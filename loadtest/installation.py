@@ -27,8 +27,8 @@ _OWN = tuple(f"INSTACHAT_{name}_URL" for name in ("DATABASE", "REDIS", "HUEY", "
 class Installation:
     """One that runs."""
 
-    def __init__(self, home: Path, port: int, process: "subprocess.Popen[bytes]") -> None:
-        self.host = f"http://127.0.0.1:{port}"
+    def __init__(self, home: Path, host: str, process: "subprocess.Popen[bytes]") -> None:
+        self.host = host
         self._home, self._process = home, process
 
     def processes(self) -> list[psutil.Process]:
@@ -46,18 +46,42 @@ def private() -> Iterator[Installation]:
     home = Path(tempfile.mkdtemp(prefix="instachat-load-"))
     if os.geteuid() == 0:
         home.chmod(0o711)  # as root the engines run as another user, who must pass through
-    port = _free_port()
-    said = home / "up.log"
     environment = {k: v for k, v in os.environ.items() if k not in _OWN}
-    environment |= {
-        "INSTACHAT_HOME": str(home),
+    try:
+        with _running("up", environment | {"INSTACHAT_HOME": str(home)}, home) as (host, process):
+            yield Installation(home, host, process)
+    finally:
+        _remove(home)
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The HTTP API alone, on this process's settings; gives its address."""
+    with (
+        tempfile.TemporaryDirectory(prefix="instachat-load-") as folder,
+        _running("serve", dict(os.environ), Path(folder)) as (host, _),
+    ):
+        yield host
+
+
+@contextmanager
+def _running(
+    command: str, environment: dict[str, str], folder: Path
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """`instachat COMMAND` on a port of its own, ready; it is ended with the context."""
+    port = _free_port()
+    host, said = f"http://127.0.0.1:{port}", folder / "said.log"
+    environment = environment | {
         "INSTACHAT_APP_CREATION_LIMIT": "off",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")])),
     }
-    command = [sys.executable, "-P", "-m", "instachat_cli", "up"]
     with said.open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            # -P: the working folder, which may be anybody's, holds no modules of ours.
+            [
+                *(sys.executable, "-P", "-m", "instachat_cli", command),
+                *("--host", "127.0.0.1", "--port", str(port)),
+            ],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -65,15 +89,13 @@ def private() -> Iterator[Installation]:
             start_new_session=True,  # Ctrl-C is for us; it is ended when the audit is done
         )
     try:
-        found = Installation(home, port, process)
-        _await(found.host, process, said)
-        yield found
+        _await(command, host, process, said)
+        yield host, process
     finally:
         _end(process)
-        _remove(home)
 
 
-def _await(host: str, process: "subprocess.Popen[bytes]", said: Path) -> None:
+def _await(command: str, host: str, process: "subprocess.Popen[bytes]", said: Path) -> None:
     pool = urllib3.PoolManager(retries=False, timeout=2.0)
     deadline = time.monotonic() + READY_WITHIN
     while time.monotonic() < deadline and process.poll() is None:
@@ -84,7 +106,7 @@ def _await(host: str, process: "subprocess.Popen[bytes]", said: Path) -> None:
             pass
         time.sleep(0.05)
     raise Unusable(
-        f"the private installation did not become ready; it said:\n{said.read_text()[-SAID:]}"
+        f"`instachat {command}` did not become ready; it said:\n{said.read_text()[-SAID:]}"
     )
 
 

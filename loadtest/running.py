@@ -15,6 +15,7 @@ import psutil
 
 from loadtest import installation
 from loadtest.audit import PATIENCE, audit
+from loadtest.faults import Unusable
 from loadtest.generator import Generator
 from loadtest.ground import Ground
 from loadtest.meter import Meter
@@ -22,10 +23,12 @@ from loadtest.plan import Plan
 from loadtest.result import Breakpoint, Model, Moment, Result, Threshold, Window
 from loadtest.sampler import Sample, Sampler
 from loadtest.tally import Tally
+from loadtest.texts import tongues
 from loadtest.web import Web
 
 TICK_SECONDS = 0.2
 TELL_SECONDS = 5
+ENDS_WITHIN = 90.0  # after the plan's end: then Locust hangs
 WRITTEN_SECONDS = 3.0  # after which the requests of a second are on disk
 BUSY = 0.9  # of a processor, by one process of the generator: then it is the limit
 FULL = 0.95  # of all processors
@@ -101,6 +104,7 @@ class _Run:
         if self._wish.workers:
             self._tell(f"waiting for {self._wish.workers} Locust workers")
         self._tell("Locust starts, and creates the applications and chats")
+        tongues()  # meanwhile: reading the corpus takes a while, and the sampler needs it
         news = self.generator.await_begin()
         started, begin = datetime.now(UTC), news["begin"]
         ground = Ground.load(news["ground"])
@@ -164,6 +168,8 @@ class _Run:
                 time.sleep(TICK_SECONDS)
                 tally.read()
                 now = time.monotonic() - begin
+                if now > self._plan.seconds + ENDS_WITHIN:
+                    raise Unusable("Locust does not end; it was killed, and nothing is known")
                 if tally.seconds - told > TELL_SECONDS:
                     told = tally.seconds
                     self._tell(_progress(self._plan, tally, now))

@@ -7,6 +7,7 @@ recorded, and Locust's own statistics are all there is.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -33,6 +34,8 @@ LEAD_SECONDS = 0.5  # from the ground to the run's begin, so that everybody is t
 logger = logging.getLogger(__name__)
 
 runners.WORKER_REPORT_INTERVAL = REPORT_SECONDS
+# A worker on a busy machine is not lost because it was silent for three seconds, which is Locust's default.
+runners.HEARTBEAT_LIVENESS = 30
 
 
 class Swarm:
@@ -44,6 +47,7 @@ class Swarm:
         self.ground = Ground([], [])
         self.arrivals: Iterator[tuple[int, float]] | None = None
         self.seed = 1
+        self.ended = False
         self._begin: float | None = None
         self._index, self._processes = 0, 1
         self._users = 0
@@ -55,6 +59,18 @@ class Swarm:
     def now(self) -> float | None:
         """Seconds since the run's begin; None before the ground is there."""
         return None if self._begin is None else time.monotonic() - self._begin
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody is to begin anything any more. Each process knows that by itself."""
+        planned = self.plan.seconds if self.plan else math.inf
+        return self.ended or (self.now or 0.0) >= planned
+
+    def end(self) -> None:
+        """Nobody, in whatever process, is to begin anything any more."""
+        if not self.ended and isinstance(self.environment.runner, MasterRunner):
+            self.environment.runner.send_message("end")
+        self.ended = True
 
     def next_user(self) -> int:
         """A number for a new user: in the whole swarm nobody else has it."""
@@ -102,7 +118,7 @@ class Swarm:
         self.seed = news["seed"]
         self._index = getattr(self.environment.runner, "worker_index", 0)
         self._processes = news["processes"]
-        self._users = 0
+        self._users, self.ended = 0, False
         if self.plan and self.plan.model is Model.OPEN:
             self.arrivals = self.plan.arrivals(self._index, self._processes)
         self._begin = time.monotonic() + LEAD_SECONDS
@@ -152,6 +168,7 @@ def _init(environment: Environment, **_: object) -> None:
     runner = environment.runner
     if isinstance(runner, WorkerRunner):
         runner.register_message("ground", lambda msg, **_: swarm().begin(msg.data))
+        runner.register_message("end", lambda **_: swarm().end())
     else:
         gevent.spawn(_write_often)
 

@@ -22,9 +22,12 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
 
-    def answered(self, token: str, chat: int, first: int, texts: Sequence[str]) -> None:
-        """These texts were given the numbers from `first` on."""
-        self._write({"token": token, "chat": chat, "first": first, "texts": list(texts)})
+    def answered(
+        self, token: str, chat: int, first: int, texts: Sequence[str], begin: int = 0, end: int = 0
+    ) -> None:
+        """These texts were given the numbers from `first` on, by a request from `begin` to `end`."""
+        line = {"token": token, "chat": chat, "first": first, "texts": list(texts)}
+        self._write({**line, "begin": begin, "end": end})
 
     def uncertain(self, token: str, chat: int, texts: Sequence[str]) -> None:
         """The answer for these texts was lost."""

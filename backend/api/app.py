@@ -18,6 +18,7 @@ from backend.api import (
     chats,
     documented,
     health,
+    indexing,
     messages,
     metrics,
     pages,
@@ -27,7 +28,7 @@ from backend.api.edge import Edge, Observe
 from backend.api.fast import Fast
 from backend.api.problems import Refused
 from backend.api.service import open_service
-from backend.errors import InstaChatError, Unavailable
+from backend.errors import InstaChatError
 from backend.settings import Settings
 
 DESCRIPTION = """\
@@ -76,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(pages.router)
     if settings.admin_token is not None:
         app.include_router(applications.for_operators)
+        app.include_router(indexing.router)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -90,7 +92,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 def served(app: FastAPI, observers: Iterable[Observe]) -> ASGIApp:
     """What the server runs: the application behind the fast lane and the edge."""
-    return Edge(Fast(app, lambda: app.state.service), observers)
+    told = tuple(observers)
+    return Fast(Edge(app, told), lambda: app.state.service, told)
 
 
 def _operation(route: APIRoute) -> str:
@@ -99,10 +102,7 @@ def _operation(route: APIRoute) -> str:
 
 async def _of_the_core(request: Request, error: Exception) -> Response:
     assert isinstance(error, InstaChatError)
-    problem, detail = problems.of(error)
-    if problem.status >= 500:
-        _note(request, error)
-    return problems.response(problem, detail)
+    return problems.answer(error, request.scope["instachat.request_id"])
 
 
 async def _of_validation(_: Request, error: Exception) -> Response:
@@ -127,9 +127,3 @@ def _said(error: Any) -> str:
     """Where, and what is wrong; never the value itself, which may be a text."""
     where = ".".join(map(str, error["loc"]))
     return f"{where}: {str(error['msg']).removeprefix('Value error, ')}"
-
-
-def _note(request: Request, error: InstaChatError) -> None:
-    level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
-    rid = request.scope["instachat.request_id"].decode()
-    logger.log(level, "%s", error.message, extra={"request_id": rid})

@@ -70,13 +70,14 @@ async def delete_application(
 ) -> Response:
     """Delete an application that has no chats, or with all of them."""
     version = version_of(if_match)
-    await here.call_long(
-        lambda: here.catalog.delete_application(token, cascade=cascade, version=version)
+    await here.change(
+        lambda: here.catalog.delete_application(token, cascade=cascade, version=version),
+        decided_later=True,
     )
     return Response(status_code=202 if cascade else 204)
 
 
-@for_operators.get("", response_model=shapes.Applications, responses=answers(401))
+@for_operators.get("", response_model=shapes.Applications, responses=answers(401, 404))
 async def list_applications(
     here: Here,
     limit: Limit = shapes.ITEMS,

@@ -56,7 +56,9 @@ async def delete_chat(
     here: Here, token: Token, chat: ChatNumber, cascade: Cascade = False
 ) -> Response:
     """Delete a chat that has no messages, or with all of them. Its number is not used again."""
-    await here.call_long(lambda: here.catalog.delete_chat(token, chat, cascade=cascade))
+    await here.change(
+        lambda: here.catalog.delete_chat(token, chat, cascade=cascade), decided_later=True
+    )
     return Response(status_code=202 if cascade else 204)
 
 

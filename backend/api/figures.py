@@ -5,10 +5,12 @@ Totals only: no names, tokens or texts, and no engine's address.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from backend.api.watch import EngineSeen, Seen
 from backend.sql import SCHEMA
+from backend.sql.reconciliations import LastReconciliation
 from backend.status import Status
 
 LATE_SECONDS = 10.0  # workers that keep up store, and publish, within one
@@ -156,6 +158,7 @@ def _work(found: Status | None) -> Iterator[Figure]:
     yield _queue(found.queue, found.paused)
     yield _letters(found.dead_letters)
     yield _counters(found.unsynced_counters, found.sync_lag_seconds)
+    yield _unknown("Stores compared") if found.schema is None else _compared(found.reconciled)
     yield _schema(found.schema)
 
 
@@ -203,6 +206,21 @@ def _counters(behind: int | None, seconds: float | None) -> Figure:
         advice = "counts in SQL are behind for too long: `instachat sync-counters` writes them"
         return Figure(name, value, State.LOOK, advice)
     return Figure(name, value)
+
+
+def _compared(last: LastReconciliation | None) -> Figure:
+    name = "Stores compared"
+    if last is None:
+        return Figure(name, "not yet")
+    ago = f"{_duration((datetime.now(UTC) - last.finished_at).total_seconds())} ago"
+    if left := last.findings - last.mended:
+        advice = (
+            "Redis, SQL and the index differed when they were last compared: `instachat reconcile`"
+        )
+        return Figure(
+            name, f"{ago}, {_count(left, 'difference', 'differences')}", State.LOOK, advice
+        )
+    return Figure(name, f"{ago}, no difference" + (" is left" if last.findings else ""))
 
 
 def _schema(schema: str | None) -> Figure:

@@ -74,7 +74,7 @@ def shared() -> Iterator[None]:
             del os.environ[_SHARED]
 
 
-def observe(_: str, method: str, route: str, status: int, seconds: float) -> None:
+def observe(_: bytes, method: str, route: str, status: int, seconds: float) -> None:
     """A request was answered; see `edge.Observe`."""
     _series(method, route, status).observe(seconds)
 

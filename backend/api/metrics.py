@@ -39,6 +39,16 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
     ),
     "unsynced_counters": ("Counts that SQL is behind with", lambda found: found.unsynced_counters),
     "sync_lag_seconds": ("Age of the oldest of them", lambda found: found.sync_lag_seconds),
+    "reconciled_timestamp_seconds": (
+        "When the stores were last compared; 0 if never",
+        lambda found: found.reconciled.finished_at.timestamp() if found.reconciled else 0,
+    ),
+    "reconciled_differences": (
+        "How many of the differences found then were not mended",
+        lambda found: (
+            found.reconciled.findings - found.reconciled.mended if found.reconciled else 0
+        ),
+    ),
 }
 _COUNTERS: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
     "accepted": ("Numbers given by this Redis", lambda found: found.totals.accepted),

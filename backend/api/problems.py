@@ -5,6 +5,7 @@ the log, under the same request id.
 """
 
 import json
+import logging
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from backend.errors import InstaChatError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 1  # what Retry-After says when something is away
+logger = logging.getLogger(__name__)
 TYPES = "urn:problem-type:instachat:"
 
 
@@ -85,6 +87,15 @@ def of(error: InstaChatError) -> tuple[Problem, str]:
     """The problem that an error of the core is, and its detail."""
     problem = next((problem for kind, problem in KINDS if isinstance(error, kind)), FAULT)
     return problem, problem.detail or f"{error.message[:1].upper()}{error.message[1:]}."
+
+
+def answer(error: InstaChatError, request_id: bytes) -> Response:
+    """The answer to an error of the core; the log has more of those that are not the client's."""
+    problem, detail = of(error)
+    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        level = logging.WARNING if isinstance(error, errors.Unavailable) else logging.ERROR
+        logger.log(level, "%s", error.message, extra={"request_id": request_id.decode()})
+    return response(problem, detail)
 
 
 def response(problem: Problem, detail: str | None = None, **headers: str) -> Response:

@@ -94,10 +94,6 @@ class Service:
         """Run a call of the core in a thread; Refused if that takes too long."""
         return await self._run(self._threads, call, CALL_SECONDS)
 
-    async def call_long(self, call: Callable[[], T]) -> T:
-        """The same for one that waits for others, in threads that nobody else needs."""
-        return await self._run(self._long_threads, call, LONG_SECONDS)
-
     async def read(self, call: Callable[[], T | Pending]) -> T | Pending:
         """What a call finds; a second is waited for what is accepted and not stored yet."""
         deadline = self._clock() + READ_SECONDS
@@ -107,12 +103,16 @@ class Service:
                 return found
             await asyncio.sleep(POLL_SECONDS)
 
-    async def change(self, call: Callable[[], T]) -> T:
-        """Make a change; some seconds are waited for what is accepted and not stored yet."""
+    async def change(self, call: Callable[[], T], *, decided_later: bool = False) -> T:
+        """Make a change; some seconds are waited for what is accepted and not stored yet.
+
+        One that is `decided_later`, by the drain, waits for that in threads that nobody else needs.
+        """
+        threads = self._long_threads if decided_later else self._threads
         deadline = self._clock() + CHANGE_SECONDS
         while True:
             try:
-                return await self.call(call)
+                return await self._run(threads, call, LONG_SECONDS)
             except NotStoredYet:
                 if self._clock() > deadline:
                     raise

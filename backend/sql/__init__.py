@@ -15,6 +15,7 @@ module.
 
 from backend.sql.catalogue import ChatRow as ChatRow
 from backend.sql.catalogue import MessageRow as MessageRow
+from backend.sql.catalogue import RowValues as RowValues
 from backend.sql.catalogue import StoredChat as StoredChat
 from backend.sql.catalogue import StoredMessage as StoredMessage
 from backend.sql.catalogue import application as application

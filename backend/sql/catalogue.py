@@ -27,6 +27,9 @@ class MessageRow(NamedTuple):
         return moment(self.version)
 
 
+RowValues = tuple[int, int, str, str, int]  # a MessageRow's, where there are too many to name each
+
+
 class ChatRow(NamedTuple):
     """Chats `first` to `last` of an application, about to be stored."""
 
@@ -452,7 +455,7 @@ def count_removed(tx: Connection, chat_id: int, count: int) -> None:
     )
 
 
-def copy_messages(tx: Connection, rows: Iterable[MessageRow]) -> None:
+def copy_messages(tx: Connection, rows: Iterable[RowValues]) -> None:
     """Store new messages by COPY, all or none; raises as PostgreSQL does on any bad row.
 
     The rows are taken while PostgreSQL stores those before them.

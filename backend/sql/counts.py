@@ -52,18 +52,25 @@ COUNTED_CHATS = hot(
     JOIN application a ON a.token = wanted.token
     JOIN chat c ON c.application_id = a.id AND c.number = wanted.number""",
 )
+# The page comes first: the children of its rows alone are looked at, and no parallel plan is worth while.
 ALL_APPLICATIONS = hot(
     "all_applications",
     _APPLICATION
     + """
-    FROM application a WHERE a.id > :after AND a.removed_at IS NULL ORDER BY a.id LIMIT :limit""",
+    FROM (SELECT * FROM application WHERE id > :after AND removed_at IS NULL
+          ORDER BY id LIMIT :limit) a
+    ORDER BY a.id""",
 )
 ALL_CHATS = hot(
     "all_chats",
-    _CHAT
-    + """
-    FROM chat c JOIN application a ON a.id = c.application_id
-    WHERE c.id > :after AND c.state = 'stored' AND a.removed_at IS NULL ORDER BY c.id LIMIT :limit""",
+    """
+    SELECT c.token, c.number, c.id, true, c.messages_issued,
+           coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0)
+    FROM (SELECT a.token, c.number, c.id, c.messages_issued
+          FROM chat c JOIN application a ON a.id = c.application_id
+          WHERE c.id > :after AND c.state = 'stored' AND a.removed_at IS NULL
+          ORDER BY c.id LIMIT :limit) c
+    ORDER BY c.id""",
 )
 
 
@@ -124,6 +131,19 @@ def _raise(
     values = {"ids": list(issued.keys()), "numbers": list(issued.values())}
     rows = tx.execute(statement, values)  # type: ignore[call-overload]
     return {id_: (before, after) for id_, before, after in rows}
+
+
+def count_of_messages(connection: Connection, token: str) -> int:
+    """What the count columns of an application's chats add up to, as of the last sync."""
+    found = connection.scalar(
+        text(
+            "SELECT coalesce(sum(c.messages_count), 0) FROM chat c"
+            " JOIN application a ON a.id = c.application_id"
+            " WHERE a.token = :token AND c.state = 'stored'"
+        ),
+        {"token": token},
+    )
+    return int(found or 0)
 
 
 def synced(connection: Connection) -> dict[int, Synced]:

@@ -32,17 +32,21 @@ LEASE = hot(
                (SELECT array_agg(name ORDER BY name) FROM (SELECT name FROM search_index FOR SHARE) s)
            END""",
 )
-# LIMIT 1 keeps the planner from reading all messages, whose number it can't compare with the arrays'.
+# Each message once, however often it is named. LIMIT 1 keeps the planner from reading all messages, whose
+# number it can't compare with the arrays'.
 CHANGED = hot(
     "changed",
     """
     SELECT w.chat_id, w.number, coalesce(m.version, w.version), m.folded
-    FROM outbox o
-    CROSS JOIN LATERAL unnest(o.chats, o.numbers, o.versions) AS w(chat_id, number, version)
+    FROM (
+        SELECT DISTINCT ON (n.chat_id, n.number) n.chat_id, n.number, n.version
+        FROM outbox o
+        CROSS JOIN LATERAL unnest(o.chats, o.numbers, o.versions) AS n(chat_id, number, version)
+        WHERE o.id = ANY(cast(:ids AS bigint[]))
+        ORDER BY n.chat_id, n.number, n.version DESC) w
     LEFT JOIN LATERAL (
         SELECT version, CASE WHEN state = 'stored' THEN folded END AS folded FROM message
-        WHERE chat_id = w.chat_id AND number = w.number LIMIT 1) m ON true
-    WHERE o.id = ANY(cast(:ids AS bigint[]))""",
+        WHERE chat_id = w.chat_id AND number = w.number LIMIT 1) m ON true""",
 )
 COMPLETE = hot("complete", "DELETE FROM outbox WHERE id = ANY(cast(:ids AS bigint[]))")
 RELEASE = hot(
@@ -103,11 +107,15 @@ def lease(tx: Connection, messages: int, seconds: float) -> Lease | None:
 
 
 def changed(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
-    """The messages that leased rows name, as they are now: (chat id, number, version, folded text).
+    """The messages that leased rows name, each once, as they are: (chat id, number, version, folded text).
 
     The text is None for one that is removed, or has no row any more.
     """
-    return connection.execute(CHANGED, {"ids": list(ids)}).all()
+    found = connection.execute(CHANGED, {"ids": list(ids)})
+    # The driver's own tuples: to make rows of them takes longer than PostgreSQL does.
+    rows = found.cursor.fetchall()
+    found.close()
+    return rows
 
 
 def complete(tx: Connection, ids: Sequence[int]) -> None:
@@ -130,6 +138,11 @@ def ends(connection: Connection) -> tuple[int, int] | None:
     """The oldest and the newest row; None if there is none."""
     first, last = connection.execute(ENDS).one()
     return None if first is None else (first, last)
+
+
+def waiting(connection: Connection) -> list[int]:
+    """All rows, the oldest first."""
+    return list(connection.scalars(text("SELECT id FROM outbox ORDER BY id")))
 
 
 def lag(connection: Connection) -> Lag:

@@ -8,6 +8,11 @@ method allows. One file a benchmark, all named in `catalogue`:
     drain_copy   storing, against plain COPY of the same rows
     accept       accepting, against pipelined XADDs
     startup      `instachat --help`, against importing what it is made of
+    publish      publishing, against bulks made before; storing and publishing, against two calls a message
+    reindex      reindexing, against bulks made before
+    million      the memory of a reindex of a million; searching in it, against a wildcard and the scan
+    searchable   from accepted to searchable under load, against the refresh interval
 
-and what they share: `duel` (measuring), `ground` (engines and data), `facts` (the machine), `report`.
+and what they share: `duel` (measuring), `ground` (engines and data), `elastic` (of the last four), `facts`
+(the machine), `report`.
 """

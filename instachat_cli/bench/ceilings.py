@@ -31,21 +31,25 @@ def ceilings(
     Exits with 4 if a ratio is not what it must be.
     """
     from backend.settings import load
-    from instachat_cli.bench.catalogue import BENCHMARKS, run
+    from instachat_cli.bench.catalogue import BENCHMARKS, ON_AN_INDEX, run
     from instachat_cli.bench.duel import Verdict
-    from instachat_cli.bench.facts import busy
     from instachat_cli.bench.ground import QUICK, Scale
+    from instachat_cli.bench.machine import busy
     from instachat_cli.bench.report import markdown, summary
 
+    settings = load()
     chosen = names or list(BENCHMARKS)
     for name in chosen:
         if name not in BENCHMARKS:
             raise Invalid(f"there is no benchmark {name!r}", f"these are: {', '.join(BENCHMARKS)}")
+    if settings.elasticsearch_url is None and (left := ON_AN_INDEX.intersection(chosen)):
+        chosen = [name for name in chosen if name not in left]
+        talk.note(f"left out, as INSTACHAT_ELASTICSEARCH_URL is not set: {', '.join(sorted(left))}")
     if (others := busy()) > BUSY:
         talk.warning(f"other things use {others:.0%} of this machine: the ratios will be unfair")
     scale = QUICK if quick else Scale()
     with as_ctrl_c():
-        rows, facts = run(load(), chosen, scale, lambda row: talk.say(summary(row)))
+        rows, facts = run(settings, chosen, scale, lambda row: talk.say(summary(row)))
     text = markdown(rows, facts | {"used by others": f"{others:.0%} of it, before the start"})
     if report and not (names or quick):
         report.write_text(text, encoding="utf-8")

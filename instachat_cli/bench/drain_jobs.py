@@ -25,7 +25,7 @@ PATIENCE = 120.0
 
 def measure(ground: Ground) -> Iterator[Row]:
     """Requests of one message, drained; and as jobs, by the best crew."""
-    rival = _Rival(ground)
+    rival = Rival(ground)
     crews = ground.scale.crews
     processes, threads = best = max(crews, key=rival.try_out)
     count = len(ground.texts)
@@ -48,17 +48,20 @@ def measure(ground: Ground) -> Iterator[Row]:
         )
 
 
-class _Rival:
-    """Fills the queue and waits until its crew has stored everything."""
+class Rival:
+    """Fills the queue and waits until its crew has stored everything, and written it to an index, if one is
+    named.
+    """
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, index: str = "") -> None:
         settings = ground.backend.settings
         self._ground = ground
-        self._urls = {
-            "INSTACHAT_HUEY_URL": settings.huey_url or "",
-            "INSTACHAT_DATABASE_URL": ground.plain_url,
-        }
-        self._queue = OneJobAMessage(*self._urls.values())
+        self._index = [index] if index else []
+        huey, database = settings.huey_url or "", ground.plain_url
+        self._queue = OneJobAMessage(huey, database)
+        self._urls = {"INSTACHAT_HUEY_URL": huey, "INSTACHAT_DATABASE_URL": database}
+        if settings.elasticsearch_url:
+            self._urls["INSTACHAT_ELASTICSEARCH_URL"] = settings.elasticsearch_url
         at = datetime.now(UTC)
         jobs = (
             Job(ground.chat.id, number, int(at.timestamp() * 1e6), at.isoformat(), text)
@@ -74,7 +77,7 @@ class _Rival:
     def side(self) -> Side:
         """Its side of the duel."""
         return Side(
-            "one job, one INSERT",
+            "one job, one INSERT" + (", one index request" if self._index else ""),
             self._store_all,
             len(self._packed),
             after=lambda: self._ground.forget_stored(len(self._packed)),
@@ -83,7 +86,7 @@ class _Rival:
     @contextmanager
     def crew(self, processes: int, threads: int) -> Iterator[None]:
         """So many consumers, warm: each has done some jobs."""
-        command = [sys.executable, "-c", CONSUMER, str(threads)]
+        command = [sys.executable, "-c", CONSUMER, str(threads), *self._index]
         consumers = [
             subprocess.Popen(
                 command,

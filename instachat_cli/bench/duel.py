@@ -21,13 +21,14 @@ def _nothing() -> None:
 class Side:
     """One of the two: `run` is timed; `before` and `after` it, what makes it possible and undoes it.
 
-    `amount` is how many messages one `run` takes; without it the time counts instead of the rate.
+    `amount` is how many of `things` one `run` takes; without it the time counts instead of the rate.
     `explain` says where the time goes, for what a profile of this process would not show.
     """
 
     name: str
     run: Callable[[], object]
     amount: int | None = None
+    things: str = "messages"
     before: Callable[[], object] = _nothing
     after: Callable[[], object] = _nothing
     explain: Callable[[], str] | None = None
@@ -35,7 +36,7 @@ class Side:
     @property
     def unit(self) -> str:
         """Of what `measure` returns."""
-        return "ms" if self.amount is None else "messages/s"
+        return "ms" if self.amount is None else f"{self.things}/s"
 
     def measure(self) -> float:
         """Run it once; returns its rate, or the milliseconds it took."""
@@ -59,7 +60,7 @@ class Side:
             profile.runcall(self.run)
         finally:
             self.after()
-        return _largest(profile)
+        return largest(profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,8 @@ def duel(
     )
 
 
-def _largest(profile: cProfile.Profile) -> str:
+def largest(profile: cProfile.Profile) -> str:
+    """The parts of a profile that took the most time, as a table."""
     stats = pstats.Stats(profile)
     entries = sorted(
         ((own, calls, place) for place, (_, calls, own, _, _) in _entries(stats).items()),

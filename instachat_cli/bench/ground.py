@@ -1,7 +1,8 @@
 """What the benchmarks stand on: engines and a database of their own, and messages to send.
 
 Nothing is left behind. Private engines live in a temporary folder. Where engines are given by settings, the
-database is one more on that server, dropped at the end, and Redis has to be empty, and is so again.
+database is one more on that server, dropped at the end, and Redis has to be empty, and is so again; indices
+in Elasticsearch are those of that database, and dropped with it.
 """
 
 import os
@@ -22,9 +23,10 @@ from sqlalchemy import make_url, text
 from backend import accept, sql
 from backend.bootstrap import Addresses, Backend, addresses, open_backend
 from backend.errors import Failed, InstaChatError, Invalid
+from backend.index import Index
 from backend.migrations import upgrade
 from backend.settings import Settings
-from backend.sql import Database
+from backend.sql import Database, indices
 from loadtest.conversations import conversations
 
 REQUESTS = 500  # of one message each, accepted in one call while the log is filled
@@ -40,11 +42,42 @@ class Scale:
     messages: int = 30_000  # of one repetition
     jobs: int = 1_500  # of one repetition, where each message is a job
     chats: int = 1_000_000  # whose counters are synced
+    rows: Sequence[int] = (100_000, 1_000_000, 3_000_000)  # over which a memory has to be flat
+    compared: int = 1_000_000  # messages, of one comparison of all stores
+    reads: int = 3  # pairs of what takes seconds
     crews: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
     """How many consumer processes of how many threads are tried for those jobs."""
+    loads: int = 5  # pairs of loads by HTTP
+    seconds: int = 4  # of one such load
+    crowd: int = 100_000  # chats of an application that has very many
+    gateway: bool = True  # whether the rival in Go is built, which takes a minute
+    reindexed: int = 100_000  # messages of one reindex
+    million: int = 1_000_000  # of what is done at a large size, once
+    keywords: int = 100
+    long_pairs: int = 3  # of what takes long
+    steady_seconds: float = 20.0  # of a load that goes on
 
 
-QUICK = Scale(pairs=2, starts=2, messages=2_000, jobs=60, chats=2_000, crews=((1, 2), (2, 2)))
+QUICK = Scale(
+    pairs=2,
+    starts=2,
+    messages=2_000,
+    jobs=60,
+    rows=(2_000, 6_000),
+    compared=2_000,
+    reads=2,
+    chats=2_000,
+    crews=((1, 2), (2, 2)),
+    reindexed=5_000,
+    million=20_000,
+    keywords=10,
+    long_pairs=2,
+    steady_seconds=3.0,
+    loads=1,
+    seconds=1,
+    crowd=1_000,
+    gateway=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +186,8 @@ def ground(settings: Settings, scale: Scale) -> Iterator[Ground]:
         )
         backend = stack.enter_context(open_backend(own))
         stack.enter_context(_empty_redis(backend))
+        if backend.index:
+            stack.callback(_drop_indices, backend, backend.index)
         yield Ground(backend, scale)
 
 
@@ -190,6 +225,12 @@ def _own_database(at: Addresses) -> Iterator[str]:
                 connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     finally:
         server.close()
+
+
+def _drop_indices(backend: Backend, index: Index) -> None:
+    with backend.database.connect() as connection:
+        for kept in indices.indices(connection):
+            index.drop(kept.name)
 
 
 @contextmanager

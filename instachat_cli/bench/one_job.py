@@ -1,4 +1,5 @@
-"""The rival of `drain_jobs`: on Huey, each message is a job, and each job one INSERT.
+"""The rival of `drain_jobs`: on Huey, each message is a job, and each job one INSERT; that of `publish` sends
+Elasticsearch a request in each job, too.
 
 As quick as that can be: JSON instead of pickle, no results, a prepared statement on a connection that each
 thread keeps, one round trip a job.
@@ -15,7 +16,9 @@ import redis
 from huey import RedisHuey
 from huey.consumer import Consumer
 
+from backend.bootstrap import open_index
 from backend.folding import fold
+from backend.index import Document, Index
 from backend.jobs import JsonSerializer
 from backend.settings import load
 
@@ -37,15 +40,19 @@ class Job(NamedTuple):
 
 
 class OneJobAMessage:
-    """The queue and what its jobs do."""
+    """The queue and what its jobs do: with an index, a request to Elasticsearch each, too."""
 
-    def __init__(self, huey_url: str, database_url: str) -> None:
+    def __init__(
+        self, huey_url: str, database_url: str, index: Index | None = None, name: str = ""
+    ) -> None:
         pool = redis.ConnectionPool.from_url(huey_url, socket_connect_timeout=2, socket_timeout=10)
         self.huey = RedisHuey(
             "instachatbench", results=False, serializer=JsonSerializer(), connection_pool=pool
         )
         self._task = self.huey.task(name="store")(self._store)
         self._database_url = database_url
+        self._index = index
+        self._name = name
         self._thread = threading.local()
 
     def packed(self, jobs: Sequence[Job]) -> list[bytes]:
@@ -70,7 +77,10 @@ class OneJobAMessage:
         consumer.stop(graceful=True)
 
     def _store(self, chat_id: int, number: int, version: int, at: str, text: str) -> None:
-        self._cursor().execute(INSERT, (chat_id, number, version, at, text, fold(text)))
+        folded = fold(text)
+        self._cursor().execute(INSERT, (chat_id, number, version, at, text, folded))
+        if self._index:
+            self._index.write(self._name, [Document(chat_id, number, version, folded)])
 
     def _cursor(self) -> "psycopg2.extensions.cursor":
         known: psycopg2.extensions.cursor | None = getattr(self._thread, "cursor", None)
@@ -86,8 +96,11 @@ class OneJobAMessage:
 def main() -> None:
     """One consumer process, on the engines that the environment names, of as many threads as are asked for.
 
-    It ends when its standard input does, and so with whoever started it.
+    It ends when its standard input does, and so with whoever started it. A second argument names the index
+    to write to.
     """
     logging.basicConfig(level=logging.WARNING)
     settings = load()
-    OneJobAMessage(settings.huey_url or "", settings.database_url or "").consume(int(sys.argv[1]))
+    urls = settings.huey_url or "", settings.database_url or ""
+    threads, *names = sys.argv[1:]
+    OneJobAMessage(*urls, open_index(settings) if names else None, *names).consume(int(threads))

@@ -44,8 +44,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
         ours, rival = row.medians
         cells = (
             f"{row.what} ({number})",
-            f"{ours:,.0f} {row.unit}",
-            f"{row.rival}: {rival:,.0f} {row.unit}",
+            f"{_amount(ours)} {row.unit}",
+            f"{row.rival}: {_amount(rival)} {row.unit}",
             _ratio(row),
             _goal(row.goal),
             MARKS[row.verdict],
@@ -89,6 +89,10 @@ def _goal(goal: Goal | None) -> str:
     bound = "at most" if goal.at_most else "at least"
     aim = "" if goal.aim is None else f", aim {goal.aim:g}"
     return f"{bound} {goal.must:g}{aim}"
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _number(ratio: float) -> str:

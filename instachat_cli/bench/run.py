@@ -131,7 +131,7 @@ def run(
     with 5 if the server can't be reached, with 1 if the load could not be made. Ctrl-C ends the load, and
     reports what there is.
     """
-    from instachat_cli.bench.facts import machine
+    from instachat_cli.bench.machine import machine
     from instachat_cli.failures import Interrupted
     from instachat_cli.output import Printer
     from instachat_cli.talk import talk

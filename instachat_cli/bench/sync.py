@@ -11,7 +11,7 @@ from instachat_cli.bench.ground import Ground
 CHANGED = 1_000  # chats that got a message since the last sync
 DRAINED = 100  # requests of new chats that are stored together
 GOAL = Goal(must=1 / 50, at_most=True)
-PAIRS = 3  # the rival takes its time
+PAIRS = 2  # the rival takes its time
 
 
 def measure(ground: Ground) -> Iterator[Row]:

@@ -14,7 +14,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from backend.settings import Settings
 from tests.conftest import Engines, missing
 from tests.engines import RedisServer, valkey_binary
-from tests.server import ApiServer, WorkerProcess
+from tests.http.conftest import start_worker
+from tests.http.serving import Server, until
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
@@ -26,23 +27,30 @@ class Running:
 
     engines: Engines
     redis: RedisServer
-    server: ApiServer
-    worker: WorkerProcess
+    server: Server
+
+    @property
+    def url(self) -> str:
+        """Where its pages are."""
+        return f"http://127.0.0.1:{self.server.port}"
 
 
 @pytest.fixture(scope="session")
-def running(engines: Engines) -> Iterator[Running]:
+def running(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Everything running and well."""
     with ExitStack() as stack:
         redis = RedisServer(valkey_binary())
         stack.callback(redis.remove)
         redis.start()
         settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
-        server, worker = ApiServer(settings), WorkerProcess(settings)
-        for process in (server, worker):
-            stack.callback(process.remove)
-            process.start()
-        yield Running(engines, redis, server, worker)
+        server = Server(settings, tmp_path_factory.mktemp("browser"))
+        stack.callback(server.remove)
+        worker = start_worker(server)
+        stack.callback(worker.wait)
+        stack.callback(worker.kill)
+        server.up()
+        until(lambda: b"All is well" in server("GET", "/").body, seconds=60)
+        yield Running(engines, redis, server)
 
 
 @pytest.fixture(scope="session")
@@ -84,9 +92,9 @@ def open_page(chromium: Browser, running: Running) -> Iterator[Open]:
             )
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-            page.goto(running.server.url + path)
+            page.goto(running.url + path)
             return page
 
         yield open_page
     assert complaints == []
-    assert hosts <= {urlsplit(running.server.url).netloc, ""}  # data: addresses have no host
+    assert hosts <= {urlsplit(running.url).netloc, ""}  # data: addresses have no host

@@ -48,13 +48,13 @@ def test_an_application_a_chat_and_a_message_are_made_by_clicking(
         token=token,
         chat="1",
     ) == ("202", {"number": 1})
-    found = json.loads(running.server.get(f"/api/v1/applications/{token}"))
+    found = running.server("GET", f"/api/v1/applications/{token}").json
     assert (found["name"], found["chats_count"]) == ("Clicked", 1)
 
 
 def test_every_operation_is_there(running: Running, open_page: Open) -> None:
     """The page is made of this server's own OpenAPI document, whole."""
-    document = json.loads(running.server.get("/openapi.json"))
+    document = running.server("GET", "/openapi.json").json
     operations = [
         name for path in document["paths"].values() for name in path if name != "parameters"
     ]

@@ -1,9 +1,7 @@
 """`/` says in any browser, live, whether everything is well."""
 
-import re
 import signal
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import DESKTOP, PHONE, Open, Running
+from tests.http.serving import Application
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -70,7 +69,7 @@ def test_an_engine_that_hangs_is_named_and_so_is_its_return(
         expect(page.locator("#verdict li").first).to_contain_text(f"{engine} does not answer")
         assert state(page, other) == "✓ well"
         began = time.monotonic()
-        running.server.get("/")
+        running.server("GET", "/")
         assert time.monotonic() - began < 3
     expect_verdict(page, "All is well")
 
@@ -137,15 +136,21 @@ def test_it_is_small_and_asks_for_few_files(open_page: Open) -> None:
 
 def test_totals_only(running: Running) -> None:
     """No name, token, text or address of what is stored here is on the page or among the metrics."""
-    made = running.server.post("/api/v1/applications", b'{"application": {"name": "Secret name"}}')
-    token = re.findall(r'"token":\s*"([^"]+)"', made.decode())[0]
-    running.server.post(f"/api/v1/applications/{token}/chats")
-    path = f"/api/v1/applications/{token}/chats/1/messages"
-    running.server.post(path, b'{"message": {"text": "Secret text"}}')
+    application = Application(running.server)
+    running.server("POST", f"{application.path}/chats")
+    text = {"message": {"text": "A secret text"}}
+    assert running.server("POST", f"{application.path}/chats/1/messages", text).status == 202
     with hanging(running, "Valkey"):
-        shown = running.server.get("/") + running.server.get("/metrics")
+        shown = running.server("GET", "/").body + running.server("GET", "/metrics").body
     assert b"does not answer" in shown
-    for secret in ("Secret", token, "postgresql://", "redis://", str(running.redis.port)):
+    for secret in (
+        "Support desk",
+        "secret",
+        application.token,
+        "postgresql://",
+        "redis://",
+        str(running.redis.port),
+    ):
         assert secret.encode() not in shown
 
 
@@ -155,7 +160,7 @@ def test_many_who_look_cost_no_more_than_one(running: Running) -> None:
     redis.config_resetstat()
     began = time.monotonic()
     with ThreadPoolExecutor(8) as threads:
-        pages = list(threads.map(lambda _: running.server.get("/"), range(300)))
+        pages = list(threads.map(lambda _: running.server("GET", "/").body, range(300)))
     seconds = time.monotonic() - began
     assert all(b"All is well" in page for page in pages)
     # A look pings twice: once to see whether Redis answers, once for the report.
@@ -166,8 +171,7 @@ def test_many_who_look_cost_no_more_than_one(running: Running) -> None:
 def test_the_page_allows_no_script_but_its_own(running: Running) -> None:
     """The policy has no exception for what is inline or elsewhere."""
     for path in ("/", "/docs"):
-        with urllib.request.urlopen(running.server.url + path, timeout=10) as answer:
-            policy = answer.headers["Content-Security-Policy"]
+        policy = running.server("GET", path).headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "script-src 'self'" in policy
         assert "unsafe" not in policy

@@ -123,6 +123,18 @@ def test_pages_follow_each_other(room: Room) -> None:
     assert [index for page in pages for index in page] == everything
 
 
+def test_what_only_looks_like_a_match_fills_no_page(room: Room) -> None:
+    """All grams of the keyword, but not the keyword: pages are full all the same, and end rightly."""
+    texts = ["bcde abcd" if n % 40 else "an abcde" for n in range(3000)]
+    chat = room.fill(texts)
+    room.settle()
+    expected = list(range(0, 3000, 40))
+    assert room.found(chat, "abcde") == expected
+    assert room.found(chat, "abcde", limit=20) == expected[:20]
+    assert room.found(chat, "abcde", after=expected[19] + 1, limit=20) == expected[20:40]
+    assert room.found(chat, "abcde", after=2961) == []
+
+
 def test_edited_and_deleted_messages_are_searched_as_they_are(room: Room) -> None:
     """The old words are gone, the new ones are found, a deleted message never."""
     chat = room.fill(["first words", "second words"])

@@ -15,17 +15,35 @@ import pytest
 import redis
 
 from backend.errors import InstaChatError, Invalid
+from backend.index import Index
 from backend.settings import Settings
+from backend.sql import indices
 from instachat_cli import failures
 from instachat_cli.bench import catalogue
 from instachat_cli.bench.duel import Goal, Row, Side, Verdict, duel
 from instachat_cli.bench.ground import Ground, Scale, ground
 from instachat_cli.bench.report import markdown, summary
 from instachat_cli.commands import invoke
+from tests.conftest import missing
+from tests.elastic.fixtures import Elasticsearch
 from tests.engines import scratch_folder
 
 ROOT = Path(__file__).parents[2]
-TINY = Scale(pairs=2, starts=1, messages=300, jobs=20, chats=50, crews=((1, 1), (2, 2)))
+TINY = Scale(
+    pairs=2,
+    starts=1,
+    messages=300,
+    jobs=20,
+    chats=50,
+    rows=(300, 600),
+    compared=300,
+    reads=2,
+    crews=((1, 1), (2, 2)),
+    loads=1,
+    seconds=1,
+    crowd=200,
+    gateway=False,
+)
 
 
 def left_behind(settings: Settings) -> list[object]:
@@ -38,19 +56,40 @@ def left_behind(settings: Settings) -> list[object]:
         return [*found, *client.scan_iter("*")]
 
 
-@pytest.mark.parametrize("name", catalogue.BENCHMARKS)
+@pytest.mark.parametrize("name", sorted(catalogue.BENCHMARKS.keys() - catalogue.ON_AN_INDEX))
 def test_each_gives_sane_rows_and_leaves_nothing(name: str, settings: Settings) -> None:
     """Every benchmark, whole, at a size where its numbers mean nothing."""
+    if name == "http" and shutil.which("wrk") is None:
+        missing("wrk")
     told: list[Row] = []
     rows, facts = catalogue.run(settings, [name], TINY, told.append)
     assert rows == told != []
     for row in rows:
-        assert len(row.pairs) in (TINY.pairs, TINY.starts)
+        assert len(row.pairs) in (TINY.pairs, TINY.starts, 1)
         assert all(ours > 0 and rival > 0 for ours, rival in row.pairs)
         assert row.ratios[0] <= row.ratio <= row.ratios[-1]
         assert (row.profile == "") == (row.verdict in (Verdict.MET, Verdict.INFORMATION))
     assert facts["Redis"].startswith("Valkey 9")
     assert facts["PostgreSQL"].startswith("18")
+    assert left_behind(settings) == []
+
+
+def test_indices_are_gone_with_the_database(
+    settings: Settings, elasticsearch: Elasticsearch
+) -> None:
+    """Ground on a given Elasticsearch has an index to measure with, and leaves none."""
+    given = settings.model_copy(update={"elasticsearch_url": elasticsearch.url})
+    with ground(given, TINY) as where:
+        where.accept_bulk(where.texts)
+        where.drain()
+        assert where.backend.publisher
+        assert where.backend.publisher.publish() == TINY.messages
+        with where.backend.database.connect() as connection:
+            names = [kept.name for kept in indices.indices(connection)]
+        with closing(Index(elasticsearch.url)) as index:
+            assert [index.exists(name) for name in names] == [True]
+    with closing(Index(elasticsearch.url)) as index:
+        assert not index.exists(names[0])
     assert left_behind(settings) == []
 
 
@@ -118,7 +157,7 @@ def test_the_two_take_turns_and_what_missed_is_profiled() -> None:
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
-    """One benchmark that reaches its goal, and one that does not, on the tests' engines."""
+    """Benchmarks on the tests' engines: one reaches its goal, one does not, one needs Elasticsearch."""
 
     def good(_: Ground) -> Iterator[Row]:
         yield row(3.0, Goal(1.0))
@@ -126,7 +165,11 @@ def fakes(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     def bad(_: Ground) -> Iterator[Row]:
         yield row(0.5, Goal(1.0))
 
-    monkeypatch.setattr(catalogue, "BENCHMARKS", {"good": good, "bad": bad})
+    def far(_: Ground) -> Iterator[Row]:
+        pytest.fail("it needs Elasticsearch, and there is none")
+
+    monkeypatch.setattr(catalogue, "ON_AN_INDEX", frozenset({"far"}))
+    monkeypatch.setattr(catalogue, "BENCHMARKS", {"good": good, "bad": bad, "far": far})
     monkeypatch.setenv("INSTACHAT_DATABASE_URL", settings.database_url or "")
     monkeypatch.setenv("INSTACHAT_REDIS_URL", settings.redis_url or "")
 
@@ -150,7 +193,9 @@ def test_the_exit_code_is_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not report.exists()
     assert ceilings(["--report", str(report)]) == 4
     assert "**missed**" in report.read_text()
-    assert "1 of 2 missed: ours, against theirs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 of 2 missed: ours, against theirs" in said
+    assert "left out, as INSTACHAT_ELASTICSEARCH_URL is not set: far" in said
     assert ceilings(["nonsense"]) == 2
     assert "good, bad" in capsys.readouterr().err
 

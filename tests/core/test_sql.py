@@ -12,11 +12,16 @@ from backend import accept, migrations, sql
 from backend.bootstrap import Backend, open_backend
 from backend.errors import EngineDown, Failed, SchemaMismatch
 from backend.settings import Settings
-from backend.sql import Database, indices, outbox
+from backend.sql import Database, indices, outbox, states, tallies
 from tests.conftest import Engines
 
 BIG = {"message", "chat", "application", "outbox"}
-STAGES = (indices, outbox)  # statements that their stages import themselves; here for their plans
+STAGES = (
+    indices,
+    outbox,
+    states,
+    tallies,
+)  # statements that their stages import themselves; here for their plans
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,7 @@ VALUES = {
     "rows": 9,
     "messages": 9,
     "seconds": 9,
+    "above": 9,
 }
 
 

@@ -13,12 +13,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from backend.bootstrap import durability_faults
-from backend.errors import EngineDown
-from backend.index import Index, new_name
 from backend.log import Log
 from backend.settings import PREFIX, Durability, Settings
 from tests.elastic.docker import IMAGE
-from tests.elastic.fixtures import PASSWORD, USER, WITH_USER, StartNode
 from tests.engines import RedisServer, valkey_binary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,24 +123,6 @@ def test_its_elasticsearch_is_the_one_that_is_tested_and_has_room() -> None:
     assert "-Xmx512m" in service["environment"]["ES_JAVA_OPTS"]
     assert service["mem_limit"] == "1g"
     assert "$$ELASTIC_PASSWORD" in service["healthcheck"]["test"][1]
-
-
-def test_its_elasticsearch_takes_the_index_and_asks_for_the_password(
-    start_elasticsearch: StartNode,
-) -> None:
-    """A real node on compose.yaml's settings, but for its password, which only the image sets."""
-    given = COMPOSE["services"]["elasticsearch"]["environment"]
-    kept = {name: value for name, value in given.items() if name.startswith("xpack.")}
-    node = start_elasticsearch(kept, WITH_USER)
-    host = node.url.removeprefix("http://")
-    index = Index(f"http://{USER}:{PASSWORD}@{host}")
-    name = new_name("composed")
-    index.create(name)
-    index.read_from(name)
-    assert index.exists(name)
-    index.close()
-    with pytest.raises(EngineDown, match="401"):
-        Index(f"http://{host}").version()
 
 
 class ComposedValkey(RedisServer):

@@ -69,6 +69,8 @@ def test_make_demo_tells_the_whole_story(environment: dict[str, str]) -> None:
     assert "kill -9" in done.stdout
     assert "0 lost, 0 doubled, 0 changed" in done.stdout
     assert "Measured" in done.stdout
+    assert "A short load over HTTP, and its audit" in done.stdout
+    assert re.search(r"^ *0 +lost, doubled, missing or changed", done.stdout, re.MULTILINE)
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     assert "\x1b" not in done.stdout, "no colours where it is piped"
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from backend import accept, sql
 from backend.bootstrap import Backend, open_backend
+from backend.elastic import IndexMissing
 from backend.errors import Failed, Unavailable
-from backend.index import Document, Index, IndexMissing, new_name
+from backend.index import Document, Index, new_name
 from backend.publish import Publisher, keep_first_index
 from backend.sql import indices, outbox
 from tests.conftest import Engines

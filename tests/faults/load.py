@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import Unavailable, Unconfirmed
+from backend.errors import NotFound, Unavailable, Unconfirmed
 from backend.settings import Settings
 from tests.engines import die_with_parent
 from tests.ledger import Audit, Ledger, audit
@@ -70,25 +70,28 @@ class Writer:
                 for n in range(self._dice.randint(1, batch))
             ]
             try:
-                first, _ = self._accept(f"{token} {chat}", accept.messages(token, chat, texts))
+                span = self._accept(f"{token} {chat}", accept.messages(token, chat, texts))
+            except NotFound:  # a new chat may be lost with the Redis that gave it
+                self._refusals["NotFound"] += 1
+                self._chats.remove((token, chat))
+                continue
             except Unconfirmed:
                 book.uncertain(token, chat, texts)
             except Unavailable:
                 continue
             else:
-                book.answered(token, chat, first, texts)
+                book.answered(token, chat, span.first, texts, span.begin, span.end)
             sent += len(texts)
         left = {"spans": self._spans, "refusals": self._refusals}
         (self._folder / f"left-{self._name}").write_text(json.dumps(left))
 
     def _create(self, token: str) -> None:
         try:
-            number, _ = self._accept(token, accept.chats(token))
+            self._chats.append((token, self._accept(token, accept.chats(token)).first))
         except Unavailable:
             return
-        self._chats.append((token, number))
 
-    def _accept(self, parent: str, request: accept.Request) -> tuple[int, int]:
+    def _accept(self, parent: str, request: accept.Request) -> Span:
         begin = time.monotonic_ns()
         try:
             accepted = self._backend.acceptor.accept(request)
@@ -96,8 +99,9 @@ class Writer:
             self._refusals[type(error).__name__] += 1
             time.sleep(0.02)
             raise
-        self._spans.append(Span(parent, accepted.first, accepted.last, begin, time.monotonic_ns()))
-        return accepted.first, accepted.last
+        span = Span(parent, accepted.first, accepted.last, begin, time.monotonic_ns())
+        self._spans.append(span)
+        return span
 
 
 def main(
@@ -182,8 +186,20 @@ class Load:
         until = self.answered + answers
         wait(lambda: self.answered >= until)
 
+    def everyone_goes_on(self) -> None:
+        """Wait until each writer was answered something more."""
+        sizes = {ledger: ledger.stat().st_size for ledger in self.ledgers}
+        wait(lambda: all(ledger.stat().st_size > size for ledger, size in sizes.items()))
+
     def finish(self) -> Audit:
         """End the load in good order, drain what is left, and hold the ledgers against it."""
+        with self.ended() as backend:
+            assert not self.refusals["NotFound"], "what was given was not there"
+            return audit(backend, self.ledgers)
+
+    @contextmanager
+    def ended(self) -> Iterator[Backend]:
+        """After the end of the load, in good order, with all that is left drained."""
         (self.folder / "stop").touch()
         for writer in self._writers:
             assert writer.wait(PATIENCE_SECONDS) == 0, self._said("tests.faults.load")
@@ -196,7 +212,7 @@ class Load:
         assert "Unhandled exception in task" not in said, said
         with open_backend(self.settings) as backend:
             drain_to_the_end(backend)
-            return audit(backend, self.ledgers)
+            yield backend
 
     def _said(self, module: str) -> str:
         log = self.folder / f"{module}.log"

@@ -21,7 +21,7 @@ from backend.drain import Drainer
 from backend.errors import InstaChatError
 from backend.life import Lives
 from backend.settings import Settings
-from backend.sql import MessageRow
+from backend.sql import RowValues
 
 SENT = 5 * sql.LINES_AT_ONCE  # rows, before it stops inside COPY
 
@@ -40,10 +40,10 @@ class Sleeper:
             self._where = ""
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    def copy_messages(self, tx: Connection, rows: Iterable[MessageRow]) -> None:
+    def copy_messages(self, tx: Connection, rows: Iterable[RowValues]) -> None:
         """COPY, with a place to stop in the middle."""
 
-        def sent() -> Iterator[MessageRow]:
+        def sent() -> Iterator[RowValues]:
             for n, row in enumerate(rows):
                 if n == SENT:
                     self.step("copy")

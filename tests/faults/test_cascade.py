@@ -230,6 +230,9 @@ def test_the_log_of_an_earlier_life_brings_nothing_back(backend: Backend, family
     for key, value in copy.items():
         assert value
         backend.log.redis.restore(key, 0, value)
+    backend.log.redis.hset(
+        backend.log.key(backend.counters.shard(family), "life"), "server", "another"
+    )
     backend.drainer.drain_all()
     assert rows(backend) == {"chat": 0, "message": 0}
     assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0

@@ -200,6 +200,14 @@ def calls(log: Log) -> Calls:
         "verify": lambda: log.verify(0, 1, CHAT, 0, create=False, passed=EntryId(1, 1)),
         "raise": lambda: log.raise_all(0, 1, {CHAT: 0}, create=False),
         "seal": lambda: log.seal(0, 1, {CHAT: False}),
+        "counted": lambda: log.counted(0, 1, [CHAT]),
+        "release": lambda: log.release(0, 1, {CHAT: None}, 1),
+        "page": lambda: log.unsynced_page(0, 1, 0, 9),
+        "forget": lambda: log.forget(0, [Parent(TOKEN, 9)]),
+        "given": lambda: log.given(16),
+        "pause": log.pause,
+        "paused": log.paused,
+        "resume": log.resume,
         "lengths": lambda: log.lengths(16),
         "unsynced": lambda: log.unsynced(16),
         "beat": lambda: log.beat("w"),
@@ -242,7 +250,7 @@ def shard(request: pytest.FixtureRequest) -> Iterator[tuple[RedisServer, Log]]:
         server.remove()
 
 
-WHOLE_LIFE = {"accept", "read", "issued", "verify", "raise", "seal"}
+WHOLE_LIFE = {"accept", "read", "issued", "verify", "raise", "seal", "counted"}
 
 
 @pytest.mark.parametrize(
@@ -252,7 +260,7 @@ WHOLE_LIFE = {"accept", "read", "issued", "verify", "raise", "seal"}
         (spoil_epoch, WHOLE_LIFE, LifeLost),
         (spoil_sequence, WHOLE_LIFE, LifeLost),
         (spoil_log, {"accept", "read", "trim"}, Failed),
-        (spoil_unsynced, {"accept", "raise"}, Failed),
+        (spoil_unsynced, {"accept", "raise", "counted", "release", "page", "forget"}, Failed),
         (spoil_bell, set(), Failed),
         (spoil_counter, set(), Failed),
         (spoil_issued, set(), Failed),
@@ -285,6 +293,7 @@ def test_a_foreign_counter_is_made_anew(shard: tuple[RedisServer, Log]) -> None:
 
 
 WRITING = {"accept", "beat", "claim", "raise", "read", "retire", "reopen", "seal", "trim", "verify"}
+WRITING |= {"forget", "pause", "release", "resume"}
 
 
 @contextmanager
@@ -354,8 +363,9 @@ def no_append(server: RedisServer) -> AbstractContextManager[None]:
 
 
 SCRIPTS = {"accept", "claim", "issued", "probe", "read", "reopen", "seal", "stands", "trim"}
-SCRIPTS |= {"raise", "verify"}
-KEYS = SCRIPTS | {"beat", "unsynced", "lengths", "retire", "workers"}
+SCRIPTS |= {"raise", "verify", "counted", "release"}
+KEYS = SCRIPTS | {"beat", "unsynced", "lengths", "retire", "workers", "page", "forget", "given"}
+KEYS |= {"pause", "paused", "resume"}
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,11 @@ def start_bench(*words: object, **environment: str) -> "subprocess.Popen[str]":
 
 def ended(process: "subprocess.Popen[str]") -> Ended:
     """Wait for its end; no command may ever show a traceback."""
-    out, err = process.communicate(timeout=200)
+    try:
+        out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the load ends, too
+        raise
     assert "Traceback" not in err, err
     return Ended(process.returncode, out, err)
 

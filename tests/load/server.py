@@ -76,7 +76,9 @@ class Store:
         match [method, *url.path.removeprefix("/api/v1/").split("/")]:
             case ["POST", "applications"]:
                 name = body["application"]["name"]
-                token = name.replace(" ", "-")  # so that two runs have the same
+                token = name.replace(" ", "-")  # so that two runs on two servers have the same
+                while token in self.applications:
+                    token += "+"
                 self.applications[token] = {}
                 return 201, {"token": token, "name": name}
             case ["POST", "applications", token, "chats"]:

@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.histogram import Histogram
 from loadtest.plan import PROFILES, Plan, Scenario, Shape, Stage, plan
-from loadtest.recording import Recorder, Requests, keep
+from loadtest.recording import SEND, Recorder, Requests, keep
 from loadtest.result import (
     Audit,
     ChatAudit,
@@ -27,6 +27,7 @@ from loadtest.result import (
 )
 from loadtest.result import Requests as Row
 from loadtest.running import _warnings
+from loadtest.tally import Tally
 from loadtest.texts import beginning, mark, tongues
 
 
@@ -109,6 +110,28 @@ def test_records_are_read_once_and_whole(tmp_path: Path) -> None:
     assert [tuple(request) for request in second] == [(2.5, 0xFFFFFFFF, 3, 0, True)]
     assert list(reader.new()) == []
     assert recorder.take() == {}
+
+
+def test_breakpoint_is_the_highest_level_before_two_in_a_row_that_did_not_hold(
+    tmp_path: Path,
+) -> None:
+    """Here a server that answers fifty a second in order, whatever arrives: 48.8/s hold, 61/s do not."""
+    planned = plan(Scenario.INGEST, Shape.BREAKPOINT, 1, rate=20, seconds=40)
+    recorder, free = Recorder(), 0.0
+    for _, at in planned.arrivals(0, 1):
+        free = max(free, at) + 0.02
+        recorder.request(at, int((free - at) * 1e6), SEND, 202, False)
+    keep(tmp_path, "a", recorder.take())
+    tally = Tally(tmp_path, planned)
+    tally.read()
+    found = tally.breakpoint(planned.seconds, max_p99_ms=1_000, max_errors=0.01)
+    assert found.level == pytest.approx(48.83, abs=0.01)
+    assert [step.held for step in found.steps[:7]] == [True] * 5 + [False] * 2
+    assert "answers fall behind arrivals" in found.steps[6].why
+    strict = tally.breakpoint(planned.seconds, max_p99_ms=10, max_errors=0.01)
+    assert strict.level is None
+    assert strict.steps[0].why == "p99"
+    assert tally.breakpoint(0, 1_000, 0.01).steps == []
 
 
 ROW = Row("all", 900, 90.0, 1.0, 2.0, 3.0, 4.0, 9, 3, {"500": 9})

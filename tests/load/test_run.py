@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,14 @@ from tests.load.server import FOUND_AFTER, SLOW, STORED_AFTER
 def test_a_clean_run_passes_and_says_all_that_was_promised(serve: Callable[..., str]) -> None:
     """By two processes: exit 0, an audit without a finding, the lags that the server has."""
     run = bench(
-        *("run", "mixed", "--host", serve("lag"), "--duration", "4s", "--users", 4),
-        *("--processes", 2, "--seed", 11, "-o", "json"),
+        *("run", "mixed", "--host", serve("lag"), "--duration", "6s", "--rate", 60),
+        *("--processes", 2, "--seed", 11, "--chats", 16, "-o", "json"),
     )
     assert (run.code, run.err) == (0, "")
     found = run.json
     assert Result.from_json(found).problems == []
     assert (found["seed"], found["profile"], found["scenario"]) == (11, "smoke", "mixed")
-    assert found["model"] == "closed"
+    assert found["model"] == "open"
     assert {row["name"].split()[0] for row in found["requests"]} == {
         *("GET", "POST", "PATCH", "DELETE")
     }
@@ -39,12 +38,11 @@ def test_a_clean_run_passes_and_says_all_that_was_promised(serve: Callable[..., 
         assert row["failures"] == 0
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
     audit = found["audit"]
-    assert audit["answered"] == audit["stored"] == audit["searchable"] > 100
+    assert audit["answered"] == audit["stored"] == audit["searchable"] > 50
     assert audit["deleted"] > 0
-    assert audit["chats"]["answered"] == audit["chats"]["stored"] > 64
+    assert audit["chats"]["answered"] == audit["chats"]["stored"] >= 16
     assert found["lag_ms"]["stored"]["p50"] >= STORED_AFTER * 1000
     assert found["lag_ms"]["searchable"]["p50"] >= FOUND_AFTER * 1000
-    assert found["lag_ms"]["searchable"]["samples"] > 3
     assert found["cpu"]["generator"] > 0
     assert found["cpu"]["servers"] is None  # not ours to see
     sent = sum(moment["rate"] for moment in found["timeline"])
@@ -54,12 +52,17 @@ def test_a_clean_run_passes_and_says_all_that_was_promised(serve: Callable[..., 
 def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> None:
     """The real server: nothing is lost, its processors and memory are told, no file or process is left."""
     folder = scratch_folder("load")
-    run = ended(start_bench("run", "mixed", "--duration", "6s", "-o", "json", TMPDIR=str(folder)))
+    run = ended(
+        start_bench(
+            *("run", "mixed", "--duration", "6s", "--rate", 40, "--chats", 16, "-o", "json"),
+            TMPDIR=str(folder),
+        )
+    )
     assert (run.code, run.err) == (0, "")
     found = run.json
     assert found["private"] is True
     assert found["audit"]["answered"] == found["audit"]["stored"] > 0
-    assert found["audit"]["chats"]["stored"] >= 64
+    assert found["audit"]["chats"]["stored"] >= 16
     assert found["cpu"]["servers"] > 0
     assert found["memory_mb"]["servers"] > 100  # PostgreSQL, Valkey, worker, API
     assert list(folder.iterdir()) == []
@@ -68,26 +71,28 @@ def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> Non
 
 
 @pytest.mark.parametrize(
-    ("fault", "options", "said"),
+    ("faults", "options", "said"),
     [
-        ("lose", [], " lost"),
-        ("double", [], " doubled"),
-        ("err", ["--max-errors", "0.1%"], "% failed, at most 0.10% may"),
-        ("slow", ["--max-p99", "50ms"], "ms, at most 50 ms is allowed"),
+        (["lose", "skip"], [], [" lost", " gaps"]),
+        (
+            ["err", "slow"],
+            ["--max-errors", "0.1%", "--max-p99", "50ms"],
+            ["% failed, at most 0.10% may", "ms, at most 50 ms is allowed"],
+        ),
     ],
 )
 def test_a_bad_server_fails_the_run(
-    fault: str, options: list[str], said: str, serve: Callable[..., str]
+    faults: list[str], options: list[str], said: list[str], serve: Callable[..., str]
 ) -> None:
-    """With exit 4, the figures all the same, and the reason in words."""
+    """With exit 4, the figures all the same, and each reason in words."""
     run = bench(
-        *("run", "ingest", "--host", serve(fault), "--duration", "2s", "--patience", "2s"),
-        *("--users", 2, "--chats", 8, *options),
+        *("run", "ingest", "--host", serve(*faults), "--duration", "4s", "--patience", "2s"),
+        *("--rate", 40, "--chats", 4, *options),
     )
     assert run.code == 4
-    assert said in run.err
+    assert all(words in run.err for words in said)
     assert run.json["total"]["count"] > 0
-    if fault == "slow":
+    if "slow" in faults:
         assert run.json["total"]["p50_ms"] >= SLOW * 1000
 
 
@@ -95,29 +100,14 @@ def test_a_stall_shows_at_a_fixed_rate(serve: Callable[..., str]) -> None:
     """The server sleeps for one second of four: what was due meanwhile waited, and the p99 says so."""
     run = bench(
         *("run", "ingest", "--host", serve("stall"), "--duration", "6s", "--rate", 50),
-        *("--max-p99", "400ms"),
+        *("--max-p99", "400ms", "--chats", 4),
     )
     assert run.code == 4
     found = run.json
-    assert found["model"] == "open"
     assert found["total"]["rate"] == pytest.approx(50, rel=0.1)
     assert found["total"]["p99_ms"] > 800
-    assert found["total"]["p50_ms"] < 400
-    # Latencies of all that was due within the second: evenly from 1 s down to nothing.
+    # Of all that was due within the second: evenly from 1 s down to nothing.
     assert max(moment["p50_ms"] or 0 for moment in found["timeline"]) > 300
-
-
-def test_breakpoint_finds_what_is_carried(serve: Callable[..., str]) -> None:
-    """Four requests at once of 80 ms each are 50 a second, whatever arrives."""
-    run = bench(
-        *("run", "ingest", "--host", serve("slow"), "--profile", "breakpoint", "--users", 4),
-        *("--rate", 30, "--duration", "20s", "--max-p99", "300ms", "--chats", 4),
-    )
-    assert run.code == 0
-    found = run.json["breakpoint"]
-    assert 25 <= found["level"] <= 55
-    assert [step["held"] for step in found["steps"][-2:]] == [False, False]
-    assert run.json["duration_s"] < 19  # it does not go on beyond
 
 
 def test_two_runs_with_one_seed_send_the_same(serve: Callable[..., str], tmp_path: Path) -> None:
@@ -126,15 +116,14 @@ def test_two_runs_with_one_seed_send_the_same(serve: Callable[..., str], tmp_pat
     runs = [
         start_bench(
             *("run", "mixed", "--host", serve("--log", log), "--seed", seed, "--users", 1),
-            *("--duration", "1s"),
+            *("--rate", 40, "--duration", "3s", "--chats", 16),
         )
         for log, seed in zip(logs, (1, 1, 2), strict=True)
     ]
-    done = [ended(run) for run in runs]
-    assert [run.code for run in done] == [0, 0, 0], done
+    assert {ended(run).code for run in runs} == {0}
     one, same, other = (_load(log) for log in logs)
     shared = min(len(one), len(same))
-    assert shared > 50
+    assert shared > 40
     assert one[:shared] == same[:shared]
     assert one[:shared] != other[:shared]
 
@@ -142,21 +131,20 @@ def test_two_runs_with_one_seed_send_the_same(serve: Callable[..., str], tmp_pat
 def test_ctrl_c_reports_what_there_is(serve: Callable[..., str]) -> None:
     """The load ends, is audited and reported; the exit code says that it was interrupted."""
     run = start_bench(
-        *("run", "mixed", "--host", serve(), "--profile", "soak", "--duration", "5m", "--users", 2),
-        *("-o", "jsonl"),
+        *("run", "mixed", "--host", serve(), "--profile", "load", "--duration", "5m", "--rate", 20),
+        *("--chats", 4, "-o", "table"),
     )
     assert run.stderr
-    while "closed model" not in run.stderr.readline():
+    while " s  " not in run.stderr.readline():  # the first line of its progress
         assert run.poll() is None
-    time.sleep(2)
     run.send_signal(signal.SIGINT)
     done = ended(run)
     assert done.code == 130
-    found = done.json
-    assert found["interrupted"] is True
-    assert found["duration_s"] < 60
-    assert found["audit"]["answered"] == found["audit"]["stored"] > 0
-    assert Result.from_json(found).timeline
+    (audit,) = re.findall(r"^audit +([0-9]+) answered, ([0-9]+) stored", done.out, re.MULTILINE)
+    assert audit[0] == audit[1] != "0"
+    assert "nothing lost" in done.out
+    assert "nothing was measured" in done.out  # the ramp-up was not over
+    assert "interrupted" in done.err
 
 
 def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
@@ -181,8 +169,8 @@ def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path:
         scenario: subprocess.Popen(
             [
                 *(sys.executable, "-m", "locust", "-f", ROOT / _file(scenario), "--host", host),
-                *("--headless", "-u", "2", "-r", "2", "-t", "3s", "--chats", "20"),
-                *("--only-summary", "--stop-timeout", "5", "--json"),
+                *("--headless", "-u", "2", "-r", "2", "-t", "6s", "--chats", "8"),
+                *("--rate", "20", "--only-summary", "--stop-timeout", "5", "--json"),
             ],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -1,0 +1,37 @@
+"""Reconciliations: when the stores were last compared, and what came of it."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+
+class LastReconciliation(NamedTuple):
+    """The last comparison of everything that came to its end."""
+
+    finished_at: datetime
+    seconds: float
+    findings: int
+    mended: int
+
+
+def record(tx: Connection, seconds: float, findings: int, mended: int) -> None:
+    """A comparison of everything has just ended; the one before is forgotten."""
+    tx.execute(
+        text(
+            """
+            INSERT INTO reconciliation (finished_at, seconds, findings, mended)
+            VALUES (now(), :seconds, :findings, :mended)
+            ON CONFLICT (singleton) DO UPDATE SET finished_at = excluded.finished_at,
+                seconds = excluded.seconds, findings = excluded.findings, mended = excluded.mended"""
+        ),
+        {"seconds": seconds, "findings": findings, "mended": mended},
+    )
+
+
+def last(connection: Connection) -> LastReconciliation | None:
+    """The last one; None if there was none yet."""
+    row = connection.execute(
+        text("SELECT finished_at, seconds, findings, mended FROM reconciliation")
+    ).one_or_none()
+    return None if row is None else LastReconciliation(*row)

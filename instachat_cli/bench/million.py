@@ -1,0 +1,239 @@
+"""A million messages: what a reindex of them holds in memory, and how long a search in one large chat takes.
+
+The rival of a search is what one would write first: the whole folded text as one keyword, and a wildcard with
+a star on either side. It finds the same, and has the text at hand; PostgreSQL's scan is the program's own way
+without Elasticsearch.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from statistics import quantiles
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import text
+
+from backend import sql
+from backend.errors import Failed
+from backend.folding import fold
+from backend.search import IndexSearcher, ScanSearcher, Searcher
+from backend.sql import MessageRow
+from instachat_cli.bench.duel import Goal, Row
+from instachat_cli.bench.elastic import Elastic, bodies, json_of
+from instachat_cli.bench.ground import Ground
+from loadtest.conversations import conversations
+
+FLAT = Goal(must=1.15, at_most=True)
+TEN_TIMES = Goal(must=0.1, at_most=True)
+LARGE = 1  # the id of the large chat, which holds a tenth of the messages
+SMALL_CHATS = 900  # share the others
+ROWS = 5_000  # of one COPY
+PAGE = 50
+LENGTHS = (2, 3, 5, 8, 20)  # of keywords
+SEED = 20_261_124
+VERSION = 1_767_225_600_000_000  # of all: microseconds
+
+RIVAL_SETTINGS = {
+    "number_of_shards": 1,
+    "number_of_replicas": 0,
+    "refresh_interval": "1s",
+    "sort": {"field": ["chat", "number"], "order": ["asc", "asc"]},
+}
+RIVAL_MAPPINGS = {
+    "_routing": {"required": True},
+    "properties": {
+        "chat": {"type": "long", "index": False},
+        "number": {"type": "long", "index": False},
+        "text": {"type": "keyword", "doc_values": False},
+    },
+}
+
+
+def measure(ground: Ground) -> Iterator[Row]:
+    """Two reindexes, of a tenth and of all; then searches in the index that the second has built."""
+    elastic = Elastic(ground)
+    elastic.renew()
+    few, many = ground.scale.million // 10, ground.scale.million
+    fill(ground, few)
+    small = _reindex_elsewhere(ground)
+    elastic.renew()
+    fill(ground, many)
+    large = _reindex_elsewhere(ground)
+    yield Row(
+        f"memory of a reindex of {many:,} messages",
+        "the most that the process `instachat reindex` had at any time",
+        f"{many:,}",
+        f"{few:,} messages",
+        "MiB",
+        [(large, small)],
+        FLAT,
+    )
+    yield from _searches(elastic)
+
+
+def fill(ground: Ground, count: int) -> None:
+    """Store so many messages, a tenth of them in one chat, of which no index hears."""
+    dice = random.Random(SEED)
+    spoken = [line for conversation in conversations() for line in conversation.lines]
+    rows = _rows(spoken, count, dice)
+    with ground.backend.database.begin() as tx:
+        while some := list(islice(rows, ROWS)):
+            sql.copy_messages(tx, some)
+    with ground.backend.database.connect() as connection:
+        connection.execute(text("VACUUM ANALYZE message"))
+
+
+def _rows(spoken: Sequence[str], count: int, dice: random.Random) -> Iterator[MessageRow]:
+    large = count // 10
+    small = max((count - large) // SMALL_CHATS, 1)
+    for n in range(count):
+        line = _varied(spoken, dice)
+        chat, before = (0, n) if n < large else divmod(n - large + small, small)
+        yield MessageRow(LARGE + chat, before + 1, line, fold(line), VERSION)
+
+
+def _varied(spoken: Sequence[str], dice: random.Random) -> str:
+    """A line, or two, some with a number of their own."""
+    parts = dice.choices(spoken, k=dice.choice((1, 2, 2)))
+    if dice.random() < 0.2:
+        parts.append(f"#{dice.randrange(10**6)}")
+    return " ".join(parts)
+
+
+def _reindex_elsewhere(ground: Ground) -> float:
+    """Run `instachat reindex` on this ground; returns the MiB that it had at most."""
+    given = ground.backend.settings.model_dump(exclude_unset=True)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
+    environment |= {f"INSTACHAT_{name.upper()}": str(value) for name, value in given.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "instachat_cli", "reindex"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise Failed(f"`instachat reindex` ended with {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return used.ru_maxrss * unit / 2**20
+
+
+# -- searching ------------------------------------------------------------------------------------
+
+
+def _searches(elastic: Elastic) -> Iterator[Row]:
+    ground = elastic.ground
+    database = ground.backend.database
+    ours = IndexSearcher(database, elastic.index)
+    scan = ScanSearcher(database)
+    keywords = _keywords(ground)
+    name = f"instachat-bench-{uuid4().hex[:12]}"
+    elastic.client.indices.create(index=name, settings=RIVAL_SETTINGS, mappings=RIVAL_MAPPINGS)
+    try:
+        elastic.send(name, _rival_requests(ground))
+        elastic.client.options(request_timeout=60).indices.refresh(index=name)
+
+        def wildcard(keyword: str) -> list[int]:
+            return _wildcard(elastic, name, keyword)
+
+        def by(searcher: Searcher) -> Callable[[str], list[int]]:
+            return lambda keyword: [m.number for m in searcher.search(LARGE, keyword, 0, PAGE)]
+
+        for keyword in keywords:
+            if not by(ours)(keyword) == wildcard(keyword) == by(scan)(keyword):
+                raise Failed("two ways of searching find different messages")
+        for rival, search, goal in (
+            ("a leading wildcard", wildcard, TEN_TIMES),
+            ("PostgreSQL's scan", by(scan), None),
+        ):
+            yield from _duel(ground, keywords, by(ours), search, rival, goal)
+    finally:
+        elastic.client.indices.delete(index=name)
+
+
+def _duel(
+    ground: Ground,
+    keywords: Sequence[str],
+    ours: Callable[[str], object],
+    rival: Callable[[str], object],
+    name: str,
+    goal: Goal | None,
+) -> Iterator[Row]:
+    rounds = [
+        (_timed(ours, keywords), _timed(rival, keywords)) for _ in range(ground.scale.long_pairs)
+    ]
+    for at, what in ((49, "p50"), (98, "p99")):
+        yield Row(
+            f"search, {what}",
+            f"first pages of {PAGE} in a chat of {ground.scale.million // 10:,} messages, in an index of"
+            f" {ground.scale.million:,}; {len(keywords)} keywords of {LENGTHS[0]} to {LENGTHS[-1]} letters,"
+            " cut from its messages",
+            "search",
+            name,
+            "ms",
+            [(one[at], other[at]) for one, other in rounds],
+            goal,
+        )
+
+
+def _timed(search: Callable[[str], object], keywords: Sequence[str]) -> list[float]:
+    """Percentiles in milliseconds."""
+    took = []
+    for keyword in keywords:
+        since = time.perf_counter()
+        search(keyword)
+        took.append((time.perf_counter() - since) * 1000)
+    return quantiles(took, n=100, method="inclusive")
+
+
+def _keywords(ground: Ground) -> list[str]:
+    """Parts of the large chat's folded texts, of all lengths alike."""
+    dice = random.Random(SEED)
+    with ground.backend.database.connect() as connection:
+        texts = connection.scalars(
+            text("SELECT folded FROM message WHERE chat_id = :chat ORDER BY number"),
+            {"chat": LARGE},
+        ).all()
+    found: list[str] = []
+    while len(found) < ground.scale.keywords:
+        line, length = dice.choice(texts), LENGTHS[len(found) % len(LENGTHS)]
+        if len(line) >= length:
+            at = dice.randrange(len(line) - length + 1)
+            found.append(line[at : at + length])
+    return found
+
+
+def _rival_requests(ground: Ground) -> Iterator[bytes]:
+    with ground.backend.database.snapshot() as connection:
+        rows = connection.execute(
+            text("SELECT chat_id, number, folded FROM message ORDER BY chat_id, number"),
+            execution_options={"yield_per": ROWS},
+        )
+        yield from bodies(
+            f'{{"index":{{"routing":"{chat}"}}}}\n'
+            f"{json_of({'chat': chat, 'number': number, 'text': folded})}\n"
+            for chat, number, folded in rows
+        )
+
+
+def _wildcard(elastic: Elastic, name: str, keyword: str) -> list[int]:
+    escaped = "".join(f"\\{char}" if char in "*?\\" else char for char in keyword)
+    filters: list[dict[str, Any]] = [
+        {"term": {"_routing": str(LARGE)}},
+        {"wildcard": {"text": {"value": f"*{escaped}*"}}},
+    ]
+    answer = elastic.client.options(request_timeout=60).search(
+        index=name,
+        routing=str(LARGE),
+        query={"bool": {"filter": filters}},
+        sort=["chat", "number"],
+        size=PAGE,
+        track_total_hits=False,
+    )
+    return [hit["sort"][-1] for hit in answer["hits"]["hits"]]

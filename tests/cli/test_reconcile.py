@@ -1,0 +1,70 @@
+"""`instachat reconcile` as an operator has it: what it prints, where, and how it ends."""
+
+import json
+
+import redis
+from sqlalchemy import text
+
+from backend import accept
+from backend.bootstrap import Backend
+from backend.model import Parent
+from tests.cli.conftest import Cli
+from tests.engines import free_port
+
+FIELDS = {"kind", "token", "chat", "number", "detail", "repairable"}
+
+
+def drift(backend: Backend) -> str:
+    """An application with one chat, whose counter is behind and whose second message is gone."""
+    token = backend.catalog.create_application("drift").token
+    backend.acceptor.accept(accept.chats(token))
+    backend.acceptor.accept(accept.messages(token, 1, ["a", "b", "c"]))
+    backend.drainer.drain_all()
+    with backend.database.begin() as tx:
+        tx.execute(
+            text(
+                "DELETE FROM message WHERE number = 2 AND chat_id = (SELECT c.id FROM chat c"
+                " JOIN application a ON a.id = application_id WHERE token = :token)"
+            ),
+            {"token": token},
+        )
+    assert isinstance(backend.log.redis, redis.Redis)
+    key = backend.log.counter_key(backend.counters.shard(token), Parent(token, 1))
+    backend.log.redis.hset(key, "issued", 1)
+    return token
+
+
+def test_found_planned_mended_and_clean(cli: Cli, core: Backend) -> None:
+    """Exit 4 while anything differs, 0 once it is mended; data on standard output, the rest beside it."""
+    token = drift(core)
+    found = cli("reconcile", "--app", token)
+    assert found.code == 4
+    lines = [json.loads(line) for line in found.out.splitlines()]
+    assert {line["kind"] for line in lines} == {"counter_behind", "gap_unexplained"}
+    assert all(set(line) == FIELDS and line["repairable"] for line in lines)
+    assert "2 differences" in found.err
+    planned = cli("reconcile", "--repair", "--dry-run", "--app", token, "-o", "json")
+    assert planned.code == 4
+    assert planned.error["error"] == "check_failed"
+    assert all("--repair would" in body["detail"] for body in json.loads(planned.out))
+    mended = cli("reconcile", "--repair", "--app", token)
+    assert mended.code == 0
+    assert "2 mended" in mended.err
+    clean = cli("reconcile", "--app", token, "-o", "json")
+    assert (clean.code, json.loads(clean.out)) == (0, [])
+    assert "1 known to be lost" in clean.err
+
+
+def test_a_store_away_exits_5(cli: Cli) -> None:
+    """Each by itself, named; an unknown application exits 3."""
+    nowhere = f"127.0.0.1:{free_port()}"
+    for variable, url in [
+        ("INSTACHAT_REDIS_URL", f"redis://{nowhere}"),
+        ("INSTACHAT_DATABASE_URL", f"postgresql://x@{nowhere}/x"),
+        ("INSTACHAT_ELASTICSEARCH_URL", f"http://{nowhere}"),
+    ]:
+        for words in (["reconcile"], ["reconcile", "--repair"]):
+            result = cli(*words, env={variable: url})
+            assert result.code == 5, (variable, result)
+            assert nowhere in result.err
+    assert cli("reconcile", "--app", "A" * 32).code == 3

@@ -1,0 +1,199 @@
+"""Differences between the stores, planted by hand, each with the finding that it has to be.
+
+A `Field` is an installation with everything in it that explains a gap: removed, dead and known to be lost.
+"""
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import redis
+from sqlalchemy import text
+
+from backend import accept
+from backend.bootstrap import Backend
+from backend.events import pack_messages
+from backend.log import Creation
+from backend.model import Parent, new_token
+
+Key = tuple[str, str | None, int | None, int | None]  # kind, token, chat, number
+FULL = range(2, 5)  # the chats of an application that have messages
+REMOVED = 5
+CHATS = 6  # the first and the last are empty
+MESSAGES = 13  # of a full chat
+
+
+class Planted(NamedTuple):
+    """What was planted under one parent."""
+
+    parent: Parent
+    found: list[Key]
+
+
+class Field:
+    """Applications whose stores agree, until something is planted."""
+
+    def __init__(self, backend: Backend, dice: random.Random, applications: int = 3) -> None:
+        self.backend = backend
+        self.dice = dice
+        self.expected: list[Key] = []
+        self.tokens = [
+            backend.catalog.create_application(f"{n}").token for n in range(applications)
+        ]
+        for token in self.tokens:
+            backend.acceptor.accept(accept.chats(token, CHATS))
+            for chat in FULL:
+                self._fill(token, chat)
+            backend.catalog.delete_chat(token, REMOVED)
+        backend.drainer.drain_all()
+
+    def _fill(self, token: str, chat: int) -> None:
+        """Messages: most are stored, one was rejected, one is removed."""
+        texts = [f"{chat} {n} سلام" for n in range(1, MESSAGES - 1)]
+        self.backend.acceptor.accept(accept.messages(token, chat, texts))
+        shard = self.backend.counters.shard(token)
+        bad = Creation("messages", Parent(token, chat), pack_messages(token, chat, ["bad\x00"]))
+        _, end = self.backend.log.issued(shard, [])
+        self.backend.log.accept(shard, [bad], end)
+        self.backend.acceptor.accept(accept.messages(token, chat, ["last"]))
+        self.backend.catalog.delete_message(token, chat, 2)
+
+    # -- planting ------------------------------------------------------------------------------------
+
+    def plant(self) -> None:
+        """Something in about half of all parents, and strays."""
+        for token in self.tokens:
+            for parent in (Parent(token), *(Parent(token, n) for n in FULL)):
+                self._plant_under(parent)
+            if self.dice.random() < 0.5:
+                self._open_removed(Parent(token, REMOVED))
+        for stray in (self._orphan_message, self._orphan_application, self._orphan_chat):
+            for _ in range(self.dice.randint(0, 2)):
+                stray()
+
+    def _plant_under(self, parent: Parent) -> None:
+        highest = self.highest(parent)
+        plants: list[list[Callable[[Parent, int], None]]] = [
+            [self._behind, self._ahead, self._ahead_of_last],
+            [self._removed_differs, self._issued_differs],
+            [self._gap],
+        ]
+        for choice in plants:
+            if self.dice.random() < 0.3:
+                self.dice.choice(choice)(parent, highest)
+
+    def _behind(self, parent: Parent, highest: int) -> None:
+        self.set_issued(parent, self.dice.randint(0, highest - 1))
+        self._expect("counter_behind", parent)
+
+    def _ahead(self, parent: Parent, highest: int) -> None:
+        self.set_issued(parent, highest + self.dice.randint(1, 5))
+        self._expect("counter_ahead", parent)
+
+    def _ahead_of_last(self, parent: Parent, highest: int) -> None:
+        """The newest rows are gone."""
+        self._delete(parent, highest)
+        self._expect("counter_ahead", parent)
+
+    def _removed_differs(self, parent: Parent, _: int) -> None:
+        self._add(parent, "removed", self.dice.choice([-1, 1, 7]))
+        self._expect("count_differs", parent)
+
+    def _issued_differs(self, parent: Parent, highest: int) -> None:
+        self._add(parent, "issued", highest + 6)
+        self._expect("count_differs", parent)
+
+    def _gap(self, parent: Parent, highest: int) -> None:
+        if parent.chat is None:
+            self._delete(parent, 1)
+            self.expected.append(("gap_unexplained", parent.token, 1, None))
+            return
+        for number in self.dice.sample(range(3, highest - 2), self.dice.randint(1, 3)):
+            self._delete(parent, number)
+            self.expected.append(("gap_unexplained", *parent, number))
+
+    def _delete(self, parent: Parent, number: int) -> None:
+        """Lose the row of a child."""
+        if parent.chat is None:
+            self.execute(
+                "DELETE FROM chat c USING application a WHERE a.id = c.application_id"
+                " AND a.token = :token AND c.number = :number",
+                token=parent.token,
+                number=number,
+            )
+            return
+        self.execute(
+            "DELETE FROM message WHERE number = :number AND chat_id = (SELECT c.id FROM chat c"
+            " JOIN application a ON a.id = application_id WHERE token = :token AND c.number = :chat)",
+            **parent._asdict(),
+            number=number,
+        )
+
+    def _open_removed(self, chat: Parent) -> None:
+        self.redis.hdel(self.key(chat), "closed")
+        self._expect("orphan", chat)
+
+    def _orphan_message(self) -> None:
+        number = self.dice.randint(1, 10**9)
+        self.execute(
+            "INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)"
+            " VALUES (:chat, :number, 1, now(), now(), 'x', 'x')",
+            chat=10**12 + self.dice.randint(1, 10**6),
+            number=number,
+        )
+        self.expected.append(("orphan", None, None, number))
+
+    def _orphan_application(self) -> None:
+        self._orphan_counter(Parent(new_token()))
+
+    def _orphan_chat(self) -> None:
+        self._orphan_counter(Parent(self.dice.choice(self.tokens), self.dice.randint(1000, 10**9)))
+
+    def _orphan_counter(self, parent: Parent) -> None:
+        self.redis.hset(self.key(parent), mapping={"issued": 0, "epoch": self.dice.randint(1, 2)})
+        self._expect("orphan", parent)
+
+    def _expect(self, kind: str, parent: Parent) -> None:
+        self.expected.append((kind, *parent, None))
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    @property
+    def redis(self) -> "redis.Redis":
+        """The very client that the log uses."""
+        assert isinstance(self.backend.log.redis, redis.Redis)
+        return self.backend.log.redis
+
+    def key(self, parent: Parent) -> str:
+        """The key of a parent's counter."""
+        return self.backend.log.counter_key(self.backend.counters.shard(parent.token), parent)
+
+    def set_issued(self, parent: Parent, number: int) -> None:
+        """Have a counter say something else."""
+        self.redis.hset(self.key(parent), "issued", number)
+
+    def highest(self, parent: Parent) -> int:
+        """The highest number under a parent."""
+        return MESSAGES if parent.chat else CHATS
+
+    def _add(self, parent: Parent, column: str, count: int) -> None:
+        if parent.chat is None:
+            self.execute(
+                f"UPDATE application SET chats_{column} = chats_{column} + :count"
+                " WHERE token = :token",
+                token=parent.token,
+                count=count,
+            )
+        else:
+            self.execute(
+                f"UPDATE chat c SET messages_{column} = messages_{column} + :count"
+                " FROM application a WHERE a.id = application_id AND token = :token"
+                " AND number = :chat",
+                **parent._asdict(),
+                count=count,
+            )
+
+    def execute(self, statement: str, **values: object) -> None:
+        """Write to SQL, past everything."""
+        with self.backend.database.begin() as tx:
+            tx.execute(text(statement), values)

@@ -1,0 +1,61 @@
+"""docs/api.md, run: every curl line in it works as shown, against a running `up`."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.docs.test_readme import ROOT, environment, run
+from tests.engines import free_port
+
+PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"<!-- run(?:: \w+)? -->\n```sh\n(.*?)```", re.DOTALL)
+
+__all__ = ["environment"]  # a fixture that the README's tests have, too
+
+
+@pytest.fixture
+def port(environment: dict[str, str]) -> Iterator[int]:
+    """The port of an `up` with an operator's token."""
+    port = free_port()
+    environment |= {"INSTACHAT_PORT": str(port), "INSTACHAT_ADMIN_TOKEN": "for operators"}
+    up = subprocess.Popen(
+        [".venv/bin/instachat", "up"],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert up.stderr
+        said = ""
+        while "ready" not in said.lower():
+            line = up.stderr.readline()
+            assert line, said
+            said += line
+        yield port
+        up.send_signal(signal.SIGINT)
+        assert up.wait(30) == 0
+    finally:
+        up.kill()
+        up.wait()
+
+
+def test_every_curl_line_works(port: int, environment: dict[str, str]) -> None:
+    """All blocks in their order, as somebody who pastes them; each says what the page says."""
+    assert len(BLOCK.findall(PAGE)) == PAGE.count("```sh")
+    script = "\n".join(BLOCK.findall(PAGE)).replace("127.0.0.1:3000", f"127.0.0.1:{port}")
+    done = run(script.replace("curl -s", "echo; curl -s"), environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [line for line in done.stdout.splitlines() if line]
+    assert answers.count('{"number":1}') == 2
+    assert '{"number":2}' in answers
+    assert '{"first":3,"last":5}' in answers
+    assert '"highlight":[[0,7]]' in done.stdout
+    assert '"text":"Good night"' in done.stdout
+    assert answers.count('{"number":3}') == 2  # the same key twice
+    assert "urn:problem-type:instachat:not-found" in done.stdout
+    assert "urn:problem-type:instachat:invalid" in done.stdout
+    assert '"name":"Help desk"' in answers[-1]  # the operator's list

@@ -1,0 +1,60 @@
+"""docs/operations.md, run: every command in it works as shown, in its order."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from backend import accept
+from backend.bootstrap import open_backend
+from tests.conftest import Engines
+from tests.elastic.fixtures import Elasticsearch
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
+
+
+def test_its_commands_work_in_their_order(engines: Engines, elasticsearch: Elasticsearch) -> None:
+    """Elasticsearch is switched on where there are messages already, looked after, and switched off."""
+    settings = engines.settings()
+    with open_backend(settings) as core:
+        token = core.catalog.create_application("test").token
+        core.acceptor.accept(accept.chats(token))
+        core.acceptor.accept(accept.messages(token, 1, ["good morning", "good night"]))
+        core.drainer.drain_all()
+    blocks = dict(BLOCK.findall(PAGE))
+    assert "" not in blocks, "each is run"
+    script = blocks["on"].replace("http://elastic.example:9200", elasticsearch.url)
+    assert "example" not in script
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
+    done = subprocess.run(
+        [
+            "bash",
+            "-euc",
+            script
+            + blocks["anew"]
+            + blocks["look"].replace("doctor", "doctor || true")
+            + blocks["off"],
+        ],
+        env=outside
+        | {
+            "INSTACHAT_DATABASE_URL": str(settings.database_url),
+            "INSTACHAT_REDIS_URL": str(settings.redis_url),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "TOKEN": token,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"text": "good morning"' in done.stdout
+    assert "good night" not in done.stdout
+    assert '"not_searchable": 0' in done.stdout
+    with open_backend(settings) as core:
+        assert core.index is None
+        hits = core.catalog.search(token, 1, "morning")
+        assert [hit.message.number for hit in hits] == [1]

@@ -1,0 +1,39 @@
+"""The benchmarks of Elasticsearch: each gives sane rows at a tiny size, and leaves nothing behind."""
+
+import json
+from dataclasses import replace
+from urllib.request import urlopen
+
+import pytest
+
+from instachat_cli.bench import catalogue
+from instachat_cli.bench.duel import Row
+from tests.conftest import Engines
+from tests.core.test_bench import TINY, left_behind
+from tests.elastic.fixtures import Elasticsearch
+
+SMALL = replace(TINY, reindexed=600, million=2_000, keywords=5, long_pairs=2, steady_seconds=1.0)
+
+
+def indices(node: Elasticsearch) -> set[str]:
+    """All that a node has."""
+    with urlopen(f"{node.url}/_alias", timeout=30) as answer:
+        return set(json.load(answer))
+
+
+@pytest.mark.parametrize("name", sorted(catalogue.ON_AN_INDEX))
+def test_each_gives_sane_rows_and_leaves_nothing(
+    name: str, engines: Engines, elasticsearch: Elasticsearch
+) -> None:
+    """Every benchmark, whole, at a size where its numbers mean nothing."""
+    settings = engines.settings(elasticsearch_url=elasticsearch.url)
+    before = indices(elasticsearch)
+    told: list[Row] = []
+    rows, facts = catalogue.run(settings, [name], SMALL, told.append)
+    assert rows == told != []
+    for row in rows:
+        assert all(ours > 0 and rival > 0 for ours, rival in row.pairs)
+        assert row.ratios[0] <= row.ratio <= row.ratios[-1]
+    assert facts["Elasticsearch"].startswith("8.19")
+    assert left_behind(settings) == []
+    assert indices(elasticsearch) == before

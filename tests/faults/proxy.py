@@ -1,0 +1,92 @@
+"""A TCP proxy in front of an engine, to cut connections and to lead them elsewhere."""
+
+import random
+import select
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+Address = tuple[str, int] | Path  # a host's port, or a unix socket
+_CHUNK = 1 << 16
+
+
+class Proxy:
+    """Forwards connections to wherever `target` is by then. Of one process; ended by `close`."""
+
+    def __init__(self, target: Address) -> None:
+        self.target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        """Where it listens, on the loopback."""
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def cut(self, dice: random.Random | None = None) -> int:
+        """Break all connections, or each at a toss of the dice; returns how many."""
+        with self._lock:
+            pairs = [pair for pair in self._pairs if dice is None or dice.random() < 0.5]
+        for pair in pairs:
+            _break(pair)
+        return len(pairs)
+
+    def lead_to(self, target: Address) -> None:
+        """From now on lead elsewhere; who is connected is cut off."""
+        self.target = target
+        self.cut()
+
+    def close(self) -> None:
+        """Take no more connections, and break those that there are."""
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._forward, args=[client], daemon=True).start()
+
+    def _forward(self, client: socket.socket) -> None:
+        try:
+            engine = _connect(self.target)
+        except OSError:
+            client.close()
+            return
+        pair = client, engine
+        other = {client: engine, engine: client}
+        for end in pair:
+            if end.family != socket.AF_UNIX:
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._lock:
+            self._pairs.add(pair)
+        with suppress(OSError, ValueError):  # broken, on purpose or not
+            while True:
+                for ready in select.select(pair, (), ())[0]:
+                    data = ready.recv(_CHUNK)
+                    if not data:
+                        raise OSError
+                    other[ready].sendall(data)
+        with self._lock:
+            self._pairs.discard(pair)
+        for end in pair:
+            end.close()
+
+
+def _connect(target: Address) -> socket.socket:
+    if isinstance(target, Path):
+        engine = socket.socket(socket.AF_UNIX)
+        engine.connect(str(target))
+        return engine
+    return socket.create_connection(target)
+
+
+def _break(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Wakes the thread that forwards; it closes both ends."""
+    for end in pair:
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,64 @@
+"""A server and a worker on a database and a Redis of their own, for all tests of the routes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.settings import Settings
+from tests.conftest import Engines
+from tests.engines import RedisServer, die_with_parent, valkey_binary
+from tests.http.serving import ROOT, Application, Server
+
+OPERATOR = "the operator's own token"
+
+
+@pytest.fixture(scope="session")
+def served(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running server with a worker behind it."""
+    folder = tmp_path_factory.mktemp("http")
+    redis = RedisServer(valkey_binary())
+    redis.start()
+    settings = Settings(
+        database_url=engines.fresh_database(), redis_url=redis.url, admin_token=OPERATOR
+    )
+    server = Server(settings, folder, admin_token=OPERATOR, cors_origins="https://a.example")
+    worker = start_worker(server)
+    try:
+        yield server.up()
+    finally:
+        server.remove()
+        worker.kill()
+        worker.wait()
+        redis.remove()
+
+
+def start_worker(server: Server) -> "subprocess.Popen[bytes]":
+    """A worker on a server's engines."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "instachat_cli", "worker"],
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        env=server.env | {"PATH": os.environ["PATH"]},
+        preexec_fn=die_with_parent,  # noqa: PLW1509
+    )
+
+
+@pytest.fixture
+def app(served: Server) -> Application:
+    """A new application."""
+    return Application(served)
+
+
+@pytest.fixture
+def alone(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own, without a worker, on a Redis that it may harm."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    server = Server(settings, tmp_path)
+    try:
+        yield server.up()
+    finally:
+        server.remove()

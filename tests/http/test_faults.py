@@ -1,0 +1,328 @@
+"""Engines that are away, and processes that are killed: what is answered then, and what survives."""
+
+import http.client
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backend.bootstrap import Backend, open_backend
+from backend.migrations import upgrade
+from backend.settings import Settings
+from backend.sql import Database
+from tests.conftest import Engines
+from tests.elastic.fixtures import Elasticsearch
+from tests.engines import PostgresServer, RedisServer, free_port, wheel_postgres
+from tests.http.conftest import start_worker
+from tests.http.serving import Application, Server, until
+from tests.ledger import Ledger, audit
+
+pytestmark = pytest.mark.xdist_group("http-faults")
+SECOND = 1.0 + 1.5  # and what a busy machine adds
+
+
+def timed(call: Callable[[], object]) -> float:
+    """How many seconds it takes."""
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_without_redis_all_that_needs_it_is_503_within_a_second(
+    alone: Server, own_redis: RedisServer, how: str
+) -> None:
+    """With Retry-After; the process is up, and not ready; when Redis is back all goes on by itself."""
+    app = Application(alone)
+    chat = app.chat()
+    if how == "killed":
+        own_redis.kill()
+    else:
+        own_redis.send(signal.SIGSTOP)
+    try:
+        for method, path, body in (
+            ("POST", f"{chat}/messages", {"message": {"text": "x"}}),
+            ("POST", f"{app.path}/chats", None),
+            ("GET", app.path, None),
+            ("POST", "/api/v1/applications", {"application": {"name": "x"}}),
+        ):
+            began = time.monotonic()
+            answer = alone(method, path, body)
+            assert time.monotonic() - began < SECOND
+            assert answer.status == 503, (path, answer)
+            assert answer.headers["retry-after"] == "1"
+            assert "127.0.0.1" not in answer.json["detail"]
+        ready = alone("GET", "/readyz")
+        assert (ready.status, ready.json["away"]) == (503, ["Redis"])
+        assert alone("GET", "/healthz").status == 200
+    finally:
+        if how == "killed":
+            own_redis.start()
+        else:
+            own_redis.send(signal.SIGCONT)
+    body = {"message": {"text": "again"}}
+    until(lambda: alone("POST", f"{chat}/messages", body).status == 202, 20)
+    assert alone("GET", "/readyz").status == 200
+
+
+def test_those_that_wait_behind_a_hanging_redis_do_not_wait_longer(
+    alone: Server, own_redis: RedisServer
+) -> None:
+    """Fifty at once, in several batches: each has its 503 in a second, not one after the other."""
+    chat = Application(alone).chat()
+    answers: list[tuple[int, float]] = []
+
+    def post() -> None:
+        began = time.monotonic()
+        answer = alone("POST", f"{chat}/messages", {"message": {"text": "x"}})
+        answers.append((answer.status, time.monotonic() - began))
+
+    own_redis.send(signal.SIGSTOP)
+    try:
+        threads = []
+        for _ in range(50):
+            threads.append(threading.Thread(target=post))
+            threads[-1].start()
+            time.sleep(0.02)
+        for thread in threads:
+            thread.join()
+    finally:
+        own_redis.send(signal.SIGCONT)
+    assert {status for status, _ in answers} == {503}
+    assert max(seconds for _, seconds in answers) < SECOND + 0.5
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL of the test's own, to be stopped."""
+    server = PostgresServer(wheel_postgres())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.send_all(signal.SIGCONT)
+        server.remove()
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_without_postgres_accepting_goes_on_and_reading_is_503(
+    own_postgres: PostgresServer, own_redis: RedisServer, tmp_path: Path, how: str
+) -> None:
+    """For verified counters, though others ask for what SQL alone knows; reads say when to try again."""
+    own_postgres.execute("CREATE DATABASE own")
+    database = Database(own_postgres.url("own"))
+    upgrade(database)
+    database.close()
+    settings = Settings(database_url=own_postgres.url("own"), redis_url=own_redis.url)
+    server = Server(settings, tmp_path)
+    try:
+        server.up()
+        app = Application(server)
+        chat = app.chat()
+        body = {"message": {"text": "x"}}
+        assert server("POST", f"{chat}/messages", body).json == {"number": 1}
+        if how == "killed":
+            own_postgres.kill()
+        else:
+            own_postgres.send_all(signal.SIGSTOP)
+        unknown = f"/api/v1/applications/{'A' * 32}/chats/1/messages"
+        stranger = threading.Thread(target=lambda: server("POST", unknown, body))
+        stranger.start()
+        for number in range(2, 12):
+            took = timed(lambda: server("POST", f"{chat}/messages", body))
+            assert took < SECOND, number
+        assert server("POST", f"{chat}/messages", body).json == {"number": 12}
+        for path in (app.path, f"{chat}/messages", f"{chat}/messages/1"):
+            answer = server("GET", path)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        ready = server("GET", "/readyz")
+        assert (ready.status, ready.json["away"]) == (503, ["PostgreSQL"])
+        stranger.join(20)
+        if how == "killed":
+            own_postgres.start()
+        else:
+            own_postgres.send_all(signal.SIGCONT)
+        until(lambda: server("GET", app.path).status == 200, 20)
+    finally:
+        server.remove()
+
+
+def test_without_elasticsearch_only_searching_is_503(
+    elasticsearch: Elasticsearch, engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Creating, storing, reading and editing go on; the server is degraded, and not taken away."""
+    settings = Settings(
+        database_url=engines.fresh_database(),
+        redis_url=own_redis.url,
+        elasticsearch_url=elasticsearch.url,
+    )
+    with open_backend(settings):
+        pass  # makes the first index
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    server = Server(settings.model_copy(update={"elasticsearch_url": nowhere}), tmp_path)
+    worker = start_worker(server)
+    try:
+        server.up()
+        chat = Application(server).chat()
+        path = f"{chat}/messages"
+        body = {"message": {"text": "one"}}
+        assert server("POST", f"{path}?wait=stored", body).status == 201
+        assert server("GET", f"{path}/1").status == 200
+        assert server("PATCH", f"{path}/1", body).status == 200
+        found = server("GET", f"{path}?keyword=one")
+        assert (found.status, found.headers["retry-after"]) == (503, "1")
+        ready = server("GET", "/readyz")
+        assert (ready.status, ready.json["away"]) == (200, ["Elasticsearch"])
+    finally:
+        server.remove()
+        worker.kill()
+        worker.wait()
+
+
+# -- the end of processes --------------------------------------------------------------------------
+
+
+class Writers:
+    """Clients that post, each on a connection of its own, and keep a ledger of what they were answered."""
+
+    def __init__(self, server: Server, token: str, chat: str, folder: Path, count: int) -> None:
+        self._server = server
+        self._token = token
+        self._chat = chat
+        self._stop = threading.Event()
+        self.ledgers = [folder / f"ledger-{nth}" for nth in range(count)]
+        self.refused = 0
+        self.answered = 0
+        self._threads = [
+            threading.Thread(target=self._write, args=(nth, path))
+            for nth, path in enumerate(self.ledgers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let each finish its request."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _write(self, nth: int, path: Path) -> None:
+        ledger = Ledger(path)
+        number = int(self._chat.rpartition("/")[2])
+        count = 0
+        while not self._stop.is_set():
+            try:
+                with self._server.connected(20) as connection:
+                    while not self._stop.is_set():
+                        text = f"writer {nth} text {count}"
+                        count += 1
+                        self._post(connection, ledger, number, text)
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.02)
+
+    def _post(
+        self, connection: http.client.HTTPConnection, ledger: Ledger, chat: int, text: str
+    ) -> None:
+        raw = json.dumps({"message": {"text": text}}).encode()
+        headers = {"content-type": "application/json"}
+        if connection.sock is None:
+            connection.connect()
+        try:
+            connection.request("POST", f"{self._chat}/messages", raw, headers)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException):
+            ledger.uncertain(self._token, chat, [text])
+            raise
+        if answer.status == 202:
+            self.answered += 1
+            ledger.answered(self._token, chat, json.loads(body)["number"], [text])
+        else:
+            assert answer.status == 503, body
+            self.refused += 1
+            ledger.uncertain(self._token, chat, [text])
+
+
+def _faults(settings: Settings, ledgers: list[Path]) -> dict[str, list[tuple[int, int]]]:
+    """What is wrong with the ledgers when all is stored."""
+
+    def drained(core: Backend) -> bool:
+        core.drainer.drain_all()
+        return not any(core.log.lengths(core.database.installation.shards))
+
+    with open_backend(settings) as core:
+        until(lambda: drained(core), 60)
+        return audit(core, ledgers).faults
+
+
+def test_sigterm_finishes_what_was_accepted_and_ends_within_10_s(
+    alone: Server, tmp_path: Path
+) -> None:
+    """Under load: exit code 0; every answer is kept, and hardly a request was cut off."""
+    app = Application(alone)
+    writers = Writers(alone, app.token, app.chat(), tmp_path, 8)
+    until(lambda: writers.answered > 200, 60)
+    assert timed(alone.stop) < 10
+    assert alone.process.returncode == 0
+    writers.stop()
+    uncertain = [
+        line
+        for path in writers.ledgers
+        for line in path.read_text().splitlines()
+        if json.loads(line)["first"] is None
+    ]
+    assert len(uncertain) <= 2 * len(writers.ledgers)  # what was sent to a closed door, and 503
+    assert not _faults(alone.settings, writers.ledgers)
+
+
+def test_the_ledger_holds_over_http_through_kill_9(
+    engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Under load, of a server's process, of its parent, of the worker, of Redis: no answer is lost."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    server = Server(settings, tmp_path, "--workers", "2").up()
+    worker = start_worker(server)
+    try:
+        app = Application(server)
+        writers = Writers(server, app.token, app.chat(), tmp_path, 8)
+
+        def progress() -> None:
+            seen = writers.answered
+            until(lambda: writers.answered > seen + 100, 60)
+
+        progress()
+        one, *_ = _serving(server)
+        one.kill()
+        progress()
+        worker.kill()
+        worker.wait()
+        worker = start_worker(server)
+        progress()
+        own_redis.kill()
+        own_redis.start()
+        progress()
+        serving = _serving(server)
+        server.process.kill()
+        server.process.wait()
+        _, alive = psutil.wait_procs(serving, 15)
+        assert not alive, "they outlive their parent"
+        server.start()
+        server.up()
+        progress()
+        writers.stop()
+        assert not _faults(settings, writers.ledgers)
+    finally:
+        server.remove()
+        worker.kill()
+        worker.wait()
+
+
+def _serving(server: Server) -> list[psutil.Process]:
+    """The processes that answer: the children that listen."""
+    children = psutil.Process(server.process.pid).children()
+    return [c for c in children if any(x.laddr.port == server.port for x in c.net_connections())]

@@ -1,0 +1,267 @@
+"""What is refused, with which problem: bodies, types, values, paths. Nothing valid is."""
+
+import json
+import socket
+import string
+from contextlib import suppress
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.http.serving import Application, Server
+
+pytestmark = pytest.mark.xdist_group("http")
+NOTHING = {
+    "type": "urn:problem-type:instachat:not-found",
+    "title": "Not found",
+    "status": 404,
+    "detail": "There is nothing here.",
+}
+TOKEN = "A" * 32
+
+
+@pytest.fixture(scope="session")
+def chat(served: Server) -> str:
+    """The path of a chat's messages."""
+    return Application(served).chat() + "/messages"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nowhere",
+        "/api/v1",
+        "/api/v1/",
+        "/api/v1/applications/",
+        f"/api/v1/applications/{TOKEN}",
+        "/api/v1/applications/short",
+        "/api/v1/applications/%00%ff%20",
+        f"/api/v1/applications/{TOKEN}/chats",
+        f"/api/v1/applications/{TOKEN}/chats/1",
+        f"/api/v1/applications/{TOKEN}/chats/1/messages",
+        f"/api/v1/applications/{TOKEN}/chats/1/messages?keyword=x",
+        f"/api/v1/applications/{TOKEN}/chats/1/messages/1",
+        *(
+            f"/api/v1/applications/{TOKEN}/chats/{number}/messages/1"
+            for number in ("0", "-1", "1.0", "%201", "1_0", "x", "9" * 16, "9" * 400, "٣")
+            if number.isascii()
+        ),
+    ],
+)
+def test_whatever_is_not_there_gives_one_constant_body(served: Server, path: str) -> None:
+    """Unknown, impossible, removed or foreign: byte for byte the same 404."""
+    answer = served("GET", path)
+    assert (answer.status, answer.json) == (404, NOTHING)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.body == served("GET", "/nowhere").body
+
+
+def test_another_applications_chat_is_not_found(app: Application) -> None:
+    """A chat's number alone opens nothing."""
+    chat = app.chat()
+    app.chat()
+    other = Application(app.server)
+    foreign = chat.replace(app.token, other.token)
+    for method, path in (("GET", foreign), ("GET", f"{foreign}/messages"), ("DELETE", foreign)):
+        assert app.server(method, path).json == NOTHING
+    assert app.server("POST", f"{foreign}/messages", {"message": {"text": "x"}}).json == NOTHING
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"nonsense",
+        b'{"message": {"text": "a"}} x',
+        b'{"message": {"text": "a", "x": NaN}}',
+        b'{"message": {"text": "\xff\xfe"}}',
+        b"[" * 100_000,
+        '{"message": {"text": "a"}}'.encode("utf-16"),
+        b"\xef\xbb\xbf" + b'{"message": {"text": "a"}}',
+    ],
+)
+def test_what_is_not_json_is_400(served: Server, chat: str, raw: bytes) -> None:
+    """Broken, cut off, in another encoding, or nested without end; an empty body is no value: 422."""
+    answer = served("POST", chat, raw=raw, content_type="application/json")
+    assert answer.status == (400 if raw else 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert set(answer.json) == {"type", "title", "status", "detail"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        1,
+        [],
+        {},
+        {"message": None},
+        {"message": "text"},
+        {"message": {}},
+        {"message": {"text": None}},
+        {"message": {"text": 1}},
+        {"message": {"text": ["a"]}},
+        {"message": {"text": ""}},
+        {"message": {"text": "a" * 10_001}},
+        {"message": {"text": "a\0b"}},
+        {"message": {"text": "\ud83d"}},
+    ],
+)
+def test_what_is_json_and_not_valid_is_422_and_never_repeated(
+    served: Server, chat: str, body: object
+) -> None:
+    """A problem says where and what; by the hot route as by the ordinary one; the text is not in it."""
+    raw = json.dumps(body).encode()
+    hot = served("POST", chat, raw=raw, content_type="application/json")
+    ordinary = served("POST", f"{chat}?", raw=raw, content_type="application/json; charset=utf-8")
+    assert (hot.status, hot.json["type"].rpartition(":")[2]) == (422, "invalid")
+    assert hot.body == ordinary.body
+    assert "aaa" not in hot.json["detail"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 10_000, "\U0001f600" * 10_000, " ", "\x01\x1f\x7f", "\ufffe"]
+)
+def test_whatever_is_valid_is_taken_and_kept_unchanged(app: Application, text: str) -> None:
+    """1 to 10,000 code points; escaped in JSON as by the clumsiest client."""
+    chat = app.chat()
+    raw = json.dumps({"message": {"text": text}}).encode()
+    made = app.server(
+        "POST", f"{chat}/messages?wait=stored", raw=raw, content_type="application/json"
+    )
+    assert made.status == 201
+    assert app.server("GET", f"{chat}/messages/1").json["text"] == text
+    hot = app.server("POST", f"{chat}/messages", raw=raw, content_type="application/json")
+    assert (hot.status, hot.json) == (202, {"number": 2})
+
+
+@pytest.mark.parametrize("name", ["", "a" * 256, "a\0", 5])
+def test_names_are_checked(served: Server, app: Application, name: object) -> None:
+    """Of new applications and of renamed ones."""
+    body = {"application": {"name": name}}
+    assert served("POST", "/api/v1/applications", body).status == 422
+    assert served("PATCH", app.path, body).status == 422
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "limit=",
+        "limit=1_0",
+        "limit=+1",
+        "after=-1",
+        "after=1.5",
+        "after=x",
+    ],
+)
+def test_pages_are_asked_for_in_plain_digits(app: Application, query: str) -> None:
+    """`limit` is 1 to 200, `after` a number; all else is 422."""
+    assert app.server("GET", f"{app.path}/chats?{query}").status == 422
+
+
+def test_other_parameters_are_checked(app: Application) -> None:
+    """`wait` and `cascade` have their few values."""
+    body = {"message": {"text": "x"}}
+    assert app.server("POST", f"{app.chat()}/messages?wait=forever", body).status == 422
+    assert app.server("DELETE", f"{app.path}?cascade=perhaps").status == 422
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 202),
+        ("application/json; charset=utf-8", 202),
+        ("APPLICATION/JSON;charset=UTF-8", 202),
+        ("application/json; charset=latin-1", 415),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("", 415),
+        ("nonsense", 415),
+    ],
+)
+def test_a_body_is_json_by_its_type(
+    served: Server, chat: str, content_type: str, status: int
+) -> None:
+    """415 for what is not said to be JSON, so that no form of a web page can post."""
+    raw = b'{"message": {"text": "a"}}'
+    assert served("POST", chat, raw=raw, content_type=content_type).status == status
+
+
+def test_a_large_body_is_refused_while_it_is_read(served: Server, chat: str) -> None:
+    """413, by what is said of its length, and by what arrives; without taking it all."""
+    answer = served("POST", chat, raw=b"x" * 300_000, content_type="application/json")
+    assert answer.status == 413
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as plain:
+        plain.sendall(
+            f"POST {chat} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        with suppress(OSError):  # it may be closed while we send
+            for _ in range(100):
+                plain.sendall(b"1000\r\n" + b" " * 4096 + b"\r\n")
+        assert plain.recv(100).startswith(b"HTTP/1.1 413")  # though the body has no end yet
+
+
+def test_a_whole_batch_of_the_longest_texts_is_taken(app: Application) -> None:
+    """1,000 texts of 10,000 letters: within the limit of a batch's body."""
+    path = f"{app.chat()}/messages/batch"
+    made = app.server("POST", path, {"messages": [{"text": "x" * 10_000}] * 1_000})
+    assert (made.status, made.json) == (202, {"first": 1, "last": 1_000})
+
+
+def test_other_methods_are_405(served: Server, app: Application) -> None:
+    """With the header Allow."""
+    answer = served("PUT", app.path)
+    assert answer.status == 405
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "GET" in answer.headers["allow"]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    raw=st.binary(max_size=200) | st.text(max_size=60).map(lambda t: t.encode("utf-8", "replace"))
+)
+def test_no_bytes_for_a_body_do_harm(served: Server, chat: str, raw: bytes) -> None:
+    """Whatever a body is: 202, 400 or 422, by both ways the same."""
+    hot = served("POST", chat, raw=raw, content_type="application/json")
+    ordinary = served("POST", chat, raw=raw, content_type="application/json; charset=utf-8")
+    assert hot.status in (202, 400, 422)
+    assert ordinary.status == hot.status
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["message", "text", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(body=JSON | st.fixed_dictionaries({"message": JSON | st.fixed_dictionaries({"text": JSON})}))
+def test_both_ways_judge_every_body_alike(served: Server, chat: str, body: object) -> None:
+    """The fast lane takes nothing that the ordinary route refuses, and the other way round."""
+    raw = json.dumps(body).encode()
+    hot = served("POST", chat, raw=raw, content_type="application/json")
+    ordinary = served("POST", chat, raw=raw, content_type="application/json; charset=utf-8")
+    assert ordinary.status == hot.status
+    assert hot.status in (202, 400, 422)
+    if hot.status != 202:
+        assert hot.body == ordinary.body
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    path=st.text("/%?&=." + string.ascii_letters + string.digits, max_size=40),
+    method=st.sampled_from(["GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"]),
+)
+def test_no_path_does_harm(served: Server, path: str, method: str) -> None:
+    """Every answer is one of the documented, whatever is asked for."""
+    assert served(method, f"/api/v1/{path}").status < 500

@@ -1,0 +1,270 @@
+"""Every route of the contract: its statuses, its headers and its bodies."""
+
+import re
+import time
+
+import pytest
+
+from tests.http.conftest import OPERATOR
+from tests.http.serving import Application, Server
+
+pytestmark = pytest.mark.xdist_group("http")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
+BEARER = f"Bearer {OPERATOR}"
+
+
+# -- applications ----------------------------------------------------------------------------------
+
+
+def test_an_application_is_created_shown_renamed_and_deleted(served: Server) -> None:
+    """201, 200, 200, 204; then it is not found. The body has the contract's fields and no other."""
+    made = served("POST", "/api/v1/applications", {"application": {"name": "Café ☕"}})
+    assert (made.status, made.headers["content-type"]) == (201, "application/json")
+    assert set(made.json) == {"token", "name", "chats_count", "created_at", "updated_at"}
+    assert (made.json["name"], made.json["chats_count"]) == ("Café ☕", 0)
+    assert TIME.match(made.json["created_at"])
+    assert len(made.json["token"]) >= 22
+    path = f"/api/v1/applications/{made.json['token']}"
+    shown = served("GET", path)
+    assert (shown.status, shown.json, shown.headers["etag"]) == (
+        200,
+        made.json,
+        made.headers["etag"],
+    )
+    renamed = served("PATCH", path, {"application": {"name": "Bar"}})
+    assert (renamed.status, renamed.json["name"]) == (200, "Bar")
+    assert renamed.headers["etag"] != made.headers["etag"]
+    deleted = served("DELETE", path)
+    assert (deleted.status, deleted.body) == (204, b"")
+    assert served("GET", path).status == 404
+    assert served("POST", f"{path}/chats").status == 404
+
+
+def test_an_application_with_chats_is_deleted_with_cascade_only(app: Application) -> None:
+    """409 and nothing changed; with `cascade=true` 202, and nothing in it is found any more."""
+    chat = app.chat()
+    message = app.message(chat)
+    refused = app.server("DELETE", app.path)
+    assert (refused.status, refused.json["type"].rpartition(":")[2]) == (409, "has-children")
+    assert app.server("GET", message).status == 200
+    assert app.server("DELETE", f"{app.path}?cascade=true").status == 202
+    for path in (app.path, chat, message, f"{chat}/messages"):
+        assert app.server("GET", path).status == 404
+
+
+def test_operators_list_applications_by_pages(served: Server) -> None:
+    """Only with the operator's token; `next` is the last token seen, and leads through all of them."""
+    mine = [Application(served).token for _ in range(3)]
+    assert served("GET", "/api/v1/applications").status == 401
+    wrong = served("GET", "/api/v1/applications", authorization="Bearer wrong")
+    assert (wrong.status, wrong.headers["www-authenticate"]) == (401, "Bearer")
+    seen: list[str] = []
+    after = ""
+    while after is not None:
+        page = served("GET", f"/api/v1/applications?limit=2{after}", authorization=BEARER)
+        assert page.status == 200
+        assert len(page.json["items"]) <= 2
+        seen += [item["token"] for item in page.json["items"]]
+        after = page.json["next"] and f"&after={page.json['next']}"
+    assert [token for token in seen if token in mine] == mine
+    assert len(set(seen)) == len(seen)
+    assert served("GET", "/api/v1/applications?after=nobody", authorization=BEARER).status == 404
+
+
+def test_without_an_admin_token_the_operators_routes_do_not_exist(alone: Server) -> None:
+    """As any path that nobody serves; nor does the schema name them."""
+    nowhere = alone("GET", "/api/v1/nowhere")
+    found = alone("GET", "/api/v1/applications", authorization="Bearer ")
+    assert found.status in (404, 405)  # POST is there
+    assert "get" not in alone("GET", "/openapi.json").json["paths"]["/api/v1/applications"]
+    assert nowhere.status == 404
+    assert alone("POST", "/api/v1/messages/reindex").json == nowhere.json
+
+
+def test_operators_ask_for_a_reindex(served: Server) -> None:
+    """202; where PostgreSQL searches there is nothing to build; others get 401."""
+    assert served("POST", "/api/v1/messages/reindex").status == 401
+    asked = served("POST", "/api/v1/messages/reindex", authorization=BEARER)
+    assert (asked.status, asked.body) == (202, b"")
+
+
+# -- chats -----------------------------------------------------------------------------------------
+
+
+def test_chats_are_numbered_from_one_within_their_application(served: Server) -> None:
+    """202 with the number at once; another application begins anew; counts are live."""
+    one, other = Application(served), Application(served)
+    for number in (1, 2, 3):
+        made = served("POST", f"{one.path}/chats")
+        assert (made.status, made.json) == (202, {"number": number})
+    assert served("POST", f"{other.path}/chats").json == {"number": 1}
+    assert served("GET", one.path).json["chats_count"] == 3
+    chat = served("GET", f"{one.path}/chats/2")
+    assert chat.status in (200, 202)
+    assert served("POST", f"{one.path}/chats?wait=stored").status == 201
+    shown = served("GET", f"{one.path}/chats/2")
+    assert set(shown.json) == {"number", "messages_count", "created_at", "updated_at"}
+    page = served("GET", f"{one.path}/chats?limit=3").json
+    assert ([item["number"] for item in page["items"]], page["next"]) == ([1, 2, 3], 3)
+    page = served("GET", f"{one.path}/chats?after=3").json
+    assert ([item["number"] for item in page["items"]], page["next"]) == ([4], None)
+
+
+def test_a_chat_with_messages_is_deleted_with_cascade_only(app: Application) -> None:
+    """409, 202, then 404; the application's count falls, and the number is not given again."""
+    chat = app.chat()
+    app.message(chat)
+    assert app.server("DELETE", chat).status == 409
+    assert app.server("DELETE", f"{chat}?cascade=true").status == 202
+    assert app.server("GET", chat).status == 404
+    posted = app.server("POST", f"{chat}/messages", {"message": {"text": "late"}})
+    assert posted.status == 404
+    assert app.server("GET", app.path).json["chats_count"] == 0
+    assert app.chat() == f"{app.path}/chats/2"
+    assert app.server("DELETE", f"{app.path}/chats/2").status == 204
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+def test_messages_are_created_listed_shown_edited_and_deleted(app: Application) -> None:
+    """Each with its number, in order; a deleted one is gone, and its number stays taken."""
+    chat = app.chat()
+    path = f"{chat}/messages"
+    for number in (1, 2, 3):
+        made = app.server("POST", path, {"message": {"text": f"text {number} \U0001f600"}})
+        assert (made.status, made.json) == (202, {"number": number})
+        assert made.headers["content-type"] == "application/json"
+    assert app.message(chat).endswith("/4")
+    shown = app.server("GET", f"{path}/2")
+    assert shown.status == 200
+    assert set(shown.json) == {"number", "text", "created_at", "updated_at"}
+    assert (shown.json["number"], shown.json["text"]) == (2, "text 2 \U0001f600")
+    edited = app.server("PATCH", f"{path}/2", {"message": {"text": "new"}})
+    assert (edited.status, edited.json["text"]) == (200, "new")
+    assert app.server("DELETE", f"{path}/3").status == 204
+    assert app.server("GET", f"{path}/3").status == 404
+    assert app.server("DELETE", f"{path}/3").status == 404
+    page = app.server("GET", f"{path}?limit=2").json
+    assert ([item["number"] for item in page["items"]], page["next"]) == ([1, 2], 2)
+    page = app.server("GET", f"{path}?limit=2&after=2").json
+    assert ([item["number"] for item in page["items"]], page["next"]) == ([4], None)
+    assert app.server("GET", chat).json["messages_count"] == 3
+
+
+def test_a_batch_gets_consecutive_numbers(app: Application) -> None:
+    """`first` and `last`; the texts in their order; 1 to 1,000 of them."""
+    path = f"{app.chat()}/messages"
+    batch = {"messages": [{"text": f"line {i}"} for i in range(1000)]}
+    made = app.server("POST", f"{path}/batch", batch)
+    assert (made.status, made.json) == (202, {"first": 1, "last": 1000})
+    more = app.server("POST", f"{path}/batch?wait=stored", {"messages": [{"text": "one"}]})
+    assert (more.status, more.json) == (201, {"first": 1001, "last": 1001})
+    assert app.server("GET", f"{path}/778").json["text"] == "line 777"
+    for wrong in ([], [{"text": "x"}] * 1001, [{"text": ""}], [{"text": "a"}, {"no": 1}]):
+        assert app.server("POST", f"{path}/batch", {"messages": wrong}).status == 422
+
+
+def test_search_finds_within_the_chat_and_marks(app: Application) -> None:
+    """`keyword` gives the messages that contain it, with places; by pages, as all lists."""
+    chat = app.chat()
+    for text in ("One hundred", "two", "HUNDRED and one", "a hundred%_"):
+        app.message(chat, text)
+    path = f"{chat}/messages"
+    found = app.server("GET", f"{path}?keyword=hundred&limit=2").json
+    assert [item["number"] for item in found["items"]] == [1, 3]
+    assert [item["highlight"] for item in found["items"]] == [[[4, 11]], [[0, 7]]]
+    assert found["next"] == 3
+    rest = app.server("GET", f"{path}?keyword=hundred&limit=2&after=3").json
+    assert ([item["number"] for item in rest["items"]], rest["next"]) == ([4], None)
+    assert [i["number"] for i in app.server("GET", f"{path}?keyword=%25_").json["items"]] == [4]
+    for wrong in ("", "%D9%8B", "x" * 257):
+        assert app.server("GET", f"{path}?keyword={wrong}").status == 422
+
+
+# -- what is accepted and not stored ---------------------------------------------------------------
+
+
+def test_what_is_accepted_and_not_stored_is_never_404(alone: Server) -> None:
+    """Without a worker: a read waits a second and answers 202, a change waits and answers 503."""
+    app = Application(alone)
+    chat = app.chat()
+    made = alone("POST", f"{chat}/messages", {"message": {"text": "soon"}})
+    assert made.status == 202
+    began = time.monotonic()
+    read = alone("GET", f"{chat}/messages/1")
+    assert (read.status, read.json) == (202, {"number": 1, "status": "accepted"})
+    assert time.monotonic() - began > 0.9
+    assert alone("GET", chat).status == 202
+    assert alone("GET", f"{chat}/messages/2").status == 404
+    assert alone("GET", f"{app.path}/chats/2").status == 404
+
+
+def test_waiting_for_stored_gives_202_if_it_takes_longer_than_5_s(alone: Server) -> None:
+    """The same body as at once."""
+    chat = Application(alone).chat()
+    began = time.monotonic()
+    made = alone("POST", f"{chat}/messages?wait=stored", {"message": {"text": "x"}})
+    assert (made.status, made.json) == (202, {"number": 1})
+    assert 4.5 < time.monotonic() - began < 9
+
+
+# -- conditions and keys ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["application", "message"])
+def test_if_match_is_honoured(app: Application, what: str) -> None:
+    """A stale tag is 409 and changes nothing; the present one, or `*`, does it."""
+    path = app.path if what == "application" else app.message(app.chat())
+    body = {what: {"name": "new", "text": "new"}}
+    tag = app.server("GET", path).headers["etag"]
+    assert app.server("PATCH", path, body, if_match='"1"').status == 409
+    assert app.server("PATCH", path, body, if_match='"not ours"').status == 409
+    assert app.server("PATCH", path, body, if_match="no quotes").status == 422
+    changed = app.server("PATCH", path, body, if_match=tag)
+    assert changed.status == 200
+    assert app.server("PATCH", path, body, if_match=tag).status == 409
+    assert app.server("PATCH", path, body, if_match="*").status == 200
+    if what == "message":
+        assert app.server("DELETE", path, if_match=tag).status == 409
+        assert (
+            app.server("DELETE", path, if_match=app.server("GET", path).headers["etag"]).status
+            == 204
+        )
+
+
+def test_an_idempotency_key_counts_once(app: Application) -> None:
+    """The same key and body: the same answer, nothing new; with another body 409; per route."""
+    chat = app.chat()
+    for path, body, other in (
+        (f"{app.path}/chats", None, None),
+        (f"{chat}/messages", {"message": {"text": "a"}}, {"message": {"text": "b"}}),
+        (f"{chat}/messages/batch", {"messages": [{"text": "a"}]}, {"messages": [{"text": "b"}]}),
+        (
+            "/api/v1/applications",
+            {"application": {"name": app.token}},
+            {"application": {"name": "b"}},
+        ),
+    ):
+        key = f"key {app.token}"
+        first = app.server("POST", path, body, idempotency_key=key)
+        again = app.server("POST", path, body, idempotency_key=key)
+        assert first.status < 300
+        assert (again.status, again.json) == (first.status, first.json)
+        assert again.headers.get("etag") == first.headers.get("etag")
+        if other:
+            reused = app.server("POST", path, other, idempotency_key=key)
+            assert (reused.status, reused.json["type"].rpartition(":")[2]) == (409, "key-reused")
+        assert app.server("POST", path, body, idempotency_key="x" * 256).status == 422
+    assert app.server("GET", app.path).json["chats_count"] == 2
+    assert app.server("GET", chat).json["messages_count"] == 2
+
+
+def test_an_application_created_by_key_is_the_same_after_it_was_changed(served: Server) -> None:
+    """The answer is that of the creation, though the application was renamed meanwhile."""
+    body = {"application": {"name": "first"}}
+    made = served("POST", "/api/v1/applications", body, idempotency_key="a key of its own")
+    path = f"/api/v1/applications/{made.json['token']}"
+    assert served("PATCH", path, {"application": {"name": "second"}}).status == 200
+    again = served("POST", "/api/v1/applications", body, idempotency_key="a key of its own")
+    assert (again.status, again.json) == (201, made.json)

@@ -1,0 +1,75 @@
+"""Events: what is packed comes back, also what is no valid text, and what is no event is refused."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.events import (
+    ChatsCreated,
+    DeletionAsked,
+    MessagesCreated,
+    pack_chats,
+    pack_deletion,
+    pack_messages,
+    unpack,
+)
+from backend.model import MAX_NUMBER
+
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1)
+BROKEN = st.lists(st.text(st.characters(), min_size=1), min_size=1)  # lone surrogates, too
+
+
+@given(TEXTS)
+def test_texts_come_back(texts: list[str]) -> None:
+    """Whatever is valid, in its order."""
+    ((count, payload),) = pack_messages("token", 7, texts)
+    assert count == len(texts)
+    assert unpack(b"5 12 " + payload) == MessagesCreated("token", 7, 5, texts, 12)
+
+
+@given(BROKEN, st.booleans())
+def test_broken_texts_come_back_too(texts: list[str], escaped: bool) -> None:
+    """A lone surrogate, in bytes or as JSON's escape, takes no other text with it."""
+    # What JSON reads as a pair is no lone surrogate.
+    payload = json.dumps(["m", "token", 7, texts], ensure_ascii=escaped)
+    again = json.loads(payload)[3]
+    field = b"5 12 " + payload.encode("utf-8", "surrogatepass")
+    assert unpack(field) == MessagesCreated("token", 7, 5, again, 12)
+
+
+def test_chats_and_deletions_come_back() -> None:
+    """With a count, of a chat or of an application, alone or with all in it."""
+    ((_, chats),) = pack_chats("token", 3)
+    assert unpack(b"5 12 " + chats) == ChatsCreated("token", 5, 7, 12)
+    for chat in (None, 7):
+        for cascade in (False, True):
+            ((_, payload),) = pack_deletion("token", chat, cascade=cascade)
+            assert unpack(b"0 12 " + payload) == DeletionAsked("token", chat, 12, cascade)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(b"", b"1", b"1 2", b"1 2 ", b"x 2 [1]", b"\xff\xff 2 []"),
+        *(b'1 2 ["m","t",1,["a"]', b'1 2 ["m","t",1,["a"]]]', b'1 2 ["m","t",1,["a"]] x'),
+        *(b'1 2 ["m","t",1,[]]', b'1 2 ["m","t",1,[1]]', b'1 2 ["m","t",1,[null]]'),
+        *(b'1 2 ["m","t",1,"a"]', b'1 2 ["m","t",1]', b'1 2 ["m","t",1,["a"],2]'),
+        *(b'1 2 ["m","t",true,["a"]]', b'1 2 ["m","t","1",["a"]]', b'1 2 ["m","t",0,["a"]]'),
+        *(b'1 2 ["m","t",1.5,["a"]]', b'1 2 ["m","t",9007199254740992,["a"]]'),
+        *(b'1 2 ["m","",1,["a"]]', b'1 2 ["m","\xd8\xb3",1,["a"]]', b'1 2 ["m",1,1,["a"]]'),
+        *(b'1 2 ["x","t",1]', b'1 2 [["m"],"t",1,["a"]]', b'1 2 {"m":1}', b"1 2 null"),
+        *(b'1 2 ["c","t",0]', b'1 2 ["c","t",true]', b'1 2 ["c","t",99999999]'),
+        *(b'1 2 ["d","t"]', b'1 2 ["d","t",0]', b'1 2 ["d","t",1,"other"]'),
+        *(b'0 2 ["m","t",1,["a"]]', b'1 -1 ["m","t",1,["a"]]', b'-1 2 ["c","t",1]'),
+        *(b'1 253402300800000000 ["m","t",1,["a"]]', b"1 2 " + b"[" * 100_000),
+        b"%d 2 " % MAX_NUMBER + b'["m","t",1,["a","b"]]',
+        b"%d 2 " % MAX_NUMBER + b'["c","t",2]',
+    ],
+    ids=lambda field: repr(field[:40]),
+)
+def test_what_is_no_event_is_refused(field: bytes) -> None:
+    """By ValueError, which the drain makes a dead letter, and nothing of the text in it."""
+    with pytest.raises(ValueError, match=r"^not an event: [A-Za-z ]+$"):
+        unpack(field)
