@@ -149,7 +149,7 @@ def test_totals_only(running: Running) -> None:
         application.token,
         "postgresql://",
         "redis://",
-        str(running.redis.port),
+        f":{running.redis.port}",
     ):
         assert secret.encode() not in shown
 
