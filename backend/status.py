@@ -115,7 +115,7 @@ def report(
     sync_lag: Callable[[], float] | None = None,
 ) -> Status:
     """Ask the engines; takes a few milliseconds when they answer."""
-    postgres = _postgres(database)
+    postgres = postgres_engine(database)
     cache = redis_engine(log)
     shards = _known(lambda: database.installation.shards) if not postgres.problem else None
     lengths = _known(lambda: log.lengths(shards)) if shards and not cache.problem else None
@@ -164,7 +164,8 @@ def elasticsearch_engine(index: Index) -> Engine:
         return Engine("Elasticsearch", None, error.message)
 
 
-def _postgres(database: Database) -> Engine:
+def postgres_engine(database: Database) -> Engine:
+    """PostgreSQL's health."""
     try:
         with database.connect() as connection:
             version = connection.scalar(text("SHOW server_version"))

@@ -6,6 +6,11 @@
     gather      group commit: requests that wait at the same moment are accepted in one call
     app         everything put together; OpenAPI
     applications, chats, messages, health   the routes, a noun a file
+    pages       `/`, whether everything is well, and `/docs`; their files are in assets/
+    watch       the engines, asked once a second for however many look
+    figures     what the figures mean to a person
+    metrics     `/metrics`, for Prometheus
+    measures    what a process counts of its own work
     shapes      what bodies look like, for validation and for OpenAPI
     problems    errors as RFC 9457 problems
 

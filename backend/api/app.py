@@ -13,7 +13,17 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from backend.api import applications, chats, documented, health, indexing, messages, problems
+from backend.api import (
+    applications,
+    chats,
+    documented,
+    health,
+    indexing,
+    messages,
+    metrics,
+    pages,
+    problems,
+)
 from backend.api.edge import Edge, Observe
 from backend.api.fast import Fast
 from backend.api.problems import Refused
@@ -63,6 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(messages.router)
     app.include_router(messages.batches)
     app.include_router(health.router)
+    app.include_router(metrics.router)
+    app.include_router(pages.router)
     if settings.admin_token is not None:
         app.include_router(applications.for_operators)
         app.include_router(indexing.router)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from backend.accept import Acceptor, Request
+from backend.api import measures
 from backend.errors import EngineDown, InstaChatError, Unavailable, Unconfirmed
 from backend.model import Accepted, Parent
 
@@ -41,12 +42,17 @@ class Gatherer:
         self._flying = False
         self._mending = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait, but for those of the call that is under way."""
+        return len(self._waiting) + self._mending
+
     async def accept(self, request: Request) -> Accepted:
         """Accept one request; raises as `Acceptor.accept` does, and Busy.
 
         Cancelling it changes nothing for a request that is already on its way.
         """
-        if len(self._waiting) + self._mending >= MOST_WAITING:
+        if self.waiting >= MOST_WAITING:
             raise Busy("too many requests wait at this moment", "try again")
         future: asyncio.Future[Accepted] = self._loop.create_future()
         self._waiting.append((request, future))
@@ -70,7 +76,8 @@ class Gatherer:
         """In the thread: accept, then hand the answers back."""
         answers: Answers
         try:
-            answers = self._acceptor.attempt([request for request, _ in batch])
+            with measures.accepting(len(batch)):
+                answers = self._acceptor.attempt([request for request, _ in batch])
         except Exception as error:  # noqa: BLE001  # every request is answered, whatever happens
             answers = error
         self._loop.call_soon_threadsafe(self._landed, batch, answers)

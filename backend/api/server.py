@@ -19,7 +19,7 @@ from granian.http import HTTP1Settings
 from granian.server import Server
 from starlette.types import ASGIApp
 
-from backend.api import logs
+from backend.api import logs, measures
 from backend.api.address import check_free
 from backend.api.app import create_app, served
 from backend.errors import Failed, InstaChatError
@@ -67,7 +67,8 @@ def serve(settings: Settings, processes: int, tick: Callable[[], object] | None)
     if tick is not None:
         threading.Thread(target=_tick, args=(tick,), name="tick", daemon=True).start()
     try:
-        server.serve(target_loader=partial(application, settings), wrap_loader=False)
+        with measures.shared():
+            server.serve(target_loader=partial(application, settings), wrap_loader=False)
     except SystemExit:
         raise Failed(
             "the server's processes end as soon as they are started", "the log above says why"
@@ -79,7 +80,7 @@ def application(settings: Settings) -> ASGIApp:
     _end_with_parent()
     sys.setswitchinterval(SWITCH_SECONDS)
     diary = logs.configure()
-    return served(create_app(settings), [diary.request])
+    return served(create_app(settings), [diary.request, measures.observe])
 
 
 def _end_with_parent() -> None:

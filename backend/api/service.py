@@ -10,12 +10,13 @@ from fastapi import Depends
 from fastapi import Request as HttpRequest
 
 from backend.accept import Request
-from backend.api import problems
+from backend.api import measures, problems
 from backend.api.away import EngineWatch
-from backend.api.gather import Gatherer
+from backend.api.gather import MOST_WAITING, Gatherer
 from backend.api.limit import CreationLimit
 from backend.api.problems import Refused
 from backend.api.waiting import Waiting
+from backend.api.watch import Watch
 from backend.bootstrap import Backend, addresses, assemble, open_log
 from backend.catalog import Catalog, Pending
 from backend.errors import InstaChatError, NotStoredYet
@@ -47,6 +48,7 @@ class Service:
     def __init__(self, core: Backend, bell: ThreadPoolExecutor) -> None:
         self.core = core
         self.catalog: Catalog = core.catalog.impatient()
+        self.watch = Watch(core)
         self.limit = CreationLimit(core.log.url, core.settings.app_creation_limit)
         acceptor = core.acceptor.ringing(lambda shard: bell.submit(core.jobs.ring, shard))
         self._gatherer = Gatherer(acceptor)
@@ -116,6 +118,15 @@ class Service:
                     raise
             await asyncio.sleep(POLL_SECONDS)
 
+    def pools(self) -> measures.Pools:
+        """What there is of this process, and how much of it is in use."""
+        database = self.core.database.pool()
+        return {
+            "accept": (self._gatherer.waiting, MOST_WAITING),
+            "calls": (self._calls, MOST_CALLS),
+            "database": database,
+        }
+
     async def away(self) -> list[str]:
         """The engines that do not answer, or not soon."""
         return await self._engines.away()
@@ -154,9 +165,11 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         core = await asyncio.to_thread(_open, settings, stack)
         bell = stack.enter_context(ThreadPoolExecutor(1, "bell"))
         service = Service(core, bell)
+        sampling = asyncio.create_task(measures.sample(service.pools))
         try:
             yield service
         finally:
+            sampling.cancel()
             await asyncio.to_thread(service.close)
 
 

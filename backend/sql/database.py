@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psycopg2
 import sqlalchemy
-from sqlalchemy import Connection, TextClause, create_engine, text
+from sqlalchemy import Connection, QueuePool, TextClause, create_engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from backend.errors import EngineDown, Failed, SchemaMismatch, Unavailable
@@ -14,6 +14,8 @@ from backend.settings import redacted
 
 SCHEMA = "0004"  # the newest migration; a test holds it against the scripts
 CONNECT_SECONDS = 3
+KEPT_CONNECTIONS = 10  # of one process
+MOST_CONNECTIONS = 30
 PAGE = 1_000
 
 HOT: dict[str, TextClause] = {}
@@ -47,8 +49,8 @@ class Database:
             self.engine = create_engine(
                 dialect_url(url),
                 pool_pre_ping=True,  # a server that was restarted costs no failed request
-                pool_size=10,
-                max_overflow=20,
+                pool_size=KEPT_CONNECTIONS,
+                max_overflow=MOST_CONNECTIONS - KEPT_CONNECTIONS,
                 connect_args={"connect_timeout": CONNECT_SECONDS},
             )
         except (SQLAlchemyError, ValueError) as error:
@@ -60,6 +62,11 @@ class Database:
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
+
+    def pool(self) -> tuple[int, int]:
+        """How many connections are in use, and how many can be."""
+        assert isinstance(self.engine.pool, QueuePool)
+        return self.engine.pool.checkedout(), MOST_CONNECTIONS
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:

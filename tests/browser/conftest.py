@@ -1,0 +1,100 @@
+"""A running installation, and Chromium to look at it."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from backend.settings import Settings
+from tests.conftest import Engines, missing
+from tests.engines import RedisServer, valkey_binary
+from tests.http.conftest import start_worker
+from tests.http.serving import Server, until
+
+PHONE = {"width": 360, "height": 740}
+DESKTOP = {"width": 1280, "height": 800}
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An installation with a Redis of its own, which may be stopped."""
+
+    engines: Engines
+    redis: RedisServer
+    server: Server
+
+    @property
+    def url(self) -> str:
+        """Where its pages are."""
+        return f"http://127.0.0.1:{self.server.port}"
+
+
+@pytest.fixture(scope="session")
+def running(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Everything running and well."""
+    with ExitStack() as stack:
+        redis = RedisServer(valkey_binary())
+        stack.callback(redis.remove)
+        redis.start()
+        settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
+        server = Server(settings, tmp_path_factory.mktemp("browser"))
+        stack.callback(server.remove)
+        worker = start_worker(server)
+        stack.callback(worker.wait)
+        stack.callback(worker.kill)
+        server.up()
+        until(lambda: b"All is well" in server("GET", "/").body, seconds=60)
+        yield Running(engines, redis, server)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    found = shutil.which("chromium")
+    if found is None:
+        missing("Chromium")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # it refuses to be root's otherwise
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(chromium: Browser, running: Running) -> Iterator[Open]:
+    """Opens a page of the server's, in a browser that knows nothing yet.
+
+    In the end the browser must have had nothing to complain of (a policy that was broken is a complaint), and
+    have asked no other host.
+    """
+    complaints: list[str] = []
+    hosts: set[str] = set()
+    with ExitStack() as stack:
+
+        def open_page(path: str, **options: Any) -> Page:
+            context = chromium.new_context(**({"viewport": DESKTOP} | options))
+            stack.callback(context.close)
+            page = context.new_page()
+            page.on(
+                "console",
+                lambda said: (
+                    complaints.append(said.text) if said.type in ("error", "warning") else None
+                ),
+            )
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+            page.goto(running.url + path)
+            return page
+
+        yield open_page
+    assert complaints == []
+    assert hosts <= {urlsplit(running.url).netloc, ""}  # data: addresses have no host

@@ -1,0 +1,71 @@
+"""`/docs` is where the API is read and tried."""
+
+import json
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import PHONE, Open, Running
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+
+def try_out(page: Page, operation: str, body: object = None, **parameters: str) -> tuple[str, Any]:
+    """Click "Try it out", fill in, and execute: the status and the body that the page then shows."""
+    block = page.locator(f"#operations-{operation}")
+    block.locator(".opblock-summary-control").click()
+    block.get_by_role("button", name="Try it out").click()
+    for name, value in parameters.items():
+        block.locator(f'tr[data-param-name="{name}"] input').fill(value)
+    if body is not None:
+        block.locator("textarea.body-param__text").fill(json.dumps(body))
+    block.get_by_role("button", name="Execute").click()
+    answer = block.locator(".live-responses-table tr.response").first
+    status = answer.locator(".response-col_status").inner_text().strip()
+    return status, json.loads(_shown(answer))
+
+
+def _shown(answer: Locator) -> str:
+    return answer.locator("pre.microlight").first.inner_text()
+
+
+def test_an_application_a_chat_and_a_message_are_made_by_clicking(
+    running: Running, open_page: Open
+) -> None:
+    """What the page sends is what the API takes, and the page shows what it answered."""
+    page = open_page("/docs")
+    status, made = try_out(
+        page, "applications-create_application", {"application": {"name": "Clicked"}}
+    )
+    assert status == "201"
+    token = made["token"]
+    assert try_out(page, "chats-create_chat", token=token) == ("202", {"number": 1})
+    assert try_out(
+        page,
+        "messages-create_message",
+        {"message": {"text": "Good morning"}},
+        token=token,
+        chat="1",
+    ) == ("202", {"number": 1})
+    found = running.server("GET", f"/api/v1/applications/{token}").json
+    assert (found["name"], found["chats_count"]) == ("Clicked", 1)
+
+
+def test_every_operation_is_there(running: Running, open_page: Open) -> None:
+    """The page is made of this server's own OpenAPI document, whole."""
+    document = running.server("GET", "/openapi.json").json
+    operations = [
+        name for path in document["paths"].values() for name in path if name != "parameters"
+    ]
+    page = open_page("/docs", viewport=PHONE)
+    expect(page.locator(".opblock")).to_have_count(len(operations))
+
+
+def test_it_follows_the_reader_s_colours(open_page: Open) -> None:
+    """Dark where the reader's system is, light otherwise, also when that changes."""
+    page = open_page("/docs", color_scheme="dark")
+    body, white = page.locator("body"), "rgb(255, 255, 255)"
+    expect(body).not_to_have_css("background-color", white)
+    page.emulate_media(color_scheme="light")
+    expect(body).to_have_css("background-color", white)
