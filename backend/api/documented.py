@@ -104,6 +104,7 @@ def schema(app: FastAPI) -> dict[str, Any]:
         for methods in made["paths"].values():
             for operation in methods.values():
                 _link(operation)
+                _say_optional(operation)
         app.openapi_schema = made
     return app.openapi_schema
 
@@ -116,3 +117,12 @@ def _link(operation: dict[str, Any]) -> None:
     for status, answer in operation["responses"].items():
         if links and status in ("201", "202"):
             answer["links"] = links
+
+
+def _say_optional(operation: dict[str, Any]) -> None:
+    """A parameter that need not be there is not one that may be null."""
+    for parameter in operation.get("parameters", []):
+        schema = parameter["schema"]
+        if {"type": "null"} in schema.get("anyOf", []):
+            some, _ = schema.pop("anyOf")
+            schema |= some

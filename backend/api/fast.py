@@ -125,7 +125,7 @@ def _request(body: bytes, token: str, chat: str, key: str | None) -> accept.Requ
     try:
         text = _decode(body).message.text
         return accept.messages(token, int(chat), [text], key=key)
-    except (msgspec.DecodeError, Invalid):
+    except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
         return None
 
 
