@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from backend.counters import Counters
 from backend.errors import (
     Closing,
-    EngineDown,
     Failed,
     InstaChatError,
     Invalid,
     KeyReused,
     Unavailable,
-    Unconfirmed,
 )
 from backend.events import pack_chats, pack_deletion, pack_messages
 from backend.life import Lives
-from backend.log import Creation, Given, LifeLost, Log, Refused, idempotency_key
+from backend.log import Creation, Given, LifeLost, Log, Outcome, Refused, idempotency_key
 from backend.model import (
     MAX_BATCH,
     Accepted,
@@ -141,23 +139,22 @@ class Acceptor:
         """As `accept_batch`, by the one call a shard and no other: SQL is not asked.
 
         None is the answer where more is needed first, a counter verified or a life claimed: nothing
-        was accepted, and `accept_batch` is for those. A shard that does not answer is the last one
-        asked, as the others are on the same Redis.
+        was accepted, and `accept_batch` is for those.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        away: EngineDown | None = None
-        for shard, waiting in self._by_shard(requests, answers).items():
-            try:
-                if away:
-                    raise away
-                self._ask(shard, waiting, answers)
-            except LifeLost:
-                continue
-            except InstaChatError as error:
+        shards = self._by_shard(requests, answers)
+        outcomes = self._log.accept_each(
+            [
+                (shard, [creation for _, creation in waiting], self._lives.known(shard))
+                for shard, waiting in shards.items()
+            ]
+        )
+        for (shard, waiting), outcome in zip(shards.items(), outcomes, strict=True):
+            if isinstance(outcome, InstaChatError):
                 for i, _ in waiting:
-                    answers[i] = error
-                if isinstance(error, EngineDown | Unconfirmed):
-                    away = EngineDown(error.message, error.hint)
+                    answers[i] = outcome
+            elif not isinstance(outcome, LifeLost):
+                self._take(shard, waiting, outcome, answers)
         return answers
 
     def ringing(self, ring: Callable[[int], object]) -> "Acceptor":
@@ -212,9 +209,19 @@ class Acceptor:
         answers: list[Accepted | InstaChatError | None],
     ) -> list[tuple[int, Creation, Refused]]:
         """The one call; puts the answers in their places, and returns what was refused, and why."""
-        replies, end, ring = self._log.accept(
+        outcome = self._log.accept(
             shard, [creation for _, creation in waiting], self._lives.known(shard)
         )
+        return self._take(shard, waiting, outcome, answers)
+
+    def _take(
+        self,
+        shard: int,
+        waiting: list[tuple[int, Creation]],
+        outcome: Outcome,
+        answers: list[Accepted | InstaChatError | None],
+    ) -> list[tuple[int, Creation, Refused]]:
+        replies, end, ring = outcome
         self._lives.saw(shard, end)
         if ring:
             self._ring(shard)

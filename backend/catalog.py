@@ -22,7 +22,6 @@ from backend.errors import (
     Gone,
     HasChildren,
     InstaChatError,
-    Invalid,
     NotFound,
     NotStoredYet,
     StaleVersion,
@@ -143,14 +142,14 @@ class Catalog:
     ) -> Iterator[Application]:
         """All applications in the order of their creation, read a page at a time.
 
-        `behind` is the token of the one before the first; Invalid if there never was such a one.
+        `behind` is the token of the one before the first; NotFound if there never was such a one.
         """
         after = 0
         if behind is not None:
             with self._database.connect() as connection:
                 place = application_place(connection, behind)
             if place is None:
-                raise Invalid("there is no application to list behind")
+                raise no_application()
             after = place
         while limit is None or limit > 0:
             size = LIST_PAGE if limit is None else min(limit, LIST_PAGE)

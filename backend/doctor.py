@@ -1,55 +1,35 @@
 """Doctor: every dependency and setting that can bite, each with what to do about it.
 
-A check gives findings: what was looked at, how bad it is, and the remedy. "Could not be evaluated" is a
-finding of its own (`unknown`): what a check can't see, it does not call well. Nothing is changed.
+A check gives findings; nothing is changed. What concerns searching is in `search_checks`.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 from sqlalchemy import text
 
-from backend.errors import EngineDown, InstaChatError, SchemaMismatch
-from backend.index import MAPPING, Index
+from backend.diagnosis import Finding as Finding
+from backend.diagnosis import Severity as Severity
+from backend.diagnosis import evaluated
+from backend.diagnosis import fault as fault
+from backend.diagnosis import ok as ok
+from backend.errors import InstaChatError, SchemaMismatch
+from backend.index import Index
 from backend.log import MEMORY_SHARE, Log
-from backend.settings import Settings, redacted
-from backend.sql import Database, indices, outbox
+from backend.search_checks import elasticsearch, searching
+from backend.settings import Settings
+from backend.sql import Database
 
 OLDEST_POSTGRES = 15
 OLDEST_REDIS = (7, 0)
-OLDEST_ELASTICSEARCH = (8, 19)
-UNPUBLISHED_SECONDS = 60.0  # what waits for longer, waits for somebody to look
-LOCAL = {"localhost", "127.0.0.1", "::1"}
 COUNTS_BEHIND = 3_600.0  # seconds
 CLOCKS_APART = 1.0  # seconds; workers count as gone after three
 LITTLE_SPACE = 1 << 30
 NO_SPACE = 200 << 20
-
-
-class Severity(StrEnum):
-    """How bad a finding is; `unknown` could not be evaluated."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found. `unreachable` if the cause is a dependency that does not answer."""
-
-    check: str
-    severity: Severity
-    message: str
-    remedy: str | None = None
-    unreachable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +52,18 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield from postgres
     if not postgres[0].unreachable:
         yield from _postgres(patient)
-        yield from _evaluated("search", lambda: _searching(patient))
+        yield from evaluated("search", lambda: searching(patient.database, patient.index))
     cache = list(_reach_redis(patient.log))
     yield from cache
     if not cache[0].unreachable:
         yield from _redis(patient)
-        yield from _evaluated("installation", lambda: [_belongs(patient)])
-        yield from _evaluated("clocks", lambda: [_clocks(patient)])
-        yield from _evaluated("counts in SQL", lambda: [_counts(patient)])
+        yield from evaluated("installation", lambda: [_belongs(patient)])
+        yield from evaluated("clocks", lambda: [_clocks(patient)])
+        yield from evaluated("counts in SQL", lambda: [_counts(patient)])
     if not cache[0].unreachable or patient.settings.huey_url is not None:  # the same, asked twice
         yield from _queue(patient)
     if patient.index:
-        yield from _elasticsearch(patient.index)
-
-
-def fault(check: str, error: InstaChatError) -> Finding:
-    """The finding that an error stands for."""
-    away = isinstance(error, EngineDown)
-    return Finding(check, Severity.ERROR, error.message, error.hint, unreachable=away)
-
-
-def ok(check: str, message: str) -> Finding:
-    """All is well."""
-    return Finding(check, Severity.OK, message)
+        yield from elasticsearch(patient.index)
 
 
 # -- the machine ----------------------------------------------------------------------------------
@@ -224,8 +193,8 @@ def _redis(patient: Patient) -> Iterator[Finding]:
             "let its user run them: ACL SETUSER … +@scripting +info, and all commands on instachat:*",
         )
     yield _durability(patient)
-    yield from _evaluated("Redis's memory", lambda: map(_memory, _info(log, "memory")))
-    yield from _evaluated("worker", lambda: [_worker(log)])
+    yield from evaluated("Redis's memory", lambda: map(_memory, _info(log, "memory")))
+    yield from evaluated("worker", lambda: [_worker(log)])
 
 
 def _worker(log: Log) -> Finding:
@@ -291,123 +260,6 @@ def _memory(node: dict[str, Any]) -> Finding:
     return ok("Redis's memory", said)
 
 
-# -- Elasticsearch --------------------------------------------------------------------------------
-
-
-def _elasticsearch(index: Index) -> Iterator[Finding]:
-    yield _security(index)
-    check = "Elasticsearch"
-    try:
-        version = index.version()
-    except InstaChatError as error:
-        yield fault(check, error)
-        return
-    if version == "unknown":
-        yield Finding(
-            check,
-            Severity.UNKNOWN,
-            "answers; its version could not be evaluated: who asks may not monitor the cluster",
-            "give its user or API key the cluster privilege `monitor`",
-        )
-    elif tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_ELASTICSEARCH:
-        yield ok(check, f"Elasticsearch {version} answers")
-    else:
-        yield Finding(
-            check,
-            Severity.ERROR,
-            f"Elasticsearch {version} answers; this program needs 8.19 or newer",
-            "upgrade it to Elasticsearch 8.19 or 9",
-        )
-
-
-def _security(index: Index) -> Finding:
-    check, url = "Elasticsearch's security", urlsplit(index.url)
-    if url.scheme == "https" or url.hostname in LOCAL:
-        return ok(check, "people's texts do not cross the network in the clear")
-    return Finding(
-        check,
-        Severity.WARNING,
-        f"{redacted(index.url)} is not TLS: people's texts and the password cross the network in the"
-        " clear",
-        "use https:// unless that network is yours alone; INSTACHAT_ELASTICSEARCH_CA_FILE names a private"
-        " authority",
-    )
-
-
-def _searching(patient: Patient) -> Iterator[Finding]:
-    """Whether what is stored gets into an index, and searches may read it."""
-    with patient.database.connect() as connection:
-        kept = indices.indices(connection)
-        live = indices.live_index(connection)
-        blank = indices.is_blank(connection)
-        publishing = outbox.publishing(connection)
-        lag = outbox.lag(connection)
-    if patient.index is None:
-        yield _without_index(publishing, lag)
-        return
-    if live is None:
-        yield (
-            ok("search index", "there is no message yet; the first command makes the index")
-            if blank
-            else Finding(
-                "search index",
-                Severity.ERROR,
-                "there are messages and no index of them: searches are refused",
-                "run `instachat reindex`; searches go on as soon as it is done",
-            )
-        )
-        return
-    yield from _kept(patient.index, live)
-    if len(kept) > 1:
-        others = ", ".join(f"{one.name} ({one.state})" for one in kept if one is not live)
-        yield ok("other indices", f"written to as well: {others}")
-    if lag.seconds is None or lag.seconds < UNPUBLISHED_SECONDS:
-        yield ok("publishing", f"{lag.messages:,} messages wait to become searchable")
-    else:
-        yield Finding(
-            "publishing",
-            Severity.WARNING,
-            f"{lag.messages:,} messages wait to become searchable, the oldest for {lag.seconds:,.0f} s",
-            "see that Elasticsearch answers and a worker is running; the worker's log says why",
-        )
-
-
-def _kept(index: Index, live: indices.KeptIndex) -> Iterator[Finding]:
-    check, again = "search index", "run `instachat reindex`; searches go on meanwhile"
-    if live.mapping != MAPPING:
-        yield Finding(
-            check,
-            Severity.ERROR,
-            f"{live.name} is of mapping {live.mapping}, this program makes {MAPPING}",
-            again,
-        )
-    elif not live.made:
-        yield ok(check, f"{live.name} is made with the first message")
-    elif not index.exists(live.name):
-        yield Finding(
-            check,
-            Severity.ERROR,
-            f"{live.name} is not in Elasticsearch, or has lost its aliases: searches fail, and what is"
-            " stored waits",
-            "run `instachat reindex`",
-        )
-    else:
-        yield ok(check, f"{live.name}, of mapping {live.mapping}, is searched")
-
-
-def _without_index(publishing: bool, lag: outbox.Lag) -> Finding:
-    if not publishing:
-        return ok("search", "PostgreSQL searches: INSTACHAT_ELASTICSEARCH_URL is not set")
-    return Finding(
-        "search",
-        Severity.WARNING,
-        "PostgreSQL searches, and what changes is noted for an Elasticsearch that is not set any more:"
-        f" {lag.messages:,} messages by now",
-        "set INSTACHAT_ELASTICSEARCH_URL again, which publishes them; or end it for good with"
-        " `instachat reindex --abort`",
-    )
-
-
 # -- together -------------------------------------------------------------------------------------
 
 
@@ -467,14 +319,6 @@ def _queue(patient: Patient) -> Iterator[Finding]:
             "check INSTACHAT_HUEY_URL (unset: INSTACHAT_REDIS_URL)",
             unreachable=isinstance(error, redis.ConnectionError | redis.TimeoutError),
         )
-
-
-def _evaluated(check: str, findings: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """What a check finds; or that it could not be evaluated, and why."""
-    try:
-        yield from findings()
-    except (InstaChatError, redis.RedisError) as error:
-        yield Finding(check, Severity.UNKNOWN, f"could not be evaluated: {error}")
 
 
 def _info(log: Log, section: str) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from backend.errors import EngineDown, Failed, LogFull, Unconfirmed
+from backend.errors import EngineDown, Failed, InstaChatError, LogFull, Unconfirmed
 from backend.model import EntryId, Parent
 from backend.settings import redacted
 
@@ -104,6 +104,10 @@ class LifeLost(Exception):
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
+
+
+Outcome = tuple[list[Given | Refused], EntryId, bool]
+"""An answer for each creation of a batch, the log's end, and whether the caller has to ring the bell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +214,7 @@ class Log:
 
     # -- accepting ---------------------------------------------------------------------------------
 
-    def accept(
-        self, shard: int, batch: Sequence[Creation], known: EntryId
-    ) -> tuple[list[Given | Refused], EntryId, bool]:
+    def accept(self, shard: int, batch: Sequence[Creation], known: EntryId) -> Outcome:
         """Give numbers to a batch and append its events: all of it in one atomic call.
 
         `known` is the highest entry the caller has seen of this shard: an older life, or a log that
@@ -227,22 +229,63 @@ class Log:
             with self._unconfirmed():
                 reply = self._call("accept", keys, arguments, durably=True)
         except ResponseError as error:
-            if "equal or smaller" in str(error):
-                raise LifeLost("the log is ahead") from None
-            raise
-        match reply:
-            case [b"ok", epoch, sequence, ring, answers]:
-                end = EntryId(int(epoch), int(sequence))
-                return [_answer(a) for a in answers], end, bool(ring)
-            case [b"full", entries]:
-                raise LogFull(
-                    f"the log of shard {shard} holds {entries:,} events that are not stored yet; "
-                    "nothing was accepted",
-                    "see `instachat status`: is a worker running, does PostgreSQL answer?",
-                )
-            case [b"broken", which]:
-                raise _foreign(_text(which), shard)
-        raise LifeLost(_text(reply[1]))
+            raise _refusal(error) from None
+        return _given(shard, reply)
+
+    def accept_each(
+        self, batches: Sequence[tuple[int, Sequence[Creation], EntryId]]
+    ) -> "list[Outcome | InstaChatError | LifeLost]":
+        """As `accept`, for several shards, each with its batch; an outcome or an error for each.
+
+        In one round trip, and under `strict` with one fsync, but for a cluster, or with replicas to wait for.
+        Where all shards are on one Redis that does not answer, it is asked no more.
+        """
+        one_server = not isinstance(self.redis, RedisCluster)
+        if len(batches) > 1 and one_server and not self._replicas:
+            try:
+                return self._accept_together(batches)
+            except InstaChatError as error:
+                return [error] * len(batches)
+        outcomes: list[Outcome | InstaChatError | LifeLost] = []
+        away: EngineDown | None = None
+        for batch in batches:
+            try:
+                if away:
+                    raise away
+                outcomes.append(self.accept(*batch))
+            except (InstaChatError, LifeLost) as error:
+                outcomes.append(error)
+                if one_server and isinstance(error, EngineDown | Unconfirmed):
+                    away = EngineDown(error.message, error.hint)
+        return outcomes
+
+    def _accept_together(
+        self, batches: Sequence[tuple[int, Sequence[Creation], EntryId]]
+    ) -> "list[Outcome | InstaChatError | LifeLost]":
+        self._check_memory()
+        with self._down():
+            sha = self._sha("accept")
+            pipe = self.redis.pipeline(transaction=False)
+            for batch in batches:
+                keys, arguments = self._accept_arguments(*batch)
+                pipe.evalsha(sha, len(keys), *keys, *arguments)
+        with self._unconfirmed(), self._down():
+            replies = pipe.execute(raise_on_error=False)
+        outcomes: list[Outcome | InstaChatError | LifeLost] = []
+        for batch, reply in zip(batches, replies, strict=True):
+            try:
+                if isinstance(reply, NoScriptError):
+                    outcomes.append(self.accept(*batch))  # nothing ran
+                    continue
+                if isinstance(reply, Exception):
+                    with self._down():
+                        raise reply
+                outcomes.append(_given(batch[0], reply))
+            except ResponseError as error:
+                outcomes.append(_refusal(error))
+            except (InstaChatError, LifeLost) as error:
+                outcomes.append(error)
+        return outcomes
 
     def _accept_arguments(
         self, shard: int, batch: Sequence[Creation], known: EntryId
@@ -654,10 +697,7 @@ class Log:
         arguments: Sequence[str | int | bytes],
         durably: bool,
     ) -> Any:
-        sha = self._shas.get(script)
-        if sha is None:
-            loaded: Any = self.redis.script_load(_SCRIPTS[script])
-            sha = self._shas[script] = _text(loaded)
+        sha = self._sha(script)
         if not (durably and self._replicas):
             return self.redis.evalsha(sha, len(keys), *keys, *arguments)
         # WAITAOF speaks of its own connection's writes only, hence one pipeline.
@@ -675,6 +715,13 @@ class Log:
                 "see `instachat doctor`; with an idempotency key the same call can be repeated",
             )
         return reply
+
+    def _sha(self, script: str) -> str:
+        sha = self._shas.get(script)
+        if sha is None:
+            loaded: Any = self.redis.script_load(_SCRIPTS[script])
+            sha = self._shas[script] = _text(loaded)
+        return sha
 
     @contextmanager
     def _down(self) -> Iterator[None]:
@@ -713,6 +760,30 @@ class Log:
                 "whether this was accepted",
                 "look at what is there before you repeat it",
             ) from None
+
+
+def _given(shard: int, reply: Any) -> "Outcome":
+    """What the accept script has answered; raises what it refuses."""
+    match reply:
+        case [b"ok", epoch, sequence, ring, answers]:
+            end = EntryId(int(epoch), int(sequence))
+            return [_answer(a) for a in answers], end, bool(ring)
+        case [b"full", entries]:
+            raise LogFull(
+                f"the log of shard {shard} holds {entries:,} events that are not stored yet; "
+                "nothing was accepted",
+                "see `instachat status`: is a worker running, does PostgreSQL answer?",
+            )
+        case [b"broken", which]:
+            raise _foreign(_text(which), shard)
+    raise LifeLost(_text(reply[1]))
+
+
+def _refusal(error: ResponseError) -> LifeLost:
+    """What Redis's own refusal of the accept script's first write means; raises others again."""
+    if "equal or smaller" in str(error):
+        return LifeLost("the log is ahead")
+    raise error
 
 
 def _answer(reply: list[Any]) -> Given | Refused:

@@ -16,7 +16,6 @@ as they were; what it was building stays, for `build(resume=True)` or `abort`.
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,20 +27,17 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from backend.errors import Conflict, EngineDown, Failed, InstaChatError, Unavailable
+from backend.errors import Conflict, Failed, InstaChatError, Unavailable
 from backend.index import MAPPING, Document, Index, Rejected, alias_of_installation, new_name
 from backend.parity import Parity
 from backend.publish import Publisher
 from backend.sql import Database, indices, outbox, reindexing
 from backend.sql.indices import KeptIndex
 from backend.sql.reindexing import Held, Key
+from backend.turning import Turner, forget, forget_all, under_flag
 
 PAGE = 2_500  # rows; as many documents as one bulk takes
 BULKS_AT_ONCE = 2  # while Elasticsearch works on one, the next is made
-FLAG_TRIES = 10  # of two seconds at most, in which others wait
-FLAG_PAUSE_SECONDS = 0.5
-TURN_TRIES = 5
-TURN_SECONDS = 5.0  # in which all publishers are through with a bulk
 NAMED = 5  # of many differences
 REINDEXED_WITHIN = 2.0  # a page of one, when the worker ends
 logger = logging.getLogger(__name__)
@@ -90,6 +86,7 @@ class Reindexer:
         self._index = index
         self._publisher = publisher
         self._parity = Parity(database, index, publisher)
+        self._turner = Turner(database, index, publisher)
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -114,7 +111,8 @@ class Reindexer:
                 return None
             messages = self._copy(mine, name, tell)
             self._compare(name, messages, tell)
-            previous = self._turn(mine, name)
+            reindexing.reached(mine, name)  # raises if the lock was lost with its connection
+            previous = self._turner.turn(name)
             logger.info("searches read %s", name)
             self._tidy()
             return Built(name, messages, previous)
@@ -161,7 +159,7 @@ class Reindexer:
                 indices.add_index(tx, name, "building", MAPPING)
             indices.set_publishing(tx, True)
 
-        _under_flag(self._database, keep)
+        under_flag(self._database, keep)
 
     def _copy(self, mine: Connection, name: str, tell: Tell) -> int:
         """Write all rows behind the checkpoint; returns how many there are altogether."""
@@ -221,7 +219,7 @@ class Reindexer:
                 "the reindex was told to stop", "`instachat reindex --resume` goes on with it"
             )
 
-    # -- turning -----------------------------------------------------------------------------------
+    # -- going back --------------------------------------------------------------------------------
 
     def rollback(self) -> str:
         """Have searches read the index before the live one, which becomes the one before; returns its name.
@@ -244,46 +242,8 @@ class Reindexer:
                     f"the index before, {kept.name}, is not in Elasticsearch any more",
                     "`instachat reindex` builds another",
                 )
-            self._turn(mine, kept.name)
+            self._turner.turn(kept.name)
             return kept.name
-
-    def _turn(self, mine: Connection, name: str) -> str | None:
-        """Have searches read this index; returns the one before, if it is kept.
-
-        SQL commits right behind the alias: a crash between the two leaves it on an index that is kept and
-        whole.
-        """
-        with self._publishers_held() as tx:
-            reindexing.reached(mine, name)  # raises if the lock was lost with its connection
-            reindexing.make_live(tx, name)
-            self._read_from(tx, name)
-            previous = _in_state(indices.indices(tx), "previous")
-        return previous.name if previous else None
-
-    def _read_from(self, tx: Connection, name: str) -> None:
-        """Have searches read this index, while publishers are held: all that could be found before is found.
-
-        A publisher that failed half-way may have written to the other one only. What it tried is still in the
-        outbox, and is written to this one first; then all that was written is made visible.
-        """
-        for id_ in outbox.waiting(tx):
-            self._index.write(name, [Document(*row) for row in outbox.changed(tx, [id_])])
-        self._index.refresh(name)
-        self._index.read_from(name)
-
-    @contextmanager
-    def _publishers_held(self) -> Iterator[Connection]:
-        """A transaction while which nobody publishes, and all that was leased is published."""
-        for _ in range(TURN_TRIES):
-            self._publisher.settle()
-            with self._database.begin() as tx:
-                if reindexing.hold_publishers(tx, TURN_SECONDS):
-                    yield tx
-                    return
-        raise Unavailable(
-            "some publisher does not come to an end",
-            "see the workers' logs; then `instachat reindex --resume`",
-        )
 
     # -- removing ----------------------------------------------------------------------------------
 
@@ -296,21 +256,18 @@ class Reindexer:
             kept = indices.indices(mine)
             left, live = _in_state(kept, "building"), _in_state(kept, "live")
             if left is not None:
-                if live and live.made:
-                    with (
-                        self._publishers_held() as tx
-                    ):  # a crash may have left the alias on the other
-                        self._read_from(tx, live.name)
-                _under_flag(self._database, lambda tx: _forget(tx, left.name))
+                if live and self._index.found(self._alias).get(live.name):
+                    # A crash may have left the alias on the other.
+                    self._turner.turn_back(live.name)
+                under_flag(self._database, lambda tx: forget(tx, left.name))
             self._tidy()
             return left and left.name
 
     def _tidy(self) -> None:
         """Remove what SQL does not keep from Elasticsearch; what can't be removed now is, the next time."""
         try:
-            found = self._index.found(
-                self._alias
-            )  # first: what is kept from now on is not among it
+            # First what is there: none that is kept from now on is among it.
+            found = self._index.found(self._alias)
             with self._database.connect() as connection:
                 kept = {one.name for one in indices.indices(connection)}
             for name in sorted(found.keys() - kept):
@@ -423,20 +380,8 @@ def end_publishing(database: Database) -> bool:
     with _only_one(database) as mine:
         noted = outbox.publishing(mine)
         if noted:
-            _under_flag(database, _forget_all)
+            under_flag(database, forget_all)
         return noted
-
-
-def _forget(tx: Connection, name: str) -> None:
-    """Keep an index no longer; without any, changes need not be noted."""
-    indices.forget_index(tx, name)
-    if not indices.indices(tx):
-        _forget_all(tx)
-
-
-def _forget_all(tx: Connection) -> None:
-    indices.forget_all(tx)
-    indices.set_publishing(tx, False)
 
 
 @contextmanager
@@ -451,22 +396,6 @@ def _only_one(database: Database) -> Iterator[Connection]:
         raise Conflict(
             f"a reindex is running already: {who}{begun}; nothing was changed", "wait for its end"
         ) from None
-
-
-def _under_flag(database: Database, change: Callable[[Connection], None]) -> None:
-    """Change which indices are kept, once all who write messages have come to an end."""
-    for tried in range(1, FLAG_TRIES + 1):
-        try:
-            with database.begin() as tx:
-                indices.lock_flag(tx)
-                change(tx)
-                return
-        except EngineDown:
-            raise
-        except Unavailable:  # one of them takes long; all others wait behind us, so we step back
-            if tried == FLAG_TRIES:
-                raise
-            time.sleep(FLAG_PAUSE_SECONDS)
 
 
 def _in_state(kept: Sequence[KeptIndex], state: str) -> KeptIndex | None:

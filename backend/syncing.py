@@ -190,7 +190,7 @@ class Syncer:
         yield from self._raise({p: v for p, v in behind.items() if p.chat is None})
         yield from self._raise({p: v for p, v in behind.items() if p.chat is not None})
         self._step("written")
-        kept = {p for p in parents if p not in known and self._may_come(shard, p, seen.end)}
+        kept = self._still_coming(shard, [p for p in parents if p not in known], seen.end)
         # A clock that goes back must not make this sync meet the same parents again.
         since = max(seen.now, began + 1)
         self._log.release(shard, epoch, {p: issued[p] for p in parents if p not in kept}, since)
@@ -210,17 +210,18 @@ class Syncer:
                 break
             except EngineDown:
                 raise
-            except (
-                Unavailable
-            ):  # a drain that counts rejected messages met the same chats: deadlock
+            except Unavailable:
+                # A deadlock, with a drain that counts rejected messages of the same chats.
                 if not left:
                     raise
         for parent, (id_, _) in behind.items():
             if id_ in risen:
                 yield Written(parent, *risen[id_])
 
-    def _may_come(self, shard: int, parent: Parent, end: EntryId) -> bool:
-        """Whether a parent without a row may have one later: it is on its way, or has just come."""
+    def _still_coming(self, shard: int, missing: Sequence[Parent], end: EntryId) -> set[Parent]:
+        """Those without a row that may have one later: they are on their way, or have just come."""
+        if not missing:
+            return set()
         with self._database.connect() as connection:
             _, cursor = sql.shard_state(connection, shard)
-            return cursor < end or bool(counts.counted(connection, [parent]))
+            return set(missing if cursor < end else counts.counted(connection, missing))

@@ -9,9 +9,9 @@ def demo(output: Output = None) -> None:
 
     $ instachat demo
 
-    A short load over HTTP comes last, and its audit. It creates applications of its own, one a
-    language, on the engines that are set, or on private ones. With -o json the story goes to standard
-    error, and what was measured to standard output.
+    A short load over HTTP comes last, and its audit. It creates applications of its own, one a language,
+    on the engines that are set, or on private ones. With -o json the story goes to standard error, and
+    what was measured to standard output.
     """
     from backend.settings import load
     from instachat_cli import logs

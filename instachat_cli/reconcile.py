@@ -36,8 +36,8 @@ def reconcile(
     $ instachat reconcile --repair
 
     It may run under full load. Exits with 4 if anything differs and is not mended, with 5 if a store is
-    away. Numbers that are on their way, deleted, or kept as dead letters differ from nothing: they are
-    summed up on standard error.
+    away. Numbers that are on their way, deleted or kept as dead letters are no differences: they are summed
+    up on standard error.
     """
     with backend() as core:
         work = core.reconciler.begin(app, mend=repair, dry_run=dry_run)

@@ -272,10 +272,10 @@ class _Demo:
         findings = [f for f in work.findings() if f.token in self.story.tokens.values()]
         seconds = time.monotonic() - begin
         self.console.print(
-            f"Messages by the live counters: {live:,}. By SQL's columns, which follow within the hour:\n"
-            f"{before:,}; after `sync-counters` wrote the {synced:,} that had changed: {after:,}.\n"
-            f"`reconcile` compared {work.summary.chats:,} chats and {work.summary.messages:,} messages "
-            f"in {seconds:.1f} s, key by key: {len(findings)} differences.\n"
+            f"Messages by the live counters: {live:,}. By SQL's columns, which follow\n"
+            f"within the hour: {before:,}; after `sync-counters` wrote {synced:,} of them: {after:,}.\n"
+            f"`reconcile` compared {work.summary.chats:,} chats and {work.summary.messages:,} messages"
+            f" key by key, in {seconds:.1f} s:\n{len(findings)} differences.\n"
         )
         self.measured |= {
             "counted_live": live,

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from backend.api import applications, chats, documented, health, messages, problems
+from backend.api import applications, chats, documented, health, indexing, messages, problems
 from backend.api.edge import Edge, Observe
 from backend.api.fast import Fast
 from backend.api.problems import Refused
@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     if settings.admin_token is not None:
         app.include_router(applications.for_operators)
+        app.include_router(indexing.router)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

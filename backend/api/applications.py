@@ -77,7 +77,7 @@ async def delete_application(
     return Response(status_code=202 if cascade else 204)
 
 
-@for_operators.get("", response_model=shapes.Applications, responses=answers(401))
+@for_operators.get("", response_model=shapes.Applications, responses=answers(401, 404))
 async def list_applications(
     here: Here,
     limit: Limit = shapes.ITEMS,

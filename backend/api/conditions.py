@@ -10,7 +10,11 @@ from backend.errors import Invalid
 
 IfMatch = Annotated[
     str | None,
-    Header(description="only if the ETag still is this one", examples=['"1764000000000000"']),
+    Header(
+        description="only if the ETag still is this one",
+        examples=['"1764000000000000"'],
+        json_schema_extra={"pattern": r'^(\*|"[!-~]*")$'},
+    ),
 ]
 IdempotencyKey = Annotated[
     str | None,

@@ -23,6 +23,30 @@ _SAID = {
 }
 _WITH_BODY = (400, 408, 413, 415)
 _RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+_TOKEN = {"token": "$request.path.token"}
+_CHAT = {**_TOKEN, "chat": "$request.path.chat"}
+# What may follow a creation, with its number or token.
+LINKS: dict[str, dict[str, dict[str, str]]] = {
+    "create_application": {
+        name: {"token": "$response.body#/token"}
+        for name in ("show_application", "create_chat", "list_chats", "delete_application")
+    },
+    "create_chat": {
+        name: {**_TOKEN, "chat": "$response.body#/number"}
+        for name in (
+            "show_chat",
+            "create_message",
+            "create_messages",
+            "list_messages",
+            "delete_chat",
+        )
+    },
+    "create_message": {
+        name: {**_CHAT, "number": "$response.body#/number"}
+        for name in ("show_message", "edit_message", "delete_message")
+    },
+    "create_messages": {"show_message": {**_CHAT, "number": "$response.body#/last"}},
+}
 _ETAG = {"ETag": {"description": "the version, for If-Match", "schema": {"type": "string"}}}
 
 Responses = dict[int | str, dict[str, Any]]
@@ -77,5 +101,18 @@ def schema(app: FastAPI) -> dict[str, Any]:
             tags=app.openapi_tags,
         )
         made["components"]["schemas"]["Problem"] = ProblemBody.model_json_schema()
+        for methods in made["paths"].values():
+            for operation in methods.values():
+                _link(operation)
         app.openapi_schema = made
     return app.openapi_schema
+
+
+def _link(operation: dict[str, Any]) -> None:
+    links = {
+        name: {"operationId": name, "parameters": parameters}
+        for name, parameters in LINKS.get(operation["operationId"], {}).items()
+    }
+    for status, answer in operation["responses"].items():
+        if links and status in ("201", "202"):
+            answer["links"] = links

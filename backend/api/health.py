@@ -21,9 +21,11 @@ async def healthz() -> Response:
     responses={503: {"model": shapes.Health, "description": "An engine does not answer."}},
 )
 async def readyz(here: Here) -> Response:
-    """The engines answer; otherwise 503, and which don't."""
+    """The engines answer; otherwise 503, and which don't.
+
+    Without Elasticsearch only searching fails: `degraded`, and 200, so that nobody takes the rest away.
+    """
     away = await here.away()
-    if away:
-        body = {"status": "away", "away": away}
-        return JSONResponse(body, 503, {"Retry-After": "1"})
-    return JSONResponse({"status": "ready", "away": []})
+    if set(away) - {"Elasticsearch"}:
+        return JSONResponse({"status": "away", "away": away}, 503, {"Retry-After": "1"})
+    return JSONResponse({"status": "degraded" if away else "ready", "away": away})

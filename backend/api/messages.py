@@ -1,8 +1,6 @@
 """`/applications/{token}/chats/{chat}/messages`: the messages of a chat."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from backend import accept, bodies, model
@@ -12,7 +10,7 @@ from backend.api.conditions import IdempotencyKey, IfMatch, Wait, etag, version_
 from backend.api.documented import answers
 from backend.api.reading import BatchRoute, JsonRoute
 from backend.api.service import Here
-from backend.api.shapes import PREFIX, After, ChatNumber, Limit, MessageNumber, Token
+from backend.api.shapes import PREFIX, After, ChatNumber, Keyword, Limit, MessageNumber, Token
 from backend.catalog import Pending
 
 PATH = PREFIX + "/applications/{token}/chats/{chat}/messages"
@@ -77,10 +75,7 @@ async def list_messages(
     chat: ChatNumber,
     limit: Limit = shapes.ITEMS,
     after: After = 0,
-    keyword: Annotated[
-        str | None,
-        Query(description="only those whose text contains it; each then has `highlight`"),
-    ] = None,
+    keyword: Keyword = None,
 ) -> Response:
     """A chat's messages by number; with a keyword those that contain it."""
     if keyword is None:

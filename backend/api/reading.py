@@ -14,6 +14,7 @@ from backend.api.problems import Refused
 
 MOST_BYTES = 256 * 1024  # a text of 10,000 letters, each of them written as two escapes, takes half
 MOST_BATCH_BYTES = 48 * 1024 * 1024  # 1,000 texts of 10,000 letters of four bytes
+MOST_HELD = 256 * 1024 * 1024  # of all bodies that are being read or worked on, in one process
 BODY_SECONDS = 10.0  # for all of a body; a larger one has a second more for each MiB
 
 
@@ -28,7 +29,11 @@ class JsonRoute(APIRoute):
         most = self.most_bytes
 
         async def read_and_handle(request: Request) -> Response:
-            return await handle(_JsonRequest(request, most))
+            reading = _JsonRequest(request, most)
+            try:
+                return await handle(reading)
+            finally:
+                reading.let_go()
 
         return read_and_handle
 
@@ -40,9 +45,16 @@ class BatchRoute(JsonRoute):
 
 
 class _JsonRequest(Request):
+    held = 0  # bytes, of all of them
+
     def __init__(self, request: Request, most: int) -> None:
         super().__init__(request.scope, request.receive)
         self._most = most
+        self._size = 0
+
+    def let_go(self) -> None:
+        """The body is not needed any more."""
+        _JsonRequest.held -= self._size
 
     async def body(self) -> bytes:
         """The whole body; raises Refused."""
@@ -60,13 +72,16 @@ class _JsonRequest(Request):
         too_large = Refused(problems.TOO_LARGE, f"At most {self._most:,} bytes are taken here.")
         if int(self.headers.get("content-length", 0)) > self._most:
             raise too_large
-        chunks, size = [], 0
+        chunks = []
         try:
             async with asyncio.timeout(BODY_SECONDS + self._most / 2**20):
                 async for chunk in self.stream():
-                    size += len(chunk)
-                    if size > self._most:
+                    self._size += len(chunk)
+                    _JsonRequest.held += len(chunk)
+                    if self._size > self._most:
                         raise too_large
+                    if _JsonRequest.held > MOST_HELD:
+                        raise Refused(problems.BUSY)
                     chunks.append(chunk)
         except TimeoutError:
             raise Refused(problems.TOO_SLOW) from None

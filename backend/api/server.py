@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import wait
 
-from granian.constants import HTTPModes, Interfaces, Loops
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.server import Server
 from starlette.types import ASGIApp
@@ -52,6 +52,7 @@ def serve(settings: Settings, processes: int, tick: Callable[[], object] | None)
         interface=Interfaces.ASGI,
         workers=processes,
         loop=Loops.auto,
+        runtime_mode=RuntimeModes.mt,
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000),
         websockets=False,

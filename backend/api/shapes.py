@@ -5,7 +5,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 
+from backend.folding import MAX_KEYWORD
 from backend.model import MAX_BATCH, MAX_NAME, MAX_NUMBER, MAX_TEXT
 
 PREFIX = "/api/v1"
@@ -24,10 +26,16 @@ class Shape(BaseModel):
 # -- what comes in ---------------------------------------------------------------------------------
 
 
+# OpenAPI is told what `model` checks in a better way than a pattern could.
+_NO_NUL: JsonDict = {"pattern": "^[^\\u0000]*$"}
+
+
 class Name(Shape):
     """What an application is called."""
 
-    name: str = Field(min_length=1, max_length=MAX_NAME, examples=["Support desk"])
+    name: str = Field(
+        min_length=1, max_length=MAX_NAME, examples=["Support desk"], json_schema_extra=_NO_NUL
+    )
 
 
 class ApplicationBody(Shape):
@@ -39,7 +47,9 @@ class ApplicationBody(Shape):
 class Text(Shape):
     """What a message says."""
 
-    text: str = Field(min_length=1, max_length=MAX_TEXT, examples=["Good morning"])
+    text: str = Field(
+        min_length=1, max_length=MAX_TEXT, examples=["Good morning"], json_schema_extra=_NO_NUL
+    )
 
 
 class MessageBody(Shape):
@@ -170,6 +180,16 @@ MessageNumber = Annotated[
     int, *_digits_from(1, MAX_NUMBER), Path(description="the message's number")
 ]
 Limit = Annotated[int, *_digits_from(1, MOST_ITEMS), Query(description="how many of them at most")]
+Keyword = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=MAX_KEYWORD,
+        description="only those whose text contains it; each then has `highlight`",
+        examples=["morning"],
+        json_schema_extra=_NO_NUL,
+    ),
+]
 After = Annotated[
     int, *_digits_from(0, MAX_NUMBER), Query(description="only what is behind this number")
 ]

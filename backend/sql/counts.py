@@ -52,18 +52,25 @@ COUNTED_CHATS = hot(
     JOIN application a ON a.token = wanted.token
     JOIN chat c ON c.application_id = a.id AND c.number = wanted.number""",
 )
+# The page comes first: the children of its rows alone are looked at, and no parallel plan is worth while.
 ALL_APPLICATIONS = hot(
     "all_applications",
     _APPLICATION
     + """
-    FROM application a WHERE a.id > :after AND a.removed_at IS NULL ORDER BY a.id LIMIT :limit""",
+    FROM (SELECT * FROM application WHERE id > :after AND removed_at IS NULL
+          ORDER BY id LIMIT :limit) a
+    ORDER BY a.id""",
 )
 ALL_CHATS = hot(
     "all_chats",
-    _CHAT
-    + """
-    FROM chat c JOIN application a ON a.id = c.application_id
-    WHERE c.id > :after AND c.state = 'stored' AND a.removed_at IS NULL ORDER BY c.id LIMIT :limit""",
+    """
+    SELECT c.token, c.number, c.id, true, c.messages_issued,
+           coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0)
+    FROM (SELECT a.token, c.number, c.id, c.messages_issued
+          FROM chat c JOIN application a ON a.id = c.application_id
+          WHERE c.id > :after AND c.state = 'stored' AND a.removed_at IS NULL
+          ORDER BY c.id LIMIT :limit) c
+    ORDER BY c.id""",
 )
 
 

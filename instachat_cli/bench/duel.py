@@ -60,7 +60,7 @@ class Side:
             profile.runcall(self.run)
         finally:
             self.after()
-        return _largest(profile)
+        return largest(profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,8 @@ def duel(
     )
 
 
-def _largest(profile: cProfile.Profile) -> str:
+def largest(profile: cProfile.Profile) -> str:
+    """The parts of a profile that took the most time, as a table."""
     stats = pstats.Stats(profile)
     entries = sorted(
         ((own, calls, place) for place, (_, calls, own, _, _) in _entries(stats).items()),

@@ -1,15 +1,15 @@
-"""Reconcile, against reading the same sides once with the same drivers; and its memory as they grow.
-
-Where `INSTACHAT_ELASTICSEARCH_URL` is set, the index is the third side.
-"""
+"""Reconcile, against reading the same sides once with the same drivers; and its memory as they grow."""
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+import psutil
 from sqlalchemy import text
 
 from backend.errors import Failed
@@ -26,14 +26,24 @@ FLAT = Goal(must=1.2, at_most=True)
 
 
 def measure(ground: Ground) -> Iterator[Row]:
-    """Everything agrees, as nearly always."""
-    sides = "PostgreSQL and Valkey" if ground.backend.index is None else "all three stores"
-    largest = max(ground.scale.rows)
-    sizes = sorted({*ground.scale.rows, ground.scale.compared})
+    """PostgreSQL and Valkey, which agree, as nearly always."""
+    yield from _measure(ground, "PostgreSQL and Valkey", ground.scale.rows)
+
+
+def measure_with_index(ground: Ground) -> Iterator[Row]:
+    """All three stores; not of the largest size, as indexing that takes minutes."""
+    if ground.backend.index is not None:
+        rows = [size for size in ground.scale.rows if size <= ground.scale.compared]
+        yield from _measure(ground, "all three stores", rows)
+
+
+def _measure(ground: Ground, sides: str, rows: Sequence[int]) -> Iterator[Row]:
+    largest = max(rows)
+    sizes = sorted({*rows, ground.scale.compared})
     peaks: dict[int, float] = {}
     for size in sizes:
         _grow(ground, size)
-        if size in ground.scale.rows:
+        if size in rows:
             peaks[size] = _peak(ground)
         if size == ground.scale.compared:
             yield duel(
@@ -137,20 +147,26 @@ def _index(ground: Ground, index: Index) -> None:
 
 
 def _peak(ground: Ground) -> float:
-    """The most memory that the command takes, in MB."""
+    """The most memory that the command takes, in MB, as looked at a hundred times a second.
+
+    What `wait4` tells would not do: it counts the memory of who started the process, too.
+    """
     urls: dict[str, Any] = {
         "INSTACHAT_DATABASE_URL": ground.plain_url,
         "INSTACHAT_REDIS_URL": ground.backend.log.url,
         "INSTACHAT_ELASTICSEARCH_URL": ground.backend.settings.elasticsearch_url or "",
     }
-    process = subprocess.Popen(
+    process = psutil.Popen(
         [sys.executable, "-m", "instachat_cli", "reconcile"],
         env=os.environ | urls,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = 0
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            peak = max(peak, process.memory_info().rss)
+        time.sleep(0.01)
     if process.returncode:
         raise Failed(f"reconcile ended with {process.returncode}")
-    return usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return peak / (1 << 20)

@@ -24,6 +24,7 @@ from instachat_cli.bench.duel import Goal, Row, Side, Verdict, duel
 from instachat_cli.bench.ground import Ground, Scale, ground
 from instachat_cli.bench.report import markdown, summary
 from instachat_cli.commands import invoke
+from tests.conftest import missing
 from tests.elastic.fixtures import Elasticsearch
 from tests.engines import scratch_folder
 
@@ -38,6 +39,10 @@ TINY = Scale(
     compared=300,
     reads=2,
     crews=((1, 1), (2, 2)),
+    loads=1,
+    seconds=1,
+    crowd=200,
+    gateway=False,
 )
 
 
@@ -54,6 +59,8 @@ def left_behind(settings: Settings) -> list[object]:
 @pytest.mark.parametrize("name", sorted(catalogue.BENCHMARKS.keys() - catalogue.ON_AN_INDEX))
 def test_each_gives_sane_rows_and_leaves_nothing(name: str, settings: Settings) -> None:
     """Every benchmark, whole, at a size where its numbers mean nothing."""
+    if name == "http" and shutil.which("wrk") is None:
+        missing("wrk")
     told: list[Row] = []
     rows, facts = catalogue.run(settings, [name], TINY, told.append)
     assert rows == told != []

@@ -25,6 +25,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from backend import accept
 from backend.bootstrap import Backend, open_backend
 from backend.errors import InstaChatError, Unavailable
@@ -259,10 +261,17 @@ class Soak:
         self.redis.send(signal.SIGCONT)
 
     def _kill_postgres(self) -> None:
-        self.postgres.send_all(signal.SIGKILL)
         assert self.postgres.process
+        backends = psutil.Process(self.postgres.process.pid).children(recursive=True)
+        self.postgres.send_all(signal.SIGKILL)
         self.postgres.process.wait()
-        self.postgres.start()
+        psutil.wait_procs(backends, 30)  # it does not start while one of the old is there
+        for _ in range(10):
+            try:
+                return self.postgres.start()
+            except RuntimeError:  # one that was just being made
+                time.sleep(0.5)
+        raise RuntimeError("PostgreSQL does not start any more")
 
     def _stop_postgres(self) -> None:
         self.postgres.send_all(signal.SIGSTOP)

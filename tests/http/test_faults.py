@@ -16,7 +16,8 @@ from backend.migrations import upgrade
 from backend.settings import Settings
 from backend.sql import Database
 from tests.conftest import Engines
-from tests.engines import PostgresServer, RedisServer, wheel_postgres
+from tests.elastic.fixtures import Elasticsearch
+from tests.engines import PostgresServer, RedisServer, free_port, wheel_postgres
 from tests.http.conftest import start_worker
 from tests.http.serving import Application, Server, until
 from tests.ledger import Ledger, audit
@@ -149,6 +150,38 @@ def test_without_postgres_accepting_goes_on_and_reading_is_503(
         until(lambda: server("GET", app.path).status == 200, 20)
     finally:
         server.remove()
+
+
+def test_without_elasticsearch_only_searching_is_503(
+    elasticsearch: Elasticsearch, engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Creating, storing, reading and editing go on; the server is degraded, and not taken away."""
+    settings = Settings(
+        database_url=engines.fresh_database(),
+        redis_url=own_redis.url,
+        elasticsearch_url=elasticsearch.url,
+    )
+    with open_backend(settings):
+        pass  # makes the first index
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    server = Server(settings.model_copy(update={"elasticsearch_url": nowhere}), tmp_path)
+    worker = start_worker(server)
+    try:
+        server.up()
+        chat = Application(server).chat()
+        path = f"{chat}/messages"
+        body = {"message": {"text": "one"}}
+        assert server("POST", f"{path}?wait=stored", body).status == 201
+        assert server("GET", f"{path}/1").status == 200
+        assert server("PATCH", f"{path}/1", body).status == 200
+        found = server("GET", f"{path}?keyword=one")
+        assert (found.status, found.headers["retry-after"]) == (503, "1")
+        ready = server("GET", "/readyz")
+        assert (ready.status, ready.json["away"]) == (200, ["Elasticsearch"])
+    finally:
+        server.remove()
+        worker.kill()
+        worker.wait()
 
 
 # -- the end of processes --------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_operators_list_applications_by_pages(served: Server) -> None:
         after = page.json["next"] and f"&after={page.json['next']}"
     assert [token for token in seen if token in mine] == mine
     assert len(set(seen)) == len(seen)
-    assert served("GET", "/api/v1/applications?after=nobody", authorization=BEARER).status == 422
+    assert served("GET", "/api/v1/applications?after=nobody", authorization=BEARER).status == 404
 
 
 def test_without_an_admin_token_the_operators_routes_do_not_exist(alone: Server) -> None:
@@ -78,6 +78,14 @@ def test_without_an_admin_token_the_operators_routes_do_not_exist(alone: Server)
     assert found.status in (404, 405)  # POST is there
     assert "get" not in alone("GET", "/openapi.json").json["paths"]["/api/v1/applications"]
     assert nowhere.status == 404
+    assert alone("POST", "/api/v1/messages/reindex").json == nowhere.json
+
+
+def test_operators_ask_for_a_reindex(served: Server) -> None:
+    """202; where PostgreSQL searches there is nothing to build; others get 401."""
+    assert served("POST", "/api/v1/messages/reindex").status == 401
+    asked = served("POST", "/api/v1/messages/reindex", authorization=BEARER)
+    assert (asked.status, asked.body) == (202, b"")
 
 
 # -- chats -----------------------------------------------------------------------------------------

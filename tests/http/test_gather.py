@@ -1,0 +1,287 @@
+"""Group commit: what waits at the same moment is one call; nobody waits for another's trouble."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy.event import listen
+
+from backend import accept
+from backend.accept import Acceptor, Request
+from backend.api import gather
+from backend.api.gather import Busy, Gatherer
+from backend.bootstrap import Backend
+from backend.errors import EngineDown, Failed, InstaChatError, NotFound
+from backend.model import Accepted, Parent
+
+
+class Watched:
+    """An acceptor that notes its calls, and can be held up in one."""
+
+    def __init__(self, real: Acceptor) -> None:
+        self.real = real
+        self.batches: list[int] = []
+        self.mended: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def attempt(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
+        """See Acceptor."""
+        self.batches.append(len(requests))
+        self.gate.wait(20)
+        return self.real.attempt(requests)
+
+    def accept_batch(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError]:
+        """See Acceptor."""
+        self.mended.append(len(requests))
+        return self.real.accept_batch(requests)
+
+
+@pytest.fixture
+def watched(backend: Backend) -> Watched:
+    """A watched acceptor on real engines."""
+    return Watched(backend.acceptor)
+
+
+def chat_of(backend: Backend, token: str) -> int:
+    """A new chat."""
+    return backend.acceptor.accept(accept.chats(token)).first
+
+
+async def gathered(watched: Watched, requests: Sequence[Request]) -> list[Any]:
+    """Ask for all at once; what became of each."""
+    gatherer = Gatherer(watched)  # type: ignore[arg-type]  # it has all that is asked for
+    try:
+        return await asyncio.gather(*map(gatherer.accept, requests), return_exceptions=True)
+    finally:
+        await asyncio.to_thread(gatherer.close)
+
+
+def test_requests_of_one_moment_are_one_call(
+    watched: Watched, backend: Backend, application: str
+) -> None:
+    """A hundred at once make one batch, in their order, each with its own number."""
+    chat = chat_of(backend, application)
+    requests = [accept.messages(application, chat, [f"text {i}"]) for i in range(100)]
+    answers = asyncio.run(gathered(watched, requests))
+    assert [answer.first for answer in answers] == list(range(1, 101))
+    assert watched.batches == [100]
+    assert not watched.mended
+
+
+def test_nothing_but_one_script_is_asked_on_the_way(
+    watched: Watched, backend: Backend, application: str
+) -> None:
+    """For verified counters: one call of Redis for the whole batch, and none of SQL."""
+    chat = chat_of(backend, application)
+    requests = [accept.messages(application, chat, [f"text {i}"]) for i in range(50)]
+    asyncio.run(gathered(watched, requests))
+    statements: list[str] = []
+    listen(backend.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+
+    def scripts() -> int:
+        found: Any = backend.log.redis.info("commandstats")
+        return int(found["cmdstat_evalsha"]["calls"])
+
+    before = scripts()
+    asyncio.run(gathered(watched, requests))
+    assert scripts() - before == 1
+    assert statements == []
+
+
+def test_while_one_batch_is_under_way_the_next_gathers(
+    watched: Watched, backend: Backend, application: str
+) -> None:
+    """Two calls for what comes in two moments, however many come in the second."""
+    chat = chat_of(backend, application)
+
+    async def go() -> list[Accepted]:
+        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        watched.gate.clear()
+        first = asyncio.ensure_future(gatherer.accept(accept.messages(application, chat, ["a"])))
+        while not watched.batches:
+            await asyncio.sleep(0.001)
+        more = []
+        for i in range(50):
+            request = accept.messages(application, chat, [f"b {i}"])
+            more.append(asyncio.ensure_future(gatherer.accept(request)))
+            await asyncio.sleep(0)
+        assert not first.done()  # no answer before the call has returned
+        watched.gate.set()
+        found = await asyncio.gather(first, *more)
+        await asyncio.to_thread(gatherer.close)
+        return found
+
+    assert [answer.first for answer in asyncio.run(go())] == list(range(1, 52))
+    assert watched.batches == [1, 50]
+
+
+def test_each_request_is_answered_apart(
+    watched: Watched, backend: Backend, application: str
+) -> None:
+    """An unknown application's request is not found; the others beside it are accepted."""
+    chat = chat_of(backend, application)
+    requests = [
+        accept.messages(application, chat, ["a"]),
+        accept.messages("A" * 32, 1, ["b"]),
+        accept.messages(application, chat + 1, ["c"]),
+        accept.messages(application, chat, ["d"]),
+    ]
+    answers = asyncio.run(gathered(watched, requests))
+    assert [answers[0].first, answers[3].first] == [1, 2]
+    assert isinstance(answers[1], NotFound)
+    assert isinstance(answers[2], NotFound)
+
+
+def test_a_counter_that_is_not_verified_holds_up_only_its_own(
+    watched: Watched, backend: Backend, application: str
+) -> None:
+    """It goes to another thread; requests that come meanwhile are accepted before it."""
+    chat = chat_of(backend, application)
+    other = backend.catalog.create_application("other").token
+    chat_of(backend, other)
+    backend.drainer.drain_all()
+    shard = backend.counters.shard(other)
+    backend.log.redis.delete(backend.log.counter_key(shard, Parent(other, 1)))
+    hold = threading.Event()
+    real = watched.accept_batch
+
+    def slowly(requests: Sequence[Request]) -> list[Accepted | InstaChatError]:
+        hold.wait(20)
+        return real(requests)
+
+    watched.accept_batch = slowly  # type: ignore[method-assign]
+
+    async def go() -> None:
+        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        slow = asyncio.ensure_future(gatherer.accept(accept.messages(other, 1, ["slow"])))
+        for number in range(1, 6):
+            quick = await gatherer.accept(accept.messages(application, chat, ["quick"]))
+            assert quick.first == number
+        assert not slow.done()
+        hold.set()
+        assert (await slow).first == 1
+        await asyncio.to_thread(gatherer.close)
+
+    asyncio.run(go())
+
+
+def test_beyond_so_many_waiting_requests_one_is_refused_at_once(
+    watched: Watched, backend: Backend, application: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Busy, and nothing of it was accepted; those that wait are answered."""
+    monkeypatch.setattr(gather, "MOST_WAITING", 10)
+    chat = chat_of(backend, application)
+    requests = [accept.messages(application, chat, [f"{i}"]) for i in range(25)]
+    answers = asyncio.run(gathered(watched, requests))
+    accepted = [answer for answer in answers if isinstance(answer, Accepted)]
+    assert len(accepted) == 10
+    assert all(isinstance(answer, Busy) for answer in answers if answer not in accepted)
+    backend.drainer.drain_all()
+    assert len(list(backend.catalog.messages(application, chat))) == 10
+
+
+def test_a_client_that_goes_away_changes_nothing_for_the_others(
+    watched: Watched, backend: Backend, application: str
+) -> None:
+    """Cancelled while its batch is under way: it may be accepted, and the rest is answered."""
+    chat = chat_of(backend, application)
+
+    async def go() -> list[Any]:
+        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        watched.gate.clear()
+        tasks = [
+            asyncio.ensure_future(gatherer.accept(accept.messages(application, chat, [f"{i}"])))
+            for i in range(5)
+        ]
+        while not watched.batches:
+            await asyncio.sleep(0.001)
+        tasks[2].cancel()
+        watched.gate.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(gatherer.close)
+        return found
+
+    answers = asyncio.run(go())
+    assert isinstance(answers.pop(2), asyncio.CancelledError)
+    assert [answer.first for answer in answers] == [1, 2, 4, 5]
+
+
+def test_a_fault_of_ours_is_every_requests_answer(watched: Watched, application: str) -> None:
+    """Nobody waits for ever, whatever is raised in the thread; and the next batch is taken."""
+
+    def broken(_: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
+        raise ZeroDivisionError
+
+    real = watched.attempt
+    watched.attempt = broken  # type: ignore[method-assign,assignment]
+
+    async def go() -> None:
+        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        request = accept.chats(application)
+        with pytest.raises(ZeroDivisionError):
+            await gatherer.accept(request)
+        watched.attempt = real  # type: ignore[method-assign]
+        assert (await gatherer.accept(request)).first == 1
+        await asyncio.to_thread(gatherer.close)
+
+    asyncio.run(go())
+
+
+def test_who_waits_behind_a_redis_that_is_away_is_told_with_the_first(
+    watched: Watched, application: str
+) -> None:
+    """Not one batch after the other, each as long again."""
+
+    def away(requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
+        watched.batches.append(len(requests))
+        time.sleep(0.3)
+        return [EngineDown("away")] * len(requests)
+
+    watched.attempt = away  # type: ignore[method-assign]
+
+    async def go() -> list[Any]:
+        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        first = asyncio.ensure_future(gatherer.accept(accept.chats(application)))
+        await asyncio.sleep(0.05)
+        rest = [gatherer.accept(accept.chats(application)) for _ in range(5)]
+        found = await asyncio.gather(first, *rest, return_exceptions=True)
+        await asyncio.to_thread(gatherer.close)
+        return found
+
+    assert all(isinstance(answer, EngineDown) for answer in asyncio.run(go()))
+    assert watched.batches == [1]
+
+
+def test_requests_of_many_shards_are_one_round_trip(watched: Watched, backend: Backend) -> None:
+    """Each shard by a call of its own, each application's numbers its own; forgotten scripts included."""
+    tokens = [backend.catalog.create_application("x").token for _ in range(20)]
+    shards = {backend.counters.shard(token) for token in tokens}
+    assert len(shards) > 1
+    for number in (1, 2, 3):
+        if number == 2:
+            backend.log.redis.script_flush()
+        answers = asyncio.run(gathered(watched, [accept.chats(token) for token in tokens]))
+        assert [answer.first for answer in answers] == [number] * len(tokens)
+    assert watched.batches == [20, 20, 20]
+    assert not watched.mended
+
+
+def test_a_shard_that_refuses_takes_no_other_with_it(watched: Watched, backend: Backend) -> None:
+    """One shard's life is lost and another's log foreign: only their requests are mended or fail."""
+    tokens = [backend.catalog.create_application("x").token for _ in range(30)]
+    by_shard = {backend.counters.shard(token): token for token in tokens}
+    lost, foreign, fine = list(by_shard)[:3]
+    log = backend.log
+    log.redis.delete(log.key(lost, "life"))
+    log.redis.delete(log.key(foreign, "log"))
+    log.redis.set(log.key(foreign, "log"), "another program's")
+    requests = [accept.chats(by_shard[shard]) for shard in (lost, foreign, fine)]
+    answers = asyncio.run(gathered(watched, requests))
+    assert answers[0].first == 1
+    assert isinstance(answers[1], Failed)
+    assert answers[2].first == 1
+    assert watched.mended == [1]  # the one that needed a new life
