@@ -1,6 +1,7 @@
 """`instachat bench`: load with an audit, and ratios against ceilings and rivals."""
 
 from instachat_cli.bench.ceilings import ceilings
+from instachat_cli.bench.compare import compare
 from instachat_cli.bench.run import run
 from instachat_cli.tree import command, group
 
@@ -9,8 +10,10 @@ app = group(
     Load with an audit; ratios against ceilings and rivals.
 
     $ instachat bench run mixed --profile load
+    $ instachat bench compare before.json after.json
     $ instachat bench ceilings
     """
 )
 command(app)(run)
+command(app)(compare)
 command(app)(ceilings)

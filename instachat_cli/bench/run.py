@@ -27,7 +27,7 @@ def _milliseconds(value: str | float) -> float:
     return _seconds(f"{text}ms" if text[-1:].isdigit() else text) * 1000
 
 
-def _share(value: str | float) -> float:
+def share(value: str | float) -> float:
     """`0.1%`, or a share of 0 to 1."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(%)?", str(value))
     share = float(found[1]) / (100 if found[2] else 1) if found else 2
@@ -111,7 +111,7 @@ def run(
     ] = None,
     max_errors: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Most failures that pass, such as 0.1%.", parser=_share),
+        typer.Option(metavar="SHARE", help="Most failures that pass, such as 0.1%.", parser=share),
     ] = 0.01,
     patience: Annotated[
         float,

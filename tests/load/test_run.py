@@ -1,11 +1,11 @@
 """`instachat bench run`, whole, against the small server: it sees what it has to see, and says so."""
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,13 +164,13 @@ def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
 
 def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path: Path) -> None:
     """From any folder, against any address, without anything of ours around it."""
-    host = serve()
+    logs = {scenario: tmp_path / scenario for scenario in Scenario}
     runs = {
         scenario: subprocess.Popen(
             [
-                *(sys.executable, "-m", "locust", "-f", ROOT / _file(scenario), "--host", host),
-                *("--headless", "-u", "2", "-r", "2", "-t", "6s", "--chats", "8"),
-                *("--rate", "20", "--only-summary", "--stop-timeout", "5", "--json"),
+                *(sys.executable, "-m", "locust", "-f", ROOT / _file(scenario), "--headless"),
+                *("--host", serve("--log", log), "--rate", "20", "--chats", "4"),
+                *("--only-summary", "--stop-timeout", "5", "--json", "--run-time", "100"),
             ],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -179,12 +179,18 @@ def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for scenario in Scenario
+        for scenario, log in logs.items()
     }
     for scenario, run in runs.items():
-        out, err = run.communicate(timeout=60)
-        assert run.returncode == 0, err
-        rows: list[dict[str, Any]] = json.loads(out)
+        sent = "keyword=" if scenario is Scenario.SEARCH else "/messages"
+        while not (logs[scenario].exists() and logs[scenario].read_text().count(sent) > 5):
+            assert run.poll() is None
+            time.sleep(0.1)
+        run.terminate()
+    for scenario, run in runs.items():
+        done = ended(run)
+        assert done.code == 0, done.err
+        rows: list[dict[str, Any]] = done.json
         assert sum(row["num_requests"] for row in rows) > 0, scenario
         assert all(row["num_failures"] == 0 for row in rows)
         assert all(row["name"].startswith("/applications/{token}") for row in rows)

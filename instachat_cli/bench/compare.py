@@ -1,0 +1,61 @@
+"""`instachat bench compare`: two measurements, and what differs between them."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backend.errors import CheckFailed, Invalid
+from instachat_cli.bench.run import share
+
+if TYPE_CHECKING:
+    from loadtest.result import Result
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="Results of before.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="Results of after.")],
+    tolerance: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="How much worse is no regression.", parser=share),
+    ] = 0.1,
+) -> None:
+    """Compare runs, and print as Markdown what differs by more than noise.
+
+    $ instachat bench compare before.json after.json --tolerance 5%
+
+    Each file has the JSON of one run or, one a line, of several: three a side tell noise from change.
+    Exits with 4 if a route is certainly slower than the tolerance allows, or the audit of `after` found a
+    fault.
+    """
+    from loadtest.report.compare import changes, markdown
+
+    old, new = _results(before), _results(after)
+    try:
+        found = changes(old, new)
+    except ValueError as error:
+        raise Invalid(f"{error}: that can't be compared") from None
+    for line in markdown(old, new, found, tolerance):
+        sys.stdout.write(line + "\n")
+    worse = [f"{c.metric.name} of {c.route}" for c in found if c.regressed(tolerance)]
+    faults = sum(sum(result.audit.faults.values()) for result in new)
+    if faults:
+        worse.append(f"{faults:,} faults found by the audit")
+    if worse:
+        raise CheckFailed(f"worse than before: {'; '.join(worse)}")
+
+
+def _results(path: Path) -> "list[Result]":
+    from loadtest.result import loads
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        results = [loads(line) for line in lines if line.strip()]
+    except OSError as error:
+        raise Invalid(f"{path} can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise Invalid(f"{path}: {error}", "`instachat bench run -o json` writes one") from None
+    if not results:
+        raise Invalid(f"{path} has no result in it")
+    return results

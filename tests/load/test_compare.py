@@ -1,0 +1,106 @@
+"""`bench compare`: noise is no change, a change is one, and what differs in kind is refused."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from loadtest.report.compare import changes
+from loadtest.result import Audit, Moment, Result, Window, dumps
+from tests.load.conftest import bench
+from tests.load.test_docs import commands
+from tests.load.test_parts import RESULT, ROW
+
+SECONDS = 60
+
+
+def runs(seed: int, count: int, p99_ms: float = 20.0, rate: float = 500.0) -> list[Result]:
+    """Runs whose figures scatter by a tenth or so, as on a machine that others use, too."""
+    chance = Random(seed)
+
+    def about(value: float) -> float:
+        return value * chance.lognormvariate(0, 0.1)
+
+    made = []
+    for _ in range(count):
+        row = replace(ROW, name="GET /x", p50_ms=about(5), p99_ms=about(p99_ms), rate=about(rate))
+        timeline = [
+            Moment(float(at), 1, about(rate), 0, about(5), about(9), about(p99_ms))
+            for at in range(SECONDS)
+        ]
+        made.append(
+            replace(
+                RESULT,
+                window=Window(0, SECONDS),
+                requests=[row],
+                total=replace(row, name="all"),
+                timeline=timeline,
+            )
+        )
+    return made
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_noise_is_no_regression(count: int) -> None:
+    """Of a hundred comparisons of the same with itself, hardly one blames a route."""
+    blamed = 0
+    for seed in range(100):
+        found = changes(runs(seed, count), runs(seed + 1_000, count))
+        assert len(found) == 6
+        blamed += any(change.regressed(0.1) for change in found)
+    assert blamed <= 10
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_half_as_quick_is_a_regression(count: int) -> None:
+    """A p99 of twice as much, or half the rate; the other way round it is none."""
+    for worse in (runs(2, count, p99_ms=60.0), runs(2, count, rate=150.0)):
+        better = runs(1, count)
+        assert any(change.regressed(0.1) for change in changes(better, worse))
+        assert not any(change.regressed(0.1) for change in changes(worse, better))
+
+
+def test_a_short_run_alone_tells_nothing() -> None:
+    """Ten seconds of one run are no measure of noise: everything may be chance."""
+    short = [replace(run, timeline=run.timeline[:8]) for run in runs(1, 1)]
+    slow = [replace(run, timeline=run.timeline[:8]) for run in runs(2, 1, p99_ms=100)]
+    assert not any(change.regressed(0.1) for change in changes(short, slow))
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str, list[Result]], Path]:
+    """Writes results, one a line."""
+
+    def write(name: str, results: list[Result]) -> Path:
+        path = tmp_path / name
+        path.write_text("\n".join(map(dumps, results)))
+        return path
+
+    return write
+
+
+def test_the_command_prints_a_table_and_decides(
+    written: Callable[[str, list[Result]], Path],
+) -> None:
+    """As the page shows it: 0 for the same, 4 for a regression or a fault, 2 for what can't be compared."""
+    ((_, *words),) = commands("compare")
+    assert words[:2] == ["bench", "compare"]
+    before, options = written("before.json", runs(1, 3)), words[4:]
+
+    def compare(after: list[Result]) -> tuple[int, str, str]:
+        return bench("compare", before, written("after.json", after), *options)
+
+    code, out, _ = compare(runs(1, 3))
+    assert code == 0
+    assert re.search(r"\| GET /x \| p99 ms \| .* \| \+0\.0% \| .* \| noise \|", out)
+    code, out, err = compare(runs(2, 3, p99_ms=90.0))
+    assert (code, "**regression**" in out) == (4, True)
+    assert "worse than before: p99 ms of GET /x" in err
+    code, _, err = compare([replace(run, audit=Audit(lost=1)) for run in runs(1, 3)])
+    assert (code, "3 faults found by the audit" in err) == (4, True)
+    code, out, err = compare([replace(run, rate=1.0) for run in runs(1, 3)])
+    assert (code, out) == (2, "")
+    assert "differ in rate" in err
