@@ -43,8 +43,8 @@ UNPUBLISHED = text(
     " FROM outbox, unnest(chats, numbers) AS w(chat_id, number) ORDER BY 1, 2"
 )
 _SHOWN = "c.state = 'stored' AND a.removed_at IS NULL"
-FACTS = hot(
-    "facts",
+# Not a hot one: it reads all of the outbox, and is asked for what differs at a second look only.
+FACTS = text(
     f"""
     SELECT w.chat_id, w.number, a.token, c.number, coalesce({_SHOWN}, false), m.version,
            coalesce(m.state = 'stored' AND {_SHOWN}, false), coalesce(m.state = 'lost', false),
