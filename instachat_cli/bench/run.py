@@ -8,7 +8,7 @@ import typer
 from backend.errors import CheckFailed, Failed, Unavailable
 from instachat_cli.ending import as_ctrl_c
 from instachat_cli.options import Output, whole
-from loadtest.plan import Scenario, Shape
+from loadtest.choices import Scenario, Shape
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
