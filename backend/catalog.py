@@ -8,7 +8,6 @@ decided by the drain behind everything that was accepted before it.
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,7 +45,7 @@ from backend.model import (
     no_chat,
     no_message,
 )
-from backend.search import Searcher, matches
+from backend.search import NoIndex, Searcher, matches
 from backend.sql import Database, StoredChat, StoredMessage
 from backend.sql.tenants import application_place, insert_application_once
 
@@ -321,11 +320,15 @@ class Catalog:
         row = self._chat_row(token, chat)
         deadline = time.monotonic() + seconds
         while True:
-            with suppress(Unavailable):
+            try:
                 if row is not None and self._searcher.knows(row.id, first, last):
                     return True
                 if not (self._log.workers() or self._log.paused()):
                     self._publish()
+            except NoIndex:
+                raise  # that does not pass by itself
+            except Unavailable:
+                pass
             if time.monotonic() >= deadline or self._log.paused():
                 return False
             time.sleep(SEARCHABLE_POLL_SECONDS)

@@ -13,7 +13,8 @@
     │   ├── LogFull         the log or Redis's memory is at its limit; nothing was accepted
     │   ├── Unconfirmed     it is not known whether it was accepted: the answer was lost
     │   ├── Closing         the parent is being deleted at this moment
-    │   └── NotStoredYet    what shall be changed is accepted, and not stored yet
+    │   ├── NotStoredYet    what shall be changed is accepted, and not stored yet
+    │   └── NoIndex         searching needs an index that is not built yet (`search.py`)
     └── Conflict            the request contradicts what is there
         ├── HasChildren     deleting needs the children deleted first
         ├── StaleVersion    somebody else changed it meanwhile

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from backend import sql
 from backend.elastic import IndexMissing
-from backend.errors import Failed
+from backend.errors import Unavailable
 from backend.folding import fold_keyword, highlight
 from backend.index import Index
 from backend.model import Match, Message
@@ -19,6 +19,17 @@ from backend.sql import Database, indices
 
 FEW = 10  # candidates more than wanted: most pages are then full at once
 MOST = 5_000  # candidates of one request
+
+
+class NoIndex(Unavailable):
+    """Elasticsearch is to search, and nobody has built an index of the messages that were there before."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "INSTACHAT_ELASTICSEARCH_URL is set, and there is no search index of this installation's"
+            " messages yet",
+            "build it with `instachat reindex`; without that setting PostgreSQL searches",
+        )
 
 
 class Searcher(Protocol):
@@ -55,7 +66,7 @@ class IndexSearcher:
         self._index = index
 
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
-        """See Searcher. Raises Failed, saying what to run, where no index holds all messages."""
+        """See Searcher. Raises NoIndex where no index holds all messages."""
         with self._database.connect() as connection:
             live = _live(indices.live_index(connection))
         found: list[Message] = []
@@ -90,11 +101,7 @@ class IndexSearcher:
 
 def _live(index: indices.KeptIndex | None) -> indices.KeptIndex:
     if index is None:
-        raise Failed(
-            "INSTACHAT_ELASTICSEARCH_URL is set, and there is no search index of this installation's"
-            " messages yet",
-            "build it with `instachat reindex`; without that setting PostgreSQL searches",
-        )
+        raise NoIndex
     return index
 
 

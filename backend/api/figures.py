@@ -148,11 +148,12 @@ def _step(
     return Figure(name, value)
 
 
+_WORK = ("Workers", "Job queue", "Dead letters", "Counts in SQL", "Stores compared", "Schema")
+
+
 def _work(found: Status | None) -> Iterator[Figure]:
     if found is None:
-        yield from map(
-            _unknown, ("Workers", "Job queue", "Dead letters", "Counts in SQL", "Schema")
-        )
+        yield from map(_unknown, _WORK)
         return
     yield _workers(found.workers)
     yield _queue(found.queue, found.paused)

@@ -25,7 +25,7 @@ async def readyz(here: Here) -> Response:
 
     Without Elasticsearch only searching fails: `degraded`, and 200, so that nobody takes the rest away.
     """
-    away = await here.away()
+    away = (await here.watch.look()).away
     if set(away) - {"Elasticsearch"}:
         return JSONResponse({"status": "away", "away": away}, 503, {"Retry-After": "1"})
     return JSONResponse({"status": "degraded" if away else "ready", "away": away})

@@ -1,6 +1,7 @@
 """What every route works with: the core, group commit, and threads for the synchronous rest."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
@@ -11,7 +12,6 @@ from fastapi import Request as HttpRequest
 
 from backend.accept import Request
 from backend.api import measures, problems
-from backend.api.away import EngineWatch
 from backend.api.gather import MOST_WAITING, Gatherer
 from backend.api.limit import CreationLimit
 from backend.api.problems import Refused
@@ -19,7 +19,7 @@ from backend.api.waiting import Waiting
 from backend.api.watch import Watch
 from backend.bootstrap import Backend, addresses, assemble, open_log
 from backend.catalog import Catalog, Pending
-from backend.errors import InstaChatError, NotStoredYet
+from backend.errors import Gone, InstaChatError, NotStoredYet
 from backend.model import Accepted
 from backend.settings import Settings
 from backend.sql import Database
@@ -40,6 +40,7 @@ REDIS_CONNECT_SECONDS = 0.4
 REDIS_ANSWER_SECONDS = 0.9
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class Service:
@@ -56,13 +57,6 @@ class Service:
         self._threads = ThreadPoolExecutor(CALLS, "call")
         self._long_threads = ThreadPoolExecutor(LONG_CALLS, "long")
         self._calls = 0
-        asks: dict[str, Callable[[], object]] = {
-            "PostgreSQL": self._ask_database,
-            "Redis": core.log.ping,
-        }
-        if core.index is not None:
-            asks["Elasticsearch"] = core.index.version
-        self._engines = EngineWatch(asks)
 
     async def accept(self, request: Request) -> Accepted:
         """Give numbers; see `Gatherer.accept`."""
@@ -73,8 +67,19 @@ class Service:
     ) -> bool:
         """Wait some seconds until what was given is stored or searchable; whether it is.
 
-        Gone if it was rejected.
+        Gone if it was rejected. Whatever else goes wrong, it is accepted: then nobody knows yet.
         """
+        try:
+            return await self._is_so(wait, token, chat, given)
+        except Gone:
+            raise
+        except (InstaChatError, Refused) as error:
+            logger.warning("what is accepted was waited for in vain: %s", error)
+            return False
+
+    async def _is_so(
+        self, wait: Literal["stored", "searchable"], token: str, chat: int | None, given: Accepted
+    ) -> bool:
         deadline = self._clock() + WAIT_SECONDS
         if not await self._waiting.stored(given, WAIT_SECONDS):
             return False
@@ -127,14 +132,9 @@ class Service:
             "database": database,
         }
 
-    async def away(self) -> list[str]:
-        """The engines that do not answer, or not soon."""
-        return await self._engines.away()
-
     def close(self) -> None:
         """Wait for what is accepting; what only reads is left. Not from the event loop's thread."""
         self._gatherer.close()
-        self._engines.close()
         for threads in (self._threads, self._long_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -149,10 +149,6 @@ class Service:
             raise Refused(problems.AWAY) from None
         finally:
             self._calls -= 1
-
-    def _ask_database(self) -> None:
-        with self.core.database.connect():
-            pass
 
     def _clock(self) -> float:
         return asyncio.get_running_loop().time()

@@ -51,6 +51,11 @@ class Seen:
     status: Status | None
     rates: Rates
 
+    @property
+    def away(self) -> list[str]:
+        """The names of the engines that do not answer, or not soon."""
+        return [engine.name for engine in self.engines if engine.seconds is None]
+
 
 class Watch:
     """Looks at a core's engines. For one event loop; all its methods belong there."""

@@ -62,6 +62,15 @@ def test_every_operation_is_there(running: Running, open_page: Open) -> None:
     expect(page.locator(".opblock")).to_have_count(len(operations))
 
 
+def test_an_open_operation_fits_a_phone(open_page: Open) -> None:
+    """What is wider than the screen is scrolled within itself; the page never is sideways."""
+    page = open_page("/docs", viewport=PHONE)
+    block = page.locator("#operations-messages-create_message")
+    block.locator(".opblock-summary-control").click()
+    expect(block.locator(".responses-table").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
 def test_it_follows_the_reader_s_colours(open_page: Open) -> None:
     """Dark where the reader's system is, light otherwise, also when that changes."""
     page = open_page("/docs", color_scheme="dark")

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import DESKTOP, PHONE, Open, Running
-from tests.http.serving import Application
+from tests.http.serving import Application, until
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -20,7 +20,7 @@ SOON = 15_000  # milliseconds
 
 @contextmanager
 def hanging(running: Running, engine: str) -> Iterator[None]:
-    """While inside, an engine takes connections and answers nothing."""
+    """While inside, an engine takes connections and answers nothing; afterwards all is well again."""
 
     def send(number: signal.Signals) -> None:
         if engine == "PostgreSQL":
@@ -33,6 +33,7 @@ def hanging(running: Running, engine: str) -> Iterator[None]:
         yield
     finally:
         send(signal.SIGCONT)
+    until(lambda: b"All is well" in running.server("GET", "/").body)
 
 
 def expect_verdict(page: Page, said: str) -> None:
@@ -125,12 +126,12 @@ def test_it_fits_every_screen(open_page: Open, width: int) -> None:
 
 
 def test_it_is_small_and_asks_for_few_files(open_page: Open) -> None:
-    """A few kilobytes in all: the page, a style and a script."""
+    """A few kilobytes in all: the page, a style, a script, and an icon."""
     page = open_page("/")
     sizes = page.evaluate(
         "performance.getEntries().filter(e => e.encodedBodySize).map(e => e.encodedBodySize)"
     )
-    assert len(sizes) == 3
+    assert 3 <= len(sizes) <= 4  # the browser takes its time over the icon
     assert sum(sizes) < 8_000
 
 
@@ -141,8 +142,8 @@ def test_totals_only(running: Running) -> None:
     text = {"message": {"text": "A secret text"}}
     assert running.server("POST", f"{application.path}/chats/1/messages", text).status == 202
     with hanging(running, "Valkey"):
+        until(lambda: b"does not answer" in running.server("GET", "/").body)
         shown = running.server("GET", "/").body + running.server("GET", "/metrics").body
-    assert b"does not answer" in shown
     for secret in (
         "Support desk",
         "secret",

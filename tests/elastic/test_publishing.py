@@ -12,9 +12,10 @@ from backend import accept, sql
 from backend import index as index_module
 from backend.bootstrap import Backend, open_backend
 from backend.elastic import IndexMissing
-from backend.errors import EngineDown, Failed, Unavailable
+from backend.errors import EngineDown, Unavailable
 from backend.index import Document, Index, new_name
 from backend.publish import Publisher, keep_first_index
+from backend.search import NoIndex
 from backend.sql import indices, outbox
 from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
@@ -327,7 +328,7 @@ def test_setting_the_url_later_says_what_to_run(
         send(core, token, "a word")
     with open_backend(plain.model_copy(update={"elasticsearch_url": elasticsearch.url})) as core:
         send(core, token, "another word")
-        with pytest.raises(Failed) as caught:
+        with pytest.raises(NoIndex) as caught:
             found(core, token, "word")
         assert "instachat reindex" in str(caught.value.hint)
         assert waiting(core) == 0
@@ -361,7 +362,7 @@ def test_forgetting_all_ends_the_noting(core: Backend, token: str) -> None:
     send(core, token, "another word")
     assert waiting(core) == 0
     assert publisher(core).publish() == 0
-    with pytest.raises(Failed, match="no search index"):
+    with pytest.raises(NoIndex, match="no search index"):
         found(core, token, "word")
 
 

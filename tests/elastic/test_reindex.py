@@ -20,6 +20,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.errors import Conflict, EngineDown, Failed, Unavailable
 from backend.index import MAPPING, Document, Index, alias_of_installation
 from backend.reindex import Reindexer
+from backend.search import NoIndex
 from backend.settings import Settings
 from backend.sql import indices, reindexing
 from tests.conftest import Engines
@@ -488,7 +489,7 @@ def test_an_installation_that_had_none_gets_one(
             "nothing to build: PostgreSQL searches (INSTACHAT_ELASTICSEARCH_URL is not set)\n",
         )
     with open_backend(_with(plain, elasticsearch.url)) as core:
-        with pytest.raises(Failed, match="no search index"):
+        with pytest.raises(NoIndex, match="no search index"):
             found(core, token, "apple")
         with pytest.raises(KeyboardInterrupt):
             reindexer(core).build(tell=_interrupt)
@@ -533,7 +534,7 @@ def test_a_lost_index_is_replaced(core: Backend, token: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         reindexer(core).build(tell=_interrupt)
     assert reindexer(core).abort()
-    with pytest.raises(Failed, match="no search index"):
+    with pytest.raises(NoIndex, match="no search index"):
         found(core, token, "apple")
     assert reindexer(core).build()
     http(core, "DELETE", f"/{live(core)}")

@@ -1,10 +1,14 @@
 """Short words for what the tests of faults ask of a backend."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sqlalchemy import text
 
 from backend import accept
 from backend.bootstrap import Backend
 from backend.errors import Unavailable
+from backend.sql import Database
 from tests.faults.load import wait
 
 
@@ -38,3 +42,14 @@ def accepted_in_the_end(backend: Backend, token: str, message: str) -> int:
 
     wait(accepted)
     return given[0]
+
+
+@contextmanager
+def refusing(database: Database) -> Iterator[None]:
+    """PostgreSQL refuses a text, as a column's rule or an encoding may, until this is over."""
+    rule = "ADD CONSTRAINT rule CHECK (text NOT LIKE '%refused%') NOT VALID"
+    with database.begin() as tx:
+        tx.execute(text(f"ALTER TABLE message {rule}"))
+    yield
+    with database.begin() as tx:
+        tx.execute(text("ALTER TABLE message DROP CONSTRAINT rule"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backend import accept
 from backend.bootstrap import Backend, open_backend
 from backend.migrations import upgrade
 from backend.settings import Settings
@@ -67,7 +68,7 @@ def test_without_redis_all_that_needs_it_is_503_within_a_second(
             own_redis.send(signal.SIGCONT)
     body = {"message": {"text": "again"}}
     until(lambda: alone("POST", f"{chat}/messages", body).status == 202, 20)
-    assert alone("GET", "/readyz").status == 200
+    until(lambda: alone("GET", "/readyz").status == 200, 5)
 
 
 def test_those_that_wait_behind_a_hanging_redis_do_not_wait_longer(
@@ -182,6 +183,55 @@ def test_without_elasticsearch_only_searching_is_503(
         server.remove()
         worker.kill()
         worker.wait()
+
+
+def test_without_an_index_searching_is_503_and_accepting_goes_on(
+    elasticsearch: Elasticsearch, engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Where Elasticsearch was set later and nobody ran a reindex; the log says what to run."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    with open_backend(settings) as core:
+        token = core.catalog.create_application("before").token
+        core.acceptor.accept(accept.chats(token))
+        core.acceptor.accept(accept.messages(token, 1, ["one"]))
+        core.drainer.drain_all()
+    later = settings.model_copy(update={"elasticsearch_url": elasticsearch.url})
+    server = Server(later, tmp_path)
+    try:
+        server.up()
+        path = f"/api/v1/applications/{token}/chats/1/messages"
+        found = server("GET", f"{path}?keyword=one")
+        assert (found.status, found.headers["retry-after"]) == (503, "1")
+        assert "no search index" in found.json["detail"]
+        worker = start_worker(server)
+        try:
+            made = server("POST", f"{path}?wait=searchable", {"message": {"text": "two"}})
+        finally:
+            worker.kill()
+            worker.wait()
+        assert (made.status, made.json) == (202, {"number": 2})
+    finally:
+        server.remove()
+
+
+def test_a_change_of_what_is_not_stored_in_time_is_503(alone: Server) -> None:
+    """It is waited for some seconds; nothing is changed, and the same change is taken afterwards."""
+    chat = Application(alone).chat()
+    one = {"message": {"text": "one"}}
+    with open_backend(alone.settings) as core:
+        core.log.pause()
+        assert alone("POST", f"{chat}/messages", one).status == 202
+        path = f"{chat}/messages/1"
+        assert alone("GET", path).json == {"number": 1, "status": "accepted"}
+        began = time.monotonic()
+        answer = alone("PATCH", path, {"message": {"text": "two"}})
+        assert 5 <= time.monotonic() - began < 10
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert "not stored yet" in answer.json["detail"]
+        core.log.resume()
+        core.drainer.drain_all()
+    assert alone("GET", path).json["text"] == "one"
+    assert alone("PATCH", path, {"message": {"text": "two"}}).json["text"] == "two"
 
 
 # -- the end of processes --------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backend.bootstrap import open_backend
+from tests.faults.talk import refusing
 from tests.http.serving import Application, Server
 
 pytestmark = pytest.mark.xdist_group("http")
@@ -88,6 +90,26 @@ def test_what_is_not_json_is_400(served: Server, chat: str, raw: bytes) -> None:
     assert answer.status == (400 if raw else 422)
     assert answer.headers["content-type"] == "application/problem+json"
     assert set(answer.json) == {"type", "title", "status", "detail"}
+
+
+@pytest.mark.parametrize("raw", [b'{"message": {"text": "\xff"}}', b"\xfe\xff", b"{'a': 1}"])
+def test_no_route_takes_a_body_that_is_not_json(app: Application, raw: bytes) -> None:
+    """400, whichever route reads it, with a query and a charset or without."""
+    message = app.message(app.chat())
+    messages = message.rpartition("/")[0]
+    for method, path in (
+        ("POST", "/api/v1/applications"),
+        ("PATCH", app.path),
+        ("POST", messages),
+        ("POST", f"{messages}?wait=stored"),
+        ("POST", f"{messages}/batch"),
+        ("PATCH", message),
+    ):
+        for content_type in ("application/json", "application/json; charset=utf-8"):
+            answer = app.server(method, path, raw=raw, content_type=content_type)
+            assert (answer.status, answer.json["type"].rpartition(":")[2]) == (400, "not-json"), (
+                path
+            )
 
 
 @pytest.mark.parametrize(
@@ -220,6 +242,24 @@ def test_other_methods_are_405(served: Server, app: Application) -> None:
     assert answer.status == 405
     assert answer.headers["content-type"] == "application/problem+json"
     assert "GET" in answer.headers["allow"]
+
+
+def test_a_number_whose_creation_was_rejected_is_410(app: Application) -> None:
+    """To whoever waits for it, reads it or changes it; its neighbours are there, and lists leave it out."""
+    messages = f"{app.chat()}/messages"
+    bodies = [{"text": text} for text in ("one", "refused by SQL", "three")]
+    with open_backend(app.server.settings) as core, refusing(core.database):
+        waited = app.server("POST", f"{messages}/batch?wait=stored", {"messages": bodies})
+    message = {"message": {"text": "x"}}
+    for answer in (
+        waited,
+        app.server("GET", f"{messages}/2"),
+        app.server("PATCH", f"{messages}/2", message),
+        app.server("DELETE", f"{messages}/2"),
+    ):
+        assert (answer.status, answer.json["type"].rpartition(":")[2]) == (410, "rejected")
+        assert "refused by SQL" not in answer.json["detail"]
+    assert [each["number"] for each in app.server("GET", messages).json["items"]] == [1, 3]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
