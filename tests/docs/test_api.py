@@ -47,7 +47,7 @@ def test_every_curl_line_works(port: int, environment: dict[str, str]) -> None:
     """All blocks in their order, as somebody who pastes them; each says what the page says."""
     assert len(BLOCK.findall(PAGE)) == PAGE.count("```sh")
     script = "\n".join(BLOCK.findall(PAGE)).replace("127.0.0.1:3000", f"127.0.0.1:{port}")
-    done = run(script.replace("curl -s", "echo; curl -s"), environment)
+    done = run(re.sub("^curl", "echo; curl", script, flags=re.MULTILINE), environment)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = [line for line in done.stdout.splitlines() if line]
     assert answers.count('{"number":1}') == 2
