@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     )
     cors_origins: str = Field(
         "",
-        description="web pages of these origins may use the API: https://a.example,…; empty: none",
+        description="origins whose web pages may use the API, with commas between; empty: none",
     )
 
     _flags: frozenset[str] = PrivateAttr(frozenset())  # the settings that a flag decided

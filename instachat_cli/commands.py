@@ -1,32 +1,85 @@
-"""The tree of commands: what `instachat` knows, and nothing about how it is done."""
+"""The tree of commands: what `instachat` knows, and nothing about how it is done.
 
-from typing import Annotated
+A command's module is imported when the command is named, not before: the start of each costs what it needs
+itself, however many there are. The help of the whole shows them by the sentences that stand here, which a
+test holds against their own.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.exceptions import Exit
-from typer.main import get_command
+from typer.main import get_command, get_group
 
-from instachat_cli import (
-    apps,
-    chats,
-    config,
-    dead,
-    demo,
-    doctor,
-    messages,
-    migrate,
-    queue,
-    reconcile,
-    reindex,
-    run,
-    search,
-    serve,
-    status,
-    sync,
-    transfer,
-)
-from instachat_cli.bench import commands as bench
-from instachat_cli.tree import command, group
+from instachat_cli.tree import Group, command, group
+
+
+class Named(NamedTuple):
+    """A command: where it is declared (a function, or the `app` of a group), and what it does."""
+
+    place: str
+    sentence: str
+
+
+NAMES = {
+    "up": Named("run:up", "Run everything: engines, migrations, the HTTP API."),
+    "serve": Named("serve:serve", "Serve the HTTP API, until told to stop."),
+    "worker": Named("run:worker", "Store what is accepted, until told to stop."),
+    "demo": Named("demo:demo", "Tell the whole story on real conversations."),
+    "migrate": Named("migrate:migrate", "Bring the database to the current schema."),
+    "apps": Named("apps:app", "Applications: the tenants, each named by its token."),
+    "chats": Named("chats:app", "Chats: numbered within their application."),
+    "messages": Named("messages:app", "Messages: numbered within their chat."),
+    "search": Named("search:search", "Find the messages of a chat that contain a keyword."),
+    "reindex": Named("reindex:reindex", "Build the search index anew."),
+    "export": Named("transfer:export", "Write everything that is stored as JSON lines."),
+    "import": Named("transfer:import_", "Import what `export` wrote, keeping tokens."),
+    "reconcile": Named("reconcile:reconcile", "Compare Redis, SQL and the index key by key."),
+    "sync-counters": Named("sync:sync_counters", "Write the live counters into SQL."),
+    "status": Named("status:status", "Show what waits, who works on it, and how the engines are."),
+    "queue": Named("queue:app", "The job queue."),
+    "dead": Named("dead:app", "Dead letters: events that could not be stored or published."),
+    "doctor": Named("doctor:doctor", "Examine every dependency and setting that can bite."),
+    "bench": Named("bench.commands:app", "Load with an audit; ratios against ceilings and rivals."),
+    "config": Named("config:app", "Settings: their values, and where each came from."),
+}
+
+
+class Commands(Mapping[str, Any]):
+    """The commands by name, each imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = NAMES[name].place.partition(":")
+        declared = getattr(import_module(f"instachat_cli.{module}"), attribute)
+        if isinstance(declared, typer.Typer):
+            found = get_group(declared)
+            found.name = name
+            return found
+        alone = group("")  # of one command Typer makes that command
+        command(alone, name)(declared)
+        return get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+class Program(Group):
+    """The program itself."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Commands()  # type: ignore[assignment]  # nothing is added to it
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """By name and sentence, none of them imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, named.sentence) for name, named in NAMES.items()])
+
 
 app = group(
     """
@@ -37,27 +90,8 @@ app = group(
     $ instachat messages create $TOKEN 1 "Good morning"
     """,
     name="instachat",
+    cls=Program,
 )
-command(app)(run.up)
-command(app)(serve.serve)
-command(app)(run.worker)
-command(app)(demo.demo)
-command(app)(migrate.migrate)
-app.add_typer(apps.app, name="apps")
-app.add_typer(chats.app, name="chats")
-app.add_typer(messages.app, name="messages")
-command(app)(search.search)
-command(app)(reindex.reindex)
-command(app)(transfer.export)
-command(app, "import")(transfer.import_)
-command(app)(reconcile.reconcile)
-command(app, "sync-counters")(sync.sync_counters)
-command(app)(status.status)
-app.add_typer(queue.app, name="queue")
-app.add_typer(dead.app, name="dead")
-command(app)(doctor.doctor)
-app.add_typer(bench.app, name="bench")
-app.add_typer(config.app, name="config")
 
 
 def _print_version(asked: bool) -> None:

@@ -20,9 +20,10 @@ def load(console: "Console") -> dict[str, Any]:
     Raises CheckFailed if anything answered is lost, doubled or changed.
     """
     from loadtest import running
+    from loadtest.choices import Scenario, Shape
     from loadtest.faults import CouldNotRun
     from loadtest.installation import served
-    from loadtest.plan import Scenario, Shape, plan
+    from loadtest.plan import plan
 
     smoke = plan(Scenario.MIXED, Shape.SMOKE, seed=1, users=USERS, seconds=SECONDS)
     try:

@@ -28,14 +28,14 @@ MaxLag = Annotated[
 def sync_counters(
     all_: All = False, check: Check = False, max_lag: MaxLag = None, output: Output = None
 ) -> None:
-    """Write the live counters into SQL: those that changed since last time.
+    """Write the live counters into SQL.
 
     $ instachat sync-counters
     $ instachat sync-counters --check --max-lag 1h
 
-    Made for cron; a worker does it every hour by itself. Several may run at once, and one that is
-    interrupted loses nothing. It prints each count that SQL did not know, old and new. After Redis was
-    restarted or replaced it compares every counter, as with --all.
+    Those that changed since last time. Made for cron; a worker does it every hour by itself. Several may
+    run at once, and one that is interrupted loses nothing. It prints each count that SQL did not know, old
+    and new. After Redis was restarted or replaced it compares every counter, as with --all.
     """
     from backend.errors import Invalid
 

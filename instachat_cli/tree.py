@@ -16,11 +16,15 @@ _CLAUSES = re.compile("[,;] ")
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
-def group(help: str, name: str | None = None) -> typer.Typer:  # noqa: A002  # Typer's own word
+def group(
+    help: str,  # noqa: A002  # Typer's own word
+    name: str | None = None,
+    cls: "type[Group] | None" = None,
+) -> typer.Typer:
     """A command that has commands, such as a noun with its verbs. `help` is as a docstring."""
     return typer.Typer(
         name=name,
-        cls=Group,
+        cls=cls or Group,
         help=help,
         add_completion=False,
         rich_markup_mode=None,  # Rich alone would double the time of `--help`

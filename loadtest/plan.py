@@ -7,9 +7,9 @@ and known beforehand, whatever the server does: that is what makes the model ope
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any
 
+from loadtest.choices import Scenario, Shape
 from loadtest.result import Model, Window
 
 STEP_FACTOR = 1.25  # from one level of `breakpoint` to the next
@@ -17,28 +17,6 @@ STEPS = 24  # at most so many, and none of them shorter than
 STEP_SECONDS = 2.0
 SETTLE_SHARE = 0.3  # of a step, before its figures count
 MOST_UNDER_WAY = 500  # requests at once, in the open model, unless --users says otherwise
-
-
-class Scenario(StrEnum):
-    """What the users do: a file of Locust each."""
-
-    MIXED = "mixed"
-    INGEST = "ingest"
-    SEARCH = "search"
-    HOT_CHAT = "hot-chat"
-    MANY_TENANTS = "many-tenants"
-    BATCH = "batch"
-
-
-class Shape(StrEnum):
-    """How the load goes over time."""
-
-    SMOKE = "smoke"
-    LOAD = "load"
-    STRESS = "stress"
-    SOAK = "soak"
-    SPIKE = "spike"
-    BREAKPOINT = "breakpoint"
 
 
 @dataclass(frozen=True)

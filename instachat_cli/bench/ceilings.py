@@ -50,7 +50,10 @@ def ceilings(
     scale = QUICK if quick else Scale()
     with as_ctrl_c():
         rows, facts = run(settings, chosen, scale, lambda row: talk.say(summary(row)))
-    text = markdown(rows, facts | {"used by others": f"{others:.0%} of it, before the start"})
+    facts["used by others"] = f"{others:.0%} of it, before the start"
+    if left_out := [name for name in BENCHMARKS if name not in chosen]:
+        facts["not run"] = ", ".join(left_out)
+    text = markdown(rows, facts)
     if report and not (names or quick):
         report.write_text(text, encoding="utf-8")
         talk.note(f"the report is in {report}")

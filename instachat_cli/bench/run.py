@@ -10,7 +10,7 @@ from backend.errors import CheckFailed, Failed, Invalid, Unavailable
 from instachat_cli.ending import as_ctrl_c
 from instachat_cli.options import Output, whole
 from instachat_cli.talk import talk
-from loadtest.plan import Scenario, Shape
+from loadtest.choices import Scenario, Shape
 
 if TYPE_CHECKING:
     from loadtest.result import Result

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from instachat_cli.commands import app
+from instachat_cli.commands import NAMES, app
 from tests.cli.conftest import Cli
 
 
@@ -45,6 +45,12 @@ def test_a_noun_alone_shows_its_help(cli: Cli, path: tuple[str, ...]) -> None:
     """As does the program alone."""
     assert cli(*path).out == cli(*path, "--help").out
     assert cli(*path).code == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_says_of_each_what_it_says_itself(name: str) -> None:
+    """The help of the program imports no command, and is true all the same."""
+    assert COMMANDS[name,].get_short_help_str(59) == NAMES[name].sentence
 
 
 def test_version(cli: Cli) -> None:

@@ -93,12 +93,14 @@ def test_a_paused_worker_takes_nothing_also_after_a_restart(
         wait_for_sweeps(core)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
+        waiting = core.log.lengths(16)[core.counters.shard(token)]
+        assert waiting
         second = cli.start("worker", stderr=subprocess.DEVNULL)
         try:
             wait_until(lambda: core.log.workers() == 1)
             cli("messages", "create", token, 1, "text")
             wait_for_sweeps(core)
-            assert core.log.lengths(16)[core.counters.shard(token)] == 2
+            assert core.log.lengths(16)[core.counters.shard(token)] == waiting + 1
             cli("queue", "resume")
             wait_until(lambda: not any(core.log.lengths(16)))
         finally:

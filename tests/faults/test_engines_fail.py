@@ -37,7 +37,7 @@ from tests.engines import (
     wheel_postgres,
 )
 from tests.faults.disk import small_disk
-from tests.faults.load import drain_to_the_end, under_load, wait
+from tests.faults.load import Load, drain_to_the_end, under_load, wait
 from tests.faults.talk import accepted_in_the_end, scalar, send, stored
 from tests.ledger import Ledger
 
@@ -103,6 +103,7 @@ def test_a_postgres_that_is_away_under_load_costs_nothing(
     with under_load(own_engines.settings(), tmp_path) as load:
         load.work()
         load.work()
+        wait(lambda: beats(load) == 2)  # one that begins while PostgreSQL is away says so, and ends
         load.write(processes=2, writers=4)
         for _ in range(2):
             load.go_on(200)
@@ -113,6 +114,12 @@ def test_a_postgres_that_is_away_under_load_costs_nothing(
         assert result.answered > 1000
         assert not result.faults
         assert not load.refusals
+
+
+def beats(load: Load) -> int:
+    """How many workers have been heard of."""
+    with redis.Redis.from_url(str(load.settings.redis_url)) as client:
+        return int(client.zcard("instachat:workers"))
 
 
 # -- a drain that falls asleep ------------------------------------------------------------------------

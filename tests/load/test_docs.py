@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.plan import PROFILES, Scenario
+from loadtest.choices import Scenario
+from loadtest.plan import PROFILES
 from tests.engines import free_port
 from tests.load.conftest import ROOT, ended
 

@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 
+from loadtest.choices import Scenario, Shape
 from loadtest.histogram import Histogram
-from loadtest.plan import PROFILES, Plan, Scenario, Shape, Stage, plan
+from loadtest.plan import PROFILES, Plan, Stage, plan
 from loadtest.recording import SEND, Recorder, Requests, keep
 from loadtest.result import (
     Audit,
