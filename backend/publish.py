@@ -46,6 +46,7 @@ class Publisher:
         self._index = index
         self._stopping = threading.Event()
         self._leased: set[int] = set()
+        self._made: set[str] = set()  # indices that SQL says are made, which it never unsays
 
     def stop(self) -> None:
         """Let the bulks under way finish, and begin no other."""
@@ -130,39 +131,52 @@ class Publisher:
             outbox.release(tx, ids)
 
     def _write(self, name: str, documents: Sequence[Document]) -> list[Rejected]:
-        """Write to one index; what it can't hold is returned."""
+        """Write to one index; what it can't hold is returned. One that is not kept any more wants nothing."""
+        if name not in self._made:
+            kept = self._kept(name)
+            if kept is None:
+                return []
+            if not kept.made:
+                return self._write_first(name, documents)
+            self._made.add(name)
         try:
             return self._index.write(name, documents)
         except IndexMissing:
-            # Made now if it is new. One that is not kept any more wants nothing.
-            return self._index.write(name, documents) if self._made(name) else []
+            self._lost(name)
+            return []
 
-    def _made(self, name: str) -> bool:
-        """Have an index that Elasticsearch lacks; False if there is none to be had under this name.
+    def _write_first(self, name: str, documents: Sequence[Document]) -> list[Rejected]:
+        """Have a new index, write to it, and then have searches read it, if it is to be the live one.
 
-        One that was there has lost what it held: the live one raises IndexMissing, so that nothing is
-        taken for published that can't be found; another is forgotten.
+        Searches come last: where another publisher is just making it, only what is written waits until its
+        shard is there, and a search would fail. Killed in between, all of this is done again.
         """
-        with self._database.connect() as connection:
-            kept = indices.find_index(connection, name)
-        if kept is None:
-            return False
-        if kept.made and kept.state == "live":
-            raise IndexMissing(name)
-        if kept.made:
-            with self._database.begin() as tx:
-                indices.forget_index(tx, name)
-            logger.warning(
-                "the %s search index %s is gone: it is not kept any more", kept.state, name
-            )
-            return False
         self._index.create(name)
-        if kept.state == "live":
-            self._index.read_from(name)
+        rejected = self._index.write(name, documents)
         with self._database.begin() as tx:
-            indices.mark_made(tx, name)
+            # Its row is locked from here on, so that searches turn to no other meanwhile.
+            if indices.mark_made(tx, name) == "live":
+                self._index.read_from(name)
         logger.info("made the search index %s", name)
-        return True
+        return rejected
+
+    def _lost(self, name: str) -> None:
+        """Keep an index no longer that Elasticsearch has lost.
+
+        The live one raises IndexMissing instead, so that nothing is taken for published that can't be found.
+        """
+        kept = self._kept(name)
+        if kept is None:
+            return
+        if kept.state == "live":
+            raise IndexMissing(name)
+        with self._database.begin() as tx:
+            indices.forget_index(tx, name)
+        logger.warning("the %s search index %s is gone: it is not kept any more", kept.state, name)
+
+    def _kept(self, name: str) -> indices.KeptIndex | None:
+        with self._database.connect() as connection:
+            return indices.find_index(connection, name)
 
     def _bury(self, tx: Connection, rejected: Sequence[Rejected]) -> None:
         """Keep what no index can hold as dead letters, named as operators name messages."""

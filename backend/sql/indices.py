@@ -42,12 +42,16 @@ def live_index(connection: Connection) -> KeptIndex | None:
     return None if row is None else KeptIndex(*row)
 
 
-def mark_made(tx: Connection, name: str) -> None:
-    """Note that Elasticsearch has made an index."""
-    tx.execute(
-        text("UPDATE search_index SET made_at = now() WHERE name = :name AND made_at IS NULL"),
+def mark_made(tx: Connection, name: str) -> str | None:
+    """Note that Elasticsearch has made an index; its state, or None if that was noted or it is not kept."""
+    state: str | None = tx.scalar(
+        text(
+            "UPDATE search_index SET made_at = now() WHERE name = :name AND made_at IS NULL"
+            " RETURNING state"
+        ),
         {"name": name},
     )
+    return state
 
 
 def forget_index(tx: Connection, name: str) -> None:
@@ -87,8 +91,8 @@ def forget_all(tx: Connection) -> None:
 
     What Elasticsearch holds is not touched.
     """
+    tx.execute(text("DELETE FROM outbox"))  # first, as who leases locks these rows first, too
     tx.execute(text("DELETE FROM search_index"))
-    tx.execute(text("DELETE FROM outbox"))
 
 
 def add_index(tx: Connection, name: str, state: str, mapping: int) -> None:

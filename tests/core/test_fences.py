@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from backend import log as log_module
 from backend.errors import Failed, InstaChatError, LogFull
 from backend.events import pack_chats, pack_deletion, pack_messages
 from backend.log import Creation, Given, LifeLost, Log, Refused
+from backend.log.scripts import SCRIPTS
 from backend.model import EntryId, Parent
 from tests.conftest import Engines
 
@@ -225,8 +225,8 @@ def test_without_the_fence_it_would_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The scenario fails once the fence is gone: the test above can fail."""
-    broken = without(log_module._SCRIPTS[script], fence)
-    monkeypatch.setitem(log_module._SCRIPTS, script, broken)
+    broken = without(SCRIPTS[script], fence)
+    monkeypatch.setitem(SCRIPTS, script, broken)
     log._shas.clear()
     with pytest.raises((AssertionError, pytest.fail.Exception, redis.ResponseError)):
         scenario(log)

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend import accept, sql
+from backend import index as index_module
 from backend.bootstrap import Backend, open_backend
 from backend.elastic import IndexMissing
-from backend.errors import Failed, Unavailable
+from backend.errors import EngineDown, Failed, Unavailable
 from backend.index import Document, Index, new_name
 from backend.publish import Publisher, keep_first_index
 from backend.sql import indices, outbox
@@ -74,6 +75,42 @@ def test_a_row_that_is_gone_is_published_as_a_tombstone(core: Backend, token: st
     assert core.index.write(live(core), [late]) == []
     http(core, "POST", f"/{live(core)}/_refresh")
     assert core.index.candidates(live(core), chat_id, "word", 0, 10) == []
+
+
+def test_searches_turn_to_the_first_index_once_it_answers(
+    core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maker was killed, or its shard is not there yet: no search fails, and all is found then."""
+    name = live(core)
+    nowhere = {"index.routing.allocation.require._name": "no such node"}
+    http(
+        core,
+        "PUT",
+        f"/{name}?wait_for_active_shards=0",
+        {
+            "settings": {**index_module.SETTINGS, **nowhere},
+            "mappings": index_module.FIELDS,
+            "aliases": {f"{name}-write": {}},
+        },
+    )
+    send(core, token, "a word")
+    with monkeypatch.context() as patched:
+        patched.setattr(index_module, "BULK_SECONDS", 0.5)
+        with pytest.raises(EngineDown):
+            publisher(core).publish()
+    assert found(core, token, "word") == []
+    http(core, "PUT", f"/{name}/_settings", dict.fromkeys(nowhere))
+    with monkeypatch.context() as patched:
+        patched.setattr(Index, "read_from", _refuse)
+        with pytest.raises(EngineDown, match="killed"):
+            publisher(core).publish()
+    assert found(core, token, "word") == []
+    assert publish(core) == 1
+    assert found(core, token, "w") == [1]
+
+
+def _refuse(*_: object) -> None:
+    raise EngineDown("killed")
 
 
 # -- any order, any repetition ------------------------------------------------------------------------

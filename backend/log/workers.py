@@ -1,0 +1,49 @@
+"""The workers: which of them run, and whether they shall rest."""
+
+import time
+from typing import Any
+
+from backend.log.calls import Calls
+
+WORKER_SECONDS = 3.0  # a worker not heard of for this long is not running
+
+
+class WorkerCalls(Calls):
+    """Heartbeats, pause and resume."""
+
+    def beat(self, worker: str) -> None:
+        """A worker says that it is running; forgets those long gone."""
+        now = time.time()
+        with self._down():
+            pipe = self.redis.pipeline(transaction=False)
+            pipe.zadd("instachat:workers", {worker: now})
+            pipe.zremrangebyscore("instachat:workers", "-inf", now - 3600)
+            pipe.execute()
+
+    def retire(self, worker: str) -> None:
+        """A worker says that it has stopped."""
+        with self._down():
+            self.redis.zrem("instachat:workers", worker)
+
+    def workers(self) -> int:
+        """How many workers are running: heard of within the last three seconds."""
+        with self._down():
+            found: Any = self.redis.zcount(
+                "instachat:workers", time.time() - WORKER_SECONDS, "+inf"
+            )
+        return int(found)
+
+    def pause(self) -> None:
+        """Have workers take no jobs and make no sweeps until `resume`, whoever restarts meanwhile."""
+        with self._down():
+            self.redis.set("instachat:paused", 1)
+
+    def resume(self) -> None:
+        """Let workers work again."""
+        with self._down():
+            self.redis.delete("instachat:paused")
+
+    def paused(self) -> bool:
+        """Whether workers are told to rest."""
+        with self._down():
+            return bool(self.redis.exists("instachat:paused"))
