@@ -1,7 +1,7 @@
 # Paths are relative on purpose: make splits words at spaces, and a checkout may lie in a folder with one.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup tools demo bench test soak provision check format lock clean
+.PHONY: help setup tools demo bench growth test soak provision check format lock clean
 
 PYTHON ?=# the Python to set up with; empty: python3, or a newer one if that is too old
 ARGS ?=# passed on, e.g. make test ARGS='-k folding -x'
@@ -38,6 +38,9 @@ provision: tools # the engines that the tests compare with, and Elasticsearch
 
 bench: setup ## measure ratios against ceilings and rivals; docs/performance.md is made by it
 	@$(bin)/python -m tests.elastic.beside $(bin)/instachat bench ceilings --report docs/performance.md $(ARGS)
+
+growth: setup ## measure how each stage grows; docs/growth.md and docs/growth.png are made by it
+	@$(bin)/python -m tests.elastic.beside $(bin)/instachat bench growth --report docs/growth.md $(ARGS)
 
 soak: tools ## ten minutes of random faults under load; ARGS='--seed N --seconds S --elasticsearch'
 	@$(bin)/python -m tests.faults.soak $(ARGS)

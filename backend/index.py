@@ -17,7 +17,7 @@ Nothing is retried here but what Elasticsearch refused for now, item by item.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from json.encoder import encode_basestring  # what JSONEncoder calls, without its detours
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -310,7 +310,7 @@ class Index(Elastic):
 
     def states(
         self, name: str, chat_ids: Sequence[int] | None = None
-    ) -> Iterator[list[DocumentState]]:
+    ) -> Generator[list[DocumentState], None, None]:
         """The state of every document of an index, or of some chats' in it, by chat and number, in pages.
 
         They are of one moment, and of all that was written before the call. Raises IndexMissing.

@@ -7,6 +7,8 @@ is older than the row was before, or newer than the row is after, is a differenc
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain, islice
 
 from backend.index import DocumentState, Index
@@ -18,6 +20,7 @@ AT_ONCE = 5_000  # differences that are looked at again together
 PAGE = 10_000  # rows
 
 Version = tuple[int, int, int]  # chat id, number, version
+Page = list[DocumentState]
 _END: Version = (1 << 63, 0, 0)
 
 
@@ -36,18 +39,18 @@ class Parity:
         IndexMissing, and as publishing does.
         """
         self._publisher.settle()
-        pages = self._index.states(name)
-        documents = (state[:3] for page in pages for state in page)
-        candidates = _candidates(self._rows(tell), documents)
-        while batch := list(islice(candidates, AT_ONCE)):
-            yield from self._confirm(name, batch)
+        with closing(self._index.states(name)) as pages, ThreadPoolExecutor(1) as pool:
+            documents = (state[:3] for page in _ahead(pages, pool) for state in page)
+            candidates = _candidates(self._rows(tell), documents)
+            while batch := list(islice(candidates, AT_ONCE)):
+                yield from self._confirm(name, batch)
 
     def _rows(self, tell: Callable[[int], object]) -> Iterator[Version]:
         after, done = FIRST, 0
         while True:
             with self._database.connect() as connection:
                 page = reindexing.compared(connection, after, PAGE)
-            yield from map(tuple, page)
+            yield from page
             done += len(page)
             tell(done)
             if len(page) < PAGE:
@@ -63,6 +66,14 @@ class Parity:
         with self._database.connect() as connection:
             after = reindexing.versions(connection, keys)
         return [key for key in keys if not _agree(before.get(key), held.get(key), after.get(key))]
+
+
+def _ahead(pages: Iterator[Page], pool: ThreadPoolExecutor) -> Iterator[Page]:
+    """Pages, the next of which comes while one is looked at."""
+    coming = pool.submit(next, pages, None)
+    while (page := coming.result()) is not None:
+        coming = pool.submit(next, pages, None)
+        yield page
 
 
 def _candidates(rows: Iterable[Version], documents: Iterator[Version]) -> Iterator[Key]:

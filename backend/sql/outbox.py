@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from backend.sql.database import hot
+from backend.sql.database import driver_rows, hot
 
 MESSAGES_A_ROW = 2_500  # of one transaction: so several publishers can share what it changed
 ROWS_LOOKED_AT = 2_500
@@ -118,11 +118,7 @@ def changed(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
 
     The text is None for one that is removed, or has no row any more.
     """
-    found = connection.execute(CHANGED, {"ids": list(ids)})
-    # The driver's own tuples: to make rows of them takes longer than PostgreSQL does.
-    rows = found.cursor.fetchall()
-    found.close()
-    return rows
+    return driver_rows(connection.execute(CHANGED, {"ids": list(ids)}))
 
 
 def complete(tx: Connection, ids: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from backend.sql.database import Database, hot
+from backend.sql.database import Database, driver_rows, hot
 
 Key = tuple[int, int]  # a chat's id, a message's number
 FIRST: Key = (0, 0)  # before all keys
@@ -120,13 +120,13 @@ def _holder(connection: Connection) -> Holder:
 def copied(connection: Connection, after: Key, limit: int) -> Sequence[Any]:
     """The next rows, as (chat id, number, version, folded text); the text is None for a removed one."""
     values = {"chat_id": after[0], "number": after[1], "limit": limit}
-    return connection.execute(COPIED, values).all()
+    return driver_rows(connection.execute(COPIED, values))
 
 
 def compared(connection: Connection, after: Key, limit: int) -> Sequence[Any]:
     """The next rows, as (chat id, number, version)."""
     values = {"chat_id": after[0], "number": after[1], "limit": limit}
-    return connection.execute(COMPARED, values).all()
+    return driver_rows(connection.execute(COMPARED, values))
 
 
 def versions(connection: Connection, keys: Sequence[Key]) -> dict[Key, int]:

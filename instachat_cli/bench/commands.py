@@ -2,6 +2,7 @@
 
 from instachat_cli.bench.ceilings import ceilings
 from instachat_cli.bench.compare import compare
+from instachat_cli.bench.growing import growth
 from instachat_cli.bench.run import run
 from instachat_cli.tree import command, group
 
@@ -12,8 +13,10 @@ app = group(
     $ instachat bench run mixed --profile load
     $ instachat bench compare before.json after.json
     $ instachat bench ceilings
+    $ instachat bench growth
     """
 )
 command(app)(run)
 command(app)(compare)
 command(app)(ceilings)
+command(app)(growth)

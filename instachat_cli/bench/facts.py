@@ -1,13 +1,12 @@
 """What a number is worth nothing without: the machine, the engines, the commit."""
 
 from datetime import UTC, datetime
-from importlib import metadata
 
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
 from backend.status import redis_engine
-from instachat_cli.bench.machine import machine
+from instachat_cli.bench.machine import machine, packages
 
 
 def facts(backend: Backend) -> dict[str, str]:
@@ -16,7 +15,7 @@ def facts(backend: Backend) -> dict[str, str]:
         "PostgreSQL": _postgres(backend),
         "Redis": _redis(backend),
         **({"Elasticsearch": backend.index.version()} if backend.index else {}),
-        "libraries": _libraries(
+        "libraries": packages(
             "redis", "hiredis", "msgspec", "psycopg2-binary", "SQLAlchemy", "huey", "elasticsearch"
         ),
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -36,18 +35,3 @@ def _redis(backend: Backend) -> str:
     found = backend.log.configuration("appendonly", "appendfsync") or {}
     settings = ", ".join(f"{name} {value}" for name, value in sorted(found.items()))
     return f"{engine.engine} {engine.version}; {settings or 'settings can’t be read'}"
-
-
-def _elasticsearch(backend: Backend) -> dict[str, str]:
-    return {"Elasticsearch": backend.index.version()} if backend.index else {}
-
-
-def _libraries(*names: str) -> str:
-    return ", ".join(f"{name} {_version(name)}" for name in names)
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"

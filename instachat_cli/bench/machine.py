@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,18 @@ def machine() -> dict[str, str]:
 def busy() -> float:
     """The share of the processors' time that others use right now."""
     return psutil.cpu_percent(interval=1) / 100
+
+
+def packages(*names: str) -> str:
+    """The versions of what is installed."""
+    return ", ".join(f"{name} {_version(name)}" for name in names)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

@@ -31,7 +31,7 @@ def measure(ground: Ground) -> Iterator[Row]:
         f"{count:,} messages of one chat, stored in requests of 1,000; {PUBLISHERS} threads, as in a"
         " worker; the ceiling sends the same documents, made before, to an index of the same kind, and does"
         " not read what became of each",
-        Side("publish", lambda: _publish(elastic), count, before=renewed),
+        Side("publish", lambda: publish(elastic), count, before=renewed),
         elastic.ceiling(requests, count),
         pairs=ground.scale.pairs,
         goal=OF_THE_CEILING,
@@ -80,10 +80,10 @@ def _store(ground: Ground) -> None:
 
 def _drain(elastic: Elastic) -> None:
     elastic.ground.drain()
-    _publish(elastic)
+    publish(elastic)
 
 
-def _publish(elastic: Elastic) -> None:
+def publish(elastic: Elastic) -> None:
     threads = [threading.Thread(target=elastic.publisher.publish) for _ in range(PUBLISHERS)]
     for thread in threads:
         thread.start()

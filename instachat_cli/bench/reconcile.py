@@ -49,7 +49,7 @@ def _measure(ground: Ground, sides: str, rows: Sequence[int]) -> Iterator[Row]:
             yield duel(
                 "reconcile",
                 f"{size:,} messages in {sides}, {MESSAGES_A_CHAT:,} a chat",
-                Side("compare key by key", lambda: _compare(ground)),
+                Side("compare key by key", lambda: compare(ground)),
                 Side("read once", lambda: _read(ground)),
                 pairs=ground.scale.reads,
                 goal=GOAL,
@@ -68,7 +68,7 @@ def _measure(ground: Ground, sides: str, rows: Sequence[int]) -> Iterator[Row]:
     )
 
 
-def _compare(ground: Ground) -> None:
+def compare(ground: Ground) -> None:
     for finding in ground.backend.reconciler.begin().findings():
         raise Failed(f"a benchmark's stores differ: {finding}")
 

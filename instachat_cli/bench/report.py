@@ -13,6 +13,10 @@ A rate says more about a machine than about a program, so what counts is a ratio
 one run on one machine, and each number is the median of the pairs, with the smallest and the largest behind
 it. Each rival is written to be as quick as its method allows. What *must* hold fails the command; an *aim*
 that is missed is reported with a profile.
+
+How each stage grows with messages and with chats; [what it means, and the first limit](growth.md):
+
+![Each stage by messages and by chats](growth.png)
 """
 MARKS = {
     Verdict.MET: "met",

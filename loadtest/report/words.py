@@ -1,24 +1,40 @@
-"""A result in a few lines of plain text."""
+"""A result in a few lines of plain text, which fit into 80 columns, with small charts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from loadtest.result import Model, Requests, Result, Spread
+from loadtest.report.chart import chart
+from loadtest.result import Model, Moment, Requests, Result, Spread
+
+CHARTS: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
+    ("requests/s", lambda moment: moment.rate),
+    ("failed/s", lambda moment: moment.failures or None),
+    ("p50 ms", lambda moment: moment.p50_ms),
+    ("p99 ms", lambda moment: moment.p99_ms),
+    ("answer to stored ms", lambda moment: moment.stored_ms),
+    ("… to searchable ms", lambda moment: moment.searchable_ms),
+)
+CHART_WIDTH = 36
+
+
+def level(result: Result) -> str:
+    """How much was asked of the server, in words."""
+    if result.model is Model.OPEN:
+        return f"{result.rate:g} arrivals/s at the highest"
+    return f"{result.users:,} users at the highest"
 
 
 def summary(result: Result) -> Iterator[str]:
     """The lines, without line ends."""
     r = result
-    level = f"{r.rate:g} arrivals/s" if r.model is Model.OPEN else f"{r.users:,} users"
-    yield (
-        f"{r.scenario}, {r.profile}: {r.model} model, {level} at the highest, {r.duration_s:g} s"
-        f" ({r.window.to_s - r.window.from_s:.0f} s measured), seed {r.seed}"
-    )
+    yield f"{r.scenario}, {r.profile}: {r.model} model, {level(r)}, seed {r.seed};"
+    yield f"{r.duration_s:g} s, of which {r.window.to_s - r.window.from_s:.0f} s are measured"
     yield ""
-    width = max(len(row.name) for row in [*r.requests, r.total])
-    heads = " ".join(f"{head:>8}" for head in ("p50 ms", "p95 ms", "p99 ms", "max ms"))
-    yield f"{'route':<{width}} {'rate/s':>9} {heads} {'failed':>7}"
+    width = max(len(_short(row.name)) for row in [*r.requests, r.total])
+    heads = " ".join(f"{head:>7}" for head in ("p50 ms", "p95 ms", "p99 ms", "max ms"))
+    yield f"{'route':<{width}} {'rate/s':>8} {heads} {'failed':>7}"
     yield from (_row(row, width) for row in [*r.requests, r.total])
     yield ""
+    yield from _charts(result)
     yield f"answer to stored      {_spread(r.lag_ms.stored)}"
     yield f"answer to searchable  {_spread(r.lag_ms.searchable)}"
     servers = "" if r.cpu.servers is None else f", servers {r.cpu.servers:.2f}"
@@ -29,14 +45,28 @@ def summary(result: Result) -> Iterator[str]:
         yield from _breakpoint(result)
     a = r.audit
     yield (
-        f"audit                 {a.answered:,} answered, {a.stored:,} stored, {a.searchable:,} found;"
-        f" {a.deleted:,} deleted, {a.unknown:,} unknown"
+        f"audit                 {a.answered:,} answered, {a.stored:,} stored, {a.searchable:,} found"
     )
+    yield f"                      {a.deleted:,} deleted, {a.unknown:,} unknown"
     faults = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in a.faults.items())
     yield f"                      {faults or 'nothing lost, doubled, missing or changed'}"
     yield from (f"                      {example}" for example in a.examples)
     for warning in r.warnings:
         yield f"warning: {warning}"
+
+
+def _charts(result: Result) -> Iterator[str]:
+    """The course of the whole run: a block is a second, or several if it was long."""
+    found = False
+    for name, of in CHARTS:
+        values = [of(moment) for moment in result.timeline]
+        if blocks := chart(values, CHART_WIDTH):
+            found = True
+            known = [value for value in values if value is not None]
+            low, high = f"{min(known):,.1f}", f"{max(known):,.1f}"
+            yield f"{name:<21} {blocks:<{CHART_WIDTH}} {low} – {high}"
+    if found:
+        yield ""
 
 
 def _breakpoint(result: Result) -> Iterator[str]:
@@ -52,7 +82,12 @@ def _breakpoint(result: Result) -> Iterator[str]:
 
 def _row(row: Requests, width: int) -> str:
     times = " ".join(_ms(ms) for ms in (row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms))
-    return f"{row.name:<{width}} {row.rate:>9,.1f} {times} {row.failures:>7,}"
+    return f"{_short(row.name):<{width}} {row.rate:>8,.1f} {times} {row.failures:>7,}"
+
+
+def _short(route: str) -> str:
+    """A route without what all have in common: there are 80 columns."""
+    return route.replace("/applications/{token}", "…").replace("…/chats/{chat}", "…")
 
 
 def _spread(spread: Spread) -> str:
@@ -62,4 +97,4 @@ def _spread(spread: Spread) -> str:
 
 
 def _ms(ms: float | None) -> str:
-    return f"{'-' if ms is None else f'{ms:.1f}':>8}"
+    return f"{'-' if ms is None else f'{ms:.1f}':>7}"

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -38,17 +39,19 @@ def start(words: list[str], host: str, *more: object) -> "subprocess.Popen[str]"
     )
 
 
-def test_every_bench_command_of_the_page_runs(serve: Callable[..., str]) -> None:
+def test_every_bench_command_of_the_page_runs(serve: Callable[..., str], tmp_path: Path) -> None:
     """Each gives a result, with less load; on a busy machine a threshold may well be missed."""
     started = []
     for words in commands(""):
         assert words[1:3] == ["bench", "run"]
         host = serve()
         shorter = ["--duration", "4s", "--rate", 20, "--users", 5, "--chats", 2, "-o", "json"]
-        started.append(start(words, host, "--host", host, *shorter))
+        elsewhere = ["--report", tmp_path] if "--report" in words else []
+        started.append(start(words, host, "--host", host, *shorter, *elsewhere))
     for run in map(ended, started):
         assert run.code in (0, 4), run.err
         assert run.json["audit"]["answered"] > 0
+    assert (tmp_path / "report.html").exists()
 
 
 def test_the_load_comes_from_elsewhere(

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from loadtest.choices import Scenario
-from loadtest.result import Result
+from loadtest.result import Result, loads
 from tests.engines import scratch_folder
 from tests.load.conftest import ROOT, bench, ended, start_bench
 from tests.load.server import FOUND_AFTER, SLOW, STORED_AFTER
@@ -128,11 +128,12 @@ def test_two_runs_with_one_seed_send_the_same(serve: Callable[..., str], tmp_pat
     assert one[:shared] != other[:shared]
 
 
-def test_ctrl_c_reports_what_there_is(serve: Callable[..., str]) -> None:
-    """The load ends, is audited and reported; the exit code says that it was interrupted."""
+def test_ctrl_c_reports_what_there_is(serve: Callable[..., str], tmp_path: Path) -> None:
+    """The load ends, is audited and reported, as files, too; the exit code says that it was interrupted."""
+    report = tmp_path / "not there" / "yet"
     run = start_bench(
         *("run", "mixed", "--host", serve(), "--profile", "load", "--duration", "5m", "--rate", 20),
-        *("--chats", 4, "-o", "table"),
+        *("--chats", 4, "-o", "table", "--report", report),
     )
     assert run.stderr
     while " s  " not in run.stderr.readline():  # the first line of its progress
@@ -145,6 +146,9 @@ def test_ctrl_c_reports_what_there_is(serve: Callable[..., str]) -> None:
     assert "nothing lost" in done.out
     assert "nothing was measured" in done.out  # the ramp-up was not over
     assert "interrupted" in done.err
+    assert f"the report is {report}/report.html" in done.err
+    assert "Interrupted" in (report / "report.html").read_text()
+    assert loads((report / "result.json").read_text()).audit.answered == int(audit[0])
 
 
 def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
@@ -154,6 +158,11 @@ def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
         (["--host", "http://127.0.0.1:1"], 5, "http://127.0.0.1:1 does not answer"),
         (["--host", f"{host}/elsewhere"], 1, "answers 404 to POST /applications"),
         (["nonsense"], 2, "'nonsense' is not one of"),
+        (
+            ["--host", host, "--report", ROOT / "README.md"],
+            2,
+            "README.md can't be made: File exists",
+        ),
         (["--duration", "long"], 2, "'long' is not a time"),
         (["--users", 0], 2, "0 is not 1 or more"),
     ):

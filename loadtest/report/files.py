@@ -1,0 +1,53 @@
+"""A result as files in a folder, to look at, to send on, and to reckon with."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from loadtest.report.page import page
+from loadtest.report.plots import drawn, png, svg
+from loadtest.result import Moment, Requests, Result, dumps
+
+
+def write(result: Result, folder: Path) -> list[Path]:
+    """Write `report.html`, a PNG a plot, `series.csv`, `routes.csv` and `result.json`; returns their paths.
+
+    What bears these names in the folder, which must be there, is replaced. OSError if that can't be.
+    """
+    made = {
+        name: folder / name for name in ("report.html", "series.csv", "routes.csv", "result.json")
+    }
+    images, plots = [], {}
+    for plot, figure in drawn(result):
+        images.append(folder / f"{plot.name}.png")
+        png(figure, images[-1])
+        plots[plot.title] = svg(figure, plot.name)
+    made["report.html"].write_text(page(result, plots), encoding="utf-8")
+    _table(
+        made["series.csv"],
+        [field.name for field in fields(Moment)],
+        (asdict(moment).values() for moment in result.timeline),
+    )
+    names = [field.name for field in fields(Requests)]
+    _table(
+        made["routes.csv"],
+        names,
+        (_flat(asdict(row), names) for row in (*result.requests, result.total)),
+    )
+    made["result.json"].write_text(dumps(result) + "\n", encoding="utf-8")
+    return [*made.values(), *images]
+
+
+def _flat(row: dict[str, object], names: Sequence[str]) -> list[object]:
+    errors = row["errors"]
+    assert isinstance(errors, dict)
+    told = "; ".join(f"{error}: {count}" for error, count in errors.items())
+    return [*(row[name] for name in names if name != "errors"), told]
+
+
+def _table(path: Path, heads: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(heads)
+        writer.writerows(rows)

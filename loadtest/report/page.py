@@ -1,0 +1,189 @@
+"""A result as one page of HTML that needs nothing else: no script, no other file, no other host."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from html import escape
+from pathlib import Path
+from string import Template
+
+from loadtest.report.words import level
+from loadtest.result import Audit, Requests, Result, Spread, Threshold
+
+PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+COUNTED = ("answered", "stored", "searchable", "deleted", "unknown", "unknown_stored")
+Cell = str | float | None
+
+
+def page(result: Result, plots: Mapping[str, str]) -> str:
+    """The whole page. `plots` are SVG elements by what they show."""
+    return PAGE.substitute(
+        title=escape(f"InstaChat load test: {result.scenario}, {result.profile}"),
+        about=escape(
+            f"{result.started_at}, {result.model} model, {level(result)}, {result.duration_s:g} s of which"
+            f" {result.window.to_s - result.window.from_s:.0f} s are measured, seed {result.seed}"
+        ),
+        verdict=_verdict(result),
+        routes=_routes([*result.requests, result.total]),
+        plots="\n".join(
+            f'<figure tabindex="0" aria-label="{escape(title)}">{svg}</figure>'
+            for title, svg in plots.items()
+        )
+        or "<p>Nothing was measured.</p>",
+        lags=_table(
+            ("until", "p50 ms", "p95 ms", "p99 ms", "max ms", "samples", "never"),
+            [
+                _spread("stored", result.lag_ms.stored),
+                _spread("searchable", result.lag_ms.searchable),
+            ],
+        ),
+        audit=_audit(result.audit),
+        thresholds=_thresholds(result.thresholds),
+        steps=_steps(result),
+        facts=_facts(result),
+    )
+
+
+def _verdict(result: Result) -> str:
+    said = [_paragraph("bad", f"Did not pass: {problem}.") for problem in result.problems]
+    if result.interrupted:
+        said.append(_paragraph("bad", "Interrupted: this is what was done until then."))
+    said = said or [_paragraph("good", "Passed.")]
+    return "\n".join([*said, *(_paragraph("soft", f"Warning: {w}") for w in result.warnings)])
+
+
+def _paragraph(kind: str, text: str) -> str:
+    return f'<p class="{kind}">{escape(text)}</p>'
+
+
+def _routes(rows: Iterable[Requests]) -> str:
+    return _table(
+        ("route", "rate/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "requests", "failed", "why"),
+        [
+            (
+                *(row.name, row.rate, row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms, row.count),
+                row.failures,
+                ", ".join(f"{count:,} × {error}" for error, count in row.errors.items()),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _spread(name: str, spread: Spread) -> Sequence[Cell]:
+    return (name, spread.p50, spread.p95, spread.p99, spread.max, spread.samples, spread.missed)
+
+
+def _audit(audit: Audit) -> str:
+    rows: list[Sequence[Cell]] = []
+    for field in fields(audit):
+        value = getattr(audit, field.name)
+        if isinstance(value, int):
+            is_fault = field.name not in COUNTED
+            rows.append((field.name.replace("_", " "), value, _mark(not value) if is_fault else ""))
+    for field in fields(audit.chats):
+        value = getattr(audit.chats, field.name)
+        is_fault = field.name not in COUNTED
+        rows.append((f"chats {field.name}", value, _mark(not value) if is_fault else ""))
+    return _table(("audit", "count", "verdict"), rows, raw=2) + "\n".join(
+        _paragraph("bad", example) for example in audit.examples
+    )
+
+
+def _thresholds(bars: Sequence[Threshold]) -> str:
+    if not bars:
+        return "<p>None was set.</p>"
+    return _table(
+        ("threshold", "at most", "found", "verdict"),
+        [
+            (
+                bar.name,
+                _bar(bar, bar.limit),
+                _bar(bar, bar.found),
+                _mark(bar.kept, "kept", "missed"),
+            )
+            for bar in bars
+        ],
+        raw=3,
+    )
+
+
+def _bar(bar: Threshold, value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.2%}" if bar.name == "errors" else f"{value:,.1f} ms"
+
+
+def _steps(result: Result) -> str:
+    if result.breakpoint is None:
+        return ""
+    rows = [
+        (
+            *(f"{step.level:,.0f}", step.rate, step.p99_ms, f"{step.error_share:.2%}"),
+            _mark(step.held, "held", f"not held: {step.why}"),
+        )
+        for step in result.breakpoint.steps
+    ]
+    heads = ("arrivals/s", "answered/s", "p99 ms", "failed", "verdict")
+    return f"<h2>Steps</h2>\n{_table(heads, rows, raw=4)}"
+
+
+def _facts(result: Result) -> str:
+    cpu, memory = result.cpu, result.memory_mb
+    servers = "not ours to see" if cpu.servers is None else f"{cpu.servers:.2f}"
+    facts = {
+        "scenario": result.scenario,
+        "profile": result.profile,
+        "seed": str(result.seed),
+        "model": f"{result.model}, {level(result)}",
+        "processes of the generator": str(result.processes),
+        "server": "a private installation" if result.private else result.host,
+        "processors used": f"generator {cpu.generator:.2f}, servers {servers},"
+        f" all of the machine {cpu.machine:.2f} of {cpu.processors}",
+        "memory at most": f"generator {memory.generator:,.0f} MB"
+        + ("" if memory.servers is None else f", servers {memory.servers:,.0f} MB"),
+        "audit took": f"{result.audit.seconds:.1f} s",
+    }
+    return _table(
+        ("fact", "value"), [(name, text) for name, text in (facts | result.facts).items()]
+    )
+
+
+def _mark(good: bool, yes: str = "good", no: str = "fault") -> str:
+    return f'<span class="{"good" if good else "bad"}">{escape(yes if good else no)}</span>'
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, raw: int = -1) -> str:
+    """Rows whose first cell names them; numbers stand right; the column `raw` is HTML already."""
+    rows = list(rows)
+    heading = "".join(
+        f'<th scope="col"{_class(not isinstance(cell, str))}>{escape(head)}</th>'
+        for head, cell in zip(heads, rows[0] if rows else heads, strict=True)
+    )
+    lines = [
+        # Where it is wider than the screen it scrolls, by keys, too.
+        f'<div class="table" tabindex="0" role="region" aria-label="{escape(heads[0])}"><table>',
+        f"<thead><tr>{heading}</tr></thead>",
+        "<tbody>",
+    ]
+    for first, *others in rows:
+        lines.append(
+            f'<tr><th scope="row">{escape(str(first))}</th>'
+            + "".join(
+                f"<td{_class(not isinstance(cell, str))}>{cell if at == raw else _cell(cell)}</td>"
+                for at, cell in enumerate(others, 1)
+            )
+            + "</tr>"
+        )
+    return "\n".join([*lines, "</tbody></table></div>"])
+
+
+def _class(right: bool) -> str:
+    return ' class="number"' if right else ""
+
+
+def _cell(cell: Cell) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, str):
+        return escape(cell)
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.1f}"

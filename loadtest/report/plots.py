@@ -1,0 +1,193 @@
+"""A result's course over time, drawn: by Matplotlib, which is imported only when something is drawn.
+
+The same drawing becomes a PNG on white and an SVG within a page, whose text and axes then take the page's own
+colour: so it is at home on a dark one, too. The colours of the lines are readable on both.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loadtest.result import Model, Moment, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#44484e"  # becomes the page's own colour
+BLUE, ORANGE, RED, GREEN, VIOLET = "#2f80ed", "#d97706", "#e5484d", "#1a9c50", "#9b5de5"
+INCHES = (9.0, 3.0)
+DOTS = 144  # an inch
+STYLE: Any = {  # its own type is the list of all settings there are
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "font.size": 10,
+    "grid.alpha": 0.2,
+    "grid.color": INK,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "none",  # text stays text: to be found, to be read aloud
+    "svg.hashsalt": "instachat",  # the same drawing is the same file
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing over time."""
+
+    name: str
+    of: Callable[[Moment], float | None]
+    color: str
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What is drawn together, and how it is called in files, in headings and on its axis."""
+
+    name: str
+    title: str
+    axis: str
+    lines: tuple[Line, ...]
+    logarithmic: bool = False
+
+
+PLANNED = Line("due", lambda moment: moment.level, INK, dashed=True)
+PLOTS = (
+    Plot(
+        "rate",
+        "Requests answered",
+        "a second",
+        (
+            Line("answered", lambda moment: moment.rate, BLUE),
+            Line("failed", lambda moment: moment.failures, RED),
+        ),
+    ),
+    Plot(
+        "latency",
+        "Latency",
+        "milliseconds",
+        (
+            Line("p99", lambda moment: moment.p99_ms, RED),
+            Line("p95", lambda moment: moment.p95_ms, ORANGE),
+            Line("p50", lambda moment: moment.p50_ms, BLUE),
+        ),
+        logarithmic=True,
+    ),
+    Plot(
+        "lags",
+        "From the answer to stored, and to searchable",
+        "milliseconds",
+        (
+            Line("searchable", lambda moment: moment.searchable_ms, VIOLET),
+            Line("stored", lambda moment: moment.stored_ms, GREEN),
+        ),
+        logarithmic=True,
+    ),
+    Plot(
+        "processors",
+        "Processors used",
+        "processors",
+        (
+            Line("servers", lambda moment: moment.cpu_servers, ORANGE),
+            Line("generator", lambda moment: moment.cpu_generator, BLUE),
+        ),
+    ),
+)
+
+
+def drawn(result: Result) -> Iterator[tuple[Plot, "Figure"]]:
+    """Each plot that there are figures for."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        for plot in PLOTS:
+            lines = [line for line in _lines(plot, result) if _known(line, result.timeline)]
+            if lines:
+                yield plot, _figure(plot, lines, result)
+
+
+def png(figure: "Figure", path: Path) -> None:
+    """Write it as a file, on white."""
+    figure.savefig(path, dpi=DOTS, format="png", facecolor="white")
+
+
+def svg(figure: "Figure", name: str) -> str:
+    """As an element of a page, whose ids begin with that name: a page may hold several."""
+    import matplotlib as mpl
+
+    written = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(written, format="svg", transparent=True)
+    text = written.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return text.replace(INK, "currentColor")
+
+
+def _lines(plot: Plot, result: Result) -> tuple[Line, ...]:
+    """Its lines; in the open model, where the level is a rate, also what was due."""
+    due = plot.name == "rate" and result.model is Model.OPEN
+    return (PLANNED, *plot.lines) if due else plot.lines
+
+
+def _known(line: Line, timeline: Sequence[Moment]) -> bool:
+    return any(line.of(moment) is not None for moment in timeline)
+
+
+def _figure(plot: Plot, lines: Sequence[Line], result: Result) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=INCHES, layout="constrained")
+    axes = figure.subplots()
+    for line in lines:
+        points = [
+            (moment.at_s, value)
+            for moment in result.timeline
+            if (value := line.of(moment)) is not None
+        ]
+        axes.plot(
+            [at for at, _ in points],
+            [value for _, value in points],
+            color=line.color,
+            label=line.name,
+            linestyle="--" if line.dashed else "-",
+            linewidth=1.6,
+            marker="." if len(points) == 1 else None,
+        )
+    _frame(axes, plot, result)
+    return figure
+
+
+def _frame(axes: "Axes", plot: Plot, result: Result) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_title(plot.title, fontweight="bold")
+    axes.set_ylabel(plot.axis)
+    axes.set_xlabel("seconds; shaded: not measured")
+    if plot.logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.grid(axis="y")
+    end = max(result.duration_s, *(moment.at_s for moment in result.timeline))
+    axes.set_xlim(0, end)
+    for begin, until in ((0.0, result.window.from_s), (result.window.to_s, end)):
+        if until > begin:
+            axes.axvspan(begin, until, color=INK, alpha=0.08, linewidth=0)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(axes.lines))

@@ -1,0 +1,173 @@
+"""A result as people see it: lines of 80 columns, a page that needs nothing else, plots, tables."""
+
+import csv
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+
+from loadtest.report.chart import chart
+from loadtest.report.files import write
+from loadtest.report.words import summary
+from loadtest.result import Audit, Breakpoint, Moment, Requests, Result, Step, Threshold, loads
+from tests.browser.conftest import chromium
+from tests.load.conftest import ROOT
+from tests.load.test_parts import RESULT, ROW
+
+pytestmark = pytest.mark.xdist_group("browser")
+__all__ = ["chromium"]  # the fixture
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+PLOTS = ("latency", "lags", "processors", "rate")
+
+
+def moment(at: int) -> Moment:
+    """A second of a run whose server becomes slower, and was not sampled in every one."""
+    wave = 1 + math.sin(at / 5) / 3
+    searchable = None if at % 7 == 0 else 90.0 * wave
+    return Moment(
+        *(float(at), 90.0, 88.0 + wave, at % 2, 3.0 * wave, 9.0 * wave, (20.0 + at) * wave, 90.0),
+        *(40.0 * wave, searchable, 0.2, 0.8 * wave, 300.0),
+    )
+
+
+RICH = replace(
+    RESULT,
+    duration_s=60.0,
+    timeline=[moment(at) for at in range(60)],
+    requests=[
+        replace(ROW, name="GET /applications/{token}/chats/{chat}/messages/{number}"),
+        replace(ROW, name=HOSTILE),
+    ],
+    breakpoint=Breakpoint(50.0, 49.0, [Step(50.0, 49.0, 12.0, 0.0, True)]),
+    facts={"InstaChat": "commit 0123456789ab", "settings": HOSTILE},
+)
+BAD = replace(
+    RICH,
+    audit=Audit(answered=10, lost=3, examples=[f"chat 1: message 2 is not there {HOSTILE}"]),
+    thresholds=[Threshold("p99", 50.0, 61.5, False)],
+)
+
+
+@pytest.mark.parametrize("result", [RICH, BAD, RESULT])
+def test_the_summary_fits_into_80_columns(result: Result) -> None:
+    """Each line of it, but where a text of the server's is shown."""
+    lines = list(summary(result))
+    assert "DELETE …/messages/{number}" in "".join(
+        summary(replace(result, requests=[replace(ROW, name=_route("DELETE"))]))
+    )
+    assert [line for line in lines if len(line) > 80 and HOSTILE not in line] == []
+
+
+def test_a_chart_shows_the_course() -> None:
+    """From nothing to the highest; means where a second has no room of its own; gaps for what is unknown."""
+    assert chart([0, 1, 2, 3, 4, 5, 6, 7], 36) == "▁▂▃▄▅▆▇█"
+    assert chart([0, 0, 7, 7], 2) == "▁█"
+    assert chart([None, 7, None], 36) == " █ "
+    assert chart([0, 0], 36) == "▁▁"
+    assert chart([None], 36) == chart([], 36) == ""
+    assert len(chart([1.0] * 3_600, 36)) == 36
+
+
+def test_files_hold_what_the_result_holds(tmp_path: Path) -> None:
+    """A page, a PNG a plot, each second, each route, and the result itself."""
+    written = write(RICH, tmp_path)
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    assert {path.stem for path in written if path.suffix == ".png"} == set(PLOTS)
+    for name in PLOTS:
+        head = (tmp_path / f"{name}.png").read_bytes()[:24]
+        assert head.startswith(b"\x89PNG")
+        assert int.from_bytes(head[16:20]) > 1_000  # pixels wide
+    assert loads((tmp_path / "result.json").read_text()) == RICH
+    series = _rows(tmp_path / "series.csv")
+    assert [float(row["at_s"]) for row in series] == list(range(60))
+    assert [row["searchable_ms"] == "" for row in series[:8]] == [True, *[False] * 6, True]
+    routes = _rows(tmp_path / "routes.csv")
+    assert [row["name"] for row in routes] == [row.name for row in (*RICH.requests, RICH.total)]
+    assert (routes[0]["p99_ms"], routes[0]["errors"]) == ("3.0", "500: 9")
+
+
+def test_a_run_without_a_second_is_reported_too(tmp_path: Path) -> None:
+    """Ended before anything was measured: a page without plots."""
+    nothing = Requests("all", 0, 0.0, None, None, None, None, 0)
+    write(replace(RESULT, timeline=[], requests=[], total=nothing, interrupted=True), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Nothing was measured." in page
+    assert "Interrupted" in page
+    assert list(tmp_path.glob("*.png")) == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "result", "verdict"),
+    [("light", RICH, "Passed."), ("dark", BAD, "Did not pass: 3 lost.")],
+)
+def test_the_page_is_whole_by_itself(
+    scheme: str, result: Result, verdict: str, chromium: Browser, tmp_path: Path
+) -> None:
+    """In Chromium: it asks for nothing, runs nothing, shows every plot, and is readable light and dark."""
+    write(result, tmp_path)
+    address = (tmp_path / "report.html").as_uri()
+    complaints, asked = [], []
+    context = chromium.new_context(
+        color_scheme="dark" if scheme == "dark" else "light",
+        viewport={"width": 1000, "height": 800},
+    )
+    page = context.new_page()
+    page.on("console", lambda said: complaints.append(said.text))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    try:
+        assert page.get_by_text(verdict, exact=True).is_visible()
+        assert page.locator("svg").count() == len(PLOTS)
+        for plot in page.locator("svg").all():
+            box = plot.bounding_box()
+            assert box
+            assert box["width"] > 500
+            assert box["height"] > 150
+        assert page.get_by_text("commit 0123456789ab").is_visible()
+        assert page.locator("script, img, link[rel=stylesheet]").count() == 0  # hostile ones, too
+        ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+        assert len(ids) == len(set(ids))
+        ground, ink, drawn = (
+            sum(map(int, re.findall(r"\d+", page.evaluate(script))[:3]))
+            for script in (
+                "getComputedStyle(document.body).backgroundColor",
+                "getComputedStyle(document.body).color",
+                "getComputedStyle(document.querySelector('svg text')).fill",
+            )
+        )
+        assert (ground < 150) == (scheme == "dark")
+        assert abs(ground - ink) > 400
+        assert drawn == ink  # what is written in a plot is as readable as the page
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    finally:
+        context.close()
+    assert complaints == []
+    assert asked == [address]
+
+
+def test_nothing_that_draws_is_loaded_before_something_is_drawn() -> None:
+    """The command line starts as quickly as without it."""
+    code = (
+        "import sys, instachat_cli.bench.commands, loadtest.report.files\n"
+        "sys.exit('matplotlib' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def _route(method: str) -> str:
+    return f"{method} /applications/{{token}}/chats/{{chat}}/messages/{{number}}"
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
