@@ -12,6 +12,7 @@ import pytest
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import free_port, scratch_folder
+from tests.http.serving import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,7 +32,12 @@ def environment() -> Iterator[dict[str, str]]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     home = scratch_folder("readme")
     yield kept | {"INSTACHAT_HOME": str(home), "INSTACHAT_PORT": str(free_port())}
-    subprocess.run(["rm", "-rf", home], check=True)
+    # The engines stop behind the command that used them last, and write while they do.
+    until(
+        lambda: (
+            subprocess.run(["rm", "-rf", home], capture_output=True, check=False).returncode == 0
+        )
+    )
 
 
 def run(script: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -138,9 +139,10 @@ def test_without_postgres_accepting_goes_on_and_reading_is_503(
             took = timed(lambda: server("POST", f"{chat}/messages", body))
             assert took < SECOND, number
         assert server("POST", f"{chat}/messages", body).json == {"number": 12}
-        for path in (app.path, f"{chat}/messages", f"{chat}/messages/1"):
-            answer = server("GET", path)
-            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        paths = (app.path, f"{chat}/messages", f"{chat}/messages/1")
+        with ThreadPoolExecutor(len(paths)) as threads:
+            for answer in threads.map(lambda path: server("GET", path), paths):
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         ready = server("GET", "/readyz")
         assert (ready.status, ready.json["away"]) == (503, ["PostgreSQL"])
         stranger.join(20)
