@@ -53,7 +53,9 @@ def running(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield Running(engines, redis, server)
 
 
-@pytest.fixture(scope="module")  # while it runs, no other test of the process could have an event loop
+@pytest.fixture(
+    scope="module"
+)  # while it runs, no other test of the process could have an event loop
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium."""
     found = shutil.which("chromium")
