@@ -179,7 +179,7 @@ def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
         core.drainer.drain_all()
         url = {"INSTACHAT_ELASTICSEARCH_URL": elasticsearch.url}
         searched = plain("search", token, 1, "word", env=url)
-        assert searched.code == 1
+        assert searched.code == 5
         assert "instachat reindex" in searched.err
         severity, _, remedy = severities(plain, **url)["search index"]
         assert severity == "error"

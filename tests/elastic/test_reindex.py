@@ -653,7 +653,12 @@ def test_a_worker_reindexes_when_asked(core: Backend, token: str) -> None:
         wait_until(lambda: live(core) != before, 60)
         core.jobs.ask_reindex()
         wait_until(lambda: copied(core) > 0, 60)
-        process.send_signal(signal.SIGTERM)
+        with (
+            core.database.begin() as tx
+        ):  # its next checkpoint waits: it is not through before it is told
+            tx.exec_driver_sql("SELECT FROM search_index WHERE state = 'building' FOR UPDATE")
+            process.send_signal(signal.SIGTERM)
+            time.sleep(1)  # two sweeps of the worker, which then tells it
         said = process.communicate(timeout=30)[1]
     finally:
         process.kill()
