@@ -46,15 +46,6 @@ def core(engines: Engines, node: Node) -> Iterator[Backend]:
         yield core
 
 
-@pytest.fixture
-def token(core: Backend) -> str:
-    """The token of an application of that backend, whose chat 1 is stored."""
-    token = core.catalog.create_application("test").token
-    core.acceptor.accept(accept.chats(token))
-    core.drainer.drain_all()
-    return token
-
-
 @contextmanager
 def working(core: Backend, diary: Path) -> "Iterator[subprocess.Popen[bytes]]":
     """A worker process on that backend's settings, heard of; it ends with this."""
