@@ -17,17 +17,14 @@ Nothing is retried here but what Elasticsearch refused for now, item by item.
 """
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from json.encoder import encode_basestring  # what JSONEncoder calls, without its detours
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from backend.elastic import Elastic, IndexMissing
 from backend.errors import Unavailable
 from backend.settings import redacted
-
-if TYPE_CHECKING:
-    pass
 
 MAPPING = 1
 """Goes up with every change of SETTINGS or FIELDS; an index of another one has to be built anew."""
@@ -89,6 +86,12 @@ class DocumentState(NamedTuple):
     number: int
     version: int
     alive: bool
+
+
+Version = tuple[int, int, int]
+"""Of a document: its chat id, its number, and the version that it is of."""
+
+T = TypeVar("T")
 
 
 class Rejected(NamedTuple):
@@ -316,16 +319,26 @@ class Index(Elastic):
         They are of one moment, and of all that was written before the call. Raises IndexMissing.
         """
         query = _ALL if chat_ids is None else _of_chats(chat_ids)
+        return self._walk(name, _with_alive(query), _state)
+
+    def versions(self, name: str) -> Generator[list[Version], None, None]:
+        """As `states`, but only the version of every document; it takes a third less time."""
+        return self._walk(name, _ALL, _version)
+
+    def _walk(
+        self, name: str, query: Mapping[str, Any], read: Callable[[Any], T]
+    ) -> Generator[list[T], None, None]:
+        """All that a query finds at one moment, by chat and number, in pages."""
         self.refresh(name)
         with self._in_our_words(name) as client:
             moment = client.open_point_in_time(index=name, keep_alive=MOMENT)["id"]
         after: list[int] | None = None
         try:
-            while page := self._states(
-                query, pit={"id": moment, "keep_alive": MOMENT}, after=after
+            while page := self._hits(
+                _from(query, after), pit={"id": moment, "keep_alive": MOMENT}, after=after
             ):
-                yield page
-                after = list(page[-1][:2])
+                yield list(map(read, page))
+                after = page[-1]["sort"]
         finally:
             with self._in_our_words(name) as client:
                 client.close_point_in_time(id=moment)
@@ -335,27 +348,30 @@ class Index(Elastic):
     ) -> dict[tuple[int, int], DocumentState]:
         """The states of those of these (chat id, number) that have a document now, by key."""
         self.refresh(name)
-        query = {"ids": {"values": [f"{chat}-{number}" for chat, number in keys]}}
-        return {state[:2]: state for state in self._states(query, index=name)} if keys else {}
+        if not keys:
+            return {}
+        query = _with_alive({"ids": {"values": [f"{chat}-{number}" for chat, number in keys]}})
+        return {state[:2]: state for state in map(_state, self._hits(query, index=name))}
 
     def refresh(self, name: str) -> None:
         """Have searches see all that was written to an index until now. Raises IndexMissing."""
         with self._in_our_words(name) as client:
             client.options(request_timeout=BULK_SECONDS).indices.refresh(index=name)
 
-    def _states(
+    def _hits(
         self,
         query: Mapping[str, Any],
         *,
         index: str | None = None,
         pit: Mapping[str, Any] | None = None,
         after: Sequence[int] | None = None,
-    ) -> list[DocumentState]:
+    ) -> list[Any]:
+        """Up to STATES_AT_ONCE of what is found, as Elasticsearch tells it."""
         with self._in_our_words(index) as client:
             answer = client.options(request_timeout=BULK_SECONDS).search(
                 index=index,
                 pit=pit,
-                query={"bool": {"filter": [query], "should": [_ALIVE]}},
+                query=query,
                 sort=["chat", "number"],
                 search_after=after,
                 size=STATES_AT_ONCE,
@@ -366,10 +382,28 @@ class Index(Elastic):
                 allow_partial_search_results=False,
                 filter_path=_STATE_PATHS,
             )
-        return [
-            DocumentState(hit["sort"][0], hit["sort"][1], hit["_version"], "matched_queries" in hit)
-            for hit in answer.body.get("hits", {}).get("hits", ())
-        ]
+        hits: list[Any] = answer.body.get("hits", {}).get("hits", [])
+        return hits
+
+
+def _from(query: Mapping[str, Any], after: Sequence[int] | None) -> Mapping[str, Any]:
+    """The same, of what may come behind a key; so not every page has to look at all that was before."""
+    if after is None:
+        return query
+    return {"bool": {"must": [query], "filter": [{"range": {"chat": {"gte": after[0]}}}]}}
+
+
+def _with_alive(query: Mapping[str, Any]) -> dict[str, Any]:
+    return {"bool": {"filter": [query], "should": [_ALIVE]}}
+
+
+def _version(hit: Any) -> Version:
+    key = hit["sort"]  # and a tie-breaker
+    return key[0], key[1], hit["_version"]
+
+
+def _state(hit: Any) -> DocumentState:
+    return DocumentState(*_version(hit), "matched_queries" in hit)
 
 
 def _cut(keyword: str) -> list[str]:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, islice
 
-from backend.index import DocumentState, Index
+from backend.index import DocumentState, Index, Version
 from backend.publish import Publisher
 from backend.sql import Database, reindexing
 from backend.sql.reindexing import FIRST, Key
@@ -19,8 +19,7 @@ from backend.sql.reindexing import FIRST, Key
 AT_ONCE = 5_000  # differences that are looked at again together
 PAGE = 10_000  # rows
 
-Version = tuple[int, int, int]  # chat id, number, version
-Page = list[DocumentState]
+Page = list[Version]
 _END: Version = (1 << 63, 0, 0)
 
 
@@ -39,8 +38,8 @@ class Parity:
         IndexMissing, and as publishing does.
         """
         self._publisher.settle()
-        with closing(self._index.states(name)) as pages, ThreadPoolExecutor(1) as pool:
-            documents = (state[:3] for page in _ahead(pages, pool) for state in page)
+        with closing(self._index.versions(name)) as pages, ThreadPoolExecutor(1) as pool:
+            documents = chain.from_iterable(_ahead(pages, pool))
             candidates = _candidates(self._rows(tell), documents)
             while batch := list(islice(candidates, AT_ONCE)):
                 yield from self._confirm(name, batch)

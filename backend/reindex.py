@@ -194,7 +194,8 @@ class Reindexer:
             self._go_on()
             with self._database.connect() as connection:
                 rows = reindexing.copied(connection, after, PAGE)
-            if page := [Document(*row) for row in rows]:
+            page = list(map(Document._make, rows))
+            if page:
                 yield page
             if len(page) < PAGE:
                 return

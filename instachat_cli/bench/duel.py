@@ -42,11 +42,13 @@ class Side:
         """Run it once; returns its rate, or the milliseconds it took."""
         self.before()
         gc.collect()  # or one would pay for what the other left
+        gc.freeze()  # or both would pay for the walks of all that the benchmarks hold
         try:
             since = perf_counter()
             self.run()
             took = perf_counter() - since
         finally:
+            gc.unfreeze()
             self.after()
         return took * 1000 if self.amount is None else self.amount / took
 

@@ -51,7 +51,7 @@ class Scale:
     seconds: int = 4  # of one such load
     crowd: int = 100_000  # chats of an application that has very many
     gateway: bool = True  # whether the rival in Go is built, which takes a minute
-    reindexed: int = 100_000  # messages of one reindex
+    reindexed: int = 400_000  # messages of one reindex
     million: int = 1_000_000  # of what is done at a large size, once
     keywords: int = 100
     long_pairs: int = 3  # of what takes long
