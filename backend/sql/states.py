@@ -90,7 +90,7 @@ def states(
         rows = connection.execute(
             STATES_OF_CHATS, {"chats": list(chat_ids)}, execution_options=options
         )
-    for page in rows.partitions():
+    for page in rows.partitions(PAGE):  # without a size it would be all of them
         yield from map(tuple, page)
 
 

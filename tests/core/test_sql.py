@@ -1,6 +1,7 @@
 """The schema and its queries: migrations, uniqueness, plans, and errors in the program's words."""
 
 import time
+import tracemalloc
 
 import pytest
 import sqlalchemy
@@ -122,6 +123,19 @@ def test_columns_have_64_bits_and_time_zones(full: Database) -> None:
         ).all()
     assert not [row for row in rows if row[2] in {"integer", "timestamp without time zone"}]
     assert {row[2] for row in rows if row[1].endswith("_at")} == {"timestamp with time zone"}
+
+
+def test_states_are_read_a_page_at_a_time(full: Database) -> None:
+    """All hundred thousand take no more memory than a few pages do; the driver's own is not counted."""
+    with full.snapshot() as snapshot:
+        tracemalloc.start()
+        try:
+            found = sum(1 for _ in states.states(snapshot, None))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert found == 100_000
+    assert peak < 4 << 20
 
 
 def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> None:
