@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from backend.counters import Counters
 from backend.errors import (
@@ -26,12 +27,16 @@ from backend.log import Creation, Given, LifeLost, Log, Outcome, Refused, idempo
 from backend.model import (
     MAX_BATCH,
     Accepted,
+    EntryId,
     Parent,
     checked_count,
     checked_number,
     checked_text,
     checked_token,
 )
+
+if TYPE_CHECKING:
+    from backend.log.asynchronous import AsyncAccepting
 
 ATTEMPTS = 6
 MAX_KEY = 255
@@ -143,12 +148,35 @@ class Acceptor:
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
         shards = self._by_shard(requests, answers)
-        outcomes = self._log.accept_each(
-            [
-                (shard, [creation for _, creation in waiting], self._lives.known(shard))
-                for shard, waiting in shards.items()
-            ]
-        )
+        return self._taken(shards, self._log.accept_each(self._batches(shards)), answers)
+
+    async def attempt_async(
+        self, requests: Sequence[Request], log: "AsyncAccepting"
+    ) -> list[Accepted | InstaChatError | None]:
+        """As `attempt`, from an event loop, which it does not hold up once this `is_ready`."""
+        answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
+        shards = self._by_shard(requests, answers)
+        return self._taken(shards, await log.accept_each(self._batches(shards)), answers)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all was read that an attempt needs of SQL: by the first attempt that succeeds."""
+        return self._lives.began
+
+    def _batches(
+        self, shards: dict[int, list[tuple[int, Creation]]]
+    ) -> list[tuple[int, Sequence[Creation], EntryId]]:
+        return [
+            (shard, [creation for _, creation in waiting], self._lives.known(shard))
+            for shard, waiting in shards.items()
+        ]
+
+    def _taken(
+        self,
+        shards: dict[int, list[tuple[int, Creation]]],
+        outcomes: Sequence[Outcome | InstaChatError | LifeLost],
+        answers: list[Accepted | InstaChatError | None],
+    ) -> list[Accepted | InstaChatError | None]:
         for (shard, waiting), outcome in zip(shards.items(), outcomes, strict=True):
             if isinstance(outcome, InstaChatError):
                 for i, _ in waiting:

@@ -31,6 +31,11 @@ class Lives:
         self._began = False
         self._lock = threading.Lock()
 
+    @property
+    def began(self) -> bool:
+        """Whether SQL was asked what it has passed, which the first `known` does."""
+        return self._began
+
     def known(self, shard: int) -> EntryId:
         """The highest log entry known to have been there: a Redis that is behind it is refused.
 

@@ -1,11 +1,12 @@
 """Group commit: the requests that wait at the same moment are accepted in one call.
 
-The event loop gathers, a thread accepts, the event loop answers. While one batch is in Redis the next
-gathers, so the busier it is the larger the batches are, and the less each request costs; under `strict` a
-batch shares one fsync. Nothing is answered before the call that accepted it has returned.
+The event loop gathers, accepts and answers. While one batch is in Redis the next gathers, so the busier it is
+the larger the batches are, and the less each request costs; under `strict` a batch shares one fsync. Nothing
+is answered before the call that accepted it has returned.
 
-What needs more than that one call, as a counter that is not verified in this life of Redis, goes to a few
-threads of its own: SQL, slow or away, holds up nobody else.
+Where one answer is not all to wait for (a cluster, replicas), and before SQL has told what it has passed, a
+thread makes the call. What needs more than that one call, as a counter that is not verified in this life of
+Redis, goes to a few threads of its own: SQL, slow or away, holds up nobody else.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from backend.accept import Acceptor, Request
 from backend.api import measures
 from backend.errors import EngineDown, InstaChatError, Unavailable, Unconfirmed
+from backend.log.asynchronous import AsyncAccepting
 from backend.model import Accepted, Parent
 
 MOST_AT_ONCE = 512  # requests in one call
@@ -33,9 +35,12 @@ class Busy(Unavailable):
 class Gatherer:
     """Accepts for one event loop; its methods belong there, but for the two that threads run."""
 
-    def __init__(self, acceptor: Acceptor) -> None:
+    def __init__(self, acceptor: Acceptor, log: AsyncAccepting | None) -> None:
+        """Without `log` threads make all calls."""
         self._acceptor = acceptor
+        self._log = log
         self._loop = asyncio.get_running_loop()
+        self._attempt: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "accept")
         self._menders = ThreadPoolExecutor(MEND_THREADS, "mend")
         self._waiting: list[Waiting] = []
@@ -62,15 +67,31 @@ class Gatherer:
             self._loop.call_soon(self._fly)
         return await future
 
-    def close(self) -> None:
-        """Wait for what is under way. From another thread than the event loop's."""
-        self._thread.shutdown()
-        self._menders.shutdown(cancel_futures=True)
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        while self._attempt and not self._attempt.done():  # each may be followed by the next
+            await self._attempt
+        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._menders.shutdown, cancel_futures=True)
+        if self._log:
+            await self._log.close()
 
     def _fly(self) -> None:
         batch = self._waiting[:MOST_AT_ONCE]
         del self._waiting[:MOST_AT_ONCE]
-        self._thread.submit(self._accept, batch)
+        if self._log and self._acceptor.is_ready:
+            self._attempt = self._loop.create_task(self._accept_here(self._log, batch))
+        else:
+            self._thread.submit(self._accept, batch)
+
+    async def _accept_here(self, log: AsyncAccepting, batch: list[Waiting]) -> None:
+        answers: Answers
+        try:
+            with measures.accepting(len(batch)):
+                answers = await self._acceptor.attempt_async([request for request, _ in batch], log)
+        except Exception as error:  # noqa: BLE001  # every request is answered, whatever happens
+            answers = error
+        self._landed(batch, answers)
 
     def _accept(self, batch: list[Waiting]) -> None:
         """In the thread: accept, then hand the answers back."""
@@ -78,7 +99,7 @@ class Gatherer:
         try:
             with measures.accepting(len(batch)):
                 answers = self._acceptor.attempt([request for request, _ in batch])
-        except Exception as error:  # noqa: BLE001  # every request is answered, whatever happens
+        except Exception as error:  # noqa: BLE001  # as above
             answers = error
         self._loop.call_soon_threadsafe(self._landed, batch, answers)
 

@@ -17,14 +17,16 @@ class Patience:
         self._waiting: dict[asyncio.Task[object], float] = {}
         self._overdue: set[asyncio.Task[object]] = set()
         self._looking = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self, awaited: Awaitable[T]) -> T:
         """What comes of it; TimeoutError if it takes longer."""
-        task = asyncio.current_task()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None
         if not self._looking:
             self._looking = True
-            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+            loop.call_later(LOOK_SECONDS, self._look)
         self._waiting[task] = time.monotonic()
         try:
             return await awaited

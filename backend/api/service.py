@@ -1,6 +1,7 @@
 """What every route works with: the core, group commit, and threads for the synchronous rest."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from backend.api.watch import Watch
 from backend.bootstrap import Backend, addresses, assemble, open_log
 from backend.catalog import Catalog, Pending
 from backend.errors import Gone, InstaChatError, NotStoredYet
+from backend.log.asynchronous import AsyncAccepting
 from backend.model import Accepted
 from backend.settings import Settings
 from backend.sql import Database
@@ -52,7 +54,8 @@ class Service:
         self.watch = Watch(core)
         self.limit = CreationLimit(core.log.url, core.settings.app_creation_limit)
         acceptor = core.acceptor.ringing(lambda shard: bell.submit(core.jobs.ring, shard))
-        self._gatherer = Gatherer(acceptor)
+        log = AsyncAccepting(core.log) if core.log.at_one_server else None
+        self._gatherer = Gatherer(acceptor, log)
         self._waiting = Waiting(core.database)
         self._threads = ThreadPoolExecutor(CALLS, "call")
         self._long_threads = ThreadPoolExecutor(LONG_CALLS, "long")
@@ -132,9 +135,9 @@ class Service:
             "database": database,
         }
 
-    def close(self) -> None:
-        """Wait for what is accepting; what only reads is left. Not from the event loop's thread."""
-        self._gatherer.close()
+    async def close(self) -> None:
+        """Wait for what is accepting; what only reads is left."""
+        await self._gatherer.close()
         for threads in (self._threads, self._long_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -162,11 +165,12 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         bell = stack.enter_context(ThreadPoolExecutor(1, "bell"))
         service = Service(core, bell)
         sampling = asyncio.create_task(measures.sample(service.pools))
+        gc.freeze()
         try:
             yield service
         finally:
             sampling.cancel()
-            await asyncio.to_thread(service.close)
+            await service.close()
 
 
 def _open(settings: Settings, stack: ExitStack) -> Backend:

@@ -11,7 +11,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from backend.errors import EngineDown, InstaChatError, LogFull, Unconfirmed
 from backend.log.calls import ANSWER_SECONDS, CONNECT_SECONDS, Calls, text
 from backend.log.shapes import Creation, Given, LifeLost, Outcome, Refused
-from backend.log.troubles import foreign
+from backend.log.troubles import foreign, in_our_words
 from backend.log.unsynced import name_of
 from backend.model import EntryId, Parent
 
@@ -41,6 +41,7 @@ class AcceptCalls(Calls):
             connect_seconds=connect_seconds,
             answer_seconds=answer_seconds,
         )
+        self.connect_seconds = connect_seconds
         self._most_entries = most_entries
         self._memory_read = float("-inf")
         self._memory_share = 0.0
@@ -57,7 +58,7 @@ class AcceptCalls(Calls):
         self._check_memory()
         keys, arguments = self._accept_arguments(shard, batch, known)
         try:
-            with self._unconfirmed():
+            with self.or_unconfirmed():
                 reply = self._call("accept", keys, arguments, durably=True)
         except ResponseError as error:
             raise _refusal(error) from None
@@ -72,7 +73,7 @@ class AcceptCalls(Calls):
         Where all shards are on one Redis that does not answer, it is asked no more.
         """
         one_server = not isinstance(self.redis, RedisCluster)
-        if len(batches) > 1 and one_server and not self._replicas:
+        if len(batches) > 1 and self.at_one_server:
             try:
                 return self._accept_together(batches)
             except InstaChatError as error:
@@ -94,29 +95,52 @@ class AcceptCalls(Calls):
         self, batches: Sequence[tuple[int, Sequence[Creation], EntryId]]
     ) -> "list[Outcome | InstaChatError | LifeLost]":
         self._check_memory()
-        with self._down():
-            sha = self._sha("accept")
+        with self.in_our_words():
+            self._sha("accept")
             pipe = self.redis.pipeline(transaction=False)
             for batch in batches:
-                keys, arguments = self._accept_arguments(*batch)
-                pipe.evalsha(sha, len(keys), *keys, *arguments)
-        with self._unconfirmed(), self._down():
+                pipe.execute_command(*self.accept_command(*batch))
+        with self.or_unconfirmed(), self.in_our_words():
             replies = pipe.execute(raise_on_error=False)
         outcomes: list[Outcome | InstaChatError | LifeLost] = []
         for batch, reply in zip(batches, replies, strict=True):
-            try:
-                if isinstance(reply, NoScriptError):
-                    outcomes.append(self.accept(*batch))  # nothing ran
-                    continue
-                if isinstance(reply, Exception):
-                    with self._down():
-                        raise reply
-                outcomes.append(_given(batch[0], reply))
-            except ResponseError as error:
-                outcomes.append(_refusal(error))
-            except (InstaChatError, LifeLost) as error:
-                outcomes.append(error)
+            if isinstance(reply, NoScriptError):  # nothing ran
+                try:
+                    outcomes.append(self.accept(*batch))
+                except (InstaChatError, LifeLost) as error:
+                    outcomes.append(error)
+            else:
+                outcomes.append(outcome_of(self.url, batch[0], reply))
         return outcomes
+
+    # -- the same in steps, for who awaits the answer -----------------------------------------------
+
+    @property
+    def at_one_server(self) -> bool:
+        """Whether one answer of one server is all that accepting waits for."""
+        return not isinstance(self.redis, RedisCluster) and not self._replicas
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `accept_command` and `refuse_if_full` know what they need."""
+        return "accept" in self._shas and not self._memory_is_old()
+
+    def prepare(self) -> None:
+        """Ask Redis for that."""
+        with self.in_our_words():
+            self._sha("accept")
+        self._read_memory()
+
+    def accept_command(
+        self, shard: int, batch: Sequence[Creation], known: EntryId
+    ) -> tuple[str | int | bytes, ...]:
+        """The call of the script, as `accept` makes it, in one command."""
+        keys, arguments = self._accept_arguments(shard, batch, known)
+        return "EVALSHA", self._shas["accept"], len(keys), *keys, *arguments
+
+    def forget_script(self) -> None:
+        """Redis has forgotten the script: it is to be told again."""
+        self._shas.pop("accept", None)
 
     def _accept_arguments(
         self, shard: int, batch: Sequence[Creation], known: EntryId
@@ -150,22 +174,25 @@ class AcceptCalls(Calls):
 
     def _check_memory(self) -> None:
         """Refuse while memory is short; read at most once a second."""
-        now = time.monotonic()
-        if now - self._memory_read > 1:
-            with self._down():
-                info: Any = self.redis.info("memory")
-            nodes = (
-                info.values() if info and isinstance(next(iter(info.values())), dict) else [info]
-            )
-            self._memory_share = max(
-                (
-                    node["used_memory"] / node["maxmemory"]
-                    for node in nodes
-                    if node.get("maxmemory")
-                ),
-                default=0.0,
-            )
-            self._memory_read = now
+        if self._memory_is_old():
+            self._read_memory()
+        self.refuse_if_full()
+
+    def _memory_is_old(self) -> bool:
+        return time.monotonic() - self._memory_read > 1
+
+    def _read_memory(self) -> None:
+        with self.in_our_words():
+            info: Any = self.redis.info("memory")
+        nodes = info.values() if info and isinstance(next(iter(info.values())), dict) else [info]
+        self._memory_share = max(
+            (node["used_memory"] / node["maxmemory"] for node in nodes if node.get("maxmemory")),
+            default=0.0,
+        )
+        self._memory_read = time.monotonic()
+
+    def refuse_if_full(self) -> None:
+        """Raise LogFull if memory was short when it was read last."""
         if self._memory_share > MEMORY_SHARE:
             raise LogFull(
                 f"Redis uses {self._memory_share:.0%} of its memory limit; nothing was accepted",
@@ -174,7 +201,7 @@ class AcceptCalls(Calls):
 
     def claim_key(self, shard: int, name: str, value: str) -> str:
         """Keep a value under an idempotency key for a day, unless there is one; returns what is there."""
-        with self._down():
+        with self.in_our_words():
             found: Any = self.redis.set(
                 self.key(shard, f"key:{name}"), value, nx=True, ex=IDEMPOTENCY_SECONDS, get=True
             )
@@ -184,6 +211,19 @@ class AcceptCalls(Calls):
 def idempotency_key(route: str, key: str) -> str:
     """The name under which an idempotency key is kept: per route, of bounded length."""
     return hashlib.sha256(f"{route}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def outcome_of(url: str, shard: int, reply: Any) -> Outcome | InstaChatError | LifeLost:
+    """What the accept script's answer, or Redis's error instead of one, means."""
+    try:
+        if isinstance(reply, Exception):
+            with in_our_words(url):
+                raise reply
+        return _given(shard, reply)
+    except ResponseError as error:
+        return _refusal(error)
+    except (InstaChatError, LifeLost) as error:
+        return error
 
 
 def _given(shard: int, reply: Any) -> Outcome:

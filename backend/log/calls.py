@@ -56,7 +56,7 @@ class Calls:
         self.url = url
         self.redis = connect(url, connect_seconds=connect_seconds, answer_seconds=answer_seconds)
         self._replicas = replicas
-        self._answer_seconds = answer_seconds
+        self.answer_seconds = answer_seconds
         self._shas: dict[str, str] = {}
 
     def close(self) -> None:
@@ -65,13 +65,13 @@ class Calls:
 
     def ping(self) -> None:
         """Raise EngineDown unless Redis answers."""
-        with self._down():
+        with self.in_our_words():
             self.redis.ping()
 
     def configuration(self, *names: str) -> Mapping[str, str] | None:
         """Redis's own settings; None where it does not let us read them (a managed service)."""
         options = {"target_nodes": "random"} if isinstance(self.redis, RedisCluster) else {}
-        with self._down():
+        with self.in_our_words():
             try:
                 found: Any = self.redis.config_get(*names, **options)
             except ResponseError:
@@ -95,7 +95,7 @@ class Calls:
         *,
         durably: bool = False,
     ) -> Any:
-        with self._down():
+        with self.in_our_words():
             try:
                 return self._evaluate(script, keys, arguments, durably)
             except NoScriptError:  # nothing ran; a restarted server has forgotten its scripts
@@ -115,7 +115,7 @@ class Calls:
         # WAITAOF speaks of its own connection's writes only, hence one pipeline.
         pipe = self.redis.pipeline(transaction=False)
         pipe.evalsha(sha, len(keys), *keys, *arguments)
-        pipe.execute_command("WAITAOF", 1, self._replicas, int(self._answer_seconds * 500))
+        pipe.execute_command("WAITAOF", 1, self._replicas, int(self.answer_seconds * 500))
         reply, waited = pipe.execute(raise_on_error=False)
         if isinstance(reply, Exception):
             raise reply
@@ -136,7 +136,7 @@ class Calls:
         return sha
 
     def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
-        with self._down():
+        with self.in_our_words():
             pipe = self.redis.pipeline(transaction=False)
             for shard in range(shards):
                 getattr(pipe, command)(self.key(shard, name))
@@ -146,10 +146,12 @@ class Calls:
                     raise answer
         return [1 if isinstance(answer, Exception) else int(answer) for answer in answers]
 
-    def _down(self) -> AbstractContextManager[None]:
+    def in_our_words(self) -> AbstractContextManager[None]:
+        """Around calls of Redis; see `troubles.in_our_words`."""
         return in_our_words(self.url)
 
-    def _unconfirmed(self) -> AbstractContextManager[None]:
+    def or_unconfirmed(self) -> AbstractContextManager[None]:
+        """Around a call that accepts, and the above; see `troubles.or_unconfirmed`."""
         return or_unconfirmed(self.url)
 
 

@@ -107,7 +107,7 @@ class CounterCalls(Calls):
         Whatever had one during the whole of the walk is in it.
         """
         pattern = f"instachat:{{{'*' if shard is None else shard}}}:[ac][ph][pa]*:{token}*"
-        with self._down():
+        with self.in_our_words():
             for name in self.redis.scan_iter(match=pattern, count=SCANNED_AT_ONCE):
                 if found := _COUNTER.fullmatch(name):
                     of_app, of_chat, number = found.groups()
@@ -145,6 +145,6 @@ class CounterCalls(Calls):
 
     def forget(self, shard: int, parents: Sequence[Parent]) -> None:
         """Drop the counters of chats whose application is removed, and closed here. Idempotent."""
-        with self._down():
+        with self.in_our_words():
             self.redis.unlink(*(self.counter_key(shard, parent) for parent in parents))
             self.redis.zrem(self.key(shard, "unsynced"), *map(name_of, parents))

@@ -24,7 +24,7 @@ class LifeCalls(Calls):
 
         Something foreign in a life's place has given none: the next call of that shard will name it.
         """
-        with self._down():
+        with self.in_our_words():
             pipe = self.redis.pipeline(transaction=False)
             for shard in range(shards):
                 pipe.hget(self.key(shard, "life"), "given")

@@ -34,7 +34,7 @@ class UnsyncedCalls(Calls):
 
     def unsynced_page(self, shard: int, before: int, skip: int, limit: int) -> list[Parent]:
         """A page of a shard's parents that are unsynced since before a time, the oldest first."""
-        with self._down():
+        with self.in_our_words():
             found: Any = self.redis.zrangebyscore(
                 self.key(shard, "unsynced"), "-inf", before, start=skip, num=limit
             )

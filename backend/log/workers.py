@@ -14,7 +14,7 @@ class WorkerCalls(Calls):
     def beat(self, worker: str) -> None:
         """A worker says that it is running; forgets those long gone."""
         now = time.time()
-        with self._down():
+        with self.in_our_words():
             pipe = self.redis.pipeline(transaction=False)
             pipe.zadd("instachat:workers", {worker: now})
             pipe.zremrangebyscore("instachat:workers", "-inf", now - 3600)
@@ -22,12 +22,12 @@ class WorkerCalls(Calls):
 
     def retire(self, worker: str) -> None:
         """A worker says that it has stopped."""
-        with self._down():
+        with self.in_our_words():
             self.redis.zrem("instachat:workers", worker)
 
     def workers(self) -> int:
         """How many workers are running: heard of within the last three seconds."""
-        with self._down():
+        with self.in_our_words():
             found: Any = self.redis.zcount(
                 "instachat:workers", time.time() - WORKER_SECONDS, "+inf"
             )
@@ -35,15 +35,15 @@ class WorkerCalls(Calls):
 
     def pause(self) -> None:
         """Have workers take no jobs and make no sweeps until `resume`, whoever restarts meanwhile."""
-        with self._down():
+        with self.in_our_words():
             self.redis.set("instachat:paused", 1)
 
     def resume(self) -> None:
         """Let workers work again."""
-        with self._down():
+        with self.in_our_words():
             self.redis.delete("instachat:paused")
 
     def paused(self) -> bool:
         """Whether workers are told to rest."""
-        with self._down():
+        with self.in_our_words():
             return bool(self.redis.exists("instachat:paused"))

@@ -3,6 +3,7 @@
 No such thing stops a shard for good, makes a number come twice, or reaches the caller in Lua's words.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.errors import EngineDown, Failed, InstaChatError, LogFull
 from backend.events import pack_messages
 from backend.log import Creation, LifeLost, Log
+from backend.log.asynchronous import AsyncAccepting
 from backend.model import EntryId, Parent
 from backend.settings import Settings
 from tests.engines import RedisServer, redis_binary, valkey_binary
@@ -220,14 +222,30 @@ def calls(log: Log) -> Calls:
 
 
 def refusals(log: Log) -> dict[str, type[Exception]]:
-    """Which calls are refused, and how; anything but an expected error fails."""
+    """Which calls are refused, and how; anything but an expected error fails.
+
+    Accepting from an event loop is refused as accepting is.
+    """
     found: dict[str, type[Exception]] = {}
-    for name, call in calls(log).items():
+    for name, call in (calls(log) | {"await": lambda: asyncio.run(awaited(log))}).items():
         try:
             call()
         except (InstaChatError, LifeLost) as error:
             found[name] = type(error)
+    assert found.pop("await", None) == found.get("accept")
     return found
+
+
+async def awaited(log: Log) -> None:
+    """Accept a message from an event loop."""
+    messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
+    accepting = AsyncAccepting(log)
+    try:
+        (outcome,) = await accepting.accept_each([(0, [messages], NOTHING)])
+    finally:
+        await accepting.close()
+    if isinstance(outcome, Exception):
+        raise outcome
 
 
 @pytest.fixture(params=["valkey", "redis"])

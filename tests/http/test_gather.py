@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,24 +15,49 @@ from backend.api import gather
 from backend.api.gather import Busy, Gatherer
 from backend.bootstrap import Backend
 from backend.errors import EngineDown, Failed, InstaChatError, NotFound
+from backend.log import Log
+from backend.log.asynchronous import AsyncAccepting
 from backend.model import Accepted, Parent
 
 
 class Watched:
     """An acceptor that notes its calls, and can be held up in one."""
 
-    def __init__(self, real: Acceptor) -> None:
+    def __init__(self, real: Acceptor, redis: Log, *, awaits: bool) -> None:
         self.real = real
+        self.redis = redis
+        self.awaits = awaits
+        self.faulty: Callable[[Sequence[Request]], list[Accepted | InstaChatError | None]] | None
+        self.faulty = None
         self.batches: list[int] = []
         self.mended: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
 
+    @property
+    def is_ready(self) -> bool:
+        """See Acceptor."""
+        return self.real.is_ready
+
+    def log(self) -> AsyncAccepting | None:
+        """What a gatherer is given, of the event loop that runs."""
+        return AsyncAccepting(self.redis) if self.awaits else None
+
     def attempt(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
         """See Acceptor."""
         self.batches.append(len(requests))
         self.gate.wait(20)
-        return self.real.attempt(requests)
+        return self.faulty(requests) if self.faulty else self.real.attempt(requests)
+
+    async def attempt_async(
+        self, requests: Sequence[Request], log: AsyncAccepting
+    ) -> list[Accepted | InstaChatError | None]:
+        """See Acceptor."""
+        self.batches.append(len(requests))
+        await asyncio.to_thread(self.gate.wait, 20)
+        if self.faulty:
+            return await asyncio.to_thread(self.faulty, requests)
+        return await self.real.attempt_async(requests, log)
 
     def accept_batch(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError]:
         """See Acceptor."""
@@ -40,10 +65,12 @@ class Watched:
         return self.real.accept_batch(requests)
 
 
-@pytest.fixture
-def watched(backend: Backend) -> Watched:
-    """A watched acceptor on real engines."""
-    return Watched(backend.acceptor)
+@pytest.fixture(params=["awaited", "by a thread"])
+def watched(request: pytest.FixtureRequest, backend: Backend, application: str) -> Watched:
+    """A watched acceptor on real engines, which has accepted before; called in either way."""
+    backend.acceptor.attempt([accept.messages(application, 1, ["of a chat that is not there"])])
+    assert backend.acceptor.is_ready
+    return Watched(backend.acceptor, backend.log, awaits=request.param == "awaited")
 
 
 def chat_of(backend: Backend, token: str) -> int:
@@ -53,11 +80,11 @@ def chat_of(backend: Backend, token: str) -> int:
 
 async def gathered(watched: Watched, requests: Sequence[Request]) -> list[Any]:
     """Ask for all at once; what became of each."""
-    gatherer = Gatherer(watched)  # type: ignore[arg-type]  # it has all that is asked for
+    gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]  # it has all that is asked for
     try:
         return await asyncio.gather(*map(gatherer.accept, requests), return_exceptions=True)
     finally:
-        await asyncio.to_thread(gatherer.close)
+        await gatherer.close()
 
 
 def test_requests_of_one_moment_are_one_call(
@@ -99,7 +126,7 @@ def test_while_one_batch_is_under_way_the_next_gathers(
     chat = chat_of(backend, application)
 
     async def go() -> list[Accepted]:
-        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
         watched.gate.clear()
         first = asyncio.ensure_future(gatherer.accept(accept.messages(application, chat, ["a"])))
         while not watched.batches:
@@ -112,7 +139,7 @@ def test_while_one_batch_is_under_way_the_next_gathers(
         assert not first.done()  # no answer before the call has returned
         watched.gate.set()
         found = await asyncio.gather(first, *more)
-        await asyncio.to_thread(gatherer.close)
+        await gatherer.close()
         return found
 
     assert [answer.first for answer in asyncio.run(go())] == list(range(1, 52))
@@ -156,7 +183,7 @@ def test_a_counter_that_is_not_verified_holds_up_only_its_own(
     watched.accept_batch = slowly  # type: ignore[method-assign]
 
     async def go() -> None:
-        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
         slow = asyncio.ensure_future(gatherer.accept(accept.messages(other, 1, ["slow"])))
         for number in range(1, 6):
             quick = await gatherer.accept(accept.messages(application, chat, ["quick"]))
@@ -164,7 +191,7 @@ def test_a_counter_that_is_not_verified_holds_up_only_its_own(
         assert not slow.done()
         hold.set()
         assert (await slow).first == 1
-        await asyncio.to_thread(gatherer.close)
+        await gatherer.close()
 
     asyncio.run(go())
 
@@ -191,7 +218,7 @@ def test_a_client_that_goes_away_changes_nothing_for_the_others(
     chat = chat_of(backend, application)
 
     async def go() -> list[Any]:
-        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
         watched.gate.clear()
         tasks = [
             asyncio.ensure_future(gatherer.accept(accept.messages(application, chat, [f"{i}"])))
@@ -202,7 +229,7 @@ def test_a_client_that_goes_away_changes_nothing_for_the_others(
         tasks[2].cancel()
         watched.gate.set()
         found = await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(gatherer.close)
+        await gatherer.close()
         return found
 
     answers = asyncio.run(go())
@@ -211,22 +238,21 @@ def test_a_client_that_goes_away_changes_nothing_for_the_others(
 
 
 def test_a_fault_of_ours_is_every_requests_answer(watched: Watched, application: str) -> None:
-    """Nobody waits for ever, whatever is raised in the thread; and the next batch is taken."""
+    """Nobody waits for ever, whatever is raised; and the next batch is taken."""
 
     def broken(_: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
         raise ZeroDivisionError
 
-    real = watched.attempt
-    watched.attempt = broken  # type: ignore[method-assign,assignment]
+    watched.faulty = broken
 
     async def go() -> None:
-        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
         request = accept.chats(application)
         with pytest.raises(ZeroDivisionError):
             await gatherer.accept(request)
-        watched.attempt = real  # type: ignore[method-assign]
+        watched.faulty = None
         assert (await gatherer.accept(request)).first == 1
-        await asyncio.to_thread(gatherer.close)
+        await gatherer.close()
 
     asyncio.run(go())
 
@@ -237,19 +263,18 @@ def test_who_waits_behind_a_redis_that_is_away_is_told_with_the_first(
     """Not one batch after the other, each as long again."""
 
     def away(requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
-        watched.batches.append(len(requests))
         time.sleep(0.3)
         return [EngineDown("away")] * len(requests)
 
-    watched.attempt = away  # type: ignore[method-assign]
+    watched.faulty = away
 
     async def go() -> list[Any]:
-        gatherer = Gatherer(watched)  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
         first = asyncio.ensure_future(gatherer.accept(accept.chats(application)))
         await asyncio.sleep(0.05)
         rest = [gatherer.accept(accept.chats(application)) for _ in range(5)]
         found = await asyncio.gather(first, *rest, return_exceptions=True)
-        await asyncio.to_thread(gatherer.close)
+        await gatherer.close()
         return found
 
     assert all(isinstance(answer, EngineDown) for answer in asyncio.run(go()))
