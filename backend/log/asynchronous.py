@@ -6,8 +6,8 @@ come in a third of the time (`instachat bench ceilings http`).
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
 
 import hiredis
 import redis.asyncio
@@ -17,6 +17,8 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from backend.errors import InstaChatError
 from backend.log.accepting import AcceptCalls, outcome_of
 from backend.log.shapes import Creation, LifeLost, Outcome
+
+T = TypeVar("T")
 
 
 class AsyncAccepting:
@@ -60,20 +62,20 @@ class AsyncAccepting:
             for batch in batches
         ]
         with log.in_our_words():
-            await self._connect()
+            await _in_time(self._connect(), log.answer_seconds)
         with log.or_unconfirmed(), log.in_our_words():
-            try:
-                async with asyncio.timeout(log.answer_seconds):
-                    return await self._exchange(calls)
-            except TimeoutError:
-                raise RedisTimeout("it does not answer in time") from None
+            return await _in_time(self._exchange(calls), log.answer_seconds)
 
     async def _connect(self) -> None:
         """Have a connection that nothing is left to be read from, as its end would be."""
-        if self._connection.is_connected and await self._connection.can_read():
-            await self._connection.disconnect(nowait=True)
-        if not self._connection.is_connected:
-            await self._connection.connect()
+        try:
+            if self._connection.is_connected and await self._connection.can_read():
+                await self._connection.disconnect(nowait=True)
+            if not self._connection.is_connected:
+                await self._connection.connect()
+        except BaseException:
+            await self._connection.disconnect(nowait=True)  # greeted, and perhaps not answered yet
+            raise
 
     async def _exchange(self, calls: Sequence[bytes]) -> list[Any]:
         replies: list[Any] = []
@@ -88,3 +90,12 @@ class AsyncAccepting:
             await self._connection.disconnect(nowait=True)  # an answer may still be under way
             raise
         return replies
+
+
+async def _in_time(awaited: Awaitable[T], seconds: float) -> T:
+    """What comes of it; the error that redis-py would raise if it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await awaited
+    except TimeoutError:
+        raise RedisTimeout("it does not answer in time") from None
