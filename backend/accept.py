@@ -163,6 +163,10 @@ class Acceptor:
         """Whether all was read that an attempt needs of SQL: by the first attempt that succeeds."""
         return self._lives.began
 
+    def renew(self) -> None:
+        """See `Lives.renew`."""
+        self._lives.renew()
+
     def _batches(
         self, shards: dict[int, list[tuple[int, Creation]]]
     ) -> list[tuple[int, Sequence[Creation], EntryId]]:

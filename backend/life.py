@@ -43,12 +43,19 @@ class Lives:
         fool one that has seen nothing yet; from then on it knows what it saw.
         """
         if not self._began:
-            with self._database.connect() as connection:
-                states = sql.shard_states(connection)
-            for number, (epoch, cursor) in states.items():
-                self.saw(number, max(cursor, EntryId(epoch, 0)))
-            self._began = True
+            self.renew()
         return self._known[shard]
+
+    def renew(self) -> None:
+        """Learn what SQL has passed by now, and which lives others have claimed.
+
+        Who accepts seldom and does so now and then is not fooled by a former primary. Raises EngineDown.
+        """
+        with self._database.connect() as connection:
+            states = sql.shard_states(connection)
+        for number, (epoch, cursor) in states.items():
+            self.saw(number, max(cursor, EntryId(epoch, 0)))
+        self._began = True
 
     def saw(self, shard: int, end: EntryId) -> None:
         """Remember a shard's log's end."""

@@ -34,6 +34,7 @@ LONG_SECONDS = 10.0
 READ_SECONDS = 1.0  # how long a read waits for what is accepted and not stored
 CHANGE_SECONDS = 5.0
 WAIT_SECONDS = 5.0
+RENEW_SECONDS = 1.0
 POLL_SECONDS = 0.02
 SEARCHABLE_POLL_SECONDS = 0.1  # each is a request to Elasticsearch, which refreshes once a second
 
@@ -165,12 +166,25 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         bell = stack.enter_context(ThreadPoolExecutor(1, "bell"))
         service = Service(core, bell)
         sampling = asyncio.create_task(measures.sample(service.pools))
-        gc.freeze()
+        renewing = asyncio.create_task(_renew(core))
+        gc.freeze()  # what is loaded stays: collections need not walk it
         try:
             yield service
         finally:
             sampling.cancel()
+            renewing.cancel()
             await service.close()
+
+
+async def _renew(core: Backend) -> None:
+    """Keep up with the lives that others claim, so that no former primary of Redis is taken for the present.
+
+    Where PostgreSQL hangs, one thread waits for it.
+    """
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        with suppress(InstaChatError):
+            await asyncio.to_thread(core.acceptor.renew)
 
 
 def _open(settings: Settings, stack: ExitStack) -> Backend:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from redis import Redis
 
 from backend import accept
+from backend.api.service import RENEW_SECONDS
 from backend.bootstrap import Backend, open_backend
 from backend.migrations import upgrade
 from backend.settings import Settings
@@ -70,6 +72,35 @@ def test_without_redis_all_that_needs_it_is_503_within_a_second(
     body = {"message": {"text": "again"}}
     until(lambda: alone("POST", f"{chat}/messages", body).status == 202, 20)
     until(lambda: alone("GET", "/readyz").status == 200, 5)
+
+
+def test_a_server_that_was_idle_is_not_fooled_by_a_former_primary(
+    alone: Server, own_redis: RedisServer
+) -> None:
+    """Others have gone on in a new life; then the old one is there again, as it was when they left it."""
+    app = Application(alone)
+    path = f"{app.chat()}/messages"
+
+    def post() -> int:
+        number: int = alone("POST", path, {"message": {"text": "x"}}).json["number"]
+        return number
+
+    assert post() == 1
+    redis = own_redis.client()
+    plain = Redis(port=own_redis.port)  # dumps are no texts
+    with open_backend(alone.settings) as backend:
+        backend.drainer.drain_all()
+        former = {key: plain.dump(key) for key in plain.scan_iter()}
+        redis.flushall()
+        request = accept.messages(app.token, 1, ["of the new life"])
+        assert [backend.acceptor.accept(request).first for _ in range(3)] == [2, 3, 4]
+        backend.drainer.drain_all()
+    time.sleep(2 * RENEW_SECONDS + 0.5)
+    redis.flushall()
+    for key, value in former.items():
+        assert value
+        plain.restore(key, 0, value)
+    assert post() == 5
 
 
 def test_those_that_wait_behind_a_hanging_redis_do_not_wait_longer(
