@@ -160,7 +160,7 @@ class Acceptor:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all was read that an attempt needs of SQL: by the first attempt that succeeds."""
+        """Whether all was read that an attempt needs of SQL: by `renew`, or by the first attempt."""
         return self._lives.began
 
     def renew(self) -> None:

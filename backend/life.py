@@ -33,7 +33,7 @@ class Lives:
 
     @property
     def began(self) -> bool:
-        """Whether SQL was asked what it has passed, which the first `known` does."""
+        """Whether SQL was asked what it has passed: by `renew`, or by the first `known`."""
         return self._began
 
     def known(self, shard: int) -> EntryId:
@@ -51,6 +51,7 @@ class Lives:
 
         Who accepts seldom and does so now and then is not fooled by a former primary. Raises EngineDown.
         """
+        _ = self._database.installation  # so that who finds that this `began` needs no SQL
         with self._database.connect() as connection:
             states = sql.shard_states(connection)
         for number, (epoch, cursor) in states.items():

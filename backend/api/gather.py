@@ -23,6 +23,7 @@ MOST_AT_ONCE = 512  # requests in one call
 MOST_WAITING = 4_096  # requests; one more is refused at once
 MEND_THREADS = 8
 MEND_SECONDS = 8.0
+CLOSE_POLL_SECONDS = 0.005
 
 Waiting = tuple[Request, "asyncio.Future[Accepted]"]
 Answers = Sequence[Accepted | InstaChatError | None] | Exception
@@ -69,8 +70,8 @@ class Gatherer:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        while self._attempt and not self._attempt.done():  # each may be followed by the next
-            await self._attempt
+        while self._flying:
+            await asyncio.sleep(CLOSE_POLL_SECONDS)
         await asyncio.to_thread(self._thread.shutdown)
         await asyncio.to_thread(self._menders.shutdown, cancel_futures=True)
         if self._log:
@@ -109,11 +110,11 @@ class Gatherer:
             for _, future in self._waiting:
                 _answer(future, EngineDown("Redis does not answer; nothing was accepted"))
             self._waiting.clear()
+        self._answer(batch, answers)
         if self._waiting:
             self._fly()
         else:
             self._flying = False
-        self._answer(batch, answers)
 
     def _answer(self, batch: list[Waiting], answers: Answers) -> None:
         left: dict[Parent, list[Waiting]] = {}

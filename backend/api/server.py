@@ -28,7 +28,7 @@ from backend.settings import Settings
 HEADER_SECONDS = 10  # a client that takes longer for its headers is let go
 CONNECTIONS = 16_384  # of one process
 SWITCH_SECONDS = (
-    0.0005  # a tenth of Python's own: the accepting thread gets its turn in a busy loop
+    0.0005  # a tenth of Python's own: the core's threads get their turn beside a busy loop
 )
 TICK_SECONDS = 1.0
 ENDS_WITHIN = 8  # seconds; what a process has not answered by then is cut off

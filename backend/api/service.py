@@ -167,6 +167,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         service = Service(core, bell)
         sampling = asyncio.create_task(measures.sample(service.pools))
         renewing = asyncio.create_task(_renew(core))
+        gc.collect()
         gc.freeze()  # what is loaded stays: collections need not walk it
         try:
             yield service
@@ -183,8 +184,12 @@ async def _renew(core: Backend) -> None:
     """
     while True:
         await asyncio.sleep(RENEW_SECONDS)
-        with suppress(InstaChatError):
+        try:
             await asyncio.to_thread(core.acceptor.renew)
+        except InstaChatError as error:  # PostgreSQL is away: `/` and `/readyz` say so
+            logger.debug("the lives of Redis are not known anew: %s", error)
+        except Exception:
+            logger.exception("the lives of Redis can't be looked up")
 
 
 def _open(settings: Settings, stack: ExitStack) -> Backend:

@@ -10,6 +10,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from backend.errors import EngineDown, InstaChatError, LogFull, Unconfirmed
 from backend.log.calls import ANSWER_SECONDS, CONNECT_SECONDS, Calls, text
+from backend.log.scripts import SHAS
 from backend.log.shapes import Creation, Given, LifeLost, Outcome, Refused
 from backend.log.troubles import foreign, in_our_words
 from backend.log.unsynced import name_of
@@ -61,7 +62,7 @@ class AcceptCalls(Calls):
             with self.or_unconfirmed():
                 reply = self._call("accept", keys, arguments, durably=True)
         except ResponseError as error:
-            raise _refusal(error) from None
+            raise _meaning(error) from error
         return _given(shard, reply)
 
     def accept_each(
@@ -72,7 +73,6 @@ class AcceptCalls(Calls):
         In one round trip, and under `strict` with one fsync, but for a cluster, or with replicas to wait for.
         Where all shards are on one Redis that does not answer, it is asked no more.
         """
-        one_server = not isinstance(self.redis, RedisCluster)
         if len(batches) > 1 and self.at_one_server:
             try:
                 return self._accept_together(batches)
@@ -87,7 +87,9 @@ class AcceptCalls(Calls):
                 outcomes.append(self.accept(*batch))
             except (InstaChatError, LifeLost) as error:
                 outcomes.append(error)
-                if one_server and isinstance(error, EngineDown | Unconfirmed):
+                if not isinstance(self.redis, RedisCluster) and isinstance(
+                    error, EngineDown | Unconfirmed
+                ):
                     away = EngineDown(error.message, error.hint)
         return outcomes
 
@@ -96,7 +98,6 @@ class AcceptCalls(Calls):
     ) -> "list[Outcome | InstaChatError | LifeLost]":
         self._check_memory()
         with self.in_our_words():
-            self._sha("accept")
             pipe = self.redis.pipeline(transaction=False)
             for batch in batches:
                 pipe.execute_command(*self.accept_command(*batch))
@@ -121,26 +122,16 @@ class AcceptCalls(Calls):
         return not isinstance(self.redis, RedisCluster) and not self._replicas
 
     @property
-    def is_prepared(self) -> bool:
-        """Whether `accept_command` and `refuse_if_full` know what they need."""
-        return "accept" in self._shas and not self._memory_is_old()
-
-    def prepare(self) -> None:
-        """Ask Redis for that."""
-        with self.in_our_words():
-            self._sha("accept")
-        self._read_memory()
+    def knows_memory(self) -> bool:
+        """Whether `refuse_if_full` has something to go by: what was read in the last second."""
+        return time.monotonic() - self._memory_read <= 1
 
     def accept_command(
         self, shard: int, batch: Sequence[Creation], known: EntryId
     ) -> tuple[str | int | bytes, ...]:
         """The call of the script, as `accept` makes it, in one command."""
         keys, arguments = self._accept_arguments(shard, batch, known)
-        return "EVALSHA", self._shas["accept"], len(keys), *keys, *arguments
-
-    def forget_script(self) -> None:
-        """Redis has forgotten the script: it is to be told again."""
-        self._shas.pop("accept", None)
+        return "EVALSHA", SHAS["accept"], len(keys), *keys, *arguments
 
     def _accept_arguments(
         self, shard: int, batch: Sequence[Creation], known: EntryId
@@ -174,14 +165,12 @@ class AcceptCalls(Calls):
 
     def _check_memory(self) -> None:
         """Refuse while memory is short; read at most once a second."""
-        if self._memory_is_old():
-            self._read_memory()
+        if not self.knows_memory:
+            self.read_memory()
         self.refuse_if_full()
 
-    def _memory_is_old(self) -> bool:
-        return time.monotonic() - self._memory_read > 1
-
-    def _read_memory(self) -> None:
+    def read_memory(self) -> None:
+        """Ask Redis how much of its memory it uses."""
         with self.in_our_words():
             info: Any = self.redis.info("memory")
         nodes = info.values() if info and isinstance(next(iter(info.values())), dict) else [info]
@@ -214,14 +203,14 @@ def idempotency_key(route: str, key: str) -> str:
 
 
 def outcome_of(url: str, shard: int, reply: Any) -> Outcome | InstaChatError | LifeLost:
-    """What the accept script's answer, or Redis's error instead of one, means."""
+    """What the accept script's answer, or Redis's error instead of one, means; raises nothing."""
     try:
         if isinstance(reply, Exception):
             with in_our_words(url):
                 raise reply
         return _given(shard, reply)
     except ResponseError as error:
-        return _refusal(error)
+        return _meaning(error)
     except (InstaChatError, LifeLost) as error:
         return error
 
@@ -243,11 +232,15 @@ def _given(shard: int, reply: Any) -> Outcome:
     raise LifeLost(text(reply[1]))
 
 
-def _refusal(error: ResponseError) -> LifeLost:
-    """What Redis's own refusal of the accept script's first write means; raises others again."""
+def _meaning(error: ResponseError) -> LifeLost | Unconfirmed:
+    """What Redis's own word against the accept script means: it refused the first write, or nobody knows."""
     if "equal or smaller" in str(error):
         return LifeLost("the log is ahead")
-    raise error
+    return Unconfirmed(
+        f"Redis has ended the accepting script ({type(error).__name__}): it is not known whether this was"
+        " accepted",
+        "see Redis's log; look at what is there before you repeat it",
+    )
 
 
 def _answer(reply: list[Any]) -> Given | Refused:

@@ -1,8 +1,7 @@
 """Accepting from an event loop: the same call of the same script, awaited on a connection of its own.
 
 A thread that waits for Redis beside a busy loop has to get Python's lock back from it for every answer, and
-hands it over again. Without that thread a server process accepts half as many again, and the slowest answers
-come in a third of the time (`instachat bench ceilings http`).
+hands it over again; docs/architecture.md has what that cost.
 """
 
 import asyncio
@@ -11,14 +10,19 @@ from typing import Any, TypeVar
 
 import hiredis
 import redis.asyncio
+from redis.exceptions import ConnectionError as RedisAway
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from backend.errors import InstaChatError
+from backend.errors import EngineDown, InstaChatError
 from backend.log.accepting import AcceptCalls, outcome_of
+from backend.log.scripts import SCRIPTS
 from backend.log.shapes import Creation, LifeLost, Outcome
+from backend.model import EntryId
 
 T = TypeVar("T")
+
+Batch = tuple[int, Sequence[Creation], EntryId]
 
 
 class AsyncAccepting:
@@ -36,26 +40,44 @@ class AsyncAccepting:
         await self._connection.disconnect(nowait=True)
 
     async def accept_each(
-        self, batches: Sequence[tuple[int, Sequence[Creation], Any]]
+        self, batches: Sequence[Batch]
     ) -> list[Outcome | InstaChatError | LifeLost]:
         """See `AcceptCalls.accept_each`."""
         try:
             replies = await self._ask(batches)
         except InstaChatError as error:
             return [error] * len(batches)
-        outcomes: list[Outcome | InstaChatError | LifeLost] = []
-        for batch, reply in zip(batches, replies, strict=True):
-            if isinstance(reply, NoScriptError):  # nothing ran; Redis has forgotten its scripts
-                self._log.forget_script()
-                outcomes += await self.accept_each([batch])
-            else:
-                outcomes.append(outcome_of(self._log.url, batch[0], reply))
-        return outcomes
+        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:  # nothing of these ran: a new or restarted Redis does not know its scripts
+            for at, reply in zip(
+                unknown, await self._ask_again([batches[at] for at in unknown]), strict=True
+            ):
+                replies[at] = reply
+        return [
+            reply
+            if isinstance(reply, InstaChatError)
+            else outcome_of(self._log.url, batch[0], reply)
+            for batch, reply in zip(batches, replies, strict=True)
+        ]
 
-    async def _ask(self, batches: Sequence[tuple[int, Sequence[Creation], Any]]) -> list[Any]:
+    async def _ask_again(self, batches: Sequence[Batch]) -> list[Any]:
+        """What Redis answers once it was told the script; EngineDown where it does not keep it."""
         log = self._log
-        if not log.is_prepared:
-            await asyncio.to_thread(log.prepare)
+        try:
+            load = hiredis.pack_command(("SCRIPT", "LOAD", SCRIPTS["accept"]))  # type: ignore[arg-type]  # as below
+            with log.in_our_words():
+                await _in_time(self._exchange([load]), log.answer_seconds)
+            replies = await self._ask(batches)
+        except InstaChatError as error:
+            return [error] * len(batches)
+        forgetful = EngineDown("Redis forgets the program's scripts; nothing was accepted")
+        return [forgetful if isinstance(reply, NoScriptError) else reply for reply in replies]
+
+    async def _ask(self, batches: Sequence[Batch]) -> list[Any]:
+        """Redis's answer or error for each."""
+        log = self._log
+        if not log.knows_memory:
+            await asyncio.to_thread(log.read_memory)
         log.refuse_if_full()
         calls = [
             hiredis.pack_command(log.accept_command(*batch))  # type: ignore[arg-type]  # tuples of one, its stub says
@@ -67,14 +89,18 @@ class AsyncAccepting:
             return await _in_time(self._exchange(calls), log.answer_seconds)
 
     async def _connect(self) -> None:
-        """Have a connection that nothing is left to be read from, as its end would be."""
+        """Have a connection that was not broken meanwhile, and has nothing left to be read from it."""
+        connection = self._connection
         try:
-            if self._connection.is_connected and await self._connection.can_read():
-                await self._connection.disconnect(nowait=True)
-            if not self._connection.is_connected:
-                await self._connection.connect()
+            if connection.is_connected and (
+                connection._writer.is_closing()  # `can_read` does not see a reset
+                or await connection.can_read()
+            ):
+                await connection.disconnect(nowait=True)
+            if not connection.is_connected:
+                await connection.connect()
         except BaseException:
-            await self._connection.disconnect(nowait=True)  # greeted, and perhaps not answered yet
+            await connection.disconnect(nowait=True)  # greeted, and perhaps not answered yet
             raise
 
     async def _exchange(self, calls: Sequence[bytes]) -> list[Any]:
@@ -86,8 +112,10 @@ class AsyncAccepting:
                     replies.append(await self._connection.read_response())
                 except ResponseError as error:
                     replies.append(error)
-        except BaseException:
+        except BaseException as error:
             await self._connection.disconnect(nowait=True)  # an answer may still be under way
+            if isinstance(error, RuntimeError):  # uvloop's, of a connection that is just breaking
+                raise RedisAway(str(error)) from error
             raise
         return replies
 

@@ -11,7 +11,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from backend.errors import Failed, Unconfirmed
-from backend.log.scripts import SCRIPTS
+from backend.log.scripts import SCRIPTS, SHAS
 from backend.log.troubles import down, in_our_words, is_foreign, or_unconfirmed
 from backend.model import Parent
 from backend.settings import redacted
@@ -57,7 +57,6 @@ class Calls:
         self.redis = connect(url, connect_seconds=connect_seconds, answer_seconds=answer_seconds)
         self._replicas = replicas
         self.answer_seconds = answer_seconds
-        self._shas: dict[str, str] = {}
 
     def close(self) -> None:
         """Close the connections."""
@@ -98,8 +97,10 @@ class Calls:
         with self.in_our_words():
             try:
                 return self._evaluate(script, keys, arguments, durably)
-            except NoScriptError:  # nothing ran; a restarted server has forgotten its scripts
-                self._shas.pop(script, None)
+            except (
+                NoScriptError
+            ):  # nothing ran; a new or restarted server does not know its scripts
+                self.redis.script_load(SCRIPTS[script])
                 return self._evaluate(script, keys, arguments, durably)
 
     def _evaluate(
@@ -109,7 +110,7 @@ class Calls:
         arguments: Sequence[str | int | bytes],
         durably: bool,
     ) -> Any:
-        sha = self._sha(script)
+        sha = SHAS[script]
         if not (durably and self._replicas):
             return self.redis.evalsha(sha, len(keys), *keys, *arguments)
         # WAITAOF speaks of its own connection's writes only, hence one pipeline.
@@ -127,13 +128,6 @@ class Calls:
                 "see `instachat doctor`; with an idempotency key the same call can be repeated",
             )
         return reply
-
-    def _sha(self, script: str) -> str:
-        sha = self._shas.get(script)
-        if sha is None:
-            loaded: Any = self.redis.script_load(SCRIPTS[script])
-            sha = self._shas[script] = text(loaded)
-        return sha
 
     def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
         with self.in_our_words():

@@ -1,5 +1,6 @@
 """The scripts that alone may change the log and the counters, as Redis is given them."""
 
+import hashlib
 from importlib.resources import files
 
 
@@ -34,3 +35,5 @@ def _whole(shared: str, script: str) -> str:
 
 
 SCRIPTS = _load_scripts()
+SHAS = {name: hashlib.sha1(script.encode()).hexdigest() for name, script in SCRIPTS.items()}
+"""What Redis calls each of them, once it was told of it."""

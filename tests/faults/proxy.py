@@ -3,6 +3,7 @@
 import random
 import select
 import socket
+import struct
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,14 @@ class Proxy:
         for pair in pairs:
             _break(pair)
         return len(pairs)
+
+    def reset(self) -> None:
+        """Break all connections as a lost peer does: by a reset, not by an end."""
+        with self._lock:
+            pairs = list(self._pairs)
+        for client, _ in pairs:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
 
     def lead_to(self, target: Address) -> None:
         """From now on lead elsewhere; who is connected is cut off."""

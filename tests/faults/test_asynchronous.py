@@ -1,24 +1,30 @@
 """Accepting from an event loop while Redis restarts, hangs, dies and comes back, on one connection."""
 
 import asyncio
+import hashlib
 import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+import uvloop
 
 from backend.errors import EngineDown, InstaChatError, Unconfirmed
 from backend.events import pack_messages
 from backend.log import Creation, Given, LifeLost, Log, Outcome
 from backend.log.asynchronous import AsyncAccepting
+from backend.log.scripts import SCRIPTS, SHAS
 from backend.model import EntryId, Parent
 from tests.engines import RedisServer, valkey_binary
+from tests.faults.proxy import Proxy
 
 CHAT = Parent("t" * 32, 1)
 ANSWER_SECONDS = 0.5
 
 Accept = Callable[[], Awaitable[Outcome | InstaChatError | LifeLost]]
+Story = Callable[[Accept], Awaitable[None]]
+Run = Callable[..., None]  # of a story, and a URL other than the server's own
 
 
 @pytest.fixture
@@ -39,25 +45,26 @@ def server() -> Iterator[RedisServer]:
         server.remove()
 
 
-def run(server: RedisServer, story: Callable[[Accept], Awaitable[None]]) -> None:
-    """Tell a story of acceptances, one after the other."""
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest, server: RedisServer) -> Run:
+    """To tell a story of acceptances, one after the other, on either event loop."""
+    return lambda story, url=server.url: request.param(_told(url, story))
 
-    async def told() -> None:
-        log = Log(server.url, connect_seconds=0.3, answer_seconds=ANSWER_SECONDS)
-        accepting = AsyncAccepting(log)
-        creation = Creation("messages", CHAT, pack_messages(*CHAT, ["a"]))  # type: ignore[arg-type]  # it has a chat
 
-        async def accept() -> Outcome | InstaChatError | LifeLost:
-            (outcome,) = await accepting.accept_each([(0, [creation], EntryId(0, 0))])
-            return outcome
+async def _told(url: str, story: Story) -> None:
+    log = Log(url, connect_seconds=0.3, answer_seconds=ANSWER_SECONDS)
+    accepting = AsyncAccepting(log)
+    creation = Creation("messages", CHAT, pack_messages(*CHAT, ["a"]))  # type: ignore[arg-type]  # it has a chat
 
-        try:
-            await story(accept)
-        finally:
-            await accepting.close()
-            log.close()
+    async def accept() -> Outcome | InstaChatError | LifeLost:
+        (outcome,) = await accepting.accept_each([(0, [creation], EntryId(0, 0))])
+        return outcome
 
-    asyncio.run(told())
+    try:
+        await story(accept)
+    finally:
+        await accepting.close()
+        log.close()
 
 
 def number(outcome: Outcome | InstaChatError | LifeLost) -> int:
@@ -68,7 +75,7 @@ def number(outcome: Outcome | InstaChatError | LifeLost) -> int:
     return given.first
 
 
-def test_a_restarted_redis_costs_no_failed_call(server: RedisServer) -> None:
+def test_a_restarted_redis_costs_no_failed_call(run: Run, server: RedisServer) -> None:
     """The old connection's end is noticed before anything is sent; numbers go on."""
 
     async def story(accept: Accept) -> None:
@@ -78,10 +85,10 @@ def test_a_restarted_redis_costs_no_failed_call(server: RedisServer) -> None:
         assert isinstance(await accept(), LifeLost)  # the script's own word, so it was asked
         Log(server.url).write_life(0, 2, "here")
 
-    run(server, story)
+    run(story)
 
 
-def test_a_redis_that_is_away_is_down_and_back_at_once(server: RedisServer) -> None:
+def test_a_redis_that_is_away_is_down_and_back_at_once(run: Run, server: RedisServer) -> None:
     """Nothing was sent, so it is known that nothing was accepted."""
 
     async def story(accept: Accept) -> None:
@@ -93,10 +100,10 @@ def test_a_redis_that_is_away_is_down_and_back_at_once(server: RedisServer) -> N
         await asyncio.to_thread(server.start)
         assert isinstance(await accept(), LifeLost)
 
-    run(server, story)
+    run(story)
 
 
-def test_a_hanging_redis_leaves_it_unconfirmed(server: RedisServer) -> None:
+def test_a_hanging_redis_leaves_it_unconfirmed(run: Run, server: RedisServer) -> None:
     """The call was sent; what is answered late is nobody's answer, least of all the next call's."""
 
     async def story(accept: Accept) -> None:
@@ -112,10 +119,10 @@ def test_a_hanging_redis_leaves_it_unconfirmed(server: RedisServer) -> None:
         server.send(signal.SIGCONT)
         assert number(await accept()) == 3  # Redis has done what it was sent
 
-    run(server, story)
+    run(story)
 
 
-def test_a_redis_killed_under_a_call_leaves_it_unconfirmed(server: RedisServer) -> None:
+def test_a_redis_killed_under_a_call_leaves_it_unconfirmed(run: Run, server: RedisServer) -> None:
     """Its answer is lost, and is not asked for again."""
 
     async def story(accept: Accept) -> None:
@@ -126,4 +133,63 @@ def test_a_redis_killed_under_a_call_leaves_it_unconfirmed(server: RedisServer) 
         assert type(await accept()) is Unconfirmed
         killer.join()
 
-    run(server, story)
+    run(story)
+
+
+def test_a_connection_that_was_reset_while_idle_costs_no_failed_call(
+    run: Run, server: RedisServer
+) -> None:
+    """As by a balancer, or a peer that is gone: it is noticed before anything is sent."""
+    proxy = Proxy(("127.0.0.1", server.port))
+
+    async def story(accept: Accept) -> None:
+        assert number(await accept()) == 1
+        await asyncio.to_thread(proxy.reset)
+        await asyncio.sleep(0.1)
+        assert number(await accept()) == 2
+
+    try:
+        run(story, f"redis://127.0.0.1:{proxy.port}")
+    finally:
+        proxy.close()
+
+
+def test_forgotten_scripts_are_told_again_once(run: Run, server: RedisServer) -> None:
+    """And the request is answered as if nothing had been."""
+
+    async def story(accept: Accept) -> None:
+        for expected in (1, 2, 3):
+            server.client().script_flush()
+            assert number(await accept()) == expected
+
+    run(story)
+
+
+def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other shard's numbers were given, and are answered; of its own nobody knows."""
+    fails = 'if KEYS[1] == "instachat:{1}:life" then error("at once") end\n'
+    flags, newline, script = SCRIPTS["accept"].partition("\n")
+    assert not flags.startswith("#!")
+    broken = fails + flags + newline + script
+    monkeypatch.setitem(SCRIPTS, "accept", broken)
+    monkeypatch.setitem(SHAS, "accept", hashlib.sha1(broken.encode()).hexdigest())
+    creation = Creation("messages", CHAT, pack_messages(CHAT.token, 1, ["a"]))
+    batches = [(shard, [creation], EntryId(0, 0)) for shard in (0, 1)]
+
+    async def both() -> list[Outcome | InstaChatError | LifeLost]:
+        log = Log(server.url)
+        accepting = AsyncAccepting(log)
+        try:
+            return await accepting.accept_each(batches)
+        finally:
+            await accepting.close()
+            log.close()
+
+    fine, failed = asyncio.run(both())
+    assert number(fine) == 1
+    assert type(failed) is Unconfirmed
+    fine, failed = Log(server.url).accept_each(batches)
+    assert number(fine) == 2
+    assert type(failed) is Unconfirmed
