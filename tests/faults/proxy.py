@@ -40,9 +40,9 @@ class Proxy:
         """Break all connections as a lost peer does: by a reset, not by an end."""
         with self._lock:
             pairs = list(self._pairs)
-        for client, _ in pairs:
+        for client, engine in pairs:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.close()
+            _break((engine,))  # whoever forwards closes the client, which the above makes a reset
 
     def lead_to(self, target: Address) -> None:
         """From now on lead elsewhere; who is connected is cut off."""
@@ -94,8 +94,8 @@ def _connect(target: Address) -> socket.socket:
     return socket.create_connection(target)
 
 
-def _break(pair: tuple[socket.socket, socket.socket]) -> None:
+def _break(ends: tuple[socket.socket, ...]) -> None:
     """Wakes the thread that forwards; it closes both ends."""
-    for end in pair:
+    for end in ends:
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)

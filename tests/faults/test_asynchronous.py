@@ -112,7 +112,7 @@ def test_a_hanging_redis_leaves_it_unconfirmed(run: Run, server: RedisServer) ->
         began = time.monotonic()
         outcome = await accept()
         assert type(outcome) is Unconfirmed
-        assert ANSWER_SECONDS <= time.monotonic() - began < ANSWER_SECONDS + 1
+        assert 0.9 * ANSWER_SECONDS < time.monotonic() - began < ANSWER_SECONDS + 1
         began = time.monotonic()
         assert type(await accept()) is EngineDown  # no new connection: so this one was not sent
         assert time.monotonic() - began < ANSWER_SECONDS + 1
