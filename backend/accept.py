@@ -23,11 +23,10 @@ from backend.errors import (
 )
 from backend.events import pack_chats, pack_deletion, pack_messages
 from backend.life import Lives
-from backend.log import Creation, Given, LifeLost, Log, Outcome, Refused, idempotency_key
+from backend.log import Batch, Creation, Given, LifeLost, Log, Outcome, Refused, idempotency_key
 from backend.model import (
     MAX_BATCH,
     Accepted,
-    EntryId,
     Parent,
     checked_count,
     checked_number,
@@ -167,9 +166,7 @@ class Acceptor:
         """See `Lives.renew`."""
         self._lives.renew()
 
-    def _batches(
-        self, shards: dict[int, list[tuple[int, Creation]]]
-    ) -> list[tuple[int, Sequence[Creation], EntryId]]:
+    def _batches(self, shards: dict[int, list[tuple[int, Creation]]]) -> list[Batch]:
         return [
             (shard, [creation for _, creation in waiting], self._lives.known(shard))
             for shard, waiting in shards.items()

@@ -25,6 +25,7 @@ from backend.log.accepting import idempotency_key as idempotency_key
 from backend.log.calls import connect as connect
 from backend.log.counters import CounterCalls
 from backend.log.lives import LifeCalls
+from backend.log.shapes import Batch as Batch
 from backend.log.shapes import Counter as Counter
 from backend.log.shapes import Counts as Counts
 from backend.log.shapes import Creation as Creation

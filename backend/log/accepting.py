@@ -11,7 +11,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from backend.errors import EngineDown, InstaChatError, LogFull, Unconfirmed
 from backend.log.calls import ANSWER_SECONDS, CONNECT_SECONDS, Calls, text
 from backend.log.scripts import SHAS
-from backend.log.shapes import Creation, Given, LifeLost, Outcome, Refused
+from backend.log.shapes import Batch, Creation, Given, LifeLost, Outcome, Refused
 from backend.log.troubles import foreign, in_our_words
 from backend.log.unsynced import name_of
 from backend.model import EntryId, Parent
@@ -42,7 +42,6 @@ class AcceptCalls(Calls):
             connect_seconds=connect_seconds,
             answer_seconds=answer_seconds,
         )
-        self.connect_seconds = connect_seconds
         self._most_entries = most_entries
         self._memory_read = float("-inf")
         self._memory_share = 0.0
@@ -65,9 +64,7 @@ class AcceptCalls(Calls):
             raise _meaning(error) from error
         return _given(shard, reply)
 
-    def accept_each(
-        self, batches: Sequence[tuple[int, Sequence[Creation], EntryId]]
-    ) -> "list[Outcome | InstaChatError | LifeLost]":
+    def accept_each(self, batches: Sequence[Batch]) -> "list[Outcome | InstaChatError | LifeLost]":
         """As `accept`, for several shards, each with its batch; an outcome or an error for each.
 
         In one round trip, and under `strict` with one fsync, but for a cluster, or with replicas to wait for.
@@ -94,7 +91,7 @@ class AcceptCalls(Calls):
         return outcomes
 
     def _accept_together(
-        self, batches: Sequence[tuple[int, Sequence[Creation], EntryId]]
+        self, batches: Sequence[Batch]
     ) -> "list[Outcome | InstaChatError | LifeLost]":
         self._check_memory()
         with self.in_our_words():

@@ -17,12 +17,9 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from backend.errors import EngineDown, InstaChatError
 from backend.log.accepting import AcceptCalls, outcome_of
 from backend.log.scripts import SCRIPTS
-from backend.log.shapes import Creation, LifeLost, Outcome
-from backend.model import EntryId
+from backend.log.shapes import Batch, LifeLost, Outcome
 
 T = TypeVar("T")
-
-Batch = tuple[int, Sequence[Creation], EntryId]
 
 
 class AsyncAccepting:

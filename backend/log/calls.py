@@ -56,6 +56,7 @@ class Calls:
         self.url = url
         self.redis = connect(url, connect_seconds=connect_seconds, answer_seconds=answer_seconds)
         self._replicas = replicas
+        self.connect_seconds = connect_seconds
         self.answer_seconds = answer_seconds
 
     def close(self) -> None:

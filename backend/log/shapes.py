@@ -39,6 +39,10 @@ class Refused:
     which: str = ""
 
 
+Batch = tuple[int, Sequence[Creation], EntryId]
+"""A shard, its creations, and the highest entry that the caller has seen of it."""
+
+
 class LifeLost(Exception):
     """Redis is not in the life that was expected: wiped, restarted, restored, promoted or foreign."""
 
