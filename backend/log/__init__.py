@@ -15,8 +15,9 @@ A shard's keys carry one hash tag, so that each script works on one slot of a Re
 Nothing here retries: a call whose answer was lost may have given numbers, and a second try would
 give others. The scripts are in `backend/lua`, each with its keys and answers.
 
-A module holds the calls of one thing: accepting, the stream, lives, counters, unsynced parents, workers.
-Each is built on `calls`; what they give and take is in `shapes`, what goes wrong in `troubles`.
+A module holds the calls of one thing: accepting (and once more, for an event loop, `asynchronous`), the
+stream, lives, counters, unsynced parents, workers. Each is built on `calls`; what they give and take is in
+`shapes`, what goes wrong in `troubles`.
 """
 
 from backend.log.accepting import MEMORY_SHARE as MEMORY_SHARE
