@@ -55,8 +55,9 @@ def test_found_planned_mended_and_clean(cli: Cli, core: Backend) -> None:
     assert "1 known to be lost" in clean.err
 
 
-def test_a_store_away_exits_5(cli: Cli) -> None:
+def test_a_store_away_exits_5(cli: Cli, core: Backend) -> None:
     """Each by itself, named; an unknown application exits 3."""
+    drift(core)  # an installation without a message would note that it is to have an index from now on
     nowhere = f"127.0.0.1:{free_port()}"
     for variable, url in [
         ("INSTACHAT_REDIS_URL", f"redis://{nowhere}"),
