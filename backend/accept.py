@@ -3,6 +3,9 @@
 A request is checked, packed and handed to one script in Redis, which gives the numbers and appends the
 events in one atomic step. An explicit refusal has changed nothing, so it is mended (the counter is
 verified, a new life claimed) and asked again; a lost answer is never repeated from here.
+
+Requests for messages of the same chat that come together are one creation to the script, and one entry of the
+log: what a message costs Redis, and the drain after it, is then shared by all of them.
 """
 
 import hashlib
@@ -10,7 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from backend.counters import Counters
 from backend.errors import (
@@ -23,7 +26,7 @@ from backend.errors import (
 )
 from backend.events import pack_chats, pack_deletion, pack_messages
 from backend.life import Lives
-from backend.log import Batch, Creation, Given, LifeLost, Log, Outcome, Refused, idempotency_key
+from backend.log import Batch, Creation, LifeLost, Log, Outcome, Refused, idempotency_key
 from backend.model import (
     MAX_BATCH,
     Accepted,
@@ -42,11 +45,18 @@ MAX_KEY = 255
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One valid request, ready for the script; made by `chats`, `messages` or `deletion`."""
+class Request(NamedTuple):
+    """One valid request; made by `chats`, `messages` or `deletion`.
 
-    creation: Creation
+    `texts` are those of messages; anything else is packed already.
+    """
+
+    kind: str
+    parent: Parent
+    texts: Sequence[str] = ()
+    packed: Sequence[tuple[int, bytes]] = ()
+    key: str = ""
+    body_hash: str = ""
 
 
 def chats(token: str, count: int = 1, *, key: str | None = None) -> Request:
@@ -58,7 +68,8 @@ def chats(token: str, count: int = 1, *, key: str | None = None) -> Request:
     parent = Parent(checked_token(token))
     if checked_count(count) > MAX_BATCH:
         raise Invalid(f"can't create {count:,} chats in one request: at most {MAX_BATCH:,}")
-    return _request("chats", parent, pack_chats(token, count), key, count)
+    request = Request("chats", parent, packed=pack_chats(token, count))
+    return request if key is None else _keyed(request, "chats", key, count)
 
 
 def messages(
@@ -83,8 +94,8 @@ def messages(
         except Invalid as error:
             where = f" (message {place} of {len(texts)})" if len(texts) > 1 else ""
             raise Invalid(error.message + where) from None
-    payloads = pack_messages(token, chat, texts)
-    return _request("messages", parent, payloads, key, list(texts), route)
+    request = Request("messages", parent, texts)
+    return request if key is None else _keyed(request, route, key, list(texts))
 
 
 def deletion(token: str, chat: int | None = None, *, cascade: bool = False) -> Request:
@@ -94,7 +105,27 @@ def deletion(token: str, chat: int | None = None, *, cascade: bool = False) -> R
     """
     parent = Parent(checked_token(token), chat if chat is None else checked_number(chat))
     kind = "delete-application" if chat is None else "delete-chat"
-    return Request(Creation(kind, parent, pack_deletion(token, chat, cascade=cascade)))
+    return Request(kind, parent, packed=pack_deletion(token, chat, cascade=cascade))
+
+
+@dataclass(slots=True)
+class _Part:
+    """A creation of a batch, and whose it is: each request's place, and how many numbers it asks for."""
+
+    request: Request
+    texts: list[str]
+    places: list[tuple[int, int]]
+
+    def creation(self) -> Creation:
+        kind, parent, _, packed, key, body_hash = self.request
+        if self.texts:
+            assert parent.chat
+            packed = pack_messages(parent.token, parent.chat, self.texts)
+        return Creation(kind, parent, packed, key, body_hash)
+
+
+_Parts = dict[int, list[_Part]]
+"""By shard, each in the order of the requests."""
 
 
 class Acceptor:
@@ -131,12 +162,11 @@ class Acceptor:
         apart, and equal idempotency keys count as one request.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        for shard, waiting in self._by_shard(requests, answers).items():
+        for shard, parts in self._parts(requests, answers).items():
             try:
-                self._accept_in_shard(shard, waiting, answers)
+                self._accept_in_shard(shard, parts, answers)
             except InstaChatError as error:
-                for i, _ in waiting:
-                    answers[i] = answers[i] or error
+                _refuse(parts, error, answers)
         return [a or Unavailable("not accepted", "try again") for a in answers]
 
     def attempt(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
@@ -146,16 +176,18 @@ class Acceptor:
         was accepted, and `accept_batch` is for those.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        shards = self._by_shard(requests, answers)
-        return self._taken(shards, self._log.accept_each(self._batches(shards)), answers)
+        shards = self._parts(requests, answers)
+        self._take_each(shards, self._log.accept_each(self._batches(shards)), answers)
+        return answers
 
     async def attempt_async(
         self, requests: Sequence[Request], log: "AsyncAccepting"
     ) -> list[Accepted | InstaChatError | None]:
         """As `attempt`, from an event loop, which it does not hold up once this `is_ready`."""
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        shards = self._by_shard(requests, answers)
-        return self._taken(shards, await log.accept_each(self._batches(shards)), answers)
+        shards = self._parts(requests, answers)
+        self._take_each(shards, await log.accept_each(self._batches(shards)), answers)
+        return answers
 
     @property
     def is_ready(self) -> bool:
@@ -166,67 +198,76 @@ class Acceptor:
         """See `Lives.renew`."""
         self._lives.renew()
 
-    def _batches(self, shards: dict[int, list[tuple[int, Creation]]]) -> list[Batch]:
-        return [
-            (shard, [creation for _, creation in waiting], self._lives.known(shard))
-            for shard, waiting in shards.items()
-        ]
-
-    def _taken(
-        self,
-        shards: dict[int, list[tuple[int, Creation]]],
-        outcomes: Sequence[Outcome | InstaChatError | LifeLost],
-        answers: list[Accepted | InstaChatError | None],
-    ) -> list[Accepted | InstaChatError | None]:
-        for (shard, waiting), outcome in zip(shards.items(), outcomes, strict=True):
-            if isinstance(outcome, InstaChatError):
-                for i, _ in waiting:
-                    answers[i] = outcome
-            elif not isinstance(outcome, LifeLost):
-                self._take(shard, waiting, outcome, answers)
-        return answers
-
     def ringing(self, ring: Callable[[int], object]) -> "Acceptor":
         """The same, with another bell."""
         return Acceptor(self._log, self._lives, self._counters, ring)
 
-    def _by_shard(
+    def _parts(
         self, requests: Sequence[Request], answers: list[Accepted | InstaChatError | None]
-    ) -> dict[int, list[tuple[int, Creation]]]:
-        """The requests of each shard, with their places; those whose shard can't be told are answered."""
-        shards: dict[int, list[tuple[int, Creation]]] = {}
-        for i, request in enumerate(requests):
-            creation = request.creation
+    ) -> _Parts:
+        """What to ask of each shard; the requests whose shard can't be told are answered."""
+        shards: _Parts = {}
+        open_: dict[Parent, _Part] = {}
+        """To which messages of that chat can be added: nothing but messages came after it."""
+        for place, request in enumerate(requests):
+            kind, parent, texts, _, key, _ = request
+            joins = kind == "messages" and not key
+            if joins and (part := open_.get(parent)):
+                part.texts += texts
+                part.places.append((place, len(texts)))
+                continue
             try:
-                shards.setdefault(self._counters.shard(creation.parent.token), []).append(
-                    (i, creation)
-                )
+                shard = self._counters.shard(parent.token)
             except InstaChatError as error:
-                answers[i] = error
+                answers[place] = error
+                continue
+            part = _Part(request, list(texts), [(place, len(texts))])
+            shards.setdefault(shard, []).append(part)
+            if joins:
+                open_[parent] = part
+            else:
+                open_.clear()  # so that all keep their order
         return shards
+
+    def _batches(self, shards: _Parts) -> list[Batch]:
+        return [
+            (shard, [part.creation() for part in parts], self._lives.known(shard))
+            for shard, parts in shards.items()
+        ]
+
+    def _take_each(
+        self,
+        shards: _Parts,
+        outcomes: Sequence[Outcome | InstaChatError | LifeLost],
+        answers: list[Accepted | InstaChatError | None],
+    ) -> None:
+        for (shard, parts), outcome in zip(shards.items(), outcomes, strict=True):
+            if isinstance(outcome, InstaChatError):
+                _refuse(parts, outcome, answers)
+            elif not isinstance(outcome, LifeLost):
+                self._take(shard, parts, outcome, answers)
 
     def _accept_in_shard(
         self,
         shard: int,
-        waiting: list[tuple[int, Creation]],
+        parts: list[_Part],
         answers: list[Accepted | InstaChatError | None],
     ) -> None:
         for _ in range(ATTEMPTS):
             try:
-                refused = self._ask(shard, waiting, answers)
+                refused = self._ask(shard, parts, answers)
             except LifeLost as lost:
                 self._lives.claim(shard, lost.why)
                 continue
-            again = []
-            for i, creation, why in refused:
+            parts = []
+            for part, why in refused:
                 try:
-                    self._mend(creation.parent, why)
-                    again.append((i, creation))
+                    self._mend(part.request.parent, why)
+                    parts.append(part)
                 except InstaChatError as error:
-                    answers[i] = error
-            if not again:
+                    _refuse([part], error, answers)
+            if not parts:
                 return
-            waiting = again
         raise Unavailable(
             f"shard {shard} of Redis keeps refusing; nothing was accepted", "see `instachat status`"
         )
@@ -234,32 +275,38 @@ class Acceptor:
     def _ask(
         self,
         shard: int,
-        waiting: list[tuple[int, Creation]],
+        parts: list[_Part],
         answers: list[Accepted | InstaChatError | None],
-    ) -> list[tuple[int, Creation, Refused]]:
+    ) -> list[tuple[_Part, Refused]]:
         """The one call; puts the answers in their places, and returns what was refused, and why."""
         outcome = self._log.accept(
-            shard, [creation for _, creation in waiting], self._lives.known(shard)
+            shard, [part.creation() for part in parts], self._lives.known(shard)
         )
-        return self._take(shard, waiting, outcome, answers)
+        return self._take(shard, parts, outcome, answers)
 
     def _take(
         self,
         shard: int,
-        waiting: list[tuple[int, Creation]],
+        parts: list[_Part],
         outcome: Outcome,
         answers: list[Accepted | InstaChatError | None],
-    ) -> list[tuple[int, Creation, Refused]]:
+    ) -> list[tuple[_Part, Refused]]:
         replies, end, ring = outcome
         self._lives.saw(shard, end)
         if ring:
             self._ring(shard)
         refused = []
-        for (i, creation), reply in zip(waiting, replies, strict=True):
-            if isinstance(reply, Given):
-                answers[i] = Accepted(reply.first, reply.last, shard, reply.entry)
-            else:
-                refused.append((i, creation, reply))
+        for part, reply in zip(parts, replies, strict=True):
+            if isinstance(reply, Refused):
+                refused.append((part, reply))
+                continue
+            first, last, entry = reply
+            if len(part.places) == 1:
+                answers[part.places[0][0]] = Accepted(first, last, shard, entry)
+                continue
+            for place, count in part.places:
+                answers[place] = Accepted(first, first + count - 1, shard, entry)
+                first += count
         return refused
 
     def _mend(self, parent: Parent, refused: Refused) -> None:
@@ -283,18 +330,21 @@ class Acceptor:
             )
 
 
-def _request(
-    kind: str,
-    parent: Parent,
-    payloads: list[tuple[int, bytes]],
-    key: str | None,
-    body: object,
-    route: str | None = None,
-) -> Request:
-    if key is None:
-        return Request(Creation(kind, parent, payloads))
-    name, body_hash = keyed(f"{route or kind} {parent.token} {parent.chat}", key, body)
-    return Request(Creation(kind, parent, payloads, name, body_hash))
+def _refuse(
+    parts: Sequence[_Part],
+    error: InstaChatError,
+    answers: list[Accepted | InstaChatError | None],
+) -> None:
+    """Have the error for answer, unless there is one already."""
+    for part in parts:
+        for place, _ in part.places:
+            answers[place] = answers[place] or error
+
+
+def _keyed(request: Request, route: str, key: str, body: object) -> Request:
+    token, chat = request.parent
+    name, body_hash = keyed(f"{route} {token} {chat}", key, body)
+    return request._replace(key=name, body_hash=body_hash)
 
 
 def key_reused() -> KeyReused:

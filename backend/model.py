@@ -74,8 +74,7 @@ class EntryId(NamedTuple):
         return cls(int(epoch), int(sequence))
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The numbers that one request was given, and the log entry after which all of it is decided."""
 
     first: int

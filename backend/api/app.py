@@ -1,7 +1,7 @@
 """The application: routes, errors and OpenAPI, put together."""
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
@@ -11,7 +11,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
 
 from backend.api import (
     applications,
@@ -24,8 +23,6 @@ from backend.api import (
     pages,
     problems,
 )
-from backend.api.edge import Edge, Observe
-from backend.api.fast import Fast
 from backend.api.problems import Refused
 from backend.api.service import open_service
 from backend.errors import InstaChatError
@@ -88,12 +85,6 @@ def create_app(settings: Settings) -> FastAPI:
         )
     app.openapi = lambda: documented.schema(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
-
-
-def served(app: FastAPI, observers: Iterable[Observe]) -> ASGIApp:
-    """What the server runs: the application behind the fast lane and the edge."""
-    told = tuple(observers)
-    return Fast(Edge(app, told), lambda: app.state.service, told)
 
 
 def _operation(route: APIRoute) -> str:

@@ -35,13 +35,13 @@ class Edge:
     """An ASGI application around another one; `observers` are told of each answer."""
 
     def __init__(self, app: ASGIApp, observers: Iterable[Observe]) -> None:
-        self._app = app
+        self.app = app
         self._observers = tuple(observers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         began = time.perf_counter()
         rid = request_id(scope["headers"])
@@ -56,7 +56,7 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_more)
+            await self.app(scope, receive, send_more)
         except Exception:
             logger.exception("a request failed", extra={"request_id": rid.decode()})
             if not status:

@@ -1,9 +1,10 @@
 """The one hot route, POST …/chats/{chat}/messages, in as few steps as can be.
 
-FastAPI takes several times as long over a request as accepting it does. So a request for one message that
-has nothing unusual about it is taken here: by the same `accept.messages`, gatherer, body and problems
-as in the ordinary route. Anything unusual, such as a query, another content type, a body in parts,
-or one that isn't what it should be, is handed on as it came: the ordinary route, and OpenAPI with it, is the
+FastAPI, and a task for each request, take several times as long over a request as accepting it does. So a
+request for one message that has nothing unusual about it is taken on its connection as soon as it is whole,
+by the same `accept.messages`, gatherer, body and problems as in the ordinary route, and its answer is
+written there by whoever accepted it. Anything unusual, such as a query, another content type, a body in
+chunks, or one that isn't what it should be, goes the ordinary way: that route, and OpenAPI with it, is the
 only one that says what is wrong.
 """
 
@@ -11,20 +12,23 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from backend import accept, bodies
 from backend.api import problems
-from backend.api.edge import EVERYWHERE, REQUEST_ID, Edge, Observe, request_id
-from backend.api.patience import Patience
-from backend.api.reading import BODY_SECONDS, MOST_BYTES
+from backend.api.connection import Connection, head
+from backend.api.edge import EVERYWHERE, Edge, Observe, request_id
+from backend.api.reading import MOST_BYTES
 from backend.api.service import Service
 from backend.api.shapes import PREFIX
 from backend.errors import InstaChatError, Invalid
+from backend.model import Accepted
 
 
 class Route(NamedTuple):
@@ -34,7 +38,6 @@ class Route(NamedTuple):
 
 
 ROUTE = Route(PREFIX + "/applications/{token}/chats/{chat}/messages")
-HEADERS = ((b"content-type", b"application/json"), *EVERYWHERE)
 
 
 class Text(Struct):
@@ -53,62 +56,128 @@ _decode = msgspec.json.Decoder(MessageBody).decode
 _match = re.compile(
     PREFIX + "/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
 ).fullmatch
+_START = b"HTTP/1.1 202 Accepted\r\n" + head(((b"content-type", b"application/json"), *EVERYWHERE))
 # The body of an answer, but for the number in it.
 _BEFORE, _AFTER = json.dumps(bodies.number(0), separators=(",", ":")).encode().split(b"0")
 
 
-class Fast:
-    """An ASGI application in front of another one; `service` gives what both work with."""
+class Lane:
+    """What all of a process's connections share."""
 
-    def __init__(
-        self, app: ASGIApp, service: Callable[[], Service], observers: Iterable[Observe]
-    ) -> None:
-        self._app = app
-        self._service = service
-        self._observers = tuple(observers)
-        self._failed = Edge(_tell, self._observers)
-        self._patience = Patience(BODY_SECONDS)
+    def __init__(self, service: Callable[[], Service], observers: Iterable[Observe]) -> None:
+        """`service` is asked once the application runs."""
+        self.service = service
+        self.observers = tuple(observers)
+        self.failed = Edge(_tell, self.observers)
+        self._start = _START
+        self._headers: list[tuple[bytes, bytes]] = []
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if (
-            scope["type"] != "http"
-            or scope["method"] != "POST"
-            or scope["query_string"]
-            or not (found := _match(scope["path"]))
-            or not (usual := _usual(scope["headers"]))
-        ):
-            await self._app(scope, receive, send)
+    def start(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """How each answer starts. Uvicorn makes a new list of its own headers when they change."""
+        if headers is not self._headers:
+            self._headers = headers
+            self._start = _START + head(headers)
+        return self._start
+
+
+class Usual(NamedTuple):
+    """A request for a message that has nothing unusual about it, before its body has come."""
+
+    cycle: RequestResponseCycle
+    token: str
+    chat: int
+    key: str | None
+    began: float
+
+
+class FastConnection(Connection):
+    """A connection that takes the usual requests itself, one at a time."""
+
+    def __init__(self, lane: Lane, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lane = lane
+        self._usual: Usual | None = None
+
+    def look(self, now: float) -> None:
+        """See Connection. The ordinary route is who waits for a slow body."""
+        if (usual := self._usual) and usual.cycle.more_body:
+            self._hand_on(usual, self.app)
+        super().look(now)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol. The ordinary route is who tells of a body that never came."""
+        super().connection_lost(exc)
+        if (usual := self._usual) and usual.cycle.more_body:
+            self._hand_on(usual, self.app)
+
+    def on_message_complete(self) -> None:
+        """The body has come."""
+        super().on_message_complete()
+        if (usual := self._usual) and usual.cycle is self.cycle:
+            self._accept(usual)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Where Uvicorn begins to work on a request: its headers have come, and all before it is answered."""
+        usual = None if self.flow.write_paused else _usual(cycle)
+        if usual is None:
+            super()._start_asgi_task(cycle, app)
             return
-        began = time.perf_counter()
-        size, key = usual
-        token, chat = found.groups()
+        self._usual = usual
+        if not cycle.more_body:  # it came behind another one
+            self._accept(usual)
+
+    def _accept(self, usual: Usual) -> None:
+        request = _request(usual)
+        if request is None:
+            self._hand_on(usual, self.app)
+            return
         try:
-            message = await self._patience.wait(receive())
-            whole = message["type"] == "http.request" and len(message["body"]) == size
-            request = _request(message["body"], token, chat, key) if whole else None
-            if request is None:
-                await self._app(scope, _again(message, receive), send)
-                return
-            accepted = await self._service().accept(request)
-        except Exception as error:  # noqa: BLE001  # the edge tells of it, as of all others
-            scope["instachat.error"] = error
-            await self._failed(scope, receive, send)
+            self._lane.service().submit(request, self._answer)
+        except InstaChatError as error:
+            self._answer(error)
+
+    def _answer(self, answer: Accepted | Exception) -> None:
+        usual = self._usual
+        assert usual is not None
+        cycle = usual.cycle
+        if isinstance(answer, Exception):
+            cycle.scope["instachat.error"] = answer  # type: ignore[typeddict-unknown-key]
+            self._hand_on(usual, self._lane.failed)
             return
-        rid = request_id(scope["headers"])
-        headers = [*HEADERS, (REQUEST_ID, rid)]
-        await send({"type": "http.response.start", "status": 202, "headers": headers})
-        body = b"%s%d%s" % (_BEFORE, accepted.first, _AFTER)
-        await send({"type": "http.response.body", "body": body})
-        seconds = time.perf_counter() - began
-        for observe in self._observers:
+        self._usual = None
+        rid = request_id(cycle.scope["headers"])
+        if not self.transport.is_closing():
+            body = b"%s%d%s" % (_BEFORE, answer.first, _AFTER)
+            self.transport.write(
+                b"%sx-request-id: %s\r\ncontent-length: %d\r\n%s\r\n%s"
+                % (
+                    self._lane.start(self.server_state.default_headers),
+                    rid,
+                    len(body),
+                    b"" if cycle.keep_alive else b"connection: close\r\n",
+                    body,
+                )
+            )
+        cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        seconds = time.perf_counter() - usual.began
+        for observe in self._lane.observers:
             observe(rid, "POST", ROUTE.path, 202, seconds)
+        self.on_response_complete()
+
+    def _hand_on(self, usual: Usual, app: Any) -> None:
+        self._usual = None
+        super()._start_asgi_task(usual.cycle, app)
 
 
-def _usual(headers: list[tuple[bytes, bytes]]) -> tuple[int, str | None] | None:
-    """The size of the body, and the idempotency key; None if any header is unusual."""
+def _usual(cycle: RequestResponseCycle) -> Usual | None:
+    """The request, if nothing about its head is unusual."""
+    scope = cycle.scope
+    if scope["method"] != "POST" or scope["query_string"] or not (found := _match(scope["path"])):
+        return None
     size, key, is_json = 0, None, False
-    for name, value in headers:
+    for name, value in scope["headers"]:
         if name == b"content-type":
             is_json = value == b"application/json"
         elif name == b"content-length":
@@ -117,14 +186,16 @@ def _usual(headers: list[tuple[bytes, bytes]]) -> tuple[int, str | None] | None:
             key = value.decode("latin-1")
         elif name in (b"origin", b"expect"):
             return None
-    return (size, key) if is_json and 0 < size <= MOST_BYTES else None
+    if not (is_json and 0 < size <= MOST_BYTES):
+        return None
+    return Usual(cycle, found[1], int(found[2]), key, time.perf_counter())
 
 
-def _request(body: bytes, token: str, chat: str, key: str | None) -> accept.Request | None:
+def _request(usual: Usual) -> accept.Request | None:
     """The request that a body makes; None if it makes none."""
     try:
-        text = _decode(body).message.text
-        return accept.messages(token, int(chat), [text], key=key)
+        text = _decode(usual.cycle.body).message.text
+        return accept.messages(usual.token, usual.chat, [text], key=usual.key)
     except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
         return None
 
@@ -133,20 +204,6 @@ async def _tell(scope: Scope, receive: Receive, send: Send) -> None:
     """The answer to a request that failed here."""
     scope["route"] = ROUTE
     error = scope["instachat.error"]
-    if isinstance(error, TimeoutError):
-        answer = problems.response(problems.TOO_SLOW)
-    elif isinstance(error, InstaChatError):
-        answer = problems.answer(error, scope["instachat.request_id"])
-    else:
+    if not isinstance(error, InstaChatError):
         raise error
-    await answer(scope, receive, send)
-
-
-def _again(message: Message, receive: Receive) -> Receive:
-    """To receive once more what was received already."""
-    waiting = [message]
-
-    async def receive_again() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return receive_again
+    await problems.answer(error, scope["instachat.request_id"])(scope, receive, send)

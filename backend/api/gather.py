@@ -1,8 +1,9 @@
 """Group commit: the requests that wait at the same moment are accepted in one call.
 
 The event loop gathers, accepts and answers. While one batch is in Redis the next gathers, so the busier it is
-the larger the batches are, and the less each request costs; under `strict` a batch shares one fsync. Nothing
-is answered before the call that accepted it has returned.
+the larger the batches are, and the less each request costs; under `strict` a batch shares one fsync. Where
+many wait, a second batch is sent while Redis still works on the first, so that neither waits for the other.
+Nothing is answered before the call that accepted it has returned.
 
 Where one answer is not all to wait for (a cluster, replicas), and before SQL has told what it has passed, a
 thread makes the call. What needs more than that one call, as a counter that is not verified in this life of
@@ -10,8 +11,10 @@ Redis, goes to a few threads of its own: SQL, slow or away, holds up nobody else
 """
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from backend.accept import Acceptor, Request
 from backend.api import measures
@@ -21,12 +24,16 @@ from backend.model import Accepted, Parent
 
 MOST_AT_ONCE = 512  # requests in one call
 MOST_WAITING = 4_096  # requests; one more is refused at once
+CALLS = 2  # under way at the same time
+WORTH_ANOTHER = 16  # requests that make it worth while to call while another call is under way
 MEND_THREADS = 8
 MEND_SECONDS = 8.0
 CLOSE_POLL_SECONDS = 0.005
 
-Waiting = tuple[Request, "asyncio.Future[Accepted]"]
+Answer = Callable[[Accepted | Exception], None]
+Waiting = tuple[Request, Answer]
 Answers = Sequence[Accepted | InstaChatError | None] | Exception
+logger = logging.getLogger(__name__)
 
 
 class Busy(Unavailable):
@@ -36,21 +43,23 @@ class Busy(Unavailable):
 class Gatherer:
     """Accepts for one event loop; its methods belong there, but for the two that threads run."""
 
-    def __init__(self, acceptor: Acceptor, log: AsyncAccepting | None) -> None:
-        """Without `log` threads make all calls."""
+    def __init__(self, acceptor: Acceptor, logs: Sequence[AsyncAccepting]) -> None:
+        """Each of `logs` makes one call at a time; without any a thread does."""
         self._acceptor = acceptor
-        self._log = log
+        self._logs = tuple(logs)
+        self._free = list(logs)
         self._loop = asyncio.get_running_loop()
-        self._attempt: asyncio.Task[None] | None = None
+        self._attempts: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, "accept")
         self._menders = ThreadPoolExecutor(MEND_THREADS, "mend")
         self._waiting: list[Waiting] = []
-        self._flying = False
+        self._flying = 0  # calls
+        self._about_to = False
         self._mending = 0
 
     @property
     def waiting(self) -> int:
-        """How many requests wait, but for those of the call that is under way."""
+        """How many requests wait, but for those of the calls that are under way."""
         return len(self._waiting) + self._mending
 
     async def accept(self, request: Request) -> Accepted:
@@ -58,32 +67,46 @@ class Gatherer:
 
         Cancelling it changes nothing for a request that is already on its way.
         """
+        future: asyncio.Future[Accepted] = self._loop.create_future()
+        self.submit(request, partial(_settle, future))
+        return await future
+
+    def submit(self, request: Request, answer: Answer) -> None:
+        """Accept one request, and call `answer` with what `accept` returns or raises. Raises Busy."""
         if self.waiting >= MOST_WAITING:
             raise Busy("too many requests wait at this moment", "try again")
-        future: asyncio.Future[Accepted] = self._loop.create_future()
-        self._waiting.append((request, future))
-        if not self._flying:
-            self._flying = True
+        self._waiting.append((request, answer))
+        if not self._about_to:
+            self._about_to = True
             # What else has arrived in this turn of the loop comes along.
             self._loop.call_soon(self._fly)
-        return await future
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        while self._flying:
+        while self._flying or self._about_to:
             await asyncio.sleep(CLOSE_POLL_SECONDS)
         await asyncio.to_thread(self._thread.shutdown)
         await asyncio.to_thread(self._menders.shutdown, cancel_futures=True)
-        if self._log:
-            await self._log.close()
+        for log in self._logs:
+            await log.close()
 
     def _fly(self) -> None:
+        """Make a call, if any waits and if it is time for one."""
+        self._about_to = False
+        if not self._waiting or (self._flying and len(self._waiting) < WORTH_ANOTHER):
+            return
+        by_thread = not (self._logs and self._acceptor.is_ready)
+        if self._flying if by_thread else not self._free:
+            return
         batch = self._waiting[:MOST_AT_ONCE]
         del self._waiting[:MOST_AT_ONCE]
-        if self._log and self._acceptor.is_ready:
-            self._attempt = self._loop.create_task(self._accept_here(self._log, batch))
-        else:
+        self._flying += 1
+        if by_thread:
             self._thread.submit(self._accept, batch)
+        else:
+            attempt = self._loop.create_task(self._accept_here(self._free.pop(), batch))
+            self._attempts.add(attempt)
+            attempt.add_done_callback(self._attempts.discard)
 
     async def _accept_here(self, log: AsyncAccepting, batch: list[Waiting]) -> None:
         answers: Answers
@@ -92,6 +115,7 @@ class Gatherer:
                 answers = await self._acceptor.attempt_async([request for request, _ in batch], log)
         except Exception as error:  # noqa: BLE001  # every request is answered, whatever happens
             answers = error
+        self._free.append(log)
         self._landed(batch, answers)
 
     def _accept(self, batch: list[Waiting]) -> None:
@@ -105,25 +129,23 @@ class Gatherer:
         self._loop.call_soon_threadsafe(self._landed, batch, answers)
 
     def _landed(self, batch: list[Waiting], answers: Answers) -> None:
+        self._flying -= 1
         if not isinstance(answers, Exception) and all(map(_is_away, answers)):
             # Who waits now would wait as long again, for the same answer.
-            for _, future in self._waiting:
-                _answer(future, EngineDown("Redis does not answer; nothing was accepted"))
-            self._waiting.clear()
+            waiting, self._waiting = self._waiting, []
+            for _, tell in waiting:
+                _tell(tell, EngineDown("Redis does not answer; nothing was accepted"))
+        self._fly()  # before anything else: Redis is to work while the answers are written
         self._answer(batch, answers)
-        if self._waiting:
-            self._fly()
-        else:
-            self._flying = False
 
     def _answer(self, batch: list[Waiting], answers: Answers) -> None:
         left: dict[Parent, list[Waiting]] = {}
-        for place, (request, future) in enumerate(batch):
+        for place, (request, tell) in enumerate(batch):
             answer = answers if isinstance(answers, Exception) else answers[place]
             if answer is None:
-                left.setdefault(request.creation.parent, []).append((request, future))
+                left.setdefault(request.parent, []).append((request, _once(tell)))
             else:
-                _answer(future, answer)
+                _tell(tell, answer)
         for part in left.values():
             self._mending += len(part)
             self._menders.submit(self._mend, part)
@@ -144,15 +166,34 @@ class Gatherer:
 
     def _give_up(self, part: list[Waiting]) -> None:
         """The thread goes on, and its answers are nobody's: they may be acceptances."""
-        for _, future in part:
-            _answer(future, Unconfirmed("this takes too long", "see `instachat status`"))
+        for _, tell in part:
+            _tell(tell, Unconfirmed("this takes too long", "see `instachat status`"))
 
 
 def _is_away(answer: Accepted | InstaChatError | None) -> bool:
     return isinstance(answer, EngineDown | Unconfirmed)
 
 
-def _answer(future: "asyncio.Future[Accepted]", answer: Accepted | Exception) -> None:
+def _tell(tell: Answer, answer: Accepted | Exception) -> None:
+    """One that can't be told keeps the answer from nobody else."""
+    try:
+        tell(answer)
+    except Exception:
+        logger.exception("an answer was not told")
+
+
+def _once(tell: Answer) -> Answer:
+    """The first answer is told, and no other."""
+    untold = [tell]
+
+    def tell_first(answer: Accepted | Exception) -> None:
+        if untold:
+            untold.pop()(answer)
+
+    return tell_first
+
+
+def _settle(future: "asyncio.Future[Accepted]", answer: Accepted | Exception) -> None:
     if future.done():  # its client went away
         return
     if isinstance(answer, Accepted):

@@ -31,12 +31,14 @@ class Problem(NamedTuple):
 
 
 NOT_JSON = Problem(400, "not-json", "Not JSON", "The body is not JSON in UTF-8.")
+NOT_HTTP = Problem(400, "not-http", "Not HTTP", "What was sent is not a request of HTTP/1.1.")
 NO_OPERATOR = Problem(
     401, "no-operator", "Operators only", "This needs the operator's token: Authorization: Bearer."
 )
 NOT_FOUND = Problem(404, "not-found", "Not found", "There is nothing here.")
 METHOD = Problem(405, "method-not-allowed", "Method not allowed", "See the header Allow.")
 TOO_SLOW = Problem(408, "too-slow", "Too slow", "The body did not arrive in time.")
+HEAD_TOO_SLOW = Problem(408, "too-slow", "Too slow", "The headers did not arrive in time.")
 TOO_LARGE = Problem(413, "too-large", "Too large")
 NOT_JSON_TYPE = Problem(
     415, "unsupported-media-type", "Unsupported media type", "A body is sent as application/json."
@@ -44,6 +46,9 @@ NOT_JSON_TYPE = Problem(
 INVALID = Problem(422, "invalid", "Invalid")
 TOO_MANY = Problem(
     429, "too-many", "Too many", "Too many applications were created from this address."
+)
+HEAD_TOO_LARGE = Problem(
+    431, "headers-too-large", "Headers too large", "Less than 64 KiB of headers are taken."
 )
 FAULT = Problem(
     500, "fault", "Fault", "This is a fault of the server; its log says more under the request id."

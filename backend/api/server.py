@@ -1,4 +1,4 @@
-"""The HTTP server: one or more processes on one port, by Granian.
+"""The HTTP server: Uvicorn, in one or more processes on one port.
 
 Each is started anew when it dies, and ends with the process that started it.
 """
@@ -7,80 +7,109 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 
-from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
-from granian.http import HTTP1Settings
-from granian.server import Server
-from starlette.types import ASGIApp
+import uvicorn
 
 from backend.api import logs, measures
-from backend.api.address import check_free
-from backend.api.app import create_app, served
-from backend.errors import Failed, InstaChatError
+from backend.api.address import bound
+from backend.api.app import create_app
+from backend.api.connection import LOOK_SECONDS, Connection
+from backend.api.edge import Edge, Observe
+from backend.api.fast import FastConnection, Lane
+from backend.api.processes import keep_up
+from backend.errors import InstaChatError
 from backend.settings import Settings
 
-HEADER_SECONDS = 10  # a client that takes longer for its headers is let go
-CONNECTIONS = 16_384  # of one process
+BACKLOG = 2_048
 SWITCH_SECONDS = (
     0.0005  # a tenth of Python's own: the core's threads get their turn beside a busy loop
 )
 TICK_SECONDS = 1.0
-ENDS_WITHIN = 8  # seconds; what a process has not answered by then is cut off
+ENDS_WITHIN = 8  # seconds; a process that is still there by then is killed
+ANSWERS_WITHIN = 6  # of that; what is not answered by then is cut off
 
 logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, processes: int, tick: Callable[[], object] | None) -> None:
-    """Serve until SIGTERM or SIGINT, which finish what is under way. In the main thread only.
+    """Serve until SIGTERM, SIGINT or SIGHUP, which finish what is under way. In the main thread only.
 
     `tick` is called once a second meanwhile, by a thread. Raises Failed if the address can't be used, or if
     the processes die as soon as they are started.
     """
-    check_free(settings.host, settings.port)
-    # Not by forking: what this process has open is its own.
-    multiprocessing.set_start_method("spawn", force=True)
-    server = Server(
-        "instachat",
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.ASGI,
-        workers=processes,
-        loop=Loops.auto,
-        runtime_mode=RuntimeModes.mt,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000),
-        websockets=False,
-        backlog=2048,
-        backpressure=CONNECTIONS,
-        respawn_failed_workers=True,
-        workers_kill_timeout=ENDS_WITHIN,
-        log_enabled=False,
-    )
-    # Granian takes a closed terminal for a wish to begin anew.
-    server.on_startup(lambda: signal.signal(signal.SIGHUP, server.signal_handler_interrupt))
+
+    def close() -> None:  # who comes from now on is refused
+        for one in sockets:
+            one.close()
+
+    # A socket each, so that the kernel shares out the connections; one that has just died is waited for.
+    sockets = bound(settings.host, settings.port, processes)
     if tick is not None:
         threading.Thread(target=_tick, args=(tick,), name="tick", daemon=True).start()
-    try:
-        with measures.shared():
-            server.serve(target_loader=partial(application, settings), wrap_loader=False)
-    except SystemExit:
-        raise Failed(
-            "the server's processes end as soon as they are started", "the log above says why"
-        ) from None
+    with measures.shared():
+        keep_up(
+            [partial(_start, settings, one) for one in sockets],
+            ends_within=ENDS_WITHIN,
+            closing=close,
+        )
 
 
-def application(settings: Settings) -> ASGIApp:
-    """The ASGI application of a process of the server's."""
+def _start(settings: Settings, listening: socket.socket) -> BaseProcess:
+    # Not by forking: what this process has open is its own.
+    process = multiprocessing.get_context("spawn").Process(
+        target=_serve, args=(settings, listening), name="server"
+    )
+    process.start()
+    return process
+
+
+def _serve(settings: Settings, listening: socket.socket) -> None:
+    """All that a process of the server does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the one that started it is told, and tells it
     _end_with_parent()
     sys.setswitchinterval(SWITCH_SECONDS)
     diary = logs.configure()
-    return served(create_app(settings), [diary.request, measures.observe])
+    made(settings, [diary.request, measures.observe]).run([listening])
+
+
+def made(settings: Settings, observers: Sequence[Observe]) -> uvicorn.Server:
+    """The server of one process; its engines are opened once it runs."""
+    app = create_app(settings)
+    lane = Lane(lambda: app.state.service, observers)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Edge(app, observers),
+            http=partial(FastConnection, lane),  # type: ignore[arg-type]  # called, whatever it is
+            ws="none",
+            lifespan="on",
+            backlog=BACKLOG,
+            log_config=None,
+            log_level=logging.ERROR,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=ANSWERS_WITHIN,
+            timeout_notify=LOOK_SECONDS,
+            callback_notify=lambda: _look(server),
+        )
+    )
+    return server
+
+
+async def _look(server: uvicorn.Server) -> None:
+    """Let clients go that take too long."""
+    now = time.monotonic()
+    for connection in list(server.server_state.connections):
+        assert isinstance(connection, Connection)
+        connection.look(now)
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,8 @@ from fastapi import Request as HttpRequest
 
 from backend.accept import Request
 from backend.api import measures, problems
-from backend.api.gather import MOST_WAITING, Gatherer
+from backend.api.gather import CALLS as ACCEPTING_CALLS
+from backend.api.gather import MOST_WAITING, Answer, Gatherer
 from backend.api.limit import CreationLimit
 from backend.api.problems import Refused
 from backend.api.waiting import Waiting
@@ -55,8 +56,8 @@ class Service:
         self.watch = Watch(core)
         self.limit = CreationLimit(core.log.url, core.settings.app_creation_limit)
         acceptor = core.acceptor.ringing(lambda shard: bell.submit(core.jobs.ring, shard))
-        log = AsyncAccepting(core.log) if core.log.at_one_server else None
-        self._gatherer = Gatherer(acceptor, log)
+        calls = ACCEPTING_CALLS if core.log.at_one_server else 0
+        self._gatherer = Gatherer(acceptor, [AsyncAccepting(core.log) for _ in range(calls)])
         self._waiting = Waiting(core.database)
         self._threads = ThreadPoolExecutor(CALLS, "call")
         self._long_threads = ThreadPoolExecutor(LONG_CALLS, "long")
@@ -65,6 +66,10 @@ class Service:
     async def accept(self, request: Request) -> Accepted:
         """Give numbers; see `Gatherer.accept`."""
         return await self._gatherer.accept(request)
+
+    def submit(self, request: Request, answer: Answer) -> None:
+        """Give numbers, and tell them to `answer`; see `Gatherer.submit`."""
+        self._gatherer.submit(request, answer)
 
     async def is_so(
         self, wait: Literal["stored", "searchable"], token: str, chat: int | None, given: Accepted

@@ -7,8 +7,7 @@ from typing import NamedTuple
 from backend.model import EntryId, Parent
 
 
-@dataclass(frozen=True, slots=True)
-class Creation:
+class Creation(NamedTuple):
     """One request to the accept script: what to create, or to delete, under which parent.
 
     `payloads` are packed events, each with the count of numbers it takes (see `events`); `key` and
@@ -22,8 +21,7 @@ class Creation:
     body_hash: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """The numbers that a creation was given, and its last entry in the log."""
 
     first: int
@@ -31,8 +29,7 @@ class Given:
     entry: EntryId
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """Why the script refused one creation: `counter`, `closed`, `reused` or `broken`, and of what."""
 
     why: str

@@ -96,8 +96,9 @@ def bare_server(port: int) -> Iterator[None]:
     """The same HTTP server, answering a constant."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "constant.py").write_text(_BARE)
-        words = ["--interface", "asginl", "--loop", "uvloop", "--http", "1", "--no-ws", "--no-log"]
-        command = [sys.executable, "-m", "granian", *words, "--port", str(port), "constant:app"]
+        words = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "off"]
+        words += ["--no-access-log", "--log-level", "error", "--no-server-header"]
+        command = [sys.executable, "-m", "uvicorn", *words, "--port", str(port), "constant:app"]
         with _running(command, port, {"PYTHONPATH": folder}):
             yield
 
