@@ -9,35 +9,30 @@ only one that says what is wrong.
 """
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from starlette.types import Receive, Scope, Send
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backend import accept, bodies
 from backend.api import problems
 from backend.api.connection import Connection, head
-from backend.api.edge import EVERYWHERE, Edge, Observe, request_id
+from backend.api.edge import EVERYWHERE, REQUEST_ID, Observe, request_id
 from backend.api.reading import MOST_BYTES
 from backend.api.service import Service
 from backend.api.shapes import PREFIX
 from backend.errors import InstaChatError, Invalid
 from backend.model import Accepted
 
+ROUTE: Final = PREFIX + "/applications/{token}/chats/{chat}/messages"
+"""What the log calls it: the ordinary route's path."""
 
-class Route(NamedTuple):
-    """What the log calls it: the ordinary route's path."""
-
-    path: str
-
-
-ROUTE = Route(PREFIX + "/applications/{token}/chats/{chat}/messages")
+logger = logging.getLogger(__name__)
 
 
 class Text(Struct):
@@ -54,9 +49,10 @@ class MessageBody(Struct):
 
 _decode = msgspec.json.Decoder(MessageBody).decode
 _match = re.compile(
-    PREFIX + "/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
+    PREFIX.encode() + b"/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
 ).fullmatch
-_START = b"HTTP/1.1 202 Accepted\r\n" + head(((b"content-type", b"application/json"), *EVERYWHERE))
+_STATUS = 202
+_HEADERS = head(((b"content-type", b"application/json"), *EVERYWHERE))
 # The body of an answer, but for the number in it.
 _BEFORE, _AFTER = json.dumps(bodies.number(0), separators=(",", ":")).encode().split(b"0")
 
@@ -68,26 +64,56 @@ class Lane:
         """`service` is asked once the application runs."""
         self.service = service
         self.observers = tuple(observers)
-        self.failed = Edge(_tell, self.observers)
-        self._start = _START
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._start = b""
+        self._headers: list[tuple[bytes, bytes]] | None = None
 
     def start(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """How each answer starts. Uvicorn makes a new list of its own headers when they change."""
+        """How each good answer starts. Uvicorn makes a new list of its own headers when they change."""
         if headers is not self._headers:
             self._headers = headers
-            self._start = _START + head(headers)
+            self._start = STATUS_LINE[_STATUS] + _HEADERS + head(headers)
         return self._start
 
 
-class Usual(NamedTuple):
-    """A request for a message that has nothing unusual about it, before its body has come."""
+class Usual:
+    """A request for a message that has nothing unusual about it, instead of Uvicorn's cycle of one."""
 
-    cycle: RequestResponseCycle
-    token: str
-    chat: int
-    key: str | None
-    began: float
+    __slots__ = (
+        "began",
+        "body",
+        "chat",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "key",
+        "message_event",
+        "more_body",
+        "response_complete",
+        "token",
+    )
+
+    def __init__(self, token: str, chat: int, key: str | None, headers: list[Any]) -> None:
+        self.token = token
+        self.chat = chat
+        self.key = key
+        self.headers = headers
+        self.began = time.perf_counter()
+        # What Uvicorn's protocol reads and writes of a cycle:
+        self.body = bytearray()
+        self.more_body = True
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _NOBODY
+
+
+class _Nobody:
+    """Who waits for a part of the body: nobody."""
+
+    def set(self) -> None: ...
+
+
+_NOBODY = _Nobody()
 
 
 class FastConnection(Connection):
@@ -100,110 +126,123 @@ class FastConnection(Connection):
 
     def look(self, now: float) -> None:
         """See Connection. The ordinary route is who waits for a slow body."""
-        if (usual := self._usual) and usual.cycle.more_body:
-            self._hand_on(usual, self.app)
+        if (usual := self._usual) and usual.more_body:
+            self._hand_on(usual)
         super().look(now)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol. The ordinary route is who tells of a body that never came."""
+        if (usual := self._usual) and usual.more_body:
+            self._hand_on(usual)
         super().connection_lost(exc)
-        if (usual := self._usual) and usual.cycle.more_body:
-            self._hand_on(usual, self.app)
+
+    # -- what the parser calls -----------------------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        """All headers have come."""
+        if not self._is_answering and not self.flow.write_paused and (usual := self._is_usual()):
+            self._in_head = False
+            usual.keep_alive = self.parser.should_keep_alive()
+            self._usual = self.cycle = usual  # type: ignore[assignment]
+        else:
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The body has come."""
         super().on_message_complete()
-        if (usual := self._usual) and usual.cycle is self.cycle:
+        last: object = self.cycle
+        if (usual := self._usual) and usual is last:
             self._accept(usual)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Where Uvicorn begins to work on a request: its headers have come, and all before it is answered."""
-        usual = None if self.flow.write_paused else _usual(cycle)
-        if usual is None:
-            super()._start_asgi_task(cycle, app)
-            return
-        self._usual = usual
-        if not cycle.more_body:  # it came behind another one
-            self._accept(usual)
+    def _is_usual(self) -> Usual | None:
+        """The request, if nothing about its head is unusual."""
+        if self.parser.get_method() != b"POST" or not (found := _match(self.url)):
+            return None
+        size, key, is_json = 0, None, False
+        for name, value in self.headers:
+            if name == b"content-type":
+                is_json = value == b"application/json"
+            elif name == b"content-length":
+                size = int(value)
+            elif name == b"idempotency-key":
+                key = value.decode("latin-1")
+            elif name in (b"origin", b"expect"):
+                return None
+        if not (is_json and 0 < size <= MOST_BYTES):
+            return None
+        return Usual(found[1].decode(), int(found[2]), key, self.headers)
+
+    # -- what becomes of it --------------------------------------------------------------------------
 
     def _accept(self, usual: Usual) -> None:
         request = _request(usual)
         if request is None:
-            self._hand_on(usual, self.app)
+            self._hand_on(usual)
             return
         try:
             self._lane.service().submit(request, self._answer)
         except InstaChatError as error:
             self._answer(error)
 
+    def _hand_on(self, usual: Usual) -> None:
+        """Have the request go the ordinary way. Only while it is the last one that has come."""
+        self._usual = self.cycle = None  # type: ignore[assignment]
+        super().on_headers_complete()
+        HttpToolsProtocol.on_body(self, bytes(usual.body))
+        if not usual.more_body:
+            super().on_message_complete()
+
     def _answer(self, answer: Accepted | Exception) -> None:
         usual = self._usual
         assert usual is not None
-        cycle = usual.cycle
-        if isinstance(answer, Exception):
-            cycle.scope["instachat.error"] = answer  # type: ignore[typeddict-unknown-key]
-            self._hand_on(usual, self._lane.failed)
-            return
         self._usual = None
-        rid = request_id(cycle.scope["headers"])
-        if not self.transport.is_closing():
+        rid = request_id(usual.headers)
+        if isinstance(answer, Accepted):
+            status = _STATUS
+            start = self._lane.start(self.server_state.default_headers)
             body = b"%s%d%s" % (_BEFORE, answer.first, _AFTER)
+        else:
+            status, start, body = self._problem(answer, rid)
+        if not self.transport.is_closing():
             self.transport.write(
-                b"%sx-request-id: %s\r\ncontent-length: %d\r\n%s\r\n%s"
+                b"%s%s: %s\r\ncontent-length: %d\r\n%s\r\n%s"
                 % (
-                    self._lane.start(self.server_state.default_headers),
+                    start,
+                    REQUEST_ID,
                     rid,
                     len(body),
-                    b"" if cycle.keep_alive else b"connection: close\r\n",
+                    b"" if usual.keep_alive else b"connection: close\r\n",
                     body,
                 )
             )
-        cycle.response_complete = True
-        if not cycle.keep_alive:
-            self.transport.close()
+            if not usual.keep_alive:
+                self.transport.close()
+        usual.response_complete = True
         seconds = time.perf_counter() - usual.began
         for observe in self._lane.observers:
-            observe(rid, "POST", ROUTE.path, 202, seconds)
+            observe(rid, "POST", ROUTE, status, seconds)
         self.on_response_complete()
 
-    def _hand_on(self, usual: Usual, app: Any) -> None:
-        self._usual = None
-        super()._start_asgi_task(usual.cycle, app)
-
-
-def _usual(cycle: RequestResponseCycle) -> Usual | None:
-    """The request, if nothing about its head is unusual."""
-    scope = cycle.scope
-    if scope["method"] != "POST" or scope["query_string"] or not (found := _match(scope["path"])):
-        return None
-    size, key, is_json = 0, None, False
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            is_json = value == b"application/json"
-        elif name == b"content-length":
-            size = int(value)
-        elif name == b"idempotency-key":
-            key = value.decode("latin-1")
-        elif name in (b"origin", b"expect"):
-            return None
-    if not (is_json and 0 < size <= MOST_BYTES):
-        return None
-    return Usual(cycle, found[1], int(found[2]), key, time.perf_counter())
+    def _problem(self, error: Exception, rid: bytes) -> tuple[int, bytes, bytes]:
+        """The status, the start and the body of an answer that tells of an error."""
+        if isinstance(error, InstaChatError):
+            response = problems.answer(error, rid)
+        else:
+            logger.error("a request failed", exc_info=error, extra={"request_id": rid.decode()})
+            response = problems.response(problems.FAULT)
+        headers = [header for header in response.raw_headers if header[0] != b"content-length"]
+        headers += [*EVERYWHERE, *self.server_state.default_headers]
+        return (
+            response.status_code,
+            STATUS_LINE[response.status_code] + head(headers),
+            bytes(response.body),
+        )
 
 
 def _request(usual: Usual) -> accept.Request | None:
     """The request that a body makes; None if it makes none."""
     try:
-        text = _decode(usual.cycle.body).message.text
+        text = _decode(usual.body).message.text
         return accept.messages(usual.token, usual.chat, [text], key=usual.key)
     except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
         return None
-
-
-async def _tell(scope: Scope, receive: Receive, send: Send) -> None:
-    """The answer to a request that failed here."""
-    scope["route"] = ROUTE
-    error = scope["instachat.error"]
-    if not isinstance(error, InstaChatError):
-        raise error
-    await problems.answer(error, scope["instachat.request_id"])(scope, receive, send)

@@ -17,7 +17,14 @@ from functools import lru_cache
 from typing import TextIO
 
 MOST_LINES = 20_000
-WRITE_SECONDS = 0.2
+BUSY_SECONDS = (
+    0.01  # from writing lines to the next, so that few are made ready in a row: the loop waits
+)
+IDLE_SECONDS = 0.1  # … where there were none
+
+
+_Request = tuple[float, bytes, str, str, int, float]
+"""When it was answered, and what an observer is told."""
 
 
 class Diary(logging.Handler):
@@ -26,7 +33,7 @@ class Diary(logging.Handler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._lines: deque[str] = deque()
+        self._lines: deque[str | _Request] = deque()
         self._dropped = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
@@ -37,10 +44,7 @@ class Diary(logging.Handler):
         if len(self._lines) >= MOST_LINES:
             self._dropped += 1
             return
-        self._lines.append(
-            f'{{"time":"{_now()}","level":"INFO","event":"request","request_id":"{rid.decode()}",'
-            f'"method":"{method}","route":"{route}","status":{status},"ms":{seconds * 1000:.1f}}}\n'
-        )
+        self._lines.append((time.time(), rid, method, route, status, seconds))
 
     def emit(self, record: logging.LogRecord) -> None:
         """An event; of an exception its type and place, as its words may hold anything."""
@@ -62,12 +66,15 @@ class Diary(logging.Handler):
         super().close()
 
     def _write_all(self) -> None:
-        while not self._ended.wait(WRITE_SECONDS):
-            self._write()
+        pause = IDLE_SECONDS
+        while not self._ended.wait(pause):
+            pause = BUSY_SECONDS if self._write() else IDLE_SECONDS
         self._write()
 
-    def _write(self) -> None:
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+    def _write(self) -> bool:
+        """Write what waits; whether there was any."""
+        waiting = [self._lines.popleft() for _ in range(len(self._lines))]
+        lines = [line if isinstance(line, str) else _line(*line) for line in waiting]
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             lines.append(
@@ -79,6 +86,7 @@ class Diary(logging.Handler):
                 self._stream.flush()
             except (OSError, ValueError):  # nobody reads it any more
                 pass
+        return bool(lines)
 
 
 def configure() -> Diary:
@@ -91,9 +99,20 @@ def configure() -> Diary:
     return diary
 
 
+def _line(at: float, rid: bytes, method: str, route: str, status: int, seconds: float) -> str:
+    return (
+        f'{{"time":"{_time(at)}","level":"INFO","event":"request","request_id":"{rid.decode()}",'
+        f'"method":"{method}","route":"{route}","status":{status},"ms":{seconds * 1000:.1f}}}\n'
+    )
+
+
 def _now() -> str:
-    """RFC 3339 in UTC, to the millisecond; made anew once a second, as it is asked for very often."""
-    seconds, fraction = divmod(time.time(), 1)
+    return _time(time.time())
+
+
+def _time(at: float) -> str:
+    """RFC 3339 in UTC, to the millisecond; a second's is made once, as it is asked for very often."""
+    seconds, fraction = divmod(at, 1)
     return f"{_second(int(seconds))}.{int(fraction * 1000):03d}Z"
 
 

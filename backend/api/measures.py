@@ -1,8 +1,8 @@
 """What a process of the server counts of its own work: requests, batches, pools.
 
 It counts in a file that all of them share, so that whichever is asked answers for all. A process that has
-ended keeps its counts there until the server ends: a count never falls. On the hot path an observation takes
-some 3 µs.
+ended keeps its counts there until the server ends: a count never falls. Requests are counted beside it and
+written there once a second: the library takes some 4 µs for each, a fifth of all that the hot route takes.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ import os
 import re
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +28,12 @@ _SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"  # the library reads it when it is i
 _GAUGE_FILE: Final = re.compile(r"gauge_live\w+_(\d+)\.db\Z")
 
 _own = CollectorRegistry()
+_BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _requests = Histogram(
     "instachat_http_request_seconds",
     "From a request's arrival to the end of its answer; status 0 is one that got none",
     ["method", "route", "status"],
-    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+    buckets=_BOUNDS,
     registry=_own,
 )
 _batches = Histogram(
@@ -74,9 +75,37 @@ def shared() -> Iterator[None]:
             del os.environ[_SHARED]
 
 
+class _Tally:
+    """Requests of one kind that are not written down yet: how many up to each bound, and their seconds."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BOUNDS) + 1)
+        self.seconds = 0.0
+
+
+_tallies: dict[tuple[str, str, int], _Tally] = {}  # methods, routes and statuses are few
+
+
 def observe(_: bytes, method: str, route: str, status: int, seconds: float) -> None:
-    """A request was answered; see `edge.Observe`."""
-    _series(method, route, status).observe(seconds)
+    """A request was answered; see `edge.Observe`. Of the event loop, as `write_down` is."""
+    tally = _tallies.get((method, route, status))
+    if tally is None:
+        tally = _tallies[method, route, status] = _Tally()
+    tally.counts[bisect_left(_BOUNDS, seconds)] += 1
+    tally.seconds += seconds
+
+
+def write_down() -> None:
+    """Have the requests observed so far be among what `registry` tells."""
+    for kind, tally in _tallies.items():
+        if any(tally.counts):
+            series = _requests.labels(*kind)
+            # As the library's `observe` does, which takes one at a time.
+            for bucket, count in zip(series._buckets, tally.counts, strict=True):
+                if count:
+                    bucket.inc(count)
+            series._sum.inc(tally.seconds)
+            _tallies[kind] = _Tally()
 
 
 @contextmanager
@@ -91,12 +120,16 @@ def accepting(requests: int) -> Iterator[None]:
 
 
 async def sample(pools: Callable[[], Pools]) -> None:
-    """Look at this process's pools now and then, for ever."""
-    while True:
-        for pool, (in_use, limit) in pools().items():
-            _in_use.labels(pool).set(in_use)
-            _limit.labels(pool).set(limit)
-        await asyncio.sleep(SAMPLE_SECONDS)
+    """Look at this process's pools now and then, for ever, and write down what it has answered."""
+    try:
+        while True:
+            for pool, (in_use, limit) in pools().items():
+                _in_use.labels(pool).set(in_use)
+                _limit.labels(pool).set(limit)
+            write_down()
+            await asyncio.sleep(SAMPLE_SECONDS)
+    finally:
+        write_down()
 
 
 def registry() -> CollectorRegistry:
@@ -110,8 +143,3 @@ def registry() -> CollectorRegistry:
             mark_process_dead(int(gauges[1]))
     MultiProcessCollector(found)
     return found
-
-
-@cache  # methods, routes and statuses are few, whatever is asked for
-def _series(method: str, route: str, status: int) -> Histogram:
-    return _requests.labels(method, route, status)

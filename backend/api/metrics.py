@@ -62,6 +62,8 @@ async def metrics(here: Here, request: Request) -> Response:
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     seen = await here.watch.look()
 
+    measures.write_down()
+
     def render() -> bytes:
         registry = measures.registry()
         registry.register(_Installation(seen))

@@ -3,6 +3,8 @@
 import asyncio
 import cProfile
 
+import uvloop
+
 from backend import accept
 from backend.api.address import bound
 from backend.api.server import made
@@ -16,7 +18,7 @@ POLL_SECONDS = 0.05
 
 def profile(settings: Settings) -> str:
     """The largest parts of the event loop's time; what the observers add is not in it."""
-    return asyncio.run(_profile(settings))
+    return uvloop.run(_profile(settings))
 
 
 async def _profile(settings: Settings) -> str:
