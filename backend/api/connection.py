@@ -1,12 +1,14 @@
 """A client's connection: Uvicorn's, with limits on what a client can make it hold and wait for.
 
-Uvicorn itself waits for ever for the end of a request's headers, and takes as many of them as come.
+Uvicorn itself waits for ever for the end of a request's headers, and takes as many of them as come. It also
+loses the body of a request that offers to upgrade the connection, as Java's client does with each first one.
 """
 
 import time
 from collections.abc import Iterable
 from typing import Any, Final
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backend.api import problems
@@ -20,6 +22,7 @@ HEAD_SECONDS: Final = 10.0  # for all of a request's headers
 IDLE_SECONDS: Final = 75.0  # between requests
 MOST_CONNECTIONS: Final = 16_384  # of one process
 LOOK_SECONDS: Final = 1
+UPGRADING: Final = {b"connection", b"upgrade", b"http2-settings"}
 
 
 class Connection(HttpToolsProtocol):
@@ -43,7 +46,12 @@ class Connection(HttpToolsProtocol):
         if self._refused:
             return
         self._overhead += len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._decline(data[upgrade.args[0] :])
+        except HttpParserError:
+            self._refuse(problems.NOT_HTTP)
         if self._overhead > MOST_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(problems.HEAD_TOO_LARGE)
 
@@ -69,7 +77,21 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """All headers have come."""
         self._in_head = False
+        if not self.parser.should_upgrade():
+            self.head_came()
+
+    def on_message_complete(self) -> None:
+        """All of the request has come."""
+        if not self.parser.should_upgrade():
+            self.body_came()
+
+    def head_came(self) -> None:
+        """There is a request to begin with."""
         super().on_headers_complete()
+
+    def body_came(self) -> None:
+        """That request's body is whole."""
+        super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body has come."""
@@ -87,13 +109,21 @@ class Connection(HttpToolsProtocol):
         elif self._refused:
             self._hang_up(self._refused)
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # a problem has its own words
-        """What came is no HTTP."""
-        self._refuse(problems.NOT_HTTP)
-
     @property
     def _is_answering(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete
+
+    def _decline(self, rest: bytes) -> None:
+        """Take a request as if it had not offered an upgrade; `rest` is what came behind its headers."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(problems.NOT_HTTP)
+            return
+        kept = [(name, value) for name, value in self.headers if name not in UPGRADING]
+        if any(b"close" in value.lower() for name, value in self.headers if name == b"connection"):
+            kept.append((b"connection", b"close"))
+        self.parser = HttpRequestParser(self)
+        self.data_received(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method, self.url, head(kept), rest))
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what came last by a problem, and hang up; what came before it is answered before."""

@@ -13,6 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +24,7 @@ from backend import accept, bodies
 from backend.api import problems
 from backend.api.connection import Connection, head
 from backend.api.edge import EVERYWHERE, REQUEST_ID, Observe, request_id
+from backend.api.gather import Answer
 from backend.api.reading import MOST_BYTES
 from backend.api.service import Service
 from backend.api.shapes import PREFIX
@@ -61,11 +63,16 @@ class Lane:
     """What all of a process's connections share."""
 
     def __init__(self, service: Callable[[], Service], observers: Iterable[Observe]) -> None:
-        """`service` is asked once the application runs."""
-        self.service = service
+        """`service` is asked for once, when the application runs."""
+        self._service = service
         self.observers = tuple(observers)
         self._start = b""
         self._headers: list[tuple[bytes, bytes]] | None = None
+
+    @cached_property
+    def submit(self) -> Callable[[accept.Request, Answer], None]:
+        """See `Service.submit`."""
+        return self._service().submit
 
     def start(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """How each good answer starts. Uvicorn makes a new list of its own headers when they change."""
@@ -136,20 +143,17 @@ class FastConnection(Connection):
             self._hand_on(usual)
         super().connection_lost(exc)
 
-    # -- what the parser calls -----------------------------------------------------------------------
-
-    def on_headers_complete(self) -> None:
-        """All headers have come."""
+    def head_came(self) -> None:
+        """See Connection."""
         if not self._is_answering and not self.flow.write_paused and (usual := self._is_usual()):
-            self._in_head = False
             usual.keep_alive = self.parser.should_keep_alive()
             self._usual = self.cycle = usual  # type: ignore[assignment]
         else:
-            super().on_headers_complete()
+            super().head_came()
 
-    def on_message_complete(self) -> None:
-        """The body has come."""
-        super().on_message_complete()
+    def body_came(self) -> None:
+        """See Connection."""
+        super().body_came()
         last: object = self.cycle
         if (usual := self._usual) and usual is last:
             self._accept(usual)
@@ -180,17 +184,17 @@ class FastConnection(Connection):
             self._hand_on(usual)
             return
         try:
-            self._lane.service().submit(request, self._answer)
+            self._lane.submit(request, self._answer)
         except InstaChatError as error:
             self._answer(error)
 
     def _hand_on(self, usual: Usual) -> None:
         """Have the request go the ordinary way. Only while it is the last one that has come."""
         self._usual = self.cycle = None  # type: ignore[assignment]
-        super().on_headers_complete()
+        super().head_came()
         HttpToolsProtocol.on_body(self, bytes(usual.body))
         if not usual.more_body:
-            super().on_message_complete()
+            super().body_came()
 
     def _answer(self, answer: Accepted | Exception) -> None:
         usual = self._usual

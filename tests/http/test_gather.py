@@ -14,7 +14,7 @@ from backend.accept import Acceptor, Request
 from backend.api import gather
 from backend.api.gather import Busy, Gatherer
 from backend.bootstrap import Backend
-from backend.errors import EngineDown, Failed, InstaChatError, NotFound
+from backend.errors import EngineDown, Failed, InstaChatError, NotFound, Unconfirmed
 from backend.log import Log
 from backend.log.asynchronous import AsyncAccepting
 from backend.model import Accepted, Parent
@@ -39,9 +39,9 @@ class Watched:
         """See Acceptor."""
         return self.real.is_ready
 
-    def log(self) -> AsyncAccepting | None:
+    def logs(self) -> list[AsyncAccepting]:
         """What a gatherer is given, of the event loop that runs."""
-        return AsyncAccepting(self.redis) if self.awaits else None
+        return [AsyncAccepting(self.redis) for _ in range(gather.CALLS)] if self.awaits else []
 
     def attempt(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
         """See Acceptor."""
@@ -80,7 +80,7 @@ def chat_of(backend: Backend, token: str) -> int:
 
 async def gathered(watched: Watched, requests: Sequence[Request]) -> list[Any]:
     """Ask for all at once; what became of each."""
-    gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]  # it has all that is asked for
+    gatherer = Gatherer(watched, watched.logs())  # type: ignore[arg-type]  # it has all that is asked for
     try:
         return await asyncio.gather(*map(gatherer.accept, requests), return_exceptions=True)
     finally:
@@ -122,11 +122,11 @@ def test_nothing_but_one_script_is_asked_on_the_way(
 def test_while_one_batch_is_under_way_the_next_gathers(
     watched: Watched, backend: Backend, application: str
 ) -> None:
-    """Two calls for what comes in two moments, however many come in the second."""
+    """Who awaits makes another call where it is worth while, and no third; a thread makes one at a time."""
     chat = chat_of(backend, application)
 
     async def go() -> list[Accepted]:
-        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.logs())  # type: ignore[arg-type]
         watched.gate.clear()
         first = asyncio.ensure_future(gatherer.accept(accept.messages(application, chat, ["a"])))
         while not watched.batches:
@@ -142,8 +142,37 @@ def test_while_one_batch_is_under_way_the_next_gathers(
         await gatherer.close()
         return found
 
-    assert [answer.first for answer in asyncio.run(go())] == list(range(1, 52))
-    assert watched.batches == [1, 50]
+    assert sorted(answer.first for answer in asyncio.run(go())) == list(range(1, 52))
+    another = gather.WORTH_ANOTHER
+    assert watched.batches == ([1, another, 50 - another] if watched.awaits else [1, 50])
+
+
+def test_messages_of_a_chat_that_come_together_are_one_entry(
+    watched: Watched, backend: Backend, application: str
+) -> None:
+    """But for those behind a creation of another kind, and those with an idempotency key; order is kept."""
+    chat, other = chat_of(backend, application), chat_of(backend, application)
+    backend.drainer.drain_all()
+
+    def message(chat: int, *texts: str, key: str | None = None) -> Request:
+        return accept.messages(application, chat, texts, key=key)
+
+    requests = [
+        *(message(chat, "a"), message(other, "x"), message(chat, "b", "c"), message(other, "y")),
+        *(message(chat, "d", key="key"), message(chat, "e")),
+        *(accept.chats(application), message(chat, "f"), message(chat, "g")),
+    ]
+    answers = asyncio.run(gathered(watched, requests))
+    assert [(a.first, a.last) for a in answers] == [
+        *((1, 1), (1, 1), (2, 3), (2, 2)),
+        *((4, 4), (5, 5)),
+        *((3, 3), (6, 6), (7, 7)),
+    ]
+    shard = backend.counters.shard(application)
+    assert backend.log.lengths(backend.database.installation.shards)[shard] == 6
+    backend.drainer.drain_all()
+    for number, texts in ((chat, "abcdefg"), (other, "xy")):
+        assert "".join(m.text for m in backend.catalog.messages(application, number)) == texts
 
 
 def test_each_request_is_answered_apart(
@@ -183,7 +212,7 @@ def test_a_counter_that_is_not_verified_holds_up_only_its_own(
     watched.accept_batch = slowly  # type: ignore[method-assign]
 
     async def go() -> None:
-        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.logs())  # type: ignore[arg-type]
         slow = asyncio.ensure_future(gatherer.accept(accept.messages(other, 1, ["slow"])))
         for number in range(1, 6):
             quick = await gatherer.accept(accept.messages(application, chat, ["quick"]))
@@ -218,7 +247,7 @@ def test_a_client_that_goes_away_changes_nothing_for_the_others(
     chat = chat_of(backend, application)
 
     async def go() -> list[Any]:
-        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.logs())  # type: ignore[arg-type]
         watched.gate.clear()
         tasks = [
             asyncio.ensure_future(gatherer.accept(accept.messages(application, chat, [f"{i}"])))
@@ -246,7 +275,7 @@ def test_a_fault_of_ours_is_every_requests_answer(watched: Watched, application:
     watched.faulty = broken
 
     async def go() -> None:
-        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.logs())  # type: ignore[arg-type]
         request = accept.chats(application)
         with pytest.raises(ZeroDivisionError):
             await gatherer.accept(request)
@@ -255,6 +284,54 @@ def test_a_fault_of_ours_is_every_requests_answer(watched: Watched, application:
         await gatherer.close()
 
     asyncio.run(go())
+
+
+def test_one_that_can_not_be_told_keeps_no_other_from_its_answer(
+    watched: Watched, backend: Backend, application: str
+) -> None:
+    """A connection that has just gone, for instance."""
+    chat = chat_of(backend, application)
+
+    def broken(_: object) -> None:
+        raise RuntimeError("closed")
+
+    async def go() -> int:
+        gatherer = Gatherer(watched, watched.logs())  # type: ignore[arg-type]
+        gatherer.submit(accept.messages(application, chat, ["a"]), broken)
+        answer = await gatherer.accept(accept.messages(application, chat, ["b"]))
+        await gatherer.close()
+        return answer.first
+
+    assert asyncio.run(go()) == 2
+
+
+def test_one_that_was_told_that_it_takes_too_long_is_told_nothing_else(
+    watched: Watched, backend: Backend, application: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread's answer comes later: by then its connection may wait for another request's."""
+    monkeypatch.setattr(gather, "MEND_SECONDS", 0.1)
+    chat = chat_of(backend, application)
+    backend.drainer.drain_all()
+    shard = backend.counters.shard(application)
+    backend.log.redis.delete(backend.log.counter_key(shard, Parent(application, chat)))
+    real = watched.accept_batch
+
+    def slowly(requests: Sequence[Request]) -> list[Accepted | InstaChatError]:
+        time.sleep(0.4)
+        return real(requests)
+
+    watched.accept_batch = slowly  # type: ignore[method-assign]
+    told: list[object] = []
+
+    async def go() -> None:
+        gatherer = Gatherer(watched, watched.logs())  # type: ignore[arg-type]
+        gatherer.submit(accept.messages(application, chat, ["a"]), told.append)
+        while gatherer.waiting or not told:
+            await asyncio.sleep(0.01)
+        await gatherer.close()
+
+    asyncio.run(go())
+    assert [type(answer) for answer in told] == [Unconfirmed]
 
 
 def test_who_waits_behind_a_redis_that_is_away_is_told_with_the_first(
@@ -269,7 +346,7 @@ def test_who_waits_behind_a_redis_that_is_away_is_told_with_the_first(
     watched.faulty = away
 
     async def go() -> list[Any]:
-        gatherer = Gatherer(watched, watched.log())  # type: ignore[arg-type]
+        gatherer = Gatherer(watched, watched.logs())  # type: ignore[arg-type]
         first = asyncio.ensure_future(gatherer.accept(accept.chats(application)))
         await asyncio.sleep(0.05)
         rest = [gatherer.accept(accept.chats(application)) for _ in range(5)]

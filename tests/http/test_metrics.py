@@ -129,20 +129,19 @@ def test_what_waits_and_the_pools_are_there(server: Server) -> None:
 
 def test_a_process_that_is_killed_keeps_its_counts(server: Server) -> None:
     """A count never falls, and the pools are those of the living."""
-    path = new_chat(server)
     for _ in range(20):
-        post(server, path)
-    labels = {"method": "POST", "route": MESSAGES, "status": "202"}
-    before = value(samples(server), REQUESTS, **labels)
-    assert before >= 20
+        assert server("DELETE", "/nowhere/at/all").status == 404
+    until(
+        lambda: _deleted(server)[0] == 20
+    )  # a process writes down what it has counted once a second
     children = psutil.Process(server.process.pid).children()
     victim = next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
     os.kill(victim.pid, signal.SIGKILL)
-    until(lambda: _again(server) == (before, 60))
+    until(lambda: _deleted(server) == (20, 60))
 
 
-def _again(server: Server) -> tuple[float, float]:
-    labels = {"method": "POST", "route": MESSAGES, "status": "202"}
+def _deleted(server: Server) -> tuple[float, float]:
+    labels = {"method": "DELETE", "route": "-", "status": "404"}
     try:
         now = samples(server)
     except (OSError, HTTPException):  # it came to the one that was killed

@@ -1,0 +1,267 @@
+"""The connection: requests in pieces, in a row, and spoilt ones; each answer where it belongs."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from backend.settings import Settings
+from tests.conftest import Engines
+from tests.engines import RedisServer
+from tests.http.serving import Application, Server, until
+
+pytestmark = pytest.mark.xdist_group("http")
+
+BODY = b'{"message": {"text": "counted"}}'
+
+
+class Wire:
+    """A socket, and the answers that come by it, in order."""
+
+    def __init__(self, server: Server) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        self._file = self.socket.makefile("rb")
+
+    def send(self, *parts: bytes) -> "Wire":
+        """Send something, in one piece."""
+        self.socket.sendall(b"".join(parts))
+        return self
+
+    def answer(self, method: str = "POST") -> tuple[int, Any, bool]:
+        """The next answer: status, JSON, and whether the connection stays open by its word."""
+        response = HTTPResponse(self, method=method)  # type: ignore[arg-type]  # it has `makefile`
+        response.begin()
+        body = json.loads(response.read() or b"null")
+        return response.status, body, not response.will_close
+
+    def makefile(self, _: str) -> Any:
+        """What HTTPResponse reads from; it closes what it got, so it gets something else."""
+        return _Kept(self._file)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server has hung up, with nothing left to read; waits for something to come."""
+        try:
+            return self._file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        """Hang up."""
+        self._file.close()
+        self.socket.close()
+
+
+class _Kept:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def wire(server: Server) -> Iterator[Wire]:
+    """A socket to a server."""
+    with closing(Wire(server)) as opened:
+        yield opened
+
+
+def request(path: str, *headers: bytes, method: bytes = b"POST", body: bytes = BODY) -> bytes:
+    """A request as it is sent, with a type and a length unless other headers are given."""
+    named = headers or (b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    lines = (b"%s %s HTTP/1.1" % (method, path.encode()), b"Host: a", *named, b"", body)
+    return b"\r\n".join(lines)
+
+
+@pytest.fixture
+def path(app: Application) -> str:
+    """Where to create messages of a new chat."""
+    return f"{app.chat()}/messages"
+
+
+def test_requests_in_a_row_are_answered_in_their_order(served: Server, path: str) -> None:
+    """Sent in one piece, usual and unusual ones; a fault in the middle changes nothing for the others."""
+    with wire(served) as to:
+        to.send(
+            request(path),
+            request(path),
+            request("/healthz", b"Accept: */*", method=b"GET", body=b""),
+            request(path, body=b"{"),
+            request(f"{path}?unusual=1"),
+            request(path),
+        )
+        got = [to.answer("GET" if at == 2 else "POST") for at in range(6)]
+    assert [status for status, _, _ in got] == [202, 202, 200, 400, 202, 202]
+    assert [got[at][1]["number"] for at in (0, 1, 4, 5)] == [1, 2, 3, 4]
+    assert all(stays for _, _, stays in got)
+
+
+def test_a_request_in_pieces_is_as_good_as_a_whole_one(served: Server, path: str) -> None:
+    """Byte by byte; and with the body apart, as many clients send it."""
+    with wire(served) as to:
+        for at, byte in enumerate(request(path)):
+            to.send(bytes([byte]))
+            if at % 20 == 0:
+                time.sleep(0.001)
+        assert to.answer()[:2] == (202, {"number": 1})
+        whole = request(path)
+        to.send(whole[: -len(BODY)])
+        time.sleep(0.1)
+        assert to.send(BODY).answer()[:2] == (202, {"number": 2})
+
+
+def test_who_asks_for_it_is_hung_up_on_after_the_answer(served: Server, path: str) -> None:
+    """By `Connection: close`, or by HTTP/1.0."""
+    length = b"Content-Length: %d" % len(BODY)
+    for sent in (
+        request(path, b"Connection: close", b"Content-Type: application/json", length),
+        request(path).replace(b"HTTP/1.1", b"HTTP/1.0"),
+    ):
+        with wire(served) as to:
+            status, _, stays = to.send(sent).answer()
+            assert (status, stays) == (202, False)
+            assert to.ended
+
+
+def test_what_is_no_http_is_a_problem_after_the_answers_that_are_due(
+    served: Server, path: str
+) -> None:
+    """What was accepted before is answered before."""
+    with wire(served) as to:
+        to.send(request(path), request(path), b"\x16\x03\x01 nonsense\r\n\r\n")
+        assert [to.answer()[:2] for _ in range(2)] == [(202, {"number": n}) for n in (1, 2)]
+        status, body, stays = to.answer()
+        assert (status, body["type"], stays) == (400, "urn:problem-type:instachat:not-http", False)
+        assert to.ended
+    with wire(served) as to:
+        assert to.send(b"nonsense\r\n\r\n").answer()[0] == 400
+        assert to.ended
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_body_whose_chunks_are_none_is_a_problem_at_once(
+    served: Server, path: str, before: int
+) -> None:
+    """Also behind another request, which is answered."""
+    spoilt = request(
+        path, b"Content-Type: application/json", b"Transfer-Encoding: chunked", body=b""
+    )
+    with wire(served) as to:
+        to.send(request(path) * before, spoilt, b"x\r\n")
+        for _ in range(before):
+            assert to.answer()[0] == 202
+        assert to.answer()[0] == 400
+        assert to.ended
+
+
+def test_two_lengths_or_a_length_and_chunks_are_refused(served: Server, path: str) -> None:
+    """A proxy in front might have read them otherwise."""
+    kind, length = b"Content-Type: application/json", b"Content-Length: %d" % len(BODY)
+    for headers in (
+        (kind, length, b"Content-Length: 1"),
+        (kind, length, b"Transfer-Encoding: chunked"),
+        (kind, b"Content-Length: +5"),
+    ):
+        with wire(served) as to:
+            assert to.send(request(path, *headers)).answer()[0] == 400
+            assert to.ended
+
+
+def test_headers_and_trailers_have_a_limit(served: Server, path: str) -> None:
+    """One long header, many short ones, trailers: 431, and the connection is closed."""
+    chunked = request(
+        path, b"Content-Type: application/json", b"Transfer-Encoding: chunked", body=b""
+    )
+    for start, more in (
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"y" * 1_000),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", b"X: y\r\n" * 200),
+        (chunked + b"1\r\n{\r\n0\r\n", b"X: y\r\n" * 200),
+    ):
+        with wire(served) as to:
+            to.send(start)
+            with suppress(OSError):  # it has hung up
+                for _ in range(1_000):
+                    to.send(more)
+                    time.sleep(0.0005)
+            with suppress(ConnectionResetError):  # before the answer could be read
+                assert to.answer()[0] == 431
+            assert to.ended
+
+
+def test_a_client_that_goes_in_the_middle_leaves_nothing_behind(
+    served: Server, app: Application
+) -> None:
+    """Of its message nothing is there, and the next one has the next number."""
+    path = f"{app.chat()}/messages"
+    for cut in (20, len(request(path)) - 5):
+        with wire(served) as to:
+            to.send(request(path)[:cut])
+            time.sleep(0.05)
+    with wire(served) as to:
+        assert to.send(request(path)).answer()[1] == {"number": 1}
+
+
+def test_an_upgrade_is_not_made(served: Server, path: str) -> None:
+    """As some clients offer one with their first request: it is answered as any other, its body included."""
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
+    usual = (b"Content-Type: application/json", b"Content-Length: %d" % len(BODY))
+    with wire(served) as to:
+        to.send(request(path), request(path, *offer, *usual), request(path))
+        assert [to.answer()[:2] for _ in range(3)] == [(202, {"number": n}) for n in (1, 2, 3)]
+        whole = request(path, *offer, *usual)
+        to.send(whole[:-5])
+        time.sleep(0.05)
+        assert to.send(whole[-5:]).answer() == (202, {"number": 4}, True)
+        to.send(request(path, b"Connection: Upgrade, close", b"Upgrade: x", *usual))
+        assert to.answer() == (202, {"number": 5}, False)
+    with wire(served) as to:
+        to.send(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n")
+        assert to.answer()[0] == 400
+        assert to.ended
+
+
+def test_processes_are_started_anew_however_often_they_are_killed(
+    engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Each by -9, again and again; the server stays, and ends in good order when its terminal is closed."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    server = Server(settings, tmp_path, "--workers", "2")
+    try:
+        server.up()
+        for _ in range(4):
+            victims = processes(server)
+            for victim in victims:
+                os.kill(victim.pid, signal.SIGKILL)
+            until(lambda gone=victims: _anew(server, gone), 30)  # type: ignore[misc]
+            assert server("GET", "/healthz", timeout=20).status == 200
+        assert server.stop(signal.SIGHUP) == 0
+        assert "killed by signal 9: another one is started" in server.said
+    finally:
+        server.remove()
+
+
+def processes(server: Server) -> list[psutil.Process]:
+    """Those that answer."""
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # a zombie is one, too
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def _anew(server: Server, gone: list[psutil.Process]) -> bool:
+    now = processes(server)
+    return len(now) == len(gone) and not {p.pid for p in now} & {p.pid for p in gone}
