@@ -6,10 +6,9 @@ An XADD gives no number, checks nothing and keeps no count. Both use the same cl
 from collections.abc import Callable, Iterator, Sequence
 
 from instachat_cli.bench.duel import Goal, Row, Side, duel
-from instachat_cli.bench.ground import BULK, Ground
+from instachat_cli.bench.ground import BULK, TOGETHER, Ground
 
 GOAL = Goal(must=1.0, aim=2.0)
-TOGETHER = 64  # requests of one message that wait at the same moment, accepted in one call
 
 
 def measure(ground: Ground) -> Iterator[Row]:
@@ -20,7 +19,7 @@ def measure(ground: Ground) -> Iterator[Row]:
     yield _against_xadd(
         ground,
         f"accept, {TOGETHER} requests of one message at once",
-        lambda texts: ground.accept_singles(texts, TOGETHER),
+        lambda texts: ground.accept_together(texts, TOGETHER),
         TOGETHER,
         None,
     )

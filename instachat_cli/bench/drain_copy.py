@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 
 from instachat_cli.bench.duel import Goal, Row, Side, duel
-from instachat_cli.bench.ground import Ground
+from instachat_cli.bench.ground import TOGETHER, Ground
 
 COLUMNS = "chat_id, number, version, created_at, updated_at, text, folded"
 ROWS = 5_000  # of one COPY: as many as the drain takes in one transaction
@@ -15,8 +15,13 @@ GOAL = Goal(must=0.2, aim=0.4)
 
 
 def measure(ground: Ground) -> Iterator[Row]:
-    """Requests of one message, the honest case, and requests of a thousand."""
-    yield _against_copy(ground, "drain, requests of one message", ground.accept_singles)
+    """Requests of one message, one after another, the honest case, and together; requests of a thousand."""
+    yield _against_copy(ground, "drain, requests of one message", ground.accept_apart)
+    yield _against_copy(
+        ground,
+        f"drain, {TOGETHER} requests of one message at once",
+        lambda texts: ground.accept_together(texts, TOGETHER),
+    )
     yield _against_copy(ground, "drain, requests of 1,000 messages", ground.accept_bulk)
 
 

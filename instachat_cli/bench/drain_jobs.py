@@ -39,7 +39,7 @@ def measure(ground: Ground) -> Iterator[Row]:
                 "drain",
                 ground.drain,
                 count,
-                before=lambda: ground.accept_singles(ground.texts),
+                before=lambda: ground.accept_apart(ground.texts),
                 after=lambda: ground.forget_stored(count),
             ),
             rival.side(),

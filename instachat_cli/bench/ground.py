@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import psycopg2
@@ -23,13 +23,17 @@ from sqlalchemy import make_url, text
 from backend import accept, sql
 from backend.bootstrap import Addresses, Backend, addresses, open_backend
 from backend.errors import Failed, InstaChatError, Invalid
+from backend.events import pack_messages
 from backend.index import Index
+from backend.log import Creation, Refused
 from backend.migrations import upgrade
+from backend.model import EntryId, Parent
 from backend.settings import Settings
 from backend.sql import Database, indices
 from loadtest.conversations import conversations
 
-REQUESTS = 500  # of one message each, accepted in one call while the log is filled
+REQUESTS = 500  # of one message each, given to Redis in one call while the log is filled
+TOGETHER = 64  # requests of one message that wait at the same moment
 BULK = 1_000  # messages of a bulk request, as `messages create -` sends them
 
 
@@ -80,8 +84,7 @@ QUICK = Scale(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Chat:
+class Chat(NamedTuple):
     """A chat to send to: by its names, by its row, and where its log is."""
 
     token: str
@@ -100,8 +103,21 @@ class Ground:
         self.texts = list(islice(cycle(spoken), scale.messages))
         self.chat = self._new_chat()
 
-    def accept_singles(self, texts: Sequence[str], at_once: int = REQUESTS) -> None:
-        """Accept a request a message, so many requests in one call."""
+    def accept_apart(self, texts: Sequence[str]) -> None:
+        """Accept a request a message, each an entry of its own, as those that come one after another are."""
+        parent = Parent(self.chat.token, self.chat.number)
+        known = EntryId(0, 0)
+        for start in range(0, len(texts), REQUESTS):
+            creations = [
+                Creation("messages", parent, pack_messages(*self.chat[:2], [text]))
+                for text in texts[start : start + REQUESTS]
+            ]
+            given, known, _ = self.backend.log.accept(self.chat.shard, creations, known)
+            if any(isinstance(answer, Refused) for answer in given):
+                raise Failed("a message of the benchmark was refused")
+
+    def accept_together(self, texts: Sequence[str], at_once: int) -> None:
+        """Accept a request a message, so many at the same moment."""
         token, number = self.chat.token, self.chat.number
         for start in range(0, len(texts), at_once):
             requests = [

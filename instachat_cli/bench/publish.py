@@ -50,7 +50,7 @@ def _against_calls(elastic: Elastic) -> Iterator[Row]:
 
     def accepted() -> None:
         elastic.renew()
-        ground.accept_singles(ground.texts)
+        ground.accept_apart(ground.texts)
 
     with rival.crew(*best):
         yield duel(
