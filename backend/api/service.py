@@ -22,7 +22,7 @@ from backend.api.watch import Watch
 from backend.bootstrap import Backend, addresses, assemble, open_log
 from backend.catalog import Catalog, Pending
 from backend.errors import Gone, InstaChatError, NotStoredYet
-from backend.log.asynchronous import AsyncAccepting
+from backend.log.asynchronous import connections
 from backend.model import Accepted
 from backend.settings import Settings
 from backend.sql import Database
@@ -56,8 +56,7 @@ class Service:
         self.watch = Watch(core)
         self.limit = CreationLimit(core.log.url, core.settings.app_creation_limit)
         acceptor = core.acceptor.ringing(lambda shard: bell.submit(core.jobs.ring, shard))
-        calls = ACCEPTING_CALLS if core.log.at_one_server else 0
-        self._gatherer = Gatherer(acceptor, [AsyncAccepting(core.log) for _ in range(calls)])
+        self._gatherer = Gatherer(acceptor, connections(core.log, ACCEPTING_CALLS))
         self._waiting = Waiting(core.database)
         self._threads = ThreadPoolExecutor(CALLS, "call")
         self._long_threads = ThreadPoolExecutor(LONG_CALLS, "long")

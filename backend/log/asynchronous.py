@@ -5,6 +5,7 @@ hands it over again; docs/architecture.md has what that cost.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as RedisAway
 from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
+from redis.maint_notifications import MaintNotificationsConfig
 
 from backend.errors import EngineDown, InstaChatError
 from backend.log.accepting import AcceptCalls, outcome_of
@@ -20,6 +22,7 @@ from backend.log.scripts import SCRIPTS
 from backend.log.shapes import Batch, LifeLost, Outcome
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class AsyncAccepting:
@@ -29,7 +32,11 @@ class AsyncAccepting:
         """`log` is `at_one_server`: neither a cluster nor with replicas to wait for."""
         self._log = log
         self._connection = redis.asyncio.ConnectionPool.from_url(
-            log.url, socket_connect_timeout=log.connect_seconds, socket_timeout=None
+            log.url,
+            socket_connect_timeout=log.connect_seconds,
+            socket_timeout=None,
+            # Nothing but answers may come by this connection.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
         ).make_connection()
 
     async def close(self) -> None:
@@ -115,6 +122,21 @@ class AsyncAccepting:
                 raise RedisAway(str(error)) from error
             raise
         return replies
+
+
+def connections(log: AcceptCalls, count: int) -> list[AsyncAccepting]:
+    """So many, which accept at the same time; none where a thread has to do it.
+
+    That is for a cluster, for replicas to wait for, and for options in Redis's URL that only the synchronous
+    client knows.
+    """
+    if not log.at_one_server:
+        return []
+    try:
+        return [AsyncAccepting(log) for _ in range(count)]
+    except (TypeError, ValueError) as error:
+        logger.warning("a thread accepts, as this client of Redis can't: %s", error)
+        return []
 
 
 async def _in_time(awaited: Awaitable[T], seconds: float) -> T:

@@ -35,10 +35,12 @@ def connect(
     try:
         if url.startswith(("redis+cluster://", "rediss+cluster://")):
             return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
-        return redis.Redis.from_url(url, **options)
+        client = redis.Redis.from_url(url, **options)
+        client.connection_pool.make_connection()  # connects to nobody, but knows its options
+        return client
     except RedisError as error:
         raise down(url, error) from None
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise Failed(f"the Redis URL {redacted(url)} can't be used: {error}") from None
 
 

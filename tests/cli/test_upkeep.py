@@ -133,6 +133,16 @@ def test_status_shows_an_engine_that_is_away_and_exits_5(cli: Cli) -> None:
     assert (away.json["schema"], away.json["workers"]) == (SCHEMA, None)
 
 
+@pytest.mark.parametrize("option", ["foo=1", "socket_timeout=soon"])
+def test_an_option_of_a_url_that_can_not_be_is_named(cli: Cli, option: str) -> None:
+    """A typing error, and no traceback; what it is set to is not told."""
+    url = f"redis://127.0.0.1:{free_port()}?{option}"
+    refused = cli("status", env={"INSTACHAT_REDIS_URL": url})
+    assert refused.code == 1
+    assert "can't be used" in refused.err
+    assert option.partition("=")[0] in refused.err
+
+
 def test_status_watch_goes_on_until_ctrl_c(cli: Cli) -> None:
     """On a terminal in one place; exit 130."""
     terminal = Terminal(cli, "status", "--watch")

@@ -13,7 +13,7 @@ import uvloop
 from backend.errors import EngineDown, InstaChatError, Unconfirmed
 from backend.events import pack_messages
 from backend.log import Creation, Given, LifeLost, Log, Outcome
-from backend.log.asynchronous import AsyncAccepting
+from backend.log.asynchronous import AsyncAccepting, connections
 from backend.log.scripts import SCRIPTS, SHAS
 from backend.model import EntryId, Parent
 from tests.engines import RedisServer, valkey_binary
@@ -193,3 +193,17 @@ def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
     fine, failed = Log(server.url).accept_each(batches)
     assert number(fine) == 2
     assert type(failed) is Unconfirmed
+
+
+def test_a_url_that_only_the_other_client_understands_is_for_threads(server: RedisServer) -> None:
+    """An option of TLS that awaiting can't have: the synchronous client is what accepts then."""
+
+    async def made(url: str) -> int:
+        log = Log(url)
+        try:
+            return len(connections(log, 2))
+        finally:
+            log.close()
+
+    assert asyncio.run(made(server.url)) == 2
+    assert asyncio.run(made("rediss://127.0.0.1:1?ssl_validate_ocsp=true")) == 0
