@@ -57,7 +57,7 @@ def test_found_planned_mended_and_clean(cli: Cli, core: Backend) -> None:
 
 def test_a_store_away_exits_5(cli: Cli, core: Backend) -> None:
     """Each by itself, named; an unknown application exits 3."""
-    drift(core)  # an installation without a message would note that it is to have an index from now on
+    drift(core)  # without a message, an installation would note that it is to have an index
     nowhere = f"127.0.0.1:{free_port()}"
     for variable, url in [
         ("INSTACHAT_REDIS_URL", f"redis://{nowhere}"),
