@@ -1,10 +1,13 @@
 """Where the server listens. Light, so that `up` can ask without loading the server."""
 
+import errno
 import socket
+from typing import Any
 
 from backend.errors import Failed
 from backend.settings import variable
 
+BACKLOG = 2_048
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to listen on; and to ask there
 
 
@@ -14,29 +17,46 @@ def check_free(host: str, port: int) -> None:
 
 
 def bound(host: str, port: int, count: int) -> list[socket.socket]:
-    """So many sockets at one address, ready to listen; the kernel shares connections out among them.
+    """So many sockets that listen at one address; the kernel shares connections out among them.
 
-    Raises Failed if that can't be: also if a stranger is there that shares its port, which would get some of
-    the connections without a word.
+    Raises Failed if that can't be, also if anybody else listens there.
     """
+    error: OSError | None = None
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            try:
+                return _bound(family, address, count)
+            except OSError as found:
+                error = error or found
+                if found.errno == errno.EADDRINUSE:
+                    break  # and not another address of that name: somebody would get the rest
+    except OSError as found:
+        error = found
+    said = str((error and error.strerror) or error).lower()
+    raise Failed(
+        f"can't listen on {host} port {port}: {said}",
+        f"choose another by --port or {variable('port')}",
+    )
+
+
+def _bound(family: int, address: Any, count: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
         for _ in range(count):
-            sockets.append(socket.socket(family, socket.SOCK_STREAM))
-            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sockets[-1].bind(address)
-    except OSError as error:
+            one = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if len(sockets) > 1:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                address = sockets[0].getsockname()  # the port may have been 0
+            one.bind(address)
+            one.listen(BACKLOG)
+            # The first takes the address for itself before it lets the others share it.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
         for one in sockets:
             one.close()
-        raise Failed(
-            f"can't listen on {host} port {port}: {(error.strerror or str(error)).lower()}",
-            f"choose another by --port or {variable('port')}",
-        ) from None
+        raise
     return sockets
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backend import accept, bodies
@@ -25,7 +26,6 @@ from backend.api import problems
 from backend.api.connection import Connection, head
 from backend.api.edge import EVERYWHERE, REQUEST_ID, Observe, request_id
 from backend.api.gather import Answer
-from backend.api.reading import MOST_BYTES
 from backend.api.service import Service
 from backend.api.shapes import PREFIX
 from backend.errors import InstaChatError, Invalid
@@ -37,13 +37,13 @@ ROUTE: Final = PREFIX + "/applications/{token}/chats/{chat}/messages"
 logger = logging.getLogger(__name__)
 
 
-class Text(Struct):
-    """As `shapes.Text`, read in a tenth of the time."""
+class Text(Struct, forbid_unknown_fields=True):
+    """As `shapes.Text`, read in a tenth of the time. Other members are not usual."""
 
     text: str
 
 
-class MessageBody(Struct):
+class MessageBody(Struct, forbid_unknown_fields=True):
     """As `shapes.MessageBody`."""
 
     message: Text
@@ -53,6 +53,15 @@ _decode = msgspec.json.Decoder(MessageBody).decode
 _match = re.compile(
     PREFIX.encode() + b"/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
 ).fullmatch
+MOST_BYTES: Final = (
+    HIGH_WATER_LIMIT  # Uvicorn stops reading a larger body, until somebody asks for it
+)
+UNUSUAL: Final = {
+    b"origin",
+    b"expect",
+    b"content-type",
+    b"idempotency-key",
+}  # the latter two if again
 _STATUS = 202
 _HEADERS = head(((b"content-type", b"application/json"), *EVERYWHERE))
 # The body of an answer, but for the number in it.
@@ -146,7 +155,9 @@ class FastConnection(Connection):
     def head_came(self) -> None:
         """See Connection."""
         if not self._is_answering and not self.flow.write_paused and (usual := self._is_usual()):
-            usual.keep_alive = self.parser.should_keep_alive()
+            usual.keep_alive = (
+                self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
+            )
             self._usual = self.cycle = usual  # type: ignore[assignment]
         else:
             super().head_came()
@@ -162,17 +173,17 @@ class FastConnection(Connection):
         """The request, if nothing about its head is unusual."""
         if self.parser.get_method() != b"POST" or not (found := _match(self.url)):
             return None
-        size, key, is_json = 0, None, False
+        size, key, kind = 0, None, None
         for name, value in self.headers:
-            if name == b"content-type":
-                is_json = value == b"application/json"
+            if name == b"content-type" and kind is None:
+                kind = value
             elif name == b"content-length":
                 size = int(value)
-            elif name == b"idempotency-key":
+            elif name == b"idempotency-key" and key is None:
                 key = value.decode("latin-1")
-            elif name in (b"origin", b"expect"):
+            elif name in UNUSUAL:
                 return None
-        if not (is_json and 0 < size <= MOST_BYTES):
+        if kind != b"application/json" or not 0 < size <= MOST_BYTES:
             return None
         return Usual(found[1].decode(), int(found[2]), key, self.headers)
 
@@ -192,6 +203,7 @@ class FastConnection(Connection):
         """Have the request go the ordinary way. Only while it is the last one that has come."""
         self._usual = self.cycle = None  # type: ignore[assignment]
         super().head_came()
+        self.cycle.keep_alive = self.cycle.keep_alive and usual.keep_alive
         HttpToolsProtocol.on_body(self, bytes(usual.body))
         if not usual.more_body:
             super().body_came()

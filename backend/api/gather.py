@@ -148,19 +148,20 @@ class Gatherer:
                 _tell(tell, answer)
         for part in left.values():
             self._mending += len(part)
-            self._menders.submit(self._mend, part)
-            self._loop.call_later(MEND_SECONDS, self._give_up, part)
+            timer = self._loop.call_later(MEND_SECONDS, self._give_up, part)
+            self._menders.submit(self._mend, part, timer)
 
-    def _mend(self, part: list[Waiting]) -> None:
+    def _mend(self, part: list[Waiting], timer: asyncio.TimerHandle) -> None:
         """In a thread: as `_accept`, and all that has to be done before."""
         answers: Answers
         try:
             answers = self._acceptor.accept_batch([request for request, _ in part])
         except Exception as error:  # noqa: BLE001  # as above
             answers = error
-        self._loop.call_soon_threadsafe(self._mended, part, answers)
+        self._loop.call_soon_threadsafe(self._mended, part, answers, timer)
 
-    def _mended(self, part: list[Waiting], answers: Answers) -> None:
+    def _mended(self, part: list[Waiting], answers: Answers, timer: asyncio.TimerHandle) -> None:
+        timer.cancel()
         self._mending -= len(part)
         self._answer(part, answers)
 

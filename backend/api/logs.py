@@ -48,6 +48,9 @@ class Diary(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """An event; of an exception its type and place, as its words may hold anything."""
+        if len(self._lines) >= MOST_LINES:
+            self._dropped += 1
+            return
         members = {"time": _now(), "level": record.levelname, "event": record.getMessage()}
         if rid := getattr(record, "request_id", None):
             members["request_id"] = rid

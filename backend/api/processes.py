@@ -31,8 +31,10 @@ def keep_up(
     error, soon after its start.
     """
     with _told_to_stop() as stop:
-        running = {place: _Running(start) for place, start in enumerate(starts)}
+        running: dict[int, _Running] = {}
         try:
+            for place, start in enumerate(starts):
+                running[place] = _Running(start)
             while stop not in (ready := wait([stop, *(one.sentinel for one in running.values())])):
                 for place, one in running.items():
                     if one.sentinel in ready:
@@ -49,7 +51,13 @@ class _Running:
     """A process, and since when."""
 
     def __init__(self, start: Callable[[], BaseProcess]) -> None:
-        self.process = start()
+        try:
+            self.process = start()
+        except OSError as error:
+            raise Failed(
+                f"a process of the server can't be started: {error.strerror}",
+                "are there too many processes, or too little memory?",
+            ) from None
         self.sentinel: int = self.process.sentinel
         self._since = time.monotonic()
 

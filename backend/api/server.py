@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -19,7 +20,7 @@ from multiprocessing.process import BaseProcess
 import uvicorn
 
 from backend.api import logs, measures
-from backend.api.address import bound
+from backend.api.address import BACKLOG, bound
 from backend.api.app import create_app
 from backend.api.connection import LOOK_SECONDS, Connection
 from backend.api.edge import Edge, Observe
@@ -28,7 +29,6 @@ from backend.api.processes import keep_up
 from backend.errors import InstaChatError
 from backend.settings import Settings
 
-BACKLOG = 2_048
 SWITCH_SECONDS = (
     0.0005  # a tenth of Python's own: the core's threads get their turn beside a busy loop
 )
@@ -76,15 +76,19 @@ def _serve(settings: Settings, listening: socket.socket) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the one that started it is told, and tells it
     _end_with_parent()
     sys.setswitchinterval(SWITCH_SECONDS)
-    diary = logs.configure()
-    made(settings, [diary.request, measures.observe]).run([listening])
+    with closing(logs.configure()) as diary:
+        server = made(settings, [diary.request, measures.observe])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Uvicorn passes on to who was here before what it has heard, and would end before the diary.
+            signal.signal(number, server.handle_exit)
+        server.run([listening])
 
 
 def made(settings: Settings, observers: Sequence[Observe]) -> uvicorn.Server:
     """The server of one process; its engines are opened once it runs."""
     app = create_app(settings)
     lane = Lane(lambda: app.state.service, observers)
-    server = uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             Edge(app, observers),
             http=partial(FastConnection, lane),  # type: ignore[arg-type]  # called, whatever it is
@@ -97,19 +101,24 @@ def made(settings: Settings, observers: Sequence[Observe]) -> uvicorn.Server:
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=ANSWERS_WITHIN,
-            timeout_notify=LOOK_SECONDS,
-            callback_notify=lambda: _look(server),
         )
     )
-    return server
 
 
-async def _look(server: uvicorn.Server) -> None:
-    """Let clients go that take too long."""
-    now = time.monotonic()
-    for connection in list(server.server_state.connections):
-        assert isinstance(connection, Connection)
-        connection.look(now)
+class _Server(uvicorn.Server):
+    """Lets clients go that take too long."""
+
+    _looked = 0.0
+
+    async def on_tick(self, counter: int) -> bool:
+        """See Uvicorn's, which calls this ten times a second."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.look(now)
+        return await super().on_tick(counter)
 
 
 def _end_with_parent() -> None:
