@@ -1,19 +1,28 @@
 """The connection: requests in pieces, in a row, and spoilt ones; each answer where it belongs."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPResponse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from backend.api import connection
+from backend.api.address import bound
+from backend.api.processes import keep_up
+from backend.api.server import made
+from backend.bootstrap import Backend
+from backend.errors import Failed
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer
@@ -83,6 +92,21 @@ def request(path: str, *headers: bytes, method: bytes = b"POST", body: bytes = B
     named = headers or (b"Content-Type: application/json", b"Content-Length: %d" % len(body))
     lines = (b"%s %s HTTP/1.1" % (method, path.encode()), b"Host: a", *named, b"", body)
     return b"\r\n".join(lines)
+
+
+@contextmanager
+def inside(settings: Settings) -> Iterator[Any]:
+    """A server in this process, whose limits a test can change."""
+    listening = bound("127.0.0.1", 0, 1)[0]
+    server = made(settings, [])
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield SimpleNamespace(port=listening.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture
@@ -230,6 +254,150 @@ def test_an_upgrade_is_not_made(served: Server, path: str) -> None:
         to.send(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n")
         assert to.answer()[0] == 400
         assert to.ended
+
+
+def test_very_many_requests_in_a_row_are_answered_and_not_held(served: Server, path: str) -> None:
+    """However many are sent ahead: each has its answer in order, and the server does not grow."""
+    (process, *_) = processes(served)
+    before = process.memory_info().rss
+    with wire(served) as to:
+        for turn in range(4):
+            sending = threading.Thread(target=to.send, args=(request(path) * 1_000,))
+            sending.start()
+            for number in range(1_000):
+                assert to.answer()[:2] == (202, {"number": 1_000 * turn + number + 1})
+            sending.join()
+    idle = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 20_000
+    with wire(served) as to:
+        to.socket.settimeout(0.2)
+        for _ in range(10):
+            with suppress(TimeoutError):
+                to.send(idle)  # and nothing of it is read
+        assert served("GET", "/healthz", timeout=5).status == 200
+    assert process.memory_info().rss - before < 64 * 1024 * 1024
+
+
+def test_a_large_body_in_pieces_is_not_waited_for_longer_than_it_takes(
+    served: Server, path: str
+) -> None:
+    """More than is read before somebody asks for it: it goes the ordinary way."""
+    body = json.dumps({"message": {"text": "ä" * 10_000}}).encode() + b" " * 60_000
+    sent = request(path, body=body)
+    with wire(served) as to:
+        began = time.monotonic()
+        for start in range(0, len(sent), 20_000):
+            to.send(sent[start : start + 20_000])
+            time.sleep(0.01)
+        assert to.answer()[:2] == (202, {"number": 1})
+        assert time.monotonic() - began < 0.7
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"x":"\xff","message":{"text":"a"}}',
+        b'{"\xff":1,"message":{"text":"a"}}',
+        b'{"x":1,"message":{"text":"a","y":[]}}',
+        b'{"message":{"text":1},"message":{"text":"a"}}',
+    ],
+)
+def test_both_ways_judge_a_strange_body_alike(served: Server, path: str, body: bytes) -> None:
+    """By the same status, whatever is in members that nobody asked for."""
+    ways = [
+        served("POST", f"{path}{q}", raw=body, content_type="application/json") for q in ("", "?")
+    ]
+    ways.append(served("POST", f"{path}?a=1", raw=body, content_type="application/json"))
+    assert len({answer.status for answer in ways}) == 1
+
+
+def test_many_offers_of_an_upgrade_in_a_row_are_declined(served: Server) -> None:
+    """One after the other, in one piece."""
+    asked = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    with wire(served) as to:
+        to.send(asked * 2_000)
+        assert {to.answer("GET")[0] for _ in range(2_000)} == {200}
+
+
+def test_who_takes_too_long_is_let_go(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a request, with half a head, or without reading what is sent to it; others are not."""
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 3.0)
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "STALLED_SECONDS", 1.0)
+    with inside(backend.settings) as server, ExitStack() as stack:
+        idle, slow, deaf, fine = (stack.enter_context(wire(server)) for _ in range(4))
+        slow.send(b"GET / HTTP/1.1\r\nX: ")
+        deaf.send(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
+        assert slow.answer("GET")[0] == 408
+        assert slow.ended
+        for _ in range(8):
+            assert fine.send(request("/healthz", b"A: b", method=b"GET", body=b"")).answer("GET")[0]
+            time.sleep(0.5)
+        assert idle.ended
+        until(lambda: _is_broken(deaf), 5)
+
+
+def _is_broken(wire: Wire) -> bool:
+    try:
+        wire.send(b"GET / HTTP/1.1\r\n")
+    except OSError:
+        return True
+    return False
+
+
+def test_of_two_servers_on_one_port_the_second_is_refused(
+    engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """However close together they are started: both would get some of the requests."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    first = Server(settings, tmp_path, "--workers", "2")
+    second = Server.__new__(Server)
+    second.__dict__.update(first.__dict__)
+    second.start()
+    try:
+        until(
+            lambda: None not in (first.process.poll(), second.process.poll()) or _one(first, second)
+        )
+        assert "can't listen on" in first.said
+        assert first.said.count('"listening on') <= 2
+    finally:
+        first.remove()
+        second.remove()
+
+
+def _one(*servers: Server) -> bool:
+    return [server.process.poll() for server in servers].count(1) == 1
+
+
+def test_the_last_requests_are_in_the_log(
+    engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Those that were answered just before the end."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    server = Server(settings, tmp_path)
+    try:
+        server.up()
+        last = server("GET", "/nowhere").headers["x-request-id"]
+        assert server.stop() == 0
+        assert last in {line["request_id"] for line in server.requests}
+    finally:
+        server.remove()
+
+
+def test_processes_that_can_not_all_be_started_leave_none() -> None:
+    """The second can't be: the first is ended, and it is said."""
+    spawn = multiprocessing.get_context("spawn")
+    first = spawn.Process(target=time.sleep, args=(60,))
+
+    def start() -> Any:
+        first.start()
+        return first
+
+    def fail() -> Any:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    with pytest.raises(Failed, match="can't be started"):
+        keep_up([start, fail], ends_within=5)
+    assert not first.is_alive()
 
 
 def test_processes_are_started_anew_however_often_they_are_killed(
