@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from backend.folding import fold_keyword
 from loadtest.choices import Scenario, Shape
 from loadtest.histogram import Histogram
 from loadtest.plan import PROFILES, Plan, Stage, plan
@@ -95,6 +96,14 @@ def test_many_languages_are_spoken_and_frequent_words_are_searched_for_more_ofte
     assert mark(7, "u1", 2).startswith(beginning(7))
     assert mark(7, "u1", 2) not in mark(7, "u1", 21)
     assert english.text(Random(3), "~") == english.text(Random(3), "~")
+
+
+def test_every_keyword_can_be_searched_for() -> None:
+    """None is made only of what a search ignores, which is answered by 422, however often it is written."""
+    for tongue in tongues():
+        assert tongue.keywords
+        for keyword in tongue.keywords:
+            assert fold_keyword(keyword)
 
 
 def test_records_are_read_once_and_whole(tmp_path: Path) -> None:
