@@ -53,7 +53,7 @@ class Generator:
         with (folder / LOG).open("wb") as log:
             self._process = subprocess.Popen(
                 [str(word) for word in command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # never written to: it ends with this process, and so do they
                 stdout=log,
                 stderr=log,
                 cwd=folder,  # Locust puts the working folder on the path of modules: an empty one

@@ -1,4 +1,8 @@
-"""A private installation for one run: `instachat up` on a home and a port of its own, gone afterwards."""
+"""A private installation for one run: `instachat up` on a home and a port of its own, gone afterwards.
+
+Its standard input is a pipe that this process holds and never writes to: however this one ends, kill -9
+included, the installation ends, too. Only its folder is left then.
+"""
 
 import os
 import shutil
@@ -80,10 +84,10 @@ def _running(
             # -P: the working folder, which may be anybody's, holds no modules of ours.
             [
                 *(sys.executable, "-P", "-m", "instachat_cli", command),
-                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--host", "127.0.0.1", "--port", str(port), "--until-input-ends"),
             ],
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for us; it is ended when the audit is done
@@ -117,7 +121,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             process.wait(ENDS_WITHIN)
         except subprocess.TimeoutExpired:
             continue
-        return
+        break
+    assert process.stdin
+    process.stdin.close()  # only now: its end asks once more
 
 
 def _remove(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from loadtest.choices import Scenario
 from loadtest.result import Result, loads
+from tests.cli.conftest import wait_until
 from tests.engines import scratch_folder
 from tests.load.conftest import ROOT, bench, ended, start_bench
 from tests.load.server import FOUND_AFTER, SLOW, STORED_AFTER
@@ -68,6 +70,29 @@ def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> Non
     assert list(folder.iterdir()) == []
     folder.rmdir()
     assert not [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]
+
+
+def test_a_kill_leaves_no_process() -> None:
+    """Killed by -9 amid the load, all ends that was started for it: engines, worker, server, Locust."""
+    folder = scratch_folder("load")
+    run = start_bench(
+        *("run", "mixed", "--profile", "soak", "--rate", 20, "--chats", 16, "--processes", 2),
+        TMPDIR=str(folder),
+    )
+    assert run.stderr
+    while " s  " not in run.stderr.readline():  # the first line of its progress
+        assert run.poll() is None
+    family = psutil.Process(run.pid).children(recursive=True)
+    family += [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]  # the engines
+    assert len(family) > 12
+    run.kill()
+    ended(run)
+    try:
+        wait_until(lambda: not any(map(psutil.Process.is_running, family)), 30)
+    finally:
+        for process in filter(psutil.Process.is_running, family):
+            process.kill()
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(
