@@ -32,6 +32,7 @@ ENDS_WITHIN = 90.0  # after the plan's end: then Locust hangs
 WRITTEN_SECONDS = 3.0  # after which the requests of a second are on disk
 BUSY = 0.9  # of a processor, by one process of the generator: then it is the limit
 FULL = 0.95  # of all processors
+DISTURBED = 0.1  # of all processors, by others: more than this process itself takes for its samples
 MAX_P99_MS, MAX_ERRORS = 100.0, 0.01  # what a step of `breakpoint` has to keep, if nothing is said
 
 Tell = Callable[[str], object]
@@ -268,8 +269,13 @@ def _warnings(result: Result, plan: Plan) -> list[str]:
             f"the generator was the limit: one of its processes used {cpu.busiest:.0%} of a processor;"
             " more --processes, or workers on other machines, would send more"
         )
+    others = cpu.machine - cpu.generator - (cpu.servers or 0)
+    if cpu.servers is not None and others >= DISTURBED * cpu.processors:
+        warnings.append(
+            f"others used {others:.1f} of the {cpu.processors} processors meanwhile: the figures are of"
+            " what they left"
+        )
     if cpu.machine >= FULL * cpu.processors:
-        others = cpu.machine - cpu.generator - (cpu.servers or 0)
         whom = "others" if cpu.servers is not None else "others, perhaps the servers"
         warnings.append(
             f"all {cpu.processors} processors of this machine were busy: {cpu.generator:.1f} of them with"

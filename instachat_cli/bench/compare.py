@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from loadtest.result import Result
 
 
+NAMED = 5  # of what is worse; the table has all of it
+
+
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="Results of before.")],
     after: Annotated[Path, typer.Argument(metavar="B.json", help="Results of after.")],
@@ -50,9 +53,10 @@ def compare(
     worse += [f"failures of {failed.route}" for failed in failures(old, new) if failed.regressed]
     faults = sum(sum(result.audit.faults.values()) for result in new)
     if faults:
-        worse.append(f"{faults:,} faults found by the audit")
+        worse.insert(0, f"{faults:,} faults found by the audit")
     if worse:
-        raise CheckFailed(f"worse than before: {'; '.join(worse)}")
+        more = f"; and {len(worse) - NAMED:,} more" if len(worse) > NAMED else ""
+        raise CheckFailed(f"worse than before: {'; '.join(worse[:NAMED])}{more}")
 
 
 def _results(path: Path) -> "list[Result]":

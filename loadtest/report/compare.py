@@ -20,6 +20,7 @@ from loadtest.result import Moment, Requests, Result
 ENOUGH_RUNS = 3
 ENOUGH_SECONDS = 10
 Z = 1.96
+ALL = "all"  # the row of all routes together
 SURE = 3.0  # standard errors
 MORE_FAILURES = 0.001  # of the requests; fewer are none to speak of
 
@@ -141,6 +142,8 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
         failed_now = sum(result.total.failures for result in side)
         commits = ", ".join(dict.fromkeys(r.facts.get("InstaChat", "unknown") for r in side))
         yield f"- {name}: {commits}; {failed_now:,} requests failed, the audit found {faults:,} faults"
+        for warning in dict.fromkeys(warning for result in side for warning in result.warnings):
+            yield f"- {name}, a warning: {warning}"
     yield from _other_facts(old, new)
 
 
@@ -161,7 +164,7 @@ def _other_facts(old: Sequence[Result], new: Sequence[Result]) -> Iterator[str]:
 
 
 def _routes(results: Sequence[Result]) -> list[str]:
-    return [*dict.fromkeys(row.name for result in results for row in result.requests), "all"]
+    return [*dict.fromkeys(row.name for result in results for row in result.requests), ALL]
 
 
 def _row(route: str, result: Result) -> Requests | None:
@@ -170,12 +173,15 @@ def _row(route: str, result: Result) -> Requests | None:
 
 
 def _of_route(route: str) -> Iterator[Metric]:
+    """Of single routes the rate is a matter of what was asked for: of their shares, and of chance."""
     for name, field, sign in (
         ("rate/s", "rate", -1),
         ("p50 ms", "p50_ms", 1),
         ("p95 ms", "p95_ms", 1),
         ("p99 ms", "p99_ms", 1),
     ):
+        if field == "rate" and route != ALL:
+            continue
         yield Metric(
             route,
             name,

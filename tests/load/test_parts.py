@@ -163,7 +163,7 @@ RESULT = Result(
     requests=[ROW],
     total=ROW,
     lag_ms=Lags(SPREAD, SPREAD),
-    cpu=Cpu(0.5, 1.0, 0.5, 1.5, 2),
+    cpu=Cpu(0.5, 0.9, 0.5, 1.5, 2),
     memory_mb=Memory(50.0, 300.0),
     audit=Audit(answered=10, stored=10, searchable=10, chats=ChatAudit(2, 2)),
     thresholds=[Threshold("p99", 50.0, 3.0, True)],
@@ -198,16 +198,18 @@ def test_what_does_not_pass_is_said() -> None:
 @pytest.mark.parametrize(
     ("cpu", "rate", "said"),
     [
-        (Cpu(0.5, 1.0, 0.5, 1.5, 2), 90.0, []),
+        (Cpu(0.5, 0.9, 0.5, 1.5, 2), 90.0, []),
         (Cpu(0.95, 0.5, 0.95, 1.5, 2), 90.0, ["the generator was the limit"]),
         (Cpu(0.8, 1.2, 0.8, 1.99, 2), 90.0, ["all 2 processors"]),
-        (Cpu(0.5, 1.0, 0.5, 1.5, 2), 60.0, ["60 of 90 arrivals"]),
+        (Cpu(0.1, 0.9, 0.1, 1.8, 2), 90.0, ["others used 0.8 of the 2 processors"]),
+        (Cpu(0.1, None, 0.1, 1.8, 2), 90.0, []),
+        (Cpu(0.5, 0.9, 0.5, 1.5, 2), 60.0, ["60 of 90 arrivals"]),
     ],
 )
 def test_figures_that_are_worth_less_come_with_a_warning(
     cpu: Cpu, rate: float, said: list[str]
 ) -> None:
-    """A generator at its limit, a full machine, a rate that was not held."""
+    """A generator at its limit, others, a full machine, a rate that was not held."""
     planned = plan(Scenario.MIXED, Shape.SMOKE, 1, rate=90, seconds=12)
     found = _warnings(replace(RESULT, cpu=cpu, total=replace(ROW, rate=rate)), planned)
     assert len(found) == len(said)
