@@ -116,6 +116,16 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Level:
+    """The requests of one level of `stress` or `spike`, all routes together."""
+
+    level: float  # users, or arrivals a second
+    from_s: float
+    to_s: float
+    requests: Requests
+
+
+@dataclass(frozen=True)
 class ChatAudit:
     """The numbers of chats that were created while the load ran."""
 
@@ -230,6 +240,7 @@ class Result:
     audit: Audit
     thresholds: list[Threshold] = field(default_factory=list)
     breakpoint: Breakpoint | None = None
+    levels: list[Level] = field(default_factory=list)  # where a profile holds several; in order
     timeline: list[Moment] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)  # machine, versions, commit, settings
@@ -270,6 +281,10 @@ class Result:
                     ),
                     "thresholds": [Threshold(**bar) for bar in data["thresholds"]],
                     "breakpoint": _breakpoint(data["breakpoint"]),
+                    "levels": [
+                        Level(**{**level, "requests": Requests(**level["requests"])})
+                        for level in data.get("levels", [])
+                    ],
                     "timeline": [Moment(**moment) for moment in data["timeline"]],
                 }
             )

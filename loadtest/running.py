@@ -154,8 +154,10 @@ class _Run:
             memory_mb=meter.memory(window),
             audit=found,
             breakpoint=self._breakpoint(tally, ran),
-            timeline=_timeline(tally, sampler, meter),
-            facts=self._wish.facts,
+            levels=tally.levels(ran),
+            timeline=[m for m in _timeline(tally, sampler, meter) if m.at_s < ran],
+            facts=self._wish.facts
+            | {"ground": f"{len(ground.chats):,} chats of {len(ground.tokens):,} applications"},
         )
         return replace(
             result, thresholds=self._thresholds(result), warnings=_warnings(result, plan)
@@ -270,16 +272,16 @@ def _warnings(result: Result, plan: Plan) -> list[str]:
             " more --processes, or workers on other machines, would send more"
         )
     others = cpu.machine - cpu.generator - (cpu.servers or 0)
-    if cpu.servers is not None and others >= DISTURBED * cpu.processors:
-        warnings.append(
-            f"others used {others:.1f} of the {cpu.processors} processors meanwhile: the figures are of"
-            " what they left"
-        )
     if cpu.machine >= FULL * cpu.processors:
         whom = "others" if cpu.servers is not None else "others, perhaps the servers"
         warnings.append(
             f"all {cpu.processors} processors of this machine were busy: {cpu.generator:.1f} of them with"
             f" the generator, {others:.1f} with {whom}; alone, the servers would do more"
+        )
+    elif cpu.servers is not None and others >= DISTURBED * cpu.processors:
+        warnings.append(
+            f"others used {others:.1f} of the {cpu.processors} processors meanwhile: the figures are of"
+            " what they left"
         )
     if plan.model is Model.OPEN and plan.profile != "breakpoint" and not result.interrupted:
         within = result.timeline[int(result.window.from_s) : int(result.window.to_s)]

@@ -12,7 +12,7 @@ from loadtest import recording
 from loadtest.histogram import Histogram
 from loadtest.plan import Plan, Stage
 from loadtest.recording import ROUTES, Request
-from loadtest.result import Breakpoint, Moment, Requests, Step
+from loadtest.result import Breakpoint, Level, Moment, Requests, Step
 
 LATE_SECONDS = 60  # after which nothing more is expected of a second
 CARRIED = 0.95  # of a step's arrivals have to be answered within it,
@@ -68,6 +68,9 @@ class Tally:
             for begin, stage in plan.timed()
             if stage.counts and plan.profile == "breakpoint"
         ]
+        held = [(begin, stage) for begin, stage in plan.timed() if stage.counts]
+        several = len(held) > 1 and not self._steps
+        self._levels = [(begin, stage, _Sum()) for begin, stage in held if several]
 
     def read(self) -> None:
         """Take in what was written since the last time."""
@@ -78,6 +81,9 @@ class Tally:
                 self._total.add(request)
                 for step in self._steps:
                     step.add(request)
+                for begin, stage, summed in self._levels:
+                    if begin <= request.at_s < begin + stage.seconds:
+                        summed.add(request)
         newest = max(self._open, default=0)
         for second in [s for s in self._open if s < newest - LATE_SECONDS]:
             self._close(second)
@@ -105,6 +111,16 @@ class Tally:
     def total(self, seconds: float) -> Requests:
         """All routes together."""
         return self._total.requests("all", seconds)
+
+    def levels(self, seconds: float) -> list[Level]:
+        """Each level that a run of so many seconds has come to; none of a profile that has but one."""
+        found = []
+        for begin, stage, summed in self._levels:
+            end = min(begin + stage.seconds, seconds)
+            if end > begin:
+                requests = summed.requests("all", end - begin)
+                found.append(Level(round(stage.end, 2), round(begin, 2), round(end, 2), requests))
+        return found
 
     def timeline(self) -> list[Moment]:
         """Each second, oldest first."""

@@ -1,5 +1,6 @@
 """A result in a few lines of plain text, which fit into 80 columns, with small charts."""
 
+import textwrap
 from collections.abc import Callable, Iterator
 
 from loadtest.report.chart import chart
@@ -14,6 +15,7 @@ CHARTS: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
     ("… to searchable ms", lambda moment: moment.searchable_ms),
 )
 CHART_WIDTH = 36
+COLUMNS = 80
 
 
 def level(result: Result) -> str:
@@ -32,15 +34,20 @@ def summary(result: Result) -> Iterator[str]:
     width = max(len(_short(row.name)) for row in [*r.requests, r.total])
     heads = " ".join(f"{head:>7}" for head in ("p50 ms", "p95 ms", "p99 ms", "max ms"))
     yield f"{'route':<{width}} {'rate/s':>8} {heads} {'failed':>7}"
-    yield from (_row(row, width) for row in [*r.requests, r.total])
+    yield from (_row(_short(row.name), row, width) for row in [*r.requests, r.total])
     yield ""
+    if r.levels:
+        yield f"{'level':<{width}} {'rate/s':>8} {heads} {'failed':>7}"
+        unit = "/s" if r.model is Model.OPEN else " users"
+        yield from (_row(f"{at.level:,g}{unit}", at.requests, width) for at in r.levels)
+        yield ""
     yield from _charts(result)
     yield f"answer to stored      {_spread(r.lag_ms.stored)}"
     yield f"answer to searchable  {_spread(r.lag_ms.searchable)}"
     servers = "" if r.cpu.servers is None else f", servers {r.cpu.servers:.2f}"
     yield f"processors used       generator {r.cpu.generator:.2f}{servers}, of {r.cpu.processors}"
-    if r.memory_mb.servers is not None:
-        yield f"memory at most        servers {r.memory_mb.servers:,.0f} MB"
+    servers = "" if r.memory_mb.servers is None else f", servers {r.memory_mb.servers:,.0f} MB"
+    yield f"memory at most        generator {r.memory_mb.generator:,.0f} MB{servers}"
     if r.breakpoint:
         yield from _breakpoint(result)
     a = r.audit
@@ -52,7 +59,7 @@ def summary(result: Result) -> Iterator[str]:
     yield f"                      {faults or 'nothing lost, doubled, missing or changed'}"
     yield from (f"                      {example}" for example in a.examples)
     for warning in r.warnings:
-        yield f"warning: {warning}"
+        yield from textwrap.wrap(f"warning: {warning}", COLUMNS, subsequent_indent="  ")
 
 
 def _charts(result: Result) -> Iterator[str]:
@@ -80,9 +87,9 @@ def _breakpoint(result: Result) -> Iterator[str]:
     yield f"carried               {found}"
 
 
-def _row(row: Requests, width: int) -> str:
+def _row(name: str, row: Requests, width: int) -> str:
     times = " ".join(_ms(ms) for ms in (row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms))
-    return f"{_short(row.name):<{width}} {row.rate:>8,.1f} {times} {row.failures:>7,}"
+    return f"{name:<{width}} {row.rate:>8,.1f} {times} {row.failures:>7,}"
 
 
 def _short(route: str) -> str:

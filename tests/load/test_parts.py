@@ -17,6 +17,7 @@ from loadtest.result import (
     ChatAudit,
     Cpu,
     Lags,
+    Level,
     Memory,
     Model,
     Moment,
@@ -144,6 +145,26 @@ def test_breakpoint_is_the_highest_level_before_two_in_a_row_that_did_not_hold(
     assert tally.breakpoint(0, 1_000, 0.01).steps == []
 
 
+def test_each_level_of_stress_and_spike_has_its_own_figures(tmp_path: Path) -> None:
+    """A spike that is served ten times as slowly shows as that; what the run has not come to is left out."""
+    planned = plan(Scenario.INGEST, Shape.SPIKE, 1, rate=100, seconds=60)
+    recorder = Recorder()
+    ramp, *held = planned.timed()
+    for _, at in planned.arrivals(0, 1):
+        amid = held[1][0] <= at < held[2][0]
+        recorder.request(at, 50_000 if amid else 5_000, SEND, 202, False)
+    keep(tmp_path, "a", recorder.take())
+    tally = Tally(tmp_path, planned)
+    tally.read()
+    found = tally.levels(60.0)
+    assert [round(level.level) for level in found] == [10, 100, 10]
+    assert [level.requests.p50_ms for level in found] == [5.0, 50.0, 5.0]
+    assert [level.requests.rate for level in found] == pytest.approx([10, 100, 10], rel=0.02)
+    assert found[0].from_s == ramp[1].seconds
+    assert [level.to_s for level in tally.levels(held[1][0] + 1)][1:] == [held[1][0] + 1]
+    assert Tally(tmp_path, plan(Scenario.INGEST, Shape.LOAD, 1)).levels(60.0) == []
+
+
 ROW = Row("all", 900, 90.0, 1.0, 2.0, 3.0, 4.0, 9, 3, {"500": 9})
 SPREAD = Spread(10, 1.0, 2.0, 3.0, 4.0)
 RESULT = Result(
@@ -167,6 +188,7 @@ RESULT = Result(
     memory_mb=Memory(50.0, 300.0),
     audit=Audit(answered=10, stored=10, searchable=10, chats=ChatAudit(2, 2)),
     thresholds=[Threshold("p99", 50.0, 3.0, True)],
+    levels=[Level(90.0, 2.0, 12.0, ROW)],
     timeline=[Moment(float(at), 90.0, 90.0, 0) for at in range(12)],
 )
 
