@@ -32,6 +32,7 @@ ENDS_WITHIN = 90.0  # after the plan's end: then Locust hangs
 WRITTEN_SECONDS = 3.0  # after which the requests of a second are on disk
 BUSY = 0.9  # of a processor, by one process of the generator: then it is the limit
 FULL = 0.95  # of all processors
+HELD = 0.99  # of the arrivals that were due: of fewer the p99 says nothing
 DISTURBED = 0.1  # of all processors, by others: more than this process itself takes for its samples
 MAX_P99_MS, MAX_ERRORS = 100.0, 0.01  # what a step of `breakpoint` has to keep, if nothing is said
 
@@ -284,9 +285,9 @@ def _warnings(result: Result, plan: Plan) -> list[str]:
             " what they left"
         )
     if plan.model is Model.OPEN and plan.profile != "breakpoint" and not result.interrupted:
-        within = result.timeline[int(result.window.from_s) : int(result.window.to_s)]
-        wanted = sum(moment.level for moment in within) / max(len(within), 1)
-        if result.total.rate < FULL * wanted:
+        held = [stage for stage in plan.stages if stage.counts]
+        wanted = sum(s.arrivals(s.seconds) for s in held) / sum(s.seconds for s in held)
+        if result.total.rate < HELD * wanted:
             warnings.append(
                 f"{result.total.rate:,.0f} of {wanted:,.0f} arrivals a second were served: the rate was"
                 " not held, and latencies count from when each was due"
