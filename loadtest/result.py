@@ -98,7 +98,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Moment:
-    """One second of the run. What was not sampled in it is None."""
+    """One second of the run. What was not sampled in it is None.
+
+    Latencies and failures are of the requests that were due in it, `rate` is of what was answered in it.
+    """
 
     at_s: float
     level: float  # users, or arrivals a second, that were to be
@@ -213,6 +216,8 @@ class Breakpoint:
     level: float | None
     rate: float | None
     steps: list[Step] = field(default_factory=list)
+    max_p99_ms: float = 0.0  # what a step had to keep,
+    max_errors: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -223,6 +223,8 @@ def _folder() -> Iterator[Path]:
 
 
 def _model(plan: Plan) -> str:
+    if plan.profile == "breakpoint":
+        return f"open model, from {plan.stages[0].begin:g} arrivals a second upwards"
     if plan.model is Model.OPEN:
         return f"open model, {plan.highest:g} arrivals a second at the highest"
     return f"closed model, {plan.users:,} users at the highest, each waiting for its answers"

@@ -5,7 +5,7 @@ late any more.
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadtest import recording
@@ -62,6 +62,7 @@ class Tally:
         self._routes: defaultdict[int, _Sum] = defaultdict(_Sum)
         self._total = _Sum()
         self._open: defaultdict[int, _Sum] = defaultdict(_Sum)  # by second
+        self._answered: Counter[int] = Counter()  # by the second of the answer
         self._closed: dict[int, Moment] = {}
         self._steps = [
             _StepSum(begin, stage)
@@ -76,6 +77,7 @@ class Tally:
         """Take in what was written since the last time."""
         for request in self._source.new():
             self._open[int(request.at_s)].add(request)
+            self._answered[int(request.at_s + request.micros / 1e6)] += 1
             if self._window.from_s <= request.at_s < self._window.to_s:
                 self._routes[request.route].add(request)
                 self._total.add(request)
@@ -94,13 +96,14 @@ class Tally:
         return max([*self._open, *self._closed], default=-1) + 1
 
     def last(self, seconds: int) -> Requests:
-        """All requests of the last whole seconds, for progress."""
-        recent = _Sum()
+        """All requests that were due in the last whole seconds, for progress; the rate is of the answers."""
+        recent, answered = _Sum(), 0
         for second in range(self.seconds - 1 - seconds, self.seconds - 1):
+            answered += self._answered[second]
             if second in self._open:
                 recent.times.merge(self._open[second].times)
                 recent.failures += self._open[second].failures
-        return recent.requests("", seconds)
+        return replace(recent.requests("", seconds), rate=answered / seconds)
 
     def routes(self, seconds: float) -> list[Requests]:
         """By route, in the order of `ROUTES`; `seconds` is how much of the window was run."""
@@ -138,7 +141,11 @@ class Tally:
             elif not any(later.held for later in steps[place + 1 : place + 2]):
                 break
         return Breakpoint(
-            carried.level if carried else None, carried.rate if carried else None, steps
+            carried.level if carried else None,
+            carried.rate if carried else None,
+            steps,
+            max_p99_ms,
+            max_errors,
         )
 
     def _close(self, second: int) -> None:
@@ -149,7 +156,7 @@ class Tally:
         return Moment(
             second,
             round(self._plan.level(second + 0.5), 2),
-            found.rate,
+            float(self._answered[second]),
             found.failures,
             found.p50_ms,
             found.p95_ms,
@@ -181,7 +188,7 @@ class _StepSum:
         missed = [
             why
             for why, is_so in (
-                ("answers fall behind arrivals", behind),
+                ("answers fall behind", behind),
                 ("p99", found.p99_ms is None or found.p99_ms > max_p99_ms),
                 ("errors", found.error_share > max_errors),
             )

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from loadtest.report.words import level
+from loadtest.report.words import carried, level
 from loadtest.result import Audit, Model, Requests, Result, Spread, Threshold
 
 PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -48,6 +48,8 @@ def _verdict(result: Result) -> str:
     if result.interrupted:
         said.append(_paragraph("bad", "Interrupted: this is what was done until then."))
     said = said or [_paragraph("good", "Passed.")]
+    if result.breakpoint and result.breakpoint.level is not None:
+        said.append(_paragraph("good", f"Carried: {carried(result.breakpoint)}."))
     return "\n".join([*said, *(_paragraph("soft", f"Warning: {w}") for w in result.warnings)])
 
 

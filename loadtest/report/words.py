@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 from loadtest.report.chart import chart
-from loadtest.result import Model, Moment, Requests, Result, Spread
+from loadtest.result import Breakpoint, Model, Moment, Requests, Result, Spread
 
 CHARTS: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
     ("requests/s", lambda moment: moment.rate),
@@ -20,16 +20,27 @@ COLUMNS = 80
 
 def level(result: Result) -> str:
     """How much was asked of the server, in words."""
+    if result.breakpoint:
+        tried = [step.level for step in result.breakpoint.steps]
+        return f"{tried[0]:,.0f} to {tried[-1]:,.0f} arrivals/s" if tried else "no step was over"
     if result.model is Model.OPEN:
         return f"{result.rate:g} arrivals/s at the highest"
     return f"{result.users:,} users at the highest"
+
+
+def carried(found: Breakpoint) -> str:
+    """What a `breakpoint` run has come to."""
+    level = "no level" if found.level is None else f"{found.level:,.0f} arrivals a second"
+    return f"{level}; p99 ≤ {found.max_p99_ms:g} ms, failed ≤ {found.max_errors:.2%}"
 
 
 def summary(result: Result) -> Iterator[str]:
     """The lines, without line ends."""
     r = result
     yield f"{r.scenario}, {r.profile}: {r.model} model, {level(r)}, seed {r.seed};"
-    yield f"{r.duration_s:g} s, of which {r.window.to_s - r.window.from_s:.0f} s are measured"
+    together = ", all levels together" if r.levels or r.breakpoint else ""
+    measured = f"{r.window.to_s - r.window.from_s:.0f} s are measured"
+    yield f"{r.duration_s:g} s, of which {measured}{together}"
     yield ""
     width = max(len(_short(row.name)) for row in [*r.requests, r.total])
     heads = " ".join(f"{head:>7}" for head in ("p50 ms", "p95 ms", "p99 ms", "max ms"))
@@ -78,13 +89,12 @@ def _charts(result: Result) -> Iterator[str]:
 
 def _breakpoint(result: Result) -> Iterator[str]:
     assert result.breakpoint
+    yield f"{'asked':>9} {'answered':>9} {'p99':>10}"
     for step in result.breakpoint.steps:
         p99 = "-" if step.p99_ms is None else f"{step.p99_ms:.1f} ms"
         verdict = "held" if step.held else f"not held: {step.why}"
-        yield f"  {step.level:>9,.0f}/s  {step.rate:>9,.0f}/s answered  p99 {p99:>10}  {verdict}"
-    level = result.breakpoint.level
-    found = "nothing held" if level is None else f"{level:,.0f} arrivals a second"
-    yield f"carried               {found}"
+        yield f"{step.level:>7,.0f}/s {step.rate:>7,.0f}/s {p99:>10}  {verdict}"
+    yield f"carried               {carried(result.breakpoint)}"
 
 
 def _row(name: str, row: Requests, width: int) -> str:

@@ -56,7 +56,14 @@ RICH = replace(
         replace(ROW, name="GET /applications/{token}/chats/{chat}/messages/{number}"),
         replace(ROW, name=HOSTILE),
     ],
-    breakpoint=Breakpoint(50.0, 49.0, [Step(50.0, 49.0, 12.0, 0.0, True)]),
+    breakpoint=Breakpoint(
+        50.0,
+        49.0,
+        [
+            Step(50.0, 49.0, 12.0, 0.0, True),
+            Step(6250.0, 5000.0, 1234.5, 0.0, False, "answers fall behind, p99, errors"),
+        ],
+    ),
     facts={"InstaChat": "commit 0123456789ab", "settings": HOSTILE},
     levels=[Level(50.0, 2.0, 30.0, ROW), Level(200.0, 30.0, 60.0, replace(ROW, rate=11.5))],
 )
