@@ -124,7 +124,11 @@ class _Run:
             meter.stop()
         self.generator.check()
         tally.read()
-        ran = min(time.monotonic() - begin, plan.seconds)
+        ran = plan.seconds
+        if time.monotonic() - begin < ran and not self._over:
+            self._interrupted = True  # also by the button of Locust's page
+        if self._interrupted or self._over:  # then it went on until the last request began
+            ran = min(tally.newest_s, ran)
         self._tell("auditing: every answered number against what is stored and found")
         found = audit(self._web, self._folder, ground, plan.seed, self._wish.patience)
 

@@ -64,6 +64,7 @@ class Tally:
         self._open: defaultdict[int, _Sum] = defaultdict(_Sum)  # by second
         self._answered: Counter[int] = Counter()  # by the second of the answer
         self._closed: dict[int, Moment] = {}
+        self.newest_s = 0.0  # when the last request began, or was to
         self._steps = [
             _StepSum(begin, stage)
             for begin, stage in plan.timed()
@@ -76,6 +77,7 @@ class Tally:
     def read(self) -> None:
         """Take in what was written since the last time."""
         for request in self._source.new():
+            self.newest_s = max(self.newest_s, request.at_s)
             self._open[int(request.at_s)].add(request)
             self._answered[int(request.at_s + request.micros / 1e6)] += 1
             if self._window.from_s <= request.at_s < self._window.to_s:

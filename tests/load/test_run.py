@@ -179,6 +179,24 @@ def test_ctrl_c_reports_what_there_is(serve: Callable[..., str], tmp_path: Path)
     assert loads((report / "result.json").read_text()).audit.answered == int(audit[0])
 
 
+def test_an_interrupted_run_measures_only_while_it_ran(serve: Callable[..., str]) -> None:
+    """What its processes take to end is not counted as time in which nothing was answered."""
+    run = start_bench(
+        *("run", "ingest", "--host", serve(), "--duration", "2m", "--rate", 40, "--processes", 2),
+        *("--chats", 4, "-o", "json"),
+    )
+    workers = psutil.Process(run.pid)
+    wait_until(lambda: len(workers.children(recursive=True)) == 3)  # Locust's master and its two
+    time.sleep(9)  # they start, the ramp-up of 2 s, and some seconds that count
+    run.send_signal(signal.SIGINT)
+    done = ended(run)
+    assert done.code == 130
+    found = loads(done.out)
+    assert found.total.rate == pytest.approx(40, rel=0.05)
+    assert found.total.count > 80
+    assert found.window.to_s == pytest.approx(found.duration_s, abs=0.01)
+
+
 def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
     """Nobody there: 5. Somebody there who is no InstaChat: 1. Wrong usage: 2. Nothing is printed."""
     host = serve()
