@@ -19,12 +19,11 @@ from pathlib import Path
 import psutil
 import urllib3
 
-from loadtest.faults import Unusable
+from loadtest.faults import Unusable, last_words
 
 READY_WITHIN = 60.0
 ENDS_WITHIN = 40.0
 PACKAGES = Path(__file__).parents[1]
-SAID = 2_000  # characters of what it said, if it does not start
 _OWN = tuple(f"INSTACHAT_{name}_URL" for name in ("DATABASE", "REDIS", "HUEY", "ELASTICSEARCH"))
 
 
@@ -109,9 +108,8 @@ def _await(command: str, host: str, process: "subprocess.Popen[bytes]", said: Pa
         except urllib3.exceptions.HTTPError:
             pass
         time.sleep(0.05)
-    raise Unusable(
-        f"`instachat {command}` did not become ready; it said:\n{said.read_text()[-SAID:]}"
-    )
+    words = last_words(said.read_text(errors="replace"))
+    raise Unusable(f"`instachat {command}` did not become ready; it said last: {words}")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

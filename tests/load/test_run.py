@@ -202,7 +202,11 @@ def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
     host = serve()
     for words, code, said in (
         (["--host", "http://127.0.0.1:1"], 5, "http://127.0.0.1:1 does not answer"),
-        (["--host", f"{host}/elsewhere"], 1, "answers 404 to POST /applications"),
+        (
+            ["--host", f"{host}/elsewhere"],
+            1,
+            f"error: {host}/elsewhere answers 404 to POST /applications\n",
+        ),
         (["nonsense"], 2, "'nonsense' is not one of"),
         (
             ["--host", host, "--report", ROOT / "README.md"],
