@@ -136,8 +136,6 @@ class _Run:
         if self._interrupted or self._over:
             window = Window(min(window.from_s, ran), min(window.to_s, ran))
         measured = window.to_s - window.from_s
-        if plan.profile == "breakpoint":
-            measured = sum(s.seconds for b, s in plan.timed() if s.counts and b + s.seconds <= ran)
         result = Result(
             scenario=plan.scenario,
             profile=plan.profile,

@@ -53,6 +53,9 @@ def test_every_bench_command_of_the_page_runs(serve: Callable[..., str], tmp_pat
     for run in map(ended, started):
         assert run.code in (0, 4), run.err
         assert run.json["audit"]["answered"] > 0
+        total, window = run.json["total"], run.json["window"]
+        seconds = window["to_s"] - window["from_s"]
+        assert total["rate"] == pytest.approx(total["count"] / seconds, rel=0.01)
     assert (tmp_path / "report.html").exists()
 
 
