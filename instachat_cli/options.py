@@ -120,7 +120,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
 UntilInputEnds = Annotated[
     bool,
-    typer.Option("--until-input-ends", hidden=True, help="End with standard input: used by `up`."),
+    typer.Option("--until-input-ends", hidden=True, help="End with standard input, a pipe."),
 ]
 Host = Annotated[str | None, typer.Option(metavar="HOST", help="Where the HTTP API listens.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="The port of the HTTP API.")]

@@ -3,7 +3,7 @@
 from instachat_cli.options import Host, Port, UntilInputEnds
 
 
-def up(host: Host = None, port: Port = None) -> None:
+def up(host: Host = None, port: Port = None, until_input_ends: UntilInputEnds = False) -> None:
     """Run everything: engines, migrations, the HTTP API, a worker.
 
     $ instachat up
@@ -14,8 +14,11 @@ def up(host: Host = None, port: Port = None) -> None:
     """
     from backend.settings import load
     from instachat_cli import logs
+    from instachat_cli.ending import end_with_input
     from instachat_cli.upkeep import run
 
+    if until_input_ends:
+        end_with_input()
     logs.as_diary()
     run(load(host=host, port=port))
 

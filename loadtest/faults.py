@@ -1,5 +1,14 @@
 """Why a run could not be made, as opposed to what a run has found."""
 
+SAID_LINES = 3
+
+
+def last_words(said: str) -> str:
+    """The last lines in which a program told of an error, or else its last ones, as one line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return " · ".join((errors or lines)[-SAID_LINES:]) or "nothing"
+
 
 class CouldNotRun(Exception):
     """Nothing was found out: the load could not be made, or what it left could not be read."""

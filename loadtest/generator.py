@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loadtest.faults import Unreachable, Unusable
-from loadtest.folder import LOG, NEWS, PLAN, STOP, UNREACHABLE
+from loadtest.faults import Unreachable, Unusable, last_words
+from loadtest.folder import LOG, NEWS, PLAN, STOP, UNREACHABLE, UNUSABLE
 from loadtest.plan import Plan
 
 HERE = Path(__file__).parent
 GRACE_SECONDS = 25  # for requests under way, once it is to stop
-SAID = 2_000
 WEB_PORT, MASTER_PORT = 8089, 5557
 
 
@@ -53,7 +52,7 @@ class Generator:
         with (folder / LOG).open("wb") as log:
             self._process = subprocess.Popen(
                 [str(word) for word in command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # never written to: it ends with this process, and so do they
                 stdout=log,
                 stderr=log,
                 cwd=folder,  # Locust puts the working folder on the path of modules: an empty one
@@ -71,7 +70,7 @@ class Generator:
         while not news.exists():
             self.check()
             if not self.running:
-                raise Unusable(f"Locust ended before it began; it said:\n{self._said()}")
+                raise Unusable(f"Locust ended before it began; it said last: {self._said()}")
             time.sleep(0.05)
         found: dict[str, Any] = json.loads(news.read_text())
         return found
@@ -88,8 +87,10 @@ class Generator:
                 return
             case code if code == UNREACHABLE:
                 raise Unreachable(f"{self._host} does not answer")
+            case code if code == UNUSABLE:  # said by `Swarm.prepare`, behind its logger's name
+                raise Unusable(self._said().rpartition("loadtest.swarm: ")[2])
             case code:
-                raise Unusable(f"Locust ended with exit code {code}; it said:\n{self._said()}")
+                raise Unusable(f"Locust ended with exit code {code}; it said last: {self._said()}")
 
     def stop(self) -> None:
         """Ask it to end: nobody begins anything, what is under way is finished and written down."""
@@ -102,7 +103,7 @@ class Generator:
             self._process.wait()
 
     def _said(self) -> str:
-        return (self._folder / LOG).read_text(errors="replace")[-SAID:]
+        return last_words((self._folder / LOG).read_text(errors="replace"))
 
 
 def _port(wanted: int) -> int:

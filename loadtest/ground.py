@@ -19,6 +19,7 @@ from loadtest.web import Web, messages
 AT_ONCE = 8  # requests, while it is made
 BATCH = 500
 STORED_WITHIN = 60.0
+STRIDE = 4  # from an application's first language to the next one's
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Ground:
     chats: list[tuple[int, int]]
 
     def tongue(self, application: int, chat: int) -> Tongue:
-        """The language that is spoken in a chat."""
+        """The language that is spoken in a chat; a few chats of a few applications speak them all."""
         spoken = tongues()
-        return spoken[(application + chat) % len(spoken)]
+        return spoken[(application * STRIDE + chat) % len(spoken)]
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> "Ground":

@@ -1,4 +1,8 @@
-"""A private installation for one run: `instachat up` on a home and a port of its own, gone afterwards."""
+"""A private installation for one run: `instachat up` on a home and a port of its own, gone afterwards.
+
+Its standard input is a pipe that this process holds and never writes to: however this one ends, kill -9
+included, the installation ends, too. Only its folder is left then.
+"""
 
 import os
 import shutil
@@ -15,12 +19,11 @@ from pathlib import Path
 import psutil
 import urllib3
 
-from loadtest.faults import Unusable
+from loadtest.faults import Unusable, last_words
 
 READY_WITHIN = 60.0
 ENDS_WITHIN = 40.0
 PACKAGES = Path(__file__).parents[1]
-SAID = 2_000  # characters of what it said, if it does not start
 _OWN = tuple(f"INSTACHAT_{name}_URL" for name in ("DATABASE", "REDIS", "HUEY", "ELASTICSEARCH"))
 
 
@@ -80,10 +83,10 @@ def _running(
             # -P: the working folder, which may be anybody's, holds no modules of ours.
             [
                 *(sys.executable, "-P", "-m", "instachat_cli", command),
-                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--host", "127.0.0.1", "--port", str(port), "--until-input-ends"),
             ],
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for us; it is ended when the audit is done
@@ -105,9 +108,8 @@ def _await(command: str, host: str, process: "subprocess.Popen[bytes]", said: Pa
         except urllib3.exceptions.HTTPError:
             pass
         time.sleep(0.05)
-    raise Unusable(
-        f"`instachat {command}` did not become ready; it said:\n{said.read_text()[-SAID:]}"
-    )
+    words = last_words(said.read_text(errors="replace"))
+    raise Unusable(f"`instachat {command}` did not become ready; it said last: {words}")
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -117,7 +119,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             process.wait(ENDS_WITHIN)
         except subprocess.TimeoutExpired:
             continue
-        return
+        break
+    assert process.stdin
+    process.stdin.close()  # only now: its end asks once more
 
 
 def _remove(home: Path) -> None:

@@ -41,7 +41,6 @@ class Meter:
         self._begin = begin
         self._stop = threading.Event()
         self.readings: list[Reading] = []
-        psutil.cpu_percent()
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
         self._thread.start()
 
@@ -76,20 +75,24 @@ class Meter:
         return inside or self.readings
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY_SECONDS):
-            used, mb = self._generator.read()
-            servers, servers_mb = self._servers.read() if self._servers else ([], None)
-            self.readings.append(
-                Reading(
-                    time.monotonic() - self._begin,
-                    round(sum(used), 3),
-                    round(max(used, default=0.0), 3),
-                    round(sum(servers), 3) if self._servers else None,
-                    round(psutil.cpu_percent() / 100 * (os.cpu_count() or 1), 3),
-                    round(mb, 1),
-                    None if servers_mb is None else round(servers_mb, 1),
-                )
-            )
+        self._stop.wait(max(self._begin - time.monotonic(), 0))
+        self._read()  # what was used until now is not of the run
+        while not self._stop.wait(EVERY_SECONDS - (time.monotonic() - self._begin) % EVERY_SECONDS):
+            self.readings.append(self._read())
+
+    def _read(self) -> Reading:
+        """What was used since the last time, as of the middle of these seconds."""
+        used, mb = self._generator.read()
+        servers, servers_mb = self._servers.read() if self._servers else ([], None)
+        return Reading(
+            time.monotonic() - self._begin - EVERY_SECONDS / 2,
+            round(sum(used), 3),
+            round(max(used, default=0.0), 3),
+            round(sum(servers), 3) if self._servers else None,
+            round(psutil.cpu_percent() / 100 * (os.cpu_count() or 1), 3),
+            round(mb, 1),
+            None if servers_mb is None else round(servers_mb, 1),
+        )
 
 
 class _Group:
@@ -112,8 +115,6 @@ class _Group:
                 continue
         # A process that is new since then has used all it has used in this time.
         used = [(spent[p] - self._spent.get(p, 0.0)) / (now - self._at) for p in spent]
-        if not self._spent:
-            used = [0.0 for _ in spent]
         self._spent, self._at = spent, now
         return used, memory / 1e6
 

@@ -98,7 +98,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Moment:
-    """One second of the run. What was not sampled in it is None."""
+    """One second of the run. What was not sampled in it is None.
+
+    Latencies and failures are of the requests that were due in it, `rate` is of what was answered in it.
+    """
 
     at_s: float
     level: float  # users, or arrivals a second, that were to be
@@ -113,6 +116,16 @@ class Moment:
     cpu_generator: float | None = None
     cpu_servers: float | None = None
     memory_servers_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Level:
+    """The requests of one level of `stress` or `spike`, all routes together."""
+
+    level: float  # users, or arrivals a second
+    from_s: float
+    to_s: float
+    requests: Requests
 
 
 @dataclass(frozen=True)
@@ -203,6 +216,8 @@ class Breakpoint:
     level: float | None
     rate: float | None
     steps: list[Step] = field(default_factory=list)
+    max_p99_ms: float = 0.0  # what a step had to keep,
+    max_errors: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -230,6 +245,7 @@ class Result:
     audit: Audit
     thresholds: list[Threshold] = field(default_factory=list)
     breakpoint: Breakpoint | None = None
+    levels: list[Level] = field(default_factory=list)  # where a profile holds several; in order
     timeline: list[Moment] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)  # machine, versions, commit, settings
@@ -270,6 +286,10 @@ class Result:
                     ),
                     "thresholds": [Threshold(**bar) for bar in data["thresholds"]],
                     "breakpoint": _breakpoint(data["breakpoint"]),
+                    "levels": [
+                        Level(**{**level, "requests": Requests(**level["requests"])})
+                        for level in data.get("levels", [])
+                    ],
                     "timeline": [Moment(**moment) for moment in data["timeline"]],
                 }
             )

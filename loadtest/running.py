@@ -32,6 +32,8 @@ ENDS_WITHIN = 90.0  # after the plan's end: then Locust hangs
 WRITTEN_SECONDS = 3.0  # after which the requests of a second are on disk
 BUSY = 0.9  # of a processor, by one process of the generator: then it is the limit
 FULL = 0.95  # of all processors
+HELD = 0.99  # of the arrivals that were due: of fewer the p99 says nothing
+DISTURBED = 0.1  # of all processors, by others: more than this process itself takes for its samples
 MAX_P99_MS, MAX_ERRORS = 100.0, 0.01  # what a step of `breakpoint` has to keep, if nothing is said
 
 Tell = Callable[[str], object]
@@ -122,7 +124,11 @@ class _Run:
             meter.stop()
         self.generator.check()
         tally.read()
-        ran = min(time.monotonic() - begin, plan.seconds)
+        ran = plan.seconds
+        if time.monotonic() - begin < ran and not self._over:
+            self._interrupted = True  # also by the button of Locust's page
+        if self._interrupted or self._over:  # then it went on until the last request began
+            ran = min(tally.newest_s, ran)
         self._tell("auditing: every answered number against what is stored and found")
         found = audit(self._web, self._folder, ground, plan.seed, self._wish.patience)
 
@@ -130,8 +136,6 @@ class _Run:
         if self._interrupted or self._over:
             window = Window(min(window.from_s, ran), min(window.to_s, ran))
         measured = window.to_s - window.from_s
-        if plan.profile == "breakpoint":
-            measured = sum(s.seconds for b, s in plan.timed() if s.counts and b + s.seconds <= ran)
         result = Result(
             scenario=plan.scenario,
             profile=plan.profile,
@@ -153,8 +157,10 @@ class _Run:
             memory_mb=meter.memory(window),
             audit=found,
             breakpoint=self._breakpoint(tally, ran),
-            timeline=_timeline(tally, sampler, meter),
-            facts=self._wish.facts,
+            levels=tally.levels(ran),
+            timeline=[m for m in _timeline(tally, sampler, meter) if m.at_s < ran],
+            facts=self._wish.facts
+            | {"ground": f"{len(ground.chats):,} chats of {len(ground.tokens):,} applications"},
         )
         return replace(
             result, thresholds=self._thresholds(result), warnings=_warnings(result, plan)
@@ -219,6 +225,8 @@ def _folder() -> Iterator[Path]:
 
 
 def _model(plan: Plan) -> str:
+    if plan.profile == "breakpoint":
+        return f"open model, from {plan.stages[0].begin:g} arrivals a second upwards"
     if plan.model is Model.OPEN:
         return f"open model, {plan.highest:g} arrivals a second at the highest"
     return f"closed model, {plan.users:,} users at the highest, each waiting for its answers"
@@ -268,17 +276,22 @@ def _warnings(result: Result, plan: Plan) -> list[str]:
             f"the generator was the limit: one of its processes used {cpu.busiest:.0%} of a processor;"
             " more --processes, or workers on other machines, would send more"
         )
+    others = cpu.machine - cpu.generator - (cpu.servers or 0)
     if cpu.machine >= FULL * cpu.processors:
-        others = cpu.machine - cpu.generator - (cpu.servers or 0)
         whom = "others" if cpu.servers is not None else "others, perhaps the servers"
         warnings.append(
             f"all {cpu.processors} processors of this machine were busy: {cpu.generator:.1f} of them with"
             f" the generator, {others:.1f} with {whom}; alone, the servers would do more"
         )
+    elif cpu.servers is not None and others >= DISTURBED * cpu.processors:
+        warnings.append(
+            f"others used {others:.1f} of the {cpu.processors} processors meanwhile: the figures are of"
+            " what they left"
+        )
     if plan.model is Model.OPEN and plan.profile != "breakpoint" and not result.interrupted:
-        within = result.timeline[int(result.window.from_s) : int(result.window.to_s)]
-        wanted = sum(moment.level for moment in within) / max(len(within), 1)
-        if result.total.rate < FULL * wanted:
+        held = [stage for stage in plan.stages if stage.counts]
+        wanted = sum(s.arrivals(s.seconds) for s in held) / sum(s.seconds for s in held)
+        if result.total.rate < HELD * wanted:
             warnings.append(
                 f"{result.total.rate:,.0f} of {wanted:,.0f} arrivals a second were served: the rate was"
                 " not held, and latencies count from when each was due"

@@ -8,13 +8,15 @@ recorded, and Locust's own statistics are all there is.
 import json
 import logging
 import math
+import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gevent
+import gevent.socket
 from locust import events, runners
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -165,12 +167,20 @@ def _options(parser: LocustArgumentParser) -> None:
 
 def _init(environment: Environment, **_: object) -> None:
     _swarm.append(Swarm(environment))
+    if swarm().folder:
+        gevent.spawn(_end_with_input)
     runner = environment.runner
     if isinstance(runner, WorkerRunner):
         runner.register_message("ground", lambda msg, **_: swarm().begin(msg.data))
         runner.register_message("end", lambda **_: swarm().end())
     else:
         gevent.spawn(_write_often)
+
+
+def _end_with_input() -> None:
+    """Once `bench run`, which holds the other end of this pipe, is gone, nobody wants the load any more."""
+    gevent.socket.wait_read(sys.stdin.fileno())  # nothing is written there: it can only be the end
+    os._exit(1)
 
 
 def _write_often() -> None:

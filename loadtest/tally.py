@@ -5,14 +5,14 @@ late any more.
 """
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadtest import recording
 from loadtest.histogram import Histogram
 from loadtest.plan import Plan, Stage
 from loadtest.recording import ROUTES, Request
-from loadtest.result import Breakpoint, Moment, Requests, Step
+from loadtest.result import Breakpoint, Level, Moment, Requests, Step
 
 LATE_SECONDS = 60  # after which nothing more is expected of a second
 CARRIED = 0.95  # of a step's arrivals have to be answered within it,
@@ -62,22 +62,32 @@ class Tally:
         self._routes: defaultdict[int, _Sum] = defaultdict(_Sum)
         self._total = _Sum()
         self._open: defaultdict[int, _Sum] = defaultdict(_Sum)  # by second
+        self._answered: Counter[int] = Counter()  # by the second of the answer
         self._closed: dict[int, Moment] = {}
+        self.newest_s = 0.0  # when the last request began, or was to
         self._steps = [
             _StepSum(begin, stage)
             for begin, stage in plan.timed()
             if stage.counts and plan.profile == "breakpoint"
         ]
+        held = [(begin, stage) for begin, stage in plan.timed() if stage.counts]
+        several = len(held) > 1 and not self._steps
+        self._levels = [(begin, stage, _Sum()) for begin, stage in held if several]
 
     def read(self) -> None:
         """Take in what was written since the last time."""
         for request in self._source.new():
+            self.newest_s = max(self.newest_s, request.at_s)
             self._open[int(request.at_s)].add(request)
+            self._answered[int(request.at_s + request.micros / 1e6)] += 1
             if self._window.from_s <= request.at_s < self._window.to_s:
                 self._routes[request.route].add(request)
                 self._total.add(request)
                 for step in self._steps:
                     step.add(request)
+                for begin, stage, summed in self._levels:
+                    if begin <= request.at_s < begin + stage.seconds:
+                        summed.add(request)
         newest = max(self._open, default=0)
         for second in [s for s in self._open if s < newest - LATE_SECONDS]:
             self._close(second)
@@ -88,13 +98,14 @@ class Tally:
         return max([*self._open, *self._closed], default=-1) + 1
 
     def last(self, seconds: int) -> Requests:
-        """All requests of the last whole seconds, for progress."""
-        recent = _Sum()
+        """All requests that were due in the last whole seconds, for progress; the rate is of the answers."""
+        recent, answered = _Sum(), 0
         for second in range(self.seconds - 1 - seconds, self.seconds - 1):
+            answered += self._answered[second]
             if second in self._open:
                 recent.times.merge(self._open[second].times)
                 recent.failures += self._open[second].failures
-        return recent.requests("", seconds)
+        return replace(recent.requests("", seconds), rate=answered / seconds)
 
     def routes(self, seconds: float) -> list[Requests]:
         """By route, in the order of `ROUTES`; `seconds` is how much of the window was run."""
@@ -105,6 +116,16 @@ class Tally:
     def total(self, seconds: float) -> Requests:
         """All routes together."""
         return self._total.requests("all", seconds)
+
+    def levels(self, seconds: float) -> list[Level]:
+        """Each level that a run of so many seconds has come to; none of a profile that has but one."""
+        found = []
+        for begin, stage, summed in self._levels:
+            end = min(begin + stage.seconds, seconds)
+            if end > begin:
+                requests = summed.requests("all", end - begin)
+                found.append(Level(round(stage.end, 2), round(begin, 2), round(end, 2), requests))
+        return found
 
     def timeline(self) -> list[Moment]:
         """Each second, oldest first."""
@@ -122,7 +143,11 @@ class Tally:
             elif not any(later.held for later in steps[place + 1 : place + 2]):
                 break
         return Breakpoint(
-            carried.level if carried else None, carried.rate if carried else None, steps
+            carried.level if carried else None,
+            carried.rate if carried else None,
+            steps,
+            max_p99_ms,
+            max_errors,
         )
 
     def _close(self, second: int) -> None:
@@ -133,7 +158,7 @@ class Tally:
         return Moment(
             second,
             round(self._plan.level(second + 0.5), 2),
-            found.rate,
+            float(self._answered[second]),
             found.failures,
             found.p50_ms,
             found.p95_ms,
@@ -165,7 +190,7 @@ class _StepSum:
         missed = [
             why
             for why, is_so in (
-                ("answers fall behind arrivals", behind),
+                ("answers fall behind", behind),
                 ("p99", found.p99_ms is None or found.p99_ms > max_p99_ms),
                 ("errors", found.error_share > max_errors),
             )

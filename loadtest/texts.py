@@ -12,6 +12,7 @@ from functools import cache
 from hashlib import blake2b
 from itertools import accumulate
 from random import Random
+from unicodedata import category
 
 from loadtest.conversations import conversations
 
@@ -19,6 +20,7 @@ LONGEST_LINE = 9_900  # leaves room for a mark
 KEYWORDS = 200  # of one language
 LEAST_LINES = 20  # of a language, to have its own chats
 UNSPACED = 12  # a word longer than that is taken for a script that writes no spaces
+IGNORED = ("Mn", "Lm")  # marks, and Arabic tatweel: searching for nothing else is refused
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ def _tongue(language: str, lines: list[str]) -> Tongue:
 
 
 def _words(line: str) -> list[str]:
-    """The words of a line; of scripts without spaces, pieces of two characters."""
+    """The words of a line; of scripts without spaces, pieces of two characters. Each can be searched for."""
     words = (word.strip(".,;:!?¿¡\"'()[]…。，！？、؟،।") for word in line.split())
-    return [
+    pieces = (
         word if len(word) <= UNSPACED else word[start : start + 2]
         for word in words
-        if word
         for start in ([0] if len(word) <= UNSPACED else range(0, len(word) - 1, 2))
-    ]
+    )
+    return [piece for piece in pieces if any(category(sign) not in IGNORED for sign in piece)]

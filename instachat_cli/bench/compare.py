@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from loadtest.result import Result
 
 
+NAMED = 5  # of what is worse; the table has all of it
+
+
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="Results of before.")],
     after: Annotated[Path, typer.Argument(metavar="B.json", help="Results of after.")],
@@ -20,30 +23,40 @@ def compare(
         float,
         typer.Option(metavar="SHARE", help="How much worse is no regression.", parser=share),
     ] = 0.1,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare runs that were asked for different loads, too.")
+    ] = False,
 ) -> None:
     """Compare runs, and print as Markdown what differs by more than noise.
 
     $ instachat bench compare before.json after.json --tolerance 5%
 
     Each file has the JSON of one run or, one a line, of several: three a side tell noise from change.
-    Exits with 4 if a route is certainly slower than the tolerance allows, or the audit of `after` found a
-    fault.
+    Exits with 4 if something is certainly worse than the tolerance allows, more requests fail, or the audit
+    of `after` found a fault.
     """
-    from loadtest.report.compare import changes, markdown
+    from loadtest.report.compare import changes, failures, markdown, unlike
 
     old, new = _results(before), _results(after)
-    try:
-        found = changes(old, new)
-    except ValueError as error:
-        raise Invalid(f"{error}: that can't be compared") from None
-    for line in markdown(old, new, found, tolerance):
+    if not force and (differences := unlike(old, new)):
+        raise Invalid(
+            f"these runs are not alike in {'; '.join(differences)}",
+            "`--force` compares them all the same",
+        )
+    for line in markdown(old, new, tolerance):
         sys.stdout.write(line + "\n")
-    worse = [f"{c.metric.name} of {c.route}" for c in found if c.regressed(tolerance)]
+    worse = [
+        f"{change.metric.name} of {change.metric.of_what}"
+        for change in changes(old, new)
+        if change.regressed(tolerance)
+    ]
+    worse += [f"failures of {failed.route}" for failed in failures(old, new) if failed.regressed]
     faults = sum(sum(result.audit.faults.values()) for result in new)
     if faults:
-        worse.append(f"{faults:,} faults found by the audit")
+        worse.insert(0, f"{faults:,} faults found by the audit")
     if worse:
-        raise CheckFailed(f"worse than before: {'; '.join(worse)}")
+        more = f"; and {len(worse) - NAMED:,} more" if len(worse) > NAMED else ""
+        raise CheckFailed(f"worse than before: {'; '.join(worse[:NAMED])}{more}")
 
 
 def _results(path: Path) -> "list[Result]":

@@ -210,4 +210,10 @@ def _settings(host: str | None) -> dict[str, str]:
         found["settings"] = (
             f"durability {settings.durability}, log limit {settings.log_limit:,} entries"
         )
+        found["search"] = "PostgreSQL: a private installation has no Elasticsearch"
+        if settings.elasticsearch_url is not None:
+            talk.note(
+                "INSTACHAT_ELASTICSEARCH_URL is not used: a private installation searches by PostgreSQL;"
+                " start one with it, and load that by --host"
+            )
     return found

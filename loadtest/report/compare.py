@@ -3,13 +3,16 @@
 Each side is one run or, better, several of the same. A value is the geometric mean of its runs. A change
 comes with an interval: where it would lie nineteen times of twenty, by the spread of the logarithms between
 the runs of a side (Student's t). Of fewer than three runs no spread is known; then a run is taken to differ
-from the next one as much as its own seconds differ from each other, which is cautious. A change is a
-regression only if its whole interval is beyond the tolerance.
+from the next one as much as its own seconds differ from each other, which is cautious. Where seconds can't
+tell either, nothing is said. A change is a regression only if its whole interval is beyond the tolerance.
+
+Failures are counted, not measured: their share is higher if it is so by more than three standard errors.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import fmean, stdev
 
 from loadtest.result import Moment, Requests, Result
@@ -17,30 +20,26 @@ from loadtest.result import Moment, Requests, Result
 ENOUGH_RUNS = 3
 ENOUGH_SECONDS = 10
 Z = 1.96
+ALL = "all"  # the row of all routes together
+SURE = 3.0  # standard errors
+MORE_FAILURES = 0.001  # of the requests; fewer are none to speak of
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One thing that is compared; `sign` is 1 where more is worse."""
+    """One thing that is compared; `sign` is 1 where more is worse. No `by_second`: one run tells no noise."""
 
+    of_what: str
     name: str
-    of: Callable[[Requests], float | None]
-    by_second: Callable[[Moment], float | None]
+    of: Callable[[Result], float | None]
+    by_second: Callable[[Moment], float | None] | None
     sign: int
-
-
-METRICS = (
-    Metric("rate/s", lambda row: row.rate, lambda moment: moment.rate, -1),
-    Metric("p50 ms", lambda row: row.p50_ms, lambda moment: moment.p50_ms, 1),
-    Metric("p99 ms", lambda row: row.p99_ms, lambda moment: moment.p99_ms, 1),
-)
 
 
 @dataclass(frozen=True)
 class Change:
-    """How a metric of a route has changed: `ratio` is new by old, `low` and `high` its interval."""
+    """How a metric has changed: `ratio` is new by old, `low` and `high` its interval."""
 
-    route: str
     metric: Metric
     old: float
     new: float
@@ -59,29 +58,65 @@ class Change:
         """Whether no change at all is as likely."""
         return self.low <= 1 <= self.high
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether there is nothing that tells noise from change."""
+        return math.isinf(self.high)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The shares of a route's requests that failed."""
+
+    route: str
+    old: float
+    new: float
+    error: float  # the standard error of their difference
+
+    @property
+    def regressed(self) -> bool:
+        """Whether certainly more fail, and more than hardly any."""
+        return self.new - self.old > max(SURE * self.error, MORE_FAILURES)
+
+
+def unlike(old: Sequence[Result], new: Sequence[Result]) -> list[str]:
+    """What the runs were asked for that is not the same for all of them, in words."""
+    found = []
+    for name in ("scenario", "profile", "model", "users", "rate", "processes"):
+        values = dict.fromkeys(str(getattr(result, name)) for result in (*old, *new))
+        if len(values) > 1:
+            found.append(f"{name}: {', '.join(values)}")
+    return found
+
 
 def changes(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
-    """Every metric of every route that both sides have; ValueError if they did not do the same."""
-    for name in ("scenario", "profile", "model", "users", "rate", "processes"):
-        found = {getattr(result, name) for result in (*old, *new)}
-        if len(found) > 1:
-            raise ValueError(f"these runs differ in {name}: {', '.join(sorted(map(str, found)))}")
-    routes = [row.name for row in old[0].requests]
-    return [
-        change
-        for route in [*routes, "all"]
-        for metric in METRICS
-        if (change := _change(route, metric, old, new))
-    ]
+    """Every metric of every route that both sides have, and of the lags."""
+    metrics = [m for route in _routes(old) for m in _of_route(route)]
+    metrics += [*_of_lag("stored"), *_of_lag("searchable"), CARRIED]
+    return [change for metric in metrics if (change := _change(metric, old, new))]
 
 
-def markdown(
-    old: Sequence[Result], new: Sequence[Result], found: Sequence[Change], tolerance: float
-) -> Iterator[str]:
+def failures(old: Sequence[Result], new: Sequence[Result]) -> list[Failures]:
+    """Of every route of which something failed."""
+    found = []
+    for route in _routes(old):
+        (failed, count), (failed_now, count_now) = _failed(route, old), _failed(route, new)
+        if count and count_now and failed + failed_now:
+            both = (failed + failed_now) / (count + count_now)
+            error = math.sqrt(both * (1 - both) * (1 / count + 1 / count_now))
+            found.append(Failures(route, failed / count, failed_now / count_now, error))
+    return found
+
+
+def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> Iterator[str]:
     """The comparison, line by line."""
     first = old[0]
-    yield f"# {first.scenario}, {first.profile}: {len(old)} against {len(new)} runs"
+    sides = f"{_runs(old)} before, {_runs(new)} after"
+    yield f"# {first.scenario}, {first.profile}: {sides}"
     yield ""
+    for difference in unlike(old, new):
+        yield f"**These runs are not alike** in {difference}."
+        yield ""
     few = min(len(old), len(new)) < ENOUGH_RUNS
     noise = "the seconds within a run: three runs a side would tell more" if few else "the runs"
     yield (
@@ -89,26 +124,96 @@ def markdown(
         f" worse by more than {tolerance:.0%} over its whole interval."
     )
     yield ""
-    yield "| route | metric | before | after | change | interval | |"
+    yield "| of | metric | before | after | change | interval | |"
     yield "| --- | --- | ---: | ---: | ---: | --- | --- |"
-    for change in found:
-        low, high = f"{change.low - 1:+.0%}", f"{change.high - 1:+.0%}"
+    for change in changes(old, new):
+        interval = f"{change.low - 1:+.0%} to {change.high - 1:+.0%}"
         yield (
-            f"| {change.route} | {change.metric.name} | {change.old:,.1f} | {change.new:,.1f} |"
-            f" {change.ratio - 1:+.1%} | {low} to {high} | {_verdict(change, tolerance)} |"
+            f"| {change.metric.of_what} | {change.metric.name} | {change.old:,.1f} | {change.new:,.1f} |"
+            f" {change.ratio - 1:+.1%} | {'unknown' if change.is_unknown else interval} |"
+            f" {_verdict(change, tolerance)} |"
         )
+    for failed in failures(old, new):
+        verdict = "**regression**" if failed.regressed else ""
+        yield f"| {failed.route} | failed | {failed.old:.2%} | {failed.new:.2%} | | | {verdict} |"
     yield ""
     for name, side in (("before", old), ("after", new)):
         faults = sum(sum(result.audit.faults.values()) for result in side)
-        failed = sum(result.total.failures for result in side)
+        failed_now = sum(result.total.failures for result in side)
         commits = ", ".join(dict.fromkeys(r.facts.get("InstaChat", "unknown") for r in side))
-        yield f"- {name}: {commits}; {failed:,} requests failed, the audit found {faults:,} faults"
+        yield f"- {name}: {commits}; {failed_now:,} requests failed, the audit found {faults:,} faults"
+        for warning in dict.fromkeys(warning for result in side for warning in result.warnings):
+            yield f"- {name}, a warning: {warning}"
+    yield from _other_facts(old, new)
 
 
-def _change(
-    route: str, metric: Metric, old: Sequence[Result], new: Sequence[Result]
-) -> Change | None:
-    before, after = _values(route, metric, old), _values(route, metric, new)
+def _runs(side: Sequence[Result]) -> str:
+    return f"{len(side)} run{'s' if len(side) > 1 else ''}"
+
+
+def _other_facts(old: Sequence[Result], new: Sequence[Result]) -> Iterator[str]:
+    """What differs around the runs: on another machine everything may."""
+    names = dict.fromkeys(name for result in (*old, *new) for name in result.facts)
+    for name in names:
+        before, after = (
+            dict.fromkeys(result.facts.get(name, "unknown") for result in side)
+            for side in (old, new)
+        )
+        if name != "InstaChat" and before != after:
+            yield f"- not the same: {name}: {', '.join(before)}; then {', '.join(after)}"
+
+
+def _routes(results: Sequence[Result]) -> list[str]:
+    return [*dict.fromkeys(row.name for result in results for row in result.requests), ALL]
+
+
+def _row(route: str, result: Result) -> Requests | None:
+    rows = (*result.requests, result.total)
+    return next((row for row in rows if row.name == route), None)
+
+
+def _of_route(route: str) -> Iterator[Metric]:
+    """Of single routes the rate is a matter of what was asked for: of their shares, and of chance."""
+    for name, field, sign in (
+        ("rate/s", "rate", -1),
+        ("p50 ms", "p50_ms", 1),
+        ("p95 ms", "p95_ms", 1),
+        ("p99 ms", "p99_ms", 1),
+    ):
+        if field == "rate" and route != ALL:
+            continue
+        yield Metric(
+            route,
+            name,
+            lambda result, field=field: getattr(_row(route, result), field, None),  # type: ignore[misc]
+            attrgetter(field),
+            sign,
+        )
+
+
+def _of_lag(until: str) -> Iterator[Metric]:
+    """A second has few samples, whose median says nothing of the highest ones."""
+    for name in ("p50", "p95", "p99"):
+        by_second = attrgetter(f"{until}_ms") if name == "p50" else None
+        yield Metric(
+            f"answer to {until}", f"{name} ms", attrgetter(f"lag_ms.{until}.{name}"), by_second, 1
+        )
+
+
+def _carried(result: Result) -> float | None:
+    return result.breakpoint.level if result.breakpoint else None
+
+
+CARRIED = Metric("breakpoint", "carried/s", _carried, None, -1)
+
+
+def _failed(route: str, results: Sequence[Result]) -> tuple[int, int]:
+    rows = [row for result in results if (row := _row(route, result))]
+    return sum(row.failures for row in rows), sum(row.count for row in rows)
+
+
+def _change(metric: Metric, old: Sequence[Result], new: Sequence[Result]) -> Change | None:
+    before, after = ([v for r in side if (v := metric.of(r))] for side in (old, new))
     if not before or not after:
         return None
     here, there = fmean(map(math.log, before)), fmean(map(math.log, after))
@@ -117,7 +222,6 @@ def _change(
         _error(before, metric, old), _error(after, metric, new)
     )
     return Change(
-        route,
         metric,
         math.exp(here),
         math.exp(there),
@@ -127,16 +231,12 @@ def _change(
     )
 
 
-def _values(route: str, metric: Metric, results: Sequence[Result]) -> list[float]:
-    """The metric of each run that has it."""
-    rows = (row for result in results for row in (*result.requests, result.total))
-    return [value for row in rows if row.name == route and (value := metric.of(row))]
-
-
 def _error(values: Sequence[float], metric: Metric, results: Sequence[Result]) -> float:
     """The standard error of the mean logarithm."""
     if len(values) >= ENOUGH_RUNS:
         return stdev(map(math.log, values)) / math.sqrt(len(values))
+    if metric.by_second is None:
+        return math.inf
     seconds = [
         math.log(value)
         for result in results
@@ -157,6 +257,8 @@ def _quantile(freedom: int) -> float:
 def _verdict(change: Change, tolerance: float) -> str:
     if change.regressed(tolerance):
         return "**regression**"
+    if change.is_unknown:
+        return "too few runs"
     if change.is_noise:
         return "noise"
     return "worse" if (change.ratio > 1) == (change.metric.sign > 0) else "better"

@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from loadtest.report.words import level
-from loadtest.result import Audit, Requests, Result, Spread, Threshold
+from loadtest.report.words import carried, level
+from loadtest.result import Audit, Model, Requests, Result, Spread, Threshold
 
 PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 COUNTED = ("answered", "stored", "searchable", "deleted", "unknown", "unknown_stored")
@@ -38,7 +38,7 @@ def page(result: Result, plots: Mapping[str, str]) -> str:
         ),
         audit=_audit(result.audit),
         thresholds=_thresholds(result.thresholds),
-        steps=_steps(result),
+        steps=_steps(result) + _levels(result),
         facts=_facts(result),
     )
 
@@ -48,6 +48,8 @@ def _verdict(result: Result) -> str:
     if result.interrupted:
         said.append(_paragraph("bad", "Interrupted: this is what was done until then."))
     said = said or [_paragraph("good", "Passed.")]
+    if result.breakpoint and result.breakpoint.level is not None:
+        said.append(_paragraph("good", f"Carried: {carried(result.breakpoint)}."))
     return "\n".join([*said, *(_paragraph("soft", f"Warning: {w}") for w in result.warnings)])
 
 
@@ -55,18 +57,36 @@ def _paragraph(kind: str, text: str) -> str:
     return f'<p class="{kind}">{escape(text)}</p>'
 
 
-def _routes(rows: Iterable[Requests]) -> str:
-    return _table(
-        ("route", "rate/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "requests", "failed", "why"),
-        [
-            (
-                *(row.name, row.rate, row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms, row.count),
-                row.failures,
-                ", ".join(f"{count:,} × {error}" for error, count in row.errors.items()),
-            )
-            for row in rows
-        ],
+def _routes(rows: Sequence[Requests]) -> str:
+    """The table of routes, with a column that says why where something failed."""
+    heads: tuple[str, ...] = (
+        "route",
+        "rate/s",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "max ms",
+        "requests",
+        "failed",
     )
+    cells: list[Sequence[Cell]] = [
+        (
+            row.name,
+            row.rate,
+            row.p50_ms,
+            row.p95_ms,
+            row.p99_ms,
+            row.max_ms,
+            row.count,
+            row.failures,
+        )
+        for row in rows
+    ]
+    if any(row.errors for row in rows):
+        why = [", ".join(f"{n:,} × {error}" for error, n in row.errors.items()) for row in rows]
+        heads = (*heads, "why")
+        cells = [(*cell, reason) for cell, reason in zip(cells, why, strict=True)]
+    return _table(heads, cells)
 
 
 def _spread(name: str, spread: Spread) -> Sequence[Cell]:
@@ -125,6 +145,22 @@ def _steps(result: Result) -> str:
     ]
     heads = ("arrivals/s", "answered/s", "p99 ms", "failed", "verdict")
     return f"<h2>Steps</h2>\n{_table(heads, rows, raw=4)}"
+
+
+def _levels(result: Result) -> str:
+    if not result.levels:
+        return ""
+    unit = "/s" if result.model is Model.OPEN else " users"
+    heads = ("level", "from s", "to s", "rate/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failed")
+    rows: list[Sequence[Cell]] = [
+        (
+            *(f"{held.level:,g}{unit}", held.from_s, held.to_s, row.rate),
+            *(row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms, row.failures),
+        )
+        for held in result.levels
+        for row in [held.requests]
+    ]
+    return f"<h2>Levels</h2>\n{_table(heads, rows)}"
 
 
 def _facts(result: Result) -> str:

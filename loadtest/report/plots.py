@@ -61,6 +61,12 @@ class Plot:
     logarithmic: bool = False
 
 
+ASKED = Plot(
+    "users",
+    "Users",
+    "at the same time",
+    (Line("users", lambda moment: moment.level, VIOLET),),
+)
 PLANNED = Line("due", lambda moment: moment.level, INK, dashed=True)
 PLOTS = (
     Plot(
@@ -110,7 +116,8 @@ def drawn(result: Result) -> Iterator[tuple[Plot, "Figure"]]:
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        for plot in PLOTS:
+        asked = [ASKED] if result.model is Model.CLOSED else []
+        for plot in [*asked, *PLOTS]:
             lines = [line for line in _lines(plot, result) if _known(line, result.timeline)]
             if lines:
                 yield plot, _figure(plot, lines, result)

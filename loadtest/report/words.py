@@ -1,9 +1,10 @@
 """A result in a few lines of plain text, which fit into 80 columns, with small charts."""
 
+import textwrap
 from collections.abc import Callable, Iterator
 
 from loadtest.report.chart import chart
-from loadtest.result import Model, Moment, Requests, Result, Spread
+from loadtest.result import Breakpoint, Model, Moment, Requests, Result, Spread
 
 CHARTS: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
     ("requests/s", lambda moment: moment.rate),
@@ -14,33 +15,50 @@ CHARTS: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
     ("… to searchable ms", lambda moment: moment.searchable_ms),
 )
 CHART_WIDTH = 36
+COLUMNS = 80
 
 
 def level(result: Result) -> str:
     """How much was asked of the server, in words."""
+    if result.breakpoint:
+        tried = [step.level for step in result.breakpoint.steps]
+        return f"{tried[0]:,.0f} to {tried[-1]:,.0f} arrivals/s" if tried else "no step was over"
     if result.model is Model.OPEN:
         return f"{result.rate:g} arrivals/s at the highest"
     return f"{result.users:,} users at the highest"
+
+
+def carried(found: Breakpoint) -> str:
+    """What a `breakpoint` run has come to."""
+    level = "no level" if found.level is None else f"{found.level:,.0f} arrivals a second"
+    return f"{level}; p99 ≤ {found.max_p99_ms:g} ms, failed ≤ {found.max_errors:.2%}"
 
 
 def summary(result: Result) -> Iterator[str]:
     """The lines, without line ends."""
     r = result
     yield f"{r.scenario}, {r.profile}: {r.model} model, {level(r)}, seed {r.seed};"
-    yield f"{r.duration_s:g} s, of which {r.window.to_s - r.window.from_s:.0f} s are measured"
+    together = ", all levels together" if r.levels or r.breakpoint else ""
+    measured = f"{r.window.to_s - r.window.from_s:.0f} s are measured"
+    yield f"{r.duration_s:g} s, of which {measured}{together}"
     yield ""
     width = max(len(_short(row.name)) for row in [*r.requests, r.total])
     heads = " ".join(f"{head:>7}" for head in ("p50 ms", "p95 ms", "p99 ms", "max ms"))
     yield f"{'route':<{width}} {'rate/s':>8} {heads} {'failed':>7}"
-    yield from (_row(row, width) for row in [*r.requests, r.total])
+    yield from (_row(_short(row.name), row, width) for row in [*r.requests, r.total])
     yield ""
+    if r.levels:
+        yield f"{'level':<{width}} {'rate/s':>8} {heads} {'failed':>7}"
+        unit = "/s" if r.model is Model.OPEN else " users"
+        yield from (_row(f"{at.level:,g}{unit}", at.requests, width) for at in r.levels)
+        yield ""
     yield from _charts(result)
     yield f"answer to stored      {_spread(r.lag_ms.stored)}"
     yield f"answer to searchable  {_spread(r.lag_ms.searchable)}"
     servers = "" if r.cpu.servers is None else f", servers {r.cpu.servers:.2f}"
     yield f"processors used       generator {r.cpu.generator:.2f}{servers}, of {r.cpu.processors}"
-    if r.memory_mb.servers is not None:
-        yield f"memory at most        servers {r.memory_mb.servers:,.0f} MB"
+    servers = "" if r.memory_mb.servers is None else f", servers {r.memory_mb.servers:,.0f} MB"
+    yield f"memory at most        generator {r.memory_mb.generator:,.0f} MB{servers}"
     if r.breakpoint:
         yield from _breakpoint(result)
     a = r.audit
@@ -52,7 +70,7 @@ def summary(result: Result) -> Iterator[str]:
     yield f"                      {faults or 'nothing lost, doubled, missing or changed'}"
     yield from (f"                      {example}" for example in a.examples)
     for warning in r.warnings:
-        yield f"warning: {warning}"
+        yield from textwrap.wrap(f"warning: {warning}", COLUMNS, subsequent_indent="  ")
 
 
 def _charts(result: Result) -> Iterator[str]:
@@ -71,18 +89,17 @@ def _charts(result: Result) -> Iterator[str]:
 
 def _breakpoint(result: Result) -> Iterator[str]:
     assert result.breakpoint
+    yield f"{'asked':>9} {'answered':>9} {'p99':>10}"
     for step in result.breakpoint.steps:
         p99 = "-" if step.p99_ms is None else f"{step.p99_ms:.1f} ms"
         verdict = "held" if step.held else f"not held: {step.why}"
-        yield f"  {step.level:>9,.0f}/s  {step.rate:>9,.0f}/s answered  p99 {p99:>10}  {verdict}"
-    level = result.breakpoint.level
-    found = "nothing held" if level is None else f"{level:,.0f} arrivals a second"
-    yield f"carried               {found}"
+        yield f"{step.level:>7,.0f}/s {step.rate:>7,.0f}/s {p99:>10}  {verdict}"
+    yield f"carried               {carried(result.breakpoint)}"
 
 
-def _row(row: Requests, width: int) -> str:
+def _row(name: str, row: Requests, width: int) -> str:
     times = " ".join(_ms(ms) for ms in (row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms))
-    return f"{_short(row.name):<{width}} {row.rate:>8,.1f} {times} {row.failures:>7,}"
+    return f"{name:<{width}} {row.rate:>8,.1f} {times} {row.failures:>7,}"
 
 
 def _short(route: str) -> str:

@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-from loadtest.report.compare import changes
-from loadtest.result import Audit, Moment, Result, Window, dumps
+from loadtest.report.compare import changes, failures
+from loadtest.result import Audit, Breakpoint, Lags, Moment, Result, Spread, Window, dumps
 from tests.load.conftest import bench
 from tests.load.test_docs import commands
 from tests.load.test_parts import RESULT, ROW
@@ -17,7 +17,9 @@ from tests.load.test_parts import RESULT, ROW
 SECONDS = 60
 
 
-def runs(seed: int, count: int, p99_ms: float = 20.0, rate: float = 500.0) -> list[Result]:
+def runs(
+    seed: int, count: int, p99_ms: float = 20.0, rate: float = 500.0, lag_ms: float = 30.0
+) -> list[Result]:
     """Runs whose figures scatter by a tenth or so, as on a machine that others use, too."""
     chance = Random(seed)
 
@@ -26,11 +28,16 @@ def runs(seed: int, count: int, p99_ms: float = 20.0, rate: float = 500.0) -> li
 
     made = []
     for _ in range(count):
-        row = replace(ROW, name="GET /x", p50_ms=about(5), p99_ms=about(p99_ms), rate=about(rate))
+        row = replace(ROW, name="GET /x", rate=about(rate), failures=0, errors={})
+        row = replace(row, p50_ms=about(5), p95_ms=about(9), p99_ms=about(p99_ms))
         timeline = [
-            Moment(float(at), 1, about(rate), 0, about(5), about(9), about(p99_ms))
+            Moment(
+                *(float(at), 1.0, about(rate), 0, about(5), about(9), about(p99_ms)),
+                stored_ms=about(lag_ms),
+            )
             for at in range(SECONDS)
         ]
+        lag = Spread(300, about(lag_ms), about(2 * lag_ms), about(3 * lag_ms), 1_000.0)
         made.append(
             replace(
                 RESULT,
@@ -38,6 +45,7 @@ def runs(seed: int, count: int, p99_ms: float = 20.0, rate: float = 500.0) -> li
                 requests=[row],
                 total=replace(row, name="all"),
                 timeline=timeline,
+                lag_ms=Lags(lag, lag),
             )
         )
     return made
@@ -49,15 +57,19 @@ def test_noise_is_no_regression(count: int) -> None:
     blamed = 0
     for seed in range(100):
         found = changes(runs(seed, count), runs(seed + 1_000, count))
-        assert len(found) == 6
+        assert len(found) == 1 + 4 * 3  # the rate of all; percentiles of two rows and of two lags
         blamed += any(change.regressed(0.1) for change in found)
     assert blamed <= 10
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_half_as_quick_is_a_regression(count: int) -> None:
-    """A p99 of twice as much, or half the rate; the other way round it is none."""
-    for worse in (runs(2, count, p99_ms=60.0), runs(2, count, rate=150.0)):
+    """A p99 or a lag of twice as much, or half the rate; the other way round it is none."""
+    for worse in (
+        runs(2, count, p99_ms=60.0),
+        runs(2, count, rate=150.0),
+        runs(2, count, lag_ms=90.0),
+    ):
         better = runs(1, count)
         assert any(change.regressed(0.1) for change in changes(better, worse))
         assert not any(change.regressed(0.1) for change in changes(worse, better))
@@ -68,6 +80,36 @@ def test_a_short_run_alone_tells_nothing() -> None:
     short = [replace(run, timeline=run.timeline[:8]) for run in runs(1, 1)]
     slow = [replace(run, timeline=run.timeline[:8]) for run in runs(2, 1, p99_ms=100)]
     assert not any(change.regressed(0.1) for change in changes(short, slow))
+
+
+def test_failures_are_held_against_chance() -> None:
+    """A few more of many are none to speak of; one in ten is."""
+
+    def failing(count: int) -> list[Result]:
+        return [
+            replace(run, total=replace(run.total, count=900, failures=count)) for run in runs(1, 1)
+        ]
+
+    assert [f.regressed for f in failures(failing(0), failing(3))] == [False]
+    assert [f.regressed for f in failures(failing(90), failing(0))] == [False]
+    assert [(f.route, f.regressed) for f in failures(failing(0), failing(90))] == [("all", True)]
+    assert failures(failing(0), failing(0)) == []
+
+
+def test_what_a_breakpoint_carried_is_compared() -> None:
+    """Half as much, three times of three, is a regression; once it may be chance."""
+
+    def carrying(level: float, count: int) -> list[Result]:
+        return [
+            replace(run, breakpoint=Breakpoint(level * factor, level))
+            for run, factor in zip(runs(1, count), (1.0, 1.25, 1.0), strict=False)
+        ]
+
+    for count, verdict in ((3, True), (1, False)):
+        found = changes(carrying(400, count), carrying(200, count))
+        (carried,) = [change for change in found if change.metric.of_what == "breakpoint"]
+        assert carried.regressed(0.1) == verdict
+        assert carried.is_unknown != verdict
 
 
 @pytest.fixture
@@ -95,12 +137,24 @@ def test_the_command_prints_a_table_and_decides(
 
     code, out, _ = compare(runs(1, 3))
     assert code == 0
-    assert re.search(r"\| GET /x \| p99 ms \| .* \| \+0\.0% \| .* \| noise \|", out)
+    for of_what in ("GET /x", "all", "answer to stored", "answer to searchable"):
+        for metric in ("p50 ms", "p95 ms", "p99 ms"):
+            assert re.search(rf"\| {of_what} \| {metric} \| .* \| \+0\.0% \| .* \| noise \|", out)
     code, out, err = compare(runs(2, 3, p99_ms=90.0))
     assert (code, "**regression**" in out) == (4, True)
     assert "worse than before: p99 ms of GET /x" in err
     code, _, err = compare([replace(run, audit=Audit(lost=1)) for run in runs(1, 3)])
     assert (code, "3 faults found by the audit" in err) == (4, True)
+    code, _, err = compare(
+        [replace(run, total=replace(run.total, failures=300)) for run in runs(1, 3)]
+    )
+    assert (code, "worse than before: failures of all" in err) == (4, True)
     code, out, err = compare([replace(run, rate=1.0) for run in runs(1, 3)])
     assert (code, out) == (2, "")
-    assert "differ in rate" in err
+    assert "these runs are not alike in rate: 90.0, 1.0" in err
+    options = ["--force"]
+    code, out, _ = compare([replace(run, rate=1.0) for run in runs(1, 3)])
+    assert code == 0
+    assert "**These runs are not alike** in rate: 90.0, 1.0." in out
+    code, out, _ = compare([replace(run, facts={"processor": "slow"}) for run in runs(1, 3)])
+    assert "- not the same: processor: unknown; then slow" in out

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from loadtest.choices import Scenario
+from loadtest.ground import Ground
 from loadtest.plan import PROFILES
+from loadtest.texts import tongues
 from tests.engines import free_port
 from tests.load.conftest import ROOT, ended
 
@@ -51,6 +53,9 @@ def test_every_bench_command_of_the_page_runs(serve: Callable[..., str], tmp_pat
     for run in map(ended, started):
         assert run.code in (0, 4), run.err
         assert run.json["audit"]["answered"] > 0
+        total, window = run.json["total"], run.json["window"]
+        seconds = window["to_s"] - window["from_s"]
+        assert total["rate"] == pytest.approx(total["count"] / seconds, rel=0.01)
     assert (tmp_path / "report.html").exists()
 
 
@@ -98,6 +103,17 @@ def test_the_mix_of_the_page_is_the_mix_that_is_sent() -> None:
         (acts,) = user["tasks"].values()
         ratios = [round(100 * task["ratio"]) for task in acts["tasks"].values()]
         assert sorted(ratios) == shares, err
+
+
+def test_each_scenario_speaks_all_languages() -> None:
+    """With the chats that the table gives it, each meets every script; only `hot-chat` has but one."""
+    sizes = re.findall(r"\| ([0-9]+) applications, ([0-9,]+) chats", TEXT)
+    assert len(sizes) == len(Scenario) - 1
+    for applications, chats in ((int(a), int(c.replace(",", ""))) for a, c in sizes):
+        places = [(n % applications, n // applications + 1) for n in range(chats)]
+        ground = Ground([""] * applications, places)
+        spoken = {ground.tongue(*place).language for place in places}
+        assert spoken == {tongue.language for tongue in tongues()}
 
 
 def test_the_profiles_of_the_page_are_those_that_there_are() -> None:

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from backend.folding import fold_keyword
 from loadtest.choices import Scenario, Shape
 from loadtest.histogram import Histogram
 from loadtest.plan import PROFILES, Plan, Stage, plan
@@ -16,6 +17,7 @@ from loadtest.result import (
     ChatAudit,
     Cpu,
     Lags,
+    Level,
     Memory,
     Model,
     Moment,
@@ -97,6 +99,14 @@ def test_many_languages_are_spoken_and_frequent_words_are_searched_for_more_ofte
     assert english.text(Random(3), "~") == english.text(Random(3), "~")
 
 
+def test_every_keyword_can_be_searched_for() -> None:
+    """None is made only of what a search ignores, which is answered by 422, however often it is written."""
+    for tongue in tongues():
+        assert tongue.keywords
+        for keyword in tongue.keywords:
+            assert fold_keyword(keyword)
+
+
 def test_records_are_read_once_and_whole(tmp_path: Path) -> None:
     """Also while a file is still being written, in the middle of a record."""
     recorder, reader = Recorder(), Requests(tmp_path)
@@ -128,11 +138,34 @@ def test_breakpoint_is_the_highest_level_before_two_in_a_row_that_did_not_hold(
     found = tally.breakpoint(planned.seconds, max_p99_ms=1_000, max_errors=0.01)
     assert found.level == pytest.approx(48.83, abs=0.01)
     assert [step.held for step in found.steps[:7]] == [True] * 5 + [False] * 2
-    assert "answers fall behind arrivals" in found.steps[6].why
+    assert "answers fall behind" in found.steps[6].why
+    course = tally.timeline()  # by when it was answered: what is due later shows no higher
+    assert max(moment.rate for moment in course) == pytest.approx(50, abs=1)
     strict = tally.breakpoint(planned.seconds, max_p99_ms=10, max_errors=0.01)
     assert strict.level is None
     assert strict.steps[0].why == "p99"
     assert tally.breakpoint(0, 1_000, 0.01).steps == []
+
+
+def test_each_level_of_stress_and_spike_has_its_own_figures(tmp_path: Path) -> None:
+    """A spike that is served ten times as slowly shows as that; what the run has not come to is left out."""
+    planned = plan(Scenario.INGEST, Shape.SPIKE, 1, rate=100, seconds=60)
+    recorder = Recorder()
+    ramp, *held = planned.timed()
+    for _, at in planned.arrivals(0, 1):
+        amid = held[1][0] <= at < held[2][0]
+        recorder.request(at, 50_000 if amid else 5_000, SEND, 202, False)
+    keep(tmp_path, "a", recorder.take())
+    tally = Tally(tmp_path, planned)
+    tally.read()
+    found = tally.levels(60.0)
+    assert [round(level.level) for level in found] == [10, 100, 10]
+    assert [level.requests.p50_ms for level in found] == [5.0, 50.0, 5.0]
+    assert [level.requests.rate for level in found] == pytest.approx([10, 100, 10], rel=0.02)
+    assert found[0].from_s == ramp[1].seconds
+    cut = held[1][0] + 1
+    assert [level.to_s for level in tally.levels(cut)][1:] == pytest.approx([cut], abs=0.01)
+    assert Tally(tmp_path, plan(Scenario.INGEST, Shape.LOAD, 1)).levels(60.0) == []
 
 
 ROW = Row("all", 900, 90.0, 1.0, 2.0, 3.0, 4.0, 9, 3, {"500": 9})
@@ -154,10 +187,11 @@ RESULT = Result(
     requests=[ROW],
     total=ROW,
     lag_ms=Lags(SPREAD, SPREAD),
-    cpu=Cpu(0.5, 1.0, 0.5, 1.5, 2),
+    cpu=Cpu(0.5, 0.9, 0.5, 1.5, 2),
     memory_mb=Memory(50.0, 300.0),
     audit=Audit(answered=10, stored=10, searchable=10, chats=ChatAudit(2, 2)),
     thresholds=[Threshold("p99", 50.0, 3.0, True)],
+    levels=[Level(90.0, 2.0, 12.0, ROW)],
     timeline=[Moment(float(at), 90.0, 90.0, 0) for at in range(12)],
 )
 
@@ -189,17 +223,29 @@ def test_what_does_not_pass_is_said() -> None:
 @pytest.mark.parametrize(
     ("cpu", "rate", "said"),
     [
-        (Cpu(0.5, 1.0, 0.5, 1.5, 2), 90.0, []),
+        (Cpu(0.5, 0.9, 0.5, 1.5, 2), 90.0, []),
         (Cpu(0.95, 0.5, 0.95, 1.5, 2), 90.0, ["the generator was the limit"]),
         (Cpu(0.8, 1.2, 0.8, 1.99, 2), 90.0, ["all 2 processors"]),
-        (Cpu(0.5, 1.0, 0.5, 1.5, 2), 60.0, ["60 of 90 arrivals"]),
+        (Cpu(0.1, 0.9, 0.1, 1.8, 2), 90.0, ["others used 0.8 of the 2 processors"]),
+        (Cpu(0.1, None, 0.1, 1.8, 2), 90.0, []),
+        (Cpu(0.5, 0.9, 0.5, 1.5, 2), 60.0, ["60 of 90 arrivals"]),
     ],
 )
 def test_figures_that_are_worth_less_come_with_a_warning(
     cpu: Cpu, rate: float, said: list[str]
 ) -> None:
-    """A generator at its limit, a full machine, a rate that was not held."""
+    """A generator at its limit, others, a full machine, a rate that was not held."""
     planned = plan(Scenario.MIXED, Shape.SMOKE, 1, rate=90, seconds=12)
     found = _warnings(replace(RESULT, cpu=cpu, total=replace(ROW, rate=rate)), planned)
     assert len(found) == len(said)
     assert all(beginning in warning for beginning, warning in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize(("rate", "said"), [(279.0, False), (270.0, True)])
+def test_a_spike_that_was_held_is_not_called_missed(rate: float, said: bool) -> None:
+    """What was due is reckoned by the levels themselves, which begin and end amid a second."""
+    planned = plan(
+        Scenario.MIXED, Shape.SPIKE, 1, rate=700, seconds=15
+    )  # 70, 700, 70: 280 on average
+    found = _warnings(replace(RESULT, total=replace(ROW, rate=rate)), planned)
+    assert any("arrivals a second were served" in warning for warning in found) == said

@@ -15,7 +15,18 @@ from playwright.sync_api import Browser
 from loadtest.report.chart import chart
 from loadtest.report.files import write
 from loadtest.report.words import summary
-from loadtest.result import Audit, Breakpoint, Moment, Requests, Result, Step, Threshold, loads
+from loadtest.result import (
+    Audit,
+    Breakpoint,
+    Level,
+    Model,
+    Moment,
+    Requests,
+    Result,
+    Step,
+    Threshold,
+    loads,
+)
 from tests.browser.conftest import chromium
 from tests.load.conftest import ROOT
 from tests.load.test_parts import RESULT, ROW
@@ -45,9 +56,18 @@ RICH = replace(
         replace(ROW, name="GET /applications/{token}/chats/{chat}/messages/{number}"),
         replace(ROW, name=HOSTILE),
     ],
-    breakpoint=Breakpoint(50.0, 49.0, [Step(50.0, 49.0, 12.0, 0.0, True)]),
+    breakpoint=Breakpoint(
+        50.0,
+        49.0,
+        [
+            Step(50.0, 49.0, 12.0, 0.0, True),
+            Step(6250.0, 5000.0, 1234.5, 0.0, False, "answers fall behind, p99, errors"),
+        ],
+    ),
     facts={"InstaChat": "commit 0123456789ab", "settings": HOSTILE},
+    levels=[Level(50.0, 2.0, 30.0, ROW), Level(200.0, 30.0, 60.0, replace(ROW, rate=11.5))],
 )
+CLOSED = replace(RICH, model=Model.CLOSED, rate=None, warnings=["something is wrong " * 9])
 BAD = replace(
     RICH,
     audit=Audit(answered=10, lost=3, examples=[f"chat 1: message 2 is not there {HOSTILE}"]),
@@ -55,7 +75,7 @@ BAD = replace(
 )
 
 
-@pytest.mark.parametrize("result", [RICH, BAD, RESULT])
+@pytest.mark.parametrize("result", [RICH, BAD, RESULT, CLOSED])
 def test_the_summary_fits_into_80_columns(result: Result) -> None:
     """Each line of it, but where a text of the server's is shown."""
     lines = list(summary(result))
@@ -63,6 +83,8 @@ def test_the_summary_fits_into_80_columns(result: Result) -> None:
         summary(replace(result, requests=[replace(ROW, name=_route("DELETE"))]))
     )
     assert [line for line in lines if len(line) > 80 and HOSTILE not in line] == []
+    levels = [line.split() for line in lines if line.startswith(("50 users", "200 users"))]
+    assert [words[2] for words in levels] == (["90.0", "11.5"] if result is CLOSED else [])
 
 
 def test_a_chart_shows_the_course() -> None:
@@ -93,6 +115,12 @@ def test_files_hold_what_the_result_holds(tmp_path: Path) -> None:
     assert (routes[0]["p99_ms"], routes[0]["errors"]) == ("3.0", "500: 9")
 
 
+def test_users_are_drawn_where_users_are_what_is_asked_for(tmp_path: Path) -> None:
+    """In the closed model; in the open one a line among the requests says what was due."""
+    write(CLOSED, tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.png")} == {*PLOTS, "users"}
+
+
 def test_a_run_without_a_second_is_reported_too(tmp_path: Path) -> None:
     """Ended before anything was measured: a page without plots."""
     nothing = Requests("all", 0, 0.0, None, None, None, None, 0)
@@ -105,7 +133,11 @@ def test_a_run_without_a_second_is_reported_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("scheme", "result", "verdict"),
-    [("light", RICH, "Passed."), ("dark", BAD, "Did not pass: 3 lost.")],
+    [
+        ("light", RICH, "Passed."),
+        ("light", CLOSED, "Passed."),
+        ("dark", BAD, "Did not pass: 3 lost."),
+    ],
 )
 def test_the_page_is_whole_by_itself(
     scheme: str, result: Result, verdict: str, chromium: Browser, tmp_path: Path
@@ -124,7 +156,7 @@ def test_the_page_is_whole_by_itself(
     page.goto(address)
     try:
         assert page.get_by_text(verdict, exact=True).is_visible()
-        assert page.locator("svg").count() == len(PLOTS)
+        assert page.locator("svg").count() == len(PLOTS) + (result is CLOSED)
         for plot in page.locator("svg").all():
             box = plot.bounding_box()
             assert box

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from loadtest.choices import Scenario
 from loadtest.result import Result, loads
+from tests.cli.conftest import wait_until
 from tests.engines import scratch_folder
 from tests.load.conftest import ROOT, bench, ended, start_bench
 from tests.load.server import FOUND_AFTER, SLOW, STORED_AFTER
@@ -56,10 +58,13 @@ def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> Non
         start_bench(
             *("run", "mixed", "--duration", "6s", "--rate", 40, "--chats", 16, "-o", "json"),
             TMPDIR=str(folder),
+            INSTACHAT_ELASTICSEARCH_URL="http://127.0.0.1:1",
         )
     )
-    assert (run.code, run.err) == (0, "")
+    assert run.code == 0
+    assert "INSTACHAT_ELASTICSEARCH_URL is not used" in run.err
     found = run.json
+    assert found["facts"]["search"].startswith("PostgreSQL")
     assert found["private"] is True
     assert found["audit"]["answered"] == found["audit"]["stored"] > 0
     assert found["audit"]["chats"]["stored"] >= 16
@@ -68,6 +73,29 @@ def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> Non
     assert list(folder.iterdir()) == []
     folder.rmdir()
     assert not [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]
+
+
+def test_a_kill_leaves_no_process() -> None:
+    """Killed by -9 amid the load, all ends that was started for it: engines, worker, server, Locust."""
+    folder = scratch_folder("load")
+    run = start_bench(
+        *("run", "mixed", "--profile", "soak", "--rate", 20, "--chats", 16, "--processes", 2),
+        TMPDIR=str(folder),
+    )
+    assert run.stderr
+    while " s  " not in run.stderr.readline():  # the first line of its progress
+        assert run.poll() is None
+    family = psutil.Process(run.pid).children(recursive=True)
+    family += [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]  # the engines
+    assert len(family) > 12
+    run.kill()
+    ended(run)
+    try:
+        wait_until(lambda: not any(map(psutil.Process.is_running, family)), 30)
+    finally:
+        for process in filter(psutil.Process.is_running, family):
+            process.kill()
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(
@@ -151,12 +179,34 @@ def test_ctrl_c_reports_what_there_is(serve: Callable[..., str], tmp_path: Path)
     assert loads((report / "result.json").read_text()).audit.answered == int(audit[0])
 
 
+def test_an_interrupted_run_measures_only_while_it_ran(serve: Callable[..., str]) -> None:
+    """What its processes take to end is not counted as time in which nothing was answered."""
+    run = start_bench(
+        *("run", "ingest", "--host", serve(), "--duration", "2m", "--rate", 40, "--processes", 2),
+        *("--chats", 4, "-o", "json"),
+    )
+    workers = psutil.Process(run.pid)
+    wait_until(lambda: len(workers.children(recursive=True)) == 3)  # Locust's master and its two
+    time.sleep(9)  # they start, the ramp-up of 2 s, and some seconds that count
+    run.send_signal(signal.SIGINT)
+    done = ended(run)
+    assert done.code == 130
+    found = loads(done.out)
+    assert found.total.rate == pytest.approx(40, rel=0.05)
+    assert found.total.count > 80
+    assert found.window.to_s == pytest.approx(found.duration_s, abs=0.01)
+
+
 def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
     """Nobody there: 5. Somebody there who is no InstaChat: 1. Wrong usage: 2. Nothing is printed."""
     host = serve()
     for words, code, said in (
         (["--host", "http://127.0.0.1:1"], 5, "http://127.0.0.1:1 does not answer"),
-        (["--host", f"{host}/elsewhere"], 1, "answers 404 to POST /applications"),
+        (
+            ["--host", f"{host}/elsewhere"],
+            1,
+            f"error: {host}/elsewhere answers 404 to POST /applications\n",
+        ),
         (["nonsense"], 2, "'nonsense' is not one of"),
         (
             ["--host", host, "--report", ROOT / "README.md"],
