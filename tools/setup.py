@@ -151,6 +151,8 @@ def install_locked(stage: str) -> None:
 def make(made_from: dict[str, str]) -> None:
     here = found()
     if any(made_from[key] != here.get(key) for key in made_from if key != "dev" or key in here):
+        if VENV.is_symlink():  # clearing would empty somebody else's
+            sys.exit(f"make: {VENV} is a link to {VENV.resolve()}, made for elsewhere: remove it")
         ensure_ensurepip()
         say(f"Setting up {VENV} with Python {sys.version.split()[0]} (once; it can take a minute).")
         STAMP.unlink(missing_ok=True)

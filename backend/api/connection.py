@@ -37,9 +37,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._answered: RequestResponseCycle | None = (
-            None  # the one that is, by a task; not the last
-        )
+        # The one that a task works on; `cycle` is the last that has come.
+        self._answered: RequestResponseCycle | None = None
         self._unparsed = b""  # while requests wait behind another
         self._overhead = 0  # bytes of this request, but for its body
         self._in_head = False

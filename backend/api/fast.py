@@ -53,15 +53,10 @@ _decode = msgspec.json.Decoder(MessageBody).decode
 _match = re.compile(
     PREFIX.encode() + b"/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
 ).fullmatch
-MOST_BYTES: Final = (
-    HIGH_WATER_LIMIT  # Uvicorn stops reading a larger body, until somebody asks for it
-)
-UNUSUAL: Final = {
-    b"origin",
-    b"expect",
-    b"content-type",
-    b"idempotency-key",
-}  # the latter two if again
+# Uvicorn stops reading a larger body, until somebody asks for it.
+MOST_BYTES: Final = HIGH_WATER_LIMIT
+# The latter two where they come twice.
+UNUSUAL: Final = {b"origin", b"expect", b"content-type", b"idempotency-key"}
 _STATUS = 202
 _HEADERS = head(((b"content-type", b"application/json"), *EVERYWHERE))
 # The body of an answer, but for the number in it.
