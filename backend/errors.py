@@ -69,6 +69,10 @@ class Unavailable(InstaChatError):
     """A dependency can't serve this now; the same call may succeed later."""
 
 
+class Busy(Unavailable):
+    """Too much waits already; nothing was accepted."""
+
+
 class EngineDown(Unavailable):
     """Redis, PostgreSQL or another engine does not answer."""
 

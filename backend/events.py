@@ -1,8 +1,9 @@
 """What the log holds: one event an entry, packed into one field.
 
 The field is `first at payload`: the first number and the time in microseconds, which the accept script
-knows only when it runs, and the payload, packed here before. A request of many messages becomes few
-entries of many texts each, which is what makes accepting and reading cheap; an entry stays whole.
+knows only when it runs, and the payload, packed here before. Many messages of a chat, of one request or of
+several, become few entries of many texts each, which is what makes accepting and reading cheap; an entry
+stays whole.
 """
 
 import json

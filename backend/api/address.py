@@ -8,7 +8,7 @@ from backend.errors import Failed
 from backend.settings import variable
 
 BACKLOG = 2_048
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to listen on; and to ask there
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to listen on; and to ask there
 
 
 def check_free(host: str, port: int) -> None:
@@ -63,7 +63,7 @@ def _bound(family: int, address: Any, count: int) -> list[socket.socket]:
 def listens(host: str, port: int) -> bool:
     """Whether somebody listens there."""
     try:
-        socket.create_connection((EVERYWHERE.get(host, host), port), timeout=1).close()
+        socket.create_connection((ANYWHERE.get(host, host), port), timeout=1).close()
     except OSError:
         return False
     return True
@@ -71,5 +71,5 @@ def listens(host: str, port: int) -> bool:
 
 def url(host: str, port: int) -> str:
     """The address for a browser on this machine."""
-    host = EVERYWHERE.get(host, host)
+    host = ANYWHERE.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

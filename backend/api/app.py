@@ -75,6 +75,8 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.admin_token is not None:
         app.include_router(applications.for_operators)
         app.include_router(indexing.router)
+    else:  # that path exists for its POST; what operators get there does not
+        app.include_router(applications.without_operators)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from backend import bodies, model
-from backend.api import shapes
+from backend.api import problems, shapes
 from backend.api.conditions import Cascade, IdempotencyKey, IfMatch, Wait, etag, version_of
 from backend.api.documented import answers
 from backend.api.operator import operator
+from backend.api.problems import Refused
 from backend.api.reading import JsonRoute
 from backend.api.service import Here
 from backend.api.shapes import PREFIX, Limit, Token
@@ -18,6 +19,7 @@ router = APIRouter(prefix=PREFIX + "/applications", tags=["applications"], route
 for_operators = APIRouter(
     prefix=PREFIX + "/applications", tags=["operator"], dependencies=[Depends(operator)]
 )
+without_operators = APIRouter(prefix=PREFIX + "/applications", include_in_schema=False)
 
 
 @router.post(
@@ -91,6 +93,12 @@ async def list_applications(
     return JSONResponse(
         {"items": items, "next": items[-1]["token"] if len(found) > limit else None}
     )
+
+
+@without_operators.get("")
+async def no_list() -> Response:
+    """As any path that nobody serves."""
+    raise Refused(problems.NOT_FOUND)
 
 
 def _answer(found: model.Application, status: int = 200) -> Response:

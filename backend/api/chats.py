@@ -18,7 +18,7 @@ router = APIRouter(prefix=PREFIX + "/applications/{token}/chats", tags=["chats"]
     "",
     status_code=202,
     response_model=shapes.Number,
-    responses=answers(404, 409, 410, stored=shapes.Number),
+    responses=answers(404, 409, stored=shapes.Number),
 )
 async def create_chat(
     here: Here, token: Token, idempotency_key: IdempotencyKey = None, wait: Wait = None

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from backend.api import problems
-from backend.api.edge import EVERYWHERE
+from backend.api.edge import EVERYWHERE, REQUEST_ID, Observe, request_id
 from backend.api.problems import Problem
 
 MOST_HEAD_BYTES: Final = 64 * 1024  # of headers, trailers, and of what frames a body's chunks
@@ -35,8 +35,10 @@ UPGRADING: Final = {b"connection", b"upgrade", b"http2-settings"}
 class Connection(HttpToolsProtocol):
     """Whoever holds such connections calls `look` on each, every LOOK_SECONDS."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, observers: Iterable[Observe], *args: Any, **kwargs: Any) -> None:
+        """`observers` are told of what is refused here; all else is as Uvicorn gives it."""
         super().__init__(*args, **kwargs)
+        self._observers = tuple(observers)
         # The one that a task works on; `cycle` is the last that has come.
         self._answered: RequestResponseCycle | None = None
         self._unparsed = b""  # while requests wait behind another
@@ -196,7 +198,9 @@ class Connection(HttpToolsProtocol):
 
     def _hang_up(self, problem: Problem) -> None:
         body = problems.encoded(problem)
+        rid = request_id(())
         headers = (
+            (REQUEST_ID, rid),
             (b"content-type", problems.MEDIA_TYPE.encode()),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
@@ -205,6 +209,8 @@ class Connection(HttpToolsProtocol):
         )
         self.transport.write(STATUS_LINE[problem.status] + head(headers) + b"\r\n" + body)
         self.transport.close()
+        for observe in self._observers:
+            observe(rid, "-", "-", problem.status, time.monotonic() - self._since)
 
 
 class _Flow(FlowControl):

@@ -1,5 +1,6 @@
 """The outermost layer, around every request: its id, its headers, its line in the log, and its measures."""
 
+import asyncio
 import logging
 import re
 import time
@@ -57,6 +58,10 @@ class Edge:
 
         try:
             await self.app(scope, receive, send_more)
+        except asyncio.CancelledError:  # the server ends, and this has taken too long
+            if not status:
+                await problems.response(problems.AWAY)(scope, receive, send_more)
+            raise
         except Exception:
             logger.exception("a request failed", extra={"request_id": rid.decode()})
             if not status:

@@ -54,7 +54,7 @@ _match = re.compile(
     PREFIX.encode() + b"/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
 ).fullmatch
 # Uvicorn stops reading a larger body, until somebody asks for it.
-MOST_BYTES: Final = HIGH_WATER_LIMIT
+MOST_USUAL_BYTES: Final = HIGH_WATER_LIMIT
 # The latter two where they come twice.
 UNUSUAL: Final = {b"origin", b"expect", b"content-type", b"idempotency-key"}
 _STATUS = 202
@@ -131,7 +131,7 @@ class FastConnection(Connection):
     """A connection that takes the usual requests itself, one at a time."""
 
     def __init__(self, lane: Lane, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(lane.observers, *args, **kwargs)
         self._lane = lane
         self._usual: Usual | None = None
 
@@ -178,7 +178,7 @@ class FastConnection(Connection):
                 key = value.decode("latin-1")
             elif name in UNUSUAL:
                 return None
-        if kind != b"application/json" or not 0 < size <= MOST_BYTES:
+        if kind != b"application/json" or not 0 < size <= MOST_USUAL_BYTES:
             return None
         return Usual(found[1].decode(), int(found[2]), key, self.headers)
 
@@ -230,7 +230,7 @@ class FastConnection(Connection):
                 self.transport.close()
         usual.response_complete = True
         seconds = time.perf_counter() - usual.began
-        for observe in self._lane.observers:
+        for observe in self._observers:
             observe(rid, "POST", ROUTE, status, seconds)
         self.on_response_complete()
 

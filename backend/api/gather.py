@@ -18,7 +18,7 @@ from functools import partial
 
 from backend.accept import Acceptor, Request
 from backend.api import measures
-from backend.errors import EngineDown, InstaChatError, Unavailable, Unconfirmed
+from backend.errors import Busy, EngineDown, InstaChatError, Unconfirmed
 from backend.log.asynchronous import AsyncAccepting
 from backend.model import Accepted, Parent
 
@@ -34,10 +34,6 @@ Answer = Callable[[Accepted | Exception], None]
 Waiting = tuple[Request, Answer]
 Answers = Sequence[Accepted | InstaChatError | None] | Exception
 logger = logging.getLogger(__name__)
-
-
-class Busy(Unavailable):
-    """Too much waits already; nothing was accepted."""
 
 
 class Gatherer:

@@ -1,8 +1,9 @@
 """What a process of the server counts of its own work: requests, batches, pools.
 
-It counts in a file that all of them share, so that whichever is asked answers for all. A process that has
-ended keeps its counts there until the server ends: a count never falls. Requests are counted beside it and
-written there once a second: the library takes some 4 µs for each, a fifth of all that the hot route takes.
+It counts in a file that all of them share, so that whichever is asked answers for all. What a process that
+has ended wrote there stays until the server ends: a count never falls. Requests are counted beside it and
+written there once a second, as the library takes some 4 µs for each, a fifth of all that the hot route takes:
+one that is killed takes those of its last second along.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ _own = CollectorRegistry()
 _BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _requests = Histogram(
     "instachat_http_request_seconds",
-    "From a request's arrival to the end of its answer; status 0 is one that got none",
+    "From a request's arrival to the end of its answer; status 0 is one that was cut off",
     ["method", "route", "status"],
     buckets=_BOUNDS,
     registry=_own,

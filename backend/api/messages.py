@@ -83,7 +83,7 @@ async def list_messages(
             lambda: list(here.catalog.messages(token, chat, after=after, limit=limit + 1))
         )
         return page([bodies.message(each) for each in found[:limit]], len(found) > limit)
-    matches = await here.call(
+    matches = await here.search(
         lambda: list(here.catalog.search(token, chat, keyword, after=after, limit=limit + 1))
     )
     return page([bodies.match(each) for each in matches[:limit]], len(matches) > limit)

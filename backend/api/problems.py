@@ -71,6 +71,7 @@ KINDS: tuple[tuple[type[InstaChatError], Problem], ...] = (
     (errors.LogFull, FULL),
     (errors.Unconfirmed, UNCONFIRMED),
     (errors.EngineDown, AWAY),
+    (errors.Busy, BUSY),
     (errors.Unavailable, Problem(503, "unavailable", "Unavailable")),
     (errors.HasChildren, Problem(409, "has-children", "Has children")),
     (errors.StaleVersion, Problem(409, "stale", "Changed meanwhile")),

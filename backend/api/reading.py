@@ -59,7 +59,7 @@ class _JsonRequest(Request):
     async def body(self) -> bytes:
         """The whole body; raises Refused."""
         if not hasattr(self, "_body"):
-            if not is_json(self.headers.get("content-type", "")):
+            if not _is_json(self.headers.get("content-type", "")):
                 raise Refused(problems.NOT_JSON_TYPE)
             self._body = await self._read()
         return self._body
@@ -88,7 +88,7 @@ class _JsonRequest(Request):
         return b"".join(chunks)
 
 
-def is_json(content_type: str) -> bool:
+def _is_json(content_type: str) -> bool:
     """Whether a body of that type is JSON in UTF-8."""
     if content_type == "application/json":
         return True

@@ -6,13 +6,14 @@ Each is started anew when it dies, and ends with the process that started it.
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -73,6 +74,7 @@ def _start(settings: Settings, listening: socket.socket) -> BaseProcess:
 
 def _serve(settings: Settings, listening: socket.socket) -> None:
     """All that a process of the server does."""
+    _raise_limit()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the one that started it is told, and tells it
     _end_with_parent()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -82,6 +84,13 @@ def _serve(settings: Settings, listening: socket.socket) -> None:
             # Uvicorn passes on to who was here before what it has heard, and would end before the diary.
             signal.signal(number, server.handle_exit)
         server.run([listening])
+
+
+def _raise_limit() -> None:
+    """As many connections as the system allows, where a shell allows fewer."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # a Mac has no limit that it lets us ask for
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def made(settings: Settings, observers: Sequence[Observe]) -> uvicorn.Server:

@@ -29,6 +29,7 @@ from backend.sql import Database
 
 CALLS = 24  # at the same time; each holds at most one of the database's 30 connections
 LONG_CALLS = 4
+SEARCHES = 8
 MOST_CALLS = 1_000  # under way and waiting; one more is refused at once
 CALL_SECONDS = 4.0
 LONG_SECONDS = 10.0
@@ -60,6 +61,7 @@ class Service:
         self._waiting = Waiting(core.database)
         self._threads = ThreadPoolExecutor(CALLS, "call")
         self._long_threads = ThreadPoolExecutor(LONG_CALLS, "long")
+        self._search_threads = ThreadPoolExecutor(SEARCHES, "search")
         self._calls = 0
 
     async def accept(self, request: Request) -> Accepted:
@@ -107,6 +109,10 @@ class Service:
         """Run a call of the core in a thread; Refused if that takes too long."""
         return await self._run(self._threads, call, CALL_SECONDS)
 
+    async def search(self, call: Callable[[], T]) -> T:
+        """As `call`, in threads that nothing else needs: a hanging Elasticsearch holds up only searches."""
+        return await self._run(self._search_threads, call, CALL_SECONDS)
+
     async def read(self, call: Callable[[], T | Pending]) -> T | Pending:
         """What a call finds; a second is waited for what is accepted and not stored yet."""
         deadline = self._clock() + READ_SECONDS
@@ -143,7 +149,7 @@ class Service:
     async def close(self) -> None:
         """Wait for what is accepting; what only reads is left."""
         await self._gatherer.close()
-        for threads in (self._threads, self._long_threads):
+        for threads in (self._threads, self._long_threads, self._search_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], T], seconds: float) -> T:

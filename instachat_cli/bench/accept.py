@@ -45,7 +45,7 @@ def _against_xadd(
     return duel(
         what,
         f"{count:,} messages to one chat, one connection; {pipelined:,} XADDs a pipeline, the text as"
-        " one field; both to the same Redis",
+        " one field; both by the same client, redis-py, to the same Redis",
         Side("accept", lambda: accept(ground.texts), count, after=ground.forget_accepted),
         Side("pipelined XADD", xadd, count, after=lambda: ground.redis.delete(key)),
         pairs=ground.scale.pairs,

@@ -29,7 +29,8 @@ from instachat_cli.talk import talk
 
 FEW = 100  # chats
 TENANTS = 64
-HOW = f"wrk, {CONNECTIONS} connections, one message a request, one server process"
+CLIENT = f"wrk, {CONNECTIONS} connections"
+HOW = f"{CLIENT}, one message a request, one server process"
 
 Measure = Callable[[], Load]
 
@@ -123,7 +124,8 @@ def _with_many_chats(ground: Ground, port: int) -> Iterator[Row]:
             return _then_forget(ground, lambda: wrk(port, [at], seconds, method))
 
         loads = _pairs(ground, load(crowded, ground.scale.crowd), load(small, FEW))
-        yield _rates(f"{name} {what}", HOW, f"one of {FEW}", loads, Goal(0.7))
+        how = HOW if method == "POST" else f"{CLIENT}, one server process"
+        yield _rates(f"{name} {what}", how, f"one of {FEW}", loads, Goal(0.7))
 
 
 def _with_two_processes(ground: Ground, path: Sequence[str]) -> Row:
@@ -136,7 +138,8 @@ def _with_two_processes(ground: Ground, path: Sequence[str]) -> Row:
             _then_forget(ground, lambda: wrk(two, path, seconds)),
             _then_forget(ground, lambda: wrk(one, path, seconds)),
         )
-    return _rates("accept by HTTP, two server processes", HOW, "one", loads)
+    how = f"{CLIENT}, one message a request"
+    return _rates("accept by HTTP, two server processes", how, "one", loads)
 
 
 def _application(ground: Ground, chats: int) -> str:

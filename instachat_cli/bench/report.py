@@ -59,7 +59,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _configurations(rows: Sequence[Row]) -> list[str]:
-    lines = ["Each with the default schema and durability `strict`:", ""]
+    lines = ["Each with the default schema, and durability `strict` where no other is named:", ""]
     lines += [
         f"{number}. {row.configuration}; {len(row.pairs)} pairs."
         for number, row in enumerate(rows, 1)

@@ -12,9 +12,9 @@ from sqlalchemy.event import listen
 from backend import accept
 from backend.accept import Acceptor, Request
 from backend.api import gather
-from backend.api.gather import Busy, Gatherer
+from backend.api.gather import Gatherer
 from backend.bootstrap import Backend
-from backend.errors import EngineDown, Failed, InstaChatError, NotFound, Unconfirmed
+from backend.errors import Busy, EngineDown, Failed, InstaChatError, NotFound, Unconfirmed
 from backend.log import Log
 from backend.log.asynchronous import AsyncAccepting
 from backend.model import Accepted, Parent

@@ -28,7 +28,7 @@ def test_a_slow_client_is_let_go(served: Server) -> None:
         "Content-Length: 26\r\n\r\n{".encode()
     )
     began = time.monotonic()
-    for connection, last in ((slow_headers, b""), (slow_body, b"HTTP/1.1 408")):
+    for connection, last in ((slow_headers, b"HTTP/1.1 408"), (slow_body, b"HTTP/1.1 408")):
         connection.settimeout(25)
         heard = connection.recv(100)
         assert heard.startswith(last)
