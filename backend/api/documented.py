@@ -22,7 +22,9 @@ _SAID = {
     503: "A dependency is away, or refuses for now.",
 }
 _WITH_BODY = (400, 408, 413, 415)
-_RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+_RETRY = {
+    "Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer"}}
+}
 _TOKEN = {"token": "$request.path.token"}
 _CHAT = {**_TOKEN, "chat": "$request.path.chat"}
 # What may follow a creation, with its number or token.
@@ -47,7 +49,13 @@ LINKS: dict[str, dict[str, dict[str, str]]] = {
     },
     "create_messages": {"show_message": {**_CHAT, "number": "$response.body#/last"}},
 }
-_ETAG = {"ETag": {"description": "the version, for If-Match", "schema": {"type": "string"}}}
+_ETAG = {
+    "ETag": {
+        "description": "the version, for If-Match",
+        "required": True,
+        "schema": {"type": "string"},
+    }
+}
 
 Responses = dict[int | str, dict[str, Any]]
 

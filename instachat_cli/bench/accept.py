@@ -1,12 +1,18 @@
-"""Accepting, against the least that any log in Redis can cost: pipelined XADDs of the same texts.
+"""Accepting, against the least that any log in Redis can cost: pipelined XADDs.
 
-An XADD gives no number, checks nothing and keeps no count. Both use the same client, on one connection.
+An XADD gives no number, checks nothing and keeps no count. By the same client the texts are the same; Redis's
+own benchmark, which is written in C, sends one text again and again. Each on one connection.
 """
 
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 
+from backend.errors import Failed
 from instachat_cli.bench.duel import Goal, Row, Side, duel
 from instachat_cli.bench.ground import BULK, TOGETHER, Ground
+from instachat_cli.talk import talk
 
 GOAL = Goal(must=1.0, aim=2.0)
 
@@ -22,6 +28,45 @@ def measure(ground: Ground) -> Iterator[Row]:
         lambda texts: ground.accept_together(texts, TOGETHER),
         TOGETHER,
         None,
+    )
+    program = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
+    if program is None:
+        talk.note("redis-benchmark is not here: its pipelined XADDs are left out")
+    else:
+        yield _against_benchmark(ground, program)
+
+
+def _against_benchmark(ground: Ground, program: str) -> Row:
+    key = f"{ground.backend.log.key(ground.chat.shard, 'log')}:rival"
+    count = len(ground.texts)
+    usual = sorted(ground.texts, key=len)[count // 2]
+    at = ground.redis.connection_pool.connection_kwargs
+    where = ["-s", at["path"]] if "path" in at else ["-h", at["host"], "-p", str(at["port"])]
+    words = ["-q", "-c", "1", "-n", str(count), "-P", str(BULK), "--dbnum", str(at.get("db") or 0)]
+    password = {"REDISCLI_AUTH": at["password"]} if at.get("password") else {}
+
+    def xadd() -> None:
+        subprocess.run(
+            [program, *where, *words, "XADD", key, "*", "e", usual],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | password,
+        )
+        if ground.redis.xlen(key) != count:
+            raise Failed(f"{program} did not do what was asked")
+
+    return duel(
+        "accept, requests of 1,000 messages",
+        f"{count:,} messages to one chat, one connection; {BULK:,} XADDs a pipeline, one text of usual"
+        " length again and again, by a process of its own, its start included; both to the same Redis",
+        Side(
+            "accept", lambda: ground.accept_bulk(ground.texts), count, after=ground.forget_accepted
+        ),
+        Side(
+            "redis-benchmark, pipelined XADD", xadd, count, after=lambda: ground.redis.delete(key)
+        ),
+        pairs=ground.scale.pairs,
+        goal=GOAL,
     )
 
 

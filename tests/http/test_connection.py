@@ -49,6 +49,7 @@ class Wire:
         """The next answer: status, JSON, and whether the connection stays open by its word."""
         response = HTTPResponse(self, method=method)  # type: ignore[arg-type]  # it has `makefile`
         response.begin()
+        self.headers = response.headers
         body = json.loads(response.read() or b"null")
         return response.status, body, not response.will_close
 
@@ -171,7 +172,10 @@ def test_what_is_no_http_is_a_problem_after_the_answers_that_are_due(
         assert to.ended
     with wire(served) as to:
         assert to.send(b"nonsense\r\n\r\n").answer()[0] == 400
+        rid = to.headers["x-request-id"]
+        assert to.headers["x-content-type-options"] == "nosniff"
         assert to.ended
+    until(lambda: rid in {line["request_id"] for line in served.requests})
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -330,7 +334,8 @@ def test_who_takes_too_long_is_let_go(backend: Backend, monkeypatch: pytest.Monk
         assert slow.answer("GET")[0] == 408
         assert slow.ended
         for _ in range(8):
-            assert fine.send(request("/healthz", b"A: b", method=b"GET", body=b"")).answer("GET")[0]
+            fine.send(request("/healthz", b"A: b", method=b"GET", body=b""))
+            assert fine.answer("GET")[0] == 200
             time.sleep(0.5)
         assert idle.ended
         until(lambda: _is_broken(deaf), 5)

@@ -3,6 +3,7 @@
 import http.client
 import json
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -186,10 +187,23 @@ def test_without_postgres_accepting_goes_on_and_reading_is_503(
         server.remove()
 
 
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """The address of somebody who takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1_000) as listening:
+        yield "http://127.0.0.1:{}".format(listening.getsockname()[1])
+
+
+@pytest.mark.parametrize("hangs", [False, True])
 def test_without_elasticsearch_only_searching_is_503(
-    elasticsearch: Elasticsearch, engines: Engines, own_redis: RedisServer, tmp_path: Path
+    elasticsearch: Elasticsearch,
+    engines: Engines,
+    own_redis: RedisServer,
+    tmp_path: Path,
+    mute: str,
+    hangs: bool,
 ) -> None:
-    """Creating, storing, reading and editing go on; the server is degraded, and not taken away."""
+    """Creating, storing, reading and editing go on, at once; the server is degraded, and not taken away."""
     settings = Settings(
         database_url=engines.fresh_database(),
         redis_url=own_redis.url,
@@ -197,7 +211,7 @@ def test_without_elasticsearch_only_searching_is_503(
     )
     with open_backend(settings):
         pass  # makes the first index
-    nowhere = f"http://127.0.0.1:{free_port()}"
+    nowhere = mute if hangs else f"http://127.0.0.1:{free_port()}"
     server = Server(settings.model_copy(update={"elasticsearch_url": nowhere}), tmp_path)
     worker = start_worker(server)
     try:
@@ -206,10 +220,16 @@ def test_without_elasticsearch_only_searching_is_503(
         path = f"{chat}/messages"
         body = {"message": {"text": "one"}}
         assert server("POST", f"{path}?wait=stored", body).status == 201
-        assert server("GET", f"{path}/1").status == 200
-        assert server("PATCH", f"{path}/1", body).status == 200
-        found = server("GET", f"{path}?keyword=one")
-        assert (found.status, found.headers["retry-after"]) == (503, "1")
+        with ThreadPoolExecutor(40) as searching:
+            searches = [searching.submit(server, "GET", f"{path}?keyword=one") for _ in range(40)]
+            time.sleep(0.3)
+            for method in ("GET", "PATCH"):
+                began = time.monotonic()
+                assert server(method, f"{path}/1", body).status == 200
+                assert time.monotonic() - began < SECOND
+            for search in searches:
+                found = search.result()
+                assert (found.status, found.headers["retry-after"]) == (503, "1")
         ready = server("GET", "/readyz")
         assert (ready.status, ready.json["away"]) == (200, ["Elasticsearch"])
     finally:
@@ -243,6 +263,30 @@ def test_without_an_index_searching_is_503_and_accepting_goes_on(
             worker.kill()
             worker.wait()
         assert (made.status, made.json) == (202, {"number": 2})
+    finally:
+        server.remove()
+
+
+def test_what_can_not_be_accepted_now_says_when_to_try_again(
+    engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """A full log, and a chat that is being deleted: 503, by the fast lane and by the ordinary route."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url, log_limit=4)
+    server = Server(settings, tmp_path)
+    try:
+        app = Application(server.up())
+        kept, closing = app.chat(), app.chat()
+        body = {"message": {"text": "x"}}
+
+        def refused(chat: str) -> set[tuple[int, str, str]]:
+            answers = [server("POST", f"{chat}/messages{query}", body) for query in ("", "?a=1")]
+            return {(a.status, a.json["type"][26:], a.headers["retry-after"]) for a in answers}
+
+        with open_backend(settings) as core:
+            core.acceptor.accept(accept.deletion(app.token, 2))
+        assert refused(closing) == {(503, "being-deleted", "1")}
+        assert server("POST", f"{kept}/messages", body).status == 202
+        assert refused(kept) == {(503, "full", "1")}
     finally:
         server.remove()
 

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -99,23 +99,35 @@ def test_requests_of_one_moment_are_one_call(
     assert not watched.mended
 
 
+def _until_echo(heard: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What came from outside of Redis, until the echo."""
+    for each in heard:
+        if each["command"].upper().startswith("ECHO"):
+            return
+        if each["client_type"] != "lua":
+            yield each
+
+
 def test_nothing_but_one_script_is_asked_on_the_way(
     watched: Watched, backend: Backend, application: str
 ) -> None:
-    """For verified counters: one call of Redis for the whole batch, and none of SQL."""
+    """For verified counters: one call of Redis for the whole batch, and none of SQL.
+
+    But for greeting it on a new connection, and a look at its memory once a second.
+    """
     chat = chat_of(backend, application)
     requests = [accept.messages(application, chat, [f"text {i}"]) for i in range(50)]
     asyncio.run(gathered(watched, requests))
     statements: list[str] = []
     listen(backend.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
 
-    def scripts() -> int:
-        found: Any = backend.log.redis.info("commandstats")
-        return int(found["cmdstat_evalsha"]["calls"])
-
-    before = scripts()
-    asyncio.run(gathered(watched, requests))
-    assert scripts() - before == 1
+    monitoring: Any = backend.log.redis
+    with monitoring.monitor() as monitor:
+        asyncio.run(gathered(watched, requests))
+        backend.log.redis.echo("that was all")
+        heard = iter(monitor.next_command, None)
+        asked = [each["command"].split()[0].upper() for each in _until_echo(heard)]
+    assert [name for name in asked if name not in {"HELLO", "CLIENT", "INFO"}] == ["EVALSHA"]
     assert statements == []
 
 

@@ -1,15 +1,18 @@
 """What keeps the server up and its secrets in: slow and idle clients, limits, headers, logs."""
 
 import json
+import resource
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.engines import RedisServer
+from tests.engines import RedisServer, die_with_parent
+from tests.http import serving
 from tests.http.conftest import OPERATOR
 from tests.http.serving import Application, Server, until
 
@@ -38,14 +41,34 @@ def test_a_slow_client_is_let_go(served: Server) -> None:
     slow_body.close()
 
 
-def test_a_thousand_idle_connections_do_no_harm(served: Server) -> None:
-    """Beside 1,500 that say nothing, a request is answered at once."""
-    idle = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(1_500)]
+@pytest.fixture
+def frugal(
+    engines: Engines, own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    """A server whose shell allows it so few open files as most do."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def fewer() -> None:
+        die_with_parent()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, most))
+
+    monkeypatch.setattr(serving, "die_with_parent", fewer)
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    server = Server(settings, tmp_path)
     try:
-        app = Application(served)
+        yield server.up()
+    finally:
+        server.remove()
+
+
+def test_a_thousand_idle_connections_do_no_harm(frugal: Server) -> None:
+    """Beside 1,500 that say nothing, a request is answered at once."""
+    idle = [socket.create_connection(("127.0.0.1", frugal.port)) for _ in range(1_500)]
+    try:
+        app = Application(frugal)
         chat = app.chat()
         for number in range(1, 21):
-            made = served("POST", f"{chat}/messages", {"message": {"text": "x"}}, timeout=5)
+            made = frugal("POST", f"{chat}/messages", {"message": {"text": "x"}}, timeout=5)
             assert made.json == {"number": number}
     finally:
         for connection in idle:
@@ -150,9 +173,16 @@ def limited(
 def test_one_address_creates_so_many_applications_and_no_more(limited: Server) -> None:
     """Counted over all processes; 429 says when to try again; nothing else is limited; no CORS here."""
     body = {"application": {"name": "x"}}
-    made = [limited("POST", "/api/v1/applications", body) for _ in range(5)]
+    made = [
+        limited("POST", "/api/v1/applications", body, x_forwarded_for=f"10.0.0.{n}")
+        for n in range(5)
+    ]  # whatever the client says of its address
     assert [answer.status for answer in made] == [201] * 5
-    refused = limited("POST", "/api/v1/applications", body, origin="https://a.example")
+    refused = limited(
+        *("POST", "/api/v1/applications", body),
+        origin="https://a.example",
+        x_forwarded_for="10.0.0.9",
+    )
     assert (refused.status, refused.json["type"].rpartition(":")[2]) == (429, "too-many")
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert "access-control-allow-origin" not in refused.headers

@@ -132,6 +132,30 @@ def test_no_request_finds_what_the_schema_does_not_say(served: Server, route: st
     holds()
 
 
+@pytest.mark.parametrize(
+    "route", [route for route, operation in OPERATIONS.items() if "security" in operation]
+)
+def test_no_operators_request_finds_what_the_schema_does_not_say(
+    served: Server, route: str
+) -> None:
+    """With the operator's token: what only it opens is held against the schema, too."""
+    method, _, path = route.partition(" ")
+    seen: set[int] = set()
+
+    @BOUNDED
+    @given(case=API[path][method].as_strategy())
+    def holds(case: Any) -> None:
+        case.headers["Authorization"] = f"Bearer {OPERATOR}"
+        seen.add(
+            case.call_and_validate(
+                base_url=f"http://127.0.0.1:{served.port}", checks=CHECKS
+            ).status_code
+        )
+
+    holds()
+    assert CONTRACT[route] in seen
+
+
 def test_no_sequence_finds_what_the_schema_does_not_say(served: Server) -> None:
     """Created, read, changed and deleted along the links of the schema."""
     API.config.update(base_url=f"http://127.0.0.1:{served.port}")

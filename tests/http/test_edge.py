@@ -1,0 +1,86 @@
+"""What is around every request: its log, its measures, and an answer whatever happens."""
+
+import asyncio
+import json
+import logging
+import threading
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from backend.api import logs, problems
+from backend.api.edge import Edge
+from backend.api.logs import Diary
+from backend.errors import Busy
+
+
+def test_a_request_that_is_cut_off_is_told_by_a_problem() -> None:
+    """At the end of the server; not by Uvicorn's own words."""
+    sent: list[Message] = []
+    observed: list[tuple[Any, ...]] = []
+
+    async def hang(_: Scope, __: Receive, ___: Send) -> None:
+        await asyncio.sleep(60)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def cut_off() -> None:
+        edge = Edge(hang, [lambda *told: observed.append(told)])
+        scope = {"type": "http", "method": "GET", "headers": []}
+        request = asyncio.ensure_future(edge(scope, receive, send))
+        await asyncio.sleep(0.01)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    asyncio.run(cut_off())
+    start, body = sent
+    assert start["status"] == 503
+    assert dict(start["headers"])[b"content-type"] == problems.MEDIA_TYPE.encode()
+    assert json.loads(body["body"])["status"] == 503
+    assert [told[3] for told in observed] == [503]
+
+
+def test_too_much_at_once_is_called_busy() -> None:
+    """Apart from what is away: the same status, and a type of its own."""
+    assert problems.of(Busy("too many"))[0] is problems.BUSY
+
+
+class Stuck:
+    """A stream that takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        self.written = ""
+        self.asked, self.free = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        """See TextIO."""
+        self.asked.set()
+        self.free.wait(20)
+        self.written += text
+        return len(text)
+
+    def flush(self) -> None:
+        """See TextIO."""
+
+
+def test_a_log_that_nobody_takes_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests and events alike: nobody waits, no more than so many lines are held."""
+    monkeypatch.setattr(logs, "MOST_LINES", 100)
+    stream = Stuck()
+    diary = Diary(stream)  # type: ignore[arg-type]  # it has what is called
+    diary.request(b"first", "GET", "/", 200, 0.1)
+    assert stream.asked.wait(10)
+    for _ in range(150):
+        diary.request(b"more", "GET", "/", 200, 0.1)
+        diary.emit(logging.makeLogRecord({"msg": "an event", "levelname": "WARNING"}))
+    stream.free.set()
+    diary.close()
+    lines = [json.loads(line) for line in stream.written.splitlines()]
+    assert len(lines) == 1 + 100 + 1
+    assert lines[-1]["event"] == "200 lines were dropped"
