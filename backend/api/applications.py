@@ -84,7 +84,12 @@ async def list_applications(
     here: Here,
     limit: Limit = shapes.ITEMS,
     after: Annotated[
-        str | None, Query(max_length=64, description="only what is behind the one with this token")
+        str | None,
+        Query(
+            max_length=64,
+            description="only what is behind the one with this token",
+            examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"],
+        ),
     ] = None,
 ) -> Response:
     """All applications, in the order of their creation."""

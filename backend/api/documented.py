@@ -1,5 +1,6 @@
 """What OpenAPI says beside the routes themselves: problems, headers, the operator's key."""
 
+import json
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +21,14 @@ _SAID = {
     422: "A value is not valid.",
     429: "Too many applications were created from this address.",
     503: "A dependency is away, or refuses for now.",
+}
+_EXAMPLES = {
+    problem.status: json.loads(problems.encoded(problem))
+    for problem in (
+        *(problem for _, problem in reversed(problems.KINDS)),
+        *(problems.NOT_JSON, problems.NO_OPERATOR, problems.TOO_SLOW, problems.TOO_LARGE),
+        *(problems.NOT_JSON_TYPE, problems.INVALID, problems.TOO_MANY, problems.AWAY),
+    )
 }
 _WITH_BODY = (400, 408, 413, 415)
 _RETRY = {
@@ -90,7 +99,10 @@ def _problem(status: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "description": _SAID[status],
         "content": {
-            problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}},
+            problems.MEDIA_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "example": _EXAMPLES[status],
+            },
         },
     }
     if status in (429, 503):

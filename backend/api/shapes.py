@@ -166,20 +166,31 @@ def _digits(value: Any) -> Any:
     raise ValueError("not a number in plain digits")
 
 
-def _digits_from(lowest: int, highest: int) -> tuple[BeforeValidator, Any, WithJsonSchema]:
+def _digits_from(
+    lowest: int, highest: int, example: int
+) -> tuple[BeforeValidator, Any, WithJsonSchema]:
     return (
         BeforeValidator(_digits),
         Field(ge=lowest, le=highest),
-        WithJsonSchema({"type": "integer", "minimum": lowest, "maximum": highest}),
+        WithJsonSchema(
+            {"type": "integer", "minimum": lowest, "maximum": highest, "examples": [example]}
+        ),
     )
 
 
-Token = Annotated[str, Path(description="the application's token")]
-ChatNumber = Annotated[int, *_digits_from(1, MAX_NUMBER), Path(description="the chat's number")]
-MessageNumber = Annotated[
-    int, *_digits_from(1, MAX_NUMBER), Path(description="the message's number")
+Token = Annotated[
+    str,
+    Path(description="the application's token", examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"]),
 ]
-Limit = Annotated[int, *_digits_from(1, MOST_ITEMS), Query(description="how many of them at most")]
+ChatNumber = Annotated[int, *_digits_from(1, MAX_NUMBER, 1), Path(description="the chat's number")]
+MessageNumber = Annotated[
+    int, *_digits_from(1, MAX_NUMBER, 12), Path(description="the message's number")
+]
+Limit = Annotated[
+    int,
+    *_digits_from(1, MOST_ITEMS, 20),
+    Query(description="how many of them at most"),
+]
 Keyword = Annotated[
     str | None,
     Query(
@@ -191,5 +202,7 @@ Keyword = Annotated[
     ),
 ]
 After = Annotated[
-    int, *_digits_from(0, MAX_NUMBER), Query(description="only what is behind this number")
+    int,
+    *_digits_from(0, MAX_NUMBER, 50),
+    Query(description="only what is behind this number"),
 ]

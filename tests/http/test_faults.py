@@ -191,7 +191,7 @@ def test_without_postgres_accepting_goes_on_and_reading_is_503(
 def mute() -> Iterator[str]:
     """The address of somebody who takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=1_000) as listening:
-        yield "http://127.0.0.1:{}".format(listening.getsockname()[1])
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -104,6 +104,23 @@ def test_every_shape_and_its_examples_are_valid() -> None:
                 assert not plain or Draft202012Validator(schema).is_valid(example), (name, field)
 
 
+def test_every_parameter_and_every_problem_has_an_example() -> None:
+    """A problem's is one of its own status."""
+    for route, operation in OPERATIONS.items():
+        for parameter in operation.get("parameters", []):
+            told = parameter["schema"]
+            assert (
+                told.get("examples") or {"enum", "const"} & set(told) or told["type"] == "boolean"
+            ), (
+                route,
+                parameter["name"],
+            )
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400:
+                example = answer["content"]["application/problem+json"]["example"]
+                assert example["status"] == int(status)
+
+
 def test_the_server_serves_that_schema(served: Server) -> None:
     """The one that this process makes from the same definitions."""
     assert served("GET", "/openapi.json").json == SCHEMA
