@@ -10,7 +10,7 @@ from backend.api.shapes import PREFIX
 router = APIRouter(prefix=PREFIX + "/messages", tags=["operator"], dependencies=[Depends(operator)])
 
 
-@router.post("/reindex", status_code=202, responses=answers(401))
+@router.post("/reindex", status_code=202, response_class=Response, responses=answers(401))
 async def reindex(here: Here) -> Response:
     """Ask for the search index to be built anew, by a worker, while searches and changes go on.
 
