@@ -27,9 +27,10 @@ from backend.model import Accepted
 from backend.settings import Settings
 from backend.sql import Database
 
-CALLS = 24  # at the same time; each holds at most one of the database's 30 connections
+# At the same time; each holds at most one of the database's 30 connections.
+CALLS = 18
 LONG_CALLS = 4
-SEARCHES = 8
+SEARCHES = 6
 MOST_CALLS = 1_000  # under way and waiting; one more is refused at once
 CALL_SECONDS = 4.0
 LONG_SECONDS = 10.0
