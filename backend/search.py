@@ -69,7 +69,7 @@ class IndexSearcher:
         """See Searcher. Raises NoIndex where no index holds all messages."""
         found: list[Message] = []
         size = limit + FEW
-        # One connection for all of it: taking another costs a tenth of a search. No transaction is open on it.
+        # One connection for all of it, as taking another costs a tenth of a search. It is in no transaction.
         with self._database.connect() as connection:
             live = _live(indices.live_index(connection))
             while True:
