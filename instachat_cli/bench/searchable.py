@@ -18,7 +18,7 @@ from backend import accept
 from backend.errors import Failed
 from backend.index import SETTINGS
 from backend.sql import indices
-from instachat_cli.bench.duel import Goal, Row
+from instachat_cli.bench.duel import Goal, Row, Side
 from instachat_cli.bench.elastic import Elastic
 from instachat_cli.bench.ground import BULK, Ground
 
@@ -29,6 +29,7 @@ POLL_SECONDS = 0.01
 WARM_SECONDS = 3.0  # that do not count
 PATIENCE = 60.0
 REFRESH_MS = 1000.0
+WARMER = 1.1  # a node that gets quicker by more than this is not warm yet
 
 
 def measure(ground: Ground) -> Iterator[Row]:
@@ -41,7 +42,7 @@ def measure(ground: Ground) -> Iterator[Row]:
         ground.accept_bulk(ground.texts)
         ground.drain()
         messages += len(ground.texts)
-    rate = elastic.ceiling(elastic.prebuilt(messages), messages).measure() / 2
+    rate = _warm(elastic.ceiling(elastic.prebuilt(messages), messages)) / 2
     elastic.renew()
     ground.backend.publisher and ground.backend.publisher.publish()
     with _worker(ground):
@@ -49,8 +50,8 @@ def measure(ground: Ground) -> Iterator[Row]:
     for at, what, goal in ((49, "p50", MEDIAN), (98, "p99", WORST)):
         yield Row(
             f"accepted to searchable, {what}",
-            f"{rate:,.0f} messages/s accepted, half of what Elasticsearch takes in {messages:,} of"
-            f" bulks made before;"
+            f"{rate:,.0f} messages/s accepted, half of what a warm Elasticsearch takes in bulks made"
+            f" before, {messages:,} messages in a row;"
             f" {ground.scale.steady_seconds:g} s, {1 / TURN_SECONDS:.0f} requests a second; one worker",
             "accepted to searchable",
             "the refresh interval",
@@ -58,6 +59,14 @@ def measure(ground: Ground) -> Iterator[Row]:
             [(took[at] * 1000, REFRESH_MS)],
             goal,
         )
+
+
+def _warm(ceiling: Side) -> float:
+    """Messages a second once the node has compiled what it runs, which triples them."""
+    rate = 0.0
+    while (again := ceiling.measure()) > rate * WARMER:
+        rate = again
+    return again
 
 
 @contextmanager
