@@ -24,7 +24,7 @@ def compare(
         typer.Option(metavar="SHARE", help="How much worse is no regression.", parser=share),
     ] = 0.1,
     force: Annotated[
-        bool, typer.Option("--force", help="Compare runs that were asked for different loads, too.")
+        bool, typer.Option("--force", help="Compare interrupted runs and different loads, too.")
     ] = False,
 ) -> None:
     """Compare runs, and print as Markdown what differs by more than noise.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import fmean, stdev
 
-from loadtest.result import Moment, Requests, Result
+from loadtest.result import Breakpoint, Moment, Requests, Result
 
 ENOUGH_RUNS = 3
 ENOUGH_SECONDS = 10
@@ -97,13 +97,27 @@ class Failures:
         return self.new - self.old > max(SURE * self.error, MORE_FAILURES)
 
 
+ASKED: dict[str, Callable[[Result], object]] = {
+    **{name: attrgetter(name) for name in ("scenario", "profile", "model", "users", "rate")},
+    "processes": attrgetter("processes"),
+    "seconds": attrgetter("planned_s"),
+    "chats": attrgetter("chats"),
+    "what a step has to keep": lambda result: result.breakpoint and _bars(result.breakpoint),
+}
+
+
 def unlike(old: Sequence[Result], new: Sequence[Result]) -> list[str]:
-    """What the runs were asked for that is not the same for all of them, in words."""
+    """What the runs were asked for that is not the same for all of them, in words; and who was cut short."""
     found = []
-    for name in ("scenario", "profile", "model", "users", "rate", "processes"):
-        values = dict.fromkeys(str(getattr(result, name)) for result in (*old, *new))
+    for name, of in ASKED.items():
+        values = dict.fromkeys(
+            "none" if (value := of(result)) is None else str(value) for result in (*old, *new)
+        )
         if len(values) > 1:
             found.append(f"{name}: {', '.join(values)}")
+    for name, side in (("before", old), ("after", new)):
+        if cut := sum(result.interrupted for result in side):
+            found.append(f"length: {cut} of {_runs(side)} {name} interrupted")
     return found
 
 
@@ -178,12 +192,19 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
     yield from _other_facts(old, new)
 
 
+def _bars(asked: Breakpoint) -> str:
+    return f"p99 ≤ {asked.max_p99_ms:g} ms, failed ≤ {asked.max_errors:.2%}"
+
+
 def _runs(side: Sequence[Result]) -> str:
     return f"{len(side)} run{'s' if len(side) > 1 else ''}"
 
 
 def _other_facts(old: Sequence[Result], new: Sequence[Result]) -> Iterator[str]:
-    """What differs around the runs: on another machine everything may."""
+    """What differs around the runs: on another machine everything may; another seed is the same load."""
+    seeds = [", ".join(dict.fromkeys(str(r.seed) for r in side)) for side in (old, new)]
+    if seeds[0] != seeds[1]:
+        yield f"- not the same: seed: {seeds[0]}; then {seeds[1]}"
     names = dict.fromkeys(name for result in (*old, *new) for name in result.facts)
     for name in names:
         before, after = (

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from loadtest.report.compare import changes, failures, missing
+from loadtest.report.compare import changes, failures, markdown, missing, unlike
 from loadtest.result import Audit, Breakpoint, Lags, Moment, Result, Spread, Window, dumps
 from tests.load.conftest import bench
 from tests.load.test_docs import commands
@@ -147,6 +148,28 @@ def test_a_route_or_a_lag_that_is_gone_is_a_regression() -> None:
         assert [(of_what in m.metric.of_what, m.regressed) for m in found] == [(True, True)] * gone
     appeared = [replace(run, requests=[row, replace(row, name="GET /y")]) for run in before]
     assert [m.regressed for m in missing(before, appeared)] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"planned_s": 30.0}, "seconds: 60.0, 30.0"),
+        ({"planned_s": None}, "seconds: 60.0, none"),
+        ({"chats": 1}, "chats: 64, 1"),
+        ({"interrupted": True}, "length: 1 of 2 runs after interrupted"),
+        (
+            {"breakpoint": Breakpoint(None, None, [], 50.0, 0.01)},
+            "what a step has to keep: p99 ≤ 100 ms, failed ≤ 1.00%, p99 ≤ 50 ms, failed ≤ 1.00%",
+        ),
+    ],
+)
+def test_runs_of_different_loads_are_not_alike(asked: dict[str, Any], said: str) -> None:
+    """Nor are those that were cut short. Another seed is named by the table, and is the same load."""
+    bars = Breakpoint(400.0, 400.0, [], 100.0, 0.01)
+    run = replace(RESULT, planned_s=60.0, chats=64, breakpoint=bars)
+    assert unlike([run], [run, replace(run, seed=7)]) == []
+    assert unlike([run], [run, replace(run, **asked)]) == [said]
+    assert "- not the same: seed: 1; then 7" in markdown([run], [replace(run, seed=7)], 0.1)
 
 
 @pytest.fixture

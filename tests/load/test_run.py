@@ -33,6 +33,7 @@ def test_a_clean_run_passes_and_says_all_that_was_promised(serve: Callable[..., 
     assert Result.from_json(found).problems == []
     assert (found["seed"], found["profile"], found["scenario"]) == (11, "smoke", "mixed")
     assert found["model"] == "open"
+    assert (found["planned_s"], found["chats"]) == (6.0, 16)
     assert {row["name"].split()[0] for row in found["requests"]} == {
         *("GET", "POST", "PATCH", "DELETE")
     }
