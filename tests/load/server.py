@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import random
 import sys
 import time
 from dataclasses import dataclass, field
@@ -32,10 +33,11 @@ FAULTS = {
     "err": "a message is stored, and answered by 500",
     "refuse": "a message is not stored, and answered by 503",
     "slow": "every answer takes 80 ms",
+    "uneven": "every other answer, by chance, takes 100 ms",
     "stall": "3 s after the first message nothing is answered for a second",
     "lag": "a message is stored 150 ms after its answer, and found after 300 ms",
 }
-SLOW, STALL_AFTER, STALL = 0.08, 3.0, 1.0
+SLOW, UNEVEN, STALL_AFTER, STALL = 0.08, 0.1, 3.0, 1.0
 STORED_AFTER, FOUND_AFTER = 0.15, 0.3
 
 
@@ -99,6 +101,8 @@ class Store:
             since = time.monotonic() - self.first_message
             if STALL_AFTER <= since < STALL_AFTER + STALL:
                 return STALL_AFTER + STALL - since
+        if "uneven" in self.faults:
+            return random.choice((0.0, UNEVEN))
         return SLOW if "slow" in self.faults else 0.0
 
     def _new_chat(self, token: str) -> tuple[int, Any]:
