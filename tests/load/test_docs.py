@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,12 @@ def commands(mark: str) -> list[list[str]]:
 
 
 def start(words: list[str], host: str, *more: object) -> "subprocess.Popen[str]":
-    """Start a command of the page, with another address and what makes it shorter."""
+    """Start a command of the page, with another address and what makes it shorter.
+
+    The programs are those beside this Python: a worktree has no .venv of its own.
+    """
+    assert words[0].startswith(".venv/bin/")
+    words = [str(Path(sys.executable).with_name(Path(words[0]).name)), *words[1:]]
     words = [host if word == "http://127.0.0.1:3000" else word for word in words]
     return subprocess.Popen(
         [*words, *map(str, more)],
@@ -47,11 +53,16 @@ def test_every_bench_command_of_the_page_runs(serve: Callable[..., str], tmp_pat
     for words in commands(""):
         assert words[1:3] == ["bench", "run"]
         host = serve()
-        shorter = ["--duration", "4s", "--rate", 20, "--users", 5, "--chats", 2, "-o", "json"]
+        shorter = ["--duration", "4s", "--users", 5, "--chats", 2, "-o", "json"]
+        model = "closed" if "--users" in words else "open"
+        shorter += ["--rate", 20] if model == "open" else []
         elsewhere = ["--report", tmp_path] if "--report" in words else []
-        started.append(start(words, host, "--host", host, *shorter, *elsewhere))
-    for run in map(ended, started):
+        started.append((model, start(words, host, "--host", host, *shorter, *elsewhere)))
+    assert {model for model, _ in started} == {"closed", "open"}
+    for model, running in started:
+        run = ended(running)
         assert run.code in (0, 4), run.err
+        assert run.json["model"] == model
         assert run.json["audit"]["answered"] > 0
         total, window = run.json["total"], run.json["window"]
         seconds = window["to_s"] - window["from_s"]
