@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -225,6 +227,23 @@ def test_an_interrupted_run_measures_only_while_it_ran(serve: Callable[..., str]
     assert found.window.to_s == pytest.approx(found.duration_s, abs=0.01)
 
 
+def test_locusts_page_answers_and_the_run_ends_by_itself(serve: Callable[..., str]) -> None:
+    """`--web`: the page is where it is said to be; nobody has to press a button on it."""
+    run = start_bench(
+        *("run", "ingest", "--host", serve(), "--duration", "3s", "--rate", 20, "--chats", 4),
+        "--web",
+    )
+    assert run.stderr
+    while not (found := re.search(r"page is at (http://\S+)", run.stderr.readline())):
+        assert run.poll() is None
+    wait_until(lambda: "<title>Locust</title>" in _page(found[1]))
+    done = ended(run)
+    assert done.code == 0
+    result = loads(done.out)
+    assert result.total.count > 0
+    assert not result.interrupted
+
+
 def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
     """Nobody there: 5. Somebody there who is no InstaChat: 1. Wrong usage: 2. Nothing is printed."""
     host = serve()
@@ -289,6 +308,15 @@ def _names(process: psutil.Process, folder: Path) -> bool:
 
 def _file(scenario: Scenario) -> str:
     return f"loadtest/{scenario.replace('-', '_')}.py"
+
+
+def _page(address: str) -> str:
+    """Its text; nothing as long as nobody answers."""
+    try:
+        with urlopen(address, timeout=5) as answer:
+            return str(answer.read(), "utf-8")
+    except URLError:
+        return ""
 
 
 def _said(log: Path) -> Counter[str]:
