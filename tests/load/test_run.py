@@ -244,6 +244,23 @@ def test_locusts_page_answers_and_the_run_ends_by_itself(serve: Callable[..., st
     assert not result.interrupted
 
 
+def test_breakpoint_ends_once_two_levels_in_a_row_did_not_hold(serve: Callable[..., str]) -> None:
+    """Of a server that is slow from the first level on nothing more is to be found out in twenty levels."""
+    run = bench(
+        *("run", "ingest", "--profile", "breakpoint", "--host", serve("slow"), "--duration", "40s"),
+        *("--rate", 20, "--max-p99", "50ms", "--chats", 4),
+    )
+    assert run.code == 4
+    assert "not even the first level held" in run.err
+    found = loads(run.out)
+    assert not found.interrupted
+    assert found.duration_s < 20
+    assert found.breakpoint
+    assert found.breakpoint.level is None
+    assert 2 <= len(found.breakpoint.steps) < 10
+    assert all("p99" in step.why for step in found.breakpoint.steps)
+
+
 def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
     """Nobody there: 5. Somebody there who is no InstaChat: 1. Wrong usage: 2. Nothing is printed."""
     host = serve()
