@@ -254,11 +254,11 @@ def test_breakpoint_ends_once_two_levels_in_a_row_did_not_hold(serve: Callable[.
     assert "not even the first level held" in run.err
     found = loads(run.out)
     assert not found.interrupted
-    assert found.duration_s < 20
+    assert found.duration_s < 10
     assert found.breakpoint
     assert found.breakpoint.level is None
-    assert 2 <= len(found.breakpoint.steps) < 10
-    assert all("p99" in step.why for step in found.breakpoint.steps)
+    assert 2 <= len(found.breakpoint.steps) <= 4
+    assert {step.why for step in found.breakpoint.steps} == {"p99"}  # none was cut off amid it
 
 
 def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
