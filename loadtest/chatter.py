@@ -110,9 +110,9 @@ class Chatter(FastHttpUser):
         self._ask(LIST, messages(self._token(application), chat, limit=50, after=after), (200,))
 
     def read(self) -> None:
-        """Read a message of its own; say something if it has said nothing yet."""
+        """Read a message of its own."""
         if not self._own:
-            return self.send()
+            return self._without_own()
         application, chat, number = self._own[-1]
         self._ask(READ, messages(self._token(application), chat, number), (200, 202))
         return None
@@ -127,8 +127,8 @@ class Chatter(FastHttpUser):
     def edit(self) -> None:
         """Change a message of its own."""
         if not self._own:
-            return self.send()
-        application, chat, number = self._own[self.chance.randrange(len(self._own))]
+            return self._without_own()
+        application, chat, number = self._own[self._place()]
         text = self._text(application, chat)
         path = messages(self._token(application), chat, number)
         status, _ = self._ask(EDIT, path, (200,), {"message": {"text": text}})
@@ -140,8 +140,8 @@ class Chatter(FastHttpUser):
     def delete(self) -> None:
         """Delete a message of its own."""
         if not self._own:
-            return self.send()
-        place = self.chance.randrange(len(self._own))
+            return self._without_own()
+        place = self._place()
         application, chat, number = self._own[place]
         del self._own[place]
         path = messages(self._token(application), chat, number)
@@ -162,6 +162,23 @@ class Chatter(FastHttpUser):
             self._swarm.recorder.fate(What.CHAT_CREATION_UNKNOWN, application, 0)
 
     # -- how ---------------------------------------------------------------------------------------
+
+    def _without_own(self) -> None:
+        """Instead of what takes a message of its own, by a user that has sent none yet.
+
+        In the open model it is chance who is free for an arrival, and what is said must not depend on that:
+        it reads a page. But if there are tasks that `--tags` has left out, nobody else may say anything.
+        """
+        options = self._swarm.environment.parsed_options
+        chosen = options and (options.tags or options.exclude_tags)
+        if self._swarm.arrivals is None or chosen:
+            self.send()
+        else:
+            self.list_newest()
+
+    def _place(self) -> int:
+        """One of its own messages; that takes one number of the chance, however many of them there are."""
+        return int(self.chance.random() * len(self._own))
 
     def _somewhere(self) -> tuple[int, int]:
         return self.chance.choice(self._swarm.ground.chats)

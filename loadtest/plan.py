@@ -16,6 +16,7 @@ STEP_FACTOR = 1.25  # from one level of `breakpoint` to the next
 STEPS = 24  # at most so many, and none of them shorter than
 STEP_SECONDS = 2.0
 SETTLE_SHARE = 0.3  # of a step, before its figures count
+FIRST_RATE = 50.0  # of `breakpoint`, unless --rate says otherwise
 MOST_UNDER_WAY = 500  # requests at once, in the open model, unless --users says otherwise
 
 
@@ -113,7 +114,6 @@ class Profile:
 
     about: str
     users: int
-    rate: float
     seconds: float
     ramp: float  # seconds, at most a third of the run; they do not count
     levels: list[float] = field(default_factory=lambda: [1.0])
@@ -129,18 +129,14 @@ class Profile:
 
 
 PROFILES: dict[Shape, Profile] = {
-    Shape.SMOKE: Profile("does it work at all", users=5, rate=50, seconds=10, ramp=2),
-    Shape.LOAD: Profile("an ordinary busy hour", users=50, rate=300, seconds=60, ramp=10),
+    Shape.SMOKE: Profile("does it work at all", users=5, seconds=10, ramp=2),
+    Shape.LOAD: Profile("an ordinary busy hour", users=50, seconds=60, ramp=10),
     Shape.STRESS: Profile(
-        "more and more", users=200, rate=1_000, seconds=90, ramp=10, levels=[0.25, 0.5, 0.75, 1.0]
+        "more and more", users=200, seconds=90, ramp=10, levels=[0.25, 0.5, 0.75, 1.0]
     ),
-    Shape.SOAK: Profile("for long", users=50, rate=300, seconds=3_600, ramp=30),
-    Shape.SPIKE: Profile(
-        "a sudden crowd", users=200, rate=1_000, seconds=60, ramp=5, levels=[0.1, 1.0, 0.1]
-    ),
-    Shape.BREAKPOINT: Profile(
-        "up until it no longer holds", users=500, rate=50, seconds=120, ramp=5
-    ),
+    Shape.SOAK: Profile("for long", users=50, seconds=3_600, ramp=30),
+    Shape.SPIKE: Profile("a sudden crowd", users=200, seconds=60, ramp=5, levels=[0.1, 1.0, 0.1]),
+    Shape.BREAKPOINT: Profile("up until it no longer holds", users=500, seconds=120, ramp=5),
 }
 
 
@@ -158,7 +154,7 @@ def plan(
     shape = PROFILES[Shape(profile)]
     seconds = seconds or shape.seconds
     if profile is Shape.BREAKPOINT:
-        stages = list(_steps(rate or shape.rate, seconds))
+        stages = list(_steps(rate or FIRST_RATE, seconds))
         return Plan(scenario, profile, Model.OPEN, seed, users or MOST_UNDER_WAY, stages, chats)
     if rate is not None:
         most = users or min(max(10, math.ceil(rate)), MOST_UNDER_WAY)

@@ -249,6 +249,8 @@ class Result:
     timeline: list[Moment] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)  # machine, versions, commit, settings
+    planned_s: float | None = None  # how long it was to take; `duration_s` is how long it took
+    chats: int | None = None  # that there were before the load, or None: an older result
     version: int = VERSION
 
     @property

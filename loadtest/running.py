@@ -161,6 +161,8 @@ class _Run:
             timeline=[m for m in _timeline(tally, sampler, meter) if m.at_s < ran],
             facts=self._wish.facts
             | {"ground": f"{len(ground.chats):,} chats of {len(ground.tokens):,} applications"},
+            planned_s=round(plan.seconds, 2),
+            chats=len(ground.chats),
         )
         return replace(
             result, thresholds=self._thresholds(result), warnings=_warnings(result, plan)

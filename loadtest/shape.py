@@ -10,7 +10,7 @@ from loadtest.swarm import swarm
 
 QUIET_SECONDS = 2.0  # after the last user has ended: the workers' last reports arrive
 MOST_SECONDS = 30.0  # after the end: longer than any request may take
-AT_ONCE = 100.0  # users that may start within a second, at least
+AT_ONCE = 100.0  # users that may start, or end, within a second, at least
 
 
 class Planned(LoadTestShape):
@@ -26,14 +26,17 @@ class Planned(LoadTestShape):
         now = here.now or 0.0  # before the first tick is over there is no ground, and no clock
         if here.over or here.stop_asked():
             here.end()
-            return self._run_out(now)
+            return self._run_out(now, max(plan.users, AT_ONCE))
         if plan.model is Model.OPEN:
             return plan.users, max(plan.users, AT_ONCE)
         users = max(math.ceil(plan.level(now)), 1)
         return users, max(users, AT_ONCE)
 
-    def _run_out(self, now: float) -> tuple[int, float] | None:
-        """Nobody any more; the end once all is quiet, or too much time has passed."""
+    def _run_out(self, now: float, at_once: float) -> tuple[int, float] | None:
+        """Nobody any more, all of a sudden: who is left would go on with a part of what is due.
+
+        The end comes once all is quiet, or too much time has passed.
+        """
         if self._over_since is None:
             self._over_since = now
         if self._quiet_since is None and not (self.runner and self.runner.user_count):
@@ -42,4 +45,4 @@ class Planned(LoadTestShape):
         is_quiet = self._quiet_since is not None and now - self._quiet_since >= quiet
         if is_quiet or now - self._over_since > MOST_SECONDS:
             return None
-        return 0, AT_ONCE
+        return 0, at_once

@@ -157,7 +157,7 @@ def swarm() -> Swarm:
 
 def _options(parser: LocustArgumentParser) -> None:
     ours = parser.add_argument_group("InstaChat")
-    ours.add_argument("--seed", type=int, default=1, help="two runs with one seed send the same")
+    ours.add_argument("--seed", type=int, default=1, help="what is sent follows from it")
     ours.add_argument(
         "--rate", type=float, help="open model: arrivals a second, held whatever comes"
     )

@@ -33,8 +33,8 @@ class Tongue:
     shares: Sequence[float]  # of the keywords, each with all before it: Zipf's law
 
     def text(self, chance: Random, mark: str) -> str:
-        """A line, and behind it the mark."""
-        return f"{chance.choice(self.lines)} {mark}"
+        """A line, and behind it the mark. It takes one number of the chance, in whatever language."""
+        return f"{self.lines[int(chance.random() * len(self.lines))]} {mark}"
 
     def keyword(self, chance: Random) -> str:
         """The k-th most frequent word one k-th as often as the first."""

@@ -24,7 +24,7 @@ def compare(
         typer.Option(metavar="SHARE", help="How much worse is no regression.", parser=share),
     ] = 0.1,
     force: Annotated[
-        bool, typer.Option("--force", help="Compare runs that were asked for different loads, too.")
+        bool, typer.Option("--force", help="Compare interrupted runs and different loads, too.")
     ] = False,
 ) -> None:
     """Compare runs, and print as Markdown what differs by more than noise.
@@ -32,10 +32,10 @@ def compare(
     $ instachat bench compare before.json after.json --tolerance 5%
 
     Each file has the JSON of one run or, one a line, of several: three a side tell noise from change.
-    Exits with 4 if something is certainly worse than the tolerance allows, more requests fail, or the audit
-    of `after` found a fault.
+    Exits with 4 if something is certainly worse than the tolerance allows or there is nothing of it any more,
+    more requests fail, or the audit of `after` found a fault.
     """
-    from loadtest.report.compare import changes, failures, markdown, unlike
+    from loadtest.report.compare import changes, failures, markdown, missing, unlike
 
     old, new = _results(before), _results(after)
     if not force and (differences := unlike(old, new)):
@@ -46,6 +46,11 @@ def compare(
     for line in markdown(old, new, tolerance):
         sys.stdout.write(line + "\n")
     worse = [
+        f"no {gone.metric.name} of {gone.metric.of_what} any more"
+        for gone in missing(old, new)
+        if gone.regressed
+    ]
+    worse += [
         f"{change.metric.name} of {change.metric.of_what}"
         for change in changes(old, new)
         if change.regressed(tolerance)

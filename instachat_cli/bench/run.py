@@ -106,7 +106,7 @@ def run(
     ] = None,
     web: Annotated[bool, typer.Option("--web", help="With Locust's web page.")] = False,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Two runs with one seed send the same.", parser=whole)
+        int, typer.Option(metavar="N", help="What is sent follows from it.", parser=whole)
     ] = 1,
     max_p99: Annotated[
         float | None,

@@ -6,6 +6,10 @@ the runs of a side (Student's t). Of fewer than three runs no spread is known; t
 from the next one as much as its own seconds differ from each other, which is cautious. Where seconds can't
 tell either, nothing is said. A change is a regression only if its whole interval is beyond the tolerance.
 
+Where a run of a side has no value at all (nothing was carried, no sample ever came, a route was never
+asked), a mean would be of the lucky ones: nothing is reckoned, and more such runs than before are a
+regression by themselves.
+
 Failures are counted, not measured: their share is higher if it is so by more than three standard errors.
 """
 
@@ -15,7 +19,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import fmean, stdev
 
-from loadtest.result import Moment, Requests, Result
+from loadtest.result import Breakpoint, Moment, Requests, Result
 
 ENOUGH_RUNS = 3
 ENOUGH_SECONDS = 10
@@ -65,6 +69,20 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A metric that some runs have and others do not: by run, what each side has."""
+
+    metric: Metric
+    old: Sequence[float | None]
+    new: Sequence[float | None]
+
+    @property
+    def regressed(self) -> bool:
+        """Whether more of the runs have nothing than had before."""
+        return _gone(self.new) > _gone(self.old)
+
+
+@dataclass(frozen=True)
 class Failures:
     """The shares of a route's requests that failed."""
 
@@ -79,21 +97,43 @@ class Failures:
         return self.new - self.old > max(SURE * self.error, MORE_FAILURES)
 
 
+ASKED: dict[str, Callable[[Result], object]] = {
+    **{name: attrgetter(name) for name in ("scenario", "profile", "model", "users", "rate")},
+    "processes": attrgetter("processes"),
+    "seconds": attrgetter("planned_s"),
+    "chats": attrgetter("chats"),
+    "what a step has to keep": lambda result: result.breakpoint and _bars(result.breakpoint),
+}
+
+
 def unlike(old: Sequence[Result], new: Sequence[Result]) -> list[str]:
-    """What the runs were asked for that is not the same for all of them, in words."""
+    """What the runs were asked for that is not the same for all of them, in words; and who was cut short."""
     found = []
-    for name in ("scenario", "profile", "model", "users", "rate", "processes"):
-        values = dict.fromkeys(str(getattr(result, name)) for result in (*old, *new))
+    for name, of in ASKED.items():
+        values = dict.fromkeys(
+            "none" if (value := of(result)) is None else str(value) for result in (*old, *new)
+        )
         if len(values) > 1:
             found.append(f"{name}: {', '.join(values)}")
+    for name, side in (("before", old), ("after", new)):
+        if cut := sum(result.interrupted for result in side):
+            found.append(f"length: {cut} of {_runs(side)} {name} interrupted")
     return found
 
 
 def changes(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
-    """Every metric of every route that both sides have, and of the lags."""
-    metrics = [m for route in _routes(old) for m in _of_route(route)]
-    metrics += [*_of_lag("stored"), *_of_lag("searchable"), CARRIED]
-    return [change for metric in metrics if (change := _change(metric, old, new))]
+    """Every metric of the routes, of the lags and of `breakpoint` that all runs have."""
+    return [
+        _change(metric, old, new)
+        for metric in _metrics(old, new)
+        if all(_values(metric, [*old, *new]))
+    ]
+
+
+def missing(old: Sequence[Result], new: Sequence[Result]) -> list[Missing]:
+    """Every metric that some of the runs do not have. What none has, nobody asked for."""
+    found = [Missing(m, _values(m, old), _values(m, new)) for m in _metrics(old, new)]
+    return [m for m in found if any((*m.old, *m.new)) and not all((*m.old, *m.new))]
 
 
 def failures(old: Sequence[Result], new: Sequence[Result]) -> list[Failures]:
@@ -133,6 +173,11 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
             f" {change.ratio - 1:+.1%} | {'unknown' if change.is_unknown else interval} |"
             f" {_verdict(change, tolerance)} |"
         )
+    for gone in missing(old, new):
+        yield (
+            f"| {gone.metric.of_what} | {gone.metric.name} | {_some(gone.old)} | {_some(gone.new)} | | |"
+            f" {'**regression**' if gone.regressed else 'not in every run'} |"
+        )
     for failed in failures(old, new):
         verdict = "**regression**" if failed.regressed else ""
         yield f"| {failed.route} | failed | {failed.old:.2%} | {failed.new:.2%} | | | {verdict} |"
@@ -147,12 +192,19 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
     yield from _other_facts(old, new)
 
 
+def _bars(asked: Breakpoint) -> str:
+    return f"p99 ≤ {asked.max_p99_ms:g} ms, failed ≤ {asked.max_errors:.2%}"
+
+
 def _runs(side: Sequence[Result]) -> str:
     return f"{len(side)} run{'s' if len(side) > 1 else ''}"
 
 
 def _other_facts(old: Sequence[Result], new: Sequence[Result]) -> Iterator[str]:
-    """What differs around the runs: on another machine everything may."""
+    """What differs around the runs: on another machine everything may; another seed is the same load."""
+    seeds = [", ".join(dict.fromkeys(str(r.seed) for r in side)) for side in (old, new)]
+    if seeds[0] != seeds[1]:
+        yield f"- not the same: seed: {seeds[0]}; then {seeds[1]}"
     names = dict.fromkeys(name for result in (*old, *new) for name in result.facts)
     for name in names:
         before, after = (
@@ -165,6 +217,30 @@ def _other_facts(old: Sequence[Result], new: Sequence[Result]) -> Iterator[str]:
 
 def _routes(results: Sequence[Result]) -> list[str]:
     return [*dict.fromkeys(row.name for result in results for row in result.requests), ALL]
+
+
+def _metrics(old: Sequence[Result], new: Sequence[Result]) -> list[Metric]:
+    metrics = [m for route in _routes([*old, *new]) for m in _of_route(route)]
+    return [*metrics, *_of_lag("stored"), *_of_lag("searchable"), CARRIED]
+
+
+def _values(metric: Metric, results: Sequence[Result]) -> list[float | None]:
+    """By run; a rate of nothing is nothing, too."""
+    return [metric.of(result) or None for result in results]
+
+
+def _gone(values: Sequence[float | None]) -> float:
+    """The share that is missing."""
+    return values.count(None) / len(values)
+
+
+def _some(values: Sequence[float | None]) -> str:
+    """The mean of those that are there, and how many are not."""
+    known = [math.log(value) for value in values if value]
+    if not known:
+        return "nothing"
+    few = f", and {len(values) - len(known)} of {len(values)} nothing"
+    return f"{math.exp(fmean(known)):,.1f}{few if len(known) < len(values) else ''}"
 
 
 def _row(route: str, result: Result) -> Requests | None:
@@ -212,10 +288,8 @@ def _failed(route: str, results: Sequence[Result]) -> tuple[int, int]:
     return sum(row.failures for row in rows), sum(row.count for row in rows)
 
 
-def _change(metric: Metric, old: Sequence[Result], new: Sequence[Result]) -> Change | None:
-    before, after = ([v for r in side if (v := metric.of(r))] for side in (old, new))
-    if not before or not after:
-        return None
+def _change(metric: Metric, old: Sequence[Result], new: Sequence[Result]) -> Change:
+    before, after = ([v for v in _values(metric, side) if v] for side in (old, new))
     here, there = fmean(map(math.log, before)), fmean(map(math.log, after))
     ratio = math.exp(there - here)
     error = _quantile(len(before) + len(after) - 2) * math.hypot(

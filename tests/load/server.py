@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import random
 import sys
 import time
 from dataclasses import dataclass, field
@@ -27,15 +28,20 @@ FAULTS = {
     "hide": "a message is stored and never found",
     "undead": "a deletion is answered and not done",
     "forget": "an edit is answered and not done",
+    "invent": "a message that nobody sent is stored under the next number",
     "lose-chat": "a chat is answered and never stored",
+    "double-chat": "a chat is stored twice, the second time under the next number",
+    "repeat-chat": "a number is answered to two chats, of which one is stored",
+    "skip-chat": "a chat's number is given to nobody",
     "break": "a message is stored, and instead of an answer the connection breaks",
     "err": "a message is stored, and answered by 500",
     "refuse": "a message is not stored, and answered by 503",
     "slow": "every answer takes 80 ms",
+    "uneven": "every other answer, by chance, takes 100 ms",
     "stall": "3 s after the first message nothing is answered for a second",
     "lag": "a message is stored 150 ms after its answer, and found after 300 ms",
 }
-SLOW, STALL_AFTER, STALL = 0.08, 3.0, 1.0
+SLOW, UNEVEN, STALL_AFTER, STALL = 0.08, 0.1, 3.0, 1.0
 STORED_AFTER, FOUND_AFTER = 0.15, 0.3
 
 
@@ -99,13 +105,22 @@ class Store:
             since = time.monotonic() - self.first_message
             if STALL_AFTER <= since < STALL_AFTER + STALL:
                 return STALL_AFTER + STALL - since
+        if "uneven" in self.faults:
+            return random.choice((0.0, UNEVEN))
         return SLOW if "slow" in self.faults else 0.0
 
     def _new_chat(self, token: str) -> tuple[int, Any]:
-        chats = self.applications[token]
-        self.chats_issued[token] = number = self.chats_issued.get(token, 0) + 1
-        if not ("lose-chat" in self.faults and next(self.made) % NOW_AND_THEN == 0):
-            chats[number] = Chat()
+        chats, issued = self.applications[token], self.chats_issued.get(token, 0)
+        odd = self.faults if next(self.made) % NOW_AND_THEN == 0 else set()
+        if not ("repeat-chat" in odd and issued):
+            issued += 2 if "skip-chat" in odd else 1
+        number = issued
+        if "lose-chat" not in odd:
+            chats.setdefault(number, Chat())
+        if "double-chat" in odd:
+            issued += 1
+            chats[issued] = Chat()
+        self.chats_issued[token] = issued
         return 202, {"number": number}
 
     def _in_chat(
@@ -156,6 +171,9 @@ class Store:
         if "double" in odd:
             chat.issued += 1
             chat.messages[chat.issued] = message
+        if "invent" in odd:
+            chat.issued += 1
+            chat.messages[chat.issued] = Message("nobody has said this", time.monotonic())
         if "break" in odd:
             return None
         return (500, {"status": 500}) if "err" in odd else (202, {"number": number})

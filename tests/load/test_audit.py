@@ -59,7 +59,11 @@ def audited(host: str, folder: Path) -> Audit:
         ("hide", "unsearchable"),
         ("undead", "undead"),
         ("forget", "wrong_text"),
+        ("invent", "unasked"),
         ("lose-chat", "chats_lost"),
+        ("double-chat", "chats_doubled"),
+        ("repeat-chat", "chats_doubled"),
+        ("skip-chat", "chats_gaps"),
     ],
 )
 def test_each_fault_is_found(
@@ -69,7 +73,7 @@ def test_each_fault_is_found(
     found = audited(serve(fault), tmp_path)
     assert found.faults.keys() == {kind}
     assert 1 <= found.faults[kind] <= SENT / 15
-    assert found.examples or kind == "chats_lost"
+    assert found.examples or kind.startswith("chats_")
 
 
 @pytest.mark.parametrize("fault", [None, "lag"])

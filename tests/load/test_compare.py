@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
-from loadtest.report.compare import changes, failures
+from loadtest.report.compare import changes, failures, markdown, missing, unlike
 from loadtest.result import Audit, Breakpoint, Lags, Moment, Result, Spread, Window, dumps
 from tests.load.conftest import bench
 from tests.load.test_docs import commands
@@ -112,6 +113,65 @@ def test_what_a_breakpoint_carried_is_compared() -> None:
         assert carried.is_unknown != verdict
 
 
+def carrying(*levels: float | None) -> list[Result]:
+    """Runs of `breakpoint` that carried so much."""
+    return [
+        replace(run, breakpoint=Breakpoint(level, level))
+        for run, level in zip(runs(1, len(levels)), levels, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("after", [(None, None, None), (None, 400.0, None), (400.0, None, 400.0)])
+def test_what_is_not_there_any_more_is_a_regression(after: tuple[float | None, ...]) -> None:
+    """Nothing carried, once or always: no mean of the lucky ones, and the other way round no regression."""
+    before = carrying(400.0, 400.0, 400.0)
+    (gone,) = missing(before, carrying(*after))
+    assert (gone.metric.of_what, gone.regressed) == ("breakpoint", True)
+    assert not any(c.metric.of_what == "breakpoint" for c in changes(before, carrying(*after)))
+    (come,) = missing(carrying(*after), before)
+    assert not come.regressed
+    assert not any(same.regressed for same in missing(carrying(*after), carrying(*after)))
+    assert missing(before, before) == missing(runs(1, 3), runs(2, 3)) == []
+
+
+def test_a_route_or_a_lag_that_is_gone_is_a_regression() -> None:
+    """The route was not asked once, no sample came within the patience, or nothing was answered at all."""
+    before, never = runs(1, 3), Spread(0, None, None, None, None, missed=300)
+    row = before[0].requests[0]
+    nothing = replace(row, name="all", count=0, rate=0.0, p50_ms=None, p95_ms=None, p99_ms=None)
+    for after, of_what, gone in (
+        ([replace(run, requests=[]) for run in before], "GET /x", 3),
+        ([replace(run, lag_ms=Lags(run.lag_ms.stored, never)) for run in before], "searchable", 3),
+        ([replace(run, total=nothing) for run in before], "all", 4),
+    ):
+        found = missing(before, after)
+        assert [(of_what in m.metric.of_what, m.regressed) for m in found] == [(True, True)] * gone
+    appeared = [replace(run, requests=[row, replace(row, name="GET /y")]) for run in before]
+    assert [m.regressed for m in missing(before, appeared)] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"planned_s": 30.0}, "seconds: 60.0, 30.0"),
+        ({"planned_s": None}, "seconds: 60.0, none"),
+        ({"chats": 1}, "chats: 64, 1"),
+        ({"interrupted": True}, "length: 1 of 2 runs after interrupted"),
+        (
+            {"breakpoint": Breakpoint(None, None, [], 50.0, 0.01)},
+            "what a step has to keep: p99 ≤ 100 ms, failed ≤ 1.00%, p99 ≤ 50 ms, failed ≤ 1.00%",
+        ),
+    ],
+)
+def test_runs_of_different_loads_are_not_alike(asked: dict[str, Any], said: str) -> None:
+    """Nor are those that were cut short. Another seed is named by the table, and is the same load."""
+    bars = Breakpoint(400.0, 400.0, [], 100.0, 0.01)
+    run = replace(RESULT, planned_s=60.0, chats=64, breakpoint=bars)
+    assert unlike([run], [run, replace(run, seed=7)]) == []
+    assert unlike([run], [run, replace(run, **asked)]) == [said]
+    assert "- not the same: seed: 1; then 7" in markdown([run], [replace(run, seed=7)], 0.1)
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[[str, list[Result]], Path]:
     """Writes results, one a line."""
@@ -149,6 +209,13 @@ def test_the_command_prints_a_table_and_decides(
         [replace(run, total=replace(run.total, failures=300)) for run in runs(1, 3)]
     )
     assert (code, "worse than before: failures of all" in err) == (4, True)
+    never = Spread(0, None, None, None, None, missed=300)
+    code, out, err = compare([replace(run, lag_ms=Lags(never, never)) for run in runs(1, 3)])
+    assert code == 4
+    assert re.search(
+        r"\| answer to stored \| p50 ms \| [0-9.]+ \| nothing \| .*\*\*regression", out
+    )
+    assert "worse than before: no p50 ms of answer to stored any more" in err
     code, out, err = compare([replace(run, rate=1.0) for run in runs(1, 3)])
     assert (code, out) == (2, "")
     assert "these runs are not alike in rate: 90.0, 1.0" in err

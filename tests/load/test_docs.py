@@ -5,14 +5,16 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from loadtest.choices import Scenario
+from loadtest.choices import Scenario, Shape
 from loadtest.ground import Ground
-from loadtest.plan import PROFILES
+from loadtest.plan import PROFILES, plan
+from loadtest.result import Model
 from loadtest.texts import tongues
 from tests.engines import free_port
 from tests.load.conftest import ROOT, ended
@@ -28,7 +30,12 @@ def commands(mark: str) -> list[list[str]]:
 
 
 def start(words: list[str], host: str, *more: object) -> "subprocess.Popen[str]":
-    """Start a command of the page, with another address and what makes it shorter."""
+    """Start a command of the page, with another address and what makes it shorter.
+
+    The programs are those beside this Python: a worktree has no .venv of its own.
+    """
+    assert words[0].startswith(".venv/bin/")
+    words = [str(Path(sys.executable).with_name(Path(words[0]).name)), *words[1:]]
     words = [host if word == "http://127.0.0.1:3000" else word for word in words]
     return subprocess.Popen(
         [*words, *map(str, more)],
@@ -47,11 +54,16 @@ def test_every_bench_command_of_the_page_runs(serve: Callable[..., str], tmp_pat
     for words in commands(""):
         assert words[1:3] == ["bench", "run"]
         host = serve()
-        shorter = ["--duration", "4s", "--rate", 20, "--users", 5, "--chats", 2, "-o", "json"]
+        shorter = ["--duration", "4s", "--users", 5, "--chats", 2, "-o", "json"]
+        model = "closed" if "--users" in words else "open"
+        shorter += ["--rate", 20] if model == "open" else []
         elsewhere = ["--report", tmp_path] if "--report" in words else []
-        started.append(start(words, host, "--host", host, *shorter, *elsewhere))
-    for run in map(ended, started):
+        started.append((model, start(words, host, "--host", host, *shorter, *elsewhere)))
+    assert {model for model, _ in started} == {"closed", "open"}
+    for model, running in started:
+        run = ended(running)
         assert run.code in (0, 4), run.err
+        assert run.json["model"] == model
         assert run.json["audit"]["answered"] > 0
         total, window = run.json["total"], run.json["window"]
         seconds = window["to_s"] - window["from_s"]
@@ -116,6 +128,49 @@ def test_each_scenario_speaks_all_languages() -> None:
         assert spoken == {tongue.language for tongue in tongues()}
 
 
+def test_the_sizes_of_the_page_are_those_of_the_scenarios() -> None:
+    """Applications, chats, and the messages that each chat begins with, as the scenarios have them."""
+    code = (
+        "import json, sys\n"
+        "from locust.util.load_locustfile import load_locustfile\n"
+        "users = [user for path in sys.argv[1:] for user in load_locustfile(path)[0].values()]\n"
+        "layouts = [user.layout for user in users]\n"
+        "print(json.dumps([[lay.applications, lay.chats, lay.messages] for lay in layouts]))"
+    )
+    files = [f"loadtest/{scenario.replace('-', '_')}.py" for scenario in Scenario]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *files], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for scenario, layout in zip(Scenario, json.loads(done.stdout), strict=True):
+        (size,) = re.findall(rf"^\| `{scenario}` \|.*\| (.*) \|$", TEXT, re.MULTILINE)
+        size = "1 applications, 1 chats" if size == "one chat" else size
+        told = re.fullmatch(
+            r"([0-9]+) applications, ([0-9,]+) chats(?: of ([0-9,]+) messages each)?", size
+        )
+        assert told, size
+        assert [int((count or "0").replace(",", "")) for count in told.groups()] == layout, scenario
+
+
+SHARES = {"hold": 1.0, "all of it": 1.0, "three quarters": 0.75, "a half": 0.5, "a quarter": 0.25}
+SHARES["a tenth"] = 0.1
+
+
 def test_the_profiles_of_the_page_are_those_that_there_are() -> None:
-    """By name."""
-    assert set(re.findall(r"^\| `([a-z]+)` \|.*\|.*\|$", TEXT, re.MULTILINE)) >= set(PROFILES)
+    """Seconds, users or the first rate, and the levels, of what runs where nothing else is said."""
+    rows = re.findall(
+        r"^\| `([a-z]+)` \| (.*) \| (?:at most )?([0-9]+) (s|min|h),(?: from)? ([0-9]+)(/s| users) \|$",
+        TEXT,
+        re.MULTILINE,
+    )
+    assert [name for name, *_ in rows] == list(PROFILES)
+    for name, course, length, unit, amount, of_what in rows:
+        planned = plan(Scenario.MIXED, Shape(name), 1)
+        assert planned.seconds == int(length) * {"s": 1, "min": 60, "h": 3_600}[unit]
+        assert (planned.model is Model.OPEN) == (of_what == "/s")
+        held = [stage.end / int(amount) for stage in planned.stages if stage.counts]
+        if planned.model is Model.OPEN:
+            assert "up by a quarter each step" in course
+            assert held[:3] == [1, 1.25, 1.25**2]
+        else:
+            assert planned.users == int(amount)
+            assert held == [SHARES[words] for words in course.split(", ") if words != "up"]

@@ -1,5 +1,6 @@
 """`instachat bench run`, whole, against the small server: it sees what it has to see, and says so."""
 
+import json
 import os
 import re
 import shutil
@@ -7,9 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -33,6 +37,7 @@ def test_a_clean_run_passes_and_says_all_that_was_promised(serve: Callable[..., 
     assert Result.from_json(found).problems == []
     assert (found["seed"], found["profile"], found["scenario"]) == (11, "smoke", "mixed")
     assert found["model"] == "open"
+    assert (found["planned_s"], found["chats"]) == (6.0, 16)
     assert {row["name"].split()[0] for row in found["requests"]} == {
         *("GET", "POST", "PATCH", "DELETE")
     }
@@ -125,14 +130,18 @@ def test_a_bad_server_fails_the_run(
 
 
 def test_a_stall_shows_at_a_fixed_rate(serve: Callable[..., str]) -> None:
-    """The server sleeps for one second of four: what was due meanwhile waited, and the p99 says so."""
+    """The server sleeps for one second of four: what was due meanwhile waited, and the p99 says so.
+
+    Of two users only two requests meet the stall itself, too few for a p99: it shows because a latency
+    counts from when the request was due.
+    """
     run = bench(
-        *("run", "ingest", "--host", serve("stall"), "--duration", "6s", "--rate", 50),
-        *("--max-p99", "400ms", "--chats", 4),
+        *("run", "ingest", "--host", serve("stall"), "--duration", "6s", "--rate", 60),
+        *("--users", 2, "--max-p99", "400ms", "--chats", 4),
     )
     assert run.code == 4
     found = run.json
-    assert found["total"]["rate"] == pytest.approx(50, rel=0.1)
+    assert found["total"]["rate"] == pytest.approx(60, rel=0.1)
     assert found["total"]["p99_ms"] > 800
     # Of all that was due within the stall: evenly from 1 s down to nothing, in two of the line's seconds.
     assert max(moment["p95_ms"] or 0 for moment in found["timeline"]) > 800
@@ -154,6 +163,27 @@ def test_two_runs_with_one_seed_send_the_same(serve: Callable[..., str], tmp_pat
     assert shared > 40
     assert one[:shared] == same[:shared]
     assert one[:shared] != other[:shared]
+
+
+def test_at_a_rate_one_seed_says_the_same_whoever_is_free(
+    serve: Callable[..., str], tmp_path: Path
+) -> None:
+    """Answers take a random time, so arrivals fall to other users, some of whom have sent nothing yet.
+
+    Of this seed's first arrivals so many are edits and deletions that it hardly ever is the same who has.
+    """
+    logs = [tmp_path / name for name in ("a", "b")]
+    runs = [
+        start_bench(
+            *("run", "mixed", "--host", serve("uneven", "--log", log), "--seed", 259),
+            *("--users", 5, "--rate", 40, "--duration", "3s", "--chats", 16),
+        )
+        for log in logs
+    ]
+    assert {ended(run).code for run in runs} == {0}
+    one, same = (_said(log) for log in logs)
+    assert len(one) > 20
+    assert one == same
 
 
 def test_ctrl_c_reports_what_there_is(serve: Callable[..., str], tmp_path: Path) -> None:
@@ -195,6 +225,40 @@ def test_an_interrupted_run_measures_only_while_it_ran(serve: Callable[..., str]
     assert found.total.rate == pytest.approx(40, rel=0.05)
     assert found.total.count > 80
     assert found.window.to_s == pytest.approx(found.duration_s, abs=0.01)
+
+
+def test_locusts_page_answers_and_the_run_ends_by_itself(serve: Callable[..., str]) -> None:
+    """`--web`: the page is where it is said to be; nobody has to press a button on it."""
+    run = start_bench(
+        *("run", "ingest", "--host", serve(), "--duration", "3s", "--rate", 20, "--chats", 4),
+        "--web",
+    )
+    assert run.stderr
+    while not (found := re.search(r"page is at (http://\S+)", run.stderr.readline())):
+        assert run.poll() is None
+    wait_until(lambda: "<title>Locust</title>" in _page(found[1]))
+    done = ended(run)
+    assert done.code == 0
+    result = loads(done.out)
+    assert result.total.count > 0
+    assert not result.interrupted
+
+
+def test_breakpoint_ends_once_two_levels_in_a_row_did_not_hold(serve: Callable[..., str]) -> None:
+    """Of a server that is slow from the first level on nothing more is to be found out in twenty levels."""
+    run = bench(
+        *("run", "ingest", "--profile", "breakpoint", "--host", serve("slow"), "--duration", "40s"),
+        *("--rate", 20, "--max-p99", "50ms", "--chats", 4),
+    )
+    assert run.code == 4
+    assert "not even the first level held" in run.err
+    found = loads(run.out)
+    assert not found.interrupted
+    assert found.duration_s < 10
+    assert found.breakpoint
+    assert found.breakpoint.level is None
+    assert 2 <= len(found.breakpoint.steps) <= 4
+    assert {step.why for step in found.breakpoint.steps} == {"p99"}  # none was cut off amid it
 
 
 def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
@@ -261,6 +325,27 @@ def _names(process: psutil.Process, folder: Path) -> bool:
 
 def _file(scenario: Scenario) -> str:
     return f"loadtest/{scenario.replace('-', '_')}.py"
+
+
+def _page(address: str) -> str:
+    """Its text; nothing as long as nobody answers."""
+    try:
+        with urlopen(address, timeout=5) as answer:
+            return str(answer.read(), "utf-8")
+    except URLError:
+        return ""
+
+
+def _said(log: Path) -> Counter[str]:
+    """The texts of the messages that arrivals sent, each with how often; without the last half second's."""
+    requests = [json.loads(line) for line in log.read_text().splitlines()]
+    texts = [
+        json.loads(data)["message"]["text"]
+        for method, target, data in requests
+        if method == "POST" and target.endswith("/messages")
+    ]
+    arrivals = {text: re.search(r"~259\.a([0-9]+)\.", text) for text in texts}
+    return Counter(t for t in texts if (found := arrivals[t]) and int(found[1]) < 80)
 
 
 def _load(log: Path) -> list[str]:
