@@ -209,6 +209,35 @@ def test_ctrl_c_reports_what_there_is(serve: Callable[..., str], tmp_path: Path)
     assert loads((report / "result.json").read_text()).audit.answered == int(audit[0])
 
 
+@pytest.mark.parametrize("amid", ["stopping", "auditing"])
+def test_a_second_ctrl_c_ends_everything(amid: str, serve: Callable[..., str]) -> None:
+    """At once, whatever is still waited for: here for a search that never finds anything."""
+    folder = scratch_folder("load")
+    run = start_bench(
+        *("run", "mixed", "--host", serve("deaf"), "--duration", "5m", "--rate", 20),
+        *("--chats", 4, "--patience", "3s" if amid == "auditing" else "60s"),
+        TMPDIR=str(folder),
+    )
+    assert run.stderr
+    while ", seed " not in run.stderr.readline():
+        assert run.poll() is None
+    time.sleep(1)
+    family = psutil.Process(run.pid).children(recursive=True)
+    assert family
+    run.send_signal(signal.SIGINT)
+    while amid not in run.stderr.readline():
+        assert run.poll() is None
+    time.sleep(0.3)  # amid it, not before it
+    since = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    done = ended(run)
+    assert time.monotonic() - since < 2
+    assert (done.code, done.out) == (130, "")
+    assert not any(map(psutil.Process.is_running, family))
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+
+
 def test_an_interrupted_run_measures_only_while_it_ran(serve: Callable[..., str]) -> None:
     """What its processes take to end is not counted as time in which nothing was answered."""
     run = start_bench(
