@@ -314,6 +314,30 @@ def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
         assert said in run.err
 
 
+def test_a_tag_chooses_what_is_sent(serve: Callable[..., str], tmp_path: Path) -> None:
+    """`--tags send`, by Locust alone: nothing but messages."""
+    log = tmp_path / "log"
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "locust", "-f", ROOT / "loadtest/mixed.py", "--headless"),
+            *("--host", serve("--log", log), "--users", "4", "--rate", "40", "--chats", "4"),
+            *("--tags", "send", "--only-summary", "--run-time", "2s"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    sent = [json.loads(line)[:2] for line in log.read_text().splitlines()]
+    told = [(method, target.rpartition("/")[2]) for method, target in sent]
+    ground = told.index(("POST", "messages"))
+    assert set(told[:ground]) == {("POST", "applications"), ("POST", "chats")}
+    assert set(told[ground:]) == {("POST", "messages")}
+    assert len(told) - ground > 40
+
+
 def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path: Path) -> None:
     """From any folder, against any address, without anything of ours around it."""
     logs = {scenario: tmp_path / scenario for scenario in Scenario}
