@@ -48,14 +48,20 @@ class _Walk:
         self._counts: Counter[str] = Counter()
         self._examples: list[str] = []
         self._lock = threading.Lock()
+        self._given_up = False
 
     def all(self) -> Audit:
         """Every chat, some at once."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for done in [pool.submit(self._chat, *chat) for chat in self._ledger.chats()]:
-                done.result()
-            applications = range(len(self._ground.tokens))
-            chats = list(pool.map(self._application, applications))
+            try:
+                for done in [pool.submit(self._chat, *chat) for chat in self._ledger.chats()]:
+                    done.result()
+                applications = range(len(self._ground.tokens))
+                chats = list(pool.map(self._application, applications))
+            except BaseException:  # nobody will ask for the rest
+                self._given_up, self._deadline = True, 0.0
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         total: Counter[str] = sum(chats, Counter())
         return Audit(
             **self._counts, chats=ChatAudit(**total), examples=sorted(self._examples)[:EXAMPLES]
@@ -153,7 +159,7 @@ class _Walk:
     def _pages(self, path: str, keyword: str | None = None) -> Iterator[tuple[int, str]]:
         """All items behind each other, as number and text."""
         after = 0
-        while True:
+        while not self._given_up:
             query = f"?limit={PAGE}&after={after}" + (f"&keyword={keyword}" if keyword else "")
             answer = self._web.ask("GET", path + query)
             if answer.status == 404:  # the chat itself is not there: so is nothing in it

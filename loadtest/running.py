@@ -119,8 +119,11 @@ class _Run:
         sampler = Sampler(self._web, ground, plan, self._folder, begin, self._wish.patience)
         try:
             self._watch(tally, begin)
-        finally:
             sampler.stop()
+        except BaseException:
+            sampler.give_up()
+            raise
+        finally:
             meter.stop()
         self.generator.check()
         tally.read()

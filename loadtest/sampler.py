@@ -51,7 +51,7 @@ class Sampler:
         self._patience = patience
         self._begin = begin  # of the run, by time.monotonic()
         self._recorder = Recorder()
-        self._stop = threading.Event()
+        self._stop, self._given_up = threading.Event(), threading.Event()
         self._free = threading.Semaphore(AT_ONCE)
         self._chance = Random(f"{plan.seed}/sampler")
         self.samples: list[Sample] = []
@@ -63,6 +63,11 @@ class Sampler:
         self._stop.set()
         self._thread.join()
         keep(self._folder, "sampler", self._recorder.take())
+
+    def give_up(self) -> None:
+        """Stop, and do not wait for what is under way: nobody will ask for it."""
+        self._given_up.set()
+        self.stop()
 
     def lags(self, window: Window) -> Lags:
         """The percentiles within a window."""
@@ -108,7 +113,8 @@ class Sampler:
         while time.monotonic() - since < self._patience and (so := true()) is not None:
             if so:
                 return (time.monotonic() - since) * 1000
-            time.sleep(pause)
+            if self._given_up.wait(pause):
+                break
             pause = min(2 * pause, LONGEST_PAUSE)
         return None
 

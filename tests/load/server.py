@@ -26,6 +26,7 @@ FAULTS = {
     "skip": "a number is given to nobody",
     "garble": "a message is stored with another text",
     "hide": "a message is stored and never found",
+    "deaf": "no message is ever found",
     "undead": "a deletion is answered and not done",
     "forget": "an edit is answered and not done",
     "invent": "a message that nobody sent is stored under the next number",
@@ -185,6 +186,7 @@ class Store:
             if (keyword is None and self._age(message) >= STORED_AFTER)
             or (
                 keyword is not None
+                and "deaf" not in self.faults
                 and keyword in message.text
                 and not message.hidden
                 and self._age(message) >= FOUND_AFTER

@@ -1,6 +1,8 @@
 """The parts of the load tool that need no server."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -32,6 +34,7 @@ from loadtest.result import Requests as Row
 from loadtest.running import _warnings
 from loadtest.tally import Tally
 from loadtest.texts import beginning, mark, tongues
+from tests.load.conftest import ROOT
 
 
 def test_percentiles_are_recorded_values() -> None:
@@ -97,6 +100,25 @@ def test_many_languages_are_spoken_and_frequent_words_are_searched_for_more_ofte
     assert mark(7, "u1", 2).startswith(beginning(7))
     assert mark(7, "u1", 2) not in mark(7, "u1", 21)
     assert english.text(Random(3), "~") == english.text(Random(3), "~")
+
+
+def test_a_text_and_a_place_take_one_number_of_the_chance_each() -> None:
+    """Of however many lines or messages: whatever a user does afterwards does not depend on that."""
+    for tongue in tongues():
+        for seed in range(20):
+            used, spared = Random(seed), Random(seed)
+            tongue.text(used, "~")
+            spared.random()
+            assert used.getstate() == spared.getstate()
+    code = (  # apart: Locust patches what it is imported into
+        "import loadtest.chatter as chatter, random, types\n"
+        "for own in range(1, 51):\n"
+        "    used, spared = random.Random(own), random.Random(own)\n"
+        "    user = types.SimpleNamespace(chance=used, _own=range(own))\n"
+        "    assert chatter.Chatter._place(user) == int(spared.random() * own)\n"
+        "    assert used.getstate() == spared.getstate()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_every_keyword_can_be_searched_for() -> None:

@@ -209,6 +209,35 @@ def test_ctrl_c_reports_what_there_is(serve: Callable[..., str], tmp_path: Path)
     assert loads((report / "result.json").read_text()).audit.answered == int(audit[0])
 
 
+@pytest.mark.parametrize("amid", ["stopping", "auditing"])
+def test_a_second_ctrl_c_ends_everything(amid: str, serve: Callable[..., str]) -> None:
+    """At once, whatever is still waited for: here for a search that never finds anything."""
+    folder = scratch_folder("load")
+    run = start_bench(
+        *("run", "mixed", "--host", serve("deaf"), "--duration", "5m", "--rate", 20),
+        *("--chats", 4, "--patience", "3s" if amid == "auditing" else "60s"),
+        TMPDIR=str(folder),
+    )
+    assert run.stderr
+    while ", seed " not in run.stderr.readline():
+        assert run.poll() is None
+    time.sleep(1)
+    family = psutil.Process(run.pid).children(recursive=True)
+    assert family
+    run.send_signal(signal.SIGINT)
+    while amid not in run.stderr.readline():
+        assert run.poll() is None
+    time.sleep(0.3)  # amid it, not before it
+    since = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    done = ended(run)
+    assert time.monotonic() - since < 2
+    assert (done.code, done.out) == (130, "")
+    assert not any(map(psutil.Process.is_running, family))
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+
+
 def test_an_interrupted_run_measures_only_while_it_ran(serve: Callable[..., str]) -> None:
     """What its processes take to end is not counted as time in which nothing was answered."""
     run = start_bench(
@@ -283,6 +312,30 @@ def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
         run = bench("run", *words)
         assert (run.code, run.out) == (code, "")
         assert said in run.err
+
+
+def test_a_tag_chooses_what_is_sent(serve: Callable[..., str], tmp_path: Path) -> None:
+    """`--tags send`, by Locust alone: nothing but messages."""
+    log = tmp_path / "log"
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "locust", "-f", ROOT / "loadtest/mixed.py", "--headless"),
+            *("--host", serve("--log", log), "--users", "4", "--rate", "40", "--chats", "4"),
+            *("--tags", "send", "--only-summary", "--run-time", "2s"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    sent = [json.loads(line)[:2] for line in log.read_text().splitlines()]
+    told = [(method, target.rpartition("/")[2]) for method, target in sent]
+    ground = told.index(("POST", "messages"))
+    assert set(told[:ground]) == {("POST", "applications"), ("POST", "chats")}
+    assert set(told[ground:]) == {("POST", "messages")}
+    assert len(told) - ground > 40
 
 
 def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path: Path) -> None:
