@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from backend.api.address import check_free, listens, url
+from backend.api.address import answers, check_free, url
 from backend.bootstrap import (
     Addresses,
     Backend,
@@ -64,7 +64,7 @@ def run(settings: Settings) -> None:
                 worker.start()
                 server.start(_address(settings))
                 _await(lambda: bool(core.log.workers()), lambda: stop.asked)
-                _await(lambda: listens(settings.host, settings.port), lambda: stop.asked)
+                _await(lambda: answers(settings.host, settings.port), lambda: stop.asked)
                 if not stop.asked:
                     _say_ready(core)
                 _tend(at, [worker, server], lambda: stop.asked)

@@ -60,13 +60,14 @@ def _bound(family: int, address: Any, count: int) -> list[socket.socket]:
     return sockets
 
 
-def listens(host: str, port: int) -> bool:
-    """Whether somebody listens there."""
+def answers(host: str, port: int) -> bool:
+    """Whether a server answers there, whatever it says; one that is about to work listens already."""
     try:
-        socket.create_connection((ANYWHERE.get(host, host), port), timeout=1).close()
+        with socket.create_connection((ANYWHERE.get(host, host), port), timeout=1) as asked:
+            asked.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return bool(asked.recv(1))
     except OSError:
         return False
-    return True
 
 
 def url(host: str, port: int) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.api.address import listens
+from backend.api.address import answers
 from backend.errors import Failed
 from backend.settings import Settings, variable
 
@@ -134,7 +134,7 @@ def _running(command: Sequence[str], port: int, more: Mapping[str, str]) -> Iter
     )
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not listens("127.0.0.1", port):
+        while not answers("127.0.0.1", port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"a server of the benchmark does not start: {command[:4]}")
             time.sleep(0.05)

