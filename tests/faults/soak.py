@@ -310,12 +310,13 @@ class Soak:
             self.outcome.reconciled += 1
 
         def run() -> None:
-            with open_backend(self.settings) as backend:
-                while not over.is_set() and not self.outcome.findings:
-                    try:
-                        reconcile(backend)
-                    except Unavailable:
-                        over.wait(0.1)
+            while not over.is_set() and not self.outcome.findings:
+                try:  # an engine may be away from the very beginning
+                    with open_backend(self.settings) as backend:
+                        while not over.is_set() and not self.outcome.findings:
+                            reconcile(backend)
+                except Unavailable:
+                    over.wait(0.1)
 
         thread = threading.Thread(target=self._noting(run))
         thread.start()
