@@ -301,7 +301,7 @@ class Acceptor:
                 refused.append((part, reply))
                 continue
             first, last, entry = reply
-            if len(part.places) == 1:
+            if len(part.places) == 1:  # of chats, and of deletions, no texts are counted
                 answers[part.places[0][0]] = Accepted(first, last, shard, entry)
                 continue
             for place, count in part.places:

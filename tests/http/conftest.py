@@ -11,7 +11,7 @@ import pytest
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer, die_with_parent, valkey_binary
-from tests.http.serving import ROOT, Application, Server
+from tests.http.serving import ROOT, Application, Server, running
 
 OPERATOR = "the operator's own token"
 
@@ -57,8 +57,5 @@ def app(served: Server) -> Application:
 def alone(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[Server]:
     """A server of the test's own, without a worker, on a Redis that it may harm."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    server = Server(settings, tmp_path)
-    try:
-        yield server.up()
-    finally:
-        server.remove()
+    with running(settings, tmp_path) as server:
+        yield server

@@ -129,6 +129,16 @@ class Server:
             return False
 
 
+@contextmanager
+def running(settings: Settings, folder: Path, *words: str, **more: object) -> Iterator[Server]:
+    """A server that answers, and is removed at the end."""
+    server = Server(settings, folder, *words, **more)
+    try:
+        yield server.up()
+    finally:
+        server.remove()
+
+
 class Application:
     """An application made over HTTP, and its routes."""
 

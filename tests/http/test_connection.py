@@ -26,7 +26,7 @@ from backend.errors import Failed
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer
-from tests.http.serving import Application, Server, until
+from tests.http.serving import Application, Server, running, until
 
 pytestmark = pytest.mark.xdist_group("http")
 
@@ -378,14 +378,10 @@ def test_the_last_requests_are_in_the_log(
 ) -> None:
     """Those that were answered just before the end."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    server = Server(settings, tmp_path)
-    try:
-        server.up()
+    with running(settings, tmp_path) as server:
         last = server("GET", "/nowhere").headers["x-request-id"]
         assert server.stop() == 0
         assert last in {line["request_id"] for line in server.requests}
-    finally:
-        server.remove()
 
 
 def test_processes_that_can_not_all_be_started_leave_none() -> None:

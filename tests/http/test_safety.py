@@ -54,11 +54,8 @@ def frugal(
 
     monkeypatch.setattr(serving, "die_with_parent", fewer)
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    server = Server(settings, tmp_path)
-    try:
-        yield server.up()
-    finally:
-        server.remove()
+    with serving.running(settings, tmp_path) as server:
+        yield server
 
 
 def test_a_thousand_idle_connections_do_no_harm(frugal: Server) -> None:
@@ -163,11 +160,9 @@ def limited(
     """A server that limits the creation of applications, in two processes."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     folder = tmp_path_factory.mktemp("limited")
-    server = Server(settings, folder, "--workers", "2", app_creation_limit="5/minute")
-    try:
-        yield server.up()
-    finally:
-        server.remove()
+    limit = "5/minute"
+    with serving.running(settings, folder, "--workers", "2", app_creation_limit=limit) as server:
+        yield server
 
 
 def test_one_address_creates_so_many_applications_and_no_more(limited: Server) -> None:
