@@ -89,6 +89,8 @@ class Elastic:
         # Importing it takes a third of a second, which only who needs it is to pay.
         from elasticsearch import Elasticsearch
 
+        from backend.elastic_json import QuickJson
+
         parts = urlsplit(self.url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         bare = urlunsplit((parts.scheme, f"{host}:{self._port}", parts.path, "", ""))
@@ -108,6 +110,7 @@ class Elastic:
                 request_timeout=ANSWER_SECONDS,
                 max_retries=0,  # a lost answer is ours to deal with
                 retry_on_timeout=False,
+                serializers={"application/json": QuickJson()},
                 **options,
             )
         except (OSError, ValueError) as error:  # a certificate file that can't be read, or is none

@@ -6,10 +6,11 @@ its rows, then the index once all that was known by then is published, then its 
 is older than the row was before, or newer than the row is after, is a difference; nothing else is.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from itertools import chain, islice
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
 
 from backend.index import DocumentState, Index, Version
 from backend.publish import Publisher
@@ -17,10 +18,15 @@ from backend.sql import Database, reindexing
 from backend.sql.reindexing import FIRST, Key
 
 AT_ONCE = 5_000  # differences that are looked at again together
-PAGE = 10_000  # rows
+PAGE = 10_000  # rows; as many documents as an index gives at once
+READERS = 2  # of documents: while Elasticsearch finds some, others are read
 
-Page = list[Version]
-_END: Version = (1 << 63, 0, 0)
+
+class _Page(NamedTuple):
+    """Some rows, one behind the other, and the documents from the first of them to the next page's."""
+
+    rows: list[Version]
+    documents: Future[list[Version]]
 
 
 class Parity:
@@ -38,23 +44,43 @@ class Parity:
         IndexMissing, and as publishing does.
         """
         self._publisher.settle()
-        with closing(self._index.versions(name)) as pages, ThreadPoolExecutor(1) as pool:
-            documents = chain.from_iterable(_ahead(pages, pool))
-            candidates = _candidates(self._rows(tell), documents)
-            while batch := list(islice(candidates, AT_ONCE)):
-                yield from self._confirm(name, batch)
+        self._index.refresh(name)
+        candidates = self._candidates(name, tell)
+        while batch := list(islice(candidates, AT_ONCE)):
+            yield from self._confirm(name, batch)
 
-    def _rows(self, tell: Callable[[int], object]) -> Iterator[Version]:
-        after, done = FIRST, 0
+    def _candidates(self, name: str, tell: Callable[[int], object]) -> Iterator[Key]:
+        """The keys of which the two sides do not say the same."""
+        done = 0
+        for page in self._pages(name):
+            documents = page.documents.result()
+            if page.rows != documents:  # hardly ever
+                yield from sorted({key[:2] for key in set(page.rows) ^ set(documents)})
+            done += len(page.rows)
+            tell(done)
+
+    def _pages(self, name: str) -> Iterator[_Page]:
+        """All rows and documents, the next of which come while some are looked at."""
+        coming: deque[_Page] = deque()
+        with ThreadPoolExecutor(READERS, thread_name_prefix="parity") as pool:
+            for after, rows, last in self._rows():
+                documents = pool.submit(self._index.versions, name, after, last, len(rows))
+                coming.append(_Page(rows, documents))
+                if len(coming) > READERS:
+                    yield coming.popleft()
+            yield from coming
+
+    def _rows(self) -> Iterator[tuple[Key, list[Version], Key | None]]:
+        """Pages of rows: behind which key, the rows, and up to which key; None of the last."""
+        after = FIRST
         while True:
             with self._database.connect() as connection:
-                page = reindexing.compared(connection, after, PAGE)
-            yield from page
-            done += len(page)
-            tell(done)
-            if len(page) < PAGE:
+                rows = list(reindexing.compared(connection, after, PAGE))
+            last = rows[-1][:2] if len(rows) == PAGE else None
+            yield after, rows, last
+            if last is None:
                 return
-            after = page[-1][0], page[-1][1]
+            after = last
 
     def _confirm(self, name: str, keys: Sequence[Key]) -> list[Key]:
         """Those that really differ."""
@@ -65,33 +91,6 @@ class Parity:
         with self._database.connect() as connection:
             after = reindexing.versions(connection, keys)
         return [key for key in keys if not _agree(before.get(key), held.get(key), after.get(key))]
-
-
-def _ahead(pages: Iterator[Page], pool: ThreadPoolExecutor) -> Iterator[Page]:
-    """Pages, the next of which comes while one is looked at."""
-    coming = pool.submit(next, pages, None)
-    while (page := coming.result()) is not None:
-        coming = pool.submit(next, pages, None)
-        yield page
-
-
-def _candidates(rows: Iterable[Version], documents: Iterator[Version]) -> Iterator[Key]:
-    """The keys of which the two sides, each in order, do not say the same."""
-    document = next(documents, _END)
-    for row in rows:
-        if row == document:  # nearly always
-            document = next(documents, _END)
-            continue
-        while document[:2] < row[:2]:
-            yield document[:2]
-            document = next(documents, _END)
-        if row != document:
-            yield row[:2]
-        if row[:2] == document[:2]:
-            document = next(documents, _END)
-    for rest in chain([document], documents):
-        if rest is not _END:
-            yield rest[:2]
 
 
 def _agree(before: int | None, document: DocumentState | None, after: int | None) -> bool:

@@ -5,13 +5,11 @@ a star on either side. It finds the same, and has the text at hand; PostgreSQL's
 without Elasticsearch.
 """
 
-import os
+import gc
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from statistics import quantiles
 from typing import Any
 from uuid import uuid4
@@ -26,6 +24,7 @@ from backend.sql import MessageRow
 from instachat_cli.bench.duel import Goal, Row
 from instachat_cli.bench.elastic import Elastic, bodies, json_of
 from instachat_cli.bench.ground import Ground
+from instachat_cli.bench.memory import peak_memory
 from loadtest.conversations import conversations
 
 FLAT = Goal(must=1.15, at_most=True)
@@ -35,6 +34,8 @@ SMALL_CHATS = 900  # share the others
 ROWS = 5_000  # of one COPY
 PAGE = 50
 LENGTHS = (2, 3, 5, 8, 20)  # of keywords
+WARM_SECONDS = 6.0  # of each side before what counts: for as long a node that is new gets quicker
+WARM_ROUNDS = 20  # of keywords, at most
 SEED = 20_261_124
 VERSION = 1_767_225_600_000_000  # of all: microseconds
 
@@ -60,10 +61,10 @@ def measure(ground: Ground) -> Iterator[Row]:
     elastic.renew()
     few, many = ground.scale.million // 10, ground.scale.million
     fill(ground, few)
-    small = _reindex_elsewhere(ground)
+    small = peak_memory(ground, "reindex")
     elastic.renew()
     fill(ground, many)
-    large = _reindex_elsewhere(ground)
+    large = peak_memory(ground, "reindex")
     yield Row(
         f"memory of a reindex of {many:,} messages",
         "the most that the process `instachat reindex` had at any time",
@@ -105,25 +106,6 @@ def _varied(spoken: Sequence[str], dice: random.Random) -> str:
     return " ".join(parts)
 
 
-def _reindex_elsewhere(ground: Ground) -> float:
-    """Run `instachat reindex` on this ground; returns the MiB that it had at most."""
-    given = ground.backend.settings.model_dump(exclude_unset=True)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
-    environment |= {f"INSTACHAT_{name.upper()}": str(value) for name, value in given.items()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "instachat_cli", "reindex"],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise Failed(f"`instachat reindex` ended with {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    return used.ru_maxrss * unit / 2**20
-
-
 # -- searching ------------------------------------------------------------------------------------
 
 
@@ -132,7 +114,8 @@ def _searches(elastic: Elastic) -> Iterator[Row]:
     database = ground.backend.database
     ours = IndexSearcher(database, elastic.index)
     scan = ScanSearcher(database)
-    first, *rounds = _keywords(ground, 1 + ground.scale.pairs)
+    first, *rounds = _keywords(ground, 1 + WARM_ROUNDS + ground.scale.pairs)
+    warming = list(chain.from_iterable(rounds[:WARM_ROUNDS]))
     name = f"instachat-bench-{uuid4().hex[:12]}"
     elastic.client.indices.create(index=name, settings=RIVAL_SETTINGS, mappings=RIVAL_MAPPINGS)
     try:
@@ -152,7 +135,9 @@ def _searches(elastic: Elastic) -> Iterator[Row]:
             ("a leading wildcard", wildcard, TEN_TIMES),
             ("PostgreSQL's scan", by(scan), None),
         ):
-            yield from _duel(ground, rounds, by(ours), search, rival, goal)
+            _warm(by(ours), warming)
+            _warm(search, warming)
+            yield from _duel(ground, rounds[WARM_ROUNDS:], by(ours), search, rival, goal)
     finally:
         elastic.client.indices.delete(index=name)
 
@@ -180,13 +165,25 @@ def _duel(
         )
 
 
+def _warm(search: Callable[[str], object], keywords: Sequence[str]) -> None:
+    """Search for some of these."""
+    until = time.monotonic() + WARM_SECONDS
+    for keyword in keywords:
+        search(keyword)
+        if time.monotonic() > until:
+            break
+
+
 def _timed(search: Callable[[str], object], keywords: Sequence[str]) -> list[float]:
     """Percentiles in milliseconds."""
     took = []
+    gc.collect()
+    gc.freeze()  # or each walk of all that the benchmarks hold would be some search's
     for keyword in keywords:
         since = time.perf_counter()
         search(keyword)
         took.append((time.perf_counter() - since) * 1000)
+    gc.unfreeze()
     return quantiles(took, n=100, method="inclusive")
 
 

@@ -1,15 +1,8 @@
 """Reconcile, against reading the same sides once with the same drivers; and its memory as they grow."""
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import islice
-from typing import Any
 
-import psutil
 from sqlalchemy import text
 
 from backend.errors import Failed
@@ -18,6 +11,7 @@ from backend.model import Parent
 from backend.sql import PAGE, indices, states
 from instachat_cli.bench.duel import Goal, Row, Side, duel
 from instachat_cli.bench.ground import Ground
+from instachat_cli.bench.memory import peak_memory
 
 MESSAGES_A_CHAT = 1_000
 COUNTERS_AT_ONCE = 500
@@ -44,7 +38,7 @@ def _measure(ground: Ground, sides: str, rows: Sequence[int]) -> Iterator[Row]:
     for size in sizes:
         _grow(ground, size)
         if size in rows:
-            peaks[size] = _peak(ground)
+            peaks[size] = peak_memory(ground, "reconcile")
         if size == ground.scale.compared:
             yield duel(
                 "reconcile",
@@ -144,29 +138,3 @@ def _index(ground: Ground, index: Index) -> None:
             index.write(live.name, [Document(*row[:3], "how are you today?") for row in page])
     with ground.backend.database.begin() as tx:
         indices.mark_made(tx, live.name)
-
-
-def _peak(ground: Ground) -> float:
-    """The most memory that the command takes, in MB, as looked at a hundred times a second.
-
-    What `wait4` tells would not do: it counts the memory of who started the process, too.
-    """
-    urls: dict[str, Any] = {
-        "INSTACHAT_DATABASE_URL": ground.plain_url,
-        "INSTACHAT_REDIS_URL": ground.backend.log.url,
-        "INSTACHAT_ELASTICSEARCH_URL": ground.backend.settings.elasticsearch_url or "",
-    }
-    process = psutil.Popen(
-        [sys.executable, "-m", "instachat_cli", "reconcile"],
-        env=os.environ | urls,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    peak = 0
-    while process.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            peak = max(peak, process.memory_info().rss)
-        time.sleep(0.01)
-    if process.returncode:
-        raise Failed(f"reconcile ended with {process.returncode}")
-    return peak / (1 << 20)

@@ -11,7 +11,7 @@ import sys
 import termios
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,15 @@ from tests.engines import RedisServer, free_port, valkey_binary
 
 ROOT = Path(__file__).parents[2]
 TOGETHER = 3  # processes at once: they mostly load modules, and there are two cores
+
+
+# A process counts as its own what the one that started it had at that moment: this one has little.
+_MEASURE = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 
 
 class Cli:
@@ -58,6 +67,22 @@ class Cli:
                 results.append(running.popleft().result())
             running.append(self._start(words, b"", None))
         return results + [captured.result() for captured in running]
+
+    def peak(self, *words: object, stdin: Iterable[bytes] = ()) -> int:
+        """The most memory, in KiB, that a command had at one time which was started from its beginning."""
+        with subprocess.Popen(
+            [sys.executable, "-c", _MEASURE, *command(words)],
+            env=self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as measuring:
+            assert measuring.stdin
+            assert measuring.stdout
+            measuring.stdin.writelines(stdin)
+            measuring.stdin.close()
+            peak = int(measuring.stdout.read())
+        assert measuring.returncode == 0, words
+        return peak
 
     def real(
         self, *words: object, stdin: str | bytes = b"", env: dict[str, str] | None = None

@@ -1,11 +1,11 @@
 """Creating many at once: streamed in chunks, at constant memory, and always able to say what was accepted."""
 
-import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO
+from itertools import repeat
 
 import pytest
 
@@ -113,10 +113,11 @@ def test_a_slow_producer_is_not_waited_for(cli: Cli, token: str, chat: int) -> N
 
 def test_memory_does_not_grow_with_the_lines(cli: Cli, token: str, chat: int) -> None:
     """60,000 long lines, 25 MB, take less than 20 MiB above what 3,000 take; as does listing them."""
-    few = _peak(cli, "messages", "create", token, chat, "-", "--wait", "stored", lines=3_000)
-    many = _peak(cli, "messages", "create", token, chat, "-", "--wait", "stored", lines=60_000)
+    create = ("messages", "create", token, chat, "-", "--wait", "stored")
+    few = cli.peak(*create, stdin=_lines(3_000))
+    many = cli.peak(*create, stdin=_lines(60_000))
     assert many - few < 20 * MEBIBYTE
-    listed = _peak(cli, "messages", "list", token, chat, "-o", "json")
+    listed = cli.peak("messages", "list", token, chat, "-o", "json")
     assert listed - few < 20 * MEBIBYTE
 
 
@@ -196,21 +197,6 @@ def test_several_may_create_at_once(cli: Cli, token: str, chat: int) -> None:
     assert numbers == list(range(1, 10_001))
 
 
-def _peak(cli: Cli, *words: object, lines: int = 0) -> int:
-    """The most memory that the command had at one time, in KiB."""
-    process = cli.start(
-        *words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stdin
-    _write(process.stdin, lines)
-    process.stdin.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, process.stderr and process.stderr.read()
-    return usage.ru_maxrss
-
-
-def _write(stdin: IO[bytes], lines: int) -> None:
+def _lines(count: int) -> Iterator[bytes]:
     part = b"".join(b"%d %s\n" % (n, b"x" * 400) for n in range(1_000))
-    for _ in range(lines // 1_000):
-        stdin.write(part)
+    return repeat(part, count // 1_000)

@@ -5,7 +5,6 @@ import random
 import signal
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
 from backend.transfer import CHUNK_LINES, application_line, chat_line, message_line
 from instachat_cli.output import dumps
-from tests.cli.conftest import Cli, Terminal, command, wait_until
+from tests.cli.conftest import Cli, Terminal, wait_until
 from tests.cli.zygote import Zygote, checked
 from tests.conftest import Engines
 from tests.engines import RedisServer
@@ -249,7 +248,7 @@ def test_memory_does_not_grow_with_the_lines(there: Cli, tmp_path: Path) -> None
     for count in (5_000, 30_000):
         file.write_text("".join(lines(count, size=1_000)))
         commands = (["import", file, "--dry-run"], ["import", file], ["export", "/dev/null"])
-        peaks.append([_peak(there, *words) for words in commands])
+        peaks.append([there.peak(*words) for words in commands])
     assert all(many - few < 15 * MEBIBYTE for few, many in zip(*peaks, strict=True)), peaks
 
 
@@ -262,25 +261,3 @@ def test_progress_is_shown_on_a_terminal(there: Cli, tmp_path: Path) -> None:
     terminal.until("/s ")
     terminal.until("imported: 1 application, 1 chat, 15,000 messages")
     assert terminal.end() == 0
-
-
-# A process counts as its own what the one that started it had at that moment: this one has little.
-_MEASURE = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(code)
-"""
-
-
-def _peak(cli: Cli, *words: object) -> int:
-    """The most memory that the command had at one time, in KiB."""
-    return int(
-        subprocess.run(
-            [sys.executable, "-c", _MEASURE, *command(words)],
-            env=cli.env,
-            check=True,
-            stdout=subprocess.PIPE,
-            timeout=60,
-        ).stdout
-    )
