@@ -288,12 +288,13 @@ class Index(Elastic):
     def candidates(self, name: str, chat_id: int, keyword: str, after: int, size: int) -> list[int]:
         """Up to `size` numbers, in order, of a chat's documents behind `after` that may contain a keyword.
 
-        The keyword is folded. Every document that contains it is among them. Raises IndexMissing.
+        `name` is an index's, or the alias that searches read. The keyword is folded. Every document that
+        contains it is among them. Raises IndexMissing.
         """
         grams = [{"term": {"text": gram}} for gram in _cut(keyword)]
         with self._in_our_words(name) as client:
             answer = client.search(
-                index=read_alias(name),
+                index=name,
                 routing=str(chat_id),
                 query={"bool": {"filter": [_of_chat(chat_id), *grams]}},
                 sort=["chat", "number"],

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from itertools import starmap
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, text
 
 from backend.events import moment
 from backend.model import Application, Chat, EntryId, Message, Parent
 from backend.sql.copying import copy, copy_time, escaped
-from backend.sql.database import hot
+from backend.sql.database import driver_rows, hot
 
 
 class MessageRow(NamedTuple):
@@ -326,6 +327,7 @@ CONFIRM = hot(
     SELECT number, text, created_at, updated_at, version FROM message
     WHERE chat_id = :chat_id AND number = ANY(cast(:numbers AS bigint[])) AND state = 'stored'
       AND strpos(folded COLLATE "C", :keyword) > 0
+      AND EXISTS (SELECT FROM search_index WHERE state = 'live')
     ORDER BY number LIMIT :limit""",
 )
 COUNT_PUBLISHED = hot(
@@ -388,7 +390,11 @@ def dead_numbers(
 def messages(connection: Connection, chat_id: int, after: int, limit: int) -> list[Message]:
     """A page of a chat's messages, by number."""
     rows = connection.execute(MESSAGES, {"chat_id": chat_id, "after": after, "limit": limit})
-    return [Message(*row) for row in rows]
+    return _messages(rows)
+
+
+def _messages(rows: CursorResult[Any]) -> list[Message]:
+    return list(starmap(Message, driver_rows(rows)))
 
 
 def search(
@@ -398,15 +404,17 @@ def search(
     rows = connection.execute(
         SEARCH, {"chat_id": chat_id, "keyword": keyword, "after": after, "limit": limit}
     )
-    return [Message(*row) for row in rows]
+    return _messages(rows)
 
 
 def confirm(
     connection: Connection, chat_id: int, numbers: Sequence[int], keyword: str, limit: int
 ) -> list[Message]:
-    """Those of a chat's messages with these numbers that `search` would find, by number."""
+    """Those of a chat's messages with these numbers that `search` would find, by number; none if there is no
+    live index, which may have named too few.
+    """
     values = {"chat_id": chat_id, "numbers": list(numbers), "keyword": keyword, "limit": limit}
-    return [Message(*row) for row in connection.execute(CONFIRM, values)]
+    return _messages(connection.execute(CONFIRM, values))
 
 
 def count_published(connection: Connection, chat_id: int, first: int, last: int) -> int:

@@ -58,6 +58,7 @@ class Scale:
     reindexed: int = 400_000  # messages of one reindex
     million: int = 1_000_000  # of what is done at a large size, once
     keywords: int = 100
+    warm_seconds: float = 20.0  # of searches of each kind before those that count
     long_pairs: int = 3  # of what takes long
     steady_seconds: float = 20.0  # of a load that goes on
 
@@ -75,6 +76,7 @@ QUICK = Scale(
     reindexed=5_000,
     million=20_000,
     keywords=10,
+    warm_seconds=0.2,
     long_pairs=2,
     steady_seconds=3.0,
     loads=1,

@@ -14,6 +14,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.errors import EngineDown, Failed, SchemaMismatch
 from backend.settings import Settings
 from backend.sql import Database, indices, outbox, states, tallies
+from backend.sql.database import TRUSTED_SECONDS
 from tests.conftest import Engines
 
 BIG = {"message", "chat", "application", "outbox"}
@@ -236,4 +237,5 @@ def test_a_restarted_server_costs_no_failed_call(backend: Backend, engines: Engi
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
         " AND datname LIKE 'test%'"
     )
+    time.sleep(2 * TRUSTED_SECONDS)
     assert backend.database.schema() == sql.SCHEMA

@@ -12,7 +12,15 @@ from tests.conftest import Engines
 from tests.core.test_bench import TINY, left_behind
 from tests.elastic.fixtures import Elasticsearch
 
-SMALL = replace(TINY, reindexed=600, million=2_000, keywords=5, long_pairs=2, steady_seconds=1.0)
+SMALL = replace(
+    TINY,
+    reindexed=600,
+    million=2_000,
+    keywords=5,
+    warm_seconds=0.1,
+    long_pairs=2,
+    steady_seconds=1.0,
+)
 
 
 def indices(node: Elasticsearch) -> set[str]:
