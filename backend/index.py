@@ -288,13 +288,12 @@ class Index(Elastic):
     def candidates(self, name: str, chat_id: int, keyword: str, after: int, size: int) -> list[int]:
         """Up to `size` numbers, in order, of a chat's documents behind `after` that may contain a keyword.
 
-        `name` is an index's, or the alias that searches read. The keyword is folded. Every document that
-        contains it is among them. Raises IndexMissing.
+        The keyword is folded. Every document that contains it is among them. Raises IndexMissing.
         """
         grams = [{"term": {"text": gram}} for gram in _cut(keyword)]
         with self._in_our_words(name) as client:
             answer = client.search(
-                index=name,
+                index=read_alias(name),
                 routing=str(chat_id),
                 query={"bool": {"filter": [_of_chat(chat_id), *grams]}},
                 sort=["chat", "number"],
@@ -348,25 +347,21 @@ class Index(Elastic):
             with self._in_our_words(name) as client:
                 client.close_point_in_time(id=moment)
 
-    def versions(self, name: str, after: Key, last: Key | None, about: int) -> list[Version]:
-        """The version of every document behind one key, up to another or to the end, by chat and number.
+    def versions(
+        self, name: str, after: Key, last: Key | None, size: int
+    ) -> tuple[list[Version], bool]:
+        """The versions of the first documents behind one key, up to another or to the end, in order.
 
-        `about` how many there are to be expected. What was written before the last refresh is among them.
-        Raises IndexMissing.
+        They are at most `size`, which is at most STATES_AT_ONCE; and whether there may be more. What was
+        written before the last refresh is among them. Raises IndexMissing.
         """
-        size = min(max(about, 1), STATES_AT_ONCE)
-        found: list[Version] = []
-        while True:
-            page = list(
-                map(_version, self._hits(_from(_ALL, after), index=name, after=after, size=size))
-            )
-            found += page
-            if len(page) < size or (last and page[-1][:2] >= last):
-                break
-            after = page[-1][:2]
+        found = list(
+            map(_version, self._hits(_from(_ALL, after), index=name, after=after, size=size))
+        )
+        more = len(found) == size and (last is None or found[-1][:2] < last)
         while last and found and found[-1][:2] > last:
             found.pop()
-        return found
+        return found, more
 
     def states_of(self, name: str, keys: Sequence[Key]) -> dict[Key, DocumentState]:
         """The states of those of these (chat id, number) that have a document now, by key."""

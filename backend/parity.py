@@ -6,9 +6,11 @@ its rows, then the index once all that was known by then is published, then its 
 is older than the row was before, or newer than the row is after, is a difference; nothing else is.
 """
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import NamedTuple
 
@@ -23,10 +25,11 @@ READERS = 2  # of documents: while Elasticsearch finds some, others are read
 
 
 class _Page(NamedTuple):
-    """Some rows, one behind the other, and the documents from the first of them to the next page's."""
+    """Some rows, one behind the other, the key of the last unless there are no more, and their documents."""
 
     rows: list[Version]
-    documents: Future[list[Version]]
+    last: Key | None
+    documents: Future[tuple[list[Version], bool]]
 
 
 class Parity:
@@ -45,30 +48,46 @@ class Parity:
         """
         self._publisher.settle()
         self._index.refresh(name)
-        candidates = self._candidates(name, tell)
-        while batch := list(islice(candidates, AT_ONCE)):
-            yield from self._confirm(name, batch)
+        with closing(self._candidates(name, tell)) as candidates:
+            while batch := list(islice(candidates, AT_ONCE)):
+                yield from self._confirm(name, batch)
 
-    def _candidates(self, name: str, tell: Callable[[int], object]) -> Iterator[Key]:
+    def _candidates(self, name: str, tell: Callable[[int], object]) -> Generator[Key, None, None]:
         """The keys of which the two sides do not say the same."""
         done = 0
-        for page in self._pages(name):
-            documents = page.documents.result()
-            if page.rows != documents:  # hardly ever
-                yield from sorted({key[:2] for key in set(page.rows) ^ set(documents)})
-            done += len(page.rows)
-            tell(done)
+        with closing(self._pages(name)) as pages:
+            for page in pages:
+                for keys in self._differing(name, page):
+                    if keys:  # of one page there may be any number
+                        yield from keys
+                        tell(done)
+                done += len(page.rows)
+                tell(done)
 
-    def _pages(self, name: str) -> Iterator[_Page]:
+    def _differing(self, name: str, page: _Page) -> Iterator[list[Key]]:
+        rows, (documents, more) = page.rows, page.documents.result()
+        while more:  # than there are rows
+            reached = documents[-1][:2]
+            here = bisect_right(rows, reached, key=lambda row: row[:2])
+            yield _unlike(rows[:here], documents)
+            rows = rows[here:]
+            documents, more = self._index.versions(name, reached, page.last, PAGE)
+        yield _unlike(rows, documents)
+
+    def _pages(self, name: str) -> Generator[_Page, None, None]:
         """All rows and documents, the next of which come while some are looked at."""
         coming: deque[_Page] = deque()
-        with ThreadPoolExecutor(READERS, thread_name_prefix="parity") as pool:
+        pool = ThreadPoolExecutor(READERS, thread_name_prefix="parity")
+        try:
             for after, rows, last in self._rows():
-                documents = pool.submit(self._index.versions, name, after, last, len(rows))
-                coming.append(_Page(rows, documents))
+                size = min(len(rows) + 1, PAGE)
+                documents = pool.submit(self._index.versions, name, after, last, size)
+                coming.append(_Page(rows, last, documents))
                 if len(coming) > READERS:
                     yield coming.popleft()
             yield from coming
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _rows(self) -> Iterator[tuple[Key, list[Version], Key | None]]:
         """Pages of rows: behind which key, the rows, and up to which key; None of the last."""
@@ -91,6 +110,13 @@ class Parity:
         with self._database.connect() as connection:
             after = reindexing.versions(connection, keys)
         return [key for key in keys if not _agree(before.get(key), held.get(key), after.get(key))]
+
+
+def _unlike(rows: Sequence[Version], documents: Sequence[Version]) -> list[Key]:
+    """The keys of which two lists do not say the same, in order."""
+    if rows == documents:  # nearly always
+        return []
+    return sorted({version[:2] for version in set(rows) ^ set(documents)})
 
 
 def _agree(before: int | None, document: DocumentState | None, after: int | None) -> bool:

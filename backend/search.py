@@ -9,16 +9,13 @@ gone. Text and keyword are folded by the same module, so that every way of searc
 from collections.abc import Iterator
 from typing import Protocol
 
-from sqlalchemy import Connection
-
 from backend import sql
 from backend.elastic import IndexMissing
 from backend.errors import Unavailable
 from backend.folding import fold_keyword, highlight
-from backend.index import GRAMS, Index, alias_of_installation
+from backend.index import GRAMS, Index
 from backend.model import Match, Message
 from backend.sql import Database, indices
-from backend.sql.indices import KeptIndex
 
 FEW = 10  # candidates more than wanted of a keyword that is one gram: all but what just changed contain it
 MANY = 100  # of a longer one, whose grams may stand apart: of 300 pages 299 are full at once, with FEW 290
@@ -70,44 +67,31 @@ class IndexSearcher:
         self._index = index
 
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
-        """See Searcher. Raises NoIndex where no index holds all messages.
-
-        Each question to an engine may wait for a processor: most pages take one to Elasticsearch and one to
-        PostgreSQL, which finds nothing where there is no live index. So that is asked for last.
-        """
+        """See Searcher. Raises NoIndex where no index holds all messages."""
         found: list[Message] = []
         size = limit + (FEW if len(keyword) <= GRAMS else MANY)
-        while True:
-            numbers = self._candidates(chat_id, keyword, after, size)
-            if numbers:
-                with self._database.connect() as connection:
-                    found += sql.confirm(connection, chat_id, numbers, keyword, limit - len(found))
-            if len(found) == limit or len(numbers) < size:
-                break
-            after = numbers[-1]
-            size = min(size * 4, MOST)
-        if not found:
-            self._live()
-        return found
-
-    def _candidates(self, chat_id: int, keyword: str, after: int, size: int) -> list[int]:
-        alias = alias_of_installation(self._database.installation.id)
-        try:
-            return self._index.candidates(alias, chat_id, keyword, after, size)
-        except IndexMissing:
-            live = self._live()
-            if live.made:
-                raise IndexMissing(live.name) from None
-            return []  # nothing was published yet
-
-    def _live(self) -> KeptIndex:
+        # One connection for all of it, as taking another costs a tenth of a search. It is in no transaction.
         with self._database.connect() as connection:
-            return _live(connection)
+            live = _live(indices.live_index(connection))
+            while True:
+                try:
+                    numbers = self._index.candidates(live.name, chat_id, keyword, after, size)
+                except IndexMissing:
+                    if live.made:
+                        raise
+                    return []  # nothing was published yet
+                if numbers:
+                    left = limit - len(found)
+                    found += sql.confirm(connection, chat_id, numbers, keyword, left)
+                if len(found) == limit or len(numbers) < size:
+                    return found
+                after = numbers[-1]
+                size = min(size * 4, MOST)
 
     def knows(self, chat_id: int, first: int, last: int) -> bool:
         """See Searcher; raises as `search` does."""
         with self._database.connect() as connection:
-            live = _live(connection)
+            live = _live(indices.live_index(connection))
             stored = sql.count_published(connection, chat_id, first, last)
         try:
             return self._index.count(live.name, chat_id, first, last) >= stored
@@ -117,8 +101,7 @@ class IndexSearcher:
             return False
 
 
-def _live(connection: Connection) -> KeptIndex:
-    index = indices.live_index(connection)
+def _live(index: indices.KeptIndex | None) -> indices.KeptIndex:
     if index is None:
         raise NoIndex
     return index

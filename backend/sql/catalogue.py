@@ -327,7 +327,6 @@ CONFIRM = hot(
     SELECT number, text, created_at, updated_at, version FROM message
     WHERE chat_id = :chat_id AND number = ANY(cast(:numbers AS bigint[])) AND state = 'stored'
       AND strpos(folded COLLATE "C", :keyword) > 0
-      AND EXISTS (SELECT FROM search_index WHERE state = 'live')
     ORDER BY number LIMIT :limit""",
 )
 COUNT_PUBLISHED = hot(
@@ -410,9 +409,7 @@ def search(
 def confirm(
     connection: Connection, chat_id: int, numbers: Sequence[int], keyword: str, limit: int
 ) -> list[Message]:
-    """Those of a chat's messages with these numbers that `search` would find, by number; none if there is no
-    live index, which may have named too few.
-    """
+    """Those of a chat's messages with these numbers that `search` would find, by number."""
     values = {"chat_id": chat_id, "numbers": list(numbers), "keyword": keyword, "limit": limit}
     return _messages(connection.execute(CONFIRM, values))
 

@@ -29,7 +29,7 @@ SCHEMA = "0004"  # the newest migration; a test holds it against the scripts
 CONNECT_SECONDS = 3
 KEPT_CONNECTIONS = 10  # of one process
 MOST_CONNECTIONS = 30
-TRUSTED_SECONDS = 0.1  # since a connection was used; no server is restarted in less
+TRUSTED_SECONDS = 0.1  # since a connection was given back; hardly any server is restarted in less
 PAGE = 1_000
 
 HOT: dict[str, TextClause] = {}

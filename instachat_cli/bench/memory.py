@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 import psutil
+from pydantic import SecretStr
 
 from backend.errors import Failed
 from instachat_cli.bench.ground import Ground
@@ -19,9 +20,11 @@ def peak_memory(ground: Ground, *words: str) -> float:
 
     What `wait4` tells would not do: it counts the memory of who started the process, too.
     """
-    given = ground.backend.settings.model_dump(exclude_unset=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
-    environment |= {f"INSTACHAT_{name.upper()}": str(value) for name, value in given.items()}
+    for name, value in ground.backend.settings.model_dump(exclude_unset=True).items():
+        if value is not None:
+            said = value.get_secret_value() if isinstance(value, SecretStr) else value
+            environment[f"INSTACHAT_{name.upper()}"] = str(said)
     process = psutil.Popen(
         [sys.executable, "-m", "instachat_cli", *words],
         env=environment,

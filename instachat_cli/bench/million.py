@@ -180,11 +180,13 @@ def _timed(search: Callable[[str], object], keywords: Sequence[str]) -> list[flo
     took = []
     gc.collect()
     gc.freeze()  # or each walk of all that the benchmarks hold would be some search's
-    for keyword in keywords:
-        since = time.perf_counter()
-        search(keyword)
-        took.append((time.perf_counter() - since) * 1000)
-    gc.unfreeze()
+    try:
+        for keyword in keywords:
+            since = time.perf_counter()
+            search(keyword)
+            took.append((time.perf_counter() - since) * 1000)
+    finally:
+        gc.unfreeze()
     return quantiles(took, n=100, method="inclusive")
 
 

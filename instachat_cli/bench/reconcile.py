@@ -48,7 +48,7 @@ def _measure(ground: Ground, sides: str, rows: Sequence[int]) -> Iterator[Row]:
                 pairs=ground.scale.reads,
                 goal=GOAL,
             )
-    curve = ", ".join(f"{peak:.0f} MB for {size:,}" for size, peak in peaks.items())
+    curve = ", ".join(f"{peak:.0f} MiB for {size:,}" for size, peak in peaks.items())
     smallest = min(peaks)
     pairs = [(peaks[largest], peaks[smallest])]
     yield Row(

@@ -5,7 +5,7 @@ import random
 import pytest
 from sqlalchemy import text
 
-from backend import index, parity
+from backend import parity
 from backend.bootstrap import Backend
 from backend.index import Document
 from backend.parity import Parity
@@ -26,7 +26,6 @@ def test_every_difference_is_named(
     name, dice = live(core), random.Random(page)
     monkeypatch.setattr(parity, "PAGE", page)
     monkeypatch.setattr(parity, "AT_ONCE", 4)
-    monkeypatch.setattr(index, "STATES_AT_ONCE", max(page, 4))
     ((chat, version),) = query(core, "SELECT chat_id, version FROM message")
     keys = [(chat, number) for chat in CHATS for number in range(1, MOST + 1)]
     for _ in range(6):
