@@ -5,6 +5,7 @@ beyond whether all went well; by as many connections as turn out best.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -65,6 +66,13 @@ class Elastic:
         with self.ground.backend.database.connect() as connection:
             rows = connection.execute(ROWS, {"limit": limit}).all()
         return list(bodies(_lines(*row) for row in rows))
+
+    def warm(self, requests: Sequence[bytes], seconds: float) -> None:
+        """Have a node that is new compile what bulks need, or each pair's second side has the better one."""
+        side = self._bulks(requests, 1, connections=max(CONNECTIONS))
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            side.measure()
 
     def ceiling(self, requests: Sequence[bytes], amount: int) -> Side:
         """Sending these requests to a new index, by the best number of connections."""

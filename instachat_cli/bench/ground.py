@@ -58,7 +58,7 @@ class Scale:
     reindexed: int = 400_000  # messages of one reindex
     million: int = 1_000_000  # of what is done at a large size, once
     keywords: int = 100
-    warm_seconds: float = 20.0  # of searches of each kind before those that count
+    warm_seconds: float = 20.0  # of what a new Elasticsearch gets quicker at, before what counts
     long_pairs: int = 3  # of what takes long
     steady_seconds: float = 20.0  # of a load that goes on
 

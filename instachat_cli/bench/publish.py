@@ -21,6 +21,7 @@ def measure(ground: Ground) -> Iterator[Row]:
     elastic.renew()
     _store(ground)
     requests = elastic.prebuilt(count)
+    elastic.warm(requests, ground.scale.warm_seconds)
 
     def renewed() -> None:
         elastic.renew()
