@@ -310,9 +310,8 @@ class Index(Elastic):
     def count(self, name: str, chat_id: int, first: int, last: int) -> int:
         """How many of these numbers of a chat a search can find, or find removed. Raises IndexMissing."""
         numbers: dict[str, Any] = {"range": {"number": {"gte": first, "lte": last}}}
-        if (
-            last - first < MOST_IDS
-        ):  # a range reads all of the chat's documents, these only look theirs up
+        # A range reads all of the chat's documents, ids only look theirs up.
+        if last - first < MOST_IDS:
             ids = [f"{chat_id}-{number}" for number in range(first, last + 1)]
             numbers = {"ids": {"values": ids}}
         with self._in_our_words(name) as client:

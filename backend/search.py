@@ -70,7 +70,7 @@ class IndexSearcher:
         """See Searcher. Raises NoIndex where no index holds all messages."""
         found: list[Message] = []
         size = limit + (FEW if len(keyword) <= GRAMS else MANY)
-        # One connection for all of it, as taking another costs a tenth of a search. It is in no transaction.
+        # One connection for all of it, as taking another costs time. It is in no transaction.
         with self._database.connect() as connection:
             live = _live(indices.live_index(connection))
             while True:
