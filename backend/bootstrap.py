@@ -4,32 +4,32 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from backend.accept import Acceptor
-from backend.catalog import Catalog
-from backend.clearing import Clearer
-from backend.counters import Counters
-from backend.documents import Documents
-from backend.drain import Drainer
-from backend.embedded import PrivateEngines, acquire
-from backend.errors import Invalid, Unavailable
-from backend.exporting import Exporter
-from backend.importing import Importer
-from backend.index import Index
-from backend.jobs import Jobs, Worker
-from backend.letters import DeadLetters
-from backend.life import Lives
-from backend.log import Log
-from backend.mending import Mender
-from backend.migrations import upgrade
-from backend.past_log import PastLog
-from backend.publish import Publisher, keep_first_index
-from backend.reconcile import Reconciler
-from backend.reindex import Reindexer
-from backend.search import IndexSearcher, ScanSearcher
+from backend.catalog.catalog import Catalog
+from backend.domain.errors import Invalid, Unavailable
+from backend.embedded.private_engines import PrivateEngines, acquire
+from backend.ingest.accept import Acceptor
+from backend.ingest.barrier import Settler
+from backend.ingest.counters import Counters
+from backend.ingest.dead_letters import DeadLetters
+from backend.ingest.direct_write import PastLog
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Lives
+from backend.maintenance.cascade_delete import Clearer
+from backend.maintenance.counter_sync import Syncer
+from backend.reconcile.documents import Documents
+from backend.reconcile.reconciler import Reconciler
+from backend.reconcile.repair import Mender
+from backend.search.publish import Publisher, keep_first_index
+from backend.search.reindex import Reindexer
+from backend.search.searcher import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
-from backend.settling import Settler
-from backend.sql import Database
-from backend.syncing import Syncer
+from backend.storage.elasticsearch.index import Index
+from backend.storage.postgres import Database
+from backend.storage.postgres.schema_upgrade import upgrade
+from backend.storage.redis.log import Log
+from backend.transfer.exporter import Exporter
+from backend.transfer.importer import Importer
+from backend.worker.worker import Jobs, Worker
 
 STRICT_REDIS = {
     "appendonly": "yes",

@@ -9,7 +9,7 @@ from platformdirs import user_data_path
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from backend.errors import Invalid
+from backend.domain.errors import Invalid
 
 PREFIX = "INSTACHAT_"
 

@@ -19,12 +19,12 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code."""
     try:
         _open_streams()
-        from instachat_cli import failures
-        from instachat_cli.talk import talk
+        from instachat_cli.console import exit_codes
+        from instachat_cli.console.stderr import talk
 
         try:
             talk.as_json = _wants_json(arguments)
-            from instachat_cli.commands import invoke
+            from instachat_cli.program import invoke
 
             code = invoke(arguments)
             sys.stdout.flush()
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
             return 0
         except BaseException as error:  # noqa: BLE001  # nobody is shown a traceback
             _leave_stdout()
-            return failures.report(error)
+            return exit_codes.report(error)
         talk.release()
         return code
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import urllib3
 
-from loadtest.faults import Unreachable, Unusable
+from loadtest.errors import Unreachable, Unusable
 
 TIMEOUT = urllib3.Timeout(connect=5, read=20)
 NO_ANSWER = 0

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import Backend, open_backend
-from backend.migrations import upgrade
 from backend.settings import Settings
-from backend.sql import Database
+from backend.storage.postgres import Database
+from backend.storage.postgres.schema_upgrade import upgrade
 from tests.elastic.fixtures import elasticsearch as elasticsearch
 from tests.elastic.fixtures import start_elasticsearch as start_elasticsearch
 from tests.engines import (

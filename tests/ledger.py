@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.bootstrap import Backend
-from backend.errors import NotFound
+from backend.domain.errors import NotFound
 
 
 class Ledger:

@@ -27,11 +27,11 @@ from typing import Any
 from elasticsearch import Elasticsearch
 from sqlalchemy import text
 
-from backend import sql
-from backend.folding import fold
-from backend.migrations import upgrade
-from backend.sql import Database, MessageRow
-from loadtest.conversations import conversations
+from backend.domain.folding import fold
+from backend.storage import postgres as sql
+from backend.storage.postgres import Database, MessageRow
+from backend.storage.postgres.schema_upgrade import upgrade
+from loadtest.corpus.conversations import conversations
 from tests.elastic.node import ElasticsearchServer
 from tests.elastic.provision import installation
 from tests.engines import PostgresServer, wheel_postgres

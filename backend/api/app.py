@@ -12,20 +12,12 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from backend.api import (
-    applications,
-    chats,
-    documented,
-    health,
-    indexing,
-    messages,
-    metrics,
-    pages,
-    problems,
-)
+from backend.api import openapi, problems
+from backend.api.health import metrics, page, probes
 from backend.api.problems import Refused
+from backend.api.routes import applications, chats, messages, reindex
 from backend.api.service import open_service
-from backend.errors import InstaChatError
+from backend.domain.errors import InstaChatError
 from backend.settings import Settings
 
 DESCRIPTION = """\
@@ -69,12 +61,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(chats.router)
     app.include_router(messages.router)
     app.include_router(messages.batches)
-    app.include_router(health.router)
+    app.include_router(probes.router)
     app.include_router(metrics.router)
-    app.include_router(pages.router)
+    app.include_router(page.router)
     if settings.admin_token is not None:
         app.include_router(applications.for_operators)
-        app.include_router(indexing.router)
+        app.include_router(reindex.router)
     else:  # that path exists for its POST; what operators get there does not
         app.include_router(applications.without_operators)
     if settings.cors_origins:
@@ -85,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id"],
             expose_headers=EXPOSED,
         )
-    app.openapi = lambda: documented.schema(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: openapi.schema(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 

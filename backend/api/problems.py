@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from fastapi import HTTPException
 from fastapi.responses import Response
 
-from backend import errors
-from backend.errors import InstaChatError
+from backend.domain import errors
+from backend.domain.errors import InstaChatError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 1  # what Retry-After says when something is away

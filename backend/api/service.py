@@ -11,21 +11,22 @@ from typing import Annotated, Literal, TypeVar
 from fastapi import Depends
 from fastapi import Request as HttpRequest
 
-from backend.accept import Request
-from backend.api import measures, problems
-from backend.api.gather import CALLS as ACCEPTING_CALLS
-from backend.api.gather import MOST_WAITING, Answer, Gatherer
-from backend.api.limit import CreationLimit
+from backend.api import problems
+from backend.api.creation_limit import CreationLimit
+from backend.api.health import process_metrics
+from backend.api.health.poller import Watch
 from backend.api.problems import Refused
+from backend.api.server.group_commit import CALLS as ACCEPTING_CALLS
+from backend.api.server.group_commit import MOST_WAITING, Answer, Gatherer
 from backend.api.waiting import Waiting
-from backend.api.watch import Watch
 from backend.bootstrap import Backend, addresses, assemble, open_log
-from backend.catalog import Catalog, Pending
-from backend.errors import Gone, InstaChatError, NotStoredYet
-from backend.log.asynchronous import connections
-from backend.model import Accepted
+from backend.catalog.catalog import Catalog, Pending
+from backend.domain.errors import Gone, InstaChatError, NotStoredYet
+from backend.domain.model import Accepted
+from backend.ingest.accept import Request
 from backend.settings import Settings
-from backend.sql import Database
+from backend.storage.postgres import Database
+from backend.storage.redis.accept_async import connections
 
 # At the same time; each holds at most one of the database's 30 connections.
 CALLS = 18
@@ -138,7 +139,7 @@ class Service:
                     raise
             await asyncio.sleep(POLL_SECONDS)
 
-    def pools(self) -> measures.Pools:
+    def pools(self) -> process_metrics.Pools:
         """What there is of this process, and how much of it is in use."""
         database = self.core.database.pool()
         return {
@@ -176,7 +177,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         core = await asyncio.to_thread(_open, settings, stack)
         bell = stack.enter_context(ThreadPoolExecutor(1, "bell"))
         service = Service(core, bell)
-        sampling = asyncio.create_task(measures.sample(service.pools))
+        sampling = asyncio.create_task(process_metrics.sample(service.pools))
         renewing = asyncio.create_task(_renew(core))
         gc.collect()
         gc.freeze()  # what is loaded stays: collections need not walk it

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 
-from backend import sql
-from backend.errors import InstaChatError
-from backend.model import Accepted, EntryId
-from backend.sql import Database
+from backend.domain.errors import InstaChatError
+from backend.domain.model import Accepted, EntryId
+from backend.storage import postgres
+from backend.storage.postgres import Database
 
 POLL_SECONDS = 0.02
 logger = logging.getLogger(__name__)
@@ -50,4 +50,4 @@ class Waiting:
 
     def _look(self) -> dict[int, tuple[int, EntryId]]:
         with self._database.connect() as connection:
-            return sql.shard_states(connection)
+            return postgres.shard_states(connection)

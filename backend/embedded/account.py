@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.errors import Failed
+from backend.domain.errors import Failed
 
 SYSTEM_USER = "instachat"
 

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.domain.errors import Failed, Invalid
 from backend.embedded.account import Account, engines_account
 from backend.embedded.home import (
     POSTGRES,
@@ -24,7 +25,6 @@ from backend.embedded.home import (
 from backend.embedded.processes import Launcher
 from backend.embedded.wheels import POSTGRES_WHEEL, VALKEY_WHEEL
 from backend.embedded.wire import DATABASE, USER, fits, valkey_says, valkey_socket
-from backend.errors import Failed, Invalid
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from backend import errors
-from backend.errors import EngineDown, InstaChatError, Invalid
+from backend.domain import errors
+from backend.domain.errors import EngineDown, InstaChatError, Invalid
 
 POSTGRES = "postgres"
 VALKEY = "valkey"
@@ -26,7 +26,7 @@ LITTLE_SPACE = 100_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything of one home is; `backend.embedded` draws it."""
+    """Where everything of one home is; `backend.embedded.private_engines` draws it."""
 
     home: Path
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from backend.domain.errors import InstaChatError
 from backend.embedded.engines import Engine, Postgres, Site, Valkey, open_site
 from backend.embedded.home import (
     STRICT,
@@ -30,7 +31,6 @@ from backend.embedded.home import (
 )
 from backend.embedded.processes import Launcher, end_leftovers
 from backend.embedded.wire import answers
-from backend.errors import InstaChatError
 
 IDLE_POLL = 0.1
 BUSY_POLL = 0.01

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from backend.domain.errors import Failed
 from backend.embedded.account import OWN_ENGINES, Account
 from backend.embedded.home import own_folder
-from backend.errors import Failed
 
 _MACHINES = {"amd64": "x86_64"}
 _MACHINE = platform.machine().lower()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import fmean, stdev
 
-from loadtest.result import Breakpoint, Moment, Requests, Result
+from loadtest.report.result import Breakpoint, Moment, Requests, Result
 
 ENOUGH_RUNS = 3
 ENOUGH_SECONDS = 10

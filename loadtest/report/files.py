@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loadtest.report.page import page
 from loadtest.report.plots import drawn, png, svg
-from loadtest.result import Moment, Requests, Result, dumps
+from loadtest.report.result import Moment, Requests, Result, dumps
 
 
 def write(result: Result, folder: Path) -> list[Path]:

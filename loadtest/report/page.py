@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from loadtest.report.result import Audit, Model, Requests, Result, Spread, Threshold
 from loadtest.report.words import carried, level
-from loadtest.result import Audit, Model, Requests, Result, Spread, Threshold
 
 PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 COUNTED = ("answered", "stored", "searchable", "deleted", "unknown", "unknown_stored")

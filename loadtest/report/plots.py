@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.result import Model, Moment, Result
+from loadtest.report.result import Model, Moment, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 from loadtest.report.chart import chart
-from loadtest.result import Breakpoint, Model, Moment, Requests, Result, Spread
+from loadtest.report.result import Breakpoint, Model, Moment, Requests, Result, Spread
 
 CHARTS: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
     ("requests/s", lambda moment: moment.rate),

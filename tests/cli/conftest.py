@@ -215,7 +215,7 @@ def stored(core: Backend) -> Callable[[str], None]:
 @pytest.fixture
 def chat(core: Backend, token: str, stored: Callable[[str], None]) -> int:
     """The number of a stored chat of that application."""
-    from backend import accept
+    from backend.ingest import accept
 
     number = core.acceptor.accept(accept.chats(token)).first
     stored(token)

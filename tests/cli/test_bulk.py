@@ -10,7 +10,7 @@ from itertools import repeat
 import pytest
 
 from backend.bootstrap import Backend
-from backend.model import Parent
+from backend.domain.model import Parent
 from tests.cli.conftest import Cli
 from tests.cli.zygote import checked
 

@@ -8,9 +8,9 @@ from contextlib import closing, contextmanager
 import psycopg2
 import pytest
 
-from backend import accept
 from backend.bootstrap import Backend
-from backend.model import Parent
+from backend.domain.model import Parent
+from backend.ingest import accept
 from tests.cli.conftest import Cli, Terminal, wait_until
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from backend.bootstrap import Backend
-from backend.events import pack_messages
-from backend.log import Creation
-from backend.model import EntryId, Parent
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.storage.redis.types import Creation
 from tests.cli.conftest import Cli, Terminal
 
 

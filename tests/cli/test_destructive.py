@@ -9,7 +9,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from backend.sql import Database
+from backend.storage.postgres import Database
 from tests.cli.conftest import Cli, Terminal
 from tests.cli.zygote import Zygote
 from tests.conftest import Engines

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
+from backend.ingest import accept
 from backend.settings import Settings
 from tests.cli.conftest import Cli, wait_until
 from tests.cli.zygote import Zygote

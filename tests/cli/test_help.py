@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from instachat_cli.commands import NAMES, app
+from instachat_cli.program import NAMES, app
 from tests.cli.conftest import Cli
 
 

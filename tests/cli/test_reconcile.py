@@ -5,9 +5,9 @@ import json
 import redis
 from sqlalchemy import text
 
-from backend import accept
 from backend.bootstrap import Backend
-from backend.model import Parent
+from backend.domain.model import Parent
+from backend.ingest import accept
 from tests.cli.conftest import Cli
 from tests.engines import free_port
 

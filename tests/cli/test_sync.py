@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
-from backend.sql import counts
+from backend.storage.postgres import counter_columns
 from tests.cli.conftest import Cli, wait_until
 from tests.engines import free_port
 
@@ -109,6 +109,6 @@ def test_a_worker_syncs_when_the_last_one_is_nearly_an_hour_ago(
     def behind() -> float:
         # Of this shard: others, which the worker is the first to look at, were never synced.
         with core.database.connect() as connection:
-            return counts.synced(connection)[core.counters.shard(token)].behind_seconds
+            return counter_columns.synced(connection)[core.counters.shard(token)].behind_seconds
 
     wait_until(lambda: behind() < 60)  # noted a moment after the last count

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
+from backend.ingest import accept
 from backend.settings import Settings
-from backend.transfer import CHUNK_LINES, application_line, chat_line, message_line
-from instachat_cli.output import dumps
+from backend.transfer.format import CHUNK_LINES, application_line, chat_line, message_line
+from instachat_cli.console.output import dumps
 from tests.cli.conftest import Cli, Terminal, wait_until
 from tests.cli.zygote import Zygote, checked
 from tests.conftest import Engines

@@ -9,7 +9,7 @@ import redis
 
 from backend.bootstrap import Backend
 from backend.settings import redacted
-from backend.sql import SCHEMA
+from backend.storage.postgres import SCHEMA
 from tests.cli.conftest import Cli, Terminal
 from tests.cli.zygote import Zygote
 from tests.conftest import Engines

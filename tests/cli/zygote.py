@@ -150,13 +150,11 @@ def _load_everything() -> None:
     from sqlalchemy.dialects.postgresql import psycopg2 as dialect  # noqa: F401
 
     import backend.bootstrap
-    import backend.doctor
-    import backend.status  # noqa: F401
-    import instachat_cli.commands
-    import instachat_cli.creating
-    import instachat_cli.lines
-    import instachat_cli.logs
-    import instachat_cli.tables  # noqa: F401
+    import backend.monitoring.doctor
+    import backend.monitoring.status  # noqa: F401
+    import instachat_cli.console.logs
+    import instachat_cli.console.stdin
+    import instachat_cli.console.tables  # noqa: F401
 
 
 def _run(arguments: list[str], environment: dict[str, str], descriptors: list[int]) -> NoReturn:

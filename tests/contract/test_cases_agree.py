@@ -2,8 +2,8 @@
 
 import pytest
 
-from backend.errors import Invalid
-from backend.folding import fold, fold_keyword, highlight
+from backend.domain.errors import Invalid
+from backend.domain.folding import fold, fold_keyword, highlight
 from tests.contract.cases import CASES, INVALID_KEYWORDS, SearchCase, oracle
 
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])

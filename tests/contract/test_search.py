@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import Invalid, NotFound
-from loadtest.conversations import conversations
+from backend.domain.errors import Invalid, NotFound
+from backend.ingest import accept
+from loadtest.corpus.conversations import conversations
 from tests.conftest import Engines
 from tests.contract.cases import CASES, INVALID_KEYWORDS, SearchCase, oracle
 from tests.elastic.fixtures import Elasticsearch

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import redis
 from sqlalchemy import text
 
-from backend import accept
 from backend.bootstrap import Backend
-from backend.events import pack_messages
-from backend.log import Creation
-from backend.model import Parent, new_token
+from backend.domain.events import pack_messages
+from backend.domain.model import Parent, new_token
+from backend.ingest import accept
+from backend.storage.redis.types import Creation
 
 Key = tuple[str, str | None, int | None, int | None]  # kind, token, chat, number
 FULL = range(2, 5)  # the chats of an application that have messages

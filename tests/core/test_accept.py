@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from backend import accept
-from backend.accept import Acceptor
 from backend.bootstrap import Backend, open_backend
-from backend.errors import EngineDown, Failed, Invalid, KeyReused, NotFound, Unconfirmed
-from backend.life import Lives
-from backend.log import Log
-from backend.model import Accepted
+from backend.domain.errors import EngineDown, Failed, Invalid, KeyReused, NotFound, Unconfirmed
+from backend.domain.model import Accepted
+from backend.ingest import accept
+from backend.ingest.accept import Acceptor
+from backend.ingest.epochs import Lives
 from backend.settings import Durability
+from backend.storage.redis.log import Log
 from tests.conftest import Engines
 from tests.engines import RedisServer, free_port, valkey_binary
 

@@ -14,16 +14,16 @@ import psycopg2
 import pytest
 import redis
 
-from backend.errors import InstaChatError, Invalid
-from backend.index import Index
+from backend.domain.errors import InstaChatError, Invalid
 from backend.settings import Settings
-from backend.sql import indices
-from instachat_cli import failures
-from instachat_cli.bench import catalogue
-from instachat_cli.bench.duel import Goal, Row, Side, Verdict, duel
-from instachat_cli.bench.ground import Ground, Scale, ground
-from instachat_cli.bench.report import markdown, summary
-from instachat_cli.commands import invoke
+from backend.storage.elasticsearch.index import Index
+from backend.storage.postgres import search_indices
+from instachat_cli.bench import suite
+from instachat_cli.bench.harness.environment import Ground, Scale, ground
+from instachat_cli.bench.harness.paired_run import Goal, Row, Side, Verdict, duel
+from instachat_cli.bench.reports.performance import markdown, summary
+from instachat_cli.console import exit_codes
+from instachat_cli.program import invoke
 from tests.conftest import missing
 from tests.elastic.fixtures import Elasticsearch
 from tests.engines import scratch_folder
@@ -56,13 +56,13 @@ def left_behind(settings: Settings) -> list[object]:
         return [*found, *client.scan_iter("*")]
 
 
-@pytest.mark.parametrize("name", sorted(catalogue.BENCHMARKS.keys() - catalogue.ON_AN_INDEX))
+@pytest.mark.parametrize("name", sorted(suite.BENCHMARKS.keys() - suite.ON_AN_INDEX))
 def test_each_gives_sane_rows_and_leaves_nothing(name: str, settings: Settings) -> None:
     """Every benchmark, whole, at a size where its numbers mean nothing."""
     if name == "http" and shutil.which("wrk") is None:
         missing("wrk")
     told: list[Row] = []
-    rows, facts = catalogue.run(settings, [name], TINY, told.append)
+    rows, facts = suite.run(settings, [name], TINY, told.append)
     assert rows == told != []
     for row in rows:
         assert len(row.pairs) in (TINY.pairs, TINY.starts, 1)
@@ -85,7 +85,7 @@ def test_indices_are_gone_with_the_database(
         assert where.backend.publisher
         assert where.backend.publisher.publish() == TINY.messages
         with where.backend.database.connect() as connection:
-            names = [kept.name for kept in indices.indices(connection)]
+            names = [kept.name for kept in search_indices.indices(connection)]
         with closing(Index(elasticsearch.url)) as index:
             assert [index.exists(name) for name in names] == [True]
     with closing(Index(elasticsearch.url)) as index:
@@ -168,8 +168,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     def far(_: Ground) -> Iterator[Row]:
         pytest.fail("it needs Elasticsearch, and there is none")
 
-    monkeypatch.setattr(catalogue, "ON_AN_INDEX", frozenset({"far"}))
-    monkeypatch.setattr(catalogue, "BENCHMARKS", {"good": good, "bad": bad, "far": far})
+    monkeypatch.setattr(suite, "ON_AN_INDEX", frozenset({"far"}))
+    monkeypatch.setattr(suite, "BENCHMARKS", {"good": good, "bad": bad, "far": far})
     monkeypatch.setenv("INSTACHAT_DATABASE_URL", settings.database_url or "")
     monkeypatch.setenv("INSTACHAT_REDIS_URL", settings.redis_url or "")
 
@@ -179,7 +179,7 @@ def ceilings(arguments: list[str]) -> int:
     try:
         return invoke(["bench", "ceilings", *arguments])
     except InstaChatError as error:
-        return failures.report(error)
+        return exit_codes.report(error)
 
 
 @pytest.mark.usefixtures("fakes")

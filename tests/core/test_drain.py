@@ -10,15 +10,16 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from backend import accept, sql
 from backend.bootstrap import Backend, open_backend
-from backend.drain import Drainer
-from backend.errors import Gone, HasChildren, InstaChatError, NotFound
-from backend.events import pack_messages
-from backend.life import Lives
-from backend.log import Creation
-from backend.model import EntryId, Parent
+from backend.domain.errors import Gone, HasChildren, InstaChatError, NotFound
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.ingest import accept
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Lives
 from backend.settings import Settings
+from backend.storage import postgres
+from backend.storage.redis.types import Creation
 from tests.conftest import Engines
 
 
@@ -367,7 +368,7 @@ def test_a_bell_is_answered_within_a_tenth_of_a_second(backend: Backend, chat: s
         start = time.monotonic()
         accepted = backend.acceptor.accept(accept.messages(chat, 1, [f"{n}"]))
         with backend.database.connect() as connection:
-            while sql.shard_state(connection, accepted.shard)[1] < accepted.entry:
+            while postgres.shard_state(connection, accepted.shard)[1] < accepted.entry:
                 assert time.monotonic() < start + 5
                 time.sleep(0.001)
         took.append(time.monotonic() - start)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from backend.errors import Failed, InstaChatError, LogFull, Unconfirmed
-from backend.events import pack_chats, pack_deletion, pack_messages
-from backend.log import Creation, Given, LifeLost, Log, Refused
-from backend.log.scripts import SCRIPTS, SHAS
-from backend.model import EntryId, Parent
+from backend.domain.errors import Failed, InstaChatError, LogFull, Unconfirmed
+from backend.domain.events import pack_chats, pack_deletion, pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.storage.redis.log import Log
+from backend.storage.redis.script_loader import SCRIPTS, SHAS
+from backend.storage.redis.types import Creation, Given, LifeLost, Refused
 from tests.conftest import Engines
 
 TOKEN = "t" * 32

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import Invalid
+from backend.domain.errors import Invalid
 from backend.settings import Settings
-from instachat_cli.bench.growth import Axis, Stage
-from instachat_cli.commands import invoke
+from instachat_cli.bench.cases.growth import Axis, Stage
+from instachat_cli.program import invoke
 from tests.core.test_bench import left_behind
 from tests.elastic.fixtures import Elasticsearch
 

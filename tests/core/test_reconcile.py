@@ -10,12 +10,13 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from backend import accept, strays
 from backend.bootstrap import Backend
-from backend.errors import NotFound
-from backend.findings import Finding
-from backend.model import Chat, Parent
-from backend.sql import reconciliations, tallies
+from backend.domain.errors import NotFound
+from backend.domain.model import Chat, Parent
+from backend.ingest import accept
+from backend.reconcile import orphan_counters
+from backend.reconcile.findings import Finding
+from backend.storage.postgres import child_statistics, reconciliations
 from tests.core.planting import FULL, MESSAGES, Field, Key
 
 SEEDS = range(10)
@@ -23,7 +24,7 @@ SEEDS = range(10)
 
 @pytest.fixture(autouse=True)
 def _no_creation_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strays, "CREATION_SECONDS", 0.05)
+    monkeypatch.setattr(orphan_counters, "CREATION_SECONDS", 0.05)
 
 
 def found(backend: Backend, token: str | None = None, **how: bool) -> list[Finding]:
@@ -151,7 +152,7 @@ def test_numbers_that_an_import_has_in_hand_are_not_lost(backend: Backend) -> No
     shard = backend.counters.shard(chat.token)
     with ThreadPoolExecutor(1) as thread:
         with backend.database.begin() as holding:
-            tallies.hold_numbers(holding, shard)
+            child_statistics.hold_numbers(holding, shard)
             field.set_issued(chat, MESSAGES + 3)
             looking = thread.submit(found, backend)
             time.sleep(1)

@@ -9,20 +9,28 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from backend import accept, migrations, sql
 from backend.bootstrap import Backend, open_backend
-from backend.errors import EngineDown, Failed, SchemaMismatch
+from backend.domain.errors import EngineDown, Failed, SchemaMismatch
+from backend.ingest import accept
 from backend.settings import Settings
-from backend.sql import Database, indices, outbox, states, tallies
-from backend.sql.database import TRUSTED_SECONDS
+from backend.storage import postgres
+from backend.storage.postgres import (
+    Database,
+    child_statistics,
+    message_states,
+    outbox,
+    schema_upgrade,
+    search_indices,
+)
+from backend.storage.postgres.database import TRUSTED_SECONDS
 from tests.conftest import Engines
 
 BIG = {"message", "chat", "application", "outbox"}
 STAGES = (
-    indices,
+    search_indices,
     outbox,
-    states,
-    tallies,
+    message_states,
+    child_statistics,
 )  # statements that their stages import themselves; here for their plans
 
 
@@ -79,10 +87,10 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(sql.HOT))
+@pytest.mark.parametrize("name", sorted(postgres.HOT))
 def test_an_index_serves_each_hot_query(full: Database, name: str) -> None:
     """No hot query reads a big table from end to end."""
-    statement = sql.HOT[name]
+    statement = postgres.HOT[name]
     values = {key: VALUES[key] for key in statement.compile().params}
     with full.begin() as tx:
         plan = tx.execute(text("EXPLAIN (COSTS OFF) " + statement.text), values).scalars().all()
@@ -131,7 +139,7 @@ def test_states_are_read_a_page_at_a_time(full: Database) -> None:
     with full.snapshot() as snapshot:
         tracemalloc.start()
         try:
-            found = sum(1 for _ in states.states(snapshot, None))
+            found = sum(1 for _ in message_states.states(snapshot, None))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -156,18 +164,18 @@ def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> N
 def test_the_program_knows_its_newest_migration() -> None:
     """`sql.SCHEMA` is the head of the scripts."""
     config = Config()
-    config.set_main_option("script_location", str(migrations.__path__[0]))
-    assert ScriptDirectory.from_config(config).get_heads() == [sql.SCHEMA]
+    config.set_main_option("script_location", str(schema_upgrade.__path__[0]))
+    assert ScriptDirectory.from_config(config).get_heads() == [postgres.SCHEMA]
 
 
 def test_migrating_says_from_what_to_what_and_only_once(engines: Engines) -> None:
     """From nothing; then there is nothing to do."""
     engines.postgres.execute("CREATE DATABASE unmigrated")
     database = Database(engines.postgres.url("unmigrated"))
-    assert migrations.upgrade(database, dry_run=True) == (None, sql.SCHEMA)
+    assert schema_upgrade.upgrade(database, dry_run=True) == (None, postgres.SCHEMA)
     assert database.schema() is None
-    assert migrations.upgrade(database) == (None, sql.SCHEMA)
-    assert migrations.upgrade(database) == (sql.SCHEMA, sql.SCHEMA)
+    assert schema_upgrade.upgrade(database) == (None, postgres.SCHEMA)
+    assert schema_upgrade.upgrade(database) == (postgres.SCHEMA, postgres.SCHEMA)
 
 
 def test_a_newer_schema_is_refused(engines: Engines) -> None:
@@ -176,7 +184,7 @@ def test_a_newer_schema_is_refused(engines: Engines) -> None:
     database = Database(url)
     with database.begin() as tx:
         tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    for call in (lambda: migrations.upgrade(database), database.check_schema):
+    for call in (lambda: schema_upgrade.upgrade(database), database.check_schema):
         with pytest.raises(SchemaMismatch, match="newer"):
             call()
     with (
@@ -227,15 +235,15 @@ def test_an_unusable_url_is_named() -> None:
 )
 def test_the_driver_is_psycopg2(given: str, used: str) -> None:
     """SQLAlchemy 2.1 takes `postgresql://` for psycopg 3."""
-    assert sql.dialect_url(given) == used
+    assert postgres.dialect_url(given) == used
 
 
 def test_a_restarted_server_costs_no_failed_call(backend: Backend, engines: Engines) -> None:
     """A pooled connection that died is replaced before it is used."""
-    assert backend.database.schema() == sql.SCHEMA
+    assert backend.database.schema() == postgres.SCHEMA
     engines.postgres.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
         " AND datname LIKE 'test%'"
     )
     time.sleep(2 * TRUSTED_SECONDS)
-    assert backend.database.schema() == sql.SCHEMA
+    assert backend.database.schema() == postgres.SCHEMA

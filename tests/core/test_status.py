@@ -2,9 +2,9 @@
 
 import redis
 
-from backend import accept
 from backend.bootstrap import Backend
-from backend.status import Totals, rates, totals
+from backend.ingest import accept
+from backend.monitoring.status import Totals, rates, totals
 from tests.faults.talk import send
 
 

@@ -16,20 +16,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from backend import accept, comparing, importing, past_log, settling, sql, transfer
-from backend.bodies import rfc3339
 from backend.bootstrap import Backend, open_backend
-from backend.comparing import Fault
-from backend.drain import Drainer
-from backend.errors import Conflict, Failed, Invalid, NotFound, Unavailable
-from backend.events import pack_messages
-from backend.importing import Import, Importer
-from backend.life import Lives
-from backend.log import Creation, LifeLost, Log
-from backend.model import EntryId, Parent
+from backend.domain.errors import Conflict, Failed, Invalid, NotFound, Unavailable
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.domain.serialization import rfc3339
+from backend.ingest import accept, barrier, direct_write
+from backend.ingest.barrier import Settler
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Lives
 from backend.settings import Settings
-from backend.settling import Settler
-from backend.transfer import ApplicationLine, ChatLine, Chunk, MessageLine
+from backend.storage import postgres
+from backend.storage.redis.log import Log
+from backend.storage.redis.types import Creation, LifeLost
+from backend.transfer import diff, importer
+from backend.transfer import format as line_format
+from backend.transfer.diff import Fault
+from backend.transfer.format import ApplicationLine, ChatLine, Chunk, MessageLine
+from backend.transfer.importer import Import, Importer
 from tests.conftest import Engines
 from tests.engines import RedisServer, valkey_binary
 
@@ -64,7 +68,7 @@ def export(backend: Backend, token: str | None = None) -> bytes:
 def load(backend: Backend, data: bytes | Sequence[dict[str, Any]]) -> tuple[Import, list[Fault]]:
     """Import lines, up to the first fault."""
     work = backend.importer.begin()
-    for chunk in transfer.chunks(io.BytesIO(as_bytes(data)).read):
+    for chunk in line_format.chunks(io.BytesIO(as_bytes(data)).read):
         if faults := work.take(chunk):
             return work, faults
     return work, []
@@ -73,7 +77,7 @@ def load(backend: Backend, data: bytes | Sequence[dict[str, Any]]) -> tuple[Impo
 def rehearse(backend: Backend, data: bytes | Sequence[dict[str, Any]]) -> list[Fault]:
     """The faults that a dry run finds."""
     work = backend.importer.rehearse()
-    chunks = transfer.chunks(io.BytesIO(as_bytes(data)).read)
+    chunks = line_format.chunks(io.BytesIO(as_bytes(data)).read)
     return [fault for chunk in chunks for fault in work.take(chunk)]
 
 
@@ -280,10 +284,10 @@ def test_an_export_that_would_not_hold_all_fails(
 ) -> None:
     """Where what was accepted can't be stored in time nothing is exported."""
     send(backend, application_with_chat, "only accepted")
-    monkeypatch.setattr(settling, "SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(barrier, "SETTLE_SECONDS", 0.2)
     shard = backend.counters.shard(application_with_chat)
     with backend.database.begin() as tx:
-        assert sql.lock_shard(tx, shard)
+        assert postgres.lock_shard(tx, shard)
         with pytest.raises(Unavailable, match="not stored within"):
             export(backend)
 
@@ -295,10 +299,10 @@ def test_rows_in_another_order_are_no_export(
     backend.acceptor.accept(accept.chats(application_with_chat, 2))
     send(backend, application_with_chat, "a")
     send(backend, application_with_chat, "b", chat=3)
-    backwards = sql.EXPORTED_MESSAGES.text.replace(
+    backwards = postgres.EXPORTED_MESSAGES.text.replace(
         "ORDER BY a.token, c.number", "ORDER BY c.number DESC"
     )
-    monkeypatch.setattr(sql, "EXPORTED_MESSAGES", text(backwards))
+    monkeypatch.setattr(postgres, "EXPORTED_MESSAGES", text(backwards))
     with pytest.raises(Failed, match="not whole"):
         export(backend)
 
@@ -358,7 +362,7 @@ def test_what_is_accepted_is_there_to_compare_with(backend: Backend, application
 
 def test_two_imports_at_once_are_one(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each finds what the other has just written, and skips it."""
-    monkeypatch.setattr(transfer, "CHUNK_LINES", 50)
+    monkeypatch.setattr(line_format, "CHUNK_LINES", 50)
     lines = [application(), *(chat(n) for n in range(1, 4))]
     lines += [message(n, chat=c) for c in range(1, 4) for n in range(1, 201)]
     with empty(engines) as backend, ThreadPoolExecutor(3) as pool:
@@ -435,7 +439,7 @@ def test_a_file_that_contradicts_itself_is_a_conflict(
         message(7, text="x"),
     ]
     for size in (5_000, 2):
-        monkeypatch.setattr(transfer, "CHUNK_LINES", size)
+        monkeypatch.setattr(line_format, "CHUNK_LINES", size)
         assert [f[:2] for f in said(rehearse(backend, lines))] == [(9, Conflict)]
     assert [f[:2] for f in said(load(backend, lines)[1])] == [(9, Conflict)]
     assert query(backend, "SELECT count(*) FROM message") == [(6,)]
@@ -565,13 +569,13 @@ def test_a_strange_line_may_be_good(backend: Backend, line: bytes) -> None:
 
 def test_lines_are_split_at_line_feeds_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """However the bytes come; a line without end costs no memory, and the next ones keep their numbers."""
-    monkeypatch.setattr(transfer, "CHUNK_LINES", 2)
+    monkeypatch.setattr(line_format, "CHUNK_LINES", 2)
     data = b"a\r\n\xe2\x80\xa8b\n\n" + b"x" * 1_000_000 + b"\nc\nd"
     for size in (1_000, 70_000, 10_000_000):
-        chunks = list(transfer.chunks(partial(_read_at_most, io.BytesIO(data), size)))
+        chunks = list(line_format.chunks(partial(_read_at_most, io.BytesIO(data), size)))
         lines = [line for chunk in chunks for line in chunk.lines]
         assert lines[:3] == [b"a\r", b"\xe2\x80\xa8b", b""]
-        assert transfer.MAX_LINE < len(lines[3]) <= 1_000_000
+        assert line_format.MAX_LINE < len(lines[3]) <= 1_000_000
         assert lines[4:] == [b"c", b"d"]
         assert [chunk.first for chunk in chunks] == [1, 3, 5]
         assert chunks[-1].read == len(data)
@@ -617,7 +621,7 @@ def test_a_dry_run_of_something_new_writes_nothing(
     _, data = sample
     before = contents(backend)
     work = backend.importer.rehearse()
-    for chunk in transfer.chunks(io.BytesIO(data).read):
+    for chunk in line_format.chunks(io.BytesIO(data).read):
         assert not work.take(chunk)
     assert contents(backend) == before
     assert load(backend, data)[0].counts == work.counts
@@ -726,9 +730,9 @@ def between(
 ) -> Iterator[None]:
     """Do something once, when an import has done a step: `compared`, `raised` or `written`."""
     owner, name = {
-        "compared": (importing, "compare"),
+        "compared": (importer, "compare"),
         "raised": (Log, "raise_all"),
-        "written": (sql, "copy_imported_messages"),
+        "written": (postgres, "copy_imported_messages"),
     }[step]
     before = getattr(owner, name)
     left = [act]
@@ -836,17 +840,17 @@ def test_a_chat_deleted_meanwhile_gets_no_messages(
 @pytest.mark.parametrize("name", ["instachat drain {}", "somebody"])
 def test_a_shard_that_is_held(one: Backend, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """By a drain that is stuck: it is ended. By others: an import gives up, and says so."""
-    monkeypatch.setattr(past_log, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(direct_write, "LOCK_SECONDS", 0.1)
     shard = one.counters.shard(T)
     lives = Lives(one.log, one.database)
     settler = Settler(one.log, lives, Drainer(one.log, one.database, lives, stuck_seconds=0.3))
-    writing = past_log.PastLog(one.log, one.database, lives, settler)
+    writing = direct_write.PastLog(one.log, one.database, lives, settler)
     work = Importer(one.log, one.database, settler, writing).begin()
     chunk = Chunk(1, [as_bytes([message(2)])], 1)
     holder = one.database.engine.connect()
     try:
-        sql.name_transaction(holder, name.format(shard))
-        assert sql.lock_shard(holder, shard)
+        postgres.name_transaction(holder, name.format(shard))
+        assert postgres.lock_shard(holder, shard)
         if name == "somebody":
             with pytest.raises(Unavailable, match="locked for too long"):
                 work.take(chunk)
@@ -875,7 +879,7 @@ def test_an_interrupted_import_goes_on(
     """It ends at a step, in its first or a later chunk; the same lines again make it whole."""
     token, data = sample
     lines = data.splitlines(keepends=True)
-    monkeypatch.setattr(transfer, "CHUNK_LINES", 40)
+    monkeypatch.setattr(line_format, "CHUNK_LINES", 40)
 
     def crash() -> None:
         raise Crash
@@ -1056,24 +1060,24 @@ def test_a_line_is_read_as_it_was_written(
 ) -> None:
     """Whatever it holds: reading is the inverse of writing."""
     times = rfc3339(created), rfc3339(updated)
-    written = transfer.message_line(token, chat_number, number, words, *times)
-    expected: transfer.Line = MessageLine(
+    written = line_format.message_line(token, chat_number, number, words, *times)
+    expected: line_format.Line = MessageLine(
         Parent(token, chat_number), number, words, created, updated
     )
-    assert transfer.parse(written.encode()) == expected
+    assert line_format.parse(written.encode()) == expected
     assert written.splitlines() == [written.removesuffix("\n")]
-    written = transfer.chat_line(token, number, None if words is None else 7, *times)
-    assert transfer.parse(written.encode()) == ChatLine(
+    written = line_format.chat_line(token, number, None if words is None else 7, *times)
+    assert line_format.parse(written.encode()) == ChatLine(
         Parent(token), number, words is None, created, updated
     )
-    written = transfer.application_line(token, words, 7, *times)
-    assert transfer.parse(written.encode()) == ApplicationLine(token, words, created, updated)
+    written = line_format.application_line(token, words, 7, *times)
+    assert line_format.parse(written.encode()) == ApplicationLine(token, words, created, updated)
 
 
 @given(st.lists(st.tuples(st.integers(1, 12) | NUMBERS, st.integers(-(2**63), 2**63 - 1))))
 def test_digests_are_kept_like_in_a_dictionary(pairs: list[tuple[int, int]]) -> None:
     """In any order: the first one of a number stays."""
-    numbers, dictionary = comparing.Numbers(), dict[int, int]()
+    numbers, dictionary = diff.Numbers(), dict[int, int]()
     for number, digest in pairs:
         assert numbers.first(number, digest) == dictionary.get(number)
         dictionary.setdefault(number, digest)

@@ -13,8 +13,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from backend.bootstrap import durability_faults
-from backend.log import Log
 from backend.settings import PREFIX, Durability, Settings
+from backend.storage.redis.log import Log
 from tests.elastic.docker import IMAGE
 from tests.engines import RedisServer, valkey_binary
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from backend import accept
 from backend.bootstrap import Backend
+from backend.ingest import accept
 
 ROOT = Path(__file__).resolve().parents[2]
 CRON = (ROOT / "deploy" / "instachat.cron").read_text()

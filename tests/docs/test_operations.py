@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from backend import accept
 from backend.bootstrap import open_backend
+from backend.ingest import accept
 from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
 

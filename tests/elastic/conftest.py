@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
+from backend.ingest import accept
 from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
 

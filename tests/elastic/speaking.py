@@ -8,10 +8,10 @@ from urllib.request import Request, urlopen
 
 from sqlalchemy import text
 
-from backend import accept
 from backend.bootstrap import Backend
-from backend.publish import Publisher
-from backend.sql import indices, outbox
+from backend.ingest import accept
+from backend.search.publish import Publisher
+from backend.storage.postgres import outbox, search_indices
 
 
 def send(core: Backend, token: str, *texts: str) -> None:
@@ -42,7 +42,7 @@ def publish(core: Backend) -> int:
 def live(core: Backend) -> str:
     """The name of the index that is searched."""
     with core.database.connect() as connection:
-        index = indices.live_index(connection)
+        index = search_indices.live_index(connection)
     assert index is not None
     return index.name
 

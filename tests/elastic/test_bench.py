@@ -6,8 +6,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from instachat_cli.bench import catalogue
-from instachat_cli.bench.duel import Row
+from instachat_cli.bench import suite
+from instachat_cli.bench.harness.paired_run import Row
 from tests.conftest import Engines
 from tests.core.test_bench import TINY, left_behind
 from tests.elastic.fixtures import Elasticsearch
@@ -29,7 +29,7 @@ def indices(node: Elasticsearch) -> set[str]:
         return set(json.load(answer))
 
 
-@pytest.mark.parametrize("name", sorted(catalogue.ON_AN_INDEX))
+@pytest.mark.parametrize("name", sorted(suite.ON_AN_INDEX))
 def test_each_gives_sane_rows_and_leaves_nothing(
     name: str, engines: Engines, elasticsearch: Elasticsearch
 ) -> None:
@@ -37,7 +37,7 @@ def test_each_gives_sane_rows_and_leaves_nothing(
     settings = engines.settings(elasticsearch_url=elasticsearch.url)
     before = indices(elasticsearch)
     told: list[Row] = []
-    rows, facts = catalogue.run(settings, [name], SMALL, told.append)
+    rows, facts = suite.run(settings, [name], SMALL, told.append)
     assert rows == told != []
     for row in rows:
         assert all(ours > 0 and rival > 0 for ours, rival in row.pairs)

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend import accept, sql
 from backend.bootstrap import Backend, open_backend
-from backend.sql import indices
+from backend.ingest import accept
+from backend.storage import postgres
+from backend.storage.postgres import search_indices
 from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
 from tests.faults.load import wait
@@ -24,7 +25,7 @@ def in_the_index(core: Backend, chat_id: int) -> list[int]:
     """The numbers of a chat's messages that the index itself has under a keyword, by itself."""
     assert core.index
     with core.database.connect() as connection:
-        live = indices.live_index(connection)
+        live = search_indices.live_index(connection)
     assert live
     return core.index.candidates(live.name, chat_id, "morning", 0, 100)
 
@@ -39,7 +40,7 @@ def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> No
         core.acceptor.accept(accept.messages(token, chat, ["morning"] * 5))
     core.drainer.drain_all()
     with core.database.connect() as connection:
-        ids = [sql.chat_ids(connection, [(token, n)])[token, n][0] for n in (1, 2)]
+        ids = [postgres.chat_ids(connection, [(token, n)])[token, n][0] for n in (1, 2)]
     core.publisher.publish()
     wait(lambda: [len(in_the_index(core, id_)) for id_ in ids] == [5, 5])
     core.acceptor.accept(accept.messages(token, 1, ["morning, not published"]))

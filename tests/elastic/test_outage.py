@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import EngineDown
-from backend.index import Document, Index, new_name
-from backend.status import report
-from instachat_cli.upkeep import spawn_worker
+from backend.domain.errors import EngineDown
+from backend.ingest import accept
+from backend.monitoring.status import report
+from backend.storage.elasticsearch.index import Document, Index, new_name
+from instachat_cli.runtime.supervisor import spawn_worker
 from tests.conftest import Engines
 from tests.elastic.fixtures import Node, new_node_or_missing
 from tests.elastic.speaking import found, http, live, publish, query, wait_until, waiting

@@ -5,10 +5,10 @@ import random
 import pytest
 from sqlalchemy import text
 
-from backend import parity
 from backend.bootstrap import Backend
-from backend.index import Document
-from backend.parity import Parity
+from backend.search import index_verifier
+from backend.search.index_verifier import Parity
+from backend.storage.elasticsearch.index import Document
 from tests.elastic.speaking import live, publish, publisher, query, send
 
 CHATS = (3, 900_000_001)  # ids of chats that are but rows and documents
@@ -24,8 +24,8 @@ def test_every_difference_is_named(
     publish(core)
     assert core.index
     name, dice = live(core), random.Random(page)
-    monkeypatch.setattr(parity, "PAGE", page)
-    monkeypatch.setattr(parity, "AT_ONCE", 4)
+    monkeypatch.setattr(index_verifier, "PAGE", page)
+    monkeypatch.setattr(index_verifier, "AT_ONCE", 4)
     ((chat, version),) = query(core, "SELECT chat_id, version FROM message")
     keys = [(chat, number) for chat in CHATS for number in range(1, MOST + 1)]
     for _ in range(6):

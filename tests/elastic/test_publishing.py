@@ -8,15 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend import accept, sql
-from backend import index as index_module
 from backend.bootstrap import Backend, open_backend
-from backend.elastic import IndexMissing
-from backend.errors import EngineDown, Unavailable
-from backend.index import Document, Index, new_name
-from backend.publish import Publisher, keep_first_index
-from backend.search import NoIndex
-from backend.sql import indices, outbox
+from backend.domain.errors import EngineDown, Unavailable
+from backend.ingest import accept
+from backend.search.publish import Publisher, keep_first_index
+from backend.search.searcher import NoIndex
+from backend.storage import postgres
+from backend.storage.elasticsearch import index as index_module
+from backend.storage.elasticsearch.client import IndexMissing
+from backend.storage.elasticsearch.index import Document, Index, new_name
+from backend.storage.postgres import outbox, search_indices
 from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
 from tests.elastic.speaking import (
@@ -68,7 +69,7 @@ def test_a_row_that_is_gone_is_published_as_a_tombstone(core: Backend, token: st
     with core.database.begin() as tx:
         ((chat_id, number, version),) = query(core, "SELECT chat_id, number, version FROM message")
         tx.exec_driver_sql("DELETE FROM message")
-        sql.add_to_outbox(tx, [(chat_id, number, version + 1)])
+        postgres.add_to_outbox(tx, [(chat_id, number, version + 1)])
     publish(core)
     assert core.index is not None
     assert core.index.candidates(live(core), chat_id, "word", 0, 10) == []
@@ -208,7 +209,7 @@ def test_indices_are_read_as_the_rows_are_leased(core: Backend, token: str) -> N
     send(core, token, "a word")
     other = new_name(core.database.installation.id)
     with core.database.begin() as tx:
-        indices.add_index(tx, other, "building", 1)
+        search_indices.add_index(tx, other, "building", 1)
         lease = outbox.lease(tx, 10, 0)
     assert lease is not None
     assert lease.indices == sorted([live(core), other])
@@ -305,13 +306,13 @@ def test_an_index_beside_the_live_one_that_is_gone_holds_up_nobody(
     send(core, token, "a word")
     publish(core)
     with core.database.begin() as tx:
-        indices.add_index(tx, new_name(core.database.installation.id), "previous", 1)
+        search_indices.add_index(tx, new_name(core.database.installation.id), "previous", 1)
         tx.exec_driver_sql("UPDATE search_index SET made_at = now()")
     send(core, token, "another word")
     assert publish(core) == 1
     assert found(core, token, "word") == [1, 2]
     with core.database.connect() as connection:
-        assert [kept.state for kept in indices.indices(connection)] == ["live"]
+        assert [kept.state for kept in search_indices.indices(connection)] == ["live"]
 
 
 # -- switching on and off -----------------------------------------------------------------------------
@@ -356,9 +357,9 @@ def test_forgetting_all_ends_the_noting(core: Backend, token: str) -> None:
     """No index, no outbox, no flag: as if it had never been set, but for what Elasticsearch holds."""
     send(core, token, "a word")
     with core.database.begin() as tx:
-        indices.lock_flag(tx)
-        indices.set_publishing(tx, False)
-        indices.forget_all(tx)
+        search_indices.lock_flag(tx)
+        search_indices.set_publishing(tx, False)
+        search_indices.forget_all(tx)
     send(core, token, "another word")
     assert waiting(core) == 0
     assert publisher(core).publish() == 0
@@ -368,14 +369,14 @@ def test_forgetting_all_ends_the_noting(core: Backend, token: str) -> None:
 
 def test_two_that_keep_the_first_index_keep_one(engines: Engines) -> None:
     """Every command may be the first."""
-    database = sql.Database(engines.fresh_database())
+    database = postgres.Database(engines.fresh_database())
     crew = [threading.Thread(target=keep_first_index, args=(database,)) for _ in range(8)]
     for thread in crew:
         thread.start()
     for thread in crew:
         thread.join(20)
     with database.connect() as connection:
-        assert len(indices.indices(connection)) == 1
+        assert len(search_indices.indices(connection)) == 1
         assert outbox.publishing(connection)
     database.close()
 
@@ -383,12 +384,12 @@ def test_two_that_keep_the_first_index_keep_one(engines: Engines) -> None:
 def test_the_flag_waits_for_who_has_read_it(core: Backend) -> None:
     """A drain that began before publishing was switched on is done before anything is read of SQL."""
     with core.database.begin() as tx:
-        indices.lock_flag(tx)
-        indices.set_publishing(tx, False)
+        search_indices.lock_flag(tx)
+        search_indices.set_publishing(tx, False)
     with core.database.begin() as drain:
         assert not outbox.publishing(drain)
         with pytest.raises(Unavailable), core.database.begin() as tx:
-            indices.lock_flag(tx)
+            search_indices.lock_flag(tx)
 
 
 def test_a_publisher_without_an_index_leases_nothing(core: Backend, token: str) -> None:

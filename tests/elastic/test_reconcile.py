@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend import accept, strays
 from backend.bootstrap import Backend, open_backend
-from backend.findings import Finding
-from backend.index import Document
-from backend.model import Parent
-from backend.sql import indices, states
+from backend.domain.model import Parent
+from backend.ingest import accept
+from backend.reconcile import orphan_counters
+from backend.reconcile.findings import Finding
+from backend.storage.elasticsearch.index import Document
+from backend.storage.postgres import message_states, search_indices
 from tests.conftest import Engines
 from tests.core.planting import FULL, MESSAGES, Field, Key
 from tests.elastic.fixtures import Elasticsearch
@@ -24,7 +25,7 @@ def core(
     engines: Engines, elasticsearch: Elasticsearch, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Backend]:
     """A backend on a new database whose index, new as well, is in the node that tests share."""
-    monkeypatch.setattr(strays, "CREATION_SECONDS", 0.05)
+    monkeypatch.setattr(orphan_counters, "CREATION_SECONDS", 0.05)
     with open_backend(engines.settings(elasticsearch_url=elasticsearch.url)) as core:
         yield core
 
@@ -39,7 +40,7 @@ class IndexedField(Field):
         self.index = backend.index
         backend.publisher.publish()
         with backend.database.connect() as connection:
-            live = indices.live_index(connection)
+            live = search_indices.live_index(connection)
             assert live
             self.name = live.name
             self.ids = {
@@ -178,4 +179,4 @@ def test_an_index_without_documents_misses_all(core: Backend) -> None:
     assert rows == len(field.tokens) * len(FULL) * (MESSAGES - 2)
     assert found(core) == []
     with core.database.snapshot() as connection:
-        assert list(states.unpublished(connection)) == []
+        assert list(message_states.unpublished(connection)) == []

@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from backend import accept, index, reindex, turning
 from backend.bootstrap import Backend, open_backend
-from backend.errors import Conflict, EngineDown, Failed, Unavailable
-from backend.index import MAPPING, Document, Index, alias_of_installation
-from backend.reindex import Reindexer
-from backend.search import NoIndex
+from backend.domain.errors import Conflict, EngineDown, Failed, Unavailable
+from backend.ingest import accept
+from backend.search import alias_swap, reindex
+from backend.search.reindex import Reindexer
+from backend.search.searcher import NoIndex
 from backend.settings import Settings
-from backend.sql import indices, reindexing
+from backend.storage.elasticsearch import index
+from backend.storage.elasticsearch.index import MAPPING, Document, Index, alias_of_installation
+from backend.storage.postgres import reindex_state, search_indices
 from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
 from tests.elastic.speaking import (
@@ -66,7 +68,7 @@ def engine(core: Backend) -> Index:
 def kept(core: Backend) -> dict[str, str]:
     """The names of the indices that are kept, by their states."""
     with core.database.connect() as connection:
-        return {one.state: one.name for one in indices.indices(connection)}
+        return {one.state: one.name for one in search_indices.indices(connection)}
 
 
 def there(core: Backend) -> set[str]:
@@ -450,7 +452,7 @@ def test_a_publisher_that_failed_half_way_hides_nothing(
     """What it wrote to the old index only, just before searches turn, is found in the new one."""
     send(core, token, "one apple")
     publish(core)
-    write, hold = Index.write, reindexing.hold_publishers
+    write, hold = Index.write, reindex_state.hold_publishers
 
     def fail_half_way(self: Index, name: str, documents: Any) -> Any:
         if name == kept(core).get("building"):
@@ -467,7 +469,7 @@ def test_a_publisher_that_failed_half_way_hides_nothing(
         assert found(core, token, "apple") == [1, 2]
         return hold(tx, seconds)
 
-    monkeypatch.setattr(reindexing, "hold_publishers", fail_before)
+    monkeypatch.setattr(reindex_state, "hold_publishers", fail_before)
     assert reindexer(core).build()
     assert found(core, token, "apple") == [1, 2]
 
@@ -674,8 +676,8 @@ def test_a_flag_that_can_not_be_had_changes_nothing(
     """A transaction that writes messages and does not end: nothing is begun beside what it may hide."""
     send(core, token, "one apple")
     publish(core)
-    monkeypatch.setattr(turning, "FLAG_TRIES", 1)
-    monkeypatch.setattr(indices, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(alias_swap, "FLAG_TRIES", 1)
+    monkeypatch.setattr(search_indices, "LOCK_SECONDS", 0.2)
     with core.database.begin() as tx:
         assert tx.scalar(text("SELECT publishing FROM installation"))
         with pytest.raises(Unavailable):

@@ -13,10 +13,10 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend, open_index
-from backend.doctor import Patient, examine
-from backend.errors import EngineDown
+from backend.domain.errors import EngineDown
+from backend.ingest import accept
+from backend.monitoring.doctor import Patient, examine
 from backend.settings import Settings
 from tests.conftest import Engines, missing
 from tests.elastic.fixtures import PASSWORD, USER, WITH_USER, new_node_or_missing

@@ -2,8 +2,8 @@
 
 import pytest
 
-from backend import accept
 from backend.bootstrap import Backend
+from backend.ingest import accept
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import time
 from contextlib import suppress
 
 from backend.bootstrap import open_backend
-from backend.drain import Drainer
-from backend.errors import InstaChatError
-from backend.life import Lives
+from backend.domain.errors import InstaChatError
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Lives
 from backend.settings import Settings
 
 

@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import NotFound, Unavailable, Unconfirmed
+from backend.domain.errors import NotFound, Unavailable, Unconfirmed
+from backend.ingest import accept
 from backend.settings import Settings
 from tests.engines import die_with_parent
 from tests.ledger import Audit, Ledger, audit

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import EngineDown, Unavailable
+from backend.domain.errors import EngineDown, Unavailable
+from backend.ingest import accept
 from backend.settings import load
 
 CHATS = 4  # of each application, to begin with; they are never dropped

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
 
-from backend.errors import Closing, HasChildren, InstaChatError, KeyReused, NotFound
-from backend.model import Parent, shard_of
+from backend.domain.errors import Closing, HasChildren, InstaChatError, KeyReused, NotFound
+from backend.domain.model import Parent, shard_of
 
 SHARDS = 16
 

@@ -15,17 +15,17 @@ from unittest.mock import patch
 
 from sqlalchemy import Connection
 
-from backend import sql
 from backend.bootstrap import open_backend
-from backend.drain import Drainer
-from backend.errors import InstaChatError
-from backend.life import Lives
+from backend.domain.errors import InstaChatError
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Lives
 from backend.settings import Settings
-from backend.sql import RowValues
+from backend.storage import postgres
+from backend.storage.postgres import RowValues
 
-SENT = 5 * sql.LINES_AT_ONCE  # rows, before it stops inside COPY
+SENT = 5 * postgres.LINES_AT_ONCE  # rows, before it stops inside COPY
 
-copy_messages = sql.copy_messages
+copy_messages = postgres.copy_messages
 
 
 class Sleeper:
@@ -56,7 +56,7 @@ def main(database: str, redis: str, where: str) -> None:
     """Drain until killed."""
     sleeper = Sleeper(where)
     with (
-        patch.object(sql, "copy_messages", sleeper.copy_messages),
+        patch.object(postgres, "copy_messages", sleeper.copy_messages),
         open_backend(Settings(database_url=database, redis_url=redis)) as backend,
     ):
         lives = Lives(backend.log, backend.database)

@@ -27,13 +27,13 @@ from pathlib import Path
 
 import psutil
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import InstaChatError, Unavailable
-from backend.findings import Finding
-from backend.migrations import upgrade
+from backend.domain.errors import InstaChatError, Unavailable
+from backend.ingest import accept
+from backend.reconcile.findings import Finding
 from backend.settings import Settings
-from backend.sql import Database
+from backend.storage.postgres import Database
+from backend.storage.postgres.schema_upgrade import upgrade
 from tests.engines import (
     PostgresServer,
     RedisServer,

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from backend import accept
 from backend.bootstrap import Backend
-from backend.errors import Unavailable
-from backend.sql import Database
+from backend.domain.errors import Unavailable
+from backend.ingest import accept
+from backend.storage.postgres import Database
 from tests.faults.load import wait
 
 

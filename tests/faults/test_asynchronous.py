@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 import uvloop
 
-from backend.errors import EngineDown, InstaChatError, Unconfirmed
-from backend.events import pack_messages
-from backend.log import Creation, Given, LifeLost, Log, Outcome
-from backend.log.asynchronous import AsyncAccepting, connections
-from backend.log.scripts import SCRIPTS, SHAS
-from backend.model import EntryId, Parent
+from backend.domain.errors import EngineDown, InstaChatError, Unconfirmed
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.storage.redis.accept_async import AsyncAccepting, connections
+from backend.storage.redis.log import Log
+from backend.storage.redis.script_loader import SCRIPTS, SHAS
+from backend.storage.redis.types import Creation, Given, LifeLost, Outcome
 from tests.engines import RedisServer, valkey_binary
 from tests.faults.proxy import Proxy
 

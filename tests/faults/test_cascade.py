@@ -13,13 +13,14 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from backend import accept, clearing
 from backend.bootstrap import Backend
-from backend.clearing import Clearer
-from backend.drain import Drainer
-from backend.errors import HasChildren, InstaChatError, NotFound
-from backend.life import Lives
-from backend.model import Parent
+from backend.domain.errors import HasChildren, InstaChatError, NotFound
+from backend.domain.model import Parent
+from backend.ingest import accept
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Lives
+from backend.maintenance import cascade_delete
+from backend.maintenance.cascade_delete import Clearer
 from tests.faults.talk import scalar, send, stored
 
 
@@ -62,8 +63,8 @@ def family(backend: Backend, application: str) -> str:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Transactions of few messages and chats, so that some of them take several."""
-    monkeypatch.setattr(clearing, "MOST_MESSAGES", 7)
-    monkeypatch.setattr(clearing, "MOST_CHATS", 2)
+    monkeypatch.setattr(cascade_delete, "MOST_MESSAGES", 7)
+    monkeypatch.setattr(cascade_delete, "MOST_CHATS", 2)
 
 
 # -- what a cascade does ------------------------------------------------------------------------------

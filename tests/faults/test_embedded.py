@@ -28,12 +28,13 @@ import pytest
 import sqlalchemy
 from redis import Redis
 
-from backend.embedded import PrivateEngines, account, acquire, wheels
+from backend.domain.errors import EngineDown, Failed, Invalid
+from backend.embedded import account, wheels
 from backend.embedded.account import SYSTEM_USER
 from backend.embedded.engines import short_sockets
 from backend.embedded.home import Layout, is_held, take
+from backend.embedded.private_engines import PrivateEngines, acquire
 from backend.embedded.wheels import POSTGRES_WHEEL, VALKEY_WHEEL
-from backend.errors import EngineDown, Failed, Invalid
 from backend.settings import Durability
 
 CODE = Path(__file__).parents[2]
@@ -117,8 +118,8 @@ def share(
 USER = """
 import json, sys
 from pathlib import Path
-from backend.embedded import acquire
-from backend.errors import InstaChatError
+from backend.embedded.private_engines import acquire
+from backend.domain.errors import InstaChatError
 from backend.settings import Durability
 try:
     share = acquire(Path(sys.argv[1]), Durability.FAST, postgres=True, valkey=True)
@@ -1133,7 +1134,7 @@ def test_a_supervisor_that_cannot_start_is_told_with_its_log(
 def test_importing_it_is_light() -> None:
     """Every command imports it, the more so those that need no engine of their own."""
     heavy = {"psutil", "psycopg2", "redis", "sqlalchemy", "pydantic", "subprocess", "asyncio"}
-    script = "import sys, backend.embedded; print(*sys.modules)"
+    script = "import sys, backend.embedded.private_engines; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], cwd=CODE, capture_output=True, text=True, check=True
     ).stdout

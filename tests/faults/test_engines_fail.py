@@ -19,15 +19,16 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from backend import accept, sql
 from backend.bootstrap import Backend, open_backend
-from backend.drain import Drainer
-from backend.errors import EngineDown, InstaChatError, LogFull, Unavailable
-from backend.events import pack_messages
-from backend.life import Lives
-from backend.log import Creation
-from backend.model import EntryId, Parent
+from backend.domain.errors import EngineDown, InstaChatError, LogFull, Unavailable
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.ingest import accept
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Lives
 from backend.settings import Settings
+from backend.storage import postgres as sql
+from backend.storage.redis.types import Creation
 from tests.conftest import Engines
 from tests.engines import (
     PostgresServer,

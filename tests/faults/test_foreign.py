@@ -12,14 +12,15 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import redis
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import EngineDown, Failed, InstaChatError, LogFull
-from backend.events import pack_messages
-from backend.log import Creation, LifeLost, Log
-from backend.log.asynchronous import AsyncAccepting
-from backend.model import EntryId, Parent
+from backend.domain.errors import EngineDown, Failed, InstaChatError, LogFull
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.ingest import accept
 from backend.settings import Settings
+from backend.storage.redis.accept_async import AsyncAccepting
+from backend.storage.redis.log import Log
+from backend.storage.redis.types import Creation, LifeLost
 from tests.engines import RedisServer, redis_binary, valkey_binary
 from tests.faults.talk import accepted_in_the_end, scalar, send, stored
 

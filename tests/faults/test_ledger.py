@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import Unavailable
+from backend.domain.errors import Unavailable
+from backend.ingest import accept
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer, die_with_parent

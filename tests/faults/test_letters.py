@@ -6,15 +6,16 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from backend import accept, sql
 from backend.bootstrap import Backend
-from backend.drain import Drainer
-from backend.errors import Gone, NotFound
-from backend.events import pack_messages
-from backend.life import Lives
-from backend.log import Creation
-from backend.model import EntryId, Message, Parent
-from backend.sql.letters import DeadLetter
+from backend.domain.errors import Gone, NotFound
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Message, Parent
+from backend.ingest import accept
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Lives
+from backend.storage import postgres
+from backend.storage.postgres.dead_letters import DeadLetter
+from backend.storage.redis.types import Creation
 from tests.faults.talk import refusing, scalar, send, stored
 
 
@@ -210,7 +211,7 @@ def test_a_letter_of_publishing_puts_its_message_into_the_outbox(
     event = f'["{rejected}", 1, 1, 5]'.encode()
     letter = DeadLetter("publish-1", "too large", rejected, 1, 1, event)
     with backend.database.begin() as tx:
-        sql.add_dead_letters(tx, [letter], "publish")
+        postgres.add_dead_letters(tx, [letter], "publish")
     assert backend.letters.retry("publish-1") == (
         "nothing is published here: no search index is kept"
     )

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import pytest
 
-from backend import accept
 from backend.bootstrap import Backend, open_backend
-from backend.errors import Unavailable
+from backend.domain.errors import Unavailable
+from backend.ingest import accept
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer, free_port, valkey_binary

@@ -29,14 +29,16 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from backend import accept, sql, transfer
-from backend.accept import Request
 from backend.bootstrap import Backend, open_backend
-from backend.drain import Drainer
-from backend.errors import Closing, InstaChatError
-from backend.life import Lives
-from backend.model import Accepted, Parent, shard_of
+from backend.domain.errors import Closing, InstaChatError
+from backend.domain.model import Accepted, Parent, shard_of
+from backend.ingest import accept
+from backend.ingest.accept import Request
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Lives
 from backend.settings import Settings
+from backend.storage import postgres
+from backend.transfer import format as line_format
 from tests.conftest import Engines
 from tests.engines import RedisServer
 from tests.faults.model import SHARDS, Answer, Ask, Held, Refusal, World, shard
@@ -93,7 +95,7 @@ class Spine(RuleBasedStateMachine):
         """As `Catalog.create_application`, with a token that the test can know."""
         self.backends[0].counters.open(token)
         with self.backends[0].database.begin() as tx:
-            sql.insert_application(tx, token, "x")
+            postgres.insert_application(tx, token, "x")
         self.world.create_application(token)
 
     # -- requests ----------------------------------------------------------------------------------
@@ -157,11 +159,11 @@ class Spine(RuleBasedStateMachine):
         parent = self.application(application)
         texts = [] if gone else texts
         number = 1 + max(self.world.held.issued.get(parent, 0), self.world.highest(parent))
-        lines = [transfer.chat_line(parent.token, number, None if gone else 0, AT, AT)]
+        lines = [line_format.chat_line(parent.token, number, None if gone else 0, AT, AT)]
         for n, text_ in enumerate(texts, 1):
-            lines.append(transfer.message_line(parent.token, number, n, text_, AT, AT))
+            lines.append(line_format.message_line(parent.token, number, n, text_, AT, AT))
         work = self.backend(who).importer.begin()
-        chunk = transfer.Chunk(1, [line.encode() for line in lines], 0)
+        chunk = line_format.Chunk(1, [line.encode() for line in lines], 0)
         faults = work.take(chunk)
         assert self.world.bring(parent, number, texts, gone=gone) == (not faults)
         if again and not faults:

@@ -8,11 +8,11 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from backend import accept
 from backend.bootstrap import Backend
-from backend.life import Lives
-from backend.model import Parent
-from backend.syncing import Syncer, Written
+from backend.domain.model import Parent
+from backend.ingest import accept
+from backend.ingest.epochs import Lives
+from backend.maintenance.counter_sync import Syncer, Written
 from tests.faults.talk import scalar, send
 
 
@@ -217,7 +217,7 @@ def test_many_parents_take_several_pages(
     backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where some of each page are not stored yet, and are passed by."""
-    monkeypatch.setattr("backend.syncing.PAGE", 5)
+    monkeypatch.setattr("backend.maintenance.counter_sync.PAGE", 5)
     sync(backend)
     backend.acceptor.accept(accept.chats(chat, 12))
     backend.drainer.drain_all()

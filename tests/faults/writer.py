@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from backend import accept
 from backend.bootstrap import open_backend
-from backend.errors import Unavailable, Unconfirmed
+from backend.domain.errors import Unavailable, Unconfirmed
+from backend.ingest import accept
 from backend.settings import Settings
 from tests.engines import die_with_parent
 from tests.ledger import Ledger

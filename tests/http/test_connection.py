@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
-from backend.api import connection
-from backend.api.address import bound
-from backend.api.processes import keep_up
-from backend.api.server import made
+from backend.api.server import connection
+from backend.api.server.address import bound
+from backend.api.server.processes import keep_up
+from backend.api.server.server import made
 from backend.bootstrap import Backend
-from backend.errors import Failed
+from backend.domain.errors import Failed
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from backend.api import logs, problems
-from backend.api.edge import Edge
-from backend.api.logs import Diary
-from backend.errors import Busy
+from backend.api import problems
+from backend.api.middleware import Edge
+from backend.api.server import logs
+from backend.api.server.logs import Diary
+from backend.domain.errors import Busy
 
 
 def test_a_request_that_is_cut_off_is_told_by_a_problem() -> None:

@@ -14,12 +14,12 @@ import psutil
 import pytest
 from redis import Redis
 
-from backend import accept
 from backend.api.service import RENEW_SECONDS
 from backend.bootstrap import Backend, open_backend
-from backend.migrations import upgrade
+from backend.ingest import accept
 from backend.settings import Settings
-from backend.sql import Database
+from backend.storage.postgres import Database
+from backend.storage.postgres.schema_upgrade import upgrade
 from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
 from tests.engines import PostgresServer, RedisServer, free_port, wheel_postgres

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy.event import listen
 
-from backend import accept
-from backend.accept import Acceptor, Request
-from backend.api import gather
-from backend.api.gather import Gatherer
+from backend.api.server import group_commit
+from backend.api.server.group_commit import Gatherer
 from backend.bootstrap import Backend
-from backend.errors import Busy, EngineDown, Failed, InstaChatError, NotFound, Unconfirmed
-from backend.log import Log
-from backend.log.asynchronous import AsyncAccepting
-from backend.model import Accepted, Parent
+from backend.domain.errors import Busy, EngineDown, Failed, InstaChatError, NotFound, Unconfirmed
+from backend.domain.model import Accepted, Parent
+from backend.ingest import accept
+from backend.ingest.accept import Acceptor, Request
+from backend.storage.redis.accept_async import AsyncAccepting
+from backend.storage.redis.log import Log
 
 
 class Watched:
@@ -41,7 +41,9 @@ class Watched:
 
     def logs(self) -> list[AsyncAccepting]:
         """What a gatherer is given, of the event loop that runs."""
-        return [AsyncAccepting(self.redis) for _ in range(gather.CALLS)] if self.awaits else []
+        return (
+            [AsyncAccepting(self.redis) for _ in range(group_commit.CALLS)] if self.awaits else []
+        )
 
     def attempt(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
         """See Acceptor."""
@@ -155,7 +157,7 @@ def test_while_one_batch_is_under_way_the_next_gathers(
         return found
 
     assert sorted(answer.first for answer in asyncio.run(go())) == list(range(1, 52))
-    another = gather.WORTH_ANOTHER
+    another = group_commit.WORTH_ANOTHER
     assert watched.batches == ([1, another, 50 - another] if watched.awaits else [1, 50])
 
 
@@ -241,7 +243,7 @@ def test_beyond_so_many_waiting_requests_one_is_refused_at_once(
     watched: Watched, backend: Backend, application: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Busy, and nothing of it was accepted; those that wait are answered."""
-    monkeypatch.setattr(gather, "MOST_WAITING", 10)
+    monkeypatch.setattr(group_commit, "MOST_WAITING", 10)
     chat = chat_of(backend, application)
     requests = [accept.messages(application, chat, [f"{i}"]) for i in range(25)]
     answers = asyncio.run(gathered(watched, requests))
@@ -321,7 +323,7 @@ def test_one_that_was_told_that_it_takes_too_long_is_told_nothing_else(
     watched: Watched, backend: Backend, application: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread's answer comes later: by then its connection may wait for another request's."""
-    monkeypatch.setattr(gather, "MEND_SECONDS", 0.1)
+    monkeypatch.setattr(group_commit, "MEND_SECONDS", 0.1)
     chat = chat_of(backend, application)
     backend.drainer.drain_all()
     shard = backend.counters.shard(application)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from loadtest import ground
-from loadtest.audit import audit
-from loadtest.ground import Ground, Layout
+from loadtest.audit.audit import audit
+from loadtest.corpus import fixtures
+from loadtest.corpus.fixtures import Ground, Layout
+from loadtest.corpus.texts import digest, mark
 from loadtest.recording import Recorder, What, keep
-from loadtest.result import Audit
-from loadtest.texts import digest, mark
+from loadtest.report.result import Audit
 from loadtest.web import Web, messages
 
 SEED = 5
@@ -21,7 +21,7 @@ EDIT_EVERY, DELETE_EVERY = 5, 6
 def talk(web: Web, folder: Path) -> Ground:
     """Send messages to some chats, edit and delete some of them, and keep the ledger."""
     recorder = Recorder()
-    made = ground.make(web, Layout(applications=3, chats=45), SEED, recorder)
+    made = fixtures.make(web, Layout(applications=3, chats=45), SEED, recorder)
     for n in range(SENT):
         application, chat = made.chats[n % 7]
         path = messages(made.tokens[application], chat)

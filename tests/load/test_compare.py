@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loadtest.report.compare import changes, failures, markdown, missing, unlike
-from loadtest.result import Audit, Breakpoint, Lags, Moment, Result, Spread, Window, dumps
+from loadtest.report.result import Audit, Breakpoint, Lags, Moment, Result, Spread, Window, dumps
 from tests.load.conftest import bench
 from tests.load.test_docs import commands
 from tests.load.test_parts import RESULT, ROW

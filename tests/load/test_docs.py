@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.choices import Scenario, Shape
-from loadtest.ground import Ground
-from loadtest.plan import PROFILES, plan
-from loadtest.result import Model
-from loadtest.texts import tongues
+from loadtest.corpus.fixtures import Ground
+from loadtest.corpus.texts import tongues
+from loadtest.report.result import Model
+from loadtest.run.choices import Scenario, Shape
+from loadtest.run.plan import PROFILES, plan
 from tests.engines import free_port
 from tests.load.conftest import ROOT, ended
 

@@ -9,12 +9,10 @@ from random import Random
 
 import pytest
 
-from backend.folding import fold_keyword
-from loadtest.choices import Scenario, Shape
-from loadtest.histogram import Histogram
-from loadtest.plan import PROFILES, Plan, Stage, plan
+from backend.domain.folding import fold_keyword
+from loadtest.corpus.texts import beginning, mark, tongues
 from loadtest.recording import SEND, Recorder, Requests, keep
-from loadtest.result import (
+from loadtest.report.result import (
     Audit,
     ChatAudit,
     Cpu,
@@ -30,10 +28,12 @@ from loadtest.result import (
     dumps,
     loads,
 )
-from loadtest.result import Requests as Row
-from loadtest.running import _warnings
-from loadtest.tally import Tally
-from loadtest.texts import beginning, mark, tongues
+from loadtest.report.result import Requests as Row
+from loadtest.run.choices import Scenario, Shape
+from loadtest.run.histogram import Histogram
+from loadtest.run.plan import PROFILES, Plan, Stage, plan
+from loadtest.run.runner import _warnings
+from loadtest.run.statistics import Tally
 from tests.load.conftest import ROOT
 
 
@@ -111,7 +111,7 @@ def test_a_text_and_a_place_take_one_number_of_the_chance_each() -> None:
             spared.random()
             assert used.getstate() == spared.getstate()
     code = (  # apart: Locust patches what it is imported into
-        "import loadtest.chatter as chatter, random, types\n"
+        "import loadtest.users.chat_user as chatter, random, types\n"
         "for own in range(1, 51):\n"
         "    used, spared = random.Random(own), random.Random(own)\n"
         "    user = types.SimpleNamespace(chance=used, _own=range(own))\n"

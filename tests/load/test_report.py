@@ -14,8 +14,7 @@ from playwright.sync_api import Browser
 
 from loadtest.report.chart import chart
 from loadtest.report.files import write
-from loadtest.report.words import summary
-from loadtest.result import (
+from loadtest.report.result import (
     Audit,
     Breakpoint,
     Level,
@@ -27,6 +26,7 @@ from loadtest.result import (
     Threshold,
     loads,
 )
+from loadtest.report.words import summary
 from tests.browser.conftest import chromium
 from tests.load.conftest import ROOT
 from tests.load.test_parts import RESULT, ROW
@@ -190,7 +190,7 @@ def test_the_page_is_whole_by_itself(
 def test_nothing_that_draws_is_loaded_before_something_is_drawn() -> None:
     """The command line starts as quickly as without it."""
     code = (
-        "import sys, instachat_cli.bench.commands, loadtest.report.files\n"
+        "import sys, instachat_cli.commands.bench.group, loadtest.report.files\n"
         "sys.exit('matplotlib' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

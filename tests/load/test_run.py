@@ -18,8 +18,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from loadtest.choices import Scenario
-from loadtest.result import Result, loads
+from loadtest.report.result import Result, loads
+from loadtest.run.choices import Scenario
 from tests.cli.conftest import wait_until
 from tests.engines import scratch_folder
 from tests.load.conftest import ROOT, bench, ended, start_bench
@@ -319,7 +319,14 @@ def test_a_tag_chooses_what_is_sent(serve: Callable[..., str], tmp_path: Path) -
     log = tmp_path / "log"
     run = subprocess.run(
         [
-            *(sys.executable, "-m", "locust", "-f", ROOT / "loadtest/mixed.py", "--headless"),
+            *(
+                sys.executable,
+                "-m",
+                "locust",
+                "-f",
+                ROOT / "loadtest/scenarios/mixed.py",
+                "--headless",
+            ),
             *("--host", serve("--log", log), "--users", "4", "--rate", "40", "--chats", "4"),
             *("--tags", "send", "--only-summary", "--run-time", "2s"),
         ],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.events import (
+from backend.domain.events import (
     ChatsCreated,
     DeletionAsked,
     MessagesCreated,
@@ -15,7 +15,7 @@ from backend.events import (
     pack_messages,
     unpack,
 )
-from backend.model import MAX_NUMBER
+from backend.domain.model import MAX_NUMBER
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1)
 BROKEN = st.lists(st.text(st.characters(), min_size=1), min_size=1)  # lone surrogates, too

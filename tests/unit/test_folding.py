@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from backend.errors import Invalid
-from backend.folding import MAX_GROWTH, MAX_KEYWORD, clusters, fold, fold_keyword, highlight
-from loadtest.conversations import conversations
+from backend.domain.errors import Invalid
+from backend.domain.folding import MAX_GROWTH, MAX_KEYWORD, clusters, fold, fold_keyword, highlight
+from loadtest.corpus.conversations import conversations
 from tests.contract.cases import folded as naive_fold
 
 FATHA, SHADDA, HAMZA_ABOVE = "\u064e", "\u0651", "\u0654"

@@ -1,0 +1,76 @@
+"""Where the server listens. Light, so that `up` can ask without loading the server."""
+
+import errno
+import socket
+from typing import Any
+
+from backend.domain.errors import Failed
+from backend.settings import variable
+
+BACKLOG = 2_048
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to listen on; and to ask there
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise Failed unless this process could listen there."""
+    bound(host, port, 1)[0].close()
+
+
+def bound(host: str, port: int, count: int) -> list[socket.socket]:
+    """So many sockets that listen at one address; the kernel shares connections out among them.
+
+    Raises Failed if that can't be, also if anybody else listens there.
+    """
+    error: OSError | None = None
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            try:
+                return _bound(family, address, count)
+            except OSError as found:
+                error = error or found
+                if found.errno == errno.EADDRINUSE:
+                    break  # and not another address of that name: somebody would get the rest
+    except OSError as found:
+        error = found
+    said = str((error and error.strerror) or error).lower()
+    raise Failed(
+        f"can't listen on {host} port {port}: {said}",
+        f"choose another by --port or {variable('port')}",
+    )
+
+
+def _bound(family: int, address: Any, count: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            one = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if len(sockets) > 1:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                address = sockets[0].getsockname()  # the port may have been 0
+            one.bind(address)
+            one.listen(BACKLOG)
+            # The first takes the address for itself before it lets the others share it.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
+        for one in sockets:
+            one.close()
+        raise
+    return sockets
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether a server answers there, whatever it says; one that is about to work listens already."""
+    try:
+        with socket.create_connection((ANYWHERE.get(host, host), port), timeout=1) as asked:
+            asked.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return bool(asked.recv(1))
+    except OSError:
+        return False
+
+
+def url(host: str, port: int) -> str:
+    """The address for a browser on this machine."""
+    host = ANYWHERE.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,1 @@
+"""Reads applications, chats and messages with live counts, and changes them."""

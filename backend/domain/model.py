@@ -1,0 +1,170 @@
+"""The words of the domain: applications, chats, messages, their numbers and their limits."""
+
+import re
+import secrets
+import zlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from backend.domain.errors import Invalid, NotFound
+
+MAX_TEXT = 10_000  # code points
+MAX_NAME = 255  # code points
+MAX_BATCH = 1_000  # creations in one request
+MAX_NUMBER = 2**53 - 1  # Lua's numbers are doubles; JavaScript's are too
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{22,64}\Z")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A tenant, as its users see it. `chats_count` is live; `version` makes the ETag."""
+
+    token: str
+    name: str
+    chats_count: int
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A chat of an application. `messages_count` is live."""
+
+    number: int
+    messages_count: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A stored message of a chat; `version` makes the ETag."""
+
+    number: int
+    text: str
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A message found by a search, and where: `[start, end)` in code points of its text."""
+
+    message: Message
+    highlight: list[tuple[int, int]]
+
+
+class EntryId(NamedTuple):
+    """The place of an entry in its shard's log; ordered. The epoch grows with each life of Redis."""
+
+    epoch: int
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.sequence}"
+
+    @classmethod
+    def parse(cls, text: str) -> "EntryId":
+        """Read the form that `str` writes; ValueError for anything else."""
+        epoch, sequence = text.split("-")
+        return cls(int(epoch), int(sequence))
+
+
+class Accepted(NamedTuple):
+    """The numbers that one request was given, and the log entry after which all of it is decided."""
+
+    first: int
+    last: int
+    shard: int
+    entry: EntryId
+
+
+class Parent(NamedTuple):
+    """Whose children are counted: an application (its chats), or one of its chats (its messages)."""
+
+    token: str
+    chat: int | None = None
+
+    def __str__(self) -> str:
+        return "the application" if self.chat is None else f"chat {self.chat}"
+
+
+def new_token() -> str:
+    """A fresh application token: 192 random bits, URL-safe, never looking like a command's option."""
+    while (token := secrets.token_urlsafe(24)).startswith("-"):
+        pass
+    return token
+
+
+def shard_of(token: str, shards: int) -> int:
+    """The shard of an application and of everything in it: a stable hash, 0 to `shards` − 1."""
+    return zlib.crc32(token.encode("utf-8", "surrogatepass")) % shards
+
+
+def checked_token(token: str) -> str:
+    """The token itself, if it can be one; NotFound otherwise, as for any unknown token."""
+    if not _TOKEN.match(token):
+        raise no_application()
+    return token
+
+
+def checked_number(number: int) -> int:
+    """The number itself, if a chat or a message can have it; NotFound otherwise."""
+    if not 1 <= number <= MAX_NUMBER:
+        raise NotFound("no such number: numbers start at 1")
+    return number
+
+
+def checked_text(text: str) -> str:
+    """The text unchanged, if it is valid: 1 to 10,000 code points, no NUL, no lone surrogate.
+
+    Raises Invalid; its message never repeats the text.
+    """
+    return _checked(text, MAX_TEXT, "the text of a message")
+
+
+def checked_name(name: str) -> str:
+    """The name unchanged, if it is valid: 1 to 255 code points, no NUL, no lone surrogate."""
+    return _checked(name, MAX_NAME, "the name of an application")
+
+
+def checked_count(count: int) -> int:
+    """A number of creations, at least 1; Invalid otherwise."""
+    if count < 1:
+        raise Invalid(f"can't create {count} of them: ask for at least 1")
+    return count
+
+
+def no_application() -> NotFound:
+    """The one answer for every unknown, removed or impossible token."""
+    return NotFound("no application has this token", "list them with `instachat apps list`")
+
+
+def no_chat(chat: int) -> NotFound:
+    """The answer for an unknown or removed chat."""
+    return NotFound(
+        f"the application has no chat {chat}", "list them with `instachat chats list TOKEN`"
+    )
+
+
+def no_message(chat: int, number: int) -> NotFound:
+    """The answer for an unknown or removed message."""
+    return NotFound(
+        f"chat {chat} has no message {number}",
+        f"list them with `instachat messages list TOKEN {chat}`",
+    )
+
+
+def _checked(value: str, limit: int, what: str) -> str:
+    if not value:
+        raise Invalid(f"{what} is empty: it needs 1 to {limit:,} characters")
+    if len(value) > limit:
+        raise Invalid(f"{what} has {len(value):,} characters: at most {limit:,} are allowed")
+    if bad := _UNSTORABLE.search(value):
+        kind = "a NUL" if bad.group() == "\x00" else "a lone surrogate (not valid Unicode)"
+        raise Invalid(f"{what} has {kind} at position {bad.start() + 1}, which can't be stored")
+    return value

@@ -1,0 +1,458 @@
+"""Drain: from the log into SQL, each event exactly once.
+
+The position is a row in SQL, the shard's cursor, and it moves in the very transaction that stores what
+it passes. A crash before the commit stores nothing, a crash after it repeats nothing; there is no
+acknowledgement that could be lost. One drain works on a shard at a time: it holds the row's lock, and
+whoever finds it locked leaves, since the holder looks once more after letting go.
+
+Rows go in by COPY. What PostgreSQL refuses as data (SQLSTATE class 22 or 23) is looked at row by row: an
+equal creation is skipped, a different one under a taken number and data that can't be stored become dead
+letters; the rest goes in by COPY again. Everything else (locks, disks, connections) is nobody's data's
+fault: the transaction is given up, and the events stay in the log.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from backend.domain.errors import EngineDown, InstaChatError, Invalid, Unavailable
+from backend.domain.events import ChatsCreated, DeletionAsked, MessagesCreated, unpack
+from backend.domain.folding import fold
+from backend.domain.model import EntryId, Parent, checked_text
+from backend.ingest.epochs import Lives
+from backend.storage import postgres
+from backend.storage.postgres import (
+    ChatRow,
+    Database,
+    DeadLetter,
+    LockedShard,
+    MessageRow,
+    RowValues,
+)
+from backend.storage.redis.log import Log
+from backend.storage.redis.types import LifeLost, Page
+
+MOST_ENTRIES = 5_000  # of one transaction
+MOST_BYTES = 4 * 1024 * 1024
+STUCK_SECONDS = 10.0
+CLAIMS = 5
+
+Step = Callable[[str], None]
+# Where rows come from: an entry's id, as Redis writes it, its event, and its field.
+Chats = tuple[bytes, ChatsCreated, bytes]
+Source = tuple[bytes, MessagesCreated, bytes]
+Messages = dict[tuple[str, int], list[Source]]  # by token and number of their chat, each in order
+Placed = tuple[int, list[Source]]  # … by the id of its row
+logger = logging.getLogger(__name__)
+
+
+class Drainer:
+    """Moves events from the log to SQL. Thread-safe: one instance serves all of a process's threads.
+
+    `ring_publisher` is called once something is committed that the outbox names.
+    `step` is called with `read`, `rows`, `committed` and `trimmed` as a batch passes them, so that a
+    test can end the process there.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        database: Database,
+        lives: Lives,
+        *,
+        ring_publisher: Callable[[], None] = lambda: None,
+        step: Step = lambda _: None,
+        stuck_seconds: float = STUCK_SECONDS,
+    ) -> None:
+        self._log = log
+        self._database = database
+        self._lives = lives
+        self._ring_publisher = ring_publisher
+        self._step = step
+        self._stuck_seconds = stuck_seconds
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Let the batches under way finish, and begin no other."""
+        self._stopping.set()
+
+    def drain(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> int:
+        """Store all that a shard's log holds; returns the number of entries taken.
+
+        Returns at once when another drain is at work on the shard, and between two batches after
+        `stop`, or when `go_on`, asked there, says no. Raises EngineDown when an engine is away; nothing
+        is lost or repeated by that.
+        """
+        taken = claims = 0
+        while not self._stopping.is_set():
+            try:
+                page = self._drain_batch(shard)
+            except LifeLost as lost:
+                claims += 1
+                if claims > CLAIMS:
+                    raise Unavailable(
+                        f"shard {shard} of Redis changes its life again and again ({lost.why})",
+                        "is more than one Redis behind INSTACHAT_REDIS_URL?",
+                    ) from None
+                self._lives.claim(shard, lost.why)
+                continue
+            if page is None:
+                self._end_stuck(shard)
+                break
+            taken += len(page.entries)
+            self._step("committed")
+            if page.named:
+                self._ring_publisher()
+            # Left over once the lock was let go: whoever rang meanwhile found it locked and left.
+            left = self._log.trim(shard, page.end.epoch, page.through)
+            self._step("trimmed")
+            if not left or not go_on():
+                break
+        return taken
+
+    def drain_all(self, go_on: Callable[[], bool] = lambda: True) -> int:
+        """Drain every shard whose log holds anything, as `drain` does; returns how many entries it took.
+
+        A shard that can't be drained stops no other; the first such failure is raised at the end.
+        """
+        taken = 0
+        failures: list[InstaChatError] = []
+        for shard, length in enumerate(self._log.lengths(self._database.installation.shards)):
+            try:
+                taken += self.drain(shard, go_on) if length and go_on() else 0
+            except EngineDown:
+                raise
+            except InstaChatError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return taken
+
+    def settle(self, shard: int, through: EntryId, seconds: float) -> bool:
+        """Drain until SQL has passed that entry; False if it hasn't within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._database.connect() as connection:
+                _, cursor = postgres.shard_state(connection, shard)
+            if cursor >= through:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            if not self.drain(shard):
+                time.sleep(0.01)
+
+    def _drain_batch(self, shard: int) -> "Batch | None":
+        """Store one batch; None if another drain holds the shard. LifeLost stores nothing."""
+        with self._database.begin() as tx:
+            postgres.name_transaction(tx, f"instachat drain {shard}")
+            locked = postgres.lock_shard(tx, shard)
+            if locked is None:
+                return None
+            # The first drain of an epoch reads from the beginning: what a restored or promoted Redis
+            # holds need not be what the cursor has passed.
+            known = locked.cursor.epoch == locked.epoch
+            page = self._log.read(
+                shard,
+                locked.epoch,
+                locked.installation,
+                locked.cursor if known else EntryId(0, 0),
+                most_entries=MOST_ENTRIES,
+                most_bytes=MOST_BYTES,
+            )
+            self._lives.saw(shard, max(page.end, locked.cursor))
+            if page.end < locked.cursor:
+                raise LifeLost("rewound")  # what it gives now, no drain would ever see
+            if page.entries and _entry_id(page.entries[-1][0]) > page.end:
+                raise LifeLost("ahead")  # somebody else appended: nothing of ours could be
+            self._step("read")
+            batch = Batch(shard, page, locked.epoch)
+            if batch.through > locked.cursor or page.entries:
+                _Storing(tx, batch, self._log, publishing=locked.publishing).run()
+                postgres.advance(
+                    tx, shard, max(batch.through, locked.cursor), batch.dropped, batch.stored
+                )
+            self._step("rows")
+        return batch
+
+    def _end_stuck(self, shard: int) -> None:
+        """End a drain that holds the shard for too long: stopped, or cut off from us."""
+        with self._database.connect() as connection:
+            name = f"instachat drain {shard}"
+            if postgres.end_stuck(connection, name, self._stuck_seconds):
+                logger.warning("ended a drain of shard %d that held it for too long", shard)
+
+
+@dataclass
+class Batch:
+    """A page of the log on its way to SQL."""
+
+    shard: int
+    page: Page
+    epoch: int
+    dropped: int = 0
+    stored: int = 0
+    named: bool = False  # whether the outbox names any of it
+
+    @property
+    def entries(self) -> list[tuple[bytes, bytes]]:
+        """The entries, in the log's order."""
+        return self.page.entries
+
+    @property
+    def end(self) -> EntryId:
+        """The log's end when the page was read."""
+        return self.page.end
+
+    @property
+    def through(self) -> EntryId:
+        """How far the cursor may move: the log's end, if nothing was left behind the page."""
+        return self.page.end if self.page.complete else _entry_id(self.page.entries[-1][0])
+
+
+@dataclass
+class _Storing:
+    """One batch's way into one transaction."""
+
+    tx: Connection
+    batch: Batch
+    log: Log
+    publishing: bool
+    letters: list[DeadLetter] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Store creations in runs; a deletion is decided between what is before and behind it."""
+        chats: list[Chats] = []
+        messages: Messages = {}
+        for entry, packed in self.batch.entries:
+            try:
+                event = unpack(packed)
+            except ValueError as error:
+                self._bury(entry, packed, str(error))
+                continue
+            if isinstance(event, MessagesCreated):
+                source = (entry, event, packed)
+                messages.setdefault((event.token, event.chat), []).append(source)
+            elif isinstance(event, ChatsCreated):
+                chats.append((entry, event, packed))
+            else:
+                self._store(chats, messages)
+                chats, messages = [], {}
+                self._decide(_entry_id(entry), event)
+        self._store(chats, messages)
+        if self.letters:
+            postgres.add_dead_letters(self.tx, self.letters)
+
+    # -- creations ---------------------------------------------------------------------------------
+
+    def _store(self, chats: list[Chats], messages: Messages) -> None:
+        self._store_chats(chats)
+        self._store_messages(messages)
+
+    def _store_chats(self, events: list[Chats]) -> None:
+        if not events:
+            return
+        applications = postgres.application_ids(self.tx, {event.token for _, event, _ in events})
+        rows, sources = [], {}
+        for entry, event, packed in events:
+            id_, alive = applications.get(event.token, (0, True))
+            if not id_:
+                self._bury(entry, packed, "the application does not exist", event)
+            elif not alive:
+                self.batch.dropped += event.last - event.first + 1
+            else:
+                rows.append(ChatRow(id_, event.first, event.last, event.at))
+                sources[id_, event.first] = (entry, event, packed)
+        if rows:
+            stored, taken = postgres.insert_chats(self.tx, rows)
+            self.batch.stored += stored
+            for id_, number in taken:
+                entry, event, packed = next(
+                    source
+                    for (application, first), source in sources.items()
+                    if application == id_ and first <= number <= source[1].last
+                )
+                self._bury(entry, packed, "another chat has this number", event, number)
+
+    def _store_messages(self, events: Messages) -> None:
+        if not events:
+            return
+        chats = postgres.chat_ids(self.tx, list(events))
+        # Of a removed application no chat has a row for ever; the log of an earlier life may name one.
+        missing = {token for token, chat in events if (token, chat) not in chats}
+        applications = postgres.application_ids(self.tx, missing) if missing else {}
+        placed: list[Placed] = []
+        for chat, sources in events.items():
+            _, there = applications.get(chat[0], (0, True))
+            id_, alive = chats.get(chat, (0, there))
+            if not alive:
+                self.batch.dropped += sum(len(event.texts) for _, event, _ in sources)
+            elif not id_:
+                for entry, event, packed in sources:
+                    self._bury(entry, packed, "the chat does not exist", event)
+            else:
+                placed.append((id_, sources))
+        if not placed:
+            return
+        rows: Iterable[RowValues] = _rows(placed)
+        count = sum(len(event.texts) for _, sources in placed for _, event, _ in sources)
+        if self.publishing:
+            rows = list(rows)  # kept, to be named once they are stored
+        if self._copy(rows):
+            rows = self._sift(placed)
+            count = len(rows)
+        self.batch.stored += count
+        if self.publishing and rows:
+            postgres.add_to_outbox(self.tx, [(chat, n, version) for chat, n, _, _, version in rows])
+            self.batch.named = True
+
+    def _copy(self, rows: Iterable[RowValues]) -> Exception | None:
+        """Store rows, all or none; returns what is wrong with the data if it is none."""
+        try:
+            with self.tx.begin_nested():
+                postgres.copy_messages(self.tx, rows)
+        except Exception as error:
+            if not _is_datas_fault(error):
+                raise
+            return error
+        return None
+
+    def _sift(self, placed: list[Placed]) -> list[MessageRow]:
+        """The slow way: take out the rows that are to blame, and store the others; returns those.
+
+        Still quick when nearly all of them are good, or another drain would take this one for stuck.
+        """
+        rows = [MessageRow(*values) for values in _rows(placed)]
+        sources = (source for _, sources in placed for source in sources for _ in source[1].texts)
+        times = postgres.message_times(self.tx, [(row.chat_id, row.number) for row in rows])
+        good: list[tuple[MessageRow, Source]] = []
+        for row, source in zip(rows, sources, strict=True):
+            key = row.chat_id, row.number
+            if key in times:
+                if times[key] != row.at:
+                    self._bury_row(row, source, "another message has this number")
+                continue  # or else it is this very creation, stored in an earlier life
+            times[key] = row.at
+            try:
+                checked_text(row.text)
+                good.append((row, source))
+            except Invalid as error:
+                self._store_dead(row, source, error)
+        return self._copy_by_halves(good)
+
+    def _copy_by_halves(self, rows: list[tuple[MessageRow, Source]]) -> list[MessageRow]:
+        """Store all rows but those that PostgreSQL refuses alone; returns the stored ones."""
+        if not rows:
+            return []
+        error = self._copy([row for row, _ in rows])
+        if not error:
+            return [row for row, _ in rows]
+        if len(rows) == 1:
+            self._store_dead(*rows[0], error)
+            return []
+        middle = len(rows) // 2
+        return self._copy_by_halves(rows[:middle]) + self._copy_by_halves(rows[middle:])
+
+    def _store_dead(self, row: MessageRow, source: Source, error: Exception) -> None:
+        """Keep the number of a message that can't be stored, and its event as a dead letter."""
+        postgres.insert_message(self.tx, row._replace(text="", folded=""), "dead")
+        postgres.count_removed(self.tx, row.chat_id, 1)
+        self._bury_row(row, source, f"can't be stored: {_reason(error)}")
+
+    def _bury_row(self, row: MessageRow, source: Source, reason: str) -> None:
+        entry, event, packed = source
+        self._bury(entry, packed, reason, event, row.number)
+
+    def _bury(
+        self,
+        entry: bytes,
+        packed: bytes,
+        reason: str,
+        event: ChatsCreated | MessagesCreated | None = None,
+        number: int | None = None,
+    ) -> None:
+        key = f"{self.batch.shard}-{entry.decode()}" + (f"-{number}" if number else "")
+        token = event.token if event else None
+        chat = event.chat if isinstance(event, MessagesCreated) else None
+        logger.warning("dead letter %s: %s", key, reason)
+        self.letters.append(DeadLetter(key, reason, token, chat, number, packed))
+
+    # -- deletions ---------------------------------------------------------------------------------
+
+    def _decide(self, entry: EntryId, event: DeletionAsked) -> None:
+        """Leave a tombstone if the deletion still stands and nothing is left inside; else reopen.
+
+        A cascade leaves one whatever is inside.
+
+        Reopening comes before the commit: after a crash in between, the same entry finds that it does
+        not stand any more, and refuses again. A deletion that does not stand buries nothing.
+        """
+        parent = Parent(event.token, event.chat)
+        if not self.log.deletion_stands(self.batch.shard, self.batch.epoch, parent, entry):
+            return
+        if event.chat is None:
+            id_, alive = postgres.application_ids(self.tx, [event.token]).get(
+                event.token, (0, False)
+            )
+            gone = alive and postgres.bury_application(self.tx, id_, cascade=event.cascade)
+        else:
+            key = (event.token, event.chat)
+            id_, alive = postgres.chat_ids(self.tx, [key]).get(key, (0, False))
+            gone = alive and postgres.bury_chat(self.tx, id_, cascade=event.cascade)
+        if alive and not gone:
+            self.log.reopen(self.batch.shard, self.batch.epoch, parent, entry)
+
+
+def store_again(tx: Connection, log: Log, locked: LockedShard, letter: DeadLetter) -> str | None:
+    """Have a dead letter's event go through storing once more; returns why it still can't be stored.
+
+    The caller holds the shard's lock. What can be stored of it is, and what is there already is passed
+    over; a single one that can't be becomes a letter of its own.
+    """
+    shard, entry = letter.key.split("-", 1)
+    name = "-".join(entry.split("-")[:2]).encode()
+    page = Page([(name, letter.event)], locked.cursor, complete=True)
+    storing = _Storing(tx, Batch(int(shard), page, locked.epoch), log, publishing=locked.publishing)
+    storing.run()
+    return next((again.reason for again in storing.letters if again.key == letter.key), None)
+
+
+def why_not_stored(error: Exception) -> str | None:
+    """Why a message can't be stored, without a word of it; None if that is not the data's fault."""
+    return f"can't be stored: {_reason(error)}" if _is_datas_fault(error) else None
+
+
+def _is_datas_fault(error: Exception) -> bool:
+    """Whether another try could never succeed, because of the data alone."""
+    if isinstance(error, Invalid | UnicodeEncodeError):
+        return True
+    if not isinstance(error, DBAPIError) and not hasattr(error, "pgcode"):
+        return False
+    return (postgres.sqlstate(error) or "").startswith(("22", "23"))
+
+
+def _reason(error: Exception) -> str:
+    """Why, without a word of the data."""
+    if isinstance(error, InstaChatError):
+        return error.message
+    return (
+        f"PostgreSQL says {postgres.sqlstate(error)}"
+        if postgres.sqlstate(error)
+        else "not valid Unicode"
+    )
+
+
+def _rows(placed: list[Placed]) -> Iterator[RowValues]:
+    """The rows, made one by one: of a batch that is good they are needed only once, and for a moment."""
+    for chat_id, sources in placed:
+        for _, event, _ in sources:
+            for number, text in enumerate(event.texts, event.first):
+                yield chat_id, number, text, fold(text), event.micros
+
+
+def _entry_id(name: bytes) -> EntryId:
+    return EntryId.parse(name.decode())

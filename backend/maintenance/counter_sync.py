@@ -1,0 +1,232 @@
+"""Syncing: the counters of Redis written into SQL, where the counts of the catalogue's rows come from them.
+
+Redis keeps the parents whose count SQL does not know, by since when: the accept script adds one the moment
+its counter moves. A sync takes the oldest first, reads the counters, raises SQL's columns (never lowers
+them), commits, and only then lets a parent go, if its counter still is what was written. So it may be
+interrupted anywhere, several may run at once, and what changes meanwhile is left for the next one. Its
+cost follows the changes.
+
+After a new life of Redis nobody knows what that set has forgotten. SQL remembers the life in which all was
+compared last; in any other a sync compares every counter first. What it writes is what a verified counter
+would say: the higher one of `issued`, verified or not, and of the highest number that has a row.
+"""
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from backend.domain.errors import EngineDown, Unavailable
+from backend.domain.model import EntryId, Parent, shard_of
+from backend.ingest.epochs import Lives
+from backend.storage import postgres
+from backend.storage.postgres import Database, counter_columns
+from backend.storage.postgres.counter_columns import Counted
+from backend.storage.redis.log import Log
+from backend.storage.redis.types import LifeLost
+
+PAGE = 1_000  # parents of one transaction, and of one look at Redis
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A count that SQL did not know: what it was there, and what it is now."""
+
+    parent: Parent
+    old: int
+    new: int
+
+
+class Syncer:
+    """Writes counters into SQL, and says how far SQL is behind. Thread-safe.
+
+    `step` is called with `read`, `written` and `released` as a page passes them, so that a test can end
+    the process there.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        database: Database,
+        lives: Lives,
+        *,
+        step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._log = log
+        self._database = database
+        self._lives = lives
+        self._step = step
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Let the page under way finish, and begin no other."""
+        self._stopping.set()
+
+    def sync(self, *, everything: bool = False) -> Iterator[Written]:
+        """Write what changed since the last sync, or compare every counter; gives each that was behind.
+
+        A new life of Redis since the last sync means everything. What was given is committed. Raises
+        EngineDown when an engine is away, before anything is changed if it is away at the beginning.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                yield from self._sync(everything)
+                return
+            except LifeLost:
+                continue
+        raise Unavailable("Redis changes its life again and again", "see `instachat doctor`")
+
+    def lag(self) -> float:
+        """For how many seconds SQL has not known the oldest change that it does not know; 0 if none.
+
+        After a new life of Redis the oldest one is not known: then it is the time since the last sync.
+        Changes nothing. Raises EngineDown when an engine is away.
+        """
+        with self._database.connect() as connection:
+            states = counter_columns.synced(connection)
+        worst = 0.0
+        for shard, state in states.items():
+            if not state.epoch:  # nothing was ever accepted there
+                continue
+            try:
+                seen = self._log.counted(shard, state.epoch, [])
+            except LifeLost:
+                worst = max(worst, state.behind_seconds)
+                continue
+            if state.synced_epoch != state.epoch:
+                worst = max(worst, state.behind_seconds)
+            if seen.oldest is not None:
+                worst = max(worst, (seen.now - seen.oldest) / 1_000_000)
+        return worst
+
+    def due(self, seconds: float) -> bool:
+        """Whether the last sync is so long ago. Asks SQL only."""
+        with self._database.connect() as connection:
+            states = counter_columns.synced(connection).values()
+        return any(state.epoch and state.behind_seconds > seconds for state in states)
+
+    def _sync(self, everything: bool) -> Iterator[Written]:
+        epochs = self._present_lives()
+        with self._database.connect() as connection:
+            began = counter_columns.clock(connection)
+            states = counter_columns.synced(connection)
+        if everything or any(states[shard].synced_epoch != epochs[shard] for shard in epochs):
+            yield from self._compare_all(epochs)
+        for shard, epoch in epochs.items():
+            yield from self._write_changes(shard, epoch)
+        if epochs and not self._stopping.is_set():
+            with self._database.begin() as tx:
+                counter_columns.note_synced(tx, epochs, began)
+
+    def _present_lives(self) -> Mapping[int, int]:
+        """The epoch of each shard that was ever used, as Redis has it, too."""
+        with self._database.connect() as connection:
+            epochs = {
+                s: epoch for s, (epoch, _) in postgres.shard_states(connection).items() if epoch
+            }
+        self._log.ping()  # where no shard is in use, nothing else would ask Redis
+        for shard in epochs:
+            for _ in range(ATTEMPTS):
+                try:
+                    self._log.counted(shard, epochs[shard], [])
+                    break
+                except LifeLost as lost:
+                    self._lives.claim(shard, lost.why)
+                    with self._database.connect() as connection:
+                        epochs[shard], _ = postgres.shard_state(connection, shard)
+            else:
+                raise LifeLost("it changes again and again")
+        return epochs
+
+    def _compare_all(self, epochs: Mapping[int, int]) -> Iterator[Written]:
+        """Compare every counter of every parent that is there."""
+        shards = self._database.installation.shards
+        for page_of in (counter_columns.all_applications, counter_columns.all_chats):
+            after = 0
+            while not self._stopping.is_set():
+                with self._database.connect() as connection:
+                    page = page_of(connection, after, PAGE)
+                by_shard: dict[int, list[Counted]] = {}
+                for row in page:
+                    by_shard.setdefault(shard_of(row.parent.token, shards), []).append(row)
+                for shard, rows in by_shard.items():
+                    # An application of a shard that came into use just now is among its changes.
+                    if shard in epochs:
+                        known = {row.parent: row for row in rows}
+                        yield from self._write(shard, epochs[shard], list(known), known)
+                if len(page) < PAGE:
+                    break
+                after = page[-1].id
+
+    def _write_changes(self, shard: int, epoch: int) -> Iterator[Written]:
+        """Write what changed before now; what can't be written yet is passed by, and stays."""
+        began = self._log.counted(shard, epoch, []).now
+        passed = 0
+        while not self._stopping.is_set():
+            parents = self._log.unsynced_page(shard, began, passed, PAGE)
+            if not parents:
+                return
+            with self._database.connect() as connection:
+                known = counter_columns.counted(connection, parents)
+            passed += yield from self._write(shard, epoch, parents, known, began)
+
+    def _write(
+        self,
+        shard: int,
+        epoch: int,
+        parents: Sequence[Parent],
+        known: Mapping[Parent, Counted],
+        began: int = 0,
+    ) -> Generator[Written, None, int]:
+        """Write some counters of one shard, and let the parents go whose count SQL knows now.
+
+        Returns how many are kept for the next sync: they are accepted, and not stored yet.
+        """
+        seen = self._log.counted(shard, epoch, parents)
+        self._step("read")
+        issued = dict(zip(parents, seen.issued, strict=True))
+        behind = {
+            row.parent: (row.id, number)
+            for row in known.values()
+            if row.alive and (number := max(issued[row.parent] or 0, row.highest)) > row.issued
+        }
+        yield from self._raise({p: v for p, v in behind.items() if p.chat is None})
+        yield from self._raise({p: v for p, v in behind.items() if p.chat is not None})
+        self._step("written")
+        kept = self._still_coming(shard, [p for p in parents if p not in known], seen.end)
+        # A clock that goes back must not make this sync meet the same parents again.
+        since = max(seen.now, began + 1)
+        self._log.release(shard, epoch, {p: issued[p] for p in parents if p not in kept}, since)
+        self._step("released")
+        return len(kept)
+
+    def _raise(self, behind: Mapping[Parent, tuple[int, int]]) -> Iterator[Written]:
+        if not behind:
+            return
+        of_applications = next(iter(behind)).chat is None
+        raise_ = (
+            counter_columns.raise_applications if of_applications else counter_columns.raise_chats
+        )
+        risen: Mapping[int, tuple[int, int]] = {}
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                with self._database.begin() as tx:
+                    risen = raise_(tx, dict(behind.values()))
+                break
+            except EngineDown:
+                raise
+            except Unavailable:
+                # A deadlock, with a drain that counts rejected messages of the same chats.
+                if not left:
+                    raise
+        for parent, (id_, _) in behind.items():
+            if id_ in risen:
+                yield Written(parent, *risen[id_])
+
+    def _still_coming(self, shard: int, missing: Sequence[Parent], end: EntryId) -> set[Parent]:
+        """Those without a row that may have one later: they are on their way, or have just come."""
+        if not missing:
+            return set()
+        with self._database.connect() as connection:
+            _, cursor = postgres.shard_state(connection, shard)
+            return set(missing if cursor < end else counter_columns.counted(connection, missing))

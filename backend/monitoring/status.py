@@ -1,0 +1,219 @@
+"""Status: what is accepted and not stored, or not searchable yet, who works on it, and whether the engines
+answer.
+
+Totals only: no names, tokens or texts. An engine that is away leaves what it would have told unknown
+(None); it never makes the report fail.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import redis
+from sqlalchemy import text
+
+from backend.domain.errors import InstaChatError
+from backend.domain.events import unpack
+from backend.storage import postgres as sql
+from backend.storage.elasticsearch.index import Index
+from backend.storage.postgres import Database, outbox, reconciliations, search_indices
+from backend.storage.postgres.reconciliations import LastReconciliation
+from backend.storage.redis.log import Log
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine's health. `version` is None, and `problem` says why, while it does not answer."""
+
+    engine: str
+    version: str | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything at one moment; None is unknown."""
+
+    engines: list[Engine]
+    schema: str | None
+    workers: int | None  # running
+    queue: int | None  # jobs that wait
+    paused: bool | None  # whether workers are told to rest
+    waiting: int | None  # log entries accepted and not stored
+    oldest_seconds: float | None  # how long the oldest of them has been waiting
+    unpublished: int | None  # messages stored and not given to Elasticsearch
+    unpublished_seconds: float | None  # how long the oldest of them has been waiting
+    search_index: str | None  # what searches read; None also where PostgreSQL searches
+    dead_letters: dict[str, int] | None  # by kind
+    unsynced_counters: int | None  # parents whose count in SQL is behind
+    reconciled: LastReconciliation | None  # None also if the stores were never compared
+    sync_lag_seconds: float | None  # how long SQL has not known the oldest of these changes
+    totals: "Totals"
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How much was done in all until a moment (`at`, of a clock that only goes on); None is unknown.
+
+    Chats and messages alike. Searchable is what is stored but for what waits for Elasticsearch.
+    """
+
+    at: float
+    accepted: int | None
+    stored: int | None
+    searchable: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How much was done a second between two totals; None is unknown."""
+
+    accepted: float | None
+    stored: float | None
+    searchable: float | None
+
+
+def rates(before: Totals, after: Totals) -> Rates:
+    """What was done from one to the other; a total that has gone back, as after a loss, tells nothing."""
+
+    def rate(old: int | None, new: int | None) -> float | None:
+        if old is None or new is None or new < old or after.at <= before.at:
+            return None
+        return (new - old) / (after.at - before.at)
+
+    return Rates(
+        rate(before.accepted, after.accepted),
+        rate(before.stored, after.stored),
+        rate(before.searchable, after.searchable),
+    )
+
+
+def totals(database: Database, log: Log, index: Index | None = None) -> Totals:
+    """Ask for the totals alone; an engine that is away leaves its own unknown."""
+    at = time.monotonic()
+    shards = _known(lambda: database.installation.shards)
+    stored = _known(lambda: _stored(database))
+    lag = _known(lambda: _lag(database)) if index and stored is not None else None
+    waiting = lag.messages if lag else (None if index else 0)
+    return Totals(
+        at,
+        _known(lambda: log.given(shards)) if shards else None,
+        stored,
+        None if stored is None or waiting is None else stored - waiting,
+    )
+
+
+def report(
+    database: Database,
+    log: Log,
+    queue_length: Callable[[], int],
+    index: Index | None = None,
+    sync_lag: Callable[[], float] | None = None,
+) -> Status:
+    """Ask the engines; takes a few milliseconds when they answer."""
+    postgres = postgres_engine(database)
+    cache = redis_engine(log)
+    shards = _known(lambda: database.installation.shards) if not postgres.problem else None
+    lengths = _known(lambda: log.lengths(shards)) if shards and not cache.problem else None
+    lag = _known(lambda: _lag(database)) if shards else None
+    live = _known(lambda: _live(database)) if shards and index else None
+    up = not cache.problem
+    return Status(
+        engines=[postgres, cache, *([elasticsearch_engine(index)] if index else [])],
+        schema=_known(database.schema) if not postgres.problem else None,
+        workers=_known(log.workers) if up else None,
+        queue=_known(queue_length) if up else None,
+        paused=_known(log.paused) if up else None,
+        waiting=None if lengths is None else sum(lengths),
+        oldest_seconds=None if lengths is None else _known(lambda: _oldest(log, lengths)),
+        unpublished=lag and lag.messages,
+        unpublished_seconds=lag and lag.seconds,
+        search_index=live and live.name,
+        dead_letters=_known(lambda: _dead_letters(database)) if shards else None,
+        unsynced_counters=_known(lambda: sum(log.unsynced(shards))) if shards and up else None,
+        reconciled=_known(lambda: _reconciled(database)) if shards else None,
+        sync_lag_seconds=_known(sync_lag) if sync_lag and shards and up else None,
+        totals=totals(database, log, index),
+    )
+
+
+def redis_engine(log: Log) -> Engine:
+    """Redis's or Valkey's health."""
+    try:
+        log.ping()
+        found: Any = log.redis.info("server")
+    except InstaChatError as error:
+        return Engine("Redis", None, error.message)
+    except redis.RedisError:
+        return Engine("Redis", "unknown: INFO is refused")
+    first = next(iter(found.values()))
+    info = first if isinstance(first, dict) else found  # a cluster answers for each node
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    return Engine(name, str(info.get("valkey_version", info.get("redis_version"))))
+
+
+def elasticsearch_engine(index: Index) -> Engine:
+    """Elasticsearch's health."""
+    try:
+        return Engine("Elasticsearch", index.version())
+    except InstaChatError as error:
+        return Engine("Elasticsearch", None, error.message)
+
+
+def postgres_engine(database: Database) -> Engine:
+    """PostgreSQL's health."""
+    try:
+        with database.connect() as connection:
+            version = connection.scalar(text("SHOW server_version"))
+    except InstaChatError as error:
+        return Engine("PostgreSQL", None, error.message)
+    return Engine("PostgreSQL", str(version).partition(" ")[0])
+
+
+def _stored(database: Database) -> int:
+    with database.connect() as connection:
+        return sql.count_stored(connection)
+
+
+def _lag(database: Database) -> outbox.Lag:
+    with database.connect() as connection:
+        return outbox.lag(connection)
+
+
+def _live(database: Database) -> search_indices.KeptIndex | None:
+    with database.connect() as connection:
+        return search_indices.live_index(connection)
+
+
+def _dead_letters(database: Database) -> dict[str, int]:
+    with database.connect() as connection:
+        return sql.count_dead_letters(connection)
+
+
+def _oldest(log: Log, lengths: list[int]) -> float | None:
+    """How long the oldest entry of the log has been there, by this machine's clock."""
+    oldest: float | None = None
+    for shard, length in enumerate(lengths):
+        found: Any = log.redis.xrange(log.key(shard, "log"), count=1) if length else []
+        for _, fields in found:
+            with suppress(ValueError):  # not an event: the drain makes it a dead letter
+                at = unpack(next(iter(fields.values()))).at.timestamp()
+                oldest = at if oldest is None else min(oldest, at)
+    return None if oldest is None else max(time.time() - oldest, 0.0)
+
+
+def _reconciled(database: Database) -> LastReconciliation | None:
+    with database.connect() as connection:
+        return reconciliations.last(connection)
+
+
+def _known(ask: Callable[[], T]) -> T | None:
+    """The answer; None where there is none to be had."""
+    try:
+        return ask()
+    except (InstaChatError, redis.RedisError):
+        return None

@@ -1,0 +1,190 @@
+"""Documents: the index beside SQL, message by message, for `reconcile`.
+
+At every moment a message's document is its row's latest version, or the outbox names it. So what differs
+and is not in the outbox is wrong:
+
+missing_document   a message that can be read has no document: no search finds it.
+stale_document     it has one of another version (older: a search looks for a text that is gone; newer: SQL
+                   was put back to an older copy), or one that says removed.
+ghost_document     a document of a message that is removed or was rejected, or whose parent is removed.
+missing_row        a document without row or tombstone, or whose row says `lost`: SQL has lost it. It is all
+                   that is left of the message, so nothing repairs it, least of all by deleting it.
+
+Repair names the first three in the outbox again, at a version above all that was, and publishes. That a
+document of the right version has the wrong text can't be seen: the index does not keep texts.
+
+Both sides are walked in the order of (chat, number), which is that of SQL's primary key and of the index
+itself: a snapshot here, a point in time there. What changed in between differs, too, hence each difference
+is looked at again: the document, then the row and the outbox in one snapshot, then the document. Versions
+only grow, so one that is the same before and after was so at the moment of the snapshot.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+
+from sqlalchemy import Connection
+
+from backend.domain.errors import Unavailable
+from backend.reconcile.findings import Finding, Summary
+from backend.search.publish import Publisher
+from backend.storage.elasticsearch.index import DocumentState, Index
+from backend.storage.postgres import Database, message_states, search_indices
+from backend.storage.postgres.message_states import Fact, Key
+
+AT_ONCE = 500  # differences that are looked at again together
+CHATS_AT_ONCE = 500  # of one application
+ATTEMPTS = 20
+
+State = tuple[int, int, int, bool]  # chat id, number, version, shown
+_END: State = (1 << 63, 0, 0, False)
+
+
+class Documents:
+    """Compares the index that searches read with SQL. Thread-safe."""
+
+    def __init__(self, database: Database, index: Index, publisher: Publisher) -> None:
+        self._database = database
+        self._index = index
+        self._publisher = publisher
+
+    def compare(
+        self,
+        snapshot: Connection,
+        token: str | None,
+        summary: Summary,
+        progress: Callable[[], None],
+        *,
+        mend: bool,
+    ) -> Iterator[Finding]:
+        """Compare all documents, or those of one application; mend what was found after it was told.
+
+        Where there is no index yet, nothing is compared. Raises IndexMissing where there should be one,
+        EngineDown or Unavailable as Elasticsearch is.
+        """
+        self._index.version()  # away is away, also where there is no index to compare
+        live = search_indices.live_index(snapshot)
+        if live is None or not live.made:
+            return
+        summary.documents = 0
+        for chat_ids in self._parts(snapshot, token):
+            rows = message_states.states(snapshot, chat_ids)
+            documents = self._documents(live.name, chat_ids, summary, progress)
+            differing = _differing(rows, documents)
+            unexplained = _without(differing, message_states.unpublished(snapshot), summary)
+            while batch := list(islice(unexplained, AT_ONCE)):
+                yield from self._confirm(live.name, batch, mend=mend)
+
+    def _parts(self, snapshot: Connection, token: str | None) -> Iterator[list[int] | None]:
+        """The chats to compare at a time; None is all of them."""
+        if token is None:
+            yield None
+            return
+        ids = message_states.chat_ids_of(snapshot, token)
+        for start in range(0, len(ids), CHATS_AT_ONCE):
+            yield ids[start : start + CHATS_AT_ONCE]
+
+    def _documents(
+        self,
+        name: str,
+        chat_ids: Sequence[int] | None,
+        summary: Summary,
+        progress: Callable[[], None],
+    ) -> Iterator[State]:
+        assert summary.documents is not None
+        for page in self._index.states(name, chat_ids):
+            yield from page
+            summary.documents += len(page)
+            progress()
+
+    def _confirm(self, name: str, keys: Sequence[Key], *, mend: bool) -> Iterator[Finding]:
+        """What still differs, of documents that stayed as they are while SQL was looked at."""
+        for _ in range(ATTEMPTS):
+            before = self._index.states_of(name, keys)
+            with self._database.connect() as connection:
+                facts = message_states.facts(connection, keys)
+            after = self._index.states_of(name, keys)
+            resting = [key for key in keys if before.get(key) == after.get(key)]
+            wrong: list[tuple[int, int, int]] = []
+            for key in resting:
+                document = after.get(key)
+                finding = _judge(key, facts[key], document)
+                if finding:
+                    yield finding
+                    if finding.repairable:
+                        # A document that somebody deleted has left its version behind for a while.
+                        found = document.version if document else 0
+                        wrong.append((*key, max(found, facts[key].version or 0)))
+            if mend and wrong:
+                self._publish(wrong)
+            moving = set(keys) - set(resting)
+            keys = [key for key in keys if key in moving]
+            if not keys:
+                return
+        raise Unavailable("some messages change faster than they can be compared", "try again")
+
+    def _publish(self, wrong: Sequence[tuple[int, int, int]]) -> None:
+        with self._database.begin() as tx:
+            message_states.publish_again(tx, wrong)
+        self._publisher.publish()
+
+
+def _differing(rows: Iterable[State], documents: Iterator[State]) -> Iterator[Key]:
+    """The keys of which the two sides, each in order, say something that does not go together."""
+    document = next(documents, _END)
+    for row in rows:
+        if row == document:  # nearly always
+            document = next(documents, _END)
+            continue
+        key = row[:2]
+        while document[:2] < key:
+            if document[3]:
+                yield document[:2]
+            document = next(documents, _END)
+        there = document[:2] == key
+        # The tombstone of what can't be read may have any version, or be missing.
+        if row[3] or (there and document[3]):
+            yield key
+        if there:
+            document = next(documents, _END)
+    for rest in chain([document], documents):
+        if rest[3]:
+            yield rest[:2]
+
+
+def _without(keys: Iterable[Key], pending: Iterator[Key], summary: Summary) -> Iterator[Key]:
+    """Those of the keys that are not pending; both sides are in order."""
+    waiting = next(pending, _END[:2])
+    for key in keys:
+        while waiting < key:
+            waiting = next(pending, _END[:2])
+        if waiting == key:
+            summary.pending += 1
+        else:
+            yield key
+
+
+def _judge(key: Key, fact: Fact, document: DocumentState | None) -> Finding | None:
+    """What is wrong with a message's document, if anything is."""
+    shown = document is not None and document.alive
+    if fact.on_its_way:
+        return None
+    if fact.shown:
+        if document is None:
+            kind, detail = "missing_document", "a message without a document: no search finds it"
+        elif not document.alive:
+            kind, detail = "stale_document", "the document says removed, the message is there"
+        elif document.version != fact.version:
+            age = "older" if document.version < (fact.version or 0) else "newer"
+            kind, detail = "stale_document", f"the document is {age} than the message"
+        else:
+            return None
+    elif not shown:
+        return None
+    elif fact.lost or (fact.version is None and (fact.chat_shown or fact.chat is None)):
+        detail = "a document without a row: it is all that is left of the message"
+        return Finding("missing_row", fact.token, fact.chat, key[1], detail, False)
+    elif fact.chat is None:
+        return None  # the row is an orphan, and told of as such
+    else:
+        kind, detail = "ghost_document", "a document of what is removed or was never stored"
+    return Finding(kind, fact.token, fact.chat, key[1], detail, True)

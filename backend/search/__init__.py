@@ -1,0 +1,1 @@
+"""Searches messages, publishes changes to the search index, and rebuilds the index."""

@@ -1,0 +1,264 @@
+"""Publish: from SQL into the search index, what each changed message is now.
+
+The outbox says which messages changed. A publisher leases some of its rows, loads these messages as they
+are at that moment, writes them to every index that is kept, and deletes the rows. It publishes states, not
+events, and each carries its version: so order and repetition cannot hurt, and several publishers may work
+at once. No transaction is open while Elasticsearch works. While it is away storing goes on, and the outbox
+grows; nothing else remembers what is to be done.
+"""
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import starmap
+
+from sqlalchemy import Connection
+
+from backend.domain.errors import InstaChatError, Unavailable
+from backend.storage.elasticsearch.client import IndexMissing
+from backend.storage.elasticsearch.index import MAPPING, Document, Index, Rejected, new_name
+from backend.storage.postgres import Database, DeadLetter, add_dead_letters, outbox, search_indices
+
+LEASE_SECONDS = (
+    30.0  # more than a bulk may take; after a kill -9 it passes before another publishes
+)
+MESSAGES = 2_500  # of one lease, about
+LEASE_TRIES = 20
+CHOOSING_SECONDS = 0.005  # that another publisher takes to choose its rows
+PUBLISHERS = 3  # of a worker: while two wait for Elasticsearch, one loads
+LOOK_SECONDS = 0.5  # how often they look for what no bell announced
+PAUSE_SECONDS = 2.0  # before another try, when publishing failed
+PUBLISHED_WITHIN = 3.0  # what is not published by then, when the worker ends, stays in the outbox
+SETTLE_SECONDS = 2 * LEASE_SECONDS  # a publisher that was killed holds up its part for one of them
+SETTLE_POLL_SECONDS = 0.02
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes what the outbox names. Thread-safe: several threads publish quicker than one."""
+
+    def __init__(self, database: Database, index: Index) -> None:
+        self._database = database
+        self._index = index
+        self._stopping = threading.Event()
+        self._leased: set[int] = set()
+        self._made: set[str] = set()  # indices that SQL says are made, which it never unsays
+
+    def stop(self) -> None:
+        """Let the bulks under way finish, and begin no other."""
+        self._stopping.set()
+
+    def give_up(self) -> None:
+        """Let go of what bulks under way have leased, for the process ends without waiting for them."""
+        self._release(list(self._leased))
+
+    def publish(self, go_on: Callable[[], bool] = lambda: True) -> int:
+        """Publish until the outbox holds nothing that is free; returns how many changes it were.
+
+        Ends also when `go_on`, asked before each bulk, says no.
+
+        Raises EngineDown or Unavailable when an engine is away or takes nothing, IndexMissing when the
+        index that is searched is gone; all that was not published stays in the outbox.
+        """
+        published = 0
+        while not self._stopping.is_set() and go_on() and (count := self._publish_some()):
+            published += count
+        return published
+
+    def settle(self) -> None:
+        """Return once everything that was committed before this call is published, by whomever.
+
+        Raises as `publish`, and Unavailable if nothing of it is published for a while.
+        """
+        with self._database.connect() as connection:
+            ends = outbox.ends(connection)
+        if ends is None:
+            return
+        oldest, through = ends
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while oldest <= through:
+            if not self._publish_some():  # others are at it
+                time.sleep(SETTLE_POLL_SECONDS)
+            with self._database.connect() as connection:
+                ends = outbox.ends(connection)
+            if ends is None:
+                return
+            if ends[0] > oldest:
+                oldest, deadline = ends[0], time.monotonic() + SETTLE_SECONDS
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"nothing of what waits to become searchable was published for {SETTLE_SECONDS:g} s",
+                    "see the workers' logs; then try again",
+                )
+
+    def _publish_some(self) -> int:
+        lease = self._lease()
+        if lease is None:
+            return 0
+        self._leased.update(lease.ids)
+        try:
+            with self._database.connect() as connection:
+                documents = list(starmap(Document, outbox.changed(connection, lease.ids)))
+            rejected = [one for name in lease.indices for one in self._write(name, documents)]
+            with self._database.begin(durable=bool(rejected)) as tx:
+                if rejected:
+                    self._bury(tx, rejected)
+                outbox.complete(tx, lease.ids)
+        except InstaChatError:
+            self._release(lease.ids)
+            raise
+        finally:
+            self._leased.difference_update(lease.ids)
+        return len(documents)
+
+    def _lease(self) -> outbox.Lease | None:
+        """Some rows; None if there are none, or others can't let go of them."""
+        for _ in range(LEASE_TRIES):
+            # Undone by a crash of the server it is published again, which can't hurt.
+            with self._database.begin(durable=False) as tx:
+                lease = outbox.lease(tx, MESSAGES, LEASE_SECONDS)
+            if lease is None or lease.ids:
+                return lease
+            time.sleep(CHOOSING_SECONDS)
+        return None
+
+    def _release(self, ids: Sequence[int]) -> None:
+        with suppress(InstaChatError), self._database.begin() as tx:  # or else the lease expires
+            outbox.release(tx, ids)
+
+    def _write(self, name: str, documents: Sequence[Document]) -> list[Rejected]:
+        """Write to one index; what it can't hold is returned. One that is not kept any more wants nothing."""
+        if name not in self._made:
+            kept = self._kept(name)
+            if kept is None:
+                return []
+            if not kept.made:
+                return self._write_first(name, documents)
+            self._made.add(name)
+        try:
+            return self._index.write(name, documents)
+        except IndexMissing:
+            self._lost(name)
+            return []
+
+    def _write_first(self, name: str, documents: Sequence[Document]) -> list[Rejected]:
+        """Have a new index, write to it, and then have searches read it, if it is to be the live one.
+
+        Searches come last: where another publisher is just making it, only what is written waits until its
+        shard is there, and a search would fail. Killed in between, all of this is done again.
+        """
+        self._index.create(name)
+        rejected = self._index.write(name, documents)
+        with self._database.begin() as tx:
+            # Its row is locked from here on, so that searches turn to no other meanwhile.
+            if search_indices.mark_made(tx, name) == "live":
+                self._index.read_from(name)
+        logger.info("made the search index %s", name)
+        return rejected
+
+    def _lost(self, name: str) -> None:
+        """Keep an index no longer that Elasticsearch has lost.
+
+        The live one raises IndexMissing instead, so that nothing is taken for published that can't be found.
+        """
+        kept = self._kept(name)
+        if kept is None:
+            return
+        if kept.state == "live":
+            raise IndexMissing(name)
+        with self._database.begin() as tx:
+            search_indices.forget_index(tx, name)
+        logger.warning("the %s search index %s is gone: it is not kept any more", kept.state, name)
+
+    def _kept(self, name: str) -> search_indices.KeptIndex | None:
+        with self._database.connect() as connection:
+            return search_indices.find_index(connection, name)
+
+    def _bury(self, tx: Connection, rejected: Sequence[Rejected]) -> None:
+        """Keep what no index can hold as dead letters, named as operators name messages."""
+        parents = outbox.parents(tx, {one.document.chat_id for one in rejected})
+        letters = []
+        for document, reason in rejected:
+            token, chat = parents.get(document.chat_id, (None, None))
+            named = [token, chat, document.number, document.version]
+            event = json.dumps(named).encode()
+            key = f"publish-{hashlib.sha256(event).hexdigest()[:16]}"
+            logger.warning("dead letter %s: %s", key, reason)
+            letters.append(DeadLetter(key, reason, token, chat, document.number, event))
+        add_dead_letters(tx, letters, "publish")
+
+
+class Press:
+    """Threads that publish. A hanging Elasticsearch holds up these alone, and neither jobs nor the sweep."""
+
+    def __init__(
+        self, publisher: Publisher, asked: threading.Event, may_work: Callable[[], bool]
+    ) -> None:
+        """`asked` is set when there is something to publish; they look twice a second all the same.
+
+        While `may_work` says no, as when the job queue is paused, they rest.
+        """
+        self._publisher = publisher
+        self._may_work = may_work
+        self._asked = asked
+        self._stopping = threading.Event()
+        self._trouble: type[Exception] | None = None
+        self._threads = [
+            threading.Thread(target=self._run, name=f"publisher-{number}", daemon=True)
+            for number in range(PUBLISHERS)
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End after the bulks under way; what one that takes too long has leased is given up."""
+        self._stopping.set()
+        self._publisher.stop()
+        self._asked.set()
+        deadline = time.monotonic() + PUBLISHED_WITHIN
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._publisher.give_up()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._asked.wait(LOOK_SECONDS)
+            self._asked.clear()
+            try:
+                if self._publisher.publish(self._may_work) and self._trouble:
+                    self._trouble = None
+                    logger.info("publishing goes on")
+                continue
+            except InstaChatError as error:
+                # Said once, not with every try: how far behind it is, `status` tells.
+                if self._trouble is not type(error):
+                    self._trouble = type(error)
+                    logger.warning("%s; it is tried again and again", error.message)
+            except Exception:
+                logger.exception("publishing failed; it is tried again")
+            self._stopping.wait(PAUSE_SECONDS)
+
+
+def keep_first_index(database: Database) -> None:
+    """Where there is neither an index nor a message yet, have one kept, live from its beginning.
+
+    Elasticsearch need not be there: the first publisher that reaches it has it made. Changes nothing
+    where there is a message: what is stored already would be missing. Raises Unavailable if a
+    transaction that writes messages takes too long.
+    """
+    with database.connect() as connection:
+        if not search_indices.is_blank(connection):
+            return
+    name = new_name(database.installation.id)  # before the lock, which nobody can read it behind
+    with database.begin() as tx:
+        search_indices.lock_flag(tx)
+        if search_indices.is_blank(tx):
+            search_indices.add_index(tx, name, "live", MAPPING)
+            search_indices.set_publishing(tx, True)

@@ -1,0 +1,127 @@
+"""Search: the messages of one chat whose text contains a keyword.
+
+Without Elasticsearch, PostgreSQL scans the chat's folded texts: right at once, and quick up to some
+100,000 messages a chat. With it, the index names candidates, and PostgreSQL decides which of them contain
+the keyword *now*: an index that is behind finds a new text a moment later, and never shows one that is
+gone. Text and keyword are folded by the same module, so that every way of searching finds the same.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from backend.domain.errors import Unavailable
+from backend.domain.folding import fold_keyword, highlight
+from backend.domain.model import Match, Message
+from backend.storage import postgres
+from backend.storage.elasticsearch.client import IndexMissing
+from backend.storage.elasticsearch.index import GRAMS, Index
+from backend.storage.postgres import Database, search_indices
+
+FEW = 10  # candidates more than wanted of a keyword that is one gram: all but what just changed contain it
+MANY = 100  # of a longer one, whose grams may stand apart: of 300 pages 299 are full at once, with FEW 290
+MOST = 5_000  # candidates of one request
+
+
+class NoIndex(Unavailable):
+    """Elasticsearch is to search, and nobody has built an index of the messages that were there before."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "INSTACHAT_ELASTICSEARCH_URL is set, and there is no search index of this installation's"
+            " messages yet",
+            "build it with `instachat reindex`; without that setting PostgreSQL searches",
+        )
+
+
+class Searcher(Protocol):
+    """One way of searching."""
+
+    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
+        """At most `limit` messages of the chat behind number `after` that contain the folded keyword."""
+
+    def knows(self, chat_id: int, first: int, last: int) -> bool:
+        """Whether a search would find all that is stored of the chat under these numbers."""
+
+
+class ScanSearcher:
+    """Searching by scanning a chat's folded texts in PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
+        """See Searcher."""
+        with self._database.connect() as connection:
+            return postgres.search(connection, chat_id, keyword, after, limit)
+
+    def knows(self, chat_id: int, first: int, last: int) -> bool:  # noqa: ARG002  # as in Searcher
+        """What is stored is found."""
+        return True
+
+
+class IndexSearcher:
+    """Searching by an index in Elasticsearch, and PostgreSQL's word on what it names."""
+
+    def __init__(self, database: Database, index: Index) -> None:
+        self._database = database
+        self._index = index
+
+    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
+        """See Searcher. Raises NoIndex where no index holds all messages."""
+        found: list[Message] = []
+        size = limit + (FEW if len(keyword) <= GRAMS else MANY)
+        # One connection for all of it, as taking another costs time. It is in no transaction.
+        with self._database.connect() as connection:
+            live = _live(search_indices.live_index(connection))
+            while True:
+                try:
+                    numbers = self._index.candidates(live.name, chat_id, keyword, after, size)
+                except IndexMissing:
+                    if live.made:
+                        raise
+                    return []  # nothing was published yet
+                if numbers:
+                    left = limit - len(found)
+                    found += postgres.confirm(connection, chat_id, numbers, keyword, left)
+                if len(found) == limit or len(numbers) < size:
+                    return found
+                after = numbers[-1]
+                size = min(size * 4, MOST)
+
+    def knows(self, chat_id: int, first: int, last: int) -> bool:
+        """See Searcher; raises as `search` does."""
+        with self._database.connect() as connection:
+            live = _live(search_indices.live_index(connection))
+            stored = postgres.count_published(connection, chat_id, first, last)
+        try:
+            return self._index.count(live.name, chat_id, first, last) >= stored
+        except IndexMissing:
+            if live.made:
+                raise
+            return False
+
+
+def _live(index: search_indices.KeptIndex | None) -> search_indices.KeptIndex:
+    if index is None:
+        raise NoIndex
+    return index
+
+
+def matches(
+    searcher: Searcher, chat_id: int, keyword: str, *, after: int = 0, limit: int | None = None
+) -> Iterator[Match]:
+    """The chat's messages that contain the keyword, by number, each with where it matches.
+
+    Reads a page at a time, so memory is bounded. Raises Invalid for a keyword that can't be one.
+    """
+    folded = fold_keyword(keyword)
+    left = limit
+    while left is None or left > 0:
+        size = postgres.PAGE if left is None else min(left, postgres.PAGE)
+        page = searcher.search(chat_id, folded, after, size)
+        for message in page:
+            yield Match(message, highlight(message.text, keyword))
+        if len(page) < size:
+            return
+        after = page[-1].number
+        left = None if left is None else left - len(page)

@@ -1,0 +1,1 @@
+"""The search index in Elasticsearch: the client, the mapping, and the requests."""

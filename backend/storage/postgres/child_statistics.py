@@ -1,0 +1,259 @@
+"""Tallies: what the rows under a parent add up to, the holes among them, and how both are mended."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from backend.domain.model import Parent
+from backend.storage.postgres.database import PAGE, hot
+from backend.storage.postgres.outbox import add_to_outbox, publishing
+
+_HOLDING = 7_203_512  # any number; with the shard's it names a lock
+
+
+class Tally(NamedTuple):
+    """What a parent's own row says of its children, and what their rows add up to, in one snapshot.
+
+    `issued` and `removed` are its columns. `highest` is their highest number; of so many `rows` some hold
+    nothing alive any more: those `ended` by a deletion, `dead` and `lost`.
+    """
+
+    issued: int
+    removed: int
+    rows: int
+    highest: int
+    ended: int
+    dead: int
+    lost: int
+
+    @property
+    def gone(self) -> int:
+        """How many rows hold nothing alive."""
+        return self.ended + self.dead + self.lost
+
+
+_TALLY = """
+    SELECT count(*), coalesce(max(number), 0), count(*) FILTER (WHERE state = 'removed'),
+           count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'lost')"""
+_OF_APPLICATION = f"""
+    CROSS JOIN LATERAL ({_TALLY} FROM chat WHERE application_id = a.id) t WHERE a.removed_at IS NULL"""
+_OF_CHAT = f"""
+    CROSS JOIN LATERAL ({_TALLY} FROM message WHERE chat_id = c.id) t
+    WHERE a.removed_at IS NULL AND c.state = 'stored'"""
+_APPLICATION = "SELECT a.token, NULL, a.chats_issued, a.chats_removed, t.* FROM"
+_CHAT = "SELECT a.token, c.number, c.messages_issued, c.messages_removed, t.* FROM"
+_NARROWED = " AND (cast(:token AS text) IS NULL OR a.token = :token)"
+
+# Every application, every chat; the rows under each come by the index, one parent after another.
+ALL_APPLICATIONS = text(f"{_APPLICATION} application a {_OF_APPLICATION} {_NARROWED} ORDER BY 1")
+ALL_CHATS = text(
+    f"""
+    {_CHAT} application a JOIN chat c ON c.application_id = a.id {_OF_CHAT} {_NARROWED}
+    ORDER BY 1, 2"""
+)
+APPLICATION_TALLIES = hot(
+    "application_tallies",
+    f"""
+    {_APPLICATION} unnest(cast(:tokens AS text[])) AS wanted(token)
+    JOIN application a ON a.token = wanted.token {_OF_APPLICATION}""",
+)
+CHAT_TALLIES = hot(
+    "chat_tallies",
+    f"""
+    {_CHAT} unnest(cast(:tokens AS text[]), cast(:numbers AS bigint[])) AS wanted(token, number)
+    JOIN application a ON a.token = wanted.token
+    JOIN chat c ON c.application_id = a.id AND c.number = wanted.number {_OF_CHAT}""",
+)
+
+
+def all_tallies(connection: Connection, token: str | None) -> Iterator[tuple[Parent, Tally]]:
+    """The tally of every parent alive, or of one application and its chats, read a page at a time.
+
+    Applications come first; each kind in the order of its names.
+    """
+    for statement in (ALL_APPLICATIONS, ALL_CHATS):
+        options = {"yield_per": PAGE}
+        for row in connection.execute(statement, {"token": token}, execution_options=options):
+            yield Parent(row[0], row[1]), Tally(*row[2:])
+
+
+def count_keys(connection: Connection, token: str | None) -> int:
+    """How many parents alive there are, and children of chats."""
+    found = connection.scalar(
+        text(
+            f"""
+            SELECT (SELECT count(*) FROM application a WHERE a.removed_at IS NULL {_NARROWED})
+                 + coalesce(sum(t.count) + count(*), 0)
+            FROM application a JOIN chat c ON c.application_id = a.id {_OF_CHAT} {_NARROWED}"""
+        ),
+        {"token": token},
+    )
+    return int(found or 0)
+
+
+def tallies(connection: Connection, parents: Sequence[Parent]) -> dict[Parent, Tally]:
+    """The tallies of those of these parents that are alive. Each kind is of one snapshot."""
+    rows: list[Any] = []
+    if applications := [token for token, chat in parents if chat is None]:
+        rows += connection.execute(APPLICATION_TALLIES, {"tokens": applications})
+    if chats := [(token, chat) for token, chat in parents if chat is not None]:
+        values = {"tokens": [token for token, _ in chats], "numbers": [n for _, n in chats]}
+        rows += connection.execute(CHAT_TALLIES, values)
+    return {Parent(token, chat): Tally(*rest) for token, chat, *rest in rows}
+
+
+# -- holes ----------------------------------------------------------------------------------------
+
+_EXPLAINED = """
+    EXISTS (SELECT FROM dead_letter d WHERE d.kind = 'drain' AND d.token = :token
+            AND d.chat IS NOT DISTINCT FROM cast(:chat AS bigint) AND d.number = n)"""
+_ID = """(SELECT {0}.id FROM application a LEFT JOIN chat c ON c.application_id = a.id
+          AND c.number = cast(:chat AS bigint) WHERE a.token = :token)"""
+_CHILDREN = {
+    False: ("chat", "application_id", _ID.format("a")),
+    True: ("message", "chat_id", _ID.format("c")),
+}
+
+
+def holes(connection: Connection, parent: Parent, highest: int) -> Iterator[int]:
+    """The numbers below the highest that have neither a row nor a dead letter, in order."""
+    table, key, id_ = _CHILDREN[parent.chat is not None]
+    statement = text(
+        f"""
+        SELECT n FROM
+            (SELECT lag(number, 1, 0::bigint) OVER (ORDER BY number) + 1 AS first, number - 1 AS last
+             FROM {table} WHERE {key} = {id_} AND number <= :highest) hole
+        CROSS JOIN LATERAL generate_series(hole.first, hole.last) n
+        WHERE hole.first <= hole.last AND NOT {_EXPLAINED} ORDER BY n"""
+    )
+    options = {"yield_per": PAGE}
+    values = {**parent._asdict(), "highest": highest}
+    yield from connection.execute(statement, values, execution_options=options).scalars()
+
+
+def fill(tx: Connection, parent: Parent, through: int) -> list[int]:
+    """Store a row `lost` for every number up to that one that has neither a row nor a dead letter.
+
+    The caller holds the shard's lock and knows that none of them is on its way. Returns the numbers.
+    """
+    table, key, id_ = _CHILDREN[parent.chat is not None]
+    now, columns, values = (
+        "clock_timestamp()",
+        "created_at, updated_at, state",
+        "now(), now(), 'lost'",
+    )
+    if parent.chat is not None:
+        columns += ", version, text, folded"
+        values += f", (extract(epoch FROM {now}) * 1000000)::bigint, '', ''"
+    stored = tx.scalars(
+        text(
+            f"""
+            INSERT INTO {table} ({key}, number, {columns})
+            SELECT {id_}, n, {values} FROM generate_series(1, cast(:through AS bigint)) n
+            WHERE NOT {_EXPLAINED}
+              AND NOT EXISTS (SELECT FROM {table} WHERE {key} = {id_} AND number = n)
+            RETURNING number"""
+        ),
+        {**parent._asdict(), "through": through},
+    )
+    return list(stored)
+
+
+def recount(tx: Connection, parent: Parent) -> None:
+    """Have a parent's `removed` say what its rows say; the row's lock keeps others from counting."""
+    table, key, id_ = _CHILDREN[parent.chat is not None]
+    owner, column = ("application", "chats_removed")
+    if parent.chat is not None:
+        owner, column = "chat", "messages_removed"
+    tx.execute(
+        text(f"SELECT FROM {owner} WHERE id = {id_} FOR UPDATE"), parent._asdict()
+    )  # first, so that the next statement sees all that others have counted
+    tx.execute(
+        text(
+            f"UPDATE {owner} SET {column} ="
+            f" (SELECT count(*) FROM {table} WHERE {key} = {id_} AND state <> 'stored')"
+            f" WHERE id = {id_}"
+        ),
+        parent._asdict(),
+    )
+
+
+# -- orphans --------------------------------------------------------------------------------------
+
+# A chat can't lose its application: a foreign key holds it.
+ORPHANS = text(
+    """
+    SELECT m.chat_id, m.number FROM message m
+    WHERE NOT EXISTS (SELECT FROM chat c WHERE c.id = m.chat_id)"""
+)
+
+
+class Orphan(NamedTuple):
+    """A message's row without a chat's."""
+
+    chat_id: int
+    number: int
+
+
+def orphans(connection: Connection) -> Iterator[Orphan]:
+    """All messages without a chat, read a page at a time."""
+    for row in connection.execute(ORPHANS, execution_options={"yield_per": PAGE}):
+        yield Orphan(*row)
+
+
+def still_orphans(connection: Connection, found: Sequence[Orphan]) -> list[Orphan]:
+    """Those of these that are so now."""
+    rows = connection.execute(
+        text(
+            f"""
+            {ORPHANS.text} AND (m.chat_id, m.number) IN (SELECT * FROM
+                unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])))
+            ORDER BY m.chat_id, m.number"""
+        ),
+        {"chats": [o.chat_id for o in found], "numbers": [o.number for o in found]},
+    )
+    return [Orphan(*row) for row in rows]
+
+
+def bury_orphan(tx: Connection, orphan: Orphan) -> None:
+    """Make a dead letter of a message without a chat, with all that is known of it; idempotent.
+
+    Where changes are published, the index hears that it is removed.
+    """
+    version = tx.scalar(
+        text(
+            """
+            WITH gone AS (DELETE FROM message WHERE chat_id = :chat_id AND number = :number RETURNING *)
+            INSERT INTO dead_letter (key, kind, reason, number, event)
+            SELECT 'orphan-' || gen_random_uuid(), 'drain', 'its chat does not exist', number,
+                   convert_to(jsonb_build_object('text', text, 'created_at', created_at,
+                       'updated_at', updated_at, 'state', state)::text, 'UTF8')
+            FROM gone RETURNING (SELECT version FROM gone)"""
+        ),
+        orphan._asdict(),
+    )
+    if version is not None and publishing(tx):
+        add_to_outbox(tx, [(*orphan, version + 1)])
+
+
+# -- who else has a number in hand ----------------------------------------------------------------
+
+
+def hold_numbers(tx: Connection, shard: int) -> None:
+    """Say, for the transaction, that numbers of this shard are given which only the caller will store."""
+    tx.exec_driver_sql("SET LOCAL lock_timeout = 4000")  # who has it so does that for a moment
+    tx.execute(
+        text("SELECT pg_advisory_xact_lock_shared(:key, :shard)"),
+        {"key": _HOLDING, "shard": shard},
+    )
+
+
+def nobody_holds_numbers(tx: Connection, shard: int) -> bool:
+    """Have it so for the transaction that there are no such numbers; False if there are some right now."""
+    return bool(
+        tx.scalar(
+            text("SELECT pg_try_advisory_xact_lock(:key, :shard)"),
+            {"key": _HOLDING, "shard": shard},
+        )
+    )

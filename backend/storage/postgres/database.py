@@ -1,0 +1,216 @@
+"""The connection to PostgreSQL, and its errors in our words."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+import sqlalchemy
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Engine,
+    QueuePool,
+    TextClause,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from backend.domain.errors import EngineDown, Failed, SchemaMismatch, Unavailable
+from backend.settings import redacted
+
+SCHEMA = "0004"  # the newest migration; a test holds it against the scripts
+CONNECT_SECONDS = 3
+KEPT_CONNECTIONS = 10  # of one process
+MOST_CONNECTIONS = 30
+TRUSTED_SECONDS = 0.1  # since a connection was given back; hardly any server is restarted in less
+PAGE = 1_000
+
+HOT: dict[str, TextClause] = {}
+
+
+def hot(name: str, sql: str) -> TextClause:
+    """A statement that runs for each request or batch: a test checks that an index serves it."""
+    HOT[name] = text(sql)
+    return HOT[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What is fixed when a database is first migrated."""
+
+    id: str
+    shards: int
+
+
+class Database:
+    """One PostgreSQL database. Thread-safe.
+
+    Every use raises EngineDown when PostgreSQL does not answer, SchemaMismatch when it has not been
+    migrated to the schema that this program knows.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._installation: Installation | None = None
+        try:
+            self.engine = create_engine(
+                dialect_url(url),
+                pool_size=KEPT_CONNECTIONS,
+                max_overflow=MOST_CONNECTIONS - KEPT_CONNECTIONS,
+                connect_args={"connect_timeout": CONNECT_SECONDS},
+            )
+        except (SQLAlchemyError, ValueError) as error:
+            raise Failed(
+                f"the database URL {redacted(url)} can't be used: {type(error).__name__}",
+                "it looks like postgresql://USER:PASSWORD@HOST/DATABASE (INSTACHAT_DATABASE_URL)",
+            ) from None
+        _ping_the_idle(self.engine)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    def pool(self) -> tuple[int, int]:
+        """How many connections are in use, and how many can be."""
+        assert isinstance(self.engine.pool, QueuePool)
+        return self.engine.pool.checkedout(), MOST_CONNECTIONS
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection for reading; each statement sees what is committed when it starts."""
+        with self._in_our_words(), self.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    @contextmanager
+    def begin(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A transaction, committed at the end, durably, whatever the server's default.
+
+        Without `durable` a crash of the server may undo it: for what is only done again then.
+        """
+        with self._in_our_words(), self.engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"SET LOCAL synchronous_commit = {'on' if durable else 'off'}"
+            )
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection for reading at length: all statements see one and the same moment."""
+        with self._in_our_words(), self.engine.connect() as connection:
+            connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            yield connection
+
+    @property
+    def installation(self) -> Installation:
+        """The database's identity and its number of shards; read once."""
+        if self._installation is None:
+            with self.connect() as connection:
+                row = connection.execute(text("SELECT id, shards FROM installation")).one()
+            self._installation = Installation(str(row.id), row.shards)
+        return self._installation
+
+    def schema(self) -> str | None:
+        """The schema the database has; None when it has none."""
+        with self.connect() as connection:
+            if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+                return None
+            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return found
+
+    def check_schema(self) -> None:
+        """Raise SchemaMismatch unless the database has the schema that this program knows."""
+        found = self.schema()
+        if found == SCHEMA:
+            return
+        if found is None:
+            raise SchemaMismatch(
+                f"the database {redacted(self.url)} has no tables yet", "run `instachat migrate`"
+            )
+        if found < SCHEMA:
+            raise SchemaMismatch(
+                f"the database has schema {found}, this program needs {SCHEMA}",
+                "run `instachat migrate`",
+            )
+        raise SchemaMismatch(
+            f"the database has schema {found}, which is newer than {SCHEMA}, all that this program "
+            "knows",
+            "run a newer instachat",
+        )
+
+    @contextmanager
+    def _in_our_words(self) -> Iterator[None]:
+        try:
+            yield
+        except (DBAPIError, psycopg2.Error) as error:  # the latter from COPY, which is not wrapped
+            code = sqlstate(error)
+            if code == "42P01":
+                raise SchemaMismatch(
+                    "the database lacks a table of this program", "run `instachat migrate`"
+                ) from error
+            if code and code.startswith(("40", "55P03", "57014")):
+                raise Unavailable(
+                    "PostgreSQL was busy with the same rows; nothing was changed", "try again"
+                ) from error
+            if code is None or code.startswith(("08", "53", "57", "25006")):
+                raise self._down(getattr(error, "orig", error)) from error
+            raise
+        except sqlalchemy.exc.TimeoutError as error:
+            raise Unavailable("all connections to PostgreSQL are busy", "try again") from error
+
+    def _down(self, error: BaseException | None) -> EngineDown:
+        reason = str(error).strip().splitlines()[0] if error and str(error).strip() else "no answer"
+        url = redacted(self.url)
+        return EngineDown(
+            f"PostgreSQL at {url} can't be used: {reason}",
+            f"check it with `psql '{url}' -c 'SELECT 1'`; the setting is INSTACHAT_DATABASE_URL",
+        )
+
+
+def _ping_the_idle(engine: Engine) -> None:
+    """Have a server that was restarted cost no failed request: what was idle is asked before it is used.
+
+    SQLAlchemy's own `pool_pre_ping` asks each time, which is half of what a connection costs.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def note(_: object, record: ConnectionPoolEntry) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def ask(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+        used = record.info.get("used")  # of one that is new there is none
+        if used is None or time.monotonic() - used < TRUSTED_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg2.Error as error:
+            raise InvalidatePoolError from error  # all of them are as old
+
+
+def dialect_url(url: str) -> str:
+    """The URL with the driver named: SQLAlchemy 2.1 would take psycopg 3 for `postgresql://`."""
+    scheme, separator, rest = url.partition("://")
+    return f"postgresql+psycopg2://{rest}" if separator and scheme.startswith("postgres") else url
+
+
+def driver_rows(found: CursorResult[Any]) -> Sequence[Any]:
+    """All rows as the driver's own tuples: to make rows of them takes longer than PostgreSQL does."""
+    rows = found.cursor.fetchall()
+    found.close()
+    return rows
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's error code; None if the connection broke before it could give one."""
+    original = getattr(error, "orig", error)
+    return getattr(original, "pgcode", None)

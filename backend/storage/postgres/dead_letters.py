@@ -1,0 +1,105 @@
+"""Dead letters: events that could not be stored, and messages that could not be published."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from backend.storage.postgres.catalogue import VERSION
+from backend.storage.postgres.database import hot
+
+KINDS = ("drain", "publish")
+
+
+class DeadLetter(NamedTuple):
+    """An event that could not be stored. `key` names it towards operators."""
+
+    key: str
+    reason: str
+    token: str | None
+    chat: int | None
+    number: int | None
+    event: bytes
+
+
+class KeptLetter(NamedTuple):
+    """A dead letter as it is kept; `id` is its row's, and `kind` says what failed: drain or publish."""
+
+    id: int
+    kind: str
+    letter: DeadLetter
+    created_at: datetime
+
+
+def add_dead_letters(tx: Connection, letters: Sequence[DeadLetter], kind: str = "drain") -> None:
+    """Keep events that could not be stored, or published; one that is kept already stays as it is."""
+    tx.execute(
+        text(
+            "INSERT INTO dead_letter (key, kind, reason, token, chat, number, event)"
+            " VALUES (:key, :kind, :reason, :token, :chat, :number, :event)"
+            " ON CONFLICT (key) DO NOTHING"
+        ),
+        [{**letter._asdict(), "kind": kind} for letter in letters],
+    )
+
+
+def count_dead_letters(connection: Connection) -> dict[str, int]:
+    """How many dead letters there are, by kind."""
+    rows = connection.execute(
+        text("SELECT kind, count(*) AS letters FROM dead_letter GROUP BY kind")
+    )
+    return dict.fromkeys(KINDS, 0) | {row.kind: row.letters for row in rows}
+
+
+_LETTER = "SELECT id, kind, key, reason, token, chat, number, event, created_at FROM dead_letter"
+
+
+def dead_letters(connection: Connection, after: int, limit: int) -> list[KeptLetter]:
+    """A page of dead letters, the oldest first; `after` is the last one's id."""
+    statement = text(f"{_LETTER} WHERE id > :after ORDER BY id LIMIT :limit")
+    return [_kept(row) for row in connection.execute(statement, {"after": after, "limit": limit})]
+
+
+def dead_letter(connection: Connection, key: str) -> KeptLetter | None:
+    """One dead letter."""
+    row = connection.execute(text(f"{_LETTER} WHERE key = :key"), {"key": key}).one_or_none()
+    return None if row is None else _kept(row)
+
+
+def lock_dead_letter(tx: Connection, key: str) -> bool:
+    """Lock a dead letter for the transaction; False if it is not there any more."""
+    statement = text("SELECT FROM dead_letter WHERE key = :key FOR UPDATE")
+    return tx.execute(statement, {"key": key}).one_or_none() is not None
+
+
+def drop_dead_letter(tx: Connection, key: str) -> bool:
+    """Drop a dead letter; False if it is not there."""
+    statement = text("DELETE FROM dead_letter WHERE key = :key")
+    return tx.execute(statement, {"key": key}).rowcount > 0
+
+
+def _kept(row: Any) -> KeptLetter:
+    letter = DeadLetter(row.key, row.reason, row.token, row.chat, row.number, bytes(row.event))
+    return KeptLetter(row.id, row.kind, letter, row.created_at)
+
+
+REVIVE = hot(
+    "revive",
+    "UPDATE message SET text = :text, folded = :folded, state = 'stored',"
+    f" version = {VERSION}"
+    " WHERE chat_id = :chat_id AND number = :number AND state = 'dead' AND created_at = :at"
+    " RETURNING version",
+)
+
+
+def revive_message(
+    tx: Connection, chat_id: int, number: int, at: datetime, new_text: str, folded: str
+) -> int | None:
+    """Store a message after all that was created then, and rejected; returns its version.
+
+    None if its number's row is another one's, or says that it was not rejected.
+    """
+    values = {"chat_id": chat_id, "number": number, "at": at, "text": new_text, "folded": folded}
+    version: int | None = tx.scalar(REVIVE, values)
+    return version

@@ -1,0 +1,208 @@
+"""What a reindex asks of SQL: rows in the order of their keys, how far it has come, and to be the only one.
+
+Rows are read a page at a time, each page as it is at that moment: no snapshot is held for as long as a
+reindex takes. What changes behind a page's back is named in the outbox.
+"""
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from backend.storage.postgres.database import Database, driver_rows, hot
+
+Key = tuple[int, int]  # a chat's id, a message's number
+FIRST: Key = (0, 0)  # before all keys
+
+_LOCK = {"class": 7_203_513, "object": 1}  # any numbers; together they name the lock
+_HOLDER_BYTES = 63  # of an application_name: PostgreSQL cuts what is longer
+_POLL_SECONDS = 0.02
+
+# A row that is `dead` or `lost` was never published; no search has to know of it.
+_PUBLISHED = "state IN ('stored', 'removed')"
+COPIED = hot(
+    "copied",
+    f"""
+    SELECT chat_id, number, version, CASE WHEN state = 'stored' THEN folded END FROM message
+    WHERE (chat_id, number) > (:chat_id, :number) AND {_PUBLISHED}
+    ORDER BY chat_id, number LIMIT :limit""",
+)
+COMPARED = hot(
+    "compared",
+    f"""
+    SELECT chat_id, number, version FROM message
+    WHERE (chat_id, number) > (:chat_id, :number) AND {_PUBLISHED}
+    ORDER BY chat_id, number LIMIT :limit""",
+)
+VERSIONS = hot(
+    "versions",
+    f"""
+    SELECT m.chat_id, m.number, m.version
+    FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS w(chat_id, number)
+    JOIN message m ON m.chat_id = w.chat_id AND m.number = w.number AND {_PUBLISHED}""",
+)
+
+
+class Holder(NamedTuple):
+    """Who reindexes right now, as far as PostgreSQL lets us see, and since when."""
+
+    who: str
+    since: datetime | None
+
+
+class Held(Exception):
+    """Somebody else reindexes."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+# -- being the only one ---------------------------------------------------------------------------
+
+
+@contextmanager
+def only_one(database: Database) -> Iterator[Connection]:
+    """Be the only one of this database that reindexes, for as long as the connection that is given lives.
+
+    It is a connection of its own, so whatever ends its process also ends the lock, and it bears the holder's
+    name, which others are told. Raises Held, changing nothing, if there is one already.
+    """
+    with closing(Database(database.url)) as own, own.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT set_config('application_name', :who, false),"
+                " set_config('idle_session_timeout', '0', false),"
+                " set_config('synchronous_commit', 'off', false)"  # a lost checkpoint costs a page
+            ),
+            {"who": _who()},
+        )
+        if not connection.scalar(text("SELECT pg_try_advisory_lock(:class, :object)"), _LOCK):
+            raise Held(_holder(connection))
+        yield connection
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        user = f"user {os.getuid()}"
+    said = f"{user}@{socket.gethostname()}, process {os.getpid()}"
+    return said.encode("ascii", "replace")[:_HOLDER_BYTES].decode()
+
+
+def _holder(connection: Connection) -> Holder:
+    row = connection.execute(
+        text(
+            """
+            SELECT a.application_name, a.backend_start
+            FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = :class
+              AND l.objid = :object
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+        ),
+        _LOCK,
+    ).one_or_none()
+    if row is None:
+        return Holder("somebody who is done by now", None)
+    return Holder(row[0] or "another user of PostgreSQL", row[1])
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+
+def copied(connection: Connection, after: Key, limit: int) -> Sequence[Any]:
+    """The next rows, as (chat id, number, version, folded text); the text is None for a removed one."""
+    values = {"chat_id": after[0], "number": after[1], "limit": limit}
+    return driver_rows(connection.execute(COPIED, values))
+
+
+def compared(connection: Connection, after: Key, limit: int) -> Sequence[Any]:
+    """The next rows, as (chat id, number, version)."""
+    values = {"chat_id": after[0], "number": after[1], "limit": limit}
+    return driver_rows(connection.execute(COMPARED, values))
+
+
+def versions(connection: Connection, keys: Sequence[Key]) -> dict[Key, int]:
+    """The versions of those of these messages that are there now, removed ones included."""
+    values = {"chats": [chat for chat, _ in keys], "numbers": [number for _, number in keys]}
+    return {(chat, number): v for chat, number, v in connection.execute(VERSIONS, values)}
+
+
+def count(connection: Connection, through: Key) -> tuple[int, int]:
+    """How many rows there are up to that key, and how many altogether."""
+    row = connection.execute(
+        text(
+            "SELECT count(*) FILTER (WHERE (chat_id, number) <= (:chat_id, :number)), count(*)"
+            f" FROM message WHERE {_PUBLISHED}"
+        ),
+        {"chat_id": through[0], "number": through[1]},
+    ).one()
+    return int(row[0]), int(row[1])
+
+
+# -- the build ------------------------------------------------------------------------------------
+
+
+def reached(connection: Connection, name: str) -> Key:
+    """Up to which key a build has copied the rows."""
+    row = connection.execute(
+        text("SELECT copied_chat, copied_number FROM search_index WHERE name = :name"),
+        {"name": name},
+    ).one_or_none()
+    return (int(row[0]), int(row[1])) if row else FIRST
+
+
+def reach(connection: Connection, name: str, key: Key) -> bool:
+    """Note up to which key a build has copied the rows; False if it is not kept any more."""
+    done = connection.execute(
+        text(
+            "UPDATE search_index SET copied_chat = :chat, copied_number = :number WHERE name = :name"
+        ),
+        {"name": name, "chat": key[0], "number": key[1]},
+    )
+    return done.rowcount == 1
+
+
+# -- the turn -------------------------------------------------------------------------------------
+
+
+def hold_publishers(tx: Connection, seconds: float) -> bool:
+    """Have nobody publish until the transaction ends, once all who do are done; False if that takes longer.
+
+    Whoever leases rows shares a lock on the indices' rows; what was leased before is waited for.
+    """
+    tx.execute(text("SELECT FROM search_index FOR UPDATE"))
+    leased = text("SELECT EXISTS (SELECT FROM outbox WHERE leased_until > clock_timestamp())")
+    deadline = time.monotonic() + seconds
+    while tx.scalar(leased):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def make_live(tx: Connection, name: str) -> None:
+    """Make an index the live one, and the live one the previous. What was previous is not kept any more,
+    unless it takes the place; nor is a live one that was never made.
+    """
+    tx.execute(
+        text(
+            "DELETE FROM search_index WHERE name <> :name"
+            " AND (state = 'previous' OR (state = 'live' AND made_at IS NULL))"
+        ),
+        {"name": name},
+    )
+    tx.execute(
+        text(
+            "UPDATE search_index SET state = CASE WHEN name = :name THEN 'live' ELSE 'previous' END"
+            " WHERE name = :name OR state = 'live'"
+        ),
+        {"name": name},
+    )

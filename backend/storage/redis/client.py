@@ -1,0 +1,157 @@
+"""The connection to Redis, and the call of a script: its answer, waiting for replicas, its troubles."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.retry import Retry
+
+from backend.domain.errors import Failed, Unconfirmed
+from backend.domain.model import Parent
+from backend.settings import redacted
+from backend.storage.redis.errors import down, in_our_words, is_foreign, or_unconfirmed
+from backend.storage.redis.script_loader import SCRIPTS, SHAS
+
+CONNECT_SECONDS = 2.0
+ANSWER_SECONDS = 3.0
+
+
+def connect(
+    url: str, *, connect_seconds: float = CONNECT_SECONDS, answer_seconds: float = ANSWER_SECONDS
+) -> "redis.Redis | RedisCluster":
+    """A client that never retries; a URL `redis+cluster://…` makes it a Redis Cluster's.
+
+    Raises EngineDown if a cluster can't be reached; a plain client connects at its first call.
+    """
+    options: dict[str, Any] = {
+        "socket_connect_timeout": connect_seconds,
+        "socket_timeout": answer_seconds,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    try:
+        if url.startswith(("redis+cluster://", "rediss+cluster://")):
+            return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
+        client = redis.Redis.from_url(url, **options)
+        client.connection_pool.make_connection()  # connects to nobody, but knows its options
+        return client
+    except RedisError as error:
+        raise down(url, error) from None
+    except (TypeError, ValueError) as error:
+        raise Failed(f"the Redis URL {redacted(url)} can't be used: {error}") from None
+
+
+class Calls:
+    """What all calls are built on: the connection, the names of keys, the running of scripts."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        replicas: int = 0,
+        connect_seconds: float = CONNECT_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        self.url = url
+        self.redis = connect(url, connect_seconds=connect_seconds, answer_seconds=answer_seconds)
+        self._replicas = replicas
+        self.connect_seconds = connect_seconds
+        self.answer_seconds = answer_seconds
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.redis.close()
+
+    def ping(self) -> None:
+        """Raise EngineDown unless Redis answers."""
+        with self.in_our_words():
+            self.redis.ping()
+
+    def configuration(self, *names: str) -> Mapping[str, str] | None:
+        """Redis's own settings; None where it does not let us read them (a managed service)."""
+        options = {"target_nodes": "random"} if isinstance(self.redis, RedisCluster) else {}
+        with self.in_our_words():
+            try:
+                found: Any = self.redis.config_get(*names, **options)
+            except ResponseError:
+                return None
+        return {text(k): text(v) for k, v in found.items()}
+
+    def key(self, shard: int, name: str) -> str:
+        """The full name of a shard's key."""
+        return f"instachat:{{{shard}}}:{name}"
+
+    def counter_key(self, shard: int, parent: Parent) -> str:
+        """The key of a parent's counter."""
+        token, chat = parent
+        return self.key(shard, f"app:{token}" if chat is None else f"chat:{token}:{chat}")
+
+    def _call(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[str | int | bytes],
+        *,
+        durably: bool = False,
+    ) -> Any:
+        with self.in_our_words():
+            try:
+                return self._evaluate(script, keys, arguments, durably)
+            except (
+                NoScriptError
+            ):  # nothing ran; a new or restarted server does not know its scripts
+                self.redis.script_load(SCRIPTS[script])
+                return self._evaluate(script, keys, arguments, durably)
+
+    def _evaluate(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[str | int | bytes],
+        durably: bool,
+    ) -> Any:
+        sha = SHAS[script]
+        if not (durably and self._replicas):
+            return self.redis.evalsha(sha, len(keys), *keys, *arguments)
+        # WAITAOF speaks of its own connection's writes only, hence one pipeline.
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.evalsha(sha, len(keys), *keys, *arguments)
+        pipe.execute_command("WAITAOF", 1, self._replicas, int(self.answer_seconds * 500))
+        reply, waited = pipe.execute(raise_on_error=False)
+        if isinstance(reply, Exception):
+            raise reply
+        if reply[0] == b"ok" and (
+            isinstance(waited, Exception) or waited[0] < 1 or waited[1] < self._replicas
+        ):
+            raise Unconfirmed(
+                f"fewer than {self._replicas} replicas have it on disk; it may or may not last",
+                "see `instachat doctor`; with an idempotency key the same call can be repeated",
+            )
+        return reply
+
+    def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
+        with self.in_our_words():
+            pipe = self.redis.pipeline(transaction=False)
+            for shard in range(shards):
+                getattr(pipe, command)(self.key(shard, name))
+            answers = pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not is_foreign(answer):
+                    raise answer
+        return [1 if isinstance(answer, Exception) else int(answer) for answer in answers]
+
+    def in_our_words(self) -> AbstractContextManager[None]:
+        """Around calls of Redis; see `troubles.in_our_words`."""
+        return in_our_words(self.url)
+
+    def or_unconfirmed(self) -> AbstractContextManager[None]:
+        """Around a call that accepts, and the above; see `troubles.or_unconfirmed`."""
+        return or_unconfirmed(self.url)
+
+
+def text(value: Any) -> str:
+    """What Redis has answered, as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,104 @@
+"""What the log is given and what it answers: plain values, and LifeLost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from backend.domain.model import EntryId, Parent
+
+
+class Creation(NamedTuple):
+    """One request to the accept script: what to create, or to delete, under which parent.
+
+    `payloads` are packed events, each with the count of numbers it takes (see `events`); `key` and
+    `body_hash` are those of an idempotency key, empty without one.
+    """
+
+    kind: str  # chats | messages | delete-chat | delete-application
+    parent: Parent
+    payloads: Sequence[tuple[int, bytes]]
+    key: str = ""
+    body_hash: str = ""
+
+
+class Given(NamedTuple):
+    """The numbers that a creation was given, and its last entry in the log."""
+
+    first: int
+    last: int
+    entry: EntryId
+
+
+class Refused(NamedTuple):
+    """Why the script refused one creation: `counter`, `closed`, `reused` or `broken`, and of what."""
+
+    why: str
+    which: str = ""
+
+
+Batch = tuple[int, Sequence[Creation], EntryId]
+"""A shard, its creations, and the highest entry that the caller has seen of it."""
+
+
+class LifeLost(Exception):
+    """Redis is not in the life that was expected: wiped, restarted, restored, promoted or foreign."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+Outcome = tuple[list[Given | Refused], EntryId, bool]
+"""An answer for each creation of a batch, the log's end, and whether the caller has to ring the bell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What a shard's life key says.
+
+    `state` is `ok`, `none`, `other` (server), `broken`, or `ahead` (the log is ahead of the life).
+    """
+
+    state: str
+    epoch: int
+    highest: int
+    sequence: int
+    installation: str
+
+
+class Counter(NamedTuple):
+    """A counter as it lies there: `issued` is None where none is to be found.
+
+    One that is not `verified` in the present life is raised to the rows' highest number before it gives
+    another; one that is not `open` was closed by a deletion.
+    """
+
+    issued: int | None
+    verified: bool
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Some counters' `issued`, verified or not, None where there is none; and the time of the look.
+
+    `end` is the log's end as of after it, `oldest` since when a count of the shard is unsynced. Times are
+    in microseconds since 1970, by Redis's clock.
+    """
+
+    issued: list[int | None]
+    end: EntryId
+    now: int
+    oldest: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the log: entries in order, the log's last entry, and whether they reach it.
+
+    An entry is its id, as Redis writes it, and its one field.
+    """
+
+    entries: list[tuple[bytes, bytes]]
+    end: EntryId
+    complete: bool

@@ -1,0 +1,241 @@
+"""Comparing lines with what is stored, and with the lines before them: what is new, and what is wrong.
+
+A line whose content is there already is neither. One that differs from what is there is a conflict. One
+that can't be read, or belongs to nothing, is invalid.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+from backend.domain.errors import Conflict, Invalid
+from backend.domain.model import Parent
+from backend.storage import postgres
+from backend.storage.postgres import AsStored, Database
+from backend.transfer.format import (
+    ApplicationLine,
+    ChatLine,
+    Chunk,
+    Line,
+    MessageLine,
+    parse,
+    subject_of,
+)
+
+
+class BadLine(NamedTuple):
+    """A line that is not valid; `subject` is the application or the chat that it seems to describe."""
+
+    error: Invalid
+    subject: Parent | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a line, by its number: Invalid, or a Conflict with what is there."""
+
+    line: int
+    error: Invalid | Conflict
+
+
+Numbered = tuple[int, Line | BadLine]
+
+
+def read(chunk: Chunk, *, to_the_end: bool) -> list[Numbered]:
+    """A chunk's lines with their numbers; unless `to_the_end`, the first bad one is the last."""
+    lines: list[Numbered] = []
+    for number, line in enumerate(chunk.lines, chunk.first):
+        try:
+            lines.append((number, parse(line)))
+        except Invalid as error:
+            lines.append((number, BadLine(error, subject_of(line))))
+            if not to_the_end:
+                break
+    return lines
+
+
+def compare(
+    database: Database, lines: Sequence[Numbered], seen: "Seen"
+) -> tuple[list[tuple[int, Line]], list[Fault]]:
+    """The lines that bring something new, and the faults, both in the order of the lines.
+
+    `seen` holds lines that came before and need not be stored; these are added.
+    """
+    comparison = _Comparison(database, [line for _, line in lines], seen)
+    new: list[tuple[int, Line]] = []
+    faults: list[Fault] = []
+    for number, line in lines:
+        try:
+            if isinstance(line, BadLine):
+                comparison.pass_over(line)
+            elif comparison.is_new(line):
+                new.append((number, line))
+        except (Invalid, Conflict) as error:
+            faults.append(Fault(number, error))
+    return new, faults
+
+
+class Seen:
+    """The lines that came before, without their texts.
+
+    A digest stands for a line's content, and is odd if the line is of something removed. Two contents
+    have the same one once in 2**63 times. `excused` are subjects of bad lines: what belongs to one is
+    not to be blamed for it.
+    """
+
+    def __init__(self) -> None:
+        self.excused: set[Parent] = set()
+        self._applications: dict[str, int] = {}
+        self._children: dict[Parent, Numbers] = {}
+
+    def first(self, line: Line, digest: int) -> int | None:
+        """The digest of the first line of this name; None if this is it, and is remembered."""
+        if isinstance(line, ApplicationLine):
+            first = self._applications.get(line.token)
+            if first is None:
+                self._applications[line.token] = digest
+            return first
+        numbers = self._children.get(line.parent)
+        if numbers is None:
+            numbers = self._children[line.parent] = Numbers()
+        return numbers.first(line.number, digest)
+
+    def removed(self, parent: Parent) -> bool | None:
+        """Whether an application or a chat was said to be removed; None if nothing was said."""
+        token, chat = parent
+        if chat is None:
+            digest = self._applications.get(token)
+        else:
+            numbers = self._children.get(Parent(token))
+            digest = None if numbers is None else numbers.get(chat)
+        return None if digest is None else bool(digest & 1)
+
+
+class Numbers:
+    """Digests by number, in eight bytes each where numbers follow each other."""
+
+    __slots__ = ("_runs", "_starts")
+
+    def __init__(self) -> None:
+        self._starts = [1]
+        self._runs = [array("q")]
+
+    def get(self, number: int) -> int | None:
+        """The digest of a number; None if it has none."""
+        i = bisect_right(self._starts, number) - 1
+        offset = number - self._starts[i]
+        return self._runs[i][offset] if offset < len(self._runs[i]) else None
+
+    def first(self, number: int, digest: int) -> int | None:
+        """The digest that a number has; None, giving it this one, if it had none."""
+        i = bisect_right(self._starts, number) - 1
+        offset = number - self._starts[i]
+        if offset < len(self._runs[i]):
+            return self._runs[i][offset]
+        if offset == len(self._runs[i]):
+            self._runs[i].append(digest)
+        else:
+            self._starts.insert(i + 1, number)
+            self._runs.insert(i + 1, array("q", [digest]))
+        return None
+
+
+class _Comparison:
+    """Some lines, what is stored under their names and their parents', and what came before them."""
+
+    def __init__(self, database: Database, lines: Sequence[Line | BadLine], seen: Seen) -> None:
+        self._seen = seen
+        self._open: set[Parent] = set()  # known to take children
+        good = [line for line in lines if not isinstance(line, BadLine)]
+        messages = [line for line in good if isinstance(line, MessageLine)]
+        chats = {line.parent for line in messages}
+        chats.update(Parent(line.token, line.number) for line in good if isinstance(line, ChatLine))
+        with database.connect() as connection:
+            self._parents = postgres.parents_as_stored(
+                connection, [*{Parent(line.token) for line in good}, *chats]
+            )
+            self._messages = postgres.messages_as_stored(connection, self._perhaps_stored(messages))
+
+    def _perhaps_stored(self, messages: Sequence[MessageLine]) -> list[tuple[int, int]]:
+        """The keys of messages that may have a row; when a chat comes for the first time, none have."""
+        return [
+            (chat.id, number)
+            for parent, number, *_ in messages
+            if (chat := self._parents.get(parent)) and number <= chat.highest
+        ]
+
+    def is_new(self, line: Line) -> bool:
+        """Whether a line brings something new; False if it is there already. Raises its fault."""
+        if not isinstance(line, ApplicationLine):
+            self._check_takes_children(line.parent)
+        digest = hash(line) & ~1 | line.removed
+        first = self._seen.first(line, digest)
+        if first is not None:
+            if first != digest:
+                raise Conflict(f"{_name(line)} differs from an earlier line")
+            return False
+        stored = self._stored(line)
+        if stored is None:
+            return True
+        if differing := _differing(line, stored):
+            raise Conflict(f"{_name(line)} differs from what is there in {', '.join(differing)}")
+        return False
+
+    def pass_over(self, line: BadLine) -> None:
+        """Raise a bad line's fault."""
+        if line.subject is not None:
+            self._seen.excused.add(line.subject)
+        raise line.error
+
+    def _stored(self, line: Line) -> AsStored | None:
+        match line:
+            case ApplicationLine(token):
+                return self._parents.get(Parent(token))
+            case ChatLine(parent, number):
+                return self._parents.get(Parent(parent.token, number))
+        chat = self._parents.get(line.parent)
+        return None if chat is None else self._messages.get((chat.id, line.number))
+
+    def _check_takes_children(self, parent: Parent) -> None:
+        """Raise the fault of a line whose parent is removed or unknown."""
+        if parent in self._open or parent in self._seen.excused:
+            return
+        if parent.chat is not None:
+            self._check_takes_children(Parent(parent.token))
+        stored = self._parents.get(parent)
+        removed_here = None if stored is None else stored.removed
+        removed_there = self._seen.removed(parent)
+        if removed_here is False or (removed_here is None and removed_there is False):
+            self._open.add(parent)
+        elif removed_here and removed_there is False:
+            # The parent's own line is a conflict, and this is a part of it.
+            raise Conflict(f"{parent} is removed here")
+        elif removed_here or removed_there:
+            raise Invalid(f"{parent} is removed, so nothing belongs to it")
+        else:
+            raise Invalid(f"{parent} is not known: its line has to come before")
+
+
+def _differing(line: Line, stored: AsStored) -> list[str]:
+    """The fields in which a line differs from what is stored."""
+    equal = {"removed": line.removed == stored.removed}
+    if isinstance(line, ApplicationLine):
+        equal["name"] = line.name == stored.value
+    elif isinstance(line, MessageLine):
+        digest = None if line.text is None else sha256(line.text.encode()).digest()
+        equal["text"] = digest == stored.value
+    equal["created_at"] = line.created_at == stored.created_at
+    equal["updated_at"] = line.updated_at == stored.updated_at
+    return [field for field, same in equal.items() if not same]
+
+
+def _name(line: Line) -> str:
+    match line:
+        case ApplicationLine():
+            return "the application"
+        case ChatLine(number=number):
+            return f"chat {number}"
+    return f"message {line.number} of {line.parent}"

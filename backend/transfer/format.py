@@ -1,0 +1,329 @@
+"""The lines of an export, which an import reads: one JSON object each, in the way of the bodies.
+
+    {"type": "application", "token", "name", "chats_count", "created_at", "updated_at"}
+    {"type": "chat", "token", "number", "messages_count", "created_at", "updated_at"}
+    {"type": "message", "token", "chat", "number", "text", "created_at", "updated_at"}
+
+What is gone keeps its line, so that its number or token is never used again: `"removed": true` stands
+where the name, the text or the count was. There is one way to write each line, hence an export of what
+was imported is the same, byte for byte. Reading is freer: fields in any order, with any JSON escapes,
+times of any zone, counts left out.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from backend.domain.errors import Invalid, NotFound
+from backend.domain.model import (
+    MAX_NUMBER,
+    MAX_TEXT,
+    Parent,
+    checked_name,
+    checked_text,
+    checked_token,
+)
+
+CHUNK_LINES = 5_000  # imported in one step
+CHUNK_BYTES = 4 * 1024 * 1024
+READ_BYTES = 256 * 1024
+# A text takes twelve bytes a code point at most: two escapes `\uXXXX`. The rest has room enough.
+MAX_LINE = 12 * MAX_TEXT + 16 * 1024
+
+
+class ApplicationLine(NamedTuple):
+    """An application; `name` is None for one that was removed."""
+
+    token: str
+    name: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is there no more."""
+        return self.name is None
+
+
+class ChatLine(NamedTuple):
+    """A chat of the application `parent`."""
+
+    parent: Parent
+    number: int
+    removed: bool
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def token(self) -> str:
+        """The application's token."""
+        return self.parent.token
+
+
+class MessageLine(NamedTuple):
+    """A message of the chat `parent`; `text` is None for one that was removed."""
+
+    parent: Parent
+    number: int
+    text: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def token(self) -> str:
+        """The application's token."""
+        return self.parent.token
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is there no more."""
+        return self.text is None
+
+
+Line = ApplicationLine | ChatLine | MessageLine
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Lines as they came, the number of the first, and how many bytes were read until here."""
+
+    first: int
+    lines: list[bytes]
+    read: int
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+# Valid inside JSON, and yet a terminal obeys some of them and a reader of lines takes others for an end.
+_AWKWARD = re.compile("[\x7f-\x9f\u2028\u2029]")
+
+
+def application_line(
+    token: str, name: str | None, chats_count: int, created_at: str, updated_at: str
+) -> str:
+    """The line of an application, with its end; times are RFC 3339 in UTC, to the microsecond."""
+    what = _REMOVED if name is None else f'"name": {_quoted(name)}, "chats_count": {chats_count}'
+    return f'{{"type": "application", "token": "{token}", {what}{_times(created_at, updated_at)}\n'
+
+
+def chat_line(
+    token: str, number: int, messages_count: int | None, created_at: str, updated_at: str
+) -> str:
+    """The line of a chat; without a count it was removed."""
+    what = _REMOVED if messages_count is None else f'"messages_count": {messages_count}'
+    return (
+        f'{{"type": "chat", "token": "{token}", "number": {number}, {what}'
+        f"{_times(created_at, updated_at)}\n"
+    )
+
+
+def message_line(
+    token: str, chat: int, number: int, text: str | None, created_at: str, updated_at: str
+) -> str:
+    """The line of a message; without a text it was removed."""
+    what = _REMOVED if text is None else f'"text": {_quoted(text)}'
+    return (
+        f'{{"type": "message", "token": "{token}", "chat": {chat}, "number": {number}, {what}'
+        f"{_times(created_at, updated_at)}\n"
+    )
+
+
+_REMOVED = '"removed": true'
+
+
+def _times(created_at: str, updated_at: str) -> str:
+    return f', "created_at": "{created_at}", "updated_at": "{updated_at}"}}'
+
+
+def _quoted(text: str) -> str:
+    return _AWKWARD.sub(lambda found: f"\\u{ord(found.group()):04x}", _encode(text))
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def chunks(read: Callable[[int], bytes]) -> Iterator[Chunk]:
+    """Lines in chunks; `read(n)` gives up to so many bytes, and none at the end.
+
+    Memory is bounded, whatever a line's length: one that is too long comes as its beginning, which is
+    too long, too.
+    """
+    total = 0
+
+    def counted(size: int) -> bytes:
+        nonlocal total
+        data = read(size)
+        total += len(data)
+        return data
+
+    first, lines, size = 1, list[bytes](), 0
+    for line in _split(counted):
+        lines.append(line)
+        size += len(line)
+        if len(lines) == CHUNK_LINES or size >= CHUNK_BYTES:
+            yield Chunk(first, lines, total)
+            first, lines, size = first + len(lines), [], 0
+    if lines:
+        yield Chunk(first, lines, total)
+
+
+def _split(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Lines without their ends, of which the last may lack it. Only a line feed ends a line."""
+    rest, endless = b"", False  # endless: the line's beginning was given, its rest is left out
+    while data := read(READ_BYTES):
+        *ended, rest = (rest + data).split(b"\n")
+        if ended and endless:
+            del ended[0]
+            endless = False
+        yield from ended
+        if len(rest) > MAX_LINE and not endless:
+            yield rest
+            endless = True
+        if endless:
+            rest = b""
+    if rest:
+        yield rest
+
+
+def parse(line: bytes) -> Line:
+    """The line's meaning. Invalid, saying what is wrong with it without repeating any text."""
+    body = _object(line)
+    kind = body.get("type")
+    removed = body.get("removed", False)
+    if type(removed) is not bool:
+        raise Invalid('"removed" is neither true nor false')
+    fields = _FIELDS.get((kind, removed)) if isinstance(kind, str) else None
+    if fields is None:
+        raise Invalid('its "type" is none of application, chat, message')
+    needed, known = fields
+    if not needed <= body.keys() <= known:
+        raise _wrong_fields(needed - body.keys(), body.keys() - known)
+
+    token = _token(body["token"])
+    created_at = _time(body["created_at"], "created_at")
+    updated_at = (
+        created_at
+        if body["updated_at"] == body["created_at"]
+        else _time(body["updated_at"], "updated_at")
+    )
+    if kind == "message":
+        text = None if removed else checked_text(_string(body["text"], "text"))
+        parent = Parent(token, _number(body["chat"], "chat"))
+        number = _number(body["number"], "number")
+        return MessageLine(parent, number, text, created_at, updated_at)
+    if kind == "chat":
+        number = _number(body["number"], "number")
+        return ChatLine(Parent(token), number, removed, created_at, updated_at)
+    name = None if removed else checked_name(_string(body["name"], "name"))
+    return ApplicationLine(token, name, created_at, updated_at)
+
+
+def subject_of(line: bytes) -> Parent | None:
+    """The application or the chat that a line describes, though something else of it may be invalid."""
+    try:
+        body = _object(line)
+        token = _token(body.get("token"))
+        match body.get("type"):
+            case "application":
+                return Parent(token)
+            case "chat":
+                return Parent(token, _number(body.get("number"), "number"))
+    except Invalid:
+        pass
+    return None
+
+
+def _fields(*needed: str, count: str | None = None) -> tuple[frozenset[str], frozenset[str]]:
+    """The fields that a line needs, and those that it may have."""
+    always = {"type", "token", *needed, "created_at", "updated_at"}
+    return frozenset(always), frozenset(always | {"removed"} | ({count} if count else set()))
+
+
+_FIELDS = {
+    ("application", False): _fields("name", count="chats_count"),
+    ("application", True): _fields(),
+    ("chat", False): _fields("number", count="messages_count"),
+    ("chat", True): _fields("number"),
+    ("message", False): _fields("chat", "number", "text"),
+    ("message", True): _fields("chat", "number"),
+}
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_LINE:
+        raise Invalid(f"the line is longer than {MAX_LINE:,} bytes, which no valid one is")
+    try:
+        body = _decode(line.decode())
+    except UnicodeDecodeError as error:
+        raise Invalid(f"not valid UTF-8 at byte {error.start + 1}") from None
+    except json.JSONDecodeError as error:
+        said = (
+            "the line is empty" if not line.strip() else f"{error.msg.lower()} at {error.pos + 1}"
+        )
+        raise Invalid(f"not JSON: {said}") from None
+    except (ValueError, RecursionError):
+        raise Invalid("not JSON that can be read: too deep, or a number too long") from None
+    if not isinstance(body, dict):
+        raise Invalid("not a JSON object")
+    return body
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+# NaN and Infinity are Python's own idea.
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+
+
+def _wrong_fields(missing: Set[str], strange: Set[str]) -> Invalid:
+    def listed(names: Set[str]) -> str:
+        return ", ".join(_quoted(n if len(n) <= 40 else n[:40] + "…") for n in sorted(names)[:5])
+
+    if missing:
+        return Invalid(f"{listed(missing)} missing")
+    return Invalid(f"{listed(strange)} unknown in a line of this type")
+
+
+def _token(value: object) -> str:
+    try:
+        return checked_token(_string(value, "token"))
+    except NotFound:
+        raise Invalid('"token" is none: it has 22 to 64 letters, digits, - and _') from None
+
+
+def _string(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise Invalid(f'"{name}" is not a string')
+    return value
+
+
+def _number(value: object, name: str) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_NUMBER:
+        raise Invalid(f'"{name}" is not a whole number from 1 on')
+    return value
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _time(value: object, name: str) -> datetime:
+    """A time, in UTC; nothing is rounded."""
+    text = _string(value, name)
+    if not _TIME.fullmatch(text):
+        raise Invalid(
+            f'"{name}" is not a time of RFC 3339 with its zone, as 2026-01-31T23:59:59.123456Z'
+        )
+    try:
+        at = datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Invalid(f'"{name}" is a time that does not exist') from None
+    if at < _FIRST:
+        # A version is the microseconds since then, and the search index takes no negative one.
+        raise Invalid(f'"{name}" is before 1970')
+    return at

@@ -1,0 +1,204 @@
+"""Import: lines of an export into SQL, past the accept path, so that no number is ever given twice.
+
+A chunk of lines at a time:
+
+1. **Compare** with what is stored: what is there already and equal is skipped. Nothing is written from
+   the first fault on.
+2. **Write** past the log, as `past_log` does: no number of the chunk is given by accepting any more.
+
+Where the unique indexes, or a parent that is gone, show that somebody was there between 1 and 2, the
+transaction is given up and the chunk compared again.
+
+Applications are written before chats, chats before messages, each in a round of its own: a counter is
+raised or made only for a parent that SQL knows, or messages could be accepted for a chat that never
+comes to be. A killed import leaves whole rounds behind, and perhaps counters that are too high, which
+harms nobody; the same lines again skip what is there.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from backend.domain.errors import Unavailable
+from backend.domain.folding import fold
+from backend.domain.model import Parent, shard_of
+from backend.ingest.barrier import Settler
+from backend.ingest.direct_write import Overtaken, PastLog
+from backend.storage import postgres
+from backend.storage.postgres import (
+    Database,
+    ImportedApplication,
+    ImportedChat,
+    ImportedMessage,
+    LockedShard,
+)
+from backend.storage.redis.log import Log
+from backend.transfer.diff import BadLine, Fault, Seen, compare, read
+from backend.transfer.format import ApplicationLine, ChatLine, Chunk, Line, MessageLine
+
+ATTEMPTS = 5
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was stored, or in a rehearsal would be; what is removed counts like everything else."""
+
+    applications: int = 0
+    chats: int = 0
+    messages: int = 0
+    skipped: int = 0  # lines whose content was there already
+
+    @property
+    def stored(self) -> int:
+        """All three together."""
+        return self.applications + self.chats + self.messages
+
+
+class Importer:
+    """Begins imports and rehearsals of them. Thread-safe."""
+
+    def __init__(self, log: Log, database: Database, settler: Settler, past_log: PastLog) -> None:
+        self._log = log
+        self._database = database
+        self._settler = settler
+        self._past_log = past_log
+
+    def begin(self) -> "Import":
+        """A new import."""
+        return Import(self._log, self._database, self._settler, self._past_log)
+
+    def rehearse(self) -> "Rehearsal":
+        """A rehearsal of an import."""
+        return Rehearsal(self._database)
+
+
+class Rehearsal:
+    """An import that writes nothing, neither to SQL nor to Redis. Of one thread.
+
+    It does not wait for what is accepted and not stored yet. It remembers every line, as none is stored
+    where a later one could be compared with it: in eight bytes each, when numbers follow each other.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.counts = Counts()
+        self._database = database
+        self._seen = Seen()
+
+    def take(self, chunk: Chunk) -> list[Fault]:
+        """All faults of a chunk. Raises EngineDown when PostgreSQL is away."""
+        lines = read(chunk, to_the_end=True)
+        new, faults = compare(self._database, lines, self._seen)
+        for _, line in new:
+            if isinstance(line, MessageLine):
+                self.counts.messages += 1
+            elif isinstance(line, ChatLine):
+                self.counts.chats += 1
+            else:
+                self.counts.applications += 1
+        self.counts.skipped += len(lines) - len(new) - len(faults)
+        return faults
+
+
+class Import:
+    """One import, chunk after chunk, in memory that does not grow. Of one thread."""
+
+    def __init__(self, log: Log, database: Database, settler: Settler, past_log: PastLog) -> None:
+        self.counts = Counts()
+        self._log = log
+        self._database = database
+        self._settler = settler
+        self._past_log = past_log
+        self._settled: set[int] = set()
+
+    def take(self, chunk: Chunk) -> list[Fault]:
+        """Store a chunk, or what comes before its first fault, which is returned.
+
+        Raises Unavailable if what is accepted can't be stored in time, a lock is held for too long,
+        or others write the same again and again; EngineDown when an engine is away. `counts` is
+        right all the same, and the same chunk can be taken again.
+        """
+        lines = read(chunk, to_the_end=False)
+        for _ in range(ATTEMPTS):
+            before = self.counts.stored
+            self._settle({line.token for _, line in lines if not isinstance(line, BadLine)})
+            new, faults = compare(self._database, lines, Seen())
+            end = faults[0].line if faults else chunk.first + len(lines)
+            try:
+                self._store([line for number, line in new if number < end])
+            except Overtaken:
+                continue
+            self.counts.skipped += end - chunk.first - (self.counts.stored - before)
+            return faults[:1]
+        raise Unavailable("others write the same again and again", "try again in a moment")
+
+    def _settle(self, tokens: set[str]) -> None:
+        """Once a shard: what was accepted before the import began is to be there for comparing."""
+        shards = self._database.installation.shards
+        for shard in {shard_of(token, shards) for token in tokens} - self._settled:
+            self._settler.now(shard)
+            self._settled.add(shard)
+
+    def _store(self, lines: Sequence[Line]) -> None:
+        """Store new lines, shard after shard; Overtaken if they are not all new any more."""
+        shards = self._database.installation.shards
+        by_shard: dict[int, list[Line]] = {}
+        for line in lines:
+            by_shard.setdefault(shard_of(line.token, shards), []).append(line)
+        for shard, mine in sorted(by_shard.items()):
+            if applications := [line for line in mine if isinstance(line, ApplicationLine)]:
+                self._store_applications(shard, applications)
+            if chats := [line for line in mine if isinstance(line, ChatLine)]:
+                self._store_chats(shard, chats)
+            if messages := [line for line in mine if isinstance(line, MessageLine)]:
+                self._store_messages(shard, messages)
+
+    def _store_applications(self, shard: int, lines: Sequence[ApplicationLine]) -> None:
+        def store(tx: Connection, locked: LockedShard, _: Mapping[Parent, int]) -> None:
+            postgres.insert_imported_applications(
+                tx, [ImportedApplication(*line) for line in lines]
+            )
+            removed = {Parent(line.token): line.removed for line in lines}
+            self._log.seal(shard, locked.epoch, removed)
+
+        self._past_log.write(shard, {}, store)
+        self.counts.applications += len(lines)
+
+    def _store_chats(self, shard: int, lines: Sequence[ChatLine]) -> None:
+        def store(tx: Connection, locked: LockedShard, ids: Mapping[Parent, int]) -> None:
+            rows = [
+                ImportedChat(ids[parent], number, gone, created_at, updated_at)
+                for parent, number, gone, created_at, updated_at in lines
+            ]
+            postgres.insert_imported_chats(tx, rows)
+            removed = {Parent(line.token, line.number): line.removed for line in lines}
+            self._log.seal(shard, locked.epoch, removed)
+
+        self._past_log.write(shard, _highest(lines), store)
+        self.counts.chats += len(lines)
+
+    def _store_messages(self, shard: int, lines: Sequence[MessageLine]) -> None:
+        folded_lines = [(line, fold(line.text or "")) for line in lines]  # before the lock
+
+        def store(tx: Connection, locked: LockedShard, ids: Mapping[Parent, int]) -> None:
+            rows = [
+                ImportedMessage(ids[parent], number, text, folded, created_at, updated_at)
+                for (parent, number, text, created_at, updated_at), folded in folded_lines
+            ]
+            postgres.copy_imported_messages(tx, rows)
+            if locked.publishing:
+                postgres.add_to_outbox(
+                    tx, [(row.chat_id, row.number, postgres.micros(row.updated_at)) for row in rows]
+                )
+
+        self._past_log.write(shard, _highest(lines), store)
+        self.counts.messages += len(lines)
+
+
+def _highest(lines: Iterable[ChatLine | MessageLine]) -> dict[Parent, int]:
+    """The highest number under each parent."""
+    highest: dict[Parent, int] = {}
+    for line in lines:
+        parent = line.parent
+        highest[parent] = max(line.number, highest.get(parent, 0))
+    return highest

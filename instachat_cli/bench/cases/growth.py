@@ -1,0 +1,236 @@
+"""How the stages grow with the messages that there are in all, and with the chats.
+
+Everything is sent, stored and published as in real life, size by size on one ground; each stage is timed
+alone, in one process. A rate is that of the way from the size before to this one; a time is of one call once
+this size is reached. Messages: all in a hundred chats, a tenth of them in the first. Chats: with the same ten
+thousand messages spread over them at each size.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import cycle, islice
+from statistics import median
+from time import perf_counter
+
+from backend.domain.errors import InstaChatError
+from backend.domain.folding import fold
+from backend.domain.model import MAX_BATCH
+from backend.ingest import accept
+from backend.search.searcher import IndexSearcher, ScanSearcher, Searcher
+from backend.settings import Settings
+from backend.storage.postgres import search_indices
+from instachat_cli.bench.cases.publish import publish
+from instachat_cli.bench.cases.reconcile import compare
+from instachat_cli.bench.harness.elasticsearch import Elastic
+from instachat_cli.bench.harness.environment import BULK, REQUESTS, Ground, Scale, ground
+from instachat_cli.bench.harness.facts import facts
+
+BULKS_TOGETHER = 50  # are accepted before they are stored, and then published
+SPREAD_MESSAGES = 10_000  # over the chats, at each size
+CHATS = 100  # of the messages' axis; and so many have changed when the counters are synced
+LARGE_CHAT = 1
+REPEATS = 3  # of what takes milliseconds; the median counts
+KEYWORDS = 30
+KEYWORD_LENGTHS = (3, 5, 8)
+PAGE = 50
+SEED = 20_261_124
+
+
+class Axis(StrEnum):
+    """What there is more and more of."""
+
+    MESSAGES = "messages"
+    CHATS = "chats"
+
+
+class Stage(StrEnum):
+    """What is measured."""
+
+    ACCEPT = "accept"
+    STORE = "store"
+    PUBLISH = "publish"
+    SEARCH = "search"
+    SCAN = "search by PostgreSQL"
+    SYNC = "sync-counters"
+    RECONCILE = "reconcile"
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether more is better: messages a second; otherwise milliseconds."""
+        return self in (Stage.ACCEPT, Stage.STORE, Stage.PUBLISH)
+
+    @property
+    def unit(self) -> str:
+        """Of its values."""
+        return "messages/s" if self.is_rate else "ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many of each, rising."""
+
+    messages: Sequence[int] = (10_000, 100_000, 1_000_000)
+    chats: Sequence[int] = (100, 10_000, 100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One stage at one size."""
+
+    axis: Axis
+    size: int
+    stage: Stage
+    value: float
+
+
+Tell = Callable[[Point], object]
+
+
+def measure(settings: Settings, sizes: Sizes, tell: Tell) -> tuple[list[Point], dict[str, str]]:
+    """Grow along both axes, each on ground of its own; gives the points, and the facts of the machine.
+
+    Raises Failed if a store lost, changed or added anything: each size ends with a reconciliation.
+    """
+    points: list[Point] = []
+    known: dict[str, str] = {}
+    for axis, grow in ((Axis.MESSAGES, _by_messages), (Axis.CHATS, _by_chats)):
+        with ground(settings, Scale(messages=BULK)) as where:
+            known = facts(where.backend)
+            for size, stage, value in grow(_Growing(where), getattr(sizes, axis)):
+                points.append(Point(axis, size, stage, value))
+                tell(points[-1])
+    return points, known
+
+
+Measured = Iterator[tuple[int, Stage, float]]
+Order = tuple[int, int]  # a request: to which chat, how many messages
+
+
+def _by_messages(growing: "_Growing", sizes: Sequence[int]) -> Measured:
+    growing.add_chats(CHATS)
+    there = 0
+    for size in sizes:
+        whole = [BULK] * ((size - there) // BULK)
+        rest = (size - there) % BULK
+        orders = [
+            (LARGE_CHAT if n % 10 == 0 else n % CHATS + 1, count)
+            for n, count in enumerate([*whole, rest] if rest else whole)
+        ]
+        for stage, rate in growing.send(orders, BULKS_TOGETHER, at_once=1):
+            yield size, stage, rate
+        for stage, took in growing.look():
+            yield size, stage, took
+        there = size
+
+
+def _by_chats(growing: "_Growing", sizes: Sequence[int]) -> Measured:
+    for size in sizes:
+        growing.add_chats(size)
+        orders = [(n * size // SPREAD_MESSAGES % size + 1, 1) for n in range(SPREAD_MESSAGES)]
+        for stage, rate in growing.send(orders, SPREAD_MESSAGES, at_once=REQUESTS):
+            yield size, stage, rate
+        for stage, took in growing.look():
+            yield size, stage, took
+
+
+class _Growing:
+    """An application that becomes larger and larger."""
+
+    def __init__(self, where: Ground) -> None:
+        self._ground, self._backend, self._token = where, where.backend, where.chat.token
+        self._elastic = Elastic(where) if where.backend.index else None
+        if self._elastic:
+            self._elastic.renew()
+        self._texts = cycle(where.texts)
+        self._chats = 1
+        self._seconds: dict[Stage, float] = defaultdict(float)
+        compare(where)  # whoever does it first reads modules and plans, too
+
+    def add_chats(self, wanted: int) -> None:
+        """Have so many chats."""
+        while (missing := wanted - self._chats) > 0:
+            request = accept.chats(self._token, min(MAX_BATCH, missing))
+            self._backend.acceptor.accept(request)
+            self._chats += min(MAX_BATCH, missing)
+            self._ground.drain()
+
+    def send(
+        self, orders: Sequence[Order], together: int, at_once: int
+    ) -> Iterator[tuple[Stage, float]]:
+        """Send messages, so many requests in a call; gives the rate of each stage.
+
+        So many orders together are accepted, then stored, then published.
+        """
+        self._seconds.clear()
+        for start in range(0, len(orders), together):
+            self._pass_on(orders[start : start + together], at_once)
+        count = sum(count for _, count in orders)
+        for stage, seconds in self._seconds.items():
+            yield stage, count / seconds
+
+    def look(self) -> Iterator[tuple[Stage, float]]:
+        """What is timed once all is there, in milliseconds."""
+        database = self._backend.database
+        if self._elastic:
+            with database.connect() as connection:
+                live = search_indices.live_index(connection)
+            assert live, "the ground has made one"
+            self._elastic.index.refresh(live.name)
+            yield Stage.SEARCH, self._search(IndexSearcher(database, self._elastic.index))
+        yield Stage.SCAN, self._search(ScanSearcher(database))
+        yield Stage.SYNC, median(self._sync() for _ in range(REPEATS))
+        self._seconds.clear()
+        with self._timed(Stage.RECONCILE):
+            compare(self._ground)
+        yield Stage.RECONCILE, self._seconds[Stage.RECONCILE] * 1000
+
+    def _pass_on(self, orders: Sequence[Order], at_once: int) -> None:
+        with self._timed(Stage.ACCEPT):
+            for start in range(0, len(orders), at_once):
+                requests = [
+                    accept.messages(self._token, chat, list(islice(self._texts, count)))
+                    for chat, count in orders[start : start + at_once]
+                ]
+                for answer in self._backend.acceptor.accept_batch(requests):
+                    if isinstance(answer, InstaChatError):
+                        raise answer
+        with self._timed(Stage.STORE):
+            self._ground.drain()
+        if self._elastic:
+            with self._timed(Stage.PUBLISH):
+                publish(self._elastic)
+
+    def _sync(self) -> float:
+        """With the same number of changed chats at every size."""
+        for _ in self._backend.syncer.sync():
+            pass
+        changed = min(CHATS, self._chats)
+        step = self._chats // changed
+        self._pass_on([(1 + n * step, 1) for n in range(changed)], REQUESTS)
+        since = perf_counter()
+        for _ in self._backend.syncer.sync():
+            pass
+        return (perf_counter() - since) * 1000
+
+    def _search(self, searcher: Searcher) -> float:
+        """The first page of each keyword, in the large chat."""
+        dice = random.Random(SEED)
+        spoken = [folded for text in self._ground.texts if len(folded := fold(text)) > 8]
+        took = []
+        for _ in range(KEYWORDS):
+            line, length = dice.choice(spoken), dice.choice(KEYWORD_LENGTHS)
+            at = dice.randrange(len(line) - length + 1)
+            since = perf_counter()
+            searcher.search(self._ground.chat.id, line[at : at + length], 0, PAGE)
+            took.append((perf_counter() - since) * 1000)
+        return median(took)
+
+    @contextmanager
+    def _timed(self, stage: Stage) -> Iterator[None]:
+        since = perf_counter()
+        yield
+        self._seconds[stage] += perf_counter() - since

@@ -1,0 +1,106 @@
+"""The rival of `drain_jobs`: on Huey, each message is a job, and each job one INSERT; that of `publish` sends
+Elasticsearch a request in each job, too.
+
+As quick as that can be: JSON instead of pickle, no results, a prepared statement on a connection that each
+thread keeps, one round trip a job.
+"""
+
+import logging
+import sys
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psycopg2
+import redis
+from huey import RedisHuey
+from huey.consumer import Consumer
+
+from backend.bootstrap import open_index
+from backend.domain.folding import fold
+from backend.settings import load
+from backend.storage.elasticsearch.index import Document, Index
+from backend.worker.worker import JsonSerializer
+
+INSERT = "EXECUTE store (%s, %s, %s, %s, %s, %s)"
+PREPARE = """
+    PREPARE store (bigint, bigint, bigint, timestamptz, text, text) AS
+    INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
+    VALUES ($1, $2, $3, $4, $4, $5, $6)"""
+
+
+class Job(NamedTuple):
+    """One message, all that its row needs but the folded text."""
+
+    chat_id: int
+    number: int
+    version: int
+    at: str
+    text: str
+
+
+class OneJobAMessage:
+    """The queue and what its jobs do: with an index, a request to Elasticsearch each, too."""
+
+    def __init__(
+        self, huey_url: str, database_url: str, index: Index | None = None, name: str = ""
+    ) -> None:
+        pool = redis.ConnectionPool.from_url(huey_url, socket_connect_timeout=2, socket_timeout=10)
+        self.huey = RedisHuey(
+            "instachatbench", results=False, serializer=JsonSerializer(), connection_pool=pool
+        )
+        self._task = self.huey.task(name="store")(self._store)
+        self._database_url = database_url
+        self._index = index
+        self._name = name
+        self._thread = threading.local()
+
+    def packed(self, jobs: Sequence[Job]) -> list[bytes]:
+        """The jobs as they lie in the queue."""
+        return [self.huey.serialize_task(self._task.s(*job)) for job in jobs]
+
+    def push(self, packed: Sequence[bytes]) -> None:
+        """Enqueue all at once, which is quicker than one after another."""
+        self.huey.storage.conn.lpush(self.huey.storage.queue_key, *packed)
+
+    def waiting(self) -> int:
+        """How many jobs nobody has taken yet."""
+        return int(self.huey.pending_count())
+
+    def consume(self, threads: int) -> None:
+        """Say a line, and work until standard input ends."""
+        consumer = Consumer(self.huey, workers=threads, periodic=False)
+        consumer.start()
+        sys.stdout.write("started\n")
+        sys.stdout.flush()
+        sys.stdin.buffer.read()
+        consumer.stop(graceful=True)
+
+    def _store(self, chat_id: int, number: int, version: int, at: str, text: str) -> None:
+        folded = fold(text)
+        self._cursor().execute(INSERT, (chat_id, number, version, at, text, folded))
+        if self._index:
+            self._index.write(self._name, [Document(chat_id, number, version, folded)])
+
+    def _cursor(self) -> "psycopg2.extensions.cursor":
+        known: psycopg2.extensions.cursor | None = getattr(self._thread, "cursor", None)
+        if known is None:
+            connection = psycopg2.connect(self._database_url)
+            connection.autocommit = True
+            known = self._thread.cursor = connection.cursor()
+            known.execute("SET synchronous_commit = on")
+            known.execute(PREPARE)
+        return known
+
+
+def main() -> None:
+    """One consumer process, on the engines that the environment names, of as many threads as are asked for.
+
+    It ends when its standard input does, and so with whoever started it. A second argument names the index
+    to write to.
+    """
+    logging.basicConfig(level=logging.WARNING)
+    settings = load()
+    urls = settings.huey_url or "", settings.database_url or ""
+    threads, *names = sys.argv[1:]
+    OneJobAMessage(*urls, open_index(settings) if names else None, *names).consume(int(threads))

@@ -1,0 +1,37 @@
+"""What a number is worth nothing without: the machine, the engines, the commit."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+
+from backend.bootstrap import Backend
+from backend.monitoring.status import redis_engine
+from instachat_cli.bench.harness.machine import machine, packages
+
+
+def facts(backend: Backend) -> dict[str, str]:
+    """The facts of this run, by name."""
+    return machine() | {
+        "PostgreSQL": _postgres(backend),
+        "Redis": _redis(backend),
+        **({"Elasticsearch": backend.index.version()} if backend.index else {}),
+        "libraries": packages(
+            "redis", "hiredis", "msgspec", "psycopg2-binary", "SQLAlchemy", "huey", "elasticsearch"
+        ),
+        "measured": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+
+
+def _postgres(backend: Backend) -> str:
+    with backend.database.connect() as connection:
+        version, fsync = (
+            connection.scalar(text(f"SHOW {name}")) for name in ("server_version", "fsync")
+        )
+    return f"{str(version).partition(' ')[0]}; fsync {fsync}, synchronous_commit on"
+
+
+def _redis(backend: Backend) -> str:
+    engine = redis_engine(backend.log)
+    found = backend.log.configuration("appendonly", "appendfsync") or {}
+    settings = ", ".join(f"{name} {value}" for name, value in sorted(found.items()))
+    return f"{engine.engine} {engine.version}; {settings or 'settings can’t be read'}"

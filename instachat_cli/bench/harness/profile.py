@@ -1,0 +1,41 @@
+"""Where the time of the hot route goes, inside of a process of the server: its event loop, under load."""
+
+import asyncio
+import cProfile
+
+import uvloop
+
+from backend.api.server.address import bound
+from backend.api.server.server import made
+from backend.ingest import accept
+from backend.settings import Settings
+from instachat_cli.bench.harness.paired_run import largest
+from instachat_cli.bench.harness.servers import wrk
+
+SECONDS = 2
+POLL_SECONDS = 0.05
+
+
+def profile(settings: Settings) -> str:
+    """The largest parts of the event loop's time; what the observers add is not in it."""
+    return uvloop.run(_profile(settings))
+
+
+async def _profile(settings: Settings) -> str:
+    listening = bound("127.0.0.1", 0, 1)[0]
+    port: int = listening.getsockname()[1]
+    server = made(settings, [])
+    serving = asyncio.create_task(server.serve([listening]))
+    while not server.started:
+        await asyncio.sleep(POLL_SECONDS)
+    backend = server.config.loaded_app.app.state.service.core
+    token = backend.catalog.create_application("benchmark").token
+    chat = backend.acceptor.accept(accept.chats(token)).first
+    measured = cProfile.Profile()
+    measured.enable()
+    path = f"/api/v1/applications/{token}/chats/{chat}/messages"
+    await asyncio.to_thread(wrk, port, [path], SECONDS)
+    measured.disable()
+    server.should_exit = True
+    await serving
+    return largest(measured)

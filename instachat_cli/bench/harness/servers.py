@@ -1,0 +1,148 @@
+"""What the benchmarks of HTTP run: our server, a rival's, a bare one, and wrk as the client of all."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.api.server.address import answers
+from backend.domain.errors import Failed
+from backend.settings import Settings, variable
+
+CONNECTIONS = 64
+START_SECONDS = 60.0
+GATEWAY = Path(__file__).parent / "gateway"
+_BARE = """
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "http.response.start", "status": 202,
+                "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": b'{"number":12}'})
+"""
+_SCRIPT = """
+local paths = {%s}
+local count = 0
+wrk.method = "%s"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = '{"message": {"text": "Good morning, how are you? I hope all is well with you today."}}'
+function request()
+  count = count + 1
+  return wrk.format(nil, paths[count %% #paths + 1])
+end
+function done(summary, latency)
+  io.write(string.format("RESULT %%d %%d %%d %%d\\n", summary.requests, summary.duration,
+    latency:percentile(99), summary.errors.status + summary.errors.read + summary.errors.timeout))
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What wrk found: requests a second, and the 99th percentile of the times to an answer, in ms."""
+
+    rate: float
+    p99: float
+
+
+def wrk(port: int, paths: Sequence[str], seconds: int, method: str = "POST") -> Load:
+    """Send requests for some seconds, to the paths in turn. Failed if any answer was an error."""
+    program = shutil.which("wrk")
+    if program is None:
+        raise Failed("the benchmarks of HTTP need wrk", "install it: on Debian `apt install wrk`")
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(_SCRIPT % (",".join(f'"{path}"' for path in paths), method))
+        script.flush()
+        done = subprocess.run(
+            [
+                *(program, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s"),
+                *("--latency", "-s", script.name, f"http://127.0.0.1:{port}/"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", done.stdout)
+    if found is None:
+        raise Failed(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")
+    requests, micros, p99, errors = map(int, found.groups())
+    if errors:
+        raise Failed(f"{errors:,} of {requests:,} requests were answered by errors")
+    return Load(requests / (micros / 1e6), p99 / 1000)
+
+
+@contextmanager
+def server(settings: Settings, port: int, processes: int = 1) -> Iterator[None]:
+    """Our server on the settings' engines, as an operator starts it; its log goes nowhere."""
+    given = {
+        variable(name): str(value)
+        for name, value in settings.model_dump(exclude_none=True).items()
+        if name in ("database_url", "redis_url", "huey_url", "home", "durability")
+    }
+    words = ["-m", "instachat_cli", "serve", "--port", str(port), "--workers", str(processes)]
+    limit = {variable("app_creation_limit"): "off"}
+    with _running([sys.executable, *words], port, given | limit):
+        yield
+
+
+@contextmanager
+def bare_server(port: int) -> Iterator[None]:
+    """The same HTTP server, answering a constant."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "constant.py").write_text(_BARE)
+        words = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "off"]
+        words += ["--no-access-log", "--log-level", "error", "--no-server-header"]
+        command = [sys.executable, "-m", "uvicorn", *words, "--port", str(port), "constant:app"]
+        with _running(command, port, {"PYTHONPATH": folder}):
+            yield
+
+
+def build_gateway(folder: Path) -> Path | None:
+    """The Go gateway, built; None where there is no Go."""
+    if shutil.which("go") is None:
+        return None
+    program = folder / "gateway"
+    built = subprocess.run(
+        ["go", "build", "-o", program, "."],
+        cwd=GATEWAY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode:
+        raise Failed(f"the gateway can't be built: {built.stderr.strip().splitlines()[-1]}")
+    return program
+
+
+@contextmanager
+def gateway(program: Path, redis_url: str, port: int) -> Iterator[None]:
+    """The gateway on a Redis."""
+    with _running([str(program), f"127.0.0.1:{port}", redis_url], port, {}):
+        yield
+
+
+@contextmanager
+def _running(command: Sequence[str], port: int, more: Mapping[str, str]) -> Iterator[None]:
+    process = subprocess.Popen(
+        command, env=os.environ | dict(more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers("127.0.0.1", port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"a server of the benchmark does not start: {command[:4]}")
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,161 @@
+"""The report of `bench growth`, as Markdown, and its plot: `docs/growth.md`, `docs/growth.png`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from instachat_cli.bench.cases.growth import Axis, Point, Stage
+
+FLAT, IN_PROPORTION = 0.25, 0.75  # exponents, up to and from which these words are true
+DOTS = 120
+COLORS = ("#2f80ed", "#1a9c50", "#d97706", "#9b5de5", "#e5484d", "#0e8a8a", "#7a5c3e")
+HEAD = """\
+# How it grows
+
+Made by `make growth`; changes by hand are lost.
+
+Each stage by itself, in one process, beside the engines: a rate is of the way from the size before to this
+one, a time is of one call once this size is there. Messages are sent in requests of 1,000 to a hundred chats,
+a tenth of them to the first, which is the one that is searched. By chats, each size gets 10,000 messages
+more, in requests of one, spread over all of them. Before each `sync-counters` a hundred chats have changed.
+Every size ends with a `reconcile` that has to find nothing.
+
+All is measured once: what differs by less than a factor of two may be noise. The first size of `publish`
+has in it whatever Elasticsearch does at first, with a new index and a cold JVM; that is not told apart.
+"""
+WHY = {
+    Stage.ACCEPT: "Each request is a call of one script, and Redis runs one at a time.",
+    Stage.STORE: "A shard's log is stored by one drain at a time.",
+    Stage.PUBLISH: "Elasticsearch cuts each text into the pieces that make any part of it searchable. What is"
+    " accepted and stored meanwhile waits in the outbox: messages are there at once, and found later.",
+}
+MEANING = {
+    Stage.SEARCH: "reads the index of one chat's routing, so it follows the chat's size, hardly that of all",
+    Stage.SCAN: "reads the chat's folded texts until a page is full: a frequent keyword is found at once, a"
+    " rare one takes as long as the chat is large",
+    Stage.SYNC: "writes what has changed, and does not look at the rest",
+    Stage.RECONCILE: "reads every key of every store, once: in proportion to what there is, by intent",
+}
+
+
+def markdown(points: Sequence[Point], facts: Mapping[str, str], plot: str | None) -> str:
+    """The whole report; `plot` is the image's address."""
+    lines = [HEAD]
+    if plot:
+        lines += [f"![Each stage by messages and by chats, logarithmic]({plot})", ""]
+    for axis in Axis:
+        lines += _table([point for point in points if point.axis is axis], axis)
+    lines += _meaning(points)
+    lines += ["## The machine", "", "| | |", "| --- | --- |"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    return "\n".join([*lines, ""])
+
+
+def summary(point: Point) -> str:
+    """A point in one line, for whoever is watching."""
+    return f"{point.size:,} {point.axis}: {point.stage} {_amount(point.value)} {point.stage.unit}"
+
+
+def draw(points: Sequence[Point], path: Path) -> None:
+    """Write the plot as PNG: rates above, times below; messages on the left, chats on the right."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    from loadtest.report.plots import STYLE
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 7), layout="constrained")
+        for column, axis in enumerate(Axis):
+            for row, rates in enumerate((True, False)):
+                axes = figure.add_subplot(2, 2, 1 + column + 2 * row)
+                for stage, color in zip(Stage, COLORS, strict=True):
+                    line = _line(points, axis, stage)
+                    if stage.is_rate is rates and line:
+                        axes.plot(*zip(*line, strict=True), color=color, label=stage, marker="o")
+                axes.set_xscale("log")
+                axes.set_yscale("log")
+                axes.set_xlabel(axis)
+                axes.set_ylabel("messages a second" if rates else "milliseconds")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+                axes.grid(axis="y")
+                axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+        figure.savefig(path, dpi=DOTS, format="png", facecolor="white")
+
+
+def _line(points: Sequence[Point], axis: Axis, stage: Stage) -> list[tuple[int, float]]:
+    return [(p.size, p.value) for p in points if p.axis is axis and p.stage is stage]
+
+
+def _table(points: Sequence[Point], axis: Axis) -> list[str]:
+    sizes = sorted({point.size for point in points})
+    heads = [f"{size:,} {axis}" for size in sizes]
+    lines = [
+        f"## By {axis}",
+        "",
+        f"| stage | | {' | '.join(heads)} | ten times as many |",
+        f"| --- | --- |{' ---: |' * len(sizes)} --- |",
+    ]
+    for stage in Stage:
+        if line := _line(points, axis, stage):
+            cells = " | ".join(_amount(value) for _, value in line)
+            lines.append(f"| {stage} | {stage.unit} | {cells} | {_growth(line)} |")
+    return [*lines, ""]
+
+
+def _growth(line: Sequence[tuple[int, float]]) -> str:
+    """What ten times as many make of it, from the first size to the last."""
+    exponent = _exponent(line)
+    if exponent is None:
+        return ""
+    word = ""
+    if abs(exponent) <= FLAT:
+        word = "about the same: "
+    elif exponent >= IN_PROPORTION:
+        word = "in proportion: "
+    return f"{word}× {10**exponent:.2g}"
+
+
+def _exponent(line: Sequence[tuple[int, float]]) -> float | None:
+    (few, first), (many, last) = line[0], line[-1]
+    return math.log(last / first) / math.log(many / few) if many > few else None
+
+
+def _meaning(points: Sequence[Point]) -> list[str]:
+    lines = ["## What it means", ""]
+    for stage, words in MEANING.items():
+        line = _line(points, Axis.MESSAGES, stage)
+        if line:
+            size, value = line[-1]
+            lines.append(f"- **{stage}** {words}: {_amount(value)} ms at {size:,} messages.")
+    lines += ["", "## The first limit", ""]
+    for axis, how in (
+        (Axis.MESSAGES, "requests of 1,000 messages"),
+        (Axis.CHATS, "single messages"),
+    ):
+        rates = {s: line[-1] for s in Stage if s.is_rate and (line := _line(points, axis, s))}
+        first = min(rates, key=lambda stage: rates[stage][1])
+        size, rate = rates[first]
+        others = ", ".join(f"{s} {_amount(r)}" for s, (_, r) in rates.items() if s is not first)
+        lines += [
+            (
+                f"With {how}, at {size:,} {axis}: **{first}**, {_amount(rate)} messages a second"
+                f" ({others}). {WHY[first]}"
+            ),
+            "",
+        ]
+    return [
+        *lines,
+        (
+            "Where the time of the slowest goes is not measured here; [performance.md](performance.md)"
+            " holds each of these stages against the ceiling of its engine."
+        ),
+        "",
+    ]
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

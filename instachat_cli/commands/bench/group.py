@@ -1,0 +1,22 @@
+"""`instachat bench`: load with an audit, and ratios against ceilings and rivals."""
+
+from instachat_cli.commands.bench.ceilings import ceilings
+from instachat_cli.commands.bench.compare import compare
+from instachat_cli.commands.bench.growth import growth
+from instachat_cli.commands.bench.run import run
+from instachat_cli.console.typer_setup import command, group
+
+app = group(
+    """
+    Load with an audit; ratios against ceilings and rivals.
+
+    $ instachat bench run mixed --profile load
+    $ instachat bench compare before.json after.json
+    $ instachat bench ceilings
+    $ instachat bench growth
+    """
+)
+command(app)(run)
+command(app)(compare)
+command(app)(ceilings)
+command(app)(growth)

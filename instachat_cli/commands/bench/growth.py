@@ -1,0 +1,65 @@
+"""`instachat bench growth`: how the stages grow, as a table and as a plot."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.domain.errors import Failed, Invalid
+from instachat_cli.console.stderr import talk
+from instachat_cli.runtime.signals import as_ctrl_c
+
+
+def growth(
+    messages: Annotated[
+        str, typer.Option(metavar="N,N…", help="Sizes, by messages in all, rising.")
+    ] = "10000,100000,1000000",
+    chats: Annotated[
+        str, typer.Option(metavar="N,N…", help="Sizes, by chats, rising.")
+    ] = "100,10000,100000",
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.md", help="Write the report there, and the plot beside it."),
+    ] = None,
+) -> None:
+    """See how accepting, storing, publishing, searching, syncing and reconciling grow.
+
+    $ instachat bench growth --messages 1000,10000 --chats 100,1000
+
+    On private engines, or on those of the settings, which are left as they were; Redis has to be empty.
+    Publishing and searching the index need INSTACHAT_ELASTICSEARCH_URL.
+    """
+    from backend.settings import load
+    from instachat_cli.bench.cases.growth import Sizes, measure
+    from instachat_cli.bench.harness.machine import busy
+    from instachat_cli.bench.reports.growth import draw, markdown, summary
+
+    sizes = Sizes(_sizes(messages), _sizes(chats))
+    settings = load()
+    if settings.elasticsearch_url is None:
+        talk.note("publishing is left out, as INSTACHAT_ELASTICSEARCH_URL is not set")
+    others = busy()
+    with as_ctrl_c():
+        points, facts = measure(settings, sizes, lambda point: talk.say(summary(point)))
+    facts |= {"used by others": f"{others:.0%} of it, before the start"}
+    if report is None:
+        sys.stdout.write(markdown(points, facts, None))
+        return
+    plot = report.with_suffix(".png")
+    try:
+        draw(points, plot)
+        report.write_text(markdown(points, facts, plot.name), encoding="utf-8")
+    except OSError as error:
+        raise Failed(f"{report} can't be written: {error.strerror}") from None
+    talk.note(f"the report is in {report}, the plot in {plot}")
+
+
+def _sizes(given: str) -> list[int]:
+    """`10000,100000`; Invalid unless they rise, from a hundred on."""
+    if re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", given):
+        sizes = [int(size) for size in given.split(",")]
+        if sizes == sorted(set(sizes)) and sizes[0] >= 100:
+            return sizes
+    raise Invalid(f"{given[:40]!r} is not rising sizes of 100 and more, such as 1000,10000")

@@ -1,0 +1,161 @@
+"""`instachat messages`: the messages of a chat."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from instachat_cli.console import confirm
+from instachat_cli.console.options import (
+    After,
+    ChatNumber,
+    DryRun,
+    Limit,
+    MessageNumber,
+    Output,
+    Timeout,
+    Token,
+    Wait,
+    Yes,
+)
+from instachat_cli.console.output import Printer
+from instachat_cli.console.stderr import talk
+from instachat_cli.console.typer_setup import command, group
+from instachat_cli.runtime.context import backend, note_unstored
+
+if TYPE_CHECKING:
+    from instachat_cli.runtime.bulk_create import Creating
+
+app = group(
+    """
+    Messages: numbered within their chat.
+
+    $ instachat messages create $TOKEN 1 "Good morning"
+    """
+)
+Text = Annotated[str, typer.Argument(metavar="TEXT", help="1 to 10,000 characters.")]
+TextOrDash = Annotated[
+    str,
+    typer.Argument(
+        metavar="TEXT", help="1 to 10,000 characters; - reads standard input, one message a line."
+    ),
+]
+
+
+@command(app)
+def create(
+    token: Token,
+    chat: ChatNumber,
+    text: TextOrDash,
+    wait: Wait = None,
+    timeout: Timeout = 30.0,
+    output: Output = None,
+) -> None:
+    """Create a message, and print its number at once.
+
+    $ instachat messages create $TOKEN 1 "Good morning"
+    $ instachat messages create $TOKEN 1 - < lines.txt
+
+    With - each part that was accepted, of 1,000 lines at most, prints its first and last number. The first
+    bad line ends it: what was before it stays accepted.
+    """
+    from backend.ingest import accept
+    from instachat_cli.runtime.bulk_create import Creating
+
+    with backend() as core:
+        work = Creating(core, Printer(output), "messages", token, chat)
+        if text == "-":
+            _from_standard_input(work, token, chat)
+        else:
+            work.one(accept.messages(token, chat, [text]))
+        work.finish(wait, timeout)
+
+
+@command(app, "list")
+def list_(
+    token: Token, chat: ChatNumber, limit: Limit = None, after: After = 0, output: Output = None
+) -> None:
+    """List a chat's messages by number.
+
+    $ instachat messages list $TOKEN 1 --limit 20
+    """
+    from backend.domain import serialization
+
+    with backend() as core:
+        found = map(
+            serialization.message, core.catalog.messages(token, chat, after=after, limit=limit)
+        )
+        Printer(output).many(found, ["number", "created_at", "text"], "no messages")
+        note_unstored(core, token)
+
+
+@command(app)
+def show(token: Token, chat: ChatNumber, number: MessageNumber, output: Output = None) -> None:
+    """Show a message.
+
+    $ instachat messages show $TOKEN 1 12
+    """
+    from backend.domain import serialization
+    from backend.domain.model import Message
+
+    with backend() as core:
+        found = core.catalog.message(token, chat, number)
+        if isinstance(found, Message):
+            Printer(output).one(serialization.message(found))
+        else:
+            Printer(output).outcome(
+                serialization.pending(number), f"message {number} is accepted, not stored yet"
+            )
+            note_unstored(core, token)
+
+
+@command(app)
+def edit(
+    token: Token, chat: ChatNumber, number: MessageNumber, text: Text, output: Output = None
+) -> None:
+    """Give a message another text.
+
+    $ instachat messages edit $TOKEN 1 12 "Good evening"
+    """
+    from backend.domain import serialization
+
+    with backend() as core:
+        Printer(output).one(
+            serialization.message(core.catalog.edit_message(token, chat, number, text))
+        )
+
+
+@command(app)
+def delete(
+    token: Token,
+    chat: ChatNumber,
+    number: MessageNumber,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    output: Output = None,
+) -> None:
+    """Delete a message. Its number is not used again.
+
+    $ instachat messages delete $TOKEN 1 12
+    """
+    confirm.check_can_ask(yes=yes, dry_run=dry_run)
+    with backend() as core:
+        core.catalog.message(token, chat, number)
+        confirm.delete(
+            f"message {number} of chat {chat}",
+            {"number": number},
+            lambda: core.catalog.delete_message(token, chat, number),
+            printer=Printer(output),
+            yes=yes,
+            dry_run=dry_run,
+        )
+
+
+def _from_standard_input(work: "Creating", token: str, chat: int) -> None:
+    from instachat_cli.console import stdin
+
+    if sys.stdin.isatty():
+        talk.note("reading from the terminal, one message a line; Ctrl-D ends it")
+    source = sys.stdin.fileno()
+    if not work.many(stdin.chunks(source, token, chat), total=stdin.size(source)):
+        talk.note("standard input was empty: no message was created")

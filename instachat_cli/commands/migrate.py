@@ -1,0 +1,27 @@
+"""`instachat migrate`: bring the database to the current schema."""
+
+from instachat_cli.console.options import DryRun, Output
+from instachat_cli.console.output import Printer
+from instachat_cli.runtime.context import addresses
+
+
+def migrate(dry_run: DryRun = False, output: Output = None) -> None:
+    """Bring the database to the current schema.
+
+    $ instachat migrate --dry-run
+
+    It says from what to what. Run twice, or by two at once, it does no harm. A schema that is newer than
+    this program is refused.
+    """
+    from contextlib import closing
+
+    from backend.storage.postgres import Database
+    from backend.storage.postgres.schema_upgrade import upgrade
+
+    with addresses() as at, closing(Database(at.database)) as database:
+        before, now = upgrade(database, dry_run=dry_run)
+    if before == now:
+        said = f"nothing to migrate: the schema is {now}, the current one"
+    else:
+        said = f"{'would migrate' if dry_run else 'migrated'} from {before or 'nothing'} to {now}"
+    Printer(output).outcome({"from": before, "to": now}, said)

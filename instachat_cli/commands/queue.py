@@ -1,0 +1,71 @@
+"""`instachat queue`: the job queue, and whether workers may work."""
+
+from instachat_cli.console.options import Output
+from instachat_cli.console.output import Printer, Snapshot
+from instachat_cli.console.typer_setup import command, group
+from instachat_cli.runtime.context import backend
+
+app = group(
+    """
+    The job queue.
+
+    $ instachat queue show
+    """
+)
+
+
+@command(app)
+def show(output: Output = None) -> None:
+    """Show how many jobs wait, by name, and whether the queue is paused.
+
+    $ instachat queue show
+
+    A job is a doorbell: it carries no message, and none is lost with it.
+    """
+    with backend() as core:
+        waiting = core.jobs.waiting()
+        paused, workers = core.log.paused(), core.log.workers()
+        jobs = ", ".join(f"{count:,} {name}" for name, count in waiting.items())
+        Printer(output).snapshot(
+            Snapshot(
+                {
+                    "paused": paused,
+                    "workers": workers,
+                    "waiting": sum(waiting.values()),
+                    "jobs": waiting,
+                },
+                {
+                    "paused": "yes, until `instachat queue resume`" if paused else "no",
+                    "workers": f"{workers:,} running",
+                    "jobs that wait": jobs or "none",
+                },
+            )
+        )
+
+
+@command(app)
+def pause(output: Output = None) -> None:
+    """Have workers take no jobs and make no sweeps, until `resume`; also those that start meanwhile.
+
+    $ instachat queue pause
+
+    Accepting goes on: what is accepted stays accepted, and is stored afterwards. What is under way in a
+    worker is finished.
+    """
+    with backend() as core:
+        core.log.pause()
+        Printer(output).outcome(
+            {"paused": True},
+            "paused: nothing is stored or published until `instachat queue resume`",
+        )
+
+
+@command(app)
+def resume(output: Output = None) -> None:
+    """Let workers work again.
+
+    $ instachat queue resume
+    """
+    with backend() as core:
+        core.log.resume()
+        Printer(output).outcome({"paused": False}, "resumed: workers work again")

@@ -1,0 +1,38 @@
+"""`instachat search`: the messages of one chat that contain a keyword."""
+
+from typing import Annotated
+
+import typer
+
+from instachat_cli.console.options import After, ChatNumber, Limit, Output, Token
+from instachat_cli.console.output import Printer
+from instachat_cli.runtime.context import backend, note_unsearchable, note_unstored
+
+Keyword = Annotated[
+    str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters, all of them ordinary.")
+]
+
+
+def search(
+    token: Token,
+    chat: ChatNumber,
+    keyword: Keyword,
+    limit: Limit = None,
+    after: After = 0,
+    output: Output = None,
+) -> None:
+    """Find the messages of a chat that contain a keyword.
+
+    $ instachat search $TOKEN 1 morning --limit 10
+
+    In any script. Capitals and small letters are the same, as are forms of a letter that only look
+    different.
+    """
+    from backend.domain import serialization
+
+    with backend() as core:
+        hits = core.catalog.search(token, chat, keyword, after=after, limit=limit)
+        found = map(serialization.match, hits)
+        Printer(output).many(found, ["number", "created_at", "text"], "nothing found")
+        note_unstored(core, token)
+        note_unsearchable(core)

@@ -1,0 +1,43 @@
+"""`instachat serve`: the HTTP API alone."""
+
+import logging
+from typing import Annotated
+
+import typer
+
+from instachat_cli.console.options import Host, Port, UntilInputEnds
+
+Processes = Annotated[int, typer.Option(min=1, max=64, help="Server processes on that port.")]
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    workers: Processes = 1,
+    until_input_ends: UntilInputEnds = False,
+) -> None:
+    """Serve the HTTP API, until told to stop.
+
+    $ instachat serve
+    $ instachat serve --host 0.0.0.0 --port 8080
+
+    What it accepts is stored by a worker: `instachat worker`, or `instachat up` for both. SIGTERM or Ctrl-C
+    finishes what is under way and ends with 0.
+    """
+    from instachat_cli.runtime.signals import end_at_once, end_with_input
+
+    end_at_once()
+    if until_input_ends:
+        end_with_input()
+
+    from backend.api.server import address, logs, server
+    from backend.bootstrap import open_backend
+    from backend.settings import load
+
+    settings = load(host=host, port=port)
+    logs.configure()
+    log = logging.getLogger(__name__)
+    with open_backend(settings) as core:  # says what is wrong before it begins
+        log.info("listening on %s", address.url(settings.host, settings.port))
+        server.serve(settings, workers, core.engines.ensure if core.engines else None)
+    log.info("server ended")

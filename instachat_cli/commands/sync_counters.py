@@ -1,0 +1,89 @@
+"""`instachat sync-counters`: the live counters written into SQL, by hand or by cron."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from instachat_cli.console.options import Output, duration
+from instachat_cli.console.output import Body, Printer
+from instachat_cli.console.stderr import talk
+from instachat_cli.runtime.context import backend
+
+if TYPE_CHECKING:
+    from backend.bootstrap import Backend
+
+MAX_LAG = 3_600
+All = Annotated[bool, typer.Option("--all", help="Compare every counter, not only what changed.")]
+Check = Annotated[
+    bool, typer.Option("--check", help="Write nothing; exit 4 if SQL is too far behind.")
+]
+MaxLag = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TIME", help="How far behind --check allows; 1h otherwise.", parser=duration
+    ),
+]
+
+
+def sync_counters(
+    all_: All = False, check: Check = False, max_lag: MaxLag = None, output: Output = None
+) -> None:
+    """Write the live counters into SQL.
+
+    $ instachat sync-counters
+    $ instachat sync-counters --check --max-lag 1h
+
+    Those that changed since last time. Made for cron; a worker does it every hour by itself. Several may
+    run at once, and one that is interrupted loses nothing. It prints each count that SQL did not know, old
+    and new. After Redis was restarted or replaced it compares every counter, as with --all.
+    """
+    from backend.domain.errors import Invalid
+
+    if check and all_:
+        raise Invalid("--check writes nothing, so there is nothing for --all to do")
+    if max_lag is not None and not check:
+        raise Invalid("--max-lag is what --check allows", "add `--check`, or leave it out")
+    with backend() as core:
+        if check:
+            _check(core, Printer(output), MAX_LAG if max_lag is None else max_lag)
+        else:
+            _sync(core, Printer(output), everything=all_)
+
+
+def _sync(core: "Backend", printer: Printer, *, everything: bool) -> None:
+    from instachat_cli.console.exit_codes import Interrupted
+
+    written = 0
+    try:
+        with printer.stream(_sentence) as emit:
+            for count in core.syncer.sync(everything=everything):
+                token, chat = count.parent
+                emit({"token": token, "chat": chat, "old": count.old, "new": count.new})
+                written += 1
+    except KeyboardInterrupt:
+        message = f"interrupted; {written:,} counts were written, the others are next time"
+        raise Interrupted(message) from None
+    talk.note(f"{written:,} counts written" if written else "SQL knew every count")
+
+
+def _check(core: "Backend", printer: Printer, most: int) -> None:
+    from backend.domain.errors import CheckFailed
+
+    lag = core.syncer.lag()
+    unsynced = sum(core.log.unsynced(core.database.installation.shards))
+    body: Body = {
+        "lag_seconds": round(lag, 3),
+        "max_lag_seconds": most,
+        "counters_not_synced": unsynced,
+    }
+    printer.outcome(body, f"SQL is {lag:,.0f} s behind; {unsynced:,} counts are not written yet")
+    if lag > most:
+        raise CheckFailed(
+            f"SQL has not known a count for {lag:,.0f} s; {most:,} s are allowed",
+            "run `instachat sync-counters`; a worker does that every hour (see `instachat status`)",
+        )
+
+
+def _sentence(body: Body) -> str:
+    what = "chats" if body["chat"] is None else f"messages of chat {body['chat']}"
+    return f"{body['token']}: {what} {body['old']} → {body['new']}"

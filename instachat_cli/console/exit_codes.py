@@ -1,0 +1,106 @@
+"""What went wrong, in words and as an exit code: the only place that maps one to the other.
+
+    0 done                     3 not_found      6 conflict
+    1 failed                   4 check_failed   130 interrupted
+    2 invalid (also usage)     5 unavailable
+
+With `-o json` a failure is one JSON object on standard error, otherwise an `error:` and a `hint:` line.
+Nobody is ever shown a traceback; `INSTACHAT_DEBUG=1` shows that of an unexpected error.
+"""
+
+import os
+import sys
+from typing import NamedTuple
+
+from typer.exceptions import TyperException
+
+from backend.domain.errors import (
+    CheckFailed,
+    Conflict,
+    InstaChatError,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
+from instachat_cli.console.stderr import talk, visible
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, by a command that has something to say about it: what was done until then."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class Failure(NamedTuple):
+    """A failure as the user sees it."""
+
+    code: int
+    name: str
+    message: str
+    hint: str | None = None
+
+
+KINDS: tuple[tuple[type[InstaChatError], int, str], ...] = (
+    (Invalid, 2, "invalid"),
+    (NotFound, 3, "not_found"),
+    (CheckFailed, 4, "check_failed"),
+    (Unavailable, 5, "unavailable"),
+    (Conflict, 6, "conflict"),
+    (InstaChatError, 1, "failed"),
+)
+
+
+def report(error: BaseException) -> int:
+    """Say on standard error what went wrong; returns the exit code."""
+    failure = explain(error)
+    if talk.as_json:
+        from instachat_cli.console.output import dumps
+
+        body = {"error": failure.name, "message": failure.message, "hint": failure.hint}
+        talk.say(dumps(body))
+    else:
+        talk.release()
+        talk.say(f"error: {visible(failure.message)}")
+        if failure.hint:
+            talk.say(f"hint: {visible(failure.hint)}")
+    return failure.code
+
+
+def explain(error: BaseException) -> Failure:
+    """The failure that an exception stands for."""
+    match error:
+        case InstaChatError():
+            code, name = next((code, name) for kind, code, name in KINDS if isinstance(error, kind))
+            return Failure(code, name, error.message, error.hint)
+        case TyperException():
+            return Failure(2, "invalid", _sentence(error.format_message()), _usage_hint(error))
+        case KeyboardInterrupt():
+            return Failure(130, "interrupted", getattr(error, "message", "interrupted"))
+        case OSError():
+            return Failure(1, "failed", f"{error.strerror or error}".lower())
+        case MemoryError():
+            return Failure(1, "failed", "there is not enough memory")
+    if os.environ.get("INSTACHAT_DEBUG"):
+        sys.excepthook(type(error), error, error.__traceback__)
+    return Failure(
+        1,
+        "failed",
+        f"unexpected {type(error).__name__}: this is a fault of InstaChat, please report it",
+        "with INSTACHAT_DEBUG=1 the same command shows where it happened",
+    )
+
+
+def _sentence(text: str) -> str:
+    """Typer's message in our manner: one line, without capital and full stop."""
+    line = " ".join(text.split()).removesuffix(".")
+    return line[:1].lower() + line[1:]
+
+
+def _usage_hint(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f"see `{context.command_path if context else 'instachat'} --help`"
+    if str(getattr(error, "option_name", "")).startswith("-"):
+        hint += "; a text that starts with a dash goes behind `--`"
+    return hint

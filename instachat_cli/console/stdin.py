@@ -1,0 +1,98 @@
+"""Standard input as requests: one message a line, streamed.
+
+A line ends with "\\n" and nothing else; the last one may lack it. Memory is bounded by one read and one
+chunk, whatever a line's length. A producer that pauses is not waited for: what it has given is accepted.
+"""
+
+import os
+import select
+import stat
+from collections.abc import Iterator
+
+from backend.domain.errors import Invalid
+from backend.domain.model import MAX_BATCH, MAX_TEXT, checked_text
+from backend.ingest import accept
+from instachat_cli.runtime.bulk_create import Chunk
+
+READ_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 20  # of text in one request, so that it is quickly answered
+PAUSE_MILLISECONDS = 50
+MAX_LINE = 4 * MAX_TEXT  # UTF-8 takes four bytes at most
+TOO_LONG = f"the text of a message has more than {MAX_TEXT:,} characters"
+
+
+def size(fd: int) -> int | None:
+    """How many bytes there are to be read; None if that can't be known, as of a pipe."""
+    status = os.fstat(fd)
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def chunks(fd: int, token: str, chat: int) -> Iterator[Chunk]:
+    """Requests for messages, one for each line.
+
+    At the first bad line: Invalid, with its number, once what is before it was yielded.
+    """
+    number = read = 0  # of lines and bytes until here
+    for lines in _batches(fd):
+        read += sum(map(len, lines)) + len(lines)
+        try:
+            request = accept.messages(token, chat, _texts(lines))
+        except Invalid:  # of which line? Looked for only now: good lines are checked but once
+            good, fault = _until_bad(lines)
+            if good:
+                yield Chunk(accept.messages(token, chat, good), len(good), read)
+            raise Invalid(f"line {number + len(good) + 1}: {fault}") from None
+        number += len(lines)
+        yield Chunk(request, len(lines), read)
+
+
+def _texts(lines: list[bytes]) -> list[str]:
+    if max(map(len, lines)) > MAX_LINE:
+        raise Invalid(TOO_LONG)
+    try:
+        return b"\n".join(lines).decode().split("\n")
+    except UnicodeDecodeError:
+        raise Invalid("not valid UTF-8") from None
+
+
+def _until_bad(lines: list[bytes]) -> tuple[list[str], str]:
+    """The texts before the first bad line, and what is wrong with that."""
+    good: list[str] = []
+    for line in lines:
+        if len(line) > MAX_LINE:  # perhaps only its beginning, which may end within a character
+            return good, TOO_LONG
+        try:
+            good.append(checked_text(line.decode()))
+        except UnicodeDecodeError as error:
+            return good, f"not valid UTF-8 at byte {error.start + 1}"
+        except Invalid as error:
+            return good, error.message
+    raise AssertionError("one of them is bad")
+
+
+def _batches(fd: int) -> Iterator[list[bytes]]:
+    """Lines in batches, each as many as there are to be read just now."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    batch: list[bytes] = []
+    batch_bytes = 0
+    rest = b""
+    while True:
+        if batch and not poll.poll(PAUSE_MILLISECONDS):
+            yield batch
+            batch, batch_bytes = [], 0
+        data = os.read(fd, READ_BYTES)
+        *lines, rest = (rest + data).split(b"\n")
+        endless = len(rest) > MAX_LINE
+        if rest and (endless or not data):
+            lines.append(rest)
+        for line in lines:
+            batch.append(line)
+            batch_bytes += len(line)
+            if len(batch) == MAX_BATCH or batch_bytes > CHUNK_BYTES:
+                yield batch
+                batch, batch_bytes = [], 0
+        if endless or not data:
+            if batch:
+                yield batch
+            return

@@ -1,0 +1,155 @@
+"""How things look to people: tables for lists, records for single things. Imported late: Rich is heavy.
+
+Columns are few and the last one takes what room is left, so that 80 columns are enough and a text that is
+written from right to left has nothing behind it to upset. Texts pass `visible`: nothing in them reaches
+the terminal as a command.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from instachat_cli.console.stderr import visible
+
+Body = dict[str, Any]
+
+
+class Look(NamedTuple):
+    """How a field is shown: its title, and its column."""
+
+    title: str
+    justify: Literal["left", "right"] = "left"
+    least: int | None = None  # wide, so that the pages of a long list keep their columns
+    fold: bool = False  # over as many lines as it takes, rather than cut to one
+    cut: bool = False  # where the table would be too wide
+
+
+LOOKS = {
+    "token": Look("TOKEN", least=32),
+    "name": Look("NAME", cut=True),
+    "number": Look("NUMBER", "right", 6),
+    "chats_count": Look("CHATS", "right", 5),
+    "messages_count": Look("MESSAGES", "right", 8),
+    "created_at": Look("CREATED (UTC)", least=19),
+    "updated_at": Look("UPDATED (UTC)", least=19),
+    "text": Look("TEXT", cut=True),
+    "setting": Look("SETTING", least=25),
+    "value": Look("VALUE", fold=True),
+    "origin": Look("ORIGIN", least=11),
+    "id": Look("ID"),
+    "kind": Look("KIND", least=7),
+    "chat": Look("CHAT", "right", 4),
+    "detail": Look("WHAT DIFFERS", fold=True),
+    "reason": Look("REASON", fold=True),
+    "event": Look("EVENT", fold=True),
+    "severity": Look("", least=7),
+    "check": Look("CHECK", least=23),
+    "message": Look("MESSAGE", fold=True),
+}
+COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "unknown": "magenta"}
+LEAD = 12  # characters before the first match, when a text is too long for its line
+
+
+def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) -> None:
+    """Print a part of a list as rows of a table; the first part brings the header."""
+    console = Console(highlight=False, soft_wrap=False)
+    table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        look = LOOKS[name]
+        table.add_column(
+            look.title,
+            justify=look.justify,
+            min_width=look.least,
+            no_wrap=not look.fold,
+            overflow="fold" if look.fold else "ellipsis",
+            header_style="bold",
+            ratio=1 if look.cut else None,
+        )
+    for row in rows:
+        table.add_row(*(_cell(console, name, row) for name in columns))
+    # Only a table that expands takes a column for the one to be cut; else Rich takes from all.
+    unbounded = console.options.update(max_width=1 << 20)
+    if any(LOOKS[name].cut for name in columns):
+        table.expand = console.measure(table, options=unbounded).maximum > console.width
+    console.print(table)
+
+
+def print_record(fields: Body) -> None:
+    """Print a single thing, a field a line."""
+    Console(highlight=False).print(_record(fields))
+
+
+def watch(records: Iterable[Body]) -> None:
+    """Print records one over the other; where that can't be, one after another."""
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False) as live:
+        for fields in records:
+            if console.is_terminal:
+                live.update(_record(fields), refresh=True)
+            else:
+                console.print(_record(fields), "", sep="\n")
+
+
+def _record(fields: Body) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in fields.items():
+        lines = value.split("\n") if name == "text" else [value]
+        grid.add_row(
+            LOOKS[name].title.partition(" ")[0].lower() if name in LOOKS else name,
+            Text("\n".join(_plain(name, line) for line in lines)).append(_zone(name)),
+        )
+    return grid
+
+
+def _cell(console: Console, name: str, row: Body) -> Text:
+    value = row[name]
+    if name == "severity":
+        return Text(value, style=COLOURS[value])
+    if name == "message":
+        return _two(row["message"], row["remedy"] and f"→ {row['remedy']}", "bold")
+    if name == "value":
+        return _two(_plain(name, value), row["meaning"], "dim")
+    text = Text(_plain(name, value))
+    if name == "text" and "highlight" in row:
+        return _marked(console, text, row["highlight"])
+    return text[: console.width] if not LOOKS[name].fold else text
+
+
+def _plain(name: str, value: Any) -> str:
+    if value is None:
+        return "(unset)" if name == "value" else "-"
+    if name.endswith("_at"):
+        return f"{datetime.fromisoformat(value):%Y-%m-%d %H:%M:%S}"
+    return visible(str(value))
+
+
+def _zone(name: str) -> str:
+    """What a column's title says of it, and a record has to say itself."""
+    return " UTC" if name.endswith("_at") else ""
+
+
+def _two(first: str, second: str | None, style: str) -> Text:
+    """One under the other."""
+    text = Text(visible(first))
+    return text.append(f"\n{visible(second)}", style=style) if second else text
+
+
+def _marked(console: Console, text: Text, places: list[list[int]]) -> Text:
+    """The text with its matches marked, cut at its front where the first would not be seen."""
+    for start, end in places:
+        text.stylize("bold reverse", start, end)
+    if not console.is_terminal:  # no styles there
+        for start, end in reversed(places):
+            text = text[:start] + Text("[") + text[start:end] + Text("]") + text[end:]
+    first = places[0][0] if places else 0
+    if first > LEAD and cell_len(text.plain[: first + LEAD]) > console.width // 2:
+        text = Text("…") + text[first - LEAD :]
+    return text[: console.width]

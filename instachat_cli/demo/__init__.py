@@ -1,0 +1,1 @@
+"""The demonstration that `instachat demo` runs on real conversations."""

@@ -1,0 +1,1 @@
+"""What commands run on: the backend, signals, child processes, and long-running operations."""

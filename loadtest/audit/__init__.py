@@ -1,0 +1,1 @@
+"""Checks every number that the server answered against what the server stores."""

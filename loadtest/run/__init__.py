@@ -1,0 +1,1 @@
+"""One run of the load: the plan, the processes, the measurements."""

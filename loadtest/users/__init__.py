@@ -1,0 +1,1 @@
+"""The simulated users, and how Locust's processes coordinate."""
