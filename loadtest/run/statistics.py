@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from loadtest import recording
 from loadtest.recording import ROUTES, Request
 from loadtest.report.result import Breakpoint, Level, Moment, Requests, Step
-from loadtest.run import recording
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import Plan, Stage
 
