@@ -8,28 +8,28 @@ from backend.catalog.catalog import Catalog
 from backend.domain.errors import Invalid, Unavailable
 from backend.embedded.private_engines import PrivateEngines, acquire
 from backend.ingest.accept import Acceptor
-from backend.ingest.barrier import Settler
+from backend.ingest.barrier import Barrier
 from backend.ingest.counters import Counters
 from backend.ingest.dead_letters import DeadLetters
-from backend.ingest.direct_write import PastLog
+from backend.ingest.direct_write import DirectWriter
 from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Lives
-from backend.maintenance.cascade_delete import Clearer
-from backend.maintenance.counter_sync import Syncer
-from backend.reconcile.documents import Documents
+from backend.ingest.epochs import Epochs
+from backend.maintenance.cascade_delete import CascadeDeleter
+from backend.maintenance.counter_sync import CounterSync
+from backend.reconcile.documents import DocumentReconciler
 from backend.reconcile.reconciler import Reconciler
-from backend.reconcile.repair import Mender
-from backend.search.publish import Publisher, keep_first_index
+from backend.reconcile.repair import Repairer
+from backend.search.publish import Publisher, register_first_index
 from backend.search.reindex import Reindexer
 from backend.search.searcher import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
-from backend.storage.elasticsearch.index import Index
+from backend.storage.elasticsearch.index import SearchIndex
 from backend.storage.postgres import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.redis.log import Log
 from backend.transfer.exporter import Exporter
 from backend.transfer.importer import Importer
-from backend.worker.worker import Jobs, Worker
+from backend.worker.worker import JobQueue, Worker
 
 STRICT_REDIS = {
     "appendonly": "yes",
@@ -50,36 +50,36 @@ class Backend:
     log: Log
     counters: Counters
     drainer: Drainer
-    clearer: Clearer
-    syncer: Syncer
-    jobs: Jobs
+    cascade_deleter: CascadeDeleter
+    counter_sync: CounterSync
+    jobs: JobQueue
     acceptor: Acceptor
     catalog: Catalog
     importer: Importer
     exporter: Exporter
     reconciler: Reconciler
-    letters: DeadLetters
-    index: Index | None
+    dead_letters: DeadLetters
+    index: SearchIndex | None
     publisher: Publisher | None
     reindexer: Reindexer | None
 
     def worker(self) -> Worker:
         """A worker on these parts; a private engine that was killed is revived by it."""
-        tick = self.engines.ensure if self.engines else lambda: None
+        ensure_engines = self.engines.ensure if self.engines else lambda: None
         return Worker(
             self.jobs,
             self.drainer,
-            self.clearer,
-            self.syncer,
+            self.cascade_deleter,
+            self.counter_sync,
             self.log,
-            tick,
+            ensure_engines,
             self.publisher,
             self.reindexer,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class EngineUrls:
     """Where the engines are, whether given or private."""
 
     engines: PrivateEngines | None
@@ -89,7 +89,7 @@ class Addresses:
 
 
 @contextmanager
-def addresses(settings: Settings) -> Iterator[Addresses]:
+def engine_urls(settings: Settings) -> Iterator[EngineUrls]:
     """The engines' URLs; private engines are started where none is given, and held while inside."""
     with ExitStack() as stack:
         engines = None
@@ -107,7 +107,7 @@ def addresses(settings: Settings) -> Iterator[Addresses]:
                 "with a Redis Cluster the job queue needs a plain Redis of its own",
                 "set INSTACHAT_HUEY_URL",
             )
-        yield Addresses(
+        yield EngineUrls(
             engines,
             settings.database_url or (engines and engines.database_url) or "",
             redis_url,
@@ -122,49 +122,49 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
     A private database is migrated at once, a given one never: SchemaMismatch says what to run.
     Raises EngineDown when PostgreSQL is away; Redis is first used when it is needed.
     """
-    with addresses(settings) as at, ExitStack() as stack:
-        database = Database(at.database)
+    with engine_urls(settings) as urls, ExitStack() as stack:
+        database = Database(urls.database)
         stack.callback(database.close)
         if settings.database_url is None:
             upgrade(database)
         else:
             database.check_schema()
-        log = open_log(settings, at)
+        log = open_log(settings, urls)
         stack.callback(log.close)
         if settings.elasticsearch_url is not None:
             with suppress(Unavailable):  # the next command tries again
-                keep_first_index(database)
-        core = assemble(settings, at, database, log)
+                register_first_index(database)
+        core = assemble(settings, urls, database, log)
         if core.index:
             stack.callback(core.index.close)
         yield core
 
 
-def open_log(settings: Settings, at: Addresses, **seconds: float) -> Log:
+def open_log(settings: Settings, urls: EngineUrls, **timeouts: float) -> Log:
     """The settings' log, with the limits and the durability that they ask for; not connected yet.
 
-    `seconds` are those that Log takes, where they have to be others.
+    `timeouts` are those that Log takes, where they have to be others.
     """
     replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
-    return Log(at.redis, replicas=replicas, most_entries=settings.log_limit, **seconds)
+    return Log(urls.redis, replicas=replicas, max_entries=settings.log_limit, **timeouts)
 
 
-def assemble(settings: Settings, at: Addresses, database: Database, log: Log) -> Backend:
+def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log) -> Backend:
     """Put the parts together; nothing is connected yet."""
-    lives = Lives(log, database)
+    epochs = Epochs(log, database)
     index = open_index(settings)
     publisher = Publisher(database, index) if index else None
 
-    def ring_publisher() -> None:
+    def notify_publisher() -> None:
         if publisher:
-            jobs.ring_publisher()
+            jobs.notify_publisher()
 
-    drainer = Drainer(log, database, lives, ring_publisher=ring_publisher)
-    counters = Counters(log, database, lives, drainer)
-    clearer = Clearer(log, database)
-    syncer = Syncer(log, database, lives)
-    jobs = Jobs(at.huey, log, drainer, clearer, syncer)
-    acceptor = Acceptor(log, lives, counters, jobs.ring)
+    drainer = Drainer(log, database, epochs, notify_publisher=notify_publisher)
+    counters = Counters(log, database, epochs, drainer)
+    cascade_deleter = CascadeDeleter(log, database)
+    counter_sync = CounterSync(log, database, epochs)
+    jobs = JobQueue(urls.huey, log, drainer, cascade_deleter, counter_sync)
+    acceptor = Acceptor(log, epochs, counters, jobs.notify_drain)
     catalog = Catalog(
         log,
         database,
@@ -173,40 +173,42 @@ def assemble(settings: Settings, at: Addresses, database: Database, log: Log) ->
         drainer,
         IndexSearcher(database, index) if index else ScanSearcher(database),
         publish=publisher.publish if publisher else lambda: 0,
-        ring_publisher=ring_publisher,
-        ring_clearer=jobs.cascade,
+        notify_publisher=notify_publisher,
+        notify_cascade=jobs.notify_cascade,
     )
-    settler = Settler(log, lives, drainer)
-    documents = Documents(database, index, publisher) if index and publisher else None
-    past_log = PastLog(log, database, lives, settler)
+    barrier = Barrier(log, epochs, drainer)
+    documents = DocumentReconciler(database, index, publisher) if index and publisher else None
+    direct_writer = DirectWriter(log, database, epochs, barrier)
     return Backend(
         settings,
-        at.engines,
+        urls.engines,
         database,
         log,
         counters,
         drainer,
-        clearer,
-        syncer,
+        cascade_deleter,
+        counter_sync,
         jobs,
         acceptor,
         catalog,
-        Importer(log, database, settler, past_log),
-        Exporter(database, settler),
-        Reconciler(log, database, settler, Mender(log, database, lives, past_log), documents),
-        DeadLetters(log, database, past_log),
+        Importer(log, database, barrier, direct_writer),
+        Exporter(database, barrier),
+        Reconciler(
+            log, database, barrier, Repairer(log, database, epochs, direct_writer), documents
+        ),
+        DeadLetters(log, database, direct_writer),
         index,
         publisher,
         Reindexer(database, index, publisher) if index and publisher else None,
     )
 
 
-def open_index(settings: Settings) -> Index | None:
+def open_index(settings: Settings) -> SearchIndex | None:
     """The settings' Elasticsearch, not connected yet; None where PostgreSQL searches."""
     if settings.elasticsearch_url is None:
         return None
     key = settings.elasticsearch_api_key
-    return Index(
+    return SearchIndex(
         settings.elasticsearch_url,
         api_key=key.get_secret_value() if key else None,
         ca_file=settings.elasticsearch_ca_file,

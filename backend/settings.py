@@ -101,7 +101,7 @@ def load(**flags: object) -> Settings:
         settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = "; ".join(
-            f"{variable(str(e['loc'][0]))}: {e['msg']}" if e["loc"] else e["msg"]
+            f"{environment_variable(str(e['loc'][0]))}: {e['msg']}" if e["loc"] else e["msg"]
             for e in error.errors()
         )
         raise Invalid(
@@ -111,7 +111,7 @@ def load(**flags: object) -> Settings:
     return settings
 
 
-def variable(name: str) -> str:
+def environment_variable(name: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + name.upper()
 
@@ -130,7 +130,7 @@ def origins(settings: Settings) -> dict[str, str]:
 _HARMLESS = {"host", "port", "user", "dbname", "db", "sslmode", "connect_timeout"}
 
 
-def redacted(url: str) -> str:
+def redact(url: str) -> str:
     """The URL with its password, and every value of its query that might be secret, replaced by `***`.
 
     What can't be read for certain as a URL might hold a secret anywhere, and is replaced as a whole:

@@ -20,22 +20,22 @@ def run(arguments: list[str]) -> int:
     try:
         _open_streams()
         from instachat_cli.console import exit_codes
-        from instachat_cli.console.stderr import talk
+        from instachat_cli.console.stderr import stderr
 
         try:
-            talk.as_json = _wants_json(arguments)
+            stderr.as_json = _wants_json(arguments)
             from instachat_cli.program import invoke
 
             code = invoke(arguments)
             sys.stdout.flush()
         except BrokenPipeError:
             # Whoever read our data has what it wanted, as `head` does; nobody is there to be told.
-            _leave_stdout()
+            _flush_or_discard_stdout()
             return 0
         except BaseException as error:  # noqa: BLE001  # nobody is shown a traceback
-            _leave_stdout()
-            return exit_codes.report(error)
-        talk.release()
+            _flush_or_discard_stdout()
+            return exit_codes.report_error(error)
+        stderr.write_held()
         return code
     except KeyboardInterrupt:
         return 130
@@ -60,7 +60,7 @@ def _open_streams() -> None:
     sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def _leave_stdout() -> None:
+def _flush_or_discard_stdout() -> None:
     """Write what is left, if that can be; else drop it, or the interpreter complains at its end."""
     try:
         sys.stdout.flush()

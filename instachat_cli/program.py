@@ -16,69 +16,77 @@ from typer.main import get_command, get_group
 from instachat_cli.console.typer_setup import Group, command, group
 
 
-class Named(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command: where it is declared (a function, or the `app` of a group), and what it does."""
 
-    place: str
-    sentence: str
+    target: str
+    summary: str
 
 
-NAMES = {
-    "up": Named("up:up", "Run everything: engines, migrations, the HTTP API."),
-    "serve": Named("serve:serve", "Serve the HTTP API, until told to stop."),
-    "worker": Named("up:worker", "Store what is accepted, until told to stop."),
-    "demo": Named("demo:demo", "Tell the whole story on real conversations."),
-    "migrate": Named("migrate:migrate", "Bring the database to the current schema."),
-    "apps": Named("apps:app", "Applications: the tenants, each named by its token."),
-    "chats": Named("chats:app", "Chats: numbered within their application."),
-    "messages": Named("messages:app", "Messages: numbered within their chat."),
-    "search": Named("search:search", "Find the messages of a chat that contain a keyword."),
-    "reindex": Named("reindex:reindex", "Build the search index anew."),
-    "export": Named("transfer:export", "Write everything that is stored as JSON lines."),
-    "import": Named("transfer:import_", "Import what `export` wrote, keeping tokens."),
-    "reconcile": Named("reconcile:reconcile", "Compare Redis, SQL and the index key by key."),
-    "sync-counters": Named("sync_counters:sync_counters", "Write the live counters into SQL."),
-    "status": Named("status:status", "Show what waits, who works on it, and how the engines are."),
-    "queue": Named("queue:app", "The job queue."),
-    "dead": Named("dead:app", "Dead letters: events that could not be stored or published."),
-    "doctor": Named("doctor:doctor", "Examine every dependency and setting that can bite."),
-    "bench": Named("bench.group:app", "Load with an audit; ratios against ceilings and rivals."),
-    "config": Named("config:app", "Settings: their values, and where each came from."),
+REGISTRY = {
+    "up": CommandEntry("up:up", "Run everything: engines, migrations, the HTTP API."),
+    "serve": CommandEntry("serve:serve", "Serve the HTTP API, until told to stop."),
+    "worker": CommandEntry("up:worker", "Store what is accepted, until told to stop."),
+    "demo": CommandEntry("demo:demo", "Tell the whole story on real conversations."),
+    "migrate": CommandEntry("migrate:migrate", "Bring the database to the current schema."),
+    "apps": CommandEntry("apps:app", "Applications: the tenants, each named by its token."),
+    "chats": CommandEntry("chats:app", "Chats: numbered within their application."),
+    "messages": CommandEntry("messages:app", "Messages: numbered within their chat."),
+    "search": CommandEntry("search:search", "Find the messages of a chat that contain a keyword."),
+    "reindex": CommandEntry("reindex:reindex", "Build the search index anew."),
+    "export": CommandEntry("transfer:export", "Write everything that is stored as JSON lines."),
+    "import": CommandEntry("transfer:import_", "Import what `export` wrote, keeping tokens."),
+    "reconcile": CommandEntry(
+        "reconcile:reconcile", "Compare Redis, SQL and the index key by key."
+    ),
+    "sync-counters": CommandEntry(
+        "sync_counters:sync_counters", "Write the live counters into SQL."
+    ),
+    "status": CommandEntry(
+        "status:status", "Show what waits, who works on it, and how the engines are."
+    ),
+    "queue": CommandEntry("queue:app", "The job queue."),
+    "dead": CommandEntry("dead:app", "Dead letters: events that could not be stored or published."),
+    "doctor": CommandEntry("doctor:doctor", "Examine every dependency and setting that can bite."),
+    "bench": CommandEntry(
+        "bench.group:app", "Load with an audit; ratios against ceilings and rivals."
+    ),
+    "config": CommandEntry("config:app", "Settings: their values, and where each came from."),
 }
 
 
-class Commands(Mapping[str, Any]):
+class LazyCommands(Mapping[str, Any]):
     """The commands by name, each imported when it is asked for."""
 
     def __getitem__(self, name: str) -> Any:
-        module, _, attribute = NAMES[name].place.partition(":")
+        module, _, attribute = REGISTRY[name].target.partition(":")
         declared = getattr(import_module(f"instachat_cli.commands.{module}"), attribute)
         if isinstance(declared, typer.Typer):
             found = get_group(declared)
             found.name = name
             return found
-        alone = group("")  # of one command Typer makes that command
-        command(alone, name)(declared)
-        return get_command(alone)
+        single = group("")  # of one command Typer makes that command
+        command(single, name)(declared)
+        return get_command(single)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(NAMES)
+        return iter(REGISTRY)
 
     def __len__(self) -> int:
-        return len(NAMES)
+        return len(REGISTRY)
 
 
-class Program(Group):
+class RootGroup(Group):
     """The program itself."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = Commands()  # type: ignore[assignment]  # nothing is added to it
+        self.commands = LazyCommands()  # type: ignore[assignment]  # nothing is added to it
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """By name and sentence, none of them imported."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, named.sentence) for name, named in NAMES.items()])
+            formatter.write_dl([(name, entry.summary) for name, entry in REGISTRY.items()])
 
 
 app = group(
@@ -90,12 +98,12 @@ app = group(
     $ instachat messages create $TOKEN 1 "Good morning"
     """,
     name="instachat",
-    cls=Program,
+    cls=RootGroup,
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
@@ -125,6 +133,6 @@ def invoke(arguments: list[str]) -> int:
     try:
         with root.make_context("instachat", arguments) as context:
             root.invoke(context)
-    except Exit as end:  # by --help and --version
-        return end.exit_code
+    except Exit as exit_:  # by --help and --version
+        return exit_.exit_code
     return 0

@@ -1,13 +1,13 @@
 """Why a run could not be made, as opposed to what a run has found."""
 
-SAID_LINES = 3
+MAX_ERROR_LINES = 3
 
 
-def last_words(said: str) -> str:
+def last_error_lines(output: str) -> str:
     """The last lines in which a program told of an error, or else its last ones, as one line."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
-    return " · ".join((errors or lines)[-SAID_LINES:]) or "nothing"
+    return " · ".join((errors or lines)[-MAX_ERROR_LINES:]) or "nothing"
 
 
 class CouldNotRun(Exception):

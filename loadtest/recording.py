@@ -10,7 +10,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-REQUESTS, FATES = "requests", "fates"
+REQUESTS, LEDGER = "requests", "ledger"
 
 ROUTES = (
     "POST /applications/{token}/chats",
@@ -25,7 +25,7 @@ ROUTES = (
 NEW_CHAT, SEND, BATCH, LIST, SEARCH, READ, EDIT, DELETE = range(len(ROUTES))
 
 _request = struct.Struct("<dIHhB")
-_fate = struct.Struct("<BIIQ8s")
+_entry = struct.Struct("<BIIQ8s")
 _NO_TEXT = bytes(8)
 _CHUNK = 1 << 16  # records that are read at once
 
@@ -40,7 +40,7 @@ class Request(NamedTuple):
     failed: bool
 
 
-class What(IntEnum):
+class Outcome(IntEnum):
     """What happened to a number, as far as answers tell. Unknown: the answer was lost, or a 5xx."""
 
     CREATED = 1
@@ -53,10 +53,10 @@ class What(IntEnum):
     CHAT_CREATION_UNKNOWN = 8  # no number
 
 
-class Fate(NamedTuple):
+class LedgerEntry(NamedTuple):
     """A line of the ledger; `application` is its place among the run's tokens."""
 
-    what: What
+    outcome: Outcome
     application: int
     chat: int
     number: int
@@ -67,42 +67,49 @@ class Recorder:
     """Collects what one process has to say, until it is taken."""
 
     def __init__(self) -> None:
-        self._kept = {REQUESTS: bytearray(), FATES: bytearray()}
+        self._buffers = {REQUESTS: bytearray(), LEDGER: bytearray()}
 
-    def request(self, at_s: float, micros: int, route: int, status: int, failed: bool) -> None:
+    def record_request(
+        self, at_s: float, micros: int, route: int, status: int, failed: bool
+    ) -> None:
         """A request was made."""
         micros = min(micros, 0xFFFFFFFF)
-        self._kept[REQUESTS] += _request.pack(at_s, micros, route, status, failed)
+        self._buffers[REQUESTS] += _request.pack(at_s, micros, route, status, failed)
 
-    def fate(
-        self, what: What, application: int, chat: int, number: int = 0, digest: bytes = _NO_TEXT
+    def record_outcome(
+        self,
+        outcome: Outcome,
+        application: int,
+        chat: int,
+        number: int = 0,
+        digest: bytes = _NO_TEXT,
     ) -> None:
         """An answer was given, or lost."""
-        self._kept[FATES] += _fate.pack(what, application, chat, number, digest)
+        self._buffers[LEDGER] += _entry.pack(outcome, application, chat, number, digest)
 
     def take(self) -> dict[str, bytes]:
         """All that was collected since the last time, by kind."""
-        taken = {kind: bytes(data) for kind, data in self._kept.items() if data}
-        for data in self._kept.values():
+        taken = {kind: bytes(data) for kind, data in self._buffers.items() if data}
+        for data in self._buffers.values():
             data.clear()
         return taken
 
 
-def keep(folder: Path, who: str, taken: dict[str, bytes]) -> None:
+def append_records(folder: Path, source: str, records: dict[str, bytes]) -> None:
     """Append what was taken to a process's files."""
-    for kind, data in taken.items():
-        with (folder / f"{kind}-{who}.bin").open("ab") as file:
+    for kind, data in records.items():
+        with (folder / f"{kind}-{source}.bin").open("ab") as file:
             file.write(data)
 
 
-class Requests:
+class RequestReader:
     """Reads the requests of a folder, each once, also while they are being written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[Path, int] = {}
 
-    def new(self) -> Iterator[Request]:
+    def read_new(self) -> Iterator[Request]:
         """Those that were written since the last time."""
         for path in sorted(self._folder.glob(f"{REQUESTS}-*.bin")):
             with path.open("rb") as file:
@@ -118,11 +125,13 @@ class Requests:
                         break
 
 
-def fates(folder: Path) -> Iterator[Fate]:
+def ledger_entries(folder: Path) -> Iterator[LedgerEntry]:
     """The ledger of a folder; what concerns one message comes in the order in which it happened."""
-    for path in sorted(folder.glob(f"{FATES}-*.bin")):
+    for path in sorted(folder.glob(f"{LEDGER}-*.bin")):
         with path.open("rb") as file:
-            while records := file.read(_fate.size * _CHUNK):
-                whole = len(records) - len(records) % _fate.size
-                for what, application, chat, number, digest in _fate.iter_unpack(records[:whole]):
-                    yield Fate(What(what), application, chat, number, digest)
+            while records := file.read(_entry.size * _CHUNK):
+                whole = len(records) - len(records) % _entry.size
+                for outcome, application, chat, number, digest in _entry.iter_unpack(
+                    records[:whole]
+                ):
+                    yield LedgerEntry(Outcome(outcome), application, chat, number, digest)

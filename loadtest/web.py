@@ -19,14 +19,14 @@ class Answer(NamedTuple):
     body: Any
 
 
-class Web:
+class ApiClient:
     """One server, by several threads at once."""
 
     def __init__(self, host: str, connections: int = 16) -> None:
         self.host = host.rstrip("/")
         self._pool = urllib3.PoolManager(maxsize=connections, retries=False, timeout=TIMEOUT)
 
-    def ask(self, method: str, path: str, body: Any = None) -> Answer:
+    def request(self, method: str, path: str, body: Any = None) -> Answer:
         """One request under `/api/v1`; never raises: without an answer the status is NO_ANSWER."""
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = {} if data is None else {"Content-Type": "application/json"}
@@ -38,16 +38,16 @@ class Web:
         except (urllib3.exceptions.HTTPError, OSError, ValueError):
             return Answer(NO_ANSWER, None)
 
-    def reach(self) -> None:
+    def check_reachable(self) -> None:
         """Raises Unreachable unless the server answers, whatever it says."""
         try:
             self._pool.request("GET", f"{self.host}/healthz", redirect=False)
         except (urllib3.exceptions.HTTPError, OSError):
             raise Unreachable(f"{self.host} does not answer") from None
 
-    def need(self, method: str, path: str, body: Any = None) -> Any:
+    def request_ok(self, method: str, path: str, body: Any = None) -> Any:
         """The JSON of a success. Raises Unreachable or Unusable for anything else."""
-        answer = self.ask(method, path, body)
+        answer = self.request(method, path, body)
         if answer.status == NO_ANSWER:
             raise Unreachable(f"{self.host} does not answer")
         if not 200 <= answer.status < 300:
@@ -55,7 +55,7 @@ class Web:
         return answer.body
 
 
-def messages(token: str, chat: int, number: int | None = None, **query: object) -> str:
+def messages_path(token: str, chat: int, number: int | None = None, **query: object) -> str:
     """The path of a chat's messages, or of one of them."""
     path = f"/applications/{token}/chats/{chat}/messages"
     if number is not None:

@@ -22,14 +22,14 @@ from tests.engines import (
     valkey_binary,
     wheel_postgres,
 )
-from tests.turns import Turns
+from tests.turns import SchedulingPlugin
 
 _numbers = count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Two processes take turns where they have to; and Ctrl-C works in what they start."""
-    config.pluginmanager.register(Turns(config))
+    config.pluginmanager.register(SchedulingPlugin(config))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -62,7 +62,7 @@ class Engines:
         )
 
 
-def missing(what: str) -> None:
+def skip_absent(what: str) -> None:
     """Skip with one plain line, except in CI, where a gap is a failure."""
     message = f"{what} is not on this machine: what needs it was not tested"
     if os.environ.get("CI") == "true":
@@ -81,7 +81,7 @@ def oldest_engines() -> Iterator[Engines]:
     """The oldest engines supported: PostgreSQL 15 and Redis 7."""
     postgres, redis = oldest_postgres(), redis_binary()
     if postgres is None or redis is None:
-        missing("PostgreSQL 15 or Redis 7")
+        skip_absent("PostgreSQL 15 or Redis 7")
     assert postgres
     assert redis
     yield from _run(postgres, redis)

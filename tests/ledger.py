@@ -1,7 +1,7 @@
 """A ledger kept outside the program: what was answered, on disk before the next request.
 
 It decides after every fault: each answered number is stored once, with its text; no number was
-answered twice; there is no hole. A request whose answer was lost is written down as uncertain: it may
+answered twice; there is no gap. A request whose answer was lost is written down as uncertain: it may
 have taken numbers once, or none.
 """
 
@@ -17,19 +17,19 @@ from backend.domain.errors import NotFound
 
 
 class Ledger:
-    """Appends answers to a file, each on disk before `answered` returns."""
+    """Appends answers to a file, each on disk before `record_answer` returns."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
 
-    def answered(
+    def record_answer(
         self, token: str, chat: int, first: int, texts: Sequence[str], begin: int = 0, end: int = 0
     ) -> None:
         """These texts were given the numbers from `first` on, by a request from `begin` to `end`."""
         line = {"token": token, "chat": chat, "first": first, "texts": list(texts)}
         self._write({**line, "begin": begin, "end": end})
 
-    def uncertain(self, token: str, chat: int, texts: Sequence[str]) -> None:
+    def record_uncertain(self, token: str, chat: int, texts: Sequence[str]) -> None:
         """The answer for these texts was lost."""
         self._write({"token": token, "chat": chat, "first": None, "texts": list(texts)})
 
@@ -44,16 +44,16 @@ class Audit:
     """What the ledgers and the stores say about each other; all empty is a clean run."""
 
     answered: int = 0
-    twice: list[tuple[int, int]] = field(default_factory=list)
+    repeated: list[tuple[int, int]] = field(default_factory=list)
     lost: list[tuple[int, int]] = field(default_factory=list)
     wrong: list[tuple[int, int]] = field(default_factory=list)
-    holes: list[tuple[int, int]] = field(default_factory=list)
-    unasked: list[tuple[int, int]] = field(default_factory=list)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    unexpected: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def faults(self) -> dict[str, list[tuple[int, int]]]:
         """The findings, by kind, as (chat, number)."""
-        kinds = ("twice", "lost", "wrong", "holes", "unasked")
+        kinds = ("repeated", "lost", "wrong", "gaps", "unexpected")
         return {kind: found for kind in kinds if (found := getattr(self, kind))}
 
 
@@ -72,7 +72,7 @@ def audit(backend: Backend, paths: Sequence[Path]) -> Audit:
                 continue
             for number, text in enumerate(entry["texts"], entry["first"]):
                 if number in numbers:
-                    result.twice.append((parent[1], number))
+                    result.repeated.append((parent[1], number))
                 numbers[number] = text
                 result.answered += 1
     for (token, chat), numbers in answered.items():
@@ -89,6 +89,6 @@ def audit(backend: Backend, paths: Sequence[Path]) -> Audit:
         for number in stored.keys() - numbers.keys():
             possible[stored[number]] -= 1
             if possible[stored[number]] < 0:
-                result.unasked.append((chat, number))
-        result.holes += [(chat, n) for n in range(1, max(stored, default=0) + 1) if n not in stored]
+                result.unexpected.append((chat, number))
+        result.gaps += [(chat, n) for n in range(1, max(stored, default=0) + 1) if n not in stored]
     return result

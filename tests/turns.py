@@ -22,7 +22,7 @@ _GROUP: Final = "xdist_group"
 _SHARED: Final = {"elasticsearch"}  # fixtures of which there is one a run
 
 
-class Turns:
+class SchedulingPlugin:
     """The pytest plugin of one process."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -47,24 +47,26 @@ class Turns:
             if self._folder and (group := item.get_closest_marker(_GROUP)):
                 # xdist 3.8 tells its scheduler by the name, in a way that pytest 9.2 no longer heeds.
                 item._id = type(item.id).parse(f"{item.nodeid}@{group.args[0]}")
-        items.sort(key=_place)
+        items.sort(key=_sort_key)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the time-out: waiting does not count
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         with ExitStack() as stack:
             if self._folder:
-                stack.enter_context(_turn(self._folder, item.get_closest_marker(ALONE) is not None))
+                stack.enter_context(
+                    _machine_lock(self._folder, item.get_closest_marker(ALONE) is not None)
+                )
             return (yield)
 
 
-def _place(item: pytest.Item) -> int:
+def _sort_key(item: pytest.Item) -> int:
     if item.get_closest_marker(ALONE):
         return 2
     return 0 if item.get_closest_marker(_GROUP) else 1
 
 
 @contextmanager
-def _turn(folder: Path, alone: bool) -> Generator[None]:
+def _machine_lock(folder: Path, alone: bool) -> Generator[None]:
     """The machine, shared or alone. All pass a gate: who waits to be alone is not overtaken for ever."""
     with (folder / "machine").open("w") as machine:
         with (folder / "gate").open("w") as gate:

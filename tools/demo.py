@@ -13,7 +13,7 @@ INSTACHAT = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "instacha
 ENGINES = ("DATABASE_URL", "REDIS_URL", "HUEY_URL", "ELASTICSEARCH_URL")
 
 
-def remove(home: Path) -> None:
+def remove_home(home: Path) -> None:
     """An engine may still be writing its last files: look again for a while."""
     for _ in range(100):
         shutil.rmtree(home, ignore_errors=True)
@@ -36,12 +36,12 @@ def main() -> int:
         demo = subprocess.Popen([INSTACHAT, "demo", *sys.argv[1:]], env=environment)
         # Ctrl-C reaches the demo from the terminal by itself; the others are passed on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for passed_on in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(passed_on, lambda number, _: demo.send_signal(number))
+        for forwarded in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(forwarded, lambda number, _: demo.send_signal(number))
         status = demo.wait()
         return status if status >= 0 else 128 - status
     finally:
-        remove(home)
+        remove_home(home)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ from tests.engines import PostgresServer, wheel_postgres
 
 SEED = 20_261_124
 PAGE = 50
-BULK = 2_500  # documents in one request
-BULKS_AT_ONCE = 2
+BULK_DOCUMENTS = 2_500  # documents in one request
+CONCURRENT_BULKS = 2
 MAX_GRAMS = 32  # of one query; what they let through is verified
 SIZES = {"5k": 5_000, "100k": 100_000}  # the two chats that are searched, numbers 1 and 2
 VERSION = 1_767_225_600_000_000  # of the first message: microseconds, as all of them
@@ -121,7 +121,7 @@ class Design:
         }
 
 
-def cut(keyword: str, size: int) -> list[str]:
+def grams_of(keyword: str, size: int) -> list[str]:
     """The keyword's different grams; when there are too many some, evenly spread."""
     grams = list(dict.fromkeys(keyword[at : at + size] for at in range(len(keyword) - size + 1)))
     if len(grams) <= MAX_GRAMS:
@@ -132,7 +132,7 @@ def cut(keyword: str, size: int) -> list[str]:
 def all_of(size: int) -> Callable[[str], Clauses]:
     """Every gram of that size, or of the keyword's own if it is shorter, somewhere in the text."""
     return lambda keyword: [
-        {"term": {"text": gram}} for gram in cut(keyword, min(size, len(keyword)))
+        {"term": {"text": gram}} for gram in grams_of(keyword, min(size, len(keyword)))
     ]
 
 
@@ -190,7 +190,7 @@ DESIGNS = [
     Design("2 docs, _source", _DOCS, all_of(2), (1, 2), source=True),
     Design("2 docs, 2 shards", _DOCS, all_of(2), (1, 2), shards=2),
 ]
-INEXACT = {"words"}
+INEXACT_DESIGNS = {"words"}
 
 
 # -- the messages ---------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ INEXACT = {"words"}
 
 def chats(messages: int) -> Iterator[tuple[int, list[str]]]:
     """Chat after chat with its folded texts, in one language each; the two big ones in English."""
-    dice = random.Random(SEED)
+    rng = random.Random(SEED)
     lines: dict[str, list[str]] = {}
     for conversation in conversations():
         lines.setdefault(conversation.language, []).extend(map(fold, conversation.lines))
@@ -206,31 +206,31 @@ def chats(messages: int) -> Iterator[tuple[int, list[str]]]:
     left, number = messages, 0
     sizes = list(SIZES.values())
     while left > 0:
-        size = sizes[number] if number < len(sizes) else int(dice.lognormvariate(5, 1.5)) + 1
+        size = sizes[number] if number < len(sizes) else int(rng.lognormvariate(5, 1.5)) + 1
         size = min(size, left)
-        spoken = lines["english" if number < len(sizes) else dice.choice(languages)]
+        spoken = lines["english" if number < len(sizes) else rng.choice(languages)]
         number, left = number + 1, left - size
-        yield number, [varied(spoken, dice) for _ in range(size)]
+        yield number, [random_text(spoken, rng) for _ in range(size)]
 
 
-def varied(spoken: list[str], dice: random.Random) -> str:
+def random_text(spoken: list[str], rng: random.Random) -> str:
     """A line, or two, some with a number of their own."""
-    parts = dice.choices(spoken, k=dice.choice((1, 2, 2)))
-    if dice.random() < 0.2:
-        parts.append(f"#{dice.randrange(10**6)}")
+    parts = rng.choices(spoken, k=rng.choice((1, 2, 2)))
+    if rng.random() < 0.2:
+        parts.append(f"#{rng.randrange(10**6)}")
     return " ".join(parts)
 
 
-def keywords(texts: list[str], dice: random.Random) -> dict[tuple[int, str], list[str]]:
+def keywords(texts: list[str], rng: random.Random) -> dict[tuple[int, str], list[str]]:
     """Keywords cut from the texts, by length and kind: of many, those in fewest and in most texts."""
-    sample = dice.sample(texts, min(len(texts), 5_000))
+    sample = rng.sample(texts, min(len(texts), 5_000))
     chosen = {}
     for length in LENGTHS:
         pool = set()
         for _ in range(400):
-            line = dice.choice(texts)
+            line = rng.choice(texts)
             if len(line) >= length:
-                at = dice.randrange(len(line) - length + 1)
+                at = rng.randrange(len(line) - length + 1)
                 pool.add(line[at : at + length])
         ranked = sorted(pool, key=lambda word: (sum(word in line for line in sample), word))
         chosen[length, "rare"] = ranked[:KEYWORDS]
@@ -258,11 +258,11 @@ def fill_postgres(database: Database, all_chats: dict[int, list[str]]) -> None:
 
 def bulks(design: Design, all_chats: dict[int, list[str]]) -> Iterator[bytes]:
     """Bodies of bulk requests, as the publisher would build them: the chats talk all at once."""
-    turns = [chat for chat, texts in all_chats.items() for _ in texts]
-    random.Random(SEED).shuffle(turns)
+    chat_order = [chat for chat, texts in all_chats.items() for _ in texts]
+    random.Random(SEED).shuffle(chat_order)
     spoken = {chat: enumerate(texts, 1) for chat, texts in all_chats.items()}
     lines: list[str] = []
-    for chat in turns:
+    for chat in chat_order:
         number, line = next(spoken[chat])
         action = {
             "_id": f"{chat}-{number}",
@@ -275,7 +275,7 @@ def bulks(design: Design, all_chats: dict[int, list[str]]) -> Iterator[bytes]:
             document[name] = line + design.pad
         lines.append(json.dumps({"index": action}))
         lines.append(json.dumps(document, ensure_ascii=False))
-        if len(lines) == 2 * BULK:
+        if len(lines) == 2 * BULK_DOCUMENTS:
             yield ("\n".join(lines) + "\n").encode()
             lines.clear()
     if lines:
@@ -297,7 +297,7 @@ def fill_index(client: Elasticsearch, design: Design, bodies: list[bytes]) -> fl
             raise SystemExit(f"{design.name}: {bad}")
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(BULKS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(CONCURRENT_BULKS) as pool:
         list(pool.map(send, bodies))
     return time.perf_counter() - started
 
@@ -337,10 +337,10 @@ VERIFY = text(
 def scan(database: Database, chat: int, keyword: str) -> list[int]:
     """The first page's numbers, by the program's scan."""
     with database.connect() as connection:
-        return [found.number for found in sql.search(connection, chat, keyword, 0, PAGE)]
+        return [found.number for found in sql.search_messages(connection, chat, keyword, 0, PAGE)]
 
 
-def busy(server: ElasticsearchServer) -> float:
+def engine_cpu_seconds(server: ElasticsearchServer) -> float:
     """Seconds of processor time that the engine has taken: what others do shows less in it."""
     engine = server.engine()
     assert engine
@@ -371,47 +371,47 @@ class Measurement:
 
     def __init__(self, messages: int, out: Path | None) -> None:
         self.out = out
-        self.talks = True
+        self.prints = True
         self.chats = dict(chats(messages))
         self.count = messages
-        dice = random.Random(SEED)
-        self.asked = {
+        rng = random.Random(SEED)
+        self.keyword_cases = {
             (name, length, kind): words
             for chat, name in enumerate(SIZES, 1)
             if len(self.chats.get(chat, ())) == SIZES[name]
-            for (length, kind), words in keywords(self.chats[chat], dice).items()
+            for (length, kind), words in keywords(self.chats[chat], rng).items()
         }
-        self.truth: dict[tuple[int, str], list[int]] = {}
+        self.expected: dict[tuple[int, str], list[int]] = {}
 
     def warm_up(self, server: ElasticsearchServer, database: Database) -> None:
         """Let the engine compile what the designs use, or the first of them would pay for it."""
         small = Measurement(50_000, None)
-        small.truth = self.truth
-        small.talks = False
+        small.expected = self.expected
+        small.prints = False
         for design in DESIGNS[:4]:
             small.design(server, database, design)
 
-    def say(self, **figures: object) -> None:
+    def report(self, **figures: object) -> None:
         """One line of the report."""
         line = json.dumps(figures, ensure_ascii=False)
-        if not self.talks:
+        if not self.prints:
             return
         print(line, flush=True)
         if self.out:
-            with self.out.open("a") as report:
-                report.write(line + "\n")
+            with self.out.open("a") as output:
+                output.write(line + "\n")
 
     def scan(self, database: Database) -> None:
         """What every design is held against."""
         times = {}
-        for (chat_name, length, kind), words in self.asked.items():
+        for (chat_name, length, kind), words in self.keyword_cases.items():
             chat = list(SIZES).index(chat_name) + 1
             for word in words:
-                self.truth[chat, word] = scan(database, chat, word)
+                self.expected[chat, word] = scan(database, chat, word)
             times[f"{chat_name} {length} {kind}"] = timed(
                 [lambda chat=chat, word=word: scan(database, chat, word) for word in words]  # type: ignore[misc]
             )
-        self.say(design="scan in PostgreSQL", p50_p99_ms=times)
+        self.report(design="scan in PostgreSQL", p50_p99_ms=times)
 
     def design(self, server: ElasticsearchServer, database: Database, design: Design) -> None:
         """All figures of one design."""
@@ -419,7 +419,7 @@ class Measurement:
         client.options(ignore_status=404).indices.delete(index="measured")
         client.indices.create(index="measured", **design.body())
         # Built in slices, so that a million messages do not lie in memory twice; not counted.
-        seconds, before = 0.0, busy(server)
+        seconds, before = 0.0, engine_cpu_seconds(server)
         slice_: list[bytes] = []
         for body in bulks(design, self.chats):
             slice_.append(body)
@@ -428,30 +428,32 @@ class Measurement:
                 slice_.clear()
         seconds += fill_index(client, design, slice_)
         client.indices.refresh(index="measured")
-        filling = busy(server) - before
+        filling = engine_cpu_seconds(server) - before
         grown = self.size(client)
         client.options(request_timeout=900).indices.forcemerge(index="measured", max_num_segments=5)
         client.indices.refresh(index="measured")
         times, requests, engine = {}, {}, {}
-        for (chat_name, length, kind), words in self.asked.items():
+        for (chat_name, length, kind), words in self.keyword_cases.items():
             chat = list(SIZES).index(chat_name) + 1
             key = f"{chat_name} {length} {kind}"
-            most = 0
+            max_needed = 0
             for word in words:
                 found, needed = search(client, database, design, chat, word)
-                most = max(most, needed)
-                if found != self.truth[chat, word] and design.name not in INEXACT:
+                max_needed = max(max_needed, needed)
+                if found != self.expected[chat, word] and design.name not in INEXACT_DESIGNS:
                     raise SystemExit(f"{design.name}: another result for {word!r} in chat {chat}")
-            before = busy(server)
+            before = engine_cpu_seconds(server)
             times[key] = timed(
                 [
                     lambda chat=chat, word=word: search(client, database, design, chat, word)  # type: ignore[misc]
                     for word in words
                 ]
             )
-            engine[key] = round((busy(server) - before) * 1000 / (REPEATS + 1) / len(words), 1)
-            requests[key] = most
-        self.say(
+            engine[key] = round(
+                (engine_cpu_seconds(server) - before) * 1000 / (REPEATS + 1) / len(words), 1
+            )
+            requests[key] = max_needed
+        self.report(
             design=design.name,
             messages=self.count,
             bulk_per_second=round(self.count / seconds),
@@ -484,7 +486,7 @@ def main() -> None:
     options = parser.parse_args()
     measurement = Measurement(options.messages, options.out)
     postgres = PostgresServer(wheel_postgres())
-    server = ElasticsearchServer(installation(), heap=options.heap, quick=False)
+    server = ElasticsearchServer(installation(), heap=options.heap, fast_start=False)
     try:
         postgres.start()
         database = Database(postgres.url())

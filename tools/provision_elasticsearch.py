@@ -13,20 +13,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.elastic.docker import docker_runs, pull
-from tests.elastic.provision import NotHere, installation, tools_missing
+from tests.elastic.docker import docker_is_available, pull
+from tests.elastic.provision import NotAvailable, installation, tools_missing
 
 PACKAGES = ("openjdk-17-jdk-headless", "maven")
 
 
-def provide() -> None:
-    """Raises NotHere if it can't be done."""
+def provision() -> None:
+    """Raises NotAvailable if it can't be done."""
     if os.environ.get("INSTACHAT_TEST_ELASTICSEARCH_URL"):
         return
-    if docker_runs():
+    if docker_is_available():
         try:
             return pull()
-        except NotHere:
+        except NotAvailable:
             pass  # a Docker without a way to the image
     if tools_missing() and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"Installing {' and '.join(PACKAGES)} for the tests.", file=sys.stderr)
@@ -55,7 +55,7 @@ def apt_get(action: str, *packages: str) -> bool:
 
 
 try:
-    provide()
-except NotHere as reason:
+    provision()
+except NotAvailable as reason:
     print(f"Elasticsearch: not here, so its tests are skipped: {reason}", file=sys.stderr)
     sys.exit("CI=true: nothing may be skipped" if os.environ.get("CI") == "true" else 0)

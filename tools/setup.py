@@ -8,10 +8,10 @@ import os
 import subprocess
 import sys
 
-OLDEST = (3, 11)
+MIN_PYTHON = (3, 11)
 NEWER_NAMES = ("python3.14", "python3.13", "python3.12", "python3.11")
 
-if sys.version_info < OLDEST:
+if sys.version_info < MIN_PYTHON:
     if "--this-python" not in sys.argv:
         for name in NEWER_NAMES:
             try:
@@ -59,7 +59,7 @@ def lock_files(stage: str) -> list[Path]:
     return [Path("requirements", f"{name}.txt") for name in names[stage]]
 
 
-def wanted(stages: list[str]) -> dict[str, str]:
+def required_stages(stages: list[str]) -> dict[str, str]:
     """What a finished .venv was made from, by stage; other values ask for a new one."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
     made_from = {"root": str(ROOT)}
@@ -73,7 +73,7 @@ def wanted(stages: list[str]) -> dict[str, str]:
     return made_from
 
 
-def found() -> dict[str, str]:
+def installed_stages() -> dict[str, str]:
     """What the .venv that is there was made from; empty if there is none that can be used."""
     try:
         made_from: dict[str, str] = json.loads(STAMP.read_text())
@@ -135,7 +135,7 @@ def run(*command: str | Path) -> None:
     if child.returncode:
         sys.exit(
             f"{output}make: the set-up failed (see above); run the same command again once that is "
-            "mended.\n      The lock files hold wheels for Python 3.11 to 3.14 on Linux and macOS."
+            "repaired.\n      The lock files hold wheels for Python 3.11 to 3.14 on Linux and macOS."
         )
 
 
@@ -149,7 +149,7 @@ def install_locked(stage: str) -> None:
 
 
 def make(made_from: dict[str, str]) -> None:
-    here = found()
+    here = installed_stages()
     if any(made_from[key] != here.get(key) for key in made_from if key != "dev" or key in here):
         if VENV.is_symlink():  # clearing would empty somebody else's
             sys.exit(f"make: {VENV} is a link to {VENV.resolve()}, made for elsewhere: remove it")
@@ -176,8 +176,8 @@ def make(made_from: dict[str, str]) -> None:
 
 def main() -> None:
     os.chdir(ROOT)
-    made_from = wanted(["run", "dev"] if "--dev" in sys.argv else ["run"])
-    if made_from.items() <= found().items():
+    made_from = required_stages(["run", "dev"] if "--dev" in sys.argv else ["run"])
+    if made_from.items() <= installed_stages().items():
         return
     with Path(__file__).open() as lock:
         try:
@@ -186,7 +186,7 @@ def main() -> None:
             say("Another make is setting up; waiting for it.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         LOCK.append(lock.fileno())
-        if not made_from.items() <= found().items():
+        if not made_from.items() <= installed_stages().items():
             make(made_from)
 
 

@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from backend.api import openapi, problems
 from backend.api.health import metrics, page, probes
-from backend.api.problems import Refused
+from backend.api.problems import ProblemException
 from backend.api.routes import applications, chats, messages, reindex
 from backend.api.service import open_service
 from backend.domain.errors import InstaChatError
@@ -26,7 +26,7 @@ answered at once with its number, when it is in the log; it is stored a moment l
 
 What was accepted and is not stored yet answers `202` for a moment. Errors are problems as in RFC 9457.
 """
-EXPOSED = ["ETag", "Retry-After", "X-Request-Id"]
+EXPOSED_HEADERS = ["ETag", "Retry-After", "X-Request-Id"]
 logger = logging.getLogger(__name__)
 
 
@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The routes; their engines are opened when the server starts the application."""
 
     @asynccontextmanager
-    async def living(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             async with open_service(settings) as app.state.service:
                 yield
@@ -49,66 +49,70 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=_operation,
-        lifespan=living,
+        generate_unique_id_function=_operation_id,
+        lifespan=lifespan,
         exception_handlers={
-            InstaChatError: _of_the_core,
-            RequestValidationError: _of_validation,
-            HTTPException: _of_the_edge,
+            InstaChatError: _handle_core_error,
+            RequestValidationError: _handle_validation_error,
+            HTTPException: _handle_http_exception,
         },
     )
     app.include_router(applications.router)
     app.include_router(chats.router)
     app.include_router(messages.router)
-    app.include_router(messages.batches)
+    app.include_router(messages.batch_router)
     app.include_router(probes.router)
     app.include_router(metrics.router)
     app.include_router(page.router)
     if settings.admin_token is not None:
-        app.include_router(applications.for_operators)
+        app.include_router(applications.operator_router)
         app.include_router(reindex.router)
     else:  # that path exists for its POST; what operators get there does not
-        app.include_router(applications.without_operators)
+        app.include_router(applications.no_operator_router)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(","),
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id"],
-            expose_headers=EXPOSED,
+            expose_headers=EXPOSED_HEADERS,
         )
-    app.openapi = lambda: openapi.schema(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: openapi.build_schema(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 
-def _operation(route: APIRoute) -> str:
+def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-async def _of_the_core(request: Request, error: Exception) -> Response:
+async def _handle_core_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, InstaChatError)
-    return problems.answer(error, request.scope["instachat.request_id"])
+    return problems.error_response(error, request.scope["instachat.request_id"])
 
 
-async def _of_validation(_: Request, error: Exception) -> Response:
+async def _handle_validation_error(_: Request, error: Exception) -> Response:
     """A path that can't be is not found; all else is invalid."""
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(each["loc"][0] == "path" for each in found):
         return problems.response(problems.NOT_FOUND)
-    return problems.response(problems.INVALID, "; ".join(map(_said, found[:5])))
+    return problems.response(problems.INVALID, "; ".join(map(_describe, found[:5])))
 
 
-async def _of_the_edge(_: Request, error: Exception) -> Response:
+async def _handle_http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
-    if isinstance(error, Refused):
-        return problems.response(error.problem, error.said, **headers)
-    known = {404: problems.NOT_FOUND, 405: problems.METHOD, 400: problems.NOT_JSON}
-    return problems.response(known.get(error.status_code, problems.FAULT), **headers)
+    if isinstance(error, ProblemException):
+        return problems.response(error.problem, error.problem_detail, **headers)
+    problems_by_status = {
+        404: problems.NOT_FOUND,
+        405: problems.METHOD_NOT_ALLOWED,
+        400: problems.NOT_JSON,
+    }
+    return problems.response(problems_by_status.get(error.status_code, problems.FAULT), **headers)
 
 
-def _said(error: Any) -> str:
+def _describe(error: Any) -> str:
     """Where, and what is wrong; never the value itself, which may be a text."""
-    where = ".".join(map(str, error["loc"]))
-    return f"{where}: {str(error['msg']).removeprefix('Value error, ')}"
+    location = ".".join(map(str, error["loc"]))
+    return f"{location}: {str(error['msg']).removeprefix('Value error, ')}"

@@ -11,10 +11,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backend.api import problems
-from backend.api.problems import Refused
+from backend.api.problems import ProblemException
 from backend.domain.errors import EngineDown
 
-SECONDS = 0.9  # for Redis to answer
+REDIS_TIMEOUT_SECONDS = 0.9  # for Redis to answer
 
 
 class CreationLimit:
@@ -26,21 +26,21 @@ class CreationLimit:
             storage = storage_from_string(
                 redis_url.replace("unix://", "redis+unix://", 1),  # the library's name for it
                 key_prefix="instachat:limits",
-                socket_timeout=SECONDS,
-                socket_connect_timeout=SECONDS,
+                socket_timeout=REDIS_TIMEOUT_SECONDS,
+                socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
                 retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]  # goes to redis-py as it is
             )
-            self._counted = MovingWindowRateLimiter(storage)
+            self._limiter = MovingWindowRateLimiter(storage)
 
     def count(self, address: str) -> None:
-        """Count one more creation; Refused if it is one too many. EngineDown if Redis is away."""
+        """Count one more creation; ProblemException if it is one too many. EngineDown if Redis is away."""
         if self._limit is None:
             return
         try:
-            if self._counted.hit(self._limit, address):
+            if self._limiter.hit(self._limit, address):
                 return
-            reset = self._counted.get_window_stats(self._limit, address).reset_time
+            reset = self._limiter.get_window_stats(self._limit, address).reset_time
         except redis.RedisError as error:
             raise EngineDown("Redis does not answer") from error
         seconds = max(1, math.ceil(reset - time.time()))
-        raise Refused(problems.TOO_MANY, **{"Retry-After": str(seconds)})
+        raise ProblemException(problems.TOO_MANY_CREATIONS, **{"Retry-After": str(seconds)})

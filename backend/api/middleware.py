@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backend.api import problems
 
 REQUEST_ID = b"x-request-id"
-EVERYWHERE = (
+COMMON_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),  # addresses hold tokens
@@ -23,19 +23,19 @@ EVERYWHERE = (
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 Headers = Iterable[tuple[bytes, bytes]]
-Observe = Callable[[bytes, str, str, int, float], object]
+Observer = Callable[[bytes, str, str, int, float], object]
 """Told of each answer: request id, method, route, status, seconds. Must not raise."""
 
 logger = logging.getLogger(__name__)
-_can_be_id = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z").match
-_process = token_hex(6).encode()
-_requests = count(1)
+_is_valid_id = re.compile(rb"[A-Za-z0-9._-]{1,64}\Z").match
+_process_prefix = token_hex(6).encode()
+_request_count = count(1)
 
 
-class Edge:
+class RequestMiddleware:
     """An ASGI application around another one; `observers` are told of each answer."""
 
-    def __init__(self, app: ASGIApp, observers: Iterable[Observe]) -> None:
+    def __init__(self, app: ASGIApp, observers: Iterable[Observer]) -> None:
         self.app = app
         self._observers = tuple(observers)
 
@@ -49,23 +49,23 @@ class Edge:
         scope["instachat.request_id"] = rid
         status = 0
 
-        async def send_more(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = with_ours(message["headers"], rid)
+                message["headers"] = add_common_headers(message["headers"], rid)
             await send(message)
 
         try:
-            await self.app(scope, receive, send_more)
+            await self.app(scope, receive, send_with_headers)
         except asyncio.CancelledError:  # the server ends, and this has taken too long
             if not status:
-                await problems.response(problems.AWAY)(scope, receive, send_more)
+                await problems.response(problems.UNAVAILABLE)(scope, receive, send_with_headers)
             raise
         except Exception:
             logger.exception("a request failed", extra={"request_id": rid.decode()})
             if not status:
-                await problems.response(problems.FAULT)(scope, receive, send_more)
+                await problems.response(problems.FAULT)(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "-")
@@ -77,17 +77,17 @@ class Edge:
 def request_id(headers: Headers) -> bytes:
     """The id that the request came with, if it can be one; else a new one."""
     for name, value in headers:
-        if name == REQUEST_ID and _can_be_id(value):
+        if name == REQUEST_ID and _is_valid_id(value):
             return value
-    return b"%s%08x" % (_process, next(_requests))
+    return b"%s%08x" % (_process_prefix, next(_request_count))
 
 
-def with_ours(headers: Headers, rid: bytes) -> list[tuple[bytes, bytes]]:
+def add_common_headers(headers: Headers, rid: bytes) -> list[tuple[bytes, bytes]]:
     """An answer's headers, with the request's id and what every answer has; its own win."""
-    theirs = list(headers)
-    names = {name for name, _ in theirs}
+    response_headers = list(headers)
+    names = {name for name, _ in response_headers}
     return [
-        *theirs,
+        *response_headers,
         (REQUEST_ID, rid),
-        *(header for header in EVERYWHERE if header[0] not in names),
+        *(header for header in COMMON_HEADERS if header[0] not in names),
     ]

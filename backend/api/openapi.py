@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from backend.api import problems
 from backend.api.schemas import Pending, ProblemBody
 
-_SAID = {
+_DESCRIPTIONS = {
     400: "The body is not JSON.",
     401: "The operator's token is missing or wrong.",
     404: "There is no such thing.",
@@ -23,15 +23,20 @@ _SAID = {
     503: "A dependency is away, or refuses for now.",
 }
 _EXAMPLES = {
-    problem.status: json.loads(problems.encoded(problem))
+    problem.status: json.loads(problems.encode(problem))
     for problem in (
-        *(problem for _, problem in reversed(problems.KINDS)),
-        *(problems.NOT_JSON, problems.NO_OPERATOR, problems.TOO_SLOW, problems.TOO_LARGE),
-        *(problems.NOT_JSON_TYPE, problems.INVALID, problems.TOO_MANY, problems.AWAY),
+        *(problem for _, problem in reversed(problems.PROBLEMS_BY_ERROR)),
+        *(problems.NOT_JSON, problems.NO_OPERATOR, problems.BODY_TOO_SLOW, problems.BODY_TOO_LARGE),
+        *(
+            problems.UNSUPPORTED_MEDIA_TYPE,
+            problems.INVALID,
+            problems.TOO_MANY_CREATIONS,
+            problems.UNAVAILABLE,
+        ),
     )
 }
-_WITH_BODY = (400, 408, 413, 415)
-_RETRY = {
+_BODY_STATUSES = (400, 408, 413, 415)
+_RETRY_AFTER_HEADER = {
     "Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer"}}
 }
 _TOKEN = {"token": "$request.path.token"}
@@ -58,7 +63,7 @@ LINKS: dict[str, dict[str, dict[str, str]]] = {
     },
     "create_messages": {"show_message": {**_CHAT, "number": "$response.body#/last"}},
 }
-_ETAG = {
+_ETAG_HEADER = {
     "ETag": {
         "description": "the version, for If-Match",
         "required": True,
@@ -69,7 +74,7 @@ _ETAG = {
 Responses = dict[int | str, dict[str, Any]]
 
 
-def answers(
+def route_responses(
     *statuses: int,
     body: bool = False,
     etag: int | None = None,
@@ -82,22 +87,24 @@ def answers(
     `etag` is the status that comes with one, `stored` the shape of an answer to `?wait=`, and `pending`
     says that what is read may be on its way, `cascading` that a deletion may take more with it.
     """
-    wanted = sorted({*statuses, *(_WITH_BODY if body else ()), 422, 503})
-    found: Responses = {status: _problem(status) for status in wanted}
+    all_statuses = sorted({*statuses, *(_BODY_STATUSES if body else ()), 422, 503})
+    responses: Responses = {status: _problem(status) for status in all_statuses}
     if etag:
-        found[etag] = {"headers": _ETAG}
+        responses[etag] = {"headers": _ETAG_HEADER}
     if stored:
-        found[201] = {"model": stored, "description": "Stored"}
+        responses[201] = {"model": stored, "description": "Stored"}
     if pending:
-        found[202] = {"model": Pending, "description": "Accepted, and not stored yet"}
+        responses[202] = {"model": Pending, "description": "Accepted, and not stored yet"}
     if cascading:
-        found[202] = {"description": "Gone with all that is in it; the rows are dropped afterwards"}
-    return found
+        responses[202] = {
+            "description": "Gone with all that is in it; the rows are dropped afterwards"
+        }
+    return responses
 
 
 def _problem(status: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "description": _SAID[status],
+        "description": _DESCRIPTIONS[status],
         "content": {
             problems.MEDIA_TYPE: {
                 "schema": {"$ref": "#/components/schemas/Problem"},
@@ -106,30 +113,30 @@ def _problem(status: int) -> dict[str, Any]:
         },
     }
     if status in (429, 503):
-        answer["headers"] = _RETRY
+        answer["headers"] = _RETRY_AFTER_HEADER
     return answer
 
 
-def schema(app: FastAPI) -> dict[str, Any]:
+def build_schema(app: FastAPI) -> dict[str, Any]:
     """OpenAPI 3.1, made once from the routes."""
     if not app.openapi_schema:
-        made = get_openapi(
+        document = get_openapi(
             title=app.title,
             version=app.version,
             description=app.description,
             routes=app.routes,
             tags=app.openapi_tags,
         )
-        made["components"]["schemas"]["Problem"] = ProblemBody.model_json_schema()
-        for methods in made["paths"].values():
+        document["components"]["schemas"]["Problem"] = ProblemBody.model_json_schema()
+        for methods in document["paths"].values():
             for operation in methods.values():
-                _link(operation)
-                _say_optional(operation)
-        app.openapi_schema = made
+                _add_links(operation)
+                _drop_null_type(operation)
+        app.openapi_schema = document
     return app.openapi_schema
 
 
-def _link(operation: dict[str, Any]) -> None:
+def _add_links(operation: dict[str, Any]) -> None:
     links = {
         name: {"operationId": name, "parameters": parameters}
         for name, parameters in LINKS.get(operation["operationId"], {}).items()
@@ -139,7 +146,7 @@ def _link(operation: dict[str, Any]) -> None:
             answer["links"] = links
 
 
-def _say_optional(operation: dict[str, Any]) -> None:
+def _drop_null_type(operation: dict[str, Any]) -> None:
     """A parameter that need not be there is not one that may be null."""
     for parameter in operation.get("parameters", []):
         schema = parameter["schema"]

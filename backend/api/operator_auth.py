@@ -7,8 +7,8 @@ from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from backend.api import problems
-from backend.api.problems import Refused
-from backend.api.service import Here
+from backend.api.problems import ProblemException
+from backend.api.service import ServiceDep
 
 _bearer = HTTPBearer(
     scheme_name="Operator",
@@ -17,12 +17,12 @@ _bearer = HTTPBearer(
 )
 
 
-async def operator(
-    here: Here, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+async def require_operator(
+    service: ServiceDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> None:
-    """Refused unless the request carries the admin token; compared in constant time."""
-    token = here.core.settings.admin_token
+    """ProblemException unless the request carries the admin token; compared in constant time."""
+    token = service.core.settings.admin_token
     assert token is not None  # without one there is no such route
-    wanted = token.get_secret_value().encode()
-    if given is None or not secrets.compare_digest(given.credentials.encode(), wanted):
-        raise Refused(problems.NO_OPERATOR, **{"WWW-Authenticate": "Bearer"})
+    expected = token.get_secret_value().encode()
+    if given is None or not secrets.compare_digest(given.credentials.encode(), expected):
+        raise ProblemException(problems.NO_OPERATOR, **{"WWW-Authenticate": "Bearer"})

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from fastapi import Header, Query
 
-from backend.ingest.accept import MAX_KEY
+from backend.ingest.accept import MAX_KEY_LENGTH
 
 IfMatch = Annotated[
     str | None,
@@ -18,7 +18,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         min_length=1,
-        max_length=MAX_KEY,
+        max_length=MAX_KEY_LENGTH,
         description="for 24 hours the same key and body give the same answer and create nothing new",
         examples=["5f0c7c1e-5a55-4a3b-9d0a-1c1f0c3a7a10"],
     ),
@@ -31,8 +31,8 @@ Cascade = Annotated[
     bool,
     Query(description="all that is in it goes, too: 202, and the rows are dropped afterwards"),
 ]
-_TAG = re.compile(r'"([0-9]{1,18})"\Z')
-_NEVER = -1  # no version: what is no tag of ours matches nothing
+_ETAG_PATTERN = re.compile(r'"([0-9]{1,18})"\Z')
+_NO_VERSION = -1  # no version: what is no tag of ours matches nothing
 
 
 def etag(version: int) -> str:
@@ -40,9 +40,9 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def version_of(if_match: str | None) -> int | None:
+def parse_if_match(if_match: str | None) -> int | None:
     """The version that a request asks for; None where any will do."""
     if if_match is None or if_match.strip() == "*":
         return None
-    found = _TAG.match(if_match.strip())
-    return int(found.group(1)) if found else _NEVER
+    found = _ETAG_PATTERN.match(if_match.strip())
+    return int(found.group(1)) if found else _NO_VERSION

@@ -10,30 +10,32 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from backend.api import problems
-from backend.api.problems import Refused
+from backend.api.problems import ProblemException
 
-MOST_BYTES = 256 * 1024  # a text of 10,000 letters, each of them written as two escapes, takes half
-MOST_BATCH_BYTES = 48 * 1024 * 1024  # 1,000 texts of 10,000 letters of four bytes
-MOST_HELD = 256 * 1024 * 1024  # of all bodies that are being read or worked on, in one process
-BODY_SECONDS = 10.0  # for all of a body; a larger one has a second more for each MiB
+MAX_BODY_BYTES = (
+    256 * 1024
+)  # a text of 10,000 letters, each of them written as two escapes, takes half
+MAX_BATCH_BODY_BYTES = 48 * 1024 * 1024  # 1,000 texts of 10,000 letters of four bytes
+MAX_HELD_BYTES = 256 * 1024 * 1024  # of all bodies that are being read or worked on, in one process
+BODY_TIMEOUT_SECONDS = 10.0  # for all of a body; a larger one has a second more for each MiB
 
 
 class JsonRoute(APIRoute):
     """A route whose body, if it has one, is read by the rules of this module."""
 
-    most_bytes = MOST_BYTES
+    max_bytes = MAX_BODY_BYTES
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's own way to put something around the reading of the body."""
         handle = super().get_route_handler()
-        most = self.most_bytes
+        max_bytes = self.max_bytes
 
         async def read_and_handle(request: Request) -> Response:
-            reading = _JsonRequest(request, most)
+            json_request = _JsonRequest(request, max_bytes)
             try:
-                return await handle(reading)
+                return await handle(json_request)
             finally:
-                reading.let_go()
+                json_request.release()
 
         return read_and_handle
 
@@ -41,50 +43,52 @@ class JsonRoute(APIRoute):
 class BatchRoute(JsonRoute):
     """A route with a body of many texts."""
 
-    most_bytes = MOST_BATCH_BYTES
+    max_bytes = MAX_BATCH_BODY_BYTES
 
 
 class _JsonRequest(Request):
-    held = 0  # bytes, of all of them
+    held_bytes = 0  # bytes, of all of them
 
-    def __init__(self, request: Request, most: int) -> None:
+    def __init__(self, request: Request, max_bytes: int) -> None:
         super().__init__(request.scope, request.receive)
-        self._most = most
+        self._max_bytes = max_bytes
         self._size = 0
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The body is not needed any more."""
-        _JsonRequest.held -= self._size
+        _JsonRequest.held_bytes -= self._size
 
     async def body(self) -> bytes:
-        """The whole body; raises Refused."""
+        """The whole body; raises ProblemException."""
         if not hasattr(self, "_body"):
             if not _is_json(self.headers.get("content-type", "")):
-                raise Refused(problems.NOT_JSON_TYPE)
+                raise ProblemException(problems.UNSUPPORTED_MEDIA_TYPE)
             self._body = await self._read()
         return self._body
 
     async def json(self) -> Any:
-        """What the body says; raises Refused."""
-        return decode(await self.body())
+        """What the body says; raises ProblemException."""
+        return parse_json(await self.body())
 
     async def _read(self) -> bytes:
-        too_large = Refused(problems.TOO_LARGE, f"At most {self._most:,} bytes are taken here.")
-        if int(self.headers.get("content-length", 0)) > self._most:
+        too_large = ProblemException(
+            problems.BODY_TOO_LARGE, f"At most {self._max_bytes:,} bytes are taken here."
+        )
+        if int(self.headers.get("content-length", 0)) > self._max_bytes:
             raise too_large
         chunks = []
         try:
-            async with asyncio.timeout(BODY_SECONDS + self._most / 2**20):
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS + self._max_bytes / 2**20):
                 async for chunk in self.stream():
                     self._size += len(chunk)
-                    _JsonRequest.held += len(chunk)
-                    if self._size > self._most:
+                    _JsonRequest.held_bytes += len(chunk)
+                    if self._size > self._max_bytes:
                         raise too_large
-                    if _JsonRequest.held > MOST_HELD:
-                        raise Refused(problems.BUSY)
+                    if _JsonRequest.held_bytes > MAX_HELD_BYTES:
+                        raise ProblemException(problems.BUSY)
                     chunks.append(chunk)
         except TimeoutError:
-            raise Refused(problems.TOO_SLOW) from None
+            raise ProblemException(problems.BODY_TOO_SLOW) from None
         return b"".join(chunks)
 
 
@@ -98,16 +102,16 @@ def _is_json(content_type: str) -> bool:
     return header.get_content_type() == "application/json" and charset == "utf-8"
 
 
-def decode(body: bytes) -> Any:
-    """What a body of JSON says; raises Refused if it isn't JSON."""
+def parse_json(body: bytes) -> Any:
+    """What a body of JSON says; raises ProblemException if it isn't JSON."""
     try:
-        return _decode(body.decode())
+        return _decode_strict(body.decode())
     except (ValueError, RecursionError):
-        raise Refused(problems.NOT_JSON) from None
+        raise ProblemException(problems.NOT_JSON) from None
 
 
-def _no_json(constant: str) -> Any:
+def _reject_constant(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_no_json).decode
+_decode_strict = json.JSONDecoder(parse_constant=_reject_constant).decode

@@ -11,13 +11,13 @@ from backend.domain.folding import MAX_KEYWORD
 from backend.domain.model import MAX_BATCH, MAX_NAME, MAX_NUMBER, MAX_TEXT
 
 PREFIX = "/api/v1"
-MOST_ITEMS = 200  # in one page of a list
-ITEMS = 50
+MAX_PAGE_SIZE = 200  # in one page of a list
+DEFAULT_PAGE_SIZE = 50
 
 T = TypeVar("T")
 
 
-class Shape(BaseModel):
+class BaseSchema(BaseModel):
     """A body. Members that it does not know are ignored."""
 
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
@@ -30,7 +30,7 @@ class Shape(BaseModel):
 _NO_NUL: JsonDict = {"pattern": "^[^\\u0000]*$"}
 
 
-class Name(Shape):
+class Name(BaseSchema):
     """What an application is called."""
 
     name: str = Field(
@@ -38,13 +38,13 @@ class Name(Shape):
     )
 
 
-class ApplicationBody(Shape):
+class ApplicationBody(BaseSchema):
     """An application to create, or its new name."""
 
     application: Name
 
 
-class Text(Shape):
+class Text(BaseSchema):
     """What a message says."""
 
     text: str = Field(
@@ -52,13 +52,13 @@ class Text(Shape):
     )
 
 
-class MessageBody(Shape):
+class MessageBody(BaseSchema):
     """A message to create, or its new text."""
 
     message: Text
 
 
-class MessagesBody(Shape):
+class MessagesBody(BaseSchema):
     """Messages to create; they get consecutive numbers, in this order."""
 
     messages: list[Text] = Field(min_length=1, max_length=MAX_BATCH)
@@ -67,7 +67,7 @@ class MessagesBody(Shape):
 # -- what goes out ---------------------------------------------------------------------------------
 
 
-class Application(Shape):
+class Application(BaseSchema):
     """An application, with its live count of chats."""
 
     token: str = Field(examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"])
@@ -77,7 +77,7 @@ class Application(Shape):
     updated_at: datetime
 
 
-class Chat(Shape):
+class Chat(BaseSchema):
     """A chat, with its live count of messages."""
 
     number: int = Field(examples=[7])
@@ -86,7 +86,7 @@ class Chat(Shape):
     updated_at: datetime
 
 
-class Message(Shape):
+class Message(BaseSchema):
     """A message."""
 
     number: int = Field(examples=[12])
@@ -104,48 +104,48 @@ class Found(Message):
     )
 
 
-class Number(Shape):
+class Number(BaseSchema):
     """The number that a creation was given."""
 
     number: int = Field(examples=[12])
 
 
-class Numbers(Shape):
+class Numbers(BaseSchema):
     """The numbers that many creations at once were given."""
 
     first: int = Field(examples=[13])
     last: int = Field(examples=[112])
 
 
-class Pending(Shape):
+class Pending(BaseSchema):
     """What is accepted, and not stored yet."""
 
     number: int = Field(examples=[12])
     status: str = Field(examples=["accepted"], pattern="^accepted$")
 
 
-class Page(Shape, Generic[T]):
+class Page(BaseSchema, Generic[T]):
     """A part of a list, by number; `next` goes into `after` for the part behind it."""
 
     items: list[T]
     next: int | None = Field(examples=[50])
 
 
-class Applications(Shape):
+class Applications(BaseSchema):
     """A part of the list of applications, in the order of creation; `next` goes into `after`."""
 
     items: list[Application]
     next: str | None = Field(examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"])
 
 
-class Health(Shape):
+class Health(BaseSchema):
     """Which engines are away."""
 
     status: str = Field(examples=["ready"])
     away: list[str] = Field(examples=[[]])
 
 
-class ProblemBody(Shape):
+class ProblemBody(BaseSchema):
     """RFC 9457: what went wrong."""
 
     type: str = Field(examples=["urn:problem-type:instachat:invalid"])
@@ -159,18 +159,18 @@ class ProblemBody(Shape):
 # -- parameters ------------------------------------------------------------------------------------
 
 
-def _digits(value: Any) -> Any:
+def _parse_digits(value: Any) -> Any:
     """A number is written in plain digits: no sign, no space, no underscore, no fraction."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
         return int(value)
     raise ValueError("not a number in plain digits")
 
 
-def _digits_from(
+def _number_between(
     lowest: int, highest: int, example: int
 ) -> tuple[BeforeValidator, Any, WithJsonSchema]:
     return (
-        BeforeValidator(_digits),
+        BeforeValidator(_parse_digits),
         Field(ge=lowest, le=highest),
         WithJsonSchema(
             {"type": "integer", "minimum": lowest, "maximum": highest, "examples": [example]}
@@ -182,13 +182,15 @@ Token = Annotated[
     str,
     Path(description="the application's token", examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"]),
 ]
-ChatNumber = Annotated[int, *_digits_from(1, MAX_NUMBER, 1), Path(description="the chat's number")]
+ChatNumber = Annotated[
+    int, *_number_between(1, MAX_NUMBER, 1), Path(description="the chat's number")
+]
 MessageNumber = Annotated[
-    int, *_digits_from(1, MAX_NUMBER, 12), Path(description="the message's number")
+    int, *_number_between(1, MAX_NUMBER, 12), Path(description="the message's number")
 ]
 Limit = Annotated[
     int,
-    *_digits_from(1, MOST_ITEMS, 20),
+    *_number_between(1, MAX_PAGE_SIZE, 20),
     Query(description="how many of them at most"),
 ]
 Keyword = Annotated[
@@ -203,6 +205,6 @@ Keyword = Annotated[
 ]
 After = Annotated[
     int,
-    *_digits_from(0, MAX_NUMBER, 50),
+    *_number_between(0, MAX_NUMBER, 50),
     Query(description="only what is behind this number"),
 ]

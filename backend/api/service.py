@@ -14,37 +14,37 @@ from fastapi import Request as HttpRequest
 from backend.api import problems
 from backend.api.creation_limit import CreationLimit
 from backend.api.health import process_metrics
-from backend.api.health.poller import Watch
-from backend.api.problems import Refused
-from backend.api.server.group_commit import CALLS as ACCEPTING_CALLS
-from backend.api.server.group_commit import MOST_WAITING, Answer, Gatherer
-from backend.api.waiting import Waiting
-from backend.bootstrap import Backend, addresses, assemble, open_log
-from backend.catalog.catalog import Catalog, Pending
+from backend.api.health.poller import HealthPoller
+from backend.api.problems import ProblemException
+from backend.api.server.group_commit import MAX_CONCURRENT_CALLS as ACCEPT_CALLS
+from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AnswerCallback, GroupCommit
+from backend.api.waiting import StoredWaiter
+from backend.bootstrap import Backend, assemble, engine_urls, open_log
+from backend.catalog.catalog import Catalog, PendingNumber
 from backend.domain.errors import Gone, InstaChatError, NotStoredYet
 from backend.domain.model import Accepted
 from backend.ingest.accept import Request
 from backend.settings import Settings
 from backend.storage.postgres import Database
-from backend.storage.redis.accept_async import connections
+from backend.storage.redis.accept_async import make_async_clients
 
 # At the same time; each holds at most one of the database's 30 connections.
-CALLS = 18
-LONG_CALLS = 4
-SEARCHES = 6
-MOST_CALLS = 1_000  # under way and waiting; one more is refused at once
-CALL_SECONDS = 4.0
-LONG_SECONDS = 10.0
-READ_SECONDS = 1.0  # how long a read waits for what is accepted and not stored
-CHANGE_SECONDS = 5.0
-WAIT_SECONDS = 5.0
-RENEW_SECONDS = 1.0
+CALL_THREADS = 18
+DRAIN_WAIT_THREADS = 4
+SEARCH_THREADS = 6
+MAX_CALLS = 1_000  # under way and waiting; one more is refused at once
+CALL_TIMEOUT_SECONDS = 4.0
+CHANGE_TIMEOUT_SECONDS = 10.0
+READ_WAIT_SECONDS = 1.0  # how long a read waits for what is accepted and not stored
+CHANGE_WAIT_SECONDS = 5.0
+STORED_WAIT_SECONDS = 5.0
+RENEW_INTERVAL_SECONDS = 1.0
 POLL_SECONDS = 0.02
 SEARCHABLE_POLL_SECONDS = 0.1  # each is a request to Elasticsearch, which refreshes once a second
 
 # Redis is to be found away within a second; the CLI, where nobody else waits, is more patient.
-REDIS_CONNECT_SECONDS = 0.4
-REDIS_ANSWER_SECONDS = 0.9
+REDIS_CONNECT_TIMEOUT_SECONDS = 0.4
+REDIS_RESPONSE_TIMEOUT_SECONDS = 0.9
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -53,53 +53,63 @@ logger = logging.getLogger(__name__)
 class Service:
     """One process's hold on the core, for its event loop."""
 
-    def __init__(self, core: Backend, bell: ThreadPoolExecutor) -> None:
+    def __init__(self, core: Backend, notifier: ThreadPoolExecutor) -> None:
         self.core = core
-        self.catalog: Catalog = core.catalog.impatient()
-        self.watch = Watch(core)
-        self.limit = CreationLimit(core.log.url, core.settings.app_creation_limit)
-        acceptor = core.acceptor.ringing(lambda shard: bell.submit(core.jobs.ring, shard))
-        self._gatherer = Gatherer(acceptor, connections(core.log, ACCEPTING_CALLS))
-        self._waiting = Waiting(core.database)
-        self._threads = ThreadPoolExecutor(CALLS, "call")
-        self._long_threads = ThreadPoolExecutor(LONG_CALLS, "long")
-        self._search_threads = ThreadPoolExecutor(SEARCHES, "search")
+        self.catalog: Catalog = core.catalog.without_waiting()
+        self.health_poller = HealthPoller(core)
+        self.creation_limit = CreationLimit(core.log.url, core.settings.app_creation_limit)
+        acceptor = core.acceptor.with_notify(
+            lambda shard: notifier.submit(core.jobs.notify_drain, shard)
+        )
+        self._group_commit = GroupCommit(acceptor, make_async_clients(core.log, ACCEPT_CALLS))
+        self._stored_waiter = StoredWaiter(core.database)
+        self._threads = ThreadPoolExecutor(CALL_THREADS, "call")
+        self._drain_wait_threads = ThreadPoolExecutor(DRAIN_WAIT_THREADS, "long")
+        self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, "search")
         self._calls = 0
 
     async def accept(self, request: Request) -> Accepted:
-        """Give numbers; see `Gatherer.accept`."""
-        return await self._gatherer.accept(request)
+        """Give numbers; see `GroupCommit.accept`."""
+        return await self._group_commit.accept(request)
 
-    def submit(self, request: Request, answer: Answer) -> None:
-        """Give numbers, and tell them to `answer`; see `Gatherer.submit`."""
-        self._gatherer.submit(request, answer)
+    def submit(self, request: Request, answer: AnswerCallback) -> None:
+        """Give numbers, and tell them to `answer`; see `GroupCommit.submit`."""
+        self._group_commit.submit(request, answer)
 
-    async def is_so(
-        self, wait: Literal["stored", "searchable"], token: str, chat: int | None, given: Accepted
+    async def wait_until(
+        self,
+        wait: Literal["stored", "searchable"],
+        token: str,
+        chat: int | None,
+        accepted: Accepted,
     ) -> bool:
-        """Wait some seconds until what was given is stored or searchable; whether it is.
+        """Wait some seconds until what was accepted is stored or searchable; whether it is.
 
         Gone if it was rejected. Whatever else goes wrong, it is accepted: then nobody knows yet.
         """
         try:
-            return await self._is_so(wait, token, chat, given)
+            return await self._wait_until(wait, token, chat, accepted)
         except Gone:
             raise
-        except (InstaChatError, Refused) as error:
+        except (InstaChatError, ProblemException) as error:
             logger.warning("what is accepted was waited for in vain: %s", error)
             return False
 
-    async def _is_so(
-        self, wait: Literal["stored", "searchable"], token: str, chat: int | None, given: Accepted
+    async def _wait_until(
+        self,
+        wait: Literal["stored", "searchable"],
+        token: str,
+        chat: int | None,
+        accepted: Accepted,
     ) -> bool:
-        deadline = self._clock() + WAIT_SECONDS
-        if not await self._waiting.stored(given, WAIT_SECONDS):
+        deadline = self._clock() + STORED_WAIT_SECONDS
+        if not await self._stored_waiter.wait_stored(accepted, STORED_WAIT_SECONDS):
             return False
-        await self.call(lambda: self.catalog.check_stored(token, chat, given))
+        await self.run(lambda: self.catalog.check_stored(token, chat, accepted))
         if wait == "stored" or chat is None:
             return True
-        first, last = given.first, given.last
-        while not await self.call(
+        first, last = accepted.first, accepted.last
+        while not await self.run(
             lambda: self.catalog.wait_searchable(token, chat, first, last, 0.0)
         ):
             if self._clock() > deadline:
@@ -107,33 +117,33 @@ class Service:
             await asyncio.sleep(SEARCHABLE_POLL_SECONDS)
         return True
 
-    async def call(self, call: Callable[[], T]) -> T:
-        """Run a call of the core in a thread; Refused if that takes too long."""
-        return await self._run(self._threads, call, CALL_SECONDS)
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run a call of the core in a thread; ProblemException if that takes too long."""
+        return await self._run_in(self._threads, call, CALL_TIMEOUT_SECONDS)
 
-    async def search(self, call: Callable[[], T]) -> T:
-        """As `call`, in threads that nothing else needs: a hanging Elasticsearch holds up only searches."""
-        return await self._run(self._search_threads, call, CALL_SECONDS)
+    async def run_search(self, call: Callable[[], T]) -> T:
+        """As `run`, in threads that nothing else needs: a hanging Elasticsearch holds up only searches."""
+        return await self._run_in(self._search_threads, call, CALL_TIMEOUT_SECONDS)
 
-    async def read(self, call: Callable[[], T | Pending]) -> T | Pending:
+    async def run_read(self, call: Callable[[], T | PendingNumber]) -> T | PendingNumber:
         """What a call finds; a second is waited for what is accepted and not stored yet."""
-        deadline = self._clock() + READ_SECONDS
+        deadline = self._clock() + READ_WAIT_SECONDS
         while True:
-            found = await self.call(call)
-            if not isinstance(found, Pending) or self._clock() > deadline:
+            found = await self.run(call)
+            if not isinstance(found, PendingNumber) or self._clock() > deadline:
                 return found
             await asyncio.sleep(POLL_SECONDS)
 
-    async def change(self, call: Callable[[], T], *, decided_later: bool = False) -> T:
+    async def run_change(self, call: Callable[[], T], *, decided_by_drain: bool = False) -> T:
         """Make a change; some seconds are waited for what is accepted and not stored yet.
 
-        One that is `decided_later`, by the drain, waits for that in threads that nobody else needs.
+        One that is `decided_by_drain`, by the drain, waits for that in threads that nobody else needs.
         """
-        threads = self._long_threads if decided_later else self._threads
-        deadline = self._clock() + CHANGE_SECONDS
+        threads = self._drain_wait_threads if decided_by_drain else self._threads
+        deadline = self._clock() + CHANGE_WAIT_SECONDS
         while True:
             try:
-                return await self._run(threads, call, LONG_SECONDS)
+                return await self._run_in(threads, call, CHANGE_TIMEOUT_SECONDS)
             except NotStoredYet:
                 if self._clock() > deadline:
                     raise
@@ -143,26 +153,28 @@ class Service:
         """What there is of this process, and how much of it is in use."""
         database = self.core.database.pool()
         return {
-            "accept": (self._gatherer.waiting, MOST_WAITING),
-            "calls": (self._calls, MOST_CALLS),
+            "accept": (self._group_commit.waiting, MAX_WAITING_REQUESTS),
+            "calls": (self._calls, MAX_CALLS),
             "database": database,
         }
 
     async def close(self) -> None:
         """Wait for what is accepting; what only reads is left."""
-        await self._gatherer.close()
-        for threads in (self._threads, self._long_threads, self._search_threads):
+        await self._group_commit.close()
+        for threads in (self._threads, self._drain_wait_threads, self._search_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, threads: ThreadPoolExecutor, call: Callable[[], T], seconds: float) -> T:
-        if self._calls >= MOST_CALLS:
-            raise Refused(problems.BUSY)
+    async def _run_in(
+        self, threads: ThreadPoolExecutor, call: Callable[[], T], seconds: float
+    ) -> T:
+        if self._calls >= MAX_CALLS:
+            raise ProblemException(problems.BUSY)
         self._calls += 1
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(threads, call)
         except TimeoutError:
-            raise Refused(problems.AWAY) from None
+            raise ProblemException(problems.UNAVAILABLE) from None
         finally:
             self._calls -= 1
 
@@ -174,59 +186,59 @@ class Service:
 async def open_service(settings: Settings) -> AsyncIterator[Service]:
     """The service of this process on the settings' engines; closed when what it accepts is answered."""
     with ExitStack() as stack:
-        core = await asyncio.to_thread(_open, settings, stack)
-        bell = stack.enter_context(ThreadPoolExecutor(1, "bell"))
-        service = Service(core, bell)
-        sampling = asyncio.create_task(process_metrics.sample(service.pools))
-        renewing = asyncio.create_task(_renew(core))
+        core = await asyncio.to_thread(_open_backend, settings, stack)
+        notifier = stack.enter_context(ThreadPoolExecutor(1, "notifier"))
+        service = Service(core, notifier)
+        sampler = asyncio.create_task(process_metrics.run_sampler(service.pools))
+        renewer = asyncio.create_task(_renew_epochs(core))
         gc.collect()
         gc.freeze()  # what is loaded stays: collections need not walk it
         try:
             yield service
         finally:
-            sampling.cancel()
-            renewing.cancel()
+            sampler.cancel()
+            renewer.cancel()
             await service.close()
 
 
-async def _renew(core: Backend) -> None:
-    """Keep up with the lives that others claim, so that no former primary of Redis is taken for the present.
+async def _renew_epochs(core: Backend) -> None:
+    """Keep up with the epochs that others claim, so that no former primary of Redis is taken for the present.
 
     Where PostgreSQL hangs, one thread waits for it.
     """
     while True:
-        await asyncio.sleep(RENEW_SECONDS)
+        await asyncio.sleep(RENEW_INTERVAL_SECONDS)
         try:
-            await asyncio.to_thread(core.acceptor.renew)
+            await asyncio.to_thread(core.acceptor.refresh)
         except InstaChatError as error:  # PostgreSQL is away: `/` and `/readyz` say so
-            logger.debug("the lives of Redis are not known anew: %s", error)
+            logger.debug("the epochs of Redis are not known anew: %s", error)
         except Exception:
-            logger.exception("the lives of Redis can't be looked up")
+            logger.exception("the epochs of Redis can't be looked up")
 
 
-def _open(settings: Settings, stack: ExitStack) -> Backend:
+def _open_backend(settings: Settings, stack: ExitStack) -> Backend:
     """A core that connects when it is used: an engine that is away now may be back then."""
-    at = stack.enter_context(addresses(settings))
-    database = stack.enter_context(closing(Database(at.database)))
+    urls = stack.enter_context(engine_urls(settings))
+    database = stack.enter_context(closing(Database(urls.database)))
     log = open_log(
         settings,
-        at,
-        connect_seconds=REDIS_CONNECT_SECONDS,
-        answer_seconds=REDIS_ANSWER_SECONDS,
+        urls,
+        connect_timeout_seconds=REDIS_CONNECT_TIMEOUT_SECONDS,
+        reply_timeout_seconds=REDIS_RESPONSE_TIMEOUT_SECONDS,
     )
     stack.callback(log.close)
     with suppress(InstaChatError):  # read once, so that accepting needs no SQL from then on
         _ = database.installation
-    core = assemble(settings, at, database, log)
+    core = assemble(settings, urls, database, log)
     if core.index is not None:
         stack.callback(core.index.close)
     return core
 
 
-async def here(request: HttpRequest) -> Service:
+async def get_service(request: HttpRequest) -> Service:
     """The service of the process that a request came to."""
     service: Service = request.app.state.service
     return service
 
 
-Here = Annotated[Service, Depends(here)]
+ServiceDep = Annotated[Service, Depends(get_service)]

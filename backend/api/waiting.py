@@ -12,42 +12,42 @@ POLL_SECONDS = 0.02
 logger = logging.getLogger(__name__)
 
 
-class Waiting:
+class StoredWaiter:
     """Who waits for what to be stored. For one event loop; all its methods belong there."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[asyncio.Future[bool], tuple[int, EntryId]] = {}
-        self._watch: asyncio.Task[None] | None = None
+        self._entries: dict[asyncio.Future[bool], tuple[int, EntryId]] = {}
+        self._poller: asyncio.Task[None] | None = None
 
-    async def stored(self, accepted: Accepted, seconds: float) -> bool:
+    async def wait_stored(self, accepted: Accepted, seconds: float) -> bool:
         """Wait until everything up to that entry is decided in SQL; False if it takes longer."""
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._waiting[future] = accepted.shard, accepted.entry
-        if self._watch is None or self._watch.done():
-            self._watch = self._loop.create_task(self._look_on())
+        self._entries[future] = accepted.shard, accepted.entry
+        if self._poller is None or self._poller.done():
+            self._poller = self._loop.create_task(self._poll())
         try:
             async with asyncio.timeout(seconds):
                 return await future
         except TimeoutError:
             return False
         finally:
-            self._waiting.pop(future, None)
+            self._entries.pop(future, None)
 
-    async def _look_on(self) -> None:
+    async def _poll(self) -> None:
         """Look as long as somebody waits."""
-        while self._waiting:
+        while self._entries:
             try:
-                states = await asyncio.to_thread(self._look)
+                states = await asyncio.to_thread(self._read_states)
             except InstaChatError as error:
                 logger.warning("%s", error.message)
                 states = {}
-            for future, (shard, entry) in list(self._waiting.items()):
+            for future, (shard, entry) in list(self._entries.items()):
                 if shard in states and states[shard][1] >= entry and not future.done():
                     future.set_result(True)
             await asyncio.sleep(POLL_SECONDS)
 
-    def _look(self) -> dict[int, tuple[int, EntryId]]:
+    def _read_states(self) -> dict[int, tuple[int, EntryId]]:
         with self._database.connect() as connection:
             return postgres.shard_states(connection)

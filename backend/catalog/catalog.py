@@ -1,6 +1,6 @@
 """The catalogue: reading what is stored, with live counts, and changing it.
 
-Reading what was accepted but is not stored yet is no mistake: such a read answers `Pending`. A change
+Reading what was accepted but is not stored yet is no mistake: such a read answers `PendingNumber`. A change
 is SQL first, by optimistic versions; a deletion of a chat or an application is an event in the log,
 decided by the drain behind everything that was accepted before it.
 """
@@ -44,23 +44,23 @@ from backend.ingest import accept
 from backend.ingest.accept import Acceptor
 from backend.ingest.counters import Counters
 from backend.ingest.drain import Drainer
-from backend.search.searcher import NoIndex, Searcher, matches
+from backend.search.searcher import NoIndex, Searcher, iter_matches
 from backend.storage import postgres
 from backend.storage.postgres import Database, StoredChat, StoredMessage
-from backend.storage.postgres.tenants import application_place, insert_application_once
+from backend.storage.postgres.tenants import application_position, insert_application_once
 from backend.storage.redis.log import Log
 
-Row = TypeVar("Row", StoredChat, StoredMessage)
-EDITS = 5  # tries of an edit without a version of its own
-READ_SECONDS = 1.0  # how long a read waits for what is accepted
-CHANGE_SECONDS = 5.0
+StoredRow = TypeVar("StoredRow", StoredChat, StoredMessage)
+MAX_EDIT_ATTEMPTS = 5  # tries of an edit without a version of its own
+READ_TIMEOUT_SECONDS = 1.0  # how long a read waits for what is accepted
+CHANGE_TIMEOUT_SECONDS = 5.0
 POLL_SECONDS = 0.01
 SEARCHABLE_POLL_SECONDS = 0.05  # each is a request to Elasticsearch, which refreshes once a second
-LIST_PAGE = 200
+LIST_PAGE_SIZE = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingNumber:
     """Accepted, and not stored yet: the number is given and will be found."""
 
     number: int
@@ -86,8 +86,8 @@ class Catalog:
         searcher: Searcher,
         *,
         publish: Callable[[], int] = lambda: 0,
-        ring_publisher: Callable[[], None] = lambda: None,
-        ring_clearer: Callable[[], None] = lambda: None,
+        notify_publisher: Callable[[], None] = lambda: None,
+        notify_cascade: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log
         self._database = database
@@ -96,18 +96,18 @@ class Catalog:
         self._drainer = drainer
         self._searcher = searcher
         self._publish = publish
-        self._ring_publisher = ring_publisher
-        self._ring_clearer = ring_clearer
-        self._read_seconds = READ_SECONDS
-        self._change_seconds = CHANGE_SECONDS
+        self._notify_publisher = notify_publisher
+        self._notify_cascade = notify_cascade
+        self._read_timeout = READ_TIMEOUT_SECONDS
+        self._change_timeout = CHANGE_TIMEOUT_SECONDS
 
-    def impatient(self) -> "Catalog":
-        """The same for who waits by other means: reads answer Pending, changes NotStoredYet, at once.
+    def without_waiting(self) -> "Catalog":
+        """The same for who waits by other means: reads answer PendingNumber, changes NotStoredYet, at once.
 
         Only deletions of chats and applications still wait for their decision.
         """
         other = copy.copy(self)
-        other._read_seconds = other._change_seconds = 0.0
+        other._read_timeout = other._change_timeout = 0.0
         return other
 
     # -- applications ------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ class Catalog:
         checked_name(name)
         token = new_token()
         if key is not None:
-            token = self._claimed_token(key, name, token)
-        self._counters.open(token)
+            token = self._token_for_key(key, name, token)
+        self._counters.create_counter(token)
         with self._database.begin() as tx:
             return postgres.to_application(insert_application_once(tx, token, name), 0)
 
@@ -131,32 +131,32 @@ class Catalog:
         """An application with its live count of chats."""
         checked_token(token)
         with self._database.connect() as connection:
-            row = postgres.application(connection, token)
+            row = postgres.get_application(connection, token)
         if row is None:
             raise no_application()
-        issued = self._counters.live([Parent(token)])[0]
+        issued = self._counters.read_issued([Parent(token)])[0]
         return postgres.to_application(row, issued - row.removed)
 
     def applications(
-        self, *, behind: str | None = None, limit: int | None = None
+        self, *, after_token: str | None = None, limit: int | None = None
     ) -> Iterator[Application]:
         """All applications in the order of their creation, read a page at a time.
 
-        `behind` is the token of the one before the first; NotFound if there never was such a one.
+        `after_token` is the token of the one before the first; NotFound if there never was such a one.
         """
         after = 0
-        if behind is not None:
+        if after_token is not None:
             with self._database.connect() as connection:
-                place = application_place(connection, behind)
-            if place is None:
+                position = application_position(connection, after_token)
+            if position is None:
                 raise no_application()
-            after = place
+            after = position
         while limit is None or limit > 0:
-            size = LIST_PAGE if limit is None else min(limit, LIST_PAGE)
+            size = LIST_PAGE_SIZE if limit is None else min(limit, LIST_PAGE_SIZE)
             with self._database.connect() as connection:
-                page = postgres.applications(connection, after, size)
+                page = postgres.list_applications(connection, after, size)
             for row in page:
-                issued = self._counters.live([Parent(row.token)])[0]
+                issued = self._counters.read_issued([Parent(row.token)])[0]
                 yield postgres.to_application(row, issued - row.removed)
             if len(page) < size:
                 return
@@ -168,14 +168,14 @@ class Catalog:
     ) -> Application:
         """Rename an application; with a `version` only if it still has it (StaleVersion)."""
         checked_name(name)
-        for _ in range(EDITS):
-            seen = self.application(token)
-            _check_version(version, seen.version, "the application")
+        for _ in range(MAX_EDIT_ATTEMPTS):
+            current = self.application(token)
+            _check_version(version, current.version, "the application")
             with self._database.begin() as tx:
-                row = postgres.rename_application(tx, token, name, seen.version)
+                row = postgres.rename_application(tx, token, name, current.version)
             if row is not None:
-                return postgres.to_application(row, seen.chats_count)
-        raise _contended("the application")
+                return postgres.to_application(row, current.chats_count)
+        raise _too_many_conflicts("the application")
 
     def delete_application(
         self, token: str, *, cascade: bool = False, version: int | None = None
@@ -191,23 +191,23 @@ class Catalog:
 
     # -- chats -------------------------------------------------------------------------------------
 
-    def chat(self, token: str, number: int) -> Chat | Pending:
+    def chat(self, token: str, number: int) -> Chat | PendingNumber:
         """A chat with its live count of messages."""
         row = self._chat_row(token, number)
         if row is None:
-            return Pending(number)
-        issued = self._counters.live([Parent(token, number)])[0]
+            return PendingNumber(number)
+        issued = self._counters.read_issued([Parent(token, number)])[0]
         return postgres.to_chat(row, issued - row.removed)
 
     def chats(self, token: str, *, after: int = 0, limit: int | None = None) -> Iterator[Chat]:
         """An application's stored chats by number, read a page at a time."""
         self.application(token)
         while limit is None or limit > 0:
-            size = LIST_PAGE if limit is None else min(limit, LIST_PAGE)
+            size = LIST_PAGE_SIZE if limit is None else min(limit, LIST_PAGE_SIZE)
             with self._database.connect() as connection:
-                page = postgres.chats(connection, token, after, size)
+                page = postgres.list_chats(connection, token, after, size)
             if page:
-                issued = self._counters.live([Parent(token, row.number) for row in page])
+                issued = self._counters.read_issued([Parent(token, row.number) for row in page])
                 for row, count in zip(page, issued, strict=True):
                     yield postgres.to_chat(row, count - row.removed)
             if len(page) < size:
@@ -225,10 +225,10 @@ class Catalog:
 
     # -- messages ----------------------------------------------------------------------------------
 
-    def message(self, token: str, chat: int, number: int) -> Message | Pending:
-        """A message. Pending if it is accepted and still not stored after a second."""
-        stored = self._message_row(token, chat, number, self._read_seconds)
-        return Pending(number) if stored is None else stored.message
+    def message(self, token: str, chat: int, number: int) -> Message | PendingNumber:
+        """A message. PendingNumber if it is accepted and still not stored after a second."""
+        stored = self._message_row(token, chat, number, self._read_timeout)
+        return PendingNumber(number) if stored is None else stored.message
 
     def messages(
         self, token: str, chat: int, *, after: int = 0, limit: int | None = None
@@ -238,7 +238,7 @@ class Catalog:
         while row is not None and (limit is None or limit > 0):
             size = postgres.PAGE if limit is None else min(limit, postgres.PAGE)
             with self._database.connect() as connection:
-                page = postgres.messages(connection, row.id, after, size)
+                page = postgres.list_messages(connection, row.id, after, size)
             yield from page
             if len(page) < size:
                 return
@@ -252,7 +252,7 @@ class Catalog:
         fold_keyword(keyword)
         row = self._chat_row(token, chat)
         if row is not None:
-            yield from matches(self._searcher, row.id, keyword, after=after, limit=limit)
+            yield from iter_matches(self._searcher, row.id, keyword, after=after, limit=limit)
 
     def edit_message(
         self, token: str, chat: int, number: int, text: str, *, version: int | None = None
@@ -263,7 +263,7 @@ class Catalog:
         """
         checked_text(text)
         folded = fold(text)
-        for _ in range(EDITS):
+        for _ in range(MAX_EDIT_ATTEMPTS):
             stored = self._stored_message(token, chat, number)
             _check_version(version, stored.message.version, f"message {number}")
             with self._database.begin() as tx:
@@ -271,17 +271,17 @@ class Catalog:
                     tx, stored.chat_id, number, stored.message.version, text, folded
                 )
                 if edited is not None:
-                    self._name_change(tx, stored.chat_id, number, edited.version)
+                    self._add_to_outbox(tx, stored.chat_id, number, edited.version)
             if edited is not None:
-                self._ring_publisher()
+                self._notify_publisher()
                 return edited
-        raise _contended(f"message {number}")
+        raise _too_many_conflicts(f"message {number}")
 
     def delete_message(
         self, token: str, chat: int, number: int, *, version: int | None = None
     ) -> None:
         """Delete a message: its number stays taken, its text goes, the chat's count falls by one."""
-        for _ in range(EDITS):
+        for _ in range(MAX_EDIT_ATTEMPTS):
             stored = self._stored_message(token, chat, number)
             _check_version(version, stored.message.version, f"message {number}")
             with self._database.begin() as tx:
@@ -289,11 +289,11 @@ class Catalog:
                     tx, stored.chat_id, number, stored.message.version
                 )
                 if removed is not None:
-                    self._name_change(tx, stored.chat_id, number, removed)
+                    self._add_to_outbox(tx, stored.chat_id, number, removed)
             if removed is not None:
-                self._ring_publisher()
+                self._notify_publisher()
                 return
-        raise _contended(f"message {number}")
+        raise _too_many_conflicts(f"message {number}")
 
     # -- waiting -----------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class Catalog:
                 return True
             if time.monotonic() >= deadline or self._log.paused():
                 return False
-            if self._log.workers() or not self._drainer.drain(shard):
+            if self._log.count_workers() or not self._drainer.drain(shard):
                 time.sleep(POLL_SECONDS)
 
     def wait_searchable(self, token: str, chat: int, first: int, last: int, seconds: float) -> bool:
@@ -324,9 +324,9 @@ class Catalog:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                if row is not None and self._searcher.knows(row.id, first, last):
+                if row is not None and self._searcher.covers(row.id, first, last):
                     return True
-                if not (self._log.workers() or self._log.paused()):
+                if not (self._log.count_workers() or self._log.paused()):
                     self._publish()
             except NoIndex:
                 raise  # that does not pass by itself
@@ -350,16 +350,16 @@ class Catalog:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _claimed_token(self, key: str, name: str, token: str) -> str:
+    def _token_for_key(self, key: str, name: str, token: str) -> str:
         """The token that belongs to an idempotency key: this one, or that of an earlier try.
 
         It is kept before anything else is done, so a try that went wrong is taken up by the next.
         """
-        kept, body_hash = accept.keyed("applications", key, name)
-        found = self._log.claim_key(0, kept, f"{body_hash} {token}")
+        stored_key, body_hash = accept.identify_request("applications", key, name)
+        found = self._log.reserve_idempotency_key(0, stored_key, f"{body_hash} {token}")
         earlier_hash, _, earlier = found.partition(" ")
         if earlier_hash != body_hash:
-            raise accept.key_reused()
+            raise accept.key_reused_error()
         return earlier
 
     def _chat_row(self, token: str, number: int) -> StoredChat | None:
@@ -369,18 +369,18 @@ class Catalog:
 
         def find() -> StoredChat | None:
             with self._database.connect() as connection:
-                row = postgres.chat(connection, token, number)
-                if row is None and postgres.application(connection, token) is None:
+                row = postgres.get_chat(connection, token, number)
+                if row is None and postgres.get_application(connection, token) is None:
                     raise no_application()
             if row is not None and row.state != "stored":
                 raise no_chat(number)
             return row
 
-        return self._find(find, Parent(token), number, self._read_seconds, no_chat(number))
+        return self._wait_for_row(find, Parent(token), number, self._read_timeout, no_chat(number))
 
     def _stored_chat(self, token: str, number: int) -> StoredChat:
         """As `_chat_row`, but a change waits longer, and then gives up with Unavailable."""
-        deadline = time.monotonic() + self._change_seconds
+        deadline = time.monotonic() + self._change_timeout
         while True:
             self._drain_if_alone(token)
             row = self._chat_row(token, number)
@@ -396,7 +396,7 @@ class Catalog:
         checked_token(token)
         checked_number(chat)
         checked_number(number)
-        return self._find(
+        return self._wait_for_row(
             lambda: self._find_message(token, chat, number),
             Parent(token, chat),
             number,
@@ -404,14 +404,14 @@ class Catalog:
             no_message(chat, number),
         )
 
-    def _find(
+    def _wait_for_row(
         self,
-        find: Callable[[], Row | None],
+        find: Callable[[], StoredRow | None],
         parent: Parent,
         number: int,
         seconds: float,
         missing: NotFound,
-    ) -> Row | None:
+    ) -> StoredRow | None:
         """What `find` finds, waited for while the number is on its way; None if that takes longer."""
         deadline = time.monotonic() + seconds
         while True:
@@ -426,7 +426,7 @@ class Catalog:
 
     def _find_message(self, token: str, chat: int, number: int) -> StoredMessage | None:
         with self._database.connect() as connection:
-            found = postgres.message(connection, token, chat, number)
+            found = postgres.get_message(connection, token, chat, number)
         if found is None or found.state == "stored":
             return found
         if found.state == "dead":
@@ -438,7 +438,7 @@ class Catalog:
 
     def _stored_message(self, token: str, chat: int, number: int) -> StoredMessage:
         self._drain_if_alone(token)
-        found = self._message_row(token, chat, number, self._change_seconds)
+        found = self._message_row(token, chat, number, self._change_timeout)
         if found is None:
             raise self._not_stored_yet(f"message {number}")
         return found
@@ -449,7 +449,7 @@ class Catalog:
         It is until the cursor has passed the log's end, as read after `issued`. NotFound if the
         parent itself is not there.
         """
-        issued, end = self._counters.live_with_end([parent])
+        issued, end = self._counters.read_issued_with_end([parent])
         if number > issued[0]:
             return False
         with self._database.connect() as connection:
@@ -458,13 +458,13 @@ class Catalog:
 
     def _drain_if_alone(self, token: str) -> None:
         """Before a change: where no worker is running, what was accepted is stored from here."""
-        if not (self._log.workers() or self._log.paused()):
+        if not (self._log.count_workers() or self._log.paused()):
             self._drainer.drain(self._counters.shard(token))
 
     def _not_stored_yet(self, what: str) -> NotStoredYet:
-        return NotStoredYet(*self._why_waiting(f"{what} is accepted, and not stored yet"))
+        return NotStoredYet(*self._explain_waiting(f"{what} is accepted, and not stored yet"))
 
-    def _why_waiting(self, what: str) -> tuple[str, str]:
+    def _explain_waiting(self, what: str) -> tuple[str, str]:
         """What waits for a worker, with what keeps it from working if that is known; and a hint."""
         if self._log.paused():
             return (
@@ -476,14 +476,16 @@ class Catalog:
     def _delete(self, token: str, chat: int | None, cascade: bool) -> None:
         accepted = self._acceptor.accept(accept.deletion(token, chat, cascade=cascade))
         what = "the application" if chat is None else f"chat {chat}"
-        if not self.wait_stored(accepted.shard, accepted.entry, CHANGE_SECONDS):
+        if not self.wait_stored(accepted.shard, accepted.entry, CHANGE_TIMEOUT_SECONDS):
             raise Unavailable(
-                *self._why_waiting(f"the deletion of {what} is accepted, and not decided yet")
+                *self._explain_waiting(f"the deletion of {what} is accepted, and not decided yet")
             )
         with self._database.connect() as connection:
-            standing = postgres.standing(connection, accepted.shard, Parent(token, chat))
-        if standing.removed:
-            self._ring_clearer()
+            parent_state = postgres.get_parent_state(
+                connection, accepted.shard, Parent(token, chat)
+            )
+        if parent_state.removed:
+            self._notify_cascade()
             return
         if cascade:
             raise Unavailable(
@@ -496,8 +498,8 @@ class Catalog:
             f"delete its {children} first, or all at once with a cascade",
         )
 
-    def _name_change(self, tx: Connection, chat_id: int, number: int, version: int) -> None:
-        if postgres.publishing(tx):
+    def _add_to_outbox(self, tx: Connection, chat_id: int, number: int, version: int) -> None:
+        if postgres.is_publishing(tx):
             postgres.add_to_outbox(tx, [(chat_id, number, version)])
 
 
@@ -508,5 +510,5 @@ def _check_version(wanted: int | None, found: int, what: str) -> None:
         )
 
 
-def _contended(what: str) -> InstaChatError:
+def _too_many_conflicts(what: str) -> InstaChatError:
     return StaleVersion(f"{what} is changed by others again and again", "try again")

@@ -21,8 +21,8 @@ from backend.domain.model import MAX_BATCH, MAX_NUMBER
 
 MAX_ENTRY_BYTES = 64 * 1024  # of text; one text alone may be longer: 10,000 code points, 40 kB
 MAX_ENTRY_TEXTS = 500
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_END = 253_402_300_800_000_000  # the year 10,000, in microseconds since 1970
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_MICROS = 253_402_300_800_000_000  # the year 10,000, in microseconds since 1970
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _is_token = lru_cache(maxsize=1024)(re.compile("[A-Za-z0-9_-]{1,64}").fullmatch)
 
@@ -38,7 +38,7 @@ class ChatsCreated(Struct, frozen=True, gc=False):
     @property
     def at(self) -> datetime:
         """When they were created."""
-        return moment(self.micros)
+        return from_micros(self.micros)
 
 
 class MessagesCreated(Struct, frozen=True, gc=False):
@@ -53,10 +53,10 @@ class MessagesCreated(Struct, frozen=True, gc=False):
     @property
     def at(self) -> datetime:
         """When they were created."""
-        return moment(self.micros)
+        return from_micros(self.micros)
 
 
-class DeletionAsked(Struct, frozen=True, gc=False):
+class DeletionRequested(Struct, frozen=True, gc=False):
     """An application (`chat` is None) or a chat shall be deleted; the drain decides.
 
     With `cascade` also where something belongs to it still.
@@ -70,10 +70,10 @@ class DeletionAsked(Struct, frozen=True, gc=False):
     @property
     def at(self) -> datetime:
         """When it was asked for."""
-        return moment(self.micros)
+        return from_micros(self.micros)
 
 
-Event = ChatsCreated | MessagesCreated | DeletionAsked
+Event = ChatsCreated | MessagesCreated | DeletionRequested
 
 _Number = Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
 
@@ -136,10 +136,10 @@ def unpack(field: bytes) -> Event:
         try:
             payload = _decode(packed)
         except ValueError:
-            payload = _decode_patiently(packed)
+            payload = _decode_with_surrogates(packed)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"not an event: {type(error).__name__}") from None
-    if _is_token(payload.token) and 0 <= micros < _END:
+    if _is_token(payload.token) and 0 <= micros < _MAX_MICROS:
         if isinstance(payload, _Messages):
             if 1 <= first <= MAX_NUMBER + 1 - len(payload.texts):
                 return MessagesCreated(payload.token, payload.chat, first, payload.texts, micros)
@@ -148,19 +148,19 @@ def unpack(field: bytes) -> Event:
                 return ChatsCreated(payload.token, first, first + payload.count - 1, micros)
         else:
             cascade = payload.how is not None
-            return DeletionAsked(payload.token, payload.chat, micros, cascade)
+            return DeletionRequested(payload.token, payload.chat, micros, cascade)
     raise ValueError("not an event: out of range")
 
 
-def _decode_patiently(packed: bytes) -> _Payload:
+def _decode_with_surrogates(packed: bytes) -> _Payload:
     """With lone surrogates: no valid text, but no reason to lose those beside it."""
     found: _Payload = convert(json.loads(packed.decode("utf-8", "surrogatepass")), _Payload)
     return found
 
 
-def moment(micros: int) -> datetime:
+def from_micros(micros: int) -> datetime:
     """The time so many microseconds after the beginning of 1970."""
-    return _EPOCH + timedelta(microseconds=micros)
+    return _UNIX_EPOCH + timedelta(microseconds=micros)
 
 
 def _pack_texts(token: str, chat: int, texts: Sequence[str]) -> bytes:

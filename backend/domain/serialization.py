@@ -9,56 +9,58 @@ from typing import Any
 
 from backend.domain.model import Application, Chat, Match, Message
 
-Body = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def application(thing: Application) -> Body:
+def application(entity: Application) -> JsonObject:
     """An application, with its live count of chats."""
     return {
-        "token": thing.token,
-        "name": thing.name,
-        "chats_count": thing.chats_count,
-        "created_at": rfc3339(thing.created_at),
-        "updated_at": rfc3339(thing.updated_at),
+        "token": entity.token,
+        "name": entity.name,
+        "chats_count": entity.chats_count,
+        "created_at": rfc3339(entity.created_at),
+        "updated_at": rfc3339(entity.updated_at),
     }
 
 
-def chat(thing: Chat) -> Body:
+def chat(entity: Chat) -> JsonObject:
     """A chat, with its live count of messages."""
     return {
-        "number": thing.number,
-        "messages_count": thing.messages_count,
-        "created_at": rfc3339(thing.created_at),
-        "updated_at": rfc3339(thing.updated_at),
+        "number": entity.number,
+        "messages_count": entity.messages_count,
+        "created_at": rfc3339(entity.created_at),
+        "updated_at": rfc3339(entity.updated_at),
     }
 
 
-def message(thing: Message) -> Body:
+def message(entity: Message) -> JsonObject:
     """A message."""
     return {
-        "number": thing.number,
-        "text": thing.text,
-        "created_at": rfc3339(thing.created_at),
-        "updated_at": rfc3339(thing.updated_at),
+        "number": entity.number,
+        "text": entity.text,
+        "created_at": rfc3339(entity.created_at),
+        "updated_at": rfc3339(entity.updated_at),
     }
 
 
-def match(thing: Match) -> Body:
+def match(entity: Match) -> JsonObject:
     """A message that a search found, with the places: `[start, end]` in code points of its text."""
-    return message(thing.message) | {"highlight": [[start, end] for start, end in thing.highlight]}
+    return message(entity.message) | {
+        "highlight": [[start, end] for start, end in entity.highlight]
+    }
 
 
-def pending(number: int) -> Body:
+def pending(number: int) -> JsonObject:
     """What is accepted and not stored yet."""
     return {"number": number, "status": "accepted"}
 
 
-def number(given: int) -> Body:
+def number(issued: int) -> JsonObject:
     """The answer to one creation."""
-    return {"number": given}
+    return {"number": issued}
 
 
-def numbers(first: int, last: int) -> Body:
+def numbers(first: int, last: int) -> JsonObject:
     """The answer to many creations at once."""
     return {"first": first, "last": last}
 

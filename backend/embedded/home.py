@@ -20,7 +20,7 @@ TITLES = {POSTGRES: "PostgreSQL", VALKEY: "Valkey"}
 
 STRICT = "strict"
 
-LITTLE_SPACE = 100_000_000
+LOW_DISK_BYTES = 100_000_000
 """Bytes free on the home's disk, below which an engine that fails is blamed on the disk."""
 
 
@@ -98,7 +98,7 @@ def make_home(layout: Layout) -> None:
     """
     as_root = os.geteuid() == 0
     passable = 0o711 if as_root else 0o700
-    with reporting_unusable(layout):
+    with translate_home_errors(layout):
         missing = [f for f in (layout.home, *layout.home.parents) if not f.exists()]
         for folder in reversed(missing):
             mode = passable if folder == layout.home else 0o755
@@ -106,16 +106,16 @@ def make_home(layout: Layout) -> None:
                 _make_folder(folder, mode)
                 if as_root:  # whatever its umask is, the engines' user must pass
                     folder.chmod(mode)
-        own_folder(layout.run, passable, os.geteuid())
-        own_folder(layout.logs, 0o700, os.geteuid())
+        ensure_owned_folder(layout.run, passable, os.geteuid())
+        ensure_owned_folder(layout.logs, 0o700, os.geteuid())
 
 
-def own_folder(
+def ensure_owned_folder(
     path: Path, mode: int, owner: int, group: int = -1, *, in_public: bool = False
 ) -> None:
     """Makes sure that `path` is a folder with that mode and owner (a user id), none of others'.
 
-    Creates it if need be. One that has another mode is mended, unless it is `in_public`, where all may
+    Creates it if need be. One that has another mode is repaired, unless it is `in_public`, where all may
     create files: there it was never safe.
 
     Raises Invalid if it is a link, no folder, or another user's; OSError if it can't be made.
@@ -160,7 +160,7 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def reporting_unusable(layout: Layout) -> Iterator[None]:
+def translate_home_errors(layout: Layout) -> Iterator[None]:
     """Turns an OSError about the home into Invalid, or EngineDown if its disk is full."""
     try:
         yield
@@ -178,7 +178,7 @@ _ANOTHER_HOME = "choose another INSTACHAT_HOME"
 # Locks
 
 
-def take(path: Path, mode: int) -> int | None:
+def try_lock(path: Path, mode: int) -> int | None:
     """Takes a lock, shared or exclusive (`fcntl.LOCK_SH`, `LOCK_EX`), without waiting.
 
     Returns a descriptor whose closing, or the process's end, gives the lock up; None if it can't be had.
@@ -197,7 +197,7 @@ def take(path: Path, mode: int) -> int | None:
 
 def is_held(path: Path) -> bool:
     """Whether anybody holds the lock, shared or exclusive."""
-    lock = take(path, fcntl.LOCK_EX)
+    lock = try_lock(path, fcntl.LOCK_EX)
     if lock is None:
         return True
     os.close(lock)
@@ -208,7 +208,7 @@ def is_held(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Failure:
+class StartFailure:
     """Why an attempt to start an engine failed.
 
     `began` says when, by `time.monotonic`, a clock that all processes share.
@@ -226,16 +226,16 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Reported:
+class EngineState:
     """What the supervisor says of one engine."""
 
     sockets: str
     ready: bool = False
     strict: bool = False
-    failure: Failure | None = None
+    failure: StartFailure | None = None
 
 
-State = dict[str, Reported]
+State = dict[str, EngineState]
 """By engine: those that somebody has wanted since the supervisor started."""
 
 
@@ -252,7 +252,7 @@ class StateFile:
         if state == self._published:
             return
         fresh = self._path.with_suffix(".new")
-        lock = take(fresh, fcntl.LOCK_EX)
+        lock = try_lock(fresh, fcntl.LOCK_EX)
         assert lock is not None, "there is one supervisor only"
         with open(lock, "w", closefd=False) as file:
             file.truncate()
@@ -279,17 +279,17 @@ def read_state(layout: Layout) -> State | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return _parsed(file.read())
+                return _parse_state(file.read())
     except FileNotFoundError:
         pass
     return None
 
 
-def _parsed(text: str) -> State:
+def _parse_state(text: str) -> State:
     state: State = {}
     for name, entry in json.loads(text).items():
         failure = entry.pop("failure")
-        state[name] = Reported(**entry, failure=Failure(**failure) if failure else None)
+        state[name] = EngineState(**entry, failure=StartFailure(**failure) if failure else None)
     return state
 
 
@@ -307,10 +307,10 @@ def log_size(log: Path) -> int:
 def engine_down(layout: Layout, message: str, log: str, since: int = 0) -> EngineDown:
     """EngineDown with the log's path and the last lines that it got after byte `since`."""
     path = layout.log(log)
-    return EngineDown(f"{message}; {_ending(path, since)}", _hint(layout))
+    return EngineDown(f"{message}; {_log_tail(path, since)}", _log_hint(layout))
 
 
-def _ending(log: Path, since: int) -> str:
+def _log_tail(log: Path, since: int) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(since, log_size(log) - 4000))
@@ -322,10 +322,10 @@ def _ending(log: Path, since: int) -> str:
     return f"its log, {log}, ends with\n" + "\n".join(f"    {line}" for line in lines)
 
 
-def _hint(layout: Layout) -> str:
+def _log_hint(layout: Layout) -> str:
     own = "or set INSTACHAT_DATABASE_URL and INSTACHAT_REDIS_URL to engines of your own"
     with suppress(OSError):
         free = shutil.disk_usage(layout.home).free
-        if free < LITTLE_SPACE:
+        if free < LOW_DISK_BYTES:
             return f"make room: the disk of {layout.home} has {free / 1e6:.0f} MB left; {own}"
     return f"see that log; {own}"

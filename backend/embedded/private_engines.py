@@ -64,23 +64,25 @@ from backend.embedded.home import (
     log_size,
     make_home,
     read_state,
-    reporting_unusable,
-    take,
+    translate_home_errors,
+    try_lock,
 )
 from backend.embedded.wire import answers, database_url, redis_url
 
 if TYPE_CHECKING:  # it brings pydantic along, which the supervisor must not wait for
     from backend.settings import Durability
 
-READY_WITHIN = 30.0
+READY_TIMEOUT_SECONDS = 30.0
 """Seconds to wait for the engines to answer, and before that for a stop under way."""
 
-STOPPED_WITHIN = 15.0
+STOP_TIMEOUT_SECONDS = 15.0
 """Seconds that `close(wait=True)` waits for the engines' end."""
 
-_POLL = 0.01
-_PAUSE = 0.05  # between two questions to an engine; each one is a process of PostgreSQL's
-_LAUNCHES = 3
+_POLL_SECONDS = 0.01
+_ANSWER_POLL_SECONDS = (
+    0.05  # between two questions to an engine; each one is a process of PostgreSQL's
+)
+_MAX_LAUNCHES = 3
 
 
 def acquire(
@@ -94,7 +96,7 @@ def acquire(
     does nothing.
 
     Raises Invalid if the home can't be used, Failed if an engine isn't installed or can't be set up
-    on this machine, EngineDown if one doesn't start, after `READY_WITHIN` seconds at the latest.
+    on this machine, EngineDown if one doesn't start, after `READY_TIMEOUT_SECONDS` seconds at the latest.
     """
     wanted = [name for name, asked in ((POSTGRES, postgres), (VALKEY, valkey)) if asked]
     share = PrivateEngines(Layout.of(home), wanted, durability == STRICT)
@@ -156,21 +158,21 @@ class PrivateEngines:
         """Gives up the share; a second time it does nothing.
 
         With `wait` it returns when the engines have stopped, if this was the last share; after
-        `STOPPED_WITHIN` seconds at the latest.
+        `STOP_TIMEOUT_SECONDS` seconds at the latest.
         """
         locks, self._locks = self._locks, []
         for lock in locks:
             os.close(lock)
         if locks and wait:
-            deadline = time.monotonic() + STOPPED_WITHIN
+            deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
             while self._are_stopping() and time.monotonic() < deadline:
-                time.sleep(_POLL)
+                time.sleep(_POLL_SECONDS)
 
     def _are_stopping(self) -> bool:
         """Whether there is a supervisor without users."""
         if not is_held(self._layout.supervisor_lock):
             return False
-        shared = take(self._layout.users_lock, fcntl.LOCK_SH)
+        shared = try_lock(self._layout.users_lock, fcntl.LOCK_SH)
         if shared is None:
             return True  # only a supervisor that stops holds it exclusively
         os.close(shared)
@@ -180,21 +182,21 @@ class PrivateEngines:
         if not self._wanted:
             return
         make_home(self._layout)
-        self._share(self._layout.users_lock)
+        self._take_share(self._layout.users_lock)
         for name in self._wanted:
-            self._share(self._layout.wanted(name))
+            self._take_share(self._layout.wanted(name))
         if self._strict:
-            self._share(self._layout.wanted(STRICT))
+            self._take_share(self._layout.wanted(STRICT))
         self._wait()
 
-    def _share(self, path: Path) -> None:
-        deadline = time.monotonic() + READY_WITHIN
-        with reporting_unusable(self._layout):
-            while (lock := take(path, fcntl.LOCK_SH)) is None:
+    def _take_share(self, path: Path) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+        with translate_home_errors(self._layout):
+            while (lock := try_lock(path, fcntl.LOCK_SH)) is None:
                 if time.monotonic() > deadline:
                     message = "the private engines were told to stop, but don't"
                     raise engine_down(self._layout, message, "supervisor")
-                time.sleep(_POLL)
+                time.sleep(_POLL_SECONDS)
         self._locks.append(lock)
 
     def _wait(self) -> None:
@@ -206,24 +208,24 @@ class PrivateEngines:
             state = read_state(self._layout)
             if state is None:
                 launches += _launch_supervisor(self._layout)
-                if launches > _LAUNCHES:
+                if launches > _MAX_LAUNCHES:
                     message = "the supervisor of the private engines ends as soon as it starts"
                     raise engine_down(self._layout, message, "supervisor", log_since)
             elif self._is_served_by(state):
-                if self._answering(state):
+                if self._all_answer(state):
                     return
-                time.sleep(_PAUSE)
+                time.sleep(_ANSWER_POLL_SECONDS)
             else:
                 self._raise_failure(state, since)
-            if time.monotonic() - since > READY_WITHIN:
-                raise self._too_late(state or {})
-            time.sleep(_POLL)
+            if time.monotonic() - since > READY_TIMEOUT_SECONDS:
+                raise self._timeout_error(state or {})
+            time.sleep(_POLL_SECONDS)
 
     def _is_served_by(self, state: State) -> bool:
         reports = [state.get(name) for name in self._wanted]
         return all(r and r.ready and (r.strict or not self._strict) for r in reports)
 
-    def _answering(self, state: State) -> bool:
+    def _all_answer(self, state: State) -> bool:
         """Asks the engines themselves, and sets the URLs if all of them answer.
 
         The state may be a tenth of a second old: an engine that died since, or PostgreSQL recovering
@@ -246,10 +248,10 @@ class PrivateEngines:
             if failure is not None and failure.began >= since:
                 raise failure.error()
 
-    def _too_late(self, state: State) -> EngineDown:
-        late = [name for name in self._wanted if name not in state or not state[name].ready]
-        name = (late or self._wanted)[0]
-        message = f"the private {TITLES[name]} does not answer after {READY_WITHIN:.0f} s"
+    def _timeout_error(self, state: State) -> EngineDown:
+        not_ready = [name for name in self._wanted if name not in state or not state[name].ready]
+        name = (not_ready or self._wanted)[0]
+        message = f"the private {TITLES[name]} does not answer after {READY_TIMEOUT_SECONDS:.0f} s"
         return engine_down(self._layout, message, name)
 
 
@@ -260,8 +262,8 @@ def _launch_supervisor(layout: Layout) -> bool:
     """
     import subprocess  # slow to import, and most commands find the engines up
 
-    with reporting_unusable(layout):
-        lock = take(layout.supervisor_lock, fcntl.LOCK_EX)
+    with translate_home_errors(layout):
+        lock = try_lock(layout.supervisor_lock, fcntl.LOCK_EX)
     if lock is None:
         return False
     problem = "the supervisor of the private engines can't be started"

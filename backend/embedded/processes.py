@@ -28,13 +28,13 @@ class Launcher:
     alive: int
 
     def start(
-        self, command: list[str], end_by: signal.Signals, stdin: int = subprocess.DEVNULL
+        self, command: list[str], stop_signal: signal.Signals, stdin: int = subprocess.DEVNULL
     ) -> "subprocess.Popen[str]":
-        """Starts a program that gets the signal `end_by` if the supervisor dies (on Linux).
+        """Starts a program that gets the signal `stop_signal` if the supervisor dies (on Linux).
 
         Raises OSError or subprocess.SubprocessError if it can't.
         """
-        user = self.account.uid if self.account.is_other else None
+        user = self.account.uid if self.account.needs_switch else None
         return subprocess.Popen(
             command,
             stdin=stdin,
@@ -47,7 +47,7 @@ class Launcher:
             group=None if user is None else self.account.gid,
             extra_groups=None if user is None else [],
             pass_fds=(self.alive,),
-            preexec_fn=_dying_with(os.getpid(), end_by),  # noqa: PLW1509 - there, why it is safe
+            preexec_fn=_signal_on_parent_death(os.getpid(), stop_signal),  # noqa: PLW1509 - there, why it is safe
             text=True,
         )
 
@@ -59,7 +59,7 @@ class Launcher:
             raise subprocess.CalledProcessError(program.returncode, command[0])
 
 
-def _dying_with(parent: int, end_by: signal.Signals) -> Callable[[], None] | None:
+def _signal_on_parent_death(parent: int, stop_signal: signal.Signals) -> Callable[[], None] | None:
     """What a child does to get that signal when its parent dies, before it becomes the program.
 
     To the kernel the parent is a thread, so the supervisor has one only; that also makes it safe to run
@@ -70,21 +70,26 @@ def _dying_with(parent: int, end_by: signal.Signals) -> Callable[[], None] | Non
         return None
 
     def bind() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(end_by))
+        libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(stop_signal))
         if os.getppid() != parent:  # it died just before
             os._exit(1)
 
     return bind
 
 
-def end_leftovers(
-    account: Account, mark: str, main_option: str, end_by: signal.Signals, *, by_force: bool
+def end_orphans(
+    account: Account,
+    process_tag: str,
+    main_option: str,
+    stop_signal: signal.Signals,
+    *,
+    by_force: bool,
 ) -> None:
     """Tells what is left of an engine's earlier life to end.
 
-    Its processes are known by their user and by `mark`, the engine's own name, in their command lines;
+    Its processes are known by their user and by `process_tag`, the engine's own name, in their command lines;
     one that merely got an old one's number is never hit. The main process, which has `main_option`,
-    gets `end_by`. Without it the others can do nothing useful any more: they are killed, as all are
+    gets `stop_signal`. Without it the others can do nothing useful any more: they are killed, as all are
     with `by_force`.
     """
     import psutil  # hardly ever needed, and slow to import
@@ -92,7 +97,7 @@ def end_leftovers(
     found = []
     for process in psutil.process_iter(["uids", "cmdline"]):
         uids, words = process.info["uids"], process.info["cmdline"] or []
-        if uids and uids.real == account.uid and mark in " ".join(words):
+        if uids and uids.real == account.uid and process_tag in " ".join(words):
             found.append((process, main_option in words))
     kill = by_force or not any(is_main for _, is_main in found)
     for process, is_main in found:
@@ -100,6 +105,6 @@ def end_leftovers(
             if kill:
                 process.kill()
             elif is_main:
-                process.send_signal(end_by)
+                process.send_signal(stop_signal)
         except psutil.NoSuchProcess:
             pass

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from backend.domain.errors import Failed
-from backend.embedded.account import OWN_ENGINES, Account
-from backend.embedded.home import own_folder
+from backend.embedded.account import OWN_ENGINES_HINT, Account
+from backend.embedded.home import ensure_owned_folder
 
 _MACHINES = {"amd64": "x86_64"}
 _MACHINE = platform.machine().lower()
@@ -28,7 +28,7 @@ class Wheel:
     parts: tuple[str, ...]
     """Folders that the programs need; platforms differ in which there are."""
 
-    def site(self) -> Path:
+    def package_root(self) -> Path:
         """The folder that the package is installed in.
 
         Raises Failed if it is not, or holds no programs for this platform.
@@ -36,47 +36,53 @@ class Wheel:
         spec = find_spec(self.package)  # imports nothing
         if spec is None or not spec.submodule_search_locations:
             raise self._missing("is not installed")
-        site = Path(spec.submodule_search_locations[0]).parent
-        if not all((site / program).is_file() for program in self.programs):
+        package_root = Path(spec.submodule_search_locations[0]).parent
+        if not all((package_root / program).is_file() for program in self.programs):
             raise self._missing("holds no program for this platform")
-        return site
+        return package_root
 
     def _missing(self, what: str) -> Failed:
         return Failed(
             f"the private {self.engine} needs the package {self.distribution}, which {what}"
             f" (this machine: {PLATFORM})",
-            f"install it, or {OWN_ENGINES}",
+            f"install it, or {OWN_ENGINES_HINT}",
         )
 
-    def runnable(self, account: Account, shelf: Path) -> Path:
-        """A folder like `site()` whose programs the account can run: that one, or a copy on `shelf`.
+    def runnable_folder(self, account: Account, copies: Path) -> Path:
+        """A folder like `package_root()` whose programs the account can run: that one, or a copy on `copies`.
 
         A checkout under /root is closed to the engines' user, and its permissions are not ours to change.
-        Raises Failed as `site` does, OSError if copying fails.
+        Raises Failed as `package_root` does, OSError if copying fails.
         """
-        site = self.site()
-        needed = [site / path for path in self.programs + self.parts if (site / path).exists()]
+        package_root = self.package_root()
+        needed = [
+            package_root / path
+            for path in self.programs + self.parts
+            if (package_root / path).exists()
+        ]
         if account.can_run(needed):
-            return site
+            return package_root
         from importlib.metadata import version  # slow to import, hardly ever needed
 
-        copy = shelf / f"{self.distribution}-{version(self.distribution)}"
+        copy = copies / f"{self.distribution}-{version(self.distribution)}"
         if not copy.exists():
-            own_folder(shelf, 0o755, os.geteuid())
-            self._copy(site, copy)
+            ensure_owned_folder(copies, 0o755, os.geteuid())
+            self._copy_programs(package_root, copy)
         return copy
 
-    def _copy(self, site: Path, target: Path) -> None:
+    def _copy_programs(self, package_root: Path, target: Path) -> None:
         """Copies all parts, readable for everybody; `target` appears at once and whole."""
         for old in target.parent.glob(f"*{self.distribution}-*"):  # versions and broken-off copies
             shutil.rmtree(old)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         for program in self.programs:
             (fresh / program).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(site / program, fresh / program)
+            shutil.copy(package_root / program, fresh / program)
         for part in self.parts:
-            if (site / part).exists():
-                shutil.copytree(site / part, fresh / part, ignore=shutil.ignore_patterns("*.a"))
+            if (package_root / part).exists():
+                shutil.copytree(
+                    package_root / part, fresh / part, ignore=shutil.ignore_patterns("*.a")
+                )
         for folder, _, files in os.walk(fresh):
             Path(folder).chmod(0o755)
             for file in files:

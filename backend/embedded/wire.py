@@ -15,7 +15,7 @@ from backend.embedded.home import POSTGRES
 USER = DATABASE = "instachat"
 """PostgreSQL's role, and the database that it owns."""
 
-TIMEOUT = 2.0
+TIMEOUT_SECONDS = 2.0
 """Seconds an engine may take for an answer before it counts as not answering."""
 
 _POSTGRES_SOCKET = ".s.PGSQL.5432"
@@ -23,7 +23,7 @@ _VALKEY_SOCKET = "valkey.sock"
 _SOCKET_PATH_LIMIT = 103 if sys.platform == "darwin" else 107
 
 
-def fits(folder: Path) -> bool:
+def is_usable_socket_folder(folder: Path) -> bool:
     """Whether sockets in that folder can be named: by the kernel, by a URL and by PostgreSQL's client.
 
     Its client takes `,` for a list of hosts, and SQLAlchemy `:` for a port.
@@ -55,12 +55,12 @@ def answers(engine: str, folder: Path) -> bool:
     try:
         if engine == POSTGRES:
             return _postgres_answers(folder)
-        return valkey_says(folder, "PING") == "+PONG"
+        return ask_valkey(folder, "PING") == "+PONG"
     except OSError:
         return False
 
 
-def valkey_says(folder: Path, command: str) -> str:
+def ask_valkey(folder: Path, command: str) -> str:
     """The first line of Valkey's answer to a command; OSError if there is none."""
     with _connection(valkey_socket(folder)) as connection, connection.makefile("rb") as answer:
         connection.sendall(command.encode() + b"\r\n")
@@ -86,7 +86,7 @@ def _postgres_answers(folder: Path) -> bool:
 
 def _connection(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(TIMEOUT)
+    connection.settimeout(TIMEOUT_SECONDS)
     try:
         connection.connect(os.fsencode(path))
     except BaseException:

@@ -1,8 +1,8 @@
 """Accept: a number now, a row later.
 
 A request is checked, packed and handed to one script in Redis, which gives the numbers and appends the
-events in one atomic step. An explicit refusal has changed nothing, so it is mended (the counter is
-verified, a new life claimed) and asked again; a lost answer is never repeated from here.
+events in one atomic step. An explicit refusal has changed nothing, so it is repaired (the counter is
+verified, a new epoch claimed) and asked again; a lost answer is never repeated from here.
 
 Requests for messages of the same chat that come together are one creation to the script, and one entry of the
 log: what a message costs Redis, and the drain after it, is then shared by all of them.
@@ -27,16 +27,16 @@ from backend.domain.model import (
     checked_token,
 )
 from backend.ingest.counters import Counters
-from backend.ingest.epochs import Lives
-from backend.storage.redis.accept import idempotency_key
+from backend.ingest.epochs import Epochs
+from backend.storage.redis.accept import hash_idempotency_key
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import Batch, Creation, LifeLost, Outcome, Refused
+from backend.storage.redis.types import Creation, Outcome, Refusal, ShardBatch, StaleEpoch
 
 if TYPE_CHECKING:
-    from backend.storage.redis.accept_async import AsyncAccepting
+    from backend.storage.redis.accept_async import AsyncAcceptClient
 
-ATTEMPTS = 6
-MAX_KEY = 255
+MAX_ATTEMPTS = 6
+MAX_KEY_LENGTH = 255
 logger = logging.getLogger(__name__)
 
 
@@ -64,7 +64,7 @@ def chats(token: str, count: int = 1, *, key: str | None = None) -> Request:
     if checked_count(count) > MAX_BATCH:
         raise Invalid(f"can't create {count:,} chats in one request: at most {MAX_BATCH:,}")
     request = Request("chats", parent, packed=pack_chats(token, count))
-    return request if key is None else _keyed(request, "chats", key, count)
+    return request if key is None else _with_key(request, "chats", key, count)
 
 
 def messages(
@@ -90,7 +90,7 @@ def messages(
             where = f" (message {place} of {len(texts)})" if len(texts) > 1 else ""
             raise Invalid(error.message + where) from None
     request = Request("messages", parent, texts)
-    return request if key is None else _keyed(request, route, key, list(texts))
+    return request if key is None else _with_key(request, route, key, list(texts))
 
 
 def deletion(token: str, chat: int | None = None, *, cascade: bool = False) -> Request:
@@ -104,12 +104,12 @@ def deletion(token: str, chat: int | None = None, *, cascade: bool = False) -> R
 
 
 @dataclass(slots=True)
-class _Part:
+class _Creation:
     """A creation of a batch, and whose it is: each request's place, and how many numbers it asks for."""
 
     request: Request
     texts: list[str]
-    places: list[tuple[int, int]]
+    positions: list[tuple[int, int]]
 
     def creation(self) -> Creation:
         kind, parent, _, packed, key, body_hash = self.request
@@ -119,24 +119,24 @@ class _Part:
         return Creation(kind, parent, packed, key, body_hash)
 
 
-_Parts = dict[int, list[_Part]]
+_ShardCreations = dict[int, list[_Creation]]
 """By shard, each in the order of the requests."""
 
 
 class Acceptor:
     """Gives numbers. Thread-safe.
 
-    `ring` is called with a shard whose log has something new and whose drain was not asked for yet;
+    `notify` is called with a shard whose log has something new and whose drain was not asked for yet;
     it must not raise.
     """
 
     def __init__(
-        self, log: Log, lives: Lives, counters: Counters, ring: Callable[[int], object]
+        self, log: Log, epochs: Epochs, counters: Counters, notify: Callable[[int], object]
     ) -> None:
         self._log = log
-        self._lives = lives
+        self._epochs = epochs
         self._counters = counters
-        self._ring = ring
+        self._notify = notify
 
     def accept(self, request: Request) -> Accepted:
         """Accept one request, or raise why not.
@@ -157,66 +157,66 @@ class Acceptor:
         apart, and equal idempotency keys count as one request.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        for shard, parts in self._parts(requests, answers).items():
+        for shard, parts in self._group_by_shard(requests, answers).items():
             try:
                 self._accept_in_shard(shard, parts, answers)
             except InstaChatError as error:
                 _refuse(parts, error, answers)
         return [a or Unavailable("not accepted", "try again") for a in answers]
 
-    def attempt(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
+    def try_accept(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
         """As `accept_batch`, by the one call a shard and no other: SQL is not asked.
 
         None is the answer where more is needed first, a counter verified or a life claimed: nothing
         was accepted, and `accept_batch` is for those.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        shards = self._parts(requests, answers)
-        self._take_each(shards, self._log.accept_each(self._batches(shards)), answers)
+        shards = self._group_by_shard(requests, answers)
+        self._record_outcomes(shards, self._log.accept_each(self._batches(shards)), answers)
         return answers
 
-    async def attempt_async(
-        self, requests: Sequence[Request], log: "AsyncAccepting"
+    async def try_accept_async(
+        self, requests: Sequence[Request], log: "AsyncAcceptClient"
     ) -> list[Accepted | InstaChatError | None]:
-        """As `attempt`, from an event loop, which it does not hold up once this `is_ready`."""
+        """As `try_accept`, from an event loop, which it does not hold up once this `is_ready`."""
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        shards = self._parts(requests, answers)
-        self._take_each(shards, await log.accept_each(self._batches(shards)), answers)
+        shards = self._group_by_shard(requests, answers)
+        self._record_outcomes(shards, await log.accept_each(self._batches(shards)), answers)
         return answers
 
     @property
     def is_ready(self) -> bool:
-        """Whether all was read that an attempt needs of SQL: by `renew`, or by the first attempt."""
-        return self._lives.began
+        """Whether all was read that an attempt needs of SQL: by `refresh`, or by the first attempt."""
+        return self._epochs.is_loaded
 
-    def renew(self) -> None:
-        """See `Lives.renew`."""
-        self._lives.renew()
+    def refresh(self) -> None:
+        """See `Epochs.refresh`."""
+        self._epochs.refresh()
 
-    def ringing(self, ring: Callable[[int], object]) -> "Acceptor":
-        """The same, with another bell."""
-        return Acceptor(self._log, self._lives, self._counters, ring)
+    def with_notify(self, notify: Callable[[int], object]) -> "Acceptor":
+        """The same, with another `notify`."""
+        return Acceptor(self._log, self._epochs, self._counters, notify)
 
-    def _parts(
+    def _group_by_shard(
         self, requests: Sequence[Request], answers: list[Accepted | InstaChatError | None]
-    ) -> _Parts:
+    ) -> _ShardCreations:
         """What to ask of each shard; the requests whose shard can't be told are answered."""
-        shards: _Parts = {}
-        open_: dict[Parent, _Part] = {}
+        shards: _ShardCreations = {}
+        open_: dict[Parent, _Creation] = {}
         """To which messages of that chat can be added: nothing but messages came after it."""
         for place, request in enumerate(requests):
             kind, parent, texts, _, key, _ = request
             joins = kind == "messages" and not key
             if joins and (part := open_.get(parent)):
                 part.texts += texts
-                part.places.append((place, len(texts)))
+                part.positions.append((place, len(texts)))
                 continue
             try:
                 shard = self._counters.shard(parent.token)
             except InstaChatError as error:
                 answers[place] = error
                 continue
-            part = _Part(request, list(texts), [(place, len(texts))])
+            part = _Creation(request, list(texts), [(place, len(texts))])
             shards.setdefault(shard, []).append(part)
             if joins:
                 open_[parent] = part
@@ -224,40 +224,40 @@ class Acceptor:
                 open_.clear()  # so that all keep their order
         return shards
 
-    def _batches(self, shards: _Parts) -> list[Batch]:
+    def _batches(self, shards: _ShardCreations) -> list[ShardBatch]:
         return [
-            (shard, [part.creation() for part in parts], self._lives.known(shard))
+            (shard, [part.creation() for part in parts], self._epochs.last_seen(shard))
             for shard, parts in shards.items()
         ]
 
-    def _take_each(
+    def _record_outcomes(
         self,
-        shards: _Parts,
-        outcomes: Sequence[Outcome | InstaChatError | LifeLost],
+        shards: _ShardCreations,
+        outcomes: Sequence[Outcome | InstaChatError | StaleEpoch],
         answers: list[Accepted | InstaChatError | None],
     ) -> None:
         for (shard, parts), outcome in zip(shards.items(), outcomes, strict=True):
             if isinstance(outcome, InstaChatError):
                 _refuse(parts, outcome, answers)
-            elif not isinstance(outcome, LifeLost):
-                self._take(shard, parts, outcome, answers)
+            elif not isinstance(outcome, StaleEpoch):
+                self._record_outcome(shard, parts, outcome, answers)
 
     def _accept_in_shard(
         self,
         shard: int,
-        parts: list[_Part],
+        parts: list[_Creation],
         answers: list[Accepted | InstaChatError | None],
     ) -> None:
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             try:
-                refused = self._ask(shard, parts, answers)
-            except LifeLost as lost:
-                self._lives.claim(shard, lost.why)
+                refused = self._call_script(shard, parts, answers)
+            except StaleEpoch as stale:
+                self._epochs.begin_epoch(shard, stale.reason)
                 continue
             parts = []
-            for part, why in refused:
+            for part, refusal in refused:
                 try:
-                    self._mend(part.request.parent, why)
+                    self._resolve_refusal(part.request.parent, refusal)
                     parts.append(part)
                 except InstaChatError as error:
                     _refuse([part], error, answers)
@@ -267,82 +267,82 @@ class Acceptor:
             f"shard {shard} of Redis keeps refusing; nothing was accepted", "see `instachat status`"
         )
 
-    def _ask(
+    def _call_script(
         self,
         shard: int,
-        parts: list[_Part],
+        parts: list[_Creation],
         answers: list[Accepted | InstaChatError | None],
-    ) -> list[tuple[_Part, Refused]]:
+    ) -> list[tuple[_Creation, Refusal]]:
         """The one call; puts the answers in their places, and returns what was refused, and why."""
         outcome = self._log.accept(
-            shard, [part.creation() for part in parts], self._lives.known(shard)
+            shard, [part.creation() for part in parts], self._epochs.last_seen(shard)
         )
-        return self._take(shard, parts, outcome, answers)
+        return self._record_outcome(shard, parts, outcome, answers)
 
-    def _take(
+    def _record_outcome(
         self,
         shard: int,
-        parts: list[_Part],
+        parts: list[_Creation],
         outcome: Outcome,
         answers: list[Accepted | InstaChatError | None],
-    ) -> list[tuple[_Part, Refused]]:
-        replies, end, ring = outcome
-        self._lives.saw(shard, end)
-        if ring:
-            self._ring(shard)
+    ) -> list[tuple[_Creation, Refusal]]:
+        replies, end, notify = outcome
+        self._epochs.observe(shard, end)
+        if notify:
+            self._notify(shard)
         refused = []
         for part, reply in zip(parts, replies, strict=True):
-            if isinstance(reply, Refused):
+            if isinstance(reply, Refusal):
                 refused.append((part, reply))
                 continue
             first, last, entry = reply
-            if len(part.places) == 1:  # of chats, and of deletions, no texts are counted
-                answers[part.places[0][0]] = Accepted(first, last, shard, entry)
+            if len(part.positions) == 1:  # of chats, and of deletions, no texts are counted
+                answers[part.positions[0][0]] = Accepted(first, last, shard, entry)
                 continue
-            for place, count in part.places:
+            for place, count in part.positions:
                 answers[place] = Accepted(first, first + count - 1, shard, entry)
                 first += count
         return refused
 
-    def _mend(self, parent: Parent, refused: Refused) -> None:
+    def _resolve_refusal(self, parent: Parent, refusal: Refusal) -> None:
         """Remove the cause of a refusal, so that the request can be asked again; or raise it."""
-        if refused.why == "counter":
+        if refusal.reason == "counter":
             self._counters.verify(Parent(parent.token))
-            if refused.which == "chat":
+            if refusal.subject == "chat":
                 self._counters.verify(parent)
-        elif refused.why == "closed":
+        elif refusal.reason == "closed":
             # Decided or not? SQL knows: verifying raises NotFound for what is gone.
-            closed = parent if refused.which == "chat" else Parent(parent.token)
+            closed = parent if refusal.subject == "chat" else Parent(parent.token)
             self._counters.verify(closed)
             raise Closing(f"{closed} is being deleted at this moment", "try again in a moment")
-        elif refused.why == "reused":
-            raise key_reused()
+        elif refusal.reason == "reused":
+            raise key_reused_error()
         else:
             raise Failed(
-                f"Redis holds something foreign under the key of the {refused.which}; "
+                f"Redis holds something foreign under the key of the {refusal.subject}; "
                 "nothing was accepted",
                 "another program writes to this Redis: give InstaChat one of its own",
             )
 
 
 def _refuse(
-    parts: Sequence[_Part],
+    parts: Sequence[_Creation],
     error: InstaChatError,
     answers: list[Accepted | InstaChatError | None],
 ) -> None:
     """Have the error for answer, unless there is one already."""
     for part in parts:
-        for place, _ in part.places:
+        for place, _ in part.positions:
             answers[place] = answers[place] or error
 
 
-def _keyed(request: Request, route: str, key: str, body: object) -> Request:
+def _with_key(request: Request, route: str, key: str, body: object) -> Request:
     token, chat = request.parent
-    name, body_hash = keyed(f"{route} {token} {chat}", key, body)
+    name, body_hash = identify_request(f"{route} {token} {chat}", key, body)
     return request._replace(key=name, body_hash=body_hash)
 
 
-def key_reused() -> KeyReused:
+def key_reused_error() -> KeyReused:
     """The answer to an idempotency key that came with another body before."""
     return KeyReused(
         "this idempotency key was used before with another body; nothing was created",
@@ -350,11 +350,13 @@ def key_reused() -> KeyReused:
     )
 
 
-def keyed(route: str, key: str, body: object) -> tuple[str, str]:
+def identify_request(route: str, key: str, body: object) -> tuple[str, str]:
     """The name under which an idempotency key is kept, and the hash of the body it came with.
 
     Raises Invalid for what can't be a key.
     """
-    if not 1 <= len(key) <= MAX_KEY:
-        raise Invalid(f"an idempotency key has 1 to {MAX_KEY} characters")
-    return idempotency_key(route, key), hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise Invalid(f"an idempotency key has 1 to {MAX_KEY_LENGTH} characters")
+    return hash_idempotency_key(route, key), hashlib.sha256(json.dumps(body).encode()).hexdigest()[
+        :32
+    ]

@@ -15,42 +15,42 @@ from collections.abc import Iterator, Mapping
 from sqlalchemy import Connection
 
 from backend.domain.errors import NotFound
-from backend.domain.events import ChatsCreated, DeletionAsked, MessagesCreated, unpack
+from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
 from backend.domain.folding import fold
 from backend.domain.model import Parent, checked_text, shard_of
-from backend.ingest.direct_write import Overtaken, PastLog
-from backend.ingest.drain import store_again, why_not_stored
+from backend.ingest.direct_write import DirectWriter, WriteConflict
+from backend.ingest.drain import rejection_reason, store_dead_letter
 from backend.storage import postgres
 from backend.storage.postgres import Database, LockedShard, dead_letters
-from backend.storage.postgres.dead_letters import DeadLetter, KeptLetter
+from backend.storage.postgres.dead_letters import DeadLetter, StoredDeadLetter
 from backend.storage.redis.log import Log
 
-PAGE = 200
+PAGE_SIZE = 200
 
 
 class DeadLetters:
     """The dead letters. Thread-safe. Raises EngineDown when an engine is away."""
 
-    def __init__(self, log: Log, database: Database, past_log: PastLog) -> None:
+    def __init__(self, log: Log, database: Database, direct_writer: DirectWriter) -> None:
         self._log = log
         self._database = database
-        self._past_log = past_log
+        self._direct_writer = direct_writer
 
-    def all(self) -> Iterator[KeptLetter]:
+    def all(self) -> Iterator[StoredDeadLetter]:
         """All letters, the oldest first, read a page at a time."""
         after = 0
         while True:
             with self._database.connect() as connection:
-                page = dead_letters.dead_letters(connection, after, PAGE)
+                page = dead_letters.list_dead_letters(connection, after, PAGE_SIZE)
             yield from page
-            if len(page) < PAGE:
+            if len(page) < PAGE_SIZE:
                 return
             after = page[-1].id
 
-    def letter(self, key: str) -> KeptLetter:
+    def get(self, key: str) -> StoredDeadLetter:
         """One letter. NotFound."""
         with self._database.connect() as connection:
-            found = dead_letters.dead_letter(connection, key) if _is_key(key) else None
+            found = dead_letters.find_dead_letter(connection, key) if _is_valid_key(key) else None
         if found is None:
             raise NotFound("there is no such dead letter", "list them with `instachat dead list`")
         return found
@@ -58,7 +58,7 @@ class DeadLetters:
     def purge(self, key: str) -> bool:
         """Give a letter up; False if it is not there. A number that it tells of stays rejected."""
         with self._database.begin() as tx:
-            return dead_letters.drop_dead_letter(tx, key)
+            return dead_letters.delete_dead_letter(tx, key)
 
     def retry(self, key: str) -> str | None:
         """Try a letter's event again; returns None if it is done, else why it still can't be.
@@ -66,14 +66,14 @@ class DeadLetters:
         Idempotent, and safe to be asked for from several processes at once. NotFound if there is no such
         letter; Unavailable if the shard is held for too long; nothing is changed then.
         """
-        kept = self.letter(key)
+        kept = self.get(key)
         if kept.kind == "publish":
-            return self._publish_again(kept.letter)
+            return self._republish(kept.letter)
         try:
             event = unpack(kept.letter.event)
         except ValueError as error:
             return str(error)
-        if isinstance(event, DeletionAsked):
+        if isinstance(event, DeletionRequested):
             return "a deletion is asked for anew, by whoever wants it still"
         return self._store(kept.letter, event)
 
@@ -87,23 +87,23 @@ class DeadLetters:
             if not dead_letters.lock_dead_letter(tx, letter.key):
                 return  # somebody else was quicker
             if isinstance(event, MessagesCreated) and letter.number is not None:
-                reason = _store_one(tx, locked, ids[parent], event, letter.number)
+                reason = _store_message(tx, locked, ids[parent], event, letter.number)
             else:
-                reason = store_again(tx, self._log, locked, letter)
+                reason = store_dead_letter(tx, self._log, locked, letter)
             if reason is None:
-                dead_letters.drop_dead_letter(tx, letter.key)
+                dead_letters.delete_dead_letter(tx, letter.key)
 
         shard = shard_of(event.token, self._database.installation.shards)
         last = (
             event.first + len(event.texts) - 1 if isinstance(event, MessagesCreated) else event.last
         )
         try:
-            self._past_log.write(shard, {parent: last}, store)
-        except Overtaken:
+            self._direct_writer.write(shard, {parent: last}, store)
+        except WriteConflict:
             return f"{parent} does not exist, or is removed"
         return reason
 
-    def _publish_again(self, letter: DeadLetter) -> str | None:
+    def _republish(self, letter: DeadLetter) -> str | None:
         if letter.token is None or letter.chat is None or letter.number is None:
             return "it is not known any more which message it was"
         try:
@@ -112,17 +112,17 @@ class DeadLetters:
             return "it does not say which version of the message it was"
         key = (letter.token, letter.chat)
         with self._database.begin() as tx:
-            if not postgres.publishing(tx):
+            if not postgres.is_publishing(tx):
                 return "nothing is published here: no search index is kept"
             id_, _ = postgres.chat_ids(tx, [key]).get(key, (0, False))
             if not id_:
                 return "its chat is removed, and no row tells of it any more"
-            if dead_letters.drop_dead_letter(tx, letter.key):
+            if dead_letters.delete_dead_letter(tx, letter.key):
                 postgres.add_to_outbox(tx, [(id_, letter.number, version)])
         return None
 
 
-def _store_one(
+def _store_message(
     tx: Connection, locked: LockedShard, chat_id: int, event: MessagesCreated, number: int
 ) -> str | None:
     """Store one message of an event, or say why it can't be."""
@@ -132,13 +132,15 @@ def _store_one(
         with tx.begin_nested():
             # The chat's row lock first, as with a deletion: what is counted there is counted in turn.
             postgres.count_removed(tx, chat_id, -1)
-            version = dead_letters.revive_message(tx, chat_id, number, event.at, text, fold(text))
+            version = dead_letters.restore_rejected_message(
+                tx, chat_id, number, event.at, text, fold(text)
+            )
             if version is None:
                 raise _NotRejected
     except _NotRejected:
-        return _why_not_rejected(tx, chat_id, event, number)
+        return _explain_not_rejected(tx, chat_id, event, number)
     except Exception as error:
-        if (reason := why_not_stored(error)) is None:
+        if (reason := rejection_reason(error)) is None:
             raise
         return reason
     if locked.publishing:
@@ -150,7 +152,7 @@ class _NotRejected(Exception):
     """The number's row, if there is one, does not say that it was rejected; nothing is counted."""
 
 
-def _why_not_rejected(
+def _explain_not_rejected(
     tx: Connection, chat_id: int, event: MessagesCreated, number: int
 ) -> str | None:
     """Why a number without a rejected row can't be stored; None if it is this very message's."""
@@ -160,6 +162,6 @@ def _why_not_rejected(
     return None if found == event.at else "another message has this number"
 
 
-def _is_key(key: str) -> bool:
+def _is_valid_key(key: str) -> bool:
     """Whether PostgreSQL takes it as a text."""
     return key.isascii() and "\0" not in key

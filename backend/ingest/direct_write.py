@@ -5,7 +5,7 @@
 2. **Settle**: wait until SQL has passed the log's end of that moment, so that what was given before is
    stored.
 3. **Write** under the shard's lock, in one transaction, if the life of Redis is still the one in which
-   the counters were raised. A claim of a new life needs that lock, and then reads these rows.
+   the counters were raised. A claim of a new epoch needs that lock, and then reads these rows.
 
 The unique indexes have the last word.
 """
@@ -16,77 +16,77 @@ from sqlalchemy import Connection
 
 from backend.domain.errors import Unavailable
 from backend.domain.model import Parent
-from backend.ingest.barrier import Settler
-from backend.ingest.epochs import Lives
+from backend.ingest.barrier import Barrier
+from backend.ingest.epochs import Epochs
 from backend.storage import postgres
-from backend.storage.postgres import AsStored, Database, LockedShard, child_statistics
+from backend.storage.postgres import Database, LockedShard, StoredRecord, child_statistics
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import LifeLost
+from backend.storage.redis.types import StaleEpoch
 
-ATTEMPTS = 5
-LOCK_SECONDS = 4.0  # each attempt; together longer than a stuck drain is left alone
+MAX_ATTEMPTS = 5
+LOCK_TIMEOUT_SECONDS = 4.0  # each attempt; together longer than a stuck drain is left alone
 
 Store = Callable[[Connection, LockedShard, Mapping[Parent, int]], None]
 
 
-class Overtaken(Exception):
+class WriteConflict(Exception):
     """Somebody else wrote before: a number is taken, or a parent is gone. Nothing is stored."""
 
 
-class PastLog:
+class DirectWriter:
     """Writes past the log. Thread-safe."""
 
-    def __init__(self, log: Log, database: Database, lives: Lives, settler: Settler) -> None:
+    def __init__(self, log: Log, database: Database, epochs: Epochs, barrier: Barrier) -> None:
         self._log = log
         self._database = database
-        self._lives = lives
-        self._settler = settler
+        self._epochs = epochs
+        self._barrier = barrier
 
     def write(self, shard: int, numbers: Mapping[Parent, int], store: Store) -> None:
         """Run `store` in a transaction, with the ids of parents whose counters are above `numbers`.
 
-        `store` may be run again, after a transaction that was given up. Raises Overtaken if a parent is
+        `store` may be run again, after a transaction that was given up. Raises WriteConflict if a parent is
         not there or removed, or somebody else's row is under a number; Unavailable if a lock is held for
         too long; EngineDown when an engine is away.
         """
-        for _ in range(ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             try:
-                with self._database.begin() as holding:
+                with self._database.begin() as lock_tx:
                     # What is raised and not written yet would look like a loss to `reconcile`.
-                    child_statistics.hold_numbers(holding, shard)
-                    epoch = self._raise(shard, numbers)
+                    child_statistics.reserve_numbers(lock_tx, shard)
+                    epoch = self._raise_counters(shard, numbers)
                     with self._database.begin() as tx:
-                        locked = postgres.lock_shard(tx, shard, wait_seconds=LOCK_SECONDS)
+                        locked = postgres.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
                         if locked is not None and locked.epoch == epoch:
                             # A drain's name: whoever holds the shard for too long under it is ended.
                             postgres.name_transaction(tx, f"instachat drain {shard}")
-                            parents = _alive(tx, numbers)
+                            parents = _require_alive(tx, numbers)
                             store(tx, locked, {parent: row.id for parent, row in parents.items()})
                             return
                 if locked is None:
-                    self._settler.unblock(shard)
-            except LifeLost as lost:
-                self._lives.claim(shard, lost.why)
+                    self._barrier.end_stuck_drain(shard)
+            except StaleEpoch as stale:
+                self._epochs.begin_epoch(shard, stale.reason)
             except Exception as error:
-                if postgres.sqlstate(error) != postgres.TAKEN:
+                if postgres.sqlstate(error) != postgres.UNIQUE_VIOLATION:
                     raise
-                raise Overtaken from error
+                raise WriteConflict from error
         raise Unavailable(
-            f"shard {shard} is locked for too long, or Redis changes its life again and again",
+            f"shard {shard} is locked for too long, or Redis changes its epoch again and again",
             "see `instachat status`, then try again",
         )
 
-    def _raise(self, shard: int, numbers: Mapping[Parent, int]) -> int:
+    def _raise_counters(self, shard: int, numbers: Mapping[Parent, int]) -> int:
         """Have the parents' counters above these numbers, and all they gave before stored.
 
-        Returns the epoch in which that is so. LifeLost as usual; Overtaken if a parent is gone.
+        Returns the epoch in which that is so. StaleEpoch as usual; WriteConflict if a parent is gone.
         """
         create = False
         while True:
             with self._database.connect() as connection:
                 # The epoch first: whoever claims another one after that makes Redis refuse this one.
                 epoch, _ = postgres.shard_state(connection, shard)
-                parents = _alive(connection, numbers)
+                parents = _require_alive(connection, numbers)
             complete, end = self._log.raise_all(
                 shard,
                 epoch,
@@ -96,16 +96,18 @@ class PastLog:
                 },
                 create=create,
             )
-            self._settler.through(shard, end)
+            self._barrier.wait_through(shard, end)
             if complete:
                 return epoch
             # A counter that is missing may be made now: what it gave was in the log, and is stored.
             create = True
 
 
-def _alive(connection: Connection, parents: Collection[Parent]) -> Mapping[Parent, AsStored]:
-    """The rows of parents that all take children; Overtaken if one does not any more."""
-    found = postgres.parents_as_stored(connection, parents)
+def _require_alive(
+    connection: Connection, parents: Collection[Parent]
+) -> Mapping[Parent, StoredRecord]:
+    """The rows of parents that all take children; WriteConflict if one does not any more."""
+    found = postgres.find_stored_parents(connection, parents)
     if len(found) < len(parents) or any(row.removed for row in found.values()):
-        raise Overtaken
+        raise WriteConflict
     return found

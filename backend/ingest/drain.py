@@ -21,10 +21,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from backend.domain.errors import EngineDown, InstaChatError, Invalid, Unavailable
-from backend.domain.events import ChatsCreated, DeletionAsked, MessagesCreated, unpack
+from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
 from backend.domain.folding import fold
 from backend.domain.model import EntryId, Parent, checked_text
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.storage import postgres
 from backend.storage.postgres import (
     ChatRow,
@@ -35,26 +35,28 @@ from backend.storage.postgres import (
     RowValues,
 )
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import LifeLost, Page
+from backend.storage.redis.types import LogPage, StaleEpoch
 
-MOST_ENTRIES = 5_000  # of one transaction
-MOST_BYTES = 4 * 1024 * 1024
-STUCK_SECONDS = 10.0
-CLAIMS = 5
+MAX_BATCH_ENTRIES = 5_000  # of one transaction
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+STUCK_TIMEOUT_SECONDS = 10.0
+MAX_EPOCH_CHANGES = 5
 
 Step = Callable[[str], None]
 # Where rows come from: an entry's id, as Redis writes it, its event, and its field.
-Chats = tuple[bytes, ChatsCreated, bytes]
-Source = tuple[bytes, MessagesCreated, bytes]
-Messages = dict[tuple[str, int], list[Source]]  # by token and number of their chat, each in order
-Placed = tuple[int, list[Source]]  # … by the id of its row
+ChatsSource = tuple[bytes, ChatsCreated, bytes]
+MessagesSource = tuple[bytes, MessagesCreated, bytes]
+MessagesByChat = dict[
+    tuple[str, int], list[MessagesSource]
+]  # by token and number of their chat, each in order
+StorableChat = tuple[int, list[MessagesSource]]  # … by the id of its row
 logger = logging.getLogger(__name__)
 
 
 class Drainer:
     """Moves events from the log to SQL. Thread-safe: one instance serves all of a process's threads.
 
-    `ring_publisher` is called once something is committed that the outbox names.
+    `notify_publisher` is called once something is committed that the outbox names.
     `step` is called with `read`, `rows`, `committed` and `trimmed` as a batch passes them, so that a
     test can end the process there.
     """
@@ -63,59 +65,59 @@ class Drainer:
         self,
         log: Log,
         database: Database,
-        lives: Lives,
+        epochs: Epochs,
         *,
-        ring_publisher: Callable[[], None] = lambda: None,
+        notify_publisher: Callable[[], None] = lambda: None,
         step: Step = lambda _: None,
-        stuck_seconds: float = STUCK_SECONDS,
+        stuck_timeout_seconds: float = STUCK_TIMEOUT_SECONDS,
     ) -> None:
         self._log = log
         self._database = database
-        self._lives = lives
-        self._ring_publisher = ring_publisher
+        self._epochs = epochs
+        self._notify_publisher = notify_publisher
         self._step = step
-        self._stuck_seconds = stuck_seconds
+        self._stuck_timeout_seconds = stuck_timeout_seconds
         self._stopping = threading.Event()
 
     def stop(self) -> None:
         """Let the batches under way finish, and begin no other."""
         self._stopping.set()
 
-    def drain(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> int:
+    def drain(self, shard: int, may_continue: Callable[[], bool] = lambda: True) -> int:
         """Store all that a shard's log holds; returns the number of entries taken.
 
         Returns at once when another drain is at work on the shard, and between two batches after
-        `stop`, or when `go_on`, asked there, says no. Raises EngineDown when an engine is away; nothing
+        `stop`, or when `may_continue` says no. Raises EngineDown when an engine is away; nothing
         is lost or repeated by that.
         """
-        taken = claims = 0
+        taken = epoch_changes = 0
         while not self._stopping.is_set():
             try:
                 page = self._drain_batch(shard)
-            except LifeLost as lost:
-                claims += 1
-                if claims > CLAIMS:
+            except StaleEpoch as stale:
+                epoch_changes += 1
+                if epoch_changes > MAX_EPOCH_CHANGES:
                     raise Unavailable(
-                        f"shard {shard} of Redis changes its life again and again ({lost.why})",
+                        f"shard {shard} of Redis changes its epoch again and again ({stale.reason})",
                         "is more than one Redis behind INSTACHAT_REDIS_URL?",
                     ) from None
-                self._lives.claim(shard, lost.why)
+                self._epochs.begin_epoch(shard, stale.reason)
                 continue
             if page is None:
                 self._end_stuck(shard)
                 break
             taken += len(page.entries)
             self._step("committed")
-            if page.named:
-                self._ring_publisher()
+            if page.in_outbox:
+                self._notify_publisher()
             # Left over once the lock was let go: whoever rang meanwhile found it locked and left.
             left = self._log.trim(shard, page.end.epoch, page.through)
             self._step("trimmed")
-            if not left or not go_on():
+            if not left or not may_continue():
                 break
         return taken
 
-    def drain_all(self, go_on: Callable[[], bool] = lambda: True) -> int:
+    def drain_all(self, may_continue: Callable[[], bool] = lambda: True) -> int:
         """Drain every shard whose log holds anything, as `drain` does; returns how many entries it took.
 
         A shard that can't be drained stops no other; the first such failure is raised at the end.
@@ -124,7 +126,7 @@ class Drainer:
         failures: list[InstaChatError] = []
         for shard, length in enumerate(self._log.lengths(self._database.installation.shards)):
             try:
-                taken += self.drain(shard, go_on) if length and go_on() else 0
+                taken += self.drain(shard, may_continue) if length and may_continue() else 0
             except EngineDown:
                 raise
             except InstaChatError as error:
@@ -133,7 +135,7 @@ class Drainer:
             raise failures[0]
         return taken
 
-    def settle(self, shard: int, through: EntryId, seconds: float) -> bool:
+    def drain_through(self, shard: int, through: EntryId, seconds: float) -> bool:
         """Drain until SQL has passed that entry; False if it hasn't within so many seconds."""
         deadline = time.monotonic() + seconds
         while True:
@@ -146,8 +148,8 @@ class Drainer:
             if not self.drain(shard):
                 time.sleep(0.01)
 
-    def _drain_batch(self, shard: int) -> "Batch | None":
-        """Store one batch; None if another drain holds the shard. LifeLost stores nothing."""
+    def _drain_batch(self, shard: int) -> "DrainBatch | None":
+        """Store one batch; None if another drain holds the shard. StaleEpoch stores nothing."""
         with self._database.begin() as tx:
             postgres.name_transaction(tx, f"instachat drain {shard}")
             locked = postgres.lock_shard(tx, shard)
@@ -155,25 +157,25 @@ class Drainer:
                 return None
             # The first drain of an epoch reads from the beginning: what a restored or promoted Redis
             # holds need not be what the cursor has passed.
-            known = locked.cursor.epoch == locked.epoch
+            same_epoch = locked.cursor.epoch == locked.epoch
             page = self._log.read(
                 shard,
                 locked.epoch,
                 locked.installation,
-                locked.cursor if known else EntryId(0, 0),
-                most_entries=MOST_ENTRIES,
-                most_bytes=MOST_BYTES,
+                locked.cursor if same_epoch else EntryId(0, 0),
+                max_entries=MAX_BATCH_ENTRIES,
+                max_bytes=MAX_BATCH_BYTES,
             )
-            self._lives.saw(shard, max(page.end, locked.cursor))
+            self._epochs.observe(shard, max(page.end, locked.cursor))
             if page.end < locked.cursor:
-                raise LifeLost("rewound")  # what it gives now, no drain would ever see
+                raise StaleEpoch("rewound")  # what it gives now, no drain would ever see
             if page.entries and _entry_id(page.entries[-1][0]) > page.end:
-                raise LifeLost("ahead")  # somebody else appended: nothing of ours could be
+                raise StaleEpoch("ahead")  # somebody else appended: nothing of ours could be
             self._step("read")
-            batch = Batch(shard, page, locked.epoch)
+            batch = DrainBatch(shard, page, locked.epoch)
             if batch.through > locked.cursor or page.entries:
-                _Storing(tx, batch, self._log, publishing=locked.publishing).run()
-                postgres.advance(
+                _BatchWriter(tx, batch, self._log, publishing=locked.publishing).run()
+                postgres.advance_cursor(
                     tx, shard, max(batch.through, locked.cursor), batch.dropped, batch.stored
                 )
             self._step("rows")
@@ -183,20 +185,20 @@ class Drainer:
         """End a drain that holds the shard for too long: stopped, or cut off from us."""
         with self._database.connect() as connection:
             name = f"instachat drain {shard}"
-            if postgres.end_stuck(connection, name, self._stuck_seconds):
+            if postgres.terminate_stuck_transactions(connection, name, self._stuck_timeout_seconds):
                 logger.warning("ended a drain of shard %d that held it for too long", shard)
 
 
 @dataclass
-class Batch:
+class DrainBatch:
     """A page of the log on its way to SQL."""
 
     shard: int
-    page: Page
+    page: LogPage
     epoch: int
     dropped: int = 0
     stored: int = 0
-    named: bool = False  # whether the outbox names any of it
+    in_outbox: bool = False  # whether the outbox names any of it
 
     @property
     def entries(self) -> list[tuple[bytes, bytes]]:
@@ -215,24 +217,24 @@ class Batch:
 
 
 @dataclass
-class _Storing:
+class _BatchWriter:
     """One batch's way into one transaction."""
 
     tx: Connection
-    batch: Batch
+    batch: DrainBatch
     log: Log
     publishing: bool
-    letters: list[DeadLetter] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
 
     def run(self) -> None:
         """Store creations in runs; a deletion is decided between what is before and behind it."""
-        chats: list[Chats] = []
-        messages: Messages = {}
+        chats: list[ChatsSource] = []
+        messages: MessagesByChat = {}
         for entry, packed in self.batch.entries:
             try:
                 event = unpack(packed)
             except ValueError as error:
-                self._bury(entry, packed, str(error))
+                self._add_dead_letter(entry, packed, str(error))
                 continue
             if isinstance(event, MessagesCreated):
                 source = (entry, event, packed)
@@ -242,18 +244,18 @@ class _Storing:
             else:
                 self._store(chats, messages)
                 chats, messages = [], {}
-                self._decide(_entry_id(entry), event)
+                self._apply_deletion(_entry_id(entry), event)
         self._store(chats, messages)
-        if self.letters:
-            postgres.add_dead_letters(self.tx, self.letters)
+        if self.dead_letters:
+            postgres.add_dead_letters(self.tx, self.dead_letters)
 
     # -- creations ---------------------------------------------------------------------------------
 
-    def _store(self, chats: list[Chats], messages: Messages) -> None:
+    def _store(self, chats: list[ChatsSource], messages: MessagesByChat) -> None:
         self._store_chats(chats)
         self._store_messages(messages)
 
-    def _store_chats(self, events: list[Chats]) -> None:
+    def _store_chats(self, events: list[ChatsSource]) -> None:
         if not events:
             return
         applications = postgres.application_ids(self.tx, {event.token for _, event, _ in events})
@@ -261,7 +263,7 @@ class _Storing:
         for entry, event, packed in events:
             id_, alive = applications.get(event.token, (0, True))
             if not id_:
-                self._bury(entry, packed, "the application does not exist", event)
+                self._add_dead_letter(entry, packed, "the application does not exist", event)
             elif not alive:
                 self.batch.dropped += event.last - event.first + 1
             else:
@@ -276,16 +278,16 @@ class _Storing:
                     for (application, first), source in sources.items()
                     if application == id_ and first <= number <= source[1].last
                 )
-                self._bury(entry, packed, "another chat has this number", event, number)
+                self._add_dead_letter(entry, packed, "another chat has this number", event, number)
 
-    def _store_messages(self, events: Messages) -> None:
+    def _store_messages(self, events: MessagesByChat) -> None:
         if not events:
             return
         chats = postgres.chat_ids(self.tx, list(events))
-        # Of a removed application no chat has a row for ever; the log of an earlier life may name one.
+        # Of a removed application no chat has a row for ever; the log of an earlier epoch may name one.
         missing = {token for token, chat in events if (token, chat) not in chats}
         applications = postgres.application_ids(self.tx, missing) if missing else {}
-        placed: list[Placed] = []
+        storable: list[StorableChat] = []
         for chat, sources in events.items():
             _, there = applications.get(chat[0], (0, True))
             id_, alive = chats.get(chat, (0, there))
@@ -293,22 +295,22 @@ class _Storing:
                 self.batch.dropped += sum(len(event.texts) for _, event, _ in sources)
             elif not id_:
                 for entry, event, packed in sources:
-                    self._bury(entry, packed, "the chat does not exist", event)
+                    self._add_dead_letter(entry, packed, "the chat does not exist", event)
             else:
-                placed.append((id_, sources))
-        if not placed:
+                storable.append((id_, sources))
+        if not storable:
             return
-        rows: Iterable[RowValues] = _rows(placed)
-        count = sum(len(event.texts) for _, sources in placed for _, event, _ in sources)
+        rows: Iterable[RowValues] = _rows(storable)
+        count = sum(len(event.texts) for _, sources in storable for _, event, _ in sources)
         if self.publishing:
             rows = list(rows)  # kept, to be named once they are stored
         if self._copy(rows):
-            rows = self._sift(placed)
+            rows = self._store_valid_rows(storable)
             count = len(rows)
         self.batch.stored += count
         if self.publishing and rows:
             postgres.add_to_outbox(self.tx, [(chat, n, version) for chat, n, _, _, version in rows])
-            self.batch.named = True
+            self.batch.in_outbox = True
 
     def _copy(self, rows: Iterable[RowValues]) -> Exception | None:
         """Store rows, all or none; returns what is wrong with the data if it is none."""
@@ -316,35 +318,35 @@ class _Storing:
             with self.tx.begin_nested():
                 postgres.copy_messages(self.tx, rows)
         except Exception as error:
-            if not _is_datas_fault(error):
+            if not _is_data_error(error):
                 raise
             return error
         return None
 
-    def _sift(self, placed: list[Placed]) -> list[MessageRow]:
+    def _store_valid_rows(self, storable: list[StorableChat]) -> list[MessageRow]:
         """The slow way: take out the rows that are to blame, and store the others; returns those.
 
         Still quick when nearly all of them are good, or another drain would take this one for stuck.
         """
-        rows = [MessageRow(*values) for values in _rows(placed)]
-        sources = (source for _, sources in placed for source in sources for _ in source[1].texts)
+        rows = [MessageRow(*values) for values in _rows(storable)]
+        sources = (source for _, sources in storable for source in sources for _ in source[1].texts)
         times = postgres.message_times(self.tx, [(row.chat_id, row.number) for row in rows])
-        good: list[tuple[MessageRow, Source]] = []
+        good: list[tuple[MessageRow, MessagesSource]] = []
         for row, source in zip(rows, sources, strict=True):
             key = row.chat_id, row.number
             if key in times:
                 if times[key] != row.at:
-                    self._bury_row(row, source, "another message has this number")
-                continue  # or else it is this very creation, stored in an earlier life
+                    self._add_dead_letter_for_row(row, source, "another message has this number")
+                continue  # or else it is this very creation, stored in an earlier epoch
             times[key] = row.at
             try:
                 checked_text(row.text)
                 good.append((row, source))
             except Invalid as error:
-                self._store_dead(row, source, error)
-        return self._copy_by_halves(good)
+                self._store_rejected(row, source, error)
+        return self._copy_by_bisection(good)
 
-    def _copy_by_halves(self, rows: list[tuple[MessageRow, Source]]) -> list[MessageRow]:
+    def _copy_by_bisection(self, rows: list[tuple[MessageRow, MessagesSource]]) -> list[MessageRow]:
         """Store all rows but those that PostgreSQL refuses alone; returns the stored ones."""
         if not rows:
             return []
@@ -352,22 +354,24 @@ class _Storing:
         if not error:
             return [row for row, _ in rows]
         if len(rows) == 1:
-            self._store_dead(*rows[0], error)
+            self._store_rejected(*rows[0], error)
             return []
         middle = len(rows) // 2
-        return self._copy_by_halves(rows[:middle]) + self._copy_by_halves(rows[middle:])
+        return self._copy_by_bisection(rows[:middle]) + self._copy_by_bisection(rows[middle:])
 
-    def _store_dead(self, row: MessageRow, source: Source, error: Exception) -> None:
+    def _store_rejected(self, row: MessageRow, source: MessagesSource, error: Exception) -> None:
         """Keep the number of a message that can't be stored, and its event as a dead letter."""
         postgres.insert_message(self.tx, row._replace(text="", folded=""), "dead")
         postgres.count_removed(self.tx, row.chat_id, 1)
-        self._bury_row(row, source, f"can't be stored: {_reason(error)}")
+        self._add_dead_letter_for_row(row, source, f"can't be stored: {_reason(error)}")
 
-    def _bury_row(self, row: MessageRow, source: Source, reason: str) -> None:
+    def _add_dead_letter_for_row(
+        self, row: MessageRow, source: MessagesSource, reason: str
+    ) -> None:
         entry, event, packed = source
-        self._bury(entry, packed, reason, event, row.number)
+        self._add_dead_letter(entry, packed, reason, event, row.number)
 
-    def _bury(
+    def _add_dead_letter(
         self,
         entry: bytes,
         packed: bytes,
@@ -379,11 +383,11 @@ class _Storing:
         token = event.token if event else None
         chat = event.chat if isinstance(event, MessagesCreated) else None
         logger.warning("dead letter %s: %s", key, reason)
-        self.letters.append(DeadLetter(key, reason, token, chat, number, packed))
+        self.dead_letters.append(DeadLetter(key, reason, token, chat, number, packed))
 
     # -- deletions ---------------------------------------------------------------------------------
 
-    def _decide(self, entry: EntryId, event: DeletionAsked) -> None:
+    def _apply_deletion(self, entry: EntryId, event: DeletionRequested) -> None:
         """Leave a tombstone if the deletion still stands and nothing is left inside; else reopen.
 
         A cascade leaves one whatever is inside.
@@ -392,22 +396,24 @@ class _Storing:
         not stand any more, and refuses again. A deletion that does not stand buries nothing.
         """
         parent = Parent(event.token, event.chat)
-        if not self.log.deletion_stands(self.batch.shard, self.batch.epoch, parent, entry):
+        if not self.log.is_closed_by(self.batch.shard, self.batch.epoch, parent, entry):
             return
         if event.chat is None:
             id_, alive = postgres.application_ids(self.tx, [event.token]).get(
                 event.token, (0, False)
             )
-            gone = alive and postgres.bury_application(self.tx, id_, cascade=event.cascade)
+            gone = alive and postgres.tombstone_application(self.tx, id_, cascade=event.cascade)
         else:
             key = (event.token, event.chat)
             id_, alive = postgres.chat_ids(self.tx, [key]).get(key, (0, False))
-            gone = alive and postgres.bury_chat(self.tx, id_, cascade=event.cascade)
+            gone = alive and postgres.tombstone_chat(self.tx, id_, cascade=event.cascade)
         if alive and not gone:
             self.log.reopen(self.batch.shard, self.batch.epoch, parent, entry)
 
 
-def store_again(tx: Connection, log: Log, locked: LockedShard, letter: DeadLetter) -> str | None:
+def store_dead_letter(
+    tx: Connection, log: Log, locked: LockedShard, letter: DeadLetter
+) -> str | None:
     """Have a dead letter's event go through storing once more; returns why it still can't be stored.
 
     The caller holds the shard's lock. What can be stored of it is, and what is there already is passed
@@ -415,18 +421,20 @@ def store_again(tx: Connection, log: Log, locked: LockedShard, letter: DeadLette
     """
     shard, entry = letter.key.split("-", 1)
     name = "-".join(entry.split("-")[:2]).encode()
-    page = Page([(name, letter.event)], locked.cursor, complete=True)
-    storing = _Storing(tx, Batch(int(shard), page, locked.epoch), log, publishing=locked.publishing)
-    storing.run()
-    return next((again.reason for again in storing.letters if again.key == letter.key), None)
+    page = LogPage([(name, letter.event)], locked.cursor, complete=True)
+    writer = _BatchWriter(
+        tx, DrainBatch(int(shard), page, locked.epoch), log, publishing=locked.publishing
+    )
+    writer.run()
+    return next((again.reason for again in writer.dead_letters if again.key == letter.key), None)
 
 
-def why_not_stored(error: Exception) -> str | None:
+def rejection_reason(error: Exception) -> str | None:
     """Why a message can't be stored, without a word of it; None if that is not the data's fault."""
-    return f"can't be stored: {_reason(error)}" if _is_datas_fault(error) else None
+    return f"can't be stored: {_reason(error)}" if _is_data_error(error) else None
 
 
-def _is_datas_fault(error: Exception) -> bool:
+def _is_data_error(error: Exception) -> bool:
     """Whether another try could never succeed, because of the data alone."""
     if isinstance(error, Invalid | UnicodeEncodeError):
         return True
@@ -446,9 +454,9 @@ def _reason(error: Exception) -> str:
     )
 
 
-def _rows(placed: list[Placed]) -> Iterator[RowValues]:
+def _rows(storable: list[StorableChat]) -> Iterator[RowValues]:
     """The rows, made one by one: of a batch that is good they are needed only once, and for a moment."""
-    for chat_id, sources in placed:
+    for chat_id, sources in storable:
         for _, event, _ in sources:
             for number, text in enumerate(event.texts, event.first):
                 yield chat_id, number, text, fold(text), event.micros

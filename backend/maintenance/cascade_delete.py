@@ -1,4 +1,4 @@
-"""Clearing: what belonged to a removed application or chat is dropped, a bounded transaction at a time.
+"""Clearing: what belonged to a removed application or chat is deleted, a bounded transaction at a time.
 
 A deletion leaves the parent's tombstone, in the log's order; from that moment on its children can't be
 reached, whether their rows are there or not. The rows go afterwards. What is left to do is a flag at the
@@ -23,19 +23,19 @@ from sqlalchemy import Connection
 from backend.domain.model import Parent, shard_of
 from backend.storage import postgres
 from backend.storage.postgres import Database, cascade
-from backend.storage.postgres.cascade import Leftover
+from backend.storage.postgres.cascade import PendingCascade
 from backend.storage.redis.log import Log
 
-MOST_MESSAGES = 5_000  # of one transaction
-MOST_CHATS = 1_000
-MOST_PARENTS = 20  # looked at in one round
+MAX_MESSAGES = 5_000  # of one transaction
+MAX_CHATS = 1_000
+MAX_PARENTS = 20  # looked at in one round
 STUCK_SECONDS = 30.0
 POLL_SECONDS = 0.05
-NAME = "instachat cascade"
+TRANSACTION_NAME = "instachat cascade"
 logger = logging.getLogger(__name__)
 
 
-class Clearer:
+class CascadeDeleter:
     """Drops what removed parents left. Thread-safe.
 
     `step` is called with `rows`, `counters` and `committed` as a transaction passes them, so that a test
@@ -54,93 +54,93 @@ class Clearer:
         """Let the transactions under way finish, and begin no other."""
         self._stopping.set()
 
-    def left(self, parent: Parent) -> int | None:
+    def count_remaining(self, parent: Parent) -> int | None:
         """How many messages are left of a removed parent; None if it is not removed, or all is gone."""
         with self._database.connect() as connection:
-            found = cascade.leftover(connection, parent)
-            return None if found is None else cascade.count_left(connection, found)
+            found = cascade.find_pending_cascade(connection, parent)
+            return None if found is None else cascade.count_remaining_messages(connection, found)
 
-    def clear(self, parent: Parent) -> Iterator[int]:
-        """Drop all that is left of a removed parent; gives how many messages each transaction dropped.
+    def delete(self, parent: Parent) -> Iterator[int]:
+        """Drop all that is left of a removed parent; gives how many messages each transaction deleted.
 
         Ends when nothing is left, or after `stop`; where others work on the same, when they are done,
-        too. Raises EngineDown when an engine is away; what was dropped stays dropped.
+        too. Raises EngineDown when an engine is away; what was dropped stays deleted.
         """
         while not self._stopping.is_set():
             with self._database.connect() as connection:
-                found = cascade.leftover(connection, parent)
+                found = cascade.find_pending_cascade(connection, parent)
             if found is None:
                 return
-            dropped = self._drop_some(found)
-            if dropped is None:
+            deleted = self._delete_batch(found)
+            if deleted is None:
                 time.sleep(POLL_SECONDS)
             else:
-                yield dropped
+                yield deleted
 
-    def clear_all(
-        self, seconds: float = float("inf"), go_on: Callable[[], bool] = lambda: True
+    def delete_all(
+        self, seconds: float = float("inf"), may_continue: Callable[[], bool] = lambda: True
     ) -> int:
         """Drop what is left of all removed parents, for about so long; returns how many messages.
 
-        Passes by what others work on. Ends also when `go_on`, asked between two rounds, says no.
+        Passes by what others work on. Ends also when `may_continue`, asked between two rounds, says no.
         """
         deadline = time.monotonic() + seconds
         total = 0
         while not self._stopping.is_set() and time.monotonic() < deadline:
             with self._database.connect() as connection:
-                found = cascade.leftovers(connection, MOST_PARENTS)
-            dropped = [self._drop_some(leftover) for leftover in found]
-            total += sum(filter(None, dropped))
-            if all(count is None for count in dropped) or not go_on():
+                found = cascade.list_pending_cascades(connection, MAX_PARENTS)
+            deleted = [self._delete_batch(pending) for pending in found]
+            total += sum(filter(None, deleted))
+            if all(count is None for count in deleted) or not may_continue():
                 break
         return total
 
-    def _drop_some(self, leftover: Leftover) -> int | None:
+    def _delete_batch(self, pending: PendingCascade) -> int | None:
         """One transaction: how many messages it dropped; None if others have all that is left locked."""
         with self._database.begin() as tx:
-            postgres.name_transaction(tx, NAME)
-            if leftover.parent.chat is None:
-                dropped = self._drop_of_application(tx, leftover)
+            postgres.name_transaction(tx, TRANSACTION_NAME)
+            if pending.parent.chat is None:
+                deleted = self._delete_from_application(tx, pending)
             else:
-                dropped = self._drop_of_chat(tx, leftover)
-        if dropped is None:
-            self._end_stuck()
+                deleted = self._delete_from_chat(tx, pending)
+        if deleted is None:
+            self._terminate_stuck()
         else:
             self._step("committed")
-        return dropped
+        return deleted
 
-    def _drop_of_chat(self, tx: Connection, leftover: Leftover) -> int | None:
-        if not cascade.lock_removed_chat(tx, leftover.id):
+    def _delete_from_chat(self, tx: Connection, pending: PendingCascade) -> int | None:
+        if not cascade.lock_removed_chat(tx, pending.id):
             return None
-        dropped = self._drop_messages(tx, [leftover.id])
-        if dropped < MOST_MESSAGES:
-            cascade.nothing_left(tx, leftover)
-        return dropped
+        deleted = self._delete_messages(tx, [pending.id])
+        if deleted < MAX_MESSAGES:
+            cascade.finish_cascade(tx, pending)
+        return deleted
 
-    def _drop_of_application(self, tx: Connection, leftover: Leftover) -> int | None:
-        chats = cascade.lock_some_chats(tx, leftover.id, MOST_CHATS)
+    def _delete_from_application(self, tx: Connection, pending: PendingCascade) -> int | None:
+        chats = cascade.lock_some_chats(tx, pending.id, MAX_CHATS)
         if not chats:
-            return 0 if cascade.nothing_left(tx, leftover) else None
-        dropped = self._drop_messages(tx, list(chats))
-        if dropped < MOST_MESSAGES:
-            cascade.drop_chats(tx, list(chats))
+            return 0 if cascade.finish_cascade(tx, pending) else None
+        deleted = self._delete_messages(tx, list(chats))
+        if deleted < MAX_MESSAGES:
+            cascade.delete_chats(tx, list(chats))
             # Before the commit: a counter whose row is gone would never be found again.
-            token = leftover.parent.token
+            token = pending.parent.token
             shard = shard_of(token, self._database.installation.shards)
-            self._log.forget(shard, [Parent(token, number) for number in chats.values()])
+            self._log.drop_counters(shard, [Parent(token, number) for number in chats.values()])
             self._step("counters")
-        return dropped
+        return deleted
 
-    def _drop_messages(self, tx: Connection, chats: list[int]) -> int:
-        dropped = cascade.drop_messages(tx, chats, MOST_MESSAGES)
-        shown = [(m.chat_id, m.number, m.version + 1) for m in dropped if m.shown]
-        if shown and postgres.publishing(tx):
+    def _delete_messages(self, tx: Connection, chats: list[int]) -> int:
+        deleted = cascade.delete_messages(tx, chats, MAX_MESSAGES)
+        shown = [(m.chat_id, m.number, m.version + 1) for m in deleted if m.shown]
+        if shown and postgres.is_publishing(tx):
             postgres.add_to_outbox(tx, shown)
         self._step("rows")
-        return len(dropped)
+        return len(deleted)
 
-    def _end_stuck(self) -> None:
+    def _terminate_stuck(self) -> None:
         """End a transaction that has held its rows for too long: stopped, or cut off from us."""
         with self._database.connect() as connection:
-            if postgres.end_stuck(connection, NAME, STUCK_SECONDS):
+            if postgres.terminate_stuck_transactions(connection, TRANSACTION_NAME, STUCK_SECONDS):
                 logger.warning("ended a cascade that held its rows for too long")

@@ -17,19 +17,19 @@ from dataclasses import dataclass
 
 from backend.domain.errors import EngineDown, Unavailable
 from backend.domain.model import EntryId, Parent, shard_of
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.storage import postgres
 from backend.storage.postgres import Database, counter_columns
-from backend.storage.postgres.counter_columns import Counted
+from backend.storage.postgres.counter_columns import ParentCounters
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import LifeLost
+from backend.storage.redis.types import StaleEpoch
 
 PAGE = 1_000  # parents of one transaction, and of one look at Redis
 ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenCount:
     """A count that SQL did not know: what it was there, and what it is now."""
 
     parent: Parent
@@ -37,7 +37,7 @@ class Written:
     new: int
 
 
-class Syncer:
+class CounterSync:
     """Writes counters into SQL, and says how far SQL is behind. Thread-safe.
 
     `step` is called with `read`, `written` and `released` as a page passes them, so that a test can end
@@ -48,13 +48,13 @@ class Syncer:
         self,
         log: Log,
         database: Database,
-        lives: Lives,
+        epochs: Epochs,
         *,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._log = log
         self._database = database
-        self._lives = lives
+        self._epochs = epochs
         self._step = step
         self._stopping = threading.Event()
 
@@ -62,7 +62,7 @@ class Syncer:
         """Let the page under way finish, and begin no other."""
         self._stopping.set()
 
-    def sync(self, *, everything: bool = False) -> Iterator[Written]:
+    def sync(self, *, everything: bool = False) -> Iterator[WrittenCount]:
         """Write what changed since the last sync, or compare every counter; gives each that was behind.
 
         A new life of Redis since the last sync means everything. What was given is committed. Raises
@@ -72,9 +72,9 @@ class Syncer:
             try:
                 yield from self._sync(everything)
                 return
-            except LifeLost:
+            except StaleEpoch:
                 continue
-        raise Unavailable("Redis changes its life again and again", "see `instachat doctor`")
+        raise Unavailable("Redis changes its epoch again and again", "see `instachat doctor`")
 
     def lag(self) -> float:
         """For how many seconds SQL has not known the oldest change that it does not know; 0 if none.
@@ -83,42 +83,42 @@ class Syncer:
         Changes nothing. Raises EngineDown when an engine is away.
         """
         with self._database.connect() as connection:
-            states = counter_columns.synced(connection)
-        worst = 0.0
+            states = counter_columns.list_sync_states(connection)
+        lag_seconds = 0.0
         for shard, state in states.items():
             if not state.epoch:  # nothing was ever accepted there
                 continue
             try:
-                seen = self._log.counted(shard, state.epoch, [])
-            except LifeLost:
-                worst = max(worst, state.behind_seconds)
+                counters = self._log.read_counters(shard, state.epoch, [])
+            except StaleEpoch:
+                lag_seconds = max(lag_seconds, state.behind_seconds)
                 continue
             if state.synced_epoch != state.epoch:
-                worst = max(worst, state.behind_seconds)
-            if seen.oldest is not None:
-                worst = max(worst, (seen.now - seen.oldest) / 1_000_000)
-        return worst
+                lag_seconds = max(lag_seconds, state.behind_seconds)
+            if counters.oldest is not None:
+                lag_seconds = max(lag_seconds, (counters.now - counters.oldest) / 1_000_000)
+        return lag_seconds
 
-    def due(self, seconds: float) -> bool:
+    def is_due(self, seconds: float) -> bool:
         """Whether the last sync is so long ago. Asks SQL only."""
         with self._database.connect() as connection:
-            states = counter_columns.synced(connection).values()
+            states = counter_columns.list_sync_states(connection).values()
         return any(state.epoch and state.behind_seconds > seconds for state in states)
 
-    def _sync(self, everything: bool) -> Iterator[Written]:
-        epochs = self._present_lives()
+    def _sync(self, everything: bool) -> Iterator[WrittenCount]:
+        epochs = self._current_epochs()
         with self._database.connect() as connection:
-            began = counter_columns.clock(connection)
-            states = counter_columns.synced(connection)
+            began = counter_columns.read_clock(connection)
+            states = counter_columns.list_sync_states(connection)
         if everything or any(states[shard].synced_epoch != epochs[shard] for shard in epochs):
             yield from self._compare_all(epochs)
         for shard, epoch in epochs.items():
             yield from self._write_changes(shard, epoch)
         if epochs and not self._stopping.is_set():
             with self._database.begin() as tx:
-                counter_columns.note_synced(tx, epochs, began)
+                counter_columns.record_sync(tx, epochs, began)
 
-    def _present_lives(self) -> Mapping[int, int]:
+    def _current_epochs(self) -> Mapping[int, int]:
         """The epoch of each shard that was ever used, as Redis has it, too."""
         with self._database.connect() as connection:
             epochs = {
@@ -128,25 +128,28 @@ class Syncer:
         for shard in epochs:
             for _ in range(ATTEMPTS):
                 try:
-                    self._log.counted(shard, epochs[shard], [])
+                    self._log.read_counters(shard, epochs[shard], [])
                     break
-                except LifeLost as lost:
-                    self._lives.claim(shard, lost.why)
+                except StaleEpoch as stale:
+                    self._epochs.begin_epoch(shard, stale.reason)
                     with self._database.connect() as connection:
                         epochs[shard], _ = postgres.shard_state(connection, shard)
             else:
-                raise LifeLost("it changes again and again")
+                raise StaleEpoch("it changes again and again")
         return epochs
 
-    def _compare_all(self, epochs: Mapping[int, int]) -> Iterator[Written]:
+    def _compare_all(self, epochs: Mapping[int, int]) -> Iterator[WrittenCount]:
         """Compare every counter of every parent that is there."""
         shards = self._database.installation.shards
-        for page_of in (counter_columns.all_applications, counter_columns.all_chats):
+        for page_of in (
+            counter_columns.page_application_counters,
+            counter_columns.page_chat_counters,
+        ):
             after = 0
             while not self._stopping.is_set():
                 with self._database.connect() as connection:
                     page = page_of(connection, after, PAGE)
-                by_shard: dict[int, list[Counted]] = {}
+                by_shard: dict[int, list[ParentCounters]] = {}
                 for row in page:
                     by_shard.setdefault(shard_of(row.parent.token, shards), []).append(row)
                 for shard, rows in by_shard.items():
@@ -158,16 +161,16 @@ class Syncer:
                     break
                 after = page[-1].id
 
-    def _write_changes(self, shard: int, epoch: int) -> Iterator[Written]:
+    def _write_changes(self, shard: int, epoch: int) -> Iterator[WrittenCount]:
         """Write what changed before now; what can't be written yet is passed by, and stays."""
-        began = self._log.counted(shard, epoch, []).now
+        began = self._log.read_counters(shard, epoch, []).now
         passed = 0
         while not self._stopping.is_set():
-            parents = self._log.unsynced_page(shard, began, passed, PAGE)
+            parents = self._log.dirty_page(shard, began, passed, PAGE)
             if not parents:
                 return
             with self._database.connect() as connection:
-                known = counter_columns.counted(connection, parents)
+                known = counter_columns.list_parent_counters(connection, parents)
             passed += yield from self._write(shard, epoch, parents, known, began)
 
     def _write(
@@ -175,16 +178,16 @@ class Syncer:
         shard: int,
         epoch: int,
         parents: Sequence[Parent],
-        known: Mapping[Parent, Counted],
+        known: Mapping[Parent, ParentCounters],
         began: int = 0,
-    ) -> Generator[Written, None, int]:
+    ) -> Generator[WrittenCount, None, int]:
         """Write some counters of one shard, and let the parents go whose count SQL knows now.
 
         Returns how many are kept for the next sync: they are accepted, and not stored yet.
         """
-        seen = self._log.counted(shard, epoch, parents)
+        counters = self._log.read_counters(shard, epoch, parents)
         self._step("read")
-        issued = dict(zip(parents, seen.issued, strict=True))
+        issued = dict(zip(parents, counters.issued, strict=True))
         behind = {
             row.parent: (row.id, number)
             for row in known.values()
@@ -193,25 +196,27 @@ class Syncer:
         yield from self._raise({p: v for p, v in behind.items() if p.chat is None})
         yield from self._raise({p: v for p, v in behind.items() if p.chat is not None})
         self._step("written")
-        kept = self._still_coming(shard, [p for p in parents if p not in known], seen.end)
+        kept = self._still_pending(shard, [p for p in parents if p not in known], counters.end)
         # A clock that goes back must not make this sync meet the same parents again.
-        since = max(seen.now, began + 1)
-        self._log.release(shard, epoch, {p: issued[p] for p in parents if p not in kept}, since)
+        since = max(counters.now, began + 1)
+        self._log.ack_synced(shard, epoch, {p: issued[p] for p in parents if p not in kept}, since)
         self._step("released")
         return len(kept)
 
-    def _raise(self, behind: Mapping[Parent, tuple[int, int]]) -> Iterator[Written]:
+    def _raise(self, behind: Mapping[Parent, tuple[int, int]]) -> Iterator[WrittenCount]:
         if not behind:
             return
         of_applications = next(iter(behind)).chat is None
         raise_ = (
-            counter_columns.raise_applications if of_applications else counter_columns.raise_chats
+            counter_columns.raise_application_counters
+            if of_applications
+            else counter_columns.raise_chat_counters
         )
-        risen: Mapping[int, tuple[int, int]] = {}
+        raised: Mapping[int, tuple[int, int]] = {}
         for left in reversed(range(ATTEMPTS)):
             try:
                 with self._database.begin() as tx:
-                    risen = raise_(tx, dict(behind.values()))
+                    raised = raise_(tx, dict(behind.values()))
                 break
             except EngineDown:
                 raise
@@ -220,13 +225,17 @@ class Syncer:
                 if not left:
                     raise
         for parent, (id_, _) in behind.items():
-            if id_ in risen:
-                yield Written(parent, *risen[id_])
+            if id_ in raised:
+                yield WrittenCount(parent, *raised[id_])
 
-    def _still_coming(self, shard: int, missing: Sequence[Parent], end: EntryId) -> set[Parent]:
+    def _still_pending(self, shard: int, missing: Sequence[Parent], end: EntryId) -> set[Parent]:
         """Those without a row that may have one later: they are on their way, or have just come."""
         if not missing:
             return set()
         with self._database.connect() as connection:
             _, cursor = postgres.shard_state(connection, shard)
-            return set(missing if cursor < end else counter_columns.counted(connection, missing))
+            return set(
+                missing
+                if cursor < end
+                else counter_columns.list_parent_counters(connection, missing)
+            )

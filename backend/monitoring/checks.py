@@ -1,6 +1,6 @@
-"""Diagnosis: the findings of `doctor`. What a check looked at, how bad it is, and the remedy.
+"""Diagnosis: the results of `doctor`. What a check looked at, how bad it is, and the remedy.
 
-"Could not be evaluated" is a finding of its own (`unknown`): what a check can't see, it does not call well.
+"Could not be evaluated" is a result of its own (`unknown`): what a check can't see, it does not call well.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from backend.domain.errors import EngineDown, InstaChatError
 
 
 class Severity(StrEnum):
-    """How bad a finding is; `unknown` could not be evaluated."""
+    """How bad a result is; `unknown` could not be evaluated."""
 
     OK = "ok"
     WARNING = "warning"
@@ -22,7 +22,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What a check found. `unreachable` if the cause is a dependency that does not answer."""
 
     check: str
@@ -32,20 +32,20 @@ class Finding:
     unreachable: bool = False
 
 
-def fault(check: str, error: InstaChatError) -> Finding:
-    """The finding that an error stands for."""
+def error_result(check: str, error: InstaChatError) -> CheckResult:
+    """The result that an error stands for."""
     away = isinstance(error, EngineDown)
-    return Finding(check, Severity.ERROR, error.message, error.hint, unreachable=away)
+    return CheckResult(check, Severity.ERROR, error.message, error.hint, unreachable=away)
 
 
-def ok(check: str, message: str) -> Finding:
+def ok_result(check: str, message: str) -> CheckResult:
     """All is well."""
-    return Finding(check, Severity.OK, message)
+    return CheckResult(check, Severity.OK, message)
 
 
-def evaluated(check: str, findings: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def run_check(check: str, results: Callable[[], Iterable[CheckResult]]) -> Iterator[CheckResult]:
     """What a check finds; or that it could not be evaluated, and why."""
     try:
-        yield from findings()
+        yield from results()
     except (InstaChatError, redis.RedisError) as error:
-        yield Finding(check, Severity.UNKNOWN, f"could not be evaluated: {error}")
+        yield CheckResult(check, Severity.UNKNOWN, f"could not be evaluated: {error}")

@@ -1,6 +1,6 @@
 """Doctor: every dependency and setting that can bite, each with what to do about it.
 
-A check gives findings; nothing is changed. What concerns searching is in `search_checks`.
+A check gives results; nothing is changed. What concerns searching is in `search_checks`.
 """
 
 import shutil
@@ -13,64 +13,66 @@ import redis
 from sqlalchemy import text
 
 from backend.domain.errors import InstaChatError, SchemaMismatch
-from backend.monitoring.checks import Finding as Finding
+from backend.monitoring.checks import CheckResult as CheckResult
 from backend.monitoring.checks import Severity as Severity
-from backend.monitoring.checks import evaluated
-from backend.monitoring.checks import fault as fault
-from backend.monitoring.checks import ok as ok
-from backend.monitoring.search_checks import elasticsearch, searching
+from backend.monitoring.checks import error_result as error_result
+from backend.monitoring.checks import ok_result as ok_result
+from backend.monitoring.checks import run_check
+from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.settings import Settings
-from backend.storage.elasticsearch.index import Index
+from backend.storage.elasticsearch.index import SearchIndex
 from backend.storage.postgres import Database
-from backend.storage.redis.accept import MEMORY_SHARE
+from backend.storage.redis.accept import MAX_MEMORY_SHARE
 from backend.storage.redis.log import Log
 
-OLDEST_POSTGRES = 15
-OLDEST_REDIS = (7, 0)
-COUNTS_BEHIND = 3_600.0  # seconds
-CLOCKS_APART = 1.0  # seconds; workers count as gone after three
-LITTLE_SPACE = 1 << 30
-NO_SPACE = 200 << 20
+MIN_POSTGRES_VERSION = 15
+MIN_REDIS_VERSION = (7, 0)
+MAX_SYNC_LAG_SECONDS = 3_600.0  # seconds
+MAX_CLOCK_SKEW_SECONDS = 1.0  # seconds; workers count as gone after three
+LOW_DISK_BYTES = 1 << 30
+CRITICAL_DISK_BYTES = 200 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class CheckContext:
     """What is examined. The calls are those that other parts of the program answer."""
 
     settings: Settings
     database: Database
     log: Log
-    index: Index | None
+    index: SearchIndex | None
     queue_length: Callable[[], int]
     durability_faults: Callable[[], list[str] | None]
     sync_lag: Callable[[], float]
 
 
-def examine(patient: Patient) -> Iterator[Finding]:
+def run_checks(context: CheckContext) -> Iterator[CheckResult]:
     """Every check, one after another; those that need an engine which is away are left out."""
-    yield from _home(patient.settings)
-    postgres = list(_reach_postgres(patient.database))
-    yield from postgres
-    if not postgres[0].unreachable:
-        yield from _postgres(patient)
-        yield from evaluated("search", lambda: searching(patient.database, patient.index))
-    cache = list(_reach_redis(patient.log))
-    yield from cache
-    if not cache[0].unreachable:
-        yield from _redis(patient)
-        yield from evaluated("installation", lambda: [_belongs(patient)])
-        yield from evaluated("clocks", lambda: [_clocks(patient)])
-        yield from evaluated("counts in SQL", lambda: [_counts(patient)])
-    if not cache[0].unreachable or patient.settings.huey_url is not None:  # the same, asked twice
-        yield from _queue(patient)
-    if patient.index:
-        yield from elasticsearch(patient.index)
+    yield from _check_disk_space(context.settings)
+    postgres_results = list(_check_postgres(context.database))
+    yield from postgres_results
+    if not postgres_results[0].unreachable:
+        yield from _check_postgres_settings(context)
+        yield from run_check("search", lambda: check_search(context.database, context.index))
+    redis_results = list(_check_redis(context.log))
+    yield from redis_results
+    if not redis_results[0].unreachable:
+        yield from _check_redis_settings(context)
+        yield from run_check("installation", lambda: [_check_installation(context)])
+        yield from run_check("clocks", lambda: [_check_clocks(context)])
+        yield from run_check("counts in SQL", lambda: [_check_counts(context)])
+    if (
+        not redis_results[0].unreachable or context.settings.huey_url is not None
+    ):  # the same, asked twice
+        yield from _check_queue(context)
+    if context.index:
+        yield from check_elasticsearch(context.index)
 
 
 # -- the machine ----------------------------------------------------------------------------------
 
 
-def _home(settings: Settings) -> Iterator[Finding]:
+def _check_disk_space(settings: Settings) -> Iterator[CheckResult]:
     if settings.database_url is not None and settings.redis_url is not None:
         return
     folder = settings.home
@@ -79,45 +81,47 @@ def _home(settings: Settings) -> Iterator[Finding]:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        yield Finding("disk space", Severity.UNKNOWN, f"{folder}: {error.strerror}")
+        yield CheckResult("disk space", Severity.UNKNOWN, f"{folder}: {error.strerror}")
         return
-    said = f"{free / (1 << 30):,.1f} GiB free for the private engines, in {settings.home}"
-    if free >= LITTLE_SPACE:
-        yield ok("disk space", said)
+    message = f"{free / (1 << 30):,.1f} GiB free for the private engines, in {settings.home}"
+    if free >= LOW_DISK_BYTES:
+        yield ok_result("disk space", message)
     else:
-        worst = Severity.ERROR if free < NO_SPACE else Severity.WARNING
-        yield Finding("disk space", worst, said, "make room, or set INSTACHAT_HOME to another disk")
+        worst = Severity.ERROR if free < CRITICAL_DISK_BYTES else Severity.WARNING
+        yield CheckResult(
+            "disk space", worst, message, "make room, or set INSTACHAT_HOME to another disk"
+        )
 
 
 # -- PostgreSQL -----------------------------------------------------------------------------------
 
 
-def _reach_postgres(database: Database) -> Iterator[Finding]:
+def _check_postgres(database: Database) -> Iterator[CheckResult]:
     try:
         with database.connect() as connection:
             number = int(connection.scalar(text("SHOW server_version_num")) or 0)
     except InstaChatError as error:
-        yield fault("PostgreSQL", error)
+        yield error_result("PostgreSQL", error)
         return
     found = f"PostgreSQL {number // 10_000}.{number % 10_000} answers"
-    if number // 10_000 >= OLDEST_POSTGRES:
-        yield ok("PostgreSQL", found)
+    if number // 10_000 >= MIN_POSTGRES_VERSION:
+        yield ok_result("PostgreSQL", found)
     else:
-        yield Finding(
+        yield CheckResult(
             "PostgreSQL",
             Severity.ERROR,
-            f"{found}; this program needs {OLDEST_POSTGRES} or newer",
-            f"upgrade the server to PostgreSQL {OLDEST_POSTGRES} or newer",
+            f"{found}; this program needs {MIN_POSTGRES_VERSION} or newer",
+            f"upgrade the server to PostgreSQL {MIN_POSTGRES_VERSION} or newer",
         )
 
 
-def _postgres(patient: Patient) -> Iterator[Finding]:
-    database = patient.database
+def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
+    database = context.database
     try:
         database.check_schema()
-        yield ok("schema", "the schema is the one that this program knows")
+        yield ok_result("schema", "the schema is the one that this program knows")
     except SchemaMismatch as error:
-        yield fault("schema", error)
+        yield error_result("schema", error)
     with database.connect() as connection:
 
         def setting(name: str) -> str:
@@ -126,21 +130,21 @@ def _postgres(patient: Patient) -> Iterator[Finding]:
         off = [name for name in ("fsync", "full_page_writes") if setting(name) != "on"]
         encoding, commit = setting("server_encoding"), setting("synchronous_commit")
     if off:
-        yield Finding(
+        yield CheckResult(
             "PostgreSQL's durability",
             Severity.ERROR,
             f"{' and '.join(off)} off: a power loss may destroy what is stored",
             f"set {' and '.join(f'{name} = on' for name in off)} in postgresql.conf, then reload",
         )
     else:
-        said = "fsync and full_page_writes are on"
+        message = "fsync and full_page_writes are on"
         if commit == "off":
-            said += "; synchronous_commit is off by default, which this program overrides"
-        yield ok("PostgreSQL's durability", said)
+            message += "; synchronous_commit is off by default, which this program overrides"
+        yield ok_result("PostgreSQL's durability", message)
     if encoding == "UTF8":
-        yield ok("encoding", "the database's encoding is UTF8")
+        yield ok_result("encoding", "the database's encoding is UTF8")
     else:
-        yield Finding(
+        yield CheckResult(
             "encoding",
             Severity.ERROR,
             f"the database's encoding is {encoding}: not every text can be stored",
@@ -151,15 +155,15 @@ def _postgres(patient: Patient) -> Iterator[Finding]:
 # -- Redis ----------------------------------------------------------------------------------------
 
 
-def _reach_redis(log: Log) -> Iterator[Finding]:
+def _check_redis(log: Log) -> Iterator[CheckResult]:
     try:
         log.ping()
-        nodes = _info(log, "server")
+        nodes = _redis_info(log, "server")
     except InstaChatError as error:
-        yield fault("Redis", error)
+        yield error_result("Redis", error)
         return
     except redis.RedisError as error:
-        yield Finding(
+        yield CheckResult(
             "Redis",
             Severity.ERROR,
             f"Redis refuses INFO, without which nothing can be accepted: {error}",
@@ -170,10 +174,10 @@ def _reach_redis(log: Log) -> Iterator[Finding]:
         version = str(node["redis_version"])
         ours = "valkey_version" in node
         found = f"Valkey {node['valkey_version']} answers" if ours else f"Redis {version} answers"
-        if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_REDIS:
-            yield ok("Redis", found)
+        if tuple(int(part) for part in version.split(".")[:2]) >= MIN_REDIS_VERSION:
+            yield ok_result("Redis", found)
         else:
-            yield Finding(
+            yield CheckResult(
                 "Redis",
                 Severity.ERROR,
                 f"{found}; this program needs Redis 7.0, or any Valkey",
@@ -181,34 +185,34 @@ def _reach_redis(log: Log) -> Iterator[Finding]:
             )
 
 
-def _redis(patient: Patient) -> Iterator[Finding]:
-    log = patient.log
+def _check_redis_settings(context: CheckContext) -> Iterator[CheckResult]:
+    log = context.log
     try:
         log.probe(0)
-        yield ok("Redis's scripts", "this program's scripts can run")
+        yield ok_result("Redis's scripts", "this program's scripts can run")
     except (InstaChatError, redis.RedisError) as error:
-        yield Finding(
+        yield CheckResult(
             "Redis's scripts",
             Severity.ERROR,
             f"scripts can't run, and accepting is one: {error}",
             "let its user run them: ACL SETUSER … +@scripting +info, and all commands on instachat:*",
         )
-    yield _durability(patient)
-    yield from evaluated("Redis's memory", lambda: map(_memory, _info(log, "memory")))
-    yield from evaluated("worker", lambda: [_worker(log)])
+    yield _check_durability(context)
+    yield from run_check("Redis's memory", lambda: map(_check_memory, _redis_info(log, "memory")))
+    yield from run_check("worker", lambda: [_check_worker(log)])
 
 
-def _worker(log: Log) -> Finding:
+def _check_worker(log: Log) -> CheckResult:
     if log.paused():
-        return Finding(
+        return CheckResult(
             "worker",
             Severity.WARNING,
             "the job queue is paused: what is accepted stays accepted, and is not stored",
             "`instachat queue resume` lets it go on",
         )
-    if running := log.workers():
-        return ok("worker", f"{running} running")
-    return Finding(
+    if running := log.count_workers():
+        return ok_result("worker", f"{running} running")
+    return CheckResult(
         "worker",
         Severity.WARNING,
         "no worker is running: what is accepted stays accepted, and is not stored",
@@ -216,11 +220,11 @@ def _worker(log: Log) -> Finding:
     )
 
 
-def _durability(patient: Patient) -> Finding:
-    check, promised = "Redis's durability", f"INSTACHAT_DURABILITY={patient.settings.durability}"
-    faults = patient.durability_faults()
+def _check_durability(context: CheckContext) -> CheckResult:
+    check, promised = "Redis's durability", f"INSTACHAT_DURABILITY={context.settings.durability}"
+    faults = context.durability_faults()
     if faults is None:
-        return Finding(
+        return CheckResult(
             check,
             Severity.UNKNOWN,
             f"could not be evaluated: Redis does not show its settings; {promised} needs appendonly"
@@ -228,9 +232,9 @@ def _durability(patient: Patient) -> Finding:
             "look at them where this Redis is managed",
         )
     if not faults:
-        return ok(check, f"{promised} is kept")
+        return ok_result(check, f"{promised} is kept")
     wanted = " ".join(f"{f.split(' is ')[0]} {f.rpartition(', not ')[2]}" for f in faults)
-    return Finding(
+    return CheckResult(
         check,
         Severity.ERROR,
         f"{promised} is not kept: {'; '.join(faults)}",
@@ -238,38 +242,38 @@ def _durability(patient: Patient) -> Finding:
     )
 
 
-def _memory(node: dict[str, Any]) -> Finding:
+def _check_memory(node: dict[str, Any]) -> CheckResult:
     used, limit = int(node["used_memory"]), int(node.get("maxmemory") or 0)
     if not limit:
         total = int(node.get("total_system_memory") or 0)
-        if total and used > total * MEMORY_SHARE:
-            return Finding(
+        if total and used > total * MAX_MEMORY_SHARE:
+            return CheckResult(
                 "Redis's memory",
                 Severity.WARNING,
                 f"{_mib(used)} used, nearly all of the machine's {_mib(total)}, and no limit set",
                 "set maxmemory, so that accepting is refused before the machine is out of memory",
             )
-        return ok("Redis's memory", f"{_mib(used)} used, no limit set")
-    said = f"{_mib(used)} of {_mib(limit)} used"
-    if used > limit * MEMORY_SHARE:
-        return Finding(
+        return ok_result("Redis's memory", f"{_mib(used)} used, no limit set")
+    message = f"{_mib(used)} of {_mib(limit)} used"
+    if used > limit * MAX_MEMORY_SHARE:
+        return CheckResult(
             "Redis's memory",
             Severity.ERROR,
-            f"{said}: nothing more is accepted beyond {MEMORY_SHARE:.0%}",
+            f"{message}: nothing more is accepted beyond {MAX_MEMORY_SHARE:.0%}",
             "see that a worker is running (`instachat status`), or raise maxmemory",
         )
-    return ok("Redis's memory", said)
+    return ok_result("Redis's memory", message)
 
 
 # -- together -------------------------------------------------------------------------------------
 
 
-def _belongs(patient: Patient) -> Finding:
+def _check_installation(context: CheckContext) -> CheckResult:
     """Whether the numbers in this Redis are those of this database."""
-    installation = patient.database.installation
-    found = {patient.log.probe(shard).installation for shard in range(installation.shards)} - {""}
+    installation = context.database.installation
+    found = {context.log.probe(shard).installation for shard in range(installation.shards)} - {""}
     if found - {installation.id}:
-        return Finding(
+        return CheckResult(
             "installation",
             Severity.ERROR,
             "this Redis holds the numbers of another installation (another database)",
@@ -277,15 +281,17 @@ def _belongs(patient: Patient) -> Finding:
             " Redis",
         )
     if not found:
-        return ok("installation", "this Redis is empty; the first command makes it this database's")
-    return ok("installation", "this Redis belongs to this database")
+        return ok_result(
+            "installation", "this Redis is empty; the first command makes it this database's"
+        )
+    return ok_result("installation", "this Redis belongs to this database")
 
 
-def _counts(patient: Patient) -> Finding:
-    lag = patient.sync_lag()
-    if lag <= COUNTS_BEHIND:
-        return ok("counts in SQL", "follow the live ones within the hour")
-    return Finding(
+def _check_counts(context: CheckContext) -> CheckResult:
+    lag = context.sync_lag()
+    if lag <= MAX_SYNC_LAG_SECONDS:
+        return ok_result("counts in SQL", "follow the live ones within the hour")
+    return CheckResult(
         "counts in SQL",
         Severity.WARNING,
         f"SQL has not known a count for {lag / 3600:,.1f} h; what the program answers is right",
@@ -293,27 +299,27 @@ def _counts(patient: Patient) -> Finding:
     )
 
 
-def _clocks(patient: Patient) -> Finding:
+def _check_clocks(context: CheckContext) -> CheckResult:
     before = time.time()
-    seconds, micros = _time(patient.log)
+    seconds, micros = _redis_time(context.log)
     middle = (before + time.time()) / 2
-    apart = abs(seconds + micros / 1e6 - middle)
-    if apart <= CLOCKS_APART:
-        return ok("clocks", "this machine's clock and Redis's agree")
-    return Finding(
+    skew = abs(seconds + micros / 1e6 - middle)
+    if skew <= MAX_CLOCK_SKEW_SECONDS:
+        return ok_result("clocks", "this machine's clock and Redis's agree")
+    return CheckResult(
         "clocks",
         Severity.WARNING,
-        f"this machine's clock and Redis's are {apart:,.1f} s apart: creation times come from Redis,"
+        f"this machine's clock and Redis's are {skew:,.1f} s apart: creation times come from Redis,"
         " and a worker may be taken for one that is gone",
         "synchronise both by NTP",
     )
 
 
-def _queue(patient: Patient) -> Iterator[Finding]:
+def _check_queue(context: CheckContext) -> Iterator[CheckResult]:
     try:
-        yield ok("job queue", f"answers, {patient.queue_length():,} jobs wait")
+        yield ok_result("job queue", f"answers, {context.queue_length():,} jobs wait")
     except redis.RedisError as error:
-        yield Finding(
+        yield CheckResult(
             "job queue",
             Severity.ERROR,
             f"the job queue's Redis can't be used: {error}",
@@ -322,14 +328,14 @@ def _queue(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def _info(log: Log, section: str) -> list[dict[str, Any]]:
+def _redis_info(log: Log, section: str) -> list[dict[str, Any]]:
     """A section of INFO, of each node."""
     found: Any = log.redis.info(section)
     nodes = list(found.values())
     return nodes if nodes and isinstance(nodes[0], dict) else [found]
 
 
-def _time(log: Log) -> tuple[int, int]:
+def _redis_time(log: Log) -> tuple[int, int]:
     found: Any = log.redis.time()
     seconds, micros = next(iter(found.values())) if isinstance(found, dict) else found
     return seconds, micros

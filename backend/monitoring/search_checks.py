@@ -4,35 +4,35 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from backend.domain.errors import InstaChatError
-from backend.monitoring.checks import Finding, Severity, fault, ok
-from backend.settings import redacted
-from backend.storage.elasticsearch.index import MAPPING, Index
+from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result
+from backend.settings import redact
+from backend.storage.elasticsearch.index import MAPPING_VERSION, SearchIndex
 from backend.storage.postgres import Database, outbox, search_indices
 
-OLDEST_ELASTICSEARCH = (8, 19)
-UNPUBLISHED_SECONDS = 60.0  # what waits for longer, waits for somebody to look
-LOCAL = {"localhost", "127.0.0.1", "::1"}
+MIN_ELASTICSEARCH_VERSION = (8, 19)
+MAX_UNPUBLISHED_SECONDS = 60.0  # what waits for longer, waits for somebody to look
+LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
-def elasticsearch(index: Index) -> Iterator[Finding]:
-    yield _security(index)
+def check_elasticsearch(index: SearchIndex) -> Iterator[CheckResult]:
+    yield _check_transport_security(index)
     check = "Elasticsearch"
     try:
         version = index.version()
     except InstaChatError as error:
-        yield fault(check, error)
+        yield error_result(check, error)
         return
     if version == "unknown":
-        yield Finding(
+        yield CheckResult(
             check,
             Severity.UNKNOWN,
             "answers; its version could not be evaluated: who asks may not monitor the cluster",
             "give its user or API key the cluster privilege `monitor`",
         )
-    elif tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_ELASTICSEARCH:
-        yield ok(check, f"Elasticsearch {version} answers")
+    elif tuple(int(part) for part in version.split(".")[:2]) >= MIN_ELASTICSEARCH_VERSION:
+        yield ok_result(check, f"Elasticsearch {version} answers")
     else:
-        yield Finding(
+        yield CheckResult(
             check,
             Severity.ERROR,
             f"Elasticsearch {version} answers; this program needs 8.19 or newer",
@@ -40,36 +40,36 @@ def elasticsearch(index: Index) -> Iterator[Finding]:
         )
 
 
-def _security(index: Index) -> Finding:
+def _check_transport_security(index: SearchIndex) -> CheckResult:
     check, url = "Elasticsearch's security", urlsplit(index.url)
-    if url.scheme == "https" or url.hostname in LOCAL:
-        return ok(check, "people's texts do not cross the network in the clear")
-    return Finding(
+    if url.scheme == "https" or url.hostname in LOCAL_HOSTS:
+        return ok_result(check, "people's texts do not cross the network in the clear")
+    return CheckResult(
         check,
         Severity.WARNING,
-        f"{redacted(index.url)} is not TLS: people's texts and the password cross the network in the"
+        f"{redact(index.url)} is not TLS: people's texts and the password cross the network in the"
         " clear",
         "use https:// unless that network is yours alone; INSTACHAT_ELASTICSEARCH_CA_FILE names a private"
         " authority",
     )
 
 
-def searching(database: Database, index: Index | None) -> Iterator[Finding]:
+def check_search(database: Database, index: SearchIndex | None) -> Iterator[CheckResult]:
     """Whether what is stored gets into an index, and searches may read it."""
     with database.connect() as connection:
-        kept = search_indices.indices(connection)
+        registered = search_indices.list_indices(connection)
         live = search_indices.live_index(connection)
-        blank = search_indices.is_blank(connection)
-        publishing = outbox.publishing(connection)
+        blank = search_indices.has_no_data(connection)
+        publishing = outbox.is_publishing(connection)
         lag = outbox.lag(connection)
     if index is None:
-        yield _without_index(publishing, lag)
+        yield _check_postgres_search(publishing, lag)
         return
     if live is None:
         yield (
-            ok("search index", "there is no message yet; the first command makes the index")
+            ok_result("search index", "there is no message yet; the first command makes the index")
             if blank
-            else Finding(
+            else CheckResult(
                 "search index",
                 Severity.ERROR,
                 "there are messages and no index of them: searches are refused",
@@ -77,14 +77,14 @@ def searching(database: Database, index: Index | None) -> Iterator[Finding]:
             )
         )
         return
-    yield from _kept(index, live)
-    if len(kept) > 1:
-        others = ", ".join(f"{one.name} ({one.state})" for one in kept if one is not live)
-        yield ok("other indices", f"written to as well: {others}")
-    if lag.seconds is None or lag.seconds < UNPUBLISHED_SECONDS:
-        yield ok("publishing", f"{lag.messages:,} messages wait to become searchable")
+    yield from _check_live_index(index, live)
+    if len(registered) > 1:
+        others = ", ".join(f"{one.name} ({one.state})" for one in registered if one is not live)
+        yield ok_result("other indices", f"written to as well: {others}")
+    if lag.seconds is None or lag.seconds < MAX_UNPUBLISHED_SECONDS:
+        yield ok_result("publishing", f"{lag.messages:,} messages wait to become searchable")
     else:
-        yield Finding(
+        yield CheckResult(
             "publishing",
             Severity.WARNING,
             f"{lag.messages:,} messages wait to become searchable, the oldest for {lag.seconds:,.0f} s",
@@ -92,19 +92,21 @@ def searching(database: Database, index: Index | None) -> Iterator[Finding]:
         )
 
 
-def _kept(index: Index, live: search_indices.KeptIndex) -> Iterator[Finding]:
-    check, again = "search index", "run `instachat reindex`; searches go on meanwhile"
-    if live.mapping != MAPPING:
-        yield Finding(
+def _check_live_index(
+    index: SearchIndex, live: search_indices.RegisteredIndex
+) -> Iterator[CheckResult]:
+    check, remedy = "search index", "run `instachat reindex`; searches go on meanwhile"
+    if live.mapping != MAPPING_VERSION:
+        yield CheckResult(
             check,
             Severity.ERROR,
-            f"{live.name} is of mapping {live.mapping}, this program makes {MAPPING}",
-            again,
+            f"{live.name} is of mapping {live.mapping}, this program makes {MAPPING_VERSION}",
+            remedy,
         )
     elif not live.made:
-        yield ok(check, f"{live.name} is made with the first message")
+        yield ok_result(check, f"{live.name} is made with the first message")
     elif not index.exists(live.name):
-        yield Finding(
+        yield CheckResult(
             check,
             Severity.ERROR,
             f"{live.name} is not in Elasticsearch, or has lost its aliases: searches fail, and what is"
@@ -112,13 +114,13 @@ def _kept(index: Index, live: search_indices.KeptIndex) -> Iterator[Finding]:
             "run `instachat reindex`",
         )
     else:
-        yield ok(check, f"{live.name}, of mapping {live.mapping}, is searched")
+        yield ok_result(check, f"{live.name}, of mapping {live.mapping}, is searched")
 
 
-def _without_index(publishing: bool, lag: outbox.Lag) -> Finding:
+def _check_postgres_search(publishing: bool, lag: outbox.Lag) -> CheckResult:
     if not publishing:
-        return ok("search", "PostgreSQL searches: INSTACHAT_ELASTICSEARCH_URL is not set")
-    return Finding(
+        return ok_result("search", "PostgreSQL searches: INSTACHAT_ELASTICSEARCH_URL is not set")
+    return CheckResult(
         "search",
         Severity.WARNING,
         "PostgreSQL searches, and what changes is noted for an Elasticsearch that is not set any more:"

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from backend.domain.errors import InstaChatError
 from backend.domain.events import unpack
 from backend.storage import postgres as sql
-from backend.storage.elasticsearch.index import Index
+from backend.storage.elasticsearch.index import SearchIndex
 from backend.storage.postgres import Database, outbox, reconciliations, search_indices
 from backend.storage.postgres.reconciliations import LastReconciliation
 from backend.storage.redis.log import Log
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineStatus:
     """One engine's health. `version` is None, and `problem` says why, while it does not answer."""
 
     engine: str
@@ -38,7 +38,7 @@ class Engine:
 class Status:
     """Everything at one moment; None is unknown."""
 
-    engines: list[Engine]
+    engines: list[EngineStatus]
     schema: str | None
     workers: int | None  # running
     queue: int | None  # jobs that wait
@@ -49,7 +49,7 @@ class Status:
     unpublished_seconds: float | None  # how long the oldest of them has been waiting
     search_index: str | None  # what searches read; None also where PostgreSQL searches
     dead_letters: dict[str, int] | None  # by kind
-    unsynced_counters: int | None  # parents whose count in SQL is behind
+    dirty_counters: int | None  # parents whose count in SQL is behind
     reconciled: LastReconciliation | None  # None also if the stores were never compared
     sync_lag_seconds: float | None  # how long SQL has not known the oldest of these changes
     totals: "Totals"
@@ -77,7 +77,7 @@ class Rates:
     searchable: float | None
 
 
-def rates(before: Totals, after: Totals) -> Rates:
+def compute_rates(before: Totals, after: Totals) -> Rates:
     """What was done from one to the other; a total that has gone back, as after a loss, tells nothing."""
 
     def rate(old: int | None, new: int | None) -> float | None:
@@ -92,109 +92,115 @@ def rates(before: Totals, after: Totals) -> Rates:
     )
 
 
-def totals(database: Database, log: Log, index: Index | None = None) -> Totals:
+def read_totals(database: Database, log: Log, index: SearchIndex | None = None) -> Totals:
     """Ask for the totals alone; an engine that is away leaves its own unknown."""
     at = time.monotonic()
-    shards = _known(lambda: database.installation.shards)
-    stored = _known(lambda: _stored(database))
-    lag = _known(lambda: _lag(database)) if index and stored is not None else None
+    shards = _value_or_none(lambda: database.installation.shards)
+    stored = _value_or_none(lambda: _count_stored(database))
+    lag = _value_or_none(lambda: _publish_lag(database)) if index and stored is not None else None
     waiting = lag.messages if lag else (None if index else 0)
     return Totals(
         at,
-        _known(lambda: log.given(shards)) if shards else None,
+        _value_or_none(lambda: log.total_issued(shards)) if shards else None,
         stored,
         None if stored is None or waiting is None else stored - waiting,
     )
 
 
-def report(
+def read_status(
     database: Database,
     log: Log,
     queue_length: Callable[[], int],
-    index: Index | None = None,
+    index: SearchIndex | None = None,
     sync_lag: Callable[[], float] | None = None,
 ) -> Status:
     """Ask the engines; takes a few milliseconds when they answer."""
-    postgres = postgres_engine(database)
-    cache = redis_engine(log)
-    shards = _known(lambda: database.installation.shards) if not postgres.problem else None
-    lengths = _known(lambda: log.lengths(shards)) if shards and not cache.problem else None
-    lag = _known(lambda: _lag(database)) if shards else None
-    live = _known(lambda: _live(database)) if shards and index else None
-    up = not cache.problem
+    postgres = postgres_health(database)
+    redis_state = redis_health(log)
+    shards = _value_or_none(lambda: database.installation.shards) if not postgres.problem else None
+    lengths = (
+        _value_or_none(lambda: log.lengths(shards)) if shards and not redis_state.problem else None
+    )
+    lag = _value_or_none(lambda: _publish_lag(database)) if shards else None
+    live = _value_or_none(lambda: _live_index(database)) if shards and index else None
+    up = not redis_state.problem
     return Status(
-        engines=[postgres, cache, *([elasticsearch_engine(index)] if index else [])],
-        schema=_known(database.schema) if not postgres.problem else None,
-        workers=_known(log.workers) if up else None,
-        queue=_known(queue_length) if up else None,
-        paused=_known(log.paused) if up else None,
+        engines=[postgres, redis_state, *([elasticsearch_health(index)] if index else [])],
+        schema=_value_or_none(database.schema) if not postgres.problem else None,
+        workers=_value_or_none(log.count_workers) if up else None,
+        queue=_value_or_none(queue_length) if up else None,
+        paused=_value_or_none(log.paused) if up else None,
         waiting=None if lengths is None else sum(lengths),
-        oldest_seconds=None if lengths is None else _known(lambda: _oldest(log, lengths)),
+        oldest_seconds=None
+        if lengths is None
+        else _value_or_none(lambda: _oldest_entry_age(log, lengths)),
         unpublished=lag and lag.messages,
         unpublished_seconds=lag and lag.seconds,
         search_index=live and live.name,
-        dead_letters=_known(lambda: _dead_letters(database)) if shards else None,
-        unsynced_counters=_known(lambda: sum(log.unsynced(shards))) if shards and up else None,
-        reconciled=_known(lambda: _reconciled(database)) if shards else None,
-        sync_lag_seconds=_known(sync_lag) if sync_lag and shards and up else None,
-        totals=totals(database, log, index),
+        dead_letters=_value_or_none(lambda: _count_dead_letters(database)) if shards else None,
+        dirty_counters=_value_or_none(lambda: sum(log.count_dirty(shards)))
+        if shards and up
+        else None,
+        reconciled=_value_or_none(lambda: _last_reconciliation(database)) if shards else None,
+        sync_lag_seconds=_value_or_none(sync_lag) if sync_lag and shards and up else None,
+        totals=read_totals(database, log, index),
     )
 
 
-def redis_engine(log: Log) -> Engine:
+def redis_health(log: Log) -> EngineStatus:
     """Redis's or Valkey's health."""
     try:
         log.ping()
         found: Any = log.redis.info("server")
     except InstaChatError as error:
-        return Engine("Redis", None, error.message)
+        return EngineStatus("Redis", None, error.message)
     except redis.RedisError:
-        return Engine("Redis", "unknown: INFO is refused")
+        return EngineStatus("Redis", "unknown: INFO is refused")
     first = next(iter(found.values()))
     info = first if isinstance(first, dict) else found  # a cluster answers for each node
     name = "Valkey" if "valkey_version" in info else "Redis"
-    return Engine(name, str(info.get("valkey_version", info.get("redis_version"))))
+    return EngineStatus(name, str(info.get("valkey_version", info.get("redis_version"))))
 
 
-def elasticsearch_engine(index: Index) -> Engine:
+def elasticsearch_health(index: SearchIndex) -> EngineStatus:
     """Elasticsearch's health."""
     try:
-        return Engine("Elasticsearch", index.version())
+        return EngineStatus("Elasticsearch", index.version())
     except InstaChatError as error:
-        return Engine("Elasticsearch", None, error.message)
+        return EngineStatus("Elasticsearch", None, error.message)
 
 
-def postgres_engine(database: Database) -> Engine:
+def postgres_health(database: Database) -> EngineStatus:
     """PostgreSQL's health."""
     try:
         with database.connect() as connection:
             version = connection.scalar(text("SHOW server_version"))
     except InstaChatError as error:
-        return Engine("PostgreSQL", None, error.message)
-    return Engine("PostgreSQL", str(version).partition(" ")[0])
+        return EngineStatus("PostgreSQL", None, error.message)
+    return EngineStatus("PostgreSQL", str(version).partition(" ")[0])
 
 
-def _stored(database: Database) -> int:
+def _count_stored(database: Database) -> int:
     with database.connect() as connection:
         return sql.count_stored(connection)
 
 
-def _lag(database: Database) -> outbox.Lag:
+def _publish_lag(database: Database) -> outbox.Lag:
     with database.connect() as connection:
         return outbox.lag(connection)
 
 
-def _live(database: Database) -> search_indices.KeptIndex | None:
+def _live_index(database: Database) -> search_indices.RegisteredIndex | None:
     with database.connect() as connection:
         return search_indices.live_index(connection)
 
 
-def _dead_letters(database: Database) -> dict[str, int]:
+def _count_dead_letters(database: Database) -> dict[str, int]:
     with database.connect() as connection:
         return sql.count_dead_letters(connection)
 
 
-def _oldest(log: Log, lengths: list[int]) -> float | None:
+def _oldest_entry_age(log: Log, lengths: list[int]) -> float | None:
     """How long the oldest entry of the log has been there, by this machine's clock."""
     oldest: float | None = None
     for shard, length in enumerate(lengths):
@@ -206,12 +212,12 @@ def _oldest(log: Log, lengths: list[int]) -> float | None:
     return None if oldest is None else max(time.time() - oldest, 0.0)
 
 
-def _reconciled(database: Database) -> LastReconciliation | None:
+def _last_reconciliation(database: Database) -> LastReconciliation | None:
     with database.connect() as connection:
         return reconciliations.last(connection)
 
 
-def _known(ask: Callable[[], T]) -> T | None:
+def _value_or_none(ask: Callable[[], T]) -> T | None:
     """The answer; None where there is none to be had."""
     try:
         return ask()

@@ -25,24 +25,24 @@ from itertools import chain, islice
 from sqlalchemy import Connection
 
 from backend.domain.errors import Unavailable
-from backend.reconcile.findings import Finding, Summary
+from backend.reconcile.findings import Finding, ReconcileSummary
 from backend.search.publish import Publisher
-from backend.storage.elasticsearch.index import DocumentState, Index
+from backend.storage.elasticsearch.index import DocumentState, SearchIndex
 from backend.storage.postgres import Database, message_states, search_indices
-from backend.storage.postgres.message_states import Fact, Key
+from backend.storage.postgres.message_states import MessageFacts, MessageKey
 
-AT_ONCE = 500  # differences that are looked at again together
-CHATS_AT_ONCE = 500  # of one application
-ATTEMPTS = 20
+CONFIRM_BATCH_SIZE = 500  # differences that are looked at again together
+CHATS_PER_BATCH = 500  # of one application
+MAX_ATTEMPTS = 20
 
-State = tuple[int, int, int, bool]  # chat id, number, version, shown
-_END: State = (1 << 63, 0, 0, False)
+MessageState = tuple[int, int, int, bool]  # chat id, number, version, shown
+_AFTER_ALL: MessageState = (1 << 63, 0, 0, False)
 
 
-class Documents:
+class DocumentReconciler:
     """Compares the index that searches read with SQL. Thread-safe."""
 
-    def __init__(self, database: Database, index: Index, publisher: Publisher) -> None:
+    def __init__(self, database: Database, index: SearchIndex, publisher: Publisher) -> None:
         self._database = database
         self._index = index
         self._publisher = publisher
@@ -51,12 +51,12 @@ class Documents:
         self,
         snapshot: Connection,
         token: str | None,
-        summary: Summary,
+        summary: ReconcileSummary,
         progress: Callable[[], None],
         *,
-        mend: bool,
+        repair: bool,
     ) -> Iterator[Finding]:
-        """Compare all documents, or those of one application; mend what was found after it was told.
+        """Compare all documents, or those of one application; repair what was found after it was told.
 
         Where there is no index yet, nothing is compared. Raises IndexMissing where there should be one,
         EngineDown or Unavailable as Elasticsearch is.
@@ -66,107 +66,115 @@ class Documents:
         if live is None or not live.made:
             return
         summary.documents = 0
-        for chat_ids in self._parts(snapshot, token):
-            rows = message_states.states(snapshot, chat_ids)
-            documents = self._documents(live.name, chat_ids, summary, progress)
-            differing = _differing(rows, documents)
-            unexplained = _without(differing, message_states.unpublished(snapshot), summary)
-            while batch := list(islice(unexplained, AT_ONCE)):
-                yield from self._confirm(live.name, batch, mend=mend)
+        for chat_ids in self._chat_batches(snapshot, token):
+            rows = message_states.iter_states(snapshot, chat_ids)
+            documents = self._iter_documents(live.name, chat_ids, summary, progress)
+            differing = _differing_keys(rows, documents)
+            unexplained = _skip_pending(
+                differing, message_states.iter_unpublished(snapshot), summary
+            )
+            while batch := list(islice(unexplained, CONFIRM_BATCH_SIZE)):
+                yield from self._confirm(live.name, batch, repair=repair)
 
-    def _parts(self, snapshot: Connection, token: str | None) -> Iterator[list[int] | None]:
+    def _chat_batches(self, snapshot: Connection, token: str | None) -> Iterator[list[int] | None]:
         """The chats to compare at a time; None is all of them."""
         if token is None:
             yield None
             return
-        ids = message_states.chat_ids_of(snapshot, token)
-        for start in range(0, len(ids), CHATS_AT_ONCE):
-            yield ids[start : start + CHATS_AT_ONCE]
+        ids = message_states.list_chat_ids(snapshot, token)
+        for start in range(0, len(ids), CHATS_PER_BATCH):
+            yield ids[start : start + CHATS_PER_BATCH]
 
-    def _documents(
+    def _iter_documents(
         self,
         name: str,
         chat_ids: Sequence[int] | None,
-        summary: Summary,
+        summary: ReconcileSummary,
         progress: Callable[[], None],
-    ) -> Iterator[State]:
+    ) -> Iterator[MessageState]:
         assert summary.documents is not None
-        for page in self._index.states(name, chat_ids):
+        for page in self._index.iter_states(name, chat_ids):
             yield from page
             summary.documents += len(page)
             progress()
 
-    def _confirm(self, name: str, keys: Sequence[Key], *, mend: bool) -> Iterator[Finding]:
+    def _confirm(self, name: str, keys: Sequence[MessageKey], *, repair: bool) -> Iterator[Finding]:
         """What still differs, of documents that stayed as they are while SQL was looked at."""
-        for _ in range(ATTEMPTS):
-            before = self._index.states_of(name, keys)
+        for _ in range(MAX_ATTEMPTS):
+            before = self._index.read_states(name, keys)
             with self._database.connect() as connection:
-                facts = message_states.facts(connection, keys)
-            after = self._index.states_of(name, keys)
-            resting = [key for key in keys if before.get(key) == after.get(key)]
-            wrong: list[tuple[int, int, int]] = []
-            for key in resting:
+                facts = message_states.load_facts(connection, keys)
+            after = self._index.read_states(name, keys)
+            unchanged = [key for key in keys if before.get(key) == after.get(key)]
+            to_republish: list[tuple[int, int, int]] = []
+            for key in unchanged:
                 document = after.get(key)
-                finding = _judge(key, facts[key], document)
+                finding = _check_document(key, facts[key], document)
                 if finding:
                     yield finding
                     if finding.repairable:
                         # A document that somebody deleted has left its version behind for a while.
                         found = document.version if document else 0
-                        wrong.append((*key, max(found, facts[key].version or 0)))
-            if mend and wrong:
-                self._publish(wrong)
-            moving = set(keys) - set(resting)
-            keys = [key for key in keys if key in moving]
+                        to_republish.append((*key, max(found, facts[key].version or 0)))
+            if repair and to_republish:
+                self._republish(to_republish)
+            changed = set(keys) - set(unchanged)
+            keys = [key for key in keys if key in changed]
             if not keys:
                 return
         raise Unavailable("some messages change faster than they can be compared", "try again")
 
-    def _publish(self, wrong: Sequence[tuple[int, int, int]]) -> None:
+    def _republish(self, to_republish: Sequence[tuple[int, int, int]]) -> None:
         with self._database.begin() as tx:
-            message_states.publish_again(tx, wrong)
+            message_states.republish(tx, to_republish)
         self._publisher.publish()
 
 
-def _differing(rows: Iterable[State], documents: Iterator[State]) -> Iterator[Key]:
+def _differing_keys(
+    rows: Iterable[MessageState], documents: Iterator[MessageState]
+) -> Iterator[MessageKey]:
     """The keys of which the two sides, each in order, say something that does not go together."""
-    document = next(documents, _END)
+    document = next(documents, _AFTER_ALL)
     for row in rows:
         if row == document:  # nearly always
-            document = next(documents, _END)
+            document = next(documents, _AFTER_ALL)
             continue
         key = row[:2]
         while document[:2] < key:
             if document[3]:
                 yield document[:2]
-            document = next(documents, _END)
+            document = next(documents, _AFTER_ALL)
         there = document[:2] == key
         # The tombstone of what can't be read may have any version, or be missing.
         if row[3] or (there and document[3]):
             yield key
         if there:
-            document = next(documents, _END)
+            document = next(documents, _AFTER_ALL)
     for rest in chain([document], documents):
         if rest[3]:
             yield rest[:2]
 
 
-def _without(keys: Iterable[Key], pending: Iterator[Key], summary: Summary) -> Iterator[Key]:
+def _skip_pending(
+    keys: Iterable[MessageKey], pending: Iterator[MessageKey], summary: ReconcileSummary
+) -> Iterator[MessageKey]:
     """Those of the keys that are not pending; both sides are in order."""
-    waiting = next(pending, _END[:2])
+    waiting = next(pending, _AFTER_ALL[:2])
     for key in keys:
         while waiting < key:
-            waiting = next(pending, _END[:2])
+            waiting = next(pending, _AFTER_ALL[:2])
         if waiting == key:
             summary.pending += 1
         else:
             yield key
 
 
-def _judge(key: Key, fact: Fact, document: DocumentState | None) -> Finding | None:
+def _check_document(
+    key: MessageKey, fact: MessageFacts, document: DocumentState | None
+) -> Finding | None:
     """What is wrong with a message's document, if anything is."""
     shown = document is not None and document.alive
-    if fact.on_its_way:
+    if fact.is_pending:
         return None
     if fact.shown:
         if document is None:

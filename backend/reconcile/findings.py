@@ -14,7 +14,7 @@ count_differs       the parent's `removed` is not what its rows say; or its `iss
 gap_unexplained     a number at or below H has no row and no dead letter: answered, and lost.
 
 Numbers that are removed, dead, lost and known to be so, or still on their way, are no findings: a
-`Summary` counts them.
+`ReconcileSummary` counts them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from backend.domain.model import Parent
-from backend.storage.postgres.child_statistics import Tally
-from backend.storage.redis.types import Counter
+from backend.storage.postgres.child_statistics import ChildStatistics
+from backend.storage.redis.types import CounterState
 
-MOST_LOST = 100_000  # numbers of one parent that a repair gives up as lost; more is somebody's slip
+MAX_LOST_NUMBERS = (
+    100_000  # numbers of one parent that a repair gives up as lost; more is somebody's slip
+)
 
 
 REPAIRS = {
@@ -55,7 +57,7 @@ class Finding(NamedTuple):
 
 
 @dataclass(slots=True)
-class Summary:
+class ReconcileSummary:
     """What was compared, and what explains the gaps that are no findings."""
 
     applications: int = 0
@@ -67,82 +69,86 @@ class Summary:
     lost: int = 0  # and known to be
     pending: int = 0  # numbers given and not stored, documents not published
     findings: int = 0
-    mended: int = 0
+    repaired: int = 0
 
-    def count(self, parent: Parent, tally: Tally) -> None:
+    def count(self, parent: Parent, children: ChildStatistics) -> None:
         """A parent was compared, with its children's numbers."""
         if parent.chat is None:
             self.applications += 1
         else:
             self.chats += 1
-            self.messages += tally.rows
-        self.removed += tally.ended
-        self.dead += tally.dead
-        self.lost += tally.lost
+            self.messages += children.rows
+        self.removed += children.removed_rows
+        self.dead += children.dead
+        self.lost += children.lost
 
 
-def target(tally: Tally, given: int, counter: Counter) -> int:
+def highest_issued(children: ChildStatistics, given: int, counter: CounterState) -> int:
     """The number up to which a parent's children have been given numbers that nobody has in hand."""
-    forgotten = tally.issued if _has_forgotten(tally, counter) else 0
-    return max(tally.highest, given, forgotten)
+    forgotten = children.issued if _has_redis_lost_numbers(children, counter) else 0
+    return max(children.highest, given, forgotten)
 
 
-def _has_forgotten(tally: Tally, counter: Counter) -> bool:
+def _has_redis_lost_numbers(children: ChildStatistics, counter: CounterState) -> bool:
     """Whether SQL knows of numbers above all rows that Redis does not know of."""
-    return tally.issued > max(counter.issued or 0, tally.highest)
+    return children.issued > max(counter.issued or 0, children.highest)
 
 
-def is_suspect(tally: Tally, counter: Counter) -> bool:
+def is_suspect(children: ChildStatistics, counter: CounterState) -> bool:
     """Whether a parent needs a closer look: anything at all is out of the ordinary."""
-    issued = tally.highest if counter.issued is None else counter.issued
+    issued = children.highest if counter.issued is None else counter.issued
     return (
-        issued > tally.highest
-        or (issued < tally.highest and counter.verified)
-        or tally.rows != tally.highest
-        or tally.removed != tally.gone
-        or tally.issued > tally.highest
+        issued > children.highest
+        or (issued < children.highest and counter.verified)
+        or children.rows != children.highest
+        or children.removed != children.not_stored
+        or children.issued > children.highest
     )
 
 
-def judge(
-    parent: Parent, tally: Tally, given: int, counter: Counter, holes: Iterable[int]
+def compare_parent(
+    parent: Parent,
+    children: ChildStatistics,
+    given: int,
+    counter: CounterState,
+    gaps: Iterable[int],
 ) -> Iterator[Finding]:
     """What is wrong between a parent's counter and rows.
 
-    `given` is what the counter said before everything up to there was decided and the tally was taken;
+    `given` is what the counter said before everything up to there was decided and the statistics were read;
     `counter` is how it was after that.
     """
     issued = counter.issued or 0
-    repairable = target(tally, given, counter) - tally.rows <= MOST_LOST
+    repairable = highest_issued(children, given, counter) - children.rows <= MAX_LOST_NUMBERS
 
     def finding(kind: str, detail: str) -> Finding:
         return Finding(kind, parent.token, parent.chat, None, detail, repairable)
 
-    if counter.verified and issued < tally.highest:
+    if counter.verified and issued < children.highest:
         yield finding(
-            "counter_behind", f"the counter is at {issued}, the rows go up to {tally.highest}"
+            "counter_behind", f"the counter is at {issued}, the rows go up to {children.highest}"
         )
-    if given > tally.highest:
+    if given > children.highest:
         yield finding(
             "counter_ahead",
-            f"the counter is at {given}, the rows go up to {tally.highest}: "
-            f"{_numbers(tally.highest + 1, given)} given, and neither stored nor in the log",
+            f"the counter is at {given}, the rows go up to {children.highest}: "
+            f"{_describe_range(children.highest + 1, given)} given, and neither stored nor in the log",
         )
     differs = []
-    if tally.removed != tally.gone:
-        differs.append(f"SQL counts {tally.removed} removed, the rows say {tally.gone}")
-    if _has_forgotten(tally, counter):
-        lost = _numbers(max(issued, tally.highest) + 1, tally.issued)
+    if children.removed != children.not_stored:
+        differs.append(f"SQL counts {children.removed} removed, the rows say {children.not_stored}")
+    if _has_redis_lost_numbers(children, counter):
+        lost = _describe_range(max(issued, children.highest) + 1, children.issued)
         differs.append(
-            f"SQL counts {tally.issued} given, the counter {issued}: {lost} given, and Redis forgot"
+            f"SQL counts {children.issued} given, the counter {issued}: {lost} given, and Redis forgot"
         )
     if differs:
         yield finding("count_differs", "; ".join(differs))
-    detail = f"there are rows up to {tally.highest}, and none of this number"
-    for number in holes:
+    detail = f"there are rows up to {children.highest}, and none of this number"
+    for number in gaps:
         chat, message = (number, None) if parent.chat is None else (parent.chat, number)
         yield Finding("gap_unexplained", parent.token, chat, message, detail, repairable)
 
 
-def _numbers(first: int, last: int) -> str:
+def _describe_range(first: int, last: int) -> str:
     return f"{first} was" if first == last else f"{first} to {last} were"

@@ -1,4 +1,4 @@
-"""Strays: counters in Redis that are nobody's, for `reconcile`. Each is a finding of the kind `orphan`.
+"""Orphan counters: those in Redis that are nobody's, for `reconcile`. Each is a finding of the kind `orphan`.
 
 A counter whose parent does not exist: its creator was killed before it stored the row, and nobody knows the
 token; or it was put there by hand. Repair removes it.
@@ -16,63 +16,65 @@ from itertools import islice
 
 from backend.domain.model import EntryId, Parent, shard_of
 from backend.reconcile.findings import Finding
-from backend.reconcile.repair import Mender
+from backend.reconcile.repair import Repairer
 from backend.storage import postgres
 from backend.storage.postgres import Database, child_statistics
 from backend.storage.redis.log import Log
 
-AT_ONCE = 500
-CREATION_SECONDS = 1.0  # between an application's counter and its row there is a moment
+COUNTERS_PER_BATCH = 500
+CREATION_GRACE_SECONDS = 1.0  # between an application's counter and its row there is a moment
 
 
-def find_strays(
+def find_orphan_counters(
     log: Log,
     database: Database,
-    settle: Callable[[int, EntryId], bool],
-    mender: Mender | None,
+    wait_drained: Callable[[int, EntryId], bool],
+    repairer: Repairer | None,
     token: str | None,
     shards: int,
 ) -> Iterator[Finding]:
-    """All of them, or those of one token; removed or closed by the mender, if there is one.
+    """All of them, or those of one token; removed or closed by the repairer, if there is one.
 
-    `settle` waits for what is in a shard's log to be decided; where it can't, that shard is passed by.
+    `wait_drained` waits for what is in a shard's log to be decided; where it can't, that shard is passed by.
     """
-    walk = _Walk(log, database)
-    counters = log.parents(None if token is None else shard_of(token, shards), token or "*")
-    told: set[Parent] = set()  # a walk may meet the same counter twice
-    while page := list(islice(counters, AT_ONCE)):
+    finder = _OrphanCounters(log, database)
+    counters = log.scan_parents(None if token is None else shard_of(token, shards), token or "*")
+    reported: set[Parent] = set()  # a walk may meet the same counter twice
+    while page := list(islice(counters, COUNTERS_PER_BATCH)):
         by_shard: dict[int, list[Parent]] = {}
         for parent in page:
-            if token in (None, parent.token) and parent not in told:
+            if token in (None, parent.token) and parent not in reported:
                 by_shard.setdefault(shard_of(parent.token, shards), []).append(parent)
-        suspects = {shard: walk.strays(shard, parents) for shard, parents in by_shard.items()}
+        suspects = {shard: finder.orphans(shard, parents) for shard, parents in by_shard.items()}
         if any(parent.chat is None for found in suspects.values() for parent in found):
-            time.sleep(CREATION_SECONDS)
+            time.sleep(CREATION_GRACE_SECONDS)
         for shard, found in suspects.items():
-            _, end = log.look(shard, [])
-            if not found or not settle(shard, end):
+            _, end = log.inspect(shard, [])
+            if not found or not wait_drained(shard, end):
                 continue
-            strangers, open_ = walk.strays(shard, list(found)), []
-            for parent, issued in strangers.items():
-                told.add(parent)
+            orphans, open_ = finder.orphans(shard, list(found)), []
+            for parent, issued in orphans.items():
+                reported.add(parent)
                 if issued is None:
                     open_.append(parent)
                     detail = "the counter of something removed takes more"
                 else:
                     detail = "a counter of something that does not exist"
                 yield Finding("orphan", *parent, None, detail, True)
-            if mender is not None:
-                mender.close(shard, open_)
-                mender.discard(shard, {p: n for p, n in strangers.items() if n is not None})
+            if repairer is not None:
+                repairer.close_counters(shard, open_)
+                repairer.discard_counters(
+                    shard, {p: n for p, n in orphans.items() if n is not None}
+                )
 
 
-class _Walk:
+class _OrphanCounters:
     def __init__(self, log: Log, database: Database) -> None:
         self._log = log
         self._database = database
 
-    def strays(self, shard: int, parents: Sequence[Parent]) -> dict[Parent, int | None]:
-        """Those of a shard's counters that are strays now: what each says, None if it has to be closed."""
+    def orphans(self, shard: int, parents: Sequence[Parent]) -> dict[Parent, int | None]:
+        """Those of a shard's counters that are orphans now: what each says, None if it has to be closed."""
         owners = list({Parent(parent.token) for parent in parents})
         with self._database.connect() as connection:
             applications = postgres.application_ids(
@@ -81,7 +83,7 @@ class _Walk:
             chats = postgres.chat_ids(
                 connection, [(p.token, p.chat) for p in parents if p.chat is not None]
             )
-        counters, _ = self._log.look(shard, [*parents, *owners])
+        counters, _ = self._log.inspect(shard, [*parents, *owners])
         counter_of = dict(zip([*parents, *owners], counters, strict=True))
         found: dict[Parent, int | None] = {}
         for parent in parents:
@@ -106,5 +108,5 @@ class _Walk:
             return False
         owner = Parent(chat.token)
         with self._database.connect() as connection:
-            tally = child_statistics.tallies(connection, [owner]).get(owner)
-        return tally is not None and chat.chat <= max(tally.highest, issued or 0)
+            children = child_statistics.find_statistics(connection, [owner]).get(owner)
+        return children is not None and chat.chat <= max(children.highest, issued or 0)

@@ -20,132 +20,145 @@ from sqlalchemy import Connection
 
 from backend.domain.errors import InstaChatError, Unavailable
 from backend.storage.elasticsearch.client import IndexMissing
-from backend.storage.elasticsearch.index import MAPPING, Document, Index, Rejected, new_name
+from backend.storage.elasticsearch.index import (
+    MAPPING_VERSION,
+    Document,
+    RejectedDocument,
+    SearchIndex,
+    new_index_name,
+)
 from backend.storage.postgres import Database, DeadLetter, add_dead_letters, outbox, search_indices
 
 LEASE_SECONDS = (
     30.0  # more than a bulk may take; after a kill -9 it passes before another publishes
 )
-MESSAGES = 2_500  # of one lease, about
-LEASE_TRIES = 20
-CHOOSING_SECONDS = 0.005  # that another publisher takes to choose its rows
+MESSAGES_PER_LEASE = 2_500  # of one lease, about
+MAX_LEASE_ATTEMPTS = 20
+LEASE_RETRY_SECONDS = 0.005  # that another publisher takes to choose its rows
 PUBLISHERS = 3  # of a worker: while two wait for Elasticsearch, one loads
-LOOK_SECONDS = 0.5  # how often they look for what no bell announced
-PAUSE_SECONDS = 2.0  # before another try, when publishing failed
-PUBLISHED_WITHIN = 3.0  # what is not published by then, when the worker ends, stays in the outbox
-SETTLE_SECONDS = 2 * LEASE_SECONDS  # a publisher that was killed holds up its part for one of them
-SETTLE_POLL_SECONDS = 0.02
+POLL_SECONDS = 0.5  # how often they look for what no bell announced
+RETRY_SECONDS = 2.0  # before another try, when publishing failed
+SHUTDOWN_TIMEOUT_SECONDS = (
+    3.0  # what is not published by then, when the worker ends, stays in the outbox
+)
+WAIT_TIMEOUT_SECONDS = (
+    2 * LEASE_SECONDS
+)  # a publisher that was killed holds up its part for one of them
+WAIT_POLL_SECONDS = 0.02
 logger = logging.getLogger(__name__)
 
 
 class Publisher:
     """Publishes what the outbox names. Thread-safe: several threads publish quicker than one."""
 
-    def __init__(self, database: Database, index: Index) -> None:
+    def __init__(self, database: Database, index: SearchIndex) -> None:
         self._database = database
         self._index = index
         self._stopping = threading.Event()
-        self._leased: set[int] = set()
-        self._made: set[str] = set()  # indices that SQL says are made, which it never unsays
+        self._leased_ids: set[int] = set()
+        self._created: set[str] = set()  # indices that SQL says are made, which it never unsays
 
     def stop(self) -> None:
         """Let the bulks under way finish, and begin no other."""
         self._stopping.set()
 
-    def give_up(self) -> None:
+    def release_leases(self) -> None:
         """Let go of what bulks under way have leased, for the process ends without waiting for them."""
-        self._release(list(self._leased))
+        self._release(list(self._leased_ids))
 
-    def publish(self, go_on: Callable[[], bool] = lambda: True) -> int:
+    def publish(self, may_continue: Callable[[], bool] = lambda: True) -> int:
         """Publish until the outbox holds nothing that is free; returns how many changes it were.
 
-        Ends also when `go_on`, asked before each bulk, says no.
+        Ends also when `may_continue`, asked before each bulk, says no.
 
         Raises EngineDown or Unavailable when an engine is away or takes nothing, IndexMissing when the
         index that is searched is gone; all that was not published stays in the outbox.
         """
         published = 0
-        while not self._stopping.is_set() and go_on() and (count := self._publish_some()):
+        while not self._stopping.is_set() and may_continue() and (count := self._publish_batch()):
             published += count
         return published
 
-    def settle(self) -> None:
+    def wait_published(self) -> None:
         """Return once everything that was committed before this call is published, by whomever.
 
         Raises as `publish`, and Unavailable if nothing of it is published for a while.
         """
         with self._database.connect() as connection:
-            ends = outbox.ends(connection)
+            ends = outbox.id_range(connection)
         if ends is None:
             return
         oldest, through = ends
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
         while oldest <= through:
-            if not self._publish_some():  # others are at it
-                time.sleep(SETTLE_POLL_SECONDS)
+            if not self._publish_batch():  # others are at it
+                time.sleep(WAIT_POLL_SECONDS)
             with self._database.connect() as connection:
-                ends = outbox.ends(connection)
+                ends = outbox.id_range(connection)
             if ends is None:
                 return
             if ends[0] > oldest:
-                oldest, deadline = ends[0], time.monotonic() + SETTLE_SECONDS
+                oldest, deadline = ends[0], time.monotonic() + WAIT_TIMEOUT_SECONDS
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"nothing of what waits to become searchable was published for {SETTLE_SECONDS:g} s",
+                    f"nothing of what waits to become searchable"
+                    f" was published for {WAIT_TIMEOUT_SECONDS:g} s",
                     "see the workers' logs; then try again",
                 )
 
-    def _publish_some(self) -> int:
+    def _publish_batch(self) -> int:
         lease = self._lease()
         if lease is None:
             return 0
-        self._leased.update(lease.ids)
+        self._leased_ids.update(lease.ids)
         try:
             with self._database.connect() as connection:
-                documents = list(starmap(Document, outbox.changed(connection, lease.ids)))
+                documents = list(
+                    starmap(Document, outbox.list_changed_messages(connection, lease.ids))
+                )
             rejected = [one for name in lease.indices for one in self._write(name, documents)]
             with self._database.begin(durable=bool(rejected)) as tx:
                 if rejected:
-                    self._bury(tx, rejected)
+                    self._store_dead_letters(tx, rejected)
                 outbox.complete(tx, lease.ids)
         except InstaChatError:
             self._release(lease.ids)
             raise
         finally:
-            self._leased.difference_update(lease.ids)
+            self._leased_ids.difference_update(lease.ids)
         return len(documents)
 
     def _lease(self) -> outbox.Lease | None:
         """Some rows; None if there are none, or others can't let go of them."""
-        for _ in range(LEASE_TRIES):
+        for _ in range(MAX_LEASE_ATTEMPTS):
             # Undone by a crash of the server it is published again, which can't hurt.
             with self._database.begin(durable=False) as tx:
-                lease = outbox.lease(tx, MESSAGES, LEASE_SECONDS)
+                lease = outbox.lease(tx, MESSAGES_PER_LEASE, LEASE_SECONDS)
             if lease is None or lease.ids:
                 return lease
-            time.sleep(CHOOSING_SECONDS)
+            time.sleep(LEASE_RETRY_SECONDS)
         return None
 
     def _release(self, ids: Sequence[int]) -> None:
         with suppress(InstaChatError), self._database.begin() as tx:  # or else the lease expires
             outbox.release(tx, ids)
 
-    def _write(self, name: str, documents: Sequence[Document]) -> list[Rejected]:
+    def _write(self, name: str, documents: Sequence[Document]) -> list[RejectedDocument]:
         """Write to one index; what it can't hold is returned. One that is not kept any more wants nothing."""
-        if name not in self._made:
-            kept = self._kept(name)
-            if kept is None:
+        if name not in self._created:
+            registered = self._find_index(name)
+            if registered is None:
                 return []
-            if not kept.made:
-                return self._write_first(name, documents)
-            self._made.add(name)
+            if not registered.made:
+                return self._create_and_write(name, documents)
+            self._created.add(name)
         try:
             return self._index.write(name, documents)
         except IndexMissing:
-            self._lost(name)
+            self._handle_missing(name)
             return []
 
-    def _write_first(self, name: str, documents: Sequence[Document]) -> list[Rejected]:
+    def _create_and_write(self, name: str, documents: Sequence[Document]) -> list[RejectedDocument]:
         """Have a new index, write to it, and then have searches read it, if it is to be the live one.
 
         Searches come last: where another publisher is just making it, only what is written waits until its
@@ -156,57 +169,59 @@ class Publisher:
         with self._database.begin() as tx:
             # Its row is locked from here on, so that searches turn to no other meanwhile.
             if search_indices.mark_made(tx, name) == "live":
-                self._index.read_from(name)
+                self._index.set_read_alias(name)
         logger.info("made the search index %s", name)
         return rejected
 
-    def _lost(self, name: str) -> None:
+    def _handle_missing(self, name: str) -> None:
         """Keep an index no longer that Elasticsearch has lost.
 
         The live one raises IndexMissing instead, so that nothing is taken for published that can't be found.
         """
-        kept = self._kept(name)
-        if kept is None:
+        registered = self._find_index(name)
+        if registered is None:
             return
-        if kept.state == "live":
+        if registered.state == "live":
             raise IndexMissing(name)
         with self._database.begin() as tx:
-            search_indices.forget_index(tx, name)
-        logger.warning("the %s search index %s is gone: it is not kept any more", kept.state, name)
+            search_indices.unregister_index(tx, name)
+        logger.warning(
+            "the %s search index %s is gone: it is not kept any more", registered.state, name
+        )
 
-    def _kept(self, name: str) -> search_indices.KeptIndex | None:
+    def _find_index(self, name: str) -> search_indices.RegisteredIndex | None:
         with self._database.connect() as connection:
             return search_indices.find_index(connection, name)
 
-    def _bury(self, tx: Connection, rejected: Sequence[Rejected]) -> None:
+    def _store_dead_letters(self, tx: Connection, rejected: Sequence[RejectedDocument]) -> None:
         """Keep what no index can hold as dead letters, named as operators name messages."""
-        parents = outbox.parents(tx, {one.document.chat_id for one in rejected})
-        letters = []
+        parents = outbox.chat_parents(tx, {one.document.chat_id for one in rejected})
+        dead_letters = []
         for document, reason in rejected:
             token, chat = parents.get(document.chat_id, (None, None))
-            named = [token, chat, document.number, document.version]
-            event = json.dumps(named).encode()
+            names = [token, chat, document.number, document.version]
+            event = json.dumps(names).encode()
             key = f"publish-{hashlib.sha256(event).hexdigest()[:16]}"
             logger.warning("dead letter %s: %s", key, reason)
-            letters.append(DeadLetter(key, reason, token, chat, document.number, event))
-        add_dead_letters(tx, letters, "publish")
+            dead_letters.append(DeadLetter(key, reason, token, chat, document.number, event))
+        add_dead_letters(tx, dead_letters, "publish")
 
 
-class Press:
+class PublisherThreads:
     """Threads that publish. A hanging Elasticsearch holds up these alone, and neither jobs nor the sweep."""
 
     def __init__(
-        self, publisher: Publisher, asked: threading.Event, may_work: Callable[[], bool]
+        self, publisher: Publisher, wake_up: threading.Event, may_work: Callable[[], bool]
     ) -> None:
-        """`asked` is set when there is something to publish; they look twice a second all the same.
+        """`wake_up` is set when there is something to publish; they look twice a second all the same.
 
         While `may_work` says no, as when the job queue is paused, they rest.
         """
         self._publisher = publisher
         self._may_work = may_work
-        self._asked = asked
+        self._wake_up = wake_up
         self._stopping = threading.Event()
-        self._trouble: type[Exception] | None = None
+        self._last_error: type[Exception] | None = None
         self._threads = [
             threading.Thread(target=self._run, name=f"publisher-{number}", daemon=True)
             for number in range(PUBLISHERS)
@@ -221,32 +236,32 @@ class Press:
         """End after the bulks under way; what one that takes too long has leased is given up."""
         self._stopping.set()
         self._publisher.stop()
-        self._asked.set()
-        deadline = time.monotonic() + PUBLISHED_WITHIN
+        self._wake_up.set()
+        deadline = time.monotonic() + SHUTDOWN_TIMEOUT_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._publisher.give_up()
+        self._publisher.release_leases()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._asked.wait(LOOK_SECONDS)
-            self._asked.clear()
+            self._wake_up.wait(POLL_SECONDS)
+            self._wake_up.clear()
             try:
-                if self._publisher.publish(self._may_work) and self._trouble:
-                    self._trouble = None
+                if self._publisher.publish(self._may_work) and self._last_error:
+                    self._last_error = None
                     logger.info("publishing goes on")
                 continue
             except InstaChatError as error:
                 # Said once, not with every try: how far behind it is, `status` tells.
-                if self._trouble is not type(error):
-                    self._trouble = type(error)
+                if self._last_error is not type(error):
+                    self._last_error = type(error)
                     logger.warning("%s; it is tried again and again", error.message)
             except Exception:
                 logger.exception("publishing failed; it is tried again")
-            self._stopping.wait(PAUSE_SECONDS)
+            self._stopping.wait(RETRY_SECONDS)
 
 
-def keep_first_index(database: Database) -> None:
+def register_first_index(database: Database) -> None:
     """Where there is neither an index nor a message yet, have one kept, live from its beginning.
 
     Elasticsearch need not be there: the first publisher that reaches it has it made. Changes nothing
@@ -254,11 +269,13 @@ def keep_first_index(database: Database) -> None:
     transaction that writes messages takes too long.
     """
     with database.connect() as connection:
-        if not search_indices.is_blank(connection):
+        if not search_indices.has_no_data(connection):
             return
-    name = new_name(database.installation.id)  # before the lock, which nobody can read it behind
+    name = new_index_name(
+        database.installation.id
+    )  # before the lock, which nobody can read it behind
     with database.begin() as tx:
-        search_indices.lock_flag(tx)
-        if search_indices.is_blank(tx):
-            search_indices.add_index(tx, name, "live", MAPPING)
+        search_indices.lock_publishing(tx)
+        if search_indices.has_no_data(tx):
+            search_indices.register_index(tx, name, "live", MAPPING_VERSION)
             search_indices.set_publishing(tx, True)

@@ -3,7 +3,7 @@
     keep      SQL names the new index; from here on whatever changes is written to it, too
     copy      all rows, page by page in the order of their keys; SQL remembers how far it has come
     compare   the version of every row with that of every document
-    turn      publishing pauses for a moment, the alias and SQL change, publishing goes on
+    swap      publishing pauses for a moment, the alias and SQL change, publishing goes on
     tidy      the index before stays, and is written to as before; older ones go
 
 What changes while rows are copied is in the outbox, or it was committed before its page was read: each
@@ -28,33 +28,33 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from backend.domain.errors import Conflict, Failed, InstaChatError, Unavailable
-from backend.search.alias_swap import Turner, forget, forget_all, under_flag
-from backend.search.index_verifier import Parity
+from backend.search.alias_swap import AliasSwap, unregister, unregister_all, with_publish_lock
+from backend.search.index_verifier import IndexVerifier
 from backend.search.publish import Publisher
 from backend.storage.elasticsearch.index import (
-    MAPPING,
+    MAPPING_VERSION,
     Document,
-    Index,
-    Rejected,
-    alias_of_installation,
-    new_name,
+    RejectedDocument,
+    SearchIndex,
+    installation_alias,
+    new_index_name,
 )
 from backend.storage.postgres import Database, outbox, reindex_state, search_indices
-from backend.storage.postgres.reindex_state import Held, Key
-from backend.storage.postgres.search_indices import KeptIndex
+from backend.storage.postgres.reindex_state import MessageKey, ReindexRunning
+from backend.storage.postgres.search_indices import RegisteredIndex
 
-PAGE = 2_500  # rows; as many documents as one bulk takes
-BULKS_AT_ONCE = 2  # while Elasticsearch works on one, the next is made
-NAMED = 5  # of many differences
-REINDEXED_WITHIN = 2.0  # a page of one, when the worker ends
+PAGE_ROWS = 2_500  # rows; as many documents as one bulk takes
+MAX_CONCURRENT_BULKS = 2  # while Elasticsearch works on one, the next is made
+MAX_NAMED_MESSAGES = 5  # of many differences
+SHUTDOWN_TIMEOUT_SECONDS = 2.0  # a page of one, when the worker ends
 logger = logging.getLogger(__name__)
 
-Tell = Callable[[str, int, int], object]
+ProgressCallback = Callable[[str, int, int], object]
 """Called now and then with `copied` or `compared`, how many messages are, and how many there are to be."""
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class ReindexResult:
     """What a reindex has made: `name` is searched now, and `previous`, if any, is kept beside it."""
 
     name: str
@@ -63,7 +63,7 @@ class Built:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class IndexCheck:
     """What a check found of the live index; it fits if there are no `faults`."""
 
     name: str | None
@@ -71,7 +71,7 @@ class Checked:
     faults: list[str]
 
 
-class Outlook(NamedTuple):
+class ReindexState(NamedTuple):
     """How things stand: the names of the indices that are kept, and how many messages there are."""
 
     live: str | None
@@ -88,12 +88,12 @@ class Reindexer:
     or Unavailable as the engines are.
     """
 
-    def __init__(self, database: Database, index: Index, publisher: Publisher) -> None:
+    def __init__(self, database: Database, index: SearchIndex, publisher: Publisher) -> None:
         self._database = database
         self._index = index
         self._publisher = publisher
-        self._parity = Parity(database, index, publisher)
-        self._turner = Turner(database, index, publisher)
+        self._verifier = IndexVerifier(database, index, publisher)
+        self._alias_swap = AliasSwap(database, index, publisher)
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -103,125 +103,138 @@ class Reindexer:
     # -- building ----------------------------------------------------------------------------------
 
     def build(
-        self, *, resume: bool = False, anew: bool = True, tell: Tell = lambda *_: None
-    ) -> Built | None:
+        self,
+        *,
+        resume: bool = False,
+        start_new: bool = True,
+        progress: ProgressCallback = lambda *_: None,
+    ) -> ReindexResult | None:
         """Build an index of all messages and have searches read it.
 
-        `resume` goes on with one that was interrupted; otherwise such a one is a Conflict. With `anew` off
+        `resume` goes on with one that was interrupted; otherwise it is a Conflict. Without `start_new`
         none is begun beside a live one: then None where there is nothing to resume. Raises Failed if a
         message can't be put into it, or differs in the end: searches stay as they are, and so does what was
         built.
         """
-        with _only_one(self._database) as mine:
-            name = self._begin(mine, resume=resume, anew=anew)
+        with _exclusive(self._database) as lock_connection:
+            name = self._prepare_index(lock_connection, resume=resume, start_new=start_new)
             if name is None:
                 return None
-            messages = self._copy(mine, name, tell)
-            self._compare(name, messages, tell)
-            reindex_state.reached(mine, name)  # raises if the lock was lost with its connection
-            previous = self._turner.turn(name)
+            messages = self._copy(lock_connection, name, progress)
+            self._verify(name, messages, progress)
+            reindex_state.read_progress(
+                lock_connection, name
+            )  # raises if the lock was lost with its connection
+            previous = self._alias_swap.swap(name)
             logger.info("searches read %s", name)
-            self._tidy()
-            return Built(name, messages, previous)
+            self._drop_unregistered()
+            return ReindexResult(name, messages, previous)
 
-    def _begin(self, mine: Connection, *, resume: bool, anew: bool) -> str | None:
+    def _prepare_index(
+        self, lock_connection: Connection, *, resume: bool, start_new: bool
+    ) -> str | None:
         """The name of the index to fill, kept and made."""
-        kept = search_indices.indices(mine)
-        left = _in_state(kept, "building")
-        if left and not resume:
+        registered = search_indices.list_indices(lock_connection)
+        interrupted = _find_by_state(registered, "building")
+        if interrupted and not resume:
             raise Conflict(
                 "a reindex was interrupted; what it was building is still there, and written to",
                 "`instachat reindex --resume` goes on with it, `instachat reindex --abort` removes it",
             )
-        if left and left.mapping != MAPPING:
+        if interrupted and interrupted.mapping != MAPPING_VERSION:
             raise Conflict(
-                f"what was being built is of mapping {left.mapping}, this program makes {MAPPING}",
+                f"what was being built is of mapping {interrupted.mapping},"
+                f" this program makes {MAPPING_VERSION}",
                 "`instachat reindex --abort` removes it; then `instachat reindex` begins anew",
             )
-        if not left and not anew and _in_state(kept, "live"):
+        if not interrupted and not start_new and _find_by_state(registered, "live"):
             return None
-        found = self._index.found(self._alias)  # nothing is begun while Elasticsearch is away
-        if left and left.made and not found.get(left.name):
+        found = self._index.list_indices(
+            self._alias
+        )  # nothing is begun while Elasticsearch is away
+        if interrupted and interrupted.made and not found.get(interrupted.name):
             raise Failed(
-                f"what was being built, {left.name}, is not in Elasticsearch any more",
+                f"what was being built, {interrupted.name}, is not in Elasticsearch any more",
                 "`instachat reindex --abort`, then `instachat reindex` begins anew",
             )
-        name = left.name if left else new_name(self._database.installation.id)
-        self._keep(name, found)
+        name = interrupted.name if interrupted else new_index_name(self._database.installation.id)
+        self._register(name, found)
         self._index.create(name)
         with self._database.begin() as tx:
             search_indices.mark_made(tx, name)
         return name
 
-    def _keep(self, name: str, found: Mapping[str, bool]) -> None:
+    def _register(self, name: str, found: Mapping[str, bool]) -> None:
         """Have all that changes from now on written to this index; one that is lost is kept no longer."""
 
-        def keep(tx: Connection) -> None:
-            kept = search_indices.indices(tx)
-            for one in kept:
+        def register(tx: Connection) -> None:
+            registered = search_indices.list_indices(tx)
+            for one in registered:
                 if one.made and not found.get(one.name):
                     logger.warning("the %s search index %s is lost", one.state, one.name)
-                    search_indices.forget_index(tx, one.name)
-            if name not in {one.name for one in kept}:
-                search_indices.add_index(tx, name, "building", MAPPING)
+                    search_indices.unregister_index(tx, one.name)
+            if name not in {one.name for one in registered}:
+                search_indices.register_index(tx, name, "building", MAPPING_VERSION)
             search_indices.set_publishing(tx, True)
 
-        under_flag(self._database, keep)
+        with_publish_lock(self._database, register)
 
-    def _copy(self, mine: Connection, name: str, tell: Tell) -> int:
+    def _copy(self, lock_connection: Connection, name: str, progress: ProgressCallback) -> int:
         """Write all rows behind the checkpoint; returns how many there are altogether."""
-        reached = reindex_state.reached(mine, name)
-        done, total = reindex_state.count(mine, reached)
-        under_way: deque[tuple[list[Document], Future[list[Rejected]]]] = deque()
+        reached = reindex_state.read_progress(lock_connection, name)
+        done, total = reindex_state.count_rows(lock_connection, reached)
+        under_way: deque[tuple[list[Document], Future[list[RejectedDocument]]]] = deque()
 
         def finish_one() -> None:
             nonlocal done
             page, written = under_way.popleft()
             if rejected := written.result():
-                raise self._not_indexed(rejected)
-            if not reindex_state.reach(mine, name, page[-1][:2]):
+                raise self._rejected_error(rejected)
+            if not reindex_state.save_progress(lock_connection, name, page[-1][:2]):
                 raise Failed(
                     f"{name}, which was being built, is not kept any more: somebody has deleted it",
                     "`instachat reindex` begins anew",
                 )
             done += len(page)
-            tell("copied", done, max(done, total))
+            progress("copied", done, max(done, total))
 
-        with ThreadPoolExecutor(BULKS_AT_ONCE, thread_name_prefix="reindex") as pool:
+        with ThreadPoolExecutor(MAX_CONCURRENT_BULKS, thread_name_prefix="reindex") as pool:
             for page in self._pages(reached):
                 under_way.append((page, pool.submit(self._index.write, name, page)))
-                if len(under_way) > BULKS_AT_ONCE:
+                if len(under_way) > MAX_CONCURRENT_BULKS:
                     finish_one()
             while under_way:
                 finish_one()
         return done
 
-    def _pages(self, after: Key) -> Iterator[list[Document]]:
+    def _pages(self, after: MessageKey) -> Iterator[list[Document]]:
         while True:
-            self._go_on()
+            self._raise_if_stopping()
             with self._database.connect() as connection:
-                rows = reindex_state.copied(connection, after, PAGE)
+                rows = reindex_state.list_rows_to_copy(connection, after, PAGE_ROWS)
             page = list(map(Document._make, rows))
             if page:
                 yield page
-            if len(page) < PAGE:
+            if len(page) < PAGE_ROWS:
                 return
             after = page[-1][:2]
 
-    def _compare(self, name: str, total: int, tell: Tell) -> None:
-        def went(done: int) -> None:
-            self._go_on()
-            tell("compared", done, max(done, total))
+    def _verify(self, name: str, total: int, progress: ProgressCallback) -> None:
+        def report_compared(done: int) -> None:
+            self._raise_if_stopping()
+            progress("compared", done, max(done, total))
 
-        if differing := list(islice(self._parity.differences(name, went), NAMED + 1)):
+        if differing := list(
+            islice(self._verifier.differences(name, report_compared), MAX_NAMED_MESSAGES + 1)
+        ):
             raise Failed(
-                f"not all messages are in the new search index as they are: {self._names(differing)};"
+                f"not all messages are in the new search index as they are: {self._describe(differing)};"
                 " searches still read the old one",
                 "see `instachat dead list` for what Elasticsearch refused; `instachat reindex --abort`"
                 " removes the new one",
             )
 
-    def _go_on(self) -> None:
+    def _raise_if_stopping(self) -> None:
         if self._stopping.is_set():
             raise Unavailable(
                 "the reindex was told to stop", "`instachat reindex --resume` goes on with it"
@@ -234,24 +247,25 @@ class Reindexer:
 
         Nothing written since is missing there. Raises Failed if there is none that could be searched.
         """
-        with _only_one(self._database) as mine:
-            kept = _in_state(search_indices.indices(mine), "previous")
-            if kept is None:
+        with _exclusive(self._database) as lock_connection:
+            registered = _find_by_state(search_indices.list_indices(lock_connection), "previous")
+            if registered is None:
                 raise Failed(
                     "there is no search index to go back to", "`instachat reindex` builds another"
                 )
-            if kept.mapping != MAPPING:
+            if registered.mapping != MAPPING_VERSION:
                 raise Failed(
-                    f"the index before is of mapping {kept.mapping}, and this program searches {MAPPING}",
+                    f"the index before is of mapping {registered.mapping},"
+                    f" and this program searches {MAPPING_VERSION}",
                     "roll back with the program that made it",
                 )
-            if not self._index.found(self._alias).get(kept.name):
+            if not self._index.list_indices(self._alias).get(registered.name):
                 raise Failed(
-                    f"the index before, {kept.name}, is not in Elasticsearch any more",
+                    f"the index before, {registered.name}, is not in Elasticsearch any more",
                     "`instachat reindex` builds another",
                 )
-            self._turner.turn(kept.name)
-            return kept.name
+            self._alias_swap.swap(registered.name)
+            return registered.name
 
     # -- removing ----------------------------------------------------------------------------------
 
@@ -260,25 +274,28 @@ class Reindexer:
 
         Where no index is left then, changes are no longer noted for one.
         """
-        with _only_one(self._database) as mine:
-            kept = search_indices.indices(mine)
-            left, live = _in_state(kept, "building"), _in_state(kept, "live")
-            if left is not None:
-                if live and self._index.found(self._alias).get(live.name):
+        with _exclusive(self._database) as lock_connection:
+            registered = search_indices.list_indices(lock_connection)
+            interrupted, live = (
+                _find_by_state(registered, "building"),
+                _find_by_state(registered, "live"),
+            )
+            if interrupted is not None:
+                if live and self._index.list_indices(self._alias).get(live.name):
                     # A crash may have left the alias on the other.
-                    self._turner.turn_back(live.name)
-                under_flag(self._database, lambda tx: forget(tx, left.name))
-            self._tidy()
-            return left and left.name
+                    self._alias_swap.swap_back(live.name)
+                with_publish_lock(self._database, lambda tx: unregister(tx, interrupted.name))
+            self._drop_unregistered()
+            return interrupted and interrupted.name
 
-    def _tidy(self) -> None:
+    def _drop_unregistered(self) -> None:
         """Remove what SQL does not keep from Elasticsearch; what can't be removed now is, the next time."""
         try:
             # First what is there: none that is kept from now on is among it.
-            found = self._index.found(self._alias)
+            found = self._index.list_indices(self._alias)
             with self._database.connect() as connection:
-                kept = {one.name for one in search_indices.indices(connection)}
-            for name in sorted(found.keys() - kept):
+                registered = {one.name for one in search_indices.list_indices(connection)}
+            for name in sorted(found.keys() - registered):
                 self._index.drop(name)
                 logger.info("removed the search index %s", name)
         except InstaChatError as error:
@@ -286,73 +303,78 @@ class Reindexer:
 
     # -- checking ----------------------------------------------------------------------------------
 
-    def check(self, *, tell: Tell = lambda *_: None) -> Checked:
+    def check(self, *, progress: ProgressCallback = lambda *_: None) -> IndexCheck:
         """Whether the live index is of this program's mapping and holds all messages as they are.
 
         What waits to become searchable is published first.
         """
         with self._database.connect() as connection:
             live = search_indices.live_index(connection)
-            _, total = reindex_state.count(connection, reindex_state.FIRST)
+            _, total = reindex_state.count_rows(connection, reindex_state.START_KEY)
         if live is None:
-            return Checked(None, total, ["there is no search index"] if total else [])
+            return IndexCheck(None, total, ["there is no search index"] if total else [])
         if not live.made:
-            self._publisher.settle()  # which makes it, if there is anything to publish
-        if not self._index.found(self._alias).get(live.name):
+            self._publisher.wait_published()  # which makes it, if there is anything to publish
+        if not self._index.list_indices(self._alias).get(live.name):
             lost = live.made or total
-            return Checked(live.name, total, ["it is not in Elasticsearch"] if lost else [])
-        faults = [f"{path} is not this program's" for path in self._index.misfits(live.name)]
-        if live.mapping != MAPPING:
-            faults.append(f"it is of mapping {live.mapping}, this program makes {MAPPING}")
-        keys = self._parity.differences(
-            live.name, lambda done: tell("compared", done, max(done, total))
+            return IndexCheck(live.name, total, ["it is not in Elasticsearch"] if lost else [])
+        faults = [
+            f"{path} is not this program's"
+            for path in self._index.configuration_differences(live.name)
+        ]
+        if live.mapping != MAPPING_VERSION:
+            faults.append(f"it is of mapping {live.mapping}, this program makes {MAPPING_VERSION}")
+        keys = self._verifier.differences(
+            live.name, lambda done: progress("compared", done, max(done, total))
         )
-        if differing := list(islice(keys, NAMED + 1)):
-            faults.append(f"it does not hold every message as it is: {self._names(differing)}")
-        return Checked(live.name, total, faults)
+        if differing := list(islice(keys, MAX_NAMED_MESSAGES + 1)):
+            faults.append(f"it does not hold every message as it is: {self._describe(differing)}")
+        return IndexCheck(live.name, total, faults)
 
-    def outlook(self) -> Outlook:
+    def state(self) -> ReindexState:
         """How things stand; changes nothing, and Elasticsearch need not be there."""
         with self._database.connect() as connection:
-            names = {one.state: one.name for one in search_indices.indices(connection)}
+            names = {one.state: one.name for one in search_indices.list_indices(connection)}
             building = names.get("building")
             reached = (
-                reindex_state.reached(connection, building) if building else reindex_state.FIRST
+                reindex_state.read_progress(connection, building)
+                if building
+                else reindex_state.START_KEY
             )
-            copied, total = reindex_state.count(connection, reached)
-        return Outlook(names.get("live"), building, names.get("previous"), total, copied)
+            copied, total = reindex_state.count_rows(connection, reached)
+        return ReindexState(names.get("live"), building, names.get("previous"), total, copied)
 
     # -- inside ------------------------------------------------------------------------------------
 
     @property
     def _alias(self) -> str:
-        return alias_of_installation(self._database.installation.id)
+        return installation_alias(self._database.installation.id)
 
-    def _not_indexed(self, rejected: Sequence[Rejected]) -> Failed:
+    def _rejected_error(self, rejected: Sequence[RejectedDocument]) -> Failed:
         keys = [one.document[:2] for one in rejected]
         return Failed(
-            f"can't be put into the new search index: {self._names(keys)}; {rejected[0].reason};"
+            f"can't be put into the new search index: {self._describe(keys)}; {rejected[0].reason};"
             " searches still read the old one",
             "edit or delete it, then `instachat reindex --resume`; `--abort` removes the new index",
         )
 
-    def _names(self, keys: Sequence[Key]) -> str:
+    def _describe(self, keys: Sequence[MessageKey]) -> str:
         """Messages as operators name them; of many the first."""
         with self._database.connect() as connection:
-            parents = outbox.parents(connection, {chat for chat, _ in keys})
+            parents = outbox.chat_parents(connection, {chat for chat, _ in keys})
         named = []
-        for chat_id, number in keys[:NAMED]:
+        for chat_id, number in keys[:MAX_NAMED_MESSAGES]:
             token, chat = parents.get(chat_id, ("?", "?"))
             named.append(f"message {number} of chat {chat} of application {token}")
-        return ", ".join([*named, "and more"] if len(keys) > NAMED else named)
+        return ", ".join([*named, "and more"] if len(keys) > MAX_NAMED_MESSAGES else named)
 
 
-class Builder:
+class ReindexThread:
     """A thread that reindexes when asked to, so that no drain waits for it."""
 
-    def __init__(self, reindexer: Reindexer, asked: threading.Event) -> None:
+    def __init__(self, reindexer: Reindexer, wake_up: threading.Event) -> None:
         self._reindexer = reindexer
-        self._asked = asked
+        self._wake_up = wake_up
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reindex", daemon=True)
 
@@ -364,13 +386,13 @@ class Builder:
         """End after the page under way; what is built by then is gone on with when it is asked for again."""
         self._stopping.set()
         self._reindexer.stop()
-        self._asked.set()
-        self._thread.join(REINDEXED_WITHIN)
+        self._wake_up.set()
+        self._thread.join(SHUTDOWN_TIMEOUT_SECONDS)
 
     def _run(self) -> None:
         while True:
-            self._asked.wait()
-            self._asked.clear()
+            self._wake_up.wait()
+            self._wake_up.clear()
             if self._stopping.is_set():
                 return
             try:
@@ -382,31 +404,32 @@ class Builder:
                 logger.exception("the reindex failed")
 
 
-def end_publishing(database: Database) -> bool:
+def disable_publishing(database: Database) -> bool:
     """Where PostgreSQL searches from now on: keep no index and note no changes; False if that was so.
 
     Elasticsearch is not touched: a later reindex tidies up. Raises Conflict while a reindex runs.
     """
-    with _only_one(database) as mine:
-        noted = outbox.publishing(mine)
+    with _exclusive(database) as lock_connection:
+        noted = outbox.is_publishing(lock_connection)
         if noted:
-            under_flag(database, forget_all)
+            with_publish_lock(database, unregister_all)
         return noted
 
 
 @contextmanager
-def _only_one(database: Database) -> Iterator[Connection]:
+def _exclusive(database: Database) -> Iterator[Connection]:
     """Be the only one that reindexes; Conflict, naming the other, if there is one."""
     try:
-        with reindex_state.only_one(database) as mine:
-            yield mine
-    except Held as held:
-        who, since = held.holder
-        begun = f", since {since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if since else ""
+        with reindex_state.exclusive_reindex(database) as lock_connection:
+            yield lock_connection
+    except ReindexRunning as held:
+        holder, since = held.holder
+        since_text = f", since {since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if since else ""
         raise Conflict(
-            f"a reindex is running already: {who}{begun}; nothing was changed", "wait for its end"
+            f"a reindex is running already: {holder}{since_text}; nothing was changed",
+            "wait for its end",
         ) from None
 
 
-def _in_state(kept: Sequence[KeptIndex], state: str) -> KeptIndex | None:
-    return next((one for one in kept if one.state == state), None)
+def _find_by_state(registered: Sequence[RegisteredIndex], state: str) -> RegisteredIndex | None:
+    return next((one for one in registered if one.state == state), None)

@@ -14,12 +14,14 @@ from backend.domain.folding import fold_keyword, highlight
 from backend.domain.model import Match, Message
 from backend.storage import postgres
 from backend.storage.elasticsearch.client import IndexMissing
-from backend.storage.elasticsearch.index import GRAMS, Index
+from backend.storage.elasticsearch.index import MAX_GRAM_LENGTH, SearchIndex
 from backend.storage.postgres import Database, search_indices
 
-FEW = 10  # candidates more than wanted of a keyword that is one gram: all but what just changed contain it
-MANY = 100  # of a longer one, whose grams may stand apart: of 300 pages 299 are full at once, with FEW 290
-MOST = 5_000  # candidates of one request
+# Candidates asked for beyond the limit. All contain a keyword of one gram, but those that have just changed.
+ONE_GRAM_SPARES = 10
+# The grams of a longer keyword may stand apart: with 100, 299 of 300 pages are full at once; with 10, 290.
+LONG_KEYWORD_SPARES = 100
+MAX_CANDIDATES = 5_000  # candidates of one request
 
 
 class NoIndex(Unavailable):
@@ -39,7 +41,7 @@ class Searcher(Protocol):
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
         """At most `limit` messages of the chat behind number `after` that contain the folded keyword."""
 
-    def knows(self, chat_id: int, first: int, last: int) -> bool:
+    def covers(self, chat_id: int, first: int, last: int) -> bool:
         """Whether a search would find all that is stored of the chat under these numbers."""
 
 
@@ -52,9 +54,9 @@ class ScanSearcher:
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
         """See Searcher."""
         with self._database.connect() as connection:
-            return postgres.search(connection, chat_id, keyword, after, limit)
+            return postgres.search_messages(connection, chat_id, keyword, after, limit)
 
-    def knows(self, chat_id: int, first: int, last: int) -> bool:  # noqa: ARG002  # as in Searcher
+    def covers(self, chat_id: int, first: int, last: int) -> bool:  # noqa: ARG002  # as in Searcher
         """What is stored is found."""
         return True
 
@@ -62,17 +64,17 @@ class ScanSearcher:
 class IndexSearcher:
     """Searching by an index in Elasticsearch, and PostgreSQL's word on what it names."""
 
-    def __init__(self, database: Database, index: Index) -> None:
+    def __init__(self, database: Database, index: SearchIndex) -> None:
         self._database = database
         self._index = index
 
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
         """See Searcher. Raises NoIndex where no index holds all messages."""
         found: list[Message] = []
-        size = limit + (FEW if len(keyword) <= GRAMS else MANY)
+        size = limit + (ONE_GRAM_SPARES if len(keyword) <= MAX_GRAM_LENGTH else LONG_KEYWORD_SPARES)
         # One connection for all of it, as taking another costs time. It is in no transaction.
         with self._database.connect() as connection:
-            live = _live(search_indices.live_index(connection))
+            live = _require_live(search_indices.live_index(connection))
             while True:
                 try:
                     numbers = self._index.candidates(live.name, chat_id, keyword, after, size)
@@ -82,32 +84,32 @@ class IndexSearcher:
                     return []  # nothing was published yet
                 if numbers:
                     left = limit - len(found)
-                    found += postgres.confirm(connection, chat_id, numbers, keyword, left)
+                    found += postgres.filter_candidates(connection, chat_id, numbers, keyword, left)
                 if len(found) == limit or len(numbers) < size:
                     return found
                 after = numbers[-1]
-                size = min(size * 4, MOST)
+                size = min(size * 4, MAX_CANDIDATES)
 
-    def knows(self, chat_id: int, first: int, last: int) -> bool:
+    def covers(self, chat_id: int, first: int, last: int) -> bool:
         """See Searcher; raises as `search` does."""
         with self._database.connect() as connection:
-            live = _live(search_indices.live_index(connection))
-            stored = postgres.count_published(connection, chat_id, first, last)
+            live = _require_live(search_indices.live_index(connection))
+            stored = postgres.count_indexed(connection, chat_id, first, last)
         try:
-            return self._index.count(live.name, chat_id, first, last) >= stored
+            return self._index.count_documents(live.name, chat_id, first, last) >= stored
         except IndexMissing:
             if live.made:
                 raise
             return False
 
 
-def _live(index: search_indices.KeptIndex | None) -> search_indices.KeptIndex:
+def _require_live(index: search_indices.RegisteredIndex | None) -> search_indices.RegisteredIndex:
     if index is None:
         raise NoIndex
     return index
 
 
-def matches(
+def iter_matches(
     searcher: Searcher, chat_id: int, keyword: str, *, after: int = 0, limit: int | None = None
 ) -> Iterator[Match]:
     """The chat's messages that contain the keyword, by number, each with where it matches.

@@ -14,19 +14,19 @@ from typing import NamedTuple
 from backend.domain.errors import Conflict, Invalid
 from backend.domain.model import Parent
 from backend.storage import postgres
-from backend.storage.postgres import AsStored, Database
+from backend.storage.postgres import Database, StoredRecord
 from backend.transfer.format import (
     ApplicationLine,
     ChatLine,
-    Chunk,
-    Line,
+    LineChunk,
     MessageLine,
+    TransferLine,
     parse,
-    subject_of,
+    parse_subject,
 )
 
 
-class BadLine(NamedTuple):
+class InvalidLine(NamedTuple):
     """A line that is not valid; `subject` is the application or the chat that it seems to describe."""
 
     error: Invalid
@@ -34,64 +34,64 @@ class BadLine(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class LineFault:
     """What is wrong with a line, by its number: Invalid, or a Conflict with what is there."""
 
     line: int
     error: Invalid | Conflict
 
 
-Numbered = tuple[int, Line | BadLine]
+NumberedLine = tuple[int, TransferLine | InvalidLine]
 
 
-def read(chunk: Chunk, *, to_the_end: bool) -> list[Numbered]:
-    """A chunk's lines with their numbers; unless `to_the_end`, the first bad one is the last."""
-    lines: list[Numbered] = []
+def parse_chunk(chunk: LineChunk, *, collect_all: bool) -> list[NumberedLine]:
+    """A chunk's lines with their numbers; unless `collect_all`, the first bad one is the last."""
+    lines: list[NumberedLine] = []
     for number, line in enumerate(chunk.lines, chunk.first):
         try:
             lines.append((number, parse(line)))
         except Invalid as error:
-            lines.append((number, BadLine(error, subject_of(line))))
-            if not to_the_end:
+            lines.append((number, InvalidLine(error, parse_subject(line))))
+            if not collect_all:
                 break
     return lines
 
 
 def compare(
-    database: Database, lines: Sequence[Numbered], seen: "Seen"
-) -> tuple[list[tuple[int, Line]], list[Fault]]:
+    database: Database, lines: Sequence[NumberedLine], seen: "SeenLines"
+) -> tuple[list[tuple[int, TransferLine]], list[LineFault]]:
     """The lines that bring something new, and the faults, both in the order of the lines.
 
     `seen` holds lines that came before and need not be stored; these are added.
     """
     comparison = _Comparison(database, [line for _, line in lines], seen)
-    new: list[tuple[int, Line]] = []
-    faults: list[Fault] = []
+    new: list[tuple[int, TransferLine]] = []
+    faults: list[LineFault] = []
     for number, line in lines:
         try:
-            if isinstance(line, BadLine):
-                comparison.pass_over(line)
+            if isinstance(line, InvalidLine):
+                comparison.reject(line)
             elif comparison.is_new(line):
                 new.append((number, line))
         except (Invalid, Conflict) as error:
-            faults.append(Fault(number, error))
+            faults.append(LineFault(number, error))
     return new, faults
 
 
-class Seen:
+class SeenLines:
     """The lines that came before, without their texts.
 
     A digest stands for a line's content, and is odd if the line is of something removed. Two contents
-    have the same one once in 2**63 times. `excused` are subjects of bad lines: what belongs to one is
-    not to be blamed for it.
+    have the same one once in 2**63 times. `invalid_subjects` are the subjects of bad lines: lines that
+    belong to one are not reported as faults of their own.
     """
 
     def __init__(self) -> None:
-        self.excused: set[Parent] = set()
+        self.invalid_subjects: set[Parent] = set()
         self._applications: dict[str, int] = {}
-        self._children: dict[Parent, Numbers] = {}
+        self._children: dict[Parent, NumberDigests] = {}
 
-    def first(self, line: Line, digest: int) -> int | None:
+    def get_or_set(self, line: TransferLine, digest: int) -> int | None:
         """The digest of the first line of this name; None if this is it, and is remembered."""
         if isinstance(line, ApplicationLine):
             first = self._applications.get(line.token)
@@ -100,10 +100,10 @@ class Seen:
             return first
         numbers = self._children.get(line.parent)
         if numbers is None:
-            numbers = self._children[line.parent] = Numbers()
-        return numbers.first(line.number, digest)
+            numbers = self._children[line.parent] = NumberDigests()
+        return numbers.get_or_set(line.number, digest)
 
-    def removed(self, parent: Parent) -> bool | None:
+    def is_removed(self, parent: Parent) -> bool | None:
         """Whether an application or a chat was said to be removed; None if nothing was said."""
         token, chat = parent
         if chat is None:
@@ -114,7 +114,7 @@ class Seen:
         return None if digest is None else bool(digest & 1)
 
 
-class Numbers:
+class NumberDigests:
     """Digests by number, in eight bytes each where numbers follow each other."""
 
     __slots__ = ("_runs", "_starts")
@@ -129,7 +129,7 @@ class Numbers:
         offset = number - self._starts[i]
         return self._runs[i][offset] if offset < len(self._runs[i]) else None
 
-    def first(self, number: int, digest: int) -> int | None:
+    def get_or_set(self, number: int, digest: int) -> int | None:
         """The digest that a number has; None, giving it this one, if it had none."""
         i = bisect_right(self._starts, number) - 1
         offset = number - self._starts[i]
@@ -146,20 +146,24 @@ class Numbers:
 class _Comparison:
     """Some lines, what is stored under their names and their parents', and what came before them."""
 
-    def __init__(self, database: Database, lines: Sequence[Line | BadLine], seen: Seen) -> None:
+    def __init__(
+        self, database: Database, lines: Sequence[TransferLine | InvalidLine], seen: SeenLines
+    ) -> None:
         self._seen = seen
-        self._open: set[Parent] = set()  # known to take children
-        good = [line for line in lines if not isinstance(line, BadLine)]
+        self._open_parents: set[Parent] = set()  # known to take children
+        good = [line for line in lines if not isinstance(line, InvalidLine)]
         messages = [line for line in good if isinstance(line, MessageLine)]
         chats = {line.parent for line in messages}
         chats.update(Parent(line.token, line.number) for line in good if isinstance(line, ChatLine))
         with database.connect() as connection:
-            self._parents = postgres.parents_as_stored(
+            self._parents = postgres.find_stored_parents(
                 connection, [*{Parent(line.token) for line in good}, *chats]
             )
-            self._messages = postgres.messages_as_stored(connection, self._perhaps_stored(messages))
+            self._messages = postgres.find_stored_messages(
+                connection, self._candidate_keys(messages)
+            )
 
-    def _perhaps_stored(self, messages: Sequence[MessageLine]) -> list[tuple[int, int]]:
+    def _candidate_keys(self, messages: Sequence[MessageLine]) -> list[tuple[int, int]]:
         """The keys of messages that may have a row; when a chat comes for the first time, none have."""
         return [
             (chat.id, number)
@@ -167,30 +171,32 @@ class _Comparison:
             if (chat := self._parents.get(parent)) and number <= chat.highest
         ]
 
-    def is_new(self, line: Line) -> bool:
+    def is_new(self, line: TransferLine) -> bool:
         """Whether a line brings something new; False if it is there already. Raises its fault."""
         if not isinstance(line, ApplicationLine):
-            self._check_takes_children(line.parent)
+            self._check_parent(line.parent)
         digest = hash(line) & ~1 | line.removed
-        first = self._seen.first(line, digest)
+        first = self._seen.get_or_set(line, digest)
         if first is not None:
             if first != digest:
-                raise Conflict(f"{_name(line)} differs from an earlier line")
+                raise Conflict(f"{_describe(line)} differs from an earlier line")
             return False
         stored = self._stored(line)
         if stored is None:
             return True
         if differing := _differing(line, stored):
-            raise Conflict(f"{_name(line)} differs from what is there in {', '.join(differing)}")
+            raise Conflict(
+                f"{_describe(line)} differs from what is there in {', '.join(differing)}"
+            )
         return False
 
-    def pass_over(self, line: BadLine) -> None:
+    def reject(self, line: InvalidLine) -> None:
         """Raise a bad line's fault."""
         if line.subject is not None:
-            self._seen.excused.add(line.subject)
+            self._seen.invalid_subjects.add(line.subject)
         raise line.error
 
-    def _stored(self, line: Line) -> AsStored | None:
+    def _stored(self, line: TransferLine) -> StoredRecord | None:
         match line:
             case ApplicationLine(token):
                 return self._parents.get(Parent(token))
@@ -199,27 +205,27 @@ class _Comparison:
         chat = self._parents.get(line.parent)
         return None if chat is None else self._messages.get((chat.id, line.number))
 
-    def _check_takes_children(self, parent: Parent) -> None:
+    def _check_parent(self, parent: Parent) -> None:
         """Raise the fault of a line whose parent is removed or unknown."""
-        if parent in self._open or parent in self._seen.excused:
+        if parent in self._open_parents or parent in self._seen.invalid_subjects:
             return
         if parent.chat is not None:
-            self._check_takes_children(Parent(parent.token))
+            self._check_parent(Parent(parent.token))
         stored = self._parents.get(parent)
-        removed_here = None if stored is None else stored.removed
-        removed_there = self._seen.removed(parent)
-        if removed_here is False or (removed_here is None and removed_there is False):
-            self._open.add(parent)
-        elif removed_here and removed_there is False:
+        removed_in_sql = None if stored is None else stored.removed
+        removed_in_file = self._seen.is_removed(parent)
+        if removed_in_sql is False or (removed_in_sql is None and removed_in_file is False):
+            self._open_parents.add(parent)
+        elif removed_in_sql and removed_in_file is False:
             # The parent's own line is a conflict, and this is a part of it.
             raise Conflict(f"{parent} is removed here")
-        elif removed_here or removed_there:
+        elif removed_in_sql or removed_in_file:
             raise Invalid(f"{parent} is removed, so nothing belongs to it")
         else:
             raise Invalid(f"{parent} is not known: its line has to come before")
 
 
-def _differing(line: Line, stored: AsStored) -> list[str]:
+def _differing(line: TransferLine, stored: StoredRecord) -> list[str]:
     """The fields in which a line differs from what is stored."""
     equal = {"removed": line.removed == stored.removed}
     if isinstance(line, ApplicationLine):
@@ -232,7 +238,7 @@ def _differing(line: Line, stored: AsStored) -> list[str]:
     return [field for field, same in equal.items() if not same]
 
 
-def _name(line: Line) -> str:
+def _describe(line: TransferLine) -> str:
     match line:
         case ApplicationLine():
             return "the application"

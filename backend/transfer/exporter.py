@@ -18,21 +18,21 @@ from sqlalchemy import Connection, TextClause
 
 from backend.domain.errors import Failed
 from backend.domain.model import checked_token, no_application, shard_of
-from backend.ingest.barrier import Settler
+from backend.ingest.barrier import Barrier
 from backend.storage import postgres
 from backend.storage.postgres import Database
-from backend.transfer.format import application_line, chat_line, message_line
+from backend.transfer.format import format_application, format_chat, format_message
 
 
 class Exporter:
     """Begins exports. Thread-safe."""
 
-    def __init__(self, database: Database, settler: Settler) -> None:
+    def __init__(self, database: Database, barrier: Barrier) -> None:
         self._database = database
-        self._settler = settler
+        self._barrier = barrier
 
     @contextmanager
-    def snapshot(self, token: str | None = None) -> Iterator["Snapshot"]:
+    def snapshot(self, token: str | None = None) -> Iterator["ExportSnapshot"]:
         """Everything that is stored now and was accepted before, or one application of it.
 
         Raises NotFound if there is no such application; Unavailable if what was accepted is not
@@ -41,14 +41,14 @@ class Exporter:
         shards = self._database.installation.shards
         wanted = range(shards) if token is None else [shard_of(checked_token(token), shards)]
         for shard in wanted:
-            self._settler.now(shard)
+            self._barrier.wait_drained(shard)
         with self._database.snapshot() as connection:
-            if token is not None and postgres.application(connection, token) is None:
+            if token is not None and postgres.get_application(connection, token) is None:
                 raise no_application()
-            yield Snapshot(connection, token)
+            yield ExportSnapshot(connection, token)
 
 
-class Snapshot:
+class ExportSnapshot:
     """One moment of the database. Of one thread, and only inside `Exporter.snapshot`."""
 
     def __init__(self, connection: Connection, token: str | None) -> None:
@@ -61,29 +61,29 @@ class Snapshot:
 
     def lines(self) -> Iterator[str]:
         """All lines, each with its end. What was removed has a line, what belonged to it has not."""
-        chats = _Families(self._rows(postgres.EXPORTED_CHATS))
-        messages = _Families(self._rows(postgres.EXPORTED_MESSAGES))
+        chats = _GroupedRows(self._rows(postgres.EXPORTED_CHATS))
+        messages = _GroupedRows(self._rows(postgres.EXPORTED_MESSAGES))
         for token, *application in self._rows(postgres.EXPORTED_APPLICATIONS):
-            yield application_line(token, *application)
-            for _, id_, chat, *content in chats.of(token):
-                yield chat_line(token, chat, *content)
-                for _, number, text, created_at, updated_at in messages.of(id_):
-                    yield message_line(token, chat, number, text, created_at, updated_at)
+            yield format_application(token, *application)
+            for _, id_, chat, *content in chats.rows_of(token):
+                yield format_chat(token, chat, *content)
+                for _, number, text, created_at, updated_at in messages.rows_of(id_):
+                    yield format_message(token, chat, number, text, created_at, updated_at)
         chats.check_empty()
         messages.check_empty()
 
     def _rows(self, statement: TextClause) -> Iterator[Any]:
-        return postgres.stream(self._connection, statement, self._token)
+        return postgres.stream_rows(self._connection, statement, self._token)
 
 
-class _Families:
+class _GroupedRows:
     """Rows that come with their parent in front, grouped by it, in the order of the parents' own rows."""
 
     def __init__(self, rows: Iterable[Any]) -> None:
         self._groups = groupby(rows, itemgetter(0))
         self._next = next(self._groups, None)
 
-    def of(self, parent: object) -> Iterator[Any]:
+    def rows_of(self, parent: object) -> Iterator[Any]:
         """The rows of the next parent: none if it has none."""
         if self._next is not None and self._next[0] == parent:
             yield from self._next[1]

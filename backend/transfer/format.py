@@ -31,7 +31,7 @@ CHUNK_LINES = 5_000  # imported in one step
 CHUNK_BYTES = 4 * 1024 * 1024
 READ_BYTES = 256 * 1024
 # A text takes twelve bytes a code point at most: two escapes `\uXXXX`. The rest has room enough.
-MAX_LINE = 12 * MAX_TEXT + 16 * 1024
+MAX_LINE_BYTES = 12 * MAX_TEXT + 16 * 1024
 
 
 class ApplicationLine(NamedTuple):
@@ -83,11 +83,11 @@ class MessageLine(NamedTuple):
         return self.text is None
 
 
-Line = ApplicationLine | ChatLine | MessageLine
+TransferLine = ApplicationLine | ChatLine | MessageLine
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class LineChunk:
     """Lines as they came, the number of the first, and how many bytes were read until here."""
 
     first: int
@@ -99,35 +99,37 @@ class Chunk:
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 # Valid inside JSON, and yet a terminal obeys some of them and a reader of lines takes others for an end.
-_AWKWARD = re.compile("[\x7f-\x9f\u2028\u2029]")
+_ESCAPED_CHARACTERS = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
-def application_line(
+def format_application(
     token: str, name: str | None, chats_count: int, created_at: str, updated_at: str
 ) -> str:
     """The line of an application, with its end; times are RFC 3339 in UTC, to the microsecond."""
-    what = _REMOVED if name is None else f'"name": {_quoted(name)}, "chats_count": {chats_count}'
-    return f'{{"type": "application", "token": "{token}", {what}{_times(created_at, updated_at)}\n'
+    content = _REMOVED if name is None else f'"name": {_quoted(name)}, "chats_count": {chats_count}'
+    return (
+        f'{{"type": "application", "token": "{token}", {content}{_times(created_at, updated_at)}\n'
+    )
 
 
-def chat_line(
+def format_chat(
     token: str, number: int, messages_count: int | None, created_at: str, updated_at: str
 ) -> str:
     """The line of a chat; without a count it was removed."""
-    what = _REMOVED if messages_count is None else f'"messages_count": {messages_count}'
+    content = _REMOVED if messages_count is None else f'"messages_count": {messages_count}'
     return (
-        f'{{"type": "chat", "token": "{token}", "number": {number}, {what}'
+        f'{{"type": "chat", "token": "{token}", "number": {number}, {content}'
         f"{_times(created_at, updated_at)}\n"
     )
 
 
-def message_line(
+def format_message(
     token: str, chat: int, number: int, text: str | None, created_at: str, updated_at: str
 ) -> str:
     """The line of a message; without a text it was removed."""
-    what = _REMOVED if text is None else f'"text": {_quoted(text)}'
+    content = _REMOVED if text is None else f'"text": {_quoted(text)}'
     return (
-        f'{{"type": "message", "token": "{token}", "chat": {chat}, "number": {number}, {what}'
+        f'{{"type": "message", "token": "{token}", "chat": {chat}, "number": {number}, {content}'
         f"{_times(created_at, updated_at)}\n"
     )
 
@@ -140,13 +142,13 @@ def _times(created_at: str, updated_at: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return _AWKWARD.sub(lambda found: f"\\u{ord(found.group()):04x}", _encode(text))
+    return _ESCAPED_CHARACTERS.sub(lambda found: f"\\u{ord(found.group()):04x}", _encode(text))
 
 
 # -- reading --------------------------------------------------------------------------------------
 
 
-def chunks(read: Callable[[int], bytes]) -> Iterator[Chunk]:
+def read_chunks(read: Callable[[int], bytes]) -> Iterator[LineChunk]:
     """Lines in chunks; `read(n)` gives up to so many bytes, and none at the end.
 
     Memory is bounded, whatever a line's length: one that is too long comes as its beginning, which is
@@ -154,42 +156,42 @@ def chunks(read: Callable[[int], bytes]) -> Iterator[Chunk]:
     """
     total = 0
 
-    def counted(size: int) -> bytes:
+    def count_bytes(size: int) -> bytes:
         nonlocal total
         data = read(size)
         total += len(data)
         return data
 
     first, lines, size = 1, list[bytes](), 0
-    for line in _split(counted):
+    for line in _split_lines(count_bytes):
         lines.append(line)
         size += len(line)
         if len(lines) == CHUNK_LINES or size >= CHUNK_BYTES:
-            yield Chunk(first, lines, total)
+            yield LineChunk(first, lines, total)
             first, lines, size = first + len(lines), [], 0
     if lines:
-        yield Chunk(first, lines, total)
+        yield LineChunk(first, lines, total)
 
 
-def _split(read: Callable[[int], bytes]) -> Iterator[bytes]:
+def _split_lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
     """Lines without their ends, of which the last may lack it. Only a line feed ends a line."""
-    rest, endless = b"", False  # endless: the line's beginning was given, its rest is left out
+    rest, truncated = b"", False  # truncated: the line's beginning was given, its rest is left out
     while data := read(READ_BYTES):
         *ended, rest = (rest + data).split(b"\n")
-        if ended and endless:
+        if ended and truncated:
             del ended[0]
-            endless = False
+            truncated = False
         yield from ended
-        if len(rest) > MAX_LINE and not endless:
+        if len(rest) > MAX_LINE_BYTES and not truncated:
             yield rest
-            endless = True
-        if endless:
+            truncated = True
+        if truncated:
             rest = b""
     if rest:
         yield rest
 
 
-def parse(line: bytes) -> Line:
+def parse(line: bytes) -> TransferLine:
     """The line's meaning. Invalid, saying what is wrong with it without repeating any text."""
     body = _object(line)
     kind = body.get("type")
@@ -222,7 +224,7 @@ def parse(line: bytes) -> Line:
     return ApplicationLine(token, name, created_at, updated_at)
 
 
-def subject_of(line: bytes) -> Parent | None:
+def parse_subject(line: bytes) -> Parent | None:
     """The application or the chat that a line describes, though something else of it may be invalid."""
     try:
         body = _object(line)
@@ -254,17 +256,17 @@ _FIELDS = {
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    if len(line) > MAX_LINE:
-        raise Invalid(f"the line is longer than {MAX_LINE:,} bytes, which no valid one is")
+    if len(line) > MAX_LINE_BYTES:
+        raise Invalid(f"the line is longer than {MAX_LINE_BYTES:,} bytes, which no valid one is")
     try:
         body = _decode(line.decode())
     except UnicodeDecodeError as error:
         raise Invalid(f"not valid UTF-8 at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
-        said = (
+        problem = (
             "the line is empty" if not line.strip() else f"{error.msg.lower()} at {error.pos + 1}"
         )
-        raise Invalid(f"not JSON: {said}") from None
+        raise Invalid(f"not JSON: {problem}") from None
     except (ValueError, RecursionError):
         raise Invalid("not JSON that can be read: too deep, or a number too long") from None
     if not isinstance(body, dict):
@@ -280,13 +282,13 @@ def _no_constant(name: str) -> float:
 _decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
-def _wrong_fields(missing: Set[str], strange: Set[str]) -> Invalid:
+def _wrong_fields(missing: Set[str], unknown: Set[str]) -> Invalid:
     def listed(names: Set[str]) -> str:
         return ", ".join(_quoted(n if len(n) <= 40 else n[:40] + "…") for n in sorted(names)[:5])
 
     if missing:
         return Invalid(f"{listed(missing)} missing")
-    return Invalid(f"{listed(strange)} unknown in a line of this type")
+    return Invalid(f"{listed(unknown)} unknown in a line of this type")
 
 
 def _token(value: object) -> str:
@@ -309,7 +311,7 @@ def _number(value: object, name: str) -> int:
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_MIN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _time(value: object, name: str) -> datetime:
@@ -323,7 +325,7 @@ def _time(value: object, name: str) -> datetime:
         at = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise Invalid(f'"{name}" is a time that does not exist') from None
-    if at < _FIRST:
+    if at < _MIN_TIME:
         # A version is the microseconds since then, and the search index takes no negative one.
         raise Invalid(f'"{name}" is before 1970')
     return at

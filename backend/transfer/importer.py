@@ -23,8 +23,8 @@ from sqlalchemy import Connection
 from backend.domain.errors import Unavailable
 from backend.domain.folding import fold
 from backend.domain.model import Parent, shard_of
-from backend.ingest.barrier import Settler
-from backend.ingest.direct_write import Overtaken, PastLog
+from backend.ingest.barrier import Barrier
+from backend.ingest.direct_write import DirectWriter, WriteConflict
 from backend.storage import postgres
 from backend.storage.postgres import (
     Database,
@@ -34,15 +34,15 @@ from backend.storage.postgres import (
     LockedShard,
 )
 from backend.storage.redis.log import Log
-from backend.transfer.diff import BadLine, Fault, Seen, compare, read
-from backend.transfer.format import ApplicationLine, ChatLine, Chunk, Line, MessageLine
+from backend.transfer.diff import InvalidLine, LineFault, SeenLines, compare, parse_chunk
+from backend.transfer.format import ApplicationLine, ChatLine, LineChunk, MessageLine, TransferLine
 
 ATTEMPTS = 5
 
 
 @dataclass(slots=True)
-class Counts:
-    """What was stored, or in a rehearsal would be; what is removed counts like everything else."""
+class ImportCounts:
+    """What was stored, or in a dry run would be; what is removed counts like everything else."""
 
     applications: int = 0
     chats: int = 0
@@ -56,24 +56,26 @@ class Counts:
 
 
 class Importer:
-    """Begins imports and rehearsals of them. Thread-safe."""
+    """Begins imports and dry runs of them. Thread-safe."""
 
-    def __init__(self, log: Log, database: Database, settler: Settler, past_log: PastLog) -> None:
+    def __init__(
+        self, log: Log, database: Database, barrier: Barrier, direct_writer: DirectWriter
+    ) -> None:
         self._log = log
         self._database = database
-        self._settler = settler
-        self._past_log = past_log
+        self._barrier = barrier
+        self._direct_writer = direct_writer
 
     def begin(self) -> "Import":
         """A new import."""
-        return Import(self._log, self._database, self._settler, self._past_log)
+        return Import(self._log, self._database, self._barrier, self._direct_writer)
 
-    def rehearse(self) -> "Rehearsal":
-        """A rehearsal of an import."""
-        return Rehearsal(self._database)
+    def dry_run(self) -> "DryRun":
+        """A dry run of an import."""
+        return DryRun(self._database)
 
 
-class Rehearsal:
+class DryRun:
     """An import that writes nothing, neither to SQL nor to Redis. Of one thread.
 
     It does not wait for what is accepted and not stored yet. It remembers every line, as none is stored
@@ -81,13 +83,13 @@ class Rehearsal:
     """
 
     def __init__(self, database: Database) -> None:
-        self.counts = Counts()
+        self.counts = ImportCounts()
         self._database = database
-        self._seen = Seen()
+        self._seen = SeenLines()
 
-    def take(self, chunk: Chunk) -> list[Fault]:
+    def process(self, chunk: LineChunk) -> list[LineFault]:
         """All faults of a chunk. Raises EngineDown when PostgreSQL is away."""
-        lines = read(chunk, to_the_end=True)
+        lines = parse_chunk(chunk, collect_all=True)
         new, faults = compare(self._database, lines, self._seen)
         for _, line in new:
             if isinstance(line, MessageLine):
@@ -103,46 +105,50 @@ class Rehearsal:
 class Import:
     """One import, chunk after chunk, in memory that does not grow. Of one thread."""
 
-    def __init__(self, log: Log, database: Database, settler: Settler, past_log: PastLog) -> None:
-        self.counts = Counts()
+    def __init__(
+        self, log: Log, database: Database, barrier: Barrier, direct_writer: DirectWriter
+    ) -> None:
+        self.counts = ImportCounts()
         self._log = log
         self._database = database
-        self._settler = settler
-        self._past_log = past_log
-        self._settled: set[int] = set()
+        self._barrier = barrier
+        self._direct_writer = direct_writer
+        self._drained_shards: set[int] = set()
 
-    def take(self, chunk: Chunk) -> list[Fault]:
+    def process(self, chunk: LineChunk) -> list[LineFault]:
         """Store a chunk, or what comes before its first fault, which is returned.
 
         Raises Unavailable if what is accepted can't be stored in time, a lock is held for too long,
         or others write the same again and again; EngineDown when an engine is away. `counts` is
         right all the same, and the same chunk can be taken again.
         """
-        lines = read(chunk, to_the_end=False)
+        lines = parse_chunk(chunk, collect_all=False)
         for _ in range(ATTEMPTS):
             before = self.counts.stored
-            self._settle({line.token for _, line in lines if not isinstance(line, BadLine)})
-            new, faults = compare(self._database, lines, Seen())
+            self._wait_drained(
+                {line.token for _, line in lines if not isinstance(line, InvalidLine)}
+            )
+            new, faults = compare(self._database, lines, SeenLines())
             end = faults[0].line if faults else chunk.first + len(lines)
             try:
                 self._store([line for number, line in new if number < end])
-            except Overtaken:
+            except WriteConflict:
                 continue
             self.counts.skipped += end - chunk.first - (self.counts.stored - before)
             return faults[:1]
         raise Unavailable("others write the same again and again", "try again in a moment")
 
-    def _settle(self, tokens: set[str]) -> None:
+    def _wait_drained(self, tokens: set[str]) -> None:
         """Once a shard: what was accepted before the import began is to be there for comparing."""
         shards = self._database.installation.shards
-        for shard in {shard_of(token, shards) for token in tokens} - self._settled:
-            self._settler.now(shard)
-            self._settled.add(shard)
+        for shard in {shard_of(token, shards) for token in tokens} - self._drained_shards:
+            self._barrier.wait_drained(shard)
+            self._drained_shards.add(shard)
 
-    def _store(self, lines: Sequence[Line]) -> None:
-        """Store new lines, shard after shard; Overtaken if they are not all new any more."""
+    def _store(self, lines: Sequence[TransferLine]) -> None:
+        """Store new lines, shard after shard; WriteConflict if they are not all new any more."""
         shards = self._database.installation.shards
-        by_shard: dict[int, list[Line]] = {}
+        by_shard: dict[int, list[TransferLine]] = {}
         for line in lines:
             by_shard.setdefault(shard_of(line.token, shards), []).append(line)
         for shard, mine in sorted(by_shard.items()):
@@ -159,9 +165,9 @@ class Import:
                 tx, [ImportedApplication(*line) for line in lines]
             )
             removed = {Parent(line.token): line.removed for line in lines}
-            self._log.seal(shard, locked.epoch, removed)
+            self._log.set_closed(shard, locked.epoch, removed)
 
-        self._past_log.write(shard, {}, store)
+        self._direct_writer.write(shard, {}, store)
         self.counts.applications += len(lines)
 
     def _store_chats(self, shard: int, lines: Sequence[ChatLine]) -> None:
@@ -172,9 +178,9 @@ class Import:
             ]
             postgres.insert_imported_chats(tx, rows)
             removed = {Parent(line.token, line.number): line.removed for line in lines}
-            self._log.seal(shard, locked.epoch, removed)
+            self._log.set_closed(shard, locked.epoch, removed)
 
-        self._past_log.write(shard, _highest(lines), store)
+        self._direct_writer.write(shard, _highest(lines), store)
         self.counts.chats += len(lines)
 
     def _store_messages(self, shard: int, lines: Sequence[MessageLine]) -> None:
@@ -191,7 +197,7 @@ class Import:
                     tx, [(row.chat_id, row.number, postgres.micros(row.updated_at)) for row in rows]
                 )
 
-        self._past_log.write(shard, _highest(lines), store)
+        self._direct_writer.write(shard, _highest(lines), store)
         self.counts.messages += len(lines)
 
 

@@ -1,10 +1,10 @@
 """`instachat apps`: applications, the tenants."""
 
 from instachat_cli.console import confirm
-from instachat_cli.console.options import Cascade, DryRun, Limit, Name, Output, Token, Yes
+from instachat_cli.console.options import Cascade, DryRunFlag, Limit, Name, Output, Token, Yes
 from instachat_cli.console.output import Printer
 from instachat_cli.console.typer_setup import command, group
-from instachat_cli.runtime.context import backend, warn_if_not_durable
+from instachat_cli.runtime.context import backend_context, warn_if_not_durable
 
 app = group(
     """
@@ -25,7 +25,7 @@ def create(name: Name, output: Output = None) -> None:
     """
     from backend.domain import serialization
 
-    with backend() as core:
+    with backend_context() as core:
         made = core.catalog.create_application(name)
         Printer(output).one(serialization.application(made))
         warn_if_not_durable(core)
@@ -39,7 +39,7 @@ def list_(limit: Limit = None, output: Output = None) -> None:
     """
     from backend.domain import serialization
 
-    with backend() as core:
+    with backend_context() as core:
         found = map(serialization.application, core.catalog.applications(limit=limit))
         Printer(output).many(
             found, ["token", "chats_count", "created_at", "name"], "no applications yet"
@@ -54,7 +54,7 @@ def show(token: Token, output: Output = None) -> None:
     """
     from backend.domain import serialization
 
-    with backend() as core:
+    with backend_context() as core:
         Printer(output).one(serialization.application(core.catalog.application(token)))
 
 
@@ -66,7 +66,7 @@ def rename(token: Token, name: Name, output: Output = None) -> None:
     """
     from backend.domain import serialization
 
-    with backend() as core:
+    with backend_context() as core:
         Printer(output).one(serialization.application(core.catalog.rename_application(token, name)))
 
 
@@ -75,7 +75,7 @@ def delete(
     token: Token,
     cascade: Cascade = False,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
     """Delete an application that has no chats; with --cascade also one that has.
@@ -90,7 +90,7 @@ def delete(
     from instachat_cli.runtime import cascade_delete
 
     confirm.check_can_ask(yes=yes, dry_run=dry_run)
-    with backend() as core:
+    with backend_context() as core:
         body, printer = {"token": token}, Printer(output)
         if not cascade:
             found = core.catalog.application(token)
@@ -110,15 +110,15 @@ def delete(
             )
             return
         parent = Parent(token)
-        there = cascade_delete.found(core, parent, lambda: core.catalog.application(token))
+        target = cascade_delete.find_target(core, parent, lambda: core.catalog.application(token))
         cascade_delete.delete(
             core,
             parent,
-            f"application “{there.name}” and its {there.chats_count:,} chats"
-            if there
+            f"application “{target.name}” and its {target.chats_count:,} chats"
+            if target
             else "what is left of the application",
             body,
-            lambda: core.catalog.delete_application(token, cascade=True) if there else None,
+            lambda: core.catalog.delete_application(token, cascade=True) if target else None,
             printer=printer,
             yes=yes,
             dry_run=dry_run,

@@ -6,7 +6,7 @@ from instachat_cli.console.options import (
     Cascade,
     ChatNumber,
     Count,
-    DryRun,
+    DryRunFlag,
     Limit,
     Output,
     Timeout,
@@ -16,7 +16,7 @@ from instachat_cli.console.options import (
 )
 from instachat_cli.console.output import Printer
 from instachat_cli.console.typer_setup import command, group
-from instachat_cli.runtime.context import backend, note_unstored
+from instachat_cli.runtime.context import backend_context, note_unstored
 
 app = group(
     """
@@ -45,13 +45,13 @@ def create(
     from backend.ingest import accept
     from instachat_cli.runtime import bulk_create
 
-    with backend() as core:
-        work = bulk_create.Creating(core, Printer(output), "chats", token)
+    with backend_context() as core:
+        creator = bulk_create.BulkCreator(core, Printer(output), "chats", token)
         if count == 1:
-            work.one(accept.chats(token))
+            creator.one(accept.chats(token))
         else:
-            work.many(bulk_create.chats(token, count), total=count)
-        work.finish(wait, timeout)
+            creator.many(bulk_create.chats(token, count), total=count)
+        creator.finish(wait, timeout)
 
 
 @command(app, "list")
@@ -62,7 +62,7 @@ def list_(token: Token, limit: Limit = None, after: After = 0, output: Output = 
     """
     from backend.domain import serialization
 
-    with backend() as core:
+    with backend_context() as core:
         found = map(serialization.chat, core.catalog.chats(token, after=after, limit=limit))
         Printer(output).many(
             found, ["number", "messages_count", "created_at", "updated_at"], "no chats"
@@ -79,7 +79,7 @@ def show(token: Token, chat: ChatNumber, output: Output = None) -> None:
     from backend.domain import serialization
     from backend.domain.model import Chat
 
-    with backend() as core:
+    with backend_context() as core:
         found = core.catalog.chat(token, chat)
         if isinstance(found, Chat):
             Printer(output).one(serialization.chat(found))
@@ -96,7 +96,7 @@ def delete(
     chat: ChatNumber,
     cascade: Cascade = False,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
     """Delete a chat that has no messages; with --cascade also one that has.
@@ -111,7 +111,7 @@ def delete(
     from instachat_cli.runtime import cascade_delete
 
     confirm.check_can_ask(yes=yes, dry_run=dry_run)
-    with backend() as core:
+    with backend_context() as core:
         body, printer = {"number": chat}, Printer(output)
         if not cascade:
             found = core.catalog.chat(token, chat)
@@ -130,16 +130,18 @@ def delete(
             )
             return
         parent = Parent(token, chat)
-        there = cascade_delete.found(core, parent, lambda: core.catalog.chat(token, chat))
+        target = cascade_delete.find_target(core, parent, lambda: core.catalog.chat(token, chat))
         count = (
-            f"its {there.messages_count:,} messages" if isinstance(there, Chat) else "its messages"
+            f"its {target.messages_count:,} messages"
+            if isinstance(target, Chat)
+            else "its messages"
         )
         cascade_delete.delete(
             core,
             parent,
-            f"chat {chat} and {count}" if there else f"what is left of chat {chat}",
+            f"chat {chat} and {count}" if target else f"what is left of chat {chat}",
             body,
-            lambda: core.catalog.delete_chat(token, chat, cascade=True) if there else None,
+            lambda: core.catalog.delete_chat(token, chat, cascade=True) if target else None,
             printer=printer,
             yes=yes,
             dry_run=dry_run,

@@ -23,7 +23,7 @@ def show(output: Output = None) -> None:
     """
     from pydantic import SecretStr
 
-    from backend.settings import Settings, load, origins, redacted, variable
+    from backend.settings import Settings, environment_variable, load, origins, redact
 
     settings = load()
     origin = origins(settings)
@@ -31,14 +31,14 @@ def show(output: Output = None) -> None:
     def value(name: str) -> object:
         found = getattr(settings, name)
         if name.endswith("_url"):
-            return found and redacted(found)
+            return found and redact(found)
         if isinstance(found, SecretStr):
             return "***"
         return found if found is None or isinstance(found, int) else str(found)
 
     rows = (
         {
-            "setting": variable(name),
+            "setting": environment_variable(name),
             "value": value(name),
             "origin": origin[name],
             "meaning": field.description,

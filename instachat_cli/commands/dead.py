@@ -6,16 +6,16 @@ import typer
 
 from backend.domain.errors import Failed, Invalid
 from instachat_cli.console import confirm
-from instachat_cli.console.options import DryRun, Output, Yes
+from instachat_cli.console.options import DryRunFlag, Output, Yes
 from instachat_cli.console.output import Body, Printer
 from instachat_cli.console.typer_setup import command, group
-from instachat_cli.runtime.context import backend
+from instachat_cli.runtime.context import backend_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from backend.bootstrap import Backend
-    from backend.storage.postgres.dead_letters import KeptLetter
+    from backend.storage.postgres.dead_letters import StoredDeadLetter
 
 app = group(
     """
@@ -35,8 +35,8 @@ def list_(output: Output = None) -> None:
 
     $ instachat dead list
     """
-    with backend() as core:
-        found = map(_body, core.letters.all())
+    with backend_context() as core:
+        found = map(_body, core.dead_letters.all())
         Printer(output).many(found, ["id", "kind", "created_at", "reason"], "no dead letters")
 
 
@@ -46,8 +46,8 @@ def show(id_: Id, output: Output = None) -> None:
 
     $ instachat dead show 3-1-17-2
     """
-    with backend() as core:
-        Printer(output).one(_whole(core.letters.letter(id_)))
+    with backend_context() as core:
+        Printer(output).one(_full_body(core.dead_letters.get(id_)))
 
 
 @command(app)
@@ -60,15 +60,15 @@ def retry(ids: Ids = None, all_: All = False, output: Output = None) -> None:
     It happens once, however often it is asked for. A letter that still can't be stored stays, and says why;
     then the exit code is 1.
     """
-    with backend() as core, Printer(output).stream(_sentence, flush=True) as emit:
-        done = left = 0
-        for key in _chosen(core, ids, all_):
-            reason = core.letters.retry(key)
+    with backend_context() as core, Printer(output).stream(_sentence, flush=True) as emit:
+        done = failed = 0
+        for key in _select_ids(core, ids, all_):
+            reason = core.dead_letters.retry(key)
             emit({"id": key, "retried": reason is None, "reason": reason})
-            done, left = (done + 1, left) if reason is None else (done, left + 1)
-        if left:
+            done, failed = (done + 1, failed) if reason is None else (done, failed + 1)
+        if failed:
             raise Failed(
-                f"{left:,} of {done + left:,} dead letters can't be stored or published still",
+                f"{failed:,} of {done + failed:,} dead letters can't be stored or published still",
                 "see `instachat dead show ID`; `instachat dead purge ID` gives one up",
             )
 
@@ -78,7 +78,7 @@ def purge(
     ids: Ids = None,
     all_: All = False,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
     """Give dead letters up. A number that one tells of stays rejected.
@@ -87,60 +87,60 @@ def purge(
     $ instachat dead purge --all
     """
     confirm.check_can_ask(yes=yes, dry_run=dry_run)
-    with backend() as core:
-        chosen = list(_chosen(core, ids, all_))
+    with backend_context() as core:
+        selected = list(_select_ids(core, ids, all_))
 
-        def give_up() -> None:
-            for key in chosen:
-                core.letters.purge(key)
+        def purge_all() -> None:
+            for key in selected:
+                core.dead_letters.purge(key)
 
         confirm.delete(
-            f"{len(chosen):,} dead letter{'' if len(chosen) == 1 else 's'} for good",
-            {"letters": len(chosen)},
-            give_up,
+            f"{len(selected):,} dead letter{'' if len(selected) == 1 else 's'} for good",
+            {"letters": len(selected)},
+            purge_all,
             printer=Printer(output),
             yes=yes,
             dry_run=dry_run,
         )
 
 
-def _chosen(core: "Backend", ids: list[str] | None, all_: bool) -> "Iterable[str]":
+def _select_ids(core: "Backend", ids: list[str] | None, all_: bool) -> "Iterable[str]":
     """The letters that are named, all known to be there; or all that there are."""
     if bool(ids) == all_:
         raise Invalid("name dead letters by their ID, or all of them by `--all`")
     if ids:
-        return [core.letters.letter(id_).letter.key for id_ in ids]
-    return (kept.letter.key for kept in core.letters.all())
+        return [core.dead_letters.get(id_).letter.key for id_ in ids]
+    return (stored.letter.key for stored in core.dead_letters.all())
 
 
-def _body(kept: "KeptLetter") -> Body:
+def _body(stored: "StoredDeadLetter") -> Body:
     from backend.domain.serialization import rfc3339
 
-    letter = kept.letter
+    letter = stored.letter
     return {
         "id": letter.key,
-        "kind": kept.kind,
+        "kind": stored.kind,
         "reason": letter.reason,
         "token": letter.token,
         "chat": letter.chat,
         "number": letter.number,
-        "created_at": rfc3339(kept.created_at),
+        "created_at": rfc3339(stored.created_at),
     }
 
 
-def _whole(kept: "KeptLetter") -> Body:
+def _full_body(stored: "StoredDeadLetter") -> Body:
     """With the event as it was in the log: bytes that are no UTF-8 are shown as `\\x..`."""
     from backend.domain.events import MessagesCreated, unpack
 
-    body = _body(kept)
-    number = kept.letter.number
+    body = _body(stored)
+    number = stored.letter.number
     try:
-        event = unpack(kept.letter.event)
+        event = unpack(stored.letter.event)
     except ValueError:
         event = None
     if isinstance(event, MessagesCreated) and number is not None:
         body["text"] = event.texts[number - event.first]
-    return body | {"event": kept.letter.event.decode(errors="backslashreplace")}
+    return body | {"event": stored.letter.event.decode(errors="backslashreplace")}
 
 
 def _sentence(body: Body) -> str:

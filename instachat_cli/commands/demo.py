@@ -15,10 +15,10 @@ def demo(output: Output = None) -> None:
     """
     from backend.settings import load
     from instachat_cli.console import logs
-    from instachat_cli.demo.demo import tell
+    from instachat_cli.demo.demo import run_demo
 
-    logs.as_talk()
-    told = output in (None, Format.TABLE)
-    measured = tell(load(), aside=not told)
-    if not told:
+    logs.log_notices_to_stderr()
+    as_text = output in (None, Format.TABLE)
+    measured = run_demo(load(), to_stderr=not as_text)
+    if not as_text:
         Printer(output).one(measured)

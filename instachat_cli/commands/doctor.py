@@ -1,4 +1,4 @@
-"""`instachat doctor`: what can bite, and the command that mends it."""
+"""`instachat doctor`: what can bite, and the command that repairs it."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ from instachat_cli.console.output import Body, Printer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.monitoring.doctor import Finding
+    from backend.monitoring.doctor import CheckResult
 
 
 def doctor(output: Output = None) -> None:
@@ -22,60 +22,60 @@ def doctor(output: Output = None) -> None:
     from backend.domain.errors import CheckFailed, EngineDown
     from backend.monitoring.doctor import Severity
 
-    found: list[Finding] = []
+    found: list[CheckResult] = []
 
     def bodies() -> "Iterator[Body]":
-        for finding in _findings():
-            found.append(finding)
+        for result in _results():
+            found.append(result)
             yield {
-                "check": finding.check,
-                "severity": str(finding.severity),
-                "message": finding.message,
-                "remedy": finding.remedy,
+                "check": result.check,
+                "severity": str(result.severity),
+                "message": result.message,
+                "remedy": result.remedy,
             }
 
     Printer(output).many(bodies(), ["severity", "check", "message"])
-    errors = [finding for finding in found if finding.severity is Severity.ERROR]
-    if away := [finding.check for finding in errors if finding.unreachable]:
-        raise EngineDown(f"can't be reached: {', '.join(away)}", "see the remedy above")
+    errors = [result for result in found if result.severity is Severity.ERROR]
+    if unreachable := [result.check for result in errors if result.unreachable]:
+        raise EngineDown(f"can't be reached: {', '.join(unreachable)}", "see the remedy above")
     if errors:
         raise CheckFailed(
             f"{len(errors)} of {len(found)} checks found an error", "see the remedies"
         )
 
 
-def _findings() -> "Iterator[Finding]":
-    """Every finding; what keeps the others from being made is one itself."""
+def _results() -> "Iterator[CheckResult]":
+    """Every result; what keeps the others from being made is one itself."""
     from contextlib import closing
 
     from backend import bootstrap
     from backend.domain.errors import InstaChatError
-    from backend.monitoring.doctor import Patient, examine, fault, ok
+    from backend.monitoring.doctor import CheckContext, error_result, ok_result, run_checks
     from backend.settings import load
     from backend.storage.postgres import Database
     from backend.storage.redis.log import Log
 
-    at_hand = "settings"
+    current_check = "settings"
     try:
         settings = load()
-        yield ok("settings", "all values can be used")
-        at_hand = "private engines"
-        with bootstrap.addresses(settings) as at, closing(Database(at.database)) as database:
-            if at.engines:
-                yield ok("private engines", f"are running, in {settings.home}")
-            at_hand = "Redis"
-            with closing(Log(at.redis)) as log:
-                core = bootstrap.assemble(settings, at, database, log)
-                yield from examine(
-                    Patient(
+        yield ok_result("settings", "all values can be used")
+        current_check = "private engines"
+        with bootstrap.engine_urls(settings) as urls, closing(Database(urls.database)) as database:
+            if urls.engines:
+                yield ok_result("private engines", f"are running, in {settings.home}")
+            current_check = "Redis"
+            with closing(Log(urls.redis)) as log:
+                core = bootstrap.assemble(settings, urls, database, log)
+                yield from run_checks(
+                    CheckContext(
                         settings,
                         database,
                         log,
                         core.index,
                         core.jobs.length,
                         lambda: bootstrap.durability_faults(settings, log),
-                        core.syncer.lag,
+                        core.counter_sync.lag,
                     )
                 )
     except InstaChatError as error:
-        yield fault(at_hand, error)
+        yield error_result(current_check, error)

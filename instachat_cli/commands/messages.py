@@ -9,7 +9,7 @@ from instachat_cli.console import confirm
 from instachat_cli.console.options import (
     After,
     ChatNumber,
-    DryRun,
+    DryRunFlag,
     Limit,
     MessageNumber,
     Output,
@@ -19,12 +19,12 @@ from instachat_cli.console.options import (
     Yes,
 )
 from instachat_cli.console.output import Printer
-from instachat_cli.console.stderr import talk
+from instachat_cli.console.stderr import stderr
 from instachat_cli.console.typer_setup import command, group
-from instachat_cli.runtime.context import backend, note_unstored
+from instachat_cli.runtime.context import backend_context, note_unstored
 
 if TYPE_CHECKING:
-    from instachat_cli.runtime.bulk_create import Creating
+    from instachat_cli.runtime.bulk_create import BulkCreator
 
 app = group(
     """
@@ -60,15 +60,15 @@ def create(
     bad line ends it: what was before it stays accepted.
     """
     from backend.ingest import accept
-    from instachat_cli.runtime.bulk_create import Creating
+    from instachat_cli.runtime.bulk_create import BulkCreator
 
-    with backend() as core:
-        work = Creating(core, Printer(output), "messages", token, chat)
+    with backend_context() as core:
+        creator = BulkCreator(core, Printer(output), "messages", token, chat)
         if text == "-":
-            _from_standard_input(work, token, chat)
+            _from_standard_input(creator, token, chat)
         else:
-            work.one(accept.messages(token, chat, [text]))
-        work.finish(wait, timeout)
+            creator.one(accept.messages(token, chat, [text]))
+        creator.finish(wait, timeout)
 
 
 @command(app, "list")
@@ -81,7 +81,7 @@ def list_(
     """
     from backend.domain import serialization
 
-    with backend() as core:
+    with backend_context() as core:
         found = map(
             serialization.message, core.catalog.messages(token, chat, after=after, limit=limit)
         )
@@ -98,7 +98,7 @@ def show(token: Token, chat: ChatNumber, number: MessageNumber, output: Output =
     from backend.domain import serialization
     from backend.domain.model import Message
 
-    with backend() as core:
+    with backend_context() as core:
         found = core.catalog.message(token, chat, number)
         if isinstance(found, Message):
             Printer(output).one(serialization.message(found))
@@ -119,7 +119,7 @@ def edit(
     """
     from backend.domain import serialization
 
-    with backend() as core:
+    with backend_context() as core:
         Printer(output).one(
             serialization.message(core.catalog.edit_message(token, chat, number, text))
         )
@@ -131,7 +131,7 @@ def delete(
     chat: ChatNumber,
     number: MessageNumber,
     yes: Yes = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
     """Delete a message. Its number is not used again.
@@ -139,7 +139,7 @@ def delete(
     $ instachat messages delete $TOKEN 1 12
     """
     confirm.check_can_ask(yes=yes, dry_run=dry_run)
-    with backend() as core:
+    with backend_context() as core:
         core.catalog.message(token, chat, number)
         confirm.delete(
             f"message {number} of chat {chat}",
@@ -151,11 +151,11 @@ def delete(
         )
 
 
-def _from_standard_input(work: "Creating", token: str, chat: int) -> None:
+def _from_standard_input(creator: "BulkCreator", token: str, chat: int) -> None:
     from instachat_cli.console import stdin
 
     if sys.stdin.isatty():
-        talk.note("reading from the terminal, one message a line; Ctrl-D ends it")
+        stderr.note("reading from the terminal, one message a line; Ctrl-D ends it")
     source = sys.stdin.fileno()
-    if not work.many(stdin.chunks(source, token, chat), total=stdin.size(source)):
-        talk.note("standard input was empty: no message was created")
+    if not creator.many(stdin.chunks(source, token, chat), total=stdin.size(source)):
+        stderr.note("standard input was empty: no message was created")

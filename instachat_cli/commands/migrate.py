@@ -1,11 +1,11 @@
 """`instachat migrate`: bring the database to the current schema."""
 
-from instachat_cli.console.options import DryRun, Output
+from instachat_cli.console.options import DryRunFlag, Output
 from instachat_cli.console.output import Printer
-from instachat_cli.runtime.context import addresses
+from instachat_cli.runtime.context import engine_urls_context
 
 
-def migrate(dry_run: DryRun = False, output: Output = None) -> None:
+def migrate(dry_run: DryRunFlag = False, output: Output = None) -> None:
     """Bring the database to the current schema.
 
     $ instachat migrate --dry-run
@@ -18,10 +18,12 @@ def migrate(dry_run: DryRun = False, output: Output = None) -> None:
     from backend.storage.postgres import Database
     from backend.storage.postgres.schema_upgrade import upgrade
 
-    with addresses() as at, closing(Database(at.database)) as database:
+    with engine_urls_context() as urls, closing(Database(urls.database)) as database:
         before, now = upgrade(database, dry_run=dry_run)
     if before == now:
-        said = f"nothing to migrate: the schema is {now}, the current one"
+        sentence = f"nothing to migrate: the schema is {now}, the current one"
     else:
-        said = f"{'would migrate' if dry_run else 'migrated'} from {before or 'nothing'} to {now}"
-    Printer(output).outcome({"from": before, "to": now}, said)
+        sentence = (
+            f"{'would migrate' if dry_run else 'migrated'} from {before or 'nothing'} to {now}"
+        )
+    Printer(output).outcome({"from": before, "to": now}, sentence)

@@ -1,9 +1,9 @@
 """`instachat queue`: the job queue, and whether workers may work."""
 
 from instachat_cli.console.options import Output
-from instachat_cli.console.output import Printer, Snapshot
+from instachat_cli.console.output import Printer, StatusView
 from instachat_cli.console.typer_setup import command, group
-from instachat_cli.runtime.context import backend
+from instachat_cli.runtime.context import backend_context
 
 app = group(
     """
@@ -22,12 +22,12 @@ def show(output: Output = None) -> None:
 
     A job is a doorbell: it carries no message, and none is lost with it.
     """
-    with backend() as core:
-        waiting = core.jobs.waiting()
-        paused, workers = core.log.paused(), core.log.workers()
+    with backend_context() as core:
+        waiting = core.jobs.count_by_name()
+        paused, workers = core.log.paused(), core.log.count_workers()
         jobs = ", ".join(f"{count:,} {name}" for name, count in waiting.items())
-        Printer(output).snapshot(
-            Snapshot(
+        Printer(output).view(
+            StatusView(
                 {
                     "paused": paused,
                     "workers": workers,
@@ -52,7 +52,7 @@ def pause(output: Output = None) -> None:
     Accepting goes on: what is accepted stays accepted, and is stored afterwards. What is under way in a
     worker is finished.
     """
-    with backend() as core:
+    with backend_context() as core:
         core.log.pause()
         Printer(output).outcome(
             {"paused": True},
@@ -66,6 +66,6 @@ def resume(output: Output = None) -> None:
 
     $ instachat queue resume
     """
-    with backend() as core:
+    with backend_context() as core:
         core.log.resume()
         Printer(output).outcome({"paused": False}, "resumed: workers work again")

@@ -1,4 +1,4 @@
-"""`instachat reconcile`: do the stores agree? What differs is named, and mended if asked."""
+"""`instachat reconcile`: do the stores agree? What differs is named, and repaired if asked."""
 
 import sys
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ import typer
 
 from backend.domain.errors import CheckFailed
 from instachat_cli.console.exit_codes import Interrupted
-from instachat_cli.console.options import DryRun, Output
+from instachat_cli.console.options import DryRunFlag, Output
 from instachat_cli.console.output import Body, Printer
 from instachat_cli.console.progress import Progress
-from instachat_cli.console.stderr import talk
-from instachat_cli.runtime.context import backend
+from instachat_cli.console.stderr import stderr
+from instachat_cli.runtime.context import backend_context
 
 if TYPE_CHECKING:
-    from backend.reconcile.findings import Summary
+    from backend.reconcile.findings import ReconcileSummary
     from backend.reconcile.reconciler import Reconciliation
 
 COLUMNS = ("kind", "token", "chat", "number", "detail")
@@ -23,11 +23,11 @@ App = Annotated[
     str | None,
     typer.Option("--app", metavar="TOKEN", help="Only this application; otherwise all."),
 ]
-Repair = Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")]
+Repair = Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")]
 
 
 def reconcile(
-    repair: Repair = False, dry_run: DryRun = False, app: App = None, output: Output = None
+    repair: Repair = False, dry_run: DryRunFlag = False, app: App = None, output: Output = None
 ) -> None:
     """Compare Redis, SQL and the index key by key, and name what differs.
 
@@ -35,20 +35,22 @@ def reconcile(
     $ instachat reconcile --repair --dry-run
     $ instachat reconcile --repair
 
-    It may run under full load. Exits with 4 if anything differs and is not mended, with 5 if a store is
+    It may run under full load. Exits with 4 if anything differs and is not repaired, with 5 if a store is
     away. Numbers that are on their way, deleted or kept as dead letters are no differences: they are summed
     up on standard error.
     """
-    with backend() as core:
-        work = core.reconciler.begin(app, mend=repair, dry_run=dry_run)
-        total = work.size() if sys.stderr.isatty() else None
+    with backend_context() as core:
+        work = core.reconciler.begin(app, repair=repair, dry_run=dry_run)
+        total = work.count_keys() if sys.stderr.isatty() else None
         try:
             with Progress("keys", total) as progress:
                 findings = _bodies(work, progress, planned=repair and dry_run)
-                Printer(output).many(findings, COLUMNS, none="no difference was found")
+                Printer(output).many(findings, COLUMNS, empty="no difference was found")
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; until then: {_said(work.summary)}") from None
-    talk.note(_said(work.summary))
+            raise Interrupted(
+                f"interrupted; until then: {_summary_sentence(work.summary)}"
+            ) from None
+    stderr.note(_summary_sentence(work.summary))
     _check(work.summary, repair=repair, dry_run=dry_run)
 
 
@@ -62,20 +64,20 @@ def _bodies(work: "Reconciliation", progress: Progress, *, planned: bool) -> Ite
         yield body
 
 
-def _check(summary: "Summary", *, repair: bool, dry_run: bool) -> None:
+def _check(summary: "ReconcileSummary", *, repair: bool, dry_run: bool) -> None:
     """Raise CheckFailed, so that the command exits with 4, if anything is left that differs."""
-    if left := summary.findings - summary.mended:
-        differences = f"{left:,} difference{'' if left == 1 else 's'}"
+    if remaining := summary.findings - summary.repaired:
+        differences = f"{remaining:,} difference{'' if remaining == 1 else 's'}"
         if repair and not dry_run:
             raise CheckFailed(
-                f"{differences} can't be mended by this program",
+                f"{differences} can't be repaired by this program",
                 "a document without a row may be all that is left of a message: keep it, look for a backup",
             )
-        hint = "`instachat reconcile --repair` mends what can be mended"
+        hint = "`instachat reconcile --repair` repairs what can be repaired"
         raise CheckFailed(f"{differences} between the stores", None if repair else hint)
 
 
-def _said(summary: "Summary") -> str:
+def _summary_sentence(summary: "ReconcileSummary") -> str:
     """Such as “compared 1 application, 2 chats, 3 messages: 1 difference; explained: 2 removed”."""
     compared = [
         (summary.applications, "application"),
@@ -83,20 +85,20 @@ def _said(summary: "Summary") -> str:
         (summary.messages, "message"),
         (summary.documents, "document"),
     ]
-    said = "compared " + ", ".join(
+    sentence = "compared " + ", ".join(
         f"{count:,} {noun}{'' if count == 1 else 's'}"
         for count, noun in compared
         if count is not None
     )
-    said += f": {summary.findings:,} difference{'' if summary.findings == 1 else 's'}"
-    if summary.mended:
-        said += f", {summary.mended:,} mended"
+    sentence += f": {summary.findings:,} difference{'' if summary.findings == 1 else 's'}"
+    if summary.repaired:
+        sentence += f", {summary.repaired:,} repaired"
     explained = [
         (summary.pending, "on their way"),
         (summary.removed, "removed"),
         (summary.dead, "dead letters"),
         (summary.lost, "known to be lost"),
     ]
-    if why := ", ".join(f"{count:,} {word}" for count, word in explained if count):
-        said += f"; explained: {why}"
-    return said
+    if reasons := ", ".join(f"{count:,} {word}" for count, word in explained if count):
+        sentence += f"; explained: {reasons}"
+    return sentence

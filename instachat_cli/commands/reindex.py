@@ -8,10 +8,10 @@ import typer
 
 from backend.domain.errors import CheckFailed, Invalid, Unavailable
 from instachat_cli.console.exit_codes import Interrupted
-from instachat_cli.console.options import DryRun, Output
+from instachat_cli.console.options import DryRunFlag, Output
 from instachat_cli.console.output import Printer
 from instachat_cli.console.progress import Progress
-from instachat_cli.runtime.context import backend
+from instachat_cli.runtime.context import backend_context
 
 if TYPE_CHECKING:
     from backend.bootstrap import Backend
@@ -32,7 +32,7 @@ def reindex(
     rollback: Rollback = False,
     check: Check = False,
     abort: Abort = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
     """Build the search index anew, while searches and changes go on.
@@ -47,37 +47,37 @@ def reindex(
     if resume + rollback + check + abort > 1:
         raise Invalid("--resume, --rollback, --check and --abort are four different things to do")
     printer = Printer(output)
-    with backend() as core:
+    with backend_context() as core:
         if core.reindexer is None:
             _without_elasticsearch(core, printer, abort=abort and not dry_run)
         elif check:
             _check(core.reindexer, printer)
         elif dry_run:
-            _say(core.reindexer, printer, resume=resume, rollback=rollback, abort=abort)
+            _print_plan(core.reindexer, printer, resume=resume, rollback=rollback, abort=abort)
         elif rollback:
             name = core.reindexer.rollback()
             printer.outcome({"index": name}, f"rolled back: searches read {name} now")
         elif abort:
             removed = core.reindexer.abort()
-            said = f"removed {removed}" if removed else "nothing to remove: none was interrupted"
-            printer.outcome({"removed": removed}, said)
+            outcome = f"removed {removed}" if removed else "nothing to remove: none was interrupted"
+            printer.outcome({"removed": removed}, outcome)
         else:
             _build(core.reindexer, printer, resume=resume)
 
 
 def _build(reindexer: "Reindexer", printer: Printer, *, resume: bool) -> None:
     since = time.monotonic()
-    with _Bars() as bars:
+    with _StepProgress() as steps:
         try:
-            built = reindexer.build(resume=resume, anew=not resume, tell=bars.tell)
+            built = reindexer.build(resume=resume, start_new=not resume, progress=steps.update)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"interrupted{bars.said()}; `instachat reindex --resume` goes on with it,"
+                f"interrupted{steps.position()}; `instachat reindex --resume` goes on with it,"
                 " `instachat reindex --abort` removes what was built"
             ) from None
         except Unavailable as error:
-            error.message += bars.said()
-            if bars.said():
+            error.message += steps.position()
+            if steps.position():
                 error.hint = f"{error.hint}; then `instachat reindex --resume` goes on with it"
             raise
     if built is None:
@@ -87,20 +87,20 @@ def _build(reindexer: "Reindexer", printer: Printer, *, resume: bool) -> None:
         )
         return
     seconds = time.monotonic() - since
-    kept = "; the one before is kept for `instachat reindex --rollback`" if built.previous else ""
+    hint = "; the one before is kept for `instachat reindex --rollback`" if built.previous else ""
     printer.outcome(
         {"index": built.name, "messages": built.messages, "previous": built.previous},
-        f"reindexed {built.messages:,} messages in {seconds:,.1f} s: searches read {built.name}{kept}",
+        f"reindexed {built.messages:,} messages in {seconds:,.1f} s: searches read {built.name}{hint}",
     )
 
 
 def _check(reindexer: "Reindexer", printer: Printer) -> None:
-    with _Bars() as bars:
-        found = reindexer.check(tell=bars.tell)
-    said = "differs" if found.faults else "fits"
+    with _StepProgress() as steps:
+        found = reindexer.check(progress=steps.update)
+    outcome = "differs" if found.faults else "fits"
     printer.outcome(
         {"index": found.name, "messages": found.messages, "faults": found.faults},
-        f"{found.name or 'no index'}, {found.messages:,} messages: {said}",
+        f"{found.name or 'no index'}, {found.messages:,} messages: {outcome}",
     )
     if found.faults:
         raise CheckFailed(
@@ -109,47 +109,49 @@ def _check(reindexer: "Reindexer", printer: Printer) -> None:
         )
 
 
-def _say(
+def _print_plan(
     reindexer: "Reindexer", printer: Printer, *, resume: bool, rollback: bool, abort: bool
 ) -> None:
     """Say what would be done."""
-    now = reindexer.outlook()
+    now = reindexer.state()
     if rollback:
-        said = (
+        outcome = (
             f"have searches read {now.previous}" if now.previous else "refuse: there is none before"
         )
     elif abort:
-        said = f"remove {now.building}" if now.building else "remove nothing: none was interrupted"
+        outcome = (
+            f"remove {now.building}" if now.building else "remove nothing: none was interrupted"
+        )
     elif now.building and not resume:
-        said = f"refuse: {now.building} is being built, or its reindex was interrupted"
+        outcome = f"refuse: {now.building} is being built, or its reindex was interrupted"
     elif now.building:
-        said = f"copy the {now.messages - now.copied:,} messages left into {now.building}"
+        outcome = f"copy the {now.messages - now.copied:,} messages left into {now.building}"
     elif resume and now.live:
-        said = "do nothing: none was interrupted"
+        outcome = "do nothing: none was interrupted"
     else:
-        said = f"copy {now.messages:,} messages into another index, and have searches read that"
-    printer.outcome(now._asdict(), f"would {said}; nothing was done")
+        outcome = f"copy {now.messages:,} messages into another index, and have searches read that"
+    printer.outcome(now._asdict(), f"would {outcome}; nothing was done")
 
 
 def _without_elasticsearch(core: "Backend", printer: Printer, *, abort: bool) -> None:
     """Nothing to build; changes are no longer noted for an Elasticsearch of before, if that is asked for."""
-    from backend.search.reindex import end_publishing
+    from backend.search.reindex import disable_publishing
 
-    if abort and end_publishing(core.database):
-        said = (
+    if abort and disable_publishing(core.database):
+        outcome = (
             "changes are no longer noted for Elasticsearch; `instachat reindex` begins anew with it"
         )
     else:
-        said = "nothing to build: PostgreSQL searches (INSTACHAT_ELASTICSEARCH_URL is not set)"
-    printer.outcome({"index": None, "messages": 0, "previous": None}, said)
+        outcome = "nothing to build: PostgreSQL searches (INSTACHAT_ELASTICSEARCH_URL is not set)"
+    printer.outcome({"index": None, "messages": 0, "previous": None}, outcome)
 
 
-class _Bars:
+class _StepProgress:
     """A progress bar for each step; it starts when the step does."""
 
     def __init__(self) -> None:
         self._step = ""
-        self._bar: Progress | None = None
+        self._progress: Progress | None = None
         self._done = self._total = 0
 
     def __enter__(self) -> Self:
@@ -161,19 +163,19 @@ class _Bars:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._bar:
-            self._bar.__exit__(kind, error, traceback)
+        if self._progress:
+            self._progress.__exit__(kind, error, traceback)
 
-    def tell(self, step: str, done: int, total: int) -> None:
+    def update(self, step: str, done: int, total: int) -> None:
         """So many messages are through that step, such as `copied`, of so many."""
-        if step != self._step or self._bar is None:
+        if step != self._step or self._progress is None:
             self.__exit__(None, None, None)
-            self._step, self._bar = step, Progress(f"messages {step}", total)
-            self._bar.__enter__()
+            self._step, self._progress = step, Progress(f"messages {step}", total)
+            self._progress.__enter__()
         self._done, self._total = done, total
-        self._bar.update(done, done)
+        self._progress.update(done, done)
 
-    def said(self) -> str:
+    def position(self) -> str:
         """How far it has come, such as ` (2,500 of 9,000 messages copied)`; nothing before the first step."""
         if not self._step:
             return ""

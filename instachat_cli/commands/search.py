@@ -6,7 +6,7 @@ import typer
 
 from instachat_cli.console.options import After, ChatNumber, Limit, Output, Token
 from instachat_cli.console.output import Printer
-from instachat_cli.runtime.context import backend, note_unsearchable, note_unstored
+from instachat_cli.runtime.context import backend_context, note_unsearchable, note_unstored
 
 Keyword = Annotated[
     str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters, all of them ordinary.")
@@ -30,7 +30,7 @@ def search(
     """
     from backend.domain import serialization
 
-    with backend() as core:
+    with backend_context() as core:
         hits = core.catalog.search(token, chat, keyword, after=after, limit=limit)
         found = map(serialization.match, hits)
         Printer(output).many(found, ["number", "created_at", "text"], "nothing found")

@@ -24,11 +24,11 @@ def serve(
     What it accepts is stored by a worker: `instachat worker`, or `instachat up` for both. SIGTERM or Ctrl-C
     finishes what is under way and ends with 0.
     """
-    from instachat_cli.runtime.signals import end_at_once, end_with_input
+    from instachat_cli.runtime.signals import exit_on_signals, terminate_on_stdin_end
 
-    end_at_once()
+    exit_on_signals()
     if until_input_ends:
-        end_with_input()
+        terminate_on_stdin_end()
 
     from backend.api.server import address, logs, server
     from backend.bootstrap import open_backend

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instachat_cli.console.options import Output
-from instachat_cli.console.output import Body, Printer, Snapshot
+from instachat_cli.console.output import Body, Printer, StatusView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,50 +32,51 @@ def status(watch: Watch = False, output: Output = None) -> None:
 
     from backend import bootstrap
     from backend.domain.errors import EngineDown
-    from backend.monitoring.status import report, totals
+    from backend.monitoring.status import read_status, read_totals
     from backend.settings import load
     from backend.storage.postgres import Database
     from backend.storage.redis.log import Log
 
     settings = load()
     with (
-        bootstrap.addresses(settings) as at,
-        closing(Database(at.database)) as database,
-        closing(Log(at.redis)) as log,
+        bootstrap.engine_urls(settings) as urls,
+        closing(Database(urls.database)) as database,
+        closing(Log(urls.redis)) as log,
     ):
-        core = bootstrap.assemble(settings, at, database, log)
+        core = bootstrap.assemble(settings, urls, database, log)
 
-        def look() -> "Status":
-            return report(database, log, core.jobs.length, core.index, core.syncer.lag)
+        def fetch_status() -> "Status":
+            return read_status(database, log, core.jobs.length, core.index, core.counter_sync.lag)
 
-        before = totals(database, log, core.index)
+        before = read_totals(database, log, core.index)
         time.sleep(SAMPLE_SECONDS)
         if watch:
-            Printer(output).watch(_again_and_again(look, before, settings))
+            Printer(output).watch(_poll(fetch_status, before, settings))
         else:
-            found = look()
-            Printer(output).snapshot(_snapshot(found, before, settings))
-            if away := [engine for engine in found.engines if engine.problem]:
+            found = fetch_status()
+            Printer(output).view(_snapshot(found, before, settings))
+            if unreachable := [engine for engine in found.engines if engine.problem]:
                 raise EngineDown(
-                    "; ".join(str(engine.problem) for engine in away), "see `instachat doctor`"
+                    "; ".join(str(engine.problem) for engine in unreachable),
+                    "see `instachat doctor`",
                 )
 
 
-def _again_and_again(
-    look: "Callable[[], Status]", before: "Totals", settings: "Settings"
-) -> "Iterator[Snapshot]":
+def _poll(
+    fetch_status: "Callable[[], Status]", before: "Totals", settings: "Settings"
+) -> "Iterator[StatusView]":
     while True:
-        found = look()
+        found = fetch_status()
         yield _snapshot(found, before, settings)
         before = found.totals
         time.sleep(REFRESH_SECONDS)
 
 
-def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> Snapshot:
+def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> StatusView:
     from backend.domain.serialization import rfc3339
-    from backend.monitoring.status import rates
+    from backend.monitoring.status import compute_rates
 
-    rate = rates(before, found.totals)
+    rate = compute_rates(before, found.totals)
     body: Body = {
         "engines": [
             {
@@ -98,23 +99,23 @@ def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> Snapsh
         "search_index": found.search_index,
         "dead_letters": None if found.dead_letters is None else sum(found.dead_letters.values()),
         "dead_letters_by_kind": found.dead_letters,
-        "counters_not_synced": found.unsynced_counters,
+        "counters_not_synced": found.dirty_counters,
         "sync_lag_seconds": found.sync_lag_seconds and round(found.sync_lag_seconds, 3),
-        "accepted_per_second": _rounded(rate.accepted),
-        "stored_per_second": _rounded(rate.stored),
-        "searchable_per_second": _rounded(rate.searchable),
+        "accepted_per_second": _round(rate.accepted),
+        "stored_per_second": _round(rate.stored),
+        "searchable_per_second": _round(rate.searchable),
         "reconciled": found.reconciled
         and {
             "at": rfc3339(found.reconciled.finished_at),
             "differences": found.reconciled.findings,
-            "mended": found.reconciled.mended,
+            "repaired": found.reconciled.repaired,
         },
     }
     shown = {
         engine.engine: engine.problem or f"{engine.version}, answers" for engine in found.engines
     }
-    stored = _waiting(_count(found.waiting, "entry", "entries"), found.oldest_seconds)
-    searchable = _waiting(_count(found.unpublished, "", ""), found.unpublished_seconds)
+    stored = _format_waiting(_count(found.waiting, "entry", "entries"), found.oldest_seconds)
+    searchable = _format_waiting(_count(found.unpublished, "", ""), found.unpublished_seconds)
     if settings.elasticsearch_url is None:
         searched = "by PostgreSQL"
         # What is left from a time when it was set grows on; nobody waits for it.
@@ -130,44 +131,44 @@ def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> Snapsh
         "not stored yet": stored,
         "not searchable yet": searchable,
         "searched": searched,
-        "dead letters": _letters(found.dead_letters),
-        "counters to sync": _waiting(
-            _count(found.unsynced_counters, "", ""), found.sync_lag_seconds
+        "dead letters": _format_dead_letters(found.dead_letters),
+        "counters to sync": _format_waiting(
+            _count(found.dirty_counters, "", ""), found.sync_lag_seconds
         ),
-        "last reconcile": _reconciled(found.reconciled),
-        "per second": _rates(rate),
+        "last reconcile": _format_reconciliation(found.reconciled),
+        "per second": _format_rates(rate),
     }
-    return Snapshot(body, shown)
+    return StatusView(body, shown)
 
 
-def _waiting(count: str, seconds: float | None) -> str:
+def _format_waiting(count: str, seconds: float | None) -> str:
     return count if not seconds else f"{count}, the oldest for {seconds:,.1f} s"
 
 
-def _rounded(rate: float | None) -> float | None:
+def _round(rate: float | None) -> float | None:
     return None if rate is None else round(rate, 1)
 
 
-def _rates(rate: "Rates") -> str:
+def _format_rates(rate: "Rates") -> str:
     each = {"accepted": rate.accepted, "stored": rate.stored, "searchable": rate.searchable}
     return ", ".join(
         f"{'unknown' if found is None else f'{found:,.0f}'} {name}" for name, found in each.items()
     )
 
 
-def _letters(letters: "dict[str, int] | None") -> str:
+def _format_dead_letters(letters: "dict[str, int] | None") -> str:
     if letters is None:
         return "unknown"
     kinds = ", ".join(f"{count:,} of {kind}" for kind, count in letters.items() if count)
     return f"{kinds}: see `instachat dead list`" if kinds else "0"
 
 
-def _reconciled(last: "LastReconciliation | None") -> str:
+def _format_reconciliation(last: "LastReconciliation | None") -> str:
     if last is None:
         return "never"
     at = f"{last.finished_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     said = f"{at}, {_count(last.findings, 'difference', 'differences')}"
-    return f"{said}, {last.mended:,} mended" if last.mended else said
+    return f"{said}, {last.repaired:,} repaired" if last.repaired else said
 
 
 def _count(count: int | None, one: str, many: str) -> str:

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instachat_cli.console.options import Output, duration
+from instachat_cli.console.options import Output, parse_duration
 from instachat_cli.console.output import Body, Printer
-from instachat_cli.console.stderr import talk
-from instachat_cli.runtime.context import backend
+from instachat_cli.console.stderr import stderr
+from instachat_cli.runtime.context import backend_context
 
 if TYPE_CHECKING:
     from backend.bootstrap import Backend
@@ -20,7 +20,7 @@ Check = Annotated[
 MaxLag = Annotated[
     int | None,
     typer.Option(
-        metavar="TIME", help="How far behind --check allows; 1h otherwise.", parser=duration
+        metavar="TIME", help="How far behind --check allows; 1h otherwise.", parser=parse_duration
     ),
 ]
 
@@ -43,7 +43,7 @@ def sync_counters(
         raise Invalid("--check writes nothing, so there is nothing for --all to do")
     if max_lag is not None and not check:
         raise Invalid("--max-lag is what --check allows", "add `--check`, or leave it out")
-    with backend() as core:
+    with backend_context() as core:
         if check:
             _check(core, Printer(output), MAX_LAG if max_lag is None else max_lag)
         else:
@@ -56,30 +56,30 @@ def _sync(core: "Backend", printer: Printer, *, everything: bool) -> None:
     written = 0
     try:
         with printer.stream(_sentence) as emit:
-            for count in core.syncer.sync(everything=everything):
+            for count in core.counter_sync.sync(everything=everything):
                 token, chat = count.parent
                 emit({"token": token, "chat": chat, "old": count.old, "new": count.new})
                 written += 1
     except KeyboardInterrupt:
         message = f"interrupted; {written:,} counts were written, the others are next time"
         raise Interrupted(message) from None
-    talk.note(f"{written:,} counts written" if written else "SQL knew every count")
+    stderr.note(f"{written:,} counts written" if written else "SQL knew every count")
 
 
-def _check(core: "Backend", printer: Printer, most: int) -> None:
+def _check(core: "Backend", printer: Printer, max_lag: int) -> None:
     from backend.domain.errors import CheckFailed
 
-    lag = core.syncer.lag()
-    unsynced = sum(core.log.unsynced(core.database.installation.shards))
+    lag = core.counter_sync.lag()
+    dirty = sum(core.log.count_dirty(core.database.installation.shards))
     body: Body = {
         "lag_seconds": round(lag, 3),
-        "max_lag_seconds": most,
-        "counters_not_synced": unsynced,
+        "max_lag_seconds": max_lag,
+        "counters_not_synced": dirty,
     }
-    printer.outcome(body, f"SQL is {lag:,.0f} s behind; {unsynced:,} counts are not written yet")
-    if lag > most:
+    printer.outcome(body, f"SQL is {lag:,.0f} s behind; {dirty:,} counts are not written yet")
+    if lag > max_lag:
         raise CheckFailed(
-            f"SQL has not known a count for {lag:,.0f} s; {most:,} s are allowed",
+            f"SQL has not known a count for {lag:,.0f} s; {max_lag:,} s are allowed",
             "run `instachat sync-counters`; a worker does that every hour (see `instachat status`)",
         )
 

@@ -14,19 +14,20 @@ from typing import IO, TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from backend.domain.errors import Conflict, Failed, InstaChatError, Invalid
-from instachat_cli.console.exit_codes import Interrupted, explain
-from instachat_cli.console.options import DryRun, Format, Output
+from instachat_cli.console.exit_codes import Interrupted, describe_error
+from instachat_cli.console.options import DryRunFlag, Format, Output
 from instachat_cli.console.output import Body, Printer, dumps
 from instachat_cli.console.progress import Progress
-from instachat_cli.console.stderr import talk, visible
-from instachat_cli.runtime.context import backend
+from instachat_cli.console.stderr import stderr, visible
+from instachat_cli.runtime.context import backend_context
 
 if TYPE_CHECKING:
-    from backend.transfer.diff import Fault
-    from backend.transfer.exporter import Snapshot
-    from backend.transfer.importer import Counts, Import, Rehearsal
+    from backend.transfer.diff import LineFault
+    from backend.transfer.exporter import ExportSnapshot
+    from backend.transfer.importer import DryRun as ImportDryRun
+    from backend.transfer.importer import Import, ImportCounts
 
-WRITTEN_LINES = 1_000  # at once
+LINES_PER_WRITE = 1_000  # at once
 
 Source = Annotated[
     str, typer.Argument(metavar="FILE", help="What an export wrote; - reads standard input.")
@@ -57,7 +58,11 @@ def export(file: Target = "-", app: App = None, output: Outcome = None) -> None:
     that no number is used again. A FILE is replaced when all is written, never half. It holds tokens: keep it
     as a password.
     """
-    with _target(file) as out, backend() as core, core.exporter.snapshot(app) as snapshot:
+    with (
+        _open_target(file) as out,
+        backend_context() as core,
+        core.exporter.snapshot(app) as snapshot,
+    ):
         count = _write(snapshot, out)
     if out is not sys.stdout:
         Printer(output).outcome(
@@ -65,7 +70,7 @@ def export(file: Target = "-", app: App = None, output: Outcome = None) -> None:
         )
 
 
-def import_(file: Source, dry_run: DryRun = False, output: Output = None) -> None:
+def import_(file: Source, dry_run: DryRunFlag = False, output: Output = None) -> None:
     """Import what `export` wrote, keeping tokens, numbers and times.
 
     $ instachat import backup.jsonl --dry-run
@@ -75,9 +80,9 @@ def import_(file: Source, dry_run: DryRun = False, output: Output = None) -> Non
     first bad line ends it with exit 2, the first that differs from what is there with exit 6: what was before
     it stays imported, nothing is overwritten. With --dry-run each such line is named, and nothing is written.
     """
-    with _source(file) as source, backend() as core:
+    with _open_source(file) as source, backend_context() as core:
         if dry_run:
-            _rehearse(core.importer.rehearse(), source, Printer(output))
+            _dry_run(core.importer.dry_run(), source, Printer(output))
         else:
             _import(core.importer.begin(), source, Printer(output))
 
@@ -85,12 +90,12 @@ def import_(file: Source, dry_run: DryRun = False, output: Output = None) -> Non
 # -- export ---------------------------------------------------------------------------------------
 
 
-def _write(snapshot: "Snapshot", out: IO[str]) -> int:
+def _write(snapshot: "ExportSnapshot", out: IO[str]) -> int:
     """Write all lines; returns how many."""
     count = 0
     lines = snapshot.lines()
     with Progress("lines", snapshot.count() if sys.stderr.isatty() else None) as progress:
-        while block := list(islice(lines, WRITTEN_LINES)):
+        while block := list(islice(lines, LINES_PER_WRITE)):
             out.write("".join(block))
             count += len(block)
             progress.update(count, count)
@@ -98,7 +103,7 @@ def _write(snapshot: "Snapshot", out: IO[str]) -> int:
 
 
 @contextmanager
-def _target(file: str) -> Iterator[IO[str]]:
+def _open_target(file: str) -> Iterator[IO[str]]:
     """Standard output, or a file that gets its name when all is written, and not at all otherwise."""
     path = Path(file)
     if file == "-":
@@ -109,7 +114,7 @@ def _target(file: str) -> Iterator[IO[str]]:
             with path.open("w", encoding="utf-8", newline="\n") as out:
                 yield out
         else:
-            with _replaced(path.resolve()) as out:
+            with _atomic_replacement(path.resolve()) as out:
                 yield out
     except OSError as error:
         raise Failed(f"{file} can't be written: {error.strerror or error}") from None
@@ -118,7 +123,7 @@ def _target(file: str) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[IO[str]]:
+def _atomic_replacement(path: Path) -> Iterator[IO[str]]:
     """A file beside that path, of which only its owner can read; it takes the other's place at the end."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
@@ -139,10 +144,10 @@ def _replaced(path: Path) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def _source(file: str) -> Iterator[IO[bytes]]:
+def _open_source(file: str) -> Iterator[IO[bytes]]:
     """Standard input or a file, unbuffered."""
     if file == "-" and sys.stdin.isatty():
-        talk.note("reading from the terminal; Ctrl-D ends it")
+        stderr.note("reading from the terminal; Ctrl-D ends it")
     try:
         source = open(  # noqa: SIM115
             sys.stdin.fileno() if file == "-" else file, "rb", buffering=0, closefd=file != "-"
@@ -156,69 +161,77 @@ def _source(file: str) -> Iterator[IO[bytes]]:
 def _import(work: "Import", source: IO[bytes], printer: Printer) -> None:
     """Import all lines; the first fault ends it."""
 
-    def end(fault: "Fault") -> NoReturn:
-        raise _at_its_line(fault)
+    def raise_fault(fault: "LineFault") -> NoReturn:
+        raise _with_line_number(fault)
 
     try:
-        _work_through(work, source, end)
+        _process_chunks(work, source, raise_fault)
     except KeyboardInterrupt:
         # What was being stored at that moment may have been stored, too.
-        raise Interrupted(f"interrupted; imported at least: {_said(work.counts)}") from None
+        raise Interrupted(
+            f"interrupted; imported at least: {_counts_sentence(work.counts)}"
+        ) from None
     except InstaChatError as error:
-        error.message += f"; imported before: {_said(work.counts)}"
+        error.message += f"; imported before: {_counts_sentence(work.counts)}"
         if isinstance(error, Invalid | Conflict):
             error.hint = "`--dry-run` names every such line"
         raise
-    printer.outcome(_body(work.counts), f"imported: {_said(work.counts)}")
+    printer.outcome(_body(work.counts), f"imported: {_counts_sentence(work.counts)}")
 
 
-def _rehearse(work: "Rehearsal", source: IO[bytes], printer: Printer) -> None:
+def _dry_run(work: "ImportDryRun", source: IO[bytes], printer: Printer) -> None:
     """Name the fault of every line, and say what would be imported."""
-    found: Counter[type[InstaChatError]] = Counter()
+    errors: Counter[type[InstaChatError]] = Counter()
 
-    def tell(fault: "Fault") -> None:
-        error = _at_its_line(fault)
-        found[type(error)] += 1
-        if talk.as_json:
-            body = {"error": explain(error).name, "line": fault.line, "message": error.message}
-            talk.say(dumps(body | {"hint": None}))
+    def on_fault(fault: "LineFault") -> None:
+        error = _with_line_number(fault)
+        errors[type(error)] += 1
+        if stderr.as_json:
+            body = {
+                "error": describe_error(error).name,
+                "line": fault.line,
+                "message": error.message,
+            }
+            stderr.write_line(dumps(body | {"hint": None}))
         else:
-            talk.say(visible(error.message))
+            stderr.write_line(visible(error.message))
 
-    _work_through(work, source, tell)
-    if found:
-        kind = Invalid if found[Invalid] else Conflict
+    _process_chunks(work, source, on_fault)
+    if errors:
+        kind = Invalid if errors[Invalid] else Conflict
         raise kind(
-            f"invalid lines: {found[Invalid]:,}, conflicts with what is there: {found[Conflict]:,};"
+            f"invalid lines: {errors[Invalid]:,}, conflicts with what is there: {errors[Conflict]:,};"
             " nothing was written"
         )
-    printer.outcome(_body(work.counts), f"would import: {_said(work.counts)}; nothing was written")
+    printer.outcome(
+        _body(work.counts), f"would import: {_counts_sentence(work.counts)}; nothing was written"
+    )
 
 
-def _work_through(
-    work: "Import | Rehearsal", source: IO[bytes], tell: Callable[["Fault"], None]
+def _process_chunks(
+    work: "Import | ImportDryRun", source: IO[bytes], on_fault: Callable[["LineFault"], None]
 ) -> None:
     """Work on chunk after chunk, telling the faults that come up."""
-    from backend.transfer.format import chunks
+    from backend.transfer.format import read_chunks
     from instachat_cli.console.stdin import size
 
-    done = 0
+    line_count = 0
     with Progress("lines", size(source.fileno())) as progress:
-        for chunk in chunks(source.read):
-            for fault in work.take(chunk):
-                tell(fault)
-            done += len(chunk.lines)
-            progress.update(done, chunk.read)
-    if not done:
-        talk.note("there was no line to import")
+        for chunk in read_chunks(source.read):
+            for fault in work.process(chunk):
+                on_fault(fault)
+            line_count += len(chunk.lines)
+            progress.update(line_count, chunk.read)
+    if not line_count:
+        stderr.note("there was no line to import")
 
 
-def _at_its_line(fault: "Fault") -> Invalid | Conflict:
+def _with_line_number(fault: "LineFault") -> Invalid | Conflict:
     fault.error.message = f"line {fault.line}: {fault.error.message}"
     return fault.error
 
 
-def _body(counts: "Counts") -> Body:
+def _body(counts: "ImportCounts") -> Body:
     return {
         "applications": counts.applications,
         "chats": counts.chats,
@@ -227,7 +240,7 @@ def _body(counts: "Counts") -> Body:
     }
 
 
-def _said(counts: "Counts") -> str:
+def _counts_sentence(counts: "ImportCounts") -> str:
     """Such as “1 application, 2 chats, 3 messages; 4 lines were there already”."""
     parts = [
         f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -238,8 +251,8 @@ def _said(counts: "Counts") -> str:
         ]
         if count
     ]
-    said = ", ".join(parts) or "nothing"
+    sentence = ", ".join(parts) or "nothing"
     if counts.skipped:
         were = "line was" if counts.skipped == 1 else "lines were"
-        said += f"; {counts.skipped:,} {were} there already"
-    return said
+        sentence += f"; {counts.skipped:,} {were} there already"
+    return sentence

@@ -14,12 +14,12 @@ def up(host: Host = None, port: Port = None, until_input_ends: UntilInputEnds = 
     """
     from backend.settings import load
     from instachat_cli.console import logs
-    from instachat_cli.runtime.signals import end_with_input
+    from instachat_cli.runtime.signals import terminate_on_stdin_end
     from instachat_cli.runtime.supervisor import run
 
     if until_input_ends:
-        end_with_input()
-    logs.as_diary()
+        terminate_on_stdin_end()
+    logs.log_with_timestamps()
     run(load(host=host, port=port))
 
 
@@ -30,17 +30,17 @@ def worker(until_input_ends: UntilInputEnds = False) -> None:
 
     Several may run, on several machines. SIGTERM or Ctrl-C finishes what is under way and ends with 0.
     """
-    from instachat_cli.runtime.signals import end_at_once, end_with_input
+    from instachat_cli.runtime.signals import exit_on_signals, terminate_on_stdin_end
 
-    end_at_once()
+    exit_on_signals()
     if until_input_ends:
-        end_with_input()
+        terminate_on_stdin_end()
 
     from backend.bootstrap import open_backend
     from backend.settings import load
     from instachat_cli.console import logs
 
-    log = logs.as_diary()
+    log = logs.log_with_timestamps()
     with open_backend(load()) as core:
         log.info("worker running")
         core.worker().run()

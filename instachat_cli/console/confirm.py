@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from backend.domain.errors import Failed, Invalid
 from instachat_cli.console.output import Body, Printer
-from instachat_cli.console.stderr import talk, visible
+from instachat_cli.console.stderr import stderr, visible
 
 
 def check_can_ask(*, yes: bool, dry_run: bool) -> None:
@@ -18,9 +18,9 @@ def check_can_ask(*, yes: bool, dry_run: bool) -> None:
 
 
 def delete(
-    what: str,
+    description: str,
     body: Body,
-    act: Callable[[], None],
+    action: Callable[[], None],
     *,
     printer: Printer,
     yes: bool,
@@ -28,20 +28,20 @@ def delete(
 ) -> None:
     """Delete what is known to be there: asked about, only told about, or done at once."""
     if dry_run:
-        printer.outcome(body | {"deleted": False}, f"would delete {what}; nothing was done")
+        printer.outcome(body | {"deleted": False}, f"would delete {description}; nothing was done")
         return
     if not yes:
-        _ask(what)
-    act()
-    printer.outcome(body | {"deleted": True}, f"deleted {what}")
+        _confirm(description)
+    action()
+    printer.outcome(body | {"deleted": True}, f"deleted {description}")
 
 
-def _ask(what: str) -> None:
+def _confirm(description: str) -> None:
     """Ask whether to delete it; returns only on a yes."""
-    sys.stderr.write(f"Delete {visible(what)}? [y/N] ")
+    sys.stderr.write(f"Delete {visible(description)}? [y/N] ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):
-        talk.say("")
+        stderr.write_line("")
     if answer.strip().lower() not in ("y", "yes"):
         raise Failed("not confirmed; nothing was deleted")

@@ -22,7 +22,7 @@ from backend.domain.errors import (
     NotFound,
     Unavailable,
 )
-from instachat_cli.console.stderr import talk, visible
+from instachat_cli.console.stderr import stderr, visible
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,7 +33,7 @@ class Interrupted(KeyboardInterrupt):
         self.message = message
 
 
-class Failure(NamedTuple):
+class CommandFailure(NamedTuple):
     """A failure as the user sees it."""
 
     code: int
@@ -42,7 +42,7 @@ class Failure(NamedTuple):
     hint: str | None = None
 
 
-KINDS: tuple[tuple[type[InstaChatError], int, str], ...] = (
+EXIT_CODES: tuple[tuple[type[InstaChatError], int, str], ...] = (
     (Invalid, 2, "invalid"),
     (NotFound, 3, "not_found"),
     (CheckFailed, 4, "check_failed"),
@@ -52,39 +52,43 @@ KINDS: tuple[tuple[type[InstaChatError], int, str], ...] = (
 )
 
 
-def report(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """Say on standard error what went wrong; returns the exit code."""
-    failure = explain(error)
-    if talk.as_json:
+    failure = describe_error(error)
+    if stderr.as_json:
         from instachat_cli.console.output import dumps
 
         body = {"error": failure.name, "message": failure.message, "hint": failure.hint}
-        talk.say(dumps(body))
+        stderr.write_line(dumps(body))
     else:
-        talk.release()
-        talk.say(f"error: {visible(failure.message)}")
+        stderr.write_held()
+        stderr.write_line(f"error: {visible(failure.message)}")
         if failure.hint:
-            talk.say(f"hint: {visible(failure.hint)}")
+            stderr.write_line(f"hint: {visible(failure.hint)}")
     return failure.code
 
 
-def explain(error: BaseException) -> Failure:
+def describe_error(error: BaseException) -> CommandFailure:
     """The failure that an exception stands for."""
     match error:
         case InstaChatError():
-            code, name = next((code, name) for kind, code, name in KINDS if isinstance(error, kind))
-            return Failure(code, name, error.message, error.hint)
+            code, name = next(
+                (code, name) for kind, code, name in EXIT_CODES if isinstance(error, kind)
+            )
+            return CommandFailure(code, name, error.message, error.hint)
         case TyperException():
-            return Failure(2, "invalid", _sentence(error.format_message()), _usage_hint(error))
+            return CommandFailure(
+                2, "invalid", _sentence(error.format_message()), _usage_hint(error)
+            )
         case KeyboardInterrupt():
-            return Failure(130, "interrupted", getattr(error, "message", "interrupted"))
+            return CommandFailure(130, "interrupted", getattr(error, "message", "interrupted"))
         case OSError():
-            return Failure(1, "failed", f"{error.strerror or error}".lower())
+            return CommandFailure(1, "failed", f"{error.strerror or error}".lower())
         case MemoryError():
-            return Failure(1, "failed", "there is not enough memory")
+            return CommandFailure(1, "failed", "there is not enough memory")
     if os.environ.get("INSTACHAT_DEBUG"):
         sys.excepthook(type(error), error, error.__traceback__)
-    return Failure(
+    return CommandFailure(
         1,
         "failed",
         f"unexpected {type(error).__name__}: this is a fault of InstaChat, please report it",

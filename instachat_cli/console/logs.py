@@ -2,15 +2,15 @@
 
 import logging
 
-from instachat_cli.console.stderr import talk
+from instachat_cli.console.stderr import stderr
 
 
-def as_talk() -> None:
+def log_notices_to_stderr() -> None:
     """For a command: warnings, said as every other notice."""
-    logging.basicConfig(handlers=[_AsTalk()], level=logging.WARNING)
+    logging.basicConfig(handlers=[_NoticeHandler()], level=logging.WARNING)
 
 
-def as_diary() -> logging.Logger:
+def log_with_timestamps() -> logging.Logger:
     """For what runs on and on: a line for each event, with its time. Returns the command line's own."""
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
@@ -22,6 +22,6 @@ def as_diary() -> logging.Logger:
     return logging.getLogger("instachat_cli")
 
 
-class _AsTalk(logging.Handler):
+class _NoticeHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        talk.warning(record.getMessage())
+        stderr.warning(record.getMessage())

@@ -14,16 +14,16 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from instachat_cli.console.options import Format
-from instachat_cli.console.stderr import talk, visible
+from instachat_cli.console.stderr import stderr, visible
 
 Body = dict[str, Any]
 Emit = Callable[[Body], None]
 
-PAGE = 500  # rows of a table that are laid at once
+TABLE_PAGE_ROWS = 500  # rows of a table that are laid at once
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 # Valid inside JSON, and yet a terminal obeys some of them and a reader of lines takes others for an end.
-_AWKWARD = "[\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+_UNSAFE = "[\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
 def dumps(body: Body) -> str:
@@ -31,10 +31,10 @@ def dumps(body: Body) -> str:
     line = _encode(body)
     if line.isascii():
         return line.replace("\x7f", "\\u007f")
-    return re.sub(_AWKWARD, lambda found: f"\\u{ord(found.group()):04x}", line)
+    return re.sub(_UNSAFE, lambda found: f"\\u{ord(found.group()):04x}", line)
 
 
-class Snapshot(NamedTuple):
+class StatusView(NamedTuple):
     """What is so at one moment: for programs a body, for people labelled lines."""
 
     body: Body
@@ -44,8 +44,8 @@ class Snapshot(NamedTuple):
 class Printer:
     """Prints in the format that was asked for; else as the kind of data and the terminal suggest."""
 
-    def __init__(self, asked: Format | None) -> None:
-        self._asked = asked
+    def __init__(self, requested: Format | None) -> None:
+        self._requested = requested
 
     def one(self, body: Body, shown: Sequence[str] | None = None) -> None:
         """Print a single thing; `shown` names the fields of its record, otherwise all of them."""
@@ -70,38 +70,38 @@ class Printer:
         for line in lines:
             _write(visible(line) + "\n")
 
-    def snapshot(self, snapshot: Snapshot) -> None:
+    def view(self, view: StatusView) -> None:
         """Print how things are now."""
         if self._format(Format.JSON) is not Format.TABLE:
-            _write(dumps(snapshot.body) + "\n")
+            _write(dumps(view.body) + "\n")
             return
         from instachat_cli.console import tables
 
-        tables.print_record(snapshot.shown)
+        tables.print_record(view.shown)
 
-    def watch(self, snapshots: Iterable[Snapshot]) -> None:
+    def watch(self, views: Iterable[StatusView]) -> None:
         """Print how things are again and again: a list, or on a terminal in one place."""
         if self._format(Format.JSONL) is Format.TABLE:
             from instachat_cli.console import tables
 
-            tables.watch(snapshot.shown for snapshot in snapshots)
+            tables.watch(view.shown for view in views)
             return
         with self.stream(flush=True) as emit:
-            for snapshot in snapshots:
-                emit(snapshot.body)
+            for view in views:
+                emit(view.body)
 
-    def many(self, bodies: Iterable[Body], columns: Sequence[str], none: str = "nothing") -> None:
-        """Print a list; `columns` names the fields that fit in a table, which says `none` if it is empty."""
+    def many(self, bodies: Iterable[Body], columns: Sequence[str], empty: str = "nothing") -> None:
+        """Print a list; `columns` names the fields that fit in a table, which says `empty` if it is empty."""
         if self._format(Format.JSONL) is Format.TABLE:
             from instachat_cli.console import tables
 
             count = 0
             rows = iter(bodies)
-            while page := list(islice(rows, PAGE)):
+            while page := list(islice(rows, TABLE_PAGE_ROWS)):
                 tables.print_page(page, columns, header=count == 0)
                 count += len(page)
             if not count:
-                talk.note(none)
+                stderr.note(empty)
             return
         with self.stream() as emit:
             for body in bodies:
@@ -140,8 +140,8 @@ class Printer:
                 _write("\n]\n")
 
     def _format(self, otherwise: Format) -> Format:
-        if self._asked is not None:
-            return self._asked
+        if self._requested is not None:
+            return self._requested
         return Format.TABLE if sys.stdout.isatty() else otherwise
 
 

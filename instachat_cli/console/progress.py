@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     import rich.progress
 
-UPDATES = 0.1  # seconds between two
+MIN_UPDATE_SECONDS = 0.1  # seconds between two
 
 
 class Progress:
     """A line that is drawn again and again, and gone at the end."""
 
-    def __init__(self, what: str, total: int | None) -> None:
-        self._what = what
+    def __init__(self, noun: str, total: int | None) -> None:
+        self._noun = noun
         self._total = total
         self._bar: rich.progress.Progress | None = None
-        self._since = time.monotonic()
-        self._drawn = 0.0
+        self._started_at = time.monotonic()
+        self._drawn_at = 0.0
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -38,10 +38,10 @@ class Progress:
     def update(self, done: int, read: int) -> None:
         """So many are done; the source has been read as far as `read`, of the total."""
         now = time.monotonic()
-        if self._bar is None or now - self._drawn < UPDATES:
+        if self._bar is None or now - self._drawn_at < MIN_UPDATE_SECONDS:
             return
-        self._drawn = now
-        rate = done / max(now - self._since, 0.001)
+        self._drawn_at = now
+        rate = done / max(now - self._started_at, 0.001)
         self._bar.update(self._task, completed=read, done=f"{done:,}", rate=f"{rate:,.0f}")
 
     def _start(self) -> None:
@@ -50,7 +50,7 @@ class Progress:
         from rich.progress import Progress as Bar
 
         self._bar = Bar(
-            TextColumn("{task.fields[done]} " + self._what),
+            TextColumn("{task.fields[done]} " + self._noun),
             BarColumn(24),
             TextColumn("{task.fields[rate]}/s"),
             TimeRemainingColumn() if self._total else TimeElapsedColumn(),

@@ -1,4 +1,4 @@
-"""Talk: what is said on standard error. Data never goes here, and talk never to standard output."""
+"""StandardError: what is said on standard error. Data never goes here, and talk never to standard output."""
 
 import sys
 from contextlib import suppress
@@ -20,7 +20,7 @@ def visible(text: str) -> str:
     return text.translate(_VISIBLE)
 
 
-class Talk:
+class StandardError:
     """Standard error.
 
     With `-o json` an error is to be the only thing there, so notes are held back until the command is
@@ -33,29 +33,29 @@ class Talk:
 
     def note(self, message: str) -> None:
         """Something good to know."""
-        self._notice(f"note: {visible(message)}")
+        self._write_notice(f"note: {visible(message)}")
 
     def warning(self, message: str) -> None:
         """Something that may need a hand."""
-        self._notice(f"warning: {visible(message)}")
+        self._write_notice(f"warning: {visible(message)}")
 
-    def say(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """A line, at once; where nobody can hear it any more, that is no failure."""
         with suppress(OSError):
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
-    def release(self) -> None:
+    def write_held(self) -> None:
         """Say what was held back."""
         held, self._held = self._held, []
         for line in held:
-            self.say(line)
+            self.write_line(line)
 
-    def _notice(self, line: str) -> None:
+    def _write_notice(self, line: str) -> None:
         if self.as_json:
             self._held.append(line)
         else:
-            self.say(line)
+            self.write_line(line)
 
 
-talk = Talk()
+stderr = StandardError()

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from backend.domain.errors import Invalid
 from backend.domain.model import MAX_BATCH, MAX_TEXT, checked_text
 from backend.ingest import accept
-from instachat_cli.runtime.bulk_create import Chunk
+from instachat_cli.runtime.bulk_create import RequestChunk
 
 READ_BYTES = 1 << 18
 CHUNK_BYTES = 1 << 20  # of text in one request, so that it is quickly answered
 PAUSE_MILLISECONDS = 50
-MAX_LINE = 4 * MAX_TEXT  # UTF-8 takes four bytes at most
-TOO_LONG = f"the text of a message has more than {MAX_TEXT:,} characters"
+MAX_LINE_BYTES = 4 * MAX_TEXT  # UTF-8 takes four bytes at most
+TOO_LONG_MESSAGE = f"the text of a message has more than {MAX_TEXT:,} characters"
 
 
 def size(fd: int) -> int | None:
@@ -27,40 +27,42 @@ def size(fd: int) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def chunks(fd: int, token: str, chat: int) -> Iterator[Chunk]:
+def chunks(fd: int, token: str, chat: int) -> Iterator[RequestChunk]:
     """Requests for messages, one for each line.
 
     At the first bad line: Invalid, with its number, once what is before it was yielded.
     """
     number = read = 0  # of lines and bytes until here
-    for lines in _batches(fd):
+    for lines in _read_batches(fd):
         read += sum(map(len, lines)) + len(lines)
         try:
-            request = accept.messages(token, chat, _texts(lines))
+            request = accept.messages(token, chat, _decode_lines(lines))
         except Invalid:  # of which line? Looked for only now: good lines are checked but once
-            good, fault = _until_bad(lines)
+            good, fault = _split_at_first_bad(lines)
             if good:
-                yield Chunk(accept.messages(token, chat, good), len(good), read)
+                yield RequestChunk(accept.messages(token, chat, good), len(good), read)
             raise Invalid(f"line {number + len(good) + 1}: {fault}") from None
         number += len(lines)
-        yield Chunk(request, len(lines), read)
+        yield RequestChunk(request, len(lines), read)
 
 
-def _texts(lines: list[bytes]) -> list[str]:
-    if max(map(len, lines)) > MAX_LINE:
-        raise Invalid(TOO_LONG)
+def _decode_lines(lines: list[bytes]) -> list[str]:
+    if max(map(len, lines)) > MAX_LINE_BYTES:
+        raise Invalid(TOO_LONG_MESSAGE)
     try:
         return b"\n".join(lines).decode().split("\n")
     except UnicodeDecodeError:
         raise Invalid("not valid UTF-8") from None
 
 
-def _until_bad(lines: list[bytes]) -> tuple[list[str], str]:
+def _split_at_first_bad(lines: list[bytes]) -> tuple[list[str], str]:
     """The texts before the first bad line, and what is wrong with that."""
     good: list[str] = []
     for line in lines:
-        if len(line) > MAX_LINE:  # perhaps only its beginning, which may end within a character
-            return good, TOO_LONG
+        if (
+            len(line) > MAX_LINE_BYTES
+        ):  # perhaps only its beginning, which may end within a character
+            return good, TOO_LONG_MESSAGE
         try:
             good.append(checked_text(line.decode()))
         except UnicodeDecodeError as error:
@@ -70,7 +72,7 @@ def _until_bad(lines: list[bytes]) -> tuple[list[str], str]:
     raise AssertionError("one of them is bad")
 
 
-def _batches(fd: int) -> Iterator[list[bytes]]:
+def _read_batches(fd: int) -> Iterator[list[bytes]]:
     """Lines in batches, each as many as there are to be read just now."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
@@ -83,8 +85,8 @@ def _batches(fd: int) -> Iterator[list[bytes]]:
             batch, batch_bytes = [], 0
         data = os.read(fd, READ_BYTES)
         *lines, rest = (rest + data).split(b"\n")
-        endless = len(rest) > MAX_LINE
-        if rest and (endless or not data):
+        too_long = len(rest) > MAX_LINE_BYTES
+        if rest and (too_long or not data):
             lines.append(rest)
         for line in lines:
             batch.append(line)
@@ -92,7 +94,7 @@ def _batches(fd: int) -> Iterator[list[bytes]]:
             if len(batch) == MAX_BATCH or batch_bytes > CHUNK_BYTES:
                 yield batch
                 batch, batch_bytes = [], 0
-        if endless or not data:
+        if too_long or not data:
             if batch:
                 yield batch
             return

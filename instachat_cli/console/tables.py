@@ -1,4 +1,4 @@
-"""How things look to people: tables for lists, records for single things. Imported late: Rich is heavy.
+"""How things column to people: tables for lists, records for single things. Imported late: Rich is heavy.
 
 Columns are few and the last one takes what room is left, so that 80 columns are enough and a text that is
 written from right to left has nothing behind it to upset. Texts pass `visible`: nothing in them reaches
@@ -20,40 +20,40 @@ from instachat_cli.console.stderr import visible
 Body = dict[str, Any]
 
 
-class Look(NamedTuple):
+class Column(NamedTuple):
     """How a field is shown: its title, and its column."""
 
     title: str
     justify: Literal["left", "right"] = "left"
-    least: int | None = None  # wide, so that the pages of a long list keep their columns
+    min_width: int | None = None  # wide, so that the pages of a long list keep their columns
     fold: bool = False  # over as many lines as it takes, rather than cut to one
-    cut: bool = False  # where the table would be too wide
+    truncate: bool = False  # where the table would be too wide
 
 
-LOOKS = {
-    "token": Look("TOKEN", least=32),
-    "name": Look("NAME", cut=True),
-    "number": Look("NUMBER", "right", 6),
-    "chats_count": Look("CHATS", "right", 5),
-    "messages_count": Look("MESSAGES", "right", 8),
-    "created_at": Look("CREATED (UTC)", least=19),
-    "updated_at": Look("UPDATED (UTC)", least=19),
-    "text": Look("TEXT", cut=True),
-    "setting": Look("SETTING", least=25),
-    "value": Look("VALUE", fold=True),
-    "origin": Look("ORIGIN", least=11),
-    "id": Look("ID"),
-    "kind": Look("KIND", least=7),
-    "chat": Look("CHAT", "right", 4),
-    "detail": Look("WHAT DIFFERS", fold=True),
-    "reason": Look("REASON", fold=True),
-    "event": Look("EVENT", fold=True),
-    "severity": Look("", least=7),
-    "check": Look("CHECK", least=23),
-    "message": Look("MESSAGE", fold=True),
+COLUMNS = {
+    "token": Column("TOKEN", min_width=32),
+    "name": Column("NAME", truncate=True),
+    "number": Column("NUMBER", "right", 6),
+    "chats_count": Column("CHATS", "right", 5),
+    "messages_count": Column("MESSAGES", "right", 8),
+    "created_at": Column("CREATED (UTC)", min_width=19),
+    "updated_at": Column("UPDATED (UTC)", min_width=19),
+    "text": Column("TEXT", truncate=True),
+    "setting": Column("SETTING", min_width=25),
+    "value": Column("VALUE", fold=True),
+    "origin": Column("ORIGIN", min_width=11),
+    "id": Column("ID"),
+    "kind": Column("KIND", min_width=7),
+    "chat": Column("CHAT", "right", 4),
+    "detail": Column("WHAT DIFFERS", fold=True),
+    "reason": Column("REASON", fold=True),
+    "event": Column("EVENT", fold=True),
+    "severity": Column("", min_width=7),
+    "check": Column("CHECK", min_width=23),
+    "message": Column("MESSAGE", fold=True),
 }
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "unknown": "magenta"}
-LEAD = 12  # characters before the first match, when a text is too long for its line
+CONTEXT_CHARACTERS = 12  # characters before the first match, when a text is too long for its line
 
 
 def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) -> None:
@@ -61,21 +61,21 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
     console = Console(highlight=False, soft_wrap=False)
     table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        look = LOOKS[name]
+        column = COLUMNS[name]
         table.add_column(
-            look.title,
-            justify=look.justify,
-            min_width=look.least,
-            no_wrap=not look.fold,
-            overflow="fold" if look.fold else "ellipsis",
+            column.title,
+            justify=column.justify,
+            min_width=column.min_width,
+            no_wrap=not column.fold,
+            overflow="fold" if column.fold else "ellipsis",
             header_style="bold",
-            ratio=1 if look.cut else None,
+            ratio=1 if column.truncate else None,
         )
     for row in rows:
-        table.add_row(*(_cell(console, name, row) for name in columns))
+        table.add_row(*(_format_cell(console, name, row) for name in columns))
     # Only a table that expands takes a column for the one to be cut; else Rich takes from all.
     unbounded = console.options.update(max_width=1 << 20)
-    if any(LOOKS[name].cut for name in columns):
+    if any(COLUMNS[name].truncate for name in columns):
         table.expand = console.measure(table, options=unbounded).maximum > console.width
     console.print(table)
 
@@ -103,27 +103,29 @@ def _record(fields: Body) -> Table:
     for name, value in fields.items():
         lines = value.split("\n") if name == "text" else [value]
         grid.add_row(
-            LOOKS[name].title.partition(" ")[0].lower() if name in LOOKS else name,
-            Text("\n".join(_plain(name, line) for line in lines)).append(_zone(name)),
+            COLUMNS[name].title.partition(" ")[0].lower() if name in COLUMNS else name,
+            Text("\n".join(_format_value(name, line) for line in lines)).append(
+                _time_zone_suffix(name)
+            ),
         )
     return grid
 
 
-def _cell(console: Console, name: str, row: Body) -> Text:
+def _format_cell(console: Console, name: str, row: Body) -> Text:
     value = row[name]
     if name == "severity":
         return Text(value, style=COLOURS[value])
     if name == "message":
-        return _two(row["message"], row["remedy"] and f"→ {row['remedy']}", "bold")
+        return _two_lines(row["message"], row["remedy"] and f"→ {row['remedy']}", "bold")
     if name == "value":
-        return _two(_plain(name, value), row["meaning"], "dim")
-    text = Text(_plain(name, value))
+        return _two_lines(_format_value(name, value), row["meaning"], "dim")
+    text = Text(_format_value(name, value))
     if name == "text" and "highlight" in row:
-        return _marked(console, text, row["highlight"])
-    return text[: console.width] if not LOOKS[name].fold else text
+        return _mark_matches(console, text, row["highlight"])
+    return text[: console.width] if not COLUMNS[name].fold else text
 
 
-def _plain(name: str, value: Any) -> str:
+def _format_value(name: str, value: Any) -> str:
     if value is None:
         return "(unset)" if name == "value" else "-"
     if name.endswith("_at"):
@@ -131,18 +133,18 @@ def _plain(name: str, value: Any) -> str:
     return visible(str(value))
 
 
-def _zone(name: str) -> str:
+def _time_zone_suffix(name: str) -> str:
     """What a column's title says of it, and a record has to say itself."""
     return " UTC" if name.endswith("_at") else ""
 
 
-def _two(first: str, second: str | None, style: str) -> Text:
+def _two_lines(first: str, second: str | None, style: str) -> Text:
     """One under the other."""
     text = Text(visible(first))
     return text.append(f"\n{visible(second)}", style=style) if second else text
 
 
-def _marked(console: Console, text: Text, places: list[list[int]]) -> Text:
+def _mark_matches(console: Console, text: Text, places: list[list[int]]) -> Text:
     """The text with its matches marked, cut at its front where the first would not be seen."""
     for start, end in places:
         text.stylize("bold reverse", start, end)
@@ -150,6 +152,9 @@ def _marked(console: Console, text: Text, places: list[list[int]]) -> Text:
         for start, end in reversed(places):
             text = text[:start] + Text("[") + text[start:end] + Text("]") + text[end:]
     first = places[0][0] if places else 0
-    if first > LEAD and cell_len(text.plain[: first + LEAD]) > console.width // 2:
-        text = Text("…") + text[first - LEAD :]
+    if (
+        first > CONTEXT_CHARACTERS
+        and cell_len(text.plain[: first + CONTEXT_CHARACTERS]) > console.width // 2
+    ):
+        text = Text("…") + text[first - CONTEXT_CHARACTERS :]
     return text[: console.width]

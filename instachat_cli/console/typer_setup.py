@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 Function = TypeVar("Function", bound=Callable[..., None])
 
 _CLAUSES = re.compile("[,;] ")
-_SETTINGS = {"help_option_names": ["-h", "--help"]}
+_CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 def group(
@@ -29,16 +29,16 @@ def group(
         add_completion=False,
         rich_markup_mode=None,  # Rich alone would double the time of `--help`
         pretty_exceptions_enable=False,
-        context_settings=_SETTINGS,
+        context_settings=_CONTEXT_SETTINGS,
     )
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
     """Declare a command of a group; the function's docstring is its help."""
-    return app.command(name, cls=Command, context_settings=_SETTINGS)
+    return app.command(name, cls=Command, context_settings=_CONTEXT_SETTINGS)
 
 
-class _LeadsWithExample:
+class _ExampleFirstHelp:
     """Help that shows the docstring's example first."""
 
     help: str | None
@@ -65,16 +65,16 @@ class _LeadsWithExample:
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """The docstring without its example."""
-        whole, self.help = self.help, _description(self.help or "")
+        full_help, self.help = self.help, _description(self.help or "")
         super().format_help_text(ctx, formatter)  # type: ignore[misc]
-        self.help = whole
+        self.help = full_help
 
 
-class Command(_LeadsWithExample, TyperCommand):
+class Command(_ExampleFirstHelp, TyperCommand):
     """A verb."""
 
 
-class Group(_LeadsWithExample, TyperGroup):
+class Group(_ExampleFirstHelp, TyperGroup):
     """A noun, or the program itself. Alone it shows its help."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

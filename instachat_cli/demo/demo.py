@@ -49,7 +49,7 @@ SEARCHES = [
 
 
 @dataclass
-class Story:
+class DemoLedger:
     """What the demo has sent so far: the list that the proof goes by."""
 
     tokens: dict[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Story:
     accepted: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, token: str, chat: int, number: int, text: str) -> None:
+    def record(self, token: str, chat: int, number: int, text: str) -> None:
         """Remember an answer; AssertionError if that number was answered before."""
         with self.lock:
             numbers = self.answers.setdefault((token, chat), {})
@@ -67,12 +67,12 @@ class Story:
             self.accepted += 1
 
 
-def tell(settings: "Settings", *, aside: bool = False) -> dict[str, Any]:
-    """Tell the story on standard output (on standard error if `aside`); returns what was measured.
+def run_demo(settings: "Settings", *, to_stderr: bool = False) -> dict[str, Any]:
+    """Tell the story on standard output (on standard error if `to_stderr`); returns what was measured.
 
     Raises CheckFailed if anything answered is lost, doubled, changed or out of order.
     """
-    console = Console(stderr=aside, highlight=False, width=None if sys.stdout.isatty() else 80)
+    console = Console(stderr=to_stderr, highlight=False, width=None if sys.stdout.isatty() else 80)
     where = "private engines" if settings.database_url is None else "the engines that are set"
     console.print(
         Text.assemble(
@@ -83,7 +83,7 @@ def tell(settings: "Settings", *, aside: bool = False) -> dict[str, Any]:
     )
     measured: dict[str, Any] = {}
     with open_backend(settings) as backend:
-        _Demo(backend, console, measured).tell()
+        _Demo(backend, console, measured).run()
     return measured
 
 
@@ -92,45 +92,45 @@ class _Demo:
         self.backend = backend
         self.console = console
         self.measured = measured
-        self.story = Story()
+        self.ledger = DemoLedger()
 
-    def tell(self) -> None:
-        spoken = list(conversations())
-        self._create(spoken)
+    def run(self) -> None:
+        dialogues = list(conversations())
+        self._create(dialogues)
         with _worker() as worker:
-            self._send(spoken, worker)
+            self._send(dialogues, worker)
         with _worker():
             self._wait_until_stored()
-            self._prove()
+            self._verify_answers()
             self._search()
             self._time_to_stored()
-            self._counts_and_truth()
-        self._measures()
+            self._compare_counts()
+        self._print_measurements()
         with _worker():
-            self._load()
+            self._run_load()
 
     # -- 1 -----------------------------------------------------------------------------------------
 
-    def _create(self, spoken: Sequence[Conversation]) -> None:
+    def _create(self, dialogues: Sequence[Conversation]) -> None:
         """One application a language, one chat a topic."""
-        languages = dict.fromkeys(c.language for c in spoken)
+        languages = dict.fromkeys(c.language for c in dialogues)
         for language in languages:
-            topics = [c.topic for c in spoken if c.language == language]
+            topics = [c.topic for c in dialogues if c.language == language]
             token = self.backend.catalog.create_application(language).token
             first = self.backend.acceptor.accept(accept.chats(token, len(topics))).first
-            self.story.tokens[language] = token
-            self.story.chats |= {(token, t): first + i for i, t in enumerate(topics)}
+            self.ledger.tokens[language] = token
+            self.ledger.chats |= {(token, t): first + i for i, t in enumerate(topics)}
         self._headline(1, "Applications and chats")
         self.console.print(
-            f"One application a language: {len(languages)}. One chat a topic: {len(spoken)}.\n"
+            f"One application a language: {len(languages)}. One chat a topic: {len(dialogues)}.\n"
             "The chats take messages at once; their rows come later, with the first worker.\n"
         )
 
     # -- 2 -----------------------------------------------------------------------------------------
 
-    def _send(self, spoken: Sequence[Conversation], worker: "subprocess.Popen[bytes]") -> None:
+    def _send(self, dialogues: Sequence[Conversation], worker: "subprocess.Popen[bytes]") -> None:
         """Every line a message, by several senders at once; the worker is killed in the middle."""
-        total = sum(len(c.lines) for c in spoken)
+        total = sum(len(c.lines) for c in dialogues)
         self._headline(2, f"{total:,} lines of conversation, and kill -9 in the middle")
         start = time.monotonic()
         killed_at = 0
@@ -138,13 +138,13 @@ class _Demo:
             self._progress("accepted", total) as advance,
             ThreadPoolExecutor(SENDERS) as senders,
         ):
-            sending = [senders.submit(self._send_conversation, c) for c in spoken]
+            sending = [senders.submit(self._send_conversation, c) for c in dialogues]
             while not all(done.done() for done in sending):
                 time.sleep(0.02)
-                advance(self.story.accepted)
-                if not killed_at and self.story.accepted > total / 2:
+                advance(self.ledger.accepted)
+                if not killed_at and self.ledger.accepted > total / 2:
                     worker.send_signal(signal.SIGKILL)
-                    killed_at = self.story.accepted
+                    killed_at = self.ledger.accepted
             for done in sending:
                 done.result()
         seconds = time.monotonic() - start
@@ -161,11 +161,11 @@ class _Demo:
         )
 
     def _send_conversation(self, conversation: Conversation) -> None:
-        token = self.story.tokens[conversation.language]
-        chat = self.story.chats[token, conversation.topic]
+        token = self.ledger.tokens[conversation.language]
+        chat = self.ledger.chats[token, conversation.topic]
         for line in conversation.lines:
-            given = self.backend.acceptor.accept(accept.messages(token, chat, [line]))
-            self.story.note(token, chat, given.first, line)
+            accepted = self.backend.acceptor.accept(accept.messages(token, chat, [line]))
+            self.ledger.record(token, chat, accepted.first, line)
 
     # -- 3 -----------------------------------------------------------------------------------------
 
@@ -179,10 +179,10 @@ class _Demo:
             time.sleep(0.005)
         self.measured["left_to_the_second_worker"] = waiting
 
-    def _prove(self) -> None:
+    def _verify_answers(self) -> None:
         """Compare every answer with what is stored."""
         lost = doubled = changed = 0
-        for (token, chat), answers in self.story.answers.items():
+        for (token, chat), answers in self.ledger.answers.items():
             stored = [(m.number, m.text) for m in self.backend.catalog.messages(token, chat)]
             numbers = [number for number, _ in stored]
             doubled += len(numbers) - len(set(numbers))
@@ -191,11 +191,11 @@ class _Demo:
             if numbers != sorted(numbers) or set(numbers) != set(range(1, len(answers) + 1)):
                 lost += 1
         self._headline(3, "The proof: every answer against every row")
-        stored_count = sum(len(answers) for answers in self.story.answers.values())
+        stored_count = sum(len(answers) for answers in self.ledger.answers.values())
         self.console.print(
             f"{stored_count:,} answers compared: {lost} lost, {doubled} doubled, {changed} changed; "
-            "numbers 1, 2, 3 …\nwithout a hole in each of "
-            f"{len(self.story.answers)} chats. "
+            "numbers 1, 2, 3 …\nwithout a gap in each of "
+            f"{len(self.ledger.answers)} chats. "
             "A second worker went on where the first one died.\n"
         )
         self.measured |= {"lost": lost, "doubled": doubled, "changed": changed}
@@ -212,26 +212,28 @@ class _Demo:
         table.add_column("found", justify="right", no_wrap=True)
         table.add_column("ms", justify="right", no_wrap=True)
         table.add_column("first of them", no_wrap=True, overflow="ellipsis", max_width=42)
-        for language, wanted, keyword in SEARCHES:
-            topic, found, seconds = self._search_in(language, wanted, keyword)
+        for language, wanted_topic, keyword in SEARCHES:
+            topic, found, seconds = self._search_language(language, wanted_topic, keyword)
             table.add_row(
                 f"{language}/{topic}",
                 f"{len(found)}",
                 f"{seconds * 1000:.1f}",
-                _marked(found[0], self.console.is_terminal) if found else Text("-"),
+                _mark_matches(found[0], self.console.is_terminal) if found else Text("-"),
             )
         self.console.print(table)
         self.console.print()
 
-    def _search_in(
-        self, language: str, wanted: str | None, keyword: str
+    def _search_language(
+        self, language: str, wanted_topic: str | None, keyword: str
     ) -> tuple[str, list[Match], float]:
         """The first chat of a language in which the keyword is found."""
-        token = self.story.tokens[language]
-        topics = [t for owner, t in self.story.chats if owner == token and wanted in (None, t)]
+        token = self.ledger.tokens[language]
+        topics = [
+            t for owner, t in self.ledger.chats if owner == token and wanted_topic in (None, t)
+        ]
         for topic in topics:
             start = time.monotonic()
-            chat = self.story.chats[token, topic]
+            chat = self.ledger.chats[token, topic]
             found = list(self.backend.catalog.search(token, chat, keyword))
             seconds = time.monotonic() - start
             if found:
@@ -240,13 +242,13 @@ class _Demo:
 
     def _time_to_stored(self) -> None:
         """From the answer to the row, one message at a time on the idle system."""
-        token = next(iter(self.story.tokens.values()))
+        token = next(iter(self.ledger.tokens.values()))
         chat = self.backend.acceptor.accept(accept.chats(token)).first
         times = []
         for n in range(PROBES):
             start = time.monotonic()
-            given = self.backend.acceptor.accept(accept.messages(token, chat, [f"probe {n}"]))
-            if not self.backend.catalog.wait_stored(given.shard, given.entry, 10):
+            accepted = self.backend.acceptor.accept(accept.messages(token, chat, [f"probe {n}"]))
+            if not self.backend.catalog.wait_stored(accepted.shard, accepted.entry, 10):
                 raise CheckFailed("a message was not stored within 10 s", "see `instachat status`")
             times.append((time.monotonic() - start) * 1000)
         self.measured |= {
@@ -256,20 +258,20 @@ class _Demo:
 
     # -- 5 -----------------------------------------------------------------------------------------
 
-    def _counts_and_truth(self) -> None:
+    def _compare_counts(self) -> None:
         """Counts live against stored, a sync, and what `reconcile` says of it all."""
         self._headline(5, "Counts, and one truth in every store")
         live = sum(
             chat.messages_count
-            for token in self.story.tokens.values()
+            for token in self.ledger.tokens.values()
             for chat in self.backend.catalog.chats(token)
         )
         before = self._counts_in_sql()
-        synced = sum(1 for _ in self.backend.syncer.sync())
+        synced = sum(1 for _ in self.backend.counter_sync.sync())
         after = self._counts_in_sql()
         begin = time.monotonic()
         work = self.backend.reconciler.begin()
-        findings = [f for f in work.findings() if f.token in self.story.tokens.values()]
+        findings = [f for f in work.findings() if f.token in self.ledger.tokens.values()]
         seconds = time.monotonic() - begin
         self.console.print(
             f"Messages by the live counters: {live:,}. By SQL's columns, which follow\n"
@@ -290,13 +292,13 @@ class _Demo:
         """What SQL's count columns add up to, of the demo's own applications."""
         with self.backend.database.connect() as connection:
             return sum(
-                counter_columns.count_of_messages(connection, token)
-                for token in self.story.tokens.values()
+                counter_columns.sum_message_counts(connection, token)
+                for token in self.ledger.tokens.values()
             )
 
     # -- 6 -----------------------------------------------------------------------------------------
 
-    def _measures(self) -> None:
+    def _print_measurements(self) -> None:
         self._headline(6, "Measured")
         stored = self._storing_rate()
         self.measured["stored_per_second"] = round(stored)
@@ -318,16 +320,16 @@ class _Demo:
 
     # -- 7 -----------------------------------------------------------------------------------------
 
-    def _load(self) -> None:
+    def _run_load(self) -> None:
         self.console.print()
         self._headline(7, "A short load over HTTP, and its audit")
         self.measured |= load.load(self.console)
 
     def _storing_rate(self) -> float:
         """Rows a second of one drain in this process, with nothing else to do."""
-        token = next(iter(self.story.tokens.values()))
+        token = next(iter(self.ledger.tokens.values()))
         chat = self.backend.acceptor.accept(accept.chats(token)).first
-        lines = [line for answers in self.story.answers.values() for line in answers.values()]
+        lines = [line for answers in self.ledger.answers.values() for line in answers.values()]
         for start in range(0, len(lines), 1000):
             batch = lines[start : start + 1000]
             self.backend.acceptor.accept(accept.messages(token, chat, batch))
@@ -360,7 +362,7 @@ def _worker() -> Iterator["subprocess.Popen[bytes]"]:
         process.wait()
 
 
-def _marked(match: Match, styled: bool) -> Text:
+def _mark_matches(match: Match, styled: bool) -> Text:
     """The message with its matches marked: by colour on a terminal, by brackets elsewhere."""
     shown, text = Text(), visible(match.message.text)
     at = 0

@@ -21,14 +21,14 @@ def load(console: "Console") -> dict[str, Any]:
     """
     from loadtest.errors import CouldNotRun
     from loadtest.run import runner
-    from loadtest.run.choices import Scenario, Shape
-    from loadtest.run.installation import served
+    from loadtest.run.choices import Profile, Scenario
+    from loadtest.run.installation import api_server
     from loadtest.run.plan import plan
 
-    smoke = plan(Scenario.MIXED, Shape.SMOKE, seed=1, users=USERS, seconds=SECONDS)
+    smoke = plan(Scenario.MIXED, Profile.SMOKE, seed=1, users=USERS, seconds=SECONDS)
     try:
-        with served() as host:
-            result = runner.run(runner.Wish(smoke, host), lambda _: None)
+        with api_server() as host:
+            result = runner.run(runner.RunOptions(smoke, host), lambda _: None)
     except CouldNotRun as error:
         raise Failed(f"the load could not be made: {error}") from None
     console.print(

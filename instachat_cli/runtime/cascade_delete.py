@@ -17,18 +17,18 @@ from instachat_cli.console.progress import Progress
 if TYPE_CHECKING:
     from backend.bootstrap import Backend
 
-Thing = TypeVar("Thing")
+Target = TypeVar("Target")
 
 
-def found(core: "Backend", parent: Parent, look: Callable[[], Thing]) -> Thing | None:
+def find_target(core: "Backend", parent: Parent, fetch: Callable[[], Target]) -> Target | None:
     """What is to be deleted; None if it is deleted already and something is left of it. NotFound."""
     try:
-        return look()
+        return fetch()
     except NotFound:
         checked_token(parent.token)
         if parent.chat is not None:
             checked_number(parent.chat)
-        if core.clearer.left(parent) is None:
+        if core.cascade_deleter.count_remaining(parent) is None:
             raise
         return None
 
@@ -36,9 +36,9 @@ def found(core: "Backend", parent: Parent, look: Callable[[], Thing]) -> Thing |
 def delete(
     core: "Backend",
     parent: Parent,
-    what: str,
+    description: str,
     body: Body,
-    act: Callable[[], None],
+    delete_parent: Callable[[], None],
     *,
     printer: Printer,
     yes: bool,
@@ -46,12 +46,12 @@ def delete(
 ) -> None:
     """Delete what is known to be there, or to be left, asked about as `consent` does."""
 
-    def whole() -> None:
+    def run() -> None:
         decided = False
         try:
-            act()
+            delete_parent()
             decided = True
-            _clear(core, parent)
+            _delete_children(core, parent)
         except KeyboardInterrupt:
             rest = "what is left of it" if decided else "it"
             raise Interrupted(
@@ -60,12 +60,12 @@ def delete(
                 " runs, or when the same command is given again"
             ) from None
 
-    confirm.delete(what, body, whole, printer=printer, yes=yes, dry_run=dry_run)
+    confirm.delete(description, body, run, printer=printer, yes=yes, dry_run=dry_run)
 
 
-def _clear(core: "Backend", parent: Parent) -> None:
+def _delete_children(core: "Backend", parent: Parent) -> None:
     done = 0
-    with Progress("messages dropped", core.clearer.left(parent)) as progress:
-        for dropped in core.clearer.clear(parent):
+    with Progress("messages dropped", core.cascade_deleter.count_remaining(parent)) as progress:
+        for dropped in core.cascade_deleter.delete(parent):
             done += dropped
             progress.update(done, done)

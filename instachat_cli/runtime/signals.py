@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def end_at_once() -> None:
+def exit_on_signals() -> None:
     """Have SIGTERM and SIGINT end this process with 0, until its work begins and listens by itself.
 
     Not by an exception: what is raised while modules are loaded may be swallowed there.
@@ -17,7 +17,7 @@ def end_at_once() -> None:
         signal.signal(number, lambda *_: os._exit(0))
 
 
-def end_with_input() -> None:
+def terminate_on_stdin_end() -> None:
     """Have this process asked to end, as by SIGTERM, when its standard input ends."""
 
     def watch() -> None:
@@ -29,7 +29,7 @@ def end_with_input() -> None:
 
 
 @contextmanager
-def as_ctrl_c() -> Iterator[None]:
+def signals_as_keyboard_interrupt() -> Iterator[None]:
     """Have SIGTERM and the terminal's closing do what Ctrl-C does: what was begun is tidied up."""
 
     def interrupt(*_: object) -> None:

@@ -17,61 +17,69 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from backend.api.server.address import answers, check_free, url
+from backend.api.server.address import check_free, is_responding, url
 from backend.bootstrap import (
-    Addresses,
     Backend,
-    addresses,
+    EngineUrls,
     assemble,
     durability_faults,
+    engine_urls,
     open_log,
 )
 from backend.domain.errors import InstaChatError
-from backend.settings import Settings, redacted, variable
+from backend.settings import Settings, environment_variable, redact
 from backend.storage.postgres import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from instachat_cli.console.exit_codes import Interrupted
-from instachat_cli.console.stderr import talk
+from instachat_cli.console.stderr import stderr
 
-TICK_SECONDS = 0.1
-ENSURE_SECONDS = 1.0
-STARTS_WITHIN = 10.0
-SERVER_ENDS_WITHIN = 9.0  # it gives its own processes a little less
-WORKER_ENDS_WITHIN = 5.0  # what it has not finished by then is kept in the log
-DRAINED_WITHIN = 4.0
-FIRST_PAUSE = 0.5  # before a worker that died is started again; doubled each time
-LONGEST_PAUSE = 30.0
+POLL_SECONDS = 0.1
+ENGINE_CHECK_SECONDS = 1.0
+START_TIMEOUT_SECONDS = 10.0
+SERVER_STOP_TIMEOUT_SECONDS = 9.0  # it gives its own processes a little less
+WORKER_STOP_TIMEOUT_SECONDS = 5.0  # what it has not finished by then is kept in the log
+DRAIN_TIMEOUT_SECONDS = 4.0
+MIN_RESTART_DELAY_SECONDS = 0.5  # before a worker that died is started again; doubled each time
+MAX_RESTART_DELAY_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0  # a worker that lived for so long begins anew with the first pause
-PACKAGES = Path(__file__).parents[2]
+SOURCE_ROOT = Path(__file__).parents[2]
 logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
     """Run everything until the first Ctrl-C or SIGTERM, then store what is accepted.
 
-    Raises Interrupted at the second one, and as `addresses` and `upgrade` do at the start.
+    Raises Interrupted at the second one, and as `engine_urls` and `upgrade` do at the start.
     """
-    stop = _Stop()
-    server, worker = _Process("server", "serve"), _Process("worker", "worker")
+    stop = _StopRequest()
+    server, worker = _SupervisedProcess("server", "serve"), _SupervisedProcess("worker", "worker")
     check_free(settings.host, settings.port)
-    with stop.heeded(), addresses(settings) as at, closing(Database(at.database)) as database:
+    with (
+        stop.installed(),
+        engine_urls(settings) as urls,
+        closing(Database(urls.database)) as database,
+    ):
         before, schema = upgrade(database)
-        with closing(open_log(settings, at)) as log:
+        with closing(open_log(settings, urls)) as log:
             log.ping()
-            core = assemble(settings, at, database, log)
+            core = assemble(settings, urls, database, log)
             try:
-                _say_where(settings, at, before, schema)
+                _print_addresses(settings, urls, before, schema)
                 worker.start()
-                server.start(_address(settings))
-                _await(lambda: bool(core.log.workers()), lambda: stop.asked)
-                _await(lambda: answers(settings.host, settings.port), lambda: stop.asked)
-                if not stop.asked:
-                    _say_ready(core)
-                _tend(at, [worker, server], lambda: stop.asked)
-                talk.say("stopping: what is under way is finished, and what is accepted is stored")
-                server.stop(SERVER_ENDS_WITHIN)
-                worker.stop(WORKER_ENDS_WITHIN)
-                _store_rest(core)
+                server.start(_address_environment(settings))
+                _wait_for(lambda: bool(core.log.count_workers()), lambda: stop.requested)
+                _wait_for(
+                    lambda: is_responding(settings.host, settings.port), lambda: stop.requested
+                )
+                if not stop.requested:
+                    _print_ready(core)
+                _supervise(urls, [worker, server], lambda: stop.requested)
+                stderr.write_line(
+                    "stopping: what is under way is finished, and what is accepted is stored"
+                )
+                server.stop(SERVER_STOP_TIMEOUT_SECONDS)
+                worker.stop(WORKER_STOP_TIMEOUT_SECONDS)
+                _drain_remaining(core)
             except KeyboardInterrupt:
                 raise Interrupted(
                     "stopped at once; what was accepted is stored next time"
@@ -97,35 +105,35 @@ def _spawn(
         stderr=stderr,
         start_new_session=True,
         env=os.environ
-        | {"PYTHONPATH": f"{PACKAGES}{os.pathsep}{path}" if path else f"{PACKAGES}"}
+        | {"PYTHONPATH": f"{SOURCE_ROOT}{os.pathsep}{path}" if path else f"{SOURCE_ROOT}"}
         | dict(environment or {}),
     )
 
 
-class _Stop:
+class _StopRequest:
     """Whether somebody asked to stop; asking twice is a KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Listen to Ctrl-C, SIGTERM, and the terminal's being closed."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self._ask) for number in numbers}
+        before = {number: signal.signal(number, self._handle_signal) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _ask(self, *_: object) -> None:
-        if self.asked:
+    def _handle_signal(self, *_: object) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True  # no lock here: it may be held by what this has interrupted
+        self.requested = True  # no lock here: it may be held by what this has interrupted
 
 
-class _Process:
+class _SupervisedProcess:
     """The server or the worker, started again when it dies."""
 
     def __init__(self, name: str, command: str) -> None:
@@ -133,31 +141,33 @@ class _Process:
         self._command = command
         self._environment: Mapping[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = 0.0
-        self._again = 0.0
-        self._pause = FIRST_PAUSE
+        self._started_at = 0.0
+        self._restart_at = 0.0
+        self._restart_delay = MIN_RESTART_DELAY_SECONDS
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start it, with these variables over those of this process; again with them when it dies."""
         self._environment = environment or self._environment
         self._process = _spawn(self._command, self._environment)
-        self._started = time.monotonic()
+        self._started_at = time.monotonic()
         logger.info("%s started: process %d", self._name, self._process.pid)
 
-    def tend(self) -> None:
+    def restart_if_dead(self) -> None:
         """Start it again if it has died, after a pause that grows."""
         now = time.monotonic()
         if self._process is None:
-            if now >= self._again:
+            if now >= self._restart_at:
                 self.start()
         elif (code := self._process.poll()) is not None:
-            if now - self._started > HEALTHY_SECONDS:
-                self._pause = FIRST_PAUSE
+            if now - self._started_at > HEALTHY_SECONDS:
+                self._restart_delay = MIN_RESTART_DELAY_SECONDS
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            logger.warning("%s ended %s: starting it again in %g s", self._name, how, self._pause)
-            self._forget()
-            self._again = now + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            logger.warning(
+                "%s ended %s: starting it again in %g s", self._name, how, self._restart_delay
+            )
+            self._discard()
+            self._restart_at = now + self._restart_delay
+            self._restart_delay = min(2 * self._restart_delay, MAX_RESTART_DELAY_SECONDS)
 
     def stop(self, seconds: float) -> None:
         """Let it finish what is under way; after so many seconds it is killed, which harms nothing."""
@@ -174,82 +184,91 @@ class _Process:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._forget()
+            self._discard()
 
-    def _forget(self) -> None:
+    def _discard(self) -> None:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         self._process = None
 
 
-def _tend(at: Addresses, processes: Sequence[_Process], stopped: Callable[[], bool]) -> None:
+def _supervise(
+    urls: EngineUrls, processes: Sequence[_SupervisedProcess], stopped: Callable[[], bool]
+) -> None:
     """Until asked to stop: see that the private engines and the processes are there."""
-    ensured = time.monotonic()
+    checked_at = time.monotonic()
     while not stopped():
         for process in processes:
-            process.tend()
-        if at.engines is not None and time.monotonic() - ensured > ENSURE_SECONDS:
+            process.restart_if_dead()
+        if urls.engines is not None and time.monotonic() - checked_at > ENGINE_CHECK_SECONDS:
             try:
-                at.engines.ensure()
+                urls.engines.ensure()
             except InstaChatError as error:
                 logger.warning("%s", error.message)
-            ensured = time.monotonic()
-        time.sleep(TICK_SECONDS)
+            checked_at = time.monotonic()
+        time.sleep(POLL_SECONDS)
 
 
-def _store_rest(core: Backend) -> None:
+def _drain_remaining(core: Backend) -> None:
     """Store what is still in the log, for some seconds."""
-    deadline = time.monotonic() + DRAINED_WITHIN
+    deadline = time.monotonic() + DRAIN_TIMEOUT_SECONDS
     try:
         if core.log.paused():
-            talk.say("stopped; the job queue is paused, and what is accepted is stored after it")
+            stderr.write_line(
+                "stopped; the job queue is paused, and what is accepted is stored after it"
+            )
             return
         while core.drainer.drain_all() and time.monotonic() < deadline:
             pass
-        left = sum(core.log.lengths(core.database.installation.shards))
+        remaining = sum(core.log.lengths(core.database.installation.shards))
     except InstaChatError as error:
-        talk.warning(f"{error.message}; what is accepted stays accepted")
+        stderr.warning(f"{error.message}; what is accepted stays accepted")
         return
-    if left:
-        talk.warning(f"{left:,} accepted entries are not stored yet; they are when it runs again")
+    if remaining:
+        stderr.warning(
+            f"{remaining:,} accepted entries are not stored yet; they are when it runs again"
+        )
     else:
-        talk.say("stopped; all that was accepted is stored")
+        stderr.write_line("stopped; all that was accepted is stored")
 
 
-def _say_where(settings: Settings, at: Addresses, before: str | None, schema: str) -> None:
+def _print_addresses(settings: Settings, urls: EngineUrls, before: str | None, schema: str) -> None:
     private = f"private, in {settings.home}"
     postgres, redis = (
-        redacted(url) if url else private for url in (settings.database_url, settings.redis_url)
+        redact(url) if url else private for url in (settings.database_url, settings.redis_url)
     )
-    talk.say("InstaChat")
-    talk.say(f"  PostgreSQL  {postgres}")
-    talk.say(f"  Redis       {redis} ({settings.durability})")
-    if at.huey != at.redis:
-        talk.say(f"  job queue   {redacted(at.huey)}")
+    stderr.write_line("InstaChat")
+    stderr.write_line(f"  PostgreSQL  {postgres}")
+    stderr.write_line(f"  Redis       {redis} ({settings.durability})")
+    if urls.huey != urls.redis:
+        stderr.write_line(f"  job queue   {redact(urls.huey)}")
     if settings.elasticsearch_url:
-        talk.say(f"  search      Elasticsearch, {redacted(settings.elasticsearch_url)}")
-    talk.say(f"  HTTP        {url(settings.host, settings.port)}")
+        stderr.write_line(f"  search      Elasticsearch, {redact(settings.elasticsearch_url)}")
+    stderr.write_line(f"  HTTP        {url(settings.host, settings.port)}")
     migrated = f", migrated from {before or 'nothing'}" if before != schema else ""
-    talk.say(f"  schema      {schema}{migrated}")
+    stderr.write_line(f"  schema      {schema}{migrated}")
 
 
-def _await(there: Callable[[], bool], stopped: Callable[[], bool]) -> None:
-    """Wait until something is there; if it can't be started, `tend` tells of it."""
-    deadline = time.monotonic() + STARTS_WITHIN
-    while not stopped() and not there() and time.monotonic() < deadline:
-        time.sleep(TICK_SECONDS)
+def _wait_for(condition: Callable[[], bool], stopped: Callable[[], bool]) -> None:
+    """Wait until something is there; if it can't be started, `restart_if_dead` tells of it."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while not stopped() and not condition() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
-def _address(settings: Settings) -> dict[str, str]:
+def _address_environment(settings: Settings) -> dict[str, str]:
     """The server's address as its environment: flags of `up` are not in this process's own."""
-    return {variable("host"): settings.host, variable("port"): str(settings.port)}
+    return {
+        environment_variable("host"): settings.host,
+        environment_variable("port"): str(settings.port),
+    }
 
 
-def _say_ready(core: Backend) -> None:
+def _print_ready(core: Backend) -> None:
     if core.settings.redis_url is not None and durability_faults(core.settings, core.log):
-        talk.warning("this Redis may lose what was answered: see `instachat doctor`")
+        stderr.warning("this Redis may lose what was answered: see `instachat doctor`")
     if core.log.paused():
-        talk.warning("the job queue is paused: nothing is stored until `instachat queue resume`")
-    talk.say("ready: Ctrl-C stops it. Try this in another terminal:")
-    talk.say('  instachat apps create "Support desk"')
-    talk.say(f"  curl {url(core.settings.host, core.settings.port)}/readyz")
+        stderr.warning("the job queue is paused: nothing is stored until `instachat queue resume`")
+    stderr.write_line("ready: Ctrl-C stops it. Try this in another terminal:")
+    stderr.write_line('  instachat apps create "Support desk"')
+    stderr.write_line(f"  curl {url(core.settings.host, core.settings.port)}/readyz")

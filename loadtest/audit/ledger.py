@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from loadtest.recording import Fate, What, fates
+from loadtest.recording import LedgerEntry, Outcome, ledger_entries
 
 FILE = "ledger.sqlite"
 
@@ -23,24 +23,24 @@ class Expected:
 
     number: int
     texts: set[bytes] = field(default_factory=set)  # digests; any of them is right
-    must: bool = True  # it has to be there
-    may: bool = True  # it can be there
+    required: bool = True  # it has to be there
+    allowed: bool = True  # it can be there
     answers: int = 0  # how many creations were answered with this number
 
-    def learn(self, what: int, digest: bytes) -> None:
+    def apply(self, outcome: int, digest: bytes) -> None:
         """The next thing that happened to it."""
-        match what:
-            case What.CREATED:
+        match outcome:
+            case Outcome.CREATED:
                 self.answers += 1
                 self.texts.add(digest)
-            case What.EDITED:
+            case Outcome.EDITED:
                 self.texts = {digest}
-            case What.EDIT_UNKNOWN:
+            case Outcome.EDIT_UNKNOWN:
                 self.texts.add(digest)
-            case What.DELETED:
-                self.must = self.may = False
-            case What.DELETION_UNKNOWN:
-                self.must = False
+            case Outcome.DELETED:
+                self.required = self.allowed = False
+            case Outcome.DELETION_UNKNOWN:
+                self.required = False
 
 
 class Ledger:
@@ -52,31 +52,33 @@ class Ledger:
         with sqlite3.connect(self._path) as db:
             db.execute("PRAGMA journal_mode = OFF")
             db.execute("PRAGMA synchronous = OFF")
-            db.execute("CREATE TABLE fate (what, application, chat, number, digest)")
-            db.executemany("INSERT INTO fate VALUES (?, ?, ?, ?, ?)", map(_row, fates(folder)))
-            db.execute("CREATE INDEX place ON fate (application, chat, number)")
-            db.execute("CREATE INDEX text ON fate (digest)")
+            db.execute("CREATE TABLE entry (outcome, application, chat, number, digest)")
+            db.executemany(
+                "INSERT INTO entry VALUES (?, ?, ?, ?, ?)", map(_row, ledger_entries(folder))
+            )
+            db.execute("CREATE INDEX place ON entry (application, chat, number)")
+            db.execute("CREATE INDEX text ON entry (digest)")
         db.close()
 
     def chats(self) -> list[tuple[int, int]]:
         """(application, chat) of each chat that something was sent to."""
-        return self._all(
-            "SELECT DISTINCT application, chat FROM fate WHERE what NOT IN (?, ?)",
-            What.CHAT_CREATED,
-            What.CHAT_CREATION_UNKNOWN,
+        return self._query(
+            "SELECT DISTINCT application, chat FROM entry WHERE outcome NOT IN (?, ?)",
+            Outcome.CHAT_CREATED,
+            Outcome.CHAT_CREATION_UNKNOWN,
         )
 
     def highest(self, application: int, chat: int) -> int:
         """The highest number of a chat that must be there; 0 if none must."""
-        ((number,),) = self._all(
-            "SELECT max(number) FROM fate AS made WHERE application = ? AND chat = ? AND what = ?"
-            " AND NOT EXISTS (SELECT 1 FROM fate AS later WHERE later.application = made.application"
-            " AND later.chat = made.chat AND later.number = made.number AND later.what IN (?, ?))",
+        ((number,),) = self._query(
+            "SELECT max(number) FROM entry AS made WHERE application = ? AND chat = ? AND outcome = ?"
+            " AND NOT EXISTS (SELECT 1 FROM entry AS later WHERE later.application = made.application"
+            " AND later.chat = made.chat AND later.number = made.number AND later.outcome IN (?, ?))",
             application,
             chat,
-            What.CREATED,
-            What.DELETED,
-            What.DELETION_UNKNOWN,
+            Outcome.CREATED,
+            Outcome.DELETED,
+            Outcome.DELETION_UNKNOWN,
         )
         return number or 0
 
@@ -84,49 +86,49 @@ class Ledger:
         """What is known of each number of a chat, in order."""
         db = self._connect()
         rows = db.execute(
-            "SELECT number, what, digest FROM fate WHERE application = ? AND chat = ? AND number > 0"
-            " AND what NOT IN (?, ?) ORDER BY number, rowid",
-            (application, chat, What.CHAT_CREATED, What.CHAT_CREATION_UNKNOWN),
+            "SELECT number, outcome, digest FROM entry WHERE application = ? AND chat = ? AND number > 0"
+            " AND outcome NOT IN (?, ?) ORDER BY number, rowid",
+            (application, chat, Outcome.CHAT_CREATED, Outcome.CHAT_CREATION_UNKNOWN),
         )
         for number, happened in groupby(rows, key=itemgetter(0)):
             expected = Expected(number)
-            for _, what, digest in happened:
-                expected.learn(what, digest)
+            for _, outcome, digest in happened:
+                expected.apply(outcome, digest)
             yield expected
         db.close()
 
     def unknown(self, application: int, chat: int) -> set[bytes]:
         """The texts sent to a chat whose answers were lost."""
-        rows = self._all(
-            "SELECT digest FROM fate WHERE application = ? AND chat = ? AND number = 0 AND what = ?",
+        rows = self._query(
+            "SELECT digest FROM entry WHERE application = ? AND chat = ? AND number = 0 AND outcome = ?",
             application,
             chat,
-            What.CREATION_UNKNOWN,
+            Outcome.CREATION_UNKNOWN,
         )
         return {digest for (digest,) in rows}
 
     def was_sent(self, digest: bytes) -> bool:
         """Whether this text was sent at all, as a message or as an edit, to whatever chat."""
-        return bool(self._all("SELECT 1 FROM fate WHERE digest = ? LIMIT 1", digest))
+        return bool(self._query("SELECT 1 FROM entry WHERE digest = ? LIMIT 1", digest))
 
     def chat_numbers(self, application: int) -> tuple[dict[int, int], int]:
         """The chats answered in an application with how often each, and how many answers were lost."""
-        rows = self._all(
-            "SELECT chat, count(*) FROM fate WHERE application = ? AND what = ? GROUP BY chat",
+        rows = self._query(
+            "SELECT chat, count(*) FROM entry WHERE application = ? AND outcome = ? GROUP BY chat",
             application,
-            What.CHAT_CREATED,
+            Outcome.CHAT_CREATED,
         )
-        ((lost,),) = self._all(
-            "SELECT count(*) FROM fate WHERE application = ? AND what = ?",
+        ((lost,),) = self._query(
+            "SELECT count(*) FROM entry WHERE application = ? AND outcome = ?",
             application,
-            What.CHAT_CREATION_UNKNOWN,
+            Outcome.CHAT_CREATION_UNKNOWN,
         )
         return dict(rows), lost
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)
 
-    def _all(self, query: str, *values: object) -> list[Any]:
+    def _query(self, query: str, *values: object) -> list[Any]:
         db = self._connect()
         try:
             return db.execute(query, values).fetchall()
@@ -134,5 +136,5 @@ class Ledger:
             db.close()
 
 
-def _row(fate: Fate) -> tuple[int, int, int, int, bytes]:
-    return int(fate.what), fate.application, fate.chat, fate.number, fate.digest
+def _row(entry: LedgerEntry) -> tuple[int, int, int, int, bytes]:
+    return int(entry.outcome), entry.application, entry.chat, entry.number, entry.digest

@@ -11,15 +11,15 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from loadtest.corpus.texts import Tongue, digest, mark, tongues
+from loadtest.corpus.texts import Language, digest, languages, mark
 from loadtest.errors import Unusable
-from loadtest.recording import Recorder, What
-from loadtest.web import Web, messages
+from loadtest.recording import Outcome, Recorder
+from loadtest.web import ApiClient, messages_path
 
-AT_ONCE = 8  # requests, while it is made
-BATCH = 500
-STORED_WITHIN = 60.0
-STRIDE = 4  # from an application's first language to the next one's
+CONCURRENT_REQUESTS = 8  # requests, while it is made
+BATCH_SIZE = 500
+STORED_TIMEOUT_SECONDS = 60.0
+LANGUAGE_STRIDE = 4  # from an application's first language to the next one's
 
 
 @dataclass(frozen=True)
@@ -38,55 +38,59 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Ground:
+class Fixtures:
     """The applications by their tokens, and the chats as (application, number)."""
 
     tokens: list[str]
     chats: list[tuple[int, int]]
 
-    def tongue(self, application: int, chat: int) -> Tongue:
-        """The language that is spoken in a chat; a few chats of a few applications speak them all."""
-        spoken = tongues()
-        return spoken[(application * STRIDE + chat) % len(spoken)]
+    def language(self, application: int, chat: int) -> Language:
+        """The language that is available in a chat; a few chats of a few applications speak them all."""
+        available = languages()
+        return available[(application * LANGUAGE_STRIDE + chat) % len(available)]
 
     @classmethod
-    def load(cls, data: dict[str, Any]) -> "Ground":
+    def from_json(cls, data: dict[str, Any]) -> "Fixtures":
         """From what `asdict` gives, also by way of JSON."""
         return cls(data["tokens"], [(application, chat) for application, chat in data["chats"]])
 
 
-def make(web: Web, layout: Layout, seed: int, recorder: Recorder) -> Ground:
+def create(client: ApiClient, layout: Layout, seed: int, recorder: Recorder) -> Fixtures:
     """Create it. Raises Unreachable or Unusable where the server does not do so."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
 
         def each(do: Callable[[int], Any], count: int) -> list[Any]:
             return list(pool.map(do, range(count)))
 
-        tokens: list[str] = each(partial(_application, web), layout.applications)
-        chats: list[tuple[int, int]] = each(partial(_chat, web, tokens), layout.chats)
+        tokens: list[str] = each(partial(_application, client), layout.applications)
+        chats: list[tuple[int, int]] = each(partial(_chat, client, tokens), layout.chats)
         for application, chat in chats:
-            recorder.fate(What.CHAT_CREATED, application, chat)
-        ground = Ground(tokens, sorted(chats))
+            recorder.record_outcome(Outcome.CHAT_CREATED, application, chat)
+        fixtures = Fixtures(tokens, sorted(chats))
         if layout.messages:
-            fill = partial(_fill, web, ground, layout.messages, seed, recorder)
-            each(lambda place: fill(*ground.chats[place]), layout.chats)
-    return ground
+            send_first = partial(
+                _send_first_messages, client, fixtures, layout.messages, seed, recorder
+            )
+            each(lambda place: send_first(*fixtures.chats[place]), layout.chats)
+    return fixtures
 
 
-def _application(web: Web, place: int) -> str:
-    body = web.need("POST", "/applications", {"application": {"name": f"load {place + 1}"}})
+def _application(client: ApiClient, place: int) -> str:
+    body = client.request_ok(
+        "POST", "/applications", {"application": {"name": f"load {place + 1}"}}
+    )
     return str(body["token"])
 
 
-def _chat(web: Web, tokens: list[str], place: int) -> tuple[int, int]:
+def _chat(client: ApiClient, tokens: list[str], place: int) -> tuple[int, int]:
     application = place % len(tokens)
-    body = web.need("POST", f"/applications/{tokens[application]}/chats")
+    body = client.request_ok("POST", f"/applications/{tokens[application]}/chats")
     return application, int(body["number"])
 
 
-def _fill(
-    web: Web,
-    ground: Ground,
+def _send_first_messages(
+    client: ApiClient,
+    fixtures: Fixtures,
     count: int,
     seed: int,
     recorder: Recorder,
@@ -94,20 +98,20 @@ def _fill(
     chat: int,
 ) -> None:
     """Say so many lines, and wait until they can be read."""
-    token = ground.tokens[application]
-    speaker = f"f{application}.{chat}"
-    chance, tongue = Random(f"{seed}/{speaker}"), ground.tongue(application, chat)
-    texts = [tongue.text(chance, mark(seed, speaker, n)) for n in range(count)]
+    token = fixtures.tokens[application]
+    sender = f"f{application}.{chat}"
+    rng, language = Random(f"{seed}/{sender}"), fixtures.language(application, chat)
+    texts = [language.text(rng, mark(seed, sender, n)) for n in range(count)]
     last = 0
-    for start in range(0, count, BATCH):
-        some = texts[start : start + BATCH]
-        body = {"messages": [{"text": text} for text in some]}
-        first = int(web.need("POST", f"{messages(token, chat)}/batch", body)["first"])
-        for number, text in enumerate(some, first):
-            recorder.fate(What.CREATED, application, chat, number, digest(text))
+    for start in range(0, count, BATCH_SIZE):
+        batch = texts[start : start + BATCH_SIZE]
+        body = {"messages": [{"text": text} for text in batch]}
+        first = int(client.request_ok("POST", f"{messages_path(token, chat)}/batch", body)["first"])
+        for number, text in enumerate(batch, first):
+            recorder.record_outcome(Outcome.CREATED, application, chat, number, digest(text))
             last = number
-    deadline = time.monotonic() + STORED_WITHIN
-    while web.ask("GET", messages(token, chat, last)).status != 200:
+    deadline = time.monotonic() + STORED_TIMEOUT_SECONDS
+    while client.request("GET", messages_path(token, chat, last)).status != 200:
         if time.monotonic() > deadline:
-            raise Unusable(f"{web.host} does not store what the scenario begins with")
+            raise Unusable(f"{client.host} does not store what the scenario begins with")
         time.sleep(0.05)

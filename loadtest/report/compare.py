@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import fmean, stdev
 
-from loadtest.report.result import Breakpoint, Moment, Requests, Result
+from loadtest.report.result import Breakpoint, Moment, Result, RouteStatistics
 
-ENOUGH_RUNS = 3
-ENOUGH_SECONDS = 10
+MIN_RUNS = 3
+MIN_SECONDS = 10
 Z = 1.96
 ALL = "all"  # the row of all routes together
-SURE = 3.0  # standard errors
-MORE_FAILURES = 0.001  # of the requests; fewer are none to speak of
+MIN_STANDARD_ERRORS = 3.0  # standard errors
+MIN_FAILURE_DIFFERENCE = 0.001  # of the requests; fewer are none to speak of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Missing:
     @property
     def regressed(self) -> bool:
         """Whether more of the runs have nothing than had before."""
-        return _gone(self.new) > _gone(self.old)
+        return _missing_share(self.new) > _missing_share(self.old)
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,22 @@ class Failures:
     @property
     def regressed(self) -> bool:
         """Whether certainly more fail, and more than hardly any."""
-        return self.new - self.old > max(SURE * self.error, MORE_FAILURES)
+        return self.new - self.old > max(MIN_STANDARD_ERRORS * self.error, MIN_FAILURE_DIFFERENCE)
 
 
-ASKED: dict[str, Callable[[Result], object]] = {
+COMPARED_OPTIONS: dict[str, Callable[[Result], object]] = {
     **{name: attrgetter(name) for name in ("scenario", "profile", "model", "users", "rate")},
     "processes": attrgetter("processes"),
     "seconds": attrgetter("planned_s"),
     "chats": attrgetter("chats"),
-    "what a step has to keep": lambda result: result.breakpoint and _bars(result.breakpoint),
+    "what a step has to keep": lambda result: result.breakpoint and _limits(result.breakpoint),
 }
 
 
-def unlike(old: Sequence[Result], new: Sequence[Result]) -> list[str]:
+def differing_options(old: Sequence[Result], new: Sequence[Result]) -> list[str]:
     """What the runs were asked for that is not the same for all of them, in words; and who was cut short."""
     found = []
-    for name, of in ASKED.items():
+    for name, of in COMPARED_OPTIONS.items():
         values = dict.fromkeys(
             "none" if (value := of(result)) is None else str(value) for result in (*old, *new)
         )
@@ -154,11 +154,11 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
     sides = f"{_runs(old)} before, {_runs(new)} after"
     yield f"# {first.scenario}, {first.profile}: {sides}"
     yield ""
-    for difference in unlike(old, new):
+    for difference in differing_options(old, new):
         yield f"**These runs are not alike** in {difference}."
         yield ""
-    few = min(len(old), len(new)) < ENOUGH_RUNS
-    noise = "the seconds within a run: three runs a side would tell more" if few else "the runs"
+    too_few = min(len(old), len(new)) < MIN_RUNS
+    noise = "the seconds within a run: three runs a side would tell more" if too_few else "the runs"
     yield (
         f"{first.model.capitalize()} model. Intervals of 95 %, from the spread of {noise}. A regression is"
         f" worse by more than {tolerance:.0%} over its whole interval."
@@ -175,7 +175,7 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
         )
     for gone in missing(old, new):
         yield (
-            f"| {gone.metric.of_what} | {gone.metric.name} | {_some(gone.old)} | {_some(gone.new)} | | |"
+            f"| {gone.metric.of_what} | {gone.metric.name} | {_mean(gone.old)} | {_mean(gone.new)} | | |"
             f" {'**regression**' if gone.regressed else 'not in every run'} |"
         )
     for failed in failures(old, new):
@@ -192,7 +192,7 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
     yield from _other_facts(old, new)
 
 
-def _bars(asked: Breakpoint) -> str:
+def _limits(asked: Breakpoint) -> str:
     return f"p99 ≤ {asked.max_p99_ms:g} ms, failed ≤ {asked.max_errors:.2%}"
 
 
@@ -220,8 +220,8 @@ def _routes(results: Sequence[Result]) -> list[str]:
 
 
 def _metrics(old: Sequence[Result], new: Sequence[Result]) -> list[Metric]:
-    metrics = [m for route in _routes([*old, *new]) for m in _of_route(route)]
-    return [*metrics, *_of_lag("stored"), *_of_lag("searchable"), CARRIED]
+    metrics = [m for route in _routes([*old, *new]) for m in _route_metrics(route)]
+    return [*metrics, *_lag_metrics("stored"), *_lag_metrics("searchable"), CARRIED]
 
 
 def _values(metric: Metric, results: Sequence[Result]) -> list[float | None]:
@@ -229,12 +229,12 @@ def _values(metric: Metric, results: Sequence[Result]) -> list[float | None]:
     return [metric.of(result) or None for result in results]
 
 
-def _gone(values: Sequence[float | None]) -> float:
+def _missing_share(values: Sequence[float | None]) -> float:
     """The share that is missing."""
     return values.count(None) / len(values)
 
 
-def _some(values: Sequence[float | None]) -> str:
+def _mean(values: Sequence[float | None]) -> str:
     """The mean of those that are there, and how many are not."""
     known = [math.log(value) for value in values if value]
     if not known:
@@ -243,12 +243,12 @@ def _some(values: Sequence[float | None]) -> str:
     return f"{math.exp(fmean(known)):,.1f}{few if len(known) < len(values) else ''}"
 
 
-def _row(route: str, result: Result) -> Requests | None:
+def _row(route: str, result: Result) -> RouteStatistics | None:
     rows = (*result.requests, result.total)
     return next((row for row in rows if row.name == route), None)
 
 
-def _of_route(route: str) -> Iterator[Metric]:
+def _route_metrics(route: str) -> Iterator[Metric]:
     """Of single routes the rate is a matter of what was asked for: of their shares, and of chance."""
     for name, field, sign in (
         ("rate/s", "rate", -1),
@@ -267,7 +267,7 @@ def _of_route(route: str) -> Iterator[Metric]:
         )
 
 
-def _of_lag(until: str) -> Iterator[Metric]:
+def _lag_metrics(until: str) -> Iterator[Metric]:
     """A second has few samples, whose median says nothing of the highest ones."""
     for name in ("p50", "p95", "p99"):
         by_second = attrgetter(f"{until}_ms") if name == "p50" else None
@@ -290,15 +290,15 @@ def _failed(route: str, results: Sequence[Result]) -> tuple[int, int]:
 
 def _change(metric: Metric, old: Sequence[Result], new: Sequence[Result]) -> Change:
     before, after = ([v for v in _values(metric, side) if v] for side in (old, new))
-    here, there = fmean(map(math.log, before)), fmean(map(math.log, after))
-    ratio = math.exp(there - here)
+    old_mean, new_mean = fmean(map(math.log, before)), fmean(map(math.log, after))
+    ratio = math.exp(new_mean - old_mean)
     error = _quantile(len(before) + len(after) - 2) * math.hypot(
         _error(before, metric, old), _error(after, metric, new)
     )
     return Change(
         metric,
-        math.exp(here),
-        math.exp(there),
+        math.exp(old_mean),
+        math.exp(new_mean),
         ratio,
         ratio * math.exp(-error),
         ratio * math.exp(error),
@@ -307,7 +307,7 @@ def _change(metric: Metric, old: Sequence[Result], new: Sequence[Result]) -> Cha
 
 def _error(values: Sequence[float], metric: Metric, results: Sequence[Result]) -> float:
     """The standard error of the mean logarithm."""
-    if len(values) >= ENOUGH_RUNS:
+    if len(values) >= MIN_RUNS:
         return stdev(map(math.log, values)) / math.sqrt(len(values))
     if metric.by_second is None:
         return math.inf
@@ -318,12 +318,12 @@ def _error(values: Sequence[float], metric: Metric, results: Sequence[Result]) -
         if result.window.from_s <= moment.at_s < result.window.to_s - 1
         if (value := metric.by_second(moment))
     ]
-    return stdev(seconds) if len(seconds) >= ENOUGH_SECONDS else math.inf
+    return stdev(seconds) if len(seconds) >= MIN_SECONDS else math.inf
 
 
 def _quantile(freedom: int) -> float:
     """Student's t at 97.5 %, by its expansion around the normal distribution's; that one of too few runs."""
-    if freedom < 2 * (ENOUGH_RUNS - 1):
+    if freedom < 2 * (MIN_RUNS - 1):
         return Z
     return Z + (Z**3 + Z) / (4 * freedom) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from loadtest.report.page import page
-from loadtest.report.plots import drawn, png, svg
-from loadtest.report.result import Moment, Requests, Result, dumps
+from loadtest.report.plots import figures, to_svg, write_png
+from loadtest.report.result import Moment, Result, RouteStatistics, dumps
 
 
 def write(result: Result, folder: Path) -> list[Path]:
@@ -15,35 +15,35 @@ def write(result: Result, folder: Path) -> list[Path]:
 
     What bears these names in the folder, which must be there, is replaced. OSError if that can't be.
     """
-    made = {
+    paths = {
         name: folder / name for name in ("report.html", "series.csv", "routes.csv", "result.json")
     }
     images, plots = [], {}
-    for plot, figure in drawn(result):
+    for plot, figure in figures(result):
         images.append(folder / f"{plot.name}.png")
-        png(figure, images[-1])
-        plots[plot.title] = svg(figure, plot.name)
-    made["report.html"].write_text(page(result, plots), encoding="utf-8")
+        write_png(figure, images[-1])
+        plots[plot.title] = to_svg(figure, plot.name)
+    paths["report.html"].write_text(page(result, plots), encoding="utf-8")
     _table(
-        made["series.csv"],
+        paths["series.csv"],
         [field.name for field in fields(Moment)],
         (asdict(moment).values() for moment in result.timeline),
     )
-    names = [field.name for field in fields(Requests)]
+    names = [field.name for field in fields(RouteStatistics)]
     _table(
-        made["routes.csv"],
+        paths["routes.csv"],
         names,
-        (_flat(asdict(row), names) for row in (*result.requests, result.total)),
+        (_flatten(asdict(row), names) for row in (*result.requests, result.total)),
     )
-    made["result.json"].write_text(dumps(result) + "\n", encoding="utf-8")
-    return [*made.values(), *images]
+    paths["result.json"].write_text(dumps(result) + "\n", encoding="utf-8")
+    return [*paths.values(), *images]
 
 
-def _flat(row: dict[str, object], names: Sequence[str]) -> list[object]:
+def _flatten(row: dict[str, object], names: Sequence[str]) -> list[object]:
     errors = row["errors"]
     assert isinstance(errors, dict)
-    told = "; ".join(f"{error}: {count}" for error, count in errors.items())
-    return [*(row[name] for name in names if name != "errors"), told]
+    errors_text = "; ".join(f"{error}: {count}" for error, count in errors.items())
+    return [*(row[name] for name in names if name != "errors"), errors_text]
 
 
 def _table(path: Path, heads: Sequence[str], rows: Iterable[Iterable[object]]) -> None:

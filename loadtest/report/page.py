@@ -6,11 +6,11 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from loadtest.report.result import Audit, Model, Requests, Result, Spread, Threshold
+from loadtest.report.result import Audit, Model, Result, RouteStatistics, Spread, Threshold
 from loadtest.report.words import carried, level
 
 PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-COUNTED = ("answered", "stored", "searchable", "deleted", "unknown", "unknown_stored")
+NEUTRAL_COUNTS = ("answered", "stored", "searchable", "deleted", "unknown", "unknown_stored")
 Cell = str | float | None
 
 
@@ -44,20 +44,20 @@ def page(result: Result, plots: Mapping[str, str]) -> str:
 
 
 def _verdict(result: Result) -> str:
-    said = [_paragraph("bad", f"Did not pass: {problem}.") for problem in result.problems]
+    paragraphs = [_paragraph("bad", f"Did not pass: {problem}.") for problem in result.problems]
     if result.interrupted:
-        said.append(_paragraph("bad", "Interrupted: this is what was done until then."))
-    said = said or [_paragraph("good", "Passed.")]
+        paragraphs.append(_paragraph("bad", "Interrupted: this is what was done until then."))
+    paragraphs = paragraphs or [_paragraph("good", "Passed.")]
     if result.breakpoint and result.breakpoint.level is not None:
-        said.append(_paragraph("good", f"Carried: {carried(result.breakpoint)}."))
-    return "\n".join([*said, *(_paragraph("soft", f"Warning: {w}") for w in result.warnings)])
+        paragraphs.append(_paragraph("good", f"Carried: {carried(result.breakpoint)}."))
+    return "\n".join([*paragraphs, *(_paragraph("soft", f"Warning: {w}") for w in result.warnings)])
 
 
 def _paragraph(kind: str, text: str) -> str:
     return f'<p class="{kind}">{escape(text)}</p>'
 
 
-def _routes(rows: Sequence[Requests]) -> str:
+def _routes(rows: Sequence[RouteStatistics]) -> str:
     """The table of routes, with a column that says why where something failed."""
     heads: tuple[str, ...] = (
         "route",
@@ -98,11 +98,11 @@ def _audit(audit: Audit) -> str:
     for field in fields(audit):
         value = getattr(audit, field.name)
         if isinstance(value, int):
-            is_fault = field.name not in COUNTED
+            is_fault = field.name not in NEUTRAL_COUNTS
             rows.append((field.name.replace("_", " "), value, _mark(not value) if is_fault else ""))
     for field in fields(audit.chats):
         value = getattr(audit.chats, field.name)
-        is_fault = field.name not in COUNTED
+        is_fault = field.name not in NEUTRAL_COUNTS
         rows.append((f"chats {field.name}", value, _mark(not value) if is_fault else ""))
     return _table(("audit", "count", "verdict"), rows, raw=2) + "\n".join(
         _paragraph("bad", example) for example in audit.examples

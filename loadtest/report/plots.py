@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK = "#44484e"  # becomes the page's own colour
+TEXT_COLOR = "#44484e"  # becomes the page's own colour
 BLUE, ORANGE, RED, GREEN, VIOLET = "#2f80ed", "#d97706", "#e5484d", "#1a9c50", "#9b5de5"
-INCHES = (9.0, 3.0)
-DOTS = 144  # an inch
+SIZE_INCHES = (9.0, 3.0)
+DPI = 144  # an inch
 STYLE: Any = {  # its own type is the list of all settings there are
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
+    "axes.edgecolor": TEXT_COLOR,
+    "axes.labelcolor": TEXT_COLOR,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "font.size": 10,
     "grid.alpha": 0.2,
-    "grid.color": INK,
+    "grid.color": TEXT_COLOR,
     "legend.frameon": False,
-    "legend.labelcolor": INK,
+    "legend.labelcolor": TEXT_COLOR,
     "svg.fonttype": "none",  # text stays text: to be found, to be read aloud
     "svg.hashsalt": "instachat",  # the same drawing is the same file
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+    "text.color": TEXT_COLOR,
+    "xtick.color": TEXT_COLOR,
+    "ytick.color": TEXT_COLOR,
 }
 
 
@@ -61,13 +61,13 @@ class Plot:
     logarithmic: bool = False
 
 
-ASKED = Plot(
+USERS_PLOT = Plot(
     "users",
     "Users",
     "at the same time",
     (Line("users", lambda moment: moment.level, VIOLET),),
 )
-PLANNED = Line("due", lambda moment: moment.level, INK, dashed=True)
+PLANNED_LINE = Line("due", lambda moment: moment.level, TEXT_COLOR, dashed=True)
 PLOTS = (
     Plot(
         "rate",
@@ -111,24 +111,24 @@ PLOTS = (
 )
 
 
-def drawn(result: Result) -> Iterator[tuple[Plot, "Figure"]]:
+def figures(result: Result) -> Iterator[tuple[Plot, "Figure"]]:
     """Each plot that there are figures for."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        asked = [ASKED] if result.model is Model.CLOSED else []
-        for plot in [*asked, *PLOTS]:
-            lines = [line for line in _lines(plot, result) if _known(line, result.timeline)]
+        users_plots = [USERS_PLOT] if result.model is Model.CLOSED else []
+        for plot in [*users_plots, *PLOTS]:
+            lines = [line for line in _lines(plot, result) if _has_values(line, result.timeline)]
             if lines:
                 yield plot, _figure(plot, lines, result)
 
 
-def png(figure: "Figure", path: Path) -> None:
+def write_png(figure: "Figure", path: Path) -> None:
     """Write it as a file, on white."""
-    figure.savefig(path, dpi=DOTS, format="png", facecolor="white")
+    figure.savefig(path, dpi=DPI, format="png", facecolor="white")
 
 
-def svg(figure: "Figure", name: str) -> str:
+def to_svg(figure: "Figure", name: str) -> str:
     """As an element of a page, whose ids begin with that name: a page may hold several."""
     import matplotlib as mpl
 
@@ -141,23 +141,23 @@ def svg(figure: "Figure", name: str) -> str:
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return text.replace(INK, "currentColor")
+    return text.replace(TEXT_COLOR, "currentColor")
 
 
 def _lines(plot: Plot, result: Result) -> tuple[Line, ...]:
     """Its lines; in the open model, where the level is a rate, also what was due."""
     due = plot.name == "rate" and result.model is Model.OPEN
-    return (PLANNED, *plot.lines) if due else plot.lines
+    return (PLANNED_LINE, *plot.lines) if due else plot.lines
 
 
-def _known(line: Line, timeline: Sequence[Moment]) -> bool:
+def _has_values(line: Line, timeline: Sequence[Moment]) -> bool:
     return any(line.of(moment) is not None for moment in timeline)
 
 
 def _figure(plot: Plot, lines: Sequence[Line], result: Result) -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=INCHES, layout="constrained")
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     axes = figure.subplots()
     for line in lines:
         points = [
@@ -196,5 +196,5 @@ def _frame(axes: "Axes", plot: Plot, result: Result) -> None:
     axes.set_xlim(0, end)
     for begin, until in ((0.0, result.window.from_s), (result.window.to_s, end)):
         if until > begin:
-            axes.axvspan(begin, until, color=INK, alpha=0.08, linewidth=0)
+            axes.axvspan(begin, until, color=TEXT_COLOR, alpha=0.08, linewidth=0)
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(axes.lines))

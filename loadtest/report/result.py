@@ -33,7 +33,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Requests:
+class RouteStatistics:
     """The requests of one route (or of all). A latency counts from the start that was *intended*.
 
     `failures` are all that were not answered as they should be; `unknown`, among them, those whose answer
@@ -125,7 +125,7 @@ class Level:
     level: float  # users, or arrivals a second
     from_s: float
     to_s: float
-    requests: Requests
+    requests: RouteStatistics
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,8 @@ class Result:
     host: str
     private: bool  # the installation was started for this run, and is gone
     interrupted: bool
-    requests: list[Requests]
-    total: Requests
+    requests: list[RouteStatistics]
+    total: RouteStatistics
     lag_ms: Lags
     cpu: Cpu
     memory_mb: Memory
@@ -278,8 +278,8 @@ class Result:
                     **data,
                     "model": Model(data["model"]),
                     "window": Window(**data["window"]),
-                    "requests": [Requests(**row) for row in data["requests"]],
-                    "total": Requests(**data["total"]),
+                    "requests": [RouteStatistics(**row) for row in data["requests"]],
+                    "total": RouteStatistics(**data["total"]),
                     "lag_ms": Lags(**{k: Spread(**v) for k, v in data["lag_ms"].items()}),
                     "cpu": Cpu(**data["cpu"]),
                     "memory_mb": Memory(**data["memory_mb"]),
@@ -289,7 +289,7 @@ class Result:
                     "thresholds": [Threshold(**bar) for bar in data["thresholds"]],
                     "breakpoint": _breakpoint(data["breakpoint"]),
                     "levels": [
-                        Level(**{**level, "requests": Requests(**level["requests"])})
+                        Level(**{**level, "requests": RouteStatistics(**level["requests"])})
                         for level in data.get("levels", [])
                     ],
                     "timeline": [Moment(**moment) for moment in data["timeline"]],

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 from loadtest.report.chart import chart
-from loadtest.report.result import Breakpoint, Model, Moment, Requests, Result, Spread
+from loadtest.report.result import Breakpoint, Model, Moment, Result, RouteStatistics, Spread
 
 CHARTS: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
     ("requests/s", lambda moment: moment.rate),
@@ -97,7 +97,7 @@ def _breakpoint(result: Result) -> Iterator[str]:
     yield f"carried               {carried(result.breakpoint)}"
 
 
-def _row(name: str, row: Requests, width: int) -> str:
+def _row(name: str, row: RouteStatistics, width: int) -> str:
     times = " ".join(_ms(ms) for ms in (row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms))
     return f"{name:<{width}} {row.rate:>8,.1f} {times} {row.failures:>7,}"
 

@@ -14,7 +14,7 @@ class Scenario(StrEnum):
     BATCH = "batch"
 
 
-class Shape(StrEnum):
+class Profile(StrEnum):
     """How the load goes over time."""
 
     SMOKE = "smoke"

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import Unreachable, Unusable, last_words
-from loadtest.run.folder import LOG, NEWS, PLAN, STOP, UNREACHABLE, UNUSABLE
+from loadtest.errors import Unreachable, Unusable, last_error_lines
+from loadtest.run.folder import LOG, PLAN, START_INFO, STOP, UNREACHABLE, UNUSABLE
 from loadtest.run.plan import Plan
 
 PACKAGE = Path(__file__).parents[1]
@@ -68,18 +68,20 @@ class Generator:
             )
         self.pid = self._process.pid
 
-    def await_begin(self) -> dict[str, Any]:
-        """What the workers were told, once the ground is made and the clock runs.
+    def wait_begin(self) -> dict[str, Any]:
+        """What the workers were told, once the fixtures exist and the clock runs.
 
         Raises Unreachable or Unusable if it does not come to that.
         """
-        news = self._folder / NEWS
-        while not news.exists():
+        start_info = self._folder / START_INFO
+        while not start_info.exists():
             self.check()
             if not self.running:
-                raise Unusable(f"Locust ended before it began; it said last: {self._said()}")
+                raise Unusable(
+                    f"Locust ended before it began; it said last: {self._last_log_lines()}"
+                )
             time.sleep(0.05)
-        found: dict[str, Any] = json.loads(news.read_text())
+        found: dict[str, Any] = json.loads(start_info.read_text())
         return found
 
     @property
@@ -94,10 +96,16 @@ class Generator:
                 return
             case code if code == UNREACHABLE:
                 raise Unreachable(f"{self._host} does not answer")
-            case code if code == UNUSABLE:  # said by `Swarm.prepare`, behind its logger's name
-                raise Unusable(self._said().rpartition("loadtest.users.coordination: ")[2])
+            case code if (
+                code == UNUSABLE
+            ):  # said by `Coordinator.prepare`, behind its logger's name
+                raise Unusable(
+                    self._last_log_lines().rpartition("loadtest.users.coordination: ")[2]
+                )
             case code:
-                raise Unusable(f"Locust ended with exit code {code}; it said last: {self._said()}")
+                raise Unusable(
+                    f"Locust ended with exit code {code}; it said last: {self._last_log_lines()}"
+                )
 
     def stop(self) -> None:
         """Ask it to end: nobody begins anything, what is under way is finished and written down."""
@@ -109,8 +117,8 @@ class Generator:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def _said(self) -> str:
-        return last_words((self._folder / LOG).read_text(errors="replace"))
+    def _last_log_lines(self) -> str:
+        return last_error_lines((self._folder / LOG).read_text(errors="replace"))
 
 
 def _port(wanted: int) -> int:

@@ -5,7 +5,7 @@ one part in 8,192 above. Percentiles are the recorded values themselves; nothing
 import math
 from collections import Counter
 
-KEPT_BITS = 14
+SIGNIFICANT_BITS = 14
 
 
 class Histogram:
@@ -17,7 +17,7 @@ class Histogram:
 
     def add(self, micros: int) -> None:
         """Record one."""
-        shift = max(micros.bit_length() - KEPT_BITS, 0)
+        shift = max(micros.bit_length() - SIGNIFICANT_BITS, 0)
         self._counts[micros >> shift << shift] += 1
         if micros > self.highest:
             self.highest = micros

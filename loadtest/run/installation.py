@@ -19,12 +19,14 @@ from pathlib import Path
 import psutil
 import urllib3
 
-from loadtest.errors import Unusable, last_words
+from loadtest.errors import Unusable, last_error_lines
 
-READY_WITHIN = 60.0
-ENDS_WITHIN = 40.0
+READY_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 40.0
 PACKAGES = Path(__file__).parents[2]
-_OWN = tuple(f"INSTACHAT_{name}_URL" for name in ("DATABASE", "REDIS", "HUEY", "ELASTICSEARCH"))
+_ENGINE_URLS = tuple(
+    f"INSTACHAT_{name}_URL" for name in ("DATABASE", "REDIS", "HUEY", "ELASTICSEARCH")
+)
 
 
 class Installation:
@@ -44,41 +46,44 @@ class Installation:
 
 
 @contextmanager
-def private() -> Iterator[Installation]:
+def private_installation() -> Iterator[Installation]:
     """Start it, wait until it is ready, and end it. Raises Unusable, with what it said, if it isn't."""
     home = Path(tempfile.mkdtemp(prefix="instachat-load-"))
     if os.geteuid() == 0:
         home.chmod(0o711)  # as root the engines run as another user, who must pass through
-    environment = {k: v for k, v in os.environ.items() if k not in _OWN}
+    environment = {k: v for k, v in os.environ.items() if k not in _ENGINE_URLS}
     try:
-        with _running("up", environment | {"INSTACHAT_HOME": str(home)}, home) as (host, process):
+        with _running_command("up", environment | {"INSTACHAT_HOME": str(home)}, home) as (
+            host,
+            process,
+        ):
             yield Installation(home, host, process)
     finally:
         _remove(home)
 
 
 @contextmanager
-def served() -> Iterator[str]:
+def api_server() -> Iterator[str]:
     """The HTTP API alone, on this process's settings; gives its address."""
     with (
         tempfile.TemporaryDirectory(prefix="instachat-load-") as folder,
-        _running("serve", dict(os.environ), Path(folder)) as (host, _),
+        _running_command("serve", dict(os.environ), Path(folder)) as (host, _),
     ):
         yield host
 
 
 @contextmanager
-def _running(
+def _running_command(
     command: str, environment: dict[str, str], folder: Path
 ) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """`instachat COMMAND` on a port of its own, ready; it is ended with the context."""
     port = _free_port()
-    host, said = f"http://127.0.0.1:{port}", folder / "said.log"
+    host, log_path = f"http://127.0.0.1:{port}", folder / "output.log"
     environment = environment | {
         "INSTACHAT_APP_CREATION_LIMIT": "off",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")])),
     }
-    with said.open("wb") as log:
+    with log_path.open("wb") as log:
         process = subprocess.Popen(
             # -P: the working folder, which may be anybody's, holds no modules of ours.
             [
@@ -92,15 +97,17 @@ def _running(
             start_new_session=True,  # Ctrl-C is for us; it is ended when the audit is done
         )
     try:
-        _await(command, host, process, said)
+        _wait_ready(command, host, process, log_path)
         yield host, process
     finally:
-        _end(process)
+        _terminate(process)
 
 
-def _await(command: str, host: str, process: "subprocess.Popen[bytes]", said: Path) -> None:
+def _wait_ready(
+    command: str, host: str, process: "subprocess.Popen[bytes]", log_path: Path
+) -> None:
     pool = urllib3.PoolManager(retries=False, timeout=2.0)
-    deadline = time.monotonic() + READY_WITHIN
+    deadline = time.monotonic() + READY_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
             if pool.request("GET", f"{host}/readyz").status == 200:
@@ -108,15 +115,15 @@ def _await(command: str, host: str, process: "subprocess.Popen[bytes]", said: Pa
         except urllib3.exceptions.HTTPError:
             pass
         time.sleep(0.05)
-    words = last_words(said.read_text(errors="replace"))
-    raise Unusable(f"`instachat {command}` did not become ready; it said last: {words}")
+    last_lines = last_error_lines(log_path.read_text(errors="replace"))
+    raise Unusable(f"`instachat {command}` did not become ready; it said last: {last_lines}")
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _terminate(process: "subprocess.Popen[bytes]") -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         process.send_signal(number)
         try:
-            process.wait(ENDS_WITHIN)
+            process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             continue
         break

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loadtest.report.result import Model, Window
-from loadtest.run.choices import Scenario, Shape
+from loadtest.run.choices import Profile, Scenario
 
 STEP_FACTOR = 1.25  # from one level of `breakpoint` to the next
-STEPS = 24  # at most so many, and none of them shorter than
-STEP_SECONDS = 2.0
-SETTLE_SHARE = 0.3  # of a step, before its figures count
+MAX_STEPS = 24  # at most so many, and none of them shorter than
+MIN_STEP_SECONDS = 2.0
+WARM_UP_SHARE = 0.3  # of a step, before its figures count
 FIRST_RATE = 50.0  # of `breakpoint`, unless --rate says otherwise
-MOST_UNDER_WAY = 500  # requests at once, in the open model, unless --users says otherwise
+MAX_CONCURRENT_REQUESTS = 500  # requests at once, in the open model, unless --users says otherwise
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Stage:
     seconds: float
     begin: float
     end: float
-    counts: bool = True  # whether it belongs to the measured window
+    measured: bool = True  # whether it belongs to the measured window
 
     def level(self, at: float) -> float:
         """The level so many seconds after the stage's begin."""
@@ -37,7 +37,7 @@ class Stage:
         """How many arrivals there are from the stage's begin until then."""
         return self.begin * at + (self.end - self.begin) * at * at / (2 * self.seconds)
 
-    def when(self, arrivals: float) -> float:
+    def time_of(self, arrivals: float) -> float:
         """When so many have arrived: the inverse of `arrivals`."""
         slope = (self.end - self.begin) / self.seconds
         if not slope:
@@ -70,7 +70,7 @@ class Plan:
     @property
     def window(self) -> Window:
         """From the first stage that counts to the last: what the figures are about."""
-        begins = [(begin, begin + stage.seconds) for begin, stage in self.timed() if stage.counts]
+        begins = [(begin, begin + stage.seconds) for begin, stage in self.timed() if stage.measured]
         return Window(begins[0][0], begins[-1][1]) if begins else Window(0, self.seconds)
 
     def timed(self) -> Iterator[tuple[float, Stage]]:
@@ -87,14 +87,14 @@ class Plan:
                 return stage.level(max(at - begin, 0))
         return 0.0
 
-    def arrivals(self, mine: int, of: int) -> Iterator[tuple[int, float]]:
+    def arrivals(self, process: int, processes: int) -> Iterator[tuple[int, float]]:
         """Number and second of each arrival that falls to process `mine` of so many."""
-        number, before = mine, 0.0
+        number, before = process, 0.0
         for begin, stage in self.timed():
             until = before + stage.arrivals(stage.seconds)
             while number + 0.5 < until:
-                yield number, begin + stage.when(number + 0.5 - before)
-                number += of
+                yield number, begin + stage.time_of(number + 0.5 - before)
+                number += processes
             before = until
 
     def to_json(self) -> dict[str, Any]:
@@ -109,8 +109,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Profile:
-    """The shape of a load, and how much of it where nothing else is said."""
+class ProfileDefinition:
+    """The definition of a load, and how much of it where nothing else is said."""
 
     about: str
     users: int
@@ -124,25 +124,29 @@ class Profile:
         ramp = min(self.ramp, seconds / 3)
         first = highest * self.levels[0]
         held = (seconds - ramp) / len(self.levels)
-        up = [Stage(ramp, min(1.0, first), first, counts=False)] if ramp else []
+        up = [Stage(ramp, min(1.0, first), first, measured=False)] if ramp else []
         return [*up, *(Stage(held, highest * share, highest * share) for share in self.levels)]
 
 
-PROFILES: dict[Shape, Profile] = {
-    Shape.SMOKE: Profile("does it work at all", users=5, seconds=10, ramp=2),
-    Shape.LOAD: Profile("an ordinary busy hour", users=50, seconds=60, ramp=10),
-    Shape.STRESS: Profile(
+PROFILES: dict[Profile, ProfileDefinition] = {
+    Profile.SMOKE: ProfileDefinition("does it work at all", users=5, seconds=10, ramp=2),
+    Profile.LOAD: ProfileDefinition("an ordinary busy hour", users=50, seconds=60, ramp=10),
+    Profile.STRESS: ProfileDefinition(
         "more and more", users=200, seconds=90, ramp=10, levels=[0.25, 0.5, 0.75, 1.0]
     ),
-    Shape.SOAK: Profile("for long", users=50, seconds=3_600, ramp=30),
-    Shape.SPIKE: Profile("a sudden crowd", users=200, seconds=60, ramp=5, levels=[0.1, 1.0, 0.1]),
-    Shape.BREAKPOINT: Profile("up until it no longer holds", users=500, seconds=120, ramp=5),
+    Profile.SOAK: ProfileDefinition("for long", users=50, seconds=3_600, ramp=30),
+    Profile.SPIKE: ProfileDefinition(
+        "a sudden crowd", users=200, seconds=60, ramp=5, levels=[0.1, 1.0, 0.1]
+    ),
+    Profile.BREAKPOINT: ProfileDefinition(
+        "up until it no longer holds", users=500, seconds=120, ramp=5
+    ),
 }
 
 
 def plan(
     scenario: Scenario,
-    profile: Shape,
+    profile: Profile,
     seed: int,
     *,
     users: int | None = None,
@@ -151,23 +155,35 @@ def plan(
     chats: int | None = None,
 ) -> Plan:
     """The plan of a profile; `rate` makes the model open, and so does `breakpoint`, which begins with it."""
-    shape = PROFILES[Shape(profile)]
-    seconds = seconds or shape.seconds
-    if profile is Shape.BREAKPOINT:
+    definition = PROFILES[Profile(profile)]
+    seconds = seconds or definition.seconds
+    if profile is Profile.BREAKPOINT:
         stages = list(_steps(rate or FIRST_RATE, seconds))
-        return Plan(scenario, profile, Model.OPEN, seed, users or MOST_UNDER_WAY, stages, chats)
+        return Plan(
+            scenario, profile, Model.OPEN, seed, users or MAX_CONCURRENT_REQUESTS, stages, chats
+        )
     if rate is not None:
-        most = users or min(max(10, math.ceil(rate)), MOST_UNDER_WAY)
-        return Plan(scenario, profile, Model.OPEN, seed, most, shape.stages(rate, seconds), chats)
-    most = users or shape.users
-    return Plan(scenario, profile, Model.CLOSED, seed, most, shape.stages(most, seconds), chats)
+        max_users = users or min(max(10, math.ceil(rate)), MAX_CONCURRENT_REQUESTS)
+        return Plan(
+            scenario, profile, Model.OPEN, seed, max_users, definition.stages(rate, seconds), chats
+        )
+    max_users = users or definition.users
+    return Plan(
+        scenario,
+        profile,
+        Model.CLOSED,
+        seed,
+        max_users,
+        definition.stages(max_users, seconds),
+        chats,
+    )
 
 
 def _steps(rate: float, seconds: float) -> Iterator[Stage]:
     """Levels that rise by a factor; the beginning of each lets what came before run off."""
-    count = min(max(2, int(seconds / STEP_SECONDS)), STEPS)
+    count = min(max(2, int(seconds / MIN_STEP_SECONDS)), MAX_STEPS)
     length = seconds / count
     for step in range(count):
         level = rate * STEP_FACTOR**step
-        yield Stage(length * SETTLE_SHARE, level, level, counts=False)
-        yield Stage(length * (1 - SETTLE_SHARE), level, level)
+        yield Stage(length * WARM_UP_SHARE, level, level, measured=False)
+        yield Stage(length * (1 - WARM_UP_SHARE), level, level)

@@ -11,7 +11,7 @@ import psutil
 
 from loadtest.report.result import Cpu, Memory, Window
 
-EVERY_SECONDS = 1.0
+INTERVAL_SECONDS = 1.0
 
 
 class Reading(NamedTuple):
@@ -26,7 +26,7 @@ class Reading(NamedTuple):
     servers_mb: float | None
 
 
-class Meter:
+class ResourceMonitor:
     """Reads from a thread of its own until it is stopped.
 
     `generator` is the process that makes the load, `servers` gives the roots of those that bear it;
@@ -36,12 +36,12 @@ class Meter:
     def __init__(
         self, generator: int, servers: Callable[[], Iterable[psutil.Process]] | None, begin: float
     ) -> None:
-        self._generator = _Group(lambda: _alive([generator]))
-        self._servers = _Group(servers) if servers else None
+        self._generator = _ProcessGroup(lambda: _existing([generator]))
+        self._servers = _ProcessGroup(servers) if servers else None
         self._begin = begin
         self._stop = threading.Event()
         self.readings: list[Reading] = []
-        self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -77,7 +77,9 @@ class Meter:
     def _run(self) -> None:
         self._stop.wait(max(self._begin - time.monotonic(), 0))
         self._read()  # what was used until now is not of the run
-        while not self._stop.wait(EVERY_SECONDS - (time.monotonic() - self._begin) % EVERY_SECONDS):
+        while not self._stop.wait(
+            INTERVAL_SECONDS - (time.monotonic() - self._begin) % INTERVAL_SECONDS
+        ):
             self.readings.append(self._read())
 
     def _read(self) -> Reading:
@@ -85,7 +87,7 @@ class Meter:
         used, mb = self._generator.read()
         servers, servers_mb = self._servers.read() if self._servers else ([], None)
         return Reading(
-            time.monotonic() - self._begin - EVERY_SECONDS / 2,
+            time.monotonic() - self._begin - INTERVAL_SECONDS / 2,
             round(sum(used), 3),
             round(max(used, default=0.0), 3),
             round(sum(servers), 3) if self._servers else None,
@@ -95,13 +97,13 @@ class Meter:
         )
 
 
-class _Group:
+class _ProcessGroup:
     """Processes that are read together, with all of their descendants."""
 
     def __init__(self, roots: Callable[[], Iterable[psutil.Process]]) -> None:
         self._roots = roots
-        self._spent: dict[psutil.Process, float] = {}
-        self._at = time.monotonic()
+        self._cpu_seconds: dict[psutil.Process, float] = {}
+        self._read_at = time.monotonic()
 
     def read(self) -> tuple[list[float], float]:
         """Processors that each has used since the last reading, and the memory of all in MB."""
@@ -114,8 +116,8 @@ class _Group:
             except psutil.Error:
                 continue
         # A process that is new since then has used all it has used in this time.
-        used = [(spent[p] - self._spent.get(p, 0.0)) / (now - self._at) for p in spent]
-        self._spent, self._at = spent, now
+        used = [(spent[p] - self._cpu_seconds.get(p, 0.0)) / (now - self._read_at) for p in spent]
+        self._cpu_seconds, self._read_at = spent, now
         return used, memory / 1e6
 
     def _processes(self) -> set[psutil.Process]:
@@ -128,7 +130,7 @@ class _Group:
         return found
 
 
-def _alive(pids: Iterable[int]) -> list[psutil.Process]:
+def _existing(pids: Iterable[int]) -> list[psutil.Process]:
     found = []
     for pid in pids:
         try:

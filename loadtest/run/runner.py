@@ -13,34 +13,36 @@ from statistics import median
 
 import psutil
 
-from loadtest.audit.audit import PATIENCE, audit
-from loadtest.corpus.fixtures import Ground
-from loadtest.corpus.texts import tongues
+from loadtest.audit.audit import PATIENCE_SECONDS, audit
+from loadtest.corpus.fixtures import Fixtures
+from loadtest.corpus.texts import languages
 from loadtest.errors import Unusable
 from loadtest.report.result import Breakpoint, Model, Moment, Result, Threshold, Window
 from loadtest.run import installation
 from loadtest.run.generator import Generator
 from loadtest.run.plan import Plan
-from loadtest.run.resource_monitor import Meter
+from loadtest.run.resource_monitor import ResourceMonitor
 from loadtest.run.sampler import Sample, Sampler
-from loadtest.run.statistics import Tally
-from loadtest.web import Web
+from loadtest.run.statistics import Statistics
+from loadtest.web import ApiClient
 
-TICK_SECONDS = 0.2
-TELL_SECONDS = 5
-ENDS_WITHIN = 90.0  # after the plan's end: then Locust hangs
-WRITTEN_SECONDS = 3.0  # after which the requests of a second are on disk
-BUSY = 0.9  # of a processor, by one process of the generator: then it is the limit
-FULL = 0.95  # of all processors
-HELD = 0.99  # of the arrivals that were due: of fewer the p99 says nothing
-DISTURBED = 0.1  # of all processors, by others: more than this process itself takes for its samples
+POLL_SECONDS = 0.2
+PROGRESS_SECONDS = 5
+END_TIMEOUT_SECONDS = 90.0  # after the plan's end: then Locust hangs
+FLUSH_DELAY_SECONDS = 3.0  # after which the requests of a second are on disk
+BUSY_SHARE = 0.9  # of a processor, by one process of the generator: then it is the limit
+FULL_SHARE = 0.95  # of all processors
+MIN_HELD_SHARE = 0.99  # of the arrivals that were due: of fewer the p99 says nothing
+DISTURBED_SHARE = (
+    0.1  # of all processors, by others: more than this process itself takes for its samples
+)
 MAX_P99_MS, MAX_ERRORS = 100.0, 0.01  # what a step of `breakpoint` has to keep, if nothing is said
 
-Tell = Callable[[str], object]
+OnProgress = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Wish:
+class RunOptions:
     """What to run, where, and what is good enough."""
 
     plan: Plan
@@ -50,11 +52,11 @@ class Wish:
     web: bool = False
     max_p99_ms: float | None = None
     max_errors: float | None = MAX_ERRORS
-    patience: float = PATIENCE
+    patience: float = PATIENCE_SECONDS
     facts: dict[str, str] = field(default_factory=dict)
 
 
-def run(wish: Wish, tell: Tell) -> Result:
+def run(options: RunOptions, on_progress: OnProgress) -> Result:
     """Make the load, audit it, and say what was found.
 
     The first KeyboardInterrupt ends the load in good order, and what there is is audited; the next one
@@ -62,81 +64,83 @@ def run(wish: Wish, tell: Tell) -> Result:
     """
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
-        servers, host = None, wish.host
+        servers, host = None, options.host
         if host is None:
-            tell("starting a private installation")
-            site = stack.enter_context(installation.private())
-            host, servers = site.host, site.processes
-        web = Web(host)
-        web.reach()
-        run_ = _Run(wish, host, web, folder, servers, tell)
+            on_progress("starting a private installation")
+            private = stack.enter_context(installation.private_installation())
+            host, servers = private.host, private.processes
+        client = ApiClient(host)
+        client.check_reachable()
+        run_ = _Run(options, host, client, folder, servers, on_progress)
         stack.callback(run_.generator.kill)
-        return run_.follow()
+        return run_.execute()
 
 
 class _Run:
     def __init__(
         self,
-        wish: Wish,
+        options: RunOptions,
         host: str,
-        web: Web,
+        client: ApiClient,
         folder: Path,
         servers: "Callable[[], list[psutil.Process]] | None",
-        tell: Tell,
+        on_progress: OnProgress,
     ) -> None:
-        self._wish, self._host, self._web, self._folder = wish, host, web, folder
-        self._servers, self._tell = servers, tell
-        self._plan = wish.plan
+        self._options, self._host, self._client, self._folder = options, host, client, folder
+        self._servers, self._on_progress = servers, on_progress
+        self._plan = options.plan
         self._interrupted = False
-        self._over = False  # a breakpoint was found
+        self._breakpoint_found = False  # a breakpoint was found
         self.generator = Generator(
             folder,
-            wish.plan,
+            options.plan,
             host,
-            processes=wish.processes,
-            workers=wish.workers,
-            web=wish.web,
+            processes=options.processes,
+            workers=options.workers,
+            web=options.web,
         )
 
-    def follow(self) -> Result:
-        """From the ground to the result."""
+    def execute(self) -> Result:
+        """From the fixtures to the result."""
         plan = self._plan
         if self.generator.web_url:
-            self._tell(f"Locust's page is at {self.generator.web_url}")
-        if self._wish.workers:
-            self._tell(f"waiting for {self._wish.workers} Locust workers")
-        self._tell("Locust starts, and creates the applications and chats")
-        tongues()  # meanwhile: reading the corpus takes a while, and the sampler needs it
-        news = self.generator.await_begin()
-        started, begin = datetime.now(UTC), news["begin"]
-        ground = Ground.load(news["ground"])
-        self._tell(
-            f"{plan.scenario}, {plan.profile}: {_model(plan)}, for {plan.seconds:g} s, seed {plan.seed};"
-            f" {len(ground.chats):,} chats"
+            self._on_progress(f"Locust's page is at {self.generator.web_url}")
+        if self._options.workers:
+            self._on_progress(f"waiting for {self._options.workers} Locust workers")
+        self._on_progress("Locust starts, and creates the applications and chats")
+        languages()  # meanwhile: reading the corpus takes a while, and the sampler needs it
+        start_info = self.generator.wait_begin()
+        started, begin = datetime.now(UTC), start_info["begin"]
+        fixtures = Fixtures.from_json(start_info["fixtures"])
+        self._on_progress(
+            f"{plan.scenario}, {plan.profile}: {_model_text(plan)}, for {plan.seconds:g} s, seed {plan.seed};"
+            f" {len(fixtures.chats):,} chats"
         )
-        tally = Tally(self._folder, plan)
-        meter = Meter(self.generator.pid, self._servers, begin)
-        sampler = Sampler(self._web, ground, plan, self._folder, begin, self._wish.patience)
+        statistics = Statistics(self._folder, plan)
+        monitor = ResourceMonitor(self.generator.pid, self._servers, begin)
+        sampler = Sampler(self._client, fixtures, plan, self._folder, begin, self._options.patience)
         try:
-            self._watch(tally, begin)
+            self._monitor_load(statistics, begin)
             sampler.stop()
         except BaseException:
-            sampler.give_up()
+            sampler.abort()
             raise
         finally:
-            meter.stop()
+            monitor.stop()
         self.generator.check()
-        tally.read()
+        statistics.read()
         ran = plan.seconds
-        if time.monotonic() - begin < ran and not self._over:
+        if time.monotonic() - begin < ran and not self._breakpoint_found:
             self._interrupted = True  # also by the button of Locust's page
-        if self._interrupted or self._over:  # then it went on until the last request began
-            ran = min(tally.newest_s, ran)
-        self._tell("auditing: every answered number against what is stored and found")
-        found = audit(self._web, self._folder, ground, plan.seed, self._wish.patience)
+        if (
+            self._interrupted or self._breakpoint_found
+        ):  # then it went on until the last request began
+            ran = min(statistics.newest_s, ran)
+        self._on_progress("auditing: every answered number against what is stored and found")
+        found = audit(self._client, self._folder, fixtures, plan.seed, self._options.patience)
 
         window = plan.window
-        if self._interrupted or self._over:
+        if self._interrupted or self._breakpoint_found:
             window = Window(min(window.from_s, ran), min(window.to_s, ran))
         measured = window.to_s - window.from_s
         result = Result(
@@ -146,62 +150,62 @@ class _Run:
             seed=plan.seed,
             users=plan.users,
             rate=plan.highest if plan.model is Model.OPEN else None,
-            processes=self._wish.workers or self._wish.processes,
+            processes=self._options.workers or self._options.processes,
             started_at=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
             duration_s=round(ran, 2),
             window=window,
             host=self._host,
-            private=self._wish.host is None,
+            private=self._options.host is None,
             interrupted=self._interrupted,
-            requests=tally.routes(measured),
-            total=tally.total(measured),
+            requests=statistics.routes(measured),
+            total=statistics.total(measured),
             lag_ms=sampler.lags(window),
-            cpu=meter.cpu(window),
-            memory_mb=meter.memory(window),
+            cpu=monitor.cpu(window),
+            memory_mb=monitor.memory(window),
             audit=found,
-            breakpoint=self._breakpoint(tally, ran),
-            levels=tally.levels(ran),
-            timeline=[m for m in _timeline(tally, sampler, meter) if m.at_s < ran],
-            facts=self._wish.facts
-            | {"ground": f"{len(ground.chats):,} chats of {len(ground.tokens):,} applications"},
+            breakpoint=self._breakpoint(statistics, ran),
+            levels=statistics.levels(ran),
+            timeline=[m for m in _timeline(statistics, sampler, monitor) if m.at_s < ran],
+            facts=self._options.facts
+            | {"ground": f"{len(fixtures.chats):,} chats of {len(fixtures.tokens):,} applications"},
             planned_s=round(plan.seconds, 2),
-            chats=len(ground.chats),
+            chats=len(fixtures.chats),
         )
         return replace(
             result, thresholds=self._thresholds(result), warnings=_warnings(result, plan)
         )
 
-    def _watch(self, tally: Tally, begin: float) -> None:
+    def _monitor_load(self, statistics: Statistics, begin: float) -> None:
         """Until the load is over: tell how it goes; stop it if somebody wants that, or all is known."""
-        told = 0
+        progress_at = 0
         while self.generator.running:
             try:
-                time.sleep(TICK_SECONDS)
-                tally.read()
+                time.sleep(POLL_SECONDS)
+                statistics.read()
                 now = time.monotonic() - begin
-                if now > self._plan.seconds + ENDS_WITHIN:
+                if now > self._plan.seconds + END_TIMEOUT_SECONDS:
                     raise Unusable("Locust does not end; it was killed, and nothing is known")
-                if tally.seconds - told > TELL_SECONDS:
-                    told = tally.seconds
-                    self._tell(_progress(self._plan, tally, now))
-                found = self._breakpoint(tally, now - WRITTEN_SECONDS)
+                if statistics.seconds - progress_at > PROGRESS_SECONDS:
+                    progress_at = statistics.seconds
+                    self._on_progress(_progress(self._plan, statistics, now))
+                found = self._breakpoint(statistics, now - FLUSH_DELAY_SECONDS)
                 if found and len(found.steps) > 1 and not any(s.held for s in found.steps[-2:]):
-                    self._over = True
+                    self._breakpoint_found = True
                     self.generator.stop()
             except KeyboardInterrupt:
                 if self._interrupted:
                     raise
                 self._interrupted = True
-                self._tell(
+                self._on_progress(
                     "stopping: requests under way are finished, then what there is is audited"
                 )
                 self.generator.stop()
 
-    def _breakpoint(self, tally: Tally, now: float) -> Breakpoint | None:
+    def _breakpoint(self, statistics: Statistics, now: float) -> Breakpoint | None:
         if self._plan.profile != "breakpoint":
             return None
-        p99, errors = self._wish.max_p99_ms, self._wish.max_errors
-        return tally.breakpoint(
+        p99, errors = self._options.max_p99_ms, self._options.max_errors
+        return statistics.breakpoint(
             now, MAX_P99_MS if p99 is None else p99, MAX_ERRORS if errors is None else errors
         )
 
@@ -211,10 +215,10 @@ class _Run:
         if self._plan.profile == "breakpoint" or unmeasured:
             return []
         total, bars = result.total, []
-        if (p99 := self._wish.max_p99_ms) is not None:
+        if (p99 := self._options.max_p99_ms) is not None:
             kept = total.p99_ms is not None and total.p99_ms <= p99
             bars.append(Threshold("p99", p99, total.p99_ms, kept))
-        if (errors := self._wish.max_errors) is not None:
+        if (errors := self._options.max_errors) is not None:
             share = total.error_share if total.count else None
             bars.append(Threshold("errors", errors, share, share is not None and share <= errors))
         return bars
@@ -229,7 +233,7 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _model(plan: Plan) -> str:
+def _model_text(plan: Plan) -> str:
     if plan.profile == "breakpoint":
         return f"open model, from {plan.stages[0].begin:g} arrivals a second upwards"
     if plan.model is Model.OPEN:
@@ -237,8 +241,8 @@ def _model(plan: Plan) -> str:
     return f"closed model, {plan.users:,} users at the highest, each waiting for its answers"
 
 
-def _progress(plan: Plan, tally: Tally, now: float) -> str:
-    recent = tally.last(TELL_SECONDS)
+def _progress(plan: Plan, statistics: Statistics, now: float) -> str:
+    recent = statistics.recent(PROGRESS_SECONDS)
     p99 = "-" if recent.p99_ms is None else f"{recent.p99_ms:.1f} ms"
     level = f"{plan.level(now):,.0f} " + ("/s" if plan.model is Model.OPEN else "users")
     return (
@@ -246,14 +250,14 @@ def _progress(plan: Plan, tally: Tally, now: float) -> str:
     )
 
 
-def _timeline(tally: Tally, sampler: Sampler, meter: Meter) -> list[Moment]:
+def _timeline(statistics: Statistics, sampler: Sampler, monitor: ResourceMonitor) -> list[Moment]:
     """Requests, samples and readings, second by second."""
-    readings = {int(reading.at_s): reading for reading in meter.readings}
+    readings = {int(reading.at_s): reading for reading in monitor.readings}
     sampled: defaultdict[int, list[Sample]] = defaultdict(list)
     for sample in sampler.samples:
         sampled[int(sample.at_s)].append(sample)
     moments = []
-    for moment in tally.timeline():
+    for moment in statistics.timeline():
         samples, reading = sampled[int(moment.at_s)], readings.get(int(moment.at_s))
         moments.append(
             replace(
@@ -269,34 +273,34 @@ def _timeline(tally: Tally, sampler: Sampler, meter: Meter) -> list[Moment]:
 
 
 def _median(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(median(known), 3) if known else None
+    present = [value for value in values if value is not None]
+    return round(median(present), 3) if present else None
 
 
 def _warnings(result: Result, plan: Plan) -> list[str]:
     """What makes the figures worth less."""
     cpu, warnings = result.cpu, []
-    if cpu.busiest >= BUSY:
+    if cpu.busiest >= BUSY_SHARE:
         warnings.append(
             f"the generator was the limit: one of its processes used {cpu.busiest:.0%} of a processor;"
             " more --processes, or workers on other machines, would send more"
         )
     others = cpu.machine - cpu.generator - (cpu.servers or 0)
-    if cpu.machine >= FULL * cpu.processors:
+    if cpu.machine >= FULL_SHARE * cpu.processors:
         whom = "others" if cpu.servers is not None else "others, perhaps the servers"
         warnings.append(
             f"all {cpu.processors} processors of this machine were busy: {cpu.generator:.1f} of them with"
             f" the generator, {others:.1f} with {whom}; alone, the servers would do more"
         )
-    elif cpu.servers is not None and others >= DISTURBED * cpu.processors:
+    elif cpu.servers is not None and others >= DISTURBED_SHARE * cpu.processors:
         warnings.append(
             f"others used {others:.1f} of the {cpu.processors} processors meanwhile: the figures are of"
             " what they left"
         )
     if plan.model is Model.OPEN and plan.profile != "breakpoint" and not result.interrupted:
-        held = [stage for stage in plan.stages if stage.counts]
+        held = [stage for stage in plan.stages if stage.measured]
         wanted = sum(s.arrivals(s.seconds) for s in held) / sum(s.seconds for s in held)
-        if result.total.rate < HELD * wanted:
+        if result.total.rate < MIN_HELD_SHARE * wanted:
             warnings.append(
                 f"{result.total.rate:,.0f} of {wanted:,.0f} arrivals a second were served: the rate was"
                 " not held, and latencies count from when each was due"

@@ -14,17 +14,17 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from loadtest.corpus.fixtures import Ground
+from loadtest.corpus.fixtures import Fixtures
 from loadtest.corpus.texts import digest, mark
-from loadtest.recording import Recorder, What, keep
+from loadtest.recording import Outcome, Recorder, append_records
 from loadtest.report.result import Lags, Spread, Window
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import Plan
-from loadtest.web import Web, messages
+from loadtest.web import ApiClient, messages_path
 
-EVERY_SECONDS = 0.2
-AT_ONCE = 16
-FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.2
+INTERVAL_SECONDS = 0.2
+MAX_CONCURRENT_SAMPLES = 16
+MIN_POLL_SECONDS, MAX_POLL_SECONDS = 0.005, 0.2
 
 
 class Sample(NamedTuple):
@@ -40,20 +40,20 @@ class Sampler:
 
     def __init__(
         self,
-        web: Web,
-        ground: Ground,
+        client: ApiClient,
+        fixtures: Fixtures,
         plan: Plan,
         folder: Path,
         begin: float,
         patience: float,
     ) -> None:
-        self._web, self._ground, self._plan, self._folder = web, ground, plan, folder
+        self._client, self._fixtures, self._plan, self._folder = client, fixtures, plan, folder
         self._patience = patience
         self._begin = begin  # of the run, by time.monotonic()
         self._recorder = Recorder()
-        self._stop, self._given_up = threading.Event(), threading.Event()
-        self._free = threading.Semaphore(AT_ONCE)
-        self._chance = Random(f"{plan.seed}/sampler")
+        self._stop, self._aborted = threading.Event(), threading.Event()
+        self._slots = threading.Semaphore(MAX_CONCURRENT_SAMPLES)
+        self._rng = Random(f"{plan.seed}/sampler")
         self.samples: list[Sample] = []
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
@@ -62,11 +62,11 @@ class Sampler:
         """Send nothing more; what is under way is finished, and all of it is in the ledger."""
         self._stop.set()
         self._thread.join()
-        keep(self._folder, "sampler", self._recorder.take())
+        append_records(self._folder, "sampler", self._recorder.take())
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """Stop, and do not wait for what is under way: nobody will ask for it."""
-        self._given_up.set()
+        self._aborted.set()
         self.stop()
 
     def lags(self, window: Window) -> Lags:
@@ -77,53 +77,65 @@ class Sampler:
         )
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(MAX_CONCURRENT_SAMPLES) as pool:
             for number in count():
-                if self._stop.wait(EVERY_SECONDS):
+                if self._stop.wait(INTERVAL_SECONDS):
                     break
-                where = self._chance.choice(self._ground.chats)
-                if self._free.acquire(blocking=False):  # else all wait: one more would tell nothing
-                    pool.submit(self._sample, number, *where)
+                place = self._rng.choice(self._fixtures.chats)
+                if self._slots.acquire(
+                    blocking=False
+                ):  # else all wait: one more would tell nothing
+                    pool.submit(self._sample, number, *place)
 
     def _sample(self, number: int, application: int, chat: int) -> None:
         try:
             self._send_and_wait(number, application, chat)
         finally:
-            self._free.release()
+            self._slots.release()
 
     def _send_and_wait(self, number: int, application: int, chat: int) -> None:
-        token = self._ground.tokens[application]
-        sign = mark(self._plan.seed, "s", number)
-        text = self._ground.tongue(application, chat).text(Random(sign), sign)
-        answer = self._web.ask("POST", messages(token, chat), {"message": {"text": text}})
+        token = self._fixtures.tokens[application]
+        marker = mark(self._plan.seed, "s", number)
+        text = self._fixtures.language(application, chat).text(Random(marker), marker)
+        answer = self._client.request(
+            "POST", messages_path(token, chat), {"message": {"text": text}}
+        )
         answered = time.monotonic()
         if answer.status not in (201, 202):
             if answer.status == 0 or answer.status >= 500:
-                self._recorder.fate(What.CREATION_UNKNOWN, application, chat, 0, digest(text))
+                self._recorder.record_outcome(
+                    Outcome.CREATION_UNKNOWN, application, chat, 0, digest(text)
+                )
             return
-        given = answer.body["number"]
-        self._recorder.fate(What.CREATED, application, chat, given, digest(text))
-        stored = self._until(answered, lambda: self._is_stored(token, chat, given))
-        found = self._until(answered, lambda: self._is_found(token, chat, sign)) if stored else None
+        number_given = answer.body["number"]
+        self._recorder.record_outcome(
+            Outcome.CREATED, application, chat, number_given, digest(text)
+        )
+        stored = self._wait_until(answered, lambda: self._is_stored(token, chat, number_given))
+        found = (
+            self._wait_until(answered, lambda: self._is_found(token, chat, marker))
+            if stored
+            else None
+        )
         self.samples.append(Sample(answered - self._begin, stored, found))
 
-    def _until(self, since: float, true: Callable[[], bool | None]) -> float | None:
+    def _wait_until(self, since: float, condition: Callable[[], bool | None]) -> float | None:
         """Milliseconds from `since` until that is so; None if it can't be, or takes too long."""
-        pause = FIRST_PAUSE
-        while time.monotonic() - since < self._patience and (so := true()) is not None:
-            if so:
+        pause = MIN_POLL_SECONDS
+        while time.monotonic() - since < self._patience and (result := condition()) is not None:
+            if result:
                 return (time.monotonic() - since) * 1000
-            if self._given_up.wait(pause):
+            if self._aborted.wait(pause):
                 break
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_POLL_SECONDS)
         return None
 
     def _is_stored(self, token: str, chat: int, number: int) -> bool | None:
-        status = self._web.ask("GET", messages(token, chat, number)).status
+        status = self._client.request("GET", messages_path(token, chat, number)).status
         return None if status == 404 else status == 200  # what is only accepted yet is never 404
 
-    def _is_found(self, token: str, chat: int, sign: str) -> bool:
-        answer = self._web.ask("GET", messages(token, chat, keyword=sign, limit=1))
+    def _is_found(self, token: str, chat: int, marker: str) -> bool:
+        answer = self._client.request("GET", messages_path(token, chat, keyword=marker, limit=1))
         return answer.status == 200 and bool(answer.body["items"])
 
 

@@ -6,10 +6,10 @@ locust -f loadtest/scenarios/batch.py --host http://127.0.0.1:3000
 from locust import tag, task
 
 from loadtest.corpus.fixtures import Layout
-from loadtest.users.chat_user import Acts, Chatter
+from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
-class Sending(Acts):
+class BatchTasks(ChatTasks):
     """Of 10 requests 5 of ten messages, 4 of a hundred, one of a thousand."""
 
     @tag("batch")
@@ -31,8 +31,8 @@ class Sending(Acts):
         self.user.send_many(1_000)
 
 
-class Batch(Chatter):
+class BatchUser(ChatUser):
     """16 applications, 64 chats."""
 
-    tasks = [Sending]  # noqa: RUF012  # as Locust declares it
+    tasks = [BatchTasks]  # noqa: RUF012  # as Locust declares it
     layout = Layout(applications=16, chats=64)

@@ -6,10 +6,10 @@ locust -f loadtest/scenarios/hot_chat.py --host http://127.0.0.1:3000
 from locust import tag, task
 
 from loadtest.corpus.fixtures import Layout
-from loadtest.users.chat_user import Acts, Chatter
+from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
-class Talking(Acts):
+class HotChatTasks(ChatTasks):
     """Of 5 requests 4 messages, and one page."""
 
     @tag("send")
@@ -25,8 +25,8 @@ class Talking(Acts):
         self.user.list_newest()
 
 
-class HotChat(Chatter):
+class HotChatUser(ChatUser):
     """One application, one chat."""
 
-    tasks = [Talking]  # noqa: RUF012  # as Locust declares it
+    tasks = [HotChatTasks]  # noqa: RUF012  # as Locust declares it
     layout = Layout(applications=1, chats=1)

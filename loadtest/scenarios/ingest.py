@@ -1,4 +1,4 @@
-"""Sending only, one message a request: how much is taken.
+"""IngestTasks only, one message a request: how much is taken.
 
 locust -f loadtest/scenarios/ingest.py --host http://127.0.0.1:3000
 """
@@ -6,10 +6,10 @@ locust -f loadtest/scenarios/ingest.py --host http://127.0.0.1:3000
 from locust import tag, task
 
 from loadtest.corpus.fixtures import Layout
-from loadtest.users.chat_user import Acts, Chatter
+from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
-class Sending(Acts):
+class IngestTasks(ChatTasks):
     """Nothing but messages."""
 
     @tag("send")
@@ -19,8 +19,8 @@ class Sending(Acts):
         self.user.send()
 
 
-class Ingest(Chatter):
+class IngestUser(ChatUser):
     """32 applications, 128 chats."""
 
-    tasks = [Sending]  # noqa: RUF012  # as Locust declares it
+    tasks = [IngestTasks]  # noqa: RUF012  # as Locust declares it
     layout = Layout(applications=32, chats=128)

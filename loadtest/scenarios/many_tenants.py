@@ -6,10 +6,10 @@ locust -f loadtest/scenarios/many_tenants.py --host http://127.0.0.1:3000
 from locust import tag, task
 
 from loadtest.corpus.fixtures import Layout
-from loadtest.users.chat_user import Acts, Chatter
+from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
-class Visiting(Acts):
+class ManyTenantsTasks(ChatTasks):
     """Of 10 requests 7 messages, 2 pages, one search."""
 
     @tag("send")
@@ -31,8 +31,8 @@ class Visiting(Acts):
         self.user.search()
 
 
-class ManyTenants(Chatter):
+class ManyTenantsUser(ChatUser):
     """200 applications of 50 chats."""
 
-    tasks = [Visiting]  # noqa: RUF012  # as Locust declares it
+    tasks = [ManyTenantsTasks]  # noqa: RUF012  # as Locust declares it
     layout = Layout(applications=200, chats=10_000)

@@ -6,10 +6,10 @@ locust -f loadtest/scenarios/mixed.py --host http://127.0.0.1:3000
 from locust import tag, task
 
 from loadtest.corpus.fixtures import Layout
-from loadtest.users.chat_user import Acts, Chatter
+from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
-class Day(Acts):
+class MixedTasks(ChatTasks):
     """Of 100 requests: 60 messages, 15 pages, 10 searches, 8 edits, 5 deletions, 2 chats."""
 
     @tag("send")
@@ -49,8 +49,8 @@ class Day(Acts):
         self.user.new_chat()
 
 
-class Mixed(Chatter):
+class MixedUser(ChatUser):
     """16 applications, 64 chats."""
 
-    tasks = [Day]  # noqa: RUF012  # as Locust declares it
+    tasks = [MixedTasks]  # noqa: RUF012  # as Locust declares it
     layout = Layout(applications=16, chats=64)

@@ -1,4 +1,4 @@
-"""Searching: each chat begins with a thousand messages of its language, keywords come by Zipf's law.
+"""SearchTasks: each chat begins with a thousand messages of its language, keywords come by Zipf's law.
 
 locust -f loadtest/scenarios/search.py --host http://127.0.0.1:3000
 """
@@ -6,10 +6,10 @@ locust -f loadtest/scenarios/search.py --host http://127.0.0.1:3000
 from locust import tag, task
 
 from loadtest.corpus.fixtures import Layout
-from loadtest.users.chat_user import Acts, Chatter
+from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
-class Searching(Acts):
+class SearchTasks(ChatTasks):
     """Of 20 requests 18 searches, one page, and one message, so that what is searched moves."""
 
     @tag("search", "read")
@@ -31,8 +31,8 @@ class Searching(Acts):
         self.user.send()
 
 
-class Search(Chatter):
+class SearchUser(ChatUser):
     """32 chats of 1,000 messages each, in 8 applications."""
 
-    tasks = [Searching]  # noqa: RUF012  # as Locust declares it
+    tasks = [SearchTasks]  # noqa: RUF012  # as Locust declares it
     layout = Layout(applications=8, chats=32, messages=1_000)

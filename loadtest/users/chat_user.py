@@ -12,7 +12,7 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from loadtest.corpus.fixtures import Layout
-from loadtest.corpus.texts import digest, mark, tongues
+from loadtest.corpus.texts import digest, languages, mark
 from loadtest.recording import (
     BATCH,
     DELETE,
@@ -23,29 +23,29 @@ from loadtest.recording import (
     ROUTES,
     SEARCH,
     SEND,
-    What,
+    Outcome,
 )
-from loadtest.users.coordination import swarm
-from loadtest.web import messages
+from loadtest.users.coordination import coordinator
+from loadtest.web import messages_path
 
-OWN = 50  # messages of its own that a user may edit or delete
+MAX_OWN_MESSAGES = 50  # messages of its own that a user may edit or delete
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 _NAMES = [route.partition(" ")[2] for route in ROUTES]
 
-tongues()  # read now: Locust's processes then share it, and no user's first request waits for it
+languages()  # read now: Locust's processes then share it, and no user's first request waits for it
 
 
-class Acts(TaskSet):
+class ChatTasks(TaskSet):
     """What a scenario's users do: as Locust's own, but chosen by the user's own seeded chance."""
 
-    user: "Chatter"
+    user: "ChatUser"
 
     def get_next_task(self) -> Any:
         """One of the tasks, by their weights."""
-        return self.user.chance.choice(self.tasks)
+        return self.user.rng.choice(self.tasks)
 
 
-class Chatter(FastHttpUser):
+class ChatUser(FastHttpUser):
     """Sends requests one after another, without a pause (closed model) or as arrivals come (open)."""
 
     abstract = True
@@ -56,16 +56,16 @@ class Chatter(FastHttpUser):
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
-        self._swarm = swarm()
-        self._speaker = f"u{self._swarm.next_user()}"
-        self._said = 0
+        self._coordinator = coordinator()
+        self._sender = f"u{self._coordinator.next_user_number()}"
+        self._sent_count = 0
         self._intended: float | None = None
-        self._own: deque[tuple[int, int, int]] = deque(maxlen=OWN)
-        self.chance = Random(f"{self._swarm.seed}/{self._speaker}")
+        self._own_messages: deque[tuple[int, int, int]] = deque(maxlen=MAX_OWN_MESSAGES)
+        self.rng = Random(f"{self._coordinator.seed}/{self._sender}")
 
     def on_start(self) -> None:
         """In the open model, wait for an arrival before the first request, too."""
-        if self._swarm.arrivals is not None:
+        if self._coordinator.arrivals is not None:
             self.wait()  # type: ignore[no-untyped-call]
 
     def wait_time(self) -> float:
@@ -73,137 +73,145 @@ class Chatter(FastHttpUser):
 
         What an arrival does follows from its number, whichever user is free to do it.
         """
-        if self._swarm.over:
+        if self._coordinator.is_over:
             raise StopUser
-        if self._swarm.arrivals is None:
+        if self._coordinator.arrivals is None:
             return 0.0
-        number, at = next(self._swarm.arrivals, (0, None))
+        number, at = next(self._coordinator.arrivals, (0, None))
         if at is None:
             raise StopUser
-        self._speaker, self._said, self._intended = f"a{number}", 0, at
-        self.chance.seed(f"{self._swarm.seed}/{self._speaker}")
-        return max(at - (self._swarm.now or 0), 0.0)
+        self._sender, self._sent_count, self._intended = f"a{number}", 0, at
+        self.rng.seed(f"{self._coordinator.seed}/{self._sender}")
+        return max(at - (self._coordinator.now or 0), 0.0)
 
     # -- what users do -----------------------------------------------------------------------------
 
     def send(self) -> None:
         """Say something in a chat."""
-        application, chat = self._somewhere()
-        text = self._text(application, chat)
-        path = messages(self._token(application), chat)
-        status, body = self._ask(SEND, path, (202, 201), {"message": {"text": text}})
-        self._created(status, application, chat, body and body.get("number"), [text])
+        application, chat = self._random_chat()
+        text = self._next_text(application, chat)
+        path = messages_path(self._token(application), chat)
+        status, body = self._request(SEND, path, (202, 201), {"message": {"text": text}})
+        self._record_creation(status, application, chat, body and body.get("number"), [text])
 
     def send_many(self, count: int) -> None:
         """Say several things at once."""
-        application, chat = self._somewhere()
-        texts = [self._text(application, chat) for _ in range(count)]
-        path = f"{messages(self._token(application), chat)}/batch"
-        asked = {"messages": [{"text": text} for text in texts]}
-        status, body = self._ask(BATCH, path, (202, 201), asked)
-        self._created(status, application, chat, body and body.get("first"), texts)
+        application, chat = self._random_chat()
+        texts = [self._next_text(application, chat) for _ in range(count)]
+        path = f"{messages_path(self._token(application), chat)}/batch"
+        body = {"messages": [{"text": text} for text in texts]}
+        status, answer = self._request(BATCH, path, (202, 201), body)
+        self._record_creation(status, application, chat, answer and answer.get("first"), texts)
 
     def list_newest(self) -> None:
         """Read the first page of a chat, or one from somewhere within."""
-        application, chat = self._somewhere()
-        after = self.chance.choice((0, 0, 50, 100))
-        self._ask(LIST, messages(self._token(application), chat, limit=50, after=after), (200,))
+        application, chat = self._random_chat()
+        after = self.rng.choice((0, 0, 50, 100))
+        self._request(
+            LIST, messages_path(self._token(application), chat, limit=50, after=after), (200,)
+        )
 
     def read(self) -> None:
         """Read a message of its own."""
-        if not self._own:
-            return self._without_own()
-        application, chat, number = self._own[-1]
-        self._ask(READ, messages(self._token(application), chat, number), (200, 202))
+        if not self._own_messages:
+            return self._act_without_own_message()
+        application, chat, number = self._own_messages[-1]
+        self._request(READ, messages_path(self._token(application), chat, number), (200, 202))
         return None
 
     def search(self) -> None:
         """Search a chat for a word of its language, frequent ones more often."""
-        application, chat = self._somewhere()
-        keyword = self._swarm.ground.tongue(application, chat).keyword(self.chance)
-        path = messages(self._token(application), chat, keyword=keyword, limit=50)
-        self._ask(SEARCH, path, (200,))
+        application, chat = self._random_chat()
+        keyword = self._coordinator.fixtures.language(application, chat).keyword(self.rng)
+        path = messages_path(self._token(application), chat, keyword=keyword, limit=50)
+        self._request(SEARCH, path, (200,))
 
     def edit(self) -> None:
         """Change a message of its own."""
-        if not self._own:
-            return self._without_own()
-        application, chat, number = self._own[self._place()]
-        text = self._text(application, chat)
-        path = messages(self._token(application), chat, number)
-        status, _ = self._ask(EDIT, path, (200,), {"message": {"text": text}})
-        what = {200: What.EDITED}.get(status, What.EDIT_UNKNOWN if _unknown(status) else None)
-        if what:
-            self._swarm.recorder.fate(what, application, chat, number, digest(text))
+        if not self._own_messages:
+            return self._act_without_own_message()
+        application, chat, number = self._own_messages[self._random_own_index()]
+        text = self._next_text(application, chat)
+        path = messages_path(self._token(application), chat, number)
+        status, _ = self._request(EDIT, path, (200,), {"message": {"text": text}})
+        outcome = {200: Outcome.EDITED}.get(
+            status, Outcome.EDIT_UNKNOWN if _is_unknown(status) else None
+        )
+        if outcome:
+            self._coordinator.recorder.record_outcome(
+                outcome, application, chat, number, digest(text)
+            )
         return None
 
     def delete(self) -> None:
         """Delete a message of its own."""
-        if not self._own:
-            return self._without_own()
-        place = self._place()
-        application, chat, number = self._own[place]
-        del self._own[place]
-        path = messages(self._token(application), chat, number)
-        status, _ = self._ask(DELETE, path, (204,))
-        what = {204: What.DELETED}.get(status, What.DELETION_UNKNOWN if _unknown(status) else None)
-        if what:
-            self._swarm.recorder.fate(what, application, chat, number)
+        if not self._own_messages:
+            return self._act_without_own_message()
+        place = self._random_own_index()
+        application, chat, number = self._own_messages[place]
+        del self._own_messages[place]
+        path = messages_path(self._token(application), chat, number)
+        status, _ = self._request(DELETE, path, (204,))
+        outcome = {204: Outcome.DELETED}.get(
+            status, Outcome.DELETION_UNKNOWN if _is_unknown(status) else None
+        )
+        if outcome:
+            self._coordinator.recorder.record_outcome(outcome, application, chat, number)
         return None
 
     def new_chat(self) -> None:
         """Create a chat."""
-        application = self.chance.randrange(len(self._swarm.ground.tokens))
+        application = self.rng.randrange(len(self._coordinator.fixtures.tokens))
         path = f"/applications/{self._token(application)}/chats"
-        status, body = self._ask(NEW_CHAT, path, (202, 201), {})
+        status, body = self._request(NEW_CHAT, path, (202, 201), {})
         if number := body and body.get("number"):
-            self._swarm.recorder.fate(What.CHAT_CREATED, application, number)
-        elif _unknown(status):
-            self._swarm.recorder.fate(What.CHAT_CREATION_UNKNOWN, application, 0)
+            self._coordinator.recorder.record_outcome(Outcome.CHAT_CREATED, application, number)
+        elif _is_unknown(status):
+            self._coordinator.recorder.record_outcome(Outcome.CHAT_CREATION_UNKNOWN, application, 0)
 
     # -- how ---------------------------------------------------------------------------------------
 
-    def _without_own(self) -> None:
+    def _act_without_own_message(self) -> None:
         """Instead of what takes a message of its own, by a user that has sent none yet.
 
         In the open model it is chance who is free for an arrival, and what is said must not depend on that:
         it reads a page. But if there are tasks that `--tags` has left out, nobody else may say anything.
         """
-        options = self._swarm.environment.parsed_options
+        options = self._coordinator.environment.parsed_options
         chosen = options and (options.tags or options.exclude_tags)
-        if self._swarm.arrivals is None or chosen:
+        if self._coordinator.arrivals is None or chosen:
             self.send()
         else:
             self.list_newest()
 
-    def _place(self) -> int:
-        """One of its own messages; that takes one number of the chance, however many of them there are."""
-        return int(self.chance.random() * len(self._own))
+    def _random_own_index(self) -> int:
+        """One of its own messages; that takes one number of the rng, however many of them there are."""
+        return int(self.rng.random() * len(self._own_messages))
 
-    def _somewhere(self) -> tuple[int, int]:
-        return self.chance.choice(self._swarm.ground.chats)
+    def _random_chat(self) -> tuple[int, int]:
+        return self.rng.choice(self._coordinator.fixtures.chats)
 
     def _token(self, application: int) -> str:
-        return self._swarm.ground.tokens[application]
+        return self._coordinator.fixtures.tokens[application]
 
-    def _text(self, application: int, chat: int) -> str:
-        self._said += 1
-        tongue = self._swarm.ground.tongue(application, chat)
-        return tongue.text(self.chance, mark(self._swarm.seed, self._speaker, self._said))
+    def _next_text(self, application: int, chat: int) -> str:
+        self._sent_count += 1
+        language = self._coordinator.fixtures.language(application, chat)
+        return language.text(self.rng, mark(self._coordinator.seed, self._sender, self._sent_count))
 
-    def _created(
+    def _record_creation(
         self, status: int, application: int, chat: int, first: int | None, texts: list[str]
     ) -> None:
-        fate = self._swarm.recorder.fate
+        record_outcome = self._coordinator.recorder.record_outcome
         if first is not None:
             for number, text in enumerate(texts, first):
-                fate(What.CREATED, application, chat, number, digest(text))
-            self._own.append((application, chat, first))
-        elif _unknown(status):
+                record_outcome(Outcome.CREATED, application, chat, number, digest(text))
+            self._own_messages.append((application, chat, first))
+        elif _is_unknown(status):
             for text in texts:
-                fate(What.CREATION_UNKNOWN, application, chat, 0, digest(text))
+                record_outcome(Outcome.CREATION_UNKNOWN, application, chat, 0, digest(text))
 
-    def _ask(
+    def _request(
         self, route: int, path: str, expected: tuple[int, ...], body: Any = None
     ) -> tuple[int, Any]:
         """One request; its status (0 without an answer), and of an expected one the JSON.
@@ -212,7 +220,7 @@ class Chatter(FastHttpUser):
         """
         method = ROUTES[route].partition(" ")[0]
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        begin = self._swarm.now or 0.0
+        begin = self._coordinator.now or 0.0
         intended, self._intended = begin if self._intended is None else self._intended, None
         late = max(begin - intended, 0.0)
         started = time.perf_counter()
@@ -228,7 +236,9 @@ class Chatter(FastHttpUser):
             response.request_meta["response_time"] = micros / 1000
             answer = _read(response) if response.status_code in expected else None
             failed = response.status_code not in expected or answer is _UNREADABLE
-            self._swarm.recorder.request(intended, micros, route, response.status_code, failed)
+            self._coordinator.recorder.record_request(
+                intended, micros, route, response.status_code, failed
+            )
             if failed:
                 response.failure(f"answered {response.status_code or 'nothing'}")
             else:
@@ -246,6 +256,6 @@ def _read(response: ResponseContextManager) -> Any:
         return _UNREADABLE
 
 
-def _unknown(status: int) -> bool:
-    """Whether what was asked for may have been done, or not."""
+def _is_unknown(status: int) -> bool:
+    """Whether what was body for may have been done, or not."""
     return status == 0 or status >= 500

@@ -1,6 +1,6 @@
-"""What the processes of a run share, by Locust's own messages: the ground, the plan, the clock, the ledger.
+"""What the processes of a run share, by Locust's own messages: the fixtures, the plan, the clock, the ledger.
 
-The process that has no master makes the ground when the test starts, and tells the workers before they
+The process that has no master creates the fixtures when the test starts, and tells the workers before they
 spawn anybody; what each process records flows back with Locust's reports. Without `--folder` nothing is
 recorded, and Locust's own statistics are all there is.
 """
@@ -23,16 +23,16 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.corpus import fixtures
-from loadtest.corpus.fixtures import Ground, Layout
+from loadtest.corpus.fixtures import Fixtures, Layout
 from loadtest.errors import CouldNotRun, Unreachable
-from loadtest.recording import Recorder, keep
+from loadtest.recording import Recorder, append_records
 from loadtest.report.result import Model
-from loadtest.run.folder import NEWS, PLAN, STOP, UNREACHABLE, UNUSABLE
+from loadtest.run.folder import PLAN, START_INFO, STOP, UNREACHABLE, UNUSABLE
 from loadtest.run.plan import Plan, Stage
-from loadtest.web import Web
+from loadtest.web import ApiClient
 
 REPORT_SECONDS = 1.0
-LEAD_SECONDS = 0.5  # from the ground to the run's begin, so that everybody is there
+START_DELAY_SECONDS = 0.5  # from the fixtures to the run's begin, so that everybody is there
 logger = logging.getLogger(__name__)
 
 runners.WORKER_REPORT_INTERVAL = REPORT_SECONDS
@@ -40,13 +40,13 @@ runners.WORKER_REPORT_INTERVAL = REPORT_SECONDS
 runners.HEARTBEAT_LIVENESS = 30
 
 
-class Swarm:
+class Coordinator:
     """The state of this process."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self.recorder = Recorder()
-        self.ground = Ground([], [])
+        self.fixtures = Fixtures([], [])
         self.arrivals: Iterator[tuple[int, float]] | None = None
         self.seed = 1
         self.ended = False
@@ -55,15 +55,15 @@ class Swarm:
         self._users = 0
         folder = getattr(environment.parsed_options, "folder", None)
         self.folder = Path(folder) if folder else None
-        self.plan = self._planned()
+        self.plan = self._load_plan()
 
     @property
     def now(self) -> float | None:
-        """Seconds since the run's begin; None before the ground is there."""
+        """Seconds since the run's begin; None before the fixtures exist."""
         return None if self._begin is None else time.monotonic() - self._begin
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether nobody is to begin anything any more. Each process knows that by itself."""
         planned = self.plan.seconds if self.plan else math.inf
         return self.ended or (self.now or 0.0) >= planned
@@ -74,14 +74,14 @@ class Swarm:
             self.environment.runner.send_message("end")
         self.ended = True
 
-    def next_user(self) -> int:
-        """A number for a new user: in the whole swarm nobody else has it."""
-        mine = self._users
+    def next_user_number(self) -> int:
+        """A number for a new user: among all processes nobody else has it."""
+        index = self._users
         self._users += 1
-        return mine * self._processes + self._index
+        return index * self._processes + self._index
 
     def prepare(self) -> None:
-        """Make the ground and begin; where that fails, the run ends with an exit code of its own."""
+        """Create the fixtures and begin; where that fails, the run ends with an exit code of its own."""
         options, runner = self.environment.parsed_options, self.environment.runner
         assert options
         assert runner
@@ -90,8 +90,8 @@ class Swarm:
         seed = plan.seed if plan else options.seed
         chats = plan.chats if plan else options.chats
         try:
-            web = Web(self.environment.host or "")
-            made = fixtures.make(web, layout.with_chats(chats), seed, self.recorder)
+            client = ApiClient(self.environment.host or "")
+            created = fixtures.create(client, layout.with_chats(chats), seed, self.recorder)
         except CouldNotRun as error:
             logger.error("%s", error)
             unreachable = isinstance(error, Unreachable)
@@ -99,44 +99,44 @@ class Swarm:
             gevent.spawn(runner.quit)
             gevent.sleep(60)  # until that has ended us
             return
-        news = {
-            "ground": asdict(made),
+        start_info = {
+            "fixtures": asdict(created),
             "plan": plan.to_json() if plan else None,
             "seed": seed,
             "processes": getattr(runner, "worker_count", 1),
         }
         if isinstance(runner, MasterRunner):
-            runner.send_message("ground", news)
-        begun = self.begin(news)
+            runner.send_message("fixtures", start_info)
+        start = self.begin(start_info)
         if self.folder:
-            unfinished = self.folder / f"{NEWS}.new"
-            unfinished.write_text(json.dumps(news | {"begin": begun}))
-            unfinished.replace(self.folder / NEWS)
+            unfinished = self.folder / f"{START_INFO}.new"
+            unfinished.write_text(json.dumps(start_info | {"begin": start}))
+            unfinished.replace(self.folder / START_INFO)
 
-    def begin(self, news: dict[str, Any]) -> float:
-        """The ground is there: the clock starts; returns the moment, by time.monotonic()."""
-        self.ground = Ground.load(news["ground"])
-        self.plan = Plan.from_json(news["plan"]) if news["plan"] else None
-        self.seed = news["seed"]
+    def begin(self, start_info: dict[str, Any]) -> float:
+        """The fixtures exist: the clock starts; returns the moment, by time.monotonic()."""
+        self.fixtures = Fixtures.from_json(start_info["fixtures"])
+        self.plan = Plan.from_json(start_info["plan"]) if start_info["plan"] else None
+        self.seed = start_info["seed"]
         self._index = getattr(self.environment.runner, "worker_index", 0)
-        self._processes = news["processes"]
+        self._processes = start_info["processes"]
         self._users, self.ended = 0, False
         if self.plan and self.plan.model is Model.OPEN:
             self.arrivals = self.plan.arrivals(self._index, self._processes)
-        self._begin = time.monotonic() + LEAD_SECONDS
+        self._begin = time.monotonic() + START_DELAY_SECONDS
         return self._begin
 
-    def stop_asked(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether somebody wants the run to end in good order."""
         return self.folder is not None and (self.folder / STOP).exists()
 
-    def write(self) -> None:
+    def flush(self) -> None:
         """Bring what this process has recorded to disk; without a folder it is forgotten."""
         taken = self.recorder.take()
         if self.folder:
-            keep(self.folder, "main", taken)
+            append_records(self.folder, "main", taken)
 
-    def _planned(self) -> Plan | None:
+    def _load_plan(self) -> Plan | None:
         options = self.environment.parsed_options
         assert options
         if self.folder:
@@ -147,12 +147,12 @@ class Swarm:
         return None
 
 
-_swarm: list[Swarm] = []
+_coordinators: list[Coordinator] = []
 
 
-def swarm() -> Swarm:
+def coordinator() -> Coordinator:
     """This process's; Locust has one environment."""
-    return _swarm[-1]
+    return _coordinators[-1]
 
 
 def _options(parser: LocustArgumentParser) -> None:
@@ -166,46 +166,46 @@ def _options(parser: LocustArgumentParser) -> None:
 
 
 def _init(environment: Environment, **_: object) -> None:
-    _swarm.append(Swarm(environment))
-    if swarm().folder:
-        gevent.spawn(_end_with_input)
+    _coordinators.append(Coordinator(environment))
+    if coordinator().folder:
+        gevent.spawn(_exit_on_stdin_eof)
     runner = environment.runner
     if isinstance(runner, WorkerRunner):
-        runner.register_message("ground", lambda msg, **_: swarm().begin(msg.data))
-        runner.register_message("end", lambda **_: swarm().end())
+        runner.register_message("fixtures", lambda msg, **_: coordinator().begin(msg.data))
+        runner.register_message("end", lambda **_: coordinator().end())
     else:
-        gevent.spawn(_write_often)
+        gevent.spawn(_write_periodically)
 
 
-def _end_with_input() -> None:
+def _exit_on_stdin_eof() -> None:
     """Once `bench run`, which holds the other end of this pipe, is gone, nobody wants the load any more."""
     gevent.socket.wait_read(sys.stdin.fileno())  # nothing is written there: it can only be the end
     os._exit(1)
 
 
-def _write_often() -> None:
+def _write_periodically() -> None:
     while True:
         gevent.sleep(REPORT_SECONDS)
-        swarm().write()
+        coordinator().flush()
 
 
 def _start(environment: Environment, **_: object) -> None:
     if not isinstance(environment.runner, WorkerRunner):
-        swarm().prepare()
+        coordinator().prepare()
 
 
 def _report(data: dict[str, Any], **_: object) -> None:
-    data["recorded"] = swarm().recorder.take()
+    data["recorded"] = coordinator().recorder.take()
 
 
 def _receive(client_id: str, data: dict[str, Any], **_: object) -> None:
-    if folder := swarm().folder:
-        keep(folder, client_id, data["recorded"])
+    if folder := coordinator().folder:
+        append_records(folder, client_id, data["recorded"])
 
 
 def _quit(**_: object) -> None:
-    if _swarm and not isinstance(swarm().environment.runner, WorkerRunner):
-        swarm().write()
+    if _coordinators and not isinstance(coordinator().environment.runner, WorkerRunner):
+        coordinator().flush()
 
 
 events.init_command_line_parser.add_listener(_options)

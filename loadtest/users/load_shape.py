@@ -6,14 +6,14 @@ from locust import LoadTestShape
 from locust.runners import LocalRunner
 
 from loadtest.report.result import Model
-from loadtest.users.coordination import swarm
+from loadtest.users.coordination import coordinator
 
 QUIET_SECONDS = 2.0  # after the last user has ended: the workers' last reports arrive
-MOST_SECONDS = 30.0  # after the end: longer than any request may take
-AT_ONCE = 100.0  # users that may start, or end, within a second, at least
+MAX_WIND_DOWN_SECONDS = 30.0  # after the end: longer than any request may take
+MIN_SPAWN_RATE = 100.0  # users that may start, or end, within a second, at least
 
 
-class Planned(LoadTestShape):
+class PlannedShape(LoadTestShape):
     """Users as planned; at the end nobody, then quiet until everything is written, then the end."""
 
     _over_since: float | None = None
@@ -21,18 +21,18 @@ class Planned(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """How many users there are to be, and how fast they may come."""
-        here, plan = swarm(), swarm().plan
+        state, plan = coordinator(), coordinator().plan
         assert plan, "a shape needs a plan"
-        now = here.now or 0.0  # before the first tick is over there is no ground, and no clock
-        if here.over or here.stop_asked():
-            here.end()
-            return self._run_out(now, max(plan.users, AT_ONCE))
+        now = state.now or 0.0  # before the first tick is over there are no fixtures, and no clock
+        if state.is_over or state.stop_requested():
+            state.end()
+            return self._wind_down(now, max(plan.users, MIN_SPAWN_RATE))
         if plan.model is Model.OPEN:
-            return plan.users, max(plan.users, AT_ONCE)
+            return plan.users, max(plan.users, MIN_SPAWN_RATE)
         users = max(math.ceil(plan.level(now)), 1)
-        return users, max(users, AT_ONCE)
+        return users, max(users, MIN_SPAWN_RATE)
 
-    def _run_out(self, now: float, at_once: float) -> tuple[int, float] | None:
+    def _wind_down(self, now: float, spawn_rate: float) -> tuple[int, float] | None:
         """Nobody any more, all of a sudden: who is left would go on with a part of what is due.
 
         The end comes once all is quiet, or too much time has passed.
@@ -43,6 +43,6 @@ class Planned(LoadTestShape):
             self._quiet_since = now
         quiet = 0.0 if isinstance(self.runner, LocalRunner) else QUIET_SECONDS
         is_quiet = self._quiet_since is not None and now - self._quiet_since >= quiet
-        if is_quiet or now - self._over_since > MOST_SECONDS:
+        if is_quiet or now - self._over_since > MAX_WIND_DOWN_SECONDS:
             return None
-        return 0, at_once
+        return 0, spawn_rate

@@ -12,22 +12,22 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from backend.settings import Settings
-from tests.conftest import Engines, missing
+from tests.conftest import Engines, skip_absent
 from tests.engines import RedisServer, valkey_binary
 from tests.http.conftest import start_worker
-from tests.http.serving import Server, until
+from tests.http.serving import HttpServer, wait_until
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningInstallation:
     """An installation with a Redis of its own, which may be stopped."""
 
     engines: Engines
     redis: RedisServer
-    server: Server
+    server: HttpServer
 
     @property
     def url(self) -> str:
@@ -36,21 +36,23 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def running(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(
+    engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningInstallation]:
     """Everything running and well."""
     with ExitStack() as stack:
         redis = RedisServer(valkey_binary())
         stack.callback(redis.remove)
         redis.start()
         settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
-        server = Server(settings, tmp_path_factory.mktemp("browser"))
+        server = HttpServer(settings, tmp_path_factory.mktemp("browser"))
         stack.callback(server.remove)
         worker = start_worker(server)
         stack.callback(worker.wait)
         stack.callback(worker.kill)
-        server.up()
-        until(lambda: b"All is well" in server("GET", "/").body, seconds=60)
-        yield Running(engines, redis, server)
+        server.wait_ready()
+        wait_until(lambda: b"All is well" in server("GET", "/").body, seconds=60)
+        yield RunningInstallation(engines, redis, server)
 
 
 @pytest.fixture(
@@ -60,7 +62,7 @@ def chromium() -> Iterator[Browser]:
     """Debian's Chromium."""
     found = shutil.which("chromium")
     if found is None:
-        missing("Chromium")
+        skip_absent("Chromium")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # it refuses to be root's otherwise
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=arguments)
@@ -68,11 +70,11 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-Open = Callable[..., Page]
+OpenPage = Callable[..., Page]
 
 
 @pytest.fixture
-def open_page(chromium: Browser, running: Running) -> Iterator[Open]:
+def open_page(chromium: Browser, running: RunningInstallation) -> Iterator[OpenPage]:
     """Opens a page of the server's, in a browser that knows nothing yet.
 
     In the end the browser must have had nothing to complain of (a policy that was broken is a complaint), and

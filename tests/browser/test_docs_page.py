@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import PHONE, Open, Running
+from tests.browser.conftest import PHONE, OpenPage, RunningInstallation
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -31,7 +31,7 @@ def _shown(answer: Locator) -> str:
 
 
 def test_an_application_a_chat_and_a_message_are_made_by_clicking(
-    running: Running, open_page: Open
+    running: RunningInstallation, open_page: OpenPage
 ) -> None:
     """What the page sends is what the API takes, and the page shows what it answered."""
     page = open_page("/docs")
@@ -52,7 +52,7 @@ def test_an_application_a_chat_and_a_message_are_made_by_clicking(
     assert (found["name"], found["chats_count"]) == ("Clicked", 1)
 
 
-def test_every_operation_is_there(running: Running, open_page: Open) -> None:
+def test_every_operation_is_there(running: RunningInstallation, open_page: OpenPage) -> None:
     """The page is made of this server's own OpenAPI document, whole."""
     document = running.server("GET", "/openapi.json").json
     operations = [
@@ -62,7 +62,7 @@ def test_every_operation_is_there(running: Running, open_page: Open) -> None:
     expect(page.locator(".opblock")).to_have_count(len(operations))
 
 
-def test_an_open_operation_fits_a_phone(open_page: Open) -> None:
+def test_an_open_operation_fits_a_phone(open_page: OpenPage) -> None:
     """What is wider than the screen is scrolled within itself; the page never is sideways."""
     page = open_page("/docs", viewport=PHONE)
     block = page.locator("#operations-messages-create_message")
@@ -71,7 +71,7 @@ def test_an_open_operation_fits_a_phone(open_page: Open) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
-def test_it_follows_the_reader_s_colours(open_page: Open) -> None:
+def test_it_follows_the_reader_s_colours(open_page: OpenPage) -> None:
     """Dark where the reader's system is, light otherwise, also when that changes."""
     page = open_page("/docs", color_scheme="dark")
     body, white = page.locator("body"), "rgb(255, 255, 255)"

@@ -10,16 +10,16 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import DESKTOP, PHONE, Open, Running
-from tests.http.serving import Application, until
+from tests.browser.conftest import DESKTOP, PHONE, OpenPage, RunningInstallation
+from tests.http.serving import ApplicationClient, wait_until
 
 pytestmark = pytest.mark.xdist_group("browser")
 
-SOON = 15_000  # milliseconds
+TIMEOUT_MS = 15_000  # milliseconds
 
 
 @contextmanager
-def hanging(running: Running, engine: str) -> Iterator[None]:
+def hanging(running: RunningInstallation, engine: str) -> Iterator[None]:
     """While inside, an engine takes connections and answers nothing; afterwards all is well again."""
 
     def send(number: signal.Signals) -> None:
@@ -33,12 +33,12 @@ def hanging(running: Running, engine: str) -> Iterator[None]:
         yield
     finally:
         send(signal.SIGCONT)
-    until(lambda: b"All is well" in running.server("GET", "/").body)
+    wait_until(lambda: b"All is well" in running.server("GET", "/").body)
 
 
-def expect_verdict(page: Page, said: str) -> None:
+def expect_summary(page: Page, said: str) -> None:
     """The sentence on top says so, soon."""
-    expect(page.locator("#verdict strong")).to_contain_text(said, timeout=SOON)
+    expect(page.locator("#summary strong")).to_contain_text(said, timeout=TIMEOUT_MS)
 
 
 def state(page: Page, figure: str) -> str:
@@ -47,54 +47,56 @@ def state(page: Page, figure: str) -> str:
     return line.locator(".state").inner_text()
 
 
-def test_all_is_well_and_each_figure_says_so(open_page: Open) -> None:
+def test_all_is_well_and_each_figure_says_so(open_page: OpenPage) -> None:
     """With everything running nothing needs a look, and the title says it, too."""
     page = open_page("/")
-    expect_verdict(page, "All is well")
+    expect_summary(page, "All is well")
     expect(page).to_have_title("InstaChat: all is well")
     states = page.locator(".state").all_inner_texts()
     assert states == ["✓ well"] * 11, page.locator("dl").all_inner_texts()
 
 
 @pytest.mark.parametrize("engine", ["PostgreSQL", "Valkey"])
-def test_an_engine_that_hangs_is_named_and_so_is_its_return(
-    running: Running, open_page: Open, engine: str
+def test_a_hanging_engine_and_its_return_are_shown(
+    running: RunningInstallation, open_page: OpenPage, engine: str
 ) -> None:
     """The open page turns by itself; an answer made meanwhile takes about a second, not the engine's time."""
     page = open_page("/")
-    expect_verdict(page, "All is well")
+    expect_summary(page, "All is well")
     other = "Valkey" if engine == "PostgreSQL" else "PostgreSQL"
     with hanging(running, engine):
-        expect_verdict(page, "not well")
-        expect(page.locator("#verdict li").first).to_contain_text(f"{engine} does not answer")
+        expect_summary(page, "not well")
+        expect(page.locator("#summary li").first).to_contain_text(f"{engine} does not answer")
         assert state(page, other) == "✓ well"
         began = time.monotonic()
         running.server("GET", "/")
         assert time.monotonic() - began < 3
-    expect_verdict(page, "All is well")
+    expect_summary(page, "All is well")
 
 
-def test_without_scripts_it_shows_the_same_and_loads_itself_again(open_page: Open) -> None:
+def test_without_scripts_it_shows_the_same_and_loads_itself_again(open_page: OpenPage) -> None:
     """Everything is in the first answer; the browser asks for the next one by itself."""
     page = open_page("/", java_script_enabled=False)
-    expect_verdict(page, "All is well")
+    expect_summary(page, "All is well")
     expect(page.locator("dl > div").first).to_contain_text("answers in")
     expect(page.get_by_role("button", name="Pause")).to_be_hidden()
-    first = page.locator("#seen time").get_attribute("datetime")
+    first = page.locator("#snapshot time").get_attribute("datetime")
     assert first
-    expect(page.locator("#seen time")).not_to_have_attribute("datetime", first, timeout=SOON)
+    expect(page.locator("#snapshot time")).not_to_have_attribute(
+        "datetime", first, timeout=TIMEOUT_MS
+    )
 
 
-def test_a_server_that_is_gone_is_said_too(open_page: Open) -> None:
+def test_a_disconnected_server_is_shown(open_page: OpenPage) -> None:
     """Old figures are not taken for new ones, and when the server is back the page is."""
     page = open_page("/")
     page.route("**/", lambda route: route.fulfill(body="a proxy's own page"))
-    expect_verdict(page, "This page's server does not answer")
+    expect_summary(page, "This page's server does not answer")
     page.unroute("**/")
-    expect_verdict(page, "All is well")
+    expect_summary(page, "All is well")
 
 
-def test_it_can_be_made_to_stand_still(open_page: Open) -> None:
+def test_the_page_can_be_paused(open_page: OpenPage) -> None:
     """What changes by itself can be paused, and goes on when asked to."""
     page = open_page("/")
     asked: list[str] = []
@@ -107,24 +109,26 @@ def test_it_can_be_made_to_stand_still(open_page: Open) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_by_everybody(running: Running, open_page: Open, scheme: str) -> None:
+def test_it_can_be_read_by_everybody(
+    running: RunningInstallation, open_page: OpenPage, scheme: str
+) -> None:
     """axe-core finds nothing, contrast included, whether all is well or not."""
     page = open_page("/", color_scheme=scheme, viewport=PHONE)
     assert Axe().run(page).generate_report().startswith("Found 0")
     with hanging(running, "Valkey"):
-        expect_verdict(page, "not well")
+        expect_summary(page, "not well")
         assert Axe().run(page).generate_report().startswith("Found 0")
-    expect_verdict(page, "All is well")
+    expect_summary(page, "All is well")
 
 
 @pytest.mark.parametrize("width", [320, PHONE["width"], DESKTOP["width"]])
-def test_it_fits_every_screen(open_page: Open, width: int) -> None:
+def test_it_fits_every_screen(open_page: OpenPage, width: int) -> None:
     """Nothing has to be scrolled sideways."""
     page = open_page("/", viewport={"width": width, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_it_is_small_and_asks_for_few_files(open_page: Open) -> None:
+def test_it_is_small_and_asks_for_few_files(open_page: OpenPage) -> None:
     """A few kilobytes in all: the page, a style, a script, and an icon."""
     page = open_page("/")
     sizes = page.evaluate(
@@ -134,14 +138,14 @@ def test_it_is_small_and_asks_for_few_files(open_page: Open) -> None:
     assert sum(sizes) < 8_000
 
 
-def test_totals_only(running: Running) -> None:
+def test_totals_only(running: RunningInstallation) -> None:
     """No name, token, text or address of what is stored here is on the page or among the metrics."""
-    application = Application(running.server)
+    application = ApplicationClient(running.server)
     running.server("POST", f"{application.path}/chats")
     text = {"message": {"text": "A secret text"}}
     assert running.server("POST", f"{application.path}/chats/1/messages", text).status == 202
     with hanging(running, "Valkey"):
-        until(lambda: b"does not answer" in running.server("GET", "/").body)
+        wait_until(lambda: b"does not answer" in running.server("GET", "/").body)
         shown = running.server("GET", "/").body + running.server("GET", "/metrics").body
     for secret in (
         "Support desk",
@@ -154,7 +158,7 @@ def test_totals_only(running: Running) -> None:
         assert secret.encode() not in shown
 
 
-def test_many_who_look_cost_no_more_than_one(running: Running) -> None:
+def test_many_viewers_cost_no_more_than_one(running: RunningInstallation) -> None:
     """The engines are asked once a second, however many look."""
     redis = running.redis.client()
     redis.config_resetstat()
@@ -168,7 +172,7 @@ def test_many_who_look_cost_no_more_than_one(running: Running) -> None:
     assert pings <= 2 * (seconds + 2)
 
 
-def test_the_page_allows_no_script_but_its_own(running: Running) -> None:
+def test_the_page_allows_no_script_but_its_own(running: RunningInstallation) -> None:
     """The policy has no exception for what is inline or elsewhere."""
     for path in ("/", "/docs"):
         policy = running.server("GET", path).headers["content-security-policy"]

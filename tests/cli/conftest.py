@@ -19,12 +19,12 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
-from tests.cli.zygote import Captured, Result, Zygote, checked
+from tests.cli.zygote import Captured, ForkServer, Result, checked
 from tests.conftest import Engines
 from tests.engines import RedisServer, free_port, valkey_binary
 
 ROOT = Path(__file__).parents[2]
-TOGETHER = 3  # processes at once: they mostly load modules, and there are two cores
+MAX_PARALLEL = 3  # processes at once: they mostly load modules, and there are two cores
 
 
 # A process counts as its own what the one that started it had at that moment: this one has little.
@@ -40,17 +40,17 @@ class Cli:
     """Runs `instachat` with an environment of its own, in a process of its own.
 
     Loading the modules takes most of a command's time; so a process that has loaded them all forks one for
-    each command (see `zygote`). `real` starts one from nothing, `start` likewise without waiting.
+    each command (see `zygote`). `run_process` starts one from nothing, `start` likewise without waiting.
     """
 
-    def __init__(self, zygote: Zygote, **settings: object) -> None:
+    def __init__(self, fork_server: ForkServer, **settings: object) -> None:
         outside = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
         inside = {f"INSTACHAT_{k.upper()}": str(v) for k, v in settings.items() if v is not None}
         fixed = {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
         self.env = outside | fixed | {"INSTACHAT_PORT": str(free_port())} | inside
         for unwanted in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
             self.env.pop(unwanted, None)
-        self.zygote = zygote
+        self.fork_server = fork_server
 
     def __call__(
         self, *words: object, stdin: str | bytes = b"", env: dict[str, str] | None = None
@@ -58,20 +58,20 @@ class Cli:
         """Run a command to its end. No command may ever show a traceback."""
         return self._start(words, stdin, env).result()
 
-    def each(self, commands: Sequence[Sequence[object]]) -> list[Result]:
+    def run_all(self, commands: Sequence[Sequence[object]]) -> list[Result]:
         """Run independent commands, some at once; their results in order."""
         results: list[Result] = []
         running: deque[Captured] = deque()
         for words in commands:
-            if len(running) == TOGETHER:
+            if len(running) == MAX_PARALLEL:
                 results.append(running.popleft().result())
             running.append(self._start(words, b"", None))
         return results + [captured.result() for captured in running]
 
-    def peak(self, *words: object, stdin: Iterable[bytes] = ()) -> int:
+    def peak_memory(self, *words: object, stdin: Iterable[bytes] = ()) -> int:
         """The most memory, in KiB, that a command had at one time which was started from its beginning."""
         with subprocess.Popen(
-            [sys.executable, "-c", _MEASURE, *command(words)],
+            [sys.executable, "-c", _MEASURE, *command_line(words)],
             env=self.env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -84,12 +84,12 @@ class Cli:
         assert measuring.returncode == 0, words
         return peak
 
-    def real(
+    def run_process(
         self, *words: object, stdin: str | bytes = b"", env: dict[str, str] | None = None
     ) -> Result:
         """Run a command as a new process, with pipes, from its very beginning."""
         done = subprocess.run(
-            command(words),
+            command_line(words),
             check=False,
             env=self.env | (env or {}),
             input=stdin.encode() if isinstance(stdin, str) else stdin,
@@ -100,36 +100,38 @@ class Cli:
 
     def start(self, *words: object, **options: Any) -> "subprocess.Popen[bytes]":
         """Start a new process; the test ends it."""
-        return subprocess.Popen(command(words), env=self.env, **options)
+        return subprocess.Popen(command_line(words), env=self.env, **options)
 
     def _start(
         self, words: Sequence[object], stdin: str | bytes, env: dict[str, str] | None
     ) -> Captured:
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        return self.zygote.capture(plain(words), self.env | (env or {}), data)
+        return self.fork_server.capture(to_arguments(words), self.env | (env or {}), data)
 
 
-def plain(words: Sequence[object]) -> list[str]:
+def to_arguments(words: Sequence[object]) -> list[str]:
     """The arguments as the program gets them."""
     return [w.decode(errors="surrogateescape") if isinstance(w, bytes) else str(w) for w in words]
 
 
-def command(words: Sequence[object]) -> list[str]:
+def command_line(words: Sequence[object]) -> list[str]:
     """The command line of a command."""
-    return [sys.executable, "-m", "instachat_cli", *plain(words)]
+    return [sys.executable, "-m", "instachat_cli", *to_arguments(words)]
 
 
 class Terminal:
     """A command on a terminal of 80 columns."""
 
     def __init__(self, cli: Cli, *words: object) -> None:
-        self._fd, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-        self._forked = cli.zygote.fork(plain(words), cli.env, (theirs, theirs, theirs))
-        os.close(theirs)
+        self._fd, terminal_end = pty.openpty()
+        fcntl.ioctl(terminal_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+        self._process = cli.fork_server.fork(
+            to_arguments(words), cli.env, (terminal_end, terminal_end, terminal_end)
+        )
+        os.close(terminal_end)
         self.shown = ""
 
-    def until(self, text: str, seconds: float = 20) -> None:
+    def wait_for_text(self, text: str, seconds: float = 20) -> None:
         """Read until the terminal has shown that text."""
         deadline = time.monotonic() + seconds
         while text not in self.shown:
@@ -147,7 +149,7 @@ class Terminal:
             pass
         os.close(self._fd)
         assert "Traceback" not in self.shown
-        return self._forked.wait()
+        return self._process.wait()
 
     def _read(self, seconds: float) -> bool:
         """Whether there may be more."""
@@ -158,7 +160,7 @@ class Terminal:
                 return False
             self.shown += data.decode(errors="replace")
             return bool(data)
-        return self._forked.running
+        return self._process.running
 
 
 @pytest.fixture(scope="session")
@@ -176,17 +178,19 @@ def installation(engines: Engines) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
+def fork_server() -> Iterator[ForkServer]:
     """The process that forks one for each command."""
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
+    fork_server = ForkServer()
+    yield fork_server
+    fork_server.close()
 
 
 @pytest.fixture(scope="session")
-def cli(installation: Settings, zygote: Zygote) -> Cli:
+def cli(installation: Settings, fork_server: ForkServer) -> Cli:
     """The program on that installation."""
-    return Cli(zygote, database_url=installation.database_url, redis_url=installation.redis_url)
+    return Cli(
+        fork_server, database_url=installation.database_url, redis_url=installation.redis_url
+    )
 
 
 @pytest.fixture(scope="session")
@@ -203,7 +207,7 @@ def token(core: Backend) -> str:
 
 
 @pytest.fixture
-def stored(core: Backend) -> Callable[[str], None]:
+def drain_application(core: Backend) -> Callable[[str], None]:
     """Call it with a token: all that is accepted for that application is stored."""
 
     def store(token: str) -> None:
@@ -213,30 +217,30 @@ def stored(core: Backend) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def chat(core: Backend, token: str, stored: Callable[[str], None]) -> int:
+def chat(core: Backend, token: str, drain_application: Callable[[str], None]) -> int:
     """The number of a stored chat of that application."""
     from backend.ingest import accept
 
     number = core.acceptor.accept(accept.chats(token)).first
-    stored(token)
+    drain_application(token)
     return number
 
 
 @pytest.fixture
 def worker(cli: Cli, core: Backend) -> Iterator["subprocess.Popen[bytes]"]:
     """A running worker, and no other."""
-    wait_until(lambda: core.log.workers() == 0)  # one that was killed counts for some seconds
+    wait_until(lambda: core.log.count_workers() == 0)  # one that was killed counts for some seconds
     process = cli.start("worker", stderr=subprocess.DEVNULL)
-    wait_until(lambda: core.log.workers() == 1)
+    wait_until(lambda: core.log.count_workers() == 1)
     yield process
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     process.wait(20)
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Return once that is so; fail if it takes longer."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.02)

@@ -7,7 +7,7 @@ from tests.cli.conftest import Cli
 
 
 def test_a_full_log_refuses_with_5_and_recovers_by_itself(
-    cli: Cli, core: Backend, token: str, chat: int, stored: Callable[[str], None]
+    cli: Cli, core: Backend, token: str, chat: int, drain_application: Callable[[str], None]
 ) -> None:
     """At the limit of the setting; what was accepted before stays, and no number is spent."""
     limit = {"INSTACHAT_LOG_LIMIT": "2"}
@@ -23,7 +23,7 @@ def test_a_full_log_refuses_with_5_and_recovers_by_itself(
     waited = cli("messages", "create", token, chat, "x", "--wait", "stored")
     assert waited.json == {"number": 3}, "another process's limit is its own"
     assert cli("messages", "create", token, chat, "x", env=limit).json == {"number": 4}
-    stored(token)
+    drain_application(token)
     assert len(list(core.catalog.messages(token, chat))) == 4
 
 

@@ -19,7 +19,7 @@ MEBIBYTE = 1024  # as the kernel counts peaks, in KiB
 
 def issued(core: Backend, token: str, chat: int | None = None) -> int:
     """The highest number given under a parent."""
-    return core.counters.live([Parent(token, chat)])[0]
+    return core.counters.read_issued([Parent(token, chat)])[0]
 
 
 def test_lines_become_messages_in_order(cli: Cli, token: str, chat: int) -> None:
@@ -114,10 +114,10 @@ def test_a_slow_producer_is_not_waited_for(cli: Cli, token: str, chat: int) -> N
 def test_memory_does_not_grow_with_the_lines(cli: Cli, token: str, chat: int) -> None:
     """60,000 long lines, 25 MB, take less than 20 MiB above what 3,000 take; as does listing them."""
     create = ("messages", "create", token, chat, "-", "--wait", "stored")
-    few = cli.peak(*create, stdin=_lines(3_000))
-    many = cli.peak(*create, stdin=_lines(60_000))
+    few = cli.peak_memory(*create, stdin=_lines(3_000))
+    many = cli.peak_memory(*create, stdin=_lines(60_000))
     assert many - few < 20 * MEBIBYTE
-    listed = cli.peak("messages", "list", token, chat, "-o", "json")
+    listed = cli.peak_memory("messages", "list", token, chat, "-o", "json")
     assert listed - few < 20 * MEBIBYTE
 
 
@@ -189,7 +189,9 @@ def test_several_may_create_at_once(cli: Cli, token: str, chat: int) -> None:
     """Numbers are given once each, whoever asks: the ranges printed by two are disjoint and dense."""
     with ThreadPoolExecutor(2) as pool:
         runs = [
-            pool.submit(cli.real, "messages", "create", token, chat, "-", stdin="x\n" * 5_000)
+            pool.submit(
+                cli.run_process, "messages", "create", token, chat, "-", stdin="x\n" * 5_000
+            )
             for _ in range(2)
         ]
         chunks = [chunk for run in runs for chunk in run.result().lines]

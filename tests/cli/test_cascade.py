@@ -47,14 +47,14 @@ def test_a_cascade_says_what_it_would_do_asks_and_does_it(
     assert rehearsed.out == "would delete chat 1 and its 3 messages; nothing was done\n"
     assert cli("chats", "delete", family, 1, "--cascade").code == 2
     terminal = Terminal(cli, "chats", "delete", family, 1, "--cascade")
-    terminal.until("Delete chat 1 and its 3 messages? [y/N] ")
+    terminal.wait_for_text("Delete chat 1 and its 3 messages? [y/N] ")
     terminal.type("y\n")
     assert terminal.end() == 0
     assert cli("chats", "show", family, 1).code == 3
     assert cli("apps", "show", family).json["chats_count"] == 2
     done = cli("apps", "delete", family, "--cascade", "--yes", "-o", "json")
     assert done.json == {"token": family, "deleted": True}
-    assert core.clearer.left(Parent(family)) is None
+    assert core.cascade_deleter.count_remaining(Parent(family)) is None
     again = cli("apps", "delete", family, "--cascade", "--yes", "-o", "json")
     assert (again.code, again.error["error"]) == (3, "not_found")
 
@@ -65,7 +65,7 @@ def test_a_cascade_that_is_interrupted_says_so_and_goes_on(
     """Ctrl-C ends it with 130 at once; the same command goes on with what is left."""
     with held(core, family, 2):
         process = cli.start("apps", "delete", family, "--cascade", "--yes", stderr=subprocess.PIPE)
-        wait_until(lambda: core.clearer.left(Parent(family)) == 3)
+        wait_until(lambda: core.cascade_deleter.count_remaining(Parent(family)) == 3)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
         assert process.returncode == 130
@@ -75,7 +75,7 @@ def test_a_cascade_that_is_interrupted_says_so_and_goes_on(
     rehearsed = cli("apps", "delete", family, "--cascade", "--dry-run", "-o", "table")
     assert rehearsed.out == "would delete what is left of the application; nothing was done\n"
     assert cli("apps", "delete", family, "--cascade", "--yes").json["deleted"] is True
-    assert core.clearer.left(Parent(family)) is None
+    assert core.cascade_deleter.count_remaining(Parent(family)) is None
 
 
 def test_a_worker_goes_on_with_a_cascade_that_was_killed(
@@ -84,8 +84,8 @@ def test_a_worker_goes_on_with_a_cascade_that_was_killed(
     """kill -9 in the middle: the worker's sweep finds what is left."""
     with held(core, family, 2):
         process = cli.start("apps", "delete", family, "--cascade", "--yes")
-        wait_until(lambda: core.clearer.left(Parent(family)) == 3)
+        wait_until(lambda: core.cascade_deleter.count_remaining(Parent(family)) == 3)
         process.kill()
         process.wait()
     request.getfixturevalue("worker")
-    wait_until(lambda: core.clearer.left(Parent(family)) is None)
+    wait_until(lambda: core.cascade_deleter.count_remaining(Parent(family)) is None)

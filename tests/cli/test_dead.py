@@ -12,19 +12,21 @@ from tests.cli.conftest import Cli, Terminal
 
 
 @pytest.fixture
-def poisoned(cli: Cli, core: Backend, token: str, chat: int, stored: Callable[[str], None]) -> str:
+def poisoned(
+    cli: Cli, core: Backend, token: str, chat: int, drain_application: Callable[[str], None]
+) -> str:
     """The token of an application in whose chat 1 message 2 has a NUL; no other letter is there."""
-    for kept in core.letters.all():
-        core.letters.purge(kept.letter.key)
+    for kept in core.dead_letters.all():
+        core.dead_letters.purge(kept.letter.key)
     payload = pack_messages(token, chat, ["good", "secret\0poison"])
     shard = core.counters.shard(token)
     core.log.accept(shard, [Creation("messages", Parent(token, chat), payload)], EntryId(0, 0))
-    stored(token)
+    drain_application(token)
     assert cli("status").json["dead_letters_by_kind"] == {"drain": 1, "publish": 0}
     return token
 
 
-def test_a_letter_is_listed_and_shown_with_its_whole_event(cli: Cli, poisoned: str) -> None:
+def test_a_dead_letter_is_listed_and_shown_with_its_event(cli: Cli, poisoned: str) -> None:
     """The list has the reason and the time, no text; the text is shown to who asks for the letter."""
     (line,) = cli("dead", "list").lines
     assert set(line) == {"id", "kind", "reason", "token", "chat", "number", "created_at"}
@@ -60,14 +62,14 @@ def test_a_retry_says_what_became_of_each(cli: Cli, core: Backend, poisoned: str
     assert cli("dead", "retry", "--all").code == 0
 
 
-def test_giving_up_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) -> None:
+def test_purging_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) -> None:
     """A dry run changes nothing; without a terminal and without `--yes` it refuses."""
     (line,) = cli("dead", "list").lines
     assert cli("dead", "purge", line["id"]).code == 2
     rehearsed = cli("dead", "purge", "--all", "--dry-run", "-o", "table").out
     assert rehearsed == "would delete 1 dead letter for good; nothing was done\n"
     terminal = Terminal(cli, "dead", "purge", line["id"])
-    terminal.until("Delete 1 dead letter for good? [y/N] ")
+    terminal.wait_for_text("Delete 1 dead letter for good? [y/N] ")
     terminal.type("n\n")
     assert terminal.end() == 1
     assert cli("dead", "purge", line["id"], "--yes").json == {"letters": 1, "deleted": True}

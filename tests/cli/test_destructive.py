@@ -11,16 +11,16 @@ from sqlalchemy import text
 
 from backend.storage.postgres import Database
 from tests.cli.conftest import Cli, Terminal
-from tests.cli.zygote import Zygote
+from tests.cli.zygote import ForkServer
 from tests.conftest import Engines
 
 
 @pytest.fixture
-def own(engines: Engines, zygote: Zygote) -> Cli:
+def own(engines: Engines, fork_server: ForkServer) -> Cli:
     """The program on an installation of the test's own: a database, and a part of the shared Redis."""
     url = f"{engines.redis.url}/2"
     redis.Redis.from_url(url).flushdb()
-    return Cli(zygote, database_url=engines.fresh_database(), redis_url=url)
+    return Cli(fork_server, database_url=engines.fresh_database(), redis_url=url)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     """Its exit code is that of the real thing; Redis and SQL are the same to the byte."""
     token, other = family
     before = everything(own)
-    results = own.each(
+    results = own.run_all(
         [
             ("apps", "delete", other, "--dry-run"),
             ("chats", "delete", token, 2, "--dry-run"),
@@ -93,7 +93,7 @@ def test_on_a_terminal_it_asks(cli: Cli, token: str, chat: int) -> None:
     words: Sequence[object] = ("messages", "delete", token, chat, 1)
     for answer, code in (("\n", 1), ("no\n", 1), ("\x04", 1), ("\x03", 130), ("y\n", 0)):
         terminal = Terminal(cli, *words)
-        terminal.until(f"Delete message 1 of chat {chat}? [y/N] ")
+        terminal.wait_for_text(f"Delete message 1 of chat {chat}? [y/N] ")
         terminal.type(answer)
         assert terminal.end() == code, terminal.shown
         there = cli("messages", "show", token, chat, 1).code
@@ -104,7 +104,7 @@ def test_asking_shows_a_name_without_obeying_it(cli: Cli) -> None:
     """An application's name is a stranger's text: its escape sequences don't reach the terminal."""
     token = cli("apps", "create", "evil\x1b[2J\rname").json["token"]
     terminal = Terminal(cli, "apps", "delete", token)
-    terminal.until("[y/N] ")
+    terminal.wait_for_text("[y/N] ")
     terminal.type("y\n")
     assert terminal.end() == 0
     assert "\x1b[2J" not in terminal.shown

@@ -11,10 +11,10 @@ from backend.bootstrap import Backend, open_backend
 from backend.ingest import accept
 from backend.settings import Settings
 from tests.cli.conftest import Cli, wait_until
-from tests.cli.zygote import Zygote
+from tests.cli.zygote import ForkServer
 from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
-from tests.elastic.speaking import live, publisher
+from tests.elastic.speaking import live_index_name, publisher
 from tests.engines import RedisServer, free_port, valkey_binary
 
 NOWHERE = {"INSTACHAT_ELASTICSEARCH_URL": f"http://user:secret@127.0.0.1:{free_port()}"}
@@ -36,10 +36,10 @@ def indexed(engines: Engines, elasticsearch: Elasticsearch) -> Iterator[Settings
 
 
 @pytest.fixture(scope="module")
-def cli(indexed: Settings, zygote: Zygote) -> Cli:
+def cli(indexed: Settings, fork_server: ForkServer) -> Cli:
     """The program on that installation."""
     return Cli(
-        zygote,
+        fork_server,
         database_url=indexed.database_url,
         redis_url=indexed.redis_url,
         elasticsearch_url=indexed.elasticsearch_url,
@@ -92,7 +92,7 @@ def test_without_a_worker_a_search_says_what_it_can_not_find_yet(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
     """Stored, and not published: no worker is there to do it."""
-    wait_until(lambda: core.log.workers() == 0)
+    wait_until(lambda: core.log.count_workers() == 0)
     cli("messages", "create", token, chat, "a word", "--wait", "stored")
     searched = cli("search", token, chat, "word")
     assert searched.lines == []
@@ -129,10 +129,10 @@ def test_status_and_doctor_know_the_index(cli: Cli, core: Backend) -> None:
     seen = cli("status").json
     assert [one["engine"] for one in seen["engines"]][2] == "Elasticsearch"
     assert seen["engines"][2]["version"].startswith(("8.", "9."))
-    assert seen["search_index"] == live(core)
+    assert seen["search_index"] == live_index_name(core)
     shown = cli("status", "-o", "table").out
     assert "not searchable yet" in shown
-    assert live(core) in shown
+    assert live_index_name(core) in shown
     found = severities(cli)
     for check in ("Elasticsearch", "Elasticsearch's security", "search index", "publishing"):
         assert found[check][0] == "ok", found[check]
@@ -157,7 +157,7 @@ def test_doctor_finds_what_keeps_messages_from_being_found(cli: Cli, core: Backe
     )
     severity, said, _ = found["publishing"]
     assert (severity, "1 messages" in said or "messages wait" in said) == ("warning", True)
-    name = live(core)
+    name = live_index_name(core)
     gone = f"UPDATE search_index SET name = '{name}0'"
     severity, said, remedy = broken("DELETE FROM outbox", gone)["search index"]
     assert (severity, f"{name}0 is not in Elasticsearch" in said) == ("error", True)
@@ -166,11 +166,11 @@ def test_doctor_finds_what_keeps_messages_from_being_found(cli: Cli, core: Backe
 
 
 def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
-    engines: Engines, elasticsearch: Elasticsearch, zygote: Zygote, indexed: Settings
+    engines: Engines, elasticsearch: Elasticsearch, fork_server: ForkServer, indexed: Settings
 ) -> None:
     """The URL was set after messages were stored; without it, that changes are noted for nobody."""
     database = engines.fresh_database()
-    plain = Cli(zygote, database_url=database, redis_url=indexed.redis_url)
+    plain = Cli(fork_server, database_url=database, redis_url=indexed.redis_url)
     with open_backend(Settings(database_url=database, redis_url=indexed.redis_url)) as core:
         core.log.redis.flushdb()
         token = core.catalog.create_application("test").token

@@ -49,7 +49,7 @@ USAGE = [
 def test_wrong_usage_exits_2(cli: Cli) -> None:
     """A wrong command, option, number or missing argument: exit 2, one JSON object if that is asked for."""
     as_json = [["-o", "json"] if "-o" not in words else [] for words in USAGE]
-    results = cli.each(
+    results = cli.run_all(
         [[*words[:2], *json, *words[2:]] for words, json in zip(USAGE, as_json, strict=True)]
     )
     for words, json, result in zip(USAGE, as_json, results, strict=True):
@@ -68,7 +68,7 @@ def test_invalid_texts_and_names_exit_2_and_change_nothing(
 ) -> None:
     """Empty, too long, not UTF-8: exit 2, and no number is spent."""
     bad: list[str | bytes] = ["", "x" * 10_001, b"caf\xe9", b"\xed\xa0\x80"]
-    results = cli.each(
+    results = cli.run_all(
         [
             *(("messages", "create", token, chat, text, "-o", "json") for text in bad),
             *(("messages", "edit", token, chat, 1, text) for text in bad),
@@ -114,7 +114,7 @@ def test_what_is_not_there_exits_3(cli: Cli, token: str, chat: int) -> None:
         ["messages", "delete", token, chat, 1, "--yes"],
         ["search", token, 99, "x"],
     ]
-    for words, result in zip(commands, cli.each(commands), strict=True):
+    for words, result in zip(commands, cli.run_all(commands), strict=True):
         assert result.code == 3, (words, result)
         assert result.out == ""
         assert "error: " in result.err
@@ -125,7 +125,7 @@ def test_what_is_not_there_exits_3(cli: Cli, token: str, chat: int) -> None:
 
 def test_a_negative_number_fails_cleanly(cli: Cli, token: str) -> None:
     """It looks like an option; exit 2 with a hint, or 3 behind `--`."""
-    option, number = cli.each([("chats", "show", token, -1), ("chats", "show", token, "--", -1)])
+    option, number = cli.run_all([("chats", "show", token, -1), ("chats", "show", token, "--", -1)])
     assert option.code == 2
     assert "--" in option.err
     assert number.code == 3
@@ -134,7 +134,7 @@ def test_a_negative_number_fails_cleanly(cli: Cli, token: str) -> None:
 def test_deleting_what_has_children_exits_6(cli: Cli, token: str, chat: int) -> None:
     """A parent with children stays, also where only a dry run was asked for."""
     cli("messages", "create", token, chat, "child", "--wait", "stored")
-    results = cli.each(
+    results = cli.run_all(
         [
             ("apps", "delete", token, "--yes", "-o", "json"),
             ("apps", "delete", token, "--dry-run"),
@@ -227,7 +227,7 @@ def test_streams_that_are_closed_or_full_do_no_harm(cli: Cli, token: str) -> Non
 def test_json_is_utf8_whatever_the_locale(cli: Cli, token: str) -> None:
     """Data is UTF-8 also where the environment says otherwise."""
     for locale in ({"LC_ALL": "C"}, {"PYTHONIOENCODING": "latin-1"}):
-        renamed = cli.real("apps", "rename", token, "مكتب 🙂", env=locale)
+        renamed = cli.run_process("apps", "rename", token, "مكتب 🙂", env=locale)
         assert renamed.json["name"] == "مكتب 🙂"
 
 
@@ -235,7 +235,7 @@ def test_an_unexpected_error_asks_for_a_report(cli: Cli, tmp_path: Path) -> None
     """A fault of the program itself is one line and exit 1; the traceback only where it is asked for."""
     (tmp_path / "sqlalchemy.py").write_text("raise RuntimeError('broken')")
     path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{cli.env['PYTHONPATH']}"}
-    failed = cli.real("apps", "list", "-o", "json", env=path)
+    failed = cli.run_process("apps", "list", "-o", "json", env=path)
     assert failed.code == 1
     assert failed.error["error"] == "failed"
     assert "unexpected RuntimeError" in failed.error["message"]

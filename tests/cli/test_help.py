@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from instachat_cli.program import NAMES, app
+from instachat_cli.program import REGISTRY, app
 from tests.cli.conftest import Cli
 
 
@@ -47,15 +47,15 @@ def test_a_noun_alone_shows_its_help(cli: Cli, path: tuple[str, ...]) -> None:
     assert cli(*path).code == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_whole_says_of_each_what_it_says_itself(name: str) -> None:
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_program_help_agrees_with_each_commands_help(name: str) -> None:
     """The help of the program imports no command, and is true all the same."""
-    assert COMMANDS[name,].get_short_help_str(59) == NAMES[name].sentence
+    assert COMMANDS[name,].get_short_help_str(59) == REGISTRY[name].summary
 
 
 def test_version(cli: Cli) -> None:
     """The version on standard output, as a line."""
-    shown = cli.real("--version")
+    shown = cli.run_process("--version")
     assert shown.code == 0
     assert shown.out.startswith("instachat")
     assert len(shown.out.splitlines()) == 1

@@ -15,7 +15,7 @@ def test_an_application_lives_from_create_to_delete(cli: Cli) -> None:
     assert made["chats_count"] == 0
     assert TIME.fullmatch(made["created_at"])
     token = made["token"]
-    shown, listed = cli.each([("apps", "show", token), ("apps", "list")])
+    shown, listed = cli.run_all([("apps", "show", token), ("apps", "list")])
     assert shown.json == made
     assert made in listed.lines
     changed = cli("apps", "rename", token, "x" * 255).json
@@ -29,13 +29,13 @@ def test_an_application_lives_from_create_to_delete(cli: Cli) -> None:
 def test_a_chat_lives_from_create_to_delete(cli: Cli, token: str) -> None:
     """Its number comes at once; it is shown with live counts; a deleted number is not used again."""
     assert cli("chats", "create", token, "--wait", "stored").json == {"number": 1}
-    shown, listed = cli.each([("chats", "show", token, 1), ("chats", "list", token)])
+    shown, listed = cli.run_all([("chats", "show", token, 1), ("chats", "list", token)])
     assert list(shown.json) == ["number", "messages_count", "created_at", "updated_at"]
     assert shown.json["messages_count"] == 0
     assert listed.lines == [shown.json]
     assert cli("apps", "show", token).json["chats_count"] == 1
     assert cli("chats", "delete", token, 1, "--yes").json == {"number": 1, "deleted": True}
-    gone, after = cli.each([("chats", "show", token, 1), ("apps", "show", token)])
+    gone, after = cli.run_all([("chats", "show", token, 1), ("apps", "show", token)])
     assert gone.code == 3
     assert after.json["chats_count"] == 0
     assert cli("chats", "create", token).json == {"number": 2}
@@ -46,7 +46,7 @@ def test_a_message_lives_from_create_to_delete(cli: Cli, token: str, chat: int) 
     text = ' two  spaces,\n"quotes", \\ % _ \u202e🙂 '
     made = cli("messages", "create", token, chat, text, "--wait", "stored")
     assert made.json == {"number": 1}
-    shown, listed, counted = cli.each(
+    shown, listed, counted = cli.run_all(
         [
             ("messages", "show", token, chat, 1),
             ("messages", "list", token, chat),
@@ -62,7 +62,9 @@ def test_a_message_lives_from_create_to_delete(cli: Cli, token: str, chat: int) 
     assert edited["created_at"] == shown.json["created_at"]
     deleted = cli("messages", "delete", token, chat, 1, "--yes")
     assert deleted.json == {"number": 1, "deleted": True}
-    gone, counted = cli.each([("messages", "show", token, chat, 1), ("chats", "show", token, chat)])
+    gone, counted = cli.run_all(
+        [("messages", "show", token, chat, 1), ("chats", "show", token, chat)]
+    )
     assert gone.code == 3
     assert counted.json["messages_count"] == 0
     assert cli("messages", "create", token, chat, "next").json == {"number": 2}
@@ -71,7 +73,7 @@ def test_a_message_lives_from_create_to_delete(cli: Cli, token: str, chat: int) 
 def test_lists_are_in_order_of_numbers_and_can_be_paged(cli: Cli, token: str, chat: int) -> None:
     """All rows by default; --limit and --after cut them; what is beyond the end is empty, not an error."""
     cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="a\nb\nc\nd\ne\n")
-    whole, page, beyond, far, apps = cli.each(
+    whole, page, beyond, far, apps = cli.run_all(
         [
             ("messages", "list", token, chat),
             ("messages", "list", token, chat, "--after", 1, "--limit", 2),
@@ -91,7 +93,7 @@ def test_what_is_accepted_and_not_stored_is_shown_as_such(cli: Cli, token: str, 
     """Reading it is no mistake: its number and status; and where no worker runs, it is said."""
     cli("messages", "create", token, chat, "soon")
     cli("chats", "create", token)
-    message, other = cli.each(
+    message, other = cli.run_all(
         [("messages", "show", token, chat, 1), ("chats", "show", token, chat + 1)]
     )
     assert message.json == {"number": 1, "status": "accepted"}
@@ -113,7 +115,7 @@ def test_search_gives_messages_with_the_places(cli: Cli, token: str, chat: int) 
     """Hits are messages and `highlight`, in code points of the text; --limit and --after page them."""
     texts = ["Good Morning", "🙂 morning, MORNING", "evening", "50% off_now", "صَباحُ الخير"]
     cli("messages", "create", token, chat, "-", "--wait", "searchable", stdin="\n".join(texts))
-    everything, first, rest, percent, arabic, nothing = cli.each(
+    everything, first, rest, percent, arabic, nothing = cli.run_all(
         [
             ("search", token, chat, "morning"),
             ("search", token, chat, "morning", "--limit", 1),

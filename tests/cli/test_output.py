@@ -26,7 +26,7 @@ def texts(cli: Cli, token: str, chat: int) -> list[str]:
 
 def test_each_form_gives_the_same_data(cli: Cli, token: str, chat: int, texts: list[str]) -> None:
     """A list is JSON lines, or one array; a single thing is one object either way."""
-    default, lines, array, one, one_line = cli.each(
+    default, lines, array, one, one_line = cli.run_all(
         [
             ("messages", "list", token, chat),
             ("messages", "list", token, chat, "-o", "jsonl"),
@@ -55,7 +55,7 @@ def test_a_line_of_json_is_one_line_for_everybody(
 def test_a_table_in_a_pipe_is_plain(cli: Cli, token: str, chat: int, texts: list[str]) -> None:
     """No escape sequences, 80 columns, a header, a line for each message; matches in brackets."""
     assert texts
-    listed, found = cli.each(
+    listed, found = cli.run_all(
         [
             ("messages", "list", token, chat, "-o", "table"),
             ("search", token, chat, "needle", "-o", "table"),
@@ -126,7 +126,7 @@ def test_an_empty_list_is_said_on_a_terminal(cli: Cli, token: str) -> None:
     terminal = Terminal(cli, "chats", "list", token)
     assert terminal.end() == 0
     assert "no chats" in terminal.shown
-    nothing, array = cli.each([("chats", "list", token), ("chats", "list", token, "-o", "json")])
+    nothing, array = cli.run_all([("chats", "list", token), ("chats", "list", token, "-o", "json")])
     assert (nothing.out, array.json) == ("", [])
 
 

@@ -34,9 +34,9 @@ def wait_for_sweeps(core: Backend) -> None:
 def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
     """Where no worker runs, the bells that were rung are there."""
     core.jobs.huey.flush()
-    core.jobs.ring(1)
-    core.jobs.ring(2)
-    core.jobs.cascade()
+    core.jobs.notify_drain(1)
+    core.jobs.notify_drain(2)
+    core.jobs.notify_cascade()
     core.jobs.huey.storage.conn.lpush(core.jobs.huey.storage.queue_key, "rubbish")
     shown = cli("queue", "show").json
     assert shown["jobs"] == {"cascade": 1, "drain": 2, "unreadable": 1}
@@ -45,11 +45,11 @@ def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
     core.jobs.huey.flush()
 
 
-def test_bells_that_nobody_hears_are_not_heaped_up(core: Backend) -> None:
+def test_wake_ups_beyond_the_limit_are_dropped(core: Backend) -> None:
     """A queue that grew while no worker runs would take Redis's memory from the log."""
     core.jobs.huey.flush()
     for _ in range(300):
-        core.jobs.ring(0)
+        core.jobs.notify_drain(0)
     assert core.jobs.length() <= 100
     core.jobs.huey.flush()
 
@@ -99,7 +99,7 @@ def test_a_paused_worker_takes_nothing_also_after_a_restart(
         assert waiting
         second = cli.start("worker", stderr=subprocess.DEVNULL)
         try:
-            wait_until(lambda: core.log.workers() == 1)
+            wait_until(lambda: core.log.count_workers() == 1)
             cli("messages", "create", token, 1, "text")
             wait_for_sweeps(core)
             assert core.log.lengths(16)[core.counters.shard(token)] == waiting + 1

@@ -34,8 +34,8 @@ def drift(backend: Backend) -> str:
     return token
 
 
-def test_found_planned_mended_and_clean(cli: Cli, core: Backend) -> None:
-    """Exit 4 while anything differs, 0 once it is mended; data on standard output, the rest beside it."""
+def test_found_planned_repaired_and_clean(cli: Cli, core: Backend) -> None:
+    """Exit 4 while anything differs, 0 once it is repaired; data on standard output, the rest beside it."""
     token = drift(core)
     found = cli("reconcile", "--app", token)
     assert found.code == 4
@@ -47,9 +47,9 @@ def test_found_planned_mended_and_clean(cli: Cli, core: Backend) -> None:
     assert planned.code == 4
     assert planned.error["error"] == "check_failed"
     assert all("--repair would" in body["detail"] for body in json.loads(planned.out))
-    mended = cli("reconcile", "--repair", "--app", token)
-    assert mended.code == 0
-    assert "2 mended" in mended.err
+    repaired = cli("reconcile", "--repair", "--app", token)
+    assert repaired.code == 0
+    assert "2 repaired" in repaired.err
     clean = cli("reconcile", "--app", token, "-o", "json")
     assert (clean.code, json.loads(clean.out)) == (0, [])
     assert "1 known to be lost" in clean.err

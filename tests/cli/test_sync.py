@@ -15,15 +15,17 @@ from tests.engines import free_port
 @pytest.fixture
 def synced(core: Backend) -> None:
     """Whatever the tests before have left is written."""
-    list(core.syncer.sync())
+    list(core.counter_sync.sync())
 
 
 @pytest.mark.usefixtures("synced")
-def test_it_prints_old_and_new_counts(cli: Cli, token: str, stored: Callable[[str], None]) -> None:
+def test_it_prints_old_and_new_counts(
+    cli: Cli, token: str, drain_application: Callable[[str], None]
+) -> None:
     """A line for each count that SQL did not know; then there is nothing to do."""
     cli("chats", "create", token)
     cli("messages", "create", token, 1, "-", stdin="one\ntwo\n")
-    stored(token)
+    drain_application(token)
     first = cli("sync-counters", "-o", "jsonl")
     mine = [line for line in first.lines if line["token"] == token]
     assert mine == [
@@ -33,7 +35,7 @@ def test_it_prints_old_and_new_counts(cli: Cli, token: str, stored: Callable[[st
     assert "counts written" in first.err
     cli("messages", "delete", token, 1, 1, "--yes")
     cli("messages", "create", token, 1, "three")
-    stored(token)
+    drain_application(token)
     shown = cli("sync-counters", "-o", "table")
     assert f"{token}: messages of chat 1 1 → 2\n" in shown.out
     again = cli("sync-counters", "--all", "-o", "json")
@@ -42,13 +44,13 @@ def test_it_prints_old_and_new_counts(cli: Cli, token: str, stored: Callable[[st
 
 @pytest.mark.usefixtures("synced")
 def test_check_writes_nothing_and_exits_4_when_sql_is_too_far_behind(
-    cli: Cli, core: Backend, token: str, stored: Callable[[str], None]
+    cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
 ) -> None:
     """An hour unless another time is given; the age of the oldest change decides."""
     cli("chats", "create", token)
-    stored(token)
+    drain_application(token)
     time.sleep(0.1)
-    fine, behind = cli.each(
+    fine, behind = cli.run_all(
         [
             ("sync-counters", "--check", "-o", "json"),
             ("sync-counters", "--check", "--max-lag", "0s", "-o", "json"),
@@ -59,7 +61,7 @@ def test_check_writes_nothing_and_exits_4_when_sql_is_too_far_behind(
     assert (behind.code, behind.error["error"]) == (4, "check_failed")
     assert behind.json["counters_not_synced"] == 1
     shard = core.counters.shard(token)
-    core.log.redis.zincrby(core.log.key(shard, "unsynced"), -7.2e9, token)
+    core.log.redis.zincrby(core.log.key(shard, "dirty"), -7.2e9, token)
     assert cli("sync-counters", "--check").code == 4
     assert cli("sync-counters", "--check", "--max-lag", "3h").code == 0
     assert [line["token"] for line in cli("sync-counters").lines] == [token]
@@ -79,16 +81,16 @@ def test_wrong_usage_of_it_exits_2(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("synced")
 def test_with_a_store_away_it_exits_5_and_changes_nothing(
-    cli: Cli, core: Backend, token: str, stored: Callable[[str], None]
+    cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
 ) -> None:
     """Writing as well as checking."""
     cli("chats", "create", token)
-    stored(token)
+    drain_application(token)
     for name, scheme in (("REDIS", "redis"), ("DATABASE", "postgresql")):
         url = {f"INSTACHAT_{name}_URL": f"{scheme}://127.0.0.1:{free_port()}/0"}
         for words in ([], ["--all"], ["--check"]):
             assert cli("sync-counters", *words, env=url).code == 5
-    assert sum(core.log.unsynced(16)) == 1
+    assert sum(core.log.count_dirty(16)) == 1
     assert [(line["old"], line["new"]) for line in cli("sync-counters").lines] == [(0, 1)]
 
 
@@ -98,17 +100,19 @@ def test_a_worker_syncs_when_the_last_one_is_nearly_an_hour_ago(
 ) -> None:
     """By whomever the last one was; before that it leaves the counts alone."""
     token = core.catalog.create_application("x").token
-    list(core.syncer.sync())  # its shard may be in use for the first time
+    list(core.counter_sync.sync())  # its shard may be in use for the first time
     cli("chats", "create", token)
     with core.database.begin() as tx:
         tx.execute(text("UPDATE shard SET synced_at = synced_at - interval '56 minutes'"))
-    assert sum(core.log.unsynced(16)) == 1
+    assert sum(core.log.count_dirty(16)) == 1
     request.getfixturevalue("worker")
-    wait_until(lambda: sum(core.log.unsynced(16)) == 0)
+    wait_until(lambda: sum(core.log.count_dirty(16)) == 0)
 
     def behind() -> float:
         # Of this shard: others, which the worker is the first to look at, were never synced.
         with core.database.connect() as connection:
-            return counter_columns.synced(connection)[core.counters.shard(token)].behind_seconds
+            return counter_columns.list_sync_states(connection)[
+                core.counters.shard(token)
+            ].behind_seconds
 
     wait_until(lambda: behind() < 60)  # noted a moment after the last count

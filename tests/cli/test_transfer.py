@@ -14,10 +14,10 @@ from sqlalchemy import text
 from backend.bootstrap import Backend, open_backend
 from backend.ingest import accept
 from backend.settings import Settings
-from backend.transfer.format import CHUNK_LINES, application_line, chat_line, message_line
+from backend.transfer.format import CHUNK_LINES, format_application, format_chat, format_message
 from instachat_cli.console.output import dumps
 from tests.cli.conftest import Cli, Terminal, wait_until
-from tests.cli.zygote import Zygote, checked
+from tests.cli.zygote import ForkServer, checked
 from tests.conftest import Engines
 from tests.engines import RedisServer
 
@@ -34,9 +34,9 @@ def elsewhere(engines: Engines, own_redis: RedisServer) -> Settings:
 
 
 @pytest.fixture
-def there(zygote: Zygote, elsewhere: Settings) -> Cli:
+def there(fork_server: ForkServer, elsewhere: Settings) -> Cli:
     """The program on the other installation."""
-    return Cli(zygote, database_url=elsewhere.database_url, redis_url=elsewhere.redis_url)
+    return Cli(fork_server, database_url=elsewhere.database_url, redis_url=elsewhere.redis_url)
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def filled(core: Backend, token: str, chat: int) -> str:
 
 def lines(messages: int, chats: int = 1, size: int = 20) -> list[str]:
     """The lines of an application with so many messages, in chats of equal length."""
-    found = [application_line(T, "n", chats, AT, AT)]
+    found = [format_application(T, "n", chats, AT, AT)]
     for chat in range(1, chats + 1):
-        found.append(chat_line(T, chat, messages // chats, AT, AT))
+        found.append(format_chat(T, chat, messages // chats, AT, AT))
         for number in range(1, messages // chats + 1):
-            found.append(message_line(T, chat, number, f"{number:0{size}}", AT, AT))
+            found.append(format_message(T, chat, number, f"{number:0{size}}", AT, AT))
     return found
 
 
@@ -112,9 +112,9 @@ def test_people_are_told_in_a_sentence(there: Cli, tmp_path: Path) -> None:
     ("line", "code", "kind", "said"),
     [
         ("{", 2, "invalid", "line 4: not JSON"),
-        (message_line(T, 2, 1, "x", AT, AT), 2, "invalid", "line 4: chat 2 is not known"),
+        (format_message(T, 2, 1, "x", AT, AT), 2, "invalid", "line 4: chat 2 is not known"),
         (
-            chat_line(T, 1, None, AT, AT),
+            format_chat(T, 1, None, AT, AT),
             6,
             "conflict",
             "line 4: chat 1 differs from an earlier line",
@@ -136,7 +136,7 @@ def test_the_first_fault_ends_it(there: Cli, line: str, code: int, kind: str, sa
 
 def test_a_dry_run_names_every_line(there: Cli) -> None:
     """As JSON objects with `-o json`; exit 2 if any line is invalid, else 6."""
-    conflict = message_line(T, 1, 1, "other", AT, AT)
+    conflict = format_message(T, 1, 1, "other", AT, AT)
     data = "".join([*lines(2), conflict, "{\n", "[]\n", conflict])
     failed = there("import", "-", "--dry-run", "-o", "json", stdin=data)
     objects = [json.loads(line) for line in failed.err.splitlines()]
@@ -237,8 +237,8 @@ def test_killed_again_and_again_it_is_as_if_it_was_not(
     assert there("messages", "create", T, 40, "next").json == {"number": CHUNK_LINES // 10 + 1}
 
 
-def _wait_for(process: "subprocess.Popen[bytes]", true: Callable[[], bool]) -> None:
-    wait_until(lambda: process.poll() is not None or true(), 60)
+def _wait_for(process: "subprocess.Popen[bytes]", condition: Callable[[], bool]) -> None:
+    wait_until(lambda: process.poll() is not None or condition(), 60)
 
 
 def test_memory_does_not_grow_with_the_lines(there: Cli, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_memory_does_not_grow_with_the_lines(there: Cli, tmp_path: Path) -> None
     for count in (5_000, 30_000):
         file.write_text("".join(lines(count, size=1_000)))
         commands = (["import", file, "--dry-run"], ["import", file], ["export", "/dev/null"])
-        peaks.append([there.peak(*words) for words in commands])
+        peaks.append([there.peak_memory(*words) for words in commands])
     assert all(many - few < 15 * MEBIBYTE for few, many in zip(*peaks, strict=True)), peaks
 
 
@@ -257,7 +257,7 @@ def test_progress_is_shown_on_a_terminal(there: Cli, tmp_path: Path) -> None:
     file = tmp_path / "many.jsonl"
     file.write_text("".join(lines(3 * CHUNK_LINES)))
     terminal = Terminal(there, "import", file)
-    terminal.until(" lines ")
-    terminal.until("/s ")
-    terminal.until("imported: 1 application, 1 chat, 15,000 messages")
+    terminal.wait_for_text(" lines ")
+    terminal.wait_for_text("/s ")
+    terminal.wait_for_text("imported: 1 application, 1 chat, 15,000 messages")
     assert terminal.end() == 0

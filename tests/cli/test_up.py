@@ -17,7 +17,7 @@ from backend.bootstrap import Backend
 from backend.settings import Settings
 from backend.storage import postgres
 from tests.cli.conftest import Cli, Terminal, wait_until
-from tests.cli.zygote import Zygote
+from tests.cli.zygote import ForkServer
 from tests.conftest import Engines
 from tests.engines import free_port, scratch_folder
 
@@ -68,20 +68,20 @@ def start_up(tmp_path: Path) -> Iterator[Callable[[Cli], Up]]:
 
 
 @pytest.fixture
-def empty(engines: Engines, zygote: Zygote) -> Cli:
+def empty(engines: Engines, fork_server: ForkServer) -> Cli:
     """The program on a database without any table, and on the shared Redis with nothing in it."""
     engines.postgres.execute("DROP DATABASE IF EXISTS bare")
     engines.postgres.execute("CREATE DATABASE bare")
     return Cli(
-        zygote, database_url=engines.postgres.url("bare"), redis_url=engines.redis.url + "/1"
+        fork_server, database_url=engines.postgres.url("bare"), redis_url=engines.redis.url + "/1"
     )
 
 
 @pytest.fixture
-def private(zygote: Zygote) -> Iterator[Cli]:
+def private(fork_server: ForkServer) -> Iterator[Cli]:
     """The program with no URL set, on a home of its own."""
     home = scratch_folder("up")
-    yield Cli(zygote, home=home)
+    yield Cli(fork_server, home=home)
     wait_until(lambda: not _processes_of(home))
     subprocess.run(["rm", "-rf", home], check=True)
 
@@ -128,7 +128,7 @@ def test_up_on_given_engines_migrates_drains_and_ends_with_0(
 def test_up_ends_in_good_order_by_ctrl_c(cli: Cli) -> None:
     """On a terminal Ctrl-C goes to the whole group: the worker is none of it, and `up` decides."""
     terminal = Terminal(cli, "up")
-    terminal.until("ready", 40)
+    terminal.wait_for_text("ready", 40)
     terminal.type("\x03")
     assert terminal.end() == 0
     assert "all that was accepted is stored" in terminal.shown
@@ -162,7 +162,7 @@ def test_a_worker_ends_with_0_when_told_to(
     """And says so: it doesn't count as running any more."""
     worker.send_signal(number)
     assert worker.wait(20) == 0
-    assert core.log.workers() == 0
+    assert core.log.count_workers() == 0
 
 
 def test_a_worker_told_to_end_before_it_has_begun_ends_with_0(cli: Cli) -> None:
@@ -182,13 +182,13 @@ def test_a_worker_without_engines_exits_5(cli: Cli) -> None:
 
 
 def test_up_and_worker_work_from_any_folder(
-    installation: Settings, zygote: Zygote, tmp_path: Path
+    installation: Settings, fork_server: ForkServer, tmp_path: Path
 ) -> None:
     """A folder that holds modules of the same names, as many projects' do, changes nothing."""
     (tmp_path / "backend").mkdir()
     (tmp_path / "backend" / "__init__.py").write_text("raise RuntimeError('not ours')")
     (tmp_path / "instachat_cli.py").write_text("raise RuntimeError('not ours')")
-    cli = Cli(zygote, database_url=installation.database_url, redis_url=installation.redis_url)
+    cli = Cli(fork_server, database_url=installation.database_url, redis_url=installation.redis_url)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "instachat_cli", "up"],
         env=cli.env,

@@ -8,22 +8,22 @@ import pytest
 import redis
 
 from backend.bootstrap import Backend
-from backend.settings import redacted
+from backend.settings import redact
 from backend.storage.postgres import SCHEMA
 from tests.cli.conftest import Cli, Terminal
-from tests.cli.zygote import Zygote
+from tests.cli.zygote import ForkServer
 from tests.conftest import Engines
 from tests.engines import RedisServer, free_port, valkey_binary
 
 # -- migrate --------------------------------------------------------------------------------------
 
 
-def test_migrate_says_from_what_to_what(engines: Engines, zygote: Zygote) -> None:
+def test_migrate_says_from_what_to_what(engines: Engines, fork_server: ForkServer) -> None:
     """A dry run changes nothing; twice is the same as once; other commands say what to run before."""
     engines.postgres.execute("DROP DATABASE IF EXISTS bare")
     engines.postgres.execute("CREATE DATABASE bare")
     url = engines.postgres.url("bare")
-    cli = Cli(zygote, database_url=url, redis_url=engines.redis.url)
+    cli = Cli(fork_server, database_url=url, redis_url=engines.redis.url)
     early = cli("apps", "list")
     assert early.code == 1
     assert "`instachat migrate`" in early.err
@@ -38,12 +38,12 @@ def test_migrate_says_from_what_to_what(engines: Engines, zygote: Zygote) -> Non
     assert cli("apps", "list").code == 0
 
 
-def test_migrate_refuses_a_newer_schema(engines: Engines, zygote: Zygote) -> None:
+def test_migrate_refuses_a_newer_schema(engines: Engines, fork_server: ForkServer) -> None:
     """Exit 1, and nothing is touched."""
     url = engines.fresh_database()
     name = url.rpartition("@/")[2].partition("?")[0]
     engines.postgres.execute("UPDATE alembic_version SET version_num = '9999'", name)
-    cli = Cli(zygote, database_url=url, redis_url=engines.redis.url)
+    cli = Cli(fork_server, database_url=url, redis_url=engines.redis.url)
     for words in (["migrate"], ["migrate", "--dry-run"], ["apps", "list"]):
         refused = cli(*words, "-o", "json")
         assert refused.code == 1
@@ -54,10 +54,10 @@ def test_migrate_refuses_a_newer_schema(engines: Engines, zygote: Zygote) -> Non
 # -- config ---------------------------------------------------------------------------------------
 
 
-def test_config_shows_values_and_origins_without_secrets(zygote: Zygote) -> None:
+def test_config_shows_values_and_origins_without_secrets(fork_server: ForkServer) -> None:
     """Each setting, where its value came from, what it means; empty counts as unset."""
     cli = Cli(
-        zygote,
+        fork_server,
         database_url="postgresql://ic:s3cret@db/ic?sslpassword=s3cret&sslmode=require",
         redis_url="",
         durability="fast",
@@ -94,14 +94,14 @@ def test_config_shows_values_and_origins_without_secrets(zygote: Zygote) -> None
 )
 def test_a_secret_is_never_shown(url: str, shown: str) -> None:
     """What can't be read for certain as a URL is hidden as a whole."""
-    assert redacted(url) == shown
+    assert redact(url) == shown
 
 
 # -- status ---------------------------------------------------------------------------------------
 
 
 def test_status_shows_what_waits(
-    cli: Cli, core: Backend, token: str, stored: Callable[[str], None]
+    cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
 ) -> None:
     """Engines with their versions, totals only, and how long the oldest entry has been waiting."""
     core.drainer.drain_all()
@@ -120,7 +120,7 @@ def test_status_shows_what_waits(
     assert 0.1 < status["oldest_seconds"] < 60
     assert status["counters_not_synced"] >= 1
     assert token not in str(status)
-    stored(token)
+    drain_application(token)
     assert cli("status").json["not_stored"] == 0
 
 
@@ -146,9 +146,9 @@ def test_an_option_of_a_url_that_can_not_be_is_named(cli: Cli, option: str) -> N
 def test_status_watch_goes_on_until_ctrl_c(cli: Cli) -> None:
     """On a terminal in one place; exit 130."""
     terminal = Terminal(cli, "status", "--watch")
-    terminal.until("dead letters")
+    terminal.wait_for_text("dead letters")
     shown = len(terminal.shown)
-    terminal.until("\x1b[")
+    terminal.wait_for_text("\x1b[")
     time.sleep(1.2)
     terminal.type("\x03")
     assert terminal.end() == 130
@@ -175,18 +175,18 @@ def test_doctor_finds_nothing_wrong_here(cli: Cli) -> None:
 
 
 @pytest.fixture
-def careless(zygote: Zygote, engines: Engines) -> Iterator[tuple[Cli, "redis.Redis"]]:
+def careless(fork_server: ForkServer, engines: Engines) -> Iterator[tuple[Cli, "redis.Redis"]]:
     """The program on a Redis that keeps nothing, and on a migrated database."""
     server = RedisServer(valkey_binary(), "--appendfsync", "no", "--maxmemory", "1gb")
     server.start()
     client = server.client()
     client.config_set("maxmemory-policy", "allkeys-lru")
-    yield Cli(zygote, database_url=engines.fresh_database(), redis_url=server.url), client
+    yield Cli(fork_server, database_url=engines.fresh_database(), redis_url=server.url), client
     server.remove()
 
 
 def test_doctor_names_what_voids_the_durability(careless: tuple[Cli, "redis.Redis"]) -> None:
-    """With the command that mends it; where Redis does not show its settings, it says it can't tell."""
+    """With the command that repairs it; where Redis does not show its settings, it says it can't tell."""
     cli, client = careless
     code, found = checks(cli)
     assert code == 4
@@ -226,13 +226,13 @@ def test_doctor_sees_rights_that_are_missing(careless: tuple[Cli, "redis.Redis"]
 
 
 def test_doctor_sees_another_installations_redis(
-    careless: tuple[Cli, "redis.Redis"], engines: Engines, zygote: Zygote
+    careless: tuple[Cli, "redis.Redis"], engines: Engines, fork_server: ForkServer
 ) -> None:
     """The numbers there are another database's."""
     cli, _ = careless
     cli("apps", "create", "x")
     other = Cli(
-        zygote, database_url=engines.fresh_database(), redis_url=cli.env["INSTACHAT_REDIS_URL"]
+        fork_server, database_url=engines.fresh_database(), redis_url=cli.env["INSTACHAT_REDIS_URL"]
     )
     code, found = checks(other)
     assert (code, found["installation"]["severity"]) == (4, "error")
@@ -257,13 +257,15 @@ def test_doctor_tells_a_setting_that_cannot_be_used(cli: Cli) -> None:
     assert "INSTACHAT_DURABILITY" in found["settings"]["message"]
 
 
-def test_doctor_tells_a_database_that_is_not_migrated(engines: Engines, zygote: Zygote) -> None:
+def test_doctor_tells_a_database_that_is_not_migrated(
+    engines: Engines, fork_server: ForkServer
+) -> None:
     """Or whose encoding can't hold every text."""
     engines.postgres.execute("DROP DATABASE IF EXISTS latin")
     engines.postgres.execute(
         "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     )
-    cli = Cli(zygote, database_url=engines.postgres.url("latin"), redis_url=engines.redis.url)
+    cli = Cli(fork_server, database_url=engines.postgres.url("latin"), redis_url=engines.redis.url)
     code, found = checks(cli)
     assert code == 4
     assert found["schema"]["remedy"] == "run `instachat migrate`"

@@ -17,8 +17,8 @@ import termios
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
-LONGEST = 1 << 20  # bytes of a request
-SECONDS = 60
+MAX_REQUEST_BYTES = 1 << 20  # bytes of a request
+TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,16 @@ class Captured:
             return checked(code, self._out.read(), self._err.read())
 
 
-class Zygote:
+class ForkServer:
     """The test's end."""
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cli.zygote", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-m", "tests.cli.zygote", str(child_end.fileno())],
+            pass_fds=[child_end.fileno()],
         )
-        theirs.close()
+        child_end.close()
 
     def capture(self, arguments: list[str], environment: dict[str, str], stdin: bytes) -> Captured:
         """Run a command on that input, and keep what it says."""
@@ -112,13 +112,13 @@ class Zygote:
         self, arguments: list[str], environment: dict[str, str], streams: tuple[int, int, int]
     ) -> Forked:
         """Run a command on these streams; a terminal becomes its controlling one."""
-        ours, theirs = socket.socketpair()
-        ours.settimeout(SECONDS)
+        parent_end, child_end = socket.socketpair()
+        parent_end.settimeout(TIMEOUT_SECONDS)
         request = json.dumps([arguments, environment]).encode()
-        assert len(request) < LONGEST
-        with theirs:
-            socket.send_fds(self._socket, [request], [*streams, theirs.fileno()])
-        return Forked(ours)
+        assert len(request) < MAX_REQUEST_BYTES
+        with child_end:
+            socket.send_fds(self._socket, [request], [*streams, child_end.fileno()])
+        return Forked(parent_end)
 
     def close(self) -> None:
         """End the process."""
@@ -128,10 +128,10 @@ class Zygote:
 
 def serve(requests: socket.socket) -> None:
     """The process's end: fork for each request, until the test closes."""
-    _load_everything()
+    _import_everything()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits: the fork itself tells its code
     while True:
-        request, descriptors, _, _ = socket.recv_fds(requests, LONGEST, 4)
+        request, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 4)
         if not request:
             return
         if not os.fork():
@@ -142,7 +142,7 @@ def serve(requests: socket.socket) -> None:
             os.close(descriptor)
 
 
-def _load_everything() -> None:
+def _import_everything() -> None:
     import psycopg2  # noqa: F401
     import rich.live
     import rich.progress  # noqa: F401

@@ -40,7 +40,7 @@ class Room:
         self.chats[chat] = texts
         return chat
 
-    def settle(self) -> None:
+    def wait_searchable(self) -> None:
         """Have everything stored, and known to the search."""
         self.backend.drainer.drain_all()
         if self.backend.publisher and self.elasticsearch:
@@ -67,7 +67,7 @@ def room(request: pytest.FixtureRequest, engines: Engines) -> Iterator[Room]:
             room.fill(case.texts)
         for conversation in conversations():
             room.fill(conversation.lines)
-        room.settle()
+        room.wait_searchable()
         yield room
 
 
@@ -100,7 +100,7 @@ def test_another_chat_or_application_is_never_searched(room: Room) -> None:
     here, there = room.fill(["a secret of this chat"]), room.fill(["nothing"])
     other = room.backend.catalog.create_application("other").token
     room.backend.acceptor.accept(accept.chats(other, there))
-    room.settle()
+    room.wait_searchable()
     assert room.found(here, "secret") == [0]
     assert room.found(there, "secret") == []
     assert list(room.backend.catalog.search(other, here, "secret")) == []
@@ -112,7 +112,7 @@ def test_pages_follow_each_other(room: Room) -> None:
     """`after` and `limit` cut the same results, nothing twice and nothing left out."""
     texts = [f"line {n} of many" for n in range(2500)]
     chat = room.fill(texts)
-    room.settle()
+    room.wait_searchable()
     everything = room.found(chat, "many")
     assert everything == list(range(2500))
     pages, after = [], 0
@@ -127,7 +127,7 @@ def test_what_only_looks_like_a_match_fills_no_page(room: Room) -> None:
     """All grams of the keyword, but not the keyword: pages are full all the same, and end rightly."""
     texts = ["bcde abcd" if n % 40 else "an abcde" for n in range(3000)]
     chat = room.fill(texts)
-    room.settle()
+    room.wait_searchable()
     expected = list(range(0, 3000, 40))
     assert room.found(chat, "abcde") == expected
     assert room.found(chat, "abcde", limit=20) == expected[:20]
@@ -138,11 +138,11 @@ def test_what_only_looks_like_a_match_fills_no_page(room: Room) -> None:
 def test_edited_and_deleted_messages_are_searched_as_they_are(room: Room) -> None:
     """The old words are gone, the new ones are found, a deleted message never."""
     chat = room.fill(["first words", "second words"])
-    room.settle()
+    room.wait_searchable()
     room.backend.catalog.edit_message(room.token, chat, 1, "other things")
     room.backend.catalog.delete_message(room.token, chat, 2)
     assert room.found(chat, "words") == []
-    room.settle()
+    room.wait_searchable()
     assert room.found(chat, "words") == []
     assert room.found(chat, "other") == [0]
 
@@ -185,7 +185,7 @@ def test_whatever_is_said_and_asked_for_agrees_with_the_oracle(
     """Any texts, any keywords of 1 to 256 code points: what the contract's words give, and nothing else."""
     texts, keywords = chat
     number = room.fill(texts)
-    room.settle()
+    room.wait_searchable()
     for keyword in keywords:
         try:
             found = room.found(number, keyword)

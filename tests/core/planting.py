@@ -53,7 +53,7 @@ class Field:
         self.backend.acceptor.accept(accept.messages(token, chat, texts))
         shard = self.backend.counters.shard(token)
         bad = Creation("messages", Parent(token, chat), pack_messages(token, chat, ["bad\x00"]))
-        _, end = self.backend.log.issued(shard, [])
+        _, end = self.backend.log.read_issued(shard, [])
         self.backend.log.accept(shard, [bad], end)
         self.backend.acceptor.accept(accept.messages(token, chat, ["last"]))
         self.backend.catalog.delete_message(token, chat, 2)
@@ -61,15 +61,15 @@ class Field:
     # -- planting ------------------------------------------------------------------------------------
 
     def plant(self) -> None:
-        """Something in about half of all parents, and strays."""
+        """Something in about half of all parents, and orphans."""
         for token in self.tokens:
             for parent in (Parent(token), *(Parent(token, n) for n in FULL)):
                 self._plant_under(parent)
             if self.dice.random() < 0.5:
                 self._open_removed(Parent(token, REMOVED))
-        for stray in (self._orphan_message, self._orphan_application, self._orphan_chat):
+        for plant_orphan in (self._orphan_message, self._orphan_application, self._orphan_chat):
             for _ in range(self.dice.randint(0, 2)):
-                stray()
+                plant_orphan()
 
     def _plant_under(self, parent: Parent) -> None:
         highest = self.highest(parent)

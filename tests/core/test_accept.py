@@ -13,7 +13,7 @@ from backend.domain.errors import EngineDown, Failed, Invalid, KeyReused, NotFou
 from backend.domain.model import Accepted
 from backend.ingest import accept
 from backend.ingest.accept import Acceptor
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.settings import Durability
 from backend.storage.redis.log import Log
 from tests.conftest import Engines
@@ -59,10 +59,10 @@ def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
                 backend.acceptor.accept(accept.messages(token, 2, ["a", "b"]))
             backend.drainer.drain_all()
             assert [len(list(backend.catalog.messages(t, 2))) for t in tokens] == [2] * 20
-            assert len(list(backend.syncer.sync())) == 2 * 20
-            assert backend.log.given(16) == 4 * 20
+            assert len(list(backend.counter_sync.sync())) == 2 * 20
+            assert backend.log.total_issued(16) == 4 * 20
             backend.catalog.delete_application(tokens[0], cascade=True)
-            assert backend.clearer.clear_all() == 2
+            assert backend.cascade_deleter.delete_all() == 2
             backend.log.pause()
             assert backend.log.paused()
     finally:
@@ -134,9 +134,9 @@ def test_a_lost_answer_is_unconfirmed_and_not_asked_again(
     backend: Backend, application: str, lossy_port: int
 ) -> None:
     """The connection breaks between the call and its answer: one number is taken, not two or ten."""
-    lives = Lives(backend.log, backend.database)
+    epochs = Epochs(backend.log, backend.database)
     lossy = Log(f"redis://127.0.0.1:{lossy_port}")
-    acceptor = Acceptor(lossy, lives, backend.counters, lambda _: None)
+    acceptor = Acceptor(lossy, epochs, backend.counters, lambda _: None)
     with pytest.raises(Unconfirmed, match="not known"):
         acceptor.accept(accept.chats(application))
     assert backend.acceptor.accept(accept.chats(application)).first == 2
@@ -144,9 +144,9 @@ def test_a_lost_answer_is_unconfirmed_and_not_asked_again(
 
 def test_an_unreachable_redis_is_no_uncertainty(backend: Backend, application: str) -> None:
     """What was never sent was not accepted."""
-    lives = Lives(backend.log, backend.database)
+    epochs = Epochs(backend.log, backend.database)
     nowhere = Log("redis://:secret@127.0.0.1:1")
-    acceptor = Acceptor(nowhere, lives, backend.counters, lambda _: None)
+    acceptor = Acceptor(nowhere, epochs, backend.counters, lambda _: None)
     with pytest.raises(EngineDown) as caught:
         acceptor.accept(accept.chats(application))
     assert "secret" not in f"{caught.value.message} {caught.value.hint}"
@@ -162,7 +162,7 @@ def test_a_redis_of_another_installation_is_refused(engines: Engines) -> None:
     second = first.model_copy(update={"database_url": engines.fresh_database()})
     with open_backend(second) as backend:
         with pytest.raises(Failed, match="another installation"):
-            Lives(backend.log, backend.database).claim(shard, "test")
+            Epochs(backend.log, backend.database).begin_epoch(shard, "test")
         with pytest.raises(Failed, match="another installation"):
             backend.drainer.drain(shard)
 

@@ -16,32 +16,32 @@ import redis
 
 from backend.domain.errors import InstaChatError, Invalid
 from backend.settings import Settings
-from backend.storage.elasticsearch.index import Index
+from backend.storage.elasticsearch.index import SearchIndex
 from backend.storage.postgres import search_indices
 from instachat_cli.bench import suite
-from instachat_cli.bench.harness.environment import Ground, Scale, ground
-from instachat_cli.bench.harness.paired_run import Goal, Row, Side, Verdict, duel
+from instachat_cli.bench.harness.environment import Environment, Scale, open_environment
+from instachat_cli.bench.harness.paired_run import Goal, Row, Side, Verdict, run_pairs
 from instachat_cli.bench.reports.performance import markdown, summary
 from instachat_cli.console import exit_codes
 from instachat_cli.program import invoke
-from tests.conftest import missing
+from tests.conftest import skip_absent
 from tests.elastic.fixtures import Elasticsearch
 from tests.engines import scratch_folder
 
 ROOT = Path(__file__).parents[2]
 TINY = Scale(
     pairs=2,
-    starts=1,
+    startup_pairs=1,
     messages=300,
     jobs=20,
     chats=50,
     rows=(300, 600),
     compared=300,
-    reads=2,
-    crews=((1, 1), (2, 2)),
-    loads=1,
+    slow_pairs=2,
+    consumers=((1, 1), (2, 2)),
+    load_pairs=1,
     seconds=1,
-    crowd=200,
+    large_application_chats=200,
     gateway=False,
 )
 
@@ -56,17 +56,17 @@ def left_behind(settings: Settings) -> list[object]:
         return [*found, *client.scan_iter("*")]
 
 
-@pytest.mark.parametrize("name", sorted(suite.BENCHMARKS.keys() - suite.ON_AN_INDEX))
+@pytest.mark.parametrize("name", sorted(suite.BENCHMARKS.keys() - suite.NEEDS_ELASTICSEARCH))
 def test_each_gives_sane_rows_and_leaves_nothing(name: str, settings: Settings) -> None:
     """Every benchmark, whole, at a size where its numbers mean nothing."""
     if name == "http" and shutil.which("wrk") is None:
-        missing("wrk")
-    told: list[Row] = []
-    rows, facts = suite.run(settings, [name], TINY, told.append)
-    assert rows == told != []
+        skip_absent("wrk")
+    reported: list[Row] = []
+    rows, facts = suite.run(settings, [name], TINY, reported.append)
+    assert rows == reported != []
     for row in rows:
-        assert len(row.pairs) in (TINY.pairs, TINY.starts, 1)
-        assert all(ours > 0 and rival > 0 for ours, rival in row.pairs)
+        assert len(row.pairs) in (TINY.pairs, TINY.startup_pairs, 1)
+        assert all(ours > 0 and baseline > 0 for ours, baseline in row.pairs)
         assert row.ratios[0] <= row.ratio <= row.ratios[-1]
         assert (row.profile == "") == (row.verdict in (Verdict.MET, Verdict.INFORMATION))
     assert facts["Redis"].startswith("Valkey 9")
@@ -77,18 +77,18 @@ def test_each_gives_sane_rows_and_leaves_nothing(name: str, settings: Settings) 
 def test_indices_are_gone_with_the_database(
     settings: Settings, elasticsearch: Elasticsearch
 ) -> None:
-    """Ground on a given Elasticsearch has an index to measure with, and leaves none."""
+    """Environment on a given Elasticsearch has an index to measure with, and leaves none."""
     given = settings.model_copy(update={"elasticsearch_url": elasticsearch.url})
-    with ground(given, TINY) as where:
-        where.accept_bulk(where.texts)
-        where.drain()
-        assert where.backend.publisher
-        assert where.backend.publisher.publish() == TINY.messages
-        with where.backend.database.connect() as connection:
-            names = [kept.name for kept in search_indices.indices(connection)]
-        with closing(Index(elasticsearch.url)) as index:
+    with open_environment(given, TINY) as env:
+        env.accept_batches(env.texts)
+        env.drain()
+        assert env.backend.publisher
+        assert env.backend.publisher.publish() == TINY.messages
+        with env.backend.database.connect() as connection:
+            names = [kept.name for kept in search_indices.list_indices(connection)]
+        with closing(SearchIndex(elasticsearch.url)) as index:
             assert [index.exists(name) for name in names] == [True]
-    with closing(Index(elasticsearch.url)) as index:
+    with closing(SearchIndex(elasticsearch.url)) as index:
         assert not index.exists(names[0])
     assert left_behind(settings) == []
 
@@ -97,7 +97,7 @@ def test_a_redis_in_use_is_left_alone(settings: Settings) -> None:
     """A benchmark empties its Redis at the end: it must be nobody's."""
     with redis.Redis.from_url(settings.redis_url or "") as client:
         client.set("somebody's", "data")
-    with pytest.raises(Invalid, match="in use"), ground(settings, TINY):
+    with pytest.raises(Invalid, match="in use"), open_environment(settings, TINY):
         pass
     assert left_behind(settings) == [b"somebody's"]
 
@@ -134,7 +134,7 @@ def test_the_median_decides(ratio: float, goal: Goal | None, verdict: Verdict) -
     assert str(verdict) in summary(made)
 
 
-def test_the_two_take_turns_and_what_missed_is_profiled() -> None:
+def test_the_two_sides_alternate_and_a_missed_goal_is_profiled() -> None:
     """One turn that does not count, then pair by pair; preparing and tidying up are not timed."""
     turns: list[str] = []
 
@@ -148,7 +148,7 @@ def test_the_two_take_turns_and_what_missed_is_profiled() -> None:
 
         return Side(name, run, 100, before=note("before"), after=note("after"))
 
-    made = duel("a race", "", side("A", 0.02), side("B", 0.005), pairs=2, goal=Goal(1.0))
+    made = run_pairs("a race", "", side("A", 0.02), side("B", 0.005), pairs=2, goal=Goal(1.0))
     turn = [f"{name} {what}" for name in "AB" for what in ("before", "runs", "after")]
     assert turns == turn * 3 + ["A before", "A runs", "A after"]  # the last is the profile's
     assert made.verdict is Verdict.MISSED
@@ -156,19 +156,19 @@ def test_the_two_take_turns_and_what_missed_is_profiled() -> None:
 
 
 @pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+def fake_benchmarks(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     """Benchmarks on the tests' engines: one reaches its goal, one does not, one needs Elasticsearch."""
 
-    def good(_: Ground) -> Iterator[Row]:
+    def good(_: Environment) -> Iterator[Row]:
         yield row(3.0, Goal(1.0))
 
-    def bad(_: Ground) -> Iterator[Row]:
+    def bad(_: Environment) -> Iterator[Row]:
         yield row(0.5, Goal(1.0))
 
-    def far(_: Ground) -> Iterator[Row]:
+    def far(_: Environment) -> Iterator[Row]:
         pytest.fail("it needs Elasticsearch, and there is none")
 
-    monkeypatch.setattr(suite, "ON_AN_INDEX", frozenset({"far"}))
+    monkeypatch.setattr(suite, "NEEDS_ELASTICSEARCH", frozenset({"far"}))
     monkeypatch.setattr(suite, "BENCHMARKS", {"good": good, "bad": bad, "far": far})
     monkeypatch.setenv("INSTACHAT_DATABASE_URL", settings.database_url or "")
     monkeypatch.setenv("INSTACHAT_REDIS_URL", settings.redis_url or "")
@@ -179,10 +179,10 @@ def ceilings(arguments: list[str]) -> int:
     try:
         return invoke(["bench", "ceilings", *arguments])
     except InstaChatError as error:
-        return exit_codes.report(error)
+        return exit_codes.report_error(error)
 
 
-@pytest.mark.usefixtures("fakes")
+@pytest.mark.usefixtures("fake_benchmarks")
 def test_the_exit_code_is_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """0 when all is reached, 4 when not, 2 for what does not exist; only a whole run makes the report."""
     report = tmp_path / "performance.md"

@@ -16,7 +16,7 @@ from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.ingest import accept
 from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.settings import Settings
 from backend.storage import postgres
 from backend.storage.redis.types import Creation
@@ -116,11 +116,11 @@ def test_an_entry_that_is_no_event_is_a_dead_letter(
 ) -> None:
     """Whatever somebody writes into the stream, the shard goes on."""
     shard = backend.counters.shard(chat)
-    end = backend.log.issued(shard, [])[1]
+    end = backend.log.read_issued(shard, [])[1]
     assert isinstance(backend.log.redis, redis.Redis)
     entry = f"{end.epoch}-{end.sequence + 1}"
     backend.log.redis.xadd(backend.log.key(shard, "log"), {b"e": field}, id=entry)
-    backend.log.redis.hset(backend.log.key(shard, "life"), "sequence", end.sequence + 1)
+    backend.log.redis.hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
     send(backend, chat, "next")
     backend.drainer.drain_all()
     assert texts(backend, chat) == {1: "next"}
@@ -151,7 +151,7 @@ def test_a_taken_number_keeps_its_message(backend: Backend, chat: str) -> None:
     ]
 
 
-def test_the_first_drain_of_a_life_skips_what_is_stored(backend: Backend, chat: str) -> None:
+def test_the_first_drain_of_an_epoch_skips_what_is_stored(backend: Backend, chat: str) -> None:
     """An old copy of Redis is put back, with a log that is stored already: nothing is repeated."""
     assert isinstance(backend.log.redis, redis.Redis)
     send(backend, chat, "a", "b")
@@ -227,8 +227,8 @@ def test_a_drain_that_holds_a_shard_for_too_long_is_ended(
 
     def stalled_drain() -> BaseException | None:
         with open_backend(settings) as other:
-            lives = Lives(other.log, other.database)
-            return _outcome(Drainer(other.log, other.database, lives, step=stall), shard)
+            epochs = Epochs(other.log, other.database)
+            return _outcome(Drainer(other.log, other.database, epochs, step=stall), shard)
 
     shard = backend.counters.shard(chat)
     send(backend, chat, "a")
@@ -236,7 +236,10 @@ def test_a_drain_that_holds_a_shard_for_too_long_is_ended(
         stalled = pool.submit(stalled_drain)
         assert inside.wait(10)
         second = Drainer(
-            backend.log, backend.database, Lives(backend.log, backend.database), stuck_seconds=0.2
+            backend.log,
+            backend.database,
+            Epochs(backend.log, backend.database),
+            stuck_timeout_seconds=0.2,
         )
         assert second.drain(shard) == 0, "the shard is locked"
         time.sleep(0.3)
@@ -361,7 +364,7 @@ def worker(backend: Backend) -> Iterator[None]:
 
 @pytest.mark.alone
 @pytest.mark.usefixtures("worker")
-def test_a_bell_is_answered_within_a_tenth_of_a_second(backend: Backend, chat: str) -> None:
+def test_a_wake_up_is_answered_within_a_tenth_of_a_second(backend: Backend, chat: str) -> None:
     """On an idle system a row is stored within 0.1 s of its acceptance (median of 20)."""
     took = []
     for n in range(20):

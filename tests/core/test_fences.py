@@ -15,7 +15,7 @@ from backend.domain.events import pack_chats, pack_deletion, pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.storage.redis.log import Log
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
-from backend.storage.redis.types import Creation, Given, LifeLost, Refused
+from backend.storage.redis.types import Assigned, Creation, Refusal, StaleEpoch
 from tests.conftest import Engines
 
 TOKEN = "t" * 32
@@ -42,7 +42,7 @@ def log(engines: Engines) -> Iterator[Log]:
     """A shard in its first life, with one application that has one chat."""
     engines.redis.client().flushall()
     log = Log(engines.redis.url)
-    log.write_life(0, 1, "here")
+    log.set_epoch(0, 1, "here")
     log.verify(0, 1, APPLICATION, 0, create=True)
     log.accept(0, [chats()], NOTHING)
     yield log
@@ -60,33 +60,33 @@ def refused(log: Log, *batch: Creation, known: EntryId = NOTHING) -> str:
     before = everything(log)
     try:
         log.accept(0, batch, known)
-    except LifeLost as lost:
+    except StaleEpoch as stale:
         assert everything(log) == before
-        return lost.why
+        return stale.reason
     except InstaChatError as error:
         assert everything(log) == before
         return type(error).__name__
     pytest.fail("it was accepted")
 
 
-def answer(log: Log, *batch: Creation) -> Given | Refused:
+def answer(log: Log, *batch: Creation) -> Assigned | Refusal:
     """The last request's answer; a refusal must have changed nothing."""
     before = everything(log)
     answers, _, _ = log.accept(0, batch, NOTHING)
-    if len(batch) == 1 and isinstance(answers[0], Refused):
+    if len(batch) == 1 and isinstance(answers[0], Refusal):
         assert everything(log) == before
     return answers[-1]
 
 
 def a_wiped_redis(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
-    log.redis.delete(log.key(0, "life"))
+    log.redis.delete(log.key(0, "epoch"))
     assert refused(log, messages("a")) == "none"
 
 
 def another_server(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
-    log.redis.hset(log.key(0, "life"), "server", "0" * 40)
+    log.redis.hset(log.key(0, "epoch"), "server", "0" * 40)
     assert refused(log, messages("a")) == "other"
 
 
@@ -99,31 +99,31 @@ def a_log_that_went_back(log: Log) -> None:
 
 
 def a_missing_counter(log: Log) -> None:
-    assert answer(log, messages("a", chat=7)) == Refused("counter", "chat")
+    assert answer(log, messages("a", chat=7)) == Refusal("counter", "chat")
 
 
-def a_counter_of_an_earlier_life(log: Log) -> None:
+def a_counter_of_an_earlier_epoch(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
     log.redis.hset(log.counter_key(0, CHAT), "epoch", 0)
-    assert answer(log, messages("a")) == Refused("counter", "chat")
+    assert answer(log, messages("a")) == Refusal("counter", "chat")
 
 
 def a_closed_chat(log: Log) -> None:
     log.accept(0, [deletion(1)], NOTHING)
-    assert answer(log, messages("a")) == Refused("closed", "chat")
+    assert answer(log, messages("a")) == Refusal("closed", "chat")
 
 
 def a_chat_of_a_closed_application(log: Log) -> None:
     log.accept(0, [deletion()], NOTHING)
-    assert answer(log, messages("a")) == Refused("closed", "application")
+    assert answer(log, messages("a")) == Refusal("closed", "application")
 
 
 def a_chat_closed_in_the_same_batch(log: Log) -> None:
-    assert answer(log, deletion(1), messages("a")) == Refused("closed", "chat")
+    assert answer(log, deletion(1), messages("a")) == Refusal("closed", "chat")
 
 
 def a_full_log(log: Log) -> None:
-    log._most_entries = 1
+    log._max_entries = 1
     assert refused(log, messages("a")) == LogFull.__name__
 
 
@@ -134,10 +134,10 @@ def a_foreign_log(log: Log) -> None:
     assert refused(log, messages("a")) == Failed.__name__
 
 
-def foreign_unsynced_counts(log: Log) -> None:
+def foreign_dirty_counters(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
-    log.redis.delete(log.key(0, "unsynced"))
-    log.redis.set(log.key(0, "unsynced"), "foreign")
+    log.redis.delete(log.key(0, "dirty"))
+    log.redis.set(log.key(0, "dirty"), "foreign")
     assert refused(log, messages("a")) == Failed.__name__
 
 
@@ -145,50 +145,54 @@ def a_foreign_counter(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
     log.redis.delete(log.counter_key(0, CHAT))
     log.redis.set(log.counter_key(0, CHAT), "foreign")
-    assert answer(log, messages("a")) == Refused("broken", "chat")
+    assert answer(log, messages("a")) == Refusal("broken", "chat")
 
 
 def a_counter_that_is_no_number(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
     log.redis.hset(log.counter_key(0, CHAT), "issued", "many")
-    assert answer(log, messages("a")) == Refused("counter", "chat")
+    assert answer(log, messages("a")) == Refusal("counter", "chat")
 
 
 def a_foreign_idempotency_key(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
     log.redis.lpush(log.key(0, "key:k"), "foreign")
-    assert answer(log, messages("a", key="k", body="aa")) == Refused("broken", "idempotency key")
+    assert answer(log, messages("a", key="k", body="aa")) == Refusal("broken", "idempotency key")
 
 
 def a_key_used_again(log: Log) -> None:
     first = answer(log, messages("a", key="k", body="aa"))
     assert answer(log, messages("a", key="k", body="aa")) == first
-    assert answer(log, messages("b", key="k", body="bb")) == Refused("reused")
+    assert answer(log, messages("b", key="k", body="bb")) == Refusal("reused")
 
 
 def a_key_twice_in_a_batch(log: Log) -> None:
     same = messages("a", key="k", body="aa")
     answers, _, _ = log.accept(0, [same, same, messages("b")], NOTHING)
-    assert [(a.first, a.last) for a in answers if isinstance(a, Given)] == [(1, 1), (1, 1), (2, 2)]
+    assert [(a.first, a.last) for a in answers if isinstance(a, Assigned)] == [
+        (1, 1),
+        (1, 1),
+        (2, 2),
+    ]
 
 
 ACCEPT = "accept"
 FENCES: list[tuple[Callable[[Log], None], str, str]] = [
-    (a_wiped_redis, ACCEPT, "if not epoch then return {'life', sequence, 0} end"),
-    (another_server, ACCEPT, "if life[1] ~= server_id() then"),
-    (a_former_primary, ACCEPT, "if epoch < known_epoch then"),
-    (a_log_that_went_back, ACCEPT, "if epoch == known_epoch and sequence < known_sequence then"),
+    (a_wiped_redis, ACCEPT, "if not epoch then return {'stale', sequence, 0} end"),
+    (another_server, ACCEPT, "if stored[1] ~= server_id() then"),
+    (a_former_primary, ACCEPT, "if epoch < seen_epoch then"),
+    (a_log_that_went_back, ACCEPT, "if epoch == seen_epoch and sequence < seen_sequence then"),
     (a_missing_counter, ACCEPT, "if not tonumber(fields[1]) or tonumber(fields[2]) ~= epoch then"),
-    (a_counter_of_an_earlier_life, ACCEPT, " or tonumber(fields[2]) ~= epoch"),
-    (a_closed_chat, ACCEPT, "if known.closed then return nil, {'closed', which} end"),
-    (a_chat_of_a_closed_application, ACCEPT, "if known.closed then return nil, {'closed', which}"),
+    (a_counter_of_an_earlier_epoch, ACCEPT, " or tonumber(fields[2]) ~= epoch"),
+    (a_closed_chat, ACCEPT, "if cached.closed then return nil, {'closed', which} end"),
+    (a_chat_of_a_closed_application, ACCEPT, "if cached.closed then return nil, {'closed', which}"),
     (a_chat_closed_in_the_same_batch, ACCEPT, "target.closed = entry_id(next_sequence)"),
     (a_full_log, ACCEPT, "if length >= tonumber(ARGV[3]) then return {'full', length} end"),
     (a_foreign_log, ACCEPT, "if type(length) == 'table' then return {'broken', 'log'} end"),
     (
-        foreign_unsynced_counts,
+        foreign_dirty_counters,
         ACCEPT,
-        "if unsynced_type ~= 'none' and unsynced_type ~= 'zset' then",
+        "if dirty_type ~= 'none' and dirty_type ~= 'zset' then",
     ),
     (a_foreign_counter, ACCEPT, "if fields.err then"),
     (a_counter_that_is_no_number, ACCEPT, "not tonumber(fields[1]) or "),
@@ -238,7 +242,7 @@ def test_without_the_fence_it_would_not(
 
 
 def read(log: Log, epoch: int = 1, installation: str = "here") -> int:
-    page = log.read(0, epoch, installation, NOTHING, most_entries=10, most_bytes=1000)
+    page = log.read(0, epoch, installation, NOTHING, max_entries=10, max_bytes=1000)
     return len(page.entries)
 
 
@@ -248,11 +252,11 @@ def test_a_drain_reads_only_the_log_its_row_follows(
 ) -> None:
     """Another life's log, or another installation's, is not read."""
     assert read(log) == 1
-    with pytest.raises(LifeLost):
+    with pytest.raises(StaleEpoch):
         read(log, epoch, installation)
 
 
-def test_a_trim_in_another_life_drops_nothing(log: Log) -> None:
+def test_a_trim_in_another_epoch_drops_nothing(log: Log) -> None:
     """A drain that committed in an older life must not cut the log of a newer one."""
     log.trim(0, 2, EntryId(9, 9))
     assert log.lengths(1) == [1]
@@ -260,11 +264,11 @@ def test_a_trim_in_another_life_drops_nothing(log: Log) -> None:
     assert log.lengths(1) == [0]
 
 
-def test_a_life_is_only_raised(log: Log) -> None:
+def test_an_epoch_is_only_raised(log: Log) -> None:
     """A claimer that was overtaken does not take the shard back."""
-    assert log.write_life(0, 3, "here")
-    assert not log.write_life(0, 2, "here")
-    assert not log.write_life(0, 3, "here")
+    assert log.set_epoch(0, 3, "here")
+    assert not log.set_epoch(0, 2, "here")
+    assert not log.set_epoch(0, 3, "here")
     assert log.probe(0).epoch == 3
 
 
@@ -272,8 +276,8 @@ def test_a_counter_is_raised_under_its_own_epoch_only(log: Log) -> None:
     """What SQL said before a new life began says nothing about the counters after it."""
     assert log.verify(0, 1, CHAT, 5, create=False) == 5
     assert log.verify(0, 1, CHAT, 3, create=False) == 5
-    log.write_life(0, 2, "here")
-    with pytest.raises(LifeLost):
+    log.set_epoch(0, 2, "here")
+    with pytest.raises(StaleEpoch):
         log.verify(0, 1, CHAT, 9, create=False)
 
 
@@ -286,20 +290,24 @@ def test_a_missing_counter_is_not_made_up(log: Log) -> None:
 def test_only_the_deletion_that_closed_a_chat_opens_it(log: Log) -> None:
     """An older deletion's drain must not open what a newer deletion closed."""
     answers, _, _ = log.accept(0, [deletion(1)], NOTHING)
-    assert isinstance(answers[0], Given)
+    assert isinstance(answers[0], Assigned)
     assert not log.reopen(0, 1, CHAT, EntryId(1, 1))
     assert not log.reopen(0, 2, CHAT, answers[0].entry)
-    assert log.deletion_stands(0, 1, CHAT, answers[0].entry)
+    assert log.is_closed_by(0, 1, CHAT, answers[0].entry)
     assert log.reopen(0, 1, CHAT, answers[0].entry)
-    assert isinstance(answer(log, messages("a")), Given)
+    assert isinstance(answer(log, messages("a")), Assigned)
 
 
 def test_a_batch_is_numbered_in_its_order(log: Log) -> None:
     """Requests for one chat in one batch get consecutive numbers, each its own."""
     answers, end, _ = log.accept(0, [messages("a", "b"), messages("c"), chats(2)], NOTHING)
-    assert [(a.first, a.last) for a in answers if isinstance(a, Given)] == [(1, 2), (3, 3), (2, 3)]
+    assert [(a.first, a.last) for a in answers if isinstance(a, Assigned)] == [
+        (1, 2),
+        (3, 3),
+        (2, 3),
+    ]
     assert end == EntryId(1, 4)
-    assert isinstance(answer(log, messages("d", chat=3)), Given), (
+    assert isinstance(answer(log, messages("d", chat=3)), Assigned), (
         "a new chat takes messages at once"
     )
 
@@ -307,8 +315,8 @@ def test_a_batch_is_numbered_in_its_order(log: Log) -> None:
 def test_a_refused_request_does_not_stop_its_neighbours(log: Log) -> None:
     """Each request of a batch is answered apart."""
     answers, _, _ = log.accept(0, [messages("a", chat=9), messages("b")], NOTHING)
-    assert answers[0] == Refused("counter", "chat")
-    assert isinstance(answers[1], Given)
+    assert answers[0] == Refusal("counter", "chat")
+    assert isinstance(answers[1], Assigned)
 
 
 def test_a_deleted_log_does_not_take_the_sequence_back(log: Log) -> None:
@@ -316,7 +324,7 @@ def test_a_deleted_log_does_not_take_the_sequence_back(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
     log.redis.delete(log.key(0, "log"))
     given = answer(log, messages("a"))
-    assert isinstance(given, Given)
+    assert isinstance(given, Assigned)
     assert given.entry == EntryId(1, 2)
 
 
@@ -339,4 +347,4 @@ def test_a_redis_at_its_memory_limit_refuses_whole_batches(log: Log) -> None:
     finally:
         log.redis.config_set("maxmemory", 0)
     log._memory_read = float("-inf")
-    assert isinstance(answer(log, messages("a")), Given)
+    assert isinstance(answer(log, messages("a")), Assigned)

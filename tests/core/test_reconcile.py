@@ -1,4 +1,4 @@
-"""Reconcile: what is planted is found, exactly, whatever it is and wherever; what is mended stays so."""
+"""Reconcile: what is planted is found, exactly, whatever it is and wherever; what is repaired stays so."""
 
 import random
 import time
@@ -24,7 +24,7 @@ SEEDS = range(10)
 
 @pytest.fixture(autouse=True)
 def _no_creation_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orphan_counters, "CREATION_SECONDS", 0.05)
+    monkeypatch.setattr(orphan_counters, "CREATION_GRACE_SECONDS", 0.05)
 
 
 def found(backend: Backend, token: str | None = None, **how: bool) -> list[Finding]:
@@ -36,13 +36,13 @@ def keys(findings: list[Finding]) -> Counter[Key]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_planted_is_found_and_mended(backend: Backend, seed: int) -> None:
+def test_what_is_planted_is_found_and_repaired(backend: Backend, seed: int) -> None:
     """Every kind in every store, at random: neither more nor less is found, and then nothing."""
     field = Field(backend, random.Random(seed))
     assert found(backend) == []
     field.plant()
     assert keys(found(backend)) == Counter(field.expected)
-    assert keys(found(backend, mend=True)) == Counter(field.expected)
+    assert keys(found(backend, repair=True)) == Counter(field.expected)
     assert found(backend) == []
     for token in field.tokens:
         check_it_goes_on(backend, token)
@@ -75,7 +75,7 @@ def test_a_dry_run_finds_the_same_and_writes_nothing(backend: Backend) -> None:
     field = Field(backend, random.Random(1), applications=2)
     field.plant()
     before = everything(field)
-    assert keys(found(backend, mend=True, dry_run=True)) == Counter(field.expected)
+    assert keys(found(backend, repair=True, dry_run=True)) == Counter(field.expected)
     assert everything(field) == before
     backend.acceptor.accept(accept.messages(field.tokens[0], 2, ["on its way"]))
     before = everything(field)
@@ -83,7 +83,7 @@ def test_a_dry_run_finds_the_same_and_writes_nothing(backend: Backend) -> None:
     assert everything(field) == before
 
 
-def test_a_dry_run_claims_no_life(backend: Backend, application: str) -> None:
+def test_a_dry_run_begins_no_epoch(backend: Backend, application: str) -> None:
     """Of a Redis that was wiped it finds nothing wrong, and leaves it as it is."""
     field = Field(backend, random.Random(1), applications=1)
     field.redis.flushall()
@@ -95,12 +95,12 @@ def test_a_dry_run_claims_no_life(backend: Backend, application: str) -> None:
 
 
 def test_one_application_alone(backend: Backend) -> None:
-    """With a token only what is planted under it is found, and only that is mended."""
+    """With a token only what is planted under it is found, and only that is repaired."""
     field = Field(backend, random.Random(5))
     field.plant()
     for token in field.tokens:
         mine = Counter(key for key in field.expected if key[1] == token)
-        assert keys(found(backend, token, mend=True)) == mine
+        assert keys(found(backend, token, repair=True)) == mine
         assert found(backend, token) == []
     left = Counter(key for key in field.expected if key[1] not in field.tokens)
     assert keys(found(backend)) == left
@@ -110,7 +110,7 @@ def test_what_is_explained_is_no_finding(backend: Backend, application: str) -> 
     """Removed, rejected, lost before and on its way: counted in the summary, each as what it is."""
     field = Field(backend, random.Random(0), applications=1)
     field.execute("DELETE FROM message WHERE number = 5")
-    list(backend.reconciler.begin(mend=True).findings())
+    list(backend.reconciler.begin(repair=True).findings())
     backend.acceptor.accept(accept.messages(field.tokens[0], 2, ["a", "b"]))
     work = backend.reconciler.begin(dry_run=True)
     assert list(work.findings()) == []
@@ -129,7 +129,7 @@ def test_too_much_to_be_lost_is_left_alone(backend: Backend) -> None:
     field = Field(backend, random.Random(0), applications=1)
     field.set_issued(Parent(field.tokens[0], 2), 10**9)
     for _ in range(2):
-        (finding,) = found(backend, mend=True)
+        (finding,) = found(backend, repair=True)
         assert (finding.kind, finding.repairable) == ("counter_ahead", False)
 
 
@@ -139,20 +139,20 @@ def test_a_lost_chat_takes_no_messages(backend: Backend) -> None:
     token = field.tokens[0]
     field.execute("DELETE FROM chat WHERE number = 1")
     backend.acceptor.accept(accept.messages(token, 1, ["into nothing"]))
-    assert keys(found(backend, mend=True)) == Counter([("gap_unexplained", token, 1, None)])
+    assert keys(found(backend, repair=True)) == Counter([("gap_unexplained", token, 1, None)])
     with pytest.raises(NotFound):
         backend.acceptor.accept(accept.messages(token, 1, ["x"]))
     assert backend.catalog.application(token).chats_count == 4
 
 
-def test_numbers_that_an_import_has_in_hand_are_not_lost(backend: Backend) -> None:
+def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
     """Between raising a counter and writing the rows an import is no finding; one that died is."""
     field = Field(backend, random.Random(0), applications=1)
     chat = Parent(field.tokens[0], 2)
     shard = backend.counters.shard(chat.token)
     with ThreadPoolExecutor(1) as thread:
         with backend.database.begin() as holding:
-            child_statistics.hold_numbers(holding, shard)
+            child_statistics.reserve_numbers(holding, shard)
             field.set_issued(chat, MESSAGES + 3)
             looking = thread.submit(found, backend)
             time.sleep(1)
@@ -203,12 +203,12 @@ def test_the_last_run_is_remembered(backend: Backend) -> None:
     with backend.database.connect() as connection:
         assert reconciliations.last(connection) is None
     field.execute("DELETE FROM message WHERE number = 5")
-    for mend, outcome in [(False, (3, 0)), (True, (3, 3)), (False, (0, 0))]:
-        found(backend, mend=mend)
+    for repair, outcome in [(False, (3, 0)), (True, (3, 3)), (False, (0, 0))]:
+        found(backend, repair=repair)
         with backend.database.connect() as connection:
             last = reconciliations.last(connection)
         assert last
-        assert (last.findings, last.mended) == outcome
+        assert (last.findings, last.repaired) == outcome
 
 
 def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
@@ -220,10 +220,10 @@ def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
     backend.acceptor.accept(accept.messages(application, 1, ["kept"]))
     backend.drainer.drain_all()
     backend.acceptor.accept(accept.messages(application, 1, ["a", "b", "c"]))
-    assert list(backend.syncer.sync())
+    assert list(backend.counter_sync.sync())
     assert isinstance(backend.log.redis, redis.Redis)
     backend.log.redis.flushall()
-    (finding,) = found(backend, mend=True)
+    (finding,) = found(backend, repair=True)
     assert (finding.kind, finding.chat) == ("count_differs", 1)
     assert "2 to 4 were given, and Redis forgot" in finding.detail
     assert found(backend) == []

@@ -22,7 +22,7 @@ from backend.storage.postgres import (
     schema_upgrade,
     search_indices,
 )
-from backend.storage.postgres.database import TRUSTED_SECONDS
+from backend.storage.postgres.database import PING_AFTER_IDLE_SECONDS
 from tests.conftest import Engines
 
 BIG = {"message", "chat", "application", "outbox"}
@@ -139,7 +139,7 @@ def test_states_are_read_a_page_at_a_time(full: Database) -> None:
     with full.snapshot() as snapshot:
         tracemalloc.start()
         try:
-            found = sum(1 for _ in message_states.states(snapshot, None))
+            found = sum(1 for _ in message_states.iter_states(snapshot, None))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -245,5 +245,5 @@ def test_a_restarted_server_costs_no_failed_call(backend: Backend, engines: Engi
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
         " AND datname LIKE 'test%'"
     )
-    time.sleep(2 * TRUSTED_SECONDS)
+    time.sleep(2 * PING_AFTER_IDLE_SECONDS)
     assert backend.database.schema() == postgres.SCHEMA

@@ -22,17 +22,17 @@ from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.domain.serialization import rfc3339
 from backend.ingest import accept, barrier, direct_write
-from backend.ingest.barrier import Settler
+from backend.ingest.barrier import Barrier
 from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.settings import Settings
 from backend.storage import postgres
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import Creation, LifeLost
+from backend.storage.redis.types import Creation, StaleEpoch
 from backend.transfer import diff, importer
 from backend.transfer import format as line_format
-from backend.transfer.diff import Fault
-from backend.transfer.format import ApplicationLine, ChatLine, Chunk, MessageLine
+from backend.transfer.diff import LineFault
+from backend.transfer.format import ApplicationLine, ChatLine, LineChunk, MessageLine
 from backend.transfer.importer import Import, Importer
 from tests.conftest import Engines
 from tests.engines import RedisServer, valkey_binary
@@ -65,20 +65,22 @@ def export(backend: Backend, token: str | None = None) -> bytes:
         return "".join(snapshot.lines()).encode()
 
 
-def load(backend: Backend, data: bytes | Sequence[dict[str, Any]]) -> tuple[Import, list[Fault]]:
+def load(
+    backend: Backend, data: bytes | Sequence[dict[str, Any]]
+) -> tuple[Import, list[LineFault]]:
     """Import lines, up to the first fault."""
     work = backend.importer.begin()
-    for chunk in line_format.chunks(io.BytesIO(as_bytes(data)).read):
-        if faults := work.take(chunk):
+    for chunk in line_format.read_chunks(io.BytesIO(as_bytes(data)).read):
+        if faults := work.process(chunk):
             return work, faults
     return work, []
 
 
-def rehearse(backend: Backend, data: bytes | Sequence[dict[str, Any]]) -> list[Fault]:
+def dry_run(backend: Backend, data: bytes | Sequence[dict[str, Any]]) -> list[LineFault]:
     """The faults that a dry run finds."""
-    work = backend.importer.rehearse()
-    chunks = line_format.chunks(io.BytesIO(as_bytes(data)).read)
-    return [fault for chunk in chunks for fault in work.take(chunk)]
+    work = backend.importer.dry_run()
+    chunks = line_format.read_chunks(io.BytesIO(as_bytes(data)).read)
+    return [fault for chunk in chunks for fault in work.process(chunk)]
 
 
 def as_bytes(data: bytes | Sequence[dict[str, Any]]) -> bytes:
@@ -284,7 +286,7 @@ def test_an_export_that_would_not_hold_all_fails(
 ) -> None:
     """Where what was accepted can't be stored in time nothing is exported."""
     send(backend, application_with_chat, "only accepted")
-    monkeypatch.setattr(barrier, "SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(barrier, "BARRIER_TIMEOUT_SECONDS", 0.2)
     shard = backend.counters.shard(application_with_chat)
     with backend.database.begin() as tx:
         assert postgres.lock_shard(tx, shard)
@@ -338,7 +340,7 @@ def test_a_line_may_come_twice(backend: Backend) -> None:
     lines = [application(), chat(), message()]
     work, faults = load(backend, lines + lines)
     assert (work.counts.stored, work.counts.skipped, faults) == (3, 3, [])
-    assert rehearse(backend, lines + lines) == []
+    assert dry_run(backend, lines + lines) == []
 
 
 def test_fields_in_any_order_and_any_zone_are_equal(backend: Backend) -> None:
@@ -419,10 +421,10 @@ def test_what_differs_is_a_conflict(untouched: Backend, line: dict[str, Any], di
     assert faults[0].error.message.endswith(f"differs from what is there in {differs}")
     assert (work.counts.stored, work.counts.skipped) == (0, 1)
     assert contents(untouched) == before
-    assert said(rehearse(untouched, lines)) == said(faults)
+    assert said(dry_run(untouched, lines)) == said(faults)
 
 
-def said(faults: list[Fault]) -> list[tuple[int, type, str]]:
+def said(faults: list[LineFault]) -> list[tuple[int, type, str]]:
     """Faults as they can be compared."""
     return [(fault.line, type(fault.error), fault.error.message) for fault in faults]
 
@@ -440,7 +442,7 @@ def test_a_file_that_contradicts_itself_is_a_conflict(
     ]
     for size in (5_000, 2):
         monkeypatch.setattr(line_format, "CHUNK_LINES", size)
-        assert [f[:2] for f in said(rehearse(backend, lines))] == [(9, Conflict)]
+        assert [f[:2] for f in said(dry_run(backend, lines))] == [(9, Conflict)]
     assert [f[:2] for f in said(load(backend, lines)[1])] == [(9, Conflict)]
     assert query(backend, "SELECT count(*) FROM message") == [(6,)]
 
@@ -532,7 +534,7 @@ def test_a_bad_line_ends_an_import(
     before = contents(untouched)
     data = as_bytes(HERE) + line.removesuffix(b"\n") + b"\n{\n"
     if rehearsed:
-        first, second = said(rehearse(untouched, data))
+        first, second = said(dry_run(untouched, data))
         assert second[:2] == (8, Invalid)
     else:
         first = said(load(untouched, data)[1])[0]
@@ -572,10 +574,10 @@ def test_lines_are_split_at_line_feeds_only(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(line_format, "CHUNK_LINES", 2)
     data = b"a\r\n\xe2\x80\xa8b\n\n" + b"x" * 1_000_000 + b"\nc\nd"
     for size in (1_000, 70_000, 10_000_000):
-        chunks = list(line_format.chunks(partial(_read_at_most, io.BytesIO(data), size)))
+        chunks = list(line_format.read_chunks(partial(_read_at_most, io.BytesIO(data), size)))
         lines = [line for chunk in chunks for line in chunk.lines]
         assert lines[:3] == [b"a\r", b"\xe2\x80\xa8b", b""]
-        assert line_format.MAX_LINE < len(lines[3]) <= 1_000_000
+        assert line_format.MAX_LINE_BYTES < len(lines[3]) <= 1_000_000
         assert lines[4:] == [b"c", b"d"]
         assert [chunk.first for chunk in chunks] == [1, 3, 5]
         assert chunks[-1].read == len(data)
@@ -606,7 +608,7 @@ def test_a_dry_run_names_every_fault_and_writes_nothing(backend: Backend) -> Non
         message(token="u" * 24),
     ]
     data = as_bytes(lines) + b"not JSON\n" + b"\xff\n" + as_bytes([message(4)])
-    kinds = {line: kind for line, kind, _ in said(rehearse(backend, data))}
+    kinds = {line: kind for line, kind, _ in said(dry_run(backend, data))}
     assert kinds == {
         **dict.fromkeys([5, 11, 14, 15, 18, 19], Invalid),
         **dict.fromkeys([8, 12, 13], Conflict),
@@ -620,9 +622,9 @@ def test_a_dry_run_of_something_new_writes_nothing(
     """Not even a life in an empty Redis; and it counts what an import then stores."""
     _, data = sample
     before = contents(backend)
-    work = backend.importer.rehearse()
-    for chunk in line_format.chunks(io.BytesIO(data).read):
-        assert not work.take(chunk)
+    work = backend.importer.dry_run()
+    for chunk in line_format.read_chunks(io.BytesIO(data).read):
+        assert not work.process(chunk)
     assert contents(backend) == before
     assert load(backend, data)[0].counts == work.counts
 
@@ -657,7 +659,7 @@ def test_numbers_go_on_behind_the_highest(
 def test_parents_wait_for_their_counts_in_sql(backend: Backend) -> None:
     """Whose count has changed is in the set that sync-counters reads, as after accepting."""
     load(backend, [application(), *map(chat, (1, 2)), message(), message(2, **GONE)])
-    key = backend.log.key(backend.counters.shard(T), "unsynced")
+    key = backend.log.key(backend.counters.shard(T), "dirty")
     assert set(backend.log.redis.zrange(key, 0, -1)) == {T.encode(), f"{T}:1".encode()}
     assert query(backend, "SELECT messages_removed FROM chat ORDER BY number") == [(1,), (0,)]
     assert getattr(backend.catalog.chat(T, 1), "messages_count", None) == 1
@@ -749,7 +751,7 @@ def between(
     assert not left, "it never came to that"
 
 
-def standing(backend: Backend) -> tuple[list[tuple[Any, ...]], int]:
+def state_of_chat(backend: Backend) -> tuple[list[tuple[Any, ...]], int]:
     """The messages of chat 1, and the number that the next one is given; nothing may be a dead letter."""
     following = send(backend, T, "next")
     backend.drainer.drain_all()
@@ -772,7 +774,7 @@ def test_what_was_accepted_before_the_counters_rose_is_there_first(
         work, faults = load(one, list(map(message, range(1, 11))))
     assert [f[:2] for f in said(faults)] == [(2, Conflict)]
     assert work.counts.stored == 0
-    assert standing(one) == ([(1, "text 1"), (2, "a"), (3, "b")], 11)
+    assert state_of_chat(one) == ([(1, "text 1"), (2, "a"), (3, "b")], 11)
 
 
 def test_what_is_accepted_after_the_counters_rose_comes_behind(
@@ -781,10 +783,10 @@ def test_what_is_accepted_after_the_counters_rose_comes_behind(
     """Nobody is given a number of the chunk once its counters are raised."""
     with between(monkeypatch, "raised", lambda: send(one, T, "a")):
         assert load(one, [message(7)])[1] == []
-    assert standing(one) == ([(1, "text 1"), (7, "text 7"), (8, "a")], 9)
+    assert state_of_chat(one) == ([(1, "text 1"), (7, "text 7"), (8, "a")], 9)
 
 
-def test_a_life_that_ends_before_the_rows_are_written(
+def test_an_epoch_that_ends_before_the_rows_are_written(
     one: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis is wiped when the counters are raised, and gives the number again: that answer stands."""
@@ -795,7 +797,7 @@ def test_a_life_that_ends_before_the_rows_are_written(
 
     with between(monkeypatch, "raised", wipe):
         assert [f[:2] for f in said(load(one, [message(2)])[1])] == [(1, Conflict)]
-    assert standing(one) == ([(1, "text 1"), (2, "a")], 3)
+    assert state_of_chat(one) == ([(1, "text 1"), (2, "a")], 3)
 
 
 def test_a_wipe_alone_costs_an_import_nothing(
@@ -807,7 +809,7 @@ def test_a_wipe_alone_costs_an_import_nothing(
         lines += [message(number * 10), chat(number + 1)]
         with between(monkeypatch, step, one.log.redis.flushall):
             assert load(one, lines)[1] == []
-    assert standing(one)[1] == 31
+    assert state_of_chat(one)[1] == 31
     assert one.acceptor.accept(accept.chats(T)).first == 5
 
 
@@ -822,7 +824,7 @@ def test_a_missing_counter_is_made_from_what_was_drained(
 
     with between(monkeypatch, "compared", lose):
         assert [f[:2] for f in said(load(one, [message(3)])[1])] == [(1, Conflict)]
-    assert standing(one)[1] == 7
+    assert state_of_chat(one)[1] == 7
 
 
 @pytest.mark.parametrize("step", ["compared", "raised"])
@@ -834,33 +836,35 @@ def test_a_chat_deleted_meanwhile_gets_no_messages(
     with between(monkeypatch, step, lambda: one.catalog.delete_chat(T, 2)):
         faults = said(load(one, [message(chat=2)])[1])
     assert faults == [(1, Invalid, "chat 2 is removed, so nothing belongs to it")]
-    assert standing(one)[0] == [(1, "text 1")]
+    assert state_of_chat(one)[0] == [(1, "text 1")]
 
 
 @pytest.mark.parametrize("name", ["instachat drain {}", "somebody"])
 def test_a_shard_that_is_held(one: Backend, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """By a drain that is stuck: it is ended. By others: an import gives up, and says so."""
-    monkeypatch.setattr(direct_write, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(direct_write, "LOCK_TIMEOUT_SECONDS", 0.1)
     shard = one.counters.shard(T)
-    lives = Lives(one.log, one.database)
-    settler = Settler(one.log, lives, Drainer(one.log, one.database, lives, stuck_seconds=0.3))
-    writing = direct_write.PastLog(one.log, one.database, lives, settler)
-    work = Importer(one.log, one.database, settler, writing).begin()
-    chunk = Chunk(1, [as_bytes([message(2)])], 1)
+    epochs = Epochs(one.log, one.database)
+    barrier = Barrier(
+        one.log, epochs, Drainer(one.log, one.database, epochs, stuck_timeout_seconds=0.3)
+    )
+    writing = direct_write.DirectWriter(one.log, one.database, epochs, barrier)
+    work = Importer(one.log, one.database, barrier, writing).begin()
+    chunk = LineChunk(1, [as_bytes([message(2)])], 1)
     holder = one.database.engine.connect()
     try:
         postgres.name_transaction(holder, name.format(shard))
         assert postgres.lock_shard(holder, shard)
         if name == "somebody":
             with pytest.raises(Unavailable, match="locked for too long"):
-                work.take(chunk)
+                work.process(chunk)
         else:
-            assert work.take(chunk) == []
+            assert work.process(chunk) == []
     finally:
         holder.invalidate()
         holder.close()
-    assert work.take(chunk) == []
-    assert standing(one)[0] == [(1, "text 1"), (2, "text 2")]
+    assert work.process(chunk) == []
+    assert state_of_chat(one)[0] == [(1, "text 1"), (2, "text 2")]
 
 
 class Crash(BaseException):
@@ -1011,16 +1015,16 @@ def check_dense(lines: list[dict[str, Any]]) -> None:
 # -- the parts ----------------------------------------------------------------------------------------
 
 
-def test_the_scripts_refuse_another_life(backend: Backend) -> None:
+def test_the_scripts_refuse_another_epoch(backend: Backend) -> None:
     """Counters are raised and closed only under the epoch that SQL was read under; else nothing changes."""
     load(backend, [application(), chat(), message(5)])
     shard, parent = backend.counters.shard(T), Parent(T, 1)
     before = contents(backend)
     for epoch in (0, 2):
-        with pytest.raises(LifeLost):
+        with pytest.raises(StaleEpoch):
             backend.log.raise_all(shard, epoch, {parent: 9}, create=True)
-        with pytest.raises(LifeLost):
-            backend.log.seal(shard, epoch, {parent: True})
+        with pytest.raises(StaleEpoch):
+            backend.log.set_closed(shard, epoch, {parent: True})
     assert contents(backend) == before
 
 
@@ -1030,13 +1034,13 @@ def test_raising_never_lowers_and_makes_nothing_up(backend: Backend) -> None:
     log, shard = backend.log, backend.counters.shard(T)
     wanted = {Parent(T, 1): 3, Parent(T, 2): 4}
     assert log.raise_all(shard, 1, wanted, create=False)[0] is False
-    assert log.issued(shard, list(wanted))[0] == [5, None]
+    assert log.read_issued(shard, list(wanted))[0] == [5, None]
     assert log.raise_all(shard, 1, wanted, create=True)[0] is True
-    assert log.issued(shard, list(wanted))[0] == [5, 4]
-    log.redis.set(log.key(shard, "unsynced"), "foreign")
+    assert log.read_issued(shard, list(wanted))[0] == [5, 4]
+    log.redis.set(log.key(shard, "dirty"), "foreign")
     with pytest.raises(Failed, match="foreign"):
         log.raise_all(shard, 1, {Parent(T, 1): 9}, create=False)
-    assert log.issued(shard, list(wanted))[0] == [5, 4]
+    assert log.read_issued(shard, list(wanted))[0] == [5, 4]
 
 
 TIMES = st.integers(0, 253_370_764_799_999_999).map(
@@ -1060,26 +1064,26 @@ def test_a_line_is_read_as_it_was_written(
 ) -> None:
     """Whatever it holds: reading is the inverse of writing."""
     times = rfc3339(created), rfc3339(updated)
-    written = line_format.message_line(token, chat_number, number, words, *times)
-    expected: line_format.Line = MessageLine(
+    written = line_format.format_message(token, chat_number, number, words, *times)
+    expected: line_format.TransferLine = MessageLine(
         Parent(token, chat_number), number, words, created, updated
     )
     assert line_format.parse(written.encode()) == expected
     assert written.splitlines() == [written.removesuffix("\n")]
-    written = line_format.chat_line(token, number, None if words is None else 7, *times)
+    written = line_format.format_chat(token, number, None if words is None else 7, *times)
     assert line_format.parse(written.encode()) == ChatLine(
         Parent(token), number, words is None, created, updated
     )
-    written = line_format.application_line(token, words, 7, *times)
+    written = line_format.format_application(token, words, 7, *times)
     assert line_format.parse(written.encode()) == ApplicationLine(token, words, created, updated)
 
 
 @given(st.lists(st.tuples(st.integers(1, 12) | NUMBERS, st.integers(-(2**63), 2**63 - 1))))
 def test_digests_are_kept_like_in_a_dictionary(pairs: list[tuple[int, int]]) -> None:
     """In any order: the first one of a number stays."""
-    numbers, dictionary = diff.Numbers(), dict[int, int]()
+    numbers, dictionary = diff.NumberDigests(), dict[int, int]()
     for number, digest in pairs:
-        assert numbers.first(number, digest) == dictionary.get(number)
+        assert numbers.get_or_set(number, digest) == dictionary.get(number)
         dictionary.setdefault(number, digest)
         assert all(
             numbers.get(n) == dictionary.get(n) for n in (number - 1, number, number + 1) if n

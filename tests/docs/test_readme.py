@@ -12,7 +12,7 @@ import pytest
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import free_port, scratch_folder
-from tests.http.serving import until
+from tests.http.serving import wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def environment() -> Iterator[dict[str, str]]:
     home = scratch_folder("readme")
     yield kept | {"INSTACHAT_HOME": str(home), "INSTACHAT_PORT": str(free_port())}
     # The engines stop behind the command that used them last, and write while they do.
-    until(
+    wait_until(
         lambda: (
             subprocess.run(["rm", "-rf", home], capture_output=True, check=False).returncode == 0
         )

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.elastic.node import ElasticsearchServer
-from tests.elastic.provision import NotHere, installation
+from tests.elastic.provision import NotAvailable, installation
 
 URL = "INSTACHAT_ELASTICSEARCH_URL"
 
@@ -35,8 +35,8 @@ def _elasticsearch() -> Iterator[dict[str, str]]:
         yield {}
         return
     try:
-        node = ElasticsearchServer(installation(), quick=False, heap="1g")
-    except NotHere as reason:
+        node = ElasticsearchServer(installation(), fast_start=False, heap="1g")
+    except NotAvailable as reason:
         sys.stderr.write(f"There is no Elasticsearch here ({reason}): what needs it is left out.\n")
         yield {}
         return

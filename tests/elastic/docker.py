@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from tests.elastic.provision import VERSION, NotHere
+from tests.elastic.provision import VERSION, NotAvailable
 from tests.engines import free_port
 
 IMAGE = f"elasticsearch:{VERSION}"
@@ -27,7 +27,7 @@ class ElasticsearchContainer:
         *,
         heap: str = "512m",
     ) -> None:
-        """`settings` are lines of elasticsearch.yml. Raises NotHere if no container can be made."""
+        """`settings` are lines of elasticsearch.yml. Raises NotAvailable if no container can be made."""
         _remove_leftovers()
         self.port = free_port()
         self.settings: dict[str, object] = {
@@ -101,19 +101,19 @@ class ElasticsearchContainer:
         return bool(json.loads(state)["Running"])
 
 
-def docker_runs() -> bool:
+def docker_is_available() -> bool:
     """Whether there is a Docker that starts containers."""
     if not shutil.which("docker"):
         return False
     try:
         _docker("version", "--format", "{{.Server.Version}}")
-    except NotHere:
+    except NotAvailable:
         return False
     return True
 
 
 def pull() -> None:
-    """Bring the image onto the machine. Raises NotHere if there is no way to it."""
+    """Bring the image onto the machine. Raises NotAvailable if there is no way to it."""
     _docker("pull", "--quiet", IMAGE)
 
 
@@ -138,5 +138,5 @@ def _text(value: object) -> str:
 def _docker(*words: str) -> str:
     done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NotHere(f"docker {words[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise NotAvailable(f"docker {words[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
     return done.stdout.strip()

@@ -1,7 +1,7 @@
 """Elasticsearch as fixtures: one node for tests that follow each other, or nodes of a test's own.
 
 A given URL comes first (INSTACHAT_TEST_ELASTICSEARCH_URL; its indices are the tests' to make and delete),
-then Docker where it runs, then Maven and Java. Where none is to be had, tests are skipped; see `missing`.
+then Docker where it runs, then Maven and Java. Where none is to be had, tests are skipped; see `skip_absent`.
 """
 
 import os
@@ -11,9 +11,9 @@ from typing import Protocol
 
 import pytest
 
-from tests.elastic.docker import ElasticsearchContainer, docker_runs
+from tests.elastic.docker import ElasticsearchContainer, docker_is_available
 from tests.elastic.node import ElasticsearchServer
-from tests.elastic.provision import NotHere, installation
+from tests.elastic.provision import NotAvailable, installation
 
 USER, PASSWORD = "tester", "test-password"
 WITH_USER = {
@@ -30,7 +30,7 @@ class Elasticsearch(Protocol):
     def url(self) -> str: ...
 
 
-class Given:
+class ExternalElasticsearch:
     """An Elasticsearch that somebody else runs."""
 
     def __init__(self, url: str) -> None:
@@ -44,15 +44,15 @@ StartNode = Callable[..., Node]
 def new_node(
     settings: Mapping[str, object] | None = None, files: Mapping[str, str] | None = None
 ) -> Node:
-    """A node that is not started yet; raises NotHere where none is to be had.
+    """A node that is not started yet; raises NotAvailable where none is to be had.
 
     `settings` are lines of elasticsearch.yml. `files` (users, certificates) are put beside it, which a
     container does not offer.
     """
-    if not files and docker_runs():
+    if not files and docker_is_available():
         try:
             return ElasticsearchContainer(settings)
-        except NotHere:
+        except NotAvailable:
             pass  # a Docker without a way to the image
     return ElasticsearchServer(installation(), settings, files)
 
@@ -61,9 +61,9 @@ def new_node(
 def elasticsearch() -> Iterator[Elasticsearch]:
     """An Elasticsearch for tests that follow each other, each with indices of its own."""
     if url := os.environ.get("INSTACHAT_TEST_ELASTICSEARCH_URL"):
-        yield Given(url)
+        yield ExternalElasticsearch(url)
         return
-    node = new_node_or_missing()
+    node = new_node_or_skip()
     try:
         node.start()
         yield node
@@ -79,7 +79,7 @@ def start_elasticsearch() -> Iterator[StartNode]:
         def start(
             settings: Mapping[str, object] | None = None, files: Mapping[str, str] | None = None
         ) -> Node:
-            node = new_node_or_missing(settings, files)
+            node = new_node_or_skip(settings, files)
             stack.callback(node.remove)
             node.start()
             return node
@@ -87,14 +87,14 @@ def start_elasticsearch() -> Iterator[StartNode]:
         yield start
 
 
-def new_node_or_missing(
+def new_node_or_skip(
     settings: Mapping[str, object] | None = None, files: Mapping[str, str] | None = None
 ) -> Node:
     """As `new_node`; where none is to be had, the test is skipped, or in CI fails."""
-    from tests.conftest import missing  # here, since that module imports this one
+    from tests.conftest import skip_absent  # here, since that module imports this one
 
     try:
         return new_node(settings, files)
-    except NotHere as reason:
-        missing(f"Elasticsearch ({reason})")
+    except NotAvailable as reason:
+        skip_absent(f"Elasticsearch ({reason})")
         raise

@@ -20,7 +20,12 @@ START_SECONDS = 120  # 7 on a machine of two idle cores; much longer on a busy o
 
 # A compiler less and nothing touched in advance: half the processor time of a start, at the price of
 # about a third of the speed later.
-_QUICK = ["-XX:TieredStopAtLevel=1", "-XX:-UseG1GC", "-XX:+UseSerialGC", "-XX:-AlwaysPreTouch"]
+_FAST_START_OPTIONS = [
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UseG1GC",
+    "-XX:+UseSerialGC",
+    "-XX:-AlwaysPreTouch",
+]
 
 
 class ElasticsearchServer(Server):
@@ -38,11 +43,11 @@ class ElasticsearchServer(Server):
         files: Mapping[str, str] | None = None,
         *,
         heap: str = "512m",
-        quick: bool = True,
+        fast_start: bool = True,
     ) -> None:
         """`settings` are lines of elasticsearch.yml, `files` more files of its folder, by name.
 
-        `quick` starts fast; without it the node works as fast as it can, which is for measuring.
+        `fast_start` starts fast; without it the node works as fast as it can, which is for measuring.
         """
         self.port = free_port()
         folder = scratch_folder("elasticsearch")
@@ -69,7 +74,12 @@ class ElasticsearchServer(Server):
             "ES_PATH_CONF": folder / "config",
             "ES_TMPDIR": folder / "tmp",
             "ES_JAVA_OPTS": " ".join(
-                [f"-Xms{heap}", f"-Xmx{heap}", "-XX:-UsePerfData", *(_QUICK if quick else [])]
+                [
+                    f"-Xms{heap}",
+                    f"-Xmx{heap}",
+                    "-XX:-UsePerfData",
+                    *(_FAST_START_OPTIONS if fast_start else []),
+                ]
             ),
             "CLI_JAVA_OPTS": "-XX:-UsePerfData -XX:TieredStopAtLevel=1",
         }

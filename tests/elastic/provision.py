@@ -32,7 +32,7 @@ _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 _PLUGIN = Path(__file__).with_name("plugin")
 
 
-class NotHere(Exception):
+class NotAvailable(Exception):
     """Elasticsearch can't be had on this machine; the message says why."""
 
 
@@ -45,7 +45,7 @@ class Installation:
 
 
 def installation() -> Installation:
-    """Elasticsearch, downloaded if need be. Raises NotHere if it can't be had."""
+    """Elasticsearch, downloaded if need be. Raises NotAvailable if it can't be had."""
     java_home = _java_home()
     home = _home()
     if not home.exists():
@@ -59,14 +59,14 @@ def tools_missing() -> bool:
     """Whether Java or Maven has to be installed before `installation` can do its work."""
     try:
         _java_home()
-    except NotHere:
+    except NotAvailable:
         return True
     return not (_home().exists() or shutil.which("mvn"))
 
 
 def _install(home: Path, java_home: Path) -> None:
     if not shutil.which("mvn"):
-        raise NotHere("no Maven")
+        raise NotAvailable("no Maven")
     for leftover in home.parent.glob("unfinished-*"):  # the lock is ours: nobody works on them
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(prefix="unfinished-", dir=home.parent) as scratch:
@@ -74,7 +74,7 @@ def _install(home: Path, java_home: Path) -> None:
         with zipfile.ZipFile(_download(Path(scratch), java_home)) as archive:
             archive.extractall(scratch)
         _add_plugin(unpacked, java_home)
-        _open_to_all(unpacked)
+        _make_readable(unpacked)
         unpacked.rename(home)
 
 
@@ -97,11 +97,15 @@ def _download(scratch: Path, java_home: Path) -> Path:
     )
     if done.returncode:
         reason = re.search(r"^\[ERROR\] (.*)", done.stdout, re.MULTILINE)
-        raise NotHere(f"Maven could not download it: {reason[1] if reason else done.stdout[-300:]}")
+        raise NotAvailable(
+            f"Maven could not download it: {reason[1] if reason else done.stdout[-300:]}"
+        )
     archive = scratch / f"elasticsearch-{VERSION}.zip"
     with archive.open("rb") as content:
         if hashlib.file_digest(content, "sha256").hexdigest() != _SHA256:
-            raise NotHere(f"{archive.name} is not the file that is pinned: its SHA-256 differs")
+            raise NotAvailable(
+                f"{archive.name} is not the file that is pinned: its SHA-256 differs"
+            )
     return archive
 
 
@@ -128,7 +132,7 @@ def _add_plugin(home: Path, java_home: Path) -> None:
     )
 
 
-def _open_to_all(home: Path) -> None:
+def _make_readable(home: Path) -> None:
     """Let every user read and run it; zipfile drops the modes of what it unpacks."""
     home.chmod(0o755)
     for path in home.rglob("*"):
@@ -164,7 +168,7 @@ def _java_home() -> Path:
     for home in homes:
         if (home / "bin" / "javac").exists() and _java_version(home) >= JAVA:
             return home
-    raise NotHere(f"no JDK {JAVA} or newer")
+    raise NotAvailable(f"no JDK {JAVA} or newer")
 
 
 def _java_version(home: Path) -> int:

@@ -14,14 +14,14 @@ from backend.search.publish import Publisher
 from backend.storage.postgres import outbox, search_indices
 
 
-def send(core: Backend, token: str, *texts: str) -> None:
+def store_messages(core: Backend, token: str, *texts: str) -> None:
     """Have messages stored in chat 1."""
     for start in range(0, len(texts), 1000):
         core.acceptor.accept(accept.messages(token, 1, texts[start : start + 1000]))
     core.drainer.drain_all()
 
 
-def found(core: Backend, token: str, keyword: str) -> list[int]:
+def search_numbers(core: Backend, token: str, keyword: str) -> list[int]:
     """The numbers of the messages of chat 1 that a search finds."""
     return [hit.message.number for hit in core.catalog.search(token, 1, keyword)]
 
@@ -32,14 +32,14 @@ def publisher(core: Backend) -> Publisher:
     return core.publisher
 
 
-def publish(core: Backend) -> int:
+def publish_all(core: Backend) -> int:
     """Publish all, and have it found at once."""
     count = publisher(core).publish()
-    http(core, "POST", f"/{live(core)}/_refresh")
+    request_elasticsearch(core, "POST", f"/{live_index_name(core)}/_refresh")
     return count
 
 
-def live(core: Backend) -> str:
+def live_index_name(core: Backend) -> str:
     """The name of the index that is searched."""
     with core.database.connect() as connection:
         index = search_indices.live_index(connection)
@@ -47,27 +47,27 @@ def live(core: Backend) -> str:
     return index.name
 
 
-def waiting(core: Backend) -> int:
+def unpublished_messages(core: Backend) -> int:
     """How many messages wait to be published."""
     with core.database.connect() as connection:
         return outbox.lag(connection).messages
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
     """Look again and again until it is so; fails if it takes longer."""
     deadline = time.monotonic() + seconds
-    while not is_so():
+    while not condition():
         assert time.monotonic() < deadline, f"not so within {seconds:g} s"
         time.sleep(0.05)
 
 
-def query(core: Backend, statement: str) -> list[tuple[Any, ...]]:
+def query_rows(core: Backend, statement: str) -> list[tuple[Any, ...]]:
     """Rows, straight from SQL."""
     with core.database.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
-def http(core: Backend, method: str, path: str, body: object = None) -> Any:
+def request_elasticsearch(core: Backend, method: str, path: str, body: object = None) -> Any:
     """Ask Elasticsearch itself, past the program."""
     assert core.index is not None
     data = None if body is None else json.dumps(body).encode()
@@ -80,4 +80,9 @@ def http(core: Backend, method: str, path: str, body: object = None) -> Any:
 
 def set_blocks(core: Backend, blocks: Iterable[str], value: bool | None) -> None:
     """Block the index that is searched, or no longer (None)."""
-    http(core, "PUT", f"/{live(core)}/_settings", {f"index.blocks.{b}": value for b in blocks})
+    request_elasticsearch(
+        core,
+        "PUT",
+        f"/{live_index_name(core)}/_settings",
+        {f"index.blocks.{b}": value for b in blocks},
+    )

@@ -49,7 +49,7 @@ def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> No
         core.catalog.delete_application(token, cascade=True)
     else:
         core.catalog.delete_chat(token, 1, cascade=True)
-    assert core.clearer.clear_all() == (11 if whole else 6)
+    assert core.cascade_deleter.delete_all() == (11 if whole else 6)
     core.publisher.publish()
     assert scalar(core, "SELECT count(*) FROM outbox") == 0
     left = [0, 0] if whole else [0, 5]

@@ -14,23 +14,34 @@ import pytest
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown
 from backend.ingest import accept
-from backend.monitoring.status import report
-from backend.storage.elasticsearch.index import Document, Index, new_name
+from backend.monitoring.status import read_status
+from backend.storage.elasticsearch.index import Document, SearchIndex, new_index_name
 from instachat_cli.runtime.supervisor import spawn_worker
 from tests.conftest import Engines
-from tests.elastic.fixtures import Node, new_node_or_missing
-from tests.elastic.speaking import found, http, live, publish, query, wait_until, waiting
+from tests.elastic.fixtures import Node, new_node_or_skip
+from tests.elastic.speaking import (
+    live_index_name,
+    publish_all,
+    query_rows,
+    request_elasticsearch,
+    search_numbers,
+    unpublished_messages,
+    wait_until,
+)
 
 pytestmark = pytest.mark.xdist_group("elasticsearch outage")
-LONGEST = 80_000  # bytes of a request
+MAX_REQUEST_BYTES = 80_000  # bytes of a request
 BATCH = 500
 
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     """A node that takes little at once."""
-    node = new_node_or_missing(
-        {"http.max_content_length": f"{LONGEST}b", "indexing_pressure.memory.limit": "150kb"}
+    node = new_node_or_skip(
+        {
+            "http.max_content_length": f"{MAX_REQUEST_BYTES}b",
+            "indexing_pressure.memory.limit": "150kb",
+        }
     )
     try:
         node.start()
@@ -47,7 +58,7 @@ def core(engines: Engines, node: Node) -> Iterator[Backend]:
 
 
 @contextmanager
-def working(core: Backend, diary: Path) -> "Iterator[subprocess.Popen[bytes]]":
+def running_worker(core: Backend, worker_log: Path) -> "Iterator[subprocess.Popen[bytes]]":
     """A worker process on that backend's settings, heard of; it ends with this."""
     settings = core.settings
     given = {
@@ -55,14 +66,14 @@ def working(core: Backend, diary: Path) -> "Iterator[subprocess.Popen[bytes]]":
         "REDIS_URL": settings.redis_url,
         "ELASTICSEARCH_URL": settings.elasticsearch_url,
     }
-    with pytest.MonkeyPatch.context() as environment, diary.open("wb") as log:
+    with pytest.MonkeyPatch.context() as environment, worker_log.open("wb") as log:
         for name in [name for name in os.environ if name.startswith("INSTACHAT_")]:
             environment.delenv(name)
         for name, value in given.items():
             environment.setenv(f"INSTACHAT_{name}", str(value))
         worker = spawn_worker(stderr=log.fileno())
     try:
-        wait_until(lambda: core.log.workers() > 0, 20)
+        wait_until(lambda: core.log.count_workers() > 0, 20)
         yield worker
     finally:
         worker.terminate()
@@ -71,97 +82,101 @@ def working(core: Backend, diary: Path) -> "Iterator[subprocess.Popen[bytes]]":
         worker.stdin.close()
 
 
-class Speaker:
+class MessageSender:
     """Says things in a chat, and knows what it was answered for."""
 
     def __init__(self, core: Backend, token: str) -> None:
         self.core = core
         self.token = token
-        self.said = 0
+        self.sent = 0
 
-    def say(self, count: int) -> float:
+    def send(self, count: int) -> float:
         """Have so many messages accepted and stored by the worker; returns the seconds it took."""
         since = time.monotonic()
         for start in range(0, count, BATCH):
-            texts = [f"line {self.said + n}" for n in range(min(BATCH, count - start))]
+            texts = [f"line {self.sent + n}" for n in range(min(BATCH, count - start))]
             accepted = self.core.acceptor.accept(accept.messages(self.token, 1, texts))
-            self.said = accepted.last
+            self.sent = accepted.last
         assert self.core.catalog.wait_stored(accepted.shard, accepted.entry, 30)
         return time.monotonic() - since
 
-    def all_found(self) -> bool:
+    def all_are_found(self) -> bool:
         """Whether a search finds every one."""
-        return found(self.core, self.token, "line") == list(range(1, self.said + 1))
+        return search_numbers(self.core, self.token, "line") == list(range(1, self.sent + 1))
 
 
-def test_away_under_load_and_back(core: Backend, token: str, node: Node, tmp_path: Path) -> None:
+def test_an_outage_under_load_loses_nothing(
+    core: Backend, token: str, node: Node, tmp_path: Path
+) -> None:
     """Killed: storing goes on, the lag is seen, one warning is given. Back: all that was said is found.
 
     A deletion stays one, though an older creation comes after the shard was restarted.
     """
-    speaker, diary = Speaker(core, token), tmp_path / "diary"
-    with working(core, diary) as worker:
-        speaker.say(2_000)
-        wait_until(speaker.all_found, 30)
+    sender, worker_log = MessageSender(core, token), tmp_path / "worker_log"
+    with running_worker(core, worker_log) as worker:
+        sender.send(2_000)
+        wait_until(sender.all_are_found, 30)
         core.catalog.delete_message(token, 1, 7)
-        wait_until(lambda: waiting(core) == 0, 30)
-        ((chat_id, version),) = query(core, "SELECT chat_id, version FROM message WHERE number = 7")
+        wait_until(lambda: unpublished_messages(core) == 0, 30)
+        ((chat_id, version),) = query_rows(
+            core, "SELECT chat_id, version FROM message WHERE number = 7"
+        )
 
         node.kill()
-        quickly = [speaker.say(2_000) for _ in range(3)]
-        assert max(quickly) < 10  # it waits for nobody
-        seen = report(core.database, core.log, core.jobs.length, core.index)
-        assert seen.unpublished == 6_000
-        assert seen.unpublished_seconds is not None
-        assert [engine.problem is None for engine in seen.engines] == [True, True, False]
+        seconds = [sender.send(2_000) for _ in range(3)]
+        assert max(seconds) < 10  # it waits for nobody
+        status = read_status(core.database, core.log, core.jobs.length, core.index)
+        assert status.unpublished == 6_000
+        assert status.unpublished_seconds is not None
+        assert [engine.problem is None for engine in status.engines] == [True, True, False]
         since = time.monotonic()
         with pytest.raises(EngineDown) as caught:
-            found(core, token, "line")
+            search_numbers(core, token, "line")
         assert time.monotonic() - since < 5
         assert "Elasticsearch" in caught.value.message
         assert "INSTACHAT_ELASTICSEARCH_URL" in str(caught.value.hint)
         time.sleep(5)  # two more tries, of which nothing is said
-        said = diary.read_text()
+        said = worker_log.read_text()
         assert said.count("Elasticsearch at") == 1, said
 
         node.start()
-        wait_until(lambda: waiting(core) == 0, 60)
+        wait_until(lambda: unpublished_messages(core) == 0, 60)
         assert worker.poll() is None
-    assert "publishing goes on" in diary.read_text()
+    assert "publishing goes on" in worker_log.read_text()
     assert core.index is not None
     late = Document(chat_id, 7, version - 1, "line that was deleted")
-    assert core.index.write(live(core), [late]) == []
-    http(core, "POST", f"/{live(core)}/_refresh")
-    assert core.index.candidates(live(core), chat_id, "deleted", 0, 10) == []
-    numbers = found(core, token, "line")
-    assert numbers == [n for n in range(1, speaker.said + 1) if n != 7]
+    assert core.index.write(live_index_name(core), [late]) == []
+    request_elasticsearch(core, "POST", f"/{live_index_name(core)}/_refresh")
+    assert core.index.candidates(live_index_name(core), chat_id, "deleted", 0, 10) == []
+    numbers = search_numbers(core, token, "line")
+    assert numbers == [n for n in range(1, sender.sent + 1) if n != 7]
 
 
 def test_a_node_that_hangs_holds_up_neither_storing_nor_stopping(
     core: Backend, token: str, node: Node, tmp_path: Path
 ) -> None:
     """Stopped, not killed: connections are taken, and nothing answers."""
-    speaker = Speaker(core, token)
-    with working(core, tmp_path / "diary") as worker:
-        speaker.say(1_000)
-        wait_until(speaker.all_found, 30)
+    sender = MessageSender(core, token)
+    with running_worker(core, tmp_path / "worker_log") as worker:
+        sender.send(1_000)
+        wait_until(sender.all_are_found, 30)
         node.send(signal.SIGSTOP)
         try:
-            assert max(speaker.say(1_000) for _ in range(3)) < 10
+            assert max(sender.send(1_000) for _ in range(3)) < 10
             since = time.monotonic()
             with pytest.raises(EngineDown, match="Elasticsearch"):
-                found(core, token, "line")
+                search_numbers(core, token, "line")
             assert time.monotonic() - since < 5
             worker.terminate()
             assert worker.wait(10) == 0
         finally:
             node.send(signal.SIGCONT)
     # What the worker had taken was given back: nobody has to wait for its lease.
-    assert query(core, "SELECT count(*) FROM outbox WHERE leased_until IS NOT NULL") == [(0,)]
-    with working(core, tmp_path / "diary"):
-        wait_until(lambda: waiting(core) == 0, 60)
-    http(core, "POST", f"/{live(core)}/_refresh")
-    assert speaker.all_found()
+    assert query_rows(core, "SELECT count(*) FROM outbox WHERE leased_until IS NOT NULL") == [(0,)]
+    with running_worker(core, tmp_path / "worker_log"):
+        wait_until(lambda: unpublished_messages(core) == 0, 60)
+    request_elasticsearch(core, "POST", f"/{live_index_name(core)}/_refresh")
+    assert sender.all_are_found()
 
 
 def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str) -> None:
@@ -174,16 +189,16 @@ def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str)
         )
     )
     core.drainer.drain_all()
-    assert publish(core) == 41
-    assert found(core, token, "long long") == list(range(1, 41))
-    assert query(core, "SELECT kind, number, reason FROM dead_letter") == [
+    assert publish_all(core) == 41
+    assert search_numbers(core, token, "long long") == list(range(1, 41))
+    assert query_rows(core, "SELECT kind, number, reason FROM dead_letter") == [
         ("publish", 41, "Elasticsearch takes no request of that length")
     ]
 
 
 def test_what_is_refused_for_now_is_sent_again(core: Backend, node: Node) -> None:
     """Six at once are more than this node takes; each of them gets its documents in."""
-    index, name = Index(node.url), new_name("busy")
+    index, name = SearchIndex(node.url), new_index_name("busy")
     index.create(name)
     documents = [Document(1, n, 1, f"{n} " + "x" * 1_500) for n in range(1, 241)]
 
@@ -191,11 +206,11 @@ def test_what_is_refused_for_now_is_sent_again(core: Backend, node: Node) -> Non
         for _ in range(4):
             assert index.write(name, part) == []
 
-    with ThreadPoolExecutor(6) as crew:
-        list(crew.map(write, [documents[at::6] for at in range(6)]))
-    http(core, "POST", f"/{name}/_refresh")
-    assert http(core, "GET", f"/{name}/_count")["count"] == 240
-    stats = http(core, "GET", "/_nodes/stats/indexing_pressure")
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, [documents[at::6] for at in range(6)]))
+    request_elasticsearch(core, "POST", f"/{name}/_refresh")
+    assert request_elasticsearch(core, "GET", f"/{name}/_count")["count"] == 240
+    stats = request_elasticsearch(core, "GET", "/_nodes/stats/indexing_pressure")
     (pressure,) = (one["indexing_pressure"]["memory"] for one in stats["nodes"].values())
     assert pressure["total"]["coordinating_rejections"] > 0
     index.drop(name)

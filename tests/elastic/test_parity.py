@@ -1,4 +1,4 @@
-"""Parity: whatever differs between rows and documents is named, wherever it is, and nothing else."""
+"""IndexVerifier: whatever differs between rows and documents is named, wherever it is, and nothing else."""
 
 import random
 
@@ -7,12 +7,18 @@ from sqlalchemy import text
 
 from backend.bootstrap import Backend
 from backend.search import index_verifier
-from backend.search.index_verifier import Parity
+from backend.search.index_verifier import IndexVerifier
 from backend.storage.elasticsearch.index import Document
-from tests.elastic.speaking import live, publish, publisher, query, send
+from tests.elastic.speaking import (
+    live_index_name,
+    publish_all,
+    publisher,
+    query_rows,
+    store_messages,
+)
 
 CHATS = (3, 900_000_001)  # ids of chats that are but rows and documents
-MOST = 14  # the highest number
+MAX_NUMBER = 14  # the highest number
 
 
 @pytest.mark.parametrize("page", [1, 3, 5, 1_000])
@@ -20,26 +26,28 @@ def test_every_difference_is_named(
     core: Backend, token: str, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Missing, older, newer and surplus documents, at the edges of pages and many in a row, against sets."""
-    send(core, token, "of a real chat")
-    publish(core)
+    store_messages(core, token, "of a real chat")
+    publish_all(core)
     assert core.index
-    name, dice = live(core), random.Random(page)
-    monkeypatch.setattr(index_verifier, "PAGE", page)
-    monkeypatch.setattr(index_verifier, "AT_ONCE", 4)
-    ((chat, version),) = query(core, "SELECT chat_id, version FROM message")
-    keys = [(chat, number) for chat in CHATS for number in range(1, MOST + 1)]
+    name, rng = live_index_name(core), random.Random(page)
+    monkeypatch.setattr(index_verifier, "PAGE_ROWS", page)
+    monkeypatch.setattr(index_verifier, "CONFIRM_BATCH_SIZE", 4)
+    ((chat, version),) = query_rows(core, "SELECT chat_id, version FROM message")
+    keys = [(chat, number) for chat in CHATS for number in range(1, MAX_NUMBER + 1)]
     for _ in range(6):
-        rows = {key: dice.randrange(10, 20) for key in keys if dice.random() < 0.7}
-        documents = {key: of for key, of in rows.items() if dice.random() < 0.8}
-        documents |= {key: dice.randrange(5, 25) for key in dice.sample(keys, 5)}
+        rows = {key: rng.randrange(10, 20) for key in keys if rng.random() < 0.7}
+        documents = {key: of for key, of in rows.items() if rng.random() < 0.8}
+        documents |= {key: rng.randrange(5, 25) for key in rng.sample(keys, 5)}
         documents[chat, 1] = version
         _store(core, rows)
         _index(core, name, documents)
         rows[chat, 1] = version
-        told: list[int] = []
-        finding = Parity(core.database, core.index, publisher(core)).differences(name, told.append)
+        compared: list[int] = []
+        finding = IndexVerifier(core.database, core.index, publisher(core)).differences(
+            name, compared.append
+        )
         assert list(finding) == sorted({key for key, _ in rows.items() ^ documents.items()})
-        assert told[-1] == len(rows)
+        assert compared[-1] == len(rows)
 
 
 def _store(core: Backend, versions: dict[tuple[int, int], int]) -> None:
@@ -61,5 +69,5 @@ def _index(core: Backend, name: str, versions: dict[tuple[int, int], int]) -> No
     assert core.index
     core.index.drop(name)
     core.index.create(name)
-    core.index.read_from(name)
+    core.index.set_read_alias(name)
     assert core.index.write(name, [Document(*key, of, "x") for key, of in versions.items()]) == []

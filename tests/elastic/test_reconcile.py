@@ -1,4 +1,4 @@
-"""Reconcile with an index: what is planted in any of the three stores is found, exactly, and mended."""
+"""Reconcile with an index: what is planted in any of the three stores is found, exactly, and repaired."""
 
 import random
 from collections import Counter
@@ -25,7 +25,7 @@ def core(
     engines: Engines, elasticsearch: Elasticsearch, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Backend]:
     """A backend on a new database whose index, new as well, is in the node that tests share."""
-    monkeypatch.setattr(orphan_counters, "CREATION_SECONDS", 0.05)
+    monkeypatch.setattr(orphan_counters, "CREATION_GRACE_SECONDS", 0.05)
     with open_backend(engines.settings(elasticsearch_url=elasticsearch.url)) as core:
         yield core
 
@@ -52,26 +52,26 @@ class IndexedField(Field):
                     (token,),
                 )
             }
-        self.lost: list[Key] = []
+        self.missing_rows: list[Key] = []
 
     def plant(self) -> None:
         """In the index first, of messages whose rows stay as they are."""
         for token in self.tokens:
             for number in FULL:
-                for kind in (self._missing, self._older, self._newer, self._buried, self._ghost):
+                for kind in (self._missing, self._older, self._newer, self._tombstone, self._ghost):
                     if self.dice.random() < 0.3:
                         kind(Parent(token, number))
                 if self.dice.random() < 0.3:
-                    self._stranger(Parent(token, number))
+                    self._unknown_document(Parent(token, number))
         if self.dice.random() < 0.5:
             self._write(Document(10**12, 7, 1, "x"))
-            self._lose((None, None, 7))
+            self._expect_missing_row((None, None, 7))
         super().plant()
 
     def _delete(self, parent: Parent, number: int) -> None:
         super()._delete(parent, number)
         if parent.chat is not None:
-            self._lose((*parent, number))
+            self._expect_missing_row((*parent, number))
 
     def _gap(self, parent: Parent, highest: int) -> None:
         """Of numbers whose documents are as they should be."""
@@ -97,7 +97,7 @@ class IndexedField(Field):
         self._write(Document(self.ids[chat], 5, 10**17, "newer"))
         self.expected.append(("stale_document", *chat, 5))
 
-    def _buried(self, chat: Parent) -> None:
+    def _tombstone(self, chat: Parent) -> None:
         self._write(Document(self.ids[chat], 6, 10**16, None))
         self.expected.append(("stale_document", *chat, 6))
 
@@ -107,21 +107,21 @@ class IndexedField(Field):
             self._write(Document(self.ids[chat], number, 10**16, "ghost"))
             self.expected.append(("ghost_document", *chat, number))
 
-    def _stranger(self, chat: Parent) -> None:
+    def _unknown_document(self, chat: Parent) -> None:
         number = self.dice.randint(10**3, 10**9)
         self._write(Document(self.ids[chat], number, 1, "x"))
-        self._lose((*chat, number))
+        self._expect_missing_row((*chat, number))
 
-    def _lose(self, of: tuple[str | None, int | None, int]) -> None:
-        self.lost.append(("missing_row", *of))
+    def _expect_missing_row(self, of: tuple[str | None, int | None, int]) -> None:
+        self.missing_rows.append(("missing_row", *of))
         self.expected.append(("missing_row", *of))
 
     def _write(self, document: Document) -> None:
         assert not self.index.write(self.name, [document])
 
 
-def found(core: Backend, token: str | None = None, *, mend: bool = False) -> list[Finding]:
-    return list(core.reconciler.begin(token, mend=mend).findings())
+def found(core: Backend, token: str | None = None, *, repair: bool = False) -> list[Finding]:
+    return list(core.reconciler.begin(token, repair=repair).findings())
 
 
 def keys(findings: list[Finding]) -> Counter[Key]:
@@ -129,20 +129,20 @@ def keys(findings: list[Finding]) -> Counter[Key]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_planted_is_found_and_mended(core: Backend, seed: int) -> None:
-    """Every kind in every store, at random, is found exactly; mended, only what SQL has lost is left."""
+def test_what_is_planted_is_found_and_repaired(core: Backend, seed: int) -> None:
+    """Every kind in every store, at random, is found exactly; repaired, only what SQL has lost is left."""
     field = IndexedField(core, random.Random(seed))
     assert found(core) == []
     field.plant()
     assert keys(found(core)) == Counter(field.expected)
-    assert keys(found(core, mend=True)) == Counter(field.expected)
+    assert keys(found(core, repair=True)) == Counter(field.expected)
     left = found(core)
-    assert keys(left) == Counter(field.lost)
+    assert keys(left) == Counter(field.missing_rows)
     assert not any(finding.repairable for finding in left)
-    assert keys(found(core, mend=True)) == Counter(field.lost)
+    assert keys(found(core, repair=True)) == Counter(field.missing_rows)
 
 
-def test_what_the_outbox_names_is_on_its_way(core: Backend) -> None:
+def test_what_the_outbox_names_is_pending(core: Backend) -> None:
     """Stored, edited and removed, and not published yet: explained, and published nothing is left."""
     field = IndexedField(core, random.Random(0))
     token = field.tokens[0]
@@ -174,9 +174,9 @@ def test_an_index_without_documents_misses_all(core: Backend) -> None:
     field = IndexedField(core, random.Random(0))
     field.index.drop(field.name)
     field.index.create(field.name)
-    field.index.read_from(field.name)
-    rows = sum(1 for finding in found(core, mend=True) if finding.kind == "missing_document")
+    field.index.set_read_alias(field.name)
+    rows = sum(1 for finding in found(core, repair=True) if finding.kind == "missing_document")
     assert rows == len(field.tokens) * len(FULL) * (MESSAGES - 2)
     assert found(core) == []
     with core.database.snapshot() as connection:
-        assert list(message_states.unpublished(connection)) == []
+        assert list(message_states.iter_unpublished(connection)) == []

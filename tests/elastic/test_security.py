@@ -16,17 +16,17 @@ import pytest
 from backend.bootstrap import Backend, open_backend, open_index
 from backend.domain.errors import EngineDown
 from backend.ingest import accept
-from backend.monitoring.doctor import Patient, examine
+from backend.monitoring.doctor import CheckContext, run_checks
 from backend.settings import Settings
-from tests.conftest import Engines, missing
-from tests.elastic.fixtures import PASSWORD, USER, WITH_USER, new_node_or_missing
-from tests.elastic.speaking import found, publisher, send
+from tests.conftest import Engines, skip_absent
+from tests.elastic.fixtures import PASSWORD, USER, WITH_USER, new_node_or_skip
+from tests.elastic.speaking import publisher, search_numbers, store_messages
 
 pytestmark = pytest.mark.xdist_group("elasticsearch outage")
 
 
 @dataclass
-class Guarded:
+class SecuredNode:
     """A node that asks who is there, over TLS."""
 
     host: str
@@ -48,10 +48,10 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def secured_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredNode]:
     """The node, with a certificate that nobody knows but who is given it."""
     if not shutil.which("openssl"):
-        missing("openssl")
+        skip_absent("openssl")
     folder = tmp_path_factory.mktemp("certificate")
     subprocess.run(
         [
@@ -64,7 +64,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         capture_output=True,
     )
     files = {name: (folder / name).read_text() for name in ("key.pem", "certificate.pem")}
-    node = new_node_or_missing(
+    node = new_node_or_skip(
         {
             "xpack.security.enabled": True,
             "xpack.security.http.ssl.enabled": True,
@@ -75,23 +75,23 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     )
     try:
         node.start()
-        yield Guarded(node.url.removeprefix("https://"), folder / "certificate.pem")
+        yield SecuredNode(node.url.removeprefix("https://"), folder / "certificate.pem")
     finally:
         node.remove()
 
 
-def use(core: Backend) -> None:
+def publish_and_search(core: Backend) -> None:
     """Publish something, and find it."""
     token = core.catalog.create_application("test").token
     core.acceptor.accept(accept.chats(token))
     core.drainer.drain_all()
-    send(core, token, "a word")
+    store_messages(core, token, "a word")
     assert publisher(core).publish() == 1
     assert core.catalog.wait_searchable(token, 1, 1, 1, 10)
-    assert found(core, token, "word") == [1]
+    assert search_numbers(core, token, "word") == [1]
 
 
-def complaint(**settings: Any) -> str:
+def error_text(**settings: Any) -> str:
     """What is said of settings that do not work; no secret may be in it."""
     index = open_index(Settings(**settings))
     assert index is not None
@@ -101,82 +101,86 @@ def complaint(**settings: Any) -> str:
     return f"{caught.value.message} {caught.value.hint} {Settings(**settings)!r}"
 
 
-def test_a_password_over_tls_with_a_private_authority(engines: Engines, guarded: Guarded) -> None:
+def test_a_password_over_tls_with_a_private_authority(
+    engines: Engines, secured_node: SecuredNode
+) -> None:
     """User and password are those of the URL, the authority that of the CA file."""
     settings = engines.settings(
-        elasticsearch_url=guarded.url(), elasticsearch_ca_file=guarded.certificate
+        elasticsearch_url=secured_node.url(), elasticsearch_ca_file=secured_node.certificate
     )
     with open_backend(settings) as core:
-        use(core)
+        publish_and_search(core)
 
 
-def test_an_api_key_that_may_do_no_more_than_it_has_to(engines: Engines, guarded: Guarded) -> None:
+def test_an_api_key_that_may_do_no_more_than_it_has_to(
+    engines: Engines, secured_node: SecuredNode
+) -> None:
     """The privileges that docs/operations.md names are enough."""
     privileges = {
         "cluster": ["monitor"],
         "indices": [{"names": ["instachat-*"], "privileges": ["manage", "read", "write"]}],
     }
-    made = guarded.ask(
+    made = secured_node.ask(
         "POST",
         "/_security/api_key",
         {"name": "instachat", "role_descriptors": {"instachat": privileges}},
     )
     settings = engines.settings(
-        elasticsearch_url=f"https://{guarded.host}",
+        elasticsearch_url=f"https://{secured_node.host}",
         elasticsearch_api_key=made["encoded"],
-        elasticsearch_ca_file=guarded.certificate,
+        elasticsearch_ca_file=secured_node.certificate,
     )
     with open_backend(settings) as core:
-        use(core)
-        findings = {
-            finding.check: finding
-            for finding in examine(
-                Patient(
+        publish_and_search(core)
+        results = {
+            result.check: result
+            for result in run_checks(
+                CheckContext(
                     settings,
                     core.database,
                     core.log,
                     core.index,
                     core.jobs.length,
                     list,
-                    core.syncer.lag,
+                    core.counter_sync.lag,
                 )
             )
         }
-    assert findings["search index"].severity == "ok"
-    assert findings["Elasticsearch"].severity == "ok"
-    assert findings["Elasticsearch's security"].severity == "ok"
+    assert results["search index"].severity == "ok"
+    assert results["Elasticsearch"].severity == "ok"
+    assert results["Elasticsearch's security"].severity == "ok"
     assert made["encoded"] not in repr(settings)
 
 
-def test_who_is_not_let_in_is_told_so_without_the_secret(guarded: Guarded) -> None:
+def test_rejected_credentials_are_reported_without_the_secret(secured_node: SecuredNode) -> None:
     """A wrong password, a wrong key, none at all: 401, and no word of what was tried."""
-    ca = {"elasticsearch_ca_file": guarded.certificate}
-    said = complaint(elasticsearch_url=guarded.url(password="wrong-secret"), **ca)
+    ca = {"elasticsearch_ca_file": secured_node.certificate}
+    said = error_text(elasticsearch_url=secured_node.url(password="wrong-secret"), **ca)
     assert "401" in said
     assert "wrong-secret" not in said.partition("Settings")[0]
     key = base64.b64encode(b"id:wrong-secret").decode()
-    url = f"https://{guarded.host}"
-    said = complaint(elasticsearch_url=url, elasticsearch_api_key=key, **ca)
+    url = f"https://{secured_node.host}"
+    said = error_text(elasticsearch_url=url, elasticsearch_api_key=key, **ca)
     assert "401" in said
     assert key not in said
-    assert "401" in complaint(elasticsearch_url=url, **ca)
+    assert "401" in error_text(elasticsearch_url=url, **ca)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(guarded: Guarded) -> None:
+def test_an_untrusted_certificate_is_refused(secured_node: SecuredNode) -> None:
     """No silent trust; the setting that names an authority is told."""
-    said = complaint(elasticsearch_url=guarded.url())
+    said = error_text(elasticsearch_url=secured_node.url())
     assert "certificate" in said
     assert "INSTACHAT_ELASTICSEARCH_CA_FILE" in said
 
 
-def test_a_ca_file_that_is_not_there_is_named(tmp_path: Path, guarded: Guarded) -> None:
+def test_a_ca_file_that_is_not_there_is_named(tmp_path: Path, secured_node: SecuredNode) -> None:
     """Not a traceback."""
     gone = tmp_path / "gone.pem"
-    said = complaint(elasticsearch_url=guarded.url(), elasticsearch_ca_file=gone)
+    said = error_text(elasticsearch_url=secured_node.url(), elasticsearch_ca_file=gone)
     assert str(gone) in said
 
 
-def test_what_is_no_elasticsearch_is_not_taken_for_one(engines: Engines) -> None:
+def test_another_server_is_not_taken_for_elasticsearch(engines: Engines) -> None:
     """Another server behind the URL, or none."""
     with pytest.raises(EngineDown, match="can't be used"):
         open_index(Settings(elasticsearch_url=f"http://127.0.0.1:{engines.redis.port}")).version()  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from backend.bootstrap import open_backend
 from backend.domain.errors import InstaChatError
 from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.settings import Settings
 
 
@@ -28,8 +28,8 @@ def main(database: str, redis: str, deadly_step: str = "", nth: str = "1") -> No
                 os.kill(os.getpid(), signal.SIGKILL)
 
     with open_backend(Settings(database_url=database, redis_url=redis)) as backend:
-        lives = Lives(backend.log, backend.database)
-        drainer = Drainer(backend.log, backend.database, lives, step=step)
+        epochs = Epochs(backend.log, backend.database)
+        drainer = Drainer(backend.log, backend.database, epochs, step=step)
         while True:
             with suppress(InstaChatError):
                 drainer.drain_all()

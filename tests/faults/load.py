@@ -31,7 +31,7 @@ from tests.ledger import Audit, Ledger, audit
 
 PATIENCE_SECONDS = 60
 CHATS = 4  # of each application, to begin with
-NEW_CHAT = 0.02  # of all requests
+NEW_CHAT_SHARE = 0.02  # of all requests
 
 
 class Span(NamedTuple):
@@ -62,7 +62,7 @@ class Writer:
         sent = 0
         while not (self._folder / "stop").exists():
             token, chat = self._dice.choice(self._chats)
-            if self._dice.random() < NEW_CHAT:
+            if self._dice.random() < NEW_CHAT_SHARE:
                 self._create(token)
                 continue
             texts = [
@@ -76,11 +76,11 @@ class Writer:
                 self._chats.remove((token, chat))
                 continue
             except Unconfirmed:
-                book.uncertain(token, chat, texts)
+                book.record_uncertain(token, chat, texts)
             except Unavailable:
                 continue
             else:
-                book.answered(token, chat, span.first, texts, span.begin, span.end)
+                book.record_answer(token, chat, span.first, texts, span.begin, span.end)
             sent += len(texts)
         left = {"spans": self._spans, "refusals": self._refusals}
         (self._folder / f"left-{self._name}").write_text(json.dumps(left))
@@ -181,12 +181,12 @@ class Load:
         """How many requests were answered until now, or perhaps."""
         return sum(ledger.read_bytes().count(b"\n") for ledger in self.ledgers)
 
-    def go_on(self, answers: int) -> None:
+    def wait_for_answers(self, answers: int) -> None:
         """Wait for so many more answers: the load is running."""
         until = self.answered + answers
         wait(lambda: self.answered >= until)
 
-    def everyone_goes_on(self) -> None:
+    def wait_for_every_writer(self) -> None:
         """Wait until each writer was answered something more."""
         sizes = {ledger: ledger.stat().st_size for ledger in self.ledgers}
         wait(lambda: all(ledger.stat().st_size > size for ledger, size in sizes.items()))
@@ -202,19 +202,19 @@ class Load:
         """After the end of the load, in good order, with all that is left drained."""
         (self.folder / "stop").touch()
         for writer in self._writers:
-            assert writer.wait(PATIENCE_SECONDS) == 0, self._said("tests.faults.load")
+            assert writer.wait(PATIENCE_SECONDS) == 0, self._log_text("tests.faults.load")
         for worker in self._workers:
             worker.send_signal(signal.SIGTERM)
         for worker in self._workers:
-            assert worker.wait(PATIENCE_SECONDS) == 0, self._said("instachat_cli")
-        said = self._said("instachat_cli")
+            assert worker.wait(PATIENCE_SECONDS) == 0, self._log_text("instachat_cli")
+        said = self._log_text("instachat_cli")
         assert "the sweep failed" not in said, said
         assert "Unhandled exception in task" not in said, said
         with open_backend(self.settings) as backend:
-            drain_to_the_end(backend)
+            drain_completely(backend)
             yield backend
 
-    def _said(self, module: str) -> str:
+    def _log_text(self, module: str) -> str:
         log = self.folder / f"{module}.log"
         return log.read_text() if log.exists() else ""
 
@@ -255,7 +255,7 @@ def wait(until: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def drain_to_the_end(backend: Backend) -> None:
+def drain_completely(backend: Backend) -> None:
     """Drain until no log holds anything, past locks of those who were killed."""
 
     def drained() -> bool:

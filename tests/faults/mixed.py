@@ -26,7 +26,7 @@ from backend.settings import load
 CHATS = 4  # of each application, to begin with; they are never dropped
 PAUSE_SECONDS = 0.02  # after a refusal
 Key = tuple[str, int, int]  # token, chat, number
-DEEDS = {"send": 60, "edit": 14, "delete": 10, "search": 10, "open": 4, "drop": 2}  # in 100
+OPERATIONS = {"send": 60, "edit": 14, "delete": 10, "search": 10, "open": 4, "cascade": 2}  # in 100
 
 
 class Writer:
@@ -39,17 +39,17 @@ class Writer:
         self._name = name
         self._dice = random.Random(name)
         self._chats = [(token, chat) for token in tokens for chat in range(1, CHATS + 1)]
-        self._own: list[tuple[str, int]] = []  # chats that nobody else writes to
-        self._mine: dict[Key, str] = {}
+        self._own_chats: list[tuple[str, int]] = []  # chats that nobody else writes to
+        self._texts: dict[Key, str] = {}
         self._count = 0
 
     def run(self) -> None:
         """Until the file `stop` is there; anything but a refusal for now ends it, and the soak."""
-        deeds, weights = zip(*DEEDS.items(), strict=True)
+        operations, weights = zip(*OPERATIONS.items(), strict=True)
         while not self._stop.exists():
-            deed = self._dice.choices(deeds, weights)[0]
+            operation = self._dice.choices(operations, weights)[0]
             try:
-                getattr(self, f"_{deed}")()
+                getattr(self, f"_{operation}")()
             except Unavailable:
                 time.sleep(PAUSE_SECONDS)
 
@@ -67,69 +67,71 @@ class Writer:
         os.fsync(self._book.fileno())
 
     def _send(self) -> None:
-        token, chat = self._dice.choice(self._chats + self._own)
+        token, chat = self._dice.choice(self._chats + self._own_chats)
         count = self._dice.randint(1, 5)
         texts = [f"{self._name}/{self._count} {n} سلام" for n in range(count)]
         request = accept.messages(token, chat, texts)
         first = self._do(
             lambda: self._backend.acceptor.accept(request).first,
-            deed="send",
+            operation="send",
             chat=[token, chat],
             texts=texts,
         )
-        self._mine |= {(token, chat, first + n): text for n, text in enumerate(texts)}
+        self._texts |= {(token, chat, first + n): text for n, text in enumerate(texts)}
 
     def _edit(self) -> None:
-        if key := self._some():
-            text = f"{self._mine[key]} {self._dice.getrandbits(32):x}"
+        if key := self._pick():
+            text = f"{self._texts[key]} {self._dice.getrandbits(32):x}"
             edit = self._backend.catalog.edit_message
-            self._do(lambda: edit(*key, text).number, deed="edit", key=key, text=text)
-            self._mine[key] = text
+            self._do(lambda: edit(*key, text).number, operation="edit", key=key, text=text)
+            self._texts[key] = text
 
     def _delete(self) -> None:
-        if key := self._some():
-            del self._mine[key]  # whatever becomes of it: it is left alone from now on
-            self._do(lambda: self._backend.catalog.delete_message(*key), deed="delete", key=key)
+        if key := self._pick():
+            del self._texts[key]  # whatever becomes of it: it is left alone from now on
+            self._do(
+                lambda: self._backend.catalog.delete_message(*key), operation="delete", key=key
+            )
 
     def _search(self) -> None:
-        if key := self._some():
-            keyword = self._mine[key].partition(" ")[0]
+        if key := self._pick():
+            keyword = self._texts[key].partition(" ")[0]
             for match in self._backend.catalog.search(*key[:2], keyword):
                 assert keyword in match.message.text, "found what does not contain the keyword"
 
     def _open(self) -> None:
         token, _ = self._dice.choice(self._chats)
         request = accept.chats(token)
-        self._own.append((token, self._backend.acceptor.accept(request).first))
+        self._own_chats.append((token, self._backend.acceptor.accept(request).first))
 
-    def _drop(self) -> None:
-        if self._own:
-            chat = self._own.pop(self._dice.randrange(len(self._own)))
-            self._mine = {key: text for key, text in self._mine.items() if key[:2] != chat}
-            drop = self._backend.catalog.delete_chat
-            self._do(lambda: drop(*chat, cascade=True), deed="drop", chat=chat)
+    def _cascade(self) -> None:
+        if self._own_chats:
+            chat = self._own_chats.pop(self._dice.randrange(len(self._own_chats)))
+            self._texts = {key: text for key, text in self._texts.items() if key[:2] != chat}
+            cascade = self._backend.catalog.delete_chat
+            self._do(lambda: cascade(*chat, cascade=True), operation="cascade", chat=chat)
 
-    def _some(self) -> Key | None:
-        return self._dice.choice(list(self._mine)) if self._mine else None
+    def _pick(self) -> Key | None:
+        return self._dice.choice(list(self._texts)) if self._texts else None
 
 
 @dataclass
-class Truth:
+class ExpectedState:
     """What ledgers say that has to be: for each message that was answered, what it may be by now."""
 
     allowed: dict[Key, set[str | None]] = field(default_factory=dict)
     sent: dict[Key, str] = field(default_factory=dict)  # its first text
     unanswered: Counter[str] = field(default_factory=Counter)  # texts
     dropped: dict[tuple[str, int], bool] = field(default_factory=dict)  # True for certain
-    twice: list[Key] = field(default_factory=list)
+    repeated: list[Key] = field(default_factory=list)
 
     def read(self, path: Path) -> None:
         """Take in one ledger."""
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         answers = {line["id"]: line["answer"] for line in lines if "answer" in line}
         for line in lines:
-            if "deed" in line:
-                getattr(self, f"_{line['deed']}")(line, line["id"] in answers, answers)
+            if "operation" in line:
+                getattr(self, f"_{line['operation']}")(line, line["id"] in answers, answers)
 
     def _send(self, line: dict[str, Any], answered: bool, answers: dict[int, Any]) -> None:
         if not answered:
@@ -139,7 +141,7 @@ class Truth:
         for number, text in enumerate(line["texts"], answers[line["id"]]):
             key = token, chat, number
             if key in self.sent:
-                self.twice.append(key)
+                self.repeated.append(key)
             self.sent[key] = text
             self.allowed[key] = {text}
 
@@ -152,18 +154,18 @@ class Truth:
     def _change(self, key: Any, text: str | None, answered: bool) -> None:
         self.allowed[key] = {text} if answered else {*self.allowed[key], text}
 
-    def _drop(self, line: dict[str, Any], answered: bool, _: object) -> None:
+    def _cascade(self, line: dict[str, Any], answered: bool, _: object) -> None:
         self.dropped[tuple(line["chat"])] = answered
 
 
 def faults(ledgers: Iterable[Path], stored: dict[Key, str | None]) -> Iterator[str]:
     """What is not as the ledgers say, of all messages that are stored (None: removed)."""
-    truth = Truth()
+    expected = ExpectedState()
     for path in ledgers:
-        truth.read(path)
-    yield from (f"{key} was answered twice" for key in truth.twice)
-    for key, allowed in truth.allowed.items():
-        dropped = truth.dropped.get(key[:2])
+        expected.read(path)
+    yield from (f"{key} was answered twice" for key in expected.repeated)
+    for key, allowed in expected.allowed.items():
+        dropped = expected.dropped.get(key[:2])
         if dropped:
             if key in stored:
                 yield f"{key} is there, and its chat was dropped"
@@ -172,10 +174,10 @@ def faults(ledgers: Iterable[Path], stored: dict[Key, str | None]) -> Iterator[s
                 yield f"{key} is lost"
         elif stored[key] not in allowed:
             yield f"{key} is {stored[key]!r}, not one of {allowed}"
-    for key in stored.keys() - truth.allowed.keys():
+    for key in stored.keys() - expected.allowed.keys():
         text = stored[key] or ""
-        truth.unanswered[text] -= 1
-        if truth.unanswered[text] < 0:
+        expected.unanswered[text] -= 1
+        if expected.unanswered[text] < 0:
             yield f"{key} is {text!r}, which nobody asked for, or only once"
 
 

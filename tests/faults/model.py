@@ -55,7 +55,7 @@ class Application:
         return {n: chat for n, chat in self.chats.items() if not chat.gone}
 
 
-class Ask(NamedTuple):
+class ModelRequest(NamedTuple):
     """One request: of new chats, of messages, or for a deletion, as `kind` says."""
 
     kind: str  # chats | messages | delete
@@ -74,7 +74,7 @@ class Event(NamedTuple):
     """What was accepted: a request, the first number that it was given, and the event's own number."""
 
     id: int
-    ask: Ask
+    ask: ModelRequest
     first: int
 
 
@@ -84,23 +84,23 @@ Answer = Given | Refusal
 
 
 @dataclass
-class Held:
+class RedisState:
     """What Redis holds. A counter gives numbers once it was verified in the present life."""
 
     log: list[Event] = field(default_factory=list)
     issued: dict[Parent, int] = field(default_factory=dict)
     verified: set[Parent] = field(default_factory=set)
     closed: dict[Parent, int] = field(default_factory=dict)
-    keys: dict[tuple[str, Parent, str], tuple[Ask, Given]] = field(default_factory=dict)
+    keys: dict[tuple[str, Parent, str], tuple[ModelRequest, Given]] = field(default_factory=dict)
 
 
-class World:
+class Model:
     """What was answered, what is stored of it, and what Redis holds."""
 
     def __init__(self) -> None:
         self.stored: dict[str, Application] = {}
-        self.held = Held()
-        self.letters: set[tuple[int, int]] = set()
+        self.redis_state = RedisState()
+        self.dead_letters: set[tuple[int, int]] = set()
         self._ids = count(1)
         self._passed = dict.fromkeys(range(SHARDS), 0)
 
@@ -108,19 +108,19 @@ class World:
 
     def restart(self) -> None:
         """Redis was killed and started again: nothing is lost, nothing is verified."""
-        self.held.verified = set()
+        self.redis_state.verified = set()
 
     def wipe(self) -> None:
         """Redis lost everything."""
-        self.held = Held()
+        self.redis_state = RedisState()
 
-    def copy(self) -> Held:
+    def copy(self) -> RedisState:
         """A copy of what Redis holds."""
-        return deepcopy(self.held)
+        return deepcopy(self.redis_state)
 
-    def restore(self, copy: Held) -> None:
+    def restore(self, copy: RedisState) -> None:
         """An old copy is what Redis holds now."""
-        self.held = deepcopy(copy)
+        self.redis_state = deepcopy(copy)
         self.restart()
 
     # -- accepting ---------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class World:
         self.stored[token] = Application()
         self._raise(Parent(token), 0)
 
-    def accept(self, asks: Sequence[Ask]) -> list[Answer]:
+    def accept(self, asks: Sequence[ModelRequest]) -> list[Answer]:
         """What each request of a batch is answered."""
         answers: dict[int, Answer] = {}
         shards: dict[int, list[int]] = {}
@@ -147,55 +147,62 @@ class World:
                         answers[i] = NotFound
         return [answers[i] for i in range(len(asks))]
 
-    def _try(self, ask: Ask, i: int, answers: dict[int, Answer]) -> list[Parent]:
+    def _try(self, ask: ModelRequest, i: int, answers: dict[int, Answer]) -> list[Parent]:
         """Answer a request as the script would; returns the counters to verify after a refusal."""
-        held = self.held
+        redis_state = self.redis_state
         key = (ask.kind, ask.parent, ask.key or "")
-        if ask.key and key in held.keys:
-            before, given = held.keys[key]
+        if ask.key and key in redis_state.keys:
+            before, given = redis_state.keys[key]
             answers[i] = given if before == ask else KeyReused
             return []
         for parent in lineage(ask.parent):
-            if parent not in held.verified:
+            if parent not in redis_state.verified:
                 return lineage(ask.parent) if parent == ask.parent else [parent]
-            if parent in held.closed:
+            if parent in redis_state.closed:
                 answers[i] = Closing
                 return [parent]
-        event = Event(next(self._ids), ask, held.issued[ask.parent] + 1)
-        held.log.append(event)
-        held.issued[ask.parent] += ask.takes
-        answers[i] = given = (event.first, held.issued[ask.parent])
+        event = Event(next(self._ids), ask, redis_state.issued[ask.parent] + 1)
+        redis_state.log.append(event)
+        redis_state.issued[ask.parent] += ask.takes
+        answers[i] = given = (event.first, redis_state.issued[ask.parent])
         if ask.key:
-            held.keys[key] = ask, given
+            redis_state.keys[key] = ask, given
         if ask.kind == "delete":
-            held.closed[ask.parent] = event.id
+            redis_state.closed[ask.parent] = event.id
         if ask.kind == "chats":
             for number in range(given[0], given[1] + 1):
                 chat = Parent(ask.parent.token, number)
-                held.issued[chat] = 0
-                held.verified.add(chat)
-                held.closed.pop(chat, None)
+                redis_state.issued[chat] = 0
+                redis_state.verified.add(chat)
+                redis_state.closed.pop(chat, None)
         return []
 
     def verify(self, parent: Parent) -> int:
         """Raise a counter to what is stored; make it, after a drain, if it is lost. NotFound."""
-        held = self.held
+        redis_state = self.redis_state
         if self._is_gone(parent):
             raise NotFound(str(parent))
-        if parent not in held.issued:
+        if parent not in redis_state.issued:
             if parent.chat and parent.chat > self.live(Parent(parent.token)):
                 raise NotFound(str(parent))
             self.drain(shard(parent))
             if self._is_gone(parent) or not self._is_stored(parent):
                 raise NotFound(str(parent))
-        elif self._is_stored(parent) and held.closed.get(parent, 0) <= self._passed[shard(parent)]:
-            held.closed.pop(parent, None)
+        elif (
+            self._is_stored(parent)
+            and redis_state.closed.get(parent, 0) <= self._passed[shard(parent)]
+        ):
+            redis_state.closed.pop(parent, None)
         self._raise(parent, self.highest(parent))
-        return held.issued[parent]
+        return redis_state.issued[parent]
 
     def live(self, parent: Parent) -> int:
         """The highest number given under a parent. NotFound."""
-        return self.held.issued[parent] if parent in self.held.verified else self.verify(parent)
+        return (
+            self.redis_state.issued[parent]
+            if parent in self.redis_state.verified
+            else self.verify(parent)
+        )
 
     def count(self, parent: Parent) -> int:
         """How many children a parent has, stored or on their way. NotFound."""
@@ -205,17 +212,21 @@ class World:
 
     def drain(self, number: int, *, committed: bool = True) -> None:
         """Store what a shard's log holds; without the commit, only what happened in Redis stays."""
-        events = [e for e in self.held.log if shard(e.ask.parent) == number]
-        stored, letters = deepcopy(self.stored), set(self.letters)
+        events = [e for e in self.redis_state.log if shard(e.ask.parent) == number]
+        stored, dead_letters = deepcopy(self.stored), set(self.dead_letters)
         for event in events:
-            {"chats": self._store_chats, "messages": self._store_messages, "delete": self._decide}[
-                event.ask.kind
-            ](event)
+            {
+                "chats": self._store_chats,
+                "messages": self._store_messages,
+                "delete": self._decide_deletion,
+            }[event.ask.kind](event)
         if committed:
-            self.held.log = [e for e in self.held.log if shard(e.ask.parent) != number]
+            self.redis_state.log = [
+                e for e in self.redis_state.log if shard(e.ask.parent) != number
+            ]
             self._passed[number] = next(self._ids)
         else:
-            self.stored, self.letters = stored, letters
+            self.stored, self.dead_letters = stored, dead_letters
 
     def _store_chats(self, event: Event) -> None:
         application = self.stored[event.ask.parent.token]
@@ -224,7 +235,7 @@ class World:
         for number in range(event.first, event.first + event.ask.chats):
             chat = application.chats.setdefault(number, Chat(event.id))
             if chat.made != event.id:
-                self.letters.add((event.id, number))
+                self.dead_letters.add((event.id, number))
 
     def _store_messages(self, event: Event) -> None:
         if self._is_gone(event.ask.parent):
@@ -233,14 +244,14 @@ class World:
         for number, text in enumerate(event.ask.texts, event.first):
             message = messages.setdefault(number, Message(text, event.id))
             if message.made != event.id:
-                self.letters.add((event.id, number))
+                self.dead_letters.add((event.id, number))
 
-    def _decide(self, event: Event) -> None:
+    def _decide_deletion(self, event: Event) -> None:
         parent = event.ask.parent
-        if self.held.closed.get(parent) != event.id or self._is_gone(parent):
+        if self.redis_state.closed.get(parent) != event.id or self._is_gone(parent):
             return
         if self._living(parent):
-            del self.held.closed[parent]
+            del self.redis_state.closed[parent]
         elif parent.chat is None:
             self.stored[parent.token].gone = True
         else:
@@ -277,13 +288,13 @@ class World:
                     return NotFound
         except NotFound:
             return NotFound
-        answer = self.accept([Ask("delete", parent)])[0]
+        answer = self.accept([ModelRequest("delete", parent)])[0]
         if not isinstance(answer, tuple):
             return answer
         self.drain(shard(parent))
         return None if self._is_gone(parent) else HasChildren
 
-    def bring(
+    def import_chat(
         self, application: Parent, number: int, texts: Sequence[str | None], *, gone: bool
     ) -> bool:
         """Import a chat with its messages; False, changing nothing, if the application is gone."""
@@ -298,8 +309,8 @@ class World:
         return True
 
     def _raise(self, parent: Parent, number: int) -> None:
-        self.held.issued[parent] = max(self.held.issued.get(parent, 0), number)
-        self.held.verified.add(parent)
+        self.redis_state.issued[parent] = max(self.redis_state.issued.get(parent, 0), number)
+        self.redis_state.verified.add(parent)
 
     # -- looking -----------------------------------------------------------------------------------
 

@@ -18,12 +18,12 @@ from sqlalchemy import Connection
 from backend.bootstrap import open_backend
 from backend.domain.errors import InstaChatError
 from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.settings import Settings
 from backend.storage import postgres
 from backend.storage.postgres import RowValues
 
-SENT = 5 * postgres.LINES_AT_ONCE  # rows, before it stops inside COPY
+SENT = 5 * postgres.COPY_LINES_PER_READ  # rows, before it stops inside COPY
 
 copy_messages = postgres.copy_messages
 
@@ -59,8 +59,8 @@ def main(database: str, redis: str, where: str) -> None:
         patch.object(postgres, "copy_messages", sleeper.copy_messages),
         open_backend(Settings(database_url=database, redis_url=redis)) as backend,
     ):
-        lives = Lives(backend.log, backend.database)
-        drainer = Drainer(backend.log, backend.database, lives, step=sleeper.step)
+        epochs = Epochs(backend.log, backend.database)
+        drainer = Drainer(backend.log, backend.database, epochs, step=sleeper.step)
         while True:
             with suppress(InstaChatError):
                 drainer.drain_all()

@@ -42,18 +42,18 @@ from tests.engines import (
     wheel_postgres,
 )
 from tests.faults import mixed
-from tests.faults.load import drain_to_the_end, wait
+from tests.faults.load import drain_completely, wait
 from tests.faults.proxy import Proxy
 
 WRITERS = 2
 WORKERS = 2
 APPLICATIONS = 3
-JOBS = 5_000  # that fill the queue
-AWAY = 5  # the exit code of who misses an engine
+FILL_JOBS = 5_000  # that fill the queue
+UNREACHABLE_EXIT_CODE = 5  # the exit code of who misses an engine
 
 
 @dataclass
-class Outcome:
+class SoakResult:
     """What came of a soak; without `faults` and `findings` all is well."""
 
     seed: int
@@ -74,7 +74,7 @@ class Outcome:
         return "\n".join([line, *map(str, self.findings[:20]), *self.faults[:20]])
 
 
-class Crew:
+class ProcessGroup:
     """Processes of one kind, each of which can be killed and is started again."""
 
     def __init__(self, start: Callable[[], "subprocess.Popen[bytes]"], count: int) -> None:
@@ -120,14 +120,14 @@ class Soak:
     """One run, on engines of its own, in a folder of its own."""
 
     def __init__(self, folder: Path, seed: int, *, elasticsearch: bool = False) -> None:
-        self.outcome = Outcome(seed)
-        self._dice = random.Random(seed)
+        self.outcome = SoakResult(seed)
+        self._random = random.Random(seed)
         self._folder = folder
         self._open = ExitStack()
         self._with_index = elasticsearch
         self._writers_started = 0
 
-    def run(self, seconds: float) -> Outcome:
+    def run(self, seconds: float) -> SoakResult:
         """Soak for so long, then hold everything against everything."""
         with self._open:
             self._begin()
@@ -164,9 +164,9 @@ class Soak:
                 backend.acceptor.accept(accept.chats(tokens[-1], mixed.CHATS))
             backend.drainer.drain_all()
         self._tokens = tokens
-        self.workers = Crew(lambda: self._start("instachat_cli", "worker"), WORKERS)
+        self.workers = ProcessGroup(lambda: self._start("instachat_cli", "worker"), WORKERS)
         self._open.callback(self.workers.end)
-        self.writers = Crew(self._start_writer, WRITERS)
+        self.writers = ProcessGroup(self._start_writer, WRITERS)
         self._open.callback(self.writers.end)
         wait(lambda: len(self._ledgers) == WRITERS and all(p.stat().st_size for p in self._ledgers))
 
@@ -223,41 +223,41 @@ class Soak:
             harms += [self._stop_elasticsearch]
         with self._reconciling():
             while time.monotonic() - begin < seconds:
-                harm = self._dice.choice(harms)
+                harm = self._random.choice(harms)
                 harm()
                 self.outcome.done[harm.__name__[1:].replace("_", " ")] += 1
-                time.sleep(self._dice.uniform(0.1, 1.5))
+                time.sleep(self._random.uniform(0.1, 1.5))
                 # A worker that begins while an engine is away says so and ends, as `up` expects it.
-                if set(self.workers.revive()) - {AWAY}:
-                    self.outcome.faults.append("a worker ended: " + self._said("instachat_cli"))
+                if set(self.workers.revive()) - {UNREACHABLE_EXIT_CODE}:
+                    self.outcome.faults.append("a worker ended: " + self._log_text("instachat_cli"))
                 if self.writers.revive():
                     self.outcome.faults.append(
-                        "a writer ended: " + self._said("tests.faults.mixed")
+                        "a writer ended: " + self._log_text("tests.faults.mixed")
                     )
                 if self.outcome.faults:
                     break
         self.outcome.seconds = time.monotonic() - begin
 
     def _kill_worker(self) -> None:
-        self.workers.kill(self._dice.randrange(WORKERS))
+        self.workers.kill(self._random.randrange(WORKERS))
 
     def _stop_worker(self) -> None:
-        self.workers.stop(self._dice.randrange(WORKERS), self._dice.uniform(0.1, 2.0))
+        self.workers.stop(self._random.randrange(WORKERS), self._random.uniform(0.1, 2.0))
 
     def _kill_writer(self) -> None:
-        self.writers.kill(self._dice.randrange(WRITERS))
+        self.writers.kill(self._random.randrange(WRITERS))
 
     def _stop_writer(self) -> None:
-        self.writers.stop(self._dice.randrange(WRITERS), self._dice.uniform(0.1, 2.0))
+        self.writers.stop(self._random.randrange(WRITERS), self._random.uniform(0.1, 2.0))
 
     def _kill_redis(self) -> None:
         self.redis.kill()
-        time.sleep(self._dice.uniform(0.0, 0.5))
+        time.sleep(self._random.uniform(0.0, 0.5))
         self.redis.start()
 
     def _stop_redis(self) -> None:
         self.redis.send(signal.SIGSTOP)
-        time.sleep(self._dice.uniform(0.1, 4.0))  # some longer than a client waits
+        time.sleep(self._random.uniform(0.1, 4.0))  # some longer than a client waits
         self.redis.send(signal.SIGCONT)
 
     def _kill_postgres(self) -> None:
@@ -275,26 +275,26 @@ class Soak:
 
     def _stop_postgres(self) -> None:
         self.postgres.send_all(signal.SIGSTOP)
-        time.sleep(self._dice.uniform(0.1, 2.0))
+        time.sleep(self._random.uniform(0.1, 2.0))
         self.postgres.send_all(signal.SIGCONT)
 
     def _cut_redis(self) -> None:
-        self.to_redis.cut(self._dice)
+        self.to_redis.cut(self._random)
 
     def _cut_postgres(self) -> None:
-        self.to_postgres.cut(self._dice)
+        self.to_postgres.cut(self._random)
 
     def _stop_elasticsearch(self) -> None:
         self.elasticsearch.send(signal.SIGSTOP)
-        time.sleep(self._dice.uniform(0.1, 5.0))
+        time.sleep(self._random.uniform(0.1, 5.0))
         self.elasticsearch.send(signal.SIGCONT)
 
     def _fill_queue(self) -> None:
         """With drains that nobody needs."""
         try:
             with open_backend(self.settings) as backend:
-                for n in range(JOBS):
-                    backend.jobs.ring(n % backend.database.installation.shards)
+                for n in range(FILL_JOBS):
+                    backend.jobs.notify_drain(n % backend.database.installation.shards)
         except InstaChatError:  # an engine that is just coming back
             pass
 
@@ -304,7 +304,7 @@ class Soak:
         over = threading.Event()
 
         def reconcile(backend: Backend) -> None:
-            list(backend.syncer.sync())
+            list(backend.counter_sync.sync())
             found = list(backend.reconciler.begin().findings())
             self.outcome.findings += found
             self.outcome.reconciled += 1
@@ -318,7 +318,7 @@ class Soak:
                 except Unavailable:
                     over.wait(0.1)
 
-        thread = threading.Thread(target=self._noting(run))
+        thread = threading.Thread(target=self._recording_failure(run))
         thread.start()
         try:
             yield
@@ -326,29 +326,29 @@ class Soak:
             over.set()
             thread.join()
 
-    def _noting(self, run: Callable[[], None]) -> Callable[[], None]:
+    def _recording_failure(self, run: Callable[[], None]) -> Callable[[], None]:
         """What goes wrong in a thread is a fault like any other."""
 
-        def noting() -> None:
+        def recording() -> None:
             try:
                 run()
             except Exception as error:  # noqa: BLE001  # whatever it is
                 self.outcome.faults.append(f"reconcile ended: {error!r}")
 
-        return noting
+        return recording
 
     # -- the end -----------------------------------------------------------------------------------
 
     def _end(self) -> None:
         (self._folder / "stop").touch()
         if any(self.writers.finish(None)):
-            self.outcome.faults.append("a writer failed: " + self._said("tests.faults.mixed"))
+            self.outcome.faults.append("a writer failed: " + self._log_text("tests.faults.mixed"))
         # One that was started just now may not listen to the signal yet.
-        if set(self.workers.finish(signal.SIGTERM)) - {0, AWAY, -signal.SIGTERM}:
-            self.outcome.faults.append("a worker failed: " + self._said("instachat_cli"))
+        if set(self.workers.finish(signal.SIGTERM)) - {0, UNREACHABLE_EXIT_CODE, -signal.SIGTERM}:
+            self.outcome.faults.append("a worker failed: " + self._log_text("instachat_cli"))
         with open_backend(self.settings) as backend:
-            drain_to_the_end(backend)
-            backend.clearer.clear_all()
+            drain_completely(backend)
+            backend.cascade_deleter.delete_all()
             if backend.publisher:
                 backend.publisher.publish()
             with backend.database.connect() as connection:
@@ -362,7 +362,7 @@ class Soak:
             self.outcome.findings += backend.reconciler.begin().findings()
         self.outcome.answered = sum(path.read_bytes().count(b'"answer"') for path in self._ledgers)
 
-    def _said(self, module: str) -> str:
+    def _log_text(self, module: str) -> str:
         return (self._folder / f"{module}.log").read_text()[-2000:]
 
 

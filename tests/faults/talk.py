@@ -29,7 +29,7 @@ def scalar(backend: Backend, statement: str, **values: object) -> object:
         return value
 
 
-def accepted_in_the_end(backend: Backend, token: str, message: str) -> int:
+def accept_eventually(backend: Backend, token: str, message: str) -> int:
     """The number of a message that is refused for a while."""
     given: list[int] = []
 
@@ -45,7 +45,7 @@ def accepted_in_the_end(backend: Backend, token: str, message: str) -> int:
 
 
 @contextmanager
-def refusing(database: Database) -> Iterator[None]:
+def rejecting_texts(database: Database) -> Iterator[None]:
     """PostgreSQL refuses a text, as a column's rule or an encoding may, until this is over."""
     rule = "ADD CONSTRAINT rule CHECK (text NOT LIKE '%refused%') NOT VALID"
     with database.begin() as tx:

@@ -18,9 +18,9 @@ from backend.domain.errors import HasChildren, InstaChatError, NotFound
 from backend.domain.model import Parent
 from backend.ingest import accept
 from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.maintenance import cascade_delete
-from backend.maintenance.cascade_delete import Clearer
+from backend.maintenance.cascade_delete import CascadeDeleter
 from tests.faults.talk import scalar, send, stored
 
 
@@ -63,8 +63,8 @@ def family(backend: Backend, application: str) -> str:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Transactions of few messages and chats, so that some of them take several."""
-    monkeypatch.setattr(cascade_delete, "MOST_MESSAGES", 7)
-    monkeypatch.setattr(cascade_delete, "MOST_CHATS", 2)
+    monkeypatch.setattr(cascade_delete, "MAX_MESSAGES", 7)
+    monkeypatch.setattr(cascade_delete, "MAX_CHATS", 2)
 
 
 # -- what a cascade does ------------------------------------------------------------------------------
@@ -80,9 +80,9 @@ def test_a_chat_goes_with_its_messages_and_is_counted_once(backend: Backend, fam
         send(backend, family, "late")
     assert backend.catalog.application(family).chats_count == 1
     assert rows(backend) == {"chat": 3, "message": 40}
-    assert backend.clearer.left(Parent(family, 1)) == 20
-    assert list(backend.clearer.clear(Parent(family, 1))) == [7, 7, 6]
-    assert backend.clearer.left(Parent(family, 1)) is None
+    assert backend.cascade_deleter.count_remaining(Parent(family, 1)) == 20
+    assert list(backend.cascade_deleter.delete(Parent(family, 1))) == [7, 7, 6]
+    assert backend.cascade_deleter.count_remaining(Parent(family, 1)) is None
     assert rows(backend) == {"chat": 3, "message": 20}
     assert len(stored(backend, family, 2)) == 20
     assert backend.catalog.application(family).chats_count == 1
@@ -100,14 +100,14 @@ def test_an_application_goes_with_its_chats_and_their_counters(
     for request in (accept.chats(family), accept.messages(family, 2, ["late"])):
         with pytest.raises(NotFound):
             backend.acceptor.accept(request)
-    assert sum(backend.clearer.clear(Parent(family))) == 40
+    assert sum(backend.cascade_deleter.delete(Parent(family))) == 40
     backend.drainer.drain_all()
     assert rows(backend) == {"chat": 1, "message": 0}
     assert keys(backend) == {f"app:{family}", f"app:{other}", f"chat:{other}:1"}
     shard = backend.counters.shard(family)
     assert isinstance(backend.log.redis, redis.Redis)
-    unsynced = backend.log.redis.zrange(backend.log.key(shard, "unsynced"), 0, -1)
-    assert f"{family}:" not in str(unsynced)
+    dirty = backend.log.redis.zrange(backend.log.key(shard, "dirty"), 0, -1)
+    assert f"{family}:" not in str(dirty)
     with pytest.raises(NotFound):
         send(backend, family, "late", chat=2)
 
@@ -118,12 +118,14 @@ def test_what_was_accepted_before_the_cascade_goes_with_it(backend: Backend, fam
     backend.acceptor.accept(accept.chats(family))
     backend.acceptor.accept(accept.deletion(family, cascade=True))
     backend.drainer.drain_all()
-    backend.clearer.clear_all()
+    backend.cascade_deleter.delete_all()
     assert rows(backend) == {"chat": 0, "message": 0}
     assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
 
 
-def test_an_index_hears_of_every_message_that_is_dropped(backend: Backend, family: str) -> None:
+def test_the_outbox_names_every_message_that_a_cascade_deletes(
+    backend: Backend, family: str
+) -> None:
     """At a version above the row's, in the transaction that drops it; those that were gone, once only."""
     versions = {
         number: int(str(scalar(backend, "SELECT version FROM message WHERE number = :n", n=number)))
@@ -133,7 +135,7 @@ def test_an_index_hears_of_every_message_that_is_dropped(backend: Backend, famil
         tx.execute(text("UPDATE installation SET publishing = true"))
         tx.execute(text("DELETE FROM outbox"))
     backend.catalog.delete_chat(family, 1, cascade=True)
-    backend.clearer.clear_all()
+    backend.cascade_deleter.delete_all()
     named = outbox(backend)
     assert sorted(number for _, number, _ in named) == [n for n in range(1, 21) if n != 3]
     assert all(v == versions[n] + 1 for _, n, v in named if n in versions)
@@ -160,8 +162,8 @@ def test_a_cascade_killed_at_a_named_step_is_finished_by_the_next(
             raise Killed
 
     with suppress(Killed):
-        Clearer(backend.log, backend.database, step=step).clear_all()
-    Clearer(backend.log, backend.database).clear_all()
+        CascadeDeleter(backend.log, backend.database, step=step).delete_all()
+    CascadeDeleter(backend.log, backend.database).delete_all()
     assert rows(backend) == {"chat": 0, "message": 0}
     assert keys(backend) == {f"app:{family}"}
     named = outbox(backend)
@@ -184,9 +186,9 @@ def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
         if name == where:
             raise Killed
 
-    lives = Lives(backend.log, backend.database)
+    epochs = Epochs(backend.log, backend.database)
     with pytest.raises(Killed):
-        Drainer(backend.log, backend.database, lives, step=step).drain(shard)
+        Drainer(backend.log, backend.database, epochs, step=step).drain(shard)
     backend.drainer.drain_all()
     assert backend.catalog.application(application).chats_count == 2
     assert len(list(backend.catalog.chats(application))) == 2
@@ -199,7 +201,10 @@ def test_several_at_once_share_the_work(backend: Backend, family: str) -> None:
     """Each row is dropped by one of them, and each ends when all is gone."""
     backend.catalog.delete_application(family, cascade=True)
     with ThreadPoolExecutor(4) as pool:
-        work = [pool.submit(lambda: sum(backend.clearer.clear(Parent(family)))) for _ in range(4)]
+        work = [
+            pool.submit(lambda: sum(backend.cascade_deleter.delete(Parent(family))))
+            for _ in range(4)
+        ]
         assert sum(done.result() for done in work) == 40
     assert rows(backend) == {"chat": 0, "message": 0}
 
@@ -210,14 +215,14 @@ def test_it_stops_between_two_transactions_when_it_is_told_to(
 ) -> None:
     """As a worker is by SIGTERM; the rest is for the next one."""
     backend.catalog.delete_application(family, cascade=True)
-    first = next(backend.clearer.clear(Parent(family)))
-    backend.clearer.stop()
-    assert backend.clearer.clear_all() == 0
+    first = next(backend.cascade_deleter.delete(Parent(family)))
+    backend.cascade_deleter.stop()
+    assert backend.cascade_deleter.delete_all() == 0
     assert rows(backend)["message"] == 40 - first
-    assert Clearer(backend.log, backend.database).clear_all() == 40 - first
+    assert CascadeDeleter(backend.log, backend.database).delete_all() == 40 - first
 
 
-def test_the_log_of_an_earlier_life_brings_nothing_back(backend: Backend, family: str) -> None:
+def test_the_log_of_an_earlier_epoch_brings_nothing_back(backend: Backend, family: str) -> None:
     """An old copy of Redis is put back, with a log of chats that have no row any more: all is passed over."""
     assert isinstance(backend.log.redis, redis.Redis)
     send(backend, family, "once more", chat=2)
@@ -226,13 +231,13 @@ def test_the_log_of_an_earlier_life_brings_nothing_back(backend: Backend, family
     backend.acceptor.accept(accept.deletion(family, cascade=True))
     copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
     backend.drainer.drain_all()
-    backend.clearer.clear_all()
+    backend.cascade_deleter.delete_all()
     backend.log.redis.flushall()
     for key, value in copy.items():
         assert value
         backend.log.redis.restore(key, 0, value)
     backend.log.redis.hset(
-        backend.log.key(backend.counters.shard(family), "life"), "server", "another"
+        backend.log.key(backend.counters.shard(family), "epoch"), "server", "another"
     )
     backend.drainer.drain_all()
     assert rows(backend) == {"chat": 0, "message": 0}
@@ -313,13 +318,13 @@ def test_creations_race_deletions_by_the_thousand(backend: Backend) -> None:
     tokens = [backend.catalog.create_application(f"{n}").token for n in range(3)]
     record = Record()
     with (
-        again_and_again(backend.drainer.drain_all, backend.clearer.clear_all),
+        again_and_again(backend.drainer.drain_all, backend.cascade_deleter.delete_all),
         ThreadPoolExecutor(RACERS) as pool,
     ):
         for racer in [pool.submit(race, backend, tokens, record, f"{n}") for n in range(RACERS)]:
             racer.result()
     backend.drainer.drain_all()
-    backend.clearer.clear_all()
+    backend.cascade_deleter.delete_all()
 
     orphans = """
         SELECT count(*) FROM message m WHERE NOT EXISTS (

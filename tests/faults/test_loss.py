@@ -30,7 +30,7 @@ from tests.faults.proxy import Proxy
 
 SEEDS = [int(seed) for seed in os.environ.get("INSTACHAT_LOSS_SEEDS", "1,2").split(",")]
 ANSWERS = 150  # between two faults
-MOST_CUT = 100_000  # bytes of the AOF's tail
+MAX_CUT_BYTES = 100_000  # bytes of the AOF's tail
 
 Key = tuple[str, int, int]  # token, chat, number
 Rows = dict[Key, str | None]  # the text; None once removed
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
     end: int
 
 
-class Wrecker:
+class FaultInjector:
     """Does harm to a Redis that has a replica and a proxy before it."""
 
     def __init__(self, redis: RedisServer, load: Load, proxy: Proxy, dice: random.Random) -> None:
@@ -73,14 +73,14 @@ class Wrecker:
         self.dice.shuffle(faults)
         with open_backend(self.load.settings) as backend:
             for fault in faults:
-                self.load.go_on(ANSWERS)
+                self.load.wait_for_answers(ANSWERS)
                 shutil.rmtree(self.copy, ignore_errors=True)
                 shutil.copytree(self.redis.folder / "appendonlydir", self.copy)
-                self.load.go_on(self.dice.randint(1, ANSWERS))
+                self.load.wait_for_answers(self.dice.randint(1, ANSWERS))
                 if self.dice.random() < 0.5:
                     sync(backend)
                 fault(backend)
-            self.load.go_on(ANSWERS)
+            self.load.wait_for_answers(ANSWERS)
 
     def begin(self, backend: Backend, name: str) -> None:
         """Note what is stored."""
@@ -103,7 +103,7 @@ class Wrecker:
         self.redis.kill()
         aof = max((self.redis.folder / "appendonlydir").glob("*.incr.aof"))
         size = aof.stat().st_size
-        os.truncate(aof, size - self.dice.randint(1, min(size, MOST_CUT)))
+        os.truncate(aof, size - self.dice.randint(1, min(size, MAX_CUT_BYTES)))
         self.redis.start()
         self.end()
 
@@ -121,16 +121,16 @@ class Wrecker:
         """A replica that is behind takes its place; and later the old primary, which never died."""
         self.replica.start()
         wait(lambda: self.replica.client().info("replication")["master_link_status"] == "up")
-        self.load.go_on(20)
+        self.load.wait_for_answers(20)
         self.link.lead_to(("127.0.0.1", free_port()))  # nobody is there
-        self.load.go_on(self.dice.randint(20, ANSWERS))
+        self.load.wait_for_answers(self.dice.randint(20, ANSWERS))
         self.begin(backend, "promote")
         self.replica.client().replicaof("NO", "ONE")
         self.proxy.lead_to(("127.0.0.1", self.replica.port))
         self.end()
-        self.load.go_on(ANSWERS)
+        self.load.wait_for_answers(ANSWERS)
         # Who has heard nothing of the replica would take the forgotten primary for the only one.
-        self.load.everyone_goes_on()
+        self.load.wait_for_every_writer()
         self.begin(backend, "back")
         self.proxy.lead_to(("127.0.0.1", self.redis.port))
         self.end()
@@ -139,7 +139,7 @@ class Wrecker:
 def sync(backend: Backend) -> None:
     """Have SQL know the counters, if Redis lets us."""
     try:
-        for _ in backend.syncer.sync():
+        for _ in backend.counter_sync.sync():
             pass
     except Unavailable:
         return
@@ -170,16 +170,16 @@ def answers(ledgers: list[Path]) -> dict[Key, list[Answer]]:
 
 
 @pytest.fixture
-def wrecked(
+def injected(
     engines: Engines, own_redis: RedisServer, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Wrecker]:
+) -> Iterator[FaultInjector]:
     """A load that went through every fault, and has ended."""
     with closing(Proxy(("127.0.0.1", own_redis.port))) as proxy:
         settings = Settings(
             database_url=engines.fresh_database(), redis_url=f"redis://127.0.0.1:{proxy.port}"
         )
         with under_load(settings, tmp_path) as load:
-            wrecker = Wrecker(own_redis, load, proxy, random.Random(request.param))
+            wrecker = FaultInjector(own_redis, load, proxy, random.Random(request.param))
             try:
                 with open_backend(settings) as backend:
                     backend.drainer.drain_all()  # the chats that all begin with
@@ -192,13 +192,15 @@ def wrecked(
                 wrecker.replica.remove()
 
 
-@pytest.mark.parametrize("wrecked", SEEDS, indirect=True)
-def test_what_was_stored_stays_and_its_numbers_are_never_given_again(wrecked: Wrecker) -> None:
+@pytest.mark.parametrize("injected", SEEDS, indirect=True)
+def test_what_was_stored_stays_and_its_numbers_are_never_given_again(
+    injected: FaultInjector,
+) -> None:
     """Through every loss, in any order; what is gone was not stored; what leaves a trace is reported."""
-    with wrecked.load.ended() as backend:
+    with injected.load.ended() as backend:
         stored = rows(backend)
-        given = answers(wrecked.load.ledgers)
-        for fault in wrecked.done:
+        given = answers(injected.load.ledgers)
+        for fault in injected.done:
             for key, text in fault.stored.items():
                 assert stored[key] == text, fault.name
                 again = [a for a in given.get(key, ()) if a.begin > fault.seen]
@@ -206,11 +208,11 @@ def test_what_was_stored_stays_and_its_numbers_are_never_given_again(wrecked: Wr
         for key, mine in given.items():
             for answer in mine:
                 if stored.get(key) != answer.text:
-                    assert excuse(wrecked.done, key, answer.begin), f"{key} is gone"
+                    assert may_be_lost(injected.done, key, answer.begin), f"{key} is gone"
             for first, second in pairwise(mine):
-                assert excuse(wrecked.done, key, first.begin, second.end), f"{key} came twice"
+                assert may_be_lost(injected.done, key, first.begin, second.end), f"{key} came twice"
         assert len(given) > 4 * ANSWERS
-        kinds = {finding.kind for finding in backend.reconciler.begin(mend=True).findings()}
+        kinds = {finding.kind for finding in backend.reconciler.begin(repair=True).findings()}
         assert kinds <= {"gap_unexplained", "counter_ahead", "count_differs"}
         assert not list(backend.reconciler.begin().findings())
         highest = {key[:2]: key[2] for key in sorted(stored)}
@@ -218,7 +220,7 @@ def test_what_was_stored_stays_and_its_numbers_are_never_given_again(wrecked: Wr
             assert backend.acceptor.accept(accept.messages(token, chat, ["x"])).first > number
 
 
-def excuse(faults: list[Fault], key: Key, begin: int, end: int | None = None) -> bool:
+def may_be_lost(faults: list[Fault], key: Key, begin: int, end: int | None = None) -> bool:
     """Whether an answer could be lost: not stored yet when a fault came, which was not over when it began.
 
     With `end`, whether another could be given the same number by then.

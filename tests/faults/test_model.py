@@ -35,13 +35,13 @@ from backend.domain.model import Accepted, Parent, shard_of
 from backend.ingest import accept
 from backend.ingest.accept import Request
 from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Lives
+from backend.ingest.epochs import Epochs
 from backend.settings import Settings
 from backend.storage import postgres
 from backend.transfer import format as line_format
 from tests.conftest import Engines
 from tests.engines import RedisServer
-from tests.faults.model import SHARDS, Answer, Ask, Held, Refusal, World, shard
+from tests.faults.model import SHARDS, Answer, Model, ModelRequest, RedisState, Refusal, shard
 
 EXAMPLES = int(os.environ.get("INSTACHAT_MODEL_EXAMPLES", "40"))
 STEPS = 40
@@ -55,29 +55,29 @@ FAULTS = ["process", "kill", "wipe", "copy", "lose", "lose", "restore", "restore
 
 pick = st.integers(0, 9)  # one of what is there, whatever that is by then
 texts = st.lists(st.text("ab%_\\\n\té", min_size=1, max_size=4), min_size=1, max_size=4)
-Wish = tuple[str, int, int, list[str], str | None]
-wishes = st.tuples(
+RequestDraw = tuple[str, int, int, list[str], str | None]
+request_draws = st.tuples(
     st.sampled_from(["messages"] * 5 + ["chats"] * 3 + ["delete chat"] * 2 + ["delete"]),
     pick,
     pick,
     texts,
     st.sampled_from([None, None, None, "key 1", "key 2"]),
 )
-batches = st.lists(wishes, min_size=1, max_size=6)
+batches = st.lists(request_draws, min_size=1, max_size=6)
 
 
 class Killed(BaseException):
     """The death of a drain; no `except Exception` survives it."""
 
 
-class Spine(RuleBasedStateMachine):
+class BackendMachine(RuleBasedStateMachine):
     """One installation, and its model."""
 
     def __init__(self, engines: Engines, redis: RedisServer) -> None:
         super().__init__()
-        self.world = World()
+        self.model = Model()
         self.redis = redis
-        self.copies: list[tuple[Path, Held]] = []
+        self.copies: list[tuple[Path, RedisState]] = []
         self.open = ExitStack()
         self.settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
         redis.kill()
@@ -88,15 +88,15 @@ class Spine(RuleBasedStateMachine):
         self.backends = [self.open.enter_context(open_backend(self.settings)) for _ in range(2)]
         for token in TOKENS:
             self.create_application(token)
-        self.compare(0, [Ask("chats", Parent(token), chats=2) for token in TOKENS[:-1]])
+        self.compare(0, [ModelRequest("chats", Parent(token), chats=2) for token in TOKENS[:-1]])
         self.drain(0)
 
     def create_application(self, token: str) -> None:
         """As `Catalog.create_application`, with a token that the test can know."""
-        self.backends[0].counters.open(token)
+        self.backends[0].counters.create_counter(token)
         with self.backends[0].database.begin() as tx:
             postgres.insert_application(tx, token, "x")
-        self.world.create_application(token)
+        self.model.create_application(token)
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Spine(RuleBasedStateMachine):
         self.compare(who, [self.ask("messages", application, chat, texts, None)])
 
     @rule(who=pick, batch=batches)
-    def accept(self, who: int, batch: list[Wish]) -> None:
+    def accept(self, who: int, batch: list[RequestDraw]) -> None:
         """Requests of any kinds, chats and applications in one call, some with idempotency keys."""
         self.compare(who, [self.ask(*wish) for wish in batch])
 
@@ -117,14 +117,14 @@ class Spine(RuleBasedStateMachine):
         found = outcome(
             lambda: self.backend(who).catalog.edit_message(*named(parent), number, new[0])
         )
-        assert found == self.world.change(parent, number, new[0])
+        assert found == self.model.change(parent, number, new[0])
 
     @rule(who=pick, application=pick, chat=pick, number=pick)
     def delete_message(self, who: int, application: int, chat: int, number: int) -> None:
         """Likewise."""
         parent, number = self.chat(application, chat), number + 1
         found = outcome(lambda: self.backend(who).catalog.delete_message(*named(parent), number))
-        assert found == self.world.change(parent, number, None)
+        assert found == self.model.change(parent, number, None)
 
     @rule(who=pick, application=pick, chat=st.one_of(st.none(), pick))
     def delete(self, who: int, application: int, chat: int | None) -> None:
@@ -136,13 +136,13 @@ class Spine(RuleBasedStateMachine):
         else:
             parent = self.chat(application, chat)
             found = outcome(lambda: catalog.delete_chat(*named(parent)))
-        assert found == self.world.delete(parent)
+        assert found == self.model.delete(parent)
 
-    @precondition(lambda self: self.world.chats())
+    @precondition(lambda self: self.model.chats())
     @rule(who=pick, which=pick)
     def look(self, who: int, which: int) -> None:
         """Live counts are the model's, also of what is not stored yet."""
-        self.check_counts(self.backend(who), _one_of(self.world.chats(), which))
+        self.check_counts(self.backend(who), _one_of(self.model.chats(), which))
 
     @rule(
         who=pick,
@@ -151,23 +151,23 @@ class Spine(RuleBasedStateMachine):
         gone=st.booleans(),
         again=st.booleans(),
     )
-    def bring(
+    def import_chat(
         self, who: int, application: int, texts: list[str | None], gone: bool, again: bool
     ) -> None:
         """Import a chat under the next number, with texts and with deleted messages; perhaps twice."""
         self.drain(who)
         parent = self.application(application)
         texts = [] if gone else texts
-        number = 1 + max(self.world.held.issued.get(parent, 0), self.world.highest(parent))
-        lines = [line_format.chat_line(parent.token, number, None if gone else 0, AT, AT)]
+        number = 1 + max(self.model.redis_state.issued.get(parent, 0), self.model.highest(parent))
+        lines = [line_format.format_chat(parent.token, number, None if gone else 0, AT, AT)]
         for n, text_ in enumerate(texts, 1):
-            lines.append(line_format.message_line(parent.token, number, n, text_, AT, AT))
+            lines.append(line_format.format_message(parent.token, number, n, text_, AT, AT))
         work = self.backend(who).importer.begin()
-        chunk = line_format.Chunk(1, [line.encode() for line in lines], 0)
-        faults = work.take(chunk)
-        assert self.world.bring(parent, number, texts, gone=gone) == (not faults)
+        chunk = line_format.LineChunk(1, [line.encode() for line in lines], 0)
+        faults = work.process(chunk)
+        assert self.model.import_chat(parent, number, texts, gone=gone) == (not faults)
         if again and not faults:
-            assert not work.take(chunk)
+            assert not work.process(chunk)
             assert work.counts.skipped == len(lines)
 
     # -- drains ------------------------------------------------------------------------------------
@@ -176,8 +176,8 @@ class Spine(RuleBasedStateMachine):
     def drain(self, who: int) -> None:
         """All shards."""
         self.backend(who).drainer.drain_all()
-        for number in {shard(event.ask.parent) for event in self.world.held.log}:
-            self.world.drain(number)
+        for number in {shard(event.ask.parent) for event in self.model.redis_state.log}:
+            self.model.drain(number)
 
     @rule(
         who=pick,
@@ -185,7 +185,7 @@ class Spine(RuleBasedStateMachine):
         which=pick,
         step=st.sampled_from(["read", "rows", "rows", "committed", "trimmed"]),
     )
-    def drain_that_dies(self, who: int, batch: list[Wish], which: int, step: str) -> None:
+    def drain_that_dies(self, who: int, batch: list[RequestDraw], which: int, step: str) -> None:
         """Of a shard that has something new, killed at a step."""
 
         def die(name: str) -> None:
@@ -193,15 +193,15 @@ class Spine(RuleBasedStateMachine):
                 raise Killed
 
         self.compare(who, [self.ask(*wish) for wish in batch])
-        if not self.world.held.log:
+        if not self.model.redis_state.log:
             return
         backend = self.backend(who)
-        number = shard(_one_of(self.world.held.log, which).ask.parent)
-        lives = Lives(backend.log, backend.database)
+        number = shard(_one_of(self.model.redis_state.log, which).ask.parent)
+        epochs = Epochs(backend.log, backend.database)
         with pytest.raises(Killed):
-            Drainer(backend.log, backend.database, lives, step=die).drain(number)
+            Drainer(backend.log, backend.database, epochs, step=die).drain(number)
         if step != "read":
-            self.world.drain(number, committed=step != "rows")
+            self.model.drain(number, committed=step != "rows")
 
     # -- faults ------------------------------------------------------------------------------------
 
@@ -217,10 +217,12 @@ class Spine(RuleBasedStateMachine):
                 self.kill_redis(fault, which)
             if fault in ("wipe", "lose"):
                 self.redis.client().flushall()
-                self.world.wipe()
+                self.model.wipe()
 
     @rule(who=pick, before=batches, after=batches, drained=st.booleans())
-    def haunt(self, who: int, before: list[Wish], after: list[Wish], drained: bool) -> None:
+    def bring_back_old_redis(
+        self, who: int, before: list[RequestDraw], after: list[RequestDraw], drained: bool
+    ) -> None:
         """What was accepted is lost, its numbers are given to others, and then it comes back."""
         self.compare(who, [self.ask(*wish) for wish in before])
         self.harm(["lose"], who)
@@ -236,14 +238,14 @@ class Spine(RuleBasedStateMachine):
         if fault in ("copy", "lose"):
             copy = self.redis.folder / f"copy-{len(self.copies)}"
             shutil.copytree(data, copy)
-            self.copies.append((copy, self.world.copy()))
+            self.copies.append((copy, self.model.copy()))
         elif fault == "restore" and self.copies:
             copy, held = _one_of(self.copies, which)
             shutil.rmtree(data)
             shutil.copytree(copy, data)
-            self.world.restore(held)
+            self.model.restore(held)
         self.redis.start()
-        self.world.restart()
+        self.model.restart()
 
     # -- what holds --------------------------------------------------------------------------------
 
@@ -251,7 +253,7 @@ class Spine(RuleBasedStateMachine):
     def sql_holds_what_the_model_says(self) -> None:
         """Every row, its state and its text; every count of removals; every dead letter."""
         applications, chats, messages = {}, {}, {}
-        for token, application in self.world.stored.items():
+        for token, application in self.model.stored.items():
             removed = len(application.chats) - len(application.alive)
             applications[token] = (application.gone, removed)
             for number, chat in application.chats.items():
@@ -273,7 +275,7 @@ class Spine(RuleBasedStateMachine):
             "SELECT token, c.number, m.number, CASE m.state WHEN 'stored' THEN text END"
             " FROM message m JOIN chat c ON c.id = chat_id JOIN application a ON a.id = application_id"
         ) == {(*key, value) for key, value in messages.items()}
-        assert self.query("SELECT count(*) FROM dead_letter") == {(len(self.world.letters),)}
+        assert self.query("SELECT count(*) FROM dead_letter") == {(len(self.model.dead_letters),)}
 
     def teardown(self) -> None:
         """The end: everything is drained, and everything alive goes on giving numbers."""
@@ -287,26 +289,26 @@ class Spine(RuleBasedStateMachine):
         """Counts, searches, and one more message in each chat: none is closed for good."""
         self.drain(0)
         self.sql_holds_what_the_model_says()
-        chats = self.world.chats()
+        chats = self.model.chats()
         for chat in chats:
             self.check_counts(self.backends[0], chat)
         self.drain(1)
-        for chat in self.world.chats():
+        for chat in self.model.chats():
             for keyword in KEYWORDS:
                 found = self.backends[1].catalog.search(*named(chat), keyword)
                 assert {m.message.number: m.message.text for m in found} == {
-                    n: t for n, t in self.world.texts(chat).items() if keyword in t
+                    n: t for n, t in self.model.texts(chat).items() if keyword in t
                 }
-            assert self.compare(0, [Ask("messages", chat, ("at the end",))]) != [Closing]
+            assert self.compare(0, [ModelRequest("messages", chat, ("at the end",))]) != [Closing]
         self.drain(0)
         self.sql_holds_what_the_model_says()
 
-    def compare(self, who: int, asks: list[Ask]) -> list[Answer]:
+    def compare(self, who: int, asks: list[ModelRequest]) -> list[Answer]:
         """Accept a batch; its answers are the model's, and no number of anything stored."""
-        before = {ask.parent: self.world.highest(ask.parent) for ask in asks}
+        before = {ask.parent: self.model.highest(ask.parent) for ask in asks}
         found = self.backend(who).acceptor.accept_batch([request(ask) for ask in asks])
         answers = [(a.first, a.last) if isinstance(a, Accepted) else type(a) for a in found]
-        assert answers == self.world.accept(asks)
+        assert answers == self.model.accept(asks)
         for ask, answer in zip(asks, answers, strict=True):
             if isinstance(answer, tuple) and ask.key is None:
                 assert answer[0] > before[ask.parent], "the number of something stored"
@@ -315,9 +317,9 @@ class Spine(RuleBasedStateMachine):
     def check_counts(self, backend: Backend, chat: Parent) -> None:
         """The live counts of a stored chat and of its application."""
         application = Parent(chat.token)
-        assert backend.catalog.application(chat.token).chats_count == self.world.count(application)
+        assert backend.catalog.application(chat.token).chats_count == self.model.count(application)
         found = backend.catalog.chat(*named(chat))
-        assert getattr(found, "messages_count", None) == self.world.count(chat)
+        assert getattr(found, "messages_count", None) == self.model.count(chat)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -327,26 +329,28 @@ class Spine(RuleBasedStateMachine):
 
     def application(self, which: int) -> Parent:
         """One of the applications, deleted ones too."""
-        return Parent(_one_of(list(self.world.stored), which))
+        return Parent(_one_of(list(self.model.stored), which))
 
     def chat(self, application: int, which: int) -> Parent:
         """Most often one of the first two; or one that is there, accepted, deleted, or never was."""
         parent = self.application(application)
-        known = max(self.world.held.issued.get(parent, 0), self.world.highest(parent))
+        known = max(self.model.redis_state.issued.get(parent, 0), self.model.highest(parent))
         return Parent(parent.token, 1 + (which % 2 if which < 6 else which % (known + 1)))
 
-    def ask(self, kind: str, application: int, chat: int, texts: list[str], key: str | None) -> Ask:
+    def ask(
+        self, kind: str, application: int, chat: int, texts: list[str], key: str | None
+    ) -> ModelRequest:
         """A request, of what is there by now."""
         match kind:
             case "messages":
-                return Ask(kind, self.chat(application, chat), tuple(texts), key=key)
+                return ModelRequest(kind, self.chat(application, chat), tuple(texts), key=key)
             case "chats":
-                return Ask(
+                return ModelRequest(
                     kind, self.application(application), chats=(len(texts) + 1) // 2, key=key
                 )
             case "delete chat":
-                return Ask("delete", self.chat(application, chat))
-        return Ask("delete", self.application(application))
+                return ModelRequest("delete", self.chat(application, chat))
+        return ModelRequest("delete", self.application(application))
 
     def query(self, statement: str) -> set[tuple[Any, ...]]:
         """Rows, straight from SQL."""
@@ -354,7 +358,7 @@ class Spine(RuleBasedStateMachine):
             return {tuple(row) for row in connection.execute(text(statement))}
 
 
-def request(ask: Ask) -> Request:
+def request(ask: ModelRequest) -> Request:
     """The request as the program wants it."""
     match ask.kind:
         case "messages":
@@ -385,12 +389,12 @@ def _one_of(things: list[Any], which: int) -> Any:
 
 @pytest.mark.xdist_group("model")  # begun first: it takes longest
 @pytest.mark.timeout(900 + 60 * EXAMPLES)  # a failure is made smaller for five minutes
-def test_the_spine_does_what_the_model_says(
+def test_the_backend_does_what_the_model_says(
     engines: Engines, own_redis: RedisServer, request: pytest.FixtureRequest
 ) -> None:
     """Whatever is asked of it and done to it, in any order, by two processes."""
 
-    class Here(Spine):
+    class Here(BackendMachine):
         def __init__(self) -> None:
             super().__init__(engines, own_redis)
 

@@ -49,7 +49,7 @@ def run(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 redis.kill()
                 time.sleep(0.2)
                 redis.start()
-                load.go_on(PROCESSES * WRITERS)
+                load.wait_for_answers(PROCESSES * WRITERS)
             time.sleep(SECONDS)
             yield Run(load, load.finish())
     finally:

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from backend.bootstrap import Backend
 from backend.domain.model import Parent
 from backend.ingest import accept
-from backend.ingest.epochs import Lives
-from backend.maintenance.counter_sync import Syncer, Written
+from backend.ingest.epochs import Epochs
+from backend.maintenance.counter_sync import CounterSync, WrittenCount
 from tests.faults.talk import scalar, send
 
 
@@ -22,7 +22,7 @@ class Killed(BaseException):
 
 def sync(backend: Backend, **how: bool) -> dict[Parent, tuple[int, int]]:
     """What one sync wrote: counts old and new."""
-    return {count.parent: (count.old, count.new) for count in backend.syncer.sync(**how)}
+    return {count.parent: (count.old, count.new) for count in backend.counter_sync.sync(**how)}
 
 
 def differing(backend: Backend) -> list[tuple[str, int | None]]:
@@ -47,20 +47,20 @@ def differing(backend: Backend) -> list[tuple[str, int | None]]:
 
 def waiting(backend: Backend) -> int:
     """How many parents have a count that SQL does not know."""
-    return sum(backend.log.unsynced(16))
+    return sum(backend.log.count_dirty(16))
 
 
-def with_steps(backend: Backend, step: Callable[[str], None]) -> Syncer:
+def with_steps(backend: Backend, step: Callable[[str], None]) -> CounterSync:
     """A sync that tells how far it is."""
-    lives = Lives(backend.log, backend.database)
-    return Syncer(backend.log, backend.database, lives, step=step)
+    epochs = Epochs(backend.log, backend.database)
+    return CounterSync(backend.log, backend.database, epochs, step=step)
 
 
 def make_older(backend: Backend, seconds: int) -> None:
-    """As if all that is unsynced had been so for that much longer."""
+    """As if all that is dirty had been so for that much longer."""
     assert isinstance(backend.log.redis, redis.Redis)
     for shard in range(16):
-        key = backend.log.key(shard, "unsynced")
+        key = backend.log.key(shard, "dirty")
         for name in backend.log.redis.zrange(key, 0, -1):
             backend.log.redis.zincrby(key, -seconds * 1e6, name)  # type: ignore[arg-type]
 
@@ -94,7 +94,7 @@ def test_what_changes_during_a_sync_is_left_for_the_next(backend: Backend, chat:
         list(with_steps(backend, step).sync())
         assert waiting(backend) == 1
         assert differing(backend) == [(chat, 1)]
-        assert backend.syncer.lag() < 60
+        assert backend.counter_sync.lag() < 60
         sync(backend)
         assert (waiting(backend), differing(backend)) == (0, [])
 
@@ -126,7 +126,7 @@ def test_several_syncs_at_once_beside_writers_do_no_harm(backend: Backend, chat:
     """None fails, no count goes back, and in the end all is known."""
     backend.acceptor.accept(accept.chats(chat, 40))
     backend.drainer.drain_all()
-    given: list[Written] = []
+    given: list[WrittenCount] = []
 
     def write(n: int) -> None:
         for _ in range(60):
@@ -135,7 +135,7 @@ def test_several_syncs_at_once_beside_writers_do_no_harm(backend: Backend, chat:
 
     def again() -> None:
         for n in range(8):
-            given.extend(backend.syncer.sync(everything=n % 2 == 0))
+            given.extend(backend.counter_sync.sync(everything=n % 2 == 0))
 
     with ThreadPoolExecutor(6) as pool:
         for done in [
@@ -149,15 +149,15 @@ def test_several_syncs_at_once_beside_writers_do_no_harm(backend: Backend, chat:
     assert (waiting(backend), differing(backend)) == (0, [])
 
 
-def test_a_new_life_of_redis_compares_everything_by_itself(backend: Backend, chat: str) -> None:
-    """A wiped Redis has forgotten what was unsynced; so has an old copy. SQL never goes back."""
+def test_a_new_epoch_compares_everything_by_itself(backend: Backend, chat: str) -> None:
+    """A wiped Redis has forgotten what was dirty; so has an old copy. SQL never goes back."""
     assert isinstance(backend.log.redis, redis.Redis)
     sync(backend)
     copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
     send(backend, chat, "a", "b")
     backend.drainer.drain_all()
     backend.log.redis.flushall()
-    assert backend.syncer.lag() > 0
+    assert backend.counter_sync.lag() > 0
     assert sync(backend) == {Parent(chat, 1): (0, 2)}
     send(backend, chat, "c")
     backend.drainer.drain_all()
@@ -205,9 +205,7 @@ def test_a_parent_on_its_way_waits_for_its_row(backend: Backend, chat: str) -> N
     assert waiting(backend) == 1
     backend.drainer.drain_all()
     assert sync(backend) == {Parent(chat, 2): (0, 1)}
-    backend.log.redis.zadd(
-        backend.log.key(backend.counters.shard(chat), "unsynced"), {f"{chat}:9": 1}
-    )
+    backend.log.redis.zadd(backend.log.key(backend.counters.shard(chat), "dirty"), {f"{chat}:9": 1})
     backend.catalog.delete_chat(chat, 1)
     assert sync(backend) == {}
     assert waiting(backend) == 0
@@ -237,29 +235,29 @@ def test_the_lag_is_the_age_of_the_oldest_change_that_sql_does_not_know(
 ) -> None:
     """Zero if it knows all; a chat that never rests is behind since its last look only."""
     sync(backend)
-    assert backend.syncer.lag() == 0
+    assert backend.counter_sync.lag() == 0
     send(backend, chat, "a")
     make_older(backend, 7200)
     send(backend, chat, "b")
-    assert 7200 <= backend.syncer.lag() < 7260
+    assert 7200 <= backend.counter_sync.lag() < 7260
 
     def meanwhile(name: str) -> None:
         if name == "read":
             send(backend, chat, "c")
 
     list(with_steps(backend, meanwhile).sync())
-    assert 0 < backend.syncer.lag() < 60
+    assert 0 < backend.counter_sync.lag() < 60
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE shard SET synced_at = synced_at - interval '5 hours'"))
-    assert backend.syncer.due(3600)
-    assert not backend.syncer.due(6 * 3600)
+    assert backend.counter_sync.is_due(3600)
+    assert not backend.counter_sync.is_due(6 * 3600)
     backend.log.redis.hset(
-        backend.log.key(backend.counters.shard(chat), "life"), "server", "restarted"
+        backend.log.key(backend.counters.shard(chat), "epoch"), "server", "restarted"
     )
-    assert 5 * 3600 <= backend.syncer.lag() < 5 * 3600 + 60
+    assert 5 * 3600 <= backend.counter_sync.lag() < 5 * 3600 + 60
     sync(backend)
-    assert backend.syncer.lag() < 60
-    assert not backend.syncer.due(3600)
+    assert backend.counter_sync.lag() < 60
+    assert not backend.counter_sync.is_due(3600)
 
 
 def test_a_full_redis_can_be_synced(backend: Backend, chat: str) -> None:

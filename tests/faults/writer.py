@@ -67,14 +67,14 @@ def write(
             try:
                 accepted = backend.acceptor.accept(accept.messages(token, chat, texts))
             except Unconfirmed:
-                book.uncertain(token, chat, texts)
+                book.record_uncertain(token, chat, texts)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)
                 continue
             else:
-                book.answered(token, chat, accepted.first, texts)
+                book.record_answer(token, chat, accepted.first, texts)
             left -= size
 
 

@@ -11,13 +11,15 @@ import pytest
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer, die_with_parent, valkey_binary
-from tests.http.serving import ROOT, Application, Server, running
+from tests.http.serving import ROOT, ApplicationClient, HttpServer, running_server
 
 OPERATOR = "the operator's own token"
 
 
 @pytest.fixture(scope="session")
-def served(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shared_server(
+    engines: Engines, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HttpServer]:
     """A running server with a worker behind it."""
     folder = tmp_path_factory.mktemp("http")
     redis = RedisServer(valkey_binary())
@@ -25,10 +27,10 @@ def served(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     settings = Settings(
         database_url=engines.fresh_database(), redis_url=redis.url, admin_token=OPERATOR
     )
-    server = Server(settings, folder, admin_token=OPERATOR, cors_origins="https://a.example")
+    server = HttpServer(settings, folder, admin_token=OPERATOR, cors_origins="https://a.example")
     worker = start_worker(server)
     try:
-        yield server.up()
+        yield server.wait_ready()
     finally:
         server.remove()
         worker.kill()
@@ -36,7 +38,7 @@ def served(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         redis.remove()
 
 
-def start_worker(server: Server) -> "subprocess.Popen[bytes]":
+def start_worker(server: HttpServer) -> "subprocess.Popen[bytes]":
     """A worker on a server's engines."""
     return subprocess.Popen(
         [sys.executable, "-m", "instachat_cli", "worker"],
@@ -48,14 +50,14 @@ def start_worker(server: Server) -> "subprocess.Popen[bytes]":
 
 
 @pytest.fixture
-def app(served: Server) -> Application:
+def app(shared_server: HttpServer) -> ApplicationClient:
     """A new application."""
-    return Application(served)
+    return ApplicationClient(shared_server)
 
 
 @pytest.fixture
-def alone(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[Server]:
+def own_server(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[HttpServer]:
     """A server of the test's own, without a worker, on a Redis that it may harm."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    with running(settings, tmp_path) as server:
+    with running_server(settings, tmp_path) as server:
         yield server

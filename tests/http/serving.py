@@ -21,7 +21,7 @@ START_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """An answer, whole."""
 
     status: int
@@ -34,26 +34,30 @@ class Answer:
         return json.loads(self.body)
 
 
-class Server:
+class HttpServer:
     """The program's server as a process; what it says on standard error is kept in a file."""
 
-    def __init__(self, settings: Settings, folder: Path, *words: str, **more: object) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, *arguments: str, **overrides: object
+    ) -> None:
         self.port = free_port()
         self.settings = settings
-        self._said = folder / f"server-{self.port}"
-        given = settings.model_dump(exclude_unset=True) | {"app_creation_limit": "off"} | more
-        outside = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
-        self.env = outside | {f"INSTACHAT_{k.upper()}": str(v) for k, v in given.items()}
-        self._words = ["serve", "--port", str(self.port), *words]
+        self._stderr_path = folder / f"server-{self.port}"
+        variables = (
+            settings.model_dump(exclude_unset=True) | {"app_creation_limit": "off"} | overrides
+        )
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
+        self.env = inherited | {f"INSTACHAT_{k.upper()}": str(v) for k, v in variables.items()}
+        self._arguments = ["serve", "--port", str(self.port), *arguments]
         self.process = self.start()
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start it, or start it again."""
-        with self._said.open("ab") as said:
+        with self._stderr_path.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "instachat_cli", *self._words],
+                [sys.executable, "-m", "instachat_cli", *self._arguments],
                 stdin=subprocess.DEVNULL,
-                stderr=said,
+                stderr=stderr,
                 cwd=ROOT,
                 env=self.env,
                 preexec_fn=die_with_parent,  # noqa: PLW1509
@@ -61,20 +65,20 @@ class Server:
         return self.process
 
     @property
-    def said(self) -> str:
+    def stderr_text(self) -> str:
         """All it has said so far."""
-        return self._said.read_text()
+        return self._stderr_path.read_text()
 
     @property
     def requests(self) -> list[dict[str, Any]]:
         """The lines of its log that tell of requests."""
-        lines = [json.loads(line) for line in self.said.splitlines()]
+        lines = [json.loads(line) for line in self.stderr_text.splitlines()]
         return [line for line in lines if line["event"] == "request"]
 
-    def up(self) -> "Server":
+    def wait_ready(self) -> "HttpServer":
         """Wait until it answers."""
-        until(lambda: self.process.poll() is not None or self._answers(), START_SECONDS)
-        assert self.process.poll() is None, self.said
+        wait_until(lambda: self.process.poll() is not None or self._answers(), START_SECONDS)
+        assert self.process.poll() is None, self.stderr_text
         return self
 
     def __call__(
@@ -86,7 +90,7 @@ class Server:
         raw: bytes | None = None,
         timeout: float = 30,
         **headers: str,
-    ) -> Answer:
+    ) -> HttpResponse:
         """One request on a connection of its own; `body` goes as JSON, `raw` as it is."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None:
@@ -96,7 +100,7 @@ class Server:
             connection.request(method, path, raw, named)
             answer = connection.getresponse()
             found = {name.lower(): value for name, value in answer.getheaders()}
-            return Answer(answer.status, found, answer.read())
+            return HttpResponse(answer.status, found, answer.read())
 
     @contextmanager
     def connected(self, timeout: float = 30) -> Iterator[http.client.HTTPConnection]:
@@ -130,19 +134,21 @@ class Server:
 
 
 @contextmanager
-def running(settings: Settings, folder: Path, *words: str, **more: object) -> Iterator[Server]:
+def running_server(
+    settings: Settings, folder: Path, *arguments: str, **overrides: object
+) -> Iterator[HttpServer]:
     """A server that answers, and is removed at the end."""
-    server = Server(settings, folder, *words, **more)
+    server = HttpServer(settings, folder, *arguments, **overrides)
     try:
-        yield server.up()
+        yield server.wait_ready()
     finally:
         server.remove()
 
 
-class Application:
+class ApplicationClient:
     """An application made over HTTP, and its routes."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: HttpServer) -> None:
         self.server = server
         made = server("POST", "/api/v1/applications", {"application": {"name": "Support desk"}})
         assert made.status == 201, made
@@ -163,9 +169,9 @@ class Application:
         return f"{path}/{made.json['number']}"
 
 
-def until(true: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline, "it takes too long"
         time.sleep(0.02)

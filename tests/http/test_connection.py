@@ -18,29 +18,29 @@ import psutil
 import pytest
 
 from backend.api.server import connection
-from backend.api.server.address import bound
-from backend.api.server.processes import keep_up
-from backend.api.server.server import made
+from backend.api.server.address import open_listeners
+from backend.api.server.processes import supervise
+from backend.api.server.server import create_server
 from backend.bootstrap import Backend
 from backend.domain.errors import Failed
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer
-from tests.http.serving import Application, Server, running, until
+from tests.http.serving import ApplicationClient, HttpServer, running_server, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")
 
 BODY = b'{"message": {"text": "counted"}}'
 
 
-class Wire:
+class RawClient:
     """A socket, and the answers that come by it, in order."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: HttpServer) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
         self._file = self.socket.makefile("rb")
 
-    def send(self, *parts: bytes) -> "Wire":
+    def send(self, *parts: bytes) -> "RawClient":
         """Send something, in one piece."""
         self.socket.sendall(b"".join(parts))
         return self
@@ -55,10 +55,10 @@ class Wire:
 
     def makefile(self, _: str) -> Any:
         """What HTTPResponse reads from; it closes what it got, so it gets something else."""
-        return _Kept(self._file)
+        return _UnclosableFile(self._file)
 
     @property
-    def ended(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether the server has hung up, with nothing left to read; waits for something to come."""
         try:
             return self._file.read(1) == b""
@@ -71,7 +71,7 @@ class Wire:
         self.socket.close()
 
 
-class _Kept:
+class _UnclosableFile:
     def __init__(self, file: Any) -> None:
         self._file = file
 
@@ -82,9 +82,9 @@ class _Kept:
 
 
 @contextmanager
-def wire(server: Server) -> Iterator[Wire]:
+def connect_raw(server: HttpServer) -> Iterator[RawClient]:
     """A socket to a server."""
-    with closing(Wire(server)) as opened:
+    with closing(RawClient(server)) as opened:
         yield opened
 
 
@@ -96,14 +96,14 @@ def request(path: str, *headers: bytes, method: bytes = b"POST", body: bytes = B
 
 
 @contextmanager
-def inside(settings: Settings) -> Iterator[Any]:
+def serve_in_process(settings: Settings) -> Iterator[Any]:
     """A server in this process, whose limits a test can change."""
-    listening = bound("127.0.0.1", 0, 1)[0]
-    server = made(settings, [])
+    listening = open_listeners("127.0.0.1", 0, 1)[0]
+    server = create_server(settings, [])
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
-        until(lambda: server.started)
+        wait_until(lambda: server.started)
         yield SimpleNamespace(port=listening.getsockname()[1])
     finally:
         server.should_exit = True
@@ -111,14 +111,16 @@ def inside(settings: Settings) -> Iterator[Any]:
 
 
 @pytest.fixture
-def path(app: Application) -> str:
+def path(app: ApplicationClient) -> str:
     """Where to create messages of a new chat."""
     return f"{app.chat()}/messages"
 
 
-def test_requests_in_a_row_are_answered_in_their_order(served: Server, path: str) -> None:
+def test_requests_in_a_row_are_answered_in_their_order(
+    shared_server: HttpServer, path: str
+) -> None:
     """Sent in one piece, usual and unusual ones; a fault in the middle changes nothing for the others."""
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         to.send(
             request(path),
             request(path),
@@ -133,9 +135,11 @@ def test_requests_in_a_row_are_answered_in_their_order(served: Server, path: str
     assert all(stays for _, _, stays in got)
 
 
-def test_a_request_in_pieces_is_as_good_as_a_whole_one(served: Server, path: str) -> None:
+def test_a_request_in_pieces_is_as_good_as_a_whole_one(
+    shared_server: HttpServer, path: str
+) -> None:
     """Byte by byte; and with the body apart, as many clients send it."""
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         for at, byte in enumerate(request(path)):
             to.send(bytes([byte]))
             if at % 20 == 0:
@@ -147,54 +151,58 @@ def test_a_request_in_pieces_is_as_good_as_a_whole_one(served: Server, path: str
         assert to.send(BODY).answer()[:2] == (202, {"number": 2})
 
 
-def test_who_asks_for_it_is_hung_up_on_after_the_answer(served: Server, path: str) -> None:
+def test_connection_close_is_honoured_after_the_answer(
+    shared_server: HttpServer, path: str
+) -> None:
     """By `Connection: close`, or by HTTP/1.0."""
     length = b"Content-Length: %d" % len(BODY)
     for sent in (
         request(path, b"Connection: close", b"Content-Type: application/json", length),
         request(path).replace(b"HTTP/1.1", b"HTTP/1.0"),
     ):
-        with wire(served) as to:
+        with connect_raw(shared_server) as to:
             status, _, stays = to.send(sent).answer()
             assert (status, stays) == (202, False)
-            assert to.ended
+            assert to.is_closed
 
 
-def test_what_is_no_http_is_a_problem_after_the_answers_that_are_due(
-    served: Server, path: str
+def test_invalid_http_is_a_problem_after_the_pending_answers(
+    shared_server: HttpServer, path: str
 ) -> None:
     """What was accepted before is answered before."""
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         to.send(request(path), request(path), b"\x16\x03\x01 nonsense\r\n\r\n")
         assert [to.answer()[:2] for _ in range(2)] == [(202, {"number": n}) for n in (1, 2)]
         status, body, stays = to.answer()
         assert (status, body["type"], stays) == (400, "urn:problem-type:instachat:not-http", False)
-        assert to.ended
-    with wire(served) as to:
+        assert to.is_closed
+    with connect_raw(shared_server) as to:
         assert to.send(b"nonsense\r\n\r\n").answer()[0] == 400
         rid = to.headers["x-request-id"]
         assert to.headers["x-content-type-options"] == "nosniff"
-        assert to.ended
-    until(lambda: rid in {line["request_id"] for line in served.requests})
+        assert to.is_closed
+    wait_until(lambda: rid in {line["request_id"] for line in shared_server.requests})
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_body_whose_chunks_are_none_is_a_problem_at_once(
-    served: Server, path: str, before: int
+def test_invalid_chunks_are_a_problem_at_once(
+    shared_server: HttpServer, path: str, before: int
 ) -> None:
     """Also behind another request, which is answered."""
     spoilt = request(
         path, b"Content-Type: application/json", b"Transfer-Encoding: chunked", body=b""
     )
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         to.send(request(path) * before, spoilt, b"x\r\n")
         for _ in range(before):
             assert to.answer()[0] == 202
         assert to.answer()[0] == 400
-        assert to.ended
+        assert to.is_closed
 
 
-def test_two_lengths_or_a_length_and_chunks_are_refused(served: Server, path: str) -> None:
+def test_two_lengths_or_a_length_and_chunks_are_refused(
+    shared_server: HttpServer, path: str
+) -> None:
     """A proxy in front might have read them otherwise."""
     kind, length = b"Content-Type: application/json", b"Content-Length: %d" % len(BODY)
     for headers in (
@@ -202,12 +210,12 @@ def test_two_lengths_or_a_length_and_chunks_are_refused(served: Server, path: st
         (kind, length, b"Transfer-Encoding: chunked"),
         (kind, b"Content-Length: +5"),
     ):
-        with wire(served) as to:
+        with connect_raw(shared_server) as to:
             assert to.send(request(path, *headers)).answer()[0] == 400
-            assert to.ended
+            assert to.is_closed
 
 
-def test_headers_and_trailers_have_a_limit(served: Server, path: str) -> None:
+def test_headers_and_trailers_have_a_limit(shared_server: HttpServer, path: str) -> None:
     """One long header, many short ones, trailers: 431, and the connection is closed."""
     chunked = request(
         path, b"Content-Type: application/json", b"Transfer-Encoding: chunked", body=b""
@@ -217,7 +225,7 @@ def test_headers_and_trailers_have_a_limit(served: Server, path: str) -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\n", b"X: y\r\n" * 200),
         (chunked + b"1\r\n{\r\n0\r\n", b"X: y\r\n" * 200),
     ):
-        with wire(served) as to:
+        with connect_raw(shared_server) as to:
             to.send(start)
             with suppress(OSError):  # it has hung up
                 for _ in range(1_000):
@@ -225,27 +233,27 @@ def test_headers_and_trailers_have_a_limit(served: Server, path: str) -> None:
                     time.sleep(0.0005)
             with suppress(ConnectionResetError):  # before the answer could be read
                 assert to.answer()[0] == 431
-            assert to.ended
+            assert to.is_closed
 
 
-def test_a_client_that_goes_in_the_middle_leaves_nothing_behind(
-    served: Server, app: Application
+def test_a_client_that_disconnects_in_a_request_leaves_nothing_behind(
+    shared_server: HttpServer, app: ApplicationClient
 ) -> None:
     """Of its message nothing is there, and the next one has the next number."""
     path = f"{app.chat()}/messages"
     for cut in (20, len(request(path)) - 5):
-        with wire(served) as to:
+        with connect_raw(shared_server) as to:
             to.send(request(path)[:cut])
             time.sleep(0.05)
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         assert to.send(request(path)).answer()[1] == {"number": 1}
 
 
-def test_an_upgrade_is_not_made(served: Server, path: str) -> None:
+def test_an_upgrade_is_not_made(shared_server: HttpServer, path: str) -> None:
     """As some clients offer one with their first request: it is answered as any other, its body included."""
     offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
     usual = (b"Content-Type: application/json", b"Content-Length: %d" % len(BODY))
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         to.send(request(path), request(path, *offer, *usual), request(path))
         assert [to.answer()[:2] for _ in range(3)] == [(202, {"number": n}) for n in (1, 2, 3)]
         whole = request(path, *offer, *usual)
@@ -254,17 +262,19 @@ def test_an_upgrade_is_not_made(served: Server, path: str) -> None:
         assert to.send(whole[-5:]).answer() == (202, {"number": 4}, True)
         to.send(request(path, b"Connection: Upgrade, close", b"Upgrade: x", *usual))
         assert to.answer() == (202, {"number": 5}, False)
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         to.send(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n")
         assert to.answer()[0] == 400
-        assert to.ended
+        assert to.is_closed
 
 
-def test_very_many_requests_in_a_row_are_answered_and_not_held(served: Server, path: str) -> None:
+def test_very_many_requests_in_a_row_are_answered_and_not_held(
+    shared_server: HttpServer, path: str
+) -> None:
     """However many are sent ahead: each has its answer in order, and the server does not grow."""
-    (process, *_) = processes(served)
+    (process, *_) = server_processes(shared_server)
     before = process.memory_info().rss
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         for turn in range(4):
             sending = threading.Thread(target=to.send, args=(request(path) * 1_000,))
             sending.start()
@@ -272,22 +282,22 @@ def test_very_many_requests_in_a_row_are_answered_and_not_held(served: Server, p
                 assert to.answer()[:2] == (202, {"number": 1_000 * turn + number + 1})
             sending.join()
     idle = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 20_000
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         to.socket.settimeout(0.2)
         for _ in range(10):
             with suppress(TimeoutError):
                 to.send(idle)  # and nothing of it is read
-        assert served("GET", "/healthz", timeout=5).status == 200
+        assert shared_server("GET", "/healthz", timeout=5).status == 200
     assert process.memory_info().rss - before < 64 * 1024 * 1024
 
 
-def test_a_large_body_in_pieces_is_not_waited_for_longer_than_it_takes(
-    served: Server, path: str
+def test_a_large_body_in_pieces_is_answered_without_delay(
+    shared_server: HttpServer, path: str
 ) -> None:
     """More than is read before somebody asks for it: it goes the ordinary way."""
     body = json.dumps({"message": {"text": "ä" * 10_000}}).encode() + b" " * 60_000
     sent = request(path, body=body)
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         began = time.monotonic()
         for start in range(0, len(sent), 20_000):
             to.send(sent[start : start + 20_000])
@@ -305,71 +315,77 @@ def test_a_large_body_in_pieces_is_not_waited_for_longer_than_it_takes(
         b'{"message":{"text":1},"message":{"text":"a"}}',
     ],
 )
-def test_both_ways_judge_a_strange_body_alike(served: Server, path: str, body: bytes) -> None:
+def test_both_ways_judge_a_strange_body_alike(
+    shared_server: HttpServer, path: str, body: bytes
+) -> None:
     """By the same status, whatever is in members that nobody asked for."""
     ways = [
-        served("POST", f"{path}{q}", raw=body, content_type="application/json") for q in ("", "?")
+        shared_server("POST", f"{path}{q}", raw=body, content_type="application/json")
+        for q in ("", "?")
     ]
-    ways.append(served("POST", f"{path}?a=1", raw=body, content_type="application/json"))
+    ways.append(shared_server("POST", f"{path}?a=1", raw=body, content_type="application/json"))
     assert len({answer.status for answer in ways}) == 1
 
 
-def test_many_offers_of_an_upgrade_in_a_row_are_declined(served: Server) -> None:
+def test_many_offers_of_an_upgrade_in_a_row_are_declined(shared_server: HttpServer) -> None:
     """One after the other, in one piece."""
     asked = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
-    with wire(served) as to:
+    with connect_raw(shared_server) as to:
         to.send(asked * 2_000)
         assert {to.answer("GET")[0] for _ in range(2_000)} == {200}
 
 
-def test_who_takes_too_long_is_let_go(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_clients_are_disconnected(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a request, with half a head, or without reading what is sent to it; others are not."""
-    monkeypatch.setattr(connection, "IDLE_SECONDS", 3.0)
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 1.0)
-    monkeypatch.setattr(connection, "STALLED_SECONDS", 1.0)
-    with inside(backend.settings) as server, ExitStack() as stack:
-        idle, slow, deaf, fine = (stack.enter_context(wire(server)) for _ in range(4))
+    monkeypatch.setattr(connection, "IDLE_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(connection, "HEADERS_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "WRITE_TIMEOUT_SECONDS", 1.0)
+    with serve_in_process(backend.settings) as server, ExitStack() as stack:
+        idle, slow, deaf, fine = (stack.enter_context(connect_raw(server)) for _ in range(4))
         slow.send(b"GET / HTTP/1.1\r\nX: ")
         deaf.send(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
         assert slow.answer("GET")[0] == 408
-        assert slow.ended
+        assert slow.is_closed
         for _ in range(8):
             fine.send(request("/healthz", b"A: b", method=b"GET", body=b""))
             assert fine.answer("GET")[0] == 200
             time.sleep(0.5)
-        assert idle.ended
-        until(lambda: _is_broken(deaf), 5)
+        assert idle.is_closed
+        wait_until(lambda: _is_broken(deaf), 5)
 
 
-def _is_broken(wire: Wire) -> bool:
+def _is_broken(client: RawClient) -> bool:
     try:
-        wire.send(b"GET / HTTP/1.1\r\n")
+        client.send(b"GET / HTTP/1.1\r\n")
     except OSError:
         return True
     return False
 
 
-def test_of_two_servers_on_one_port_the_second_is_refused(
+def test_a_second_server_on_a_port_is_refused(
     engines: Engines, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     """However close together they are started: both would get some of the requests."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    first = Server(settings, tmp_path, "--workers", "2")
-    second = Server.__new__(Server)
+    first = HttpServer(settings, tmp_path, "--workers", "2")
+    second = HttpServer.__new__(HttpServer)
     second.__dict__.update(first.__dict__)
     second.start()
     try:
-        until(
-            lambda: None not in (first.process.poll(), second.process.poll()) or _one(first, second)
+        wait_until(
+            lambda: (
+                None not in (first.process.poll(), second.process.poll())
+                or _exactly_one_failed(first, second)
+            )
         )
-        assert "can't listen on" in first.said
-        assert first.said.count('"listening on') <= 2
+        assert "can't listen on" in first.stderr_text
+        assert first.stderr_text.count('"listening on') <= 2
     finally:
         first.remove()
         second.remove()
 
 
-def _one(*servers: Server) -> bool:
+def _exactly_one_failed(*servers: HttpServer) -> bool:
     return [server.process.poll() for server in servers].count(1) == 1
 
 
@@ -378,13 +394,13 @@ def test_the_last_requests_are_in_the_log(
 ) -> None:
     """Those that were answered just before the end."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    with running(settings, tmp_path) as server:
+    with running_server(settings, tmp_path) as server:
         last = server("GET", "/nowhere").headers["x-request-id"]
         assert server.stop() == 0
         assert last in {line["request_id"] for line in server.requests}
 
 
-def test_processes_that_can_not_all_be_started_leave_none() -> None:
+def test_a_failed_start_leaves_no_process() -> None:
     """The second can't be: the first is ended, and it is said."""
     spawn = multiprocessing.get_context("spawn")
     first = spawn.Process(target=time.sleep, args=(60,))
@@ -397,31 +413,31 @@ def test_processes_that_can_not_all_be_started_leave_none() -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
     with pytest.raises(Failed, match="can't be started"):
-        keep_up([start, fail], ends_within=5)
+        supervise([start, fail], stop_timeout_seconds=5)
     assert not first.is_alive()
 
 
-def test_processes_are_started_anew_however_often_they_are_killed(
+def test_killed_processes_are_restarted(
     engines: Engines, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     """Each by -9, again and again; the server stays, and ends in good order when its terminal is closed."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    server = Server(settings, tmp_path, "--workers", "2")
+    server = HttpServer(settings, tmp_path, "--workers", "2")
     try:
-        server.up()
+        server.wait_ready()
         for _ in range(4):
-            victims = processes(server)
+            victims = server_processes(server)
             for victim in victims:
                 os.kill(victim.pid, signal.SIGKILL)
-            until(lambda gone=victims: _anew(server, gone), 30)  # type: ignore[misc]
+            wait_until(lambda gone=victims: _all_replaced(server, gone), 30)  # type: ignore[misc]
             assert server("GET", "/healthz", timeout=20).status == 200
         assert server.stop(signal.SIGHUP) == 0
-        assert "killed by signal 9: another one is started" in server.said
+        assert "killed by signal 9: another one is started" in server.stderr_text
     finally:
         server.remove()
 
 
-def processes(server: Server) -> list[psutil.Process]:
+def server_processes(server: HttpServer) -> list[psutil.Process]:
     """Those that answer."""
     found = []
     for child in psutil.Process(server.process.pid).children():
@@ -431,6 +447,6 @@ def processes(server: Server) -> list[psutil.Process]:
     return found
 
 
-def _anew(server: Server, gone: list[psutil.Process]) -> bool:
-    now = processes(server)
+def _all_replaced(server: HttpServer, gone: list[psutil.Process]) -> bool:
+    now = server_processes(server)
     return len(now) == len(gone) and not {p.pid for p in now} & {p.pid for p in gone}

@@ -10,13 +10,13 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from backend.api import problems
-from backend.api.middleware import Edge
+from backend.api.middleware import RequestMiddleware
 from backend.api.server import logs
-from backend.api.server.logs import Diary
+from backend.api.server.logs import AsyncLogHandler
 from backend.domain.errors import Busy
 
 
-def test_a_request_that_is_cut_off_is_told_by_a_problem() -> None:
+def test_a_cancelled_request_is_answered_with_a_problem() -> None:
     """At the end of the server; not by Uvicorn's own words."""
     sent: list[Message] = []
     observed: list[tuple[Any, ...]] = []
@@ -31,9 +31,9 @@ def test_a_request_that_is_cut_off_is_told_by_a_problem() -> None:
         return {"type": "http.disconnect"}
 
     async def cut_off() -> None:
-        edge = Edge(hang, [lambda *told: observed.append(told)])
+        middleware = RequestMiddleware(hang, [lambda *told: observed.append(told)])
         scope = {"type": "http", "method": "GET", "headers": []}
-        request = asyncio.ensure_future(edge(scope, receive, send))
+        request = asyncio.ensure_future(middleware(scope, receive, send))
         await asyncio.sleep(0.01)
         request.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -49,10 +49,10 @@ def test_a_request_that_is_cut_off_is_told_by_a_problem() -> None:
 
 def test_too_much_at_once_is_called_busy() -> None:
     """Apart from what is away: the same status, and a type of its own."""
-    assert problems.of(Busy("too many"))[0] is problems.BUSY
+    assert problems.from_error(Busy("too many"))[0] is problems.BUSY
 
 
-class Stuck:
+class BlockedStream:
     """A stream that takes nothing until it is let go."""
 
     def __init__(self) -> None:
@@ -70,18 +70,18 @@ class Stuck:
         """See TextIO."""
 
 
-def test_a_log_that_nobody_takes_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blocked_log_drops_lines_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests and events alike: nobody waits, no more than so many lines are held."""
-    monkeypatch.setattr(logs, "MOST_LINES", 100)
-    stream = Stuck()
-    diary = Diary(stream)  # type: ignore[arg-type]  # it has what is called
-    diary.request(b"first", "GET", "/", 200, 0.1)
+    monkeypatch.setattr(logs, "MAX_LINES", 100)
+    stream = BlockedStream()
+    handler = AsyncLogHandler(stream)  # type: ignore[arg-type]  # it has what is called
+    handler.log_request(b"first", "GET", "/", 200, 0.1)
     assert stream.asked.wait(10)
     for _ in range(150):
-        diary.request(b"more", "GET", "/", 200, 0.1)
-        diary.emit(logging.makeLogRecord({"msg": "an event", "levelname": "WARNING"}))
+        handler.log_request(b"more", "GET", "/", 200, 0.1)
+        handler.emit(logging.makeLogRecord({"msg": "an event", "levelname": "WARNING"}))
     stream.free.set()
-    diary.close()
+    handler.close()
     lines = [json.loads(line) for line in stream.written.splitlines()]
     assert len(lines) == 1 + 100 + 1
     assert lines[-1]["event"] == "200 lines were dropped"

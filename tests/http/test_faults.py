@@ -14,7 +14,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from backend.api.service import RENEW_SECONDS
+from backend.api.service import RENEW_INTERVAL_SECONDS
 from backend.bootstrap import Backend, open_backend
 from backend.ingest import accept
 from backend.settings import Settings
@@ -24,14 +24,14 @@ from tests.conftest import Engines
 from tests.elastic.fixtures import Elasticsearch
 from tests.engines import PostgresServer, RedisServer, free_port, wheel_postgres
 from tests.http.conftest import start_worker
-from tests.http.serving import Application, Server, until
+from tests.http.serving import ApplicationClient, HttpServer, wait_until
 from tests.ledger import Ledger, audit
 
 pytestmark = pytest.mark.xdist_group("http-faults")
 SECOND = 1.0 + 1.5  # and what a busy machine adds
 
 
-def timed(call: Callable[[], object]) -> float:
+def seconds_taken(call: Callable[[], object]) -> float:
     """How many seconds it takes."""
     began = time.monotonic()
     call()
@@ -40,10 +40,10 @@ def timed(call: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_without_redis_all_that_needs_it_is_503_within_a_second(
-    alone: Server, own_redis: RedisServer, how: str
+    own_server: HttpServer, own_redis: RedisServer, how: str
 ) -> None:
     """With Retry-After; the process is up, and not ready; when Redis is back all goes on by itself."""
-    app = Application(alone)
+    app = ApplicationClient(own_server)
     chat = app.chat()
     if how == "killed":
         own_redis.kill()
@@ -57,46 +57,46 @@ def test_without_redis_all_that_needs_it_is_503_within_a_second(
             ("POST", "/api/v1/applications", {"application": {"name": "x"}}),
         ):
             began = time.monotonic()
-            answer = alone(method, path, body)
+            answer = own_server(method, path, body)
             assert time.monotonic() - began < SECOND
             assert answer.status == 503, (path, answer)
             assert answer.headers["retry-after"] == "1"
             assert "127.0.0.1" not in answer.json["detail"]
-        ready = alone("GET", "/readyz")
+        ready = own_server("GET", "/readyz")
         assert (ready.status, ready.json["away"]) == (503, ["Redis"])
-        assert alone("GET", "/healthz").status == 200
+        assert own_server("GET", "/healthz").status == 200
     finally:
         if how == "killed":
             own_redis.start()
         else:
             own_redis.send(signal.SIGCONT)
     body = {"message": {"text": "again"}}
-    until(lambda: alone("POST", f"{chat}/messages", body).status == 202, 20)
-    until(lambda: alone("GET", "/readyz").status == 200, 5)
+    wait_until(lambda: own_server("POST", f"{chat}/messages", body).status == 202, 20)
+    wait_until(lambda: own_server("GET", "/readyz").status == 200, 5)
 
 
-def test_a_server_that_was_idle_is_not_fooled_by_a_former_primary(
-    alone: Server, own_redis: RedisServer
+def test_an_idle_server_rejects_a_demoted_primary(
+    own_server: HttpServer, own_redis: RedisServer
 ) -> None:
     """Others have gone on in a new life; then the old one is there again, as it was when they left it."""
-    app = Application(alone)
+    app = ApplicationClient(own_server)
     path = f"{app.chat()}/messages"
 
     def post() -> int:
-        number: int = alone("POST", path, {"message": {"text": "x"}}).json["number"]
+        number: int = own_server("POST", path, {"message": {"text": "x"}}).json["number"]
         return number
 
     assert post() == 1
     redis = own_redis.client()
     plain = Redis(port=own_redis.port)  # dumps are no texts
-    with open_backend(alone.settings) as backend:
+    with open_backend(own_server.settings) as backend:
         backend.drainer.drain_all()
         former = {key: plain.dump(key) for key in plain.scan_iter()}
         redis.flushall()
         request = accept.messages(app.token, 1, ["of the new life"])
         assert [backend.acceptor.accept(request).first for _ in range(3)] == [2, 3, 4]
         backend.drainer.drain_all()
-    time.sleep(2 * RENEW_SECONDS + 0.5)
+    time.sleep(2 * RENEW_INTERVAL_SECONDS + 0.5)
     redis.flushall()
     for key, value in former.items():
         assert value
@@ -104,16 +104,16 @@ def test_a_server_that_was_idle_is_not_fooled_by_a_former_primary(
     assert post() == 5
 
 
-def test_those_that_wait_behind_a_hanging_redis_do_not_wait_longer(
-    alone: Server, own_redis: RedisServer
+def test_requests_waiting_behind_a_hanging_redis_do_not_wait_longer(
+    own_server: HttpServer, own_redis: RedisServer
 ) -> None:
     """Fifty at once, in several batches: each has its 503 in a second, not one after the other."""
-    chat = Application(alone).chat()
+    chat = ApplicationClient(own_server).chat()
     answers: list[tuple[int, float]] = []
 
     def post() -> None:
         began = time.monotonic()
-        answer = alone("POST", f"{chat}/messages", {"message": {"text": "x"}})
+        answer = own_server("POST", f"{chat}/messages", {"message": {"text": "x"}})
         answers.append((answer.status, time.monotonic() - began))
 
     own_redis.send(signal.SIGSTOP)
@@ -153,10 +153,10 @@ def test_without_postgres_accepting_goes_on_and_reading_is_503(
     upgrade(database)
     database.close()
     settings = Settings(database_url=own_postgres.url("own"), redis_url=own_redis.url)
-    server = Server(settings, tmp_path)
+    server = HttpServer(settings, tmp_path)
     try:
-        server.up()
-        app = Application(server)
+        server.wait_ready()
+        app = ApplicationClient(server)
         chat = app.chat()
         body = {"message": {"text": "x"}}
         assert server("POST", f"{chat}/messages", body).json == {"number": 1}
@@ -168,7 +168,7 @@ def test_without_postgres_accepting_goes_on_and_reading_is_503(
         stranger = threading.Thread(target=lambda: server("POST", unknown, body))
         stranger.start()
         for number in range(2, 12):
-            took = timed(lambda: server("POST", f"{chat}/messages", body))
+            took = seconds_taken(lambda: server("POST", f"{chat}/messages", body))
             assert took < SECOND, number
         assert server("POST", f"{chat}/messages", body).json == {"number": 12}
         paths = (app.path, f"{chat}/messages", f"{chat}/messages/1")
@@ -182,13 +182,13 @@ def test_without_postgres_accepting_goes_on_and_reading_is_503(
             own_postgres.start()
         else:
             own_postgres.send_all(signal.SIGCONT)
-        until(lambda: server("GET", app.path).status == 200, 20)
+        wait_until(lambda: server("GET", app.path).status == 200, 20)
     finally:
         server.remove()
 
 
 @pytest.fixture
-def mute() -> Iterator[str]:
+def silent_address() -> Iterator[str]:
     """The address of somebody who takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=1_000) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -200,7 +200,7 @@ def test_without_elasticsearch_only_searching_is_503(
     engines: Engines,
     own_redis: RedisServer,
     tmp_path: Path,
-    mute: str,
+    silent_address: str,
     hangs: bool,
 ) -> None:
     """Creating, storing, reading and editing go on, at once; the server is degraded, and not taken away."""
@@ -211,12 +211,12 @@ def test_without_elasticsearch_only_searching_is_503(
     )
     with open_backend(settings):
         pass  # makes the first index
-    nowhere = mute if hangs else f"http://127.0.0.1:{free_port()}"
-    server = Server(settings.model_copy(update={"elasticsearch_url": nowhere}), tmp_path)
+    nowhere = silent_address if hangs else f"http://127.0.0.1:{free_port()}"
+    server = HttpServer(settings.model_copy(update={"elasticsearch_url": nowhere}), tmp_path)
     worker = start_worker(server)
     try:
-        server.up()
-        chat = Application(server).chat()
+        server.wait_ready()
+        chat = ApplicationClient(server).chat()
         path = f"{chat}/messages"
         body = {"message": {"text": "one"}}
         assert server("POST", f"{path}?wait=stored", body).status == 201
@@ -249,9 +249,9 @@ def test_without_an_index_searching_is_503_and_accepting_goes_on(
         core.acceptor.accept(accept.messages(token, 1, ["one"]))
         core.drainer.drain_all()
     later = settings.model_copy(update={"elasticsearch_url": elasticsearch.url})
-    server = Server(later, tmp_path)
+    server = HttpServer(later, tmp_path)
     try:
-        server.up()
+        server.wait_ready()
         path = f"/api/v1/applications/{token}/chats/1/messages"
         found = server("GET", f"{path}?keyword=one")
         assert (found.status, found.headers["retry-after"]) == (503, "1")
@@ -267,14 +267,14 @@ def test_without_an_index_searching_is_503_and_accepting_goes_on(
         server.remove()
 
 
-def test_what_can_not_be_accepted_now_says_when_to_try_again(
+def test_a_refused_accept_says_when_to_retry(
     engines: Engines, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    """A full log, and a chat that is being deleted: 503, by the fast lane and by the ordinary route."""
+    """A full log, and a chat that is being deleted: 503, by the fast path and by the ordinary route."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url, log_limit=4)
-    server = Server(settings, tmp_path)
+    server = HttpServer(settings, tmp_path)
     try:
-        app = Application(server.up())
+        app = ApplicationClient(server.wait_ready())
         kept, closing = app.chat(), app.chat()
         body = {"message": {"text": "x"}}
 
@@ -294,24 +294,24 @@ def test_what_can_not_be_accepted_now_says_when_to_try_again(
         server.remove()
 
 
-def test_a_change_of_what_is_not_stored_in_time_is_503(alone: Server) -> None:
+def test_a_change_of_what_is_not_stored_in_time_is_503(own_server: HttpServer) -> None:
     """It is waited for some seconds; nothing is changed, and the same change is taken afterwards."""
-    chat = Application(alone).chat()
+    chat = ApplicationClient(own_server).chat()
     one = {"message": {"text": "one"}}
-    with open_backend(alone.settings) as core:
+    with open_backend(own_server.settings) as core:
         core.log.pause()
-        assert alone("POST", f"{chat}/messages", one).status == 202
+        assert own_server("POST", f"{chat}/messages", one).status == 202
         path = f"{chat}/messages/1"
-        assert alone("GET", path).json == {"number": 1, "status": "accepted"}
+        assert own_server("GET", path).json == {"number": 1, "status": "accepted"}
         began = time.monotonic()
-        answer = alone("PATCH", path, {"message": {"text": "two"}})
+        answer = own_server("PATCH", path, {"message": {"text": "two"}})
         assert 5 <= time.monotonic() - began < 10
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "not stored yet" in answer.json["detail"]
         core.log.resume()
         core.drainer.drain_all()
-    assert alone("GET", path).json["text"] == "one"
-    assert alone("PATCH", path, {"message": {"text": "two"}}).json["text"] == "two"
+    assert own_server("GET", path).json["text"] == "one"
+    assert own_server("PATCH", path, {"message": {"text": "two"}}).json["text"] == "two"
 
 
 # -- the end of processes --------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_a_change_of_what_is_not_stored_in_time_is_503(alone: Server) -> None:
 class Writers:
     """Clients that post, each on a connection of its own, and keep a ledger of what they were answered."""
 
-    def __init__(self, server: Server, token: str, chat: str, folder: Path, count: int) -> None:
+    def __init__(self, server: HttpServer, token: str, chat: str, folder: Path, count: int) -> None:
         self._server = server
         self._token = token
         self._chat = chat
@@ -367,15 +367,15 @@ class Writers:
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, http.client.HTTPException):
-            ledger.uncertain(self._token, chat, [text])
+            ledger.record_uncertain(self._token, chat, [text])
             raise
         if answer.status == 202:
             self.answered += 1
-            ledger.answered(self._token, chat, json.loads(body)["number"], [text])
+            ledger.record_answer(self._token, chat, json.loads(body)["number"], [text])
         else:
             assert answer.status == 503, body
             self.refused += 1
-            ledger.uncertain(self._token, chat, [text])
+            ledger.record_uncertain(self._token, chat, [text])
 
 
 def _faults(settings: Settings, ledgers: list[Path]) -> dict[str, list[tuple[int, int]]]:
@@ -386,19 +386,19 @@ def _faults(settings: Settings, ledgers: list[Path]) -> dict[str, list[tuple[int
         return not any(core.log.lengths(core.database.installation.shards))
 
     with open_backend(settings) as core:
-        until(lambda: drained(core), 60)
+        wait_until(lambda: drained(core), 60)
         return audit(core, ledgers).faults
 
 
 def test_sigterm_finishes_what_was_accepted_and_ends_within_10_s(
-    alone: Server, tmp_path: Path
+    own_server: HttpServer, tmp_path: Path
 ) -> None:
     """Under load: exit code 0; every answer is kept, and hardly a request was cut off."""
-    app = Application(alone)
-    writers = Writers(alone, app.token, app.chat(), tmp_path, 8)
-    until(lambda: writers.answered > 200, 60)
-    assert timed(alone.stop) < 10
-    assert alone.process.returncode == 0
+    app = ApplicationClient(own_server)
+    writers = Writers(own_server, app.token, app.chat(), tmp_path, 8)
+    wait_until(lambda: writers.answered > 200, 60)
+    assert seconds_taken(own_server.stop) < 10
+    assert own_server.process.returncode == 0
     writers.stop()
     uncertain = [
         line
@@ -407,7 +407,7 @@ def test_sigterm_finishes_what_was_accepted_and_ends_within_10_s(
         if json.loads(line)["first"] is None
     ]
     assert len(uncertain) <= 2 * len(writers.ledgers)  # what was sent to a closed door, and 503
-    assert not _faults(alone.settings, writers.ledgers)
+    assert not _faults(own_server.settings, writers.ledgers)
 
 
 def test_the_ledger_holds_over_http_through_kill_9(
@@ -415,15 +415,15 @@ def test_the_ledger_holds_over_http_through_kill_9(
 ) -> None:
     """Under load, of a server's process, of its parent, of the worker, of Redis: no answer is lost."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    server = Server(settings, tmp_path, "--workers", "2").up()
+    server = HttpServer(settings, tmp_path, "--workers", "2").wait_ready()
     worker = start_worker(server)
     try:
-        app = Application(server)
+        app = ApplicationClient(server)
         writers = Writers(server, app.token, app.chat(), tmp_path, 8)
 
         def progress() -> None:
             seen = writers.answered
-            until(lambda: writers.answered > seen + 100, 60)
+            wait_until(lambda: writers.answered > seen + 100, 60)
 
         progress()
         one, *_ = _serving(server)
@@ -442,7 +442,7 @@ def test_the_ledger_holds_over_http_through_kill_9(
         _, alive = psutil.wait_procs(serving, 15)
         assert not alive, "they outlive their parent"
         server.start()
-        server.up()
+        server.wait_ready()
         progress()
         writers.stop()
         assert not _faults(settings, writers.ledgers)
@@ -452,7 +452,7 @@ def test_the_ledger_holds_over_http_through_kill_9(
         worker.wait()
 
 
-def _serving(server: Server) -> list[psutil.Process]:
+def _serving(server: HttpServer) -> list[psutil.Process]:
     """The processes that answer: the children that listen."""
     children = psutil.Process(server.process.pid).children()
     return [c for c in children if any(x.laddr.port == server.port for x in c.net_connections())]

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.engines import RedisServer, valkey_binary
-from tests.http.serving import ROOT, Application, Server, until
+from tests.http.serving import ROOT, ApplicationClient, HttpServer, wait_until
 
 pytestmark = pytest.mark.xdist_group("metrics")
 
@@ -27,19 +27,19 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture(scope="module")
-def server(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
     """Two processes on one port, on a Redis of their own, and no worker."""
     with ExitStack() as stack:
         redis = RedisServer(valkey_binary())
         stack.callback(redis.remove)
         redis.start()
         settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
-        server = Server(settings, tmp_path_factory.mktemp("metrics"), "--workers", "2")
+        server = HttpServer(settings, tmp_path_factory.mktemp("metrics"), "--workers", "2")
         stack.callback(server.remove)
-        yield server.up()
+        yield server.wait_ready()
 
 
-def samples(server: Server) -> Samples:
+def samples(server: HttpServer) -> Samples:
     """What there is now, by name and labels."""
     text = server("GET", "/metrics").body.decode()
     return {
@@ -54,21 +54,21 @@ def value(found: Samples, name: str, **labels: str) -> float:
     return found.get((name, frozenset(labels.items())), 0)
 
 
-def new_chat(server: Server) -> str:
+def new_chat(server: HttpServer) -> str:
     """The path of a new chat's messages."""
-    application = Application(server)
+    application = ApplicationClient(server)
     assert server("POST", f"{application.path}/chats").status == 202
     return f"{application.path}/chats/1/messages"
 
 
-def post(server: Server, path: str) -> None:
-    """Create a message on the fast lane."""
+def post(server: HttpServer, path: str) -> None:
+    """Create a message on the fast path."""
     answer = server("POST", path, {"message": {"text": "counted"}})
     assert answer.status == 202, answer
 
 
-def test_requests_are_counted_over_all_processes(server: Server) -> None:
-    """By method, template and status, on the fast lane and off it, whichever process answers."""
+def test_requests_are_counted_over_all_processes(server: HttpServer) -> None:
+    """By method, template and status, on the fast path and off it, whichever process answers."""
     path = new_chat(server)
     before = samples(server)
     for _ in range(40):
@@ -89,7 +89,7 @@ def test_requests_are_counted_over_all_processes(server: Server) -> None:
             and more(method="GET", route="-", status="404") == 2
         )
 
-    until(counted)  # an answer is counted once it is sent, so a moment after it is read
+    wait_until(counted)  # an answer is counted once it is sent, so a moment after it is read
     now = samples(server)
     accepted = "instachat_accept_batch_requests_sum"
     assert value(now, accepted) - value(before, accepted) == 43
@@ -97,7 +97,7 @@ def test_requests_are_counted_over_all_processes(server: Server) -> None:
     assert 1 <= value(now, calls) - value(before, calls) <= 43
 
 
-def test_each_time_is_in_one_bucket(server: Server) -> None:
+def test_each_time_is_in_one_bucket(server: HttpServer) -> None:
     """A histogram's last bucket holds all that was counted, and the buckets only rise."""
     new_chat(server)
     for name in ("http_request_seconds", "accept_batch_requests", "accept_call_seconds"):
@@ -114,33 +114,35 @@ def test_each_time_is_in_one_bucket(server: Server) -> None:
             assert counts[-1] == now[f"instachat_{name}_count", labels]
 
 
-def test_what_waits_and_the_pools_are_there(server: Server) -> None:
+def test_what_waits_and_the_pools_are_there(server: HttpServer) -> None:
     """What a worker would have stored waits, and is told with the pools of both processes."""
     post(server, new_chat(server))
-    until(lambda: value(samples(server), "instachat_log_entries") > 0)
+    wait_until(lambda: value(samples(server), "instachat_log_entries") > 0)
     now = samples(server)
     assert value(now, "instachat_workers") == 0
     assert value(now, "instachat_log_oldest_seconds") > 0
     assert value(now, "instachat_engine_up", engine="PostgreSQL") == 1
     assert value(now, "instachat_engine_up", engine="Redis") == 1
-    until(lambda: value(samples(server), "instachat_pool_limit", pool="database") == 60)  # 30 each
+    wait_until(
+        lambda: value(samples(server), "instachat_pool_limit", pool="database") == 60
+    )  # 30 each
     assert 0 <= value(now, "instachat_pool_in_use", pool="database") <= 60
 
 
-def test_a_process_that_is_killed_keeps_its_counts(server: Server) -> None:
+def test_a_process_that_is_killed_keeps_its_counts(server: HttpServer) -> None:
     """A count never falls, and the pools are those of the living."""
     for _ in range(20):
         assert server("DELETE", "/nowhere/at/all").status == 404
-    until(
+    wait_until(
         lambda: _deleted(server)[0] == 20
     )  # a process writes down what it has counted once a second
     children = psutil.Process(server.process.pid).children()
     victim = next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
     os.kill(victim.pid, signal.SIGKILL)
-    until(lambda: _deleted(server) == (20, 60))
+    wait_until(lambda: _deleted(server) == (20, 60))
 
 
-def _deleted(server: Server) -> tuple[float, float]:
+def _deleted(server: HttpServer) -> tuple[float, float]:
     labels = {"method": "DELETE", "route": "-", "status": "404"}
     try:
         now = samples(server)
@@ -149,7 +151,7 @@ def _deleted(server: Server) -> tuple[float, float]:
     return value(now, REQUESTS, **labels), value(now, "instachat_pool_limit", pool="database")
 
 
-def test_openmetrics_is_spoken_too(server: Server) -> None:
+def test_openmetrics_is_spoken_too(server: HttpServer) -> None:
     """Whoever asks for OpenMetrics gets it, to the last line."""
     text = server(
         "GET", "/metrics", accept="application/openmetrics-text; version=1.0.0"
@@ -158,7 +160,7 @@ def test_openmetrics_is_spoken_too(server: Server) -> None:
     assert {"instachat_http_request_seconds", "instachat_log_entries"} <= names
 
 
-def test_labels_name_nobody(server: Server) -> None:
+def test_labels_name_nobody(server: HttpServer) -> None:
     """No token and no number gets into a label, whatever is asked for."""
     path = new_chat(server)
     for asked in (path, path + "/1", path + "/999", "/api/v1/applications/no-such-token"):
@@ -174,7 +176,7 @@ def test_labels_name_nobody(server: Server) -> None:
     assert not any(any(part.isdigit() for part in found.split("/")) for found in routes)
 
 
-def test_the_page_on_monitoring_names_what_is_there(server: Server) -> None:
+def test_the_page_on_monitoring_names_what_is_there(server: HttpServer) -> None:
     """Each metric is documented, and what the documentation and its alerts name exists."""
     post(server, new_chat(server))
     page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")

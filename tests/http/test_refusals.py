@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.bootstrap import open_backend
-from tests.faults.talk import refusing
-from tests.http.serving import Application, Server
+from tests.faults.talk import rejecting_texts
+from tests.http.serving import ApplicationClient, HttpServer
 
 pytestmark = pytest.mark.xdist_group("http")
 NOTHING = {
@@ -24,9 +24,9 @@ TOKEN = "A" * 32
 
 
 @pytest.fixture(scope="session")
-def chat(served: Server) -> str:
+def chat(shared_server: HttpServer) -> str:
     """The path of a chat's messages."""
-    return Application(served).chat() + "/messages"
+    return ApplicationClient(shared_server).chat() + "/messages"
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,21 @@ def chat(served: Server) -> str:
         ),
     ],
 )
-def test_whatever_is_not_there_gives_one_constant_body(served: Server, path: str) -> None:
+def test_whatever_is_not_there_gives_one_constant_body(
+    shared_server: HttpServer, path: str
+) -> None:
     """Unknown, impossible, removed or foreign: byte for byte the same 404."""
-    answer = served("GET", path)
+    answer = shared_server("GET", path)
     assert (answer.status, answer.json) == (404, NOTHING)
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.body == served("GET", "/nowhere").body
+    assert answer.body == shared_server("GET", "/nowhere").body
 
 
-def test_another_applications_chat_is_not_found(app: Application) -> None:
+def test_another_applications_chat_is_not_found(app: ApplicationClient) -> None:
     """A chat's number alone opens nothing."""
     chat = app.chat()
     app.chat()
-    other = Application(app.server)
+    other = ApplicationClient(app.server)
     foreign = chat.replace(app.token, other.token)
     for method, path in (("GET", foreign), ("GET", f"{foreign}/messages"), ("DELETE", foreign)):
         assert app.server(method, path).json == NOTHING
@@ -84,16 +86,16 @@ def test_another_applications_chat_is_not_found(app: Application) -> None:
         b"\xef\xbb\xbf" + b'{"message": {"text": "a"}}',
     ],
 )
-def test_what_is_not_json_is_400(served: Server, chat: str, raw: bytes) -> None:
+def test_what_is_not_json_is_400(shared_server: HttpServer, chat: str, raw: bytes) -> None:
     """Broken, cut off, in another encoding, or nested without end; an empty body is no value: 422."""
-    answer = served("POST", chat, raw=raw, content_type="application/json")
+    answer = shared_server("POST", chat, raw=raw, content_type="application/json")
     assert answer.status == (400 if raw else 422)
     assert answer.headers["content-type"] == "application/problem+json"
     assert set(answer.json) == {"type", "title", "status", "detail"}
 
 
 @pytest.mark.parametrize("raw", [b'{"message": {"text": "\xff"}}', b"\xfe\xff", b"{'a': 1}"])
-def test_no_route_takes_a_body_that_is_not_json(app: Application, raw: bytes) -> None:
+def test_no_route_takes_a_body_that_is_not_json(app: ApplicationClient, raw: bytes) -> None:
     """400, whichever route reads it, with a query and a charset or without."""
     message = app.message(app.chat())
     messages = message.rpartition("/")[0]
@@ -132,12 +134,14 @@ def test_no_route_takes_a_body_that_is_not_json(app: Application, raw: bytes) ->
     ],
 )
 def test_what_is_json_and_not_valid_is_422_and_never_repeated(
-    served: Server, chat: str, body: object
+    shared_server: HttpServer, chat: str, body: object
 ) -> None:
     """A problem says where and what; by the hot route as by the ordinary one; the text is not in it."""
     raw = json.dumps(body).encode()
-    hot = served("POST", chat, raw=raw, content_type="application/json")
-    ordinary = served("POST", f"{chat}?", raw=raw, content_type="application/json; charset=utf-8")
+    hot = shared_server("POST", chat, raw=raw, content_type="application/json")
+    ordinary = shared_server(
+        "POST", f"{chat}?", raw=raw, content_type="application/json; charset=utf-8"
+    )
     assert (hot.status, hot.json["type"].rpartition(":")[2]) == (422, "invalid")
     assert hot.body == ordinary.body
     assert "aaa" not in hot.json["detail"]
@@ -146,7 +150,7 @@ def test_what_is_json_and_not_valid_is_422_and_never_repeated(
 @pytest.mark.parametrize(
     "text", ["a" * 10_000, "\U0001f600" * 10_000, " ", "\x01\x1f\x7f", "\ufffe"]
 )
-def test_whatever_is_valid_is_taken_and_kept_unchanged(app: Application, text: str) -> None:
+def test_whatever_is_valid_is_taken_and_kept_unchanged(app: ApplicationClient, text: str) -> None:
     """1 to 10,000 code points; escaped in JSON as by the clumsiest client."""
     chat = app.chat()
     raw = json.dumps({"message": {"text": text}}).encode()
@@ -160,11 +164,11 @@ def test_whatever_is_valid_is_taken_and_kept_unchanged(app: Application, text: s
 
 
 @pytest.mark.parametrize("name", ["", "a" * 256, "a\0", 5])
-def test_names_are_checked(served: Server, app: Application, name: object) -> None:
+def test_names_are_checked(shared_server: HttpServer, app: ApplicationClient, name: object) -> None:
     """Of new applications and of renamed ones."""
     body = {"application": {"name": name}}
-    assert served("POST", "/api/v1/applications", body).status == 422
-    assert served("PATCH", app.path, body).status == 422
+    assert shared_server("POST", "/api/v1/applications", body).status == 422
+    assert shared_server("PATCH", app.path, body).status == 422
 
 
 @pytest.mark.parametrize(
@@ -181,12 +185,12 @@ def test_names_are_checked(served: Server, app: Application, name: object) -> No
         "after=x",
     ],
 )
-def test_pages_are_asked_for_in_plain_digits(app: Application, query: str) -> None:
+def test_pages_are_asked_for_in_plain_digits(app: ApplicationClient, query: str) -> None:
     """`limit` is 1 to 200, `after` a number; all else is 422."""
     assert app.server("GET", f"{app.path}/chats?{query}").status == 422
 
 
-def test_other_parameters_are_checked(app: Application) -> None:
+def test_other_parameters_are_checked(app: ApplicationClient) -> None:
     """`wait` and `cascade` have their few values."""
     body = {"message": {"text": "x"}}
     assert app.server("POST", f"{app.chat()}/messages?wait=forever", body).status == 422
@@ -207,18 +211,18 @@ def test_other_parameters_are_checked(app: Application) -> None:
     ],
 )
 def test_a_body_is_json_by_its_type(
-    served: Server, chat: str, content_type: str, status: int
+    shared_server: HttpServer, chat: str, content_type: str, status: int
 ) -> None:
     """415 for what is not said to be JSON, so that no form of a web page can post."""
     raw = b'{"message": {"text": "a"}}'
-    assert served("POST", chat, raw=raw, content_type=content_type).status == status
+    assert shared_server("POST", chat, raw=raw, content_type=content_type).status == status
 
 
-def test_a_large_body_is_refused_while_it_is_read(served: Server, chat: str) -> None:
+def test_a_large_body_is_refused_while_it_is_read(shared_server: HttpServer, chat: str) -> None:
     """413, by what is said of its length, and by what arrives; without taking it all."""
-    answer = served("POST", chat, raw=b"x" * 300_000, content_type="application/json")
+    answer = shared_server("POST", chat, raw=b"x" * 300_000, content_type="application/json")
     assert answer.status == 413
-    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as plain:
+    with socket.create_connection(("127.0.0.1", shared_server.port), timeout=20) as plain:
         plain.sendall(
             f"POST {chat} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
             "Transfer-Encoding: chunked\r\n\r\n".encode()
@@ -229,26 +233,26 @@ def test_a_large_body_is_refused_while_it_is_read(served: Server, chat: str) -> 
         assert plain.recv(100).startswith(b"HTTP/1.1 413")  # though the body has no end yet
 
 
-def test_a_whole_batch_of_the_longest_texts_is_taken(app: Application) -> None:
+def test_a_whole_batch_of_the_longest_texts_is_taken(app: ApplicationClient) -> None:
     """1,000 texts of 10,000 letters: within the limit of a batch's body."""
     path = f"{app.chat()}/messages/batch"
     made = app.server("POST", path, {"messages": [{"text": "x" * 10_000}] * 1_000})
     assert (made.status, made.json) == (202, {"first": 1, "last": 1_000})
 
 
-def test_other_methods_are_405(served: Server, app: Application) -> None:
+def test_other_methods_are_405(shared_server: HttpServer, app: ApplicationClient) -> None:
     """With the header Allow."""
-    answer = served("PUT", app.path)
+    answer = shared_server("PUT", app.path)
     assert answer.status == 405
     assert answer.headers["content-type"] == "application/problem+json"
     assert "GET" in answer.headers["allow"]
 
 
-def test_a_number_whose_creation_was_rejected_is_410(app: Application) -> None:
+def test_a_number_whose_creation_was_rejected_is_410(app: ApplicationClient) -> None:
     """To whoever waits for it, reads it or changes it; its neighbours are there, and lists leave it out."""
     messages = f"{app.chat()}/messages"
     bodies = [{"text": text} for text in ("one", "refused by SQL", "three")]
-    with open_backend(app.server.settings) as core, refusing(core.database):
+    with open_backend(app.server.settings) as core, rejecting_texts(core.database):
         waited = app.server("POST", f"{messages}/batch?wait=stored", {"messages": bodies})
     message = {"message": {"text": "x"}}
     for answer in (
@@ -266,10 +270,10 @@ def test_a_number_whose_creation_was_rejected_is_410(app: Application) -> None:
 @given(
     raw=st.binary(max_size=200) | st.text(max_size=60).map(lambda t: t.encode("utf-8", "replace"))
 )
-def test_no_bytes_for_a_body_do_harm(served: Server, chat: str, raw: bytes) -> None:
+def test_no_bytes_for_a_body_do_harm(shared_server: HttpServer, chat: str, raw: bytes) -> None:
     """Whatever a body is: 202, 400 or 422, by both ways the same."""
-    hot = served("POST", chat, raw=raw, content_type="application/json")
-    ordinary = served("POST", chat, raw=raw, content_type="application/json; charset=utf-8")
+    hot = shared_server("POST", chat, raw=raw, content_type="application/json")
+    ordinary = shared_server("POST", chat, raw=raw, content_type="application/json; charset=utf-8")
     assert hot.status in (202, 400, 422)
     assert ordinary.status == hot.status
 
@@ -286,11 +290,13 @@ JSON = st.recursive(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=JSON | st.fixed_dictionaries({"message": JSON | st.fixed_dictionaries({"text": JSON})}))
-def test_both_ways_judge_every_body_alike(served: Server, chat: str, body: object) -> None:
-    """The fast lane takes nothing that the ordinary route refuses, and the other way round."""
+def test_both_ways_judge_every_body_alike(
+    shared_server: HttpServer, chat: str, body: object
+) -> None:
+    """The fast path takes nothing that the ordinary route refuses, and the other way round."""
     raw = json.dumps(body).encode()
-    hot = served("POST", chat, raw=raw, content_type="application/json")
-    ordinary = served("POST", chat, raw=raw, content_type="application/json; charset=utf-8")
+    hot = shared_server("POST", chat, raw=raw, content_type="application/json")
+    ordinary = shared_server("POST", chat, raw=raw, content_type="application/json; charset=utf-8")
     assert ordinary.status == hot.status
     assert hot.status in (202, 400, 422)
     if hot.status != 202:
@@ -302,6 +308,6 @@ def test_both_ways_judge_every_body_alike(served: Server, chat: str, body: objec
     path=st.text("/%?&=." + string.ascii_letters + string.digits, max_size=40),
     method=st.sampled_from(["GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"]),
 )
-def test_no_path_does_harm(served: Server, path: str, method: str) -> None:
+def test_no_path_does_harm(shared_server: HttpServer, path: str, method: str) -> None:
     """Every answer is one of the documented, whatever is asked for."""
-    assert served(method, f"/api/v1/{path}").status < 500
+    assert shared_server(method, f"/api/v1/{path}").status < 500

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.http.conftest import OPERATOR
-from tests.http.serving import Application, Server
+from tests.http.serving import ApplicationClient, HttpServer
 
 pytestmark = pytest.mark.xdist_group("http")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")
@@ -16,31 +16,31 @@ BEARER = f"Bearer {OPERATOR}"
 # -- applications ----------------------------------------------------------------------------------
 
 
-def test_an_application_is_created_shown_renamed_and_deleted(served: Server) -> None:
+def test_an_application_is_created_shown_renamed_and_deleted(shared_server: HttpServer) -> None:
     """201, 200, 200, 204; then it is not found. The body has the contract's fields and no other."""
-    made = served("POST", "/api/v1/applications", {"application": {"name": "Café ☕"}})
+    made = shared_server("POST", "/api/v1/applications", {"application": {"name": "Café ☕"}})
     assert (made.status, made.headers["content-type"]) == (201, "application/json")
     assert set(made.json) == {"token", "name", "chats_count", "created_at", "updated_at"}
     assert (made.json["name"], made.json["chats_count"]) == ("Café ☕", 0)
     assert TIME.match(made.json["created_at"])
     assert len(made.json["token"]) >= 22
     path = f"/api/v1/applications/{made.json['token']}"
-    shown = served("GET", path)
+    shown = shared_server("GET", path)
     assert (shown.status, shown.json, shown.headers["etag"]) == (
         200,
         made.json,
         made.headers["etag"],
     )
-    renamed = served("PATCH", path, {"application": {"name": "Bar"}})
+    renamed = shared_server("PATCH", path, {"application": {"name": "Bar"}})
     assert (renamed.status, renamed.json["name"]) == (200, "Bar")
     assert renamed.headers["etag"] != made.headers["etag"]
-    deleted = served("DELETE", path)
+    deleted = shared_server("DELETE", path)
     assert (deleted.status, deleted.body) == (204, b"")
-    assert served("GET", path).status == 404
-    assert served("POST", f"{path}/chats").status == 404
+    assert shared_server("GET", path).status == 404
+    assert shared_server("POST", f"{path}/chats").status == 404
 
 
-def test_an_application_with_chats_is_deleted_with_cascade_only(app: Application) -> None:
+def test_an_application_with_chats_is_deleted_with_cascade_only(app: ApplicationClient) -> None:
     """409 and nothing changed; with `cascade=true` 202, and nothing in it is found any more."""
     chat = app.chat()
     message = app.message(chat)
@@ -52,65 +52,68 @@ def test_an_application_with_chats_is_deleted_with_cascade_only(app: Application
         assert app.server("GET", path).status == 404
 
 
-def test_operators_list_applications_by_pages(served: Server) -> None:
+def test_operators_list_applications_by_pages(shared_server: HttpServer) -> None:
     """Only with the operator's token; `next` is the last token seen, and leads through all of them."""
-    mine = [Application(served).token for _ in range(3)]
-    assert served("GET", "/api/v1/applications").status == 401
-    wrong = served("GET", "/api/v1/applications", authorization="Bearer wrong")
+    mine = [ApplicationClient(shared_server).token for _ in range(3)]
+    assert shared_server("GET", "/api/v1/applications").status == 401
+    wrong = shared_server("GET", "/api/v1/applications", authorization="Bearer wrong")
     assert (wrong.status, wrong.headers["www-authenticate"]) == (401, "Bearer")
     seen: list[str] = []
     after = ""
     while after is not None:
-        page = served("GET", f"/api/v1/applications?limit=2{after}", authorization=BEARER)
+        page = shared_server("GET", f"/api/v1/applications?limit=2{after}", authorization=BEARER)
         assert page.status == 200
         assert len(page.json["items"]) <= 2
         seen += [item["token"] for item in page.json["items"]]
         after = page.json["next"] and f"&after={page.json['next']}"
     assert [token for token in seen if token in mine] == mine
     assert len(set(seen)) == len(seen)
-    assert served("GET", "/api/v1/applications?after=nobody", authorization=BEARER).status == 404
+    assert (
+        shared_server("GET", "/api/v1/applications?after=nobody", authorization=BEARER).status
+        == 404
+    )
 
 
-def test_without_an_admin_token_the_operators_routes_do_not_exist(alone: Server) -> None:
+def test_without_an_admin_token_the_operators_routes_do_not_exist(own_server: HttpServer) -> None:
     """As any path that nobody serves; nor does the schema name them."""
-    nowhere = alone("GET", "/api/v1/nowhere")
-    found = alone("GET", "/api/v1/applications", authorization="Bearer ")
+    nowhere = own_server("GET", "/api/v1/nowhere")
+    found = own_server("GET", "/api/v1/applications", authorization="Bearer ")
     assert (found.status, found.body) == (404, nowhere.body)  # although POST is there
-    assert "get" not in alone("GET", "/openapi.json").json["paths"]["/api/v1/applications"]
+    assert "get" not in own_server("GET", "/openapi.json").json["paths"]["/api/v1/applications"]
     assert nowhere.status == 404
-    assert alone("POST", "/api/v1/messages/reindex").json == nowhere.json
+    assert own_server("POST", "/api/v1/messages/reindex").json == nowhere.json
 
 
-def test_operators_ask_for_a_reindex(served: Server) -> None:
+def test_operators_ask_for_a_reindex(shared_server: HttpServer) -> None:
     """202; where PostgreSQL searches there is nothing to build; others get 401."""
-    assert served("POST", "/api/v1/messages/reindex").status == 401
-    asked = served("POST", "/api/v1/messages/reindex", authorization=BEARER)
+    assert shared_server("POST", "/api/v1/messages/reindex").status == 401
+    asked = shared_server("POST", "/api/v1/messages/reindex", authorization=BEARER)
     assert (asked.status, asked.body) == (202, b"")
 
 
 # -- chats -----------------------------------------------------------------------------------------
 
 
-def test_chats_are_numbered_from_one_within_their_application(served: Server) -> None:
+def test_chats_are_numbered_from_one_within_their_application(shared_server: HttpServer) -> None:
     """202 with the number at once; another application begins anew; counts are live."""
-    one, other = Application(served), Application(served)
+    one, other = ApplicationClient(shared_server), ApplicationClient(shared_server)
     for number in (1, 2, 3):
-        made = served("POST", f"{one.path}/chats")
+        made = shared_server("POST", f"{one.path}/chats")
         assert (made.status, made.json) == (202, {"number": number})
-    assert served("POST", f"{other.path}/chats").json == {"number": 1}
-    assert served("GET", one.path).json["chats_count"] == 3
-    chat = served("GET", f"{one.path}/chats/2")
+    assert shared_server("POST", f"{other.path}/chats").json == {"number": 1}
+    assert shared_server("GET", one.path).json["chats_count"] == 3
+    chat = shared_server("GET", f"{one.path}/chats/2")
     assert chat.status in (200, 202)
-    assert served("POST", f"{one.path}/chats?wait=stored").status == 201
-    shown = served("GET", f"{one.path}/chats/2")
+    assert shared_server("POST", f"{one.path}/chats?wait=stored").status == 201
+    shown = shared_server("GET", f"{one.path}/chats/2")
     assert set(shown.json) == {"number", "messages_count", "created_at", "updated_at"}
-    page = served("GET", f"{one.path}/chats?limit=3").json
+    page = shared_server("GET", f"{one.path}/chats?limit=3").json
     assert ([item["number"] for item in page["items"]], page["next"]) == ([1, 2, 3], 3)
-    page = served("GET", f"{one.path}/chats?after=3").json
+    page = shared_server("GET", f"{one.path}/chats?after=3").json
     assert ([item["number"] for item in page["items"]], page["next"]) == ([4], None)
 
 
-def test_a_chat_with_messages_is_deleted_with_cascade_only(app: Application) -> None:
+def test_a_chat_with_messages_is_deleted_with_cascade_only(app: ApplicationClient) -> None:
     """409, 202, then 404; the application's count falls, and the number is not given again."""
     chat = app.chat()
     app.message(chat)
@@ -127,7 +130,7 @@ def test_a_chat_with_messages_is_deleted_with_cascade_only(app: Application) -> 
 # -- messages --------------------------------------------------------------------------------------
 
 
-def test_messages_are_created_listed_shown_edited_and_deleted(app: Application) -> None:
+def test_messages_are_created_listed_shown_edited_and_deleted(app: ApplicationClient) -> None:
     """Each with its number, in order; a deleted one is gone, and its number stays taken."""
     chat = app.chat()
     path = f"{chat}/messages"
@@ -152,7 +155,7 @@ def test_messages_are_created_listed_shown_edited_and_deleted(app: Application) 
     assert app.server("GET", chat).json["messages_count"] == 3
 
 
-def test_a_batch_gets_consecutive_numbers(app: Application) -> None:
+def test_a_batch_gets_consecutive_numbers(app: ApplicationClient) -> None:
     """`first` and `last`; the texts in their order; 1 to 1,000 of them."""
     path = f"{app.chat()}/messages"
     batch = {"messages": [{"text": f"line {i}"} for i in range(1000)]}
@@ -165,7 +168,7 @@ def test_a_batch_gets_consecutive_numbers(app: Application) -> None:
         assert app.server("POST", f"{path}/batch", {"messages": wrong}).status == 422
 
 
-def test_search_finds_within_the_chat_and_marks(app: Application) -> None:
+def test_search_finds_within_the_chat_and_marks(app: ApplicationClient) -> None:
     """`keyword` gives the messages that contain it, with places; by pages, as all lists."""
     chat = app.chat()
     for text in ("One hundred", "two", "HUNDRED and one", "a hundred%_"):
@@ -185,26 +188,26 @@ def test_search_finds_within_the_chat_and_marks(app: Application) -> None:
 # -- what is accepted and not stored ---------------------------------------------------------------
 
 
-def test_what_is_accepted_and_not_stored_is_never_404(alone: Server) -> None:
+def test_what_is_accepted_and_not_stored_is_never_404(own_server: HttpServer) -> None:
     """Without a worker: a read waits a second and answers 202, a change waits and answers 503."""
-    app = Application(alone)
+    app = ApplicationClient(own_server)
     chat = app.chat()
-    made = alone("POST", f"{chat}/messages", {"message": {"text": "soon"}})
+    made = own_server("POST", f"{chat}/messages", {"message": {"text": "soon"}})
     assert made.status == 202
     began = time.monotonic()
-    read = alone("GET", f"{chat}/messages/1")
+    read = own_server("GET", f"{chat}/messages/1")
     assert (read.status, read.json) == (202, {"number": 1, "status": "accepted"})
     assert time.monotonic() - began > 0.9
-    assert alone("GET", chat).status == 202
-    assert alone("GET", f"{chat}/messages/2").status == 404
-    assert alone("GET", f"{app.path}/chats/2").status == 404
+    assert own_server("GET", chat).status == 202
+    assert own_server("GET", f"{chat}/messages/2").status == 404
+    assert own_server("GET", f"{app.path}/chats/2").status == 404
 
 
-def test_waiting_for_stored_gives_202_if_it_takes_longer_than_5_s(alone: Server) -> None:
+def test_waiting_for_stored_gives_202_if_it_takes_longer_than_5_s(own_server: HttpServer) -> None:
     """The same body as at once."""
-    chat = Application(alone).chat()
+    chat = ApplicationClient(own_server).chat()
     began = time.monotonic()
-    made = alone("POST", f"{chat}/messages?wait=stored", {"message": {"text": "x"}})
+    made = own_server("POST", f"{chat}/messages?wait=stored", {"message": {"text": "x"}})
     assert (made.status, made.json) == (202, {"number": 1})
     assert 4.5 < time.monotonic() - began < 9
 
@@ -213,7 +216,7 @@ def test_waiting_for_stored_gives_202_if_it_takes_longer_than_5_s(alone: Server)
 
 
 @pytest.mark.parametrize("what", ["application", "message"])
-def test_if_match_is_honoured(app: Application, what: str) -> None:
+def test_if_match_is_honoured(app: ApplicationClient, what: str) -> None:
     """A stale tag is 409 and changes nothing; the present one, or `*`, does it."""
     path = app.path if what == "application" else app.message(app.chat())
     body = {what: {"name": "new", "text": "new"}}
@@ -230,7 +233,7 @@ def test_if_match_is_honoured(app: Application, what: str) -> None:
     assert app.server("DELETE", path, if_match=present).status == 204
 
 
-def test_an_idempotency_key_counts_once(app: Application) -> None:
+def test_an_idempotency_key_counts_once(app: ApplicationClient) -> None:
     """The same key and body: the same answer, nothing new; with another body 409; per route."""
     chat = app.chat()
     for path, body, other in (
@@ -257,11 +260,13 @@ def test_an_idempotency_key_counts_once(app: Application) -> None:
     assert app.server("GET", chat).json["messages_count"] == 2
 
 
-def test_an_application_created_by_key_is_the_same_after_it_was_changed(served: Server) -> None:
+def test_an_application_created_by_key_is_the_same_after_it_was_changed(
+    shared_server: HttpServer,
+) -> None:
     """The answer is that of the creation, though the application was renamed meanwhile."""
     body = {"application": {"name": "first"}}
-    made = served("POST", "/api/v1/applications", body, idempotency_key="a key of its own")
+    made = shared_server("POST", "/api/v1/applications", body, idempotency_key="a key of its own")
     path = f"/api/v1/applications/{made.json['token']}"
-    assert served("PATCH", path, {"application": {"name": "second"}}).status == 200
-    again = served("POST", "/api/v1/applications", body, idempotency_key="a key of its own")
+    assert shared_server("PATCH", path, {"application": {"name": "second"}}).status == 200
+    again = shared_server("POST", "/api/v1/applications", body, idempotency_key="a key of its own")
     assert (again.status, again.json) == (201, made.json)

@@ -14,18 +14,18 @@ from tests.conftest import Engines
 from tests.engines import RedisServer, die_with_parent
 from tests.http import serving
 from tests.http.conftest import OPERATOR
-from tests.http.serving import Application, Server, until
+from tests.http.serving import ApplicationClient, HttpServer, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")
 
 
-def test_a_slow_client_is_let_go(served: Server) -> None:
+def test_a_slow_client_is_disconnected(shared_server: HttpServer) -> None:
     """Headers, and a body, that do not arrive within ten seconds; others are served meanwhile."""
-    app = Application(served)
+    app = ApplicationClient(shared_server)
     chat = app.chat()
-    slow_headers = socket.create_connection(("127.0.0.1", served.port))
+    slow_headers = socket.create_connection(("127.0.0.1", shared_server.port))
     slow_headers.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ")
-    slow_body = socket.create_connection(("127.0.0.1", served.port))
+    slow_body = socket.create_connection(("127.0.0.1", shared_server.port))
     slow_body.sendall(
         f"POST {chat}/messages HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
         "Content-Length: 26\r\n\r\n{".encode()
@@ -35,16 +35,16 @@ def test_a_slow_client_is_let_go(served: Server) -> None:
         connection.settimeout(25)
         heard = connection.recv(100)
         assert heard.startswith(last)
-        assert served("GET", "/healthz").status == 200
+        assert shared_server("GET", "/healthz").status == 200
     assert 5 < time.monotonic() - began < 25
     slow_headers.close()
     slow_body.close()
 
 
 @pytest.fixture
-def frugal(
+def low_limit_server(
     engines: Engines, own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Server]:
+) -> Iterator[HttpServer]:
     """A server whose shell allows it so few open files as most do."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -54,18 +54,20 @@ def frugal(
 
     monkeypatch.setattr(serving, "die_with_parent", fewer)
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    with serving.running(settings, tmp_path) as server:
+    with serving.running_server(settings, tmp_path) as server:
         yield server
 
 
-def test_a_thousand_idle_connections_do_no_harm(frugal: Server) -> None:
+def test_a_thousand_idle_connections_do_no_harm(low_limit_server: HttpServer) -> None:
     """Beside 1,500 that say nothing, a request is answered at once."""
-    idle = [socket.create_connection(("127.0.0.1", frugal.port)) for _ in range(1_500)]
+    idle = [socket.create_connection(("127.0.0.1", low_limit_server.port)) for _ in range(1_500)]
     try:
-        app = Application(frugal)
+        app = ApplicationClient(low_limit_server)
         chat = app.chat()
         for number in range(1, 21):
-            made = frugal("POST", f"{chat}/messages", {"message": {"text": "x"}}, timeout=5)
+            made = low_limit_server(
+                "POST", f"{chat}/messages", {"message": {"text": "x"}}, timeout=5
+            )
             assert made.json == {"number": number}
     finally:
         for connection in idle:
@@ -73,15 +75,15 @@ def test_a_thousand_idle_connections_do_no_harm(frugal: Server) -> None:
 
 
 def test_every_answer_forbids_sniffing_framing_and_keeping(
-    served: Server, app: Application
+    shared_server: HttpServer, app: ApplicationClient
 ) -> None:
-    """Successes, problems and the fast lane's answers alike."""
+    """Successes, problems and the fast path's answers alike."""
     chat = app.chat()
     answers = [
-        served("GET", app.path),
-        served("POST", f"{chat}/messages", {"message": {"text": "x"}}),
-        served("GET", "/nowhere"),
-        served("POST", f"{chat}/messages", raw=b"{", content_type="application/json"),
+        shared_server("GET", app.path),
+        shared_server("POST", f"{chat}/messages", {"message": {"text": "x"}}),
+        shared_server("GET", "/nowhere"),
+        shared_server("POST", f"{chat}/messages", raw=b"{", content_type="application/json"),
     ]
     for answer in answers:
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -92,24 +94,24 @@ def test_every_answer_forbids_sniffing_framing_and_keeping(
 
 
 def test_a_request_has_one_id_in_its_answer_and_in_the_log(
-    served: Server, app: Application
+    shared_server: HttpServer, app: ApplicationClient
 ) -> None:
     """The client's own, if it is a plain word; else one of ours, a new one each time."""
     chat = app.chat()
     body = {"message": {"text": "x"}}
-    given = served("POST", f"{chat}/messages", body, x_request_id="mine-1.2_3")
+    given = shared_server("POST", f"{chat}/messages", body, x_request_id="mine-1.2_3")
     assert given.headers["x-request-id"] == "mine-1.2_3"
-    ours = [served("GET", app.path, x_request_id=bad) for bad in ('"', "a b", "x" * 65, "")]
+    ours = [shared_server("GET", app.path, x_request_id=bad) for bad in ('"', "a b", "x" * 65, "")]
     ids = {answer.headers["x-request-id"] for answer in ours}
     assert len(ids) == len(ours)
     assert all(made.isalnum() for made in ids)
     wanted = ids | {"mine-1.2_3"}
-    until(lambda: wanted <= {line["request_id"] for line in served.requests})
+    wait_until(lambda: wanted <= {line["request_id"] for line in shared_server.requests})
 
 
-def test_the_log_names_no_token_and_no_text(served: Server) -> None:
+def test_the_log_names_no_token_and_no_text(shared_server: HttpServer) -> None:
     """Lines of JSON: of a request the route and not the path, whatever comes of it."""
-    app = Application(served)
+    app = ApplicationClient(shared_server)
     chat = app.chat()
     secret = "a text that nobody else may read"
     last = ""
@@ -120,29 +122,29 @@ def test_the_log_names_no_token_and_no_text(served: Server) -> None:
         (f"{chat}/messages/batch", {"messages": [{"text": secret}]}),
         (f"/api/v1/applications/{app.token}x/{secret.replace(' ', '')}", {"message": 1}),
     ):
-        last = served("POST", path, body).headers["x-request-id"]
-    served("GET", f"{chat}/messages?keyword={secret.replace(' ', '+')}")
-    until(lambda: any(line["request_id"] == last for line in served.requests))
-    assert app.token not in served.said
-    assert secret not in served.said
-    assert OPERATOR not in served.said
-    for line in served.said.splitlines():
+        last = shared_server("POST", path, body).headers["x-request-id"]
+    shared_server("GET", f"{chat}/messages?keyword={secret.replace(' ', '+')}")
+    wait_until(lambda: any(line["request_id"] == last for line in shared_server.requests))
+    assert app.token not in shared_server.stderr_text
+    assert secret not in shared_server.stderr_text
+    assert OPERATOR not in shared_server.stderr_text
+    for line in shared_server.stderr_text.splitlines():
         assert {"time", "level", "event"} <= set(json.loads(line))
     route = "/api/v1/applications/{token}/chats/{chat}/messages"
-    assert any(line["route"] == route and line["status"] == 202 for line in served.requests)
+    assert any(line["route"] == route and line["status"] == 202 for line in shared_server.requests)
 
 
 def test_pages_of_other_origins_get_in_only_if_a_setting_names_them(
-    served: Server, app: Application
+    shared_server: HttpServer, app: ApplicationClient
 ) -> None:
-    """The fast lane included; a preflight names what is allowed."""
+    """The fast path included; a preflight names what is allowed."""
     chat = app.chat()
     body = {"message": {"text": "x"}}
-    friend = served("POST", f"{chat}/messages", body, origin="https://a.example")
-    stranger = served("POST", f"{chat}/messages", body, origin="https://b.example")
+    friend = shared_server("POST", f"{chat}/messages", body, origin="https://a.example")
+    stranger = shared_server("POST", f"{chat}/messages", body, origin="https://b.example")
     assert friend.headers["access-control-allow-origin"] == "https://a.example"
     assert "access-control-allow-origin" not in stranger.headers
-    asked = served(
+    asked = shared_server(
         "OPTIONS",
         f"{chat}/messages",
         origin="https://a.example",
@@ -154,26 +156,30 @@ def test_pages_of_other_origins_get_in_only_if_a_setting_names_them(
 
 
 @pytest.fixture
-def limited(
+def rate_limited_server(
     engines: Engines, own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+) -> Iterator[HttpServer]:
     """A server that limits the creation of applications, in two processes."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    folder = tmp_path_factory.mktemp("limited")
+    folder = tmp_path_factory.mktemp("rate_limited_server")
     limit = "5/minute"
-    with serving.running(settings, folder, "--workers", "2", app_creation_limit=limit) as server:
+    with serving.running_server(
+        settings, folder, "--workers", "2", app_creation_limit=limit
+    ) as server:
         yield server
 
 
-def test_one_address_creates_so_many_applications_and_no_more(limited: Server) -> None:
+def test_one_address_creates_so_many_applications_and_no_more(
+    rate_limited_server: HttpServer,
+) -> None:
     """Counted over all processes; 429 says when to try again; nothing else is limited; no CORS here."""
     body = {"application": {"name": "x"}}
     made = [
-        limited("POST", "/api/v1/applications", body, x_forwarded_for=f"10.0.0.{n}")
+        rate_limited_server("POST", "/api/v1/applications", body, x_forwarded_for=f"10.0.0.{n}")
         for n in range(5)
     ]  # whatever the client says of its address
     assert [answer.status for answer in made] == [201] * 5
-    refused = limited(
+    refused = rate_limited_server(
         *("POST", "/api/v1/applications", body),
         origin="https://a.example",
         x_forwarded_for="10.0.0.9",
@@ -182,5 +188,5 @@ def test_one_address_creates_so_many_applications_and_no_more(limited: Server) -
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert "access-control-allow-origin" not in refused.headers
     path = f"/api/v1/applications/{made[0].json['token']}"
-    assert limited("POST", f"{path}/chats").status == 202
-    assert limited("POST", "/api/v1/applications", {"application": {}}).status == 422
+    assert rate_limited_server("POST", f"{path}/chats").status == 202
+    assert rate_limited_server("POST", "/api/v1/applications", {"application": {}}).status == 422

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from backend.api.app import create_app
 from backend.settings import Settings
 from tests.http.conftest import OPERATOR
-from tests.http.serving import Server
+from tests.http.serving import HttpServer
 
 pytestmark = pytest.mark.xdist_group("http")
 SCHEMA: dict[str, Any] = create_app(Settings(admin_token=OPERATOR)).openapi()
@@ -122,9 +122,9 @@ def test_every_parameter_and_every_problem_has_an_example() -> None:
                 assert example["status"] == int(status)
 
 
-def test_the_server_serves_that_schema(served: Server) -> None:
+def test_the_server_serves_that_schema(shared_server: HttpServer) -> None:
     """The one that this process makes from the same definitions."""
-    assert served("GET", "/openapi.json").json == SCHEMA
+    assert shared_server("GET", "/openapi.json").json == SCHEMA
 
 
 API = schemathesis.openapi.from_dict(SCHEMA)
@@ -138,14 +138,16 @@ BOUNDED = settings(
 
 
 @pytest.mark.parametrize("route", OPERATIONS)
-def test_no_request_finds_what_the_schema_does_not_say(served: Server, route: str) -> None:
+def test_no_request_finds_what_the_schema_does_not_say(
+    shared_server: HttpServer, route: str
+) -> None:
     """No 5xx, no status and no body that is not documented, whatever is sent."""
     method, _, path = route.partition(" ")
 
     @BOUNDED
     @given(case=API[path][method].as_strategy())
     def holds(case: Any) -> None:
-        case.call_and_validate(base_url=f"http://127.0.0.1:{served.port}", checks=CHECKS)
+        case.call_and_validate(base_url=f"http://127.0.0.1:{shared_server.port}", checks=CHECKS)
 
     holds()
 
@@ -154,7 +156,7 @@ def test_no_request_finds_what_the_schema_does_not_say(served: Server, route: st
     "route", [route for route, operation in OPERATIONS.items() if "security" in operation]
 )
 def test_no_operators_request_finds_what_the_schema_does_not_say(
-    served: Server, route: str
+    shared_server: HttpServer, route: str
 ) -> None:
     """With the operator's token: what only it opens is held against the schema, too."""
     method, _, path = route.partition(" ")
@@ -166,7 +168,7 @@ def test_no_operators_request_finds_what_the_schema_does_not_say(
         case.headers["Authorization"] = f"Bearer {OPERATOR}"
         seen.add(
             case.call_and_validate(
-                base_url=f"http://127.0.0.1:{served.port}", checks=CHECKS
+                base_url=f"http://127.0.0.1:{shared_server.port}", checks=CHECKS
             ).status_code
         )
 
@@ -174,8 +176,8 @@ def test_no_operators_request_finds_what_the_schema_does_not_say(
     assert CONTRACT[route] in seen
 
 
-def test_no_sequence_finds_what_the_schema_does_not_say(served: Server) -> None:
+def test_no_sequence_finds_what_the_schema_does_not_say(shared_server: HttpServer) -> None:
     """Created, read, changed and deleted along the links of the schema."""
-    API.config.update(base_url=f"http://127.0.0.1:{served.port}")
+    API.config.update(base_url=f"http://127.0.0.1:{shared_server.port}")
     machine = API.as_state_machine()
     machine.run(settings=settings(BOUNDED, max_examples=12, stateful_step_count=10))

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-class Ended(NamedTuple):
+class FinishedCommand(NamedTuple):
     """A command that has ended."""
 
     code: int
@@ -28,7 +28,7 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., str]]:
+def start_server() -> Iterator[Callable[..., str]]:
     """Starts a server with these faults; returns its address. It ends with the test."""
     running: list[subprocess.Popen[str]] = []
 
@@ -65,7 +65,7 @@ def start_bench(*words: object, **environment: str) -> "subprocess.Popen[str]":
     )
 
 
-def ended(process: "subprocess.Popen[str]") -> Ended:
+def finish(process: "subprocess.Popen[str]") -> FinishedCommand:
     """Wait for its end; no command may ever show a traceback."""
     try:
         out, err = process.communicate(timeout=120)
@@ -73,9 +73,9 @@ def ended(process: "subprocess.Popen[str]") -> Ended:
         process.terminate()  # the load ends, too
         raise
     assert "Traceback" not in err, err
-    return Ended(process.returncode, out, err)
+    return FinishedCommand(process.returncode, out, err)
 
 
-def bench(*words: object) -> Ended:
+def run_bench(*words: object) -> FinishedCommand:
     """Run `instachat bench …` to its end."""
-    return ended(start_bench(*words))
+    return finish(start_bench(*words))

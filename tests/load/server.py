@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-NOW_AND_THEN = 20
+FAULT_INTERVAL = 20
 FAULTS = {
     "lose": "a message is answered and never stored",
     "double": "a message is stored twice, the second time under the next number",
@@ -42,8 +42,8 @@ FAULTS = {
     "stall": "3 s after the first message nothing is answered for a second",
     "lag": "a message is stored 150 ms after its answer, and found after 300 ms",
 }
-SLOW, UNEVEN, STALL_AFTER, STALL = 0.08, 0.1, 3.0, 1.0
-STORED_AFTER, FOUND_AFTER = 0.15, 0.3
+SLOW_SECONDS, UNEVEN_SECONDS, STALL_AFTER_SECONDS, STALL_SECONDS = 0.08, 0.1, 3.0, 1.0
+STORED_AFTER_SECONDS, FOUND_AFTER_SECONDS = 0.15, 0.3
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Store:
         self.applications: dict[str, dict[int, Chat]] = {}
         self.chats_issued: dict[str, int] = {}
         self.sent = itertools.count(1)
-        self.made = itertools.count(1)
+        self.chats_created = itertools.count(1)
         self.deleted = itertools.count(1)
         self.edited = itertools.count(1)
         self.first_message: float | None = None
@@ -104,21 +104,21 @@ class Store:
         """Seconds that an answer waits."""
         if "stall" in self.faults and self.first_message is not None:
             since = time.monotonic() - self.first_message
-            if STALL_AFTER <= since < STALL_AFTER + STALL:
-                return STALL_AFTER + STALL - since
+            if STALL_AFTER_SECONDS <= since < STALL_AFTER_SECONDS + STALL_SECONDS:
+                return STALL_AFTER_SECONDS + STALL_SECONDS - since
         if "uneven" in self.faults:
-            return random.choice((0.0, UNEVEN))
-        return SLOW if "slow" in self.faults else 0.0
+            return random.choice((0.0, UNEVEN_SECONDS))
+        return SLOW_SECONDS if "slow" in self.faults else 0.0
 
     def _new_chat(self, token: str) -> tuple[int, Any]:
         chats, issued = self.applications[token], self.chats_issued.get(token, 0)
-        odd = self.faults if next(self.made) % NOW_AND_THEN == 0 else set()
-        if not ("repeat-chat" in odd and issued):
-            issued += 2 if "skip-chat" in odd else 1
+        active_faults = self.faults if next(self.chats_created) % FAULT_INTERVAL == 0 else set()
+        if not ("repeat-chat" in active_faults and issued):
+            issued += 2 if "skip-chat" in active_faults else 1
         number = issued
-        if "lose-chat" not in odd:
+        if "lose-chat" not in active_faults:
             chats.setdefault(number, Chat())
-        if "double-chat" in odd:
+        if "double-chat" in active_faults:
             issued += 1
             chats[issued] = Chat()
         self.chats_issued[token] = issued
@@ -141,16 +141,16 @@ class Store:
                 message = chat.messages.get(int(number))
                 if message is None:
                     return 404, {"status": 404}
-                if self._age(message) < STORED_AFTER:
+                if self._seconds_stored(message) < STORED_AFTER_SECONDS:
                     return 202, {"number": int(number), "status": "accepted"}
                 return 200, {"number": int(number), "text": message.text}
             case ["PATCH", "messages", number] if int(number) in chat.messages:
                 text = body["message"]["text"]
-                if not ("forget" in self.faults and next(self.edited) % NOW_AND_THEN == 0):
+                if not ("forget" in self.faults and next(self.edited) % FAULT_INTERVAL == 0):
                     chat.messages[int(number)].text = text
                 return 200, {"number": int(number), "text": text}
             case ["DELETE", "messages", number] if int(number) in chat.messages:
-                if not ("undead" in self.faults and next(self.deleted) % NOW_AND_THEN == 0):
+                if not ("undead" in self.faults and next(self.deleted) % FAULT_INTERVAL == 0):
                     del chat.messages[int(number)]
                 return 204, None
         return 404, {"status": 404}
@@ -158,43 +158,43 @@ class Store:
     def _send(self, chat: Chat, text: str) -> tuple[int, Any] | None:
         if self.first_message is None:
             self.first_message = time.monotonic()
-        odd = self.faults if next(self.sent) % NOW_AND_THEN == 0 else set()
-        if "refuse" in odd:
+        active_faults = self.faults if next(self.sent) % FAULT_INTERVAL == 0 else set()
+        if "refuse" in active_faults:
             return 503, {"status": 503}
-        if not ("repeat" in odd and chat.issued):
-            chat.issued += 2 if "skip" in odd else 1
+        if not ("repeat" in active_faults and chat.issued):
+            chat.issued += 2 if "skip" in active_faults else 1
         number = chat.issued
-        message = Message(text, time.monotonic(), "hide" in odd)
-        if "garble" in odd:
+        message = Message(text, time.monotonic(), "hide" in active_faults)
+        if "garble" in active_faults:
             message.text = text[:-5] + "?" + text[-4:]
-        if "lose" not in odd:
+        if "lose" not in active_faults:
             chat.messages[number] = message
-        if "double" in odd:
+        if "double" in active_faults:
             chat.issued += 1
             chat.messages[chat.issued] = message
-        if "invent" in odd:
+        if "invent" in active_faults:
             chat.issued += 1
             chat.messages[chat.issued] = Message("nobody has said this", time.monotonic())
-        if "break" in odd:
+        if "break" in active_faults:
             return None
-        return (500, {"status": 500}) if "err" in odd else (202, {"number": number})
+        return (500, {"status": 500}) if "err" in active_faults else (202, {"number": number})
 
     def _listed(self, chat: Chat, keyword: str | None) -> list[dict[str, Any]]:
         return [
             {"number": number, "text": message.text}
             for number, message in sorted(chat.messages.items())
-            if (keyword is None and self._age(message) >= STORED_AFTER)
+            if (keyword is None and self._seconds_stored(message) >= STORED_AFTER_SECONDS)
             or (
                 keyword is not None
                 and "deaf" not in self.faults
                 and keyword in message.text
                 and not message.hidden
-                and self._age(message) >= FOUND_AFTER
+                and self._seconds_stored(message) >= FOUND_AFTER_SECONDS
             )
         ]
 
-    def _age(self, message: Message) -> float:
-        return time.monotonic() - message.at if "lag" in self.faults else FOUND_AFTER
+    def _seconds_stored(self, message: Message) -> float:
+        return time.monotonic() - message.at if "lag" in self.faults else FOUND_AFTER_SECONDS
 
 
 def _page(items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:

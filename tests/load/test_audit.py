@@ -7,45 +7,47 @@ import pytest
 
 from loadtest.audit.audit import audit
 from loadtest.corpus import fixtures
-from loadtest.corpus.fixtures import Ground, Layout
+from loadtest.corpus.fixtures import Fixtures, Layout
 from loadtest.corpus.texts import digest, mark
-from loadtest.recording import Recorder, What, keep
+from loadtest.recording import Outcome, Recorder, append_records
 from loadtest.report.result import Audit
-from loadtest.web import Web, messages
+from loadtest.web import ApiClient, messages_path
 
 SEED = 5
 SENT = 300
 EDIT_EVERY, DELETE_EVERY = 5, 6
 
 
-def talk(web: Web, folder: Path) -> Ground:
+def send_messages(client: ApiClient, folder: Path) -> Fixtures:
     """Send messages to some chats, edit and delete some of them, and keep the ledger."""
     recorder = Recorder()
-    made = fixtures.make(web, Layout(applications=3, chats=45), SEED, recorder)
+    created = fixtures.create(client, Layout(applications=3, chats=45), SEED, recorder)
     for n in range(SENT):
-        application, chat = made.chats[n % 7]
-        path = messages(made.tokens[application], chat)
-        text, later = f"سلام {mark(SEED, 'u0', n)}", f"changed {mark(SEED, 'u1', n)}"
-        answer = web.ask("POST", path, {"message": {"text": text}})
+        application, chat = created.chats[n % 7]
+        path = messages_path(created.tokens[application], chat)
+        text, edited = f"سلام {mark(SEED, 'u0', n)}", f"changed {mark(SEED, 'u1', n)}"
+        answer = client.request("POST", path, {"message": {"text": text}})
         if answer.status != 202:
-            recorder.fate(What.CREATION_UNKNOWN, application, chat, 0, digest(text))
+            recorder.record_outcome(Outcome.CREATION_UNKNOWN, application, chat, 0, digest(text))
             continue
         number = answer.body["number"]
-        recorder.fate(What.CREATED, application, chat, number, digest(text))
+        recorder.record_outcome(Outcome.CREATED, application, chat, number, digest(text))
         if n % EDIT_EVERY == 0:
-            status = web.ask("PATCH", f"{path}/{number}", {"message": {"text": later}}).status
+            status = client.request(
+                "PATCH", f"{path}/{number}", {"message": {"text": edited}}
+            ).status
             if status == 200:
-                recorder.fate(What.EDITED, application, chat, number, digest(later))
-        if n % DELETE_EVERY == 0 and web.ask("DELETE", f"{path}/{number}").status == 204:
-            recorder.fate(What.DELETED, application, chat, number)
-    keep(folder, "test", recorder.take())
-    return made
+                recorder.record_outcome(Outcome.EDITED, application, chat, number, digest(edited))
+        if n % DELETE_EVERY == 0 and client.request("DELETE", f"{path}/{number}").status == 204:
+            recorder.record_outcome(Outcome.DELETED, application, chat, number)
+    append_records(folder, "test", recorder.take())
+    return created
 
 
-def audited(host: str, folder: Path) -> Audit:
+def audit_server(host: str, folder: Path) -> Audit:
     """Talk to a server, then audit it."""
-    web = Web(host)
-    return audit(web, folder, talk(web, folder), SEED, patience=2)
+    client = ApiClient(host)
+    return audit(client, folder, send_messages(client, folder), SEED, patience=2)
 
 
 @pytest.mark.parametrize(
@@ -67,10 +69,10 @@ def audited(host: str, folder: Path) -> Audit:
     ],
 )
 def test_each_fault_is_found(
-    fault: str, kind: str, serve: Callable[..., str], tmp_path: Path
+    fault: str, kind: str, start_server: Callable[..., str], tmp_path: Path
 ) -> None:
     """By its name, and with an example in words; no other kind is blamed."""
-    found = audited(serve(fault), tmp_path)
+    found = audit_server(start_server(fault), tmp_path)
     assert found.faults.keys() == {kind}
     assert 1 <= found.faults[kind] <= SENT / 15
     assert found.examples or kind.startswith("chats_")
@@ -78,10 +80,10 @@ def test_each_fault_is_found(
 
 @pytest.mark.parametrize("fault", [None, "lag"])
 def test_an_honest_server_is_not_blamed(
-    fault: str | None, serve: Callable[..., str], tmp_path: Path
+    fault: str | None, start_server: Callable[..., str], tmp_path: Path
 ) -> None:
     """Also one that stores and finds a moment after its answers; edits and deletions are no faults."""
-    found = audited(serve(*filter(None, [fault])), tmp_path)
+    found = audit_server(start_server(*filter(None, [fault])), tmp_path)
     assert found.faults == {}
     assert found.answered == found.stored == found.searchable == SENT - SENT // DELETE_EVERY
     assert found.deleted == SENT // DELETE_EVERY
@@ -90,18 +92,18 @@ def test_an_honest_server_is_not_blamed(
 
 @pytest.mark.parametrize(("fault", "there"), [("break", True), ("err", True), ("refuse", False)])
 def test_a_lost_answer_may_mean_either(
-    fault: str, there: bool, serve: Callable[..., str], tmp_path: Path
+    fault: str, there: bool, start_server: Callable[..., str], tmp_path: Path
 ) -> None:
     """What was not answered is counted apart: stored once or not at all is no fault."""
-    found = audited(serve(fault), tmp_path)
+    found = audit_server(start_server(fault), tmp_path)
     assert found.faults == {}
     assert found.unknown == SENT // 20
     assert found.unknown_stored == (found.unknown if there else 0)
 
 
 def test_a_lost_answer_that_is_stored_twice_is_doubled(
-    serve: Callable[..., str], tmp_path: Path
+    start_server: Callable[..., str], tmp_path: Path
 ) -> None:
     """Unknown means once or not at all."""
-    found = audited(serve("break", "double"), tmp_path)
+    found = audit_server(start_server("break", "double"), tmp_path)
     assert found.faults == {"doubled": SENT // 20}

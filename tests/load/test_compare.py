@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from loadtest.report.compare import changes, failures, markdown, missing, unlike
+from loadtest.report.compare import changes, differing_options, failures, markdown, missing
 from loadtest.report.result import Audit, Breakpoint, Lags, Moment, Result, Spread, Window, dumps
-from tests.load.conftest import bench
+from tests.load.conftest import run_bench
 from tests.load.test_docs import commands
 from tests.load.test_parts import RESULT, ROW
 
@@ -22,10 +22,10 @@ def runs(
     seed: int, count: int, p99_ms: float = 20.0, rate: float = 500.0, lag_ms: float = 30.0
 ) -> list[Result]:
     """Runs whose figures scatter by a tenth or so, as on a machine that others use, too."""
-    chance = Random(seed)
+    rng = Random(seed)
 
     def about(value: float) -> float:
-        return value * chance.lognormvariate(0, 0.1)
+        return value * rng.lognormvariate(0, 0.1)
 
     made = []
     for _ in range(count):
@@ -83,7 +83,7 @@ def test_a_short_run_alone_tells_nothing() -> None:
     assert not any(change.regressed(0.1) for change in changes(short, slow))
 
 
-def test_failures_are_held_against_chance() -> None:
+def test_failures_are_compared_with_chance() -> None:
     """A few more of many are none to speak of; one in ten is."""
 
     def failing(count: int) -> list[Result]:
@@ -167,8 +167,8 @@ def test_runs_of_different_loads_are_not_alike(asked: dict[str, Any], said: str)
     """Nor are those that were cut short. Another seed is named by the table, and is the same load."""
     bars = Breakpoint(400.0, 400.0, [], 100.0, 0.01)
     run = replace(RESULT, planned_s=60.0, chats=64, breakpoint=bars)
-    assert unlike([run], [run, replace(run, seed=7)]) == []
-    assert unlike([run], [run, replace(run, **asked)]) == [said]
+    assert differing_options([run], [run, replace(run, seed=7)]) == []
+    assert differing_options([run], [run, replace(run, **asked)]) == [said]
     assert "- not the same: seed: 1; then 7" in markdown([run], [replace(run, seed=7)], 0.1)
 
 
@@ -193,7 +193,7 @@ def test_the_command_prints_a_table_and_decides(
     before, options = written("before.json", runs(1, 3)), words[4:]
 
     def compare(after: list[Result]) -> tuple[int, str, str]:
-        return bench("compare", before, written("after.json", after), *options)
+        return run_bench("compare", before, written("after.json", after), *options)
 
     code, out, _ = compare(runs(1, 3))
     assert code == 0

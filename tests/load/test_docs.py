@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.corpus.fixtures import Ground
-from loadtest.corpus.texts import tongues
+from loadtest.corpus.fixtures import Fixtures
+from loadtest.corpus.texts import languages
 from loadtest.report.result import Model
-from loadtest.run.choices import Scenario, Shape
+from loadtest.run.choices import Profile, Scenario
 from loadtest.run.plan import PROFILES, plan
 from tests.engines import free_port
-from tests.load.conftest import ROOT, ended
+from tests.load.conftest import ROOT, finish
 
 TEXT = (ROOT / "docs" / "loadtest.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
@@ -48,12 +48,14 @@ def start(words: list[str], host: str, *more: object) -> "subprocess.Popen[str]"
     )
 
 
-def test_every_bench_command_of_the_page_runs(serve: Callable[..., str], tmp_path: Path) -> None:
+def test_every_bench_command_of_the_page_runs(
+    start_server: Callable[..., str], tmp_path: Path
+) -> None:
     """Each gives a result, with less load; on a busy machine a threshold may well be missed."""
     started = []
     for words in commands(""):
         assert words[1:3] == ["bench", "run"]
-        host = serve()
+        host = start_server()
         shorter = ["--duration", "4s", "--users", 5, "--chats", 2, "-o", "json"]
         model = "closed" if "--users" in words else "open"
         shorter += ["--rate", 20] if model == "open" else []
@@ -61,7 +63,7 @@ def test_every_bench_command_of_the_page_runs(serve: Callable[..., str], tmp_pat
         started.append((model, start(words, host, "--host", host, *shorter, *elsewhere)))
     assert {model for model, _ in started} == {"closed", "open"}
     for model, running in started:
-        run = ended(running)
+        run = finish(running)
         assert run.code in (0, 4), run.err
         assert run.json["model"] == model
         assert run.json["audit"]["answered"] > 0
@@ -71,35 +73,35 @@ def test_every_bench_command_of_the_page_runs(serve: Callable[..., str], tmp_pat
     assert (tmp_path / "report.html").exists()
 
 
-def test_the_load_comes_from_elsewhere(
-    serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+def test_the_load_comes_from_workers_started_by_hand(
+    start_server: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The two commands of a run with workers that are started by hand."""
-    host, port = serve(), str(free_port())
+    host, port = start_server(), str(free_port())
     monkeypatch.setenv("LOCUST_MASTER_BIND_PORT", port)
     monkeypatch.setenv("LOCUST_MASTER_NODE_PORT", port)
     first, worker = commands("workers")
     run = start(first, host, "--duration", "4s", "--rate", 40, "--chats", 4, "-o", "json")
     workers = [start(worker, host) for _ in range(2)]
-    done = ended(run)
+    done = finish(run)
     assert done.code == 0, done.err
     assert done.json["processes"] == 2
     assert done.json["audit"]["answered"] == done.json["audit"]["stored"] > 0
-    assert [ended(worker).code for worker in workers] == [0, 0]
+    assert [finish(worker).code for worker in workers] == [0, 0]
 
 
-def test_locust_runs_alone(serve: Callable[..., str]) -> None:
+def test_locust_runs_alone(start_server: Callable[..., str]) -> None:
     """The command of the page, for a second."""
     (words,) = commands("alone")
-    run = start(words, serve(), "--run-time", "4s", "--rate", 20, "--chats", 4)
-    done = ended(run)
+    run = start(words, start_server(), "--run-time", "4s", "--rate", 20, "--chats", 4)
+    done = finish(run)
     assert done.code == 0, done.err
     assert "Aggregated" in done.err
 
 
 def test_the_mix_of_the_page_is_the_mix_that_is_sent() -> None:
     """Every share in the table, by Locust's own account of the scenario."""
-    told = {
+    ratio_commands = {
         scenario: start(
             [".venv/bin/locust", "-f", f"loadtest/{scenario.replace('-', '_')}.py"],
             "",
@@ -107,25 +109,25 @@ def test_the_mix_of_the_page_is_the_mix_that_is_sent() -> None:
         )
         for scenario in Scenario
     }
-    for scenario, telling in told.items():
+    for scenario, process in ratio_commands.items():
         (row,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{scenario}`")]
         shares = sorted(int(share) for share in re.findall(r"([0-9]+) %", row)) or [100]
-        out, err = telling.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
         (user,) = json.loads(out)["total"].values()
         (acts,) = user["tasks"].values()
         ratios = [round(100 * task["ratio"]) for task in acts["tasks"].values()]
         assert sorted(ratios) == shares, err
 
 
-def test_each_scenario_speaks_all_languages() -> None:
+def test_each_scenario_uses_all_languages() -> None:
     """With the chats that the table gives it, each meets every script; only `hot-chat` has but one."""
     sizes = re.findall(r"\| ([0-9]+) applications, ([0-9,]+) chats", TEXT)
     assert len(sizes) == len(Scenario) - 1
     for applications, chats in ((int(a), int(c.replace(",", ""))) for a, c in sizes):
         places = [(n % applications, n // applications + 1) for n in range(chats)]
-        ground = Ground([""] * applications, places)
-        spoken = {ground.tongue(*place).language for place in places}
-        assert spoken == {tongue.language for tongue in tongues()}
+        fixtures = Fixtures([""] * applications, places)
+        names = {fixtures.language(*place).name for place in places}
+        assert names == {language.name for language in languages()}
 
 
 def test_the_sizes_of_the_page_are_those_of_the_scenarios() -> None:
@@ -144,11 +146,13 @@ def test_the_sizes_of_the_page_are_those_of_the_scenarios() -> None:
     for scenario, layout in zip(Scenario, json.loads(done.stdout), strict=True):
         (size,) = re.findall(rf"^\| `{scenario}` \|.*\| (.*) \|$", TEXT, re.MULTILINE)
         size = "1 applications, 1 chats" if size == "one chat" else size
-        told = re.fullmatch(
+        match = re.fullmatch(
             r"([0-9]+) applications, ([0-9,]+) chats(?: of ([0-9,]+) messages each)?", size
         )
-        assert told, size
-        assert [int((count or "0").replace(",", "")) for count in told.groups()] == layout, scenario
+        assert match, size
+        assert [int((count or "0").replace(",", "")) for count in match.groups()] == layout, (
+            scenario
+        )
 
 
 SHARES = {"hold": 1.0, "all of it": 1.0, "three quarters": 0.75, "a half": 0.5, "a quarter": 0.25}
@@ -164,10 +168,10 @@ def test_the_profiles_of_the_page_are_those_that_there_are() -> None:
     )
     assert [name for name, *_ in rows] == list(PROFILES)
     for name, course, length, unit, amount, of_what in rows:
-        planned = plan(Scenario.MIXED, Shape(name), 1)
+        planned = plan(Scenario.MIXED, Profile(name), 1)
         assert planned.seconds == int(length) * {"s": 1, "min": 60, "h": 3_600}[unit]
         assert (planned.model is Model.OPEN) == (of_what == "/s")
-        held = [stage.end / int(amount) for stage in planned.stages if stage.counts]
+        held = [stage.end / int(amount) for stage in planned.stages if stage.measured]
         if planned.model is Model.OPEN:
             assert "up by a quarter each step" in course
             assert held[:3] == [1, 1.25, 1.25**2]

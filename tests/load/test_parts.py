@@ -10,8 +10,8 @@ from random import Random
 import pytest
 
 from backend.domain.folding import fold_keyword
-from loadtest.corpus.texts import beginning, mark, tongues
-from loadtest.recording import SEND, Recorder, Requests, keep
+from loadtest.corpus.texts import languages, mark, mark_prefix
+from loadtest.recording import SEND, Recorder, RequestReader, append_records
 from loadtest.report.result import (
     Audit,
     ChatAudit,
@@ -28,19 +28,19 @@ from loadtest.report.result import (
     dumps,
     loads,
 )
-from loadtest.report.result import Requests as Row
-from loadtest.run.choices import Scenario, Shape
+from loadtest.report.result import RouteStatistics as Row
+from loadtest.run.choices import Profile, Scenario
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import PROFILES, Plan, Stage, plan
 from loadtest.run.runner import _warnings
-from loadtest.run.statistics import Tally
+from loadtest.run.statistics import Statistics
 from tests.load.conftest import ROOT
 
 
 def test_percentiles_are_recorded_values() -> None:
     """Exact below 16 ms, within one part in 8,192 above; the maximum always exact."""
-    chance = Random(1)
-    values = sorted(int(chance.lognormvariate(8, 2)) for _ in range(20_000))
+    rng = Random(1)
+    values = sorted(int(rng.lognormvariate(8, 2)) for _ in range(20_000))
     histogram = Histogram()
     for value in values:
         histogram.add(value)
@@ -53,8 +53,8 @@ def test_percentiles_are_recorded_values() -> None:
     assert Histogram().percentiles_ms(0.5) == [None]
 
 
-@pytest.mark.parametrize("profile", Shape)
-def test_arrivals_follow_the_levels(profile: Shape) -> None:
+@pytest.mark.parametrize("profile", Profile)
+def test_arrivals_follow_the_levels(profile: Profile) -> None:
     """As many as planned, in order, none twice, shared among the processes without a rest."""
     planned = plan(Scenario.INGEST, profile, 1, rate=40, seconds=60)
     shares = [list(planned.arrivals(mine, 3)) for mine in range(3)]
@@ -69,8 +69,8 @@ def test_arrivals_follow_the_levels(profile: Shape) -> None:
         assert within == pytest.approx(stage.seconds * (stage.begin + stage.end) / 2, abs=1.01)
 
 
-@pytest.mark.parametrize("profile", Shape)
-def test_a_plan_survives_json_and_measures_without_its_ramp(profile: Shape) -> None:
+@pytest.mark.parametrize("profile", Profile)
+def test_a_plan_survives_json_and_measures_without_its_ramp(profile: Profile) -> None:
     """Every profile has a window, behind the ramp-up."""
     planned = plan(Scenario.MIXED, profile, 3, rate=10)
     assert Plan.from_json(json.loads(json.dumps(planned.to_json()))) == planned
@@ -81,41 +81,41 @@ def test_a_plan_survives_json_and_measures_without_its_ramp(profile: Shape) -> N
 
 def test_the_model_is_closed_unless_there_is_a_rate() -> None:
     """And `breakpoint` has one by itself."""
-    assert plan(Scenario.MIXED, Shape.LOAD, 1).model is Model.CLOSED
-    assert plan(Scenario.MIXED, Shape.LOAD, 1, rate=5).model is Model.OPEN
-    assert plan(Scenario.MIXED, Shape.BREAKPOINT, 1).model is Model.OPEN
-    assert Stage(10, 0, 5).when(25) == pytest.approx(10)
+    assert plan(Scenario.MIXED, Profile.LOAD, 1).model is Model.CLOSED
+    assert plan(Scenario.MIXED, Profile.LOAD, 1, rate=5).model is Model.OPEN
+    assert plan(Scenario.MIXED, Profile.BREAKPOINT, 1).model is Model.OPEN
+    assert Stage(10, 0, 5).time_of(25) == pytest.approx(10)
 
 
-def test_many_languages_are_spoken_and_frequent_words_are_searched_for_more_often() -> None:
+def test_texts_are_of_many_languages_and_frequent_words_are_searched_more_often() -> None:
     """Real lines in at least twenty languages; keywords by Zipf's law; no mark within another."""
-    spoken = {tongue.language: tongue for tongue in tongues()}
+    spoken = {language.name: language for language in languages()}
     assert len(spoken) > 20
     assert {"arabic", "hebrew", "hindi", "chinese", "english"} <= spoken.keys()
-    chance = Random(1)
+    rng = Random(1)
     english = spoken["english"]
-    searched = [english.keyword(chance) for _ in range(5_000)]
+    searched = [english.keyword(rng) for _ in range(5_000)]
     first, tenth = (searched.count(english.keywords[rank - 1]) for rank in (1, 10))
     assert 5 < first / tenth < 20
-    assert mark(7, "u1", 2).startswith(beginning(7))
+    assert mark(7, "u1", 2).startswith(mark_prefix(7))
     assert mark(7, "u1", 2) not in mark(7, "u1", 21)
     assert english.text(Random(3), "~") == english.text(Random(3), "~")
 
 
-def test_a_text_and_a_place_take_one_number_of_the_chance_each() -> None:
+def test_a_text_and_a_choice_consume_one_random_number_each() -> None:
     """Of however many lines or messages: whatever a user does afterwards does not depend on that."""
-    for tongue in tongues():
+    for language in languages():
         for seed in range(20):
             used, spared = Random(seed), Random(seed)
-            tongue.text(used, "~")
+            language.text(used, "~")
             spared.random()
             assert used.getstate() == spared.getstate()
     code = (  # apart: Locust patches what it is imported into
         "import loadtest.users.chat_user as chatter, random, types\n"
         "for own in range(1, 51):\n"
         "    used, spared = random.Random(own), random.Random(own)\n"
-        "    user = types.SimpleNamespace(chance=used, _own=range(own))\n"
-        "    assert chatter.Chatter._place(user) == int(spared.random() * own)\n"
+        "    user = types.SimpleNamespace(rng=used, _own_messages=range(own))\n"
+        "    assert chat_user.ChatUser._random_own_index(user) == int(spared.random() * own)\n"
         "    assert used.getstate() == spared.getstate()\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -123,25 +123,25 @@ def test_a_text_and_a_place_take_one_number_of_the_chance_each() -> None:
 
 def test_every_keyword_can_be_searched_for() -> None:
     """None is made only of what a search ignores, which is answered by 422, however often it is written."""
-    for tongue in tongues():
-        assert tongue.keywords
-        for keyword in tongue.keywords:
+    for language in languages():
+        assert language.keywords
+        for keyword in language.keywords:
             assert fold_keyword(keyword)
 
 
 def test_records_are_read_once_and_whole(tmp_path: Path) -> None:
     """Also while a file is still being written, in the middle of a record."""
-    recorder, reader = Recorder(), Requests(tmp_path)
-    recorder.request(1.5, 1_234, 2, 202, False)
-    recorder.request(2.5, 1 << 40, 3, 0, True)
+    recorder, reader = Recorder(), RequestReader(tmp_path)
+    recorder.record_request(1.5, 1_234, 2, 202, False)
+    recorder.record_request(2.5, 1 << 40, 3, 0, True)
     data = recorder.take()["requests"]
-    keep(tmp_path, "a", {"requests": data[:20]})
-    first = list(reader.new())
-    keep(tmp_path, "a", {"requests": data[20:]})
-    second = list(reader.new())
+    append_records(tmp_path, "a", {"requests": data[:20]})
+    first = list(reader.read_new())
+    append_records(tmp_path, "a", {"requests": data[20:]})
+    second = list(reader.read_new())
     assert [tuple(request) for request in first] == [(1.5, 1_234, 2, 202, False)]
     assert [tuple(request) for request in second] == [(2.5, 0xFFFFFFFF, 3, 0, True)]
-    assert list(reader.new()) == []
+    assert list(reader.read_new()) == []
     assert recorder.take() == {}
 
 
@@ -149,45 +149,45 @@ def test_breakpoint_is_the_highest_level_before_two_in_a_row_that_did_not_hold(
     tmp_path: Path,
 ) -> None:
     """Here a server that answers fifty a second in order, whatever arrives: 48.8/s hold, 61/s do not."""
-    planned = plan(Scenario.INGEST, Shape.BREAKPOINT, 1, rate=20, seconds=40)
+    planned = plan(Scenario.INGEST, Profile.BREAKPOINT, 1, rate=20, seconds=40)
     recorder, free = Recorder(), 0.0
     for _, at in planned.arrivals(0, 1):
         free = max(free, at) + 0.02
-        recorder.request(at, int((free - at) * 1e6), SEND, 202, False)
-    keep(tmp_path, "a", recorder.take())
-    tally = Tally(tmp_path, planned)
-    tally.read()
-    found = tally.breakpoint(planned.seconds, max_p99_ms=1_000, max_errors=0.01)
+        recorder.record_request(at, int((free - at) * 1e6), SEND, 202, False)
+    append_records(tmp_path, "a", recorder.take())
+    statistics = Statistics(tmp_path, planned)
+    statistics.read()
+    found = statistics.breakpoint(planned.seconds, max_p99_ms=1_000, max_errors=0.01)
     assert found.level == pytest.approx(48.83, abs=0.01)
     assert [step.held for step in found.steps[:7]] == [True] * 5 + [False] * 2
     assert "answers fall behind" in found.steps[6].why
-    course = tally.timeline()  # by when it was answered: what is due later shows no higher
+    course = statistics.timeline()  # by when it was answered: what is due later shows no higher
     assert max(moment.rate for moment in course) == pytest.approx(50, abs=1)
-    strict = tally.breakpoint(planned.seconds, max_p99_ms=10, max_errors=0.01)
+    strict = statistics.breakpoint(planned.seconds, max_p99_ms=10, max_errors=0.01)
     assert strict.level is None
     assert strict.steps[0].why == "p99"
-    assert tally.breakpoint(0, 1_000, 0.01).steps == []
+    assert statistics.breakpoint(0, 1_000, 0.01).steps == []
 
 
 def test_each_level_of_stress_and_spike_has_its_own_figures(tmp_path: Path) -> None:
     """A spike that is served ten times as slowly shows as that; what the run has not come to is left out."""
-    planned = plan(Scenario.INGEST, Shape.SPIKE, 1, rate=100, seconds=60)
+    planned = plan(Scenario.INGEST, Profile.SPIKE, 1, rate=100, seconds=60)
     recorder = Recorder()
     ramp, *held = planned.timed()
     for _, at in planned.arrivals(0, 1):
         amid = held[1][0] <= at < held[2][0]
-        recorder.request(at, 50_000 if amid else 5_000, SEND, 202, False)
-    keep(tmp_path, "a", recorder.take())
-    tally = Tally(tmp_path, planned)
-    tally.read()
-    found = tally.levels(60.0)
+        recorder.record_request(at, 50_000 if amid else 5_000, SEND, 202, False)
+    append_records(tmp_path, "a", recorder.take())
+    statistics = Statistics(tmp_path, planned)
+    statistics.read()
+    found = statistics.levels(60.0)
     assert [round(level.level) for level in found] == [10, 100, 10]
     assert [level.requests.p50_ms for level in found] == [5.0, 50.0, 5.0]
     assert [level.requests.rate for level in found] == pytest.approx([10, 100, 10], rel=0.02)
     assert found[0].from_s == ramp[1].seconds
     cut = held[1][0] + 1
-    assert [level.to_s for level in tally.levels(cut)][1:] == pytest.approx([cut], abs=0.01)
-    assert Tally(tmp_path, plan(Scenario.INGEST, Shape.LOAD, 1)).levels(60.0) == []
+    assert [level.to_s for level in statistics.levels(cut)][1:] == pytest.approx([cut], abs=0.01)
+    assert Statistics(tmp_path, plan(Scenario.INGEST, Profile.LOAD, 1)).levels(60.0) == []
 
 
 ROW = Row("all", 900, 90.0, 1.0, 2.0, 3.0, 4.0, 9, 3, {"500": 9})
@@ -226,7 +226,7 @@ def test_a_result_survives_json() -> None:
             loads(other)
 
 
-def test_what_does_not_pass_is_said() -> None:
+def test_each_problem_is_reported() -> None:
     """Each fault of the audit, each missed bar, and a breakpoint run where nothing held."""
     assert RESULT.problems == []
     bad = replace(
@@ -257,7 +257,7 @@ def test_figures_that_are_worth_less_come_with_a_warning(
     cpu: Cpu, rate: float, said: list[str]
 ) -> None:
     """A generator at its limit, others, a full machine, a rate that was not held."""
-    planned = plan(Scenario.MIXED, Shape.SMOKE, 1, rate=90, seconds=12)
+    planned = plan(Scenario.MIXED, Profile.SMOKE, 1, rate=90, seconds=12)
     found = _warnings(replace(RESULT, cpu=cpu, total=replace(ROW, rate=rate)), planned)
     assert len(found) == len(said)
     assert all(beginning in warning for beginning, warning in zip(said, found, strict=True))
@@ -267,7 +267,7 @@ def test_figures_that_are_worth_less_come_with_a_warning(
 def test_a_spike_that_was_held_is_not_called_missed(rate: float, said: bool) -> None:
     """What was due is reckoned by the levels themselves, which begin and end amid a second."""
     planned = plan(
-        Scenario.MIXED, Shape.SPIKE, 1, rate=700, seconds=15
+        Scenario.MIXED, Profile.SPIKE, 1, rate=700, seconds=15
     )  # 70, 700, 70: 280 on average
     found = _warnings(replace(RESULT, total=replace(ROW, rate=rate)), planned)
     assert any("arrivals a second were served" in warning for warning in found) == said

@@ -20,8 +20,8 @@ from loadtest.report.result import (
     Level,
     Model,
     Moment,
-    Requests,
     Result,
+    RouteStatistics,
     Step,
     Threshold,
     loads,
@@ -122,8 +122,8 @@ def test_users_are_drawn_where_users_are_what_is_asked_for(tmp_path: Path) -> No
 
 
 def test_a_run_without_a_second_is_reported_too(tmp_path: Path) -> None:
-    """Ended before anything was measured: a page without plots."""
-    nothing = Requests("all", 0, 0.0, None, None, None, None, 0)
+    """FinishedCommand before anything was measured: a page without plots."""
+    nothing = RouteStatistics("all", 0, 0.0, None, None, None, None, 0)
     write(replace(RESULT, timeline=[], requests=[], total=nothing, interrupted=True), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "Nothing was measured." in page

@@ -22,14 +22,14 @@ from loadtest.report.result import Result, loads
 from loadtest.run.choices import Scenario
 from tests.cli.conftest import wait_until
 from tests.engines import scratch_folder
-from tests.load.conftest import ROOT, bench, ended, start_bench
-from tests.load.server import FOUND_AFTER, SLOW, STORED_AFTER
+from tests.load.conftest import ROOT, finish, run_bench, start_bench
+from tests.load.server import FOUND_AFTER_SECONDS, SLOW_SECONDS, STORED_AFTER_SECONDS
 
 
-def test_a_clean_run_passes_and_says_all_that_was_promised(serve: Callable[..., str]) -> None:
+def test_a_clean_run_passes_and_reports_every_figure(start_server: Callable[..., str]) -> None:
     """By two processes: exit 0, an audit without a finding, the lags that the server has."""
-    run = bench(
-        *("run", "mixed", "--host", serve("lag"), "--duration", "6s", "--rate", 60),
+    run = run_bench(
+        *("run", "mixed", "--host", start_server("lag"), "--duration", "6s", "--rate", 60),
         *("--processes", 2, "--seed", 11, "--chats", 16, "-o", "json"),
     )
     assert (run.code, run.err) == (0, "")
@@ -48,18 +48,18 @@ def test_a_clean_run_passes_and_says_all_that_was_promised(serve: Callable[..., 
     assert audit["answered"] == audit["stored"] == audit["searchable"] > 50
     assert audit["deleted"] > 0
     assert audit["chats"]["answered"] == audit["chats"]["stored"] >= 16
-    assert found["lag_ms"]["stored"]["p50"] >= STORED_AFTER * 1000
-    assert found["lag_ms"]["searchable"]["p50"] >= FOUND_AFTER * 1000
+    assert found["lag_ms"]["stored"]["p50"] >= STORED_AFTER_SECONDS * 1000
+    assert found["lag_ms"]["searchable"]["p50"] >= FOUND_AFTER_SECONDS * 1000
     assert found["cpu"]["generator"] > 0
     assert found["cpu"]["servers"] is None  # not ours to see
     sent = sum(moment["rate"] for moment in found["timeline"])
-    assert sent > found["total"]["count"] > 0  # the ramp-up is told of, and not measured
+    assert sent > found["total"]["count"] > 0  # the ramp-up is sent_routes of, and not measured
 
 
 def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> None:
     """The real server: nothing is lost, its processors and memory are told, no file or process is left."""
     folder = scratch_folder("load")
-    run = ended(
+    run = finish(
         start_bench(
             *("run", "mixed", "--duration", "6s", "--rate", 40, "--chats", 16, "-o", "json"),
             TMPDIR=str(folder),
@@ -77,7 +77,7 @@ def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> Non
     assert found["memory_mb"]["servers"] > 100  # PostgreSQL, Valkey, worker, API
     assert list(folder.iterdir()) == []
     folder.rmdir()
-    assert not [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if _mentions(p, folder)]
 
 
 def test_a_kill_leaves_no_process() -> None:
@@ -91,10 +91,10 @@ def test_a_kill_leaves_no_process() -> None:
     while " s  " not in run.stderr.readline():  # the first line of its progress
         assert run.poll() is None
     family = psutil.Process(run.pid).children(recursive=True)
-    family += [p for p in psutil.process_iter(["cmdline"]) if _names(p, folder)]  # the engines
+    family += [p for p in psutil.process_iter(["cmdline"]) if _mentions(p, folder)]  # the engines
     assert len(family) > 12
     run.kill()
-    ended(run)
+    finish(run)
     try:
         wait_until(lambda: not any(map(psutil.Process.is_running, family)), 30)
     finally:
@@ -115,28 +115,28 @@ def test_a_kill_leaves_no_process() -> None:
     ],
 )
 def test_a_bad_server_fails_the_run(
-    faults: list[str], options: list[str], said: list[str], serve: Callable[..., str]
+    faults: list[str], options: list[str], said: list[str], start_server: Callable[..., str]
 ) -> None:
     """With exit 4, the figures all the same, and each reason in words."""
-    run = bench(
-        *("run", "ingest", "--host", serve(*faults), "--duration", "4s", "--patience", "2s"),
+    run = run_bench(
+        *("run", "ingest", "--host", start_server(*faults), "--duration", "4s", "--patience", "2s"),
         *("--rate", 40, "--chats", 4, *options),
     )
     assert run.code == 4
     assert all(words in run.err for words in said)
     assert run.json["total"]["count"] > 0
     if "slow" in faults:
-        assert run.json["total"]["p50_ms"] >= SLOW * 1000
+        assert run.json["total"]["p50_ms"] >= SLOW_SECONDS * 1000
 
 
-def test_a_stall_shows_at_a_fixed_rate(serve: Callable[..., str]) -> None:
+def test_a_stall_shows_at_a_fixed_rate(start_server: Callable[..., str]) -> None:
     """The server sleeps for one second of four: what was due meanwhile waited, and the p99 says so.
 
     Of two users only two requests meet the stall itself, too few for a p99: it shows because a latency
     counts from when the request was due.
     """
-    run = bench(
-        *("run", "ingest", "--host", serve("stall"), "--duration", "6s", "--rate", 60),
+    run = run_bench(
+        *("run", "ingest", "--host", start_server("stall"), "--duration", "6s", "--rate", 60),
         *("--users", 2, "--max-p99", "400ms", "--chats", 4),
     )
     assert run.code == 4
@@ -147,26 +147,28 @@ def test_a_stall_shows_at_a_fixed_rate(serve: Callable[..., str]) -> None:
     assert max(moment["p95_ms"] or 0 for moment in found["timeline"]) > 800
 
 
-def test_two_runs_with_one_seed_send_the_same(serve: Callable[..., str], tmp_path: Path) -> None:
+def test_two_runs_with_one_seed_send_the_same(
+    start_server: Callable[..., str], tmp_path: Path
+) -> None:
     """The same requests with the same bodies in the same order; with another seed, others."""
     logs = [tmp_path / name for name in ("a", "b", "c")]
     runs = [
         start_bench(
-            *("run", "mixed", "--host", serve("--log", log), "--seed", seed, "--users", 1),
+            *("run", "mixed", "--host", start_server("--log", log), "--seed", seed, "--users", 1),
             *("--rate", 40, "--duration", "3s", "--chats", 16),
         )
         for log, seed in zip(logs, (1, 1, 2), strict=True)
     ]
-    assert {ended(run).code for run in runs} == {0}
-    one, same, other = (_load(log) for log in logs)
+    assert {finish(run).code for run in runs} == {0}
+    one, same, other = (_sent_requests(log) for log in logs)
     shared = min(len(one), len(same))
     assert shared > 40
     assert one[:shared] == same[:shared]
     assert one[:shared] != other[:shared]
 
 
-def test_at_a_rate_one_seed_says_the_same_whoever_is_free(
-    serve: Callable[..., str], tmp_path: Path
+def test_at_a_rate_one_seed_sends_the_same_texts(
+    start_server: Callable[..., str], tmp_path: Path
 ) -> None:
     """Answers take a random time, so arrivals fall to other users, some of whom have sent nothing yet.
 
@@ -175,29 +177,40 @@ def test_at_a_rate_one_seed_says_the_same_whoever_is_free(
     logs = [tmp_path / name for name in ("a", "b")]
     runs = [
         start_bench(
-            *("run", "mixed", "--host", serve("uneven", "--log", log), "--seed", 259),
+            *("run", "mixed", "--host", start_server("uneven", "--log", log), "--seed", 259),
             *("--users", 5, "--rate", 40, "--duration", "3s", "--chats", 16),
         )
         for log in logs
     ]
-    assert {ended(run).code for run in runs} == {0}
-    one, same = (_said(log) for log in logs)
+    assert {finish(run).code for run in runs} == {0}
+    one, same = (_sent_texts(log) for log in logs)
     assert len(one) > 20
     assert one == same
 
 
-def test_ctrl_c_reports_what_there_is(serve: Callable[..., str], tmp_path: Path) -> None:
+def test_ctrl_c_reports_what_there_is(start_server: Callable[..., str], tmp_path: Path) -> None:
     """The load ends, is audited and reported, as files, too; the exit code says that it was interrupted."""
     report = tmp_path / "not there" / "yet"
     run = start_bench(
-        *("run", "mixed", "--host", serve(), "--profile", "load", "--duration", "5m", "--rate", 20),
+        *(
+            "run",
+            "mixed",
+            "--host",
+            start_server(),
+            "--profile",
+            "load",
+            "--duration",
+            "5m",
+            "--rate",
+            20,
+        ),
         *("--chats", 4, "-o", "table", "--report", report),
     )
     assert run.stderr
     while " s  " not in run.stderr.readline():  # the first line of its progress
         assert run.poll() is None
     run.send_signal(signal.SIGINT)
-    done = ended(run)
+    done = finish(run)
     assert done.code == 130
     (audit,) = re.findall(r"^audit +([0-9]+) answered, ([0-9]+) stored", done.out, re.MULTILINE)
     assert audit[0] == audit[1] != "0"
@@ -210,11 +223,11 @@ def test_ctrl_c_reports_what_there_is(serve: Callable[..., str], tmp_path: Path)
 
 
 @pytest.mark.parametrize("amid", ["stopping", "auditing"])
-def test_a_second_ctrl_c_ends_everything(amid: str, serve: Callable[..., str]) -> None:
+def test_a_second_ctrl_c_ends_everything(amid: str, start_server: Callable[..., str]) -> None:
     """At once, whatever is still waited for: here for a search that never finds anything."""
     folder = scratch_folder("load")
     run = start_bench(
-        *("run", "mixed", "--host", serve("deaf"), "--duration", "5m", "--rate", 20),
+        *("run", "mixed", "--host", start_server("deaf"), "--duration", "5m", "--rate", 20),
         *("--chats", 4, "--patience", "3s" if amid == "auditing" else "60s"),
         TMPDIR=str(folder),
     )
@@ -230,7 +243,7 @@ def test_a_second_ctrl_c_ends_everything(amid: str, serve: Callable[..., str]) -
     time.sleep(0.3)  # amid it, not before it
     since = time.monotonic()
     run.send_signal(signal.SIGINT)
-    done = ended(run)
+    done = finish(run)
     assert time.monotonic() - since < 2
     assert (done.code, done.out) == (130, "")
     assert not any(map(psutil.Process.is_running, family))
@@ -238,17 +251,28 @@ def test_a_second_ctrl_c_ends_everything(amid: str, serve: Callable[..., str]) -
     folder.rmdir()
 
 
-def test_an_interrupted_run_measures_only_while_it_ran(serve: Callable[..., str]) -> None:
+def test_an_interrupted_run_measures_only_while_it_ran(start_server: Callable[..., str]) -> None:
     """What its processes take to end is not counted as time in which nothing was answered."""
     run = start_bench(
-        *("run", "ingest", "--host", serve(), "--duration", "2m", "--rate", 40, "--processes", 2),
+        *(
+            "run",
+            "ingest",
+            "--host",
+            start_server(),
+            "--duration",
+            "2m",
+            "--rate",
+            40,
+            "--processes",
+            2,
+        ),
         *("--chats", 4, "-o", "json"),
     )
     workers = psutil.Process(run.pid)
     wait_until(lambda: len(workers.children(recursive=True)) == 3)  # Locust's master and its two
     time.sleep(9)  # they start, the ramp-up of 2 s, and some seconds that count
     run.send_signal(signal.SIGINT)
-    done = ended(run)
+    done = finish(run)
     assert done.code == 130
     found = loads(done.out)
     assert found.total.rate == pytest.approx(40, rel=0.05)
@@ -256,27 +280,49 @@ def test_an_interrupted_run_measures_only_while_it_ran(serve: Callable[..., str]
     assert found.window.to_s == pytest.approx(found.duration_s, abs=0.01)
 
 
-def test_locusts_page_answers_and_the_run_ends_by_itself(serve: Callable[..., str]) -> None:
+def test_locusts_page_answers_and_the_run_ends_by_itself(start_server: Callable[..., str]) -> None:
     """`--web`: the page is where it is said to be; nobody has to press a button on it."""
     run = start_bench(
-        *("run", "ingest", "--host", serve(), "--duration", "3s", "--rate", 20, "--chats", 4),
+        *(
+            "run",
+            "ingest",
+            "--host",
+            start_server(),
+            "--duration",
+            "3s",
+            "--rate",
+            20,
+            "--chats",
+            4,
+        ),
         "--web",
     )
     assert run.stderr
     while not (found := re.search(r"page is at (http://\S+)", run.stderr.readline())):
         assert run.poll() is None
     wait_until(lambda: "<title>Locust</title>" in _page(found[1]))
-    done = ended(run)
+    done = finish(run)
     assert done.code == 0
     result = loads(done.out)
     assert result.total.count > 0
     assert not result.interrupted
 
 
-def test_breakpoint_ends_once_two_levels_in_a_row_did_not_hold(serve: Callable[..., str]) -> None:
+def test_breakpoint_ends_once_two_levels_in_a_row_did_not_hold(
+    start_server: Callable[..., str],
+) -> None:
     """Of a server that is slow from the first level on nothing more is to be found out in twenty levels."""
-    run = bench(
-        *("run", "ingest", "--profile", "breakpoint", "--host", serve("slow"), "--duration", "40s"),
+    run = run_bench(
+        *(
+            "run",
+            "ingest",
+            "--profile",
+            "breakpoint",
+            "--host",
+            start_server("slow"),
+            "--duration",
+            "40s",
+        ),
         *("--rate", 20, "--max-p99", "50ms", "--chats", 4),
     )
     assert run.code == 4
@@ -290,9 +336,9 @@ def test_breakpoint_ends_once_two_levels_in_a_row_did_not_hold(serve: Callable[.
     assert {step.why for step in found.breakpoint.steps} == {"p99"}  # none was cut off amid it
 
 
-def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
+def test_a_run_that_can_not_start_has_its_own_exit_codes(start_server: Callable[..., str]) -> None:
     """Nobody there: 5. Somebody there who is no InstaChat: 1. Wrong usage: 2. Nothing is printed."""
-    host = serve()
+    host = start_server()
     for words, code, said in (
         (["--host", "http://127.0.0.1:1"], 5, "http://127.0.0.1:1 does not answer"),
         (
@@ -309,12 +355,12 @@ def test_what_could_not_run_is_no_failed_run(serve: Callable[..., str]) -> None:
         (["--duration", "long"], 2, "'long' is not a time"),
         (["--users", 0], 2, "0 is not 1 or more"),
     ):
-        run = bench("run", *words)
+        run = run_bench("run", *words)
         assert (run.code, run.out) == (code, "")
         assert said in run.err
 
 
-def test_a_tag_chooses_what_is_sent(serve: Callable[..., str], tmp_path: Path) -> None:
+def test_a_tag_chooses_what_is_sent(start_server: Callable[..., str], tmp_path: Path) -> None:
     """`--tags send`, by Locust alone: nothing but messages."""
     log = tmp_path / "log"
     run = subprocess.run(
@@ -327,7 +373,7 @@ def test_a_tag_chooses_what_is_sent(serve: Callable[..., str], tmp_path: Path) -
                 ROOT / "loadtest/scenarios/mixed.py",
                 "--headless",
             ),
-            *("--host", serve("--log", log), "--users", "4", "--rate", "40", "--chats", "4"),
+            *("--host", start_server("--log", log), "--users", "4", "--rate", "40", "--chats", "4"),
             *("--tags", "send", "--only-summary", "--run-time", "2s"),
         ],
         cwd=tmp_path,
@@ -338,21 +384,23 @@ def test_a_tag_chooses_what_is_sent(serve: Callable[..., str], tmp_path: Path) -
     )
     assert run.returncode == 0, run.stderr
     sent = [json.loads(line)[:2] for line in log.read_text().splitlines()]
-    told = [(method, target.rpartition("/")[2]) for method, target in sent]
-    ground = told.index(("POST", "messages"))
-    assert set(told[:ground]) == {("POST", "applications"), ("POST", "chats")}
-    assert set(told[ground:]) == {("POST", "messages")}
-    assert len(told) - ground > 8  # 80 are due, and a busy machine begins late
+    sent_routes = [(method, target.rpartition("/")[2]) for method, target in sent]
+    first_message = sent_routes.index(("POST", "messages"))
+    assert set(sent_routes[:first_message]) == {("POST", "applications"), ("POST", "chats")}
+    assert set(sent_routes[first_message:]) == {("POST", "messages")}
+    assert len(sent_routes) - first_message > 8  # 80 are due, and a busy machine begins late
 
 
-def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path: Path) -> None:
+def test_each_scenario_runs_by_locust_alone(
+    start_server: Callable[..., str], tmp_path: Path
+) -> None:
     """From any folder, against any address, without anything of ours around it."""
     logs = {scenario: tmp_path / scenario for scenario in Scenario}
     runs = {
         scenario: subprocess.Popen(
             [
                 *(sys.executable, "-m", "locust", "-f", ROOT / _file(scenario), "--headless"),
-                *("--host", serve("--log", log), "--rate", "20", "--chats", "4"),
+                *("--host", start_server("--log", log), "--rate", "20", "--chats", "4"),
                 *("--only-summary", "--stop-timeout", "5", "--json", "--run-time", "100"),
             ],
             cwd=tmp_path,
@@ -371,7 +419,7 @@ def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path:
             time.sleep(0.1)
         run.terminate()
     for scenario, run in runs.items():
-        done = ended(run)
+        done = finish(run)
         assert done.code == 0, done.err
         rows: list[dict[str, Any]] = done.json
         assert sum(row["num_requests"] for row in rows) > 0, scenario
@@ -379,7 +427,7 @@ def test_each_scenario_runs_by_locust_alone(serve: Callable[..., str], tmp_path:
         assert all(row["name"].startswith("/applications/{token}") for row in rows)
 
 
-def _names(process: psutil.Process, folder: Path) -> bool:
+def _mentions(process: psutil.Process, folder: Path) -> bool:
     return any(str(folder) in word for word in process.info["cmdline"] or ())
 
 
@@ -396,7 +444,7 @@ def _page(address: str) -> str:
         return ""
 
 
-def _said(log: Path) -> Counter[str]:
+def _sent_texts(log: Path) -> Counter[str]:
     """The texts of the messages that arrivals sent, each with how often; without the last half second's."""
     requests = [json.loads(line) for line in log.read_text().splitlines()]
     texts = [
@@ -408,10 +456,10 @@ def _said(log: Path) -> Counter[str]:
     return Counter(t for t in texts if (found := arrivals[t]) and int(found[1]) < 80)
 
 
-def _load(log: Path) -> list[str]:
+def _sent_requests(log: Path) -> list[str]:
     """What the users sent, without the numbers that the server gave.
 
-    Left out is what others sent: who made the ground, the sampler, the audit.
+    Left out is what others sent: who made the first_message, the sampler, the audit.
     """
     lines = log.read_text().splitlines()
     begin = max(n for n, line in enumerate(lines[:200]) if '/chats", ""]' in line) + 1

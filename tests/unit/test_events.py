@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from backend.domain.events import (
     ChatsCreated,
-    DeletionAsked,
+    DeletionRequested,
     MessagesCreated,
     pack_chats,
     pack_deletion,
@@ -46,7 +46,7 @@ def test_chats_and_deletions_come_back() -> None:
     for chat in (None, 7):
         for cascade in (False, True):
             ((_, payload),) = pack_deletion("token", chat, cascade=cascade)
-            assert unpack(b"0 12 " + payload) == DeletionAsked("token", chat, 12, cascade)
+            assert unpack(b"0 12 " + payload) == DeletionRequested("token", chat, 12, cascade)
 
 
 @pytest.mark.parametrize(

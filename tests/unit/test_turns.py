@@ -8,10 +8,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CONFTEST = """
-from tests.turns import Turns
+from tests.turns import SchedulingPlugin
 
 def pytest_configure(config):
-    config.pluginmanager.register(Turns(config))
+    config.pluginmanager.register(SchedulingPlugin(config))
 """
 SUITE = """
 import os, time
@@ -44,7 +44,7 @@ def test_shared(n): note("shared")
 """
 
 
-def test_who_runs_alone_and_who_together(tmp_path: Path) -> None:
+def test_exclusive_tests_run_alone_and_groups_share_a_process(tmp_path: Path) -> None:
     """Two run at once, but none beside one that is alone; and each group is in one process."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_suite.py").write_text(SUITE)

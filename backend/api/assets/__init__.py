@@ -7,9 +7,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-_OURS: Final = {"page.css", "page.js", "docs.css", "docs.js", "icon.svg"}
-_SWAGGER: Final = {"swagger-ui-bundle.js", "swagger-ui.css"}
-_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_OWN_FILES: Final = {"page.css", "page.js", "docs.css", "docs.js", "icon.svg"}
+_SWAGGER_FILES: Final = {"swagger-ui-bundle.js", "swagger-ui.css"}
+_MEDIA_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,31 +17,31 @@ class Asset:
     """A file, as it is and packed. `digest` names its content."""
 
     media_type: str
-    plain: bytes
-    packed: bytes
+    content: bytes
+    gzipped: bytes
     digest: str
 
 
 @cache
-def asset(name: str) -> Asset | None:
+def load_asset(name: str) -> Asset | None:
     """The file of that name; None where there is none."""
-    if name in _OURS:
+    if name in _OWN_FILES:
         folder = files(__name__)
-    elif name in _SWAGGER:
+    elif name in _SWAGGER_FILES:
         folder = files("fastapi_swagger") / "resources"
     else:
         return None
-    plain = (folder / name).read_bytes()
+    content = (folder / name).read_bytes()
     return Asset(
-        f"{_TYPES[name.rpartition('.')[2]]}; charset=utf-8",
-        plain,
-        gzip.compress(plain, mtime=0),
-        hashlib.sha256(plain).hexdigest()[:16],
+        f"{_MEDIA_TYPES[name.rpartition('.')[2]]}; charset=utf-8",
+        content,
+        gzip.compress(content, mtime=0),
+        hashlib.sha256(content).hexdigest()[:16],
     )
 
 
-def address(name: str) -> str:
+def asset_url(name: str) -> str:
     """Where a page finds a file; another content has another address."""
-    found = asset(name)
+    found = load_asset(name)
     assert found
     return f"/assets/{name}?{found.digest}"

@@ -10,10 +10,17 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from backend.api import problems
-from backend.api.assets import address, asset
-from backend.api.health.poller import Seen
-from backend.api.health.summary import Figure, Group, State, Verdict, groups, verdict
-from backend.api.service import Here
+from backend.api.assets import asset_url, load_asset
+from backend.api.health.poller import HealthSnapshot
+from backend.api.health.summary import (
+    Figure,
+    FigureGroup,
+    HealthState,
+    Summary,
+    group_figures,
+    summarize,
+)
+from backend.api.service import ServiceDep
 
 router = APIRouter(include_in_schema=False)
 
@@ -23,33 +30,38 @@ _POLICY: Final = (
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _DOCS_POLICY: Final = _POLICY.replace("img-src 'self'", "img-src 'self' data:")
-_CLASSES: Final = {
-    State.WELL: "well",
-    State.UNKNOWN: "unknown",
-    State.LOOK: "look",
-    State.BAD: "bad",
+_CSS_CLASSES: Final = {
+    HealthState.OK: "ok",
+    HealthState.UNKNOWN: "unknown",
+    HealthState.WARNING: "warning",
+    HealthState.CRITICAL: "critical",
 }
-_SIGNS: Final = {State.WELL: "✓", State.UNKNOWN: "?", State.LOOK: "!", State.BAD: "✗"}
+_SIGNS: Final = {
+    HealthState.OK: "✓",
+    HealthState.UNKNOWN: "?",
+    HealthState.WARNING: "!",
+    HealthState.CRITICAL: "✗",
+}
 _REFRESH_SECONDS: Final = 5  # without scripts
 _VERSION: Final = metadata.version("instachat")
 
 
 @router.get("/")
-async def status_page(here: Here) -> Response:
+async def status_page(service: ServiceDep) -> Response:
     """Whether everything is well, or what is not. Made anew at most once a second."""
-    return _page(_status_page(await here.watch.look()), _POLICY)
+    return _html_response(_status_page_html(await service.health_poller.poll()), _POLICY)
 
 
 @router.get("/docs")
 async def docs_page() -> Response:
     """Swagger UI."""
-    return _page(_docs_page(), _DOCS_POLICY)
+    return _html_response(_docs_page_html(), _DOCS_POLICY)
 
 
 @router.get("/assets/{name}")
 async def asset_file(request: Request, name: str) -> Response:
     """A page's file. Its address changes with its content, so a browser asks for it once."""
-    found = asset(name)
+    found = load_asset(name)
     if found is None:
         return problems.response(problems.NOT_FOUND)
     headers = {
@@ -59,30 +71,30 @@ async def asset_file(request: Request, name: str) -> Response:
     }
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(
-            found.packed,
+            found.gzipped,
             headers=headers | {"Content-Encoding": "gzip"},
             media_type=found.media_type,
         )
-    return Response(found.plain, headers=headers, media_type=found.media_type)
+    return Response(found.content, headers=headers, media_type=found.media_type)
 
 
-def _page(html: str, policy: str) -> Response:
+def _html_response(html: str, policy: str) -> Response:
     headers = {"Content-Security-Policy": policy}  # the edge's own would forbid all
     return Response(html, headers=headers, media_type="text/html; charset=utf-8")
 
 
-def _status_page(seen: Seen) -> str:
-    found = groups(seen)
-    said = verdict(found)
+def _status_page_html(snapshot: HealthSnapshot) -> str:
+    figure_groups = group_figures(snapshot)
+    summary = summarize(figure_groups)
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>InstaChat: {said.sentence.lower()}</title>
-<link rel="icon" href="{address("icon.svg")}">
-<link rel="stylesheet" href="{address("page.css")}">
-<script src="{address("page.js")}" defer></script>
+<title>InstaChat: {summary.sentence.lower()}</title>
+<link rel="icon" href="{asset_url("icon.svg")}">
+<link rel="stylesheet" href="{asset_url("page.css")}">
+<script src="{asset_url("page.js")}" defer></script>
 <noscript><meta http-equiv="refresh" content="{_REFRESH_SECONDS}"></noscript>
 </head>
 <body>
@@ -91,13 +103,13 @@ def _status_page(seen: Seen) -> str:
 <nav aria-label="More"><a href="/docs">API documentation</a><a href="/metrics">Metrics</a></nav>
 </header>
 <main>
-{_verdict(said)}
+{_summary_html(summary)}
 <div class="groups" id="groups" data-live>
-{"".join(map(_group, found))}</div>
+{"".join(map(_group_html, figure_groups))}</div>
 </main>
 <footer>
-<span id="seen" data-live>Seen at
-<time datetime="{seen.at:%Y-%m-%dT%H:%M:%SZ}">{seen.at:%H:%M:%S} UTC</time></span>
+<span id="snapshot" data-live>Seen at
+<time datetime="{snapshot.at:%Y-%m-%dT%H:%M:%SZ}">{snapshot.at:%H:%M:%S} UTC</time></span>
 <span>Version {_VERSION}</span>
 <button type="button" id="pause" hidden>Pause</button>
 </footer>
@@ -106,48 +118,48 @@ def _status_page(seen: Seen) -> str:
 """
 
 
-def _verdict(said: Verdict) -> str:
-    advice = "".join(f"<li>{_code(each)}.</li>" for each in said.advice)
+def _summary_html(summary: Summary) -> str:
+    advice = "".join(f"<li>{_advice_html(each)}.</li>" for each in summary.advice)
     return (
-        f'<div id="verdict" data-live role="status" class="verdict {_CLASSES[said.state]}">'
-        f'<strong><span aria-hidden="true">{_SIGNS[said.state]}</span> {said.sentence}</strong>'
+        f'<div id="summary" data-live role="status" class="summary {_CSS_CLASSES[summary.state]}">'
+        f'<strong><span aria-hidden="true">{_SIGNS[summary.state]}</span> {summary.sentence}</strong>'
         f"{f'<ul>{advice}</ul>' if advice else ''}</div>"
     )
 
 
-def _group(group: Group) -> str:
+def _group_html(group: FigureGroup) -> str:
     name = escape(group.name)
-    lines = "".join(map(_figure, group.figures))
+    lines = "".join(map(_figure_html, group.figures))
     return f'<section aria-label="{name}"><h2>{name}</h2><dl>{lines}</dl></section>\n'
 
 
-def _figure(figure: Figure) -> str:
+def _figure_html(figure: Figure) -> str:
     return (
         f"<div><dt>{escape(figure.name)}</dt>"
-        f'<dd class="state {_CLASSES[figure.state]}">'
+        f'<dd class="state {_CSS_CLASSES[figure.state]}">'
         f'<span aria-hidden="true">{_SIGNS[figure.state]}</span> {figure.state}</dd>'
         f'<dd class="value">{escape(figure.value)}</dd></div>'
     )
 
 
-def _code(advice: str) -> str:
+def _advice_html(advice: str) -> str:
     """What is between backquotes is a command."""
     parts = escape(advice).split("`")
     return "".join(f"<code>{part}</code>" if odd % 2 else part for odd, part in enumerate(parts))
 
 
-def _docs_page() -> str:
+def _docs_page_html() -> str:
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>InstaChat: API documentation</title>
-<link rel="icon" href="{address("icon.svg")}">
-<link rel="stylesheet" href="{address("swagger-ui.css")}">
-<link rel="stylesheet" href="{address("docs.css")}">
-<script src="{address("swagger-ui-bundle.js")}" defer></script>
-<script src="{address("docs.js")}" defer></script>
+<link rel="icon" href="{asset_url("icon.svg")}">
+<link rel="stylesheet" href="{asset_url("swagger-ui.css")}">
+<link rel="stylesheet" href="{asset_url("docs.css")}">
+<script src="{asset_url("swagger-ui-bundle.js")}" defer></script>
+<script src="{asset_url("docs.js")}" defer></script>
 </head>
 <body>
 <nav class="crumbs" aria-label="More">

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import schemas
-from backend.api.service import Here
+from backend.api.service import ServiceDep
 
 router = APIRouter(tags=["health"])
 
@@ -20,12 +20,12 @@ async def healthz() -> Response:
     response_model=schemas.Health,
     responses={503: {"model": schemas.Health, "description": "An engine does not answer."}},
 )
-async def readyz(here: Here) -> Response:
+async def readyz(service: ServiceDep) -> Response:
     """The engines answer; otherwise 503, and which don't.
 
     Without Elasticsearch only searching fails: `degraded`, and 200, so that nobody takes the rest away.
     """
-    away = (await here.watch.look()).away
+    away = (await service.health_poller.poll()).away
     if set(away) - {"Elasticsearch"}:
         return JSONResponse({"status": "away", "away": away}, 503, {"Retry-After": "1"})
     return JSONResponse({"status": "degraded" if away else "ready", "away": away})

@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from backend.api.health.poller import EngineSeen, Seen
+from backend.api.health.poller import EngineHealth, HealthSnapshot
 from backend.monitoring.status import Status
 from backend.storage.postgres import SCHEMA
 from backend.storage.postgres.reconciliations import LastReconciliation
 
-LATE_SECONDS = 10.0  # workers that keep up store, and publish, within one
-SYNC_SECONDS = 2 * 3600.0  # counts are written once an hour
+MAX_LAG_SECONDS = 10.0  # workers that keep up store, and publish, within one
+MAX_SYNC_LAG_SECONDS = 2 * 3600.0  # counts are written once an hour
 
 
-class State(StrEnum):
+class HealthState(StrEnum):
     """How a figure is, the worst last."""
 
-    WELL = "well"
+    OK = "well"
     UNKNOWN = "unknown"
-    LOOK = "look at this"
-    BAD = "not well"
+    WARNING = "look at this"
+    CRITICAL = "not well"
 
 
-WORST_LAST = list(State)
+STATES_BY_SEVERITY = list(HealthState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Figure:
 
     name: str
     value: str
-    state: State = State.WELL
+    state: HealthState = HealthState.OK
     advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FigureGroup:
     """Figures that belong together."""
 
     name: str
@@ -48,92 +48,96 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Summary:
     """All in one sentence, and what is to be looked at."""
 
-    state: State
+    state: HealthState
     sentence: str
     advice: list[str]
 
 
-def groups(seen: Seen) -> list[Group]:
+def group_figures(snapshot: HealthSnapshot) -> list[FigureGroup]:
     """All figures, as the page shows them."""
     return [
-        Group("Engines", [_engine(engine) for engine in seen.engines]),
-        Group("On the way", list(_on_the_way(seen))),
-        Group("Work", list(_work(seen.status))),
+        FigureGroup("Engines", [_engine(engine) for engine in snapshot.engines]),
+        FigureGroup("On the way", list(_pipeline(snapshot))),
+        FigureGroup("Work", list(_work(snapshot.status))),
     ]
 
 
-def verdict(found: list[Group]) -> Verdict:
+def summarize(figure_groups: list[FigureGroup]) -> Summary:
     """What the figures come to."""
-    figures = [figure for group in found for figure in group.figures]
-    state = max((figure.state for figure in figures), key=WORST_LAST.index)
-    wrong = [figure for figure in figures if figure.state in (State.LOOK, State.BAD)]
-    advice = [figure.advice for figure in wrong]
+    figures = [figure for group in figure_groups for figure in group.figures]
+    state = max((figure.state for figure in figures), key=STATES_BY_SEVERITY.index)
+    not_well = [
+        figure for figure in figures if figure.state in (HealthState.WARNING, HealthState.CRITICAL)
+    ]
+    advice = [figure.advice for figure in not_well]
     match state:
-        case State.WELL:
-            return Verdict(state, "All is well", advice)
-        case State.UNKNOWN:
-            return Verdict(state, "Not everything is known", advice)
-    things = "1 thing is" if len(wrong) == 1 else f"{len(wrong)} things are"
-    return Verdict(
-        state, f"{things} not well" if state is State.BAD else f"{things} to be looked at", advice
+        case HealthState.OK:
+            return Summary(state, "All is well", advice)
+        case HealthState.UNKNOWN:
+            return Summary(state, "Not everything is known", advice)
+    things = "1 thing is" if len(not_well) == 1 else f"{len(not_well)} things are"
+    return Summary(
+        state,
+        f"{things} not well" if state is HealthState.CRITICAL else f"{things} to be looked at",
+        advice,
     )
 
 
-def _engine(engine: EngineSeen) -> Figure:
+def _engine(engine: EngineHealth) -> Figure:
     if engine.seconds is not None:
-        return Figure(engine.product, f"answers in {_duration(engine.seconds)}")
+        return Figure(engine.product, f"answers in {_format_duration(engine.seconds)}")
     return Figure(
         engine.product,
-        engine.trouble,
-        State.BAD,
-        f"{engine.product} {engine.trouble}: {_WITHOUT[engine.name]}",
+        engine.problem,
+        HealthState.CRITICAL,
+        f"{engine.product} {engine.problem}: {_ENGINE_DOWN_ADVICE[engine.name]}",
     )
 
 
-_WITHOUT = {
+_ENGINE_DOWN_ADVICE = {
     "Redis": "nothing is accepted until it is back; what was accepted is in its log",
     "PostgreSQL": "numbers are still given, but nothing is stored, read or searched until it is back",
     "Elasticsearch": "nothing can be searched until it is back; all else goes on",
 }
 
 
-def _on_the_way(seen: Seen) -> Iterator[Figure]:
+def _pipeline(snapshot: HealthSnapshot) -> Iterator[Figure]:
     """What is accepted, stored and searchable: how much a second, and how much is not that far yet."""
-    found, rates = seen.status, seen.rates
-    if found is None:
+    status, rates = snapshot.status, snapshot.rates
+    if status is None:
         yield from map(_unknown, ("Accepted", "Stored", "Searchable"))
         return
-    if found.totals.accepted is None:
+    if status.totals.accepted is None:
         yield _unknown("Accepted")
     else:
-        yield Figure("Accepted", _rate(rates.accepted))
-    yield _step(
+        yield Figure("Accepted", _format_rate(rates.accepted))
+    yield _pipeline_stage(
         "Stored",
-        _rate(rates.stored),
-        found.waiting,
-        found.oldest_seconds,
+        _format_rate(rates.stored),
+        status.waiting,
+        status.oldest_seconds,
         "what is accepted is stored late: the workers do not keep up, or can't store; see their log",
     )
-    if not any(engine.name == "Elasticsearch" for engine in seen.engines):
+    if not any(engine.name == "Elasticsearch" for engine in snapshot.engines):
         yield Figure("Searchable", "as soon as it is stored, by PostgreSQL")
-    elif found.schema and not found.search_index:
+    elif status.schema and not status.search_index:
         advice = "there is no search index: run `instachat reindex`"
-        yield Figure("Searchable", "no index", State.BAD, advice)
+        yield Figure("Searchable", "no index", HealthState.CRITICAL, advice)
     else:
-        yield _step(
+        yield _pipeline_stage(
             "Searchable",
-            _rate(rates.searchable),
-            found.unpublished,
-            found.unpublished_seconds,
+            _format_rate(rates.searchable),
+            status.unpublished,
+            status.unpublished_seconds,
             "what is stored becomes searchable late: Elasticsearch is away or too slow, or no worker"
             " publishes; see the workers' log",
         )
 
 
-def _step(
+def _pipeline_stage(
     name: str, rate: str, waiting: int | None, oldest_seconds: float | None, advice: str
 ) -> Figure:
     """A step of the way, with what waits before it."""
@@ -141,26 +145,28 @@ def _step(
         return _unknown(name)
     if not waiting:
         return Figure(name, f"{rate}; nothing waits")
-    since = "" if oldest_seconds is None else f", the oldest for {_duration(oldest_seconds)}"
-    value = f"{rate}; {_count(waiting, 'waits', 'wait')}{since}"
-    if oldest_seconds is not None and oldest_seconds > LATE_SECONDS:
-        return Figure(name, value, State.LOOK, advice)
+    since = "" if oldest_seconds is None else f", the oldest for {_format_duration(oldest_seconds)}"
+    value = f"{rate}; {_count_noun(waiting, 'waits', 'wait')}{since}"
+    if oldest_seconds is not None and oldest_seconds > MAX_LAG_SECONDS:
+        return Figure(name, value, HealthState.WARNING, advice)
     return Figure(name, value)
 
 
-_WORK = ("Workers", "Job queue", "Dead letters", "Counts in SQL", "Stores compared", "Schema")
+_WORK_NAMES = ("Workers", "Job queue", "Dead letters", "Counts in SQL", "Stores compared", "Schema")
 
 
-def _work(found: Status | None) -> Iterator[Figure]:
-    if found is None:
-        yield from map(_unknown, _WORK)
+def _work(status: Status | None) -> Iterator[Figure]:
+    if status is None:
+        yield from map(_unknown, _WORK_NAMES)
         return
-    yield _workers(found.workers)
-    yield _queue(found.queue, found.paused)
-    yield _letters(found.dead_letters)
-    yield _counters(found.unsynced_counters, found.sync_lag_seconds)
-    yield _unknown("Stores compared") if found.schema is None else _compared(found.reconciled)
-    yield _schema(found.schema)
+    yield _workers(status.workers)
+    yield _queue(status.queue, status.paused)
+    yield _dead_letters(status.dead_letters)
+    yield _counter_sync(status.dirty_counters, status.sync_lag_seconds)
+    yield (
+        _unknown("Stores compared") if status.schema is None else _reconciliation(status.reconciled)
+    )
+    yield _schema(status.schema)
 
 
 def _workers(running: int | None) -> Figure:
@@ -169,7 +175,7 @@ def _workers(running: int | None) -> Figure:
         return _unknown(name)
     if running == 0:
         advice = "no worker is running, so nothing is stored: start one by `instachat worker`"
-        return Figure(name, "none running", State.BAD, advice)
+        return Figure(name, "none running", HealthState.CRITICAL, advice)
     return Figure(name, f"{running:,} running")
 
 
@@ -177,49 +183,54 @@ def _queue(jobs: int | None, paused: bool | None) -> Figure:
     name = "Job queue"
     if jobs is None:
         return _unknown(name)
-    value = _count(jobs, "job waits", "jobs wait") if jobs else "nothing waits"
+    value = _count_noun(jobs, "job waits", "jobs wait") if jobs else "nothing waits"
     if paused:
         advice = "the workers are paused, so nothing is stored: `instachat queue resume`"
-        return Figure(name, f"paused; {value}", State.LOOK, advice)
+        return Figure(name, f"paused; {value}", HealthState.WARNING, advice)
     return Figure(name, value)
 
 
-def _letters(letters: dict[str, int] | None) -> Figure:
+def _dead_letters(counts: dict[str, int] | None) -> Figure:
     name = "Dead letters"
-    if letters is None:
+    if counts is None:
         return _unknown(name)
-    kinds = ", ".join(f"{count:,} of {kind}" for kind, count in letters.items() if count)
+    kinds = ", ".join(f"{count:,} of {kind}" for kind, count in counts.items() if count)
     if kinds:
         advice = "there are dead letters, which were refused for good: `instachat dead list`"
-        return Figure(name, kinds, State.LOOK, advice)
+        return Figure(name, kinds, HealthState.WARNING, advice)
     return Figure(name, "none")
 
 
-def _counters(behind: int | None, seconds: float | None) -> Figure:
+def _counter_sync(behind: int | None, seconds: float | None) -> Figure:
     """Counts are copied into SQL once an hour, so they may be behind for as long."""
     name = "Counts in SQL"
     if behind is None:
         return _unknown(name)
     if not behind:
         return Figure(name, "current")
-    value = f"{behind:,} behind" + (f", the oldest for {_duration(seconds)}" if seconds else "")
-    if seconds is not None and seconds > SYNC_SECONDS:
+    value = f"{behind:,} behind" + (
+        f", the oldest for {_format_duration(seconds)}" if seconds else ""
+    )
+    if seconds is not None and seconds > MAX_SYNC_LAG_SECONDS:
         advice = "counts in SQL are behind for too long: `instachat sync-counters` writes them"
-        return Figure(name, value, State.LOOK, advice)
+        return Figure(name, value, HealthState.WARNING, advice)
     return Figure(name, value)
 
 
-def _compared(last: LastReconciliation | None) -> Figure:
+def _reconciliation(last: LastReconciliation | None) -> Figure:
     name = "Stores compared"
     if last is None:
         return Figure(name, "not yet")
-    ago = f"{_duration((datetime.now(UTC) - last.finished_at).total_seconds())} ago"
-    if left := last.findings - last.mended:
+    ago = f"{_format_duration((datetime.now(UTC) - last.finished_at).total_seconds())} ago"
+    if left := last.findings - last.repaired:
         advice = (
             "Redis, SQL and the index differed when they were last compared: `instachat reconcile`"
         )
         return Figure(
-            name, f"{ago}, {_count(left, 'difference', 'differences')}", State.LOOK, advice
+            name,
+            f"{ago}, {_count_noun(left, 'difference', 'differences')}",
+            HealthState.WARNING,
+            advice,
         )
     return Figure(name, f"{ago}, no difference" + (" is left" if last.findings else ""))
 
@@ -231,25 +242,25 @@ def _schema(schema: str | None) -> Figure:
         advice = (
             f"the database has schema {schema}, this server needs {SCHEMA}: `instachat migrate`"
         )
-        return Figure("Schema", schema, State.BAD, advice)
+        return Figure("Schema", schema, HealthState.CRITICAL, advice)
     return Figure("Schema", f"{schema}, current")
 
 
 def _unknown(name: str) -> Figure:
-    return Figure(name, "unknown", State.UNKNOWN)
+    return Figure(name, "unknown", HealthState.UNKNOWN)
 
 
-def _count(count: int, one: str, many: str) -> str:
+def _count_noun(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
-def _rate(a_second: float | None) -> str:
-    if a_second is None:
+def _format_rate(per_second: float | None) -> str:
+    if per_second is None:
         return "rate not measured yet"
-    return f"{a_second:,.0f} a second" if a_second >= 10 else f"{a_second:.2g} a second"
+    return f"{per_second:,.0f} a second" if per_second >= 10 else f"{per_second:.2g} a second"
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """A duration as a person says it."""
     if seconds < 1:
         return f"{max(seconds * 1000, 1):.0f} ms"

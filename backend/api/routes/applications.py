@@ -6,30 +6,30 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import problems, schemas
-from backend.api.openapi import answers
-from backend.api.operator_auth import operator
-from backend.api.parameters import Cascade, IdempotencyKey, IfMatch, Wait, etag, version_of
-from backend.api.problems import Refused
+from backend.api.openapi import route_responses
+from backend.api.operator_auth import require_operator
+from backend.api.parameters import Cascade, IdempotencyKey, IfMatch, Wait, etag, parse_if_match
+from backend.api.problems import ProblemException
 from backend.api.request_body import JsonRoute
 from backend.api.schemas import PREFIX, Limit, Token
-from backend.api.service import Here
+from backend.api.service import ServiceDep
 from backend.domain import model, serialization
 
 router = APIRouter(prefix=PREFIX + "/applications", tags=["applications"], route_class=JsonRoute)
-for_operators = APIRouter(
-    prefix=PREFIX + "/applications", tags=["operator"], dependencies=[Depends(operator)]
+operator_router = APIRouter(
+    prefix=PREFIX + "/applications", tags=["operator"], dependencies=[Depends(require_operator)]
 )
-without_operators = APIRouter(prefix=PREFIX + "/applications", include_in_schema=False)
+no_operator_router = APIRouter(prefix=PREFIX + "/applications", include_in_schema=False)
 
 
 @router.post(
     "",
     status_code=201,
     response_model=schemas.Application,
-    responses=answers(409, 429, body=True, etag=201),
+    responses=route_responses(409, 429, body=True, etag=201),
 )
 async def create_application(
-    here: Here,
+    service: ServiceDep,
     request: Request,
     body: schemas.ApplicationBody,
     idempotency_key: IdempotencyKey = None,
@@ -40,49 +40,53 @@ async def create_application(
     name = body.application.name
 
     def create() -> model.Application:
-        here.limit.count(address)
-        return here.catalog.create_application(name, key=idempotency_key)
+        service.creation_limit.count(address)
+        return service.catalog.create_application(name, key=idempotency_key)
 
-    return _answer(await here.call(create), 201)
+    return _application_response(await service.run(create), 201)
 
 
-@router.get("/{token}", response_model=schemas.Application, responses=answers(404, etag=200))
-async def show_application(here: Here, token: Token) -> Response:
+@router.get(
+    "/{token}", response_model=schemas.Application, responses=route_responses(404, etag=200)
+)
+async def show_application(service: ServiceDep, token: Token) -> Response:
     """An application, with its live count of chats."""
-    return _answer(await here.call(lambda: here.catalog.application(token)))
+    return _application_response(await service.run(lambda: service.catalog.application(token)))
 
 
 @router.patch(
     "/{token}",
     response_model=schemas.Application,
-    responses=answers(404, 409, body=True, etag=200),
+    responses=route_responses(404, 409, body=True, etag=200),
 )
 async def rename_application(
-    here: Here, token: Token, body: schemas.ApplicationBody, if_match: IfMatch = None
+    service: ServiceDep, token: Token, body: schemas.ApplicationBody, if_match: IfMatch = None
 ) -> Response:
     """Give an application another name."""
-    version, name = version_of(if_match), body.application.name
-    renamed = await here.call(lambda: here.catalog.rename_application(token, name, version=version))
-    return _answer(renamed)
+    version, name = parse_if_match(if_match), body.application.name
+    renamed = await service.run(
+        lambda: service.catalog.rename_application(token, name, version=version)
+    )
+    return _application_response(renamed)
 
 
-@router.delete("/{token}", status_code=204, responses=answers(404, 409, cascading=True))
+@router.delete("/{token}", status_code=204, responses=route_responses(404, 409, cascading=True))
 async def delete_application(
-    here: Here, token: Token, cascade: Cascade = False, if_match: IfMatch = None
+    service: ServiceDep, token: Token, cascade: Cascade = False, if_match: IfMatch = None
 ) -> Response:
     """Delete an application that has no chats, or with all of them."""
-    version = version_of(if_match)
-    await here.change(
-        lambda: here.catalog.delete_application(token, cascade=cascade, version=version),
-        decided_later=True,
+    version = parse_if_match(if_match)
+    await service.run_change(
+        lambda: service.catalog.delete_application(token, cascade=cascade, version=version),
+        decided_by_drain=True,
     )
     return Response(status_code=202 if cascade else 204)
 
 
-@for_operators.get("", response_model=schemas.Applications, responses=answers(401, 404))
+@operator_router.get("", response_model=schemas.Applications, responses=route_responses(401, 404))
 async def list_applications(
-    here: Here,
-    limit: Limit = schemas.ITEMS,
+    service: ServiceDep,
+    limit: Limit = schemas.DEFAULT_PAGE_SIZE,
     after: Annotated[
         str | None,
         Query(
@@ -93,19 +97,21 @@ async def list_applications(
     ] = None,
 ) -> Response:
     """All applications, in the order of their creation."""
-    found = await here.call(lambda: list(here.catalog.applications(behind=after, limit=limit + 1)))
+    found = await service.run(
+        lambda: list(service.catalog.applications(after_token=after, limit=limit + 1))
+    )
     items = [serialization.application(each) for each in found[:limit]]
     return JSONResponse(
         {"items": items, "next": items[-1]["token"] if len(found) > limit else None}
     )
 
 
-@without_operators.get("")
-async def no_list() -> Response:
+@no_operator_router.get("")
+async def list_not_found() -> Response:
     """As any path that nobody serves."""
-    raise Refused(problems.NOT_FOUND)
+    raise ProblemException(problems.NOT_FOUND)
 
 
-def _answer(found: model.Application, status: int = 200) -> Response:
+def _application_response(found: model.Application, status: int = 200) -> Response:
     body: dict[str, Any] = serialization.application(found)
     return JSONResponse(body, status, {"ETag": etag(found.version)})

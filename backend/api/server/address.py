@@ -5,18 +5,18 @@ import socket
 from typing import Any
 
 from backend.domain.errors import Failed
-from backend.settings import variable
+from backend.settings import environment_variable
 
 BACKLOG = 2_048
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to listen on; and to ask there
+WILDCARD_TO_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to listen on; and to ask there
 
 
 def check_free(host: str, port: int) -> None:
     """Raise Failed unless this process could listen there."""
-    bound(host, port, 1)[0].close()
+    open_listeners(host, port, 1)[0].close()
 
 
-def bound(host: str, port: int, count: int) -> list[socket.socket]:
+def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
     """So many sockets that listen at one address; the kernel shares connections out among them.
 
     Raises Failed if that can't be, also if anybody else listens there.
@@ -25,52 +25,56 @@ def bound(host: str, port: int, count: int) -> list[socket.socket]:
     try:
         for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             try:
-                return _bound(family, address, count)
-            except OSError as found:
-                error = error or found
-                if found.errno == errno.EADDRINUSE:
+                return _open_listeners(family, address, count)
+            except OSError as failure:
+                error = error or failure
+                if failure.errno == errno.EADDRINUSE:
                     break  # and not another address of that name: somebody would get the rest
-    except OSError as found:
-        error = found
-    said = str((error and error.strerror) or error).lower()
+    except OSError as failure:
+        error = failure
+    reason = str((error and error.strerror) or error).lower()
     raise Failed(
-        f"can't listen on {host} port {port}: {said}",
-        f"choose another by --port or {variable('port')}",
+        f"can't listen on {host} port {port}: {reason}",
+        f"choose another by --port or {environment_variable('port')}",
     )
 
 
-def _bound(family: int, address: Any, count: int) -> list[socket.socket]:
+def _open_listeners(family: int, address: Any, count: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for _ in range(count):
-            one = socket.socket(family, socket.SOCK_STREAM)
-            sockets.append(one)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if len(sockets) > 1:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 address = sockets[0].getsockname()  # the port may have been 0
-            one.bind(address)
-            one.listen(BACKLOG)
+            listener.bind(address)
+            listener.listen(BACKLOG)
             # The first takes the address for itself before it lets the others share it.
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
-        for one in sockets:
-            one.close()
+        for listener in sockets:
+            listener.close()
         raise
     return sockets
 
 
-def answers(host: str, port: int) -> bool:
+def is_responding(host: str, port: int) -> bool:
     """Whether a server answers there, whatever it says; one that is about to work listens already."""
     try:
-        with socket.create_connection((ANYWHERE.get(host, host), port), timeout=1) as asked:
-            asked.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            return bool(asked.recv(1))
+        with socket.create_connection(
+            (WILDCARD_TO_LOOPBACK.get(host, host), port), timeout=1
+        ) as connection:
+            connection.sendall(
+                b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
+            return bool(connection.recv(1))
     except OSError:
         return False
 
 
 def url(host: str, port: int) -> str:
     """The address for a browser on this machine."""
-    host = ANYWHERE.get(host, host)
+    host = WILDCARD_TO_LOOPBACK.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -19,48 +19,50 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from backend.api import problems
-from backend.api.middleware import EVERYWHERE, REQUEST_ID, Observe, request_id
+from backend.api.middleware import COMMON_HEADERS, REQUEST_ID, Observer, request_id
 from backend.api.problems import Problem
 
-MOST_HEAD_BYTES: Final = 64 * 1024  # of headers, trailers, and of what frames a body's chunks
-HEAD_SECONDS: Final = 10.0  # for all of a request's headers
-IDLE_SECONDS: Final = 75.0  # between requests
-STALLED_SECONDS: Final = 30.0  # without taking what is sent to it
-MOST_CONNECTIONS: Final = 16_384  # of one process
-LOOK_SECONDS: Final = 1
-PART_BYTES: Final = 8 * 1024  # are parsed at once, so that few requests in a row are held at once
-UPGRADING: Final = {b"connection", b"upgrade", b"http2-settings"}
+MAX_HEADER_BYTES: Final = 64 * 1024  # of headers, trailers, and of what frames a body's chunks
+HEADERS_TIMEOUT_SECONDS: Final = 10.0  # for all of a request's headers
+IDLE_TIMEOUT_SECONDS: Final = 75.0  # between requests
+WRITE_TIMEOUT_SECONDS: Final = 30.0  # without taking what is sent to it
+MAX_CONNECTIONS: Final = 16_384  # of one process
+TIMEOUT_CHECK_SECONDS: Final = 1
+PARSE_CHUNK_BYTES: Final = (
+    8 * 1024
+)  # are parsed at once, so that few requests in a row are held at once
+UPGRADE_HEADERS: Final = {b"connection", b"upgrade", b"http2-settings"}
 
 
 class Connection(HttpToolsProtocol):
-    """Whoever holds such connections calls `look` on each, every LOOK_SECONDS."""
+    """Whoever holds such connections calls `check_timeouts` on each, every TIMEOUT_CHECK_SECONDS."""
 
-    def __init__(self, observers: Iterable[Observe], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, observers: Iterable[Observer], *args: Any, **kwargs: Any) -> None:
         """`observers` are told of what is refused here; all else is as Uvicorn gives it."""
         super().__init__(*args, **kwargs)
         self._observers = tuple(observers)
         # The one that a task works on; `cycle` is the last that has come.
-        self._answered: RequestResponseCycle | None = None
+        self._running_cycle: RequestResponseCycle | None = None
         self._unparsed = b""  # while requests wait behind another
         self._overhead = 0  # bytes of this request, but for its body
         self._in_head = False
-        self._refused: Problem | None = None  # once what came before it is answered
-        self._since = time.monotonic()  # when the client was left to send something
-        self._stalled: float | None = None  # since when it does not take what is sent to it
+        self._pending_problem: Problem | None = None  # once what came before it is answered
+        self._waiting_since = time.monotonic()  # when the client was left to send something
+        self._stalled_since: float | None = None  # since when it does not take what is sent to it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, lambda: bool(self.pipeline or self._unparsed))
-        if len(self.connections) > MOST_CONNECTIONS:
+        self.flow = _HoldingFlowControl(transport, lambda: bool(self.pipeline or self._unparsed))
+        if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         super().connection_lost(exc)
-        if self._answered:
-            self._answered.disconnected = True
-            self._answered.message_event.set()
+        if self._running_cycle:
+            self._running_cycle.disconnected = True
+            self._running_cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
@@ -70,24 +72,26 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
         super().pause_writing()
-        self._stalled = time.monotonic()
+        self._stalled_since = time.monotonic()
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
         super().resume_writing()
-        self._stalled = None
+        self._stalled_since = None
 
-    def look(self, now: float) -> None:
+    def check_timeouts(self, now: float) -> None:
         """Let a client go that takes too long. While it waits for an answer, the routes look after it."""
-        if self._stalled is not None and now - self._stalled > STALLED_SECONDS:
+        if self._stalled_since is not None and now - self._stalled_since > WRITE_TIMEOUT_SECONDS:
             self.transport.abort()
         elif self.transport.is_closing():
-            self._stalled = self._stalled or now  # there may be something left to be sent to it
+            self._stalled_since = (
+                self._stalled_since or now
+            )  # there may be something left to be sent to it
         elif not self._is_answering:
-            waited = now - self._since
-            if self._in_head and waited > HEAD_SECONDS:
-                self._refuse(problems.HEAD_TOO_SLOW)
-            elif waited > IDLE_SECONDS:
+            waited = now - self._waiting_since
+            if self._in_head and waited > HEADERS_TIMEOUT_SECONDS:
+                self._reject(problems.HEADERS_TOO_SLOW)
+            elif waited > IDLE_TIMEOUT_SECONDS:
                 self.transport.close()
 
     # -- what the parser and Uvicorn call ----------------------------------------------------------
@@ -97,24 +101,24 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._overhead = 0
         self._in_head = True
-        self._since = time.monotonic()
+        self._waiting_since = time.monotonic()
 
     def on_headers_complete(self) -> None:
         """All headers have come."""
         self._in_head = False
         if not self.parser.should_upgrade():
-            self.head_came()
+            self.on_request_head()
 
     def on_message_complete(self) -> None:
         """All of the request has come."""
         if not self.parser.should_upgrade():
-            self.body_came()
+            self.on_request_complete()
 
-    def head_came(self) -> None:
+    def on_request_head(self) -> None:
         """There is a request to begin with."""
         super().on_headers_complete()
 
-    def body_came(self) -> None:
+    def on_request_complete(self) -> None:
         """That request's body is whole."""
         super().on_message_complete()
 
@@ -124,22 +128,22 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """An answer is on its way. As Uvicorn's, but for its timer: `look` is what ends idle connections."""
-        self._answered = None
+        """An answer is on its way. As Uvicorn's, without its timer: `check_timeouts` ends idle connections."""
+        self._running_cycle = None
         if self.transport.is_closing():
             return
-        self._since = time.monotonic()
+        self._waiting_since = time.monotonic()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._refused:
-            self._hang_up(self._refused)
+        elif self._pending_problem:
+            self._send_problem_and_close(self._pending_problem)
         if self._unparsed:
             self.loop.call_soon(self._parse)
         else:
             self.flow.resume_reading()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._answered = cycle
+        self._running_cycle = cycle
         super()._start_asgi_task(cycle, app)
 
     @property
@@ -150,40 +154,40 @@ class Connection(HttpToolsProtocol):
         """Parse what has come, until a request waits behind another: the rest is for later."""
         data, self._unparsed, at = self._unparsed, b"", 0
         while at < len(data) and not (
-            self.pipeline or self._refused or self.transport.is_closing()
+            self.pipeline or self._pending_problem or self.transport.is_closing()
         ):
-            part = data[at : at + PART_BYTES]
-            at += len(part)
-            self._overhead += len(part)
+            chunk = data[at : at + PARSE_CHUNK_BYTES]
+            at += len(chunk)
+            self._overhead += len(chunk)
             try:
-                self.parser.feed_data(part)
+                self.parser.feed_data(chunk)
             except HttpParserUpgrade as upgrade:
-                data, at = self._declined() + data[at - len(part) + upgrade.args[0] :], 0
+                data, at = self._decline_upgrade() + data[at - len(chunk) + upgrade.args[0] :], 0
             except HttpParserError:
-                self._refuse(problems.NOT_HTTP)
+                self._reject(problems.NOT_HTTP)
             else:
-                if self._overhead > MOST_HEAD_BYTES:
-                    self._refuse(problems.HEAD_TOO_LARGE)
-        if self._refused or self.transport.is_closing():
+                if self._overhead > MAX_HEADER_BYTES:
+                    self._reject(problems.HEADERS_TOO_LARGE)
+        if self._pending_problem or self.transport.is_closing():
             return
         self._unparsed = data[at:]
         # Where a body is large, whoever reads it goes on.
         if not (self._is_answering and len(self.cycle.body) > HIGH_WATER_LIMIT):
             self.flow.resume_reading()
 
-    def _declined(self) -> bytes:
+    def _decline_upgrade(self) -> bytes:
         """The head of a request that offers an upgrade, without the offer; a new parser is to read it."""
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self._refuse(problems.NOT_HTTP)
+            self._reject(problems.NOT_HTTP)
             return b""
-        kept = [(name, value) for name, value in self.headers if name not in UPGRADING]
+        remaining = [(name, value) for name, value in self.headers if name not in UPGRADE_HEADERS]
         if any(b"close" in value.lower() for name, value in self.headers if name == b"connection"):
-            kept.append((b"connection", b"close"))
+            remaining.append((b"connection", b"close"))
         self.parser = HttpRequestParser(self)
-        return b"%s %s HTTP/1.1\r\n%s\r\n" % (method, self.url, head(kept))
+        return b"%s %s HTTP/1.1\r\n%s\r\n" % (method, self.url, encode_headers(remaining))
 
-    def _refuse(self, problem: Problem) -> None:
+    def _reject(self, problem: Problem) -> None:
         """Answer what came last by a problem, and hang up; what came before it is answered before."""
         unanswered = self._is_answering
         if unanswered and self.cycle.more_body:  # it is in this one's body that something is wrong
@@ -191,29 +195,29 @@ class Connection(HttpToolsProtocol):
             if self.pipeline:
                 self.pipeline.popleft()
         if unanswered:
-            self._refused = problem
+            self._pending_problem = problem
             self.flow.pause_reading()
         else:
-            self._hang_up(problem)
+            self._send_problem_and_close(problem)
 
-    def _hang_up(self, problem: Problem) -> None:
-        body = problems.encoded(problem)
+    def _send_problem_and_close(self, problem: Problem) -> None:
+        body = problems.encode(problem)
         rid = request_id(())
         headers = (
             (REQUEST_ID, rid),
             (b"content-type", problems.MEDIA_TYPE.encode()),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
-            *EVERYWHERE,
+            *COMMON_HEADERS,
             *self.server_state.default_headers,
         )
-        self.transport.write(STATUS_LINE[problem.status] + head(headers) + b"\r\n" + body)
+        self.transport.write(STATUS_LINE[problem.status] + encode_headers(headers) + b"\r\n" + body)
         self.transport.close()
         for observe in self._observers:
-            observe(rid, "-", "-", problem.status, time.monotonic() - self._since)
+            observe(rid, "-", "-", problem.status, time.monotonic() - self._waiting_since)
 
 
-class _Flow(FlowControl):
+class _HoldingFlowControl(FlowControl):
     """Does not go on reading while there is something that has to wait."""
 
     def __init__(self, transport: asyncio.Transport, has_to_wait: Callable[[], bool]) -> None:
@@ -225,6 +229,6 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
-def head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def encode_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Headers, as they are sent."""
     return b"".join(b"%s: %s\r\n" % header for header in headers)

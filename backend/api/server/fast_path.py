@@ -22,10 +22,10 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backend.api import problems
-from backend.api.middleware import EVERYWHERE, REQUEST_ID, Observe, request_id
+from backend.api.middleware import COMMON_HEADERS, REQUEST_ID, Observer, request_id
 from backend.api.schemas import PREFIX
-from backend.api.server.connection import Connection, head
-from backend.api.server.group_commit import Answer
+from backend.api.server.connection import Connection, encode_headers
+from backend.api.server.group_commit import AnswerCallback
 from backend.api.service import Service
 from backend.domain import serialization
 from backend.domain.errors import InstaChatError, Invalid
@@ -38,36 +38,38 @@ ROUTE: Final = PREFIX + "/applications/{token}/chats/{chat}/messages"
 logger = logging.getLogger(__name__)
 
 
-class Text(Struct, forbid_unknown_fields=True):
-    """As `shapes.Text`, read in a tenth of the time. Other members are not usual."""
+class FastText(Struct, forbid_unknown_fields=True):
+    """As `schemas.Text`, read in a tenth of the time. Other members are not usual."""
 
     text: str
 
 
-class MessageBody(Struct, forbid_unknown_fields=True):
-    """As `shapes.MessageBody`."""
+class FastMessageBody(Struct, forbid_unknown_fields=True):
+    """As `schemas.MessageBody`."""
 
-    message: Text
+    message: FastText
 
 
-_decode = msgspec.json.Decoder(MessageBody).decode
-_match = re.compile(
+_decode_body = msgspec.json.Decoder(FastMessageBody).decode
+_match_path = re.compile(
     PREFIX.encode() + b"/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
 ).fullmatch
 # Uvicorn stops reading a larger body, until somebody asks for it.
-MOST_USUAL_BYTES: Final = HIGH_WATER_LIMIT
+MAX_FAST_BODY_BYTES: Final = HIGH_WATER_LIMIT
 # The latter two where they come twice.
-UNUSUAL: Final = {b"origin", b"expect", b"content-type", b"idempotency-key"}
-_STATUS = 202
-_HEADERS = head(((b"content-type", b"application/json"), *EVERYWHERE))
+EXCLUDED_HEADERS: Final = {b"origin", b"expect", b"content-type", b"idempotency-key"}
+_ACCEPTED = 202
+_HEADERS = encode_headers(((b"content-type", b"application/json"), *COMMON_HEADERS))
 # The body of an answer, but for the number in it.
-_BEFORE, _AFTER = json.dumps(serialization.number(0), separators=(",", ":")).encode().split(b"0")
+_BODY_START, _BODY_END = (
+    json.dumps(serialization.number(0), separators=(",", ":")).encode().split(b"0")
+)
 
 
-class Lane:
+class FastPath:
     """What all of a process's connections share."""
 
-    def __init__(self, service: Callable[[], Service], observers: Iterable[Observe]) -> None:
+    def __init__(self, service: Callable[[], Service], observers: Iterable[Observer]) -> None:
         """`service` is asked for once, when the application runs."""
         self._service = service
         self.observers = tuple(observers)
@@ -75,7 +77,7 @@ class Lane:
         self._headers: list[tuple[bytes, bytes]] | None = None
 
     @cached_property
-    def submit(self) -> Callable[[accept.Request, Answer], None]:
+    def submit(self) -> Callable[[accept.Request, AnswerCallback], None]:
         """See `Service.submit`."""
         return self._service().submit
 
@@ -83,11 +85,11 @@ class Lane:
         """How each good answer starts. Uvicorn makes a new list of its own headers when they change."""
         if headers is not self._headers:
             self._headers = headers
-            self._start = STATUS_LINE[_STATUS] + _HEADERS + head(headers)
+            self._start = STATUS_LINE[_ACCEPTED] + _HEADERS + encode_headers(headers)
         return self._start
 
 
-class Usual:
+class FastRequest:
     """A request for a message that has nothing unusual about it, instead of Uvicorn's cycle of one."""
 
     __slots__ = (
@@ -116,58 +118,62 @@ class Usual:
         self.keep_alive = True
         self.disconnected = False
         self.response_complete = False
-        self.message_event = _NOBODY
+        self.message_event = _NO_EVENT
 
 
-class _Nobody:
+class _NoEvent:
     """Who waits for a part of the body: nobody."""
 
     def set(self) -> None: ...
 
 
-_NOBODY = _Nobody()
+_NO_EVENT = _NoEvent()
 
 
 class FastConnection(Connection):
     """A connection that takes the usual requests itself, one at a time."""
 
-    def __init__(self, lane: Lane, *args: Any, **kwargs: Any) -> None:
-        super().__init__(lane.observers, *args, **kwargs)
-        self._lane = lane
-        self._usual: Usual | None = None
+    def __init__(self, fast_path: FastPath, *args: Any, **kwargs: Any) -> None:
+        super().__init__(fast_path.observers, *args, **kwargs)
+        self._fast_path = fast_path
+        self._fast_request: FastRequest | None = None
 
-    def look(self, now: float) -> None:
+    def check_timeouts(self, now: float) -> None:
         """See Connection. The ordinary route is who waits for a slow body."""
-        if (usual := self._usual) and usual.more_body:
-            self._hand_on(usual)
-        super().look(now)
+        if (fast_request := self._fast_request) and fast_request.more_body:
+            self._fall_back(fast_request)
+        super().check_timeouts(now)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol. The ordinary route is who tells of a body that never came."""
-        if (usual := self._usual) and usual.more_body:
-            self._hand_on(usual)
+        if (fast_request := self._fast_request) and fast_request.more_body:
+            self._fall_back(fast_request)
         super().connection_lost(exc)
 
-    def head_came(self) -> None:
+    def on_request_head(self) -> None:
         """See Connection."""
-        if not self._is_answering and not self.flow.write_paused and (usual := self._is_usual()):
-            usual.keep_alive = (
+        if (
+            not self._is_answering
+            and not self.flow.write_paused
+            and (fast_request := self._read_head())
+        ):
+            fast_request.keep_alive = (
                 self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
             )
-            self._usual = self.cycle = usual  # type: ignore[assignment]
+            self._fast_request = self.cycle = fast_request  # type: ignore[assignment]
         else:
-            super().head_came()
+            super().on_request_head()
 
-    def body_came(self) -> None:
+    def on_request_complete(self) -> None:
         """See Connection."""
-        super().body_came()
+        super().on_request_complete()
         last: object = self.cycle
-        if (usual := self._usual) and usual is last:
-            self._accept(usual)
+        if (fast_request := self._fast_request) and fast_request is last:
+            self._accept(fast_request)
 
-    def _is_usual(self) -> Usual | None:
+    def _read_head(self) -> FastRequest | None:
         """The request, if nothing about its head is unusual."""
-        if self.parser.get_method() != b"POST" or not (found := _match(self.url)):
+        if self.parser.get_method() != b"POST" or not (found := _match_path(self.url)):
             return None
         size, key, kind = 0, None, None
         for name, value in self.headers:
@@ -177,44 +183,44 @@ class FastConnection(Connection):
                 size = int(value)
             elif name == b"idempotency-key" and key is None:
                 key = value.decode("latin-1")
-            elif name in UNUSUAL:
+            elif name in EXCLUDED_HEADERS:
                 return None
-        if kind != b"application/json" or not 0 < size <= MOST_USUAL_BYTES:
+        if kind != b"application/json" or not 0 < size <= MAX_FAST_BODY_BYTES:
             return None
-        return Usual(found[1].decode(), int(found[2]), key, self.headers)
+        return FastRequest(found[1].decode(), int(found[2]), key, self.headers)
 
     # -- what becomes of it --------------------------------------------------------------------------
 
-    def _accept(self, usual: Usual) -> None:
-        request = _request(usual)
+    def _accept(self, fast_request: FastRequest) -> None:
+        request = _accept_request(fast_request)
         if request is None:
-            self._hand_on(usual)
+            self._fall_back(fast_request)
             return
         try:
-            self._lane.submit(request, self._answer)
+            self._fast_path.submit(request, self._answer)
         except InstaChatError as error:
             self._answer(error)
 
-    def _hand_on(self, usual: Usual) -> None:
+    def _fall_back(self, fast_request: FastRequest) -> None:
         """Have the request go the ordinary way. Only while it is the last one that has come."""
-        self._usual = self.cycle = None  # type: ignore[assignment]
-        super().head_came()
-        self.cycle.keep_alive = self.cycle.keep_alive and usual.keep_alive
-        HttpToolsProtocol.on_body(self, bytes(usual.body))
-        if not usual.more_body:
-            super().body_came()
+        self._fast_request = self.cycle = None  # type: ignore[assignment]
+        super().on_request_head()
+        self.cycle.keep_alive = self.cycle.keep_alive and fast_request.keep_alive
+        HttpToolsProtocol.on_body(self, bytes(fast_request.body))
+        if not fast_request.more_body:
+            super().on_request_complete()
 
     def _answer(self, answer: Accepted | Exception) -> None:
-        usual = self._usual
-        assert usual is not None
-        self._usual = None
-        rid = request_id(usual.headers)
+        fast_request = self._fast_request
+        assert fast_request is not None
+        self._fast_request = None
+        rid = request_id(fast_request.headers)
         if isinstance(answer, Accepted):
-            status = _STATUS
-            start = self._lane.start(self.server_state.default_headers)
-            body = b"%s%d%s" % (_BEFORE, answer.first, _AFTER)
+            status = _ACCEPTED
+            start = self._fast_path.start(self.server_state.default_headers)
+            body = b"%s%d%s" % (_BODY_START, answer.first, _BODY_END)
         else:
-            status, start, body = self._problem(answer, rid)
+            status, start, body = self._problem_response(answer, rid)
         if not self.transport.is_closing():
             self.transport.write(
                 b"%s%s: %s\r\ncontent-length: %d\r\n%s\r\n%s"
@@ -223,38 +229,38 @@ class FastConnection(Connection):
                     REQUEST_ID,
                     rid,
                     len(body),
-                    b"" if usual.keep_alive else b"connection: close\r\n",
+                    b"" if fast_request.keep_alive else b"connection: close\r\n",
                     body,
                 )
             )
-            if not usual.keep_alive:
+            if not fast_request.keep_alive:
                 self.transport.close()
-        usual.response_complete = True
-        seconds = time.perf_counter() - usual.began
+        fast_request.response_complete = True
+        seconds = time.perf_counter() - fast_request.began
         for observe in self._observers:
             observe(rid, "POST", ROUTE, status, seconds)
         self.on_response_complete()
 
-    def _problem(self, error: Exception, rid: bytes) -> tuple[int, bytes, bytes]:
+    def _problem_response(self, error: Exception, rid: bytes) -> tuple[int, bytes, bytes]:
         """The status, the start and the body of an answer that tells of an error."""
         if isinstance(error, InstaChatError):
-            response = problems.answer(error, rid)
+            response = problems.error_response(error, rid)
         else:
             logger.error("a request failed", exc_info=error, extra={"request_id": rid.decode()})
             response = problems.response(problems.FAULT)
         headers = [header for header in response.raw_headers if header[0] != b"content-length"]
-        headers += [*EVERYWHERE, *self.server_state.default_headers]
+        headers += [*COMMON_HEADERS, *self.server_state.default_headers]
         return (
             response.status_code,
-            STATUS_LINE[response.status_code] + head(headers),
+            STATUS_LINE[response.status_code] + encode_headers(headers),
             bytes(response.body),
         )
 
 
-def _request(usual: Usual) -> accept.Request | None:
+def _accept_request(fast_request: FastRequest) -> accept.Request | None:
     """The request that a body makes; None if it makes none."""
     try:
-        text = _decode(usual.body).message.text
-        return accept.messages(usual.token, usual.chat, [text], key=usual.key)
+        text = _decode_body(fast_request.body).message.text
+        return accept.messages(fast_request.token, fast_request.chat, [text], key=fast_request.key)
     except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
         return None

@@ -16,72 +16,72 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TextIO
 
-MOST_LINES = 20_000
-BUSY_SECONDS = (
+MAX_LINES = 20_000
+BUSY_PAUSE_SECONDS = (
     0.01  # from writing lines to the next, so that few are made ready in a row: the loop waits
 )
-IDLE_SECONDS = 0.1  # … where there were none
+IDLE_PAUSE_SECONDS = 0.1  # … where there were none
 
 
-_Request = tuple[float, bytes, str, str, int, float]
+_RequestLine = tuple[float, bytes, str, str, int, float]
 """When it was answered, and what an observer is told."""
 
 
-class Diary(logging.Handler):
+class AsyncLogHandler(logging.Handler):
     """Writes lines to a stream, from a thread."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._lines: deque[str | _Request] = deque()
+        self._lines: deque[str | _RequestLine] = deque()
         self._dropped = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
-    def request(self, rid: bytes, method: str, route: str, status: int, seconds: float) -> None:
+    def log_request(self, rid: bytes, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        if len(self._lines) >= MOST_LINES:
+        if len(self._lines) >= MAX_LINES:
             self._dropped += 1
             return
         self._lines.append((time.time(), rid, method, route, status, seconds))
 
     def emit(self, record: logging.LogRecord) -> None:
         """An event; of an exception its type and place, as its words may hold anything."""
-        if len(self._lines) >= MOST_LINES:
+        if len(self._lines) >= MAX_LINES:
             self._dropped += 1
             return
-        members = {"time": _now(), "level": record.levelname, "event": record.getMessage()}
+        fields = {"time": _format_now(), "level": record.levelname, "event": record.getMessage()}
         if rid := getattr(record, "request_id", None):
-            members["request_id"] = rid
+            fields["request_id"] = rid
         if record.exc_info and record.exc_info[1]:
-            members["exception"] = type(record.exc_info[1]).__qualname__
+            fields["exception"] = type(record.exc_info[1]).__qualname__
             frames = traceback.extract_tb(record.exc_info[2])
-            members["where"] = " < ".join(
+            fields["where"] = " < ".join(
                 f"{f.filename}:{f.lineno} {f.name}" for f in reversed(frames[-8:])
             )
-        self._lines.append(json.dumps(members) + "\n")
+        self._lines.append(json.dumps(fields) + "\n")
 
     def close(self) -> None:
         """Write what is left."""
-        self._ended.set()
+        self._closing.set()
         self._thread.join(2)
         super().close()
 
-    def _write_all(self) -> None:
-        pause = IDLE_SECONDS
-        while not self._ended.wait(pause):
-            pause = BUSY_SECONDS if self._write() else IDLE_SECONDS
+    def _run(self) -> None:
+        pause = IDLE_PAUSE_SECONDS
+        while not self._closing.wait(pause):
+            pause = BUSY_PAUSE_SECONDS if self._write() else IDLE_PAUSE_SECONDS
         self._write()
 
     def _write(self) -> bool:
         """Write what waits; whether there was any."""
-        waiting = [self._lines.popleft() for _ in range(len(self._lines))]
-        lines = [line if isinstance(line, str) else _line(*line) for line in waiting]
+        queued = [self._lines.popleft() for _ in range(len(self._lines))]
+        lines = [line if isinstance(line, str) else _format_request(*line) for line in queued]
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             lines.append(
-                f'{{"time":"{_now()}","level":"WARNING","event":"{dropped} lines were dropped"}}\n'
+                f'{{"time":"{_format_now()}","level":"WARNING","event":"{dropped} lines were dropped"}}\n'
             )
         if lines:
             try:
@@ -92,33 +92,35 @@ class Diary(logging.Handler):
         return bool(lines)
 
 
-def configure() -> Diary:
+def configure() -> AsyncLogHandler:
     """Log to standard error from here on. Returns what requests are told to."""
-    diary = Diary(sys.stderr)
+    handler = AsyncLogHandler(sys.stderr)
     # Of libraries warnings only: SQLAlchemy would log statements, with people's texts.
-    logging.basicConfig(handlers=[diary], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in ("backend", "instachat_cli"):
         logging.getLogger(name).setLevel(logging.INFO)
-    return diary
+    return handler
 
 
-def _line(at: float, rid: bytes, method: str, route: str, status: int, seconds: float) -> str:
+def _format_request(
+    at: float, rid: bytes, method: str, route: str, status: int, seconds: float
+) -> str:
     return (
-        f'{{"time":"{_time(at)}","level":"INFO","event":"request","request_id":"{rid.decode()}",'
+        f'{{"time":"{_format_time(at)}","level":"INFO","event":"request","request_id":"{rid.decode()}",'
         f'"method":"{method}","route":"{route}","status":{status},"ms":{seconds * 1000:.1f}}}\n'
     )
 
 
-def _now() -> str:
-    return _time(time.time())
+def _format_now() -> str:
+    return _format_time(time.time())
 
 
-def _time(at: float) -> str:
+def _format_time(at: float) -> str:
     """RFC 3339 in UTC, to the millisecond; a second's is made once, as it is asked for very often."""
     seconds, fraction = divmod(at, 1)
-    return f"{_second(int(seconds))}.{int(fraction * 1000):03d}Z"
+    return f"{_format_second(int(seconds))}.{int(fraction * 1000):03d}Z"
 
 
 @lru_cache(maxsize=2)
-def _second(seconds: int) -> str:
+def _format_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

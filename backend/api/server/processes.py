@@ -11,43 +11,45 @@ from multiprocessing.process import BaseProcess
 
 from backend.domain.errors import Failed
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
-YOUNG_SECONDS = 10.0  # a process that ends itself before has never worked
-PAUSE_SECONDS = 0.5  # before a process is started anew
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
+MIN_UPTIME_SECONDS = 10.0  # a process that ends itself before has never worked
+RESTART_DELAY_SECONDS = 0.5  # before a process is started anew
 
 logger = logging.getLogger(__name__)
 
 
-def keep_up(
-    starts: Sequence[Callable[[], BaseProcess]],
+def supervise(
+    start_functions: Sequence[Callable[[], BaseProcess]],
     *,
-    ends_within: float,
-    closing: Callable[[], object] = lambda: None,
+    stop_timeout_seconds: float,
+    on_stop: Callable[[], object] = lambda: None,
 ) -> None:
-    """Have a process by each of `starts` until SIGTERM, SIGINT or SIGHUP. In the main thread only.
+    """Have a process by each of `start_functions` until SIGTERM, SIGINT or SIGHUP. In the main thread only.
 
-    Then `closing` is called, all get SIGTERM, and those that are still there after `ends_within` seconds
+    Then `on_stop` is called, all get SIGTERM, and those still there after `stop_timeout_seconds`
     SIGKILL. Whatever kills a process, another one is started; raises Failed if one ends by itself, by an
     error, soon after its start.
     """
-    with _told_to_stop() as stop:
-        running: dict[int, _Running] = {}
+    with _stop_signal_fd() as stop:
+        running: dict[int, _RunningProcess] = {}
         try:
-            for place, start in enumerate(starts):
-                running[place] = _Running(start)
-            while stop not in (ready := wait([stop, *(one.sentinel for one in running.values())])):
-                for place, one in running.items():
-                    if one.sentinel in ready:
-                        one.check()
-                        if wait([stop], PAUSE_SECONDS):
+            for index, start in enumerate(start_functions):
+                running[index] = _RunningProcess(start)
+            while stop not in (
+                ready := wait([stop, *(child.sentinel for child in running.values())])
+            ):
+                for index, child in running.items():
+                    if child.sentinel in ready:
+                        child.raise_if_failing()
+                        if wait([stop], RESTART_DELAY_SECONDS):
                             return
-                        running[place] = _Running(starts[place])
+                        running[index] = _RunningProcess(start_functions[index])
         finally:
-            closing()
-            _end([one.process for one in running.values()], ends_within)
+            on_stop()
+            _stop_all([child.process for child in running.values()], stop_timeout_seconds)
 
 
-class _Running:
+class _RunningProcess:
     """A process, and since when."""
 
     def __init__(self, start: Callable[[], BaseProcess]) -> None:
@@ -59,13 +61,13 @@ class _Running:
                 "are there too many processes, or too little memory?",
             ) from None
         self.sentinel: int = self.process.sentinel
-        self._since = time.monotonic()
+        self._started_at = time.monotonic()
 
-    def check(self) -> None:
+    def raise_if_failing(self) -> None:
         """Say how it ended; raises Failed if another one would end likewise."""
         self.process.join()
         code = self.process.exitcode or 0
-        if code > 0 and time.monotonic() - self._since < YOUNG_SECONDS:
+        if code > 0 and time.monotonic() - self._started_at < MIN_UPTIME_SECONDS:
             raise Failed(
                 "a process of the server ends as soon as it is started", "the log above says why"
             )
@@ -74,28 +76,31 @@ class _Running:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[int]:
+def _stop_signal_fd() -> Iterator[int]:
     """A file descriptor that can be read from once a signal has come."""
-    hear, tell = os.pipe()
-    before = {number: signal.signal(number, lambda *_: os.write(tell, b".")) for number in STOPPING}
+    read_end, write_end = os.pipe()
+    previous = {
+        number: signal.signal(number, lambda *_: os.write(write_end, b"."))
+        for number in STOP_SIGNALS
+    }
     try:
-        yield hear
+        yield read_end
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
-        os.close(hear)
-        os.close(tell)
+        os.close(read_end)
+        os.close(write_end)
 
 
-def _end(processes: Sequence[BaseProcess], within: float) -> None:
+def _stop_all(processes: Sequence[BaseProcess], timeout: float) -> None:
     for process in processes:
         process.terminate()
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + timeout
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():
             logger.warning(
-                "a process of the server did not end within %.0f s: it is killed", within
+                "a process of the server did not end within %.0f s: it is killed", timeout
             )
             process.kill()
             process.join()

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from backend.domain.errors import EngineDown, Failed, Unavailable
-from backend.settings import redacted
+from backend.settings import redact
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
-ANSWER_SECONDS = 4.0
+REQUEST_TIMEOUT_SECONDS = 4.0
 
 # Each request would be a line, and each failure a warning: ours come with the exceptions.
 logging.getLogger("elastic_transport").setLevel(logging.ERROR)
@@ -33,7 +33,7 @@ class IndexMissing(Failed):
         self.name = name
 
 
-class Elastic:
+class ElasticsearchClient:
     """An Elasticsearch. Thread-safe; connected when it is first used.
 
     Every use raises EngineDown when it does not answer or refuses who asks, Unavailable when it can't
@@ -48,7 +48,7 @@ class Elastic:
         self._api_key = api_key
         self._ca_file = ca_file
         self._lock = threading.Lock()
-        self._made: Elasticsearch | None = None
+        self._connected: Elasticsearch | None = None
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and parts.hostname
@@ -57,18 +57,18 @@ class Elastic:
             usable = False
         if not usable:
             raise Failed(
-                f"the URL {redacted(url)} of Elasticsearch can't be used",
+                f"the URL {redact(url)} of Elasticsearch can't be used",
                 "it looks like https://USER:PASSWORD@HOST:9200 (INSTACHAT_ELASTICSEARCH_URL)",
             )
 
     def close(self) -> None:
         """Close the connections."""
-        if self._made is not None:
-            self._made.close()
+        if self._connected is not None:
+            self._connected.close()
 
     def version(self) -> str:
         """Its version, the oldest of its nodes'; `unknown` to who may not ask."""
-        with self._in_our_words() as client:
+        with self._translate_errors() as client:
             from elasticsearch import AuthorizationException
 
             try:
@@ -81,43 +81,43 @@ class Elastic:
     @property
     def _client(self) -> "Elasticsearch":
         with self._lock:
-            if self._made is None:
-                self._made = self._connect()
-            return self._made
+            if self._connected is None:
+                self._connected = self._connect()
+            return self._connected
 
     def _connect(self) -> "Elasticsearch":
         # Importing it takes a third of a second, which only who needs it is to pay.
         from elasticsearch import Elasticsearch
 
-        from backend.storage.elasticsearch.json_serializer import QuickJson
+        from backend.storage.elasticsearch.json_serializer import MsgspecSerializer
 
         parts = urlsplit(self.url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        bare = urlunsplit((parts.scheme, f"{host}:{self._port}", parts.path, "", ""))
-        login = unquote(parts.username or ""), unquote(parts.password or "")
+        base_url = urlunsplit((parts.scheme, f"{host}:{self._port}", parts.path, "", ""))
+        credentials = unquote(parts.username or ""), unquote(parts.password or "")
         options: dict[str, Any] = {}
         if self._api_key:
             options["api_key"] = self._api_key
         elif parts.username:
-            options["basic_auth"] = login
+            options["basic_auth"] = credentials
         if parts.scheme == "https" and self._ca_file:
             if not self._ca_file.is_file():
-                raise self._down(f"the certificate file {self._ca_file} is not there")
+                raise self._engine_down(f"the certificate file {self._ca_file} is not there")
             options["ca_certs"] = str(self._ca_file)
         try:
             return Elasticsearch(
-                bare,
-                request_timeout=ANSWER_SECONDS,
+                base_url,
+                request_timeout=REQUEST_TIMEOUT_SECONDS,
                 max_retries=0,  # a lost answer is ours to deal with
                 retry_on_timeout=False,
-                serializers={"application/json": QuickJson()},
+                serializers={"application/json": MsgspecSerializer()},
                 **options,
             )
         except (OSError, ValueError) as error:  # a certificate file that can't be read, or is none
-            raise self._down(_reason(error)) from None
+            raise self._engine_down(_reason(error)) from None
 
     @contextmanager
-    def _in_our_words(self, name: str | None = None) -> "Iterator[Elasticsearch]":
+    def _translate_errors(self, name: str | None = None) -> "Iterator[Elasticsearch]":
         from elasticsearch import ApiError, TransportError, UnsupportedProductError
 
         try:
@@ -127,23 +127,25 @@ class Elastic:
             if name is not None and error.error == "index_not_found_exception":
                 raise IndexMissing(name) from None
             if status in (401, 403) or status in (502, 504):
-                raise self._down(f"it answers {status} {error.error or ''}".rstrip()) from None
+                raise self._engine_down(
+                    f"it answers {status} {error.error or ''}".rstrip()
+                ) from None
             if status in (429, 503):
                 raise Unavailable(
-                    f"Elasticsearch at {redacted(self.url)} is busy or not complete ({status})",
+                    f"Elasticsearch at {redact(self.url)} is busy or not complete ({status})",
                     "try again; see its log",
                 ) from None
             raise Failed(
-                f"Elasticsearch at {redacted(self.url)} refuses: {status} {error.error}",
+                f"Elasticsearch at {redact(self.url)} refuses: {status} {error.error}",
                 "see its log; `instachat doctor` knows the common reasons",
             ) from None
         except UnsupportedProductError:
-            raise self._down("what answers is not an Elasticsearch") from None
+            raise self._engine_down("what answers is not an Elasticsearch") from None
         except TransportError as error:
-            raise self._down(_reason(error)) from None
+            raise self._engine_down(_reason(error)) from None
 
-    def _down(self, reason: str) -> EngineDown:
-        url = redacted(self.url)
+    def _engine_down(self, reason: str) -> EngineDown:
+        url = redact(self.url)
         hint = f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL"
         if "certificate" in reason:
             hint = (
@@ -154,5 +156,5 @@ class Elastic:
 
 def _reason(error: BaseException) -> str:
     """Why there was no answer, in one line; the client names the connection before it."""
-    said = str(getattr(error, "message", error)).partition("\n")[0]
-    return said.partition("): ")[2] or said or type(error).__name__
+    message = str(getattr(error, "message", error)).partition("\n")[0]
+    return message.partition("): ")[2] or message or type(error).__name__

@@ -9,7 +9,7 @@ import msgspec
 from elasticsearch import JsonSerializer, SerializationError
 
 
-class QuickJson(JsonSerializer):
+class MsgspecSerializer(JsonSerializer):
     """The client's serializer; what it sends is written as ever."""
 
     def json_loads(self, data: bytes) -> Any:

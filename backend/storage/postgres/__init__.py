@@ -18,33 +18,33 @@ from backend.storage.postgres.catalogue import MessageRow as MessageRow
 from backend.storage.postgres.catalogue import RowValues as RowValues
 from backend.storage.postgres.catalogue import StoredChat as StoredChat
 from backend.storage.postgres.catalogue import StoredMessage as StoredMessage
-from backend.storage.postgres.catalogue import application as application
 from backend.storage.postgres.catalogue import application_ids as application_ids
-from backend.storage.postgres.catalogue import applications as applications
-from backend.storage.postgres.catalogue import bury_application as bury_application
-from backend.storage.postgres.catalogue import bury_chat as bury_chat
-from backend.storage.postgres.catalogue import chat as chat
 from backend.storage.postgres.catalogue import chat_ids as chat_ids
-from backend.storage.postgres.catalogue import chats as chats
-from backend.storage.postgres.catalogue import confirm as confirm
 from backend.storage.postgres.catalogue import copy_messages as copy_messages
-from backend.storage.postgres.catalogue import count_published as count_published
+from backend.storage.postgres.catalogue import count_indexed as count_indexed
 from backend.storage.postgres.catalogue import count_removed as count_removed
 from backend.storage.postgres.catalogue import dead_numbers as dead_numbers
 from backend.storage.postgres.catalogue import edit_message as edit_message
+from backend.storage.postgres.catalogue import filter_candidates as filter_candidates
+from backend.storage.postgres.catalogue import get_application as get_application
+from backend.storage.postgres.catalogue import get_chat as get_chat
+from backend.storage.postgres.catalogue import get_message as get_message
+from backend.storage.postgres.catalogue import get_parent_state as get_parent_state
 from backend.storage.postgres.catalogue import insert_application as insert_application
 from backend.storage.postgres.catalogue import insert_chats as insert_chats
 from backend.storage.postgres.catalogue import insert_message as insert_message
-from backend.storage.postgres.catalogue import message as message
+from backend.storage.postgres.catalogue import list_applications as list_applications
+from backend.storage.postgres.catalogue import list_chats as list_chats
+from backend.storage.postgres.catalogue import list_messages as list_messages
 from backend.storage.postgres.catalogue import message_times as message_times
-from backend.storage.postgres.catalogue import messages as messages
 from backend.storage.postgres.catalogue import remove_message as remove_message
 from backend.storage.postgres.catalogue import rename_application as rename_application
-from backend.storage.postgres.catalogue import search as search
-from backend.storage.postgres.catalogue import standing as standing
+from backend.storage.postgres.catalogue import search_messages as search_messages
 from backend.storage.postgres.catalogue import to_application as to_application
 from backend.storage.postgres.catalogue import to_chat as to_chat
-from backend.storage.postgres.copy import LINES_AT_ONCE as LINES_AT_ONCE
+from backend.storage.postgres.catalogue import tombstone_application as tombstone_application
+from backend.storage.postgres.catalogue import tombstone_chat as tombstone_chat
+from backend.storage.postgres.copy import COPY_LINES_PER_READ as COPY_LINES_PER_READ
 from backend.storage.postgres.copy import micros as micros
 from backend.storage.postgres.database import HOT as HOT
 from backend.storage.postgres.database import PAGE as PAGE
@@ -56,30 +56,32 @@ from backend.storage.postgres.dead_letters import DeadLetter as DeadLetter
 from backend.storage.postgres.dead_letters import add_dead_letters as add_dead_letters
 from backend.storage.postgres.dead_letters import count_dead_letters as count_dead_letters
 from backend.storage.postgres.outbox import add_to_outbox as add_to_outbox
-from backend.storage.postgres.outbox import publishing as publishing
+from backend.storage.postgres.outbox import is_publishing as is_publishing
 from backend.storage.postgres.shards import LockedShard as LockedShard
-from backend.storage.postgres.shards import advance as advance
+from backend.storage.postgres.shards import advance_cursor as advance_cursor
 from backend.storage.postgres.shards import count_stored as count_stored
-from backend.storage.postgres.shards import end_stuck as end_stuck
 from backend.storage.postgres.shards import lock_shard as lock_shard
 from backend.storage.postgres.shards import name_transaction as name_transaction
 from backend.storage.postgres.shards import set_epoch as set_epoch
 from backend.storage.postgres.shards import shard_state as shard_state
 from backend.storage.postgres.shards import shard_states as shard_states
+from backend.storage.postgres.shards import (
+    terminate_stuck_transactions as terminate_stuck_transactions,
+)
 from backend.storage.postgres.transfer import EXPORTED_APPLICATIONS as EXPORTED_APPLICATIONS
 from backend.storage.postgres.transfer import EXPORTED_CHATS as EXPORTED_CHATS
 from backend.storage.postgres.transfer import EXPORTED_MESSAGES as EXPORTED_MESSAGES
-from backend.storage.postgres.transfer import TAKEN as TAKEN
-from backend.storage.postgres.transfer import AsStored as AsStored
+from backend.storage.postgres.transfer import UNIQUE_VIOLATION as UNIQUE_VIOLATION
 from backend.storage.postgres.transfer import ImportedApplication as ImportedApplication
 from backend.storage.postgres.transfer import ImportedChat as ImportedChat
 from backend.storage.postgres.transfer import ImportedMessage as ImportedMessage
+from backend.storage.postgres.transfer import StoredRecord as StoredRecord
 from backend.storage.postgres.transfer import copy_imported_messages as copy_imported_messages
 from backend.storage.postgres.transfer import count_exported as count_exported
+from backend.storage.postgres.transfer import find_stored_messages as find_stored_messages
+from backend.storage.postgres.transfer import find_stored_parents as find_stored_parents
 from backend.storage.postgres.transfer import (
     insert_imported_applications as insert_imported_applications,
 )
 from backend.storage.postgres.transfer import insert_imported_chats as insert_imported_chats
-from backend.storage.postgres.transfer import messages_as_stored as messages_as_stored
-from backend.storage.postgres.transfer import parents_as_stored as parents_as_stored
-from backend.storage.postgres.transfer import stream as stream
+from backend.storage.postgres.transfer import stream_rows as stream_rows

@@ -9,14 +9,14 @@ from backend.domain.model import Parent
 from backend.storage.postgres.database import hot
 
 
-class Leftover(NamedTuple):
+class PendingCascade(NamedTuple):
     """A removed parent that rows may be left of, and its own row's id."""
 
     parent: Parent
     id: int
 
 
-class Dropped(NamedTuple):
+class DeletedMessage(NamedTuple):
     """A message whose row was dropped; `shown` if it was there for its readers until then."""
 
     chat_id: int
@@ -25,8 +25,8 @@ class Dropped(NamedTuple):
     shown: bool
 
 
-LEFTOVERS = hot(
-    "leftovers",
+PENDING_CASCADES = hot(
+    "pending_cascades",
     """
     (SELECT a.token, NULL::bigint, a.id FROM application a WHERE a.rows_left ORDER BY a.id LIMIT :limit)
     UNION ALL
@@ -34,32 +34,32 @@ LEFTOVERS = hot(
      WHERE c.rows_left ORDER BY c.id LIMIT :limit)
     LIMIT :limit""",
 )
-LEFT_OF_APPLICATION = hot(
-    "left_of_application",
+PENDING_APPLICATION_CASCADE = hot(
+    "pending_application_cascade",
     "SELECT token, NULL::bigint, id FROM application WHERE token = :token AND rows_left",
 )
-LEFT_OF_CHAT = hot(
-    "left_of_chat",
+PENDING_CHAT_CASCADE = hot(
+    "pending_chat_cascade",
     """
     SELECT a.token, c.number, c.id FROM application a JOIN chat c ON c.application_id = a.id
     WHERE a.token = :token AND c.number = :chat AND c.rows_left""",
 )
 
 
-def leftovers(connection: Connection, limit: int) -> list[Leftover]:
+def list_pending_cascades(connection: Connection, limit: int) -> list[PendingCascade]:
     """Some removed parents that rows may be left of."""
-    rows = connection.execute(LEFTOVERS, {"limit": limit})
-    return [Leftover(Parent(token, chat), id_) for token, chat, id_ in rows]
+    rows = connection.execute(PENDING_CASCADES, {"limit": limit})
+    return [PendingCascade(Parent(token, chat), id_) for token, chat, id_ in rows]
 
 
-def leftover(connection: Connection, parent: Parent) -> Leftover | None:
+def find_pending_cascade(connection: Connection, parent: Parent) -> PendingCascade | None:
     """A removed parent, while rows may be left of it."""
     token, chat = parent
     if chat is None:
-        row = connection.execute(LEFT_OF_APPLICATION, {"token": token}).one_or_none()
+        row = connection.execute(PENDING_APPLICATION_CASCADE, {"token": token}).one_or_none()
     else:
-        row = connection.execute(LEFT_OF_CHAT, {"token": token, "chat": chat}).one_or_none()
-    return None if row is None else Leftover(parent, row[2])
+        row = connection.execute(PENDING_CHAT_CASCADE, {"token": token, "chat": chat}).one_or_none()
+    return None if row is None else PendingCascade(parent, row[2])
 
 
 LOCK_REMOVED_CHAT = hot(
@@ -72,16 +72,16 @@ LOCK_SOME_CHATS = hot(
     SELECT id, number FROM chat WHERE application_id = :id ORDER BY number LIMIT :limit
     FOR UPDATE SKIP LOCKED""",
 )
-DROP_MESSAGES = hot(
-    "drop_messages",
+DELETE_MESSAGES = hot(
+    "delete_messages",
     """
-    WITH doomed AS (
+    WITH chosen AS (
         SELECT m.chat_id, m.number
         FROM unnest(cast(:chats AS bigint[])) AS c(id)
         CROSS JOIN LATERAL (
             SELECT chat_id, number FROM message WHERE chat_id = c.id ORDER BY number LIMIT :limit) m
         LIMIT :limit)
-    DELETE FROM message m USING doomed d WHERE m.chat_id = d.chat_id AND m.number = d.number
+    DELETE FROM message m USING chosen d WHERE m.chat_id = d.chat_id AND m.number = d.number
     RETURNING m.chat_id, m.number, m.version, m.state = 'stored'""",
 )
 
@@ -97,46 +97,46 @@ def lock_some_chats(tx: Connection, application_id: int, limit: int) -> dict[int
     return {row.id: row.number for row in rows}
 
 
-def drop_messages(tx: Connection, chats: Sequence[int], limit: int) -> list[Dropped]:
+def delete_messages(tx: Connection, chats: Sequence[int], limit: int) -> list[DeletedMessage]:
     """Drop at most so many messages of chats that are locked and removed."""
-    rows = tx.execute(DROP_MESSAGES, {"chats": list(chats), "limit": limit})
-    return [Dropped(*row) for row in rows]
+    rows = tx.execute(DELETE_MESSAGES, {"chats": list(chats), "limit": limit})
+    return [DeletedMessage(*row) for row in rows]
 
 
-def drop_chats(tx: Connection, ids: Sequence[int]) -> None:
+def delete_chats(tx: Connection, ids: Sequence[int]) -> None:
     """Drop the rows of chats that are locked and empty, of a removed application."""
     tx.execute(text("DELETE FROM chat WHERE id = ANY(cast(:ids AS bigint[]))"), {"ids": list(ids)})
 
 
-def nothing_left(tx: Connection, leftover: Leftover) -> bool:
+def finish_cascade(tx: Connection, pending: PendingCascade) -> bool:
     """Note that nothing is left of a parent; False, changing nothing, if an application has chats."""
-    if leftover.parent.chat is not None:
-        tx.execute(text("UPDATE chat SET rows_left = false WHERE id = :id"), {"id": leftover.id})
+    if pending.parent.chat is not None:
+        tx.execute(text("UPDATE chat SET rows_left = false WHERE id = :id"), {"id": pending.id})
         return True
-    cleared = tx.execute(
+    updated = tx.execute(
         text(
             "UPDATE application SET rows_left = false WHERE id = :id"
             " AND NOT EXISTS (SELECT FROM chat WHERE application_id = :id)"
         ),
-        {"id": leftover.id},
+        {"id": pending.id},
     )
-    return cleared.rowcount > 0
+    return updated.rowcount > 0
 
 
-COUNT_CHATS_MESSAGES = hot(
-    "count_chats_messages",
+COUNT_CHAT_MESSAGES = hot(
+    "count_chat_messages",
     "SELECT count(*) FROM message WHERE chat_id = :id",
 )
-COUNT_APPLICATIONS_MESSAGES = hot(
-    "count_applications_messages",
+COUNT_APPLICATION_MESSAGES = hot(
+    "count_application_messages",
     """
     SELECT coalesce(sum((SELECT count(*) FROM message m WHERE m.chat_id = c.id)), 0)
     FROM chat c WHERE c.application_id = :id""",
 )
 
 
-def count_left(connection: Connection, leftover: Leftover) -> int:
+def count_remaining_messages(connection: Connection, pending: PendingCascade) -> int:
     """How many messages are left of a removed parent; reads each of their index entries."""
-    of_application = leftover.parent.chat is None
-    statement = COUNT_APPLICATIONS_MESSAGES if of_application else COUNT_CHATS_MESSAGES
-    return int(connection.scalar(statement, {"id": leftover.id}) or 0)
+    of_application = pending.parent.chat is None
+    statement = COUNT_APPLICATION_MESSAGES if of_application else COUNT_CHAT_MESSAGES
+    return int(connection.scalar(statement, {"id": pending.id}) or 0)

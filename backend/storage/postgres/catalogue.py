@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, CursorResult, text
 
-from backend.domain.events import moment
+from backend.domain.events import from_micros
 from backend.domain.model import Application, Chat, EntryId, Message, Parent
-from backend.storage.postgres.copy import copy, copy_time, escaped
+from backend.storage.postgres.copy import copy_rows, escape_copy, format_copy_time
 from backend.storage.postgres.database import driver_rows, hot
 
 
@@ -25,7 +25,7 @@ class MessageRow(NamedTuple):
     @property
     def at(self) -> datetime:
         """When it was created."""
-        return moment(self.version)
+        return from_micros(self.version)
 
 
 RowValues = tuple[int, int, str, str, int]  # a MessageRow's, where there are too many to name each
@@ -96,13 +96,13 @@ def insert_application(tx: Connection, token: str, name: str) -> StoredApplicati
     return StoredApplication(*row)
 
 
-def application(connection: Connection, token: str) -> StoredApplication | None:
+def get_application(connection: Connection, token: str) -> StoredApplication | None:
     """An application that is not removed."""
     row = connection.execute(APPLICATION, {"token": token}).one_or_none()
     return None if row is None else StoredApplication(*row)
 
 
-def applications(connection: Connection, after: int, limit: int) -> list[StoredApplication]:
+def list_applications(connection: Connection, after: int, limit: int) -> list[StoredApplication]:
     """A page of applications in the order of their creation; `after` is the last one's id."""
     rows = connection.execute(APPLICATIONS, {"after": after, "limit": limit})
     return [StoredApplication(*row) for row in rows]
@@ -124,26 +124,26 @@ def rename_application(
     return None if row is None else StoredApplication(*row)
 
 
-class Standing(NamedTuple):
+class ParentState(NamedTuple):
     """What SQL knows of a parent: its shard's epoch, and if it is there, its children's highest number."""
 
     epoch: int
     cursor: EntryId
-    known: bool
+    exists: bool
     removed: bool
     highest: int
 
 
-APPLICATION_STANDING = hot(
-    "application_standing",
+APPLICATION_STATE = hot(
+    "application_state",
     """
     SELECT s.epoch, s.cursor_epoch, s.cursor_sequence, a.id IS NOT NULL,
            a.removed_at IS NOT NULL,
            coalesce((SELECT max(c.number) FROM chat c WHERE c.application_id = a.id), 0)
     FROM shard s LEFT JOIN application a ON a.token = :token WHERE s.number = :shard""",
 )
-CHAT_STANDING = hot(
-    "chat_standing",
+CHAT_STATE = hot(
+    "chat_state",
     """
     SELECT s.epoch, s.cursor_epoch, s.cursor_sequence, c.id IS NOT NULL,
            c.removed_at IS NOT NULL OR a.removed_at IS NOT NULL OR c.state <> 'stored',
@@ -153,14 +153,16 @@ CHAT_STANDING = hot(
 )
 
 
-def standing(connection: Connection, shard: int, parent: Parent) -> Standing:
+def get_parent_state(connection: Connection, shard: int, parent: Parent) -> ParentState:
     """What SQL knows of a parent, in one statement: one snapshot."""
-    statement = APPLICATION_STANDING if parent.chat is None else CHAT_STANDING
+    statement = APPLICATION_STATE if parent.chat is None else CHAT_STATE
     values = {"shard": shard, "token": parent.token, "chat": parent.chat}
-    epoch, cursor_epoch, cursor_sequence, known, removed, highest = connection.execute(
+    epoch, cursor_epoch, cursor_sequence, exists, removed, highest = connection.execute(
         statement, values if parent.chat is not None else {k: values[k] for k in ("shard", "token")}
     ).one()
-    return Standing(epoch, EntryId(cursor_epoch, cursor_sequence), known, bool(removed), highest)
+    return ParentState(
+        epoch, EntryId(cursor_epoch, cursor_sequence), exists, bool(removed), highest
+    )
 
 
 # -- chats ----------------------------------------------------------------------------------------
@@ -189,13 +191,13 @@ APPLICATION_IDS = hot(
 )
 
 
-def chat(connection: Connection, token: str, number: int) -> StoredChat | None:
+def get_chat(connection: Connection, token: str, number: int) -> StoredChat | None:
     """A chat's row, in whatever state it is."""
     row = connection.execute(CHAT, {"token": token, "chat": number}).one_or_none()
     return None if row is None else StoredChat(*row)
 
 
-def chats(connection: Connection, token: str, after: int, limit: int) -> list[StoredChat]:
+def list_chats(connection: Connection, token: str, after: int, limit: int) -> list[StoredChat]:
     """A page of an application's chats, by number."""
     rows = connection.execute(CHATS, {"token": token, "after": after, "limit": limit})
     return [StoredChat(*row) for row in rows]
@@ -261,7 +263,7 @@ HAS_CHATS = hot(
 )
 
 
-def bury_application(tx: Connection, id_: int, *, cascade: bool) -> bool:
+def tombstone_application(tx: Connection, id_: int, *, cascade: bool) -> bool:
     """Leave a tombstone for an application; False, changing nothing, if it has chats.
 
     With `cascade` it may have some. What belonged to it is left to be dropped (see `removal`).
@@ -278,7 +280,7 @@ def bury_application(tx: Connection, id_: int, *, cascade: bool) -> bool:
     return True
 
 
-def bury_chat(tx: Connection, id_: int, *, cascade: bool) -> bool:
+def tombstone_chat(tx: Connection, id_: int, *, cascade: bool) -> bool:
     """Leave a tombstone for a chat, counted at its application; False if it has messages.
 
     With `cascade` it may have some. What belonged to it is left to be dropped (see `removal`).
@@ -312,8 +314,8 @@ MESSAGES = hot(
     ORDER BY number LIMIT :limit""",
 )
 # strpos, not LIKE: the keyword is a text, not a pattern. COLLATE "C": bytes, whatever the database's.
-SEARCH = hot(
-    "search",
+SEARCH_MESSAGES = hot(
+    "search_messages",
     """
     SELECT number, text, created_at, updated_at, version FROM message
     WHERE chat_id = :chat_id AND number > :after AND state = 'stored'
@@ -321,16 +323,16 @@ SEARCH = hot(
     ORDER BY number LIMIT :limit""",
 )
 # The same, of candidates that an index names.
-CONFIRM = hot(
-    "confirm",
+FILTER_CANDIDATES = hot(
+    "filter_candidates",
     """
     SELECT number, text, created_at, updated_at, version FROM message
     WHERE chat_id = :chat_id AND number = ANY(cast(:numbers AS bigint[])) AND state = 'stored'
       AND strpos(folded COLLATE "C", :keyword) > 0
     ORDER BY number LIMIT :limit""",
 )
-COUNT_PUBLISHED = hot(
-    "count_published",
+COUNT_INDEXED = hot(
+    "count_indexed",
     "SELECT count(*) FROM message WHERE chat_id = :chat_id AND number BETWEEN :first AND :last"
     " AND state IN ('stored', 'removed')",
 )
@@ -341,24 +343,24 @@ MESSAGE_TIMES = hot(
     FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS wanted(chat_id, number)
     JOIN message m ON m.chat_id = wanted.chat_id AND m.number = wanted.number""",
 )
-VERSION = "greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+NEXT_VERSION = "greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
 EDIT = hot(
     "edit",
     "UPDATE message SET text = :text, folded = :folded, updated_at = now(),"
-    f" version = {VERSION}"
+    f" version = {NEXT_VERSION}"
     " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
     " RETURNING number, text, created_at, updated_at, version",
 )
 REMOVE = hot(
     "remove",
     "UPDATE message SET text = '', folded = '', state = 'removed', removed_at = now(),"
-    f" updated_at = now(), version = {VERSION}"
+    f" updated_at = now(), version = {NEXT_VERSION}"
     " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
     " RETURNING version",
 )
 
 
-def message(
+def get_message(
     connection: Connection, token: str, chat_number: int, number: int
 ) -> StoredMessage | None:
     """A message's row, in whatever state it is; None also when its chat or application is gone."""
@@ -386,7 +388,7 @@ def dead_numbers(
     return list(connection.scalars(DEAD_NUMBERS, values))
 
 
-def messages(connection: Connection, chat_id: int, after: int, limit: int) -> list[Message]:
+def list_messages(connection: Connection, chat_id: int, after: int, limit: int) -> list[Message]:
     """A page of a chat's messages, by number."""
     rows = connection.execute(MESSAGES, {"chat_id": chat_id, "after": after, "limit": limit})
     return _messages(rows)
@@ -396,28 +398,28 @@ def _messages(rows: CursorResult[Any]) -> list[Message]:
     return list(starmap(Message, driver_rows(rows)))
 
 
-def search(
+def search_messages(
     connection: Connection, chat_id: int, keyword: str, after: int, limit: int
 ) -> list[Message]:
     """A chat's messages whose folded text contains the folded keyword, by number."""
     rows = connection.execute(
-        SEARCH, {"chat_id": chat_id, "keyword": keyword, "after": after, "limit": limit}
+        SEARCH_MESSAGES, {"chat_id": chat_id, "keyword": keyword, "after": after, "limit": limit}
     )
     return _messages(rows)
 
 
-def confirm(
+def filter_candidates(
     connection: Connection, chat_id: int, numbers: Sequence[int], keyword: str, limit: int
 ) -> list[Message]:
-    """Those of a chat's messages with these numbers that `search` would find, by number."""
+    """Those of a chat's messages with these numbers that `search_messages` would find, by number."""
     values = {"chat_id": chat_id, "numbers": list(numbers), "keyword": keyword, "limit": limit}
-    return _messages(connection.execute(CONFIRM, values))
+    return _messages(connection.execute(FILTER_CANDIDATES, values))
 
 
-def count_published(connection: Connection, chat_id: int, first: int, last: int) -> int:
+def count_indexed(connection: Connection, chat_id: int, first: int, last: int) -> int:
     """How many of these numbers of a chat an index has to know, once it has caught up."""
     values = {"chat_id": chat_id, "first": first, "last": last}
-    return int(connection.scalar(COUNT_PUBLISHED, values) or 0)
+    return int(connection.scalar(COUNT_INDEXED, values) or 0)
 
 
 def edit_message(
@@ -467,15 +469,20 @@ def copy_messages(tx: Connection, rows: Iterable[RowValues]) -> None:
     """
 
     def lines() -> Iterator[str]:
-        known, times = -1, ""  # of the row before: all messages of a request have the same
+        previous_version, times = (
+            -1,
+            "",
+        )  # of the row before: all messages of a request have the same
         for chat_id, number, text_, folded, version in rows:
-            if version != known:
-                known, at = version, copy_time(version)
+            if version != previous_version:
+                previous_version, at = version, format_copy_time(version)
                 times = f"{version}\t{at}\t{at}"
-            texts = f"{escaped(text_)}\t{escaped(folded)}"
+            texts = f"{escape_copy(text_)}\t{escape_copy(folded)}"
             yield f"{chat_id}\t{number}\t{times}\t{texts}\n"
 
-    copy(tx, "message (chat_id, number, version, created_at, updated_at, text, folded)", lines())
+    copy_rows(
+        tx, "message (chat_id, number, version, created_at, updated_at, text, folded)", lines()
+    )
 
 
 def insert_message(tx: Connection, row: MessageRow, state: str = "stored") -> None:

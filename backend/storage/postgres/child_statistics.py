@@ -1,4 +1,4 @@
-"""Tallies: what the rows under a parent add up to, the holes among them, and how both are mended."""
+"""Tallies: what the rows under a parent add up to, the gaps among them, and how both are repaired."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -7,75 +7,79 @@ from sqlalchemy import Connection, text
 
 from backend.domain.model import Parent
 from backend.storage.postgres.database import PAGE, hot
-from backend.storage.postgres.outbox import add_to_outbox, publishing
+from backend.storage.postgres.outbox import add_to_outbox, is_publishing
 
-_HOLDING = 7_203_512  # any number; with the shard's it names a lock
+_RESERVATION_LOCK = 7_203_512  # any number; with the shard's it names a lock
 
 
-class Tally(NamedTuple):
+class ChildStatistics(NamedTuple):
     """What a parent's own row says of its children, and what their rows add up to, in one snapshot.
 
     `issued` and `removed` are its columns. `highest` is their highest number; of so many `rows` some hold
-    nothing alive any more: those `ended` by a deletion, `dead` and `lost`.
+    nothing alive any more: those `removed_rows` by a deletion, `dead` and `lost`.
     """
 
     issued: int
     removed: int
     rows: int
     highest: int
-    ended: int
+    removed_rows: int
     dead: int
     lost: int
 
     @property
-    def gone(self) -> int:
+    def not_stored(self) -> int:
         """How many rows hold nothing alive."""
-        return self.ended + self.dead + self.lost
+        return self.removed_rows + self.dead + self.lost
 
 
-_TALLY = """
+_STATISTICS = """
     SELECT count(*), coalesce(max(number), 0), count(*) FILTER (WHERE state = 'removed'),
            count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'lost')"""
-_OF_APPLICATION = f"""
-    CROSS JOIN LATERAL ({_TALLY} FROM chat WHERE application_id = a.id) t WHERE a.removed_at IS NULL"""
-_OF_CHAT = f"""
-    CROSS JOIN LATERAL ({_TALLY} FROM message WHERE chat_id = c.id) t
+_FROM_CHATS = f"""
+    CROSS JOIN LATERAL ({_STATISTICS} FROM chat WHERE application_id = a.id) t WHERE a.removed_at IS NULL"""
+_FROM_MESSAGES = f"""
+    CROSS JOIN LATERAL ({_STATISTICS} FROM message WHERE chat_id = c.id) t
     WHERE a.removed_at IS NULL AND c.state = 'stored'"""
 _APPLICATION = "SELECT a.token, NULL, a.chats_issued, a.chats_removed, t.* FROM"
 _CHAT = "SELECT a.token, c.number, c.messages_issued, c.messages_removed, t.* FROM"
-_NARROWED = " AND (cast(:token AS text) IS NULL OR a.token = :token)"
+_TOKEN_FILTER = " AND (cast(:token AS text) IS NULL OR a.token = :token)"
 
 # Every application, every chat; the rows under each come by the index, one parent after another.
-ALL_APPLICATIONS = text(f"{_APPLICATION} application a {_OF_APPLICATION} {_NARROWED} ORDER BY 1")
-ALL_CHATS = text(
+ALL_APPLICATION_STATISTICS = text(
+    f"{_APPLICATION} application a {_FROM_CHATS} {_TOKEN_FILTER} ORDER BY 1"
+)
+ALL_CHAT_STATISTICS = text(
     f"""
-    {_CHAT} application a JOIN chat c ON c.application_id = a.id {_OF_CHAT} {_NARROWED}
+    {_CHAT} application a JOIN chat c ON c.application_id = a.id {_FROM_MESSAGES} {_TOKEN_FILTER}
     ORDER BY 1, 2"""
 )
-APPLICATION_TALLIES = hot(
-    "application_tallies",
+APPLICATION_STATISTICS = hot(
+    "application_statistics",
     f"""
     {_APPLICATION} unnest(cast(:tokens AS text[])) AS wanted(token)
-    JOIN application a ON a.token = wanted.token {_OF_APPLICATION}""",
+    JOIN application a ON a.token = wanted.token {_FROM_CHATS}""",
 )
-CHAT_TALLIES = hot(
-    "chat_tallies",
+CHAT_STATISTICS = hot(
+    "chat_statistics",
     f"""
     {_CHAT} unnest(cast(:tokens AS text[]), cast(:numbers AS bigint[])) AS wanted(token, number)
     JOIN application a ON a.token = wanted.token
-    JOIN chat c ON c.application_id = a.id AND c.number = wanted.number {_OF_CHAT}""",
+    JOIN chat c ON c.application_id = a.id AND c.number = wanted.number {_FROM_MESSAGES}""",
 )
 
 
-def all_tallies(connection: Connection, token: str | None) -> Iterator[tuple[Parent, Tally]]:
+def iter_statistics(
+    connection: Connection, token: str | None
+) -> Iterator[tuple[Parent, ChildStatistics]]:
     """The tally of every parent alive, or of one application and its chats, read a page at a time.
 
     Applications come first; each kind in the order of its names.
     """
-    for statement in (ALL_APPLICATIONS, ALL_CHATS):
+    for statement in (ALL_APPLICATION_STATISTICS, ALL_CHAT_STATISTICS):
         options = {"yield_per": PAGE}
         for row in connection.execute(statement, {"token": token}, execution_options=options):
-            yield Parent(row[0], row[1]), Tally(*row[2:])
+            yield Parent(row[0], row[1]), ChildStatistics(*row[2:])
 
 
 def count_keys(connection: Connection, token: str | None) -> int:
@@ -83,61 +87,63 @@ def count_keys(connection: Connection, token: str | None) -> int:
     found = connection.scalar(
         text(
             f"""
-            SELECT (SELECT count(*) FROM application a WHERE a.removed_at IS NULL {_NARROWED})
+            SELECT (SELECT count(*) FROM application a WHERE a.removed_at IS NULL {_TOKEN_FILTER})
                  + coalesce(sum(t.count) + count(*), 0)
-            FROM application a JOIN chat c ON c.application_id = a.id {_OF_CHAT} {_NARROWED}"""
+            FROM application a JOIN chat c ON c.application_id = a.id {_FROM_MESSAGES} {_TOKEN_FILTER}"""
         ),
         {"token": token},
     )
     return int(found or 0)
 
 
-def tallies(connection: Connection, parents: Sequence[Parent]) -> dict[Parent, Tally]:
+def find_statistics(
+    connection: Connection, parents: Sequence[Parent]
+) -> dict[Parent, ChildStatistics]:
     """The tallies of those of these parents that are alive. Each kind is of one snapshot."""
     rows: list[Any] = []
     if applications := [token for token, chat in parents if chat is None]:
-        rows += connection.execute(APPLICATION_TALLIES, {"tokens": applications})
+        rows += connection.execute(APPLICATION_STATISTICS, {"tokens": applications})
     if chats := [(token, chat) for token, chat in parents if chat is not None]:
         values = {"tokens": [token for token, _ in chats], "numbers": [n for _, n in chats]}
-        rows += connection.execute(CHAT_TALLIES, values)
-    return {Parent(token, chat): Tally(*rest) for token, chat, *rest in rows}
+        rows += connection.execute(CHAT_STATISTICS, values)
+    return {Parent(token, chat): ChildStatistics(*rest) for token, chat, *rest in rows}
 
 
-# -- holes ----------------------------------------------------------------------------------------
+# -- gaps ----------------------------------------------------------------------------------------
 
-_EXPLAINED = """
+_HAS_DEAD_LETTER = """
     EXISTS (SELECT FROM dead_letter d WHERE d.kind = 'drain' AND d.token = :token
             AND d.chat IS NOT DISTINCT FROM cast(:chat AS bigint) AND d.number = n)"""
-_ID = """(SELECT {0}.id FROM application a LEFT JOIN chat c ON c.application_id = a.id
+_PARENT_ID = """(SELECT {0}.id FROM application a LEFT JOIN chat c ON c.application_id = a.id
           AND c.number = cast(:chat AS bigint) WHERE a.token = :token)"""
-_CHILDREN = {
-    False: ("chat", "application_id", _ID.format("a")),
-    True: ("message", "chat_id", _ID.format("c")),
+_CHILD_TABLES = {
+    False: ("chat", "application_id", _PARENT_ID.format("a")),
+    True: ("message", "chat_id", _PARENT_ID.format("c")),
 }
 
 
-def holes(connection: Connection, parent: Parent, highest: int) -> Iterator[int]:
+def find_gaps(connection: Connection, parent: Parent, highest: int) -> Iterator[int]:
     """The numbers below the highest that have neither a row nor a dead letter, in order."""
-    table, key, id_ = _CHILDREN[parent.chat is not None]
+    table, key, id_ = _CHILD_TABLES[parent.chat is not None]
     statement = text(
         f"""
         SELECT n FROM
             (SELECT lag(number, 1, 0::bigint) OVER (ORDER BY number) + 1 AS first, number - 1 AS last
-             FROM {table} WHERE {key} = {id_} AND number <= :highest) hole
-        CROSS JOIN LATERAL generate_series(hole.first, hole.last) n
-        WHERE hole.first <= hole.last AND NOT {_EXPLAINED} ORDER BY n"""
+             FROM {table} WHERE {key} = {id_} AND number <= :highest) gap
+        CROSS JOIN LATERAL generate_series(gap.first, gap.last) n
+        WHERE gap.first <= gap.last AND NOT {_HAS_DEAD_LETTER} ORDER BY n"""
     )
     options = {"yield_per": PAGE}
     values = {**parent._asdict(), "highest": highest}
     yield from connection.execute(statement, values, execution_options=options).scalars()
 
 
-def fill(tx: Connection, parent: Parent, through: int) -> list[int]:
+def fill_gaps(tx: Connection, parent: Parent, through: int) -> list[int]:
     """Store a row `lost` for every number up to that one that has neither a row nor a dead letter.
 
     The caller holds the shard's lock and knows that none of them is on its way. Returns the numbers.
     """
-    table, key, id_ = _CHILDREN[parent.chat is not None]
+    table, key, id_ = _CHILD_TABLES[parent.chat is not None]
     now, columns, values = (
         "clock_timestamp()",
         "created_at, updated_at, state",
@@ -151,7 +157,7 @@ def fill(tx: Connection, parent: Parent, through: int) -> list[int]:
             f"""
             INSERT INTO {table} ({key}, number, {columns})
             SELECT {id_}, n, {values} FROM generate_series(1, cast(:through AS bigint)) n
-            WHERE NOT {_EXPLAINED}
+            WHERE NOT {_HAS_DEAD_LETTER}
               AND NOT EXISTS (SELECT FROM {table} WHERE {key} = {id_} AND number = n)
             RETURNING number"""
         ),
@@ -160,9 +166,9 @@ def fill(tx: Connection, parent: Parent, through: int) -> list[int]:
     return list(stored)
 
 
-def recount(tx: Connection, parent: Parent) -> None:
+def recount_removed(tx: Connection, parent: Parent) -> None:
     """Have a parent's `removed` say what its rows say; the row's lock keeps others from counting."""
-    table, key, id_ = _CHILDREN[parent.chat is not None]
+    table, key, id_ = _CHILD_TABLES[parent.chat is not None]
     owner, column = ("application", "chats_removed")
     if parent.chat is not None:
         owner, column = "chat", "messages_removed"
@@ -196,13 +202,13 @@ class Orphan(NamedTuple):
     number: int
 
 
-def orphans(connection: Connection) -> Iterator[Orphan]:
+def iter_orphans(connection: Connection) -> Iterator[Orphan]:
     """All messages without a chat, read a page at a time."""
     for row in connection.execute(ORPHANS, execution_options={"yield_per": PAGE}):
         yield Orphan(*row)
 
 
-def still_orphans(connection: Connection, found: Sequence[Orphan]) -> list[Orphan]:
+def filter_orphans(connection: Connection, found: Sequence[Orphan]) -> list[Orphan]:
     """Those of these that are so now."""
     rows = connection.execute(
         text(
@@ -216,7 +222,7 @@ def still_orphans(connection: Connection, found: Sequence[Orphan]) -> list[Orpha
     return [Orphan(*row) for row in rows]
 
 
-def bury_orphan(tx: Connection, orphan: Orphan) -> None:
+def dead_letter_orphan(tx: Connection, orphan: Orphan) -> None:
     """Make a dead letter of a message without a chat, with all that is known of it; idempotent.
 
     Where changes are published, the index hears that it is removed.
@@ -233,27 +239,27 @@ def bury_orphan(tx: Connection, orphan: Orphan) -> None:
         ),
         orphan._asdict(),
     )
-    if version is not None and publishing(tx):
+    if version is not None and is_publishing(tx):
         add_to_outbox(tx, [(*orphan, version + 1)])
 
 
 # -- who else has a number in hand ----------------------------------------------------------------
 
 
-def hold_numbers(tx: Connection, shard: int) -> None:
+def reserve_numbers(tx: Connection, shard: int) -> None:
     """Say, for the transaction, that numbers of this shard are given which only the caller will store."""
     tx.exec_driver_sql("SET LOCAL lock_timeout = 4000")  # who has it so does that for a moment
     tx.execute(
         text("SELECT pg_advisory_xact_lock_shared(:key, :shard)"),
-        {"key": _HOLDING, "shard": shard},
+        {"key": _RESERVATION_LOCK, "shard": shard},
     )
 
 
-def nobody_holds_numbers(tx: Connection, shard: int) -> bool:
+def try_exclude_reservations(tx: Connection, shard: int) -> bool:
     """Have it so for the transaction that there are no such numbers; False if there are some right now."""
     return bool(
         tx.scalar(
             text("SELECT pg_try_advisory_xact_lock(:key, :shard)"),
-            {"key": _HOLDING, "shard": shard},
+            {"key": _RESERVATION_LOCK, "shard": shard},
         )
     )

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg2
 from sqlalchemy import Connection
 
-from backend.domain.events import moment
+from backend.domain.events import from_micros
 
-LINES_AT_ONCE = 500  # sent to COPY
+COPY_LINES_PER_READ = 500  # sent to COPY
 
 
 def micros(at: datetime) -> int:
@@ -20,18 +20,18 @@ def micros(at: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-def copy_time(micros: int) -> str:
+def format_copy_time(micros: int) -> str:
     """A time as COPY reads it."""
     second, rest = divmod(micros, 1_000_000)
-    return f"{_copy_second(second)}.{rest:06}+00"
+    return f"{_format_second(second)}.{rest:06}+00"
 
 
 @lru_cache(maxsize=64)  # what one batch holds was accepted within a few seconds
-def _copy_second(second: int) -> str:
-    return moment(second * 1_000_000).replace(tzinfo=None).isoformat()
+def _format_second(second: int) -> str:
+    return from_micros(second * 1_000_000).replace(tzinfo=None).isoformat()
 
 
-def escaped(value: str) -> str:
+def escape_copy(value: str) -> str:
     if "\\" in value:
         value = value.replace("\\", "\\\\")
     if "\n" in value:
@@ -43,15 +43,15 @@ def escaped(value: str) -> str:
     return value
 
 
-def copy(tx: Connection, into: str, lines: Iterable[str]) -> None:
-    cursor = _cursor(tx)
+def copy_rows(tx: Connection, table_and_columns: str, lines: Iterable[str]) -> None:
+    cursor = _driver_cursor(tx)
     try:
-        cursor.copy_expert(f"COPY {into} FROM STDIN", _Lines(lines))
+        cursor.copy_expert(f"COPY {table_and_columns} FROM STDIN", _LineReader(lines))
     finally:
         cursor.close()
 
 
-class _Lines:
+class _LineReader:
     """Lines as the file that COPY reads, so that they are made while PostgreSQL stores those before."""
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -59,10 +59,10 @@ class _Lines:
 
     def read(self, _: int) -> bytes:
         # A lone surrogate passes: PostgreSQL refuses it as it does all that is not UTF-8.
-        return "".join(islice(self._lines, LINES_AT_ONCE)).encode("utf-8", "surrogatepass")
+        return "".join(islice(self._lines, COPY_LINES_PER_READ)).encode("utf-8", "surrogatepass")
 
 
-def _cursor(tx: Connection) -> Any:
+def _driver_cursor(tx: Connection) -> Any:
     connection = tx.connection.driver_connection
     assert isinstance(connection, psycopg2.extensions.connection)
     return connection.cursor()

@@ -10,7 +10,7 @@ from backend.domain.model import Parent
 from backend.storage.postgres.database import hot
 
 
-class Counted(NamedTuple):
+class ParentCounters(NamedTuple):
     """A parent's row, as sync-counters looks at it.
 
     `issued` is what SQL knows; `highest` the highest number among the children's rows.
@@ -23,7 +23,7 @@ class Counted(NamedTuple):
     highest: int
 
 
-class Synced(NamedTuple):
+class SyncState(NamedTuple):
     """How far a shard's counts follow Redis: completely in the life `synced_epoch`, at `synced_at`.
 
     `behind_seconds` is how long ago that was, or the installation was made, if it never was so.
@@ -40,12 +40,12 @@ _APPLICATION = """
 _CHAT = """
     SELECT a.token, c.number, c.id, c.state = 'stored' AND a.removed_at IS NULL, c.messages_issued,
            coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0)"""
-COUNTED_APPLICATIONS = hot(
-    "counted_applications",
+APPLICATION_COUNTERS = hot(
+    "application_counters",
     _APPLICATION + " FROM application a WHERE a.token = ANY(cast(:tokens AS text[]))",
 )
-COUNTED_CHATS = hot(
-    "counted_chats",
+CHAT_COUNTERS = hot(
+    "chat_counters",
     _CHAT
     + """
     FROM unnest(cast(:tokens AS text[]), cast(:numbers AS bigint[])) AS wanted(token, number)
@@ -53,16 +53,16 @@ COUNTED_CHATS = hot(
     JOIN chat c ON c.application_id = a.id AND c.number = wanted.number""",
 )
 # The page comes first: the children of its rows alone are looked at, and no parallel plan is worth while.
-ALL_APPLICATIONS = hot(
-    "all_applications",
+APPLICATION_COUNTERS_PAGE = hot(
+    "application_counters_page",
     _APPLICATION
     + """
     FROM (SELECT * FROM application WHERE id > :after AND removed_at IS NULL
           ORDER BY id LIMIT :limit) a
     ORDER BY a.id""",
 )
-ALL_CHATS = hot(
-    "all_chats",
+CHAT_COUNTERS_PAGE = hot(
+    "chat_counters_page",
     """
     SELECT c.token, c.number, c.id, true, c.messages_issued,
            coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0)
@@ -74,32 +74,38 @@ ALL_CHATS = hot(
 )
 
 
-def counted(connection: Connection, parents: Sequence[Parent]) -> dict[Parent, Counted]:
+def list_parent_counters(
+    connection: Connection, parents: Sequence[Parent]
+) -> dict[Parent, ParentCounters]:
     """Those of these parents that have a row."""
     applications = [token for token, chat in parents if chat is None]
     chats = [(token, chat) for token, chat in parents if chat is not None]
     found = []
     if applications:
-        found += _counted(connection, COUNTED_APPLICATIONS, tokens=applications)
+        found += _fetch_counters(connection, APPLICATION_COUNTERS, tokens=applications)
     if chats:
         tokens, numbers = [token for token, _ in chats], [number for _, number in chats]
-        found += _counted(connection, COUNTED_CHATS, tokens=tokens, numbers=numbers)
+        found += _fetch_counters(connection, CHAT_COUNTERS, tokens=tokens, numbers=numbers)
     return {row.parent: row for row in found}
 
 
-def all_applications(connection: Connection, after: int, limit: int) -> list[Counted]:
+def page_application_counters(
+    connection: Connection, after: int, limit: int
+) -> list[ParentCounters]:
     """A page of all applications; `after` is the last one's id."""
-    return _counted(connection, ALL_APPLICATIONS, after=after, limit=limit)
+    return _fetch_counters(connection, APPLICATION_COUNTERS_PAGE, after=after, limit=limit)
 
 
-def all_chats(connection: Connection, after: int, limit: int) -> list[Counted]:
+def page_chat_counters(connection: Connection, after: int, limit: int) -> list[ParentCounters]:
     """A page of all chats; `after` is the last one's id."""
-    return _counted(connection, ALL_CHATS, after=after, limit=limit)
+    return _fetch_counters(connection, CHAT_COUNTERS_PAGE, after=after, limit=limit)
 
 
-def _counted(connection: Connection, statement: object, **values: object) -> list[Counted]:
+def _fetch_counters(
+    connection: Connection, statement: object, **values: object
+) -> list[ParentCounters]:
     rows = connection.execute(statement, values)  # type: ignore[call-overload]
-    return [Counted(Parent(token, chat), *rest) for token, chat, *rest in rows]
+    return [ParentCounters(Parent(token, chat), *rest) for token, chat, *rest in rows]
 
 
 # Locked in the order of their ids: two syncs of the same rows wait for each other, and none is ended.
@@ -111,18 +117,22 @@ _RAISE = """
         WHERE p.{children}_issued < w.issued ORDER BY p.id FOR NO KEY UPDATE OF p)
     UPDATE {table} SET {children}_issued = found.issued FROM found WHERE {table}.id = found.id
     RETURNING {table}.id, found.before, {table}.{children}_count"""
-RAISE_APPLICATIONS = hot("raise_applications", _RAISE.format(table="application", children="chats"))
-RAISE_CHATS = hot("raise_chats", _RAISE.format(table="chat", children="messages"))
+RAISE_APPLICATION_COUNTERS = hot(
+    "raise_application_counters", _RAISE.format(table="application", children="chats")
+)
+RAISE_CHAT_COUNTERS = hot("raise_chat_counters", _RAISE.format(table="chat", children="messages"))
 
 
-def raise_applications(tx: Connection, issued: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+def raise_application_counters(
+    tx: Connection, issued: Mapping[int, int]
+) -> dict[int, tuple[int, int]]:
     """Raise applications' `chats_issued`, by id; gives the count before and after of those that rose."""
-    return _raise(tx, RAISE_APPLICATIONS, issued)
+    return _raise(tx, RAISE_APPLICATION_COUNTERS, issued)
 
 
-def raise_chats(tx: Connection, issued: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+def raise_chat_counters(tx: Connection, issued: Mapping[int, int]) -> dict[int, tuple[int, int]]:
     """Raise chats' `messages_issued`, by id; gives the count before and after of those that rose."""
-    return _raise(tx, RAISE_CHATS, issued)
+    return _raise(tx, RAISE_CHAT_COUNTERS, issued)
 
 
 def _raise(
@@ -133,7 +143,7 @@ def _raise(
     return {id_: (before, after) for id_, before, after in rows}
 
 
-def count_of_messages(connection: Connection, token: str) -> int:
+def sum_message_counts(connection: Connection, token: str) -> int:
     """What the count columns of an application's chats add up to, as of the last sync."""
     found = connection.scalar(
         text(
@@ -146,7 +156,7 @@ def count_of_messages(connection: Connection, token: str) -> int:
     return int(found or 0)
 
 
-def synced(connection: Connection) -> dict[int, Synced]:
+def list_sync_states(connection: Connection) -> dict[int, SyncState]:
     """How far each shard's counts follow Redis."""
     rows = connection.execute(
         text(
@@ -155,16 +165,16 @@ def synced(connection: Connection) -> dict[int, Synced]:
             " FROM shard s, installation i ORDER BY s.number"
         )
     )
-    return {number: Synced(*rest) for number, *rest in rows}
+    return {number: SyncState(*rest) for number, *rest in rows}
 
 
-def clock(connection: Connection) -> datetime:
+def read_clock(connection: Connection) -> datetime:
     """The time, by PostgreSQL's clock."""
     at: datetime = connection.scalar(text("SELECT clock_timestamp()"))
     return at
 
 
-def note_synced(tx: Connection, epochs: Mapping[int, int], at: datetime) -> None:
+def record_sync(tx: Connection, epochs: Mapping[int, int], at: datetime) -> None:
     """Note that all that was changed before a time, in these shards' lives, is in SQL."""
     tx.execute(
         text(

@@ -23,13 +23,15 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from backend.domain.errors import EngineDown, Failed, SchemaMismatch, Unavailable
-from backend.settings import redacted
+from backend.settings import redact
 
 SCHEMA = "0004"  # the newest migration; a test holds it against the scripts
-CONNECT_SECONDS = 3
-KEPT_CONNECTIONS = 10  # of one process
-MOST_CONNECTIONS = 30
-TRUSTED_SECONDS = 0.1  # since a connection was given back; hardly any server is restarted in less
+CONNECT_TIMEOUT_SECONDS = 3
+POOL_SIZE = 10  # of one process
+MAX_CONNECTIONS = 30
+PING_AFTER_IDLE_SECONDS = (
+    0.1  # since a connection was given back; hardly any server is restarted in less
+)
 PAGE = 1_000
 
 HOT: dict[str, TextClause] = {}
@@ -62,16 +64,16 @@ class Database:
         try:
             self.engine = create_engine(
                 dialect_url(url),
-                pool_size=KEPT_CONNECTIONS,
-                max_overflow=MOST_CONNECTIONS - KEPT_CONNECTIONS,
-                connect_args={"connect_timeout": CONNECT_SECONDS},
+                pool_size=POOL_SIZE,
+                max_overflow=MAX_CONNECTIONS - POOL_SIZE,
+                connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS},
             )
         except (SQLAlchemyError, ValueError) as error:
             raise Failed(
-                f"the database URL {redacted(url)} can't be used: {type(error).__name__}",
+                f"the database URL {redact(url)} can't be used: {type(error).__name__}",
                 "it looks like postgresql://USER:PASSWORD@HOST/DATABASE (INSTACHAT_DATABASE_URL)",
             ) from None
-        _ping_the_idle(self.engine)
+        _ping_idle_connections(self.engine)
 
     def close(self) -> None:
         """Close the connections."""
@@ -80,12 +82,12 @@ class Database:
     def pool(self) -> tuple[int, int]:
         """How many connections are in use, and how many can be."""
         assert isinstance(self.engine.pool, QueuePool)
-        return self.engine.pool.checkedout(), MOST_CONNECTIONS
+        return self.engine.pool.checkedout(), MAX_CONNECTIONS
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """A connection for reading; each statement sees what is committed when it starts."""
-        with self._in_our_words(), self.engine.connect() as connection:
+        with self._translate_errors(), self.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             yield connection
 
@@ -95,7 +97,7 @@ class Database:
 
         Without `durable` a crash of the server may undo it: for what is only done again then.
         """
-        with self._in_our_words(), self.engine.begin() as connection:
+        with self._translate_errors(), self.engine.begin() as connection:
             connection.exec_driver_sql(
                 f"SET LOCAL synchronous_commit = {'on' if durable else 'off'}"
             )
@@ -104,7 +106,7 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """A connection for reading at length: all statements see one and the same moment."""
-        with self._in_our_words(), self.engine.connect() as connection:
+        with self._translate_errors(), self.engine.connect() as connection:
             connection.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
@@ -134,7 +136,7 @@ class Database:
             return
         if found is None:
             raise SchemaMismatch(
-                f"the database {redacted(self.url)} has no tables yet", "run `instachat migrate`"
+                f"the database {redact(self.url)} has no tables yet", "run `instachat migrate`"
             )
         if found < SCHEMA:
             raise SchemaMismatch(
@@ -148,7 +150,7 @@ class Database:
         )
 
     @contextmanager
-    def _in_our_words(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (DBAPIError, psycopg2.Error) as error:  # the latter from COPY, which is not wrapped
@@ -162,34 +164,34 @@ class Database:
                     "PostgreSQL was busy with the same rows; nothing was changed", "try again"
                 ) from error
             if code is None or code.startswith(("08", "53", "57", "25006")):
-                raise self._down(getattr(error, "orig", error)) from error
+                raise self._engine_down(getattr(error, "orig", error)) from error
             raise
         except sqlalchemy.exc.TimeoutError as error:
             raise Unavailable("all connections to PostgreSQL are busy", "try again") from error
 
-    def _down(self, error: BaseException | None) -> EngineDown:
+    def _engine_down(self, error: BaseException | None) -> EngineDown:
         reason = str(error).strip().splitlines()[0] if error and str(error).strip() else "no answer"
-        url = redacted(self.url)
+        url = redact(self.url)
         return EngineDown(
             f"PostgreSQL at {url} can't be used: {reason}",
             f"check it with `psql '{url}' -c 'SELECT 1'`; the setting is INSTACHAT_DATABASE_URL",
         )
 
 
-def _ping_the_idle(engine: Engine) -> None:
+def _ping_idle_connections(engine: Engine) -> None:
     """Have a server that was restarted cost no failed request: what was idle is asked before it is used.
 
     SQLAlchemy's own `pool_pre_ping` asks each time, which is half of what a connection costs.
     """
 
     @event.listens_for(engine, "checkin")
-    def note(_: object, record: ConnectionPoolEntry) -> None:
-        record.info["used"] = time.monotonic()
+    def record_checkin(_: object, record: ConnectionPoolEntry) -> None:
+        record.info["checked_in_at"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def ask(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
-        used = record.info.get("used")  # of one that is new there is none
-        if used is None or time.monotonic() - used < TRUSTED_SECONDS:
+    def ping_if_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+        checked_in_at = record.info.get("checked_in_at")  # of one that is new there is none
+        if checked_in_at is None or time.monotonic() - checked_in_at < PING_AFTER_IDLE_SECONDS:
             return
         try:
             engine.dialect.do_ping(connection)

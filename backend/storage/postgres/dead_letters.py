@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from backend.storage.postgres.catalogue import VERSION
+from backend.storage.postgres.catalogue import NEXT_VERSION
 from backend.storage.postgres.database import hot
 
-KINDS = ("drain", "publish")
+DEAD_LETTER_KINDS = ("drain", "publish")
 
 
 class DeadLetter(NamedTuple):
@@ -23,7 +23,7 @@ class DeadLetter(NamedTuple):
     event: bytes
 
 
-class KeptLetter(NamedTuple):
+class StoredDeadLetter(NamedTuple):
     """A dead letter as it is kept; `id` is its row's, and `kind` says what failed: drain or publish."""
 
     id: int
@@ -46,25 +46,30 @@ def add_dead_letters(tx: Connection, letters: Sequence[DeadLetter], kind: str = 
 
 def count_dead_letters(connection: Connection) -> dict[str, int]:
     """How many dead letters there are, by kind."""
-    rows = connection.execute(
-        text("SELECT kind, count(*) AS letters FROM dead_letter GROUP BY kind")
-    )
-    return dict.fromkeys(KINDS, 0) | {row.kind: row.letters for row in rows}
+    rows = connection.execute(text("SELECT kind, count(*) AS total FROM dead_letter GROUP BY kind"))
+    return dict.fromkeys(DEAD_LETTER_KINDS, 0) | {row.kind: row.total for row in rows}
 
 
-_LETTER = "SELECT id, kind, key, reason, token, chat, number, event, created_at FROM dead_letter"
+_SELECT_DEAD_LETTER = (
+    "SELECT id, kind, key, reason, token, chat, number, event, created_at FROM dead_letter"
+)
 
 
-def dead_letters(connection: Connection, after: int, limit: int) -> list[KeptLetter]:
+def list_dead_letters(connection: Connection, after: int, limit: int) -> list[StoredDeadLetter]:
     """A page of dead letters, the oldest first; `after` is the last one's id."""
-    statement = text(f"{_LETTER} WHERE id > :after ORDER BY id LIMIT :limit")
-    return [_kept(row) for row in connection.execute(statement, {"after": after, "limit": limit})]
+    statement = text(f"{_SELECT_DEAD_LETTER} WHERE id > :after ORDER BY id LIMIT :limit")
+    return [
+        _to_stored_dead_letter(row)
+        for row in connection.execute(statement, {"after": after, "limit": limit})
+    ]
 
 
-def dead_letter(connection: Connection, key: str) -> KeptLetter | None:
+def find_dead_letter(connection: Connection, key: str) -> StoredDeadLetter | None:
     """One dead letter."""
-    row = connection.execute(text(f"{_LETTER} WHERE key = :key"), {"key": key}).one_or_none()
-    return None if row is None else _kept(row)
+    row = connection.execute(
+        text(f"{_SELECT_DEAD_LETTER} WHERE key = :key"), {"key": key}
+    ).one_or_none()
+    return None if row is None else _to_stored_dead_letter(row)
 
 
 def lock_dead_letter(tx: Connection, key: str) -> bool:
@@ -73,27 +78,27 @@ def lock_dead_letter(tx: Connection, key: str) -> bool:
     return tx.execute(statement, {"key": key}).one_or_none() is not None
 
 
-def drop_dead_letter(tx: Connection, key: str) -> bool:
+def delete_dead_letter(tx: Connection, key: str) -> bool:
     """Drop a dead letter; False if it is not there."""
     statement = text("DELETE FROM dead_letter WHERE key = :key")
     return tx.execute(statement, {"key": key}).rowcount > 0
 
 
-def _kept(row: Any) -> KeptLetter:
+def _to_stored_dead_letter(row: Any) -> StoredDeadLetter:
     letter = DeadLetter(row.key, row.reason, row.token, row.chat, row.number, bytes(row.event))
-    return KeptLetter(row.id, row.kind, letter, row.created_at)
+    return StoredDeadLetter(row.id, row.kind, letter, row.created_at)
 
 
-REVIVE = hot(
-    "revive",
+RESTORE_REJECTED = hot(
+    "restore_rejected",
     "UPDATE message SET text = :text, folded = :folded, state = 'stored',"
-    f" version = {VERSION}"
+    f" version = {NEXT_VERSION}"
     " WHERE chat_id = :chat_id AND number = :number AND state = 'dead' AND created_at = :at"
     " RETURNING version",
 )
 
 
-def revive_message(
+def restore_rejected_message(
     tx: Connection, chat_id: int, number: int, at: datetime, new_text: str, folded: str
 ) -> int | None:
     """Store a message after all that was created then, and rejected; returns its version.
@@ -101,5 +106,5 @@ def revive_message(
     None if its number's row is another one's, or says that it was not rejected.
     """
     values = {"chat_id": chat_id, "number": number, "at": at, "text": new_text, "folded": folded}
-    version: int | None = tx.scalar(REVIVE, values)
+    version: int | None = tx.scalar(RESTORE_REJECTED, values)
     return version

@@ -8,14 +8,14 @@ from sqlalchemy import Connection, text
 from backend.storage.postgres.database import PAGE, hot
 from backend.storage.postgres.outbox import add_to_outbox
 
-Key = tuple[int, int]  # a chat's id, a message's number
+MessageKey = tuple[int, int]  # a chat's id, a message's number
 
 
-class Fact(NamedTuple):
+class MessageFacts(NamedTuple):
     """All that SQL knows of a message, in one snapshot.
 
     `token` and `chat` are None where its chat has no row, `version` where it has none itself. `shown` if it
-    can be read, `lost` if all that is known of it is that it is. `on_its_way` if the index is to hear of it,
+    can be read, `lost` if all that is known of it is that it is. `is_pending` if the index is to hear of it,
     perhaps once a removed parent is cleared, or has refused it for good.
     """
 
@@ -25,7 +25,7 @@ class Fact(NamedTuple):
     version: int | None
     shown: bool
     lost: bool
-    on_its_way: bool
+    is_pending: bool
 
 
 _STATES = """
@@ -57,8 +57,8 @@ FACTS = text(
     LEFT JOIN chat c ON c.id = w.chat_id LEFT JOIN application a ON a.id = c.application_id
     LEFT JOIN message m ON m.chat_id = w.chat_id AND m.number = w.number""",
 )
-BUMP = hot(
-    "bump",
+RAISE_VERSION = hot(
+    "raise_version",
     """
     UPDATE message SET version = greatest(version + 1, :above + 1,
         (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
@@ -66,7 +66,7 @@ BUMP = hot(
 )
 
 
-def chat_ids_of(connection: Connection, token: str) -> list[int]:
+def list_chat_ids(connection: Connection, token: str) -> list[int]:
     """The ids of an application's chats, in order."""
     return list(
         connection.scalars(
@@ -79,7 +79,7 @@ def chat_ids_of(connection: Connection, token: str) -> list[int]:
     )
 
 
-def states(
+def iter_states(
     connection: Connection, chat_ids: Sequence[int] | None
 ) -> Iterator[tuple[int, int, int, bool]]:
     """(chat id, number, version, can be read) of every message, or of some chats', in order."""
@@ -94,24 +94,26 @@ def states(
         yield from map(tuple, page)
 
 
-def unpublished(connection: Connection) -> Iterator[Key]:
+def iter_unpublished(connection: Connection) -> Iterator[MessageKey]:
     """The messages that the outbox names, each once, in order."""
     rows = connection.execute(UNPUBLISHED, execution_options={"yield_per": PAGE})
     yield from map(tuple, rows)
 
 
-def facts(connection: Connection, keys: Sequence[Key]) -> dict[Key, Fact]:
+def load_facts(
+    connection: Connection, keys: Sequence[MessageKey]
+) -> dict[MessageKey, MessageFacts]:
     """What SQL knows of each of these."""
     values = {"chats": [c for c, _ in keys], "numbers": [n for _, n in keys]}
     rows = connection.execute(FACTS, values) if keys else ()
-    return {(chat_id, number): Fact(*rest) for chat_id, number, *rest in rows}
+    return {(chat_id, number): MessageFacts(*rest) for chat_id, number, *rest in rows}
 
 
-def publish_again(tx: Connection, found: Sequence[tuple[int, int, int]]) -> None:
+def republish(tx: Connection, found: Sequence[tuple[int, int, int]]) -> None:
     """Have messages, (chat id, number, version), published at a version above that one.
 
     One without a row is published as removed.
     """
     for chat_id, number, above in found:
-        tx.execute(BUMP, {"chat_id": chat_id, "number": number, "above": above})
+        tx.execute(RAISE_VERSION, {"chat_id": chat_id, "number": number, "above": above})
     add_to_outbox(tx, [(chat_id, number, above + 1) for chat_id, number, above in found])

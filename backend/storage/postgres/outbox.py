@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 
 from backend.storage.postgres.database import driver_rows, hot
 
-MESSAGES_A_ROW = 2_500  # of one transaction: so several publishers can share what it changed
-ROWS_LOOKED_AT = 2_500
+MAX_MESSAGES_PER_ROW = 2_500  # of one transaction: so several publishers can share what it changed
+MAX_ROWS_SCANNED = 2_500
 
 LEASE = hot(
     "lease",
@@ -38,8 +38,8 @@ LEASE = hot(
 )
 # Each message once, however often it is named. LIMIT 1 keeps the planner from reading all messages, whose
 # number it can't compare with the arrays'.
-CHANGED = hot(
-    "changed",
+CHANGED_MESSAGES = hot(
+    "changed_messages",
     """
     SELECT w.chat_id, w.number, coalesce(m.version, w.version), m.folded
     FROM (
@@ -57,9 +57,9 @@ RELEASE = hot(
     "release",
     "UPDATE outbox SET leased_until = NULL WHERE id = ANY(cast(:ids AS bigint[]))",
 )
-ENDS = hot("ends", "SELECT (SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox)")
-PARENTS = hot(
-    "parents",
+ID_RANGE = hot("id_range", "SELECT (SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox)")
+CHAT_PARENTS = hot(
+    "chat_parents",
     "SELECT c.id, a.token, c.number FROM chat c JOIN application a ON a.id = c.application_id"
     " WHERE c.id = ANY(cast(:ids AS bigint[]))",
 )
@@ -81,18 +81,22 @@ class Lag(NamedTuple):
 
 def add_to_outbox(tx: Connection, changes: Sequence[tuple[int, int, int]]) -> None:
     """Name changed messages, as (chat id, number, version), for the publisher."""
-    for start in range(0, len(changes), MESSAGES_A_ROW):
-        chats, numbers, versions = zip(*changes[start : start + MESSAGES_A_ROW], strict=True)
+    for start in range(0, len(changes), MAX_MESSAGES_PER_ROW):
+        chats, numbers, versions = zip(*changes[start : start + MAX_MESSAGES_PER_ROW], strict=True)
         tx.execute(
             text(
                 "INSERT INTO outbox (chats, numbers, versions) VALUES (cast(:chats AS bigint[]),"
                 " cast(:numbers AS bigint[]), cast(:versions AS bigint[]))"
             ),
-            {"chats": _array(chats), "numbers": _array(numbers), "versions": _array(versions)},
+            {
+                "chats": _array_literal(chats),
+                "numbers": _array_literal(numbers),
+                "versions": _array_literal(versions),
+            },
         )
 
 
-def publishing(tx: Connection) -> bool:
+def is_publishing(tx: Connection) -> bool:
     """Whether changes are to be named in the outbox; the flag is the database's, not a process's."""
     return bool(tx.scalar(text("SELECT publishing FROM installation")))
 
@@ -105,20 +109,20 @@ def lease(tx: Connection, messages: int, seconds: float) -> Lease | None:
     committed before. Their rows are locked for a moment: who turns searches from one to another keeps all
     from leasing meanwhile.
     """
-    ids, indices, free_one = tx.execute(
-        LEASE, {"rows": ROWS_LOOKED_AT, "messages": messages, "seconds": seconds}
+    ids, indices, free_row = tx.execute(
+        LEASE, {"rows": MAX_ROWS_SCANNED, "messages": messages, "seconds": seconds}
     ).one()
     if ids:
         return Lease(ids, indices)
-    return Lease([], []) if free_one else None
+    return Lease([], []) if free_row else None
 
 
-def changed(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
+def list_changed_messages(connection: Connection, ids: Sequence[int]) -> Sequence[Any]:
     """The messages that leased rows name, each once, as they are: (chat id, number, version, folded text).
 
     The text is None for one that is removed, or has no row any more.
     """
-    return driver_rows(connection.execute(CHANGED, {"ids": list(ids)}))
+    return driver_rows(connection.execute(CHANGED_MESSAGES, {"ids": list(ids)}))
 
 
 def complete(tx: Connection, ids: Sequence[int]) -> None:
@@ -131,19 +135,19 @@ def release(tx: Connection, ids: Sequence[int]) -> None:
     tx.execute(RELEASE, {"ids": list(ids)})
 
 
-def parents(connection: Connection, chat_ids: Iterable[int]) -> dict[int, tuple[str, int]]:
+def chat_parents(connection: Connection, chat_ids: Iterable[int]) -> dict[int, tuple[str, int]]:
     """The token and the number of each of these chats."""
-    rows = connection.execute(PARENTS, {"ids": list(chat_ids)})
+    rows = connection.execute(CHAT_PARENTS, {"ids": list(chat_ids)})
     return {id_: (token, number) for id_, token, number in rows}
 
 
-def ends(connection: Connection) -> tuple[int, int] | None:
+def id_range(connection: Connection) -> tuple[int, int] | None:
     """The oldest and the newest row; None if there is none."""
-    first, last = connection.execute(ENDS).one()
+    first, last = connection.execute(ID_RANGE).one()
     return None if first is None else (first, last)
 
 
-def waiting(connection: Connection) -> list[int]:
+def list_row_ids(connection: Connection) -> list[int]:
     """All rows, the oldest first."""
     return list(connection.scalars(text("SELECT id FROM outbox ORDER BY id")))
 
@@ -159,6 +163,6 @@ def lag(connection: Connection) -> Lag:
     return Lag(int(messages), None if seconds is None else max(float(seconds), 0.0))
 
 
-def _array(values: Iterable[int]) -> str:
+def _array_literal(values: Iterable[int]) -> str:
     """An array as PostgreSQL reads it: a tenth of the time that the driver takes to quote each value."""
     return "{" + ",".join(map(str, values)) + "}"

@@ -12,26 +12,26 @@ class LastReconciliation(NamedTuple):
     finished_at: datetime
     seconds: float
     findings: int
-    mended: int
+    repaired: int
 
 
-def record(tx: Connection, seconds: float, findings: int, mended: int) -> None:
+def record(tx: Connection, seconds: float, findings: int, repaired: int) -> None:
     """A comparison of everything has just ended; the one before is forgotten."""
     tx.execute(
         text(
             """
             INSERT INTO reconciliation (finished_at, seconds, findings, mended)
-            VALUES (now(), :seconds, :findings, :mended)
+            VALUES (now(), :seconds, :findings, :repaired)
             ON CONFLICT (singleton) DO UPDATE SET finished_at = excluded.finished_at,
                 seconds = excluded.seconds, findings = excluded.findings, mended = excluded.mended"""
         ),
-        {"seconds": seconds, "findings": findings, "mended": mended},
+        {"seconds": seconds, "findings": findings, "repaired": repaired},
     )
 
 
 def last(connection: Connection) -> LastReconciliation | None:
     """The last one; None if there was none yet."""
     row = connection.execute(
-        text("SELECT finished_at, seconds, findings, mended FROM reconciliation")
+        text("SELECT finished_at, seconds, findings, mended AS repaired FROM reconciliation")
     ).one_or_none()
     return None if row is None else LastReconciliation(*row)

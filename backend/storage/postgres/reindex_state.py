@@ -17,24 +17,24 @@ from sqlalchemy import Connection, text
 
 from backend.storage.postgres.database import Database, driver_rows, hot
 
-Key = tuple[int, int]  # a chat's id, a message's number
-FIRST: Key = (0, 0)  # before all keys
+MessageKey = tuple[int, int]  # a chat's id, a message's number
+START_KEY: MessageKey = (0, 0)  # before all keys
 
-_LOCK = {"class": 7_203_513, "object": 1}  # any numbers; together they name the lock
-_HOLDER_BYTES = 63  # of an application_name: PostgreSQL cuts what is longer
+_ADVISORY_LOCK = {"class": 7_203_513, "object": 1}  # any numbers; together they name the lock
+_MAX_HOLDER_BYTES = 63  # of an application_name: PostgreSQL cuts what is longer
 _POLL_SECONDS = 0.02
 
 # A row that is `dead` or `lost` was never published; no search has to know of it.
 _PUBLISHED = "state IN ('stored', 'removed')"
-COPIED = hot(
-    "copied",
+ROWS_TO_COPY = hot(
+    "rows_to_copy",
     f"""
     SELECT chat_id, number, version, CASE WHEN state = 'stored' THEN folded END FROM message
     WHERE (chat_id, number) > (:chat_id, :number) AND {_PUBLISHED}
     ORDER BY chat_id, number LIMIT :limit""",
 )
-COMPARED = hot(
-    "compared",
+ROWS_TO_COMPARE = hot(
+    "rows_to_compare",
     f"""
     SELECT chat_id, number, version FROM message
     WHERE (chat_id, number) > (:chat_id, :number) AND {_PUBLISHED}
@@ -52,11 +52,11 @@ VERSIONS = hot(
 class Holder(NamedTuple):
     """Who reindexes right now, as far as PostgreSQL lets us see, and since when."""
 
-    who: str
+    name: str
     since: datetime | None
 
 
-class Held(Exception):
+class ReindexRunning(Exception):
     """Somebody else reindexes."""
 
     def __init__(self, holder: Holder) -> None:
@@ -68,33 +68,35 @@ class Held(Exception):
 
 
 @contextmanager
-def only_one(database: Database) -> Iterator[Connection]:
+def exclusive_reindex(database: Database) -> Iterator[Connection]:
     """Be the only one of this database that reindexes, for as long as the connection that is given lives.
 
     It is a connection of its own, so whatever ends its process also ends the lock, and it bears the holder's
-    name, which others are told. Raises Held, changing nothing, if there is one already.
+    name, which others are told. Raises ReindexRunning, changing nothing, if there is one already.
     """
     with closing(Database(database.url)) as own, own.connect() as connection:
         connection.execute(
             text(
-                "SELECT set_config('application_name', :who, false),"
+                "SELECT set_config('application_name', :name, false),"
                 " set_config('idle_session_timeout', '0', false),"
                 " set_config('synchronous_commit', 'off', false)"  # a lost checkpoint costs a page
             ),
-            {"who": _who()},
+            {"name": _holder_name()},
         )
-        if not connection.scalar(text("SELECT pg_try_advisory_lock(:class, :object)"), _LOCK):
-            raise Held(_holder(connection))
+        if not connection.scalar(
+            text("SELECT pg_try_advisory_lock(:class, :object)"), _ADVISORY_LOCK
+        ):
+            raise ReindexRunning(_holder(connection))
         yield connection
 
 
-def _who() -> str:
+def _holder_name() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user without a name
         user = f"user {os.getuid()}"
-    said = f"{user}@{socket.gethostname()}, process {os.getpid()}"
-    return said.encode("ascii", "replace")[:_HOLDER_BYTES].decode()
+    name = f"{user}@{socket.gethostname()}, process {os.getpid()}"
+    return name.encode("ascii", "replace")[:_MAX_HOLDER_BYTES].decode()
 
 
 def _holder(connection: Connection) -> Holder:
@@ -107,7 +109,7 @@ def _holder(connection: Connection) -> Holder:
               AND l.objid = :object
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
         ),
-        _LOCK,
+        _ADVISORY_LOCK,
     ).one_or_none()
     if row is None:
         return Holder("somebody who is done by now", None)
@@ -117,25 +119,25 @@ def _holder(connection: Connection) -> Holder:
 # -- rows -----------------------------------------------------------------------------------------
 
 
-def copied(connection: Connection, after: Key, limit: int) -> Sequence[Any]:
+def list_rows_to_copy(connection: Connection, after: MessageKey, limit: int) -> Sequence[Any]:
     """The next rows, as (chat id, number, version, folded text); the text is None for a removed one."""
     values = {"chat_id": after[0], "number": after[1], "limit": limit}
-    return driver_rows(connection.execute(COPIED, values))
+    return driver_rows(connection.execute(ROWS_TO_COPY, values))
 
 
-def compared(connection: Connection, after: Key, limit: int) -> Sequence[Any]:
+def list_rows_to_compare(connection: Connection, after: MessageKey, limit: int) -> Sequence[Any]:
     """The next rows, as (chat id, number, version)."""
     values = {"chat_id": after[0], "number": after[1], "limit": limit}
-    return driver_rows(connection.execute(COMPARED, values))
+    return driver_rows(connection.execute(ROWS_TO_COMPARE, values))
 
 
-def versions(connection: Connection, keys: Sequence[Key]) -> dict[Key, int]:
+def versions(connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKey, int]:
     """The versions of those of these messages that are there now, removed ones included."""
     values = {"chats": [chat for chat, _ in keys], "numbers": [number for _, number in keys]}
     return {(chat, number): v for chat, number, v in connection.execute(VERSIONS, values)}
 
 
-def count(connection: Connection, through: Key) -> tuple[int, int]:
+def count_rows(connection: Connection, through: MessageKey) -> tuple[int, int]:
     """How many rows there are up to that key, and how many altogether."""
     row = connection.execute(
         text(
@@ -150,16 +152,16 @@ def count(connection: Connection, through: Key) -> tuple[int, int]:
 # -- the build ------------------------------------------------------------------------------------
 
 
-def reached(connection: Connection, name: str) -> Key:
+def read_progress(connection: Connection, name: str) -> MessageKey:
     """Up to which key a build has copied the rows."""
     row = connection.execute(
         text("SELECT copied_chat, copied_number FROM search_index WHERE name = :name"),
         {"name": name},
     ).one_or_none()
-    return (int(row[0]), int(row[1])) if row else FIRST
+    return (int(row[0]), int(row[1])) if row else START_KEY
 
 
-def reach(connection: Connection, name: str, key: Key) -> bool:
+def save_progress(connection: Connection, name: str, key: MessageKey) -> bool:
     """Note up to which key a build has copied the rows; False if it is not kept any more."""
     done = connection.execute(
         text(
@@ -173,7 +175,7 @@ def reach(connection: Connection, name: str, key: Key) -> bool:
 # -- the turn -------------------------------------------------------------------------------------
 
 
-def hold_publishers(tx: Connection, seconds: float) -> bool:
+def block_publishers(tx: Connection, seconds: float) -> bool:
     """Have nobody publish until the transaction ends, once all who do are done; False if that takes longer.
 
     Whoever leases rows shares a lock on the indices' rows; what was leased before is waited for.

@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from backend.storage.postgres import SCHEMA, Database
 
-_LOCK = 7_203_511  # any number; two migrations at once wait for each other
+_ADVISORY_LOCK = 7_203_511  # any number; two migrations at once wait for each other
 
 
 def upgrade(database: Database, *, dry_run: bool = False) -> tuple[str | None, str]:
@@ -26,7 +26,7 @@ def upgrade(database: Database, *, dry_run: bool = False) -> tuple[str | None, s
     from alembic.config import Config
 
     with database.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
         config = Config()
         config.set_main_option(
             "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")

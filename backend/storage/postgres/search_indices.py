@@ -10,13 +10,13 @@ from sqlalchemy import Connection, text
 
 from backend.storage.postgres.database import hot
 
-LOCK_SECONDS = 2.0
+LOCK_TIMEOUT_SECONDS = 2.0
 
 _INDEX = "SELECT name, state, mapping, made_at IS NOT NULL FROM search_index"
 LIVE_INDEX = hot("live_index", _INDEX + " WHERE state = 'live'")
 
 
-class KeptIndex(NamedTuple):
+class RegisteredIndex(NamedTuple):
     """An index that is kept; `made` once Elasticsearch has made it."""
 
     name: str
@@ -25,21 +25,21 @@ class KeptIndex(NamedTuple):
     made: bool
 
 
-def indices(connection: Connection) -> list[KeptIndex]:
+def list_indices(connection: Connection) -> list[RegisteredIndex]:
     """All indices that are kept, each of which is written to."""
-    return [KeptIndex(*row) for row in connection.execute(text(_INDEX + " ORDER BY name"))]
+    return [RegisteredIndex(*row) for row in connection.execute(text(_INDEX + " ORDER BY name"))]
 
 
-def find_index(connection: Connection, name: str) -> KeptIndex | None:
+def find_index(connection: Connection, name: str) -> RegisteredIndex | None:
     """An index by its name; None if it is not kept."""
     row = connection.execute(text(_INDEX + " WHERE name = :name"), {"name": name}).one_or_none()
-    return None if row is None else KeptIndex(*row)
+    return None if row is None else RegisteredIndex(*row)
 
 
-def live_index(connection: Connection) -> KeptIndex | None:
+def live_index(connection: Connection) -> RegisteredIndex | None:
     """The index that searches read; None if there is none."""
     row = connection.execute(LIVE_INDEX).one_or_none()
-    return None if row is None else KeptIndex(*row)
+    return None if row is None else RegisteredIndex(*row)
 
 
 def mark_made(tx: Connection, name: str) -> str | None:
@@ -54,12 +54,12 @@ def mark_made(tx: Connection, name: str) -> str | None:
     return state
 
 
-def forget_index(tx: Connection, name: str) -> None:
+def unregister_index(tx: Connection, name: str) -> None:
     """Keep an index no longer: nothing is written to it any more."""
     tx.execute(text("DELETE FROM search_index WHERE name = :name"), {"name": name})
 
 
-def is_blank(connection: Connection) -> bool:
+def has_no_data(connection: Connection) -> bool:
     """Whether there is neither an index nor a message: the first index would miss nothing."""
     return bool(
         connection.scalar(
@@ -70,13 +70,13 @@ def is_blank(connection: Connection) -> bool:
     )
 
 
-def lock_flag(tx: Connection) -> None:
+def lock_publishing(tx: Connection) -> None:
     """Hold the flag until the transaction ends, once all who have read it before are done.
 
     What is read from SQL after the commit holds all that they changed. Raises Unavailable if one of them
     takes too long: all others wait behind this, hence not for long.
     """
-    tx.execute(text(f"SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}"))
+    tx.execute(text(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT_SECONDS * 1000)}"))
     # Who reads the flag holds the weakest lock until it commits; only this one waits for that.
     tx.execute(text("LOCK TABLE installation IN ACCESS EXCLUSIVE MODE"))
 
@@ -86,7 +86,7 @@ def set_publishing(tx: Connection, publishing: bool) -> None:
     tx.execute(text("UPDATE installation SET publishing = :publishing"), {"publishing": publishing})
 
 
-def forget_all(tx: Connection) -> None:
+def unregister_all(tx: Connection) -> None:
     """Keep no index, and nothing that was to be published; the caller holds the flag, and unsets it.
 
     What Elasticsearch holds is not touched.
@@ -95,7 +95,7 @@ def forget_all(tx: Connection) -> None:
     tx.execute(text("DELETE FROM search_index"))
 
 
-def add_index(tx: Connection, name: str, state: str, mapping: int) -> None:
+def register_index(tx: Connection, name: str, state: str, mapping: int) -> None:
     """Keep an index: whatever is published from now on is written to it, too."""
     tx.execute(
         text("INSERT INTO search_index (name, state, mapping) VALUES (:name, :state, :mapping)"),

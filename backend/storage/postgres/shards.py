@@ -70,7 +70,7 @@ def set_epoch(tx: Connection, shard: int, epoch: int) -> None:
     )
 
 
-def advance(tx: Connection, shard: int, cursor: EntryId, dropped: int, stored: int) -> None:
+def advance_cursor(tx: Connection, shard: int, cursor: EntryId, dropped: int, stored: int) -> None:
     """Move a shard's cursor, and count what was dropped and stored; the caller holds its lock."""
     tx.execute(
         text(
@@ -89,11 +89,11 @@ def advance(tx: Connection, shard: int, cursor: EntryId, dropped: int, stored: i
 
 
 def name_transaction(tx: Connection, name: str) -> None:
-    """Give the transaction a name that `end_stuck` and operators find in pg_stat_activity."""
+    """Name the transaction, so that pg_stat_activity shows operators and the next drain what it is."""
     tx.execute(text("SELECT set_config('application_name', :name, true)"), {"name": name})
 
 
-def end_stuck(connection: Connection, name: str, seconds: float) -> int:
+def terminate_stuck_transactions(connection: Connection, name: str, seconds: float) -> int:
     """End transactions of that name that are open for longer; returns how many.
 
     No time-out of PostgreSQL's frees a lock whose holder was stopped inside COPY.

@@ -6,7 +6,9 @@ from backend.storage.postgres.catalogue import StoredApplication
 from backend.storage.postgres.database import hot
 
 _CREATED = "(extract(epoch FROM created_at) * 1000000)::bigint"
-PLACE = hot("application_place", "SELECT id FROM application WHERE token = :token")
+APPLICATION_POSITION = hot(
+    "application_position", "SELECT id FROM application WHERE token = :token"
+)
 
 
 def insert_application_once(tx: Connection, token: str, name: str) -> StoredApplication:
@@ -31,7 +33,7 @@ def insert_application_once(tx: Connection, token: str, name: str) -> StoredAppl
     return StoredApplication(*row)
 
 
-def application_place(connection: Connection, token: str) -> int | None:
+def application_position(connection: Connection, token: str) -> int | None:
     """Where an application, removed or not, stands in the order of creation; None if there is none."""
-    found: int | None = connection.scalar(PLACE, {"token": token})
+    found: int | None = connection.scalar(APPLICATION_POSITION, {"token": token})
     return found

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, TextClause, text
 
 from backend.domain.model import Parent
-from backend.storage.postgres.copy import copy, escaped, micros
+from backend.storage.postgres.copy import copy_rows, escape_copy, micros
 from backend.storage.postgres.database import PAGE, hot
 
 
@@ -44,10 +44,10 @@ class ImportedMessage(NamedTuple):
 
 # -- importing ------------------------------------------------------------------------------------
 
-TAKEN = "23505"  # the SQLSTATE of a unique index that has this key already
+UNIQUE_VIOLATION = "23505"  # the SQLSTATE of a unique index that has this key already
 
 
-class AsStored(NamedTuple):
+class StoredRecord(NamedTuple):
     """What an import compares a line with. `value` is an application's name or the SHA-256 of a message's
     text, None for a tombstone; `id` and the children's `highest` number are those of a parent.
     """
@@ -60,16 +60,16 @@ class AsStored(NamedTuple):
     highest: int = 0
 
 
-APPLICATIONS_AS_STORED = hot(
-    "applications_as_stored",
+STORED_APPLICATIONS = hot(
+    "stored_applications",
     """
     SELECT a.token, NULL, a.removed_at IS NOT NULL, CASE WHEN a.removed_at IS NULL THEN a.name END,
            a.created_at, a.updated_at, a.id,
            coalesce((SELECT max(c.number) FROM chat c WHERE c.application_id = a.id), 0)
     FROM application a WHERE a.token = ANY(cast(:tokens AS text[]))""",
 )
-CHATS_AS_STORED = hot(
-    "chats_as_stored",
+STORED_CHATS = hot(
+    "stored_chats",
     """
     SELECT a.token, c.number, c.state <> 'stored' OR a.removed_at IS NOT NULL, NULL,
            c.created_at, c.updated_at, c.id,
@@ -78,8 +78,8 @@ CHATS_AS_STORED = hot(
     JOIN application a ON a.token = wanted.token
     JOIN chat c ON c.application_id = a.id AND c.number = wanted.number""",
 )
-MESSAGES_AS_STORED = hot(
-    "messages_as_stored",
+STORED_MESSAGES = hot(
+    "stored_messages",
     """
     SELECT m.chat_id, m.number, m.state <> 'stored',
            CASE WHEN m.state = 'stored' THEN sha256(convert_to(m.text, 'UTF8')) END,
@@ -89,27 +89,29 @@ MESSAGES_AS_STORED = hot(
 )
 
 
-def parents_as_stored(connection: Connection, parents: Iterable[Parent]) -> dict[Parent, AsStored]:
+def find_stored_parents(
+    connection: Connection, parents: Iterable[Parent]
+) -> dict[Parent, StoredRecord]:
     """Those of these applications and chats that are there, tombstones included."""
     applications = [token for token, chat in parents if chat is None]
     chats = [(token, chat) for token, chat in parents if chat is not None]
     rows: list[Any] = []
     if applications:
-        rows += connection.execute(APPLICATIONS_AS_STORED, {"tokens": applications})
+        rows += connection.execute(STORED_APPLICATIONS, {"tokens": applications})
     if chats:
         values = {"tokens": [token for token, _ in chats], "numbers": [n for _, n in chats]}
-        rows += connection.execute(CHATS_AS_STORED, values)
-    return {Parent(token, chat): AsStored(*rest) for token, chat, *rest in rows}
+        rows += connection.execute(STORED_CHATS, values)
+    return {Parent(token, chat): StoredRecord(*rest) for token, chat, *rest in rows}
 
 
-def messages_as_stored(
+def find_stored_messages(
     connection: Connection, keys: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], AsStored]:
+) -> dict[tuple[int, int], StoredRecord]:
     """Those of these (chat id, number) that are there, tombstones included."""
     values = {"chats": [c for c, _ in keys], "numbers": [n for _, n in keys]}
-    rows = connection.execute(MESSAGES_AS_STORED, values) if keys else ()
+    rows = connection.execute(STORED_MESSAGES, values) if keys else ()
     return {
-        (chat_id, number): AsStored(removed, digest and bytes(digest), *times)
+        (chat_id, number): StoredRecord(removed, digest and bytes(digest), *times)
         for chat_id, number, removed, digest, *times in rows
     }
 
@@ -176,9 +178,9 @@ def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> N
             if text_ is None:
                 yield f"{head}{updated}\tremoved\t\t\n"
             else:
-                yield f"{head}\\N\tstored\t{escaped(text_)}\t{escaped(folded)}\n"
+                yield f"{head}\\N\tstored\t{escape_copy(text_)}\t{escape_copy(folded)}\n"
 
-    copy(
+    copy_rows(
         tx,
         "message (chat_id, number, version, created_at, updated_at, removed_at, state, text, folded)",
         lines(),
@@ -198,7 +200,7 @@ def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> N
 # -- exporting ------------------------------------------------------------------------------------
 
 _RFC3339 = """to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
-_EXPORTED = "(cast(:token AS text) IS NULL OR a.token = :token)"
+_TOKEN_FILTER = "(cast(:token AS text) IS NULL OR a.token = :token)"
 # In the order of the lines. What has no place in a sort key keeps the order of what it is read from, as
 # a nested loop does: a sort of all messages would take a disk. The export checks it.
 EXPORTED_APPLICATIONS = text(
@@ -206,7 +208,7 @@ EXPORTED_APPLICATIONS = text(
     SELECT a.token, CASE WHEN a.removed_at IS NULL THEN a.name END,
            (SELECT count(*) FROM chat c WHERE c.application_id = a.id AND c.state = 'stored'),
            {_RFC3339.format("a.created_at")}, {_RFC3339.format("a.updated_at")}
-    FROM application a WHERE {_EXPORTED} ORDER BY a.token"""
+    FROM application a WHERE {_TOKEN_FILTER} ORDER BY a.token"""
 )
 EXPORTED_CHATS = text(
     f"""
@@ -214,20 +216,20 @@ EXPORTED_CHATS = text(
            (SELECT count(*) FROM message m WHERE m.chat_id = c.id AND m.state = 'stored') END,
            {_RFC3339.format("c.created_at")}, {_RFC3339.format("c.updated_at")}
     FROM application a JOIN chat c ON c.application_id = a.id
-    WHERE a.removed_at IS NULL AND {_EXPORTED} ORDER BY a.token, c.number"""
+    WHERE a.removed_at IS NULL AND {_TOKEN_FILTER} ORDER BY a.token, c.number"""
 )
 EXPORTED_MESSAGES = text(
     f"""
     SELECT m.chat_id, m.number, CASE WHEN m.state = 'stored' THEN m.text END,
            {_RFC3339.format("m.created_at")}, {_RFC3339.format("m.updated_at")}
     FROM (SELECT c.id FROM application a JOIN chat c ON c.application_id = a.id
-          WHERE a.removed_at IS NULL AND c.state = 'stored' AND {_EXPORTED}
+          WHERE a.removed_at IS NULL AND c.state = 'stored' AND {_TOKEN_FILTER}
           ORDER BY a.token, c.number) c
     CROSS JOIN LATERAL (SELECT * FROM message WHERE chat_id = c.id ORDER BY number) m"""
 )
 
 
-def stream(connection: Connection, statement: TextClause, token: str | None) -> Iterator[Any]:
+def stream_rows(connection: Connection, statement: TextClause, token: str | None) -> Iterator[Any]:
     """An exported statement's rows, read a page at a time."""
     options = {"yield_per": PAGE}
     yield from connection.execute(statement, {"token": token}, execution_options=options)

@@ -10,21 +10,26 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from backend.domain.errors import EngineDown, InstaChatError, LogFull, Unconfirmed
 from backend.domain.model import EntryId, Parent
-from backend.storage.redis.client import ANSWER_SECONDS, CONNECT_SECONDS, Calls, text
-from backend.storage.redis.dirty_counters import name_of
-from backend.storage.redis.errors import foreign, in_our_words
+from backend.storage.redis.client import (
+    CONNECT_TIMEOUT_SECONDS,
+    REPLY_TIMEOUT_SECONDS,
+    RedisClient,
+    text,
+)
+from backend.storage.redis.dirty_counters import member_name
+from backend.storage.redis.errors import foreign_data_error, translate_errors
 from backend.storage.redis.script_loader import SHAS
-from backend.storage.redis.types import Batch, Creation, Given, LifeLost, Outcome, Refused
+from backend.storage.redis.types import Assigned, Creation, Outcome, Refusal, ShardBatch, StaleEpoch
 
-IDEMPOTENCY_SECONDS = 24 * 60 * 60
-BELL_MILLISECONDS = 2_000  # a ring whose job was lost is repeated after this
-MEMORY_SHARE = (
+IDEMPOTENCY_KEY_TTL_SECONDS = 24 * 60 * 60
+WAKE_UP_TTL_MILLISECONDS = 2_000  # a ring whose job was lost is repeated after this
+MAX_MEMORY_SHARE = (
     0.85  # of Redis's limit; beyond it nothing is accepted, so that the queue still works
 )
-MOST_ENTRIES = 1_000_000  # in one shard's log, where no setting says otherwise
+DEFAULT_MAX_ENTRIES = 1_000_000  # in one shard's log, where no setting says otherwise
 
 
-class AcceptCalls(Calls):
+class AcceptCalls(RedisClient):
     """Accepting creations, as long as Redis has room for them."""
 
     def __init__(
@@ -32,114 +37,116 @@ class AcceptCalls(Calls):
         url: str,
         *,
         replicas: int = 0,
-        most_entries: int = MOST_ENTRIES,
-        connect_seconds: float = CONNECT_SECONDS,
-        answer_seconds: float = ANSWER_SECONDS,
+        max_entries: int = DEFAULT_MAX_ENTRIES,
+        connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+        reply_timeout_seconds: float = REPLY_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__(
             url,
             replicas=replicas,
-            connect_seconds=connect_seconds,
-            answer_seconds=answer_seconds,
+            connect_timeout_seconds=connect_timeout_seconds,
+            reply_timeout_seconds=reply_timeout_seconds,
         )
-        self._most_entries = most_entries
+        self._max_entries = max_entries
         self._memory_read = float("-inf")
         self._memory_share = 0.0
 
-    def accept(self, shard: int, batch: Sequence[Creation], known: EntryId) -> Outcome:
+    def accept(self, shard: int, batch: Sequence[Creation], last_seen: EntryId) -> Outcome:
         """Give numbers to a batch and append its events: all of it in one atomic call.
 
-        `known` is the highest entry the caller has seen of this shard: an older life, or a log that
+        `last_seen` is the highest entry the caller has seen of this shard: an older life, or a log that
         ends before it, refuses. Returns an answer for each creation, the log's end, and whether the
         caller has to ring the bell.
 
-        Raises LifeLost or LogFull, with nothing accepted; Unconfirmed when the answer was lost.
+        Raises StaleEpoch or LogFull, with nothing accepted; Unconfirmed when the answer was lost.
         """
         self._check_memory()
-        keys, arguments = self._accept_arguments(shard, batch, known)
+        keys, arguments = self._accept_arguments(shard, batch, last_seen)
         try:
-            with self.or_unconfirmed():
+            with self.unconfirmed_on_lost_reply():
                 reply = self._call("accept", keys, arguments, durably=True)
         except ResponseError as error:
-            raise _meaning(error) from error
-        return _given(shard, reply)
+            raise _translate_script_error(error) from error
+        return _parse_reply(shard, reply)
 
-    def accept_each(self, batches: Sequence[Batch]) -> "list[Outcome | InstaChatError | LifeLost]":
+    def accept_each(
+        self, batches: Sequence[ShardBatch]
+    ) -> "list[Outcome | InstaChatError | StaleEpoch]":
         """As `accept`, for several shards, each with its batch; an outcome or an error for each.
 
         In one round trip, and under `strict` with one fsync, but for a cluster, or with replicas to wait for.
         Where all shards are on one Redis that does not answer, it is asked no more.
         """
-        if len(batches) > 1 and self.at_one_server:
+        if len(batches) > 1 and self.is_single_server:
             try:
                 return self._accept_together(batches)
             except InstaChatError as error:
                 return [error] * len(batches)
-        outcomes: list[Outcome | InstaChatError | LifeLost] = []
-        away: EngineDown | None = None
+        outcomes: list[Outcome | InstaChatError | StaleEpoch] = []
+        outage: EngineDown | None = None
         for batch in batches:
             try:
-                if away:
-                    raise away
+                if outage:
+                    raise outage
                 outcomes.append(self.accept(*batch))
-            except (InstaChatError, LifeLost) as error:
+            except (InstaChatError, StaleEpoch) as error:
                 outcomes.append(error)
                 if not isinstance(self.redis, RedisCluster) and isinstance(
                     error, EngineDown | Unconfirmed
                 ):
-                    away = EngineDown(error.message, error.hint)
+                    outage = EngineDown(error.message, error.hint)
         return outcomes
 
     def _accept_together(
-        self, batches: Sequence[Batch]
-    ) -> "list[Outcome | InstaChatError | LifeLost]":
+        self, batches: Sequence[ShardBatch]
+    ) -> "list[Outcome | InstaChatError | StaleEpoch]":
         self._check_memory()
-        with self.in_our_words():
+        with self.translate_errors():
             pipe = self.redis.pipeline(transaction=False)
             for batch in batches:
                 pipe.execute_command(*self.accept_command(*batch))
-        with self.or_unconfirmed(), self.in_our_words():
+        with self.unconfirmed_on_lost_reply(), self.translate_errors():
             replies = pipe.execute(raise_on_error=False)
-        outcomes: list[Outcome | InstaChatError | LifeLost] = []
+        outcomes: list[Outcome | InstaChatError | StaleEpoch] = []
         for batch, reply in zip(batches, replies, strict=True):
             if isinstance(reply, NoScriptError):  # nothing ran
                 try:
                     outcomes.append(self.accept(*batch))
-                except (InstaChatError, LifeLost) as error:
+                except (InstaChatError, StaleEpoch) as error:
                     outcomes.append(error)
             else:
-                outcomes.append(outcome_of(self.url, batch[0], reply))
+                outcomes.append(parse_outcome(self.url, batch[0], reply))
         return outcomes
 
     # -- the same in steps, for who awaits the answer -----------------------------------------------
 
     @property
-    def at_one_server(self) -> bool:
+    def is_single_server(self) -> bool:
         """Whether one answer of one server is all that accepting waits for."""
         return not isinstance(self.redis, RedisCluster) and not self._replicas
 
     @property
-    def knows_memory(self) -> bool:
-        """Whether `refuse_if_full` has something to go by: what was read in the last second."""
+    def has_fresh_memory_reading(self) -> bool:
+        """Whether `raise_if_full` has something to go by: what was read in the last second."""
         return time.monotonic() - self._memory_read <= 1
 
     def accept_command(
-        self, shard: int, batch: Sequence[Creation], known: EntryId
+        self, shard: int, batch: Sequence[Creation], last_seen: EntryId
     ) -> tuple[str | int | bytes, ...]:
         """The call of the script, as `accept` makes it, in one command."""
-        keys, arguments = self._accept_arguments(shard, batch, known)
+        keys, arguments = self._accept_arguments(shard, batch, last_seen)
         return "EVALSHA", SHAS["accept"], len(keys), *keys, *arguments
 
     def _accept_arguments(
-        self, shard: int, batch: Sequence[Creation], known: EntryId
+        self, shard: int, batch: Sequence[Creation], last_seen: EntryId
     ) -> tuple[list[str], list[str | int | bytes]]:
-        keys = [self.key(shard, name) for name in ("life", "log", "unsynced", "bell")]
+        keys = [self.key(shard, name) for name in ("epoch", "log", "dirty", "wake-up")]
         arguments: list[str | int | bytes] = [
-            known.epoch,
-            known.sequence,
-            self._most_entries,
-            IDEMPOTENCY_SECONDS,
-            BELL_MILLISECONDS,
+            last_seen.epoch,
+            last_seen.sequence,
+            self._max_entries,
+            IDEMPOTENCY_KEY_TTL_SECONDS,
+            WAKE_UP_TTL_MILLISECONDS,
         ]
         for creation in batch:
             token, chat = creation.parent
@@ -151,7 +158,7 @@ class AcceptCalls(Calls):
             )
             arguments += (
                 creation.kind,
-                name_of(creation.parent),
+                member_name(creation.parent),
                 creation.body_hash,
                 self.key(shard, f"chat:{token}:"),
                 len(creation.payloads),
@@ -162,13 +169,13 @@ class AcceptCalls(Calls):
 
     def _check_memory(self) -> None:
         """Refuse while memory is short; read at most once a second."""
-        if not self.knows_memory:
+        if not self.has_fresh_memory_reading:
             self.read_memory()
-        self.refuse_if_full()
+        self.raise_if_full()
 
     def read_memory(self) -> None:
         """Ask Redis how much of its memory it uses."""
-        with self.in_our_words():
+        with self.translate_errors():
             info: Any = self.redis.info("memory")
         nodes = info.values() if info and isinstance(next(iter(info.values())), dict) else [info]
         self._memory_share = max(
@@ -177,47 +184,51 @@ class AcceptCalls(Calls):
         )
         self._memory_read = time.monotonic()
 
-    def refuse_if_full(self) -> None:
+    def raise_if_full(self) -> None:
         """Raise LogFull if memory was short when it was read last."""
-        if self._memory_share > MEMORY_SHARE:
+        if self._memory_share > MAX_MEMORY_SHARE:
             raise LogFull(
                 f"Redis uses {self._memory_share:.0%} of its memory limit; nothing was accepted",
                 "see `instachat status`: is a worker running? Or raise Redis's maxmemory",
             )
 
-    def claim_key(self, shard: int, name: str, value: str) -> str:
+    def reserve_idempotency_key(self, shard: int, name: str, value: str) -> str:
         """Keep a value under an idempotency key for a day, unless there is one; returns what is there."""
-        with self.in_our_words():
+        with self.translate_errors():
             found: Any = self.redis.set(
-                self.key(shard, f"key:{name}"), value, nx=True, ex=IDEMPOTENCY_SECONDS, get=True
+                self.key(shard, f"key:{name}"),
+                value,
+                nx=True,
+                ex=IDEMPOTENCY_KEY_TTL_SECONDS,
+                get=True,
             )
         return value if found is None else text(found)
 
 
-def idempotency_key(route: str, key: str) -> str:
+def hash_idempotency_key(route: str, key: str) -> str:
     """The name under which an idempotency key is kept: per route, of bounded length."""
     return hashlib.sha256(f"{route}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def outcome_of(url: str, shard: int, reply: Any) -> Outcome | InstaChatError | LifeLost:
+def parse_outcome(url: str, shard: int, reply: Any) -> Outcome | InstaChatError | StaleEpoch:
     """What the accept script's answer, or Redis's error instead of one, means; raises nothing."""
     try:
         if isinstance(reply, Exception):
-            with in_our_words(url):
+            with translate_errors(url):
                 raise reply
-        return _given(shard, reply)
+        return _parse_reply(shard, reply)
     except ResponseError as error:
-        return _meaning(error)
-    except (InstaChatError, LifeLost) as error:
+        return _translate_script_error(error)
+    except (InstaChatError, StaleEpoch) as error:
         return error
 
 
-def _given(shard: int, reply: Any) -> Outcome:
+def _parse_reply(shard: int, reply: Any) -> Outcome:
     """What the accept script has answered; raises what it refuses."""
     match reply:
-        case [b"ok", epoch, sequence, ring, answers]:
+        case [b"ok", epoch, sequence, notify, answers]:
             end = EntryId(int(epoch), int(sequence))
-            return [_answer(a) for a in answers], end, bool(ring)
+            return [_parse_answer(a) for a in answers], end, bool(notify)
         case [b"full", entries]:
             raise LogFull(
                 f"the log of shard {shard} holds {entries:,} events that are not stored yet; "
@@ -225,14 +236,14 @@ def _given(shard: int, reply: Any) -> Outcome:
                 "see `instachat status`: is a worker running, does PostgreSQL answer?",
             )
         case [b"broken", which]:
-            raise foreign(text(which), shard)
-    raise LifeLost(text(reply[1]))
+            raise foreign_data_error(text(which), shard)
+    raise StaleEpoch(text(reply[1]))
 
 
-def _meaning(error: ResponseError) -> LifeLost | Unconfirmed:
+def _translate_script_error(error: ResponseError) -> StaleEpoch | Unconfirmed:
     """What Redis's own word against the accept script means: it refused the first write, or nobody knows."""
     if "equal or smaller" in str(error):
-        return LifeLost("the log is ahead")
+        return StaleEpoch("the log is ahead")
     return Unconfirmed(
         f"Redis has ended the accepting script ({type(error).__name__}): it is not known whether this was"
         " accepted",
@@ -240,8 +251,8 @@ def _meaning(error: ResponseError) -> LifeLost | Unconfirmed:
     )
 
 
-def _answer(reply: list[Any]) -> Given | Refused:
+def _parse_answer(reply: list[Any]) -> Assigned | Refusal:
     if reply[0] == b"ok":
         _, first, last, entry = reply
-        return Given(int(first), int(last), EntryId.parse(text(entry)))
-    return Refused(*(text(part) for part in reply))
+        return Assigned(int(first), int(last), EntryId.parse(text(entry)))
+    return Refusal(*(text(part) for part in reply))

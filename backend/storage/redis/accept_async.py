@@ -17,23 +17,23 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from redis.maint_notifications import MaintNotificationsConfig
 
 from backend.domain.errors import EngineDown, InstaChatError
-from backend.storage.redis.accept import AcceptCalls, outcome_of
+from backend.storage.redis.accept import AcceptCalls, parse_outcome
 from backend.storage.redis.script_loader import SCRIPTS
-from backend.storage.redis.types import Batch, LifeLost, Outcome
+from backend.storage.redis.types import Outcome, ShardBatch, StaleEpoch
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class AsyncAccepting:
+class AsyncAcceptClient:
     """Accepts in a single Redis, one call of `accept_each` at a time. For one event loop."""
 
     def __init__(self, log: AcceptCalls) -> None:
-        """`log` is `at_one_server`: neither a cluster nor with replicas to wait for."""
+        """`log` is `is_single_server`: neither a cluster nor with replicas to wait for."""
         self._log = log
         self._connection = redis.asyncio.ConnectionPool.from_url(
             log.url,
-            socket_connect_timeout=log.connect_seconds,
+            socket_connect_timeout=log.connect_timeout_seconds,
             socket_timeout=None,
             # Nothing but answers may come by this connection.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
@@ -44,55 +44,55 @@ class AsyncAccepting:
         await self._connection.disconnect(nowait=True)
 
     async def accept_each(
-        self, batches: Sequence[Batch]
-    ) -> list[Outcome | InstaChatError | LifeLost]:
+        self, batches: Sequence[ShardBatch]
+    ) -> list[Outcome | InstaChatError | StaleEpoch]:
         """See `AcceptCalls.accept_each`."""
         try:
-            replies = await self._ask(batches)
+            replies = await self._send(batches)
         except InstaChatError as error:
             return [error] * len(batches)
-        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:  # nothing of these ran: a new or restarted Redis does not know its scripts
+        unloaded = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unloaded:  # nothing of these ran: a new or restarted Redis does not know its scripts
             for at, reply in zip(
-                unknown, await self._ask_again([batches[at] for at in unknown]), strict=True
+                unloaded, await self._load_and_resend([batches[at] for at in unloaded]), strict=True
             ):
                 replies[at] = reply
         return [
             reply
             if isinstance(reply, InstaChatError)
-            else outcome_of(self._log.url, batch[0], reply)
+            else parse_outcome(self._log.url, batch[0], reply)
             for batch, reply in zip(batches, replies, strict=True)
         ]
 
-    async def _ask_again(self, batches: Sequence[Batch]) -> list[Any]:
+    async def _load_and_resend(self, batches: Sequence[ShardBatch]) -> list[Any]:
         """What Redis answers once it was told the script; EngineDown where it does not keep it."""
         log = self._log
         try:
             load = hiredis.pack_command(("SCRIPT", "LOAD", SCRIPTS["accept"]))  # type: ignore[arg-type]  # as below
-            with log.in_our_words():
-                await _in_time(self._exchange([load]), log.answer_seconds)
-            replies = await self._ask(batches)
+            with log.translate_errors():
+                await _with_timeout(self._exchange([load]), log.reply_timeout_seconds)
+            replies = await self._send(batches)
         except InstaChatError as error:
             return [error] * len(batches)
-        forgetful = EngineDown("Redis forgets the program's scripts; nothing was accepted")
-        return [forgetful if isinstance(reply, NoScriptError) else reply for reply in replies]
+        script_lost = EngineDown("Redis forgets the program's scripts; nothing was accepted")
+        return [script_lost if isinstance(reply, NoScriptError) else reply for reply in replies]
 
-    async def _ask(self, batches: Sequence[Batch]) -> list[Any]:
+    async def _send(self, batches: Sequence[ShardBatch]) -> list[Any]:
         """Redis's answer or error for each."""
         log = self._log
-        if not log.knows_memory:
+        if not log.has_fresh_memory_reading:
             await asyncio.to_thread(log.read_memory)
-        log.refuse_if_full()
+        log.raise_if_full()
         calls = [
             hiredis.pack_command(log.accept_command(*batch))  # type: ignore[arg-type]  # tuples of one, its stub says
             for batch in batches
         ]
-        with log.in_our_words():
-            await _in_time(self._connect(), log.answer_seconds)
-        with log.or_unconfirmed(), log.in_our_words():
-            return await _in_time(self._exchange(calls), log.answer_seconds)
+        with log.translate_errors():
+            await _with_timeout(self._ensure_connected(), log.reply_timeout_seconds)
+        with log.unconfirmed_on_lost_reply(), log.translate_errors():
+            return await _with_timeout(self._exchange(calls), log.reply_timeout_seconds)
 
-    async def _connect(self) -> None:
+    async def _ensure_connected(self) -> None:
         """Have a connection that was not broken meanwhile, and has nothing left to be read from it."""
         connection = self._connection
         try:
@@ -124,22 +124,22 @@ class AsyncAccepting:
         return replies
 
 
-def connections(log: AcceptCalls, count: int) -> list[AsyncAccepting]:
+def make_async_clients(log: AcceptCalls, count: int) -> list[AsyncAcceptClient]:
     """So many, which accept at the same time; none where a thread has to do it.
 
     That is for a cluster, for replicas to wait for, and for options in Redis's URL that only the synchronous
     client knows.
     """
-    if not log.at_one_server:
+    if not log.is_single_server:
         return []
     try:
-        return [AsyncAccepting(log) for _ in range(count)]
+        return [AsyncAcceptClient(log) for _ in range(count)]
     except (TypeError, ValueError) as error:
         logger.warning("a thread accepts, as this client of Redis can't: %s", error)
         return []
 
 
-async def _in_time(awaited: Awaitable[T], seconds: float) -> T:
+async def _with_timeout(awaited: Awaitable[T], seconds: float) -> T:
     """What comes of it; the error that redis-py would raise if it takes longer."""
     try:
         async with asyncio.timeout(seconds):

@@ -12,24 +12,32 @@ from redis.retry import Retry
 
 from backend.domain.errors import Failed, Unconfirmed
 from backend.domain.model import Parent
-from backend.settings import redacted
-from backend.storage.redis.errors import down, in_our_words, is_foreign, or_unconfirmed
+from backend.settings import redact
+from backend.storage.redis.errors import (
+    engine_down,
+    is_wrong_type,
+    translate_errors,
+    unconfirmed_on_lost_reply,
+)
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
 
-CONNECT_SECONDS = 2.0
-ANSWER_SECONDS = 3.0
+CONNECT_TIMEOUT_SECONDS = 2.0
+REPLY_TIMEOUT_SECONDS = 3.0
 
 
 def connect(
-    url: str, *, connect_seconds: float = CONNECT_SECONDS, answer_seconds: float = ANSWER_SECONDS
+    url: str,
+    *,
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    reply_timeout_seconds: float = REPLY_TIMEOUT_SECONDS,
 ) -> "redis.Redis | RedisCluster":
     """A client that never retries; a URL `redis+cluster://…` makes it a Redis Cluster's.
 
     Raises EngineDown if a cluster can't be reached; a plain client connects at its first call.
     """
     options: dict[str, Any] = {
-        "socket_connect_timeout": connect_seconds,
-        "socket_timeout": answer_seconds,
+        "socket_connect_timeout": connect_timeout_seconds,
+        "socket_timeout": reply_timeout_seconds,
         "retry": Retry(NoBackoff(), 0),
     }
     try:
@@ -39,12 +47,12 @@ def connect(
         client.connection_pool.make_connection()  # connects to nobody, but knows its options
         return client
     except RedisError as error:
-        raise down(url, error) from None
+        raise engine_down(url, error) from None
     except (TypeError, ValueError) as error:
-        raise Failed(f"the Redis URL {redacted(url)} can't be used: {error}") from None
+        raise Failed(f"the Redis URL {redact(url)} can't be used: {error}") from None
 
 
-class Calls:
+class RedisClient:
     """What all calls are built on: the connection, the names of keys, the running of scripts."""
 
     def __init__(
@@ -52,14 +60,18 @@ class Calls:
         url: str,
         *,
         replicas: int = 0,
-        connect_seconds: float = CONNECT_SECONDS,
-        answer_seconds: float = ANSWER_SECONDS,
+        connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+        reply_timeout_seconds: float = REPLY_TIMEOUT_SECONDS,
     ) -> None:
         self.url = url
-        self.redis = connect(url, connect_seconds=connect_seconds, answer_seconds=answer_seconds)
+        self.redis = connect(
+            url,
+            connect_timeout_seconds=connect_timeout_seconds,
+            reply_timeout_seconds=reply_timeout_seconds,
+        )
         self._replicas = replicas
-        self.connect_seconds = connect_seconds
-        self.answer_seconds = answer_seconds
+        self.connect_timeout_seconds = connect_timeout_seconds
+        self.reply_timeout_seconds = reply_timeout_seconds
 
     def close(self) -> None:
         """Close the connections."""
@@ -67,13 +79,13 @@ class Calls:
 
     def ping(self) -> None:
         """Raise EngineDown unless Redis answers."""
-        with self.in_our_words():
+        with self.translate_errors():
             self.redis.ping()
 
     def configuration(self, *names: str) -> Mapping[str, str] | None:
         """Redis's own settings; None where it does not let us read them (a managed service)."""
         options = {"target_nodes": "random"} if isinstance(self.redis, RedisCluster) else {}
-        with self.in_our_words():
+        with self.translate_errors():
             try:
                 found: Any = self.redis.config_get(*names, **options)
             except ResponseError:
@@ -97,7 +109,7 @@ class Calls:
         *,
         durably: bool = False,
     ) -> Any:
-        with self.in_our_words():
+        with self.translate_errors():
             try:
                 return self._evaluate(script, keys, arguments, durably)
             except (
@@ -119,7 +131,7 @@ class Calls:
         # WAITAOF speaks of its own connection's writes only, hence one pipeline.
         pipe = self.redis.pipeline(transaction=False)
         pipe.evalsha(sha, len(keys), *keys, *arguments)
-        pipe.execute_command("WAITAOF", 1, self._replicas, int(self.answer_seconds * 500))
+        pipe.execute_command("WAITAOF", 1, self._replicas, int(self.reply_timeout_seconds * 500))
         reply, waited = pipe.execute(raise_on_error=False)
         if isinstance(reply, Exception):
             raise reply
@@ -133,23 +145,23 @@ class Calls:
         return reply
 
     def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
-        with self.in_our_words():
+        with self.translate_errors():
             pipe = self.redis.pipeline(transaction=False)
             for shard in range(shards):
                 getattr(pipe, command)(self.key(shard, name))
             answers = pipe.execute(raise_on_error=False)
             for answer in answers:
-                if isinstance(answer, Exception) and not is_foreign(answer):
+                if isinstance(answer, Exception) and not is_wrong_type(answer):
                     raise answer
         return [1 if isinstance(answer, Exception) else int(answer) for answer in answers]
 
-    def in_our_words(self) -> AbstractContextManager[None]:
-        """Around calls of Redis; see `troubles.in_our_words`."""
-        return in_our_words(self.url)
+    def translate_errors(self) -> AbstractContextManager[None]:
+        """Around calls of Redis; see `troubles.translate_errors`."""
+        return translate_errors(self.url)
 
-    def or_unconfirmed(self) -> AbstractContextManager[None]:
-        """Around a call that accepts, and the above; see `troubles.or_unconfirmed`."""
-        return or_unconfirmed(self.url)
+    def unconfirmed_on_lost_reply(self) -> AbstractContextManager[None]:
+        """Around a call that accepts, and the above; see `troubles.unconfirmed_on_lost_reply`."""
+        return unconfirmed_on_lost_reply(self.url)
 
 
 def text(value: Any) -> str:

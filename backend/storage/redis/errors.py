@@ -9,24 +9,24 @@ import redis
 from redis.exceptions import ResponseError
 
 from backend.domain.errors import EngineDown, Failed, LogFull, Unconfirmed
-from backend.settings import redacted
+from backend.settings import redact
 
 # What Redis says when it can't do its work now: redis-py knows some of it by class, the rest by word.
-_NOT_NOW = (
+_TEMPORARY_ERRORS = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.MasterDownError,
     redis.exceptions.NoPermissionError,
     redis.exceptions.ReadOnlyError,
     redis.exceptions.TryAgainError,
 )
-_NOT_NOW_SAID = re.compile(
+_TEMPORARY_MESSAGES = re.compile(
     r"(^|: )(MISCONF|NOREPLICAS|BUSY) "
     r"|^ACL failure in script|^The user executing the script can't run this command"
 )
 
 
 @contextmanager
-def in_our_words(url: str) -> Iterator[None]:
+def translate_errors(url: str) -> Iterator[None]:
     """Redis's own troubles become EngineDown or LogFull, foreign keys Failed."""
     try:
         yield
@@ -36,12 +36,12 @@ def in_our_words(url: str) -> Iterator[None]:
             "see `instachat status`: is a worker running? Or raise Redis's maxmemory",
         ) from None
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-        raise down(url, error) from error
+        raise engine_down(url, error) from error
     except ResponseError as error:
         # Refused before anything was written: there is no cause that could make it uncertain.
-        if isinstance(error, _NOT_NOW) or _NOT_NOW_SAID.search(str(error)):
-            raise down(url, error) from None
-        if is_foreign(error):
+        if isinstance(error, _TEMPORARY_ERRORS) or _TEMPORARY_MESSAGES.search(str(error)):
+            raise engine_down(url, error) from None
+        if is_wrong_type(error):
             raise Failed(
                 "Redis holds something foreign under a key of InstaChat's",
                 "another program writes to this Redis: give InstaChat one of its own",
@@ -50,7 +50,7 @@ def in_our_words(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def or_unconfirmed(url: str) -> Iterator[None]:
+def unconfirmed_on_lost_reply(url: str) -> Iterator[None]:
     """An answer lost after the call was sent is not known to be a refusal."""
     try:
         yield
@@ -59,13 +59,13 @@ def or_unconfirmed(url: str) -> Iterator[None]:
         if cause is None or _never_sent(cause):
             raise
         raise Unconfirmed(
-            f"Redis at {redacted(url)} went away before it answered: it is not known "
+            f"Redis at {redact(url)} went away before it answered: it is not known "
             "whether this was accepted",
             "look at what is there before you repeat it",
         ) from None
 
 
-def foreign(which: str, shard: int) -> Failed:
+def foreign_data_error(which: str, shard: int) -> Failed:
     """A script has found what no script of ours writes."""
     return Failed(
         f"Redis holds something foreign under the key of the {which} of shard {shard}; "
@@ -74,26 +74,26 @@ def foreign(which: str, shard: int) -> Failed:
     )
 
 
-def is_foreign(error: Exception) -> bool:
+def is_wrong_type(error: Exception) -> bool:
     """Whether a key holds what another program put there."""
     return "WRONGTYPE" in str(error)
 
 
-def down(url: str, error: BaseException) -> EngineDown:
+def engine_down(url: str, error: BaseException) -> EngineDown:
     """Redis can't be used, and why."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return EngineDown(
-        f"Redis at {redacted(url)} can't be used: {reason}",
-        f"check it with `redis-cli -u {redacted(url)} ping`; the setting is INSTACHAT_REDIS_URL",
+        f"Redis at {redact(url)} can't be used: {reason}",
+        f"check it with `redis-cli -u {redact(url)} ping`; the setting is INSTACHAT_REDIS_URL",
     )
 
 
 def _never_sent(error: BaseException) -> bool:
     """Whether the connection could not even be opened."""
     refusals = (ConnectionRefusedError, FileNotFoundError, PermissionError, socket.gaierror)
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, refusals) or "connecting to" in str(seen):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, refusals) or "connecting to" in str(cause):
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return False

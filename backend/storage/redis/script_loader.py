@@ -6,29 +6,30 @@ from importlib.resources import files
 
 def _load_scripts() -> dict[str, str]:
     folder = files("backend.storage.redis") / "scripts"
-    shared = (folder / "life.lua").read_text(encoding="utf-8")
+    shared = (folder / "epoch.lua").read_text(encoding="utf-8")
     names = [
         "accept",
         "read",
         "trim",
-        "claim",
+        "set_epoch",
         "probe",
         "verify",
         "reopen",
-        "issued",
+        "read_issued",
         "raise",
-        "seal",
-        "look",
+        "set_closed",
+        "inspect",
         "discard",
-        "counted",
-        "synced",
+        "read_counters",
+        "ack_synced",
     ]
     return {
-        name: _whole(shared, (folder / f"{name}.lua").read_text(encoding="utf-8")) for name in names
+        name: _with_shared_code(shared, (folder / f"{name}.lua").read_text(encoding="utf-8"))
+        for name in names
     }
 
 
-def _whole(shared: str, script: str) -> str:
+def _with_shared_code(shared: str, script: str) -> str:
     """A script with what all share in front, but for its flags: Redis wants those in the first line."""
     flags, newline, rest = script.partition("\n") if script.startswith("#!") else ("", "", script)
     return flags + newline + shared + rest

@@ -1,4 +1,4 @@
-"""What the log is given and what it answers: plain values, and LifeLost."""
+"""What the log is given and what it answers: plain values, and StaleEpoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Creation(NamedTuple):
     body_hash: str = ""
 
 
-class Given(NamedTuple):
+class Assigned(NamedTuple):
     """The numbers that a creation was given, and its last entry in the log."""
 
     first: int
@@ -29,47 +29,47 @@ class Given(NamedTuple):
     entry: EntryId
 
 
-class Refused(NamedTuple):
+class Refusal(NamedTuple):
     """Why the script refused one creation: `counter`, `closed`, `reused` or `broken`, and of what."""
 
-    why: str
-    which: str = ""
+    reason: str
+    subject: str = ""
 
 
-Batch = tuple[int, Sequence[Creation], EntryId]
+ShardBatch = tuple[int, Sequence[Creation], EntryId]
 """A shard, its creations, and the highest entry that the caller has seen of it."""
 
 
-class LifeLost(Exception):
+class StaleEpoch(Exception):
     """Redis is not in the life that was expected: wiped, restarted, restored, promoted or foreign."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
-Outcome = tuple[list[Given | Refused], EntryId, bool]
+Outcome = tuple[list[Assigned | Refusal], EntryId, bool]
 """An answer for each creation of a batch, the log's end, and whether the caller has to ring the bell."""
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class EpochState:
     """What a shard's life key says.
 
-    `state` is `ok`, `none`, `other` (server), `broken`, or `ahead` (the log is ahead of the life).
+    `status` is `ok`, `none`, `other` (server), `broken`, or `ahead` (the log is ahead of the life).
     """
 
-    state: str
+    status: str
     epoch: int
     highest: int
     sequence: int
     installation: str
 
 
-class Counter(NamedTuple):
+class CounterState(NamedTuple):
     """A counter as it lies there: `issued` is None where none is to be found.
 
-    One that is not `verified` in the present life is raised to the rows' highest number before it gives
+    One that is not `verified` in the current epoch is raised to the rows' highest number before it gives
     another; one that is not `open` was closed by a deletion.
     """
 
@@ -79,10 +79,10 @@ class Counter(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class CounterReadings:
     """Some counters' `issued`, verified or not, None where there is none; and the time of the look.
 
-    `end` is the log's end as of after it, `oldest` since when a count of the shard is unsynced. Times are
+    `end` is the log's end as of after it, `oldest` since when a count of the shard is dirty. Times are
     in microseconds since 1970, by Redis's clock.
     """
 
@@ -93,7 +93,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class LogPage:
     """A part of the log: entries in order, the log's last entry, and whether they reach it.
 
     An entry is its id, as Redis writes it, and its one field.

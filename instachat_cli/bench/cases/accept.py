@@ -10,94 +10,96 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 
 from backend.domain.errors import Failed
-from instachat_cli.bench.harness.environment import BULK, TOGETHER, Ground
-from instachat_cli.bench.harness.paired_run import Goal, Row, Side, duel
-from instachat_cli.console.stderr import talk
+from instachat_cli.bench.harness.environment import BATCH_SIZE, CONCURRENT_REQUESTS, Environment
+from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs
+from instachat_cli.console.stderr import stderr
 
 GOAL = Goal(must=1.0, aim=2.0)
 
 
-def measure(ground: Ground) -> Iterator[Row]:
+def measure(env: Environment) -> Iterator[Row]:
     """Requests of a thousand messages, as `messages create -` sends them; and single ones."""
     yield _against_xadd(
-        ground, "accept, requests of 1,000 messages", ground.accept_bulk, BULK, GOAL
+        env, "accept, requests of 1,000 messages", env.accept_batches, BATCH_SIZE, GOAL
     )
     yield _against_xadd(
-        ground,
-        f"accept, {TOGETHER} requests of one message at once",
-        lambda texts: ground.accept_together(texts, TOGETHER),
-        TOGETHER,
+        env,
+        f"accept, {CONCURRENT_REQUESTS} requests of one message at once",
+        lambda texts: env.accept_concurrently(texts, CONCURRENT_REQUESTS),
+        CONCURRENT_REQUESTS,
         None,
     )
     program = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
     if program is None:
-        talk.note("redis-benchmark is not here: its pipelined XADDs are left out")
+        stderr.note("redis-benchmark is not here: its pipelined XADDs are left out")
     else:
-        yield _against_benchmark(ground, program)
+        yield _against_benchmark(env, program)
 
 
-def _against_benchmark(ground: Ground, program: str) -> Row:
-    key = f"{ground.backend.log.key(ground.chat.shard, 'log')}:rival"
-    pipelined = min(BULK, len(ground.texts))
-    count = len(ground.texts) // pipelined * pipelined  # it sends whole pipelines
-    usual = sorted(ground.texts, key=len)[count // 2]
-    at = ground.redis.connection_pool.connection_kwargs
-    where = ["-s", at["path"]] if "path" in at else ["-h", at["host"], "-p", str(at["port"])]
-    words = ["-q", "-c", "1", "-n", str(count), "-P", str(pipelined)]
-    words += ["--dbnum", str(at.get("db") or 0)]
-    password = {"REDISCLI_AUTH": at["password"]} if at.get("password") else {}
+def _against_benchmark(env: Environment, program: str) -> Row:
+    key = f"{env.backend.log.key(env.chat.shard, 'log')}:baseline"
+    pipelined = min(BATCH_SIZE, len(env.texts))
+    count = len(env.texts) // pipelined * pipelined  # it sends whole pipelines
+    typical_text = sorted(env.texts, key=len)[count // 2]
+    connection = env.redis.connection_pool.connection_kwargs
+    address = (
+        ["-s", connection["path"]]
+        if "path" in connection
+        else ["-h", connection["host"], "-p", str(connection["port"])]
+    )
+    options = ["-q", "-c", "1", "-n", str(count), "-P", str(pipelined)]
+    options += ["--dbnum", str(connection.get("db") or 0)]
+    password = {"REDISCLI_AUTH": connection["password"]} if connection.get("password") else {}
 
     def xadd() -> None:
         subprocess.run(
-            [program, *where, *words, "XADD", key, "*", "e", usual],
+            [program, *address, *options, "XADD", key, "*", "e", typical_text],
             check=True,
             stdout=subprocess.DEVNULL,
             env=os.environ | password,
         )
-        if ground.redis.xlen(key) != count:
+        if env.redis.xlen(key) != count:
             raise Failed(f"{program} did not do what was asked")
 
-    return duel(
+    return run_pairs(
         "accept, requests of 1,000 messages",
         f"{count:,} messages to one chat, one connection; {pipelined:,} XADDs a pipeline, one text of usual"
         " length again and again, by a process of its own, its start included; both to the same Redis",
         Side(
             "accept",
-            lambda: ground.accept_bulk(ground.texts[:count]),
+            lambda: env.accept_batches(env.texts[:count]),
             count,
-            after=ground.forget_accepted,
+            after=env.clear_log,
         ),
-        Side(
-            "redis-benchmark, pipelined XADD", xadd, count, after=lambda: ground.redis.delete(key)
-        ),
-        pairs=ground.scale.pairs,
+        Side("redis-benchmark, pipelined XADD", xadd, count, after=lambda: env.redis.delete(key)),
+        pairs=env.scale.pairs,
         goal=GOAL,
     )
 
 
 def _against_xadd(
-    ground: Ground,
+    env: Environment,
     what: str,
     accept: Callable[[Sequence[str]], object],
     pipelined: int,
     goal: Goal | None,
 ) -> Row:
-    key = f"{ground.backend.log.key(ground.chat.shard, 'log')}:rival"
-    count = len(ground.texts)
+    key = f"{env.backend.log.key(env.chat.shard, 'log')}:baseline"
+    count = len(env.texts)
 
     def xadd() -> None:
         for start in range(0, count, pipelined):
-            pipe = ground.redis.pipeline(transaction=False)
-            for text in ground.texts[start : start + pipelined]:
+            pipe = env.redis.pipeline(transaction=False)
+            for text in env.texts[start : start + pipelined]:
                 pipe.execute_command("XADD", key, "*", "e", text)
             pipe.execute()
 
-    return duel(
+    return run_pairs(
         what,
         f"{count:,} messages to one chat, one connection; {pipelined:,} XADDs a pipeline, the text as"
         " one field; both by the same client, redis-py, to the same Redis",
-        Side("accept", lambda: accept(ground.texts), count, after=ground.forget_accepted),
-        Side("pipelined XADD", xadd, count, after=lambda: ground.redis.delete(key)),
-        pairs=ground.scale.pairs,
+        Side("accept", lambda: accept(env.texts), count, after=env.clear_log),
+        Side("pipelined XADD", xadd, count, after=lambda: env.redis.delete(key)),
+        pairs=env.scale.pairs,
         goal=goal,
     )

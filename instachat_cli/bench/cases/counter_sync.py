@@ -5,24 +5,24 @@ from collections.abc import Iterator
 from backend.domain.errors import InstaChatError
 from backend.domain.model import MAX_BATCH
 from backend.ingest import accept
-from instachat_cli.bench.harness.environment import Ground
-from instachat_cli.bench.harness.paired_run import Goal, Row, Side, duel
+from instachat_cli.bench.harness.environment import Environment
+from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs
 
-CHANGED = 1_000  # chats that got a message since the last sync
-DRAINED = 100  # requests of new chats that are stored together
+CHANGED_CHATS = 1_000  # chats that got a message since the last sync
+REQUESTS_PER_DRAIN = 100  # requests of new chats that are stored together
 GOAL = Goal(must=1 / 50, at_most=True)
 PAIRS = 2  # the rival takes its time
 
 
-def measure(ground: Ground) -> Iterator[Row]:
+def measure(env: Environment) -> Iterator[Row]:
     """A thousand changed chats of a million, against comparing all of them."""
-    backend, token = ground.backend, ground.chat.token
-    total, changed = ground.scale.chats, min(CHANGED, ground.scale.chats)
-    for start in range(0, total, MAX_BATCH * DRAINED):
-        for first in range(start, min(start + MAX_BATCH * DRAINED, total), MAX_BATCH):
+    backend, token = env.backend, env.chat.token
+    total, changed = env.scale.chats, min(CHANGED_CHATS, env.scale.chats)
+    for start in range(0, total, MAX_BATCH * REQUESTS_PER_DRAIN):
+        for first in range(start, min(start + MAX_BATCH * REQUESTS_PER_DRAIN, total), MAX_BATCH):
             backend.acceptor.accept(accept.chats(token, min(MAX_BATCH, total - first)))
-        ground.drain()
-    _sync(ground, everything=True)
+        env.drain()
+    _sync(env, everything=True)
 
     def change() -> None:
         step = max(total // changed, 1)
@@ -32,18 +32,18 @@ def measure(ground: Ground) -> Iterator[Row]:
             for answer in backend.acceptor.accept_batch(requests):
                 if isinstance(answer, InstaChatError):
                     raise answer
-        ground.drain()
+        env.drain()
 
-    yield duel(
+    yield run_pairs(
         f"sync-counters, {changed:,} chats changed of {total:,}",
         "one application, counters verified, all of them stored; --all finds nothing to write",
-        Side("what changed", lambda: _sync(ground, expected=changed), before=change),
-        Side("--all", lambda: _sync(ground, everything=True, expected=0)),
-        pairs=min(ground.scale.pairs, PAIRS),
+        Side("what changed", lambda: _sync(env, expected=changed), before=change),
+        Side("--all", lambda: _sync(env, everything=True, expected=0)),
+        pairs=min(env.scale.pairs, PAIRS),
         goal=GOAL,
     )
 
 
-def _sync(ground: Ground, *, everything: bool = False, expected: int | None = None) -> None:
-    written = sum(1 for _ in ground.backend.syncer.sync(everything=everything))
+def _sync(env: Environment, *, everything: bool = False, expected: int | None = None) -> None:
+    written = sum(1 for _ in env.backend.counter_sync.sync(everything=everything))
     assert expected in (None, written), f"{written:,} counts were written"

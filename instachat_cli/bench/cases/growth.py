@@ -23,13 +23,19 @@ from backend.ingest import accept
 from backend.search.searcher import IndexSearcher, ScanSearcher, Searcher
 from backend.settings import Settings
 from backend.storage.postgres import search_indices
-from instachat_cli.bench.cases.publish import publish
-from instachat_cli.bench.cases.reconcile import compare
-from instachat_cli.bench.harness.elasticsearch import Elastic
-from instachat_cli.bench.harness.environment import BULK, REQUESTS, Ground, Scale, ground
+from instachat_cli.bench.cases.publish import publish_all
+from instachat_cli.bench.cases.reconcile import check_consistent
+from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
+from instachat_cli.bench.harness.environment import (
+    BATCH_SIZE,
+    REQUESTS_PER_CALL,
+    Environment,
+    Scale,
+    open_environment,
+)
 from instachat_cli.bench.harness.facts import facts
 
-BULKS_TOGETHER = 50  # are accepted before they are stored, and then published
+BATCHES_PER_ROUND = 50  # are accepted before they are stored, and then published
 SPREAD_MESSAGES = 10_000  # over the chats, at each size
 CHATS = 100  # of the messages' axis; and so many have changed when the counters are synced
 LARGE_CHAT = 1
@@ -87,68 +93,72 @@ class Point:
     value: float
 
 
-Tell = Callable[[Point], object]
+OnPoint = Callable[[Point], object]
 
 
-def measure(settings: Settings, sizes: Sizes, tell: Tell) -> tuple[list[Point], dict[str, str]]:
+def measure(
+    settings: Settings, sizes: Sizes, on_point: OnPoint
+) -> tuple[list[Point], dict[str, str]]:
     """Grow along both axes, each on ground of its own; gives the points, and the facts of the machine.
 
     Raises Failed if a store lost, changed or added anything: each size ends with a reconciliation.
     """
     points: list[Point] = []
-    known: dict[str, str] = {}
+    machine_facts: dict[str, str] = {}
     for axis, grow in ((Axis.MESSAGES, _by_messages), (Axis.CHATS, _by_chats)):
-        with ground(settings, Scale(messages=BULK)) as where:
-            known = facts(where.backend)
-            for size, stage, value in grow(_Growing(where), getattr(sizes, axis)):
+        with open_environment(settings, Scale(messages=BATCH_SIZE)) as env:
+            machine_facts = facts(env.backend)
+            for size, stage, value in grow(_GrowingApplication(env), getattr(sizes, axis)):
                 points.append(Point(axis, size, stage, value))
-                tell(points[-1])
-    return points, known
+                on_point(points[-1])
+    return points, machine_facts
 
 
-Measured = Iterator[tuple[int, Stage, float]]
-Order = tuple[int, int]  # a request: to which chat, how many messages
+Measurements = Iterator[tuple[int, Stage, float]]
+BatchSize = tuple[int, int]  # a request: to which chat, how many messages
 
 
-def _by_messages(growing: "_Growing", sizes: Sequence[int]) -> Measured:
-    growing.add_chats(CHATS)
+def _by_messages(application: "_GrowingApplication", sizes: Sequence[int]) -> Measurements:
+    application.add_chats(CHATS)
     there = 0
     for size in sizes:
-        whole = [BULK] * ((size - there) // BULK)
-        rest = (size - there) % BULK
-        orders = [
+        whole = [BATCH_SIZE] * ((size - there) // BATCH_SIZE)
+        rest = (size - there) % BATCH_SIZE
+        batches = [
             (LARGE_CHAT if n % 10 == 0 else n % CHATS + 1, count)
             for n, count in enumerate([*whole, rest] if rest else whole)
         ]
-        for stage, rate in growing.send(orders, BULKS_TOGETHER, at_once=1):
+        for stage, rate in application.send(batches, BATCHES_PER_ROUND, concurrency=1):
             yield size, stage, rate
-        for stage, took in growing.look():
+        for stage, took in application.measure_reads():
             yield size, stage, took
         there = size
 
 
-def _by_chats(growing: "_Growing", sizes: Sequence[int]) -> Measured:
+def _by_chats(application: "_GrowingApplication", sizes: Sequence[int]) -> Measurements:
     for size in sizes:
-        growing.add_chats(size)
-        orders = [(n * size // SPREAD_MESSAGES % size + 1, 1) for n in range(SPREAD_MESSAGES)]
-        for stage, rate in growing.send(orders, SPREAD_MESSAGES, at_once=REQUESTS):
+        application.add_chats(size)
+        batches = [(n * size // SPREAD_MESSAGES % size + 1, 1) for n in range(SPREAD_MESSAGES)]
+        for stage, rate in application.send(
+            batches, SPREAD_MESSAGES, concurrency=REQUESTS_PER_CALL
+        ):
             yield size, stage, rate
-        for stage, took in growing.look():
+        for stage, took in application.measure_reads():
             yield size, stage, took
 
 
-class _Growing:
+class _GrowingApplication:
     """An application that becomes larger and larger."""
 
-    def __init__(self, where: Ground) -> None:
-        self._ground, self._backend, self._token = where, where.backend, where.chat.token
-        self._elastic = Elastic(where) if where.backend.index else None
+    def __init__(self, env: Environment) -> None:
+        self._env, self._backend, self._token = env, env.backend, env.chat.token
+        self._elastic = SearchEnvironment(env) if env.backend.index else None
         if self._elastic:
-            self._elastic.renew()
-        self._texts = cycle(where.texts)
+            self._elastic.reset_index()
+        self._texts = cycle(env.texts)
         self._chats = 1
         self._seconds: dict[Stage, float] = defaultdict(float)
-        compare(where)  # whoever does it first reads modules and plans, too
+        check_consistent(env)  # whoever does it first reads modules and plans, too
 
     def add_chats(self, wanted: int) -> None:
         """Have so many chats."""
@@ -156,23 +166,23 @@ class _Growing:
             request = accept.chats(self._token, min(MAX_BATCH, missing))
             self._backend.acceptor.accept(request)
             self._chats += min(MAX_BATCH, missing)
-            self._ground.drain()
+            self._env.drain()
 
     def send(
-        self, orders: Sequence[Order], together: int, at_once: int
+        self, batches: Sequence[BatchSize], round_size: int, concurrency: int
     ) -> Iterator[tuple[Stage, float]]:
         """Send messages, so many requests in a call; gives the rate of each stage.
 
-        So many orders together are accepted, then stored, then published.
+        So many batches round_size are accepted, then stored, then published.
         """
         self._seconds.clear()
-        for start in range(0, len(orders), together):
-            self._pass_on(orders[start : start + together], at_once)
-        count = sum(count for _, count in orders)
+        for start in range(0, len(batches), round_size):
+            self._accept_store_publish(batches[start : start + round_size], concurrency)
+        count = sum(count for _, count in batches)
         for stage, seconds in self._seconds.items():
             yield stage, count / seconds
 
-    def look(self) -> Iterator[tuple[Stage, float]]:
+    def measure_reads(self) -> Iterator[tuple[Stage, float]]:
         """What is timed once all is there, in milliseconds."""
         database = self._backend.database
         if self._elastic:
@@ -184,53 +194,53 @@ class _Growing:
         yield Stage.SCAN, self._search(ScanSearcher(database))
         yield Stage.SYNC, median(self._sync() for _ in range(REPEATS))
         self._seconds.clear()
-        with self._timed(Stage.RECONCILE):
-            compare(self._ground)
+        with self._timer(Stage.RECONCILE):
+            check_consistent(self._env)
         yield Stage.RECONCILE, self._seconds[Stage.RECONCILE] * 1000
 
-    def _pass_on(self, orders: Sequence[Order], at_once: int) -> None:
-        with self._timed(Stage.ACCEPT):
-            for start in range(0, len(orders), at_once):
+    def _accept_store_publish(self, batches: Sequence[BatchSize], concurrency: int) -> None:
+        with self._timer(Stage.ACCEPT):
+            for start in range(0, len(batches), concurrency):
                 requests = [
                     accept.messages(self._token, chat, list(islice(self._texts, count)))
-                    for chat, count in orders[start : start + at_once]
+                    for chat, count in batches[start : start + concurrency]
                 ]
                 for answer in self._backend.acceptor.accept_batch(requests):
                     if isinstance(answer, InstaChatError):
                         raise answer
-        with self._timed(Stage.STORE):
-            self._ground.drain()
+        with self._timer(Stage.STORE):
+            self._env.drain()
         if self._elastic:
-            with self._timed(Stage.PUBLISH):
-                publish(self._elastic)
+            with self._timer(Stage.PUBLISH):
+                publish_all(self._elastic)
 
     def _sync(self) -> float:
         """With the same number of changed chats at every size."""
-        for _ in self._backend.syncer.sync():
+        for _ in self._backend.counter_sync.sync():
             pass
         changed = min(CHATS, self._chats)
         step = self._chats // changed
-        self._pass_on([(1 + n * step, 1) for n in range(changed)], REQUESTS)
+        self._accept_store_publish([(1 + n * step, 1) for n in range(changed)], REQUESTS_PER_CALL)
         since = perf_counter()
-        for _ in self._backend.syncer.sync():
+        for _ in self._backend.counter_sync.sync():
             pass
         return (perf_counter() - since) * 1000
 
     def _search(self, searcher: Searcher) -> float:
         """The first page of each keyword, in the large chat."""
-        dice = random.Random(SEED)
-        spoken = [folded for text in self._ground.texts if len(folded := fold(text)) > 8]
+        rng = random.Random(SEED)
+        spoken = [folded for text in self._env.texts if len(folded := fold(text)) > 8]
         took = []
         for _ in range(KEYWORDS):
-            line, length = dice.choice(spoken), dice.choice(KEYWORD_LENGTHS)
-            at = dice.randrange(len(line) - length + 1)
+            line, length = rng.choice(spoken), rng.choice(KEYWORD_LENGTHS)
+            at = rng.randrange(len(line) - length + 1)
             since = perf_counter()
-            searcher.search(self._ground.chat.id, line[at : at + length], 0, PAGE)
+            searcher.search(self._env.chat.id, line[at : at + length], 0, PAGE)
             took.append((perf_counter() - since) * 1000)
         return median(took)
 
     @contextmanager
-    def _timed(self, stage: Stage) -> Iterator[None]:
+    def _timer(self, stage: Stage) -> Iterator[None]:
         since = perf_counter()
         yield
         self._seconds[stage] += perf_counter() - since

@@ -13,138 +13,151 @@ from pathlib import Path
 
 from backend.domain.model import MAX_BATCH
 from backend.ingest import accept
-from instachat_cli.bench.harness.environment import Ground
+from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row, Verdict
-from instachat_cli.bench.harness.profile import profile
+from instachat_cli.bench.harness.profile import profile_server
 from instachat_cli.bench.harness.servers import (
     CONNECTIONS,
-    Load,
-    bare_server,
+    LoadResult,
     build_gateway,
+    constant_server,
     gateway,
     server,
     wrk,
 )
-from instachat_cli.console.stderr import talk
+from instachat_cli.console.stderr import stderr
 
-FEW = 100  # chats
+SMALL_APPLICATION_CHATS = 100  # chats
 TENANTS = 64
 CLIENT = f"wrk, {CONNECTIONS} connections"
-HOW = f"{CLIENT}, one message a request, one server process"
+CONFIGURATION = f"{CLIENT}, one message a request, one server process"
 
-Measure = Callable[[], Load]
+MeasureLoad = Callable[[], LoadResult]
 
 
-def measure(ground: Ground) -> Iterator[Row]:
+def measure(env: Environment) -> Iterator[Row]:
     """Rates and latencies of the hot route; what durability, processes, tenants and many chats cost."""
-    for row in _measure(ground):
-        yield _explained(ground, row)
+    for row in _measure(env):
+        yield _with_profile(env, row)
 
 
-def _measure(ground: Ground) -> Iterator[Row]:
+def _measure(env: Environment) -> Iterator[Row]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        seconds = ground.scale.seconds
-        path = [_messages(ground.chat.token, ground.chat.number)]
+        seconds = env.scale.seconds
+        path = [_messages(env.chat.token, env.chat.number)]
         port = _free_port()
-        stack.enter_context(server(ground.backend.settings, port))
-        ours = _then_forget(ground, lambda: wrk(port, path, seconds))
+        stack.enter_context(server(env.backend.settings, port))
+        ours = _clearing_log(env, lambda: wrk(port, path, seconds))
 
-        bare_port = _free_port()
-        with bare_server(bare_port):
-            loads = _pairs(ground, ours, lambda: wrk(bare_port, path, seconds))
+        constant_port = _free_port()
+        with constant_server(constant_port):
+            loads = _pairs(env, ours, lambda: wrk(constant_port, path, seconds))
         yield _rates(
-            "accept by HTTP", HOW, "the bare server, a constant", loads, Goal(0.4, aim=0.6)
+            "accept by HTTP",
+            CONFIGURATION,
+            "the bare server, a constant",
+            loads,
+            Goal(0.4, aim=0.6),
         )
 
-        program = build_gateway(folder) if ground.scale.gateway else None
+        program = build_gateway(folder) if env.scale.gateway else None
         if program is None:
-            talk.note("without Go, or in a hurry: the gateway of four Redis calls is left out")
+            stderr.note("without Go, or in a hurry: the gateway of four Redis calls is left out")
         else:
-            rival_port = _free_port()
-            for name in ("app:" + ground.chat.token, f"chat:{ground.chat.token}:1"):
-                ground.redis.set(f"gateway:{name}", 1)
-            with gateway(program, ground.backend.settings.redis_url or "", rival_port):
-                loads = _pairs(ground, ours, lambda: wrk(rival_port, path, seconds))
-            rival = "a Go gateway, four Redis calls"
-            yield _rates("accept by HTTP", HOW, rival, loads, Goal(1.2, aim=2.0))
+            gateway_port = _free_port()
+            for name in ("app:" + env.chat.token, f"chat:{env.chat.token}:1"):
+                env.redis.set(f"gateway:{name}", 1)
+            with gateway(program, env.backend.settings.redis_url or "", gateway_port):
+                loads = _pairs(env, ours, lambda: wrk(gateway_port, path, seconds))
+            baseline = "a Go gateway, four Redis calls"
+            yield _rates("accept by HTTP", CONFIGURATION, baseline, loads, Goal(1.2, aim=2.0))
             pairs = [(one.p99, other.p99) for one, other in loads]
             goal = Goal(1.0, at_most=True)
             what = "accept by HTTP, 99th percentile"
-            yield Row(what, HOW, "instachat serve", rival, "ms", pairs, goal)
+            yield Row(what, CONFIGURATION, "instachat serve", baseline, "ms", pairs, goal)
 
-        yield _with_less_durability(ground, ours)
-        yield _with_many_tenants(ground, port, ours)
-        yield from _with_many_chats(ground, port)
-    yield _with_two_processes(ground, path)
+        yield _with_less_durability(env, ours)
+        yield _with_many_tenants(env, port, ours)
+        yield from _with_many_chats(env, port)
+    yield _with_two_processes(env, path)
 
 
-def _with_less_durability(ground: Ground, ours: Measure) -> Row:
+def _with_less_durability(env: Environment, ours: MeasureLoad) -> Row:
     """What the fsync before each answer costs."""
 
-    def relaxed() -> Load:
-        ground.redis.config_set("appendfsync", "everysec")
+    def relaxed() -> LoadResult:
+        env.redis.config_set("appendfsync", "everysec")
         try:
             return ours()
         finally:
-            ground.redis.config_set("appendfsync", "always")
+            env.redis.config_set("appendfsync", "always")
 
-    loads = _pairs(ground, ours, relaxed)
-    return _rates("accept by HTTP, strict", HOW, "fast: one fsync a second", loads, None)
+    loads = _pairs(env, ours, relaxed)
+    return _rates("accept by HTTP, strict", CONFIGURATION, "fast: one fsync a second", loads, None)
 
 
-def _with_many_tenants(ground: Ground, port: int, ours: Measure) -> Row:
+def _with_many_tenants(env: Environment, port: int, ours: MeasureLoad) -> Row:
     """Requests of many applications: a batch is then one call for each of their shards."""
     paths = []
     for _ in range(TENANTS):
-        token = ground.backend.catalog.create_application("benchmark").token
-        paths.append(_messages(token, ground.backend.acceptor.accept(accept.chats(token)).first))
-    many = _then_forget(ground, lambda: wrk(port, paths, ground.scale.seconds))
+        token = env.backend.catalog.create_application("benchmark").token
+        paths.append(_messages(token, env.backend.acceptor.accept(accept.chats(token)).first))
+    many = _clearing_log(env, lambda: wrk(port, paths, env.scale.seconds))
     return _rates(
         f"accept by HTTP, {TENANTS} applications",
-        HOW,
+        CONFIGURATION,
         "one application",
-        _pairs(ground, many, ours),
+        _pairs(env, many, ours),
     )
 
 
-def _with_many_chats(ground: Ground, port: int) -> Iterator[Row]:
+def _with_many_chats(env: Environment, port: int) -> Iterator[Row]:
     """An application with very many chats, against one with a hundred: reading and writing."""
-    crowded, small = (_application(ground, count) for count in (ground.scale.crowd, FEW))
-    what = f"an application of {ground.scale.crowd:,} chats"
-    seconds = ground.scale.seconds
+    large, small = (
+        _application(env, count)
+        for count in (env.scale.large_application_chats, SMALL_APPLICATION_CHATS)
+    )
+    what = f"an application of {env.scale.large_application_chats:,} chats"
+    seconds = env.scale.seconds
     for name, method, path in (
         ("show a chat of", "GET", "/chats/{}"),
         ("list the last chats of", "GET", "/chats?after={}"),
         ("accept by HTTP in", "POST", "/chats/{}/messages"),
     ):
 
-        def load(token: str, count: int, method: str = method, path: str = path) -> Measure:
-            at = f"/api/v1/applications/{token}" + path.format(count - FEW // 2)
-            return _then_forget(ground, lambda: wrk(port, [at], seconds, method))
+        def load(token: str, count: int, method: str = method, path: str = path) -> MeasureLoad:
+            at = f"/api/v1/applications/{token}" + path.format(count - SMALL_APPLICATION_CHATS // 2)
+            return _clearing_log(env, lambda: wrk(port, [at], seconds, method))
 
-        loads = _pairs(ground, load(crowded, ground.scale.crowd), load(small, FEW))
-        how = HOW if method == "POST" else f"{CLIENT}, one server process"
-        yield _rates(f"{name} {what}", how, f"one of {FEW}", loads, Goal(0.7))
+        loads = _pairs(
+            env,
+            load(large, env.scale.large_application_chats),
+            load(small, SMALL_APPLICATION_CHATS),
+        )
+        configuration = CONFIGURATION if method == "POST" else f"{CLIENT}, one server process"
+        yield _rates(
+            f"{name} {what}", configuration, f"one of {SMALL_APPLICATION_CHATS}", loads, Goal(0.7)
+        )
 
 
-def _with_two_processes(ground: Ground, path: Sequence[str]) -> Row:
+def _with_two_processes(env: Environment, path: Sequence[str]) -> Row:
     """What a second server process brings on this machine."""
     one, two = _free_port(), _free_port()
-    settings, seconds = ground.backend.settings, ground.scale.seconds
+    settings, seconds = env.backend.settings, env.scale.seconds
     with server(settings, one), server(settings, two, 2):
         loads = _pairs(
-            ground,
-            _then_forget(ground, lambda: wrk(two, path, seconds)),
-            _then_forget(ground, lambda: wrk(one, path, seconds)),
+            env,
+            _clearing_log(env, lambda: wrk(two, path, seconds)),
+            _clearing_log(env, lambda: wrk(one, path, seconds)),
         )
-    how = f"{CLIENT}, one message a request"
-    return _rates("accept by HTTP, two server processes", how, "one", loads)
+    configuration = f"{CLIENT}, one message a request"
+    return _rates("accept by HTTP, two server processes", configuration, "one", loads)
 
 
-def _application(ground: Ground, chats: int) -> str:
+def _application(env: Environment, chats: int) -> str:
     """An application of so many stored chats."""
-    backend = ground.backend
+    backend = env.backend
     token = backend.catalog.create_application("benchmark").token
     for start in range(0, chats, MAX_BATCH):
         backend.acceptor.accept(accept.chats(token, min(MAX_BATCH, chats - start)))
@@ -156,42 +169,44 @@ def _messages(token: str, chat: int) -> str:
     return f"/api/v1/applications/{token}/chats/{chat}/messages"
 
 
-def _then_forget(ground: Ground, load: Measure) -> Measure:
+def _clearing_log(env: Environment, load: MeasureLoad) -> MeasureLoad:
     """A load whose messages are dropped from the log afterwards, as no worker runs here."""
 
-    def measured() -> Load:
+    def measured() -> LoadResult:
         found = load()
-        for shard in range(ground.backend.database.installation.shards):
-            ground.redis.xtrim(ground.backend.log.key(shard, "log"), maxlen=0, approximate=False)
+        for shard in range(env.backend.database.installation.shards):
+            env.redis.xtrim(env.backend.log.key(shard, "log"), maxlen=0, approximate=False)
         return found
 
     return measured
 
 
-def _pairs(ground: Ground, ours: Measure, rival: Measure) -> list[tuple[Load, Load]]:
+def _pairs(
+    env: Environment, ours: MeasureLoad, baseline: MeasureLoad
+) -> list[tuple[LoadResult, LoadResult]]:
     """Both in turn, after a turn that does not count; in a hurry without that one."""
-    if ground.scale.loads > 1:
+    if env.scale.load_pairs > 1:
         ours()
-        rival()
-    return [(ours(), rival()) for _ in range(ground.scale.loads)]
+        baseline()
+    return [(ours(), baseline()) for _ in range(env.scale.load_pairs)]
 
 
 def _rates(
     what: str,
-    how: str,
-    rival: str,
-    loads: Sequence[tuple[Load, Load]],
+    configuration: str,
+    baseline: str,
+    loads: Sequence[tuple[LoadResult, LoadResult]],
     goal: Goal | None = None,
 ) -> Row:
     pairs = [(one.rate, other.rate) for one, other in loads]
-    return Row(what, how, "instachat serve", rival, "requests/s", pairs, goal)
+    return Row(what, configuration, "instachat serve", baseline, "requests/s", pairs, goal)
 
 
-def _explained(ground: Ground, row: Row) -> Row:
+def _with_profile(env: Environment, row: Row) -> Row:
     """With a profile, if it missed what it should be."""
     if row.verdict in (Verdict.MET, Verdict.INFORMATION):
         return row
-    return replace(row, profile=profile(ground.backend.settings))
+    return replace(row, profile=profile_server(env.backend.settings))
 
 
 def _free_port() -> int:

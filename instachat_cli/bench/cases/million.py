@@ -21,15 +21,15 @@ from backend.domain.folding import fold
 from backend.search.searcher import IndexSearcher, ScanSearcher, Searcher
 from backend.storage import postgres
 from backend.storage.postgres import MessageRow
-from instachat_cli.bench.harness.elasticsearch import Elastic, bodies, json_of
-from instachat_cli.bench.harness.environment import Ground
+from instachat_cli.bench.harness.elasticsearch import SearchEnvironment, bulk_bodies, to_json
+from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.memory import peak_memory
 from instachat_cli.bench.harness.paired_run import Goal, Row
 from loadtest.corpus.conversations import conversations
 
 FLAT = Goal(must=1.15, at_most=True)
 TEN_TIMES = Goal(must=0.1, at_most=True)
-LARGE = 1  # the id of the large chat, which holds a tenth of the messages
+LARGE_CHAT_ID = 1  # the id of the large chat, which holds a tenth of the messages
 SMALL_CHATS = 900  # share the others
 ROWS = 5_000  # of one COPY
 PAGE = 50
@@ -37,15 +37,15 @@ LENGTHS = (2, 3, 5, 8, 20)  # of keywords
 WARM_ROUNDS = 20  # of keywords, which do not count
 WARM_PAIRS = 8  # of these, once all that is to be measured takes turns
 SEED = 20_261_124
-VERSION = 1_767_225_600_000_000  # of all: microseconds
+MESSAGE_VERSION = 1_767_225_600_000_000  # of all: microseconds
 
-RIVAL_SETTINGS = {
+WILDCARD_SETTINGS = {
     "number_of_shards": 1,
     "number_of_replicas": 0,
     "refresh_interval": "1s",
     "sort": {"field": ["chat", "number"], "order": ["asc", "asc"]},
 }
-RIVAL_MAPPINGS = {
+WILDCARD_MAPPINGS = {
     "_routing": {"required": True},
     "properties": {
         "chat": {"type": "long", "index": False},
@@ -55,16 +55,16 @@ RIVAL_MAPPINGS = {
 }
 
 
-def measure(ground: Ground) -> Iterator[Row]:
+def measure(env: Environment) -> Iterator[Row]:
     """Two reindexes, of a tenth and of all; then searches in the index that the second has built."""
-    elastic = Elastic(ground)
-    elastic.renew()
-    few, many = ground.scale.million // 10, ground.scale.million
-    fill(ground, few)
-    small = peak_memory(ground, "reindex")
-    elastic.renew()
-    fill(ground, many)
-    large = peak_memory(ground, "reindex")
+    elastic = SearchEnvironment(env)
+    elastic.reset_index()
+    few, many = env.scale.million // 10, env.scale.million
+    store_messages(env, few)
+    small = peak_memory(env, "reindex")
+    elastic.reset_index()
+    store_messages(env, many)
+    large = peak_memory(env, "reindex")
     yield Row(
         f"memory of a reindex of {many:,} messages",
         "the most that the process `instachat reindex` had at any time",
@@ -77,86 +77,92 @@ def measure(ground: Ground) -> Iterator[Row]:
     yield from _searches(elastic)
 
 
-def fill(ground: Ground, count: int) -> None:
+def store_messages(env: Environment, count: int) -> None:
     """Store so many messages, a tenth of them in one chat, of which no index hears."""
-    dice = random.Random(SEED)
+    rng = random.Random(SEED)
     spoken = [line for conversation in conversations() for line in conversation.lines]
-    rows = _rows(spoken, count, dice)
-    with ground.backend.database.begin() as tx:
-        while some := list(islice(rows, ROWS)):
-            postgres.copy_messages(tx, some)
-    with ground.backend.database.connect() as connection:
+    rows = _rows(spoken, count, rng)
+    with env.backend.database.begin() as tx:
+        while batch := list(islice(rows, ROWS)):
+            postgres.copy_messages(tx, batch)
+    with env.backend.database.connect() as connection:
         connection.execute(text("VACUUM ANALYZE message"))
 
 
-def _rows(spoken: Sequence[str], count: int, dice: random.Random) -> Iterator[MessageRow]:
+def _rows(spoken: Sequence[str], count: int, rng: random.Random) -> Iterator[MessageRow]:
     large = count // 10
     small = max((count - large) // SMALL_CHATS, 1)
     for n in range(count):
-        line = _varied(spoken, dice)
+        line = _random_text(spoken, rng)
         chat, before = (0, n) if n < large else divmod(n - large + small, small)
-        yield MessageRow(LARGE + chat, before + 1, line, fold(line), VERSION)
+        yield MessageRow(LARGE_CHAT_ID + chat, before + 1, line, fold(line), MESSAGE_VERSION)
 
 
-def _varied(spoken: Sequence[str], dice: random.Random) -> str:
-    """A line, or two, some with a number of their own."""
-    parts = dice.choices(spoken, k=dice.choice((1, 2, 2)))
-    if dice.random() < 0.2:
-        parts.append(f"#{dice.randrange(10**6)}")
+def _random_text(spoken: Sequence[str], rng: random.Random) -> str:
+    """A line, or two, batch with a number of their own."""
+    parts = rng.choices(spoken, k=rng.choice((1, 2, 2)))
+    if rng.random() < 0.2:
+        parts.append(f"#{rng.randrange(10**6)}")
     return " ".join(parts)
 
 
 # -- searching ------------------------------------------------------------------------------------
 
 
-def _searches(elastic: Elastic) -> Iterator[Row]:
-    ground = elastic.ground
-    database = ground.backend.database
+def _searches(elastic: SearchEnvironment) -> Iterator[Row]:
+    env = elastic.env
+    database = env.backend.database
     ours = IndexSearcher(database, elastic.index)
     scan = ScanSearcher(database)
-    first, *rounds = _keywords(ground, 1 + WARM_ROUNDS + ground.scale.pairs)
+    first, *rounds = _keywords(env, 1 + WARM_ROUNDS + env.scale.pairs)
     warming = list(chain.from_iterable(rounds[: WARM_ROUNDS - WARM_PAIRS]))
     del rounds[: WARM_ROUNDS - WARM_PAIRS]
     name = f"instachat-bench-{uuid4().hex[:12]}"
-    elastic.client.indices.create(index=name, settings=RIVAL_SETTINGS, mappings=RIVAL_MAPPINGS)
+    elastic.client.indices.create(
+        index=name, settings=WILDCARD_SETTINGS, mappings=WILDCARD_MAPPINGS
+    )
     try:
-        elastic.send(name, _rival_requests(ground))
+        elastic.send_bulks(name, _wildcard_requests(env))
         elastic.client.options(request_timeout=60).indices.refresh(index=name)
 
         def wildcard(keyword: str) -> list[int]:
             return _wildcard(elastic, name, keyword)
 
         def by(searcher: Searcher) -> Callable[[str], list[int]]:
-            return lambda keyword: [m.number for m in searcher.search(LARGE, keyword, 0, PAGE)]
+            return lambda keyword: [
+                m.number for m in searcher.search(LARGE_CHAT_ID, keyword, 0, PAGE)
+            ]
 
         for keyword in first:
             if not by(ours)(keyword) == wildcard(keyword) == by(scan)(keyword):
                 raise Failed("two ways of searching find different messages")
         for way in by(ours), wildcard, by(scan):
-            _warm(way, warming, ground.scale.warm_seconds)
-        for rival, search, goal in (
+            _warm(way, warming, env.scale.warm_seconds)
+        for baseline, search, goal in (
             ("a leading wildcard", wildcard, TEN_TIMES),
             ("PostgreSQL's scan", by(scan), None),
         ):
-            yield from _duel(ground, rounds, by(ours), search, rival, goal)
+            yield from _measure_searches(env, rounds, by(ours), search, baseline, goal)
     finally:
         elastic.client.indices.delete(index=name)
 
 
-def _duel(
-    ground: Ground,
+def _measure_searches(
+    env: Environment,
     rounds: Sequence[Sequence[str]],
     ours: Callable[[str], object],
-    rival: Callable[[str], object],
+    baseline: Callable[[str], object],
     name: str,
     goal: Goal | None,
 ) -> Iterator[Row]:
-    took = [(_timed(ours, keywords), _timed(rival, keywords)) for keywords in rounds][WARM_PAIRS:]
+    took = [
+        (_time_searches(ours, keywords), _time_searches(baseline, keywords)) for keywords in rounds
+    ][WARM_PAIRS:]
     for at, what in ((49, "p50"), (98, "p99")):
         yield Row(
             f"search, {what}",
-            f"first pages of {PAGE} in a chat of {ground.scale.million // 10:,} messages, in an index of"
-            f" {ground.scale.million:,}; {len(rounds[0])} keywords of {LENGTHS[0]} to {LENGTHS[-1]} letters,"
+            f"first pages of {PAGE} in a chat of {env.scale.million // 10:,} messages, in an index of"
+            f" {env.scale.million:,}; {len(rounds[0])} keywords of {LENGTHS[0]} to {LENGTHS[-1]} letters,"
             " cut from its messages, others in each pair",
             "search",
             name,
@@ -175,11 +181,11 @@ def _warm(search: Callable[[str], object], keywords: Sequence[str], seconds: flo
             break
 
 
-def _timed(search: Callable[[str], object], keywords: Sequence[str]) -> list[float]:
+def _time_searches(search: Callable[[str], object], keywords: Sequence[str]) -> list[float]:
     """Percentiles in milliseconds."""
     took = []
     gc.collect()
-    gc.freeze()  # or each walk of all that the benchmarks hold would be some search's
+    gc.freeze()  # or each walk of all that the benchmarks hold would be batch search's
     try:
         for keyword in keywords:
             since = time.perf_counter()
@@ -190,50 +196,50 @@ def _timed(search: Callable[[str], object], keywords: Sequence[str]) -> list[flo
     return quantiles(took, n=100, method="inclusive")
 
 
-def _keywords(ground: Ground, rounds: int) -> list[list[str]]:
+def _keywords(env: Environment, rounds: int) -> list[list[str]]:
     """Parts of the large chat's folded texts, of all lengths alike, for so many rounds.
 
     None comes twice: Elasticsearch keeps what a query has found, and of a wildcard that costs the most.
     """
-    dice = random.Random(SEED)
-    with ground.backend.database.connect() as connection:
+    rng = random.Random(SEED)
+    with env.backend.database.connect() as connection:
         texts = connection.scalars(
             text("SELECT folded FROM message WHERE chat_id = :chat ORDER BY number"),
-            {"chat": LARGE},
+            {"chat": LARGE_CHAT_ID},
         ).all()
     found: dict[str, None] = {}
-    each = ground.scale.keywords
+    each = env.scale.keywords
     while len(found) < rounds * each:
-        line, length = dice.choice(texts), LENGTHS[len(found) % len(LENGTHS)]
+        line, length = rng.choice(texts), LENGTHS[len(found) % len(LENGTHS)]
         if len(line) >= length:
-            at = dice.randrange(len(line) - length + 1)
+            at = rng.randrange(len(line) - length + 1)
             found[line[at : at + length]] = None
     keywords = list(found)
     return [keywords[start : start + each] for start in range(0, len(keywords), each)]
 
 
-def _rival_requests(ground: Ground) -> Iterator[bytes]:
-    with ground.backend.database.snapshot() as connection:
+def _wildcard_requests(env: Environment) -> Iterator[bytes]:
+    with env.backend.database.snapshot() as connection:
         rows = connection.execute(
             text("SELECT chat_id, number, folded FROM message ORDER BY chat_id, number"),
             execution_options={"yield_per": ROWS},
         )
-        yield from bodies(
+        yield from bulk_bodies(
             f'{{"index":{{"routing":"{chat}"}}}}\n'
-            f"{json_of({'chat': chat, 'number': number, 'text': folded})}\n"
+            f"{to_json({'chat': chat, 'number': number, 'text': folded})}\n"
             for chat, number, folded in rows
         )
 
 
-def _wildcard(elastic: Elastic, name: str, keyword: str) -> list[int]:
+def _wildcard(elastic: SearchEnvironment, name: str, keyword: str) -> list[int]:
     escaped = "".join(f"\\{char}" if char in "*?\\" else char for char in keyword)
     filters: list[dict[str, Any]] = [
-        {"term": {"_routing": str(LARGE)}},
+        {"term": {"_routing": str(LARGE_CHAT_ID)}},
         {"wildcard": {"text": {"value": f"*{escaped}*"}}},
     ]
     answer = elastic.client.options(request_timeout=60).search(
         index=name,
-        routing=str(LARGE),
+        routing=str(LARGE_CHAT_ID),
         query={"bool": {"filter": filters}},
         sort=["chat", "number"],
         size=PAGE,

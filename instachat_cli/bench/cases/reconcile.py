@@ -7,45 +7,45 @@ from sqlalchemy import text
 
 from backend.domain.errors import Failed
 from backend.domain.model import Parent
-from backend.storage.elasticsearch.index import Document, Index
+from backend.storage.elasticsearch.index import Document, SearchIndex
 from backend.storage.postgres import PAGE, message_states, search_indices
-from instachat_cli.bench.harness.environment import Ground
+from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.memory import peak_memory
-from instachat_cli.bench.harness.paired_run import Goal, Row, Side, duel
+from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs
 
-MESSAGES_A_CHAT = 1_000
-COUNTERS_AT_ONCE = 500
+MESSAGES_PER_CHAT = 1_000
+COUNTERS_PER_CALL = 500
 GOAL = Goal(must=2.5, at_most=True)
 FLAT = Goal(must=1.2, at_most=True)
 
 
-def measure(ground: Ground) -> Iterator[Row]:
+def measure(env: Environment) -> Iterator[Row]:
     """PostgreSQL and Valkey, which agree, as nearly always."""
-    yield from _measure(ground, "PostgreSQL and Valkey", ground.scale.rows)
+    yield from _measure(env, "PostgreSQL and Valkey", env.scale.rows)
 
 
-def measure_with_index(ground: Ground) -> Iterator[Row]:
+def measure_with_index(env: Environment) -> Iterator[Row]:
     """All three stores; not of the largest size, as indexing that takes minutes."""
-    if ground.backend.index is not None:
-        rows = [size for size in ground.scale.rows if size <= ground.scale.compared]
-        yield from _measure(ground, "all three stores", rows)
+    if env.backend.index is not None:
+        rows = [size for size in env.scale.rows if size <= env.scale.compared]
+        yield from _measure(env, "all three stores", rows)
 
 
-def _measure(ground: Ground, sides: str, rows: Sequence[int]) -> Iterator[Row]:
+def _measure(env: Environment, sides: str, rows: Sequence[int]) -> Iterator[Row]:
     largest = max(rows)
-    sizes = sorted({*rows, ground.scale.compared})
+    sizes = sorted({*rows, env.scale.compared})
     peaks: dict[int, float] = {}
     for size in sizes:
-        _grow(ground, size)
+        _fill_stores(env, size)
         if size in rows:
-            peaks[size] = peak_memory(ground, "reconcile")
-        if size == ground.scale.compared:
-            yield duel(
+            peaks[size] = peak_memory(env, "reconcile")
+        if size == env.scale.compared:
+            yield run_pairs(
                 "reconcile",
-                f"{size:,} messages in {sides}, {MESSAGES_A_CHAT:,} a chat",
-                Side("compare key by key", lambda: compare(ground)),
-                Side("read once", lambda: _read(ground)),
-                pairs=ground.scale.reads,
+                f"{size:,} messages in {sides}, {MESSAGES_PER_CHAT:,} a chat",
+                Side("compare key by key", lambda: check_consistent(env)),
+                Side("read once", lambda: _read_all(env)),
+                pairs=env.scale.slow_pairs,
                 goal=GOAL,
             )
     curve = ", ".join(f"{peak:.0f} MiB for {size:,}" for size, peak in peaks.items())
@@ -62,42 +62,42 @@ def _measure(ground: Ground, sides: str, rows: Sequence[int]) -> Iterator[Row]:
     )
 
 
-def compare(ground: Ground) -> None:
-    for finding in ground.backend.reconciler.begin().findings():
+def check_consistent(env: Environment) -> None:
+    for finding in env.backend.reconciler.begin().findings():
         raise Failed(f"a benchmark's stores differ: {finding}")
 
 
-def _read(ground: Ground) -> None:
+def _read_all(env: Environment) -> None:
     """The rows in order, each counter, each document: into Python, and no further."""
-    backend = ground.backend
+    backend = env.backend
     with backend.database.snapshot() as snapshot:
-        for _ in message_states.states(snapshot, None):
+        for _ in message_states.iter_states(snapshot, None):
             pass
         live = search_indices.live_index(snapshot) if backend.index else None
     pages: dict[int, list[Parent]] = {}
-    for parent in backend.log.parents():
+    for parent in backend.log.scan_parents():
         page = pages.setdefault(backend.counters.shard(parent.token), [])
         page.append(parent)
-        if len(page) == COUNTERS_AT_ONCE:
-            _read_counters(ground, page)
+        if len(page) == COUNTERS_PER_CALL:
+            _read_counters(env, page)
             page.clear()
     for page in pages.values():
-        _read_counters(ground, page)
+        _read_counters(env, page)
     if backend.index and live:
-        for _ in backend.index.states(live.name):
+        for _ in backend.index.iter_states(live.name):
             pass
 
 
-def _read_counters(ground: Ground, parents: Sequence[Parent]) -> None:
+def _read_counters(env: Environment, parents: Sequence[Parent]) -> None:
     if parents:
-        ground.backend.log.look(ground.backend.counters.shard(parents[0].token), parents)
+        env.backend.log.inspect(env.backend.counters.shard(parents[0].token), parents)
 
 
-def _grow(ground: Ground, size: int) -> None:
+def _fill_stores(env: Environment, size: int) -> None:
     """Have so many messages in all stores: past the log, which is not what is measured."""
-    token, shard = ground.chat.token, ground.chat.shard
-    backend = ground.backend
-    chats = max(size // MESSAGES_A_CHAT, 1)
+    token, shard = env.chat.token, env.chat.shard
+    backend = env.backend
+    chats = max(size // MESSAGES_PER_CHAT, 1)
     each = size // chats
     with backend.database.begin() as tx:
         tx.execute(text("TRUNCATE chat, message, outbox"))
@@ -116,25 +116,25 @@ def _grow(ground: Ground, size: int) -> None:
     with backend.database.connect() as connection:
         connection.execute(text("ANALYZE chat, message"))
     counters = {Parent(token, n): each for n in range(1, chats + 1)} | {Parent(token): chats}
-    backend.log.raise_all(shard, _epoch(ground), counters, create=True)
+    backend.log.raise_all(shard, _epoch(env), counters, create=True)
     if backend.index:
-        _index(ground, backend.index)
+        _index(env, backend.index)
 
 
-def _epoch(ground: Ground) -> int:
-    return ground.backend.log.look(ground.chat.shard, [])[1].epoch
+def _epoch(env: Environment) -> int:
+    return env.backend.log.inspect(env.chat.shard, [])[1].epoch
 
 
-def _index(ground: Ground, index: Index) -> None:
-    with ground.backend.database.snapshot() as snapshot:
+def _index(env: Environment, index: SearchIndex) -> None:
+    with env.backend.database.snapshot() as snapshot:
         live = search_indices.live_index(snapshot)
         if live is None:
             raise Failed("the benchmark's database has no search index")
         index.drop(live.name)
         index.create(live.name)
-        index.read_from(live.name)
-        rows = message_states.states(snapshot, None)
+        index.set_read_alias(live.name)
+        rows = message_states.iter_states(snapshot, None)
         while page := list(islice(rows, 25 * PAGE)):
             index.write(live.name, [Document(*row[:3], "how are you today?") for row in page])
-    with ground.backend.database.begin() as tx:
+    with env.backend.database.begin() as tx:
         search_indices.mark_made(tx, live.name)

@@ -5,28 +5,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from instachat_cli.bench.harness.environment import Ground
-from instachat_cli.bench.harness.paired_run import PROFILE_LINES, Goal, Row, Side, duel
+from instachat_cli.bench.harness.environment import Environment
+from instachat_cli.bench.harness.paired_run import PROFILE_LINES, Goal, Row, Side, run_pairs
 
 HELP = ("-m", "instachat_cli", "--help")
 LIBRARIES = ("-c", "import typer, rich")
 GOAL = Goal(must=1.5, at_most=True)
 
 
-def measure(ground: Ground) -> Iterator[Row]:
+def measure(env: Environment) -> Iterator[Row]:
     """`instachat --help`."""
-    yield duel(
+    yield run_pairs(
         "start of the command line",
         "a new process each, files cached",
-        Side("instachat --help", lambda: _python(*HELP), explain=_imports),
-        Side("import typer, rich", lambda: _python(*LIBRARIES)),
-        pairs=ground.scale.starts,
+        Side("instachat --help", lambda: _run_python(*HELP), explain=_imports),
+        Side("import typer, rich", lambda: _run_python(*LIBRARIES)),
+        pairs=env.scale.startup_pairs,
         goal=GOAL,
     )
 
 
-def _python(*arguments: str) -> str:
-    """Run Python; returns what it said on standard error."""
+def _run_python(*arguments: str) -> str:
+    """Run Python; returns what it output on standard error."""
     done = subprocess.run(
         [sys.executable, *arguments],
         check=True,
@@ -39,8 +39,8 @@ def _python(*arguments: str) -> str:
 
 def _imports() -> str:
     """The modules that take longest to import, each without what it imports in turn."""
-    said = _python("-X", "importtime", *HELP)
-    found = re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)$", said, re.MULTILINE)
+    output = _run_python("-X", "importtime", *HELP)
+    found = re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)$", output, re.MULTILINE)
     slowest = sorted(((int(own), name) for own, name in found), reverse=True)
     lines = [f"{own / 1000:8.1f}  {name}" for own, name in slowest[:PROFILE_LINES]]
     return "\n".join(["      ms  import", *lines])

@@ -19,7 +19,7 @@ from huey.consumer import Consumer
 from backend.bootstrap import open_index
 from backend.domain.folding import fold
 from backend.settings import load
-from backend.storage.elasticsearch.index import Document, Index
+from backend.storage.elasticsearch.index import Document, SearchIndex
 from backend.worker.worker import JsonSerializer
 
 INSERT = "EXECUTE store (%s, %s, %s, %s, %s, %s)"
@@ -39,11 +39,11 @@ class Job(NamedTuple):
     text: str
 
 
-class OneJobAMessage:
+class JobPerMessageQueue:
     """The queue and what its jobs do: with an index, a request to Elasticsearch each, too."""
 
     def __init__(
-        self, huey_url: str, database_url: str, index: Index | None = None, name: str = ""
+        self, huey_url: str, database_url: str, index: SearchIndex | None = None, name: str = ""
     ) -> None:
         pool = redis.ConnectionPool.from_url(huey_url, socket_connect_timeout=2, socket_timeout=10)
         self.huey = RedisHuey(
@@ -55,15 +55,15 @@ class OneJobAMessage:
         self._name = name
         self._thread = threading.local()
 
-    def packed(self, jobs: Sequence[Job]) -> list[bytes]:
+    def serialized(self, jobs: Sequence[Job]) -> list[bytes]:
         """The jobs as they lie in the queue."""
         return [self.huey.serialize_task(self._task.s(*job)) for job in jobs]
 
-    def push(self, packed: Sequence[bytes]) -> None:
+    def push(self, serialized: Sequence[bytes]) -> None:
         """Enqueue all at once, which is quicker than one after another."""
-        self.huey.storage.conn.lpush(self.huey.storage.queue_key, *packed)
+        self.huey.storage.conn.lpush(self.huey.storage.queue_key, *serialized)
 
-    def waiting(self) -> int:
+    def pending(self) -> int:
         """How many jobs nobody has taken yet."""
         return int(self.huey.pending_count())
 
@@ -83,14 +83,14 @@ class OneJobAMessage:
             self._index.write(self._name, [Document(chat_id, number, version, folded)])
 
     def _cursor(self) -> "psycopg2.extensions.cursor":
-        known: psycopg2.extensions.cursor | None = getattr(self._thread, "cursor", None)
-        if known is None:
+        cursor: psycopg2.extensions.cursor | None = getattr(self._thread, "cursor", None)
+        if cursor is None:
             connection = psycopg2.connect(self._database_url)
             connection.autocommit = True
-            known = self._thread.cursor = connection.cursor()
-            known.execute("SET synchronous_commit = on")
-            known.execute(PREPARE)
-        return known
+            cursor = self._thread.cursor = connection.cursor()
+            cursor.execute("SET synchronous_commit = on")
+            cursor.execute(PREPARE)
+        return cursor
 
 
 def main() -> None:
@@ -103,4 +103,4 @@ def main() -> None:
     settings = load()
     urls = settings.huey_url or "", settings.database_url or ""
     threads, *names = sys.argv[1:]
-    OneJobAMessage(*urls, open_index(settings) if names else None, *names).consume(int(threads))
+    JobPerMessageQueue(*urls, open_index(settings) if names else None, *names).consume(int(threads))

@@ -20,22 +20,22 @@ from uuid import uuid4
 import psycopg2
 from sqlalchemy import make_url, text
 
-from backend.bootstrap import Addresses, Backend, addresses, open_backend
+from backend.bootstrap import Backend, EngineUrls, engine_urls, open_backend
 from backend.domain.errors import Failed, InstaChatError, Invalid
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.ingest import accept
 from backend.settings import Settings
 from backend.storage import postgres
-from backend.storage.elasticsearch.index import Index
+from backend.storage.elasticsearch.index import SearchIndex
 from backend.storage.postgres import Database, search_indices
 from backend.storage.postgres.schema_upgrade import upgrade
-from backend.storage.redis.types import Creation, Refused
+from backend.storage.redis.types import Creation, Refusal
 from loadtest.corpus.conversations import conversations
 
-REQUESTS = 500  # of one message each, given to Redis in one call while the log is filled
-TOGETHER = 64  # requests of one message that wait at the same moment
-BULK = 1_000  # messages of a bulk request, as `messages create -` sends them
+REQUESTS_PER_CALL = 500  # of one message each, given to Redis in one call while the log is filled
+CONCURRENT_REQUESTS = 64  # requests of one message that wait at the same moment
+BATCH_SIZE = 1_000  # messages of a bulk request, as `messages create -` sends them
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +43,18 @@ class Scale:
     """How much is measured."""
 
     pairs: int = 7
-    starts: int = 15  # pairs of the command line's start, which is quick
+    startup_pairs: int = 15  # pairs of the command line's start, which is quick
     messages: int = 30_000  # of one repetition
     jobs: int = 1_500  # of one repetition, where each message is a job
     chats: int = 1_000_000  # whose counters are synced
     rows: Sequence[int] = (100_000, 1_000_000, 3_000_000)  # over which a memory has to be flat
     compared: int = 1_000_000  # messages, of one comparison of all stores
-    reads: int = 3  # pairs of what takes seconds
-    crews: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
+    slow_pairs: int = 3  # pairs of what takes seconds
+    consumers: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
     """How many consumer processes of how many threads are tried for those jobs."""
-    loads: int = 5  # pairs of loads by HTTP
+    load_pairs: int = 5  # pairs of loads by HTTP
     seconds: int = 4  # of one such load
-    crowd: int = 100_000  # chats of an application that has very many
+    large_application_chats: int = 100_000  # chats of an application that has very many
     gateway: bool = True  # whether the rival in Go is built, which takes a minute
     reindexed: int = 400_000  # messages of one reindex
     million: int = 1_000_000  # of what is done at a large size, once
@@ -64,30 +64,30 @@ class Scale:
     steady_seconds: float = 20.0  # of a load that goes on
 
 
-QUICK = Scale(
+QUICK_SCALE = Scale(
     pairs=2,
-    starts=2,
+    startup_pairs=2,
     messages=2_000,
     jobs=60,
     rows=(2_000, 6_000),
     compared=2_000,
-    reads=2,
+    slow_pairs=2,
     chats=2_000,
-    crews=((1, 2), (2, 2)),
+    consumers=((1, 2), (2, 2)),
     reindexed=5_000,
     million=20_000,
     keywords=10,
     warm_seconds=0.2,
     long_pairs=2,
     steady_seconds=3.0,
-    loads=1,
+    load_pairs=1,
     seconds=1,
-    crowd=1_000,
+    large_application_chats=1_000,
     gateway=False,
 )
 
 
-class Chat(NamedTuple):
+class TargetChat(NamedTuple):
     """A chat to send to: by its names, by its row, and where its log is."""
 
     token: str
@@ -96,45 +96,46 @@ class Chat(NamedTuple):
     shard: int
 
 
-class Ground:
+class Environment:
     """A backend on engines that nobody else uses, a chat in it, and real texts for its messages."""
 
     def __init__(self, backend: Backend, scale: Scale) -> None:
         self.backend = backend
         self.scale = scale
-        spoken = [line for conversation in conversations() for line in conversation.lines]
-        self.texts = list(islice(cycle(spoken), scale.messages))
+        lines = [line for conversation in conversations() for line in conversation.lines]
+        self.texts = list(islice(cycle(lines), scale.messages))
         self.chat = self._new_chat()
 
-    def accept_apart(self, texts: Sequence[str]) -> None:
+    def accept_one_by_one(self, texts: Sequence[str]) -> None:
         """Accept a request a message, each an entry of its own, as those that come one after another are."""
         parent = Parent(self.chat.token, self.chat.number)
         known = EntryId(0, 0)
-        for start in range(0, len(texts), REQUESTS):
+        for start in range(0, len(texts), REQUESTS_PER_CALL):
             creations = [
                 Creation("messages", parent, pack_messages(*self.chat[:2], [text]))
-                for text in texts[start : start + REQUESTS]
+                for text in texts[start : start + REQUESTS_PER_CALL]
             ]
-            given, known, _ = self.backend.log.accept(self.chat.shard, creations, known)
-            if any(isinstance(answer, Refused) for answer in given):
+            answers, known, _ = self.backend.log.accept(self.chat.shard, creations, known)
+            if any(isinstance(answer, Refusal) for answer in answers):
                 raise Failed("a message of the benchmark was refused")
 
-    def accept_together(self, texts: Sequence[str], at_once: int) -> None:
+    def accept_concurrently(self, texts: Sequence[str], concurrency: int) -> None:
         """Accept a request a message, so many at the same moment."""
         token, number = self.chat.token, self.chat.number
-        for start in range(0, len(texts), at_once):
+        for start in range(0, len(texts), concurrency):
             requests = [
-                accept.messages(token, number, [text]) for text in texts[start : start + at_once]
+                accept.messages(token, number, [text])
+                for text in texts[start : start + concurrency]
             ]
             for answer in self.backend.acceptor.accept_batch(requests):
                 if isinstance(answer, InstaChatError):
                     raise answer
 
-    def accept_bulk(self, texts: Sequence[str]) -> None:
+    def accept_batches(self, texts: Sequence[str]) -> None:
         """Accept requests of a thousand messages, as `messages create -` sends them."""
-        for start in range(0, len(texts), BULK):
+        for start in range(0, len(texts), BATCH_SIZE):
             request = accept.messages(
-                self.chat.token, self.chat.number, texts[start : start + BULK]
+                self.chat.token, self.chat.number, texts[start : start + BATCH_SIZE]
             )
             self.backend.acceptor.accept(request)
 
@@ -142,7 +143,7 @@ class Ground:
         """Store what was accepted."""
         self.backend.drainer.drain(self.chat.shard)
 
-    def forget_stored(self, expected: int | None = None) -> None:
+    def clear_messages(self, expected: int | None = None) -> None:
         """Empty the table of messages. With `expected`, Failed if it held any other number of them."""
         with self.backend.database.begin() as tx:
             found = tx.scalar(text("SELECT count(*) FROM message"))
@@ -150,7 +151,7 @@ class Ground:
         if expected is not None and found != expected:
             raise Failed(f"{found:,} messages were stored instead of {expected:,}")
 
-    def forget_accepted(self) -> None:
+    def clear_log(self) -> None:
         """Empty the log, as if all of it had been stored."""
         self.redis.xtrim(self.backend.log.key(self.chat.shard, "log"), maxlen=0, approximate=False)
 
@@ -160,7 +161,7 @@ class Ground:
         return self.backend.log.redis
 
     @property
-    def plain_url(self) -> str:
+    def driver_url(self) -> str:
         """The database's URL as the driver itself reads it."""
         url = make_url(self.backend.database.url).set(drivername="postgresql")
         return url.render_as_string(hide_password=False)
@@ -168,46 +169,46 @@ class Ground:
     @contextmanager
     def connection(self) -> Iterator["psycopg2.extensions.connection"]:
         """A connection of the driver's own: each statement is a transaction, durable as the drain's."""
-        with closing(psycopg2.connect(self.plain_url)) as connection:
+        with closing(psycopg2.connect(self.driver_url)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute("SET synchronous_commit = on")
             yield connection
 
-    def _new_chat(self) -> Chat:
+    def _new_chat(self) -> TargetChat:
         token = self.backend.catalog.create_application("benchmark").token
         number = self.backend.acceptor.accept(accept.chats(token)).first
         shard = self.backend.counters.shard(token)
         self.backend.drainer.drain(shard)
         with self.backend.database.connect() as connection:
             id_, _ = postgres.chat_ids(connection, [(token, number)])[token, number]
-        return Chat(token, number, id_, shard)
+        return TargetChat(token, number, id_, shard)
 
 
 @contextmanager
-def ground(settings: Settings, scale: Scale) -> Iterator[Ground]:
-    """Ground of one's own on the settings' engines, or on private ones; gone afterwards.
+def open_environment(settings: Settings, scale: Scale) -> Iterator[Environment]:
+    """Environment of one's own on the settings' engines, or on private ones; gone afterwards.
 
     Raises Invalid if the Redis that is given is in use.
     """
     with ExitStack() as stack:
         home = stack.enter_context(_temporary_home())
-        at = stack.enter_context(addresses(settings.model_copy(update={"home": home})))
-        if at.engines:
-            stack.callback(at.engines.close, wait=True)
-        own = settings.model_copy(
+        urls = stack.enter_context(engine_urls(settings.model_copy(update={"home": home})))
+        if urls.engines:
+            stack.callback(urls.engines.close, wait=True)
+        own_settings = settings.model_copy(
             update={
                 "home": home,
-                "database_url": stack.enter_context(_own_database(at)),
-                "redis_url": at.redis,
-                "huey_url": at.huey,
+                "database_url": stack.enter_context(_temporary_database(urls)),
+                "redis_url": urls.redis,
+                "huey_url": urls.huey,
             }
         )
-        backend = stack.enter_context(open_backend(own))
+        backend = stack.enter_context(open_backend(own_settings))
         stack.enter_context(_empty_redis(backend))
         if backend.index:
             stack.callback(_drop_indices, backend, backend.index)
-        yield Ground(backend, scale)
+        yield Environment(backend, scale)
 
 
 @contextmanager
@@ -226,15 +227,15 @@ def _temporary_home() -> Iterator[Path]:
 
 
 @contextmanager
-def _own_database(at: Addresses) -> Iterator[str]:
+def _temporary_database(urls: EngineUrls) -> Iterator[str]:
     """A database beside the one that is given, with the default schema."""
     name = f"instachat_bench_{uuid4().hex[:12]}"
-    server = Database(at.database)
+    server = Database(urls.database)
     try:
         with server.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
         try:
-            url = make_url(at.database).set(database=name).render_as_string(hide_password=False)
+            url = make_url(urls.database).set(database=name).render_as_string(hide_password=False)
             database = Database(url)
             upgrade(database)
             database.close()
@@ -246,10 +247,10 @@ def _own_database(at: Addresses) -> Iterator[str]:
         server.close()
 
 
-def _drop_indices(backend: Backend, index: Index) -> None:
+def _drop_indices(backend: Backend, index: SearchIndex) -> None:
     with backend.database.connect() as connection:
-        for kept in search_indices.indices(connection):
-            index.drop(kept.name)
+        for row in search_indices.list_indices(connection):
+            index.drop(row.name)
 
 
 @contextmanager

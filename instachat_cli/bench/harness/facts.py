@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
-from backend.monitoring.status import redis_engine
+from backend.monitoring.status import redis_health
 from instachat_cli.bench.harness.machine import machine, packages
 
 
@@ -31,7 +31,7 @@ def _postgres(backend: Backend) -> str:
 
 
 def _redis(backend: Backend) -> str:
-    engine = redis_engine(backend.log)
-    found = backend.log.configuration("appendonly", "appendfsync") or {}
-    settings = ", ".join(f"{name} {value}" for name, value in sorted(found.items()))
+    engine = redis_health(backend.log)
+    options = backend.log.configuration("appendonly", "appendfsync") or {}
+    settings = ", ".join(f"{name} {value}" for name, value in sorted(options.items()))
     return f"{engine.engine} {engine.version}; {settings or 'settings can’t be read'}"

@@ -22,7 +22,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def busy() -> float:
+def other_cpu_share() -> float:
     """The share of the processors' time that others use right now."""
     return psutil.cpu_percent(interval=1) / 100
 

@@ -10,24 +10,24 @@ import psutil
 from pydantic import SecretStr
 
 from backend.domain.errors import Failed
-from instachat_cli.bench.harness.environment import Ground
+from instachat_cli.bench.harness.environment import Environment
 
-LOOK_SECONDS = 0.01
+POLL_SECONDS = 0.01
 
 
-def peak_memory(ground: Ground, *words: str) -> float:
+def peak_memory(env: Environment, *words: str) -> float:
     """The most memory, in MiB, that a command on this ground has at any moment at which it is looked at.
 
     What `wait4` tells would not do: it counts the memory of who started the process, too.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
-    for name, value in ground.backend.settings.model_dump(exclude_unset=True).items():
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
+    for name, value in env.backend.settings.model_dump(exclude_unset=True).items():
         if value is not None:
-            said = value.get_secret_value() if isinstance(value, SecretStr) else value
-            environment[f"INSTACHAT_{name.upper()}"] = str(said)
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value
+            variables[f"INSTACHAT_{name.upper()}"] = str(text)
     process = psutil.Popen(
         [sys.executable, "-m", "instachat_cli", *words],
-        env=environment,
+        env=variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -36,7 +36,7 @@ def peak_memory(ground: Ground, *words: str) -> float:
     while process.poll() is None:
         with suppress(psutil.NoSuchProcess):
             peak = max(peak, process.memory_info().rss)
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     if process.returncode:
         raise Failed(f"`instachat {' '.join(words)}` ended with {process.returncode}")
     return peak / 2**20

@@ -62,7 +62,7 @@ class Side:
             profile.runcall(self.run)
         finally:
             self.after()
-        return largest(profile)
+        return largest_parts(profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Row:
     what: str
     configuration: str
     ours: str
-    rival: str
+    baseline: str
     unit: str
     pairs: Sequence[tuple[float, float]]
     goal: Goal | None = None
@@ -103,12 +103,12 @@ class Row:
     @property
     def title(self) -> str:
         """What it is about, in words."""
-        return f"{self.what}, against {self.rival}"
+        return f"{self.what}, against {self.baseline}"
 
     @property
     def ratios(self) -> list[float]:
         """Ours to the rival's, pair by pair, the smallest first."""
-        return sorted(ours / rival for ours, rival in self.pairs)
+        return sorted(ours / baseline for ours, baseline in self.pairs)
 
     @property
     def ratio(self) -> float:
@@ -118,8 +118,8 @@ class Row:
     @property
     def medians(self) -> tuple[float, float]:
         """Ours and the rival's, each by itself."""
-        ours, rivals = zip(*self.pairs, strict=True)
-        return median(ours), median(rivals)
+        ours, baselines = zip(*self.pairs, strict=True)
+        return median(ours), median(baselines)
 
     @property
     def verdict(self) -> Verdict:
@@ -133,28 +133,28 @@ class Row:
         return Verdict.MET
 
 
-def duel(
+def run_pairs(
     what: str,
     configuration: str,
     ours: Side,
-    rival: Side,
+    baseline: Side,
     *,
     pairs: int,
     goal: Goal | None = None,
 ) -> Row:
     """Measure both in turn, so many times each, after a turn that does not count."""
     ours.measure()
-    rival.measure()
-    measured = [(ours.measure(), rival.measure()) for _ in range(pairs)]
-    row = Row(what, configuration, ours.name, rival.name, ours.unit, measured, goal)
+    baseline.measure()
+    measured = [(ours.measure(), baseline.measure()) for _ in range(pairs)]
+    row = Row(what, configuration, ours.name, baseline.name, ours.unit, measured, goal)
     if row.verdict in (Verdict.MET, Verdict.INFORMATION):
         return row
     return Row(
-        what, configuration, ours.name, rival.name, ours.unit, measured, goal, ours.profile()
+        what, configuration, ours.name, baseline.name, ours.unit, measured, goal, ours.profile()
     )
 
 
-def largest(profile: cProfile.Profile) -> str:
+def largest_parts(profile: cProfile.Profile) -> str:
     """The parts of a profile that took the most time, as a table."""
     stats = pstats.Stats(profile)
     entries = sorted(

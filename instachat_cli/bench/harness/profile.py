@@ -5,26 +5,26 @@ import cProfile
 
 import uvloop
 
-from backend.api.server.address import bound
-from backend.api.server.server import made
+from backend.api.server.address import open_listeners
+from backend.api.server.server import create_server
 from backend.ingest import accept
 from backend.settings import Settings
-from instachat_cli.bench.harness.paired_run import largest
+from instachat_cli.bench.harness.paired_run import largest_parts
 from instachat_cli.bench.harness.servers import wrk
 
 SECONDS = 2
 POLL_SECONDS = 0.05
 
 
-def profile(settings: Settings) -> str:
+def profile_server(settings: Settings) -> str:
     """The largest parts of the event loop's time; what the observers add is not in it."""
     return uvloop.run(_profile(settings))
 
 
 async def _profile(settings: Settings) -> str:
-    listening = bound("127.0.0.1", 0, 1)[0]
+    listening = open_listeners("127.0.0.1", 0, 1)[0]
     port: int = listening.getsockname()[1]
-    server = made(settings, [])
+    server = create_server(settings, [])
     serving = asyncio.create_task(server.serve([listening]))
     while not server.started:
         await asyncio.sleep(POLL_SECONDS)
@@ -38,4 +38,4 @@ async def _profile(settings: Settings) -> str:
     measured.disable()
     server.should_exit = True
     await serving
-    return largest(measured)
+    return largest_parts(measured)

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.api.server.address import answers
+from backend.api.server.address import is_responding
 from backend.domain.errors import Failed
-from backend.settings import Settings, variable
+from backend.settings import Settings, environment_variable
 
 CONNECTIONS = 64
-START_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 60.0
 GATEWAY = Path(__file__).parent / "gateway"
-_BARE = """
+_CONSTANT_APP = """
 async def app(scope, receive, send):
     await receive()
     await send({"type": "http.response.start", "status": 202,
@@ -44,14 +44,14 @@ end
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadResult:
     """What wrk found: requests a second, and the 99th percentile of the times to an answer, in ms."""
 
     rate: float
     p99: float
 
 
-def wrk(port: int, paths: Sequence[str], seconds: int, method: str = "POST") -> Load:
+def wrk(port: int, paths: Sequence[str], seconds: int, method: str = "POST") -> LoadResult:
     """Send requests for some seconds, to the paths in turn. Failed if any answer was an error."""
     program = shutil.which("wrk")
     if program is None:
@@ -74,32 +74,32 @@ def wrk(port: int, paths: Sequence[str], seconds: int, method: str = "POST") -> 
     requests, micros, p99, errors = map(int, found.groups())
     if errors:
         raise Failed(f"{errors:,} of {requests:,} requests were answered by errors")
-    return Load(requests / (micros / 1e6), p99 / 1000)
+    return LoadResult(requests / (micros / 1e6), p99 / 1000)
 
 
 @contextmanager
 def server(settings: Settings, port: int, processes: int = 1) -> Iterator[None]:
     """Our server on the settings' engines, as an operator starts it; its log goes nowhere."""
     given = {
-        variable(name): str(value)
+        environment_variable(name): str(value)
         for name, value in settings.model_dump(exclude_none=True).items()
         if name in ("database_url", "redis_url", "huey_url", "home", "durability")
     }
-    words = ["-m", "instachat_cli", "serve", "--port", str(port), "--workers", str(processes)]
-    limit = {variable("app_creation_limit"): "off"}
-    with _running([sys.executable, *words], port, given | limit):
+    arguments = ["-m", "instachat_cli", "serve", "--port", str(port), "--workers", str(processes)]
+    limit = {environment_variable("app_creation_limit"): "off"}
+    with _running_server([sys.executable, *arguments], port, given | limit):
         yield
 
 
 @contextmanager
-def bare_server(port: int) -> Iterator[None]:
+def constant_server(port: int) -> Iterator[None]:
     """The same HTTP server, answering a constant."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "constant.py").write_text(_BARE)
-        words = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "off"]
-        words += ["--no-access-log", "--log-level", "error", "--no-server-header"]
-        command = [sys.executable, "-m", "uvicorn", *words, "--port", str(port), "constant:app"]
-        with _running(command, port, {"PYTHONPATH": folder}):
+        (Path(folder) / "constant.py").write_text(_CONSTANT_APP)
+        arguments = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "off"]
+        arguments += ["--no-access-log", "--log-level", "error", "--no-server-header"]
+        command = [sys.executable, "-m", "uvicorn", *arguments, "--port", str(port), "constant:app"]
+        with _running_server(command, port, {"PYTHONPATH": folder}):
             yield
 
 
@@ -123,18 +123,18 @@ def build_gateway(folder: Path) -> Path | None:
 @contextmanager
 def gateway(program: Path, redis_url: str, port: int) -> Iterator[None]:
     """The gateway on a Redis."""
-    with _running([str(program), f"127.0.0.1:{port}", redis_url], port, {}):
+    with _running_server([str(program), f"127.0.0.1:{port}", redis_url], port, {}):
         yield
 
 
 @contextmanager
-def _running(command: Sequence[str], port: int, more: Mapping[str, str]) -> Iterator[None]:
+def _running_server(command: Sequence[str], port: int, more: Mapping[str, str]) -> Iterator[None]:
     process = subprocess.Popen(
         command, env=os.environ | dict(more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not answers("127.0.0.1", port):
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while not is_responding("127.0.0.1", port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"a server of the benchmark does not start: {command[:4]}")
             time.sleep(0.05)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from instachat_cli.bench.cases.growth import Axis, Point, Stage
 
-FLAT, IN_PROPORTION = 0.25, 0.75  # exponents, up to and from which these words are true
-DOTS = 120
+FLAT_EXPONENT, PROPORTIONAL_EXPONENT = (
+    0.25,
+    0.75,
+)  # exponents, up to and from which these words are true
+DPI = 120
 COLORS = ("#2f80ed", "#1a9c50", "#d97706", "#9b5de5", "#e5484d", "#0e8a8a", "#7a5c3e")
 HEAD = """\
 # How it grows
@@ -23,7 +26,7 @@ Every size ends with a `reconcile` that has to find nothing.
 All is measured once: what differs by less than a factor of two may be noise. The first size of `publish`
 has in it whatever Elasticsearch does at first, with a new index and a cold JVM; that is not told apart.
 """
-WHY = {
+REASONS = {
     Stage.ACCEPT: "Each request is a call of one script, and Redis runs one at a time.",
     Stage.STORE: "A shard's log is stored by one drain at a time.",
     Stage.PUBLISH: "Elasticsearch cuts each text into the pieces that make any part of it searchable. What is"
@@ -83,7 +86,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
                 axes.grid(axis="y")
                 axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
-        figure.savefig(path, dpi=DOTS, format="png", facecolor="white")
+        figure.savefig(path, dpi=DPI, format="png", facecolor="white")
 
 
 def _line(points: Sequence[Point], axis: Axis, stage: Stage) -> list[tuple[int, float]]:
@@ -112,9 +115,9 @@ def _growth(line: Sequence[tuple[int, float]]) -> str:
     if exponent is None:
         return ""
     word = ""
-    if abs(exponent) <= FLAT:
+    if abs(exponent) <= FLAT_EXPONENT:
         word = "about the same: "
-    elif exponent >= IN_PROPORTION:
+    elif exponent >= PROPORTIONAL_EXPONENT:
         word = "in proportion: "
     return f"{word}× {10**exponent:.2g}"
 
@@ -143,7 +146,7 @@ def _meaning(points: Sequence[Point]) -> list[str]:
         lines += [
             (
                 f"With {how}, at {size:,} {axis}: **{first}**, {_amount(rate)} messages a second"
-                f" ({others}). {WHY[first]}"
+                f" ({others}). {REASONS[first]}"
             ),
             "",
         ]

@@ -45,11 +45,11 @@ def _table(rows: Sequence[Row]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for number, row in enumerate(rows, 1):
-        ours, rival = row.medians
+        ours, baseline = row.medians
         cells = (
             f"{row.what} ({number})",
             f"{_amount(ours)} {row.unit}",
-            f"{row.rival}: {_amount(rival)} {row.unit}",
+            f"{row.baseline}: {_amount(baseline)} {row.unit}",
             _ratio(row),
             _goal(row.goal),
             MARKS[row.verdict],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from loadtest.report.result import Result
 
 
-NAMED = 5  # of what is worse; the table has all of it
+MAX_NAMED = 5  # of what is worse; the table has all of it
 
 
 def compare(
@@ -35,10 +35,10 @@ def compare(
     Exits with 4 if something is certainly worse than the tolerance allows or there is nothing of it any more,
     more requests fail, or the audit of `after` found a fault.
     """
-    from loadtest.report.compare import changes, failures, markdown, missing, unlike
+    from loadtest.report.compare import changes, differing_options, failures, markdown, missing
 
     old, new = _results(before), _results(after)
-    if not force and (differences := unlike(old, new)):
+    if not force and (differences := differing_options(old, new)):
         raise Invalid(
             f"these runs are not alike in {'; '.join(differences)}",
             "`--force` compares them all the same",
@@ -60,8 +60,8 @@ def compare(
     if faults:
         worse.insert(0, f"{faults:,} faults found by the audit")
     if worse:
-        more = f"; and {len(worse) - NAMED:,} more" if len(worse) > NAMED else ""
-        raise CheckFailed(f"worse than before: {'; '.join(worse[:NAMED])}{more}")
+        more = f"; and {len(worse) - MAX_NAMED:,} more" if len(worse) > MAX_NAMED else ""
+        raise CheckFailed(f"worse than before: {'; '.join(worse[:MAX_NAMED])}{more}")
 
 
 def _results(path: Path) -> "list[Result]":

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from backend.domain.errors import Failed, Invalid
-from instachat_cli.console.stderr import talk
-from instachat_cli.runtime.signals import as_ctrl_c
+from instachat_cli.console.stderr import stderr
+from instachat_cli.runtime.signals import signals_as_keyboard_interrupt
 
 
 def growth(
@@ -33,16 +33,16 @@ def growth(
     """
     from backend.settings import load
     from instachat_cli.bench.cases.growth import Sizes, measure
-    from instachat_cli.bench.harness.machine import busy
+    from instachat_cli.bench.harness.machine import other_cpu_share
     from instachat_cli.bench.reports.growth import draw, markdown, summary
 
     sizes = Sizes(_sizes(messages), _sizes(chats))
     settings = load()
     if settings.elasticsearch_url is None:
-        talk.note("publishing is left out, as INSTACHAT_ELASTICSEARCH_URL is not set")
-    others = busy()
-    with as_ctrl_c():
-        points, facts = measure(settings, sizes, lambda point: talk.say(summary(point)))
+        stderr.note("publishing is left out, as INSTACHAT_ELASTICSEARCH_URL is not set")
+    others = other_cpu_share()
+    with signals_as_keyboard_interrupt():
+        points, facts = measure(settings, sizes, lambda point: stderr.write_line(summary(point)))
     facts |= {"used by others": f"{others:.0%} of it, before the start"}
     if report is None:
         sys.stdout.write(markdown(points, facts, None))
@@ -53,7 +53,7 @@ def growth(
         report.write_text(markdown(points, facts, plot.name), encoding="utf-8")
     except OSError as error:
         raise Failed(f"{report} can't be written: {error.strerror}") from None
-    talk.note(f"the report is in {report}, the plot in {plot}")
+    stderr.note(f"the report is in {report}, the plot in {plot}")
 
 
 def _sizes(given: str) -> list[int]:

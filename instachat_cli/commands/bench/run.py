@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backend.domain.errors import CheckFailed, Failed, Invalid, Unavailable
-from instachat_cli.console.options import Output, whole
-from instachat_cli.console.stderr import talk
-from instachat_cli.runtime.signals import as_ctrl_c
-from loadtest.run.choices import Scenario, Shape
+from instachat_cli.console.options import Output, parse_integer
+from instachat_cli.console.stderr import stderr
+from instachat_cli.runtime.signals import signals_as_keyboard_interrupt
+from loadtest.run.choices import Profile, Scenario
 
 if TYPE_CHECKING:
     from loadtest.report.result import Result
@@ -50,14 +50,14 @@ def _positive(value: int | None) -> int | None:
 def run(
     scenario: Annotated[Scenario, typer.Argument(help="What the users do.")] = Scenario.MIXED,
     profile: Annotated[
-        Shape, typer.Option(help="How the load goes over time, and how much of it.")
-    ] = Shape.SMOKE,
+        Profile, typer.Option(help="How the load goes over time, and how much of it.")
+    ] = Profile.SMOKE,
     users: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             help="Closed model: users at the highest. With --rate: requests under way at most.",
-            parser=whole,
+            parser=parse_integer,
             callback=_positive,
         ),
     ] = None,
@@ -78,7 +78,7 @@ def run(
         typer.Option(
             metavar="N",
             help="Processes of the generator: one can use one processor.",
-            parser=whole,
+            parser=parse_integer,
             callback=_positive,
         ),
     ] = 1,
@@ -87,7 +87,7 @@ def run(
         typer.Option(
             metavar="N",
             help="Wait for so many Locust workers that are started elsewhere: see docs/loadtest.md.",
-            parser=whole,
+            parser=parse_integer,
             callback=_positive,
         ),
     ] = None,
@@ -96,7 +96,7 @@ def run(
         typer.Option(
             metavar="N",
             help="So many chats; otherwise the scenario's.",
-            parser=whole,
+            parser=parse_integer,
             callback=_positive,
         ),
     ] = None,
@@ -106,7 +106,7 @@ def run(
     ] = None,
     web: Annotated[bool, typer.Option("--web", help="With Locust's web page.")] = False,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="What is sent follows from it.", parser=whole)
+        int, typer.Option(metavar="N", help="What is sent follows from it.", parser=parse_integer)
     ] = 1,
     max_p99: Annotated[
         float | None,
@@ -151,7 +151,7 @@ def run(
     from loadtest.run import runner
     from loadtest.run.plan import plan
 
-    wish = runner.Wish(
+    options = runner.RunOptions(
         plan(scenario, profile, seed, users=users, rate=rate, seconds=duration, chats=chats),
         host=host,
         processes=processes,
@@ -160,13 +160,15 @@ def run(
         max_p99_ms=max_p99,
         max_errors=max_errors,
         patience=patience,
-        facts=machine() | _settings(host),
+        facts=machine() | _run_facts(host),
     )
     if report:
-        _make(report)  # now: after an hour of load it would be late to hear that it can't be
+        _create_folder(
+            report
+        )  # now: after an hour of load it would be late to hear that it can't be
     try:
-        with as_ctrl_c():
-            result = runner.run(wish, (lambda _: None) if talk.as_json else talk.say)
+        with signals_as_keyboard_interrupt():
+            result = runner.run(options, (lambda _: None) if stderr.as_json else stderr.write_line)
     except Unreachable as error:
         raise Unavailable(str(error), "see `instachat up`, or leave --host away") from None
     except CouldNotRun as error:
@@ -174,31 +176,31 @@ def run(
 
     Printer(output).prose(result.to_json(), summary(result))
     if report:
-        _write(result, report)
+        _write_report(result, report)
     if result.problems:
         raise CheckFailed(f"the run did not pass: {'; '.join(result.problems)}")
     if result.interrupted:
         raise Interrupted("interrupted: the report is of what was done until then")
 
 
-def _make(folder: Path) -> None:
+def _create_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Invalid(f"the folder {folder} can't be made: {error.strerror}") from None
 
 
-def _write(result: "Result", folder: Path) -> None:
+def _write_report(result: "Result", folder: Path) -> None:
     from loadtest.report.files import write
 
     try:
         write(result, folder)
     except OSError as error:
         raise Failed(f"the report can't be written into {folder}: {error.strerror}") from None
-    talk.note(f"the report is {folder / 'report.html'}; plots, CSV and JSON are beside it")
+    stderr.note(f"the report is {folder / 'report.html'}; plots, CSV and JSON are beside it")
 
 
-def _settings(host: str | None) -> dict[str, str]:
+def _run_facts(host: str | None) -> dict[str, str]:
     """With what the generator ran; and the installation, if it is private: another's is not known."""
     from backend.settings import load
     from instachat_cli.bench.harness.machine import packages
@@ -212,7 +214,7 @@ def _settings(host: str | None) -> dict[str, str]:
         )
         found["search"] = "PostgreSQL: a private installation has no Elasticsearch"
         if settings.elasticsearch_url is not None:
-            talk.note(
+            stderr.note(
                 "INSTACHAT_ELASTICSEARCH_URL is not used: a private installation searches by PostgreSQL;"
                 " start one with it, and load that by --host"
             )

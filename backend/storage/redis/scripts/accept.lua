@@ -1,12 +1,12 @@
 -- Take numbers and append events for a batch of requests of one shard, atomically.
 --
--- KEYS  1 life · 2 log (stream) · 3 unsynced (parents whose count changed, by since when) · 4 bell;
+-- KEYS  1 epoch key · 2 log (stream) · 3 dirty (parents whose count changed, by since when) · 4 wake-up;
 --       then three a request: the application's counter, the chat's counter, the idempotency key
 --       (the application's counter again where a request has no chat or no key)
--- ARGV  1 epoch and 2 sequence of the highest entry the caller knows · 3 most entries in the log
---       · 4 seconds that an idempotency key lives · 5 milliseconds that a rung bell stays rung;
+-- ARGV  1 epoch and 2 sequence of the highest entry the caller knows · 3 max entries in the log
+--       · 4 seconds that an idempotency key lives · 5 milliseconds that a wake-up suppresses others;
 --       then a request: kind (chats | messages | delete-chat | delete-application), the parent's
---       name among the unsynced, the hash of the body ('' without idempotency key), the prefix of
+--       name among the dirty, the hash of the body ('' without idempotency key), the prefix of
 --       the keys of its chats' counters, how many entries; then an entry: numbers taken, payload
 --
 -- A counter is a hash: issued (highest number given), epoch (the life it was verified in), closed
@@ -15,22 +15,22 @@
 -- Lua does not roll back: everything is checked before the first write, and the first write is the
 -- only one that Redis itself can refuse (a full memory, a replica).
 --
--- Answers {'ok', epoch, sequence, ring, {answer, …}}, with an answer a request:
+-- Answers {'ok', epoch, sequence, notify, {answer, …}}, with an answer a request:
 --   {'ok', first, last, entry id} · {'counter', which} (verify it, then ask again) · {'closed', which}
 --   · {'reused'} · {'broken', which}
--- or for the whole batch {'life', why, epoch} · {'full', entries} · {'broken', 'log' or 'unsynced'}.
+-- or for the whole batch {'stale', reason, epoch} · {'full', entries} · {'broken', 'log' or 'dirty counters'}.
 
-local epoch, sequence = present_life(KEYS[1])
-if not epoch then return {'life', sequence, 0} end
-local known_epoch, known_sequence = tonumber(ARGV[1]), tonumber(ARGV[2])
-if epoch < known_epoch then return {'life', 'old', epoch} end
-if epoch == known_epoch and sequence < known_sequence then return {'life', 'rewound', epoch} end
+local epoch, sequence = current_epoch(KEYS[1])
+if not epoch then return {'stale', sequence, 0} end
+local seen_epoch, seen_sequence = tonumber(ARGV[1]), tonumber(ARGV[2])
+if epoch < seen_epoch then return {'stale', 'old', epoch} end
+if epoch == seen_epoch and sequence < seen_sequence then return {'stale', 'rewound', epoch} end
 
 local length = redis.pcall('XLEN', KEYS[2])
 if type(length) == 'table' then return {'broken', 'log'} end
 if length >= tonumber(ARGV[3]) then return {'full', length} end
-local unsynced_type = redis.call('TYPE', KEYS[3]).ok
-if unsynced_type ~= 'none' and unsynced_type ~= 'zset' then return {'broken', 'unsynced'} end
+local dirty_type = redis.call('TYPE', KEYS[3]).ok
+if dirty_type ~= 'none' and dirty_type ~= 'zset' then return {'broken', 'dirty counters'} end
 
 local counters, keys = {}, {}
 
@@ -40,25 +40,25 @@ end
 
 -- The counter as this batch sees it so far, or nil and the answer that refuses.
 local function counter(key, which)
-  local known = counters[key]
-  if not known then
+  local cached = counters[key]
+  if not cached then
     local fields = redis.pcall('HMGET', key, 'issued', 'epoch', 'closed')
     if fields.err then
-      known = {refusal = {'broken', which}}
+      cached = {refusal = {'broken', which}}
     elseif not tonumber(fields[1]) or tonumber(fields[2]) ~= epoch then
-      known = {refusal = {'counter', which}}
+      cached = {refusal = {'counter', which}}
     else
-      known = {issued = tonumber(fields[1]), closed = fields[3]}
+      cached = {issued = tonumber(fields[1]), closed = fields[3]}
     end
-    counters[key] = known
+    counters[key] = cached
   end
-  if known.refusal then return nil, known.refusal end
-  if known.closed then return nil, {'closed', which} end
-  return known
+  if cached.refusal then return nil, cached.refusal end
+  if cached.closed then return nil, {'closed', which} end
+  return cached
 end
 
 -- What an idempotency key was answered before, here or earlier in this batch.
-local function earlier(key)
+local function earlier_answer(key)
   if keys[key] then return keys[key] end
   local value = redis.pcall('GET', key)
   if type(value) == 'table' then return 'broken' end
@@ -66,7 +66,7 @@ local function earlier(key)
 end
 
 local answers, appends, fresh, touched = {}, {}, {}, {}
-local next_sequence, given = sequence, 0
+local next_sequence, issued_total = sequence, 0
 local k, a = 5, 6
 while ARGV[a] do
   local application_key, chat_key, idempotency_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
@@ -74,7 +74,7 @@ while ARGV[a] do
   local entries = tonumber(ARGV[a + 4])
   k, a = k + 3, a + 5
 
-  local replay = hash ~= '' and earlier(idempotency_key)
+  local replay = hash ~= '' and earlier_answer(idempotency_key)
   local answer, target, refusal
   if replay then
     local old_hash, first, last, entry = string.match(replay, '^(%x+) (%d+) (%d+) (%d+-%d+)$')
@@ -93,7 +93,7 @@ while ARGV[a] do
       next_sequence = next_sequence + 1
       appends[#appends + 1] = {next_sequence, target.issued + 1, ARGV[e + 1]}
       target.issued = target.issued + tonumber(ARGV[e])
-      given = given + tonumber(ARGV[e])
+      issued_total = issued_total + tonumber(ARGV[e])
     end
     if kind == 'chats' then
       for number = first, target.issued do
@@ -116,14 +116,14 @@ while ARGV[a] do
   a = a + 2 * entries
 end
 
-local ring = 0
+local notify = 0
 if #appends > 0 then
   local at = now()
   for _, append in ipairs(appends) do
     redis.call('XADD', KEYS[2], entry_id(append[1]), 'e', int(append[2]) .. ' ' .. at .. ' ' .. append[3])
   end
   redis.call('HSET', KEYS[1], 'sequence', int(next_sequence))
-  redis.pcall('HINCRBY', KEYS[1], 'given', int(given))
+  redis.pcall('HINCRBY', KEYS[1], 'issued_total', int(issued_total))
   for _, key in ipairs(fresh) do
     redis.call('DEL', key)
     redis.call('HSET', key, 'issued', 0, 'epoch', int(epoch))
@@ -134,6 +134,6 @@ if #appends > 0 then
     redis.call('ZADD', KEYS[3], 'NX', at, parent) -- since when: the oldest change counts
   end
   for key, value in pairs(keys) do redis.call('SET', key, value, 'EX', ARGV[4]) end
-  if redis.call('SET', KEYS[4], 1, 'NX', 'PX', ARGV[5]) then ring = 1 end
+  if redis.call('SET', KEYS[4], 1, 'NX', 'PX', ARGV[5]) then notify = 1 end
 end
-return {'ok', int(epoch), int(next_sequence), ring, answers}
+return {'ok', int(epoch), int(next_sequence), notify, answers}

@@ -1,21 +1,21 @@
--- Raise many counters above numbers that are about to be stored, and mark their parents as unsynced.
+-- Raise many counters above numbers that are about to be stored, and mark their parents as dirty.
 --
--- KEYS  1 life · 2 unsynced (parents whose count changed, by since when) · 3… the counters
+-- KEYS  1 epoch key · 2 dirty (parents whose count changed, by since when) · 3… the counters
 -- ARGV  1 epoch under which SQL was read
 --       · 2 '1' if counters may be created (their log was drained before SQL was read);
 --       then two a counter: the number that it has to reach, the rows' highest or above;
---       the parent's name among the unsynced
+--       the parent's name among the dirty
 --
 -- Answers {'ok', sequence, missing}, with the last entry's sequence as of after raising, and how many
 -- counters are not there and may not be created (the others are raised all the same); or
--- {'life', why, epoch} when the life is another than SQL was read under; or {'broken', 'unsynced'}.
+-- {'stale', reason, epoch} when the life is another than SQL was read under; or {'broken', 'dirty counters'}.
 -- Never lowers a counter, and opens none.
 
-local epoch, sequence = present_life(KEYS[1])
-if not epoch then return {'life', sequence, 0} end
-if epoch ~= tonumber(ARGV[1]) then return {'life', 'old', epoch} end
-local unsynced_type = redis.call('TYPE', KEYS[2]).ok
-if unsynced_type ~= 'none' and unsynced_type ~= 'zset' then return {'broken', 'unsynced'} end
+local epoch, sequence = current_epoch(KEYS[1])
+if not epoch then return {'stale', sequence, 0} end
+if epoch ~= tonumber(ARGV[1]) then return {'stale', 'old', epoch} end
+local dirty_type = redis.call('TYPE', KEYS[2]).ok
+if dirty_type ~= 'none' and dirty_type ~= 'zset' then return {'broken', 'dirty counters'} end
 
 local missing, at = 0, now()
 for i = 3, #KEYS do

@@ -1,19 +1,19 @@
 #!lua flags=allow-oom
--- Raise a counter to what SQL knows, so that it may give numbers in the present life; and open it if
+-- Raise a counter to what SQL knows, so that it may give numbers in the current epoch; and open it if
 -- what closed it was decided. A full memory does not stop it: reading a live count needs it.
 --
--- KEYS  1 life · 2 the counter · 3 unsynced (parents whose count changed, by since when)
+-- KEYS  1 epoch key · 2 the counter · 3 dirty (parents whose count changed, by since when)
 -- ARGV  1 epoch under which SQL was read · 2 the rows' highest number
 --       · 3 '1' if the counter may be created (its log was drained before SQL was read)
 --       · 4 the entry that SQL had passed, if the parent was alive then; else ''
---       · 5 the parent's name among the unsynced
+--       · 5 the parent's name among the dirty
 --
 -- Answers {'ok', issued}; {'missing'} when it is not there and may not be created; or
--- {'life', why, epoch} when the life is another than SQL was read under. Never lowers a counter.
+-- {'stale', reason, epoch} when the life is another than SQL was read under. Never lowers a counter.
 
-local epoch, why = present_life(KEYS[1])
-if not epoch then return {'life', why, 0} end
-if epoch ~= tonumber(ARGV[1]) then return {'life', 'old', epoch} end
+local epoch, reason = current_epoch(KEYS[1])
+if not epoch then return {'stale', reason, 0} end
+if epoch ~= tonumber(ARGV[1]) then return {'stale', 'old', epoch} end
 
 local issued = redis.pcall('HGET', KEYS[2], 'issued')
 if type(issued) == 'table' then

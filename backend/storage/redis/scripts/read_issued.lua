@@ -1,12 +1,12 @@
 -- The live `issued` of some counters of one shard, and the log's end as of after reading them.
 --
--- KEYS  1 life · 2… the counters
+-- KEYS  1 epoch key · 2… the counters
 --
 -- Answers {'ok', epoch, sequence, {issued or false, …}}: false for a counter not verified in this
--- life; or {'life', why, epoch}.
+-- life; or {'stale', reason, epoch}.
 
-local epoch, sequence = present_life(KEYS[1])
-if not epoch then return {'life', sequence, 0} end
+local epoch, sequence = current_epoch(KEYS[1])
+if not epoch then return {'stale', sequence, 0} end
 local found = {}
 for i = 2, #KEYS do
   local fields = redis.pcall('HMGET', KEYS[i], 'issued', 'epoch')

@@ -1,14 +1,14 @@
 -- Have the counters of parents that are about to be stored say what their rows will say.
 --
--- KEYS  1 life · 2… the counters
+-- KEYS  1 epoch key · 2… the counters
 -- ARGV  1 epoch of the locked row; then one a counter: '1' if its parent is removed, else '0'
 --
--- Answers {'ok'}, or {'life', why, epoch}. Creates no counter. The one that closes is no entry's id,
+-- Answers {'ok'}, or {'stale', reason, epoch}. Creates no counter. The one that closes is no entry's id,
 -- hence no drain opens it again.
 
-local epoch, why = present_life(KEYS[1])
-if not epoch then return {'life', why, 0} end
-if epoch ~= tonumber(ARGV[1]) then return {'life', 'old', epoch} end
+local epoch, reason = current_epoch(KEYS[1])
+if not epoch then return {'stale', reason, 0} end
+if epoch ~= tonumber(ARGV[1]) then return {'stale', 'old', epoch} end
 for i = 2, #KEYS do
   if redis.call('TYPE', KEYS[i]).ok == 'hash' then
     if ARGV[i] == '1' then

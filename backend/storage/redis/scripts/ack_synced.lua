@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- Have parents leave the unsynced whose count SQL knows now. A full memory does not stop it: it frees some.
+-- Have parents leave the dirty whose count SQL knows now. A full memory does not stop it: it frees some.
 --
--- KEYS  1 life · 2 unsynced (parents whose count changed, by since when) · 3… the counters
+-- KEYS  1 epoch key · 2 dirty (parents whose count changed, by since when) · 3… the counters
 -- ARGV  1 epoch · 2 the time when these counters were read; then two a counter: the parent's name, and
 --       `issued` as it was read ('' where there was none)
 --
--- One whose counter went on meanwhile stays, and is unsynced since that time only: what changed before is
--- in SQL. Answers how many left; in any other life 0, changing nothing.
+-- One whose counter went on meanwhile stays, and is dirty since that time only: what changed before is
+-- in SQL. Answers how many left; in any other epoch 0, changing nothing.
 
-if present_life(KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
+if current_epoch(KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
 local left = 0
 for i = 3, #KEYS do
   local name, read = ARGV[2 * i - 3], ARGV[2 * i - 2]

@@ -2,7 +2,7 @@
 -- Write the life that was claimed in SQL. The epoch is only ever raised. A full memory does not stop
 -- it: the log could not be drained otherwise, which is what frees memory.
 --
--- KEYS  1 life
+-- KEYS  1 epoch key
 -- ARGV  1 epoch, committed in SQL · 2 the database's installation
 --
 -- Answers 1, or 0 when a life at least as high is there.

@@ -1,12 +1,12 @@
--- Look at counters as they are, verified in this life or not, and at the log's end as of after that.
+-- Look at counters as they are, verified in the current epoch or not, and at the log's end as of after that.
 --
--- KEYS  1 life · 2… the counters
+-- KEYS  1 epoch key · 2… the counters
 --
 -- Answers {epoch, sequence, {issued or false, verified, open, …}}, three a counter: verified 1 if it
--- gives numbers in this life, open 1 if no deletion has closed it. Without a life that is this
+-- gives numbers in the current epoch, open 1 if no deletion has closed it. Without a life that is this
 -- server's the epoch is 0, and nothing is verified.
 
-local epoch, sequence = present_life(KEYS[1])
+local epoch, sequence = current_epoch(KEYS[1])
 local found = {}
 for i = 2, #KEYS do
   local fields = redis.pcall('HMGET', KEYS[i], 'issued', 'epoch', 'closed')
