@@ -37,13 +37,13 @@ provision: tools # the engines that the tests compare with, and Elasticsearch
 	@$(bin)/python tools/provision_elasticsearch.py
 
 bench: setup ## measure ratios against ceilings and rivals; docs/performance.md is made by it
-	@$(bin)/python -m tests.elastic.beside $(bin)/instachat bench ceilings --report docs/performance.md $(ARGS)
+	@$(bin)/python -m tests.support.elasticsearch.run_beside $(bin)/instachat bench ceilings --report docs/performance.md $(ARGS)
 
 growth: setup ## measure how each stage grows; docs/growth.md and docs/growth.png are made by it
-	@$(bin)/python -m tests.elastic.beside $(bin)/instachat bench growth --report docs/growth.md $(ARGS)
+	@$(bin)/python -m tests.support.elasticsearch.run_beside $(bin)/instachat bench growth --report docs/growth.md $(ARGS)
 
 soak: tools ## ten minutes of random faults under load; ARGS='--seed N --seconds S --elasticsearch'
-	@$(bin)/python -m tests.faults.soak $(ARGS)
+	@$(bin)/python -m tests.support.faults.soak $(ARGS)
 
 check: tools ## format, lint, types, layer rules, pins
 	$(bin)/ruff format --check .

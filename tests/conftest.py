@@ -12,9 +12,9 @@ from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
 from backend.storage.postgres import Database
 from backend.storage.postgres.schema_upgrade import upgrade
-from tests.elastic.fixtures import elasticsearch as elasticsearch
-from tests.elastic.fixtures import start_elasticsearch as start_elasticsearch
-from tests.engines import (
+from tests.support.elasticsearch.fixtures import elasticsearch as elasticsearch
+from tests.support.elasticsearch.fixtures import start_elasticsearch as start_elasticsearch
+from tests.support.engines import (
     PostgresServer,
     RedisServer,
     oldest_postgres,
@@ -22,7 +22,7 @@ from tests.engines import (
     valkey_binary,
     wheel_postgres,
 )
-from tests.turns import SchedulingPlugin
+from tests.support.scheduling import SchedulingPlugin
 
 _numbers = count(1)
 

@@ -32,9 +32,9 @@ from backend.storage import postgres as sql
 from backend.storage.postgres import Database, MessageRow
 from backend.storage.postgres.schema_upgrade import upgrade
 from loadtest.corpus.conversations import conversations
-from tests.elastic.node import ElasticsearchServer
-from tests.elastic.provision import installation
-from tests.engines import PostgresServer, wheel_postgres
+from tests.support.elasticsearch.node import ElasticsearchServer
+from tests.support.elasticsearch.provision import installation
+from tests.support.engines import PostgresServer, wheel_postgres
 
 SEED = 20_261_124
 PAGE = 50

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.elastic.docker import docker_is_available, pull
-from tests.elastic.provision import NotAvailable, installation, tools_missing
+from tests.support.elasticsearch.docker import docker_is_available, pull
+from tests.support.elasticsearch.provision import NotAvailable, installation, tools_missing
 
 PACKAGES = ("openjdk-17-jdk-headless", "maven")
 

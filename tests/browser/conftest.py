@@ -13,9 +13,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from backend.settings import Settings
 from tests.conftest import Engines, skip_absent
-from tests.engines import RedisServer, valkey_binary
 from tests.http.conftest import start_worker
-from tests.http.serving import HttpServer, wait_until
+from tests.support.engines import RedisServer, valkey_binary
+from tests.support.http_server import HttpServer, wait_until
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}

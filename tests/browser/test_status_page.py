@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import DESKTOP, PHONE, OpenPage, RunningInstallation
-from tests.http.serving import ApplicationClient, wait_until
+from tests.support.http_server import ApplicationClient, wait_until
 
 pytestmark = pytest.mark.xdist_group("browser")
 

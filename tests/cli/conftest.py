@@ -19,9 +19,9 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
-from tests.cli.zygote import Captured, ForkServer, Result, checked
 from tests.conftest import Engines
-from tests.engines import RedisServer, free_port, valkey_binary
+from tests.support.engines import RedisServer, free_port, valkey_binary
+from tests.support.fork_server import Captured, ForkServer, Result, checked
 
 ROOT = Path(__file__).parents[2]
 MAX_PARALLEL = 3  # processes at once: they mostly load modules, and there are two cores

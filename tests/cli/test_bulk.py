@@ -12,7 +12,7 @@ import pytest
 from backend.bootstrap import Backend
 from backend.domain.model import Parent
 from tests.cli.conftest import Cli
-from tests.cli.zygote import checked
+from tests.support.fork_server import checked
 
 MEBIBYTE = 1024  # as the kernel counts peaks, in KiB
 

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from backend.storage.postgres import Database
 from tests.cli.conftest import Cli, Terminal
-from tests.cli.zygote import ForkServer
 from tests.conftest import Engines
+from tests.support.fork_server import ForkServer
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from backend.bootstrap import Backend, open_backend
 from backend.ingest import accept
 from backend.settings import Settings
 from tests.cli.conftest import Cli, wait_until
-from tests.cli.zygote import ForkServer
 from tests.conftest import Engines
-from tests.elastic.fixtures import Elasticsearch
-from tests.elastic.speaking import live_index_name, publisher
-from tests.engines import RedisServer, free_port, valkey_binary
+from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.elasticsearch.requests import live_index_name, publisher
+from tests.support.engines import RedisServer, free_port, valkey_binary
+from tests.support.fork_server import ForkServer
 
 NOWHERE = {"INSTACHAT_ELASTICSEARCH_URL": f"http://user:secret@127.0.0.1:{free_port()}"}
 

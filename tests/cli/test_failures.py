@@ -11,7 +11,7 @@ import pytest
 
 from backend.bootstrap import Backend
 from tests.cli.conftest import Cli
-from tests.engines import free_port
+from tests.support.engines import free_port
 
 UNKNOWN = "A" * 32
 USAGE = [

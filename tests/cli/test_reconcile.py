@@ -9,7 +9,7 @@ from backend.bootstrap import Backend
 from backend.domain.model import Parent
 from backend.ingest import accept
 from tests.cli.conftest import Cli
-from tests.engines import free_port
+from tests.support.engines import free_port
 
 FIELDS = {"kind", "token", "chat", "number", "detail", "repairable"}
 

@@ -17,9 +17,9 @@ from backend.settings import Settings
 from backend.transfer.format import CHUNK_LINES, format_application, format_chat, format_message
 from instachat_cli.console.output import dumps
 from tests.cli.conftest import Cli, Terminal, wait_until
-from tests.cli.zygote import ForkServer, checked
 from tests.conftest import Engines
-from tests.engines import RedisServer
+from tests.support.engines import RedisServer
+from tests.support.fork_server import ForkServer, checked
 
 T = "t" * 24
 AT = "2026-01-31T23:59:59.000000Z"

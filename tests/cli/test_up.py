@@ -17,9 +17,9 @@ from backend.bootstrap import Backend
 from backend.settings import Settings
 from backend.storage import postgres
 from tests.cli.conftest import Cli, Terminal, wait_until
-from tests.cli.zygote import ForkServer
 from tests.conftest import Engines
-from tests.engines import free_port, scratch_folder
+from tests.support.engines import free_port, scratch_folder
+from tests.support.fork_server import ForkServer
 
 
 class Up:

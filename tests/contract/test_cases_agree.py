@@ -4,7 +4,7 @@ import pytest
 
 from backend.domain.errors import Invalid
 from backend.domain.folding import fold, fold_keyword, highlight
-from tests.contract.cases import CASES, INVALID_KEYWORDS, SearchCase, oracle
+from tests.support.search_cases import CASES, INVALID_KEYWORDS, SearchCase, oracle
 
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 

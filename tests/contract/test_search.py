@@ -14,8 +14,8 @@ from backend.domain.errors import Invalid, NotFound
 from backend.ingest import accept
 from loadtest.corpus.conversations import conversations
 from tests.conftest import Engines
-from tests.contract.cases import CASES, INVALID_KEYWORDS, SearchCase, oracle
-from tests.elastic.fixtures import Elasticsearch
+from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.search_cases import CASES, INVALID_KEYWORDS, SearchCase, oracle
 
 SEED = 20_261_124
 KEYWORDS_A_CHAT = 3

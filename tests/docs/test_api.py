@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.docs.test_readme import ROOT, environment, run
-from tests.engines import free_port
+from tests.support.engines import free_port
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"<!-- run(?:: \w+)? -->\n```sh\n(.*?)```", re.DOTALL)

@@ -15,8 +15,8 @@ from jsonschema import Draft202012Validator
 from backend.bootstrap import durability_faults
 from backend.settings import PREFIX, Durability, Settings
 from backend.storage.redis.log import Log
-from tests.elastic.docker import IMAGE
-from tests.engines import RedisServer, valkey_binary
+from tests.support.elasticsearch.docker import IMAGE
+from tests.support.engines import RedisServer, valkey_binary
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 from backend.bootstrap import open_backend
 from backend.ingest import accept
 from tests.conftest import Engines
-from tests.elastic.fixtures import Elasticsearch
+from tests.support.elasticsearch.fixtures import Elasticsearch
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")

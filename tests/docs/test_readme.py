@@ -11,8 +11,8 @@ import pytest
 
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.engines import free_port, scratch_folder
-from tests.http.serving import wait_until
+from tests.support.engines import free_port, scratch_folder
+from tests.support.http_server import wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

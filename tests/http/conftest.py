@@ -10,8 +10,8 @@ import pytest
 
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.engines import RedisServer, die_with_parent, valkey_binary
-from tests.http.serving import ROOT, ApplicationClient, HttpServer, running_server
+from tests.support.engines import RedisServer, die_with_parent, valkey_binary
+from tests.support.http_server import ROOT, ApplicationClient, HttpServer, running_server
 
 OPERATOR = "the operator's own token"
 

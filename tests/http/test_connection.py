@@ -25,8 +25,8 @@ from backend.bootstrap import Backend
 from backend.domain.errors import Failed
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.engines import RedisServer
-from tests.http.serving import ApplicationClient, HttpServer, running_server, wait_until
+from tests.support.engines import RedisServer
+from tests.support.http_server import ApplicationClient, HttpServer, running_server, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")
 

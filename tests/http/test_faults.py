@@ -21,11 +21,11 @@ from backend.settings import Settings
 from backend.storage.postgres import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from tests.conftest import Engines
-from tests.elastic.fixtures import Elasticsearch
-from tests.engines import PostgresServer, RedisServer, free_port, wheel_postgres
 from tests.http.conftest import start_worker
-from tests.http.serving import ApplicationClient, HttpServer, wait_until
-from tests.ledger import Ledger, audit
+from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.engines import PostgresServer, RedisServer, free_port, wheel_postgres
+from tests.support.http_server import ApplicationClient, HttpServer, wait_until
+from tests.support.ledger import Ledger, audit
 
 pytestmark = pytest.mark.xdist_group("http-faults")
 SECOND = 1.0 + 1.5  # and what a busy machine adds

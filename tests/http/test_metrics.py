@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.engines import RedisServer, valkey_binary
-from tests.http.serving import ROOT, ApplicationClient, HttpServer, wait_until
+from tests.support.engines import RedisServer, valkey_binary
+from tests.support.http_server import ROOT, ApplicationClient, HttpServer, wait_until
 
 pytestmark = pytest.mark.xdist_group("metrics")
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.bootstrap import open_backend
-from tests.faults.talk import rejecting_texts
-from tests.http.serving import ApplicationClient, HttpServer
+from tests.support.faults.shortcuts import rejecting_texts
+from tests.support.http_server import ApplicationClient, HttpServer
 
 pytestmark = pytest.mark.xdist_group("http")
 NOTHING = {

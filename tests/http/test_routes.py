@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.http.conftest import OPERATOR
-from tests.http.serving import ApplicationClient, HttpServer
+from tests.support.http_server import ApplicationClient, HttpServer
 
 pytestmark = pytest.mark.xdist_group("http")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\Z")

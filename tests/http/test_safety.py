@@ -11,10 +11,10 @@ import pytest
 
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.engines import RedisServer, die_with_parent
-from tests.http import serving
 from tests.http.conftest import OPERATOR
-from tests.http.serving import ApplicationClient, HttpServer, wait_until
+from tests.support import http_server
+from tests.support.engines import RedisServer, die_with_parent
+from tests.support.http_server import ApplicationClient, HttpServer, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")
 
@@ -52,9 +52,9 @@ def low_limit_server(
         die_with_parent()
         resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, most))
 
-    monkeypatch.setattr(serving, "die_with_parent", fewer)
+    monkeypatch.setattr(http_server, "die_with_parent", fewer)
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    with serving.running_server(settings, tmp_path) as server:
+    with http_server.running_server(settings, tmp_path) as server:
         yield server
 
 
@@ -163,7 +163,7 @@ def rate_limited_server(
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     folder = tmp_path_factory.mktemp("rate_limited_server")
     limit = "5/minute"
-    with serving.running_server(
+    with http_server.running_server(
         settings, folder, "--workers", "2", app_creation_limit=limit
     ) as server:
         yield server

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from backend.api.app import create_app
 from backend.settings import Settings
 from tests.http.conftest import OPERATOR
-from tests.http.serving import HttpServer
+from tests.support.http_server import HttpServer
 
 pytestmark = pytest.mark.xdist_group("http")
 SCHEMA: dict[str, Any] = create_app(Settings(admin_token=OPERATOR)).openapi()

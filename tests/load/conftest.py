@@ -34,7 +34,7 @@ def start_server() -> Iterator[Callable[..., str]]:
 
     def start(*arguments: object) -> str:
         server = subprocess.Popen(
-            [sys.executable, "-m", "tests.load.server", *map(str, arguments)],
+            [sys.executable, "-m", "tests.support.load_target", *map(str, arguments)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

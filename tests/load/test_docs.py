@@ -16,8 +16,8 @@ from loadtest.corpus.texts import languages
 from loadtest.report.result import Model
 from loadtest.run.choices import Profile, Scenario
 from loadtest.run.plan import PROFILES, plan
-from tests.engines import free_port
 from tests.load.conftest import ROOT, finish
+from tests.support.engines import free_port
 
 TEXT = (ROOT / "docs" / "loadtest.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)

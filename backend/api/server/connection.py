@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """An answer is on its way. As Uvicorn's, without its timer: `check_timeouts` ends idle connections."""
+        """Like Uvicorn's, but sets no timer: `check_timeouts` ends idle connections."""
         self._running_cycle = None
         if self.transport.is_closing():
             return

@@ -1,0 +1,279 @@
+"""Looking after an installation: migrate, config, status, doctor."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from backend.bootstrap import Backend
+from backend.settings import redact
+from backend.storage.postgres import SCHEMA
+from tests.cli.conftest import Cli, Terminal
+from tests.conftest import Engines
+from tests.support.engines import RedisServer, free_port, valkey_binary
+from tests.support.fork_server import ForkServer
+
+# -- migrate --------------------------------------------------------------------------------------
+
+
+def test_migrate_says_from_what_to_what(engines: Engines, fork_server: ForkServer) -> None:
+    """A dry run changes nothing; twice is the same as once; other commands say what to run before."""
+    engines.postgres.execute("DROP DATABASE IF EXISTS bare")
+    engines.postgres.execute("CREATE DATABASE bare")
+    url = engines.postgres.url("bare")
+    cli = Cli(fork_server, database_url=url, redis_url=engines.redis.url)
+    early = cli("apps", "list")
+    assert early.code == 1
+    assert "`instachat migrate`" in early.err
+    assert cli("migrate", "--dry-run").json == {"from": None, "to": SCHEMA}
+    assert (
+        cli("migrate", "--dry-run", "-o", "table").out
+        == f"would migrate from nothing to {SCHEMA}\n"
+    )
+    assert cli("migrate", "-o", "table").out == f"migrated from nothing to {SCHEMA}\n"
+    assert cli("migrate").json == {"from": SCHEMA, "to": SCHEMA}
+    assert "nothing to migrate" in cli("migrate", "-o", "table").out
+    assert cli("apps", "list").code == 0
+
+
+def test_migrate_refuses_a_newer_schema(engines: Engines, fork_server: ForkServer) -> None:
+    """Exit 1, and nothing is touched."""
+    url = engines.fresh_database()
+    name = url.rpartition("@/")[2].partition("?")[0]
+    engines.postgres.execute("UPDATE alembic_version SET version_num = '9999'", name)
+    cli = Cli(fork_server, database_url=url, redis_url=engines.redis.url)
+    for words in (["migrate"], ["migrate", "--dry-run"], ["apps", "list"]):
+        refused = cli(*words, "-o", "json")
+        assert refused.code == 1
+        assert refused.error["error"] == "failed"
+        assert "9999" in refused.error["message"]
+
+
+# -- config ---------------------------------------------------------------------------------------
+
+
+def test_config_shows_values_and_origins_without_secrets(fork_server: ForkServer) -> None:
+    """Each setting, where its value came from, what it means; empty counts as unset."""
+    cli = Cli(
+        fork_server,
+        database_url="postgresql://ic:s3cret@db/ic?sslpassword=s3cret&sslmode=require",
+        redis_url="",
+        durability="fast",
+    )
+    rows = {row["setting"]: row for row in cli("config", "show").lines}
+    assert set(rows["INSTACHAT_HOME"]) == {"setting", "value", "origin", "meaning"}
+    database = rows["INSTACHAT_DATABASE_URL"]
+    assert database["value"] == "postgresql://ic:***@db/ic?sslpassword=***&sslmode=require"
+    assert database["origin"] == rows["INSTACHAT_DURABILITY"]["origin"] == "environment"
+    assert (rows["INSTACHAT_REDIS_URL"]["value"], rows["INSTACHAT_REDIS_URL"]["origin"]) == (
+        None,
+        "default",
+    )
+    assert rows["INSTACHAT_DURABLE_REPLICAS"]["value"] == 0
+    assert all(row["meaning"] for row in rows.values())
+    assert [row["setting"] for row in cli("config", "show", "-o", "json").json] == list(rows)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:pw@h:1/0", "redis://:***@h:1/0"),
+        ("redis://user@h", "redis://user@h"),
+        ("rediss+cluster://u:p%40w@h:1", "rediss+cluster://u:***@h:1"),
+        ("unix:///run/x.sock?password=pw&db=3", "unix:///run/x.sock?password=***&db=3"),
+        ("postgresql://u:p@h1:1,h2:2/db", "postgresql://u:***@h1:1,h2:2/db"),
+        ("postgresql:///ic?host=/run/pg", "postgresql:///ic?host=/run/pg"),
+        ("host=h password=pw", "***"),
+        ("redis://:p#w@h/0", "***"),
+        ("redis://:p/w@h/0", "***"),
+        ("redis://:p?w@h/0", "***"),
+        ("redis://[", "***"),
+    ],
+)
+def test_a_secret_is_never_shown(url: str, shown: str) -> None:
+    """What can't be read for certain as a URL is hidden as a whole."""
+    assert redact(url) == shown
+
+
+# -- status ---------------------------------------------------------------------------------------
+
+
+def test_status_shows_what_waits(
+    cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
+) -> None:
+    """Engines with their versions, totals only, and how long the oldest entry has been waiting."""
+    core.drainer.drain_all()
+    cli("chats", "create", token)
+    time.sleep(0.2)
+    status = cli("status").json
+    assert [engine["reachable"] for engine in status["engines"]] == [True, True]
+    assert all(engine["version"] for engine in status["engines"])
+    assert status["schema"] == SCHEMA
+    assert status["durability"] == "strict"
+    assert (status["workers"], status["not_stored"], status["dead_letters"]) == (
+        0,
+        1,
+        status["dead_letters"],
+    )
+    assert 0.1 < status["oldest_seconds"] < 60
+    assert status["counters_not_synced"] >= 1
+    assert token not in str(status)
+    drain_application(token)
+    assert cli("status").json["not_stored"] == 0
+
+
+def test_status_shows_an_engine_that_is_away_and_exits_5(cli: Cli) -> None:
+    """What the other engine tells is shown all the same."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    away = cli("status", "-o", "json", env={"INSTACHAT_REDIS_URL": url})
+    assert away.code == 5
+    assert [engine["reachable"] for engine in away.json["engines"]] == [True, False]
+    assert (away.json["schema"], away.json["workers"]) == (SCHEMA, None)
+
+
+@pytest.mark.parametrize("option", ["foo=1", "socket_timeout=soon"])
+def test_an_option_of_a_url_that_can_not_be_is_named(cli: Cli, option: str) -> None:
+    """A typing error, and no traceback; what it is set to is not told."""
+    url = f"redis://127.0.0.1:{free_port()}?{option}"
+    refused = cli("status", env={"INSTACHAT_REDIS_URL": url})
+    assert refused.code == 1
+    assert "can't be used" in refused.err
+    assert option.partition("=")[0] in refused.err
+
+
+def test_status_watch_goes_on_until_ctrl_c(cli: Cli) -> None:
+    """On a terminal in one place; exit 130."""
+    terminal = Terminal(cli, "status", "--watch")
+    terminal.wait_for_text("dead letters")
+    shown = len(terminal.shown)
+    terminal.wait_for_text("\x1b[")
+    time.sleep(1.2)
+    terminal.type("\x03")
+    assert terminal.end() == 130
+    assert len(terminal.shown) > shown
+    assert "Traceback" not in terminal.shown
+
+
+# -- doctor ---------------------------------------------------------------------------------------
+
+
+def checks(cli: Cli, env: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+    """The exit code, and each check's finding."""
+    result = cli("doctor", env=env)
+    return result.code, {finding["check"]: finding for finding in result.lines}
+
+
+def test_doctor_finds_nothing_wrong_here(cli: Cli) -> None:
+    """A healthy installation without a worker: one warning, exit 0."""
+    code, found = checks(cli)
+    assert code == 0
+    assert {f["severity"] for f in found.values()} == {"ok", "warning"}
+    assert [f["check"] for f in found.values() if f["severity"] == "warning"] == ["worker"]
+    assert "instachat worker" in found["worker"]["remedy"]
+
+
+@pytest.fixture
+def careless(fork_server: ForkServer, engines: Engines) -> Iterator[tuple[Cli, "redis.Redis"]]:
+    """The program on a Redis that keeps nothing, and on a migrated database."""
+    server = RedisServer(valkey_binary(), "--appendfsync", "no", "--maxmemory", "1gb")
+    server.start()
+    client = server.client()
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    yield Cli(fork_server, database_url=engines.fresh_database(), redis_url=server.url), client
+    server.remove()
+
+
+def test_doctor_names_what_voids_the_durability(careless: tuple[Cli, "redis.Redis"]) -> None:
+    """With the command that repairs it; where Redis does not show its settings, it says it can't tell."""
+    cli, client = careless
+    code, found = checks(cli)
+    assert code == 4
+    finding = found["Redis's durability"]
+    assert finding["severity"] == "error"
+    assert "appendfsync is no" in finding["message"]
+    assert "CONFIG SET appendfsync always maxmemory-policy noeviction" in finding["remedy"]
+    client.config_set("appendfsync", "everysec")
+    client.config_set("maxmemory-policy", "noeviction")
+    assert checks(cli, {"INSTACHAT_DURABILITY": "fast"})[0] == 0
+    client.execute_command("ACL", "SETUSER", "default", "-config")
+    code, found = checks(cli)
+    assert found["Redis's durability"]["severity"] == "unknown"
+    assert code == 0
+
+
+def test_creating_warns_where_the_durability_is_void(careless: tuple[Cli, "redis.Redis"]) -> None:
+    """One line that points to the doctor; it never fails for that, and reading says nothing."""
+    cli, _ = careless
+    made = cli("apps", "create", "x")
+    assert made.code == 0
+    assert len(made.err.splitlines()) == 1
+    assert "warning: " in made.err
+    assert "`instachat doctor`" in made.err
+    assert cli("apps", "list").err == ""
+
+
+def test_doctor_sees_rights_that_are_missing(careless: tuple[Cli, "redis.Redis"]) -> None:
+    """Without INFO or scripts nothing can be accepted."""
+    cli, client = careless
+    client.execute_command("ACL", "SETUSER", "default", "-evalsha")
+    code, found = checks(cli)
+    assert (code, found["Redis's scripts"]["severity"]) == (4, "error")
+    client.execute_command("ACL", "SETUSER", "default", "+evalsha", "-info")
+    code, found = checks(cli)
+    assert (code, found["Redis"]["severity"]) == (4, "error")
+
+
+def test_doctor_sees_another_installations_redis(
+    careless: tuple[Cli, "redis.Redis"], engines: Engines, fork_server: ForkServer
+) -> None:
+    """The numbers there are another database's."""
+    cli, _ = careless
+    cli("apps", "create", "x")
+    other = Cli(
+        fork_server, database_url=engines.fresh_database(), redis_url=cli.env["INSTACHAT_REDIS_URL"]
+    )
+    code, found = checks(other)
+    assert (code, found["installation"]["severity"]) == (4, "error")
+
+
+def test_doctor_exits_5_when_something_is_away(cli: Cli) -> None:
+    """The rest is examined all the same."""
+    for name, scheme in (("DATABASE", "postgresql"), ("REDIS", "redis"), ("HUEY", "redis")):
+        url = f"{scheme}://127.0.0.1:{free_port()}/0"
+        code, found = checks(cli, {f"INSTACHAT_{name}_URL": url})
+        assert code == 5
+        wrong = [check for check, finding in found.items() if finding["severity"] == "error"]
+        expected = {"DATABASE": "PostgreSQL", "REDIS": "Redis", "HUEY": "job queue"}[name]
+        assert expected in wrong
+        assert found["settings"]["severity"] == "ok"
+
+
+def test_doctor_tells_a_setting_that_cannot_be_used(cli: Cli) -> None:
+    """As an error of its own."""
+    code, found = checks(cli, {"INSTACHAT_DURABILITY": "sometimes"})
+    assert (code, found["settings"]["severity"]) == (4, "error")
+    assert "INSTACHAT_DURABILITY" in found["settings"]["message"]
+
+
+def test_doctor_tells_a_database_that_is_not_migrated(
+    engines: Engines, fork_server: ForkServer
+) -> None:
+    """Or whose encoding can't hold every text."""
+    engines.postgres.execute("DROP DATABASE IF EXISTS latin")
+    engines.postgres.execute(
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
+    cli = Cli(fork_server, database_url=engines.postgres.url("latin"), redis_url=engines.redis.url)
+    code, found = checks(cli)
+    assert code == 4
+    assert found["schema"]["remedy"] == "run `instachat migrate`"
+    assert found["encoding"]["severity"] == "error"
+
+
+def test_a_worker_counts_as_running(cli: Cli, worker: object) -> None:
+    """For the doctor, and in the status."""
+    assert worker
+    assert checks(cli)[1]["worker"]["severity"] == "ok"
+    assert cli("status").json["workers"] == 1

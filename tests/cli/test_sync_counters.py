@@ -1,0 +1,118 @@
+"""`instachat sync-counters`: by hand, by cron, by the worker."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+
+from backend.bootstrap import Backend
+from backend.storage.postgres import counter_columns
+from tests.cli.conftest import Cli, wait_until
+from tests.support.engines import free_port
+
+
+@pytest.fixture
+def synced(core: Backend) -> None:
+    """Whatever the tests before have left is written."""
+    list(core.counter_sync.sync())
+
+
+@pytest.mark.usefixtures("synced")
+def test_it_prints_old_and_new_counts(
+    cli: Cli, token: str, drain_application: Callable[[str], None]
+) -> None:
+    """A line for each count that SQL did not know; then there is nothing to do."""
+    cli("chats", "create", token)
+    cli("messages", "create", token, 1, "-", stdin="one\ntwo\n")
+    drain_application(token)
+    first = cli("sync-counters", "-o", "jsonl")
+    mine = [line for line in first.lines if line["token"] == token]
+    assert mine == [
+        {"token": token, "chat": None, "old": 0, "new": 1},
+        {"token": token, "chat": 1, "old": 0, "new": 2},
+    ]
+    assert "counts written" in first.err
+    cli("messages", "delete", token, 1, 1, "--yes")
+    cli("messages", "create", token, 1, "three")
+    drain_application(token)
+    shown = cli("sync-counters", "-o", "table")
+    assert f"{token}: messages of chat 1 1 → 2\n" in shown.out
+    again = cli("sync-counters", "--all", "-o", "json")
+    assert (again.code, again.out) == (0, "[]\n")
+
+
+@pytest.mark.usefixtures("synced")
+def test_check_writes_nothing_and_exits_4_when_sql_is_too_far_behind(
+    cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
+) -> None:
+    """An hour unless another time is given; the age of the oldest change decides."""
+    cli("chats", "create", token)
+    drain_application(token)
+    time.sleep(0.1)
+    fine, behind = cli.run_all(
+        [
+            ("sync-counters", "--check", "-o", "json"),
+            ("sync-counters", "--check", "--max-lag", "0s", "-o", "json"),
+        ]
+    )
+    assert (fine.code, fine.json["max_lag_seconds"]) == (0, 3600)
+    assert 0 < fine.json["lag_seconds"] < 60
+    assert (behind.code, behind.error["error"]) == (4, "check_failed")
+    assert behind.json["counters_not_synced"] == 1
+    shard = core.counters.shard(token)
+    core.log.redis.zincrby(core.log.key(shard, "dirty"), -7.2e9, token)
+    assert cli("sync-counters", "--check").code == 4
+    assert cli("sync-counters", "--check", "--max-lag", "3h").code == 0
+    assert [line["token"] for line in cli("sync-counters").lines] == [token]
+    assert cli("sync-counters", "--check", "--max-lag", "0s").json["lag_seconds"] == 0
+
+
+def test_wrong_usage_of_it_exits_2(cli: Cli) -> None:
+    """No time that can't be read, and no option without the one it belongs to."""
+    for words in (
+        ["--check", "--max-lag", "1 hour"],
+        ["--check", "--max-lag", "-1h"],
+        ["--max-lag", "1h"],
+        ["--check", "--all"],
+    ):
+        assert cli("sync-counters", *words).code == 2, words
+
+
+@pytest.mark.usefixtures("synced")
+def test_with_a_store_away_it_exits_5_and_changes_nothing(
+    cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
+) -> None:
+    """Writing as well as checking."""
+    cli("chats", "create", token)
+    drain_application(token)
+    for name, scheme in (("REDIS", "redis"), ("DATABASE", "postgresql")):
+        url = {f"INSTACHAT_{name}_URL": f"{scheme}://127.0.0.1:{free_port()}/0"}
+        for words in ([], ["--all"], ["--check"]):
+            assert cli("sync-counters", *words, env=url).code == 5
+    assert sum(core.log.count_dirty(16)) == 1
+    assert [(line["old"], line["new"]) for line in cli("sync-counters").lines] == [(0, 1)]
+
+
+@pytest.mark.usefixtures("synced")
+def test_a_worker_syncs_when_the_last_one_is_nearly_an_hour_ago(
+    cli: Cli, core: Backend, request: pytest.FixtureRequest
+) -> None:
+    """By whomever the last one was; before that it leaves the counts alone."""
+    token = core.catalog.create_application("x").token
+    list(core.counter_sync.sync())  # its shard may be in use for the first time
+    cli("chats", "create", token)
+    with core.database.begin() as tx:
+        tx.execute(text("UPDATE shard SET synced_at = synced_at - interval '56 minutes'"))
+    assert sum(core.log.count_dirty(16)) == 1
+    request.getfixturevalue("worker")
+    wait_until(lambda: sum(core.log.count_dirty(16)) == 0)
+
+    def behind() -> float:
+        # Of this shard: others, which the worker is the first to look at, were never synced.
+        with core.database.connect() as connection:
+            return counter_columns.list_sync_states(connection)[
+                core.counters.shard(token)
+            ].behind_seconds
+
+    wait_until(lambda: behind() < 60)  # noted a moment after the last count

@@ -1,0 +1,252 @@
+"""Accepting beyond one plain Redis: a cluster, replicas, lost answers, and requests at once."""
+
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import EngineDown, Failed, Invalid, KeyReused, NotFound, Unconfirmed
+from backend.domain.model import Accepted
+from backend.ingest import accept
+from backend.ingest.accept import Acceptor
+from backend.ingest.epochs import Epochs
+from backend.settings import Durability
+from backend.storage.redis.log import Log
+from tests.conftest import Engines
+from tests.support.engines import RedisServer, free_port, valkey_binary
+
+CLUSTER = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+
+
+@pytest.fixture
+def replica(own_redis: RedisServer) -> Iterator[RedisServer]:
+    """A replica of the test's own Redis, in step with it."""
+    server = RedisServer(valkey_binary(), "--replicaof", "127.0.0.1", str(own_redis.port))
+    server.start()
+    try:
+        in_step = own_redis.client()
+        in_step.set("in step", 1)
+        while in_step.execute_command("WAITAOF", 1, 1, 1000) != [1, 1]:
+            in_step.incr("in step")
+        yield server
+    finally:
+        server.remove()
+
+
+def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
+    """All keys of a call share one slot; the queue has a plain Redis of its own."""
+    # Its bus would listen 10,000 above its own port, which may be beyond the last.
+    node = RedisServer(valkey_binary(), *CLUSTER, "--cluster-port", str(free_port()))
+    node.start()
+    try:
+        node.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        while "cluster_state:ok" not in str(node.client().execute_command("CLUSTER", "INFO")):
+            pass
+        settings = engines.settings().model_copy(
+            update={
+                "redis_url": node.url.replace("redis://", "redis+cluster://"),
+                "huey_url": engines.redis.url,
+            }
+        )
+        with open_backend(settings) as backend:
+            tokens = [backend.catalog.create_application(f"{n}").token for n in range(20)]
+            for token in tokens:
+                backend.acceptor.accept(accept.chats(token, 2))
+                backend.acceptor.accept(accept.messages(token, 2, ["a", "b"]))
+            backend.drainer.drain_all()
+            assert [len(list(backend.catalog.messages(t, 2))) for t in tokens] == [2] * 20
+            assert len(list(backend.counter_sync.sync())) == 2 * 20
+            assert backend.log.total_issued(16) == 4 * 20
+            backend.catalog.delete_application(tokens[0], cascade=True)
+            assert backend.cascade_deleter.delete_all() == 2
+            backend.log.pause()
+            assert backend.log.paused()
+    finally:
+        node.remove()
+
+
+def test_a_cluster_needs_a_queue_of_its_own(engines: Engines) -> None:
+    """Huey's keys do not share a slot."""
+    settings = engines.settings().model_copy(update={"redis_url": "redis+cluster://127.0.0.1:1"})
+    with pytest.raises(Invalid) as caught, open_backend(settings):
+        pass
+    assert "INSTACHAT_HUEY_URL" in str(caught.value.hint)
+
+
+def test_durable_replicas_have_it_on_disk_before_the_answer(
+    engines: Engines, own_redis: RedisServer, replica: RedisServer
+) -> None:
+    """With a replica it is accepted; without one it is not known to last, and said so."""
+    settings = engines.settings().model_copy(
+        update={"redis_url": own_redis.url, "durable_replicas": 1}
+    )
+    with open_backend(settings) as backend:
+        token = backend.catalog.create_application("x").token
+        assert backend.acceptor.accept(accept.chats(token)).first == 1
+        replica.stop()
+        backend.log.redis.config_set("repl-timeout", 1)
+        with pytest.raises(Unconfirmed, match="replicas"):
+            backend.acceptor.accept(accept.chats(token))
+
+
+def test_fast_asks_no_replica(engines: Engines) -> None:
+    """`fast` promises less and waits for nobody."""
+    settings = engines.settings(durability=Durability.FAST, durable_replicas=3)
+    with open_backend(settings) as backend:
+        token = backend.catalog.create_application("x").token
+        assert backend.acceptor.accept(accept.chats(token)).first == 1
+
+
+@pytest.fixture
+def lossy_port(engines: Engines) -> Iterator[int]:
+    """A port that passes calls on to Redis, and drops the connection instead of each script's answer."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve(client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", engines.redis.port)) as server:
+            asked = False
+            while True:
+                for ready in select.select([client, server], [], [])[0]:
+                    data = ready.recv(1 << 16)
+                    if not data or (asked and ready is server):
+                        return
+                    asked = asked or b"EVALSHA" in data
+                    (server if ready is client else client).sendall(data)
+
+    def accept_clients() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    threading.Thread(target=accept_clients, daemon=True).start()
+    yield listener.getsockname()[1]
+    listener.close()
+
+
+def test_a_lost_answer_is_unconfirmed_and_not_asked_again(
+    backend: Backend, application: str, lossy_port: int
+) -> None:
+    """The connection breaks between the call and its answer: one number is taken, not two or ten."""
+    epochs = Epochs(backend.log, backend.database)
+    lossy = Log(f"redis://127.0.0.1:{lossy_port}")
+    acceptor = Acceptor(lossy, epochs, backend.counters, lambda _: None)
+    with pytest.raises(Unconfirmed, match="not known"):
+        acceptor.accept(accept.chats(application))
+    assert backend.acceptor.accept(accept.chats(application)).first == 2
+
+
+def test_an_unreachable_redis_is_no_uncertainty(backend: Backend, application: str) -> None:
+    """What was never sent was not accepted."""
+    epochs = Epochs(backend.log, backend.database)
+    nowhere = Log("redis://:secret@127.0.0.1:1")
+    acceptor = Acceptor(nowhere, epochs, backend.counters, lambda _: None)
+    with pytest.raises(EngineDown) as caught:
+        acceptor.accept(accept.chats(application))
+    assert "secret" not in f"{caught.value.message} {caught.value.hint}"
+    assert "INSTACHAT_REDIS_URL" in str(caught.value.hint)
+
+
+def test_a_redis_of_another_installation_is_refused(engines: Engines) -> None:
+    """Two databases on one Redis would give each other's numbers."""
+    first = engines.settings()
+    with open_backend(first) as backend:
+        token = backend.catalog.create_application("x").token
+        shard = backend.counters.shard(token)
+    second = first.model_copy(update={"database_url": engines.fresh_database()})
+    with open_backend(second) as backend:
+        with pytest.raises(Failed, match="another installation"):
+            Epochs(backend.log, backend.database).begin_epoch(shard, "test")
+        with pytest.raises(Failed, match="another installation"):
+            backend.drainer.drain(shard)
+
+
+def test_one_chat_of_each_of_two_applications_counts_apart(backend: Backend) -> None:
+    """A counter keyed by the chat's number alone would be shared by every application."""
+    tokens = [backend.catalog.create_application(name).token for name in "ab"]
+    for token in tokens:
+        assert backend.acceptor.accept(accept.chats(token)).first == 1
+        assert backend.acceptor.accept(accept.messages(token, 1, ["x"])).first == 1
+
+
+def test_requests_at_once_get_different_numbers(backend: Backend, application: str) -> None:
+    """Sixteen threads of one process, one chat: 1 to 1,600, each once."""
+    backend.acceptor.accept(accept.chats(application))
+    request = accept.messages(application, 1, ["x"])
+    with ThreadPoolExecutor(16) as pool:
+        given = [pool.submit(backend.acceptor.accept, request) for _ in range(1600)]
+        assert sorted(g.result().first for g in given) == list(range(1, 1601))
+
+
+def test_a_batch_answers_each_request_apart(backend: Backend) -> None:
+    """Requests of many applications, some of them impossible, in one call."""
+    tokens = [backend.catalog.create_application(f"{n}").token for n in range(5)]
+    requests = [accept.chats(token) for token in tokens]
+    requests += [accept.messages(tokens[0], 1, ["a"]), accept.messages(tokens[1], 9, ["b"])]
+    requests += [accept.chats("x" * 32), accept.chats(tokens[0])]
+    answers = backend.acceptor.accept_batch(requests)
+    firsts = [a.first if isinstance(a, Accepted) else type(a) for a in answers]
+    assert firsts == [1, 1, 1, 1, 1, 1, NotFound, NotFound, 2]
+
+
+def test_an_idempotency_key_gives_the_same_answer_once(backend: Backend, application: str) -> None:
+    """The same key and body create nothing new; another body is a conflict; another route is apart."""
+    first = backend.acceptor.accept(accept.chats(application, 3, key="k"))
+    assert backend.acceptor.accept(accept.chats(application, 3, key="k")) == first
+    with pytest.raises(KeyReused):
+        backend.acceptor.accept(accept.chats(application, 4, key="k"))
+    assert backend.acceptor.accept(accept.messages(application, 1, ["a"], key="k")).first == 1
+    assert backend.acceptor.accept(accept.chats(application)).first == 4
+
+
+def test_an_idempotency_key_dies_after_a_day(backend: Backend, application: str) -> None:
+    """Memory for keys is bounded by time."""
+    backend.acceptor.accept(accept.chats(application, key="k"))
+    keys = list(backend.log.redis.scan_iter(match="*:key:*"))
+    assert len(keys) == 1
+    assert 86_000 < int(backend.log.redis.ttl(keys[0])) <= 86_400
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda token: accept.messages(token, 1, []),
+        lambda token: accept.messages(token, 1, ["x"] * 1001),
+        lambda token: accept.messages(token, 1, [""]),
+        lambda token: accept.messages(token, 1, ["x" * 10_001]),
+        lambda token: accept.messages(token, 1, ["nul\0"]),
+        lambda token: accept.messages(token, 1, ["half \ud800"]),
+        lambda token: accept.chats(token, 0),
+        lambda token: accept.chats(token, 1001),
+        lambda token: accept.chats(token, key=""),
+        lambda token: accept.chats(token, key="k" * 256),
+    ],
+)
+def test_bad_input_is_refused_and_changes_nothing(
+    backend: Backend, application: str, make: Callable[[str], accept.Request]
+) -> None:
+    """Checked before anything is sent."""
+    backend.acceptor.accept(accept.chats(application))
+    before = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    with pytest.raises(Invalid):
+        backend.acceptor.accept(make(application))
+    assert {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()} == before
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "x" * 10_000, "🏳️‍🌈" * 1000, "\x01\x7f\u2028", " ", "\\.", "\\N"]
+)
+def test_whatever_is_valid_comes_back_unchanged(
+    backend: Backend, application: str, text: str
+) -> None:
+    """Nothing else is refused, and nothing is changed: not by JSON, not by COPY."""
+    backend.acceptor.accept(accept.chats(application))
+    backend.acceptor.accept(accept.messages(application, 1, [text, text]))
+    backend.drainer.drain_all()
+    assert [m.text for m in backend.catalog.messages(application, 1)] == [text, text]

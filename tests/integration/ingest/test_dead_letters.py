@@ -1,0 +1,254 @@
+"""Dead letters: a retry stores once and under its own number; poison of any kind holds nobody up."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from backend.bootstrap import Backend
+from backend.domain.errors import Gone, NotFound
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Message, Parent
+from backend.ingest import accept
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Epochs
+from backend.storage import postgres
+from backend.storage.postgres.dead_letters import DeadLetter
+from backend.storage.redis.types import Creation
+from tests.support.faults.shortcuts import rejecting_texts, scalar, send, stored
+
+pytestmark = pytest.mark.faults
+
+
+class Killed(BaseException):
+    """Ends a drain where a kill would."""
+
+
+@pytest.fixture
+def rejected(backend: Backend, chat: str) -> str:
+    """The token of an application in whose chat message 2 of 3 was rejected; it could be stored now."""
+    with rejecting_texts(backend.database):
+        send(backend, chat, "one", "refused", "three")
+        backend.drainer.drain_all()
+    assert stored(backend, chat) == {1: "one", 3: "three"}
+    return chat
+
+
+def keys(backend: Backend) -> list[str]:
+    """The letters there are."""
+    return [kept.letter.key for kept in backend.dead_letters.all()]
+
+
+def count(backend: Backend, token: str) -> int:
+    """The live count of chat 1."""
+    found: int = getattr(backend.catalog.chat(token, 1), "messages_count", -1)
+    return found
+
+
+def append(backend: Backend, token: str, field: bytes) -> None:
+    """Write an entry into the log as another program might."""
+    assert isinstance(backend.log.redis, redis.Redis)
+    shard = backend.counters.shard(token)
+    _, end = backend.log.read_issued(shard, [])
+    entry = f"{end.epoch}-{end.sequence + 1}"
+    backend.log.redis.xadd(backend.log.key(shard, "log"), {b"e": field}, id=entry)
+    backend.log.redis.hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
+
+
+def test_a_retried_message_is_stored_under_its_own_number_once(
+    backend: Backend, rejected: str
+) -> None:
+    """It is read, counted and searched as any other; a second retry finds no letter."""
+    assert count(backend, rejected) == 2
+    with pytest.raises(Gone):
+        backend.catalog.message(rejected, 1, 2)
+    (key,) = keys(backend)
+    assert backend.dead_letters.retry(key) is None
+    assert stored(backend, rejected) == {1: "one", 2: "refused", 3: "three"}
+    assert count(backend, rejected) == 3
+    assert [m.message.number for m in backend.catalog.search(rejected, 1, "REFUSED")] == [2]
+    message = backend.catalog.message(rejected, 1, 2)
+    assert isinstance(message, Message)
+    assert message.created_at == message.updated_at
+    with pytest.raises(NotFound):
+        backend.dead_letters.retry(key)
+    assert count(backend, rejected) == 3
+
+
+@pytest.mark.parametrize("where", ["read", "rows", "committed", "trimmed"])
+def test_a_rejection_killed_at_a_named_step_of_its_drain_is_counted_once(
+    backend: Backend, chat: str, where: str
+) -> None:
+    """The row, the letter and the count come together, or none of them."""
+
+    def step(name: str) -> None:
+        if name == where:
+            raise Killed
+
+    epochs = Epochs(backend.log, backend.database)
+    with rejecting_texts(backend.database):
+        send(backend, chat, "one", "refused", "three")
+        with pytest.raises(Killed):
+            Drainer(backend.log, backend.database, epochs, step=step).drain(
+                backend.counters.shard(chat)
+            )
+        backend.drainer.drain_all()
+    assert count(backend, chat) == len(stored(backend, chat)) == 2
+    assert len(keys(backend)) == 1
+
+
+def test_many_retries_at_once_count_once(backend: Backend, rejected: str) -> None:
+    """Each is told that it is done, or that there is no letter any more."""
+    (key,) = keys(backend)
+
+    def retry() -> str | None:
+        try:
+            return backend.dead_letters.retry(key)
+        except NotFound:
+            return None
+
+    with ThreadPoolExecutor(6) as pool:
+        assert {done.result() for done in [pool.submit(retry) for _ in range(6)]} == {None}
+    assert count(backend, rejected) == len(stored(backend, rejected)) == 3
+
+
+def test_a_retry_that_fails_again_says_why_and_changes_nothing(
+    backend: Backend, rejected: str
+) -> None:
+    """Refused once more; the count and the letter stay, and nothing of the text is told."""
+    (key,) = keys(backend)
+    with rejecting_texts(backend.database):
+        assert backend.dead_letters.retry(key) == "can't be stored: PostgreSQL says 23514"
+    assert keys(backend) == [key]
+    assert count(backend, rejected) == 2
+
+
+def test_a_retry_whose_transaction_is_rolled_back_counts_nothing(
+    backend: Backend, rejected: str
+) -> None:
+    """The row, the count, the outbox and the letter change together, or none of them."""
+    (key,) = keys(backend)
+    with backend.database.begin() as tx:
+        tx.execute(
+            text(
+                """
+                CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN RAISE 'no commit' USING ERRCODE = 'disk_full'; END $$;
+                CREATE CONSTRAINT TRIGGER refuse AFTER DELETE ON dead_letter
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()
+                """
+            )
+        )
+    with pytest.raises(Exception, match="no commit"):
+        backend.dead_letters.retry(key)
+    assert count(backend, rejected) == 2
+    with backend.database.begin() as tx:
+        tx.execute(text("DROP TRIGGER refuse ON dead_letter"))
+    assert backend.dead_letters.retry(key) is None
+    assert count(backend, rejected) == 3
+
+
+def test_a_purged_number_stays_rejected(backend: Backend, rejected: str) -> None:
+    """Only the letter goes; nothing is ever given that number again."""
+    (key,) = keys(backend)
+    assert backend.dead_letters.purge(key)
+    assert not backend.dead_letters.purge(key)
+    with pytest.raises(Gone):
+        backend.catalog.message(rejected, 1, 2)
+    assert count(backend, rejected) == 2
+    assert send(backend, rejected, "next") == 4
+
+
+def test_a_dead_letter_of_a_chat_created_later_can_be_retried(backend: Backend, chat: str) -> None:
+    """Its numbers are given to nobody else, though the chat's counter had to be made anew."""
+    shard = backend.counters.shard(chat)
+    backend.log.verify(shard, 1, Parent(chat, 2), 0, create=True)
+    payload = pack_messages(chat, 2, ["a", "b\0", "c"])
+    backend.log.accept(shard, [Creation("messages", Parent(chat, 2), payload)], EntryId(0, 0))
+    backend.drainer.drain_all()
+    (key,) = keys(backend)
+    assert backend.dead_letters.retry(key) == "chat 2 does not exist, or is removed"
+    backend.log.redis.delete(backend.log.counter_key(shard, Parent(chat, 2)))
+    backend.acceptor.accept(accept.chats(chat))
+    backend.drainer.drain_all()
+    assert backend.dead_letters.retry(key) is None
+    assert stored(backend, chat, 2) == {1: "a", 3: "c"}
+    assert keys(backend) == [f"{key}-2"], "the one that can't be stored is a letter of its own"
+    assert send(backend, chat, "d", chat=2) == 4
+    backend.drainer.drain_all()
+    assert getattr(backend.catalog.chat(chat, 2), "messages_count", 0) == 3
+
+
+def test_an_impostor_is_not_stored_in_place_of_what_was_rejected(
+    backend: Backend, rejected: str
+) -> None:
+    """Two letters tell of one number: the number is the first one's."""
+    shard = backend.counters.shard(rejected)
+    backend.log.redis.hset(backend.log.counter_key(shard, Parent(rejected, 1)), "issued", 1)
+    send(backend, rejected, "impostor")
+    backend.drainer.drain_all()
+    first, second = keys(backend)
+    assert backend.dead_letters.retry(second) == "another message has this number"
+    assert backend.dead_letters.retry(first) is None
+    assert backend.dead_letters.retry(second) == "another message has this number"
+    assert stored(backend, rejected)[2] == "refused"
+    assert count(backend, rejected) == 3
+
+
+def test_a_dead_letter_of_a_removed_chat_can_only_be_purged(
+    backend: Backend, rejected: str
+) -> None:
+    """Nothing is stored below a tombstone, nor below none at all."""
+    (key,) = keys(backend)
+    backend.catalog.delete_chat(rejected, 1, cascade=True)
+    assert backend.dead_letters.retry(key) == "chat 1 does not exist, or is removed"
+    backend.cascade_deleter.delete_all()
+    assert backend.dead_letters.retry(key) == "chat 1 does not exist, or is removed"
+    assert scalar(backend, "SELECT count(*) FROM message") == 0
+
+
+def test_a_dead_letter_of_publishing_puts_its_message_into_the_outbox(
+    backend: Backend, rejected: str
+) -> None:
+    """No count, no row and no number changes; where nothing is published it says so."""
+    event = f'["{rejected}", 1, 1, 5]'.encode()
+    letter = DeadLetter("publish-1", "too large", rejected, 1, 1, event)
+    with backend.database.begin() as tx:
+        postgres.add_dead_letters(tx, [letter], "publish")
+    assert backend.dead_letters.retry("publish-1") == (
+        "nothing is published here: no search index is kept"
+    )
+    with backend.database.begin() as tx:
+        tx.execute(text("UPDATE installation SET publishing = true"))
+    assert backend.dead_letters.retry("publish-1") is None
+    assert scalar(backend, "SELECT count(*) FROM outbox") == 1
+    drained = keys(backend)
+    assert backend.dead_letters.retry(drained[0]) is None
+    assert scalar(backend, "SELECT count(*) FROM outbox") == 2
+    assert keys(backend) == []
+
+
+def test_poison_of_every_kind_at_once_holds_nobody_up(backend: Backend, chat: str) -> None:
+    """Undecodable, refused, to nowhere, under a taken number: what is between is stored, the rest kept."""
+    shard = backend.counters.shard(chat)
+    backend.log.verify(shard, 1, Parent(chat, 99), 0, create=True)
+    with rejecting_texts(backend.database):
+        for n in range(3):
+            send(backend, chat, f"good {n}")
+            append(backend, chat, b"\xff rubbish")
+            append(backend, chat, b'1 1 ["m","' + chat.encode() + b'",1,["impostor"]]')
+            send(backend, chat, "refused")
+            send(backend, chat, "to nowhere", chat=99)
+            payload = pack_messages(chat, 1, ["nul\0"])
+            backend.log.accept(
+                shard, [Creation("messages", Parent(chat, 1), payload)], EntryId(0, 0)
+            )
+        backend.drainer.drain_all()
+    assert set(stored(backend, chat).values()) == {"good 0", "good 1", "good 2"}
+    assert backend.log.lengths(16)[shard] == 0
+    assert len(keys(backend)) == 3 * 5
+    reasons = {key: backend.dead_letters.retry(key) for key in keys(backend)}
+    assert {key for key, reason in reasons.items() if reason} == set(keys(backend))
+    assert len(keys(backend)) == 3 * 4
+    assert count(backend, chat) == len(stored(backend, chat)) == 6

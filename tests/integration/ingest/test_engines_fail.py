@@ -1,0 +1,455 @@
+"""Engines that go away, freeze, fill up or quarrel, under load where it matters.
+
+The rule is one: what was answered is stored once, and what can't be done now is refused as an
+InstaChatError, with nothing done. The ledger decides.
+"""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import psycopg2
+import pytest
+import redis
+from sqlalchemy import text
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import EngineDown, InstaChatError, LogFull, Unavailable
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.ingest import accept
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Epochs
+from backend.settings import Settings
+from backend.storage import postgres as sql
+from backend.storage.redis.types import Creation
+from tests.conftest import Engines
+from tests.support.engines import (
+    PostgresServer,
+    RedisServer,
+    die_with_parent,
+    valkey_binary,
+    wheel_postgres,
+)
+from tests.support.faults.disk import small_disk
+from tests.support.faults.load import Load, drain_completely, under_load, wait
+from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
+from tests.support.ledger import Ledger
+
+pytestmark = pytest.mark.faults
+
+NOTHING = EntryId(0, 0)
+
+
+@pytest.fixture(scope="module")
+def own_engines() -> Iterator[Engines]:
+    """Engines of these tests' own, to do harm to."""
+    with running(PostgresServer(wheel_postgres())) as engines:
+        yield engines
+
+
+@contextmanager
+def running(postgres: PostgresServer, *redis_options: str) -> Iterator[Engines]:
+    """A PostgreSQL and a Redis, started; removed at the end."""
+    redis_server = RedisServer(valkey_binary(), *redis_options)
+    try:
+        postgres.start()
+        redis_server.start()
+        yield Engines(postgres, redis_server)
+    finally:
+        redis_server.remove()
+        postgres.remove()
+
+
+# -- PostgreSQL away ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def stopped(postgres: PostgresServer) -> Iterator[None]:
+    """Stopped as `pg_ctl stop -m fast` does, and started again."""
+    postgres.stop()
+    yield
+    postgres.start()
+
+
+@contextmanager
+def killed(postgres: PostgresServer) -> Iterator[None]:
+    """A power cut, and a recovery."""
+    postgres.send_all(signal.SIGKILL)
+    assert postgres.process
+    postgres.process.wait()
+    yield
+    postgres.start()
+
+
+@contextmanager
+def frozen(postgres: PostgresServer) -> Iterator[None]:
+    """Not a word, not even a refusal."""
+    postgres.send_all(signal.SIGSTOP)
+    yield
+    postgres.send_all(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("away", [stopped, killed, frozen])
+def test_a_postgres_that_is_away_under_load_costs_nothing(
+    own_engines: Engines,
+    tmp_path: Path,
+    away: Callable[[PostgresServer], AbstractContextManager[None]],
+) -> None:
+    """Accepting goes on without it, unrefused; when it is back, everything answered is stored once."""
+    with under_load(own_engines.settings(), tmp_path) as load:
+        load.work()
+        load.work()
+        wait(
+            lambda: heartbeats(load) == 2
+        )  # one that begins while PostgreSQL is away says so, and ends
+        load.write(processes=2, writers=4)
+        for _ in range(2):
+            load.wait_for_answers(200)
+            with away(own_engines.postgres):
+                load.wait_for_answers(200)
+        load.wait_for_answers(200)
+        result = load.finish()
+        assert result.answered > 1000
+        assert not result.faults
+        assert not load.refusals
+
+
+def heartbeats(load: Load) -> int:
+    """How many workers have been heard of."""
+    with redis.Redis.from_url(str(load.settings.redis_url)) as client:
+        return int(client.zcard("instachat:workers"))
+
+
+# -- a drain that falls asleep ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["rows", "copy"])
+def test_a_drain_stopped_in_its_transaction_is_replaced_and_doubles_nothing(
+    own_engines: Engines, tmp_path: Path, where: str
+) -> None:
+    """SIGSTOP after the rows, and in the middle of COPY; another ends it, stores, and it wakes up late."""
+    settings = own_engines.settings()
+    with under_load(settings, tmp_path) as load, open_backend(settings) as backend:
+        load.write(processes=1, writers=4)
+        book = Ledger(tmp_path / "ledger-of-the-test")
+        token = load.tokens[0]
+        shard = backend.counters.shard(token)
+        for n in range(8):
+            texts = [f"{n} {i}" for i in range(1000)]
+            book.record_answer(token, 1, send(backend, token, *texts), texts)
+        with asleep(settings, where) as sleeper:
+            if where == "copy":
+                statement = "SELECT sum(tuples_processed) FROM pg_stat_progress_copy"
+                wait(lambda: int(str(scalar(backend, statement) or 0)) > 0)
+            epochs = Epochs(backend.log, backend.database)
+            drainer = Drainer(backend.log, backend.database, epochs, stuck_timeout_seconds=0.5)
+            assert drainer.drain(shard) == 0, "the sleeper holds the shard"
+            wait(lambda: drainer.drain(shard))
+            assert len(stored(backend, token)) >= 8000
+            sleeper.send_signal(signal.SIGCONT)
+            _, end = backend.log.read_issued(shard, [])
+            wait(lambda: cursor(backend, shard) >= end)  # it goes on, and nobody else drains
+            result = load.finish()
+        assert result.answered > 8000
+        assert not result.faults
+        assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
+
+
+def cursor(backend: Backend, shard: int) -> EntryId:
+    """How far a shard is drained."""
+    with backend.database.connect() as connection:
+        return sql.shard_state(connection, shard)[1]
+
+
+@contextmanager
+def asleep(settings: Settings, where: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A drain that has stopped itself."""
+    sleeper = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tests.support.faults.sleeper"),
+            *(str(settings.database_url), str(settings.redis_url), where),
+        ],
+        preexec_fn=die_with_parent,  # noqa: PLW1509
+    )
+    try:
+        process = psutil.Process(sleeper.pid)
+        wait(lambda: process.status() == psutil.STATUS_STOPPED)
+        yield sleeper
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_what_comes_while_a_drain_lets_go_is_not_left_behind(backend: Backend, chat: str) -> None:
+    """Whoever rang meanwhile found the shard locked and left: the holder looks once more."""
+    shard = backend.counters.shard(chat)
+    late = ["while it read", "while it stored", "after the commit"]
+
+    def step(name: str) -> None:
+        if late and name in ("read", "rows", "committed"):
+            send(backend, chat, late.pop(0))
+
+    send(backend, chat, "first")
+    epochs = Epochs(backend.log, backend.database)
+    Drainer(backend.log, backend.database, epochs, step=step).drain(shard)
+    assert len(stored(backend, chat)) == 4
+
+
+def test_an_epoch_that_sql_did_not_commit_is_not_begun(backend: Backend, chat: str) -> None:
+    """The commit of a claim fails: Redis must not live a life that SQL can give away once more."""
+    shard = backend.counters.shard(chat)
+    with backend.database.begin() as tx:
+        tx.execute(
+            text(
+                """
+                CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN RAISE 'no commit' USING ERRCODE = 'disk_full'; END $$;
+                CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON shard
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()
+                """
+            )
+        )
+    backend.log.redis.delete(backend.log.key(shard, "epoch"))
+    with pytest.raises(EngineDown, match="no commit"):
+        send(backend, chat, "a")
+    assert backend.log.probe(shard).status == "none"
+    with backend.database.begin() as tx:
+        tx.execute(text("DROP TRIGGER refuse ON shard"))
+    assert send(backend, chat, "a") == 1
+
+
+# -- locks --------------------------------------------------------------------------------------------
+
+COPYING = "LOCK TABLE message IN EXCLUSIVE MODE"
+SIFTING = "SELECT FROM chat FOR UPDATE"
+
+
+@pytest.mark.parametrize("held", [COPYING, SIFTING])
+@pytest.mark.parametrize(
+    "limit", ["deadlock_timeout = '2s'", "lock_timeout = '50ms'", "statement_timeout = '50ms'"]
+)
+def test_no_lock_and_no_time_out_makes_a_dead_letter(
+    backend: Backend, chat: str, held: str, limit: str
+) -> None:
+    """A deadlock, a lock or a statement that takes too long, in COPY and while sifting a poisoned batch:
+    the drain gives up as a whole, and the next one stores everything."""
+    shard = backend.counters.shard(chat)
+    send(backend, chat, "good")
+    poison = Creation("messages", Parent(chat, 1), pack_messages(chat, 1, ["bad\0", "good again"]))
+    backend.log.accept(shard, [poison], NOTHING)
+    name = scalar(backend, "SELECT current_database()")
+    with psycopg2.connect(backend.settings.database_url) as other:
+        with other.cursor() as cursor:
+            cursor.execute(f"ALTER DATABASE {name} SET {limit}")
+        other.commit()
+        backend.database.engine.dispose()
+        with other.cursor() as cursor:
+            cursor.execute("SET LOCAL deadlock_timeout = '60s'")
+            cursor.execute(held)
+            failures: list[BaseException] = []
+            drain = threading.Thread(target=lambda: failures.append(failure(backend, shard)))
+            drain.start()
+            if "deadlock" in limit:
+                wait(
+                    lambda: scalar(
+                        backend,
+                        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                        " AND application_name LIKE 'instachat drain%'",
+                    )
+                )
+                cursor.execute("UPDATE shard SET dropped = dropped WHERE number = %s", [shard])
+            drain.join()
+            other.rollback()
+    assert [type(error) for error in failures] == [Unavailable]
+    assert scalar(backend, "SELECT count(*) FROM message") == 0
+    assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
+    backend.database.engine.dispose()
+    backend.drainer.drain_all()
+    assert stored(backend, chat) == {1: "good", 3: "good again"}
+    assert scalar(backend, "SELECT string_agg(reason, '') FROM dead_letter LIMIT 2") == (
+        "can't be stored: the text of a message has a NUL at position 4, which can't be stored"
+    )
+
+
+def failure(backend: Backend, shard: int) -> BaseException:
+    """What ends a drain."""
+    try:
+        backend.drainer.drain(shard)
+    except BaseException as error:  # noqa: BLE001
+        return error
+    return AssertionError("it was stored")
+
+
+def test_a_drain_that_postgres_ends_for_idling_is_no_surprise(backend: Backend, chat: str) -> None:
+    """Many installations set idle_in_transaction_session_timeout; a slow Redis makes a drain idle."""
+    send(backend, chat, "a")
+    with backend.database.begin() as tx:
+        tx.execute(
+            text(
+                f"ALTER DATABASE {tx.scalar(text('SELECT current_database()'))}"
+                " SET idle_in_transaction_session_timeout = '50ms'"
+            )
+        )
+    backend.database.engine.dispose()
+    epochs = Epochs(backend.log, backend.database)
+    slow = Drainer(backend.log, backend.database, epochs, step=lambda _: time.sleep(0.2))
+    with pytest.raises(EngineDown):
+        slow.drain(backend.counters.shard(chat))
+    backend.drainer.drain_all()
+    assert stored(backend, chat) == {1: "a"}
+
+
+def test_a_poisoned_batch_is_as_quick_as_a_good_one(backend: Backend, chat: str) -> None:
+    """A minute for one bad text among many, and the next drain would end this one as stuck, for ever."""
+    shard = backend.counters.shard(chat)
+    took = []
+    for poisoned in (False, True):
+        for _ in range(30):
+            send(backend, chat, *["x"] * 1000)
+        if poisoned:
+            bad = Creation("messages", Parent(chat, 1), pack_messages(chat, 1, ["bad\0"]))
+            backend.log.accept(shard, [bad], NOTHING)
+        start = time.monotonic()
+        backend.drainer.drain(shard)
+        took.append(time.monotonic() - start)
+    assert len(stored(backend, chat)) == 60_000
+    assert took[1] < 5 * took[0] + 1
+
+
+# -- full disks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wal", [False, True])
+def test_a_postgres_whose_disk_is_full_loses_nothing(wal: bool) -> None:
+    """Accepting goes on, draining gives up; once there is room, all of it is stored. Where the WAL finds
+    no room PostgreSQL goes down, and has to be started again."""
+    with small_disk(200) as disk, ExitStack() as stack:
+        folder = disk.folder / "postgres"
+        folder.mkdir()
+        engines = stack.enter_context(running(PostgresServer(wheel_postgres(), folder)))
+        backend = stack.enter_context(open_backend(engines.settings()))
+        token = backend.catalog.create_application("x").token
+        backend.acceptor.accept(accept.chats(token))
+        backend.drainer.drain_all()
+        disk.fill()
+        if wal:
+            with pytest.raises(psycopg2.Error):
+                use_up_the_wal(engines.postgres)
+        sent: dict[int, str] = {}
+        for n in range(10):
+            texts = [f"{n} {i}".ljust(500) for i in range(1000)]
+            sent |= dict(enumerate(texts, send(backend, token, *texts)))
+            with suppress(InstaChatError):
+                backend.drainer.drain_all()
+        with pytest.raises(EngineDown):
+            backend.drainer.drain_all()
+        assert len(sent) == 10_000
+        disk.free()
+        if wal:
+            engines.postgres.stop(signal.SIGQUIT)
+            engines.postgres.start()
+        drain_completely(backend)
+        assert stored(backend, token) == sent
+        assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
+
+
+def use_up_the_wal(postgres: PostgresServer) -> None:
+    """Have it want a new segment of its WAL, which on a full disk is its end."""
+    for _ in range(10):
+        postgres.execute("SELECT pg_switch_wal()")
+        postgres.execute("SELECT pg_logical_emit_message(false, 'x', 'x')")
+
+
+@pytest.mark.parametrize("durability", ["strict", "fast"])
+def test_a_redis_whose_disk_is_full_refuses_and_loses_nothing(
+    engines: Engines, durability: str
+) -> None:
+    """Under `strict` it ends itself, under `fast` it says MISCONF: in both no number is answered that is
+    not on disk, and with room again it goes on from the last one answered."""
+    fsync = "always" if durability == "strict" else "everysec"
+    with small_disk(16) as disk, ExitStack() as stack:
+        folder = disk.folder / "redis"
+        folder.mkdir()
+        server = RedisServer(valkey_binary(), "--appendfsync", fsync, folder=folder)
+        stack.callback(server.remove)
+        server.start()
+        settings = engines.settings().model_copy(update={"redis_url": server.url})
+        backend = stack.enter_context(open_backend(settings))
+        token = backend.catalog.create_application("x").token
+        backend.acceptor.accept(accept.chats(token))
+        disk.fill()
+        sent: dict[int, str] = {}
+        with suppress(Unavailable):
+            while len(sent) < 50_000:
+                texts = [f"{len(sent)} {i}".ljust(100) for i in range(100)]
+                sent |= dict(enumerate(texts, send(backend, token, *texts)))
+        with pytest.raises(Unavailable):
+            send(backend, token, "refused, too")
+        disk.free()
+        if durability == "strict":
+            assert server.process
+            server.process.wait(10)
+            server.start()
+        wait(lambda: backend.drainer.drain_all() or not any(backend.log.lengths(16)))
+        found = stored(backend, token)
+        assert sent.items() <= found.items()
+        assert len(found) <= len(sent) + 100, "more than what was not answered"
+        assert accept_eventually(backend, token, "room again") == len(found) + 1
+
+
+# -- full memory --------------------------------------------------------------------------------------
+
+
+def test_a_redis_at_its_memory_limit_refuses_is_drained_and_accepts_again(
+    own_engines: Engines, tmp_path: Path
+) -> None:
+    """Full to the last byte, so that no job and no sign of life can be written: the worker drains all
+    the same, and the writers go on by themselves."""
+    settings = own_engines.settings()
+    client = own_engines.redis.client()
+    with under_load(settings, tmp_path, applications=3) as load:
+        used = int(client.info("memory")["used_memory"])
+        client.config_set("maxmemory", used + 24 * 1024 * 1024)
+        try:
+            load.write(processes=2, writers=4, batch=20, size=2000)
+            wait(lambda: client.info("memory")["used_memory"] > 0.86 * (used + 24 * 1024 * 1024))
+            with suppress(redis.exceptions.OutOfMemoryError):
+                while client.append("filler", "x" * 4096):
+                    """Somebody else takes the rest."""
+            full = load.answered
+            load.work()
+            load.wait_for_answers(500)
+            assert load.answered > full
+            result = load.finish()
+        finally:
+            client.config_set("maxmemory", 0)
+        assert not result.faults
+        assert load.refusals["LogFull"]
+        assert load.refusals.keys() <= {"LogFull"}
+
+
+def test_a_full_redis_that_restarts_can_be_drained(
+    engines: Engines, own_redis: RedisServer
+) -> None:
+    """A new life has to be written before the log can be read, and reading is what frees memory."""
+    settings = engines.settings().model_copy(update={"redis_url": own_redis.url})
+    with open_backend(settings) as backend:
+        token = backend.catalog.create_application("x").token
+        backend.acceptor.accept(accept.chats(token))
+        for _ in range(20):
+            send(backend, token, *["x" * 1000] * 100)
+        own_redis.command += ["--maxmemory", str(2 * 1024 * 1024)]
+        own_redis.kill()
+        own_redis.start()
+        with pytest.raises(LogFull):
+            send(backend, token, "too much")
+        assert backend.catalog.application(token).chats_count == 1
+        backend.drainer.drain_all()
+        assert accept_eventually(backend, token, "room again") == 2001

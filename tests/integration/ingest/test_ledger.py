@@ -1,0 +1,236 @@
+"""What was answered survives: kill -9 of drains at named points and at random, of Redis, of writers."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import Unavailable
+from backend.ingest import accept
+from backend.settings import Settings
+from tests.conftest import Engines
+from tests.support.engines import RedisServer, die_with_parent
+from tests.support.ledger import Audit, audit
+
+pytestmark = pytest.mark.faults
+
+SEEDS = [1, 2]
+KILLS = 8  # of drains at random, with each seed
+
+
+class LedgerLoad:
+    """Writers and drains on one installation, as processes that can be killed."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.writers: list[subprocess.Popen[bytes]] = []
+        self.drains: list[subprocess.Popen[bytes]] = []
+        self.ledgers: list[Path] = []
+
+    def write(
+        self, token: str, chats: int, messages: int, batch: int, seed: object, writers: int = 1
+    ) -> None:
+        """Start writers, each with a ledger of its own."""
+        ledger = self.folder / f"ledger-{len(self.ledgers)}"
+        ledgers = [ledger, *(Path(f"{ledger}-{nth}") for nth in range(1, writers))]
+        for file in ledgers:
+            file.touch()
+        self.ledgers += ledgers
+        self.writers.append(
+            self._start("writer", ledger, token, chats, messages, batch, seed, writers)
+        )
+
+    def drain(self, step: str = "", nth: int = 1) -> "subprocess.Popen[bytes]":
+        """Start a drain, deadly to itself at a step."""
+        process = self._start("drainer", step, nth)
+        self.drains.append(process)
+        return process
+
+    def _start(self, module: str, *arguments: object) -> "subprocess.Popen[bytes]":
+        urls = [self.settings.database_url, self.settings.redis_url]
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                f"tests.support.faults.{module}",
+                *map(str, [*urls, *arguments]),
+            ],
+            preexec_fn=die_with_parent,  # noqa: PLW1509
+        )
+
+    @property
+    def writing(self) -> bool:
+        """Whether any writer still writes."""
+        return any(writer.poll() is None for writer in self.writers)
+
+    def wait_until_writing(self) -> None:
+        """Wait until every writer was answered."""
+        while not all(ledger.stat().st_size for ledger in self.ledgers):
+            assert self.writing
+            time.sleep(0.01)
+
+    def wait_for_progress(self) -> None:
+        """Tell the writers to stop."""
+        for writer in self.writers:
+            writer.terminate()
+
+    def finish(self) -> Audit:
+        """Wait for the writers, end the drains, drain what is left, and hold the ledgers against it."""
+        for writer in self.writers:
+            assert writer.wait(120) == 0
+        self.end()
+        with open_backend(self.settings) as backend:
+            _drain_completely(backend)
+            return audit(backend, self.ledgers)
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for process in (*self.drains, *self.writers):
+            process.kill()
+            process.wait()
+
+
+def _drain_completely(backend: Backend) -> None:
+    deadline = time.monotonic() + 30
+    while any(backend.log.lengths(backend.database.installation.shards)):
+        assert time.monotonic() < deadline
+        try:
+            backend.drainer.drain_all()
+        except Unavailable:
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def load(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[LedgerLoad]:
+    """A load on a database and a Redis of its own."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    load = LedgerLoad(settings, tmp_path)
+    yield load
+    load.end()
+
+
+def application_with_chats(settings: Settings, chats: int) -> str:
+    """The token of a new application with so many chats."""
+    with open_backend(settings) as backend:
+        token = backend.catalog.create_application("ledger").token
+        for _ in range(0, chats, 1000):
+            backend.acceptor.accept(accept.chats(token, min(chats, 1000)))
+    return token
+
+
+@pytest.mark.parametrize("step", ["read", "rows", "committed", "trimmed"])
+def test_a_drain_killed_at_a_named_point_loses_and_repeats_nothing(
+    load: LedgerLoad, step: str
+) -> None:
+    """kill -9 after reading, after the rows, after the commit and after the trim, three times each."""
+    token = application_with_chats(load.settings, 3)
+    for seed in range(3):
+        load.write(token, 3, 400, 5, seed)
+        assert load.drain(step).wait(60) == -signal.SIGKILL
+    load.drain()
+    result = load.finish()
+    assert result.answered == 1200
+    assert not result.faults
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(
+    load: LedgerLoad, seed: int
+) -> None:
+    """Two drains at a time, one of them killed every moment, while four writers write."""
+    dice = random.Random(seed)
+    token = application_with_chats(load.settings, 3)
+    for writer in range(4):
+        load.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
+    working = [load.drain(), load.drain()]
+    load.wait_until_writing()
+    for _ in range(KILLS):
+        time.sleep(dice.uniform(0.2, 1.0))
+        victim = dice.randrange(2)
+        working[victim].kill()
+        working[victim] = load.drain()
+    assert load.writing
+    load.wait_for_progress()
+    result = load.finish()
+    assert result.answered > 1000
+    assert not result.faults
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_redis_killed_and_restarted_under_load_loses_nothing(
+    load: LedgerLoad, own_redis: RedisServer, seed: int
+) -> None:
+    """Strict: what was answered is on Redis's disk, so kill -9 of Redis takes none of it."""
+    dice = random.Random(seed)
+    token = application_with_chats(load.settings, 3)
+    for writer in range(4):
+        load.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
+    load.drain()
+    load.drain()
+    load.wait_until_writing()
+    for _ in range(3):
+        time.sleep(dice.uniform(0.2, 0.6))
+        assert load.writing, "the load was over before the fault"
+        own_redis.kill()
+        time.sleep(dice.uniform(0, 0.2))
+        own_redis.start()
+    load.wait_for_progress()
+    result = load.finish()
+    assert not result.faults
+    assert result.answered > 1000
+
+
+def test_killed_writers_leave_no_half_batch(load: LedgerLoad) -> None:
+    """A batch is in the log whole or not at all, whoever dies."""
+    token = application_with_chats(load.settings, 1)
+    for seed in range(4):
+        load.write(token, 1, 100_000, 50, seed)
+    load.drain()
+    load.wait_until_writing()
+    time.sleep(0.5)
+    for writer in load.writers:
+        writer.kill()
+        writer.wait()
+    load.writers.clear()
+    result = load.finish()
+    assert result.answered
+    # At most one batch a writer: taken, and killed before it was noted.
+    assert result.faults.keys() <= {"unexpected"}
+    assert len(result.unexpected) <= 4 * 50
+
+
+@pytest.mark.parametrize("chats", [1, 1000])
+def test_sixteen_writers_are_given_dense_numbers(load: LedgerLoad, chats: int) -> None:
+    """Sixteen processes on one chat and on a thousand: no number twice, none left out."""
+    token = application_with_chats(load.settings, chats)
+    load.write(token, chats, 120, 1, "one of", writers=16)
+    load.drain()
+    load.drain()
+    result = load.finish()
+    assert result.answered == 16 * 120
+    assert not result.faults
+
+
+def test_the_ledger_notices_each_kind_of_fault(load: LedgerLoad) -> None:
+    """The audit can fail: a lost, doubled, changed and unasked message are each found."""
+    token = application_with_chats(load.settings, 1)
+    load.write(token, 1, 5, 1, "honest")
+    assert not load.finish().faults
+    book = load.ledgers[0]
+    honest = book.read_text().splitlines()
+    with open_backend(load.settings) as backend:
+        for lines, kind in [
+            ([*honest, honest[0].replace('"first": 1', '"first": 9')], "lost"),
+            ([*honest, honest[0]], "repeated"),
+            ([honest[0].replace("honest", "forged"), *honest[1:]], "wrong"),
+            (honest[1:], "unexpected"),
+        ]:
+            book.write_text("\n".join(lines))
+            assert kind in audit(backend, [book]).faults

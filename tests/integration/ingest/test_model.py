@@ -1,0 +1,427 @@
+"""Anything in any order, on real engines, against a small model of dictionaries (`model`).
+
+Two processes' worth of backends accept, change, delete, drain and die, while Redis is killed, wiped and
+put back to older copies of itself. After each step SQL holds what the model says, row by row; at the end
+so do the counts, the searches, and the numbers that everything alive gives next.
+
+A failure prints the steps and how to replay them: `--hypothesis-seed`, or the blob. More examples:
+INSTACHAT_MODEL_EXAMPLES=10000.
+"""
+
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import Closing, InstaChatError
+from backend.domain.model import Accepted, Parent, shard_of
+from backend.ingest import accept
+from backend.ingest.accept import Request
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Epochs
+from backend.settings import Settings
+from backend.storage import postgres
+from backend.transfer import format as line_format
+from tests.conftest import Engines
+from tests.support.engines import RedisServer
+from tests.support.faults.model import (
+    SHARDS,
+    Answer,
+    Model,
+    ModelRequest,
+    RedisState,
+    Refusal,
+    shard,
+)
+
+pytestmark = pytest.mark.faults
+
+EXAMPLES = int(os.environ.get("INSTACHAT_MODEL_EXAMPLES", "40"))
+STEPS = 40
+
+# Three applications in two shards: what happens to one is felt by its neighbour.
+TOKENS = [t for n in range(99) if shard_of(t := f"application-number-{n:04}", SHARDS) in (3, 5)][:3]
+AT = "2026-01-31T23:59:59.000000Z"
+KEYWORDS = ["a", "b", "ab", "%", "_", "\\"]
+
+FAULTS = ["process", "kill", "wipe", "copy", "lose", "lose", "restore", "restore"]
+
+pick = st.integers(0, 9)  # one of what is there, whatever that is by then
+texts = st.lists(st.text("ab%_\\\n\té", min_size=1, max_size=4), min_size=1, max_size=4)
+RequestDraw = tuple[str, int, int, list[str], str | None]
+request_draws = st.tuples(
+    st.sampled_from(["messages"] * 5 + ["chats"] * 3 + ["delete chat"] * 2 + ["delete"]),
+    pick,
+    pick,
+    texts,
+    st.sampled_from([None, None, None, "key 1", "key 2"]),
+)
+batches = st.lists(request_draws, min_size=1, max_size=6)
+
+
+class Killed(BaseException):
+    """The death of a drain; no `except Exception` survives it."""
+
+
+class BackendMachine(RuleBasedStateMachine):
+    """One installation, and its model."""
+
+    def __init__(self, engines: Engines, redis: RedisServer) -> None:
+        super().__init__()
+        self.model = Model()
+        self.redis = redis
+        self.copies: list[tuple[Path, RedisState]] = []
+        self.open = ExitStack()
+        self.settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
+        redis.kill()
+        for data in redis.folder.iterdir():
+            if data.is_dir():
+                shutil.rmtree(data)
+        redis.start()
+        self.backends = [self.open.enter_context(open_backend(self.settings)) for _ in range(2)]
+        for token in TOKENS:
+            self.create_application(token)
+        self.compare(0, [ModelRequest("chats", Parent(token), chats=2) for token in TOKENS[:-1]])
+        self.drain(0)
+
+    def create_application(self, token: str) -> None:
+        """As `Catalog.create_application`, with a token that the test can know."""
+        self.backends[0].counters.create_counter(token)
+        with self.backends[0].database.begin() as tx:
+            postgres.insert_application(tx, token, "x")
+        self.model.create_application(token)
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    @rule(who=pick, application=pick, chat=pick, texts=texts)
+    def write(self, who: int, application: int, chat: int, texts: list[str]) -> None:
+        """Messages to one chat."""
+        self.compare(who, [self.ask("messages", application, chat, texts, None)])
+
+    @rule(who=pick, batch=batches)
+    def accept(self, who: int, batch: list[RequestDraw]) -> None:
+        """Requests of any kinds, chats and applications in one call, some with idempotency keys."""
+        self.compare(who, [self.ask(*wish) for wish in batch])
+
+    @rule(who=pick, application=pick, chat=pick, number=pick, new=texts)
+    def edit(self, who: int, application: int, chat: int, number: int, new: list[str]) -> None:
+        """A message that may be there, accepted, deleted, or none."""
+        parent, number = self.chat(application, chat), number + 1
+        found = outcome(
+            lambda: self.backend(who).catalog.edit_message(*named(parent), number, new[0])
+        )
+        assert found == self.model.change(parent, number, new[0])
+
+    @rule(who=pick, application=pick, chat=pick, number=pick)
+    def delete_message(self, who: int, application: int, chat: int, number: int) -> None:
+        """Likewise."""
+        parent, number = self.chat(application, chat), number + 1
+        found = outcome(lambda: self.backend(who).catalog.delete_message(*named(parent), number))
+        assert found == self.model.change(parent, number, None)
+
+    @rule(who=pick, application=pick, chat=st.one_of(st.none(), pick))
+    def delete(self, who: int, application: int, chat: int | None) -> None:
+        """A chat, or an application: asked, drained and decided."""
+        catalog = self.backend(who).catalog
+        if chat is None:
+            parent = self.application(application)
+            found = outcome(lambda: catalog.delete_application(parent.token))
+        else:
+            parent = self.chat(application, chat)
+            found = outcome(lambda: catalog.delete_chat(*named(parent)))
+        assert found == self.model.delete(parent)
+
+    @precondition(lambda self: self.model.chats())
+    @rule(who=pick, which=pick)
+    def look(self, who: int, which: int) -> None:
+        """Live counts are the model's, also of what is not stored yet."""
+        self.check_counts(self.backend(who), _one_of(self.model.chats(), which))
+
+    @rule(
+        who=pick,
+        application=pick,
+        texts=st.lists(st.one_of(st.none(), st.sampled_from(KEYWORDS)), max_size=4),
+        gone=st.booleans(),
+        again=st.booleans(),
+    )
+    def import_chat(
+        self, who: int, application: int, texts: list[str | None], gone: bool, again: bool
+    ) -> None:
+        """Import a chat under the next number, with texts and with deleted messages; perhaps twice."""
+        self.drain(who)
+        parent = self.application(application)
+        texts = [] if gone else texts
+        number = 1 + max(self.model.redis_state.issued.get(parent, 0), self.model.highest(parent))
+        lines = [line_format.format_chat(parent.token, number, None if gone else 0, AT, AT)]
+        for n, text_ in enumerate(texts, 1):
+            lines.append(line_format.format_message(parent.token, number, n, text_, AT, AT))
+        work = self.backend(who).importer.begin()
+        chunk = line_format.LineChunk(1, [line.encode() for line in lines], 0)
+        faults = work.process(chunk)
+        assert self.model.import_chat(parent, number, texts, gone=gone) == (not faults)
+        if again and not faults:
+            assert not work.process(chunk)
+            assert work.counts.skipped == len(lines)
+
+    # -- drains ------------------------------------------------------------------------------------
+
+    @rule(who=pick)
+    def drain(self, who: int) -> None:
+        """All shards."""
+        self.backend(who).drainer.drain_all()
+        for number in {shard(event.ask.parent) for event in self.model.redis_state.log}:
+            self.model.drain(number)
+
+    @rule(
+        who=pick,
+        batch=batches,
+        which=pick,
+        step=st.sampled_from(["read", "rows", "rows", "committed", "trimmed"]),
+    )
+    def drain_that_dies(self, who: int, batch: list[RequestDraw], which: int, step: str) -> None:
+        """Of a shard that has something new, killed at a step."""
+
+        def die(name: str) -> None:
+            if name == step:
+                raise Killed
+
+        self.compare(who, [self.ask(*wish) for wish in batch])
+        if not self.model.redis_state.log:
+            return
+        backend = self.backend(who)
+        number = shard(_one_of(self.model.redis_state.log, which).ask.parent)
+        epochs = Epochs(backend.log, backend.database)
+        with pytest.raises(Killed):
+            Drainer(backend.log, backend.database, epochs, step=die).drain(number)
+        if step != "read":
+            self.model.drain(number, committed=step != "rows")
+
+    # -- faults ------------------------------------------------------------------------------------
+
+    @rule(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2), which=pick)
+    def harm(self, faults: list[str], which: int) -> None:
+        """One process ends, and one that knows nothing yet takes its place; Redis is killed, or wiped; a
+        copy of its data is kept (and they are lost), or put back in their place."""
+        for fault in faults:
+            if fault == "process":
+                self.backends[which % 2] = self.open.enter_context(open_backend(self.settings))
+                continue
+            if fault != "wipe":
+                self.kill_redis(fault, which)
+            if fault in ("wipe", "lose"):
+                self.redis.client().flushall()
+                self.model.wipe()
+
+    @rule(who=pick, before=batches, after=batches, drained=st.booleans())
+    def bring_back_old_redis(
+        self, who: int, before: list[RequestDraw], after: list[RequestDraw], drained: bool
+    ) -> None:
+        """What was accepted is lost, its numbers are given to others, and then it comes back."""
+        self.compare(who, [self.ask(*wish) for wish in before])
+        self.harm(["lose"], who)
+        self.compare(who, [self.ask(*wish) for wish in after])
+        if drained:
+            self.drain(who)
+        self.harm(["restore"], len(self.copies) - 1)
+
+    def kill_redis(self, fault: str, which: int) -> None:
+        """kill -9, and a start on the same data, or on an older copy of them."""
+        self.redis.kill()
+        data = self.redis.folder / "appendonlydir"
+        if fault in ("copy", "lose"):
+            copy = self.redis.folder / f"copy-{len(self.copies)}"
+            shutil.copytree(data, copy)
+            self.copies.append((copy, self.model.copy()))
+        elif fault == "restore" and self.copies:
+            copy, held = _one_of(self.copies, which)
+            shutil.rmtree(data)
+            shutil.copytree(copy, data)
+            self.model.restore(held)
+        self.redis.start()
+        self.model.restart()
+
+    # -- what holds --------------------------------------------------------------------------------
+
+    @invariant()
+    def sql_holds_what_the_model_says(self) -> None:
+        """Every row, its state and its text; every count of removals; every dead letter."""
+        applications, chats, messages = {}, {}, {}
+        for token, application in self.model.stored.items():
+            removed = len(application.chats) - len(application.alive)
+            applications[token] = (application.gone, removed)
+            for number, chat in application.chats.items():
+                assert not (application.gone and chat in application.alive.values())
+                assert not (chat.gone and chat.alive), "a deleted chat has no children"
+                removed = len(chat.messages) - len(chat.alive)
+                chats[token, number] = (chat.gone, removed)
+                assert list(chat.messages) == list(range(1, len(chat.messages) + 1)), "dense"
+                for n, message in chat.messages.items():
+                    messages[token, number, n] = message.text
+        assert self.query(
+            "SELECT token, removed_at IS NOT NULL, chats_removed FROM application"
+        ) == {(token, *values) for token, values in applications.items()}
+        assert self.query(
+            "SELECT token, number, state = 'removed', messages_removed"
+            " FROM chat JOIN application a ON a.id = application_id"
+        ) == {(*key, *values) for key, values in chats.items()}
+        assert self.query(
+            "SELECT token, c.number, m.number, CASE m.state WHEN 'stored' THEN text END"
+            " FROM message m JOIN chat c ON c.id = chat_id JOIN application a ON a.id = application_id"
+        ) == {(*key, value) for key, value in messages.items()}
+        assert self.query("SELECT count(*) FROM dead_letter") == {(len(self.model.dead_letters),)}
+
+    def teardown(self) -> None:
+        """The end: everything is drained, and everything alive goes on giving numbers."""
+        try:
+            if sys.exc_info()[0] is None:  # no step has failed
+                self.check_the_end()
+        finally:
+            self.open.close()
+
+    def check_the_end(self) -> None:
+        """Counts, searches, and one more message in each chat: none is closed for good."""
+        self.drain(0)
+        self.sql_holds_what_the_model_says()
+        chats = self.model.chats()
+        for chat in chats:
+            self.check_counts(self.backends[0], chat)
+        self.drain(1)
+        for chat in self.model.chats():
+            for keyword in KEYWORDS:
+                found = self.backends[1].catalog.search(*named(chat), keyword)
+                assert {m.message.number: m.message.text for m in found} == {
+                    n: t for n, t in self.model.texts(chat).items() if keyword in t
+                }
+            assert self.compare(0, [ModelRequest("messages", chat, ("at the end",))]) != [Closing]
+        self.drain(0)
+        self.sql_holds_what_the_model_says()
+
+    def compare(self, who: int, asks: list[ModelRequest]) -> list[Answer]:
+        """Accept a batch; its answers are the model's, and no number of anything stored."""
+        before = {ask.parent: self.model.highest(ask.parent) for ask in asks}
+        found = self.backend(who).acceptor.accept_batch([request(ask) for ask in asks])
+        answers = [(a.first, a.last) if isinstance(a, Accepted) else type(a) for a in found]
+        assert answers == self.model.accept(asks)
+        for ask, answer in zip(asks, answers, strict=True):
+            if isinstance(answer, tuple) and ask.key is None:
+                assert answer[0] > before[ask.parent], "the number of something stored"
+        return answers
+
+    def check_counts(self, backend: Backend, chat: Parent) -> None:
+        """The live counts of a stored chat and of its application."""
+        application = Parent(chat.token)
+        assert backend.catalog.application(chat.token).chats_count == self.model.count(application)
+        found = backend.catalog.chat(*named(chat))
+        assert getattr(found, "messages_count", None) == self.model.count(chat)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def backend(self, who: int) -> Backend:
+        """One of the processes."""
+        return self.backends[who % len(self.backends)]
+
+    def application(self, which: int) -> Parent:
+        """One of the applications, deleted ones too."""
+        return Parent(_one_of(list(self.model.stored), which))
+
+    def chat(self, application: int, which: int) -> Parent:
+        """Most often one of the first two; or one that is there, accepted, deleted, or never was."""
+        parent = self.application(application)
+        known = max(self.model.redis_state.issued.get(parent, 0), self.model.highest(parent))
+        return Parent(parent.token, 1 + (which % 2 if which < 6 else which % (known + 1)))
+
+    def ask(
+        self, kind: str, application: int, chat: int, texts: list[str], key: str | None
+    ) -> ModelRequest:
+        """A request, of what is there by now."""
+        match kind:
+            case "messages":
+                return ModelRequest(kind, self.chat(application, chat), tuple(texts), key=key)
+            case "chats":
+                return ModelRequest(
+                    kind, self.application(application), chats=(len(texts) + 1) // 2, key=key
+                )
+            case "delete chat":
+                return ModelRequest("delete", self.chat(application, chat))
+        return ModelRequest("delete", self.application(application))
+
+    def query(self, statement: str) -> set[tuple[Any, ...]]:
+        """Rows, straight from SQL."""
+        with self.backends[0].database.connect() as connection:
+            return {tuple(row) for row in connection.execute(text(statement))}
+
+
+def request(ask: ModelRequest) -> Request:
+    """The request as the program wants it."""
+    match ask.kind:
+        case "messages":
+            return accept.messages(*named(ask.parent), ask.texts, key=ask.key)
+        case "chats":
+            return accept.chats(ask.parent.token, ask.chats, key=ask.key)
+    return accept.deletion(*ask.parent)
+
+
+def named(chat: Parent) -> tuple[str, int]:
+    """A chat's token and number."""
+    assert chat.chat is not None
+    return chat.token, chat.chat
+
+
+def outcome(call: Callable[[], object]) -> Refusal | None:
+    """None if it was done, or why it was not."""
+    try:
+        call()
+    except InstaChatError as error:
+        return type(error)
+    return None
+
+
+def _one_of(things: list[Any], which: int) -> Any:
+    return things[which % len(things)]
+
+
+@pytest.mark.xdist_group("model")  # begun first: it takes longest
+@pytest.mark.timeout(900 + 60 * EXAMPLES)  # a failure is made smaller for five minutes
+def test_the_backend_does_what_the_model_says(
+    engines: Engines, own_redis: RedisServer, request: pytest.FixtureRequest
+) -> None:
+    """Whatever is asked of it and done to it, in any order, by two processes."""
+
+    class Here(BackendMachine):
+        def __init__(self) -> None:
+            super().__init__(engines, own_redis)
+
+    given = request.config.getoption("--hypothesis-seed")
+    number = random.SystemRandom().getrandbits(32) if given is None else given
+    try:
+        run_state_machine_as_test(
+            seed(number)(Here),
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
+                print_blob=True,
+                report_multiple_bugs=False,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except BaseException as error:
+        error.add_note(f"the same examples again: --hypothesis-seed={number}")
+        raise

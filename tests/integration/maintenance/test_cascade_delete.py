@@ -1,0 +1,349 @@
+"""Deleting with all that belongs to it: in the log's order, finished whatever is killed, counted once."""
+
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from backend.bootstrap import Backend
+from backend.domain.errors import HasChildren, InstaChatError, NotFound
+from backend.domain.model import Parent
+from backend.ingest import accept
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Epochs
+from backend.maintenance import cascade_delete
+from backend.maintenance.cascade_delete import CascadeDeleter
+from tests.support.faults.shortcuts import scalar, send, stored
+
+pytestmark = pytest.mark.faults
+
+
+class Killed(BaseException):
+    """Ends a cascade where a kill would."""
+
+
+def rows(backend: Backend) -> dict[str, int]:
+    """How many chats and messages have a row, whatever their state."""
+    tables = ("chat", "message")
+    return {table: int(str(scalar(backend, f"SELECT count(*) FROM {table}"))) for table in tables}
+
+
+def keys(backend: Backend) -> set[str]:
+    """The counters in Redis, without their shard."""
+    assert isinstance(backend.log.redis, redis.Redis)
+    names = (key.decode().partition("}:")[2] for key in backend.log.redis.scan_iter())
+    return {name for name in names if name.startswith(("app:", "chat:"))}
+
+
+def outbox(backend: Backend) -> list[tuple[int, int, int]]:
+    """What the index is to hear of: (chat, number, version)."""
+    statement = "SELECT unnest(chats), unnest(numbers), unnest(versions) FROM outbox"
+    with backend.database.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(statement))]
+
+
+@pytest.fixture
+def family(backend: Backend, application: str) -> str:
+    """The token of an application with three chats of some messages, one of them deleted."""
+    backend.acceptor.accept(accept.chats(application, 3))
+    for chat in (1, 2):
+        send(backend, application, *(f"text {n}" for n in range(20)), chat=chat)
+    backend.drainer.drain_all()
+    backend.catalog.delete_message(application, 1, 3)
+    backend.catalog.delete_chat(application, 3)
+    return application
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transactions of few messages and chats, so that some of them take several."""
+    monkeypatch.setattr(cascade_delete, "MAX_MESSAGES", 7)
+    monkeypatch.setattr(cascade_delete, "MAX_CHATS", 2)
+
+
+# -- what a cascade does ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_chat_goes_with_its_messages_and_is_counted_once(backend: Backend, family: str) -> None:
+    """Gone at once, its rows afterwards; its tombstone stays, so its number stays taken."""
+    with pytest.raises(HasChildren):
+        backend.catalog.delete_chat(family, 1)
+    backend.catalog.delete_chat(family, 1, cascade=True)
+    with pytest.raises(NotFound):
+        send(backend, family, "late")
+    assert backend.catalog.application(family).chats_count == 1
+    assert rows(backend) == {"chat": 3, "message": 40}
+    assert backend.cascade_deleter.count_remaining(Parent(family, 1)) == 20
+    assert list(backend.cascade_deleter.delete(Parent(family, 1))) == [7, 7, 6]
+    assert backend.cascade_deleter.count_remaining(Parent(family, 1)) is None
+    assert rows(backend) == {"chat": 3, "message": 20}
+    assert len(stored(backend, family, 2)) == 20
+    assert backend.catalog.application(family).chats_count == 1
+    assert backend.acceptor.accept(accept.chats(family)).first == 4
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_an_application_goes_with_its_chats_and_their_counters(
+    backend: Backend, family: str
+) -> None:
+    """Only the two tombstones of its own stay: the row, and the counter that is closed."""
+    other = backend.catalog.create_application("another").token
+    backend.acceptor.accept(accept.chats(other))
+    backend.catalog.delete_application(family, cascade=True)
+    for request in (accept.chats(family), accept.messages(family, 2, ["late"])):
+        with pytest.raises(NotFound):
+            backend.acceptor.accept(request)
+    assert sum(backend.cascade_deleter.delete(Parent(family))) == 40
+    backend.drainer.drain_all()
+    assert rows(backend) == {"chat": 1, "message": 0}
+    assert keys(backend) == {f"app:{family}", f"app:{other}", f"chat:{other}:1"}
+    shard = backend.counters.shard(family)
+    assert isinstance(backend.log.redis, redis.Redis)
+    dirty = backend.log.redis.zrange(backend.log.key(shard, "dirty"), 0, -1)
+    assert f"{family}:" not in str(dirty)
+    with pytest.raises(NotFound):
+        send(backend, family, "late", chat=2)
+
+
+def test_what_was_accepted_before_the_cascade_goes_with_it(backend: Backend, family: str) -> None:
+    """The drain decides behind everything that was accepted before."""
+    send(backend, family, "just accepted", chat=2)
+    backend.acceptor.accept(accept.chats(family))
+    backend.acceptor.accept(accept.deletion(family, cascade=True))
+    backend.drainer.drain_all()
+    backend.cascade_deleter.delete_all()
+    assert rows(backend) == {"chat": 0, "message": 0}
+    assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
+
+
+def test_the_outbox_names_every_message_that_a_cascade_deletes(
+    backend: Backend, family: str
+) -> None:
+    """At a version above the row's, in the transaction that drops it; those that were gone, once only."""
+    versions = {
+        number: int(str(scalar(backend, "SELECT version FROM message WHERE number = :n", n=number)))
+        for number in (1, 20)
+    }
+    with backend.database.begin() as tx:
+        tx.execute(text("UPDATE installation SET publishing = true"))
+        tx.execute(text("DELETE FROM outbox"))
+    backend.catalog.delete_chat(family, 1, cascade=True)
+    backend.cascade_deleter.delete_all()
+    named = outbox(backend)
+    assert sorted(number for _, number, _ in named) == [n for n in range(1, 21) if n != 3]
+    assert all(v == versions[n] + 1 for _, n, v in named if n in versions)
+
+
+# -- what interrupts it -------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("where", ["rows", "counters", "committed"])
+@pytest.mark.parametrize("nth", [1, 3])
+def test_a_cascade_killed_at_a_named_step_is_finished_by_the_next(
+    backend: Backend, family: str, where: str, nth: int
+) -> None:
+    """Whoever comes next finds in SQL what is left; nothing is named twice to the index, nothing missed."""
+    with backend.database.begin() as tx:
+        tx.execute(text("UPDATE installation SET publishing = true"))
+        tx.execute(text("DELETE FROM outbox"))
+    backend.catalog.delete_application(family, cascade=True)
+    passed = count(1)
+
+    def step(name: str) -> None:
+        if name == where and next(passed) == nth:
+            raise Killed
+
+    with suppress(Killed):
+        CascadeDeleter(backend.log, backend.database, step=step).delete_all()
+    CascadeDeleter(backend.log, backend.database).delete_all()
+    assert rows(backend) == {"chat": 0, "message": 0}
+    assert keys(backend) == {f"app:{family}"}
+    named = outbox(backend)
+    assert len(named) == len({(chat, number) for chat, number, _ in named}) == 39
+
+
+@pytest.mark.parametrize("where", ["read", "rows", "committed", "trimmed"])
+@pytest.mark.parametrize("chat", [1, 3])
+def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
+    backend: Backend, application: str, where: str, chat: int
+) -> None:
+    """With all that belongs to it, or without anything: one chat less, whatever was killed."""
+    backend.acceptor.accept(accept.chats(application, 3))
+    send(backend, application, "in the way")
+    backend.drainer.drain_all()
+    backend.acceptor.accept(accept.deletion(application, chat, cascade=chat == 1))
+    shard = backend.counters.shard(application)
+
+    def step(name: str) -> None:
+        if name == where:
+            raise Killed
+
+    epochs = Epochs(backend.log, backend.database)
+    with pytest.raises(Killed):
+        Drainer(backend.log, backend.database, epochs, step=step).drain(shard)
+    backend.drainer.drain_all()
+    assert backend.catalog.application(application).chats_count == 2
+    assert len(list(backend.catalog.chats(application))) == 2
+    with pytest.raises(NotFound):
+        send(backend, application, "late", chat=chat)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_several_at_once_share_the_work(backend: Backend, family: str) -> None:
+    """Each row is dropped by one of them, and each ends when all is gone."""
+    backend.catalog.delete_application(family, cascade=True)
+    with ThreadPoolExecutor(4) as pool:
+        work = [
+            pool.submit(lambda: sum(backend.cascade_deleter.delete(Parent(family))))
+            for _ in range(4)
+        ]
+        assert sum(done.result() for done in work) == 40
+    assert rows(backend) == {"chat": 0, "message": 0}
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_it_stops_between_two_transactions_when_it_is_told_to(
+    backend: Backend, family: str
+) -> None:
+    """As a worker is by SIGTERM; the rest is for the next one."""
+    backend.catalog.delete_application(family, cascade=True)
+    first = next(backend.cascade_deleter.delete(Parent(family)))
+    backend.cascade_deleter.stop()
+    assert backend.cascade_deleter.delete_all() == 0
+    assert rows(backend)["message"] == 40 - first
+    assert CascadeDeleter(backend.log, backend.database).delete_all() == 40 - first
+
+
+def test_the_log_of_an_earlier_epoch_brings_nothing_back(backend: Backend, family: str) -> None:
+    """An old copy of Redis is put back, with a log of chats that have no row any more: all is passed over."""
+    assert isinstance(backend.log.redis, redis.Redis)
+    send(backend, family, "once more", chat=2)
+    backend.acceptor.accept(accept.chats(family))
+    send(backend, family, "to a new one", chat=4)
+    backend.acceptor.accept(accept.deletion(family, cascade=True))
+    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    backend.drainer.drain_all()
+    backend.cascade_deleter.delete_all()
+    backend.log.redis.flushall()
+    for key, value in copy.items():
+        assert value
+        backend.log.redis.restore(key, 0, value)
+    backend.log.redis.hset(
+        backend.log.key(backend.counters.shard(family), "epoch"), "server", "another"
+    )
+    backend.drainer.drain_all()
+    assert rows(backend) == {"chat": 0, "message": 0}
+    assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
+    with pytest.raises(NotFound):
+        send(backend, family, "late", chat=4)
+
+
+# -- the race -----------------------------------------------------------------------------------------
+
+OPERATIONS = 500  # of each of the racers
+RACERS = 4
+
+
+@dataclass
+class Record:
+    """What was answered, and what was asked to be deleted with all that belongs to it."""
+
+    texts: dict[tuple[str, int], dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    doomed: set[Parent] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def race(backend: Backend, tokens: list[str], record: Record, seed: str) -> None:
+    """Create and delete at random, as fast as it goes."""
+    dice = random.Random(seed)
+    for n in range(OPERATIONS):
+        token = dice.choice(tokens)
+        with backend.database.connect() as connection:
+            statement = "SELECT coalesce(max(number), 0) FROM chat"
+            highest = int(connection.scalar(text(statement)) or 0)
+        parent = Parent(token, dice.randint(max(1, highest - 5), highest + 1))
+        assert parent.chat
+        with suppress(InstaChatError):
+            match dice.random():
+                case x if x < 0.25:
+                    backend.acceptor.accept(accept.chats(token))
+                case x if x < 0.65:
+                    given = backend.acceptor.accept(
+                        accept.messages(token, parent.chat, [f"{seed} {n}"])
+                    )
+                    with record.lock:
+                        record.texts[token, parent.chat][given.first] = f"{seed} {n}"
+                case x if x < 0.85:
+                    backend.acceptor.accept(accept.deletion(token, parent.chat))
+                case x if x < 0.995 or token == tokens[0]:
+                    with record.lock:
+                        record.doomed.add(parent)
+                    backend.acceptor.accept(accept.deletion(token, parent.chat, cascade=True))
+                case _:
+                    with record.lock:
+                        record.doomed.add(Parent(token))
+                    backend.acceptor.accept(accept.deletion(token, cascade=True))
+
+
+@contextmanager
+def again_and_again(*works: Callable[[], object]) -> Iterator[None]:
+    """Do these over and over beside what is inside."""
+    stop = threading.Event()
+
+    def repeat(work: Callable[[], object]) -> None:
+        while not stop.is_set():
+            work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(repeat, work) for work in works]
+        try:
+            yield
+        finally:
+            stop.set()
+        for done in running:
+            done.result()
+
+
+def test_creations_race_deletions_by_the_thousand(backend: Backend) -> None:
+    """Nothing below a tombstone, no count that is off, no chat closed for good, and nothing lost: whatever
+    was answered is stored, unless somebody asked for it to go with its parent."""
+    tokens = [backend.catalog.create_application(f"{n}").token for n in range(3)]
+    record = Record()
+    with (
+        again_and_again(backend.drainer.drain_all, backend.cascade_deleter.delete_all),
+        ThreadPoolExecutor(RACERS) as pool,
+    ):
+        for racer in [pool.submit(race, backend, tokens, record, f"{n}") for n in range(RACERS)]:
+            racer.result()
+    backend.drainer.drain_all()
+    backend.cascade_deleter.delete_all()
+
+    orphans = """
+        SELECT count(*) FROM message m WHERE NOT EXISTS (
+            SELECT FROM chat c JOIN application a ON a.id = c.application_id
+            WHERE c.id = m.chat_id AND c.state = 'stored' AND a.removed_at IS NULL)"""
+    assert scalar(backend, orphans) == 0
+    assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
+    for (token, number), texts in record.texts.items():
+        if not record.doomed & {Parent(token), Parent(token, number)}:
+            assert texts.items() <= stored(backend, token, number).items()
+    chats = 0
+    for application in backend.catalog.applications():
+        alive = list(backend.catalog.chats(application.token))
+        assert application.chats_count == len(alive)
+        for chat in alive:
+            assert chat.messages_count == len(stored(backend, application.token, chat.number))
+            assert send(backend, application.token, "open", chat=chat.number)
+        chats += len(alive)
+    assert chats
+    assert scalar(backend, "SELECT count(*) FROM chat WHERE state = 'removed'")

@@ -1,0 +1,276 @@
+"""sync-counters: SQL's counts follow the counters in Redis, whatever happens meanwhile."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from backend.bootstrap import Backend
+from backend.domain.model import Parent
+from backend.ingest import accept
+from backend.ingest.epochs import Epochs
+from backend.maintenance.counter_sync import CounterSync, WrittenCount
+from tests.support.faults.shortcuts import scalar, send
+
+pytestmark = pytest.mark.faults
+
+
+class Killed(BaseException):
+    """Ends a sync where a kill would."""
+
+
+def sync(backend: Backend, **how: bool) -> dict[Parent, tuple[int, int]]:
+    """What one sync wrote: counts old and new."""
+    return {count.parent: (count.old, count.new) for count in backend.counter_sync.sync(**how)}
+
+
+def differing(backend: Backend) -> list[tuple[str, int | None]]:
+    """The parents whose count in SQL is not the live one."""
+    with backend.database.connect() as connection:
+        apps = connection.execute(text("SELECT token, chats_count FROM application")).all()
+        chats = connection.execute(
+            text(
+                "SELECT a.token, c.number, c.messages_count FROM chat c"
+                " JOIN application a ON a.id = c.application_id WHERE c.state = 'stored'"
+            )
+        ).all()
+    wrong: list[tuple[str, int | None]] = []
+    for token, count in apps:
+        if backend.catalog.application(token).chats_count != count:
+            wrong.append((token, None))
+    for token, number, count in chats:
+        if getattr(backend.catalog.chat(token, number), "messages_count", None) != count:
+            wrong.append((token, number))
+    return wrong
+
+
+def waiting(backend: Backend) -> int:
+    """How many parents have a count that SQL does not know."""
+    return sum(backend.log.count_dirty(16))
+
+
+def with_steps(backend: Backend, step: Callable[[str], None]) -> CounterSync:
+    """A sync that tells how far it is."""
+    epochs = Epochs(backend.log, backend.database)
+    return CounterSync(backend.log, backend.database, epochs, step=step)
+
+
+def make_older(backend: Backend, seconds: int) -> None:
+    """As if all that is dirty had been so for that much longer."""
+    assert isinstance(backend.log.redis, redis.Redis)
+    for shard in range(16):
+        key = backend.log.key(shard, "dirty")
+        for name in backend.log.redis.zrange(key, 0, -1):
+            backend.log.redis.zincrby(key, -seconds * 1e6, name)  # type: ignore[arg-type]
+
+
+def test_it_writes_what_changed_and_nothing_twice(backend: Backend, chat: str) -> None:
+    """Old and new counts of what changed; what was deleted is out of the count without a sync."""
+    send(backend, chat, "a", "b", "c")
+    backend.drainer.drain_all()
+    backend.catalog.delete_message(chat, 1, 2)
+    assert sync(backend) == {Parent(chat): (0, 1), Parent(chat, 1): (0, 2)}
+    assert (sync(backend), waiting(backend), differing(backend)) == ({}, 0, [])
+    backend.catalog.delete_message(chat, 1, 3)
+    assert differing(backend) == []
+    send(backend, chat, "d")
+    backend.drainer.drain_all()
+    assert sync(backend) == {Parent(chat, 1): (1, 2)}
+
+
+def test_what_changes_during_a_sync_is_left_for_the_next(backend: Backend, chat: str) -> None:
+    """Between the look and the write, and between the write and the letting go."""
+    sync(backend)
+    for moment in ("read", "written"):
+        send(backend, chat, "before")
+        late = [moment]
+
+        def step(name: str, late: list[str] = late) -> None:
+            if name in late:
+                late.remove(name)
+                send(backend, chat, "meanwhile")
+
+        list(with_steps(backend, step).sync())
+        assert waiting(backend) == 1
+        assert differing(backend) == [(chat, 1)]
+        assert backend.counter_sync.lag() < 60
+        sync(backend)
+        assert (waiting(backend), differing(backend)) == (0, [])
+
+
+@pytest.mark.parametrize("where", ["read", "written", "released"])
+def test_a_sync_killed_at_a_named_step_loses_no_change(
+    backend: Backend, chat: str, where: str
+) -> None:
+    """The next one writes what is left, also of the first sync, that compares everything."""
+    others = [backend.catalog.create_application(f"{n}").token for n in range(4)]
+    for token in others:
+        backend.acceptor.accept(accept.chats(token, 3))
+    backend.drainer.drain_all()
+
+    def step(name: str) -> None:
+        if name == where:
+            raise Killed
+
+    for n in range(2):
+        send(backend, chat, f"{n}")
+        send(backend, others[n], f"{n}")
+        with suppress(Killed):
+            list(with_steps(backend, step).sync())
+        sync(backend)
+        assert (waiting(backend), differing(backend)) == (0, [])
+
+
+def test_several_syncs_at_once_beside_writers_do_no_harm(backend: Backend, chat: str) -> None:
+    """None fails, no count goes back, and in the end all is known."""
+    backend.acceptor.accept(accept.chats(chat, 40))
+    backend.drainer.drain_all()
+    given: list[WrittenCount] = []
+
+    def write(n: int) -> None:
+        for _ in range(60):
+            send(backend, chat, "x", chat=n % 41 + 1)
+            n += 7
+
+    def again() -> None:
+        for n in range(8):
+            given.extend(backend.counter_sync.sync(everything=n % 2 == 0))
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [
+            *(pool.submit(write, n) for n in range(3)),
+            *(pool.submit(again) for _ in "12"),
+        ]:
+            done.result()
+    assert all(count.old < count.new for count in given)
+    backend.drainer.drain_all()
+    sync(backend)
+    assert (waiting(backend), differing(backend)) == (0, [])
+
+
+def test_a_new_epoch_compares_everything_by_itself(backend: Backend, chat: str) -> None:
+    """A wiped Redis has forgotten what was dirty; so has an old copy. SQL never goes back."""
+    assert isinstance(backend.log.redis, redis.Redis)
+    sync(backend)
+    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    send(backend, chat, "a", "b")
+    backend.drainer.drain_all()
+    backend.log.redis.flushall()
+    assert backend.counter_sync.lag() > 0
+    assert sync(backend) == {Parent(chat, 1): (0, 2)}
+    send(backend, chat, "c")
+    backend.drainer.drain_all()
+    backend.log.redis.flushall()
+    for key, value in copy.items():
+        assert value
+        backend.log.redis.restore(key, 0, value)
+    assert sync(backend) == {Parent(chat, 1): (2, 3)}
+    backend.log.redis.delete(backend.log.counter_key(backend.counters.shard(chat), Parent(chat, 1)))
+    assert sync(backend, everything=True) == {}
+    assert (waiting(backend), differing(backend)) == (0, [])
+
+
+def test_a_counter_that_is_raised_after_a_loss_is_written(backend: Backend, chat: str) -> None:
+    """Whoever needs it first raises it to what SQL holds: its count in SQL may be behind that."""
+    send(backend, chat, "a", "b")
+    backend.drainer.drain_all()
+    shard = backend.counters.shard(chat)
+    sync(backend)
+    with backend.database.begin() as tx:
+        tx.execute(text("UPDATE chat SET messages_issued = 0"))
+    backend.log.redis.delete(backend.log.counter_key(shard, Parent(chat, 1)))
+    assert send(backend, chat, "c") == 3
+    assert sync(backend) == {Parent(chat, 1): (0, 3)}
+
+
+def test_all_compares_what_nobody_marked(backend: Backend, chat: str) -> None:
+    """A column that was changed by hand is found by `--all` alone, and only raised."""
+    send(backend, chat, "a", "b")
+    backend.drainer.drain_all()
+    sync(backend)
+    with backend.database.begin() as tx:
+        tx.execute(text("UPDATE chat SET messages_issued = 1"))
+        tx.execute(text("UPDATE application SET chats_issued = 7"))
+    assert sync(backend) == {}
+    assert sync(backend, everything=True) == {Parent(chat, 1): (1, 2)}
+    assert scalar(backend, "SELECT chats_issued FROM application") == 7
+
+
+def test_a_parent_on_its_way_waits_for_its_row(backend: Backend, chat: str) -> None:
+    """Accepted and not stored: kept, and looked at once a sync. What never comes is forgotten."""
+    backend.acceptor.accept(accept.chats(chat))
+    send(backend, chat, "a", chat=2)
+    assert sync(backend) == {Parent(chat): (0, 2)}
+    assert waiting(backend) == 1
+    backend.drainer.drain_all()
+    assert sync(backend) == {Parent(chat, 2): (0, 1)}
+    backend.log.redis.zadd(backend.log.key(backend.counters.shard(chat), "dirty"), {f"{chat}:9": 1})
+    backend.catalog.delete_chat(chat, 1)
+    assert sync(backend) == {}
+    assert waiting(backend) == 0
+
+
+def test_many_parents_take_several_pages(
+    backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some of each page are not stored yet, and are passed by."""
+    monkeypatch.setattr("backend.maintenance.counter_sync.PAGE", 5)
+    sync(backend)
+    backend.acceptor.accept(accept.chats(chat, 12))
+    backend.drainer.drain_all()
+    last = backend.acceptor.accept(accept.chats(chat, 12)).last
+    for number in range(2, last + 1):
+        send(backend, chat, "x", chat=number)
+    assert len(sync(backend)) == 1 + 12
+    assert waiting(backend) == 12
+    backend.drainer.drain_all()
+    assert len(sync(backend)) == 12
+    assert sync(backend, everything=True) == {}
+    assert (waiting(backend), differing(backend)) == (0, [])
+
+
+def test_the_lag_is_the_age_of_the_oldest_change_that_sql_does_not_know(
+    backend: Backend, chat: str
+) -> None:
+    """Zero if it knows all; a chat that never rests is behind since its last look only."""
+    sync(backend)
+    assert backend.counter_sync.lag() == 0
+    send(backend, chat, "a")
+    make_older(backend, 7200)
+    send(backend, chat, "b")
+    assert 7200 <= backend.counter_sync.lag() < 7260
+
+    def meanwhile(name: str) -> None:
+        if name == "read":
+            send(backend, chat, "c")
+
+    list(with_steps(backend, meanwhile).sync())
+    assert 0 < backend.counter_sync.lag() < 60
+    with backend.database.begin() as tx:
+        tx.execute(text("UPDATE shard SET synced_at = synced_at - interval '5 hours'"))
+    assert backend.counter_sync.is_due(3600)
+    assert not backend.counter_sync.is_due(6 * 3600)
+    backend.log.redis.hset(
+        backend.log.key(backend.counters.shard(chat), "epoch"), "server", "restarted"
+    )
+    assert 5 * 3600 <= backend.counter_sync.lag() < 5 * 3600 + 60
+    sync(backend)
+    assert backend.counter_sync.lag() < 60
+    assert not backend.counter_sync.is_due(3600)
+
+
+def test_a_full_redis_can_be_synced(backend: Backend, chat: str) -> None:
+    """Letting go frees memory; nothing that a sync needs asks for more."""
+    client = backend.log.redis
+    assert isinstance(client, redis.Redis)
+    send(backend, chat, "a")
+    backend.drainer.drain_all()
+    try:
+        client.config_set("maxmemory", 1)
+        assert sync(backend) == {Parent(chat): (0, 1), Parent(chat, 1): (0, 1)}
+        assert waiting(backend) == 0
+    finally:
+        client.config_set("maxmemory", 0)

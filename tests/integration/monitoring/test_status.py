@@ -1,0 +1,42 @@
+"""Totals and rates: how much was accepted, stored and made searchable."""
+
+import redis
+
+from backend.bootstrap import Backend
+from backend.ingest import accept
+from backend.monitoring.status import Totals, compute_rates, read_totals
+from tests.support.faults.shortcuts import send
+
+
+def read_counts(backend: Backend) -> tuple[int | None, int | None, int | None]:
+    """The totals without their moment."""
+    found = read_totals(backend.database, backend.log)
+    return found.accepted, found.stored, found.searchable
+
+
+def test_totals_count_each_creation_once(backend: Backend, application: str) -> None:
+    """When it is given its number, and when its row is there; not again when the log is read again."""
+    assert read_counts(backend) == (0, 0, 0)
+    backend.acceptor.accept(accept.chats(application, 3))
+    send(backend, application, "a", "b")
+    assert read_counts(backend) == (5, 0, 0)
+    assert isinstance(backend.log.redis, redis.Redis)
+    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    backend.drainer.drain_all()
+    assert read_counts(backend) == (5, 5, 5)
+    backend.log.redis.flushall()
+    for key, value in copy.items():
+        assert value
+        backend.log.redis.restore(key, 0, value)
+    send(backend, application, "c")
+    backend.drainer.drain_all()
+    assert read_counts(backend) == (6, 6, 6)
+
+
+def test_a_rate_is_what_was_done_a_second() -> None:
+    """Unknown where a total is, or has gone back as after a loss of Redis; never negative."""
+    before = Totals(10.0, accepted=100, stored=100, searchable=None)
+    after = Totals(12.0, accepted=150, stored=90, searchable=90)
+    found = compute_rates(before, after)
+    assert (found.accepted, found.stored, found.searchable) == (25.0, None, None)
+    assert compute_rates(before, before).accepted is None

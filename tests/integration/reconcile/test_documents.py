@@ -1,0 +1,182 @@
+"""Reconcile with an index: what is planted in any of the three stores is found, exactly, and repaired."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.model import Parent
+from backend.ingest import accept
+from backend.reconcile import orphan_counters
+from backend.reconcile.findings import Finding
+from backend.storage.elasticsearch.index import Document
+from backend.storage.postgres import message_states, search_indices
+from tests.conftest import Engines
+from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.planted_findings import FULL, MESSAGES, Field, Key
+
+SEEDS = range(6)
+
+
+@pytest.fixture
+def core(
+    engines: Engines, elasticsearch: Elasticsearch, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Backend]:
+    """A backend on a new database whose index, new as well, is in the node that tests share."""
+    monkeypatch.setattr(orphan_counters, "CREATION_GRACE_SECONDS", 0.05)
+    with open_backend(engines.settings(elasticsearch_url=elasticsearch.url)) as core:
+        yield core
+
+
+class IndexedField(Field):
+    """A field whose messages are in the index, too, which is planted as well."""
+
+    def __init__(self, backend: Backend, dice: random.Random, applications: int = 2) -> None:
+        super().__init__(backend, dice, applications)
+        assert backend.index
+        assert backend.publisher
+        self.index = backend.index
+        backend.publisher.publish()
+        with backend.database.connect() as connection:
+            live = search_indices.live_index(connection)
+            assert live
+            self.name = live.name
+            self.ids = {
+                Parent(token, number): id_
+                for token in self.tokens
+                for id_, number in connection.exec_driver_sql(
+                    "SELECT c.id, c.number FROM chat c JOIN application a ON a.id = application_id"
+                    " WHERE token = %s",
+                    (token,),
+                )
+            }
+        self.missing_rows: list[Key] = []
+
+    def plant(self) -> None:
+        """In the index first, of messages whose rows stay as they are."""
+        for token in self.tokens:
+            for number in FULL:
+                for kind in (self._missing, self._older, self._newer, self._tombstone, self._ghost):
+                    if self.dice.random() < 0.3:
+                        kind(Parent(token, number))
+                if self.dice.random() < 0.3:
+                    self._unknown_document(Parent(token, number))
+        if self.dice.random() < 0.5:
+            self._write(Document(10**12, 7, 1, "x"))
+            self._expect_missing_row((None, None, 7))
+        super().plant()
+
+    def _delete(self, parent: Parent, number: int) -> None:
+        super()._delete(parent, number)
+        if parent.chat is not None:
+            self._expect_missing_row((*parent, number))
+
+    def _gap(self, parent: Parent, highest: int) -> None:
+        """Of numbers whose documents are as they should be."""
+        if parent.chat is None:
+            super()._gap(parent, highest)
+            return
+        self._delete(parent, 8)
+        self.expected.append(("gap_unexplained", *parent, 8))
+
+    def _missing(self, chat: Parent) -> None:
+        id_ = self.ids[chat]
+        self.index._client.delete(index=self.name, id=f"{id_}-3", routing=f"{id_}")
+        self.expected.append(("missing_document", *chat, 3))
+
+    def _older(self, chat: Parent) -> None:
+        self.execute(
+            "UPDATE message SET version = version + 1 WHERE chat_id = :id AND number = 4",
+            id=self.ids[chat],
+        )
+        self.expected.append(("stale_document", *chat, 4))
+
+    def _newer(self, chat: Parent) -> None:
+        self._write(Document(self.ids[chat], 5, 10**17, "newer"))
+        self.expected.append(("stale_document", *chat, 5))
+
+    def _tombstone(self, chat: Parent) -> None:
+        self._write(Document(self.ids[chat], 6, 10**16, None))
+        self.expected.append(("stale_document", *chat, 6))
+
+    def _ghost(self, chat: Parent) -> None:
+        """Of a message that is removed, and of the one that was rejected."""
+        for number in (2, MESSAGES - 1):
+            self._write(Document(self.ids[chat], number, 10**16, "ghost"))
+            self.expected.append(("ghost_document", *chat, number))
+
+    def _unknown_document(self, chat: Parent) -> None:
+        number = self.dice.randint(10**3, 10**9)
+        self._write(Document(self.ids[chat], number, 1, "x"))
+        self._expect_missing_row((*chat, number))
+
+    def _expect_missing_row(self, of: tuple[str | None, int | None, int]) -> None:
+        self.missing_rows.append(("missing_row", *of))
+        self.expected.append(("missing_row", *of))
+
+    def _write(self, document: Document) -> None:
+        assert not self.index.write(self.name, [document])
+
+
+def found(core: Backend, token: str | None = None, *, repair: bool = False) -> list[Finding]:
+    return list(core.reconciler.begin(token, repair=repair).findings())
+
+
+def keys(findings: list[Finding]) -> Counter[Key]:
+    return Counter((f.kind, f.token, f.chat, f.number) for f in findings)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_planted_is_found_and_repaired(core: Backend, seed: int) -> None:
+    """Every kind in every store, at random, is found exactly; repaired, only what SQL has lost is left."""
+    field = IndexedField(core, random.Random(seed))
+    assert found(core) == []
+    field.plant()
+    assert keys(found(core)) == Counter(field.expected)
+    assert keys(found(core, repair=True)) == Counter(field.expected)
+    left = found(core)
+    assert keys(left) == Counter(field.missing_rows)
+    assert not any(finding.repairable for finding in left)
+    assert keys(found(core, repair=True)) == Counter(field.missing_rows)
+
+
+def test_what_the_outbox_names_is_pending(core: Backend) -> None:
+    """Stored, edited and removed, and not published yet: explained, and published nothing is left."""
+    field = IndexedField(core, random.Random(0))
+    token = field.tokens[0]
+    core.acceptor.accept(accept.messages(token, 2, ["new"]))
+    core.drainer.drain_all()
+    core.catalog.edit_message(token, 2, 3, "edited")
+    core.catalog.delete_message(token, 2, 4)
+    work = core.reconciler.begin()
+    assert list(work.findings()) == []
+    assert work.summary.pending == 3
+    assert core.publisher
+    core.publisher.publish()
+    work = core.reconciler.begin()
+    assert list(work.findings()) == []
+    assert work.summary.pending == 0
+
+
+def test_one_application_alone(core: Backend) -> None:
+    """With a token only documents of its chats are compared."""
+    field = IndexedField(core, random.Random(3))
+    field.plant()
+    for token in field.tokens:
+        mine = Counter(key for key in field.expected if key[1] == token)
+        assert keys(found(core, token)) == mine
+
+
+def test_an_index_without_documents_misses_all(core: Backend) -> None:
+    """Of an index that was emptied behind our back every message is missing, and published again."""
+    field = IndexedField(core, random.Random(0))
+    field.index.drop(field.name)
+    field.index.create(field.name)
+    field.index.set_read_alias(field.name)
+    rows = sum(1 for finding in found(core, repair=True) if finding.kind == "missing_document")
+    assert rows == len(field.tokens) * len(FULL) * (MESSAGES - 2)
+    assert found(core) == []
+    with core.database.snapshot() as connection:
+        assert list(message_states.iter_unpublished(connection)) == []

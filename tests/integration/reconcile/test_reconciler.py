@@ -1,0 +1,233 @@
+"""Reconcile: what is planted is found, exactly, whatever it is and wherever; what is repaired stays so."""
+
+import random
+import time
+import tracemalloc
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from backend.bootstrap import Backend
+from backend.domain.errors import NotFound
+from backend.domain.model import Chat, Parent
+from backend.ingest import accept
+from backend.reconcile import orphan_counters
+from backend.reconcile.findings import Finding
+from backend.storage.postgres import child_statistics, reconciliations
+from tests.support.planted_findings import FULL, MESSAGES, Field, Key
+
+SEEDS = range(10)
+
+
+@pytest.fixture(autouse=True)
+def _no_creation_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphan_counters, "CREATION_GRACE_SECONDS", 0.05)
+
+
+def found(backend: Backend, token: str | None = None, **how: bool) -> list[Finding]:
+    return list(backend.reconciler.begin(token, **how).findings())
+
+
+def keys(findings: list[Finding]) -> Counter[Key]:
+    return Counter((f.kind, f.token, f.chat, f.number) for f in findings)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_planted_is_found_and_repaired(backend: Backend, seed: int) -> None:
+    """Every kind in every store, at random: neither more nor less is found, and then nothing."""
+    field = Field(backend, random.Random(seed))
+    assert found(backend) == []
+    field.plant()
+    assert keys(found(backend)) == Counter(field.expected)
+    assert keys(found(backend, repair=True)) == Counter(field.expected)
+    assert found(backend) == []
+    for token in field.tokens:
+        check_it_goes_on(backend, token)
+
+
+def check_it_goes_on(backend: Backend, token: str) -> None:
+    """Live counts are those of the rows, and no number comes again."""
+    chats = list(backend.catalog.chats(token))
+    assert backend.catalog.application(token).chats_count == len(chats)
+    for chat in chats:
+        messages = [m.number for m in backend.catalog.messages(token, chat.number)]
+        assert chat.messages_count == len(messages)
+        next_number = backend.acceptor.accept(accept.messages(token, chat.number, ["x"])).first
+        assert next_number > max([*messages, MESSAGES if chat.number in FULL else 0])
+
+
+def everything(field: Field) -> tuple[object, ...]:
+    """All of SQL and of Redis, but for who was connected."""
+    tables = ("application", "chat", "message", "shard", "dead_letter", "reconciliation")
+    with field.backend.database.connect() as connection:
+        rows = [
+            connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY 1, 2").all()
+            for table in tables
+        ]
+    return rows, {key: field.redis.dump(key) for key in field.redis.scan_iter()}
+
+
+def test_a_dry_run_finds_the_same_and_writes_nothing(backend: Backend) -> None:
+    """Not to SQL, not to Redis; not even what is accepted is drained."""
+    field = Field(backend, random.Random(1), applications=2)
+    field.plant()
+    before = everything(field)
+    assert keys(found(backend, repair=True, dry_run=True)) == Counter(field.expected)
+    assert everything(field) == before
+    backend.acceptor.accept(accept.messages(field.tokens[0], 2, ["on its way"]))
+    before = everything(field)
+    found(backend, dry_run=True)
+    assert everything(field) == before
+
+
+def test_a_dry_run_begins_no_epoch(backend: Backend, application: str) -> None:
+    """Of a Redis that was wiped it finds nothing wrong, and leaves it as it is."""
+    field = Field(backend, random.Random(1), applications=1)
+    field.redis.flushall()
+    assert found(backend, dry_run=True) == []
+    assert field.redis.dbsize() == 0
+    assert found(backend) == []
+    assert field.redis.dbsize() > 0
+    check_it_goes_on(backend, application)
+
+
+def test_one_application_alone(backend: Backend) -> None:
+    """With a token only what is planted under it is found, and only that is repaired."""
+    field = Field(backend, random.Random(5))
+    field.plant()
+    for token in field.tokens:
+        mine = Counter(key for key in field.expected if key[1] == token)
+        assert keys(found(backend, token, repair=True)) == mine
+        assert found(backend, token) == []
+    left = Counter(key for key in field.expected if key[1] not in field.tokens)
+    assert keys(found(backend)) == left
+
+
+def test_what_is_explained_is_no_finding(backend: Backend, application: str) -> None:
+    """Removed, rejected, lost before and on its way: counted in the summary, each as what it is."""
+    field = Field(backend, random.Random(0), applications=1)
+    field.execute("DELETE FROM message WHERE number = 5")
+    list(backend.reconciler.begin(repair=True).findings())
+    backend.acceptor.accept(accept.messages(field.tokens[0], 2, ["a", "b"]))
+    work = backend.reconciler.begin(dry_run=True)
+    assert list(work.findings()) == []
+    full = len(FULL)
+    assert work.summary.removed == full + 1  # messages, and a chat
+    assert work.summary.dead == full
+    assert work.summary.lost == full
+    assert work.summary.pending == 2
+    assert work.summary.applications == 2  # the fixture's is empty
+    assert work.summary.messages == full * MESSAGES
+    assert application
+
+
+def test_too_much_to_be_lost_is_left_alone(backend: Backend) -> None:
+    """A counter that somebody set a billion ahead makes no billion rows."""
+    field = Field(backend, random.Random(0), applications=1)
+    field.set_issued(Parent(field.tokens[0], 2), 10**9)
+    for _ in range(2):
+        (finding,) = found(backend, repair=True)
+        assert (finding.kind, finding.repairable) == ("counter_ahead", False)
+
+
+def test_a_lost_chat_takes_no_messages(backend: Backend) -> None:
+    """Its number stays taken, and its counter, which Redis still has, is closed."""
+    field = Field(backend, random.Random(0), applications=1)
+    token = field.tokens[0]
+    field.execute("DELETE FROM chat WHERE number = 1")
+    backend.acceptor.accept(accept.messages(token, 1, ["into nothing"]))
+    assert keys(found(backend, repair=True)) == Counter([("gap_unexplained", token, 1, None)])
+    with pytest.raises(NotFound):
+        backend.acceptor.accept(accept.messages(token, 1, ["x"]))
+    assert backend.catalog.application(token).chats_count == 4
+
+
+def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
+    """Between raising a counter and writing the rows an import is no finding; one that died is."""
+    field = Field(backend, random.Random(0), applications=1)
+    chat = Parent(field.tokens[0], 2)
+    shard = backend.counters.shard(chat.token)
+    with ThreadPoolExecutor(1) as thread:
+        with backend.database.begin() as holding:
+            child_statistics.reserve_numbers(holding, shard)
+            field.set_issued(chat, MESSAGES + 3)
+            looking = thread.submit(found, backend)
+            time.sleep(1)
+            assert not looking.done()
+            field.execute(
+                "INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)"
+                " SELECT id, n, 1, now(), now(), 'x', 'x' FROM chat,"
+                " generate_series(cast(:first AS bigint), :first + 2) n WHERE number = 2",
+                first=MESSAGES + 1,
+            )
+        assert looking.result() == []
+    field.set_issued(chat, MESSAGES + 6)
+    assert keys(found(backend)) == Counter([("counter_ahead", *chat, None)])
+
+
+def test_memory_does_not_grow(backend: Backend, application: str) -> None:
+    """Five times as many chats, messages and findings take no more of it."""
+    peaks = []
+    for chats in (2_000, 10_000):
+        with backend.database.begin() as tx:
+            tx.execute(text("TRUNCATE chat, message"))
+            tx.execute(
+                text(
+                    """
+                    INSERT INTO chat (application_id, number, created_at, updated_at)
+                    SELECT id, n, now(), now() FROM application, generate_series(1, :chats) n;
+                    INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
+                    SELECT id, n, 1, now(), now(), 'x', 'x' FROM chat, generate_series(1, 5) n
+                    WHERE number % 20 > 0 OR n <> 3"""
+                ),
+                {"chats": chats},
+            )
+        backend.counters.verify(Parent(application))
+        tracemalloc.start()
+        work = backend.reconciler.begin()
+        assert sum(1 for _ in work.findings()) == chats // 20
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert work.summary.chats == chats
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_the_last_run_is_remembered(backend: Backend) -> None:
+    """When it was, and what came of it; not of a dry run, nor of one application alone."""
+    field = Field(backend, random.Random(0), applications=1)
+    found(backend, field.tokens[0])
+    found(backend, dry_run=True)
+    with backend.database.connect() as connection:
+        assert reconciliations.last(connection) is None
+    field.execute("DELETE FROM message WHERE number = 5")
+    for repair, outcome in [(False, (3, 0)), (True, (3, 3)), (False, (0, 0))]:
+        found(backend, repair=repair)
+        with backend.database.connect() as connection:
+            last = reconciliations.last(connection)
+        assert last
+        assert (last.findings, last.repaired) == outcome
+
+
+def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
+    backend: Backend, application: str
+) -> None:
+    """Answered, synced and wiped before it was stored: the numbers are named, and given up as lost."""
+    backend.acceptor.accept(accept.chats(application))
+    backend.drainer.drain_all()
+    backend.acceptor.accept(accept.messages(application, 1, ["kept"]))
+    backend.drainer.drain_all()
+    backend.acceptor.accept(accept.messages(application, 1, ["a", "b", "c"]))
+    assert list(backend.counter_sync.sync())
+    assert isinstance(backend.log.redis, redis.Redis)
+    backend.log.redis.flushall()
+    (finding,) = found(backend, repair=True)
+    assert (finding.kind, finding.chat) == ("count_differs", 1)
+    assert "2 to 4 were given, and Redis forgot" in finding.detail
+    assert found(backend) == []
+    assert backend.acceptor.accept(accept.messages(application, 1, ["next"])).first == 5
+    chat = backend.catalog.chat(application, 1)
+    assert isinstance(chat, Chat)
+    assert chat.messages_count == 2

@@ -1,0 +1,56 @@
+"""What a cascade drops leaves the search index, too."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from backend.bootstrap import Backend, open_backend
+from backend.ingest import accept
+from backend.storage import postgres
+from backend.storage.postgres import search_indices
+from tests.conftest import Engines
+from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.faults.load import wait
+from tests.support.faults.shortcuts import scalar
+
+
+@pytest.fixture
+def core(engines: Engines, elasticsearch: Elasticsearch) -> Iterator[Backend]:
+    """A backend on a new database whose index, new as well, is in the node that tests share."""
+    with open_backend(engines.settings(elasticsearch_url=elasticsearch.url)) as core:
+        yield core
+
+
+def in_the_index(core: Backend, chat_id: int) -> list[int]:
+    """The numbers of a chat's messages that the index itself has under a keyword, by itself."""
+    assert core.index
+    with core.database.connect() as connection:
+        live = search_indices.live_index(connection)
+    assert live
+    return core.index.candidates(live.name, chat_id, "morning", 0, 100)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> None:
+    """Also what was not published yet when it was dropped; the other chat's messages stay."""
+    assert core.publisher
+    token = core.catalog.create_application("test").token
+    core.acceptor.accept(accept.chats(token, 2))
+    for chat in (1, 2):
+        core.acceptor.accept(accept.messages(token, chat, ["morning"] * 5))
+    core.drainer.drain_all()
+    with core.database.connect() as connection:
+        ids = [postgres.chat_ids(connection, [(token, n)])[token, n][0] for n in (1, 2)]
+    core.publisher.publish()
+    wait(lambda: [len(in_the_index(core, id_)) for id_ in ids] == [5, 5])
+    core.acceptor.accept(accept.messages(token, 1, ["morning, not published"]))
+    core.drainer.drain_all()
+    if whole:
+        core.catalog.delete_application(token, cascade=True)
+    else:
+        core.catalog.delete_chat(token, 1, cascade=True)
+    assert core.cascade_deleter.delete_all() == (11 if whole else 6)
+    core.publisher.publish()
+    assert scalar(core, "SELECT count(*) FROM outbox") == 0
+    left = [0, 0] if whole else [0, 5]
+    wait(lambda: [len(in_the_index(core, id_)) for id_ in ids] == left)

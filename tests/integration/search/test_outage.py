@@ -1,0 +1,217 @@
+"""Elasticsearch away, hanging, overloaded, and back: on a node of the tests' own, with a real worker."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import EngineDown
+from backend.ingest import accept
+from backend.monitoring.status import read_status
+from backend.storage.elasticsearch.index import Document, SearchIndex, new_index_name
+from instachat_cli.runtime.supervisor import spawn_worker
+from tests.conftest import Engines
+from tests.support.elasticsearch.fixtures import Node, new_node_or_skip
+from tests.support.elasticsearch.requests import (
+    live_index_name,
+    publish_all,
+    query_rows,
+    request_elasticsearch,
+    search_numbers,
+    unpublished_messages,
+    wait_until,
+)
+
+pytestmark = pytest.mark.xdist_group("elasticsearch outage")
+MAX_REQUEST_BYTES = 80_000  # bytes of a request
+BATCH = 500
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """A node that takes little at once."""
+    node = new_node_or_skip(
+        {
+            "http.max_content_length": f"{MAX_REQUEST_BYTES}b",
+            "indexing_pressure.memory.limit": "150kb",
+        }
+    )
+    try:
+        node.start()
+        yield node
+    finally:
+        node.remove()
+
+
+@pytest.fixture
+def core(engines: Engines, node: Node) -> Iterator[Backend]:
+    """A backend on a new database and an empty Redis, whose index is in that node."""
+    with open_backend(engines.settings(elasticsearch_url=node.url)) as core:
+        yield core
+
+
+@contextmanager
+def running_worker(core: Backend, worker_log: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """A worker process on that backend's settings, heard of; it ends with this."""
+    settings = core.settings
+    given = {
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "ELASTICSEARCH_URL": settings.elasticsearch_url,
+    }
+    with pytest.MonkeyPatch.context() as environment, worker_log.open("wb") as log:
+        for name in [name for name in os.environ if name.startswith("INSTACHAT_")]:
+            environment.delenv(name)
+        for name, value in given.items():
+            environment.setenv(f"INSTACHAT_{name}", str(value))
+        worker = spawn_worker(stderr=log.fileno())
+    try:
+        wait_until(lambda: core.log.count_workers() > 0, 20)
+        yield worker
+    finally:
+        worker.terminate()
+        worker.wait(30)
+        assert worker.stdin is not None
+        worker.stdin.close()
+
+
+class MessageSender:
+    """Says things in a chat, and knows what it was answered for."""
+
+    def __init__(self, core: Backend, token: str) -> None:
+        self.core = core
+        self.token = token
+        self.sent = 0
+
+    def send(self, count: int) -> float:
+        """Have so many messages accepted and stored by the worker; returns the seconds it took."""
+        since = time.monotonic()
+        for start in range(0, count, BATCH):
+            texts = [f"line {self.sent + n}" for n in range(min(BATCH, count - start))]
+            accepted = self.core.acceptor.accept(accept.messages(self.token, 1, texts))
+            self.sent = accepted.last
+        assert self.core.catalog.wait_stored(accepted.shard, accepted.entry, 30)
+        return time.monotonic() - since
+
+    def all_are_found(self) -> bool:
+        """Whether a search finds every one."""
+        return search_numbers(self.core, self.token, "line") == list(range(1, self.sent + 1))
+
+
+def test_an_outage_under_load_loses_nothing(
+    core: Backend, token: str, node: Node, tmp_path: Path
+) -> None:
+    """Killed: storing goes on, the lag is seen, one warning is given. Back: all that was said is found.
+
+    A deletion stays one, though an older creation comes after the shard was restarted.
+    """
+    sender, worker_log = MessageSender(core, token), tmp_path / "worker_log"
+    with running_worker(core, worker_log) as worker:
+        sender.send(2_000)
+        wait_until(sender.all_are_found, 30)
+        core.catalog.delete_message(token, 1, 7)
+        wait_until(lambda: unpublished_messages(core) == 0, 30)
+        ((chat_id, version),) = query_rows(
+            core, "SELECT chat_id, version FROM message WHERE number = 7"
+        )
+
+        node.kill()
+        seconds = [sender.send(2_000) for _ in range(3)]
+        assert max(seconds) < 10  # it waits for nobody
+        status = read_status(core.database, core.log, core.jobs.length, core.index)
+        assert status.unpublished == 6_000
+        assert status.unpublished_seconds is not None
+        assert [engine.problem is None for engine in status.engines] == [True, True, False]
+        since = time.monotonic()
+        with pytest.raises(EngineDown) as caught:
+            search_numbers(core, token, "line")
+        assert time.monotonic() - since < 5
+        assert "Elasticsearch" in caught.value.message
+        assert "INSTACHAT_ELASTICSEARCH_URL" in str(caught.value.hint)
+        time.sleep(5)  # two more tries, of which nothing is said
+        said = worker_log.read_text()
+        assert said.count("Elasticsearch at") == 1, said
+
+        node.start()
+        wait_until(lambda: unpublished_messages(core) == 0, 60)
+        assert worker.poll() is None
+    assert "publishing goes on" in worker_log.read_text()
+    assert core.index is not None
+    late = Document(chat_id, 7, version - 1, "line that was deleted")
+    assert core.index.write(live_index_name(core), [late]) == []
+    request_elasticsearch(core, "POST", f"/{live_index_name(core)}/_refresh")
+    assert core.index.candidates(live_index_name(core), chat_id, "deleted", 0, 10) == []
+    numbers = search_numbers(core, token, "line")
+    assert numbers == [n for n in range(1, sender.sent + 1) if n != 7]
+
+
+def test_a_node_that_hangs_holds_up_neither_storing_nor_stopping(
+    core: Backend, token: str, node: Node, tmp_path: Path
+) -> None:
+    """Stopped, not killed: connections are taken, and nothing answers."""
+    sender = MessageSender(core, token)
+    with running_worker(core, tmp_path / "worker_log") as worker:
+        sender.send(1_000)
+        wait_until(sender.all_are_found, 30)
+        node.send(signal.SIGSTOP)
+        try:
+            assert max(sender.send(1_000) for _ in range(3)) < 10
+            since = time.monotonic()
+            with pytest.raises(EngineDown, match="Elasticsearch"):
+                search_numbers(core, token, "line")
+            assert time.monotonic() - since < 5
+            worker.terminate()
+            assert worker.wait(10) == 0
+        finally:
+            node.send(signal.SIGCONT)
+    # What the worker had taken was given back: nobody has to wait for its lease.
+    assert query_rows(core, "SELECT count(*) FROM outbox WHERE leased_until IS NOT NULL") == [(0,)]
+    with running_worker(core, tmp_path / "worker_log"):
+        wait_until(lambda: unpublished_messages(core) == 0, 60)
+    request_elasticsearch(core, "POST", f"/{live_index_name(core)}/_refresh")
+    assert sender.all_are_found()
+
+
+def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str) -> None:
+    """413 has no body that says why: it is halved until it fits; what never fits is a dead letter."""
+    texts = ["long " * 1_000] * 40  # 5 kB each, 200 kB together
+    # One code point of it becomes eighteen: this is 360 kB.
+    core.acceptor.accept(
+        accept.messages(
+            token, 1, [*texts, "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 10_000]
+        )
+    )
+    core.drainer.drain_all()
+    assert publish_all(core) == 41
+    assert search_numbers(core, token, "long long") == list(range(1, 41))
+    assert query_rows(core, "SELECT kind, number, reason FROM dead_letter") == [
+        ("publish", 41, "Elasticsearch takes no request of that length")
+    ]
+
+
+def test_what_is_refused_for_now_is_sent_again(core: Backend, node: Node) -> None:
+    """Six at once are more than this node takes; each of them gets its documents in."""
+    index, name = SearchIndex(node.url), new_index_name("busy")
+    index.create(name)
+    documents = [Document(1, n, 1, f"{n} " + "x" * 1_500) for n in range(1, 241)]
+
+    def write(part: list[Document]) -> None:
+        for _ in range(4):
+            assert index.write(name, part) == []
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, [documents[at::6] for at in range(6)]))
+    request_elasticsearch(core, "POST", f"/{name}/_refresh")
+    assert request_elasticsearch(core, "GET", f"/{name}/_count")["count"] == 240
+    stats = request_elasticsearch(core, "GET", "/_nodes/stats/indexing_pressure")
+    (pressure,) = (one["indexing_pressure"]["memory"] for one in stats["nodes"].values())
+    assert pressure["total"]["coordinating_rejections"] > 0
+    index.drop(name)
+    index.close()

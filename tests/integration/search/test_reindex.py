@@ -1,0 +1,712 @@
+"""A reindex: no search fails or shrinks meanwhile, no change is lost or undone, any end of it is repaired."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import Conflict, EngineDown, Failed, Unavailable
+from backend.ingest import accept
+from backend.search import alias_swap, reindex
+from backend.search.reindex import Reindexer
+from backend.search.searcher import NoIndex
+from backend.settings import Settings
+from backend.storage.elasticsearch import index
+from backend.storage.elasticsearch.index import (
+    MAPPING_VERSION,
+    Document,
+    SearchIndex,
+    installation_alias,
+)
+from backend.storage.postgres import reindex_state, search_indices
+from tests.conftest import Engines
+from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.elasticsearch.requests import (
+    live_index_name,
+    publish_all,
+    publisher,
+    query_rows,
+    request_elasticsearch,
+    search_numbers,
+    store_messages,
+    unpublished_messages,
+    wait_until,
+)
+
+ROOT = Path(__file__).parents[3]
+MANY_MESSAGES = 15_000  # messages, so that a process can be met in the middle of copying them
+
+
+class ProgressCalls:
+    """Remembers how far a reindex said it had come."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        self.steps.append((step, done, total))
+
+
+def reindexer(core: Backend) -> Reindexer:
+    """Its reindexer."""
+    assert core.reindexer is not None
+    return core.reindexer
+
+
+def index_client(core: Backend) -> SearchIndex:
+    """Its Elasticsearch."""
+    assert core.index is not None
+    return core.index
+
+
+def registered_indices(core: Backend) -> dict[str, str]:
+    """The names of the indices that are kept, by their states."""
+    with core.database.connect() as connection:
+        return {one.state: one.name for one in search_indices.list_indices(connection)}
+
+
+def existing_indices(core: Backend) -> set[str]:
+    """The installation's indices that Elasticsearch has."""
+    return set(index_client(core).list_indices(installation_alias(core.database.installation.id)))
+
+
+def index_matches(core: Backend) -> bool:
+    """Whether the live index holds every message as it is; fails on a half-progress answer."""
+    checked = reindexer(core).check()
+    assert checked.name == live_index_name(core)
+    return not checked.faults
+
+
+def chat_id(core: Backend) -> int:
+    """The id of the only chat."""
+    ((id_,),) = query_rows(core, "SELECT id FROM chat")
+    return int(id_)
+
+
+def store_many(core: Backend, size: int) -> None:
+    """Store messages of chat 1 past the log, of which the index hears nothing."""
+    with core.database.begin() as tx:
+        tx.execute(
+            text(
+                """
+                INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
+                SELECT :chat, n, n, now(), now(), 'message ' || n, 'message ' || n
+                FROM generate_series(1, :size) n"""
+            ),
+            {"chat": chat_id(core), "size": size},
+        )
+
+
+# -- the whole of it --------------------------------------------------------------------------------
+
+
+def test_another_index_is_built_and_searched(core: Backend, token: str) -> None:
+    """It holds all, tombstones included; the one before stays for a rollback, and no third."""
+    store_messages(core, token, "one apple", "two apples", "three apples", "four apples")
+    core.catalog.delete_message(token, 1, 2)
+    publish_all(core)
+    names = [live_index_name(core)]
+    for _ in range(2):
+        progress_calls = ProgressCalls()
+        built = reindexer(core).build(progress=progress_calls)
+        assert built is not None
+        assert (built.messages, built.previous) == (4, names[-1])
+        assert progress_calls.steps == [("copied", 4, 4), ("compared", 4, 4)]
+        names.append(built.name)
+        assert search_numbers(core, token, "apple") == [1, 3, 4]
+        assert core.catalog.wait_searchable(token, 1, 1, 4, 5)  # it counts tombstones
+        assert index_matches(core)
+        assert registered_indices(core) == {"live": names[-1], "previous": names[-2]}
+        assert existing_indices(core) == set(names[-2:])
+
+
+def test_no_search_fails_or_shrinks_meanwhile(core: Backend, token: str) -> None:
+    """Searches go on through three reindexes and two rollbacks, with creations, edits and deletions.
+
+    Whatever was found once is found again by each later search, until its deletion begins; no search that
+    begins after a deletion was answered finds it; what never changes is always there.
+    """
+    store_messages(core, token, *(f"steady {n}" for n in range(1, 301)))
+    publish_all(core)
+    leaving: set[int] = set()  # whose deletion has begun: it may be found, or not
+    removed: set[int] = set()  # whose deletion was answered
+    searches = 0
+    made = count(1)
+
+    def change() -> None:
+        store_messages(core, token, *(f"fresh {next(made)}" for _ in range(5)))
+        numbers = search_numbers(core, token, "fresh")
+        if len(numbers) > 20:
+            core.catalog.edit_message(token, 1, numbers[1], f"fresh again {next(made)}")
+            leaving.add(numbers[0])
+            core.catalog.delete_message(token, 1, numbers[0])
+            removed.add(numbers[0])
+
+    def search() -> None:
+        nonlocal searches
+        seen_numbers: set[int] = set()
+        while not done.is_set():
+            assert search_numbers(core, token, "steady") == list(range(1, 301))
+            gone = set(removed)
+            now = set(search_numbers(core, token, "fresh"))
+            assert seen_numbers - now <= set(leaving), "a search found less than one before it"
+            assert not now & gone, "a deleted message was found"
+            seen_numbers |= now
+            searches += 1
+
+    done = threading.Event()
+    failures: list[BaseException] = []
+    loops = [change, lambda: publisher(core).publish(), search]
+    with _looping_threads(loops, done, failures):
+        for _ in range(2):
+            assert reindexer(core).build()
+            reindexer(core).rollback()
+        assert reindexer(core).build()
+        wait_until(lambda: bool(failures) or (searches > 10 and bool(removed)), 60)
+    assert not failures, failures
+    publish_all(core)
+    assert index_matches(core)
+    reindexer(core).rollback()  # the other one has missed nothing, either
+    assert index_matches(core)
+
+
+@contextmanager
+def _looping_threads(
+    loops: Sequence[Callable[[], object]], done: threading.Event, failures: list[BaseException]
+) -> Iterator[None]:
+    """Each in a thread, again and again until the end; what goes wrong is kept."""
+
+    def run(loop: Callable[[], object]) -> None:
+        try:
+            while not done.is_set():
+                loop()
+        except BaseException as error:  # noqa: BLE001  # progress by the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=[loop]) for loop in loops]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(30)
+
+
+def test_changes_made_meanwhile_are_neither_lost_nor_undone(
+    core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before their page, behind it, and in between: read as they were, and written after the change."""
+    monkeypatch.setattr(reindex, "PAGE_ROWS", 2)
+    store_messages(core, token, *(f"old {n}" for n in range(1, 9)))
+    publish_all(core)
+    late = [Document(chat_id(core), 3, 1, "old 3")]
+
+    def change_data(step: str, done: int, _: int) -> None:
+        if (step, done) == ("copied", 4):
+            core.catalog.edit_message(token, 1, 1, "new 1")  # copied before
+            core.catalog.edit_message(token, 1, 8, "new 8")  # not yet
+            core.catalog.delete_message(token, 1, 3)
+            store_messages(core, token, "new 9")
+            publish_all(core)
+            index_client(core).write(registered_indices(core)["building"], late)
+        if (step, done) == ("copied", 8):
+            core.catalog.delete_message(token, 1, 2)  # not published: it waits in the outbox
+
+    assert reindexer(core).build(progress=change_data)
+    assert search_numbers(core, token, "new") == [1, 8, 9]
+    assert search_numbers(core, token, "old") == [4, 5, 6, 7]
+    assert index_client(core).candidates(live_index_name(core), chat_id(core), "old", 0, 10) == [
+        4,
+        5,
+        6,
+        7,
+    ]
+    assert index_matches(core)
+
+
+def test_a_rollback_loses_nothing_written_since(core: Backend, token: str) -> None:
+    """Every write goes to both; going back and forth changes no result."""
+    with pytest.raises(Failed, match="no search index to go back to"):
+        reindexer(core).rollback()
+    store_messages(core, token, "one apple")
+    publish_all(core)
+    first = live_index_name(core)
+    assert reindexer(core).build()
+    store_messages(core, token, "two apples", "three apples")
+    core.catalog.edit_message(token, 1, 1, "one pear")
+    core.catalog.delete_message(token, 1, 2)
+    publisher(core).publish()
+    for _ in range(2):
+        second = live_index_name(core)
+        assert reindexer(core).rollback() == registered_indices(core)["live"] != second
+        assert (search_numbers(core, token, "apple"), search_numbers(core, token, "pear")) == (
+            [3],
+            [1],
+        )
+        assert index_matches(core)
+    assert registered_indices(core)["previous"] == first
+
+
+def test_a_message_that_can_not_be_indexed_is_named(
+    core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a reindex fails, searches stay as they were, and no database id is progress."""
+    core.acceptor.accept(accept.chats(token, 40))  # so that chat and id differ
+    core.acceptor.accept(accept.messages(token, 41, [f"apple {n}" for n in range(1, 151)]))
+    core.drainer.drain_all()
+    publish_all(core)
+    before = live_index_name(core)
+    number = {**index.INDEX_MAPPING["properties"]["number"], "type": "byte"}
+    shape = {
+        **index.INDEX_MAPPING,
+        "properties": {**index.INDEX_MAPPING["properties"], "number": number},
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "INDEX_MAPPING", shape)
+        with pytest.raises(Failed) as failure:
+            reindexer(core).build()
+    assert f"message 128 of chat 41 of application {token}" in failure.value.message
+    assert "and more; Elasticsearch says document_parsing_exception" in failure.value.message
+    assert live_index_name(core) == before
+    assert index_matches(core)
+    with pytest.raises(Conflict, match="was interrupted"):
+        reindexer(core).build()
+    assert reindexer(core).abort() is not None
+    assert registered_indices(core) == {"live": before}
+    assert existing_indices(core) == {before}
+    assert reindexer(core).build()
+
+
+# -- ends and beginnings ----------------------------------------------------------------------------
+
+
+def start_command(core: Backend, *words: str) -> "subprocess.Popen[str]":
+    """`instachat …` on the backend's settings, in a process of its own."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
+    given = core.settings.model_dump(exclude_unset=True)
+    environment |= {f"INSTACHAT_{name.upper()}": str(value) for name, value in given.items()}
+    return subprocess.Popen(
+        [sys.executable, "-m", "instachat_cli", *words],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run_command(core: Backend, *words: str) -> tuple[int, str]:
+    """The exit code of `instachat …`, and all that it said."""
+    process = start_command(core, *words)
+    out, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    return process.returncode, out + said
+
+
+def copied_messages(core: Backend) -> int:
+    """How many messages a build has noted as copied."""
+    return reindexer(core).state().copied if "building" in registered_indices(core) else 0
+
+
+def test_killed_it_is_resumed_and_two_at_once_are_one(core: Backend, token: str) -> None:
+    """One that is stopped is named to the second; killed, it can be resumed, not begun beside, from where
+    it was.
+    """
+    store_many(core, MANY_MESSAGES)
+    first = start_command(core, "reindex")
+    try:
+        wait_until(lambda: copied_messages(core) > 0, 60)
+        first.send_signal(signal.SIGSTOP)
+        name = registered_indices(core)["building"]
+        for words in ([], ["--resume"], ["--abort"], ["--rollback"]):
+            code, said = run_command(core, "reindex", *words)
+            assert code == 6
+            assert f", process {first.pid}, since 20" in said
+    finally:
+        first.kill()
+        first.communicate()
+    wait_until(lambda: not _locked(core), 10)
+    code, said = run_command(core, "reindex")
+    assert code == 6
+    assert "`instachat reindex --resume` goes on" in said
+    before = copied_messages(core)
+    assert 0 < before < MANY_MESSAGES
+    progress_calls = ProgressCalls()
+    built = reindexer(core).build(resume=True, progress=progress_calls)
+    assert built is not None
+    assert (built.name, built.messages) == (name, MANY_MESSAGES)
+    assert progress_calls.steps[0][1] > before
+    assert search_numbers(core, token, "message 14999") == [14999]
+    assert index_matches(core)
+
+
+def _locked(core: Backend) -> bool:
+    ((locks,),) = query_rows(
+        core,
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    )
+    return bool(locks)
+
+
+def test_ctrl_c_says_what_to_run(core: Backend, token: str) -> None:
+    """130, how far it was, and both ways on; each of them works."""
+    store_many(core, MANY_MESSAGES)
+    process = start_command(core, "reindex")
+    try:
+        wait_until(lambda: copied_messages(core) > 0, 60)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "of 15,000 messages copied" in said
+    assert "`instachat reindex --resume`" in said
+    assert "`instachat reindex --abort`" in said
+    code, said = run_command(core, "reindex", "--resume", "--dry-run")
+    assert code == 0
+    assert '"copied": ' in said
+    code, said = run_command(core, "reindex", "--resume", "-o", "table")
+    assert code == 0
+    assert "reindexed 15,000 messages" in said
+    assert search_numbers(core, token, "message 14999") == [14999]
+    assert run_command(core, "reindex", "--resume", "-o", "table")[1].startswith(
+        "nothing to resume"
+    )
+    assert run_command(core, "reindex", "--abort", "-o", "table")[1].startswith("nothing to remove")
+
+
+@pytest.mark.parametrize("repaired_by", ["abort", "resume"])
+def test_a_crash_between_alias_and_commit_is_repaired(
+    core: Backend, token: str, repaired_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches may read the new index then, which holds all; either way leads to one truth."""
+    store_messages(core, token, "one apple")
+    publish_all(core)
+    before = live_index_name(core)
+    set_read_alias = SearchIndex.set_read_alias
+
+    def crash(self: SearchIndex, name: str) -> None:
+        set_read_alias(self, name)
+        raise EngineDown("the answer was lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SearchIndex, "set_read_alias", crash)
+        with pytest.raises(EngineDown, match="the answer was lost"):
+            reindexer(core).build()
+    assert registered_indices(core)["live"] == before
+    assert search_numbers(core, token, "apple") == [1]
+    if repaired_by == "abort":
+        reindexer(core).abort()
+        assert registered_indices(core) == {"live": before}
+    else:
+        assert reindexer(core).build(resume=True)
+        assert registered_indices(core)["previous"] == before
+    assert existing_indices(core) == set(registered_indices(core).values())
+    store_messages(core, token, "two apples")
+    publish_all(core)
+    assert search_numbers(core, token, "apple") == [1, 2]
+    assert index_matches(core)
+
+
+def test_a_publisher_in_the_middle_is_waited_for(
+    core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches do not turn while somebody has leased what only the old index holds."""
+    store_messages(core, token, "one apple")
+    publish_all(core)
+    store_messages(core, token, "two apples")
+    half, go_on = threading.Event(), threading.Event()
+    write = SearchIndex.write
+
+    def write_slowly(self: SearchIndex, name: str, documents: Any) -> Any:
+        rejected = write(self, name, documents)
+        if threading.current_thread() is thread and not half.is_set():
+            half.set()
+            assert go_on.wait(30)
+        return rejected
+
+    def hold_up(step: str, *_: object) -> None:
+        if step == "copied":
+            thread.start()
+            assert half.wait(30)  # the live index has it
+        elif not go_on.is_set():
+            pytest.fail("compared while somebody published")
+
+    monkeypatch.setattr(SearchIndex, "write", write_slowly)
+    thread = threading.Thread(target=publisher(core).publish)
+    build_thread = threading.Thread(target=lambda: reindexer(core).build(progress=hold_up))
+    build_thread.start()
+    assert half.wait(30)
+    before = live_index_name(core)
+    request_elasticsearch(core, "POST", f"/{before}/_refresh")
+    time.sleep(0.3)
+    assert live_index_name(core) == before
+    assert search_numbers(core, token, "apple") == [1, 2]
+    go_on.set()
+    for each in (thread, build_thread):
+        each.join(30)
+    assert live_index_name(core) != before
+    assert search_numbers(core, token, "apple") == [1, 2]
+
+
+def test_a_publisher_that_failed_half_way_hides_nothing(
+    core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote to the old index only, just before searches turn, is found in the new one."""
+    store_messages(core, token, "one apple")
+    publish_all(core)
+    write, hold = SearchIndex.write, reindex_state.block_publishers
+
+    def fail_half_way(self: SearchIndex, name: str, documents: Any) -> Any:
+        if name == registered_indices(core).get("building"):
+            raise Unavailable("busy")
+        return write(self, name, documents)
+
+    def fail_before(tx: Connection, seconds: float) -> bool:
+        store_messages(core, token, "two apples")
+        with monkeypatch.context() as patched:
+            patched.setattr(SearchIndex, "write", fail_half_way)
+            with pytest.raises(Unavailable, match="busy"):
+                publisher(core).publish()
+        request_elasticsearch(core, "POST", f"/{live_index_name(core)}/_refresh")
+        assert search_numbers(core, token, "apple") == [1, 2]
+        return hold(tx, seconds)
+
+    monkeypatch.setattr(reindex_state, "block_publishers", fail_before)
+    assert reindexer(core).build()
+    assert search_numbers(core, token, "apple") == [1, 2]
+
+
+# -- without, with, and without again ---------------------------------------------------------------
+
+
+def test_an_installation_that_had_none_gets_one(
+    engines: Engines, elasticsearch: Elasticsearch
+) -> None:
+    """Searches say what to run until it is built; aborted, nothing is noted for an index any more."""
+    plain = engines.settings()
+    with open_backend(plain) as core:
+        token = core.catalog.create_application("test").token
+        core.acceptor.accept(accept.chats(token))
+        store_messages(core, token, "one apple", "two apples")
+        assert run_command(core, "reindex", "-o", "table") == (
+            0,
+            "nothing to build: PostgreSQL searches (INSTACHAT_ELASTICSEARCH_URL is not set)\n",
+        )
+    with open_backend(_with(plain, elasticsearch.url)) as core:
+        with pytest.raises(NoIndex, match="no search index"):
+            search_numbers(core, token, "apple")
+        with pytest.raises(KeyboardInterrupt):
+            reindexer(core).build(progress=_interrupt)
+        store_messages(core, token, "three apples")
+        assert unpublished_messages(core) == 1
+        assert reindexer(core).abort()
+        assert (unpublished_messages(core), registered_indices(core), existing_indices(core)) == (
+            0,
+            {},
+            set(),
+        )
+        store_messages(core, token, "four apples")
+        assert unpublished_messages(core) == 0
+        code, said = run_command(core, "reindex", "--check")
+        assert code == 4
+        assert "there is no search index" in said
+        code, said = run_command(core, "reindex", "-o", "json")
+        assert code == 0
+        assert '"messages": 4, "previous": null' in said
+        assert search_numbers(core, token, "apple") == [1, 2, 3, 4]
+        assert run_command(core, "reindex", "--check")[0] == 0
+    with open_backend(plain) as core:
+        code, said = run_command(core, "reindex", "--abort", "-o", "table")
+        assert (code, "no longer noted" in said) == (0, True)
+        store_messages(core, token, "five apples")
+        assert (unpublished_messages(core), registered_indices(core)) == (0, {})
+
+
+def _with(plain: Settings, url: str) -> Settings:
+    given = plain.model_dump(exclude_unset=True)
+    return Settings(**given, elasticsearch_url=url)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_lost_index_is_replaced(core: Backend, token: str) -> None:
+    """Deleted by hand, it holds up publishing until a reindex; then all is searched again."""
+    store_messages(core, token, "one apple")
+    publish_all(core)
+    request_elasticsearch(core, "DELETE", f"/{live_index_name(core)}")
+    store_messages(core, token, "two apples")
+    with pytest.raises(Failed, match="is not in Elasticsearch"):
+        publish_all(core)
+    with pytest.raises(KeyboardInterrupt):
+        reindexer(core).build(progress=_interrupt)
+    assert reindexer(core).abort()
+    with pytest.raises(NoIndex, match="no search index"):
+        search_numbers(core, token, "apple")
+    assert reindexer(core).build()
+    request_elasticsearch(core, "DELETE", f"/{live_index_name(core)}")
+    assert reindexer(core).check().faults == ["it is not in Elasticsearch"]
+    built = reindexer(core).build()
+    assert built is not None
+    assert built.previous is None
+    assert search_numbers(core, token, "apple") == [1, 2]
+    assert index_matches(core)
+
+
+def test_a_build_that_is_deleted_fails(core: Backend, token: str) -> None:
+    """While it is copied to or resumed: nothing is searched that is not whole."""
+    store_messages(core, token, "one apple")
+    publish_all(core)
+
+    def delete(step: str, *_: object) -> None:
+        if step == "copied":
+            request_elasticsearch(core, "DELETE", f"/{registered_indices(core)['building']}")
+
+    with pytest.raises(Failed, match="is not in Elasticsearch"):
+        reindexer(core).build(progress=delete)
+    with pytest.raises(Failed, match="not in Elasticsearch any more"):
+        reindexer(core).build(resume=True)
+    assert reindexer(core).abort()
+    assert search_numbers(core, token, "apple") == [1]
+    assert reindexer(core).build()
+
+
+# -- checking ---------------------------------------------------------------------------------------
+
+
+def test_a_check_finds_what_differs(core: Backend, token: str) -> None:
+    """A document that is missing, older, newer or too many, and a mapping that is not ours; 4, and named."""
+    store_messages(core, token, *(f"apple {n}" for n in range(1, 8)))
+    core.catalog.delete_message(token, 1, 7)
+    publish_all(core)
+    assert index_matches(core)
+    name, chat = live_index_name(core), chat_id(core)
+    request_elasticsearch(core, "DELETE", f"/{name}/_doc/{chat}-2?routing={chat}")
+    with core.database.begin() as tx:
+        tx.execute(text("UPDATE message SET version = version + 1 WHERE number = 3"))
+        tx.execute(text("UPDATE message SET version = version - 1 WHERE number = 4"))
+    extra = [Document(chat, 50, 1, "apple 50"), Document(chat, 51, 1, None)]
+    assert index_client(core).write(name, extra) == []
+    request_elasticsearch(core, "POST", f"/{name}/_refresh")
+    (fault,) = reindexer(core).check().faults
+    numbers = [n for n in range(1, 60) if f"message {n} of chat 1 of application {token}" in fault]
+    assert numbers == [2, 3, 4, 50]  # a tombstone without a row is as good as none
+    code, said = run_command(core, "reindex", "--check", "-o", "json")
+    assert code == 4
+    assert '"error": "check_failed"' in said
+    assert reindexer(core).build()
+    assert index_matches(core)
+
+
+def test_a_check_knows_another_mapping(
+    core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its number, and by what Elasticsearch really has; what an operator may set is left alone."""
+    store_messages(core, token, "apple")
+    publish_all(core)
+    request_elasticsearch(
+        core, "PUT", f"/{live_index_name(core)}/_settings", {"index": {"refresh_interval": "2s"}}
+    )
+    assert index_matches(core)
+    with monkeypatch.context() as patched:
+        patched.setattr(reindex, "MAPPING_VERSION", MAPPING_VERSION + 1)
+        assert reindexer(core).check().faults == [
+            f"it is of mapping {MAPPING_VERSION}, this program makes 2"
+        ]
+    fields = {**index.INDEX_MAPPING["properties"], "text": {"type": "text", "analyzer": "simple"}}
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "INDEX_MAPPING", {**index.INDEX_MAPPING, "properties": fields})
+        patched.setattr(
+            index, "INDEX_SETTINGS", {**index.INDEX_SETTINGS, "sort": {"field": "chat"}}
+        )
+        assert reindexer(core).check().faults == [
+            "mappings.properties.text.analyzer is not this program's",
+            "settings.sort.field is not this program's",
+        ]
+
+
+def test_a_difference_keeps_searches_where_they_are(
+    core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that lost a message is found out before anything reads it."""
+    store_messages(core, token, "one apple", "two apples")
+    publish_all(core)
+    before = live_index_name(core)
+    write = SearchIndex.write
+
+    def lose_one(self: SearchIndex, name: str, documents: Any) -> Any:
+        return write(self, name, [one for one in documents if one.number != 2])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SearchIndex, "write", lose_one)
+        with pytest.raises(Failed, match=f"message 2 of chat 1 of application {token}"):
+            reindexer(core).build()
+    assert live_index_name(core) == before
+    assert search_numbers(core, token, "apple") == [1, 2]
+
+
+# -- as a job ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_reindexes_when_asked(core: Backend, token: str) -> None:
+    """Asked for by a job; meanwhile it stores as ever, and it ends at once when it is progress to."""
+    store_many(core, MANY_MESSAGES)
+    before = live_index_name(core)
+    process = start_command(core, "worker")
+    try:
+        core.jobs.request_reindex()
+        wait_until(lambda: copied_messages(core) > 0, 60)
+        since = time.monotonic()
+        number = core.acceptor.accept(accept.chats(token)).first
+        wait_until(lambda: core.catalog.chat(token, number) is not None, 10)
+        assert time.monotonic() - since < 5
+        assert "building" in registered_indices(core)
+        wait_until(lambda: live_index_name(core) != before, 60)
+        core.jobs.request_reindex()
+        wait_until(lambda: copied_messages(core) > 0, 60)
+        with (
+            core.database.begin() as tx
+        ):  # its next checkpoint waits: it is not through before it is told
+            tx.exec_driver_sql("SELECT FROM search_index WHERE state = 'building' FOR UPDATE")
+            process.send_signal(signal.SIGTERM)
+            time.sleep(1)  # two sweeps of the worker, which then tells it
+        said = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "the reindex was progress to stop" in said
+    assert reindexer(core).build(resume=True)
+    assert search_numbers(core, token, "message 14999") == [14999]
+
+
+def test_a_publish_lock_that_times_out_changes_nothing(
+    core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that writes messages and does not end: nothing is begun beside what it may hide."""
+    store_messages(core, token, "one apple")
+    publish_all(core)
+    monkeypatch.setattr(alias_swap, "PUBLISH_LOCK_ATTEMPTS", 1)
+    monkeypatch.setattr(search_indices, "LOCK_TIMEOUT_SECONDS", 0.2)
+    with core.database.begin() as tx:
+        assert tx.scalar(text("SELECT publishing FROM installation"))
+        with pytest.raises(Unavailable):
+            reindexer(core).build()
+    assert set(registered_indices(core)) == {"live"}
+    assert reindexer(core).build()

@@ -1,0 +1,212 @@
+"""Accepting from an event loop while Redis restarts, hangs, dies and comes back, on one connection."""
+
+import asyncio
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+import uvloop
+
+from backend.domain.errors import EngineDown, InstaChatError, Unconfirmed
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.storage.redis.accept_async import AsyncAcceptClient, make_async_clients
+from backend.storage.redis.log import Log
+from backend.storage.redis.script_loader import SCRIPTS, SHAS
+from backend.storage.redis.types import Assigned, Creation, Outcome, StaleEpoch
+from tests.support.engines import RedisServer, valkey_binary
+from tests.support.faults.proxy import Proxy
+
+pytestmark = pytest.mark.faults
+
+CHAT = Parent("t" * 32, 1)
+ANSWER_SECONDS = 0.5
+
+Accept = Callable[[], Awaitable[Outcome | InstaChatError | StaleEpoch]]
+Scenario = Callable[[Accept], Awaitable[None]]
+Run = Callable[..., None]  # of a scenario, and a URL other than the server's own
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A Valkey with one chat in it."""
+    binary = valkey_binary()
+    assert binary is not None
+    server = RedisServer(binary)
+    server.start()
+    log = Log(server.url)
+    try:
+        log.set_epoch(0, 1, "here")
+        for parent in (Parent(CHAT.token), CHAT):
+            log.verify(0, 1, parent, 0, create=True)
+        yield server
+    finally:
+        log.close()
+        server.remove()
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest, server: RedisServer) -> Run:
+    """To tell a scenario of acceptances, one after the other, on either event loop."""
+    return lambda scenario, url=server.url: request.param(_run_scenario(url, scenario))
+
+
+async def _run_scenario(url: str, scenario: Scenario) -> None:
+    log = Log(url, connect_timeout_seconds=0.3, reply_timeout_seconds=ANSWER_SECONDS)
+    accepting = AsyncAcceptClient(log)
+    creation = Creation("messages", CHAT, pack_messages(*CHAT, ["a"]))  # type: ignore[arg-type]  # it has a chat
+
+    async def accept() -> Outcome | InstaChatError | StaleEpoch:
+        (outcome,) = await accepting.accept_each([(0, [creation], EntryId(0, 0))])
+        return outcome
+
+    try:
+        await scenario(accept)
+    finally:
+        await accepting.close()
+        log.close()
+
+
+def number(outcome: Outcome | InstaChatError | StaleEpoch) -> int:
+    """The number that was given."""
+    assert isinstance(outcome, tuple), outcome
+    (given,) = outcome[0]
+    assert isinstance(given, Assigned)
+    return given.first
+
+
+def test_a_restarted_redis_costs_no_failed_call(run: Run, server: RedisServer) -> None:
+    """The old connection's end is noticed before anything is sent; numbers go on."""
+
+    async def scenario(accept: Accept) -> None:
+        assert number(await accept()) == 1
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        assert isinstance(await accept(), StaleEpoch)  # the script's own word, so it was asked
+        Log(server.url).set_epoch(0, 2, "here")
+
+    run(scenario)
+
+
+def test_a_redis_that_is_away_is_down_and_back_at_once(run: Run, server: RedisServer) -> None:
+    """Nothing was sent, so it is known that nothing was accepted."""
+
+    async def scenario(accept: Accept) -> None:
+        assert number(await accept()) == 1
+        await asyncio.to_thread(server.kill)
+        began = time.monotonic()
+        assert type(await accept()) is EngineDown
+        assert time.monotonic() - began < 1
+        await asyncio.to_thread(server.start)
+        assert isinstance(await accept(), StaleEpoch)
+
+    run(scenario)
+
+
+def test_a_hanging_redis_leaves_it_unconfirmed(run: Run, server: RedisServer) -> None:
+    """The call was sent; what is answered late is nobody's answer, least of all the next call's."""
+
+    async def scenario(accept: Accept) -> None:
+        assert number(await accept()) == 1
+        server.send(signal.SIGSTOP)
+        began = time.monotonic()
+        outcome = await accept()
+        assert type(outcome) is Unconfirmed
+        assert 0.9 * ANSWER_SECONDS < time.monotonic() - began < ANSWER_SECONDS + 1
+        began = time.monotonic()
+        assert type(await accept()) is EngineDown  # no new connection: so this one was not sent
+        assert time.monotonic() - began < ANSWER_SECONDS + 1
+        server.send(signal.SIGCONT)
+        assert number(await accept()) == 3  # Redis has done what it was sent
+
+    run(scenario)
+
+
+def test_a_redis_killed_under_a_call_leaves_it_unconfirmed(run: Run, server: RedisServer) -> None:
+    """Its answer is lost, and is not asked for again."""
+
+    async def scenario(accept: Accept) -> None:
+        assert number(await accept()) == 1
+        server.send(signal.SIGSTOP)
+        killer = threading.Timer(0.1, server.kill)
+        killer.start()
+        assert type(await accept()) is Unconfirmed
+        killer.join()
+
+    run(scenario)
+
+
+def test_a_connection_that_was_reset_while_idle_costs_no_failed_call(
+    run: Run, server: RedisServer
+) -> None:
+    """As by a balancer, or a peer that is gone: it is noticed before anything is sent."""
+    proxy = Proxy(("127.0.0.1", server.port))
+
+    async def scenario(accept: Accept) -> None:
+        assert number(await accept()) == 1
+        await asyncio.to_thread(proxy.reset)
+        await asyncio.sleep(0.1)
+        assert number(await accept()) == 2
+
+    try:
+        run(scenario, f"redis://127.0.0.1:{proxy.port}")
+    finally:
+        proxy.close()
+
+
+def test_flushed_scripts_are_loaded_again_once(run: Run, server: RedisServer) -> None:
+    """And the request is answered as if nothing had been."""
+
+    async def scenario(accept: Accept) -> None:
+        for expected in (1, 2, 3):
+            server.client().script_flush()
+            assert number(await accept()) == expected
+
+    run(scenario)
+
+
+def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other shard's numbers were given, and are answered; of its own nobody knows."""
+    fails = 'if KEYS[1] == "instachat:{1}:epoch" then error("at once") end\n'
+    flags, newline, script = SCRIPTS["accept"].partition("\n")
+    assert not flags.startswith("#!")
+    broken = fails + flags + newline + script
+    monkeypatch.setitem(SCRIPTS, "accept", broken)
+    monkeypatch.setitem(SHAS, "accept", hashlib.sha1(broken.encode()).hexdigest())
+    creation = Creation("messages", CHAT, pack_messages(CHAT.token, 1, ["a"]))
+    batches = [(shard, [creation], EntryId(0, 0)) for shard in (0, 1)]
+
+    async def both() -> list[Outcome | InstaChatError | StaleEpoch]:
+        log = Log(server.url)
+        accepting = AsyncAcceptClient(log)
+        try:
+            return await accepting.accept_each(batches)
+        finally:
+            await accepting.close()
+            log.close()
+
+    fine, failed = asyncio.run(both())
+    assert number(fine) == 1
+    assert type(failed) is Unconfirmed
+    fine, failed = Log(server.url).accept_each(batches)
+    assert number(fine) == 2
+    assert type(failed) is Unconfirmed
+
+
+def test_a_url_that_only_the_other_client_understands_is_for_threads(server: RedisServer) -> None:
+    """An option of TLS that awaiting can't have: the synchronous client is what accepts then."""
+
+    async def made(url: str) -> int:
+        log = Log(url)
+        try:
+            return len(make_async_clients(log, 2))
+        finally:
+            log.close()
+
+    assert asyncio.run(made(server.url)) == 2
+    assert asyncio.run(made("rediss://127.0.0.1:1?ssl_validate_ocsp=true")) == 0

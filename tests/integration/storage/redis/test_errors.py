@@ -1,0 +1,456 @@
+"""What is not ours: copies put back by hand, values of other programs, refusals of Redis's own.
+
+No such thing stops a shard for good, makes a number come twice, or reaches the caller in Lua's words.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+import redis
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import EngineDown, Failed, InstaChatError, LogFull
+from backend.domain.events import pack_messages
+from backend.domain.model import EntryId, Parent
+from backend.ingest import accept
+from backend.settings import Settings
+from backend.storage.redis.accept_async import AsyncAcceptClient
+from backend.storage.redis.log import Log
+from backend.storage.redis.types import Creation, StaleEpoch
+from tests.support.engines import RedisServer, redis_binary, valkey_binary
+from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
+
+pytestmark = pytest.mark.faults
+
+NOTHING = EntryId(0, 0)
+
+
+def redis_of(backend: Backend) -> "redis.Redis":
+    assert isinstance(backend.log.redis, redis.Redis)
+    return backend.log.redis
+
+
+# -- copies, and somebody else's hands ----------------------------------------------------------------
+
+
+@contextmanager
+def put_back(backend: Backend) -> Iterator[None]:
+    """What Redis holds now is what it holds again afterwards: and it is no other server by that."""
+    client = redis_of(backend)
+    copy = {key: client.dump(key) for key in client.scan_iter()}
+    yield
+    client.flushall()
+    for key, value in copy.items():
+        assert value
+        client.restore(key, 0, value)
+
+
+def test_a_copy_put_back_under_a_running_server_fools_no_new_process(settings: Settings) -> None:
+    """Its life looks right to who knows nothing: but SQL has passed more than it ever gave."""
+    with open_backend(settings) as backend:
+        token = backend.catalog.create_application("x").token
+        backend.acceptor.accept(accept.chats(token))
+        send(backend, token, "a")
+        backend.drainer.drain_all()
+        with put_back(backend):
+            send(backend, token, "b", "c")
+            send(backend, token, "d")
+            backend.drainer.drain_all()
+    with open_backend(settings) as backend:
+        assert send(backend, token, "e") == 5
+        backend.drainer.drain_all()
+        assert list(stored(backend, token).values()) == list("abcde")
+
+
+def test_a_worker_notices_a_copy_put_back_under_a_running_server(settings: Settings) -> None:
+    """What such a Redis gives would lie below the cursor, and never be stored: a drain ends its life."""
+    with open_backend(settings) as backend, open_backend(settings) as old:
+        token = backend.catalog.create_application("x").token
+        backend.acceptor.accept(accept.chats(token))
+        old.acceptor.accept(accept.messages(token, 1, ["a"]))  # knows as much as the copy
+        with put_back(backend):
+            send(backend, token, "b", "c")
+            backend.drainer.drain_all()
+        with open_backend(settings) as worker:
+            worker.drainer.drain_all()
+        assert send(old, token, "d") == 4
+        backend.drainer.drain_all()
+        assert list(stored(backend, token).values()) == list("abcd")
+
+
+def test_a_deletion_that_was_refused_keeps_no_chat_closed(backend: Backend, chat: str) -> None:
+    """An old copy of Redis may say closed, with the event gone: SQL has decided, and the chat lives."""
+    send(backend, chat, "a")
+    deletion = backend.acceptor.accept(accept.deletion(chat, 1))
+    backend.drainer.drain_all()
+    key = backend.log.counter_key(deletion.shard, Parent(chat, 1))
+    redis_of(backend).hset(key, "closed", str(deletion.entry))
+    assert accept_eventually(backend, chat, "b") == 2
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("entry", ["*", "9-9", "1-999"])
+def test_what_somebody_appends_to_the_log_stops_nobody(
+    backend: Backend, chat: str, entry: str
+) -> None:
+    """XADD by hand puts the log ahead of its life: nothing could be appended, and a drain never ended."""
+    shard = backend.counters.shard(chat)
+    send(backend, chat, "a")
+    redis_of(backend).xadd(backend.log.key(shard, "log"), {"e": "foreign"}, id=entry)
+    assert send(backend, chat, "b") == 2
+    redis_of(backend).xadd(backend.log.key(shard, "log"), {"e": "foreign"}, id="*")
+    backend.drainer.drain_all()
+    assert send(backend, chat, "c") == 3
+    backend.drainer.drain_all()
+    assert stored(backend, chat) == {1: "a", 2: "b", 3: "c"}
+    assert scalar(backend, "SELECT count(*) FROM dead_letter") == 2
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        '0 1 ["m","{}",1,["x"]]',
+        '99999999999999999999 1 ["m","{}",1,["x"]]',
+        '5 1 ["m","{}",99999999999999999999,["x"]]',
+        '5 1 ["c","{}",1000000000]',
+        '0 1 ["c","{}",1]',
+        '99999999999999999999 1 ["c","{}",1]',
+        '5 1 ["d","{}",99999999999999999999]',
+    ],
+)
+def test_numbers_that_can_not_be_are_dead_letters(backend: Backend, chat: str, field: str) -> None:
+    """They would be refused by SQL each time, and the shard would stand still."""
+    shard = backend.counters.shard(chat)
+    _, end = backend.log.read_issued(shard, [])
+    entry = f"{end.epoch}-{end.sequence + 1}"
+    redis_of(backend).xadd(backend.log.key(shard, "log"), {"e": field.format(chat)}, id=entry)
+    redis_of(backend).hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
+    send(backend, chat, "next")
+    backend.drainer.drain_all()
+    assert stored(backend, chat) == {1: "next"}
+    assert scalar(backend, "SELECT count(*) FROM dead_letter") == 1
+
+
+def test_a_foreign_log_stops_no_other_shard(backend: Backend) -> None:
+    """One shard can't be drained; the sweep names it, and drains all others."""
+    tokens = [backend.catalog.create_application(f"{n}").token for n in range(20)]
+    for token in tokens:
+        backend.acceptor.accept(accept.chats(token))
+    spoilt = backend.counters.shard(tokens[0])
+    redis_of(backend).set(backend.log.key(spoilt, "log"), "foreign")
+    with pytest.raises(Failed, match="foreign"):
+        backend.drainer.drain_all()
+    for token in tokens:
+        if backend.counters.shard(token) != spoilt:
+            assert len(list(backend.catalog.chats(token))) == 1
+
+
+# -- every way in which the scripts can fail ----------------------------------------------------------
+
+
+def spoil_epoch_key(client: "redis.Redis", log: Log) -> None:
+    client.set(log.key(0, "epoch"), "foreign")
+
+
+def spoil_epoch(client: "redis.Redis", log: Log) -> None:
+    client.hset(log.key(0, "epoch"), "epoch", "many")
+
+
+def spoil_sequence(client: "redis.Redis", log: Log) -> None:
+    client.hset(log.key(0, "epoch"), "sequence", "many")
+
+
+def spoil_log(client: "redis.Redis", log: Log) -> None:
+    client.set(log.key(0, "log"), "foreign")
+
+
+def spoil_dirty(client: "redis.Redis", log: Log) -> None:
+    client.set(log.key(0, "dirty"), "foreign")
+
+
+def spoil_wake_up(client: "redis.Redis", log: Log) -> None:
+    client.delete(log.key(0, "wake-up"))
+    client.lpush(log.key(0, "wake-up"), "foreign")
+
+
+def spoil_counter(client: "redis.Redis", log: Log) -> None:
+    client.set(log.counter_key(0, CHAT), "foreign")
+
+
+def spoil_issued(client: "redis.Redis", log: Log) -> None:
+    client.hset(log.counter_key(0, CHAT), "issued", "many")
+
+
+TOKEN = "t" * 32
+CHAT = Parent(TOKEN, 1)
+
+Calls = dict[str, Callable[[], object]]
+
+
+def calls(log: Log) -> Calls:
+    """One call of each script, and of what else the log asks of Redis."""
+    messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
+    return {
+        "accept": lambda: log.accept(0, [messages], NOTHING),
+        "read": lambda: log.read(0, 1, "here", NOTHING, max_entries=9, max_bytes=999),
+        "trim": lambda: log.trim(0, 1, NOTHING),
+        "closed_by": lambda: log.is_closed_by(0, 1, CHAT, EntryId(1, 1)),
+        "reopen": lambda: log.reopen(0, 1, CHAT, EntryId(1, 1)),
+        "read_issued": lambda: log.read_issued(0, [Parent(TOKEN), CHAT]),
+        "probe": lambda: log.probe(0),
+        "verify": lambda: log.verify(0, 1, CHAT, 0, create=False, passed=EntryId(1, 1)),
+        "raise": lambda: log.raise_all(0, 1, {CHAT: 0}, create=False),
+        "set_closed": lambda: log.set_closed(0, 1, {CHAT: False}),
+        "read_counters": lambda: log.read_counters(0, 1, [CHAT]),
+        "ack_synced": lambda: log.ack_synced(0, 1, {CHAT: None}, 1),
+        "page": lambda: log.dirty_page(0, 1, 0, 9),
+        "drop_counters": lambda: log.drop_counters(0, [Parent(TOKEN, 9)]),
+        "total_issued": lambda: log.total_issued(16),
+        "pause": log.pause,
+        "paused": log.paused,
+        "resume": log.resume,
+        "lengths": lambda: log.lengths(16),
+        "dirty": lambda: log.count_dirty(16),
+        "heartbeat": lambda: log.record_heartbeat("w"),
+        "workers": log.count_workers,
+        "remove_worker": lambda: log.remove_worker("w"),
+        "configuration": lambda: log.configuration("appendonly"),
+        "ping": log.ping,
+        "set_epoch": lambda: log.set_epoch(0, 1, "here"),
+    }
+
+
+def refusals(log: Log) -> dict[str, type[Exception]]:
+    """Which calls are refused, and how; anything but an expected error fails.
+
+    Accepting from an event loop is refused as accepting is.
+    """
+    found: dict[str, type[Exception]] = {}
+    for name, call in (calls(log) | {"await": lambda: asyncio.run(awaited(log))}).items():
+        try:
+            call()
+        except (InstaChatError, StaleEpoch) as error:
+            found[name] = type(error)
+    assert found.pop("await", None) == found.get("accept")
+    return found
+
+
+async def awaited(log: Log) -> None:
+    """Accept a message from an event loop."""
+    messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
+    accepting = AsyncAcceptClient(log)
+    try:
+        (outcome,) = await accepting.accept_each([(0, [messages], NOTHING)])
+    finally:
+        await accepting.close()
+    if isinstance(outcome, Exception):
+        raise outcome
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def shard(request: pytest.FixtureRequest) -> Iterator[tuple[RedisServer, Log]]:
+    """A shard in its first life, with one chat, on a Valkey and on a Redis of its own."""
+    binary = valkey_binary() if request.param == "valkey" else redis_binary()
+    if binary is None:
+        pytest.skip("no Redis 7 on this machine: not tested on it")
+    server = RedisServer(binary)
+    server.start()
+    log = Log(server.url)
+    try:
+        log.set_epoch(0, 1, "here")
+        log.verify(0, 1, Parent(TOKEN), 1, create=True)
+        log.verify(0, 1, CHAT, 0, create=True)
+        assert not refusals(log)
+        yield server, log
+    finally:
+        log.close()
+        server.remove()
+
+
+WHOLE_EPOCH = {"accept", "read", "read_issued", "verify", "raise", "set_closed", "read_counters"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "refused", "error"),
+    [
+        (spoil_epoch_key, WHOLE_EPOCH, StaleEpoch),
+        (spoil_epoch, WHOLE_EPOCH, StaleEpoch),
+        (spoil_sequence, WHOLE_EPOCH, StaleEpoch),
+        (spoil_log, {"accept", "read", "trim"}, Failed),
+        (
+            spoil_dirty,
+            {"accept", "raise", "read_counters", "ack_synced", "page", "drop_counters"},
+            Failed,
+        ),
+        (spoil_wake_up, set(), Failed),
+        (spoil_counter, set(), Failed),
+        (spoil_issued, set(), Failed),
+    ],
+)
+def test_a_foreign_value_is_refused_with_our_error(
+    shard: tuple[RedisServer, Log],
+    spoil: Callable[["redis.Redis", Log], None],
+    refused: set[str],
+    error: type[Exception],
+) -> None:
+    """No script fails in Lua's words, whatever lies under its keys; a broken life is claimed anew."""
+    server, log = shard
+    spoil(server.client(), log)
+    assert refusals(log) == dict.fromkeys(refused, error)
+    if error is StaleEpoch:
+        assert log.set_epoch(0, 2, "here")
+        log.verify(0, 2, CHAT, 0, create=True)
+        assert log.read_issued(0, [CHAT])[1] == EntryId(2, 0)
+
+
+def test_a_foreign_counter_is_made_anew(shard: tuple[RedisServer, Log]) -> None:
+    """By who has drained its log: the numbers come from SQL."""
+    server, log = shard
+    for spoil in (spoil_counter, spoil_issued):
+        spoil(server.client(), log)
+        assert log.read_issued(0, [CHAT])[0] == [None]
+        assert log.verify(0, 1, CHAT, 7, create=False) is None
+        assert log.verify(0, 1, CHAT, 7, create=True) == 7
+
+
+WRITE_CALLS = {
+    "accept",
+    "heartbeat",
+    "set_epoch",
+    "raise",
+    "read",
+    "remove_worker",
+    "reopen",
+    "set_closed",
+    "trim",
+    "verify",
+}
+WRITE_CALLS |= {"drop_counters", "pause", "ack_synced", "resume"}
+
+
+@contextmanager
+def no_replicas(server: RedisServer) -> Iterator[None]:
+    server.client().config_set("min-replicas-to-write", 1)
+    yield
+    server.client().config_set("min-replicas-to-write", 0)
+
+
+@contextmanager
+def read_only(server: RedisServer) -> Iterator[None]:
+    server.client().execute_command("REPLICAOF", "127.0.0.1", 1)
+    yield
+    server.client().execute_command("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def busy(server: RedisServer) -> Iterator[None]:
+    server.client().config_set("busy-reply-threshold", 50)
+    looping = threading.Thread(target=loop, args=[server.client()])
+    looping.start()
+    time.sleep(0.3)
+    yield
+    server.client().execute_command("SCRIPT", "KILL")
+    looping.join()
+
+
+def loop(client: "redis.Redis") -> None:
+    with pytest.raises(redis.ResponseError, match="killed"):
+        client.eval("while true do end", 0)
+
+
+@contextmanager
+def full(server: RedisServer) -> Iterator[None]:
+    server.client().config_set("maxmemory", 1)
+    yield
+    server.client().config_set("maxmemory", 0)
+
+
+@contextmanager
+def forgetful(server: RedisServer) -> Iterator[None]:
+    server.client().script_flush()
+    yield
+
+
+@contextmanager
+def forbidding(server: RedisServer, *rules: str) -> Iterator[None]:
+    server.client().execute_command("ACL", "SETUSER", "default", *rules)
+    yield
+    server.client().execute_command("ACL", "SETUSER", "default", "+@all", "~*")
+
+
+def no_info(server: RedisServer) -> AbstractContextManager[None]:
+    return forbidding(server, "-info")
+
+
+def no_scripts(server: RedisServer) -> AbstractContextManager[None]:
+    return forbidding(server, "-evalsha")
+
+
+def no_keys(server: RedisServer) -> AbstractContextManager[None]:
+    return forbidding(server, "resetkeys")
+
+
+def no_append(server: RedisServer) -> AbstractContextManager[None]:
+    return forbidding(server, "-xadd")
+
+
+SCRIPT_CALLS = {
+    "accept",
+    "set_epoch",
+    "read_issued",
+    "probe",
+    "read",
+    "reopen",
+    "set_closed",
+    "closed_by",
+    "trim",
+}
+SCRIPT_CALLS |= {"raise", "verify", "read_counters", "ack_synced"}
+KEY_CALLS = SCRIPT_CALLS | {
+    "heartbeat",
+    "dirty",
+    "lengths",
+    "remove_worker",
+    "workers",
+    "page",
+    "drop_counters",
+    "total_issued",
+}
+KEY_CALLS |= {"pause", "paused", "resume"}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "refused", "error"),
+    [
+        (no_replicas, {"accept", "heartbeat", "remove_worker"}, EngineDown),
+        (read_only, {"accept", "heartbeat", "remove_worker"}, EngineDown),
+        (busy, KEY_CALLS | {"ping"}, EngineDown),
+        (full, {"accept", "heartbeat"}, LogFull),
+        (forgetful, set(), EngineDown),
+        (no_info, SCRIPT_CALLS - {"set_epoch"}, EngineDown),
+        (no_scripts, SCRIPT_CALLS, EngineDown),
+        (no_keys, KEY_CALLS, EngineDown),
+        (no_append, {"accept"}, EngineDown),
+    ],
+)
+def test_what_redis_refuses_is_refused_with_our_error(
+    shard: tuple[RedisServer, Log],
+    trouble: Callable[[RedisServer], AbstractContextManager[None]],
+    refused: set[str],
+    error: type[Exception],
+) -> None:
+    """Nothing is accepted and it is known: never Unconfirmed, and no number is missing afterwards."""
+    server, log = shard
+    before = server.client().hget(log.counter_key(0, CHAT), "issued")
+    with trouble(server):
+        found = refusals(log)
+    assert {name: kind for name, kind in found.items() if name in refused} == dict.fromkeys(
+        refused, error
+    )
+    assert found.keys() - refused <= WRITE_CALLS
+    if "accept" in refused:
+        assert server.client().hget(log.counter_key(0, CHAT), "issued") == before

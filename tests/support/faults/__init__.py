@@ -1,0 +1,1 @@
+"""Processes and proxies that the tests of faults drive."""

@@ -1,0 +1,292 @@
+"""A load: processes of many writers each, and real workers, to do harm to the engines under.
+
+Each writer keeps a ledger (`tests.support.ledger`), and notes when each of its requests began and ended. It
+writes until it is told to stop: what an engine refuses for now, it tries again; what it was not answered,
+it writes down as uncertain; anything else ends it, and the test.
+
+python -m tests.support.faults.load DATABASE REDIS FOLDER NAME WRITERS BATCH BYTES TOKEN…
+"""
+
+import heapq
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import NotFound, Unavailable, Unconfirmed
+from backend.ingest import accept
+from backend.settings import Settings
+from tests.support.engines import die_with_parent
+from tests.support.ledger import Audit, Ledger, audit
+
+PATIENCE_SECONDS = 60
+CHATS = 4  # of each application, to begin with
+NEW_CHAT_SHARE = 0.02  # of all requests
+
+
+class Span(NamedTuple):
+    """One request that was answered: of which parent, with which numbers, from when to when."""
+
+    parent: str
+    first: int
+    last: int
+    begin: int
+    end: int
+
+
+class Writer:
+    """One writer: sends numbered messages to random chats, in order, until told to stop."""
+
+    def __init__(self, backend: Backend, folder: Path, name: str, tokens: list[str]) -> None:
+        self._backend = backend
+        self._folder = folder
+        self._name = name
+        self._dice = random.Random(name)
+        self._chats = [(token, chat) for token in tokens for chat in range(1, CHATS + 1)]
+        self._spans: list[Span] = []
+        self._refusals: Counter[str] = Counter()
+
+    def write(self, batch: int, size: int) -> None:
+        """Write, then leave behind what happened."""
+        book = Ledger(self._folder / f"ledger-{self._name}")
+        sent = 0
+        while not (self._folder / "stop").exists():
+            token, chat = self._dice.choice(self._chats)
+            if self._dice.random() < NEW_CHAT_SHARE:
+                self._create(token)
+                continue
+            texts = [
+                f"{self._name} {sent + n} سلام".ljust(size)
+                for n in range(self._dice.randint(1, batch))
+            ]
+            try:
+                span = self._accept(f"{token} {chat}", accept.messages(token, chat, texts))
+            except NotFound:  # a new chat may be lost with the Redis that gave it
+                self._refusals["NotFound"] += 1
+                self._chats.remove((token, chat))
+                continue
+            except Unconfirmed:
+                book.record_uncertain(token, chat, texts)
+            except Unavailable:
+                continue
+            else:
+                book.record_answer(token, chat, span.first, texts, span.begin, span.end)
+            sent += len(texts)
+        left = {"spans": self._spans, "refusals": self._refusals}
+        (self._folder / f"left-{self._name}").write_text(json.dumps(left))
+
+    def _create(self, token: str) -> None:
+        try:
+            self._chats.append((token, self._accept(token, accept.chats(token)).first))
+        except Unavailable:
+            return
+
+    def _accept(self, parent: str, request: accept.Request) -> Span:
+        begin = time.monotonic_ns()
+        try:
+            accepted = self._backend.acceptor.accept(request)
+        except Unavailable as error:
+            self._refusals[type(error).__name__] += 1
+            time.sleep(0.02)
+            raise
+        span = Span(parent, accepted.first, accepted.last, begin, time.monotonic_ns())
+        self._spans.append(span)
+        return span
+
+
+def main(
+    database: str,
+    redis: str,
+    folder: str,
+    name: str,
+    writers: str,
+    batch: str,
+    size: str,
+    *tokens: str,
+) -> None:
+    """Run so many writers until the file `stop` is there."""
+    with (
+        open_backend(Settings(database_url=database, redis_url=redis)) as backend,
+        ThreadPoolExecutor(int(writers)) as pool,
+    ):
+        running = [
+            pool.submit(
+                Writer(backend, Path(folder), f"{name}.{n}", list(tokens)).write,
+                int(batch),
+                int(size),
+            )
+            for n in range(int(writers))
+        ]
+        for writer in running:
+            writer.result()
+
+
+class Load:
+    """The load as the test sees it."""
+
+    def __init__(self, settings: Settings, folder: Path, applications: int = 1) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.tokens: list[str] = []
+        self._writers: list[subprocess.Popen[bytes]] = []
+        self._workers: list[subprocess.Popen[bytes]] = []
+        with open_backend(settings) as backend:
+            for n in range(applications):
+                self.tokens.append(backend.catalog.create_application(f"{n}").token)
+                backend.acceptor.accept(accept.chats(self.tokens[-1], CHATS))
+
+    def write(self, *, processes: int, writers: int, batch: int = 4, size: int = 0) -> None:
+        """Start writers, and wait until every one of them was answered."""
+        urls = [self.settings.database_url, self.settings.redis_url]
+        for _ in range(processes):
+            arguments = [*urls, self.folder, len(self._writers), writers, batch, size, *self.tokens]
+            self._writers.append(self._start("tests.support.faults.load", *map(str, arguments)))
+        wait(lambda: len(self.ledgers) == processes * writers)
+        wait(lambda: all(ledger.stat().st_size for ledger in self.ledgers))
+
+    def work(self) -> None:
+        """Start a worker."""
+        self._workers.append(self._start("instachat_cli", "worker"))
+
+    def _start(self, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        with (self.folder / f"{module}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env={
+                    **os.environ,
+                    "INSTACHAT_DATABASE_URL": str(self.settings.database_url),
+                    "INSTACHAT_REDIS_URL": str(self.settings.redis_url),
+                },
+                stderr=log,
+                preexec_fn=die_with_parent,  # noqa: PLW1509
+            )
+
+    @property
+    def ledgers(self) -> list[Path]:
+        """Where the writers keep their ledgers."""
+        return list(self.folder.glob("ledger-*"))
+
+    @property
+    def answered(self) -> int:
+        """How many requests were answered until now, or perhaps."""
+        return sum(ledger.read_bytes().count(b"\n") for ledger in self.ledgers)
+
+    def wait_for_answers(self, answers: int) -> None:
+        """Wait for so many more answers: the load is running."""
+        until = self.answered + answers
+        wait(lambda: self.answered >= until)
+
+    def wait_for_every_writer(self) -> None:
+        """Wait until each writer was answered something more."""
+        sizes = {ledger: ledger.stat().st_size for ledger in self.ledgers}
+        wait(lambda: all(ledger.stat().st_size > size for ledger, size in sizes.items()))
+
+    def finish(self) -> Audit:
+        """End the load in good order, drain what is left, and hold the ledgers against it."""
+        with self.ended() as backend:
+            assert not self.refusals["NotFound"], "what was given was not there"
+            return audit(backend, self.ledgers)
+
+    @contextmanager
+    def ended(self) -> Iterator[Backend]:
+        """After the end of the load, in good order, with all that is left drained."""
+        (self.folder / "stop").touch()
+        for writer in self._writers:
+            assert writer.wait(PATIENCE_SECONDS) == 0, self._log_text("tests.support.faults.load")
+        for worker in self._workers:
+            worker.send_signal(signal.SIGTERM)
+        for worker in self._workers:
+            assert worker.wait(PATIENCE_SECONDS) == 0, self._log_text("instachat_cli")
+        said = self._log_text("instachat_cli")
+        assert "the sweep failed" not in said, said
+        assert "Unhandled exception in task" not in said, said
+        with open_backend(self.settings) as backend:
+            drain_completely(backend)
+            yield backend
+
+    def _log_text(self, module: str) -> str:
+        log = self.folder / f"{module}.log"
+        return log.read_text() if log.exists() else ""
+
+    @property
+    def spans(self) -> list[Span]:
+        """Every request that was answered, after the end."""
+        left = [json.loads(path.read_text()) for path in self.folder.glob("left-*")]
+        return [Span(*span) for writer in left for span in writer["spans"]]
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """What was refused, by the error's name, after the end."""
+        left = [json.loads(path.read_text()) for path in self.folder.glob("left-*")]
+        return sum((Counter(writer["refusals"]) for writer in left), Counter())
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for process in (*self._workers, *self._writers):
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def under_load(settings: Settings, folder: Path, applications: int = 1) -> Iterator[Load]:
+    """A load that leaves no process behind."""
+    load = Load(settings, folder, applications)
+    try:
+        yield load
+    finally:
+        load.end()
+
+
+def wait(until: Callable[[], object]) -> None:
+    """Wait for something that is bound to happen; fail if it does not."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not until():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def drain_completely(backend: Backend) -> None:
+    """Drain until no log holds anything, past locks of those who were killed."""
+
+    def drained() -> bool:
+        try:
+            backend.drainer.drain_all()
+        except Unavailable:
+            return False
+        return not any(backend.log.lengths(backend.database.installation.shards))
+
+    wait(drained)
+
+
+def out_of_order(spans: Iterable[Span]) -> list[tuple[Span, Span]]:
+    """Pairs of which the first ended before the second began, and was given higher numbers."""
+    found = []
+    by_parent: dict[str, list[Span]] = {}
+    for span in spans:
+        by_parent.setdefault(span.parent, []).append(span)
+    for mine in by_parent.values():
+        under_way: list[tuple[int, Span]] = []  # by their end
+        highest: Span | None = None  # of those that have ended
+        for span in sorted(mine, key=lambda s: s.begin):
+            while under_way and under_way[0][0] < span.begin:
+                ended = heapq.heappop(under_way)[1]
+                if highest is None or ended.last > highest.last:
+                    highest = ended
+            if highest is not None and span.first <= highest.last:
+                found.append((highest, span))
+            heapq.heappush(under_way, (span.end, span))
+    return found
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,55 @@
+"""Short words for what the tests of faults ask of a backend."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import text
+
+from backend.bootstrap import Backend
+from backend.domain.errors import Unavailable
+from backend.ingest import accept
+from backend.storage.postgres import Database
+from tests.support.faults.load import wait
+
+
+def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
+    """Accept messages; returns the first number."""
+    return backend.acceptor.accept(accept.messages(token, chat, texts)).first
+
+
+def stored(backend: Backend, token: str, chat: int = 1) -> dict[int, str]:
+    """What is stored of a chat."""
+    return {m.number: m.text for m in backend.catalog.messages(token, chat)}
+
+
+def scalar(backend: Backend, statement: str, **values: object) -> object:
+    """One value, straight from SQL."""
+    with backend.database.connect() as connection:
+        value: object = connection.scalar(text(statement), values)
+        return value
+
+
+def accept_eventually(backend: Backend, token: str, message: str) -> int:
+    """The number of a message that is refused for a while."""
+    given: list[int] = []
+
+    def accepted() -> bool:
+        try:
+            given.append(send(backend, token, message))
+        except Unavailable:
+            return False
+        return True
+
+    wait(accepted)
+    return given[0]
+
+
+@contextmanager
+def rejecting_texts(database: Database) -> Iterator[None]:
+    """PostgreSQL refuses a text, as a column's rule or an encoding may, until this is over."""
+    rule = "ADD CONSTRAINT rule CHECK (text NOT LIKE '%refused%') NOT VALID"
+    with database.begin() as tx:
+        tx.execute(text(f"ALTER TABLE message {rule}"))
+    yield
+    with database.begin() as tx:
+        tx.execute(text("ALTER TABLE message DROP CONSTRAINT rule"))

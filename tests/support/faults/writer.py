@@ -1,0 +1,82 @@
+"""Writers, each a process that sends messages until its count is over or SIGTERM comes, with a ledger.
+
+python -m tests.support.faults.writer DATABASE REDIS LEDGER TOKEN CHATS MESSAGES BATCH SEED [WRITERS]
+
+Of several writers all but the first are forks of this process, which has loaded the program for them.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from backend.bootstrap import open_backend
+from backend.domain.errors import Unavailable, Unconfirmed
+from backend.ingest import accept
+from backend.settings import Settings
+from tests.support.engines import die_with_parent
+from tests.support.ledger import Ledger
+
+PATIENCE_SECONDS = 60
+
+
+def main(*arguments: str) -> None:
+    """Be the writers, one of them at least; ends well if all of them have."""
+    database, redis, ledger, token, chats, messages, batch, seed, *writers = arguments
+    forks = []
+    for nth in range(1, int(*writers or "1")):
+        if fork := os.fork():
+            forks.append(fork)
+            continue
+        die_with_parent()
+        ledger, seed, forks = f"{ledger}-{nth}", f"{seed}-{nth}", []
+        break
+    write(database, redis, ledger, token, chats, messages, batch, seed)
+    assert not any(os.waitpid(fork, 0)[1] for fork in forks)
+
+
+def write(
+    database: str,
+    redis: str,
+    ledger: str,
+    token: str,
+    chats: str,
+    messages: str,
+    batch: str,
+    seed: str,
+) -> None:
+    """Send `messages` messages to random chats out of 1 … `chats`, `batch` at a time at most."""
+    told_to_stop = False
+
+    def stop(*_: object) -> None:
+        nonlocal told_to_stop
+        told_to_stop = True
+
+    signal.signal(signal.SIGTERM, stop)
+    dice = random.Random(seed)
+    book = Ledger(Path(ledger))
+    left = int(messages)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with open_backend(Settings(database_url=database, redis_url=redis)) as backend:
+        while left > 0 and not told_to_stop:
+            chat = dice.randint(1, int(chats))
+            size = min(left, dice.randint(1, int(batch)))
+            texts = [f"{seed} {left - i} {dice.getrandbits(64):x} سلام" for i in range(size)]
+            try:
+                accepted = backend.acceptor.accept(accept.messages(token, chat, texts))
+            except Unconfirmed:
+                book.record_uncertain(token, chat, texts)
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+                continue
+            else:
+                book.record_answer(token, chat, accepted.first, texts)
+            left -= size
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,177 @@
+"""A running `instachat serve`, and a client for it that hides nothing."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.settings import Settings
+from tests.support.engines import die_with_parent, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class HttpResponse:
+    """An answer, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """What the body says."""
+        return json.loads(self.body)
+
+
+class HttpServer:
+    """The program's server as a process; what it says on standard error is kept in a file."""
+
+    def __init__(
+        self, settings: Settings, folder: Path, *arguments: str, **overrides: object
+    ) -> None:
+        self.port = free_port()
+        self.settings = settings
+        self._stderr_path = folder / f"server-{self.port}"
+        variables = (
+            settings.model_dump(exclude_unset=True) | {"app_creation_limit": "off"} | overrides
+        )
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
+        self.env = inherited | {f"INSTACHAT_{k.upper()}": str(v) for k, v in variables.items()}
+        self._arguments = ["serve", "--port", str(self.port), *arguments]
+        self.process = self.start()
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start it, or start it again."""
+        with self._stderr_path.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "instachat_cli", *self._arguments],
+                stdin=subprocess.DEVNULL,
+                stderr=stderr,
+                cwd=ROOT,
+                env=self.env,
+                preexec_fn=die_with_parent,  # noqa: PLW1509
+            )
+        return self.process
+
+    @property
+    def stderr_text(self) -> str:
+        """All it has said so far."""
+        return self._stderr_path.read_text()
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """The lines of its log that tell of requests."""
+        lines = [json.loads(line) for line in self.stderr_text.splitlines()]
+        return [line for line in lines if line["event"] == "request"]
+
+    def wait_ready(self) -> "HttpServer":
+        """Wait until it answers."""
+        wait_until(lambda: self.process.poll() is not None or self._answers(), START_SECONDS)
+        assert self.process.poll() is None, self.stderr_text
+        return self
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        raw: bytes | None = None,
+        timeout: float = 30,
+        **headers: str,
+    ) -> HttpResponse:
+        """One request on a connection of its own; `body` goes as JSON, `raw` as it is."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None:
+            raw = json.dumps(body).encode()
+            named.setdefault("content-type", "application/json")
+        with self.connected(timeout) as connection:
+            connection.request(method, path, raw, named)
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return HttpResponse(answer.status, found, answer.read())
+
+    @contextmanager
+    def connected(self, timeout: float = 30) -> Iterator[http.client.HTTPConnection]:
+        """A connection."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+        """End it; returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+    def remove(self) -> None:
+        """End it for good."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return self("GET", "/healthz", timeout=2).status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+@contextmanager
+def running_server(
+    settings: Settings, folder: Path, *arguments: str, **overrides: object
+) -> Iterator[HttpServer]:
+    """A server that answers, and is removed at the end."""
+    server = HttpServer(settings, folder, *arguments, **overrides)
+    try:
+        yield server.wait_ready()
+    finally:
+        server.remove()
+
+
+class ApplicationClient:
+    """An application made over HTTP, and its routes."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self.server = server
+        made = server("POST", "/api/v1/applications", {"application": {"name": "Support desk"}})
+        assert made.status == 201, made
+        self.token: str = made.json["token"]
+        self.path = f"/api/v1/applications/{self.token}"
+
+    def chat(self) -> str:
+        """The path of a new chat."""
+        made = self.server("POST", f"{self.path}/chats")
+        assert made.status == 202, made
+        return f"{self.path}/chats/{made.json['number']}"
+
+    def message(self, chat: str, text: str = "Good morning") -> str:
+        """The path of a new message, stored."""
+        path = f"{chat}/messages"
+        made = self.server("POST", f"{path}?wait=stored", {"message": {"text": text}})
+        assert made.status == 201, made
+        return f"{path}/{made.json['number']}"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.02)
