@@ -4,7 +4,7 @@
 .PHONY: help setup tools demo bench growth test soak provision check format lock clean
 
 PYTHON ?=# the Python to set up with; empty: python3, or a newer one if that is too old
-ARGS ?=# passed on, e.g. make test ARGS='-k folding -x'
+ARGS ?=# passed on, e.g. make test ARGS='-k folding -x', or ARGS=--randomly-seed=7 for that order of tests
 
 bin := .venv/bin
 python := $(or $(PYTHON),python3)

@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import redis
 
 from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
@@ -24,6 +25,7 @@ from tests.support.engines import (
 )
 from tests.support.scheduling import SchedulingPlugin
 
+REDIS_DATABASES = 256
 _numbers = count(1)
 
 
@@ -45,11 +47,18 @@ class Engines:
         upgrade(database)
         database.close()
 
+    def bare_database(self, how: str = "") -> str:
+        """The URL of a new database without any table; `how` is the end of CREATE DATABASE."""
+        name = f"bare{next(_numbers)}"
+        self.postgres.execute(f"CREATE DATABASE {name} {how}")
+        return self.postgres.url(name)
+
     def fresh_database(self) -> str:
         """The URL of a new, migrated, empty database."""
         name = f"test{next(_numbers)}"
         self.postgres.execute(f"CREATE DATABASE {name} TEMPLATE template")
-        self.postgres.execute("UPDATE installation SET id = gen_random_uuid()", name)
+        anew = "UPDATE installation SET id = gen_random_uuid(), created_at = now()"
+        self.postgres.execute(anew, name)  # a count that was never synced is as old as that
         return self.postgres.url(name)
 
     def settings(self, **more: object) -> Settings:
@@ -58,6 +67,25 @@ class Engines:
         return Settings(
             database_url=self.fresh_database(),
             redis_url=self.redis.url,
+            **more,  # type: ignore[arg-type]
+        )
+
+    def redis_database(self) -> str:
+        """The URL of an empty database of the Redis that is used by nobody else for a long time."""
+        number = 1 + next(_numbers) % (REDIS_DATABASES - 1)
+        url = f"{self.redis.url}/{number}"
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+        return url
+
+    def installation(self, **more: object) -> Settings:
+        """Settings on a new database and a Redis database that is nobody else's.
+
+        For what a process that a test left behind may not disturb, and for what several tests share.
+        """
+        return Settings(
+            database_url=self.fresh_database(),
+            redis_url=self.redis_database(),
             **more,  # type: ignore[arg-type]
         )
 
@@ -79,22 +107,23 @@ def engines() -> Iterator[Engines]:
 @pytest.fixture(scope="session")
 def oldest_engines() -> Iterator[Engines]:
     """The oldest engines supported: PostgreSQL 15 and Redis 7."""
-    postgres, redis = oldest_postgres(), redis_binary()
-    if postgres is None or redis is None:
+    postgres, server = oldest_postgres(), redis_binary()
+    if postgres is None or server is None:
         skip_absent("PostgreSQL 15 or Redis 7")
     assert postgres
-    assert redis
-    yield from _run(postgres, redis)
+    assert server
+    yield from _run(postgres, server)
 
 
 def _run(postgres_binaries: Path, redis_binary: Path) -> Iterator[Engines]:
-    postgres, redis = PostgresServer(postgres_binaries), RedisServer(redis_binary)
+    postgres = PostgresServer(postgres_binaries)
+    server = RedisServer(redis_binary, "--databases", str(REDIS_DATABASES))
     try:
         postgres.start()
-        redis.start()
-        yield Engines(postgres, redis)
+        server.start()
+        yield Engines(postgres, server)
     finally:
-        redis.remove()
+        server.remove()
         postgres.remove()
 
 

@@ -20,8 +20,9 @@ import pytest
 from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.support.engines import RedisServer, free_port, valkey_binary
+from tests.support.engines import free_port
 from tests.support.fork_server import Captured, ForkServer, Result, checked
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 MAX_PARALLEL = 3  # processes at once: they mostly load modules, and there are two cores
@@ -94,7 +95,7 @@ class Cli:
             env=self.env | (env or {}),
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
         )
         return checked(done.returncode, done.stdout, done.stderr)
 
@@ -131,9 +132,9 @@ class Terminal:
         os.close(terminal_end)
         self.shown = ""
 
-    def wait_for_text(self, text: str, seconds: float = 20) -> None:
+    def wait_for_text(self, text: str) -> None:
         """Read until the terminal has shown that text."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while text not in self.shown:
             more = self._read(0.1) and time.monotonic() < deadline
             assert more or text in self.shown, f"{text!r} never came:\n{self.shown}"
@@ -142,9 +143,9 @@ class Terminal:
         """Type on its keyboard."""
         os.write(self._fd, text.encode())
 
-    def end(self, seconds: float = 20) -> int:
+    def end(self) -> int:
         """Read to the end; returns the exit code."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while self._read(0.1) and time.monotonic() < deadline:
             pass
         os.close(self._fd)
@@ -163,18 +164,10 @@ class Terminal:
         return self._process.running
 
 
-@pytest.fixture(scope="session")
-def installation(engines: Engines) -> Iterator[Settings]:
-    """A database and a Redis for the whole folder: each test has an application of its own.
-
-    No test of another folder empties that Redis: it is nobody else's.
-    """
-    redis = RedisServer(valkey_binary())
-    try:
-        redis.start()
-        yield Settings(database_url=engines.fresh_database(), redis_url=redis.url)
-    finally:
-        redis.remove()
+@pytest.fixture
+def installation(engines: Engines) -> Settings:
+    """An installation of the test's own, empty."""
+    return engines.installation()
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +178,7 @@ def fork_server() -> Iterator[ForkServer]:
     fork_server.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def cli(installation: Settings, fork_server: ForkServer) -> Cli:
     """The program on that installation."""
     return Cli(
@@ -193,7 +186,7 @@ def cli(installation: Settings, fork_server: ForkServer) -> Cli:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def core(installation: Settings) -> Iterator[Backend]:
     """The core on that installation, to prepare and to look without starting a process."""
     with open_backend(installation) as core:
@@ -228,19 +221,10 @@ def chat(core: Backend, token: str, drain_application: Callable[[str], None]) ->
 
 @pytest.fixture
 def worker(cli: Cli, core: Backend) -> Iterator["subprocess.Popen[bytes]"]:
-    """A running worker, and no other."""
-    wait_until(lambda: core.log.count_workers() == 0)  # one that was killed counts for some seconds
+    """A running worker."""
     process = cli.start("worker", stderr=subprocess.DEVNULL)
     wait_until(lambda: core.log.count_workers() == 1)
     yield process
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
-    process.wait(20)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Return once that is so; fail if it takes longer."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.02)
+    process.wait(PATIENCE_SECONDS)

@@ -13,6 +13,7 @@ from backend.bootstrap import Backend
 from backend.domain.model import Parent
 from tests.cli.conftest import Cli
 from tests.support.fork_server import checked
+from tests.support.waiting import PATIENCE_SECONDS
 
 MEBIBYTE = 1024  # as the kernel counts peaks, in KiB
 
@@ -108,7 +109,7 @@ def test_a_slow_producer_is_not_waited_for(cli: Cli, token: str, chat: int) -> N
     process.stdin.write(b"last")
     process.stdin.close()
     assert process.stdout.readline() == b'{"first": 3, "last": 3}\n'
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_memory_does_not_grow_with_the_lines(cli: Cli, token: str, chat: int) -> None:
@@ -133,7 +134,7 @@ def test_ctrl_c_says_what_was_accepted(cli: Cli, core: Backend, token: str) -> N
         head = process.stdout.read(2)
         time.sleep(moment)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         result = checked(process.returncode, head + out, err)
         assert result.code == 130, result
         chunks = result.json
@@ -156,7 +157,7 @@ def test_ctrl_c_while_waiting_for_input(cli: Cli, core: Backend, token: str, cha
     process.stdin.flush()
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert b"interrupted; accepted: 2 messages, numbers 1 to 2" in err
     assert b"Traceback" not in err
@@ -181,7 +182,7 @@ def test_a_reader_that_leaves_is_told_what_was_accepted(
     process.stdout.close()
     assert process.stderr
     said = process.stderr.read().decode()
-    assert process.wait(10) == 1
+    assert process.wait(PATIENCE_SECONDS) == 1
     assert f"numbers 1 to {issued(core, token)}" in said
 
 

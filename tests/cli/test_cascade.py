@@ -11,7 +11,8 @@ import pytest
 from backend.bootstrap import Backend
 from backend.domain.model import Parent
 from backend.ingest import accept
-from tests.cli.conftest import Cli, Terminal, wait_until
+from tests.cli.conftest import Cli, Terminal
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_a_cascade_that_is_interrupted_says_so_and_goes_on(
         process = cli.start("apps", "delete", family, "--cascade", "--yes", stderr=subprocess.PIPE)
         wait_until(lambda: core.cascade_deleter.count_remaining(Parent(family)) == 3)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 130
         assert b"interrupted; the deletion of the application is done" in said
         assert b"Traceback" not in said

@@ -15,9 +15,7 @@ from tests.cli.conftest import Cli, Terminal
 def poisoned(
     cli: Cli, core: Backend, token: str, chat: int, drain_application: Callable[[str], None]
 ) -> str:
-    """The token of an application in whose chat 1 message 2 has a NUL; no other letter is there."""
-    for kept in core.dead_letters.all():
-        core.dead_letters.purge(kept.letter.key)
+    """The token of an application in whose chat 1 message 2 has a NUL."""
     payload = pack_messages(token, chat, ["good", "secret\0poison"])
     shard = core.counters.shard(token)
     core.log.accept(shard, [Creation("messages", Parent(token, chat), payload)], EntryId(0, 0))

@@ -11,24 +11,15 @@ from sqlalchemy import text
 
 from backend.storage.postgres import Database
 from tests.cli.conftest import Cli, Terminal
-from tests.conftest import Engines
-from tests.support.fork_server import ForkServer
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
-def own(engines: Engines, fork_server: ForkServer) -> Cli:
-    """The program on an installation of the test's own: a database, and a part of the shared Redis."""
-    url = f"{engines.redis.url}/2"
-    redis.Redis.from_url(url).flushdb()
-    return Cli(fork_server, database_url=engines.fresh_database(), redis_url=url)
-
-
-@pytest.fixture
-def family(own: Cli) -> tuple[str, str]:
+def family(cli: Cli) -> tuple[str, str]:
     """The tokens of two applications: one has a chat with a message and one without, the other nothing."""
-    token, other = (own("apps", "create", name).json["token"] for name in ("full", "empty"))
-    own("chats", "create", token, "--count", 2, "--wait", "stored")
-    own("messages", "create", token, 1, "text", "--wait", "stored")
+    token, other = (cli("apps", "create", name).json["token"] for name in ("full", "empty"))
+    cli("chats", "create", token, "--count", 2, "--wait", "stored")
+    cli("messages", "create", token, 1, "text", "--wait", "stored")
     return token, other
 
 
@@ -49,12 +40,12 @@ def everything(cli: Cli) -> tuple[Any, Any]:
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
-    own: Cli, family: tuple[str, str]
+    cli: Cli, family: tuple[str, str]
 ) -> None:
     """Its exit code is that of the real thing; Redis and SQL are the same to the byte."""
     token, other = family
-    before = everything(own)
-    results = own.run_all(
+    before = everything(cli)
+    results = cli.run_all(
         [
             ("apps", "delete", other, "--dry-run"),
             ("chats", "delete", token, 2, "--dry-run"),
@@ -65,26 +56,26 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
             ("migrate", "--dry-run"),
         ]
     )
-    assert everything(own) == before
+    assert everything(cli) == before
     assert [result.code for result in results] == [0, 0, 0, 0, 3, 6, 0]
     assert results[0].json == {"token": other, "deleted": False}
     assert results[1].json == {"number": 2, "deleted": False}
     assert "would delete message 1" in results[3].out
 
 
-def test_without_a_terminal_and_without_yes_it_refuses(own: Cli, family: tuple[str, str]) -> None:
+def test_without_a_terminal_and_without_yes_it_refuses(cli: Cli, family: tuple[str, str]) -> None:
     """Exit 2, nothing is deleted, and the hint names --yes; a piped `y` is no terminal."""
     token, other = family
-    before = everything(own)
+    before = everything(cli)
     for words in (
         ("apps", "delete", other),
         ("chats", "delete", token, 2),
         ("messages", "delete", token, 1, 1),
     ):
-        refused = own(*words, stdin="y\n")
+        refused = cli(*words, stdin="y\n")
         assert refused.code == 2
         assert "--yes" in refused.err
-    assert everything(own) == before
+    assert everything(cli) == before
 
 
 def test_on_a_terminal_it_asks(cli: Cli, token: str, chat: int) -> None:
@@ -116,5 +107,8 @@ def test_yes_needs_no_terminal(cli: Cli, token: str, chat: int) -> None:
     process = cli.start(
         "chats", "delete", token, chat, "--yes", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
-    assert process.communicate(timeout=20)[0] == b'{"number": %d, "deleted": true}\n' % chat
+    assert (
+        process.communicate(timeout=PATIENCE_SECONDS)[0]
+        == b'{"number": %d, "deleted": true}\n' % chat
+    )
     assert process.returncode == 0

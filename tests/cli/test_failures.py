@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from backend.bootstrap import Backend
 from tests.cli.conftest import Cli
 from tests.support.engines import free_port
+from tests.support.waiting import promised
 
 UNKNOWN = "A" * 32
 USAGE = [
@@ -148,15 +148,15 @@ def test_deleting_what_has_children_exits_6(cli: Cli, token: str, chat: int) -> 
 
 
 @pytest.mark.parametrize("away", ["database_url", "redis_url"])
-def test_an_engine_that_is_away_exits_5_within_5_seconds(cli: Cli, away: str) -> None:
+def test_an_engine_that_is_away_exits_5_within_5_seconds(cli: Cli, token: str, away: str) -> None:
     """It is named without its password, with the command that checks it."""
+    assert token  # of an application: without one, Redis has nothing to tell
     scheme = "postgresql" if away == "database_url" else "redis"
     url = f"{scheme}://user:secret@127.0.0.1:{free_port()}/0"
     for words in (["apps", "list"], ["apps", "create", "x"], ["status"], ["doctor"]):
-        since = time.monotonic()
-        failed = cli(*words, "-o", "json", env={f"INSTACHAT_{away.upper()}": url})
+        with promised(5):
+            failed = cli(*words, "-o", "json", env={f"INSTACHAT_{away.upper()}": url})
         assert failed.code == 5, failed
-        assert time.monotonic() - since < 5
         assert failed.error["error"] == "unavailable"
         assert "secret" not in failed.out + failed.err
     named = cli("apps", "create", "x", env={f"INSTACHAT_{away.upper()}": url}).err
@@ -173,10 +173,9 @@ def test_an_engine_that_never_answers_exits_5_within_5_seconds(cli: Cli, silent:
         server.listen(8)
         scheme = "postgresql" if silent == "database_url" else "redis"
         url = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/0"
-        since = time.monotonic()
-        failed = cli("apps", "create", "x", env={f"INSTACHAT_{silent.upper()}": url})
+        with promised(5):
+            failed = cli("apps", "create", "x", env={f"INSTACHAT_{silent.upper()}": url})
         assert failed.code == 5, failed
-        assert time.monotonic() - since < 5
 
 
 @pytest.mark.parametrize(

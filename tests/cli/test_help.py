@@ -1,12 +1,8 @@
 """Help: quick, complete, and led by an example."""
 
-import os
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,21 +57,21 @@ def test_version(cli: Cli) -> None:
     assert len(shown.out.splitlines()) == 1
 
 
-@pytest.mark.alone
-def test_help_takes_at_most_one_and_a_half_times_its_libraries(tmp_path: Path) -> None:
-    """`instachat --help` against `import typer, rich`: medians of interleaved runs."""
-    # Compiled modules are kept, as they are on a user's machine.
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    env["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+def test_help_loads_nothing_but_typer_and_little_of_ours() -> None:
+    """Loading takes most of the time of a command; how long it takes, `bench ceilings` measures."""
+    libraries = imported("-c", "import typer, rich")
+    more = imported("-m", "instachat_cli", "--help") - libraries
+    ours = {name for name in more if name.partition(".")[0] in ("backend", "instachat_cli")}
+    foreign = {name.partition(".")[0] for name in more - ours} - sys.stdlib_module_names
+    assert foreign - {name.partition(".")[0] for name in libraries} == set()
+    assert len(ours) <= 10, ours
 
-    def seconds(*words: str) -> float:
-        since = time.perf_counter()
-        subprocess.run([sys.executable, *words], check=True, env=env, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - since
 
-    libraries, ours = ["-c", "import typer, rich"], ["-m", "instachat_cli", "--help"]
-    for words in (libraries, ours):
-        seconds(*words)
-    runs = [(seconds(*libraries), seconds(*ours)) for _ in range(15)]
-    theirs, own = (statistics.median(times) for times in zip(*runs, strict=True))
-    assert own <= 1.5 * theirs
+def imported(*words: str) -> set[str]:
+    """The modules that Python loads to run that."""
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", *words], check=True, capture_output=True, text=True
+    ).stderr
+    names = {line.rpartition("|")[2].strip() for line in said.splitlines()}
+    assert "encodings" in names
+    return names - {"imported package"}

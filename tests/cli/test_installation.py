@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import redis
 
-from backend.bootstrap import Backend
 from backend.settings import redact
 from backend.storage.postgres import SCHEMA
 from tests.cli.conftest import Cli, Terminal
@@ -20,10 +19,7 @@ from tests.support.fork_server import ForkServer
 
 def test_migrate_says_from_what_to_what(engines: Engines, fork_server: ForkServer) -> None:
     """A dry run changes nothing; twice is the same as once; other commands say what to run before."""
-    engines.postgres.execute("DROP DATABASE IF EXISTS bare")
-    engines.postgres.execute("CREATE DATABASE bare")
-    url = engines.postgres.url("bare")
-    cli = Cli(fork_server, database_url=url, redis_url=engines.redis.url)
+    cli = Cli(fork_server, database_url=engines.bare_database(), redis_url=engines.redis_database())
     early = cli("apps", "list")
     assert early.code == 1
     assert "`instachat migrate`" in early.err
@@ -43,7 +39,7 @@ def test_migrate_refuses_a_newer_schema(engines: Engines, fork_server: ForkServe
     url = engines.fresh_database()
     name = url.rpartition("@/")[2].partition("?")[0]
     engines.postgres.execute("UPDATE alembic_version SET version_num = '9999'", name)
-    cli = Cli(fork_server, database_url=url, redis_url=engines.redis.url)
+    cli = Cli(fork_server, database_url=url, redis_url=engines.redis_database())
     for words in (["migrate"], ["migrate", "--dry-run"], ["apps", "list"]):
         refused = cli(*words, "-o", "json")
         assert refused.code == 1
@@ -101,24 +97,19 @@ def test_a_secret_is_never_shown(url: str, shown: str) -> None:
 
 
 def test_status_shows_what_waits(
-    cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
+    cli: Cli, token: str, drain_application: Callable[[str], None]
 ) -> None:
     """Engines with their versions, totals only, and how long the oldest entry has been waiting."""
-    core.drainer.drain_all()
+    since = time.monotonic()
     cli("chats", "create", token)
-    time.sleep(0.2)
     status = cli("status").json
     assert [engine["reachable"] for engine in status["engines"]] == [True, True]
     assert all(engine["version"] for engine in status["engines"])
     assert status["schema"] == SCHEMA
     assert status["durability"] == "strict"
-    assert (status["workers"], status["not_stored"], status["dead_letters"]) == (
-        0,
-        1,
-        status["dead_letters"],
-    )
-    assert 0.1 < status["oldest_seconds"] < 60
-    assert status["counters_not_synced"] >= 1
+    assert (status["workers"], status["not_stored"], status["dead_letters"]) == (0, 1, 0)
+    assert 0 < status["oldest_seconds"] <= time.monotonic() - since
+    assert status["counters_not_synced"] == 1
     assert token not in str(status)
     drain_application(token)
     assert cli("status").json["not_stored"] == 0
@@ -147,12 +138,11 @@ def test_status_watch_goes_on_until_ctrl_c(cli: Cli) -> None:
     """On a terminal in one place; exit 130."""
     terminal = Terminal(cli, "status", "--watch")
     terminal.wait_for_text("dead letters")
-    shown = len(terminal.shown)
-    terminal.wait_for_text("\x1b[")
-    time.sleep(1.2)
+    terminal.shown = ""
+    terminal.wait_for_text("dead letters")  # once more, a second later
+    assert "\x1b[" in terminal.shown
     terminal.type("\x03")
     assert terminal.end() == 130
-    assert len(terminal.shown) > shown
     assert "Traceback" not in terminal.shown
 
 
@@ -178,11 +168,13 @@ def test_doctor_finds_nothing_wrong_here(cli: Cli) -> None:
 def careless(fork_server: ForkServer, engines: Engines) -> Iterator[tuple[Cli, "redis.Redis"]]:
     """The program on a Redis that keeps nothing, and on a migrated database."""
     server = RedisServer(valkey_binary(), "--appendfsync", "no", "--maxmemory", "1gb")
-    server.start()
-    client = server.client()
-    client.config_set("maxmemory-policy", "allkeys-lru")
-    yield Cli(fork_server, database_url=engines.fresh_database(), redis_url=server.url), client
-    server.remove()
+    try:
+        server.start()
+        client = server.client()
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        yield Cli(fork_server, database_url=engines.fresh_database(), redis_url=server.url), client
+    finally:
+        server.remove()
 
 
 def test_doctor_names_what_voids_the_durability(careless: tuple[Cli, "redis.Redis"]) -> None:
@@ -261,11 +253,10 @@ def test_doctor_tells_a_database_that_is_not_migrated(
     engines: Engines, fork_server: ForkServer
 ) -> None:
     """Or whose encoding can't hold every text."""
-    engines.postgres.execute("DROP DATABASE IF EXISTS latin")
-    engines.postgres.execute(
-        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    latin = engines.bare_database(
+        "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     )
-    cli = Cli(fork_server, database_url=engines.postgres.url("latin"), redis_url=engines.redis.url)
+    cli = Cli(fork_server, database_url=latin, redis_url=engines.redis_database())
     code, found = checks(cli)
     assert code == 4
     assert found["schema"]["remedy"] == "run `instachat migrate`"

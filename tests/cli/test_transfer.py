@@ -16,10 +16,10 @@ from backend.ingest import accept
 from backend.settings import Settings
 from backend.transfer.format import CHUNK_LINES, format_application, format_chat, format_message
 from instachat_cli.console.output import dumps
-from tests.cli.conftest import Cli, Terminal, wait_until
+from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines
-from tests.support.engines import RedisServer
 from tests.support.fork_server import ForkServer, checked
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 T = "t" * 24
 AT = "2026-01-31T23:59:59.000000Z"
@@ -28,9 +28,9 @@ TEXTS = ["Good morning", "صباح الخير", "👩‍👩‍👧‍👦\x1b[2
 
 
 @pytest.fixture
-def elsewhere(engines: Engines, own_redis: RedisServer) -> Settings:
+def elsewhere(engines: Engines) -> Settings:
     """Another installation, empty."""
-    return Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    return engines.installation()
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_reader_that_has_enough_is_no_failure(cli: Cli, filled: str) -> None:
     process = cli.start("export", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
     process.stdout.close()
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, err) == (0, b"")
 
 
@@ -205,7 +205,7 @@ def test_ctrl_c_says_what_was_imported(there: Cli, other: Backend) -> None:
     process.stdin.flush()
     wait_until(lambda: stored(other) == CHUNK_LINES - 2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
     result = checked(process.returncode, out, err)
     assert (result.code, result.out) == (130, "")
     assert "imported at least: 1 application, 1 chat" in result.error["message"]
@@ -238,7 +238,7 @@ def test_killed_again_and_again_it_is_as_if_it_was_not(
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", condition: Callable[[], bool]) -> None:
-    wait_until(lambda: process.poll() is not None or condition(), 60)
+    wait_until(lambda: process.poll() is not None or condition())
 
 
 def test_memory_does_not_grow_with_the_lines(there: Cli, tmp_path: Path) -> None:

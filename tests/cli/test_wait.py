@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from backend.bootstrap import Backend
 from tests.cli.conftest import Cli
+from tests.support.waiting import wait_until
 
 
 def test_without_a_worker_what_was_created_stays_accepted_and_it_is_said(
@@ -38,7 +39,7 @@ def test_with_a_worker_nothing_is_said_and_all_is_stored(
     assert worker.poll() is None
     made = cli("messages", "create", token, chat, "text")
     assert (made.code, made.err) == (0, "")
-    assert cli("messages", "show", token, chat, 1).json["text"] == "text"
+    wait_until(lambda: cli("messages", "show", token, chat, 1).json.get("text") == "text")
     assert cli("messages", "create", token, chat, "more", "--wait", "stored").json == {"number": 2}
 
 

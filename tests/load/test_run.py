@@ -20,10 +20,10 @@ import pytest
 
 from loadtest.report.result import Result, loads
 from loadtest.run.choices import Scenario
-from tests.cli.conftest import wait_until
 from tests.load.conftest import ROOT, finish, run_bench, start_bench
 from tests.support.engines import scratch_folder
 from tests.support.load_target import FOUND_AFTER_SECONDS, SLOW_SECONDS, STORED_AFTER_SECONDS
+from tests.support.waiting import wait_until
 
 
 def test_a_clean_run_passes_and_reports_every_figure(start_server: Callable[..., str]) -> None:

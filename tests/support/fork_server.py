@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
 MAX_REQUEST_BYTES = 1 << 20  # bytes of a request
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 120  # that a command may take
 
 
 @dataclass(frozen=True)

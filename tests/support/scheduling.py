@@ -1,12 +1,17 @@
-"""Two test processes on one machine: which test goes where, and which has the machine to itself.
+"""Two test processes on one machine: in which order tests run, in which process, and which runs alone.
 
-Tests run in two processes (pytest-xdist), each with engines of its own, so a test never meets another one's
-data. Two marks say what a test needs beyond that:
+Tests run in two processes (pytest-xdist), each with engines of its own. pytest-randomly shuffles them by a
+seed: files, and the tests within each file. The seed stands at the head of the output and, after a failure,
+at its end; `make test ARGS=--randomly-seed=7` runs in that order again, with the same examples of hypothesis
+and the same `random`. Two marks keep some tests together:
 
-- `alone`: nothing else runs meanwhile. For tests of how long something takes.
+- `alone`: nothing else runs meanwhile. These run last.
 - `xdist_group("name")`: those of one name run in one process, one after the other, so that what they share
-  at great cost (a load that several tests look at) is made once. Whoever uses the shared node of
-  Elasticsearch is of such a group without saying so.
+  at great cost (a load that several tests look at) is made once. A test that uses the shared node of
+  Elasticsearch is of such a group without saying so. Groups run first, the longest of them at the very
+  beginning.
+
+README.md in this folder has the rules for authors of tests.
 """
 
 import fcntl
@@ -16,10 +21,15 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import core
 
 ALONE: Final = "alone"
 _GROUP: Final = "xdist_group"
 _SHARED: Final = {"elasticsearch"}  # fixtures of which there is one a run
+_LONGEST: Final = (
+    "elasticsearch",
+    "http",
+)  # groups; the other process would wait for one begun late
 
 
 class SchedulingPlugin:
@@ -30,16 +40,30 @@ class SchedulingPlugin:
         config.addinivalue_line("markers", f"{ALONE}: no other test runs meanwhile")
         config.addinivalue_line("markers", f"{_GROUP}(name): these run in one process")
         self._folder: Path | None = None
+        self._seed: int | None = None
 
+    @pytest.hookimpl(trylast=True)  # pytest-randomly has chosen the seed by then
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Find the folder that the processes share, if this is one of several."""
+        """Seed hypothesis, and find the folder that the processes share, if this is one of several."""
+        self._seed = session.config.getoption("randomly_seed", None)
+        if session.config.getoption("hypothesis_seed", None) is None:
+            core.global_force_seed = self._seed  # type: ignore[assignment]  # it is None to begin with
         if hasattr(session.config, "workerinput"):
             factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
             self._folder = factory.getbasetemp().parent
 
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """After a failure, say how to run in the same order again."""
+        if self._seed is not None and {"failed", "error"} & terminalreporter.stats.keys():
+            again = f"make test ARGS=--randomly-seed={self._seed}"
+            terminalreporter.write_line(f"The same order again: {again}")
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Groups come first, since a long one must not begin last; at the end what runs alone."""
+        """Sort what was shuffled: groups come first, since a long one must not begin last.
+
+        Sorting keeps the shuffled order of tests that have the same place.
+        """
         for item in items:
             if item.get_closest_marker(ALONE):
                 item.add_marker(pytest.mark.xdist_group(ALONE))
@@ -62,8 +86,11 @@ class SchedulingPlugin:
 
 def _sort_key(item: pytest.Item) -> int:
     if item.get_closest_marker(ALONE):
-        return 2
-    return 0 if item.get_closest_marker(_GROUP) else 1
+        return len(_LONGEST) + 2
+    if group := item.get_closest_marker(_GROUP):
+        name = group.args[0]
+        return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)
+    return len(_LONGEST) + 1
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -44,25 +44,55 @@ def test_shared(n): note("shared")
 """
 
 
-def test_exclusive_tests_run_alone_and_groups_share_a_process(tmp_path: Path) -> None:
-    """Two run at once, but none beside one that is alone; and each group is in one process."""
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "test_suite.py").write_text(SUITE)
+RANDOM = """
+import random
+from hypothesis import given, strategies as st
+
+drawn = []
+
+@given(st.integers())
+def draw(number): drawn.append(number)
+
+def test_draws():
+    draw()
+    print("drawn", random.random(), drawn)
+
+def test_fails(): assert False
+"""
+
+
+def run(folder: Path, *options: str) -> str:
+    """Run the suite in that folder; returns what pytest said."""
+    (folder / "conftest.py").write_text(CONFTEST)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
-            *("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"),
-            *("--basetemp", tmp_path / "temporary", "--rootdir", tmp_path),
+            *("-p", "no:schemathesis", "-p", "no:timeout"),
+            *("--basetemp", folder / "temporary", "--rootdir", folder),
+            *options,
         ],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.stdout.splitlines()[-1].startswith("="), done.stdout + done.stderr
-    assert "21 passed" in done.stdout.splitlines()[-1]
+    return done.stdout
+
+
+def order(folder: Path, seed: int) -> list[str]:
+    """The names of the suite's tests, in the order of that seed."""
+    said = run(folder, "--collect-only", "--quiet", "--no-summary", "-v", f"--randomly-seed={seed}")
+    return [line.strip() for line in said.splitlines() if "<Function" in line]
+
+
+def test_exclusive_tests_run_alone_and_groups_share_a_process(tmp_path: Path) -> None:
+    """Two run at once, but none beside one that is alone; and each group is in one process."""
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    said = run(tmp_path, "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+    assert "21 passed" in said.splitlines()[-1]
     noted = [line.split() for line in (tmp_path / "noted").read_text().splitlines()]
     spans = sorted((float(since), float(until), kind) for since, until, kind, _ in noted)
     meanwhile = [{a[2], b[2]} for a, b in pairwise(spans) if b[0] < a[1]]
@@ -70,3 +100,25 @@ def test_exclusive_tests_run_alone_and_groups_share_a_process(tmp_path: Path) ->
     assert not [kinds for kinds in meanwhile if "alone" in kinds]
     for group in ("alone", "grouped", "shared"):
         assert len({process for _, _, kind, process in noted if kind == group}) == 1
+
+
+def test_the_order_is_of_the_seed_within_groups_first_and_alone_last(tmp_path: Path) -> None:
+    """The same seed gives the same order, another one another order."""
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    first, same, other = (order(tmp_path, seed) for seed in (1, 1, 2))
+    assert len(first) == 21
+    assert first == same != other
+    for tests in (first, other):
+        kinds = [name.partition("[")[0].removeprefix("<Function test_") for name in tests]
+        assert [kind for kind, _ in groupby(kinds)] == ["shared", "grouped", "other", "alone"]
+
+
+def test_a_failure_says_how_to_repeat_it(tmp_path: Path) -> None:
+    """The seed is that of `random` and of hypothesis, too."""
+    (tmp_path / "test_suite.py").write_text(RANDOM)
+    runs = [run(tmp_path, "-rA", f"--randomly-seed={seed}") for seed in (7, 7)]
+    assert "make test ARGS=--randomly-seed=7" in runs[0]
+    first, same = (
+        next(line for line in said.splitlines() if line.startswith("drawn")) for said in runs
+    )
+    assert first == same
