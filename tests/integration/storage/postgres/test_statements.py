@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import sqlalchemy
@@ -164,7 +165,9 @@ def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> N
 def test_the_program_knows_its_newest_migration() -> None:
     """`sql.SCHEMA` is the head of the scripts."""
     config = Config()
-    config.set_main_option("script_location", str(schema_upgrade.__path__[0]))
+    config.set_main_option(
+        "script_location", str(Path(schema_upgrade.__file__).parent / "migrations")
+    )
     assert ScriptDirectory.from_config(config).get_heads() == [postgres.SCHEMA]
 
 
