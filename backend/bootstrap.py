@@ -160,7 +160,8 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
             jobs.notify_publisher()
 
     drainer = Drainer(log, database, epochs, notify_publisher=notify_publisher)
-    counters = Counters(log, database, epochs, drainer)
+    barrier = Barrier(log, database, epochs, drainer)
+    counters = Counters(log, database, epochs, barrier)
     cascade_deleter = CascadeDeleter(log, database)
     counter_sync = CounterSync(log, database, epochs)
     jobs = JobQueue(urls.huey, log, drainer, cascade_deleter, counter_sync)
@@ -176,9 +177,8 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
         notify_publisher=notify_publisher,
         notify_cascade=jobs.notify_cascade,
     )
-    barrier = Barrier(log, epochs, drainer)
     documents = DocumentReconciler(database, index, publisher) if index and publisher else None
-    direct_writer = DirectWriter(log, database, epochs, barrier)
+    direct_writer = DirectWriter(log, database, epochs, barrier, drainer)
     return Backend(
         settings,
         urls.engines,

@@ -249,20 +249,17 @@ class Acceptor:
         answers: list[Accepted | InstaChatError | None],
     ) -> None:
         for _ in range(MAX_ATTEMPTS):
-            try:
+            with self._epochs.renewed_on_stale(shard):
                 refused = self._call_script(shard, parts, answers)
-            except StaleEpoch as stale:
-                self._epochs.begin_epoch(shard, stale.reason)
-                continue
-            parts = []
-            for part, refusal in refused:
-                try:
-                    self._resolve_refusal(part.request.parent, refusal)
-                    parts.append(part)
-                except InstaChatError as error:
-                    _refuse([part], error, answers)
-            if not parts:
-                return
+                parts = []
+                for part, refusal in refused:
+                    try:
+                        self._resolve_refusal(part.request.parent, refusal)
+                        parts.append(part)
+                    except InstaChatError as error:
+                        _refuse([part], error, answers)
+                if not parts:
+                    return
         raise Unavailable(
             f"shard {shard} of Redis keeps refusing; nothing was accepted", "see `instachat status`"
         )

@@ -1,47 +1,74 @@
-"""Settling: waiting until what is accepted is stored, by draining, for those who read or write SQL itself."""
+"""Waiting until SQL has passed a place of the log: until what was accepted before is stored or rejected."""
+
+import time
+from collections.abc import Callable
 
 from backend.domain.errors import Unavailable
 from backend.domain.model import EntryId
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.storage import postgres
+from backend.storage.postgres import Database
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import StaleEpoch
 
-MAX_ATTEMPTS = 5
 BARRIER_TIMEOUT_SECONDS = 30.0  # a backlog of a million messages takes that long
+POLL_SECONDS = 0.01
 
 
 class Barrier:
-    """Waits for SQL to have passed a place of the log. Thread-safe."""
+    """Drains shards and waits until SQL has passed a place of their logs. Thread-safe."""
 
-    def __init__(self, log: Log, epochs: Epochs, drainer: Drainer) -> None:
+    def __init__(self, log: Log, database: Database, epochs: Epochs, drainer: Drainer) -> None:
         self._log = log
+        self._database = database
         self._epochs = epochs
         self._drainer = drainer
 
     def wait_drained(self, shard: int) -> None:
         """Return once everything that was accepted in a shard before this call is decided in SQL.
 
-        Raises Unavailable if that takes too long, EngineDown when an engine is away.
+        Raises Unavailable if that takes longer than 30 seconds, EngineDown when an engine is away.
         """
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                _, end = self._log.read_issued(shard, [])
-            except StaleEpoch as stale:
-                self._epochs.begin_epoch(shard, stale.reason)
-                continue
-            self.wait_through(shard, end)
-            return
-        raise Unavailable("Redis changes its epoch again and again", "see `instachat doctor`")
-
-    def end_stuck_drain(self, shard: int) -> None:
-        """End a drain that holds the shard for too long, if there is one: any other drain does that."""
-        self._drainer.drain(shard)
+        _, end = self._epochs.retrying(shard, lambda: self._log.read_issued(shard, []))
+        self.wait_through(shard, end)
 
     def wait_through(self, shard: int, end: EntryId) -> None:
         """Return once SQL has passed an entry of the log; raises as `wait_drained` does."""
-        if not self._drainer.drain_through(shard, end, BARRIER_TIMEOUT_SECONDS):
+        if not self.drain_through(shard, end, BARRIER_TIMEOUT_SECONDS):
             raise Unavailable(
                 f"what was accepted before is not stored within {BARRIER_TIMEOUT_SECONDS:g} s",
                 "see `instachat status`: is PostgreSQL slow, or the backlog long? Then try again",
             )
+
+    def drain_through(self, shard: int, through: EntryId, seconds: float) -> bool:
+        """Drain until SQL has passed an entry; returns False if that takes longer than so many seconds."""
+        return wait_cursor(
+            self._database, shard, through, seconds, drain=lambda: self._drainer.drain(shard)
+        )
+
+
+def wait_cursor(
+    database: Database,
+    shard: int,
+    through: EntryId,
+    seconds: float,
+    *,
+    drain: Callable[[], int] = lambda: 0,
+    may_continue: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Wait until a shard's cursor has passed an entry of the log.
+
+    Returns False after so many seconds, or as soon as `may_continue` returns False. The cursor is read at
+    least once, and again after each call of `drain`: at once if that returns how many entries it took,
+    after 10 ms if it returns 0. Raises EngineDown when PostgreSQL is away, and what `drain` raises.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with database.connect() as connection:
+            _, cursor = postgres.shard_state(connection, shard)
+        if cursor >= through:
+            return True
+        if time.monotonic() >= deadline or not may_continue():
+            return False
+        if not drain():
+            time.sleep(POLL_SECONDS)

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 from backend.domain.errors import NotFound, Unavailable
 from backend.domain.model import EntryId, Parent, no_application, no_chat, shard_of
-from backend.ingest.drain import Drainer
+from backend.ingest.barrier import Barrier
 from backend.ingest.epochs import Epochs
 from backend.storage import postgres
 from backend.storage.postgres import Database
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import StaleEpoch
 
 MAX_ATTEMPTS = 5
 DRAIN_TIMEOUT_SECONDS = 5.0
@@ -23,11 +22,11 @@ DRAIN_TIMEOUT_SECONDS = 5.0
 class Counters:
     """The live counters of all parents. Thread-safe."""
 
-    def __init__(self, log: Log, database: Database, epochs: Epochs, drainer: Drainer) -> None:
+    def __init__(self, log: Log, database: Database, epochs: Epochs, barrier: Barrier) -> None:
         self._log = log
         self._database = database
         self._epochs = epochs
-        self._drainer = drainer
+        self._barrier = barrier
 
     def shard(self, token: str) -> int:
         """The shard of an application."""
@@ -41,35 +40,29 @@ class Counters:
         could not be drained in time, EngineDown when an engine is away.
         """
         shard = self.shard(parent.token)
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                with self._database.connect() as connection:
-                    parent_state = postgres.get_parent_state(connection, shard, parent)
-                if parent_state.removed or (parent.chat is None and not parent_state.exists):
-                    raise _not_found_error(parent)
-                issued = self._log.verify(
-                    shard,
-                    parent_state.epoch,
-                    parent,
-                    parent_state.highest,
-                    create=False,
-                    passed=parent_state.cursor if parent_state.exists else None,
-                )
-                if issued is None:
-                    issued = self._create_missing(shard, parent)
-                return issued
-            except StaleEpoch as stale:
-                self._epochs.begin_epoch(shard, stale.reason)
-        raise Unavailable(
-            f"the counter of {parent} could not be verified", "see `instachat status`"
+        return self._epochs.retrying(shard, lambda: self._try_verify(shard, parent))
+
+    def _try_verify(self, shard: int, parent: Parent) -> int:
+        with self._database.connect() as connection:
+            parent_state = postgres.get_parent_state(connection, shard, parent)
+        if parent_state.removed or (parent.chat is None and not parent_state.exists):
+            raise _not_found_error(parent)
+        issued = self._log.verify(
+            shard,
+            parent_state.epoch,
+            parent,
+            parent_state.highest,
+            create=False,
+            passed=parent_state.cursor if parent_state.exists else None,
         )
+        return self._create_missing(shard, parent) if issued is None else issued
 
     def _create_missing(self, shard: int, parent: Parent) -> int:
         """Make a counter that is not there. Its numbers may be in the log still: that goes first."""
         if parent.chat is not None and parent.chat > self.read_issued([Parent(parent.token)])[0]:
             raise _not_found_error(parent)
         _, end = self._log.read_issued(shard, [])
-        if not self._drainer.drain_through(shard, end, DRAIN_TIMEOUT_SECONDS):
+        if not self._barrier.drain_through(shard, end, DRAIN_TIMEOUT_SECONDS):
             raise Unavailable(
                 f"the counter of {parent} is missing, and the log could not be stored in time",
                 "see `instachat status`: is PostgreSQL slow, or the backlog long?",
@@ -95,30 +88,27 @@ class Counters:
         """
         shard = self.shard(parents[0].token)
         for _ in range(MAX_ATTEMPTS):
-            try:
-                issued, end = self._log.read_issued(shard, parents)
-            except StaleEpoch as stale:
-                self._epochs.begin_epoch(shard, stale.reason)
-                continue
+            issued, end = self._epochs.retrying(
+                shard, lambda: self._log.read_issued(shard, parents)
+            )
             unverified = [p for p, n in zip(parents, issued, strict=True) if n is None]
             if not unverified:
                 return [n for n in issued if n is not None], end
             for parent in unverified:
                 self.verify(parent)
-        raise Unavailable("Redis changes its epoch again and again", "see `instachat doctor`")
+        raise Unavailable(
+            "Redis loses its counters again and again", "see `instachat doctor` and Redis's log"
+        )
 
     def create_counter(self, token: str) -> None:
         """Create the counter of an application that is about to be stored for the first time."""
         shard = self.shard(token)
-        for _ in range(MAX_ATTEMPTS):
-            with self._database.connect() as connection:
-                epoch, _ = postgres.shard_state(connection, shard)
-            try:
-                self._log.verify(shard, epoch, Parent(token), 0, create=True)
-                return
-            except StaleEpoch as stale:
-                self._epochs.begin_epoch(shard, stale.reason)
-        raise Unavailable("Redis changes its epoch again and again", "see `instachat doctor`")
+        self._epochs.retrying(
+            shard,
+            lambda: self._log.verify(
+                shard, self._epochs.read(shard), Parent(token), 0, create=True
+            ),
+        )
 
 
 def _not_found_error(parent: Parent) -> NotFound:

@@ -17,11 +17,11 @@ from sqlalchemy import Connection
 from backend.domain.errors import Unavailable
 from backend.domain.model import Parent
 from backend.ingest.barrier import Barrier
+from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.storage import postgres
 from backend.storage.postgres import Database, LockedShard, StoredRecord, child_statistics
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import StaleEpoch
 
 MAX_ATTEMPTS = 5
 LOCK_TIMEOUT_SECONDS = 4.0  # each attempt; together longer than a stuck drain is left alone
@@ -36,11 +36,14 @@ class WriteConflict(Exception):
 class DirectWriter:
     """Writes past the log. Thread-safe."""
 
-    def __init__(self, log: Log, database: Database, epochs: Epochs, barrier: Barrier) -> None:
+    def __init__(
+        self, log: Log, database: Database, epochs: Epochs, barrier: Barrier, drainer: Drainer
+    ) -> None:
         self._log = log
         self._database = database
         self._epochs = epochs
         self._barrier = barrier
+        self._drainer = drainer
 
     def write(self, shard: int, numbers: Mapping[Parent, int], store: Store) -> None:
         """Run `store` in a transaction, with the ids of parents whose counters are above `numbers`.
@@ -49,32 +52,37 @@ class DirectWriter:
         not there or removed, or somebody else's row is under a number; Unavailable if a lock is held for
         too long; EngineDown when an engine is away.
         """
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                with self._database.begin() as lock_tx:
-                    # What is raised and not written yet would look like a loss to `reconcile`.
-                    child_statistics.reserve_numbers(lock_tx, shard)
-                    epoch = self._raise_counters(shard, numbers)
-                    with self._database.begin() as tx:
-                        locked = postgres.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
-                        if locked is not None and locked.epoch == epoch:
-                            # A drain's name: whoever holds the shard for too long under it is ended.
-                            postgres.name_transaction(tx, f"instachat drain {shard}")
-                            parents = _require_alive(tx, numbers)
-                            store(tx, locked, {parent: row.id for parent, row in parents.items()})
-                            return
-                if locked is None:
-                    self._barrier.end_stuck_drain(shard)
-            except StaleEpoch as stale:
-                self._epochs.begin_epoch(shard, stale.reason)
-            except Exception as error:
-                if postgres.sqlstate(error) != postgres.UNIQUE_VIOLATION:
-                    raise
-                raise WriteConflict from error
+        try:
+            for _ in range(MAX_ATTEMPTS):
+                with self._epochs.renewed_on_stale(shard):
+                    if self._try_write(shard, numbers, store):
+                        return
+        except Exception as error:
+            if postgres.sqlstate(error) != postgres.UNIQUE_VIOLATION:
+                raise
+            raise WriteConflict from error
         raise Unavailable(
             f"shard {shard} is locked for too long, or Redis changes its epoch again and again",
             "see `instachat status`, then try again",
         )
+
+    def _try_write(self, shard: int, numbers: Mapping[Parent, int], store: Store) -> bool:
+        """Write once; False if the shard is locked, or its epoch changed after the counters were raised."""
+        with self._database.begin() as lock_tx:
+            # Without this, `reconcile` would report numbers that are raised and not written yet as lost.
+            child_statistics.reserve_numbers(lock_tx, shard)
+            epoch = self._raise_counters(shard, numbers)
+            with self._database.begin() as tx:
+                locked = postgres.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
+                if locked is not None and locked.epoch == epoch:
+                    # Named as a drain, so that others end this transaction if it holds the shard too long.
+                    postgres.name_transaction(tx, f"instachat drain {shard}")
+                    parents = _require_alive(tx, numbers)
+                    store(tx, locked, {parent: row.id for parent, row in parents.items()})
+                    return True
+        if locked is None:
+            self._drainer.drain(shard)  # which ends a drain that holds the shard for too long
+        return False
 
     def _raise_counters(self, shard: int, numbers: Mapping[Parent, int]) -> int:
         """Have the parents' counters above these numbers, and all they gave before stored.

@@ -13,14 +13,13 @@ fault: the transaction is given up, and the events stay in the log.
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from backend.domain.errors import EngineDown, InstaChatError, Invalid, Unavailable
+from backend.domain.errors import EngineDown, InstaChatError, Invalid
 from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
 from backend.domain.folding import fold
 from backend.domain.model import EntryId, Parent, checked_text
@@ -40,7 +39,6 @@ from backend.storage.redis.types import LogPage, StaleEpoch
 MAX_BATCH_ENTRIES = 5_000  # of one transaction
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 STUCK_TIMEOUT_SECONDS = 10.0
-MAX_EPOCH_CHANGES = 5
 
 Step = Callable[[str], None]
 # Where rows come from: an entry's id, as Redis writes it, its event, and its field.
@@ -90,19 +88,9 @@ class Drainer:
         `stop`, or when `may_continue` says no. Raises EngineDown when an engine is away; nothing
         is lost or repeated by that.
         """
-        taken = epoch_changes = 0
+        taken = 0
         while not self._stopping.is_set():
-            try:
-                page = self._drain_batch(shard)
-            except StaleEpoch as stale:
-                epoch_changes += 1
-                if epoch_changes > MAX_EPOCH_CHANGES:
-                    raise Unavailable(
-                        f"shard {shard} of Redis changes its epoch again and again ({stale.reason})",
-                        "is more than one Redis behind INSTACHAT_REDIS_URL?",
-                    ) from None
-                self._epochs.begin_epoch(shard, stale.reason)
-                continue
+            page = self._epochs.retrying(shard, lambda: self._drain_batch(shard))
             if page is None:
                 self._end_stuck(shard)
                 break
@@ -134,19 +122,6 @@ class Drainer:
         if failures:
             raise failures[0]
         return taken
-
-    def drain_through(self, shard: int, through: EntryId, seconds: float) -> bool:
-        """Drain until SQL has passed that entry; False if it hasn't within so many seconds."""
-        deadline = time.monotonic() + seconds
-        while True:
-            with self._database.connect() as connection:
-                _, cursor = postgres.shard_state(connection, shard)
-            if cursor >= through:
-                return True
-            if time.monotonic() >= deadline:
-                return False
-            if not self.drain(shard):
-                time.sleep(0.01)
 
     def _drain_batch(self, shard: int) -> "DrainBatch | None":
         """Store one batch; None if another drain holds the shard. StaleEpoch stores nothing."""

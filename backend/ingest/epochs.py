@@ -9,17 +9,22 @@ raised to what SQL holds before it gives another number (`counters`).
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from backend.domain.errors import Failed, Unavailable
 from backend.domain.model import EntryId
 from backend.storage import postgres
 from backend.storage.postgres import Database
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import EpochState
+from backend.storage.redis.types import EpochState, StaleEpoch
 
+T = TypeVar("T")
 LOCK_TIMEOUT_SECONDS = 3.0
 MAX_ATTEMPTS = 20
 RETRY_DELAY_SECONDS = 0.05
+MAX_STALE_ATTEMPTS = 6  # of one operation, each after another new epoch
 
 
 class Epochs:
@@ -64,6 +69,40 @@ class Epochs:
         with self._lock:
             self._last_seen[shard] = max(end, self._last_seen.get(shard, end))
 
+    def read(self, shard: int) -> int:
+        """A shard's epoch, as committed in SQL. Raises EngineDown."""
+        with self._database.connect() as connection:
+            epoch, _ = postgres.shard_state(connection, shard)
+        return epoch
+
+    def retrying(self, shard: int, attempt: Callable[[], T]) -> T:
+        """Return what `attempt` returns; if it raises StaleEpoch, begin a new epoch and call it again.
+
+        `attempt` must be safe to repeat. If it needs the epoch, it calls `read`, so that each attempt has the
+        current one. Raises Unavailable after six attempts, and what `attempt` and `begin_epoch` raise.
+        """
+        for _ in range(MAX_STALE_ATTEMPTS):
+            try:
+                return attempt()
+            except StaleEpoch as stale:
+                reason = stale.reason
+                self.begin_epoch(shard, reason)
+        raise Unavailable(
+            f"shard {shard} of Redis changes its epoch again and again ({reason})",
+            "see `instachat doctor`: is more than one Redis behind INSTACHAT_REDIS_URL?",
+        )
+
+    @contextmanager
+    def renewed_on_stale(self, shard: int) -> Iterator[None]:
+        """End a block that raises StaleEpoch without an error, having begun a new epoch.
+
+        For loops that also repeat for other reasons; the other loops use `retrying`.
+        """
+        try:
+            yield
+        except StaleEpoch as stale:
+            self.begin_epoch(shard, stale.reason)
+
     def begin_epoch(self, shard: int, reason: str) -> None:
         """Begin a new epoch of a shard, unless somebody else did since the caller was refused.
 
@@ -71,8 +110,7 @@ class Epochs:
         away, Unavailable when the shard stays locked, Failed when this Redis holds the numbers of
         another installation.
         """
-        with self._database.connect() as connection:
-            epoch_before, _ = postgres.shard_state(connection, shard)
+        epoch_before = self.read(shard)
         for _ in range(MAX_ATTEMPTS):
             state = self._log.probe(shard)
             if self._is_current(shard, state, epoch_before):
@@ -84,8 +122,7 @@ class Epochs:
             # Another one has claimed and is about to write it; if it died, the claim is ours next.
             time.sleep(RETRY_DELAY_SECONDS)
             if self._log.probe(shard) == state:
-                with self._database.connect() as connection:
-                    epoch_before, _ = postgres.shard_state(connection, shard)
+                epoch_before = self.read(shard)
         raise Unavailable(
             f"shard {shard} of Redis is not usable yet ({reason})", "try again in a moment"
         )
@@ -114,6 +151,4 @@ class Epochs:
             # Above everything found here too: a database restored from a copy may be behind Redis.
             epoch = max(locked.epoch, state.highest, self.last_seen(shard).epoch) + 1
             postgres.set_epoch(tx, shard, epoch)
-        with self._database.connect() as connection:
-            epoch_now, _ = postgres.shard_state(connection, shard)
-        return epoch if epoch_now == epoch else None
+        return epoch if self.read(shard) == epoch else None

@@ -845,10 +845,9 @@ def test_a_shard_that_is_held(one: Backend, monkeypatch: pytest.MonkeyPatch, nam
     monkeypatch.setattr(direct_write, "LOCK_TIMEOUT_SECONDS", 0.1)
     shard = one.counters.shard(T)
     epochs = Epochs(one.log, one.database)
-    barrier = Barrier(
-        one.log, epochs, Drainer(one.log, one.database, epochs, stuck_timeout_seconds=0.3)
-    )
-    writing = direct_write.DirectWriter(one.log, one.database, epochs, barrier)
+    drainer = Drainer(one.log, one.database, epochs, stuck_timeout_seconds=0.3)
+    barrier = Barrier(one.log, one.database, epochs, drainer)
+    writing = direct_write.DirectWriter(one.log, one.database, epochs, barrier, drainer)
     work = Importer(one.log, one.database, barrier, writing).begin()
     chunk = LineChunk(1, [as_bytes([message(2)])], 1)
     holder = one.database.engine.connect()
