@@ -291,9 +291,8 @@ def _launch_supervisor(layout: Layout) -> bool:
 
 
 def _supervisor_environment() -> dict[str, str]:
-    """This one, but without the settings, which hold secrets, and with this package importable."""
+    """This process's environment without the settings, which hold secrets; this package is importable."""
+    from backend.runtime.processes import python_path
+
     environment = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
-    here = str(Path(__file__).parents[2])
-    path = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = f"{here}{os.pathsep}{path}" if path else here
-    return environment
+    return environment | {"PYTHONPATH": python_path()}

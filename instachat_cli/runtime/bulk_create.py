@@ -14,6 +14,7 @@ from backend.domain import serialization
 from backend.domain.errors import Failed, InstaChatError, Invalid, Unconfirmed, WaitTimedOut
 from backend.domain.model import MAX_BATCH, Accepted
 from backend.ingest import accept
+from backend.runtime.signals import handling
 from instachat_cli.console.exit_codes import Interrupted
 from instachat_cli.console.options import WaitStage
 from instachat_cli.console.output import Body, Printer
@@ -193,14 +194,10 @@ def _defer_interrupts() -> Iterator[None]:
         if interrupts > 1:
             raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored, as with nohup
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as with nohup
         yield
         return
-    signal.signal(signal.SIGINT, count_interrupt)
-    try:
+    with handling(count_interrupt, signal.SIGINT):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
     if interrupts:
         raise KeyboardInterrupt

@@ -1,44 +1,36 @@
-"""How a process hears that it is to end. Light, so that it listens before it loads the core."""
+"""How a command's process reacts to signals. Light, so that it reacts before it loads the core."""
 
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+
+from backend.runtime.signals import handling, terminate_after
 
 
 def exit_on_signals() -> None:
-    """Have SIGTERM and SIGINT end this process with 0, until its work begins and listens by itself.
+    """Exit with 0 on SIGTERM and SIGINT, until the command installs handlers of its own.
 
-    Not by an exception: what is raised while modules are loaded may be swallowed there.
+    Not by an exception: one that is raised while modules are loaded may be swallowed there.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
 
 
 def terminate_on_stdin_end() -> None:
-    """Have this process asked to end, as by SIGTERM, when its standard input ends."""
+    """Send this process SIGTERM when its standard input ends."""
 
-    def watch() -> None:
+    def wait_for_end() -> None:
         while os.read(sys.stdin.fileno(), 1024):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, name="input", daemon=True).start()
+    terminate_after(wait_for_end, "input")
 
 
-@contextmanager
-def signals_as_keyboard_interrupt() -> Iterator[None]:
-    """Have SIGTERM and the terminal's closing do what Ctrl-C does: what was begun is tidied up."""
+def signals_as_keyboard_interrupt() -> AbstractContextManager[None]:
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP too, so that the command cleans up."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handling(interrupt, signal.SIGTERM, signal.SIGHUP)

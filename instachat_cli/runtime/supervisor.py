@@ -13,9 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 
 from backend.api.server.address import check_free, is_responding, url
 from backend.bootstrap import (
@@ -27,6 +26,13 @@ from backend.bootstrap import (
     open_log,
 )
 from backend.domain.errors import InstaChatError
+from backend.runtime.processes import (
+    CommandChild,
+    RestartPolicy,
+    SupervisedProcess,
+    python_path,
+)
+from backend.runtime.signals import handling
 from backend.settings import Settings, environment_variable, redact
 from backend.storage.postgres import Database
 from backend.storage.postgres.schema_upgrade import upgrade
@@ -39,10 +45,7 @@ START_TIMEOUT_SECONDS = 10.0
 SERVER_STOP_TIMEOUT_SECONDS = 9.0  # it gives its own processes a little less
 WORKER_STOP_TIMEOUT_SECONDS = 5.0  # what it has not finished by then is kept in the log
 DRAIN_TIMEOUT_SECONDS = 4.0
-MIN_RESTART_DELAY_SECONDS = 0.5  # before a worker that died is started again; doubled each time
-MAX_RESTART_DELAY_SECONDS = 30.0
-HEALTHY_SECONDS = 60.0  # a worker that lived for so long begins anew with the first pause
-SOURCE_ROOT = Path(__file__).parents[2]
+RESTART_POLICY = RestartPolicy(first_delay=0.5, max_delay=30.0, healthy=60.0)
 logger = logging.getLogger(__name__)
 
 
@@ -52,10 +55,11 @@ def run(settings: Settings) -> None:
     Raises Interrupted at the second one, and as `engine_urls` and `upgrade` do at the start.
     """
     stop = _StopRequest()
-    server, worker = _SupervisedProcess("server", "serve"), _SupervisedProcess("worker", "worker")
+    server = _supervised("server", "serve", _address_environment(settings))
+    worker = _supervised("worker", "worker")
     check_free(settings.host, settings.port)
     with (
-        stop.installed(),
+        handling(stop.handle_signal, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
         engine_urls(settings) as urls,
         closing(Database(urls.database)) as database,
     ):
@@ -66,7 +70,7 @@ def run(settings: Settings) -> None:
             try:
                 _print_addresses(settings, urls, before, schema)
                 worker.start()
-                server.start(_address_environment(settings))
+                server.start()
                 _wait_for(lambda: bool(core.log.count_workers()), lambda: stop.requested)
                 _wait_for(
                     lambda: is_responding(settings.host, settings.port), lambda: stop.requested
@@ -97,16 +101,21 @@ def spawn_worker(*, stderr: int | None = None) -> "subprocess.Popen[bytes]":
 def _spawn(
     command: str, environment: Mapping[str, str] | None = None, *, stderr: int | None = None
 ) -> "subprocess.Popen[bytes]":
-    path = os.environ.get("PYTHONPATH")
     return subprocess.Popen(
-        # -P: the working folder, which may be anybody's, holds no modules of ours.
+        # -P: the working folder, which anybody may write to, must not be searched for modules.
         [sys.executable, "-P", "-m", "instachat_cli", command, "--until-input-ends"],
         stdin=subprocess.PIPE,
         stderr=stderr,
         start_new_session=True,
-        env=os.environ
-        | {"PYTHONPATH": f"{SOURCE_ROOT}{os.pathsep}{path}" if path else f"{SOURCE_ROOT}"}
-        | dict(environment or {}),
+        env=os.environ | {"PYTHONPATH": python_path()} | dict(environment or {}),
+    )
+
+
+def _supervised(
+    name: str, command: str, environment: Mapping[str, str] | None = None
+) -> SupervisedProcess[CommandChild]:
+    return SupervisedProcess(
+        name, lambda: CommandChild(_spawn(command, environment)), RESTART_POLICY
     )
 
 
@@ -116,84 +125,17 @@ class _StopRequest:
     def __init__(self) -> None:
         self.requested = False
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Listen to Ctrl-C, SIGTERM, and the terminal's being closed."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self._handle_signal) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle_signal(self, *_: object) -> None:
+    def handle_signal(self, *_: object) -> None:
+        """A signal handler."""
         if self.requested:
             raise KeyboardInterrupt
-        self.requested = True  # no lock here: it may be held by what this has interrupted
-
-
-class _SupervisedProcess:
-    """The server or the worker, started again when it dies."""
-
-    def __init__(self, name: str, command: str) -> None:
-        self._name = name
-        self._command = command
-        self._environment: Mapping[str, str] = {}
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0
-        self._restart_at = 0.0
-        self._restart_delay = MIN_RESTART_DELAY_SECONDS
-
-    def start(self, environment: Mapping[str, str] | None = None) -> None:
-        """Start it, with these variables over those of this process; again with them when it dies."""
-        self._environment = environment or self._environment
-        self._process = _spawn(self._command, self._environment)
-        self._started_at = time.monotonic()
-        logger.info("%s started: process %d", self._name, self._process.pid)
-
-    def restart_if_dead(self) -> None:
-        """Start it again if it has died, after a pause that grows."""
-        now = time.monotonic()
-        if self._process is None:
-            if now >= self._restart_at:
-                self.start()
-        elif (code := self._process.poll()) is not None:
-            if now - self._started_at > HEALTHY_SECONDS:
-                self._restart_delay = MIN_RESTART_DELAY_SECONDS
-            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            logger.warning(
-                "%s ended %s: starting it again in %g s", self._name, how, self._restart_delay
-            )
-            self._discard()
-            self._restart_at = now + self._restart_delay
-            self._restart_delay = min(2 * self._restart_delay, MAX_RESTART_DELAY_SECONDS)
-
-    def stop(self, seconds: float) -> None:
-        """Let it finish what is under way; after so many seconds it is killed, which harms nothing."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                logger.warning("the %s does not end within %g s: it is killed", self._name, seconds)
-            self.kill()
-
-    def kill(self) -> None:
-        """End it at once, if it is still there."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._discard()
-
-    def _discard(self) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process = None
+        self.requested = True  # no lock: the interrupted code may hold it
 
 
 def _supervise(
-    urls: EngineUrls, processes: Sequence[_SupervisedProcess], stopped: Callable[[], bool]
+    urls: EngineUrls,
+    processes: Sequence[SupervisedProcess[CommandChild]],
+    stopped: Callable[[], bool],
 ) -> None:
     """Until asked to stop: see that the private engines and the processes are there."""
     checked_at = time.monotonic()
