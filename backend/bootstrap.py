@@ -24,7 +24,7 @@ from backend.search.reindex import Reindexer
 from backend.search.searcher import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
 from backend.storage.elasticsearch.index import SearchIndex
-from backend.storage.postgres import Database
+from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.redis.log import Log
 from backend.transfer.exporter import Exporter

@@ -11,7 +11,7 @@ import redis
 
 from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
-from backend.storage.postgres import Database
+from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from tests.support.elasticsearch.fixtures import elasticsearch as elasticsearch
 from tests.support.elasticsearch.fixtures import start_elasticsearch as start_elasticsearch

@@ -28,8 +28,9 @@ from elasticsearch import Elasticsearch
 from sqlalchemy import text
 
 from backend.domain.folding import fold
-from backend.storage import postgres as sql
-from backend.storage.postgres import Database, MessageRow
+from backend.storage.postgres import messages
+from backend.storage.postgres.database import Database
+from backend.storage.postgres.messages import MessageRow
 from backend.storage.postgres.schema_upgrade import upgrade
 from loadtest.corpus.conversations import conversations
 from tests.support.elasticsearch.node import ElasticsearchServer
@@ -245,7 +246,7 @@ def fill_postgres(database: Database, all_chats: dict[int, list[str]]) -> None:
     """The same messages as rows, by the program's own COPY."""
     for chat, texts in all_chats.items():
         with database.begin() as tx:
-            sql.copy_messages(
+            messages.copy_messages(
                 tx,
                 (
                     MessageRow(chat, number, line, line, VERSION + number)
@@ -337,7 +338,9 @@ VERIFY = text(
 def scan(database: Database, chat: int, keyword: str) -> list[int]:
     """The first page's numbers, by the program's scan."""
     with database.connect() as connection:
-        return [found.number for found in sql.search_messages(connection, chat, keyword, 0, PAGE)]
+        return [
+            found.number for found in messages.search_messages(connection, chat, keyword, 0, PAGE)
+        ]
 
 
 def engine_cpu_seconds(server: ElasticsearchServer) -> float:

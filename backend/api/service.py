@@ -25,7 +25,7 @@ from backend.domain.errors import Gone, InstaChatError, NotStoredYet
 from backend.domain.model import Accepted
 from backend.ingest.accept import Request
 from backend.settings import Settings
-from backend.storage.postgres import Database
+from backend.storage.postgres.database import Database
 from backend.storage.redis.accept_async import make_async_clients
 
 # At the same time; each holds at most one of the database's 30 connections.

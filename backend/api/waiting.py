@@ -5,8 +5,8 @@ import logging
 
 from backend.domain.errors import InstaChatError
 from backend.domain.model import Accepted, EntryId
-from backend.storage import postgres
-from backend.storage.postgres import Database
+from backend.storage.postgres import shards
+from backend.storage.postgres.database import Database
 
 POLL_SECONDS = 0.02
 logger = logging.getLogger(__name__)
@@ -50,4 +50,4 @@ class StoredWaiter:
 
     def _read_states(self) -> dict[int, tuple[int, EntryId]]:
         with self._database.connect() as connection:
-            return postgres.shard_states(connection)
+            return shards.shard_states(connection)

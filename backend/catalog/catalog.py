@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import (
     Gone,
     HasChildren,
@@ -45,9 +43,19 @@ from backend.ingest.accept import Acceptor
 from backend.ingest.counters import Counters
 from backend.ingest.drain import Drainer
 from backend.search.searcher import NoIndex, Searcher, iter_matches
-from backend.storage import postgres
-from backend.storage.postgres import Database, StoredChat, StoredMessage
-from backend.storage.postgres.tenants import application_position, insert_application_once
+from backend.storage.postgres import (
+    applications,
+    chats,
+    messages,
+    outbox,
+    parents,
+    shards,
+    statements,
+)
+from backend.storage.postgres.applications import application_position, insert_application_once
+from backend.storage.postgres.chats import StoredChat
+from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.messages import StoredMessage
 from backend.storage.redis.log import Log
 
 StoredRow = TypeVar("StoredRow", StoredChat, StoredMessage)
@@ -125,17 +133,17 @@ class Catalog:
             token = self._token_for_key(key, name, token)
         self._counters.create_counter(token)
         with self._database.begin() as tx:
-            return postgres.to_application(insert_application_once(tx, token, name), 0)
+            return applications.to_application(insert_application_once(tx, token, name), 0)
 
     def application(self, token: str) -> Application:
         """An application with its live count of chats."""
         checked_token(token)
         with self._database.connect() as connection:
-            row = postgres.get_application(connection, token)
+            row = applications.get_application(connection, token)
         if row is None:
             raise no_application()
         issued = self._counters.read_issued([Parent(token)])[0]
-        return postgres.to_application(row, issued - row.removed)
+        return applications.to_application(row, issued - row.removed)
 
     def applications(
         self, *, after_token: str | None = None, limit: int | None = None
@@ -154,10 +162,10 @@ class Catalog:
         while limit is None or limit > 0:
             size = LIST_PAGE_SIZE if limit is None else min(limit, LIST_PAGE_SIZE)
             with self._database.connect() as connection:
-                page = postgres.list_applications(connection, after, size)
+                page = applications.list_applications(connection, after, size)
             for row in page:
                 issued = self._counters.read_issued([Parent(row.token)])[0]
-                yield postgres.to_application(row, issued - row.removed)
+                yield applications.to_application(row, issued - row.removed)
             if len(page) < size:
                 return
             after = page[-1].id
@@ -172,9 +180,9 @@ class Catalog:
             current = self.application(token)
             _check_version(version, current.version, "the application")
             with self._database.begin() as tx:
-                row = postgres.rename_application(tx, token, name, current.version)
+                row = applications.rename_application(tx, token, name, current.version)
             if row is not None:
-                return postgres.to_application(row, current.chats_count)
+                return applications.to_application(row, current.chats_count)
         raise _too_many_conflicts("the application")
 
     def delete_application(
@@ -197,7 +205,7 @@ class Catalog:
         if row is None:
             return PendingNumber(number)
         issued = self._counters.read_issued([Parent(token, number)])[0]
-        return postgres.to_chat(row, issued - row.removed)
+        return chats.to_chat(row, issued - row.removed)
 
     def chats(self, token: str, *, after: int = 0, limit: int | None = None) -> Iterator[Chat]:
         """An application's stored chats by number, read a page at a time."""
@@ -205,11 +213,11 @@ class Catalog:
         while limit is None or limit > 0:
             size = LIST_PAGE_SIZE if limit is None else min(limit, LIST_PAGE_SIZE)
             with self._database.connect() as connection:
-                page = postgres.list_chats(connection, token, after, size)
+                page = chats.list_chats(connection, token, after, size)
             if page:
                 issued = self._counters.read_issued([Parent(token, row.number) for row in page])
                 for row, count in zip(page, issued, strict=True):
-                    yield postgres.to_chat(row, count - row.removed)
+                    yield chats.to_chat(row, count - row.removed)
             if len(page) < size:
                 return
             after = page[-1].number
@@ -236,9 +244,9 @@ class Catalog:
         """A chat's stored messages by number, read a page at a time."""
         row = self._chat_row(token, chat)
         while row is not None and (limit is None or limit > 0):
-            size = postgres.PAGE if limit is None else min(limit, postgres.PAGE)
+            size = statements.PAGE if limit is None else min(limit, statements.PAGE)
             with self._database.connect() as connection:
-                page = postgres.list_messages(connection, row.id, after, size)
+                page = messages.list_messages(connection, row.id, after, size)
             yield from page
             if len(page) < size:
                 return
@@ -267,7 +275,7 @@ class Catalog:
             stored = self._stored_message(token, chat, number)
             _check_version(version, stored.message.version, f"message {number}")
             with self._database.begin() as tx:
-                edited = postgres.edit_message(
+                edited = messages.edit_message(
                     tx, stored.chat_id, number, stored.message.version, text, folded
                 )
                 if edited is not None:
@@ -285,7 +293,7 @@ class Catalog:
             stored = self._stored_message(token, chat, number)
             _check_version(version, stored.message.version, f"message {number}")
             with self._database.begin() as tx:
-                removed = postgres.remove_message(
+                removed = messages.remove_message(
                     tx, stored.chat_id, number, stored.message.version
                 )
                 if removed is not None:
@@ -306,7 +314,7 @@ class Catalog:
         deadline = time.monotonic() + seconds
         while True:
             with self._database.connect() as connection:
-                _, cursor = postgres.shard_state(connection, shard)
+                _, cursor = shards.shard_state(connection, shard)
             if cursor >= entry:
                 return True
             if time.monotonic() >= deadline or self._log.paused():
@@ -341,7 +349,7 @@ class Catalog:
         if chat is None:
             return
         with self._database.connect() as connection:
-            dead = postgres.dead_numbers(connection, token, chat, accepted.first, accepted.last)
+            dead = messages.dead_numbers(connection, token, chat, accepted.first, accepted.last)
         if dead:
             raise Gone(
                 f"message {dead[0]} of chat {chat} was rejected when it was to be stored",
@@ -369,8 +377,8 @@ class Catalog:
 
         def find() -> StoredChat | None:
             with self._database.connect() as connection:
-                row = postgres.get_chat(connection, token, number)
-                if row is None and postgres.get_application(connection, token) is None:
+                row = chats.get_chat(connection, token, number)
+                if row is None and applications.get_application(connection, token) is None:
                     raise no_application()
             if row is not None and row.state != "stored":
                 raise no_chat(number)
@@ -426,7 +434,7 @@ class Catalog:
 
     def _find_message(self, token: str, chat: int, number: int) -> StoredMessage | None:
         with self._database.connect() as connection:
-            found = postgres.get_message(connection, token, chat, number)
+            found = messages.get_message(connection, token, chat, number)
         if found is None or found.state == "stored":
             return found
         if found.state == "dead":
@@ -453,7 +461,7 @@ class Catalog:
         if number > issued[0]:
             return False
         with self._database.connect() as connection:
-            _, cursor = postgres.shard_state(connection, self._counters.shard(parent.token))
+            _, cursor = shards.shard_state(connection, self._counters.shard(parent.token))
         return cursor < end
 
     def _drain_if_alone(self, token: str) -> None:
@@ -481,9 +489,7 @@ class Catalog:
                 *self._explain_waiting(f"the deletion of {what} is accepted, and not decided yet")
             )
         with self._database.connect() as connection:
-            parent_state = postgres.get_parent_state(
-                connection, accepted.shard, Parent(token, chat)
-            )
+            parent_state = parents.get_parent_state(connection, accepted.shard, Parent(token, chat))
         if parent_state.removed:
             self._notify_cascade()
             return
@@ -499,8 +505,8 @@ class Catalog:
         )
 
     def _add_to_outbox(self, tx: Connection, chat_id: int, number: int, version: int) -> None:
-        if postgres.is_publishing(tx):
-            postgres.add_to_outbox(tx, [(chat_id, number, version)])
+        if outbox.is_publishing(tx):
+            outbox.add_to_outbox(tx, [(chat_id, number, version)])
 
 
 def _check_version(wanted: int | None, found: int, what: str) -> None:

@@ -158,6 +158,12 @@ def _decode_with_surrogates(packed: bytes) -> _Payload:
     return found
 
 
+def to_micros(at: datetime) -> int:
+    """Microseconds since 1970, exactly."""
+    delta = at - _UNIX_EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
 def from_micros(micros: int) -> datetime:
     """The time so many microseconds after the beginning of 1970."""
     return _UNIX_EPOCH + timedelta(microseconds=micros)

@@ -7,8 +7,8 @@ from backend.domain.errors import Unavailable
 from backend.domain.model import EntryId
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
-from backend.storage import postgres
-from backend.storage.postgres import Database
+from backend.storage.postgres import shards
+from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 
 BARRIER_TIMEOUT_SECONDS = 30.0  # a backlog of a million messages takes that long
@@ -65,7 +65,7 @@ def wait_cursor(
     deadline = time.monotonic() + seconds
     while True:
         with database.connect() as connection:
-            _, cursor = postgres.shard_state(connection, shard)
+            _, cursor = shards.shard_state(connection, shard)
         if cursor >= through:
             return True
         if time.monotonic() >= deadline or not may_continue():

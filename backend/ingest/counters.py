@@ -11,8 +11,8 @@ from backend.domain.errors import NotFound, Unavailable
 from backend.domain.model import EntryId, Parent, no_application, no_chat, shard_of
 from backend.ingest.barrier import Barrier
 from backend.ingest.epochs import Epochs
-from backend.storage import postgres
-from backend.storage.postgres import Database
+from backend.storage.postgres import parents
+from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 
 MAX_ATTEMPTS = 5
@@ -44,7 +44,7 @@ class Counters:
 
     def _try_verify(self, shard: int, parent: Parent) -> int:
         with self._database.connect() as connection:
-            parent_state = postgres.get_parent_state(connection, shard, parent)
+            parent_state = parents.get_parent_state(connection, shard, parent)
         if parent_state.removed or (parent.chat is None and not parent_state.exists):
             raise _not_found_error(parent)
         issued = self._log.verify(
@@ -68,7 +68,7 @@ class Counters:
                 "see `instachat status`: is PostgreSQL slow, or the backlog long?",
             )
         with self._database.connect() as connection:
-            parent_state = postgres.get_parent_state(connection, shard, parent)
+            parent_state = parents.get_parent_state(connection, shard, parent)
         if not parent_state.exists or parent_state.removed:
             raise _not_found_error(parent)
         issued = self._log.verify(

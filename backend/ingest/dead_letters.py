@@ -12,17 +12,16 @@ nothing with it: its number stays rejected.
 import json
 from collections.abc import Iterator, Mapping
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import NotFound
 from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
 from backend.domain.folding import fold
 from backend.domain.model import Parent, checked_text, shard_of
 from backend.ingest.direct_write import DirectWriter, WriteConflict
 from backend.ingest.drain import rejection_reason, store_dead_letter
-from backend.storage import postgres
-from backend.storage.postgres import Database, LockedShard, dead_letters
+from backend.storage.postgres import chats, dead_letters, messages, outbox
+from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.dead_letters import DeadLetter, StoredDeadLetter
+from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
 
 PAGE_SIZE = 200
@@ -112,13 +111,13 @@ class DeadLetters:
             return "it does not say which version of the message it was"
         key = (letter.token, letter.chat)
         with self._database.begin() as tx:
-            if not postgres.is_publishing(tx):
+            if not outbox.is_publishing(tx):
                 return "nothing is published here: no search index is kept"
-            id_, _ = postgres.chat_ids(tx, [key]).get(key, (0, False))
+            id_, _ = chats.chat_ids(tx, [key]).get(key, (0, False))
             if not id_:
                 return "its chat is removed, and no row tells of it any more"
             if dead_letters.delete_dead_letter(tx, letter.key):
-                postgres.add_to_outbox(tx, [(id_, letter.number, version)])
+                outbox.add_to_outbox(tx, [(id_, letter.number, version)])
         return None
 
 
@@ -131,8 +130,8 @@ def _store_message(
         checked_text(text)
         with tx.begin_nested():
             # The chat's row lock first, as with a deletion: what is counted there is counted in turn.
-            postgres.count_removed(tx, chat_id, -1)
-            version = dead_letters.restore_rejected_message(
+            chats.count_removed(tx, chat_id, -1)
+            version = messages.restore_rejected_message(
                 tx, chat_id, number, event.at, text, fold(text)
             )
             if version is None:
@@ -144,7 +143,7 @@ def _store_message(
             raise
         return reason
     if locked.publishing:
-        postgres.add_to_outbox(tx, [(chat_id, number, version)])
+        outbox.add_to_outbox(tx, [(chat_id, number, version)])
     return None
 
 
@@ -156,7 +155,7 @@ def _explain_not_rejected(
     tx: Connection, chat_id: int, event: MessagesCreated, number: int
 ) -> str | None:
     """Why a number without a rejected row can't be stored; None if it is this very message's."""
-    found = postgres.message_times(tx, [(chat_id, number)]).get((chat_id, number))
+    found = messages.message_times(tx, [(chat_id, number)]).get((chat_id, number))
     if found is None:
         return "its number has no row any more: see `instachat reconcile`"
     return None if found == event.at else "another message has this number"

@@ -12,15 +12,15 @@ The unique indexes have the last word.
 
 from collections.abc import Callable, Collection, Mapping
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import Unavailable
 from backend.domain.model import Parent
 from backend.ingest.barrier import Barrier
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
-from backend.storage import postgres
-from backend.storage.postgres import Database, LockedShard, StoredRecord, child_statistics
+from backend.storage.postgres import imports, locks, shards
+from backend.storage.postgres.database import Connection, Database, is_unique_violation
+from backend.storage.postgres.imports import StoredRecord
+from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
 
 MAX_ATTEMPTS = 5
@@ -58,7 +58,7 @@ class DirectWriter:
                     if self._try_write(shard, numbers, store):
                         return
         except Exception as error:
-            if postgres.sqlstate(error) != postgres.UNIQUE_VIOLATION:
+            if not is_unique_violation(error):
                 raise
             raise WriteConflict from error
         raise Unavailable(
@@ -70,13 +70,13 @@ class DirectWriter:
         """Write once; False if the shard is locked, or its epoch changed after the counters were raised."""
         with self._database.begin() as lock_tx:
             # Without this, `reconcile` would report numbers that are raised and not written yet as lost.
-            child_statistics.reserve_numbers(lock_tx, shard)
+            locks.reserve_numbers(lock_tx, shard)
             epoch = self._raise_counters(shard, numbers)
             with self._database.begin() as tx:
-                locked = postgres.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
+                locked = shards.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
                 if locked is not None and locked.epoch == epoch:
                     # Named as a drain, so that others end this transaction if it holds the shard too long.
-                    postgres.name_transaction(tx, f"instachat drain {shard}")
+                    locks.name_transaction(tx, f"instachat drain {shard}")
                     parents = _require_alive(tx, numbers)
                     store(tx, locked, {parent: row.id for parent, row in parents.items()})
                     return True
@@ -93,7 +93,7 @@ class DirectWriter:
         while True:
             with self._database.connect() as connection:
                 # The epoch first: whoever claims another one after that makes Redis refuse this one.
-                epoch, _ = postgres.shard_state(connection, shard)
+                epoch, _ = shards.shard_state(connection, shard)
                 parents = _require_alive(connection, numbers)
             complete, end = self._log.raise_all(
                 shard,
@@ -115,7 +115,7 @@ def _require_alive(
     connection: Connection, parents: Collection[Parent]
 ) -> Mapping[Parent, StoredRecord]:
     """The rows of parents that all take children; WriteConflict if one does not any more."""
-    found = postgres.find_stored_parents(connection, parents)
+    found = imports.find_stored_parents(connection, parents)
     if len(found) < len(parents) or any(row.removed for row in found.values()):
         raise WriteConflict
     return found

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from backend.domain.errors import EngineDown, InstaChatError, Invalid
@@ -24,15 +23,21 @@ from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreat
 from backend.domain.folding import fold
 from backend.domain.model import EntryId, Parent, checked_text
 from backend.ingest.epochs import Epochs
-from backend.storage import postgres
 from backend.storage.postgres import (
-    ChatRow,
-    Database,
-    DeadLetter,
-    LockedShard,
-    MessageRow,
-    RowValues,
+    applications,
+    chats,
+    database,
+    dead_letters,
+    locks,
+    messages,
+    outbox,
+    shards,
 )
+from backend.storage.postgres.chats import ChatRow
+from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.dead_letters import DeadLetter
+from backend.storage.postgres.messages import MessageRow, RowValues
+from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import LogPage, StaleEpoch
 
@@ -126,8 +131,8 @@ class Drainer:
     def _drain_batch(self, shard: int) -> "DrainBatch | None":
         """Store one batch; None if another drain holds the shard. StaleEpoch stores nothing."""
         with self._database.begin() as tx:
-            postgres.name_transaction(tx, f"instachat drain {shard}")
-            locked = postgres.lock_shard(tx, shard)
+            locks.name_transaction(tx, f"instachat drain {shard}")
+            locked = shards.lock_shard(tx, shard)
             if locked is None:
                 return None
             # The first drain of an epoch reads from the beginning: what a restored or promoted Redis
@@ -150,7 +155,7 @@ class Drainer:
             batch = DrainBatch(shard, page, locked.epoch)
             if batch.through > locked.cursor or page.entries:
                 _BatchWriter(tx, batch, self._log, publishing=locked.publishing).run()
-                postgres.advance_cursor(
+                shards.advance_cursor(
                     tx, shard, max(batch.through, locked.cursor), batch.dropped, batch.stored
                 )
             self._step("rows")
@@ -160,7 +165,7 @@ class Drainer:
         """End a drain that holds the shard for too long: stopped, or cut off from us."""
         with self._database.connect() as connection:
             name = f"instachat drain {shard}"
-            if postgres.terminate_stuck_transactions(connection, name, self._stuck_timeout_seconds):
+            if locks.terminate_stuck_transactions(connection, name, self._stuck_timeout_seconds):
                 logger.warning("ended a drain of shard %d that held it for too long", shard)
 
 
@@ -222,7 +227,7 @@ class _BatchWriter:
                 self._apply_deletion(_entry_id(entry), event)
         self._store(chats, messages)
         if self.dead_letters:
-            postgres.add_dead_letters(self.tx, self.dead_letters)
+            dead_letters.add_dead_letters(self.tx, self.dead_letters)
 
     # -- creations ---------------------------------------------------------------------------------
 
@@ -233,10 +238,12 @@ class _BatchWriter:
     def _store_chats(self, events: list[ChatsSource]) -> None:
         if not events:
             return
-        applications = postgres.application_ids(self.tx, {event.token for _, event, _ in events})
+        known_applications = applications.application_ids(
+            self.tx, {event.token for _, event, _ in events}
+        )
         rows, sources = [], {}
         for entry, event, packed in events:
-            id_, alive = applications.get(event.token, (0, True))
+            id_, alive = known_applications.get(event.token, (0, True))
             if not id_:
                 self._add_dead_letter(entry, packed, "the application does not exist", event)
             elif not alive:
@@ -245,7 +252,7 @@ class _BatchWriter:
                 rows.append(ChatRow(id_, event.first, event.last, event.at))
                 sources[id_, event.first] = (entry, event, packed)
         if rows:
-            stored, taken = postgres.insert_chats(self.tx, rows)
+            stored, taken = chats.insert_chats(self.tx, rows)
             self.batch.stored += stored
             for id_, number in taken:
                 entry, event, packed = next(
@@ -258,14 +265,14 @@ class _BatchWriter:
     def _store_messages(self, events: MessagesByChat) -> None:
         if not events:
             return
-        chats = postgres.chat_ids(self.tx, list(events))
+        known_chats = chats.chat_ids(self.tx, list(events))
         # Of a removed application no chat has a row for ever; the log of an earlier epoch may name one.
-        missing = {token for token, chat in events if (token, chat) not in chats}
-        applications = postgres.application_ids(self.tx, missing) if missing else {}
+        missing = {token for token, chat in events if (token, chat) not in known_chats}
+        known_applications = applications.application_ids(self.tx, missing) if missing else {}
         storable: list[StorableChat] = []
         for chat, sources in events.items():
-            _, there = applications.get(chat[0], (0, True))
-            id_, alive = chats.get(chat, (0, there))
+            _, there = known_applications.get(chat[0], (0, True))
+            id_, alive = known_chats.get(chat, (0, there))
             if not alive:
                 self.batch.dropped += sum(len(event.texts) for _, event, _ in sources)
             elif not id_:
@@ -284,14 +291,14 @@ class _BatchWriter:
             count = len(rows)
         self.batch.stored += count
         if self.publishing and rows:
-            postgres.add_to_outbox(self.tx, [(chat, n, version) for chat, n, _, _, version in rows])
+            outbox.add_to_outbox(self.tx, [(chat, n, version) for chat, n, _, _, version in rows])
             self.batch.in_outbox = True
 
     def _copy(self, rows: Iterable[RowValues]) -> Exception | None:
         """Store rows, all or none; returns what is wrong with the data if it is none."""
         try:
             with self.tx.begin_nested():
-                postgres.copy_messages(self.tx, rows)
+                messages.copy_messages(self.tx, rows)
         except Exception as error:
             if not _is_data_error(error):
                 raise
@@ -305,7 +312,7 @@ class _BatchWriter:
         """
         rows = [MessageRow(*values) for values in _rows(storable)]
         sources = (source for _, sources in storable for source in sources for _ in source[1].texts)
-        times = postgres.message_times(self.tx, [(row.chat_id, row.number) for row in rows])
+        times = messages.message_times(self.tx, [(row.chat_id, row.number) for row in rows])
         good: list[tuple[MessageRow, MessagesSource]] = []
         for row, source in zip(rows, sources, strict=True):
             key = row.chat_id, row.number
@@ -336,8 +343,8 @@ class _BatchWriter:
 
     def _store_rejected(self, row: MessageRow, source: MessagesSource, error: Exception) -> None:
         """Keep the number of a message that can't be stored, and its event as a dead letter."""
-        postgres.insert_message(self.tx, row._replace(text="", folded=""), "dead")
-        postgres.count_removed(self.tx, row.chat_id, 1)
+        messages.insert_message(self.tx, row._replace(text="", folded=""), "dead")
+        chats.count_removed(self.tx, row.chat_id, 1)
         self._add_dead_letter_for_row(row, source, f"can't be stored: {_reason(error)}")
 
     def _add_dead_letter_for_row(
@@ -374,14 +381,14 @@ class _BatchWriter:
         if not self.log.is_closed_by(self.batch.shard, self.batch.epoch, parent, entry):
             return
         if event.chat is None:
-            id_, alive = postgres.application_ids(self.tx, [event.token]).get(
+            id_, alive = applications.application_ids(self.tx, [event.token]).get(
                 event.token, (0, False)
             )
-            gone = alive and postgres.tombstone_application(self.tx, id_, cascade=event.cascade)
+            gone = alive and applications.tombstone_application(self.tx, id_, cascade=event.cascade)
         else:
             key = (event.token, event.chat)
-            id_, alive = postgres.chat_ids(self.tx, [key]).get(key, (0, False))
-            gone = alive and postgres.tombstone_chat(self.tx, id_, cascade=event.cascade)
+            id_, alive = chats.chat_ids(self.tx, [key]).get(key, (0, False))
+            gone = alive and chats.tombstone_chat(self.tx, id_, cascade=event.cascade)
         if alive and not gone:
             self.log.reopen(self.batch.shard, self.batch.epoch, parent, entry)
 
@@ -415,7 +422,7 @@ def _is_data_error(error: Exception) -> bool:
         return True
     if not isinstance(error, DBAPIError) and not hasattr(error, "pgcode"):
         return False
-    return (postgres.sqlstate(error) or "").startswith(("22", "23"))
+    return (database.sqlstate(error) or "").startswith(("22", "23"))
 
 
 def _reason(error: Exception) -> str:
@@ -423,8 +430,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, InstaChatError):
         return error.message
     return (
-        f"PostgreSQL says {postgres.sqlstate(error)}"
-        if postgres.sqlstate(error)
+        f"PostgreSQL says {database.sqlstate(error)}"
+        if database.sqlstate(error)
         else "not valid Unicode"
     )
 

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from backend.domain.errors import Failed, Unavailable
 from backend.domain.model import EntryId
-from backend.storage import postgres
-from backend.storage.postgres import Database
+from backend.storage.postgres import shards
+from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import EpochState, StaleEpoch
 
@@ -59,7 +59,7 @@ class Epochs:
         """
         _ = self._database.installation  # so that who finds that this `is_loaded` needs no SQL
         with self._database.connect() as connection:
-            states = postgres.shard_states(connection)
+            states = shards.shard_states(connection)
         for number, (epoch, cursor) in states.items():
             self.observe(number, max(cursor, EntryId(epoch, 0)))
         self._loaded = True
@@ -72,7 +72,7 @@ class Epochs:
     def read(self, shard: int) -> int:
         """A shard's epoch, as committed in SQL. Raises EngineDown."""
         with self._database.connect() as connection:
-            epoch, _ = postgres.shard_state(connection, shard)
+            epoch, _ = shards.shard_state(connection, shard)
         return epoch
 
     def retrying(self, shard: int, attempt: Callable[[], T]) -> T:
@@ -142,7 +142,7 @@ class Epochs:
     def _commit_epoch(self, shard: int, epoch_before: int) -> int | None:
         """Commit the next epoch; None if the epoch moved since, or the shard is locked."""
         with self._database.begin() as tx:
-            locked = postgres.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
+            locked = shards.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
             if locked is None or locked.epoch != epoch_before:
                 return None
             state = self._log.probe(shard)
@@ -150,5 +150,5 @@ class Epochs:
                 return None
             # Above everything found here too: a database restored from a copy may be behind Redis.
             epoch = max(locked.epoch, state.highest, self.last_seen(shard).epoch) + 1
-            postgres.set_epoch(tx, shard, epoch)
+            shards.set_epoch(tx, shard, epoch)
         return epoch if self.read(shard) == epoch else None

@@ -18,12 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from sqlalchemy import Connection
-
 from backend.domain.model import Parent, shard_of
-from backend.storage import postgres
-from backend.storage.postgres import Database, cascade
+from backend.storage.postgres import cascade, locks, outbox
 from backend.storage.postgres.cascade import PendingCascade
+from backend.storage.postgres.database import Connection, Database
 from backend.storage.redis.log import Log
 
 MAX_MESSAGES = 5_000  # of one transaction
@@ -98,7 +96,7 @@ class CascadeDeleter:
     def _delete_batch(self, pending: PendingCascade) -> int | None:
         """One transaction: how many messages it dropped; None if others have all that is left locked."""
         with self._database.begin() as tx:
-            postgres.name_transaction(tx, TRANSACTION_NAME)
+            locks.name_transaction(tx, TRANSACTION_NAME)
             if pending.parent.chat is None:
                 deleted = self._delete_from_application(tx, pending)
             else:
@@ -134,13 +132,13 @@ class CascadeDeleter:
     def _delete_messages(self, tx: Connection, chats: list[int]) -> int:
         deleted = cascade.delete_messages(tx, chats, MAX_MESSAGES)
         shown = [(m.chat_id, m.number, m.version + 1) for m in deleted if m.shown]
-        if shown and postgres.is_publishing(tx):
-            postgres.add_to_outbox(tx, shown)
+        if shown and outbox.is_publishing(tx):
+            outbox.add_to_outbox(tx, shown)
         self._step("rows")
         return len(deleted)
 
     def _terminate_stuck(self) -> None:
         """End a transaction that has held its rows for too long: stopped, or cut off from us."""
         with self._database.connect() as connection:
-            if postgres.terminate_stuck_transactions(connection, TRANSACTION_NAME, STUCK_SECONDS):
+            if locks.terminate_stuck_transactions(connection, TRANSACTION_NAME, STUCK_SECONDS):
                 logger.warning("ended a cascade that held its rows for too long")

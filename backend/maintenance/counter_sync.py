@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from backend.domain.errors import EngineDown, Unavailable
 from backend.domain.model import EntryId, Parent, shard_of
 from backend.ingest.epochs import Epochs
-from backend.storage import postgres
-from backend.storage.postgres import Database, counter_columns
+from backend.storage.postgres import counter_columns, database, shards
 from backend.storage.postgres.counter_columns import ParentCounters
+from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import StaleEpoch
 
@@ -108,7 +108,7 @@ class CounterSync:
     def _sync(self, everything: bool) -> Iterator[WrittenCount]:
         epochs = self._current_epochs()
         with self._database.connect() as connection:
-            began = counter_columns.read_clock(connection)
+            began = database.read_clock(connection)
             states = counter_columns.list_sync_states(connection)
         if everything or any(states[shard].synced_epoch != epochs[shard] for shard in epochs):
             yield from self._compare_all(epochs)
@@ -122,7 +122,7 @@ class CounterSync:
         """The epoch of each shard that was ever used, as Redis has it, too."""
         with self._database.connect() as connection:
             epochs = {
-                s: epoch for s, (epoch, _) in postgres.shard_states(connection).items() if epoch
+                s: epoch for s, (epoch, _) in shards.shard_states(connection).items() if epoch
             }
         self._log.ping()  # where no shard is in use, nothing else would ask Redis
         for shard in epochs:
@@ -133,7 +133,7 @@ class CounterSync:
                 except StaleEpoch as stale:
                     self._epochs.begin_epoch(shard, stale.reason)
                     with self._database.connect() as connection:
-                        epochs[shard], _ = postgres.shard_state(connection, shard)
+                        epochs[shard], _ = shards.shard_state(connection, shard)
             else:
                 raise StaleEpoch("it changes again and again")
         return epochs
@@ -233,7 +233,7 @@ class CounterSync:
         if not missing:
             return set()
         with self._database.connect() as connection:
-            _, cursor = postgres.shard_state(connection, shard)
+            _, cursor = shards.shard_state(connection, shard)
             return set(
                 missing
                 if cursor < end

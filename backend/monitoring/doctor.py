@@ -21,7 +21,7 @@ from backend.monitoring.checks import run_check
 from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.settings import Settings
 from backend.storage.elasticsearch.index import SearchIndex
-from backend.storage.postgres import Database
+from backend.storage.postgres.database import Database
 from backend.storage.redis.accept import MAX_MEMORY_SHARE
 from backend.storage.redis.log import Log
 

@@ -7,7 +7,8 @@ from backend.domain.errors import InstaChatError
 from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result
 from backend.settings import redact
 from backend.storage.elasticsearch.index import MAPPING_VERSION, SearchIndex
-from backend.storage.postgres import Database, outbox, search_indices
+from backend.storage.postgres import outbox, search_indices
+from backend.storage.postgres.database import Database
 
 MIN_ELASTICSEARCH_VERSION = (8, 19)
 MAX_UNPUBLISHED_SECONDS = 60.0  # what waits for longer, waits for somebody to look

@@ -16,9 +16,9 @@ from sqlalchemy import text
 
 from backend.domain.errors import InstaChatError
 from backend.domain.events import unpack
-from backend.storage import postgres as sql
 from backend.storage.elasticsearch.index import SearchIndex
-from backend.storage.postgres import Database, outbox, reconciliations, search_indices
+from backend.storage.postgres import dead_letters, outbox, reconciliations, search_indices, shards
+from backend.storage.postgres.database import Database
 from backend.storage.postgres.reconciliations import LastReconciliation
 from backend.storage.redis.log import Log
 
@@ -182,7 +182,7 @@ def postgres_health(database: Database) -> EngineStatus:
 
 def _count_stored(database: Database) -> int:
     with database.connect() as connection:
-        return sql.count_stored(connection)
+        return shards.count_stored(connection)
 
 
 def _publish_lag(database: Database) -> outbox.Lag:
@@ -197,7 +197,7 @@ def _live_index(database: Database) -> search_indices.RegisteredIndex | None:
 
 def _count_dead_letters(database: Database) -> dict[str, int]:
     with database.connect() as connection:
-        return sql.count_dead_letters(connection)
+        return dead_letters.count_dead_letters(connection)
 
 
 def _oldest_entry_age(log: Log, lengths: list[int]) -> float | None:

@@ -22,13 +22,12 @@ only grow, so one that is the same before and after was so at the moment of the 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import Unavailable
 from backend.reconcile.findings import Finding, ReconcileSummary
 from backend.search.publish import Publisher
 from backend.storage.elasticsearch.index import DocumentState, SearchIndex
-from backend.storage.postgres import Database, message_states, search_indices
+from backend.storage.postgres import chats, message_states, search_indices
+from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.message_states import MessageFacts, MessageKey
 
 CONFIRM_BATCH_SIZE = 500  # differences that are looked at again together
@@ -81,7 +80,7 @@ class DocumentReconciler:
         if token is None:
             yield None
             return
-        ids = message_states.list_chat_ids(snapshot, token)
+        ids = chats.list_chat_ids(snapshot, token)
         for start in range(0, len(ids), CHATS_PER_BATCH):
             yield ids[start : start + CHATS_PER_BATCH]
 

@@ -17,8 +17,8 @@ from itertools import islice
 from backend.domain.model import EntryId, Parent, shard_of
 from backend.reconcile.findings import Finding
 from backend.reconcile.repair import Repairer
-from backend.storage import postgres
-from backend.storage.postgres import Database, child_statistics
+from backend.storage.postgres import applications, chats, child_statistics
+from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 
 COUNTERS_PER_BATCH = 500
@@ -77,10 +77,10 @@ class _OrphanCounters:
         """Those of a shard's counters that are orphans now: what each says, None if it has to be closed."""
         owners = list({Parent(parent.token) for parent in parents})
         with self._database.connect() as connection:
-            applications = postgres.application_ids(
+            known_applications = applications.application_ids(
                 connection, {parent.token for parent in parents}
             )
-            chats = postgres.chat_ids(
+            known_chats = chats.chat_ids(
                 connection, [(p.token, p.chat) for p in parents if p.chat is not None]
             )
         counters, _ = self._log.inspect(shard, [*parents, *owners])
@@ -88,10 +88,10 @@ class _OrphanCounters:
         found: dict[Parent, int | None] = {}
         for parent in parents:
             counter = counter_of[parent]
-            known, alive = applications.get(parent.token, (0, False))
+            known, alive = known_applications.get(parent.token, (0, False))
             if known and alive and parent.chat is not None:
                 # The counters of a removed application's chats are out of reach.
-                known, alive = chats.get((parent.token, parent.chat), (0, False))
+                known, alive = known_chats.get((parent.token, parent.chat), (0, False))
             elif known and parent.chat is not None:
                 continue
             if counter.issued is None or alive:

@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import Unavailable
 from backend.domain.model import EntryId, Parent, checked_token, no_application, shard_of
 from backend.ingest.barrier import Barrier
@@ -41,9 +39,16 @@ from backend.reconcile.findings import (
 )
 from backend.reconcile.orphan_counters import find_orphan_counters
 from backend.reconcile.repair import Repairer
-from backend.storage import postgres
-from backend.storage.postgres import Database, child_statistics, reconciliations
+from backend.storage.postgres import (
+    applications,
+    child_statistics,
+    locks,
+    orphans,
+    reconciliations,
+    shards,
+)
 from backend.storage.postgres.child_statistics import ChildStatistics
+from backend.storage.postgres.database import Connection, Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import CounterState
 
@@ -142,7 +147,7 @@ class Reconciliation:
         for shard in wanted:
             self._wait_drained(shard)
         with self._database.snapshot() as snapshot:
-            if token is not None and postgres.get_application(snapshot, token) is None:
+            if token is not None and applications.get_application(snapshot, token) is None:
                 raise no_application()
             yield from self._compare_parents(snapshot, progress)
             if self._documents is not None:
@@ -239,10 +244,10 @@ class Reconciliation:
     # -- what has no parent ----------------------------------------------------------------------------
 
     def _find_orphans(self, snapshot: Connection) -> Iterator[Finding]:
-        rows = child_statistics.iter_orphans(snapshot)
+        rows = orphans.iter_orphans(snapshot)
         while page := list(islice(rows, PARENTS_PER_BATCH)):
             with self._database.connect() as connection:
-                page = child_statistics.filter_orphans(connection, page)
+                page = orphans.filter_orphans(connection, page)
             for orphan in page:
                 yield Finding(
                     "orphan", None, None, orphan.number, "a message whose chat does not exist", True
@@ -267,7 +272,7 @@ class Reconciliation:
         deadline = time.monotonic() + DRY_RUN_TIMEOUT_SECONDS
         while end.epoch:
             with self._database.connect() as connection:
-                _, cursor = postgres.shard_state(connection, shard)
+                _, cursor = shards.shard_state(connection, shard)
             if cursor >= end:
                 return True
             if time.monotonic() > deadline or not self._log.count_workers():
@@ -281,7 +286,7 @@ class Reconciliation:
         deadline = time.monotonic() + DIRECT_WRITE_TIMEOUT_SECONDS
         while True:
             with self._database.begin() as tx:
-                if child_statistics.try_exclude_reservations(tx, shard):
+                if locks.try_exclude_reservations(tx, shard):
                     yield tx
                     return
             if time.monotonic() > deadline:

@@ -8,15 +8,14 @@ counted anew. So no counter goes back, no number is given twice, and the live co
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import Unavailable
 from backend.domain.model import Parent, shard_of
 from backend.ingest.direct_write import DirectWriter, WriteConflict
 from backend.ingest.epochs import Epochs
-from backend.storage import postgres
-from backend.storage.postgres import Database, LockedShard, child_statistics
-from backend.storage.postgres.child_statistics import Orphan
+from backend.storage.postgres import child_statistics, orphans, shards
+from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.orphans import Orphan
+from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import StaleEpoch
 
@@ -64,11 +63,11 @@ class Repairer:
         """Close the counters of parents that are removed."""
         self._in_one_epoch(shard, lambda epoch: self._close_in_epoch(shard, epoch, removed))
 
-    def dead_letter_orphans(self, orphans: Sequence[Orphan]) -> None:
+    def dead_letter_orphans(self, found: Sequence[Orphan]) -> None:
         """Make dead letters of messages without a chat."""
         with self._database.begin() as tx:
-            for orphan in orphans:
-                child_statistics.dead_letter_orphan(tx, orphan)
+            for orphan in found:
+                orphans.dead_letter_orphan(tx, orphan)
 
     def _close_in_epoch(self, shard: int, epoch: int, removed: Sequence[Parent]) -> None:
         for start in range(0, len(removed), CLOSE_BATCH_SIZE):
@@ -79,7 +78,7 @@ class Repairer:
         """Run a repair with the shard's epoch until it is done, claiming new lives in between."""
         for _ in range(MAX_ATTEMPTS):
             with self._database.connect() as connection:
-                epoch, _ = postgres.shard_state(connection, shard)
+                epoch, _ = shards.shard_state(connection, shard)
             try:
                 return repair(epoch)
             except StaleEpoch as stale:

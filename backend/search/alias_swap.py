@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import starmap
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import EngineDown, Unavailable
 from backend.search.publish import Publisher
 from backend.storage.elasticsearch.index import Document, SearchIndex
-from backend.storage.postgres import Database, outbox, reindex_state, search_indices
+from backend.storage.postgres import locks, outbox, reindex_state, search_indices
+from backend.storage.postgres.database import Connection, Database
 
 PUBLISH_LOCK_ATTEMPTS = 10  # of two seconds at most, in which others wait
 PUBLISH_LOCK_RETRY_SECONDS = 0.5
@@ -30,7 +29,7 @@ def with_publish_lock(database: Database, change: Callable[[Connection], None]) 
     for attempt in range(1, PUBLISH_LOCK_ATTEMPTS + 1):
         try:
             with database.begin() as tx:
-                search_indices.lock_publishing(tx)
+                locks.lock_publishing(tx)
                 change(tx)
                 return
         except EngineDown:
@@ -104,7 +103,7 @@ class AliasSwap:
         for _ in range(MAX_SWAP_ATTEMPTS):
             self._publisher.wait_published()
             with self._database.begin() as tx:
-                if reindex_state.block_publishers(tx, SWAP_TIMEOUT_SECONDS):
+                if locks.block_publishers(tx, SWAP_TIMEOUT_SECONDS):
                     yield tx
                     return
         raise Unavailable(

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from backend.search.publish import Publisher
 from backend.storage.elasticsearch.index import DocumentState, DocumentVersion, SearchIndex
-from backend.storage.postgres import Database, reindex_state
+from backend.storage.postgres import reindex_state
+from backend.storage.postgres.database import Database
 from backend.storage.postgres.reindex_state import START_KEY, MessageKey
 
 CONFIRM_BATCH_SIZE = 5_000  # differences that are looked at again together

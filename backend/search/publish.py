@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import starmap
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import InstaChatError, Unavailable
 from backend.storage.elasticsearch.client import IndexMissing
 from backend.storage.elasticsearch.index import (
@@ -27,7 +25,9 @@ from backend.storage.elasticsearch.index import (
     SearchIndex,
     new_index_name,
 )
-from backend.storage.postgres import Database, DeadLetter, add_dead_letters, outbox, search_indices
+from backend.storage.postgres import chats, locks, outbox, search_indices
+from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.dead_letters import DeadLetter, add_dead_letters
 
 LEASE_SECONDS = (
     30.0  # more than a bulk may take; after a kill -9 it passes before another publishes
@@ -195,7 +195,7 @@ class Publisher:
 
     def _store_dead_letters(self, tx: Connection, rejected: Sequence[RejectedDocument]) -> None:
         """Keep what no index can hold as dead letters, named as operators name messages."""
-        parents = outbox.chat_parents(tx, {one.document.chat_id for one in rejected})
+        parents = chats.chat_parents(tx, {one.document.chat_id for one in rejected})
         dead_letters = []
         for document, reason in rejected:
             token, chat = parents.get(document.chat_id, (None, None))
@@ -275,7 +275,7 @@ def register_first_index(database: Database) -> None:
         database.installation.id
     )  # before the lock, which nobody can read it behind
     with database.begin() as tx:
-        search_indices.lock_publishing(tx)
+        locks.lock_publishing(tx)
         if search_indices.has_no_data(tx):
             search_indices.register_index(tx, name, "live", MAPPING_VERSION)
             search_indices.set_publishing(tx, True)

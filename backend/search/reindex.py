@@ -25,8 +25,6 @@ from datetime import UTC
 from itertools import islice
 from typing import NamedTuple
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import Conflict, Failed, InstaChatError, Unavailable
 from backend.search.alias_swap import AliasSwap, unregister, unregister_all, with_publish_lock
 from backend.search.index_verifier import IndexVerifier
@@ -39,8 +37,10 @@ from backend.storage.elasticsearch.index import (
     installation_alias,
     new_index_name,
 )
-from backend.storage.postgres import Database, outbox, reindex_state, search_indices
-from backend.storage.postgres.reindex_state import MessageKey, ReindexRunning
+from backend.storage.postgres import chats, locks, outbox, reindex_state, search_indices
+from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.locks import ReindexRunning
+from backend.storage.postgres.reindex_state import MessageKey
 from backend.storage.postgres.search_indices import RegisteredIndex
 
 PAGE_ROWS = 2_500  # rows; as many documents as one bulk takes
@@ -361,7 +361,7 @@ class Reindexer:
     def _describe(self, keys: Sequence[MessageKey]) -> str:
         """Messages as operators name them; of many the first."""
         with self._database.connect() as connection:
-            parents = outbox.chat_parents(connection, {chat for chat, _ in keys})
+            parents = chats.chat_parents(connection, {chat for chat, _ in keys})
         named = []
         for chat_id, number in keys[:MAX_NAMED_MESSAGES]:
             token, chat = parents.get(chat_id, ("?", "?"))
@@ -420,7 +420,7 @@ def disable_publishing(database: Database) -> bool:
 def _exclusive(database: Database) -> Iterator[Connection]:
     """Be the only one that reindexes; Conflict, naming the other, if there is one."""
     try:
-        with reindex_state.exclusive_reindex(database) as lock_connection:
+        with locks.exclusive_reindex(database) as lock_connection:
             yield lock_connection
     except ReindexRunning as held:
         holder, since = held.holder

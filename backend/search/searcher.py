@@ -12,10 +12,10 @@ from typing import Protocol
 from backend.domain.errors import Unavailable
 from backend.domain.folding import fold_keyword, highlight
 from backend.domain.model import Match, Message
-from backend.storage import postgres
 from backend.storage.elasticsearch.client import IndexMissing
 from backend.storage.elasticsearch.index import MAX_GRAM_LENGTH, SearchIndex
-from backend.storage.postgres import Database, search_indices
+from backend.storage.postgres import messages, search_indices, statements
+from backend.storage.postgres.database import Database
 
 # Candidates asked for beyond the limit. All contain a keyword of one gram, but those that have just changed.
 ONE_GRAM_SPARES = 10
@@ -54,7 +54,7 @@ class ScanSearcher:
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
         """See Searcher."""
         with self._database.connect() as connection:
-            return postgres.search_messages(connection, chat_id, keyword, after, limit)
+            return messages.search_messages(connection, chat_id, keyword, after, limit)
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:  # noqa: ARG002  # as in Searcher
         """What is stored is found."""
@@ -84,7 +84,7 @@ class IndexSearcher:
                     return []  # nothing was published yet
                 if numbers:
                     left = limit - len(found)
-                    found += postgres.filter_candidates(connection, chat_id, numbers, keyword, left)
+                    found += messages.filter_candidates(connection, chat_id, numbers, keyword, left)
                 if len(found) == limit or len(numbers) < size:
                     return found
                 after = numbers[-1]
@@ -94,7 +94,7 @@ class IndexSearcher:
         """See Searcher; raises as `search` does."""
         with self._database.connect() as connection:
             live = _require_live(search_indices.live_index(connection))
-            stored = postgres.count_indexed(connection, chat_id, first, last)
+            stored = messages.count_indexed(connection, chat_id, first, last)
         try:
             return self._index.count_documents(live.name, chat_id, first, last) >= stored
         except IndexMissing:
@@ -119,7 +119,7 @@ def iter_matches(
     folded = fold_keyword(keyword)
     left = limit
     while left is None or left > 0:
-        size = postgres.PAGE if left is None else min(left, postgres.PAGE)
+        size = statements.PAGE if left is None else min(left, statements.PAGE)
         page = searcher.search(chat_id, folded, after, size)
         for message in page:
             yield Match(message, highlight(message.text, keyword))

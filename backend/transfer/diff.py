@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from backend.domain.errors import Conflict, Invalid
 from backend.domain.model import Parent
-from backend.storage import postgres
-from backend.storage.postgres import Database, StoredRecord
+from backend.storage.postgres import imports
+from backend.storage.postgres.database import Database
+from backend.storage.postgres.imports import StoredRecord
 from backend.transfer.format import (
     ApplicationLine,
     ChatLine,
@@ -156,10 +157,10 @@ class _Comparison:
         chats = {line.parent for line in messages}
         chats.update(Parent(line.token, line.number) for line in good if isinstance(line, ChatLine))
         with database.connect() as connection:
-            self._parents = postgres.find_stored_parents(
+            self._parents = imports.find_stored_parents(
                 connection, [*{Parent(line.token) for line in good}, *chats]
             )
-            self._messages = postgres.find_stored_messages(
+            self._messages = imports.find_stored_messages(
                 connection, self._candidate_keys(messages)
             )
 

@@ -14,13 +14,13 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import TextClause
 
 from backend.domain.errors import Failed
 from backend.domain.model import checked_token, no_application, shard_of
 from backend.ingest.barrier import Barrier
-from backend.storage import postgres
-from backend.storage.postgres import Database
+from backend.storage.postgres import applications, exports
+from backend.storage.postgres.database import Connection, Database
 from backend.transfer.format import format_application, format_chat, format_message
 
 
@@ -43,7 +43,7 @@ class Exporter:
         for shard in wanted:
             self._barrier.wait_drained(shard)
         with self._database.snapshot() as connection:
-            if token is not None and postgres.get_application(connection, token) is None:
+            if token is not None and applications.get_application(connection, token) is None:
                 raise no_application()
             yield ExportSnapshot(connection, token)
 
@@ -57,13 +57,13 @@ class ExportSnapshot:
 
     def count(self) -> int:
         """How many lines there are: takes about a tenth of the time of reading them."""
-        return postgres.count_exported(self._connection, self._token)
+        return exports.count_exported(self._connection, self._token)
 
     def lines(self) -> Iterator[str]:
         """All lines, each with its end. What was removed has a line, what belonged to it has not."""
-        chats = _GroupedRows(self._rows(postgres.EXPORTED_CHATS))
-        messages = _GroupedRows(self._rows(postgres.EXPORTED_MESSAGES))
-        for token, *application in self._rows(postgres.EXPORTED_APPLICATIONS):
+        chats = _GroupedRows(self._rows(exports.EXPORTED_CHATS))
+        messages = _GroupedRows(self._rows(exports.EXPORTED_MESSAGES))
+        for token, *application in self._rows(exports.EXPORTED_APPLICATIONS):
             yield format_application(token, *application)
             for _, id_, chat, *content in chats.rows_of(token):
                 yield format_chat(token, chat, *content)
@@ -73,7 +73,7 @@ class ExportSnapshot:
         messages.check_empty()
 
     def _rows(self, statement: TextClause) -> Iterator[Any]:
-        return postgres.stream_rows(self._connection, statement, self._token)
+        return exports.stream_rows(self._connection, statement, self._token)
 
 
 class _GroupedRows:

@@ -18,21 +18,16 @@ harms nobody; the same lines again skip what is there.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from backend.domain.errors import Unavailable
+from backend.domain.events import to_micros
 from backend.domain.folding import fold
 from backend.domain.model import Parent, shard_of
 from backend.ingest.barrier import Barrier
 from backend.ingest.direct_write import DirectWriter, WriteConflict
-from backend.storage import postgres
-from backend.storage.postgres import (
-    Database,
-    ImportedApplication,
-    ImportedChat,
-    ImportedMessage,
-    LockedShard,
-)
+from backend.storage.postgres import imports, outbox
+from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.imports import ImportedApplication, ImportedChat, ImportedMessage
+from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
 from backend.transfer.diff import InvalidLine, LineFault, SeenLines, compare, parse_chunk
 from backend.transfer.format import ApplicationLine, ChatLine, LineChunk, MessageLine, TransferLine
@@ -161,9 +156,7 @@ class Import:
 
     def _store_applications(self, shard: int, lines: Sequence[ApplicationLine]) -> None:
         def store(tx: Connection, locked: LockedShard, _: Mapping[Parent, int]) -> None:
-            postgres.insert_imported_applications(
-                tx, [ImportedApplication(*line) for line in lines]
-            )
+            imports.insert_imported_applications(tx, [ImportedApplication(*line) for line in lines])
             removed = {Parent(line.token): line.removed for line in lines}
             self._log.set_closed(shard, locked.epoch, removed)
 
@@ -176,7 +169,7 @@ class Import:
                 ImportedChat(ids[parent], number, gone, created_at, updated_at)
                 for parent, number, gone, created_at, updated_at in lines
             ]
-            postgres.insert_imported_chats(tx, rows)
+            imports.insert_imported_chats(tx, rows)
             removed = {Parent(line.token, line.number): line.removed for line in lines}
             self._log.set_closed(shard, locked.epoch, removed)
 
@@ -191,10 +184,10 @@ class Import:
                 ImportedMessage(ids[parent], number, text, folded, created_at, updated_at)
                 for (parent, number, text, created_at, updated_at), folded in folded_lines
             ]
-            postgres.copy_imported_messages(tx, rows)
+            imports.copy_imported_messages(tx, rows)
             if locked.publishing:
-                postgres.add_to_outbox(
-                    tx, [(row.chat_id, row.number, postgres.micros(row.updated_at)) for row in rows]
+                outbox.add_to_outbox(
+                    tx, [(row.chat_id, row.number, to_micros(row.updated_at)) for row in rows]
                 )
 
         self._direct_writer.write(shard, _highest(lines), store)

@@ -52,7 +52,7 @@ def _results() -> "Iterator[CheckResult]":
     from backend.domain.errors import InstaChatError
     from backend.monitoring.doctor import CheckContext, error_result, ok_result, run_checks
     from backend.settings import load
-    from backend.storage.postgres import Database
+    from backend.storage.postgres.database import Database
     from backend.storage.redis.log import Log
 
     current_check = "settings"

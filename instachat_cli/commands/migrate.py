@@ -15,7 +15,7 @@ def migrate(dry_run: DryRunFlag = False, output: Output = None) -> None:
     """
     from contextlib import closing
 
-    from backend.storage.postgres import Database
+    from backend.storage.postgres.database import Database
     from backend.storage.postgres.schema_upgrade import upgrade
 
     with engine_urls_context() as urls, closing(Database(urls.database)) as database:

@@ -34,7 +34,7 @@ def status(watch: Watch = False, output: Output = None) -> None:
     from backend.domain.errors import EngineDown
     from backend.monitoring.status import read_status, read_totals
     from backend.settings import load
-    from backend.storage.postgres import Database
+    from backend.storage.postgres.database import Database
     from backend.storage.redis.log import Log
 
     settings = load()

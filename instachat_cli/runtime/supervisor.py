@@ -34,7 +34,7 @@ from backend.runtime.processes import (
 )
 from backend.runtime.signals import handling
 from backend.settings import Settings, environment_variable, redact
-from backend.storage.postgres import Database
+from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from instachat_cli.console.exit_codes import Interrupted
 from instachat_cli.console.stderr import stderr

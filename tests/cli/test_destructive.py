@@ -9,7 +9,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from backend.storage.postgres import Database
+from backend.storage.postgres.database import Database
 from tests.cli.conftest import Cli, Terminal
 from tests.support.waiting import PATIENCE_SECONDS
 

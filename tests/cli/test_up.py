@@ -15,7 +15,7 @@ import pytest
 
 from backend.bootstrap import Backend
 from backend.settings import Settings
-from backend.storage import postgres
+from backend.storage.postgres.database import SCHEMA
 from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines
 from tests.support.engines import free_port, scratch_folder
@@ -93,7 +93,7 @@ def test_up_on_private_engines_and_a_kill_that_leaves_nothing(
     home = Path(private.env["INSTACHAT_HOME"])
     assert str(home) in up.said
     assert "migrated from nothing to" not in up.said  # one line says it
-    assert re.search(rf"schema +{postgres.SCHEMA}, migrated from nothing", up.said)
+    assert re.search(rf"schema +{SCHEMA}, migrated from nothing", up.said)
     token = private("apps", "create", "first").json["token"]
     made = private("chats", "create", token, "--wait", "stored")
     assert (made.json, made.err) == ({"number": 1}, "")

@@ -18,7 +18,7 @@ from backend.api.service import RENEW_INTERVAL_SECONDS
 from backend.bootstrap import Backend, open_backend
 from backend.ingest import accept
 from backend.settings import Settings
-from backend.storage.postgres import Database
+from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from tests.conftest import Engines
 from tests.http.conftest import start_worker

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from backend.api.health.poller import EngineHealth, HealthSnapshot
 from backend.monitoring.status import Status
-from backend.storage.postgres import SCHEMA
+from backend.storage.postgres.database import SCHEMA
 from backend.storage.postgres.reconciliations import LastReconciliation
 
 MAX_LAG_SECONDS = 10.0  # workers that keep up store, and publish, within one

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from backend.domain.model import Parent
-from backend.storage.postgres.database import hot
+from backend.storage.postgres.statements import hot
 
 
 class PendingCascade(NamedTuple):

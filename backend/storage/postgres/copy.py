@@ -1,7 +1,6 @@
 """COPY: rows as PostgreSQL takes them quickest."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -12,12 +11,6 @@ from sqlalchemy import Connection
 from backend.domain.events import from_micros
 
 COPY_LINES_PER_READ = 500  # sent to COPY
-
-
-def micros(at: datetime) -> int:
-    """Microseconds since 1970, exactly."""
-    delta = at - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def format_copy_time(micros: int) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from backend.domain.model import Parent
-from backend.storage.postgres.database import hot
+from backend.storage.postgres.statements import hot
 
 
 class ParentCounters(NamedTuple):
@@ -166,12 +166,6 @@ def list_sync_states(connection: Connection) -> dict[int, SyncState]:
         )
     )
     return {number: SyncState(*rest) for number, *rest in rows}
-
-
-def read_clock(connection: Connection) -> datetime:
-    """The time, by PostgreSQL's clock."""
-    at: datetime = connection.scalar(text("SELECT clock_timestamp()"))
-    return at
 
 
 def record_sync(tx: Connection, epochs: Mapping[int, int], at: datetime) -> None:

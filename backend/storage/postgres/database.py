@@ -1,19 +1,19 @@
 """The connection to PostgreSQL, and its errors in our words."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
 
 import psycopg2
 import sqlalchemy
 from sqlalchemy import (
-    Connection,
-    CursorResult,
+    Connection as Connection,
+)
+from sqlalchemy import (
     Engine,
     QueuePool,
-    TextClause,
     create_engine,
     event,
     text,
@@ -32,15 +32,6 @@ MAX_CONNECTIONS = 30
 PING_AFTER_IDLE_SECONDS = (
     0.1  # since a connection was given back; hardly any server is restarted in less
 )
-PAGE = 1_000
-
-HOT: dict[str, TextClause] = {}
-
-
-def hot(name: str, sql: str) -> TextClause:
-    """A statement that runs for each request or batch: a test checks that an index serves it."""
-    HOT[name] = text(sql)
-    return HOT[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +196,18 @@ def dialect_url(url: str) -> str:
     return f"postgresql+psycopg2://{rest}" if separator and scheme.startswith("postgres") else url
 
 
-def driver_rows(found: CursorResult[Any]) -> Sequence[Any]:
-    """All rows as the driver's own tuples: to make rows of them takes longer than PostgreSQL does."""
-    rows = found.cursor.fetchall()
-    found.close()
-    return rows
+def is_unique_violation(error: BaseException) -> bool:
+    """Whether a unique index has the key already."""
+    return sqlstate(error) == "23505"
 
 
 def sqlstate(error: BaseException) -> str | None:
     """PostgreSQL's error code; None if the connection broke before it could give one."""
     original = getattr(error, "orig", error)
     return getattr(original, "pgcode", None)
+
+
+def read_clock(connection: Connection) -> datetime:
+    """The time, by PostgreSQL's clock."""
+    at: datetime = connection.scalar(text("SELECT clock_timestamp()"))
+    return at

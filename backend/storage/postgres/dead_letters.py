@@ -6,9 +6,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from backend.storage.postgres.catalogue import NEXT_VERSION
-from backend.storage.postgres.database import hot
-
 DEAD_LETTER_KINDS = ("drain", "publish")
 
 
@@ -87,24 +84,3 @@ def delete_dead_letter(tx: Connection, key: str) -> bool:
 def _to_stored_dead_letter(row: Any) -> StoredDeadLetter:
     letter = DeadLetter(row.key, row.reason, row.token, row.chat, row.number, bytes(row.event))
     return StoredDeadLetter(row.id, row.kind, letter, row.created_at)
-
-
-RESTORE_REJECTED = hot(
-    "restore_rejected",
-    "UPDATE message SET text = :text, folded = :folded, state = 'stored',"
-    f" version = {NEXT_VERSION}"
-    " WHERE chat_id = :chat_id AND number = :number AND state = 'dead' AND created_at = :at"
-    " RETURNING version",
-)
-
-
-def restore_rejected_message(
-    tx: Connection, chat_id: int, number: int, at: datetime, new_text: str, folded: str
-) -> int | None:
-    """Store a message after all that was created then, and rejected; returns its version.
-
-    None if its number's row is another one's, or says that it was not rejected.
-    """
-    values = {"chat_id": chat_id, "number": number, "at": at, "text": new_text, "folded": folded}
-    version: int | None = tx.scalar(RESTORE_REJECTED, values)
-    return version

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from backend.storage.postgres.database import PAGE, hot
 from backend.storage.postgres.outbox import add_to_outbox
+from backend.storage.postgres.statements import PAGE, hot
 
 MessageKey = tuple[int, int]  # a chat's id, a message's number
 
@@ -64,19 +64,6 @@ RAISE_VERSION = hot(
         (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
     WHERE chat_id = :chat_id AND number = :number AND version <= :above""",
 )
-
-
-def list_chat_ids(connection: Connection, token: str) -> list[int]:
-    """The ids of an application's chats, in order."""
-    return list(
-        connection.scalars(
-            text(
-                "SELECT c.id FROM chat c JOIN application a ON a.id = c.application_id"
-                " WHERE a.token = :token ORDER BY c.id"
-            ),
-            {"token": token},
-        )
-    )
 
 
 def iter_states(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from backend.storage.postgres.database import driver_rows, hot
+from backend.storage.postgres.statements import driver_rows, hot
 
 MAX_MESSAGES_PER_ROW = 2_500  # of one transaction: so several publishers can share what it changed
 MAX_ROWS_SCANNED = 2_500
@@ -58,11 +58,6 @@ RELEASE = hot(
     "UPDATE outbox SET leased_until = NULL WHERE id = ANY(cast(:ids AS bigint[]))",
 )
 ID_RANGE = hot("id_range", "SELECT (SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox)")
-CHAT_PARENTS = hot(
-    "chat_parents",
-    "SELECT c.id, a.token, c.number FROM chat c JOIN application a ON a.id = c.application_id"
-    " WHERE c.id = ANY(cast(:ids AS bigint[]))",
-)
 
 
 class Lease(NamedTuple):
@@ -133,12 +128,6 @@ def complete(tx: Connection, ids: Sequence[int]) -> None:
 def release(tx: Connection, ids: Sequence[int]) -> None:
     """Let go of rows that could not be published."""
     tx.execute(RELEASE, {"ids": list(ids)})
-
-
-def chat_parents(connection: Connection, chat_ids: Iterable[int]) -> dict[int, tuple[str, int]]:
-    """The token and the number of each of these chats."""
-    rows = connection.execute(CHAT_PARENTS, {"ids": list(chat_ids)})
-    return {id_: (token, number) for id_, token, number in rows}
 
 
 def id_range(connection: Connection) -> tuple[int, int] | None:

@@ -4,25 +4,16 @@ Rows are read a page at a time, each page as it is at that moment: no snapshot i
 reindex takes. What changes behind a page's back is named in the outbox.
 """
 
-import getpass
-import os
-import socket
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from datetime import datetime
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, text
 
-from backend.storage.postgres.database import Database, driver_rows, hot
+from backend.storage.postgres.statements import driver_rows, hot
 
 MessageKey = tuple[int, int]  # a chat's id, a message's number
 START_KEY: MessageKey = (0, 0)  # before all keys
 
-_ADVISORY_LOCK = {"class": 7_203_513, "object": 1}  # any numbers; together they name the lock
-_MAX_HOLDER_BYTES = 63  # of an application_name: PostgreSQL cuts what is longer
-_POLL_SECONDS = 0.02
 
 # A row that is `dead` or `lost` was never published; no search has to know of it.
 _PUBLISHED = "state IN ('stored', 'removed')"
@@ -49,71 +40,7 @@ VERSIONS = hot(
 )
 
 
-class Holder(NamedTuple):
-    """Who reindexes right now, as far as PostgreSQL lets us see, and since when."""
-
-    name: str
-    since: datetime | None
-
-
-class ReindexRunning(Exception):
-    """Somebody else reindexes."""
-
-    def __init__(self, holder: Holder) -> None:
-        super().__init__(holder)
-        self.holder = holder
-
-
 # -- being the only one ---------------------------------------------------------------------------
-
-
-@contextmanager
-def exclusive_reindex(database: Database) -> Iterator[Connection]:
-    """Be the only one of this database that reindexes, for as long as the connection that is given lives.
-
-    It is a connection of its own, so whatever ends its process also ends the lock, and it bears the holder's
-    name, which others are told. Raises ReindexRunning, changing nothing, if there is one already.
-    """
-    with closing(Database(database.url)) as own, own.connect() as connection:
-        connection.execute(
-            text(
-                "SELECT set_config('application_name', :name, false),"
-                " set_config('idle_session_timeout', '0', false),"
-                " set_config('synchronous_commit', 'off', false)"  # a lost checkpoint costs a page
-            ),
-            {"name": _holder_name()},
-        )
-        if not connection.scalar(
-            text("SELECT pg_try_advisory_lock(:class, :object)"), _ADVISORY_LOCK
-        ):
-            raise ReindexRunning(_holder(connection))
-        yield connection
-
-
-def _holder_name() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name
-        user = f"user {os.getuid()}"
-    name = f"{user}@{socket.gethostname()}, process {os.getpid()}"
-    return name.encode("ascii", "replace")[:_MAX_HOLDER_BYTES].decode()
-
-
-def _holder(connection: Connection) -> Holder:
-    row = connection.execute(
-        text(
-            """
-            SELECT a.application_name, a.backend_start
-            FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = :class
-              AND l.objid = :object
-              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-        ),
-        _ADVISORY_LOCK,
-    ).one_or_none()
-    if row is None:
-        return Holder("somebody who is done by now", None)
-    return Holder(row[0] or "another user of PostgreSQL", row[1])
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -173,21 +100,6 @@ def save_progress(connection: Connection, name: str, key: MessageKey) -> bool:
 
 
 # -- the turn -------------------------------------------------------------------------------------
-
-
-def block_publishers(tx: Connection, seconds: float) -> bool:
-    """Have nobody publish until the transaction ends, once all who do are done; False if that takes longer.
-
-    Whoever leases rows shares a lock on the indices' rows; what was leased before is waited for.
-    """
-    tx.execute(text("SELECT FROM search_index FOR UPDATE"))
-    leased = text("SELECT EXISTS (SELECT FROM outbox WHERE leased_until > clock_timestamp())")
-    deadline = time.monotonic() + seconds
-    while tx.scalar(leased):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True
 
 
 def make_live(tx: Connection, name: str) -> None:

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-from sqlalchemy import text
-
-from backend.storage.postgres import SCHEMA, Database
-
-_ADVISORY_LOCK = 7_203_511  # any number; two migrations at once wait for each other
+from backend.storage.postgres.database import SCHEMA, Database
+from backend.storage.postgres.locks import lock_migration
 
 
 def upgrade(database: Database, *, dry_run: bool = False) -> tuple[str | None, str]:
@@ -26,7 +23,7 @@ def upgrade(database: Database, *, dry_run: bool = False) -> tuple[str | None, s
     from alembic.config import Config
 
     with database.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+        lock_migration(connection)
         config = Config()
         config.set_main_option(
             "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")

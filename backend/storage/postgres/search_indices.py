@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from backend.storage.postgres.database import hot
-
-LOCK_TIMEOUT_SECONDS = 2.0
+from backend.storage.postgres.statements import hot
 
 _INDEX = "SELECT name, state, mapping, made_at IS NOT NULL FROM search_index"
 LIVE_INDEX = hot("live_index", _INDEX + " WHERE state = 'live'")
@@ -68,17 +66,6 @@ def has_no_data(connection: Connection) -> bool:
             )
         )
     )
-
-
-def lock_publishing(tx: Connection) -> None:
-    """Hold the flag until the transaction ends, once all who have read it before are done.
-
-    What is read from SQL after the commit holds all that they changed. Raises Unavailable if one of them
-    takes too long: all others wait behind this, hence not for long.
-    """
-    tx.execute(text(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT_SECONDS * 1000)}"))
-    # Who reads the flag holds the weakest lock until it commits; only this one waits for that.
-    tx.execute(text("LOCK TABLE installation IN ACCESS EXCLUSIVE MODE"))
 
 
 def set_publishing(tx: Connection, publishing: bool) -> None:

@@ -6,7 +6,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from backend.domain.model import EntryId
-from backend.storage.postgres.database import hot, sqlstate
+from backend.storage.postgres.database import sqlstate
+from backend.storage.postgres.statements import hot
 
 
 class LockedShard(NamedTuple):
@@ -85,26 +86,4 @@ def advance_cursor(tx: Connection, shard: int, cursor: EntryId, dropped: int, st
             "dropped": dropped,
             "stored": stored,
         },
-    )
-
-
-def name_transaction(tx: Connection, name: str) -> None:
-    """Name the transaction, so that pg_stat_activity shows operators and the next drain what it is."""
-    tx.execute(text("SELECT set_config('application_name', :name, true)"), {"name": name})
-
-
-def terminate_stuck_transactions(connection: Connection, name: str, seconds: float) -> int:
-    """End transactions of that name that are open for longer; returns how many.
-
-    No time-out of PostgreSQL's frees a lock whose holder was stopped inside COPY.
-    """
-    return len(
-        connection.execute(
-            text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = :name AND datname = current_database()"
-                " AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"
-            ),
-            {"name": name, "seconds": seconds},
-        ).all()
     )

@@ -19,8 +19,8 @@ from sqlalchemy import text
 from backend.domain.errors import Failed
 from backend.domain.folding import fold
 from backend.search.searcher import IndexSearcher, ScanSearcher, Searcher
-from backend.storage import postgres
-from backend.storage.postgres import MessageRow
+from backend.storage.postgres import messages
+from backend.storage.postgres.messages import MessageRow
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment, bulk_bodies, to_json
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.memory import peak_memory
@@ -84,7 +84,7 @@ def store_messages(env: Environment, count: int) -> None:
     rows = _rows(spoken, count, rng)
     with env.backend.database.begin() as tx:
         while batch := list(islice(rows, ROWS)):
-            postgres.copy_messages(tx, batch)
+            messages.copy_messages(tx, batch)
     with env.backend.database.connect() as connection:
         connection.execute(text("VACUUM ANALYZE message"))
 

@@ -22,7 +22,7 @@ from backend.storage.elasticsearch.index import (
     installation_alias,
     new_index_name,
 )
-from backend.storage.postgres import search_indices
+from backend.storage.postgres import locks, search_indices
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Side
 
@@ -53,7 +53,7 @@ class SearchEnvironment:
         database = self.env.backend.database
         name = new_index_name(database.installation.id)
         with database.begin() as tx:
-            search_indices.lock_publishing(tx)
+            locks.lock_publishing(tx)
             search_indices.unregister_all(tx)
             search_indices.register_index(tx, name, "live", MAPPING_VERSION)
             search_indices.set_publishing(tx, True)

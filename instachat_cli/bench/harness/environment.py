@@ -26,9 +26,9 @@ from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.ingest import accept
 from backend.settings import Settings
-from backend.storage import postgres
 from backend.storage.elasticsearch.index import SearchIndex
-from backend.storage.postgres import Database, search_indices
+from backend.storage.postgres import chats, search_indices
+from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.redis.types import Creation, Refusal
 from loadtest.corpus.conversations import conversations
@@ -181,7 +181,7 @@ class Environment:
         shard = self.backend.counters.shard(token)
         self.backend.drainer.drain(shard)
         with self.backend.database.connect() as connection:
-            id_, _ = postgres.chat_ids(connection, [(token, number)])[token, number]
+            id_, _ = chats.chat_ids(connection, [(token, number)])[token, number]
         return TargetChat(token, number, id_, shard)
 
 

@@ -13,7 +13,7 @@ from backend.domain.model import EntryId, Message, Parent
 from backend.ingest import accept
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
-from backend.storage import postgres
+from backend.storage.postgres import dead_letters
 from backend.storage.postgres.dead_letters import DeadLetter
 from backend.storage.redis.types import Creation
 from tests.support.faults.shortcuts import rejecting_texts, scalar, send, stored
@@ -215,7 +215,7 @@ def test_a_dead_letter_of_publishing_puts_its_message_into_the_outbox(
     event = f'["{rejected}", 1, 1, 5]'.encode()
     letter = DeadLetter("publish-1", "too large", rejected, 1, 1, event)
     with backend.database.begin() as tx:
-        postgres.add_dead_letters(tx, [letter], "publish")
+        dead_letters.add_dead_letters(tx, [letter], "publish")
     assert backend.dead_letters.retry("publish-1") == (
         "nothing is published here: no search index is kept"
     )

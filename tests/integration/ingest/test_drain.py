@@ -18,7 +18,7 @@ from backend.ingest import accept
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.settings import Settings
-from backend.storage import postgres
+from backend.storage.postgres import shards
 from backend.storage.redis.types import Creation
 from tests.conftest import Engines
 
@@ -371,7 +371,7 @@ def test_a_wake_up_is_answered_within_a_tenth_of_a_second(backend: Backend, chat
         start = time.monotonic()
         accepted = backend.acceptor.accept(accept.messages(chat, 1, [f"{n}"]))
         with backend.database.connect() as connection:
-            while postgres.shard_state(connection, accepted.shard)[1] < accepted.entry:
+            while shards.shard_state(connection, accepted.shard)[1] < accepted.entry:
                 assert time.monotonic() < start + 5
                 time.sleep(0.001)
         took.append(time.monotonic() - start)

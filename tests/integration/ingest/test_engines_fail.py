@@ -27,7 +27,7 @@ from backend.ingest import accept
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.settings import Settings
-from backend.storage import postgres as sql
+from backend.storage.postgres import shards
 from backend.storage.redis.types import Creation
 from tests.conftest import Engines
 from tests.support.engines import (
@@ -165,7 +165,7 @@ def test_a_drain_stopped_in_its_transaction_is_replaced_and_doubles_nothing(
 def cursor(backend: Backend, shard: int) -> EntryId:
     """How far a shard is drained."""
     with backend.database.connect() as connection:
-        return sql.shard_state(connection, shard)[1]
+        return shards.shard_state(connection, shard)[1]
 
 
 @contextmanager

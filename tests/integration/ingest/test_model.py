@@ -37,7 +37,7 @@ from backend.ingest.accept import Request
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.settings import Settings
-from backend.storage import postgres
+from backend.storage.postgres import applications
 from backend.transfer import format as line_format
 from tests.conftest import Engines
 from tests.support.engines import RedisServer
@@ -105,7 +105,7 @@ class BackendMachine(RuleBasedStateMachine):
         """As `Catalog.create_application`, with a token that the test can know."""
         self.backends[0].counters.create_counter(token)
         with self.backends[0].database.begin() as tx:
-            postgres.insert_application(tx, token, "x")
+            applications.insert_application_once(tx, token, "x")
         self.model.create_application(token)
 
     # -- requests ----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from backend.domain.model import Chat, Parent
 from backend.ingest import accept
 from backend.reconcile import orphan_counters
 from backend.reconcile.findings import Finding
-from backend.storage.postgres import child_statistics, reconciliations
+from backend.storage.postgres import locks, reconciliations
 from tests.support.planted_findings import FULL, MESSAGES, Field, Key
 
 SEEDS = range(10)
@@ -152,7 +152,7 @@ def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
     shard = backend.counters.shard(chat.token)
     with ThreadPoolExecutor(1) as thread:
         with backend.database.begin() as holding:
-            child_statistics.reserve_numbers(holding, shard)
+            locks.reserve_numbers(holding, shard)
             field.set_issued(chat, MESSAGES + 3)
             looking = thread.submit(found, backend)
             time.sleep(1)

@@ -6,8 +6,7 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend
 from backend.ingest import accept
-from backend.storage import postgres
-from backend.storage.postgres import search_indices
+from backend.storage.postgres import chats, search_indices
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.faults.load import wait
@@ -40,7 +39,7 @@ def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> No
         core.acceptor.accept(accept.messages(token, chat, ["morning"] * 5))
     core.drainer.drain_all()
     with core.database.connect() as connection:
-        ids = [postgres.chat_ids(connection, [(token, n)])[token, n][0] for n in (1, 2)]
+        ids = [chats.chat_ids(connection, [(token, n)])[token, n][0] for n in (1, 2)]
     core.publisher.publish()
     wait(lambda: [len(in_the_index(core, id_)) for id_ in ids] == [5, 5])
     core.acceptor.accept(accept.messages(token, 1, ["morning, not published"]))

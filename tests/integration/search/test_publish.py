@@ -13,11 +13,11 @@ from backend.domain.errors import EngineDown, Unavailable
 from backend.ingest import accept
 from backend.search.publish import Publisher, register_first_index
 from backend.search.searcher import NoIndex
-from backend.storage import postgres
 from backend.storage.elasticsearch import index as index_module
 from backend.storage.elasticsearch.client import IndexMissing
 from backend.storage.elasticsearch.index import Document, SearchIndex, new_index_name
-from backend.storage.postgres import outbox, search_indices
+from backend.storage.postgres import locks, outbox, search_indices
+from backend.storage.postgres.database import Database
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import (
@@ -73,7 +73,7 @@ def test_a_row_that_is_gone_is_published_as_a_tombstone(core: Backend, token: st
             core, "SELECT chat_id, number, version FROM message"
         )
         tx.exec_driver_sql("DELETE FROM message")
-        postgres.add_to_outbox(tx, [(chat_id, number, version + 1)])
+        outbox.add_to_outbox(tx, [(chat_id, number, version + 1)])
     publish_all(core)
     assert core.index is not None
     assert core.index.candidates(live_index_name(core), chat_id, "word", 0, 10) == []
@@ -363,7 +363,7 @@ def test_unregistering_all_indices_stops_publishing(core: Backend, token: str) -
     """No index, no outbox, no flag: as if it had never been set, but for what Elasticsearch holds."""
     store_messages(core, token, "a word")
     with core.database.begin() as tx:
-        search_indices.lock_publishing(tx)
+        locks.lock_publishing(tx)
         search_indices.set_publishing(tx, False)
         search_indices.unregister_all(tx)
     store_messages(core, token, "another word")
@@ -375,7 +375,7 @@ def test_unregistering_all_indices_stops_publishing(core: Backend, token: str) -
 
 def test_two_processes_register_one_first_index(engines: Engines) -> None:
     """Every command may be the first."""
-    database = postgres.Database(engines.fresh_database())
+    database = Database(engines.fresh_database())
     threads = [threading.Thread(target=register_first_index, args=(database,)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -390,12 +390,12 @@ def test_two_processes_register_one_first_index(engines: Engines) -> None:
 def test_the_publish_lock_waits_for_transactions_that_read_the_flag(core: Backend) -> None:
     """A drain that began before publishing was switched on is done before anything is read of SQL."""
     with core.database.begin() as tx:
-        search_indices.lock_publishing(tx)
+        locks.lock_publishing(tx)
         search_indices.set_publishing(tx, False)
     with core.database.begin() as drain:
         assert not outbox.is_publishing(drain)
         with pytest.raises(Unavailable), core.database.begin() as tx:
-            search_indices.lock_publishing(tx)
+            locks.lock_publishing(tx)
 
 
 def test_a_publisher_without_an_index_leases_nothing(core: Backend, token: str) -> None:

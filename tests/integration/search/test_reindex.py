@@ -29,7 +29,7 @@ from backend.storage.elasticsearch.index import (
     SearchIndex,
     installation_alias,
 )
-from backend.storage.postgres import reindex_state, search_indices
+from backend.storage.postgres import locks, search_indices
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import (
@@ -470,7 +470,7 @@ def test_a_publisher_that_failed_half_way_hides_nothing(
     """What it wrote to the old index only, just before searches turn, is found in the new one."""
     store_messages(core, token, "one apple")
     publish_all(core)
-    write, hold = SearchIndex.write, reindex_state.block_publishers
+    write, hold = SearchIndex.write, locks.block_publishers
 
     def fail_half_way(self: SearchIndex, name: str, documents: Any) -> Any:
         if name == registered_indices(core).get("building"):
@@ -487,7 +487,7 @@ def test_a_publisher_that_failed_half_way_hides_nothing(
         assert search_numbers(core, token, "apple") == [1, 2]
         return hold(tx, seconds)
 
-    monkeypatch.setattr(reindex_state, "block_publishers", fail_before)
+    monkeypatch.setattr(locks, "block_publishers", fail_before)
     assert reindexer(core).build()
     assert search_numbers(core, token, "apple") == [1, 2]
 
@@ -703,7 +703,7 @@ def test_a_publish_lock_that_times_out_changes_nothing(
     store_messages(core, token, "one apple")
     publish_all(core)
     monkeypatch.setattr(alias_swap, "PUBLISH_LOCK_ATTEMPTS", 1)
-    monkeypatch.setattr(search_indices, "LOCK_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "LOCK_TIMEOUT_SECONDS", 0.2)
     with core.database.begin() as tx:
         assert tx.scalar(text("SELECT publishing FROM installation"))
         with pytest.raises(Unavailable):

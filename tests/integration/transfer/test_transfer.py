@@ -26,7 +26,7 @@ from backend.ingest.barrier import Barrier
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.settings import Settings
-from backend.storage import postgres
+from backend.storage.postgres import exports, imports, locks, shards
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import Creation, StaleEpoch
 from backend.transfer import diff, importer
@@ -289,7 +289,7 @@ def test_an_export_that_would_not_hold_all_fails(
     monkeypatch.setattr(barrier, "BARRIER_TIMEOUT_SECONDS", 0.2)
     shard = backend.counters.shard(application_with_chat)
     with backend.database.begin() as tx:
-        assert postgres.lock_shard(tx, shard)
+        assert shards.lock_shard(tx, shard)
         with pytest.raises(Unavailable, match="not stored within"):
             export(backend)
 
@@ -301,10 +301,10 @@ def test_rows_in_another_order_are_no_export(
     backend.acceptor.accept(accept.chats(application_with_chat, 2))
     send(backend, application_with_chat, "a")
     send(backend, application_with_chat, "b", chat=3)
-    backwards = postgres.EXPORTED_MESSAGES.text.replace(
+    backwards = exports.EXPORTED_MESSAGES.text.replace(
         "ORDER BY a.token, c.number", "ORDER BY c.number DESC"
     )
-    monkeypatch.setattr(postgres, "EXPORTED_MESSAGES", text(backwards))
+    monkeypatch.setattr(exports, "EXPORTED_MESSAGES", text(backwards))
     with pytest.raises(Failed, match="not whole"):
         export(backend)
 
@@ -734,7 +734,7 @@ def between(
     owner, name = {
         "compared": (importer, "compare"),
         "raised": (Log, "raise_all"),
-        "written": (postgres, "copy_imported_messages"),
+        "written": (imports, "copy_imported_messages"),
     }[step]
     before = getattr(owner, name)
     left = [act]
@@ -852,8 +852,8 @@ def test_a_shard_that_is_held(one: Backend, monkeypatch: pytest.MonkeyPatch, nam
     chunk = LineChunk(1, [as_bytes([message(2)])], 1)
     holder = one.database.engine.connect()
     try:
-        postgres.name_transaction(holder, name.format(shard))
-        assert postgres.lock_shard(holder, shard)
+        locks.name_transaction(holder, name.format(shard))
+        assert shards.lock_shard(holder, shard)
         if name == "somebody":
             with pytest.raises(Unavailable, match="locked for too long"):
                 work.process(chunk)

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from backend.bootstrap import Backend
 from backend.domain.errors import Unavailable
 from backend.ingest import accept
-from backend.storage.postgres import Database
+from backend.storage.postgres.database import Database
 from tests.support.faults.load import wait
 
 

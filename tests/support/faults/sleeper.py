@@ -20,12 +20,13 @@ from backend.domain.errors import InstaChatError
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.settings import Settings
-from backend.storage import postgres
-from backend.storage.postgres import RowValues
+from backend.storage.postgres import messages
+from backend.storage.postgres.copy import COPY_LINES_PER_READ
+from backend.storage.postgres.messages import RowValues
 
-SENT = 5 * postgres.COPY_LINES_PER_READ  # rows, before it stops inside COPY
+SENT = 5 * COPY_LINES_PER_READ  # rows, before it stops inside COPY
 
-copy_messages = postgres.copy_messages
+copy_messages = messages.copy_messages
 
 
 class Sleeper:
@@ -56,7 +57,7 @@ def main(database: str, redis: str, where: str) -> None:
     """Drain until killed."""
     sleeper = Sleeper(where)
     with (
-        patch.object(postgres, "copy_messages", sleeper.copy_messages),
+        patch.object(messages, "copy_messages", sleeper.copy_messages),
         open_backend(Settings(database_url=database, redis_url=redis)) as backend,
     ):
         epochs = Epochs(backend.log, backend.database)

@@ -32,7 +32,7 @@ from backend.domain.errors import InstaChatError, Unavailable
 from backend.ingest import accept
 from backend.reconcile.findings import Finding
 from backend.settings import Settings
-from backend.storage.postgres import Database
+from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from tests.support.engines import (
     PostgresServer,

@@ -2,7 +2,9 @@
 
 import time
 import tracemalloc
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 import sqlalchemy
@@ -16,23 +18,17 @@ from backend.ingest import accept
 from backend.settings import Settings
 from backend.storage import postgres
 from backend.storage.postgres import (
-    Database,
-    child_statistics,
+    database,
     message_states,
-    outbox,
     schema_upgrade,
-    search_indices,
+    statements,
 )
-from backend.storage.postgres.database import PING_AFTER_IDLE_SECONDS
+from backend.storage.postgres.database import PING_AFTER_IDLE_SECONDS, SCHEMA, Database
 from tests.conftest import Engines
 
 BIG = {"message", "chat", "application", "outbox"}
-STAGES = (
-    search_indices,
-    outbox,
-    message_states,
-    child_statistics,
-)  # statements that their stages import themselves; here for their plans
+for _module in iter_modules(postgres.__path__):
+    import_module(f"{postgres.__name__}.{_module.name}")  # each registers its hot statements
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +84,10 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(postgres.HOT))
+@pytest.mark.parametrize("name", sorted(statements.HOT))
 def test_an_index_serves_each_hot_query(full: Database, name: str) -> None:
     """No hot query reads a big table from end to end."""
-    statement = postgres.HOT[name]
+    statement = statements.HOT[name]
     values = {key: VALUES[key] for key in statement.compile().params}
     with full.begin() as tx:
         plan = tx.execute(text("EXPLAIN (COSTS OFF) " + statement.text), values).scalars().all()
@@ -163,22 +159,22 @@ def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> N
 
 
 def test_the_program_knows_its_newest_migration() -> None:
-    """`sql.SCHEMA` is the head of the scripts."""
+    """`database.SCHEMA` is the head of the scripts."""
     config = Config()
     config.set_main_option(
         "script_location", str(Path(schema_upgrade.__file__).parent / "migrations")
     )
-    assert ScriptDirectory.from_config(config).get_heads() == [postgres.SCHEMA]
+    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
 
 
 def test_migrating_says_from_what_to_what_and_only_once(engines: Engines) -> None:
     """From nothing; then there is nothing to do."""
     engines.postgres.execute("CREATE DATABASE unmigrated")
     database = Database(engines.postgres.url("unmigrated"))
-    assert schema_upgrade.upgrade(database, dry_run=True) == (None, postgres.SCHEMA)
+    assert schema_upgrade.upgrade(database, dry_run=True) == (None, SCHEMA)
     assert database.schema() is None
-    assert schema_upgrade.upgrade(database) == (None, postgres.SCHEMA)
-    assert schema_upgrade.upgrade(database) == (postgres.SCHEMA, postgres.SCHEMA)
+    assert schema_upgrade.upgrade(database) == (None, SCHEMA)
+    assert schema_upgrade.upgrade(database) == (SCHEMA, SCHEMA)
 
 
 def test_a_newer_schema_is_refused(engines: Engines) -> None:
@@ -238,15 +234,15 @@ def test_an_unusable_url_is_named() -> None:
 )
 def test_the_driver_is_psycopg2(given: str, used: str) -> None:
     """SQLAlchemy 2.1 takes `postgresql://` for psycopg 3."""
-    assert postgres.dialect_url(given) == used
+    assert database.dialect_url(given) == used
 
 
 def test_a_restarted_server_costs_no_failed_call(backend: Backend, engines: Engines) -> None:
     """A pooled connection that died is replaced before it is used."""
-    assert backend.database.schema() == postgres.SCHEMA
+    assert backend.database.schema() == SCHEMA
     engines.postgres.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
         " AND datname LIKE 'test%'"
     )
     time.sleep(2 * PING_AFTER_IDLE_SECONDS)
-    assert backend.database.schema() == postgres.SCHEMA
+    assert backend.database.schema() == SCHEMA

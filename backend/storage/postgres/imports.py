@@ -1,15 +1,16 @@
-"""What an import compares with and writes, and what an export reads."""
+"""Imports: what an import compares its lines with, and the rows that it writes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 
+from backend.domain.events import to_micros
 from backend.domain.model import Parent
-from backend.storage.postgres.copy import copy_rows, escape_copy, micros
-from backend.storage.postgres.database import PAGE, hot
+from backend.storage.postgres.copy import copy_rows, escape_copy
+from backend.storage.postgres.statements import hot
 
 
 class ImportedApplication(NamedTuple):
@@ -42,11 +43,6 @@ class ImportedMessage(NamedTuple):
     updated_at: datetime
 
 
-# -- importing ------------------------------------------------------------------------------------
-
-UNIQUE_VIOLATION = "23505"  # the SQLSTATE of a unique index that has this key already
-
-
 class StoredRecord(NamedTuple):
     """What an import compares a line with. `value` is an application's name or the SHA-256 of a message's
     text, None for a tombstone; `id` and the children's `highest` number are those of a parent.
@@ -68,6 +64,7 @@ STORED_APPLICATIONS = hot(
            coalesce((SELECT max(c.number) FROM chat c WHERE c.application_id = a.id), 0)
     FROM application a WHERE a.token = ANY(cast(:tokens AS text[]))""",
 )
+
 STORED_CHATS = hot(
     "stored_chats",
     """
@@ -78,6 +75,7 @@ STORED_CHATS = hot(
     JOIN application a ON a.token = wanted.token
     JOIN chat c ON c.application_id = a.id AND c.number = wanted.number""",
 )
+
 STORED_MESSAGES = hot(
     "stored_messages",
     """
@@ -131,7 +129,7 @@ def insert_imported_applications(tx: Connection, rows: Sequence[ImportedApplicat
         {
             "tokens": [r.token for r in rows],
             "names": [r.name for r in rows],
-            "versions": [micros(r.updated_at) for r in rows],
+            "versions": [to_micros(r.updated_at) for r in rows],
             "created": [r.created_at for r in rows],
             "updated": [r.updated_at for r in rows],
         },
@@ -174,7 +172,7 @@ def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> N
     def lines() -> Iterator[str]:
         for chat_id, number, text_, folded, created_at, updated_at in rows:
             created, updated = created_at.isoformat(), updated_at.isoformat()
-            head = f"{chat_id}\t{number}\t{micros(updated_at)}\t{created}\t{updated}\t"
+            head = f"{chat_id}\t{number}\t{to_micros(updated_at)}\t{created}\t{updated}\t"
             if text_ is None:
                 yield f"{head}{updated}\tremoved\t\t\n"
             else:
@@ -195,52 +193,3 @@ def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> N
             ),
             {"ids": list(removed.keys()), "counts": list(removed.values())},
         )
-
-
-# -- exporting ------------------------------------------------------------------------------------
-
-_RFC3339 = """to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
-_TOKEN_FILTER = "(cast(:token AS text) IS NULL OR a.token = :token)"
-# In the order of the lines. What has no place in a sort key keeps the order of what it is read from, as
-# a nested loop does: a sort of all messages would take a disk. The export checks it.
-EXPORTED_APPLICATIONS = text(
-    f"""
-    SELECT a.token, CASE WHEN a.removed_at IS NULL THEN a.name END,
-           (SELECT count(*) FROM chat c WHERE c.application_id = a.id AND c.state = 'stored'),
-           {_RFC3339.format("a.created_at")}, {_RFC3339.format("a.updated_at")}
-    FROM application a WHERE {_TOKEN_FILTER} ORDER BY a.token"""
-)
-EXPORTED_CHATS = text(
-    f"""
-    SELECT a.token, c.id, c.number, CASE WHEN c.state = 'stored' THEN
-           (SELECT count(*) FROM message m WHERE m.chat_id = c.id AND m.state = 'stored') END,
-           {_RFC3339.format("c.created_at")}, {_RFC3339.format("c.updated_at")}
-    FROM application a JOIN chat c ON c.application_id = a.id
-    WHERE a.removed_at IS NULL AND {_TOKEN_FILTER} ORDER BY a.token, c.number"""
-)
-EXPORTED_MESSAGES = text(
-    f"""
-    SELECT m.chat_id, m.number, CASE WHEN m.state = 'stored' THEN m.text END,
-           {_RFC3339.format("m.created_at")}, {_RFC3339.format("m.updated_at")}
-    FROM (SELECT c.id FROM application a JOIN chat c ON c.application_id = a.id
-          WHERE a.removed_at IS NULL AND c.state = 'stored' AND {_TOKEN_FILTER}
-          ORDER BY a.token, c.number) c
-    CROSS JOIN LATERAL (SELECT * FROM message WHERE chat_id = c.id ORDER BY number) m"""
-)
-
-
-def stream_rows(connection: Connection, statement: TextClause, token: str | None) -> Iterator[Any]:
-    """An exported statement's rows, read a page at a time."""
-    options = {"yield_per": PAGE}
-    yield from connection.execute(statement, {"token": token}, execution_options=options)
-
-
-def count_exported(connection: Connection, token: str | None) -> int:
-    """How many lines the exported statements give together."""
-    return sum(
-        connection.scalar(
-            text(f"SELECT count(*) FROM ({statement.text}) AS rows"), {"token": token}
-        )
-        or 0
-        for statement in (EXPORTED_APPLICATIONS, EXPORTED_CHATS, EXPORTED_MESSAGES)
-    )
