@@ -1,0 +1,208 @@
+"""The tables, declared once: the columns, types, keys and indexes that the statements are built from.
+
+Migrations create and change the tables; nothing here does. A test compares this module with a migrated
+database. Statements may be built from it only where no start-up path pays for it: importing it takes a few
+milliseconds, so neither the package nor `database` imports it.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ENUM
+from sqlalchemy.sql.naming import conv
+
+metadata = MetaData(
+    naming_convention={  # PostgreSQL's own names: the migrations name no constraint
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+    }
+)
+row_state = ENUM("stored", "removed", "dead", "lost", name="row_state", metadata=metadata)
+TIME = DateTime(timezone=True)
+C_TEXT = Text(collation="C")
+NOW = text("now()")
+
+
+def _identity() -> Column[int]:
+    return Column("id", BigInteger, Identity(always=True), primary_key=True)
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+def _singleton(table: str) -> Column[bool]:
+    """The key of a table that has at most one row."""
+    return Column(
+        "singleton",
+        Boolean,
+        CheckConstraint("singleton", name=conv(f"{table}_singleton_check")),
+        primary_key=True,
+        server_default=text("true"),
+    )
+
+
+def _time(name: str) -> Column[Any]:
+    return Column(name, TIME, nullable=False, server_default=NOW)
+
+
+def _live_count(children: str) -> Column[int]:
+    # The expression as PostgreSQL prints it, else Alembic cannot compare it.
+    expression = f"GREATEST(({children}_issued - {children}_removed), (0)::bigint)"
+    return Column(f"{children}_count", BigInteger, Computed(expression, persisted=True))
+
+
+installation = Table(
+    "installation",
+    metadata,
+    _singleton("installation"),
+    Column("id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    Column("shards", SmallInteger, nullable=False),
+    Column("publishing", Boolean, nullable=False, server_default=text("false")),
+    _time("created_at"),
+)
+shard = Table(
+    "shard",
+    metadata,
+    Column("number", SmallInteger, primary_key=True, autoincrement=False),
+    _count("epoch"),
+    _count("cursor_epoch"),
+    _count("cursor_sequence"),
+    _count("dropped"),
+    Column("drained_at", TIME),
+    _count("stored"),
+    _count("synced_epoch"),
+    Column("synced_at", TIME),
+)
+application = Table(
+    "application",
+    metadata,
+    _identity(),
+    _count("chats_issued"),
+    _count("chats_removed"),
+    _live_count("chats"),
+    Column("version", BigInteger, nullable=False),
+    _time("created_at"),
+    _time("updated_at"),
+    Column("removed_at", TIME),
+    Column("token", C_TEXT, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("rows_left", Boolean, nullable=False, server_default=text("false")),
+    Index("application_rows_left", "id", postgresql_where=text("rows_left")),
+)
+chat = Table(
+    "chat",
+    metadata,
+    _identity(),
+    Column("application_id", BigInteger, ForeignKey("application.id"), nullable=False),
+    Column(
+        "number",
+        BigInteger,
+        CheckConstraint("number > 0", name=conv("chat_number_check")),
+        nullable=False,
+    ),
+    _count("messages_issued"),
+    _count("messages_removed"),
+    _live_count("messages"),
+    Column("created_at", TIME, nullable=False),
+    Column("updated_at", TIME, nullable=False),
+    Column("removed_at", TIME),
+    Column("state", row_state, nullable=False, server_default=text("'stored'")),
+    Column("rows_left", Boolean, nullable=False, server_default=text("false")),
+    UniqueConstraint("application_id", "number"),
+    Index("chat_rows_left", "id", postgresql_where=text("rows_left")),
+)
+message = Table(
+    "message",
+    metadata,
+    # No foreign key: checking it for each row of a COPY costs more than the COPY.
+    Column("chat_id", BigInteger),
+    Column("number", BigInteger, CheckConstraint("number > 0", name=conv("message_number_check"))),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", TIME, nullable=False),
+    Column("updated_at", TIME, nullable=False),
+    Column("removed_at", TIME),
+    Column("state", row_state, nullable=False, server_default=text("'stored'")),
+    Column("text", Text, nullable=False),
+    Column("folded", Text, nullable=False),
+    PrimaryKeyConstraint("chat_id", "number"),
+)
+outbox = Table(
+    "outbox",
+    metadata,
+    _identity(),
+    _time("created_at"),
+    Column("leased_until", TIME),
+    Column("size", BigInteger, Computed("cardinality(numbers)", persisted=True)),
+    Column("chats", ARRAY(BigInteger), nullable=False),
+    Column("numbers", ARRAY(BigInteger), nullable=False),
+    Column("versions", ARRAY(BigInteger), nullable=False),
+)
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    _identity(),
+    Column("key", C_TEXT, nullable=False, unique=True),
+    Column(
+        "kind",
+        Text,
+        CheckConstraint("kind IN ('drain', 'publish')", name=conv("dead_letter_kind_check")),
+        nullable=False,
+    ),
+    Column("reason", Text, nullable=False),
+    Column("token", Text),
+    Column("chat", BigInteger),
+    Column("number", BigInteger),
+    Column("event", LargeBinary, nullable=False),
+    _time("created_at"),
+)
+search_index = Table(
+    "search_index",
+    metadata,
+    Column("name", C_TEXT, primary_key=True),
+    Column(
+        "state",
+        Text,
+        CheckConstraint(
+            "state IN ('building', 'live', 'previous')", name=conv("search_index_state_check")
+        ),
+        nullable=False,
+    ),
+    Column("mapping", SmallInteger, nullable=False),
+    _count("copied_chat"),
+    _count("copied_number"),
+    Column("made_at", TIME),
+    _time("created_at"),
+    UniqueConstraint("state", deferrable=True),
+)
+reconciliation = Table(
+    "reconciliation",
+    metadata,
+    _singleton("reconciliation"),
+    Column("finished_at", TIME, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("findings", BigInteger, nullable=False),
+    Column("mended", BigInteger, nullable=False),
+)
