@@ -23,10 +23,11 @@ from backend.search.publish import Publisher, register_first_index
 from backend.search.reindex import Reindexer
 from backend.search.searcher import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
-from backend.storage.elasticsearch.index import SearchIndex
+from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.redis.log import Log
+from backend.storage.search_index import SearchIndex
 from backend.transfer.exporter import Exporter
 from backend.transfer.importer import Importer
 from backend.worker.worker import JobQueue, Worker
@@ -131,12 +132,11 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
             database.check_schema()
         log = open_log(settings, urls)
         stack.callback(log.close)
-        if settings.elasticsearch_url is not None:
-            with suppress(Unavailable):  # the next command tries again
-                register_first_index(database)
         core = assemble(settings, urls, database, log)
         if core.index:
             stack.callback(core.index.close)
+            with suppress(Unavailable):  # the next command tries again
+                register_first_index(database, core.index)
         yield core
 
 
@@ -208,7 +208,7 @@ def open_index(settings: Settings) -> SearchIndex | None:
     if settings.elasticsearch_url is None:
         return None
     key = settings.elasticsearch_api_key
-    return SearchIndex(
+    return ElasticsearchIndex(
         settings.elasticsearch_url,
         api_key=key.get_secret_value() if key else None,
         ca_file=settings.elasticsearch_ca_file,

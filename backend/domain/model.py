@@ -13,6 +13,9 @@ MAX_TEXT = 10_000  # code points
 MAX_NAME = 255  # code points
 MAX_BATCH = 1_000  # creations in one request
 MAX_NUMBER = 2**53 - 1  # Lua's numbers are doubles; JavaScript's are too
+MessageKey = tuple[int, int]
+"""A message's chat id (a database id, which users never see) and its number."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,64}\Z")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 

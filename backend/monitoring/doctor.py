@@ -20,10 +20,10 @@ from backend.monitoring.checks import ok_result as ok_result
 from backend.monitoring.checks import run_check
 from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.settings import Settings
-from backend.storage.elasticsearch.index import SearchIndex
 from backend.storage.postgres.database import Database
 from backend.storage.redis.accept import MAX_MEMORY_SHARE
 from backend.storage.redis.log import Log
+from backend.storage.search_index import SearchIndex
 
 MIN_POSTGRES_VERSION = 15
 MIN_REDIS_VERSION = (7, 0)

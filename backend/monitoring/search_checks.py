@@ -6,9 +6,10 @@ from urllib.parse import urlsplit
 from backend.domain.errors import InstaChatError
 from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result
 from backend.settings import redact
-from backend.storage.elasticsearch.index import MAPPING_VERSION, SearchIndex
 from backend.storage.postgres import outbox, search_indices
 from backend.storage.postgres.database import Database
+from backend.storage.search_index import SearchIndex
+from backend.storage.versions import parse_version
 
 MIN_ELASTICSEARCH_VERSION = (8, 19)
 MAX_UNPUBLISHED_SECONDS = 60.0  # what waits for longer, waits for somebody to look
@@ -23,14 +24,14 @@ def check_elasticsearch(index: SearchIndex) -> Iterator[CheckResult]:
     except InstaChatError as error:
         yield error_result(check, error)
         return
-    if version == "unknown":
+    if version is None:
         yield CheckResult(
             check,
             Severity.UNKNOWN,
             "answers; its version could not be evaluated: who asks may not monitor the cluster",
             "give its user or API key the cluster privilege `monitor`",
         )
-    elif tuple(int(part) for part in version.split(".")[:2]) >= MIN_ELASTICSEARCH_VERSION:
+    elif parse_version(version) >= MIN_ELASTICSEARCH_VERSION:
         yield ok_result(check, f"Elasticsearch {version} answers")
     else:
         yield CheckResult(
@@ -97,11 +98,11 @@ def _check_live_index(
     index: SearchIndex, live: search_indices.RegisteredIndex
 ) -> Iterator[CheckResult]:
     check, remedy = "search index", "run `instachat reindex`; searches go on meanwhile"
-    if live.mapping != MAPPING_VERSION:
+    if live.mapping != index.mapping_version:
         yield CheckResult(
             check,
             Severity.ERROR,
-            f"{live.name} is of mapping {live.mapping}, this program makes {MAPPING_VERSION}",
+            f"{live.name} is of mapping {live.mapping}, this program makes {index.mapping_version}",
             remedy,
         )
     elif not live.made:

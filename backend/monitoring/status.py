@@ -16,11 +16,11 @@ from sqlalchemy import text
 
 from backend.domain.errors import InstaChatError
 from backend.domain.events import unpack
-from backend.storage.elasticsearch.index import SearchIndex
 from backend.storage.postgres import dead_letters, outbox, reconciliations, search_indices, shards
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.reconciliations import LastReconciliation
 from backend.storage.redis.log import Log
+from backend.storage.search_index import SearchIndex
 
 T = TypeVar("T")
 
@@ -165,7 +165,7 @@ def redis_health(log: Log) -> EngineStatus:
 def elasticsearch_health(index: SearchIndex) -> EngineStatus:
     """Elasticsearch's health."""
     try:
-        return EngineStatus("Elasticsearch", index.version())
+        return EngineStatus("Elasticsearch", index.version() or "unknown")
     except InstaChatError as error:
         return EngineStatus("Elasticsearch", None, error.message)
 

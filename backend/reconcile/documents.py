@@ -23,12 +23,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from backend.domain.errors import Unavailable
+from backend.domain.model import MessageKey
 from backend.reconcile.findings import Finding, ReconcileSummary
 from backend.search.publish import Publisher
-from backend.storage.elasticsearch.index import DocumentState, SearchIndex
 from backend.storage.postgres import chats, message_states, search_indices
 from backend.storage.postgres.database import Connection, Database
-from backend.storage.postgres.message_states import MessageFacts, MessageKey
+from backend.storage.postgres.message_states import MessageFacts
+from backend.storage.search_index import DocumentState, SearchIndex
 
 CONFIRM_BATCH_SIZE = 500  # differences that are looked at again together
 CHATS_PER_BATCH = 500  # of one application

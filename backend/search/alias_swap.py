@@ -11,9 +11,9 @@ from itertools import starmap
 
 from backend.domain.errors import EngineDown, Unavailable
 from backend.search.publish import Publisher
-from backend.storage.elasticsearch.index import Document, SearchIndex
 from backend.storage.postgres import locks, outbox, reindex_state, search_indices
 from backend.storage.postgres.database import Connection, Database
+from backend.storage.search_index import Document, SearchIndex
 
 PUBLISH_LOCK_ATTEMPTS = 10  # of two seconds at most, in which others wait
 PUBLISH_LOCK_RETRY_SECONDS = 0.5

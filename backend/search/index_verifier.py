@@ -14,11 +14,12 @@ from contextlib import closing
 from itertools import islice
 from typing import NamedTuple
 
+from backend.domain.model import MessageKey
 from backend.search.publish import Publisher
-from backend.storage.elasticsearch.index import DocumentState, DocumentVersion, SearchIndex
 from backend.storage.postgres import reindex_state
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.reindex_state import START_KEY, MessageKey
+from backend.storage.postgres.reindex_state import START_KEY
+from backend.storage.search_index import DocumentState, DocumentVersion, SearchIndex
 
 CONFIRM_BATCH_SIZE = 5_000  # differences that are looked at again together
 PAGE_ROWS = 10_000  # rows; as many documents as an index gives at once

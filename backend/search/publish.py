@@ -17,17 +17,10 @@ from contextlib import suppress
 from itertools import starmap
 
 from backend.domain.errors import InstaChatError, Unavailable
-from backend.storage.elasticsearch.client import IndexMissing
-from backend.storage.elasticsearch.index import (
-    MAPPING_VERSION,
-    Document,
-    RejectedDocument,
-    SearchIndex,
-    new_index_name,
-)
 from backend.storage.postgres import chats, locks, outbox, search_indices
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.dead_letters import DeadLetter, add_dead_letters
+from backend.storage.search_index import Document, IndexMissing, RejectedDocument, SearchIndex
 
 LEASE_SECONDS = (
     30.0  # more than a bulk may take; after a kill -9 it passes before another publishes
@@ -261,7 +254,7 @@ class PublisherThreads:
             self._stopping.wait(RETRY_SECONDS)
 
 
-def register_first_index(database: Database) -> None:
+def register_first_index(database: Database, index: SearchIndex) -> None:
     """Where there is neither an index nor a message yet, have one kept, live from its beginning.
 
     Elasticsearch need not be there: the first publisher that reaches it has it made. Changes nothing
@@ -271,11 +264,9 @@ def register_first_index(database: Database) -> None:
     with database.connect() as connection:
         if not search_indices.has_no_data(connection):
             return
-    name = new_index_name(
-        database.installation.id
-    )  # before the lock, which nobody can read it behind
+    name = index.new_name(database.installation.id)  # outside the lock, which blocks reading the id
     with database.begin() as tx:
         locks.lock_publishing(tx)
         if search_indices.has_no_data(tx):
-            search_indices.register_index(tx, name, "live", MAPPING_VERSION)
+            search_indices.register_index(tx, name, "live", index.mapping_version)
             search_indices.set_publishing(tx, True)

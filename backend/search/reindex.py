@@ -26,22 +26,15 @@ from itertools import islice
 from typing import NamedTuple
 
 from backend.domain.errors import Conflict, Failed, InstaChatError, Unavailable
+from backend.domain.model import MessageKey
 from backend.search.alias_swap import AliasSwap, unregister, unregister_all, with_publish_lock
 from backend.search.index_verifier import IndexVerifier
 from backend.search.publish import Publisher
-from backend.storage.elasticsearch.index import (
-    MAPPING_VERSION,
-    Document,
-    RejectedDocument,
-    SearchIndex,
-    installation_alias,
-    new_index_name,
-)
 from backend.storage.postgres import chats, locks, outbox, reindex_state, search_indices
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.locks import ReindexRunning
-from backend.storage.postgres.reindex_state import MessageKey
 from backend.storage.postgres.search_indices import RegisteredIndex
+from backend.storage.search_index import Document, RejectedDocument, SearchIndex
 
 PAGE_ROWS = 2_500  # rows; as many documents as one bulk takes
 MAX_CONCURRENT_BULKS = 2  # while Elasticsearch works on one, the next is made
@@ -141,10 +134,10 @@ class Reindexer:
                 "a reindex was interrupted; what it was building is still there, and written to",
                 "`instachat reindex --resume` goes on with it, `instachat reindex --abort` removes it",
             )
-        if interrupted and interrupted.mapping != MAPPING_VERSION:
+        if interrupted and interrupted.mapping != self._index.mapping_version:
             raise Conflict(
                 f"what was being built is of mapping {interrupted.mapping},"
-                f" this program makes {MAPPING_VERSION}",
+                f" this program makes {self._index.mapping_version}",
                 "`instachat reindex --abort` removes it; then `instachat reindex` begins anew",
             )
         if not interrupted and not start_new and _find_by_state(registered, "live"):
@@ -157,7 +150,11 @@ class Reindexer:
                 f"what was being built, {interrupted.name}, is not in Elasticsearch any more",
                 "`instachat reindex --abort`, then `instachat reindex` begins anew",
             )
-        name = interrupted.name if interrupted else new_index_name(self._database.installation.id)
+        name = (
+            interrupted.name
+            if interrupted
+            else self._index.new_name(self._database.installation.id)
+        )
         self._register(name, found)
         self._index.create(name)
         with self._database.begin() as tx:
@@ -174,7 +171,7 @@ class Reindexer:
                     logger.warning("the %s search index %s is lost", one.state, one.name)
                     search_indices.unregister_index(tx, one.name)
             if name not in {one.name for one in registered}:
-                search_indices.register_index(tx, name, "building", MAPPING_VERSION)
+                search_indices.register_index(tx, name, "building", self._index.mapping_version)
             search_indices.set_publishing(tx, True)
 
         with_publish_lock(self._database, register)
@@ -253,10 +250,10 @@ class Reindexer:
                 raise Failed(
                     "there is no search index to go back to", "`instachat reindex` builds another"
                 )
-            if registered.mapping != MAPPING_VERSION:
+            if registered.mapping != self._index.mapping_version:
                 raise Failed(
                     f"the index before is of mapping {registered.mapping},"
-                    f" and this program searches {MAPPING_VERSION}",
+                    f" and this program searches {self._index.mapping_version}",
                     "roll back with the program that made it",
                 )
             if not self._index.list_indices(self._alias).get(registered.name):
@@ -322,8 +319,10 @@ class Reindexer:
             f"{path} is not this program's"
             for path in self._index.configuration_differences(live.name)
         ]
-        if live.mapping != MAPPING_VERSION:
-            faults.append(f"it is of mapping {live.mapping}, this program makes {MAPPING_VERSION}")
+        if live.mapping != self._index.mapping_version:
+            faults.append(
+                f"it is of mapping {live.mapping}, this program makes {self._index.mapping_version}"
+            )
         keys = self._verifier.differences(
             live.name, lambda done: progress("compared", done, max(done, total))
         )
@@ -348,7 +347,7 @@ class Reindexer:
 
     @property
     def _alias(self) -> str:
-        return installation_alias(self._database.installation.id)
+        return self._index.installation_alias(self._database.installation.id)
 
     def _rejected_error(self, rejected: Sequence[RejectedDocument]) -> Failed:
         keys = [one.document[:2] for one in rejected]

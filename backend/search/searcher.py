@@ -12,10 +12,9 @@ from typing import Protocol
 from backend.domain.errors import Unavailable
 from backend.domain.folding import fold_keyword, highlight
 from backend.domain.model import Match, Message
-from backend.storage.elasticsearch.client import IndexMissing
-from backend.storage.elasticsearch.index import MAX_GRAM_LENGTH, SearchIndex
 from backend.storage.postgres import messages, search_indices, statements
 from backend.storage.postgres.database import Database
+from backend.storage.search_index import IndexMissing, SearchIndex
 
 # Candidates asked for beyond the limit. All contain a keyword of one gram, but those that have just changed.
 ONE_GRAM_SPARES = 10
@@ -71,7 +70,8 @@ class IndexSearcher:
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
         """See Searcher. Raises NoIndex where no index holds all messages."""
         found: list[Message] = []
-        size = limit + (ONE_GRAM_SPARES if len(keyword) <= MAX_GRAM_LENGTH else LONG_KEYWORD_SPARES)
+        one_gram = len(keyword) <= self._index.max_gram_length
+        size = limit + (ONE_GRAM_SPARES if one_gram else LONG_KEYWORD_SPARES)
         # One connection for all of it, as taking another costs time. It is in no transaction.
         with self._database.connect() as connection:
             live = _require_live(search_indices.live_index(connection))

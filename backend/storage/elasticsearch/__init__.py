@@ -1,1 +1,1 @@
-"""The search index in Elasticsearch: the client, the mapping, and the requests."""
+"""The search index in Elasticsearch."""

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
+from backend.domain.model import MessageKey
 from backend.storage.postgres.outbox import add_to_outbox
 from backend.storage.postgres.statements import PAGE, hot
-
-MessageKey = tuple[int, int]  # a chat's id, a message's number
 
 
 class MessageFacts(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from backend.domain.model import MessageKey
 from backend.storage.postgres.statements import driver_rows, hot
 
-MessageKey = tuple[int, int]  # a chat's id, a message's number
 START_KEY: MessageKey = (0, 0)  # before all keys
 
 

@@ -7,9 +7,9 @@ from sqlalchemy import text
 
 from backend.domain.errors import Failed
 from backend.domain.model import Parent
-from backend.storage.elasticsearch.index import Document, SearchIndex
 from backend.storage.postgres import message_states, search_indices
 from backend.storage.postgres.statements import PAGE
+from backend.storage.search_index import Document, SearchIndex
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.memory import peak_memory
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs

@@ -18,7 +18,7 @@ from statistics import quantiles
 
 from backend.domain.errors import Failed
 from backend.ingest import accept
-from backend.storage.elasticsearch.index import INDEX_SETTINGS
+from backend.storage.elasticsearch.mapping import INDEX_SETTINGS
 from backend.storage.postgres import search_indices
 from instachat_cli.bench.cases.publish import publish_all
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment

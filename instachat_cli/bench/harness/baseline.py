@@ -19,7 +19,7 @@ from huey.consumer import Consumer
 from backend.bootstrap import open_index
 from backend.domain.folding import fold
 from backend.settings import load
-from backend.storage.elasticsearch.index import Document, SearchIndex
+from backend.storage.search_index import Document, SearchIndex
 from backend.worker.worker import JsonSerializer
 
 INSERT = "EXECUTE store (%s, %s, %s, %s, %s, %s)"

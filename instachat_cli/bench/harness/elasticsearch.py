@@ -16,9 +16,9 @@ from sqlalchemy import text
 
 from backend.domain.errors import Failed
 from backend.search.publish import Publisher
-from backend.storage.elasticsearch.index import (
+from backend.storage.elasticsearch.index import ElasticsearchIndex
+from backend.storage.elasticsearch.mapping import (
     MAPPING_VERSION,
-    SearchIndex,
     installation_alias,
     new_index_name,
 )
@@ -37,16 +37,17 @@ class SearchEnvironment:
     """A environment's Elasticsearch, and what stands in it."""
 
     def __init__(self, env: Environment) -> None:
-        if env.backend.index is None or env.backend.publisher is None:
+        index = env.backend.index
+        if not isinstance(index, ElasticsearchIndex) or env.backend.publisher is None:
             raise Failed("this ground has no Elasticsearch")
         self.env = env
-        self.index: SearchIndex = env.backend.index
+        self.index = index
         self.publisher: Publisher = env.backend.publisher
 
     @property
     def client(self) -> Any:
         """The very client that the program uses."""
-        return self.index._client
+        return self.index.client
 
     def reset_index(self) -> None:
         """Have an empty live index, and nothing stored or noted."""

@@ -26,11 +26,11 @@ from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.ingest import accept
 from backend.settings import Settings
-from backend.storage.elasticsearch.index import SearchIndex
 from backend.storage.postgres import chats, search_indices
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.redis.types import Creation, Refusal
+from backend.storage.search_index import SearchIndex
 from loadtest.corpus.conversations import conversations
 
 REQUESTS_PER_CALL = 500  # of one message each, given to Redis in one call while the log is filled

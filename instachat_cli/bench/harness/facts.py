@@ -14,7 +14,7 @@ def facts(backend: Backend) -> dict[str, str]:
     return machine() | {
         "PostgreSQL": _postgres(backend),
         "Redis": _redis(backend),
-        **({"Elasticsearch": backend.index.version()} if backend.index else {}),
+        **({"Elasticsearch": backend.index.version() or "unknown"} if backend.index else {}),
         "libraries": packages(
             "redis", "hiredis", "msgspec", "psycopg2-binary", "SQLAlchemy", "huey", "elasticsearch"
         ),

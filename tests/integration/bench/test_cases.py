@@ -16,7 +16,7 @@ import redis
 
 from backend.domain.errors import InstaChatError, Invalid
 from backend.settings import Settings
-from backend.storage.elasticsearch.index import SearchIndex
+from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.postgres import search_indices
 from instachat_cli.bench import suite
 from instachat_cli.bench.harness.environment import Environment, Scale, open_environment
@@ -86,9 +86,9 @@ def test_indices_are_gone_with_the_database(
         assert env.backend.publisher.publish() == TINY.messages
         with env.backend.database.connect() as connection:
             names = [kept.name for kept in search_indices.list_indices(connection)]
-        with closing(SearchIndex(elasticsearch.url)) as index:
+        with closing(ElasticsearchIndex(elasticsearch.url)) as index:
             assert [index.exists(name) for name in names] == [True]
-    with closing(SearchIndex(elasticsearch.url)) as index:
+    with closing(ElasticsearchIndex(elasticsearch.url)) as index:
         assert not index.exists(names[0])
     assert left_behind(settings) == []
 

@@ -11,8 +11,9 @@ from backend.domain.model import Parent
 from backend.ingest import accept
 from backend.reconcile import orphan_counters
 from backend.reconcile.findings import Finding
-from backend.storage.elasticsearch.index import Document
+from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.postgres import message_states, search_indices
+from backend.storage.search_index import Document
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.planted_findings import FULL, MESSAGES, Field, Key
@@ -35,7 +36,7 @@ class IndexedField(Field):
 
     def __init__(self, backend: Backend, dice: random.Random, applications: int = 2) -> None:
         super().__init__(backend, dice, applications)
-        assert backend.index
+        assert isinstance(backend.index, ElasticsearchIndex)
         assert backend.publisher
         self.index = backend.index
         backend.publisher.publish()
@@ -83,7 +84,7 @@ class IndexedField(Field):
 
     def _missing(self, chat: Parent) -> None:
         id_ = self.ids[chat]
-        self.index._client.delete(index=self.name, id=f"{id_}-3", routing=f"{id_}")
+        self.index.client.delete(index=self.name, id=f"{id_}-3", routing=f"{id_}")
         self.expected.append(("missing_document", *chat, 3))
 
     def _older(self, chat: Parent) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from backend.bootstrap import Backend
 from backend.search import index_verifier
 from backend.search.index_verifier import IndexVerifier
-from backend.storage.elasticsearch.index import Document
+from backend.storage.search_index import Document
 from tests.support.elasticsearch.requests import (
     live_index_name,
     publish_all,

@@ -15,7 +15,9 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown
 from backend.ingest import accept
 from backend.monitoring.status import read_status
-from backend.storage.elasticsearch.index import Document, SearchIndex, new_index_name
+from backend.storage.elasticsearch.index import ElasticsearchIndex
+from backend.storage.elasticsearch.mapping import new_index_name
+from backend.storage.search_index import Document
 from instachat_cli.runtime.supervisor import spawn_worker
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Node, new_node_or_skip
@@ -192,13 +194,13 @@ def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str)
     assert publish_all(core) == 41
     assert search_numbers(core, token, "long long") == list(range(1, 41))
     assert query_rows(core, "SELECT kind, number, reason FROM dead_letter") == [
-        ("publish", 41, "Elasticsearch takes no request of that length")
+        ("publish", 41, "the message is too long for one request to Elasticsearch")
     ]
 
 
 def test_what_is_refused_for_now_is_sent_again(core: Backend, node: Node) -> None:
     """Six at once are more than this node takes; each of them gets its documents in."""
-    index, name = SearchIndex(node.url), new_index_name("busy")
+    index, name = ElasticsearchIndex(node.url), new_index_name("busy")
     index.create(name)
     documents = [Document(1, n, 1, f"{n} " + "x" * 1_500) for n in range(1, 241)]
 

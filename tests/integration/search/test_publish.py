@@ -14,10 +14,12 @@ from backend.ingest import accept
 from backend.search.publish import Publisher, register_first_index
 from backend.search.searcher import NoIndex
 from backend.storage.elasticsearch import index as index_module
-from backend.storage.elasticsearch.client import IndexMissing
-from backend.storage.elasticsearch.index import Document, SearchIndex, new_index_name
+from backend.storage.elasticsearch import mapping
+from backend.storage.elasticsearch.index import ElasticsearchIndex
+from backend.storage.elasticsearch.mapping import new_index_name
 from backend.storage.postgres import locks, outbox, search_indices
 from backend.storage.postgres.database import Database
+from backend.storage.search_index import Document, IndexMissing
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import (
@@ -94,8 +96,8 @@ def test_searches_switch_to_the_first_index_once_it_answers(
         "PUT",
         f"/{name}?wait_for_active_shards=0",
         {
-            "settings": {**index_module.INDEX_SETTINGS, **nowhere},
-            "mappings": index_module.INDEX_MAPPING,
+            "settings": {**mapping.INDEX_SETTINGS, **nowhere},
+            "mappings": mapping.INDEX_MAPPING,
             "aliases": {f"{name}-write": {}},
         },
     )
@@ -107,7 +109,7 @@ def test_searches_switch_to_the_first_index_once_it_answers(
     assert search_numbers(core, token, "word") == []
     request_elasticsearch(core, "PUT", f"/{name}/_settings", dict.fromkeys(nowhere))
     with monkeypatch.context() as patched:
-        patched.setattr(SearchIndex, "set_read_alias", _raise_engine_down)
+        patched.setattr(ElasticsearchIndex, "set_read_alias", _raise_engine_down)
         with pytest.raises(EngineDown, match="killed"):
             publisher(core).publish()
     assert search_numbers(core, token, "word") == []
@@ -123,9 +125,9 @@ def _raise_engine_down(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def index(elasticsearch: Elasticsearch) -> Iterator[tuple[SearchIndex, str]]:
+def index(elasticsearch: Elasticsearch) -> Iterator[tuple[ElasticsearchIndex, str]]:
     """An index by itself."""
-    engine, name = SearchIndex(elasticsearch.url), new_index_name("property")
+    engine, name = ElasticsearchIndex(elasticsearch.url), new_index_name("property")
     engine.create(name)
     engine.set_read_alias(name)
     yield engine, name
@@ -139,7 +141,7 @@ _STATES = st.lists(st.sampled_from(["apple", "pear", None]), min_size=1, max_siz
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), messages=st.lists(_STATES, min_size=1, max_size=4))
 def test_any_order_and_any_repetition_end_the_same(
-    index: tuple[SearchIndex, str], data: st.DataObject, messages: list[list[str | None]]
+    index: tuple[ElasticsearchIndex, str], data: st.DataObject, messages: list[list[str | None]]
 ) -> None:
     """Creations, edits and deletions of some messages, shuffled and repeated over several bulks."""
     engine, name = index
@@ -153,7 +155,7 @@ def test_any_order_and_any_repetition_end_the_same(
     size = data.draw(st.integers(1, len(delivered)))
     for start in range(0, len(delivered), size):
         assert engine.write(name, delivered[start : start + size]) == []
-    engine._client.indices.refresh(index=name)
+    engine.client.indices.refresh(index=name)
     for word in ("apple", "pear"):
         expected = [number for number, texts in enumerate(messages, 1) if texts[-1] == word]
         assert engine.candidates(name, chat, word, 0, 100) == expected
@@ -376,7 +378,10 @@ def test_unregistering_all_indices_stops_publishing(core: Backend, token: str) -
 def test_two_processes_register_one_first_index(engines: Engines) -> None:
     """Every command may be the first."""
     database = Database(engines.fresh_database())
-    threads = [threading.Thread(target=register_first_index, args=(database,)) for _ in range(8)]
+    engine = ElasticsearchIndex("http://127.0.0.1:1")  # is not contacted
+    threads = [
+        threading.Thread(target=register_first_index, args=(database, engine)) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

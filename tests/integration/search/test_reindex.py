@@ -22,14 +22,11 @@ from backend.search import alias_swap, reindex
 from backend.search.reindex import Reindexer
 from backend.search.searcher import NoIndex
 from backend.settings import Settings
-from backend.storage.elasticsearch import index
-from backend.storage.elasticsearch.index import (
-    MAPPING_VERSION,
-    Document,
-    SearchIndex,
-    installation_alias,
-)
+from backend.storage.elasticsearch import mapping
+from backend.storage.elasticsearch.index import ElasticsearchIndex
+from backend.storage.elasticsearch.mapping import MAPPING_VERSION, installation_alias
 from backend.storage.postgres import locks, search_indices
+from backend.storage.search_index import Document, SearchIndex
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import (
@@ -269,13 +266,13 @@ def test_a_message_that_can_not_be_indexed_is_named(
     core.drainer.drain_all()
     publish_all(core)
     before = live_index_name(core)
-    number = {**index.INDEX_MAPPING["properties"]["number"], "type": "byte"}
+    number = {**mapping.INDEX_MAPPING["properties"]["number"], "type": "byte"}
     shape = {
-        **index.INDEX_MAPPING,
-        "properties": {**index.INDEX_MAPPING["properties"], "number": number},
+        **mapping.INDEX_MAPPING,
+        "properties": {**mapping.INDEX_MAPPING["properties"], "number": number},
     }
     with monkeypatch.context() as patched:
-        patched.setattr(index, "INDEX_MAPPING", shape)
+        patched.setattr(mapping, "INDEX_MAPPING", shape)
         with pytest.raises(Failed) as failure:
             reindexer(core).build()
     assert f"message 128 of chat 41 of application {token}" in failure.value.message
@@ -398,14 +395,14 @@ def test_a_crash_between_alias_and_commit_is_repaired(
     store_messages(core, token, "one apple")
     publish_all(core)
     before = live_index_name(core)
-    set_read_alias = SearchIndex.set_read_alias
+    set_read_alias = ElasticsearchIndex.set_read_alias
 
-    def crash(self: SearchIndex, name: str) -> None:
+    def crash(self: ElasticsearchIndex, name: str) -> None:
         set_read_alias(self, name)
         raise EngineDown("the answer was lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr(SearchIndex, "set_read_alias", crash)
+        patched.setattr(ElasticsearchIndex, "set_read_alias", crash)
         with pytest.raises(EngineDown, match="the answer was lost"):
             reindexer(core).build()
     assert registered_indices(core)["live"] == before
@@ -431,9 +428,9 @@ def test_a_publisher_in_the_middle_is_waited_for(
     publish_all(core)
     store_messages(core, token, "two apples")
     half, go_on = threading.Event(), threading.Event()
-    write = SearchIndex.write
+    write = ElasticsearchIndex.write
 
-    def write_slowly(self: SearchIndex, name: str, documents: Any) -> Any:
+    def write_slowly(self: ElasticsearchIndex, name: str, documents: Any) -> Any:
         rejected = write(self, name, documents)
         if threading.current_thread() is thread and not half.is_set():
             half.set()
@@ -447,7 +444,7 @@ def test_a_publisher_in_the_middle_is_waited_for(
         elif not go_on.is_set():
             pytest.fail("compared while somebody published")
 
-    monkeypatch.setattr(SearchIndex, "write", write_slowly)
+    monkeypatch.setattr(ElasticsearchIndex, "write", write_slowly)
     thread = threading.Thread(target=publisher(core).publish)
     build_thread = threading.Thread(target=lambda: reindexer(core).build(progress=hold_up))
     build_thread.start()
@@ -470,9 +467,9 @@ def test_a_publisher_that_failed_half_way_hides_nothing(
     """What it wrote to the old index only, just before searches turn, is found in the new one."""
     store_messages(core, token, "one apple")
     publish_all(core)
-    write, hold = SearchIndex.write, locks.block_publishers
+    write, hold = ElasticsearchIndex.write, locks.block_publishers
 
-    def fail_half_way(self: SearchIndex, name: str, documents: Any) -> Any:
+    def fail_half_way(self: ElasticsearchIndex, name: str, documents: Any) -> Any:
         if name == registered_indices(core).get("building"):
             raise Unavailable("busy")
         return write(self, name, documents)
@@ -480,7 +477,7 @@ def test_a_publisher_that_failed_half_way_hides_nothing(
     def fail_before(tx: Connection, seconds: float) -> bool:
         store_messages(core, token, "two apples")
         with monkeypatch.context() as patched:
-            patched.setattr(SearchIndex, "write", fail_half_way)
+            patched.setattr(ElasticsearchIndex, "write", fail_half_way)
             with pytest.raises(Unavailable, match="busy"):
                 publisher(core).publish()
         request_elasticsearch(core, "POST", f"/{live_index_name(core)}/_refresh")
@@ -626,15 +623,15 @@ def test_a_check_knows_another_mapping(
     )
     assert index_matches(core)
     with monkeypatch.context() as patched:
-        patched.setattr(reindex, "MAPPING_VERSION", MAPPING_VERSION + 1)
+        patched.setattr(ElasticsearchIndex, "mapping_version", MAPPING_VERSION + 1)
         assert reindexer(core).check().faults == [
             f"it is of mapping {MAPPING_VERSION}, this program makes 2"
         ]
-    fields = {**index.INDEX_MAPPING["properties"], "text": {"type": "text", "analyzer": "simple"}}
+    fields = {**mapping.INDEX_MAPPING["properties"], "text": {"type": "text", "analyzer": "simple"}}
     with monkeypatch.context() as patched:
-        patched.setattr(index, "INDEX_MAPPING", {**index.INDEX_MAPPING, "properties": fields})
+        patched.setattr(mapping, "INDEX_MAPPING", {**mapping.INDEX_MAPPING, "properties": fields})
         patched.setattr(
-            index, "INDEX_SETTINGS", {**index.INDEX_SETTINGS, "sort": {"field": "chat"}}
+            mapping, "INDEX_SETTINGS", {**mapping.INDEX_SETTINGS, "sort": {"field": "chat"}}
         )
         assert reindexer(core).check().faults == [
             "mappings.properties.text.analyzer is not this program's",
@@ -649,13 +646,13 @@ def test_a_difference_keeps_searches_where_they_are(
     store_messages(core, token, "one apple", "two apples")
     publish_all(core)
     before = live_index_name(core)
-    write = SearchIndex.write
+    write = ElasticsearchIndex.write
 
-    def lose_one(self: SearchIndex, name: str, documents: Any) -> Any:
+    def lose_one(self: ElasticsearchIndex, name: str, documents: Any) -> Any:
         return write(self, name, [one for one in documents if one.number != 2])
 
     with monkeypatch.context() as patched:
-        patched.setattr(SearchIndex, "write", lose_one)
+        patched.setattr(ElasticsearchIndex, "write", lose_one)
         with pytest.raises(Failed, match=f"message 2 of chat 1 of application {token}"):
             reindexer(core).build()
     assert live_index_name(core) == before

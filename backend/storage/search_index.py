@@ -1,0 +1,154 @@
+"""What a search engine has to offer: the `SearchIndex` protocol and the values it takes and returns.
+
+`elasticsearch/` implements it. Another engine is another package beside that one, and one line in
+`bootstrap.py`; nothing else imports an implementation.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from backend.domain.errors import Failed
+from backend.domain.model import MessageKey
+
+DocumentVersion = tuple[int, int, int]
+"""Chat id, number and version of a document."""
+
+
+class Document(NamedTuple):
+    """What an index stores for a message. `text` is folded; it is None once the message is removed."""
+
+    chat_id: int
+    number: int
+    version: int
+    text: str | None
+
+
+class DocumentState(NamedTuple):
+    """A document without its text. `alive` is False for a document of a removed message."""
+
+    chat_id: int
+    number: int
+    version: int
+    alive: bool
+
+
+class RejectedDocument(NamedTuple):
+    """A document that the index cannot store, and the reason, which never quotes the text."""
+
+    document: Document
+    reason: str
+
+
+class IndexMissing(Failed):
+    """The search engine does not have the index `name`, although SQL registers it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the search index {name} is not in Elasticsearch", "run `instachat reindex`"
+        )
+        self.name = name
+
+
+class SearchIndex(Protocol):
+    """The search indices of one search engine. Implementations are thread-safe.
+
+    A document's version is the version of its row. An index never replaces a document by an older version.
+
+    Every method that calls the engine raises EngineDown when the engine does not answer or denies access,
+    and Unavailable when it cannot do the work at the moment.
+    """
+
+    url: str
+
+    @property
+    def mapping_version(self) -> int:
+        """The version of the mapping that `create` uses; indices of another version have to be rebuilt."""
+
+    @property
+    def max_gram_length(self) -> int:
+        """Keywords of up to this many code points are matched exactly by `candidates`."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+    def version(self) -> str | None:
+        """The engine's version, the lowest of all nodes; None if the user may not read it."""
+
+    def new_name(self, installation: str) -> str:
+        """A new, unused index name for an installation."""
+
+    def installation_alias(self, installation: str) -> str:
+        """The alias that an installation's searches read."""
+
+    # -- indices -----------------------------------------------------------------------------------
+
+    def create(self, name: str) -> None:
+        """Create an index that can be written to; an existing index stays unchanged."""
+
+    def drop(self, name: str) -> None:
+        """Delete an index with its aliases, if it exists."""
+
+    def set_read_alias(self, name: str) -> None:
+        """Make searches read this index and no other, atomically. Idempotent."""
+
+    def exists(self, name: str) -> bool:
+        """Whether an index exists, can be written to, and is the one that searches read."""
+
+    def list_indices(self, alias: str) -> dict[str, bool]:
+        """An installation's existing indices, registered or not; the value says whether writes reach it."""
+
+    def configuration_differences(self, name: str) -> list[str]:
+        """The paths at which an index differs from what `create` makes, such as `mappings.properties.text`.
+
+        Settings that do not affect search results (replicas, refresh interval) are not compared.
+        Raises IndexMissing.
+        """
+
+    # -- documents ---------------------------------------------------------------------------------
+
+    def write(self, name: str, documents: Iterable[Document]) -> list[RejectedDocument]:
+        """Store these documents, unless the index has newer versions; returns those it cannot store.
+
+        The result does not depend on order or repetition. Raises IndexMissing, or Unavailable if the engine
+        accepts no more at the moment; some of the documents may be stored then.
+        """
+
+    def refresh(self, name: str) -> None:
+        """Make everything written so far visible to searches. Raises IndexMissing."""
+
+    # -- searching ---------------------------------------------------------------------------------
+
+    def candidates(self, name: str, chat_id: int, keyword: str, after: int, size: int) -> list[int]:
+        """Up to `size` numbers above `after`, ascending, of a chat's documents that may contain a keyword.
+
+        The keyword is folded. No document that contains it is left out. Raises IndexMissing.
+        """
+
+    def count_documents(self, name: str, chat_id: int, first: int, last: int) -> int:
+        """How many of a chat's numbers `first` to `last` have a searchable document, tombstones included.
+
+        Raises IndexMissing.
+        """
+
+    # -- comparing ---------------------------------------------------------------------------------
+
+    def iter_states(
+        self, name: str, chat_ids: Sequence[int] | None = None
+    ) -> Generator[list[DocumentState], None, None]:
+        """The state of every document of an index, or of some chats, in pages ordered by (chat, number).
+
+        All pages show one point in time, which includes everything written before the call.
+        Raises IndexMissing.
+        """
+
+    def read_versions(
+        self, name: str, after: MessageKey, last: MessageKey | None, size: int
+    ) -> tuple[list[DocumentVersion], bool]:
+        """Up to `size` versions behind the key `after`, through `last` or to the end, in order of the keys.
+
+        The flag says whether there may be more in that range. Includes everything written before the last
+        refresh. Raises IndexMissing.
+        """
+
+    def read_states(self, name: str, keys: Sequence[MessageKey]) -> dict[MessageKey, DocumentState]:
+        """The current states of those of these keys that have a document."""
