@@ -123,7 +123,9 @@ class Reconciliation:
     def count_keys(self) -> int:
         """About how many keys there are to compare, for a progress bar."""
         with self._database.connect() as connection:
-            return child_statistics.count_keys(connection, self._token)
+            return child_statistics.count_keys(
+                connection, self._token, documents=self._documents is not None
+            )
 
     def findings(self, progress: Callable[[int], None] = lambda _: None) -> Iterator[Finding]:
         """Compare, and repair; `progress` is told how many keys were compared so far.

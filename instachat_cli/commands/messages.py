@@ -154,8 +154,9 @@ def delete(
 def _from_standard_input(creator: "BulkCreator", token: str, chat: int) -> None:
     from instachat_cli.console import stdin
 
-    if sys.stdin.isatty():
+    if typed := sys.stdin.isatty():
         stderr.note("reading from the terminal, one message a line; Ctrl-D ends it")
     source = sys.stdin.fileno()
-    if not creator.many(stdin.chunks(source, token, chat), total=stdin.size(source)):
+    chunks = stdin.chunks(source, token, chat)
+    if not creator.many(chunks, total=stdin.size(source), typed=typed):
         stderr.note("standard input was empty: no message was created")

@@ -216,7 +216,7 @@ def _process_chunks(
     from instachat_cli.console.stdin import size
 
     line_count = 0
-    with Progress("lines", size(source.fileno())) as progress:
+    with Progress("lines", size(source.fileno()), typed=source.isatty()) as progress:
         for chunk in read_chunks(source.read):
             for fault in work.process(chunk):
                 on_fault(fault)

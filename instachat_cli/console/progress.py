@@ -9,20 +9,23 @@ if TYPE_CHECKING:
     import rich.progress
 
 MIN_UPDATE_SECONDS = 0.1  # seconds between two
+RATE_FROM = 60  # columns; a narrower terminal has no room for the rate beside the bar
 
 
 class Progress:
     """A line that is drawn again and again, and gone at the end."""
 
-    def __init__(self, noun: str, total: int | None) -> None:
+    def __init__(self, noun: str, total: int | None, *, typed: bool = False) -> None:
+        """If the source is `typed` on the terminal, there is no bar: it would overwrite noun is typed."""
         self._noun = noun
         self._total = total
+        self._typed = typed
         self._bar: rich.progress.Progress | None = None
         self._started_at = time.monotonic()
         self._drawn_at = 0.0
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._typed:
             self._start()
         return self
 
@@ -48,13 +51,18 @@ class Progress:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
 
+        # Data that is printed meanwhile passes through this console: it must not break or change a line.
+        console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        time_column = TimeRemainingColumn if self._total else TimeElapsedColumn
+        rate = [TextColumn("{task.fields[rate]}/s")] if console.width >= RATE_FROM else []
         self._bar = Bar(
             TextColumn("{task.fields[done]} " + self._noun),
-            BarColumn(24),
-            TextColumn("{task.fields[rate]}/s"),
-            TimeRemainingColumn() if self._total else TimeElapsedColumn(),
-            console=Console(stderr=True, highlight=False),
+            BarColumn(24),  # the only one that shrinks
+            *rate,
+            time_column(table_column=Column(no_wrap=True)),
+            console=console,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # else our data would end up on standard error
         )

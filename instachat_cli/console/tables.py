@@ -5,6 +5,7 @@ written from right to left has nothing behind it to upset. Texts pass `visible`:
 the terminal as a command.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -39,7 +40,7 @@ COLUMNS = {
     "created_at": Column("CREATED (UTC)", min_width=19),
     "updated_at": Column("UPDATED (UTC)", min_width=19),
     "text": Column("TEXT", truncate=True),
-    "setting": Column("SETTING", min_width=25),
+    "setting": Column("SETTING", min_width=31),
     "value": Column("VALUE", fold=True),
     "origin": Column("ORIGIN", min_width=11),
     "id": Column("ID"),
@@ -53,12 +54,27 @@ COLUMNS = {
     "message": Column("MESSAGE", fold=True),
 }
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "unknown": "magenta"}
+ROOM_TO_FOLD, ROOM_TO_CUT = 12, 8  # columns without which a text can't be read in a table
+ROOMY = 60  # columns; in a narrower terminal a record spaces its two columns by one, to hold a whole token
 CONTEXT_CHARACTERS = 12  # characters before the first match, when a text is too long for its line
 
 
 def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) -> None:
-    """Print a part of a list as rows of a table; the first part brings the header."""
+    """Print a part of a list as rows of a table; the first part brings the header.
+
+    A terminal that is too narrow for the table gets a record for each row.
+    """
     console = Console(highlight=False, soft_wrap=False)
+    if console.width < _room(columns):
+        for at, row in enumerate(rows):
+            if at or not header:
+                _print(console, "")
+            fields = (
+                (name, _format_cell(console, name, row).append(_time_zone_suffix(name)))
+                for name in columns
+            )
+            _print(console, _grid(console, fields))
+        return
     table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
         column = COLUMNS[name]
@@ -77,12 +93,13 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
     unbounded = console.options.update(max_width=1 << 20)
     if any(COLUMNS[name].truncate for name in columns):
         table.expand = console.measure(table, options=unbounded).maximum > console.width
-    console.print(table)
+    _print(console, table)
 
 
 def print_record(fields: Body) -> None:
     """Print a single thing, a field a line."""
-    Console(highlight=False).print(_record(fields))
+    console = Console(highlight=False)
+    _print(console, _record(console, fields))
 
 
 def watch(records: Iterable[Body]) -> None:
@@ -91,23 +108,52 @@ def watch(records: Iterable[Body]) -> None:
     with Live(console=console, auto_refresh=False) as live:
         for fields in records:
             if console.is_terminal:
-                live.update(_record(fields), refresh=True)
+                live.update(_record(console, fields), refresh=True)
             else:
-                console.print(_record(fields), "", sep="\n")
+                console.print(_record(console, fields), "", sep="\n")
 
 
-def _record(fields: Body) -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
+def _print(console: Console, what: Table | str) -> None:
+    """Print through `sys.stdout`, where a progress bar that is drawn makes room for it."""
+    with console.capture() as captured:
+        console.print(what)
+    sys.stdout.write(captured.get())
+
+
+def _room(columns: Sequence[str]) -> int:
+    """How wide a terminal has to be for a table of these columns."""
+    looks = [COLUMNS[name] for name in columns]
+    widths = (
+        max(
+            column.min_width or 0,
+            len(column.title),
+            ROOM_TO_FOLD if column.fold else 0,
+            ROOM_TO_CUT if column.truncate else 0,
+        )
+        for column in looks
+    )
+    return sum(widths) + 2 * (len(looks) - 1)
+
+
+def _record(console: Console, fields: Body) -> Table:
+    return _grid(console, ((name, _value(name, value)) for name, value in fields.items()))
+
+
+def _value(name: str, value: Any) -> Text:
+    lines = value.split("\n") if name == "text" else [value]
+    return Text("\n".join(_format_value(name, line) for line in lines)).append(
+        _time_zone_suffix(name)
+    )
+
+
+def _grid(console: Console, fields: Iterable[tuple[str, Text]]) -> Table:
+    """A field a line."""
+    grid = Table.grid(padding=(0, 2 if console.width >= ROOMY else 1, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in fields.items():
-        lines = value.split("\n") if name == "text" else [value]
-        grid.add_row(
-            COLUMNS[name].title.partition(" ")[0].lower() if name in COLUMNS else name,
-            Text("\n".join(_format_value(name, line) for line in lines)).append(
-                _time_zone_suffix(name)
-            ),
-        )
+    for name, value in fields:
+        title = COLUMNS[name].title.partition(" (")[0].lower() if name in COLUMNS else ""
+        grid.add_row(title or name, value)
     return grid
 
 

@@ -72,15 +72,18 @@ class BulkCreator:
                 f"accepted: {self._noun[:-1]} {accepted.first}",
             )
 
-    def many(self, chunks: Iterable[RequestChunk], *, total: int | None) -> int:
+    def many(
+        self, chunks: Iterable[RequestChunk], *, total: int | None, typed: bool = False
+    ) -> int:
         """Accept chunk after chunk and print the numbers of each; returns how many were created.
 
-        `total` is how much there is to read for the chunks, if that is known.
+        `total` is how much there is to read for the chunks, if that is known. `typed` if they come from the
+        terminal.
         """
         with (
             self._report_on_interrupt(),
             self._report_on_failure(),
-            Progress(self._noun, total) as progress,
+            Progress(self._noun, total, typed=typed) as progress,
             self._printer.stream(self._sentence, flush=True) as emit,
         ):
             for request, size, read in chunks:

@@ -121,11 +121,14 @@ def command_line(words: Sequence[object]) -> list[str]:
 
 
 class Terminal:
-    """A command on a terminal of 80 columns."""
+    """A command on a terminal, of 80 columns if nothing else is said."""
 
-    def __init__(self, cli: Cli, *words: object) -> None:
+    def __init__(self, cli: Cli, *words: object, columns: int = 80) -> None:
         self._fd, terminal_end = pty.openpty()
-        fcntl.ioctl(terminal_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+        fcntl.ioctl(terminal_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        modes = termios.tcgetattr(terminal_end)
+        modes[3] |= termios.NOFLSH  # a Ctrl-C does not discard what was printed and not yet read
+        termios.tcsetattr(terminal_end, termios.TCSANOW, modes)
         self._process = cli.fork_server.fork(
             to_arguments(words), cli.env, (terminal_end, terminal_end, terminal_end)
         )
@@ -150,6 +153,7 @@ class Terminal:
             pass
         os.close(self._fd)
         assert "Traceback" not in self.shown
+        assert "fault of InstaChat" not in self.shown, self.shown
         return self._process.wait()
 
     def _read(self, seconds: float) -> bool:

@@ -1,6 +1,7 @@
 """The command line with an Elasticsearch: waiting, status, doctor, settings, and when it is away."""
 
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from backend.bootstrap import Backend, open_backend
 from backend.ingest import accept
 from backend.settings import Settings
 from tests.cli.conftest import Cli
+from tests.cli.test_terminal import COLUMNS, Case, N, World, run_and_look
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
-from tests.support.elasticsearch.requests import live_index_name
+from tests.support.elasticsearch.requests import live_index_name, publish_all
 from tests.support.engines import free_port
 from tests.support.fork_server import ForkServer
 from tests.support.waiting import promised, wait_until
@@ -207,3 +209,29 @@ def test_config_show_hides_the_secrets(cli: Cli, tmp_path: Path) -> None:
     rows = {row["setting"]: row for row in shown.lines}
     assert set(rows["INSTACHAT_ELASTICSEARCH_API_KEY"]["value"]) == {"*"}
     assert rows["INSTACHAT_ELASTICSEARCH_CA_FILE"]["value"] == str(tmp_path / "ca.pem")
+
+
+def test_commands_on_an_index_draw_their_bars(
+    engines: Engines, elasticsearch: Elasticsearch, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    """On terminals, as in `test_terminal`: a bar for each step of a reindex; documents are compared, too."""
+    settings = engines.settings(elasticsearch_url=elasticsearch.url)
+    cli = Cli(
+        fork_server,
+        database_url=settings.database_url,
+        redis_url=settings.redis_url,
+        elasticsearch_url=settings.elasticsearch_url,
+    )
+    with open_backend(settings) as core, ExitStack() as at_end:
+        world = World(core, tmp_path, at_end)
+        assert world.token
+        publish_all(core)
+        for columns in COLUMNS:
+            for command, case in (
+                ("reindex", Case("", "searches read", f"{N} messages copied", prose=True)),
+                ("reindex", Case("", "searches read", f"{N} messages compared", prose=True)),
+                ("reindex", Case("--check", "fits", f"{N} messages compared", prose=True)),
+                ("reconcile", Case("", "0 differences", f"{N} keys")),
+                ("status", Case("", "instachat")),
+            ):
+                run_and_look(cli, world, command, case, columns)

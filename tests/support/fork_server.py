@@ -129,7 +129,7 @@ class ForkServer:
 def serve(requests: socket.socket) -> None:
     """The process's end: fork for each request, until the test closes."""
     _import_everything()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits: the fork itself tells its code
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits: the fork itself tells the code
     while True:
         request, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 4)
         if not request:
@@ -161,6 +161,7 @@ def _run(arguments: list[str], environment: dict[str, str], descriptors: list[in
     from instachat_cli.main import run
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _tell_code_of_child(descriptors)
     os.setsid()
     if os.isatty(descriptors[0]):
         fcntl.ioctl(descriptors[0], termios.TIOCSCTTY, 0)
@@ -172,8 +173,19 @@ def _run(arguments: list[str], environment: dict[str, str], descriptors: list[in
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     code = run(arguments)
     sys.stderr.flush()
-    os.write(descriptors[3], str(code).encode())
     os._exit(code)
+
+
+def _tell_code_of_child(descriptors: list[int]) -> None:
+    """Go on in a fork; this process tells its exit code, however it ends, unless a signal killed it."""
+    if child := os.fork():
+        for descriptor in descriptors[:3]:
+            os.close(descriptor)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code >= 0:
+            os.write(descriptors[3], str(code).encode())
+        os._exit(0)
+    os.close(descriptors[3])
 
 
 if __name__ == "__main__":

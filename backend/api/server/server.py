@@ -17,6 +17,7 @@ from contextlib import closing, suppress
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.resource_tracker import ensure_running
 
 import uvicorn
 
@@ -72,7 +73,15 @@ def _start_process(settings: Settings, listener: socket.socket) -> BaseProcess:
     process = multiprocessing.get_context("spawn").Process(
         target=_run_process, args=(settings, listener), name="server"
     )
-    process.start()
+    # Ctrl-C reaches every process on the terminal. A child that is still loading modules would end with a
+    # traceback, so SIGINT stays blocked in it until `_run_process` has installed its handlers. Starting
+    # multiprocessing's resource tracker unblocks SIGINT here; it is started first.
+    ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
@@ -87,6 +96,7 @@ def _run_process(settings: Settings, listener: socket.socket) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             # Uvicorn re-raises the signals for earlier handlers, and would end before the log handler.
             signal.signal(number, server.handle_exit)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         server.run([listener])
 
 

@@ -79,16 +79,24 @@ def iter_statistics(
             yield Parent(row[0], row[1]), ChildStatistics(*row[2:])
 
 
-def count_keys(connection: Connection, token: str | None) -> int:
-    """How many parents alive there are, and children of chats."""
+def count_keys(connection: Connection, token: str | None, *, documents: bool) -> int:
+    """How many parents are alive, and how many messages their chats have.
+
+    With `documents`, a message that is stored or removed counts twice: its row, and its document.
+    """
     found = connection.scalar(
         text(
             f"""
             SELECT (SELECT count(*) FROM application a WHERE a.removed_at IS NULL {_TOKEN_FILTER})
-                 + coalesce(sum(t.count) + count(*), 0)
-            FROM application a JOIN chat c ON c.application_id = a.id {_FROM_MESSAGES} {_TOKEN_FILTER}"""
+                 + coalesce(sum(1 + t.messages + t.documents), 0)
+            FROM application a JOIN chat c ON c.application_id = a.id
+            CROSS JOIN LATERAL
+                (SELECT count(*) AS messages,
+                        count(*) FILTER (WHERE :documents AND state IN ('stored', 'removed')) AS documents
+                 FROM message WHERE chat_id = c.id) t
+            WHERE a.removed_at IS NULL AND c.state = 'stored' {_TOKEN_FILTER}"""
         ),
-        {"token": token},
+        {"token": token, "documents": documents},
     )
     return int(found or 0)
 

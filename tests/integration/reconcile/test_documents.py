@@ -129,6 +129,16 @@ def keys(findings: list[Finding]) -> Counter[Key]:
     return Counter((f.kind, f.token, f.chat, f.number) for f in findings)
 
 
+def test_the_progress_bar_ends_at_its_size(core: Backend) -> None:
+    """Documents are counted beforehand, too."""
+    field = IndexedField(core, random.Random(3))
+    for token in (None, *field.tokens):
+        done: list[int] = []
+        work = core.reconciler.begin(token)
+        assert list(work.findings(done.append)) == []
+        assert work.count_keys() == done[-1] > 0
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_is_planted_is_found_and_repaired(core: Backend, seed: int) -> None:
     """Every kind in every store, at random, is found exactly; repaired, only what SQL has lost is left."""

@@ -106,6 +106,16 @@ def test_one_application_alone(backend: Backend) -> None:
     assert keys(found(backend)) == left
 
 
+def test_the_progress_bar_ends_at_its_size(backend: Backend) -> None:
+    """What is counted beforehand is what will have been compared: of everything, and of one application."""
+    field = Field(backend, random.Random(3))
+    for token in (None, *field.tokens):
+        done: list[int] = []
+        work = backend.reconciler.begin(token)
+        assert list(work.findings(done.append)) == []
+        assert work.count_keys() == done[-1] > 0
+
+
 def test_what_is_explained_is_no_finding(backend: Backend, application: str) -> None:
     """Removed, rejected, lost before and on its way: counted in the summary, each as what it is."""
     field = Field(backend, random.Random(0), applications=1)
