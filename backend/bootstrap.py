@@ -30,7 +30,8 @@ from backend.storage.redis.log import Log
 from backend.storage.search_index import SearchIndex
 from backend.transfer.exporter import Exporter
 from backend.transfer.importer import Importer
-from backend.worker.worker import JobQueue, Worker
+from backend.worker.queue import JobQueue
+from backend.worker.worker import Worker, may_work
 
 STRICT_REDIS = {
     "appendonly": "yes",
@@ -164,7 +165,7 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
     counters = Counters(log, database, epochs, barrier)
     cascade_deleter = CascadeDeleter(log, database)
     counter_sync = CounterSync(log, database, epochs)
-    jobs = JobQueue(urls.huey, log, drainer, cascade_deleter, counter_sync)
+    jobs = JobQueue(urls.huey, lambda: may_work(log))
     acceptor = Acceptor(log, epochs, counters, jobs.notify_drain)
     catalog = Catalog(
         log,

@@ -28,12 +28,6 @@ LEASE_SECONDS = (
 MESSAGES_PER_LEASE = 2_500  # of one lease, about
 MAX_LEASE_ATTEMPTS = 20
 LEASE_RETRY_SECONDS = 0.005  # that another publisher takes to choose its rows
-PUBLISHERS = 3  # of a worker: while two wait for Elasticsearch, one loads
-POLL_SECONDS = 0.5  # how often they look for what no bell announced
-RETRY_SECONDS = 2.0  # before another try, when publishing failed
-SHUTDOWN_TIMEOUT_SECONDS = (
-    3.0  # what is not published by then, when the worker ends, stays in the outbox
-)
 WAIT_TIMEOUT_SECONDS = (
     2 * LEASE_SECONDS
 )  # a publisher that was killed holds up its part for one of them
@@ -198,60 +192,6 @@ class Publisher:
             logger.warning("dead letter %s: %s", key, reason)
             dead_letters.append(DeadLetter(key, reason, token, chat, document.number, event))
         add_dead_letters(tx, dead_letters, "publish")
-
-
-class PublisherThreads:
-    """Threads that publish. A hanging Elasticsearch holds up these alone, and neither jobs nor the sweep."""
-
-    def __init__(
-        self, publisher: Publisher, wake_up: threading.Event, may_work: Callable[[], bool]
-    ) -> None:
-        """`wake_up` is set when there is something to publish; they look twice a second all the same.
-
-        While `may_work` says no, as when the job queue is paused, they rest.
-        """
-        self._publisher = publisher
-        self._may_work = may_work
-        self._wake_up = wake_up
-        self._stopping = threading.Event()
-        self._last_error: type[Exception] | None = None
-        self._threads = [
-            threading.Thread(target=self._run, name=f"publisher-{number}", daemon=True)
-            for number in range(PUBLISHERS)
-        ]
-
-    def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """End after the bulks under way; what one that takes too long has leased is given up."""
-        self._stopping.set()
-        self._publisher.stop()
-        self._wake_up.set()
-        deadline = time.monotonic() + SHUTDOWN_TIMEOUT_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        self._publisher.release_leases()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._wake_up.wait(POLL_SECONDS)
-            self._wake_up.clear()
-            try:
-                if self._publisher.publish(self._may_work) and self._last_error:
-                    self._last_error = None
-                    logger.info("publishing goes on")
-                continue
-            except InstaChatError as error:
-                # Said once, not with every try: how far behind it is, `status` tells.
-                if self._last_error is not type(error):
-                    self._last_error = type(error)
-                    logger.warning("%s; it is tried again and again", error.message)
-            except Exception:
-                logger.exception("publishing failed; it is tried again")
-            self._stopping.wait(RETRY_SECONDS)
 
 
 def register_first_index(database: Database, index: SearchIndex) -> None:

@@ -39,7 +39,6 @@ from backend.storage.search_index import Document, RejectedDocument, SearchIndex
 PAGE_ROWS = 2_500  # rows; as many documents as one bulk takes
 MAX_CONCURRENT_BULKS = 2  # while Elasticsearch works on one, the next is made
 MAX_NAMED_MESSAGES = 5  # of many differences
-SHUTDOWN_TIMEOUT_SECONDS = 2.0  # a page of one, when the worker ends
 logger = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[str, int, int], object]
@@ -366,41 +365,6 @@ class Reindexer:
             token, chat = parents.get(chat_id, ("?", "?"))
             named.append(f"message {number} of chat {chat} of application {token}")
         return ", ".join([*named, "and more"] if len(keys) > MAX_NAMED_MESSAGES else named)
-
-
-class ReindexThread:
-    """A thread that reindexes when asked to, so that no drain waits for it."""
-
-    def __init__(self, reindexer: Reindexer, wake_up: threading.Event) -> None:
-        self._reindexer = reindexer
-        self._wake_up = wake_up
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reindex", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the page under way; what is built by then is gone on with when it is asked for again."""
-        self._stopping.set()
-        self._reindexer.stop()
-        self._wake_up.set()
-        self._thread.join(SHUTDOWN_TIMEOUT_SECONDS)
-
-    def _run(self) -> None:
-        while True:
-            self._wake_up.wait()
-            self._wake_up.clear()
-            if self._stopping.is_set():
-                return
-            try:
-                logger.info("reindexing, as asked")
-                self._reindexer.build(resume=True)
-            except InstaChatError as error:
-                logger.warning("%s%s", error.message, f"; {error.hint}" if error.hint else "")
-            except Exception:
-                logger.exception("the reindex failed")
 
 
 def disable_publishing(database: Database) -> bool:

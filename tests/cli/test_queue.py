@@ -37,7 +37,7 @@ def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
     core.jobs.notify_drain(1)
     core.jobs.notify_drain(2)
     core.jobs.notify_cascade()
-    core.jobs.huey.storage.conn.lpush(core.jobs.huey.storage.queue_key, "rubbish")
+    core.log.redis.lpush("huey.redis.instachat", "rubbish")
     shown = cli("queue", "show").json
     assert shown["jobs"] == {"cascade": 1, "drain": 2, "unreadable": 1}
     assert (shown["waiting"], shown["paused"], shown["workers"]) == (4, False, 0)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from uuid import uuid4
 
-from backend.search.publish import PUBLISHERS
+from backend.worker.threads import PUBLISHERS
 from instachat_cli.bench.cases.drain_jobs import JobBaseline
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
 from instachat_cli.bench.harness.environment import Environment

@@ -20,7 +20,7 @@ from backend.bootstrap import open_index
 from backend.domain.folding import fold
 from backend.settings import load
 from backend.storage.search_index import Document, SearchIndex
-from backend.worker.worker import JsonSerializer
+from backend.worker.queue import JsonSerializer
 
 INSERT = "EXECUTE store (%s, %s, %s, %s, %s, %s)"
 PREPARE = """

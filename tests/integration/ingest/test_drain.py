@@ -20,6 +20,7 @@ from backend.ingest.epochs import Epochs
 from backend.settings import Settings
 from backend.storage.postgres import shards
 from backend.storage.redis.types import Creation
+from backend.worker.queue import JobHandlers
 from tests.conftest import Engines
 
 
@@ -349,17 +350,9 @@ def test_a_reopened_chat_stays_open_when_the_drain_died_before_its_commit(
 
 @pytest.fixture
 def worker(backend: Backend) -> Iterator[None]:
-    """A worker's queue end, in a thread of this process."""
-    from huey.consumer import Consumer
-
-    class Quiet(Consumer):  # type: ignore[misc]
-        def _set_signal_handlers(self) -> None:
-            """Signals belong to the main thread."""
-
-    consumer = Quiet(backend.jobs.huey, workers=1, periodic=False, initial_delay=0.05)
-    consumer.start()
-    yield
-    consumer.stop(graceful=True)
+    """The jobs of a worker run in threads of this process, without its sweeps."""
+    with backend.jobs.consuming(JobHandlers(drain=backend.drainer.drain)):
+        yield
 
 
 @pytest.mark.alone

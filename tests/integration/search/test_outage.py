@@ -144,7 +144,7 @@ def test_an_outage_under_load_loses_nothing(
         node.start()
         wait_until(lambda: unpublished_messages(core) == 0, 60)
         assert worker.poll() is None
-    assert "publishing goes on" in worker_log.read_text()
+    assert "publishing works again" in worker_log.read_text()
     assert core.index is not None
     late = Document(chat_id, 7, version - 1, "line that was deleted")
     assert core.index.write(live_index_name(core), [late]) == []
