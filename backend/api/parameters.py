@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from fastapi import Header, Query
 
-from backend.ingest.accept import MAX_KEY_LENGTH
+from backend.ingest.requests import MAX_KEY_LENGTH
 
 IfMatch = Annotated[
     str | None,

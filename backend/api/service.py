@@ -23,7 +23,7 @@ from backend.bootstrap import Backend, assemble, engine_urls, open_log
 from backend.catalog.catalog import Catalog, PendingNumber
 from backend.domain.errors import Gone, InstaChatError, NotStoredYet
 from backend.domain.model import Accepted
-from backend.ingest.accept import Request
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
 from backend.storage.redis.accept_async import make_async_clients
@@ -68,11 +68,11 @@ class Service:
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, "search")
         self._calls = 0
 
-    async def accept(self, request: Request) -> Accepted:
+    async def accept(self, request: AcceptRequest) -> Accepted:
         """Give numbers; see `GroupCommit.accept`."""
         return await self._group_commit.accept(request)
 
-    def submit(self, request: Request, answer: AnswerCallback) -> None:
+    def submit(self, request: AcceptRequest, answer: AnswerCallback) -> None:
         """Give numbers, and tell them to `answer`; see `GroupCommit.submit`."""
         self._group_commit.submit(request, answer)
 

@@ -38,10 +38,10 @@ from backend.domain.model import (
     no_chat,
     no_message,
 )
-from backend.ingest import accept
 from backend.ingest.accept import Acceptor
 from backend.ingest.counters import Counters
 from backend.ingest.drain import Drainer
+from backend.ingest.requests import AcceptRequest, identify_request, key_reused_error
 from backend.search.searcher import NoIndex, Searcher, iter_matches
 from backend.storage.postgres import (
     applications,
@@ -363,11 +363,11 @@ class Catalog:
 
         It is kept before anything else is done, so a try that went wrong is taken up by the next.
         """
-        stored_key, body_hash = accept.identify_request("applications", key, name)
+        stored_key, body_hash = identify_request("applications", key, name)
         found = self._log.reserve_idempotency_key(0, stored_key, f"{body_hash} {token}")
         earlier_hash, _, earlier = found.partition(" ")
         if earlier_hash != body_hash:
-            raise accept.key_reused_error()
+            raise key_reused_error()
         return earlier
 
     def _chat_row(self, token: str, number: int) -> StoredChat | None:
@@ -482,7 +482,7 @@ class Catalog:
         return what, "see `instachat status`: is a worker running?"
 
     def _delete(self, token: str, chat: int | None, cascade: bool) -> None:
-        accepted = self._acceptor.accept(accept.deletion(token, chat, cascade=cascade))
+        accepted = self._acceptor.accept(AcceptRequest.deletion(token, chat, cascade=cascade))
         what = "the application" if chat is None else f"chat {chat}"
         if not self.wait_stored(accepted.shard, accepted.entry, CHANGE_TIMEOUT_SECONDS):
             raise Unavailable(

@@ -8,27 +8,20 @@ Requests for messages of the same chat that come together are one creation to th
 log: what a message costs Redis, and the drain after it, is then shared by all of them.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from backend.domain.errors import Closing, Failed, InstaChatError, Invalid, KeyReused, Unavailable
-from backend.domain.events import pack_chats, pack_deletion, pack_messages
+from backend.domain.errors import Closing, Failed, InstaChatError, Unavailable
+from backend.domain.events import pack_messages
 from backend.domain.model import (
-    MAX_BATCH,
     Accepted,
     Parent,
-    checked_count,
-    checked_number,
-    checked_text,
-    checked_token,
 )
 from backend.ingest.counters import Counters
 from backend.ingest.epochs import Epochs
-from backend.storage.redis.accept import hash_idempotency_key
+from backend.ingest.requests import AcceptRequest, key_reused_error
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import Creation, Outcome, Refusal, ShardBatch, StaleEpoch
 
@@ -40,74 +33,11 @@ MAX_KEY_LENGTH = 255
 logger = logging.getLogger(__name__)
 
 
-class Request(NamedTuple):
-    """One valid request; made by `chats`, `messages` or `deletion`.
-
-    `texts` are those of messages; anything else is packed already.
-    """
-
-    kind: str
-    parent: Parent
-    texts: Sequence[str] = ()
-    packed: Sequence[tuple[int, bytes]] = ()
-    key: str = ""
-    body_hash: str = ""
-
-
-def chats(token: str, count: int = 1, *, key: str | None = None) -> Request:
-    """A request for new chats of an application, 1 to 1,000 at once.
-
-    Raises Invalid or NotFound (a token that can't exist). The same idempotency `key` with the same
-    count gives the same answer for 24 hours.
-    """
-    parent = Parent(checked_token(token))
-    if checked_count(count) > MAX_BATCH:
-        raise Invalid(f"can't create {count:,} chats in one request: at most {MAX_BATCH:,}")
-    request = Request("chats", parent, packed=pack_chats(token, count))
-    return request if key is None else _with_key(request, "chats", key, count)
-
-
-def messages(
-    token: str,
-    chat: int,
-    texts: Sequence[str],
-    *,
-    key: str | None = None,
-    route: str = "messages",
-) -> Request:
-    """A request for new messages of a chat, 1 to 1,000 at once; they get consecutive numbers.
-
-    An idempotency `key` counts within its `route` and chat. Raises Invalid, naming the first bad text's
-    place, or NotFound.
-    """
-    parent = Parent(checked_token(token), checked_number(chat))
-    if not 1 <= len(texts) <= MAX_BATCH:
-        raise Invalid(f"{len(texts):,} messages in one request: 1 to {MAX_BATCH:,} are allowed")
-    for place, text in enumerate(texts, 1):
-        try:
-            checked_text(text)
-        except Invalid as error:
-            where = f" (message {place} of {len(texts)})" if len(texts) > 1 else ""
-            raise Invalid(error.message + where) from None
-    request = Request("messages", parent, texts)
-    return request if key is None else _with_key(request, route, key, list(texts))
-
-
-def deletion(token: str, chat: int | None = None, *, cascade: bool = False) -> Request:
-    """A request to delete an application or a chat; the drain decides it, in the log's order.
-
-    With `cascade` all that belongs to it goes with it; without, it stays if anything does.
-    """
-    parent = Parent(checked_token(token), chat if chat is None else checked_number(chat))
-    kind = "delete-application" if chat is None else "delete-chat"
-    return Request(kind, parent, packed=pack_deletion(token, chat, cascade=cascade))
-
-
 @dataclass(slots=True)
-class _Creation:
+class _PendingCreation:
     """A creation of a batch, and whose it is: each request's place, and how many numbers it asks for."""
 
-    request: Request
+    request: AcceptRequest
     texts: list[str]
     positions: list[tuple[int, int]]
 
@@ -119,7 +49,7 @@ class _Creation:
         return Creation(kind, parent, packed, key, body_hash)
 
 
-_ShardCreations = dict[int, list[_Creation]]
+_ShardCreations = dict[int, list[_PendingCreation]]
 """By shard, each in the order of the requests."""
 
 
@@ -138,7 +68,7 @@ class Acceptor:
         self._counters = counters
         self._notify = notify
 
-    def accept(self, request: Request) -> Accepted:
+    def accept(self, request: AcceptRequest) -> Accepted:
         """Accept one request, or raise why not.
 
         When this returns, the numbers are taken for good and the events are in the log: on disk
@@ -150,7 +80,7 @@ class Acceptor:
             raise answer
         return answer
 
-    def accept_batch(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError]:
+    def accept_batch(self, requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
         """Accept many requests, of any applications, in one call a shard; an answer for each.
 
         Each shard's requests are given numbers in their order here, atomically; each is answered
@@ -164,7 +94,9 @@ class Acceptor:
                 _refuse(parts, error, answers)
         return [a or Unavailable("not accepted", "try again") for a in answers]
 
-    def try_accept(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
+    def try_accept(
+        self, requests: Sequence[AcceptRequest]
+    ) -> list[Accepted | InstaChatError | None]:
         """As `accept_batch`, by the one call a shard and no other: SQL is not asked.
 
         None is the answer where more is needed first, a counter verified or a life claimed: nothing
@@ -176,7 +108,7 @@ class Acceptor:
         return answers
 
     async def try_accept_async(
-        self, requests: Sequence[Request], log: "AsyncAcceptClient"
+        self, requests: Sequence[AcceptRequest], log: "AsyncAcceptClient"
     ) -> list[Accepted | InstaChatError | None]:
         """As `try_accept`, from an event loop, which it does not hold up once this `is_ready`."""
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
@@ -198,11 +130,11 @@ class Acceptor:
         return Acceptor(self._log, self._epochs, self._counters, notify)
 
     def _group_by_shard(
-        self, requests: Sequence[Request], answers: list[Accepted | InstaChatError | None]
+        self, requests: Sequence[AcceptRequest], answers: list[Accepted | InstaChatError | None]
     ) -> _ShardCreations:
         """What to ask of each shard; the requests whose shard can't be told are answered."""
         shards: _ShardCreations = {}
-        open_: dict[Parent, _Creation] = {}
+        open_: dict[Parent, _PendingCreation] = {}
         """To which messages of that chat can be added: nothing but messages came after it."""
         for place, request in enumerate(requests):
             kind, parent, texts, _, key, _ = request
@@ -216,7 +148,7 @@ class Acceptor:
             except InstaChatError as error:
                 answers[place] = error
                 continue
-            part = _Creation(request, list(texts), [(place, len(texts))])
+            part = _PendingCreation(request, list(texts), [(place, len(texts))])
             shards.setdefault(shard, []).append(part)
             if joins:
                 open_[parent] = part
@@ -245,7 +177,7 @@ class Acceptor:
     def _accept_in_shard(
         self,
         shard: int,
-        parts: list[_Creation],
+        parts: list[_PendingCreation],
         answers: list[Accepted | InstaChatError | None],
     ) -> None:
         for _ in range(MAX_ATTEMPTS):
@@ -267,9 +199,9 @@ class Acceptor:
     def _call_script(
         self,
         shard: int,
-        parts: list[_Creation],
+        parts: list[_PendingCreation],
         answers: list[Accepted | InstaChatError | None],
-    ) -> list[tuple[_Creation, Refusal]]:
+    ) -> list[tuple[_PendingCreation, Refusal]]:
         """The one call; puts the answers in their places, and returns what was refused, and why."""
         outcome = self._log.accept(
             shard, [part.creation() for part in parts], self._epochs.last_seen(shard)
@@ -279,10 +211,10 @@ class Acceptor:
     def _record_outcome(
         self,
         shard: int,
-        parts: list[_Creation],
+        parts: list[_PendingCreation],
         outcome: Outcome,
         answers: list[Accepted | InstaChatError | None],
-    ) -> list[tuple[_Creation, Refusal]]:
+    ) -> list[tuple[_PendingCreation, Refusal]]:
         replies, end, notify = outcome
         self._epochs.observe(shard, end)
         if notify:
@@ -323,7 +255,7 @@ class Acceptor:
 
 
 def _refuse(
-    parts: Sequence[_Creation],
+    parts: Sequence[_PendingCreation],
     error: InstaChatError,
     answers: list[Accepted | InstaChatError | None],
 ) -> None:
@@ -331,29 +263,3 @@ def _refuse(
     for part in parts:
         for place, _ in part.positions:
             answers[place] = answers[place] or error
-
-
-def _with_key(request: Request, route: str, key: str, body: object) -> Request:
-    token, chat = request.parent
-    name, body_hash = identify_request(f"{route} {token} {chat}", key, body)
-    return request._replace(key=name, body_hash=body_hash)
-
-
-def key_reused_error() -> KeyReused:
-    """The answer to an idempotency key that came with another body before."""
-    return KeyReused(
-        "this idempotency key was used before with another body; nothing was created",
-        "use a fresh key for each new request",
-    )
-
-
-def identify_request(route: str, key: str, body: object) -> tuple[str, str]:
-    """The name under which an idempotency key is kept, and the hash of the body it came with.
-
-    Raises Invalid for what can't be a key.
-    """
-    if not 1 <= len(key) <= MAX_KEY_LENGTH:
-        raise Invalid(f"an idempotency key has 1 to {MAX_KEY_LENGTH} characters")
-    return hash_idempotency_key(route, key), hashlib.sha256(json.dumps(body).encode()).hexdigest()[
-        :32
-    ]

@@ -42,13 +42,13 @@ def create(
     With --count each part that was accepted prints its first and last number. A chat takes messages from
     the moment its number is known.
     """
-    from backend.ingest import accept
+    from backend.ingest.requests import AcceptRequest
     from instachat_cli.runtime import bulk_create
 
     with backend_context() as core:
         creator = bulk_create.BulkCreator(core, Printer(output), "chats", token)
         if count == 1:
-            creator.one(accept.chats(token))
+            creator.one(AcceptRequest.chats(token))
         else:
             creator.many(bulk_create.chats(token, count), total=count)
         creator.finish(wait, timeout)

@@ -59,7 +59,7 @@ def create(
     With - each part that was accepted, of 1,000 lines at most, prints its first and last number. The first
     bad line ends it: what was before it stays accepted.
     """
-    from backend.ingest import accept
+    from backend.ingest.requests import AcceptRequest
     from instachat_cli.runtime.bulk_create import BulkCreator
 
     with backend_context() as core:
@@ -67,7 +67,7 @@ def create(
         if text == "-":
             _from_standard_input(creator, token, chat)
         else:
-            creator.one(accept.messages(token, chat, [text]))
+            creator.one(AcceptRequest.messages(token, chat, [text]))
         creator.finish(wait, timeout)
 
 

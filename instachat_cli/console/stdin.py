@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from backend.domain.errors import Invalid
 from backend.domain.model import MAX_BATCH, MAX_TEXT, checked_text
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from instachat_cli.runtime.bulk_create import RequestChunk
 
 READ_BYTES = 1 << 18
@@ -36,11 +36,11 @@ def chunks(fd: int, token: str, chat: int) -> Iterator[RequestChunk]:
     for lines in _read_batches(fd):
         read += sum(map(len, lines)) + len(lines)
         try:
-            request = accept.messages(token, chat, _decode_lines(lines))
+            request = AcceptRequest.messages(token, chat, _decode_lines(lines))
         except Invalid:  # of which line? Looked for only now: good lines are checked but once
             good, fault = _split_at_first_bad(lines)
             if good:
-                yield RequestChunk(accept.messages(token, chat, good), len(good), read)
+                yield RequestChunk(AcceptRequest.messages(token, chat, good), len(good), read)
             raise Invalid(f"line {number + len(good) + 1}: {fault}") from None
         number += len(lines)
         yield RequestChunk(request, len(lines), read)

@@ -24,7 +24,7 @@ from rich.text import Text
 from backend.bootstrap import open_backend
 from backend.domain.errors import CheckFailed
 from backend.domain.model import Match
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import counter_columns
 from instachat_cli.console.stderr import visible
 from instachat_cli.demo import load
@@ -117,7 +117,7 @@ class _Demo:
         for language in languages:
             topics = [c.topic for c in dialogues if c.language == language]
             token = self.backend.catalog.create_application(language).token
-            first = self.backend.acceptor.accept(accept.chats(token, len(topics))).first
+            first = self.backend.acceptor.accept(AcceptRequest.chats(token, len(topics))).first
             self.ledger.tokens[language] = token
             self.ledger.chats |= {(token, t): first + i for i, t in enumerate(topics)}
         self._headline(1, "Applications and chats")
@@ -164,7 +164,7 @@ class _Demo:
         token = self.ledger.tokens[conversation.language]
         chat = self.ledger.chats[token, conversation.topic]
         for line in conversation.lines:
-            accepted = self.backend.acceptor.accept(accept.messages(token, chat, [line]))
+            accepted = self.backend.acceptor.accept(AcceptRequest.messages(token, chat, [line]))
             self.ledger.record(token, chat, accepted.first, line)
 
     # -- 3 -----------------------------------------------------------------------------------------
@@ -243,11 +243,13 @@ class _Demo:
     def _time_to_stored(self) -> None:
         """From the answer to the row, one message at a time on the idle system."""
         token = next(iter(self.ledger.tokens.values()))
-        chat = self.backend.acceptor.accept(accept.chats(token)).first
+        chat = self.backend.acceptor.accept(AcceptRequest.chats(token)).first
         times = []
         for n in range(PROBES):
             start = time.monotonic()
-            accepted = self.backend.acceptor.accept(accept.messages(token, chat, [f"probe {n}"]))
+            accepted = self.backend.acceptor.accept(
+                AcceptRequest.messages(token, chat, [f"probe {n}"])
+            )
             if not self.backend.catalog.wait_stored(accepted.shard, accepted.entry, 10):
                 raise CheckFailed("a message was not stored within 10 s", "see `instachat status`")
             times.append((time.monotonic() - start) * 1000)
@@ -328,11 +330,11 @@ class _Demo:
     def _storing_rate(self) -> float:
         """Rows a second of one drain in this process, with nothing else to do."""
         token = next(iter(self.ledger.tokens.values()))
-        chat = self.backend.acceptor.accept(accept.chats(token)).first
+        chat = self.backend.acceptor.accept(AcceptRequest.chats(token)).first
         lines = [line for answers in self.ledger.answers.values() for line in answers.values()]
         for start in range(0, len(lines), 1000):
             batch = lines[start : start + 1000]
-            self.backend.acceptor.accept(accept.messages(token, chat, batch))
+            self.backend.acceptor.accept(AcceptRequest.messages(token, chat, batch))
         begin = time.monotonic()
         self.backend.drainer.drain_all()
         return len(lines) / (time.monotonic() - begin)

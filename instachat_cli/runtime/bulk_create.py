@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from backend.domain import serialization
 from backend.domain.errors import Failed, InstaChatError, Invalid, Unconfirmed, WaitTimedOut
 from backend.domain.model import MAX_BATCH, Accepted
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.runtime.signals import handling
 from instachat_cli.console.exit_codes import Interrupted
 from instachat_cli.console.options import WaitStage
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class RequestChunk(NamedTuple):
     """One request of many, how many it creates, and how far the source has been read after it."""
 
-    request: accept.Request
+    request: AcceptRequest
     size: int
     read: int
 
@@ -39,7 +39,7 @@ def chats(token: str, count: int) -> Iterator[RequestChunk]:
     while done < count:
         size = min(MAX_BATCH, count - done)
         done += size
-        yield RequestChunk(accept.chats(token, size), size, done)
+        yield RequestChunk(AcceptRequest.chats(token, size), size, done)
 
 
 class BulkCreator:
@@ -63,7 +63,7 @@ class BulkCreator:
         self._last: Accepted | None = None
         self._unconfirmed = 0
 
-    def one(self, request: accept.Request) -> None:
+    def one(self, request: AcceptRequest) -> None:
         """Accept a single creation and print its number."""
         with self._report_on_interrupt(), _defer_interrupts():
             accepted = self._accept(request, 1)
@@ -126,7 +126,7 @@ class BulkCreator:
                     "see `instachat status`: is Elasticsearch reachable?",
                 )
 
-    def _accept(self, request: accept.Request, size: int) -> Accepted:
+    def _accept(self, request: AcceptRequest, size: int) -> Accepted:
         self._unconfirmed = size
         try:
             accepted = self._core.acceptor.accept(request)

@@ -216,9 +216,9 @@ def drain_application(core: Backend) -> Callable[[str], None]:
 @pytest.fixture
 def chat(core: Backend, token: str, drain_application: Callable[[str], None]) -> int:
     """The number of a stored chat of that application."""
-    from backend.ingest import accept
+    from backend.ingest.requests import AcceptRequest
 
-    number = core.acceptor.accept(accept.chats(token)).first
+    number = core.acceptor.accept(AcceptRequest.chats(token)).first
     drain_application(token)
     return number
 

@@ -10,7 +10,7 @@ import pytest
 
 from backend.bootstrap import Backend
 from backend.domain.model import Parent
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from tests.cli.conftest import Cli, Terminal
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -18,9 +18,9 @@ from tests.support.waiting import PATIENCE_SECONDS, wait_until
 @pytest.fixture
 def family(core: Backend, token: str) -> str:
     """The token of an application of three chats with three messages each, all stored."""
-    core.acceptor.accept(accept.chats(token, 3))
+    core.acceptor.accept(AcceptRequest.chats(token, 3))
     for chat in (1, 2, 3):
-        core.acceptor.accept(accept.messages(token, chat, ["one", "two", "three"]))
+        core.acceptor.accept(AcceptRequest.messages(token, chat, ["one", "two", "three"]))
     core.drainer.drain(core.counters.shard(token))
     return token
 

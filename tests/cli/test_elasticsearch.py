@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import Backend, open_backend
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.cli.conftest import Cli
 from tests.cli.test_terminal import COLUMNS, Case, N, World, run_and_look
@@ -155,8 +155,8 @@ def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
     plain = Cli(fork_server, database_url=settings.database_url, redis_url=settings.redis_url)
     with open_backend(settings) as core:
         token = core.catalog.create_application("test").token
-        core.acceptor.accept(accept.chats(token))
-        core.acceptor.accept(accept.messages(token, 1, ["a word"]))
+        core.acceptor.accept(AcceptRequest.chats(token))
+        core.acceptor.accept(AcceptRequest.messages(token, 1, ["a word"]))
         core.drainer.drain_all()
         url = {"INSTACHAT_ELASTICSEARCH_URL": elasticsearch.url}
         searched = plain("search", token, 1, "word", env=url)

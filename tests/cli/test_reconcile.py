@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from backend.bootstrap import Backend
 from backend.domain.model import Parent
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from tests.cli.conftest import Cli
 from tests.support.engines import free_port
 
@@ -17,8 +17,8 @@ FIELDS = {"kind", "token", "chat", "number", "detail", "repairable"}
 def drift(backend: Backend) -> str:
     """An application with one chat, whose counter is behind and whose second message is gone."""
     token = backend.catalog.create_application("drift").token
-    backend.acceptor.accept(accept.chats(token))
-    backend.acceptor.accept(accept.messages(token, 1, ["a", "b", "c"]))
+    backend.acceptor.accept(AcceptRequest.chats(token))
+    backend.acceptor.accept(AcceptRequest.messages(token, 1, ["a", "b", "c"]))
     backend.drainer.drain_all()
     with backend.database.begin() as tx:
         tx.execute(

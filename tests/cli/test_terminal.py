@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from backend.bootstrap import Backend, open_backend
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.redis.types import Creation
 from instachat_cli.console.progress import Progress
@@ -152,8 +152,8 @@ class World:
     def token(self) -> str:
         """An application with two chats, the first of which has messages."""
         token = self.core.catalog.create_application("Support desk").token
-        self.core.acceptor.accept(accept.chats(token, 2))
-        self.core.acceptor.accept(accept.messages(token, 1, TEXTS))
+        self.core.acceptor.accept(AcceptRequest.chats(token, 2))
+        self.core.acceptor.accept(AcceptRequest.messages(token, 1, TEXTS))
         self.core.drainer.drain_all()
         return token
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from backend.bootstrap import Backend, open_backend
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.transfer.format import CHUNK_LINES, format_application, format_chat, format_message
 from instachat_cli.console.output import dumps
@@ -49,8 +49,8 @@ def other(elsewhere: Settings) -> Iterator[Backend]:
 @pytest.fixture
 def filled(core: Backend, token: str, chat: int) -> str:
     """The token of an application with a chat of messages, one deleted, one edited, and a deleted chat."""
-    core.acceptor.accept(accept.chats(token))
-    core.acceptor.accept(accept.messages(token, chat, TEXTS))
+    core.acceptor.accept(AcceptRequest.chats(token))
+    core.acceptor.accept(AcceptRequest.messages(token, chat, TEXTS))
     core.catalog.delete_message(token, chat, 1)
     core.catalog.edit_message(token, chat, 4, "edited")
     core.catalog.delete_chat(token, 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import Invalid, NotFound
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from loadtest.corpus.conversations import conversations
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
@@ -33,9 +33,9 @@ class Room:
 
     def fill(self, texts: list[str]) -> int:
         """A new chat with these texts as its messages 1, 2, 3 …; returns its number."""
-        chat = self.backend.acceptor.accept(accept.chats(self.token)).first
+        chat = self.backend.acceptor.accept(AcceptRequest.chats(self.token)).first
         for start in range(0, len(texts), 1000):
-            batch = accept.messages(self.token, chat, texts[start : start + 1000])
+            batch = AcceptRequest.messages(self.token, chat, texts[start : start + 1000])
             self.backend.acceptor.accept(batch)
         self.chats[chat] = texts
         return chat
@@ -99,7 +99,7 @@ def test_another_chat_or_application_is_never_searched(room: Room) -> None:
     """The same text elsewhere is nobody's business here."""
     here, there = room.fill(["a secret of this chat"]), room.fill(["nothing"])
     other = room.backend.catalog.create_application("other").token
-    room.backend.acceptor.accept(accept.chats(other, there))
+    room.backend.acceptor.accept(AcceptRequest.chats(other, there))
     room.wait_searchable()
     assert room.found(here, "secret") == [0]
     assert room.found(there, "secret") == []

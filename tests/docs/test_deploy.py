@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import Backend
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 CRON = (ROOT / "deploy" / "instachat.cron").read_text()
@@ -48,7 +48,7 @@ def test_the_cron_line_runs_in_crons_bare_environment(backend: Backend, tmp_path
         assert there in command
         command = command.replace(there, str(here))
     token = backend.catalog.create_application("x").token
-    backend.acceptor.accept(accept.chats(token, 3))
+    backend.acceptor.accept(AcceptRequest.chats(token, 3))
     backend.drainer.drain_all()
     user = pwd.getpwuid(os.geteuid())
     bare = {

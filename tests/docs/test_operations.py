@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from backend.bootstrap import open_backend
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
 
@@ -21,8 +21,8 @@ def test_its_commands_work_in_their_order(engines: Engines, elasticsearch: Elast
     settings = engines.settings()
     with open_backend(settings) as core:
         token = core.catalog.create_application("test").token
-        core.acceptor.accept(accept.chats(token))
-        core.acceptor.accept(accept.messages(token, 1, ["good morning", "good night"]))
+        core.acceptor.accept(AcceptRequest.chats(token))
+        core.acceptor.accept(AcceptRequest.messages(token, 1, ["good morning", "good night"]))
         core.drainer.drain_all()
     blocks = dict(BLOCK.findall(PAGE))
     assert "" not in blocks, "each is run"

@@ -16,7 +16,7 @@ from redis import Redis
 
 from backend.api.service import RENEW_INTERVAL_SECONDS
 from backend.bootstrap import Backend, open_backend
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
@@ -93,7 +93,7 @@ def test_an_idle_server_rejects_a_demoted_primary(
         backend.drainer.drain_all()
         former = {key: plain.dump(key) for key in plain.scan_iter()}
         redis.flushall()
-        request = accept.messages(app.token, 1, ["of the new life"])
+        request = AcceptRequest.messages(app.token, 1, ["of the new life"])
         assert [backend.acceptor.accept(request).first for _ in range(3)] == [2, 3, 4]
         backend.drainer.drain_all()
     time.sleep(2 * RENEW_INTERVAL_SECONDS + 0.5)
@@ -245,8 +245,8 @@ def test_without_an_index_searching_is_503_and_accepting_goes_on(
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     with open_backend(settings) as core:
         token = core.catalog.create_application("before").token
-        core.acceptor.accept(accept.chats(token))
-        core.acceptor.accept(accept.messages(token, 1, ["one"]))
+        core.acceptor.accept(AcceptRequest.chats(token))
+        core.acceptor.accept(AcceptRequest.messages(token, 1, ["one"]))
         core.drainer.drain_all()
     later = settings.model_copy(update={"elasticsearch_url": elasticsearch.url})
     server = HttpServer(later, tmp_path)
@@ -286,7 +286,7 @@ def test_a_refused_accept_says_when_to_retry(
             }
 
         with open_backend(settings) as core:
-            core.acceptor.accept(accept.deletion(app.token, 2))
+            core.acceptor.accept(AcceptRequest.deletion(app.token, 2))
         assert refused(closing) == {(503, "being-deleted", "1")}
         assert server("POST", f"{kept}/messages", body).status == 202
         assert refused(kept) == {(503, "full", "1")}

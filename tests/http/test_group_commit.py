@@ -14,8 +14,8 @@ from backend.api.server.group_commit import GroupCommit
 from backend.bootstrap import Backend
 from backend.domain.errors import Busy, EngineDown, Failed, InstaChatError, NotFound, Unconfirmed
 from backend.domain.model import Accepted, Parent
-from backend.ingest import accept
-from backend.ingest.accept import Acceptor, Request
+from backend.ingest.accept import Acceptor
+from backend.ingest.requests import AcceptRequest
 from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
 
@@ -27,7 +27,9 @@ class RecordingAcceptor:
         self.real = real
         self.redis = redis
         self.awaits = awaits
-        self.faulty: Callable[[Sequence[Request]], list[Accepted | InstaChatError | None]] | None
+        self.faulty: (
+            Callable[[Sequence[AcceptRequest]], list[Accepted | InstaChatError | None]] | None
+        )
         self.faulty = None
         self.batches: list[int] = []
         self.retried: list[int] = []
@@ -47,14 +49,16 @@ class RecordingAcceptor:
             else []
         )
 
-    def try_accept(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
+    def try_accept(
+        self, requests: Sequence[AcceptRequest]
+    ) -> list[Accepted | InstaChatError | None]:
         """See Acceptor."""
         self.batches.append(len(requests))
         self.gate.wait(20)
         return self.faulty(requests) if self.faulty else self.real.try_accept(requests)
 
     async def try_accept_async(
-        self, requests: Sequence[Request], log: AsyncAcceptClient
+        self, requests: Sequence[AcceptRequest], log: AsyncAcceptClient
     ) -> list[Accepted | InstaChatError | None]:
         """See Acceptor."""
         self.batches.append(len(requests))
@@ -63,7 +67,7 @@ class RecordingAcceptor:
             return await asyncio.to_thread(self.faulty, requests)
         return await self.real.try_accept_async(requests, log)
 
-    def accept_batch(self, requests: Sequence[Request]) -> list[Accepted | InstaChatError]:
+    def accept_batch(self, requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
         """See Acceptor."""
         self.retried.append(len(requests))
         return self.real.accept_batch(requests)
@@ -74,18 +78,20 @@ def recording_acceptor(
     request: pytest.FixtureRequest, backend: Backend, application: str
 ) -> RecordingAcceptor:
     """A watched acceptor on real engines, which has accepted before; called in either way."""
-    backend.acceptor.try_accept([accept.messages(application, 1, ["of a chat that is not there"])])
+    backend.acceptor.try_accept(
+        [AcceptRequest.messages(application, 1, ["of a chat that is not there"])]
+    )
     assert backend.acceptor.is_ready
     return RecordingAcceptor(backend.acceptor, backend.log, awaits=request.param == "awaited")
 
 
 def chat_of(backend: Backend, token: str) -> int:
     """A new chat."""
-    return backend.acceptor.accept(accept.chats(token)).first
+    return backend.acceptor.accept(AcceptRequest.chats(token)).first
 
 
 async def accept_all(
-    recording_acceptor: RecordingAcceptor, requests: Sequence[Request]
+    recording_acceptor: RecordingAcceptor, requests: Sequence[AcceptRequest]
 ) -> list[Any]:
     """Ask for all at once; what became of each."""
     group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]  # it has all that is asked for
@@ -100,7 +106,7 @@ def test_requests_of_one_moment_are_one_call(
 ) -> None:
     """A hundred at once make one batch, in their order, each with its own number."""
     chat = chat_of(backend, application)
-    requests = [accept.messages(application, chat, [f"text {i}"]) for i in range(100)]
+    requests = [AcceptRequest.messages(application, chat, [f"text {i}"]) for i in range(100)]
     answers = asyncio.run(accept_all(recording_acceptor, requests))
     assert [answer.first for answer in answers] == list(range(1, 101))
     assert recording_acceptor.batches == [100]
@@ -124,7 +130,7 @@ def test_accepting_calls_one_script_and_nothing_else(
     But for greeting it on a new connection, and a look at its memory once a second.
     """
     chat = chat_of(backend, application)
-    requests = [accept.messages(application, chat, [f"text {i}"]) for i in range(50)]
+    requests = [AcceptRequest.messages(application, chat, [f"text {i}"]) for i in range(50)]
     asyncio.run(accept_all(recording_acceptor, requests))
     statements: list[str] = []
     listen(backend.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
@@ -149,13 +155,13 @@ def test_the_next_batch_collects_while_one_is_under_way(
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
         recording_acceptor.gate.clear()
         first = asyncio.ensure_future(
-            group_commit.accept(accept.messages(application, chat, ["a"]))
+            group_commit.accept(AcceptRequest.messages(application, chat, ["a"]))
         )
         while not recording_acceptor.batches:
             await asyncio.sleep(0.001)
         more = []
         for i in range(50):
-            request = accept.messages(application, chat, [f"b {i}"])
+            request = AcceptRequest.messages(application, chat, [f"b {i}"])
             more.append(asyncio.ensure_future(group_commit.accept(request)))
             await asyncio.sleep(0)
         assert not first.done()  # no answer before the call has returned
@@ -178,13 +184,13 @@ def test_messages_of_a_chat_that_come_together_are_one_entry(
     chat, other = chat_of(backend, application), chat_of(backend, application)
     backend.drainer.drain_all()
 
-    def message(chat: int, *texts: str, key: str | None = None) -> Request:
-        return accept.messages(application, chat, texts, key=key)
+    def message(chat: int, *texts: str, key: str | None = None) -> AcceptRequest:
+        return AcceptRequest.messages(application, chat, texts, key=key)
 
     requests = [
         *(message(chat, "a"), message(other, "x"), message(chat, "b", "c"), message(other, "y")),
         *(message(chat, "d", key="key"), message(chat, "e")),
-        *(accept.chats(application), message(chat, "f"), message(chat, "g")),
+        *(AcceptRequest.chats(application), message(chat, "f"), message(chat, "g")),
     ]
     answers = asyncio.run(accept_all(recording_acceptor, requests))
     assert [(a.first, a.last) for a in answers] == [
@@ -205,10 +211,10 @@ def test_each_request_is_answered_apart(
     """An unknown application's request is not found; the others beside it are accepted."""
     chat = chat_of(backend, application)
     requests = [
-        accept.messages(application, chat, ["a"]),
-        accept.messages("A" * 32, 1, ["b"]),
-        accept.messages(application, chat + 1, ["c"]),
-        accept.messages(application, chat, ["d"]),
+        AcceptRequest.messages(application, chat, ["a"]),
+        AcceptRequest.messages("A" * 32, 1, ["b"]),
+        AcceptRequest.messages(application, chat + 1, ["c"]),
+        AcceptRequest.messages(application, chat, ["d"]),
     ]
     answers = asyncio.run(accept_all(recording_acceptor, requests))
     assert [answers[0].first, answers[3].first] == [1, 2]
@@ -229,7 +235,7 @@ def test_an_unverified_counter_delays_only_its_own_requests(
     hold = threading.Event()
     real = recording_acceptor.accept_batch
 
-    def slowly(requests: Sequence[Request]) -> list[Accepted | InstaChatError]:
+    def slowly(requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
         hold.wait(20)
         return real(requests)
 
@@ -237,9 +243,11 @@ def test_an_unverified_counter_delays_only_its_own_requests(
 
     async def go() -> None:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
-        slow = asyncio.ensure_future(group_commit.accept(accept.messages(other, 1, ["slow"])))
+        slow = asyncio.ensure_future(
+            group_commit.accept(AcceptRequest.messages(other, 1, ["slow"]))
+        )
         for number in range(1, 6):
-            quick = await group_commit.accept(accept.messages(application, chat, ["quick"]))
+            quick = await group_commit.accept(AcceptRequest.messages(application, chat, ["quick"]))
             assert quick.first == number
         assert not slow.done()
         hold.set()
@@ -258,7 +266,7 @@ def test_a_request_beyond_the_limit_is_refused_at_once(
     """Busy, and nothing of it was accepted; those that wait are answered."""
     monkeypatch.setattr(group_commit, "MAX_WAITING_REQUESTS", 10)
     chat = chat_of(backend, application)
-    requests = [accept.messages(application, chat, [f"{i}"]) for i in range(25)]
+    requests = [AcceptRequest.messages(application, chat, [f"{i}"]) for i in range(25)]
     answers = asyncio.run(accept_all(recording_acceptor, requests))
     accepted = [answer for answer in answers if isinstance(answer, Accepted)]
     assert len(accepted) == 10
@@ -277,7 +285,9 @@ def test_a_cancelled_request_does_not_affect_the_others(
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
         recording_acceptor.gate.clear()
         tasks = [
-            asyncio.ensure_future(group_commit.accept(accept.messages(application, chat, [f"{i}"])))
+            asyncio.ensure_future(
+                group_commit.accept(AcceptRequest.messages(application, chat, [f"{i}"]))
+            )
             for i in range(5)
         ]
         while not recording_acceptor.batches:
@@ -298,14 +308,14 @@ def test_an_internal_error_answers_every_request(
 ) -> None:
     """Nobody waits for ever, whatever is raised; and the next batch is taken."""
 
-    def broken(_: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
+    def broken(_: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError | None]:
         raise ZeroDivisionError
 
     recording_acceptor.faulty = broken
 
     async def go() -> None:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
-        request = accept.chats(application)
+        request = AcceptRequest.chats(application)
         with pytest.raises(ZeroDivisionError):
             await group_commit.accept(request)
         recording_acceptor.faulty = None
@@ -326,8 +336,8 @@ def test_a_failing_callback_does_not_affect_the_others(
 
     async def go() -> int:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
-        group_commit.submit(accept.messages(application, chat, ["a"]), broken)
-        answer = await group_commit.accept(accept.messages(application, chat, ["b"]))
+        group_commit.submit(AcceptRequest.messages(application, chat, ["a"]), broken)
+        answer = await group_commit.accept(AcceptRequest.messages(application, chat, ["b"]))
         await group_commit.close()
         return answer.first
 
@@ -348,7 +358,7 @@ def test_a_timed_out_request_is_answered_once(
     backend.log.redis.delete(backend.log.counter_key(shard, Parent(application, chat)))
     real = recording_acceptor.accept_batch
 
-    def slowly(requests: Sequence[Request]) -> list[Accepted | InstaChatError]:
+    def slowly(requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
         time.sleep(0.4)
         return real(requests)
 
@@ -357,7 +367,7 @@ def test_a_timed_out_request_is_answered_once(
 
     async def go() -> None:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
-        group_commit.submit(accept.messages(application, chat, ["a"]), told.append)
+        group_commit.submit(AcceptRequest.messages(application, chat, ["a"]), told.append)
         while group_commit.waiting or not told:
             await asyncio.sleep(0.01)
         await group_commit.close()
@@ -371,7 +381,7 @@ def test_requests_waiting_behind_an_unavailable_redis_fail_with_the_first(
 ) -> None:
     """Not one batch after the other, each as long again."""
 
-    def away(requests: Sequence[Request]) -> list[Accepted | InstaChatError | None]:
+    def away(requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError | None]:
         time.sleep(0.3)
         return [EngineDown("away")] * len(requests)
 
@@ -379,9 +389,9 @@ def test_requests_waiting_behind_an_unavailable_redis_fail_with_the_first(
 
     async def go() -> list[Any]:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
-        first = asyncio.ensure_future(group_commit.accept(accept.chats(application)))
+        first = asyncio.ensure_future(group_commit.accept(AcceptRequest.chats(application)))
         await asyncio.sleep(0.05)
-        rest = [group_commit.accept(accept.chats(application)) for _ in range(5)]
+        rest = [group_commit.accept(AcceptRequest.chats(application)) for _ in range(5)]
         found = await asyncio.gather(first, *rest, return_exceptions=True)
         await group_commit.close()
         return found
@@ -401,7 +411,7 @@ def test_requests_of_many_shards_are_one_round_trip(
         if number == 2:
             backend.log.redis.script_flush()
         answers = asyncio.run(
-            accept_all(recording_acceptor, [accept.chats(token) for token in tokens])
+            accept_all(recording_acceptor, [AcceptRequest.chats(token) for token in tokens])
         )
         assert [answer.first for answer in answers] == [number] * len(tokens)
     assert recording_acceptor.batches == [20, 20, 20]
@@ -419,7 +429,7 @@ def test_a_failing_shard_does_not_affect_the_others(
     log.redis.delete(log.key(lost, "life"))
     log.redis.delete(log.key(foreign, "log"))
     log.redis.set(log.key(foreign, "log"), "another program's")
-    requests = [accept.chats(by_shard[shard]) for shard in (lost, foreign, fine)]
+    requests = [AcceptRequest.chats(by_shard[shard]) for shard in (lost, foreign, fine)]
     answers = asyncio.run(accept_all(recording_acceptor, requests))
     assert answers[0].first == 1
     assert isinstance(answers[1], Failed)

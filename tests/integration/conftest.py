@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from backend.bootstrap import Backend, open_backend
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
 
@@ -21,7 +21,7 @@ def core(engines: Engines, elasticsearch: Elasticsearch) -> Iterator[Backend]:
 def token(core: Backend) -> str:
     """The token of an application of that backend, whose chat 1 is stored."""
     token = core.catalog.create_application("test").token
-    core.acceptor.accept(accept.chats(token))
+    core.acceptor.accept(AcceptRequest.chats(token))
     core.drainer.drain_all()
     return token
 
@@ -29,6 +29,6 @@ def token(core: Backend) -> str:
 @pytest.fixture
 def chat(backend: Backend, application: str) -> str:
     """The token of an application whose chat 1 is stored."""
-    backend.acceptor.accept(accept.chats(application))
+    backend.acceptor.accept(AcceptRequest.chats(application))
     backend.drainer.drain_all()
     return application

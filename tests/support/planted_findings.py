@@ -13,7 +13,7 @@ from sqlalchemy import text
 from backend.bootstrap import Backend
 from backend.domain.events import pack_messages
 from backend.domain.model import Parent, new_token
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.storage.redis.types import Creation
 
 Key = tuple[str, str | None, int | None, int | None]  # kind, token, chat, number
@@ -41,7 +41,7 @@ class Field:
             backend.catalog.create_application(f"{n}").token for n in range(applications)
         ]
         for token in self.tokens:
-            backend.acceptor.accept(accept.chats(token, CHATS))
+            backend.acceptor.accept(AcceptRequest.chats(token, CHATS))
             for chat in FULL:
                 self._fill(token, chat)
             backend.catalog.delete_chat(token, REMOVED)
@@ -50,12 +50,12 @@ class Field:
     def _fill(self, token: str, chat: int) -> None:
         """Messages: most are stored, one was rejected, one is removed."""
         texts = [f"{chat} {n} سلام" for n in range(1, MESSAGES - 1)]
-        self.backend.acceptor.accept(accept.messages(token, chat, texts))
+        self.backend.acceptor.accept(AcceptRequest.messages(token, chat, texts))
         shard = self.backend.counters.shard(token)
         bad = Creation("messages", Parent(token, chat), pack_messages(token, chat, ["bad\x00"]))
         _, end = self.backend.log.read_issued(shard, [])
         self.backend.log.accept(shard, [bad], end)
-        self.backend.acceptor.accept(accept.messages(token, chat, ["last"]))
+        self.backend.acceptor.accept(AcceptRequest.messages(token, chat, ["last"]))
         self.backend.catalog.delete_message(token, chat, 2)
 
     # -- planting ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from backend.api.schemas import PREFIX, After, ChatNumber, Limit, Token
 from backend.api.service import ServiceDep
 from backend.catalog.catalog import PendingNumber
 from backend.domain import serialization
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 
 router = APIRouter(prefix=PREFIX + "/applications/{token}/chats", tags=["chats"])
 
@@ -25,7 +25,7 @@ async def create_chat(
     service: ServiceDep, token: Token, idempotency_key: IdempotencyKey = None, wait: Wait = None
 ) -> Response:
     """Create a chat: its number at once. It takes messages from then on."""
-    accepted = await service.accept(accept.chats(token, key=idempotency_key))
+    accepted = await service.accept(AcceptRequest.chats(token, key=idempotency_key))
     stored = wait is not None and await service.wait_until(wait, token, None, accepted)
     return JSONResponse(serialization.number(accepted.first), 201 if stored else 202)
 

@@ -12,7 +12,7 @@ from backend.api.schemas import PREFIX, After, ChatNumber, Keyword, Limit, Messa
 from backend.api.service import ServiceDep
 from backend.catalog.catalog import PendingNumber
 from backend.domain import model, serialization
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 
 PATH = PREFIX + "/applications/{token}/chats/{chat}/messages"
 router = APIRouter(prefix=PATH, tags=["messages"], route_class=JsonRoute)
@@ -36,7 +36,7 @@ async def create_message(
     """Create a message: its number at once, as soon as it is in the log."""
     # What is usual does not come here: see `fast`.
     accepted = await service.accept(
-        accept.messages(token, chat, [body.message.text], key=idempotency_key)
+        AcceptRequest.messages(token, chat, [body.message.text], key=idempotency_key)
     )
     stored = wait is not None and await service.wait_until(wait, token, chat, accepted)
     return JSONResponse(serialization.number(accepted.first), 201 if stored else 202)
@@ -59,7 +59,7 @@ async def create_messages(
     """Create 1 to 1,000 messages at once; they get consecutive numbers, in their order."""
     texts = [message.text for message in body.messages]
     accepted = await service.accept(
-        accept.messages(token, chat, texts, key=idempotency_key, route="batch")
+        AcceptRequest.messages(token, chat, texts, key=idempotency_key, route="batch")
     )
     stored = wait is not None and await service.wait_until(wait, token, chat, accepted)
     return JSONResponse(

@@ -2,7 +2,7 @@
 
 FastAPI, and a task for each request, take several times as long over a request as accepting it does. So a
 request for one message that has nothing unusual about it is taken on its connection as soon as it is whole,
-by the same `accept.messages`, gatherer, body and problems as in the ordinary route, and its answer is
+by the same `AcceptRequest.messages`, gatherer, body and problems as in the ordinary route, and its answer is
 written there by whoever accepted it. Anything unusual, such as a query, another content type, a body in
 chunks, or one that isn't what it should be, goes the ordinary way: that route, and OpenAPI with it, is the
 only one that says what is wrong.
@@ -30,7 +30,7 @@ from backend.api.service import Service
 from backend.domain import serialization
 from backend.domain.errors import InstaChatError, Invalid
 from backend.domain.model import Accepted
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 
 ROUTE: Final = PREFIX + "/applications/{token}/chats/{chat}/messages"
 """What the log calls it: the ordinary route's path."""
@@ -77,7 +77,7 @@ class FastPath:
         self._headers: list[tuple[bytes, bytes]] | None = None
 
     @cached_property
-    def submit(self) -> Callable[[accept.Request, AnswerCallback], None]:
+    def submit(self) -> Callable[[AcceptRequest, AnswerCallback], None]:
         """See `Service.submit`."""
         return self._service().submit
 
@@ -257,10 +257,12 @@ class FastConnection(Connection):
         )
 
 
-def _accept_request(fast_request: FastRequest) -> accept.Request | None:
+def _accept_request(fast_request: FastRequest) -> AcceptRequest | None:
     """The request that a body makes; None if it makes none."""
     try:
         text = _decode_body(fast_request.body).message.text
-        return accept.messages(fast_request.token, fast_request.chat, [text], key=fast_request.key)
+        return AcceptRequest.messages(
+            fast_request.token, fast_request.chat, [text], key=fast_request.key
+        )
     except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
         return None

@@ -19,7 +19,8 @@ from functools import partial
 from backend.api.health import process_metrics
 from backend.domain.errors import Busy, EngineDown, InstaChatError, Unconfirmed
 from backend.domain.model import Accepted, Parent
-from backend.ingest.accept import Acceptor, Request
+from backend.ingest.accept import Acceptor
+from backend.ingest.requests import AcceptRequest
 from backend.storage.redis.accept_async import AsyncAcceptClient
 
 MAX_BATCH_REQUESTS = 512  # requests in one call
@@ -33,7 +34,7 @@ RETRY_TIMEOUT_SECONDS = 8.0
 CLOSE_POLL_SECONDS = 0.005
 
 AnswerCallback = Callable[[Accepted | Exception], None]
-WaitingRequest = tuple[Request, AnswerCallback]
+WaitingRequest = tuple[AcceptRequest, AnswerCallback]
 Results = Sequence[Accepted | InstaChatError | None] | Exception
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class GroupCommit:
         """How many requests wait, but for those of the calls that are under way."""
         return len(self._waiting) + self._retrying
 
-    async def accept(self, request: Request) -> Accepted:
+    async def accept(self, request: AcceptRequest) -> Accepted:
         """Accept one request; raises as `Acceptor.accept` does, and Busy.
 
         Cancelling it changes nothing for a request that is already on its way.
@@ -69,7 +70,7 @@ class GroupCommit:
         self.submit(request, partial(_resolve, future))
         return await future
 
-    def submit(self, request: Request, answer: AnswerCallback) -> None:
+    def submit(self, request: AcceptRequest, answer: AnswerCallback) -> None:
         """Accept one request, and call `answer` with what `accept` returns or raises. Raises Busy."""
         if self.waiting >= MAX_WAITING_REQUESTS:
             raise Busy("too many requests wait at this moment", "try again")

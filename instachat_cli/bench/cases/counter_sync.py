@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from backend.domain.errors import InstaChatError
 from backend.domain.model import MAX_BATCH
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs
 
@@ -20,7 +20,7 @@ def measure(env: Environment) -> Iterator[Row]:
     total, changed = env.scale.chats, min(CHANGED_CHATS, env.scale.chats)
     for start in range(0, total, MAX_BATCH * REQUESTS_PER_DRAIN):
         for first in range(start, min(start + MAX_BATCH * REQUESTS_PER_DRAIN, total), MAX_BATCH):
-            backend.acceptor.accept(accept.chats(token, min(MAX_BATCH, total - first)))
+            backend.acceptor.accept(AcceptRequest.chats(token, min(MAX_BATCH, total - first)))
         env.drain()
     _sync(env, everything=True)
 
@@ -28,7 +28,7 @@ def measure(env: Environment) -> Iterator[Row]:
         step = max(total // changed, 1)
         for start in range(0, changed, 500):
             numbers = (1 + n * step for n in range(start, min(start + 500, changed)))
-            requests = [accept.messages(token, number, ["x"]) for number in numbers]
+            requests = [AcceptRequest.messages(token, number, ["x"]) for number in numbers]
             for answer in backend.acceptor.accept_batch(requests):
                 if isinstance(answer, InstaChatError):
                     raise answer

@@ -19,7 +19,7 @@ from time import perf_counter
 from backend.domain.errors import InstaChatError
 from backend.domain.folding import fold
 from backend.domain.model import MAX_BATCH
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.search.searcher import IndexSearcher, ScanSearcher, Searcher
 from backend.settings import Settings
 from backend.storage.postgres import search_indices
@@ -163,7 +163,7 @@ class _GrowingApplication:
     def add_chats(self, wanted: int) -> None:
         """Have so many chats."""
         while (missing := wanted - self._chats) > 0:
-            request = accept.chats(self._token, min(MAX_BATCH, missing))
+            request = AcceptRequest.chats(self._token, min(MAX_BATCH, missing))
             self._backend.acceptor.accept(request)
             self._chats += min(MAX_BATCH, missing)
             self._env.drain()
@@ -202,7 +202,7 @@ class _GrowingApplication:
         with self._timer(Stage.ACCEPT):
             for start in range(0, len(batches), concurrency):
                 requests = [
-                    accept.messages(self._token, chat, list(islice(self._texts, count)))
+                    AcceptRequest.messages(self._token, chat, list(islice(self._texts, count)))
                     for chat, count in batches[start : start + concurrency]
                 ]
                 for answer in self._backend.acceptor.accept_batch(requests):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backend.domain.model import MAX_BATCH
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row, Verdict
 from instachat_cli.bench.harness.profile import profile_server
@@ -102,7 +102,9 @@ def _with_many_tenants(env: Environment, port: int, ours: MeasureLoad) -> Row:
     paths = []
     for _ in range(TENANTS):
         token = env.backend.catalog.create_application("benchmark").token
-        paths.append(_messages(token, env.backend.acceptor.accept(accept.chats(token)).first))
+        paths.append(
+            _messages(token, env.backend.acceptor.accept(AcceptRequest.chats(token)).first)
+        )
     many = _clearing_log(env, lambda: wrk(port, paths, env.scale.seconds))
     return _rates(
         f"accept by HTTP, {TENANTS} applications",
@@ -160,7 +162,7 @@ def _application(env: Environment, chats: int) -> str:
     backend = env.backend
     token = backend.catalog.create_application("benchmark").token
     for start in range(0, chats, MAX_BATCH):
-        backend.acceptor.accept(accept.chats(token, min(MAX_BATCH, chats - start)))
+        backend.acceptor.accept(AcceptRequest.chats(token, min(MAX_BATCH, chats - start)))
     backend.drainer.drain(backend.counters.shard(token))
     return token
 

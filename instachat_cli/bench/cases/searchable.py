@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from statistics import quantiles
 
 from backend.domain.errors import Failed
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.storage.elasticsearch.mapping import INDEX_SETTINGS
 from backend.storage.postgres import search_indices
 from instachat_cli.bench.cases.publish import publish_all
@@ -123,7 +123,7 @@ def _latencies(elastic: SearchEnvironment, rate: float) -> list[float]:
                     env.texts[n % len(env.texts)]
                     for n in range(start, min(start + BATCH_SIZE, size))
                 ]
-                request = accept.messages(env.chat.token, env.chat.number, texts)
+                request = AcceptRequest.messages(env.chat.token, env.chat.number, texts)
                 last = env.backend.acceptor.accept(request).last
             sent.append((last, time.perf_counter()))
             requests_sent += 1

@@ -24,7 +24,7 @@ from backend.bootstrap import Backend, EngineUrls, engine_urls, open_backend
 from backend.domain.errors import Failed, InstaChatError, Invalid
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import chats, search_indices
 from backend.storage.postgres.database import Database
@@ -124,7 +124,7 @@ class Environment:
         token, number = self.chat.token, self.chat.number
         for start in range(0, len(texts), concurrency):
             requests = [
-                accept.messages(token, number, [text])
+                AcceptRequest.messages(token, number, [text])
                 for text in texts[start : start + concurrency]
             ]
             for answer in self.backend.acceptor.accept_batch(requests):
@@ -134,7 +134,7 @@ class Environment:
     def accept_batches(self, texts: Sequence[str]) -> None:
         """Accept requests of a thousand messages, as `messages create -` sends them."""
         for start in range(0, len(texts), BATCH_SIZE):
-            request = accept.messages(
+            request = AcceptRequest.messages(
                 self.chat.token, self.chat.number, texts[start : start + BATCH_SIZE]
             )
             self.backend.acceptor.accept(request)
@@ -177,7 +177,7 @@ class Environment:
 
     def _new_chat(self) -> TargetChat:
         token = self.backend.catalog.create_application("benchmark").token
-        number = self.backend.acceptor.accept(accept.chats(token)).first
+        number = self.backend.acceptor.accept(AcceptRequest.chats(token)).first
         shard = self.backend.counters.shard(token)
         self.backend.drainer.drain(shard)
         with self.backend.database.connect() as connection:

@@ -7,7 +7,7 @@ import uvloop
 
 from backend.api.server.address import open_listeners
 from backend.api.server.server import create_server
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from instachat_cli.bench.harness.paired_run import largest_parts
 from instachat_cli.bench.harness.servers import wrk
@@ -30,7 +30,7 @@ async def _profile(settings: Settings) -> str:
         await asyncio.sleep(POLL_SECONDS)
     backend = server.config.loaded_app.app.state.service.core
     token = backend.catalog.create_application("benchmark").token
-    chat = backend.acceptor.accept(accept.chats(token)).first
+    chat = backend.acceptor.accept(AcceptRequest.chats(token)).first
     measured = cProfile.Profile()
     measured.enable()
     path = f"/api/v1/applications/{token}/chats/{chat}/messages"

@@ -11,9 +11,9 @@ import pytest
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, Failed, Invalid, KeyReused, NotFound, Unconfirmed
 from backend.domain.model import Accepted
-from backend.ingest import accept
 from backend.ingest.accept import Acceptor
 from backend.ingest.epochs import Epochs
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Durability
 from backend.storage.redis.log import Log
 from tests.conftest import Engines
@@ -55,8 +55,8 @@ def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
         with open_backend(settings) as backend:
             tokens = [backend.catalog.create_application(f"{n}").token for n in range(20)]
             for token in tokens:
-                backend.acceptor.accept(accept.chats(token, 2))
-                backend.acceptor.accept(accept.messages(token, 2, ["a", "b"]))
+                backend.acceptor.accept(AcceptRequest.chats(token, 2))
+                backend.acceptor.accept(AcceptRequest.messages(token, 2, ["a", "b"]))
             backend.drainer.drain_all()
             assert [len(list(backend.catalog.messages(t, 2))) for t in tokens] == [2] * 20
             assert len(list(backend.counter_sync.sync())) == 2 * 20
@@ -86,11 +86,11 @@ def test_durable_replicas_have_it_on_disk_before_the_answer(
     )
     with open_backend(settings) as backend:
         token = backend.catalog.create_application("x").token
-        assert backend.acceptor.accept(accept.chats(token)).first == 1
+        assert backend.acceptor.accept(AcceptRequest.chats(token)).first == 1
         replica.stop()
         backend.log.redis.config_set("repl-timeout", 1)
         with pytest.raises(Unconfirmed, match="replicas"):
-            backend.acceptor.accept(accept.chats(token))
+            backend.acceptor.accept(AcceptRequest.chats(token))
 
 
 def test_fast_asks_no_replica(engines: Engines) -> None:
@@ -98,7 +98,7 @@ def test_fast_asks_no_replica(engines: Engines) -> None:
     settings = engines.settings(durability=Durability.FAST, durable_replicas=3)
     with open_backend(settings) as backend:
         token = backend.catalog.create_application("x").token
-        assert backend.acceptor.accept(accept.chats(token)).first == 1
+        assert backend.acceptor.accept(AcceptRequest.chats(token)).first == 1
 
 
 @pytest.fixture
@@ -138,8 +138,8 @@ def test_a_lost_answer_is_unconfirmed_and_not_asked_again(
     lossy = Log(f"redis://127.0.0.1:{lossy_port}")
     acceptor = Acceptor(lossy, epochs, backend.counters, lambda _: None)
     with pytest.raises(Unconfirmed, match="not known"):
-        acceptor.accept(accept.chats(application))
-    assert backend.acceptor.accept(accept.chats(application)).first == 2
+        acceptor.accept(AcceptRequest.chats(application))
+    assert backend.acceptor.accept(AcceptRequest.chats(application)).first == 2
 
 
 def test_an_unreachable_redis_is_no_uncertainty(backend: Backend, application: str) -> None:
@@ -148,7 +148,7 @@ def test_an_unreachable_redis_is_no_uncertainty(backend: Backend, application: s
     nowhere = Log("redis://:secret@127.0.0.1:1")
     acceptor = Acceptor(nowhere, epochs, backend.counters, lambda _: None)
     with pytest.raises(EngineDown) as caught:
-        acceptor.accept(accept.chats(application))
+        acceptor.accept(AcceptRequest.chats(application))
     assert "secret" not in f"{caught.value.message} {caught.value.hint}"
     assert "INSTACHAT_REDIS_URL" in str(caught.value.hint)
 
@@ -171,14 +171,14 @@ def test_one_chat_of_each_of_two_applications_counts_apart(backend: Backend) -> 
     """A counter keyed by the chat's number alone would be shared by every application."""
     tokens = [backend.catalog.create_application(name).token for name in "ab"]
     for token in tokens:
-        assert backend.acceptor.accept(accept.chats(token)).first == 1
-        assert backend.acceptor.accept(accept.messages(token, 1, ["x"])).first == 1
+        assert backend.acceptor.accept(AcceptRequest.chats(token)).first == 1
+        assert backend.acceptor.accept(AcceptRequest.messages(token, 1, ["x"])).first == 1
 
 
 def test_requests_at_once_get_different_numbers(backend: Backend, application: str) -> None:
     """Sixteen threads of one process, one chat: 1 to 1,600, each once."""
-    backend.acceptor.accept(accept.chats(application))
-    request = accept.messages(application, 1, ["x"])
+    backend.acceptor.accept(AcceptRequest.chats(application))
+    request = AcceptRequest.messages(application, 1, ["x"])
     with ThreadPoolExecutor(16) as pool:
         given = [pool.submit(backend.acceptor.accept, request) for _ in range(1600)]
         assert sorted(g.result().first for g in given) == list(range(1, 1601))
@@ -187,9 +187,12 @@ def test_requests_at_once_get_different_numbers(backend: Backend, application: s
 def test_a_batch_answers_each_request_apart(backend: Backend) -> None:
     """Requests of many applications, some of them impossible, in one call."""
     tokens = [backend.catalog.create_application(f"{n}").token for n in range(5)]
-    requests = [accept.chats(token) for token in tokens]
-    requests += [accept.messages(tokens[0], 1, ["a"]), accept.messages(tokens[1], 9, ["b"])]
-    requests += [accept.chats("x" * 32), accept.chats(tokens[0])]
+    requests = [AcceptRequest.chats(token) for token in tokens]
+    requests += [
+        AcceptRequest.messages(tokens[0], 1, ["a"]),
+        AcceptRequest.messages(tokens[1], 9, ["b"]),
+    ]
+    requests += [AcceptRequest.chats("x" * 32), AcceptRequest.chats(tokens[0])]
     answers = backend.acceptor.accept_batch(requests)
     firsts = [a.first if isinstance(a, Accepted) else type(a) for a in answers]
     assert firsts == [1, 1, 1, 1, 1, 1, NotFound, NotFound, 2]
@@ -197,17 +200,19 @@ def test_a_batch_answers_each_request_apart(backend: Backend) -> None:
 
 def test_an_idempotency_key_gives_the_same_answer_once(backend: Backend, application: str) -> None:
     """The same key and body create nothing new; another body is a conflict; another route is apart."""
-    first = backend.acceptor.accept(accept.chats(application, 3, key="k"))
-    assert backend.acceptor.accept(accept.chats(application, 3, key="k")) == first
+    first = backend.acceptor.accept(AcceptRequest.chats(application, 3, key="k"))
+    assert backend.acceptor.accept(AcceptRequest.chats(application, 3, key="k")) == first
     with pytest.raises(KeyReused):
-        backend.acceptor.accept(accept.chats(application, 4, key="k"))
-    assert backend.acceptor.accept(accept.messages(application, 1, ["a"], key="k")).first == 1
-    assert backend.acceptor.accept(accept.chats(application)).first == 4
+        backend.acceptor.accept(AcceptRequest.chats(application, 4, key="k"))
+    assert (
+        backend.acceptor.accept(AcceptRequest.messages(application, 1, ["a"], key="k")).first == 1
+    )
+    assert backend.acceptor.accept(AcceptRequest.chats(application)).first == 4
 
 
 def test_an_idempotency_key_dies_after_a_day(backend: Backend, application: str) -> None:
     """Memory for keys is bounded by time."""
-    backend.acceptor.accept(accept.chats(application, key="k"))
+    backend.acceptor.accept(AcceptRequest.chats(application, key="k"))
     keys = list(backend.log.redis.scan_iter(match="*:key:*"))
     assert len(keys) == 1
     assert 86_000 < int(backend.log.redis.ttl(keys[0])) <= 86_400
@@ -216,23 +221,23 @@ def test_an_idempotency_key_dies_after_a_day(backend: Backend, application: str)
 @pytest.mark.parametrize(
     "make",
     [
-        lambda token: accept.messages(token, 1, []),
-        lambda token: accept.messages(token, 1, ["x"] * 1001),
-        lambda token: accept.messages(token, 1, [""]),
-        lambda token: accept.messages(token, 1, ["x" * 10_001]),
-        lambda token: accept.messages(token, 1, ["nul\0"]),
-        lambda token: accept.messages(token, 1, ["half \ud800"]),
-        lambda token: accept.chats(token, 0),
-        lambda token: accept.chats(token, 1001),
-        lambda token: accept.chats(token, key=""),
-        lambda token: accept.chats(token, key="k" * 256),
+        lambda token: AcceptRequest.messages(token, 1, []),
+        lambda token: AcceptRequest.messages(token, 1, ["x"] * 1001),
+        lambda token: AcceptRequest.messages(token, 1, [""]),
+        lambda token: AcceptRequest.messages(token, 1, ["x" * 10_001]),
+        lambda token: AcceptRequest.messages(token, 1, ["nul\0"]),
+        lambda token: AcceptRequest.messages(token, 1, ["half \ud800"]),
+        lambda token: AcceptRequest.chats(token, 0),
+        lambda token: AcceptRequest.chats(token, 1001),
+        lambda token: AcceptRequest.chats(token, key=""),
+        lambda token: AcceptRequest.chats(token, key="k" * 256),
     ],
 )
 def test_bad_input_is_refused_and_changes_nothing(
-    backend: Backend, application: str, make: Callable[[str], accept.Request]
+    backend: Backend, application: str, make: Callable[[str], AcceptRequest]
 ) -> None:
     """Checked before anything is sent."""
-    backend.acceptor.accept(accept.chats(application))
+    backend.acceptor.accept(AcceptRequest.chats(application))
     before = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
     with pytest.raises(Invalid):
         backend.acceptor.accept(make(application))
@@ -246,7 +251,7 @@ def test_whatever_is_valid_comes_back_unchanged(
     backend: Backend, application: str, text: str
 ) -> None:
     """Nothing else is refused, and nothing is changed: not by JSON, not by COPY."""
-    backend.acceptor.accept(accept.chats(application))
-    backend.acceptor.accept(accept.messages(application, 1, [text, text]))
+    backend.acceptor.accept(AcceptRequest.chats(application))
+    backend.acceptor.accept(AcceptRequest.messages(application, 1, [text, text]))
     backend.drainer.drain_all()
     assert [m.text for m in backend.catalog.messages(application, 1)] == [text, text]

@@ -10,9 +10,9 @@ from backend.bootstrap import Backend
 from backend.domain.errors import Gone, NotFound
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Message, Parent
-from backend.ingest import accept
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import dead_letters
 from backend.storage.postgres.dead_letters import DeadLetter
 from backend.storage.redis.types import Creation
@@ -170,7 +170,7 @@ def test_a_dead_letter_of_a_chat_created_later_can_be_retried(backend: Backend, 
     (key,) = keys(backend)
     assert backend.dead_letters.retry(key) == "chat 2 does not exist, or is removed"
     backend.log.redis.delete(backend.log.counter_key(shard, Parent(chat, 2)))
-    backend.acceptor.accept(accept.chats(chat))
+    backend.acceptor.accept(AcceptRequest.chats(chat))
     backend.drainer.drain_all()
     assert backend.dead_letters.retry(key) is None
     assert stored(backend, chat, 2) == {1: "a", 3: "c"}

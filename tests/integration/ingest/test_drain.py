@@ -14,9 +14,9 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import Gone, HasChildren, InstaChatError, NotFound
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
-from backend.ingest import accept
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import shards
 from backend.storage.redis.types import Creation
@@ -32,7 +32,7 @@ def query(backend: Backend, statement: str, **values: object) -> list[tuple[Any,
 
 def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
     """Accept messages; returns the first number."""
-    return backend.acceptor.accept(accept.messages(token, chat, texts)).first
+    return backend.acceptor.accept(AcceptRequest.messages(token, chat, texts)).first
 
 
 def send_poison(backend: Backend, token: str, *texts: str) -> None:
@@ -52,7 +52,7 @@ def backend_known() -> EntryId:
 @pytest.fixture
 def chat(backend: Backend, application: str) -> str:
     """The token of an application whose chat 1 is stored."""
-    backend.acceptor.accept(accept.chats(application))
+    backend.acceptor.accept(AcceptRequest.chats(application))
     backend.drainer.drain_all()
     return application
 
@@ -69,7 +69,7 @@ def test_the_whole_way_on_the_newest_and_the_oldest_engines(
     engines: Engines = request.getfixturevalue(which)
     with open_backend(engines.settings()) as backend:
         token = backend.catalog.create_application("both").token
-        assert backend.acceptor.accept(accept.chats(token, 2)).last == 2
+        assert backend.acceptor.accept(AcceptRequest.chats(token, 2)).last == 2
         send(backend, token, "Hello", "مَرحبا", "tab\t line\n back\\slash \r end")
         backend.drainer.drain_all()
         assert texts(backend, token)[3] == "tab\t line\n back\\slash \r end"
@@ -156,7 +156,7 @@ def test_the_first_drain_of_an_epoch_skips_what_is_stored(backend: Backend, chat
     """An old copy of Redis is put back, with a log that is stored already: nothing is repeated."""
     assert isinstance(backend.log.redis, redis.Redis)
     send(backend, chat, "a", "b")
-    backend.acceptor.accept(accept.chats(chat))
+    backend.acceptor.accept(AcceptRequest.chats(chat))
     copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
     backend.drainer.drain_all()
     backend.catalog.edit_message(chat, 1, 1, "edited")
@@ -181,7 +181,7 @@ def test_after_a_wipe_no_stored_number_is_given_again(backend: Backend, chat: st
     assert isinstance(backend.log.redis, redis.Redis)
     backend.log.redis.flushall()
     assert send(backend, chat, "d") == 4
-    assert backend.acceptor.accept(accept.chats(chat)).first == 2
+    assert backend.acceptor.accept(AcceptRequest.chats(chat)).first == 2
 
 
 def test_a_counter_lost_alone_waits_for_its_log(backend: Backend, chat: str) -> None:
@@ -294,7 +294,7 @@ def test_a_chat_with_messages_is_not_deleted_and_opens_again(backend: Backend, c
 def test_a_message_accepted_before_the_deletion_keeps_the_chat(backend: Backend, chat: str) -> None:
     """The drain decides in the log's order, whether or not the message was stored when asked."""
     send(backend, chat, "just accepted")
-    answers = backend.acceptor.accept_batch([accept.deletion(chat, 1)])
+    answers = backend.acceptor.accept_batch([AcceptRequest.deletion(chat, 1)])
     assert not isinstance(answers[0], Exception)
     backend.drainer.drain_all()
     assert texts(backend, chat) == {1: "just accepted"}
@@ -302,7 +302,7 @@ def test_a_message_accepted_before_the_deletion_keeps_the_chat(backend: Backend,
 
 def test_nothing_is_accepted_behind_a_deletion(backend: Backend, chat: str) -> None:
     """Undecided: try again; decided: not found."""
-    backend.acceptor.accept(accept.deletion(chat, 1))
+    backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     with pytest.raises(Exception, match="being deleted"):
         send(backend, chat, "late")
     backend.drainer.drain_all()
@@ -317,7 +317,7 @@ def test_a_deleted_application_takes_its_token_with_it(backend: Backend, applica
     backend.catalog.delete_application(application)
     for call in (
         lambda: backend.catalog.application(application),
-        lambda: backend.acceptor.accept(accept.chats(application)),
+        lambda: backend.acceptor.accept(AcceptRequest.chats(application)),
         lambda: backend.catalog.rename_application(application, "x"),
     ):
         with pytest.raises(NotFound):
@@ -337,7 +337,7 @@ def test_a_reopened_chat_stays_open_when_the_drain_died_before_its_commit(
 ) -> None:
     """The same deletion, met again, finds that it does not stand any more, and buries nothing."""
     send(backend, chat, "a")
-    deletion = backend.acceptor.accept(accept.deletion(chat, 1))
+    deletion = backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     assert backend.log.reopen(deletion.shard, 1, Parent(chat, 1), deletion.entry)
     backend.drainer.drain_all()
     assert send(backend, chat, "b") == 2
@@ -362,7 +362,7 @@ def test_a_wake_up_is_answered_within_a_tenth_of_a_second(backend: Backend, chat
     took = []
     for n in range(20):
         start = time.monotonic()
-        accepted = backend.acceptor.accept(accept.messages(chat, 1, [f"{n}"]))
+        accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, [f"{n}"]))
         with backend.database.connect() as connection:
             while shards.shard_state(connection, accepted.shard)[1] < accepted.entry:
                 assert time.monotonic() < start + 5
@@ -377,5 +377,5 @@ def test_a_wrong_kind_of_job_does_no_harm(backend: Backend, chat: str) -> None:
     assert isinstance(backend.log.redis, redis.Redis)
     for rubbish in (b"\x80\x04pickle", b"{}", b'{"name": "os.system", "args": ["true"]}', b"[1]"):
         backend.log.redis.lpush("huey.redis.instachat", rubbish)
-    accepted = backend.acceptor.accept(accept.messages(chat, 1, ["a"]))
+    accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, ["a"]))
     assert backend.catalog.wait_stored(accepted.shard, accepted.entry, 10)

@@ -23,9 +23,9 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, InstaChatError, LogFull, Unavailable
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
-from backend.ingest import accept
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import shards
 from backend.storage.redis.types import Creation
@@ -336,7 +336,7 @@ def test_a_postgres_whose_disk_is_full_loses_nothing(wal: bool) -> None:
         engines = stack.enter_context(running(PostgresServer(wheel_postgres(), folder)))
         backend = stack.enter_context(open_backend(engines.settings()))
         token = backend.catalog.create_application("x").token
-        backend.acceptor.accept(accept.chats(token))
+        backend.acceptor.accept(AcceptRequest.chats(token))
         backend.drainer.drain_all()
         disk.fill()
         if wal:
@@ -383,7 +383,7 @@ def test_a_redis_whose_disk_is_full_refuses_and_loses_nothing(
         settings = engines.settings().model_copy(update={"redis_url": server.url})
         backend = stack.enter_context(open_backend(settings))
         token = backend.catalog.create_application("x").token
-        backend.acceptor.accept(accept.chats(token))
+        backend.acceptor.accept(AcceptRequest.chats(token))
         disk.fill()
         sent: dict[int, str] = {}
         with suppress(Unavailable):
@@ -442,7 +442,7 @@ def test_a_full_redis_that_restarts_can_be_drained(
     settings = engines.settings().model_copy(update={"redis_url": own_redis.url})
     with open_backend(settings) as backend:
         token = backend.catalog.create_application("x").token
-        backend.acceptor.accept(accept.chats(token))
+        backend.acceptor.accept(AcceptRequest.chats(token))
         for _ in range(20):
             send(backend, token, *["x" * 1000] * 100)
         own_redis.command += ["--maxmemory", str(2 * 1024 * 1024)]

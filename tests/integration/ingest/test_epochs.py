@@ -21,7 +21,7 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import Unavailable
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, free_port, valkey_binary
@@ -219,7 +219,9 @@ def test_what_was_stored_stays_and_its_numbers_are_never_given_again(
         assert not list(backend.reconciler.begin().findings())
         highest = {key[:2]: key[2] for key in sorted(stored)}
         for (token, chat), number in highest.items():
-            assert backend.acceptor.accept(accept.messages(token, chat, ["x"])).first > number
+            assert (
+                backend.acceptor.accept(AcceptRequest.messages(token, chat, ["x"])).first > number
+            )
 
 
 def may_be_lost(faults: list[Fault], key: Key, begin: int, end: int | None = None) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import Unavailable
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, die_with_parent
@@ -121,7 +121,7 @@ def application_with_chats(settings: Settings, chats: int) -> str:
     with open_backend(settings) as backend:
         token = backend.catalog.create_application("ledger").token
         for _ in range(0, chats, 1000):
-            backend.acceptor.accept(accept.chats(token, min(chats, 1000)))
+            backend.acceptor.accept(AcceptRequest.chats(token, min(chats, 1000)))
     return token
 
 

@@ -32,10 +32,9 @@ from sqlalchemy import text
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import Closing, InstaChatError
 from backend.domain.model import Accepted, Parent, shard_of
-from backend.ingest import accept
-from backend.ingest.accept import Request
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import applications
 from backend.transfer import format as line_format
@@ -368,14 +367,14 @@ class BackendMachine(RuleBasedStateMachine):
             return {tuple(row) for row in connection.execute(text(statement))}
 
 
-def request(ask: ModelRequest) -> Request:
+def request(ask: ModelRequest) -> AcceptRequest:
     """The request as the program wants it."""
     match ask.kind:
         case "messages":
-            return accept.messages(*named(ask.parent), ask.texts, key=ask.key)
+            return AcceptRequest.messages(*named(ask.parent), ask.texts, key=ask.key)
         case "chats":
-            return accept.chats(ask.parent.token, ask.chats, key=ask.key)
-    return accept.deletion(*ask.parent)
+            return AcceptRequest.chats(ask.parent.token, ask.chats, key=ask.key)
+    return AcceptRequest.deletion(*ask.parent)
 
 
 def named(chat: Parent) -> tuple[str, int]:

@@ -16,9 +16,9 @@ from sqlalchemy import text
 from backend.bootstrap import Backend
 from backend.domain.errors import HasChildren, InstaChatError, NotFound
 from backend.domain.model import Parent
-from backend.ingest import accept
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.ingest.requests import AcceptRequest
 from backend.maintenance import cascade_delete
 from backend.maintenance.cascade_delete import CascadeDeleter
 from tests.support.faults.shortcuts import scalar, send, stored
@@ -53,7 +53,7 @@ def outbox(backend: Backend) -> list[tuple[int, int, int]]:
 @pytest.fixture
 def family(backend: Backend, application: str) -> str:
     """The token of an application with three chats of some messages, one of them deleted."""
-    backend.acceptor.accept(accept.chats(application, 3))
+    backend.acceptor.accept(AcceptRequest.chats(application, 3))
     for chat in (1, 2):
         send(backend, application, *(f"text {n}" for n in range(20)), chat=chat)
     backend.drainer.drain_all()
@@ -88,7 +88,7 @@ def test_a_chat_goes_with_its_messages_and_is_counted_once(backend: Backend, fam
     assert rows(backend) == {"chat": 3, "message": 20}
     assert len(stored(backend, family, 2)) == 20
     assert backend.catalog.application(family).chats_count == 1
-    assert backend.acceptor.accept(accept.chats(family)).first == 4
+    assert backend.acceptor.accept(AcceptRequest.chats(family)).first == 4
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -97,9 +97,9 @@ def test_an_application_goes_with_its_chats_and_their_counters(
 ) -> None:
     """Only the two tombstones of its own stay: the row, and the counter that is closed."""
     other = backend.catalog.create_application("another").token
-    backend.acceptor.accept(accept.chats(other))
+    backend.acceptor.accept(AcceptRequest.chats(other))
     backend.catalog.delete_application(family, cascade=True)
-    for request in (accept.chats(family), accept.messages(family, 2, ["late"])):
+    for request in (AcceptRequest.chats(family), AcceptRequest.messages(family, 2, ["late"])):
         with pytest.raises(NotFound):
             backend.acceptor.accept(request)
     assert sum(backend.cascade_deleter.delete(Parent(family))) == 40
@@ -117,8 +117,8 @@ def test_an_application_goes_with_its_chats_and_their_counters(
 def test_what_was_accepted_before_the_cascade_goes_with_it(backend: Backend, family: str) -> None:
     """The drain decides behind everything that was accepted before."""
     send(backend, family, "just accepted", chat=2)
-    backend.acceptor.accept(accept.chats(family))
-    backend.acceptor.accept(accept.deletion(family, cascade=True))
+    backend.acceptor.accept(AcceptRequest.chats(family))
+    backend.acceptor.accept(AcceptRequest.deletion(family, cascade=True))
     backend.drainer.drain_all()
     backend.cascade_deleter.delete_all()
     assert rows(backend) == {"chat": 0, "message": 0}
@@ -178,10 +178,10 @@ def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
     backend: Backend, application: str, where: str, chat: int
 ) -> None:
     """With all that belongs to it, or without anything: one chat less, whatever was killed."""
-    backend.acceptor.accept(accept.chats(application, 3))
+    backend.acceptor.accept(AcceptRequest.chats(application, 3))
     send(backend, application, "in the way")
     backend.drainer.drain_all()
-    backend.acceptor.accept(accept.deletion(application, chat, cascade=chat == 1))
+    backend.acceptor.accept(AcceptRequest.deletion(application, chat, cascade=chat == 1))
     shard = backend.counters.shard(application)
 
     def step(name: str) -> None:
@@ -228,9 +228,9 @@ def test_the_log_of_an_earlier_epoch_brings_nothing_back(backend: Backend, famil
     """An old copy of Redis is put back, with a log of chats that have no row any more: all is passed over."""
     assert isinstance(backend.log.redis, redis.Redis)
     send(backend, family, "once more", chat=2)
-    backend.acceptor.accept(accept.chats(family))
+    backend.acceptor.accept(AcceptRequest.chats(family))
     send(backend, family, "to a new one", chat=4)
-    backend.acceptor.accept(accept.deletion(family, cascade=True))
+    backend.acceptor.accept(AcceptRequest.deletion(family, cascade=True))
     copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
     backend.drainer.drain_all()
     backend.cascade_deleter.delete_all()
@@ -276,23 +276,25 @@ def race(backend: Backend, tokens: list[str], record: Record, seed: str) -> None
         with suppress(InstaChatError):
             match dice.random():
                 case x if x < 0.25:
-                    backend.acceptor.accept(accept.chats(token))
+                    backend.acceptor.accept(AcceptRequest.chats(token))
                 case x if x < 0.65:
                     given = backend.acceptor.accept(
-                        accept.messages(token, parent.chat, [f"{seed} {n}"])
+                        AcceptRequest.messages(token, parent.chat, [f"{seed} {n}"])
                     )
                     with record.lock:
                         record.texts[token, parent.chat][given.first] = f"{seed} {n}"
                 case x if x < 0.85:
-                    backend.acceptor.accept(accept.deletion(token, parent.chat))
+                    backend.acceptor.accept(AcceptRequest.deletion(token, parent.chat))
                 case x if x < 0.995 or token == tokens[0]:
                     with record.lock:
                         record.doomed.add(parent)
-                    backend.acceptor.accept(accept.deletion(token, parent.chat, cascade=True))
+                    backend.acceptor.accept(
+                        AcceptRequest.deletion(token, parent.chat, cascade=True)
+                    )
                 case _:
                     with record.lock:
                         record.doomed.add(Parent(token))
-                    backend.acceptor.accept(accept.deletion(token, cascade=True))
+                    backend.acceptor.accept(AcceptRequest.deletion(token, cascade=True))
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from backend.bootstrap import Backend
 from backend.domain.model import Parent
-from backend.ingest import accept
 from backend.ingest.epochs import Epochs
+from backend.ingest.requests import AcceptRequest
 from backend.maintenance.counter_sync import CounterSync, WrittenCount
 from tests.support.faults.shortcuts import scalar, send
 
@@ -108,7 +108,7 @@ def test_a_sync_killed_at_a_named_step_loses_no_change(
     """The next one writes what is left, also of the first sync, that compares everything."""
     others = [backend.catalog.create_application(f"{n}").token for n in range(4)]
     for token in others:
-        backend.acceptor.accept(accept.chats(token, 3))
+        backend.acceptor.accept(AcceptRequest.chats(token, 3))
     backend.drainer.drain_all()
 
     def step(name: str) -> None:
@@ -126,7 +126,7 @@ def test_a_sync_killed_at_a_named_step_loses_no_change(
 
 def test_several_syncs_at_once_beside_writers_do_no_harm(backend: Backend, chat: str) -> None:
     """None fails, no count goes back, and in the end all is known."""
-    backend.acceptor.accept(accept.chats(chat, 40))
+    backend.acceptor.accept(AcceptRequest.chats(chat, 40))
     backend.drainer.drain_all()
     given: list[WrittenCount] = []
 
@@ -201,7 +201,7 @@ def test_all_compares_what_nobody_marked(backend: Backend, chat: str) -> None:
 
 def test_a_parent_on_its_way_waits_for_its_row(backend: Backend, chat: str) -> None:
     """Accepted and not stored: kept, and looked at once a sync. What never comes is forgotten."""
-    backend.acceptor.accept(accept.chats(chat))
+    backend.acceptor.accept(AcceptRequest.chats(chat))
     send(backend, chat, "a", chat=2)
     assert sync(backend) == {Parent(chat): (0, 2)}
     assert waiting(backend) == 1
@@ -219,9 +219,9 @@ def test_many_parents_take_several_pages(
     """Also where some of each page are not stored yet, and are passed by."""
     monkeypatch.setattr("backend.maintenance.counter_sync.PAGE", 5)
     sync(backend)
-    backend.acceptor.accept(accept.chats(chat, 12))
+    backend.acceptor.accept(AcceptRequest.chats(chat, 12))
     backend.drainer.drain_all()
-    last = backend.acceptor.accept(accept.chats(chat, 12)).last
+    last = backend.acceptor.accept(AcceptRequest.chats(chat, 12)).last
     for number in range(2, last + 1):
         send(backend, chat, "x", chat=number)
     assert len(sync(backend)) == 1 + 12

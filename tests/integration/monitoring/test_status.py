@@ -3,7 +3,7 @@
 import redis
 
 from backend.bootstrap import Backend
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.monitoring.status import Totals, compute_rates, read_totals
 from tests.support.faults.shortcuts import send
 
@@ -17,7 +17,7 @@ def read_counts(backend: Backend) -> tuple[int | None, int | None, int | None]:
 def test_totals_count_each_creation_once(backend: Backend, application: str) -> None:
     """When it is given its number, and when its row is there; not again when the log is read again."""
     assert read_counts(backend) == (0, 0, 0)
-    backend.acceptor.accept(accept.chats(application, 3))
+    backend.acceptor.accept(AcceptRequest.chats(application, 3))
     send(backend, application, "a", "b")
     assert read_counts(backend) == (5, 0, 0)
     assert isinstance(backend.log.redis, redis.Redis)

@@ -8,7 +8,7 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.model import Parent
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.reconcile import orphan_counters
 from backend.reconcile.findings import Finding
 from backend.storage.elasticsearch.index import ElasticsearchIndex
@@ -157,7 +157,7 @@ def test_what_the_outbox_names_is_pending(core: Backend) -> None:
     """Stored, edited and removed, and not published yet: explained, and published nothing is left."""
     field = IndexedField(core, random.Random(0))
     token = field.tokens[0]
-    core.acceptor.accept(accept.messages(token, 2, ["new"]))
+    core.acceptor.accept(AcceptRequest.messages(token, 2, ["new"]))
     core.drainer.drain_all()
     core.catalog.edit_message(token, 2, 3, "edited")
     core.catalog.delete_message(token, 2, 4)

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from backend.bootstrap import Backend
 from backend.domain.errors import NotFound
 from backend.domain.model import Chat, Parent
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.reconcile import orphan_counters
 from backend.reconcile.findings import Finding
 from backend.storage.postgres import locks, reconciliations
@@ -55,7 +55,9 @@ def check_it_goes_on(backend: Backend, token: str) -> None:
     for chat in chats:
         messages = [m.number for m in backend.catalog.messages(token, chat.number)]
         assert chat.messages_count == len(messages)
-        next_number = backend.acceptor.accept(accept.messages(token, chat.number, ["x"])).first
+        next_number = backend.acceptor.accept(
+            AcceptRequest.messages(token, chat.number, ["x"])
+        ).first
         assert next_number > max([*messages, MESSAGES if chat.number in FULL else 0])
 
 
@@ -77,7 +79,7 @@ def test_a_dry_run_finds_the_same_and_writes_nothing(backend: Backend) -> None:
     before = everything(field)
     assert keys(found(backend, repair=True, dry_run=True)) == Counter(field.expected)
     assert everything(field) == before
-    backend.acceptor.accept(accept.messages(field.tokens[0], 2, ["on its way"]))
+    backend.acceptor.accept(AcceptRequest.messages(field.tokens[0], 2, ["on its way"]))
     before = everything(field)
     found(backend, dry_run=True)
     assert everything(field) == before
@@ -121,7 +123,7 @@ def test_what_is_explained_is_no_finding(backend: Backend, application: str) -> 
     field = Field(backend, random.Random(0), applications=1)
     field.execute("DELETE FROM message WHERE number = 5")
     list(backend.reconciler.begin(repair=True).findings())
-    backend.acceptor.accept(accept.messages(field.tokens[0], 2, ["a", "b"]))
+    backend.acceptor.accept(AcceptRequest.messages(field.tokens[0], 2, ["a", "b"]))
     work = backend.reconciler.begin(dry_run=True)
     assert list(work.findings()) == []
     full = len(FULL)
@@ -148,10 +150,10 @@ def test_a_lost_chat_takes_no_messages(backend: Backend) -> None:
     field = Field(backend, random.Random(0), applications=1)
     token = field.tokens[0]
     field.execute("DELETE FROM chat WHERE number = 1")
-    backend.acceptor.accept(accept.messages(token, 1, ["into nothing"]))
+    backend.acceptor.accept(AcceptRequest.messages(token, 1, ["into nothing"]))
     assert keys(found(backend, repair=True)) == Counter([("gap_unexplained", token, 1, None)])
     with pytest.raises(NotFound):
-        backend.acceptor.accept(accept.messages(token, 1, ["x"]))
+        backend.acceptor.accept(AcceptRequest.messages(token, 1, ["x"]))
     assert backend.catalog.application(token).chats_count == 4
 
 
@@ -225,11 +227,11 @@ def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
     backend: Backend, application: str
 ) -> None:
     """Answered, synced and wiped before it was stored: the numbers are named, and given up as lost."""
-    backend.acceptor.accept(accept.chats(application))
+    backend.acceptor.accept(AcceptRequest.chats(application))
     backend.drainer.drain_all()
-    backend.acceptor.accept(accept.messages(application, 1, ["kept"]))
+    backend.acceptor.accept(AcceptRequest.messages(application, 1, ["kept"]))
     backend.drainer.drain_all()
-    backend.acceptor.accept(accept.messages(application, 1, ["a", "b", "c"]))
+    backend.acceptor.accept(AcceptRequest.messages(application, 1, ["a", "b", "c"]))
     assert list(backend.counter_sync.sync())
     assert isinstance(backend.log.redis, redis.Redis)
     backend.log.redis.flushall()
@@ -237,7 +239,7 @@ def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
     assert (finding.kind, finding.chat) == ("count_differs", 1)
     assert "2 to 4 were given, and Redis forgot" in finding.detail
     assert found(backend) == []
-    assert backend.acceptor.accept(accept.messages(application, 1, ["next"])).first == 5
+    assert backend.acceptor.accept(AcceptRequest.messages(application, 1, ["next"])).first == 5
     chat = backend.catalog.chat(application, 1)
     assert isinstance(chat, Chat)
     assert chat.messages_count == 2

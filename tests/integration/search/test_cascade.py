@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from backend.bootstrap import Backend, open_backend
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import chats, search_indices
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
@@ -34,15 +34,15 @@ def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> No
     """Also what was not published yet when it was dropped; the other chat's messages stay."""
     assert core.publisher
     token = core.catalog.create_application("test").token
-    core.acceptor.accept(accept.chats(token, 2))
+    core.acceptor.accept(AcceptRequest.chats(token, 2))
     for chat in (1, 2):
-        core.acceptor.accept(accept.messages(token, chat, ["morning"] * 5))
+        core.acceptor.accept(AcceptRequest.messages(token, chat, ["morning"] * 5))
     core.drainer.drain_all()
     with core.database.connect() as connection:
         ids = [chats.chat_ids(connection, [(token, n)])[token, n][0] for n in (1, 2)]
     core.publisher.publish()
     wait(lambda: [len(in_the_index(core, id_)) for id_ in ids] == [5, 5])
-    core.acceptor.accept(accept.messages(token, 1, ["morning, not published"]))
+    core.acceptor.accept(AcceptRequest.messages(token, 1, ["morning, not published"]))
     core.drainer.drain_all()
     if whole:
         core.catalog.delete_application(token, cascade=True)

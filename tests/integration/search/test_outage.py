@@ -13,7 +13,7 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.monitoring.status import read_status
 from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.elasticsearch.mapping import new_index_name
@@ -97,7 +97,7 @@ class MessageSender:
         since = time.monotonic()
         for start in range(0, count, BATCH):
             texts = [f"line {self.sent + n}" for n in range(min(BATCH, count - start))]
-            accepted = self.core.acceptor.accept(accept.messages(self.token, 1, texts))
+            accepted = self.core.acceptor.accept(AcceptRequest.messages(self.token, 1, texts))
             self.sent = accepted.last
         assert self.core.catalog.wait_stored(accepted.shard, accepted.entry, 30)
         return time.monotonic() - since
@@ -186,7 +186,7 @@ def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str)
     texts = ["long " * 1_000] * 40  # 5 kB each, 200 kB together
     # One code point of it becomes eighteen: this is 360 kB.
     core.acceptor.accept(
-        accept.messages(
+        AcceptRequest.messages(
             token, 1, [*texts, "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 10_000]
         )
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, Unavailable
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.search.publish import Publisher, register_first_index
 from backend.search.searcher import NoIndex
 from backend.storage.elasticsearch import index as index_module
@@ -333,7 +333,7 @@ def test_setting_the_url_later_names_the_command_to_run(
     plain = engines.settings()
     with open_backend(plain) as core:
         token = core.catalog.create_application("test").token
-        core.acceptor.accept(accept.chats(token))
+        core.acceptor.accept(AcceptRequest.chats(token))
         store_messages(core, token, "a word")
     with open_backend(plain.model_copy(update={"elasticsearch_url": elasticsearch.url})) as core:
         store_messages(core, token, "another word")

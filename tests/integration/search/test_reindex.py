@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import Conflict, EngineDown, Failed, Unavailable
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.search import alias_swap, reindex
 from backend.search.reindex import Reindexer
 from backend.search.searcher import NoIndex
@@ -261,8 +261,8 @@ def test_a_message_that_can_not_be_indexed_is_named(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a reindex fails, searches stay as they were, and no database id is progress."""
-    core.acceptor.accept(accept.chats(token, 40))  # so that chat and id differ
-    core.acceptor.accept(accept.messages(token, 41, [f"apple {n}" for n in range(1, 151)]))
+    core.acceptor.accept(AcceptRequest.chats(token, 40))  # so that chat and id differ
+    core.acceptor.accept(AcceptRequest.messages(token, 41, [f"apple {n}" for n in range(1, 151)]))
     core.drainer.drain_all()
     publish_all(core)
     before = live_index_name(core)
@@ -499,7 +499,7 @@ def test_an_installation_that_had_none_gets_one(
     plain = engines.settings()
     with open_backend(plain) as core:
         token = core.catalog.create_application("test").token
-        core.acceptor.accept(accept.chats(token))
+        core.acceptor.accept(AcceptRequest.chats(token))
         store_messages(core, token, "one apple", "two apples")
         assert run_command(core, "reindex", "-o", "table") == (
             0,
@@ -671,7 +671,7 @@ def test_a_worker_reindexes_when_asked(core: Backend, token: str) -> None:
         core.jobs.request_reindex()
         wait_until(lambda: copied_messages(core) > 0, 60)
         since = time.monotonic()
-        number = core.acceptor.accept(accept.chats(token)).first
+        number = core.acceptor.accept(AcceptRequest.chats(token)).first
         wait_until(lambda: core.catalog.chat(token, number) is not None, 10)
         assert time.monotonic() - since < 5
         assert "building" in registered_indices(core)

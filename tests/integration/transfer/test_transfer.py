@@ -21,10 +21,11 @@ from backend.domain.errors import Conflict, Failed, Invalid, NotFound, Unavailab
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.domain.serialization import rfc3339
-from backend.ingest import accept, barrier, direct_write
+from backend.ingest import barrier, direct_write
 from backend.ingest.barrier import Barrier
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import exports, imports, locks, shards
 from backend.storage.redis.log import Log
@@ -56,7 +57,7 @@ AT = "2026-01-31T23:59:59.000000Z"
 
 def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
     """Accept messages; returns the first number."""
-    return backend.acceptor.accept(accept.messages(token, chat, texts)).first
+    return backend.acceptor.accept(AcceptRequest.messages(token, chat, texts)).first
 
 
 def export(backend: Backend, token: str | None = None) -> bytes:
@@ -136,13 +137,13 @@ def full(backend: Backend) -> str:
     ]
     token = tokens[0]
     catalog.rename_application(token, 'renamed "twice"')
-    acceptor.accept(accept.chats(token, 12))
+    acceptor.accept(AcceptRequest.chats(token, 12))
     send(backend, token, *TEXTS)
     send(backend, token, *map(str, range(300)), chat=11)
     send(backend, token, "only one", chat=3)
     send(backend, token, "of a chat that goes", chat=12)
     catalog.delete_message(token, 12, 1)
-    acceptor.accept(accept.chats(tokens[2]))
+    acceptor.accept(AcceptRequest.chats(tokens[2]))
     catalog.delete_chat(tokens[2], 1)
     for number in (4, 12):
         catalog.delete_chat(token, number)
@@ -298,7 +299,7 @@ def test_rows_in_another_order_are_no_export(
     backend: Backend, application_with_chat: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If PostgreSQL ever gave chats before their application lines would be missing: that is noticed."""
-    backend.acceptor.accept(accept.chats(application_with_chat, 2))
+    backend.acceptor.accept(AcceptRequest.chats(application_with_chat, 2))
     send(backend, application_with_chat, "a")
     send(backend, application_with_chat, "b", chat=3)
     backwards = exports.EXPORTED_MESSAGES.text.replace(
@@ -312,7 +313,7 @@ def test_rows_in_another_order_are_no_export(
 @pytest.fixture
 def application_with_chat(backend: Backend, application: str) -> str:
     """The token of an application with a stored chat."""
-    backend.acceptor.accept(accept.chats(application))
+    backend.acceptor.accept(AcceptRequest.chats(application))
     backend.drainer.drain_all()
     return application
 
@@ -354,7 +355,7 @@ def test_fields_in_any_order_and_any_zone_are_equal(backend: Backend) -> None:
 
 def test_what_is_accepted_is_there_to_compare_with(backend: Backend, application: str) -> None:
     """Without a worker, too: lines may belong to a chat that is only accepted, or differ from a message."""
-    backend.acceptor.accept(accept.chats(application))
+    backend.acceptor.accept(AcceptRequest.chats(application))
     send(backend, application, "accepted")
     faults = load(backend, [message(7, token=application), message(1, token=application)])[1]
     assert [f[:2] for f in said(faults)] == [(2, Conflict)]
@@ -645,13 +646,13 @@ def test_numbers_go_on_behind_the_highest(
     assert send(backend, token, "x", chat=11) == 301
     assert send(backend, token, "x", chat=3) == 2
     assert send(backend, token, "x", chat=2) == 1
-    assert backend.acceptor.accept(accept.chats(token)).first == 13
+    assert backend.acceptor.accept(AcceptRequest.chats(token)).first == 13
     for number in (4, 12):
         with pytest.raises(NotFound):
             send(backend, token, "x", chat=number)
     deleted = [x["token"] for x in bodies(data) if x["type"] == "application" and "removed" in x]
     with pytest.raises(NotFound):
-        backend.acceptor.accept(accept.chats(*deleted))
+        backend.acceptor.accept(AcceptRequest.chats(*deleted))
     backend.drainer.drain_all()
     assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
 
@@ -698,7 +699,7 @@ def test_a_counter_left_behind_gives_nothing_for_a_tombstone(
 ) -> None:
     """A chat or an application that is imported as removed is closed, whatever Redis remembers of it."""
     load(backend, [application()])
-    backend.acceptor.accept(accept.chats(T, 2))
+    backend.acceptor.accept(AcceptRequest.chats(T, 2))
     send(backend, T, "a", chat=2)
     backend.drainer.drain_all()
     forgotten("number = 2")
@@ -710,7 +711,7 @@ def test_a_counter_left_behind_gives_nothing_for_a_tombstone(
         tx.execute(text("DELETE FROM application"))
     assert load(backend, [application(**GONE)])[1] == []
     with pytest.raises(NotFound):
-        backend.acceptor.accept(accept.chats(T))
+        backend.acceptor.accept(AcceptRequest.chats(T))
 
 
 def test_a_counter_left_closed_opens_for_what_is_there(
@@ -718,7 +719,7 @@ def test_a_counter_left_closed_opens_for_what_is_there(
 ) -> None:
     """A chat that was deleted, in a Redis that outlived its SQL, takes messages once it is imported."""
     load(backend, [application()])
-    backend.acceptor.accept(accept.chats(T))
+    backend.acceptor.accept(AcceptRequest.chats(T))
     backend.drainer.drain_all()
     backend.catalog.delete_chat(T, 1)
     forgotten("true")
@@ -810,7 +811,7 @@ def test_a_wipe_alone_costs_an_import_nothing(
         with between(monkeypatch, step, one.log.redis.flushall):
             assert load(one, lines)[1] == []
     assert state_of_chat(one)[1] == 31
-    assert one.acceptor.accept(accept.chats(T)).first == 5
+    assert one.acceptor.accept(AcceptRequest.chats(T)).first == 5
 
 
 def test_a_missing_counter_is_made_from_what_was_drained(
@@ -973,7 +974,7 @@ def test_an_export_under_load_is_of_one_moment(backend: Backend) -> None:
     answered: list[tuple[str, int, int]] = []
 
     def write(token: str) -> None:
-        number = backend.acceptor.accept(accept.chats(token)).first
+        number = backend.acceptor.accept(AcceptRequest.chats(token)).first
         for n in range(1, 4):
             answered.append((token, number, send(backend, token, f"{n}", chat=number)))
         backend.catalog.delete_message(token, number, 1)

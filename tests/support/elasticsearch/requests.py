@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.search.publish import Publisher
 from backend.storage.postgres import outbox, search_indices
 
@@ -17,7 +17,7 @@ from backend.storage.postgres import outbox, search_indices
 def store_messages(core: Backend, token: str, *texts: str) -> None:
     """Have messages stored in chat 1."""
     for start in range(0, len(texts), 1000):
-        core.acceptor.accept(accept.messages(token, 1, texts[start : start + 1000]))
+        core.acceptor.accept(AcceptRequest.messages(token, 1, texts[start : start + 1000]))
     core.drainer.drain_all()
 
 

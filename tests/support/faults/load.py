@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import NotFound, Unavailable, Unconfirmed
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.support.engines import die_with_parent
 from tests.support.ledger import Audit, Ledger, audit
@@ -70,7 +70,7 @@ class Writer:
                 for n in range(self._dice.randint(1, batch))
             ]
             try:
-                span = self._accept(f"{token} {chat}", accept.messages(token, chat, texts))
+                span = self._accept(f"{token} {chat}", AcceptRequest.messages(token, chat, texts))
             except NotFound:  # a new chat may be lost with the Redis that gave it
                 self._refusals["NotFound"] += 1
                 self._chats.remove((token, chat))
@@ -87,11 +87,11 @@ class Writer:
 
     def _create(self, token: str) -> None:
         try:
-            self._chats.append((token, self._accept(token, accept.chats(token)).first))
+            self._chats.append((token, self._accept(token, AcceptRequest.chats(token)).first))
         except Unavailable:
             return
 
-    def _accept(self, parent: str, request: accept.Request) -> Span:
+    def _accept(self, parent: str, request: AcceptRequest) -> Span:
         begin = time.monotonic_ns()
         try:
             accepted = self._backend.acceptor.accept(request)
@@ -143,7 +143,7 @@ class Load:
         with open_backend(settings) as backend:
             for n in range(applications):
                 self.tokens.append(backend.catalog.create_application(f"{n}").token)
-                backend.acceptor.accept(accept.chats(self.tokens[-1], CHATS))
+                backend.acceptor.accept(AcceptRequest.chats(self.tokens[-1], CHATS))
 
     def write(self, *, processes: int, writers: int, batch: int = 4, size: int = 0) -> None:
         """Start writers, and wait until every one of them was answered."""

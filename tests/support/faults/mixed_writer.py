@@ -20,7 +20,7 @@ from typing import Any
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, Unavailable
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import load
 
 CHATS = 4  # of each application, to begin with; they are never dropped
@@ -70,7 +70,7 @@ class Writer:
         token, chat = self._dice.choice(self._chats + self._own_chats)
         count = self._dice.randint(1, 5)
         texts = [f"{self._name}/{self._count} {n} سلام" for n in range(count)]
-        request = accept.messages(token, chat, texts)
+        request = AcceptRequest.messages(token, chat, texts)
         first = self._do(
             lambda: self._backend.acceptor.accept(request).first,
             operation="send",
@@ -101,7 +101,7 @@ class Writer:
 
     def _open(self) -> None:
         token, _ = self._dice.choice(self._chats)
-        request = accept.chats(token)
+        request = AcceptRequest.chats(token)
         self._own_chats.append((token, self._backend.acceptor.accept(request).first))
 
     def _cascade(self) -> None:

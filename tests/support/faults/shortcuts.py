@@ -7,14 +7,14 @@ from sqlalchemy import text
 
 from backend.bootstrap import Backend
 from backend.domain.errors import Unavailable
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres.database import Database
 from tests.support.faults.load import wait
 
 
 def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
     """Accept messages; returns the first number."""
-    return backend.acceptor.accept(accept.messages(token, chat, texts)).first
+    return backend.acceptor.accept(AcceptRequest.messages(token, chat, texts)).first
 
 
 def stored(backend: Backend, token: str, chat: int = 1) -> dict[int, str]:

@@ -29,7 +29,7 @@ import psutil
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import InstaChatError, Unavailable
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.reconcile.findings import Finding
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
@@ -161,7 +161,7 @@ class Soak:
             tokens = []
             for n in range(APPLICATIONS):
                 tokens.append(backend.catalog.create_application(f"{n}").token)
-                backend.acceptor.accept(accept.chats(tokens[-1], mixed_writer.CHATS))
+                backend.acceptor.accept(AcceptRequest.chats(tokens[-1], mixed_writer.CHATS))
             backend.drainer.drain_all()
         self._tokens = tokens
         self.workers = ProcessGroup(lambda: self._start("instachat_cli", "worker"), WORKERS)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from backend.bootstrap import open_backend
 from backend.domain.errors import Unavailable, Unconfirmed
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.support.engines import die_with_parent
 from tests.support.ledger import Ledger
@@ -65,7 +65,7 @@ def write(
             size = min(left, dice.randint(1, int(batch)))
             texts = [f"{seed} {left - i} {dice.getrandbits(64):x} سلام" for i in range(size)]
             try:
-                accepted = backend.acceptor.accept(accept.messages(token, chat, texts))
+                accepted = backend.acceptor.accept(AcceptRequest.messages(token, chat, texts))
             except Unconfirmed:
                 book.record_uncertain(token, chat, texts)
             except Unavailable:

@@ -15,7 +15,7 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend, open_index
 from backend.domain.errors import EngineDown
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.monitoring.doctor import CheckContext, run_checks
 from backend.settings import Settings
 from tests.conftest import Engines, skip_absent
@@ -83,7 +83,7 @@ def secured_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredNo
 def publish_and_search(core: Backend) -> None:
     """Publish something, and find it."""
     token = core.catalog.create_application("test").token
-    core.acceptor.accept(accept.chats(token))
+    core.acceptor.accept(AcceptRequest.chats(token))
     core.drainer.drain_all()
     store_messages(core, token, "a word")
     assert publisher(core).publish() == 1

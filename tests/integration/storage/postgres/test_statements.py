@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, Failed, SchemaMismatch
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage import postgres
 from backend.storage.postgres import (
@@ -146,7 +146,7 @@ def test_states_are_read_a_page_at_a_time(full: Database) -> None:
 
 def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> None:
     """Numbers are numbers."""
-    backend.acceptor.accept(accept.chats(application, 12))
+    backend.acceptor.accept(AcceptRequest.chats(application, 12))
     backend.drainer.drain_all()
     assert [chat.number for chat in backend.catalog.chats(application)] == list(range(1, 13))
     assert [chat.number for chat in backend.catalog.chats(application, after=9, limit=2)] == [

@@ -16,7 +16,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, Failed, InstaChatError, LogFull
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
-from backend.ingest import accept
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
@@ -53,7 +53,7 @@ def test_a_copy_put_back_under_a_running_server_fools_no_new_process(settings: S
     """Its life looks right to who knows nothing: but SQL has passed more than it ever gave."""
     with open_backend(settings) as backend:
         token = backend.catalog.create_application("x").token
-        backend.acceptor.accept(accept.chats(token))
+        backend.acceptor.accept(AcceptRequest.chats(token))
         send(backend, token, "a")
         backend.drainer.drain_all()
         with put_back(backend):
@@ -70,8 +70,8 @@ def test_a_worker_notices_a_copy_put_back_under_a_running_server(settings: Setti
     """What such a Redis gives would lie below the cursor, and never be stored: a drain ends its life."""
     with open_backend(settings) as backend, open_backend(settings) as old:
         token = backend.catalog.create_application("x").token
-        backend.acceptor.accept(accept.chats(token))
-        old.acceptor.accept(accept.messages(token, 1, ["a"]))  # knows as much as the copy
+        backend.acceptor.accept(AcceptRequest.chats(token))
+        old.acceptor.accept(AcceptRequest.messages(token, 1, ["a"]))  # knows as much as the copy
         with put_back(backend):
             send(backend, token, "b", "c")
             backend.drainer.drain_all()
@@ -85,7 +85,7 @@ def test_a_worker_notices_a_copy_put_back_under_a_running_server(settings: Setti
 def test_a_deletion_that_was_refused_keeps_no_chat_closed(backend: Backend, chat: str) -> None:
     """An old copy of Redis may say closed, with the event gone: SQL has decided, and the chat lives."""
     send(backend, chat, "a")
-    deletion = backend.acceptor.accept(accept.deletion(chat, 1))
+    deletion = backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     backend.drainer.drain_all()
     key = backend.log.counter_key(deletion.shard, Parent(chat, 1))
     redis_of(backend).hset(key, "closed", str(deletion.entry))
@@ -139,7 +139,7 @@ def test_a_foreign_log_stops_no_other_shard(backend: Backend) -> None:
     """One shard can't be drained; the sweep names it, and drains all others."""
     tokens = [backend.catalog.create_application(f"{n}").token for n in range(20)]
     for token in tokens:
-        backend.acceptor.accept(accept.chats(token))
+        backend.acceptor.accept(AcceptRequest.chats(token))
     spoilt = backend.counters.shard(tokens[0])
     redis_of(backend).set(backend.log.key(spoilt, "log"), "foreign")
     with pytest.raises(Failed, match="foreign"):

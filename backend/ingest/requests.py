@@ -1,0 +1,111 @@
+"""Requests to create or delete something: checked and packed here, accepted by `Acceptor`."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from backend.domain.errors import Invalid, KeyReused
+from backend.domain.events import pack_chats, pack_deletion
+from backend.domain.model import (
+    MAX_BATCH,
+    Parent,
+    checked_count,
+    checked_number,
+    checked_text,
+    checked_token,
+)
+from backend.storage.redis.accept import hash_idempotency_key
+
+MAX_KEY_LENGTH = 255
+
+
+class AcceptRequest(NamedTuple):
+    """One valid request; made by `chats`, `messages` or `deletion`.
+
+    `texts` are the texts of new messages, which are packed when they are accepted; the events of any other
+    request are in `packed`.
+    """
+
+    kind: str
+    parent: Parent
+    texts: Sequence[str] = ()
+    packed: Sequence[tuple[int, bytes]] = ()
+    key: str = ""
+    body_hash: str = ""
+
+    @classmethod
+    def chats(cls, token: str, count: int = 1, *, key: str | None = None) -> "AcceptRequest":
+        """A request for new chats of an application, 1 to 1,000 at once.
+
+        The same idempotency `key` with the same count returns the same answer for 24 hours. Raises Invalid,
+        or NotFound for a token that can't exist.
+        """
+        parent = Parent(checked_token(token))
+        if checked_count(count) > MAX_BATCH:
+            raise Invalid(f"can't create {count:,} chats in one request: at most {MAX_BATCH:,}")
+        request = cls("chats", parent, packed=pack_chats(token, count))
+        return request if key is None else request._with_key("chats", key, count)
+
+    @classmethod
+    def messages(
+        cls,
+        token: str,
+        chat: int,
+        texts: Sequence[str],
+        *,
+        key: str | None = None,
+        route: str = "messages",
+    ) -> "AcceptRequest":
+        """A request for new messages of a chat, 1 to 1,000 at once; they get consecutive numbers.
+
+        An idempotency `key` is valid within its `route` and chat. Raises Invalid, with the position of the
+        first invalid text, or NotFound.
+        """
+        parent = Parent(checked_token(token), checked_number(chat))
+        if not 1 <= len(texts) <= MAX_BATCH:
+            raise Invalid(f"{len(texts):,} messages in one request: 1 to {MAX_BATCH:,} are allowed")
+        for position, text in enumerate(texts, 1):
+            try:
+                checked_text(text)
+            except Invalid as error:
+                where = f" (message {position} of {len(texts)})" if len(texts) > 1 else ""
+                raise Invalid(error.message + where) from None
+        request = cls("messages", parent, texts)
+        return request if key is None else request._with_key(route, key, list(texts))
+
+    @classmethod
+    def deletion(
+        cls, token: str, chat: int | None = None, *, cascade: bool = False
+    ) -> "AcceptRequest":
+        """A request to delete an application or a chat; the drain decides it, in the log's order.
+
+        With `cascade` its children are deleted, too; without, it is not deleted if it has any.
+        """
+        parent = Parent(checked_token(token), chat if chat is None else checked_number(chat))
+        kind = "delete-application" if chat is None else "delete-chat"
+        return cls(kind, parent, packed=pack_deletion(token, chat, cascade=cascade))
+
+    def _with_key(self, route: str, key: str, body: object) -> "AcceptRequest":
+        token, chat = self.parent
+        name, body_hash = identify_request(f"{route} {token} {chat}", key, body)
+        return self._replace(key=name, body_hash=body_hash)
+
+
+def identify_request(route: str, key: str, body: object) -> tuple[str, str]:
+    """The name under which an idempotency key is stored, and the hash of the body that came with it.
+
+    Raises Invalid unless the key has 1 to 255 characters.
+    """
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise Invalid(f"an idempotency key has 1 to {MAX_KEY_LENGTH} characters")
+    body_hash = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]
+    return hash_idempotency_key(route, key), body_hash
+
+
+def key_reused_error() -> KeyReused:
+    """The answer to an idempotency key that was used before with another body."""
+    return KeyReused(
+        "this idempotency key was used before with another body; nothing was created",
+        "use a fresh key for each new request",
+    )
