@@ -49,7 +49,8 @@ REGISTRY = {
     "dead": CommandEntry("dead:app", "Dead letters: events that could not be stored or published."),
     "doctor": CommandEntry("doctor:doctor", "Examine every dependency and setting that can bite."),
     "bench": CommandEntry(
-        "bench.group:app", "Load with an audit; ratios against ceilings and rivals."
+        "bench.group:app",
+        "Run load tests with an audit, and benchmarks against ceilings and baselines.",
     ),
     "config": CommandEntry("config:app", "Settings: their values, and where each came from."),
 }

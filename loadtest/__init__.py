@@ -1,1 +1,1 @@
-"""The load tool: Locust scenarios against any base URL. It speaks HTTP only and never imports `backend`."""
+"""The load tool: Locust scenarios for any base URL. It uses HTTP only and never imports `backend`."""

@@ -1,7 +1,7 @@
-"""What a run leaves on disk: each request in 17 bytes, and what was answered, the ledger, in 25.
+"""The records of a run on disk: each request in 17 bytes, and each outcome, the ledger, in 25.
 
-Each process of the generator collects both; they reach the files of the run's folder once a second, from
-workers by way of the master, so that it does not matter on which machine a worker runs.
+Each process of the generator collects both. They are written to the run's folder once a second. Workers send
+theirs to the master, so a worker may run on another machine.
 """
 
 import struct
@@ -27,21 +27,21 @@ NEW_CHAT, SEND, BATCH, LIST, SEARCH, READ, EDIT, DELETE = range(len(ROUTES))
 _request = struct.Struct("<dIHhB")
 _entry = struct.Struct("<BIIQ8s")
 _NO_TEXT = bytes(8)
-_CHUNK = 1 << 16  # records that are read at once
+_CHUNK = 1 << 16  # records read at once
 
 
-class Request(NamedTuple):
-    """One request: when it was intended to start, and how long after that its answer was there."""
+class RecordedRequest(NamedTuple):
+    """One request: when it was due to start, and the time from then until its answer was complete."""
 
     at_s: float
     micros: int
     route: int
-    status: int  # 0: no answer came
+    status: int  # 0: no answer
     failed: bool
 
 
-class Outcome(IntEnum):
-    """What happened to a number, as far as answers tell. Unknown: the answer was lost, or a 5xx."""
+class RecordedOutcome(IntEnum):
+    """What an answer says about a number. UNKNOWN: the answer was lost or a 5xx, so it may be done or not."""
 
     CREATED = 1
     CREATION_UNKNOWN = 2  # no number
@@ -54,9 +54,9 @@ class Outcome(IntEnum):
 
 
 class LedgerEntry(NamedTuple):
-    """A line of the ledger; `application` is its place among the run's tokens."""
+    """One entry of the ledger; `application` is the index of its token in the fixtures."""
 
-    outcome: Outcome
+    outcome: RecordedOutcome
     application: int
     chat: int
     number: int
@@ -64,7 +64,7 @@ class LedgerEntry(NamedTuple):
 
 
 class Recorder:
-    """Collects what one process has to say, until it is taken."""
+    """Collects the records of one process in memory until `take`."""
 
     def __init__(self) -> None:
         self._buffers = {REQUESTS: bytearray(), LEDGER: bytearray()}
@@ -72,23 +72,23 @@ class Recorder:
     def record_request(
         self, at_s: float, micros: int, route: int, status: int, failed: bool
     ) -> None:
-        """A request was made."""
+        """Record a request."""
         micros = min(micros, 0xFFFFFFFF)
         self._buffers[REQUESTS] += _request.pack(at_s, micros, route, status, failed)
 
     def record_outcome(
         self,
-        outcome: Outcome,
+        outcome: RecordedOutcome,
         application: int,
         chat: int,
         number: int = 0,
         digest: bytes = _NO_TEXT,
     ) -> None:
-        """An answer was given, or lost."""
+        """Record what an answer, or a lost answer, says about a number."""
         self._buffers[LEDGER] += _entry.pack(outcome, application, chat, number, digest)
 
     def take(self) -> dict[str, bytes]:
-        """All that was collected since the last time, by kind."""
+        """The records collected since the last call, by kind."""
         taken = {kind: bytes(data) for kind, data in self._buffers.items() if data}
         for data in self._buffers.values():
             data.clear()
@@ -96,21 +96,21 @@ class Recorder:
 
 
 def append_records(folder: Path, source: str, records: dict[str, bytes]) -> None:
-    """Append what was taken to a process's files."""
+    """Append the records of one process, `source`, to its files in the folder."""
     for kind, data in records.items():
         with (folder / f"{kind}-{source}.bin").open("ab") as file:
             file.write(data)
 
 
 class RequestReader:
-    """Reads the requests of a folder, each once, also while they are being written."""
+    """Reads each request of a folder once, even while other processes still write them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: dict[Path, int] = {}
 
-    def read_new(self) -> Iterator[Request]:
-        """Those that were written since the last time."""
+    def read_new(self) -> Iterator[RecordedRequest]:
+        """The requests written since the last call."""
         for path in sorted(self._folder.glob(f"{REQUESTS}-*.bin")):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
@@ -120,13 +120,13 @@ class RequestReader:
                     for at_s, micros, route, status, failed in _request.iter_unpack(
                         records[:whole]
                     ):
-                        yield Request(at_s, micros, route, status, bool(failed))
+                        yield RecordedRequest(at_s, micros, route, status, bool(failed))
                     if whole < len(records):
                         break
 
 
 def ledger_entries(folder: Path) -> Iterator[LedgerEntry]:
-    """The ledger of a folder; what concerns one message comes in the order in which it happened."""
+    """The ledger of a folder; the entries of one message are in the order in which they happened."""
     for path in sorted(folder.glob(f"{LEDGER}-*.bin")):
         with path.open("rb") as file:
             while records := file.read(_entry.size * _CHUNK):
@@ -134,4 +134,4 @@ def ledger_entries(folder: Path) -> Iterator[LedgerEntry]:
                 for outcome, application, chat, number, digest in _entry.iter_unpack(
                     records[:whole]
                 ):
-                    yield LedgerEntry(Outcome(outcome), application, chat, number, digest)
+                    yield LedgerEntry(RecordedOutcome(outcome), application, chat, number, digest)

@@ -1,4 +1,7 @@
-"""HTTP for everything but the load itself: preparing, sampling, auditing. Nothing is sent twice."""
+"""HTTP for creating fixtures, sampling and auditing.
+
+The load itself uses Locust. It never repeats a request.
+"""
 
 import json
 from typing import Any, NamedTuple
@@ -12,41 +15,44 @@ TIMEOUT = urllib3.Timeout(connect=5, read=20)
 NO_ANSWER = 0
 
 
-class Answer(NamedTuple):
-    """A status, or NO_ANSWER, and the JSON that came with it."""
+class ApiAnswer(NamedTuple):
+    """The status of an answer, or NO_ANSWER, and its JSON."""
 
     status: int
     body: Any
 
 
 class ApiClient:
-    """One server, by several threads at once."""
+    """A client of one server, for use by several threads."""
 
     def __init__(self, host: str, connections: int = 16) -> None:
         self.host = host.rstrip("/")
         self._pool = urllib3.PoolManager(maxsize=connections, retries=False, timeout=TIMEOUT)
 
-    def request(self, method: str, path: str, body: Any = None) -> Answer:
-        """One request under `/api/v1`; never raises: without an answer the status is NO_ANSWER."""
+    def request(self, method: str, path: str, body: Any = None) -> ApiAnswer:
+        """Send one request to a path under `/api/v1`.
+
+        Never raises; without an answer the status is NO_ANSWER.
+        """
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = {} if data is None else {"Content-Type": "application/json"}
         try:
             response = self._pool.request(
                 method, f"{self.host}/api/v1{path}", body=data, headers=headers, redirect=False
             )
-            return Answer(response.status, json.loads(response.data) if response.data else None)
+            return ApiAnswer(response.status, json.loads(response.data) if response.data else None)
         except (urllib3.exceptions.HTTPError, OSError, ValueError):
-            return Answer(NO_ANSWER, None)
+            return ApiAnswer(NO_ANSWER, None)
 
     def check_reachable(self) -> None:
-        """Raises Unreachable unless the server answers, whatever it says."""
+        """Raises Unreachable unless the server answers; any status counts as an answer."""
         try:
             self._pool.request("GET", f"{self.host}/healthz", redirect=False)
         except (urllib3.exceptions.HTTPError, OSError):
             raise Unreachable(f"{self.host} does not answer") from None
 
     def request_ok(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON of a success. Raises Unreachable or Unusable for anything else."""
+        """Send one request; returns the JSON of a 2xx answer. Raises Unreachable or Unusable otherwise."""
         answer = self.request(method, path, body)
         if answer.status == NO_ANSWER:
             raise Unreachable(f"{self.host} does not answer")

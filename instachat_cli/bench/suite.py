@@ -43,7 +43,7 @@ NEEDS_ELASTICSEARCH = frozenset({"publish", "reindex", "million", "searchable", 
 """Those that have Elasticsearch beside them, where its URL is set; the others never do."""
 
 
-def run(
+def run_benchmarks(
     settings: Settings,
     names: Sequence[str],
     scale: Scale,

@@ -28,7 +28,7 @@ def load(console: "Console") -> dict[str, Any]:
     smoke = plan(Scenario.MIXED, Profile.SMOKE, seed=1, users=USERS, seconds=SECONDS)
     try:
         with api_server() as host:
-            result = runner.run(runner.RunOptions(smoke, host), lambda _: None)
+            result = runner.run_load(runner.RunOptions(smoke, host), lambda _: None)
     except CouldNotRun as error:
         raise Failed(f"the load could not be made: {error}") from None
     console.print(

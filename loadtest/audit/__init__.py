@@ -1,1 +1,1 @@
-"""Checks every number that the server answered against what the server stores."""
+"""Compares every number that the server answered with what the server stores."""

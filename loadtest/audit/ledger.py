@@ -1,7 +1,7 @@
-"""The ledger, sorted: what must be, and what may be, under each number of each chat.
+"""The ledger, sorted: which text must, and which may, be stored under each number of each chat.
 
-Sorting is SQLite's, on disk, so memory does not grow with the run. Edits and deletions of one message come
-from one user, one after another, so the last of them decides; where an answer was lost, both outcomes may be.
+SQLite sorts it on disk, so memory does not grow with the run. Edits and deletions of one message come from
+one user, one after another, so the last one decides. Where an answer was lost, both outcomes are allowed.
 """
 
 import sqlite3
@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from loadtest.recording import LedgerEntry, Outcome, ledger_entries
+from loadtest.recording import LedgerEntry, RecordedOutcome, ledger_entries
 
 FILE = "ledger.sqlite"
 
@@ -22,29 +22,29 @@ class Expected:
     """What the answers say about one number of a chat."""
 
     number: int
-    texts: set[bytes] = field(default_factory=set)  # digests; any of them is right
-    required: bool = True  # it has to be there
-    allowed: bool = True  # it can be there
+    texts: set[bytes] = field(default_factory=set)  # digests of the texts that are correct
+    required: bool = True  # it must be stored
+    allowed: bool = True  # it may be stored
     answers: int = 0  # how many creations were answered with this number
 
     def apply(self, outcome: int, digest: bytes) -> None:
-        """The next thing that happened to it."""
+        """Apply the next recorded outcome."""
         match outcome:
-            case Outcome.CREATED:
+            case RecordedOutcome.CREATED:
                 self.answers += 1
                 self.texts.add(digest)
-            case Outcome.EDITED:
+            case RecordedOutcome.EDITED:
                 self.texts = {digest}
-            case Outcome.EDIT_UNKNOWN:
+            case RecordedOutcome.EDIT_UNKNOWN:
                 self.texts.add(digest)
-            case Outcome.DELETED:
+            case RecordedOutcome.DELETED:
                 self.required = self.allowed = False
-            case Outcome.DELETION_UNKNOWN:
+            case RecordedOutcome.DELETION_UNKNOWN:
                 self.required = False
 
 
-class Ledger:
-    """The ledger of a run's folder."""
+class AuditLedger:
+    """The sorted ledger of a run's folder. Creating one reads all of its records."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
@@ -61,34 +61,39 @@ class Ledger:
         db.close()
 
     def chats(self) -> list[tuple[int, int]]:
-        """(application, chat) of each chat that something was sent to."""
+        """(application, chat) of each chat that received a request."""
         return self._query(
             "SELECT DISTINCT application, chat FROM entry WHERE outcome NOT IN (?, ?)",
-            Outcome.CHAT_CREATED,
-            Outcome.CHAT_CREATION_UNKNOWN,
+            RecordedOutcome.CHAT_CREATED,
+            RecordedOutcome.CHAT_CREATION_UNKNOWN,
         )
 
     def highest(self, application: int, chat: int) -> int:
-        """The highest number of a chat that must be there; 0 if none must."""
+        """The highest number of a chat that must be stored; 0 if there is none."""
         ((number,),) = self._query(
             "SELECT max(number) FROM entry AS made WHERE application = ? AND chat = ? AND outcome = ?"
             " AND NOT EXISTS (SELECT 1 FROM entry AS later WHERE later.application = made.application"
             " AND later.chat = made.chat AND later.number = made.number AND later.outcome IN (?, ?))",
             application,
             chat,
-            Outcome.CREATED,
-            Outcome.DELETED,
-            Outcome.DELETION_UNKNOWN,
+            RecordedOutcome.CREATED,
+            RecordedOutcome.DELETED,
+            RecordedOutcome.DELETION_UNKNOWN,
         )
         return number or 0
 
     def expected(self, application: int, chat: int) -> Iterator[Expected]:
-        """What is known of each number of a chat, in order."""
+        """What the answers say about each number of a chat, in order."""
         db = self._connect()
         rows = db.execute(
             "SELECT number, outcome, digest FROM entry WHERE application = ? AND chat = ? AND number > 0"
             " AND outcome NOT IN (?, ?) ORDER BY number, rowid",
-            (application, chat, Outcome.CHAT_CREATED, Outcome.CHAT_CREATION_UNKNOWN),
+            (
+                application,
+                chat,
+                RecordedOutcome.CHAT_CREATED,
+                RecordedOutcome.CHAT_CREATION_UNKNOWN,
+            ),
         )
         for number, happened in groupby(rows, key=itemgetter(0)):
             expected = Expected(number)
@@ -98,30 +103,30 @@ class Ledger:
         db.close()
 
     def unknown(self, application: int, chat: int) -> set[bytes]:
-        """The texts sent to a chat whose answers were lost."""
+        """The digests of texts that were sent to a chat and whose answers were lost."""
         rows = self._query(
             "SELECT digest FROM entry WHERE application = ? AND chat = ? AND number = 0 AND outcome = ?",
             application,
             chat,
-            Outcome.CREATION_UNKNOWN,
+            RecordedOutcome.CREATION_UNKNOWN,
         )
         return {digest for (digest,) in rows}
 
     def was_sent(self, digest: bytes) -> bool:
-        """Whether this text was sent at all, as a message or as an edit, to whatever chat."""
+        """Whether this text was sent, as a message or as an edit, to any chat."""
         return bool(self._query("SELECT 1 FROM entry WHERE digest = ? LIMIT 1", digest))
 
     def chat_numbers(self, application: int) -> tuple[dict[int, int], int]:
-        """The chats answered in an application with how often each, and how many answers were lost."""
+        """How often each chat number of an application was answered, and how many answers were lost."""
         rows = self._query(
             "SELECT chat, count(*) FROM entry WHERE application = ? AND outcome = ? GROUP BY chat",
             application,
-            Outcome.CHAT_CREATED,
+            RecordedOutcome.CHAT_CREATED,
         )
         ((lost,),) = self._query(
             "SELECT count(*) FROM entry WHERE application = ? AND outcome = ?",
             application,
-            Outcome.CHAT_CREATION_UNKNOWN,
+            RecordedOutcome.CHAT_CREATION_UNKNOWN,
         )
         return dict(rows), lost
 

@@ -1,1 +1,1 @@
-"""What the load says: real conversations, keywords, and the applications and chats it uses."""
+"""The content of the load: real conversations, keywords, and the applications and chats of a run."""

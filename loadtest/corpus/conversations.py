@@ -1,4 +1,4 @@
-"""Real conversations to load: the `chatterbot-corpus` package, and Arabic and emoji of our own."""
+"""Real conversations: the `chatterbot-corpus` package, and Arabic and emoji lines of this project."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 MAX_LINE = 10_000
-"""Longer lines are left out: a message can't be longer."""
+"""The longest text of a message; longer lines are left out."""
 
-_OUR_OWN = Path(__file__).with_name("conversations.yml")
+_ADDITIONAL = Path(__file__).with_name("conversations.yml")
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What was said on one topic in one language; each line is valid as a message's text."""
+    """The lines of one topic in one language; each is valid as a message's text."""
 
     language: str
     topic: str
@@ -21,11 +21,11 @@ class Conversation:
 
 
 def conversations() -> Iterator[Conversation]:
-    """All conversations, one a language and topic, ordered by the two; always the same.
+    """All conversations, ordered by language and topic; always the same.
 
-    They are read one file at a time, so a caller may begin before the last is read.
+    The files are read one at a time, while the caller iterates.
     """
-    # Imported here, as few commands need them and all should start quickly.
+    # Imported late: few commands need it, and all commands should start quickly.
     from chatterbot_corpus.corpus import DATA_DIRECTORY
 
     languages: dict[str, dict[str, Any]] = {
@@ -33,8 +33,8 @@ def conversations() -> Iterator[Conversation]:
         for language in Path(DATA_DIRECTORY).iterdir()
         if language.is_dir()
     }
-    for language, ours in _parsed(_OUR_OWN).items():
-        languages[language] = languages.get(language, {}) | ours
+    for language, additional in _parsed(_ADDITIONAL).items():
+        languages[language] = languages.get(language, {}) | additional
     for language, topics in sorted(languages.items()):
         for topic, source in sorted(topics.items()):
             spoken = _parsed(source)["conversations"] if isinstance(source, Path) else source
@@ -45,14 +45,14 @@ def conversations() -> Iterator[Conversation]:
 def _parsed(file: Path) -> Any:
     import yaml
 
-    # The base loader keeps what is written as it is written: a line that reads `No`, `1945` or
-    # `1.10` is no truth value and no number. In C it is ten times as fast as in Python.
+    # The base loader reads every scalar as a string: a line such as `No`, `1945` or `1.10` stays as it is
+    # written. The loader in C is ten times as fast as the one in Python.
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     return yaml.load(file.read_text(encoding="utf-8"), loader)
 
 
 def _lines(spoken: Any) -> Iterator[str]:
-    """The strings in lists of lists, as some of the files have fewer levels than the others."""
+    """The strings in nested lists; the files differ in how many levels they have."""
     if isinstance(spoken, str):
         yield spoken
     elif isinstance(spoken, dict):  # an unquoted line with a colon in it

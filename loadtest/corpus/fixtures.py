@@ -1,6 +1,6 @@
-"""What a run's users talk on: applications of its own, their chats, and what was said there before.
+"""The fixtures of a run: its applications, their chats, and the messages that the chats begin with.
 
-Each run makes its own, so that no run meets another's messages and every number can be accounted for.
+Each run creates its own, so that no other run's messages are in them and the audit can explain every number.
 """
 
 import time
@@ -13,50 +13,51 @@ from typing import Any
 
 from loadtest.corpus.texts import Language, digest, languages, mark
 from loadtest.errors import Unusable
-from loadtest.recording import Outcome, Recorder
+from loadtest.polling import wait_until
+from loadtest.recording import RecordedOutcome, Recorder
 from loadtest.web import ApiClient, messages_path
 
-CONCURRENT_REQUESTS = 8  # requests, while it is made
+CONCURRENT_REQUESTS = 8  # while the fixtures are created
 BATCH_SIZE = 500
 STORED_TIMEOUT_SECONDS = 60.0
 LANGUAGE_STRIDE = 4  # from an application's first language to the next one's
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How many applications and chats a scenario has, and how many messages each chat begins with."""
+class ScenarioLayout:
+    """How many applications and chats a scenario uses, and how many messages each chat begins with."""
 
     applications: int
-    chats: int  # in all
-    messages: int = 0
+    chats: int  # of all applications together
+    messages_per_chat: int = 0
 
-    def with_chats(self, chats: int | None) -> "Layout":
-        """The same with so many chats."""
+    def with_chats(self, chats: int | None) -> "ScenarioLayout":
+        """The same layout with another number of chats; None changes nothing."""
         if chats is None:
             return self
-        return Layout(min(self.applications, chats), chats, self.messages)
+        return ScenarioLayout(min(self.applications, chats), chats, self.messages_per_chat)
 
 
 @dataclass(frozen=True)
 class Fixtures:
-    """The applications by their tokens, and the chats as (application, number)."""
+    """The tokens of the applications, and the chats as (index of the application, number)."""
 
     tokens: list[str]
     chats: list[tuple[int, int]]
 
     def language(self, application: int, chat: int) -> Language:
-        """The language that is available in a chat; a few chats of a few applications speak them all."""
+        """The language of a chat; a few chats of a few applications are enough to use every language."""
         available = languages()
         return available[(application * LANGUAGE_STRIDE + chat) % len(available)]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Fixtures":
-        """From what `asdict` gives, also by way of JSON."""
+        """The fixtures from the output of `asdict`, which may have been through JSON."""
         return cls(data["tokens"], [(application, chat) for application, chat in data["chats"]])
 
 
-def create(client: ApiClient, layout: Layout, seed: int, recorder: Recorder) -> Fixtures:
-    """Create it. Raises Unreachable or Unusable where the server does not do so."""
+def create(client: ApiClient, layout: ScenarioLayout, seed: int, recorder: Recorder) -> Fixtures:
+    """Create the fixtures. Raises Unreachable or Unusable if the server does not create them."""
     with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
 
         def each(do: Callable[[int], Any], count: int) -> list[Any]:
@@ -65,11 +66,11 @@ def create(client: ApiClient, layout: Layout, seed: int, recorder: Recorder) -> 
         tokens: list[str] = each(partial(_application, client), layout.applications)
         chats: list[tuple[int, int]] = each(partial(_chat, client, tokens), layout.chats)
         for application, chat in chats:
-            recorder.record_outcome(Outcome.CHAT_CREATED, application, chat)
+            recorder.record_outcome(RecordedOutcome.CHAT_CREATED, application, chat)
         fixtures = Fixtures(tokens, sorted(chats))
-        if layout.messages:
+        if layout.messages_per_chat:
             send_first = partial(
-                _send_first_messages, client, fixtures, layout.messages, seed, recorder
+                _send_first_messages, client, fixtures, layout.messages_per_chat, seed, recorder
             )
             each(lambda place: send_first(*fixtures.chats[place]), layout.chats)
     return fixtures
@@ -97,7 +98,7 @@ def _send_first_messages(
     application: int,
     chat: int,
 ) -> None:
-    """Say so many lines, and wait until they can be read."""
+    """Send a chat's first messages, and wait until the last one is stored."""
     token = fixtures.tokens[application]
     sender = f"f{application}.{chat}"
     rng, language = Random(f"{seed}/{sender}"), fixtures.language(application, chat)
@@ -108,10 +109,14 @@ def _send_first_messages(
         body = {"messages": [{"text": text} for text in batch]}
         first = int(client.request_ok("POST", f"{messages_path(token, chat)}/batch", body)["first"])
         for number, text in enumerate(batch, first):
-            recorder.record_outcome(Outcome.CREATED, application, chat, number, digest(text))
+            recorder.record_outcome(
+                RecordedOutcome.CREATED, application, chat, number, digest(text)
+            )
             last = number
+    path = messages_path(token, chat, last)
     deadline = time.monotonic() + STORED_TIMEOUT_SECONDS
-    while client.request("GET", messages_path(token, chat, last)).status != 200:
-        if time.monotonic() > deadline:
-            raise Unusable(f"{client.host} does not store what the scenario begins with")
-        time.sleep(0.05)
+    if not wait_until(lambda: client.request("GET", path).status == 200, deadline, pause=0.05):
+        raise Unusable(
+            f"{client.host} did not store the scenario's first messages within"
+            f" {STORED_TIMEOUT_SECONDS:.0f} s"
+        )

@@ -1,8 +1,8 @@
-"""What is said and searched for: real lines in many languages, and each text unlike any other.
+"""The texts and keywords of the load: real lines in many languages, each made unique by a mark.
 
-A text is a line of the corpus with a mark behind it, such as `~7.u12.3.`: seed, who said it, which of
-theirs. So a text that is stored twice, or under another's number, shows; and searching for what all marks
-of a run begin with finds everything that was sent. The marks take no chance: they follow from seed and place.
+A text is a line of the corpus followed by a mark such as `~7.u12.3.`: the seed, the sender, and the sender's
+count of texts. The mark shows when a text is stored twice or under a wrong number, and a search for the
+prefix that all marks of a run share finds every text of the run. Marks use no random numbers.
 """
 
 from collections import Counter
@@ -18,12 +18,10 @@ from loadtest.corpus.conversations import conversations
 
 MAX_LINE_LENGTH = 9_900  # leaves room for a mark
 MAX_KEYWORDS = 200  # of one language
-MIN_LINES = 20  # of a language, to have its own chats
-MAX_SPACED_WORD_LENGTH = 12  # a word longer than that is taken for a script that writes no spaces
-IGNORED_CATEGORIES = (
-    "Mn",
-    "Lm",
-)  # marks, and Arabic tatweel: searching for nothing else is refused
+MIN_LINES = 20  # a language with fewer lines is left out
+MAX_SPACED_WORD_LENGTH = 12  # a longer word is taken for a script without spaces
+# Marks, and Arabic tatweel. The API rejects a keyword that has only such characters.
+IGNORED_CATEGORIES = ("Mn", "Lm")
 
 
 @dataclass(frozen=True)
@@ -33,14 +31,14 @@ class Language:
     name: str
     lines: Sequence[str]
     keywords: Sequence[str]
-    cumulative_weights: Sequence[float]  # of the keywords, each with all before it: Zipf's law
+    cumulative_weights: Sequence[float]  # of the keywords, by Zipf's law
 
     def text(self, rng: Random, mark: str) -> str:
-        """A line, and behind it the mark. It takes one number of the rng, in whatever language."""
+        """A random line followed by the mark. It takes exactly one number from `rng` in every language."""
         return f"{self.lines[int(rng.random() * len(self.lines))]} {mark}"
 
     def keyword(self, rng: Random) -> str:
-        """The k-th most frequent word one k-th as often as the first."""
+        """A random keyword; the k-th most frequent one comes 1/k as often as the most frequent one."""
         return rng.choices(self.keywords, cum_weights=self.cumulative_weights)[0]
 
 
@@ -59,7 +57,7 @@ def languages() -> list[Language]:
 
 
 def mark_prefix(seed: int) -> str:
-    """What every mark of a run begins with, and nothing else does."""
+    """The beginning of every mark of a run, which no other text contains."""
     return f"~{seed}."
 
 
@@ -69,7 +67,7 @@ def mark(seed: int, sender: str, number: int) -> str:
 
 
 def digest(text: str) -> bytes:
-    """Eight bytes that stand for a text in the ledger."""
+    """Eight bytes that identify a text in the ledger."""
     return blake2b(text.encode(), digest_size=8).digest()
 
 
@@ -81,7 +79,7 @@ def _language(name: str, lines: list[str]) -> Language:
 
 
 def _words(line: str) -> list[str]:
-    """The words of a line; of scripts without spaces, pieces of two characters. Each can be searched for."""
+    """The searchable words of a line, or pieces of two characters in scripts without spaces."""
     words = (word.strip(".,;:!?¿¡\"'()[]…。，！？、؟،।") for word in line.split())
     pieces = (
         word if len(word) <= MAX_SPACED_WORD_LENGTH else word[start : start + 2]

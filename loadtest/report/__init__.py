@@ -1,1 +1,1 @@
-"""What people see of a result; one file a form."""
+"""The result of a run, and the forms in which people read it."""

@@ -1,4 +1,4 @@
-"""A small chart in one line of text."""
+"""A small chart on one line of text."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -7,9 +7,10 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def chart(values: Sequence[float | None], width: int) -> str:
-    """The values as blocks from nothing up to the highest, the mean of several where they are too many.
+    """The values as blocks whose height is relative to the highest value.
 
-    What is unknown is a gap. At most `width` characters; empty if nothing is known.
+    Unknown values (None) are gaps. If there are more values than `width`, each block is the mean of several.
+    Empty if all values are unknown.
     """
     known = [value for value in values if value is not None]
     if not known:

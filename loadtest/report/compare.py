@@ -1,16 +1,16 @@
-"""Two measurements side by side as Markdown: what differs, and whether that is more than noise.
+"""Compares two measurements, and renders the comparison as Markdown.
 
-Each side is one run or, better, several of the same. A value is the geometric mean of its runs. A change
-comes with an interval: where it would lie nineteen times of twenty, by the spread of the logarithms between
-the runs of a side (Student's t). Of fewer than three runs no spread is known; then a run is taken to differ
-from the next one as much as its own seconds differ from each other, which is cautious. Where seconds can't
-tell either, nothing is said. A change is a regression only if its whole interval is beyond the tolerance.
+Each side is one run or, better, several equal runs. A value is the geometric mean over the runs of a side.
+Each change has a confidence interval of 95 %, computed from the spread of the logarithms between the runs of
+a side (Student's t). For fewer than three runs, the spread between the seconds within a run is used instead,
+which is a cautious estimate. If the seconds show no spread either, the interval is unknown. A change is a
+regression only if its whole interval is beyond the tolerance.
 
-Where a run of a side has no value at all (nothing was carried, no sample ever came, a route was never
-asked), a mean would be of the lucky ones: nothing is reckoned, and more such runs than before are a
-regression by themselves.
+If a run has no value for a metric (no level held, no sample arrived, a route had no requests), a mean over
+the other runs would be too favourable. The metric is then reported as missing, and a higher share of runs
+without a value is a regression in itself.
 
-Failures are counted, not measured: their share is higher if it is so by more than three standard errors.
+The share of failures is a regression if it has risen by more than three standard errors.
 """
 
 import math
@@ -19,19 +19,22 @@ from dataclasses import dataclass
 from operator import attrgetter
 from statistics import fmean, stdev
 
-from loadtest.report.result import Breakpoint, Moment, Result, RouteStatistics
+from loadtest.report.result import Moment, Result, RouteStatistics
 
 MIN_RUNS = 3
 MIN_SECONDS = 10
 Z = 1.96
-ALL = "all"  # the row of all routes together
-MIN_STANDARD_ERRORS = 3.0  # standard errors
-MIN_FAILURE_DIFFERENCE = 0.001  # of the requests; fewer are none to speak of
+ALL = "all"  # the name of the row for all routes together
+MIN_STANDARD_ERRORS = 3.0
+MIN_FAILURE_DIFFERENCE = 0.001  # share of the requests; a smaller rise is ignored
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One thing that is compared; `sign` is 1 where more is worse. No `by_second`: one run tells no noise."""
+    """A value that is compared. `sign` is 1 if a higher value is worse, else -1.
+
+    `by_second` is None if the seconds of a run do not have the value.
+    """
 
     of_what: str
     name: str
@@ -42,7 +45,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Change:
-    """How a metric has changed: `ratio` is new by old, `low` and `high` its interval."""
+    """How a metric has changed: `ratio` is new divided by old, `low` and `high` are its interval."""
 
     metric: Metric
     old: float
@@ -52,25 +55,25 @@ class Change:
     high: float
 
     def regressed(self, tolerance: float) -> bool:
-        """Whether it is certainly worse by more than that share."""
+        """Whether the whole interval is worse by more than that share."""
         if self.metric.sign > 0:
             return self.low > 1 + tolerance
         return self.high < 1 / (1 + tolerance)
 
     @property
     def is_noise(self) -> bool:
-        """Whether no change at all is as likely."""
+        """Whether the interval includes no change."""
         return self.low <= 1 <= self.high
 
     @property
     def is_unknown(self) -> bool:
-        """Whether there is nothing that tells noise from change."""
+        """Whether the interval could not be computed."""
         return math.isinf(self.high)
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A metric that some runs have and others do not: by run, what each side has."""
+    """A metric that some runs lack; `old` and `new` are the values of each run."""
 
     metric: Metric
     old: Sequence[float | None]
@@ -78,13 +81,13 @@ class Missing:
 
     @property
     def regressed(self) -> bool:
-        """Whether more of the runs have nothing than had before."""
+        """Whether the share of runs without a value has risen."""
         return _missing_share(self.new) > _missing_share(self.old)
 
 
 @dataclass(frozen=True)
 class Failures:
-    """The shares of a route's requests that failed."""
+    """The shares of a route's requests that failed, before and after."""
 
     route: str
     old: float
@@ -93,7 +96,7 @@ class Failures:
 
     @property
     def regressed(self) -> bool:
-        """Whether certainly more fail, and more than hardly any."""
+        """Whether the share has risen beyond chance and by a relevant amount."""
         return self.new - self.old > max(MIN_STANDARD_ERRORS * self.error, MIN_FAILURE_DIFFERENCE)
 
 
@@ -102,12 +105,12 @@ COMPARED_OPTIONS: dict[str, Callable[[Result], object]] = {
     "processes": attrgetter("processes"),
     "seconds": attrgetter("planned_s"),
     "chats": attrgetter("chats"),
-    "what a step has to keep": lambda result: result.breakpoint and _limits(result.breakpoint),
+    "limits of a step": lambda result: result.breakpoint and result.breakpoint.limits,
 }
 
 
 def differing_options(old: Sequence[Result], new: Sequence[Result]) -> list[str]:
-    """What the runs were asked for that is not the same for all of them, in words; and who was cut short."""
+    """The options in which the runs differ, in words, and how many runs of a side were interrupted."""
     found = []
     for name, of in COMPARED_OPTIONS.items():
         values = dict.fromkeys(
@@ -122,7 +125,7 @@ def differing_options(old: Sequence[Result], new: Sequence[Result]) -> list[str]
 
 
 def changes(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
-    """Every metric of the routes, of the lags and of `breakpoint` that all runs have."""
+    """The change of every metric that all runs have."""
     return [
         _change(metric, old, new)
         for metric in _metrics(old, new)
@@ -131,13 +134,13 @@ def changes(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
 
 
 def missing(old: Sequence[Result], new: Sequence[Result]) -> list[Missing]:
-    """Every metric that some of the runs do not have. What none has, nobody asked for."""
+    """Every metric that some runs have and others lack."""
     found = [Missing(m, _values(m, old), _values(m, new)) for m in _metrics(old, new)]
     return [m for m in found if any((*m.old, *m.new)) and not all((*m.old, *m.new))]
 
 
 def failures(old: Sequence[Result], new: Sequence[Result]) -> list[Failures]:
-    """Of every route of which something failed."""
+    """The failures of every route with any."""
     found = []
     for route in _routes(old):
         (failed, count), (failed_now, count_now) = _failed(route, old), _failed(route, new)
@@ -149,19 +152,23 @@ def failures(old: Sequence[Result], new: Sequence[Result]) -> list[Failures]:
 
 
 def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> Iterator[str]:
-    """The comparison, line by line."""
+    """The comparison as lines of Markdown."""
     first = old[0]
     sides = f"{_runs(old)} before, {_runs(new)} after"
     yield f"# {first.scenario}, {first.profile}: {sides}"
     yield ""
     for difference in differing_options(old, new):
-        yield f"**These runs are not alike** in {difference}."
+        yield f"**These runs differ** in {difference}."
         yield ""
     too_few = min(len(old), len(new)) < MIN_RUNS
-    noise = "the seconds within a run: three runs a side would tell more" if too_few else "the runs"
+    noise = (
+        "the seconds within a run (three runs a side would be more precise)"
+        if too_few
+        else "the runs"
+    )
     yield (
-        f"{first.model.capitalize()} model. Intervals of 95 %, from the spread of {noise}. A regression is"
-        f" worse by more than {tolerance:.0%} over its whole interval."
+        f"{first.model.capitalize()} model. Intervals are 95 % confidence intervals, from the spread of"
+        f" {noise}. A change is a regression if its whole interval is worse by more than {tolerance:.0%}."
     )
     yield ""
     yield "| of | metric | before | after | change | interval | |"
@@ -192,19 +199,15 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
     yield from _other_facts(old, new)
 
 
-def _limits(asked: Breakpoint) -> str:
-    return f"p99 ≤ {asked.max_p99_ms:g} ms, failed ≤ {asked.max_errors:.2%}"
-
-
 def _runs(side: Sequence[Result]) -> str:
     return f"{len(side)} run{'s' if len(side) > 1 else ''}"
 
 
 def _other_facts(old: Sequence[Result], new: Sequence[Result]) -> Iterator[str]:
-    """What differs around the runs: on another machine everything may; another seed is the same load."""
+    """The facts, such as the machine, and the seeds that differ. Runs with other seeds have the same load."""
     seeds = [", ".join(dict.fromkeys(str(r.seed) for r in side)) for side in (old, new)]
     if seeds[0] != seeds[1]:
-        yield f"- not the same: seed: {seeds[0]}; then {seeds[1]}"
+        yield f"- differs: seed: {seeds[0]}; then {seeds[1]}"
     names = dict.fromkeys(name for result in (*old, *new) for name in result.facts)
     for name in names:
         before, after = (
@@ -212,7 +215,7 @@ def _other_facts(old: Sequence[Result], new: Sequence[Result]) -> Iterator[str]:
             for side in (old, new)
         )
         if name != "InstaChat" and before != after:
-            yield f"- not the same: {name}: {', '.join(before)}; then {', '.join(after)}"
+            yield f"- differs: {name}: {', '.join(before)}; then {', '.join(after)}"
 
 
 def _routes(results: Sequence[Result]) -> list[str]:
@@ -225,21 +228,21 @@ def _metrics(old: Sequence[Result], new: Sequence[Result]) -> list[Metric]:
 
 
 def _values(metric: Metric, results: Sequence[Result]) -> list[float | None]:
-    """By run; a rate of nothing is nothing, too."""
+    """The value of each run; None also for a rate of 0."""
     return [metric.of(result) or None for result in results]
 
 
 def _missing_share(values: Sequence[float | None]) -> float:
-    """The share that is missing."""
+    """The share of runs without a value."""
     return values.count(None) / len(values)
 
 
 def _mean(values: Sequence[float | None]) -> str:
-    """The mean of those that are there, and how many are not."""
+    """The mean of the known values, and how many are missing."""
     known = [math.log(value) for value in values if value]
     if not known:
-        return "nothing"
-    few = f", and {len(values) - len(known)} of {len(values)} nothing"
+        return "missing"
+    few = f", missing in {len(values) - len(known)} of {len(values)}"
     return f"{math.exp(fmean(known)):,.1f}{few if len(known) < len(values) else ''}"
 
 
@@ -249,7 +252,7 @@ def _row(route: str, result: Result) -> RouteStatistics | None:
 
 
 def _route_metrics(route: str) -> Iterator[Metric]:
-    """Of single routes the rate is a matter of what was asked for: of their shares, and of chance."""
+    """The metrics of a route. The rate of a single route follows from the scenario and is not compared."""
     for name, field, sign in (
         ("rate/s", "rate", -1),
         ("p50 ms", "p50_ms", 1),
@@ -268,7 +271,7 @@ def _route_metrics(route: str) -> Iterator[Metric]:
 
 
 def _lag_metrics(until: str) -> Iterator[Metric]:
-    """A second has few samples, whose median says nothing of the highest ones."""
+    """The metrics of a lag. A second has too few samples for other percentiles than the median."""
     for name in ("p50", "p95", "p99"):
         by_second = attrgetter(f"{until}_ms") if name == "p50" else None
         yield Metric(
@@ -297,16 +300,16 @@ def _change(metric: Metric, old: Sequence[Result], new: Sequence[Result]) -> Cha
     )
     return Change(
         metric,
-        math.exp(old_mean),
-        math.exp(new_mean),
-        ratio,
-        ratio * math.exp(-error),
-        ratio * math.exp(error),
+        old=math.exp(old_mean),
+        new=math.exp(new_mean),
+        ratio=ratio,
+        low=ratio * math.exp(-error),
+        high=ratio * math.exp(error),
     )
 
 
 def _error(values: Sequence[float], metric: Metric, results: Sequence[Result]) -> float:
-    """The standard error of the mean logarithm."""
+    """The standard error of the mean logarithm; infinite if it is unknown."""
     if len(values) >= MIN_RUNS:
         return stdev(map(math.log, values)) / math.sqrt(len(values))
     if metric.by_second is None:
@@ -322,7 +325,7 @@ def _error(values: Sequence[float], metric: Metric, results: Sequence[Result]) -
 
 
 def _quantile(freedom: int) -> float:
-    """Student's t at 97.5 %, by its expansion around the normal distribution's; that one of too few runs."""
+    """Student's t at 97.5 %, by its expansion around the normal quantile, which is used for too few runs."""
     if freedom < 2 * (MIN_RUNS - 1):
         return Z
     return Z + (Z**3 + Z) / (4 * freedom) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)

@@ -1,4 +1,4 @@
-"""A result as files in a folder, to look at, to send on, and to reckon with."""
+"""A result as files in a folder: a page, plots, tables and JSON."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -11,9 +11,10 @@ from loadtest.report.result import Moment, Result, RouteStatistics, dumps
 
 
 def write(result: Result, folder: Path) -> list[Path]:
-    """Write `report.html`, a PNG a plot, `series.csv`, `routes.csv` and `result.json`; returns their paths.
+    """Write the files; returns their paths.
 
-    What bears these names in the folder, which must be there, is replaced. OSError if that can't be.
+    They are `report.html`, a PNG for each plot, `series.csv`, `routes.csv` and `result.json`. The folder
+    must exist; files with these names are replaced. Raises OSError if writing fails.
     """
     paths = {
         name: folder / name for name in ("report.html", "series.csv", "routes.csv", "result.json")

@@ -1,4 +1,4 @@
-"""A result as one page of HTML that needs nothing else: no script, no other file, no other host."""
+"""A result as a self-contained HTML page: no script, no other file, no other host."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from loadtest.report.result import Audit, Model, Result, RouteStatistics, Spread, Threshold
-from loadtest.report.words import carried, level
+from loadtest.report.result import Audit, LoadModel, Result, RouteStatistics, Spread, Threshold
+from loadtest.report.words import carried, load_text
 
 PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 NEUTRAL_COUNTS = ("answered", "stored", "searchable", "deleted", "unknown", "unknown_stored")
@@ -15,12 +15,12 @@ Cell = str | float | None
 
 
 def page(result: Result, plots: Mapping[str, str]) -> str:
-    """The whole page. `plots` are SVG elements by what they show."""
+    """The HTML of the page. `plots` maps titles to SVG elements."""
     return PAGE.substitute(
         title=escape(f"InstaChat load test: {result.scenario}, {result.profile}"),
         about=escape(
-            f"{result.started_at}, {result.model} model, {level(result)}, {result.duration_s:g} s of which"
-            f" {result.window.to_s - result.window.from_s:.0f} s are measured, seed {result.seed}"
+            f"{result.started_at}, {result.model} model, {load_text(result)}, {result.duration_s:g} s,"
+            f" {result.window.to_s - result.window.from_s:.0f} s of them measured, seed {result.seed}"
         ),
         verdict=_verdict(result),
         routes=_routes([*result.requests, result.total]),
@@ -46,7 +46,7 @@ def page(result: Result, plots: Mapping[str, str]) -> str:
 def _verdict(result: Result) -> str:
     paragraphs = [_paragraph("bad", f"Did not pass: {problem}.") for problem in result.problems]
     if result.interrupted:
-        paragraphs.append(_paragraph("bad", "Interrupted: this is what was done until then."))
+        paragraphs.append(_paragraph("bad", "Interrupted: the figures cover the time until then."))
     paragraphs = paragraphs or [_paragraph("good", "Passed.")]
     if result.breakpoint and result.breakpoint.level is not None:
         paragraphs.append(_paragraph("good", f"Carried: {carried(result.breakpoint)}."))
@@ -58,7 +58,7 @@ def _paragraph(kind: str, text: str) -> str:
 
 
 def _routes(rows: Sequence[RouteStatistics]) -> str:
-    """The table of routes, with a column that says why where something failed."""
+    """The table of routes; if requests failed, with a column of the errors."""
     heads: tuple[str, ...] = (
         "route",
         "rate/s",
@@ -109,28 +109,28 @@ def _audit(audit: Audit) -> str:
     )
 
 
-def _thresholds(bars: Sequence[Threshold]) -> str:
-    if not bars:
+def _thresholds(thresholds: Sequence[Threshold]) -> str:
+    if not thresholds:
         return "<p>None was set.</p>"
     return _table(
         ("threshold", "at most", "found", "verdict"),
         [
             (
-                bar.name,
-                _bar(bar, bar.limit),
-                _bar(bar, bar.found),
-                _mark(bar.kept, "kept", "missed"),
+                threshold.name,
+                _amount(threshold, threshold.limit),
+                _amount(threshold, threshold.found),
+                _mark(threshold.kept, "kept", "missed"),
             )
-            for bar in bars
+            for threshold in thresholds
         ],
         raw=3,
     )
 
 
-def _bar(bar: Threshold, value: float | None) -> str:
+def _amount(threshold: Threshold, value: float | None) -> str:
     if value is None:
         return "unknown"
-    return f"{value:.2%}" if bar.name == "errors" else f"{value:,.1f} ms"
+    return f"{value:.2%}" if threshold.name == "errors" else f"{value:,.1f} ms"
 
 
 def _steps(result: Result) -> str:
@@ -150,7 +150,7 @@ def _steps(result: Result) -> str:
 def _levels(result: Result) -> str:
     if not result.levels:
         return ""
-    unit = "/s" if result.model is Model.OPEN else " users"
+    unit = "/s" if result.model is LoadModel.OPEN else " users"
     heads = ("level", "from s", "to s", "rate/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "failed")
     rows: list[Sequence[Cell]] = [
         (
@@ -165,12 +165,12 @@ def _levels(result: Result) -> str:
 
 def _facts(result: Result) -> str:
     cpu, memory = result.cpu, result.memory_mb
-    servers = "not ours to see" if cpu.servers is None else f"{cpu.servers:.2f}"
+    servers = "not visible from here" if cpu.servers is None else f"{cpu.servers:.2f}"
     facts = {
         "scenario": result.scenario,
         "profile": result.profile,
         "seed": str(result.seed),
-        "model": f"{result.model}, {level(result)}",
+        "model": f"{result.model}, {load_text(result)}",
         "processes of the generator": str(result.processes),
         "server": "a private installation" if result.private else result.host,
         "processors used": f"generator {cpu.generator:.2f}, servers {servers},"
@@ -189,14 +189,17 @@ def _mark(good: bool, yes: str = "good", no: str = "fault") -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Cell]], *, raw: int = -1) -> str:
-    """Rows whose first cell names them; numbers stand right; the column `raw` is HTML already."""
+    """A table whose first column names the rows.
+
+    Numbers are right-aligned; the column `raw` is not escaped.
+    """
     rows = list(rows)
     heading = "".join(
         f'<th scope="col"{_class(not isinstance(cell, str))}>{escape(head)}</th>'
         for head, cell in zip(heads, rows[0] if rows else heads, strict=True)
     )
     lines = [
-        # Where it is wider than the screen it scrolls, by keys, too.
+        # A table wider than the screen scrolls; tabindex lets the keyboard scroll it.
         f'<div class="table" tabindex="0" role="region" aria-label="{escape(heads[0])}"><table>',
         f"<thead><tr>{heading}</tr></thead>",
         "<tbody>",

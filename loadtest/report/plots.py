@@ -1,7 +1,7 @@
-"""A result's course over time, drawn: by Matplotlib, which is imported only when something is drawn.
+"""Plots of a run over time, drawn by Matplotlib, which is imported only when a plot is drawn.
 
-The same drawing becomes a PNG on white and an SVG within a page, whose text and axes then take the page's own
-colour: so it is at home on a dark one, too. The colours of the lines are readable on both.
+Each plot becomes a PNG on white and an SVG for an HTML page. Text and axes of the SVG take the page's text
+colour, and the colours of the lines are readable on light and on dark pages.
 """
 
 import io
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.report.result import Model, Moment, Result
+from loadtest.report.result import LoadModel, Moment, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TEXT_COLOR = "#44484e"  # becomes the page's own colour
+TEXT_COLOR = "#44484e"  # replaced by the page's text colour in an SVG
 BLUE, ORANGE, RED, GREEN, VIOLET = "#2f80ed", "#d97706", "#e5484d", "#1a9c50", "#9b5de5"
 SIZE_INCHES = (9.0, 3.0)
-DPI = 144  # an inch
-STYLE: Any = {  # its own type is the list of all settings there are
+DPI = 144
+STYLE: Any = {  # Matplotlib's type lists every setting by name
     "axes.edgecolor": TEXT_COLOR,
     "axes.labelcolor": TEXT_COLOR,
     "axes.spines.right": False,
@@ -32,8 +32,8 @@ STYLE: Any = {  # its own type is the list of all settings there are
     "grid.color": TEXT_COLOR,
     "legend.frameon": False,
     "legend.labelcolor": TEXT_COLOR,
-    "svg.fonttype": "none",  # text stays text: to be found, to be read aloud
-    "svg.hashsalt": "instachat",  # the same drawing is the same file
+    "svg.fonttype": "none",  # text remains text, for searching and for screen readers
+    "svg.hashsalt": "instachat",  # equal plots give equal files
     "text.color": TEXT_COLOR,
     "xtick.color": TEXT_COLOR,
     "ytick.color": TEXT_COLOR,
@@ -42,7 +42,7 @@ STYLE: Any = {  # its own type is the list of all settings there are
 
 @dataclass(frozen=True)
 class Line:
-    """One thing over time."""
+    """One value over time."""
 
     name: str
     of: Callable[[Moment], float | None]
@@ -52,7 +52,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """What is drawn together, and how it is called in files, in headings and on its axis."""
+    """Lines that are drawn together; `name` is used in file names, `title` and `axis` in the plot."""
 
     name: str
     title: str
@@ -112,11 +112,11 @@ PLOTS = (
 
 
 def figures(result: Result) -> Iterator[tuple[Plot, "Figure"]]:
-    """Each plot that there are figures for."""
+    """Each plot for which the result has values."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        users_plots = [USERS_PLOT] if result.model is Model.CLOSED else []
+        users_plots = [USERS_PLOT] if result.model is LoadModel.CLOSED else []
         for plot in [*users_plots, *PLOTS]:
             lines = [line for line in _lines(plot, result) if _has_values(line, result.timeline)]
             if lines:
@@ -124,12 +124,12 @@ def figures(result: Result) -> Iterator[tuple[Plot, "Figure"]]:
 
 
 def write_png(figure: "Figure", path: Path) -> None:
-    """Write it as a file, on white."""
+    """Write a plot as a PNG on white."""
     figure.savefig(path, dpi=DPI, format="png", facecolor="white")
 
 
 def to_svg(figure: "Figure", name: str) -> str:
-    """As an element of a page, whose ids begin with that name: a page may hold several."""
+    """The plot as an SVG element. Its ids begin with `name`, so that a page can contain several plots."""
     import matplotlib as mpl
 
     written = io.StringIO()
@@ -145,8 +145,8 @@ def to_svg(figure: "Figure", name: str) -> str:
 
 
 def _lines(plot: Plot, result: Result) -> tuple[Line, ...]:
-    """Its lines; in the open model, where the level is a rate, also what was due."""
-    due = plot.name == "rate" and result.model is Model.OPEN
+    """The lines of a plot; in the open model the rate also has a line for the planned rate."""
+    due = plot.name == "rate" and result.model is LoadModel.OPEN
     return (PLANNED_LINE, *plot.lines) if due else plot.lines
 
 

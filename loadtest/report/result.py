@@ -1,11 +1,11 @@
-"""What a run found: the JSON of `instachat bench run -o json`, which reports and comparisons read.
+"""The result of a run: the JSON of `instachat bench run -o json`, which reports and comparisons read.
 
-`Result.to_json` and `Result.from_json` are inverse. A reader refuses a `version` that it does not know; a
-field that is added with a default leaves the version as it is. Times are milliseconds where the name ends
-with `_ms` and seconds since the run's start where it ends with `_s`; rates are per second.
+`Result.to_json` and `Result.from_json` are inverse. A reader rejects a `version` that it does not know;
+adding a field with a default does not change the version. Fields whose names end with `_ms` are in
+milliseconds, those that end with `_s` are in seconds since the run's start, and rates are per second.
 
-What is in `requests`, `total`, `lag_ms`, `cpu` and `memory_mb` is of the measured window only: ramp-up,
-ramp-down and warm-up are left out. `timeline` and `audit` are of the whole run.
+`requests`, `total`, `lag_ms`, `cpu` and `memory_mb` cover the measured window only, without ramp-up, ramp-
+down and warm-up. `timeline` and `audit` cover the whole run.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from typing import Any
 VERSION = 1
 
 
-class Model(StrEnum):
-    """How requests arise: `closed`, users who wait for their answers; `open`, a rate held whatever comes."""
+class LoadModel(StrEnum):
+    """When requests are sent: `closed`, each user waits for its answers; `open`, at a fixed rate."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -34,10 +34,11 @@ class Window:
 
 @dataclass(frozen=True)
 class RouteStatistics:
-    """The requests of one route (or of all). A latency counts from the start that was *intended*.
+    """The requests of one route, or of all. A latency counts from the time at which the request was *due*.
 
-    `failures` are all that were not answered as they should be; `unknown`, among them, those whose answer
-    was lost or a 5xx: it may have been done or not. `errors` counts them by status or exception.
+    `failures` counts all requests without the expected answer. `unknown` counts those of them whose answer
+    was lost or a 5xx, so that the server may or may not have done the work. `errors` counts failures by
+    status or exception.
     """
 
     name: str
@@ -53,13 +54,13 @@ class RouteStatistics:
 
     @property
     def error_share(self) -> float:
-        """Failures by requests, 0 to 1."""
+        """The share of requests that failed, 0 to 1."""
         return self.failures / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Percentiles of samples; `missed` never came within the sampler's patience."""
+    """Percentiles of samples; `missed` counts samples that took longer than the sampler's patience."""
 
     samples: int
     p50: float | None
@@ -71,7 +72,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Lags:
-    """From a message's answer to when a read gives it, and to when a search finds it."""
+    """The time from a message's answer until a read returns it, and until a search finds it."""
 
     stored: Spread
     searchable: Spread
@@ -79,18 +80,18 @@ class Lags:
 
 @dataclass(frozen=True)
 class Cpu:
-    """Processors used, on average: 1.0 is one busy all the time. None: not ours to see (a host was given)."""
+    """Processors used on average; 1.0 is one processor busy all the time. `servers` is None with --host."""
 
     generator: float
     servers: float | None
-    busiest: float  # of the generator's processes: one of them can use one processor at most
-    machine: float  # all of the machine, by whomever
+    busiest: float  # the busiest generator process; it can use at most one processor
+    machine: float  # used by all programs on this machine
     processors: int
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Highest memory of the processes together, in MB (10⁶ bytes); shared pages count once."""
+    """The highest memory use of all processes together, in MB (10⁶ bytes); shared pages count once."""
 
     generator: float
     servers: float | None
@@ -98,13 +99,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Moment:
-    """One second of the run. What was not sampled in it is None.
+    """One second of the run. Values that were not sampled in it are None.
 
-    Latencies and failures are of the requests that were due in it, `rate` is of what was answered in it.
+    Latencies and failures cover the requests that were due in it; `rate` counts the answers that came in it.
     """
 
     at_s: float
-    level: float  # users, or arrivals a second, that were to be
+    level: float  # planned users, or planned arrivals a second
     rate: float
     failures: int
     p50_ms: float | None = None
@@ -130,7 +131,7 @@ class Level:
 
 @dataclass(frozen=True)
 class ChatAudit:
-    """The numbers of chats that were created while the load ran."""
+    """The audit of the numbers of chats that the run created."""
 
     answered: int = 0
     stored: int = 0
@@ -141,14 +142,14 @@ class ChatAudit:
 
 @dataclass(frozen=True)
 class Audit:
-    """Every number that was answered against what the server has: after the run, over HTTP.
+    """The comparison of every answered number with what the server stores, made over HTTP after the run.
 
-    `answered` counts messages that must be there (those deleted since are in `deleted`); `stored` and
-    `searchable` how many of them are, with the right text. `lost`: answered, and not there. `doubled`: one
-    number answered twice, or one request stored twice. `gaps`: numbers below a chat's highest that nobody
-    was answered and nothing is stored under. `unasked`: stored, and never sent. `undead`: deleted, and still
-    there. `unsearchable`: stored, and not found. `unknown`: sent, but the answer was lost or a 5xx;
-    `unknown_stored`: those of them that are there, which is no fault.
+    `answered`: messages that must be stored; deleted ones are counted by `deleted` instead. `stored`,
+    `searchable`: how many of them are stored, and found by a search, with the right text. `lost`: answered
+    but not stored. `doubled`: one number answered twice, or one request stored twice. `gaps`: numbers below
+    a chat's highest that were never answered and are not stored. `unasked`: stored but never sent. `undead`:
+    deleted but still stored. `unsearchable`: stored but not found by a search. `unknown`: sent, but the
+    answer was lost or a 5xx. `unknown_stored`: how many of those are stored, which is not a fault.
     """
 
     answered: int = 0
@@ -165,12 +166,12 @@ class Audit:
     unknown: int = 0
     unknown_stored: int = 0
     chats: ChatAudit = field(default_factory=ChatAudit)
-    examples: list[str] = field(default_factory=list)  # of the faults, the first few, in words
+    examples: list[str] = field(default_factory=list)  # the first few faults, in words
     seconds: float = 0.0
 
     @property
     def faults(self) -> dict[str, int]:
-        """What must not be, by kind; empty after a clean run."""
+        """The number of faults by kind; empty if there are none."""
         kinds = (
             "lost",
             "doubled",
@@ -189,7 +190,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Threshold:
-    """One bar, and whether it was kept. `found` is None where nothing was measured: that is not kept."""
+    """A limit, and whether the run kept it. If nothing was measured, `found` is None and it is not kept."""
 
     name: str  # p99 or errors
     limit: float  # milliseconds, or a share of 0 to 1
@@ -198,26 +199,31 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One level of a `breakpoint` run: what was asked for, what was carried, and whether it held."""
+class BreakpointStep:
+    """One level of a `breakpoint` run: the planned rate, the answered rate, and whether it held."""
 
     level: float
     rate: float
     p99_ms: float | None
     error_share: float
     held: bool
-    why: str = ""  # not held: which bar was missed
+    why: str = ""  # which limits it missed
 
 
 @dataclass(frozen=True)
 class Breakpoint:
-    """The highest level that held, None if none did; and each that was tried, in order."""
+    """The highest level that held, None if none did, and each step in order."""
 
     level: float | None
     rate: float | None
-    steps: list[Step] = field(default_factory=list)
-    max_p99_ms: float = 0.0  # what a step had to keep,
+    steps: list[BreakpointStep] = field(default_factory=list)
+    max_p99_ms: float = 0.0  # the limits of a step
     max_errors: float = 0.0
+
+    @property
+    def limits(self) -> str:
+        """The limits of a step, in words."""
+        return f"p99 ≤ {self.max_p99_ms:g} ms, failed ≤ {self.max_errors:.2%}"
 
 
 @dataclass(frozen=True)
@@ -226,16 +232,16 @@ class Result:
 
     scenario: str
     profile: str
-    model: Model
+    model: LoadModel
     seed: int
-    users: int  # closed: at the highest; open: at most so many requests under way
-    rate: float | None  # open: arrivals a second at the highest
+    users: int  # closed: the highest number; open: the most requests under way at once
+    rate: float | None  # open: the highest arrivals a second
     processes: int
     started_at: str  # RFC 3339, UTC
     duration_s: float
     window: Window
     host: str
-    private: bool  # the installation was started for this run, and is gone
+    private: bool  # the installation was started for this run and removed after it
     interrupted: bool
     requests: list[RouteStatistics]
     total: RouteStatistics
@@ -245,21 +251,21 @@ class Result:
     audit: Audit
     thresholds: list[Threshold] = field(default_factory=list)
     breakpoint: Breakpoint | None = None
-    levels: list[Level] = field(default_factory=list)  # where a profile holds several; in order
+    levels: list[Level] = field(default_factory=list)  # of a profile with several levels; in order
     timeline: list[Moment] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)  # machine, versions, commit, settings
-    planned_s: float | None = None  # how long it was to take; `duration_s` is how long it took
-    chats: int | None = None  # that there were before the load, or None: an older result
+    planned_s: float | None = None  # the planned length; `duration_s` is the actual one
+    chats: int | None = None  # at the begin of the load; None in an older result
     version: int = VERSION
 
     @property
     def problems(self) -> list[str]:
-        """Why this run did not pass, in words; empty if it did."""
+        """The reasons why this run did not pass, in words; empty if it passed."""
         faults = [
             f"{count:,} {kind.replace('_', ' ')}" for kind, count in self.audit.faults.items()
         ]
-        missed = [_missed(bar) for bar in self.thresholds if not bar.kept]
+        missed = [_missed(threshold) for threshold in self.thresholds if not threshold.kept]
         nothing = self.breakpoint is not None and self.breakpoint.level is None
         return [*faults, *missed, *(["not even the first level held"] if nothing else [])]
 
@@ -269,14 +275,14 @@ class Result:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Result":
-        """The result that `to_json` has written; ValueError for one that this program can't read."""
+        """The result from the output of `to_json`. Raises ValueError if this program can't read it."""
         if data.get("version") != VERSION:
             raise ValueError(f"not the result of a run, or not of version {VERSION}")
         try:
             return cls(
                 **{
                     **data,
-                    "model": Model(data["model"]),
+                    "model": LoadModel(data["model"]),
                     "window": Window(**data["window"]),
                     "requests": [RouteStatistics(**row) for row in data["requests"]],
                     "total": RouteStatistics(**data["total"]),
@@ -286,7 +292,7 @@ class Result:
                     "audit": Audit(
                         **{**data["audit"], "chats": ChatAudit(**data["audit"]["chats"])}
                     ),
-                    "thresholds": [Threshold(**bar) for bar in data["thresholds"]],
+                    "thresholds": [Threshold(**threshold) for threshold in data["thresholds"]],
                     "breakpoint": _breakpoint(data["breakpoint"]),
                     "levels": [
                         Level(**{**level, "requests": RouteStatistics(**level["requests"])})
@@ -305,22 +311,23 @@ def dumps(result: Result) -> str:
 
 
 def loads(text: str) -> Result:
-    """The result that `dumps` has written; ValueError if it is none."""
+    """The result from the output of `dumps`. Raises ValueError for any other text."""
     data = json.loads(text)
     if not isinstance(data, dict):
         raise ValueError("not the result of a run")
     return Result.from_json(data)
 
 
-def _missed(bar: Threshold) -> str:
-    if bar.name == "errors":
-        found = "nothing was measured" if bar.found is None else f"{bar.found:.2%} failed"
-        return f"{found}, at most {bar.limit:.2%} may"
-    found = "unknown" if bar.found is None else f"{bar.found:.1f} ms"
-    return f"{bar.name} is {found}, at most {bar.limit:g} ms is allowed"
+def _missed(threshold: Threshold) -> str:
+    found, limit = threshold.found, threshold.limit
+    if threshold.name == "errors":
+        share = "nothing was measured" if found is None else f"{found:.2%} failed"
+        return f"{share}, at most {limit:.2%} may"
+    time = "unknown" if found is None else f"{found:.1f} ms"
+    return f"{threshold.name} is {time}, at most {limit:g} ms is allowed"
 
 
 def _breakpoint(data: dict[str, Any] | None) -> Breakpoint | None:
     if data is None:
         return None
-    return Breakpoint(**{**data, "steps": [Step(**step) for step in data["steps"]]})
+    return Breakpoint(**{**data, "steps": [BreakpointStep(**step) for step in data["steps"]]})

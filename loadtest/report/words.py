@@ -1,10 +1,10 @@
-"""A result in a few lines of plain text, which fit into 80 columns, with small charts."""
+"""A result as plain text in 80 columns, with small charts."""
 
 import textwrap
 from collections.abc import Callable, Iterator
 
 from loadtest.report.chart import chart
-from loadtest.report.result import Breakpoint, Model, Moment, Result, RouteStatistics, Spread
+from loadtest.report.result import Breakpoint, LoadModel, Moment, Result, RouteStatistics, Spread
 
 CHARTS: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
     ("requests/s", lambda moment: moment.rate),
@@ -18,29 +18,29 @@ CHART_WIDTH = 36
 COLUMNS = 80
 
 
-def level(result: Result) -> str:
-    """How much was asked of the server, in words."""
+def load_text(result: Result) -> str:
+    """The level of the load, in words."""
     if result.breakpoint:
         tried = [step.level for step in result.breakpoint.steps]
-        return f"{tried[0]:,.0f} to {tried[-1]:,.0f} arrivals/s" if tried else "no step was over"
-    if result.model is Model.OPEN:
+        return f"{tried[0]:,.0f} to {tried[-1]:,.0f} arrivals/s" if tried else "no step ended"
+    if result.model is LoadModel.OPEN:
         return f"{result.rate:g} arrivals/s at the highest"
     return f"{result.users:,} users at the highest"
 
 
 def carried(found: Breakpoint) -> str:
-    """What a `breakpoint` run has come to."""
+    """The highest level that a `breakpoint` run carried, and the limits of a step, in words."""
     level = "no level" if found.level is None else f"{found.level:,.0f} arrivals a second"
-    return f"{level}; p99 ≤ {found.max_p99_ms:g} ms, failed ≤ {found.max_errors:.2%}"
+    return f"{level}; {found.limits}"
 
 
 def summary(result: Result) -> Iterator[str]:
-    """The lines, without line ends."""
+    """The lines of the text, without line ends."""
     r = result
-    yield f"{r.scenario}, {r.profile}: {r.model} model, {level(r)}, seed {r.seed};"
+    yield f"{r.scenario}, {r.profile}: {r.model} model, {load_text(r)}, seed {r.seed};"
     together = ", all levels together" if r.levels or r.breakpoint else ""
-    measured = f"{r.window.to_s - r.window.from_s:.0f} s are measured"
-    yield f"{r.duration_s:g} s, of which {measured}{together}"
+    measured = f"{r.window.to_s - r.window.from_s:.0f} s of them measured"
+    yield f"{r.duration_s:g} s, {measured}{together}"
     yield ""
     width = max(len(_short(row.name)) for row in [*r.requests, r.total])
     heads = " ".join(f"{head:>7}" for head in ("p50 ms", "p95 ms", "p99 ms", "max ms"))
@@ -49,7 +49,7 @@ def summary(result: Result) -> Iterator[str]:
     yield ""
     if r.levels:
         yield f"{'level':<{width}} {'rate/s':>8} {heads} {'failed':>7}"
-        unit = "/s" if r.model is Model.OPEN else " users"
+        unit = "/s" if r.model is LoadModel.OPEN else " users"
         yield from (_row(f"{at.level:,g}{unit}", at.requests, width) for at in r.levels)
         yield ""
     yield from _charts(result)
@@ -74,7 +74,7 @@ def summary(result: Result) -> Iterator[str]:
 
 
 def _charts(result: Result) -> Iterator[str]:
-    """The course of the whole run: a block is a second, or several if it was long."""
+    """Charts of the whole run: a block is a second, or several seconds of a long run."""
     found = False
     for name, of in CHARTS:
         values = [of(moment) for moment in result.timeline]
@@ -89,7 +89,7 @@ def _charts(result: Result) -> Iterator[str]:
 
 def _breakpoint(result: Result) -> Iterator[str]:
     assert result.breakpoint
-    yield f"{'asked':>9} {'answered':>9} {'p99':>10}"
+    yield f"{'planned':>9} {'answered':>9} {'p99':>10}"
     for step in result.breakpoint.steps:
         p99 = "-" if step.p99_ms is None else f"{step.p99_ms:.1f} ms"
         verdict = "held" if step.held else f"not held: {step.why}"
@@ -103,7 +103,7 @@ def _row(name: str, row: RouteStatistics, width: int) -> str:
 
 
 def _short(route: str) -> str:
-    """A route without what all have in common: there are 80 columns."""
+    """A route without the part that all routes share, to fit into 80 columns."""
     return route.replace("/applications/{token}", "…").replace("…/chats/{chat}", "…")
 
 

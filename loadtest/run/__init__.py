@@ -1,1 +1,1 @@
-"""One run of the load: the plan, the processes, the measurements."""
+"""One run of the load: its plan, its processes and its measurements."""

@@ -1,10 +1,13 @@
-"""What a run is chosen by: scenario and shape. Apart, since every start of the command line reads these."""
+"""The scenarios and profiles that a user can choose.
+
+They have a module of their own because every start of the command line imports it: it must stay light.
+"""
 
 from enum import StrEnum
 
 
 class Scenario(StrEnum):
-    """What the users do: a file of Locust each."""
+    """What the users do. Each scenario is a Locust file."""
 
     MIXED = "mixed"
     INGEST = "ingest"
@@ -15,7 +18,7 @@ class Scenario(StrEnum):
 
 
 class Profile(StrEnum):
-    """How the load goes over time."""
+    """How the load changes over time."""
 
     SMOKE = "smoke"
     LOAD = "load"

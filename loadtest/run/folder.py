@@ -1,8 +1,10 @@
-"""A run's folder: what Locust and the process that watches it tell each other, by files and exit codes."""
+"""The files in a run's folder, and the exit codes, by which Locust and `bench run` communicate."""
 
 PLAN = "plan.json"  # written before Locust starts
-START_INFO = "start.json"  # what the workers are told, and when the run begins; there once the fixtures exist
-STOP = "stop"  # a file of that name ends the run in good order
+START_INFO = (
+    "start.json"  # what the workers receive, and when the run begins; exists once the fixtures do
+)
+STOP = "stop"  # a file of this name asks Locust to end the run and finish requests under way
 LOG = "locust.log"
 
-UNREACHABLE, UNUSABLE = 75, 76  # exit codes: why the fixtures could not be created
+UNREACHABLE, UNUSABLE = 75, 76  # exit codes that say why the fixtures could not be created

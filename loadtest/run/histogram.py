@@ -1,5 +1,7 @@
-"""Latencies in memory that does not grow with their number: exact to the microsecond below 16 ms, and to
-one part in 8,192 above. Percentiles are the recorded values themselves; nothing is interpolated.
+"""A histogram of latencies, in memory that does not grow with their number.
+
+Values are exact to the microsecond below 16 ms, and to one part in 8,192 above. Percentiles are recorded
+values and are not interpolated.
 """
 
 import math
@@ -9,31 +11,34 @@ SIGNIFICANT_BITS = 14
 
 
 class Histogram:
-    """How often each latency occurred, in microseconds."""
+    """How often each latency, in microseconds, occurred."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
         self.highest = 0
 
     def add(self, micros: int) -> None:
-        """Record one."""
+        """Record one latency."""
         shift = max(micros.bit_length() - SIGNIFICANT_BITS, 0)
         self._counts[micros >> shift << shift] += 1
         if micros > self.highest:
             self.highest = micros
 
     def merge(self, other: "Histogram") -> None:
-        """Record all that the other has."""
+        """Add all latencies of another histogram."""
         self._counts.update(other._counts)
         self.highest = max(self.highest, other.highest)
 
     @property
     def count(self) -> int:
-        """How many were recorded."""
+        """How many latencies were recorded."""
         return self._counts.total()
 
     def percentiles_ms(self, *shares: float) -> list[float | None]:
-        """The least latencies that those shares (0 to 1) do not exceed, in milliseconds; None of nothing."""
+        """For each share (0 to 1) the lowest latency, in milliseconds, that this share does not exceed.
+
+        None if nothing was recorded.
+        """
         ranked = sorted(self._counts.items())
         total = self.count
         found: list[float | None] = []
@@ -50,5 +55,5 @@ class Histogram:
 
     @property
     def max_ms(self) -> float | None:
-        """The highest latency, in milliseconds; None of nothing."""
+        """The highest latency, in milliseconds; None if nothing was recorded."""
         return self.highest / 1000 if self._counts else None

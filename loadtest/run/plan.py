@@ -1,7 +1,7 @@
-"""What a run is to do: its model, its levels over time, and the profiles that people know by name.
+"""The plan of a run: its model, its levels over time, and the named profiles.
 
 A level is a number of users (closed model) or of arrivals a second (open model). Arrivals are evenly spaced
-and known beforehand, whatever the server does: that is what makes the model open.
+and fixed in advance. They do not depend on how fast the server answers; that makes the model open.
 """
 
 import math
@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from loadtest.report.result import Model, Window
+from loadtest.report.result import LoadModel, Window
 from loadtest.run.choices import Profile, Scenario
 
 STEP_FACTOR = 1.25  # from one level of `breakpoint` to the next
-MAX_STEPS = 24  # at most so many, and none of them shorter than
+MAX_STEPS = 24  # of `breakpoint`
 MIN_STEP_SECONDS = 2.0
-WARM_UP_SHARE = 0.3  # of a step, before its figures count
-FIRST_RATE = 50.0  # of `breakpoint`, unless --rate says otherwise
-MAX_CONCURRENT_REQUESTS = 500  # requests at once, in the open model, unless --users says otherwise
+WARM_UP_SHARE = 0.3  # of a step; its figures count after that
+FIRST_RATE = 50.0  # of `breakpoint` without --rate
+MAX_CONCURRENT_REQUESTS = 500  # of the open model without --users
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Some seconds, in which the level goes evenly from `begin` to `end`."""
+    """A period in which the level changes linearly from `begin` to `end`."""
 
     seconds: float
     begin: float
@@ -30,15 +30,15 @@ class Stage:
     measured: bool = True  # whether it belongs to the measured window
 
     def level(self, at: float) -> float:
-        """The level so many seconds after the stage's begin."""
+        """The level `at` seconds after the stage began."""
         return self.begin + (self.end - self.begin) * at / self.seconds
 
     def arrivals(self, at: float) -> float:
-        """How many arrivals there are from the stage's begin until then."""
+        """The number of arrivals in the first `at` seconds of the stage."""
         return self.begin * at + (self.end - self.begin) * at * at / (2 * self.seconds)
 
     def time_of(self, arrivals: float) -> float:
-        """When so many have arrived: the inverse of `arrivals`."""
+        """The second of the stage at which that many have arrived: the inverse of `arrivals`."""
         slope = (self.end - self.begin) / self.seconds
         if not slope:
             return arrivals / self.begin if self.begin else math.inf
@@ -47,19 +47,24 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, as its generator's processes have to know it."""
+    """A run, as the processes of its generator receive it."""
 
     scenario: str
     profile: str
-    model: Model
+    model: LoadModel
     seed: int
-    users: int  # at the highest; in the open model: at most so many requests under way
+    users: int  # the highest number; in the open model: the most requests under way at once
     stages: list[Stage]
-    chats: int | None = None  # instead of as many as the scenario has
+    chats: int | None = None  # None: as many as the scenario has
+
+    @property
+    def is_breakpoint(self) -> bool:
+        """Whether it searches for the highest level that the server can serve."""
+        return self.profile == Profile.BREAKPOINT
 
     @property
     def seconds(self) -> float:
-        """How long it takes."""
+        """Its length."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
@@ -69,26 +74,26 @@ class Plan:
 
     @property
     def window(self) -> Window:
-        """From the first stage that counts to the last: what the figures are about."""
+        """From the begin of the first measured stage to the end of the last one."""
         begins = [(begin, begin + stage.seconds) for begin, stage in self.timed() if stage.measured]
         return Window(begins[0][0], begins[-1][1]) if begins else Window(0, self.seconds)
 
     def timed(self) -> Iterator[tuple[float, Stage]]:
-        """The stages with when each begins."""
+        """Each stage with the second at which it begins."""
         begin = 0.0
         for stage in self.stages:
             yield begin, stage
             begin += stage.seconds
 
     def level(self, at: float) -> float:
-        """The level at that second; 0 when it is over."""
+        """The level at a second of the run; 0 after its end."""
         for begin, stage in self.timed():
             if at < begin + stage.seconds:
                 return stage.level(max(at - begin, 0))
         return 0.0
 
     def arrivals(self, process: int, processes: int) -> Iterator[tuple[int, float]]:
-        """Number and second of each arrival that falls to process `mine` of so many."""
+        """Number and second of each arrival of one process; `process` counts from 0."""
         number, before = process, 0.0
         for begin, stage in self.timed():
             until = before + stage.arrivals(stage.seconds)
@@ -105,22 +110,22 @@ class Plan:
     def from_json(cls, data: dict[str, Any]) -> "Plan":
         """The plan that `to_json` has written."""
         stages = [Stage(**stage) for stage in data["stages"]]
-        return cls(**{**data, "model": Model(data["model"]), "stages": stages})
+        return cls(**{**data, "model": LoadModel(data["model"]), "stages": stages})
 
 
 @dataclass(frozen=True)
 class ProfileDefinition:
-    """The definition of a load, and how much of it where nothing else is said."""
+    """The shape of a load, and its default size."""
 
     about: str
     users: int
     seconds: float
-    ramp: float  # seconds, at most a third of the run; they do not count
+    ramp: float  # seconds of ramp-up, at most a third of the run; not measured
     levels: list[float] = field(default_factory=lambda: [1.0])
-    """Shares of the highest level, each for the same time."""
+    """Shares of the highest level; each is held for the same time."""
 
     def stages(self, highest: float, seconds: float) -> list[Stage]:
-        """Ramp up, then hold each level."""
+        """Ramp up to the first level, then hold each level."""
         ramp = min(self.ramp, seconds / 3)
         first = highest * self.levels[0]
         held = (seconds - ramp) / len(self.levels)
@@ -154,24 +159,33 @@ def plan(
     seconds: float | None = None,
     chats: int | None = None,
 ) -> Plan:
-    """The plan of a profile; `rate` makes the model open, and so does `breakpoint`, which begins with it."""
+    """The plan of a profile, with its defaults where an argument is None.
+
+    `rate` makes the model open. `breakpoint` is always open, and begins with `rate`.
+    """
     definition = PROFILES[Profile(profile)]
     seconds = seconds or definition.seconds
     if profile is Profile.BREAKPOINT:
         stages = list(_steps(rate or FIRST_RATE, seconds))
         return Plan(
-            scenario, profile, Model.OPEN, seed, users or MAX_CONCURRENT_REQUESTS, stages, chats
+            scenario, profile, LoadModel.OPEN, seed, users or MAX_CONCURRENT_REQUESTS, stages, chats
         )
     if rate is not None:
         max_users = users or min(max(10, math.ceil(rate)), MAX_CONCURRENT_REQUESTS)
         return Plan(
-            scenario, profile, Model.OPEN, seed, max_users, definition.stages(rate, seconds), chats
+            scenario,
+            profile,
+            LoadModel.OPEN,
+            seed,
+            max_users,
+            definition.stages(rate, seconds),
+            chats,
         )
     max_users = users or definition.users
     return Plan(
         scenario,
         profile,
-        Model.CLOSED,
+        LoadModel.CLOSED,
         seed,
         max_users,
         definition.stages(max_users, seconds),
@@ -180,7 +194,7 @@ def plan(
 
 
 def _steps(rate: float, seconds: float) -> Iterator[Stage]:
-    """Levels that rise by a factor; the beginning of each lets what came before run off."""
+    """Levels that rise by a factor. The unmeasured begin of each lets requests of the last one finish."""
     count = min(max(2, int(seconds / MIN_STEP_SECONDS)), MAX_STEPS)
     length = seconds / count
     for step in range(count):

@@ -1,4 +1,4 @@
-"""What a run costs: processors and memory of the generator and of the servers, once a second."""
+"""Processor and memory use of the generator and of the servers, once a second."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ INTERVAL_SECONDS = 1.0
 
 
 class Reading(NamedTuple):
-    """One second: processors used, and memory in MB. None: no servers of ours to look at."""
+    """One second: processors used, and memory in MB. None: the servers are not visible to this process."""
 
     at_s: float
     generator: float
@@ -27,10 +27,10 @@ class Reading(NamedTuple):
 
 
 class ResourceMonitor:
-    """Reads from a thread of its own until it is stopped.
+    """Takes readings in a thread until it is stopped.
 
-    `generator` is the process that makes the load, `servers` gives the roots of those that bear it;
-    their descendants count with them.
+    `generator` is the process that makes the load; `servers` returns the server processes. Descendants are
+    included.
     """
 
     def __init__(
@@ -45,60 +45,61 @@ class ResourceMonitor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Read no more."""
+        """Take no more readings."""
         self._stop.set()
         self._thread.join()
 
     def cpu(self, window: Window) -> Cpu:
-        """The averages within a window."""
+        """The averages over a window."""
         counted = self._within(window)
         servers = [r.servers for r in counted if r.servers is not None]
         return Cpu(
-            _mean([r.generator for r in counted]),
-            _mean(servers) if servers else None,
-            _mean([r.busiest for r in counted]),
-            _mean([r.machine for r in counted]),
-            os.cpu_count() or 1,
+            generator=_mean([r.generator for r in counted]),
+            servers=_mean(servers) if servers else None,
+            busiest=_mean([r.busiest for r in counted]),
+            machine=_mean([r.machine for r in counted]),
+            processors=os.cpu_count() or 1,
         )
 
     def memory(self, window: Window) -> Memory:
-        """The highest within a window."""
+        """The highest use within a window."""
         counted = self._within(window)
         servers = [r.servers_mb for r in counted if r.servers_mb is not None]
         return Memory(
-            max((r.generator_mb for r in counted), default=0.0), max(servers) if servers else None
+            generator=max((r.generator_mb for r in counted), default=0.0),
+            servers=max(servers) if servers else None,
         )
 
     def _within(self, window: Window) -> list[Reading]:
-        # A run that was too short for a reading of its own is described by those around it.
+        # A window too short to contain a reading is described by all of them.
         inside = [r for r in self.readings if window.from_s <= r.at_s <= window.to_s]
         return inside or self.readings
 
     def _run(self) -> None:
         self._stop.wait(max(self._begin - time.monotonic(), 0))
-        self._read()  # what was used until now is not of the run
+        self._read()  # sets the starting point: use before the run does not count
         while not self._stop.wait(
             INTERVAL_SECONDS - (time.monotonic() - self._begin) % INTERVAL_SECONDS
         ):
             self.readings.append(self._read())
 
     def _read(self) -> Reading:
-        """What was used since the last time, as of the middle of these seconds."""
+        """The use since the last reading, dated to the middle of that interval."""
         used, mb = self._generator.read()
         servers, servers_mb = self._servers.read() if self._servers else ([], None)
         return Reading(
-            time.monotonic() - self._begin - INTERVAL_SECONDS / 2,
-            round(sum(used), 3),
-            round(max(used, default=0.0), 3),
-            round(sum(servers), 3) if self._servers else None,
-            round(psutil.cpu_percent() / 100 * (os.cpu_count() or 1), 3),
-            round(mb, 1),
-            None if servers_mb is None else round(servers_mb, 1),
+            at_s=time.monotonic() - self._begin - INTERVAL_SECONDS / 2,
+            generator=round(sum(used), 3),
+            busiest=round(max(used, default=0.0), 3),
+            servers=round(sum(servers), 3) if self._servers else None,
+            machine=round(psutil.cpu_percent() / 100 * (os.cpu_count() or 1), 3),
+            generator_mb=round(mb, 1),
+            servers_mb=None if servers_mb is None else round(servers_mb, 1),
         )
 
 
 class _ProcessGroup:
-    """Processes that are read together, with all of their descendants."""
+    """Processes that are measured together with their descendants."""
 
     def __init__(self, roots: Callable[[], Iterable[psutil.Process]]) -> None:
         self._roots = roots
@@ -106,7 +107,7 @@ class _ProcessGroup:
         self._read_at = time.monotonic()
 
     def read(self) -> tuple[list[float], float]:
-        """Processors that each has used since the last reading, and the memory of all in MB."""
+        """The processors that each process has used since the last reading, and the memory of all in MB."""
         now, spent, memory = time.monotonic(), dict[psutil.Process, float](), 0.0
         for process in self._processes():
             try:
@@ -115,7 +116,7 @@ class _ProcessGroup:
                 memory += _memory(process)
             except psutil.Error:
                 continue
-        # A process that is new since then has used all it has used in this time.
+        # A process that started since then has used all of its processor time in this interval.
         used = [(spent[p] - self._cpu_seconds.get(p, 0.0)) / (now - self._read_at) for p in spent]
         self._cpu_seconds, self._read_at = spent, now
         return used, memory / 1e6
@@ -141,7 +142,7 @@ def _existing(pids: Iterable[int]) -> list[psutil.Process]:
 
 
 def _memory(process: psutil.Process) -> float:
-    """Bytes; where the system can tell, a page that several share counts in parts."""
+    """Bytes; where the system reports it, a page shared by n processes counts 1/n for each."""
     try:
         return float(process.memory_full_info().pss)
     except (AttributeError, psutil.AccessDenied):

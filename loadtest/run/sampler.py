@@ -1,8 +1,8 @@
-"""Sampling how long a message takes from its answer to being stored, and to being searchable.
+"""Samples how long a message takes from its answer until it is stored, and until it is searchable.
 
-A few messages a second, from a process that makes no load, in the chats that the load is in: so neither the
-samples are slowed by a busy generator, nor the load by polling. Each is asked for one by one, which the
-server answers as soon as it is stored, and then searched for by its mark until it is found.
+The sampler sends a few messages a second to the chats under load. It runs in a process that makes no load, so
+a busy generator does not delay the samples, and polling does not delay the load. It requests each message by
+its number until the server returns it as stored, then searches for the message's mark until it is found.
 """
 
 import threading
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from loadtest.corpus.fixtures import Fixtures
 from loadtest.corpus.texts import digest, mark
-from loadtest.recording import Outcome, Recorder, append_records
+from loadtest.recording import RecordedOutcome, Recorder, append_records
 from loadtest.report.result import Lags, Spread, Window
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import Plan
@@ -28,7 +28,7 @@ MIN_POLL_SECONDS, MAX_POLL_SECONDS = 0.005, 0.2
 
 
 class Sample(NamedTuple):
-    """When its answer came, and how long it took from there; None: not within the sampler's patience."""
+    """When the answer came, and the times from then on; None: not within the sampler's patience."""
 
     at_s: float
     stored_ms: float | None
@@ -36,7 +36,7 @@ class Sample(NamedTuple):
 
 
 class Sampler:
-    """Takes samples from a thread of its own until it is stopped."""
+    """Takes samples in a thread until it is stopped."""
 
     def __init__(
         self,
@@ -59,18 +59,18 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send nothing more; what is under way is finished, and all of it is in the ledger."""
+        """Send nothing more; finish the samples under way and write them to the ledger."""
         self._stop.set()
         self._thread.join()
         append_records(self._folder, "sampler", self._recorder.take())
 
     def abort(self) -> None:
-        """Stop, and do not wait for what is under way: nobody will ask for it."""
+        """Stop without waiting for the samples under way to be stored and found."""
         self._aborted.set()
         self.stop()
 
     def lags(self, window: Window) -> Lags:
-        """The percentiles within a window."""
+        """The percentiles of the samples within a window."""
         counted = [s for s in self.samples if window.from_s <= s.at_s < window.to_s]
         return Lags(
             _spread([s.stored_ms for s in counted]), _spread([s.searchable_ms for s in counted])
@@ -82,9 +82,8 @@ class Sampler:
                 if self._stop.wait(INTERVAL_SECONDS):
                     break
                 place = self._rng.choice(self._fixtures.chats)
-                if self._slots.acquire(
-                    blocking=False
-                ):  # else all wait: one more would tell nothing
+                # If all slots are waiting, one more sample would show nothing new.
+                if self._slots.acquire(blocking=False):
                     pool.submit(self._sample, number, *place)
 
     def _sample(self, number: int, application: int, chat: int) -> None:
@@ -104,12 +103,12 @@ class Sampler:
         if answer.status not in (201, 202):
             if answer.status == 0 or answer.status >= 500:
                 self._recorder.record_outcome(
-                    Outcome.CREATION_UNKNOWN, application, chat, 0, digest(text)
+                    RecordedOutcome.CREATION_UNKNOWN, application, chat, 0, digest(text)
                 )
             return
         number_given = answer.body["number"]
         self._recorder.record_outcome(
-            Outcome.CREATED, application, chat, number_given, digest(text)
+            RecordedOutcome.CREATED, application, chat, number_given, digest(text)
         )
         stored = self._wait_until(answered, lambda: self._is_stored(token, chat, number_given))
         found = (
@@ -120,7 +119,11 @@ class Sampler:
         self.samples.append(Sample(answered - self._begin, stored, found))
 
     def _wait_until(self, since: float, condition: Callable[[], bool | None]) -> float | None:
-        """Milliseconds from `since` until that is so; None if it can't be, or takes too long."""
+        """Milliseconds from `since` until the condition holds.
+
+        None if the condition returns None, which means never, or does not hold within the patience. The
+        pauses between two checks grow, and `abort` ends them.
+        """
         pause = MIN_POLL_SECONDS
         while time.monotonic() - since < self._patience and (result := condition()) is not None:
             if result:
@@ -132,7 +135,7 @@ class Sampler:
 
     def _is_stored(self, token: str, chat: int, number: int) -> bool | None:
         status = self._client.request("GET", messages_path(token, chat, number)).status
-        return None if status == 404 else status == 200  # what is only accepted yet is never 404
+        return None if status == 404 else status == 200  # an accepted message is never 404
 
     def _is_found(self, token: str, chat: int, marker: str) -> bool:
         answer = self._client.request("GET", messages_path(token, chat, keyword=marker, limit=1))
@@ -147,4 +150,4 @@ def _spread(found: Iterable[float | None]) -> Spread:
         else:
             times.add(int(ms * 1000))
     p50, p95, p99 = times.percentiles_ms(0.5, 0.95, 0.99)
-    return Spread(times.count, p50, p95, p99, times.max_ms, missed)
+    return Spread(samples=times.count, p50=p50, p95=p95, p99=p99, max=times.max_ms, missed=missed)

@@ -1,7 +1,7 @@
-"""From recorded requests to figures: by route, by second, by step of a `breakpoint` run.
+"""Computes figures from the recorded requests: by route, by second, and by step of a `breakpoint` run.
 
-Memory grows by a line a second, not with the requests: the second's histogram goes once nothing can come
-late any more.
+Memory grows with the seconds of the run, not with its requests: a second's histogram is reduced to a Moment
+once no more of its requests can arrive.
 """
 
 from collections import Counter, defaultdict
@@ -9,26 +9,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadtest import recording
-from loadtest.recording import ROUTES, Request
-from loadtest.report.result import Breakpoint, Level, Moment, RouteStatistics, Step
+from loadtest.recording import ROUTES, RecordedRequest
+from loadtest.report.result import Breakpoint, BreakpointStep, Level, Moment, RouteStatistics
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import Plan, Stage
 
-MAX_LATENESS_SECONDS = 60  # after which nothing more is expected of a second
-MIN_ANSWERED_SHARE = 0.95  # of a step's arrivals have to be answered within it,
-EDGE_TOLERANCE = 2  # give or take so many answers: those that cross its ends
+MAX_LATENESS_SECONDS = 60  # after which no request of a second is expected any more
+MIN_ANSWERED_SHARE = 0.95  # of a step's arrivals that must be answered within the step
+EDGE_TOLERANCE = 2  # answers that may be missing because they cross an end of the step
 
 
 @dataclass
 class _Aggregate:
-    """Requests that are looked at together."""
+    """A group of requests."""
 
     times: Histogram = field(default_factory=Histogram)
     failures: int = 0
     unknown: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: RecordedRequest) -> None:
         self.times.add(request.micros)
         if request.failed:
             self.failures += 1
@@ -39,21 +39,21 @@ class _Aggregate:
         count = self.times.count
         p50, p95, p99 = self.times.percentiles_ms(0.5, 0.95, 0.99)
         return RouteStatistics(
-            name,
-            count,
-            round(count / seconds, 2) if seconds else 0.0,
-            p50,
-            p95,
-            p99,
-            self.times.max_ms,
-            self.failures,
-            self.unknown,
-            dict(self.errors),
+            name=name,
+            count=count,
+            rate=round(count / seconds, 2) if seconds else 0.0,
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+            max_ms=self.times.max_ms,
+            failures=self.failures,
+            unknown=self.unknown,
+            errors=dict(self.errors),
         )
 
 
 class Statistics:
-    """Reads a run's requests as they are written."""
+    """Reads the requests of a run as they are written, and computes its figures."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self._source = recording.RequestReader(folder)
@@ -64,18 +64,18 @@ class Statistics:
         self._open_seconds: defaultdict[int, _Aggregate] = defaultdict(_Aggregate)  # by second
         self._answers: Counter[int] = Counter()  # by the second of the answer
         self._closed_seconds: dict[int, Moment] = {}
-        self.newest_s = 0.0  # when the last request began, or was to
+        self.newest_s = 0.0  # when the last request was due to begin
         self._steps = [
             _StepAggregate(begin, stage)
             for begin, stage in plan.timed()
-            if stage.measured and plan.profile == "breakpoint"
+            if stage.measured and plan.is_breakpoint
         ]
         held = [(begin, stage) for begin, stage in plan.timed() if stage.measured]
         several = len(held) > 1 and not self._steps
         self._levels = [(begin, stage, _Aggregate()) for begin, stage in held if several]
 
     def read(self) -> None:
-        """Take in what was written since the last time."""
+        """Read the requests written since the last call."""
         for request in self._source.read_new():
             self.newest_s = max(self.newest_s, request.at_s)
             self._open_seconds[int(request.at_s)].add(request)
@@ -94,11 +94,11 @@ class Statistics:
 
     @property
     def seconds(self) -> int:
-        """How far the run has come."""
+        """How many seconds of the run have requests."""
         return max([*self._open_seconds, *self._closed_seconds], default=-1) + 1
 
     def recent(self, seconds: int) -> RouteStatistics:
-        """All requests that were due in the last whole seconds, for progress; the rate is of the answers."""
+        """The requests that were due in the last whole seconds, for progress; `rate` counts answers."""
         recent, answered = _Aggregate(), 0
         for second in range(self.seconds - 1 - seconds, self.seconds - 1):
             answered += self._answers[second]
@@ -108,27 +108,34 @@ class Statistics:
         return replace(recent.statistics("", seconds), rate=answered / seconds)
 
     def routes(self, seconds: float) -> list[RouteStatistics]:
-        """By route, in the order of `ROUTES`; `seconds` is how much of the window was run."""
+        """The figures of each route, in the order of `ROUTES`; `seconds` is the length of the window."""
         return [
             self._routes[route].statistics(ROUTES[route], seconds) for route in sorted(self._routes)
         ]
 
     def total(self, seconds: float) -> RouteStatistics:
-        """All routes together."""
+        """The figures of all routes together."""
         return self._total.statistics("all", seconds)
 
     def levels(self, seconds: float) -> list[Level]:
-        """Each level that a run of so many seconds has come to; none of a profile that has but one."""
+        """Each level that began within the first `seconds`; empty for a profile with a single level."""
         found = []
         for begin, stage, aggregate in self._levels:
             end = min(begin + stage.seconds, seconds)
             if end > begin:
                 requests = aggregate.statistics("all", end - begin)
-                found.append(Level(round(stage.end, 2), round(begin, 2), round(end, 2), requests))
+                found.append(
+                    Level(
+                        level=round(stage.end, 2),
+                        from_s=round(begin, 2),
+                        to_s=round(end, 2),
+                        requests=requests,
+                    )
+                )
         return found
 
     def timeline(self) -> list[Moment]:
-        """Each second, oldest first."""
+        """The figures of each second, oldest first."""
         for second in list(self._open_seconds):
             self._close(second)
         return [
@@ -136,7 +143,7 @@ class Statistics:
         ]
 
     def breakpoint(self, seconds: float, max_p99_ms: float, max_errors: float) -> Breakpoint:
-        """The steps that are over, and the highest before the first two that did not hold."""
+        """The steps that ended within `seconds`, and the highest that held before two in a row did not."""
         steps = [
             step.evaluate(max_p99_ms, max_errors) for step in self._steps if step.end <= seconds
         ]
@@ -147,11 +154,11 @@ class Statistics:
             elif not any(later.held for later in steps[place + 1 : place + 2]):
                 break
         return Breakpoint(
-            carried.level if carried else None,
-            carried.rate if carried else None,
-            steps,
-            max_p99_ms,
-            max_errors,
+            level=carried.level if carried else None,
+            rate=carried.rate if carried else None,
+            steps=steps,
+            max_p99_ms=max_p99_ms,
+            max_errors=max_errors,
         )
 
     def _close(self, second: int) -> None:
@@ -160,14 +167,14 @@ class Statistics:
     def _moment(self, second: int, aggregate: _Aggregate) -> Moment:
         found = aggregate.statistics("", 1)
         return Moment(
-            second,
-            round(self._plan.level(second + 0.5), 2),
-            float(self._answers[second]),
-            found.failures,
-            found.p50_ms,
-            found.p95_ms,
-            found.p99_ms,
-            found.max_ms,
+            at_s=second,
+            level=round(self._plan.level(second + 0.5), 2),
+            rate=float(self._answers[second]),
+            failures=found.failures,
+            p50_ms=found.p50_ms,
+            p95_ms=found.p95_ms,
+            p99_ms=found.p99_ms,
+            max_ms=found.max_ms,
         )
 
 
@@ -178,15 +185,15 @@ class _StepAggregate:
         self.begin, self.end = begin, begin + stage.seconds
         self._level = stage.end
         self._aggregate = _Aggregate()
-        self._answers = 0  # within the step itself
+        self._answers = 0  # answers that came within the step
 
-    def add(self, request: Request) -> None:
+    def add(self, request: RecordedRequest) -> None:
         if self.begin <= request.at_s < self.end:
             self._aggregate.add(request)
         if self.begin <= request.at_s + request.micros / 1e6 < self.end:
             self._answers += 1
 
-    def evaluate(self, max_p99_ms: float, max_errors: float) -> Step:
+    def evaluate(self, max_p99_ms: float, max_errors: float) -> BreakpointStep:
         seconds = self.end - self.begin
         found = self._aggregate.statistics("", seconds)
         rate = round(self._answers / seconds, 2)
@@ -200,11 +207,11 @@ class _StepAggregate:
             )
             if is_so
         ]
-        return Step(
-            round(self._level, 2),
-            rate,
-            found.p99_ms,
-            found.error_share,
-            not missed,
-            ", ".join(missed),
+        return BreakpointStep(
+            level=round(self._level, 2),
+            rate=rate,
+            p99_ms=found.p99_ms,
+            error_share=found.error_share,
+            held=not missed,
+            why=", ".join(missed),
         )

@@ -1,27 +1,27 @@
-"""Ten thousand chats of two hundred applications: nothing is ever warm twice.
+"""Ten thousand chats of two hundred applications: caches rarely help.
 
 locust -f loadtest/scenarios/many_tenants.py --host http://127.0.0.1:3000
 """
 
 from locust import tag, task
 
-from loadtest.corpus.fixtures import Layout
+from loadtest.corpus.fixtures import ScenarioLayout
 from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
 class ManyTenantsTasks(ChatTasks):
-    """Of 10 requests 7 messages, 2 pages, one search."""
+    """Of 10 requests, 7 send a message, 2 list a page, and one searches."""
 
     @tag("send")
     @task(7)
     def send(self) -> None:
-        """Say something."""
+        """Send a message."""
         self.user.send()
 
     @tag("list", "read")
     @task(2)
     def list_newest(self) -> None:
-        """Read a page."""
+        """List a page of a chat."""
         self.user.list_newest()
 
     @tag("search", "read")
@@ -34,5 +34,5 @@ class ManyTenantsTasks(ChatTasks):
 class ManyTenantsUser(ChatUser):
     """200 applications of 50 chats."""
 
-    tasks = [ManyTenantsTasks]  # noqa: RUF012  # as Locust declares it
-    layout = Layout(applications=200, chats=10_000)
+    tasks = [ManyTenantsTasks]  # noqa: RUF012  # Locust declares it so
+    layout = ScenarioLayout(applications=200, chats=10_000)

@@ -1,27 +1,27 @@
-"""A day's work: mostly sending, some reading and searching, now and then a change of mind.
+"""Everyday use: mostly sending, some listing and searching, few edits and deletions.
 
 locust -f loadtest/scenarios/mixed.py --host http://127.0.0.1:3000
 """
 
 from locust import tag, task
 
-from loadtest.corpus.fixtures import Layout
+from loadtest.corpus.fixtures import ScenarioLayout
 from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
 class MixedTasks(ChatTasks):
-    """Of 100 requests: 60 messages, 15 pages, 10 searches, 8 edits, 5 deletions, 2 chats."""
+    """Of 100 requests: 60 messages, 15 pages, 10 searches, 8 edits, 5 deletions, 2 new chats."""
 
     @tag("send")
     @task(60)
     def send(self) -> None:
-        """Say something."""
+        """Send a message."""
         self.user.send()
 
     @tag("list", "read")
     @task(15)
     def list_newest(self) -> None:
-        """Read a page."""
+        """List a page of a chat."""
         self.user.list_newest()
 
     @tag("search", "read")
@@ -33,7 +33,7 @@ class MixedTasks(ChatTasks):
     @tag("edit")
     @task(8)
     def edit(self) -> None:
-        """Change a message."""
+        """Edit a message."""
         self.user.edit()
 
     @tag("delete")
@@ -52,5 +52,5 @@ class MixedTasks(ChatTasks):
 class MixedUser(ChatUser):
     """16 applications, 64 chats."""
 
-    tasks = [MixedTasks]  # noqa: RUF012  # as Locust declares it
-    layout = Layout(applications=16, chats=64)
+    tasks = [MixedTasks]  # noqa: RUF012  # Locust declares it so
+    layout = ScenarioLayout(applications=16, chats=64)

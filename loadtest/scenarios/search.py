@@ -1,16 +1,16 @@
-"""SearchTasks: each chat begins with a thousand messages of its language, keywords come by Zipf's law.
+"""Searches in chats that begin with a thousand messages each; keywords follow Zipf's law.
 
 locust -f loadtest/scenarios/search.py --host http://127.0.0.1:3000
 """
 
 from locust import tag, task
 
-from loadtest.corpus.fixtures import Layout
+from loadtest.corpus.fixtures import ScenarioLayout
 from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
 class SearchTasks(ChatTasks):
-    """Of 20 requests 18 searches, one page, and one message, so that what is searched moves."""
+    """Of 20 requests, 18 search, one lists a page, and one sends a message, so that the index changes."""
 
     @tag("search", "read")
     @task(18)
@@ -21,18 +21,18 @@ class SearchTasks(ChatTasks):
     @tag("list", "read")
     @task
     def list_newest(self) -> None:
-        """Read a page."""
+        """List a page of a chat."""
         self.user.list_newest()
 
     @tag("send")
     @task
     def send(self) -> None:
-        """Say something."""
+        """Send a message."""
         self.user.send()
 
 
 class SearchUser(ChatUser):
     """32 chats of 1,000 messages each, in 8 applications."""
 
-    tasks = [SearchTasks]  # noqa: RUF012  # as Locust declares it
-    layout = Layout(applications=8, chats=32, messages=1_000)
+    tasks = [SearchTasks]  # noqa: RUF012  # Locust declares it so
+    layout = ScenarioLayout(applications=8, chats=32, messages_per_chat=1_000)

@@ -1,1 +1,1 @@
-"""The simulated users, and how Locust's processes coordinate."""
+"""The simulated users, and the coordination of Locust's processes."""

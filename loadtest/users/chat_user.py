@@ -1,4 +1,4 @@
-"""A user of the load: what people do with a chat, each request named by its route and kept in the ledger."""
+"""A simulated user: its requests, each named by its route and recorded in the ledger."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.exception import StopUser
 
-from loadtest.corpus.fixtures import Layout
+from loadtest.corpus.fixtures import ScenarioLayout
 from loadtest.corpus.texts import digest, languages, mark
 from loadtest.recording import (
     BATCH,
@@ -23,36 +23,36 @@ from loadtest.recording import (
     ROUTES,
     SEARCH,
     SEND,
-    Outcome,
+    RecordedOutcome,
 )
 from loadtest.users.coordination import coordinator
 from loadtest.web import messages_path
 
-MAX_OWN_MESSAGES = 50  # messages of its own that a user may edit or delete
+MAX_OWN_MESSAGES = 50  # a user edits or deletes one of the newest that it has sent
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 _NAMES = [route.partition(" ")[2] for route in ROUTES]
 
-languages()  # read now: Locust's processes then share it, and no user's first request waits for it
+languages()  # read before Locust forks, so that its processes share it and no first request waits for it
 
 
 class ChatTasks(TaskSet):
-    """What a scenario's users do: as Locust's own, but chosen by the user's own seeded chance."""
+    """The tasks of a scenario, chosen by the user's seeded random numbers instead of Locust's."""
 
     user: "ChatUser"
 
     def get_next_task(self) -> Any:
-        """One of the tasks, by their weights."""
+        """A random task, by weight."""
         return self.user.rng.choice(self.tasks)
 
 
 class ChatUser(FastHttpUser):
-    """Sends requests one after another, without a pause (closed model) or as arrivals come (open)."""
+    """Sends requests one after another: without a pause (closed model) or at each arrival (open model)."""
 
     abstract = True
-    layout: Layout
+    layout: ScenarioLayout
     concurrency = 1
     connection_timeout = 10.0
-    network_timeout = 20.0  # the server lets an edit wait for 5 s
+    network_timeout = 20.0  # the server may delay an edit for 5 s
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -64,14 +64,14 @@ class ChatUser(FastHttpUser):
         self.rng = Random(f"{self._coordinator.seed}/{self._sender}")
 
     def on_start(self) -> None:
-        """In the open model, wait for an arrival before the first request, too."""
+        """In the open model, wait for an arrival before the first request."""
         if self._coordinator.arrivals is not None:
             self.wait()  # type: ignore[no-untyped-call]
 
     def wait_time(self) -> float:
-        """Seconds until the next request is due: none, or until the next arrival of this process.
+        """Seconds until the next request: 0, or in the open model until the next arrival of this process.
 
-        What an arrival does follows from its number, whichever user is free to do it.
+        The number of an arrival determines its request, independent of the user that takes it.
         """
         if self._coordinator.is_over:
             raise StopUser
@@ -84,10 +84,10 @@ class ChatUser(FastHttpUser):
         self.rng.seed(f"{self._coordinator.seed}/{self._sender}")
         return max(at - (self._coordinator.now or 0), 0.0)
 
-    # -- what users do -----------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------
 
     def send(self) -> None:
-        """Say something in a chat."""
+        """Send a message to a random chat."""
         application, chat = self._random_chat()
         text = self._next_text(application, chat)
         path = messages_path(self._token(application), chat)
@@ -95,7 +95,7 @@ class ChatUser(FastHttpUser):
         self._record_creation(status, application, chat, body and body.get("number"), [text])
 
     def send_many(self, count: int) -> None:
-        """Say several things at once."""
+        """Send `count` messages in one request."""
         application, chat = self._random_chat()
         texts = [self._next_text(application, chat) for _ in range(count)]
         path = f"{messages_path(self._token(application), chat)}/batch"
@@ -104,7 +104,7 @@ class ChatUser(FastHttpUser):
         self._record_creation(status, application, chat, answer and answer.get("first"), texts)
 
     def list_newest(self) -> None:
-        """Read the first page of a chat, or one from somewhere within."""
+        """List the first page of a chat, or a later one."""
         application, chat = self._random_chat()
         after = self.rng.choice((0, 0, 50, 100))
         self._request(
@@ -112,7 +112,7 @@ class ChatUser(FastHttpUser):
         )
 
     def read(self) -> None:
-        """Read a message of its own."""
+        """Read the newest message that this user has sent."""
         if not self._own_messages:
             return self._act_without_own_message()
         application, chat, number = self._own_messages[-1]
@@ -120,22 +120,22 @@ class ChatUser(FastHttpUser):
         return None
 
     def search(self) -> None:
-        """Search a chat for a word of its language, frequent ones more often."""
+        """Search a chat for a word of its language; frequent words come more often."""
         application, chat = self._random_chat()
         keyword = self._coordinator.fixtures.language(application, chat).keyword(self.rng)
         path = messages_path(self._token(application), chat, keyword=keyword, limit=50)
         self._request(SEARCH, path, (200,))
 
     def edit(self) -> None:
-        """Change a message of its own."""
+        """Edit a message that this user has sent."""
         if not self._own_messages:
             return self._act_without_own_message()
         application, chat, number = self._own_messages[self._random_own_index()]
         text = self._next_text(application, chat)
         path = messages_path(self._token(application), chat, number)
         status, _ = self._request(EDIT, path, (200,), {"message": {"text": text}})
-        outcome = {200: Outcome.EDITED}.get(
-            status, Outcome.EDIT_UNKNOWN if _is_unknown(status) else None
+        outcome = {200: RecordedOutcome.EDITED}.get(
+            status, RecordedOutcome.EDIT_UNKNOWN if _is_unknown(status) else None
         )
         if outcome:
             self._coordinator.recorder.record_outcome(
@@ -144,7 +144,7 @@ class ChatUser(FastHttpUser):
         return None
 
     def delete(self) -> None:
-        """Delete a message of its own."""
+        """Delete a message that this user has sent."""
         if not self._own_messages:
             return self._act_without_own_message()
         place = self._random_own_index()
@@ -152,8 +152,8 @@ class ChatUser(FastHttpUser):
         del self._own_messages[place]
         path = messages_path(self._token(application), chat, number)
         status, _ = self._request(DELETE, path, (204,))
-        outcome = {204: Outcome.DELETED}.get(
-            status, Outcome.DELETION_UNKNOWN if _is_unknown(status) else None
+        outcome = {204: RecordedOutcome.DELETED}.get(
+            status, RecordedOutcome.DELETION_UNKNOWN if _is_unknown(status) else None
         )
         if outcome:
             self._coordinator.recorder.record_outcome(outcome, application, chat, number)
@@ -165,17 +165,22 @@ class ChatUser(FastHttpUser):
         path = f"/applications/{self._token(application)}/chats"
         status, body = self._request(NEW_CHAT, path, (202, 201), {})
         if number := body and body.get("number"):
-            self._coordinator.recorder.record_outcome(Outcome.CHAT_CREATED, application, number)
+            self._coordinator.recorder.record_outcome(
+                RecordedOutcome.CHAT_CREATED, application, number
+            )
         elif _is_unknown(status):
-            self._coordinator.recorder.record_outcome(Outcome.CHAT_CREATION_UNKNOWN, application, 0)
+            self._coordinator.recorder.record_outcome(
+                RecordedOutcome.CHAT_CREATION_UNKNOWN, application, 0
+            )
 
-    # -- how ---------------------------------------------------------------------------------------
+    # -- shared steps ------------------------------------------------------------------------------
 
     def _act_without_own_message(self) -> None:
-        """Instead of what takes a message of its own, by a user that has sent none yet.
+        """The request of a user that should edit, read or delete a message but has sent none yet.
 
-        In the open model it is chance who is free for an arrival, and what is said must not depend on that:
-        it reads a page. But if there are tasks that `--tags` has left out, nobody else may say anything.
+        In the open model it lists a page: which user is free for an arrival is random, and the texts that a
+        run sends must not depend on that. With `--tags`, when sending may not be among the tasks, it sends a
+        message.
         """
         options = self._coordinator.environment.parsed_options
         chosen = options and (options.tags or options.exclude_tags)
@@ -185,7 +190,7 @@ class ChatUser(FastHttpUser):
             self.list_newest()
 
     def _random_own_index(self) -> int:
-        """One of its own messages; that takes one number of the rng, however many of them there are."""
+        """A random index into its own messages; takes exactly one number from `rng`."""
         return int(self.rng.random() * len(self._own_messages))
 
     def _random_chat(self) -> tuple[int, int]:
@@ -205,18 +210,19 @@ class ChatUser(FastHttpUser):
         record_outcome = self._coordinator.recorder.record_outcome
         if first is not None:
             for number, text in enumerate(texts, first):
-                record_outcome(Outcome.CREATED, application, chat, number, digest(text))
+                record_outcome(RecordedOutcome.CREATED, application, chat, number, digest(text))
             self._own_messages.append((application, chat, first))
         elif _is_unknown(status):
             for text in texts:
-                record_outcome(Outcome.CREATION_UNKNOWN, application, chat, 0, digest(text))
+                record_outcome(RecordedOutcome.CREATION_UNKNOWN, application, chat, 0, digest(text))
 
     def _request(
         self, route: int, path: str, expected: tuple[int, ...], body: Any = None
     ) -> tuple[int, Any]:
-        """One request; its status (0 without an answer), and of an expected one the JSON.
+        """Send and record one request; returns its status and, if that is expected, the JSON.
 
-        Its time counts from when it was to start, in Locust's statistics as in ours.
+        Without an answer the status is 0. The latency counts from the time at which the request was due, in
+        Locust's statistics, too.
         """
         method = ROUTES[route].partition(" ")[0]
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
@@ -228,7 +234,7 @@ class ChatUser(FastHttpUser):
             method,
             f"/api/v1{path}",
             name=_NAMES[route],
-            data=data,  # type: ignore[arg-type]  # bytes are taken as they are
+            data=data,  # type: ignore[arg-type]  # Locust sends bytes unchanged
             headers=_JSON if data else None,
             catch_response=True,
         ) as response:
@@ -257,5 +263,5 @@ def _read(response: ResponseContextManager) -> Any:
 
 
 def _is_unknown(status: int) -> bool:
-    """Whether what was body for may have been done, or not."""
+    """Whether the server may or may not have done the work."""
     return status == 0 or status >= 500

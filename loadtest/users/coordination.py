@@ -1,8 +1,8 @@
-"""What the processes of a run share, by Locust's own messages: the fixtures, the plan, the clock, the ledger.
+"""Shares the fixtures, the plan, the clock and the records between Locust's processes, by Locust's messages.
 
-The process that has no master creates the fixtures when the test starts, and tells the workers before they
-spawn anybody; what each process records flows back with Locust's reports. Without `--folder` nothing is
-recorded, and Locust's own statistics are all there is.
+The process without a master creates the fixtures when the test starts, and sends them to the workers before
+they spawn users. Workers return their records with Locust's reports. Without `--folder` nothing is recorded,
+and only Locust's own statistics are available.
 """
 
 import json
@@ -23,25 +23,25 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.corpus import fixtures
-from loadtest.corpus.fixtures import Fixtures, Layout
+from loadtest.corpus.fixtures import Fixtures, ScenarioLayout
 from loadtest.errors import CouldNotRun, Unreachable
 from loadtest.recording import Recorder, append_records
-from loadtest.report.result import Model
+from loadtest.report.result import LoadModel
 from loadtest.run.folder import PLAN, START_INFO, STOP, UNREACHABLE, UNUSABLE
 from loadtest.run.plan import Plan, Stage
 from loadtest.web import ApiClient
 
 REPORT_SECONDS = 1.0
-START_DELAY_SECONDS = 0.5  # from the fixtures to the run's begin, so that everybody is there
+START_DELAY_SECONDS = 0.5  # between the fixtures and the begin, for all workers to receive them
 logger = logging.getLogger(__name__)
 
 runners.WORKER_REPORT_INTERVAL = REPORT_SECONDS
-# A worker on a busy machine is not lost because it was silent for three seconds, which is Locust's default.
+# Locust's default of three seconds would declare a worker on a busy machine lost.
 runners.HEARTBEAT_LIVENESS = 30
 
 
 class Coordinator:
-    """The state of this process."""
+    """The state of this Locust process."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
@@ -59,33 +59,33 @@ class Coordinator:
 
     @property
     def now(self) -> float | None:
-        """Seconds since the run's begin; None before the fixtures exist."""
+        """Seconds since the begin of the run; None before the fixtures exist."""
         return None if self._begin is None else time.monotonic() - self._begin
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody is to begin anything any more. Each process knows that by itself."""
+        """Whether users must not start requests any more. Each process decides it by its own clock."""
         planned = self.plan.seconds if self.plan else math.inf
         return self.ended or (self.now or 0.0) >= planned
 
     def end(self) -> None:
-        """Nobody, in whatever process, is to begin anything any more."""
+        """Let the users of all processes start no more requests."""
         if not self.ended and isinstance(self.environment.runner, MasterRunner):
             self.environment.runner.send_message("end")
         self.ended = True
 
     def next_user_number(self) -> int:
-        """A number for a new user: among all processes nobody else has it."""
+        """A number for a new user, unique among all processes."""
         index = self._users
         self._users += 1
         return index * self._processes + self._index
 
     def prepare(self) -> None:
-        """Create the fixtures and begin; where that fails, the run ends with an exit code of its own."""
+        """Create the fixtures and begin. If that fails, Locust ends with UNREACHABLE or UNUSABLE."""
         options, runner = self.environment.parsed_options, self.environment.runner
         assert options
         assert runner
-        layout: Layout = self.environment.user_classes[0].layout  # type: ignore[attr-defined]
+        layout: ScenarioLayout = self.environment.user_classes[0].layout  # type: ignore[attr-defined]
         plan = self.plan
         seed = plan.seed if plan else options.seed
         chats = plan.chats if plan else options.chats
@@ -97,7 +97,7 @@ class Coordinator:
             unreachable = isinstance(error, Unreachable)
             self.environment.process_exit_code = UNREACHABLE if unreachable else UNUSABLE
             gevent.spawn(runner.quit)
-            gevent.sleep(60)  # until that has ended us
+            gevent.sleep(60)  # `quit` ends this process meanwhile
             return
         start_info = {
             "fixtures": asdict(created),
@@ -114,24 +114,24 @@ class Coordinator:
             unfinished.replace(self.folder / START_INFO)
 
     def begin(self, start_info: dict[str, Any]) -> float:
-        """The fixtures exist: the clock starts; returns the moment, by time.monotonic()."""
+        """Take over the fixtures and start the clock; returns the begin as a value of time.monotonic()."""
         self.fixtures = Fixtures.from_json(start_info["fixtures"])
         self.plan = Plan.from_json(start_info["plan"]) if start_info["plan"] else None
         self.seed = start_info["seed"]
         self._index = getattr(self.environment.runner, "worker_index", 0)
         self._processes = start_info["processes"]
         self._users, self.ended = 0, False
-        if self.plan and self.plan.model is Model.OPEN:
+        if self.plan and self.plan.model is LoadModel.OPEN:
             self.arrivals = self.plan.arrivals(self._index, self._processes)
         self._begin = time.monotonic() + START_DELAY_SECONDS
         return self._begin
 
     def stop_requested(self) -> bool:
-        """Whether somebody wants the run to end in good order."""
+        """Whether `bench run` has asked the run to end."""
         return self.folder is not None and (self.folder / STOP).exists()
 
     def flush(self) -> None:
-        """Bring what this process has recorded to disk; without a folder it is forgotten."""
+        """Write the records of this process to the folder; without one, discard them."""
         taken = self.recorder.take()
         if self.folder:
             append_records(self.folder, "main", taken)
@@ -143,7 +143,7 @@ class Coordinator:
             return Plan.from_json(json.loads((self.folder / PLAN).read_text()))
         if options.rate:
             endless = Stage(1e6, options.rate, options.rate)
-            return Plan("", "", Model.OPEN, options.seed, 0, [endless], options.chats)
+            return Plan("", "", LoadModel.OPEN, options.seed, 0, [endless], options.chats)
         return None
 
 
@@ -151,18 +151,16 @@ _coordinators: list[Coordinator] = []
 
 
 def coordinator() -> Coordinator:
-    """This process's; Locust has one environment."""
+    """The coordinator of this process."""
     return _coordinators[-1]
 
 
 def _options(parser: LocustArgumentParser) -> None:
-    ours = parser.add_argument_group("InstaChat")
-    ours.add_argument("--seed", type=int, default=1, help="what is sent follows from it")
-    ours.add_argument(
-        "--rate", type=float, help="open model: arrivals a second, held whatever comes"
-    )
-    ours.add_argument("--chats", type=int, help="instead of as many as the scenario has")
-    ours.add_argument("--folder", help="a run's folder, with its plan; used by `bench run`")
+    group = parser.add_argument_group("InstaChat")
+    group.add_argument("--seed", type=int, default=1, help="determines what is sent")
+    group.add_argument("--rate", type=float, help="open model: arrivals a second, at a fixed rate")
+    group.add_argument("--chats", type=int, help="number of chats; default: the scenario's")
+    group.add_argument("--folder", help="a run's folder, with its plan; used by `bench run`")
 
 
 def _init(environment: Environment, **_: object) -> None:
@@ -178,8 +176,8 @@ def _init(environment: Environment, **_: object) -> None:
 
 
 def _exit_on_stdin_eof() -> None:
-    """Once `bench run`, which holds the other end of this pipe, is gone, nobody wants the load any more."""
-    gevent.socket.wait_read(sys.stdin.fileno())  # nothing is written there: it can only be the end
+    """End this process when `bench run`, which holds the other end of the pipe, has ended."""
+    gevent.socket.wait_read(sys.stdin.fileno())  # nothing is ever written: readable means closed
     os._exit(1)
 
 

@@ -1,41 +1,41 @@
-"""The plan's levels, told to Locust second by second; `bench run` adds this file to a scenario's."""
+"""Gives Locust the levels of the plan; `bench run` passes this file beside the scenario."""
 
 import math
 
 from locust import LoadTestShape
 from locust.runners import LocalRunner
 
-from loadtest.report.result import Model
+from loadtest.report.result import LoadModel
 from loadtest.users.coordination import coordinator
 
-QUIET_SECONDS = 2.0  # after the last user has ended: the workers' last reports arrive
-MAX_WIND_DOWN_SECONDS = 30.0  # after the end: longer than any request may take
-MIN_SPAWN_RATE = 100.0  # users that may start, or end, within a second, at least
+QUIET_SECONDS = 2.0  # after the last user has ended, for the workers' last reports to arrive
+MAX_WIND_DOWN_SECONDS = 30.0  # longer than any request may take
+MIN_SPAWN_RATE = 100.0  # users a second that Locust may start or end
 
 
 class PlannedShape(LoadTestShape):
-    """Users as planned; at the end nobody, then quiet until everything is written, then the end."""
+    """As many users as planned; at the end none, then a quiet time for the last reports, then the end."""
 
     _over_since: float | None = None
     _quiet_since: float | None = None
 
     def tick(self) -> tuple[int, float] | None:
-        """How many users there are to be, and how fast they may come."""
+        """The number of users now, and how many may start a second; None ends the run."""
         state, plan = coordinator(), coordinator().plan
         assert plan, "a shape needs a plan"
-        now = state.now or 0.0  # before the first tick is over there are no fixtures, and no clock
+        now = state.now or 0.0  # at the first tick the clock has not started yet
         if state.is_over or state.stop_requested():
             state.end()
             return self._wind_down(now, max(plan.users, MIN_SPAWN_RATE))
-        if plan.model is Model.OPEN:
+        if plan.model is LoadModel.OPEN:
             return plan.users, max(plan.users, MIN_SPAWN_RATE)
         users = max(math.ceil(plan.level(now)), 1)
         return users, max(users, MIN_SPAWN_RATE)
 
     def _wind_down(self, now: float, spawn_rate: float) -> tuple[int, float] | None:
-        """Nobody any more, all of a sudden: who is left would go on with a part of what is due.
+        """End all users at once: if some remained, they would serve a part of the planned arrivals.
 
-        The end comes once all is quiet, or too much time has passed.
+        The run ends after the quiet time, or if users do not end within MAX_WIND_DOWN_SECONDS.
         """
         if self._over_since is None:
             self._over_since = now

@@ -7,9 +7,9 @@ import pytest
 
 from loadtest.audit.audit import audit
 from loadtest.corpus import fixtures
-from loadtest.corpus.fixtures import Fixtures, Layout
+from loadtest.corpus.fixtures import Fixtures, ScenarioLayout
 from loadtest.corpus.texts import digest, mark
-from loadtest.recording import Outcome, Recorder, append_records
+from loadtest.recording import RecordedOutcome, Recorder, append_records
 from loadtest.report.result import Audit
 from loadtest.web import ApiClient, messages_path
 
@@ -21,25 +21,29 @@ EDIT_EVERY, DELETE_EVERY = 5, 6
 def send_messages(client: ApiClient, folder: Path) -> Fixtures:
     """Send messages to some chats, edit and delete some of them, and keep the ledger."""
     recorder = Recorder()
-    created = fixtures.create(client, Layout(applications=3, chats=45), SEED, recorder)
+    created = fixtures.create(client, ScenarioLayout(applications=3, chats=45), SEED, recorder)
     for n in range(SENT):
         application, chat = created.chats[n % 7]
         path = messages_path(created.tokens[application], chat)
         text, edited = f"سلام {mark(SEED, 'u0', n)}", f"changed {mark(SEED, 'u1', n)}"
         answer = client.request("POST", path, {"message": {"text": text}})
         if answer.status != 202:
-            recorder.record_outcome(Outcome.CREATION_UNKNOWN, application, chat, 0, digest(text))
+            recorder.record_outcome(
+                RecordedOutcome.CREATION_UNKNOWN, application, chat, 0, digest(text)
+            )
             continue
         number = answer.body["number"]
-        recorder.record_outcome(Outcome.CREATED, application, chat, number, digest(text))
+        recorder.record_outcome(RecordedOutcome.CREATED, application, chat, number, digest(text))
         if n % EDIT_EVERY == 0:
             status = client.request(
                 "PATCH", f"{path}/{number}", {"message": {"text": edited}}
             ).status
             if status == 200:
-                recorder.record_outcome(Outcome.EDITED, application, chat, number, digest(edited))
+                recorder.record_outcome(
+                    RecordedOutcome.EDITED, application, chat, number, digest(edited)
+                )
         if n % DELETE_EVERY == 0 and client.request("DELETE", f"{path}/{number}").status == 204:
-            recorder.record_outcome(Outcome.DELETED, application, chat, number)
+            recorder.record_outcome(RecordedOutcome.DELETED, application, chat, number)
     append_records(folder, "test", recorder.take())
     return created
 

@@ -159,7 +159,7 @@ def test_a_route_or_a_lag_that_is_gone_is_a_regression() -> None:
         ({"interrupted": True}, "length: 1 of 2 runs after interrupted"),
         (
             {"breakpoint": Breakpoint(None, None, [], 50.0, 0.01)},
-            "what a step has to keep: p99 ≤ 100 ms, failed ≤ 1.00%, p99 ≤ 50 ms, failed ≤ 1.00%",
+            "limits of a step: p99 ≤ 100 ms, failed ≤ 1.00%, p99 ≤ 50 ms, failed ≤ 1.00%",
         ),
     ],
 )
@@ -169,7 +169,7 @@ def test_runs_of_different_loads_are_not_alike(asked: dict[str, Any], said: str)
     run = replace(RESULT, planned_s=60.0, chats=64, breakpoint=bars)
     assert differing_options([run], [run, replace(run, seed=7)]) == []
     assert differing_options([run], [run, replace(run, **asked)]) == [said]
-    assert "- not the same: seed: 1; then 7" in markdown([run], [replace(run, seed=7)], 0.1)
+    assert "- differs: seed: 1; then 7" in markdown([run], [replace(run, seed=7)], 0.1)
 
 
 @pytest.fixture
@@ -213,15 +213,15 @@ def test_the_command_prints_a_table_and_decides(
     code, out, err = compare([replace(run, lag_ms=Lags(never, never)) for run in runs(1, 3)])
     assert code == 4
     assert re.search(
-        r"\| answer to stored \| p50 ms \| [0-9.]+ \| nothing \| .*\*\*regression", out
+        r"\| answer to stored \| p50 ms \| [0-9.]+ \| missing \| .*\*\*regression", out
     )
     assert "worse than before: no p50 ms of answer to stored any more" in err
     code, out, err = compare([replace(run, rate=1.0) for run in runs(1, 3)])
     assert (code, out) == (2, "")
-    assert "these runs are not alike in rate: 90.0, 1.0" in err
+    assert "these runs differ in rate: 90.0, 1.0" in err
     options = ["--force"]
     code, out, _ = compare([replace(run, rate=1.0) for run in runs(1, 3)])
     assert code == 0
-    assert "**These runs are not alike** in rate: 90.0, 1.0." in out
+    assert "**These runs differ** in rate: 90.0, 1.0." in out
     code, out, _ = compare([replace(run, facts={"processor": "slow"}) for run in runs(1, 3)])
-    assert "- not the same: processor: unknown; then slow" in out
+    assert "- differs: processor: unknown; then slow" in out

@@ -13,7 +13,7 @@ import pytest
 
 from loadtest.corpus.fixtures import Fixtures
 from loadtest.corpus.texts import languages
-from loadtest.report.result import Model
+from loadtest.report.result import LoadModel
 from loadtest.run.choices import Profile, Scenario
 from loadtest.run.plan import PROFILES, plan
 from tests.load.conftest import ROOT, finish
@@ -103,7 +103,7 @@ def test_the_mix_of_the_page_is_the_mix_that_is_sent() -> None:
     """Every share in the table, by Locust's own account of the scenario."""
     ratio_commands = {
         scenario: start(
-            [".venv/bin/locust", "-f", f"loadtest/{scenario.replace('-', '_')}.py"],
+            [".venv/bin/locust", "-f", f"loadtest/scenarios/{scenario.replace('-', '_')}.py"],
             "",
             "--show-task-ratio-json",
         )
@@ -137,9 +137,9 @@ def test_the_sizes_of_the_page_are_those_of_the_scenarios() -> None:
         "from locust.util.load_locustfile import load_locustfile\n"
         "users = [user for path in sys.argv[1:] for user in load_locustfile(path)[0].values()]\n"
         "layouts = [user.layout for user in users]\n"
-        "print(json.dumps([[lay.applications, lay.chats, lay.messages] for lay in layouts]))"
+        "print(json.dumps([[lay.applications, lay.chats, lay.messages_per_chat] for lay in layouts]))"
     )
-    files = [f"loadtest/{scenario.replace('-', '_')}.py" for scenario in Scenario]
+    files = [f"loadtest/scenarios/{scenario.replace('-', '_')}.py" for scenario in Scenario]
     done = subprocess.run(
         [sys.executable, "-c", code, *files], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -170,9 +170,9 @@ def test_the_profiles_of_the_page_are_those_that_there_are() -> None:
     for name, course, length, unit, amount, of_what in rows:
         planned = plan(Scenario.MIXED, Profile(name), 1)
         assert planned.seconds == int(length) * {"s": 1, "min": 60, "h": 3_600}[unit]
-        assert (planned.model is Model.OPEN) == (of_what == "/s")
+        assert (planned.model is LoadModel.OPEN) == (of_what == "/s")
         held = [stage.end / int(amount) for stage in planned.stages if stage.measured]
-        if planned.model is Model.OPEN:
+        if planned.model is LoadModel.OPEN:
             assert "up by a quarter each step" in course
             assert held[:3] == [1, 1.25, 1.25**2]
         else:

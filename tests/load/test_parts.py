@@ -18,8 +18,8 @@ from loadtest.report.result import (
     Cpu,
     Lags,
     Level,
+    LoadModel,
     Memory,
-    Model,
     Moment,
     Result,
     Spread,
@@ -32,8 +32,8 @@ from loadtest.report.result import RouteStatistics as Row
 from loadtest.run.choices import Profile, Scenario
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import PROFILES, Plan, Stage, plan
-from loadtest.run.runner import _warnings
 from loadtest.run.statistics import Statistics
+from loadtest.run.warnings import warnings_of
 from tests.load.conftest import ROOT
 
 
@@ -81,9 +81,9 @@ def test_a_plan_survives_json_and_measures_without_its_ramp(profile: Profile) ->
 
 def test_the_model_is_closed_unless_there_is_a_rate() -> None:
     """And `breakpoint` has one by itself."""
-    assert plan(Scenario.MIXED, Profile.LOAD, 1).model is Model.CLOSED
-    assert plan(Scenario.MIXED, Profile.LOAD, 1, rate=5).model is Model.OPEN
-    assert plan(Scenario.MIXED, Profile.BREAKPOINT, 1).model is Model.OPEN
+    assert plan(Scenario.MIXED, Profile.LOAD, 1).model is LoadModel.CLOSED
+    assert plan(Scenario.MIXED, Profile.LOAD, 1, rate=5).model is LoadModel.OPEN
+    assert plan(Scenario.MIXED, Profile.BREAKPOINT, 1).model is LoadModel.OPEN
     assert Stage(10, 0, 5).time_of(25) == pytest.approx(10)
 
 
@@ -111,7 +111,7 @@ def test_a_text_and_a_choice_consume_one_random_number_each() -> None:
             spared.random()
             assert used.getstate() == spared.getstate()
     code = (  # apart: Locust patches what it is imported into
-        "import loadtest.users.chat_user as chatter, random, types\n"
+        "import loadtest.users.chat_user as chat_user, random, types\n"
         "for own in range(1, 51):\n"
         "    used, spared = random.Random(own), random.Random(own)\n"
         "    user = types.SimpleNamespace(rng=used, _own_messages=range(own))\n"
@@ -195,7 +195,7 @@ SPREAD = Spread(10, 1.0, 2.0, 3.0, 4.0)
 RESULT = Result(
     scenario="mixed",
     profile="smoke",
-    model=Model.OPEN,
+    model=LoadModel.OPEN,
     seed=1,
     users=5,
     rate=90.0,
@@ -258,7 +258,7 @@ def test_figures_that_are_worth_less_come_with_a_warning(
 ) -> None:
     """A generator at its limit, others, a full machine, a rate that was not held."""
     planned = plan(Scenario.MIXED, Profile.SMOKE, 1, rate=90, seconds=12)
-    found = _warnings(replace(RESULT, cpu=cpu, total=replace(ROW, rate=rate)), planned)
+    found = warnings_of(replace(RESULT, cpu=cpu, total=replace(ROW, rate=rate)), planned)
     assert len(found) == len(said)
     assert all(beginning in warning for beginning, warning in zip(said, found, strict=True))
 
@@ -269,5 +269,5 @@ def test_a_spike_that_was_held_is_not_called_missed(rate: float, said: bool) -> 
     planned = plan(
         Scenario.MIXED, Profile.SPIKE, 1, rate=700, seconds=15
     )  # 70, 700, 70: 280 on average
-    found = _warnings(replace(RESULT, total=replace(ROW, rate=rate)), planned)
+    found = warnings_of(replace(RESULT, total=replace(ROW, rate=rate)), planned)
     assert any("arrivals a second were served" in warning for warning in found) == said

@@ -17,12 +17,12 @@ from loadtest.report.files import write
 from loadtest.report.result import (
     Audit,
     Breakpoint,
+    BreakpointStep,
     Level,
-    Model,
+    LoadModel,
     Moment,
     Result,
     RouteStatistics,
-    Step,
     Threshold,
     loads,
 )
@@ -60,14 +60,14 @@ RICH = replace(
         50.0,
         49.0,
         [
-            Step(50.0, 49.0, 12.0, 0.0, True),
-            Step(6250.0, 5000.0, 1234.5, 0.0, False, "answers fall behind, p99, errors"),
+            BreakpointStep(50.0, 49.0, 12.0, 0.0, True),
+            BreakpointStep(6250.0, 5000.0, 1234.5, 0.0, False, "answers fall behind, p99, errors"),
         ],
     ),
     facts={"InstaChat": "commit 0123456789ab", "settings": HOSTILE},
     levels=[Level(50.0, 2.0, 30.0, ROW), Level(200.0, 30.0, 60.0, replace(ROW, rate=11.5))],
 )
-CLOSED = replace(RICH, model=Model.CLOSED, rate=None, warnings=["something is wrong " * 9])
+CLOSED = replace(RICH, model=LoadModel.CLOSED, rate=None, warnings=["something is wrong " * 9])
 BAD = replace(
     RICH,
     audit=Audit(answered=10, lost=3, examples=[f"chat 1: message 2 is not there {HOSTILE}"]),

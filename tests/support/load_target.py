@@ -47,7 +47,7 @@ STORED_AFTER_SECONDS, FOUND_AFTER_SECONDS = 0.15, 0.3
 
 
 @dataclass
-class Message:
+class StoredMessage:
     """What is stored under a number."""
 
     text: str
@@ -56,19 +56,19 @@ class Message:
 
 
 @dataclass
-class Chat:
+class StoredChat:
     """Its numbers, and its messages by number; a deleted or lost one is not there."""
 
     issued: int = 0
-    messages: dict[int, Message] = field(default_factory=dict)
+    messages: dict[int, StoredMessage] = field(default_factory=dict)
 
 
-class Store:
+class FaultyStore:
     """Applications, chats, messages, and the faults."""
 
     def __init__(self, faults: set[str]) -> None:
         self.faults = faults
-        self.applications: dict[str, dict[int, Chat]] = {}
+        self.applications: dict[str, dict[int, StoredChat]] = {}
         self.chats_issued: dict[str, int] = {}
         self.sent = itertools.count(1)
         self.chats_created = itertools.count(1)
@@ -117,15 +117,15 @@ class Store:
             issued += 2 if "skip-chat" in active_faults else 1
         number = issued
         if "lose-chat" not in active_faults:
-            chats.setdefault(number, Chat())
+            chats.setdefault(number, StoredChat())
         if "double-chat" in active_faults:
             issued += 1
-            chats[issued] = Chat()
+            chats[issued] = StoredChat()
         self.chats_issued[token] = issued
         return 202, {"number": number}
 
     def _in_chat(
-        self, chat: Chat, method: str, rest: list[str], query: dict[str, str], body: Any
+        self, chat: StoredChat, method: str, rest: list[str], query: dict[str, str], body: Any
     ) -> tuple[int, Any] | None:
         match [method, *rest]:
             case ["POST", "messages"]:
@@ -155,7 +155,7 @@ class Store:
                 return 204, None
         return 404, {"status": 404}
 
-    def _send(self, chat: Chat, text: str) -> tuple[int, Any] | None:
+    def _send(self, chat: StoredChat, text: str) -> tuple[int, Any] | None:
         if self.first_message is None:
             self.first_message = time.monotonic()
         active_faults = self.faults if next(self.sent) % FAULT_INTERVAL == 0 else set()
@@ -164,7 +164,7 @@ class Store:
         if not ("repeat" in active_faults and chat.issued):
             chat.issued += 2 if "skip" in active_faults else 1
         number = chat.issued
-        message = Message(text, time.monotonic(), "hide" in active_faults)
+        message = StoredMessage(text, time.monotonic(), "hide" in active_faults)
         if "garble" in active_faults:
             message.text = text[:-5] + "?" + text[-4:]
         if "lose" not in active_faults:
@@ -174,12 +174,12 @@ class Store:
             chat.messages[chat.issued] = message
         if "invent" in active_faults:
             chat.issued += 1
-            chat.messages[chat.issued] = Message("nobody has said this", time.monotonic())
+            chat.messages[chat.issued] = StoredMessage("nobody has said this", time.monotonic())
         if "break" in active_faults:
             return None
         return (500, {"status": 500}) if "err" in active_faults else (202, {"number": number})
 
-    def _listed(self, chat: Chat, keyword: str | None) -> list[dict[str, Any]]:
+    def _listed(self, chat: StoredChat, keyword: str | None) -> list[dict[str, Any]]:
         return [
             {"number": number, "text": message.text}
             for number, message in sorted(chat.messages.items())
@@ -193,7 +193,7 @@ class Store:
             )
         ]
 
-    def _seconds_stored(self, message: Message) -> float:
+    def _seconds_stored(self, message: StoredMessage) -> float:
         return time.monotonic() - message.at if "lag" in self.faults else FOUND_AFTER_SECONDS
 
 
@@ -204,10 +204,10 @@ def _page(items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
     return {"items": behind[:limit], "next": behind[limit - 1]["number"] if more else None}
 
 
-class Server:
+class FaultyServer:
     """HTTP/1.1, as much of it as is needed."""
 
-    def __init__(self, store: Store, log: Path | None) -> None:
+    def __init__(self, store: FaultyStore, log: Path | None) -> None:
         self.store = store
         self.log = log.open("a", encoding="utf-8") if log else None
 
@@ -247,7 +247,7 @@ async def main() -> None:
     parser.add_argument("faults", nargs="*", choices=[[], *FAULTS])
     parser.add_argument("--log", type=Path)
     chosen = parser.parse_args()
-    serving = Server(Store(set(chosen.faults)), chosen.log)
+    serving = FaultyServer(FaultyStore(set(chosen.faults)), chosen.log)
     listening = await asyncio.start_server(serving.serve, "127.0.0.1", 0, limit=1 << 22)
     sys.stdout.write(f"{listening.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()

@@ -53,7 +53,7 @@ class Axis(StrEnum):
     CHATS = "chats"
 
 
-class Stage(StrEnum):
+class GrowthStage(StrEnum):
     """What is measured."""
 
     ACCEPT = "accept"
@@ -67,7 +67,7 @@ class Stage(StrEnum):
     @property
     def is_rate(self) -> bool:
         """Whether more is better: messages a second; otherwise milliseconds."""
-        return self in (Stage.ACCEPT, Stage.STORE, Stage.PUBLISH)
+        return self in (GrowthStage.ACCEPT, GrowthStage.STORE, GrowthStage.PUBLISH)
 
     @property
     def unit(self) -> str:
@@ -89,7 +89,7 @@ class Point:
 
     axis: Axis
     size: int
-    stage: Stage
+    stage: GrowthStage
     value: float
 
 
@@ -114,7 +114,7 @@ def measure(
     return points, machine_facts
 
 
-Measurements = Iterator[tuple[int, Stage, float]]
+Measurements = Iterator[tuple[int, GrowthStage, float]]
 BatchSize = tuple[int, int]  # a request: to which chat, how many messages
 
 
@@ -157,7 +157,7 @@ class _GrowingApplication:
             self._elastic.reset_index()
         self._texts = cycle(env.texts)
         self._chats = 1
-        self._seconds: dict[Stage, float] = defaultdict(float)
+        self._seconds: dict[GrowthStage, float] = defaultdict(float)
         check_consistent(env)  # whoever does it first reads modules and plans, too
 
     def add_chats(self, wanted: int) -> None:
@@ -170,7 +170,7 @@ class _GrowingApplication:
 
     def send(
         self, batches: Sequence[BatchSize], round_size: int, concurrency: int
-    ) -> Iterator[tuple[Stage, float]]:
+    ) -> Iterator[tuple[GrowthStage, float]]:
         """Send messages, so many requests in a call; gives the rate of each stage.
 
         So many batches round_size are accepted, then stored, then published.
@@ -182,7 +182,7 @@ class _GrowingApplication:
         for stage, seconds in self._seconds.items():
             yield stage, count / seconds
 
-    def measure_reads(self) -> Iterator[tuple[Stage, float]]:
+    def measure_reads(self) -> Iterator[tuple[GrowthStage, float]]:
         """What is timed once all is there, in milliseconds."""
         database = self._backend.database
         if self._elastic:
@@ -190,16 +190,16 @@ class _GrowingApplication:
                 live = search_indices.live_index(connection)
             assert live, "the ground has made one"
             self._elastic.index.refresh(live.name)
-            yield Stage.SEARCH, self._search(IndexSearcher(database, self._elastic.index))
-        yield Stage.SCAN, self._search(ScanSearcher(database))
-        yield Stage.SYNC, median(self._sync() for _ in range(REPEATS))
+            yield GrowthStage.SEARCH, self._search(IndexSearcher(database, self._elastic.index))
+        yield GrowthStage.SCAN, self._search(ScanSearcher(database))
+        yield GrowthStage.SYNC, median(self._sync() for _ in range(REPEATS))
         self._seconds.clear()
-        with self._timer(Stage.RECONCILE):
+        with self._timer(GrowthStage.RECONCILE):
             check_consistent(self._env)
-        yield Stage.RECONCILE, self._seconds[Stage.RECONCILE] * 1000
+        yield GrowthStage.RECONCILE, self._seconds[GrowthStage.RECONCILE] * 1000
 
     def _accept_store_publish(self, batches: Sequence[BatchSize], concurrency: int) -> None:
-        with self._timer(Stage.ACCEPT):
+        with self._timer(GrowthStage.ACCEPT):
             for start in range(0, len(batches), concurrency):
                 requests = [
                     AcceptRequest.messages(self._token, chat, list(islice(self._texts, count)))
@@ -208,10 +208,10 @@ class _GrowingApplication:
                 for answer in self._backend.acceptor.accept_batch(requests):
                     if isinstance(answer, InstaChatError):
                         raise answer
-        with self._timer(Stage.STORE):
+        with self._timer(GrowthStage.STORE):
             self._env.drain()
         if self._elastic:
-            with self._timer(Stage.PUBLISH):
+            with self._timer(GrowthStage.PUBLISH):
                 publish_all(self._elastic)
 
     def _sync(self) -> float:
@@ -240,7 +240,7 @@ class _GrowingApplication:
         return median(took)
 
     @contextmanager
-    def _timer(self, stage: Stage) -> Iterator[None]:
+    def _timer(self, stage: GrowthStage) -> Iterator[None]:
         since = perf_counter()
         yield
         self._seconds[stage] += perf_counter() - since

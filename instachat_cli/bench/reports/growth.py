@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from instachat_cli.bench.cases.growth import Axis, Point, Stage
+from instachat_cli.bench.cases.growth import Axis, GrowthStage, Point
 
 FLAT_EXPONENT, PROPORTIONAL_EXPONENT = (
     0.25,
@@ -27,17 +27,18 @@ All is measured once: what differs by less than a factor of two may be noise. Th
 has in it whatever Elasticsearch does at first, with a new index and a cold JVM; that is not told apart.
 """
 REASONS = {
-    Stage.ACCEPT: "Each request is a call of one script, and Redis runs one at a time.",
-    Stage.STORE: "A shard's log is stored by one drain at a time.",
-    Stage.PUBLISH: "Elasticsearch cuts each text into the pieces that make any part of it searchable. What is"
-    " accepted and stored meanwhile waits in the outbox: messages are there at once, and found later.",
+    GrowthStage.ACCEPT: "Each request is a call of one script, and Redis runs one at a time.",
+    GrowthStage.STORE: "A shard's log is stored by one drain at a time.",
+    GrowthStage.PUBLISH: "Elasticsearch splits each text into grams, so that any part of it can be found."
+    " Meanwhile, stored messages wait in the outbox: they can be read at once, and are found later.",
 }
 MEANING = {
-    Stage.SEARCH: "reads the index of one chat's routing, so it follows the chat's size, hardly that of all",
-    Stage.SCAN: "reads the chat's folded texts until a page is full: a frequent keyword is found at once, a"
-    " rare one takes as long as the chat is large",
-    Stage.SYNC: "writes what has changed, and does not look at the rest",
-    Stage.RECONCILE: "reads every key of every store, once: in proportion to what there is, by intent",
+    GrowthStage.SEARCH: "reads the documents of one chat, so its time depends on the chat's size and"
+    " hardly on the size of the index",
+    GrowthStage.SCAN: "reads the chat's folded texts until a page is full: a frequent keyword is found"
+    " quickly, a rare one takes time in proportion to the chat",
+    GrowthStage.SYNC: "writes the counters that have changed and reads no others",
+    GrowthStage.RECONCILE: "reads every key of every store once, so its time is in proportion to the data",
 }
 
 
@@ -72,7 +73,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         for column, axis in enumerate(Axis):
             for row, rates in enumerate((True, False)):
                 axes = figure.add_subplot(2, 2, 1 + column + 2 * row)
-                for stage, color in zip(Stage, COLORS, strict=True):
+                for stage, color in zip(GrowthStage, COLORS, strict=True):
                     line = _line(points, axis, stage)
                     if stage.is_rate is rates and line:
                         axes.plot(*zip(*line, strict=True), color=color, label=stage, marker="o")
@@ -89,7 +90,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         figure.savefig(path, dpi=DPI, format="png", facecolor="white")
 
 
-def _line(points: Sequence[Point], axis: Axis, stage: Stage) -> list[tuple[int, float]]:
+def _line(points: Sequence[Point], axis: Axis, stage: GrowthStage) -> list[tuple[int, float]]:
     return [(p.size, p.value) for p in points if p.axis is axis and p.stage is stage]
 
 
@@ -102,7 +103,7 @@ def _table(points: Sequence[Point], axis: Axis) -> list[str]:
         f"| stage | | {' | '.join(heads)} | ten times as many |",
         f"| --- | --- |{' ---: |' * len(sizes)} --- |",
     ]
-    for stage in Stage:
+    for stage in GrowthStage:
         if line := _line(points, axis, stage):
             cells = " | ".join(_amount(value) for _, value in line)
             lines.append(f"| {stage} | {stage.unit} | {cells} | {_growth(line)} |")
@@ -139,7 +140,7 @@ def _meaning(points: Sequence[Point]) -> list[str]:
         (Axis.MESSAGES, "requests of 1,000 messages"),
         (Axis.CHATS, "single messages"),
     ):
-        rates = {s: line[-1] for s in Stage if s.is_rate and (line := _line(points, axis, s))}
+        rates = {s: line[-1] for s in GrowthStage if s.is_rate and (line := _line(points, axis, s))}
         first = min(rates, key=lambda stage: rates[stage][1])
         size, rate = rates[first]
         others = ", ".join(f"{s} {_amount(r)}" for s, (_, r) in rates.items() if s is not first)

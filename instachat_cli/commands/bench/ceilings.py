@@ -1,4 +1,4 @@
-"""`instachat bench ceilings`: run the benchmarks, and print or write the report."""
+"""`instachat bench ceilings`: run the benchmarks, and print or write their report."""
 
 import sys
 from pathlib import Path
@@ -10,60 +10,65 @@ from backend.domain.errors import CheckFailed, Invalid
 from instachat_cli.console.stderr import stderr
 from instachat_cli.runtime.signals import signals_as_keyboard_interrupt
 
-MAX_OTHER_CPU_SHARE = 0.15  # of all processors; from there on we warn
+MAX_OTHER_CPU_SHARE = 0.15  # of all processors; a higher share is warned about
 
 
 def ceilings(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME…", help="Only these; otherwise all.")
+        list[str] | None, typer.Argument(metavar="NAME…", help="Benchmarks to run; default: all.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="So little of each that the numbers mean nothing.")
+        bool, typer.Option("--quick", help="Run each at a size too small for meaningful numbers.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(help="Write the report there, if all was run in full.")
+        Path | None,
+        typer.Option(help="Write the report to this file if all benchmarks ran in full."),
     ] = None,
 ) -> None:
-    """Measure ours against ceilings and rivals, and print the report as Markdown.
+    """Measure InstaChat against ceilings and baselines, and print the report as Markdown.
 
     $ instachat bench ceilings drain-copy accept
 
-    Exits with 4 if a ratio is not what it must be.
+    Exits with 4 if a ratio misses its required value.
     """
     from backend.settings import load
     from instachat_cli.bench.harness.environment import QUICK_SCALE, Scale
     from instachat_cli.bench.harness.machine import other_cpu_share
     from instachat_cli.bench.harness.paired_run import Verdict
     from instachat_cli.bench.reports.performance import markdown, summary
-    from instachat_cli.bench.suite import BENCHMARKS, NEEDS_ELASTICSEARCH, run
+    from instachat_cli.bench.suite import BENCHMARKS, NEEDS_ELASTICSEARCH, run_benchmarks
 
     settings = load()
     chosen = names or list(BENCHMARKS)
     for name in chosen:
         if name not in BENCHMARKS:
-            raise Invalid(f"there is no benchmark {name!r}", f"these are: {', '.join(BENCHMARKS)}")
+            raise Invalid(f"there is no benchmark {name!r}", f"benchmarks: {', '.join(BENCHMARKS)}")
     if settings.elasticsearch_url is None and (
         left_out_names := NEEDS_ELASTICSEARCH.intersection(chosen)
     ):
         chosen = [name for name in chosen if name not in left_out_names]
         stderr.note(
-            f"left out, as INSTACHAT_ELASTICSEARCH_URL is not set: {', '.join(sorted(left_out_names))}"
+            f"skipped because INSTACHAT_ELASTICSEARCH_URL is not set: {', '.join(sorted(left_out_names))}"
         )
     if (others := other_cpu_share()) > MAX_OTHER_CPU_SHARE:
-        stderr.warning(f"other things use {others:.0%} of this machine: the ratios will be unfair")
+        stderr.warning(
+            f"other programs use {others:.0%} of this machine: the ratios will be unreliable"
+        )
     scale = QUICK_SCALE if quick else Scale()
     with signals_as_keyboard_interrupt():
-        rows, facts = run(settings, chosen, scale, lambda row: stderr.write_line(summary(row)))
+        rows, facts = run_benchmarks(
+            settings, chosen, scale, lambda row: stderr.write_line(summary(row))
+        )
     facts["used by others"] = f"{others:.0%} of it, before the start"
     if left_out := [name for name in BENCHMARKS if name not in chosen]:
         facts["not run"] = ", ".join(left_out)
     text = markdown(rows, facts)
     if report and not (names or quick):
         report.write_text(text, encoding="utf-8")
-        stderr.note(f"the report is in {report}")
+        stderr.note(f"wrote the report to {report}")
     else:
         sys.stdout.write(text)
         if report:
-            stderr.note(f"{report} stays as it is: only a whole run in full is worth a report")
+            stderr.note(f"{report} is unchanged: only a full run of all benchmarks writes it")
     if missed := [row.title for row in rows if row.verdict is Verdict.MISSED]:
         raise CheckFailed(f"{len(missed)} of {len(rows)} missed: {'; '.join(missed)}")

@@ -1,4 +1,4 @@
-"""`instachat bench compare`: two measurements, and what differs between them."""
+"""`instachat bench compare`: compare two measurements."""
 
 import sys
 from pathlib import Path
@@ -13,35 +13,42 @@ if TYPE_CHECKING:
     from loadtest.report.result import Result
 
 
-MAX_NAMED = 5  # of what is worse; the table has all of it
+MAX_NAMED = 5  # regressions in the error message; the table lists all of them
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="A.json", help="Results of before.")],
-    after: Annotated[Path, typer.Argument(metavar="B.json", help="Results of after.")],
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="Results before the change.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="Results after the change.")],
     tolerance: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="How much worse is no regression.", parser=share),
+        typer.Option(
+            metavar="SHARE",
+            help="Largest change for the worse that is not a regression.",
+            parser=share,
+        ),
     ] = 0.1,
     force: Annotated[
-        bool, typer.Option("--force", help="Compare interrupted runs and different loads, too.")
+        bool,
+        typer.Option(
+            "--force", help="Also compare interrupted runs, and runs with different loads."
+        ),
     ] = False,
 ) -> None:
-    """Compare runs, and print as Markdown what differs by more than noise.
+    """Compare runs, and print the changes as Markdown.
 
     $ instachat bench compare before.json after.json --tolerance 5%
 
-    Each file has the JSON of one run or, one a line, of several: three a side tell noise from change.
-    Exits with 4 if something is certainly worse than the tolerance allows or there is nothing of it any more,
-    more requests fail, or the audit of `after` found a fault.
+    Each file has the JSON of one run or, one per line, of several runs. Three runs a side are enough to
+    tell a change from noise. Exits with 4 if a metric is certainly worse than the tolerance allows, if more
+    runs lack it, if more requests fail, or if an audit after the change found a fault.
     """
     from loadtest.report.compare import changes, differing_options, failures, markdown, missing
 
     old, new = _results(before), _results(after)
     if not force and (differences := differing_options(old, new)):
         raise Invalid(
-            f"these runs are not alike in {'; '.join(differences)}",
-            "`--force` compares them all the same",
+            f"these runs differ in {'; '.join(differences)}",
+            "use `--force` to compare them nevertheless",
         )
     for line in markdown(old, new, tolerance):
         sys.stdout.write(line + "\n")
@@ -71,9 +78,9 @@ def _results(path: Path) -> "list[Result]":
         lines = path.read_text(encoding="utf-8").splitlines()
         results = [loads(line) for line in lines if line.strip()]
     except OSError as error:
-        raise Invalid(f"{path} can't be read: {error.strerror}") from None
+        raise Invalid(f"can't read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise Invalid(f"{path}: {error}", "`instachat bench run -o json` writes one") from None
+        raise Invalid(f"{path}: {error}", "create one with `instachat bench run -o json`") from None
     if not results:
-        raise Invalid(f"{path} has no result in it")
+        raise Invalid(f"{path} contains no result")
     return results

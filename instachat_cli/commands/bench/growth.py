@@ -1,4 +1,4 @@
-"""`instachat bench growth`: how the stages grow, as a table and as a plot."""
+"""`instachat bench growth`: how cost grows with data, as a table and as a plot."""
 
 import re
 import sys
@@ -14,22 +14,24 @@ from instachat_cli.runtime.signals import signals_as_keyboard_interrupt
 
 def growth(
     messages: Annotated[
-        str, typer.Option(metavar="N,N…", help="Sizes, by messages in all, rising.")
+        str, typer.Option(metavar="N,N…", help="Total numbers of messages, ascending.")
     ] = "10000,100000,1000000",
     chats: Annotated[
-        str, typer.Option(metavar="N,N…", help="Sizes, by chats, rising.")
+        str, typer.Option(metavar="N,N…", help="Numbers of chats, ascending.")
     ] = "100,10000,100000",
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.md", help="Write the report there, and the plot beside it."),
+        typer.Option(
+            metavar="FILE.md", help="Write the report to this file, and the plot beside it."
+        ),
     ] = None,
 ) -> None:
-    """See how accepting, storing, publishing, searching, syncing and reconciling grow.
+    """Measure how the cost of accept, drain, publish, search, sync-counters and reconcile grows with data.
 
     $ instachat bench growth --messages 1000,10000 --chats 100,1000
 
-    On private engines, or on those of the settings, which are left as they were; Redis has to be empty.
-    Publishing and searching the index need INSTACHAT_ELASTICSEARCH_URL.
+    Runs on private engines, or on the engines of the settings, which are restored afterwards. Redis must
+    be empty. Publishing and searching the index need INSTACHAT_ELASTICSEARCH_URL.
     """
     from backend.settings import load
     from instachat_cli.bench.cases.growth import Sizes, measure
@@ -39,7 +41,7 @@ def growth(
     sizes = Sizes(_sizes(messages), _sizes(chats))
     settings = load()
     if settings.elasticsearch_url is None:
-        stderr.note("publishing is left out, as INSTACHAT_ELASTICSEARCH_URL is not set")
+        stderr.note("publishing is skipped because INSTACHAT_ELASTICSEARCH_URL is not set")
     others = other_cpu_share()
     with signals_as_keyboard_interrupt():
         points, facts = measure(settings, sizes, lambda point: stderr.write_line(summary(point)))
@@ -52,14 +54,16 @@ def growth(
         draw(points, plot)
         report.write_text(markdown(points, facts, plot.name), encoding="utf-8")
     except OSError as error:
-        raise Failed(f"{report} can't be written: {error.strerror}") from None
-    stderr.note(f"the report is in {report}, the plot in {plot}")
+        raise Failed(f"can't write {report}: {error.strerror}") from None
+    stderr.note(f"wrote the report to {report} and the plot to {plot}")
 
 
 def _sizes(given: str) -> list[int]:
-    """`10000,100000`; Invalid unless they rise, from a hundred on."""
+    """The sizes in a text such as `10000,100000`. Raises Invalid unless they ascend from 100 or more."""
     if re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", given):
         sizes = [int(size) for size in given.split(",")]
         if sizes == sorted(set(sizes)) and sizes[0] >= 100:
             return sizes
-    raise Invalid(f"{given[:40]!r} is not rising sizes of 100 and more, such as 1000,10000")
+    raise Invalid(
+        f"{given[:40]!r} is not a list of ascending sizes of at least 100, such as 1000,10000"
+    )

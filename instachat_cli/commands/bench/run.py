@@ -1,4 +1,4 @@
-"""`instachat bench run`: load, audit, result."""
+"""`instachat bench run`: make a load, audit it, and report the result."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def _seconds(value: str | float) -> float:
-    """`90`, `90s`, `5m`, `1h`, `50ms`."""
+    """Seconds from a text such as `90`, `90s`, `5m`, `1h` or `50ms`."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", str(value))
     if not found or not float(found[1]):
         raise typer.BadParameter(f"{str(value)[:40]!r} is not a time, such as 90s or 5m")
@@ -27,13 +27,13 @@ def _seconds(value: str | float) -> float:
 
 
 def _milliseconds(value: str | float) -> float:
-    """`50ms`, `0.5s`; a bare number is of milliseconds."""
+    """Milliseconds from a text such as `50ms`, `0.5s` or `50`."""
     text = str(value)
     return _seconds(f"{text}ms" if text[-1:].isdigit() else text) * 1000
 
 
 def share(value: str | float) -> float:
-    """`0.1%`, or a share of 0 to 1."""
+    """A share of 0 to 1, from a text such as `0.1%` or `0.001`."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(%)?", str(value))
     share = float(found[1]) / (100 if found[2] else 1) if found else 2
     if share > 1:
@@ -50,13 +50,13 @@ def _positive(value: int | None) -> int | None:
 def run(
     scenario: Annotated[Scenario, typer.Argument(help="What the users do.")] = Scenario.MIXED,
     profile: Annotated[
-        Profile, typer.Option(help="How the load goes over time, and how much of it.")
+        Profile, typer.Option(help="How the load changes over time, and its default size.")
     ] = Profile.SMOKE,
     users: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Closed model: users at the highest. With --rate: requests under way at most.",
+            help="Closed model: highest number of users. With --rate: most requests under way at once.",
             parser=parse_integer,
             callback=_positive,
         ),
@@ -66,18 +66,20 @@ def run(
         typer.Option(
             metavar="N",
             min=0.1,
-            help="Open model: arrivals a second, held whatever comes. `breakpoint` begins with it.",
+            help="Open model: arrivals a second, at a fixed rate. `breakpoint` begins with it.",
         ),
     ] = None,
     duration: Annotated[
         float | None,
-        typer.Option(metavar="TIME", help="How long, such as 90s or 5m.", parser=_seconds),
+        typer.Option(
+            metavar="TIME", help="Length of the load, such as 90s or 5m.", parser=_seconds
+        ),
     ] = None,
     processes: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Processes of the generator: one can use one processor.",
+            help="Processes of the load generator; each can use one processor.",
             parser=parse_integer,
             callback=_positive,
         ),
@@ -86,7 +88,7 @@ def run(
         int | None,
         typer.Option(
             metavar="N",
-            help="Wait for so many Locust workers that are started elsewhere: see docs/loadtest.md.",
+            help="Wait for this many Locust workers that are started elsewhere: see docs/loadtest.md.",
             parser=parse_integer,
             callback=_positive,
         ),
@@ -95,18 +97,18 @@ def run(
         int | None,
         typer.Option(
             metavar="N",
-            help="So many chats; otherwise the scenario's.",
+            help="Number of chats; default: the scenario's.",
             parser=parse_integer,
             callback=_positive,
         ),
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Load this; otherwise a private installation."),
+        typer.Option(metavar="URL", help="Server to load; default: a private installation."),
     ] = None,
-    web: Annotated[bool, typer.Option("--web", help="With Locust's web page.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Start Locust's web page.")] = False,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="What is sent follows from it.", parser=parse_integer)
+        int, typer.Option(metavar="N", help="Determines what is sent.", parser=parse_integer)
     ] = 1,
     max_p99: Annotated[
         float | None,
@@ -116,13 +118,17 @@ def run(
     ] = None,
     max_errors: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Most failures that pass, such as 0.1%.", parser=share),
+        typer.Option(
+            metavar="SHARE",
+            help="Highest share of failed requests that passes, such as 0.1%.",
+            parser=share,
+        ),
     ] = 0.01,
     patience: Annotated[
         float,
         typer.Option(
             metavar="TIME",
-            help="After the load: how long the rest may take to be stored and found.",
+            help="After the load: how long messages may take to become stored and searchable.",
             parser=_seconds,
         ),
     ] = 60.0,
@@ -130,18 +136,18 @@ def run(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write a page of HTML, plots (PNG), CSV and the JSON there; otherwise nothing is.",
+            help="Write an HTML page, plots (PNG), CSV and JSON to this folder; default: no files.",
         ),
     ] = None,
     output: Output = None,
 ) -> None:
-    """Make a load over HTTP, hold every answer against what is stored, and report.
+    """Make a load over HTTP, compare every answer with what is stored, and report.
 
     $ instachat bench run mixed --profile load --max-p99 50ms --report build/load
 
-    Exits with 4 if anything answered is lost, doubled, changed or not found, or a threshold is missed;
-    with 5 if the server can't be reached, with 1 if the load could not be made. Ctrl-C ends the load, and
-    reports what there is.
+    Exits with 4 if an answered message is lost, doubled, changed or not found, or if a threshold is missed;
+    with 5 if the server can't be reached; with 1 if the load could not be made. Ctrl-C ends the load, and
+    audits and reports what was sent until then.
     """
     from instachat_cli.bench.harness.machine import machine
     from instachat_cli.console.exit_codes import Interrupted
@@ -163,14 +169,14 @@ def run(
         facts=machine() | _run_facts(host),
     )
     if report:
-        _create_folder(
-            report
-        )  # now: after an hour of load it would be late to hear that it can't be
+        _create_folder(report)  # fails before the load rather than after it
     try:
         with signals_as_keyboard_interrupt():
-            result = runner.run(options, (lambda _: None) if stderr.as_json else stderr.write_line)
+            result = runner.run_load(
+                options, (lambda _: None) if stderr.as_json else stderr.write_line
+            )
     except Unreachable as error:
-        raise Unavailable(str(error), "see `instachat up`, or leave --host away") from None
+        raise Unavailable(str(error), "start one with `instachat up`, or omit --host") from None
     except CouldNotRun as error:
         raise Failed(str(error)) from None
 
@@ -180,14 +186,14 @@ def run(
     if result.problems:
         raise CheckFailed(f"the run did not pass: {'; '.join(result.problems)}")
     if result.interrupted:
-        raise Interrupted("interrupted: the report is of what was done until then")
+        raise Interrupted("interrupted: the report covers the time until then")
 
 
 def _create_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Invalid(f"the folder {folder} can't be made: {error.strerror}") from None
+        raise Invalid(f"can't create the folder {folder}: {error.strerror}") from None
 
 
 def _write_report(result: "Result", folder: Path) -> None:
@@ -196,12 +202,12 @@ def _write_report(result: "Result", folder: Path) -> None:
     try:
         write(result, folder)
     except OSError as error:
-        raise Failed(f"the report can't be written into {folder}: {error.strerror}") from None
+        raise Failed(f"can't write the report to {folder}: {error.strerror}") from None
     stderr.note(f"the report is {folder / 'report.html'}; plots, CSV and JSON are beside it")
 
 
 def _run_facts(host: str | None) -> dict[str, str]:
-    """With what the generator ran; and the installation, if it is private: another's is not known."""
+    """Facts about the generator, and about the installation if it is private."""
     from backend.settings import load
     from instachat_cli.bench.harness.machine import packages
 
@@ -216,6 +222,6 @@ def _run_facts(host: str | None) -> dict[str, str]:
         if settings.elasticsearch_url is not None:
             stderr.note(
                 "INSTACHAT_ELASTICSEARCH_URL is not used: a private installation searches by PostgreSQL;"
-                " start one with it, and load that by --host"
+                " to load one with Elasticsearch, start it and pass its address as --host"
             )
     return found

@@ -62,7 +62,7 @@ def test_each_gives_sane_rows_and_leaves_nothing(name: str, settings: Settings) 
     if name == "http" and shutil.which("wrk") is None:
         skip_absent("wrk")
     reported: list[Row] = []
-    rows, facts = suite.run(settings, [name], TINY, reported.append)
+    rows, facts = suite.run_benchmarks(settings, [name], TINY, reported.append)
     assert rows == reported != []
     for row in rows:
         assert len(row.pairs) in (TINY.pairs, TINY.startup_pairs, 1)
@@ -195,7 +195,7 @@ def test_the_exit_code_is_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "**missed**" in report.read_text()
     said = capsys.readouterr().err
     assert "1 of 2 missed: ours, against theirs" in said
-    assert "left out, as INSTACHAT_ELASTICSEARCH_URL is not set: far" in said
+    assert "skipped because INSTACHAT_ELASTICSEARCH_URL is not set: far" in said
     assert ceilings(["nonsense"]) == 2
     assert "good, bad" in capsys.readouterr().err
 

@@ -37,7 +37,7 @@ def test_each_gives_sane_rows_and_leaves_nothing(
     settings = engines.settings(elasticsearch_url=elasticsearch.url)
     before = indices(elasticsearch)
     reported: list[Row] = []
-    rows, facts = suite.run(settings, [name], SMALL, reported.append)
+    rows, facts = suite.run_benchmarks(settings, [name], SMALL, reported.append)
     assert rows == reported != []
     for row in rows:
         assert all(ours > 0 and baseline > 0 for ours, baseline in row.pairs)

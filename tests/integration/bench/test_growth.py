@@ -7,7 +7,7 @@ import pytest
 
 from backend.domain.errors import Invalid
 from backend.settings import Settings
-from instachat_cli.bench.cases.growth import Axis, Stage
+from instachat_cli.bench.cases.growth import Axis, GrowthStage
 from instachat_cli.program import invoke
 from tests.integration.bench.test_cases import left_behind
 from tests.support.elasticsearch.fixtures import Elasticsearch
@@ -30,7 +30,7 @@ def test_each_stage_is_measured_at_each_size_and_reported(
     text = report.read_text()
     for axis in Axis:
         table = text.partition(f"## By {axis}\n")[2].partition("##")[0]
-        for stage in Stage:
+        for stage in GrowthStage:
             (row,) = [r for r in table.splitlines() if r.startswith(f"| {stage} |")]
             cells = [cell.strip() for cell in row.strip("|").split("|")]
             assert all(float(cell.replace(",", "")) > 0 for cell in cells[2:4])
@@ -43,5 +43,5 @@ def test_each_stage_is_measured_at_each_size_and_reported(
 @pytest.mark.parametrize("wrong", ["", "200,100", "100,100", "50", "many", "100;200"])
 def test_sizes_rise(wrong: str) -> None:
     """From a hundred on, or nothing is begun."""
-    with pytest.raises(Invalid, match="not rising sizes"):
+    with pytest.raises(Invalid, match="not a list of ascending sizes"):
         invoke(["bench", "growth", f"--messages={wrong}"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.elasticsearch.provision import Installation
+from tests.support.elasticsearch.provision import ElasticsearchInstallation
 from tests.support.engines import Server, die_with_parent, free_port, scratch_folder
 
 START_SECONDS = 120  # 7 on a machine of two idle cores; much longer on a busy one
@@ -38,7 +38,7 @@ class ElasticsearchServer(Server):
 
     def __init__(
         self,
-        installation: Installation,
+        installation: ElasticsearchInstallation,
         settings: Mapping[str, object] | None = None,
         files: Mapping[str, str] | None = None,
         *,

@@ -37,14 +37,14 @@ class NotAvailable(Exception):
 
 
 @dataclass(frozen=True)
-class Installation:
+class ElasticsearchInstallation:
     """An unpacked Elasticsearch, and the Java that runs it."""
 
     home: Path
     java_home: Path
 
 
-def installation() -> Installation:
+def installation() -> ElasticsearchInstallation:
     """Elasticsearch, downloaded if need be. Raises NotAvailable if it can't be had."""
     java_home = _java_home()
     home = _home()
@@ -52,7 +52,7 @@ def installation() -> Installation:
         with _locked(home.with_name("lock")):
             if not home.exists():
                 _install(home, java_home)
-    return Installation(home, java_home)
+    return ElasticsearchInstallation(home, java_home)
 
 
 def tools_missing() -> bool:
