@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
@@ -26,6 +27,10 @@ from tests.support.engines import (
 from tests.support.scheduling import SchedulingPlugin
 
 REDIS_DATABASES = 256
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 _numbers = count(1)
 
 

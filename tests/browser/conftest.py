@@ -9,14 +9,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from backend.settings import Settings
 from tests.conftest import Engines, skip_absent
 from tests.http.conftest import start_worker
 from tests.support.engines import RedisServer, valkey_binary
-from tests.support.http_server import HttpServer, wait_until
+from tests.support.http_server import HttpServer
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
+expect.set_options(timeout=PATIENCE_SECONDS * 1_000)
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
 
@@ -51,7 +53,7 @@ def running(
         stack.callback(worker.wait)
         stack.callback(worker.kill)
         server.wait_ready()
-        wait_until(lambda: b"All is well" in server("GET", "/").body, seconds=60)
+        wait_until(lambda: b"All is well" in server("GET", "/").body)
         yield RunningInstallation(engines, redis, server)
 
 
@@ -86,6 +88,7 @@ def open_page(chromium: Browser, running: RunningInstallation) -> Iterator[OpenP
 
         def open_page(path: str, **options: Any) -> Page:
             context = chromium.new_context(**({"viewport": DESKTOP} | options))
+            context.set_default_timeout(PATIENCE_SECONDS * 1_000)
             stack.callback(context.close)
             page = context.new_page()
             page.on(

@@ -9,6 +9,7 @@ import pytest
 
 from tests.docs.test_readme import ROOT, environment, run
 from tests.support.engines import free_port
+from tests.support.waiting import PATIENCE_SECONDS
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"<!-- run(?:: \w+)? -->\n```sh\n(.*?)```", re.DOTALL)
@@ -37,7 +38,7 @@ def port(environment: dict[str, str]) -> Iterator[int]:
             said += line
         yield port
         up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 0
+        assert up.wait(PATIENCE_SECONDS) == 0
     finally:
         up.kill()
         up.wait()

@@ -10,6 +10,7 @@ from backend.bootstrap import open_backend
 from backend.ingest.requests import AcceptRequest
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -47,7 +48,7 @@ def test_its_commands_work_in_their_order(engines: Engines, elasticsearch: Elast
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=2 * PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,10 +12,12 @@ import pytest
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import free_port, scratch_folder
-from tests.support.http_server import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TIMEOUT = 900  # seconds: a story takes one minute where nothing else runs
+pytestmark = pytest.mark.timeout(TIMEOUT)
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 
 
@@ -48,7 +50,7 @@ def run(script: str, environment: dict[str, str]) -> "subprocess.CompletedProces
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIMEOUT - 60,
         check=False,  # the tests say what they expect
     )
 
@@ -98,7 +100,7 @@ def test_the_first_five_minutes(environment: dict[str, str]) -> None:
         assert '"number": 1' in done.stdout
         assert "مَرحبًا" in done.stdout
         up.send_signal(signal.SIGINT)
-        assert up.wait(30) == 0
+        assert up.wait(PATIENCE_SECONDS) == 0
     finally:
         up.kill()
         up.wait()
@@ -124,7 +126,7 @@ def test_your_own_engines(engines: Engines, environment: dict[str, str]) -> None
             assert line, said
             said += line
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(30) == 0
+        assert worker.wait(PATIENCE_SECONDS) == 0
     finally:
         worker.kill()
         worker.wait()

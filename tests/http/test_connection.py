@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import threading
@@ -26,7 +27,8 @@ from backend.domain.errors import Failed
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import RedisServer
-from tests.support.http_server import ApplicationClient, HttpServer, running_server, wait_until
+from tests.support.http_server import ApplicationClient, HttpServer, running_server
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")
 
@@ -37,7 +39,7 @@ class RawClient:
     """A socket, and the answers that come by it, in order."""
 
     def __init__(self, server: HttpServer) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS)
         self._file = self.socket.makefile("rb")
 
     def send(self, *parts: bytes) -> "RawClient":
@@ -287,23 +289,30 @@ def test_very_many_requests_in_a_row_are_answered_and_not_held(
         for _ in range(10):
             with suppress(TimeoutError):
                 to.send(idle)  # and nothing of it is read
-        assert shared_server("GET", "/healthz", timeout=5).status == 200
+        assert shared_server("GET", "/healthz").status == 200
     assert process.memory_info().rss - before < 64 * 1024 * 1024
 
 
 def test_a_large_body_in_pieces_is_answered_without_delay(
     shared_server: HttpServer, path: str
 ) -> None:
-    """More than is read before somebody asks for it: it goes the ordinary way."""
+    """More than is read before somebody asks for it: it goes the ordinary way.
+
+    Were it read at the server's next look only, each but the first would take a second, which is from one
+    look to the next.
+    """
     body = json.dumps({"message": {"text": "ä" * 10_000}}).encode() + b" " * 60_000
     sent = request(path, body=body)
+    took = []
     with connect_raw(shared_server) as to:
-        began = time.monotonic()
-        for start in range(0, len(sent), 20_000):
-            to.send(sent[start : start + 20_000])
-            time.sleep(0.01)
-        assert to.answer()[:2] == (202, {"number": 1})
-        assert time.monotonic() - began < 0.7
+        for number in range(1, 7):
+            began = time.monotonic()
+            for start in range(0, len(sent), 20_000):
+                to.send(sent[start : start + 20_000])
+                time.sleep(0.01)
+            assert to.answer()[:2] == (202, {"number": number})
+            took.append(time.monotonic() - began)
+    assert min(took[1:]) < 0.7
 
 
 @pytest.mark.parametrize(
@@ -346,12 +355,16 @@ def test_slow_clients_are_disconnected(backend: Backend, monkeypatch: pytest.Mon
         deaf.send(b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
         assert slow.answer("GET")[0] == 408
         assert slow.is_closed
-        for _ in range(8):
+        while not gone(idle):
             fine.send(request("/healthz", b"A: b", method=b"GET", body=b""))
             assert fine.answer("GET")[0] == 200
-            time.sleep(0.5)
-        assert idle.is_closed
-        wait_until(lambda: _is_broken(deaf), 5)
+            time.sleep(0.1)
+        wait_until(lambda: _is_broken(deaf))
+
+
+def gone(client: RawClient) -> bool:
+    """Whether the server has hung up by now."""
+    return bool(select.select([client.socket], [], [], 0)[0]) and client.is_closed
 
 
 def _is_broken(client: RawClient) -> bool:
@@ -429,8 +442,8 @@ def test_killed_processes_are_restarted(
             victims = server_processes(server)
             for victim in victims:
                 os.kill(victim.pid, signal.SIGKILL)
-            wait_until(lambda gone=victims: _all_replaced(server, gone), 30)  # type: ignore[misc]
-            assert server("GET", "/healthz", timeout=20).status == 200
+            wait_until(lambda gone=victims: _all_replaced(server, gone))  # type: ignore[misc]
+            assert server("GET", "/healthz").status == 200
         assert server.stop(signal.SIGHUP) == 0
         assert "killed by signal 9: another one is started" in server.stderr_text
     finally:

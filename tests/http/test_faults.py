@@ -14,7 +14,6 @@ import psutil
 import pytest
 from redis import Redis
 
-from backend.api.service import RENEW_INTERVAL_SECONDS
 from backend.bootstrap import Backend, open_backend
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
@@ -24,11 +23,12 @@ from tests.conftest import Engines
 from tests.http.conftest import start_worker
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.engines import PostgresServer, RedisServer, free_port, wheel_postgres
-from tests.support.http_server import ApplicationClient, HttpServer, wait_until
+from tests.support.http_server import ApplicationClient, HttpServer
 from tests.support.ledger import Ledger, audit
+from tests.support.waiting import MARGIN_SECONDS, PATIENCE_SECONDS, promised, wait_until
 
 pytestmark = pytest.mark.xdist_group("http-faults")
-SECOND = 1.0 + 1.5  # and what a busy machine adds
+SECOND = 1.0 + MARGIN_SECONDS  # without a limit nothing would be answered until the engine is back
 
 
 def seconds_taken(call: Callable[[], object]) -> float:
@@ -71,8 +71,8 @@ def test_without_redis_all_that_needs_it_is_503_within_a_second(
         else:
             own_redis.send(signal.SIGCONT)
     body = {"message": {"text": "again"}}
-    wait_until(lambda: own_server("POST", f"{chat}/messages", body).status == 202, 20)
-    wait_until(lambda: own_server("GET", "/readyz").status == 200, 5)
+    wait_until(lambda: own_server("POST", f"{chat}/messages", body).status == 202)
+    wait_until(lambda: own_server("GET", "/readyz").status == 200)
 
 
 def test_an_idle_server_rejects_a_demoted_primary(
@@ -96,7 +96,7 @@ def test_an_idle_server_rejects_a_demoted_primary(
         request = AcceptRequest.messages(app.token, 1, ["of the new life"])
         assert [backend.acceptor.accept(request).first for _ in range(3)] == [2, 3, 4]
         backend.drainer.drain_all()
-    time.sleep(2 * RENEW_INTERVAL_SECONDS + 0.5)
+    have_renewed(own_server)
     redis.flushall()
     for key, value in former.items():
         assert value
@@ -104,10 +104,27 @@ def test_an_idle_server_rejects_a_demoted_primary(
     assert post() == 5
 
 
+def have_renewed(server: HttpServer) -> None:
+    """Return once the server has looked up the lives of Redis, as it does every RENEW_INTERVAL_SECONDS."""
+    database = Database(str(server.settings.database_url))
+
+    def scans() -> int:
+        statement = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'shard'"
+        with database.connect() as connection:
+            return int(connection.exec_driver_sql(statement).scalar() or 0)
+
+    before = scans()
+    wait_until(lambda: scans() >= before + 4)  # some may be of before, told late by PostgreSQL
+    database.close()
+
+
 def test_requests_waiting_behind_a_hanging_redis_do_not_wait_longer(
     own_server: HttpServer, own_redis: RedisServer
 ) -> None:
-    """Fifty at once, in several batches: each has its 503 in a second, not one after the other."""
+    """Fifty at once, in several batches: each has its 503 in a second, not one after the other.
+
+    How many calls that takes, the tests of `gather` count.
+    """
     chat = ApplicationClient(own_server).chat()
     answers: list[tuple[int, float]] = []
 
@@ -128,7 +145,7 @@ def test_requests_waiting_behind_a_hanging_redis_do_not_wait_longer(
     finally:
         own_redis.send(signal.SIGCONT)
     assert {status for status, _ in answers} == {503}
-    assert max(seconds for _, seconds in answers) < SECOND + 0.5
+    assert max(seconds for _, seconds in answers) < SECOND
 
 
 @pytest.fixture
@@ -177,12 +194,12 @@ def test_without_postgres_accepting_goes_on_and_reading_is_503(
                 assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         ready = server("GET", "/readyz")
         assert (ready.status, ready.json["away"]) == (503, ["PostgreSQL"])
-        stranger.join(20)
+        stranger.join(PATIENCE_SECONDS)
         if how == "killed":
             own_postgres.start()
         else:
             own_postgres.send_all(signal.SIGCONT)
-        wait_until(lambda: server("GET", app.path).status == 200, 20)
+        wait_until(lambda: server("GET", app.path).status == 200)
     finally:
         server.remove()
 
@@ -305,7 +322,7 @@ def test_a_change_of_what_is_not_stored_in_time_is_503(own_server: HttpServer) -
         assert own_server("GET", path).json == {"number": 1, "status": "accepted"}
         began = time.monotonic()
         answer = own_server("PATCH", path, {"message": {"text": "two"}})
-        assert 5 <= time.monotonic() - began < 10
+        assert 5 <= time.monotonic() - began < 5 + MARGIN_SECONDS
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "not stored yet" in answer.json["detail"]
         core.log.resume()
@@ -339,7 +356,7 @@ class Writers:
         """Let each finish its request."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(PATIENCE_SECONDS)
 
     def _write(self, nth: int, path: Path) -> None:
         ledger = Ledger(path)
@@ -347,7 +364,7 @@ class Writers:
         count = 0
         while not self._stop.is_set():
             try:
-                with self._server.connected(20) as connection:
+                with self._server.connected() as connection:
                     while not self._stop.is_set():
                         text = f"writer {nth} text {count}"
                         count += 1
@@ -386,7 +403,7 @@ def _faults(settings: Settings, ledgers: list[Path]) -> dict[str, list[tuple[int
         return not any(core.log.lengths(core.database.installation.shards))
 
     with open_backend(settings) as core:
-        wait_until(lambda: drained(core), 60)
+        wait_until(lambda: drained(core))
         return audit(core, ledgers).faults
 
 
@@ -396,8 +413,9 @@ def test_sigterm_finishes_what_was_accepted_and_ends_within_10_s(
     """Under load: exit code 0; every answer is kept, and hardly a request was cut off."""
     app = ApplicationClient(own_server)
     writers = Writers(own_server, app.token, app.chat(), tmp_path, 8)
-    wait_until(lambda: writers.answered > 200, 60)
-    assert seconds_taken(own_server.stop) < 10
+    wait_until(lambda: writers.answered > 200)
+    with promised(10):
+        own_server.stop()
     assert own_server.process.returncode == 0
     writers.stop()
     uncertain = [
@@ -423,7 +441,7 @@ def test_the_ledger_holds_over_http_through_kill_9(
 
         def progress() -> None:
             seen = writers.answered
-            wait_until(lambda: writers.answered > seen + 100, 60)
+            wait_until(lambda: writers.answered > seen + 100)
 
         progress()
         one, *_ = _serving(server)
@@ -439,7 +457,7 @@ def test_the_ledger_holds_over_http_through_kill_9(
         serving = _serving(server)
         server.process.kill()
         server.process.wait()
-        _, alive = psutil.wait_procs(serving, 15)
+        _, alive = psutil.wait_procs(serving, PATIENCE_SECONDS)
         assert not alive, "they outlive their parent"
         server.start()
         server.wait_ready()

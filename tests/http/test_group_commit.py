@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from backend.ingest.accept import Acceptor
 from backend.ingest.requests import AcceptRequest
 from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class RecordingAcceptor:
@@ -54,7 +54,7 @@ class RecordingAcceptor:
     ) -> list[Accepted | InstaChatError | None]:
         """See Acceptor."""
         self.batches.append(len(requests))
-        self.gate.wait(20)
+        self.gate.wait(PATIENCE_SECONDS)
         return self.faulty(requests) if self.faulty else self.real.try_accept(requests)
 
     async def try_accept_async(
@@ -62,7 +62,7 @@ class RecordingAcceptor:
     ) -> list[Accepted | InstaChatError | None]:
         """See Acceptor."""
         self.batches.append(len(requests))
-        await asyncio.to_thread(self.gate.wait, 20)
+        await asyncio.to_thread(self.gate.wait, PATIENCE_SECONDS)
         if self.faulty:
             return await asyncio.to_thread(self.faulty, requests)
         return await self.real.try_accept_async(requests, log)
@@ -236,7 +236,7 @@ def test_an_unverified_counter_delays_only_its_own_requests(
     real = recording_acceptor.accept_batch
 
     def slowly(requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
-        hold.wait(20)
+        hold.wait(PATIENCE_SECONDS)
         return real(requests)
 
     recording_acceptor.accept_batch = slowly  # type: ignore[method-assign]
@@ -357,9 +357,10 @@ def test_a_timed_out_request_is_answered_once(
     shard = backend.counters.shard(application)
     backend.log.redis.delete(backend.log.counter_key(shard, Parent(application, chat)))
     real = recording_acceptor.accept_batch
+    too_late = threading.Event()
 
     def slowly(requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
-        time.sleep(0.4)
+        too_late.wait(PATIENCE_SECONDS)
         return real(requests)
 
     recording_acceptor.accept_batch = slowly  # type: ignore[method-assign]
@@ -368,7 +369,10 @@ def test_a_timed_out_request_is_answered_once(
     async def go() -> None:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
         group_commit.submit(AcceptRequest.messages(application, chat, ["a"]), told.append)
-        while group_commit.waiting or not told:
+        while not told:
+            await asyncio.sleep(0.01)
+        too_late.set()
+        while group_commit.waiting:
             await asyncio.sleep(0.01)
         await group_commit.close()
 
@@ -382,16 +386,22 @@ def test_requests_waiting_behind_an_unavailable_redis_fail_with_the_first(
     """Not one batch after the other, each as long again."""
 
     def away(requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError | None]:
-        time.sleep(0.3)
         return [EngineDown("away")] * len(requests)
 
     recording_acceptor.faulty = away
+    recording_acceptor.gate.clear()
 
     async def go() -> list[Any]:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
         first = asyncio.ensure_future(group_commit.accept(AcceptRequest.chats(application)))
-        await asyncio.sleep(0.05)
-        rest = [group_commit.accept(AcceptRequest.chats(application)) for _ in range(5)]
+        while not recording_acceptor.batches:
+            await asyncio.sleep(0.001)
+        rest = [
+            asyncio.ensure_future(group_commit.accept(AcceptRequest.chats(application)))
+            for _ in range(5)
+        ]
+        await asyncio.sleep(0)  # each of them is waiting then
+        recording_acceptor.gate.set()
         found = await asyncio.gather(first, *rest, return_exceptions=True)
         await group_commit.close()
         return found

@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, valkey_binary
-from tests.support.http_server import ROOT, ApplicationClient, HttpServer, wait_until
+from tests.support.http_server import ROOT, ApplicationClient, HttpServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("metrics")
 

@@ -14,6 +14,7 @@ from backend.api.middleware import RequestMiddleware
 from backend.api.server import logs
 from backend.api.server.logs import AsyncLogHandler
 from backend.domain.errors import Busy
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 def test_a_cancelled_request_is_answered_with_a_problem() -> None:
@@ -62,7 +63,7 @@ class BlockedStream:
     def write(self, text: str) -> int:
         """See TextIO."""
         self.asked.set()
-        self.free.wait(20)
+        self.free.wait(PATIENCE_SECONDS)
         self.written += text
         return len(text)
 
@@ -76,7 +77,7 @@ def test_a_blocked_log_drops_lines_and_says_so(monkeypatch: pytest.MonkeyPatch) 
     stream = BlockedStream()
     handler = AsyncLogHandler(stream)  # type: ignore[arg-type]  # it has what is called
     handler.log_request(b"first", "GET", "/", 200, 0.1)
-    assert stream.asked.wait(10)
+    assert stream.asked.wait(PATIENCE_SECONDS)
     for _ in range(150):
         handler.log_request(b"more", "GET", "/", 200, 0.1)
         handler.emit(logging.makeLogRecord({"msg": "an event", "levelname": "WARNING"}))

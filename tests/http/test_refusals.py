@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from backend.bootstrap import open_backend
 from tests.support.faults.shortcuts import rejecting_texts
 from tests.support.http_server import ApplicationClient, HttpServer
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.xdist_group("http")
 NOTHING = {
@@ -222,7 +223,9 @@ def test_a_large_body_is_refused_while_it_is_read(shared_server: HttpServer, cha
     """413, by what is said of its length, and by what arrives; without taking it all."""
     answer = shared_server("POST", chat, raw=b"x" * 300_000, content_type="application/json")
     assert answer.status == 413
-    with socket.create_connection(("127.0.0.1", shared_server.port), timeout=20) as plain:
+    with socket.create_connection(
+        ("127.0.0.1", shared_server.port), timeout=PATIENCE_SECONDS
+    ) as plain:
         plain.sendall(
             f"POST {chat} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
             "Transfer-Encoding: chunked\r\n\r\n".encode()

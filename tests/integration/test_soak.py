@@ -11,15 +11,15 @@ from tests.support.faults.soak import Soak
 pytestmark = pytest.mark.faults
 
 SECONDS = 50.0  # with its beginning and its end, a minute
+RECONCILED = 4  # times, at least
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 def test_a_minute_of_random_faults_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """Anything is killed, stopped and cut off at random: no answer is lost, and no store differs."""
     seed = int(os.environ.get("INSTACHAT_SOAK_SEED", random.SystemRandom().getrandbits(32)))
-    outcome = Soak(tmp_path, seed).run(SECONDS)
+    outcome = Soak(tmp_path, seed).run(SECONDS, RECONCILED)
     again = f"the same faults again: INSTACHAT_SOAK_SEED={seed}"
     assert not outcome.findings, f"{outcome}\n{again}"
     assert not outcome.faults, f"{outcome}\n{again}"
     assert outcome.answered > 100, f"{outcome}"
-    assert outcome.reconciled > 3, f"{outcome}"

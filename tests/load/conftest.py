@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -68,7 +70,7 @@ def start_bench(*words: object, **environment: str) -> "subprocess.Popen[str]":
 def finish(process: "subprocess.Popen[str]") -> FinishedCommand:
     """Wait for its end; no command may ever show a traceback."""
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         process.terminate()  # the load ends, too
         raise

@@ -12,6 +12,7 @@ from loadtest.corpus.texts import digest, mark
 from loadtest.recording import RecordedOutcome, Recorder, append_records
 from loadtest.report.result import Audit
 from loadtest.web import ApiClient, messages_path
+from tests.support.waiting import PATIENCE_SECONDS
 
 SEED = 5
 SENT = 300
@@ -48,10 +49,10 @@ def send_messages(client: ApiClient, folder: Path) -> Fixtures:
     return created
 
 
-def audit_server(host: str, folder: Path) -> Audit:
-    """Talk to a server, then audit it."""
+def audit_server(host: str, folder: Path, patience: float = 2) -> Audit:
+    """Talk to a server, then audit it; `patience` is in seconds, for what is neither stored nor found."""
     client = ApiClient(host)
-    return audit(client, folder, send_messages(client, folder), SEED, patience=2)
+    return audit(client, folder, send_messages(client, folder), SEED, patience)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_an_honest_server_is_not_blamed(
     fault: str | None, start_server: Callable[..., str], tmp_path: Path
 ) -> None:
     """Also one that stores and finds a moment after its answers; edits and deletions are no faults."""
-    found = audit_server(start_server(*filter(None, [fault])), tmp_path)
+    found = audit_server(start_server(*filter(None, [fault])), tmp_path, PATIENCE_SECONDS)
     assert found.faults == {}
     assert found.answered == found.stored == found.searchable == SENT - SENT // DELETE_EVERY
     assert found.deleted == SENT // DELETE_EVERY

@@ -18,6 +18,7 @@ from loadtest.run.choices import Profile, Scenario
 from loadtest.run.plan import PROFILES, plan
 from tests.load.conftest import ROOT, finish
 from tests.support.engines import free_port
+from tests.support.waiting import PATIENCE_SECONDS
 
 TEXT = (ROOT / "docs" / "loadtest.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
@@ -112,7 +113,7 @@ def test_the_mix_of_the_page_is_the_mix_that_is_sent() -> None:
     for scenario, process in ratio_commands.items():
         (row,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{scenario}`")]
         shares = sorted(int(share) for share in re.findall(r"([0-9]+) %", row)) or [100]
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         (user,) = json.loads(out)["total"].values()
         (acts,) = user["tasks"].values()
         ratios = [round(100 * task["ratio"]) for task in acts["tasks"].values()]

@@ -23,6 +23,8 @@ import psutil
 import psycopg2
 import redis
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -70,7 +72,7 @@ class Server:
                 cwd=self.folder,
                 preexec_fn=die_with_parent,  # noqa: PLW1509
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.folder / "log").read_text()[-2000:])
@@ -97,7 +99,7 @@ class Server:
             return
         self.send(number)
         try:
-            self.process.wait(20)
+            self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
 

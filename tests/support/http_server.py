@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 from backend.settings import Settings
 from tests.support.engines import die_with_parent, free_port
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class HttpServer:
 
     def wait_ready(self) -> "HttpServer":
         """Wait until it answers."""
-        wait_until(lambda: self.process.poll() is not None or self._answers(), START_SECONDS)
+        wait_until(lambda: self.process.poll() is not None or self._answers())
         assert self.process.poll() is None, self.stderr_text
         return self
 
@@ -88,7 +87,7 @@ class HttpServer:
         body: object = None,
         *,
         raw: bytes | None = None,
-        timeout: float = 30,
+        timeout: float = PATIENCE_SECONDS,
         **headers: str,
     ) -> HttpResponse:
         """One request on a connection of its own; `body` goes as JSON, `raw` as it is."""
@@ -103,7 +102,7 @@ class HttpServer:
             return HttpResponse(answer.status, found, answer.read())
 
     @contextmanager
-    def connected(self, timeout: float = 30) -> Iterator[http.client.HTTPConnection]:
+    def connected(self, timeout: float = PATIENCE_SECONDS) -> Iterator[http.client.HTTPConnection]:
         """A connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
@@ -111,10 +110,10 @@ class HttpServer:
         finally:
             connection.close()
 
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+    def stop(self, number: int = signal.SIGTERM) -> int:
         """End it; returns the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(seconds)
+        return self.process.wait(PATIENCE_SECONDS)
 
     def remove(self) -> None:
         """End it for good."""
@@ -165,13 +164,10 @@ class ApplicationClient:
         """The path of a new message, stored."""
         path = f"{chat}/messages"
         made = self.server("POST", f"{path}?wait=stored", {"message": {"text": text}})
-        assert made.status == 201, made
-        return f"{path}/{made.json['number']}"
+        assert made.status in (201, 202), made  # 202 if it takes more than five seconds
+        message = f"{path}/{made.json['number']}"
+        wait_until(lambda: self.server("GET", message).status == 200)
+        return message
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.02)
+until = wait_until

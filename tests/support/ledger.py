@@ -1,4 +1,4 @@
-"""A ledger kept outside the program: what was answered, on disk before the next request.
+"""A ledger kept outside the program: what was answered, written down before the next request.
 
 It decides after every fault: each answered number is stored once, with its text; no number was
 answered twice; there is no gap. A request whose answer was lost is written down as uncertain: it may
@@ -6,7 +6,6 @@ have taken numbers once, or none.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from backend.domain.errors import NotFound
 
 
 class Ledger:
-    """Appends answers to a file, each on disk before `record_answer` returns."""
+    """Appends answers to a file. Each is the kernel's before `record_answer` returns, so no kill loses it."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
@@ -36,7 +35,6 @@ class Ledger:
     def _write(self, line: dict[str, object]) -> None:
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
-        os.fsync(self._file.fileno())
 
 
 @dataclass

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +18,7 @@ from backend.settings import Settings
 from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.postgres import search_indices
 from instachat_cli.bench import suite
+from instachat_cli.bench.harness import paired_run as duel_module
 from instachat_cli.bench.harness.environment import Environment, Scale, open_environment
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side, Verdict, run_pairs
 from instachat_cli.bench.reports.performance import markdown, summary
@@ -27,6 +27,7 @@ from instachat_cli.program import invoke
 from tests.conftest import skip_absent
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.engines import scratch_folder
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[3]
 TINY = Scale(
@@ -134,9 +135,13 @@ def test_the_median_decides(ratio: float, goal: Goal | None, verdict: Verdict) -
     assert str(verdict) in summary(made)
 
 
-def test_the_two_sides_alternate_and_a_missed_goal_is_profiled() -> None:
+def test_the_two_sides_alternate_and_a_missed_goal_is_profiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """One turn that does not count, then pair by pair; preparing and tidying up are not timed."""
     turns: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr(duel_module, "perf_counter", lambda: clock[0])
 
     def side(name: str, seconds: float) -> Side:
         def note(what: str) -> Callable[[], None]:
@@ -144,7 +149,7 @@ def test_the_two_sides_alternate_and_a_missed_goal_is_profiled() -> None:
 
         def run() -> None:
             turns.append(f"{name} runs")
-            time.sleep(seconds)
+            clock[0] += seconds
 
         return Side(name, run, 100, before=note("before"), after=note("after"))
 
@@ -152,7 +157,7 @@ def test_the_two_sides_alternate_and_a_missed_goal_is_profiled() -> None:
     turn = [f"{name} {what}" for name in "AB" for what in ("before", "runs", "after")]
     assert turns == turn * 3 + ["A before", "A runs", "A after"]  # the last is the profile's
     assert made.verdict is Verdict.MISSED
-    assert "sleep" in made.profile
+    assert "append" in made.profile
 
 
 @pytest.fixture
@@ -212,23 +217,15 @@ def test_private_engines_are_gone_even_after_a_signal() -> None:
         stderr=subprocess.PIPE,
     )
     try:
-        _wait(lambda: list(folder.glob("instachat-bench-*/run/state.json")))
-        time.sleep(1)
+        wait_until(lambda: list(folder.glob("instachat-bench-*/run/state.json")))
         run.send_signal(signal.SIGTERM)
-        said = run.communicate(timeout=60)[1].decode()
+        said = run.communicate(timeout=PATIENCE_SECONDS)[1].decode()
         assert run.returncode == 130, said
         assert list(folder.iterdir()) == []
         assert not _processes_in(folder)
     finally:
         run.kill()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait(until: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def _processes_in(folder: Path) -> list[str]:

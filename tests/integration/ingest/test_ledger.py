@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from backend.bootstrap import Backend, open_backend
-from backend.domain.errors import Unavailable
+from backend.bootstrap import open_backend
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, die_with_parent
+from tests.support.faults.load import drain_completely
 from tests.support.ledger import Audit, audit
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -72,9 +73,12 @@ class LedgerLoad:
 
     def wait_until_writing(self) -> None:
         """Wait until every writer was answered."""
-        while not all(ledger.stat().st_size for ledger in self.ledgers):
-            assert self.writing
-            time.sleep(0.01)
+        wait_until(lambda: all(ledger.stat().st_size for ledger in self.ledgers))
+        assert self.writing
+
+    def achieve(self, requests: int) -> None:
+        """Wait until so many requests were answered, or perhaps, since the beginning."""
+        wait_until(lambda: sum(path.read_bytes().count(b"\n") for path in self.ledgers) >= requests)
 
     def wait_for_progress(self) -> None:
         """Tell the writers to stop."""
@@ -84,10 +88,10 @@ class LedgerLoad:
     def finish(self) -> Audit:
         """Wait for the writers, end the drains, drain what is left, and hold the ledgers against it."""
         for writer in self.writers:
-            assert writer.wait(120) == 0
+            assert writer.wait(PATIENCE_SECONDS) == 0
         self.end()
         with open_backend(self.settings) as backend:
-            _drain_completely(backend)
+            drain_completely(backend)
             return audit(backend, self.ledgers)
 
     def end(self) -> None:
@@ -95,16 +99,6 @@ class LedgerLoad:
         for process in (*self.drains, *self.writers):
             process.kill()
             process.wait()
-
-
-def _drain_completely(backend: Backend) -> None:
-    deadline = time.monotonic() + 30
-    while any(backend.log.lengths(backend.database.installation.shards)):
-        assert time.monotonic() < deadline
-        try:
-            backend.drainer.drain_all()
-        except Unavailable:
-            time.sleep(0.05)
 
 
 @pytest.fixture
@@ -133,7 +127,7 @@ def test_a_drain_killed_at_a_named_point_loses_and_repeats_nothing(
     token = application_with_chats(load.settings, 3)
     for seed in range(3):
         load.write(token, 3, 400, 5, seed)
-        assert load.drain(step).wait(60) == -signal.SIGKILL
+        assert load.drain(step).wait(PATIENCE_SECONDS) == -signal.SIGKILL
     load.drain()
     result = load.finish()
     assert result.answered == 1200
@@ -156,6 +150,7 @@ def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(
         victim = dice.randrange(2)
         working[victim].kill()
         working[victim] = load.drain()
+    load.achieve(500)
     assert load.writing
     load.wait_for_progress()
     result = load.finish()
@@ -181,6 +176,7 @@ def test_a_redis_killed_and_restarted_under_load_loses_nothing(
         own_redis.kill()
         time.sleep(dice.uniform(0, 0.2))
         own_redis.start()
+    load.achieve(500)
     load.wait_for_progress()
     result = load.finish()
     assert not result.faults

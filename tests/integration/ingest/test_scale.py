@@ -21,7 +21,7 @@ APPLICATIONS = 10
 PROCESSES = 8
 WRITERS = 8  # in each process
 WORKERS = 3
-SECONDS = 3.0  # before, between and after the kills
+REQUESTS = 1_000  # that are answered before, between and after the kills, at least
 
 
 class Run:
@@ -45,12 +45,12 @@ def run(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 load.work()
             load.write(processes=PROCESSES, writers=WRITERS)
             for _ in range(2):
-                time.sleep(SECONDS)
+                load.wait_for_answers(REQUESTS)
                 redis.kill()
                 time.sleep(0.2)
                 redis.start()
                 load.wait_for_answers(PROCESSES * WRITERS)
-            time.sleep(SECONDS)
+            load.wait_for_answers(REQUESTS)
             yield Run(load, load.finish())
     finally:
         redis.remove()

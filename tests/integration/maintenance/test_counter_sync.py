@@ -16,6 +16,7 @@ from backend.maintenance.counter_sync import CounterSync, WrittenCount
 from tests.support.faults.shortcuts import scalar, send
 
 pytestmark = pytest.mark.faults
+LITTLE = 1800  # seconds: more than a test takes, and less than what it says has passed
 
 
 class Killed(BaseException):
@@ -96,7 +97,7 @@ def test_what_changes_during_a_sync_is_left_for_the_next(backend: Backend, chat:
         list(with_steps(backend, step).sync())
         assert waiting(backend) == 1
         assert differing(backend) == [(chat, 1)]
-        assert backend.counter_sync.lag() < 60
+        assert backend.counter_sync.lag() < LITTLE
         sync(backend)
         assert (waiting(backend), differing(backend)) == (0, [])
 
@@ -241,14 +242,14 @@ def test_the_lag_is_the_age_of_the_oldest_change_that_sql_does_not_know(
     send(backend, chat, "a")
     make_older(backend, 7200)
     send(backend, chat, "b")
-    assert 7200 <= backend.counter_sync.lag() < 7260
+    assert 7200 <= backend.counter_sync.lag() < 7200 + LITTLE
 
     def meanwhile(name: str) -> None:
         if name == "read":
             send(backend, chat, "c")
 
     list(with_steps(backend, meanwhile).sync())
-    assert 0 < backend.counter_sync.lag() < 60
+    assert 0 < backend.counter_sync.lag() < LITTLE
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE shard SET synced_at = synced_at - interval '5 hours'"))
     assert backend.counter_sync.is_due(3600)
@@ -256,9 +257,9 @@ def test_the_lag_is_the_age_of_the_oldest_change_that_sql_does_not_know(
     backend.log.redis.hset(
         backend.log.key(backend.counters.shard(chat), "epoch"), "server", "restarted"
     )
-    assert 5 * 3600 <= backend.counter_sync.lag() < 5 * 3600 + 60
+    assert 5 * 3600 <= backend.counter_sync.lag() < 5 * 3600 + LITTLE
     sync(backend)
-    assert backend.counter_sync.lag() < 60
+    assert backend.counter_sync.lag() < LITTLE
     assert not backend.counter_sync.is_due(3600)
 
 

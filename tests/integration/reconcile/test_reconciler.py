@@ -183,7 +183,7 @@ def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
 def test_memory_does_not_grow(backend: Backend, application: str) -> None:
     """Five times as many chats, messages and findings take no more of it."""
     peaks = []
-    for chats in (2_000, 10_000):
+    for chats in (2_000, 2_000, 10_000):  # what is loaded and kept the first time does not count
         with backend.database.begin() as tx:
             tx.execute(text("TRUNCATE chat, message"))
             tx.execute(
@@ -204,7 +204,7 @@ def test_memory_does_not_grow(backend: Backend, application: str) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert work.summary.chats == chats
-    assert peaks[1] < 1.2 * peaks[0]
+    assert peaks[2] < 1.2 * peaks[1]
 
 
 def test_the_last_run_is_remembered(backend: Backend) -> None:

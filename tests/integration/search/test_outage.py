@@ -28,8 +28,8 @@ from tests.support.elasticsearch.requests import (
     request_elasticsearch,
     search_numbers,
     unpublished_messages,
-    wait_until,
 )
+from tests.support.waiting import MARGIN_SECONDS, PATIENCE_SECONDS, promised, wait_until
 
 pytestmark = pytest.mark.xdist_group("elasticsearch outage")
 MAX_REQUEST_BYTES = 80_000  # bytes of a request
@@ -75,11 +75,11 @@ def running_worker(core: Backend, worker_log: Path) -> "Iterator[subprocess.Pope
             environment.setenv(f"INSTACHAT_{name}", str(value))
         worker = spawn_worker(stderr=log.fileno())
     try:
-        wait_until(lambda: core.log.count_workers() > 0, 20)
+        wait_until(lambda: core.log.count_workers() > 0)
         yield worker
     finally:
         worker.terminate()
-        worker.wait(30)
+        worker.wait(PATIENCE_SECONDS)
         assert worker.stdin is not None
         worker.stdin.close()
 
@@ -99,7 +99,7 @@ class MessageSender:
             texts = [f"line {self.sent + n}" for n in range(min(BATCH, count - start))]
             accepted = self.core.acceptor.accept(AcceptRequest.messages(self.token, 1, texts))
             self.sent = accepted.last
-        assert self.core.catalog.wait_stored(accepted.shard, accepted.entry, 30)
+        assert self.core.catalog.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
         return time.monotonic() - since
 
     def all_are_found(self) -> bool:
@@ -117,24 +117,22 @@ def test_an_outage_under_load_loses_nothing(
     sender, worker_log = MessageSender(core, token), tmp_path / "worker_log"
     with running_worker(core, worker_log) as worker:
         sender.send(2_000)
-        wait_until(sender.all_are_found, 30)
+        wait_until(sender.all_are_found)
         core.catalog.delete_message(token, 1, 7)
-        wait_until(lambda: unpublished_messages(core) == 0, 30)
+        wait_until(lambda: unpublished_messages(core) == 0)
         ((chat_id, version),) = query_rows(
             core, "SELECT chat_id, version FROM message WHERE number = 7"
         )
 
         node.kill()
         seconds = [sender.send(2_000) for _ in range(3)]
-        assert max(seconds) < 10  # it waits for nobody
+        assert max(seconds) < 10 + MARGIN_SECONDS  # it waits for nobody
         status = read_status(core.database, core.log, core.jobs.length, core.index)
         assert status.unpublished == 6_000
         assert status.unpublished_seconds is not None
         assert [engine.problem is None for engine in status.engines] == [True, True, False]
-        since = time.monotonic()
-        with pytest.raises(EngineDown) as caught:
+        with pytest.raises(EngineDown) as caught, promised(5):
             search_numbers(core, token, "line")
-        assert time.monotonic() - since < 5
         assert "Elasticsearch" in caught.value.message
         assert "INSTACHAT_ELASTICSEARCH_URL" in str(caught.value.hint)
         time.sleep(5)  # two more tries, of which nothing is said
@@ -142,7 +140,7 @@ def test_an_outage_under_load_loses_nothing(
         assert said.count("Elasticsearch at") == 1, said
 
         node.start()
-        wait_until(lambda: unpublished_messages(core) == 0, 60)
+        wait_until(lambda: unpublished_messages(core) == 0)
         assert worker.poll() is None
     assert "publishing works again" in worker_log.read_text()
     assert core.index is not None
@@ -161,22 +159,21 @@ def test_a_node_that_hangs_holds_up_neither_storing_nor_stopping(
     sender = MessageSender(core, token)
     with running_worker(core, tmp_path / "worker_log") as worker:
         sender.send(1_000)
-        wait_until(sender.all_are_found, 30)
+        wait_until(sender.all_are_found)
         node.send(signal.SIGSTOP)
         try:
-            assert max(sender.send(1_000) for _ in range(3)) < 10
-            since = time.monotonic()
-            with pytest.raises(EngineDown, match="Elasticsearch"):
+            assert max(sender.send(1_000) for _ in range(3)) < 10 + MARGIN_SECONDS
+            with pytest.raises(EngineDown, match="Elasticsearch"), promised(5):
                 search_numbers(core, token, "line")
-            assert time.monotonic() - since < 5
             worker.terminate()
-            assert worker.wait(10) == 0
+            with promised(10):
+                assert worker.wait(PATIENCE_SECONDS) == 0
         finally:
             node.send(signal.SIGCONT)
     # What the worker had taken was given back: nobody has to wait for its lease.
     assert query_rows(core, "SELECT count(*) FROM outbox WHERE leased_until IS NOT NULL") == [(0,)]
     with running_worker(core, tmp_path / "worker_log"):
-        wait_until(lambda: unpublished_messages(core) == 0, 60)
+        wait_until(lambda: unpublished_messages(core) == 0)
     request_elasticsearch(core, "POST", f"/{live_index_name(core)}/_refresh")
     assert sender.all_are_found()
 
@@ -199,7 +196,10 @@ def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str)
 
 
 def test_what_is_refused_for_now_is_sent_again(core: Backend, node: Node) -> None:
-    """Six at once are more than this node takes; each of them gets its documents in."""
+    """Six at once are more than this node takes; each of them gets its documents in.
+
+    Goes on until the node has refused something.
+    """
     index, name = ElasticsearchIndex(node.url), new_index_name("busy")
     index.create(name)
     documents = [Document(1, n, 1, f"{n} " + "x" * 1_500) for n in range(1, 241)]
@@ -208,12 +208,16 @@ def test_what_is_refused_for_now_is_sent_again(core: Backend, node: Node) -> Non
         for _ in range(4):
             assert index.write(name, part) == []
 
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(write, [documents[at::6] for at in range(6)]))
+    def refused() -> int:
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(write, [documents[at::6] for at in range(6)]))
+        stats = request_elasticsearch(core, "GET", "/_nodes/stats/indexing_pressure")
+        (pressure,) = (one["indexing_pressure"]["memory"] for one in stats["nodes"].values())
+        return int(pressure["total"]["coordinating_rejections"])
+
+    before = refused()
+    wait_until(lambda: refused() > before)
     request_elasticsearch(core, "POST", f"/{name}/_refresh")
     assert request_elasticsearch(core, "GET", f"/{name}/_count")["count"] == 240
-    stats = request_elasticsearch(core, "GET", "/_nodes/stats/indexing_pressure")
-    (pressure,) = (one["indexing_pressure"]["memory"] for one in stats["nodes"].values())
-    assert pressure["total"]["coordinating_rejections"] > 0
     index.drop(name)
     index.close()

@@ -1,8 +1,7 @@
 """Speaking to a backend and to its Elasticsearch, for tests: send, search, and look behind the curtain."""
 
 import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -12,6 +11,7 @@ from backend.bootstrap import Backend
 from backend.ingest.requests import AcceptRequest
 from backend.search.publish import Publisher
 from backend.storage.postgres import outbox, search_indices
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 def store_messages(core: Backend, token: str, *texts: str) -> None:
@@ -53,14 +53,6 @@ def unpublished_messages(core: Backend) -> int:
         return outbox.lag(connection).messages
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Look again and again until it is so; fails if it takes longer."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {seconds:g} s"
-        time.sleep(0.05)
-
-
 def query_rows(core: Backend, statement: str) -> list[tuple[Any, ...]]:
     """Rows, straight from SQL."""
     with core.database.connect() as connection:
@@ -73,7 +65,7 @@ def request_elasticsearch(core: Backend, method: str, path: str, body: object = 
     data = None if body is None else json.dumps(body).encode()
     headers = {"content-type": "application/json"}
     with urlopen(
-        Request(core.index.url + path, data, headers, method=method), timeout=30
+        Request(core.index.url + path, data, headers, method=method), timeout=PATIENCE_SECONDS
     ) as answer:
         return json.loads(answer.read() or "null")
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +28,8 @@ from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.support.engines import die_with_parent
 from tests.support.ledger import Audit, Ledger, audit
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
-PATIENCE_SECONDS = 60
 CHATS = 4  # of each application, to begin with
 NEW_CHAT_SHARE = 0.02  # of all requests
 
@@ -247,12 +247,7 @@ def under_load(settings: Settings, folder: Path, applications: int = 1) -> Itera
         load.end()
 
 
-def wait(until: Callable[[], object]) -> None:
-    """Wait for something that is bound to happen; fail if it does not."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not until():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+wait = wait_until
 
 
 def drain_completely(backend: Backend) -> None:

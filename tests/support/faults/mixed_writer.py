@@ -1,6 +1,6 @@
 """A writer of a mixed load: sends, edits, deletes, cascades and searches, and keeps a ledger of it all.
 
-What it is about to do is on disk before it does it, what was answered before it does the next thing. So it
+What it is about to do is written down before it does it, and what was answered before the next thing. So it
 may be killed at any moment: what has no answer may have happened, once, or not. It changes only what it
 sent itself, so its ledger alone says what each of its messages has to be.
 
@@ -8,7 +8,6 @@ python -m tests.support.faults.mixed_writer FOLDER NAME TOKEN…     with the en
 """
 
 import json
-import os
 import random
 import sys
 import time
@@ -64,7 +63,6 @@ class Writer:
     def _write(self, line: dict[str, object]) -> None:
         self._book.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._book.flush()
-        os.fsync(self._book.fileno())
 
     def _send(self) -> None:
         token, chat = self._dice.choice(self._chats + self._own_chats)

@@ -8,6 +8,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from tests.support.waiting import wait_until
+
 Address = tuple[str, int] | Path  # a host's port, or a unix socket
 _CHUNK = 1 << 16
 
@@ -37,12 +39,13 @@ class Proxy:
         return len(pairs)
 
     def reset(self) -> None:
-        """Break all connections as a lost peer does: by a reset, not by an end."""
+        """Break all connections as a lost peer does: by a reset, not by an end. Returns when it is done."""
         with self._lock:
             pairs = list(self._pairs)
         for client, engine in pairs:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             _break((engine,))  # whoever forwards closes the client, which the above makes a reset
+        wait_until(lambda: all(client.fileno() < 0 for client, _ in pairs))
 
     def lead_to(self, target: Address) -> None:
         """From now on lead elsewhere; who is connected is cut off."""
@@ -82,7 +85,7 @@ class Proxy:
                     other[ready].sendall(data)
         with self._lock:
             self._pairs.discard(pair)
-        for end in pair:
+        for end in reversed(pair):
             end.close()
 
 

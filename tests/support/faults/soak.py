@@ -44,6 +44,7 @@ from tests.support.engines import (
 from tests.support.faults import mixed_writer
 from tests.support.faults.load import drain_completely, wait
 from tests.support.faults.proxy import Proxy
+from tests.support.waiting import PATIENCE_SECONDS
 
 WRITERS = 2
 WORKERS = 2
@@ -107,7 +108,7 @@ class ProcessGroup:
         for process in self.processes:
             if number is not None:
                 process.send_signal(number)
-        return [process.wait(60) for process in self.processes]
+        return [process.wait(PATIENCE_SECONDS) for process in self.processes]
 
     def end(self) -> None:
         """Kill all."""
@@ -127,11 +128,11 @@ class Soak:
         self._with_index = elasticsearch
         self._writers_started = 0
 
-    def run(self, seconds: float) -> SoakResult:
-        """Soak for so long, then hold everything against everything."""
+    def run(self, seconds: float, reconciled: int = 0) -> SoakResult:
+        """Soak for so long, and until it was reconciled so often; then hold everything against everything."""
         with self._open:
             self._begin()
-            self._harm(seconds)
+            self._harm(seconds, reconciled)
             self._end()
         return self.outcome
 
@@ -206,7 +207,7 @@ class Soak:
 
     # -- the faults --------------------------------------------------------------------------------
 
-    def _harm(self, seconds: float) -> None:
+    def _harm(self, seconds: float, reconciled: int) -> None:
         begin = time.monotonic()
         harms: list[Callable[[], None]] = [
             self._kill_worker,
@@ -224,7 +225,7 @@ class Soak:
         if self._with_index:
             harms += [self._stop_elasticsearch]
         with self._reconciling():
-            while time.monotonic() - begin < seconds:
+            while time.monotonic() - begin < seconds or self.outcome.reconciled < reconciled:
                 harm = self._random.choice(harms)
                 harm()
                 self.outcome.done[harm.__name__[1:].replace("_", " ")] += 1
@@ -236,7 +237,7 @@ class Soak:
                     self.outcome.faults.append(
                         "a writer ended: " + self._log_text("tests.support.faults.mixed_writer")
                     )
-                if self.outcome.faults:
+                if self.outcome.faults or self.outcome.findings:
                     break
         self.outcome.seconds = time.monotonic() - begin
 

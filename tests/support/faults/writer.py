@@ -18,8 +18,7 @@ from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.support.engines import die_with_parent
 from tests.support.ledger import Ledger
-
-PATIENCE_SECONDS = 60
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 def main(*arguments: str) -> None:

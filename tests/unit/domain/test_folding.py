@@ -2,7 +2,7 @@
 
 import unicodedata
 from itertools import pairwise
-from time import perf_counter
+from time import thread_time
 from unicodedata import combining
 
 import pytest
@@ -106,7 +106,6 @@ def test_folding_twice_can_differ_only_where_something_was_dropped() -> None:
         assert fold(fold(char)) == fold(char), ascii(char)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     "unit", [f"{ACUTE}\u0316", "\u0f73", f"\u0345{ACUTE}", FATHA + SHADDA + ACUTE, "ㅠ", "ﷺ"]
 )
@@ -117,9 +116,9 @@ def test_hostile_texts_take_time_in_proportion_to_their_length(unit: str) -> Non
         text = "e" + unit * (length // len(unit))
         took = []
         for _ in range(3):
-            started = perf_counter()
+            started = thread_time()  # of the processor: others do not count
             highlight(text, fold(text)[:1])
-            took.append(perf_counter() - started)
+            took.append(thread_time() - started)
         return min(took)
 
     assert seconds(9_999) < 20 * seconds(9_999 // 8), "8 is in proportion, 64 the square"

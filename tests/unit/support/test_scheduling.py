@@ -1,9 +1,9 @@
-"""How tests share two processes: a small suite of its own, whose tests note when they ran, and where."""
+"""How tests share two processes: a small suite of its own, whose tests note in which one they ran."""
 
 import os
 import subprocess
 import sys
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -19,14 +19,9 @@ from pathlib import Path
 import pytest
 
 def note(kind):
-    since = time.monotonic()
     time.sleep(0.05)
     with Path("noted").open("a") as file:
-        file.write(f"{since} {time.monotonic()} {kind} {os.getpid()}\\n")
-
-@pytest.mark.alone
-@pytest.mark.parametrize("n", range(3))
-def test_alone(n): note("alone")
+        file.write(f"{kind} {os.getpid()}\\n")
 
 @pytest.mark.parametrize("n", range(12))
 def test_other(n): note("other")
@@ -88,29 +83,26 @@ def order(folder: Path, seed: int) -> list[str]:
     return [line.strip() for line in said.splitlines() if "<Function" in line]
 
 
-def test_exclusive_tests_run_alone_and_groups_share_a_process(tmp_path: Path) -> None:
-    """Two run at once, but none beside one that is alone; and each group is in one process."""
+def test_each_group_is_in_one_process(tmp_path: Path) -> None:
+    """And there are two processes."""
     (tmp_path / "test_suite.py").write_text(SUITE)
     said = run(tmp_path, "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
-    assert "21 passed" in said.splitlines()[-1]
+    assert "18 passed" in said.splitlines()[-1]
     noted = [line.split() for line in (tmp_path / "noted").read_text().splitlines()]
-    spans = sorted((float(since), float(until), kind) for since, until, kind, _ in noted)
-    meanwhile = [{a[2], b[2]} for a, b in pairwise(spans) if b[0] < a[1]]
-    assert meanwhile
-    assert not [kinds for kinds in meanwhile if "alone" in kinds]
-    for group in ("alone", "grouped", "shared"):
-        assert len({process for _, _, kind, process in noted if kind == group}) == 1
+    assert len({process for _, process in noted}) == 2
+    for group in ("grouped", "shared"):
+        assert len({process for kind, process in noted if kind == group}) == 1
 
 
-def test_the_order_is_of_the_seed_within_groups_first_and_alone_last(tmp_path: Path) -> None:
+def test_the_order_is_of_the_seed_and_groups_come_first(tmp_path: Path) -> None:
     """The same seed gives the same order, another one another order."""
     (tmp_path / "test_suite.py").write_text(SUITE)
     first, same, other = (order(tmp_path, seed) for seed in (1, 1, 2))
-    assert len(first) == 21
+    assert len(first) == 18
     assert first == same != other
     for tests in (first, other):
         kinds = [name.partition("[")[0].removeprefix("<Function test_") for name in tests]
-        assert [kind for kind, _ in groupby(kinds)] == ["shared", "grouped", "other", "alone"]
+        assert [kind for kind, _ in groupby(kinds)] == ["shared", "grouped", "other"]
 
 
 def test_a_failure_says_how_to_repeat_it(tmp_path: Path) -> None:

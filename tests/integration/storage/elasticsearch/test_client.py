@@ -21,6 +21,7 @@ from backend.settings import Settings
 from tests.conftest import Engines, skip_absent
 from tests.support.elasticsearch.fixtures import PASSWORD, USER, WITH_USER, new_node_or_skip
 from tests.support.elasticsearch.requests import publisher, search_numbers, store_messages
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.xdist_group("elasticsearch outage")
 
@@ -87,7 +88,7 @@ def publish_and_search(core: Backend) -> None:
     core.drainer.drain_all()
     store_messages(core, token, "a word")
     assert publisher(core).publish() == 1
-    assert core.catalog.wait_searchable(token, 1, 1, 1, 10)
+    assert core.catalog.wait_searchable(token, 1, 1, 1, PATIENCE_SECONDS)
     assert search_numbers(core, token, "word") == [1]
 
 

@@ -25,6 +25,7 @@ from backend.storage.postgres import (
 )
 from backend.storage.postgres.database import PING_AFTER_IDLE_SECONDS, SCHEMA, Database
 from tests.conftest import Engines
+from tests.support.waiting import promised
 
 BIG = {"message", "chat", "application", "outbox"}
 for _module in iter_modules(postgres.__path__):
@@ -169,8 +170,7 @@ def test_the_program_knows_its_newest_migration() -> None:
 
 def test_migrating_says_from_what_to_what_and_only_once(engines: Engines) -> None:
     """From nothing; then there is nothing to do."""
-    engines.postgres.execute("CREATE DATABASE unmigrated")
-    database = Database(engines.postgres.url("unmigrated"))
+    database = Database(engines.bare_database())
     assert schema_upgrade.upgrade(database, dry_run=True) == (None, SCHEMA)
     assert database.schema() is None
     assert schema_upgrade.upgrade(database) == (None, SCHEMA)
@@ -208,10 +208,8 @@ def test_an_unmigrated_database_says_what_to_run(engines: Engines) -> None:
 )
 def test_an_unreachable_database_is_named_without_its_password(url: str) -> None:
     """Within five seconds, saying which and how to check it."""
-    start = time.monotonic()
-    with pytest.raises(EngineDown) as caught:
+    with pytest.raises(EngineDown) as caught, promised(5):
         Database(url).check_schema()
-    assert time.monotonic() - start < 5
     said = f"{caught.value.message} {caught.value.hint}"
     assert "PostgreSQL" in said
     assert "INSTACHAT_DATABASE_URL" in said
@@ -239,10 +237,10 @@ def test_the_driver_is_psycopg2(given: str, used: str) -> None:
 
 def test_a_restarted_server_costs_no_failed_call(backend: Backend, engines: Engines) -> None:
     """A pooled connection that died is replaced before it is used."""
-    assert backend.database.schema() == SCHEMA
+    with backend.database.connect() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
     engines.postgres.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-        " AND datname LIKE 'test%'"
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     )
     time.sleep(2 * PING_AFTER_IDLE_SECONDS)
     assert backend.database.schema() == SCHEMA
