@@ -1,12 +1,12 @@
-"""Dead letters: looking at what could not be stored or published, trying it again, and giving it up.
+"""Dead letters: what could not be stored or published, to be listed, retried or discarded.
 
-A letter is named by its key. A retry stores the event under its own numbers, in one transaction with the
-letter's end: so it happens once, however often it is asked for and whatever is killed. A message whose row
-says that it was rejected becomes a stored one, and its chat's count rises by one; any other event goes
-through the storing of a drain once more. Where it still can't be stored, the letter stays.
+A dead letter is named by its key. A retry stores the event under its own numbers and deletes the dead letter
+in one transaction, so it happens once, however often it is called and whichever process is killed. A message
+whose row says that it was rejected becomes a stored one, and its chat's count rises by one; any other event
+is written as a drain would write it. If it still can't be stored, the dead letter stays.
 
-A letter of publishing is retried by naming its message in the outbox again. A letter that is given up takes
-nothing with it: its number stays rejected.
+A dead letter of publishing is retried by adding its message to the outbox again. Discarding a dead letter
+changes nothing else: its number stays rejected.
 """
 
 import json
@@ -16,8 +16,8 @@ from backend.domain.errors import NotFound
 from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
 from backend.domain.folding import fold
 from backend.domain.model import Parent, checked_text, shard_of
+from backend.ingest.batch_writer import rejection_reason, retry_dead_letter
 from backend.ingest.direct_write import DirectWriter, WriteConflict
-from backend.ingest.drain import rejection_reason, store_dead_letter
 from backend.storage.postgres import chats, dead_letters, messages, outbox
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.dead_letters import DeadLetter, StoredDeadLetter
@@ -36,7 +36,7 @@ class DeadLetters:
         self._direct_writer = direct_writer
 
     def all(self) -> Iterator[StoredDeadLetter]:
-        """All letters, the oldest first, read a page at a time."""
+        """All dead letters, the oldest first, read a page at a time."""
         after = 0
         while True:
             with self._database.connect() as connection:
@@ -47,7 +47,7 @@ class DeadLetters:
             after = page[-1].id
 
     def get(self, key: str) -> StoredDeadLetter:
-        """One letter. NotFound."""
+        """One dead letter. Raises NotFound."""
         with self._database.connect() as connection:
             found = dead_letters.find_dead_letter(connection, key) if _is_valid_key(key) else None
         if found is None:
@@ -55,42 +55,42 @@ class DeadLetters:
         return found
 
     def purge(self, key: str) -> bool:
-        """Give a letter up; False if it is not there. A number that it tells of stays rejected."""
+        """Discard a dead letter; False if it is not there. Its number stays rejected."""
         with self._database.begin() as tx:
             return dead_letters.delete_dead_letter(tx, key)
 
     def retry(self, key: str) -> str | None:
-        """Try a letter's event again; returns None if it is done, else why it still can't be.
+        """Retry a dead letter's event; returns None if that succeeded, else why it failed.
 
-        Idempotent, and safe to be asked for from several processes at once. NotFound if there is no such
-        letter; Unavailable if the shard is held for too long; nothing is changed then.
+        Idempotent, and safe to call in several processes at once. Raises, with nothing changed, NotFound if
+        there is no such dead letter, and Unavailable if the shard is locked for too long.
         """
-        kept = self.get(key)
-        if kept.kind == "publish":
-            return self._republish(kept.letter)
+        stored = self.get(key)
+        if stored.kind == "publish":
+            return self._republish(stored.letter)
         try:
-            event = unpack(kept.letter.event)
+            event = unpack(stored.letter.event)
         except ValueError as error:
             return str(error)
         if isinstance(event, DeletionRequested):
-            return "a deletion is asked for anew, by whoever wants it still"
-        return self._store(kept.letter, event)
+            return "a deletion is not retried: request it again if it is still wanted"
+        return self._store(stored.letter, event)
 
-    def _store(self, letter: DeadLetter, event: ChatsCreated | MessagesCreated) -> str | None:
+    def _store(self, dead_letter: DeadLetter, event: ChatsCreated | MessagesCreated) -> str | None:
         chat = event.chat if isinstance(event, MessagesCreated) else None
         parent = Parent(event.token, chat)
         reason: str | None = None
 
         def store(tx: Connection, locked: LockedShard, ids: Mapping[Parent, int]) -> None:
             nonlocal reason
-            if not dead_letters.lock_dead_letter(tx, letter.key):
-                return  # somebody else was quicker
-            if isinstance(event, MessagesCreated) and letter.number is not None:
-                reason = _store_message(tx, locked, ids[parent], event, letter.number)
+            if not dead_letters.lock_dead_letter(tx, dead_letter.key):
+                return  # another process has retried or discarded it
+            if isinstance(event, MessagesCreated) and dead_letter.number is not None:
+                reason = _store_message(tx, locked, ids[parent], event, dead_letter.number)
             else:
-                reason = store_dead_letter(tx, self._log, locked, letter)
+                reason = retry_dead_letter(tx, self._log, locked, dead_letter)
             if reason is None:
-                dead_letters.delete_dead_letter(tx, letter.key)
+                dead_letters.delete_dead_letter(tx, dead_letter.key)
 
         shard = shard_of(event.token, self._database.installation.shards)
         last = (
@@ -102,34 +102,35 @@ class DeadLetters:
             return f"{parent} does not exist, or is removed"
         return reason
 
-    def _republish(self, letter: DeadLetter) -> str | None:
-        if letter.token is None or letter.chat is None or letter.number is None:
-            return "it is not known any more which message it was"
+    def _republish(self, dead_letter: DeadLetter) -> str | None:
+        token, chat, number = dead_letter.token, dead_letter.chat, dead_letter.number
+        if token is None or chat is None or number is None:
+            return "it does not say which message it was"
         try:
-            version = int(json.loads(letter.event)[3])
+            version = int(json.loads(dead_letter.event)[3])
         except (ValueError, IndexError, TypeError):
             return "it does not say which version of the message it was"
-        key = (letter.token, letter.chat)
+        key = (token, chat)
         with self._database.begin() as tx:
             if not outbox.is_publishing(tx):
-                return "nothing is published here: no search index is kept"
+                return "nothing is published here: there is no search index"
             id_, _ = chats.chat_ids(tx, [key]).get(key, (0, False))
             if not id_:
-                return "its chat is removed, and no row tells of it any more"
-            if dead_letters.delete_dead_letter(tx, letter.key):
-                outbox.add_to_outbox(tx, [(id_, letter.number, version)])
+                return "its chat is removed, and has no row any more"
+            if dead_letters.delete_dead_letter(tx, dead_letter.key):
+                outbox.add_to_outbox(tx, [(id_, number, version)])
         return None
 
 
 def _store_message(
     tx: Connection, locked: LockedShard, chat_id: int, event: MessagesCreated, number: int
 ) -> str | None:
-    """Store one message of an event, or say why it can't be."""
+    """Store one message of an event; returns why that is impossible, None if it is done."""
     text = event.texts[number - event.first]
     try:
         checked_text(text)
         with tx.begin_nested():
-            # The chat's row lock first, as with a deletion: what is counted there is counted in turn.
+            # Locks the chat's row first, as a deletion does, so that the two can't deadlock.
             chats.count_removed(tx, chat_id, -1)
             version = messages.restore_rejected_message(
                 tx, chat_id, number, event.at, text, fold(text)
@@ -148,13 +149,13 @@ def _store_message(
 
 
 class _NotRejected(Exception):
-    """The number's row, if there is one, does not say that it was rejected; nothing is counted."""
+    """The number has no row that says it was rejected. Rolls the count back."""
 
 
 def _explain_not_rejected(
     tx: Connection, chat_id: int, event: MessagesCreated, number: int
 ) -> str | None:
-    """Why a number without a rejected row can't be stored; None if it is this very message's."""
+    """Why a number without a rejected row can't be stored; None if this message is stored under it."""
     found = messages.message_times(tx, [(chat_id, number)]).get((chat_id, number))
     if found is None:
         return "its number has no row any more: see `instachat reconcile`"
@@ -162,5 +163,5 @@ def _explain_not_rejected(
 
 
 def _is_valid_key(key: str) -> bool:
-    """Whether PostgreSQL takes it as a text."""
+    """Whether PostgreSQL accepts it as a text parameter."""
     return key.isascii() and "\0" not in key

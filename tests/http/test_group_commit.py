@@ -431,12 +431,12 @@ def test_requests_of_many_shards_are_one_round_trip(
 def test_a_failing_shard_does_not_affect_the_others(
     recording_acceptor: RecordingAcceptor, backend: Backend
 ) -> None:
-    """One shard's life is lost and another's log foreign: only their requests are retried or fail."""
+    """One shard's epoch is lost and another's log foreign: only their requests are retried or fail."""
     tokens = [backend.catalog.create_application("x").token for _ in range(30)]
     by_shard = {backend.counters.shard(token): token for token in tokens}
     lost, foreign, fine = list(by_shard)[:3]
     log = backend.log
-    log.redis.delete(log.key(lost, "life"))
+    log.redis.delete(log.key(lost, "epoch"))
     log.redis.delete(log.key(foreign, "log"))
     log.redis.set(log.key(foreign, "log"), "another program's")
     requests = [AcceptRequest.chats(by_shard[shard]) for shard in (lost, foreign, fine)]
@@ -444,4 +444,4 @@ def test_a_failing_shard_does_not_affect_the_others(
     assert answers[0].first == 1
     assert isinstance(answers[1], Failed)
     assert answers[2].first == 1
-    assert recording_acceptor.retried == [1]  # the one that needed a new life
+    assert recording_acceptor.retried == [1]  # the one that needed a new epoch

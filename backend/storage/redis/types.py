@@ -94,11 +94,21 @@ class CounterReadings:
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """A part of the log: entries in order, the log's last entry, and whether they reach it.
+    """Entries of the log in order, the log's last entry, and whether the page reaches it.
 
-    An entry is its id, as Redis writes it, and its one field.
+    An entry is its id, as Redis writes it, and its one field: a packed event.
     """
 
     entries: list[tuple[bytes, bytes]]
     end: EntryId
     complete: bool
+
+    @property
+    def last_entry(self) -> EntryId:
+        """The id of the page's last entry; there must be one."""
+        return EntryId.parse(self.entries[-1][0].decode())
+
+    @property
+    def through(self) -> EntryId:
+        """How far the cursor may move once the page is stored."""
+        return self.end if self.complete else self.last_entry

@@ -217,7 +217,7 @@ def test_a_dead_letter_of_publishing_puts_its_message_into_the_outbox(
     with backend.database.begin() as tx:
         dead_letters.add_dead_letters(tx, [letter], "publish")
     assert backend.dead_letters.retry("publish-1") == (
-        "nothing is published here: no search index is kept"
+        "nothing is published here: there is no search index"
     )
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE installation SET publishing = true"))

@@ -1,0 +1,312 @@
+"""Writes one batch of the log's entries into SQL, in the transaction of the drain.
+
+Rows are written by COPY. If PostgreSQL refuses the data (SQLSTATE class 22 or 23), the rows are checked one
+by one: a creation that is stored already is skipped; a different one under a taken number, and data that
+can't be stored, become dead letters; the rest is written by COPY again. Lock, disk and connection errors are
+not caused by the data: they are raised, the transaction is rolled back, and the events stay in the log.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from backend.domain.errors import InstaChatError, Invalid
+from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
+from backend.domain.folding import fold
+from backend.domain.model import EntryId, Parent, checked_text
+from backend.storage.postgres import applications, chats, database, dead_letters, messages, outbox
+from backend.storage.postgres.chats import ChatRow
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.dead_letters import DeadLetter
+from backend.storage.postgres.messages import MessageRow, RowValues
+from backend.storage.postgres.shards import LockedShard
+from backend.storage.redis.log import Log
+
+Created = TypeVar("Created", ChatsCreated, MessagesCreated)
+logger = logging.getLogger(__name__)
+
+
+class LogEntry(NamedTuple, Generic[Created]):
+    """An entry that creates something: its id, as Redis writes it, its event, and its packed event."""
+
+    id: bytes
+    event: Created
+    packed: bytes
+
+
+ChatKey = tuple[str, int]
+"""A chat by its application's token and its number."""
+MessagesByChat = dict[ChatKey, list[LogEntry[MessagesCreated]]]
+
+
+class StorableChat(NamedTuple):
+    """Entries of messages whose chat has a row, in the log's order."""
+
+    chat_id: int
+    entries: list[LogEntry[MessagesCreated]]
+
+
+class BatchWriter:
+    """Writes the entries of one batch; use it once. What it did is in its attributes afterwards."""
+
+    def __init__(self, tx: Connection, log: Log, shard: int, locked: LockedShard) -> None:
+        """`tx` is the transaction that holds the shard's lock, whose row is `locked`."""
+        self._tx = tx
+        self._log = log
+        self._shard = shard
+        self._epoch = locked.epoch
+        self._publishing = locked.publishing
+        self.stored = 0
+        """Rows that were written."""
+        self.dropped = 0
+        """Creations under a removed parent, which get no row."""
+        self.in_outbox = False
+        """Whether the outbox names any of the rows."""
+        self.dead_letters: list[DeadLetter] = []
+
+    def write(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write entries, each an id and a packed event, in the log's order.
+
+        Creations are collected and written together; a deletion is decided after the creations before it
+        and before those behind it.
+        """
+        chat_entries: list[LogEntry[ChatsCreated]] = []
+        message_entries: MessagesByChat = {}
+        for id_, packed in entries:
+            try:
+                event = unpack(packed)
+            except ValueError as error:
+                self._add_dead_letter(id_, packed, str(error))
+                continue
+            if isinstance(event, MessagesCreated):
+                entry = LogEntry(id_, event, packed)
+                message_entries.setdefault((event.token, event.chat), []).append(entry)
+            elif isinstance(event, ChatsCreated):
+                chat_entries.append(LogEntry(id_, event, packed))
+            else:
+                self._write_chats(chat_entries)
+                self._write_messages(message_entries)
+                chat_entries, message_entries = [], {}
+                self._apply_deletion(EntryId.parse(id_.decode()), event)
+        self._write_chats(chat_entries)
+        self._write_messages(message_entries)
+        if self.dead_letters:
+            dead_letters.add_dead_letters(self._tx, self.dead_letters)
+
+    # -- chats -------------------------------------------------------------------------------------
+
+    def _write_chats(self, entries: list[LogEntry[ChatsCreated]]) -> None:
+        if not entries:
+            return
+        known = applications.application_ids(self._tx, {entry.event.token for entry in entries})
+        rows: list[ChatRow] = []
+        entry_of: dict[tuple[int, int], LogEntry[ChatsCreated]] = {}
+        """By the application's id and the first chat's number."""
+        for entry in entries:
+            event = entry.event
+            id_, alive = known.get(event.token, (0, True))
+            if not id_:
+                self._add_dead_letter(
+                    entry.id, entry.packed, "the application does not exist", event
+                )
+            elif not alive:
+                self.dropped += event.last - event.first + 1
+            else:
+                rows.append(ChatRow(id_, event.first, event.last, event.at))
+                entry_of[id_, event.first] = entry
+        if rows:
+            stored, taken = chats.insert_chats(self._tx, rows)
+            self.stored += stored
+            for id_, number in taken:
+                entry = next(
+                    entry
+                    for (application, first), entry in entry_of.items()
+                    if application == id_ and first <= number <= entry.event.last
+                )
+                self._add_dead_letter(
+                    entry.id, entry.packed, "another chat has this number", entry.event, number
+                )
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def _write_messages(self, entries_by_chat: MessagesByChat) -> None:
+        storable = self._find_storable(entries_by_chat) if entries_by_chat else []
+        if not storable:
+            return
+        rows: Iterable[RowValues] = _rows(storable)
+        count = sum(len(entry.event.texts) for chat in storable for entry in chat.entries)
+        if self._publishing:
+            rows = list(rows)  # kept for the outbox
+        if self._copy(rows):
+            rows = self._write_valid_rows(storable)
+            count = len(rows)
+        self.stored += count
+        if self._publishing and rows:
+            outbox.add_to_outbox(self._tx, [(chat, n, version) for chat, n, _, _, version in rows])
+            self.in_outbox = True
+
+    def _find_storable(self, entries_by_chat: MessagesByChat) -> list[StorableChat]:
+        """The chats that take messages; the entries of others are dropped, or become dead letters."""
+        known_chats = chats.chat_ids(self._tx, list(entries_by_chat))
+        # The rows of a removed application's chats are deleted in the end; an earlier epoch's log may name
+        # one.
+        missing = {token for token, chat in entries_by_chat if (token, chat) not in known_chats}
+        known_applications = applications.application_ids(self._tx, missing) if missing else {}
+        storable: list[StorableChat] = []
+        for chat, entries in entries_by_chat.items():
+            _, application_alive = known_applications.get(chat[0], (0, True))
+            id_, alive = known_chats.get(chat, (0, application_alive))
+            if not alive:
+                self.dropped += sum(len(entry.event.texts) for entry in entries)
+            elif not id_:
+                for entry in entries:
+                    self._add_dead_letter(
+                        entry.id, entry.packed, "the chat does not exist", entry.event
+                    )
+            else:
+                storable.append(StorableChat(id_, entries))
+        return storable
+
+    def _copy(self, rows: Iterable[RowValues]) -> Exception | None:
+        """Write all rows and return None; or write none and return the error that the data caused."""
+        try:
+            with self._tx.begin_nested():
+                messages.copy_messages(self._tx, rows)
+        except Exception as error:
+            if not _is_data_error(error):
+                raise
+            return error
+        return None
+
+    def _write_valid_rows(self, storable: list[StorableChat]) -> list[MessageRow]:
+        """Write the rows that can be stored, after COPY refused some; returns them.
+
+        Fast enough even for a full batch: a slow drain would be ended as stuck, and again after each retry.
+        """
+        rows = [MessageRow(*values) for values in _rows(storable)]
+        entries = (entry for chat in storable for entry in chat.entries for _ in entry.event.texts)
+        times = messages.message_times(self._tx, [(row.chat_id, row.number) for row in rows])
+        valid: list[tuple[MessageRow, LogEntry[MessagesCreated]]] = []
+        for row, entry in zip(rows, entries, strict=True):
+            key = row.chat_id, row.number
+            if key in times:
+                if times[key] != row.at:
+                    self._add_message_dead_letter(row, entry, "another message has this number")
+                continue  # otherwise it is this creation, stored in an earlier epoch
+            times[key] = row.at
+            try:
+                checked_text(row.text)
+                valid.append((row, entry))
+            except Invalid as error:
+                self._reject(row, entry, error)
+        return self._copy_by_bisection(valid)
+
+    def _copy_by_bisection(
+        self, rows: list[tuple[MessageRow, LogEntry[MessagesCreated]]]
+    ) -> list[MessageRow]:
+        """Write all rows but those that PostgreSQL refuses even alone; returns the written ones."""
+        if not rows:
+            return []
+        error = self._copy([row for row, _ in rows])
+        if not error:
+            return [row for row, _ in rows]
+        if len(rows) == 1:
+            self._reject(*rows[0], error)
+            return []
+        middle = len(rows) // 2
+        return self._copy_by_bisection(rows[:middle]) + self._copy_by_bisection(rows[middle:])
+
+    # -- dead letters ------------------------------------------------------------------------------
+
+    def _reject(self, row: MessageRow, entry: LogEntry[MessagesCreated], error: Exception) -> None:
+        """Write a row without text for a message that can't be stored, and its event as a dead letter."""
+        messages.insert_message(self._tx, row._replace(text="", folded=""), "dead")
+        chats.count_removed(self._tx, row.chat_id, 1)
+        self._add_message_dead_letter(row, entry, f"can't be stored: {_cause(error)}")
+
+    def _add_message_dead_letter(
+        self, row: MessageRow, entry: LogEntry[MessagesCreated], reason: str
+    ) -> None:
+        self._add_dead_letter(entry.id, entry.packed, reason, entry.event, row.number)
+
+    def _add_dead_letter(
+        self,
+        id_: bytes,
+        packed: bytes,
+        reason: str,
+        event: ChatsCreated | MessagesCreated | None = None,
+        number: int | None = None,
+    ) -> None:
+        key = f"{self._shard}-{id_.decode()}" + (f"-{number}" if number else "")
+        token = event.token if event else None
+        chat = event.chat if isinstance(event, MessagesCreated) else None
+        logger.warning("dead letter %s: %s", key, reason)
+        self.dead_letters.append(DeadLetter(key, reason, token, chat, number, packed))
+
+    # -- deletions ---------------------------------------------------------------------------------
+
+    def _apply_deletion(self, entry: EntryId, event: DeletionRequested) -> None:
+        """Write a tombstone if the parent has no children or the deletion cascades; else refuse the deletion.
+
+        A refusal opens the parent's counter again, before the transaction commits. After a crash in between,
+        the same entry finds the counter open and changes nothing, so the refusal stands.
+        """
+        parent = Parent(event.token, event.chat)
+        if not self._log.is_closed_by(self._shard, self._epoch, parent, entry):
+            return
+        if event.chat is None:
+            id_, alive = applications.application_ids(self._tx, [event.token]).get(
+                event.token, (0, False)
+            )
+            removed = alive and applications.tombstone_application(
+                self._tx, id_, cascade=event.cascade
+            )
+        else:
+            key = (event.token, event.chat)
+            id_, alive = chats.chat_ids(self._tx, [key]).get(key, (0, False))
+            removed = alive and chats.tombstone_chat(self._tx, id_, cascade=event.cascade)
+        if alive and not removed:
+            self._log.reopen(self._shard, self._epoch, parent, entry)
+
+
+def retry_dead_letter(
+    tx: Connection, log: Log, locked: LockedShard, dead_letter: DeadLetter
+) -> str | None:
+    """Write a dead letter's event once more; returns why it still can't be stored, None if it is.
+
+    The caller holds the shard's lock. Of its creations, those that are stored already are skipped, and each
+    that can't be stored becomes a dead letter of its own.
+    """
+    shard, entry = dead_letter.key.split("-", 1)
+    id_ = "-".join(entry.split("-")[:2]).encode()
+    writer = BatchWriter(tx, log, int(shard), locked)
+    writer.write([(id_, dead_letter.event)])
+    return next((new.reason for new in writer.dead_letters if new.key == dead_letter.key), None)
+
+
+def rejection_reason(error: Exception) -> str | None:
+    """Why a message can't be stored, without its text; None if the data did not cause the error."""
+    return f"can't be stored: {_cause(error)}" if _is_data_error(error) else None
+
+
+def _is_data_error(error: Exception) -> bool:
+    """Whether the data caused the error, so that a retry would fail in the same way."""
+    if isinstance(error, Invalid | UnicodeEncodeError):
+        return True
+    return (database.sqlstate(error) or "").startswith(("22", "23"))
+
+
+def _cause(error: Exception) -> str:
+    """The cause without the data."""
+    if isinstance(error, InstaChatError):
+        return error.message
+    code = database.sqlstate(error)
+    return f"PostgreSQL says {code}" if code else "not valid Unicode"
+
+
+def _rows(storable: list[StorableChat]) -> Iterator[RowValues]:
+    """The rows, one at a time: COPY needs each only once, so a valid batch is never in memory twice."""
+    for chat_id, entries in storable:
+        for _, event, _ in entries:
+            for number, text in enumerate(event.texts, event.first):
+                yield chat_id, number, text, fold(text), event.micros
