@@ -106,8 +106,9 @@ def test_away_it_is_said_within_five_seconds(cli: Cli, token: str, chat: int) ->
     assert "secret" not in searched.err + late.err + seen.err + seen.out
 
 
-def test_status_and_doctor_know_the_index(cli: Cli, core: Backend) -> None:
+def test_status_and_doctor_know_the_index(cli: Cli, core: Backend, token: str, chat: int) -> None:
     """Its version, its name, and what waits for it."""
+    cli("messages", "create", token, chat, "a word", "--wait", "searchable")  # makes the index
     seen = cli("status").json
     assert [one["engine"] for one in seen["engines"]][2] == "Elasticsearch"
     assert seen["engines"][2]["version"].startswith(("8.", "9."))
@@ -120,8 +121,11 @@ def test_status_and_doctor_know_the_index(cli: Cli, core: Backend) -> None:
         assert found[check][0] == "ok", found[check]
 
 
-def test_doctor_finds_what_keeps_messages_from_being_found(cli: Cli, core: Backend) -> None:
+def test_doctor_finds_what_keeps_messages_from_being_found(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
     """An index of another mapping, one that is lost, an old outbox; each with its remedy."""
+    cli("messages", "create", token, chat, "a word", "--wait", "searchable")  # makes the index
 
     def broken(*statements: str) -> dict[str, tuple[str, str, str | None]]:
         with core.database.begin() as tx:
