@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-import redis
-
 from backend.domain.errors import EngineDown, InstaChatError
+from backend.storage.redis.errors import RedisError
 
 
 class Severity(StrEnum):
@@ -47,5 +46,5 @@ def run_check(check: str, results: Callable[[], Iterable[CheckResult]]) -> Itera
     """What a check finds; or that it could not be evaluated, and why."""
     try:
         yield from results()
-    except (InstaChatError, redis.RedisError) as error:
+    except (InstaChatError, RedisError) as error:
         yield CheckResult(check, Severity.UNKNOWN, f"could not be evaluated: {error}")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import redis
 from sqlalchemy import text
 
 from backend.domain.errors import InstaChatError, SchemaMismatch
@@ -22,6 +21,7 @@ from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
 from backend.storage.redis.accept import MAX_MEMORY_SHARE
+from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
 from backend.storage.search_index import SearchIndex
 
@@ -158,17 +158,17 @@ def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
 def _check_redis(log: Log) -> Iterator[CheckResult]:
     try:
         log.ping()
-        nodes = _redis_info(log, "server")
-    except InstaChatError as error:
-        yield error_result("Redis", error)
-        return
-    except redis.RedisError as error:
+        nodes = log.server_info("server")
+    except CommandRefused as error:
         yield CheckResult(
             "Redis",
             Severity.ERROR,
-            f"Redis refuses INFO, without which nothing can be accepted: {error}",
+            f"Redis refuses INFO, without which nothing can be accepted: {error.__cause__}",
             "let its user run INFO: ACL SETUSER … +info",
         )
+        return
+    except InstaChatError as error:
+        yield error_result("Redis", error)
         return
     for node in nodes:
         version = str(node["redis_version"])
@@ -190,7 +190,7 @@ def _check_redis_settings(context: CheckContext) -> Iterator[CheckResult]:
     try:
         log.probe(0)
         yield ok_result("Redis's scripts", "this program's scripts can run")
-    except (InstaChatError, redis.RedisError) as error:
+    except (InstaChatError, RedisError) as error:
         yield CheckResult(
             "Redis's scripts",
             Severity.ERROR,
@@ -198,7 +198,7 @@ def _check_redis_settings(context: CheckContext) -> Iterator[CheckResult]:
             "let its user run them: ACL SETUSER … +@scripting +info, and all commands on instachat:*",
         )
     yield _check_durability(context)
-    yield from run_check("Redis's memory", lambda: map(_check_memory, _redis_info(log, "memory")))
+    yield from run_check("Redis's memory", lambda: map(_check_memory, log.server_info("memory")))
     yield from run_check("worker", lambda: [_check_worker(log)])
 
 
@@ -301,7 +301,7 @@ def _check_counts(context: CheckContext) -> CheckResult:
 
 def _check_clocks(context: CheckContext) -> CheckResult:
     before = time.time()
-    seconds, micros = _redis_time(context.log)
+    seconds, micros = context.log.server_time()
     middle = (before + time.time()) / 2
     skew = abs(seconds + micros / 1e6 - middle)
     if skew <= MAX_CLOCK_SKEW_SECONDS:
@@ -318,27 +318,8 @@ def _check_clocks(context: CheckContext) -> CheckResult:
 def _check_queue(context: CheckContext) -> Iterator[CheckResult]:
     try:
         yield ok_result("job queue", f"answers, {context.queue_length():,} jobs wait")
-    except redis.RedisError as error:
-        yield CheckResult(
-            "job queue",
-            Severity.ERROR,
-            f"the job queue's Redis can't be used: {error}",
-            "check INSTACHAT_HUEY_URL (unset: INSTACHAT_REDIS_URL)",
-            unreachable=isinstance(error, redis.ConnectionError | redis.TimeoutError),
-        )
-
-
-def _redis_info(log: Log, section: str) -> list[dict[str, Any]]:
-    """A section of INFO, of each node."""
-    found: Any = log.redis.info(section)
-    nodes = list(found.values())
-    return nodes if nodes and isinstance(nodes[0], dict) else [found]
-
-
-def _redis_time(log: Log) -> tuple[int, int]:
-    found: Any = log.redis.time()
-    seconds, micros = next(iter(found.values())) if isinstance(found, dict) else found
-    return seconds, micros
+    except InstaChatError as error:
+        yield error_result("job queue", error)
 
 
 def _mib(size: int) -> str:

@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import redis
 from sqlalchemy import text
 
 from backend.domain.errors import InstaChatError
@@ -19,6 +18,7 @@ from backend.domain.events import unpack
 from backend.storage.postgres import dead_letters, outbox, reconciliations, search_indices, shards
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.reconciliations import LastReconciliation
+from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
 from backend.storage.search_index import SearchIndex
 
@@ -151,13 +151,11 @@ def redis_health(log: Log) -> EngineStatus:
     """Redis's or Valkey's health."""
     try:
         log.ping()
-        found: Any = log.redis.info("server")
+        info = log.server_info("server")[0]
+    except CommandRefused:
+        return EngineStatus("Redis", "unknown: INFO is refused")
     except InstaChatError as error:
         return EngineStatus("Redis", None, error.message)
-    except redis.RedisError:
-        return EngineStatus("Redis", "unknown: INFO is refused")
-    first = next(iter(found.values()))
-    info = first if isinstance(first, dict) else found  # a cluster answers for each node
     name = "Valkey" if "valkey_version" in info else "Redis"
     return EngineStatus(name, str(info.get("valkey_version", info.get("redis_version"))))
 
@@ -204,10 +202,10 @@ def _oldest_entry_age(log: Log, lengths: list[int]) -> float | None:
     """How long the oldest entry of the log has been there, by this machine's clock."""
     oldest: float | None = None
     for shard, length in enumerate(lengths):
-        found: Any = log.redis.xrange(log.key(shard, "log"), count=1) if length else []
-        for _, fields in found:
+        event = log.oldest_event(shard) if length else None
+        if event is not None:
             with suppress(ValueError):  # not an event: the drain makes it a dead letter
-                at = unpack(next(iter(fields.values()))).at.timestamp()
+                at = unpack(event).at.timestamp()
                 oldest = at if oldest is None else min(oldest, at)
     return None if oldest is None else max(time.time() - oldest, 0.0)
 
@@ -221,5 +219,5 @@ def _value_or_none(ask: Callable[[], T]) -> T | None:
     """The answer; None where there is none to be had."""
     try:
         return ask()
-    except (InstaChatError, redis.RedisError):
+    except (InstaChatError, RedisError):
         return None

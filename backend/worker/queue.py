@@ -17,7 +17,7 @@ from huey import RedisHuey
 from huey.registry import Message
 from huey.serializer import Serializer
 
-from backend.domain.errors import EngineDown, Failed
+from backend.domain.errors import EngineDown, Failed, InstaChatError
 from backend.settings import redact
 
 PAUSED_POLL_SECONDS = 0.5
@@ -111,7 +111,7 @@ class JobQueue:
             ) from None
 
     def _enqueue(self, enqueue: Callable[[], object]) -> None:
-        with suppress(redis.RedisError):
+        with suppress(InstaChatError, redis.RedisError):
             # Further wake-ups are dropped: while no worker runs, the queue must not grow.
             if self.length() < MAX_QUEUED_WAKE_UPS:
                 enqueue()
@@ -150,22 +150,18 @@ class JobQueue:
     # -- inspecting --------------------------------------------------------------------------------
 
     def length(self) -> int:
-        """How many jobs are queued. Raises redis.RedisError if the queue's Redis does not answer."""
-        return int(self._huey.pending_count())
+        """How many jobs are queued. Raises EngineDown, or Failed if Redis refuses to say."""
+        with _translate_errors():
+            return int(self._huey.pending_count())
 
     def count_by_name(self) -> dict[str, int]:
-        """How many jobs are queued, by name. Raises EngineDown if the queue's Redis does not answer."""
+        """How many jobs are queued, by name; raises as `length`."""
         found: Counter[str] = Counter()
         storage = self._huey.storage
-        try:
-            for start in range(0, self.length(), PAGE_SIZE):
-                for data in storage.conn.lrange(storage.queue_key, start, start + PAGE_SIZE - 1):
-                    found[_job_name(data)] += 1
-        except redis.RedisError as error:
-            raise EngineDown(
-                f"the job queue's Redis can't be used: {error}",
-                "check INSTACHAT_HUEY_URL (unset: INSTACHAT_REDIS_URL)",
-            ) from None
+        for start in range(0, self.length(), PAGE_SIZE):
+            with _translate_errors():
+                page = storage.conn.lrange(storage.queue_key, start, start + PAGE_SIZE - 1)
+            found.update(map(_job_name, page))
         return dict(sorted(found.items()))
 
 
@@ -197,6 +193,18 @@ class PausableHuey(RedisHuey):  # type: ignore[misc]  # huey is untyped
             self.enqueue(task)
             return None
         return task
+
+
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        kind = Failed if isinstance(error, redis.ResponseError) else EngineDown
+        raise kind(
+            f"the job queue's Redis can't be used: {error}",
+            "check INSTACHAT_HUEY_URL (unset: INSTACHAT_REDIS_URL)",
+        ) from None
 
 
 def _job_name(data: bytes) -> str:

@@ -176,8 +176,7 @@ class AcceptCalls(RedisClient):
     def read_memory(self) -> None:
         """Ask Redis how much of its memory it uses."""
         with self.translate_errors():
-            info: Any = self.redis.info("memory")
-        nodes = info.values() if info and isinstance(next(iter(info.values())), dict) else [info]
+            nodes = self._info("memory")
         self._memory_share = max(
             (node["used_memory"] / node["maxmemory"] for node in nodes if node.get("maxmemory")),
             default=0.0,

@@ -14,6 +14,7 @@ from backend.domain.errors import Failed, Unconfirmed
 from backend.domain.model import Parent
 from backend.settings import redact
 from backend.storage.redis.errors import (
+    CommandRefused,
     engine_down,
     is_wrong_type,
     translate_errors,
@@ -91,6 +92,27 @@ class RedisClient:
             except ResponseError:
                 return None
         return {text(k): text(v) for k, v in found.items()}
+
+    def server_info(self, section: str) -> list[dict[str, Any]]:
+        """A section of INFO, of each node. Raises EngineDown, or CommandRefused if INFO is not permitted."""
+        try:
+            return self._info(section)
+        except ResponseError as error:
+            raise CommandRefused(f"Redis refuses INFO: {error}") from error
+        except RedisError as error:
+            raise engine_down(self.url, error) from error
+
+    def _info(self, section: str) -> list[dict[str, Any]]:
+        found: Any = self.redis.info(section)
+        nodes = list(found.values())
+        return nodes if nodes and isinstance(nodes[0], dict) else [found]
+
+    def server_time(self) -> tuple[int, int]:
+        """The time by Redis's clock: seconds since 1970, and microseconds. Raises EngineDown."""
+        with self.translate_errors():
+            found: Any = self.redis.time()
+        seconds, micros = next(iter(found.values())) if isinstance(found, dict) else found
+        return seconds, micros
 
     def key(self, shard: int, name: str) -> str:
         """The full name of a shard's key."""

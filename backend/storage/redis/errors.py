@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
+from redis.exceptions import RedisError as RedisError  # so that others need not import redis
 from redis.exceptions import ResponseError
 
 from backend.domain.errors import EngineDown, Failed, LogFull, Unconfirmed
@@ -23,6 +24,10 @@ _TEMPORARY_MESSAGES = re.compile(
     r"(^|: )(MISCONF|NOREPLICAS|BUSY) "
     r"|^ACL failure in script|^The user executing the script can't run this command"
 )
+
+
+class CommandRefused(Failed):
+    """Redis does not let this user run a command. Its own error is the cause."""
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """The stream of accepted events: read in its order, trimmed once it is stored."""
 
+from typing import Any
+
 from backend.domain.model import EntryId
 from backend.storage.redis.client import RedisClient, text
 from backend.storage.redis.types import LogPage, StaleEpoch
@@ -29,6 +31,14 @@ class StreamCalls(RedisClient):
         _, sequence, complete, found = reply
         entries = list(zip(found[::2], found[1::2], strict=True))
         return LogPage(entries, EntryId(epoch, int(sequence)), bool(complete))
+
+    def oldest_event(self, shard: int) -> bytes | None:
+        """The packed event of the log's first entry, None if the log is empty. Raises EngineDown."""
+        with self.translate_errors():
+            found: Any = self.redis.xrange(self.key(shard, "log"), count=1)
+        for _, fields in found:
+            return bytes(next(iter(fields.values())))
+        return None
 
     def trim(self, shard: int, epoch: int, through: EntryId) -> int:
         """Drop the entries up to and including one; returns how many are left behind it.
