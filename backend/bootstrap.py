@@ -1,7 +1,7 @@
-"""From settings to a running backend: the only place that knows all of its parts."""
+"""From settings to a running backend: the only module that names every part."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from backend.catalog.catalog import Catalog
@@ -44,7 +44,7 @@ FAST_REDIS = {**STRICT_REDIS, "appendfsync": "everysec"}
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Everything a command needs, put together."""
+    """All parts of the backend, connected to each other."""
 
     settings: Settings
     engines: PrivateEngines | None
@@ -66,23 +66,22 @@ class Backend:
     reindexer: Reindexer | None
 
     def worker(self) -> Worker:
-        """A worker on these parts; a private engine that was killed is revived by it."""
-        ensure_engines = self.engines.ensure if self.engines else lambda: None
+        """A worker on these parts. It restarts private engines that were killed."""
         return Worker(
-            self.jobs,
-            self.drainer,
-            self.cascade_deleter,
-            self.counter_sync,
-            self.log,
-            ensure_engines,
-            self.publisher,
-            self.reindexer,
+            jobs=self.jobs,
+            drainer=self.drainer,
+            cascade_deleter=self.cascade_deleter,
+            counter_sync=self.counter_sync,
+            log=self.log,
+            ensure_engines=self.engines.ensure if self.engines else lambda: None,
+            publisher=self.publisher,
+            reindexer=self.reindexer,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class EngineUrls:
-    """Where the engines are, whether given or private."""
+    """The URLs of the engines, configured or private."""
 
     engines: PrivateEngines | None
     database: str
@@ -92,7 +91,7 @@ class EngineUrls:
 
 @contextmanager
 def engine_urls(settings: Settings) -> Iterator[EngineUrls]:
-    """The engines' URLs; private engines are started where none is given, and held while inside."""
+    """The engines' URLs. Starts private engines where no URL is set, and keeps them running until the end."""
     with ExitStack() as stack:
         engines = None
         if settings.database_url is None or settings.redis_url is None:
@@ -106,7 +105,7 @@ def engine_urls(settings: Settings) -> Iterator[EngineUrls]:
         redis_url = settings.redis_url or (engines and engines.redis_url) or ""
         if "+cluster" in redis_url and settings.huey_url is None:
             raise Invalid(
-                "with a Redis Cluster the job queue needs a plain Redis of its own",
+                "a Redis Cluster needs a separate plain Redis for the job queue",
                 "set INSTACHAT_HUEY_URL",
             )
         yield EngineUrls(
@@ -119,39 +118,64 @@ def engine_urls(settings: Settings) -> Iterator[EngineUrls]:
 
 @contextmanager
 def open_backend(settings: Settings) -> Iterator[Backend]:
-    """A backend on the settings' engines; everything is let go at the end.
+    """A backend on the settings' engines, closed at the end.
 
-    A private database is migrated at once, a given one never: SchemaMismatch says what to run.
-    Raises EngineDown when PostgreSQL is away; Redis is first used when it is needed.
+    Migrates a private database; raises SchemaMismatch if a configured one needs a migration. Raises
+    EngineDown if PostgreSQL is unreachable; Redis is connected at its first use.
     """
-    with engine_urls(settings) as urls, ExitStack() as stack:
-        database = Database(urls.database)
-        stack.callback(database.close)
+    with open_unchecked(settings) as core:
         if settings.database_url is None:
-            upgrade(database)
+            upgrade(core.database)
         else:
-            database.check_schema()
-        log = open_log(settings, urls)
-        stack.callback(log.close)
-        core = assemble(settings, urls, database, log)
-        if core.index:
-            stack.callback(core.index.close)
+            core.database.check_schema()
+        if core.index is not None:
             with suppress(Unavailable):  # the next command tries again
-                register_first_index(database, core.index)
+                register_first_index(core.database, core.index)
         yield core
 
 
-def open_log(settings: Settings, urls: EngineUrls, **timeouts: float) -> Log:
-    """The settings' log, with the limits and the durability that they ask for; not connected yet.
+@contextmanager
+def open_unchecked(settings: Settings, **log_timeouts: float) -> Iterator[Backend]:
+    """Like `open_backend`, without migrations and checks: nothing is connected before its first use.
 
-    `timeouts` are those that Log takes, where they have to be others.
+    `log_timeouts` override the defaults of Log.
+    """
+    with engine_urls(settings) as urls, open_parts(settings, urls, **log_timeouts) as core:
+        yield core
+
+
+@contextmanager
+def open_parts(settings: Settings, urls: EngineUrls, **log_timeouts: float) -> Iterator[Backend]:
+    """Like `open_unchecked`, on engines that are running already."""
+    with ExitStack() as stack:
+        database = stack.enter_context(closing(Database(urls.database)))
+        log = stack.enter_context(closing(open_log(settings, urls, **log_timeouts)))
+        core = assemble(settings, urls, database, log)
+        if core.index is not None:
+            stack.callback(core.index.close)
+        yield core
+
+
+def migrate(settings: Settings, *, dry_run: bool = False) -> tuple[str | None, str]:
+    """Migrate the settings' database to the current schema; returns the revisions before and after.
+
+    Raises SchemaMismatch if the schema is newer than this program.
+    """
+    with engine_urls(settings) as urls, closing(Database(urls.database)) as database:
+        return upgrade(database, dry_run=dry_run)
+
+
+def open_log(settings: Settings, urls: EngineUrls, **timeouts: float) -> Log:
+    """The log with the limits and the durability of the settings; not connected yet.
+
+    `timeouts` override the defaults of Log.
     """
     replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
     return Log(urls.redis, replicas=replicas, max_entries=settings.log_limit, **timeouts)
 
 
 def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log) -> Backend:
-    """Put the parts together; nothing is connected yet."""
+    """Create the parts and connect them to each other; no engine is connected yet."""
     epochs = Epochs(log, database)
     index = open_index(settings)
     publisher = Publisher(database, index) if index else None
@@ -180,32 +204,31 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
     )
     documents = DocumentReconciler(database, index, publisher) if index and publisher else None
     direct_writer = DirectWriter(log, database, epochs, barrier, drainer)
+    repairer = Repairer(log, database, epochs, direct_writer)
     return Backend(
-        settings,
-        urls.engines,
-        database,
-        log,
-        counters,
-        drainer,
-        cascade_deleter,
-        counter_sync,
-        jobs,
-        acceptor,
-        catalog,
-        Importer(log, database, barrier, direct_writer),
-        Exporter(database, barrier),
-        Reconciler(
-            log, database, barrier, Repairer(log, database, epochs, direct_writer), documents
-        ),
-        DeadLetters(log, database, direct_writer),
-        index,
-        publisher,
-        Reindexer(database, index, publisher) if index and publisher else None,
+        settings=settings,
+        engines=urls.engines,
+        database=database,
+        log=log,
+        counters=counters,
+        drainer=drainer,
+        cascade_deleter=cascade_deleter,
+        counter_sync=counter_sync,
+        jobs=jobs,
+        acceptor=acceptor,
+        catalog=catalog,
+        importer=Importer(log, database, barrier, direct_writer),
+        exporter=Exporter(database, barrier),
+        reconciler=Reconciler(log, database, barrier, repairer, documents),
+        dead_letters=DeadLetters(log, database, direct_writer),
+        index=index,
+        publisher=publisher,
+        reindexer=Reindexer(database, index, publisher) if index and publisher else None,
     )
 
 
 def open_index(settings: Settings) -> SearchIndex | None:
-    """The settings' Elasticsearch, not connected yet; None where PostgreSQL searches."""
+    """The client of Elasticsearch, not connected yet; None if it is not configured."""
     if settings.elasticsearch_url is None:
         return None
     key = settings.elasticsearch_api_key

@@ -1,7 +1,7 @@
-"""The entry: run one command, and end with its exit code.
+"""The entry point: run one command and exit with its exit code.
 
-Whatever goes wrong arrives here and nowhere else, is put into words by `failures`, and becomes an exit
-code. This module imports nothing heavy, so that a Ctrl-C during the start is caught, too.
+Every error ends up here; `console.exit_codes` turns it into a message and an exit code. This module imports
+nothing heavy, so that Ctrl-C during the start is handled as well.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run the command of `sys.argv`, and exit."""
-    # Arguments are UTF-8, as all data is: the locale, by which Python has read them, has no say.
+    # Arguments are UTF-8, like all data, although Python has decoded them by the locale.
     sys.exit(run([os.fsencode(word).decode(errors="surrogateescape") for word in sys.argv[1:]]))
 
 
@@ -29,10 +29,10 @@ def run(arguments: list[str]) -> int:
             code = invoke(arguments)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever read our data has what it wanted, as `head` does; nobody is there to be told.
+            # The reader of standard output, such as `head`, has what it wanted and has closed the pipe.
             _flush_or_discard_stdout()
             return 0
-        except BaseException as error:  # noqa: BLE001  # nobody is shown a traceback
+        except BaseException as error:  # noqa: BLE001  # users never see a traceback
             _flush_or_discard_stdout()
             return exit_codes.report_error(error)
         stderr.write_held()
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    """Whether `-o json` is asked for: known before parsing, since parsing may be what fails."""
+    """Whether the arguments contain `-o json`. Checked before parsing, since parsing may fail."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return any(
         word in ("-ojson", "--output=json") or (word == "json" and before in ("-o", "--output"))
@@ -51,17 +51,17 @@ def _wants_json(arguments: list[str]) -> bool:
 
 
 def _open_streams() -> None:
-    """Have three streams, also where the caller closed some, and speak UTF-8, whatever the locale."""
+    """Open the standard streams that the caller closed, and make them UTF-8, whatever the locale."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115  # for good
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115  # never closed
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def _flush_or_discard_stdout() -> None:
-    """Write what is left, if that can be; else drop it, or the interpreter complains at its end."""
+    """Flush standard output; if that fails, discard it, since the interpreter would fail on it at exit."""
     try:
         sys.stdout.flush()
     except OSError:

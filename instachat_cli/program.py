@@ -1,13 +1,21 @@
-"""The tree of commands: what `instachat` knows, and nothing about how it is done.
+"""The program: the root of the command tree, and the discovery of its commands.
 
-A command's module is imported when the command is named, not before: the start of each costs what it needs
-itself, however many there are. The help of the whole shows them by the sentences that stand here, which a
-test holds against their own.
+Each module of `commands/` is one command. `sync_counters.py` is `instachat sync-counters`; a trailing
+underscore keeps a module's name apart from a keyword, as in `import_.py`. The module declares either a
+function of its own name or, for a noun with verbs, a Typer group called `app`. A package is a group as
+well: its module `group` holds the `app`.
+
+A module is imported only when its command runs, so the start of a command costs only what that command
+needs. The program's help shows the first line of each module's docstring, which it reads without importing
+the module.
 """
 
+import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import Exit
@@ -15,66 +23,60 @@ from typer.main import get_command, get_group
 
 from instachat_cli.console.typer_setup import Group, command, group
 
+HELP_ORDER = (
+    *("up", "serve", "worker", "demo", "migrate"),
+    *("apps", "chats", "messages", "search"),
+    *("reindex", "export", "import", "reconcile", "sync-counters"),
+    *("status", "queue", "dead", "doctor", "bench", "config"),
+)
+"""In which order the help lists the commands. A command that is not named here comes last."""
 
-class CommandEntry(NamedTuple):
-    """A command: where it is declared (a function, or the `app` of a group), and what it does."""
-
-    target: str
-    summary: str
+COMMANDS_FOLDER = Path(__file__).parent / "commands"
 
 
-REGISTRY = {
-    "up": CommandEntry("up:up", "Run everything: engines, migrations, the HTTP API."),
-    "serve": CommandEntry("serve:serve", "Serve the HTTP API, until told to stop."),
-    "worker": CommandEntry("up:worker", "Store what is accepted, until told to stop."),
-    "demo": CommandEntry("demo:demo", "Tell the whole story on real conversations."),
-    "migrate": CommandEntry("migrate:migrate", "Bring the database to the current schema."),
-    "apps": CommandEntry("apps:app", "Applications: the tenants, each named by its token."),
-    "chats": CommandEntry("chats:app", "Chats: numbered within their application."),
-    "messages": CommandEntry("messages:app", "Messages: numbered within their chat."),
-    "search": CommandEntry("search:search", "Find the messages of a chat that contain a keyword."),
-    "reindex": CommandEntry("reindex:reindex", "Build the search index anew."),
-    "export": CommandEntry("transfer:export", "Write everything that is stored as JSON lines."),
-    "import": CommandEntry("transfer:import_", "Import what `export` wrote, keeping tokens."),
-    "reconcile": CommandEntry(
-        "reconcile:reconcile", "Compare Redis, SQL and the index key by key."
-    ),
-    "sync-counters": CommandEntry(
-        "sync_counters:sync_counters", "Write the live counters into SQL."
-    ),
-    "status": CommandEntry(
-        "status:status", "Show what waits, who works on it, and how the engines are."
-    ),
-    "queue": CommandEntry("queue:app", "The job queue."),
-    "dead": CommandEntry("dead:app", "Dead letters: events that could not be stored or published."),
-    "doctor": CommandEntry("doctor:doctor", "Examine every dependency and setting that can bite."),
-    "bench": CommandEntry(
-        "bench.group:app",
-        "Run load tests with an audit, and benchmarks against ceilings and baselines.",
-    ),
-    "config": CommandEntry("config:app", "Settings: their values, and where each came from."),
-}
+@cache
+def command_modules() -> dict[str, str]:
+    """The name of each command's module by the name of the command, in the order of the help."""
+    modules = {
+        module.rstrip("_").replace("_", "-"): module
+        for module, suffix in map(os.path.splitext, os.listdir(COMMANDS_FOLDER))  # noqa: PTH208
+        if not module.startswith(("_", ".")) and suffix in (".py", "")
+    }
+    places = {name: place for place, name in enumerate(HELP_ORDER)}
+    return dict(sorted(modules.items(), key=lambda item: (places.get(item[0], 99), item[0])))
+
+
+def summary(name: str) -> str:
+    """What a command does, in one sentence: the first line of its module's docstring."""
+    path = COMMANDS_FOLDER / command_modules()[name]
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    with file.open(encoding="utf-8") as lines:
+        return next(lines).strip().strip('"')
 
 
 class LazyCommands(Mapping[str, Any]):
-    """The commands by name, each imported when it is asked for."""
+    """The commands by name; looking one up imports it."""
 
     def __getitem__(self, name: str) -> Any:
-        module, _, attribute = REGISTRY[name].target.partition(":")
-        declared = getattr(import_module(f"instachat_cli.commands.{module}"), attribute)
-        if isinstance(declared, typer.Typer):
-            found = get_group(declared)
-            found.name = name
-            return found
-        single = group("")  # of one command Typer makes that command
-        command(single, name)(declared)
+        module = command_modules()[name]
+        inner = ".group" if (COMMANDS_FOLDER / module).is_dir() else ""
+        imported = import_module(f"instachat_cli.commands.{module}{inner}")
+        if hasattr(imported, "app"):
+            noun = get_group(imported.app)
+            noun.name = name
+            return noun
+        single = group("")  # Typer turns a group of one command into that command
+        command(single, name)(getattr(imported, module))
         return get_command(single)
 
+    def __contains__(self, name: object) -> bool:
+        return name in command_modules()
+
     def __iter__(self) -> Iterator[str]:
-        return iter(REGISTRY)
+        return iter(command_modules())
 
     def __len__(self) -> int:
-        return len(REGISTRY)
+        return len(command_modules())
 
 
 class RootGroup(Group):
@@ -82,17 +84,18 @@ class RootGroup(Group):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = LazyCommands()  # type: ignore[assignment]  # nothing is added to it
+        self.commands = LazyCommands()  # type: ignore[assignment]  # Typer adds nothing to it
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """By name and sentence, none of them imported."""
+        """List the commands by name and summary, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.summary) for name, entry in REGISTRY.items()])
+            formatter.write_dl([(name, summary(name)) for name in command_modules()])
 
 
 app = group(
     """
-    A chat backend that answers with a number at once and stores behind it.
+    A chat backend that returns each new message's number immediately and stores the message in the
+    background.
 
     $ instachat up
     $ instachat apps create "Support desk"
@@ -128,12 +131,12 @@ def _root(
 def invoke(arguments: list[str]) -> int:
     """Run the command that the arguments name; returns 0, or raises.
 
-    Not by calling Typer's own `main`, which prints errors and ends the process as it likes.
+    Typer's own `main` is not used, because it prints errors and ends the process by itself.
     """
     root = get_command(app)
     try:
         with root.make_context("instachat", arguments) as context:
             root.invoke(context)
-    except Exit as exit_:  # by --help and --version
+    except Exit as exit_:  # raised by --help and --version
         return exit_.exit_code
     return 0

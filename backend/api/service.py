@@ -5,7 +5,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import Depends
@@ -19,13 +19,12 @@ from backend.api.problems import ProblemException
 from backend.api.server.group_commit import MAX_CONCURRENT_CALLS as ACCEPT_CALLS
 from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AnswerCallback, GroupCommit
 from backend.api.waiting import StoredWaiter
-from backend.bootstrap import Backend, assemble, engine_urls, open_log
+from backend.bootstrap import Backend, open_unchecked
 from backend.catalog.catalog import Catalog, PendingNumber
 from backend.domain.errors import Gone, InstaChatError, NotStoredYet
 from backend.domain.model import Accepted
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
-from backend.storage.postgres.database import Database
 from backend.storage.redis.accept_async import make_async_clients
 
 # At the same time; each holds at most one of the database's 30 connections.
@@ -218,20 +217,15 @@ async def _renew_epochs(core: Backend) -> None:
 
 def _open_backend(settings: Settings, stack: ExitStack) -> Backend:
     """A core that connects when it is used: an engine that is away now may be back then."""
-    urls = stack.enter_context(engine_urls(settings))
-    database = stack.enter_context(closing(Database(urls.database)))
-    log = open_log(
-        settings,
-        urls,
-        connect_timeout_seconds=REDIS_CONNECT_TIMEOUT_SECONDS,
-        reply_timeout_seconds=REDIS_RESPONSE_TIMEOUT_SECONDS,
+    core = stack.enter_context(
+        open_unchecked(
+            settings,
+            connect_timeout_seconds=REDIS_CONNECT_TIMEOUT_SECONDS,
+            reply_timeout_seconds=REDIS_RESPONSE_TIMEOUT_SECONDS,
+        )
     )
-    stack.callback(log.close)
     with suppress(InstaChatError):  # read once, so that accepting needs no SQL from then on
-        _ = database.installation
-    core = assemble(settings, urls, database, log)
-    if core.index is not None:
-        stack.callback(core.index.close)
+        _ = core.database.installation
     return core
 
 

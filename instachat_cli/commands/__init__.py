@@ -1,1 +1,1 @@
-"""The commands: one module for each noun."""
+"""The commands, one module each; `instachat_cli.program` finds them by their names."""

@@ -1,6 +1,6 @@
-"""`instachat apps`: applications, the tenants."""
+"""Applications: the tenants, each named by its token."""
 
-from instachat_cli.console import confirm
+from instachat_cli.console.confirm import Deletion, check_can_ask
 from instachat_cli.console.options import Cascade, DryRunFlag, Limit, Name, Output, Token, Yes
 from instachat_cli.console.output import Printer
 from instachat_cli.console.typer_setup import command, group
@@ -17,17 +17,17 @@ app = group(
 
 @command(app)
 def create(name: Name, output: Output = None) -> None:
-    """Create an application, and print its token.
+    """Create an application and print its token.
 
     $ instachat apps create "Support desk"
 
-    Whoever knows the token can use the application: keep it as a password.
+    The token gives full access to the application. Treat it as a password.
     """
     from backend.domain import serialization
 
     with backend_context() as core:
-        made = core.catalog.create_application(name)
-        Printer(output).one(serialization.application(made))
+        application = core.catalog.create_application(name)
+        Printer(output).one(serialization.application(application))
         warn_if_not_durable(core)
 
 
@@ -40,15 +40,15 @@ def list_(limit: Limit = None, output: Output = None) -> None:
     from backend.domain import serialization
 
     with backend_context() as core:
-        found = map(serialization.application, core.catalog.applications(limit=limit))
+        bodies = map(serialization.application, core.catalog.applications(limit=limit))
         Printer(output).many(
-            found, ["token", "chats_count", "created_at", "name"], "no applications yet"
+            bodies, ["token", "chats_count", "created_at", "name"], "no applications yet"
         )
 
 
 @command(app)
 def show(token: Token, output: Output = None) -> None:
-    """Show an application, with its live count of chats.
+    """Show an application with its live count of chats.
 
     $ instachat apps show $TOKEN
     """
@@ -60,7 +60,7 @@ def show(token: Token, output: Output = None) -> None:
 
 @command(app)
 def rename(token: Token, name: Name, output: Output = None) -> None:
-    """Give an application another name.
+    """Rename an application.
 
     $ instachat apps rename $TOKEN "Help desk"
     """
@@ -78,48 +78,41 @@ def delete(
     dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
-    """Delete an application that has no chats; with --cascade also one that has.
+    """Delete an application. With --cascade, delete its chats and messages as well.
 
     $ instachat apps delete $TOKEN
 
-    A cascade can be interrupted: the application is gone at once, and what is left of it goes by a worker,
-    or when the same command is given again.
+    The application is inaccessible immediately. If a cascade is interrupted, a worker deletes the rest, or
+    you can run the same command again.
     """
     from backend.domain.errors import HasChildren
     from backend.domain.model import Parent
     from instachat_cli.runtime import cascade_delete
 
-    confirm.check_can_ask(yes=yes, dry_run=dry_run)
+    check_can_ask(yes=yes, dry_run=dry_run)
     with backend_context() as core:
-        body, printer = {"token": token}, Printer(output)
-        if not cascade:
-            found = core.catalog.application(token)
-            if found.chats_count:
-                raise HasChildren(
-                    f"the application still has {found.chats_count:,} chats; nothing was deleted",
-                    "`--cascade` deletes them, too; `instachat chats list TOKEN` lists them",
-                )
-            what = f"application “{found.name}”"
-            confirm.delete(
-                what,
-                body,
-                lambda: core.catalog.delete_application(token),
-                printer=printer,
-                yes=yes,
-                dry_run=dry_run,
+        body, deletion = {"token": token}, Deletion(Printer(output), yes, dry_run)
+        if cascade:
+            cascade_delete.delete(
+                core,
+                Parent(token),
+                deletion,
+                fetch=lambda: core.catalog.application(token),
+                describe=lambda found: (
+                    f"application “{found.name}” and its {found.chats_count:,} chats"
+                ),
+                delete_parent=lambda: core.catalog.delete_application(token, cascade=True),
+                body=body,
             )
             return
-        parent = Parent(token)
-        target = cascade_delete.find_target(core, parent, lambda: core.catalog.application(token))
-        cascade_delete.delete(
-            core,
-            parent,
-            f"application “{target.name}” and its {target.chats_count:,} chats"
-            if target
-            else "what is left of the application",
+        application = core.catalog.application(token)
+        if application.chats_count:
+            raise HasChildren(
+                f"the application still has {application.chats_count:,} chats; nothing was deleted",
+                "`--cascade` deletes them as well; `instachat chats list TOKEN` lists them",
+            )
+        deletion.run(
+            f"application “{application.name}”",
             body,
-            lambda: core.catalog.delete_application(token, cascade=True) if target else None,
-            printer=printer,
-            yes=yes,
-            dry_run=dry_run,
+            lambda: core.catalog.delete_application(token),
         )

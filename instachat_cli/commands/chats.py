@@ -1,6 +1,6 @@
-"""`instachat chats`: the chats of an application."""
+"""Chats: numbered within their application."""
 
-from instachat_cli.console import confirm
+from instachat_cli.console.confirm import Deletion, check_can_ask
 from instachat_cli.console.options import (
     After,
     Cascade,
@@ -35,12 +35,12 @@ def create(
     timeout: Timeout = 30.0,
     output: Output = None,
 ) -> None:
-    """Create a chat, and print its number at once.
+    """Create a chat and print its number immediately.
 
     $ instachat chats create $TOKEN
 
-    With --count each part that was accepted prints its first and last number. A chat takes messages from
-    the moment its number is known.
+    With --count, each accepted batch prints its first and last number. You can send messages to a chat as
+    soon as its number is printed.
     """
     from backend.ingest.requests import AcceptRequest
     from instachat_cli.runtime import bulk_create
@@ -63,16 +63,16 @@ def list_(token: Token, limit: Limit = None, after: After = 0, output: Output = 
     from backend.domain import serialization
 
     with backend_context() as core:
-        found = map(serialization.chat, core.catalog.chats(token, after=after, limit=limit))
+        bodies = map(serialization.chat, core.catalog.chats(token, after=after, limit=limit))
         Printer(output).many(
-            found, ["number", "messages_count", "created_at", "updated_at"], "no chats"
+            bodies, ["number", "messages_count", "created_at", "updated_at"], "no chats"
         )
         note_unstored(core, token)
 
 
 @command(app)
 def show(token: Token, chat: ChatNumber, output: Output = None) -> None:
-    """Show a chat, with its live count of messages.
+    """Show a chat with its live count of messages.
 
     $ instachat chats show $TOKEN 1
     """
@@ -99,50 +99,39 @@ def delete(
     dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
-    """Delete a chat that has no messages; with --cascade also one that has.
+    """Delete a chat. With --cascade, delete its messages as well.
 
     $ instachat chats delete $TOKEN 1
 
-    Its number is not used again. A cascade can be interrupted: the chat is gone at once, and what is left
-    of it goes by a worker, or when the same command is given again.
+    The number is never reused. The chat is inaccessible immediately. If a cascade is interrupted, a worker
+    deletes the rest, or you can run the same command again.
     """
     from backend.domain.errors import HasChildren
     from backend.domain.model import Chat, Parent
     from instachat_cli.runtime import cascade_delete
 
-    confirm.check_can_ask(yes=yes, dry_run=dry_run)
+    check_can_ask(yes=yes, dry_run=dry_run)
     with backend_context() as core:
-        body, printer = {"number": chat}, Printer(output)
-        if not cascade:
-            found = core.catalog.chat(token, chat)
-            if isinstance(found, Chat) and found.messages_count:
-                raise HasChildren(
-                    f"chat {chat} still has {found.messages_count:,} messages; nothing was deleted",
-                    f"`--cascade` deletes them, too; `instachat messages list TOKEN {chat}` lists them",
-                )
-            confirm.delete(
-                f"chat {chat}",
-                body,
-                lambda: core.catalog.delete_chat(token, chat),
-                printer=printer,
-                yes=yes,
-                dry_run=dry_run,
+        body, deletion = {"number": chat}, Deletion(Printer(output), yes, dry_run)
+        if cascade:
+            cascade_delete.delete(
+                core,
+                Parent(token, chat),
+                deletion,
+                fetch=lambda: core.catalog.chat(token, chat),
+                describe=lambda found: (
+                    f"chat {chat} and its {found.messages_count:,} messages"
+                    if isinstance(found, Chat)
+                    else f"chat {chat} and its messages"
+                ),
+                delete_parent=lambda: core.catalog.delete_chat(token, chat, cascade=True),
+                body=body,
             )
             return
-        parent = Parent(token, chat)
-        target = cascade_delete.find_target(core, parent, lambda: core.catalog.chat(token, chat))
-        count = (
-            f"its {target.messages_count:,} messages"
-            if isinstance(target, Chat)
-            else "its messages"
-        )
-        cascade_delete.delete(
-            core,
-            parent,
-            f"chat {chat} and {count}" if target else f"what is left of chat {chat}",
-            body,
-            lambda: core.catalog.delete_chat(token, chat, cascade=True) if target else None,
-            printer=printer,
-            yes=yes,
-            dry_run=dry_run,
-        )
+        found = core.catalog.chat(token, chat)
+        if isinstance(found, Chat) and found.messages_count:
+            raise HasChildren(
+                f"chat {chat} still has {found.messages_count:,} messages; nothing was deleted",
+                f"`--cascade` deletes them as well; `instachat messages list TOKEN {chat}` lists them",
+            )
+        deletion.run(f"chat {chat}", body, lambda: core.catalog.delete_chat(token, chat))

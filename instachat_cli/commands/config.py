@@ -1,4 +1,4 @@
-"""`instachat config`: the settings, and where each came from."""
+"""Settings: their values and origins."""
 
 from instachat_cli.console.options import Output
 from instachat_cli.console.output import Printer
@@ -6,7 +6,7 @@ from instachat_cli.console.typer_setup import command, group
 
 app = group(
     """
-    Settings: their values, and where each came from.
+    Settings: their values and origins.
 
     $ instachat config show
     """
@@ -15,11 +15,11 @@ app = group(
 
 @command(app)
 def show(output: Output = None) -> None:
-    """List the settings with their values, and where each value came from.
+    """List the settings with their values and the origin of each value.
 
     $ instachat config show
 
-    Passwords are replaced by ***. A flag wins over the environment, that over the default.
+    Passwords are shown as ***. A flag overrides the environment; the environment overrides the default.
     """
     from pydantic import SecretStr
 
@@ -29,12 +29,12 @@ def show(output: Output = None) -> None:
     origin = origins(settings)
 
     def value(name: str) -> object:
-        found = getattr(settings, name)
+        raw = getattr(settings, name)
         if name.endswith("_url"):
-            return found and redact(found)
-        if isinstance(found, SecretStr):
+            return raw and redact(raw)
+        if isinstance(raw, SecretStr):
             return "***"
-        return found if found is None or isinstance(found, int) else str(found)
+        return raw if raw is None or isinstance(raw, int) else str(raw)
 
     rows = (
         {

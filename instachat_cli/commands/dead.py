@@ -1,13 +1,13 @@
-"""`instachat dead`: the dead letters, events that could not be stored or published."""
+"""Dead letters: events that could not be stored or published."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backend.domain.errors import Failed, Invalid
-from instachat_cli.console import confirm
+from instachat_cli.console.confirm import Deletion, check_can_ask
 from instachat_cli.console.options import DryRunFlag, Output, Yes
-from instachat_cli.console.output import Body, Printer
+from instachat_cli.console.output import Body, Printer, counted
 from instachat_cli.console.typer_setup import command, group
 from instachat_cli.runtime.context import backend_context
 
@@ -24,9 +24,14 @@ app = group(
     $ instachat dead list
     """
 )
-Id = Annotated[str, typer.Argument(metavar="ID", help="The letter's ID, as the list shows it.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID…]", help="As the list shows them.")]
-All = Annotated[bool, typer.Option("--all", help="All that there are.")]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", help="The ID of the dead letter (see `dead list`).")
+]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ID…]", help="IDs of dead letters (see `dead list`)."),
+]
+All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 
 @command(app, "list")
@@ -36,13 +41,13 @@ def list_(output: Output = None) -> None:
     $ instachat dead list
     """
     with backend_context() as core:
-        found = map(_body, core.dead_letters.all())
-        Printer(output).many(found, ["id", "kind", "created_at", "reason"], "no dead letters")
+        bodies = map(_body, core.dead_letters.all())
+        Printer(output).many(bodies, ["id", "kind", "created_at", "reason"], "no dead letters")
 
 
 @command(app)
 def show(id_: Id, output: Output = None) -> None:
-    """Show a dead letter with its whole event, texts of users included.
+    """Show a dead letter and its event, including message texts.
 
     $ instachat dead show 3-1-17-2
     """
@@ -52,13 +57,13 @@ def show(id_: Id, output: Output = None) -> None:
 
 @command(app)
 def retry(ids: Ids = None, all_: All = False, output: Output = None) -> None:
-    """Store or publish dead letters after all, under their own numbers.
+    """Retry dead letters under their original numbers.
 
     $ instachat dead retry 3-1-17-2
     $ instachat dead retry --all
 
-    It happens once, however often it is asked for. A letter that still can't be stored stays, and says why;
-    then the exit code is 1.
+    Retrying is idempotent. A dead letter that fails again is kept with the reason, and the command exits
+    with 1.
     """
     with backend_context() as core, Printer(output).stream(_sentence, flush=True) as emit:
         done = failed = 0
@@ -68,8 +73,8 @@ def retry(ids: Ids = None, all_: All = False, output: Output = None) -> None:
             done, failed = (done + 1, failed) if reason is None else (done, failed + 1)
         if failed:
             raise Failed(
-                f"{failed:,} of {done + failed:,} dead letters can't be stored or published still",
-                "see `instachat dead show ID`; `instachat dead purge ID` gives one up",
+                f"{failed:,} of {done + failed:,} dead letters still can't be stored or published",
+                "see `instachat dead show ID`; `instachat dead purge ID` discards one",
             )
 
 
@@ -81,12 +86,12 @@ def purge(
     dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
-    """Give dead letters up. A number that one tells of stays rejected.
+    """Discard dead letters permanently. Their numbers stay rejected.
 
     $ instachat dead purge 3-1-17-2
     $ instachat dead purge --all
     """
-    confirm.check_can_ask(yes=yes, dry_run=dry_run)
+    check_can_ask(yes=yes, dry_run=dry_run)
     with backend_context() as core:
         selected = list(_select_ids(core, ids, all_))
 
@@ -94,20 +99,17 @@ def purge(
             for key in selected:
                 core.dead_letters.purge(key)
 
-        confirm.delete(
-            f"{len(selected):,} dead letter{'' if len(selected) == 1 else 's'} for good",
+        Deletion(Printer(output), yes, dry_run).run(
+            f"{counted(len(selected), 'dead letter')} permanently",
             {"letters": len(selected)},
             purge_all,
-            printer=Printer(output),
-            yes=yes,
-            dry_run=dry_run,
         )
 
 
 def _select_ids(core: "Backend", ids: list[str] | None, all_: bool) -> "Iterable[str]":
-    """The letters that are named, all known to be there; or all that there are."""
+    """The keys of the given dead letters, all known to exist, or of all dead letters."""
     if bool(ids) == all_:
-        raise Invalid("name dead letters by their ID, or all of them by `--all`")
+        raise Invalid("give IDs of dead letters, or `--all`")
     if ids:
         return [core.dead_letters.get(id_).letter.key for id_ in ids]
     return (stored.letter.key for stored in core.dead_letters.all())
@@ -129,7 +131,7 @@ def _body(stored: "StoredDeadLetter") -> Body:
 
 
 def _full_body(stored: "StoredDeadLetter") -> Body:
-    """With the event as it was in the log: bytes that are no UTF-8 are shown as `\\x..`."""
+    """The body with the event as it was in the log; bytes that are not UTF-8 become `\\x..`."""
     from backend.domain.events import MessagesCreated, unpack
 
     body = _body(stored)

@@ -1,23 +1,23 @@
-"""`instachat demo`: the whole story, for whoever sees the program for the first time."""
+"""Demonstrate every feature on real conversations."""
 
 from instachat_cli.console.options import Format, Output
 from instachat_cli.console.output import Printer
 
 
 def demo(output: Output = None) -> None:
-    """Tell the whole story on real conversations, kill -9 included; end with what was measured.
+    """Demonstrate every feature on real conversations, including kill -9, and print measurements.
 
     $ instachat demo
 
-    A short load over HTTP comes last, and its audit. It creates applications of its own, one a language,
-    on the engines that are set, or on private ones. With -o json the story goes to standard error, and
-    what was measured to standard output.
+    It ends with a short load test over HTTP and its audit. The demo creates one application per language, on
+    the configured engines or on private ones. With -o json the narration goes to standard error and the
+    measurements go to standard output.
     """
     from backend.settings import load
-    from instachat_cli.console import logs
     from instachat_cli.demo.demo import run_demo
+    from instachat_cli.runtime import logging_setup
 
-    logs.log_notices_to_stderr()
+    logging_setup.log_notices_to_stderr()
     as_text = output in (None, Format.TABLE)
     measured = run_demo(load(), to_stderr=not as_text)
     if not as_text:

@@ -1,4 +1,4 @@
-"""`instachat doctor`: what can bite, and the command that repairs it."""
+"""Check every dependency and common misconfigurations."""
 
 from typing import TYPE_CHECKING
 
@@ -12,21 +12,20 @@ if TYPE_CHECKING:
 
 
 def doctor(output: Output = None) -> None:
-    """Examine every dependency and setting that can bite.
+    """Check every dependency and common misconfigurations.
 
     $ instachat doctor
 
-    Exits with 0 if no check found an error, with 5 if a dependency can't be reached, else with 4. Nothing
-    is changed.
+    Exits with 0 if every check passed, 5 if a dependency is unreachable, 4 otherwise. Changes nothing.
     """
     from backend.domain.errors import CheckFailed, EngineDown
     from backend.monitoring.doctor import Severity
 
-    found: list[CheckResult] = []
+    results: list[CheckResult] = []
 
     def bodies() -> "Iterator[Body]":
         for result in _results():
-            found.append(result)
+            results.append(result)
             yield {
                 "check": result.check,
                 "severity": str(result.severity),
@@ -35,45 +34,40 @@ def doctor(output: Output = None) -> None:
             }
 
     Printer(output).many(bodies(), ["severity", "check", "message"])
-    errors = [result for result in found if result.severity is Severity.ERROR]
+    errors = [result for result in results if result.severity is Severity.ERROR]
     if unreachable := [result.check for result in errors if result.unreachable]:
-        raise EngineDown(f"can't be reached: {', '.join(unreachable)}", "see the remedy above")
+        raise EngineDown(f"unreachable: {', '.join(unreachable)}", "see the remedy above")
     if errors:
         raise CheckFailed(
-            f"{len(errors)} of {len(found)} checks found an error", "see the remedies"
+            f"{len(errors)} of {len(results)} checks found an error", "see the remedies"
         )
 
 
 def _results() -> "Iterator[CheckResult]":
-    """Every result; what keeps the others from being made is one itself."""
-    from contextlib import closing
-
+    """The result of every check. An error that prevents further checks is a result as well."""
     from backend import bootstrap
     from backend.domain.errors import InstaChatError
     from backend.monitoring.doctor import CheckContext, error_result, ok_result, run_checks
     from backend.settings import load
-    from backend.storage.postgres.database import Database
-    from backend.storage.redis.log import Log
 
     current_check = "settings"
     try:
         settings = load()
-        yield ok_result("settings", "all values can be used")
+        yield ok_result("settings", "all values are valid")
         current_check = "private engines"
-        with bootstrap.engine_urls(settings) as urls, closing(Database(urls.database)) as database:
+        with bootstrap.engine_urls(settings) as urls:
             if urls.engines:
-                yield ok_result("private engines", f"are running, in {settings.home}")
+                yield ok_result("private engines", f"running in {settings.home}")
             current_check = "Redis"
-            with closing(Log(urls.redis)) as log:
-                core = bootstrap.assemble(settings, urls, database, log)
+            with bootstrap.open_parts(settings, urls) as core:
                 yield from run_checks(
                     CheckContext(
                         settings,
-                        database,
-                        log,
+                        core.database,
+                        core.log,
                         core.index,
                         core.jobs.length,
-                        lambda: bootstrap.durability_faults(settings, log),
+                        lambda: bootstrap.durability_faults(settings, core.log),
                         core.counter_sync.lag,
                     )
                 )

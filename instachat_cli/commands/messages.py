@@ -1,11 +1,11 @@
-"""`instachat messages`: the messages of a chat."""
+"""Messages: numbered within their chat."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instachat_cli.console import confirm
+from instachat_cli.console.confirm import Deletion, check_can_ask
 from instachat_cli.console.options import (
     After,
     ChatNumber,
@@ -37,7 +37,8 @@ Text = Annotated[str, typer.Argument(metavar="TEXT", help="1 to 10,000 character
 TextOrDash = Annotated[
     str,
     typer.Argument(
-        metavar="TEXT", help="1 to 10,000 characters; - reads standard input, one message a line."
+        metavar="TEXT",
+        help="1 to 10,000 characters; - reads standard input, one message per line.",
     ),
 ]
 
@@ -51,13 +52,13 @@ def create(
     timeout: Timeout = 30.0,
     output: Output = None,
 ) -> None:
-    """Create a message, and print its number at once.
+    """Create a message and print its number immediately.
 
     $ instachat messages create $TOKEN 1 "Good morning"
     $ instachat messages create $TOKEN 1 - < lines.txt
 
-    With - each part that was accepted, of 1,000 lines at most, prints its first and last number. The first
-    bad line ends it: what was before it stays accepted.
+    With -, lines are accepted in batches of at most 1,000; each batch prints its first and last number. The
+    first invalid line stops the command; earlier lines stay accepted.
     """
     from backend.ingest.requests import AcceptRequest
     from instachat_cli.runtime.bulk_create import BulkCreator
@@ -82,10 +83,10 @@ def list_(
     from backend.domain import serialization
 
     with backend_context() as core:
-        found = map(
+        bodies = map(
             serialization.message, core.catalog.messages(token, chat, after=after, limit=limit)
         )
-        Printer(output).many(found, ["number", "created_at", "text"], "no messages")
+        Printer(output).many(bodies, ["number", "created_at", "text"], "no messages")
         note_unstored(core, token)
 
 
@@ -113,7 +114,7 @@ def show(token: Token, chat: ChatNumber, number: MessageNumber, output: Output =
 def edit(
     token: Token, chat: ChatNumber, number: MessageNumber, text: Text, output: Output = None
 ) -> None:
-    """Give a message another text.
+    """Change the text of a message.
 
     $ instachat messages edit $TOKEN 1 12 "Good evening"
     """
@@ -134,29 +135,26 @@ def delete(
     dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
-    """Delete a message. Its number is not used again.
+    """Delete a message. Its number is never reused.
 
     $ instachat messages delete $TOKEN 1 12
     """
-    confirm.check_can_ask(yes=yes, dry_run=dry_run)
+    check_can_ask(yes=yes, dry_run=dry_run)
     with backend_context() as core:
         core.catalog.message(token, chat, number)
-        confirm.delete(
+        Deletion(Printer(output), yes, dry_run).run(
             f"message {number} of chat {chat}",
             {"number": number},
             lambda: core.catalog.delete_message(token, chat, number),
-            printer=Printer(output),
-            yes=yes,
-            dry_run=dry_run,
         )
 
 
 def _from_standard_input(creator: "BulkCreator", token: str, chat: int) -> None:
-    from instachat_cli.console import stdin
+    from instachat_cli.runtime import stdin_messages
 
     if typed := sys.stdin.isatty():
-        stderr.note("reading from the terminal, one message a line; Ctrl-D ends it")
+        stderr.note("reading messages from the terminal, one per line; press Ctrl-D to finish")
     source = sys.stdin.fileno()
-    chunks = stdin.chunks(source, token, chat)
-    if not creator.many(chunks, total=stdin.size(source), typed=typed):
+    requests = stdin_messages.chunks(source, token, chat)
+    if not creator.many(requests, total=stdin_messages.size(source), typed=typed):
         stderr.note("standard input was empty: no message was created")

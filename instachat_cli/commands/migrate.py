@@ -1,8 +1,7 @@
-"""`instachat migrate`: bring the database to the current schema."""
+"""Bring the database to the current schema."""
 
 from instachat_cli.console.options import DryRunFlag, Output
 from instachat_cli.console.output import Printer
-from instachat_cli.runtime.context import engine_urls_context
 
 
 def migrate(dry_run: DryRunFlag = False, output: Output = None) -> None:
@@ -10,18 +9,17 @@ def migrate(dry_run: DryRunFlag = False, output: Output = None) -> None:
 
     $ instachat migrate --dry-run
 
-    It says from what to what. Run twice, or by two at once, it does no harm. A schema that is newer than
-    this program is refused.
+    Prints the old and the new revision. Safe to repeat and to run concurrently. Fails if the schema is newer
+    than this program.
     """
-    from contextlib import closing
+    from backend.bootstrap import migrate as migrate_database
+    from backend.settings import load
+    from instachat_cli.runtime import logging_setup
 
-    from backend.storage.postgres.database import Database
-    from backend.storage.postgres.schema_upgrade import upgrade
-
-    with engine_urls_context() as urls, closing(Database(urls.database)) as database:
-        before, now = upgrade(database, dry_run=dry_run)
+    logging_setup.log_notices_to_stderr()
+    before, now = migrate_database(load(), dry_run=dry_run)
     if before == now:
-        sentence = f"nothing to migrate: the schema is {now}, the current one"
+        sentence = f"nothing to migrate: the schema is current ({now})"
     else:
         sentence = (
             f"{'would migrate' if dry_run else 'migrated'} from {before or 'nothing'} to {now}"

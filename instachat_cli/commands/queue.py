@@ -1,4 +1,4 @@
-"""`instachat queue`: the job queue, and whether workers may work."""
+"""The job queue."""
 
 from instachat_cli.console.options import Output
 from instachat_cli.console.output import Printer, StatusView
@@ -20,7 +20,7 @@ def show(output: Output = None) -> None:
 
     $ instachat queue show
 
-    A job is a doorbell: it carries no message, and none is lost with it.
+    A job only wakes a worker. It carries no data, so losing one loses no message.
     """
     with backend_context() as core:
         waiting = core.jobs.count_by_name()
@@ -37,7 +37,7 @@ def show(output: Output = None) -> None:
                 {
                     "paused": "yes, until `instachat queue resume`" if paused else "no",
                     "workers": f"{workers:,} running",
-                    "jobs that wait": jobs or "none",
+                    "waiting jobs": jobs or "none",
                 },
             )
         )
@@ -45,12 +45,11 @@ def show(output: Output = None) -> None:
 
 @command(app)
 def pause(output: Output = None) -> None:
-    """Have workers take no jobs and make no sweeps, until `resume`; also those that start meanwhile.
+    """Stop all workers from working until `resume`, including workers started later.
 
     $ instachat queue pause
 
-    Accepting goes on: what is accepted stays accepted, and is stored afterwards. What is under way in a
-    worker is finished.
+    Messages are still accepted and are stored after `resume`. Work in progress is finished.
     """
     with backend_context() as core:
         core.log.pause()
@@ -62,10 +61,10 @@ def pause(output: Output = None) -> None:
 
 @command(app)
 def resume(output: Output = None) -> None:
-    """Let workers work again.
+    """Let the workers continue.
 
     $ instachat queue resume
     """
     with backend_context() as core:
         core.log.resume()
-        Printer(output).outcome({"paused": False}, "resumed: workers work again")
+        Printer(output).outcome({"paused": False}, "resumed: workers continue")

@@ -1,4 +1,4 @@
-"""`instachat reconcile`: do the stores agree? What differs is named, and repaired if asked."""
+"""Compare Redis, SQL and the index key by key."""
 
 import sys
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import typer
 
 from backend.domain.errors import CheckFailed
 from instachat_cli.console.exit_codes import Interrupted
-from instachat_cli.console.options import DryRunFlag, Output
-from instachat_cli.console.output import Body, Printer
+from instachat_cli.console.options import App, DryRunFlag, Output
+from instachat_cli.console.output import Body, Printer, counted
 from instachat_cli.console.progress import Progress
 from instachat_cli.console.stderr import stderr
 from instachat_cli.runtime.context import backend_context
@@ -19,25 +19,23 @@ if TYPE_CHECKING:
     from backend.reconcile.reconciler import Reconciliation
 
 COLUMNS = ("kind", "token", "chat", "number", "detail")
-App = Annotated[
-    str | None,
-    typer.Option("--app", metavar="TOKEN", help="Only this application; otherwise all."),
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Repair every difference that can be repaired.")
 ]
-Repair = Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")]
 
 
 def reconcile(
     repair: Repair = False, dry_run: DryRunFlag = False, app: App = None, output: Output = None
 ) -> None:
-    """Compare Redis, SQL and the index key by key, and name what differs.
+    """Compare Redis, SQL and the index key by key, and report differences.
 
     $ instachat reconcile
     $ instachat reconcile --repair --dry-run
     $ instachat reconcile --repair
 
-    It may run under full load. Exits with 4 if anything differs and is not repaired, with 5 if a store is
-    away. Numbers that are on their way, deleted or kept as dead letters are no differences: they are summed
-    up on standard error.
+    Safe to run under full load. Exits with 4 if unrepaired differences remain and with 5 if a store is
+    unreachable. Numbers that are pending, deleted or held as dead letters are not differences; their totals
+    go to standard error.
     """
     with backend_context() as core:
         work = core.reconciler.begin(app, repair=repair, dry_run=dry_run)
@@ -45,11 +43,9 @@ def reconcile(
         try:
             with Progress("keys", total) as progress:
                 findings = _bodies(work, progress, planned=repair and dry_run)
-                Printer(output).many(findings, COLUMNS, empty="no difference was found")
+                Printer(output).many(findings, COLUMNS, empty="no differences")
         except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted; until then: {_summary_sentence(work.summary)}"
-            ) from None
+            raise Interrupted(f"interrupted; so far: {_summary_sentence(work.summary)}") from None
     stderr.note(_summary_sentence(work.summary))
     _check(work.summary, repair=repair, dry_run=dry_run)
 
@@ -65,15 +61,16 @@ def _bodies(work: "Reconciliation", progress: Progress, *, planned: bool) -> Ite
 
 
 def _check(summary: "ReconcileSummary", *, repair: bool, dry_run: bool) -> None:
-    """Raise CheckFailed, so that the command exits with 4, if anything is left that differs."""
+    """Raise CheckFailed, so that the command exits with 4, if unrepaired differences remain."""
     if remaining := summary.findings - summary.repaired:
-        differences = f"{remaining:,} difference{'' if remaining == 1 else 's'}"
+        differences = counted(remaining, "difference")
         if repair and not dry_run:
             raise CheckFailed(
-                f"{differences} can't be repaired by this program",
-                "a document without a row may be all that is left of a message: keep it, look for a backup",
+                f"{differences} can't be repaired automatically",
+                "a document without a row may be the only remaining copy of a message: keep it and look for"
+                " a backup",
             )
-        hint = "`instachat reconcile --repair` repairs what can be repaired"
+        hint = "`instachat reconcile --repair` repairs every difference that can be repaired"
         raise CheckFailed(f"{differences} between the stores", None if repair else hint)
 
 
@@ -86,18 +83,16 @@ def _summary_sentence(summary: "ReconcileSummary") -> str:
         (summary.documents, "document"),
     ]
     sentence = "compared " + ", ".join(
-        f"{count:,} {noun}{'' if count == 1 else 's'}"
-        for count, noun in compared
-        if count is not None
+        counted(count, noun) for count, noun in compared if count is not None
     )
-    sentence += f": {summary.findings:,} difference{'' if summary.findings == 1 else 's'}"
+    sentence += f": {counted(summary.findings, 'difference')}"
     if summary.repaired:
         sentence += f", {summary.repaired:,} repaired"
     explained = [
-        (summary.pending, "on their way"),
+        (summary.pending, "pending"),
         (summary.removed, "removed"),
         (summary.dead, "dead letters"),
-        (summary.lost, "known to be lost"),
+        (summary.lost, "lost"),
     ]
     if reasons := ", ".join(f"{count:,} {word}" for count, word in explained if count):
         sentence += f"; explained: {reasons}"

@@ -1,4 +1,4 @@
-"""`instachat reindex`: the search index, built anew while searches go on."""
+"""Rebuild the search index without downtime."""
 
 import time
 from types import TracebackType
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from backend.bootstrap import Backend
     from backend.search.reindex import Reindexer
 
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with one that was interrupted.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted reindex.")]
 Rollback = Annotated[
-    bool, typer.Option("--rollback", help="Search the index before this one; loses nothing.")
+    bool,
+    typer.Option("--rollback", help="Switch searches back to the previous index. Nothing is lost."),
 ]
 Check = Annotated[
-    bool, typer.Option("--check", help="Compare the index with the messages; 4 if it differs.")
+    bool,
+    typer.Option("--check", help="Compare the index with the messages; exit 4 if they differ."),
 ]
-Abort = Annotated[bool, typer.Option("--abort", help="Remove what an interrupted one has built.")]
+Abort = Annotated[
+    bool, typer.Option("--abort", help="Delete the partial index of an interrupted reindex.")
+]
 
 
 def reindex(
@@ -35,17 +39,17 @@ def reindex(
     dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
-    """Build the search index anew, while searches and changes go on.
+    """Rebuild the search index without downtime.
 
     $ instachat reindex
     $ instachat reindex --check
 
-    Searches read the old index until the new one holds every message; then they turn to it from one moment
-    to the next. The old one stays, and is kept up to date, for --rollback. One runs at a time. Where
-    PostgreSQL searches there is nothing to build.
+    Searches use the old index until the new one holds every message; the alias is then swapped atomically.
+    The old index is kept up to date for --rollback. Only one reindex runs at a time. Without Elasticsearch
+    there is nothing to build.
     """
     if resume + rollback + check + abort > 1:
-        raise Invalid("--resume, --rollback, --check and --abort are four different things to do")
+        raise Invalid("--resume, --rollback, --check and --abort exclude each other")
     printer = Printer(output)
     with backend_context() as core:
         if core.reindexer is None:
@@ -56,10 +60,12 @@ def reindex(
             _print_plan(core.reindexer, printer, resume=resume, rollback=rollback, abort=abort)
         elif rollback:
             name = core.reindexer.rollback()
-            printer.outcome({"index": name}, f"rolled back: searches read {name} now")
+            printer.outcome({"index": name}, f"rolled back: searches now use {name}")
         elif abort:
             removed = core.reindexer.abort()
-            outcome = f"removed {removed}" if removed else "nothing to remove: none was interrupted"
+            outcome = (
+                f"removed {removed}" if removed else "nothing to remove: no reindex was interrupted"
+            )
             printer.outcome({"removed": removed}, outcome)
         else:
             _build(core.reindexer, printer, resume=resume)
@@ -72,82 +78,86 @@ def _build(reindexer: "Reindexer", printer: Printer, *, resume: bool) -> None:
             built = reindexer.build(resume=resume, start_new=not resume, progress=steps.update)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"interrupted{steps.position()}; `instachat reindex --resume` goes on with it,"
-                " `instachat reindex --abort` removes what was built"
+                f"interrupted{steps.position()}; `instachat reindex --resume` continues,"
+                " `instachat reindex --abort` deletes the partial index"
             ) from None
         except Unavailable as error:
             error.message += steps.position()
             if steps.position():
-                error.hint = f"{error.hint}; then `instachat reindex --resume` goes on with it"
+                error.hint = f"{error.hint}; then `instachat reindex --resume` continues"
             raise
     if built is None:
         printer.outcome(
             {"index": None, "messages": 0, "previous": None},
-            "nothing to resume: no reindex was interrupted; `instachat reindex` begins one",
+            "nothing to resume: no reindex was interrupted; `instachat reindex` starts one",
         )
         return
     seconds = time.monotonic() - since
-    hint = "; the one before is kept for `instachat reindex --rollback`" if built.previous else ""
+    hint = (
+        "; the previous index is kept for `instachat reindex --rollback`" if built.previous else ""
+    )
     printer.outcome(
         {"index": built.name, "messages": built.messages, "previous": built.previous},
-        f"reindexed {built.messages:,} messages in {seconds:,.1f} s: searches read {built.name}{hint}",
+        f"reindexed {built.messages:,} messages in {seconds:,.1f} s: searches now use {built.name}{hint}",
     )
 
 
 def _check(reindexer: "Reindexer", printer: Printer) -> None:
     with _StepProgress() as steps:
         found = reindexer.check(progress=steps.update)
-    outcome = "differs" if found.faults else "fits"
+    outcome = "differs" if found.faults else "matches"
     printer.outcome(
         {"index": found.name, "messages": found.messages, "faults": found.faults},
         f"{found.name or 'no index'}, {found.messages:,} messages: {outcome}",
     )
     if found.faults:
         raise CheckFailed(
-            f"the search index does not fit: {'; '.join(found.faults)}",
-            "`instachat reindex` builds another, while searches go on",
+            f"the search index differs: {'; '.join(found.faults)}",
+            "`instachat reindex` rebuilds it without downtime",
         )
 
 
 def _print_plan(
     reindexer: "Reindexer", printer: Printer, *, resume: bool, rollback: bool, abort: bool
 ) -> None:
-    """Say what would be done."""
+    """Print what would be done."""
     now = reindexer.state()
     if rollback:
         outcome = (
-            f"have searches read {now.previous}" if now.previous else "refuse: there is none before"
+            f"switch searches to {now.previous}"
+            if now.previous
+            else "fail: there is no previous index"
         )
     elif abort:
         outcome = (
-            f"remove {now.building}" if now.building else "remove nothing: none was interrupted"
+            f"remove {now.building}"
+            if now.building
+            else "remove nothing: no reindex was interrupted"
         )
     elif now.building and not resume:
-        outcome = f"refuse: {now.building} is being built, or its reindex was interrupted"
+        outcome = f"fail: {now.building} is being built, or its reindex was interrupted"
     elif now.building:
-        outcome = f"copy the {now.messages - now.copied:,} messages left into {now.building}"
+        outcome = f"copy the remaining {now.messages - now.copied:,} messages into {now.building}"
     elif resume and now.live:
-        outcome = "do nothing: none was interrupted"
+        outcome = "do nothing: no reindex was interrupted"
     else:
-        outcome = f"copy {now.messages:,} messages into another index, and have searches read that"
+        outcome = f"copy {now.messages:,} messages into a new index and swap the alias to it"
     printer.outcome(now._asdict(), f"would {outcome}; nothing was done")
 
 
 def _without_elasticsearch(core: "Backend", printer: Printer, *, abort: bool) -> None:
-    """Nothing to build; changes are no longer noted for an Elasticsearch of before, if that is asked for."""
+    """Build nothing. With `abort`, stop queueing changes for an Elasticsearch that was configured earlier."""
     from backend.search.reindex import disable_publishing
 
     if abort and disable_publishing(core.database):
-        outcome = (
-            "changes are no longer noted for Elasticsearch; `instachat reindex` begins anew with it"
-        )
+        outcome = "changes are no longer queued for Elasticsearch; `instachat reindex` starts from scratch"
     else:
         outcome = "nothing to build: PostgreSQL searches (INSTACHAT_ELASTICSEARCH_URL is not set)"
     printer.outcome({"index": None, "messages": 0, "previous": None}, outcome)
 
 
 class _StepProgress:
-    """A progress bar for each step; it starts when the step does."""
+    """One progress bar per step."""
 
     def __init__(self) -> None:
         self._step = ""
@@ -167,7 +177,7 @@ class _StepProgress:
             self._progress.__exit__(kind, error, traceback)
 
     def update(self, step: str, done: int, total: int) -> None:
-        """So many messages are through that step, such as `copied`, of so many."""
+        """`done` of `total` messages have passed the step, such as `copied`."""
         if step != self._step or self._progress is None:
             self.__exit__(None, None, None)
             self._step, self._progress = step, Progress(f"messages {step}", total)
@@ -176,7 +186,7 @@ class _StepProgress:
         self._progress.update(done, done)
 
     def position(self) -> str:
-        """How far it has come, such as ` (2,500 of 9,000 messages copied)`; nothing before the first step."""
+        """The progress, such as ` (2,500 of 9,000 messages copied)`; empty before the first step."""
         if not self._step:
             return ""
         return f" ({self._done:,} of {self._total:,} messages {self._step})"

@@ -1,4 +1,4 @@
-"""`instachat search`: the messages of one chat that contain a keyword."""
+"""Find the messages of a chat that contain a keyword."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from instachat_cli.console.output import Printer
 from instachat_cli.runtime.context import backend_context, note_unsearchable, note_unstored
 
 Keyword = Annotated[
-    str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters, all of them ordinary.")
+    str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters; no wildcards or operators.")
 ]
 
 
@@ -25,14 +25,13 @@ def search(
 
     $ instachat search $TOKEN 1 morning --limit 10
 
-    In any script. Capitals and small letters are the same, as are forms of a letter that only look
-    different.
+    Works in every script. Case and compatibility forms of characters are ignored.
     """
     from backend.domain import serialization
 
     with backend_context() as core:
-        hits = core.catalog.search(token, chat, keyword, after=after, limit=limit)
-        found = map(serialization.match, hits)
-        Printer(output).many(found, ["number", "created_at", "text"], "nothing found")
+        matches = core.catalog.search(token, chat, keyword, after=after, limit=limit)
+        bodies = map(serialization.match, matches)
+        Printer(output).many(bodies, ["number", "created_at", "text"], "nothing found")
         note_unstored(core, token)
         note_unsearchable(core)

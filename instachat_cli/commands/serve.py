@@ -1,4 +1,4 @@
-"""`instachat serve`: the HTTP API alone."""
+"""Serve the HTTP API until stopped."""
 
 import logging
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from instachat_cli.console.options import Host, Port, UntilInputEnds
 
-Processes = Annotated[int, typer.Option(min=1, max=64, help="Server processes on that port.")]
+Processes = Annotated[int, typer.Option(min=1, max=64, help="Number of server processes.")]
 
 
 def serve(
@@ -16,13 +16,13 @@ def serve(
     workers: Processes = 1,
     until_input_ends: UntilInputEnds = False,
 ) -> None:
-    """Serve the HTTP API, until told to stop.
+    """Serve the HTTP API until stopped.
 
     $ instachat serve
     $ instachat serve --host 0.0.0.0 --port 8080
 
-    What it accepts is stored by a worker: `instachat worker`, or `instachat up` for both. SIGTERM or Ctrl-C
-    finishes what is under way and ends with 0.
+    A worker stores what the API accepts: run `instachat worker`, or `instachat up` for both. On SIGTERM or
+    Ctrl-C the server finishes open requests and exits with 0.
     """
     from instachat_cli.runtime.signals import exit_on_signals, terminate_on_stdin_end
 
@@ -37,7 +37,7 @@ def serve(
     settings = load(host=host, port=port)
     logs.configure()
     log = logging.getLogger(__name__)
-    with open_backend(settings) as core:  # says what is wrong before it begins
+    with open_backend(settings) as core:  # fails here, rather than in each server process
         log.info("listening on %s", address.url(settings.host, settings.port))
         server.serve(settings, workers, core.engines.ensure if core.engines else None)
     log.info("server ended")

@@ -1,4 +1,4 @@
-"""`instachat status`: lags, rates, queue, dead letters, and the engines' health."""
+"""Show backlogs, workers and the health of the engines."""
 
 import time
 from datetime import UTC
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from instachat_cli.console.options import Output
-from instachat_cli.console.output import Body, Printer, StatusView
+from instachat_cli.console.output import Body, Printer, StatusView, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,45 +17,38 @@ if TYPE_CHECKING:
     from backend.storage.postgres.reconciliations import LastReconciliation
 
 REFRESH_SECONDS = 1.0
-SAMPLE_SECONDS = 0.4  # between the two looks that a rate is made of
+SAMPLE_SECONDS = 0.4  # between the two samples that a rate is computed from
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")]
 
 
 def status(watch: Watch = False, output: Output = None) -> None:
-    """Show what waits, who works on it, and how the engines are.
+    """Show backlogs, workers and the health of the engines.
 
     $ instachat status --watch
 
     Exits with 5 if an engine does not answer.
     """
-    from contextlib import closing
-
-    from backend import bootstrap
+    from backend.bootstrap import open_unchecked
     from backend.domain.errors import EngineDown
     from backend.monitoring.status import read_status, read_totals
     from backend.settings import load
-    from backend.storage.postgres.database import Database
-    from backend.storage.redis.log import Log
 
     settings = load()
-    with (
-        bootstrap.engine_urls(settings) as urls,
-        closing(Database(urls.database)) as database,
-        closing(Log(urls.redis)) as log,
-    ):
-        core = bootstrap.assemble(settings, urls, database, log)
+    with open_unchecked(settings) as core:
 
         def fetch_status() -> "Status":
-            return read_status(database, log, core.jobs.length, core.index, core.counter_sync.lag)
+            return read_status(
+                core.database, core.log, core.jobs.length, core.index, core.counter_sync.lag
+            )
 
-        before = read_totals(database, log, core.index)
+        before = read_totals(core.database, core.log, core.index)
         time.sleep(SAMPLE_SECONDS)
         if watch:
             Printer(output).watch(_poll(fetch_status, before, settings))
         else:
-            found = fetch_status()
-            Printer(output).view(_snapshot(found, before, settings))
-            if unreachable := [engine for engine in found.engines if engine.problem]:
+            now = fetch_status()
+            Printer(output).view(_view(now, before, settings))
+            if unreachable := [engine for engine in now.engines if engine.problem]:
                 raise EngineDown(
                     "; ".join(str(engine.problem) for engine in unreachable),
                     "see `instachat doctor`",
@@ -66,17 +59,17 @@ def _poll(
     fetch_status: "Callable[[], Status]", before: "Totals", settings: "Settings"
 ) -> "Iterator[StatusView]":
     while True:
-        found = fetch_status()
-        yield _snapshot(found, before, settings)
-        before = found.totals
+        now = fetch_status()
+        yield _view(now, before, settings)
+        before = now.totals
         time.sleep(REFRESH_SECONDS)
 
 
-def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> StatusView:
+def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
     from backend.domain.serialization import rfc3339
     from backend.monitoring.status import compute_rates
 
-    rate = compute_rates(before, found.totals)
+    rate = compute_rates(before, now.totals)
     body: Body = {
         "engines": [
             {
@@ -85,64 +78,64 @@ def _snapshot(found: "Status", before: "Totals", settings: "Settings") -> Status
                 "version": engine.version,
                 "problem": engine.problem,
             }
-            for engine in found.engines
+            for engine in now.engines
         ],
-        "schema": found.schema,
+        "schema": now.schema,
         "durability": str(settings.durability),
-        "workers": found.workers,
-        "queue": found.queue,
-        "paused": found.paused,
-        "not_stored": found.waiting,
-        "oldest_seconds": found.oldest_seconds and round(found.oldest_seconds, 3),
-        "not_searchable": found.unpublished,
-        "not_searchable_seconds": found.unpublished_seconds and round(found.unpublished_seconds, 3),
-        "search_index": found.search_index,
-        "dead_letters": None if found.dead_letters is None else sum(found.dead_letters.values()),
-        "dead_letters_by_kind": found.dead_letters,
-        "counters_not_synced": found.dirty_counters,
-        "sync_lag_seconds": found.sync_lag_seconds and round(found.sync_lag_seconds, 3),
+        "workers": now.workers,
+        "queue": now.queue,
+        "paused": now.paused,
+        "not_stored": now.waiting,
+        "oldest_seconds": now.oldest_seconds and round(now.oldest_seconds, 3),
+        "not_searchable": now.unpublished,
+        "not_searchable_seconds": now.unpublished_seconds and round(now.unpublished_seconds, 3),
+        "search_index": now.search_index,
+        "dead_letters": None if now.dead_letters is None else sum(now.dead_letters.values()),
+        "dead_letters_by_kind": now.dead_letters,
+        "counters_not_synced": now.dirty_counters,
+        "sync_lag_seconds": now.sync_lag_seconds and round(now.sync_lag_seconds, 3),
         "accepted_per_second": _round(rate.accepted),
         "stored_per_second": _round(rate.stored),
         "searchable_per_second": _round(rate.searchable),
-        "reconciled": found.reconciled
+        "reconciled": now.reconciled
         and {
-            "at": rfc3339(found.reconciled.finished_at),
-            "differences": found.reconciled.findings,
-            "repaired": found.reconciled.repaired,
+            "at": rfc3339(now.reconciled.finished_at),
+            "differences": now.reconciled.findings,
+            "repaired": now.reconciled.repaired,
         },
     }
     shown = {
-        engine.engine: engine.problem or f"{engine.version}, answers" for engine in found.engines
+        engine.engine: engine.problem or f"{engine.version}, answers" for engine in now.engines
     }
-    stored = _format_waiting(_count(found.waiting, "entry", "entries"), found.oldest_seconds)
-    searchable = _format_waiting(_count(found.unpublished, "", ""), found.unpublished_seconds)
+    stored = _format_waiting(_count(now.waiting, "entry", "entries"), now.oldest_seconds)
+    searchable = _format_waiting(_count(now.unpublished, "", ""), now.unpublished_seconds)
     if settings.elasticsearch_url is None:
         searched = "by PostgreSQL"
-        # What is left from a time when it was set grows on; nobody waits for it.
-        searchable = f"0; {searchable} noted for Elasticsearch" if found.unpublished else "0"
+        # Changes that were queued while Elasticsearch was configured keep ageing; no search depends on them.
+        searchable = f"0; {searchable} queued for Elasticsearch" if now.unpublished else "0"
     else:
-        searched = found.search_index or "no index: run `instachat reindex`"
+        searched = now.search_index or "no index: run `instachat reindex`"
     shown |= {
-        "schema": found.schema or "-",
+        "schema": now.schema or "-",
         "durability": str(settings.durability),
-        "workers": _count(found.workers, "running", "running"),
-        "job queue": _count(found.queue, "job waits", "jobs wait")
-        + ("; PAUSED until `instachat queue resume`" if found.paused else ""),
+        "workers": _count(now.workers, "running", "running"),
+        "job queue": _count(now.queue, "job waits", "jobs wait")
+        + ("; PAUSED until `instachat queue resume`" if now.paused else ""),
         "not stored yet": stored,
         "not searchable yet": searchable,
         "searched": searched,
-        "dead letters": _format_dead_letters(found.dead_letters),
+        "dead letters": _format_dead_letters(now.dead_letters),
         "counters to sync": _format_waiting(
-            _count(found.dirty_counters, "", ""), found.sync_lag_seconds
+            _count(now.dirty_counters, "", ""), now.sync_lag_seconds
         ),
-        "last reconcile": _format_reconciliation(found.reconciled),
+        "last reconcile": _format_reconciliation(now.reconciled),
         "per second": _format_rates(rate),
     }
     return StatusView(body, shown)
 
 
 def _format_waiting(count: str, seconds: float | None) -> str:
-    return count if not seconds else f"{count}, the oldest for {seconds:,.1f} s"
+    return count if not seconds else f"{count}, oldest {seconds:,.1f} s"
 
 
 def _round(rate: float | None) -> float | None:
@@ -152,7 +145,7 @@ def _round(rate: float | None) -> float | None:
 def _format_rates(rate: "Rates") -> str:
     each = {"accepted": rate.accepted, "stored": rate.stored, "searchable": rate.searchable}
     return ", ".join(
-        f"{'unknown' if found is None else f'{found:,.0f}'} {name}" for name, found in each.items()
+        f"{'unknown' if value is None else f'{value:,.0f}'} {name}" for name, value in each.items()
     )
 
 
@@ -167,9 +160,10 @@ def _format_reconciliation(last: "LastReconciliation | None") -> str:
     if last is None:
         return "never"
     at = f"{last.finished_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    said = f"{at}, {_count(last.findings, 'difference', 'differences')}"
-    return f"{said}, {last.repaired:,} repaired" if last.repaired else said
+    summary = f"{at}, {counted(last.findings, 'difference')}"
+    return f"{summary}, {last.repaired:,} repaired" if last.repaired else summary
 
 
-def _count(count: int | None, one: str, many: str) -> str:
-    return "unknown" if count is None else f"{count:,} {one if count == 1 else many}".rstrip()
+def _count(count: int | None, noun: str, plural: str) -> str:
+    """The count with its noun, which may be empty, or `unknown`."""
+    return "unknown" if count is None else counted(count, noun, plural).rstrip()

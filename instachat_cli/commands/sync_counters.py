@@ -1,4 +1,4 @@
-"""`instachat sync-counters`: the live counters written into SQL, by hand or by cron."""
+"""Write the live counters into SQL."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,15 +12,15 @@ from instachat_cli.runtime.context import backend_context
 if TYPE_CHECKING:
     from backend.bootstrap import Backend
 
-MAX_LAG = 3_600
-All = Annotated[bool, typer.Option("--all", help="Compare every counter, not only what changed.")]
+MAX_LAG_SECONDS = 3_600
+All = Annotated[bool, typer.Option("--all", help="Compare every counter, not only changed ones.")]
 Check = Annotated[
     bool, typer.Option("--check", help="Write nothing; exit 4 if SQL is too far behind.")
 ]
 MaxLag = Annotated[
     int | None,
     typer.Option(
-        metavar="TIME", help="How far behind --check allows; 1h otherwise.", parser=parse_duration
+        metavar="TIME", help="Maximum lag that --check accepts; default 1h.", parser=parse_duration
     ),
 ]
 
@@ -33,19 +33,19 @@ def sync_counters(
     $ instachat sync-counters
     $ instachat sync-counters --check --max-lag 1h
 
-    Those that changed since last time. Made for cron; a worker does it every hour by itself. Several may
-    run at once, and one that is interrupted loses nothing. It prints each count that SQL did not know, old
-    and new. After Redis was restarted or replaced it compares every counter, as with --all.
+    Writes the counters that changed since the last sync. Suited to cron, although each worker syncs hourly by
+    itself. Safe to run concurrently and to interrupt. Prints the old and the new value of each updated count.
+    After Redis was restarted or replaced, all counters are compared, as with --all.
     """
     from backend.domain.errors import Invalid
 
     if check and all_:
-        raise Invalid("--check writes nothing, so there is nothing for --all to do")
+        raise Invalid("--check and --all exclude each other")
     if max_lag is not None and not check:
-        raise Invalid("--max-lag is what --check allows", "add `--check`, or leave it out")
+        raise Invalid("--max-lag requires --check", "add `--check`, or leave out `--max-lag`")
     with backend_context() as core:
         if check:
-            _check(core, Printer(output), MAX_LAG if max_lag is None else max_lag)
+            _check(core, Printer(output), MAX_LAG_SECONDS if max_lag is None else max_lag)
         else:
             _sync(core, Printer(output), everything=all_)
 
@@ -61,9 +61,11 @@ def _sync(core: "Backend", printer: Printer, *, everything: bool) -> None:
                 emit({"token": token, "chat": chat, "old": count.old, "new": count.new})
                 written += 1
     except KeyboardInterrupt:
-        message = f"interrupted; {written:,} counts were written, the others are next time"
+        message = (
+            f"interrupted; {written:,} counts were written, the rest are written by the next sync"
+        )
         raise Interrupted(message) from None
-    stderr.note(f"{written:,} counts written" if written else "SQL knew every count")
+    stderr.note(f"{written:,} counts written" if written else "all counts were current")
 
 
 def _check(core: "Backend", printer: Printer, max_lag: int) -> None:
@@ -79,7 +81,7 @@ def _check(core: "Backend", printer: Printer, max_lag: int) -> None:
     printer.outcome(body, f"SQL is {lag:,.0f} s behind; {dirty:,} counts are not written yet")
     if lag > max_lag:
         raise CheckFailed(
-            f"SQL has not known a count for {lag:,.0f} s; {max_lag:,} s are allowed",
+            f"the oldest unsynced count is {lag:,.0f} s old; the limit is {max_lag:,} s",
             "run `instachat sync-counters`; a worker does that every hour (see `instachat status`)",
         )
 

@@ -1,4 +1,4 @@
-"""`instachat up` and `instachat worker`: what runs until it is told to stop."""
+"""Run everything: engines, migrations, the HTTP API."""
 
 from instachat_cli.console.options import Host, Port, UntilInputEnds
 
@@ -9,39 +9,15 @@ def up(host: Host = None, port: Port = None, until_input_ends: UntilInputEnds = 
     $ instachat up
     $ instachat up --port 8080
 
-    PostgreSQL and Valkey are private ones where no URL is set. The first Ctrl-C stores what is accepted
-    and ends; a second one ends at once, and what is accepted is stored next time.
+    Where no URL is set, `up` starts a private PostgreSQL or Valkey. The first Ctrl-C stores all accepted
+    messages and exits. A second one exits immediately; accepted messages are then stored at the next start.
     """
     from backend.settings import load
-    from instachat_cli.console import logs
+    from instachat_cli.runtime import logging_setup
     from instachat_cli.runtime.signals import terminate_on_stdin_end
     from instachat_cli.runtime.supervisor import run
 
     if until_input_ends:
         terminate_on_stdin_end()
-    logs.log_with_timestamps()
+    logging_setup.log_with_timestamps()
     run(load(host=host, port=port))
-
-
-def worker(until_input_ends: UntilInputEnds = False) -> None:
-    """Store what is accepted, until told to stop.
-
-    $ instachat worker
-
-    Several may run, on several machines. SIGTERM or Ctrl-C finishes what is under way and ends with 0.
-    """
-    from instachat_cli.runtime.signals import exit_on_signals, terminate_on_stdin_end
-
-    exit_on_signals()
-    if until_input_ends:
-        terminate_on_stdin_end()
-
-    from backend.bootstrap import open_backend
-    from backend.settings import load
-    from instachat_cli.console import logs
-
-    log = logs.log_with_timestamps()
-    with open_backend(load()) as core:
-        log.info("worker running")
-        core.worker().run()
-    log.info("worker ended")

@@ -1,43 +1,48 @@
-"""Asking before something is destroyed."""
+"""Confirmation before data is deleted."""
 
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from backend.domain.errors import Failed, Invalid
 from instachat_cli.console.output import Body, Printer
 from instachat_cli.console.stderr import stderr, visible
 
 
+class Deletion(NamedTuple):
+    """How a command deletes: `--yes` asks for no confirmation, `--dry-run` deletes nothing."""
+
+    printer: Printer
+    yes: bool
+    dry_run: bool
+
+    def run(self, description: str, body: Body, delete: Callable[[], None]) -> None:
+        """Ask for confirmation, call `delete`, and print the outcome. The target is known to exist.
+
+        Raises Failed if the user does not confirm.
+        """
+        if self.dry_run:
+            outcome = f"would delete {description}; nothing was deleted"
+            self.printer.outcome(body | {"deleted": False}, outcome)
+            return
+        if not self.yes:
+            _confirm(description)
+        delete()
+        self.printer.outcome(body | {"deleted": True}, f"deleted {description}")
+
+
 def check_can_ask(*, yes: bool, dry_run: bool) -> None:
-    """Refuse, before anything is looked at, where nobody can be asked and `--yes` is not given."""
+    """Raise Invalid if confirmation is needed but there is no terminal. Called before anything else."""
     if not (yes or dry_run or (sys.stdin.isatty() and sys.stderr.isatty())):
         raise Invalid(
-            "this would delete, and there is no terminal to ask on; nothing was deleted",
-            "`--yes` goes ahead, `--dry-run` only says what would be done",
+            "this command deletes data and needs confirmation, but there is no terminal;"
+            " nothing was deleted",
+            "use `--yes` to confirm, or `--dry-run` to see what would be deleted",
         )
 
 
-def delete(
-    description: str,
-    body: Body,
-    action: Callable[[], None],
-    *,
-    printer: Printer,
-    yes: bool,
-    dry_run: bool,
-) -> None:
-    """Delete what is known to be there: asked about, only told about, or done at once."""
-    if dry_run:
-        printer.outcome(body | {"deleted": False}, f"would delete {description}; nothing was done")
-        return
-    if not yes:
-        _confirm(description)
-    action()
-    printer.outcome(body | {"deleted": True}, f"deleted {description}")
-
-
 def _confirm(description: str) -> None:
-    """Ask whether to delete it; returns only on a yes."""
+    """Ask whether to delete it; Failed unless the answer is yes."""
     sys.stderr.write(f"Delete {visible(description)}? [y/N] ")
     sys.stderr.flush()
     answer = sys.stdin.readline()

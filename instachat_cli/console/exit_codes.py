@@ -1,11 +1,11 @@
-"""What went wrong, in words and as an exit code: the only place that maps one to the other.
+"""Errors as messages and exit codes: the only place that maps one to the other.
 
-    0 done                     3 not_found      6 conflict
+    0 success                  3 not_found      6 conflict
     1 failed                   4 check_failed   130 interrupted
     2 invalid (also usage)     5 unavailable
 
 With `-o json` a failure is one JSON object on standard error, otherwise an `error:` and a `hint:` line.
-Nobody is ever shown a traceback; `INSTACHAT_DEBUG=1` shows that of an unexpected error.
+Users never see a traceback, unless `INSTACHAT_DEBUG=1` is set and the error is unexpected.
 """
 
 import os
@@ -26,7 +26,7 @@ from instachat_cli.console.stderr import stderr, visible
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, by a command that has something to say about it: what was done until then."""
+    """Ctrl-C, with a message that tells what the command had done by then."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ EXIT_CODES: tuple[tuple[type[InstaChatError], int, str], ...] = (
 
 
 def report_error(error: BaseException) -> int:
-    """Say on standard error what went wrong; returns the exit code."""
+    """Write the error to standard error; returns the exit code."""
     failure = describe_error(error)
     if stderr.as_json:
         from instachat_cli.console.output import dumps
@@ -69,7 +69,7 @@ def report_error(error: BaseException) -> int:
 
 
 def describe_error(error: BaseException) -> CommandFailure:
-    """The failure that an exception stands for."""
+    """How an exception is reported."""
     match error:
         case InstaChatError():
             code, name = next(
@@ -91,13 +91,13 @@ def describe_error(error: BaseException) -> CommandFailure:
     return CommandFailure(
         1,
         "failed",
-        f"unexpected {type(error).__name__}: this is a fault of InstaChat, please report it",
-        "with INSTACHAT_DEBUG=1 the same command shows where it happened",
+        f"unexpected {type(error).__name__}: this is a bug in InstaChat; please report it",
+        "run the command with INSTACHAT_DEBUG=1 for a traceback",
     )
 
 
 def _sentence(text: str) -> str:
-    """Typer's message in our manner: one line, without capital and full stop."""
+    """Typer's message in the form of all messages: one line, without a capital and a full stop."""
     line = " ".join(text.split()).removesuffix(".")
     return line[:1].lower() + line[1:]
 
@@ -106,5 +106,5 @@ def _usage_hint(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     hint = f"see `{context.command_path if context else 'instachat'} --help`"
     if str(getattr(error, "option_name", "")).startswith("-"):
-        hint += "; a text that starts with a dash goes behind `--`"
+        hint += "; put a text that starts with a dash after `--`"
     return hint

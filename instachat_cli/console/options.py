@@ -10,7 +10,7 @@ from backend.domain.errors import Invalid
 
 
 class Format(StrEnum):
-    """How data is printed."""
+    """Format of printed data."""
 
     TABLE = "table"
     JSON = "json"
@@ -25,7 +25,7 @@ class WaitStage(StrEnum):
 
 
 def parse_integer(value: str | int) -> int:
-    """A whole number in plain digits; `1e3`, `1.0`, `1_000` and other scripts' digits are none."""
+    """A whole number in ASCII digits; rejects `1e3`, `1.0`, `1_000` and the digits of other scripts."""
     if isinstance(value, int):
         return value
     if not re.fullmatch(r"[+-]?[0-9]{1,1000}", value):
@@ -35,7 +35,7 @@ def parse_integer(value: str | int) -> int:
 
 def _check_minimum(minimum: int, value: int | None, name: str) -> int | None:
     if value is not None and value < minimum:
-        raise Invalid(f"{name} is {value}: it has to be at least {minimum}")
+        raise Invalid(f"{name} is {value}: it must be at least {minimum}")
     return value
 
 
@@ -43,7 +43,7 @@ def _check_count(value: int) -> int:
     from backend.domain.model import MAX_NUMBER
 
     if value > MAX_NUMBER:
-        raise Invalid("--count is larger than any number that can be given")
+        raise Invalid("--count exceeds the largest possible number")
     return _check_minimum(1, value, "--count") or 1
 
 
@@ -54,13 +54,13 @@ def _check_limit(value: int | None) -> int | None:
 def _check_after(value: int) -> int:
     from backend.domain.model import MAX_NUMBER
 
-    # Beyond the highest number there is nothing, and SQL's numbers end not far from there.
+    # No item has a higher number, and SQL's integers end soon after it.
     return min(_check_minimum(0, value, "--after") or 0, MAX_NUMBER)
 
 
 def _check_timeout(value: float) -> float:
     if not 0 <= value < 1e9:
-        raise Invalid(f"--timeout is {value}: it has to be a number of seconds, 0 or more")
+        raise Invalid(f"--timeout is {value}: it must be a number of seconds, 0 or more")
     return value
 
 
@@ -69,13 +69,13 @@ _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def parse_duration(value: str | int) -> int:
-    """A time in seconds: `90s`, `15m`, `1h`, `2d`."""
+    """A duration such as `90s`, `15m`, `1h` or `2d`, in seconds."""
     if isinstance(value, int):
         return value
-    found = _DURATION.fullmatch(value)
-    if not found:
-        raise typer.BadParameter(f"{value[:40]!r} is no duration such as 90s, 15m, 1h or 2d")
-    return int(found[1]) * _SECONDS[found[2]]
+    match = _DURATION.fullmatch(value)
+    if not match:
+        raise typer.BadParameter(f"{value[:40]!r} is not a duration such as 90s, 15m, 1h or 2d")
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 Token = Annotated[str, typer.Argument(metavar="TOKEN", help="The application's token.")]
@@ -92,15 +92,15 @@ Output = Annotated[
     typer.Option(
         "-o",
         "--output",
-        help="How to print; otherwise a table on a terminal, else JSON lines for a list and JSON for"
-        " a single thing.",
+        help="Output format. Default: a table on a terminal; otherwise JSON lines for lists and JSON"
+        " for single items.",
     ),
 ]
 Count = Annotated[
     int,
     typer.Option(
         metavar="N",
-        help="Create so many, 1,000 at a time.",
+        help="How many to create, in batches of 1,000.",
         parser=parse_integer,
         callback=_check_count,
     ),
@@ -109,7 +109,7 @@ Limit = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="At most so many; otherwise all.",
+        help="Maximum number of items; default: all.",
         parser=parse_integer,
         callback=_check_limit,
     ),
@@ -118,24 +118,37 @@ After = Annotated[
     int,
     typer.Option(
         metavar="N",
-        help="Only what has a higher number.",
+        help="Only items after this number.",
         parser=parse_integer,
         callback=_check_after,
     ),
 ]
-Wait = Annotated[WaitStage | None, typer.Option(help="Return once that is so.", show_default=False)]
+Wait = Annotated[
+    WaitStage | None,
+    typer.Option(help="Wait until stored or searchable.", show_default=False),
+]
 Timeout = Annotated[
     float,
     typer.Option(
-        metavar="SECONDS", help="How long --wait waits; then exit 4.", callback=_check_timeout
+        metavar="SECONDS", help="Timeout for --wait; then exit 4.", callback=_check_timeout
     ),
 ]
-Cascade = Annotated[bool, typer.Option("--cascade", help="Delete what belongs to it, too.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
+Cascade = Annotated[
+    bool, typer.Option("--cascade", help="Also delete everything that belongs to it.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+DryRunFlag = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done without doing it.")
+]
 UntilInputEnds = Annotated[
     bool,
-    typer.Option("--until-input-ends", hidden=True, help="End with standard input, a pipe."),
+    typer.Option("--until-input-ends", hidden=True, help="Stop when standard input, a pipe, ends."),
 ]
-Host = Annotated[str | None, typer.Option(metavar="HOST", help="Where the HTTP API listens.")]
-Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="The port of the HTTP API.")]
+App = Annotated[
+    str | None,
+    typer.Option("--app", metavar="TOKEN", help="Only this application; default: all."),
+]
+Host = Annotated[
+    str | None, typer.Option(metavar="HOST", help="Address on which the HTTP API listens.")
+]
+Port = Annotated[int | None, typer.Option(min=1, max=65_535, help="Port of the HTTP API.")]

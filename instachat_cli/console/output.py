@@ -1,8 +1,8 @@
-"""The printer: all data that a command prints goes through here, to standard output.
+"""The printer: all data that a command prints to standard output goes through it.
 
-A *list* is streamed, in memory that does not grow with it: JSON lines, one JSON array, or a table laid
-page by page. A *single thing* is one JSON object, or a short record. How a field looks in a table is
-decided by its name, once, in `tables`.
+A *list* is streamed in constant memory: as JSON lines, as one JSON array, or as a table laid out page by
+page. A *single item* is one JSON object, or a short record. `tables` decides by a field's name how it is
+shown.
 """
 
 import json
@@ -19,10 +19,10 @@ from instachat_cli.console.stderr import stderr, visible
 Body = dict[str, Any]
 Emit = Callable[[Body], None]
 
-TABLE_PAGE_ROWS = 500  # rows of a table that are laid at once
+TABLE_PAGE_ROWS = 500  # rows of a table that are laid out together
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-# Valid inside JSON, and yet a terminal obeys some of them and a reader of lines takes others for an end.
+# Valid inside JSON, but terminals obey some of them and line readers take others for the end of a line.
 _UNSAFE = "[\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
@@ -34,53 +34,49 @@ def dumps(body: Body) -> str:
     return re.sub(_UNSAFE, lambda found: f"\\u{ord(found.group()):04x}", line)
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Such as “1 chat” and “2,000 chats”."""
+    return f"{count:,} {noun if count == 1 else f'{noun}s' if plural is None else plural}"
+
+
 class StatusView(NamedTuple):
-    """What is so at one moment: for programs a body, for people labelled lines."""
+    """A status at one moment: the JSON body, and the labelled lines of its table."""
 
     body: Body
     shown: dict[str, str]
 
 
 class Printer:
-    """Prints in the format that was asked for; else as the kind of data and the terminal suggest."""
+    """Prints in the requested format, or in the default one for the kind of data and standard output."""
 
     def __init__(self, requested: Format | None) -> None:
         self._requested = requested
 
     def one(self, body: Body, shown: Sequence[str] | None = None) -> None:
-        """Print a single thing; `shown` names the fields of its record, otherwise all of them."""
-        if self._format(Format.JSON) is not Format.TABLE:
-            _write(dumps(body) + "\n")
-            return
-        from instachat_cli.console import tables
-
-        tables.print_record({name: body[name] for name in shown or body})
+        """Print a single item; `shown` names the fields of its record, by default all of them."""
+        self.view(StatusView(body, {name: body[name] for name in shown or body}))
 
     def outcome(self, body: Body, sentence: str) -> None:
-        """Print what a command has done: for people a sentence, for programs a body."""
+        """Print what a command has done: a sentence as a table, else the body as JSON."""
         table = self._format(Format.JSON) is Format.TABLE
         _write((visible(sentence) if table else dumps(body)) + "\n")
         sys.stdout.flush()
 
     def prose(self, body: Body, lines: Iterable[str]) -> None:
-        """Print a single thing that people read as a text of their own."""
-        if self._format(Format.JSON) is not Format.TABLE:
-            _write(dumps(body) + "\n")
-            return
-        for line in lines:
-            _write(visible(line) + "\n")
+        """Print a single item whose table is these lines of text."""
+        if self._is_table(body):
+            for line in lines:
+                _write(visible(line) + "\n")
 
     def view(self, view: StatusView) -> None:
-        """Print how things are now."""
-        if self._format(Format.JSON) is not Format.TABLE:
-            _write(dumps(view.body) + "\n")
-            return
-        from instachat_cli.console import tables
+        """Print a status."""
+        if self._is_table(view.body):
+            from instachat_cli.console import tables
 
-        tables.print_record(view.shown)
+            tables.print_record(view.shown)
 
     def watch(self, views: Iterable[StatusView]) -> None:
-        """Print how things are again and again: a list, or on a terminal in one place."""
+        """Print a status repeatedly: as a list, or as a table that is redrawn in place."""
         if self._format(Format.JSONL) is Format.TABLE:
             from instachat_cli.console import tables
 
@@ -91,7 +87,7 @@ class Printer:
                 emit(view.body)
 
     def many(self, bodies: Iterable[Body], columns: Sequence[str], empty: str = "nothing") -> None:
-        """Print a list; `columns` names the fields that fit in a table, which says `empty` if it is empty."""
+        """Print a list. `columns` names the fields that a table shows; `empty` is noted for an empty one."""
         if self._format(Format.JSONL) is Format.TABLE:
             from instachat_cli.console import tables
 
@@ -111,10 +107,10 @@ class Printer:
     def stream(
         self, sentence: Callable[[Body], str] | None = None, *, flush: bool = False
     ) -> Iterator[Emit]:
-        """Print a list as it comes about: call what this gives with each body.
+        """Print a list as it is produced: yields a function to call with each body.
 
-        For people each becomes a `sentence`. An array is closed whatever happens, so that what came
-        before a failure can be read; of a list that failed at its beginning nothing is printed.
+        As a table, each body becomes a `sentence`. A JSON array is always closed, so that the bodies before a
+        failure can be parsed; if the first body fails, nothing is printed.
         """
         format_ = self._format(Format.JSONL)
         opened = False
@@ -138,6 +134,13 @@ class Printer:
         finally:
             if format_ is Format.JSON and opened:
                 _write("\n]\n")
+
+    def _is_table(self, body: Body) -> bool:
+        """Whether a single item is shown as a table; if not, print its body."""
+        if self._format(Format.JSON) is Format.TABLE:
+            return True
+        _write(dumps(body) + "\n")
+        return False
 
     def _format(self, otherwise: Format) -> Format:
         if self._requested is not None:

@@ -1,4 +1,4 @@
-"""Progress on standard error, where that is a terminal: done, rate, time left."""
+"""A progress bar on standard error, if that is a terminal: count, rate, remaining time."""
 
 import sys
 import time
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     import rich.progress
 
-MIN_UPDATE_SECONDS = 0.1  # seconds between two
-RATE_FROM = 60  # columns; a narrower terminal has no room for the rate beside the bar
+MIN_UPDATE_SECONDS = 0.1
+MIN_RATE_WIDTH = 60  # columns; a narrower terminal has no room for the rate beside the bar
 
 
 class Progress:
-    """A line that is drawn again and again, and gone at the end."""
+    """One line that is redrawn, and erased at the end."""
 
     def __init__(self, noun: str, total: int | None, *, typed: bool = False) -> None:
-        """If the source is `typed` on the terminal, there is no bar: it would overwrite noun is typed."""
+        """With `typed`, the source is typed on the terminal: a bar would overwrite it, so there is none."""
         self._noun = noun
         self._total = total
         self._typed = typed
@@ -39,7 +39,7 @@ class Progress:
             self._bar.stop()
 
     def update(self, done: int, read: int) -> None:
-        """So many are done; the source has been read as far as `read`, of the total."""
+        """`done` items are done; `read` of the total has been read from the source."""
         now = time.monotonic()
         if self._bar is None or now - self._drawn_at < MIN_UPDATE_SECONDS:
             return
@@ -53,18 +53,18 @@ class Progress:
         from rich.progress import Progress as Bar
         from rich.table import Column
 
-        # Data that is printed meanwhile passes through this console: it must not break or change a line.
+        # Data that is printed while the bar is shown passes through this console, which must not change it.
         console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
         time_column = TimeRemainingColumn if self._total else TimeElapsedColumn
-        rate = [TextColumn("{task.fields[rate]}/s")] if console.width >= RATE_FROM else []
+        rate = [TextColumn("{task.fields[rate]}/s")] if console.width >= MIN_RATE_WIDTH else []
         self._bar = Bar(
             TextColumn("{task.fields[done]} " + self._noun),
-            BarColumn(24),  # the only one that shrinks
+            BarColumn(24),  # the only column that shrinks
             *rate,
             time_column(table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
-            redirect_stdout=sys.stdout.isatty(),  # else our data would end up on standard error
+            redirect_stdout=sys.stdout.isatty(),  # otherwise data would go to standard error
         )
         self._task = self._bar.add_task("", total=self._total, done="0", rate="0")
         self._bar.start()

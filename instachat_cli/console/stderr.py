@@ -1,10 +1,10 @@
-"""StandardError: what is said on standard error. Data never goes here, and talk never to standard output."""
+"""Notes, warnings and errors on standard error. Data go to standard output only (`output`)."""
 
 import sys
 from contextlib import suppress
 
-# Each character that a terminal would obey becomes one that can be seen, so that no text moves the
-# cursor, changes a colour or forges a line. One for one: a highlight's places stay right.
+# Each control character becomes a visible one, so that no text can move the cursor, change colours or forge a
+# line. One for one, so that the positions of a highlight stay valid.
 _VISIBLE = {code: 0x2400 + code for code in range(0x20)} | {
     0x09: " ",
     0x0A: "↵",
@@ -16,15 +16,14 @@ _VISIBLE = {code: 0x2400 + code for code in range(0x20)} | {
 
 
 def visible(text: str) -> str:
-    """The text, safe to be shown on a terminal, in one line and as long as it was."""
+    """The text with control characters made visible: one line of the same length, safe for a terminal."""
     return text.translate(_VISIBLE)
 
 
 class StandardError:
     """Standard error.
 
-    With `-o json` an error is to be the only thing there, so notes are held back until the command is
-    known to have succeeded.
+    With `-o json` an error must be the only output, so notes are held until the command has succeeded.
     """
 
     def __init__(self) -> None:
@@ -32,21 +31,21 @@ class StandardError:
         self._held: list[str] = []
 
     def note(self, message: str) -> None:
-        """Something good to know."""
+        """Write a note."""
         self._write_notice(f"note: {visible(message)}")
 
     def warning(self, message: str) -> None:
-        """Something that may need a hand."""
+        """Write a warning, about something that may need the operator."""
         self._write_notice(f"warning: {visible(message)}")
 
     def write_line(self, line: str) -> None:
-        """A line, at once; where nobody can hear it any more, that is no failure."""
+        """Write a line immediately; ignored if standard error is closed."""
         with suppress(OSError):
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
     def write_held(self) -> None:
-        """Say what was held back."""
+        """Write the notes that were held."""
         held, self._held = self._held, []
         for line in held:
             self.write_line(line)

@@ -1,8 +1,8 @@
-"""How things column to people: tables for lists, records for single things. Imported late: Rich is heavy.
+"""Tables for lists and records for single items. Imported late, because Rich is heavy.
 
-Columns are few and the last one takes what room is left, so that 80 columns are enough and a text that is
-written from right to left has nothing behind it to upset. Texts pass `visible`: nothing in them reaches
-the terminal as a command.
+Tables have few columns and the last one takes the remaining width, so that 80 columns suffice and a
+right-to-left text has no column behind it. Texts pass through `visible`, so that no control character
+reaches the terminal.
 """
 
 import sys
@@ -16,19 +16,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from instachat_cli.console.output import Body
 from instachat_cli.console.stderr import visible
-
-Body = dict[str, Any]
 
 
 class Column(NamedTuple):
-    """How a field is shown: its title, and its column."""
+    """How a table shows a field."""
 
     title: str
     justify: Literal["left", "right"] = "left"
-    min_width: int | None = None  # wide, so that the pages of a long list keep their columns
-    fold: bool = False  # over as many lines as it takes, rather than cut to one
-    truncate: bool = False  # where the table would be too wide
+    min_width: int | None = None  # so that the pages of a long list align
+    fold: bool = False  # wrapped over several lines instead of cut to one
+    truncate: bool = False  # cut if the table would be too wide
 
 
 COLUMNS = {
@@ -54,18 +53,20 @@ COLUMNS = {
     "message": Column("MESSAGE", fold=True),
 }
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "unknown": "magenta"}
-ROOM_TO_FOLD, ROOM_TO_CUT = 12, 8  # columns without which a text can't be read in a table
-ROOMY = 60  # columns; in a narrower terminal a record spaces its two columns by one, to hold a whole token
+MIN_FOLD_WIDTH, MIN_TRUNCATE_WIDTH = 12, 8  # a text in a narrower column of a table is unreadable
+WIDE_RECORD_WIDTH = (
+    60  # in a narrower terminal the columns of a record are closer, to hold a whole token
+)
 CONTEXT_CHARACTERS = 12  # characters before the first match, when a text is too long for its line
 
 
 def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) -> None:
-    """Print a part of a list as rows of a table; the first part brings the header.
+    """Print a page of a list as table rows; the first page has the header.
 
-    A terminal that is too narrow for the table gets a record for each row.
+    On a terminal that is too narrow for the table, each row becomes a record.
     """
     console = Console(highlight=False, soft_wrap=False)
-    if console.width < _room(columns):
+    if console.width < _min_table_width(columns):
         for at, row in enumerate(rows):
             if at or not header:
                 _print(console, "")
@@ -89,7 +90,7 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
         )
     for row in rows:
         table.add_row(*(_format_cell(console, name, row) for name in columns))
-    # Only a table that expands takes a column for the one to be cut; else Rich takes from all.
+    # Rich cuts only the columns with a ratio if the table expands; otherwise it cuts all of them.
     unbounded = console.options.update(max_width=1 << 20)
     if any(COLUMNS[name].truncate for name in columns):
         table.expand = console.measure(table, options=unbounded).maximum > console.width
@@ -97,13 +98,13 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
 
 
 def print_record(fields: Body) -> None:
-    """Print a single thing, a field a line."""
+    """Print a single item, one field per line."""
     console = Console(highlight=False)
     _print(console, _record(console, fields))
 
 
 def watch(records: Iterable[Body]) -> None:
-    """Print records one over the other; where that can't be, one after another."""
+    """Redraw records in place on a terminal; print them one after another elsewhere."""
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False) as live:
         for fields in records:
@@ -113,26 +114,26 @@ def watch(records: Iterable[Body]) -> None:
                 console.print(_record(console, fields), "", sep="\n")
 
 
-def _print(console: Console, what: Table | str) -> None:
-    """Print through `sys.stdout`, where a progress bar that is drawn makes room for it."""
+def _print(console: Console, content: Table | str) -> None:
+    """Print through `sys.stdout`, which a progress bar redirects to keep its own line intact."""
     with console.capture() as captured:
-        console.print(what)
+        console.print(content)
     sys.stdout.write(captured.get())
 
 
-def _room(columns: Sequence[str]) -> int:
-    """How wide a terminal has to be for a table of these columns."""
-    looks = [COLUMNS[name] for name in columns]
+def _min_table_width(columns: Sequence[str]) -> int:
+    """The width of the narrowest terminal that can show a table of these columns."""
+    shown = [COLUMNS[name] for name in columns]
     widths = (
         max(
             column.min_width or 0,
             len(column.title),
-            ROOM_TO_FOLD if column.fold else 0,
-            ROOM_TO_CUT if column.truncate else 0,
+            MIN_FOLD_WIDTH if column.fold else 0,
+            MIN_TRUNCATE_WIDTH if column.truncate else 0,
         )
-        for column in looks
+        for column in shown
     )
-    return sum(widths) + 2 * (len(looks) - 1)
+    return sum(widths) + 2 * (len(shown) - 1)
 
 
 def _record(console: Console, fields: Body) -> Table:
@@ -147,8 +148,8 @@ def _value(name: str, value: Any) -> Text:
 
 
 def _grid(console: Console, fields: Iterable[tuple[str, Text]]) -> Table:
-    """A field a line."""
-    grid = Table.grid(padding=(0, 2 if console.width >= ROOMY else 1, 0, 0))
+    """A record: one field per line."""
+    grid = Table.grid(padding=(0, 2 if console.width >= WIDE_RECORD_WIDTH else 1, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in fields:
@@ -167,7 +168,7 @@ def _format_cell(console: Console, name: str, row: Body) -> Text:
         return _two_lines(_format_value(name, value), row["meaning"], "dim")
     text = Text(_format_value(name, value))
     if name == "text" and "highlight" in row:
-        return _mark_matches(console, text, row["highlight"])
+        return _show_matches(console, text, row["highlight"])
     return text[: console.width] if not COLUMNS[name].fold else text
 
 
@@ -180,23 +181,30 @@ def _format_value(name: str, value: Any) -> str:
 
 
 def _time_zone_suffix(name: str) -> str:
-    """What a column's title says of it, and a record has to say itself."""
+    """The time zone, which a table names in the title of the column."""
     return " UTC" if name.endswith("_at") else ""
 
 
 def _two_lines(first: str, second: str | None, style: str) -> Text:
-    """One under the other."""
+    """`second` in its style on a line below `first`."""
     text = Text(visible(first))
     return text.append(f"\n{visible(second)}", style=style) if second else text
 
 
-def _mark_matches(console: Console, text: Text, places: list[list[int]]) -> Text:
-    """The text with its matches marked, cut at its front where the first would not be seen."""
-    for start, end in places:
-        text.stylize("bold reverse", start, end)
-    if not console.is_terminal:  # no styles there
-        for start, end in reversed(places):
-            text = text[:start] + Text("[") + text[start:end] + Text("]") + text[end:]
+def mark_matches(text: Text, places: Sequence[Sequence[int]], *, styled: bool) -> Text:
+    """The text with its matches, each a start and an end, marked: by a style, or by brackets."""
+    if styled:
+        for start, end in places:
+            text.stylize("bold reverse", start, end)
+        return text
+    for start, end in reversed(places):
+        text = text[:start] + Text("[") + text[start:end] + Text("]") + text[end:]
+    return text
+
+
+def _show_matches(console: Console, text: Text, places: list[list[int]]) -> Text:
+    """The text with its matches marked, cut at the front if the first match would not be visible."""
+    text = mark_matches(text, places, styled=console.is_terminal)
     first = places[0][0] if places else 0
     if (
         first > CONTEXT_CHARACTERS

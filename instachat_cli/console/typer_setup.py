@@ -1,6 +1,6 @@
-"""How a command is declared: Typer, with help that leads with an example.
+"""Declaration of commands: Typer, with help that starts with an example.
 
-The example is the docstring's part in which lines start with `$`; help shows it above everything else.
+The example is the lines of the docstring that start with `$`; help shows them above everything else.
 """
 
 import re
@@ -21,7 +21,7 @@ def group(
     name: str | None = None,
     cls: "type[Group] | None" = None,
 ) -> typer.Typer:
-    """A command that has commands, such as a noun with its verbs. `help` is as a docstring."""
+    """A command that has subcommands, such as a noun with its verbs. `help` is formatted like a docstring."""
     return typer.Typer(
         name=name,
         cls=cls or Group,
@@ -34,7 +34,7 @@ def group(
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
-    """Declare a command of a group; the function's docstring is its help."""
+    """Declare a command of a group; its help is the function's docstring."""
     return app.command(name, cls=Command, context_settings=_CONTEXT_SETTINGS)
 
 
@@ -44,19 +44,19 @@ class _ExampleFirstHelp:
     help: str | None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Example, usage, description, options."""
+        """Write example, usage, description and options."""
         for line in _examples(self.help or ""):
             formatter.write(line + "\n")
         formatter.write("\n")
         super().format_help(ctx, formatter)  # type: ignore[misc]
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """As usual, without the braces around what is required."""
+        """Typer's pieces, without the braces around required arguments."""
         pieces: list[str] = super().collect_usage_pieces(ctx)  # type: ignore[misc]
         return [piece.strip("{}") for piece in pieces]
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """The first sentence; of one that is too long, what stands before a comma or semicolon."""
+        """The first sentence; clauses at the end of one that is too long are left out."""
         paragraph = " ".join(_description(self.help or "").strip().partition("\n\n")[0].split())
         sentence = paragraph.partition(". ")[0].rstrip(".")
         while len(sentence) >= limit and (clauses := _CLAUSES.split(sentence))[1:]:
@@ -64,21 +64,21 @@ class _ExampleFirstHelp:
         return sentence + "."
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        """The docstring without its example."""
+        """Write the docstring without its example."""
         full_help, self.help = self.help, _description(self.help or "")
         super().format_help_text(ctx, formatter)  # type: ignore[misc]
         self.help = full_help
 
 
 class Command(_ExampleFirstHelp, TyperCommand):
-    """A verb."""
+    """A command without subcommands."""
 
 
 class Group(_ExampleFirstHelp, TyperGroup):
-    """A noun, or the program itself. Alone it shows its help."""
+    """A command with subcommands, such as a noun, or the program itself."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As usual; nothing at all asks for help."""
+        """Parse the arguments; without any, show the help."""
         return super().parse_args(ctx, args or ["--help"])
 
 

@@ -1,7 +1,7 @@
-"""Creating chats and messages, one or a million, so that what was accepted can always be told.
+"""Creation of chats and messages, one or a million, that always reports which numbers were accepted.
 
-Requests stream through in memory that does not grow: one is made, accepted, its numbers printed, forgotten.
-Ctrl-C while one is being accepted takes effect when its answer is there; a second Ctrl-C at once.
+Requests are streamed in constant memory. Ctrl-C takes effect after the request in progress is answered; a
+second Ctrl-C takes effect immediately.
 """
 
 import signal
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RequestChunk(NamedTuple):
-    """One request of many, how many it creates, and how far the source has been read after it."""
+    """One of many requests, how many items it creates, and how much of the source was read up to its end."""
 
     request: AcceptRequest
     size: int
@@ -34,7 +34,7 @@ class RequestChunk(NamedTuple):
 
 
 def chats(token: str, count: int) -> Iterator[RequestChunk]:
-    """Requests for so many chats."""
+    """Requests that create `count` chats."""
     done = 0
     while done < count:
         size = min(MAX_BATCH, count - done)
@@ -43,7 +43,7 @@ def chats(token: str, count: int) -> Iterator[RequestChunk]:
 
 
 class BulkCreator:
-    """One command's creations under one parent: `one` or `many`, then `finish`."""
+    """The creations of one command under one parent: call `one` or `many`, then `finish`."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class BulkCreator:
         self._token = token
         self._chat = chat
         self._count = 0
-        self._ranges: list[tuple[int, int]] = []  # adjoining ones are one
+        self._ranges: list[tuple[int, int]] = []  # adjacent ranges are merged
         self._last: Accepted | None = None
         self._unconfirmed = 0
 
@@ -75,10 +75,9 @@ class BulkCreator:
     def many(
         self, chunks: Iterable[RequestChunk], *, total: int | None, typed: bool = False
     ) -> int:
-        """Accept chunk after chunk and print the numbers of each; returns how many were created.
+        """Accept each chunk and print its numbers; returns how many items were created.
 
-        `total` is how much there is to read for the chunks, if that is known. `typed` if they come from the
-        terminal.
+        `total` is the size of the chunks' source, if known; `typed` if that is the terminal.
         """
         with (
             self._report_on_interrupt(),
@@ -94,7 +93,7 @@ class BulkCreator:
         return self._count
 
     def finish(self, until: WaitStage | None, seconds: float) -> None:
-        """Wait for what was accepted, if asked to; else say what keeps it from being stored."""
+        """Wait until the accepted items reach `until`, or note if something keeps them from being stored."""
         warn_if_not_durable(self._core)
         if until is None:
             note_unstored(self._core, self._token)
@@ -109,19 +108,19 @@ class BulkCreator:
             paused = self._core.log.paused()
             reason = "while the job queue is paused" if paused else f"within {seconds:g} s"
             raise WaitTimedOut(
-                f"not stored {reason}, and will be; accepted: {self._accepted_summary()}",
-                "`instachat queue resume` lets it go on" if paused else "see `instachat status`",
+                f"not stored {reason} (it will be stored later); accepted: {self._accepted_summary()}",
+                "run `instachat queue resume`" if paused else "see `instachat status`",
             )
         for first, last_number in self._ranges:
             part = Accepted(first, last_number, last.shard, last.entry)
             catalog.check_stored(self._token, self._chat, part)
-        if until is WaitStage.STORED or self._chat is None:  # only messages are searched
+        if until is WaitStage.STORED or self._chat is None:  # chats are not searched
             return
         for first, last_number in self._ranges:
             left = max(0.0, deadline - time.monotonic())
             if not catalog.wait_searchable(self._token, self._chat, first, last_number, left):
                 raise WaitTimedOut(
-                    f"stored, but not searchable within {seconds:g} s, and will be; accepted:"
+                    f"stored, but not searchable within {seconds:g} s (it will be later); accepted:"
                     f" {self._accepted_summary()}",
                     "see `instachat status`: is Elasticsearch reachable?",
                 )
@@ -144,13 +143,11 @@ class BulkCreator:
             self._ranges.append((accepted.first, accepted.last))
         return accepted
 
-    # -- telling -----------------------------------------------------------------------------------
-
     def _sentence(self, body: Body) -> str:
         return f"accepted: {self._noun} {body['first']} to {body['last']}"
 
     def _accepted_summary(self) -> str:
-        """What was accepted until now."""
+        """The items accepted so far, and those whose acceptance is unknown."""
         if self._ranges:
             ranges = ", ".join(f"{a} to {b}" if a != b else f"{a}" for a, b in self._ranges[-10:])
             more = "…, " if len(self._ranges) > 10 else ""
@@ -160,12 +157,12 @@ class BulkCreator:
         else:
             summary = "nothing"
         if self._unconfirmed:
-            summary += f"; it is not known whether {self._unconfirmed:,} more were accepted"
+            summary += f"; {self._unconfirmed:,} more may have been accepted"
         return summary
 
     @contextmanager
     def _report_on_interrupt(self) -> Iterator[None]:
-        """Whenever Ctrl-C comes, say what was accepted."""
+        """Turn Ctrl-C into Interrupted, with the accepted items."""
         try:
             yield
         except KeyboardInterrupt:
@@ -173,7 +170,7 @@ class BulkCreator:
 
     @contextmanager
     def _report_on_failure(self) -> Iterator[None]:
-        """Whatever goes wrong in the middle, say what was accepted before."""
+        """Add the items accepted before a failure to its message."""
         try:
             yield
         except BrokenPipeError:
@@ -188,7 +185,7 @@ class BulkCreator:
 
 @contextmanager
 def _defer_interrupts() -> Iterator[None]:
-    """Ctrl-C inside takes effect at the end; a second one at once."""
+    """Delay Ctrl-C until the end of the block; a second one takes effect immediately."""
     interrupts = 0
 
     def count_interrupt(*_: object) -> None:
@@ -197,7 +194,9 @@ def _defer_interrupts() -> Iterator[None]:
         if interrupts > 1:
             raise KeyboardInterrupt
 
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as with nohup
+    if (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):  # SIGINT is ignored, as by nohup
         yield
         return
     with handling(count_interrupt, signal.SIGINT):

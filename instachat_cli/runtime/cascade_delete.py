@@ -1,7 +1,7 @@
-"""Deleting an application or a chat with all that belongs to it, so that it can be broken off at any time.
+"""Deletion of an application or a chat together with everything in it, interruptible at any time.
 
-The deletion is decided first: from then on nothing of it can be reached. What is left of it is dropped part
-after part; whoever comes next goes on, be it a worker or the same command again.
+The parent is deleted first; from then on nothing in it is accessible. Its data are then deleted part by part.
+After an interruption a worker continues, or the same command when it is run again.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from backend.domain.errors import NotFound
 from backend.domain.model import Parent, checked_number, checked_token
-from instachat_cli.console import confirm
+from instachat_cli.console.confirm import Deletion
 from instachat_cli.console.exit_codes import Interrupted
-from instachat_cli.console.output import Body, Printer
+from instachat_cli.console.output import Body
 from instachat_cli.console.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,8 +20,46 @@ if TYPE_CHECKING:
 Target = TypeVar("Target")
 
 
-def find_target(core: "Backend", parent: Parent, fetch: Callable[[], Target]) -> Target | None:
-    """What is to be deleted; None if it is deleted already and something is left of it. NotFound."""
+def delete(
+    core: "Backend",
+    parent: Parent,
+    deletion: Deletion,
+    *,
+    fetch: Callable[[], Target],
+    describe: Callable[[Target], str],
+    delete_parent: Callable[[], None],
+    body: Body,
+) -> None:
+    """Delete the parent that `fetch` returns and its data; only the data if the parent is deleted already.
+
+    `body` and the description are printed as for every deletion. Raises NotFound if neither is left.
+    """
+    target = _find(core, parent, fetch)
+
+    def run() -> None:
+        parent_deleted = target is None
+        try:
+            if target is not None:
+                delete_parent()
+            parent_deleted = True
+            _delete_children(core, parent)
+        except KeyboardInterrupt:
+            decided, rest = (
+                (f"{parent} is deleted", "its remaining data")
+                if parent_deleted
+                else (f"the deletion of {parent} may have been accepted", "it then")
+            )
+            raise Interrupted(
+                f"interrupted; {decided}: a worker, or the same command, deletes {rest}"
+            ) from None
+
+    noun = "the application" if parent.chat is None else f"chat {parent.chat}"
+    description = describe(target) if target is not None else f"the remaining data of {noun}"
+    deletion.run(description, body, run)
+
+
+def _find(core: "Backend", parent: Parent, fetch: Callable[[], Target]) -> Target | None:
+    """The parent, or None if it is deleted already while some of its data are left. NotFound otherwise."""
     try:
         return fetch()
     except NotFound:
@@ -33,39 +71,9 @@ def find_target(core: "Backend", parent: Parent, fetch: Callable[[], Target]) ->
         return None
 
 
-def delete(
-    core: "Backend",
-    parent: Parent,
-    description: str,
-    body: Body,
-    delete_parent: Callable[[], None],
-    *,
-    printer: Printer,
-    yes: bool,
-    dry_run: bool,
-) -> None:
-    """Delete what is known to be there, or to be left, asked about as `consent` does."""
-
-    def run() -> None:
-        decided = False
-        try:
-            delete_parent()
-            decided = True
-            _delete_children(core, parent)
-        except KeyboardInterrupt:
-            rest = "what is left of it" if decided else "it"
-            raise Interrupted(
-                f"interrupted; the deletion of {parent} "
-                f"{'is done' if decided else 'may be accepted'}, and {rest} goes as soon as a worker"
-                " runs, or when the same command is given again"
-            ) from None
-
-    confirm.delete(description, body, run, printer=printer, yes=yes, dry_run=dry_run)
-
-
 def _delete_children(core: "Backend", parent: Parent) -> None:
     done = 0
-    with Progress("messages dropped", core.cascade_deleter.count_remaining(parent)) as progress:
-        for dropped in core.cascade_deleter.delete(parent):
-            done += dropped
+    with Progress("messages deleted", core.cascade_deleter.count_remaining(parent)) as progress:
+        for deleted in core.cascade_deleter.delete(parent):
+            done += deleted
             progress.update(done, done)

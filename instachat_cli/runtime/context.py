@@ -1,4 +1,4 @@
-"""A command's hold on the core: opened late, and closed whatever happens."""
+"""Access to the core for a command, and notices about things that delay its effect."""
 
 import gc
 from collections.abc import Iterator
@@ -9,38 +9,26 @@ from backend.domain.errors import InstaChatError
 from instachat_cli.console.stderr import stderr
 
 if TYPE_CHECKING:
-    from backend.bootstrap import Backend, EngineUrls
+    from backend.bootstrap import Backend
 
 
 @contextmanager
 def backend_context() -> Iterator["Backend"]:
-    """The backend of the environment's settings."""
+    """The backend of the environment's settings, closed at the end."""
     from backend.bootstrap import open_backend
     from backend.settings import load
-    from instachat_cli.console import logs
+    from instachat_cli.runtime import logging_setup
 
-    logs.log_notices_to_stderr()
+    logging_setup.log_notices_to_stderr()
     with open_backend(load()) as core:
-        # What is loaded by now stays. If collections need not walk it again and again, `reindex --check` of
-        # 400,000 messages takes 1.8 s instead of 2.9.
+        # The garbage collector need not walk what is loaded by now: `reindex --check` of 400,000 messages
+        # takes 1.8 s instead of 2.9.
         gc.freeze()
         yield core
 
 
-@contextmanager
-def engine_urls_context() -> Iterator["EngineUrls"]:
-    """Only the engines of the environment's settings, whatever is or isn't in them."""
-    from backend import bootstrap
-    from backend.settings import load
-    from instachat_cli.console import logs
-
-    logs.log_notices_to_stderr()
-    with bootstrap.engine_urls(load()) as found:
-        yield found
-
-
 def note_unstored(core: "Backend", token: str) -> None:
-    """Say so if what was accepted for an application waits for a worker, and none runs, or may work."""
+    """Write a note if the application's accepted events wait: no worker runs, or the queue is paused."""
     with suppress(InstaChatError):
         paused = core.log.paused()
         if core.log.count_workers() and not paused:
@@ -50,18 +38,17 @@ def note_unstored(core: "Backend", token: str) -> None:
             return
         if paused:
             stderr.note(
-                "the job queue is paused: what is accepted stays accepted, and is stored after"
-                " `instachat queue resume`"
+                "the job queue is paused: accepted messages are stored after `instachat queue resume`"
             )
         else:
             stderr.note(
-                "no worker is running: what is accepted stays accepted, and is stored once one runs;"
-                " start one by `instachat worker` or `instachat up`"
+                "no worker is running: accepted messages are kept, and stored once a worker starts"
+                " (`instachat worker` or `instachat up`)"
             )
 
 
 def note_unsearchable(core: "Backend") -> None:
-    """Say so if what is stored waits to become searchable, and no worker is running that would see to it."""
+    """Write a note if stored messages are not searchable yet and no worker is running."""
     from backend.storage.postgres import outbox
 
     with suppress(InstaChatError):
@@ -72,12 +59,12 @@ def note_unsearchable(core: "Backend") -> None:
         if messages:
             stderr.note(
                 f"no worker is running: {messages:,} messages are not searchable yet;"
-                " start one by `instachat worker` or `instachat up`"
+                " start one with `instachat worker` or `instachat up`"
             )
 
 
 def warn_if_not_durable(core: "Backend") -> None:
-    """Say so if a given Redis is set so that it may lose what was just answered."""
+    """Write a warning if the configured Redis may lose acknowledged writes."""
     from backend.bootstrap import durability_faults
 
     if core.settings.redis_url is None:
@@ -85,6 +72,6 @@ def warn_if_not_durable(core: "Backend") -> None:
     with suppress(InstaChatError):
         if faults := durability_faults(core.settings, core.log):
             stderr.warning(
-                f"this Redis does not keep what INSTACHAT_DURABILITY={core.settings.durability}"
-                f" promises ({', '.join(faults)}): see `instachat doctor`"
+                f"this Redis is configured too weakly for INSTACHAT_DURABILITY={core.settings.durability}"
+                f" ({', '.join(faults)}): see `instachat doctor`"
             )

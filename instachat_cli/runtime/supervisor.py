@@ -1,10 +1,10 @@
-"""Keeping everything running: what `instachat up` does.
+"""The supervisor of `instachat up`: it keeps the engines, the HTTP server and a worker running.
 
-The HTTP server and the worker are processes of their own, so that they can die and be started again. Their
-standard input is a pipe that `up` holds and never writes to: however `up` ends, kill -9 included, the pipe
-ends with it, and they finish what is under way and end, too (`ending`). Each is in a session of its own, as
-Ctrl-C on a terminal is sent to all processes there and `up` has to decide the order: first the server, so
-that nothing new is accepted, then the worker, then what is left.
+The server and the worker are separate processes, so that a crashed one can be restarted. `up` holds their
+standard input, a pipe, and never writes to it: when `up` ends, even by kill -9, the pipe closes and they
+stop gracefully (`signals.terminate_on_stdin_end`). Each runs in its own session, because a terminal sends
+Ctrl-C to all processes of a session and `up` has to stop them in order: the server first, so that nothing
+new is accepted, then the worker; then `up` drains the rest of the log itself.
 """
 
 import logging
@@ -14,16 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 
 from backend.api.server.address import check_free, is_responding, url
 from backend.bootstrap import (
     Backend,
     EngineUrls,
-    assemble,
     durability_faults,
     engine_urls,
-    open_log,
+    open_parts,
 )
 from backend.domain.errors import InstaChatError
 from backend.runtime.processes import (
@@ -34,7 +32,6 @@ from backend.runtime.processes import (
 )
 from backend.runtime.signals import handling
 from backend.settings import Settings, environment_variable, redact
-from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from instachat_cli.console.exit_codes import Interrupted
 from instachat_cli.console.stderr import stderr
@@ -42,17 +39,17 @@ from instachat_cli.console.stderr import stderr
 POLL_SECONDS = 0.1
 ENGINE_CHECK_SECONDS = 1.0
 START_TIMEOUT_SECONDS = 10.0
-SERVER_STOP_TIMEOUT_SECONDS = 9.0  # it gives its own processes a little less
-WORKER_STOP_TIMEOUT_SECONDS = 5.0  # what it has not finished by then is kept in the log
+SERVER_STOP_TIMEOUT_SECONDS = 9.0  # longer than the server gives its own processes
+WORKER_STOP_TIMEOUT_SECONDS = 5.0  # entries not stored by then stay in the log
 DRAIN_TIMEOUT_SECONDS = 4.0
 RESTART_POLICY = RestartPolicy(first_delay=0.5, max_delay=30.0, healthy=60.0)
 logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Run everything until the first Ctrl-C or SIGTERM, then store what is accepted.
+    """Run everything until the first Ctrl-C or SIGTERM, then store the accepted entries.
 
-    Raises Interrupted at the second one, and as `engine_urls` and `upgrade` do at the start.
+    Raises Interrupted at the second signal, and whatever `engine_urls` and `upgrade` raise at the start.
     """
     stop = _StopRequest()
     server = _supervised("server", "serve", _address_environment(settings))
@@ -61,40 +58,34 @@ def run(settings: Settings) -> None:
     with (
         handling(stop.handle_signal, signal.SIGINT, signal.SIGTERM, signal.SIGHUP),
         engine_urls(settings) as urls,
-        closing(Database(urls.database)) as database,
+        open_parts(settings, urls) as core,
     ):
-        before, schema = upgrade(database)
-        with closing(open_log(settings, urls)) as log:
-            log.ping()
-            core = assemble(settings, urls, database, log)
-            try:
-                _print_addresses(settings, urls, before, schema)
-                worker.start()
-                server.start()
-                _wait_for(lambda: bool(core.log.count_workers()), lambda: stop.requested)
-                _wait_for(
-                    lambda: is_responding(settings.host, settings.port), lambda: stop.requested
-                )
-                if not stop.requested:
-                    _print_ready(core)
-                _supervise(urls, [worker, server], lambda: stop.requested)
-                stderr.write_line(
-                    "stopping: what is under way is finished, and what is accepted is stored"
-                )
-                server.stop(SERVER_STOP_TIMEOUT_SECONDS)
-                worker.stop(WORKER_STOP_TIMEOUT_SECONDS)
-                _drain_remaining(core)
-            except KeyboardInterrupt:
-                raise Interrupted(
-                    "stopped at once; what was accepted is stored next time"
-                ) from None
-            finally:
-                server.kill()
-                worker.kill()
+        before, schema = upgrade(core.database)
+        core.log.ping()
+        try:
+            _print_addresses(settings, urls, before, schema)
+            worker.start()
+            server.start()
+            _wait_for(lambda: bool(core.log.count_workers()), lambda: stop.requested)
+            _wait_for(lambda: is_responding(settings.host, settings.port), lambda: stop.requested)
+            if not stop.requested:
+                _print_ready(core)
+            _supervise(urls, [worker, server], lambda: stop.requested)
+            stderr.write_line("stopping: finishing requests and storing accepted messages")
+            server.stop(SERVER_STOP_TIMEOUT_SECONDS)
+            worker.stop(WORKER_STOP_TIMEOUT_SECONDS)
+            _drain_remaining(core)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "stopped immediately; accepted messages are stored at the next start"
+            ) from None
+        finally:
+            server.kill()
+            worker.kill()
 
 
 def spawn_worker(*, stderr: int | None = None) -> "subprocess.Popen[bytes]":
-    """A worker process, on this process's settings; it ends with its standard input, a pipe."""
+    """Start a worker process with this process's settings; it stops when its standard input, a pipe, ends."""
     return _spawn("worker", stderr=stderr)
 
 
@@ -120,13 +111,13 @@ def _supervised(
 
 
 class _StopRequest:
-    """Whether somebody asked to stop; asking twice is a KeyboardInterrupt."""
+    """Whether a signal asked `up` to stop. A second signal raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def handle_signal(self, *_: object) -> None:
-        """A signal handler."""
+        """The signal handler."""
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True  # no lock: the interrupted code may hold it
@@ -137,7 +128,7 @@ def _supervise(
     processes: Sequence[SupervisedProcess[CommandChild]],
     stopped: Callable[[], bool],
 ) -> None:
-    """Until asked to stop: see that the private engines and the processes are there."""
+    """Restart dead processes and private engines until asked to stop."""
     checked_at = time.monotonic()
     while not stopped():
         for process in processes:
@@ -152,26 +143,27 @@ def _supervise(
 
 
 def _drain_remaining(core: Backend) -> None:
-    """Store what is still in the log, for some seconds."""
+    """Store the entries left in the log, for at most DRAIN_TIMEOUT_SECONDS."""
     deadline = time.monotonic() + DRAIN_TIMEOUT_SECONDS
     try:
         if core.log.paused():
             stderr.write_line(
-                "stopped; the job queue is paused, and what is accepted is stored after it"
+                "stopped; the job queue is paused: accepted messages are stored after"
+                " `instachat queue resume`"
             )
             return
         while core.drainer.drain_all() and time.monotonic() < deadline:
             pass
         remaining = sum(core.log.lengths(core.database.installation.shards))
     except InstaChatError as error:
-        stderr.warning(f"{error.message}; what is accepted stays accepted")
+        stderr.warning(f"{error.message}; accepted messages are kept")
         return
     if remaining:
         stderr.warning(
-            f"{remaining:,} accepted entries are not stored yet; they are when it runs again"
+            f"{remaining:,} accepted entries are not stored yet; they are stored at the next start"
         )
     else:
-        stderr.write_line("stopped; all that was accepted is stored")
+        stderr.write_line("stopped; everything accepted is stored")
 
 
 def _print_addresses(settings: Settings, urls: EngineUrls, before: str | None, schema: str) -> None:
@@ -192,14 +184,14 @@ def _print_addresses(settings: Settings, urls: EngineUrls, before: str | None, s
 
 
 def _wait_for(condition: Callable[[], bool], stopped: Callable[[], bool]) -> None:
-    """Wait until something is there; if it can't be started, `restart_if_dead` tells of it."""
+    """Wait until the condition holds, at most START_TIMEOUT_SECONDS; failures to start are logged later."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while not stopped() and not condition() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
 
 
 def _address_environment(settings: Settings) -> dict[str, str]:
-    """The server's address as its environment: flags of `up` are not in this process's own."""
+    """The server's address as environment variables, since it may come from flags of `up`."""
     return {
         environment_variable("host"): settings.host,
         environment_variable("port"): str(settings.port),
@@ -208,9 +200,9 @@ def _address_environment(settings: Settings) -> dict[str, str]:
 
 def _print_ready(core: Backend) -> None:
     if core.settings.redis_url is not None and durability_faults(core.settings, core.log):
-        stderr.warning("this Redis may lose what was answered: see `instachat doctor`")
+        stderr.warning("this Redis may lose acknowledged messages: see `instachat doctor`")
     if core.log.paused():
         stderr.warning("the job queue is paused: nothing is stored until `instachat queue resume`")
-    stderr.write_line("ready: Ctrl-C stops it. Try this in another terminal:")
+    stderr.write_line("ready; press Ctrl-C to stop. Try this in another terminal:")
     stderr.write_line('  instachat apps create "Support desk"')
     stderr.write_line(f"  curl {url(core.settings.host, core.settings.port)}/readyz")

@@ -45,7 +45,7 @@ def test_a_cascade_says_what_it_would_do_asks_and_does_it(
     assert refused.code == 6
     assert "`--cascade`" in refused.err
     rehearsed = cli("chats", "delete", family, 1, "--cascade", "--dry-run", "-o", "table")
-    assert rehearsed.out == "would delete chat 1 and its 3 messages; nothing was done\n"
+    assert rehearsed.out == "would delete chat 1 and its 3 messages; nothing was deleted\n"
     assert cli("chats", "delete", family, 1, "--cascade").code == 2
     terminal = Terminal(cli, "chats", "delete", family, 1, "--cascade")
     terminal.wait_for_text("Delete chat 1 and its 3 messages? [y/N] ")
@@ -70,11 +70,13 @@ def test_a_cascade_that_is_interrupted_says_so_and_goes_on(
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 130
-        assert b"interrupted; the deletion of the application is done" in said
+        assert b"interrupted; the application is deleted" in said
         assert b"Traceback" not in said
         assert cli("apps", "show", family).code == 3
     rehearsed = cli("apps", "delete", family, "--cascade", "--dry-run", "-o", "table")
-    assert rehearsed.out == "would delete what is left of the application; nothing was done\n"
+    assert (
+        rehearsed.out == "would delete the remaining data of the application; nothing was deleted\n"
+    )
     assert cli("apps", "delete", family, "--cascade", "--yes").json["deleted"] is True
     assert core.cascade_deleter.count_remaining(Parent(family)) is None
 

@@ -65,7 +65,7 @@ def test_purging_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) ->
     (line,) = cli("dead", "list").lines
     assert cli("dead", "purge", line["id"]).code == 2
     rehearsed = cli("dead", "purge", "--all", "--dry-run", "-o", "table").out
-    assert rehearsed == "would delete 1 dead letter for good; nothing was done\n"
+    assert rehearsed == "would delete 1 dead letter permanently; nothing was deleted\n"
     terminal = Terminal(cli, "dead", "purge", line["id"])
     terminal.wait_for_text("Delete 1 dead letter for good? [y/N] ")
     terminal.type("n\n")

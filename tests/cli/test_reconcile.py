@@ -52,7 +52,7 @@ def test_found_planned_repaired_and_clean(cli: Cli, core: Backend) -> None:
     assert "2 repaired" in repaired.err
     clean = cli("reconcile", "--app", token, "-o", "json")
     assert (clean.code, json.loads(clean.out)) == (0, [])
-    assert "1 known to be lost" in clean.err
+    assert "1 lost" in clean.err
 
 
 def test_a_store_away_exits_5(cli: Cli, core: Backend) -> None:

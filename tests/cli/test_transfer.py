@@ -102,7 +102,7 @@ def test_people_are_told_in_a_sentence(there: Cli, tmp_path: Path) -> None:
     )
     assert would == "would import: 1 application, 1 chat, 2 messages; nothing was written\n"
     assert did == "imported: 1 application, 1 chat, 2 messages\n"
-    assert again == "imported: nothing; 4 lines were there already\n"
+    assert again == "imported: nothing; 4 lines already existed\n"
     assert there("export", file, "-o", "table").out == f"exported: 4 lines to {file}\n"
     empty = there("import", "-")
     assert (empty.code, "no line" in empty.err) == (0, True)
@@ -131,7 +131,7 @@ def test_the_first_fault_ends_it(there: Cli, line: str, code: int, kind: str, sa
     assert "imported before: 1 application, 1 chat, 1 message" in failed.error["message"]
     assert "--dry-run" in failed.error["hint"]
     again = there("import", "-", "-o", "json", stdin=data)
-    assert "imported before: nothing; 3 lines were there already" in again.error["message"]
+    assert "imported before: nothing; 3 lines already existed" in again.error["message"]
 
 
 def test_a_dry_run_names_every_line(there: Cli) -> None:
@@ -148,7 +148,7 @@ def test_a_dry_run_names_every_line(there: Cli) -> None:
     plain = there("import", "-", "--dry-run", stdin="".join([*lines(2), conflict]))
     assert plain.code == 6
     assert plain.err.splitlines()[0] == "line 5: message 1 of chat 1 differs from an earlier line"
-    assert "invalid lines: 0, conflicts with what is there: 1; nothing was written" in plain.err
+    assert "invalid lines: 0, conflicts with existing data: 1; nothing was written" in plain.err
 
 
 def test_what_can_not_be_read_or_written_is_named(cli: Cli, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_up_on_given_engines_migrates_drains_and_ends_with_0(
     with promised(10):
         assert up.stop() == 0
     assert not psutil.pid_exists(up.workers[-1])
-    assert "all that was accepted is stored" in up.said
+    assert "everything accepted is stored" in up.said
     assert empty("status").json["not_stored"] == 0
     assert len(empty("chats", "list", token).lines) == 5_000
 
@@ -129,7 +129,7 @@ def test_up_ends_in_good_order_by_ctrl_c(cli: Cli) -> None:
     terminal.wait_for_text("ready")
     terminal.type("\x03")
     assert terminal.end() == 0
-    assert "all that was accepted is stored" in terminal.shown
+    assert "everything accepted is stored" in terminal.shown
     assert "Traceback" not in terminal.shown
 
 

@@ -152,9 +152,6 @@ def _import_everything() -> None:
     import backend.bootstrap
     import backend.monitoring.doctor
     import backend.monitoring.status  # noqa: F401
-    import instachat_cli.console.logs
-    import instachat_cli.console.stdin
-    import instachat_cli.console.tables  # noqa: F401
 
 
 def _run(arguments: list[str], environment: dict[str, str], descriptors: list[int]) -> NoReturn:

@@ -1,1 +1,1 @@
-"""The commands of `instachat bench`."""
+"""Load tests with an audit, and benchmarks against baselines."""

@@ -1,4 +1,4 @@
-"""`instachat bench`: load tests with an audit, and benchmarks against ceilings and baselines."""
+"""The group `instachat bench`."""
 
 from instachat_cli.commands.bench.ceilings import ceilings
 from instachat_cli.commands.bench.compare import compare
@@ -8,7 +8,7 @@ from instachat_cli.console.typer_setup import command, group
 
 app = group(
     """
-    Run load tests with an audit, and benchmarks against ceilings and baselines.
+    Load tests with an audit, and benchmarks against baselines.
 
     $ instachat bench run mixed --profile load
     $ instachat bench compare before.json after.json

@@ -1,4 +1,4 @@
-"""Where the core's log lines go: to standard error, as talk or as a worker's diary."""
+"""The core's log lines on standard error: as notices of a command, or with timestamps for a service."""
 
 import logging
 
@@ -6,16 +6,16 @@ from instachat_cli.console.stderr import stderr
 
 
 def log_notices_to_stderr() -> None:
-    """For a command: warnings, said as every other notice."""
+    """For a command: write the core's warnings like its own."""
     logging.basicConfig(handlers=[_NoticeHandler()], level=logging.WARNING)
 
 
 def log_with_timestamps() -> logging.Logger:
-    """For what runs on and on: a line for each event, with its time. Returns the command line's own."""
+    """For a service: one line per event, with its time. Returns the logger of the command line."""
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
-        level=logging.WARNING,  # of libraries: SQLAlchemy would log statements, with people's texts
+        level=logging.WARNING,  # of libraries: SQLAlchemy would log statements with message texts
     )
     for name in ("backend", "instachat_cli"):
         logging.getLogger(name).setLevel(logging.INFO)

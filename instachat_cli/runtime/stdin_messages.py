@@ -1,7 +1,7 @@
-"""Standard input as requests: one message a line, streamed.
+"""Standard input as requests that create messages: one message per line, streamed.
 
-A line ends with "\\n" and nothing else; the last one may lack it. Memory is bounded by one read and one
-chunk, whatever a line's length. A producer that pauses is not waited for: what it has given is accepted.
+Only "\\n" ends a line; the last line may lack it. Memory is bounded by one read and one chunk, however long a
+line is. When the producer pauses, the lines read so far are accepted without waiting for it.
 """
 
 import os
@@ -15,29 +15,29 @@ from backend.ingest.requests import AcceptRequest
 from instachat_cli.runtime.bulk_create import RequestChunk
 
 READ_BYTES = 1 << 18
-CHUNK_BYTES = 1 << 20  # of text in one request, so that it is quickly answered
+CHUNK_BYTES = 1 << 20  # of text per request, which bounds the time of its acceptance
 PAUSE_MILLISECONDS = 50
 MAX_LINE_BYTES = 4 * MAX_TEXT  # UTF-8 takes four bytes at most
 TOO_LONG_MESSAGE = f"the text of a message has more than {MAX_TEXT:,} characters"
 
 
 def size(fd: int) -> int | None:
-    """How many bytes there are to be read; None if that can't be known, as of a pipe."""
+    """The size of a regular file in bytes; None for a pipe or a terminal."""
     status = os.fstat(fd)
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def chunks(fd: int, token: str, chat: int) -> Iterator[RequestChunk]:
-    """Requests for messages, one for each line.
+    """Requests that create a message per line.
 
-    At the first bad line: Invalid, with its number, once what is before it was yielded.
+    At the first invalid line: yields the lines before it, then raises Invalid with its number.
     """
-    number = read = 0  # of lines and bytes until here
+    number = read = 0  # lines and bytes so far
     for lines in _read_batches(fd):
         read += sum(map(len, lines)) + len(lines)
         try:
             request = AcceptRequest.messages(token, chat, _decode_lines(lines))
-        except Invalid:  # of which line? Looked for only now: good lines are checked but once
+        except Invalid:  # the line is looked for only now, so that valid lines are checked once
             good, fault = _split_at_first_bad(lines)
             if good:
                 yield RequestChunk(AcceptRequest.messages(token, chat, good), len(good), read)
@@ -56,12 +56,11 @@ def _decode_lines(lines: list[bytes]) -> list[str]:
 
 
 def _split_at_first_bad(lines: list[bytes]) -> tuple[list[str], str]:
-    """The texts before the first bad line, and what is wrong with that."""
+    """The texts before the first invalid line, and the fault of that line."""
     good: list[str] = []
     for line in lines:
-        if (
-            len(line) > MAX_LINE_BYTES
-        ):  # perhaps only its beginning, which may end within a character
+        # Such a line may be only a beginning, and end within a character.
+        if len(line) > MAX_LINE_BYTES:
             return good, TOO_LONG_MESSAGE
         try:
             good.append(checked_text(line.decode()))
@@ -69,11 +68,11 @@ def _split_at_first_bad(lines: list[bytes]) -> tuple[list[str], str]:
             return good, f"not valid UTF-8 at byte {error.start + 1}"
         except Invalid as error:
             return good, error.message
-    raise AssertionError("one of them is bad")
+    raise AssertionError("no line is invalid")
 
 
 def _read_batches(fd: int) -> Iterator[list[bytes]]:
-    """Lines in batches, each as many as there are to be read just now."""
+    """Batches of lines; a batch ends when it is full, or when no input is available."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     batch: list[bytes] = []
