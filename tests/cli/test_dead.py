@@ -67,7 +67,7 @@ def test_purging_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) ->
     rehearsed = cli("dead", "purge", "--all", "--dry-run", "-o", "table").out
     assert rehearsed == "would delete 1 dead letter permanently; nothing was deleted\n"
     terminal = Terminal(cli, "dead", "purge", line["id"])
-    terminal.wait_for_text("Delete 1 dead letter for good? [y/N] ")
+    terminal.wait_for_text("Delete 1 dead letter permanently? [y/N] ")
     terminal.type("n\n")
     assert terminal.end() == 1
     assert cli("dead", "purge", line["id"], "--yes").json == {"letters": 1, "deleted": True}

@@ -105,7 +105,7 @@ def test_people_are_told_in_a_sentence(there: Cli, tmp_path: Path) -> None:
     assert again == "imported: nothing; 4 lines already existed\n"
     assert there("export", file, "-o", "table").out == f"exported: 4 lines to {file}\n"
     empty = there("import", "-")
-    assert (empty.code, "no line" in empty.err) == (0, True)
+    assert (empty.code, "the input was empty" in empty.err) == (0, True)
 
 
 @pytest.mark.parametrize(
