@@ -75,14 +75,14 @@ CASES: Mapping[str, Case] = {
     "apps show": Case("{token}", "{token}"),
     "apps rename": Case("{token} Desk", "Desk"),
     "apps delete": Case(
-        "{token} --cascade", "deleted", f"{N} messages dropped", typed=YES, prose=True
+        "{token} --cascade", "deleted", f"{N} messages deleted", typed=YES, prose=True
     ),
     "chats": HELP,
     "chats create": Case("{token} --count 3000", "accepted", f"{N} chats", prose=True),
     "chats list": Case("{token}"),
     "chats show": Case("{token} 1"),
     "chats delete": Case(
-        "{token} 1 --cascade", "deleted", f"{N} messages dropped", typed=YES, prose=True
+        "{token} 1 --cascade", "deleted", f"{N} messages deleted", typed=YES, prose=True
     ),
     "messages": HELP,
     "messages create": Case(
@@ -103,7 +103,7 @@ CASES: Mapping[str, Case] = {
     "sync-counters": Case(shows="{token}: chats 0 → 2", prose=True),
     "status": Case(shows="not stored yet"),
     "queue": HELP,
-    "queue show": Case(shows="jobs that wait"),
+    "queue show": Case(shows="waiting jobs"),
     "queue pause": Case(shows="paused", prose=True),
     "queue resume": Case(shows="resumed", prose=True),
     "dead": HELP,
@@ -286,7 +286,7 @@ def test_each_command(
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40])
-@pytest.mark.parametrize("what", ["lines", "messages dropped", "messages compared"])
+@pytest.mark.parametrize("what", ["lines", "messages deleted", "messages compared"])
 def test_a_bar_of_millions_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str, columns: int
 ) -> None:
