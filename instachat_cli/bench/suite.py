@@ -1,8 +1,8 @@
-"""All benchmarks by name, in the order of the report, and how they are run.
+"""All benchmarks by name, in the order of the report, and the function that runs them.
 
-A benchmark is a module in `cases/`: its function takes the `Environment` and yields a `Row` for each line of
-the table, nearly always made by `run_pairs`. Add it to the list below, and to `NEEDS_ELASTICSEARCH` if it
-needs Elasticsearch. How much it does belongs into `Scale`, so that the tests can run it at a tiny size.
+A benchmark is a module in `cases/`. Its `measure` takes the `Environment` and yields a `Row` for each line
+of the table, in most cases made by `run_pairs`. Add it to the list below, and to `NEEDS_ELASTICSEARCH` if it
+needs Elasticsearch. Put its sizes into `Scale`, so that the tests can run it at a tiny size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from instachat_cli.bench.cases import (
     startup,
 )
 from instachat_cli.bench.harness.environment import Environment, Scale, open_environment
-from instachat_cli.bench.harness.facts import facts
+from instachat_cli.bench.harness.facts import collect_facts
 from instachat_cli.bench.harness.paired_run import Row
 
 BENCHMARKS: dict[str, Callable[[Environment], Iterator[Row]]] = {
@@ -40,7 +40,7 @@ BENCHMARKS: dict[str, Callable[[Environment], Iterator[Row]]] = {
     "reconcile-index": reconcile.measure_with_index,
 }
 NEEDS_ELASTICSEARCH = frozenset({"publish", "reindex", "million", "searchable", "reconcile-index"})
-"""Those that have Elasticsearch beside them, where its URL is set; the others never do."""
+"""The benchmarks that run with Elasticsearch if its URL is set; the others always run without it."""
 
 
 def run_benchmarks(
@@ -49,17 +49,17 @@ def run_benchmarks(
     scale: Scale,
     on_row: Callable[[Row], object],
 ) -> tuple[list[Row], dict[str, str]]:
-    """Run benchmarks, telling each row as it comes; returns all rows, and the facts of the machine.
+    """Run benchmarks and pass each row to `on_row`; returns all rows, and the machine's facts.
 
-    Each has a ground of its own, so that none finds what another has left.
+    Each benchmark has an environment of its own, so that none finds data of another.
     """
     rows: list[Row] = []
-    machine_facts: dict[str, str] = {}
+    facts: dict[str, str] = {}
     plain = settings.model_copy(update={"elasticsearch_url": None})
     for name in names:
         with open_environment(settings if name in NEEDS_ELASTICSEARCH else plain, scale) as env:
-            machine_facts |= facts(env.backend)
+            facts |= collect_facts(env.backend)
             for row in BENCHMARKS[name](env):
                 on_row(row)
                 rows.append(row)
-    return rows, machine_facts
+    return rows, facts

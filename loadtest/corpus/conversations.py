@@ -38,8 +38,14 @@ def conversations() -> Iterator[Conversation]:
     for language, topics in sorted(languages.items()):
         for topic, source in sorted(topics.items()):
             spoken = _parsed(source)["conversations"] if isinstance(source, Path) else source
-            if lines := [line for line in _lines(spoken) if line.strip() and _is_valid(line)]:
-                yield Conversation(language, topic, lines)
+            if valid := [line for line in _lines(spoken) if line.strip() and _is_valid(line)]:
+                yield Conversation(language, topic, valid)
+
+
+def lines() -> Iterator[str]:
+    """The lines of all conversations, in the order of `conversations`."""
+    for conversation in conversations():
+        yield from conversation.lines
 
 
 def _parsed(file: Path) -> Any:

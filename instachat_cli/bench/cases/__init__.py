@@ -1,1 +1,1 @@
-"""The benchmarks: one module for each thing that is measured."""
+"""The benchmarks, one module each. No case imports another; what two of them need is in `harness`."""

@@ -1,7 +1,8 @@
-"""Accepting, against the least that any log in Redis can cost: pipelined XADDs.
+"""Accepting, against the minimum cost of a log in Redis: pipelined XADDs.
 
-An XADD gives no number, checks nothing and keeps no count. By the same client the texts are the same; Redis's
-own benchmark, which is written in C, sends one text again and again. Each on one connection.
+An XADD assigns no number, checks nothing and updates no count. Each side uses one connection. One baseline
+uses the same client and the same texts; the other is Redis's own benchmark, written in C, which repeats one
+text.
 """
 
 import os
@@ -18,7 +19,7 @@ GOAL = Goal(must=1.0, aim=2.0)
 
 
 def measure(env: Environment) -> Iterator[Row]:
-    """Requests of a thousand messages, as `messages create -` sends them; and single ones."""
+    """Accept requests of a thousand messages, as `messages create -` sends them, and requests of one."""
     yield _against_xadd(
         env, "accept, requests of 1,000 messages", env.accept_batches, BATCH_SIZE, GOAL
     )
@@ -31,7 +32,7 @@ def measure(env: Environment) -> Iterator[Row]:
     )
     program = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
     if program is None:
-        stderr.note("redis-benchmark is not here: its pipelined XADDs are left out")
+        stderr.note("redis-benchmark is not installed: its pipelined XADDs are skipped")
     else:
         yield _against_benchmark(env, program)
 
@@ -39,7 +40,7 @@ def measure(env: Environment) -> Iterator[Row]:
 def _against_benchmark(env: Environment, program: str) -> Row:
     key = f"{env.backend.log.key(env.chat.shard, 'log')}:baseline"
     pipelined = min(BATCH_SIZE, len(env.texts))
-    count = len(env.texts) // pipelined * pipelined  # it sends whole pipelines
+    count = len(env.texts) // pipelined * pipelined  # it sends full pipelines only
     typical_text = sorted(env.texts, key=len)[count // 2]
     connection = env.redis.connection_pool.connection_kwargs
     address = (
@@ -59,12 +60,12 @@ def _against_benchmark(env: Environment, program: str) -> Row:
             env=os.environ | password,
         )
         if env.redis.xlen(key) != count:
-            raise Failed(f"{program} did not do what was asked")
+            raise Failed(f"{program} did not append {count:,} entries")
 
     return run_pairs(
         "accept, requests of 1,000 messages",
-        f"{count:,} messages to one chat, one connection; {pipelined:,} XADDs a pipeline, one text of usual"
-        " length again and again, by a process of its own, its start included; both to the same Redis",
+        f"{count:,} messages to one chat, one connection; {pipelined:,} XADDs a pipeline, one text of median"
+        " length repeated, by a process of its own, including its start; both to the same Redis",
         Side(
             "accept",
             lambda: env.accept_batches(env.texts[:count]),

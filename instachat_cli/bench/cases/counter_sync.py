@@ -1,4 +1,4 @@
-"""sync-counters: its cost has to follow what changed, not how many chats there are."""
+"""sync-counters: its cost must depend on the number of changed chats, not on the number of chats."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,14 @@ from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs
 
-CHANGED_CHATS = 1_000  # chats that got a message since the last sync
-REQUESTS_PER_DRAIN = 100  # requests of new chats that are stored together
+CHANGED_CHATS = 1_000  # that received a message since the last sync
+REQUESTS_PER_DRAIN = 100  # requests for new chats that one drain stores
 GOAL = Goal(must=1 / 50, at_most=True)
-PAIRS = 2  # the rival takes its time
+PAIRS = 2  # the baseline is slow
 
 
 def measure(env: Environment) -> Iterator[Row]:
-    """A thousand changed chats of a million, against comparing all of them."""
+    """Sync a thousand changed chats of a million, against comparing all of them."""
     backend, token = env.backend, env.chat.token
     total, changed = env.scale.chats, min(CHANGED_CHATS, env.scale.chats)
     for start in range(0, total, MAX_BATCH * REQUESTS_PER_DRAIN):
@@ -46,4 +46,4 @@ def measure(env: Environment) -> Iterator[Row]:
 
 def _sync(env: Environment, *, everything: bool = False, expected: int | None = None) -> None:
     written = sum(1 for _ in env.backend.counter_sync.sync(everything=everything))
-    assert expected in (None, written), f"{written:,} counts were written"
+    assert expected in (None, written), f"{written:,} counters were written"

@@ -1,6 +1,6 @@
-"""Storing, against its ceiling: plain COPY of the same rows into the same table.
+"""Storing messages, against its ceiling: plain COPY of the same rows into the same table.
 
-The ceiling reads nothing, decodes nothing, folds nothing and checks nothing: its bytes are there already.
+The ceiling does not read, decode, fold or check anything: it sends prebuilt bytes.
 """
 
 import io
@@ -10,12 +10,12 @@ from instachat_cli.bench.harness.environment import CONCURRENT_REQUESTS, Environ
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs
 
 COLUMNS = "chat_id, number, version, created_at, updated_at, text, folded"
-ROWS = 5_000  # of one COPY: as many as the drain takes in one transaction
+ROWS = 5_000  # a COPY, as many as the drain stores in one transaction
 GOAL = Goal(must=0.2, aim=0.4)
 
 
 def measure(env: Environment) -> Iterator[Row]:
-    """Requests of one message, one after another, the honest case, and together; requests of a thousand."""
+    """Drain requests of one message (the realistic case), concurrent ones, and requests of a thousand."""
     yield _against_copy(env, "drain, requests of one message", env.accept_one_by_one)
     yield _against_copy(
         env,
@@ -55,7 +55,7 @@ def _against_copy(env: Environment, what: str, fill: Callable[[Sequence[str]], o
 
 
 def _stored(env: Environment) -> list[bytes]:
-    """The rows that a drain has stored, as COPY takes them."""
+    """The stored rows in the format of COPY, in pieces of ROWS."""
     data = io.BytesIO()
     with env.connection() as connection, connection.cursor() as cursor:
         cursor.copy_expert(f"COPY (SELECT {COLUMNS} FROM message ORDER BY number) TO STDOUT", data)

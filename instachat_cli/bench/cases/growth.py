@@ -1,9 +1,9 @@
-"""How the stages grow with the messages that there are in all, and with the chats.
+"""How the cost of each stage grows with the number of messages, and with the number of chats.
 
-Everything is sent, stored and published as in real life, size by size on one ground; each stage is timed
-alone, in one process. A rate is that of the way from the size before to this one; a time is of one call once
-this size is reached. Messages: all in a hundred chats, a tenth of them in the first. Chats: with the same ten
-thousand messages spread over them at each size.
+The data grows size by size in one environment, through accept, drain and publish. Each stage is timed
+separately, in one process. A rate is measured from the previous size to this one; a time is that of one call
+at this size. Along the axis of messages, all are in a hundred chats, a tenth of them in the first. Along the
+axis of chats, each size adds ten thousand messages, spread over the chats.
 """
 
 import random
@@ -15,6 +15,7 @@ from enum import StrEnum
 from itertools import cycle, islice
 from statistics import median
 from time import perf_counter
+from typing import NamedTuple
 
 from backend.domain.errors import InstaChatError
 from backend.domain.folding import fold
@@ -22,9 +23,6 @@ from backend.domain.model import MAX_BATCH
 from backend.ingest.requests import AcceptRequest
 from backend.search.searcher import IndexSearcher, ScanSearcher, Searcher
 from backend.settings import Settings
-from backend.storage.postgres import search_indices
-from instachat_cli.bench.cases.publish import publish_all
-from instachat_cli.bench.cases.reconcile import check_consistent
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
 from instachat_cli.bench.harness.environment import (
     BATCH_SIZE,
@@ -33,13 +31,13 @@ from instachat_cli.bench.harness.environment import (
     Scale,
     open_environment,
 )
-from instachat_cli.bench.harness.facts import facts
+from instachat_cli.bench.harness.facts import collect_facts
 
-BATCHES_PER_ROUND = 50  # are accepted before they are stored, and then published
-SPREAD_MESSAGES = 10_000  # over the chats, at each size
-CHATS = 100  # of the messages' axis; and so many have changed when the counters are synced
+BATCHES_PER_ROUND = 50  # that are accepted, then stored, then published
+SPREAD_MESSAGES = 10_000  # added at each number of chats
+CHATS = 100  # along the axis of messages; also the number of changed chats before a sync
 LARGE_CHAT = 1
-REPEATS = 3  # of what takes milliseconds; the median counts
+REPEATS = 3  # of a sync, of which the median counts
 KEYWORDS = 30
 KEYWORD_LENGTHS = (3, 5, 8)
 PAGE = 50
@@ -47,7 +45,7 @@ SEED = 20_261_124
 
 
 class Axis(StrEnum):
-    """What there is more and more of."""
+    """What grows."""
 
     MESSAGES = "messages"
     CHATS = "chats"
@@ -66,18 +64,18 @@ class GrowthStage(StrEnum):
 
     @property
     def is_rate(self) -> bool:
-        """Whether more is better: messages a second; otherwise milliseconds."""
+        """Whether the value is a rate in messages a second; otherwise it is a time in milliseconds."""
         return self in (GrowthStage.ACCEPT, GrowthStage.STORE, GrowthStage.PUBLISH)
 
     @property
     def unit(self) -> str:
-        """Of its values."""
+        """The unit of its values."""
         return "messages/s" if self.is_rate else "ms"
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many of each, rising."""
+    """The sizes along each axis, in ascending order."""
 
     messages: Sequence[int] = (10_000, 100_000, 1_000_000)
     chats: Sequence[int] = (100, 10_000, 100_000)
@@ -99,56 +97,56 @@ OnPoint = Callable[[Point], object]
 def measure(
     settings: Settings, sizes: Sizes, on_point: OnPoint
 ) -> tuple[list[Point], dict[str, str]]:
-    """Grow along both axes, each on ground of its own; gives the points, and the facts of the machine.
+    """Grow along both axes, each in an environment of its own; returns the points and the machine's facts.
 
-    Raises Failed if a store lost, changed or added anything: each size ends with a reconciliation.
+    Each size ends with a reconciliation. Raises Failed if it finds a difference between the stores.
     """
     points: list[Point] = []
-    machine_facts: dict[str, str] = {}
-    for axis, grow in ((Axis.MESSAGES, _by_messages), (Axis.CHATS, _by_chats)):
+    facts: dict[str, str] = {}
+    for grow, axis_sizes in ((_by_messages, sizes.messages), (_by_chats, sizes.chats)):
         with open_environment(settings, Scale(messages=BATCH_SIZE)) as env:
-            machine_facts = facts(env.backend)
-            for size, stage, value in grow(_GrowingApplication(env), getattr(sizes, axis)):
-                points.append(Point(axis, size, stage, value))
-                on_point(points[-1])
-    return points, machine_facts
+            facts = collect_facts(env.backend)
+            for point in grow(_GrowingApplication(env), axis_sizes):
+                points.append(point)
+                on_point(point)
+    return points, facts
 
 
-Measurements = Iterator[tuple[int, GrowthStage, float]]
-BatchSize = tuple[int, int]  # a request: to which chat, how many messages
+class _Batch(NamedTuple):
+    """A request: the chat that receives it, and its number of messages."""
+
+    chat: int
+    messages: int
 
 
-def _by_messages(application: "_GrowingApplication", sizes: Sequence[int]) -> Measurements:
+def _by_messages(application: "_GrowingApplication", sizes: Sequence[int]) -> Iterator[Point]:
     application.add_chats(CHATS)
-    there = 0
+    sent = 0
     for size in sizes:
-        whole = [BATCH_SIZE] * ((size - there) // BATCH_SIZE)
-        rest = (size - there) % BATCH_SIZE
+        counts = [BATCH_SIZE] * ((size - sent) // BATCH_SIZE)
+        if rest := (size - sent) % BATCH_SIZE:
+            counts.append(rest)
         batches = [
-            (LARGE_CHAT if n % 10 == 0 else n % CHATS + 1, count)
-            for n, count in enumerate([*whole, rest] if rest else whole)
+            _Batch(LARGE_CHAT if n % 10 == 0 else n % CHATS + 1, count)
+            for n, count in enumerate(counts)
         ]
-        for stage, rate in application.send(batches, BATCHES_PER_ROUND, concurrency=1):
-            yield size, stage, rate
-        for stage, took in application.measure_reads():
-            yield size, stage, took
-        there = size
+        for stage, value in application.grow(batches, BATCHES_PER_ROUND, concurrency=1):
+            yield Point(Axis.MESSAGES, size, stage, value)
+        sent = size
 
 
-def _by_chats(application: "_GrowingApplication", sizes: Sequence[int]) -> Measurements:
+def _by_chats(application: "_GrowingApplication", sizes: Sequence[int]) -> Iterator[Point]:
     for size in sizes:
         application.add_chats(size)
-        batches = [(n * size // SPREAD_MESSAGES % size + 1, 1) for n in range(SPREAD_MESSAGES)]
-        for stage, rate in application.send(
-            batches, SPREAD_MESSAGES, concurrency=REQUESTS_PER_CALL
-        ):
-            yield size, stage, rate
-        for stage, took in application.measure_reads():
-            yield size, stage, took
+        batches = [
+            _Batch(n * size // SPREAD_MESSAGES % size + 1, 1) for n in range(SPREAD_MESSAGES)
+        ]
+        for stage, value in application.grow(batches, SPREAD_MESSAGES, REQUESTS_PER_CALL):
+            yield Point(Axis.CHATS, size, stage, value)
 
 
 class _GrowingApplication:
-    """An application that becomes larger and larger."""
+    """The application whose messages and chats grow."""
 
     def __init__(self, env: Environment) -> None:
         self._env, self._backend, self._token = env, env.backend, env.chat.token
@@ -158,23 +156,31 @@ class _GrowingApplication:
         self._texts = cycle(env.texts)
         self._chats = 1
         self._seconds: dict[GrowthStage, float] = defaultdict(float)
-        check_consistent(env)  # whoever does it first reads modules and plans, too
+        env.check_consistent()  # the first one is slower: it imports modules and plans queries
 
     def add_chats(self, wanted: int) -> None:
-        """Have so many chats."""
+        """Create chats until there are `wanted`."""
         while (missing := wanted - self._chats) > 0:
             request = AcceptRequest.chats(self._token, min(MAX_BATCH, missing))
             self._backend.acceptor.accept(request)
             self._chats += min(MAX_BATCH, missing)
             self._env.drain()
 
-    def send(
-        self, batches: Sequence[BatchSize], round_size: int, concurrency: int
+    def grow(
+        self, batches: Sequence[_Batch], round_size: int, concurrency: int
     ) -> Iterator[tuple[GrowthStage, float]]:
-        """Send messages, so many requests in a call; gives the rate of each stage.
+        """Send batches, then measure reads; yields the value of each stage.
 
-        So many batches round_size are accepted, then stored, then published.
+        In each round, `round_size` batches are accepted, `concurrency` in one call, then stored, then
+        published.
         """
+        yield from self._send(batches, round_size, concurrency)
+        yield from self._measure_reads()
+
+    def _send(
+        self, batches: Sequence[_Batch], round_size: int, concurrency: int
+    ) -> Iterator[tuple[GrowthStage, float]]:
+        """The rate of each stage."""
         self._seconds.clear()
         for start in range(0, len(batches), round_size):
             self._accept_store_publish(batches[start : start + round_size], concurrency)
@@ -182,23 +188,20 @@ class _GrowingApplication:
         for stage, seconds in self._seconds.items():
             yield stage, count / seconds
 
-    def measure_reads(self) -> Iterator[tuple[GrowthStage, float]]:
-        """What is timed once all is there, in milliseconds."""
+    def _measure_reads(self) -> Iterator[tuple[GrowthStage, float]]:
+        """The time of each operation at the size that is reached, in milliseconds."""
         database = self._backend.database
         if self._elastic:
-            with database.connect() as connection:
-                live = search_indices.live_index(connection)
-            assert live, "the ground has made one"
-            self._elastic.index.refresh(live.name)
+            self._elastic.index.refresh(self._elastic.live_name)
             yield GrowthStage.SEARCH, self._search(IndexSearcher(database, self._elastic.index))
         yield GrowthStage.SCAN, self._search(ScanSearcher(database))
         yield GrowthStage.SYNC, median(self._sync() for _ in range(REPEATS))
         self._seconds.clear()
         with self._timer(GrowthStage.RECONCILE):
-            check_consistent(self._env)
+            self._env.check_consistent()
         yield GrowthStage.RECONCILE, self._seconds[GrowthStage.RECONCILE] * 1000
 
-    def _accept_store_publish(self, batches: Sequence[BatchSize], concurrency: int) -> None:
+    def _accept_store_publish(self, batches: Sequence[_Batch], concurrency: int) -> None:
         with self._timer(GrowthStage.ACCEPT):
             for start in range(0, len(batches), concurrency):
                 requests = [
@@ -212,22 +215,23 @@ class _GrowingApplication:
             self._env.drain()
         if self._elastic:
             with self._timer(GrowthStage.PUBLISH):
-                publish_all(self._elastic)
+                self._elastic.publish_all()
 
     def _sync(self) -> float:
-        """With the same number of changed chats at every size."""
+        """The time of a sync, with the same number of changed chats at every size."""
         for _ in self._backend.counter_sync.sync():
             pass
         changed = min(CHATS, self._chats)
         step = self._chats // changed
-        self._accept_store_publish([(1 + n * step, 1) for n in range(changed)], REQUESTS_PER_CALL)
+        batches = [_Batch(1 + n * step, 1) for n in range(changed)]
+        self._accept_store_publish(batches, REQUESTS_PER_CALL)
         since = perf_counter()
         for _ in self._backend.counter_sync.sync():
             pass
         return (perf_counter() - since) * 1000
 
     def _search(self, searcher: Searcher) -> float:
-        """The first page of each keyword, in the large chat."""
+        """The median time of the first page of a search in the large chat."""
         rng = random.Random(SEED)
         spoken = [folded for text in self._env.texts if len(folded := fold(text)) > 8]
         took = []

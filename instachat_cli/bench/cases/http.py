@@ -1,20 +1,20 @@
-"""HTTP acceptance: against a Go gateway of four Redis calls a message, and the bare server's constant answer.
+"""Accepting over HTTP, against a Go gateway with four Redis calls a message, and against a bare server.
 
-All by the same client (wrk, 64 connections) on the same machine, ours and the gateway's on the same Redis.
-wrk and Redis share the processors with the server: a rate says what is left for it.
+All servers get the same load (wrk, 64 connections) on the same machine; ours and the gateway use the same
+Redis. wrk and Redis share the processors with the server, so a rate shows what the server does with the
+rest.
 """
 
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from backend.domain.model import MAX_BATCH
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import Environment
-from instachat_cli.bench.harness.paired_run import Goal, Row, Verdict
+from instachat_cli.bench.harness.paired_run import Goal, Row
+from instachat_cli.bench.harness.processes import free_port
 from instachat_cli.bench.harness.profile import profile_server
 from instachat_cli.bench.harness.servers import (
     CONNECTIONS,
@@ -27,7 +27,7 @@ from instachat_cli.bench.harness.servers import (
 )
 from instachat_cli.console.stderr import stderr
 
-SMALL_APPLICATION_CHATS = 100  # chats
+SMALL_APPLICATION_CHATS = 100
 TENANTS = 64
 CLIENT = f"wrk, {CONNECTIONS} connections"
 CONFIGURATION = f"{CLIENT}, one message a request, one server process"
@@ -36,55 +36,65 @@ MeasureLoad = Callable[[], LoadResult]
 
 
 def measure(env: Environment) -> Iterator[Row]:
-    """Rates and latencies of the hot route; what durability, processes, tenants and many chats cost."""
+    """Rates and latencies of the hot route, and the cost of durability, processes, tenants and many chats."""
     for row in _measure(env):
-        yield _with_profile(env, row)
+        yield (
+            row
+            if row.needs_no_profile
+            else replace(row, profile=profile_server(env.backend.settings))
+        )
 
 
 def _measure(env: Environment) -> Iterator[Row]:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        seconds = env.scale.seconds
-        path = [_messages(env.chat.token, env.chat.number)]
-        port = _free_port()
-        stack.enter_context(server(env.backend.settings, port))
-        ours = _clearing_log(env, lambda: wrk(port, path, seconds))
-
-        constant_port = _free_port()
-        with constant_server(constant_port):
-            loads = _pairs(env, ours, lambda: wrk(constant_port, path, seconds))
-        yield _rates(
-            "accept by HTTP",
-            CONFIGURATION,
-            "the bare server, a constant",
-            loads,
-            Goal(0.4, aim=0.6),
-        )
-
-        program = build_gateway(folder) if env.scale.gateway else None
-        if program is None:
-            stderr.note("without Go, or in a hurry: the gateway of four Redis calls is left out")
-        else:
-            gateway_port = _free_port()
-            for name in ("app:" + env.chat.token, f"chat:{env.chat.token}:1"):
-                env.redis.set(f"gateway:{name}", 1)
-            with gateway(program, env.backend.settings.redis_url or "", gateway_port):
-                loads = _pairs(env, ours, lambda: wrk(gateway_port, path, seconds))
-            baseline = "a Go gateway, four Redis calls"
-            yield _rates("accept by HTTP", CONFIGURATION, baseline, loads, Goal(1.2, aim=2.0))
-            pairs = [(one.p99, other.p99) for one, other in loads]
-            goal = Goal(1.0, at_most=True)
-            what = "accept by HTTP, 99th percentile"
-            yield Row(what, CONFIGURATION, "instachat serve", baseline, "ms", pairs, goal)
-
+    path = [_messages(env.chat.token, env.chat.number)]
+    port = free_port()
+    with server(env.backend.settings, port):
+        ours = _clearing_log(env, lambda: wrk(port, path, env.scale.seconds))
+        yield _against_constant(env, ours, path)
+        yield from _against_gateway(env, ours, path)
         yield _with_less_durability(env, ours)
         yield _with_many_tenants(env, port, ours)
         yield from _with_many_chats(env, port)
     yield _with_two_processes(env, path)
 
 
+def _against_constant(env: Environment, ours: MeasureLoad, path: Sequence[str]) -> Row:
+    """Against the same HTTP server with an application that returns a constant."""
+    port = free_port()
+    with constant_server(port):
+        loads = _pairs(env, ours, lambda: wrk(port, path, env.scale.seconds))
+    return _rates(
+        "accept by HTTP", CONFIGURATION, "the bare server, a constant", loads, Goal(0.4, aim=0.6)
+    )
+
+
+def _against_gateway(env: Environment, ours: MeasureLoad, path: Sequence[str]) -> Iterator[Row]:
+    """Against a gateway with the usual four Redis calls a message: its rate and its 99th percentile."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = build_gateway(Path(folder)) if env.scale.gateway else None
+        if program is None:
+            stderr.note("the gateway of four Redis calls is skipped: no Go, or --quick")
+            return
+        port = free_port()
+        for name in ("app:" + env.chat.token, f"chat:{env.chat.token}:1"):
+            env.redis.set(f"gateway:{name}", 1)
+        with gateway(program, env.backend.settings.redis_url or "", port):
+            loads = _pairs(env, ours, lambda: wrk(port, path, env.scale.seconds))
+    baseline = "a Go gateway, four Redis calls"
+    yield _rates("accept by HTTP", CONFIGURATION, baseline, loads, Goal(1.2, aim=2.0))
+    yield Row(
+        "accept by HTTP, 99th percentile",
+        CONFIGURATION,
+        "instachat serve",
+        baseline,
+        "ms",
+        [(one.p99, other.p99) for one, other in loads],
+        Goal(1.0, at_most=True),
+    )
+
+
 def _with_less_durability(env: Environment, ours: MeasureLoad) -> Row:
-    """What the fsync before each answer costs."""
+    """The cost of the fsync before each answer."""
 
     def relaxed() -> LoadResult:
         env.redis.config_set("appendfsync", "everysec")
@@ -98,7 +108,7 @@ def _with_less_durability(env: Environment, ours: MeasureLoad) -> Row:
 
 
 def _with_many_tenants(env: Environment, port: int, ours: MeasureLoad) -> Row:
-    """Requests of many applications: a batch is then one call for each of their shards."""
+    """Requests for many applications: a group commit then makes one call for each of their shards."""
     paths = []
     for _ in range(TENANTS):
         token = env.backend.catalog.create_application("benchmark").token
@@ -115,7 +125,7 @@ def _with_many_tenants(env: Environment, port: int, ours: MeasureLoad) -> Row:
 
 
 def _with_many_chats(env: Environment, port: int) -> Iterator[Row]:
-    """An application with very many chats, against one with a hundred: reading and writing."""
+    """Reading and writing in an application with many chats, against one with a hundred."""
     large, small = (
         _application(env, count)
         for count in (env.scale.large_application_chats, SMALL_APPLICATION_CHATS)
@@ -144,8 +154,8 @@ def _with_many_chats(env: Environment, port: int) -> Iterator[Row]:
 
 
 def _with_two_processes(env: Environment, path: Sequence[str]) -> Row:
-    """What a second server process brings on this machine."""
-    one, two = _free_port(), _free_port()
+    """The gain of a second server process on this machine."""
+    one, two = free_port(), free_port()
     settings, seconds = env.backend.settings, env.scale.seconds
     with server(settings, one), server(settings, two, 2):
         loads = _pairs(
@@ -158,7 +168,7 @@ def _with_two_processes(env: Environment, path: Sequence[str]) -> Row:
 
 
 def _application(env: Environment, chats: int) -> str:
-    """An application of so many stored chats."""
+    """Create an application with that many stored chats; returns its token."""
     backend = env.backend
     token = backend.catalog.create_application("benchmark").token
     for start in range(0, chats, MAX_BATCH):
@@ -172,12 +182,11 @@ def _messages(token: str, chat: int) -> str:
 
 
 def _clearing_log(env: Environment, load: MeasureLoad) -> MeasureLoad:
-    """A load whose messages are dropped from the log afterwards, as no worker runs here."""
+    """A load that empties the log afterwards, because no worker runs here."""
 
     def measured() -> LoadResult:
         found = load()
-        for shard in range(env.backend.database.installation.shards):
-            env.redis.xtrim(env.backend.log.key(shard, "log"), maxlen=0, approximate=False)
+        env.clear_log()
         return found
 
     return measured
@@ -186,7 +195,7 @@ def _clearing_log(env: Environment, load: MeasureLoad) -> MeasureLoad:
 def _pairs(
     env: Environment, ours: MeasureLoad, baseline: MeasureLoad
 ) -> list[tuple[LoadResult, LoadResult]]:
-    """Both in turn, after a turn that does not count; in a hurry without that one."""
+    """Measure both in turn, after one unmeasured turn, which a single pair leaves out."""
     if env.scale.load_pairs > 1:
         ours()
         baseline()
@@ -202,17 +211,3 @@ def _rates(
 ) -> Row:
     pairs = [(one.rate, other.rate) for one, other in loads]
     return Row(what, configuration, "instachat serve", baseline, "requests/s", pairs, goal)
-
-
-def _with_profile(env: Environment, row: Row) -> Row:
-    """With a profile, if it missed what it should be."""
-    if row.verdict in (Verdict.MET, Verdict.INFORMATION):
-        return row
-    return replace(row, profile=profile_server(env.backend.settings))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

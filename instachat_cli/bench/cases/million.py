@@ -1,15 +1,15 @@
-"""A million messages: what a reindex of them holds in memory, and how long a search in one large chat takes.
+"""A million messages: the memory of a reindex, and the time of a search in one large chat.
 
-The rival of a search is what one would write first: the whole folded text as one keyword, and a wildcard with
-a star on either side. It finds the same, and has the text at hand; PostgreSQL's scan is the program's own way
-without Elasticsearch.
+One baseline of a search is the obvious design: the whole folded text as one keyword, and a wildcard query
+with a star on either side. It finds the same messages. The other is the scan in PostgreSQL, by which the
+program searches without Elasticsearch.
 """
 
 import gc
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, cycle, islice
+from itertools import chain, cycle
 from statistics import quantiles
 from typing import Any
 from uuid import uuid4
@@ -17,27 +17,20 @@ from uuid import uuid4
 from sqlalchemy import text
 
 from backend.domain.errors import Failed
-from backend.domain.folding import fold
 from backend.search.searcher import IndexSearcher, ScanSearcher, Searcher
-from backend.storage.postgres import messages
-from backend.storage.postgres.messages import MessageRow
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment, bulk_bodies, to_json
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.memory import peak_memory
+from instachat_cli.bench.harness.messages import LARGE_CHAT_ID, SEED, store_messages
 from instachat_cli.bench.harness.paired_run import Goal, Row
-from loadtest.corpus.conversations import conversations
 
 FLAT = Goal(must=1.15, at_most=True)
 TEN_TIMES = Goal(must=0.1, at_most=True)
-LARGE_CHAT_ID = 1  # the id of the large chat, which holds a tenth of the messages
-SMALL_CHATS = 900  # share the others
-ROWS = 5_000  # of one COPY
+FETCHED_ROWS = 5_000  # at a time
 PAGE = 50
 LENGTHS = (2, 3, 5, 8, 20)  # of keywords
-WARM_ROUNDS = 20  # of keywords, which do not count
-WARM_PAIRS = 8  # of these, once all that is to be measured takes turns
-SEED = 20_261_124
-MESSAGE_VERSION = 1_767_225_600_000_000  # of all: microseconds
+WARM_ROUNDS = 20  # of keywords, not measured
+WARM_PAIRS = 8  # of these rounds, in which the two sides take turns
 
 WILDCARD_SETTINGS = {
     "number_of_shards": 1,
@@ -56,7 +49,7 @@ WILDCARD_MAPPINGS = {
 
 
 def measure(env: Environment) -> Iterator[Row]:
-    """Two reindexes, of a tenth and of all; then searches in the index that the second has built."""
+    """Reindex a tenth of the messages and then all, and search in the second index."""
     elastic = SearchEnvironment(env)
     elastic.reset_index()
     few, many = env.scale.million // 10, env.scale.million
@@ -67,7 +60,7 @@ def measure(env: Environment) -> Iterator[Row]:
     large = peak_memory(env, "reindex")
     yield Row(
         f"memory of a reindex of {many:,} messages",
-        "the most that the process `instachat reindex` had at any time",
+        "the highest memory of the process `instachat reindex`",
         f"{many:,}",
         f"{few:,} messages",
         "MiB",
@@ -75,38 +68,6 @@ def measure(env: Environment) -> Iterator[Row]:
         FLAT,
     )
     yield from _searches(elastic)
-
-
-def store_messages(env: Environment, count: int) -> None:
-    """Store so many messages, a tenth of them in one chat, of which no index hears."""
-    rng = random.Random(SEED)
-    spoken = [line for conversation in conversations() for line in conversation.lines]
-    rows = _rows(spoken, count, rng)
-    with env.backend.database.begin() as tx:
-        while batch := list(islice(rows, ROWS)):
-            messages.copy_messages(tx, batch)
-    with env.backend.database.connect() as connection:
-        connection.execute(text("VACUUM ANALYZE message"))
-
-
-def _rows(spoken: Sequence[str], count: int, rng: random.Random) -> Iterator[MessageRow]:
-    large = count // 10
-    small = max((count - large) // SMALL_CHATS, 1)
-    for n in range(count):
-        line = _random_text(spoken, rng)
-        chat, before = (0, n) if n < large else divmod(n - large + small, small)
-        yield MessageRow(LARGE_CHAT_ID + chat, before + 1, line, fold(line), MESSAGE_VERSION)
-
-
-def _random_text(spoken: Sequence[str], rng: random.Random) -> str:
-    """A line, or two, batch with a number of their own."""
-    parts = rng.choices(spoken, k=rng.choice((1, 2, 2)))
-    if rng.random() < 0.2:
-        parts.append(f"#{rng.randrange(10**6)}")
-    return " ".join(parts)
-
-
-# -- searching ------------------------------------------------------------------------------------
 
 
 def _searches(elastic: SearchEnvironment) -> Iterator[Row]:
@@ -135,7 +96,7 @@ def _searches(elastic: SearchEnvironment) -> Iterator[Row]:
 
         for keyword in first:
             if not by(ours)(keyword) == wildcard(keyword) == by(scan)(keyword):
-                raise Failed("two ways of searching find different messages")
+                raise Failed("two ways of searching found different messages")
         for way in by(ours), wildcard, by(scan):
             _warm(way, warming, env.scale.warm_seconds)
         for baseline, search, goal in (
@@ -162,8 +123,8 @@ def _measure_searches(
         yield Row(
             f"search, {what}",
             f"first pages of {PAGE} in a chat of {env.scale.million // 10:,} messages, in an index of"
-            f" {env.scale.million:,}; {len(rounds[0])} keywords of {LENGTHS[0]} to {LENGTHS[-1]} letters,"
-            " cut from its messages, others in each pair",
+            f" {env.scale.million:,}; {len(rounds[0])} keywords of {LENGTHS[0]} to {LENGTHS[-1]} letters"
+            " from its messages, new ones for each pair",
             "search",
             name,
             "ms",
@@ -173,7 +134,7 @@ def _measure_searches(
 
 
 def _warm(search: Callable[[str], object], keywords: Sequence[str], seconds: float) -> None:
-    """Search for so long: a node that is new compiles itself for thousands of searches."""
+    """Search for `seconds`: a new node needs thousands of searches to compile their code."""
     until = time.monotonic() + seconds
     for keyword in cycle(keywords):
         search(keyword)
@@ -182,10 +143,10 @@ def _warm(search: Callable[[str], object], keywords: Sequence[str], seconds: flo
 
 
 def _time_searches(search: Callable[[str], object], keywords: Sequence[str]) -> list[float]:
-    """Percentiles in milliseconds."""
+    """The 1st to 99th percentiles of the times, in milliseconds."""
     took = []
     gc.collect()
-    gc.freeze()  # or each walk of all that the benchmarks hold would be batch search's
+    gc.freeze()  # otherwise a search would pay for traversing all objects of the benchmarks
     try:
         for keyword in keywords:
             since = time.perf_counter()
@@ -197,9 +158,10 @@ def _time_searches(search: Callable[[str], object], keywords: Sequence[str]) -> 
 
 
 def _keywords(env: Environment, rounds: int) -> list[list[str]]:
-    """Parts of the large chat's folded texts, of all lengths alike, for so many rounds.
+    """Substrings of the large chat's folded texts, equally many of each length, for so many rounds.
 
-    None comes twice: Elasticsearch keeps what a query has found, and of a wildcard that costs the most.
+    No keyword occurs twice, because Elasticsearch caches the results of queries, which would help the
+    wildcard most.
     """
     rng = random.Random(SEED)
     with env.backend.database.connect() as connection:
@@ -222,7 +184,7 @@ def _wildcard_requests(env: Environment) -> Iterator[bytes]:
     with env.backend.database.snapshot() as connection:
         rows = connection.execute(
             text("SELECT chat_id, number, folded FROM message ORDER BY chat_id, number"),
-            execution_options={"yield_per": ROWS},
+            execution_options={"yield_per": FETCHED_ROWS},
         )
         yield from bulk_bodies(
             f'{{"index":{{"routing":"{chat}"}}}}\n'

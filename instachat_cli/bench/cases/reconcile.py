@@ -1,32 +1,32 @@
-"""Reconcile, against reading the same sides once with the same drivers; and its memory as they grow."""
+"""reconcile, against reading the same stores once with the same drivers; and its memory as they grow."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from sqlalchemy import text
 
-from backend.domain.errors import Failed
 from backend.domain.model import Parent
 from backend.storage.postgres import message_states, search_indices
-from backend.storage.postgres.statements import PAGE
-from backend.storage.search_index import Document, SearchIndex
+from backend.storage.search_index import Document
+from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.memory import peak_memory
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs
 
 MESSAGES_PER_CHAT = 1_000
 COUNTERS_PER_CALL = 500
+DOCUMENTS_PER_CALL = 25_000
 GOAL = Goal(must=2.5, at_most=True)
 FLAT = Goal(must=1.2, at_most=True)
 
 
 def measure(env: Environment) -> Iterator[Row]:
-    """PostgreSQL and Valkey, which agree, as nearly always."""
+    """Reconcile PostgreSQL and Valkey without differences, the usual case."""
     yield from _measure(env, "PostgreSQL and Valkey", env.scale.rows)
 
 
 def measure_with_index(env: Environment) -> Iterator[Row]:
-    """All three stores; not of the largest size, as indexing that takes minutes."""
+    """Reconcile all three stores, without the largest size, which takes minutes to index."""
     if env.backend.index is not None:
         rows = [size for size in env.scale.rows if size <= env.scale.compared]
         yield from _measure(env, "all three stores", rows)
@@ -44,7 +44,7 @@ def _measure(env: Environment, sides: str, rows: Sequence[int]) -> Iterator[Row]
             yield run_pairs(
                 "reconcile",
                 f"{size:,} messages in {sides}, {MESSAGES_PER_CHAT:,} a chat",
-                Side("compare key by key", lambda: check_consistent(env)),
+                Side("compare key by key", env.check_consistent),
                 Side("read once", lambda: _read_all(env)),
                 pairs=env.scale.slow_pairs,
                 goal=GOAL,
@@ -63,13 +63,8 @@ def _measure(env: Environment, sides: str, rows: Sequence[int]) -> Iterator[Row]
     )
 
 
-def check_consistent(env: Environment) -> None:
-    for finding in env.backend.reconciler.begin().findings():
-        raise Failed(f"a benchmark's stores differ: {finding}")
-
-
 def _read_all(env: Environment) -> None:
-    """The rows in order, each counter, each document: into Python, and no further."""
+    """Read the rows in order, each counter and each document into Python, and discard them."""
     backend = env.backend
     with backend.database.snapshot() as snapshot:
         for _ in message_states.iter_states(snapshot, None):
@@ -95,7 +90,7 @@ def _read_counters(env: Environment, parents: Sequence[Parent]) -> None:
 
 
 def _fill_stores(env: Environment, size: int) -> None:
-    """Have so many messages in all stores: past the log, which is not what is measured."""
+    """Fill all stores with `size` messages directly, since accept and drain are not measured here."""
     token, shard = env.chat.token, env.chat.shard
     backend = env.backend
     chats = max(size // MESSAGES_PER_CHAT, 1)
@@ -119,23 +114,22 @@ def _fill_stores(env: Environment, size: int) -> None:
     counters = {Parent(token, n): each for n in range(1, chats + 1)} | {Parent(token): chats}
     backend.log.raise_all(shard, _epoch(env), counters, create=True)
     if backend.index:
-        _index(env, backend.index)
+        _fill_index(SearchEnvironment(env))
 
 
 def _epoch(env: Environment) -> int:
     return env.backend.log.inspect(env.chat.shard, [])[1].epoch
 
 
-def _index(env: Environment, index: SearchIndex) -> None:
-    with env.backend.database.snapshot() as snapshot:
-        live = search_indices.live_index(snapshot)
-        if live is None:
-            raise Failed("the benchmark's database has no search index")
-        index.drop(live.name)
-        index.create(live.name)
-        index.set_read_alias(live.name)
+def _fill_index(elastic: SearchEnvironment) -> None:
+    """Recreate the live index, and write a document for each stored message."""
+    index, name, database = elastic.index, elastic.live_name, elastic.env.backend.database
+    index.drop(name)
+    index.create(name)
+    index.set_read_alias(name)
+    with database.snapshot() as snapshot:
         rows = message_states.iter_states(snapshot, None)
-        while page := list(islice(rows, 25 * PAGE)):
-            index.write(live.name, [Document(*row[:3], "how are you today?") for row in page])
-    with env.backend.database.begin() as tx:
-        search_indices.mark_made(tx, live.name)
+        while page := list(islice(rows, DOCUMENTS_PER_CALL)):
+            index.write(name, [Document(*row[:3], "how are you today?") for row in page])
+    with database.begin() as tx:
+        search_indices.mark_made(tx, name)

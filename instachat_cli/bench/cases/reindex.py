@@ -1,17 +1,17 @@
-"""Reindexing, against the ceiling of Elasticsearch's bulks: all of it, comparing and turning included."""
+"""Reindexing, including the comparison and the swap, against the ceiling of Elasticsearch's bulks."""
 
 from collections.abc import Iterator
 
-from instachat_cli.bench.cases.million import store_messages
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
 from instachat_cli.bench.harness.environment import Environment
+from instachat_cli.bench.harness.messages import store_messages
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs
 
 GOAL = Goal(must=0.8)
 
 
 def measure(env: Environment) -> Iterator[Row]:
-    """From the first row to searches reading the other index."""
+    """Reindex, from the first row until searches read the new index."""
     elastic = SearchEnvironment(env)
     reindexer = env.backend.reindexer
     assert reindexer is not None
@@ -20,8 +20,8 @@ def measure(env: Environment) -> Iterator[Row]:
     store_messages(env, count)
     yield run_pairs(
         "reindex",
-        f"{count:,} messages; copied, compared key by key, and turned to; the ceiling only sends the same"
-        " documents, made before, to an index of the same kind",
+        f"{count:,} messages; copied, compared key by key, and swapped in; the ceiling only sends prebuilt"
+        " bulks of the same documents to an index of the same kind",
         Side("reindex", reindexer.build, count),
         elastic.ceiling_side(elastic.prebuilt_requests(count), count),
         pairs=env.scale.long_pairs,

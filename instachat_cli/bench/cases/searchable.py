@@ -1,13 +1,12 @@
-"""From accepted to searchable, under a steady load of half of what this machine stores and publishes.
+"""The time from accepted to searchable, under half the load that this machine stores and publishes.
 
-The node shares its processors with all else here: half of what it takes alone may be more than all there is.
+The rate is measured with all processes running, because Elasticsearch shares the processors with them: half
+of what it takes alone may be more than the whole pipeline can do.
 
-An index shows what was written to it once a second, so no way of publishing can be quicker than half of that
-in the middle, or than all of it at the worst. What comes on top is ours.
+An index refreshes once a second. No way of publishing can be faster than half of that on average, or than
+all of it in the worst case; the rest of the time is the program's.
 """
 
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -19,29 +18,32 @@ from statistics import quantiles
 from backend.domain.errors import Failed
 from backend.ingest.requests import AcceptRequest
 from backend.storage.elasticsearch.mapping import INDEX_SETTINGS
-from backend.storage.postgres import search_indices
-from instachat_cli.bench.cases.publish import publish_all
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
 from instachat_cli.bench.harness.environment import BATCH_SIZE, Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side
+from instachat_cli.bench.harness.processes import (
+    child_process,
+    settings_environment,
+    wait_ready,
+)
 
 P50 = Goal(must=1.5, aim=0.75, at_most=True)
 P99 = Goal(must=3.0, aim=1.5, at_most=True)
-INTERVAL_SECONDS = 0.1  # between two requests, each of which is looked for
+INTERVAL_SECONDS = 0.1  # between two requests; the last message of each is searched for
 POLL_SECONDS = 0.01
-WARM_SECONDS = 3.0  # that do not count
+WARM_SECONDS = 3.0  # at the begin of the load, not measured
 TIMEOUT_SECONDS = 60.0
 REFRESH_MS = 1000.0
-WARM_UP_FACTOR = 1.1  # a node that gets quicker by more than this is not warm yet
+WARM_UP_FACTOR = 1.1  # a node that is still getting faster by this factor is not warm yet
 
 
 def measure(env: Environment) -> Iterator[Row]:
-    """A worker stores and publishes; each request's last message is looked for until it is there."""
+    """Run a worker under load, and count each request's last message in the index until it is there."""
     assert INDEX_SETTINGS["refresh_interval"] == "1s"
     elastic = SearchEnvironment(env)
     elastic.reset_index()
     repetitions = -(-env.scale.reindexed // len(env.texts))
-    messages = repetitions * len(env.texts)  # so many that the node refreshes and merges meanwhile
+    messages = repetitions * len(env.texts)  # enough for refreshes and merges to happen
 
     def accepted() -> None:
         elastic.reset_index()
@@ -50,7 +52,7 @@ def measure(env: Environment) -> Iterator[Row]:
 
     def store_and_publish() -> None:
         env.drain()
-        publish_all(elastic)
+        elastic.publish_all()
 
     rate = _warm_up(Side("store and publish", store_and_publish, messages, before=accepted)) / 2
     elastic.reset_index()
@@ -60,9 +62,9 @@ def measure(env: Environment) -> Iterator[Row]:
     for at, what, goal in ((49, "p50", P50), (98, "p99", P99)):
         yield Row(
             f"accepted to searchable, {what}",
-            f"{rate:,.0f} messages/s accepted, half of what is stored and published of {messages:,} in a"
-            " row;"
-            f" {env.scale.steady_seconds:g} s, {1 / INTERVAL_SECONDS:.0f} requests a second; one worker",
+            f"{rate:,.0f} messages/s accepted, half of the rate at which {messages:,} are stored and"
+            f" published; {env.scale.steady_seconds:g} s, {1 / INTERVAL_SECONDS:.0f} requests a second; one"
+            " worker",
             "accepted to searchable",
             "the refresh interval",
             "ms",
@@ -72,7 +74,7 @@ def measure(env: Environment) -> Iterator[Row]:
 
 
 def _warm_up(ceiling: Side) -> float:
-    """Messages a second once the node has compiled what it runs, which triples them."""
+    """Measure until the node is warm; returns messages a second. Warming up about triples the rate."""
     rate = 0.0
     while (current := ceiling.measure()) > rate * WARM_UP_FACTOR:
         rate = current
@@ -81,34 +83,16 @@ def _warm_up(ceiling: Side) -> float:
 
 @contextmanager
 def _worker(env: Environment) -> Iterator[None]:
-    given = env.backend.settings.model_dump(exclude_unset=True)
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
-    variables |= {f"INSTACHAT_{name.upper()}": str(value) for name, value in given.items()}
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "instachat_cli", "worker", "--until-input-ends"],
-        env=variables,
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not env.backend.log.count_workers():
-            if time.monotonic() > deadline or worker.poll() is not None:
-                raise Failed("the worker did not start")
-            time.sleep(POLL_SECONDS)
+    command = [sys.executable, "-m", "instachat_cli", "worker", "--until-input-ends"]
+    with child_process(command, settings_environment(env.backend.settings)) as process:
+        wait_ready(process, env.backend.log.count_workers, "the worker", POLL_SECONDS)
         yield
-    finally:
-        worker.terminate()
-        worker.wait()
 
 
 def _latencies(elastic: SearchEnvironment, rate: float) -> list[float]:
-    """Seconds from the answer with the last number of each request until a search could find it."""
+    """Seconds from the answer to each request until its last message is searchable."""
     env = elastic.env
-    with env.backend.database.connect() as connection:
-        live = search_indices.live_index(connection)
-    assert live is not None
+    index_name = elastic.live_name
     sent: deque[tuple[int, float]] = deque()
     done = threading.Event()
     size = max(int(rate * INTERVAL_SECONDS), 1)
@@ -136,7 +120,7 @@ def _latencies(elastic: SearchEnvironment, rate: float) -> list[float]:
     try:
         while sent or not done.is_set():
             if sent and elastic.index.count_documents(
-                live.name, env.chat.id, sent[0][0], sent[0][0]
+                index_name, env.chat.id, sent[0][0], sent[0][0]
             ):
                 _, at = sent.popleft()
                 now = time.perf_counter()

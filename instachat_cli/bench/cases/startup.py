@@ -1,4 +1,4 @@
-"""The command line's start, against importing the two libraries that it is made of."""
+"""The start of the command line, against importing the two libraries that it is built on."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ GOAL = Goal(must=1.5, at_most=True)
 
 
 def measure(env: Environment) -> Iterator[Row]:
-    """`instachat --help`."""
+    """Run `instachat --help`."""
     yield run_pairs(
         "start of the command line",
         "a new process each, files cached",
@@ -26,7 +26,7 @@ def measure(env: Environment) -> Iterator[Row]:
 
 
 def _run_python(*arguments: str) -> str:
-    """Run Python; returns what it output on standard error."""
+    """Run Python; returns its standard error."""
     done = subprocess.run(
         [sys.executable, *arguments],
         check=True,
@@ -38,7 +38,7 @@ def _run_python(*arguments: str) -> str:
 
 
 def _imports() -> str:
-    """The modules that take longest to import, each without what it imports in turn."""
+    """The modules that take longest to import, each without its own imports."""
     output = _run_python("-X", "importtime", *HELP)
     found = re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)$", output, re.MULTILINE)
     slowest = sorted(((int(own), name) for own, name in found), reverse=True)

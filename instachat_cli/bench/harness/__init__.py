@@ -1,1 +1,1 @@
-"""What the benchmarks share: engines, paired runs, rivals, and the facts of the machine."""
+"""What the benchmarks share: engines and data, paired runs, child processes, baselines, machine facts."""

@@ -1,106 +1,102 @@
-"""The rival of `drain_jobs`: on Huey, each message is a job, and each job one INSERT; that of `publish` sends
-Elasticsearch a request in each job, too.
+"""The baseline with a job for each message: its consumer processes, and its side of a paired run."""
 
-As quick as that can be: JSON instead of pickle, no results, a prepared statement on a connection that each
-thread keeps, one round trip a job.
-"""
-
-import logging
+import os
+import subprocess
 import sys
-import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from typing import NamedTuple
 
-import psycopg2
-import redis
-from huey import RedisHuey
-from huey.consumer import Consumer
+from backend.domain.errors import Failed
+from backend.settings import environment_variable
+from instachat_cli.bench.harness.environment import Environment
+from instachat_cli.bench.harness.job_queue import Job, JobPerMessageQueue
+from instachat_cli.bench.harness.paired_run import Side
+from instachat_cli.bench.harness.processes import child_process
 
-from backend.bootstrap import open_index
-from backend.domain.folding import fold
-from backend.settings import load
-from backend.storage.search_index import Document, SearchIndex
-from backend.worker.queue import JsonSerializer
-
-INSERT = "EXECUTE store (%s, %s, %s, %s, %s, %s)"
-PREPARE = """
-    PREPARE store (bigint, bigint, bigint, timestamptz, text, text) AS
-    INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
-    VALUES ($1, $2, $3, $4, $4, $5, $6)"""
+# Not `-m`: the module would then be called `__main__`, and Huey names jobs by their module.
+CONSUMER = "from instachat_cli.bench.harness.job_queue import main; main()"
+POLL_SECONDS = 0.003
+TIMEOUT_SECONDS = 120.0
 
 
-class Job(NamedTuple):
-    """One message, all that its row needs but the folded text."""
+class ConsumerLayout(NamedTuple):
+    """How many consumer processes, of how many threads each."""
 
-    chat_id: int
-    number: int
-    version: int
-    at: str
-    text: str
+    processes: int
+    threads: int
 
 
-class JobPerMessageQueue:
-    """The queue and what its jobs do: with an index, a request to Elasticsearch each, too."""
+class JobBaseline:
+    """Queues a job for each message and waits until the consumers have stored all of them.
 
-    def __init__(
-        self, huey_url: str, database_url: str, index: SearchIndex | None = None, name: str = ""
-    ) -> None:
-        pool = redis.ConnectionPool.from_url(huey_url, socket_connect_timeout=2, socket_timeout=10)
-        self.huey = RedisHuey(
-            "instachatbench", results=False, serializer=JsonSerializer(), connection_pool=pool
-        )
-        self._task = self.huey.task(name="store")(self._store)
-        self._database_url = database_url
-        self._index = index
-        self._name = name
-        self._thread = threading.local()
-
-    def serialized(self, jobs: Sequence[Job]) -> list[bytes]:
-        """The jobs as they lie in the queue."""
-        return [self.huey.serialize_task(self._task.s(*job)) for job in jobs]
-
-    def push(self, serialized: Sequence[bytes]) -> None:
-        """Enqueue all at once, which is quicker than one after another."""
-        self.huey.storage.conn.lpush(self.huey.storage.queue_key, *serialized)
-
-    def pending(self) -> int:
-        """How many jobs nobody has taken yet."""
-        return int(self.huey.pending_count())
-
-    def consume(self, threads: int) -> None:
-        """Say a line, and work until standard input ends."""
-        consumer = Consumer(self.huey, workers=threads, periodic=False)
-        consumer.start()
-        sys.stdout.write("started\n")
-        sys.stdout.flush()
-        sys.stdin.buffer.read()
-        consumer.stop(graceful=True)
-
-    def _store(self, chat_id: int, number: int, version: int, at: str, text: str) -> None:
-        folded = fold(text)
-        self._cursor().execute(INSERT, (chat_id, number, version, at, text, folded))
-        if self._index:
-            self._index.write(self._name, [Document(chat_id, number, version, folded)])
-
-    def _cursor(self) -> "psycopg2.extensions.cursor":
-        cursor: psycopg2.extensions.cursor | None = getattr(self._thread, "cursor", None)
-        if cursor is None:
-            connection = psycopg2.connect(self._database_url)
-            connection.autocommit = True
-            cursor = self._thread.cursor = connection.cursor()
-            cursor.execute("SET synchronous_commit = on")
-            cursor.execute(PREPARE)
-        return cursor
-
-
-def main() -> None:
-    """One consumer process, on the engines that the environment names, of as many threads as are asked for.
-
-    It ends when its standard input does, and so with whoever started it. A second argument names the index
-    to write to.
+    With the name of an index, the jobs also write the messages to that index.
     """
-    logging.basicConfig(level=logging.WARNING)
-    settings = load()
-    urls = settings.huey_url or "", settings.database_url or ""
-    threads, *names = sys.argv[1:]
-    JobPerMessageQueue(*urls, open_index(settings) if names else None, *names).consume(int(threads))
+
+    def __init__(self, env: Environment, index: str = "") -> None:
+        settings = env.backend.settings
+        self._env = env
+        self._index = [index] if index else []
+        huey, database = settings.huey_url or "", env.driver_url
+        self._queue = JobPerMessageQueue(huey, database)
+        self._urls = {
+            environment_variable("huey_url"): huey,
+            environment_variable("database_url"): database,
+        }
+        if settings.elasticsearch_url:
+            self._urls[environment_variable("elasticsearch_url")] = settings.elasticsearch_url
+        at = datetime.now(UTC)
+        jobs = (
+            Job(env.chat.id, number, int(at.timestamp() * 1e6), at.isoformat(), text)
+            for number, text in enumerate(env.texts[: env.scale.jobs], 1)
+        )
+        self._serialized = self._queue.serialized(list(jobs))
+
+    def fastest_layout(self) -> ConsumerLayout:
+        """The layout of consumers with the highest rate, of all that the scale names."""
+        layouts = [ConsumerLayout(*layout) for layout in self._env.scale.consumers]
+        return max(layouts, key=self._measure_layout)
+
+    def side(self) -> Side:
+        """The baseline's side of a paired run."""
+        return Side(
+            "one job, one INSERT" + (", one index request" if self._index else ""),
+            self._run_jobs,
+            len(self._serialized),
+            after=lambda: self._env.clear_messages(len(self._serialized)),
+        )
+
+    @contextmanager
+    def consumers(self, layout: ConsumerLayout) -> Iterator[None]:
+        """Run the consumers; they have already run all jobs once, so that none starts cold."""
+        command = [sys.executable, "-c", CONSUMER, str(layout.threads), *self._index]
+        with ExitStack() as stack:
+            started = [
+                stack.enter_context(
+                    child_process(
+                        command, os.environ | self._urls, stdout=subprocess.PIPE, stderr=None
+                    )
+                )
+                for _ in range(layout.processes)
+            ]
+            for consumer in started:
+                if not (consumer.stdout and consumer.stdout.readline()):
+                    raise Failed("a consumer of the baseline did not start")
+            self.side().measure()
+            yield
+
+    def _measure_layout(self, layout: ConsumerLayout) -> float:
+        with self.consumers(layout):
+            return self.side().measure()
+
+    def _run_jobs(self) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        self._queue.push(self._serialized)
+        while self._queue.pending() or self._env.count_messages() < len(self._serialized):
+            if time.monotonic() > deadline:
+                raise Failed(
+                    f"the jobs of the baseline were not done within {TIMEOUT_SECONDS:.0f} s"
+                )
+            time.sleep(POLL_SECONDS)

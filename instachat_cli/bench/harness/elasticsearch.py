@@ -1,10 +1,11 @@
 """What the benchmarks of Elasticsearch share: an index of their own, and the ceiling of its bulks.
 
-The ceiling is what Elasticsearch takes when the requests are there already, and nobody looks at its answers
-beyond whether all went well; by as many connections as turn out best.
+The ceiling is the rate at which Elasticsearch takes prebuilt requests when the client reads only whether a
+bulk had errors, over the number of connections that is fastest.
 """
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,34 +24,52 @@ from backend.storage.elasticsearch.mapping import (
     new_index_name,
 )
 from backend.storage.postgres import locks, search_indices
+from backend.worker.threads import PUBLISHERS
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Side
 
-DOCUMENTS_PER_BULK = 2_500  # of one bulk
-CONNECTION_COUNTS = (1, 2, 3)  # are tried
+DOCUMENTS_PER_BULK = 2_500
+CONNECTION_COUNTS = (1, 2, 3)  # that are tried
 ROWS = text(
     "SELECT chat_id, number, version, folded FROM message ORDER BY chat_id, number LIMIT :limit"
 )
 
 
 class SearchEnvironment:
-    """A environment's Elasticsearch, and what stands in it."""
+    """The Elasticsearch of an environment."""
 
     def __init__(self, env: Environment) -> None:
         index = env.backend.index
         if not isinstance(index, ElasticsearchIndex) or env.backend.publisher is None:
-            raise Failed("this ground has no Elasticsearch")
+            raise Failed("this environment has no Elasticsearch")
         self.env = env
         self.index = index
         self.publisher: Publisher = env.backend.publisher
 
     @property
     def client(self) -> Any:
-        """The very client that the program uses."""
+        """The Elasticsearch client that the program uses."""
         return self.index.client
 
+    @property
+    def live_name(self) -> str:
+        """The name of the index that is searched. Raises Failed if there is none."""
+        with self.env.backend.database.connect() as connection:
+            live = search_indices.live_index(connection)
+        if live is None:
+            raise Failed("the benchmark's database has no search index")
+        return live.name
+
+    def publish_all(self) -> None:
+        """Publish everything in the outbox, by as many threads as a worker has."""
+        threads = [threading.Thread(target=self.publisher.publish) for _ in range(PUBLISHERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
     def reset_index(self) -> None:
-        """Have an empty live index, and nothing stored or noted."""
+        """Replace all indices by an empty live one, and empty the message table and the outbox."""
         database = self.env.backend.database
         name = new_index_name(database.installation.id)
         with database.begin() as tx:
@@ -68,20 +87,20 @@ class SearchEnvironment:
                 self.index.drop(other)
 
     def prebuilt_requests(self, limit: int) -> list[bytes]:
-        """The requests that write so many of the stored messages, as the program makes them."""
+        """The bulk requests that write up to `limit` stored messages, equal to the program's."""
         with self.env.backend.database.connect() as connection:
             rows = connection.execute(ROWS, {"limit": limit}).all()
         return list(bulk_bodies(_lines(*row) for row in rows))
 
     def warm_up(self, requests: Sequence[bytes], seconds: float) -> None:
-        """Have a node that is new compile what bulks need, or each pair's second side has the better one."""
+        """Send bulks until the node has compiled their code; otherwise later measurements would be faster."""
         side = self._bulks(requests, 1, connections=max(CONNECTION_COUNTS))
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             side.measure()
 
     def ceiling_side(self, requests: Sequence[bytes], amount: int) -> Side:
-        """Sending these requests to a new index, by the best number of connections."""
+        """The side that sends these requests to a new index, over the fastest number of connections."""
         best = max(
             CONNECTION_COUNTS,
             key=lambda count: self._bulks(requests, amount, connections=count).measure(),
@@ -99,7 +118,7 @@ class SearchEnvironment:
         )
 
     def send_bulks(self, name: str, requests: Iterable[bytes], connections: int = 2) -> None:
-        """Send bulk requests, batch at once."""
+        """Send bulk requests, `connections` at once. Raises Failed if one has errors."""
 
         def send(body: bytes) -> None:
             answer = self.client.options(request_timeout=60).perform_request(
@@ -110,7 +129,7 @@ class SearchEnvironment:
                 body=body,
             )
             if answer.body["errors"]:
-                raise Failed(f"Elasticsearch takes not all of a bulk for {name}")
+                raise Failed(f"Elasticsearch rejected documents of a bulk for {name}")
 
         with ThreadPoolExecutor(connections) as pool:
             window: list[Any] = []
@@ -123,7 +142,7 @@ class SearchEnvironment:
 
 
 def bulk_bodies(lines: Iterable[str]) -> Iterator[bytes]:
-    """Documents' lines as requests."""
+    """Bodies of bulk requests from the lines of documents."""
     left = iter(lines)
     while batch := list(islice(left, DOCUMENTS_PER_BULK)):
         yield "".join(batch).encode()

@@ -1,8 +1,8 @@
-"""What the benchmarks stand on: engines and a database of their own, and messages to send.
+"""The environment of a benchmark: engines, a database of its own, and messages to send.
 
-Nothing is left behind. Private engines live in a temporary folder. Where engines are given by settings, the
-database is one more on that server, dropped at the end, and Redis has to be empty, and is so again; indices
-in Elasticsearch are those of that database, and dropped with it.
+Nothing remains afterwards. Private engines use a temporary folder. On engines of the settings, the
+environment creates another database on that server and drops it at the end; Redis must be empty and is
+emptied again; the Elasticsearch indices of that database are dropped with it.
 """
 
 import os
@@ -31,37 +31,37 @@ from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.redis.types import Creation, Refusal
 from backend.storage.search_index import SearchIndex
-from loadtest.corpus.conversations import conversations
+from loadtest.corpus.conversations import lines
 
-REQUESTS_PER_CALL = 500  # of one message each, given to Redis in one call while the log is filled
-CONCURRENT_REQUESTS = 64  # requests of one message that wait at the same moment
-BATCH_SIZE = 1_000  # messages of a bulk request, as `messages create -` sends them
+REQUESTS_PER_CALL = 500  # requests of one message each that one call to Redis appends to the log
+CONCURRENT_REQUESTS = 64  # requests of one message that are accepted together
+BATCH_SIZE = 1_000  # messages a request, as `messages create -` sends them
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is measured."""
+    """The size of the benchmarks."""
 
     pairs: int = 7
-    startup_pairs: int = 15  # pairs of the command line's start, which is quick
-    messages: int = 30_000  # of one repetition
-    jobs: int = 1_500  # of one repetition, where each message is a job
-    chats: int = 1_000_000  # whose counters are synced
-    rows: Sequence[int] = (100_000, 1_000_000, 3_000_000)  # over which a memory has to be flat
-    compared: int = 1_000_000  # messages, of one comparison of all stores
-    slow_pairs: int = 3  # pairs of what takes seconds
+    startup_pairs: int = 15  # of the command line's start, which is short
+    messages: int = 30_000  # a repetition
+    jobs: int = 1_500  # a repetition of the baseline with one job a message
+    chats: int = 1_000_000  # of the benchmark of sync-counters
+    rows: Sequence[int] = (100_000, 1_000_000, 3_000_000)  # sizes over which memory must stay flat
+    compared: int = 1_000_000  # messages of one comparison of all stores
+    slow_pairs: int = 3  # of measurements that take seconds
     consumers: Sequence[tuple[int, int]] = ((1, 1), (1, 4), (1, 8), (2, 4), (2, 8), (4, 4))
-    """How many consumer processes of how many threads are tried for those jobs."""
-    load_pairs: int = 5  # pairs of loads by HTTP
-    seconds: int = 4  # of one such load
-    large_application_chats: int = 100_000  # chats of an application that has very many
-    gateway: bool = True  # whether the rival in Go is built, which takes a minute
-    reindexed: int = 400_000  # messages of one reindex
-    million: int = 1_000_000  # of what is done at a large size, once
+    """The layouts (processes, threads) of consumers that are tried for those jobs."""
+    load_pairs: int = 5  # of loads by HTTP
+    seconds: int = 4  # a load by HTTP
+    large_application_chats: int = 100_000  # chats of the large application
+    gateway: bool = True  # whether to build the gateway in Go, which takes a minute
+    reindexed: int = 400_000  # messages a reindex
+    million: int = 1_000_000  # messages of the benchmarks that run once, at a large size
     keywords: int = 100
-    warm_seconds: float = 20.0  # of what a new Elasticsearch gets quicker at, before what counts
-    long_pairs: int = 3  # of what takes long
-    steady_seconds: float = 20.0  # of a load that goes on
+    warm_seconds: float = 20.0  # of warming up a new Elasticsearch before measuring
+    long_pairs: int = 3  # of measurements that take minutes
+    steady_seconds: float = 20.0  # of a steady load
 
 
 QUICK_SCALE = Scale(
@@ -88,7 +88,7 @@ QUICK_SCALE = Scale(
 
 
 class TargetChat(NamedTuple):
-    """A chat to send to: by its names, by its row, and where its log is."""
+    """A chat to send to: its token and number, the id of its row, and the shard of its log."""
 
     token: str
     number: int
@@ -97,17 +97,16 @@ class TargetChat(NamedTuple):
 
 
 class Environment:
-    """A backend on engines that nobody else uses, a chat in it, and real texts for its messages."""
+    """A backend on engines of its own, with a chat and real texts for its messages."""
 
     def __init__(self, backend: Backend, scale: Scale) -> None:
         self.backend = backend
         self.scale = scale
-        lines = [line for conversation in conversations() for line in conversation.lines]
-        self.texts = list(islice(cycle(lines), scale.messages))
+        self.texts = list(islice(cycle(lines()), scale.messages))
         self.chat = self._new_chat()
 
     def accept_one_by_one(self, texts: Sequence[str]) -> None:
-        """Accept a request a message, each an entry of its own, as those that come one after another are."""
+        """Accept one request a message; each becomes one entry of the log, as separate requests do."""
         parent = Parent(self.chat.token, self.chat.number)
         known = EntryId(0, 0)
         for start in range(0, len(texts), REQUESTS_PER_CALL):
@@ -120,7 +119,7 @@ class Environment:
                 raise Failed("a message of the benchmark was refused")
 
     def accept_concurrently(self, texts: Sequence[str], concurrency: int) -> None:
-        """Accept a request a message, so many at the same moment."""
+        """Accept one request a message, `concurrency` requests at a time."""
         token, number = self.chat.token, self.chat.number
         for start in range(0, len(texts), concurrency):
             requests = [
@@ -140,35 +139,46 @@ class Environment:
             self.backend.acceptor.accept(request)
 
     def drain(self) -> None:
-        """Store what was accepted."""
+        """Store all accepted messages of the chat's shard."""
         self.backend.drainer.drain(self.chat.shard)
 
-    def clear_messages(self, expected: int | None = None) -> None:
-        """Empty the table of messages. With `expected`, Failed if it held any other number of them."""
+    def count_messages(self) -> int:
+        """How many messages are stored."""
+        with self.backend.database.connect() as connection:
+            return int(connection.scalar(text("SELECT count(*) FROM message")) or 0)
+
+    def clear_messages(self, expected: int) -> None:
+        """Empty the table of messages. Raises Failed if it did not hold the expected number."""
+        found = self.count_messages()
         with self.backend.database.begin() as tx:
-            found = tx.scalar(text("SELECT count(*) FROM message"))
             tx.execute(text("TRUNCATE message"))
-        if expected is not None and found != expected:
+        if found != expected:
             raise Failed(f"{found:,} messages were stored instead of {expected:,}")
 
     def clear_log(self) -> None:
-        """Empty the log, as if all of it had been stored."""
-        self.redis.xtrim(self.backend.log.key(self.chat.shard, "log"), maxlen=0, approximate=False)
+        """Empty the logs of all shards, as if all of their entries were stored."""
+        for shard in range(self.backend.database.installation.shards):
+            self.redis.xtrim(self.backend.log.key(shard, "log"), maxlen=0, approximate=False)
+
+    def check_consistent(self) -> None:
+        """Run a reconciliation. Raises Failed if it finds a difference."""
+        for finding in self.backend.reconciler.begin().findings():
+            raise Failed(f"the stores of a benchmark differ: {finding}")
 
     @property
     def redis(self) -> Any:
-        """The very client that the log uses."""
+        """The Redis client that the log uses."""
         return self.backend.log.redis
 
     @property
     def driver_url(self) -> str:
-        """The database's URL as the driver itself reads it."""
+        """The URL of the database in the form that psycopg2 reads."""
         url = make_url(self.backend.database.url).set(drivername="postgresql")
         return url.render_as_string(hide_password=False)
 
     @contextmanager
     def connection(self) -> Iterator["psycopg2.extensions.connection"]:
-        """A connection of the driver's own: each statement is a transaction, durable as the drain's."""
+        """A psycopg2 connection with autocommit; its transactions are durable, as the drain's are."""
         with closing(psycopg2.connect(self.driver_url)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -187,9 +197,9 @@ class Environment:
 
 @contextmanager
 def open_environment(settings: Settings, scale: Scale) -> Iterator[Environment]:
-    """Environment of one's own on the settings' engines, or on private ones; gone afterwards.
+    """An environment on the engines of the settings, or on private ones; it is removed with the context.
 
-    Raises Invalid if the Redis that is given is in use.
+    Raises Invalid if the Redis of the settings is not empty.
     """
     with ExitStack() as stack:
         home = stack.enter_context(_temporary_home())
@@ -215,11 +225,11 @@ def open_environment(settings: Settings, scale: Scale) -> Iterator[Environment]:
 def _temporary_home() -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="instachat-bench-"))
     if os.geteuid() == 0:
-        home.chmod(0o711)  # as root the engines run as another user, who must pass through
+        home.chmod(0o711)  # root runs the engines as another user, which must be able to enter
     try:
         yield home
     finally:
-        for _ in range(50):  # an engine may still be writing its last files
+        for _ in range(50):  # an engine that is ending may still write its last files
             shutil.rmtree(home, ignore_errors=True)
             if not home.exists():
                 break
@@ -228,7 +238,7 @@ def _temporary_home() -> Iterator[Path]:
 
 @contextmanager
 def _temporary_database(urls: EngineUrls) -> Iterator[str]:
-    """A database beside the one that is given, with the default schema."""
+    """A new, migrated database on the same server; dropped with the context."""
     name = f"instachat_bench_{uuid4().hex[:12]}"
     server = Database(urls.database)
     try:
@@ -259,7 +269,7 @@ def _empty_redis(backend: Backend) -> Iterator[None]:
     if backend.log.redis.dbsize():
         raise Invalid(
             "this Redis is in use, and benchmarks need an empty one; nothing was changed",
-            "unset INSTACHAT_REDIS_URL: then a private one is started, and gone afterwards",
+            "unset INSTACHAT_REDIS_URL to use a private Redis that is removed afterwards",
         )
     try:
         yield

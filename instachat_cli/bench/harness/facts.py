@@ -1,4 +1,4 @@
-"""What a number is worth nothing without: the machine, the engines, the commit."""
+"""The facts that a figure depends on: the machine, the engines, the commit."""
 
 from datetime import UTC, datetime
 
@@ -9,8 +9,8 @@ from backend.monitoring.status import redis_health
 from instachat_cli.bench.harness.machine import machine, packages
 
 
-def facts(backend: Backend) -> dict[str, str]:
-    """The facts of this run, by name."""
+def collect_facts(backend: Backend) -> dict[str, str]:
+    """The facts of this run, by name, for the report."""
     return machine() | {
         "PostgreSQL": _postgres(backend),
         "Redis": _redis(backend),

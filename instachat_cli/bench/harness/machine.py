@@ -1,4 +1,4 @@
-"""The machine and the program, which every figure depends on. Light: nothing of the core is imported."""
+"""Facts about the machine and the program. It must stay light: it imports nothing from `backend`."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ _ROOT = Path(__file__).parents[3]
 
 
 def machine() -> dict[str, str]:
-    """The facts of whatever runs here."""
+    """The facts, by name."""
     return {
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
@@ -23,12 +23,17 @@ def machine() -> dict[str, str]:
 
 
 def other_cpu_share() -> float:
-    """The share of the processors' time that others use right now."""
+    """The share of the processors' time that other programs use, measured for one second."""
     return psutil.cpu_percent(interval=1) / 100
 
 
+def describe_other_use(share: float) -> dict[str, str]:
+    """The fact of how much other programs used."""
+    return {"used by others": f"{share:.0%} of it, before the start"}
+
+
 def packages(*names: str) -> str:
-    """The versions of what is installed."""
+    """The installed versions of these packages."""
     return ", ".join(f"{name} {_version(name)}" for name in names)
 
 
@@ -56,7 +61,7 @@ def _system() -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout, and whether files differ from it."""
+    """The commit of the checkout, and whether tracked files differ from it."""
     try:
         commit = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no")

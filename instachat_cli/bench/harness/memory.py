@@ -1,42 +1,32 @@
-"""How much memory a command takes."""
+"""Measures how much memory a command uses."""
 
-import os
-import subprocess
 import sys
 import time
 from contextlib import suppress
 
 import psutil
-from pydantic import SecretStr
 
 from backend.domain.errors import Failed
 from instachat_cli.bench.harness.environment import Environment
+from instachat_cli.bench.harness.processes import child_process, settings_environment
 
 POLL_SECONDS = 0.01
 
 
 def peak_memory(env: Environment, *words: str) -> float:
-    """The most memory, in MiB, that a command on this ground has at any moment at which it is looked at.
+    """The highest resident memory of `instachat WORDS` on these engines, in MiB, sampled while it runs.
 
-    What `wait4` tells would not do: it counts the memory of who started the process, too.
+    `wait4` does not report it: its maximum includes the memory of the parent process before the exec.
+    Raises Failed if the command fails.
     """
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
-    for name, value in env.backend.settings.model_dump(exclude_unset=True).items():
-        if value is not None:
-            text = value.get_secret_value() if isinstance(value, SecretStr) else value
-            variables[f"INSTACHAT_{name.upper()}"] = str(text)
-    process = psutil.Popen(
-        [sys.executable, "-m", "instachat_cli", *words],
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "instachat_cli", *words]
     peak = 0
-    while process.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            peak = max(peak, process.memory_info().rss)
-        time.sleep(POLL_SECONDS)
-    if process.returncode:
-        raise Failed(f"`instachat {' '.join(words)}` ended with {process.returncode}")
+    with child_process(command, settings_environment(env.backend.settings)) as child:
+        process = psutil.Process(child.pid)
+        while child.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                peak = max(peak, process.memory_info().rss)
+            time.sleep(POLL_SECONDS)
+    if child.returncode:
+        raise Failed(f"`instachat {' '.join(words)}` exited with code {child.returncode}")
     return peak / 2**20

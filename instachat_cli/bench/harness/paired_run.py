@@ -1,10 +1,10 @@
-"""Measuring: two ways to do the same take turns, so that both meet the same noise."""
+"""Paired runs: two ways to do the same take turns, so that noise affects both alike."""
 
 import cProfile
 import gc
 import pstats
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
@@ -19,10 +19,10 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: `run` is timed; `before` and `after` it, what makes it possible and undoes it.
+    """One side of a pair. `run` is timed; `before` and `after` prepare and undo it, untimed.
 
-    `amount` is how many of `things` one `run` takes; without it the time counts instead of the rate.
-    `explain` says where the time goes, for what a profile of this process would not show.
+    `amount` is the number of `things` that one `run` processes, for a rate; without it the time is measured.
+    `explain` reports where the time goes if a profile of this process would not show it.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Side:
 
     @property
     def unit(self) -> str:
-        """Of what `measure` returns."""
+        """The unit of what `measure` returns."""
         return "ms" if self.amount is None else f"{self.things}/s"
 
     def measure(self) -> float:
-        """Run it once; returns its rate, or the milliseconds it took."""
+        """Run it once; returns the rate per second, or the time in milliseconds."""
         self.before()
-        gc.collect()  # or one would pay for what the other left
-        gc.freeze()  # or both would pay for the walks of all that the benchmarks hold
+        gc.collect()  # otherwise one side would collect the other's garbage
+        gc.freeze()  # otherwise both would traverse all objects of the benchmarks
         try:
             since = perf_counter()
             self.run()
@@ -53,7 +53,7 @@ class Side:
         return took * 1000 if self.amount is None else self.amount / took
 
     def profile(self) -> str:
-        """Where the time of one run goes, its largest parts first."""
+        """A profile of one run, its largest parts first."""
         if self.explain:
             return self.explain()
         profile = cProfile.Profile()
@@ -67,19 +67,19 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a ratio has to be, and what we would like it to be; at least, or `at_most`."""
+    """The value that a ratio must reach, and one that it should; minimums, or maximums if `at_most`."""
 
     must: float
     aim: float | None = None
     at_most: bool = False
 
     def is_reached(self, ratio: float, bar: float) -> bool:
-        """Whether a ratio is on the right side of a bar."""
+        """Whether a ratio reaches a bar."""
         return ratio <= bar if self.at_most else ratio >= bar
 
 
 class Verdict(StrEnum):
-    """What came of a goal."""
+    """Whether a goal was reached."""
 
     MET = "met"
     AIM_MISSED = "aim missed"
@@ -89,7 +89,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: the pairs that were measured, ours and the rival's, and what they mean."""
+    """One row of the table: the measured pairs, ours and the baseline's, and the goal."""
 
     what: str
     configuration: str
@@ -98,28 +98,33 @@ class Row:
     unit: str
     pairs: Sequence[tuple[float, float]]
     goal: Goal | None = None
-    profile: str = ""  # where our time goes; only of what missed its goal
+    profile: str = ""  # a profile of our side, if it missed its goal
 
     @property
     def title(self) -> str:
-        """What it is about, in words."""
+        """What is compared, in words."""
         return f"{self.what}, against {self.baseline}"
 
     @property
     def ratios(self) -> list[float]:
-        """Ours to the rival's, pair by pair, the smallest first."""
+        """Ours divided by the baseline's for each pair, in ascending order."""
         return sorted(ours / baseline for ours, baseline in self.pairs)
 
     @property
     def ratio(self) -> float:
-        """The median of the pairs: what counts."""
+        """The median of the ratios, which decides the verdict."""
         return median(self.ratios)
 
     @property
     def medians(self) -> tuple[float, float]:
-        """Ours and the rival's, each by itself."""
+        """The median of ours, and the baseline's."""
         ours, baselines = zip(*self.pairs, strict=True)
         return median(ours), median(baselines)
+
+    @property
+    def needs_no_profile(self) -> bool:
+        """Whether the goal was reached, or there is none."""
+        return self.verdict in (Verdict.MET, Verdict.INFORMATION)
 
     @property
     def verdict(self) -> Verdict:
@@ -142,20 +147,16 @@ def run_pairs(
     pairs: int,
     goal: Goal | None = None,
 ) -> Row:
-    """Measure both in turn, so many times each, after a turn that does not count."""
+    """Measure both sides in turn, `pairs` times each, after one unmeasured turn."""
     ours.measure()
     baseline.measure()
     measured = [(ours.measure(), baseline.measure()) for _ in range(pairs)]
     row = Row(what, configuration, ours.name, baseline.name, ours.unit, measured, goal)
-    if row.verdict in (Verdict.MET, Verdict.INFORMATION):
-        return row
-    return Row(
-        what, configuration, ours.name, baseline.name, ours.unit, measured, goal, ours.profile()
-    )
+    return row if row.needs_no_profile else replace(row, profile=ours.profile())
 
 
 def largest_parts(profile: cProfile.Profile) -> str:
-    """The parts of a profile that took the most time, as a table."""
+    """The functions that took the most time, as a table."""
     stats = pstats.Stats(profile)
     entries = sorted(
         ((own, calls, place) for place, (_, calls, own, _, _) in _entries(stats).items()),

@@ -1,4 +1,4 @@
-"""Where the time of the hot route goes, inside of a process of the server: its event loop, under load."""
+"""Profiles the event loop of a server under load on the hot route."""
 
 import asyncio
 import cProfile
@@ -17,7 +17,7 @@ POLL_SECONDS = 0.05
 
 
 def profile_server(settings: Settings) -> str:
-    """The largest parts of the event loop's time; what the observers add is not in it."""
+    """The largest parts of the event loop's time, without the background observers."""
     return uvloop.run(_profile(settings))
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of HTTP run: our server, a rival's, a bare one, and wrk as the client of all."""
+"""The servers of the HTTP benchmarks (ours, a gateway, a bare one), and wrk, the client of all of them."""
 
 import os
 import re
@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from pathlib import Path
 from backend.api.server.address import is_responding
 from backend.domain.errors import Failed
 from backend.settings import Settings, environment_variable
+from instachat_cli.bench.harness.processes import child_process, wait_ready
 
 CONNECTIONS = 64
-START_TIMEOUT_SECONDS = 60.0
+POLL_SECONDS = 0.05
 GATEWAY = Path(__file__).parent / "gateway"
 _CONSTANT_APP = """
 async def app(scope, receive, send):
@@ -45,17 +45,19 @@ end
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What wrk found: requests a second, and the 99th percentile of the times to an answer, in ms."""
+    """The result of wrk: requests a second, and the 99th percentile of the latency in ms."""
 
     rate: float
     p99: float
 
 
 def wrk(port: int, paths: Sequence[str], seconds: int, method: str = "POST") -> LoadResult:
-    """Send requests for some seconds, to the paths in turn. Failed if any answer was an error."""
+    """Send requests to the paths in turn, for `seconds`. Raises Failed if an answer is an error."""
     program = shutil.which("wrk")
     if program is None:
-        raise Failed("the benchmarks of HTTP need wrk", "install it: on Debian `apt install wrk`")
+        raise Failed(
+            "the benchmarks of HTTP need wrk", "install it; on Debian by `apt install wrk`"
+        )
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_SCRIPT % (",".join(f'"{path}"' for path in paths), method))
         script.flush()
@@ -73,38 +75,44 @@ def wrk(port: int, paths: Sequence[str], seconds: int, method: str = "POST") -> 
         raise Failed(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")
     requests, micros, p99, errors = map(int, found.groups())
     if errors:
-        raise Failed(f"{errors:,} of {requests:,} requests were answered by errors")
+        raise Failed(f"{errors:,} of {requests:,} requests were answered with errors")
     return LoadResult(requests / (micros / 1e6), p99 / 1000)
 
 
 @contextmanager
 def server(settings: Settings, port: int, processes: int = 1) -> Iterator[None]:
-    """Our server on the settings' engines, as an operator starts it; its log goes nowhere."""
+    """Our server on the engines of the settings, started as an operator does; its log is discarded."""
+    names = ("database_url", "redis_url", "huey_url", "home", "durability")
     given = {
         environment_variable(name): str(value)
         for name, value in settings.model_dump(exclude_none=True).items()
-        if name in ("database_url", "redis_url", "huey_url", "home", "durability")
+        if name in names
     }
     arguments = ["-m", "instachat_cli", "serve", "--port", str(port), "--workers", str(processes)]
     limit = {environment_variable("app_creation_limit"): "off"}
-    with _running_server([sys.executable, *arguments], port, given | limit):
+    with _running_server(
+        "instachat serve",
+        [sys.executable, *arguments, "--until-input-ends"],
+        port,
+        given | limit,
+    ):
         yield
 
 
 @contextmanager
 def constant_server(port: int) -> Iterator[None]:
-    """The same HTTP server, answering a constant."""
+    """The same HTTP server with an application that returns a constant."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "constant.py").write_text(_CONSTANT_APP)
         arguments = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "off"]
         arguments += ["--no-access-log", "--log-level", "error", "--no-server-header"]
         command = [sys.executable, "-m", "uvicorn", *arguments, "--port", str(port), "constant:app"]
-        with _running_server(command, port, {"PYTHONPATH": folder}):
+        with _running_server("the bare server", command, port, {"PYTHONPATH": folder}):
             yield
 
 
 def build_gateway(folder: Path) -> Path | None:
-    """The Go gateway, built; None where there is no Go."""
+    """Build the gateway; returns its path, or None if Go is not installed."""
     if shutil.which("go") is None:
         return None
     program = folder / "gateway"
@@ -116,33 +124,22 @@ def build_gateway(folder: Path) -> Path | None:
         check=False,
     )
     if built.returncode:
-        raise Failed(f"the gateway can't be built: {built.stderr.strip().splitlines()[-1]}")
+        raise Failed(f"can't build the gateway: {built.stderr.strip().splitlines()[-1]}")
     return program
 
 
 @contextmanager
 def gateway(program: Path, redis_url: str, port: int) -> Iterator[None]:
-    """The gateway on a Redis."""
-    with _running_server([str(program), f"127.0.0.1:{port}", redis_url], port, {}):
+    """The gateway, on a Redis."""
+    command = [str(program), f"127.0.0.1:{port}", redis_url]
+    with _running_server("the gateway", command, port, {}):
         yield
 
 
 @contextmanager
-def _running_server(command: Sequence[str], port: int, more: Mapping[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(
-        command, env=os.environ | dict(more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while not is_responding("127.0.0.1", port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise Failed(f"a server of the benchmark does not start: {command[:4]}")
-            time.sleep(0.05)
+def _running_server(
+    name: str, command: Sequence[str], port: int, variables: Mapping[str, str]
+) -> Iterator[None]:
+    with child_process(command, os.environ | dict(variables)) as process:
+        wait_ready(process, lambda: is_responding("127.0.0.1", port), name, POLL_SECONDS)
         yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

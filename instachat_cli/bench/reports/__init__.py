@@ -1,1 +1,1 @@
-"""The reports that the benchmarks write."""
+"""The reports of the benchmarks, as Markdown and plots."""

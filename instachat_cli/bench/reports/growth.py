@@ -5,26 +5,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from instachat_cli.bench.cases.growth import Axis, GrowthStage, Point
+from instachat_cli.bench.reports.markdown import amount, machine_section
 
-FLAT_EXPONENT, PROPORTIONAL_EXPONENT = (
-    0.25,
-    0.75,
-)  # exponents, up to and from which these words are true
+FLAT_EXPONENT = 0.25  # up to this one, cost is about the same at every size
+PROPORTIONAL_EXPONENT = 0.75  # from this one on, cost is in proportion to the size
 DPI = 120
 COLORS = ("#2f80ed", "#1a9c50", "#d97706", "#9b5de5", "#e5484d", "#0e8a8a", "#7a5c3e")
 HEAD = """\
-# How it grows
+# How cost grows with data
 
-Made by `make growth`; changes by hand are lost.
+`make growth` generates this file and overwrites changes made by hand.
 
-Each stage by itself, in one process, beside the engines: a rate is of the way from the size before to this
-one, a time is of one call once this size is there. Messages are sent in requests of 1,000 to a hundred chats,
-a tenth of them to the first, which is the one that is searched. By chats, each size gets 10,000 messages
-more, in requests of one, spread over all of them. Before each `sync-counters` a hundred chats have changed.
-Every size ends with a `reconcile` that has to find nothing.
+Each stage is measured separately, in one process, beside the engines. A rate is measured from the previous
+size to this one; a time is that of one call at this size. By messages, requests of 1,000 messages go to a
+hundred chats, a tenth of them to the first, which is the chat that is searched. By chats, each size adds
+10,000 messages, in requests of one, spread over all chats. A hundred chats change before each `sync-
+counters`. Each size ends with a `reconcile` that must not find a difference.
 
-All is measured once: what differs by less than a factor of two may be noise. The first size of `publish`
-has in it whatever Elasticsearch does at first, with a new index and a cold JVM; that is not told apart.
+Everything is measured once: differences of less than a factor of two may be noise. The first size of
+`publish` includes the start of Elasticsearch's work on a new index with a cold JVM.
 """
 REASONS = {
     GrowthStage.ACCEPT: "Each request is a call of one script, and Redis runs one at a time.",
@@ -43,21 +42,19 @@ MEANING = {
 
 
 def markdown(points: Sequence[Point], facts: Mapping[str, str], plot: str | None) -> str:
-    """The whole report; `plot` is the image's address."""
+    """The report; `plot` is the address of the image."""
     lines = [HEAD]
     if plot:
         lines += [f"![Each stage by messages and by chats, logarithmic]({plot})", ""]
     for axis in Axis:
         lines += _table([point for point in points if point.axis is axis], axis)
     lines += _meaning(points)
-    lines += ["## The machine", "", "| | |", "| --- | --- |"]
-    lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *machine_section(facts)])
 
 
 def summary(point: Point) -> str:
-    """A point in one line, for whoever is watching."""
-    return f"{point.size:,} {point.axis}: {point.stage} {_amount(point.value)} {point.stage.unit}"
+    """A point in one line, for progress output."""
+    return f"{point.size:,} {point.axis}: {point.stage} {amount(point.value)} {point.stage.unit}"
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
@@ -105,13 +102,13 @@ def _table(points: Sequence[Point], axis: Axis) -> list[str]:
     ]
     for stage in GrowthStage:
         if line := _line(points, axis, stage):
-            cells = " | ".join(_amount(value) for _, value in line)
+            cells = " | ".join(amount(value) for _, value in line)
             lines.append(f"| {stage} | {stage.unit} | {cells} | {_growth(line)} |")
     return [*lines, ""]
 
 
 def _growth(line: Sequence[tuple[int, float]]) -> str:
-    """What ten times as many make of it, from the first size to the last."""
+    """The factor of ten times the size, from the first size to the last."""
     exponent = _exponent(line)
     if exponent is None:
         return ""
@@ -134,7 +131,7 @@ def _meaning(points: Sequence[Point]) -> list[str]:
         line = _line(points, Axis.MESSAGES, stage)
         if line:
             size, value = line[-1]
-            lines.append(f"- **{stage}** {words}: {_amount(value)} ms at {size:,} messages.")
+            lines.append(f"- **{stage}** {words}: {amount(value)} ms at {size:,} messages.")
     lines += ["", "## The first limit", ""]
     for axis, how in (
         (Axis.MESSAGES, "requests of 1,000 messages"),
@@ -143,10 +140,10 @@ def _meaning(points: Sequence[Point]) -> list[str]:
         rates = {s: line[-1] for s in GrowthStage if s.is_rate and (line := _line(points, axis, s))}
         first = min(rates, key=lambda stage: rates[stage][1])
         size, rate = rates[first]
-        others = ", ".join(f"{s} {_amount(r)}" for s, (_, r) in rates.items() if s is not first)
+        others = ", ".join(f"{s} {amount(r)}" for s, (_, r) in rates.items() if s is not first)
         lines += [
             (
-                f"With {how}, at {size:,} {axis}: **{first}**, {_amount(rate)} messages a second"
+                f"With {how}, at {size:,} {axis}: **{first}**, {amount(rate)} messages a second"
                 f" ({others}). {REASONS[first]}"
             ),
             "",
@@ -154,12 +151,7 @@ def _meaning(points: Sequence[Point]) -> list[str]:
     return [
         *lines,
         (
-            "Where the time of the slowest goes is not measured here; [performance.md](performance.md)"
-            " holds each of these stages against the ceiling of its engine."
+            "[performance.md](performance.md) compares each of these stages with the ceiling of its engine."
         ),
         "",
     ]
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,20 +1,21 @@
-"""The report, as Markdown: `docs/performance.md`."""
+"""The report of `bench ceilings`, as Markdown: `docs/performance.md`."""
 
 from collections.abc import Mapping, Sequence
 
 from instachat_cli.bench.harness.paired_run import Goal, Row, Verdict
+from instachat_cli.bench.reports.markdown import amount, machine_section
 
 HEAD = """\
 # Performance
 
-Made by `make bench`; changes by hand are lost.
+`make bench` generates this file and overwrites changes made by hand.
 
-A rate says more about a machine than about a program, so what counts is a ratio: both sides take turns in
-one run on one machine, and each number is the median of the pairs, with the smallest and the largest behind
-it. Each rival is written to be as quick as its method allows. What *must* hold fails the command; an *aim*
-that is missed is reported with a profile.
+A rate says more about a machine than about a program, so the result is a ratio. Both sides take turns in one
+run on one machine. Each ratio is the median of the pairs; the lowest and the highest follow in brackets.
+Each baseline is written to be as fast as its method allows. A ratio that misses what it *must* reach fails
+the command. One that misses only its *aim* is reported with a profile.
 
-How each stage grows with messages and with chats; [what it means, and the first limit](growth.md):
+[How cost grows with data](growth.md), by messages and by chats:
 
 ![Each stage by messages and by chats](growth.png)
 """
@@ -27,29 +28,29 @@ MARKS = {
 
 
 def markdown(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
-    """The whole report."""
+    """The report."""
     return "\n".join(
-        [HEAD, *_table(rows), *_configurations(rows), *_machine(facts), *_misses(rows)]
+        [HEAD, *_table(rows), *_configurations(rows), *machine_section(facts), *_misses(rows)]
     )
 
 
 def summary(row: Row) -> str:
-    """A row in one line, for whoever is watching."""
+    """A row in one line, for progress output."""
     goal = f" ({_goal(row.goal)})" if row.goal else ""
     return f"{row.title}: {_ratio(row)}{goal}: {row.verdict}"
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
     lines = [
-        "| what | ours | ceiling or rival | ratio | must and aim | |",
+        "| what | ours | ceiling or baseline | ratio | must and aim | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for number, row in enumerate(rows, 1):
         ours, baseline = row.medians
         cells = (
             f"{row.what} ({number})",
-            f"{_amount(ours)} {row.unit}",
-            f"{row.baseline}: {_amount(baseline)} {row.unit}",
+            f"{amount(ours)} {row.unit}",
+            f"{row.baseline}: {amount(baseline)} {row.unit}",
             _ratio(row),
             _goal(row.goal),
             MARKS[row.verdict],
@@ -59,7 +60,10 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _configurations(rows: Sequence[Row]) -> list[str]:
-    lines = ["Each with the default schema, and durability `strict` where no other is named:", ""]
+    lines = [
+        "Configurations; the schema is the default one, and durability is `strict` unless stated otherwise:",
+        "",
+    ]
     lines += [
         f"{number}. {row.configuration}; {len(row.pairs)} pairs."
         for number, row in enumerate(rows, 1)
@@ -67,16 +71,16 @@ def _configurations(rows: Sequence[Row]) -> list[str]:
     return [*lines, ""]
 
 
-def _machine(facts: Mapping[str, str]) -> list[str]:
-    lines = ["## The machine", "", "| | |", "| --- | --- |"]
-    return [*lines, *(f"| {name} | {value} |" for name, value in facts.items()), ""]
-
-
 def _misses(rows: Sequence[Row]) -> list[str]:
     missed = [row for row in rows if row.profile]
     if not missed:
         return []
-    lines = ["## Where the time goes, of what missed", "", "Profiling itself takes its share.", ""]
+    lines = [
+        "## Profiles of missed goals",
+        "",
+        "The profiler itself takes a share of the time.",
+        "",
+    ]
     for row in missed:
         lines += [f"### {row.title}", "", "```", row.profile, "```", ""]
     return lines
@@ -93,10 +97,6 @@ def _goal(goal: Goal | None) -> str:
     bound = "at most" if goal.at_most else "at least"
     aim = "" if goal.aim is None else f", aim {goal.aim:g}"
     return f"{bound} {goal.must:g}{aim}"
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _number(ratio: float) -> str:

@@ -33,7 +33,7 @@ def ceilings(
     """
     from backend.settings import load
     from instachat_cli.bench.harness.environment import QUICK_SCALE, Scale
-    from instachat_cli.bench.harness.machine import other_cpu_share
+    from instachat_cli.bench.harness.machine import describe_other_use, other_cpu_share
     from instachat_cli.bench.harness.paired_run import Verdict
     from instachat_cli.bench.reports.performance import markdown, summary
     from instachat_cli.bench.suite import BENCHMARKS, NEEDS_ELASTICSEARCH, run_benchmarks
@@ -59,7 +59,7 @@ def ceilings(
         rows, facts = run_benchmarks(
             settings, chosen, scale, lambda row: stderr.write_line(summary(row))
         )
-    facts["used by others"] = f"{others:.0%} of it, before the start"
+    facts |= describe_other_use(others)
     if left_out := [name for name in BENCHMARKS if name not in chosen]:
         facts["not run"] = ", ".join(left_out)
     text = markdown(rows, facts)

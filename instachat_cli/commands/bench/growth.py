@@ -35,7 +35,7 @@ def growth(
     """
     from backend.settings import load
     from instachat_cli.bench.cases.growth import Sizes, measure
-    from instachat_cli.bench.harness.machine import other_cpu_share
+    from instachat_cli.bench.harness.machine import describe_other_use, other_cpu_share
     from instachat_cli.bench.reports.growth import draw, markdown, summary
 
     sizes = Sizes(_sizes(messages), _sizes(chats))
@@ -45,7 +45,7 @@ def growth(
     others = other_cpu_share()
     with signals_as_keyboard_interrupt():
         points, facts = measure(settings, sizes, lambda point: stderr.write_line(summary(point)))
-    facts |= {"used by others": f"{others:.0%} of it, before the start"}
+    facts |= describe_other_use(others)
     if report is None:
         sys.stdout.write(markdown(points, facts, None))
         return

@@ -1,4 +1,4 @@
-"""`bench growth`: every stage at every size, a report with its plot, and nothing left behind."""
+"""`bench growth`: measures every stage at every size, writes a report with a plot, and leaves nothing."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_each_stage_is_measured_at_each_size_and_reported(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """With an index; the report names a first limit and shows the plot beside it."""
+    """With Elasticsearch; the report names the first limit and includes the plot."""
     monkeypatch.setenv("INSTACHAT_DATABASE_URL", settings.database_url or "")
     monkeypatch.setenv("INSTACHAT_REDIS_URL", settings.redis_url or "")
     monkeypatch.setenv("INSTACHAT_ELASTICSEARCH_URL", elasticsearch.url)
@@ -41,7 +41,7 @@ def test_each_stage_is_measured_at_each_size_and_reported(
 
 
 @pytest.mark.parametrize("wrong", ["", "200,100", "100,100", "50", "many", "100;200"])
-def test_sizes_rise(wrong: str) -> None:
-    """From a hundred on, or nothing is begun."""
+def test_sizes_must_ascend(wrong: str) -> None:
+    """From at least 100; otherwise the command rejects them before it starts."""
     with pytest.raises(Invalid, match="not a list of ascending sizes"):
         invoke(["bench", "growth", f"--messages={wrong}"])
