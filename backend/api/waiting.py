@@ -7,6 +7,7 @@ from backend.domain.errors import InstaChatError
 from backend.domain.model import Accepted, EntryId
 from backend.storage.postgres import shards
 from backend.storage.postgres.database import Database
+from backend.storage.postgres.shards import ShardState
 
 POLL_SECONDS = 0.02
 logger = logging.getLogger(__name__)
@@ -44,10 +45,10 @@ class StoredWaiter:
                 logger.warning("%s", error.message)
                 states = {}
             for future, (shard, entry) in list(self._entries.items()):
-                if shard in states and states[shard][1] >= entry and not future.done():
+                if shard in states and states[shard].cursor >= entry and not future.done():
                     future.set_result(True)
             await asyncio.sleep(POLL_SECONDS)
 
-    def _read_states(self) -> dict[int, tuple[int, EntryId]]:
+    def _read_states(self) -> dict[int, ShardState]:
         with self._database.connect() as connection:
             return shards.shard_states(connection)

@@ -143,7 +143,7 @@ class Catalog:
         if row is None:
             raise no_application()
         issued = self._counters.read_issued([Parent(token)])[0]
-        return applications.to_application(row, issued - row.removed)
+        return applications.to_application(row, issued - row.chats_removed)
 
     def applications(
         self, *, after_token: str | None = None, limit: int | None = None
@@ -165,7 +165,7 @@ class Catalog:
                 page = applications.list_applications(connection, after, size)
             for row in page:
                 issued = self._counters.read_issued([Parent(row.token)])[0]
-                yield applications.to_application(row, issued - row.removed)
+                yield applications.to_application(row, issued - row.chats_removed)
             if len(page) < size:
                 return
             after = page[-1].id
@@ -205,7 +205,7 @@ class Catalog:
         if row is None:
             return PendingNumber(number)
         issued = self._counters.read_issued([Parent(token, number)])[0]
-        return chats.to_chat(row, issued - row.removed)
+        return chats.to_chat(row, issued - row.messages_removed)
 
     def chats(self, token: str, *, after: int = 0, limit: int | None = None) -> Iterator[Chat]:
         """An application's stored chats by number, read a page at a time."""
@@ -217,7 +217,7 @@ class Catalog:
             if page:
                 issued = self._counters.read_issued([Parent(token, row.number) for row in page])
                 for row, count in zip(page, issued, strict=True):
-                    yield chats.to_chat(row, count - row.removed)
+                    yield chats.to_chat(row, count - row.messages_removed)
             if len(page) < size:
                 return
             after = page[-1].number

@@ -19,7 +19,7 @@ from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.storage.postgres import imports, locks, shards
 from backend.storage.postgres.database import Connection, Database, is_unique_violation
-from backend.storage.postgres.imports import StoredRecord
+from backend.storage.postgres.imports import StoredParent
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
 
@@ -113,7 +113,7 @@ class DirectWriter:
 
 def _require_alive(
     connection: Connection, parents: Collection[Parent]
-) -> Mapping[Parent, StoredRecord]:
+) -> Mapping[Parent, StoredParent]:
     """The rows of parents that all take children; WriteConflict if one does not any more."""
     found = imports.find_stored_parents(connection, parents)
     if len(found) < len(parents) or any(row.removed for row in found.values()):

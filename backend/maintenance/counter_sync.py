@@ -19,7 +19,7 @@ from backend.domain.errors import EngineDown, Unavailable
 from backend.domain.model import EntryId, Parent, shard_of
 from backend.ingest.epochs import Epochs
 from backend.storage.postgres import counter_columns, database, shards
-from backend.storage.postgres.counter_columns import ParentCounters
+from backend.storage.postgres.counter_columns import ParentCounters, RaisedCount
 from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import StaleEpoch
@@ -212,7 +212,7 @@ class CounterSync:
             if of_applications
             else counter_columns.raise_chat_counters
         )
-        raised: Mapping[int, tuple[int, int]] = {}
+        raised: Mapping[int, RaisedCount] = {}
         for left in reversed(range(ATTEMPTS)):
             try:
                 with self._database.begin() as tx:
@@ -226,7 +226,7 @@ class CounterSync:
                     raise
         for parent, (id_, _) in behind.items():
             if id_ in raised:
-                yield WrittenCount(parent, *raised[id_])
+                yield WrittenCount(parent, raised[id_].before, raised[id_].after)
 
     def _still_pending(self, shard: int, missing: Sequence[Parent], end: EntryId) -> set[Parent]:
         """Those without a row that may have one later: they are on their way, or have just come."""

@@ -178,7 +178,7 @@ class Reconciliation:
     ) -> Iterator[Finding]:
         suspects: list[Parent] = []
         rows = child_statistics.iter_statistics(snapshot, self._token)
-        while page := dict(islice(rows, PARENTS_PER_BATCH)):
+        while page := {row.parent: row for row in islice(rows, PARENTS_PER_BATCH)}:
             for parent, counter in self._read_counters(list(page)).items():
                 children = page[parent]
                 self.summary.count(parent, children)

@@ -15,7 +15,8 @@ from backend.domain.errors import Conflict, Invalid
 from backend.domain.model import Parent
 from backend.storage.postgres import imports
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.imports import StoredRecord
+from backend.storage.postgres.imports import StoredContent, StoredParent
+from backend.storage.postgres.messages import CONTENT
 from backend.transfer.format import (
     ApplicationLine,
     ChatLine,
@@ -167,9 +168,9 @@ class _Comparison:
     def _candidate_keys(self, messages: Sequence[MessageLine]) -> list[tuple[int, int]]:
         """The keys of messages that may have a row; when a chat comes for the first time, none have."""
         return [
-            (chat.id, number)
-            for parent, number, *_ in messages
-            if (chat := self._parents.get(parent)) and number <= chat.highest
+            (chat.id, line.number)
+            for line in messages
+            if (chat := self._parents.get(line.parent)) and line.number <= chat.highest
         ]
 
     def is_new(self, line: TransferLine) -> bool:
@@ -197,12 +198,12 @@ class _Comparison:
             self._seen.invalid_subjects.add(line.subject)
         raise line.error
 
-    def _stored(self, line: TransferLine) -> StoredRecord | None:
+    def _stored(self, line: TransferLine) -> StoredParent | StoredContent | None:
         match line:
-            case ApplicationLine(token):
-                return self._parents.get(Parent(token))
-            case ChatLine(parent, number):
-                return self._parents.get(Parent(parent.token, number))
+            case ApplicationLine():
+                return self._parents.get(Parent(line.token))
+            case ChatLine():
+                return self._parents.get(Parent(line.token, line.number))
         chat = self._parents.get(line.parent)
         return None if chat is None else self._messages.get((chat.id, line.number))
 
@@ -226,14 +227,15 @@ class _Comparison:
             raise Invalid(f"{parent} is not known: its line has to come before")
 
 
-def _differing(line: TransferLine, stored: StoredRecord) -> list[str]:
+def _differing(line: TransferLine, stored: StoredParent | StoredContent) -> list[str]:
     """The fields in which a line differs from what is stored."""
     equal = {"removed": line.removed == stored.removed}
-    if isinstance(line, ApplicationLine):
-        equal["name"] = line.name == stored.value
-    elif isinstance(line, MessageLine):
-        digest = None if line.text is None else sha256(line.text.encode()).digest()
-        equal["text"] = digest == stored.value
+    if isinstance(stored, StoredContent):
+        for name, digest in zip(CONTENT, stored.digests, strict=True):
+            value: str | None = getattr(line, name)
+            equal[name] = digest == (None if value is None else sha256(value.encode()).digest())
+    elif isinstance(line, ApplicationLine):
+        equal["name"] = line.name == stored.name
     equal["created_at"] = line.created_at == stored.created_at
     equal["updated_at"] = line.updated_at == stored.updated_at
     return [field for field, same in equal.items() if not same]

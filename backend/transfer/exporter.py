@@ -8,13 +8,11 @@ The order is that of token, chat number and message number, an application's and
 what belongs to it. It does not depend on where or when anything was stored.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
-from operator import itemgetter
-from typing import Any
-
-from sqlalchemy import TextClause
+from operator import attrgetter
+from typing import Generic, TypeVar
 
 from backend.domain.errors import Failed
 from backend.domain.model import checked_token, no_application, shard_of
@@ -22,6 +20,8 @@ from backend.ingest.barrier import Barrier
 from backend.storage.postgres import applications, exports
 from backend.storage.postgres.database import Connection, Database
 from backend.transfer.format import format_application, format_chat, format_message
+
+T = TypeVar("T")
 
 
 class Exporter:
@@ -61,38 +61,36 @@ class ExportSnapshot:
 
     def lines(self) -> Iterator[str]:
         """All lines, each with its end. What was removed has a line, what belonged to it has not."""
-        chats = _GroupedRows(self._rows(exports.EXPORTED_CHATS))
-        messages = _GroupedRows(self._rows(exports.EXPORTED_MESSAGES))
-        for token, *application in self._rows(exports.EXPORTED_APPLICATIONS):
-            yield format_application(token, *application)
-            for _, id_, chat, *content in chats.rows_of(token):
-                yield format_chat(token, chat, *content)
-                for _, number, text, created_at, updated_at in messages.rows_of(id_):
-                    yield format_message(token, chat, number, text, created_at, updated_at)
+        source = self._connection, self._token
+        chats = _GroupedRows(exports.stream_chats(*source), attrgetter("token"))
+        messages = _GroupedRows(exports.stream_messages(*source), attrgetter("chat_id"))
+        for application in exports.stream_applications(*source):
+            yield format_application(application)
+            for chat in chats.rows_of(application.token):
+                yield format_chat(chat)
+                for message in messages.rows_of(chat.id):
+                    yield format_message(chat, message)
         chats.check_empty()
         messages.check_empty()
 
-    def _rows(self, statement: TextClause) -> Iterator[Any]:
-        return exports.stream_rows(self._connection, statement, self._token)
 
+class _GroupedRows(Generic[T]):
+    """Rows grouped by their parent, in the order of the parents' own rows."""
 
-class _GroupedRows:
-    """Rows that come with their parent in front, grouped by it, in the order of the parents' own rows."""
-
-    def __init__(self, rows: Iterable[Any]) -> None:
-        self._groups = groupby(rows, itemgetter(0))
+    def __init__(self, rows: Iterable[T], parent_of: Callable[[T], object]) -> None:
+        self._groups = groupby(rows, parent_of)
         self._next = next(self._groups, None)
 
-    def rows_of(self, parent: object) -> Iterator[Any]:
+    def rows_of(self, parent: object) -> Iterator[T]:
         """The rows of the next parent: none if it has none."""
         if self._next is not None and self._next[0] == parent:
             yield from self._next[1]
             self._next = next(self._groups, None)
 
     def check_empty(self) -> None:
-        """Raise Failed if anything is left over: then the order was another, and lines are missing."""
+        """Raise Failed if rows are left: then they came in another order, and lines are missing."""
         if self._next is not None:
             raise Failed(
-                "PostgreSQL gave rows in another order than they were asked for; the export is not whole",
+                "PostgreSQL returned rows in an unexpected order; the export is not whole",
                 "this is a fault of InstaChat, please report it",
             )

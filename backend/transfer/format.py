@@ -26,6 +26,8 @@ from backend.domain.model import (
     checked_text,
     checked_token,
 )
+from backend.storage.postgres.exports import ExportedApplication, ExportedChat
+from backend.storage.postgres.messages import ExportedMessage, ImportedMessage
 
 CHUNK_LINES = 5_000  # imported in one step
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -64,13 +66,24 @@ class ChatLine(NamedTuple):
 
 
 class MessageLine(NamedTuple):
-    """A message of the chat `parent`; `text` is None for one that was removed."""
+    """A message of the chat `parent`; `text` is None for a tombstone."""
 
     parent: Parent
     number: int
     text: str | None
     created_at: datetime
     updated_at: datetime
+
+    def to_row(self, chat_id: int, folded: str) -> ImportedMessage:
+        """The row that stores it."""
+        return ImportedMessage(
+            chat_id=chat_id,
+            number=self.number,
+            text=self.text,
+            folded=folded,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+        )
 
     @property
     def token(self) -> str:
@@ -102,43 +115,36 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 _ESCAPED_CHARACTERS = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
-def format_application(
-    token: str, name: str | None, chats_count: int, created_at: str, updated_at: str
-) -> str:
-    """The line of an application, with its end; times are RFC 3339 in UTC, to the microsecond."""
-    content = _REMOVED if name is None else f'"name": {_quoted(name)}, "chats_count": {chats_count}'
+def format_application(row: ExportedApplication) -> str:
+    """The line of an application, with its end."""
+    if row.name is None:
+        content = _REMOVED
+    else:
+        content = f'"name": {_quoted(row.name)}, "chats_count": {row.chats_count}'
+    return f'{{"type": "application", "token": "{row.token}", {content}{_times(row)}\n'
+
+
+def format_chat(row: ExportedChat) -> str:
+    """The line of a chat, with its end."""
+    content = _REMOVED if row.messages_count is None else f'"messages_count": {row.messages_count}'
+    head = f'{{"type": "chat", "token": "{row.token}", "number": {row.number}, '
+    return f"{head}{content}{_times(row)}\n"
+
+
+def format_message(chat: ExportedChat, row: ExportedMessage) -> str:
+    """The line of a message of a chat, with its end."""
+    content = _REMOVED if row.text is None else f'"text": {_quoted(row.text)}'
     return (
-        f'{{"type": "application", "token": "{token}", {content}{_times(created_at, updated_at)}\n'
-    )
-
-
-def format_chat(
-    token: str, number: int, messages_count: int | None, created_at: str, updated_at: str
-) -> str:
-    """The line of a chat; without a count it was removed."""
-    content = _REMOVED if messages_count is None else f'"messages_count": {messages_count}'
-    return (
-        f'{{"type": "chat", "token": "{token}", "number": {number}, {content}'
-        f"{_times(created_at, updated_at)}\n"
-    )
-
-
-def format_message(
-    token: str, chat: int, number: int, text: str | None, created_at: str, updated_at: str
-) -> str:
-    """The line of a message; without a text it was removed."""
-    content = _REMOVED if text is None else f'"text": {_quoted(text)}'
-    return (
-        f'{{"type": "message", "token": "{token}", "chat": {chat}, "number": {number}, {content}'
-        f"{_times(created_at, updated_at)}\n"
+        f'{{"type": "message", "token": "{chat.token}", "chat": {chat.number}, "number": {row.number},'
+        f" {content}{_times(row)}\n"
     )
 
 
 _REMOVED = '"removed": true'
 
 
-def _times(created_at: str, updated_at: str) -> str:
-    return f', "created_at": "{created_at}", "updated_at": "{updated_at}"}}'
+def _times(row: ExportedApplication | ExportedChat | ExportedMessage) -> str:
+    return f', "created_at": "{row.created_at}", "updated_at": "{row.updated_at}"}}'
 
 
 def _quoted(text: str) -> str:

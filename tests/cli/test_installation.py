@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from backend.settings import redact
-from backend.storage.postgres.database import SCHEMA
+from backend.storage.postgres.tables import SCHEMA
 from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, free_port, valkey_binary

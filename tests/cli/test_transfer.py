@@ -14,11 +14,12 @@ from sqlalchemy import text
 from backend.bootstrap import Backend, open_backend
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
-from backend.transfer.format import CHUNK_LINES, format_application, format_chat, format_message
+from backend.transfer.format import CHUNK_LINES
 from instachat_cli.console.output import dumps
 from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines
 from tests.support.fork_server import ForkServer, checked
+from tests.support.transfer_lines import application_line, chat_line, message_line
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 T = "t" * 24
@@ -59,11 +60,11 @@ def filled(core: Backend, token: str, chat: int) -> str:
 
 def lines(messages: int, chats: int = 1, size: int = 20) -> list[str]:
     """The lines of an application with so many messages, in chats of equal length."""
-    found = [format_application(T, "n", chats, AT, AT)]
+    found = [application_line(T, "n", chats, AT, AT)]
     for chat in range(1, chats + 1):
-        found.append(format_chat(T, chat, messages // chats, AT, AT))
+        found.append(chat_line(T, chat, messages // chats, AT, AT))
         for number in range(1, messages // chats + 1):
-            found.append(format_message(T, chat, number, f"{number:0{size}}", AT, AT))
+            found.append(message_line(T, chat, number, f"{number:0{size}}", AT, AT))
     return found
 
 
@@ -112,9 +113,9 @@ def test_people_are_told_in_a_sentence(there: Cli, tmp_path: Path) -> None:
     ("line", "code", "kind", "said"),
     [
         ("{", 2, "invalid", "line 4: not JSON"),
-        (format_message(T, 2, 1, "x", AT, AT), 2, "invalid", "line 4: chat 2 is not known"),
+        (message_line(T, 2, 1, "x", AT, AT), 2, "invalid", "line 4: chat 2 is not known"),
         (
-            format_chat(T, 1, None, AT, AT),
+            chat_line(T, 1, None, AT, AT),
             6,
             "conflict",
             "line 4: chat 1 differs from an earlier line",
@@ -136,7 +137,7 @@ def test_the_first_fault_ends_it(there: Cli, line: str, code: int, kind: str, sa
 
 def test_a_dry_run_names_every_line(there: Cli) -> None:
     """As JSON objects with `-o json`; exit 2 if any line is invalid, else 6."""
-    conflict = format_message(T, 1, 1, "other", AT, AT)
+    conflict = message_line(T, 1, 1, "other", AT, AT)
     data = "".join([*lines(2), conflict, "{\n", "[]\n", conflict])
     failed = there("import", "-", "--dry-run", "-o", "json", stdin=data)
     objects = [json.loads(line) for line in failed.err.splitlines()]

@@ -10,8 +10,8 @@ from enum import StrEnum
 
 from backend.api.health.poller import EngineHealth, HealthSnapshot
 from backend.monitoring.status import Status
-from backend.storage.postgres.database import SCHEMA
 from backend.storage.postgres.reconciliations import LastReconciliation
+from backend.storage.postgres.tables import SCHEMA
 
 MAX_LAG_SECONDS = 10.0  # workers that keep up store, and publish, within one
 MAX_SYNC_LAG_SECONDS = 2 * 3600.0  # counts are written once an hour

@@ -4,139 +4,164 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import any_, bindparam, exists, func, literal_column, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 
 from backend.domain.model import Application
-from backend.storage.postgres.statements import hot
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.statements import (
+    NOW_MICROS,
+    STORED,
+    RowMapper,
+    field_names,
+    hot,
+    texts,
+)
+from backend.storage.postgres.tables import application, chat
 
 
 class StoredApplication(NamedTuple):
-    """An application's row; `removed` counts its chats that are gone."""
+    """An application's row. `chats_removed` counts its chats that hold nothing any more; always exact."""
 
     id: int
     token: str
     name: str
-    removed: int
+    chats_removed: int
     created_at: datetime
     updated_at: datetime
     version: int
 
 
-_APPLICATION = """
-    SELECT id, token, name, chats_removed AS removed, created_at, updated_at, version
-    FROM application"""
+class ParentId(NamedTuple):
+    """A parent's row: its id, and whether the parent can be read (it and its application are not removed)."""
 
-APPLICATION = hot("application", _APPLICATION + " WHERE token = :token AND removed_at IS NULL")
+    id: int
+    alive: bool
 
+
+class _TokenId(NamedTuple):
+    token: str
+    id: int
+    alive: bool
+
+
+_APPLICATIONS = RowMapper(StoredApplication)
+_TOKEN_IDS = RowMapper(_TokenId)
+_columns = [application.c[name] for name in field_names(StoredApplication)]
+_alive = application.c.removed_at.is_(None)
+APPLICATION = hot(
+    "application", select(*_columns).where(application.c.token == bindparam("token"), _alive)
+)
 APPLICATIONS = hot(
     "applications",
-    _APPLICATION + " WHERE id > :after AND removed_at IS NULL ORDER BY id LIMIT :limit",
+    select(*_columns)
+    .where(application.c.id > bindparam("after"), _alive)
+    .order_by(application.c.id)
+    .limit(bindparam("limit")),
 )
-
 APPLICATION_IDS = hot(
     "application_ids",
-    "SELECT token, id, removed_at IS NULL FROM application"
-    " WHERE token = ANY(cast(:tokens AS text[]))",
+    select(application.c.token, application.c.id, _alive.label("alive")).where(
+        application.c.token == any_(texts("tokens"))
+    ),
 )
-
+APPLICATION_POSITION = hot(
+    "application_position",
+    select(application.c.id).where(application.c.token == bindparam("token")),
+)
 HAS_CHATS = hot(
     "has_chats",
-    "SELECT EXISTS (SELECT FROM chat WHERE application_id = :id AND state = 'stored')",
+    select(exists().where(chat.c.application_id == bindparam("id"), chat.c.state == STORED)),
 )
-
-_CREATED = "(extract(epoch FROM created_at) * 1000000)::bigint"
-
-APPLICATION_POSITION = hot(
-    "application_position", "SELECT id FROM application WHERE token = :token"
+INSERT = (
+    insert(application)
+    .values(version=literal_column(NOW_MICROS))  # and the token and the name, as given
+    .on_conflict_do_nothing(index_elements=["token"])
+    .returning(*_columns)
 )
-
-
-def insert_application_once(tx: Connection, token: str, name: str) -> StoredApplication:
-    """Store a new application; one that is there already is given as it was when it was created."""
-    row = tx.execute(
-        text(
-            "INSERT INTO application (token, name, version)"
-            " VALUES (:token, :name, (extract(epoch FROM now()) * 1000000)::bigint)"
-            " ON CONFLICT (token) DO NOTHING"
-            " RETURNING id, token, name, chats_removed, created_at, updated_at, version"
-        ),
-        {"token": token, "name": name},
-    ).one_or_none()
-    if row is None:
-        row = tx.execute(
-            text(
-                f"SELECT id, token, :name, 0, created_at, created_at, {_CREATED}"
-                " FROM application WHERE token = :token"
-            ),
-            {"token": token, "name": name},
-        ).one()
-    return StoredApplication(*row)
+# text(): a row as it was before it was changed, of which most values are none of its columns.
+AS_CREATED = text(
+    """
+    SELECT id, token, :name AS name, 0 AS chats_removed, created_at, created_at AS updated_at,
+           (extract(epoch FROM created_at) * 1000000)::bigint AS version
+    FROM application WHERE token = :token"""
+)
+RENAME = (
+    update(application)
+    .where(
+        application.c.token == bindparam("of_token"),
+        application.c.version == bindparam("old_version"),
+        _alive,
+    )
+    .values(
+        name=bindparam("new_name"),
+        updated_at=func.now(),
+        version=literal_column(f"greatest(version + 1, {NOW_MICROS})"),
+    )
+    .returning(*_columns)
+)
+TOMBSTONE = (
+    update(application)
+    .where(application.c.id == bindparam("of_id"))
+    .values(removed_at=func.now(), updated_at=func.now(), rows_left=True)
+)
 
 
 def get_application(connection: Connection, token: str) -> StoredApplication | None:
     """An application that is not removed."""
-    row = connection.execute(APPLICATION, {"token": token}).one_or_none()
-    return None if row is None else StoredApplication(*row)
+    return _APPLICATIONS.one_or_none(connection.execute(APPLICATION, {"token": token}))
 
 
 def list_applications(connection: Connection, after: int, limit: int) -> list[StoredApplication]:
-    """A page of applications in the order of their creation; `after` is the last one's id."""
-    rows = connection.execute(APPLICATIONS, {"after": after, "limit": limit})
-    return [StoredApplication(*row) for row in rows]
+    """A page of the applications that are not removed, by creation; `after` is the previous one's id."""
+    return _APPLICATIONS.all(connection.execute(APPLICATIONS, {"after": after, "limit": limit}))
 
 
 def application_position(connection: Connection, token: str) -> int | None:
-    """Where an application, removed or not, stands in the order of creation; None if there is none."""
+    """The place of an application, removed or not, in the order of creation; None if it never existed."""
     found: int | None = connection.scalar(APPLICATION_POSITION, {"token": token})
     return found
 
 
-def application_ids(tx: Connection, tokens: Iterable[str]) -> dict[str, tuple[int, bool]]:
-    """For each known token the application's id, and whether it is alive."""
-    rows = tx.execute(APPLICATION_IDS, {"tokens": list(tokens)})
-    return {token: (id_, alive) for token, id_, alive in rows}
+def application_ids(tx: Connection, tokens: Iterable[str]) -> dict[str, ParentId]:
+    """The row of each known token, removed ones included."""
+    rows = _TOKEN_IDS.all(tx.execute(APPLICATION_IDS, {"tokens": list(tokens)}))
+    return {row.token: ParentId(row.id, row.alive) for row in rows}
+
+
+def insert_application_once(tx: Connection, token: str, name: str) -> StoredApplication:
+    """Store a new application; if it exists already, return it as it was when it was created."""
+    values = {"token": token, "name": name}
+    created = _APPLICATIONS.one_or_none(tx.execute(INSERT, values))
+    return created or _APPLICATIONS.one(tx.execute(AS_CREATED, values))
 
 
 def rename_application(
     tx: Connection, token: str, name: str, version: int
 ) -> StoredApplication | None:
-    """Rename an application that still has that version; None if it hasn't."""
-    row = tx.execute(
-        text(
-            "UPDATE application SET name = :name, updated_at = now(),"
-            " version = greatest(version + 1, (extract(epoch FROM now()) * 1000000)::bigint)"
-            " WHERE token = :token AND version = :version AND removed_at IS NULL"
-            " RETURNING id, token, name, chats_removed, created_at, updated_at, version"
-        ),
-        {"token": token, "name": name, "version": version},
-    ).one_or_none()
-    return None if row is None else StoredApplication(*row)
+    """Rename an application that still has that version; None if it does not."""
+    values = {"of_token": token, "new_name": name, "old_version": version}
+    return _APPLICATIONS.one_or_none(tx.execute(RENAME, values))
 
 
 def tombstone_application(tx: Connection, id_: int, *, cascade: bool) -> bool:
-    """Leave a tombstone for an application; False, changing nothing, if it has chats.
+    """Turn an application into a tombstone; False, changing nothing, if it has chats.
 
-    With `cascade` it may have some. What belonged to it is left to be dropped (see `removal`).
+    With `cascade` it may have chats: their rows stay, for `cascade` to delete.
     """
     if not cascade and tx.scalar(HAS_CHATS, {"id": id_}):
         return False
-    tx.execute(
-        text(
-            "UPDATE application SET removed_at = now(), updated_at = now(), rows_left = true"
-            " WHERE id = :id"
-        ),
-        {"id": id_},
-    )
+    tx.execute(TOMBSTONE, {"of_id": id_})
     return True
 
 
 def to_application(row: StoredApplication, chats_count: int) -> Application:
-    """The row as its users see it."""
+    """The application as its users see it."""
     return Application(
-        row.token,
-        row.name,
-        chats_count,
-        row.created_at,
-        row.updated_at,
-        row.version,
+        token=row.token,
+        name=row.name,
+        chats_count=chats_count,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        version=row.version,
     )

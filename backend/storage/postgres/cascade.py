@@ -1,23 +1,31 @@
-"""What belonged to removed applications and chats: finding what is left of it, and dropping it."""
+"""Cascades: what is left of removed applications and chats, and its deletion."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import any_, bindparam, delete, exists, func, null, select, text, update
 
 from backend.domain.model import Parent
-from backend.storage.postgres.statements import hot
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.statements import RowMapper, bigints, hot
+from backend.storage.postgres.tables import application, chat, message
 
 
 class PendingCascade(NamedTuple):
-    """A removed parent that rows may be left of, and its own row's id."""
+    """A removed parent that rows may be left of; `id` is its row's, `chat` is None for an application."""
 
-    parent: Parent
+    token: str
+    chat: int | None
     id: int
+
+    @property
+    def parent(self) -> Parent:
+        """The parent's name."""
+        return Parent(self.token, self.chat)
 
 
 class DeletedMessage(NamedTuple):
-    """A message whose row was dropped; `shown` if it was there for its readers until then."""
+    """A message whose row was deleted; `shown` if it could be read until then."""
 
     chat_id: int
     number: int
@@ -25,118 +33,131 @@ class DeletedMessage(NamedTuple):
     shown: bool
 
 
+_PENDING = RowMapper(PendingCascade)
+_DELETED = RowMapper(DeletedMessage)
+# text(): two limits, so that each index is read only as far as needed.
 PENDING_CASCADES = hot(
     "pending_cascades",
-    """
-    (SELECT a.token, NULL::bigint, a.id FROM application a WHERE a.rows_left ORDER BY a.id LIMIT :limit)
-    UNION ALL
-    (SELECT a.token, c.number, c.id FROM chat c JOIN application a ON a.id = c.application_id
-     WHERE c.rows_left ORDER BY c.id LIMIT :limit)
-    LIMIT :limit""",
+    text(
+        """
+        (SELECT a.token, NULL::bigint AS chat, a.id FROM application a WHERE a.rows_left
+         ORDER BY a.id LIMIT :limit)
+        UNION ALL
+        (SELECT a.token, c.number, c.id FROM chat c JOIN application a ON a.id = c.application_id
+         WHERE c.rows_left ORDER BY c.id LIMIT :limit)
+        LIMIT :limit"""
+    ),
 )
+_token = application.c.token == bindparam("token")
 PENDING_APPLICATION_CASCADE = hot(
     "pending_application_cascade",
-    "SELECT token, NULL::bigint, id FROM application WHERE token = :token AND rows_left",
+    select(application.c.token, null().label("chat"), application.c.id).where(
+        _token, application.c.rows_left
+    ),
 )
 PENDING_CHAT_CASCADE = hot(
     "pending_chat_cascade",
-    """
-    SELECT a.token, c.number, c.id FROM application a JOIN chat c ON c.application_id = a.id
-    WHERE a.token = :token AND c.number = :chat AND c.rows_left""",
+    select(application.c.token, chat.c.number.label("chat"), chat.c.id)
+    .join_from(application, chat, chat.c.application_id == application.c.id)
+    .where(_token, chat.c.number == bindparam("chat"), chat.c.rows_left),
+)
+LOCK_REMOVED_CHAT = hot(
+    "lock_removed_chat",
+    select(chat.c.id)
+    .where(chat.c.id == bindparam("id"), chat.c.rows_left)
+    .with_for_update(skip_locked=True),
+)
+LOCK_SOME_CHATS = hot(
+    "lock_some_chats",
+    select(chat.c.id, chat.c.number)
+    .where(chat.c.application_id == bindparam("id"))
+    .order_by(chat.c.number)
+    .limit(bindparam("limit"))
+    .with_for_update(skip_locked=True),
+)
+# text(): a limit in each chat and over all, so that the plan reads the index only as far as needed.
+DELETE_MESSAGES = hot(
+    "delete_messages",
+    text(
+        """
+        WITH chosen AS (
+            SELECT m.chat_id, m.number
+            FROM unnest(cast(:chats AS bigint[])) AS c(id)
+            CROSS JOIN LATERAL (SELECT chat_id, number FROM message WHERE chat_id = c.id
+                                ORDER BY number LIMIT :limit) m
+            LIMIT :limit)
+        DELETE FROM message m USING chosen d WHERE m.chat_id = d.chat_id AND m.number = d.number
+        RETURNING m.chat_id, m.number, m.version, m.state = 'stored' AS shown"""
+    ),
+)
+DELETE_CHATS = delete(chat).where(chat.c.id == any_(bigints("ids")))
+FINISH_CHAT = update(chat).where(chat.c.id == bindparam("of_id")).values(rows_left=False)
+FINISH_APPLICATION = (
+    update(application)
+    .where(
+        application.c.id == bindparam("of_id"),
+        ~exists().where(chat.c.application_id == bindparam("of_id")),
+    )
+    .values(rows_left=False)
+)
+COUNT_CHAT_MESSAGES = hot(
+    "count_chat_messages",
+    select(func.count()).select_from(message).where(message.c.chat_id == bindparam("id")),
+)
+# text(): one count a chat, so that each is read by the index.
+COUNT_APPLICATION_MESSAGES = hot(
+    "count_application_messages",
+    text(
+        """
+        SELECT coalesce(sum((SELECT count(*) FROM message m WHERE m.chat_id = c.id)), 0)
+        FROM chat c WHERE c.application_id = :id"""
+    ),
 )
 
 
 def list_pending_cascades(connection: Connection, limit: int) -> list[PendingCascade]:
     """Some removed parents that rows may be left of."""
-    rows = connection.execute(PENDING_CASCADES, {"limit": limit})
-    return [PendingCascade(Parent(token, chat), id_) for token, chat, id_ in rows]
+    return _PENDING.all(connection.execute(PENDING_CASCADES, {"limit": limit}))
 
 
 def find_pending_cascade(connection: Connection, parent: Parent) -> PendingCascade | None:
-    """A removed parent, while rows may be left of it."""
+    """A removed parent that rows may be left of; None if it is not removed, or nothing is left."""
     token, chat = parent
     if chat is None:
-        row = connection.execute(PENDING_APPLICATION_CASCADE, {"token": token}).one_or_none()
+        result = connection.execute(PENDING_APPLICATION_CASCADE, {"token": token})
     else:
-        row = connection.execute(PENDING_CHAT_CASCADE, {"token": token, "chat": chat}).one_or_none()
-    return None if row is None else PendingCascade(parent, row[2])
-
-
-LOCK_REMOVED_CHAT = hot(
-    "lock_removed_chat",
-    "SELECT id FROM chat WHERE id = :id AND rows_left FOR UPDATE SKIP LOCKED",
-)
-LOCK_SOME_CHATS = hot(
-    "lock_some_chats",
-    """
-    SELECT id, number FROM chat WHERE application_id = :id ORDER BY number LIMIT :limit
-    FOR UPDATE SKIP LOCKED""",
-)
-DELETE_MESSAGES = hot(
-    "delete_messages",
-    """
-    WITH chosen AS (
-        SELECT m.chat_id, m.number
-        FROM unnest(cast(:chats AS bigint[])) AS c(id)
-        CROSS JOIN LATERAL (
-            SELECT chat_id, number FROM message WHERE chat_id = c.id ORDER BY number LIMIT :limit) m
-        LIMIT :limit)
-    DELETE FROM message m USING chosen d WHERE m.chat_id = d.chat_id AND m.number = d.number
-    RETURNING m.chat_id, m.number, m.version, m.state = 'stored'""",
-)
+        result = connection.execute(PENDING_CHAT_CASCADE, {"token": token, "chat": chat})
+    return _PENDING.one_or_none(result)
 
 
 def lock_removed_chat(tx: Connection, id_: int) -> bool:
-    """Lock a removed chat's row; False if another has it, or nothing is left of it."""
+    """Lock a removed chat's row; False if another has it locked, or nothing is left of the chat."""
     return tx.scalar(LOCK_REMOVED_CHAT, {"id": id_}) is not None
 
 
 def lock_some_chats(tx: Connection, application_id: int, limit: int) -> dict[int, int]:
-    """Lock some chats of a removed application that no other has locked; their numbers by id."""
+    """Lock some chats of a removed application that nobody has locked; returns their numbers by id."""
     rows = tx.execute(LOCK_SOME_CHATS, {"id": application_id, "limit": limit})
     return {row.id: row.number for row in rows}
 
 
 def delete_messages(tx: Connection, chats: Sequence[int], limit: int) -> list[DeletedMessage]:
-    """Drop at most so many messages of chats that are locked and removed."""
-    rows = tx.execute(DELETE_MESSAGES, {"chats": list(chats), "limit": limit})
-    return [DeletedMessage(*row) for row in rows]
+    """Delete at most so many messages of chats that are locked and removed."""
+    return _DELETED.all(tx.execute(DELETE_MESSAGES, {"chats": list(chats), "limit": limit}))
 
 
 def delete_chats(tx: Connection, ids: Sequence[int]) -> None:
-    """Drop the rows of chats that are locked and empty, of a removed application."""
-    tx.execute(text("DELETE FROM chat WHERE id = ANY(cast(:ids AS bigint[]))"), {"ids": list(ids)})
+    """Delete the rows of chats that are locked and empty, of a removed application."""
+    tx.execute(DELETE_CHATS, {"ids": list(ids)})
 
 
 def finish_cascade(tx: Connection, pending: PendingCascade) -> bool:
-    """Note that nothing is left of a parent; False, changing nothing, if an application has chats."""
-    if pending.parent.chat is not None:
-        tx.execute(text("UPDATE chat SET rows_left = false WHERE id = :id"), {"id": pending.id})
-        return True
-    updated = tx.execute(
-        text(
-            "UPDATE application SET rows_left = false WHERE id = :id"
-            " AND NOT EXISTS (SELECT FROM chat WHERE application_id = :id)"
-        ),
-        {"id": pending.id},
-    )
-    return updated.rowcount > 0
-
-
-COUNT_CHAT_MESSAGES = hot(
-    "count_chat_messages",
-    "SELECT count(*) FROM message WHERE chat_id = :id",
-)
-COUNT_APPLICATION_MESSAGES = hot(
-    "count_application_messages",
-    """
-    SELECT coalesce(sum((SELECT count(*) FROM message m WHERE m.chat_id = c.id)), 0)
-    FROM chat c WHERE c.application_id = :id""",
-)
+    """Record that nothing is left of a parent; False, changing nothing, if an application has chats."""
+    statement = FINISH_APPLICATION if pending.chat is None else FINISH_CHAT
+    return tx.execute(statement, {"of_id": pending.id}).rowcount > 0
 
 
 def count_remaining_messages(connection: Connection, pending: PendingCascade) -> int:
     """How many messages are left of a removed parent; reads each of their index entries."""
-    of_application = pending.parent.chat is None
-    statement = COUNT_APPLICATION_MESSAGES if of_application else COUNT_CHAT_MESSAGES
+    statement = COUNT_APPLICATION_MESSAGES if pending.chat is None else COUNT_CHAT_MESSAGES
     return int(connection.scalar(statement, {"id": pending.id}) or 0)

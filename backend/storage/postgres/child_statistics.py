@@ -1,21 +1,25 @@
-"""Tallies: what the rows under a parent add up to, the gaps among them, and how both are repaired."""
+"""What the rows under a parent add up to, the gaps among them, and how both are repaired."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from backend.domain.model import Parent
-from backend.storage.postgres.statements import PAGE, hot
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.messages import CONTENT
+from backend.storage.postgres.statements import CLOCK_MICROS, PAGE, RowMapper, hot
 
 
 class ChildStatistics(NamedTuple):
     """What a parent's own row says of its children, and what their rows add up to, in one snapshot.
 
-    `issued` and `removed` are its columns. `highest` is their highest number; of so many `rows` some hold
-    nothing alive any more: those `removed_rows` by a deletion, `dead` and `lost`.
+    `issued` and `removed` are its columns. `highest` is the highest number among the `rows` rows, of which
+    those in the states `removed_rows`, `dead` and `lost` hold nothing any more.
     """
 
+    token: str
+    chat: int | None
     issued: int
     removed: int
     rows: int
@@ -25,24 +29,39 @@ class ChildStatistics(NamedTuple):
     lost: int
 
     @property
+    def parent(self) -> Parent:
+        """The parent's name."""
+        return Parent(self.token, self.chat)
+
+    @property
     def not_stored(self) -> int:
-        """How many rows hold nothing alive."""
+        """How many rows hold nothing any more."""
         return self.removed_rows + self.dead + self.lost
 
 
+_STATISTICS_ROWS = RowMapper(ChildStatistics)
+# text(), all of these: aggregates of each parent's children, by templates for both kinds of parents.
 _STATISTICS = """
-    SELECT count(*), coalesce(max(number), 0), count(*) FILTER (WHERE state = 'removed'),
-           count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'lost')"""
+    SELECT count(*) AS rows, coalesce(max(number), 0) AS highest,
+           count(*) FILTER (WHERE state = 'removed') AS removed_rows,
+           count(*) FILTER (WHERE state = 'dead') AS dead,
+           count(*) FILTER (WHERE state = 'lost') AS lost"""
 _FROM_CHATS = f"""
-    CROSS JOIN LATERAL ({_STATISTICS} FROM chat WHERE application_id = a.id) t WHERE a.removed_at IS NULL"""
+    CROSS JOIN LATERAL ({_STATISTICS} FROM chat WHERE application_id = a.id) t
+    WHERE a.removed_at IS NULL"""
 _FROM_MESSAGES = f"""
     CROSS JOIN LATERAL ({_STATISTICS} FROM message WHERE chat_id = c.id) t
     WHERE a.removed_at IS NULL AND c.state = 'stored'"""
-_APPLICATION = "SELECT a.token, NULL, a.chats_issued, a.chats_removed, t.* FROM"
-_CHAT = "SELECT a.token, c.number, c.messages_issued, c.messages_removed, t.* FROM"
+_COLUMNS = "t.rows, t.highest, t.removed_rows, t.dead, t.lost"
+_APPLICATION = f"""
+    SELECT a.token, NULL::bigint AS chat, a.chats_issued AS issued, a.chats_removed AS removed,
+           {_COLUMNS} FROM"""
+_CHAT = f"""
+    SELECT a.token, c.number AS chat, c.messages_issued AS issued, c.messages_removed AS removed,
+           {_COLUMNS} FROM"""
 _TOKEN_FILTER = " AND (cast(:token AS text) IS NULL OR a.token = :token)"
 
-# Every application, every chat; the rows under each come by the index, one parent after another.
+# Every application, every chat; the rows under each are read by the index, one parent after another.
 ALL_APPLICATION_STATISTICS = text(
     f"{_APPLICATION} application a {_FROM_CHATS} {_TOKEN_FILTER} ORDER BY 1"
 )
@@ -51,32 +70,45 @@ ALL_CHAT_STATISTICS = text(
     {_CHAT} application a JOIN chat c ON c.application_id = a.id {_FROM_MESSAGES} {_TOKEN_FILTER}
     ORDER BY 1, 2"""
 )
+COUNT_KEYS = text(
+    f"""
+    SELECT (SELECT count(*) FROM application a WHERE a.removed_at IS NULL {_TOKEN_FILTER})
+         + coalesce(sum(1 + t.messages + t.documents), 0)
+    FROM application a JOIN chat c ON c.application_id = a.id
+    CROSS JOIN LATERAL
+        (SELECT count(*) AS messages,
+                count(*) FILTER (WHERE :documents AND state IN ('stored', 'removed')) AS documents
+         FROM message WHERE chat_id = c.id) t
+    WHERE a.removed_at IS NULL AND c.state = 'stored' {_TOKEN_FILTER}"""
+)
 APPLICATION_STATISTICS = hot(
     "application_statistics",
-    f"""
-    {_APPLICATION} unnest(cast(:tokens AS text[])) AS wanted(token)
-    JOIN application a ON a.token = wanted.token {_FROM_CHATS}""",
+    text(
+        f"""
+        {_APPLICATION} unnest(cast(:tokens AS text[])) AS wanted(token)
+        JOIN application a ON a.token = wanted.token {_FROM_CHATS}"""
+    ),
 )
 CHAT_STATISTICS = hot(
     "chat_statistics",
-    f"""
-    {_CHAT} unnest(cast(:tokens AS text[]), cast(:numbers AS bigint[])) AS wanted(token, number)
-    JOIN application a ON a.token = wanted.token
-    JOIN chat c ON c.application_id = a.id AND c.number = wanted.number {_FROM_MESSAGES}""",
+    text(
+        f"""
+        {_CHAT} unnest(cast(:tokens AS text[]), cast(:numbers AS bigint[])) AS wanted(token, number)
+        JOIN application a ON a.token = wanted.token
+        JOIN chat c ON c.application_id = a.id AND c.number = wanted.number {_FROM_MESSAGES}"""
+    ),
 )
 
 
-def iter_statistics(
-    connection: Connection, token: str | None
-) -> Iterator[tuple[Parent, ChildStatistics]]:
-    """The tally of every parent alive, or of one application and its chats, read a page at a time.
+def iter_statistics(connection: Connection, token: str | None) -> Iterator[ChildStatistics]:
+    """The statistics of every parent alive, or of one application and its chats, read a page at a time.
 
     Applications come first; each kind in the order of its names.
     """
     for statement in (ALL_APPLICATION_STATISTICS, ALL_CHAT_STATISTICS):
         options = {"yield_per": PAGE}
-        for row in connection.execute(statement, {"token": token}, execution_options=options):
-            yield Parent(row[0], row[1]), ChildStatistics(*row[2:])
+        rows = connection.execute(statement, {"token": token}, execution_options=options)
+        yield from _STATISTICS_ROWS.stream(rows)
 
 
 def count_keys(connection: Connection, token: str | None, *, documents: bool) -> int:
@@ -84,57 +116,58 @@ def count_keys(connection: Connection, token: str | None, *, documents: bool) ->
 
     With `documents`, a message that is stored or removed counts twice: its row, and its document.
     """
-    found = connection.scalar(
-        text(
-            f"""
-            SELECT (SELECT count(*) FROM application a WHERE a.removed_at IS NULL {_TOKEN_FILTER})
-                 + coalesce(sum(1 + t.messages + t.documents), 0)
-            FROM application a JOIN chat c ON c.application_id = a.id
-            CROSS JOIN LATERAL
-                (SELECT count(*) AS messages,
-                        count(*) FILTER (WHERE :documents AND state IN ('stored', 'removed')) AS documents
-                 FROM message WHERE chat_id = c.id) t
-            WHERE a.removed_at IS NULL AND c.state = 'stored' {_TOKEN_FILTER}"""
-        ),
-        {"token": token, "documents": documents},
-    )
-    return int(found or 0)
+    return int(connection.scalar(COUNT_KEYS, {"token": token, "documents": documents}) or 0)
 
 
 def find_statistics(
     connection: Connection, parents: Sequence[Parent]
 ) -> dict[Parent, ChildStatistics]:
-    """The tallies of those of these parents that are alive. Each kind is of one snapshot."""
-    rows: list[Any] = []
+    """The statistics of those of these parents that are alive. Each kind is of one snapshot."""
+    rows: list[ChildStatistics] = []
     if applications := [token for token, chat in parents if chat is None]:
-        rows += connection.execute(APPLICATION_STATISTICS, {"tokens": applications})
+        result = connection.execute(APPLICATION_STATISTICS, {"tokens": applications})
+        rows += _STATISTICS_ROWS.all(result)
     if chats := [(token, chat) for token, chat in parents if chat is not None]:
         values = {"tokens": [token for token, _ in chats], "numbers": [n for _, n in chats]}
-        rows += connection.execute(CHAT_STATISTICS, values)
-    return {Parent(token, chat): ChildStatistics(*rest) for token, chat, *rest in rows}
+        rows += _STATISTICS_ROWS.all(connection.execute(CHAT_STATISTICS, values))
+    return {row.parent: row for row in rows}
 
 
 # -- gaps ----------------------------------------------------------------------------------------
 
+
+class _Children(NamedTuple):
+    """The table of a parent's children, and the parent's own."""
+
+    table: str
+    key: str
+    parent_id: str  # as an expression of :token and :chat
+    parent_table: str
+    removed_column: str
+
+
+_PARENT_ID = """(SELECT {0}.id FROM application a LEFT JOIN chat c ON c.application_id = a.id
+          AND c.number = cast(:chat AS bigint) WHERE a.token = :token)"""
+_CHATS = _Children("chat", "application_id", _PARENT_ID.format("a"), "application", "chats_removed")
+_MESSAGES = _Children("message", "chat_id", _PARENT_ID.format("c"), "chat", "messages_removed")
 _HAS_DEAD_LETTER = """
     EXISTS (SELECT FROM dead_letter d WHERE d.kind = 'drain' AND d.token = :token
             AND d.chat IS NOT DISTINCT FROM cast(:chat AS bigint) AND d.number = n)"""
-_PARENT_ID = """(SELECT {0}.id FROM application a LEFT JOIN chat c ON c.application_id = a.id
-          AND c.number = cast(:chat AS bigint) WHERE a.token = :token)"""
-_CHILD_TABLES = {
-    False: ("chat", "application_id", _PARENT_ID.format("a")),
-    True: ("message", "chat_id", _PARENT_ID.format("c")),
-}
+
+
+def _children_of(parent: Parent) -> _Children:
+    return _CHATS if parent.chat is None else _MESSAGES
 
 
 def find_gaps(connection: Connection, parent: Parent, highest: int) -> Iterator[int]:
     """The numbers below the highest that have neither a row nor a dead letter, in order."""
-    table, key, id_ = _CHILD_TABLES[parent.chat is not None]
+    children = _children_of(parent)
     statement = text(
         f"""
         SELECT n FROM
             (SELECT lag(number, 1, 0::bigint) OVER (ORDER BY number) + 1 AS first, number - 1 AS last
-             FROM {table} WHERE {key} = {id_} AND number <= :highest) gap
+             FROM {children.table}
+             WHERE {children.key} = {children.parent_id} AND number <= :highest) gap
         CROSS JOIN LATERAL generate_series(gap.first, gap.last) n
         WHERE gap.first <= gap.last AND NOT {_HAS_DEAD_LETTER} ORDER BY n"""
     )
@@ -146,24 +179,23 @@ def find_gaps(connection: Connection, parent: Parent, highest: int) -> Iterator[
 def fill_gaps(tx: Connection, parent: Parent, through: int) -> list[int]:
     """Store a row `lost` for every number up to that one that has neither a row nor a dead letter.
 
-    The caller holds the shard's lock and knows that none of them is on its way. Returns the numbers.
+    The caller holds the shard's lock and knows that none of these numbers is still to be stored. Returns
+    the numbers.
     """
-    table, key, id_ = _CHILD_TABLES[parent.chat is not None]
-    now, columns, values = (
-        "clock_timestamp()",
-        "created_at, updated_at, state",
-        "now(), now(), 'lost'",
-    )
+    children = _children_of(parent)
+    columns, values = "created_at, updated_at, state", "now(), now(), 'lost'"
     if parent.chat is not None:
-        columns += ", version, text, folded"
-        values += f", (extract(epoch FROM {now}) * 1000000)::bigint, '', ''"
+        texts = (*CONTENT, "folded")
+        columns += f", version, {', '.join(texts)}"
+        values += f", {CLOCK_MICROS}" + ", ''" * len(texts)
     stored = tx.scalars(
         text(
             f"""
-            INSERT INTO {table} ({key}, number, {columns})
-            SELECT {id_}, n, {values} FROM generate_series(1, cast(:through AS bigint)) n
+            INSERT INTO {children.table} ({children.key}, number, {columns})
+            SELECT {children.parent_id}, n, {values} FROM generate_series(1, cast(:through AS bigint)) n
             WHERE NOT {_HAS_DEAD_LETTER}
-              AND NOT EXISTS (SELECT FROM {table} WHERE {key} = {id_} AND number = n)
+              AND NOT EXISTS (SELECT FROM {children.table}
+                              WHERE {children.key} = {children.parent_id} AND number = n)
             RETURNING number"""
         ),
         {**parent._asdict(), "through": through},
@@ -172,25 +204,18 @@ def fill_gaps(tx: Connection, parent: Parent, through: int) -> list[int]:
 
 
 def recount_removed(tx: Connection, parent: Parent) -> None:
-    """Have a parent's `removed` say what its rows say; the row's lock keeps others from counting."""
-    table, key, id_ = _CHILD_TABLES[parent.chat is not None]
-    owner, column = ("application", "chats_removed")
-    if parent.chat is not None:
-        owner, column = "chat", "messages_removed"
-    tx.execute(
-        text(f"SELECT FROM {owner} WHERE id = {id_} FOR UPDATE"), parent._asdict()
-    )  # first, so that the next statement sees all that others have counted
+    """Set a parent's column of removed children to the count of their rows."""
+    children = _children_of(parent)
+    where = f"WHERE id = {children.parent_id}"
+    # The lock comes first, so that the next statement sees all that other transactions have counted.
+    tx.execute(text(f"SELECT FROM {children.parent_table} {where} FOR UPDATE"), parent._asdict())
     tx.execute(
         text(
-            f"UPDATE {owner} SET {column} ="
-            f" (SELECT count(*) FROM {table} WHERE {key} = {id_} AND state <> 'stored')"
-            f" WHERE id = {id_}"
+            f"""
+            UPDATE {children.parent_table} SET {children.removed_column} =
+                (SELECT count(*) FROM {children.table}
+                 WHERE {children.key} = {children.parent_id} AND state <> 'stored')
+            {where}"""
         ),
         parent._asdict(),
     )
-
-
-# -- orphans --------------------------------------------------------------------------------------
-
-
-# -- who else has a number in hand ----------------------------------------------------------------

@@ -1,30 +1,31 @@
-"""COPY: rows as PostgreSQL takes them quickest."""
+"""COPY: the quickest way to store rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import psycopg2
-from sqlalchemy import Connection
 
 from backend.domain.events import from_micros
+from backend.storage.postgres.database import Connection
 
-COPY_LINES_PER_READ = 500  # sent to COPY
+COPY_LINES_PER_READ = 500  # sent to PostgreSQL together
 
 
 def format_copy_time(micros: int) -> str:
-    """A time as COPY reads it."""
+    """A time, in microseconds since 1970, as COPY reads it."""
     second, rest = divmod(micros, 1_000_000)
     return f"{_format_second(second)}.{rest:06}+00"
 
 
-@lru_cache(maxsize=64)  # what one batch holds was accepted within a few seconds
+@lru_cache(maxsize=64)  # the messages of one batch were accepted within a few seconds
 def _format_second(second: int) -> str:
     return from_micros(second * 1_000_000).replace(tzinfo=None).isoformat()
 
 
 def escape_copy(value: str) -> str:
+    """A text as COPY reads it."""
     if "\\" in value:
         value = value.replace("\\", "\\\\")
     if "\n" in value:
@@ -36,10 +37,11 @@ def escape_copy(value: str) -> str:
     return value
 
 
-def copy_rows(tx: Connection, table_and_columns: str, lines: Iterable[str]) -> None:
+def copy_rows(tx: Connection, table: str, columns: Sequence[str], lines: Iterable[str]) -> None:
+    """Store a line's values as a row of these columns, all lines or none. Lines have their end."""
     cursor = _driver_cursor(tx)
     try:
-        cursor.copy_expert(f"COPY {table_and_columns} FROM STDIN", _LineReader(lines))
+        cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", _LineReader(lines))
     finally:
         cursor.close()
 
@@ -51,7 +53,7 @@ class _LineReader:
         self._lines = iter(lines)
 
     def read(self, _: int) -> bytes:
-        # A lone surrogate passes: PostgreSQL refuses it as it does all that is not UTF-8.
+        # A lone surrogate passes: PostgreSQL refuses it, as it refuses everything that is not UTF-8.
         return "".join(islice(self._lines, COPY_LINES_PER_READ)).encode("utf-8", "surrogatepass")
 
 

@@ -1,23 +1,16 @@
-"""The connection to PostgreSQL, and its errors in our words."""
+"""The connection to PostgreSQL, and its errors as the program's own."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import psycopg2
 import sqlalchemy
-from sqlalchemy import (
-    Connection as Connection,
-)
-from sqlalchemy import (
-    Engine,
-    QueuePool,
-    create_engine,
-    event,
-    text,
-)
+from sqlalchemy import Connection as Connection  # re-exported: callers annotate with it
+from sqlalchemy import Engine, QueuePool, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -25,13 +18,17 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from backend.domain.errors import EngineDown, Failed, SchemaMismatch, Unavailable
 from backend.settings import redact
 
-SCHEMA = "0004"  # the newest migration; a test holds it against the scripts
 CONNECT_TIMEOUT_SECONDS = 3
 POOL_SIZE = 10  # of one process
 MAX_CONNECTIONS = 30
-PING_AFTER_IDLE_SECONDS = (
-    0.1  # since a connection was given back; hardly any server is restarted in less
-)
+PING_AFTER_IDLE_SECONDS = 0.1  # since a connection's last use; a restart takes longer
+
+
+class PoolUsage(NamedTuple):
+    """How many connections are in use, and how many can be."""
+
+    in_use: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +67,10 @@ class Database:
         """Close the connections."""
         self.engine.dispose()
 
-    def pool(self) -> tuple[int, int]:
+    def pool(self) -> PoolUsage:
         """How many connections are in use, and how many can be."""
         assert isinstance(self.engine.pool, QueuePool)
-        return self.engine.pool.checkedout(), MAX_CONNECTIONS
+        return PoolUsage(self.engine.pool.checkedout(), MAX_CONNECTIONS)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -86,7 +83,7 @@ class Database:
     def begin(self, *, durable: bool = True) -> Iterator[Connection]:
         """A transaction, committed at the end, durably, whatever the server's default.
 
-        Without `durable` a crash of the server may undo it: for what is only done again then.
+        Without `durable` a crash of the server may undo it. Use only for work that can safely be repeated.
         """
         with self._translate_errors(), self.engine.begin() as connection:
             connection.exec_driver_sql(
@@ -96,7 +93,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A connection for reading at length: all statements see one and the same moment."""
+        """A connection for long reads: all statements see the same moment."""
         with self._translate_errors(), self.engine.connect() as connection:
             connection.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
@@ -113,7 +110,7 @@ class Database:
         return self._installation
 
     def schema(self) -> str | None:
-        """The schema the database has; None when it has none."""
+        """The schema of the database, as the number of its newest migration; None if it has no tables."""
         with self.connect() as connection:
             if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
                 return None
@@ -122,6 +119,8 @@ class Database:
 
     def check_schema(self) -> None:
         """Raise SchemaMismatch unless the database has the schema that this program knows."""
+        from backend.storage.postgres.tables import SCHEMA  # takes some ms to import
+
         found = self.schema()
         if found == SCHEMA:
             return
@@ -135,8 +134,8 @@ class Database:
                 "run `instachat migrate`",
             )
         raise SchemaMismatch(
-            f"the database has schema {found}, which is newer than {SCHEMA}, all that this program "
-            "knows",
+            f"the database has schema {found}, newer than {SCHEMA}, the newest that "
+            "this program knows",
             "run a newer instachat",
         )
 
@@ -144,7 +143,10 @@ class Database:
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
-        except (DBAPIError, psycopg2.Error) as error:  # the latter from COPY, which is not wrapped
+        except (
+            DBAPIError,
+            psycopg2.Error,
+        ) as error:  # the latter from COPY, which SQLAlchemy does not wrap
             code = sqlstate(error)
             if code == "42P01":
                 raise SchemaMismatch(
@@ -170,9 +172,9 @@ class Database:
 
 
 def _ping_idle_connections(engine: Engine) -> None:
-    """Have a server that was restarted cost no failed request: what was idle is asked before it is used.
+    """Check a connection that was idle before it is used, so that a server's restart costs no failed request.
 
-    SQLAlchemy's own `pool_pre_ping` asks each time, which is half of what a connection costs.
+    SQLAlchemy's own `pool_pre_ping` checks each time, which is half of the cost of a connection.
     """
 
     @event.listens_for(engine, "checkin")
@@ -181,17 +183,17 @@ def _ping_idle_connections(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def ping_if_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
-        checked_in_at = record.info.get("checked_in_at")  # of one that is new there is none
+        checked_in_at = record.info.get("checked_in_at")  # None for a new one
         if checked_in_at is None or time.monotonic() - checked_in_at < PING_AFTER_IDLE_SECONDS:
             return
         try:
             engine.dialect.do_ping(connection)
         except psycopg2.Error as error:
-            raise InvalidatePoolError from error  # all of them are as old
+            raise InvalidatePoolError from error  # the other connections are as old
 
 
 def dialect_url(url: str) -> str:
-    """The URL with the driver named: SQLAlchemy 2.1 would take psycopg 3 for `postgresql://`."""
+    """The URL with the driver named: SQLAlchemy 2.1 would use psycopg 3 for `postgresql://`."""
     scheme, separator, rest = url.partition("://")
     return f"postgresql+psycopg2://{rest}" if separator and scheme.startswith("postgres") else url
 
@@ -202,12 +204,12 @@ def is_unique_violation(error: BaseException) -> bool:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """PostgreSQL's error code; None if the connection broke before it could give one."""
+    """PostgreSQL's error code; None if the connection broke before PostgreSQL could send one."""
     original = getattr(error, "orig", error)
     return getattr(original, "pgcode", None)
 
 
 def read_clock(connection: Connection) -> datetime:
-    """The time, by PostgreSQL's clock."""
+    """The time by PostgreSQL's clock."""
     at: datetime = connection.scalar(text("SELECT clock_timestamp()"))
     return at

@@ -4,13 +4,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.statements import field_names
+from backend.storage.postgres.tables import dead_letter
 
 DEAD_LETTER_KINDS = ("drain", "publish")
 
 
 class DeadLetter(NamedTuple):
-    """An event that could not be stored. `key` names it towards operators."""
+    """An event that could not be stored. Operators name it by its `key`."""
 
     key: str
     reason: str
@@ -21,7 +26,7 @@ class DeadLetter(NamedTuple):
 
 
 class StoredDeadLetter(NamedTuple):
-    """A dead letter as it is kept; `id` is its row's, and `kind` says what failed: drain or publish."""
+    """A dead letter's row; `kind` says what failed: drain or publish."""
 
     id: int
     kind: str
@@ -29,58 +34,58 @@ class StoredDeadLetter(NamedTuple):
     created_at: datetime
 
 
+ADD = insert(dead_letter).on_conflict_do_nothing(index_elements=["key"])
+COUNT = select(dead_letter.c.kind, func.count().label("total")).group_by(dead_letter.c.kind)
+_by_key = dead_letter.c.key == bindparam("key")
+_dead_letter = select(
+    dead_letter.c.id,
+    dead_letter.c.kind,
+    *(dead_letter.c[name] for name in field_names(DeadLetter)),
+    dead_letter.c.created_at,
+)
+DEAD_LETTER = _dead_letter.where(_by_key)
+DEAD_LETTERS = (
+    _dead_letter.where(dead_letter.c.id > bindparam("after"))
+    .order_by(dead_letter.c.id)
+    .limit(bindparam("limit"))
+)
+LOCK = select(dead_letter.c.id).where(_by_key).with_for_update()
+DELETE = delete(dead_letter).where(_by_key)
+
+
 def add_dead_letters(tx: Connection, letters: Sequence[DeadLetter], kind: str = "drain") -> None:
-    """Keep events that could not be stored, or published; one that is kept already stays as it is."""
-    tx.execute(
-        text(
-            "INSERT INTO dead_letter (key, kind, reason, token, chat, number, event)"
-            " VALUES (:key, :kind, :reason, :token, :chat, :number, :event)"
-            " ON CONFLICT (key) DO NOTHING"
-        ),
-        [{**letter._asdict(), "kind": kind} for letter in letters],
-    )
+    """Store events that could not be stored, or published; one that is stored already stays as it is."""
+    tx.execute(ADD, [{**letter._asdict(), "kind": kind} for letter in letters])
 
 
 def count_dead_letters(connection: Connection) -> dict[str, int]:
     """How many dead letters there are, by kind."""
-    rows = connection.execute(text("SELECT kind, count(*) AS total FROM dead_letter GROUP BY kind"))
-    return dict.fromkeys(DEAD_LETTER_KINDS, 0) | {row.kind: row.total for row in rows}
-
-
-_SELECT_DEAD_LETTER = (
-    "SELECT id, kind, key, reason, token, chat, number, event, created_at FROM dead_letter"
-)
+    totals = {row.kind: row.total for row in connection.execute(COUNT)}
+    return dict.fromkeys(DEAD_LETTER_KINDS, 0) | totals
 
 
 def list_dead_letters(connection: Connection, after: int, limit: int) -> list[StoredDeadLetter]:
-    """A page of dead letters, the oldest first; `after` is the last one's id."""
-    statement = text(f"{_SELECT_DEAD_LETTER} WHERE id > :after ORDER BY id LIMIT :limit")
-    return [
-        _to_stored_dead_letter(row)
-        for row in connection.execute(statement, {"after": after, "limit": limit})
-    ]
+    """A page of dead letters, the oldest first; `after` is the previous one's id."""
+    rows = connection.execute(DEAD_LETTERS, {"after": after, "limit": limit})
+    return [_to_stored_dead_letter(row) for row in rows]
 
 
 def find_dead_letter(connection: Connection, key: str) -> StoredDeadLetter | None:
-    """One dead letter."""
-    row = connection.execute(
-        text(f"{_SELECT_DEAD_LETTER} WHERE key = :key"), {"key": key}
-    ).one_or_none()
+    """One dead letter; None if it does not exist."""
+    row = connection.execute(DEAD_LETTER, {"key": key}).one_or_none()
     return None if row is None else _to_stored_dead_letter(row)
 
 
 def lock_dead_letter(tx: Connection, key: str) -> bool:
-    """Lock a dead letter for the transaction; False if it is not there any more."""
-    statement = text("SELECT FROM dead_letter WHERE key = :key FOR UPDATE")
-    return tx.execute(statement, {"key": key}).one_or_none() is not None
+    """Lock a dead letter until the transaction ends; False if it does not exist any more."""
+    return tx.execute(LOCK, {"key": key}).one_or_none() is not None
 
 
 def delete_dead_letter(tx: Connection, key: str) -> bool:
-    """Drop a dead letter; False if it is not there."""
-    statement = text("DELETE FROM dead_letter WHERE key = :key")
-    return tx.execute(statement, {"key": key}).rowcount > 0
+    """Delete a dead letter; False if it does not exist."""
+    return tx.execute(DELETE, {"key": key}).rowcount > 0
 
 
 def _to_stored_dead_letter(row: Any) -> StoredDeadLetter:
-    letter = DeadLetter(row.key, row.reason, row.token, row.chat, row.number, bytes(row.event))
+    letter = DeadLetter(**{name: getattr(row, name) for name in DeadLetter._fields})
     return StoredDeadLetter(row.id, row.kind, letter, row.created_at)

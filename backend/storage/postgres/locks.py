@@ -1,4 +1,4 @@
-"""Locks that processes hold against each other: advisory locks, table locks, and their stuck holders."""
+"""Locks of more than a row, and the end of transactions that hold one for too long."""
 
 import getpass
 import os
@@ -10,62 +10,78 @@ from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import exists, func, select, text
 
-from backend.storage.postgres.database import Database
+from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.tables import outbox, search_index
+
+LOCK_TIMEOUT_SECONDS = 2.0
+RESERVATION_TIMEOUT_SECONDS = 4.0
+_MAX_HOLDER_BYTES = 63  # of an application_name: PostgreSQL cuts what is longer
+_POLL_SECONDS = 0.02
 
 
 class AdvisoryLock(IntEnum):
-    """The keys of the advisory locks: any numbers that no other program of this database uses."""
+    """The keys of the advisory locks: any numbers that nothing else in this database uses."""
 
     MIGRATION = 7_203_511
     RESERVATIONS = 7_203_512  # with the shard's number
     REINDEX = 7_203_513
 
 
-_REINDEX_LOCK = {"class": int(AdvisoryLock.REINDEX), "object": 1}
-
-LOCK_TIMEOUT_SECONDS = 2.0
-
-_MAX_HOLDER_BYTES = 63  # of an application_name: PostgreSQL cuts what is longer
-
-_POLL_SECONDS = 0.02
-
-
 class Holder(NamedTuple):
-    """Who reindexes right now, as far as PostgreSQL lets us see, and since when."""
+    """The process that reindexes now, as far as PostgreSQL shows it, and since when."""
 
     name: str
     since: datetime | None
 
 
 class ReindexRunning(Exception):
-    """Somebody else reindexes."""
+    """Another process reindexes."""
 
     def __init__(self, holder: Holder) -> None:
         super().__init__(holder)
         self.holder = holder
 
 
+_REINDEX_LOCK = {"class": AdvisoryLock.REINDEX.value, "object": 1}
+# text(), most of these: locks, settings and system views are no tables.
+NAME_SESSION = text(
+    "SELECT set_config('application_name', :name, false),"
+    " set_config('idle_session_timeout', '0', false),"
+    " set_config('synchronous_commit', 'off', false)"  # a lost checkpoint costs a page
+)
+NAME_TRANSACTION = text("SELECT set_config('application_name', :name, true)")
+TRY_LOCK_REINDEX = text("SELECT pg_try_advisory_lock(:class, :object)")
+HOLDER_OF_REINDEX = text(
+    """
+    SELECT a.application_name AS name, a.backend_start AS since
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = :class
+      AND l.objid = :object
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+)
+TERMINATE_STUCK = text(
+    """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = :name AND datname = current_database()
+      AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"""
+)
+LOCK_INDICES = select(search_index.c.name).with_for_update()
+HAS_LEASED_ROWS = select(exists().where(outbox.c.leased_until > func.clock_timestamp()))
+
+
 @contextmanager
 def exclusive_reindex(database: Database) -> Iterator[Connection]:
-    """Be the only one of this database that reindexes, for as long as the connection that is given lives.
+    """Hold the lock of the only reindex of this database, on the connection that is yielded.
 
-    It is a connection of its own, so whatever ends its process also ends the lock, and it bears the holder's
-    name, which others are told. Raises ReindexRunning, changing nothing, if there is one already.
+    The connection serves this lock alone, so the lock ends with the process, however that ends. It has the
+    holder's name, which other processes report. Raises ReindexRunning, changing nothing, if another process
+    holds the lock.
     """
     with closing(Database(database.url)) as own, own.connect() as connection:
-        connection.execute(
-            text(
-                "SELECT set_config('application_name', :name, false),"
-                " set_config('idle_session_timeout', '0', false),"
-                " set_config('synchronous_commit', 'off', false)"  # a lost checkpoint costs a page
-            ),
-            {"name": _holder_name()},
-        )
-        if not connection.scalar(
-            text("SELECT pg_try_advisory_lock(:class, :object)"), _REINDEX_LOCK
-        ):
+        connection.execute(NAME_SESSION, {"name": _holder_name()})
+        if not connection.scalar(TRY_LOCK_REINDEX, _REINDEX_LOCK):
             raise ReindexRunning(_holder(connection))
         yield connection
 
@@ -80,66 +96,51 @@ def _holder_name() -> str:
 
 
 def _holder(connection: Connection) -> Holder:
-    row = connection.execute(
-        text(
-            """
-            SELECT a.application_name, a.backend_start
-            FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = :class
-              AND l.objid = :object
-              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-        ),
-        _REINDEX_LOCK,
-    ).one_or_none()
+    row = connection.execute(HOLDER_OF_REINDEX, _REINDEX_LOCK).one_or_none()
     if row is None:
-        return Holder("somebody who is done by now", None)
-    return Holder(row[0] or "another user of PostgreSQL", row[1])
+        return Holder("a process that has ended by now", None)
+    return Holder(row.name or "another user of PostgreSQL", row.since)
 
 
 def lock_migration(tx: Connection) -> None:
-    """Wait for every other migration of this database to end; held until the transaction ends."""
-    tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": int(AdvisoryLock.MIGRATION)})
+    """Wait for every other migration of this database; the lock is held until the transaction ends."""
+    statement = text("SELECT pg_advisory_xact_lock(:key)")
+    tx.execute(statement, {"key": AdvisoryLock.MIGRATION.value})
 
 
 def reserve_numbers(tx: Connection, shard: int) -> None:
-    """Say, for the transaction, that numbers of this shard are given which only the caller will store."""
-    tx.exec_driver_sql("SET LOCAL lock_timeout = 4000")  # who has it so does that for a moment
-    tx.execute(
-        text("SELECT pg_advisory_xact_lock_shared(:key, :shard)"),
-        {"key": int(AdvisoryLock.RESERVATIONS), "shard": shard},
-    )
+    """Mark until the transaction ends that numbers of this shard are issued which only the caller stores."""
+    # A transaction that excludes reservations holds this lock for a moment only.
+    tx.exec_driver_sql(f"SET LOCAL lock_timeout = {int(RESERVATION_TIMEOUT_SECONDS * 1000)}")
+    statement = text("SELECT pg_advisory_xact_lock_shared(:key, :shard)")
+    tx.execute(statement, {"key": AdvisoryLock.RESERVATIONS.value, "shard": shard})
 
 
 def try_exclude_reservations(tx: Connection, shard: int) -> bool:
-    """Have it so for the transaction that there are no such numbers; False if there are some right now."""
-    return bool(
-        tx.scalar(
-            text("SELECT pg_try_advisory_xact_lock(:key, :shard)"),
-            {"key": int(AdvisoryLock.RESERVATIONS), "shard": shard},
-        )
-    )
+    """Block new reservations until the transaction ends; False, blocking none, if another has one."""
+    statement = text("SELECT pg_try_advisory_xact_lock(:key, :shard)")
+    return bool(tx.scalar(statement, {"key": AdvisoryLock.RESERVATIONS.value, "shard": shard}))
 
 
 def lock_publishing(tx: Connection) -> None:
-    """Hold the flag until the transaction ends, once all who have read it before are done.
+    """Lock the flag `publishing` until the transaction ends, once all transactions that have read it ended.
 
-    What is read from SQL after the commit holds all that they changed. Raises Unavailable if one of them
-    takes too long: all others wait behind this, hence not for long.
+    What is read from SQL after the commit includes all that they changed. Raises Unavailable if one of them
+    takes too long: all other transactions wait behind this one, so it must not wait for long.
     """
-    tx.execute(text(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT_SECONDS * 1000)}"))
-    # Who reads the flag holds the weakest lock until it commits; only this one waits for that.
+    tx.exec_driver_sql(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT_SECONDS * 1000)}")
+    # Reading the flag takes the weakest lock until the commit; only this mode waits for that.
     tx.execute(text("LOCK TABLE installation IN ACCESS EXCLUSIVE MODE"))
 
 
 def block_publishers(tx: Connection, seconds: float) -> bool:
-    """Have nobody publish until the transaction ends, once all who do are done; False if that takes longer.
+    """Block publishers until the transaction ends, once their leases have ended; False if that takes longer.
 
-    Whoever leases rows shares a lock on the indices' rows; what was leased before is waited for.
+    A publisher that leases rows takes a shared lock on the indices' rows; earlier leases are waited for.
     """
-    tx.execute(text("SELECT FROM search_index FOR UPDATE"))
-    leased = text("SELECT EXISTS (SELECT FROM outbox WHERE leased_until > clock_timestamp())")
+    tx.execute(LOCK_INDICES)
     deadline = time.monotonic() + seconds
-    while tx.scalar(leased):
+    while tx.scalar(HAS_LEASED_ROWS):
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
@@ -147,22 +148,13 @@ def block_publishers(tx: Connection, seconds: float) -> bool:
 
 
 def name_transaction(tx: Connection, name: str) -> None:
-    """Name the transaction, so that pg_stat_activity shows operators and the next drain what it is."""
-    tx.execute(text("SELECT set_config('application_name', :name, true)"), {"name": name})
+    """Name the transaction in pg_stat_activity, for operators and for `terminate_stuck_transactions`."""
+    tx.execute(NAME_TRANSACTION, {"name": name})
 
 
 def terminate_stuck_transactions(connection: Connection, name: str, seconds: float) -> int:
-    """End transactions of that name that are open for longer; returns how many.
+    """End transactions of that name that have been open for longer; returns how many.
 
-    No time-out of PostgreSQL's frees a lock whose holder was stopped inside COPY.
+    No time-out of PostgreSQL frees a lock whose holder was stopped inside COPY.
     """
-    return len(
-        connection.execute(
-            text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = :name AND datname = current_database()"
-                " AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"
-            ),
-            {"name": name, "seconds": seconds},
-        ).all()
-    )
+    return len(connection.execute(TERMINATE_STUCK, {"name": name, "seconds": seconds}).all())

@@ -3,19 +3,29 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from backend.domain.model import MessageKey
+from backend.storage.postgres.database import Connection
 from backend.storage.postgres.outbox import add_to_outbox
-from backend.storage.postgres.statements import PAGE, hot
+from backend.storage.postgres.statements import CLOCK_MICROS, PAGE, RowMapper, hot
+
+
+class MessageState(NamedTuple):
+    """A message's version, and whether it can be read (`shown`)."""
+
+    chat_id: int
+    number: int
+    version: int
+    shown: bool
 
 
 class MessageFacts(NamedTuple):
     """All that SQL knows of a message, in one snapshot.
 
-    `token` and `chat` are None where its chat has no row, `version` where it has none itself. `shown` if it
-    can be read, `lost` if all that is known of it is that it is. `is_pending` if the index is to hear of it,
-    perhaps once a removed parent is cleared, or has refused it for good.
+    `token` and `chat` are None if its chat has no row, `version` if the message has none. `shown`: it can be
+    read. `lost`: the number was issued, but its message no longer exists anywhere. `is_pending`: the index
+    still has to be told of it, perhaps after the cascade of a removed parent, or has rejected it for good.
     """
 
     token: str | None
@@ -27,48 +37,62 @@ class MessageFacts(NamedTuple):
     is_pending: bool
 
 
-_STATES = """
-    SELECT m.chat_id, m.number, m.version, m.state = 'stored' AND coalesce(c.shown, false)
+class _Key(NamedTuple):
+    chat_id: int
+    number: int
+
+
+_STATES = RowMapper(MessageState)
+_KEYS = RowMapper(_Key)
+# text(), all of these: joins with arrays, and subqueries beside outer joins.
+_SELECT_STATES = """
+    SELECT m.chat_id, m.number, m.version, m.state = 'stored' AND coalesce(c.shown, false) AS shown
     FROM message m LEFT JOIN (
         SELECT c.id, c.state = 'stored' AND a.removed_at IS NULL AS shown
         FROM chat c JOIN application a ON a.id = c.application_id) c ON c.id = m.chat_id"""
-ALL_STATES = text(f"{_STATES} ORDER BY m.chat_id, m.number")
+ALL_STATES = text(f"{_SELECT_STATES} ORDER BY m.chat_id, m.number")
 STATES_OF_CHATS = hot(
     "states_of_chats",
-    f"{_STATES} WHERE m.chat_id = ANY(cast(:chats AS bigint[])) ORDER BY m.chat_id, m.number",
+    text(
+        f"{_SELECT_STATES} WHERE m.chat_id = ANY(cast(:chats AS bigint[]))"
+        " ORDER BY m.chat_id, m.number"
+    ),
 )
 UNPUBLISHED = text(
     "SELECT DISTINCT w.chat_id, w.number"
     " FROM outbox, unnest(chats, numbers) AS w(chat_id, number) ORDER BY 1, 2"
 )
 _SHOWN = "c.state = 'stored' AND a.removed_at IS NULL"
-# Not a hot one: it reads all of the outbox, and is asked for what differs at a second look only.
+# Not hot: it reads all of the outbox, but runs only for messages that still differ when read again.
 FACTS = text(
     f"""
-    SELECT w.chat_id, w.number, a.token, c.number, coalesce({_SHOWN}, false), m.version,
-           coalesce(m.state = 'stored' AND {_SHOWN}, false), coalesce(m.state = 'lost', false),
+    SELECT w.chat_id AS key_chat, w.number AS key_number,
+           a.token, c.number AS chat, coalesce({_SHOWN}, false) AS chat_shown, m.version,
+           coalesce(m.state = 'stored' AND {_SHOWN}, false) AS shown,
+           coalesce(m.state = 'lost', false) AS lost,
            (w.chat_id, w.number) IN
                (SELECT u.chat_id, u.number FROM outbox, unnest(chats, numbers) AS u(chat_id, number))
            OR coalesce(c.rows_left OR a.rows_left, false)
            OR EXISTS (SELECT FROM dead_letter d WHERE d.kind = 'publish' AND d.token = a.token
-                      AND d.chat = c.number AND d.number = w.number)
+                      AND d.chat = c.number AND d.number = w.number) AS is_pending
     FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS w(chat_id, number)
     LEFT JOIN chat c ON c.id = w.chat_id LEFT JOIN application a ON a.id = c.application_id
     LEFT JOIN message m ON m.chat_id = w.chat_id AND m.number = w.number""",
 )
 RAISE_VERSION = hot(
     "raise_version",
-    """
-    UPDATE message SET version = greatest(version + 1, :above + 1,
-        (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
-    WHERE chat_id = :chat_id AND number = :number AND version <= :above""",
+    text(
+        f"""
+        UPDATE message SET version = greatest(version + 1, :above + 1, {CLOCK_MICROS})
+        WHERE chat_id = :chat_id AND number = :number AND version <= :above"""
+    ),
 )
 
 
 def iter_states(
     connection: Connection, chat_ids: Sequence[int] | None
 ) -> Iterator[tuple[int, int, int, bool]]:
-    """(chat id, number, version, can be read) of every message, or of some chats', in order."""
+    """Every message, or those of some chats, in order: tuples of the fields of `MessageState`."""
     options = {"yield_per": PAGE}
     if chat_ids is None:
         rows = connection.execute(ALL_STATES, execution_options=options)
@@ -76,23 +100,33 @@ def iter_states(
         rows = connection.execute(
             STATES_OF_CHATS, {"chats": list(chat_ids)}, execution_options=options
         )
-    for page in rows.partitions(PAGE):  # without a size it would be all of them
-        yield from map(tuple, page)
+    return _STATES.stream_tuples(rows)
 
 
 def iter_unpublished(connection: Connection) -> Iterator[MessageKey]:
     """The messages that the outbox names, each once, in order."""
     rows = connection.execute(UNPUBLISHED, execution_options={"yield_per": PAGE})
-    yield from map(tuple, rows)
+    return _KEYS.stream_tuples(rows)
 
 
 def load_facts(
     connection: Connection, keys: Sequence[MessageKey]
 ) -> dict[MessageKey, MessageFacts]:
     """What SQL knows of each of these."""
-    values = {"chats": [c for c, _ in keys], "numbers": [n for _, n in keys]}
+    values = {"chats": [chat for chat, _ in keys], "numbers": [number for _, number in keys]}
     rows = connection.execute(FACTS, values) if keys else ()
-    return {(chat_id, number): MessageFacts(*rest) for chat_id, number, *rest in rows}
+    return {
+        (row.key_chat, row.key_number): MessageFacts(
+            token=row.token,
+            chat=row.chat,
+            chat_shown=row.chat_shown,
+            version=row.version,
+            shown=row.shown,
+            lost=row.lost,
+            is_pending=row.is_pending,
+        )
+        for row in rows
+    }
 
 
 def republish(tx: Connection, found: Sequence[tuple[int, int, int]]) -> None:

@@ -2,16 +2,38 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from itertools import starmap
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, CursorResult, text
+from sqlalchemy import (
+    ColumnClause,
+    Select,
+    any_,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+    update,
+)
 
-from backend.domain.events import from_micros
+from backend.domain.events import MessagesCreated, from_micros
+from backend.domain.folding import fold
 from backend.domain.model import Message
-from backend.storage.postgres.chats import count_removed
+from backend.storage.postgres.chats import count_removed, lock_chat
 from backend.storage.postgres.copy import copy_rows, escape_copy, format_copy_time
-from backend.storage.postgres.statements import NEXT_VERSION, driver_rows, hot
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.statements import (
+    DEAD,
+    NEXT_VERSION,
+    REMOVED,
+    STORED,
+    RowMapper,
+    bigints,
+    field_names,
+    hot,
+)
+from backend.storage.postgres.tables import application, chat, message
 
 
 class MessageRow(NamedTuple):
@@ -25,7 +47,7 @@ class MessageRow(NamedTuple):
 
     @property
     def at(self) -> datetime:
-        """When it was created."""
+        """The time of its creation."""
         return from_micros(self.version)
 
 
@@ -33,144 +55,192 @@ RowValues = tuple[int, int, str, str, int]  # a MessageRow's, where there are to
 
 
 class StoredMessage(NamedTuple):
-    """A message's row with what must stay inside: ids and state."""
+    """A message with the columns that stay inside: its chat's id and its state."""
 
     chat_id: int
     state: str
     message: Message
 
 
-_MESSAGE = """
-    SELECT m.chat_id, m.state, m.number, m.text, m.created_at, m.updated_at, m.version
-    FROM application a JOIN chat c ON c.application_id = a.id JOIN message m ON m.chat_id = c.id
-    WHERE a.token = :token AND a.removed_at IS NULL AND c.number = :chat AND c.state = 'stored'"""
+class ImportedMessage(NamedTuple):
+    """A message about to be stored as it was exported; `text` is None for a tombstone."""
 
-MESSAGE = hot("message", _MESSAGE + " AND m.number = :number")
+    chat_id: int
+    number: int
+    text: str | None
+    folded: str
+    created_at: datetime
+    updated_at: datetime
 
-MESSAGES = hot(
-    "messages",
-    """
-    SELECT number, text, created_at, updated_at, version FROM message
-    WHERE chat_id = :chat_id AND number > :after AND state = 'stored'
-    ORDER BY number LIMIT :limit""",
+
+class ExportedMessage(NamedTuple):
+    """A message as it is exported; `text` is None for a tombstone. Times are RFC 3339 in UTC."""
+
+    chat_id: int
+    number: int
+    text: str | None
+    created_at: str
+    updated_at: str
+
+
+# The columns that hold what a user wrote: a tombstone's are empty, a transfer copies and compares each.
+CONTENT = tuple(
+    name
+    for name in field_names(Message)
+    if name not in {"number", "created_at", "updated_at", "version"}
 )
-
+_MESSAGES = RowMapper(Message)
+_columns = [message.c[name] for name in field_names(Message)]
+_chat_id = message.c.chat_id == bindparam("chat_id")
+_of_chat = (
+    select(*_columns)
+    .where(_chat_id, message.c.state == STORED)
+    .order_by(message.c.number)
+    .limit(bindparam("limit"))
+)
 # strpos, not LIKE: the keyword is a text, not a pattern. COLLATE "C": bytes, whatever the database's.
-SEARCH_MESSAGES = hot(
-    "search_messages",
-    """
-    SELECT number, text, created_at, updated_at, version FROM message
-    WHERE chat_id = :chat_id AND number > :after AND state = 'stored'
-      AND strpos(folded COLLATE "C", :keyword) > 0
-    ORDER BY number LIMIT :limit""",
-)
+_contains_keyword = func.strpos(message.c.folded.collate("C"), bindparam("keyword")) > 0
 
-# The same, of candidates that an index names.
+
+def _of_a_token(*columns: Any) -> Select[Any]:
+    """Columns of a chat's messages, by the application's token and the chat's number."""
+    return (
+        select(*columns)
+        .select_from(application)
+        .join(chat, chat.c.application_id == application.c.id)
+        .join(message, message.c.chat_id == chat.c.id)
+        .where(application.c.token == bindparam("token"), chat.c.number == bindparam("chat"))
+    )
+
+
+MESSAGE = hot(
+    "message",
+    _of_a_token(message.c.chat_id, message.c.state, *_columns).where(
+        application.c.removed_at.is_(None),
+        chat.c.state == STORED,
+        message.c.number == bindparam("number"),
+    ),
+)
+MESSAGES = hot("messages", _of_chat.where(message.c.number > bindparam("after")))
+SEARCH_MESSAGES = hot("search_messages", MESSAGES.where(_contains_keyword))
 FILTER_CANDIDATES = hot(
     "filter_candidates",
-    """
-    SELECT number, text, created_at, updated_at, version FROM message
-    WHERE chat_id = :chat_id AND number = ANY(cast(:numbers AS bigint[])) AND state = 'stored'
-      AND strpos(folded COLLATE "C", :keyword) > 0
-    ORDER BY number LIMIT :limit""",
+    _of_chat.where(message.c.number == any_(bigints("numbers")), _contains_keyword),
 )
-
+_in_range = message.c.number.between(bindparam("first"), bindparam("last"))
 COUNT_INDEXED = hot(
     "count_indexed",
-    "SELECT count(*) FROM message WHERE chat_id = :chat_id AND number BETWEEN :first AND :last"
-    " AND state IN ('stored', 'removed')",
+    select(func.count())
+    .select_from(message)
+    .where(_chat_id, _in_range, message.c.state.in_([STORED, REMOVED])),
 )
-
 DEAD_NUMBERS = hot(
     "dead_numbers",
-    """
-    SELECT m.number
-    FROM application a JOIN chat c ON c.application_id = a.id JOIN message m ON m.chat_id = c.id
-    WHERE a.token = :token AND c.number = :chat AND m.number BETWEEN :first AND :last
-      AND m.state = 'dead' ORDER BY m.number""",
+    _of_a_token(message.c.number)
+    .where(_in_range, message.c.state == DEAD)
+    .order_by(message.c.number),
 )
-
+# text(): a join with two arrays reads worse as an expression.
 MESSAGE_TIMES = hot(
     "message_times",
-    """
-    SELECT m.chat_id, m.number, m.created_at
-    FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS wanted(chat_id, number)
-    JOIN message m ON m.chat_id = wanted.chat_id AND m.number = wanted.number""",
+    text(
+        """
+        SELECT m.chat_id, m.number, m.created_at
+        FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS wanted(chat_id, number)
+        JOIN message m ON m.chat_id = wanted.chat_id AND m.number = wanted.number"""
+    ),
 )
-
+INSERT = insert(message)
+# The parameters of an UPDATE must not have the names of its columns.
+_by_number = (
+    message.c.chat_id == bindparam("of_chat"),
+    message.c.number == bindparam("of_number"),
+)
+_next_version: ColumnClause[int] = literal_column(NEXT_VERSION)
+_unchanged = (*_by_number, message.c.version == bindparam("old_version"), message.c.state == STORED)
 EDIT = hot(
     "edit",
-    "UPDATE message SET text = :text, folded = :folded, updated_at = now(),"
-    f" version = {NEXT_VERSION}"
-    " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
-    " RETURNING number, text, created_at, updated_at, version",
+    update(message)
+    .where(*_unchanged)
+    .values(
+        text=bindparam("new_text"),
+        folded=bindparam("new_folded"),
+        updated_at=func.now(),
+        version=_next_version,
+    )
+    .returning(*_columns),
 )
-
 REMOVE = hot(
     "remove",
-    "UPDATE message SET text = '', folded = '', state = 'removed', removed_at = now(),"
-    f" updated_at = now(), version = {NEXT_VERSION}"
-    " WHERE chat_id = :chat_id AND number = :number AND version = :version AND state = 'stored'"
-    " RETURNING version",
+    update(message)
+    .where(*_unchanged)
+    .values(
+        **dict.fromkeys((*CONTENT, "folded"), ""),
+        state=REMOVED,
+        removed_at=func.now(),
+        updated_at=func.now(),
+        version=_next_version,
+    )
+    .returning(message.c.version),
 )
-
 RESTORE_REJECTED = hot(
     "restore_rejected",
-    "UPDATE message SET text = :text, folded = :folded, state = 'stored',"
-    f" version = {NEXT_VERSION}"
-    " WHERE chat_id = :chat_id AND number = :number AND state = 'dead' AND created_at = :at"
-    " RETURNING version",
+    update(message)
+    .where(*_by_number, message.c.state == DEAD, message.c.created_at == bindparam("at"))
+    .values(
+        text=bindparam("new_text"),
+        folded=bindparam("new_folded"),
+        state=STORED,
+        version=_next_version,
+    )
+    .returning(message.c.version),
 )
 
 
 def get_message(
     connection: Connection, token: str, chat_number: int, number: int
 ) -> StoredMessage | None:
-    """A message's row, in whatever state it is; None also when its chat or application is gone."""
-    row = connection.execute(
-        MESSAGE, {"token": token, "chat": chat_number, "number": number}
-    ).one_or_none()
-    return None if row is None else StoredMessage(row[0], row[1], Message(*row[2:]))
+    """A message's row in any state; None also if its chat or its application is removed."""
+    values = {"token": token, "chat": chat_number, "number": number}
+    row = connection.execute(MESSAGE, values).mappings().one_or_none()
+    if row is None:
+        return None
+    content = {name: row[name] for name in field_names(Message)}
+    return StoredMessage(row["chat_id"], row["state"], Message(**content))
 
 
 def dead_numbers(
     connection: Connection, token: str, chat_number: int, first: int, last: int
 ) -> list[int]:
-    """Which of these numbers of a chat hold a rejected creation."""
+    """The numbers of this range of a chat whose creation was rejected."""
     values = {"token": token, "chat": chat_number, "first": first, "last": last}
     return list(connection.scalars(DEAD_NUMBERS, values))
 
 
 def list_messages(connection: Connection, chat_id: int, after: int, limit: int) -> list[Message]:
     """A page of a chat's messages, by number."""
-    rows = connection.execute(MESSAGES, {"chat_id": chat_id, "after": after, "limit": limit})
-    return _messages(rows)
+    values = {"chat_id": chat_id, "after": after, "limit": limit}
+    return _MESSAGES.all(connection.execute(MESSAGES, values))
 
 
 def search_messages(
     connection: Connection, chat_id: int, keyword: str, after: int, limit: int
 ) -> list[Message]:
     """A chat's messages whose folded text contains the folded keyword, by number."""
-    rows = connection.execute(
-        SEARCH_MESSAGES, {"chat_id": chat_id, "keyword": keyword, "after": after, "limit": limit}
-    )
-    return _messages(rows)
+    values = {"chat_id": chat_id, "keyword": keyword, "after": after, "limit": limit}
+    return _MESSAGES.all(connection.execute(SEARCH_MESSAGES, values))
 
 
 def filter_candidates(
     connection: Connection, chat_id: int, numbers: Sequence[int], keyword: str, limit: int
 ) -> list[Message]:
-    """Those of a chat's messages with these numbers that `search_messages` would find, by number."""
+    """The messages of a chat with these numbers that `search_messages` would find, by number."""
     values = {"chat_id": chat_id, "numbers": list(numbers), "keyword": keyword, "limit": limit}
-    return _messages(connection.execute(FILTER_CANDIDATES, values))
-
-
-def _messages(rows: CursorResult[Any]) -> list[Message]:
-    return list(starmap(Message, driver_rows(rows)))
+    return _MESSAGES.all(connection.execute(FILTER_CANDIDATES, values))
 
 
 def count_indexed(connection: Connection, chat_id: int, first: int, last: int) -> int:
-    """How many of these numbers of a chat an index has to know, once it has caught up."""
+    """How many numbers of this range of a chat an index has to hold once it has caught up."""
     values = {"chat_id": chat_id, "first": first, "last": last}
     return int(connection.scalar(COUNT_INDEXED, values) or 0)
 
@@ -179,48 +249,53 @@ def message_times(
     tx: Connection, keys: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], datetime]:
     """The creation times of those (chat id, number) that have a row."""
-    rows = tx.execute(
-        MESSAGE_TIMES, {"chats": [c for c, _ in keys], "numbers": [n for _, n in keys]}
-    )
-    return {(chat_id, number): at for chat_id, number, at in rows}
+    values = {"chats": [chat_id for chat_id, _ in keys], "numbers": [number for _, number in keys]}
+    rows = tx.execute(MESSAGE_TIMES, values)
+    return {(row.chat_id, row.number): row.created_at for row in rows}
 
 
 def edit_message(
     tx: Connection, chat_id: int, number: int, version: int, new_text: str, folded: str
 ) -> Message | None:
-    """Give a message that still has that version another text; None if it hasn't."""
-    row = tx.execute(
-        EDIT,
-        {
-            "chat_id": chat_id,
-            "number": number,
-            "version": version,
-            "text": new_text,
-            "folded": folded,
-        },
-    ).one_or_none()
-    return None if row is None else Message(*row)
+    """Replace the text of a message that still has that version; None if it does not."""
+    values = {
+        "of_chat": chat_id,
+        "of_number": number,
+        "old_version": version,
+        "new_text": new_text,
+        "new_folded": folded,
+    }
+    return _MESSAGES.one_or_none(tx.execute(EDIT, values))
 
 
 def remove_message(tx: Connection, chat_id: int, number: int, version: int) -> int | None:
-    """Leave a tombstone for a message that still has that version, counted at its chat.
+    """Turn a message that still has that version into a tombstone, counted at its chat.
 
-    Returns the tombstone's version; None, changing nothing, if it hasn't that version.
+    Returns the tombstone's version; None, changing nothing, if the message does not have that version.
     """
     # The parent's row lock first: removals and dead letters of one chat count one after another.
-    tx.execute(text("SELECT FROM chat WHERE id = :id FOR UPDATE"), {"id": chat_id})
-    removed: int | None = tx.scalar(
-        REMOVE, {"chat_id": chat_id, "number": number, "version": version}
-    )
+    lock_chat(tx, chat_id)
+    values = {"of_chat": chat_id, "of_number": number, "old_version": version}
+    removed: int | None = tx.scalar(REMOVE, values)
     if removed is not None:
         count_removed(tx, chat_id, 1)
     return removed
 
 
+def new_rows(chat_id: int, event: MessagesCreated) -> Iterator[RowValues]:
+    """The rows of the messages that an event creates, in a chat with that id."""
+    for number, text_ in enumerate(event.texts, event.first):
+        yield chat_id, number, text_, fold(text_), event.micros
+
+
+COPY_COLUMNS = ("chat_id", "number", "version", "created_at", "updated_at", "text", "folded")
+
+
 def copy_messages(tx: Connection, rows: Iterable[RowValues]) -> None:
     """Store new messages by COPY, all or none; raises as PostgreSQL does on any bad row.
 
-    The rows are taken while PostgreSQL stores those before them.
+    COPY, since INSERT takes five to ten times as long. The rows are read while PostgreSQL stores those
+    before them.
     """
 
     def lines() -> Iterator[str]:
@@ -235,30 +310,28 @@ def copy_messages(tx: Connection, rows: Iterable[RowValues]) -> None:
             texts = f"{escape_copy(text_)}\t{escape_copy(folded)}"
             yield f"{chat_id}\t{number}\t{times}\t{texts}\n"
 
-    copy_rows(
-        tx, "message (chat_id, number, version, created_at, updated_at, text, folded)", lines()
-    )
+    copy_rows(tx, "message", COPY_COLUMNS, lines())
 
 
 def insert_message(tx: Connection, row: MessageRow, state: str = "stored") -> None:
     """Store one new message."""
-    tx.execute(
-        text(
-            "INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded,"
-            " state) VALUES (:chat_id, :number, :version, :at, :at, :text, :folded,"
-            " cast(:state AS row_state))"
-        ),
-        {**row._asdict(), "at": row.at, "state": state},
-    )
+    times = {"created_at": row.at, "updated_at": row.at}
+    tx.execute(INSERT, {**row._asdict(), **times, "state": state})
 
 
 def restore_rejected_message(
     tx: Connection, chat_id: int, number: int, at: datetime, new_text: str, folded: str
 ) -> int | None:
-    """Store a message after all that was created then, and rejected; returns its version.
+    """Store a message that was created then and rejected; returns its version.
 
-    None if its number's row is another one's, or says that it was not rejected.
+    None if the number's row is another message's, or was not rejected.
     """
-    values = {"chat_id": chat_id, "number": number, "at": at, "text": new_text, "folded": folded}
+    values = {
+        "of_chat": chat_id,
+        "of_number": number,
+        "at": at,
+        "new_text": new_text,
+        "new_folded": folded,
+    }
     version: int | None = tx.scalar(RESTORE_REJECTED, values)
     return version

@@ -2,49 +2,62 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import text
 
 from backend.domain.model import EntryId, Parent
-from backend.storage.postgres.statements import hot
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.statements import RowMapper, hot
 
 
 class ParentState(NamedTuple):
-    """What SQL knows of a parent: its shard's epoch, and if it is there, its children's highest number."""
+    """What SQL knows of a parent, and how far its shard is drained.
+
+    `epoch`, `cursor_epoch` and `cursor_sequence` are the shard's. `highest` is the highest number among the
+    parent's children.
+    """
 
     epoch: int
-    cursor: EntryId
+    cursor_epoch: int
+    cursor_sequence: int
     exists: bool
     removed: bool
     highest: int
 
+    @property
+    def cursor(self) -> EntryId:
+        """The log entry up to which the shard is drained."""
+        return EntryId(self.cursor_epoch, self.cursor_sequence)
 
+
+_PARENT_STATES = RowMapper(ParentState)
+# text(): a subquery over the children beside outer joins on the parent.
 APPLICATION_STATE = hot(
     "application_state",
-    """
-    SELECT s.epoch, s.cursor_epoch, s.cursor_sequence, a.id IS NOT NULL,
-           a.removed_at IS NOT NULL,
-           coalesce((SELECT max(c.number) FROM chat c WHERE c.application_id = a.id), 0)
-    FROM shard s LEFT JOIN application a ON a.token = :token WHERE s.number = :shard""",
+    text(
+        """
+        SELECT s.epoch, s.cursor_epoch, s.cursor_sequence, a.id IS NOT NULL AS exists,
+               a.removed_at IS NOT NULL AS removed,
+               coalesce((SELECT max(c.number) FROM chat c WHERE c.application_id = a.id), 0) AS highest
+        FROM shard s LEFT JOIN application a ON a.token = :token WHERE s.number = :shard"""
+    ),
 )
-
 CHAT_STATE = hot(
     "chat_state",
-    """
-    SELECT s.epoch, s.cursor_epoch, s.cursor_sequence, c.id IS NOT NULL,
-           c.removed_at IS NOT NULL OR a.removed_at IS NOT NULL OR c.state <> 'stored',
-           coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0)
-    FROM shard s LEFT JOIN application a ON a.token = :token
-    LEFT JOIN chat c ON c.application_id = a.id AND c.number = :chat WHERE s.number = :shard""",
+    text(
+        """
+        SELECT s.epoch, s.cursor_epoch, s.cursor_sequence, c.id IS NOT NULL AS exists,
+               coalesce(c.removed_at IS NOT NULL OR a.removed_at IS NOT NULL OR c.state <> 'stored',
+                        false) AS removed,
+               coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0) AS highest
+        FROM shard s LEFT JOIN application a ON a.token = :token
+        LEFT JOIN chat c ON c.application_id = a.id AND c.number = :chat WHERE s.number = :shard"""
+    ),
 )
 
 
 def get_parent_state(connection: Connection, shard: int, parent: Parent) -> ParentState:
     """What SQL knows of a parent, in one statement: one snapshot."""
-    statement = APPLICATION_STATE if parent.chat is None else CHAT_STATE
-    values = {"shard": shard, "token": parent.token, "chat": parent.chat}
-    epoch, cursor_epoch, cursor_sequence, exists, removed, highest = connection.execute(
-        statement, values if parent.chat is not None else {k: values[k] for k in ("shard", "token")}
-    ).one()
-    return ParentState(
-        epoch, EntryId(cursor_epoch, cursor_sequence), exists, bool(removed), highest
-    )
+    values: dict[str, object] = {"shard": shard, "token": parent.token}
+    if parent.chat is None:
+        return _PARENT_STATES.one(connection.execute(APPLICATION_STATE, values))
+    return _PARENT_STATES.one(connection.execute(CHAT_STATE, {**values, "chat": parent.chat}))

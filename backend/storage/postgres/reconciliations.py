@@ -1,13 +1,18 @@
-"""Reconciliations: when the stores were last compared, and what came of it."""
+"""Reconciliations: when the stores were last compared, and with which result."""
 
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.statements import RowMapper
+from backend.storage.postgres.tables import reconciliation
 
 
 class LastReconciliation(NamedTuple):
-    """The last comparison of everything that came to its end."""
+    """The last comparison of everything that was completed."""
 
     finished_at: datetime
     seconds: float
@@ -15,23 +20,27 @@ class LastReconciliation(NamedTuple):
     repaired: int
 
 
+_LAST = RowMapper(LastReconciliation)
+_insert = insert(reconciliation).values(finished_at=func.now())
+RECORD = _insert.on_conflict_do_update(
+    index_elements=["singleton"],
+    set_={
+        name: _insert.excluded[name] for name in ("finished_at", "seconds", "findings", "mended")
+    },
+)
+LAST = select(
+    reconciliation.c.finished_at,
+    reconciliation.c.seconds,
+    reconciliation.c.findings,
+    reconciliation.c.mended.label("repaired"),
+)
+
+
 def record(tx: Connection, seconds: float, findings: int, repaired: int) -> None:
-    """A comparison of everything has just ended; the one before is forgotten."""
-    tx.execute(
-        text(
-            """
-            INSERT INTO reconciliation (finished_at, seconds, findings, mended)
-            VALUES (now(), :seconds, :findings, :repaired)
-            ON CONFLICT (singleton) DO UPDATE SET finished_at = excluded.finished_at,
-                seconds = excluded.seconds, findings = excluded.findings, mended = excluded.mended"""
-        ),
-        {"seconds": seconds, "findings": findings, "repaired": repaired},
-    )
+    """Record that a comparison of everything has just been completed, in place of the one before."""
+    tx.execute(RECORD, {"seconds": seconds, "findings": findings, "mended": repaired})
 
 
 def last(connection: Connection) -> LastReconciliation | None:
-    """The last one; None if there was none yet."""
-    row = connection.execute(
-        text("SELECT finished_at, seconds, findings, mended AS repaired FROM reconciliation")
-    ).one_or_none()
-    return None if row is None else LastReconciliation(*row)
+    """The last one; None if none was completed yet."""
+    return _LAST.one_or_none(connection.execute(LAST))

@@ -1,9 +1,10 @@
-"""Bringing a database to the current schema."""
+"""Migrating a database to the current schema."""
 
 from pathlib import Path
 
-from backend.storage.postgres.database import SCHEMA, Database
+from backend.storage.postgres.database import Database
 from backend.storage.postgres.locks import lock_migration
+from backend.storage.postgres.tables import SCHEMA
 
 
 def upgrade(database: Database, *, dry_run: bool = False) -> tuple[str | None, str]:

@@ -1,21 +1,20 @@
-"""The search indices that are kept: their names, states, and the flag that changes are published.
+"""The registered search indices: their names, their states, and the flag that changes are published.
 
-SQL decides which indices there are, Elasticsearch follows. Whoever switches publishing on or off waits
-for all transactions that have read the flag before, by locking the table it is in.
+SQL decides which indices exist, Elasticsearch follows. A transaction that switches publishing on or off
+waits for all transactions that have read the flag before: it locks the flag's table (`locks`).
 """
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import bindparam, delete, exists, func, insert, not_, select, update
 
-from backend.storage.postgres.statements import hot
-
-_INDEX = "SELECT name, state, mapping, made_at IS NOT NULL FROM search_index"
-LIVE_INDEX = hot("live_index", _INDEX + " WHERE state = 'live'")
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.statements import RowMapper, hot
+from backend.storage.postgres.tables import installation, message, outbox, search_index
 
 
 class RegisteredIndex(NamedTuple):
-    """An index that is kept; `made` once Elasticsearch has made it."""
+    """An index that changes are written to; `made` once Elasticsearch has created it."""
 
     name: str
     state: str  # building | live | previous
@@ -23,68 +22,78 @@ class RegisteredIndex(NamedTuple):
     made: bool
 
 
+_INDICES = RowMapper(RegisteredIndex)
+_index = select(
+    search_index.c.name,
+    search_index.c.state,
+    search_index.c.mapping,
+    search_index.c.made_at.is_not(None).label("made"),
+)
+LIVE_INDEX = hot("live_index", _index.where(search_index.c.state == "live"))
+INDICES = _index.order_by(search_index.c.name)
+INDEX = _index.where(search_index.c.name == bindparam("name"))
+MARK_MADE = (
+    update(search_index)
+    .where(search_index.c.name == bindparam("of_name"), search_index.c.made_at.is_(None))
+    .values(made_at=func.now())
+    .returning(search_index.c.state)
+)
+REGISTER = insert(search_index)
+UNREGISTER = delete(search_index).where(search_index.c.name == bindparam("name"))
+HAS_NO_DATA = select(
+    not_(exists(select(search_index.c.name))) & not_(exists(select(message.c.number)))
+)
+SET_PUBLISHING = update(installation).values(publishing=bindparam("enabled"))
+
+
 def list_indices(connection: Connection) -> list[RegisteredIndex]:
-    """All indices that are kept, each of which is written to."""
-    return [RegisteredIndex(*row) for row in connection.execute(text(_INDEX + " ORDER BY name"))]
+    """All registered indices, by name."""
+    return _INDICES.all(connection.execute(INDICES))
 
 
 def find_index(connection: Connection, name: str) -> RegisteredIndex | None:
-    """An index by its name; None if it is not kept."""
-    row = connection.execute(text(_INDEX + " WHERE name = :name"), {"name": name}).one_or_none()
-    return None if row is None else RegisteredIndex(*row)
+    """An index by its name; None if it is not registered."""
+    return _INDICES.one_or_none(connection.execute(INDEX, {"name": name}))
 
 
 def live_index(connection: Connection) -> RegisteredIndex | None:
     """The index that searches read; None if there is none."""
-    row = connection.execute(LIVE_INDEX).one_or_none()
-    return None if row is None else RegisteredIndex(*row)
+    return _INDICES.one_or_none(connection.execute(LIVE_INDEX))
 
 
 def mark_made(tx: Connection, name: str) -> str | None:
-    """Note that Elasticsearch has made an index; its state, or None if that was noted or it is not kept."""
-    state: str | None = tx.scalar(
-        text(
-            "UPDATE search_index SET made_at = now() WHERE name = :name AND made_at IS NULL"
-            " RETURNING state"
-        ),
-        {"name": name},
-    )
+    """Record that Elasticsearch has created an index; returns its state.
+
+    None if that was recorded before, or the index is not registered.
+    """
+    state: str | None = tx.scalar(MARK_MADE, {"of_name": name})
     return state
 
 
+def register_index(tx: Connection, name: str, state: str, mapping: int) -> None:
+    """Register an index: everything that is published from now on is written to it, too."""
+    tx.execute(REGISTER, {"name": name, "state": state, "mapping": mapping})
+
+
 def unregister_index(tx: Connection, name: str) -> None:
-    """Keep an index no longer: nothing is written to it any more."""
-    tx.execute(text("DELETE FROM search_index WHERE name = :name"), {"name": name})
-
-
-def has_no_data(connection: Connection) -> bool:
-    """Whether there is neither an index nor a message: the first index would miss nothing."""
-    return bool(
-        connection.scalar(
-            text(
-                "SELECT NOT EXISTS (SELECT FROM search_index) AND NOT EXISTS (SELECT FROM message)"
-            )
-        )
-    )
-
-
-def set_publishing(tx: Connection, publishing: bool) -> None:
-    """Have changes named in the outbox from now on, or no longer; the caller holds the flag."""
-    tx.execute(text("UPDATE installation SET publishing = :publishing"), {"publishing": publishing})
+    """Unregister an index: nothing is written to it any more."""
+    tx.execute(UNREGISTER, {"name": name})
 
 
 def unregister_all(tx: Connection) -> None:
-    """Keep no index, and nothing that was to be published; the caller holds the flag, and unsets it.
+    """Unregister every index and empty the outbox; the caller holds the flag's lock, and unsets the flag.
 
     What Elasticsearch holds is not touched.
     """
-    tx.execute(text("DELETE FROM outbox"))  # first, as who leases locks these rows first, too
-    tx.execute(text("DELETE FROM search_index"))
+    tx.execute(delete(outbox))  # first: a transaction that leases locks these rows first, too
+    tx.execute(delete(search_index))
 
 
-def register_index(tx: Connection, name: str, state: str, mapping: int) -> None:
-    """Keep an index: whatever is published from now on is written to it, too."""
-    tx.execute(
-        text("INSERT INTO search_index (name, state, mapping) VALUES (:name, :state, :mapping)"),
-        {"name": name, "state": state, "mapping": mapping},
-    )
+def has_no_data(connection: Connection) -> bool:
+    """Whether there is neither an index nor a message: the first index would lack nothing."""
+    return bool(connection.scalar(HAS_NO_DATA))
+
+
+def set_publishing(tx: Connection, publishing: bool) -> None:
+    """Switch on or off that changes are named in the outbox; the caller holds the flag's lock."""
+    tx.execute(SET_PUBLISHING, {"enabled": publishing})

@@ -1,13 +1,21 @@
-"""The shards: how far each log is stored, and in which life of Redis."""
+"""The shards: up to where each log is stored, and in which epoch of Redis."""
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import bindparam, func, select, true, update
 from sqlalchemy.exc import DBAPIError
 
 from backend.domain.model import EntryId
-from backend.storage.postgres.database import sqlstate
+from backend.storage.postgres.database import Connection, sqlstate
 from backend.storage.postgres.statements import hot
+from backend.storage.postgres.tables import installation, shard
+
+
+class ShardState(NamedTuple):
+    """A shard's epoch, and the log entry up to which it is drained."""
+
+    epoch: int
+    cursor: EntryId
 
 
 class LockedShard(NamedTuple):
@@ -19,16 +27,34 @@ class LockedShard(NamedTuple):
     publishing: bool
 
 
-_LOCK_SHARD = """
-    SELECT s.epoch, s.cursor_epoch, s.cursor_sequence, i.id, i.publishing
-    FROM shard s, installation i WHERE s.number = :shard FOR UPDATE OF s"""
-LOCK_SHARD = hot("lock_shard", _LOCK_SHARD)
-LOCK_SHARD_NOW = hot("lock_shard_now", _LOCK_SHARD + " NOWAIT")
-SHARD = hot("shard", "SELECT epoch, cursor_epoch, cursor_sequence FROM shard WHERE number = :shard")
+_columns = (shard.c.epoch, shard.c.cursor_epoch, shard.c.cursor_sequence)
+_number = shard.c.number == bindparam("shard")
+_lock = (
+    select(*_columns, installation.c.id, installation.c.publishing)
+    .join_from(shard, installation, true())
+    .where(_number)
+)
+LOCK_SHARD = hot("lock_shard", _lock.with_for_update(of=shard))
+LOCK_SHARD_NOW = hot("lock_shard_now", _lock.with_for_update(of=shard, nowait=True))
+SHARD = hot("shard", select(*_columns).where(_number))
+SHARDS = select(shard.c.number, *_columns)
+COUNT_STORED = select(func.sum(shard.c.stored))
+SET_EPOCH = update(shard).where(_number).values(epoch=bindparam("new_epoch"))
+ADVANCE_CURSOR = (
+    update(shard)
+    .where(_number)
+    .values(
+        cursor_epoch=bindparam("new_cursor_epoch"),
+        cursor_sequence=bindparam("new_cursor_sequence"),
+        dropped=shard.c.dropped + bindparam("newly_dropped"),
+        stored=shard.c.stored + bindparam("newly_stored"),
+        drained_at=func.now(),
+    )
+)
 
 
 def lock_shard(tx: Connection, shard: int, *, wait_seconds: float = 0) -> LockedShard | None:
-    """Lock a shard's row for the transaction; None if another holds it for longer than that."""
+    """Lock a shard's row until the transaction ends; None if another holds it for longer than that."""
     try:
         if wait_seconds:
             tx.exec_driver_sql(f"SET LOCAL lock_timeout = {int(wait_seconds * 1000)}")
@@ -44,46 +70,37 @@ def lock_shard(tx: Connection, shard: int, *, wait_seconds: float = 0) -> Locked
     return LockedShard(row.epoch, cursor, str(row.id), row.publishing)
 
 
-def shard_state(connection: Connection, shard: int) -> tuple[int, EntryId]:
-    """A shard's epoch and cursor, as committed."""
+def shard_state(connection: Connection, shard: int) -> ShardState:
+    """A shard's state, as committed."""
     row = connection.execute(SHARD, {"shard": shard}).one()
-    return row.epoch, EntryId(row.cursor_epoch, row.cursor_sequence)
+    return ShardState(row.epoch, EntryId(row.cursor_epoch, row.cursor_sequence))
 
 
-def shard_states(connection: Connection) -> dict[int, tuple[int, EntryId]]:
-    """The epoch and the cursor of every shard, as committed."""
-    rows = connection.execute(
-        text("SELECT number, epoch, cursor_epoch, cursor_sequence FROM shard")
-    )
-    return {number: (epoch, EntryId(*cursor)) for number, epoch, *cursor in rows}
+def shard_states(connection: Connection) -> dict[int, ShardState]:
+    """The state of every shard, as committed."""
+    return {
+        row.number: ShardState(row.epoch, EntryId(row.cursor_epoch, row.cursor_sequence))
+        for row in connection.execute(SHARDS)
+    }
 
 
 def count_stored(connection: Connection) -> int:
-    """How many rows drains have stored in all."""
-    return int(connection.scalar(text("SELECT sum(stored) FROM shard")) or 0)
+    """How many rows all drains have stored."""
+    return int(connection.scalar(COUNT_STORED) or 0)
 
 
 def set_epoch(tx: Connection, shard: int, epoch: int) -> None:
-    """Begin a new life of a shard; the caller holds its lock."""
-    tx.execute(
-        text("UPDATE shard SET epoch = :epoch WHERE number = :shard"),
-        {"shard": shard, "epoch": epoch},
-    )
+    """Begin a new epoch of a shard; the caller holds its lock."""
+    tx.execute(SET_EPOCH, {"shard": shard, "new_epoch": epoch})
 
 
 def advance_cursor(tx: Connection, shard: int, cursor: EntryId, dropped: int, stored: int) -> None:
     """Move a shard's cursor, and count what was dropped and stored; the caller holds its lock."""
-    tx.execute(
-        text(
-            "UPDATE shard SET cursor_epoch = :epoch, cursor_sequence = :sequence,"
-            " dropped = dropped + :dropped, stored = stored + :stored, drained_at = now()"
-            " WHERE number = :shard"
-        ),
-        {
-            "shard": shard,
-            "epoch": cursor.epoch,
-            "sequence": cursor.sequence,
-            "dropped": dropped,
-            "stored": stored,
-        },
-    )
+    values = {
+        "shard": shard,
+        "new_cursor_epoch": cursor.epoch,
+        "new_cursor_sequence": cursor.sequence,
+        "newly_dropped": dropped,
+        "newly_stored": stored,
+    }
+    tx.execute(ADVANCE_CURSOR, values)

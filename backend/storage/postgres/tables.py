@@ -1,8 +1,8 @@
 """The tables, declared once: the columns, types, keys and indexes that the statements are built from.
 
 Migrations create and change the tables; nothing here does. A test compares this module with a migrated
-database. Statements may be built from it only where no start-up path pays for it: importing it takes a few
-milliseconds, so neither the package nor `database` imports it.
+database. Importing it takes some milliseconds, so neither the package nor `database` imports it: commands
+that do not read SQL start without it.
 """
 
 from typing import Any
@@ -31,6 +31,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.sql.naming import conv
+
+SCHEMA = "0004"  # the newest migration; a test compares it with the scripts
 
 metadata = MetaData(
     naming_convention={  # PostgreSQL's own names: the migrations name no constraint

@@ -49,6 +49,7 @@ from tests.support.faults.model import (
     Refusal,
     shard,
 )
+from tests.support.transfer_lines import chat_line, message_line
 
 pytestmark = pytest.mark.faults
 
@@ -168,9 +169,9 @@ class BackendMachine(RuleBasedStateMachine):
         parent = self.application(application)
         texts = [] if gone else texts
         number = 1 + max(self.model.redis_state.issued.get(parent, 0), self.model.highest(parent))
-        lines = [line_format.format_chat(parent.token, number, None if gone else 0, AT, AT)]
+        lines = [chat_line(parent.token, number, None if gone else 0, AT, AT)]
         for n, text_ in enumerate(texts, 1):
-            lines.append(line_format.format_message(parent.token, number, n, text_, AT, AT))
+            lines.append(message_line(parent.token, number, n, text_, AT, AT))
         work = self.backend(who).importer.begin()
         chunk = line_format.LineChunk(1, [line.encode() for line in lines], 0)
         faults = work.process(chunk)

@@ -37,6 +37,7 @@ from backend.transfer.format import ApplicationLine, ChatLine, LineChunk, Messag
 from backend.transfer.importer import Import, Importer
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, valkey_binary
+from tests.support.transfer_lines import application_line, chat_line, message_line
 
 TEXTS = [
     "plain",
@@ -1065,17 +1066,17 @@ def test_a_line_is_read_as_it_was_written(
 ) -> None:
     """Whatever it holds: reading is the inverse of writing."""
     times = rfc3339(created), rfc3339(updated)
-    written = line_format.format_message(token, chat_number, number, words, *times)
+    written = message_line(token, chat_number, number, words, *times)
     expected: line_format.TransferLine = MessageLine(
         Parent(token, chat_number), number, words, created, updated
     )
     assert line_format.parse(written.encode()) == expected
     assert written.splitlines() == [written.removesuffix("\n")]
-    written = line_format.format_chat(token, number, None if words is None else 7, *times)
+    written = chat_line(token, number, None if words is None else 7, *times)
     assert line_format.parse(written.encode()) == ChatLine(
         Parent(token), number, words is None, created, updated
     )
-    written = line_format.format_application(token, words, 7, *times)
+    written = application_line(token, words, 7, *times)
     assert line_format.parse(written.encode()) == ApplicationLine(token, words, created, updated)
 
 

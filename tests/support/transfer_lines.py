@@ -1,0 +1,30 @@
+"""Lines of an export, made from their values."""
+
+from backend.storage.postgres.exports import ExportedApplication, ExportedChat
+from backend.storage.postgres.messages import ExportedMessage
+from backend.transfer.format import format_application, format_chat, format_message
+
+
+def application_line(
+    token: str, name: str | None, chats_count: int, created_at: str, updated_at: str
+) -> str:
+    """The line of an application; `name` is None for a tombstone."""
+    return format_application(ExportedApplication(token, name, chats_count, created_at, updated_at))
+
+
+def chat_line(
+    token: str, number: int, messages_count: int | None, created_at: str, updated_at: str
+) -> str:
+    """The line of a chat; `messages_count` is None for a tombstone."""
+    return format_chat(ExportedChat(token, 0, number, messages_count, created_at, updated_at))
+
+
+def message_line(
+    token: str, chat: int, number: int, text: str | None, created_at: str, updated_at: str
+) -> str:
+    """The line of a message; `text` is None for a tombstone."""
+    parent = ExportedChat(token, 0, chat, 0, created_at, updated_at)
+    row = ExportedMessage(
+        chat_id=0, number=number, text=text, created_at=created_at, updated_at=updated_at
+    )
+    return format_message(parent, row)
