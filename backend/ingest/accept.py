@@ -1,11 +1,11 @@
-"""Accept: a number now, a row later.
+"""Accept: issues a number now; the drain stores the row later.
 
-A request is checked, packed and handed to one script in Redis, which gives the numbers and appends the
-events in one atomic step. An explicit refusal has changed nothing, so it is repaired (the counter is
-verified, a new epoch claimed) and asked again; a lost answer is never repeated from here.
+A request is passed to one script in Redis, which issues its numbers and appends its events in one atomic
+step. A refusal by the script has changed nothing, so its cause is removed (the counter is verified, a new
+epoch begun) and the request is sent again. A call whose reply was lost is never repeated here.
 
-Requests for messages of the same chat that come together are one creation to the script, and one entry of the
-log: what a message costs Redis, and the drain after it, is then shared by all of them.
+Requests for messages of the same chat that arrive together become one creation for the script and one entry
+of the log, so that they share its cost in Redis and in the drain.
 """
 
 import logging
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import Closing, Failed, InstaChatError, Unavailable
+from backend.domain.errors import Closing, InstaChatError, Unavailable
 from backend.domain.events import pack_messages
 from backend.domain.model import (
     Accepted,
@@ -22,8 +22,16 @@ from backend.domain.model import (
 from backend.ingest.counters import Counters
 from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest, key_reused_error
+from backend.storage.redis.errors import foreign_data_error
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import Creation, Outcome, Refusal, ShardBatch, StaleEpoch
+from backend.storage.redis.types import (
+    AcceptOutcome,
+    AcceptResult,
+    Creation,
+    Refusal,
+    ShardBatch,
+    StaleEpoch,
+)
 
 if TYPE_CHECKING:
     from backend.storage.redis.accept_async import AsyncAcceptClient
@@ -35,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _PendingCreation:
-    """A creation of a batch, and whose it is: each request's place, and how many numbers it asks for."""
+    """A creation of a batch, and its requests: the place of each, and how many numbers it asks for."""
 
     request: AcceptRequest
     texts: list[str]
@@ -50,14 +58,14 @@ class _PendingCreation:
 
 
 _ShardCreations = dict[int, list[_PendingCreation]]
-"""By shard, each in the order of the requests."""
+"""By shard, in the order of the requests."""
 
 
 class Acceptor:
-    """Gives numbers. Thread-safe.
+    """Issues numbers. Thread-safe.
 
-    `notify` is called with a shard whose log has something new and whose drain was not asked for yet;
-    it must not raise.
+    `notify` is called with a shard whose log has new entries and whose drain is not requested yet; it must
+    not raise.
     """
 
     def __init__(
@@ -69,11 +77,11 @@ class Acceptor:
         self._notify = notify
 
     def accept(self, request: AcceptRequest) -> Accepted:
-        """Accept one request, or raise why not.
+        """Accept one request.
 
-        When this returns, the numbers are taken for good and the events are in the log: on disk
-        under `strict`. Raises NotFound, Closing, KeyReused, LogFull, EngineDown: nothing was
-        accepted; Unconfirmed: it is not known.
+        When this returns, the numbers are issued for good and the events are in the log, under `strict` on
+        disk. Raises NotFound, Closing, KeyReused, LogFull or EngineDown if nothing was accepted; Unconfirmed
+        if that is not known.
         """
         answer = self.accept_batch([request])[0]
         if isinstance(answer, InstaChatError):
@@ -81,10 +89,10 @@ class Acceptor:
         return answer
 
     def accept_batch(self, requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
-        """Accept many requests, of any applications, in one call a shard; an answer for each.
+        """Accept many requests, of any applications, in one call per shard; returns an answer to each.
 
-        Each shard's requests are given numbers in their order here, atomically; each is answered
-        apart, and equal idempotency keys count as one request.
+        The requests of a shard get their numbers atomically and in this order. Each has an answer of its own,
+        and those with the same idempotency key count as one request.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
         for shard, parts in self._group_by_shard(requests, answers).items():
@@ -97,10 +105,10 @@ class Acceptor:
     def try_accept(
         self, requests: Sequence[AcceptRequest]
     ) -> list[Accepted | InstaChatError | None]:
-        """As `accept_batch`, by the one call a shard and no other: SQL is not asked.
+        """As `accept_batch`, but with one attempt per shard and without SQL.
 
-        None is the answer where more is needed first, a counter verified or a life claimed: nothing
-        was accepted, and `accept_batch` is for those.
+        The answer is None where `accept_batch` would verify a counter or begin an epoch first: nothing was
+        accepted, and the caller passes the request to `accept_batch`.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
         shards = self._group_by_shard(requests, answers)
@@ -110,7 +118,7 @@ class Acceptor:
     async def try_accept_async(
         self, requests: Sequence[AcceptRequest], log: "AsyncAcceptClient"
     ) -> list[Accepted | InstaChatError | None]:
-        """As `try_accept`, from an event loop, which it does not hold up once this `is_ready`."""
+        """As `try_accept`, from an event loop. Does not block the loop once this `is_ready`."""
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
         shards = self._group_by_shard(requests, answers)
         self._record_outcomes(shards, await log.accept_each(self._batches(shards)), answers)
@@ -118,7 +126,7 @@ class Acceptor:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all was read that an attempt needs of SQL: by `refresh`, or by the first attempt."""
+        """Whether what an attempt needs from SQL was read, by `refresh` or by the first attempt."""
         return self._epochs.is_loaded
 
     def refresh(self) -> None:
@@ -126,16 +134,16 @@ class Acceptor:
         self._epochs.refresh()
 
     def with_notify(self, notify: Callable[[int], object]) -> "Acceptor":
-        """The same, with another `notify`."""
+        """This acceptor with another `notify`."""
         return Acceptor(self._log, self._epochs, self._counters, notify)
 
     def _group_by_shard(
         self, requests: Sequence[AcceptRequest], answers: list[Accepted | InstaChatError | None]
     ) -> _ShardCreations:
-        """What to ask of each shard; the requests whose shard can't be told are answered."""
+        """The creations of each shard; a request without a known shard is answered with an error."""
         shards: _ShardCreations = {}
         open_: dict[Parent, _PendingCreation] = {}
-        """To which messages of that chat can be added: nothing but messages came after it."""
+        """Creations that further messages of that chat can join: only messages came after them."""
         for place, request in enumerate(requests):
             kind, parent, texts, _, key, _ = request
             joins = kind == "messages" and not key
@@ -153,19 +161,19 @@ class Acceptor:
             if joins:
                 open_[parent] = part
             else:
-                open_.clear()  # so that all keep their order
+                open_.clear()  # so that no message overtakes this request
         return shards
 
     def _batches(self, shards: _ShardCreations) -> list[ShardBatch]:
         return [
-            (shard, [part.creation() for part in parts], self._epochs.last_seen(shard))
+            ShardBatch(shard, [part.creation() for part in parts], self._epochs.last_seen(shard))
             for shard, parts in shards.items()
         ]
 
     def _record_outcomes(
         self,
         shards: _ShardCreations,
-        outcomes: Sequence[Outcome | InstaChatError | StaleEpoch],
+        outcomes: Sequence[AcceptResult],
         answers: list[Accepted | InstaChatError | None],
     ) -> None:
         for (shard, parts), outcome in zip(shards.items(), outcomes, strict=True):
@@ -202,7 +210,7 @@ class Acceptor:
         parts: list[_PendingCreation],
         answers: list[Accepted | InstaChatError | None],
     ) -> list[tuple[_PendingCreation, Refusal]]:
-        """The one call; puts the answers in their places, and returns what was refused, and why."""
+        """Call the script once; fills in the answers, and returns the refused creations with the refusals."""
         outcome = self._log.accept(
             shard, [part.creation() for part in parts], self._epochs.last_seen(shard)
         )
@@ -212,7 +220,7 @@ class Acceptor:
         self,
         shard: int,
         parts: list[_PendingCreation],
-        outcome: Outcome,
+        outcome: AcceptOutcome,
         answers: list[Accepted | InstaChatError | None],
     ) -> list[tuple[_PendingCreation, Refusal]]:
         replies, end, notify = outcome
@@ -225,7 +233,7 @@ class Acceptor:
                 refused.append((part, reply))
                 continue
             first, last, entry = reply
-            if len(part.positions) == 1:  # of chats, and of deletions, no texts are counted
+            if len(part.positions) == 1:  # also chats and deletions, whose count of texts is 0
                 answers[part.positions[0][0]] = Accepted(first, last, shard, entry)
                 continue
             for place, count in part.positions:
@@ -234,24 +242,20 @@ class Acceptor:
         return refused
 
     def _resolve_refusal(self, parent: Parent, refusal: Refusal) -> None:
-        """Remove the cause of a refusal, so that the request can be asked again; or raise it."""
+        """Remove the cause of a refusal, so that the request can be sent again; or raise an error for it."""
         if refusal.reason == "counter":
             self._counters.verify(Parent(parent.token))
             if refusal.subject == "chat":
                 self._counters.verify(parent)
         elif refusal.reason == "closed":
-            # Decided or not? SQL knows: verifying raises NotFound for what is gone.
+            # If the deletion is decided, this raises NotFound.
             closed = parent if refusal.subject == "chat" else Parent(parent.token)
             self._counters.verify(closed)
             raise Closing(f"{closed} is being deleted at this moment", "try again in a moment")
         elif refusal.reason == "reused":
             raise key_reused_error()
         else:
-            raise Failed(
-                f"Redis holds something foreign under the key of the {refusal.subject}; "
-                "nothing was accepted",
-                "another program writes to this Redis: give InstaChat one of its own",
-            )
+            raise foreign_data_error(refusal.subject)
 
 
 def _refuse(
@@ -259,7 +263,7 @@ def _refuse(
     error: InstaChatError,
     answers: list[Accepted | InstaChatError | None],
 ) -> None:
-    """Have the error for answer, unless there is one already."""
+    """Answer the requests of these creations with an error, unless they have an answer already."""
     for part in parts:
         for place, _ in part.positions:
             answers[place] = answers[place] or error

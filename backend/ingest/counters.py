@@ -1,8 +1,8 @@
-"""Counters: `issued` lives in Redis, what ended lives in SQL, and the live count is their difference.
+"""Counters: Redis has the numbers issued, SQL the numbers removed; the live count is their difference.
 
-A counter gives numbers only in the life it was verified in. Verifying raises it to the highest number
-that SQL holds, never lowers it, and needs no lock: it names the epoch that SQL was read under, and
-Redis refuses any other.
+A counter issues numbers only in the epoch in which it was verified. Verifying raises it to the highest number
+in SQL, never lowers it, and needs no lock: it passes the epoch under which SQL was read, and Redis refuses
+any other.
 """
 
 from collections.abc import Sequence
@@ -33,11 +33,10 @@ class Counters:
         return shard_of(token, self._database.installation.shards)
 
     def verify(self, parent: Parent) -> int:
-        """Make a parent's counter usable in the current epoch; returns `issued`.
+        """Make a parent's counter issue numbers in the current epoch; returns the highest number issued.
 
-        One that a deletion closed is open again afterwards if that deletion was refused.
-        Idempotent. Raises NotFound when there is no such parent, Unavailable when what Redis holds
-        could not be drained in time, EngineDown when an engine is away.
+        Opens the counter if a deletion had closed it and was refused. Idempotent. Raises NotFound if there is
+        no such parent, Unavailable if the log could not be drained in time, EngineDown if an engine is away.
         """
         shard = self.shard(parent.token)
         return self._epochs.retrying(shard, lambda: self._try_verify(shard, parent))
@@ -58,7 +57,7 @@ class Counters:
         return self._create_missing(shard, parent) if issued is None else issued
 
     def _create_missing(self, shard: int, parent: Parent) -> int:
-        """Make a counter that is not there. Its numbers may be in the log still: that goes first."""
+        """Create a missing counter. Its numbers may still be in the log, which is drained first."""
         if parent.chat is not None and parent.chat > self.read_issued([Parent(parent.token)])[0]:
             raise _not_found_error(parent)
         _, end = self._log.read_issued(shard, [])
@@ -78,13 +77,13 @@ class Counters:
         return issued
 
     def read_issued(self, parents: Sequence[Parent]) -> list[int]:
-        """The highest number given under each parent, live. NotFound if one is not there."""
+        """The highest number issued under each parent. Raises NotFound if a parent does not exist."""
         return self.read_issued_with_end(parents)[0] if parents else []
 
     def read_issued_with_end(self, parents: Sequence[Parent]) -> tuple[list[int], EntryId]:
-        """As `read_issued`, for parents of one application; and the log's end as read after the numbers.
+        """As `read_issued`, for parents of one application; and the log's end, which is read after them.
 
-        Each number at or below these is in the log up to that end, or stored.
+        Each number up to these is in the log up to that end, or stored.
         """
         shard = self.shard(parents[0].token)
         for _ in range(MAX_ATTEMPTS):

@@ -1,13 +1,14 @@
-"""Past the log: writing numbers into SQL that no accepting gave, so that none is ever given twice.
+"""Direct write: writes rows whose numbers are already assigned (imports, repairs) straight to SQL.
 
-1. **Raise** the counters of the parents above all these numbers: from here on the accept script gives
-   higher ones only.
-2. **Settle**: wait until SQL has passed the log's end of that moment, so that what was given before is
-   stored.
-3. **Write** under the shard's lock, in one transaction, if the life of Redis is still the one in which
-   the counters were raised. A claim of a new epoch needs that lock, and then reads these rows.
+Accept must never issue those numbers again, which three steps ensure:
 
-The unique indexes have the last word.
+1. **Raise** the counters of the parents above all these numbers: from then on the accept script issues higher
+   numbers only.
+2. **Wait** until SQL has passed the log's end of that moment, so that all numbers issued before are stored.
+3. **Write** under the shard's lock, in one transaction, if Redis is still in the epoch in which the counters
+   were raised. Beginning a new epoch needs the same lock, and its counters are then raised to these rows.
+
+The unique indexes catch any conflict that remains.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -24,17 +25,19 @@ from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
 
 MAX_ATTEMPTS = 5
-LOCK_TIMEOUT_SECONDS = 4.0  # each attempt; together longer than a stuck drain is left alone
+LOCK_TIMEOUT_SECONDS = (
+    4.0  # per attempt; all attempts together outlast the time-out of a stuck drain
+)
 
 Store = Callable[[Connection, LockedShard, Mapping[Parent, int]], None]
 
 
 class WriteConflict(Exception):
-    """Somebody else wrote before: a number is taken, or a parent is gone. Nothing is stored."""
+    """Another writer was first: a number is taken, or a parent is removed. Nothing is stored."""
 
 
 class DirectWriter:
-    """Writes past the log. Thread-safe."""
+    """Writes rows without the log. Thread-safe."""
 
     def __init__(
         self, log: Log, database: Database, epochs: Epochs, barrier: Barrier, drainer: Drainer
@@ -46,11 +49,12 @@ class DirectWriter:
         self._drainer = drainer
 
     def write(self, shard: int, numbers: Mapping[Parent, int], store: Store) -> None:
-        """Run `store` in a transaction, with the ids of parents whose counters are above `numbers`.
+        """Run `store` in a transaction, once the parents' counters are above `numbers`; it gets the parents'
+        ids.
 
-        `store` may be run again, after a transaction that was given up. Raises WriteConflict if a parent is
-        not there or removed, or somebody else's row is under a number; Unavailable if a lock is held for
-        too long; EngineDown when an engine is away.
+        `store` may run again after a transaction was rolled back. Raises WriteConflict if a parent does not
+        exist or is removed, or if a number is taken; Unavailable if a lock is held for too long; EngineDown
+        if an engine is away.
         """
         try:
             for _ in range(MAX_ATTEMPTS):
@@ -85,14 +89,16 @@ class DirectWriter:
         return False
 
     def _raise_counters(self, shard: int, numbers: Mapping[Parent, int]) -> int:
-        """Have the parents' counters above these numbers, and all they gave before stored.
+        """Raise the parents' counters above these numbers, and wait until what they issued before is stored.
 
-        Returns the epoch in which that is so. StaleEpoch as usual; WriteConflict if a parent is gone.
+        Returns the epoch in which the counters were raised. Raises StaleEpoch, and WriteConflict if a parent
+        is removed.
         """
         create = False
         while True:
             with self._database.connect() as connection:
-                # The epoch first: whoever claims another one after that makes Redis refuse this one.
+                # The epoch first: if another process begins a new one after this, Redis refuses the call
+                # below.
                 epoch, _ = shards.shard_state(connection, shard)
                 parents = _require_alive(connection, numbers)
             complete, end = self._log.raise_all(
@@ -107,14 +113,14 @@ class DirectWriter:
             self._barrier.wait_through(shard, end)
             if complete:
                 return epoch
-            # A counter that is missing may be made now: what it gave was in the log, and is stored.
+            # A missing counter may be created now: the numbers it had issued were in the log, and are stored.
             create = True
 
 
 def _require_alive(
     connection: Connection, parents: Collection[Parent]
 ) -> Mapping[Parent, StoredParent]:
-    """The rows of parents that all take children; WriteConflict if one does not any more."""
+    """The parents' rows. Raises WriteConflict if one does not exist or is removed."""
     found = imports.find_stored_parents(connection, parents)
     if len(found) < len(parents) or any(row.removed for row in found.values()):
         raise WriteConflict

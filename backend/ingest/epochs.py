@@ -1,10 +1,10 @@
-"""A new epoch: how numbers stay unique when Redis restarts, is wiped, restored or replaced.
+"""Epochs: how numbers stay unique when Redis restarts, is wiped, restored or replaced.
 
-The authority is SQL. Whoever is refused because Redis is not in the life it says claims a new one: it
-locks the shard's row, looks again, commits the next epoch in SQL, and only then writes it to Redis,
-by a script that never lowers it. A claim does not touch the cursor: the first drain of an epoch reads
-the log from its beginning and skips what is stored. After a claim no counter is verified, so each is
-raised to what SQL holds before it gives another number (`counters`).
+SQL is the authority. A process that Redis refuses because it is not in the expected epoch begins a new one:
+it locks the shard's row, checks again, commits the next epoch in SQL, and only then writes it to Redis by a
+script that never lowers it. The cursor does not move: the first drain of an epoch reads the log from its
+beginning and skips what is stored. No counter is verified in the new epoch, so each is raised to the highest
+number in SQL before it issues another (see `counters`).
 """
 
 import threading
@@ -28,7 +28,7 @@ MAX_STALE_ATTEMPTS = 6  # of one operation, each after another new epoch
 
 
 class Epochs:
-    """What this process knows of each shard's life, and how it claims a new one. Thread-safe."""
+    """What this process knows about each shard's epoch, and how it begins a new one. Thread-safe."""
 
     def __init__(self, log: Log, database: Database) -> None:
         self._log = log
@@ -39,25 +39,25 @@ class Epochs:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether SQL was asked what it has passed: by `refresh`, or by the first `last_seen`."""
+        """Whether the cursors were read from SQL, by `refresh` or by the first `last_seen`."""
         return self._loaded
 
     def last_seen(self, shard: int) -> EntryId:
-        """The highest log entry known to have been there: a Redis that is behind it is refused.
+        """The highest entry of a shard's log that this process knows: a Redis that is behind it is stale.
 
-        A process begins with what SQL has passed, in all shards, so that an old copy of Redis can't
-        fool one that has seen nothing yet; from then on it knows what it saw.
+        A new process starts with the cursors of all shards in SQL, so that it rejects an old copy of Redis
+        before it has seen any entry itself.
         """
         if not self._loaded:
             self.refresh()
         return self._last_seen[shard]
 
     def refresh(self) -> None:
-        """Learn what SQL has passed by now, and which epochs others have claimed.
+        """Read the cursors and the epochs of all shards from SQL.
 
-        Who accepts seldom and does so now and then is not fooled by a former primary. Raises EngineDown.
+        Call this periodically, so that an idle process still rejects a demoted primary. Raises EngineDown.
         """
-        _ = self._database.installation  # so that who finds that this `is_loaded` needs no SQL
+        _ = self._database.installation  # cached, so that nothing needs SQL once this `is_loaded`
         with self._database.connect() as connection:
             states = shards.shard_states(connection)
         for number, (epoch, cursor) in states.items():
@@ -65,7 +65,7 @@ class Epochs:
         self._loaded = True
 
     def observe(self, shard: int, end: EntryId) -> None:
-        """Remember a shard's log's end."""
+        """Remember the end of a shard's log."""
         with self._lock:
             self._last_seen[shard] = max(end, self._last_seen.get(shard, end))
 
@@ -104,11 +104,10 @@ class Epochs:
             self.begin_epoch(shard, stale.reason)
 
     def begin_epoch(self, shard: int, reason: str) -> None:
-        """Begin a new epoch of a shard, unless somebody else did since the caller was refused.
+        """Begin a new epoch of a shard, unless another process has done so since Redis refused the caller.
 
-        Safe against any number of others doing the same. Raises EngineDown when either engine is
-        away, Unavailable when the shard stays locked, Failed when this Redis holds the numbers of
-        another installation.
+        Safe to call in any number of processes at once. Raises EngineDown if an engine is away, Unavailable
+        if the shard stays locked, Failed if this Redis holds the numbers of another installation.
         """
         epoch_before = self.read(shard)
         for _ in range(MAX_ATTEMPTS):
@@ -119,7 +118,8 @@ class Epochs:
             if committed:
                 self._log.set_epoch(shard, committed, self._database.installation.id)
                 return
-            # Another one has claimed and is about to write it; if it died, the claim is ours next.
+            # Another process has committed an epoch and not written it yet. If it died, the next attempt
+            # begins one.
             time.sleep(RETRY_DELAY_SECONDS)
             if self._log.probe(shard) == state:
                 epoch_before = self.read(shard)
@@ -128,7 +128,7 @@ class Epochs:
         )
 
     def _is_current(self, shard: int, state: EpochState, epoch_in_sql: int) -> bool:
-        """Whether the refusal is over: a life of ours, as high as SQL's and as this process knows."""
+        """Whether Redis is in the epoch that SQL has, with all entries that this process knows."""
         if state.installation and state.installation != self._database.installation.id:
             raise Failed(
                 "this Redis holds the numbers of another installation (another database); "
@@ -140,7 +140,7 @@ class Epochs:
         return state.status == "ok" and state.epoch == epoch_in_sql and end >= self.last_seen(shard)
 
     def _commit_epoch(self, shard: int, epoch_before: int) -> int | None:
-        """Commit the next epoch; None if the epoch moved since, or the shard is locked."""
+        """Commit the next epoch; None if the epoch has changed, or the shard is locked."""
         with self._database.begin() as tx:
             locked = shards.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
             if locked is None or locked.epoch != epoch_before:
@@ -148,7 +148,7 @@ class Epochs:
             state = self._log.probe(shard)
             if self._is_current(shard, state, locked.epoch):
                 return None
-            # Above everything found here too: a database restored from a copy may be behind Redis.
+            # Also above every epoch in Redis: a database restored from a backup may be behind it.
             epoch = max(locked.epoch, state.highest, self.last_seen(shard).epoch) + 1
             shards.set_epoch(tx, shard, epoch)
         return epoch if self.read(shard) == epoch else None

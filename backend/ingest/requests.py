@@ -15,7 +15,7 @@ from backend.domain.model import (
     checked_text,
     checked_token,
 )
-from backend.storage.redis.accept import hash_idempotency_key
+from backend.storage.redis.idempotency_keys import hash_idempotency_key
 
 MAX_KEY_LENGTH = 255
 

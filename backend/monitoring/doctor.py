@@ -20,9 +20,9 @@ from backend.monitoring.checks import run_check
 from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
-from backend.storage.redis.accept import MAX_MEMORY_SHARE
 from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
+from backend.storage.redis.memory import MAX_MEMORY_SHARE
 from backend.storage.search_index import SearchIndex
 
 MIN_POSTGRES_VERSION = 15

@@ -1,1 +1,1 @@
-"""The log and the counters in Redis: the client, the Lua scripts, and one module for each kind of call."""
+"""The log and the counters in Redis: the client, the Lua scripts, and a module for each kind of call."""

@@ -1,7 +1,5 @@
-"""Accepting: numbers given and events appended, in one atomic call; and idempotency keys."""
+"""Accepting: issues numbers and appends events, in one atomic call of a script."""
 
-import hashlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,27 +8,28 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from backend.domain.errors import EngineDown, InstaChatError, LogFull, Unconfirmed
 from backend.domain.model import EntryId, Parent
-from backend.storage.redis.client import (
-    CONNECT_TIMEOUT_SECONDS,
-    REPLY_TIMEOUT_SECONDS,
-    RedisClient,
-    text,
-)
-from backend.storage.redis.dirty_counters import member_name
+from backend.storage.redis.client import CONNECT_TIMEOUT_SECONDS, REPLY_TIMEOUT_SECONDS, text
 from backend.storage.redis.errors import foreign_data_error, translate_errors
+from backend.storage.redis.idempotency_keys import IDEMPOTENCY_KEY_TTL_SECONDS
+from backend.storage.redis.keys import member_name
+from backend.storage.redis.memory import MemoryCalls
 from backend.storage.redis.script_loader import SHAS
-from backend.storage.redis.types import Assigned, Creation, Outcome, Refusal, ShardBatch, StaleEpoch
-
-IDEMPOTENCY_KEY_TTL_SECONDS = 24 * 60 * 60
-WAKE_UP_TTL_MILLISECONDS = 2_000  # a ring whose job was lost is repeated after this
-MAX_MEMORY_SHARE = (
-    0.85  # of Redis's limit; beyond it nothing is accepted, so that the queue still works
+from backend.storage.redis.types import (
+    AcceptOutcome,
+    AcceptResult,
+    Assigned,
+    Creation,
+    Refusal,
+    ShardBatch,
+    StaleEpoch,
 )
-DEFAULT_MAX_ENTRIES = 1_000_000  # in one shard's log, where no setting says otherwise
+
+WAKE_UP_TTL_MILLISECONDS = 2_000  # after this, a wake-up whose job was lost is repeated
+DEFAULT_MAX_ENTRIES = 1_000_000  # in one shard's log, without a setting
 
 
-class AcceptCalls(RedisClient):
-    """Accepting creations, as long as Redis has room for them."""
+class AcceptCalls(MemoryCalls):
+    """Accepts creations, while Redis has room for them."""
 
     def __init__(
         self,
@@ -48,17 +47,14 @@ class AcceptCalls(RedisClient):
             reply_timeout_seconds=reply_timeout_seconds,
         )
         self._max_entries = max_entries
-        self._memory_read = float("-inf")
-        self._memory_share = 0.0
 
-    def accept(self, shard: int, batch: Sequence[Creation], last_seen: EntryId) -> Outcome:
-        """Give numbers to a batch and append its events: all of it in one atomic call.
+    def accept(self, shard: int, batch: Sequence[Creation], last_seen: EntryId) -> AcceptOutcome:
+        """Issue the numbers of a batch and append its events, all in one atomic call.
 
-        `last_seen` is the highest entry the caller has seen of this shard: an older life, or a log that
-        ends before it, refuses. Returns an answer for each creation, the log's end, and whether the
-        caller has to ring the bell.
+        `last_seen` is the highest entry of this shard that the caller knows: a Redis in an older epoch, or
+        whose log ends before that entry, refuses.
 
-        Raises StaleEpoch or LogFull, with nothing accepted; Unconfirmed when the answer was lost.
+        Raises StaleEpoch or LogFull, with nothing accepted; Unconfirmed when the reply was lost.
         """
         self._check_memory()
         keys, arguments = self._accept_arguments(shard, batch, last_seen)
@@ -69,37 +65,33 @@ class AcceptCalls(RedisClient):
             raise _translate_script_error(error) from error
         return _parse_reply(shard, reply)
 
-    def accept_each(
-        self, batches: Sequence[ShardBatch]
-    ) -> "list[Outcome | InstaChatError | StaleEpoch]":
-        """As `accept`, for several shards, each with its batch; an outcome or an error for each.
+    def accept_each(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
+        """Accept the batches of several shards; returns an outcome or an error for each.
 
-        In one round trip, and under `strict` with one fsync, but for a cluster, or with replicas to wait for.
-        Where all shards are on one Redis that does not answer, it is asked no more.
+        On a single server without replicas this is one round trip, and under `strict` one fsync. If a
+        server that holds all shards does not answer, the remaining batches are not sent.
         """
         if len(batches) > 1 and self.is_single_server:
             try:
                 return self._accept_together(batches)
             except InstaChatError as error:
                 return [error] * len(batches)
-        outcomes: list[Outcome | InstaChatError | StaleEpoch] = []
+        results: list[AcceptResult] = []
         outage: EngineDown | None = None
         for batch in batches:
             try:
                 if outage:
                     raise outage
-                outcomes.append(self.accept(*batch))
+                results.append(self.accept(*batch))
             except (InstaChatError, StaleEpoch) as error:
-                outcomes.append(error)
+                results.append(error)
                 if not isinstance(self.redis, RedisCluster) and isinstance(
                     error, EngineDown | Unconfirmed
                 ):
                     outage = EngineDown(error.message, error.hint)
-        return outcomes
+        return results
 
-    def _accept_together(
-        self, batches: Sequence[ShardBatch]
-    ) -> "list[Outcome | InstaChatError | StaleEpoch]":
+    def _accept_together(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
         self._check_memory()
         with self.translate_errors():
             pipe = self.redis.pipeline(transaction=False)
@@ -107,33 +99,28 @@ class AcceptCalls(RedisClient):
                 pipe.execute_command(*self.accept_command(*batch))
         with self.unconfirmed_on_lost_reply(), self.translate_errors():
             replies = pipe.execute(raise_on_error=False)
-        outcomes: list[Outcome | InstaChatError | StaleEpoch] = []
+        results: list[AcceptResult] = []
         for batch, reply in zip(batches, replies, strict=True):
             if isinstance(reply, NoScriptError):  # nothing ran
                 try:
-                    outcomes.append(self.accept(*batch))
+                    results.append(self.accept(*batch))
                 except (InstaChatError, StaleEpoch) as error:
-                    outcomes.append(error)
+                    results.append(error)
             else:
-                outcomes.append(parse_outcome(self.url, batch[0], reply))
-        return outcomes
+                results.append(parse_accept_reply(self.url, batch[0], reply))
+        return results
 
-    # -- the same in steps, for who awaits the answer -----------------------------------------------
+    # -- for AsyncAcceptClient ---------------------------------------------------------------------
 
     @property
     def is_single_server(self) -> bool:
-        """Whether one answer of one server is all that accepting waits for."""
+        """Whether accepting needs one reply of one server: no cluster, and no replicas to wait for."""
         return not isinstance(self.redis, RedisCluster) and not self._replicas
-
-    @property
-    def has_fresh_memory_reading(self) -> bool:
-        """Whether `raise_if_full` has something to go by: what was read in the last second."""
-        return time.monotonic() - self._memory_read <= 1
 
     def accept_command(
         self, shard: int, batch: Sequence[Creation], last_seen: EntryId
     ) -> tuple[str | int | bytes, ...]:
-        """The call of the script, as `accept` makes it, in one command."""
+        """The command that `accept` sends."""
         keys, arguments = self._accept_arguments(shard, batch, last_seen)
         return "EVALSHA", SHAS["accept"], len(keys), *keys, *arguments
 
@@ -167,50 +154,9 @@ class AcceptCalls(RedisClient):
                 arguments += (count, payload)
         return keys, arguments
 
-    def _check_memory(self) -> None:
-        """Refuse while memory is short; read at most once a second."""
-        if not self.has_fresh_memory_reading:
-            self.read_memory()
-        self.raise_if_full()
 
-    def read_memory(self) -> None:
-        """Ask Redis how much of its memory it uses."""
-        with self.translate_errors():
-            nodes = self._info("memory")
-        self._memory_share = max(
-            (node["used_memory"] / node["maxmemory"] for node in nodes if node.get("maxmemory")),
-            default=0.0,
-        )
-        self._memory_read = time.monotonic()
-
-    def raise_if_full(self) -> None:
-        """Raise LogFull if memory was short when it was read last."""
-        if self._memory_share > MAX_MEMORY_SHARE:
-            raise LogFull(
-                f"Redis uses {self._memory_share:.0%} of its memory limit; nothing was accepted",
-                "see `instachat status`: is a worker running? Or raise Redis's maxmemory",
-            )
-
-    def reserve_idempotency_key(self, shard: int, name: str, value: str) -> str:
-        """Keep a value under an idempotency key for a day, unless there is one; returns what is there."""
-        with self.translate_errors():
-            found: Any = self.redis.set(
-                self.key(shard, f"key:{name}"),
-                value,
-                nx=True,
-                ex=IDEMPOTENCY_KEY_TTL_SECONDS,
-                get=True,
-            )
-        return value if found is None else text(found)
-
-
-def hash_idempotency_key(route: str, key: str) -> str:
-    """The name under which an idempotency key is kept: per route, of bounded length."""
-    return hashlib.sha256(f"{route}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def parse_outcome(url: str, shard: int, reply: Any) -> Outcome | InstaChatError | StaleEpoch:
-    """What the accept script's answer, or Redis's error instead of one, means; raises nothing."""
+def parse_accept_reply(url: str, shard: int, reply: Any) -> AcceptResult:
+    """The meaning of the accept script's reply, or of Redis's error in its place; never raises."""
     try:
         if isinstance(reply, Exception):
             with translate_errors(url):
@@ -222,31 +168,33 @@ def parse_outcome(url: str, shard: int, reply: Any) -> Outcome | InstaChatError 
         return error
 
 
-def _parse_reply(shard: int, reply: Any) -> Outcome:
-    """What the accept script has answered; raises what it refuses."""
+def _parse_reply(shard: int, reply: Any) -> AcceptOutcome:
+    """The outcome that the accept script has returned; raises a refusal of the whole batch."""
     match reply:
         case [b"ok", epoch, sequence, notify, answers]:
-            end = EntryId(int(epoch), int(sequence))
-            return [_parse_answer(a) for a in answers], end, bool(notify)
+            return AcceptOutcome(
+                [_parse_answer(answer) for answer in answers],
+                EntryId(int(epoch), int(sequence)),
+                bool(notify),
+            )
         case [b"full", entries]:
             raise LogFull(
                 f"the log of shard {shard} holds {entries:,} events that are not stored yet; "
                 "nothing was accepted",
                 "see `instachat status`: is a worker running, does PostgreSQL answer?",
             )
-        case [b"broken", which]:
-            raise foreign_data_error(text(which), shard)
+        case [b"broken", subject]:
+            raise foreign_data_error(text(subject), shard)
     raise StaleEpoch(text(reply[1]))
 
 
 def _translate_script_error(error: ResponseError) -> StaleEpoch | Unconfirmed:
-    """What Redis's own word against the accept script means: it refused the first write, or nobody knows."""
+    """The meaning of an error that the script has raised: its first write was refused, or unknown."""
     if "equal or smaller" in str(error):
         return StaleEpoch("the log is ahead")
     return Unconfirmed(
-        f"Redis has ended the accepting script ({type(error).__name__}): it is not known whether this was"
-        " accepted",
-        "see Redis's log; look at what is there before you repeat it",
+        f"Redis ended the accept script ({type(error).__name__}): it is not known whether this was accepted",
+        "see Redis's log; check what was created before you repeat the request",
     )
 
 

@@ -1,6 +1,6 @@
-"""The connection to Redis, and the call of a script: its answer, waiting for replicas, its troubles."""
+"""The connection to Redis, and the calls of scripts, with the wait for replicas and the errors translated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,11 +16,14 @@ from backend.settings import redact
 from backend.storage.redis.errors import (
     CommandRefused,
     engine_down,
+    foreign_data_error,
     is_wrong_type,
     translate_errors,
     unconfirmed_on_lost_reply,
 )
+from backend.storage.redis.keys import counter_key, shard_key
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
+from backend.storage.redis.types import StaleEpoch
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 REPLY_TIMEOUT_SECONDS = 3.0
@@ -32,7 +35,7 @@ def connect(
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     reply_timeout_seconds: float = REPLY_TIMEOUT_SECONDS,
 ) -> "redis.Redis | RedisCluster":
-    """A client that never retries; a URL `redis+cluster://…` makes it a Redis Cluster's.
+    """A client that never retries; for a URL `redis+cluster://…`, one of a Redis Cluster.
 
     Raises EngineDown if a cluster can't be reached; a plain client connects at its first call.
     """
@@ -45,7 +48,7 @@ def connect(
         if url.startswith(("redis+cluster://", "rediss+cluster://")):
             return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
         client = redis.Redis.from_url(url, **options)
-        client.connection_pool.make_connection()  # connects to nobody, but knows its options
+        client.connection_pool.make_connection()  # checks the options without connecting
         return client
     except RedisError as error:
         raise engine_down(url, error) from None
@@ -54,7 +57,7 @@ def connect(
 
 
 class RedisClient:
-    """What all calls are built on: the connection, the names of keys, the running of scripts."""
+    """The base of all calls: the connection, the names of keys, the execution of scripts."""
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class RedisClient:
             self.redis.ping()
 
     def configuration(self, *names: str) -> Mapping[str, str] | None:
-        """Redis's own settings; None where it does not let us read them (a managed service)."""
+        """Redis's own settings; None if it does not permit reading them (a managed service)."""
         options = {"target_nodes": "random"} if isinstance(self.redis, RedisCluster) else {}
         with self.translate_errors():
             try:
@@ -116,12 +119,14 @@ class RedisClient:
 
     def key(self, shard: int, name: str) -> str:
         """The full name of a shard's key."""
-        return f"instachat:{{{shard}}}:{name}"
+        return shard_key(shard, name)
 
     def counter_key(self, shard: int, parent: Parent) -> str:
         """The key of a parent's counter."""
-        token, chat = parent
-        return self.key(shard, f"app:{token}" if chat is None else f"chat:{token}:{chat}")
+        return counter_key(shard, parent)
+
+    def _counters(self, shard: int, parents: Iterable[Parent]) -> list[str]:
+        return [counter_key(shard, parent) for parent in parents]
 
     def _call(
         self,
@@ -134,11 +139,20 @@ class RedisClient:
         with self.translate_errors():
             try:
                 return self._evaluate(script, keys, arguments, durably)
-            except (
-                NoScriptError
-            ):  # nothing ran; a new or restarted server does not know its scripts
+            except NoScriptError:  # nothing ran: a new or restarted server has no scripts
                 self.redis.script_load(SCRIPTS[script])
                 return self._evaluate(script, keys, arguments, durably)
+
+    def _call_fenced(
+        self, script: str, shard: int, keys: Sequence[str], arguments: Sequence[str | int | bytes]
+    ) -> Any:
+        """The reply of a script that checks the epoch. Raises StaleEpoch, and Failed for foreign values."""
+        reply = self._call(script, keys, arguments)
+        if reply[0] == b"stale":
+            raise StaleEpoch(text(reply[1]))
+        if reply[0] == b"broken":
+            raise foreign_data_error(text(reply[1]), shard)
+        return reply
 
     def _evaluate(
         self,
@@ -150,7 +164,7 @@ class RedisClient:
         sha = SHAS[script]
         if not (durably and self._replicas):
             return self.redis.evalsha(sha, len(keys), *keys, *arguments)
-        # WAITAOF speaks of its own connection's writes only, hence one pipeline.
+        # WAITAOF waits for the writes of its own connection only, so both go into one pipeline.
         pipe = self.redis.pipeline(transaction=False)
         pipe.evalsha(sha, len(keys), *keys, *arguments)
         pipe.execute_command("WAITAOF", 1, self._replicas, int(self.reply_timeout_seconds * 500))
@@ -161,31 +175,39 @@ class RedisClient:
             isinstance(waited, Exception) or waited[0] < 1 or waited[1] < self._replicas
         ):
             raise Unconfirmed(
-                f"fewer than {self._replicas} replicas have it on disk; it may or may not last",
-                "see `instachat doctor`; with an idempotency key the same call can be repeated",
+                f"fewer than {self._replicas} replicas have this on disk; it may be lost with the primary",
+                "see `instachat doctor`; with an idempotency key the same request can be repeated",
             )
         return reply
 
-    def _each_shard(self, command: str, name: str, shards: int) -> list[int]:
+    def _each_shard(self, command: str, name: str, shards: int, *arguments: str) -> list[Any]:
+        """The replies of a read command to that key of each shard; an exception for a key of a wrong type."""
         with self.translate_errors():
             pipe = self.redis.pipeline(transaction=False)
             for shard in range(shards):
-                getattr(pipe, command)(self.key(shard, name))
+                getattr(pipe, command)(self.key(shard, name), *arguments)
             answers = pipe.execute(raise_on_error=False)
             for answer in answers:
                 if isinstance(answer, Exception) and not is_wrong_type(answer):
                     raise answer
-        return [1 if isinstance(answer, Exception) else int(answer) for answer in answers]
+        return answers
+
+    def _count_each_shard(self, command: str, name: str, shards: int) -> list[int]:
+        """As `_each_shard`, for a command that counts; a key of a wrong type counts as one."""
+        return [
+            1 if isinstance(answer, Exception) else int(answer)
+            for answer in self._each_shard(command, name, shards)
+        ]
 
     def translate_errors(self) -> AbstractContextManager[None]:
-        """Around calls of Redis; see `troubles.translate_errors`."""
+        """For calls of Redis; see `errors.translate_errors`."""
         return translate_errors(self.url)
 
     def unconfirmed_on_lost_reply(self) -> AbstractContextManager[None]:
-        """Around a call that accepts, and the above; see `troubles.unconfirmed_on_lost_reply`."""
+        """For calls that accept, outside of `translate_errors`; see `errors.unconfirmed_on_lost_reply`."""
         return unconfirmed_on_lost_reply(self.url)
 
 
 def text(value: Any) -> str:
-    """What Redis has answered, as text."""
+    """A value of a reply as text."""
     return value.decode() if isinstance(value, bytes) else str(value)

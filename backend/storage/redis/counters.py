@@ -1,22 +1,17 @@
-"""The counters: raised to what SQL has, looked at, closed and opened, dropped."""
+"""The counters: raised to SQL's numbers, read, closed, opened and deleted. `accept` issues their numbers."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from backend.domain.model import EntryId, Parent
-from backend.storage.redis.client import RedisClient, text
-from backend.storage.redis.dirty_counters import member_name
-from backend.storage.redis.errors import foreign_data_error
-from backend.storage.redis.types import CounterState, StaleEpoch
+from backend.storage.redis.client import RedisClient
+from backend.storage.redis.keys import counter_pattern, member_name, parse_counter_key
+from backend.storage.redis.types import CounterState
 
-SCAN_COUNT = 1_000  # keys that one step of a walk looks at
-_COUNTER_KEY = re.compile(
-    rb"instachat:\{[0-9]+\}:(?:app:([A-Za-z0-9_-]{1,64})|chat:([A-Za-z0-9_-]{1,64}):([1-9][0-9]{0,15}))"
-)
+SCAN_COUNT = 1_000  # keys that one SCAN inspects
 
 
 class CounterCalls(RedisClient):
-    """Everything about counters but the giving of numbers, which is `accept`'s."""
+    """Everything about counters except issuing their numbers."""
 
     def verify(
         self,
@@ -28,74 +23,59 @@ class CounterCalls(RedisClient):
         create: bool,
         passed: EntryId | None = None,
     ) -> int | None:
-        """Raise a counter to the rows' highest number; returns `issued`.
+        """Raise a counter to the rows' highest number; returns the highest number issued.
 
-        None if there is no counter and `create` is false. StaleEpoch if Redis is not in `epoch`. With
-        `passed`, the entry up to which SQL has decided and left the parent alive, a deletion up to
-        there keeps it closed no longer.
+        Returns None if there is no counter and `create` is false. `passed` is the entry up to which SQL has
+        decided deletions and left the parent alive: a counter that a deletion up to there has closed is
+        opened. Raises StaleEpoch if Redis is not in `epoch`.
         """
-        reply = self._call(
+        reply = self._call_fenced(
             "verify",
-            [
-                self.key(shard, "epoch"),
-                self.counter_key(shard, parent),
-                self.key(shard, "dirty"),
-            ],
+            shard,
+            [self.key(shard, "epoch"), self.counter_key(shard, parent), self.key(shard, "dirty")],
             [epoch, highest, int(create), f"{passed or ''}", member_name(parent)],
         )
-        if reply[0] == b"stale":
-            raise StaleEpoch(text(reply[1]))
         return int(reply[1]) if reply[0] == b"ok" else None
 
     def raise_all(
         self, shard: int, epoch: int, numbers: Mapping[Parent, int], *, create: bool
     ) -> tuple[bool, EntryId]:
-        """Raise many counters, as `verify` does one, and mark their parents as dirty, in one call.
+        """Raise many counters, as `verify` raises one, and mark their parents as dirty, in one call.
 
-        Returns whether all are there now (without `create` one that is missing stays so), and the
-        log's end: whatever was given before is in the log up to it. StaleEpoch, changing nothing, if
+        Returns whether all are there now (without `create` a missing counter stays missing), and the log's
+        end: it includes every number that was issued before. Raises StaleEpoch, with nothing changed, if
         Redis is not in `epoch`.
         """
-        keys = [self.key(shard, "epoch"), self.key(shard, "dirty")]
+        keys = [self.key(shard, "epoch"), self.key(shard, "dirty"), *self._counters(shard, numbers)]
         arguments: list[str | int] = [epoch, int(create)]
         for parent, number in numbers.items():
-            keys.append(self.counter_key(shard, parent))
             arguments += (number, member_name(parent))
-        reply = self._call("raise", keys, arguments)
-        if reply[0] == b"broken":
-            raise foreign_data_error("dirty counters", shard)
-        if reply[0] != b"ok":
-            raise StaleEpoch(text(reply[1]))
-        _, sequence, missing = reply
+        _, sequence, missing = self._call_fenced("raise", shard, keys, arguments)
         return not missing, EntryId(epoch, int(sequence))
 
     def read_issued(
         self, shard: int, parents: Sequence[Parent]
     ) -> tuple[list[int | None], EntryId]:
-        """The highest number given under each parent, None where not verified; and the log's end.
+        """The highest number issued under each parent, None if its counter is not verified; and the log's
+        end.
 
-        The end is read after the numbers: each of them is in the log up to it. StaleEpoch as usual.
+        The end is read after the numbers, so it includes all of them. Raises StaleEpoch if this Redis has no
+        current epoch.
         """
-        reply = self._call(
-            "read_issued",
-            [self.key(shard, "epoch"), *(self.counter_key(shard, p) for p in parents)],
-            [],
+        _, epoch, sequence, found = self._call_fenced(
+            "read_issued", shard, [self.key(shard, "epoch"), *self._counters(shard, parents)], []
         )
-        if reply[0] != b"ok":
-            raise StaleEpoch(text(reply[1]))
-        _, epoch, sequence, found = reply
         return (
             [None if value is None else int(value) for value in found],
             EntryId(int(epoch), int(sequence)),
         )
 
     def inspect(self, shard: int, parents: Sequence[Parent]) -> tuple[list[CounterState], EntryId]:
-        """The counters of these parents as they are, and the log's end as read after them.
+        """The counters of these parents as they are, and the log's end, which is read after them.
 
-        Changes nothing and judges nothing: where Redis has no life of ours the end is `0-0`, and no
-        counter is verified.
+        Changes nothing. If this Redis has no current epoch, the end is `0-0`, and no counter is verified.
         """
-        keys = [self.key(shard, "epoch"), *(self.counter_key(shard, p) for p in parents)]
+        keys = [self.key(shard, "epoch"), *self._counters(shard, parents)]
         epoch, sequence, found = self._call("inspect", keys, [])
         counters = [
             CounterState(None if issued is None else int(issued), bool(verified), bool(open_))
@@ -104,51 +84,49 @@ class CounterCalls(RedisClient):
         return counters, EntryId(int(epoch), int(sequence))
 
     def scan_parents(self, shard: int | None = None, token: str = "*") -> Iterator[Parent]:
-        """Everything that has a counter, in no order, perhaps twice: in one shard, or of one token.
+        """All parents that have a counter, of one shard or one token: in no order, some of them twice.
 
-        Whatever had one during the whole of the walk is in it.
+        Includes every parent that has a counter during the whole scan.
         """
-        pattern = f"instachat:{{{'*' if shard is None else shard}}}:[ac][ph][pa]*:{token}*"
         with self.translate_errors():
-            for name in self.redis.scan_iter(match=pattern, count=SCAN_COUNT):
-                if found := _COUNTER_KEY.fullmatch(name):
-                    of_app, of_chat, number = found.groups()
-                    yield Parent((of_app or of_chat).decode(), int(number) if number else None)
+            pattern = counter_pattern(shard, token)
+            for key in self.redis.scan_iter(match=pattern, count=SCAN_COUNT):
+                if parent := parse_counter_key(key):
+                    yield parent
 
     def is_closed_by(self, shard: int, epoch: int, parent: Parent, entry: EntryId) -> bool:
-        """Whether that very entry has closed the parent's counter, in that life."""
+        """Whether this entry, of this epoch, has closed the parent's counter."""
         return self._check_closed(shard, epoch, parent, entry, "check")
 
     def reopen(self, shard: int, epoch: int, parent: Parent, entry: EntryId) -> bool:
-        """Open a counter again that this entry had closed. Idempotent."""
+        """Open a counter that this entry had closed; returns whether it had. Idempotent."""
         return self._check_closed(shard, epoch, parent, entry, "reopen")
 
     def _check_closed(
-        self, shard: int, epoch: int, parent: Parent, entry: EntryId, act: str
+        self, shard: int, epoch: int, parent: Parent, entry: EntryId, action: str
     ) -> bool:
         keys = [self.key(shard, "epoch"), self.counter_key(shard, parent)]
-        return bool(self._call("reopen", keys, [epoch, f"{entry}", act]))
+        return bool(self._call("reopen", keys, [epoch, f"{entry}", action]))
 
     def set_closed(self, shard: int, epoch: int, removed: Mapping[Parent, bool]) -> None:
-        """Close the counters of removed parents, and open the others', where there are any.
+        """Close the counters of removed parents, and open the others; counters that are missing stay so.
 
-        For who stores them: what a counter says of a parent that SQL did not know is out of date.
-        StaleEpoch, changing nothing, if Redis is not in `epoch`.
+        For callers that store these parents: a counter of a parent that SQL did not know is out of date.
+        Raises StaleEpoch, with nothing changed, if Redis is not in `epoch`.
         """
-        keys = [self.key(shard, "epoch"), *(self.counter_key(shard, p) for p in removed)]
-        reply = self._call("set_closed", keys, [epoch, *(int(gone) for gone in removed.values())])
-        if reply[0] != b"ok":
-            raise StaleEpoch(text(reply[1]))
+        keys = [self.key(shard, "epoch"), *self._counters(shard, removed)]
+        self._call_fenced("set_closed", shard, keys, [epoch, *map(int, removed.values())])
 
     def discard(self, shard: int, epoch: int, found: Mapping[Parent, int]) -> None:
-        """Remove counters that still say what was found; StaleEpoch, changing nothing, in another epoch."""
-        keys = [self.key(shard, "epoch"), *(self.counter_key(shard, p) for p in found)]
-        reply = self._call("discard", keys, [epoch, *found.values()])
-        if reply[0] != b"ok":
-            raise StaleEpoch(text(reply[1]))
+        """Delete the counters that still have the value that was found.
+
+        Raises StaleEpoch, with nothing changed, if Redis is not in `epoch`.
+        """
+        keys = [self.key(shard, "epoch"), *self._counters(shard, found)]
+        self._call_fenced("discard", shard, keys, [epoch, *found.values()])
 
     def drop_counters(self, shard: int, parents: Sequence[Parent]) -> None:
-        """Drop the counters of chats whose application is removed, and closed here. Idempotent."""
+        """Delete the counters of chats whose application is removed and its counter closed. Idempotent."""
         with self.translate_errors():
-            self.redis.unlink(*(self.counter_key(shard, parent) for parent in parents))
+            self.redis.unlink(*self._counters(shard, parents))
             self.redis.zrem(self.key(shard, "dirty"), *map(member_name, parents))

@@ -1,30 +1,25 @@
-"""Parents whose count SQL does not know yet: how they are named there, found, and released."""
+"""The dirty set of a shard: parents whose counters changed since SQL's counts were written."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.domain.model import EntryId, Parent
 from backend.storage.redis.client import RedisClient, text
-from backend.storage.redis.errors import foreign_data_error
-from backend.storage.redis.types import CounterReadings, StaleEpoch
-
-_MEMBER_NAME = re.compile("[A-Za-z0-9_-]{1,64}(:[1-9][0-9]{0,15})?")
+from backend.storage.redis.keys import member_name, parse_member_name
+from backend.storage.redis.types import CounterReadings
 
 
 class DirtyCounterCalls(RedisClient):
-    """What sync-counters asks."""
+    """The calls of sync-counters."""
 
     def read_counters(self, shard: int, epoch: int, parents: Sequence[Parent]) -> CounterReadings:
-        """What sync-counters has to know of some counters. StaleEpoch if Redis is not in `epoch`."""
-        keys = [self.key(shard, "epoch"), self.key(shard, "dirty")]
-        keys += [self.counter_key(shard, parent) for parent in parents]
-        reply = self._call("read_counters", keys, [epoch])
-        if reply[0] == b"broken":
-            raise foreign_data_error("dirty counters", shard)
-        if reply[0] != b"ok":
-            raise StaleEpoch(text(reply[1]))
-        _, sequence, now, oldest, found = reply
+        """Read counters for sync-counters. Raises StaleEpoch if Redis is not in `epoch`."""
+        _, sequence, now, oldest, found = self._call_fenced(
+            "read_counters",
+            shard,
+            [self.key(shard, "epoch"), self.key(shard, "dirty"), *self._counters(shard, parents)],
+            [epoch],
+        )
         return CounterReadings(
             [int(value) if value else None for value in found],
             EntryId(epoch, int(sequence)),
@@ -43,34 +38,19 @@ class DirtyCounterCalls(RedisClient):
     def ack_synced(
         self, shard: int, epoch: int, read: Mapping[Parent, int | None], since: int
     ) -> int:
-        """Have parents be dirty no more whose counter still is what was read; returns how many.
+        """Remove parents from the dirty set whose counters still have the values that were read.
 
-        One whose counter went on is dirty since the given time only. In another epoch than `epoch`
-        nothing is changed.
+        Returns how many were removed. A parent whose counter changed meanwhile stays, dirty since the time
+        `since`. In another epoch than `epoch` nothing is changed.
         """
         if not read:
             return 0
-        keys = [self.key(shard, "epoch"), self.key(shard, "dirty")]
+        keys = [self.key(shard, "epoch"), self.key(shard, "dirty"), *self._counters(shard, read)]
         arguments: list[str | int] = [epoch, since]
         for parent, issued in read.items():
-            keys.append(self.counter_key(shard, parent))
             arguments += (member_name(parent), "" if issued is None else issued)
         return int(self._call("ack_synced", keys, arguments))
 
     def count_dirty(self, shards: int) -> list[int]:
-        """How many parents of each shard have counts that SQL does not know yet."""
-        return self._each_shard("zcard", "dirty", shards)
-
-
-def member_name(parent: Parent) -> str:
-    """How a parent is called among the dirty."""
-    token, chat = parent
-    return token if chat is None else f"{token}:{chat}"
-
-
-def parse_member_name(name: str, shard: int) -> Parent:
-    """The parent that is called so among the dirty."""
-    if not _MEMBER_NAME.fullmatch(name):
-        raise foreign_data_error("dirty counters", shard)
-    token, _, chat = name.partition(":")
-    return Parent(token, int(chat) if chat else None)
+        """How many parents of each shard are dirty."""
+        return self._count_each_shard("zcard", "dirty", shards)

@@ -1,4 +1,4 @@
-"""Redis's troubles in our words: what is down, full or foreign, and what may have been done after all."""
+"""Translates Redis's errors: Redis is down or full, holds other programs' data, or may have accepted."""
 
 import re
 import socket
@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from backend.domain.errors import EngineDown, Failed, LogFull, Unconfirmed
 from backend.settings import redact
 
-# What Redis says when it can't do its work now: redis-py knows some of it by class, the rest by word.
+# Redis can't work now. redis-py has classes for some of these errors; the others are known by their text.
 _TEMPORARY_ERRORS = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.MasterDownError,
@@ -32,31 +32,25 @@ class CommandRefused(Failed):
 
 @contextmanager
 def translate_errors(url: str) -> Iterator[None]:
-    """Redis's own troubles become EngineDown or LogFull, foreign keys Failed."""
+    """Raise EngineDown or LogFull for Redis's errors, and Failed for a key with another program's data."""
     try:
         yield
     except redis.exceptions.OutOfMemoryError:
-        raise LogFull(
-            "Redis is at its memory limit; nothing was accepted",
-            "see `instachat status`: is a worker running? Or raise Redis's maxmemory",
-        ) from None
+        raise log_full_error("Redis is at its memory limit") from None
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise engine_down(url, error) from error
     except ResponseError as error:
-        # Refused before anything was written: there is no cause that could make it uncertain.
+        # Refused before the first write: without a cause, `unconfirmed_on_lost_reply` lets it pass.
         if isinstance(error, _TEMPORARY_ERRORS) or _TEMPORARY_MESSAGES.search(str(error)):
             raise engine_down(url, error) from None
         if is_wrong_type(error):
-            raise Failed(
-                "Redis holds something foreign under a key of InstaChat's",
-                "another program writes to this Redis: give InstaChat one of its own",
-            ) from error
+            raise foreign_data_error() from error
         raise
 
 
 @contextmanager
 def unconfirmed_on_lost_reply(url: str) -> Iterator[None]:
-    """An answer lost after the call was sent is not known to be a refusal."""
+    """Raise Unconfirmed for an EngineDown after the call was sent: the call may have been executed."""
     try:
         yield
     except EngineDown as error:
@@ -66,26 +60,35 @@ def unconfirmed_on_lost_reply(url: str) -> Iterator[None]:
         raise Unconfirmed(
             f"Redis at {redact(url)} went away before it answered: it is not known "
             "whether this was accepted",
-            "look at what is there before you repeat it",
+            "check what was created before you repeat the request",
         ) from None
 
 
-def foreign_data_error(which: str, shard: int) -> Failed:
-    """A script has found what no script of ours writes."""
+def foreign_data_error(subject: str = "", shard: int | None = None) -> Failed:
+    """A key of InstaChat's, that of `subject`, has a value that no script of InstaChat's writes."""
+    key = f"the key of the {subject}" if subject else "a key of InstaChat's"
+    of_shard = "" if shard is None else f" of shard {shard}"
     return Failed(
-        f"Redis holds something foreign under the key of the {which} of shard {shard}; "
-        "nothing was accepted",
-        "another program writes to this Redis: give InstaChat one of its own",
+        f"Redis holds a foreign value under {key}{of_shard}; nothing was accepted",
+        "another program writes to this Redis: give InstaChat a Redis of its own",
+    )
+
+
+def log_full_error(reason: str) -> LogFull:
+    """Redis has too little memory left for accepting."""
+    return LogFull(
+        f"{reason}; nothing was accepted",
+        "see `instachat status`: is a worker running? Or raise Redis's maxmemory",
     )
 
 
 def is_wrong_type(error: Exception) -> bool:
-    """Whether a key holds what another program put there."""
+    """Whether a key holds a value of another type than InstaChat writes."""
     return "WRONGTYPE" in str(error)
 
 
 def engine_down(url: str, error: BaseException) -> EngineDown:
-    """Redis can't be used, and why."""
+    """Redis can't be used, for the reason in `error`."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return EngineDown(
         f"Redis at {redact(url)} can't be used: {reason}",
@@ -94,7 +97,7 @@ def engine_down(url: str, error: BaseException) -> EngineDown:
 
 
 def _never_sent(error: BaseException) -> bool:
-    """Whether the connection could not even be opened."""
+    """Whether the connection could not be opened, so that nothing was sent."""
     refusals = (ConnectionRefusedError, FileNotFoundError, PermissionError, socket.gaierror)
     cause: BaseException | None = error
     while cause is not None:

@@ -1,17 +1,18 @@
-"""What the log is given and what it answers: plain values, and StaleEpoch."""
+"""The values that the calls take and return, and StaleEpoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from backend.domain.errors import InstaChatError
 from backend.domain.model import EntryId, Parent
 
 
 class Creation(NamedTuple):
     """One request to the accept script: what to create, or to delete, under which parent.
 
-    `payloads` are packed events, each with the count of numbers it takes (see `events`); `key` and
-    `body_hash` are those of an idempotency key, empty without one.
+    `payloads` are packed events, each with the count of numbers it takes (see `backend.domain.events`); `key`
+    and `body_hash` belong to an idempotency key, and are empty without one.
     """
 
     kind: str  # chats | messages | delete-chat | delete-application
@@ -22,7 +23,7 @@ class Creation(NamedTuple):
 
 
 class Assigned(NamedTuple):
-    """The numbers that a creation was given, and its last entry in the log."""
+    """The numbers that were issued to a creation, and its last entry in the log."""
 
     first: int
     last: int
@@ -30,33 +31,45 @@ class Assigned(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why the script refused one creation: `counter`, `closed`, `reused` or `broken`, and of what."""
+    """Why the script refused one creation (`counter`, `closed`, `reused` or `broken`), and of what."""
 
     reason: str
     subject: str = ""
 
 
-ShardBatch = tuple[int, Sequence[Creation], EntryId]
-"""A shard, its creations, and the highest entry that the caller has seen of it."""
+class ShardBatch(NamedTuple):
+    """A shard, its creations, and the highest entry of its log that the caller knows."""
+
+    shard: int
+    creations: Sequence[Creation]
+    last_seen: EntryId
 
 
 class StaleEpoch(Exception):
-    """Redis is not in the life that was expected: wiped, restarted, restored, promoted or foreign."""
+    """Redis is not in the expected epoch: it was wiped, restarted, restored, promoted or exchanged."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-Outcome = tuple[list[Assigned | Refusal], EntryId, bool]
-"""An answer for each creation of a batch, the log's end, and whether the caller has to ring the bell."""
+class AcceptOutcome(NamedTuple):
+    """An answer to each creation of a batch, the log's end, and whether the caller must request a drain."""
+
+    answers: list[Assigned | Refusal]
+    end: EntryId
+    must_notify: bool
+
+
+AcceptResult = AcceptOutcome | InstaChatError | StaleEpoch
 
 
 @dataclass(frozen=True, slots=True)
 class EpochState:
-    """What a shard's life key says.
+    """The content of a shard's epoch key.
 
-    `status` is `ok`, `none`, `other` (server), `broken`, or `ahead` (the log is ahead of the life).
+    `status` is `ok`, `none`, `other` (another server's), `broken`, or `ahead` (the log has an entry that is
+    not of this epoch). `highest` is the highest epoch that Redis has any trace of.
     """
 
     status: str
@@ -67,10 +80,10 @@ class EpochState:
 
 
 class CounterState(NamedTuple):
-    """A counter as it lies there: `issued` is None where none is to be found.
+    """A counter as it is; `issued` is None if there is none.
 
-    One that is not `verified` in the current epoch is raised to the rows' highest number before it gives
-    another; one that is not `open` was closed by a deletion.
+    A counter that is not `verified` in the current epoch is raised to the rows' highest number before it
+    issues another; one that is not `open` was closed by a deletion.
     """
 
     issued: int | None
@@ -80,10 +93,10 @@ class CounterState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CounterReadings:
-    """Some counters' `issued`, verified or not, None where there is none; and the time of the look.
+    """The `issued` of some counters, verified or not, None if there is none; and the time of the reading.
 
-    `end` is the log's end as of after it, `oldest` since when a count of the shard is dirty. Times are
-    in microseconds since 1970, by Redis's clock.
+    `end` is the log's end, read after the counters; `oldest` is the time since which the shard has had a
+    dirty count. Times are in microseconds since 1970, by Redis's clock.
     """
 
     issued: list[int | None]

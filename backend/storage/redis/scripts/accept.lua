@@ -1,24 +1,33 @@
--- Take numbers and append events for a batch of requests of one shard, atomically.
+-- Issue numbers and append events for a batch of requests of one shard, atomically.
 --
--- KEYS  1 epoch key · 2 log (stream) · 3 dirty (parents whose count changed, by since when) · 4 wake-up;
---       then three a request: the application's counter, the chat's counter, the idempotency key
---       (the application's counter again where a request has no chat or no key)
--- ARGV  1 epoch and 2 sequence of the highest entry the caller knows · 3 max entries in the log
---       · 4 seconds that an idempotency key lives · 5 milliseconds that a wake-up suppresses others;
---       then a request: kind (chats | messages | delete-chat | delete-application), the parent's
---       name among the dirty, the hash of the body ('' without idempotency key), the prefix of
---       the keys of its chats' counters, how many entries; then an entry: numbers taken, payload
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2 instachat:{SHARD}:log, the stream of events
+--       3 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
+--       4 instachat:{SHARD}:wake-up, exists while a requested drain has not started
+--       then three per request:
+--         instachat:{SHARD}:app:TOKEN, the application's counter
+--         instachat:{SHARD}:chat:TOKEN:NUMBER, the chat's counter; key 1 of the request again if it has no chat
+--         instachat:{SHARD}:key:HASH, its idempotency key; key 1 of the request again if it has none
+-- ARGV  1 epoch and 2 sequence of the highest entry that the caller knows
+--       3 max entries in the log
+--       4 seconds for which an idempotency key is kept
+--       5 milliseconds for which a wake-up suppresses others
+--       then five per request: kind (chats | messages | delete-chat | delete-application); the parent's name in
+--       the dirty set; the hash of the body ('' without an idempotency key); the prefix of the keys of its chats'
+--       counters; how many entries it appends
+--       then two per entry of the request: how many numbers it takes; the payload
 --
--- A counter is a hash: issued (highest number given), epoch (the life it was verified in), closed
--- (the entry that asks for its deletion). It is never created here except for a new chat.
+-- A counter is a hash: issued (the highest number issued), epoch (the epoch in which it was verified), closed
+-- (the id of the entry that requests its parent's deletion). Only counters of new chats are created here.
 --
--- Lua does not roll back: everything is checked before the first write, and the first write is the
--- only one that Redis itself can refuse (a full memory, a replica).
+-- Lua does not roll back. Therefore everything is checked before the first write, and the first write is the
+-- only one that Redis itself can refuse (no memory left, or a replica).
 --
--- Answers {'ok', epoch, sequence, notify, {answer, …}}, with an answer a request:
---   {'ok', first, last, entry id} · {'counter', which} (verify it, then ask again) · {'closed', which}
---   · {'reused'} · {'broken', which}
--- or for the whole batch {'stale', reason, epoch} · {'full', entries} · {'broken', 'log' or 'dirty counters'}.
+-- Returns {'ok', epoch, sequence, notify, {answer, …}} with an answer per request:
+--   {'ok', first, last, entry id}  · {'counter', which}: verify that counter, then send the request again
+--   {'closed', which}              · {'reused'}
+--   {'broken', which}: a value of another program
+-- or, for the whole batch, {'stale', reason, epoch} · {'full', entries} · {'broken', 'log' or 'dirty counters'}.
 
 local epoch, sequence = current_epoch(KEYS[1])
 if not epoch then return {'stale', sequence, 0} end
@@ -34,11 +43,11 @@ if dirty_type ~= 'none' and dirty_type ~= 'zset' then return {'broken', 'dirty c
 
 local counters, keys = {}, {}
 
-local function entry_id(at)
-  return int(epoch) .. '-' .. int(at)
+local function entry_id(sequence)
+  return int(epoch) .. '-' .. int(sequence)
 end
 
--- The counter as this batch sees it so far, or nil and the answer that refuses.
+-- The counter as this batch has left it so far; or nil and the answer that refuses the request.
 local function counter(key, which)
   local cached = counters[key]
   if not cached then
@@ -57,7 +66,7 @@ local function counter(key, which)
   return cached
 end
 
--- What an idempotency key was answered before, here or earlier in this batch.
+-- The answer to an earlier request with this idempotency key, also to one of this batch.
 local function earlier_answer(key)
   if keys[key] then return keys[key] end
   local value = redis.pcall('GET', key)
@@ -98,7 +107,7 @@ while ARGV[a] do
     if kind == 'chats' then
       for number = first, target.issued do
         local key = prefix .. int(number)
-        -- Deleted chats keep their number, so nothing can be there; if something is, it is not ours.
+        -- Numbers are never reused, so this key can only have a value of another program, which is deleted.
         counters[key] = {issued = 0}
         fresh[#fresh + 1] = key
       end
@@ -118,9 +127,9 @@ end
 
 local notify = 0
 if #appends > 0 then
-  local at = now()
+  local created_at = now()
   for _, append in ipairs(appends) do
-    redis.call('XADD', KEYS[2], entry_id(append[1]), 'e', int(append[2]) .. ' ' .. at .. ' ' .. append[3])
+    redis.call('XADD', KEYS[2], entry_id(append[1]), 'e', int(append[2]) .. ' ' .. created_at .. ' ' .. append[3])
   end
   redis.call('HSET', KEYS[1], 'sequence', int(next_sequence))
   redis.pcall('HINCRBY', KEYS[1], 'issued_total', int(issued_total))
@@ -131,7 +140,7 @@ if #appends > 0 then
   for parent, target in pairs(touched) do
     redis.call('HSET', target.key, 'issued', int(target.issued))
     if target.closed then redis.call('HSET', target.key, 'closed', target.closed) end
-    redis.call('ZADD', KEYS[3], 'NX', at, parent) -- since when: the oldest change counts
+    redis.call('ZADD', KEYS[3], 'NX', created_at, parent) -- NX keeps the time of the oldest change
   end
   for key, value in pairs(keys) do redis.call('SET', key, value, 'EX', ARGV[4]) end
   if redis.call('SET', KEYS[4], 1, 'NX', 'PX', ARGV[5]) then notify = 1 end

@@ -1,13 +1,13 @@
--- Remove the counters of parents that SQL does not know.
+-- Delete the counters of parents that SQL does not know.
 --
--- KEYS  1 epoch key · 2… the counters
--- ARGV  1 epoch in which that was found; then the `issued` of each as it was found
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
+-- ARGV  1 the epoch in which SQL was read · 2… the `issued` that was read from each counter
 --
--- Answers {'ok'}, or {'stale', reason, epoch}. One that has given numbers since stays.
+-- Returns {'ok'}, or {'stale', reason, epoch}. A counter that has issued numbers since stays.
 
-local epoch, reason = current_epoch(KEYS[1])
-if not epoch then return {'stale', reason, 0} end
-if epoch ~= tonumber(ARGV[1]) then return {'stale', 'old', epoch} end
+local epoch, stale = fence(KEYS[1], ARGV[1])
+if not epoch then return stale end
 for i = 2, #KEYS do
   if redis.pcall('HGET', KEYS[i], 'issued') == ARGV[i] then redis.call('DEL', KEYS[i]) end
 end

@@ -1,19 +1,19 @@
--- Shared by all scripts: is this the Redis that the numbers were promised by?
+-- Shared by all scripts: is this Redis in the epoch in which the numbers were promised?
 --
--- A shard's epoch key is a hash:
---   server        the server's master_replid; a restart, a promotion, a first replica change it
---   epoch         grows by one with each life; SQL has the authority (shard.epoch)
---   sequence      of the last entry that the log was given in this epoch; ids never go back,
---                 even when the log alone is deleted
---   installation  which database's numbers these are
---   issued_total         how many numbers were given in all, for who measures rates
--- A wiped Redis has no life; one restored, promoted or restarted has another server's.
+-- A shard's key instachat:{SHARD}:epoch is a hash:
+--   server        the server's master_replid; a restart, a promotion and a first replica change it
+--   epoch         grows by one with each new epoch; SQL is the authority (shard.epoch)
+--   sequence      of the last entry that was appended in this epoch; ids never go back, even if the log alone
+--                 is deleted
+--   installation  the database that the numbers belong to
+--   issued_total  how many numbers were issued in all, for measuring rates
+-- A wiped Redis has no epoch; one that was restored, promoted or restarted has an epoch of another server.
 
 local function server_id()
   return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 end
 
--- The epoch and the sequence of the current epoch, or nil and why not.
+-- The epoch, its sequence and its installation; or nil and the reason why Redis is in no epoch.
 local function current_epoch(key)
   local stored = redis.pcall('HMGET', key, 'server', 'epoch', 'sequence', 'installation')
   if stored.err then return nil, 'broken' end
@@ -23,7 +23,15 @@ local function current_epoch(key)
   return tonumber(stored[2]), tonumber(stored[3]), stored[4]
 end
 
--- A number as Redis must read it: Lua would print 1e+15.
+-- As current_epoch, if Redis is in the expected epoch; or nil and the reply {'stale', reason, epoch}.
+local function fence(key, expected)
+  local epoch, sequence, installation = current_epoch(key)
+  if not epoch then return nil, {'stale', sequence, 0} end
+  if epoch ~= tonumber(expected) then return nil, {'stale', 'old', epoch} end
+  return epoch, sequence, installation
+end
+
+-- A number in the form that Redis reads: Lua would print 1e+15.
 local function int(number)
   return string.format('%.0f', number)
 end

@@ -1,10 +1,11 @@
--- Look at counters as they are, verified in the current epoch or not, and at the log's end as of after that.
+-- Read counters as they are, verified in the current epoch or not, and then the log's end.
 --
--- KEYS  1 epoch key · 2… the counters
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 --
--- Answers {epoch, sequence, {issued or false, verified, open, …}}, three a counter: verified 1 if it
--- gives numbers in the current epoch, open 1 if no deletion has closed it. Without a life that is this
--- server's the epoch is 0, and nothing is verified.
+-- Returns {epoch, sequence, {issued or false, verified, open, …}}, three values per counter: verified is 1 if it
+-- issues numbers in the current epoch, open is 1 if no deletion has closed it. If this server is in no epoch,
+-- the epoch is 0, and nothing is verified.
 
 local epoch, sequence = current_epoch(KEYS[1])
 local found = {}

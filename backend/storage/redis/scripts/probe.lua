@@ -1,10 +1,11 @@
--- Look at the life without judging it by anything the caller knows.
+-- Read the epoch, without a comparison with anything that the caller knows.
 --
--- KEYS  1 epoch key · 2 log
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2 instachat:{SHARD}:log, the stream of events
 --
--- Answers {state, epoch, highest, sequence, installation}: state 'ok', 'none', 'other', 'broken' or
--- 'ahead' (the log has been given an entry that the life has not: nothing can be appended to it);
--- highest is the highest epoch of which anything is found here, so that a claim can go above it.
+-- Returns {state, epoch, highest, sequence, installation}. The state is 'ok', 'none', 'other', 'broken' or
+-- 'ahead': the log has an id above the epoch's sequence, so nothing can be appended. highest is the highest
+-- epoch that Redis has any trace of: a new epoch must be above it.
 
 local stored = redis.pcall('HMGET', KEYS[1], 'epoch', 'sequence', 'installation')
 if stored.err then stored = {} end

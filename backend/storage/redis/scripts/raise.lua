@@ -1,19 +1,19 @@
 -- Raise many counters above numbers that are about to be stored, and mark their parents as dirty.
 --
--- KEYS  1 epoch key · 2 dirty (parents whose count changed, by since when) · 3… the counters
--- ARGV  1 epoch under which SQL was read
---       · 2 '1' if counters may be created (their log was drained before SQL was read);
---       then two a counter: the number that it has to reach, the rows' highest or above;
---       the parent's name among the dirty
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
+--       3… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
+-- ARGV  1 the epoch under which SQL was read
+--       2 '1' if counters may be created (the log was drained before SQL was read)
+--       then two per counter: the number that it must reach (the rows' highest, or above); the parent's name in
+--       the dirty set
 --
--- Answers {'ok', sequence, missing}, with the last entry's sequence as of after raising, and how many
--- counters are not there and may not be created (the others are raised all the same); or
--- {'stale', reason, epoch} when the life is another than SQL was read under; or {'broken', 'dirty counters'}.
--- Never lowers a counter, and opens none.
+-- Returns {'ok', sequence, missing}: the sequence of the log's last entry after raising, and how many counters
+-- do not exist and may not be created (the others are raised all the same); or {'stale', reason, epoch}; or
+-- {'broken', 'dirty counters'}. Never lowers a counter, and opens none.
 
-local epoch, sequence = current_epoch(KEYS[1])
-if not epoch then return {'stale', sequence, 0} end
-if epoch ~= tonumber(ARGV[1]) then return {'stale', 'old', epoch} end
+local epoch, sequence = fence(KEYS[1], ARGV[1])
+if not epoch then return sequence end
 local dirty_type = redis.call('TYPE', KEYS[2]).ok
 if dirty_type ~= 'none' and dirty_type ~= 'zset' then return {'broken', 'dirty counters'} end
 

@@ -1,19 +1,20 @@
--- Read the log after a place, for a drain that holds the lock of the shard's row in SQL.
+-- Read the log after an entry, for a drain that holds the lock of the shard's row in SQL.
 --
--- KEYS  1 epoch key · 2 log · 3 wake-up
--- ARGV  1 epoch of the locked row · 2 the database's installation · 3 read after this entry id
---       · 4 max entries · 5 max bytes (the entry that passes it is the last)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2 instachat:{SHARD}:log, the stream of events
+--       3 instachat:{SHARD}:wake-up, exists while a requested drain has not started
+-- ARGV  1 epoch of the locked row · 2 the database's installation · 3 id of the entry to read after
+--       4 max entries · 5 max bytes (the entry that passes this is the last)
 --
--- Answers {'ok', sequence, end, {id, field, …}}, with end 1 if nothing is left behind these entries;
--- or {'stale', reason, epoch}: this is not the Redis whose log that row follows, and nothing of it may
--- be stored (a former primary, a restored copy, another installation's).
+-- Returns {'ok', sequence, end, {id, field, …}}, with end 1 if the log has no entries after these; or
+-- {'stale', reason, epoch}: this is not the log that the row follows, but that of a demoted primary, of a
+-- restored copy or of another installation. Nothing of it may be stored.
 
-local epoch, sequence, installation = current_epoch(KEYS[1])
-if not epoch then return {'stale', sequence, 0} end
-if epoch ~= tonumber(ARGV[1]) then return {'stale', 'old', epoch} end
+local epoch, sequence, installation = fence(KEYS[1], ARGV[1])
+if not epoch then return sequence end
 if installation ~= ARGV[2] then return {'stale', 'foreign', epoch} end
 
--- Whatever is appended from here on wakes the worker again.
+-- Deleted before reading: every later entry wakes a worker up again.
 redis.call('DEL', KEYS[3])
 
 local max_entries, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])

@@ -1,16 +1,17 @@
--- What sync-counters has to know of some counters of one shard: `issued` as it stands, verified or not
--- (verifying raises it to what SQL holds, which who asks this looks at, too), and the time of the look.
+-- Read counters for sync-counters: `issued`, whether the counter is verified or not, and the time of reading.
+-- (An unverified counter may be below SQL's numbers; the caller compares.)
 --
--- KEYS  1 epoch key · 2 dirty (parents whose count changed, by since when) · 3… the counters
--- ARGV  1 epoch under which SQL was read
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
+--       3… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
+-- ARGV  1 the epoch under which SQL was read
 --
--- Answers {'ok', sequence, now, oldest or '', {issued or '', …}}, with the log's last entry as of after
--- the look, and since when the oldest count of the shard is dirty; or {'stale', reason, epoch}; or
+-- Returns {'ok', sequence, now, oldest or '', {issued or '', …}}: sequence is that of the log's last entry after
+-- reading, oldest is the time since which the shard has had a dirty count; or {'stale', reason, epoch}; or
 -- {'broken', 'dirty counters'}.
 
-local epoch, sequence = current_epoch(KEYS[1])
-if not epoch then return {'stale', sequence, 0} end
-if epoch ~= tonumber(ARGV[1]) then return {'stale', 'old', epoch} end
+local epoch, sequence = fence(KEYS[1], ARGV[1])
+if not epoch then return sequence end
 local oldest = redis.pcall('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 if oldest.err then return {'broken', 'dirty counters'} end
 

@@ -1,9 +1,10 @@
--- The live `issued` of some counters of one shard, and the log's end as of after reading them.
+-- Read the `issued` of verified counters of one shard, and then the log's end.
 --
--- KEYS  1 epoch key · 2… the counters
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 --
--- Answers {'ok', epoch, sequence, {issued or false, …}}: false for a counter not verified in this
--- life; or {'stale', reason, epoch}.
+-- Returns {'ok', epoch, sequence, {issued or false, …}}: false for a counter that is not verified in this epoch;
+-- or {'stale', reason, epoch}.
 
 local epoch, sequence = current_epoch(KEYS[1])
 if not epoch then return {'stale', sequence, 0} end

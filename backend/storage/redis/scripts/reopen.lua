@@ -1,9 +1,10 @@
--- Open again what a refused deletion had closed, or say whether the deletion still stands.
+-- Open a counter again after its parent's deletion was refused, or tell whether the deletion still stands.
 --
--- KEYS  1 epoch key · 2 the counter
--- ARGV  1 epoch of the locked row · 2 the deletion's own entry id · 3 'reopen' | 'check'
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2 instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
+-- ARGV  1 epoch of the locked row · 2 id of the deletion's entry · 3 'reopen' | 'check'
 --
--- Answers 1 if the counter was closed by that very entry, else 0.
+-- Returns 1 if that entry had closed the counter, else 0.
 
 if current_epoch(KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
 if redis.pcall('HGET', KEYS[2], 'closed') ~= ARGV[2] then return 0 end

@@ -1,14 +1,14 @@
--- Have the counters of parents that are about to be stored say what their rows will say.
+-- Close or open the counters of parents that are about to be stored, as their rows will be.
 --
--- KEYS  1 epoch key · 2… the counters
--- ARGV  1 epoch of the locked row; then one a counter: '1' if its parent is removed, else '0'
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
+-- ARGV  1 epoch of the locked row · 2… '1' if the counter's parent is removed, else '0'
 --
--- Answers {'ok'}, or {'stale', reason, epoch}. Creates no counter. The one that closes is no entry's id,
--- hence no drain opens it again.
+-- Returns {'ok'}, or {'stale', reason, epoch}. Creates no counter. The id 0-0 is that of no entry, so no drain
+-- opens a counter that was closed here.
 
-local epoch, reason = current_epoch(KEYS[1])
-if not epoch then return {'stale', reason, 0} end
-if epoch ~= tonumber(ARGV[1]) then return {'stale', 'old', epoch} end
+local epoch, stale = fence(KEYS[1], ARGV[1])
+if not epoch then return stale end
 for i = 2, #KEYS do
   if redis.call('TYPE', KEYS[i]).ok == 'hash' then
     if ARGV[i] == '1' then

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Write the life that was claimed in SQL. The epoch is only ever raised. A full memory does not stop
--- it: the log could not be drained otherwise, which is what frees memory.
+-- Write an epoch that is committed in SQL; the epoch never goes down. Runs without free memory, too: the log
+-- could not be drained otherwise, and draining is what frees memory.
 --
--- KEYS  1 epoch key
--- ARGV  1 epoch, committed in SQL · 2 the database's installation
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- ARGV  1 the epoch · 2 the database's installation
 --
--- Answers 1, or 0 when a life at least as high is there.
+-- Returns 1, or 0 if Redis has an epoch that is at least as high.
 
 local stored = redis.pcall('HGET', KEYS[1], 'epoch')
 if type(stored) == 'table' then redis.call('DEL', KEYS[1]) end

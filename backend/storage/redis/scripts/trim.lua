@@ -1,9 +1,10 @@
--- Drop the part of the log that SQL has committed.
+-- Delete the entries that SQL has committed.
 --
--- KEYS  1 epoch key · 2 log
--- ARGV  1 epoch in which it was committed · 2 the first entry id to keep (the cursor + 1)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2 instachat:{SHARD}:log, the stream of events
+-- ARGV  1 the epoch in which they were committed · 2 id of the first entry to keep (the cursor + 1)
 --
--- Answers how many entries are left behind; in any other epoch drops nothing and answers 0.
+-- Returns how many entries are left; in any other epoch it deletes nothing and returns 0.
 
 local epoch = current_epoch(KEYS[1])
 if epoch ~= tonumber(ARGV[1]) then return 0 end

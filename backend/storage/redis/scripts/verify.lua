@@ -1,19 +1,21 @@
 #!lua flags=allow-oom
--- Raise a counter to what SQL knows, so that it may give numbers in the current epoch; and open it if
--- what closed it was decided. A full memory does not stop it: reading a live count needs it.
+-- Raise a counter to SQL's highest number, so that it may issue numbers in the current epoch; and open it if the
+-- deletion that closed it was refused. Runs without free memory, too, because reading a live count needs it.
 --
--- KEYS  1 epoch key · 2 the counter · 3 dirty (parents whose count changed, by since when)
--- ARGV  1 epoch under which SQL was read · 2 the rows' highest number
---       · 3 '1' if the counter may be created (its log was drained before SQL was read)
---       · 4 the entry that SQL had passed, if the parent was alive then; else ''
---       · 5 the parent's name among the dirty
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+--       2 instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
+--       3 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
+-- ARGV  1 the epoch under which SQL was read
+--       2 the rows' highest number
+--       3 '1' if the counter may be created (the log was drained before SQL was read)
+--       4 id of the entry that SQL had passed if the parent was alive then, else ''
+--       5 the parent's name in the dirty set
 --
--- Answers {'ok', issued}; {'missing'} when it is not there and may not be created; or
--- {'stale', reason, epoch} when the life is another than SQL was read under. Never lowers a counter.
+-- Returns {'ok', issued}; {'missing'} if the counter does not exist and may not be created; or
+-- {'stale', reason, epoch}. Never lowers a counter.
 
-local epoch, reason = current_epoch(KEYS[1])
-if not epoch then return {'stale', reason, 0} end
-if epoch ~= tonumber(ARGV[1]) then return {'stale', 'old', epoch} end
+local epoch, stale = fence(KEYS[1], ARGV[1])
+if not epoch then return stale end
 
 local issued = redis.pcall('HGET', KEYS[2], 'issued')
 if type(issued) == 'table' then
@@ -28,11 +30,11 @@ local found = tonumber(issued)
 issued = math.max(found, tonumber(ARGV[2]))
 redis.call('HSET', KEYS[2], 'issued', int(issued), 'epoch', int(epoch))
 if issued > found then
-  redis.pcall('ZADD', KEYS[3], 'NX', now(), ARGV[5]) -- something foreign there stops nobody
+  redis.pcall('ZADD', KEYS[3], 'NX', now(), ARGV[5]) -- pcall: a foreign value there must not stop this
 end
 
--- A deletion that SQL has passed without burying the parent was refused; that it closes still is what
--- an old copy of Redis or of SQL says.
+-- SQL has passed the deletion, and the parent is alive: the deletion was refused. The counter is closed only
+-- because Redis or SQL was restored from an older copy.
 local closed = redis.call('HGET', KEYS[2], 'closed')
 local closed_epoch, closed_sequence = string.match(closed or '', '^(%d+)-(%d+)$')
 local passed_epoch, passed_sequence = string.match(ARGV[4], '^(%d+)-(%d+)$')

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 import uvloop
 
-from backend.domain.errors import EngineDown, InstaChatError, Unconfirmed
+from backend.domain.errors import EngineDown, Unconfirmed
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.storage.redis.accept_async import AsyncAcceptClient, make_async_clients
 from backend.storage.redis.log import Log
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
-from backend.storage.redis.types import Assigned, Creation, Outcome, StaleEpoch
+from backend.storage.redis.types import AcceptResult, Assigned, Creation, ShardBatch, StaleEpoch
 from tests.support.engines import RedisServer, valkey_binary
 from tests.support.faults.proxy import Proxy
 from tests.support.waiting import MARGIN_SECONDS, PATIENCE_SECONDS, promised
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.faults
 CHAT = Parent("t" * 32, 1)
 ANSWER_SECONDS = 1.5  # of a Redis that hangs; others are waited for
 
-Accept = Callable[[], Awaitable[Outcome | InstaChatError | StaleEpoch]]
+Accept = Callable[[], Awaitable[AcceptResult]]
 Scenario = Callable[[Accept], Awaitable[None]]
 Run = Callable[..., None]  # of a scenario; a URL other than the server's own; seconds for an answer
 
@@ -62,8 +62,8 @@ async def _run_scenario(url: str, scenario: Scenario, seconds: float) -> None:
     accepting = AsyncAcceptClient(log)
     creation = Creation("messages", CHAT, pack_messages(*CHAT, ["a"]))  # type: ignore[arg-type]  # it has a chat
 
-    async def accept() -> Outcome | InstaChatError | StaleEpoch:
-        (outcome,) = await accepting.accept_each([(0, [creation], EntryId(0, 0))])
+    async def accept() -> AcceptResult:
+        (outcome,) = await accepting.accept_each([ShardBatch(0, [creation], EntryId(0, 0))])
         return outcome
 
     try:
@@ -73,7 +73,7 @@ async def _run_scenario(url: str, scenario: Scenario, seconds: float) -> None:
         log.close()
 
 
-def number(outcome: Outcome | InstaChatError | StaleEpoch) -> int:
+def number(outcome: AcceptResult) -> int:
     """The number that was given."""
     assert isinstance(outcome, tuple), outcome
     (given,) = outcome[0]
@@ -180,9 +180,9 @@ def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
     monkeypatch.setitem(SCRIPTS, "accept", broken)
     monkeypatch.setitem(SHAS, "accept", hashlib.sha1(broken.encode()).hexdigest())
     creation = Creation("messages", CHAT, pack_messages(CHAT.token, 1, ["a"]))
-    batches = [(shard, [creation], EntryId(0, 0)) for shard in (0, 1)]
+    batches = [ShardBatch(shard, [creation], EntryId(0, 0)) for shard in (0, 1)]
 
-    async def both() -> list[Outcome | InstaChatError | StaleEpoch]:
+    async def both() -> list[AcceptResult]:
         log = Log(server.url)
         accepting = AsyncAcceptClient(log)
         try:

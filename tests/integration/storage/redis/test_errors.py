@@ -19,7 +19,7 @@ from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import Creation, StaleEpoch
+from backend.storage.redis.types import Creation, ShardBatch, StaleEpoch
 from tests.support.engines import RedisServer, redis_binary, valkey_binary
 from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
 from tests.support.waiting import wait_until
@@ -243,7 +243,7 @@ async def awaited(log: Log) -> None:
     messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
     accepting = AsyncAcceptClient(log)
     try:
-        (outcome,) = await accepting.accept_each([(0, [messages], NOTHING)])
+        (outcome,) = await accepting.accept_each([ShardBatch(0, [messages], NOTHING)])
     finally:
         await accepting.close()
     if isinstance(outcome, Exception):
