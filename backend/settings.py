@@ -1,4 +1,4 @@
-"""The settings: what they are, where each value came from, and how to print them without a secret."""
+"""The settings: their values, the origin of each value, and printing them without secrets."""
 
 import os
 from enum import StrEnum
@@ -15,23 +15,23 @@ PREFIX = "INSTACHAT_"
 
 
 class Durability(StrEnum):
-    """What an answer promises: `strict` survives power loss, `fast` may lose up to two seconds."""
+    """What an acknowledgement guarantees: `strict` survives power loss, `fast` may lose up to two seconds."""
 
     STRICT = "strict"
     FAST = "fast"
 
 
 def default_home() -> Path:
-    """Where the private engines live: `/var/lib/instachat` as root, else the user's data folder."""
+    """The folder of the private engines: `/var/lib/instachat` for root, else in the user's data folder."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return Path("/var/lib/instachat")
     return user_data_path("instachat", appauthor=False)
 
 
 class Settings(BaseSettings):
-    """One installation's settings, read from the environment (`INSTACHAT_…`); made by `load`.
+    """The settings of one installation, read from the environment (`INSTACHAT_…`) by `load`.
 
-    A variable that is set and empty counts as unset, as in a shell's `${NAME:-default}`.
+    An empty variable counts as unset, as in a shell's `${NAME:-default}`.
     """
 
     model_config = SettingsConfigDict(
@@ -39,10 +39,10 @@ class Settings(BaseSettings):
     )
 
     database_url: str | None = Field(
-        None, description="PostgreSQL; unset: a private one under the home"
+        None, description="PostgreSQL; unset: a private one in the home folder"
     )
     redis_url: str | None = Field(
-        None, description="Redis or Valkey; unset: a private one under the home"
+        None, description="Redis or Valkey; unset: a private one in the home folder"
     )
     huey_url: str | None = Field(
         None, description="the plain Redis of the job queue; unset: the one above"
@@ -55,46 +55,49 @@ class Settings(BaseSettings):
     )
     elasticsearch_ca_file: Path | None = Field(
         None,
-        description="who signed Elasticsearch's certificate (PEM); unset: the usual authorities",
+        description="CA certificate for Elasticsearch (PEM); unset: the system's CAs",
     )
     home: Path = Field(
         default_factory=default_home, description="the folder of the private engines"
     )
     durability: Durability = Field(
         Durability.STRICT,
-        description="strict: what was answered survives power loss; fast: up to 2 s may be lost",
+        description="strict: acknowledged writes survive power loss; fast: up to 2 s may be lost",
     )
     durable_replicas: int = Field(
-        0, ge=0, le=16, description="strict: replicas that have it on disk before the answer"
+        0,
+        ge=0,
+        le=16,
+        description="strict: replicas that must have a write on disk before the answer",
     )
 
     log_limit: int = Field(
         1_000_000,
         ge=1,
-        description="accepting refuses while a shard's log holds so many entries that are not stored",
+        description="reject new messages while a shard's log holds this many unstored entries",
     )
     admin_token: SecretStr | None = Field(
-        None, description="the operator's HTTP routes want it; unset: they do not exist"
+        None, description="token for the operator's HTTP routes; unset: the routes do not exist"
     )
     host: str = Field("127.0.0.1", description="where the HTTP API listens")
     port: int = Field(3000, ge=1, le=65_535, description="the port of the HTTP API")
     app_creation_limit: str = Field(
         "20/minute",
         pattern=r"^(off|[1-9][0-9]{0,8}/(second|minute|hour|day))$",
-        description="creations of applications by HTTP from one address; off: any number",
+        description="applications that one address may create over HTTP; off: unlimited",
     )
     cors_origins: str = Field(
         "",
-        description="origins whose web pages may use the API, with commas between; empty: none",
+        description="comma-separated CORS origins; empty: none",
     )
 
-    _flags: frozenset[str] = PrivateAttr(frozenset())  # the settings that a flag decided
+    _flags: frozenset[str] = PrivateAttr(frozenset())  # the settings that a flag has set
 
 
 def load(**flags: object) -> Settings:
-    """The settings from the environment, with the given command-line flags over them.
+    """The settings from the environment, overridden by the given command-line flags.
 
-    A flag that is None was not given. Raises Invalid, naming the variable, if a value can't be used.
+    A flag that is None was not given. Raises Invalid, naming the variable, if a value is not valid.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     try:
@@ -105,7 +108,7 @@ def load(**flags: object) -> Settings:
             for e in error.errors()
         )
         raise Invalid(
-            f"a setting can't be used: {problems}", "see `instachat config show --help`"
+            f"a setting is not valid: {problems}", "see `instachat config show --help`"
         ) from None
     settings._flags = frozenset(given)
     return settings
@@ -116,8 +119,20 @@ def environment_variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The variables that give another process these settings, secrets included; unset ones are left out."""
+    values = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return {
+        environment_variable(name): (
+            value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        )
+        for name, value in values.items()
+        if value is not None
+    }
+
+
 def origins(settings: Settings) -> dict[str, str]:
-    """For each setting where its value came from: `flag`, `environment` or `default`."""
+    """The origin of each setting's value: `flag`, `environment` or `default`."""
 
     def origin(name: str) -> str:
         if name in settings._flags:
@@ -133,8 +148,8 @@ _HARMLESS = {"host", "port", "user", "dbname", "db", "sslmode", "connect_timeout
 def redact(url: str) -> str:
     """The URL with its password, and every value of its query that might be secret, replaced by `***`.
 
-    What can't be read for certain as a URL might hold a secret anywhere, and is replaced as a whole:
-    a libpq string `host=… password=…`, or a password whose `#`, `/` or `?` is not percent-encoded.
+    If the text can't be parsed with certainty, a secret may be anywhere in it, so all of it is replaced: a
+    libpq string `host=… password=…`, or a password whose `#`, `/` or `?` is not percent-encoded.
     """
     try:
         parts = urlsplit(url)

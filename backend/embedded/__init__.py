@@ -1,1 +1,1 @@
-"""The private engines: a PostgreSQL and a Valkey that one home starts for itself when no URL is set."""
+"""The private engines: a PostgreSQL and a Valkey that InstaChat starts where no URL is set."""

@@ -1,7 +1,7 @@
-"""Who the engines run as: the user who runs this, or, as root, the system user `instachat`.
+"""The user that the engines run as: the current one, or the system user `instachat` if that is root.
 
-PostgreSQL refuses to run as root, and neither engine should. The supervisor stays root, so that it
-can start them as that user.
+PostgreSQL refuses to run as root, and neither engine should. The supervisor keeps running as root, so that it
+can start them as the other user.
 """
 
 import os
@@ -30,15 +30,14 @@ class Account:
 
     @property
     def needs_switch(self) -> bool:
-        """Whether this process runs as somebody else (root), and has to switch to it."""
+        """Whether this process runs as another user (root) and has to switch to the engines' user."""
         return self.uid != os.geteuid()
 
     @contextmanager
     def as_engine_user(self) -> Iterator[None]:
-        """The kernel judges what is done inside as done by the engines' user.
+        """Run the block with the permissions of the engines' user, access lists included.
 
-        So access lists and the like are honoured, too. For a process with one thread only. Raises
-        Failed if this machine does not let root become another user.
+        Only for a process with a single thread. Raises Failed if this machine does not let root switch users.
         """
         if not self.needs_switch:
             yield
@@ -59,7 +58,7 @@ class Account:
             os.setgroups(groups)
 
     def first_inaccessible(self, folder: Path) -> Path | None:
-        """The first folder on the way to `folder`, itself included, that the user can't pass."""
+        """The topmost of `folder` and its parents that the user has no access to; None if it has to all."""
         with self.as_engine_user():
             for step in (*reversed(folder.parents), folder):
                 if not os.access(step, os.X_OK, effective_ids=True):
@@ -67,13 +66,13 @@ class Account:
         return None
 
     def can_run(self, paths: Iterable[Path]) -> bool:
-        """Whether the user may read all of these, run them (programs) and pass them (folders)."""
+        """Whether the user can read all of these, execute the programs and enter the folders."""
         with self.as_engine_user():
             return all(os.access(p, os.R_OK | os.X_OK, effective_ids=True) for p in paths)
 
 
 def engines_account() -> Account:
-    """The user that the engines run as; as root it is created if it doesn't exist.
+    """The user that the engines run as. If this process is root, the user is created if it does not exist.
 
     Raises Failed if that is impossible on this machine.
     """
@@ -107,14 +106,14 @@ def _system_account() -> Account:
 
 
 def _create_system_user() -> str:
-    """Tries to; says what went wrong."""
-    # An ordinary PATH does not lead to where these are.
+    """Create the user; returns the error, if there was one."""
+    # An ordinary user's PATH lacks the folders of these programs.
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     shell = shutil.which("nologin", path=path) or "/bin/false"
     if program := shutil.which("useradd", path=path):
         options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
         command = [program, *options, "--shell", shell, SYSTEM_USER]
-    elif program := shutil.which("adduser", path=path):  # as busybox has it
+    elif program := shutil.which("adduser", path=path):  # of BusyBox
         command = [program, "-S", "-D", "-H", "-h", "/nonexistent", "-s", shell, SYSTEM_USER]
     else:
         return "this machine has neither useradd nor adduser"

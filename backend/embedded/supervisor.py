@@ -1,8 +1,9 @@
 """The process that runs a home's engines: `python -m backend.embedded.supervisor HOME LOCK`.
 
-LOCK is the descriptor of the supervisor's lock, which whoever starts this has taken. It ends when no
-user is left, or at SIGTERM or SIGINT, and takes the engines with it. It must stay single-threaded: see
-`processes` and `Account.as_engine_user`.
+LOCK is the descriptor of the supervisor's lock, which the starting process has taken. The supervisor stops
+the engines and exits when no user is left, or on SIGTERM or SIGINT. It must stay single-threaded: see
+`processes` and `Account.as_engine_user`. It does not use `backend.runtime.processes`: its restarts depend
+on locks and on readiness, and it imports little so that it starts fast.
 """
 
 import fcntl
@@ -17,50 +18,42 @@ from typing import BinaryIO
 
 from backend.domain.errors import InstaChatError
 from backend.embedded.engines import Engine, EngineContext, Postgres, Valkey, open_context
-from backend.embedded.home import (
-    STRICT,
-    TITLES,
-    EngineState,
-    Layout,
-    StartFailure,
-    StateFile,
-    engine_down,
-    is_held,
-    log_size,
-    try_lock,
-)
+from backend.embedded.home import STRICT, TITLES, Layout
+from backend.embedded.locks import is_held, try_lock
+from backend.embedded.logs import engine_down, log_size
 from backend.embedded.processes import Launcher, end_orphans
+from backend.embedded.state import EngineState, StartFailure, StateFile
 from backend.embedded.wire import answers
 
 IDLE_POLL_SECONDS = 0.1
 BUSY_POLL_SECONDS = 0.01
-"""Seconds between two looks: when all is well, and when something starts or stops."""
+"""Poll intervals: in the steady state, and while an engine starts or stops."""
 
 FAST_POLL_SECONDS = 5.0
-"""Seconds in which a start is looked at so often; after that a long recovery is left in peace."""
+"""How long a start is polled at the short interval. A longer recovery is polled at the long one."""
 
 RETRY_SECONDS = 1.0
-"""Seconds until an engine that could not start is tried again, as long as somebody wants it."""
+"""Delay before an engine that failed to start is tried again, while a user needs it."""
 
 MIN_RESTART_INTERVAL_SECONDS = 0.1
-"""Seconds from one start to the next, at least, of an engine that is killed again and again."""
+"""Minimum time between two starts of an engine that is killed repeatedly."""
 
 ORDERLY_STOP_TIMEOUT_SECONDS = 5.0
 STOP_TIMEOUT_SECONDS = 20.0
-"""Seconds that an engine may take to stop, in good order and at all, before it is killed."""
+"""How long an engine may take for an orderly stop, and for any stop before it is killed."""
 
 ORPHAN_GRACE_SECONDS = 0.2
-"""Seconds that processes of an earlier life may take to end; then they are searched for."""
+"""How long processes of an earlier run may take to end before they are searched for."""
 
 MAX_LOG_BYTES = 16_000_000
-"""Bytes from which on a log is put aside when its engine starts. One older log is kept."""
+"""Size from which a log is rotated when its engine starts. One older log is kept."""
 
 # Valkey first: it starts while PostgreSQL's data are created.
 ENGINES: tuple[type[Engine], ...] = (Valkey, Postgres)
 
 
 class EngineProcess:
-    """One engine's life: the end of its last one awaited, prepared, started, watched, restarted."""
+    """One engine: awaits the end of earlier processes, prepares, starts, watches and restarts it."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -82,9 +75,9 @@ class EngineProcess:
         return EngineState(sockets, self._ready, self._engine.strict, self._failure)
 
     def advance(self, *, wanted: bool, strict: bool) -> bool:
-        """Looks once and does the next thing; quick, unless it is the creation of the data.
+        """Check the engine once and take the next step. Fast, unless that step is the creation of the data.
 
-        Returns whether there is more to do soon.
+        Returns whether the next step is due soon.
         """
         if self._process is None:
             if not wanted or time.monotonic() < self._next_start:
@@ -95,20 +88,20 @@ class EngineProcess:
         elif not self._ready:
             self._check_ready()
         if self._ready and strict and not self._engine.strict:
-            with suppress(OSError):  # it died just now: the next one is started strict
+            with suppress(OSError):  # it has just died: the next start is strict
                 self._engine.enable_strict()
         began = self._orphans_since or self._started_at
         return not self._ready and time.monotonic() - began < FAST_POLL_SECONDS
 
     def request_stop(self) -> None:
-        """Tells the engine to stop, in good order if it is in good order."""
+        """Ask the engine to stop: in an orderly way if it answers, by force otherwise."""
         in_order = answers(self._engine.name, self._engine.context.sockets)
         self._send_signal(
             self._engine.orderly_stop_signal if in_order else self._engine.forced_stop_signal
         )
 
     def escalate_stop(self, elapsed: float) -> None:
-        """Tells it again, more firmly, when too many seconds have elapsed since it was asked."""
+        """Send a stronger signal if the engine has not stopped `elapsed` seconds after it was asked to."""
         if elapsed > STOP_TIMEOUT_SECONDS:
             self._send_signal(signal.SIGKILL)
         elif elapsed > ORDERLY_STOP_TIMEOUT_SECONDS:
@@ -133,8 +126,7 @@ class EngineProcess:
         alive = self._take_alive_lock()
         if alive is None:
             return
-        # Before it is up, not by telling it then: its clients are back as soon as it is. And once raised
-        # it stays so.
+        # Before the start: clients reconnect as soon as the engine runs. Strict is never lowered again.
         self._engine.strict = self._engine.strict or strict
         self._started_at = time.monotonic()
         try:
@@ -149,10 +141,10 @@ class EngineProcess:
         except (OSError, subprocess.SubprocessError) as error:
             self._record_failure(self._engine_down(f"{self._title} can't be started: {error}"))
         finally:
-            os.close(alive)  # the engine has its own by now
+            os.close(alive)  # the engine has inherited its own descriptor
 
     def _take_alive_lock(self) -> int | None:
-        """The engine's lock, to be inherited by the next process; None while an earlier one has it."""
+        """The engine's lock, for the next process to inherit; None while an earlier process holds it."""
         now = time.monotonic()
         alive = try_lock(self._layout.alive(self._engine.name), fcntl.LOCK_EX)
         if alive is not None:
@@ -162,7 +154,7 @@ class EngineProcess:
             self._next_orphan_search = now + ORPHAN_GRACE_SECONDS
         elif now >= self._next_orphan_search:
             self._next_orphan_search = now + RETRY_SECONDS
-            log_line(f"{self._title}: an earlier one is still alive")
+            log_line(f"{self._title}: an earlier process is still running")
             engine = self._engine
             by_force = now - self._orphans_since > STOP_TIMEOUT_SECONDS
             end_orphans(
@@ -206,7 +198,7 @@ class EngineProcess:
 
 
 class Supervisor:
-    """All engines of a home, as long as it has users."""
+    """Runs the engines of a home as long as it has users."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -218,7 +210,7 @@ class Supervisor:
         self._stop_requested = True
 
     def run(self) -> None:
-        """Returns when the engines have stopped. Raises OSError if the home can't be written to."""
+        """Run until the engines have stopped. Raises OSError if the home can't be written to."""
         started_at = time.monotonic()
         try:
             context = open_context(self._layout)
@@ -227,7 +219,8 @@ class Supervisor:
             return
         try:
             while not self._stop_requested:
-                # Once had, it is kept to the end: who arrives meanwhile waits, and starts afresh.
+                # Held until the end, so that a user that arrives during the stop waits and starts a new
+                # supervisor.
                 if try_lock(self._layout.users_lock, fcntl.LOCK_EX) is not None:
                     break
                 busy = self._advance_engines(context)
@@ -236,7 +229,7 @@ class Supervisor:
             self._stop(context)
 
     def _advance_engines(self, context: EngineContext) -> bool:
-        """Gives each engine its turn and says how they are; returns whether there is more to do soon."""
+        """Advance each engine and publish the state; returns whether a next step is due soon."""
         busy = False
         strict = is_held(self._layout.wanted(STRICT))
         for kind in ENGINES:
@@ -260,7 +253,7 @@ class Supervisor:
         context.close()
 
     def _report_failure(self, failure: StartFailure) -> None:
-        """Lets the users know, and leaves: who waits starts another supervisor, which looks again."""
+        """Publish the failure and exit. Users that still wait start another supervisor, which tries again."""
         log_line(failure.message)
         self._state.publish({kind.name: EngineState("", failure=failure) for kind in ENGINES})
         deadline = time.monotonic() + RETRY_SECONDS
@@ -274,14 +267,14 @@ def failure_from(error: InstaChatError, began: float) -> StartFailure:
 
 
 def log_line(text: str) -> None:
-    """Writes a line to the supervisor's log."""
-    with suppress(OSError):  # a full disk, of which the users hear in another way
+    """Write a line to the supervisor's log."""
+    with suppress(OSError):  # the disk is full, which the users are told in another way
         sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())} {text}\n")
         sys.stderr.flush()
 
 
 def main(home: str, lock: str) -> None:
-    # As nobody's child: no user has to wait for its end, or to hear of it.
+    # Daemonize, so that no user has to wait for its end.
     if os.fork():
         os._exit(0)
     os.set_inheritable(int(lock), False)
@@ -291,8 +284,8 @@ def main(home: str, lock: str) -> None:
         signal.signal(number, lambda *_: supervisor.request_stop())
     try:
         supervisor.run()
-    except OSError as error:  # most likely its disk is full
-        log_line(f"the supervisor can't go on: {error}")
+    except OSError as error:  # most likely because its disk is full
+        log_line(f"the supervisor can't continue: {error}")
         sys.exit(1)
 
 

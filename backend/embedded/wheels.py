@@ -1,4 +1,4 @@
-"""Finding the engines' programs in their wheels, or in a copy that the engines' user can reach."""
+"""The engines' programs: in their wheels, or in a copy that the engines' user can reach."""
 
 import os
 import platform
@@ -26,19 +26,19 @@ class Wheel:
     package: str
     programs: tuple[str, ...]
     parts: tuple[str, ...]
-    """Folders that the programs need; platforms differ in which there are."""
+    """Folders that the programs need. Not every platform has all of them."""
 
     def package_root(self) -> Path:
         """The folder that the package is installed in.
 
-        Raises Failed if it is not, or holds no programs for this platform.
+        Raises Failed if the package is not installed, or has no programs for this platform.
         """
         spec = find_spec(self.package)  # imports nothing
         if spec is None or not spec.submodule_search_locations:
             raise self._missing("is not installed")
         package_root = Path(spec.submodule_search_locations[0]).parent
         if not all((package_root / program).is_file() for program in self.programs):
-            raise self._missing("holds no program for this platform")
+            raise self._missing("has no program for this platform")
         return package_root
 
     def _missing(self, what: str) -> Failed:
@@ -49,10 +49,10 @@ class Wheel:
         )
 
     def runnable_folder(self, account: Account, copies: Path) -> Path:
-        """A folder like `package_root()` whose programs the account can run: that one, or a copy on `copies`.
+        """A folder laid out like `package_root()` whose programs the account can run: that one, or a copy.
 
-        A checkout under /root is closed to the engines' user, and its permissions are not ours to change.
-        Raises Failed as `package_root` does, OSError if copying fails.
+        The copy is made in `copies`, for a checkout under /root, which the engines' user can't access and
+        whose permissions must not change. Raises Failed like `package_root`, OSError if copying fails.
         """
         package_root = self.package_root()
         needed = [
@@ -62,7 +62,7 @@ class Wheel:
         ]
         if account.can_run(needed):
             return package_root
-        from importlib.metadata import version  # slow to import, hardly ever needed
+        from importlib.metadata import version  # slow to import, and rarely needed
 
         copy = copies / f"{self.distribution}-{version(self.distribution)}"
         if not copy.exists():
@@ -71,8 +71,10 @@ class Wheel:
         return copy
 
     def _copy_programs(self, package_root: Path, target: Path) -> None:
-        """Copies all parts, readable for everybody; `target` appears at once and whole."""
-        for old in target.parent.glob(f"*{self.distribution}-*"):  # versions and broken-off copies
+        """Copy all parts, readable for everybody. `target` appears atomically."""
+        for old in target.parent.glob(
+            f"*{self.distribution}-*"
+        ):  # other versions and interrupted copies
             shutil.rmtree(old)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         for program in self.programs:
@@ -88,7 +90,7 @@ class Wheel:
             for file in files:
                 path = Path(folder, file)
                 path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
-        os.sync()  # or a power loss could leave the new name with empty files, for ever
+        os.sync()  # otherwise a power loss could leave empty files under the new name
         fresh.rename(target)
 
 

@@ -1,6 +1,7 @@
-"""Asking an engine whether it answers, and its URLs, without a client library.
+"""Probes of the engines, and their URLs, without a client library.
 
-Every command asks, and importing psycopg2 and redis-py for it would take longer than the whole start.
+Every command probes the engines, and importing psycopg2 and redis-py for that would take longer than the
+rest of the start.
 """
 
 import os
@@ -16,7 +17,7 @@ USER = DATABASE = "instachat"
 """PostgreSQL's role, and the database that it owns."""
 
 TIMEOUT_SECONDS = 2.0
-"""Seconds an engine may take for an answer before it counts as not answering."""
+"""How long an engine may take to answer a probe."""
 
 _POSTGRES_SOCKET = ".s.PGSQL.5432"
 _VALKEY_SOCKET = "valkey.sock"
@@ -24,9 +25,9 @@ _SOCKET_PATH_LIMIT = 103 if sys.platform == "darwin" else 107
 
 
 def is_usable_socket_folder(folder: Path) -> bool:
-    """Whether sockets in that folder can be named: by the kernel, by a URL and by PostgreSQL's client.
+    """Whether the kernel, URLs and PostgreSQL's client can all name a socket in that folder.
 
-    Its client takes `,` for a list of hosts, and SQLAlchemy `:` for a port.
+    The client reads `,` as a list of hosts, and SQLAlchemy reads `:` as a port.
     """
     try:
         length = len(str(folder / _POSTGRES_SOCKET).encode())
@@ -36,7 +37,7 @@ def is_usable_socket_folder(folder: Path) -> bool:
 
 
 def valkey_socket(folder: Path) -> Path:
-    """Valkey's socket among those of a home."""
+    """The path of Valkey's socket."""
     return folder / _VALKEY_SOCKET
 
 
@@ -51,7 +52,7 @@ def redis_url(folder: Path) -> str:
 
 
 def answers(engine: str, folder: Path) -> bool:
-    """Whether the engine takes commands now, not only connections. Takes a millisecond or two."""
+    """Whether the engine accepts commands, not only connections. Takes a millisecond or two."""
     try:
         if engine == POSTGRES:
             return _postgres_answers(folder)
@@ -68,7 +69,7 @@ def ask_valkey(folder: Path, command: str) -> str:
 
 
 def _postgres_answers(folder: Path) -> bool:
-    """Whether a session can be opened, which it can't during start, recovery and stop."""
+    """Whether a session can be opened, which fails during start, recovery and stop."""
     with _connection(folder / _POSTGRES_SOCKET) as connection, connection.makefile("rb") as answer:
         words = (b"user", USER.encode(), b"database", DATABASE.encode(), b"")
         start = struct.pack("!I", 3 << 16) + b"\0".join(words) + b"\0"

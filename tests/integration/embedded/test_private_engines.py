@@ -32,7 +32,8 @@ from backend.domain.errors import EngineDown, Failed, Invalid
 from backend.embedded import account, wheels
 from backend.embedded.account import SYSTEM_USER
 from backend.embedded.engines import short_socket_folder
-from backend.embedded.home import Layout, is_held, try_lock
+from backend.embedded.home import Layout
+from backend.embedded.locks import is_held, try_lock
 from backend.embedded.private_engines import PrivateEngines, acquire
 from backend.embedded.wheels import POSTGRES_WHEEL, VALKEY_WHEEL
 from backend.settings import Durability
@@ -823,7 +824,7 @@ def test_as_root_a_home_that_the_engines_user_cannot_reach_is_refused(place: Pat
     closed.mkdir(0o700)
     with pytest.raises(Invalid) as refusal, share(closed / "deeper" / "home"):
         pass
-    assert f"can't pass {closed} " in refusal.value.message
+    assert f"no access to {closed}," in refusal.value.message
     assert "INSTACHAT_HOME" in str(refusal.value.hint)
     assert _mode(closed) == 0o700
     closed.chmod(0o711)
