@@ -76,6 +76,11 @@ class CounterSync:
                 continue
         raise Unavailable("Redis changes its epoch again and again", "see `instachat doctor`")
 
+    def stored_message_count(self, token: str) -> int:
+        """The sum of SQL's message counts over an application's chats, as of the last sync."""
+        with self._database.connect() as connection:
+            return counter_columns.sum_message_counts(connection, token)
+
     def lag(self) -> float:
         """For how many seconds SQL has not known the oldest change that it does not know; 0 if none.
 

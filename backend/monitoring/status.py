@@ -97,7 +97,7 @@ def read_totals(database: Database, log: Log, index: SearchIndex | None = None) 
     at = time.monotonic()
     shards = _value_or_none(lambda: database.installation.shards)
     stored = _value_or_none(lambda: _count_stored(database))
-    lag = _value_or_none(lambda: _publish_lag(database)) if index and stored is not None else None
+    lag = _value_or_none(lambda: publish_lag(database)) if index and stored is not None else None
     waiting = lag.messages if lag else (None if index else 0)
     return Totals(
         at,
@@ -121,7 +121,7 @@ def read_status(
     lengths = (
         _value_or_none(lambda: log.lengths(shards)) if shards and not redis_state.problem else None
     )
-    lag = _value_or_none(lambda: _publish_lag(database)) if shards else None
+    lag = _value_or_none(lambda: publish_lag(database)) if shards else None
     live = _value_or_none(lambda: _live_index(database)) if shards and index else None
     up = not redis_state.problem
     return Status(
@@ -183,7 +183,8 @@ def _count_stored(database: Database) -> int:
         return shards.count_stored(connection)
 
 
-def _publish_lag(database: Database) -> outbox.Lag:
+def publish_lag(database: Database) -> outbox.Lag:
+    """How many stored messages are not searchable yet, and for how long."""
     with database.connect() as connection:
         return outbox.lag(connection)
 

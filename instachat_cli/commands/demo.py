@@ -14,7 +14,7 @@ def demo(output: Output = None) -> None:
     measurements go to standard output.
     """
     from backend.settings import load
-    from instachat_cli.demo.demo import run_demo
+    from instachat_cli.demo.story import run_demo
     from instachat_cli.runtime import logging_setup
 
     logging_setup.log_notices_to_stderr()

@@ -49,14 +49,12 @@ def note_unstored(core: "Backend", token: str) -> None:
 
 def note_unsearchable(core: "Backend") -> None:
     """Write a note if stored messages are not searchable yet and no worker is running."""
-    from backend.storage.postgres import outbox
-
     with suppress(InstaChatError):
         if core.index is None or core.log.count_workers():
             return
-        with core.database.connect() as connection:
-            messages = outbox.lag(connection).messages
-        if messages:
+        from backend.monitoring.status import publish_lag
+
+        if messages := publish_lag(core.database).messages:
             stderr.note(
                 f"no worker is running: {messages:,} messages are not searchable yet;"
                 " start one with `instachat worker` or `instachat up`"

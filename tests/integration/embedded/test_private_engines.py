@@ -1041,7 +1041,10 @@ def test_data_of_another_postgresql_are_left_alone(home: Path) -> None:
     version = home / "postgres" / "PG_VERSION"
     before = version.read_text()
     version.write_text("17\n")
-    with pytest.raises(Failed, match=f"PostgreSQL 17's, .* is {before.strip()}"), share(home):
+    with (
+        pytest.raises(Failed, match=f"of PostgreSQL 17, but PostgreSQL {before.strip()} "),
+        share(home),
+    ):
         pass
     version.write_text(before)
     with share(home) as engines:

@@ -1,19 +1,17 @@
-"""The story that `instachat demo` tells on real conversations, ending with what was measured.
+"""The story that `instachat demo` tells on real conversations, chapter by chapter.
 
-Nothing is staged: a worker of its own is killed with -9 in the middle, and the proof compares a list of
-every answer, kept here, with what is stored.
+Nothing is simulated: a worker is killed with -9 in the middle, and the proof compares the demo's own record
+of every answer with the stored messages.
 """
 
 import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -25,9 +23,10 @@ from backend.bootstrap import open_backend
 from backend.domain.errors import CheckFailed
 from backend.domain.model import Match
 from backend.ingest.requests import AcceptRequest
-from backend.storage.postgres import counter_columns
 from instachat_cli.console.stderr import visible
-from instachat_cli.demo import load
+from instachat_cli.console.tables import mark_matches
+from instachat_cli.demo import load_test, measurements
+from instachat_cli.demo.ledger import DemoLedger
 from instachat_cli.runtime.supervisor import spawn_worker
 from loadtest.corpus.conversations import Conversation, conversations
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 SENDERS = 32
-PROBES = 40  # messages sent one at a time on the idle system, to time their way to SQL
 STORE_SECONDS = 60.0
 SEARCHES = [
     ("english", "greetings", "how are"),
@@ -48,37 +46,19 @@ SEARCHES = [
 ]
 
 
-@dataclass
-class DemoLedger:
-    """What the demo has sent so far: the list that the proof goes by."""
-
-    tokens: dict[str, str] = field(default_factory=dict)
-    chats: dict[tuple[str, str], int] = field(default_factory=dict)
-    answers: dict[tuple[str, int], dict[int, str]] = field(default_factory=dict)
-    accepted: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def record(self, token: str, chat: int, number: int, text: str) -> None:
-        """Remember an answer; AssertionError if that number was answered before."""
-        with self.lock:
-            numbers = self.answers.setdefault((token, chat), {})
-            assert number not in numbers, f"number {number} was answered twice"
-            numbers[number] = text
-            self.accepted += 1
-
-
 def run_demo(settings: "Settings", *, to_stderr: bool = False) -> dict[str, Any]:
-    """Tell the story on standard output (on standard error if `to_stderr`); returns what was measured.
+    """Run the demo, narrated on standard output, or on standard error if `to_stderr`.
 
-    Raises CheckFailed if anything answered is lost, doubled, changed or out of order.
+    Returns the measurements by name. Raises CheckFailed if a message is lost, doubled, changed or out of
+    order.
     """
     console = Console(stderr=to_stderr, highlight=False, width=None if sys.stdout.isatty() else 80)
-    where = "private engines" if settings.database_url is None else "the engines that are set"
+    where = "private engines" if settings.database_url is None else "the configured engines"
     console.print(
         Text.assemble(
             ("InstaChat", "bold"),
-            " gives a number at once, and stores the message a moment later.\n",
-            f"What follows is real: {where}, {settings.durability} durability, no message made up.\n",
+            " returns a number immediately and stores the message moments later.\n",
+            f"Everything below is real: {where}, {settings.durability} durability, real texts.\n",
         )
     )
     measured: dict[str, Any] = {}
@@ -103,7 +83,7 @@ class _Demo:
             self._wait_until_stored()
             self._verify_answers()
             self._search()
-            self._time_to_stored()
+            self._measure_time_to_stored()
             self._compare_counts()
         self._print_measurements()
         with _worker():
@@ -112,7 +92,7 @@ class _Demo:
     # -- 1 -----------------------------------------------------------------------------------------
 
     def _create(self, dialogues: Sequence[Conversation]) -> None:
-        """One application a language, one chat a topic."""
+        """One application per language, one chat per topic."""
         languages = dict.fromkeys(c.language for c in dialogues)
         for language in languages:
             topics = [c.topic for c in dialogues if c.language == language]
@@ -122,14 +102,14 @@ class _Demo:
             self.ledger.chats |= {(token, t): first + i for i, t in enumerate(topics)}
         self._headline(1, "Applications and chats")
         self.console.print(
-            f"One application a language: {len(languages)}. One chat a topic: {len(dialogues)}.\n"
-            "The chats take messages at once; their rows come later, with the first worker.\n"
+            f"One application per language: {len(languages)}. One chat per topic: {len(dialogues)}.\n"
+            "The chats accept messages immediately; a worker stores their rows later.\n"
         )
 
     # -- 2 -----------------------------------------------------------------------------------------
 
     def _send(self, dialogues: Sequence[Conversation], worker: "subprocess.Popen[bytes]") -> None:
-        """Every line a message, by several senders at once; the worker is killed in the middle."""
+        """Send every line as a message, from several threads; kill the worker in the middle."""
         total = sum(len(c.lines) for c in dialogues)
         self._headline(2, f"{total:,} lines of conversation, and kill -9 in the middle")
         start = time.monotonic()
@@ -155,9 +135,9 @@ class _Demo:
             "killed_after": killed_at,
         }
         self.console.print(
-            f"{total:,} numbers answered in {seconds:.1f} s by {SENDERS} senders, one message a "
-            f"call.\nThe worker was killed after {killed_at:,} of them, without a warning; "
-            f"{waiting:,} wait\nin the log for the next one.\n"
+            f"{SENDERS} senders received {total:,} numbers in {seconds:.1f} s, one message per "
+            f"request.\nThe worker was killed with -9 after {killed_at:,} of them;\n"
+            f"{waiting:,} entries wait in the log.\n"
         )
 
     def _send_conversation(self, conversation: Conversation) -> None:
@@ -180,45 +160,36 @@ class _Demo:
         self.measured["left_to_the_second_worker"] = waiting
 
     def _verify_answers(self) -> None:
-        """Compare every answer with what is stored."""
-        lost = doubled = changed = 0
-        for (token, chat), answers in self.ledger.answers.items():
-            stored = [(m.number, m.text) for m in self.backend.catalog.messages(token, chat)]
-            numbers = [number for number, _ in stored]
-            doubled += len(numbers) - len(set(numbers))
-            lost += len(answers.keys() - set(numbers))
-            changed += sum(answers.get(number) != text for number, text in stored)
-            if numbers != sorted(numbers) or set(numbers) != set(range(1, len(answers) + 1)):
-                lost += 1
+        compared = self.ledger.compare(self.backend.catalog)
         self._headline(3, "The proof: every answer against every row")
-        stored_count = sum(len(answers) for answers in self.ledger.answers.values())
+        answers = sum(len(answers) for answers in self.ledger.answers.values())
         self.console.print(
-            f"{stored_count:,} answers compared: {lost} lost, {doubled} doubled, {changed} changed; "
-            "numbers 1, 2, 3 …\nwithout a gap in each of "
-            f"{len(self.ledger.answers)} chats. "
-            "A second worker went on where the first one died.\n"
+            f"{answers:,} answers compared: {compared.lost} lost, {compared.doubled} doubled,"
+            f" {compared.changed} changed; numbers 1, 2, 3 …\n"
+            f"without a gap in each of {len(self.ledger.answers)} chats."
+            " A second worker continued where the\nfirst one was killed.\n"
         )
-        self.measured |= {"lost": lost, "doubled": doubled, "changed": changed}
-        if lost or doubled or changed:
-            raise CheckFailed("what was answered is not what is stored", "please report this")
+        self.measured |= compared._asdict()
+        if any(compared):
+            raise CheckFailed("stored messages differ from the answers", "please report this")
 
     # -- 4 -----------------------------------------------------------------------------------------
 
     def _search(self) -> None:
-        """A keyword in each of several scripts, within one chat, matches marked."""
+        """Search a chat for a keyword, in several scripts, and mark the matches."""
         self._headline(4, "Searching, in any script")
         table = Table(box=None, pad_edge=False, expand=False, show_edge=False)
         table.add_column("chat", no_wrap=True)
         table.add_column("found", justify="right", no_wrap=True)
         table.add_column("ms", justify="right", no_wrap=True)
-        table.add_column("first of them", no_wrap=True, overflow="ellipsis", max_width=42)
+        table.add_column("first match", no_wrap=True, overflow="ellipsis", max_width=42)
         for language, wanted_topic, keyword in SEARCHES:
             topic, found, seconds = self._search_language(language, wanted_topic, keyword)
             table.add_row(
                 f"{language}/{topic}",
                 f"{len(found)}",
                 f"{seconds * 1000:.1f}",
-                _mark_matches(found[0], self.console.is_terminal) if found else Text("-"),
+                self._mark(found[0]) if found else Text("-"),
             )
         self.console.print(table)
         self.console.print()
@@ -226,7 +197,7 @@ class _Demo:
     def _search_language(
         self, language: str, wanted_topic: str | None, keyword: str
     ) -> tuple[str, list[Match], float]:
-        """The first chat of a language in which the keyword is found."""
+        """The topic of the first chat with matches, the matches, and the seconds of that search."""
         token = self.ledger.tokens[language]
         topics = [
             t for owner, t in self.ledger.chats if owner == token and wanted_topic in (None, t)
@@ -240,19 +211,8 @@ class _Demo:
                 break
         return topic, found, seconds
 
-    def _time_to_stored(self) -> None:
-        """From the answer to the row, one message at a time on the idle system."""
-        token = next(iter(self.ledger.tokens.values()))
-        chat = self.backend.acceptor.accept(AcceptRequest.chats(token)).first
-        times = []
-        for n in range(PROBES):
-            start = time.monotonic()
-            accepted = self.backend.acceptor.accept(
-                AcceptRequest.messages(token, chat, [f"probe {n}"])
-            )
-            if not self.backend.catalog.wait_stored(accepted.shard, accepted.entry, 10):
-                raise CheckFailed("a message was not stored within 10 s", "see `instachat status`")
-            times.append((time.monotonic() - start) * 1000)
+    def _measure_time_to_stored(self) -> None:
+        times = measurements.times_to_stored(self.backend, self._first_token())
         self.measured |= {
             "stored_after_ms_p50": round(statistics.median(times), 1),
             "stored_after_ms_max": round(max(times), 1),
@@ -261,8 +221,8 @@ class _Demo:
     # -- 5 -----------------------------------------------------------------------------------------
 
     def _compare_counts(self) -> None:
-        """Counts live against stored, a sync, and what `reconcile` says of it all."""
-        self._headline(5, "Counts, and one truth in every store")
+        """Compare live and stored counts, sync them, and reconcile the stores."""
+        self._headline(5, "Counts, and agreement of all stores")
         live = sum(
             chat.messages_count
             for token in self.ledger.tokens.values()
@@ -276,8 +236,8 @@ class _Demo:
         findings = [f for f in work.findings() if f.token in self.ledger.tokens.values()]
         seconds = time.monotonic() - begin
         self.console.print(
-            f"Messages by the live counters: {live:,}. By SQL's columns, which follow\n"
-            f"within the hour: {before:,}; after `sync-counters` wrote {synced:,} of them: {after:,}.\n"
+            f"Messages by the live counters: {live:,}. By SQL's columns, which workers update\n"
+            f"hourly: {before:,}; after `sync-counters` wrote {synced:,} counts: {after:,}.\n"
             f"`reconcile` compared {work.summary.chats:,} chats and {work.summary.messages:,} messages"
             f" key by key, in {seconds:.1f} s:\n{len(findings)} differences.\n"
         )
@@ -291,29 +251,26 @@ class _Demo:
             raise CheckFailed("the stores do not agree", "please report this")
 
     def _counts_in_sql(self) -> int:
-        """What SQL's count columns add up to, of the demo's own applications."""
-        with self.backend.database.connect() as connection:
-            return sum(
-                counter_columns.sum_message_counts(connection, token)
-                for token in self.ledger.tokens.values()
-            )
+        """The sum of SQL's message counts over the demo's applications."""
+        return sum(map(self.backend.counter_sync.stored_message_count, self.ledger.tokens.values()))
 
     # -- 6 -----------------------------------------------------------------------------------------
 
     def _print_measurements(self) -> None:
         self._headline(6, "Measured")
-        stored = self._storing_rate()
+        lines = [line for answers in self.ledger.answers.values() for line in answers.values()]
+        stored = measurements.storing_rate(self.backend, self._first_token(), lines)
         self.measured["stored_per_second"] = round(stored)
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(justify="right", style="bold")
         table.add_column()
         table.add_row(
-            f"{self.measured['accepted_per_second']:,}/s", "accepted, one message a call, on disk"
+            f"{self.measured['accepted_per_second']:,}/s", "accepted, one message per request"
         )
         table.add_row(f"{stored:,.0f}/s", "stored by one drain, from a full log")
         table.add_row(
             f"{self.measured['stored_after_ms_p50']} ms",
-            f"from the request to the row (median of {PROBES}; at most "
+            f"from the request to the row (median of {measurements.PROBES}; at most "
             f"{self.measured['stored_after_ms_max']} ms)",
         )
         faults = sum(self.measured[kind] for kind in ("lost", "doubled", "changed"))
@@ -325,52 +282,35 @@ class _Demo:
     def _run_load(self) -> None:
         self.console.print()
         self._headline(7, "A short load over HTTP, and its audit")
-        self.measured |= load.load(self.console)
+        self.measured |= load_test.run_load_test(self.console)
 
-    def _storing_rate(self) -> float:
-        """Rows a second of one drain in this process, with nothing else to do."""
-        token = next(iter(self.ledger.tokens.values()))
-        chat = self.backend.acceptor.accept(AcceptRequest.chats(token)).first
-        lines = [line for answers in self.ledger.answers.values() for line in answers.values()]
-        for start in range(0, len(lines), 1000):
-            batch = lines[start : start + 1000]
-            self.backend.acceptor.accept(AcceptRequest.messages(token, chat, batch))
-        begin = time.monotonic()
-        self.backend.drainer.drain_all()
-        return len(lines) / (time.monotonic() - begin)
+    def _first_token(self) -> str:
+        return next(iter(self.ledger.tokens.values()))
+
+    def _mark(self, match: Match) -> Text:
+        text = Text(visible(match.message.text))
+        return mark_matches(text, match.highlight, styled=self.console.is_terminal)
 
     def _headline(self, number: int, title: str) -> None:
         self.console.print(Text(f"{number}. {title}", style="bold cyan"))
 
     @contextmanager
-    def _progress(self, what: str, total: int) -> Iterator[Any]:
-        """A bar on a terminal, nothing where the output is piped."""
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    def _progress(self, noun: str, total: int) -> Iterator[Any]:
+        """A progress bar, on a terminal only."""
+        columns = (TextColumn(noun), BarColumn(), MofNCompleteColumn())
         with Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
         ) as progress:
-            task = progress.add_task(what, total=total)
+            task = progress.add_task(noun, total=total)
             yield lambda done: progress.update(task, completed=done)
 
 
 @contextmanager
 def _worker() -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker process on the same settings; ended in good order, if it still runs."""
+    """A worker process with the same settings, stopped gracefully at the end."""
     process = spawn_worker(stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:
         process.terminate()
         process.wait()
-
-
-def _mark_matches(match: Match, styled: bool) -> Text:
-    """The message with its matches marked: by colour on a terminal, by brackets elsewhere."""
-    shown, text = Text(), visible(match.message.text)
-    at = 0
-    for start, end in match.highlight:
-        shown.append(text[at:start])
-        shown.append(text[start:end] if styled else f"[{text[start:end]}]", style="bold reverse")
-        at = end
-    shown.append(text[at:])
-    return shown

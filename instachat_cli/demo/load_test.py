@@ -1,4 +1,4 @@
-"""The story's last part: a short load over HTTP, and its audit."""
+"""The demo's last chapter: a short load test over HTTP, and its audit."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 SECONDS, USERS = 6.0, 8
 
 
-def load(console: "Console") -> dict[str, Any]:
-    """Load the API on the demo's engines, where a worker has to run; returns what was measured.
+def run_load_test(console: "Console") -> dict[str, Any]:
+    """Load the API on the demo's engines, where a worker must run; returns the measurements by name.
 
-    Raises CheckFailed if anything answered is lost, doubled or changed.
+    Raises CheckFailed if a message is lost, doubled or changed.
     """
     from loadtest.errors import CouldNotRun
     from loadtest.run import runner
@@ -30,15 +30,15 @@ def load(console: "Console") -> dict[str, Any]:
         with api_server() as host:
             result = runner.run_load(runner.RunOptions(smoke, host), lambda _: None)
     except CouldNotRun as error:
-        raise Failed(f"the load could not be made: {error}") from None
+        raise Failed(f"the load test could not run: {error}") from None
     console.print(
-        f"For {SECONDS:.0f} s {USERS} users send, list, search, edit, delete and open chats. Then every\n"
-        "answer is held against what is stored and found.\n"
+        f"For {SECONDS:.0f} s {USERS} users send, list, search, edit, delete and open chats. Then the\n"
+        "audit compares every answer with what is stored and found.\n"
     )
     console.print(_table(result))
     if result.audit.faults:
         raise CheckFailed(
-            f"what was answered is not what is stored: {'; '.join(result.problems)}",
+            f"stored messages differ from the answers: {'; '.join(result.problems)}",
             "please report this",
         )
     audit = result.audit
@@ -60,13 +60,15 @@ def _table(result: "Result") -> Table:
     table.add_column()
     table.add_row(f"{total.rate:,.0f}/s", f"requests; {total.failures:,} failed")
     if total.p50_ms is not None and total.p99_ms is not None:
-        table.add_row(f"{total.p50_ms:.1f} ms", f"for half of them (99 %: {total.p99_ms:.1f} ms)")
+        table.add_row(
+            f"{total.p50_ms:.1f} ms", f"median latency (99th percentile: {total.p99_ms:.1f} ms)"
+        )
     if lag.p50 is not None:
         table.add_row(
-            f"{lag.p50:.1f} ms", f"from an answer to the row, under load ({lag.samples}×)"
+            f"{lag.p50:.1f} ms", f"median from an answer to its row ({lag.samples} samples)"
         )
-    table.add_row(f"{audit.answered:,}", "numbers answered that must be there")
-    table.add_row(f"{audit.stored:,}", "of them stored, with the right text")
-    table.add_row(f"{audit.searchable:,}", "of them found by searching")
+    table.add_row(f"{audit.answered:,}", "numbers answered, whose messages must exist")
+    table.add_row(f"{audit.stored:,}", "of them stored with the right text")
+    table.add_row(f"{audit.searchable:,}", "of them found by search")
     table.add_row(f"{sum(audit.faults.values())}", "lost, doubled, missing or changed")
     return table
