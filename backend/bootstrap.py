@@ -16,7 +16,6 @@ from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.maintenance.cascade_delete import CascadeDeleter
 from backend.maintenance.counter_sync import CounterSync
-from backend.reconcile.documents import DocumentReconciler
 from backend.reconcile.reconciler import Reconciler
 from backend.reconcile.repair import Repairer
 from backend.search.publish import Publisher, register_first_index
@@ -202,9 +201,8 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
         notify_publisher=notify_publisher,
         notify_cascade=jobs.notify_cascade,
     )
-    documents = DocumentReconciler(database, index, publisher) if index and publisher else None
     direct_writer = DirectWriter(log, database, epochs, barrier, drainer)
-    repairer = Repairer(log, database, epochs, direct_writer)
+    repairer = Repairer(log, database, epochs, direct_writer, publisher)
     return Backend(
         settings=settings,
         engines=urls.engines,
@@ -219,7 +217,7 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
         catalog=catalog,
         importer=Importer(log, database, barrier, direct_writer),
         exporter=Exporter(database, barrier),
-        reconciler=Reconciler(log, database, barrier, repairer, documents),
+        reconciler=Reconciler(log, database, barrier, repairer, index),
         dead_letters=DeadLetters(log, database, direct_writer),
         index=index,
         publisher=publisher,

@@ -3,6 +3,7 @@
 import re
 import secrets
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -106,6 +107,14 @@ def new_token() -> str:
 def shard_of(token: str, shards: int) -> int:
     """The shard of an application and of everything in it: a stable hash, 0 to `shards` − 1."""
     return zlib.crc32(token.encode("utf-8", "surrogatepass")) % shards
+
+
+def group_by_shard(parents: Iterable[Parent], shards: int) -> dict[int, list[Parent]]:
+    """Parents by the shard that they belong to, each group in the order given."""
+    found: dict[int, list[Parent]] = {}
+    for parent in parents:
+        found.setdefault(shard_of(parent.token, shards), []).append(parent)
+    return found
 
 
 def checked_token(token: str) -> str:

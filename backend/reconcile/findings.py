@@ -1,54 +1,134 @@
-"""Findings: what `reconcile` can find between the stores, and what a parent's two sides say of each other.
+"""The kinds of difference that `reconcile` finds; for each, the check that finds it and what repairs it.
 
-For a live parent (an application, or a chat) Redis has a counter, SQL a row and the rows of its children.
-`H` is the highest number among the rows. Once all that was given is decided in SQL, four things can be
-wrong with them:
-
-counter_behind      the counter gives numbers in this life, and its next one is at or below H. Only by hand,
-                    or by a Redis that took its data back without a new life. A counter that is missing, or
-                    of an earlier life, is none of this: it is raised to H before it gives another number.
-counter_ahead       numbers above H were given, and nothing in the log explains them: they were answered and
-                    are lost, or belonged to an import that was killed.
-count_differs       the parent's `removed` is not what its rows say; or its `issued`, which follows Redis,
-                    is above both the counter and H: Redis has lost numbers that had been answered.
-gap_unexplained     a number at or below H has no row and no dead letter: answered, and lost.
-
-Numbers that are removed, dead, lost and known to be so, or still on their way, are no findings: a
-`ReconcileSummary` counts them.
+To add a kind: a member of FindingKind, its case in `rule_of`, a check that yields it, and a repair if none
+fits. All of that is in this package. mypy reports a kind without a case in `rule_of`, and a repair that
+`Repairer.apply` does not handle. The tests demand that each kind is planted, found, repaired, and described
+in docs/reconcile.md.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from enum import Enum, StrEnum
+from typing import NamedTuple, assert_never
 
 from backend.domain.model import Parent
-from backend.storage.postgres.child_statistics import ChildStatistics
-from backend.storage.redis.types import CounterState
-
-MAX_LOST_NUMBERS = (
-    100_000  # numbers of one parent that a repair gives up as lost; more is somebody's slip
+from backend.reconcile.repair import (
+    CloseCounters,
+    DeadLetterOrphans,
+    DiscardCounters,
+    Repair,
+    RepairParent,
+    Republish,
 )
+from backend.storage.postgres.child_statistics import ChildStatistics
 
 
-REPAIRS = {
-    "counter_behind": "raise the counter",
-    "counter_ahead": "store the numbers as lost",
-    "count_differs": "count again",
-    "gap_unexplained": "store the number as lost",
-    "orphan": "make it a dead letter, or remove the counter",
-    "missing_document": "publish the message again",
-    "stale_document": "publish the message again",
-    "ghost_document": "publish that it is removed",
-}
+class FindingKind(StrEnum):
+    """The kinds of difference, as the command line and the contract name them."""
+
+    COUNTER_BEHIND = "counter_behind"
+    """A counter that accept trusts would issue a number that a row has already.
+
+    Caused by hand only, or by a Redis that was restored without a new epoch. A counter that is missing or of
+    an earlier epoch is correct: accept raises it to the highest row before it issues a number.
+    """
+
+    COUNTER_AHEAD = "counter_ahead"
+    """Numbers above the highest row were issued, and the log does not hold them.
+
+    Their messages were accepted and lost, or an import was killed.
+    """
+
+    COUNT_DIFFERS = "count_differs"
+    """A parent's `removed` or `issued` in SQL is wrong.
+
+    `removed` differs from its rows; or `issued`, which is copied from Redis, is above both the counter and
+    the highest row: Redis has lost numbers that it had issued.
+    """
+
+    GAP_UNEXPLAINED = "gap_unexplained"
+    """A number below the highest row has neither a row nor a dead letter: it was issued and lost."""
+
+    ORPHAN = "orphan"
+    """A message whose chat does not exist, or a counter whose parent does not exist or is removed."""
+
+    MISSING_DOCUMENT = "missing_document"
+    """A visible message has no document: no search finds it."""
+
+    STALE_DOCUMENT = "stale_document"
+    """A visible message's document has another version or is a tombstone.
+
+    With an older version, searches find a text that was edited away. A newer version means that SQL was
+    restored from an older backup.
+    """
+
+    GHOST_DOCUMENT = "ghost_document"
+    """A document of a message that is removed or was rejected, or whose parent is removed."""
+
+    MISSING_ROW = "missing_row"
+    """A document whose message has neither a row nor a tombstone, or has a row with the state `lost`.
+
+    The document is all that is left of the message, so it is reported and never deleted.
+    """
+
+
+class Check(Enum):
+    """The comparisons of a reconciliation, in the order in which they run."""
+
+    PARENTS = "parents"
+    DOCUMENTS = "documents"
+    ORPHAN_MESSAGES = "orphan messages"
+    ORPHAN_COUNTERS = "orphan counters"
+
+
+class FindingRule(NamedTuple):
+    """Which checks find a kind, which repairs it has, and what these do, as `--dry-run` prints it.
+
+    A kind without repairs can only be reported.
+    """
+
+    checks: frozenset[Check]
+    repairs: frozenset[type[Repair]]
+    remedy: str | None
+
+
+def rule_of(kind: FindingKind) -> FindingRule:
+    """The rule of a kind. A kind without a case is a type error."""
+    match kind:
+        case FindingKind.COUNTER_BEHIND:
+            return _rule(Check.PARENTS, RepairParent, "raise the counter")
+        case FindingKind.COUNTER_AHEAD:
+            return _rule(Check.PARENTS, RepairParent, "store the numbers as lost")
+        case FindingKind.COUNT_DIFFERS:
+            return _rule(Check.PARENTS, RepairParent, "count again")
+        case FindingKind.GAP_UNEXPLAINED:
+            return _rule(Check.PARENTS, RepairParent, "store the number as lost")
+        case FindingKind.ORPHAN:
+            return FindingRule(
+                frozenset({Check.ORPHAN_MESSAGES, Check.ORPHAN_COUNTERS}),
+                frozenset({DeadLetterOrphans, CloseCounters, DiscardCounters}),
+                "make it a dead letter, or remove the counter",
+            )
+        case FindingKind.MISSING_DOCUMENT | FindingKind.STALE_DOCUMENT:
+            return _rule(Check.DOCUMENTS, Republish, "publish the message again")
+        case FindingKind.GHOST_DOCUMENT:
+            return _rule(Check.DOCUMENTS, Republish, "publish that it is removed")
+        case FindingKind.MISSING_ROW:
+            return FindingRule(frozenset({Check.DOCUMENTS}), frozenset(), None)
+        case _:
+            assert_never(kind)
+
+
+def _rule(check: Check, repair: type[Repair], remedy: str) -> FindingRule:
+    return FindingRule(frozenset({check}), frozenset({repair}), remedy)
 
 
 class Finding(NamedTuple):
-    """One difference, and what it is of: an application, a chat, or the message of a number.
+    """One difference, and its subject: an application, a chat, or a message.
 
-    What has no name (an orphan's chat) is None.
+    An identifier that does not exist (the chat of an orphan) is None.
     """
 
-    kind: str
+    kind: FindingKind
     token: str | None
     chat: int | None
     number: int | None
@@ -56,9 +136,23 @@ class Finding(NamedTuple):
     repairable: bool
 
 
+def new_finding(
+    kind: FindingKind,
+    detail: str,
+    *,
+    token: str | None = None,
+    chat: int | None = None,
+    number: int | None = None,
+    may_repair: bool = True,
+) -> Finding:
+    """A finding, repairable if its kind has a repair and this one `may_repair`."""
+    repairable = bool(rule_of(kind).repairs) and may_repair
+    return Finding(kind, token, chat, number, detail, repairable)
+
+
 @dataclass(slots=True)
 class ReconcileSummary:
-    """What was compared, and what explains the gaps that are no findings."""
+    """How much was compared, and what explains the gaps that are not findings."""
 
     applications: int = 0
     chats: int = 0
@@ -66,13 +160,18 @@ class ReconcileSummary:
     documents: int | None = None  # None without an index
     removed: int = 0
     dead: int = 0
-    lost: int = 0  # and known to be
-    pending: int = 0  # numbers given and not stored, documents not published
+    lost: int = 0  # rows with the state `lost`
+    pending: int = 0  # numbers issued and not stored yet, and documents not published yet
     findings: int = 0
     repaired: int = 0
 
+    @property
+    def compared_keys(self) -> int:
+        """How many keys were compared."""
+        return self.applications + self.chats + self.messages + (self.documents or 0)
+
     def count(self, parent: Parent, children: ChildStatistics) -> None:
-        """A parent was compared, with its children's numbers."""
+        """Count a parent and its children as compared."""
         if parent.chat is None:
             self.applications += 1
         else:
@@ -81,74 +180,3 @@ class ReconcileSummary:
         self.removed += children.removed_rows
         self.dead += children.dead
         self.lost += children.lost
-
-
-def highest_issued(children: ChildStatistics, given: int, counter: CounterState) -> int:
-    """The number up to which a parent's children have been given numbers that nobody has in hand."""
-    forgotten = children.issued if _has_redis_lost_numbers(children, counter) else 0
-    return max(children.highest, given, forgotten)
-
-
-def _has_redis_lost_numbers(children: ChildStatistics, counter: CounterState) -> bool:
-    """Whether SQL knows of numbers above all rows that Redis does not know of."""
-    return children.issued > max(counter.issued or 0, children.highest)
-
-
-def is_suspect(children: ChildStatistics, counter: CounterState) -> bool:
-    """Whether a parent needs a closer look: anything at all is out of the ordinary."""
-    issued = children.highest if counter.issued is None else counter.issued
-    return (
-        issued > children.highest
-        or (issued < children.highest and counter.verified)
-        or children.rows != children.highest
-        or children.removed != children.not_stored
-        or children.issued > children.highest
-    )
-
-
-def compare_parent(
-    parent: Parent,
-    children: ChildStatistics,
-    given: int,
-    counter: CounterState,
-    gaps: Iterable[int],
-) -> Iterator[Finding]:
-    """What is wrong between a parent's counter and rows.
-
-    `given` is what the counter said before everything up to there was decided and the statistics were read;
-    `counter` is how it was after that.
-    """
-    issued = counter.issued or 0
-    repairable = highest_issued(children, given, counter) - children.rows <= MAX_LOST_NUMBERS
-
-    def finding(kind: str, detail: str) -> Finding:
-        return Finding(kind, parent.token, parent.chat, None, detail, repairable)
-
-    if counter.verified and issued < children.highest:
-        yield finding(
-            "counter_behind", f"the counter is at {issued}, the rows go up to {children.highest}"
-        )
-    if given > children.highest:
-        yield finding(
-            "counter_ahead",
-            f"the counter is at {given}, the rows go up to {children.highest}: "
-            f"{_describe_range(children.highest + 1, given)} given, and neither stored nor in the log",
-        )
-    differs = []
-    if children.removed != children.not_stored:
-        differs.append(f"SQL counts {children.removed} removed, the rows say {children.not_stored}")
-    if _has_redis_lost_numbers(children, counter):
-        lost = _describe_range(max(issued, children.highest) + 1, children.issued)
-        differs.append(
-            f"SQL counts {children.issued} given, the counter {issued}: {lost} given, and Redis forgot"
-        )
-    if differs:
-        yield finding("count_differs", "; ".join(differs))
-    detail = f"there are rows up to {children.highest}, and none of this number"
-    for number in gaps:
-        chat, message = (number, None) if parent.chat is None else (parent.chat, number)
-        yield Finding("gap_unexplained", parent.token, chat, message, detail, repairable)
-
-
-def _describe_range(first: int, last: int) -> str:
-    return f"{first} was" if first == last else f"{first} to {last} were"

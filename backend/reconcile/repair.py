@@ -1,86 +1,132 @@
-"""Repair: the second step of `reconcile`, what repairs each kind of finding. Every part is idempotent.
+"""Repairs what the checks found. Every repair is idempotent.
 
-A parent is repaired as a whole, past the log: its counter is raised to the highest number that anybody knows
-to be given; then every number up to there without a row gets one that says `lost`, and what is gone is
-counted anew. So no counter goes back, no number is given twice, and the live count is right again.
+A parent is repaired as a whole, by a direct write: its counter is raised to the highest number known to have
+been issued; then every number up to that one without a row gets a row with the state `lost`, and the removed
+rows are counted again. So no counter decreases, no number is issued twice, and the live count is correct.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple, TypeAlias, assert_never
 
-from backend.domain.errors import Unavailable
 from backend.domain.model import Parent, shard_of
 from backend.ingest.direct_write import DirectWriter, WriteConflict
 from backend.ingest.epochs import Epochs
-from backend.storage.postgres import child_statistics, orphans, shards
+from backend.search.publish import Publisher
+from backend.storage.postgres import child_statistics, message_states, orphans
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.orphans import Orphan
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import StaleEpoch
+from backend.storage.search_index import DocumentVersion
 
-MAX_ATTEMPTS = 5
 CLOSE_BATCH_SIZE = 1_000
 
 
-class Repairer:
-    """Repairs what was found. Thread-safe.
+class RepairParent(NamedTuple):
+    """Make a live parent's counter and its children's rows agree.
 
-    Raises Unavailable where a lock is held for too long, EngineDown when an engine is away: what was
-    repaired until then stays so.
+    `through` is the highest number known to have been issued, read while no direct write had reserved
+    numbers (see `locks.reserve_numbers`).
     """
 
+    parent: Parent
+    through: int
+
+
+class Republish(NamedTuple):
+    """Publish messages again, each at a version above the given one."""
+
+    versions: Sequence[DocumentVersion]
+
+
+class DeadLetterOrphans(NamedTuple):
+    """Move messages whose chat does not exist to dead letters."""
+
+    rows: Sequence[Orphan]
+
+
+class CloseCounters(NamedTuple):
+    """Close the counters of removed parents."""
+
+    shard: int
+    parents: Sequence[Parent]
+
+
+class DiscardCounters(NamedTuple):
+    """Remove counters whose parents do not exist, if they still have the value that was found."""
+
+    shard: int
+    issued: Mapping[Parent, int]
+
+
+Repair: TypeAlias = RepairParent | Republish | DeadLetterOrphans | CloseCounters | DiscardCounters
+
+
+class Repairer:
+    """Applies repairs. Thread-safe."""
+
     def __init__(
-        self, log: Log, database: Database, epochs: Epochs, direct_writer: DirectWriter
+        self,
+        log: Log,
+        database: Database,
+        epochs: Epochs,
+        direct_writer: DirectWriter,
+        publisher: Publisher | None,
     ) -> None:
         self._log = log
         self._database = database
         self._epochs = epochs
         self._direct_writer = direct_writer
+        self._publisher = publisher
 
-    def repair_parent(self, parent: Parent, through: int) -> None:
-        """Have a live parent's counter and its children's rows agree.
+    def apply(self, repair: Repair) -> None:
+        """Apply one repair.
 
-        `through` is the highest number that is known to be given, when nobody held any that was not
-        stored (see `tallies.reserve_numbers`).
+        Raises Unavailable if a lock is not released in time, EngineDown when an engine is away; repairs
+        applied before stay.
         """
+        match repair:
+            case RepairParent(parent, through):
+                self._repair_parent(parent, through)
+            case Republish(versions):
+                self._republish(versions)
+            case DeadLetterOrphans(rows):
+                self._dead_letter_orphans(rows)
+            case CloseCounters(shard, parents):
+                self._epochs.retrying(
+                    shard, lambda: self._close(shard, self._epochs.read(shard), parents)
+                )
+            case DiscardCounters(shard, issued):
+                self._epochs.retrying(
+                    shard, lambda: self._log.discard(shard, self._epochs.read(shard), issued)
+                )
+            case _:
+                assert_never(repair)
 
+    def _repair_parent(self, parent: Parent, through: int) -> None:
         def store(tx: Connection, locked: LockedShard, _: Mapping[Parent, int]) -> None:
             lost = child_statistics.fill_gaps(tx, parent, through)
             child_statistics.recount_removed(tx, parent)
-            if parent.chat is None:  # a chat that is lost may have a counter that takes messages
-                self._close_in_epoch(shard, locked.epoch, [Parent(parent.token, n) for n in lost])
+            if parent.chat is None:  # the counter of a lost chat must not accept messages
+                self._close(shard, locked.epoch, [Parent(parent.token, n) for n in lost])
 
         shard = shard_of(parent.token, self._database.installation.shards)
-        with suppress(WriteConflict):  # it was removed meanwhile
+        with suppress(WriteConflict):  # the parent was removed since
             self._direct_writer.write(shard, {parent: through}, store)
 
-    def discard_counters(self, shard: int, found: Mapping[Parent, int]) -> None:
-        """Remove counters whose parents do not exist, if they still say what was found."""
-        self._in_one_epoch(shard, lambda epoch: self._log.discard(shard, epoch, found))
-
-    def close_counters(self, shard: int, removed: Sequence[Parent]) -> None:
-        """Close the counters of parents that are removed."""
-        self._in_one_epoch(shard, lambda epoch: self._close_in_epoch(shard, epoch, removed))
-
-    def dead_letter_orphans(self, found: Sequence[Orphan]) -> None:
-        """Make dead letters of messages without a chat."""
+    def _republish(self, versions: Sequence[DocumentVersion]) -> None:
         with self._database.begin() as tx:
-            for orphan in found:
+            message_states.republish(tx, versions)
+        if self._publisher is not None:  # else the next publisher does it
+            self._publisher.publish()
+
+    def _dead_letter_orphans(self, rows: Sequence[Orphan]) -> None:
+        with self._database.begin() as tx:
+            for orphan in rows:
                 orphans.dead_letter_orphan(tx, orphan)
 
-    def _close_in_epoch(self, shard: int, epoch: int, removed: Sequence[Parent]) -> None:
-        for start in range(0, len(removed), CLOSE_BATCH_SIZE):
-            batch = removed[start : start + CLOSE_BATCH_SIZE]
+    def _close(self, shard: int, epoch: int, parents: Sequence[Parent]) -> None:
+        for start in range(0, len(parents), CLOSE_BATCH_SIZE):
+            batch = parents[start : start + CLOSE_BATCH_SIZE]
             self._log.set_closed(shard, epoch, dict.fromkeys(batch, True))
-
-    def _in_one_epoch(self, shard: int, repair: Callable[[int], None]) -> None:
-        """Run a repair with the shard's epoch until it is done, claiming new lives in between."""
-        for _ in range(MAX_ATTEMPTS):
-            with self._database.connect() as connection:
-                epoch, _ = shards.shard_state(connection, shard)
-            try:
-                return repair(epoch)
-            except StaleEpoch as stale:
-                self._epochs.begin_epoch(shard, stale.reason)
-        raise Unavailable("Redis changes its epoch again and again", "see `instachat doctor`")

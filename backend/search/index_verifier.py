@@ -1,37 +1,24 @@
-"""IndexVerifier: whether an index holds every message at the very version that SQL has, and nothing else.
+"""Verifies that an index has every message at the version of its row, and no other document.
 
-Both sides are walked in the order of (chat, number), a page at a time, so memory does not grow with their
-number. While messages change, the two are never the same; so what differs is looked at again, on its own:
-its rows, then the index once all that was known by then is published, then its rows again. A document that
-is older than the row was before, or newer than the row is after, is a difference; nothing else is.
+While messages change, the two sides are never equal. So each difference of the first walk is confirmed on its
+own: the rows are read, everything written by then is published, the documents are read, then the rows again.
+A document that is older than the row was before, or newer than the row is afterwards, is a difference.
 """
 
-from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
 
 from backend.domain.model import MessageKey
+from backend.search import index_walk
 from backend.search.publish import Publisher
 from backend.storage.postgres import reindex_state
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.reindex_state import START_KEY
 from backend.storage.search_index import DocumentState, DocumentVersion, SearchIndex
 
-CONFIRM_BATCH_SIZE = 5_000  # differences that are looked at again together
-PAGE_ROWS = 10_000  # rows; as many documents as an index gives at once
-DOCUMENT_READERS = 2  # of documents: while Elasticsearch finds some, others are read
-
-
-class _PagePair(NamedTuple):
-    """Some rows, one behind the other, the key of the last unless there are no more, and their documents."""
-
-    rows: list[DocumentVersion]
-    last: MessageKey | None
-    documents: Future[tuple[list[DocumentVersion], bool]]
+CONFIRM_BATCH_SIZE = 5_000  # differences that are confirmed together
 
 
 class IndexVerifier:
@@ -43,11 +30,10 @@ class IndexVerifier:
         self._publisher = publisher
 
     def differences(self, name: str, progress: Callable[[int], object]) -> Iterator[MessageKey]:
-        """The keys of messages whose document is not what it should be, in order.
+        """The keys of the messages whose document is wrong, in order.
 
-        `progress` is called with the number of rows compared, now and then. Publishes what waits for it.
-
-        Raises IndexMissing, and as publishing does.
+        Publishes the outbox first. `progress` is called with the number of rows compared so far.
+        Raises IndexMissing, and as `Publisher.wait_published` does.
         """
         self._publisher.wait_published()
         self._index.refresh(name)
@@ -58,85 +44,59 @@ class IndexVerifier:
     def _candidate_keys(
         self, name: str, progress: Callable[[int], object]
     ) -> Generator[MessageKey, None, None]:
-        """The keys of which the two sides do not say the same."""
+        """The keys at which the two sides differ at first sight."""
         done = 0
-        with closing(self._page_pairs(name)) as pages:
-            for page in pages:
-                for keys in self._differing_in_page(name, page):
-                    if keys:  # of one page there may be any number
-                        yield from keys
-                        progress(done)
-                done += len(page.rows)
+        read_documents = partial(self._index.read_versions, name)
+        with closing(index_walk.paired_pages(self._row_pages(), read_documents)) as pages:
+            for rows, documents in pages:
+                yield from _differing_keys(rows, documents)
+                done += len(rows)
                 progress(done)
 
-    def _differing_in_page(self, name: str, page: _PagePair) -> Iterator[list[MessageKey]]:
-        rows, (documents, more) = page.rows, page.documents.result()
-        while more:  # than there are rows
-            reached = documents[-1][:2]
-            here = bisect_right(rows, reached, key=lambda row: row[:2])
-            yield _differing_keys(rows[:here], documents)
-            rows = rows[here:]
-            documents, more = self._index.read_versions(name, reached, page.last, PAGE_ROWS)
-        yield _differing_keys(rows, documents)
-
-    def _page_pairs(self, name: str) -> Generator[_PagePair, None, None]:
-        """All rows and documents, the next of which come while some are looked at."""
-        prefetched: deque[_PagePair] = deque()
-        pool = ThreadPoolExecutor(DOCUMENT_READERS, thread_name_prefix="index-verifier")
-        try:
-            for after, rows, last in self._row_pages():
-                size = min(len(rows) + 1, PAGE_ROWS)
-                documents = pool.submit(self._index.read_versions, name, after, last, size)
-                prefetched.append(_PagePair(rows, last, documents))
-                if len(prefetched) > DOCUMENT_READERS:
-                    yield prefetched.popleft()
-            yield from prefetched
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _row_pages(self) -> Iterator[tuple[MessageKey, list[DocumentVersion], MessageKey | None]]:
-        """Pages of rows: behind which key, the rows, and up to which key; None of the last."""
+    def _row_pages(self) -> Iterator[Sequence[DocumentVersion]]:
+        """All rows, each page by a query of its own: a reindex may take hours, too long for a snapshot."""
         after = START_KEY
         while True:
             with self._database.connect() as connection:
-                rows = list(reindex_state.list_rows_to_compare(connection, after, PAGE_ROWS))
-            last = rows[-1][:2] if len(rows) == PAGE_ROWS else None
-            yield after, rows, last
-            if last is None:
+                rows = list(
+                    reindex_state.list_rows_to_compare(connection, after, index_walk.PAGE_ROWS)
+                )
+            yield rows
+            if len(rows) < index_walk.PAGE_ROWS:
                 return
-            after = last
+            after = rows[-1][:2]
 
     def _confirm(self, name: str, keys: Sequence[MessageKey]) -> list[MessageKey]:
-        """Those that really differ."""
+        """The keys that still differ after everything written is published."""
         with self._database.connect() as connection:
             before = reindex_state.versions(connection, keys)
         self._publisher.wait_published()
-        held = self._index.read_states(name, keys)
+        documents = self._index.read_states(name, keys)
         with self._database.connect() as connection:
             after = reindex_state.versions(connection, keys)
         return [
             key
             for key in keys
-            if not _is_consistent(before.get(key), held.get(key), after.get(key))
+            if not _is_consistent(before.get(key), documents.get(key), after.get(key))
         ]
 
 
 def _differing_keys(
     rows: Sequence[DocumentVersion], documents: Sequence[DocumentVersion]
 ) -> list[MessageKey]:
-    """The keys of which two lists do not say the same, in order."""
+    """The keys at which two lists differ, in order."""
     if rows == documents:  # nearly always
         return []
     return sorted({version[:2] for version in set(rows) ^ set(documents)})
 
 
 def _is_consistent(before: int | None, document: DocumentState | None, after: int | None) -> bool:
-    """Whether a document is of a version that its row had at some time between two looks at it."""
+    """Whether a document has a version that its row had at some time between the two reads of the row."""
     if document is None:
         return before is None
     if before is not None and document.version < before:
         return False
     if after is not None:
         return document.version <= after
-    # There is no row (any more): one that says so may be of any version.
+    # The row does not exist (any more): a tombstone may have any version.
     return not document.alive or (before is not None and document.version == before)

@@ -4,8 +4,9 @@
 `bootstrap.py`; nothing else imports an implementation.
 """
 
-from collections.abc import Generator, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol, TypeAlias
 
 from backend.domain.errors import Failed
 from backend.domain.model import MessageKey
@@ -30,6 +31,18 @@ class DocumentState(NamedTuple):
     number: int
     version: int
     alive: bool
+
+
+PlainState: TypeAlias = tuple[int, int, int, bool]
+"""The fields of a DocumentState. Millions of plain tuples cost the garbage collector less."""
+
+ReadStates: TypeAlias = Callable[
+    [MessageKey, MessageKey | None, int], tuple[list[PlainState], bool]
+]
+"""Reads up to so many states behind one key, through another or to the end, in order of the keys.
+
+The flag says whether there may be more in that range.
+"""
 
 
 class RejectedDocument(NamedTuple):
@@ -132,13 +145,13 @@ class SearchIndex(Protocol):
 
     # -- comparing ---------------------------------------------------------------------------------
 
-    def iter_states(
+    def point_in_time(
         self, name: str, chat_ids: Sequence[int] | None = None
-    ) -> Generator[list[DocumentState], None, None]:
-        """The state of every document of an index, or of some chats, in pages ordered by (chat, number).
+    ) -> AbstractContextManager[ReadStates]:
+        """A function that reads the states of an index's documents, or of some chats' documents, by pages.
 
-        All pages show one point in time, which includes everything written before the call.
-        Raises IndexMissing.
+        All pages show one point in time, which includes everything written before the call. The function may
+        be called by several threads. Raises IndexMissing.
         """
 
     def read_versions(

@@ -51,12 +51,12 @@ def reconcile(
 
 
 def _bodies(work: "Reconciliation", progress: Progress, *, planned: bool) -> Iterator[Body]:
-    from backend.reconcile.findings import REPAIRS
+    from backend.reconcile.findings import rule_of
 
     for finding in work.findings(lambda done: progress.update(done, done)):
         body = finding._asdict()
         if planned and finding.repairable:
-            body["detail"] += f"; --repair would {REPAIRS[finding.kind]}"
+            body["detail"] += f"; --repair would {rule_of(finding.kind).remedy}"
         yield body
 
 

@@ -1,11 +1,11 @@
-"""Differences between the stores, planted by hand, each with the finding that it has to be.
+"""Plants differences between the stores, each with the finding that `reconcile` has to report.
 
-A `Field` is an installation with everything in it that explains a gap: removed, dead and known to be lost.
+A `Field` is an installation that contains everything that explains a gap: removed messages, dead letters, and
+a removed chat.
 """
 
 import random
 from collections.abc import Callable
-from typing import NamedTuple
 
 import redis
 from sqlalchemy import text
@@ -14,24 +14,21 @@ from backend.bootstrap import Backend
 from backend.domain.events import pack_messages
 from backend.domain.model import Parent, new_token
 from backend.ingest.requests import AcceptRequest
+from backend.reconcile.findings import FindingKind
 from backend.storage.redis.types import Creation
 
-Key = tuple[str, str | None, int | None, int | None]  # kind, token, chat, number
+Key = tuple[FindingKind, str | None, int | None, int | None]  # kind, token, chat, number
 FULL = range(2, 5)  # the chats of an application that have messages
 REMOVED = 5
 CHATS = 6  # the first and the last are empty
 MESSAGES = 13  # of a full chat
 
 
-class Planted(NamedTuple):
-    """What was planted under one parent."""
-
-    parent: Parent
-    found: list[Key]
-
-
 class Field:
-    """Applications whose stores agree, until something is planted."""
+    """Applications whose stores agree until something is planted.
+
+    `expected` are the findings that have to be reported.
+    """
 
     def __init__(self, backend: Backend, dice: random.Random, applications: int = 3) -> None:
         self.backend = backend
@@ -48,7 +45,7 @@ class Field:
         backend.drainer.drain_all()
 
     def _fill(self, token: str, chat: int) -> None:
-        """Messages: most are stored, one was rejected, one is removed."""
+        """Create messages, of which one is rejected and one removed."""
         texts = [f"{chat} {n} سلام" for n in range(1, MESSAGES - 1)]
         self.backend.acceptor.accept(AcceptRequest.messages(token, chat, texts))
         shard = self.backend.counters.shard(token)
@@ -61,7 +58,7 @@ class Field:
     # -- planting ------------------------------------------------------------------------------------
 
     def plant(self) -> None:
-        """Something in about half of all parents, and orphans."""
+        """Plant something under about half of all parents, and orphans."""
         for token in self.tokens:
             for parent in (Parent(token), *(Parent(token, n) for n in FULL)):
                 self._plant_under(parent)
@@ -84,33 +81,33 @@ class Field:
 
     def _behind(self, parent: Parent, highest: int) -> None:
         self.set_issued(parent, self.dice.randint(0, highest - 1))
-        self._expect("counter_behind", parent)
+        self._expect(FindingKind.COUNTER_BEHIND, parent)
 
     def _ahead(self, parent: Parent, highest: int) -> None:
         self.set_issued(parent, highest + self.dice.randint(1, 5))
-        self._expect("counter_ahead", parent)
+        self._expect(FindingKind.COUNTER_AHEAD, parent)
 
     def _ahead_of_last(self, parent: Parent, highest: int) -> None:
-        """The newest rows are gone."""
+        """Lose the newest row."""
         self._delete(parent, highest)
-        self._expect("counter_ahead", parent)
+        self._expect(FindingKind.COUNTER_AHEAD, parent)
 
     def _removed_differs(self, parent: Parent, _: int) -> None:
         self._add(parent, "removed", self.dice.choice([-1, 1, 7]))
-        self._expect("count_differs", parent)
+        self._expect(FindingKind.COUNT_DIFFERS, parent)
 
     def _issued_differs(self, parent: Parent, highest: int) -> None:
         self._add(parent, "issued", highest + 6)
-        self._expect("count_differs", parent)
+        self._expect(FindingKind.COUNT_DIFFERS, parent)
 
     def _gap(self, parent: Parent, highest: int) -> None:
         if parent.chat is None:
             self._delete(parent, 1)
-            self.expected.append(("gap_unexplained", parent.token, 1, None))
+            self.expected.append((FindingKind.GAP_UNEXPLAINED, parent.token, 1, None))
             return
         for number in self.dice.sample(range(3, highest - 2), self.dice.randint(1, 3)):
             self._delete(parent, number)
-            self.expected.append(("gap_unexplained", *parent, number))
+            self.expected.append((FindingKind.GAP_UNEXPLAINED, *parent, number))
 
     def _delete(self, parent: Parent, number: int) -> None:
         """Lose the row of a child."""
@@ -131,7 +128,7 @@ class Field:
 
     def _open_removed(self, chat: Parent) -> None:
         self.redis.hdel(self.key(chat), "closed")
-        self._expect("orphan", chat)
+        self._expect(FindingKind.ORPHAN, chat)
 
     def _orphan_message(self) -> None:
         number = self.dice.randint(1, 10**9)
@@ -141,7 +138,7 @@ class Field:
             chat=10**12 + self.dice.randint(1, 10**6),
             number=number,
         )
-        self.expected.append(("orphan", None, None, number))
+        self.expected.append((FindingKind.ORPHAN, None, None, number))
 
     def _orphan_application(self) -> None:
         self._orphan_counter(Parent(new_token()))
@@ -151,16 +148,16 @@ class Field:
 
     def _orphan_counter(self, parent: Parent) -> None:
         self.redis.hset(self.key(parent), mapping={"issued": 0, "epoch": self.dice.randint(1, 2)})
-        self._expect("orphan", parent)
+        self._expect(FindingKind.ORPHAN, parent)
 
-    def _expect(self, kind: str, parent: Parent) -> None:
+    def _expect(self, kind: FindingKind, parent: Parent) -> None:
         self.expected.append((kind, *parent, None))
 
-    # -- inside ----------------------------------------------------------------------------------------
+    # -- helpers ---------------------------------------------------------------------------------------
 
     @property
     def redis(self) -> "redis.Redis":
-        """The very client that the log uses."""
+        """The client that the log uses."""
         assert isinstance(self.backend.log.redis, redis.Redis)
         return self.backend.log.redis
 
@@ -169,7 +166,7 @@ class Field:
         return self.backend.log.counter_key(self.backend.counters.shard(parent.token), parent)
 
     def set_issued(self, parent: Parent, number: int) -> None:
-        """Have a counter say something else."""
+        """Set a counter by hand."""
         self.redis.hset(self.key(parent), "issued", number)
 
     def highest(self, parent: Parent) -> int:
@@ -194,6 +191,6 @@ class Field:
             )
 
     def execute(self, statement: str, **values: object) -> None:
-        """Write to SQL, past everything."""
+        """Change SQL by hand."""
         with self.backend.database.begin() as tx:
             tx.execute(text(statement), values)

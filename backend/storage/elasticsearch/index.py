@@ -13,8 +13,9 @@ Only documents that Elasticsearch refuses temporarily are retried here, one by o
 """
 
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from backend.domain.errors import Unavailable
 from backend.domain.model import MessageKey
@@ -28,6 +29,8 @@ from backend.storage.search_index import (
     DocumentState,
     DocumentVersion,
     IndexMissing,
+    PlainState,
+    ReadStates,
     RejectedDocument,
     SearchIndex,
 )
@@ -38,10 +41,13 @@ RETRY_DELAYS_SECONDS = (0.1, 0.3, 0.9)  # before temporarily refused documents a
 MAX_QUERY_IDS = 1_000  # per query
 MAX_HITS = 10_000  # Elasticsearch's default limit of a search
 POINT_IN_TIME_KEEP_ALIVE = "2m"  # between two pages
+_MAX_TIE_BREAKER = (1 << 63) - 1  # above that of every document; a point in time sorts by it, too
 _STATE_FILTER_PATH = "hits.hits.sort,hits.hits._version,hits.hits.matched_queries"
 _MATCH_ALL: Mapping[str, Any] = {"match_all": {}}
 _HAS_TEXT: Mapping[str, Any] = {"exists": {"field": "text", "_name": "alive"}}
 _BULK_HEADERS = {"content-type": "application/x-ndjson", "accept": "application/json"}
+
+S = TypeVar("S", bound=tuple[Any, ...])  # starts with the chat id and the number
 
 
 class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
@@ -245,25 +251,30 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
 
     # -- comparing ---------------------------------------------------------------------------------
 
-    def iter_states(
+    @contextmanager
+    def point_in_time(
         self, name: str, chat_ids: Sequence[int] | None = None
-    ) -> Generator[list[DocumentState], None, None]:
+    ) -> Iterator[ReadStates]:
         """See SearchIndex."""
         query = _with_alive_flag(_MATCH_ALL if chat_ids is None else _chats_filter(chat_ids))
         self.refresh(name)
         with self.translate_errors(name) as client:
-            pit_id = client.open_point_in_time(index=name, keep_alive=POINT_IN_TIME_KEEP_ALIVE)[
-                "id"
-            ]
-        after: list[int] | None = None
-        try:
-            while page := self._search_states(
+            keep_alive = POINT_IN_TIME_KEEP_ALIVE
+            pit_id = client.open_point_in_time(index=name, keep_alive=keep_alive)["id"]
+
+        def read(
+            after: MessageKey, last: MessageKey | None, size: int
+        ) -> tuple[list[PlainState], bool]:
+            hits = self._search_states(
                 _starting_at(query, after),
-                pit={"id": pit_id, "keep_alive": POINT_IN_TIME_KEEP_ALIVE},
-                after=after,
-            ):
-                yield list(map(_to_state, page))
-                after = page[-1]["sort"]
+                pit={"id": pit_id, "keep_alive": keep_alive},
+                after=(*after, _MAX_TIE_BREAKER),
+                size=size,
+            )
+            return _through(list(map(_to_plain_state, hits)), last, size)
+
+        try:
+            yield read
         finally:
             with self.translate_errors(name) as client:
                 client.close_point_in_time(id=pit_id)
@@ -272,18 +283,10 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
         self, name: str, after: MessageKey, last: MessageKey | None, size: int
     ) -> tuple[list[DocumentVersion], bool]:
         """See SearchIndex; `size` is at most MAX_HITS."""
-        found = list(
-            map(
-                _to_version,
-                self._search_states(
-                    _starting_at(_MATCH_ALL, after), index=name, after=after, size=size
-                ),
-            )
+        hits = self._search_states(
+            _starting_at(_MATCH_ALL, after), index=name, after=after, size=size
         )
-        more = len(found) == size and (last is None or found[-1][:2] < last)
-        while last and found and found[-1][:2] > last:
-            found.pop()
-        return found, more
+        return _through(list(map(_to_version, hits)), last, size)
 
     def read_states(self, name: str, keys: Sequence[MessageKey]) -> dict[MessageKey, DocumentState]:
         """See SearchIndex."""
@@ -329,10 +332,16 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
         return hits
 
 
-def _starting_at(query: Mapping[str, Any], after: Sequence[int] | None) -> Mapping[str, Any]:
+def _through(found: list[S], last: MessageKey | None, size: int) -> tuple[list[S], bool]:
+    """Cut hits behind the key `last` off; tell whether there may be more before it."""
+    more = len(found) == size and (last is None or found[-1][:2] < last)
+    while last and found and found[-1][:2] > last:
+        found.pop()
+    return found, more
+
+
+def _starting_at(query: Mapping[str, Any], after: MessageKey) -> Mapping[str, Any]:
     """Restrict a query to chats from the key's on, so that later pages do not read the earlier documents."""
-    if after is None:
-        return query
     return {"bool": {"must": [query], "filter": [{"range": {"chat": {"gte": after[0]}}}]}}
 
 
@@ -345,8 +354,13 @@ def _to_version(hit: Any) -> DocumentVersion:
     return key[0], key[1], hit["_version"]
 
 
+def _to_plain_state(hit: Any) -> PlainState:
+    key = hit["sort"]
+    return key[0], key[1], hit["_version"], "matched_queries" in hit
+
+
 def _to_state(hit: Any) -> DocumentState:
-    return DocumentState(*_to_version(hit), "matched_queries" in hit)
+    return DocumentState(*_to_plain_state(hit))
 
 
 def _chat_filter(chat_id: int) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from itertools import islice
 from sqlalchemy import text
 
 from backend.domain.model import Parent
+from backend.search.index_walk import PAGE_ROWS
 from backend.storage.postgres import message_states, search_indices
+from backend.storage.postgres.reindex_state import START_KEY
 from backend.storage.search_index import Document
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
 from instachat_cli.bench.harness.environment import Environment
@@ -80,8 +82,12 @@ def _read_all(env: Environment) -> None:
     for page in pages.values():
         _read_counters(env, page)
     if backend.index and live:
-        for _ in backend.index.iter_states(live.name):
-            pass
+        with backend.index.point_in_time(live.name) as read_documents:
+            after, more = START_KEY, True
+            while more:
+                documents, more = read_documents(after, None, PAGE_ROWS)
+                if documents:
+                    after = documents[-1][:2]
 
 
 def _read_counters(env: Environment, parents: Sequence[Parent]) -> None:

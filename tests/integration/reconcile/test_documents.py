@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from typing import assert_never
 
 import pytest
 
@@ -10,13 +11,13 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
 from backend.reconcile import orphan_counters
-from backend.reconcile.findings import Finding
+from backend.reconcile.findings import Finding, FindingKind, rule_of
 from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.postgres import message_states, search_indices
 from backend.storage.search_index import Document
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
-from tests.support.planted_findings import FULL, MESSAGES, Field, Key
+from tests.support.planted_findings import FULL, MESSAGES, REMOVED, Field, Key
 
 SEEDS = range(6)
 
@@ -69,6 +70,36 @@ class IndexedField(Field):
             self._expect_missing_row((None, None, 7))
         super().plant()
 
+    def plant_kind(self, kind: FindingKind) -> None:
+        """Plant one difference of this kind, and what it entails."""
+        chat = Parent(self.tokens[0], FULL[0])
+        match kind:
+            case FindingKind.COUNTER_BEHIND:
+                self._behind(chat, MESSAGES)
+            case FindingKind.COUNTER_AHEAD:
+                self._ahead(chat, MESSAGES)
+            case FindingKind.COUNT_DIFFERS:
+                self._removed_differs(chat, MESSAGES)
+            case FindingKind.GAP_UNEXPLAINED:
+                self._gap(chat, MESSAGES)
+            case FindingKind.ORPHAN:
+                self._orphan_message()
+                self._orphan_application()
+                self._orphan_chat()
+                self._open_removed(Parent(self.tokens[0], REMOVED))
+            case FindingKind.MISSING_DOCUMENT:
+                self._missing(chat)
+            case FindingKind.STALE_DOCUMENT:
+                self._older(chat)
+                self._newer(chat)
+                self._tombstone(chat)
+            case FindingKind.GHOST_DOCUMENT:
+                self._ghost(chat)
+            case FindingKind.MISSING_ROW:
+                self._unknown_document(chat)
+            case _:
+                assert_never(kind)
+
     def _delete(self, parent: Parent, number: int) -> None:
         super()._delete(parent, number)
         if parent.chat is not None:
@@ -80,33 +111,33 @@ class IndexedField(Field):
             super()._gap(parent, highest)
             return
         self._delete(parent, 8)
-        self.expected.append(("gap_unexplained", *parent, 8))
+        self.expected.append((FindingKind.GAP_UNEXPLAINED, *parent, 8))
 
     def _missing(self, chat: Parent) -> None:
         id_ = self.ids[chat]
         self.index.client.delete(index=self.name, id=f"{id_}-3", routing=f"{id_}")
-        self.expected.append(("missing_document", *chat, 3))
+        self.expected.append((FindingKind.MISSING_DOCUMENT, *chat, 3))
 
     def _older(self, chat: Parent) -> None:
         self.execute(
             "UPDATE message SET version = version + 1 WHERE chat_id = :id AND number = 4",
             id=self.ids[chat],
         )
-        self.expected.append(("stale_document", *chat, 4))
+        self.expected.append((FindingKind.STALE_DOCUMENT, *chat, 4))
 
     def _newer(self, chat: Parent) -> None:
         self._write(Document(self.ids[chat], 5, 10**17, "newer"))
-        self.expected.append(("stale_document", *chat, 5))
+        self.expected.append((FindingKind.STALE_DOCUMENT, *chat, 5))
 
     def _tombstone(self, chat: Parent) -> None:
         self._write(Document(self.ids[chat], 6, 10**16, None))
-        self.expected.append(("stale_document", *chat, 6))
+        self.expected.append((FindingKind.STALE_DOCUMENT, *chat, 6))
 
     def _ghost(self, chat: Parent) -> None:
         """Of a message that is removed, and of the one that was rejected."""
         for number in (2, MESSAGES - 1):
             self._write(Document(self.ids[chat], number, 10**16, "ghost"))
-            self.expected.append(("ghost_document", *chat, number))
+            self.expected.append((FindingKind.GHOST_DOCUMENT, *chat, number))
 
     def _unknown_document(self, chat: Parent) -> None:
         number = self.dice.randint(10**3, 10**9)
@@ -114,8 +145,8 @@ class IndexedField(Field):
         self._expect_missing_row((*chat, number))
 
     def _expect_missing_row(self, of: tuple[str | None, int | None, int]) -> None:
-        self.missing_rows.append(("missing_row", *of))
-        self.expected.append(("missing_row", *of))
+        self.missing_rows.append((FindingKind.MISSING_ROW, *of))
+        self.expected.append((FindingKind.MISSING_ROW, *of))
 
     def _write(self, document: Document) -> None:
         assert not self.index.write(self.name, [document])
@@ -153,6 +184,18 @@ def test_what_is_planted_is_found_and_repaired(core: Backend, seed: int) -> None
     assert keys(found(core, repair=True)) == Counter(field.missing_rows)
 
 
+@pytest.mark.parametrize("kind", FindingKind)
+def test_each_kind_is_found_and_repaired(core: Backend, kind: FindingKind) -> None:
+    """Planted alone it is found alone; afterwards only documents without rows are left."""
+    field = IndexedField(core, random.Random(0), applications=1)
+    field.plant_kind(kind)
+    assert kind in {planted for planted, *_ in field.expected}
+    assert keys(found(core, repair=True)) == Counter(field.expected)
+    left = keys(found(core))
+    assert left == Counter(field.missing_rows)
+    assert bool(rule_of(kind).repairs) == all(planted != kind for planted, *_ in left)
+
+
 def test_what_the_outbox_names_is_pending(core: Backend) -> None:
     """Stored, edited and removed, and not published yet: explained, and published nothing is left."""
     field = IndexedField(core, random.Random(0))
@@ -186,7 +229,9 @@ def test_an_index_without_documents_misses_all(core: Backend) -> None:
     field.index.drop(field.name)
     field.index.create(field.name)
     field.index.set_read_alias(field.name)
-    rows = sum(1 for finding in found(core, repair=True) if finding.kind == "missing_document")
+    rows = sum(
+        1 for finding in found(core, repair=True) if finding.kind == FindingKind.MISSING_DOCUMENT
+    )
     assert rows == len(field.tokens) * len(FULL) * (MESSAGES - 2)
     assert found(core) == []
     with core.database.snapshot() as connection:

@@ -15,7 +15,7 @@ from backend.domain.errors import NotFound
 from backend.domain.model import Chat, Parent
 from backend.ingest.requests import AcceptRequest
 from backend.reconcile import orphan_counters
-from backend.reconcile.findings import Finding
+from backend.reconcile.findings import Finding, FindingKind
 from backend.storage.postgres import locks, reconciliations
 from tests.support.planted_findings import FULL, MESSAGES, Field, Key
 
@@ -142,7 +142,7 @@ def test_too_much_to_be_lost_is_left_alone(backend: Backend) -> None:
     field.set_issued(Parent(field.tokens[0], 2), 10**9)
     for _ in range(2):
         (finding,) = found(backend, repair=True)
-        assert (finding.kind, finding.repairable) == ("counter_ahead", False)
+        assert (finding.kind, finding.repairable) == (FindingKind.COUNTER_AHEAD, False)
 
 
 def test_a_lost_chat_takes_no_messages(backend: Backend) -> None:
@@ -151,7 +151,9 @@ def test_a_lost_chat_takes_no_messages(backend: Backend) -> None:
     token = field.tokens[0]
     field.execute("DELETE FROM chat WHERE number = 1")
     backend.acceptor.accept(AcceptRequest.messages(token, 1, ["into nothing"]))
-    assert keys(found(backend, repair=True)) == Counter([("gap_unexplained", token, 1, None)])
+    assert keys(found(backend, repair=True)) == Counter(
+        [(FindingKind.GAP_UNEXPLAINED, token, 1, None)]
+    )
     with pytest.raises(NotFound):
         backend.acceptor.accept(AcceptRequest.messages(token, 1, ["x"]))
     assert backend.catalog.application(token).chats_count == 4
@@ -177,7 +179,7 @@ def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
             )
         assert looking.result() == []
     field.set_issued(chat, MESSAGES + 6)
-    assert keys(found(backend)) == Counter([("counter_ahead", *chat, None)])
+    assert keys(found(backend)) == Counter([(FindingKind.COUNTER_AHEAD, *chat, None)])
 
 
 def test_memory_does_not_grow(backend: Backend, application: str) -> None:
@@ -236,8 +238,8 @@ def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
     assert isinstance(backend.log.redis, redis.Redis)
     backend.log.redis.flushall()
     (finding,) = found(backend, repair=True)
-    assert (finding.kind, finding.chat) == ("count_differs", 1)
-    assert "2 to 4 were given, and Redis forgot" in finding.detail
+    assert (finding.kind, finding.chat) == (FindingKind.COUNT_DIFFERS, 1)
+    assert "2 to 4 were issued, and Redis has lost them" in finding.detail
     assert found(backend) == []
     assert backend.acceptor.accept(AcceptRequest.messages(application, 1, ["next"])).first == 5
     chat = backend.catalog.chat(application, 1)

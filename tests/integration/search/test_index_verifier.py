@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
-from backend.search import index_verifier
+from backend.search import index_verifier, index_walk
 from backend.search.index_verifier import IndexVerifier
 from backend.storage.search_index import Document
 from tests.support.elasticsearch.requests import (
@@ -30,7 +30,7 @@ def test_every_difference_is_named(
     publish_all(core)
     assert core.index
     name, rng = live_index_name(core), random.Random(page)
-    monkeypatch.setattr(index_verifier, "PAGE_ROWS", page)
+    monkeypatch.setattr(index_walk, "PAGE_ROWS", page)
     monkeypatch.setattr(index_verifier, "CONFIRM_BATCH_SIZE", 4)
     ((chat, version),) = query_rows(core, "SELECT chat_id, version FROM message")
     keys = [(chat, number) for chat in CHATS for number in range(1, MAX_NUMBER + 1)]

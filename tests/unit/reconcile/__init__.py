@@ -1,0 +1,1 @@
+"""Tests of backend/reconcile that need no engine."""
