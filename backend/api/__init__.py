@@ -1,21 +1,19 @@
-"""The HTTP edge: what comes in is checked and handed to the core, what comes out has the contract's form.
+"""The HTTP API, above the core: it checks requests, calls the core, and writes the contract's responses.
 
-    server      what a process of `instachat serve` does; processes: how they are kept up; address: where
-    connection  a client's connection, and what it can make the server hold and wait for
-    edge        the outermost layer of the application: request ids, headers, logs
-    reading     bodies: of the right type, of bounded size, in bounded time
-    fast        the one hot route, POST …/messages, in as few steps as can be
-    gather      group commit: requests that wait at the same moment are accepted in one call
-    app         everything put together; OpenAPI
-    applications, chats, messages, health   the routes, a noun a file
-    pages       `/`, whether everything is well, and `/docs`; their files are in assets/
-    watch       the engines, asked once a second for however many look
-    figures     what the figures mean to a person
-    metrics     `/metrics`, for Prometheus
-    measures    what a process counts of its own work; logs: the lines it writes
-    service     what every route works with; waiting, limit: for what is stored, and on creations
-    shapes      what bodies look like, for validation and for OpenAPI
-    problems    errors as RFC 9457 problems
+    serve            `instachat serve`: the server's processes and what each of them runs
+    app              the application: routes, error handlers and OpenAPI, put together
+    routes/          the routes, a noun a file; probes, the status page, the API documentation
+    problems         every error response and the core error it stands for: start here for "why a 503?"
+    server/          processes, connections, the fast path for POST …/messages, group commit, logs
+    health/          the engines' health and the metrics, and how the status page and `/metrics` show them
+    service          what the routes call: the core in threads, group commit, waiting; lifespan opens it
+    stored_waiter    `?wait=stored`, for all requests of a process together
+    creation_limit   how many applications an address may create
+    schemas, parameters, request_body   what requests and responses consist of, and its validation
+    openapi          what the OpenAPI document says beside the routes
+    middleware, headers, html           what surrounds a request and a response
+    assets/          the files of the two pages
 
-The core is synchronous and runs in threads, but for the call that accepts (`log.asynchronous`).
+The core is synchronous and runs in threads. Only the call that accepts is awaited by the event loop
+(`backend.storage.redis.accept_async`).
 """

@@ -1,4 +1,4 @@
-"""The application: routes, errors and OpenAPI, put together."""
+"""The application: routes, error handlers and OpenAPI, put together."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -13,25 +13,24 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from backend.api import openapi, problems
-from backend.api.health import metrics, page, probes
+from backend.api.lifespan import open_service
 from backend.api.problems import ProblemException
-from backend.api.routes import applications, chats, messages, reindex
-from backend.api.service import open_service
+from backend.api.routes import applications, chats, docs, messages, probes, reindex, status_page
 from backend.domain.errors import InstaChatError
 from backend.settings import Settings
 
 DESCRIPTION = """\
-Applications have chats, chats have messages; both are numbered 1, 2, 3 … within their parent. A creation is
-answered at once with its number, when it is in the log; it is stored a moment later.
+Applications have chats, and chats have messages. Both are numbered 1, 2, 3 … within their parent. The server
+returns the number of a new chat or message as soon as it is in the log, and stores it a moment later.
 
-What was accepted and is not stored yet answers `202` for a moment. Errors are problems as in RFC 9457.
+Until then, reading it returns `202`. Errors are problems as RFC 9457 defines them.
 """
 EXPOSED_HEADERS = ["ETag", "Retry-After", "X-Request-Id"]
 logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The routes; their engines are opened when the server starts the application."""
+    """The application. It opens its engines when the server starts it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -39,7 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
             async with open_service(settings) as app.state.service:
                 yield
         except Exception:
-            logger.exception("this process of the server can't start, or end, in good order")
+            logger.exception("a process of the server failed to start or to stop")
             raise
 
     app = FastAPI(
@@ -62,12 +61,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(messages.router)
     app.include_router(messages.batch_router)
     app.include_router(probes.router)
-    app.include_router(metrics.router)
-    app.include_router(page.router)
+    app.include_router(probes.metrics_router)
+    app.include_router(status_page.router)
+    app.include_router(docs.router)
     if settings.admin_token is not None:
         app.include_router(applications.operator_router)
         app.include_router(reindex.router)
-    else:  # that path exists for its POST; what operators get there does not
+    else:  # POST exists on that path, so without this GET would be a 405
         app.include_router(applications.no_operator_router)
     if settings.cors_origins:
         app.add_middleware(
@@ -77,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id"],
             expose_headers=EXPOSED_HEADERS,
         )
-    app.openapi = lambda: openapi.build_schema(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: openapi.build_schema(app)  # type: ignore[method-assign]  # as FastAPI documents
     return app
 
 
@@ -91,12 +91,12 @@ async def _handle_core_error(request: Request, error: Exception) -> Response:
 
 
 async def _handle_validation_error(_: Request, error: Exception) -> Response:
-    """A path that can't be is not found; all else is invalid."""
+    """404 for an invalid path, because nothing can have it; 422 for everything else."""
     assert isinstance(error, RequestValidationError)
-    found = error.errors()
-    if any(each["loc"][0] == "path" for each in found):
+    invalid = error.errors()
+    if any(each["loc"][0] == "path" for each in invalid):
         return problems.response(problems.NOT_FOUND)
-    return problems.response(problems.INVALID, "; ".join(map(_describe, found[:5])))
+    return problems.response(problems.INVALID, "; ".join(map(_describe, invalid[:5])))
 
 
 async def _handle_http_exception(_: Request, error: Exception) -> Response:
@@ -113,6 +113,6 @@ async def _handle_http_exception(_: Request, error: Exception) -> Response:
 
 
 def _describe(error: Any) -> str:
-    """Where, and what is wrong; never the value itself, which may be a text."""
+    """The place and the defect; never the value itself, which may be a text."""
     location = ".".join(map(str, error["loc"]))
     return f"{location}: {str(error['msg']).removeprefix('Value error, ')}"

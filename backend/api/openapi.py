@@ -1,4 +1,4 @@
-"""What OpenAPI says beside the routes themselves: problems, headers, the operator's key."""
+"""What the OpenAPI document says beside the routes: problems, headers, and links between operations."""
 
 import json
 from typing import Any
@@ -6,21 +6,20 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from backend.api import problems
-from backend.api.schemas import Pending, ProblemBody
+from backend.api import problems, schemas
 
 _DESCRIPTIONS = {
     400: "The body is not JSON.",
     401: "The operator's token is missing or wrong.",
-    404: "There is no such thing.",
+    404: "There is no such application, chat or message.",
     408: "The body did not arrive in time.",
-    409: "It contradicts what is there.",
-    410: "The number was given, but its creation was rejected.",
+    409: "The request conflicts with the current state.",
+    410: "The number was assigned, but its creation was rejected.",
     413: "The body is too large.",
-    415: "The body is not said to be JSON.",
+    415: "The body's type is not JSON.",
     422: "A value is not valid.",
-    429: "Too many applications were created from this address.",
-    503: "A dependency is away, or refuses for now.",
+    429: "This address has created too many applications.",
+    503: "A dependency does not respond, or the server refuses for now; try again.",
 }
 _EXAMPLES = {
     problem.status: json.loads(problems.encode(problem))
@@ -41,7 +40,7 @@ _RETRY_AFTER_HEADER = {
 }
 _TOKEN = {"token": "$request.path.token"}
 _CHAT = {**_TOKEN, "chat": "$request.path.chat"}
-# What may follow a creation, with its number or token.
+# The operations that can follow a creation, with its token or number.
 LINKS: dict[str, dict[str, dict[str, str]]] = {
     "create_application": {
         name: {"token": "$response.body#/token"}
@@ -65,7 +64,7 @@ LINKS: dict[str, dict[str, dict[str, str]]] = {
 }
 _ETAG_HEADER = {
     "ETag": {
-        "description": "the version, for If-Match",
+        "description": "the version, to pass as If-Match",
         "required": True,
         "schema": {"type": "string"},
     }
@@ -82,10 +81,11 @@ def route_responses(
     pending: bool = False,
     cascading: bool = False,
 ) -> Responses:
-    """The responses of a route: these problems, those of reading a `body`, and 422 and 503.
+    """The responses of a route beside its success: these `statuses`, and 422 and 503.
 
-    `etag` is the status that comes with one, `stored` the shape of an answer to `?wait=`, and `pending`
-    says that what is read may be on its way, `cascading` that a deletion may take more with it.
+    `body` adds the problems of reading one. `etag` is the status of the response with an ETag. `stored` is
+    the model of the 201 to `?wait=`. `pending` adds the 202 of reading what is not stored yet, `cascading`
+    the 202 of a deletion with `?cascade=`.
     """
     all_statuses = sorted({*statuses, *(_BODY_STATUSES if body else ()), 422, 503})
     responses: Responses = {status: _problem(status) for status in all_statuses}
@@ -94,16 +94,16 @@ def route_responses(
     if stored:
         responses[201] = {"model": stored, "description": "Stored"}
     if pending:
-        responses[202] = {"model": Pending, "description": "Accepted, and not stored yet"}
+        responses[202] = {"model": schemas.Pending, "description": "Accepted and not stored yet"}
     if cascading:
         responses[202] = {
-            "description": "Gone with all that is in it; the rows are dropped afterwards"
+            "description": "Deleted with everything inside; the rows are removed afterwards"
         }
     return responses
 
 
 def _problem(status: int) -> dict[str, Any]:
-    answer: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": _DESCRIPTIONS[status],
         "content": {
             problems.MEDIA_TYPE: {
@@ -113,12 +113,12 @@ def _problem(status: int) -> dict[str, Any]:
         },
     }
     if status in (429, 503):
-        answer["headers"] = _RETRY_AFTER_HEADER
-    return answer
+        response["headers"] = _RETRY_AFTER_HEADER
+    return response
 
 
 def build_schema(app: FastAPI) -> dict[str, Any]:
-    """OpenAPI 3.1, made once from the routes."""
+    """The OpenAPI 3.1 document, built once from the routes."""
     if not app.openapi_schema:
         document = get_openapi(
             title=app.title,
@@ -127,7 +127,7 @@ def build_schema(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             tags=app.openapi_tags,
         )
-        document["components"]["schemas"]["Problem"] = ProblemBody.model_json_schema()
+        document["components"]["schemas"]["Problem"] = schemas.ProblemBody.model_json_schema()
         for methods in document["paths"].values():
             for operation in methods.values():
                 _add_links(operation)
@@ -141,13 +141,13 @@ def _add_links(operation: dict[str, Any]) -> None:
         name: {"operationId": name, "parameters": parameters}
         for name, parameters in LINKS.get(operation["operationId"], {}).items()
     }
-    for status, answer in operation["responses"].items():
+    for status, response in operation["responses"].items():
         if links and status in ("201", "202"):
-            answer["links"] = links
+            response["links"] = links
 
 
 def _drop_null_type(operation: dict[str, Any]) -> None:
-    """A parameter that need not be there is not one that may be null."""
+    """An optional parameter may be absent; it is never null."""
     for parameter in operation.get("parameters", []):
         schema = parameter["schema"]
         if {"type": "null"} in schema.get("anyOf", []):

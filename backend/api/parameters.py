@@ -1,16 +1,85 @@
-"""What a request asks beside its body: `If-Match`, `Idempotency-Key`, `?wait=`, `?cascade=`."""
+"""What requests carry beside their body: the path, the query, `If-Match` and `Idempotency-Key`."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import Header, Query
+from fastapi import Header, Path, Query
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from backend.api.schemas import NO_NUL
+from backend.domain.folding import MAX_KEYWORD
+from backend.domain.model import MAX_NUMBER
 from backend.ingest.requests import MAX_KEY_LENGTH
 
+PREFIX = "/api/v1"
+MAX_PAGE_SIZE = 200
+DEFAULT_PAGE_SIZE = 50
+_ETAG_PATTERN = re.compile(r'"([0-9]{1,18})"\Z')
+_NO_VERSION = -1  # equals no version, so that a foreign tag never matches
+
+
+def _parse_digits(value: Any) -> Any:
+    """A number from plain digits: no sign, space, underscore or fraction. Raises ValueError."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
+        return int(value)
+    raise ValueError("not a number in plain digits")
+
+
+def _number_between(
+    lowest: int, highest: int, example: int
+) -> tuple[BeforeValidator, Any, WithJsonSchema]:
+    """What an `Annotated` integer needs; a plain tuple, because it is unpacked there."""
+    return (
+        BeforeValidator(_parse_digits),
+        Field(ge=lowest, le=highest),
+        WithJsonSchema(
+            {"type": "integer", "minimum": lowest, "maximum": highest, "examples": [example]}
+        ),
+    )
+
+
+Token = Annotated[
+    str,
+    Path(description="the application's token", examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"]),
+]
+ChatNumber = Annotated[
+    int, *_number_between(1, MAX_NUMBER, 1), Path(description="the chat's number")
+]
+MessageNumber = Annotated[
+    int, *_number_between(1, MAX_NUMBER, 12), Path(description="the message's number")
+]
+Limit = Annotated[
+    int,
+    *_number_between(1, MAX_PAGE_SIZE, 20),
+    Query(description="the largest number of items to return"),
+]
+Keyword = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=MAX_KEYWORD,
+        description="return only messages whose text contains this, each with `highlight`",
+        examples=["morning"],
+        json_schema_extra=NO_NUL,
+    ),
+]
+After = Annotated[
+    int,
+    *_number_between(0, MAX_NUMBER, 50),
+    Query(description="return only items with a greater number"),
+]
+AfterToken = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        description="return only applications created after the one with this token",
+        examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"],
+    ),
+]
 IfMatch = Annotated[
     str | None,
     Header(
-        description="only if the ETag still is this one",
+        description="make the change only if the ETag is still this one",
         examples=['"1764000000000000"'],
     ),
 ]
@@ -19,20 +88,20 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=MAX_KEY_LENGTH,
-        description="for 24 hours the same key and body give the same answer and create nothing new",
+        description="for 24 hours, the same key and body get the same response and create nothing new",
         examples=["5f0c7c1e-5a55-4a3b-9d0a-1c1f0c3a7a10"],
     ),
 ]
 Wait = Annotated[
     Literal["stored", "searchable"] | None,
-    Query(description="answer 201 once that is so, or 202 after 5 seconds"),
+    Query(
+        description="wait until the creation is stored or searchable: 201, or 202 after 5 seconds"
+    ),
 ]
 Cascade = Annotated[
     bool,
-    Query(description="all that is in it goes, too: 202, and the rows are dropped afterwards"),
+    Query(description="delete everything inside, too: 202, and the rows are removed afterwards"),
 ]
-_ETAG_PATTERN = re.compile(r'"([0-9]{1,18})"\Z')
-_NO_VERSION = -1  # no version: what is no tag of ours matches nothing
 
 
 def etag(version: int) -> str:
@@ -41,8 +110,8 @@ def etag(version: int) -> str:
 
 
 def parse_if_match(if_match: str | None) -> int | None:
-    """The version that a request asks for; None where any will do."""
+    """The version that the header requires; None if it accepts any."""
     if if_match is None or if_match.strip() == "*":
         return None
-    found = _ETAG_PATTERN.match(if_match.strip())
-    return int(found.group(1)) if found else _NO_VERSION
+    match = _ETAG_PATTERN.match(if_match.strip())
+    return int(match.group(1)) if match else _NO_VERSION

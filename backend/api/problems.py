@@ -1,7 +1,10 @@
-"""Errors as RFC 9457 problems: the only place that maps what went wrong to HTTP statuses.
+"""Error responses, as RFC 9457 problems: the only place that maps errors to HTTP statuses.
 
-A problem never names an engine's address, a token, a text or a database id: what an operator needs is in
-the log, under the same request id.
+To find out why a request was answered with an error: take the `type` and `detail` of the response, or the
+request id and the server's log, which holds the message of each error behind a 5xx response. Each constant
+below names the place that raises it. Errors of the core are mapped in PROBLEMS_BY_ERROR.
+
+A problem never names an engine's address, a token, a text or a database id.
 """
 
 import json
@@ -16,13 +19,13 @@ from backend.domain import errors
 from backend.domain.errors import InstaChatError
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_SECONDS = 1  # what Retry-After says when something is away
+RETRY_AFTER_SECONDS = 1  # the Retry-After of every 503
 logger = logging.getLogger(__name__)
 TYPE_PREFIX = "urn:problem-type:instachat:"
 
 
 class Problem(NamedTuple):
-    """One kind of problem; `detail` of None is the error's own message."""
+    """One kind of problem. Where `detail` is None, the response shows the error's own message."""
 
     status: int
     name: str
@@ -30,10 +33,14 @@ class Problem(NamedTuple):
     detail: str | None = None
 
 
+# 4xx: raised by the route (or by app.py's handlers), request_body.py, and server/connection.py.
 NOT_JSON = Problem(400, "not-json", "Not JSON", "The body is not JSON in UTF-8.")
-NOT_HTTP = Problem(400, "not-http", "Not HTTP", "What was sent is not a request of HTTP/1.1.")
+NOT_HTTP = Problem(400, "not-http", "Not HTTP", "The request is not HTTP/1.1.")
 NO_OPERATOR = Problem(
-    401, "no-operator", "Operators only", "This needs the operator's token: Authorization: Bearer."
+    401,
+    "no-operator",
+    "Operators only",
+    "This route requires the operator's token: Authorization: Bearer.",
 )
 NOT_FOUND = Problem(404, "not-found", "Not found", "There is nothing here.")
 METHOD_NOT_ALLOWED = Problem(
@@ -43,37 +50,66 @@ BODY_TOO_SLOW = Problem(408, "too-slow", "Too slow", "The body did not arrive in
 HEADERS_TOO_SLOW = Problem(408, "too-slow", "Too slow", "The headers did not arrive in time.")
 BODY_TOO_LARGE = Problem(413, "too-large", "Too large")
 UNSUPPORTED_MEDIA_TYPE = Problem(
-    415, "unsupported-media-type", "Unsupported media type", "A body is sent as application/json."
+    415, "unsupported-media-type", "Unsupported media type", "Send the body as application/json."
 )
 INVALID = Problem(422, "invalid", "Invalid")
 TOO_MANY_CREATIONS = Problem(
-    429, "too-many", "Too many", "Too many applications were created from this address."
+    429, "too-many", "Too many", "This address has created too many applications."
 )
 HEADERS_TOO_LARGE = Problem(
-    431, "headers-too-large", "Headers too large", "Less than 64 KiB of headers are taken."
+    431, "headers-too-large", "Headers too large", "The headers must be smaller than 64 KiB."
 )
+
+# 500: an exception that no handler expects. The log has its type and place.
 FAULT = Problem(
-    500, "fault", "Fault", "This is a fault of the server; its log says more under the request id."
+    500, "fault", "Fault", "The server failed. Its log describes the error under the request id."
 )
-BUSY = Problem(503, "busy", "Busy", "Too much is asked at this moment; nothing was changed.")
-UNAVAILABLE = Problem(503, "unavailable", "Unavailable", "A dependency does not answer; try again.")
-FULL = Problem(503, "full", "Full", "Too much waits to be stored; nothing was accepted.")
+
+# 503, raised in this package.
+TOO_MANY_CALLS = Problem(  # service.py, Service._run_in: MAX_CALLS
+    503, "busy", "Busy", "Too many requests are being processed; nothing was changed."
+)
+TOO_MANY_BODY_BYTES = Problem(  # request_body.py, _JsonRequest._read: MAX_HELD_BYTES
+    503, "busy", "Busy", "Too many large bodies are being processed; nothing was changed."
+)
+CALL_TIMED_OUT = Problem(  # service.py, Service._run_in: the call's timeout
+    503, "unavailable", "Unavailable", "A dependency did not respond in time; try again."
+)
+STOPPING = Problem(  # middleware.py: the server stopped before the request had finished
+    503, "unavailable", "Unavailable", "The server is stopping; try again."
+)
+
+# 503, for an error of the core.
+TOO_MANY_WAITING = Problem(
+    503, "busy", "Busy", "Too many creations are waiting; nothing was changed."
+)
+UNAVAILABLE = Problem(
+    503, "unavailable", "Unavailable", "A dependency does not respond; try again."
+)
+FULL = Problem(503, "full", "Full", "Too much is waiting to be stored; nothing was accepted.")
 UNCONFIRMED = Problem(
     503,
     "unconfirmed",
     "Not confirmed",
-    "It is not known whether this was accepted. With an Idempotency-Key it can be repeated.",
+    "It is not known whether this was accepted. With an Idempotency-Key you can repeat it.",
 )
 
+# The first entry whose class matches decides, so subclasses come before their base classes.
 PROBLEMS_BY_ERROR: tuple[tuple[type[InstaChatError], Problem], ...] = (
     (errors.Invalid, INVALID),
     (errors.Gone, Problem(410, "rejected", "Rejected")),
     (errors.NotFound, NOT_FOUND),
+    # backend/ingest/accept.py
     (errors.Closing, Problem(503, "being-deleted", "Being deleted")),
+    # backend/storage/redis/accept.py (the log's limit) and errors.py (Redis's memory)
     (errors.LogFull, FULL),
+    # backend/storage/redis/errors.py (the reply was lost) and server/group_commit.py (a timeout)
     (errors.Unconfirmed, UNCONFIRMED),
+    # backend/storage/: redis/errors.py, postgres/database.py, elasticsearch/client.py
     (errors.EngineDown, UNAVAILABLE),
-    (errors.Busy, BUSY),
+    # server/group_commit.py: MAX_WAITING_REQUESTS
+    (errors.Busy, TOO_MANY_WAITING),
+    # Any other temporary refusal; the response's detail is its message: search the code for that.
     (errors.Unavailable, Problem(503, "unavailable", "Unavailable")),
     (errors.HasChildren, Problem(409, "has-children", "Has children")),
     (errors.StaleVersion, Problem(409, "stale", "Changed meanwhile")),
@@ -83,7 +119,7 @@ PROBLEMS_BY_ERROR: tuple[tuple[type[InstaChatError], Problem], ...] = (
 
 
 class ProblemException(HTTPException):
-    """A request that is refused at the edge."""
+    """A request that the HTTP layer itself refuses."""
 
     def __init__(self, problem: Problem, detail: str | None = None, **headers: str) -> None:
         super().__init__(problem.status, headers=headers)
@@ -92,7 +128,7 @@ class ProblemException(HTTPException):
 
 
 def from_error(error: InstaChatError) -> tuple[Problem, str]:
-    """The problem that an error of the core is, and its detail."""
+    """The problem for an error of the core, and its detail."""
     problem = next(
         (problem for kind, problem in PROBLEMS_BY_ERROR if isinstance(error, kind)), FAULT
     )
@@ -100,7 +136,7 @@ def from_error(error: InstaChatError) -> tuple[Problem, str]:
 
 
 def error_response(error: InstaChatError, request_id: bytes) -> Response:
-    """The answer to an error of the core; the log has more of those that are not the client's."""
+    """The response for an error of the core. Logs the message of those that the client did not cause."""
     problem, detail = from_error(error)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         level = logging.WARNING if isinstance(error, errors.Unavailable) else logging.ERROR
@@ -109,14 +145,14 @@ def error_response(error: InstaChatError, request_id: bytes) -> Response:
 
 
 def response(problem: Problem, detail: str | None = None, **headers: str) -> Response:
-    """The answer that tells of a problem."""
+    """The response for a problem."""
     if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
     return Response(encode(problem, detail), problem.status, headers, MEDIA_TYPE)
 
 
 def encode(problem: Problem, detail: str | None = None) -> bytes:
-    """A problem's body."""
+    """The body of the response for a problem."""
     members: dict[str, Any] = {
         "type": TYPE_PREFIX + problem.name,
         "title": problem.title,

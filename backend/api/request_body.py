@@ -1,4 +1,4 @@
-"""Reading a body: of the right type, of bounded size, in bounded time, and JSON."""
+"""Reads JSON bodies: checks the type, and limits their size and the time until they have arrived."""
 
 import asyncio
 import json
@@ -12,21 +12,20 @@ from fastapi.routing import APIRoute
 from backend.api import problems
 from backend.api.problems import ProblemException
 
-MAX_BODY_BYTES = (
-    256 * 1024
-)  # a text of 10,000 letters, each of them written as two escapes, takes half
-MAX_BATCH_BODY_BYTES = 48 * 1024 * 1024  # 1,000 texts of 10,000 letters of four bytes
-MAX_HELD_BYTES = 256 * 1024 * 1024  # of all bodies that are being read or worked on, in one process
-BODY_TIMEOUT_SECONDS = 10.0  # for all of a body; a larger one has a second more for each MiB
+# A text of 10,000 code points, each written as two JSON escapes, takes half of this.
+MAX_BODY_BYTES = 256 * 1024
+MAX_BATCH_BODY_BYTES = 48 * 1024 * 1024  # 1,000 texts of 10,000 code points of four bytes
+MAX_HELD_BYTES = 256 * 1024 * 1024  # of all bodies that one process is reading or processing
+BODY_TIMEOUT_SECONDS = 10.0  # for a whole body, plus one second for each MiB that the route allows
 
 
 class JsonRoute(APIRoute):
-    """A route whose body, if it has one, is read by the rules of this module."""
+    """A route that reads its body, if it has one, by the rules of this module."""
 
     max_bytes = MAX_BODY_BYTES
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's own way to put something around the reading of the body."""
+        """FastAPI's hook to wrap the reading of the body."""
         handle = super().get_route_handler()
         max_bytes = self.max_bytes
 
@@ -41,13 +40,13 @@ class JsonRoute(APIRoute):
 
 
 class BatchRoute(JsonRoute):
-    """A route with a body of many texts."""
+    """A route whose body may hold many texts."""
 
     max_bytes = MAX_BATCH_BODY_BYTES
 
 
 class _JsonRequest(Request):
-    held_bytes = 0  # bytes, of all of them
+    held_bytes = 0  # of all requests of this process
 
     def __init__(self, request: Request, max_bytes: int) -> None:
         super().__init__(request.scope, request.receive)
@@ -55,7 +54,7 @@ class _JsonRequest(Request):
         self._size = 0
 
     def release(self) -> None:
-        """The body is not needed any more."""
+        """Stop counting this body in `held_bytes`."""
         _JsonRequest.held_bytes -= self._size
 
     async def body(self) -> bytes:
@@ -67,12 +66,12 @@ class _JsonRequest(Request):
         return self._body
 
     async def json(self) -> Any:
-        """What the body says; raises ProblemException."""
+        """The decoded body; raises ProblemException."""
         return parse_json(await self.body())
 
     async def _read(self) -> bytes:
         too_large = ProblemException(
-            problems.BODY_TOO_LARGE, f"At most {self._max_bytes:,} bytes are taken here."
+            problems.BODY_TOO_LARGE, f"The body must not be larger than {self._max_bytes:,} bytes."
         )
         if int(self.headers.get("content-length", 0)) > self._max_bytes:
             raise too_large
@@ -85,7 +84,7 @@ class _JsonRequest(Request):
                     if self._size > self._max_bytes:
                         raise too_large
                     if _JsonRequest.held_bytes > MAX_HELD_BYTES:
-                        raise ProblemException(problems.BUSY)
+                        raise ProblemException(problems.TOO_MANY_BODY_BYTES)
                     chunks.append(chunk)
         except TimeoutError:
             raise ProblemException(problems.BODY_TOO_SLOW) from None
@@ -93,7 +92,7 @@ class _JsonRequest(Request):
 
 
 def _is_json(content_type: str) -> bool:
-    """Whether a body of that type is JSON in UTF-8."""
+    """Whether this content type is JSON in UTF-8."""
     if content_type == "application/json":
         return True
     header = Message()
@@ -103,7 +102,7 @@ def _is_json(content_type: str) -> bool:
 
 
 def parse_json(body: bytes) -> Any:
-    """What a body of JSON says; raises ProblemException if it isn't JSON."""
+    """Decode a body; raises ProblemException if it is not JSON."""
     try:
         return _decode_strict(body.decode())
     except (ValueError, RecursionError):

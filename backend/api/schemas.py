@@ -1,74 +1,68 @@
-"""What bodies and parameters look like: validation and OpenAPI come from here, limits from `model`."""
+"""The bodies of requests and responses, for validation and OpenAPI. The limits come from `domain.model`."""
 
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from fastapi import Path, Query
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from backend.domain.folding import MAX_KEYWORD
-from backend.domain.model import MAX_BATCH, MAX_NAME, MAX_NUMBER, MAX_TEXT
-
-PREFIX = "/api/v1"
-MAX_PAGE_SIZE = 200  # in one page of a list
-DEFAULT_PAGE_SIZE = 50
+from backend.domain.model import MAX_BATCH, MAX_NAME, MAX_TEXT
 
 T = TypeVar("T")
 
 
 class BaseSchema(BaseModel):
-    """A body. Members that it does not know are ignored."""
+    """A body. Unknown members are ignored."""
 
     model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
-# -- what comes in ---------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
-# OpenAPI is told what `model` checks in a better way than a pattern could.
-_NO_NUL: JsonDict = {"pattern": "^[^\\u0000]*$"}
+# For OpenAPI only: `domain.model` makes the check, with a better message than a pattern's.
+NO_NUL: JsonDict = {"pattern": "^[^\\u0000]*$"}
 
 
 class Name(BaseSchema):
-    """What an application is called."""
+    """The name of an application."""
 
     name: str = Field(
-        min_length=1, max_length=MAX_NAME, examples=["Support desk"], json_schema_extra=_NO_NUL
+        min_length=1, max_length=MAX_NAME, examples=["Support desk"], json_schema_extra=NO_NUL
     )
 
 
 class ApplicationBody(BaseSchema):
-    """An application to create, or its new name."""
+    """An application to create, or the new name of an application."""
 
     application: Name
 
 
 class Text(BaseSchema):
-    """What a message says."""
+    """The text of a message."""
 
     text: str = Field(
-        min_length=1, max_length=MAX_TEXT, examples=["Good morning"], json_schema_extra=_NO_NUL
+        min_length=1, max_length=MAX_TEXT, examples=["Good morning"], json_schema_extra=NO_NUL
     )
 
 
 class MessageBody(BaseSchema):
-    """A message to create, or its new text."""
+    """A message to create, or the new text of a message."""
 
     message: Text
 
 
 class MessagesBody(BaseSchema):
-    """Messages to create; they get consecutive numbers, in this order."""
+    """Messages to create. They get consecutive numbers in this order."""
 
     messages: list[Text] = Field(min_length=1, max_length=MAX_BATCH)
 
 
-# -- what goes out ---------------------------------------------------------------------------------
+# -- responses --------------------------------------------------------------------------------------
 
 
 class Application(BaseSchema):
-    """An application, with its live count of chats."""
+    """An application with its live count of chats."""
 
     token: str = Field(examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"])
     name: str = Field(examples=["Support desk"])
@@ -78,7 +72,7 @@ class Application(BaseSchema):
 
 
 class Chat(BaseSchema):
-    """A chat, with its live count of messages."""
+    """A chat with its live count of messages."""
 
     number: int = Field(examples=[7])
     messages_count: int = Field(examples=[12])
@@ -96,57 +90,57 @@ class Message(BaseSchema):
 
 
 class Found(Message):
-    """A message that a search found."""
+    """A message that contains the keyword of a search."""
 
     highlight: list[tuple[int, int]] = Field(
-        description="where the keyword is: [start, end], in code points of the text",
+        description="the places of the keyword: [start, end] in code points of the text",
         examples=[[[5, 12]]],
     )
 
 
 class Number(BaseSchema):
-    """The number that a creation was given."""
+    """The number of a new chat or message."""
 
     number: int = Field(examples=[12])
 
 
 class Numbers(BaseSchema):
-    """The numbers that many creations at once were given."""
+    """The numbers of the messages of a batch: `first` to `last`."""
 
     first: int = Field(examples=[13])
     last: int = Field(examples=[112])
 
 
 class Pending(BaseSchema):
-    """What is accepted, and not stored yet."""
+    """A chat or message that is accepted and not stored yet."""
 
     number: int = Field(examples=[12])
     status: str = Field(examples=["accepted"], pattern="^accepted$")
 
 
 class Page(BaseSchema, Generic[T]):
-    """A part of a list, by number; `next` goes into `after` for the part behind it."""
+    """A page of a list, ordered by number. Pass `next` as `after` to get the following page."""
 
     items: list[T]
     next: int | None = Field(examples=[50])
 
 
 class Applications(BaseSchema):
-    """A part of the list of applications, in the order of creation; `next` goes into `after`."""
+    """A page of the applications, ordered by creation. Pass `next` as `after` to get the following page."""
 
     items: list[Application]
     next: str | None = Field(examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"])
 
 
 class Health(BaseSchema):
-    """Which engines are away."""
+    """The state of the server, and the engines that do not respond."""
 
     status: str = Field(examples=["ready"])
     away: list[str] = Field(examples=[[]])
 
 
 class ProblemBody(BaseSchema):
-    """RFC 9457: what went wrong."""
+    """An error, as RFC 9457 defines it."""
 
     type: str = Field(examples=["urn:problem-type:instachat:invalid"])
     title: str = Field(examples=["Invalid"])
@@ -154,57 +148,3 @@ class ProblemBody(BaseSchema):
     detail: str = Field(
         examples=["The text of a message is empty: it needs 1 to 10,000 characters."]
     )
-
-
-# -- parameters ------------------------------------------------------------------------------------
-
-
-def _parse_digits(value: Any) -> Any:
-    """A number is written in plain digits: no sign, no space, no underscore, no fraction."""
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
-        return int(value)
-    raise ValueError("not a number in plain digits")
-
-
-def _number_between(
-    lowest: int, highest: int, example: int
-) -> tuple[BeforeValidator, Any, WithJsonSchema]:
-    return (
-        BeforeValidator(_parse_digits),
-        Field(ge=lowest, le=highest),
-        WithJsonSchema(
-            {"type": "integer", "minimum": lowest, "maximum": highest, "examples": [example]}
-        ),
-    )
-
-
-Token = Annotated[
-    str,
-    Path(description="the application's token", examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"]),
-]
-ChatNumber = Annotated[
-    int, *_number_between(1, MAX_NUMBER, 1), Path(description="the chat's number")
-]
-MessageNumber = Annotated[
-    int, *_number_between(1, MAX_NUMBER, 12), Path(description="the message's number")
-]
-Limit = Annotated[
-    int,
-    *_number_between(1, MAX_PAGE_SIZE, 20),
-    Query(description="how many of them at most"),
-]
-Keyword = Annotated[
-    str | None,
-    Query(
-        min_length=1,
-        max_length=MAX_KEYWORD,
-        description="only those whose text contains it; each then has `highlight`",
-        examples=["morning"],
-        json_schema_extra=_NO_NUL,
-    ),
-]
-After = Annotated[
-    int,
-    *_number_between(0, MAX_NUMBER, 50),
-    Query(description="only what is behind this number"),
-]

@@ -1,15 +1,12 @@
-"""What every route works with: the core, group commit, and threads for the synchronous rest."""
+"""What the routes call: the core in threads, group commit, and waiting until a creation is stored."""
 
 import asyncio
-import gc
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Annotated, Literal, TypeVar
 
-from fastapi import Depends
-from fastapi import Request as HttpRequest
+from fastapi import Depends, Request
 
 from backend.api import problems
 from backend.api.creation_limit import CreationLimit
@@ -17,40 +14,35 @@ from backend.api.health import process_metrics
 from backend.api.health.poller import HealthPoller
 from backend.api.problems import ProblemException
 from backend.api.server.group_commit import MAX_CONCURRENT_CALLS as ACCEPT_CALLS
-from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AnswerCallback, GroupCommit
-from backend.api.waiting import StoredWaiter
-from backend.bootstrap import Backend, open_unchecked
+from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AcceptCallback, GroupCommit
+from backend.api.stored_waiter import StoredWaiter
+from backend.bootstrap import Backend
 from backend.catalog.catalog import Catalog, PendingNumber
 from backend.domain.errors import Gone, InstaChatError, NotStoredYet
 from backend.domain.model import Accepted
 from backend.ingest.requests import AcceptRequest
-from backend.settings import Settings
 from backend.storage.redis.accept_async import make_async_clients
 
-# At the same time; each holds at most one of the database's 30 connections.
+# Threads. Each holds at most one of the database's 30 connections.
 CALL_THREADS = 18
 DRAIN_WAIT_THREADS = 4
 SEARCH_THREADS = 6
-MAX_CALLS = 1_000  # under way and waiting; one more is refused at once
+MAX_CALLS = 1_000  # running or queued; beyond this, TOO_MANY_CALLS
 CALL_TIMEOUT_SECONDS = 4.0
 CHANGE_TIMEOUT_SECONDS = 10.0
-READ_WAIT_SECONDS = 1.0  # how long a read waits for what is accepted and not stored
-CHANGE_WAIT_SECONDS = 5.0
-STORED_WAIT_SECONDS = 5.0
-RENEW_INTERVAL_SECONDS = 1.0
+READ_WAIT_SECONDS = 1.0  # for an accepted number that is not stored yet
+CHANGE_WAIT_SECONDS = 5.0  # likewise, before a change
+STORED_WAIT_SECONDS = 5.0  # for `?wait=`
 POLL_SECONDS = 0.02
-SEARCHABLE_POLL_SECONDS = 0.1  # each is a request to Elasticsearch, which refreshes once a second
+SEARCHABLE_POLL_SECONDS = 0.1  # each poll asks Elasticsearch, which refreshes once a second
 
-# Redis is to be found away within a second; the CLI, where nobody else waits, is more patient.
-REDIS_CONNECT_TIMEOUT_SECONDS = 0.4
-REDIS_RESPONSE_TIMEOUT_SECONDS = 0.9
-
+Wait = Literal["stored", "searchable"]
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 class Service:
-    """One process's hold on the core, for its event loop."""
+    """The core, for the event loop of one process."""
 
     def __init__(self, core: Backend, notifier: ThreadPoolExecutor) -> None:
         self.core = core
@@ -68,39 +60,34 @@ class Service:
         self._calls = 0
 
     async def accept(self, request: AcceptRequest) -> Accepted:
-        """Give numbers; see `GroupCommit.accept`."""
+        """Assign numbers; see `GroupCommit.accept`."""
         return await self._group_commit.accept(request)
 
-    def submit(self, request: AcceptRequest, answer: AnswerCallback) -> None:
-        """Give numbers, and tell them to `answer`; see `GroupCommit.submit`."""
-        self._group_commit.submit(request, answer)
+    def submit(self, request: AcceptRequest, callback: AcceptCallback) -> None:
+        """Assign numbers and call `callback` with them; see `GroupCommit.submit`."""
+        self._group_commit.submit(request, callback)
 
-    async def wait_until(
-        self,
-        wait: Literal["stored", "searchable"],
-        token: str,
-        chat: int | None,
-        accepted: Accepted,
-    ) -> bool:
-        """Wait some seconds until what was accepted is stored or searchable; whether it is.
+    async def creation_status(
+        self, wait: Wait | None, token: str, chat: int | None, accepted: Accepted
+    ) -> int:
+        """The status of an accepted creation: 201 if `wait` is reached within 5 seconds, otherwise 202.
 
-        Gone if it was rejected. Whatever else goes wrong, it is accepted: then nobody knows yet.
+        Raises Gone if the creation was rejected. No other error while waiting changes that the creation was
+        accepted: such an error is logged, and the status is 202.
         """
         try:
-            return await self._wait_until(wait, token, chat, accepted)
+            reached = wait is not None and await self._wait_until(wait, token, chat, accepted)
         except Gone:
             raise
         except (InstaChatError, ProblemException) as error:
-            logger.warning("what is accepted was waited for in vain: %s", error)
-            return False
+            logger.warning("waiting for an accepted creation failed: %s", error)
+            reached = False
+        return 201 if reached else 202
 
     async def _wait_until(
-        self,
-        wait: Literal["stored", "searchable"],
-        token: str,
-        chat: int | None,
-        accepted: Accepted,
+        self, wait: Wait, token: str, chat: int | None, accepted: Accepted
     ) -> bool:
+        """Whether the creation is stored, or searchable, within STORED_WAIT_SECONDS."""
         deadline = self._clock() + STORED_WAIT_SECONDS
         if not await self._stored_waiter.wait_stored(accepted, STORED_WAIT_SECONDS):
             return False
@@ -108,35 +95,38 @@ class Service:
         if wait == "stored" or chat is None:
             return True
         first, last = accepted.first, accepted.last
-        while not await self.run(
-            lambda: self.catalog.wait_searchable(token, chat, first, last, 0.0)
-        ):
+
+        def is_searchable() -> bool:
+            return self.catalog.wait_searchable(token, chat, first, last, 0.0)
+
+        while not await self.run(is_searchable):
             if self._clock() > deadline:
                 return False
             await asyncio.sleep(SEARCHABLE_POLL_SECONDS)
         return True
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Run a call of the core in a thread; ProblemException if that takes too long."""
+        """Run a call of the core in a thread. Raises ProblemException if it takes longer than 4 seconds."""
         return await self._run_in(self._threads, call, CALL_TIMEOUT_SECONDS)
 
     async def run_search(self, call: Callable[[], T]) -> T:
-        """As `run`, in threads that nothing else needs: a hanging Elasticsearch holds up only searches."""
+        """As `run`, in threads for searches only, so that a hanging Elasticsearch delays nothing else."""
         return await self._run_in(self._search_threads, call, CALL_TIMEOUT_SECONDS)
 
     async def run_read(self, call: Callable[[], T | PendingNumber]) -> T | PendingNumber:
-        """What a call finds; a second is waited for what is accepted and not stored yet."""
+        """As `run`, and repeat the call for up to a second while its result is a PendingNumber."""
         deadline = self._clock() + READ_WAIT_SECONDS
         while True:
-            found = await self.run(call)
-            if not isinstance(found, PendingNumber) or self._clock() > deadline:
-                return found
+            result = await self.run(call)
+            if not isinstance(result, PendingNumber) or self._clock() > deadline:
+                return result
             await asyncio.sleep(POLL_SECONDS)
 
     async def run_change(self, call: Callable[[], T], *, decided_by_drain: bool = False) -> T:
-        """Make a change; some seconds are waited for what is accepted and not stored yet.
+        """Run a call that changes something, and repeat it for up to 5 seconds while it raises NotStoredYet.
 
-        One that is `decided_by_drain`, by the drain, waits for that in threads that nobody else needs.
+        Then raises NotStoredYet; ProblemException if one call takes longer than 10 seconds. A call that is
+        `decided_by_drain` waits for the drain, in threads for such calls only.
         """
         threads = self._drain_wait_threads if decided_by_drain else self._threads
         deadline = self._clock() + CHANGE_WAIT_SECONDS
@@ -149,16 +139,16 @@ class Service:
             await asyncio.sleep(POLL_SECONDS)
 
     def pools(self) -> process_metrics.Pools:
-        """What there is of this process, and how much of it is in use."""
+        """How much of each of this process's pools is in use, and its size."""
         database = self.core.database.pool()
         return {
-            "accept": (self._group_commit.waiting, MAX_WAITING_REQUESTS),
+            "accept": (self._group_commit.waiting_requests, MAX_WAITING_REQUESTS),
             "calls": (self._calls, MAX_CALLS),
             "database": database,
         }
 
     async def close(self) -> None:
-        """Wait for what is accepting; what only reads is left."""
+        """Wait for the calls that accept; calls that are still in threads are not waited for."""
         await self._group_commit.close()
         for threads in (self._threads, self._drain_wait_threads, self._search_threads):
             threads.shutdown(wait=False, cancel_futures=True)
@@ -167,13 +157,13 @@ class Service:
         self, threads: ThreadPoolExecutor, call: Callable[[], T], seconds: float
     ) -> T:
         if self._calls >= MAX_CALLS:
-            raise ProblemException(problems.BUSY)
+            raise ProblemException(problems.TOO_MANY_CALLS)
         self._calls += 1
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(threads, call)
         except TimeoutError:
-            raise ProblemException(problems.UNAVAILABLE) from None
+            raise ProblemException(problems.CALL_TIMED_OUT) from None
         finally:
             self._calls -= 1
 
@@ -181,56 +171,8 @@ class Service:
         return asyncio.get_running_loop().time()
 
 
-@asynccontextmanager
-async def open_service(settings: Settings) -> AsyncIterator[Service]:
-    """The service of this process on the settings' engines; closed when what it accepts is answered."""
-    with ExitStack() as stack:
-        core = await asyncio.to_thread(_open_backend, settings, stack)
-        notifier = stack.enter_context(ThreadPoolExecutor(1, "notifier"))
-        service = Service(core, notifier)
-        sampler = asyncio.create_task(process_metrics.run_sampler(service.pools))
-        renewer = asyncio.create_task(_renew_epochs(core))
-        gc.collect()
-        gc.freeze()  # what is loaded stays: collections need not walk it
-        try:
-            yield service
-        finally:
-            sampler.cancel()
-            renewer.cancel()
-            await service.close()
-
-
-async def _renew_epochs(core: Backend) -> None:
-    """Keep up with the epochs that others claim, so that no former primary of Redis is taken for the present.
-
-    Where PostgreSQL hangs, one thread waits for it.
-    """
-    while True:
-        await asyncio.sleep(RENEW_INTERVAL_SECONDS)
-        try:
-            await asyncio.to_thread(core.acceptor.refresh)
-        except InstaChatError as error:  # PostgreSQL is away: `/` and `/readyz` say so
-            logger.debug("the epochs of Redis are not known anew: %s", error)
-        except Exception:
-            logger.exception("the epochs of Redis can't be looked up")
-
-
-def _open_backend(settings: Settings, stack: ExitStack) -> Backend:
-    """A core that connects when it is used: an engine that is away now may be back then."""
-    core = stack.enter_context(
-        open_unchecked(
-            settings,
-            connect_timeout_seconds=REDIS_CONNECT_TIMEOUT_SECONDS,
-            reply_timeout_seconds=REDIS_RESPONSE_TIMEOUT_SECONDS,
-        )
-    )
-    with suppress(InstaChatError):  # read once, so that accepting needs no SQL from then on
-        _ = core.database.installation
-    return core
-
-
-async def get_service(request: HttpRequest) -> Service:
-    """The service of the process that a request came to."""
+async def get_service(request: Request) -> Service:
+    """The service of this process."""
     service: Service = request.app.state.service
     return service
 

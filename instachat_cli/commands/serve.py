@@ -30,7 +30,8 @@ def serve(
     if until_input_ends:
         terminate_on_stdin_end()
 
-    from backend.api.server import address, logs, server
+    from backend.api import serve as http_server
+    from backend.api.server import address, logs
     from backend.bootstrap import open_backend
     from backend.settings import load
 
@@ -39,5 +40,5 @@ def serve(
     log = logging.getLogger(__name__)
     with open_backend(settings) as core:  # fails here, rather than in each server process
         log.info("listening on %s", address.url(settings.host, settings.port))
-        server.serve(settings, workers, core.engines.ensure if core.engines else None)
+        http_server.serve(settings, workers, core.engines.ensure if core.engines else None)
     log.info("server ended")

@@ -1,7 +1,5 @@
 """A running installation, and Chromium to look at it."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,11 +7,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from backend.settings import Settings
-from tests.conftest import Engines, skip_absent
+from tests.conftest import Engines
 from tests.http.conftest import start_worker
+from tests.support.browser import chromium as chromium
 from tests.support.engines import RedisServer, valkey_binary
 from tests.support.http_server import HttpServer
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
@@ -55,21 +54,6 @@ def running(
         server.wait_ready()
         wait_until(lambda: b"All is well" in server("GET", "/").body)
         yield RunningInstallation(engines, redis, server)
-
-
-@pytest.fixture(
-    scope="module"
-)  # while it runs, no other test of the process could have an event loop
-def chromium() -> Iterator[Browser]:
-    """Debian's Chromium."""
-    found = shutil.which("chromium")
-    if found is None:
-        skip_absent("Chromium")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # it refuses to be root's otherwise
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
-        yield browser
-        browser.close()
 
 
 OpenPage = Callable[..., Page]

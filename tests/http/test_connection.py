@@ -1,33 +1,24 @@
 """The connection: requests in pieces, in a row, and spoilt ones; each answer where it belongs."""
 
 import json
-import multiprocessing
-import os
 import select
-import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPResponse
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 
+from backend.api.serve import create_server
 from backend.api.server import connection
 from backend.api.server.address import open_listeners
-from backend.api.server.processes import supervise
-from backend.api.server.server import create_server
 from backend.bootstrap import Backend
-from backend.domain.errors import Failed
 from backend.settings import Settings
-from tests.conftest import Engines
-from tests.support.engines import RedisServer
-from tests.support.http_server import ApplicationClient, HttpServer, running_server
+from tests.support.http_server import ApplicationClient, HttpServer, server_processes
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")
@@ -373,93 +364,3 @@ def _is_broken(client: RawClient) -> bool:
     except OSError:
         return True
     return False
-
-
-def test_a_second_server_on_a_port_is_refused(
-    engines: Engines, own_redis: RedisServer, tmp_path: Path
-) -> None:
-    """However close together they are started: both would get some of the requests."""
-    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    first = HttpServer(settings, tmp_path, "--workers", "2")
-    second = HttpServer.__new__(HttpServer)
-    second.__dict__.update(first.__dict__)
-    second.start()
-    try:
-        wait_until(
-            lambda: (
-                None not in (first.process.poll(), second.process.poll())
-                or _exactly_one_failed(first, second)
-            )
-        )
-        assert "can't listen on" in first.stderr_text
-        assert first.stderr_text.count('"listening on') <= 2
-    finally:
-        first.remove()
-        second.remove()
-
-
-def _exactly_one_failed(*servers: HttpServer) -> bool:
-    return [server.process.poll() for server in servers].count(1) == 1
-
-
-def test_the_last_requests_are_in_the_log(
-    engines: Engines, own_redis: RedisServer, tmp_path: Path
-) -> None:
-    """Those that were answered just before the end."""
-    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    with running_server(settings, tmp_path) as server:
-        last = server("GET", "/nowhere").headers["x-request-id"]
-        assert server.stop() == 0
-        assert last in {line["request_id"] for line in server.requests}
-
-
-def test_a_failed_start_leaves_no_process() -> None:
-    """The second can't be: the first is ended, and it is said."""
-    spawn = multiprocessing.get_context("spawn")
-    first = spawn.Process(target=time.sleep, args=(60,))
-
-    def start() -> Any:
-        first.start()
-        return first
-
-    def fail() -> Any:
-        raise OSError(11, "Resource temporarily unavailable")
-
-    with pytest.raises(Failed, match="can't be started"):
-        supervise([start, fail], stop_timeout_seconds=5)
-    assert not first.is_alive()
-
-
-def test_killed_processes_are_restarted(
-    engines: Engines, own_redis: RedisServer, tmp_path: Path
-) -> None:
-    """Each by -9, again and again; the server stays, and ends in good order when its terminal is closed."""
-    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
-    server = HttpServer(settings, tmp_path, "--workers", "2")
-    try:
-        server.wait_ready()
-        for _ in range(4):
-            victims = server_processes(server)
-            for victim in victims:
-                os.kill(victim.pid, signal.SIGKILL)
-            wait_until(lambda gone=victims: _all_replaced(server, gone))  # type: ignore[misc]
-            assert server("GET", "/healthz").status == 200
-        assert server.stop(signal.SIGHUP) == 0
-        assert "killed by signal 9: another one is started" in server.stderr_text
-    finally:
-        server.remove()
-
-
-def server_processes(server: HttpServer) -> list[psutil.Process]:
-    """Those that answer."""
-    found = []
-    for child in psutil.Process(server.process.pid).children():
-        with suppress(psutil.NoSuchProcess):  # a zombie is one, too
-            if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
-
-
-def _all_replaced(server: HttpServer, gone: list[psutil.Process]) -> bool:
-    now = server_processes(server)
-    return len(now) == len(gone) and not {p.pid for p in now} & {p.pid for p in gone}

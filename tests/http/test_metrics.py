@@ -1,13 +1,10 @@
 """`/metrics` counts for all of the server's processes, and names nobody."""
 
-import os
 import re
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.client import HTTPException
 
-import psutil
 import pytest
 import yaml
 from prometheus_client.openmetrics import parser as openmetrics
@@ -16,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, valkey_binary
-from tests.support.http_server import ROOT, ApplicationClient, HttpServer
+from tests.support.http_server import ROOT, ApplicationClient, HttpServer, server_processes
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("metrics")
@@ -137,9 +134,8 @@ def test_a_process_that_is_killed_keeps_its_counts(server: HttpServer) -> None:
     wait_until(
         lambda: _deleted(server)[0] == 20
     )  # a process writes down what it has counted once a second
-    children = psutil.Process(server.process.pid).children()
-    victim = next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
-    os.kill(victim.pid, signal.SIGKILL)
+    victim, *_ = server_processes(server)
+    victim.kill()
     wait_until(lambda: _deleted(server) == (20, 60))
 
 

@@ -27,9 +27,9 @@ from loadtest.report.result import (
     loads,
 )
 from loadtest.report.words import summary
-from tests.browser.conftest import chromium
 from tests.load.conftest import ROOT
 from tests.load.test_parts import RESULT, ROW
+from tests.support.browser import chromium
 
 pytestmark = pytest.mark.xdist_group("browser")
 __all__ = ["chromium"]  # the fixture

@@ -1,4 +1,4 @@
-"""A running `instachat serve`, and a client for it that hides nothing."""
+"""A running `instachat serve`, and a plain client for it."""
 
 import http.client
 import json
@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from backend.settings import Settings
 from tests.support.engines import die_with_parent, free_port
@@ -21,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """An answer, whole."""
+    """A whole response."""
 
     status: int
     headers: Mapping[str, str]
@@ -29,12 +31,12 @@ class HttpResponse:
 
     @property
     def json(self) -> Any:
-        """What the body says."""
+        """The decoded body."""
         return json.loads(self.body)
 
 
 class HttpServer:
-    """The program's server as a process; what it says on standard error is kept in a file."""
+    """`instachat serve` as a process. A file keeps its standard error."""
 
     def __init__(
         self, settings: Settings, folder: Path, *arguments: str, **overrides: object
@@ -51,7 +53,7 @@ class HttpServer:
         self.process = self.start()
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Start it, or start it again."""
+        """Start the server, also again after its end."""
         with self._stderr_path.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "instachat_cli", *self._arguments],
@@ -65,18 +67,18 @@ class HttpServer:
 
     @property
     def stderr_text(self) -> str:
-        """All it has said so far."""
+        """Its standard error so far."""
         return self._stderr_path.read_text()
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """The lines of its log that tell of requests."""
+        """The lines of its log for requests."""
         lines = [json.loads(line) for line in self.stderr_text.splitlines()]
         return [line for line in lines if line["event"] == "request"]
 
     def wait_ready(self) -> "HttpServer":
-        """Wait until it answers."""
-        wait_until(lambda: self.process.poll() is not None or self._answers())
+        """Wait until it responds."""
+        wait_until(lambda: self.process.poll() is not None or self._responds())
         assert self.process.poll() is None, self.stderr_text
         return self
 
@@ -90,20 +92,20 @@ class HttpServer:
         timeout: float = PATIENCE_SECONDS,
         **headers: str,
     ) -> HttpResponse:
-        """One request on a connection of its own; `body` goes as JSON, `raw` as it is."""
+        """Make one request on a new connection. `body` is sent as JSON, `raw` unchanged."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None:
             raw = json.dumps(body).encode()
             named.setdefault("content-type", "application/json")
         with self.connected(timeout) as connection:
             connection.request(method, path, raw, named)
-            answer = connection.getresponse()
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            return HttpResponse(answer.status, found, answer.read())
+            response = connection.getresponse()
+            received = {name.lower(): value for name, value in response.getheaders()}
+            return HttpResponse(response.status, received, response.read())
 
     @contextmanager
-    def connected(self, timeout: float = PATIENCE_SECONDS) -> Iterator[http.client.HTTPConnection]:
-        """A connection."""
+    def connected(self, timeout: float = 30) -> Iterator[http.client.HTTPConnection]:
+        """A connection to the server."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             yield connection
@@ -111,12 +113,12 @@ class HttpServer:
             connection.close()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it; returns the exit code."""
+        """Send a signal and wait for the end; returns the exit code."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_SECONDS)
 
     def remove(self) -> None:
-        """End it for good."""
+        """Stop the process, by SIGKILL if it does not end within 15 seconds."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -125,7 +127,7 @@ class HttpServer:
                 self.process.kill()
                 self.process.wait()
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             return self("GET", "/healthz", timeout=2).status == 200
         except (OSError, http.client.HTTPException):
@@ -136,7 +138,7 @@ class HttpServer:
 def running_server(
     settings: Settings, folder: Path, *arguments: str, **overrides: object
 ) -> Iterator[HttpServer]:
-    """A server that answers, and is removed at the end."""
+    """A server that responds; it is removed at the end."""
     server = HttpServer(settings, folder, *arguments, **overrides)
     try:
         yield server.wait_ready()
@@ -145,7 +147,7 @@ def running_server(
 
 
 class ApplicationClient:
-    """An application made over HTTP, and its routes."""
+    """An application created over HTTP, and its routes."""
 
     def __init__(self, server: HttpServer) -> None:
         self.server = server
@@ -155,13 +157,13 @@ class ApplicationClient:
         self.path = f"/api/v1/applications/{self.token}"
 
     def chat(self) -> str:
-        """The path of a new chat."""
+        """Create a chat; returns its path."""
         made = self.server("POST", f"{self.path}/chats")
         assert made.status == 202, made
         return f"{self.path}/chats/{made.json['number']}"
 
     def message(self, chat: str, text: str = "Good morning") -> str:
-        """The path of a new message, stored."""
+        """Create a message and wait until it is stored; returns its path."""
         path = f"{chat}/messages"
         made = self.server("POST", f"{path}?wait=stored", {"message": {"text": text}})
         assert made.status in (201, 202), made  # 202 if it takes more than five seconds
@@ -170,4 +172,11 @@ class ApplicationClient:
         return message
 
 
-until = wait_until
+def server_processes(server: HttpServer) -> list[psutil.Process]:
+    """The processes that answer requests: the children of the program's process."""
+    processes = []
+    for child in psutil.Process(server.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # raised for a zombie, too
+            if "spawn_main" in " ".join(child.cmdline()):
+                processes.append(child)
+    return processes

@@ -1,17 +1,27 @@
-"""`/applications`: the tenants."""
+"""`/applications`: create, show, rename, delete; for operators, list."""
 
-from typing import Annotated, Any
-
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import problems, schemas
 from backend.api.openapi import route_responses
-from backend.api.operator_auth import require_operator
-from backend.api.parameters import Cascade, IdempotencyKey, IfMatch, Wait, etag, parse_if_match
+from backend.api.parameters import (
+    DEFAULT_PAGE_SIZE,
+    PREFIX,
+    AfterToken,
+    Cascade,
+    IdempotencyKey,
+    IfMatch,
+    Limit,
+    Token,
+    Wait,
+    etag,
+    parse_if_match,
+)
 from backend.api.problems import ProblemException
 from backend.api.request_body import JsonRoute
-from backend.api.schemas import PREFIX, Limit, Token
+from backend.api.routes.operator import require_operator
+from backend.api.routes.paging import page_response
 from backend.api.service import ServiceDep
 from backend.domain import model, serialization
 
@@ -33,9 +43,9 @@ async def create_application(
     request: Request,
     body: schemas.ApplicationBody,
     idempotency_key: IdempotencyKey = None,
-    wait: Wait = None,  # noqa: ARG001  # an application is stored when it is answered
+    wait: Wait = None,  # noqa: ARG001  # accepted here as on other creations; an application is stored before its response
 ) -> Response:
-    """Create an application. Whoever knows its token can use it: keep it as a password."""
+    """Create an application. Anyone who has its token can use it: keep the token like a password."""
     address = request.client.host if request.client else "unknown"
     name = body.application.name
 
@@ -50,7 +60,7 @@ async def create_application(
     "/{token}", response_model=schemas.Application, responses=route_responses(404, etag=200)
 )
 async def show_application(service: ServiceDep, token: Token) -> Response:
-    """An application, with its live count of chats."""
+    """Show an application with its live count of chats."""
     return _application_response(await service.run(lambda: service.catalog.application(token)))
 
 
@@ -62,7 +72,7 @@ async def show_application(service: ServiceDep, token: Token) -> Response:
 async def rename_application(
     service: ServiceDep, token: Token, body: schemas.ApplicationBody, if_match: IfMatch = None
 ) -> Response:
-    """Give an application another name."""
+    """Rename an application."""
     version, name = parse_if_match(if_match), body.application.name
     renamed = await service.run(
         lambda: service.catalog.rename_application(token, name, version=version)
@@ -74,7 +84,7 @@ async def rename_application(
 async def delete_application(
     service: ServiceDep, token: Token, cascade: Cascade = False, if_match: IfMatch = None
 ) -> Response:
-    """Delete an application that has no chats, or with all of them."""
+    """Delete an application. One that has chats is deleted only with `cascade`, together with its chats."""
     version = parse_if_match(if_match)
     await service.run_change(
         lambda: service.catalog.delete_application(token, cascade=cascade, version=version),
@@ -86,32 +96,22 @@ async def delete_application(
 @operator_router.get("", response_model=schemas.Applications, responses=route_responses(401, 404))
 async def list_applications(
     service: ServiceDep,
-    limit: Limit = schemas.DEFAULT_PAGE_SIZE,
-    after: Annotated[
-        str | None,
-        Query(
-            max_length=64,
-            description="only what is behind the one with this token",
-            examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"],
-        ),
-    ] = None,
+    limit: Limit = DEFAULT_PAGE_SIZE,
+    after: AfterToken = None,
 ) -> Response:
-    """All applications, in the order of their creation."""
-    found = await service.run(
+    """List all applications in the order of their creation."""
+    applications = await service.run(
         lambda: list(service.catalog.applications(after_token=after, limit=limit + 1))
     )
-    items = [serialization.application(each) for each in found[:limit]]
-    return JSONResponse(
-        {"items": items, "next": items[-1]["token"] if len(found) > limit else None}
-    )
+    return page_response([serialization.application(each) for each in applications], limit, "token")
 
 
 @no_operator_router.get("")
 async def list_not_found() -> Response:
-    """As any path that nobody serves."""
+    """The same 404 as for any unknown path, where POST alone would make it a 405."""
     raise ProblemException(problems.NOT_FOUND)
 
 
-def _application_response(found: model.Application, status: int = 200) -> Response:
-    body: dict[str, Any] = serialization.application(found)
-    return JSONResponse(body, status, {"ETag": etag(found.version)})
+def _application_response(application: model.Application, status: int = 200) -> Response:
+    headers = {"ETag": etag(application.version)}
+    return JSONResponse(serialization.application(application), status, headers)

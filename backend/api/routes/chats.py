@@ -1,12 +1,22 @@
-"""`/applications/{token}/chats`: the chats of an application."""
+"""`/applications/{token}/chats`: create, list, show, delete."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import schemas
 from backend.api.openapi import route_responses
-from backend.api.parameters import Cascade, IdempotencyKey, Wait
-from backend.api.schemas import PREFIX, After, ChatNumber, Limit, Token
+from backend.api.parameters import (
+    DEFAULT_PAGE_SIZE,
+    PREFIX,
+    After,
+    Cascade,
+    ChatNumber,
+    IdempotencyKey,
+    Limit,
+    Token,
+    Wait,
+)
+from backend.api.routes.paging import page_response
 from backend.api.service import ServiceDep
 from backend.catalog.catalog import PendingNumber
 from backend.domain import serialization
@@ -24,21 +34,21 @@ router = APIRouter(prefix=PREFIX + "/applications/{token}/chats", tags=["chats"]
 async def create_chat(
     service: ServiceDep, token: Token, idempotency_key: IdempotencyKey = None, wait: Wait = None
 ) -> Response:
-    """Create a chat: its number at once. It takes messages from then on."""
+    """Create a chat and return its number at once. From then on the chat accepts messages."""
     accepted = await service.accept(AcceptRequest.chats(token, key=idempotency_key))
-    stored = wait is not None and await service.wait_until(wait, token, None, accepted)
-    return JSONResponse(serialization.number(accepted.first), 201 if stored else 202)
+    status = await service.creation_status(wait, token, None, accepted)
+    return JSONResponse(serialization.number(accepted.first), status)
 
 
 @router.get("", response_model=schemas.Page[schemas.Chat], responses=route_responses(404))
 async def list_chats(
-    service: ServiceDep, token: Token, limit: Limit = schemas.DEFAULT_PAGE_SIZE, after: After = 0
+    service: ServiceDep, token: Token, limit: Limit = DEFAULT_PAGE_SIZE, after: After = 0
 ) -> Response:
-    """An application's chats by number, with their live counts."""
-    found = await service.run(
+    """List an application's chats, ordered by number, with their live counts of messages."""
+    chats = await service.run(
         lambda: list(service.catalog.chats(token, after=after, limit=limit + 1))
     )
-    return page_response([serialization.chat(chat) for chat in found[:limit]], len(found) > limit)
+    return page_response([serialization.chat(chat) for chat in chats], limit)
 
 
 @router.get(
@@ -47,24 +57,22 @@ async def list_chats(
     responses=route_responses(404, pending=True),
 )
 async def show_chat(service: ServiceDep, token: Token, chat: ChatNumber) -> Response:
-    """A chat, with its live count of messages."""
-    found = await service.run_read(lambda: service.catalog.chat(token, chat))
-    if isinstance(found, PendingNumber):
+    """Show a chat with its live count of messages; 202 while it is accepted and not stored yet."""
+    entity = await service.run_read(lambda: service.catalog.chat(token, chat))
+    if isinstance(entity, PendingNumber):
         return JSONResponse(serialization.pending(chat), 202)
-    return JSONResponse(serialization.chat(found))
+    return JSONResponse(serialization.chat(entity))
 
 
 @router.delete("/{chat}", status_code=204, responses=route_responses(404, 409, cascading=True))
 async def delete_chat(
     service: ServiceDep, token: Token, chat: ChatNumber, cascade: Cascade = False
 ) -> Response:
-    """Delete a chat that has no messages, or with all of them. Its number is not used again."""
+    """Delete a chat. One that has messages is deleted only with `cascade`, together with its messages.
+
+    Its number is never used again.
+    """
     await service.run_change(
         lambda: service.catalog.delete_chat(token, chat, cascade=cascade), decided_by_drain=True
     )
     return Response(status_code=202 if cascade else 204)
-
-
-def page_response(items: list[serialization.JsonObject], more: bool) -> Response:
-    """A part of a list; with what goes into `after` if there is more behind it."""
-    return JSONResponse({"items": items, "next": items[-1]["number"] if more else None})

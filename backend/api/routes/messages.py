@@ -1,14 +1,27 @@
-"""`/applications/{token}/chats/{chat}/messages`: the messages of a chat."""
+"""`/applications/{token}/chats/{chat}/messages`: create one or many, list, search, show, edit, delete."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import schemas
 from backend.api.openapi import route_responses
-from backend.api.parameters import IdempotencyKey, IfMatch, Wait, etag, parse_if_match
+from backend.api.parameters import (
+    DEFAULT_PAGE_SIZE,
+    PREFIX,
+    After,
+    ChatNumber,
+    IdempotencyKey,
+    IfMatch,
+    Keyword,
+    Limit,
+    MessageNumber,
+    Token,
+    Wait,
+    etag,
+    parse_if_match,
+)
 from backend.api.request_body import BatchRoute, JsonRoute
-from backend.api.routes.chats import page_response
-from backend.api.schemas import PREFIX, After, ChatNumber, Keyword, Limit, MessageNumber, Token
+from backend.api.routes.paging import page_response
 from backend.api.service import ServiceDep
 from backend.catalog.catalog import PendingNumber
 from backend.domain import model, serialization
@@ -33,13 +46,13 @@ async def create_message(
     idempotency_key: IdempotencyKey = None,
     wait: Wait = None,
 ) -> Response:
-    """Create a message: its number at once, as soon as it is in the log."""
-    # What is usual does not come here: see `fast`.
+    """Create a message and return its number at once, as soon as the message is in the log."""
+    # Most requests do not reach this function: server/fast_path.py answers them.
     accepted = await service.accept(
         AcceptRequest.messages(token, chat, [body.message.text], key=idempotency_key)
     )
-    stored = wait is not None and await service.wait_until(wait, token, chat, accepted)
-    return JSONResponse(serialization.number(accepted.first), 201 if stored else 202)
+    status = await service.creation_status(wait, token, chat, accepted)
+    return JSONResponse(serialization.number(accepted.first), status)
 
 
 @batch_router.post(
@@ -56,15 +69,13 @@ async def create_messages(
     idempotency_key: IdempotencyKey = None,
     wait: Wait = None,
 ) -> Response:
-    """Create 1 to 1,000 messages at once; they get consecutive numbers, in their order."""
+    """Create 1 to 1,000 messages at once. They get consecutive numbers in their order."""
     texts = [message.text for message in body.messages]
     accepted = await service.accept(
         AcceptRequest.messages(token, chat, texts, key=idempotency_key, route="batch")
     )
-    stored = wait is not None and await service.wait_until(wait, token, chat, accepted)
-    return JSONResponse(
-        serialization.numbers(accepted.first, accepted.last), 201 if stored else 202
-    )
+    status = await service.creation_status(wait, token, chat, accepted)
+    return JSONResponse(serialization.numbers(accepted.first, accepted.last), status)
 
 
 @router.get(
@@ -76,24 +87,20 @@ async def list_messages(
     service: ServiceDep,
     token: Token,
     chat: ChatNumber,
-    limit: Limit = schemas.DEFAULT_PAGE_SIZE,
+    limit: Limit = DEFAULT_PAGE_SIZE,
     after: After = 0,
     keyword: Keyword = None,
 ) -> Response:
-    """A chat's messages by number; with a keyword those that contain it."""
+    """List a chat's messages, ordered by number; with `keyword`, only those that contain it."""
     if keyword is None:
-        found = await service.run(
+        messages = await service.run(
             lambda: list(service.catalog.messages(token, chat, after=after, limit=limit + 1))
         )
-        return page_response(
-            [serialization.message(each) for each in found[:limit]], len(found) > limit
-        )
+        return page_response([serialization.message(each) for each in messages], limit)
     matches = await service.run_search(
         lambda: list(service.catalog.search(token, chat, keyword, after=after, limit=limit + 1))
     )
-    return page_response(
-        [serialization.match(each) for each in matches[:limit]], len(matches) > limit
-    )
+    return page_response([serialization.match(each) for each in matches], limit)
 
 
 @router.get(
@@ -104,11 +111,11 @@ async def list_messages(
 async def show_message(
     service: ServiceDep, token: Token, chat: ChatNumber, number: MessageNumber
 ) -> Response:
-    """A message; 202 while it is accepted and not stored yet."""
-    found = await service.run_read(lambda: service.catalog.message(token, chat, number))
-    if isinstance(found, PendingNumber):
+    """Show a message; 202 while it is accepted and not stored yet."""
+    message = await service.run_read(lambda: service.catalog.message(token, chat, number))
+    if isinstance(message, PendingNumber):
         return JSONResponse(serialization.pending(number), 202)
-    return _message_response(found)
+    return _message_response(message)
 
 
 @router.patch(
@@ -124,7 +131,7 @@ async def edit_message(
     body: schemas.MessageBody,
     if_match: IfMatch = None,
 ) -> Response:
-    """Give a message another text."""
+    """Change the text of a message."""
     version, text = parse_if_match(if_match), body.message.text
     edited = await service.run_change(
         lambda: service.catalog.edit_message(token, chat, number, text, version=version)
@@ -140,7 +147,7 @@ async def delete_message(
     number: MessageNumber,
     if_match: IfMatch = None,
 ) -> Response:
-    """Delete a message. Its number is not used again."""
+    """Delete a message. Its number is never used again."""
     version = parse_if_match(if_match)
     await service.run_change(
         lambda: service.catalog.delete_message(token, chat, number, version=version)
@@ -148,5 +155,5 @@ async def delete_message(
     return Response(status_code=204)
 
 
-def _message_response(found: model.Message) -> Response:
-    return JSONResponse(serialization.message(found), headers={"ETag": etag(found.version)})
+def _message_response(message: model.Message) -> Response:
+    return JSONResponse(serialization.message(message), headers={"ETag": etag(message.version)})

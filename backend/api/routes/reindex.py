@@ -1,10 +1,10 @@
-"""`POST /messages/reindex`: the operator's wish for another search index."""
+"""`POST /messages/reindex`: an operator requests a new search index."""
 
 from fastapi import APIRouter, Depends, Response
 
 from backend.api.openapi import route_responses
-from backend.api.operator_auth import require_operator
-from backend.api.schemas import PREFIX
+from backend.api.parameters import PREFIX
+from backend.api.routes.operator import require_operator
 from backend.api.service import ServiceDep
 
 router = APIRouter(
@@ -14,9 +14,9 @@ router = APIRouter(
 
 @router.post("/reindex", status_code=202, response_class=Response, responses=route_responses(401))
 async def reindex(service: ServiceDep) -> Response:
-    """Ask for the search index to be built anew, by a worker, while searches and changes go on.
+    """Request a rebuild of the search index, by a worker, while searches and changes continue.
 
-    One that was interrupted goes on. Where PostgreSQL searches there is nothing to build.
+    An interrupted rebuild is resumed. Without Elasticsearch there is nothing to build: PostgreSQL searches.
     """
     if service.core.reindexer is not None:
         await service.run(service.core.jobs.request_reindex)

@@ -1,1 +1,4 @@
-"""The HTTP server: connections, the fast path of accepting, group commit, and the processes that serve."""
+"""The HTTP server: its processes, its connections, the fast path for POST …/messages, group commit, and logs.
+
+Nothing here knows the routes or the application: `backend.api.serve` puts them together.
+"""

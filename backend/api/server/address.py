@@ -1,4 +1,4 @@
-"""Where the server listens. Light, so that `up` can ask without loading the server."""
+"""The address on which the server listens. Imports little: `instachat up` uses it without the server."""
 
 import errno
 import socket
@@ -8,18 +8,19 @@ from backend.domain.errors import Failed
 from backend.settings import environment_variable
 
 BACKLOG = 2_048
-WILDCARD_TO_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to listen on; and to ask there
+# The address to connect to, for an address that means all interfaces.
+WILDCARD_TO_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def check_free(host: str, port: int) -> None:
-    """Raise Failed unless this process could listen there."""
+    """Raise Failed unless this process could listen on that address."""
     open_listeners(host, port, 1)[0].close()
 
 
 def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
-    """So many sockets that listen at one address; the kernel shares connections out among them.
+    """Open `count` sockets that listen on one address; the kernel distributes connections among them.
 
-    Raises Failed if that can't be, also if anybody else listens there.
+    Raises Failed if the address can't be used, for example because another program listens on it.
     """
     error: OSError | None = None
     try:
@@ -29,7 +30,7 @@ def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
             except OSError as failure:
                 error = error or failure
                 if failure.errno == errno.EADDRINUSE:
-                    break  # and not another address of that name: somebody would get the rest
+                    break  # not the name's next address: another server would get some requests
     except OSError as failure:
         error = failure
     reason = str((error and error.strerror) or error).lower()
@@ -51,7 +52,7 @@ def _open_listeners(family: int, address: Any, count: int) -> list[socket.socket
                 address = sockets[0].getsockname()  # the port may have been 0
             listener.bind(address)
             listener.listen(BACKLOG)
-            # The first takes the address for itself before it lets the others share it.
+            # The first socket binds exclusively, and only then allows the others to share.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
         for listener in sockets:
@@ -61,7 +62,7 @@ def _open_listeners(family: int, address: Any, count: int) -> list[socket.socket
 
 
 def is_responding(host: str, port: int) -> bool:
-    """Whether a server answers there, whatever it says; one that is about to work listens already."""
+    """Whether a server sends any response. A server that is still starting listens, but does not respond."""
     try:
         with socket.create_connection(
             (WILDCARD_TO_LOOPBACK.get(host, host), port), timeout=1

@@ -1,7 +1,7 @@
-"""A client's connection: Uvicorn's, with limits on what a client can make it hold and wait for.
+"""A client's connection: Uvicorn's, with limits on the memory and the time that a client can occupy.
 
-Uvicorn itself waits for ever for the end of a request's headers, and takes as many of them as come. It also
-loses the body of a request that offers to upgrade the connection, as Java's client does with each first one.
+Uvicorn itself waits forever for the end of a request's headers, and accepts any number of them. It also loses
+the body of a request that offers to upgrade the connection, as Java's client does in its first request.
 """
 
 import asyncio
@@ -19,36 +19,41 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from backend.api import problems
-from backend.api.middleware import COMMON_HEADERS, REQUEST_ID, Observer, request_id
+from backend.api.headers import (
+    COMMON_HEADERS,
+    REQUEST_ID,
+    Observer,
+    encode_headers,
+    request_id,
+)
 from backend.api.problems import Problem
 
-MAX_HEADER_BYTES: Final = 64 * 1024  # of headers, trailers, and of what frames a body's chunks
-HEADERS_TIMEOUT_SECONDS: Final = 10.0  # for all of a request's headers
+MAX_HEADER_BYTES: Final = 64 * 1024  # headers, trailers, and the framing of a chunked body
+HEADERS_TIMEOUT_SECONDS: Final = 10.0  # for all headers of a request
 IDLE_TIMEOUT_SECONDS: Final = 75.0  # between requests
-WRITE_TIMEOUT_SECONDS: Final = 30.0  # without taking what is sent to it
+WRITE_TIMEOUT_SECONDS: Final = 30.0  # while the client does not read what is sent to it
 MAX_CONNECTIONS: Final = 16_384  # of one process
 TIMEOUT_CHECK_SECONDS: Final = 1
-PARSE_CHUNK_BYTES: Final = (
-    8 * 1024
-)  # are parsed at once, so that few requests in a row are held at once
+# Parsed in one call. A small chunk limits how many pipelined requests are in memory at the same time.
+PARSE_CHUNK_BYTES: Final = 8 * 1024
 UPGRADE_HEADERS: Final = {b"connection", b"upgrade", b"http2-settings"}
 
 
 class Connection(HttpToolsProtocol):
-    """Whoever holds such connections calls `check_timeouts` on each, every TIMEOUT_CHECK_SECONDS."""
+    """A connection. The server calls its `check_timeouts` every TIMEOUT_CHECK_SECONDS."""
 
     def __init__(self, observers: Iterable[Observer], *args: Any, **kwargs: Any) -> None:
-        """`observers` are told of what is refused here; all else is as Uvicorn gives it."""
+        """`observers` are called for requests that are refused here. The other arguments are Uvicorn's."""
         super().__init__(*args, **kwargs)
         self._observers = tuple(observers)
-        # The one that a task works on; `cycle` is the last that has come.
+        # The request that a task is processing; `cycle` is the last one that has arrived.
         self._running_cycle: RequestResponseCycle | None = None
-        self._unparsed = b""  # while requests wait behind another
-        self._overhead = 0  # bytes of this request, but for its body
+        self._unparsed = b""  # received, while pipelined requests wait
+        self._overhead = 0  # bytes of the current request without its body
         self._in_head = False
-        self._pending_problem: Problem | None = None  # once what came before it is answered
-        self._waiting_since = time.monotonic()  # when the client was left to send something
-        self._stalled_since: float | None = None  # since when it does not take what is sent to it
+        self._pending_problem: Problem | None = None  # to be sent after the responses before it
+        self._waiting_since = time.monotonic()  # since when the server waits for the client to send
+        self._stalled_since: float | None = None  # since when the client does not read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn
         """See asyncio.Protocol."""
@@ -80,13 +85,12 @@ class Connection(HttpToolsProtocol):
         self._stalled_since = None
 
     def check_timeouts(self, now: float) -> None:
-        """Let a client go that takes too long. While it waits for an answer, the routes look after it."""
+        """Disconnect a client that takes too long. The routes limit the time of a response themselves."""
         if self._stalled_since is not None and now - self._stalled_since > WRITE_TIMEOUT_SECONDS:
             self.transport.abort()
         elif self.transport.is_closing():
-            self._stalled_since = (
-                self._stalled_since or now
-            )  # there may be something left to be sent to it
+            # Data may remain that the client does not read.
+            self._stalled_since = self._stalled_since or now
         elif not self._is_answering:
             waited = now - self._waiting_since
             if self._in_head and waited > HEADERS_TIMEOUT_SECONDS:
@@ -94,41 +98,41 @@ class Connection(HttpToolsProtocol):
             elif waited > IDLE_TIMEOUT_SECONDS:
                 self.transport.close()
 
-    # -- what the parser and Uvicorn call ----------------------------------------------------------
+    # -- called by the parser and by Uvicorn -------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A request's first byte has come."""
+        """The first byte of a request has arrived."""
         super().on_message_begin()
         self._overhead = 0
         self._in_head = True
         self._waiting_since = time.monotonic()
 
     def on_headers_complete(self) -> None:
-        """All headers have come."""
+        """All headers of a request have arrived."""
         self._in_head = False
         if not self.parser.should_upgrade():
             self.on_request_head()
 
     def on_message_complete(self) -> None:
-        """All of the request has come."""
+        """The whole request has arrived."""
         if not self.parser.should_upgrade():
             self.on_request_complete()
 
     def on_request_head(self) -> None:
-        """There is a request to begin with."""
+        """The head of a request that is no upgrade has arrived: start processing it."""
         super().on_headers_complete()
 
     def on_request_complete(self) -> None:
-        """That request's body is whole."""
+        """The body of that request has arrived."""
         super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body has come."""
+        """A part of the body has arrived."""
         self._overhead -= len(body)
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """Like Uvicorn's, but sets no timer: `check_timeouts` ends idle connections."""
+        """Like Uvicorn's, but without a timer: `check_timeouts` closes idle connections."""
         self._running_cycle = None
         if self.transport.is_closing():
             return
@@ -151,7 +155,7 @@ class Connection(HttpToolsProtocol):
         return bool(self.cycle) and not self.cycle.response_complete
 
     def _parse(self) -> None:
-        """Parse what has come, until a request waits behind another: the rest is for later."""
+        """Parse the received data until a request must wait for the one before it; keep the rest unparsed."""
         data, self._unparsed, at = self._unparsed, b"", 0
         while at < len(data) and not (
             self.pipeline or self._pending_problem or self.transport.is_closing()
@@ -171,12 +175,12 @@ class Connection(HttpToolsProtocol):
         if self._pending_problem or self.transport.is_closing():
             return
         self._unparsed = data[at:]
-        # Where a body is large, whoever reads it goes on.
+        # With a large body in memory, the route resumes reading when it has taken the body.
         if not (self._is_answering and len(self.cycle.body) > HIGH_WATER_LIMIT):
             self.flow.resume_reading()
 
     def _decline_upgrade(self) -> bytes:
-        """The head of a request that offers an upgrade, without the offer; a new parser is to read it."""
+        """The head of a request that offers an upgrade, without the offer, for a new parser."""
         method = self.parser.get_method()
         if method == b"CONNECT":
             self._reject(problems.NOT_HTTP)
@@ -188,9 +192,9 @@ class Connection(HttpToolsProtocol):
         return b"%s %s HTTP/1.1\r\n%s\r\n" % (method, self.url, encode_headers(remaining))
 
     def _reject(self, problem: Problem) -> None:
-        """Answer what came last by a problem, and hang up; what came before it is answered before."""
+        """Answer the last request with a problem and close the connection, after the responses before it."""
         unanswered = self._is_answering
-        if unanswered and self.cycle.more_body:  # it is in this one's body that something is wrong
+        if unanswered and self.cycle.more_body:  # the error is in the body of this request
             unanswered = bool(self.pipeline)
             if self.pipeline:
                 self.pipeline.popleft()
@@ -218,7 +222,7 @@ class Connection(HttpToolsProtocol):
 
 
 class _HoldingFlowControl(FlowControl):
-    """Does not go on reading while there is something that has to wait."""
+    """Does not resume reading while received requests have to wait."""
 
     def __init__(self, transport: asyncio.Transport, has_to_wait: Callable[[], bool]) -> None:
         super().__init__(transport)
@@ -227,8 +231,3 @@ class _HoldingFlowControl(FlowControl):
     def resume_reading(self) -> None:
         if not self._has_to_wait():
             super().resume_reading()
-
-
-def encode_headers(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Headers, as they are sent."""
-    return b"".join(b"%s: %s\r\n" % header for header in headers)

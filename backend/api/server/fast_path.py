@@ -1,11 +1,11 @@
-"""The one hot route, POST …/chats/{chat}/messages, in as few steps as can be.
+"""The fast path: `POST …/chats/{chat}/messages`, the route with most requests, without FastAPI.
 
-FastAPI, and a task for each request, take several times as long over a request as accepting it does. So a
-request for one message that has nothing unusual about it is taken on its connection as soon as it is whole,
-by the same `AcceptRequest.messages`, gatherer, body and problems as in the ordinary route, and its answer is
-written there by whoever accepted it. Anything unusual, such as a query, another content type, a body in
-chunks, or one that isn't what it should be, goes the ordinary way: that route, and OpenAPI with it, is the
-only one that says what is wrong.
+FastAPI, and a task for each request, take several times as long as accepting the message does. A plain
+request for one message is therefore read on its connection. It is accepted through the same
+`AcceptRequest.messages`, group commit, body and problems as in the ordinary route, and the callback of its
+acceptance writes the response. Any other request takes the ordinary route: one with a query, another content
+type, a chunked body, or an invalid value. So only that route, which is also the one in the OpenAPI document,
+describes what is wrong.
 """
 
 import json
@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -22,24 +22,29 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backend.api import problems
-from backend.api.middleware import COMMON_HEADERS, REQUEST_ID, Observer, request_id
-from backend.api.schemas import PREFIX
-from backend.api.server.connection import Connection, encode_headers
-from backend.api.server.group_commit import AnswerCallback
-from backend.api.service import Service
+from backend.api.headers import (
+    COMMON_HEADERS,
+    REQUEST_ID,
+    Observer,
+    encode_headers,
+    request_id,
+)
+from backend.api.parameters import PREFIX
+from backend.api.server.connection import Connection
+from backend.api.server.group_commit import Submit
 from backend.domain import serialization
 from backend.domain.errors import InstaChatError, Invalid
 from backend.domain.model import Accepted
 from backend.ingest.requests import AcceptRequest
 
 ROUTE: Final = PREFIX + "/applications/{token}/chats/{chat}/messages"
-"""What the log calls it: the ordinary route's path."""
+"""The route in the log and the metrics: the path template of the ordinary route."""
 
 logger = logging.getLogger(__name__)
 
 
 class FastText(Struct, forbid_unknown_fields=True):
-    """As `schemas.Text`, read in a tenth of the time. Other members are not usual."""
+    """As `schemas.Text`, decoded in a tenth of the time. With other members: the ordinary route."""
 
     text: str
 
@@ -54,35 +59,35 @@ _decode_body = msgspec.json.Decoder(FastMessageBody).decode
 _match_path = re.compile(
     PREFIX.encode() + b"/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
 ).fullmatch
-# Uvicorn stops reading a larger body, until somebody asks for it.
+# Uvicorn stops reading a larger body until the application asks for more.
 MAX_FAST_BODY_BYTES: Final = HIGH_WATER_LIMIT
-# The latter two where they come twice.
+# The last two are excluded if they occur twice.
 EXCLUDED_HEADERS: Final = {b"origin", b"expect", b"content-type", b"idempotency-key"}
 _ACCEPTED = 202
 _HEADERS = encode_headers(((b"content-type", b"application/json"), *COMMON_HEADERS))
-# The body of an answer, but for the number in it.
+# The body of a response, before and after the number.
 _BODY_START, _BODY_END = (
     json.dumps(serialization.number(0), separators=(",", ":")).encode().split(b"0")
 )
 
 
 class FastPath:
-    """What all of a process's connections share."""
+    """What all connections of a process share."""
 
-    def __init__(self, service: Callable[[], Service], observers: Iterable[Observer]) -> None:
-        """`service` is asked for once, when the application runs."""
-        self._service = service
+    def __init__(self, get_submit: Callable[[], Submit], observers: Iterable[Observer]) -> None:
+        """`get_submit` is called once, when the first request arrives: the application runs by then."""
+        self._get_submit = get_submit
         self.observers = tuple(observers)
         self._start = b""
         self._headers: list[tuple[bytes, bytes]] | None = None
 
     @cached_property
-    def submit(self) -> Callable[[AcceptRequest, AnswerCallback], None]:
-        """See `Service.submit`."""
-        return self._service().submit
+    def submit(self) -> Submit:
+        """See `GroupCommit.submit`."""
+        return self._get_submit()
 
     def start(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """How each good answer starts. Uvicorn makes a new list of its own headers when they change."""
+        """The start of each 202. Uvicorn makes a new list of its own headers when they change."""
         if headers is not self._headers:
             self._headers = headers
             self._start = STATUS_LINE[_ACCEPTED] + _HEADERS + encode_headers(headers)
@@ -90,10 +95,9 @@ class FastPath:
 
 
 class FastRequest:
-    """A request for a message that has nothing unusual about it, instead of Uvicorn's cycle of one."""
+    """A plain request for one message. It takes the place of Uvicorn's cycle of a request."""
 
     __slots__ = (
-        "began",
         "body",
         "chat",
         "disconnected",
@@ -103,6 +107,7 @@ class FastRequest:
         "message_event",
         "more_body",
         "response_complete",
+        "started_at",
         "token",
     )
 
@@ -111,8 +116,8 @@ class FastRequest:
         self.chat = chat
         self.key = key
         self.headers = headers
-        self.began = time.perf_counter()
-        # What Uvicorn's protocol reads and writes of a cycle:
+        self.started_at = time.perf_counter()
+        # The attributes of a cycle that Uvicorn's protocol uses:
         self.body = bytearray()
         self.more_body = True
         self.keep_alive = True
@@ -122,7 +127,7 @@ class FastRequest:
 
 
 class _NoEvent:
-    """Who waits for a part of the body: nobody."""
+    """The event of a new part of the body. A plain request has no task that waits for it."""
 
     def set(self) -> None: ...
 
@@ -131,7 +136,7 @@ _NO_EVENT = _NoEvent()
 
 
 class FastConnection(Connection):
-    """A connection that takes the usual requests itself, one at a time."""
+    """A connection that processes plain requests itself, one at a time."""
 
     def __init__(self, fast_path: FastPath, *args: Any, **kwargs: Any) -> None:
         super().__init__(fast_path.observers, *args, **kwargs)
@@ -139,13 +144,13 @@ class FastConnection(Connection):
         self._fast_request: FastRequest | None = None
 
     def check_timeouts(self, now: float) -> None:
-        """See Connection. The ordinary route is who waits for a slow body."""
+        """See Connection. A request whose body is slow takes the ordinary route, which waits for it."""
         if (fast_request := self._fast_request) and fast_request.more_body:
             self._fall_back(fast_request)
         super().check_timeouts(now)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol. The ordinary route is who tells of a body that never came."""
+        """See asyncio.Protocol. An incomplete request takes the ordinary route, which logs it."""
         if (fast_request := self._fast_request) and fast_request.more_body:
             self._fall_back(fast_request)
         super().connection_lost(exc)
@@ -172,8 +177,8 @@ class FastConnection(Connection):
             self._accept(fast_request)
 
     def _read_head(self) -> FastRequest | None:
-        """The request, if nothing about its head is unusual."""
-        if self.parser.get_method() != b"POST" or not (found := _match_path(self.url)):
+        """The request, if its head is plain."""
+        if self.parser.get_method() != b"POST" or not (match := _match_path(self.url)):
             return None
         size, key, kind = 0, None, None
         for name, value in self.headers:
@@ -187,9 +192,9 @@ class FastConnection(Connection):
                 return None
         if kind != b"application/json" or not 0 < size <= MAX_FAST_BODY_BYTES:
             return None
-        return FastRequest(found[1].decode(), int(found[2]), key, self.headers)
+        return FastRequest(match[1].decode(), int(match[2]), key, self.headers)
 
-    # -- what becomes of it --------------------------------------------------------------------------
+    # -- accepting and responding ---------------------------------------------------------------------
 
     def _accept(self, fast_request: FastRequest) -> None:
         request = _accept_request(fast_request)
@@ -197,12 +202,12 @@ class FastConnection(Connection):
             self._fall_back(fast_request)
             return
         try:
-            self._fast_path.submit(request, self._answer)
+            self._fast_path.submit(request, self._respond)
         except InstaChatError as error:
-            self._answer(error)
+            self._respond(error)
 
     def _fall_back(self, fast_request: FastRequest) -> None:
-        """Have the request go the ordinary way. Only while it is the last one that has come."""
+        """Pass the request to the ordinary route. Only while it is the last one that has arrived."""
         self._fast_request = self.cycle = None  # type: ignore[assignment]
         super().on_request_head()
         self.cycle.keep_alive = self.cycle.keep_alive and fast_request.keep_alive
@@ -210,17 +215,17 @@ class FastConnection(Connection):
         if not fast_request.more_body:
             super().on_request_complete()
 
-    def _answer(self, answer: Accepted | Exception) -> None:
+    def _respond(self, result: Accepted | Exception) -> None:
         fast_request = self._fast_request
         assert fast_request is not None
         self._fast_request = None
         rid = request_id(fast_request.headers)
-        if isinstance(answer, Accepted):
+        if isinstance(result, Accepted):
             status = _ACCEPTED
             start = self._fast_path.start(self.server_state.default_headers)
-            body = b"%s%d%s" % (_BODY_START, answer.first, _BODY_END)
+            body = b"%s%d%s" % (_BODY_START, result.first, _BODY_END)
         else:
-            status, start, body = self._problem_response(answer, rid)
+            status, start, body = self._encode_problem(result, rid)
         if not self.transport.is_closing():
             self.transport.write(
                 b"%s%s: %s\r\ncontent-length: %d\r\n%s\r\n%s"
@@ -236,13 +241,13 @@ class FastConnection(Connection):
             if not fast_request.keep_alive:
                 self.transport.close()
         fast_request.response_complete = True
-        seconds = time.perf_counter() - fast_request.began
+        seconds = time.perf_counter() - fast_request.started_at
         for observe in self._observers:
             observe(rid, "POST", ROUTE, status, seconds)
         self.on_response_complete()
 
-    def _problem_response(self, error: Exception, rid: bytes) -> tuple[int, bytes, bytes]:
-        """The status, the start and the body of an answer that tells of an error."""
+    def _encode_problem(self, error: Exception, rid: bytes) -> "_EncodedResponse":
+        """The response for an error."""
         if isinstance(error, InstaChatError):
             response = problems.error_response(error, rid)
         else:
@@ -250,15 +255,23 @@ class FastConnection(Connection):
             response = problems.response(problems.FAULT)
         headers = [header for header in response.raw_headers if header[0] != b"content-length"]
         headers += [*COMMON_HEADERS, *self.server_state.default_headers]
-        return (
+        return _EncodedResponse(
             response.status_code,
             STATUS_LINE[response.status_code] + encode_headers(headers),
             bytes(response.body),
         )
 
 
+class _EncodedResponse(NamedTuple):
+    """A response, but for the headers of its request id, its length and its connection."""
+
+    status: int
+    start: bytes
+    body: bytes
+
+
 def _accept_request(fast_request: FastRequest) -> AcceptRequest | None:
-    """The request that a body makes; None if it makes none."""
+    """The accept request for a body; None if the body is invalid."""
     try:
         text = _decode_body(fast_request.body).message.text
         return AcceptRequest.messages(

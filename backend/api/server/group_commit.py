@@ -1,13 +1,15 @@
-"""Group commit: the requests that wait at the same moment are accepted in one call.
+"""Group commit: requests that arrive at about the same time are accepted in one call of Redis.
 
-The event loop gathers, accepts and answers. While one batch is in Redis the next gathers, so the busier it is
-the larger the batches are, and the less each request costs; under `strict` a batch shares one fsync. Where
-many wait, a second batch is sent while Redis still works on the first, so that neither waits for the other.
-Nothing is answered before the call that accepted it has returned.
+The event loop collects requests into a batch, sends it, and delivers the results. While Redis works on one
+batch, the next one collects; so batches grow with the load, and the cost of each request falls. Under
+`strict` durability, a batch shares one fsync. With enough waiting requests, a second batch is sent while
+Redis still works on the first, so that neither Redis nor the event loop is idle. No request is answered
+before the call that accepted it has returned.
 
-Where one answer is not all to wait for (a cluster, replicas), and before SQL has told what it has passed, a
-thread makes the call. What needs more than that one call, as a counter that is not verified in this life of
-Redis, goes to a few threads of its own: SQL, slow or away, holds up nobody else.
+A thread makes the call where the reply of one connection is not enough (a cluster, replicas), and until the
+shards' cursors have been read from SQL. Requests that need more than this one call, for example because
+their counter is not verified in the current epoch, go to a few separate threads: a slow PostgreSQL delays
+only them.
 """
 
 import asyncio
@@ -23,186 +25,184 @@ from backend.ingest.accept import Acceptor
 from backend.ingest.requests import AcceptRequest
 from backend.storage.redis.accept_async import AsyncAcceptClient
 
-MAX_BATCH_REQUESTS = 512  # requests in one call
-MAX_WAITING_REQUESTS = 4_096  # requests; one more is refused at once
-MAX_CONCURRENT_CALLS = 2  # under way at the same time
-MIN_CONCURRENT_BATCH = (
-    16  # requests that make it worth while to call while another call is under way
-)
+MAX_BATCH_REQUESTS = 512
+MAX_WAITING_REQUESTS = 4_096  # beyond this, Busy
+MAX_CONCURRENT_CALLS = 2
+MIN_CONCURRENT_BATCH = 16  # fewer requests wait for the running call to return
 RETRY_THREADS = 8
 RETRY_TIMEOUT_SECONDS = 8.0
 CLOSE_POLL_SECONDS = 0.005
 
-AnswerCallback = Callable[[Accepted | Exception], None]
-WaitingRequest = tuple[AcceptRequest, AnswerCallback]
+AcceptCallback = Callable[[Accepted | Exception], None]
+Submit = Callable[[AcceptRequest, AcceptCallback], None]
+WaitingRequest = tuple[AcceptRequest, AcceptCallback]
 Results = Sequence[Accepted | InstaChatError | None] | Exception
+"""One result for each request of a batch, None for those to be retried; or one exception for all of them."""
 logger = logging.getLogger(__name__)
 
 
 class GroupCommit:
-    """Accepts for one event loop; its methods belong there, but for the two that threads run."""
+    """Accepts requests for one event loop. Not thread-safe."""
 
-    def __init__(self, acceptor: Acceptor, logs: Sequence[AsyncAcceptClient]) -> None:
-        """Each of `logs` makes one call at a time; without any a thread does."""
+    def __init__(self, acceptor: Acceptor, clients: Sequence[AsyncAcceptClient]) -> None:
+        """Each of `clients` makes one call at a time. Without any, a thread makes the calls."""
         self._acceptor = acceptor
-        self._logs = tuple(logs)
-        self._idle_logs = list(logs)
+        self._clients = tuple(clients)
+        self._idle_clients = list(clients)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._accept_thread = ThreadPoolExecutor(1, "accept")
         self._retry_threads = ThreadPoolExecutor(RETRY_THREADS, "retry")
-        self._waiting: list[WaitingRequest] = []
-        self._calls_under_way = 0  # calls
+        self._queue: list[WaitingRequest] = []
+        self._running_calls = 0
         self._dispatch_scheduled = False
         self._retrying = 0
 
     @property
-    def waiting(self) -> int:
-        """How many requests wait, but for those of the calls that are under way."""
-        return len(self._waiting) + self._retrying
+    def waiting_requests(self) -> int:
+        """How many requests are queued or retried. Excludes those of the running calls."""
+        return len(self._queue) + self._retrying
 
     async def accept(self, request: AcceptRequest) -> Accepted:
         """Accept one request; raises as `Acceptor.accept` does, and Busy.
 
-        Cancelling it changes nothing for a request that is already on its way.
+        A request that is already sent is accepted even if this call is cancelled.
         """
         future: asyncio.Future[Accepted] = self._loop.create_future()
         self.submit(request, partial(_resolve, future))
         return await future
 
-    def submit(self, request: AcceptRequest, answer: AnswerCallback) -> None:
-        """Accept one request, and call `answer` with what `accept` returns or raises. Raises Busy."""
-        if self.waiting >= MAX_WAITING_REQUESTS:
+    def submit(self, request: AcceptRequest, callback: AcceptCallback) -> None:
+        """Accept one request, then call `callback` with what `accept` returns or raises. Raises Busy."""
+        if self.waiting_requests >= MAX_WAITING_REQUESTS:
             raise Busy("too many requests wait at this moment", "try again")
-        self._waiting.append((request, answer))
+        self._queue.append((request, callback))
         if not self._dispatch_scheduled:
             self._dispatch_scheduled = True
-            # What else has arrived in this turn of the loop comes along.
+            # After this iteration of the event loop, so that its other requests join the batch.
             self._loop.call_soon(self._dispatch)
 
     async def close(self) -> None:
-        """Wait for what is under way."""
-        while self._calls_under_way or self._dispatch_scheduled:
+        """Wait for the running calls."""
+        while self._running_calls or self._dispatch_scheduled:
             await asyncio.sleep(CLOSE_POLL_SECONDS)
         await asyncio.to_thread(self._accept_thread.shutdown)
         await asyncio.to_thread(self._retry_threads.shutdown, cancel_futures=True)
-        for log in self._logs:
-            await log.close()
+        for client in self._clients:
+            await client.close()
 
     def _dispatch(self) -> None:
-        """Make a call, if any waits and if it is time for one."""
+        """Start a call if there are enough requests for one, and something to make it."""
         self._dispatch_scheduled = False
-        if not self._waiting or (
-            self._calls_under_way and len(self._waiting) < MIN_CONCURRENT_BATCH
-        ):
+        if not self._queue or (self._running_calls and len(self._queue) < MIN_CONCURRENT_BATCH):
             return
-        in_thread = not (self._logs and self._acceptor.is_ready)
-        if self._calls_under_way if in_thread else not self._idle_logs:
+        in_thread = not (self._clients and self._acceptor.is_ready)
+        if self._running_calls if in_thread else not self._idle_clients:
             return
-        batch = self._waiting[:MAX_BATCH_REQUESTS]
-        del self._waiting[:MAX_BATCH_REQUESTS]
-        self._calls_under_way += 1
+        batch = self._queue[:MAX_BATCH_REQUESTS]
+        del self._queue[:MAX_BATCH_REQUESTS]
+        self._running_calls += 1
         if in_thread:
             self._accept_thread.submit(self._accept_in_thread, batch)
         else:
-            task = self._loop.create_task(self._accept_on_loop(self._idle_logs.pop(), batch))
+            task = self._loop.create_task(self._accept_on_loop(self._idle_clients.pop(), batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _accept_on_loop(self, log: AsyncAcceptClient, batch: list[WaitingRequest]) -> None:
-        answers: Results
+    async def _accept_on_loop(self, client: AsyncAcceptClient, batch: list[WaitingRequest]) -> None:
+        results: Results
         try:
             with process_metrics.measure_accept(len(batch)):
-                answers = await self._acceptor.try_accept_async(
-                    [request for request, _ in batch], log
+                results = await self._acceptor.try_accept_async(
+                    [request for request, _ in batch], client
                 )
-        except Exception as error:  # noqa: BLE001  # every request is answered, whatever happens
-            answers = error
-        self._idle_logs.append(log)
-        self._complete(batch, answers)
+        except Exception as error:  # noqa: BLE001  # every request gets a result, whatever is raised
+            results = error
+        self._idle_clients.append(client)
+        self._complete(batch, results)
 
     def _accept_in_thread(self, batch: list[WaitingRequest]) -> None:
-        """In the thread: accept, then hand the answers back."""
-        answers: Results
+        """Runs in the accept thread."""
+        results: Results
         try:
             with process_metrics.measure_accept(len(batch)):
-                answers = self._acceptor.try_accept([request for request, _ in batch])
+                results = self._acceptor.try_accept([request for request, _ in batch])
         except Exception as error:  # noqa: BLE001  # as above
-            answers = error
-        self._loop.call_soon_threadsafe(self._complete, batch, answers)
+            results = error
+        self._loop.call_soon_threadsafe(self._complete, batch, results)
 
-    def _complete(self, batch: list[WaitingRequest], answers: Results) -> None:
-        self._calls_under_way -= 1
-        if not isinstance(answers, Exception) and all(map(_is_unavailable, answers)):
-            # Who waits now would wait as long again, for the same answer.
-            waiting, self._waiting = self._waiting, []
-            for _, callback in waiting:
+    def _complete(self, batch: list[WaitingRequest], results: Results) -> None:
+        self._running_calls -= 1
+        if not isinstance(results, Exception) and all(map(_is_unavailable, results)):
+            # Redis is away: another call would take as long and fail likewise.
+            queue, self._queue = self._queue, []
+            for _, callback in queue:
                 _deliver(callback, EngineDown("Redis does not answer; nothing was accepted"))
-        self._dispatch()  # before anything else: Redis is to work while the answers are written
-        self._deliver_all(batch, answers)
+        self._dispatch()  # first, so that Redis works while the responses are written
+        self._deliver_all(batch, results)
 
-    def _deliver_all(self, batch: list[WaitingRequest], answers: Results) -> None:
+    def _deliver_all(self, batch: list[WaitingRequest], results: Results) -> None:
         retries: dict[Parent, list[WaitingRequest]] = {}
         for index, (request, callback) in enumerate(batch):
-            answer = answers if isinstance(answers, Exception) else answers[index]
-            if answer is None:
+            result = results if isinstance(results, Exception) else results[index]
+            if result is None:
                 retries.setdefault(request.parent, []).append((request, _only_once(callback)))
             else:
-                _deliver(callback, answer)
+                _deliver(callback, result)
         for group in retries.values():
             self._retrying += len(group)
             timer = self._loop.call_later(RETRY_TIMEOUT_SECONDS, self._time_out, group)
             self._retry_threads.submit(self._retry, group, timer)
 
     def _retry(self, group: list[WaitingRequest], timer: asyncio.TimerHandle) -> None:
-        """In a thread: as `_accept_in_thread`, and all that has to be done before."""
-        answers: Results
+        """Runs in a retry thread: accept requests of one parent, and do first what that needs."""
+        results: Results
         try:
-            answers = self._acceptor.accept_batch([request for request, _ in group])
+            results = self._acceptor.accept_batch([request for request, _ in group])
         except Exception as error:  # noqa: BLE001  # as above
-            answers = error
-        self._loop.call_soon_threadsafe(self._complete_retry, group, answers, timer)
+            results = error
+        self._loop.call_soon_threadsafe(self._complete_retry, group, results, timer)
 
     def _complete_retry(
-        self, group: list[WaitingRequest], answers: Results, timer: asyncio.TimerHandle
+        self, group: list[WaitingRequest], results: Results, timer: asyncio.TimerHandle
     ) -> None:
         timer.cancel()
         self._retrying -= len(group)
-        self._deliver_all(group, answers)
+        self._deliver_all(group, results)
 
     def _time_out(self, group: list[WaitingRequest]) -> None:
-        """The thread goes on, and its answers are nobody's: they may be acceptances."""
+        """Answer the requests. The thread continues, may accept them, and its results are dropped."""
         for _, callback in group:
             _deliver(callback, Unconfirmed("this takes too long", "see `instachat status`"))
 
 
-def _is_unavailable(answer: Accepted | InstaChatError | None) -> bool:
-    return isinstance(answer, EngineDown | Unconfirmed)
+def _is_unavailable(result: Accepted | InstaChatError | None) -> bool:
+    return isinstance(result, EngineDown | Unconfirmed)
 
 
-def _deliver(callback: AnswerCallback, answer: Accepted | Exception) -> None:
-    """One that can't be told keeps the answer from nobody else."""
+def _deliver(callback: AcceptCallback, result: Accepted | Exception) -> None:
+    """Call one request's callback; if it raises, the other requests still get their results."""
     try:
-        callback(answer)
+        callback(result)
     except Exception:
-        logger.exception("an answer was not told")
+        logger.exception("a result could not be delivered")
 
 
-def _only_once(callback: AnswerCallback) -> AnswerCallback:
-    """The first answer is told, and no other."""
+def _only_once(callback: AcceptCallback) -> AcceptCallback:
+    """A callback that passes on its first result and drops any other."""
     remaining = [callback]
 
-    def call_first(answer: Accepted | Exception) -> None:
+    def call_first(result: Accepted | Exception) -> None:
         if remaining:
-            remaining.pop()(answer)
+            remaining.pop()(result)
 
     return call_first
 
 
-def _resolve(future: "asyncio.Future[Accepted]", answer: Accepted | Exception) -> None:
-    if future.done():  # its client went away
+def _resolve(future: "asyncio.Future[Accepted]", result: Accepted | Exception) -> None:
+    if future.done():  # the client has disconnected
         return
-    if isinstance(answer, Accepted):
-        future.set_result(answer)
+    if isinstance(result, Accepted):
+        future.set_result(result)
     else:
-        future.set_exception(answer)
+        future.set_exception(result)

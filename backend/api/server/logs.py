@@ -1,8 +1,8 @@
-"""The log of the server's processes: JSON, a line for each request and for each event.
+"""The log of the server's processes: a line of JSON for each request and for each event.
 
-No line holds a token or a text: a request is named by its route, not by its path. Lines are written by a
-thread of their own, so that a terminal or a pipe that takes nothing can't hold up an answer; if too many
-wait, some are dropped, and a line says how many.
+No line contains a token or a text: a request is logged by its route, not by its path. A thread writes the
+lines, so that a blocked terminal or pipe never delays a response. Beyond MAX_LINES waiting lines, further
+ones are dropped, and a line says how many.
 """
 
 import json
@@ -17,18 +17,17 @@ from functools import lru_cache
 from typing import TextIO
 
 MAX_LINES = 20_000
-BUSY_PAUSE_SECONDS = (
-    0.01  # from writing lines to the next, so that few are made ready in a row: the loop waits
-)
-IDLE_PAUSE_SECONDS = 0.1  # … where there were none
+# Between two writes. Short, so that each formats few lines: formatting delays the event loop.
+BUSY_PAUSE_SECONDS = 0.01
+IDLE_PAUSE_SECONDS = 0.1  # after finding nothing to write
 
 
 _RequestLine = tuple[float, bytes, str, str, int, float]
-"""When it was answered, and what an observer is told."""
+"""The time of the response, and the arguments of an Observer. A plain tuple: each request makes one."""
 
 
 class AsyncLogHandler(logging.Handler):
-    """Writes lines to a stream, from a thread."""
+    """Writes lines to a stream from a thread."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -40,14 +39,14 @@ class AsyncLogHandler(logging.Handler):
         self._thread.start()
 
     def log_request(self, rid: bytes, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Log a response; an Observer."""
         if len(self._lines) >= MAX_LINES:
             self._dropped += 1
             return
         self._lines.append((time.time(), rid, method, route, status, seconds))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """An event; of an exception its type and place, as its words may hold anything."""
+        """Log an event; of an exception only the type and the place, as its message may contain a text."""
         if len(self._lines) >= MAX_LINES:
             self._dropped += 1
             return
@@ -63,7 +62,7 @@ class AsyncLogHandler(logging.Handler):
         self._lines.append(json.dumps(fields) + "\n")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining lines."""
         self._closing.set()
         self._thread.join(2)
         super().close()
@@ -75,7 +74,7 @@ class AsyncLogHandler(logging.Handler):
         self._write()
 
     def _write(self) -> bool:
-        """Write what waits; whether there was any."""
+        """Write the waiting lines; returns whether there were any."""
         queued = [self._lines.popleft() for _ in range(len(self._lines))]
         lines = [line if isinstance(line, str) else _format_request(*line) for line in queued]
         if self._dropped:
@@ -87,15 +86,15 @@ class AsyncLogHandler(logging.Handler):
             try:
                 self._stream.write("".join(lines))
                 self._stream.flush()
-            except (OSError, ValueError):  # nobody reads it any more
+            except (OSError, ValueError):  # the reader is gone
                 pass
         return bool(lines)
 
 
 def configure() -> AsyncLogHandler:
-    """Log to standard error from here on. Returns what requests are told to."""
+    """Log to standard error from now on; returns the handler, which also logs requests."""
     handler = AsyncLogHandler(sys.stderr)
-    # Of libraries warnings only: SQLAlchemy would log statements, with people's texts.
+    # Only warnings of libraries: SQLAlchemy would log statements with users' texts.
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in ("backend", "instachat_cli"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -116,7 +115,7 @@ def _format_now() -> str:
 
 
 def _format_time(at: float) -> str:
-    """RFC 3339 in UTC, to the millisecond; a second's is made once, as it is asked for very often."""
+    """RFC 3339 in UTC, to the millisecond. Formats each second once: many lines share it."""
     seconds, fraction = divmod(at, 1)
     return f"{_format_second(int(seconds))}.{int(fraction * 1000):03d}Z"
 

@@ -5,8 +5,8 @@ import cProfile
 
 import uvloop
 
+from backend.api.serve import create_server
 from backend.api.server.address import open_listeners
-from backend.api.server.server import create_server
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from instachat_cli.bench.harness.paired_run import largest_parts

@@ -128,7 +128,7 @@ def test_the_server_serves_that_schema(shared_server: HttpServer) -> None:
     assert shared_server("GET", "/openapi.json").json == SCHEMA
 
 
-API = schemathesis.openapi.from_dict(deepcopy(SCHEMA))  # it changes what it is given
+API = schemathesis.openapi.from_dict(deepcopy(SCHEMA))  # Schemathesis changes its document
 BOUNDED = settings(
     max_examples=15,
     deadline=None,

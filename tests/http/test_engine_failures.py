@@ -23,11 +23,11 @@ from tests.conftest import Engines
 from tests.http.conftest import start_worker
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.engines import PostgresServer, RedisServer, free_port, wheel_postgres
-from tests.support.http_server import ApplicationClient, HttpServer
+from tests.support.http_server import ApplicationClient, HttpServer, server_processes
 from tests.support.ledger import Ledger, audit
 from tests.support.waiting import MARGIN_SECONDS, PATIENCE_SECONDS, promised, wait_until
 
-pytestmark = pytest.mark.xdist_group("http-faults")
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("http-faults")]
 SECOND = 1.0 + MARGIN_SECONDS  # without a limit nothing would be answered until the engine is back
 
 
@@ -444,7 +444,7 @@ def test_the_ledger_holds_over_http_through_kill_9(
             wait_until(lambda: writers.answered > seen + 100)
 
         progress()
-        one, *_ = _serving(server)
+        one, *_ = server_processes(server)
         one.kill()
         progress()
         worker.kill()
@@ -454,7 +454,7 @@ def test_the_ledger_holds_over_http_through_kill_9(
         own_redis.kill()
         own_redis.start()
         progress()
-        serving = _serving(server)
+        serving = server_processes(server)
         server.process.kill()
         server.process.wait()
         _, alive = psutil.wait_procs(serving, PATIENCE_SECONDS)
@@ -468,9 +468,3 @@ def test_the_ledger_holds_over_http_through_kill_9(
         server.remove()
         worker.kill()
         worker.wait()
-
-
-def _serving(server: HttpServer) -> list[psutil.Process]:
-    """The processes that answer: the children that listen."""
-    children = psutil.Process(server.process.pid).children()
-    return [c for c in children if any(x.laddr.port == server.port for x in c.net_connections())]

@@ -1,4 +1,4 @@
-"""The operator's routes: they want the admin token, and do not exist where none is set."""
+"""The operator's routes require the admin token; a server without one does not have these routes."""
 
 import secrets
 from typing import Annotated
@@ -18,11 +18,14 @@ _bearer = HTTPBearer(
 
 
 async def require_operator(
-    service: ServiceDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    service: ServiceDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> None:
-    """ProblemException unless the request carries the admin token; compared in constant time."""
+    """Raise ProblemException unless the request carries the admin token. Compares in constant time."""
     token = service.core.settings.admin_token
-    assert token is not None  # without one there is no such route
+    assert token is not None  # the routes exist only with one
     expected = token.get_secret_value().encode()
-    if given is None or not secrets.compare_digest(given.credentials.encode(), expected):
+    if credentials is None or not secrets.compare_digest(
+        credentials.credentials.encode(), expected
+    ):
         raise ProblemException(problems.NO_OPERATOR, **{"WWW-Authenticate": "Bearer"})

@@ -1,4 +1,7 @@
-"""`?wait=stored`: one look at the shards' cursors serves all who wait, and no thread sleeps for them."""
+"""`?wait=stored`: one poll of the shards' cursors serves all waiting requests.
+
+`ingest.barrier.wait_cursor` would occupy a thread for each of them.
+"""
 
 import asyncio
 import logging
@@ -14,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class StoredWaiter:
-    """Who waits for what to be stored. For one event loop; all its methods belong there."""
+    """The requests that wait until their creation is stored. Belongs to one event loop; not thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -23,7 +26,7 @@ class StoredWaiter:
         self._poller: asyncio.Task[None] | None = None
 
     async def wait_stored(self, accepted: Accepted, seconds: float) -> bool:
-        """Wait until everything up to that entry is decided in SQL; False if it takes longer."""
+        """Wait until the shard's cursor has passed the entry of `accepted`; False if that takes longer."""
         future: asyncio.Future[bool] = self._loop.create_future()
         self._entries[future] = accepted.shard, accepted.entry
         if self._poller is None or self._poller.done():
@@ -37,7 +40,7 @@ class StoredWaiter:
             self._entries.pop(future, None)
 
     async def _poll(self) -> None:
-        """Look as long as somebody waits."""
+        """Poll until no request waits any more."""
         while self._entries:
             try:
                 states = await asyncio.to_thread(self._read_states)

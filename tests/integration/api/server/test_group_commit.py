@@ -369,10 +369,7 @@ def test_a_timed_out_request_is_answered_once(
     async def go() -> None:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
         group_commit.submit(AcceptRequest.messages(application, chat, ["a"]), told.append)
-        while not told:
-            await asyncio.sleep(0.01)
-        too_late.set()
-        while group_commit.waiting:
+        while group_commit.waiting_requests or not told:
             await asyncio.sleep(0.01)
         await group_commit.close()
 
@@ -431,7 +428,7 @@ def test_requests_of_many_shards_are_one_round_trip(
 def test_a_failing_shard_does_not_affect_the_others(
     recording_acceptor: RecordingAcceptor, backend: Backend
 ) -> None:
-    """One shard's epoch is lost and another's log foreign: only their requests are retried or fail."""
+    """One shard has lost its epoch, another has a foreign log: only their requests are retried or fail."""
     tokens = [backend.catalog.create_application("x").token for _ in range(30)]
     by_shard = {backend.counters.shard(token): token for token in tokens}
     lost, foreign, fine = list(by_shard)[:3]
@@ -444,4 +441,4 @@ def test_a_failing_shard_does_not_affect_the_others(
     assert answers[0].first == 1
     assert isinstance(answers[1], Failed)
     assert answers[2].first == 1
-    assert recording_acceptor.retried == [1]  # the one that needed a new epoch
+    assert recording_acceptor.retried == [1]  # the request whose shard needed a new epoch

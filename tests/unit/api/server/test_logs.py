@@ -1,0 +1,46 @@
+"""The log never delays a response."""
+
+import json
+import logging
+import threading
+
+import pytest
+
+from backend.api.server import logs
+from backend.api.server.logs import AsyncLogHandler
+from tests.support.waiting import PATIENCE_SECONDS
+
+
+class BlockedStream:
+    """A stream whose `write` blocks until `free` is set."""
+
+    def __init__(self) -> None:
+        self.written = ""
+        self.asked, self.free = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        """See TextIO."""
+        self.asked.set()
+        self.free.wait(PATIENCE_SECONDS)
+        self.written += text
+        return len(text)
+
+    def flush(self) -> None:
+        """See TextIO."""
+
+
+def test_a_blocked_log_drops_lines_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests and events alike: logging never blocks, and at most MAX_LINES lines are in memory."""
+    monkeypatch.setattr(logs, "MAX_LINES", 100)
+    stream = BlockedStream()
+    handler = AsyncLogHandler(stream)  # type: ignore[arg-type]  # it has what is called
+    handler.log_request(b"first", "GET", "/", 200, 0.1)
+    assert stream.asked.wait(PATIENCE_SECONDS)
+    for _ in range(150):
+        handler.log_request(b"more", "GET", "/", 200, 0.1)
+        handler.emit(logging.makeLogRecord({"msg": "an event", "levelname": "WARNING"}))
+    stream.free.set()
+    handler.close()
+    lines = [json.loads(line) for line in stream.written.splitlines()]
+    assert len(lines) == 1 + 100 + 1
+    assert lines[-1]["event"] == "200 lines were dropped"
