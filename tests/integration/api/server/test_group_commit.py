@@ -369,7 +369,10 @@ def test_a_timed_out_request_is_answered_once(
     async def go() -> None:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
         group_commit.submit(AcceptRequest.messages(application, chat, ["a"]), told.append)
-        while group_commit.waiting_requests or not told:
+        while not told:
+            await asyncio.sleep(0.01)
+        too_late.set()
+        while group_commit.waiting_requests:
             await asyncio.sleep(0.01)
         await group_commit.close()
 
