@@ -70,6 +70,13 @@ def test_the_two_commands_are_there() -> None:
         subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=True)
 
 
+def test_the_table_of_settings_is_complete() -> None:
+    """It has a row for each setting, and none for anything else."""
+    rows = re.findall(r"^\| (`INSTACHAT_.*?) \|", README, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"INSTACHAT_\w+", row)}
+    assert listed == {f"INSTACHAT_{name.upper()}" for name in Settings.model_fields}
+
+
 def test_make_demo_tells_the_whole_story(environment: dict[str, str]) -> None:
     """It ends with what was measured, and leaves no home behind."""
     done = run("make demo", environment)
