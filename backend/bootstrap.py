@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 
-from backend.catalog.catalog import Catalog
+from backend.catalog.catalog import Catalog, make_catalog
+from backend.catalog.waiting import Waiting
 from backend.domain.errors import Invalid, Unavailable
 from backend.embedded.private_engines import PrivateEngines, acquire
 from backend.ingest.accept import Acceptor
@@ -190,12 +191,9 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
     counter_sync = CounterSync(log, database, epochs)
     jobs = JobQueue(urls.huey, lambda: may_work(log))
     acceptor = Acceptor(log, epochs, counters, jobs.notify_drain)
-    catalog = Catalog(
-        log,
-        database,
-        counters,
+    catalog = make_catalog(
+        Waiting(log, database, counters, drainer),
         acceptor,
-        drainer,
         IndexSearcher(database, index) if index else ScanSearcher(database),
         publish=publisher.publish if publisher else lambda: 0,
         notify_publisher=notify_publisher,

@@ -148,7 +148,7 @@ def backend(settings: Settings) -> Iterator[Backend]:
 @pytest.fixture
 def application(backend: Backend) -> str:
     """The token of a new application."""
-    return backend.catalog.create_application("test").token
+    return backend.catalog.applications.create("test").token
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from backend.api.server.group_commit import MAX_CONCURRENT_CALLS as ACCEPT_CALLS
 from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AcceptCallback, GroupCommit
 from backend.api.stored_waiter import StoredWaiter
 from backend.bootstrap import Backend
-from backend.catalog.catalog import Catalog, PendingNumber
+from backend.catalog.catalog import Catalog
+from backend.catalog.waiting import PendingNumber
 from backend.domain.errors import Gone, InstaChatError, NotStoredYet
 from backend.domain.model import Accepted
 from backend.ingest.requests import AcceptRequest
@@ -91,13 +92,13 @@ class Service:
         deadline = self._clock() + STORED_WAIT_SECONDS
         if not await self._stored_waiter.wait_stored(accepted, STORED_WAIT_SECONDS):
             return False
-        await self.run(lambda: self.catalog.check_stored(token, chat, accepted))
+        await self.run(lambda: self.catalog.messages.check_stored(token, chat, accepted))
         if wait == "stored" or chat is None:
             return True
         first, last = accepted.first, accepted.last
 
         def is_searchable() -> bool:
-            return self.catalog.wait_searchable(token, chat, first, last, 0.0)
+            return self.catalog.messages.wait_searchable(token, chat, first, last, 0.0)
 
         while not await self.run(is_searchable):
             if self._clock() > deadline:

@@ -26,7 +26,7 @@ def create(name: Name, output: Output = None) -> None:
     from backend.domain import serialization
 
     with backend_context() as core:
-        application = core.catalog.create_application(name)
+        application = core.catalog.applications.create(name)
         Printer(output).one(serialization.application(application))
         warn_if_not_durable(core)
 
@@ -40,7 +40,7 @@ def list_(limit: Limit = None, output: Output = None) -> None:
     from backend.domain import serialization
 
     with backend_context() as core:
-        bodies = map(serialization.application, core.catalog.applications(limit=limit))
+        bodies = map(serialization.application, core.catalog.applications.list(limit=limit))
         Printer(output).many(
             bodies, ["token", "chats_count", "created_at", "name"], "no applications yet"
         )
@@ -55,7 +55,7 @@ def show(token: Token, output: Output = None) -> None:
     from backend.domain import serialization
 
     with backend_context() as core:
-        Printer(output).one(serialization.application(core.catalog.application(token)))
+        Printer(output).one(serialization.application(core.catalog.applications.get(token)))
 
 
 @command(app)
@@ -67,7 +67,9 @@ def rename(token: Token, name: Name, output: Output = None) -> None:
     from backend.domain import serialization
 
     with backend_context() as core:
-        Printer(output).one(serialization.application(core.catalog.rename_application(token, name)))
+        Printer(output).one(
+            serialization.application(core.catalog.applications.rename(token, name))
+        )
 
 
 @command(app)
@@ -97,15 +99,15 @@ def delete(
                 core,
                 Parent(token),
                 deletion,
-                fetch=lambda: core.catalog.application(token),
+                fetch=lambda: core.catalog.applications.get(token),
                 describe=lambda found: (
                     f"application “{found.name}” and its {found.chats_count:,} chats"
                 ),
-                delete_parent=lambda: core.catalog.delete_application(token, cascade=True),
+                delete_parent=lambda: core.catalog.applications.delete(token, cascade=True),
                 body=body,
             )
             return
-        application = core.catalog.application(token)
+        application = core.catalog.applications.get(token)
         if application.chats_count:
             raise HasChildren(
                 f"the application still has {application.chats_count:,} chats; nothing was deleted",
@@ -114,5 +116,5 @@ def delete(
         deletion.run(
             f"application “{application.name}”",
             body,
-            lambda: core.catalog.delete_application(token),
+            lambda: core.catalog.applications.delete(token),
         )

@@ -63,7 +63,7 @@ def list_(token: Token, limit: Limit = None, after: After = 0, output: Output = 
     from backend.domain import serialization
 
     with backend_context() as core:
-        bodies = map(serialization.chat, core.catalog.chats(token, after=after, limit=limit))
+        bodies = map(serialization.chat, core.catalog.chats.list(token, after=after, limit=limit))
         Printer(output).many(
             bodies, ["number", "messages_count", "created_at", "updated_at"], "no chats"
         )
@@ -80,7 +80,7 @@ def show(token: Token, chat: ChatNumber, output: Output = None) -> None:
     from backend.domain.model import Chat
 
     with backend_context() as core:
-        found = core.catalog.chat(token, chat)
+        found = core.catalog.chats.get(token, chat)
         if isinstance(found, Chat):
             Printer(output).one(serialization.chat(found))
         else:
@@ -118,20 +118,20 @@ def delete(
                 core,
                 Parent(token, chat),
                 deletion,
-                fetch=lambda: core.catalog.chat(token, chat),
+                fetch=lambda: core.catalog.chats.get(token, chat),
                 describe=lambda found: (
                     f"chat {chat} and its {found.messages_count:,} messages"
                     if isinstance(found, Chat)
                     else f"chat {chat} and its messages"
                 ),
-                delete_parent=lambda: core.catalog.delete_chat(token, chat, cascade=True),
+                delete_parent=lambda: core.catalog.chats.delete(token, chat, cascade=True),
                 body=body,
             )
             return
-        found = core.catalog.chat(token, chat)
+        found = core.catalog.chats.get(token, chat)
         if isinstance(found, Chat) and found.messages_count:
             raise HasChildren(
                 f"chat {chat} still has {found.messages_count:,} messages; nothing was deleted",
                 f"`--cascade` deletes them as well; `instachat messages list TOKEN {chat}` lists them",
             )
-        deletion.run(f"chat {chat}", body, lambda: core.catalog.delete_chat(token, chat))
+        deletion.run(f"chat {chat}", body, lambda: core.catalog.chats.delete(token, chat))

@@ -84,7 +84,7 @@ def list_(
 
     with backend_context() as core:
         bodies = map(
-            serialization.message, core.catalog.messages(token, chat, after=after, limit=limit)
+            serialization.message, core.catalog.messages.list(token, chat, after=after, limit=limit)
         )
         Printer(output).many(bodies, ["number", "created_at", "text"], "no messages")
         note_unstored(core, token)
@@ -100,7 +100,7 @@ def show(token: Token, chat: ChatNumber, number: MessageNumber, output: Output =
     from backend.domain.model import Message
 
     with backend_context() as core:
-        found = core.catalog.message(token, chat, number)
+        found = core.catalog.messages.get(token, chat, number)
         if isinstance(found, Message):
             Printer(output).one(serialization.message(found))
         else:
@@ -122,7 +122,7 @@ def edit(
 
     with backend_context() as core:
         Printer(output).one(
-            serialization.message(core.catalog.edit_message(token, chat, number, text))
+            serialization.message(core.catalog.messages.edit(token, chat, number, text))
         )
 
 
@@ -141,11 +141,11 @@ def delete(
     """
     check_can_ask(yes=yes, dry_run=dry_run)
     with backend_context() as core:
-        core.catalog.message(token, chat, number)
+        core.catalog.messages.get(token, chat, number)
         Deletion(Printer(output), yes, dry_run).run(
             f"message {number} of chat {chat}",
             {"number": number},
-            lambda: core.catalog.delete_message(token, chat, number),
+            lambda: core.catalog.messages.delete(token, chat, number),
         )
 
 

@@ -30,7 +30,7 @@ def search(
     from backend.domain import serialization
 
     with backend_context() as core:
-        matches = core.catalog.search(token, chat, keyword, after=after, limit=limit)
+        matches = core.catalog.messages.search(token, chat, keyword, after=after, limit=limit)
         bodies = map(serialization.match, matches)
         Printer(output).many(bodies, ["number", "created_at", "text"], "nothing found")
         note_unstored(core, token)

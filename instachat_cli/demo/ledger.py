@@ -38,7 +38,7 @@ class DemoLedger:
         """Compare every answer with the stored messages. A chat whose numbers have a gap counts as a loss."""
         lost = doubled = changed = 0
         for (token, chat), answers in self.answers.items():
-            stored = [(m.number, m.text) for m in catalog.messages(token, chat)]
+            stored = [(m.number, m.text) for m in catalog.messages.list(token, chat)]
             numbers = [number for number, _ in stored]
             doubled += len(numbers) - len(set(numbers))
             lost += len(answers.keys() - set(numbers))

@@ -96,7 +96,7 @@ class _Demo:
         languages = dict.fromkeys(c.language for c in dialogues)
         for language in languages:
             topics = [c.topic for c in dialogues if c.language == language]
-            token = self.backend.catalog.create_application(language).token
+            token = self.backend.catalog.applications.create(language).token
             first = self.backend.acceptor.accept(AcceptRequest.chats(token, len(topics))).first
             self.ledger.tokens[language] = token
             self.ledger.chats |= {(token, t): first + i for i, t in enumerate(topics)}
@@ -205,7 +205,7 @@ class _Demo:
         for topic in topics:
             start = time.monotonic()
             chat = self.ledger.chats[token, topic]
-            found = list(self.backend.catalog.search(token, chat, keyword))
+            found = list(self.backend.catalog.messages.search(token, chat, keyword))
             seconds = time.monotonic() - start
             if found:
                 break
@@ -226,7 +226,7 @@ class _Demo:
         live = sum(
             chat.messages_count
             for token in self.ledger.tokens.values()
-            for chat in self.backend.catalog.chats(token)
+            for chat in self.backend.catalog.chats.list(token)
         )
         before = self._counts_in_sql()
         synced = sum(1 for _ in self.backend.counter_sync.sync())

@@ -104,7 +104,7 @@ class BulkCreator:
     def _wait(self, until: WaitStage, last: Accepted, seconds: float) -> None:
         catalog = self._core.catalog
         deadline = time.monotonic() + seconds
-        if not catalog.wait_stored(last.shard, last.entry, seconds):
+        if not catalog.waiting.wait_stored(last.shard, last.entry, seconds):
             paused = self._core.log.paused()
             reason = "while the job queue is paused" if paused else f"within {seconds:g} s"
             raise WaitTimedOut(
@@ -113,12 +113,14 @@ class BulkCreator:
             )
         for first, last_number in self._ranges:
             part = Accepted(first, last_number, last.shard, last.entry)
-            catalog.check_stored(self._token, self._chat, part)
+            catalog.messages.check_stored(self._token, self._chat, part)
         if until is WaitStage.STORED or self._chat is None:  # chats are not searched
             return
         for first, last_number in self._ranges:
             left = max(0.0, deadline - time.monotonic())
-            if not catalog.wait_searchable(self._token, self._chat, first, last_number, left):
+            if not catalog.messages.wait_searchable(
+                self._token, self._chat, first, last_number, left
+            ):
                 raise WaitTimedOut(
                     f"stored, but not searchable within {seconds:g} s (it will be later); accepted:"
                     f" {self._accepted_summary()}",

@@ -200,7 +200,7 @@ def core(installation: Settings) -> Iterator[Backend]:
 @pytest.fixture
 def token(core: Backend) -> str:
     """A new application's token."""
-    return core.catalog.create_application("test").token
+    return core.catalog.applications.create("test").token
 
 
 @pytest.fixture

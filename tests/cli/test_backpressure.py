@@ -24,7 +24,7 @@ def test_a_full_log_refuses_with_5_and_recovers_by_itself(
     assert waited.json == {"number": 3}, "another process's limit is its own"
     assert cli("messages", "create", token, chat, "x", env=limit).json == {"number": 4}
     drain_application(token)
-    assert len(list(core.catalog.messages(token, chat))) == 4
+    assert len(list(core.catalog.messages.list(token, chat))) == 4
 
 
 def test_a_redis_near_its_memory_limit_refuses_with_5_and_is_drained_all_the_same(

@@ -158,7 +158,7 @@ def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
     settings = engines.installation()
     plain = Cli(fork_server, database_url=settings.database_url, redis_url=settings.redis_url)
     with open_backend(settings) as core:
-        token = core.catalog.create_application("test").token
+        token = core.catalog.applications.create("test").token
         core.acceptor.accept(AcceptRequest.chats(token))
         core.acceptor.accept(AcceptRequest.messages(token, 1, ["a word"]))
         core.drainer.drain_all()

@@ -85,7 +85,7 @@ def test_invalid_texts_and_names_exit_2_and_change_nothing(
     assert results[0].error["error"] == "invalid"
     assert "empty" in results[0].error["message"]
     assert "10,001" in results[1].error["message"]
-    assert core.catalog.application(token).name == "test"
+    assert core.catalog.applications.get(token).name == "test"
     assert cli("messages", "create", token, chat, "é" * 10_000).json == {"number": 1}
 
 

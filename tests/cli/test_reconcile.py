@@ -16,7 +16,7 @@ FIELDS = {"kind", "token", "chat", "number", "detail", "repairable"}
 
 def drift(backend: Backend) -> str:
     """An application with one chat, whose counter is behind and whose second message is gone."""
-    token = backend.catalog.create_application("drift").token
+    token = backend.catalog.applications.create("drift").token
     backend.acceptor.accept(AcceptRequest.chats(token))
     backend.acceptor.accept(AcceptRequest.messages(token, 1, ["a", "b", "c"]))
     backend.drainer.drain_all()

@@ -101,7 +101,7 @@ def test_a_worker_syncs_when_the_last_one_is_nearly_an_hour_ago(
     cli: Cli, core: Backend, request: pytest.FixtureRequest
 ) -> None:
     """By whomever the last one was; before that it leaves the counts alone."""
-    token = core.catalog.create_application("x").token
+    token = core.catalog.applications.create("x").token
     list(core.counter_sync.sync())  # its shard may be in use for the first time
     cli("chats", "create", token)
     with core.database.begin() as tx:

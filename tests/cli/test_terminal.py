@@ -151,7 +151,7 @@ class World:
     @cached_property
     def token(self) -> str:
         """An application with two chats, the first of which has messages."""
-        token = self.core.catalog.create_application("Support desk").token
+        token = self.core.catalog.applications.create("Support desk").token
         self.core.acceptor.accept(AcceptRequest.chats(token, 2))
         self.core.acceptor.accept(AcceptRequest.messages(token, 1, TEXTS))
         self.core.drainer.drain_all()

@@ -52,9 +52,9 @@ def filled(core: Backend, token: str, chat: int) -> str:
     """The token of an application with a chat of messages, one deleted, one edited, and a deleted chat."""
     core.acceptor.accept(AcceptRequest.chats(token))
     core.acceptor.accept(AcceptRequest.messages(token, chat, TEXTS))
-    core.catalog.delete_message(token, chat, 1)
-    core.catalog.edit_message(token, chat, 4, "edited")
-    core.catalog.delete_chat(token, 2)
+    core.catalog.messages.delete(token, chat, 1)
+    core.catalog.messages.edit(token, chat, 4, "edited")
+    core.catalog.chats.delete(token, 2)
     return token
 
 

@@ -52,7 +52,7 @@ class Room:
 
     def found(self, chat: int, keyword: str, **page: int) -> list[int]:
         """The indices (from 0) of the texts that a search gives, in its order."""
-        hits = self.backend.catalog.search(self.token, chat, keyword, **page)
+        hits = self.backend.catalog.messages.search(self.token, chat, keyword, **page)
         return [hit.message.number - 1 for hit in hits]
 
 
@@ -63,7 +63,7 @@ def room(request: pytest.FixtureRequest, engines: Engines) -> Iterator[Room]:
     if request.param == "index":
         node = request.getfixturevalue("elasticsearch")
     with open_backend(engines.installation(elasticsearch_url=node and node.url)) as backend:
-        room = Room(backend, backend.catalog.create_application("search").token, node)
+        room = Room(backend, backend.catalog.applications.create("search").token, node)
         for case in CASES:
             room.fill(case.texts)
         for conversation in conversations():
@@ -102,12 +102,12 @@ def test_real_conversations_agree_with_the_oracle(room: Room) -> None:
 def test_another_chat_or_application_is_never_searched(room: Room) -> None:
     """The same text elsewhere is nobody's business here."""
     here, there = room.fill(["a secret of this chat"]), room.fill(["nothing"])
-    other = room.backend.catalog.create_application("other").token
+    other = room.backend.catalog.applications.create("other").token
     room.backend.acceptor.accept(AcceptRequest.chats(other, there))
     room.wait_searchable()
     assert room.found(here, "secret") == [0]
     assert room.found(there, "secret") == []
-    assert list(room.backend.catalog.search(other, here, "secret")) == []
+    assert list(room.backend.catalog.messages.search(other, here, "secret")) == []
     with pytest.raises(NotFound):
         room.found(there + 1000, "secret")
 
@@ -143,8 +143,8 @@ def test_edited_and_deleted_messages_are_searched_as_they_are(room: Room) -> Non
     """The old words are gone, the new ones are found, a deleted message never."""
     chat = room.fill(["first words", "second words"])
     room.wait_searchable()
-    room.backend.catalog.edit_message(room.token, chat, 1, "other things")
-    room.backend.catalog.delete_message(room.token, chat, 2)
+    room.backend.catalog.messages.edit(room.token, chat, 1, "other things")
+    room.backend.catalog.messages.delete(room.token, chat, 2)
     assert room.found(chat, "words") == []
     room.wait_searchable()
     assert room.found(chat, "words") == []

@@ -47,7 +47,7 @@ def test_the_cron_line_runs_in_crons_bare_environment(backend: Backend, tmp_path
     for there, here in ((SETTINGS, settings), (LOG, log), (PROGRAM, program)):
         assert there in command
         command = command.replace(there, str(here))
-    token = backend.catalog.create_application("x").token
+    token = backend.catalog.applications.create("x").token
     backend.acceptor.accept(AcceptRequest.chats(token, 3))
     backend.drainer.drain_all()
     user = pwd.getpwuid(os.geteuid())

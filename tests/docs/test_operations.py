@@ -21,7 +21,7 @@ def test_its_commands_work_in_their_order(engines: Engines, elasticsearch: Elast
     """Elasticsearch is switched on where there are messages already, looked after, and switched off."""
     settings = engines.settings()
     with open_backend(settings) as core:
-        token = core.catalog.create_application("test").token
+        token = core.catalog.applications.create("test").token
         core.acceptor.accept(AcceptRequest.chats(token))
         core.acceptor.accept(AcceptRequest.messages(token, 1, ["good morning", "good night"]))
         core.drainer.drain_all()
@@ -57,5 +57,5 @@ def test_its_commands_work_in_their_order(engines: Engines, elasticsearch: Elast
     assert '"not_searchable": 0' in done.stdout
     with open_backend(settings) as core:
         assert core.index is None
-        hits = core.catalog.search(token, 1, "morning")
+        hits = core.catalog.messages.search(token, 1, "morning")
         assert [hit.message.number for hit in hits] == [1]

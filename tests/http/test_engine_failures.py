@@ -261,7 +261,7 @@ def test_without_an_index_searching_is_503_and_accepting_goes_on(
     """Where Elasticsearch was set later and nobody ran a reindex; the log says what to run."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     with open_backend(settings) as core:
-        token = core.catalog.create_application("before").token
+        token = core.catalog.applications.create("before").token
         core.acceptor.accept(AcceptRequest.chats(token))
         core.acceptor.accept(AcceptRequest.messages(token, 1, ["one"]))
         core.drainer.drain_all()

@@ -20,7 +20,7 @@ def core(engines: Engines, elasticsearch: Elasticsearch) -> Iterator[Backend]:
 @pytest.fixture
 def token(core: Backend) -> str:
     """The token of an application of that backend, whose chat 1 is stored."""
-    token = core.catalog.create_application("test").token
+    token = core.catalog.applications.create("test").token
     core.acceptor.accept(AcceptRequest.chats(token))
     core.drainer.drain_all()
     return token

@@ -75,7 +75,7 @@ def audit(backend: Backend, paths: Sequence[Path]) -> Audit:
                 result.answered += 1
     for (token, chat), numbers in answered.items():
         try:
-            stored = {m.number: m.text for m in backend.catalog.messages(token, chat)}
+            stored = {m.number: m.text for m in backend.catalog.messages.list(token, chat)}
         except NotFound:
             stored = {}
         possible = uncertain.get((token, chat), Counter())

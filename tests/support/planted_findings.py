@@ -35,13 +35,13 @@ class Field:
         self.dice = dice
         self.expected: list[Key] = []
         self.tokens = [
-            backend.catalog.create_application(f"{n}").token for n in range(applications)
+            backend.catalog.applications.create(f"{n}").token for n in range(applications)
         ]
         for token in self.tokens:
             backend.acceptor.accept(AcceptRequest.chats(token, CHATS))
             for chat in FULL:
                 self._fill(token, chat)
-            backend.catalog.delete_chat(token, REMOVED)
+            backend.catalog.chats.delete(token, REMOVED)
         backend.drainer.drain_all()
 
     def _fill(self, token: str, chat: int) -> None:
@@ -53,7 +53,7 @@ class Field:
         _, end = self.backend.log.read_issued(shard, [])
         self.backend.log.accept(shard, [bad], end)
         self.backend.acceptor.accept(AcceptRequest.messages(token, chat, ["last"]))
-        self.backend.catalog.delete_message(token, chat, 2)
+        self.backend.catalog.messages.delete(token, chat, 2)
 
     # -- planting ------------------------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ async def create_application(
 
     def create() -> model.Application:
         service.creation_limit.count(address)
-        return service.catalog.create_application(name, key=idempotency_key)
+        return service.catalog.applications.create(name, key=idempotency_key)
 
     return _application_response(await service.run(create), 201)
 
@@ -61,7 +61,7 @@ async def create_application(
 )
 async def show_application(service: ServiceDep, token: Token) -> Response:
     """Show an application with its live count of chats."""
-    return _application_response(await service.run(lambda: service.catalog.application(token)))
+    return _application_response(await service.run(lambda: service.catalog.applications.get(token)))
 
 
 @router.patch(
@@ -75,7 +75,7 @@ async def rename_application(
     """Rename an application."""
     version, name = parse_if_match(if_match), body.application.name
     renamed = await service.run(
-        lambda: service.catalog.rename_application(token, name, version=version)
+        lambda: service.catalog.applications.rename(token, name, version=version)
     )
     return _application_response(renamed)
 
@@ -87,7 +87,7 @@ async def delete_application(
     """Delete an application. One that has chats is deleted only with `cascade`, together with its chats."""
     version = parse_if_match(if_match)
     await service.run_change(
-        lambda: service.catalog.delete_application(token, cascade=cascade, version=version),
+        lambda: service.catalog.applications.delete(token, cascade=cascade, version=version),
         decided_by_drain=True,
     )
     return Response(status_code=202 if cascade else 204)
@@ -101,7 +101,7 @@ async def list_applications(
 ) -> Response:
     """List all applications in the order of their creation."""
     applications = await service.run(
-        lambda: list(service.catalog.applications(after_token=after, limit=limit + 1))
+        lambda: list(service.catalog.applications.list(after_token=after, limit=limit + 1))
     )
     return page_response([serialization.application(each) for each in applications], limit, "token")
 

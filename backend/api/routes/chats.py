@@ -18,7 +18,7 @@ from backend.api.parameters import (
 )
 from backend.api.routes.paging import page_response
 from backend.api.service import ServiceDep
-from backend.catalog.catalog import PendingNumber
+from backend.catalog.waiting import PendingNumber
 from backend.domain import serialization
 from backend.ingest.requests import AcceptRequest
 
@@ -46,7 +46,7 @@ async def list_chats(
 ) -> Response:
     """List an application's chats, ordered by number, with their live counts of messages."""
     chats = await service.run(
-        lambda: list(service.catalog.chats(token, after=after, limit=limit + 1))
+        lambda: list(service.catalog.chats.list(token, after=after, limit=limit + 1))
     )
     return page_response([serialization.chat(chat) for chat in chats], limit)
 
@@ -58,7 +58,7 @@ async def list_chats(
 )
 async def show_chat(service: ServiceDep, token: Token, chat: ChatNumber) -> Response:
     """Show a chat with its live count of messages; 202 while it is accepted and not stored yet."""
-    entity = await service.run_read(lambda: service.catalog.chat(token, chat))
+    entity = await service.run_read(lambda: service.catalog.chats.get(token, chat))
     if isinstance(entity, PendingNumber):
         return JSONResponse(serialization.pending(chat), 202)
     return JSONResponse(serialization.chat(entity))
@@ -73,6 +73,6 @@ async def delete_chat(
     Its number is never used again.
     """
     await service.run_change(
-        lambda: service.catalog.delete_chat(token, chat, cascade=cascade), decided_by_drain=True
+        lambda: service.catalog.chats.delete(token, chat, cascade=cascade), decided_by_drain=True
     )
     return Response(status_code=202 if cascade else 204)

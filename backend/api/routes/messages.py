@@ -23,7 +23,7 @@ from backend.api.parameters import (
 from backend.api.request_body import BatchRoute, JsonRoute
 from backend.api.routes.paging import page_response
 from backend.api.service import ServiceDep
-from backend.catalog.catalog import PendingNumber
+from backend.catalog.waiting import PendingNumber
 from backend.domain import model, serialization
 from backend.ingest.requests import AcceptRequest
 
@@ -94,11 +94,13 @@ async def list_messages(
     """List a chat's messages, ordered by number; with `keyword`, only those that contain it."""
     if keyword is None:
         messages = await service.run(
-            lambda: list(service.catalog.messages(token, chat, after=after, limit=limit + 1))
+            lambda: list(service.catalog.messages.list(token, chat, after=after, limit=limit + 1))
         )
         return page_response([serialization.message(each) for each in messages], limit)
     matches = await service.run_search(
-        lambda: list(service.catalog.search(token, chat, keyword, after=after, limit=limit + 1))
+        lambda: list(
+            service.catalog.messages.search(token, chat, keyword, after=after, limit=limit + 1)
+        )
     )
     return page_response([serialization.match(each) for each in matches], limit)
 
@@ -112,7 +114,7 @@ async def show_message(
     service: ServiceDep, token: Token, chat: ChatNumber, number: MessageNumber
 ) -> Response:
     """Show a message; 202 while it is accepted and not stored yet."""
-    message = await service.run_read(lambda: service.catalog.message(token, chat, number))
+    message = await service.run_read(lambda: service.catalog.messages.get(token, chat, number))
     if isinstance(message, PendingNumber):
         return JSONResponse(serialization.pending(number), 202)
     return _message_response(message)
@@ -134,7 +136,7 @@ async def edit_message(
     """Change the text of a message."""
     version, text = parse_if_match(if_match), body.message.text
     edited = await service.run_change(
-        lambda: service.catalog.edit_message(token, chat, number, text, version=version)
+        lambda: service.catalog.messages.edit(token, chat, number, text, version=version)
     )
     return _message_response(edited)
 
@@ -150,7 +152,7 @@ async def delete_message(
     """Delete a message. Its number is never used again."""
     version = parse_if_match(if_match)
     await service.run_change(
-        lambda: service.catalog.delete_message(token, chat, number, version=version)
+        lambda: service.catalog.messages.delete(token, chat, number, version=version)
     )
     return Response(status_code=204)
 

@@ -111,7 +111,7 @@ def _with_many_tenants(env: Environment, port: int, ours: MeasureLoad) -> Row:
     """Requests for many applications: a group commit then makes one call for each of their shards."""
     paths = []
     for _ in range(TENANTS):
-        token = env.backend.catalog.create_application("benchmark").token
+        token = env.backend.catalog.applications.create("benchmark").token
         paths.append(
             _messages(token, env.backend.acceptor.accept(AcceptRequest.chats(token)).first)
         )
@@ -170,7 +170,7 @@ def _with_two_processes(env: Environment, path: Sequence[str]) -> Row:
 def _application(env: Environment, chats: int) -> str:
     """Create an application with that many stored chats; returns its token."""
     backend = env.backend
-    token = backend.catalog.create_application("benchmark").token
+    token = backend.catalog.applications.create("benchmark").token
     for start in range(0, chats, MAX_BATCH):
         backend.acceptor.accept(AcceptRequest.chats(token, min(MAX_BATCH, chats - start)))
     backend.drainer.drain(backend.counters.shard(token))

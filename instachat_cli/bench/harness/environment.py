@@ -186,7 +186,7 @@ class Environment:
             yield connection
 
     def _new_chat(self) -> TargetChat:
-        token = self.backend.catalog.create_application("benchmark").token
+        token = self.backend.catalog.applications.create("benchmark").token
         number = self.backend.acceptor.accept(AcceptRequest.chats(token)).first
         shard = self.backend.counters.shard(token)
         self.backend.drainer.drain(shard)

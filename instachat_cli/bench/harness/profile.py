@@ -29,7 +29,7 @@ async def _profile(settings: Settings) -> str:
     while not server.started:
         await asyncio.sleep(POLL_SECONDS)
     backend = server.config.loaded_app.app.state.service.core
-    token = backend.catalog.create_application("benchmark").token
+    token = backend.catalog.applications.create("benchmark").token
     chat = backend.acceptor.accept(AcceptRequest.chats(token)).first
     measured = cProfile.Profile()
     measured.enable()

@@ -53,15 +53,15 @@ def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
             }
         )
         with open_backend(settings) as backend:
-            tokens = [backend.catalog.create_application(f"{n}").token for n in range(20)]
+            tokens = [backend.catalog.applications.create(f"{n}").token for n in range(20)]
             for token in tokens:
                 backend.acceptor.accept(AcceptRequest.chats(token, 2))
                 backend.acceptor.accept(AcceptRequest.messages(token, 2, ["a", "b"]))
             backend.drainer.drain_all()
-            assert [len(list(backend.catalog.messages(t, 2))) for t in tokens] == [2] * 20
+            assert [len(list(backend.catalog.messages.list(t, 2))) for t in tokens] == [2] * 20
             assert len(list(backend.counter_sync.sync())) == 2 * 20
             assert backend.log.total_issued(16) == 4 * 20
-            backend.catalog.delete_application(tokens[0], cascade=True)
+            backend.catalog.applications.delete(tokens[0], cascade=True)
             assert backend.cascade_deleter.delete_all() == 2
             backend.log.pause()
             assert backend.log.paused()
@@ -85,7 +85,7 @@ def test_durable_replicas_have_it_on_disk_before_the_answer(
         update={"redis_url": own_redis.url, "durable_replicas": 1}
     )
     with open_backend(settings) as backend:
-        token = backend.catalog.create_application("x").token
+        token = backend.catalog.applications.create("x").token
         assert backend.acceptor.accept(AcceptRequest.chats(token)).first == 1
         replica.stop()
         backend.log.redis.config_set("repl-timeout", 1)
@@ -97,7 +97,7 @@ def test_fast_asks_no_replica(engines: Engines) -> None:
     """`fast` promises less and waits for nobody."""
     settings = engines.settings(durability=Durability.FAST, durable_replicas=3)
     with open_backend(settings) as backend:
-        token = backend.catalog.create_application("x").token
+        token = backend.catalog.applications.create("x").token
         assert backend.acceptor.accept(AcceptRequest.chats(token)).first == 1
 
 
@@ -157,7 +157,7 @@ def test_a_redis_of_another_installation_is_refused(engines: Engines) -> None:
     """Two databases on one Redis would give each other's numbers."""
     first = engines.settings()
     with open_backend(first) as backend:
-        token = backend.catalog.create_application("x").token
+        token = backend.catalog.applications.create("x").token
         shard = backend.counters.shard(token)
     second = first.model_copy(update={"database_url": engines.fresh_database()})
     with open_backend(second) as backend:
@@ -169,7 +169,7 @@ def test_a_redis_of_another_installation_is_refused(engines: Engines) -> None:
 
 def test_one_chat_of_each_of_two_applications_counts_apart(backend: Backend) -> None:
     """A counter keyed by the chat's number alone would be shared by every application."""
-    tokens = [backend.catalog.create_application(name).token for name in "ab"]
+    tokens = [backend.catalog.applications.create(name).token for name in "ab"]
     for token in tokens:
         assert backend.acceptor.accept(AcceptRequest.chats(token)).first == 1
         assert backend.acceptor.accept(AcceptRequest.messages(token, 1, ["x"])).first == 1
@@ -186,7 +186,7 @@ def test_requests_at_once_get_different_numbers(backend: Backend, application: s
 
 def test_a_batch_answers_each_request_apart(backend: Backend) -> None:
     """Requests of many applications, some of them impossible, in one call."""
-    tokens = [backend.catalog.create_application(f"{n}").token for n in range(5)]
+    tokens = [backend.catalog.applications.create(f"{n}").token for n in range(5)]
     requests = [AcceptRequest.chats(token) for token in tokens]
     requests += [
         AcceptRequest.messages(tokens[0], 1, ["a"]),
@@ -254,4 +254,4 @@ def test_whatever_is_valid_comes_back_unchanged(
     backend.acceptor.accept(AcceptRequest.chats(application))
     backend.acceptor.accept(AcceptRequest.messages(application, 1, [text, text]))
     backend.drainer.drain_all()
-    assert [m.text for m in backend.catalog.messages(application, 1)] == [text, text]
+    assert [m.text for m in backend.catalog.messages.list(application, 1)] == [text, text]

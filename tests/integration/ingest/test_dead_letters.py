@@ -42,7 +42,7 @@ def keys(backend: Backend) -> list[str]:
 
 def count(backend: Backend, token: str) -> int:
     """The live count of chat 1."""
-    found: int = getattr(backend.catalog.chat(token, 1), "messages_count", -1)
+    found: int = getattr(backend.catalog.chats.get(token, 1), "messages_count", -1)
     return found
 
 
@@ -62,13 +62,15 @@ def test_a_retried_message_is_stored_under_its_own_number_once(
     """It is read, counted and searched as any other; a second retry finds no letter."""
     assert count(backend, rejected) == 2
     with pytest.raises(Gone):
-        backend.catalog.message(rejected, 1, 2)
+        backend.catalog.messages.get(rejected, 1, 2)
     (key,) = keys(backend)
     assert backend.dead_letters.retry(key) is None
     assert stored(backend, rejected) == {1: "one", 2: "refused", 3: "three"}
     assert count(backend, rejected) == 3
-    assert [m.message.number for m in backend.catalog.search(rejected, 1, "REFUSED")] == [2]
-    message = backend.catalog.message(rejected, 1, 2)
+    assert [m.message.number for m in backend.catalog.messages.search(rejected, 1, "REFUSED")] == [
+        2
+    ]
+    message = backend.catalog.messages.get(rejected, 1, 2)
     assert isinstance(message, Message)
     assert message.created_at == message.updated_at
     with pytest.raises(NotFound):
@@ -155,7 +157,7 @@ def test_a_purged_number_stays_rejected(backend: Backend, rejected: str) -> None
     assert backend.dead_letters.purge(key)
     assert not backend.dead_letters.purge(key)
     with pytest.raises(Gone):
-        backend.catalog.message(rejected, 1, 2)
+        backend.catalog.messages.get(rejected, 1, 2)
     assert count(backend, rejected) == 2
     assert send(backend, rejected, "next") == 4
 
@@ -177,7 +179,7 @@ def test_a_dead_letter_of_a_chat_created_later_can_be_retried(backend: Backend, 
     assert keys(backend) == [f"{key}-2"], "the one that can't be stored is a letter of its own"
     assert send(backend, chat, "d", chat=2) == 4
     backend.drainer.drain_all()
-    assert getattr(backend.catalog.chat(chat, 2), "messages_count", 0) == 3
+    assert getattr(backend.catalog.chats.get(chat, 2), "messages_count", 0) == 3
 
 
 def test_an_impostor_is_not_stored_in_place_of_what_was_rejected(
@@ -201,7 +203,7 @@ def test_a_dead_letter_of_a_removed_chat_can_only_be_purged(
 ) -> None:
     """Nothing is stored below a tombstone, nor below none at all."""
     (key,) = keys(backend)
-    backend.catalog.delete_chat(rejected, 1, cascade=True)
+    backend.catalog.chats.delete(rejected, 1, cascade=True)
     assert backend.dead_letters.retry(key) == "chat 1 does not exist, or is removed"
     backend.cascade_deleter.delete_all()
     assert backend.dead_letters.retry(key) == "chat 1 does not exist, or is removed"

@@ -57,7 +57,7 @@ def chat(backend: Backend, application: str) -> str:
 
 
 def texts(backend: Backend, token: str, chat: int = 1) -> dict[int, str]:
-    return {m.number: m.text for m in backend.catalog.messages(token, chat)}
+    return {m.number: m.text for m in backend.catalog.messages.list(token, chat)}
 
 
 @pytest.mark.parametrize("which", ["engines", "oldest_engines"])
@@ -67,16 +67,16 @@ def test_the_whole_way_on_the_newest_and_the_oldest_engines(
     """Accept, drain, read, search, edit, delete: PostgreSQL 18 with Valkey 9, and 15 with Redis 7."""
     engines: Engines = request.getfixturevalue(which)
     with open_backend(engines.settings()) as backend:
-        token = backend.catalog.create_application("both").token
+        token = backend.catalog.applications.create("both").token
         assert backend.acceptor.accept(AcceptRequest.chats(token, 2)).last == 2
         send(backend, token, "Hello", "مَرحبا", "tab\t line\n back\\slash \r end")
         backend.drainer.drain_all()
         assert texts(backend, token)[3] == "tab\t line\n back\\slash \r end"
-        assert [m.message.number for m in backend.catalog.search(token, 1, "مرحبا")] == [2]
-        assert backend.catalog.edit_message(token, 1, 1, "Bye").text == "Bye"
-        backend.catalog.delete_message(token, 1, 2)
-        backend.catalog.delete_chat(token, 2)
-        assert backend.catalog.application(token).chats_count == 1
+        assert [m.message.number for m in backend.catalog.messages.search(token, 1, "مرحبا")] == [2]
+        assert backend.catalog.messages.edit(token, 1, 1, "Bye").text == "Bye"
+        backend.catalog.messages.delete(token, 1, 2)
+        backend.catalog.chats.delete(token, 2)
+        assert backend.catalog.applications.get(token).chats_count == 1
         backend.log.redis.flushall()
         assert send(backend, token, "after a wipe") == 4
 
@@ -90,8 +90,8 @@ def test_a_poisoned_batch_is_stored_but_for_the_poison(backend: Backend, chat: s
     assert [(chat_, number) for _, _, chat_, number in letters] == [(1, 2)]
     assert "NUL" in letters[0][1]
     with pytest.raises(Gone):
-        backend.catalog.message(chat, 1, 2)
-    issued = backend.catalog.chat(chat, 1)
+        backend.catalog.messages.get(chat, 1, 2)
+    issued = backend.catalog.chats.get(chat, 1)
     assert getattr(issued, "messages_count", None) == 2
 
 
@@ -158,8 +158,8 @@ def test_the_first_drain_of_an_epoch_skips_what_is_stored(backend: Backend, chat
     backend.acceptor.accept(AcceptRequest.chats(chat))
     copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
     backend.drainer.drain_all()
-    backend.catalog.edit_message(chat, 1, 1, "edited")
-    backend.catalog.delete_message(chat, 1, 2)
+    backend.catalog.messages.edit(chat, 1, 1, "edited")
+    backend.catalog.messages.delete(chat, 1, 2)
     send(backend, chat, "c")
     backend.drainer.drain_all()
     backend.log.redis.flushall()
@@ -176,7 +176,7 @@ def test_after_a_wipe_no_stored_number_is_given_again(backend: Backend, chat: st
     """Also not the number of what was deleted."""
     send(backend, chat, "a", "b", "c")
     backend.drainer.drain_all()
-    backend.catalog.delete_message(chat, 1, 3)
+    backend.catalog.messages.delete(chat, 1, 3)
     assert isinstance(backend.log.redis, redis.Redis)
     backend.log.redis.flushall()
     assert send(backend, chat, "d") == 4
@@ -284,7 +284,7 @@ def test_a_chat_with_messages_is_not_deleted_and_opens_again(backend: Backend, c
     """Refused, and usable as before."""
     send(backend, chat, "a")
     with pytest.raises(HasChildren):
-        backend.catalog.delete_chat(chat, 1)
+        backend.catalog.chats.delete(chat, 1)
     assert send(backend, chat, "b") == 2
 
 
@@ -306,16 +306,16 @@ def test_nothing_is_accepted_behind_a_deletion(backend: Backend, chat: str) -> N
     with pytest.raises(NotFound):
         send(backend, chat, "late")
     with pytest.raises(NotFound):
-        backend.catalog.chat(chat, 1)
+        backend.catalog.chats.get(chat, 1)
 
 
 def test_a_deleted_application_takes_its_token_with_it(backend: Backend, application: str) -> None:
     """An empty application goes; its token is unknown from then on."""
-    backend.catalog.delete_application(application)
+    backend.catalog.applications.delete(application)
     for call in (
-        lambda: backend.catalog.application(application),
+        lambda: backend.catalog.applications.get(application),
         lambda: backend.acceptor.accept(AcceptRequest.chats(application)),
-        lambda: backend.catalog.rename_application(application, "x"),
+        lambda: backend.catalog.applications.rename(application, "x"),
     ):
         with pytest.raises(NotFound):
             call()
@@ -324,9 +324,9 @@ def test_a_deleted_application_takes_its_token_with_it(backend: Backend, applica
 def test_an_application_with_chats_is_not_deleted(backend: Backend, chat: str) -> None:
     """Its chats go first; a deleted chat does not count."""
     with pytest.raises(HasChildren):
-        backend.catalog.delete_application(chat)
-    backend.catalog.delete_chat(chat, 1)
-    backend.catalog.delete_application(chat)
+        backend.catalog.applications.delete(chat)
+    backend.catalog.chats.delete(chat, 1)
+    backend.catalog.applications.delete(chat)
 
 
 def test_a_reopened_chat_stays_open_when_the_drain_died_before_its_commit(
@@ -357,7 +357,7 @@ def test_a_wake_up_is_answered_without_a_sweep(backend: Backend, chat: str) -> N
     """This worker never sweeps: what is accepted is stored because it was rung for, each time."""
     for n in range(20):
         accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, [f"{n}"]))
-        assert backend.catalog.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
+        assert backend.catalog.waiting.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
 
 
 @pytest.mark.usefixtures("worker")
@@ -367,4 +367,4 @@ def test_a_wrong_kind_of_job_does_no_harm(backend: Backend, chat: str) -> None:
     for rubbish in (b"\x80\x04pickle", b"{}", b'{"name": "os.system", "args": ["true"]}', b"[1]"):
         backend.log.redis.lpush("huey.redis.instachat", rubbish)
     accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, ["a"]))
-    assert backend.catalog.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
+    assert backend.catalog.waiting.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)

@@ -340,7 +340,7 @@ def test_a_postgres_whose_disk_is_full_loses_nothing(wal: bool) -> None:
         folder.mkdir()
         engines = stack.enter_context(running(PostgresServer(wheel_postgres(), folder)))
         backend = stack.enter_context(open_backend(engines.settings()))
-        token = backend.catalog.create_application("x").token
+        token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))
         backend.drainer.drain_all()
         disk.fill()
@@ -387,7 +387,7 @@ def test_a_redis_whose_disk_is_full_refuses_and_loses_nothing(
         server.start()
         settings = engines.settings().model_copy(update={"redis_url": server.url})
         backend = stack.enter_context(open_backend(settings))
-        token = backend.catalog.create_application("x").token
+        token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))
         disk.fill()
         sent: dict[int, str] = {}
@@ -446,7 +446,7 @@ def test_a_full_redis_that_restarts_can_be_drained(
     """A new life has to be written before the log can be read, and reading is what frees memory."""
     settings = engines.settings().model_copy(update={"redis_url": own_redis.url})
     with open_backend(settings) as backend:
-        token = backend.catalog.create_application("x").token
+        token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))
         for _ in range(20):
             send(backend, token, *["x" * 1000] * 100)
@@ -455,6 +455,6 @@ def test_a_full_redis_that_restarts_can_be_drained(
         own_redis.start()
         with pytest.raises(LogFull):
             send(backend, token, "too much")
-        assert backend.catalog.application(token).chats_count == 1
+        assert backend.catalog.applications.get(token).chats_count == 1
         backend.drainer.drain_all()
         assert accept_eventually(backend, token, "room again") == 2001

@@ -113,7 +113,7 @@ def load(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[L
 def application_with_chats(settings: Settings, chats: int) -> str:
     """The token of a new application with so many chats."""
     with open_backend(settings) as backend:
-        token = backend.catalog.create_application("ledger").token
+        token = backend.catalog.applications.create("ledger").token
         for _ in range(0, chats, 1000):
             backend.acceptor.accept(AcceptRequest.chats(token, min(chats, 1000)))
     return token

@@ -102,7 +102,7 @@ class BackendMachine(RuleBasedStateMachine):
         self.drain(0)
 
     def create_application(self, token: str) -> None:
-        """As `Catalog.create_application`, with a token that the test can know."""
+        """As `Applications.create`, with a token that the test can know."""
         self.backends[0].counters.create_counter(token)
         with self.backends[0].database.begin() as tx:
             applications.insert_application_once(tx, token, "x")
@@ -125,7 +125,7 @@ class BackendMachine(RuleBasedStateMachine):
         """A message that may be there, accepted, deleted, or none."""
         parent, number = self.chat(application, chat), number + 1
         found = outcome(
-            lambda: self.backend(who).catalog.edit_message(*named(parent), number, new[0])
+            lambda: self.backend(who).catalog.messages.edit(*named(parent), number, new[0])
         )
         assert found == self.model.change(parent, number, new[0])
 
@@ -133,7 +133,7 @@ class BackendMachine(RuleBasedStateMachine):
     def delete_message(self, who: int, application: int, chat: int, number: int) -> None:
         """Likewise."""
         parent, number = self.chat(application, chat), number + 1
-        found = outcome(lambda: self.backend(who).catalog.delete_message(*named(parent), number))
+        found = outcome(lambda: self.backend(who).catalog.messages.delete(*named(parent), number))
         assert found == self.model.change(parent, number, None)
 
     @rule(who=pick, application=pick, chat=st.one_of(st.none(), pick))
@@ -142,10 +142,10 @@ class BackendMachine(RuleBasedStateMachine):
         catalog = self.backend(who).catalog
         if chat is None:
             parent = self.application(application)
-            found = outcome(lambda: catalog.delete_application(parent.token))
+            found = outcome(lambda: catalog.applications.delete(parent.token))
         else:
             parent = self.chat(application, chat)
-            found = outcome(lambda: catalog.delete_chat(*named(parent)))
+            found = outcome(lambda: catalog.chats.delete(*named(parent)))
         assert found == self.model.delete(parent)
 
     @precondition(lambda self: self.model.chats())
@@ -305,7 +305,7 @@ class BackendMachine(RuleBasedStateMachine):
         self.drain(1)
         for chat in self.model.chats():
             for keyword in KEYWORDS:
-                found = self.backends[1].catalog.search(*named(chat), keyword)
+                found = self.backends[1].catalog.messages.search(*named(chat), keyword)
                 assert {m.message.number: m.message.text for m in found} == {
                     n: t for n, t in self.model.texts(chat).items() if keyword in t
                 }
@@ -327,8 +327,10 @@ class BackendMachine(RuleBasedStateMachine):
     def check_counts(self, backend: Backend, chat: Parent) -> None:
         """The live counts of a stored chat and of its application."""
         application = Parent(chat.token)
-        assert backend.catalog.application(chat.token).chats_count == self.model.count(application)
-        found = backend.catalog.chat(*named(chat))
+        assert backend.catalog.applications.get(chat.token).chats_count == self.model.count(
+            application
+        )
+        found = backend.catalog.chats.get(*named(chat))
         assert getattr(found, "messages_count", None) == self.model.count(chat)
 
     # -- inside ------------------------------------------------------------------------------------

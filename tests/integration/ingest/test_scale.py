@@ -67,7 +67,7 @@ def test_numbers_of_chats_are_dense(run: Run) -> None:
     for token in run.load.tokens:
         given = [span.first for span in run.spans if span.parent == token]
         with open_backend(run.load.settings) as backend:
-            stored = [chat.number for chat in backend.catalog.chats(token)]
+            stored = [chat.number for chat in backend.catalog.chats.list(token)]
         assert len(set(given)) == len(given)
         assert set(given) <= set(stored)
         assert stored == list(range(1, len(stored) + 1))
@@ -90,7 +90,7 @@ def test_each_writers_messages_keep_their_order(run: Run) -> None:
         for token in run.load.tokens:
             for chat in range(1, CHATS + 1):
                 sent: dict[str, list[int]] = {}
-                for message in backend.catalog.messages(token, chat):
+                for message in backend.catalog.messages.list(token, chat):
                     writer, number, _ = message.text.split(" ")
                     sent.setdefault(writer, []).append(int(number))
                 assert sent

@@ -57,8 +57,8 @@ def family(backend: Backend, application: str) -> str:
     for chat in (1, 2):
         send(backend, application, *(f"text {n}" for n in range(20)), chat=chat)
     backend.drainer.drain_all()
-    backend.catalog.delete_message(application, 1, 3)
-    backend.catalog.delete_chat(application, 3)
+    backend.catalog.messages.delete(application, 1, 3)
+    backend.catalog.chats.delete(application, 3)
     return application
 
 
@@ -76,18 +76,18 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_chat_goes_with_its_messages_and_is_counted_once(backend: Backend, family: str) -> None:
     """Gone at once, its rows afterwards; its tombstone stays, so its number stays taken."""
     with pytest.raises(HasChildren):
-        backend.catalog.delete_chat(family, 1)
-    backend.catalog.delete_chat(family, 1, cascade=True)
+        backend.catalog.chats.delete(family, 1)
+    backend.catalog.chats.delete(family, 1, cascade=True)
     with pytest.raises(NotFound):
         send(backend, family, "late")
-    assert backend.catalog.application(family).chats_count == 1
+    assert backend.catalog.applications.get(family).chats_count == 1
     assert rows(backend) == {"chat": 3, "message": 40}
     assert backend.cascade_deleter.count_remaining(Parent(family, 1)) == 20
     assert list(backend.cascade_deleter.delete(Parent(family, 1))) == [7, 7, 6]
     assert backend.cascade_deleter.count_remaining(Parent(family, 1)) is None
     assert rows(backend) == {"chat": 3, "message": 20}
     assert len(stored(backend, family, 2)) == 20
-    assert backend.catalog.application(family).chats_count == 1
+    assert backend.catalog.applications.get(family).chats_count == 1
     assert backend.acceptor.accept(AcceptRequest.chats(family)).first == 4
 
 
@@ -96,9 +96,9 @@ def test_an_application_goes_with_its_chats_and_their_counters(
     backend: Backend, family: str
 ) -> None:
     """Only the two tombstones of its own stay: the row, and the counter that is closed."""
-    other = backend.catalog.create_application("another").token
+    other = backend.catalog.applications.create("another").token
     backend.acceptor.accept(AcceptRequest.chats(other))
-    backend.catalog.delete_application(family, cascade=True)
+    backend.catalog.applications.delete(family, cascade=True)
     for request in (AcceptRequest.chats(family), AcceptRequest.messages(family, 2, ["late"])):
         with pytest.raises(NotFound):
             backend.acceptor.accept(request)
@@ -136,7 +136,7 @@ def test_the_outbox_names_every_message_that_a_cascade_deletes(
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE installation SET publishing = true"))
         tx.execute(text("DELETE FROM outbox"))
-    backend.catalog.delete_chat(family, 1, cascade=True)
+    backend.catalog.chats.delete(family, 1, cascade=True)
     backend.cascade_deleter.delete_all()
     named = outbox(backend)
     assert sorted(number for _, number, _ in named) == [n for n in range(1, 21) if n != 3]
@@ -156,7 +156,7 @@ def test_a_cascade_killed_at_a_named_step_is_finished_by_the_next(
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE installation SET publishing = true"))
         tx.execute(text("DELETE FROM outbox"))
-    backend.catalog.delete_application(family, cascade=True)
+    backend.catalog.applications.delete(family, cascade=True)
     passed = count(1)
 
     def step(name: str) -> None:
@@ -192,8 +192,8 @@ def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
     with pytest.raises(Killed):
         Drainer(backend.log, backend.database, epochs, step=step).drain(shard)
     backend.drainer.drain_all()
-    assert backend.catalog.application(application).chats_count == 2
-    assert len(list(backend.catalog.chats(application))) == 2
+    assert backend.catalog.applications.get(application).chats_count == 2
+    assert len(list(backend.catalog.chats.list(application))) == 2
     with pytest.raises(NotFound):
         send(backend, application, "late", chat=chat)
 
@@ -201,7 +201,7 @@ def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
 @pytest.mark.usefixtures("small_steps")
 def test_several_at_once_share_the_work(backend: Backend, family: str) -> None:
     """Each row is dropped by one of them, and each ends when all is gone."""
-    backend.catalog.delete_application(family, cascade=True)
+    backend.catalog.applications.delete(family, cascade=True)
     with ThreadPoolExecutor(4) as pool:
         work = [
             pool.submit(lambda: sum(backend.cascade_deleter.delete(Parent(family))))
@@ -216,7 +216,7 @@ def test_it_stops_between_two_transactions_when_it_is_told_to(
     backend: Backend, family: str
 ) -> None:
     """As a worker is by SIGTERM; the rest is for the next one."""
-    backend.catalog.delete_application(family, cascade=True)
+    backend.catalog.applications.delete(family, cascade=True)
     first = next(backend.cascade_deleter.delete(Parent(family)))
     backend.cascade_deleter.stop()
     assert backend.cascade_deleter.delete_all() == 0
@@ -319,7 +319,7 @@ def again_and_again(*works: Callable[[], object]) -> Iterator[None]:
 def test_creations_race_deletions_by_the_thousand(backend: Backend) -> None:
     """Nothing below a tombstone, no count that is off, no chat closed for good, and nothing lost: whatever
     was answered is stored, unless somebody asked for it to go with its parent."""
-    tokens = [backend.catalog.create_application(f"{n}").token for n in range(3)]
+    tokens = [backend.catalog.applications.create(f"{n}").token for n in range(3)]
     record = Record()
     with (
         again_and_again(backend.drainer.drain_all, backend.cascade_deleter.delete_all),
@@ -340,8 +340,8 @@ def test_creations_race_deletions_by_the_thousand(backend: Backend) -> None:
         if not record.doomed & {Parent(token), Parent(token, number)}:
             assert texts.items() <= stored(backend, token, number).items()
     chats = 0
-    for application in backend.catalog.applications():
-        alive = list(backend.catalog.chats(application.token))
+    for application in backend.catalog.applications.list():
+        alive = list(backend.catalog.chats.list(application.token))
         assert application.chats_count == len(alive)
         for chat in alive:
             assert chat.messages_count == len(stored(backend, application.token, chat.number))

@@ -40,10 +40,10 @@ def differing(backend: Backend) -> list[tuple[str, int | None]]:
         ).all()
     wrong: list[tuple[str, int | None]] = []
     for token, count in apps:
-        if backend.catalog.application(token).chats_count != count:
+        if backend.catalog.applications.get(token).chats_count != count:
             wrong.append((token, None))
     for token, number, count in chats:
-        if getattr(backend.catalog.chat(token, number), "messages_count", None) != count:
+        if getattr(backend.catalog.chats.get(token, number), "messages_count", None) != count:
             wrong.append((token, number))
     return wrong
 
@@ -72,10 +72,10 @@ def test_it_writes_what_changed_and_nothing_twice(backend: Backend, chat: str) -
     """Old and new counts of what changed; what was deleted is out of the count without a sync."""
     send(backend, chat, "a", "b", "c")
     backend.drainer.drain_all()
-    backend.catalog.delete_message(chat, 1, 2)
+    backend.catalog.messages.delete(chat, 1, 2)
     assert sync(backend) == {Parent(chat): (0, 1), Parent(chat, 1): (0, 2)}
     assert (sync(backend), waiting(backend), differing(backend)) == ({}, 0, [])
-    backend.catalog.delete_message(chat, 1, 3)
+    backend.catalog.messages.delete(chat, 1, 3)
     assert differing(backend) == []
     send(backend, chat, "d")
     backend.drainer.drain_all()
@@ -107,7 +107,7 @@ def test_a_sync_killed_at_a_named_step_loses_no_change(
     backend: Backend, chat: str, where: str
 ) -> None:
     """The next one writes what is left, also of the first sync, that compares everything."""
-    others = [backend.catalog.create_application(f"{n}").token for n in range(4)]
+    others = [backend.catalog.applications.create(f"{n}").token for n in range(4)]
     for token in others:
         backend.acceptor.accept(AcceptRequest.chats(token, 3))
     backend.drainer.drain_all()
@@ -209,7 +209,7 @@ def test_a_parent_on_its_way_waits_for_its_row(backend: Backend, chat: str) -> N
     backend.drainer.drain_all()
     assert sync(backend) == {Parent(chat, 2): (0, 1)}
     backend.log.redis.zadd(backend.log.key(backend.counters.shard(chat), "dirty"), {f"{chat}:9": 1})
-    backend.catalog.delete_chat(chat, 1)
+    backend.catalog.chats.delete(chat, 1)
     assert sync(backend) == {}
     assert waiting(backend) == 0
 

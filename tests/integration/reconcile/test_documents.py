@@ -202,8 +202,8 @@ def test_what_the_outbox_names_is_pending(core: Backend) -> None:
     token = field.tokens[0]
     core.acceptor.accept(AcceptRequest.messages(token, 2, ["new"]))
     core.drainer.drain_all()
-    core.catalog.edit_message(token, 2, 3, "edited")
-    core.catalog.delete_message(token, 2, 4)
+    core.catalog.messages.edit(token, 2, 3, "edited")
+    core.catalog.messages.delete(token, 2, 4)
     work = core.reconciler.begin()
     assert list(work.findings()) == []
     assert work.summary.pending == 3

@@ -50,10 +50,10 @@ def test_what_is_planted_is_found_and_repaired(backend: Backend, seed: int) -> N
 
 def check_it_goes_on(backend: Backend, token: str) -> None:
     """Live counts are those of the rows, and no number comes again."""
-    chats = list(backend.catalog.chats(token))
-    assert backend.catalog.application(token).chats_count == len(chats)
+    chats = list(backend.catalog.chats.list(token))
+    assert backend.catalog.applications.get(token).chats_count == len(chats)
     for chat in chats:
-        messages = [m.number for m in backend.catalog.messages(token, chat.number)]
+        messages = [m.number for m in backend.catalog.messages.list(token, chat.number)]
         assert chat.messages_count == len(messages)
         next_number = backend.acceptor.accept(
             AcceptRequest.messages(token, chat.number, ["x"])
@@ -156,7 +156,7 @@ def test_a_lost_chat_takes_no_messages(backend: Backend) -> None:
     )
     with pytest.raises(NotFound):
         backend.acceptor.accept(AcceptRequest.messages(token, 1, ["x"]))
-    assert backend.catalog.application(token).chats_count == 4
+    assert backend.catalog.applications.get(token).chats_count == 4
 
 
 def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
@@ -242,6 +242,6 @@ def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
     assert "2 to 4 were issued, and Redis has lost them" in finding.detail
     assert found(backend) == []
     assert backend.acceptor.accept(AcceptRequest.messages(application, 1, ["next"])).first == 5
-    chat = backend.catalog.chat(application, 1)
+    chat = backend.catalog.chats.get(application, 1)
     assert isinstance(chat, Chat)
     assert chat.messages_count == 2

@@ -33,7 +33,7 @@ def in_the_index(core: Backend, chat_id: int) -> list[int]:
 def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> None:
     """Also what was not published yet when it was dropped; the other chat's messages stay."""
     assert core.publisher
-    token = core.catalog.create_application("test").token
+    token = core.catalog.applications.create("test").token
     core.acceptor.accept(AcceptRequest.chats(token, 2))
     for chat in (1, 2):
         core.acceptor.accept(AcceptRequest.messages(token, chat, ["morning"] * 5))
@@ -45,9 +45,9 @@ def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> No
     core.acceptor.accept(AcceptRequest.messages(token, 1, ["morning, not published"]))
     core.drainer.drain_all()
     if whole:
-        core.catalog.delete_application(token, cascade=True)
+        core.catalog.applications.delete(token, cascade=True)
     else:
-        core.catalog.delete_chat(token, 1, cascade=True)
+        core.catalog.chats.delete(token, 1, cascade=True)
     assert core.cascade_deleter.delete_all() == (11 if whole else 6)
     core.publisher.publish()
     assert scalar(core, "SELECT count(*) FROM outbox") == 0

@@ -99,7 +99,9 @@ class MessageSender:
             texts = [f"line {self.sent + n}" for n in range(min(BATCH, count - start))]
             accepted = self.core.acceptor.accept(AcceptRequest.messages(self.token, 1, texts))
             self.sent = accepted.last
-        assert self.core.catalog.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
+        assert self.core.catalog.waiting.wait_stored(
+            accepted.shard, accepted.entry, PATIENCE_SECONDS
+        )
         return time.monotonic() - since
 
     def all_are_found(self) -> bool:
@@ -118,7 +120,7 @@ def test_an_outage_under_load_loses_nothing(
     with running_worker(core, worker_log) as worker:
         sender.send(2_000)
         wait_until(sender.all_are_found)
-        core.catalog.delete_message(token, 1, 7)
+        core.catalog.messages.delete(token, 1, 7)
         wait_until(lambda: unpublished_messages(core) == 0)
         ((chat_id, version),) = query_rows(
             core, "SELECT chat_id, version FROM message WHERE number = 7"

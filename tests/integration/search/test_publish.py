@@ -43,17 +43,17 @@ def test_what_is_stored_becomes_searchable(core: Backend, token: str) -> None:
     store_messages(core, token, "Good morning", "good night", "Morning has broken")
     assert search_numbers(core, token, "morning") == []
     assert publisher(core).publish() == 3
-    assert core.catalog.wait_searchable(token, 1, 1, 3, PATIENCE_SECONDS)
+    assert core.catalog.messages.wait_searchable(token, 1, 1, 3, PATIENCE_SECONDS)
     assert search_numbers(core, token, "MORNING") == [1, 3]
 
 
 def test_changes_are_published_as_what_is_now(core: Backend, token: str) -> None:
     """An edited message is found by its new words, a deleted one never; the outbox is empty then."""
     store_messages(core, token, "one apple", "two apples", "three apples")
-    core.catalog.edit_message(token, 1, 2, "two pears")
+    core.catalog.messages.edit(token, 1, 2, "two pears")
     publish_all(core)
-    core.catalog.delete_message(token, 1, 1)
-    core.catalog.edit_message(token, 1, 3, "three pears")
+    core.catalog.messages.delete(token, 1, 1)
+    core.catalog.messages.edit(token, 1, 3, "three pears")
     assert (
         search_numbers(core, token, "apple") == []
     )  # PostgreSQL has the last word, however far behind it is
@@ -205,7 +205,7 @@ def test_a_lease_is_of_about_so_many_messages(core: Backend, token: str) -> None
         1000,
     ]
     for number in range(1, 6):
-        core.catalog.edit_message(token, 1, number, "changed")
+        core.catalog.messages.edit(token, 1, number, "changed")
     with core.database.begin() as tx:
         leases = [outbox.lease(tx, 2_500, 60) for _ in range(4)]
     assert [lease and len(lease.ids) for lease in leases] == [1, 1, 6, None]
@@ -273,7 +273,7 @@ def test_a_rejected_document_becomes_a_dead_letter_and_blocks_no_other(
     assert all(key.startswith("publish-") for *_, key, _ in dead_letters)
     assert "document_parsing_exception" in dead_letters[0][5]
     assert "secret" not in str(dead_letters)
-    core.catalog.edit_message(token, 1, 130, "again")
+    core.catalog.messages.edit(token, 1, 130, "again")
     publish_all(core)
     assert len(query_rows(core, "SELECT FROM dead_letter")) == 4  # another version, another letter
 
@@ -333,7 +333,7 @@ def test_setting_the_url_later_names_the_command_to_run(
     """Where there are messages already no half-built index answers; PostgreSQL still does without."""
     plain = engines.settings()
     with open_backend(plain) as core:
-        token = core.catalog.create_application("test").token
+        token = core.catalog.applications.create("test").token
         core.acceptor.accept(AcceptRequest.chats(token))
         store_messages(core, token, "a word")
     with open_backend(plain.model_copy(update={"elasticsearch_url": elasticsearch.url})) as core:
@@ -355,7 +355,7 @@ def test_unsetting_the_url_misses_nothing(core: Backend, token: str) -> None:
     with open_backend(without) as other:
         assert other.publisher is None
         store_messages(other, token, "another word")
-        other.catalog.delete_message(token, 1, 1)
+        other.catalog.messages.delete(token, 1, 1)
         assert search_numbers(other, token, "word") == [2]
     assert unpublished_messages(core) == 2
     assert publish_all(core) == 2

@@ -111,7 +111,7 @@ def store_many(core: Backend, size: int) -> None:
 def test_another_index_is_built_and_searched(core: Backend, token: str) -> None:
     """It holds all, tombstones included; the one before stays for a rollback, and no third."""
     store_messages(core, token, "one apple", "two apples", "three apples", "four apples")
-    core.catalog.delete_message(token, 1, 2)
+    core.catalog.messages.delete(token, 1, 2)
     publish_all(core)
     names = [live_index_name(core)]
     for _ in range(2):
@@ -122,7 +122,7 @@ def test_another_index_is_built_and_searched(core: Backend, token: str) -> None:
         assert progress_calls.steps == [("copied", 4, 4), ("compared", 4, 4)]
         names.append(built.name)
         assert search_numbers(core, token, "apple") == [1, 3, 4]
-        assert core.catalog.wait_searchable(
+        assert core.catalog.messages.wait_searchable(
             token, 1, 1, 4, PATIENCE_SECONDS
         )  # it counts tombstones
         assert index_matches(core)
@@ -147,9 +147,9 @@ def test_no_search_fails_or_shrinks_meanwhile(core: Backend, token: str) -> None
         store_messages(core, token, *(f"fresh {next(made)}" for _ in range(5)))
         numbers = search_numbers(core, token, "fresh")
         if len(numbers) > 20:
-            core.catalog.edit_message(token, 1, numbers[1], f"fresh again {next(made)}")
+            core.catalog.messages.edit(token, 1, numbers[1], f"fresh again {next(made)}")
             leaving.add(numbers[0])
-            core.catalog.delete_message(token, 1, numbers[0])
+            core.catalog.messages.delete(token, 1, numbers[0])
             removed.add(numbers[0])
 
     def search() -> None:
@@ -215,14 +215,14 @@ def test_changes_made_meanwhile_are_neither_lost_nor_undone(
 
     def change_data(step: str, done: int, _: int) -> None:
         if (step, done) == ("copied", 4):
-            core.catalog.edit_message(token, 1, 1, "new 1")  # copied before
-            core.catalog.edit_message(token, 1, 8, "new 8")  # not yet
-            core.catalog.delete_message(token, 1, 3)
+            core.catalog.messages.edit(token, 1, 1, "new 1")  # copied before
+            core.catalog.messages.edit(token, 1, 8, "new 8")  # not yet
+            core.catalog.messages.delete(token, 1, 3)
             store_messages(core, token, "new 9")
             publish_all(core)
             index_client(core).write(registered_indices(core)["building"], late)
         if (step, done) == ("copied", 8):
-            core.catalog.delete_message(token, 1, 2)  # not published: it waits in the outbox
+            core.catalog.messages.delete(token, 1, 2)  # not published: it waits in the outbox
 
     assert reindexer(core).build(progress=change_data)
     assert search_numbers(core, token, "new") == [1, 8, 9]
@@ -245,8 +245,8 @@ def test_a_rollback_loses_nothing_written_since(core: Backend, token: str) -> No
     first = live_index_name(core)
     assert reindexer(core).build()
     store_messages(core, token, "two apples", "three apples")
-    core.catalog.edit_message(token, 1, 1, "one pear")
-    core.catalog.delete_message(token, 1, 2)
+    core.catalog.messages.edit(token, 1, 1, "one pear")
+    core.catalog.messages.delete(token, 1, 2)
     publisher(core).publish()
     for _ in range(2):
         second = live_index_name(core)
@@ -500,7 +500,7 @@ def test_an_installation_that_had_none_gets_one(
     """Searches say what to run until it is built; aborted, nothing is noted for an index any more."""
     plain = engines.settings()
     with open_backend(plain) as core:
-        token = core.catalog.create_application("test").token
+        token = core.catalog.applications.create("test").token
         core.acceptor.accept(AcceptRequest.chats(token))
         store_messages(core, token, "one apple", "two apples")
         assert run_command(core, "reindex", "-o", "table") == (
@@ -593,7 +593,7 @@ def test_a_build_that_is_deleted_fails(core: Backend, token: str) -> None:
 def test_a_check_finds_what_differs(core: Backend, token: str) -> None:
     """A document that is missing, older, newer or too many, and a mapping that is not ours; 4, and named."""
     store_messages(core, token, *(f"apple {n}" for n in range(1, 8)))
-    core.catalog.delete_message(token, 1, 7)
+    core.catalog.messages.delete(token, 1, 7)
     publish_all(core)
     assert index_matches(core)
     name, chat = live_index_name(core), chat_id(core)
@@ -673,7 +673,7 @@ def test_a_worker_reindexes_when_asked(core: Backend, token: str) -> None:
         core.jobs.request_reindex()
         wait_until(lambda: copied_messages(core) > 0)
         number = core.acceptor.accept(AcceptRequest.chats(token)).first
-        wait_until(lambda: core.catalog.chat(token, number) is not None)
+        wait_until(lambda: core.catalog.chats.get(token, number) is not None)
         assert "building" in registered_indices(core)
         wait_until(lambda: live_index_name(core) != before)
         core.jobs.request_reindex()

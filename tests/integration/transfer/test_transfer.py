@@ -134,24 +134,24 @@ def full(backend: Backend) -> str:
     """Fill an installation with one of everything; returns the token of the application with most."""
     catalog, acceptor = backend.catalog, backend.acceptor
     tokens = [
-        catalog.create_application(name).token for name in ["Ünï‽ \u2028", "empty", "deleted"]
+        catalog.applications.create(name).token for name in ["Ünï‽ \u2028", "empty", "deleted"]
     ]
     token = tokens[0]
-    catalog.rename_application(token, 'renamed "twice"')
+    catalog.applications.rename(token, 'renamed "twice"')
     acceptor.accept(AcceptRequest.chats(token, 12))
     send(backend, token, *TEXTS)
     send(backend, token, *map(str, range(300)), chat=11)
     send(backend, token, "only one", chat=3)
     send(backend, token, "of a chat that goes", chat=12)
-    catalog.delete_message(token, 12, 1)
+    catalog.messages.delete(token, 12, 1)
     acceptor.accept(AcceptRequest.chats(tokens[2]))
-    catalog.delete_chat(tokens[2], 1)
+    catalog.chats.delete(tokens[2], 1)
     for number in (4, 12):
-        catalog.delete_chat(token, number)
-    catalog.edit_message(token, 1, 2, "edited")
+        catalog.chats.delete(token, number)
+    catalog.messages.edit(token, 1, 2, "edited")
     for chat_number, number in [(1, 3), (1, len(TEXTS)), (11, 1), (11, 300), (3, 1)]:
-        catalog.delete_message(token, chat_number, number)
-    catalog.delete_application(tokens[2])
+        catalog.messages.delete(token, chat_number, number)
+    catalog.applications.delete(tokens[2])
     poison = pack_messages(token, 5, ["fine", "bad \0 text"])
     creation = Creation("messages", Parent(token, 5), poison)
     backend.log.accept(backend.counters.shard(token), [creation], EntryId(0, 0))
@@ -205,14 +205,16 @@ def test_a_round_trip_gives_the_same_bytes(which: str, request: pytest.FixtureRe
         assert (work.counts.stored, work.counts.skipped) == (data.count(b"\n"), 0)
         assert export(backend) == data
         assert live(backend, token) == seen
-        assert [m.message.number for m in backend.catalog.search(token, 1, "مرحبا")] == [5]
+        assert [m.message.number for m in backend.catalog.messages.search(token, 1, "مرحبا")] == [5]
 
 
 def live(backend: Backend, token: str) -> object:
     """An application as its users see it, with its live counts."""
-    chats = list(backend.catalog.chats(token))
-    texts = {c.number: [m.text for m in backend.catalog.messages(token, c.number)] for c in chats}
-    return backend.catalog.application(token).chats_count, chats, texts
+    chats = list(backend.catalog.chats.list(token))
+    texts = {
+        c.number: [m.text for m in backend.catalog.messages.list(token, c.number)] for c in chats
+    }
+    return backend.catalog.applications.get(token).chats_count, chats, texts
 
 
 def test_an_export_holds_everything_but_what_must_stay_inside(backend: Backend) -> None:
@@ -664,7 +666,7 @@ def test_parents_wait_for_their_counts_in_sql(backend: Backend) -> None:
     key = backend.log.key(backend.counters.shard(T), "dirty")
     assert set(backend.log.redis.zrange(key, 0, -1)) == {T.encode(), f"{T}:1".encode()}
     assert query(backend, "SELECT messages_removed FROM chat ORDER BY number") == [(1,), (0,)]
-    assert getattr(backend.catalog.chat(T, 1), "messages_count", None) == 1
+    assert getattr(backend.catalog.chats.get(T, 1), "messages_count", None) == 1
 
 
 def test_an_index_hears_of_what_was_imported(backend: Backend) -> None:
@@ -722,7 +724,7 @@ def test_a_counter_left_closed_opens_for_what_is_there(
     load(backend, [application()])
     backend.acceptor.accept(AcceptRequest.chats(T))
     backend.drainer.drain_all()
-    backend.catalog.delete_chat(T, 1)
+    backend.catalog.chats.delete(T, 1)
     forgotten("true")
     assert load(backend, [chat(), message(4)])[1] == []
     assert send(backend, T, "x") == 5
@@ -835,7 +837,7 @@ def test_a_chat_deleted_meanwhile_gets_no_messages(
 ) -> None:
     """Its tombstone was there first; nothing is stored behind it."""
     load(one, [chat(2)])
-    with between(monkeypatch, step, lambda: one.catalog.delete_chat(T, 2)):
+    with between(monkeypatch, step, lambda: one.catalog.chats.delete(T, 2)):
         faults = said(load(one, [message(chat=2)])[1])
     assert faults == [(1, Invalid, "chat 2 is removed, so nothing belongs to it")]
     assert state_of_chat(one)[0] == [(1, "text 1")]
@@ -971,14 +973,14 @@ def test_imports_and_writers_share_a_chat(backend: Backend) -> None:
 
 def test_an_export_under_load_is_of_one_moment(backend: Backend) -> None:
     """Numbers are dense, parents are there, counts agree; and all that was answered before is in it."""
-    tokens = [backend.catalog.create_application(f"{n}").token for n in range(3)]
+    tokens = [backend.catalog.applications.create(f"{n}").token for n in range(3)]
     answered: list[tuple[str, int, int]] = []
 
     def write(token: str) -> None:
         number = backend.acceptor.accept(AcceptRequest.chats(token)).first
         for n in range(1, 4):
             answered.append((token, number, send(backend, token, f"{n}", chat=number)))
-        backend.catalog.delete_message(token, number, 1)
+        backend.catalog.messages.delete(token, number, 1)
 
     with busy(backend.drainer.drain_all, *(partial(write, token) for token in tokens)):
         exports = 0

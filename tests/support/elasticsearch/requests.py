@@ -23,7 +23,7 @@ def store_messages(core: Backend, token: str, *texts: str) -> None:
 
 def search_numbers(core: Backend, token: str, keyword: str) -> list[int]:
     """The numbers of the messages of chat 1 that a search finds."""
-    return [hit.message.number for hit in core.catalog.search(token, 1, keyword)]
+    return [hit.message.number for hit in core.catalog.messages.search(token, 1, keyword)]
 
 
 def publisher(core: Backend) -> Publisher:

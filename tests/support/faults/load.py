@@ -142,7 +142,7 @@ class Load:
         self._workers: list[subprocess.Popen[bytes]] = []
         with open_backend(settings) as backend:
             for n in range(applications):
-                self.tokens.append(backend.catalog.create_application(f"{n}").token)
+                self.tokens.append(backend.catalog.applications.create(f"{n}").token)
                 backend.acceptor.accept(AcceptRequest.chats(self.tokens[-1], CHATS))
 
     def write(self, *, processes: int, writers: int, batch: int = 4, size: int = 0) -> None:

@@ -80,7 +80,7 @@ class Writer:
     def _edit(self) -> None:
         if key := self._pick():
             text = f"{self._texts[key]} {self._dice.getrandbits(32):x}"
-            edit = self._backend.catalog.edit_message
+            edit = self._backend.catalog.messages.edit
             self._do(lambda: edit(*key, text).number, operation="edit", key=key, text=text)
             self._texts[key] = text
 
@@ -88,13 +88,13 @@ class Writer:
         if key := self._pick():
             del self._texts[key]  # whatever becomes of it: it is left alone from now on
             self._do(
-                lambda: self._backend.catalog.delete_message(*key), operation="delete", key=key
+                lambda: self._backend.catalog.messages.delete(*key), operation="delete", key=key
             )
 
     def _search(self) -> None:
         if key := self._pick():
             keyword = self._texts[key].partition(" ")[0]
-            for match in self._backend.catalog.search(*key[:2], keyword):
+            for match in self._backend.catalog.messages.search(*key[:2], keyword):
                 assert keyword in match.message.text, "found what does not contain the keyword"
 
     def _open(self) -> None:
@@ -106,7 +106,7 @@ class Writer:
         if self._own_chats:
             chat = self._own_chats.pop(self._dice.randrange(len(self._own_chats)))
             self._texts = {key: text for key, text in self._texts.items() if key[:2] != chat}
-            cascade = self._backend.catalog.delete_chat
+            cascade = self._backend.catalog.chats.delete
             self._do(lambda: cascade(*chat, cascade=True), operation="cascade", chat=chat)
 
     def _pick(self) -> Key | None:

@@ -19,7 +19,7 @@ def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
 
 def stored(backend: Backend, token: str, chat: int = 1) -> dict[int, str]:
     """What is stored of a chat."""
-    return {m.number: m.text for m in backend.catalog.messages(token, chat)}
+    return {m.number: m.text for m in backend.catalog.messages.list(token, chat)}
 
 
 def scalar(backend: Backend, statement: str, **values: object) -> object:

@@ -161,7 +161,7 @@ class Soak:
         with open_backend(self.settings) as backend:
             tokens = []
             for n in range(APPLICATIONS):
-                tokens.append(backend.catalog.create_application(f"{n}").token)
+                tokens.append(backend.catalog.applications.create(f"{n}").token)
                 backend.acceptor.accept(AcceptRequest.chats(tokens[-1], mixed_writer.CHATS))
             backend.drainer.drain_all()
         self._tokens = tokens

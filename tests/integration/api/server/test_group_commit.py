@@ -202,7 +202,7 @@ def test_messages_of_a_chat_that_come_together_are_one_entry(
     assert backend.log.lengths(backend.database.installation.shards)[shard] == 6
     backend.drainer.drain_all()
     for number, texts in ((chat, "abcdefg"), (other, "xy")):
-        assert "".join(m.text for m in backend.catalog.messages(application, number)) == texts
+        assert "".join(m.text for m in backend.catalog.messages.list(application, number)) == texts
 
 
 def test_each_request_is_answered_apart(
@@ -227,7 +227,7 @@ def test_an_unverified_counter_delays_only_its_own_requests(
 ) -> None:
     """It goes to another thread; requests that come meanwhile are accepted before it."""
     chat = chat_of(backend, application)
-    other = backend.catalog.create_application("other").token
+    other = backend.catalog.applications.create("other").token
     chat_of(backend, other)
     backend.drainer.drain_all()
     shard = backend.counters.shard(other)
@@ -272,7 +272,7 @@ def test_a_request_beyond_the_limit_is_refused_at_once(
     assert len(accepted) == 10
     assert all(isinstance(answer, Busy) for answer in answers if answer not in accepted)
     backend.drainer.drain_all()
-    assert len(list(backend.catalog.messages(application, chat))) == 10
+    assert len(list(backend.catalog.messages.list(application, chat))) == 10
 
 
 def test_a_cancelled_request_does_not_affect_the_others(
@@ -414,7 +414,7 @@ def test_requests_of_many_shards_are_one_round_trip(
     recording_acceptor: RecordingAcceptor, backend: Backend
 ) -> None:
     """Each shard by a call of its own, each application's numbers its own; forgotten scripts included."""
-    tokens = [backend.catalog.create_application("x").token for _ in range(20)]
+    tokens = [backend.catalog.applications.create("x").token for _ in range(20)]
     shards = {backend.counters.shard(token) for token in tokens}
     assert len(shards) > 1
     for number in (1, 2, 3):
@@ -432,7 +432,7 @@ def test_a_failing_shard_does_not_affect_the_others(
     recording_acceptor: RecordingAcceptor, backend: Backend
 ) -> None:
     """One shard has lost its epoch, another has a foreign log: only their requests are retried or fail."""
-    tokens = [backend.catalog.create_application("x").token for _ in range(30)]
+    tokens = [backend.catalog.applications.create("x").token for _ in range(30)]
     by_shard = {backend.counters.shard(token): token for token in tokens}
     lost, foreign, fine = list(by_shard)[:3]
     log = backend.log

@@ -83,12 +83,12 @@ def secured_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredNo
 
 def publish_and_search(core: Backend) -> None:
     """Publish something, and find it."""
-    token = core.catalog.create_application("test").token
+    token = core.catalog.applications.create("test").token
     core.acceptor.accept(AcceptRequest.chats(token))
     core.drainer.drain_all()
     store_messages(core, token, "a word")
     assert publisher(core).publish() == 1
-    assert core.catalog.wait_searchable(token, 1, 1, 1, PATIENCE_SECONDS)
+    assert core.catalog.messages.wait_searchable(token, 1, 1, 1, PATIENCE_SECONDS)
     assert search_numbers(core, token, "word") == [1]
 
 

@@ -155,8 +155,8 @@ def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> N
     """Numbers are numbers."""
     backend.acceptor.accept(AcceptRequest.chats(application, 12))
     backend.drainer.drain_all()
-    assert [chat.number for chat in backend.catalog.chats(application)] == list(range(1, 13))
-    assert [chat.number for chat in backend.catalog.chats(application, after=9, limit=2)] == [
+    assert [chat.number for chat in backend.catalog.chats.list(application)] == list(range(1, 13))
+    assert [chat.number for chat in backend.catalog.chats.list(application, after=9, limit=2)] == [
         10,
         11,
     ]

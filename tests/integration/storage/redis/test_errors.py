@@ -52,7 +52,7 @@ def put_back(backend: Backend) -> Iterator[None]:
 def test_a_copy_put_back_under_a_running_server_fools_no_new_process(settings: Settings) -> None:
     """Its life looks right to who knows nothing: but SQL has passed more than it ever gave."""
     with open_backend(settings) as backend:
-        token = backend.catalog.create_application("x").token
+        token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))
         send(backend, token, "a")
         backend.drainer.drain_all()
@@ -69,7 +69,7 @@ def test_a_copy_put_back_under_a_running_server_fools_no_new_process(settings: S
 def test_a_worker_notices_a_copy_put_back_under_a_running_server(settings: Settings) -> None:
     """What such a Redis gives would lie below the cursor, and never be stored: a drain ends its life."""
     with open_backend(settings) as backend, open_backend(settings) as old:
-        token = backend.catalog.create_application("x").token
+        token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))
         old.acceptor.accept(AcceptRequest.messages(token, 1, ["a"]))  # knows as much as the copy
         with put_back(backend):
@@ -136,7 +136,7 @@ def test_numbers_that_can_not_be_are_dead_letters(backend: Backend, chat: str, f
 
 def test_a_foreign_log_stops_no_other_shard(backend: Backend) -> None:
     """One shard can't be drained; the sweep names it, and drains all others."""
-    tokens = [backend.catalog.create_application(f"{n}").token for n in range(20)]
+    tokens = [backend.catalog.applications.create(f"{n}").token for n in range(20)]
     for token in tokens:
         backend.acceptor.accept(AcceptRequest.chats(token))
     spoilt = backend.counters.shard(tokens[0])
@@ -145,7 +145,7 @@ def test_a_foreign_log_stops_no_other_shard(backend: Backend) -> None:
         backend.drainer.drain_all()
     for token in tokens:
         if backend.counters.shard(token) != spoilt:
-            assert len(list(backend.catalog.chats(token))) == 1
+            assert len(list(backend.catalog.chats.list(token))) == 1
 
 
 # -- every way in which the scripts can fail ----------------------------------------------------------

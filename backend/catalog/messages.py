@@ -1,0 +1,175 @@
+"""Messages: reading, searching, editing and deleting them. They are created by accept."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from backend.catalog.chats import Chats
+from backend.catalog.paging import read_pages
+from backend.catalog.versions import MAX_EDIT_ATTEMPTS, check_version, too_many_conflicts
+from backend.catalog.waiting import PendingNumber, Waiting
+from backend.domain.errors import Gone, Unavailable
+from backend.domain.folding import fold, fold_keyword
+from backend.domain.model import (
+    Accepted,
+    Match,
+    Message,
+    Parent,
+    checked_number,
+    checked_text,
+    checked_token,
+    no_message,
+)
+from backend.search.searcher import NoIndex, Searcher, iter_matches
+from backend.storage.postgres import messages, outbox
+from backend.storage.postgres.messages import StoredMessage
+from backend.storage.postgres.statements import PAGE
+
+SEARCHABLE_POLL_SECONDS = 0.05  # each is a request to Elasticsearch, which refreshes once a second
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """The messages of the chats. Thread-safe.
+
+    Unknown and removed ones raise NotFound; a number whose creation was rejected raises Gone.
+    """
+
+    waiting: Waiting
+    chats: Chats
+    searcher: Searcher
+    publish: Callable[[], int]
+    notify_publisher: Callable[[], None]
+
+    def get(self, token: str, chat: int, number: int) -> Message | PendingNumber:
+        """A message; PendingNumber if it is accepted, and still not stored after a second."""
+        stored = self._find_row(token, chat, number, self.waiting.read_timeout)
+        return PendingNumber(number) if stored is None else stored.message
+
+    def list(
+        self, token: str, chat: int, *, after: int = 0, limit: int | None = None
+    ) -> Iterator[Message]:
+        """A chat's stored messages by number, read a page at a time."""
+        row = self.chats.find_row(token, chat)
+        if row is None:
+            return
+        chat_id = row.id
+
+        def read(after: int, size: int) -> Sequence[Message]:
+            with self.waiting.database.connect() as connection:
+                return messages.list_messages(connection, chat_id, after, size)
+
+        pages = read_pages(
+            read, lambda message: message.number, after=after, limit=limit, page_size=PAGE
+        )
+        for page in pages:
+            yield from page
+
+    def search(
+        self, token: str, chat: int, keyword: str, *, after: int = 0, limit: int | None = None
+    ) -> Iterator[Match]:
+        """A chat's stored messages that contain the keyword, by number, with the places."""
+        fold_keyword(keyword)
+        row = self.chats.find_row(token, chat)
+        if row is not None:
+            yield from iter_matches(self.searcher, row.id, keyword, after=after, limit=limit)
+
+    def edit(
+        self, token: str, chat: int, number: int, text: str, *, version: int | None = None
+    ) -> Message:
+        """Replace a message's text; with a `version` only if it still has that version (StaleVersion).
+
+        Waits up to five seconds for what is accepted and not stored; then NotStoredYet.
+        """
+        checked_text(text)
+        folded = fold(text)
+        for _ in range(MAX_EDIT_ATTEMPTS):
+            stored = self._wait_for_stored_row(token, chat, number)
+            current = stored.message.version
+            check_version(version, current, f"message {number}")
+            with self.waiting.database.begin() as tx:
+                edited = messages.edit_message(tx, stored.chat_id, number, current, text, folded)
+                if edited is not None:
+                    outbox.add_if_publishing(tx, [(stored.chat_id, number, edited.version)])
+            if edited is not None:
+                self.notify_publisher()
+                return edited
+        raise too_many_conflicts(f"message {number}")
+
+    def delete(self, token: str, chat: int, number: int, *, version: int | None = None) -> None:
+        """Delete a message: its text is erased, its number stays taken, the chat's count falls by one."""
+        for _ in range(MAX_EDIT_ATTEMPTS):
+            stored = self._wait_for_stored_row(token, chat, number)
+            current = stored.message.version
+            check_version(version, current, f"message {number}")
+            with self.waiting.database.begin() as tx:
+                removed = messages.remove_message(tx, stored.chat_id, number, current)
+                if removed is not None:
+                    outbox.add_if_publishing(tx, [(stored.chat_id, number, removed)])
+            if removed is not None:
+                self.notify_publisher()
+                return
+        raise too_many_conflicts(f"message {number}")
+
+    def wait_searchable(self, token: str, chat: int, first: int, last: int, seconds: float) -> bool:
+        """Wait until a search finds all that is stored of a chat under these numbers.
+
+        False if that takes longer, also because Elasticsearch is away. Where no worker is running, this
+        process publishes. Raises NoIndex.
+        """
+        row = self.chats.find_row(token, chat)
+        log = self.waiting.log
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if row is not None and self.searcher.covers(row.id, first, last):
+                    return True
+                if not (log.count_workers() or log.paused()):
+                    self.publish()
+            except NoIndex:
+                raise  # waiting does not help
+            except Unavailable:
+                pass
+            if time.monotonic() >= deadline or log.paused():
+                return False
+            time.sleep(SEARCHABLE_POLL_SECONDS)
+
+    def check_stored(self, token: str, chat: int | None, accepted: Accepted) -> None:
+        """Raise Gone if any of these numbers, all decided by now, was rejected."""
+        if chat is None:
+            return
+        with self.waiting.database.connect() as connection:
+            dead = messages.dead_numbers(connection, token, chat, accepted.first, accepted.last)
+        if dead:
+            raise _rejected(chat, dead[0])
+
+    def _find_row(self, token: str, chat: int, number: int, seconds: float) -> StoredMessage | None:
+        """A message's row; None if it is accepted, and not stored after so many seconds."""
+        checked_token(token)
+        checked_number(chat)
+        checked_number(number)
+
+        def find() -> StoredMessage | None:
+            with self.waiting.database.connect() as connection:
+                found = messages.get_message(connection, token, chat, number)
+            if found is None or found.state == "stored":
+                return found
+            raise _rejected(chat, number) if found.state == "dead" else no_message(chat, number)
+
+        return self.waiting.wait_for_row(
+            find, Parent(token, chat), number, seconds, no_message(chat, number)
+        )
+
+    def _wait_for_stored_row(self, token: str, chat: int, number: int) -> StoredMessage:
+        self.waiting.drain_without_worker(token)
+        found = self._find_row(token, chat, number, self.waiting.change_timeout)
+        if found is None:
+            raise self.waiting.not_stored_yet(f"message {number}")
+        return found
+
+
+def _rejected(chat: int, number: int) -> Gone:
+    return Gone(
+        f"message {number} of chat {chat} was rejected when it was to be stored",
+        "`instachat dead list` says why",
+    )

@@ -1,0 +1,108 @@
+"""Waiting until what was accepted is stored."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from backend.domain.errors import NotFound, NotStoredYet
+from backend.domain.model import EntryId, Parent
+from backend.ingest.barrier import wait_cursor
+from backend.ingest.counters import Counters
+from backend.ingest.drain import Drainer
+from backend.storage.postgres import shards
+from backend.storage.postgres.database import Database
+from backend.storage.redis.log import Log
+
+Row = TypeVar("Row")
+READ_TIMEOUT_SECONDS = 1.0  # how long a read waits for what is accepted
+CHANGE_TIMEOUT_SECONDS = 5.0
+POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class PendingNumber:
+    """A number that is issued, and whose chat or message is not stored yet."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Waits until what was accepted is stored. Thread-safe.
+
+    Where no worker is running, this process drains. While the job queue is paused, nothing drains, and
+    nothing is waited for.
+    """
+
+    log: Log
+    database: Database
+    counters: Counters
+    drainer: Drainer
+    read_timeout: float = READ_TIMEOUT_SECONDS
+    change_timeout: float = CHANGE_TIMEOUT_SECONDS
+
+    def wait_stored(self, shard: int, entry: EntryId, seconds: float) -> bool:
+        """Wait until everything up to that log entry is decided in SQL; False if it takes longer."""
+        return wait_cursor(
+            self.database,
+            shard,
+            entry,
+            seconds,
+            drain=lambda: 0 if self.log.count_workers() else self.drainer.drain(shard),
+            may_continue=lambda: not self.log.paused(),
+        )
+
+    def wait_for_row(
+        self,
+        find: Callable[[], Row | None],
+        parent: Parent,
+        number: int,
+        seconds: float,
+        missing: NotFound,
+    ) -> Row | None:
+        """Return what `find` finds, as soon as the number's row is stored; None if that takes longer.
+
+        Raises `missing` if the number was never issued, or its row will never come.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            row = find()
+            if row is None and not self._is_pending(parent, number):
+                row = find()  # it may have been stored between the two reads
+                if row is None:
+                    raise missing
+            if row is not None or time.monotonic() >= deadline or self.log.paused():
+                return row
+            time.sleep(POLL_SECONDS)
+
+    def drain_without_worker(self, token: str) -> None:
+        """Before a change: where no worker is running, store what was accepted from this process."""
+        if not (self.log.count_workers() or self.log.paused()):
+            self.drainer.drain(self.counters.shard(token))
+
+    def not_stored_yet(self, what: str) -> NotStoredYet:
+        """The error for a change of something that is accepted, and not stored yet."""
+        return NotStoredYet(*self.explain(f"{what} is accepted, and not stored yet"))
+
+    def explain(self, what: str) -> tuple[str, str]:
+        """What waits for a worker, with the reason if it is known; and a hint."""
+        if self.log.paused():
+            return (
+                f"{what}, since the job queue is paused",
+                "`instachat queue resume` lets it go on",
+            )
+        return what, "see `instachat status`: is a worker running?"
+
+    def _is_pending(self, parent: Parent, number: int) -> bool:
+        """Whether a number without a row may still be stored.
+
+        It may until the cursor has passed the log's end, which is read after `issued`. Raises NotFound if
+        the parent does not exist.
+        """
+        issued, end = self.counters.read_issued_with_end([parent])
+        if number > issued[0]:
+            return False
+        with self.database.connect() as connection:
+            _, cursor = shards.shard_state(connection, self.counters.shard(parent.token))
+        return cursor < end
