@@ -1,4 +1,4 @@
-"""Runs `instachat demo` on engines and data of its own, gone afterwards. `make demo` runs it."""
+"""Runs `instachat demo` on private engines and in a temporary folder. `make demo` runs it."""
 
 import os
 import shutil
@@ -14,27 +14,27 @@ ENGINES = ("DATABASE_URL", "REDIS_URL", "HUEY_URL", "ELASTICSEARCH_URL")
 
 
 def remove_home(home: Path) -> None:
-    """An engine may still be writing its last files: look again for a while."""
+    """Delete the folder, repeatedly, because an engine that is ending may still write its last files."""
     for _ in range(100):
         shutil.rmtree(home, ignore_errors=True)
         if not home.exists():
             return
         time.sleep(0.1)
-    print(f"{home} could not be removed", file=sys.stderr)
+    print(f"could not remove {home}", file=sys.stderr)
 
 
 def main() -> int:
     environment = dict(os.environ)
     for name in (f"INSTACHAT_{engine}" for engine in ENGINES):
         if environment.pop(name, ""):
-            print(f"{name} is left alone: the demo uses engines of its own.", file=sys.stderr)
+            print(f"{name} is ignored: the demo uses private engines.", file=sys.stderr)
     home = Path(tempfile.mkdtemp(prefix="instachat-demo-"))
     try:
         if os.geteuid() == 0:
-            home.chmod(0o711)  # as root the engines run as another user, who must pass through
+            home.chmod(0o711)  # root runs the engines as another user, which must be able to enter
         environment["INSTACHAT_HOME"] = str(home)
         demo = subprocess.Popen([INSTACHAT, "demo", *sys.argv[1:]], env=environment)
-        # Ctrl-C reaches the demo from the terminal by itself; the others are passed on.
+        # The terminal sends Ctrl-C to the demo as well; other signals are forwarded.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for forwarded in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(forwarded, lambda number, _: demo.send_signal(number))

@@ -1,8 +1,7 @@
-"""Sees to it that the tests have an Elasticsearch, and starts none: `make test` runs it after provision.
+"""Installs Elasticsearch for the tests, without starting it. `make test` runs it after `tools/provision`.
 
-A given URL first (INSTACHAT_TEST_ELASTICSEARCH_URL), then Docker where it runs, then Maven and Java, which
-it installs as root with apt-get. Where none is to be had it says so in one line; under CI=true that is a
-failure.
+It uses INSTACHAT_TEST_ELASTICSEARCH_URL if that is set, then Docker if it is available, then Maven and Java,
+which it installs with apt-get as root. If none is available it says so in one line, and fails under CI=true.
 """
 
 import os
@@ -20,24 +19,24 @@ PACKAGES = ("openjdk-17-jdk-headless", "maven")
 
 
 def provision() -> None:
-    """Raises NotAvailable if it can't be done."""
+    """Make Elasticsearch available. Raises NotAvailable if that fails."""
     if os.environ.get("INSTACHAT_TEST_ELASTICSEARCH_URL"):
         return
     if docker_is_available():
         try:
             return pull()
         except NotAvailable:
-            pass  # a Docker without a way to the image
+            pass  # this Docker cannot get the image
     if tools_missing() and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"Installing {' and '.join(PACKAGES)} for the tests.", file=sys.stderr)
         if not (apt_get("install", *PACKAGES)):
-            apt_get("update")  # the package lists may be old or missing
+            apt_get("update")  # the package lists may be outdated or missing
             apt_get("install", *PACKAGES)
     installation()
 
 
 def apt_get(action: str, *packages: str) -> bool:
-    """Whether it went well."""
+    """Run apt-get; returns whether it succeeded."""
     done = subprocess.run(
         [
             *("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=120", action),
@@ -57,5 +56,5 @@ def apt_get(action: str, *packages: str) -> bool:
 try:
     provision()
 except NotAvailable as reason:
-    print(f"Elasticsearch: not here, so its tests are skipped: {reason}", file=sys.stderr)
-    sys.exit("CI=true: nothing may be skipped" if os.environ.get("CI") == "true" else 0)
+    print(f"Elasticsearch is not available, so its tests are skipped: {reason}", file=sys.stderr)
+    sys.exit("CI=true: no test may be skipped" if os.environ.get("CI") == "true" else 0)

@@ -1,9 +1,9 @@
-"""Makes .venv: what the lock files pin, and the project itself, editable. `make setup` runs it.
+"""Creates .venv with the pinned dependencies and the project itself, editable. `make setup` runs it.
 
-Quick when nothing changed, safe to interrupt, safe to run twice at once.
+It is fast if nothing has changed. It may be interrupted, and two runs at once wait for each other.
 """
 
-# Any `python3` must be able to parse this and to reach the check: no newer syntax than Python 3.6's.
+# Old versions of `python3` must be able to parse this file and reach the check: use no syntax newer than 3.6.
 import os
 import subprocess
 import sys
@@ -38,8 +38,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = Path(".venv")
 PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "instachat-setup.json"  # what it was made from; written last
-LOCK: list[int] = []  # the descriptor that holds the lock, once it is held
+STAMP = VENV / "instachat-setup.json"  # the state that .venv was created from; written last
+LOCK: list[int] = []  # the descriptor of the lock, once it is held
 
 
 def say(text: str) -> None:
@@ -47,7 +47,7 @@ def say(text: str) -> None:
 
 
 def has_engine_wheels() -> bool:
-    """Whether the wheels of the private engines run on this C library (no marker can tell)."""
+    """Whether the wheels of the private engines run on this C library; pip has no marker for that."""
     name, version = platform.libc_ver()
     if sys.platform != "linux":
         return True
@@ -60,7 +60,7 @@ def lock_files(stage: str) -> list[Path]:
 
 
 def required_stages(stages: list[str]) -> dict[str, str]:
-    """What a finished .venv was made from, by stage; other values ask for a new one."""
+    """The state that .venv must have been created from, by stage; if it differs, .venv is created again."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
     made_from = {"root": str(ROOT)}
     for stage in stages:
@@ -74,7 +74,7 @@ def required_stages(stages: list[str]) -> dict[str, str]:
 
 
 def installed_stages() -> dict[str, str]:
-    """What the .venv that is there was made from; empty if there is none that can be used."""
+    """The state that the existing .venv was created from; empty if there is no usable one."""
     try:
         made_from: dict[str, str] = json.loads(STAMP.read_text())
     except (OSError, ValueError):
@@ -93,7 +93,7 @@ def identity() -> str:
 
 
 def apt_get(*arguments: str) -> str:
-    """Why it failed, or nothing."""
+    """Run apt-get; returns why it failed, or an empty text."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     command = ("apt-get", "-q", *arguments)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -101,7 +101,7 @@ def apt_get(*arguments: str) -> str:
 
 
 def ensure_ensurepip() -> None:
-    """Debian's python3 comes without what `venv` needs: install it as root, else say how."""
+    """Install the package that Debian's python3 needs for `venv`; without root, exit with instructions."""
     if importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"):
         return
     package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
@@ -109,7 +109,7 @@ def ensure_ensurepip() -> None:
         say(f"This Python has no venv: installing {package}.")
         install = ["install", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120"]
         problem = apt_get(*install, package)
-        if problem:  # the package lists may be old or missing
+        if problem:  # the package lists may be outdated or missing
             problem = apt_get("update") or apt_get(*install, package)
         if problem:
             say(problem)
@@ -124,18 +124,18 @@ def ensure_ensurepip() -> None:
 
 
 def run(*command: str | Path) -> None:
-    """Run it away from the user's Python and pip settings that would install elsewhere."""
+    """Run a command without the Python and pip settings that would make it install elsewhere."""
     elsewhere = {"PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"}
     environment = {k: v for k, v in os.environ.items() if k not in elsewhere}
-    # A child that outlives this process holds the lock until it, too, leaves .venv alone.
+    # A child that outlives this process still holds the lock while it changes .venv.
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=LOCK
     ) as child:
         output = child.communicate()[0].decode(errors="replace")
     if child.returncode:
         sys.exit(
-            f"{output}make: the set-up failed (see above); run the same command again once that is "
-            "repaired.\n      The lock files hold wheels for Python 3.11 to 3.14 on Linux and macOS."
+            f"{output}make: the set-up failed (see above); correct the cause and run the same command "
+            "again.\n      The lock files hold wheels for Python 3.11 to 3.14 on Linux and macOS."
         )
 
 
@@ -151,24 +151,26 @@ def install_locked(stage: str) -> None:
 def make(made_from: dict[str, str]) -> None:
     here = installed_stages()
     if any(made_from[key] != here.get(key) for key in made_from if key != "dev" or key in here):
-        if VENV.is_symlink():  # clearing would empty somebody else's
-            sys.exit(f"make: {VENV} is a link to {VENV.resolve()}, made for elsewhere: remove it")
+        if VENV.is_symlink():  # `venv --clear` would empty the folder that it points to
+            sys.exit(
+                f"make: {VENV} is a link to {VENV.resolve()}, which this checkout does not own: remove it"
+            )
         ensure_ensurepip()
         say(f"Setting up {VENV} with Python {sys.version.split()[0]} (once; it can take a minute).")
         STAMP.unlink(missing_ok=True)
         run(sys.executable, "-m", "venv", "--clear", VENV)
         install_locked("run")
-        # The lock holds the build backend too, so nothing unpinned is fetched to build the project.
+        # The build backend is pinned, too, so the build downloads nothing.
         pip("install", "-q", "--no-deps", "--no-build-isolation", "--editable", ".")
         if not has_engine_wheels():
-            say("No wheels of the private engines for this C library: set INSTACHAT_DATABASE_URL")
+            say("The private engines have no wheels for this C library: set INSTACHAT_DATABASE_URL")
             say("and INSTACHAT_REDIS_URL.")
         here = {**made_from, "python": identity()}
         here.pop("dev", None)
         record(here)
     if "dev" in made_from and "dev" not in here:
-        say(f"Adding the tools of developers to {VENV} (once; it can take a minute).")
-        record({**here, "dev": "unfinished"})  # if this is interrupted, all of it is made again
+        say(f"Adding the development tools to {VENV} (once; it can take a minute).")
+        record({**here, "dev": "unfinished"})  # if this is interrupted, the next run repeats it
         install_locked("dev")
         here["dev"] = made_from["dev"]
         record(here)
@@ -183,7 +185,7 @@ def main() -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("Another make is setting up; waiting for it.")
+            say("Waiting for another `make` that is setting up.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         LOCK.append(lock.fileno())
         if not made_from.items() <= installed_stages().items():

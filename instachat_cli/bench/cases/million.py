@@ -18,7 +18,12 @@ from sqlalchemy import text
 
 from backend.domain.errors import Failed
 from backend.search.searcher import IndexSearcher, ScanSearcher, Searcher
-from instachat_cli.bench.harness.elasticsearch import SearchEnvironment, bulk_bodies, to_json
+from instachat_cli.bench.harness.elasticsearch import (
+    SearchEnvironment,
+    bulk_bodies,
+    to_json,
+    wildcard_pattern,
+)
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.memory import peak_memory
 from instachat_cli.bench.harness.messages import LARGE_CHAT_ID, SEED, store_messages
@@ -194,10 +199,9 @@ def _wildcard_requests(env: Environment) -> Iterator[bytes]:
 
 
 def _wildcard(elastic: SearchEnvironment, name: str, keyword: str) -> list[int]:
-    escaped = "".join(f"\\{char}" if char in "*?\\" else char for char in keyword)
     filters: list[dict[str, Any]] = [
         {"term": {"_routing": str(LARGE_CHAT_ID)}},
-        {"wildcard": {"text": {"value": f"*{escaped}*"}}},
+        {"wildcard": {"text": {"value": wildcard_pattern(keyword)}}},
     ]
     answer = elastic.client.options(request_timeout=60).search(
         index=name,

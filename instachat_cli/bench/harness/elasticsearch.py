@@ -141,6 +141,12 @@ class SearchEnvironment:
                 sent.result()
 
 
+def wildcard_pattern(keyword: str) -> str:
+    """The pattern of a wildcard query that finds a keyword anywhere in a term."""
+    escaped = "".join(f"\\{char}" if char in "*?\\" else char for char in keyword)
+    return f"*{escaped}*"
+
+
 def bulk_bodies(lines: Iterable[str]) -> Iterator[bytes]:
     """Bodies of bulk requests from the lines of documents."""
     left = iter(lines)

@@ -20,7 +20,8 @@ from backend.storage.elasticsearch.mapping import new_index_name
 from backend.storage.search_index import Document
 from instachat_cli.runtime.supervisor import spawn_worker
 from tests.conftest import Engines
-from tests.support.elasticsearch.fixtures import Node, new_node_or_skip
+from tests.support.elasticsearch.fixtures import new_node_or_skip
+from tests.support.elasticsearch.nodes import Node
 from tests.support.elasticsearch.requests import (
     live_index_name,
     publish_all,

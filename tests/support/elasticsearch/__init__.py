@@ -1,1 +1,1 @@
-"""A real Elasticsearch for the tests: brought onto the machine, started, tormented, removed."""
+"""A real Elasticsearch for the tests: installed, started, disturbed, and removed."""

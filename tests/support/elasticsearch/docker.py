@@ -1,4 +1,4 @@
-"""A full Elasticsearch in a container, where Docker runs: the same as a node of the tests' own."""
+"""A full Elasticsearch in a Docker container, with the interface of `ElasticsearchServer`."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from tests.support.engines import free_port
 
 IMAGE = f"elasticsearch:{VERSION}"
 START_SECONDS = 120
-_LABEL = "instachat-test"  # its value is the process that started the container
+_LABEL = "instachat-test"  # its value is the id of the process that started the container
 
 
 class ElasticsearchContainer:
-    """An Elasticsearch of one node on the loopback, without security unless the settings turn it on."""
+    """One node on the loopback address, without security unless the settings enable it."""
 
     def __init__(
         self,
@@ -27,7 +27,10 @@ class ElasticsearchContainer:
         *,
         heap: str = "512m",
     ) -> None:
-        """`settings` are lines of elasticsearch.yml. Raises NotAvailable if no container can be made."""
+        """`settings` are lines of elasticsearch.yml.
+
+        Raises NotAvailable if Docker can't create a container.
+        """
         _remove_leftovers()
         self.port = free_port()
         self.settings: dict[str, object] = {
@@ -49,11 +52,11 @@ class ElasticsearchContainer:
 
     @property
     def url(self) -> str:
-        """Its URL as the program wants it."""
+        """The URL for INSTACHAT_ELASTICSEARCH_URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it and wait until all that it holds can be read."""
+        """Start it and wait until all of its data can be read."""
         _docker("start", self.container)
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
@@ -62,18 +65,18 @@ class ElasticsearchContainer:
             time.sleep(0.1)
 
     def answers(self) -> bool:
-        """Whether it takes requests and every shard that it holds is there."""
+        """Whether it accepts requests and all of its shards are available."""
         try:
             health = f"{self.url}/_cluster/health?wait_for_status=yellow&timeout=2s"
             with urlopen(health, timeout=10):
                 return True
         except HTTPError as error:
-            return error.code == 401  # it asks who is there
+            return error.code == 401  # it requires a user
         except (URLError, OSError):
             return False
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to all of it; a stop freezes it and a continue thaws it."""
+        """Send a signal to its processes; SIGSTOP pauses the container and SIGCONT continues it."""
         if number == signal.SIGSTOP:
             _docker("pause", self.container)
         elif number == signal.SIGCONT:
@@ -82,12 +85,12 @@ class ElasticsearchContainer:
             _docker("kill", "--signal", number.name, self.container)
 
     def kill(self) -> None:
-        """End it as a power cut would, as far as its processes are concerned."""
+        """End its processes as a power failure would."""
         self.send(signal.SIGKILL)
         _docker("wait", self.container)
 
     def stop(self) -> None:
-        """End it in good order, if it runs, also if it was frozen; its data stays."""
+        """Shut it down if it runs, even if it is paused; its data remains."""
         if _docker("inspect", "--format", "{{.State.Paused}}", self.container) == "true":
             self.send(signal.SIGCONT)
         _docker("stop", self.container)
@@ -102,7 +105,7 @@ class ElasticsearchContainer:
 
 
 def docker_is_available() -> bool:
-    """Whether there is a Docker that starts containers."""
+    """Whether Docker can start containers here."""
     if not shutil.which("docker"):
         return False
     try:
@@ -113,12 +116,12 @@ def docker_is_available() -> bool:
 
 
 def pull() -> None:
-    """Bring the image onto the machine. Raises NotAvailable if there is no way to it."""
+    """Pull the image. Raises NotAvailable if that fails."""
     _docker("pull", "--quiet", IMAGE)
 
 
 def _remove_leftovers() -> None:
-    """Remove the containers of test runs that were killed."""
+    """Remove the containers that killed test runs have left."""
     form = f'{{{{.ID}}}} {{{{.Label "{_LABEL}"}}}}'
     listed = _docker("ps", "--all", "--filter", f"label={_LABEL}", "--format", form)
     for line in listed.splitlines():
@@ -128,7 +131,7 @@ def _remove_leftovers() -> None:
         except ProcessLookupError:
             _docker("rm", "--force", "--volumes", container)
         except PermissionError:
-            continue  # it lives, and is another user's
+            continue  # it runs, as another user
 
 
 def _text(value: object) -> str:

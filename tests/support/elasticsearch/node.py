@@ -1,4 +1,4 @@
-"""A node of the tests' own, which can be killed, stopped, continued and started again on its data."""
+"""A node in a process, which tests can kill, stop, continue, and start again on its data."""
 
 import http.client
 import os
@@ -16,10 +16,10 @@ import psutil
 from tests.support.elasticsearch.provision import ElasticsearchInstallation
 from tests.support.engines import Server, die_with_parent, free_port, scratch_folder
 
-START_SECONDS = 120  # 7 on a machine of two idle cores; much longer on a busy one
+START_SECONDS = 120  # it takes 7 s on two idle cores, and much longer on a busy machine
 
-# A compiler less and nothing touched in advance: half the processor time of a start, at the price of
-# about a third of the speed later.
+# One compiler less, and memory is not touched in advance. This halves the processor time of a start, and
+# makes the node about a third slower afterwards.
 _FAST_START_OPTIONS = [
     "-XX:TieredStopAtLevel=1",
     "-XX:-UseG1GC",
@@ -29,11 +29,11 @@ _FAST_START_OPTIONS = [
 
 
 class ElasticsearchServer(Server):
-    """An Elasticsearch of one node on the loopback, without security unless the settings turn it on.
+    """One node on the loopback address, without security unless the settings enable it.
 
-    Its process is a launcher, whose child is the engine itself. Signals go to that one; the launcher ends
-    with it, and it with the launcher (its standard input ends). The two are a process group of their
-    own, so that the kernel wakes and ends an engine whose launcher was killed while it was stopped.
+    Its process is a launcher, and the engine is the launcher's child. Signals go to the engine. The launcher
+    ends with the engine, and the engine ends with the launcher, which closes its standard input. The two
+    form a process group, so that the kernel continues and ends a stopped engine whose launcher was killed.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class ElasticsearchServer(Server):
         heap: str = "512m",
         fast_start: bool = True,
     ) -> None:
-        """`settings` are lines of elasticsearch.yml, `files` more files of its folder, by name.
+        """`settings` are lines of elasticsearch.yml, `files` the contents of more configuration files.
 
-        `fast_start` starts fast; without it the node works as fast as it can, which is for measuring.
+        A node without `fast_start` starts slowly and runs at full speed, for measurements.
         """
         self.port = free_port()
         folder = scratch_folder("elasticsearch")
@@ -59,7 +59,7 @@ class ElasticsearchServer(Server):
             "path.data": folder / "data",
             "path.logs": folder / "logs",
             "xpack.security.enabled": False,
-            # A machine with little space left is no reason to stop; a test of that says so.
+            # A nearly full disk must not stop the node; tests of that case enable the threshold.
             "cluster.routing.allocation.disk.threshold_enabled": False,
             **(settings or {}),
         }
@@ -97,17 +97,17 @@ class ElasticsearchServer(Server):
 
     @property
     def url(self) -> str:
-        """Its URL as the program wants it."""
+        """The URL for INSTACHAT_ELASTICSEARCH_URL."""
         scheme = "https" if self.settings.get("xpack.security.http.ssl.enabled") else "http"
         return f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def data(self) -> Path:
-        """The folder of its data."""
+        """Its data folder."""
         return self.folder / "data"
 
     def start(self) -> None:
-        """Start it and wait until all that it holds can be read; `settings` may have changed."""
+        """Start it, with the current `settings`, and wait until all of its data can be read."""
         lines = [f"{name}: {_yaml(value)}\n" for name, value in self.settings.items()]
         (self.folder / "config" / "elasticsearch.yml").write_text("".join(lines))
         with (self.folder / "log").open("ab") as log:
@@ -130,7 +130,7 @@ class ElasticsearchServer(Server):
             time.sleep(0.05)
 
     def answers(self) -> bool:
-        """Whether it takes requests and every shard that it holds is there."""
+        """Whether it accepts requests and all of its shards are available."""
         try:
             connection: http.client.HTTPConnection
             if self.url.startswith("https"):
@@ -145,29 +145,29 @@ class ElasticsearchServer(Server):
             connection.close()
         except (OSError, http.client.HTTPException):
             return False
-        return status in (200, 401)  # the latter once it asks who is there
+        return status in (200, 401)  # 401 if it requires a user
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the engine itself."""
+        """Send a signal to the engine."""
         if engine := self.engine():
             engine.send_signal(number)
 
     def kill(self) -> None:
-        """End it as a power cut would, as far as the process is concerned."""
+        """End the process as a power failure would."""
         assert self.process is not None
         engine = self.engine()
         (engine or self.process).send_signal(signal.SIGKILL)
         self.process.wait()
-        if engine:  # what a JVM puts there at its start and removes at its end
+        if engine:  # a file that the JVM creates at its start and removes at its end
             Path(f"/tmp/.java_pid{engine.pid}").unlink(missing_ok=True)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it in good order, if it runs, also if it was stopped by a signal; its data stays."""
+        """Shut it down if it runs, even if SIGSTOP has stopped it; its data remains."""
         self.send(signal.SIGCONT)
         super().stop(number)
 
     def engine(self) -> psutil.Process | None:
-        """The engine's process, the launcher's child; none before it is started and after it ended."""
+        """The process of the engine, the launcher's child; None before its start and after its end."""
         if self.process is None or self.process.poll() is not None:
             return None
         try:
@@ -177,7 +177,7 @@ class ElasticsearchServer(Server):
 
 
 def _yaml(value: object) -> str:
-    """A scalar; numbers and truth values as they are, the rest quoted."""
+    """A scalar: numbers and booleans unquoted, everything else quoted."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int) else f"'{value}'"

@@ -1,9 +1,9 @@
-"""Elasticsearch on this machine, once for all runs: from Maven Central, with the `ngram` tokenizer added.
+"""Installs Elasticsearch from Maven Central once for all runs, and adds the `ngram` tokenizer.
 
-What is unpacked is the distribution that Elasticsearch's own integration tests use: a real node with few
-modules. It lies in the user's cache folder, as root in the system's, since Elasticsearch refuses to run
-as root and its user has to reach it. It appears there by one rename: an interrupted run leaves nothing
-that a later one would take for it, and two runs at once wait for each other.
+It is the distribution of Elasticsearch's own integration tests: a real node with few modules. It goes into
+the user's cache folder, or for root into the system's, because Elasticsearch refuses to run as root and its
+user must be able to read it. It appears there by one rename, so an interrupted installation is never
+mistaken for a complete one. Two runs at once wait for each other.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from platformdirs import site_cache_path, user_cache_path
 from tests.support.engines import die_with_parent
 
 VERSION = "8.19.21"
-JAVA = 17  # what that version needs, or newer
+JAVA = 17  # the oldest version that it runs on
 _ARTIFACT = f"org.elasticsearch.distribution.integ-test-zip:elasticsearch:{VERSION}:zip"
 _SHA256 = "215d5f3dbf0609a149f6218a9e47b6ae2df34ebbff3c5754e35f15a5e5393c8a"
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
@@ -33,7 +33,7 @@ _PLUGIN = Path(__file__).with_name("plugin")
 
 
 class NotAvailable(Exception):
-    """Elasticsearch can't be had on this machine; the message says why."""
+    """Elasticsearch is not available on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ElasticsearchInstallation:
 
 
 def installation() -> ElasticsearchInstallation:
-    """Elasticsearch, downloaded if need be. Raises NotAvailable if it can't be had."""
+    """The installation, downloaded if necessary. Raises NotAvailable if that fails."""
     java_home = _java_home()
     home = _home()
     if not home.exists():
@@ -56,7 +56,7 @@ def installation() -> ElasticsearchInstallation:
 
 
 def tools_missing() -> bool:
-    """Whether Java or Maven has to be installed before `installation` can do its work."""
+    """Whether `installation` needs Java or Maven, and they are missing."""
     try:
         _java_home()
     except NotAvailable:
@@ -67,7 +67,9 @@ def tools_missing() -> bool:
 def _install(home: Path, java_home: Path) -> None:
     if not shutil.which("mvn"):
         raise NotAvailable("no Maven")
-    for leftover in home.parent.glob("unfinished-*"):  # the lock is ours: nobody works on them
+    for leftover in home.parent.glob(
+        "unfinished-*"
+    ):  # this process holds the lock, so none is in use
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(prefix="unfinished-", dir=home.parent) as scratch:
         unpacked = Path(scratch, f"elasticsearch-{VERSION}")
@@ -80,7 +82,7 @@ def _install(home: Path, java_home: Path) -> None:
 
 def _download(scratch: Path, java_home: Path) -> Path:
     sys.stderr.write(f"Downloading Elasticsearch {VERSION} for the tests (107 MB, once).\n")
-    # A repository of its own, thrown away: nothing stays in ~/.m2, and nothing broken there matters.
+    # A temporary repository: nothing remains in ~/.m2, and a broken file there has no effect.
     done = subprocess.run(
         [
             *("mvn", "--batch-mode", "--quiet", _COPY, f"-Dartifact={_ARTIFACT}"),
@@ -103,9 +105,7 @@ def _download(scratch: Path, java_home: Path) -> Path:
     archive = scratch / f"elasticsearch-{VERSION}.zip"
     with archive.open("rb") as content:
         if hashlib.file_digest(content, "sha256").hexdigest() != _SHA256:
-            raise NotAvailable(
-                f"{archive.name} is not the file that is pinned: its SHA-256 differs"
-            )
+            raise NotAvailable(f"{archive.name} differs from the pinned file in its SHA-256")
     return archive
 
 
@@ -133,14 +133,14 @@ def _add_plugin(home: Path, java_home: Path) -> None:
 
 
 def _make_readable(home: Path) -> None:
-    """Let every user read and run it; zipfile drops the modes of what it unpacks."""
+    """Let every user read and run it; zipfile does not restore file modes."""
     home.chmod(0o755)
     for path in home.rglob("*"):
         path.chmod(0o755 if path.is_dir() or path.parent == home / "bin" else 0o644)
 
 
 def _home() -> Path:
-    """Where it belongs. Another version, or another plugin, has another name."""
+    """The folder of the installation; its name depends on the version and on the plugin."""
     digest = hashlib.sha256()
     for file in sorted(_PLUGIN.iterdir()):
         digest.update(file.read_bytes())
@@ -148,14 +148,14 @@ def _home() -> Path:
     cache = (site_cache_path if is_root else user_cache_path)("instachat-tests")
     cache.mkdir(parents=True, exist_ok=True)
     if is_root:
-        cache.chmod(0o755)  # whatever the umask
+        cache.chmod(0o755)  # independent of the umask
     return cache / f"elasticsearch-{VERSION}-{digest.hexdigest()[:12]}"
 
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
     with file.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the kernel, however the holder ends
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it however the holder ends
         yield
 
 

@@ -1,4 +1,4 @@
-"""Speaking to a backend and to its Elasticsearch, for tests: send, search, and look behind the curtain."""
+"""Helpers of tests with Elasticsearch: send, search, and inspect the stores directly."""
 
 import json
 from collections.abc import Iterable
@@ -15,25 +15,25 @@ from tests.support.waiting import PATIENCE_SECONDS
 
 
 def store_messages(core: Backend, token: str, *texts: str) -> None:
-    """Have messages stored in chat 1."""
+    """Store messages in chat 1."""
     for start in range(0, len(texts), 1000):
         core.acceptor.accept(AcceptRequest.messages(token, 1, texts[start : start + 1000]))
     core.drainer.drain_all()
 
 
 def search_numbers(core: Backend, token: str, keyword: str) -> list[int]:
-    """The numbers of the messages of chat 1 that a search finds."""
+    """The numbers of the messages in chat 1 that a search finds."""
     return [hit.message.number for hit in core.catalog.messages.search(token, 1, keyword)]
 
 
 def publisher(core: Backend) -> Publisher:
-    """Its publisher."""
+    """The publisher of a backend."""
     assert core.publisher is not None
     return core.publisher
 
 
 def publish_all(core: Backend) -> int:
-    """Publish all, and have it found at once."""
+    """Publish the outbox and refresh the index; returns how many messages were published."""
     count = publisher(core).publish()
     request_elasticsearch(core, "POST", f"/{live_index_name(core)}/_refresh")
     return count
@@ -48,19 +48,19 @@ def live_index_name(core: Backend) -> str:
 
 
 def unpublished_messages(core: Backend) -> int:
-    """How many messages wait to be published."""
+    """How many messages the outbox holds."""
     with core.database.connect() as connection:
         return outbox.lag(connection).messages
 
 
 def query_rows(core: Backend, statement: str) -> list[tuple[Any, ...]]:
-    """Rows, straight from SQL."""
+    """The rows of a statement in PostgreSQL."""
     with core.database.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
 def request_elasticsearch(core: Backend, method: str, path: str, body: object = None) -> Any:
-    """Ask Elasticsearch itself, past the program."""
+    """Send a request to Elasticsearch directly."""
     assert core.index is not None
     data = None if body is None else json.dumps(body).encode()
     headers = {"content-type": "application/json"}
@@ -71,7 +71,7 @@ def request_elasticsearch(core: Backend, method: str, path: str, body: object = 
 
 
 def set_blocks(core: Backend, blocks: Iterable[str], value: bool | None) -> None:
-    """Block the index that is searched, or no longer (None)."""
+    """Set blocks of the index that is searched; None removes them."""
     request_elasticsearch(
         core,
         "PUT",

@@ -1,9 +1,9 @@
-"""Run a command with an Elasticsearch beside it, as `make bench` does.
+"""Runs a command with Elasticsearch, as `make bench` does.
 
 python -m tests.support.elasticsearch.run_beside COMMAND…
 
-INSTACHAT_ELASTICSEARCH_URL names it, unless it is set already. Where none is to be had, the command runs
-without one.
+It starts a node and sets INSTACHAT_ELASTICSEARCH_URL, unless that is already set. If Elasticsearch is not
+available, the command runs without it.
 """
 
 import os
@@ -12,20 +12,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tests.support.elasticsearch.node import ElasticsearchServer
-from tests.support.elasticsearch.provision import NotAvailable, installation
+from tests.support.elasticsearch.nodes import new_node
+from tests.support.elasticsearch.provision import NotAvailable
 
 URL = "INSTACHAT_ELASTICSEARCH_URL"
 
 
 def main(command: Sequence[str]) -> int:
-    """Run it; returns its exit code."""
+    """Run the command; returns its exit code."""
     with _elasticsearch() as environment:
         process = subprocess.Popen(command, env=os.environ | environment)
         while True:
             try:
                 return process.wait()
-            except KeyboardInterrupt:  # the command has got it, too, and knows how to end
+            except (
+                KeyboardInterrupt
+            ):  # the terminal sends it to the command as well, which ends by itself
                 continue
 
 
@@ -35,9 +37,11 @@ def _elasticsearch() -> Iterator[dict[str, str]]:
         yield {}
         return
     try:
-        node = ElasticsearchServer(installation(), fast_start=False, heap="1g")
+        node = new_node(fast_start=False, heap="1g")
     except NotAvailable as reason:
-        sys.stderr.write(f"There is no Elasticsearch here ({reason}): what needs it is left out.\n")
+        sys.stderr.write(
+            f"Elasticsearch is not available ({reason}): the parts that need it are skipped.\n"
+        )
         yield {}
         return
     try:

@@ -176,7 +176,7 @@ class Soak:
         return proxy
 
     def _start_elasticsearch(self) -> str:
-        from tests.support.elasticsearch.fixtures import new_node
+        from tests.support.elasticsearch.nodes import new_node
 
         node = new_node()
         self._open.callback(node.remove)

@@ -1,0 +1,1 @@
+"""A tool that compares designs of the search index."""
