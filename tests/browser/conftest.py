@@ -1,4 +1,4 @@
-"""A running installation, and Chromium to look at it."""
+"""A running installation, and Chromium to open its pages."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,7 +24,7 @@ DESKTOP = {"width": 1280, "height": 800}
 
 @dataclass(frozen=True, slots=True)
 class RunningInstallation:
-    """An installation with a Redis of its own, which may be stopped."""
+    """An installation with its own Redis, which tests may stop."""
 
     engines: Engines
     redis: RedisServer
@@ -32,7 +32,7 @@ class RunningInstallation:
 
     @property
     def url(self) -> str:
-        """Where its pages are."""
+        """The address of its pages."""
         return f"http://127.0.0.1:{self.server.port}"
 
 
@@ -40,7 +40,7 @@ class RunningInstallation:
 def running(
     engines: Engines, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningInstallation]:
-    """Everything running and well."""
+    """A server and a worker, both running and well."""
     with ExitStack() as stack:
         redis = RedisServer(valkey_binary())
         stack.callback(redis.remove)
@@ -61,12 +61,12 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture
 def open_page(chromium: Browser, running: RunningInstallation) -> Iterator[OpenPage]:
-    """Opens a page of the server's, in a browser that knows nothing yet.
+    """Opens a page of the server in a fresh browser context.
 
-    In the end the browser must have had nothing to complain of (a policy that was broken is a complaint), and
-    have asked no other host.
+    Fails at the end if the browser has logged an error or a warning, such as a violated policy, or has
+    contacted another host.
     """
-    complaints: list[str] = []
+    messages: list[str] = []
     hosts: set[str] = set()
     with ExitStack() as stack:
 
@@ -78,14 +78,14 @@ def open_page(chromium: Browser, running: RunningInstallation) -> Iterator[OpenP
             page.on(
                 "console",
                 lambda said: (
-                    complaints.append(said.text) if said.type in ("error", "warning") else None
+                    messages.append(said.text) if said.type in ("error", "warning") else None
                 ),
             )
-            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("pageerror", lambda error: messages.append(str(error)))
             page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
             page.goto(running.url + path)
             return page
 
         yield open_page
-    assert complaints == []
+    assert messages == []
     assert hosts <= {urlsplit(running.url).netloc, ""}  # data: addresses have no host

@@ -1,4 +1,4 @@
-"""`/docs` is where the API is read and tried."""
+"""The API documentation page: reading it, and trying operations."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 
 def try_out(page: Page, operation: str, body: object = None, **parameters: str) -> tuple[str, Any]:
-    """Click "Try it out", fill in, and execute: the status and the body that the page then shows."""
+    """Click "Try it out", fill in the form, and execute; returns the shown status and body."""
     block = page.locator(f"#operations-{operation}")
     block.locator(".opblock-summary-control").click()
     block.get_by_role("button", name="Try it out").click()
@@ -21,19 +21,19 @@ def try_out(page: Page, operation: str, body: object = None, **parameters: str) 
     if body is not None:
         block.locator("textarea.body-param__text").fill(json.dumps(body))
     block.get_by_role("button", name="Execute").click()
-    answer = block.locator(".live-responses-table tr.response").first
-    status = answer.locator(".response-col_status").inner_text().strip()
-    return status, json.loads(_shown(answer))
+    response = block.locator(".live-responses-table tr.response").first
+    status = response.locator(".response-col_status").inner_text().strip()
+    return status, json.loads(_shown(response))
 
 
-def _shown(answer: Locator) -> str:
-    return answer.locator("pre.microlight").first.inner_text()
+def _shown(response: Locator) -> str:
+    return response.locator("pre.microlight").first.inner_text()
 
 
 def test_an_application_a_chat_and_a_message_are_made_by_clicking(
     running: RunningInstallation, open_page: OpenPage
 ) -> None:
-    """What the page sends is what the API takes, and the page shows what it answered."""
+    """The page sends valid requests and shows their responses."""
     page = open_page("/docs")
     status, made = try_out(
         page, "applications-create_application", {"application": {"name": "Clicked"}}
@@ -52,8 +52,8 @@ def test_an_application_a_chat_and_a_message_are_made_by_clicking(
     assert (found["name"], found["chats_count"]) == ("Clicked", 1)
 
 
-def test_every_operation_is_there(running: RunningInstallation, open_page: OpenPage) -> None:
-    """The page is made of this server's own OpenAPI document, whole."""
+def test_every_operation_is_shown(running: RunningInstallation, open_page: OpenPage) -> None:
+    """The page shows every operation of this server's OpenAPI document."""
     document = running.server("GET", "/openapi.json").json
     operations = [
         name for path in document["paths"].values() for name in path if name != "parameters"
@@ -63,7 +63,7 @@ def test_every_operation_is_there(running: RunningInstallation, open_page: OpenP
 
 
 def test_an_open_operation_fits_a_phone(open_page: OpenPage) -> None:
-    """What is wider than the screen is scrolled within itself; the page never is sideways."""
+    """A part that is wider than the screen scrolls by itself; the page never scrolls horizontally."""
     page = open_page("/docs", viewport=PHONE)
     block = page.locator("#operations-messages-create_message")
     block.locator(".opblock-summary-control").click()
@@ -72,7 +72,7 @@ def test_an_open_operation_fits_a_phone(open_page: OpenPage) -> None:
 
 
 def test_it_follows_the_reader_s_colours(open_page: OpenPage) -> None:
-    """Dark where the reader's system is, light otherwise, also when that changes."""
+    """The page is dark if the system is, and follows a change."""
     page = open_page("/docs", color_scheme="dark")
     body, white = page.locator("body"), "rgb(255, 255, 255)"
     expect(body).not_to_have_css("background-color", white)

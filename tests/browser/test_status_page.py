@@ -1,4 +1,4 @@
-"""`/` says in any browser, live, whether everything is well."""
+"""The status page shows in any browser, live, whether everything is well."""
 
 import signal
 import time
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 @contextmanager
 def hanging(running: RunningInstallation, engine: str) -> Iterator[None]:
-    """While inside, an engine takes connections and answers nothing; afterwards all is well again."""
+    """Inside this context an engine accepts connections and never answers; afterwards all is well again."""
 
     def send(number: signal.Signals) -> None:
         if engine == "PostgreSQL":
@@ -36,18 +36,18 @@ def hanging(running: RunningInstallation, engine: str) -> Iterator[None]:
 
 
 def expect_summary(page: Page, said: str) -> None:
-    """The sentence on top says so, soon."""
+    """The summary at the top shows this text soon."""
     expect(page.locator("#summary strong")).to_contain_text(said)
 
 
 def state(page: Page, figure: str) -> str:
-    """The state that is written beside a figure."""
+    """The state shown beside a figure."""
     line = page.locator("dl > div", has=page.get_by_text(figure, exact=True))
     return line.locator(".state").inner_text()
 
 
 def test_all_is_well_and_each_figure_says_so(open_page: OpenPage) -> None:
-    """With everything running nothing needs a look, and the title says it, too."""
+    """With everything running, each figure and the title say so."""
     page = open_page("/")
     expect_summary(page, "All is well")
     expect(page).to_have_title("InstaChat: all is well")
@@ -59,7 +59,7 @@ def test_all_is_well_and_each_figure_says_so(open_page: OpenPage) -> None:
 def test_a_hanging_engine_and_its_return_are_shown(
     running: RunningInstallation, open_page: OpenPage, engine: str
 ) -> None:
-    """The open page turns by itself; an answer made meanwhile takes about a second, not the engine's time."""
+    """The open page changes by itself. A request meanwhile takes about a second, not the engine's time."""
     page = open_page("/")
     expect_summary(page, "All is well")
     other = "Valkey" if engine == "PostgreSQL" else "PostgreSQL"
@@ -73,7 +73,7 @@ def test_a_hanging_engine_and_its_return_are_shown(
 
 
 def test_without_scripts_it_shows_the_same_and_loads_itself_again(open_page: OpenPage) -> None:
-    """Everything is in the first answer; the browser asks for the next one by itself."""
+    """The first response contains everything, and the browser reloads the page periodically."""
     page = open_page("/", java_script_enabled=False)
     expect_summary(page, "All is well")
     expect(page.locator("dl > div").first).to_contain_text("answers in")
@@ -84,7 +84,7 @@ def test_without_scripts_it_shows_the_same_and_loads_itself_again(open_page: Ope
 
 
 def test_a_disconnected_server_is_shown(open_page: OpenPage) -> None:
-    """Old figures are not taken for new ones, and when the server is back the page is."""
+    """The page marks old figures as old, and recovers with the server."""
     page = open_page("/")
     page.route("**/", lambda route: route.fulfill(body="a proxy's own page"))
     expect_summary(page, "This page's server does not answer")
@@ -93,22 +93,22 @@ def test_a_disconnected_server_is_shown(open_page: OpenPage) -> None:
 
 
 def test_the_page_can_be_paused(open_page: OpenPage) -> None:
-    """What changes by itself can be paused, and goes on when asked to."""
+    """The button stops the updates, and resumes them."""
     page = open_page("/")
     asked: list[str] = []
     page.get_by_role("button", name="Pause").click()
     page.on("request", lambda request: asked.append(request.url))
-    page.wait_for_timeout(2_500)  # it would ask every two seconds
+    page.wait_for_timeout(2_500)  # without the pause: a request every two seconds
     assert asked == []
     with page.expect_request("**/"):
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Resume").click()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_by_everybody(
+def test_the_page_is_accessible(
     running: RunningInstallation, open_page: OpenPage, scheme: str
 ) -> None:
-    """axe-core finds nothing, contrast included, whether all is well or not."""
+    """axe-core finds no violation, contrast included, whether all is well or not."""
     page = open_page("/", color_scheme=scheme, viewport=PHONE)
     assert Axe().run(page).generate_report().startswith("Found 0")
     with hanging(running, "Valkey"):
@@ -119,23 +119,23 @@ def test_it_can_be_read_by_everybody(
 
 @pytest.mark.parametrize("width", [320, PHONE["width"], DESKTOP["width"]])
 def test_it_fits_every_screen(open_page: OpenPage, width: int) -> None:
-    """Nothing has to be scrolled sideways."""
+    """The page never scrolls horizontally."""
     page = open_page("/", viewport={"width": width, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_it_is_small_and_asks_for_few_files(open_page: OpenPage) -> None:
-    """A few kilobytes in all: the page, a style, a script, and an icon."""
+    """A few kilobytes in total: the page, a style, a script, and an icon."""
     page = open_page("/")
     sizes = page.evaluate(
         "performance.getEntries().filter(e => e.encodedBodySize).map(e => e.encodedBodySize)"
     )
-    assert 3 <= len(sizes) <= 4  # the browser takes its time over the icon
+    assert 3 <= len(sizes) <= 4  # the browser may load the icon later
     assert sum(sizes) < 8_000
 
 
 def test_totals_only(running: RunningInstallation) -> None:
-    """No name, token, text or address of what is stored here is on the page or among the metrics."""
+    """The page and the metrics show no name, token or text of the stored data, and no engine's address."""
     application = ApplicationClient(running.server)
     running.server("POST", f"{application.path}/chats")
     text = {"message": {"text": "A secret text"}}
@@ -155,7 +155,7 @@ def test_totals_only(running: RunningInstallation) -> None:
 
 
 def test_many_viewers_cost_no_more_than_one(running: RunningInstallation) -> None:
-    """The engines are asked once a second, however many look."""
+    """The engines are asked once a second, however many viewers there are."""
     redis = running.redis.client()
     redis.config_resetstat()
     began = time.monotonic()
@@ -163,13 +163,13 @@ def test_many_viewers_cost_no_more_than_one(running: RunningInstallation) -> Non
         pages = list(threads.map(lambda _: running.server("GET", "/").body, range(300)))
     seconds = time.monotonic() - began
     assert all(b"All is well" in page for page in pages)
-    # A look pings twice: once to see whether Redis answers, once for the report.
+    # A poll pings twice: once for the state of Redis, once for the report.
     pings = redis.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"]
     assert pings <= 2 * (seconds + 2)
 
 
-def test_the_page_allows_no_script_but_its_own(running: RunningInstallation) -> None:
-    """The policy has no exception for what is inline or elsewhere."""
+def test_the_policy_allows_only_this_servers_scripts(running: RunningInstallation) -> None:
+    """The policy has no exception for inline scripts or other hosts."""
     for path in ("/", "/docs"):
         policy = running.server("GET", path).headers["content-security-policy"]
         assert "default-src 'none'" in policy

@@ -1,4 +1,4 @@
-"""A server and a worker on a database and a Redis of their own, for all tests of the routes."""
+"""A server and a worker on their own database and Redis, shared by the tests of the routes."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def app(shared_server: HttpServer) -> ApplicationClient:
 
 @pytest.fixture
 def own_server(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iterator[HttpServer]:
-    """A server of the test's own, without a worker, on a Redis that it may harm."""
+    """A server for one test, without a worker, on a Redis that the test may stop."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     with running_server(settings, tmp_path) as server:
         yield server

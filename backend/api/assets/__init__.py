@@ -1,4 +1,4 @@
-"""The pages' own files, and Swagger UI's: served from here, packed, and kept by browsers."""
+"""The files of the pages, and those of Swagger UI: served compressed, and cached by browsers."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ _MEDIA_TYPES: Final = {"css": "text/css", "js": "text/javascript", "svg": "image
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file, as it is and packed. `digest` names its content."""
+    """A file, plain and compressed. `digest` identifies its content."""
 
     media_type: str
     content: bytes
@@ -24,7 +24,7 @@ class Asset:
 
 @cache
 def load_asset(name: str) -> Asset | None:
-    """The file of that name; None where there is none."""
+    """The file of that name; None if there is none."""
     if name in _OWN_FILES:
         folder = files(__name__)
     elif name in _SWAGGER_FILES:
@@ -41,7 +41,7 @@ def load_asset(name: str) -> Asset | None:
 
 
 def asset_url(name: str) -> str:
-    """Where a page finds a file; another content has another address."""
-    found = load_asset(name)
-    assert found
-    return f"/assets/{name}?{found.digest}"
+    """The address of a file. It changes with the content."""
+    asset = load_asset(name)
+    assert asset
+    return f"/assets/{name}?{asset.digest}"

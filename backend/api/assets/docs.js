@@ -11,6 +11,6 @@ SwaggerUIBundle({
   dom_id: "#swagger",
   deepLinking: true,
   displayRequestDuration: true,
-  persistAuthorization: false, // an operator's token is not left in the browser
-  validatorUrl: null, // no other host is asked
+  persistAuthorization: false, // do not store an operator's token in the browser
+  validatorUrl: null, // contact no other host
 });

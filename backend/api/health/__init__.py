@@ -1,1 +1,1 @@
-"""Whether the installation is well: probes, the status page, its summary, and the metrics."""
+"""The health of the installation: polling the engines, judging the figures, the status page, the metrics."""

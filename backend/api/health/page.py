@@ -61,7 +61,7 @@ def status_page_html(snapshot: HealthSnapshot) -> str:
 {"".join(map(_group_html, figure_groups))}</div>
 </main>
 <footer>
-<span id="snapshot" data-live>Seen at
+<span id="snapshot" data-live>Updated at
 <time datetime="{snapshot.at:%Y-%m-%dT%H:%M:%SZ}">{snapshot.at:%H:%M:%S} UTC</time></span>
 <span>Version {_VERSION}</span>
 <button type="button" id="pause" hidden>Pause</button>

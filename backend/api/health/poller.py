@@ -1,8 +1,8 @@
-"""Whether everything is well, asked once a second for however many look.
+"""Polls the engines at most once a second, for any number of readers of the health.
 
-Each engine is asked in a thread of its own, and so is the report on all of them. Whoever hangs is waited for
-no longer than a second, is named, and is not asked again before it has answered: a hanging engine costs
-one thread.
+A thread asks each engine, and another one reads the report on all of them. A reader waits at most a second.
+An engine that does not answer by then is reported, and is not asked again until it has answered: a hanging
+engine occupies one thread.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from backend.bootstrap import Backend
 from backend.monitoring import status
 from backend.monitoring.status import EngineStatus, Rates, Status, Totals
 
-MAX_SNAPSHOT_AGE_SECONDS = 1.0  # what was seen is shown for this long
+MAX_SNAPSHOT_AGE_SECONDS = 1.0  # an older snapshot is replaced
 ANSWER_TIMEOUT_SECONDS = 0.8
-MAX_REPORT_AGE_SECONDS = 3.0  # a report that is older tells nothing of now
+MAX_REPORT_AGE_SECONDS = 3.0  # an older report is not shown
 UNKNOWN_RATES = Rates(None, None, None)
-MAX_RATE_PERIOD_SECONDS = 10.0  # what was done in a longer time tells nothing of now either
+MAX_RATE_PERIOD_SECONDS = 10.0  # an average over a longer time is not a current rate
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -31,19 +31,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
-    """One engine: how long it took to answer, in seconds, or None and what it did instead."""
+    """One engine: the seconds until it answered; None if it did not, and then `problem` says so."""
 
     name: str
-    product: str  # a Redis may be a Valkey
+    product: str  # for example Valkey, where the name is Redis
     seconds: float | None
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthSnapshot:
-    """Everything at one moment. `status` is None where no report came in time.
+    """The health at one moment. `status` is None if there is no recent report.
 
-    `rates` are those since the look before; unknown at the first one for a while.
+    `rates` are averages since the poll before; unknown in the first poll after a pause.
     """
 
     at: datetime
@@ -53,12 +53,12 @@ class HealthSnapshot:
 
     @property
     def away(self) -> list[str]:
-        """The names of the engines that do not answer, or not soon."""
+        """The names of the engines that do not answer in time."""
         return [engine.name for engine in self.engines if engine.seconds is None]
 
 
 class HealthPoller:
-    """Looks at a core's engines. For one event loop; all its methods belong there."""
+    """Polls a core's engines. Belongs to one event loop; not thread-safe."""
 
     def __init__(self, core: Backend) -> None:
         self._engines = {
@@ -72,7 +72,7 @@ class HealthPoller:
                 core.database, core.log, core.jobs.length, core.index, core.counter_sync.lag
             )
         )
-        self._products: dict[str, str] = {}  # as they called themselves
+        self._products: dict[str, str] = {}  # as the engines named themselves
         self._lock = asyncio.Lock()
         self._snapshot: HealthSnapshot | None = None
         self._polled_at = 0.0
@@ -80,7 +80,7 @@ class HealthPoller:
         self._rates = UNKNOWN_RATES
 
     async def poll(self) -> HealthSnapshot:
-        """What there is to see: no older than a second when it is asked for, and answered within one."""
+        """A snapshot that is at most a second old. Returns within a second."""
         async with self._lock:
             if (
                 self._snapshot is None
@@ -98,24 +98,25 @@ class HealthPoller:
             self._engine(name, probe, answered)
             for (name, probe), answered in zip(self._engines.items(), in_time, strict=True)
         ]
-        found = self._report.recent_result()
-        return HealthSnapshot(datetime.now(UTC), engines, found, self._rates_since_last_poll(found))
+        report = self._report.recent_result()
+        rates = self._rates_since_last_poll(report)
+        return HealthSnapshot(datetime.now(UTC), engines, report, rates)
 
     def _engine(self, name: str, probe: "_Probe[EngineStatus]", answered: bool) -> EngineHealth:
-        found = probe.result
-        if found and found.version:
-            self._products[name] = found.engine
+        result = probe.result
+        if result and result.version:
+            self._products[name] = result.engine
         product = self._products.get(name, name)
         if not answered:
             return EngineHealth(name, product, None, "does not answer")
-        if found is None or found.problem:
-            # Never the problem itself: it names an address.
+        if result is None or result.problem:
+            # Not the problem's own text: it contains an address.
             return EngineHealth(name, product, None, "is away")
         return EngineHealth(name, product, probe.seconds)
 
-    def _rates_since_last_poll(self, found: Status | None) -> Rates:
-        before, now = self._totals, found.totals if found else None
-        if before is not now:  # otherwise the report is the one of the last look
+    def _rates_since_last_poll(self, report: Status | None) -> Rates:
+        before, now = self._totals, report.totals if report else None
+        if before is not now:  # otherwise this is the report of the last poll
             self._totals = now
             recent = before and now and now.at - before.at < MAX_RATE_PERIOD_SECONDS
             self._rates = (
@@ -125,43 +126,43 @@ class HealthPoller:
 
 
 class _Probe(Generic[T]):
-    """A call that may hang, made in a thread, one at a time."""
+    """A function that may hang. A thread calls it; there is one call at a time."""
 
     def __init__(self, function: Callable[[], T]) -> None:
-        self.result: T | None = None  # the last one
-        self.seconds = 0.0  # seconds
+        self.result: T | None = None  # of the last call
+        self.seconds = 0.0  # likewise
         self._function = function
         self._answered_at = -MAX_REPORT_AGE_SECONDS
         self._running: asyncio.Future[None] | None = None
 
     async def run(self) -> bool:
-        """Ask, if it is not being asked already; whether it has answered within the time there is."""
+        """Start a call unless one is running; returns whether it has ended within 0.8 seconds."""
         if self._running is None:
             loop = asyncio.get_running_loop()
             self._running = loop.create_future()
-            # Not one of a pool: a process that ends waits for those.
+            # Not in a pool: a stopping process would wait for the thread of a pool.
             threading.Thread(target=self._call, args=(loop,), name="health", daemon=True).start()
         done, _ = await asyncio.wait({self._running}, timeout=ANSWER_TIMEOUT_SECONDS)
         return bool(done)
 
     def recent_result(self) -> T | None:
-        """The last answer, if it is of now."""
+        """The last result, if it is at most 3 seconds old."""
         return (
             self.result if time.monotonic() - self._answered_at < MAX_REPORT_AGE_SECONDS else None
         )
 
     def _call(self, loop: asyncio.AbstractEventLoop) -> None:
-        began = time.monotonic()
-        answer = None
+        started_at = time.monotonic()
+        result = None
         try:
-            answer = self._function()
+            result = self._function()
         except Exception:
-            logger.exception("a look at the engines failed")
-        with suppress(RuntimeError):  # the loop may be gone by now
-            loop.call_soon_threadsafe(self._complete, answer, time.monotonic() - began)
+            logger.exception("a health check failed")
+        with suppress(RuntimeError):  # the event loop may be closed by now
+            loop.call_soon_threadsafe(self._complete, result, time.monotonic() - started_at)
 
-    def _complete(self, answer: T | None, took: float) -> None:
-        self.result, self.seconds = answer, took
+    def _complete(self, result: T | None, seconds: float) -> None:
+        self.result, self.seconds = result, seconds
         self._answered_at = time.monotonic()
         assert self._running
         self._running.set_result(None)

@@ -1,6 +1,6 @@
-"""What the figures mean to a person: is this well, and if not, what now?
+"""Judges the figures of the status page: is each of them well, and if not, what should the operator do?
 
-Totals only: no names, tokens or texts, and no engine's address.
+The figures are totals: they contain no names, tokens or texts, and no engine's address.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from backend.monitoring.status import Status
 from backend.storage.postgres.reconciliations import LastReconciliation
 from backend.storage.postgres.tables import SCHEMA
 
-MAX_LAG_SECONDS = 10.0  # workers that keep up store, and publish, within one
-MAX_SYNC_LAG_SECONDS = 2 * 3600.0  # counts are written once an hour
+MAX_LAG_SECONDS = 10.0  # workers that keep up store and publish within one second
+MAX_SYNC_LAG_SECONDS = 2 * 3600.0  # the counter sync runs once an hour
 
 
 class HealthState(StrEnum):
-    """How a figure is, the worst last."""
+    """The state of a figure, from best to worst."""
 
     OK = "well"
     UNKNOWN = "unknown"
-    WARNING = "look at this"
+    WARNING = "needs attention"
     CRITICAL = "not well"
 
 
@@ -31,7 +31,7 @@ STATES_BY_SEVERITY = list(HealthState)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the page. `advice` says what it means when it is not well."""
+    """One line of the page. `advice` says what to do if the figure is not well."""
 
     name: str
     value: str
@@ -41,7 +41,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class FigureGroup:
-    """Figures that belong together."""
+    """A named group of figures."""
 
     name: str
     figures: list[Figure]
@@ -49,7 +49,7 @@ class FigureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All in one sentence, and what is to be looked at."""
+    """The state of all figures together, in one sentence, with advice for those that are not well."""
 
     state: HealthState
     sentence: str
@@ -57,16 +57,16 @@ class Summary:
 
 
 def group_figures(snapshot: HealthSnapshot) -> list[FigureGroup]:
-    """All figures, as the page shows them."""
+    """All figures, in the groups of the page."""
     return [
         FigureGroup("Engines", [_engine(engine) for engine in snapshot.engines]),
-        FigureGroup("On the way", list(_pipeline(snapshot))),
+        FigureGroup("Pipeline", list(_pipeline(snapshot))),
         FigureGroup("Work", list(_work(snapshot.status))),
     ]
 
 
 def summarize(figure_groups: list[FigureGroup]) -> Summary:
-    """What the figures come to."""
+    """The summary of all figures. Its state is the worst of theirs."""
     figures = [figure for group in figure_groups for figure in group.figures]
     state = max((figure.state for figure in figures), key=STATES_BY_SEVERITY.index)
     not_well = [
@@ -77,13 +77,13 @@ def summarize(figure_groups: list[FigureGroup]) -> Summary:
         case HealthState.OK:
             return Summary(state, "All is well", advice)
         case HealthState.UNKNOWN:
-            return Summary(state, "Not everything is known", advice)
-    things = "1 thing is" if len(not_well) == 1 else f"{len(not_well)} things are"
-    return Summary(
-        state,
-        f"{things} not well" if state is HealthState.CRITICAL else f"{things} to be looked at",
-        advice,
-    )
+            return Summary(state, "Some figures are unknown", advice)
+    count = len(not_well)
+    if state is HealthState.CRITICAL:
+        sentence = _count_noun(count, "figure is not well", "figures are not well")
+    else:
+        sentence = _count_noun(count, "figure needs attention", "figures need attention")
+    return Summary(state, sentence, advice)
 
 
 def _engine(engine: EngineHealth) -> Figure:
@@ -99,13 +99,13 @@ def _engine(engine: EngineHealth) -> Figure:
 
 _ENGINE_DOWN_ADVICE = {
     "Redis": "nothing is accepted until it is back; what was accepted is in its log",
-    "PostgreSQL": "numbers are still given, but nothing is stored, read or searched until it is back",
-    "Elasticsearch": "nothing can be searched until it is back; all else goes on",
+    "PostgreSQL": "numbers are still assigned, but nothing is stored, read or searched until it is back",
+    "Elasticsearch": "searches fail until it is back; everything else works",
 }
 
 
 def _pipeline(snapshot: HealthSnapshot) -> Iterator[Figure]:
-    """What is accepted, stored and searchable: how much a second, and how much is not that far yet."""
+    """The stages of a message: accepted, stored, searchable. The rate of each, and what waits for it."""
     status, rates = snapshot.status, snapshot.rates
     if status is None:
         yield from map(_unknown, ("Accepted", "Stored", "Searchable"))
@@ -119,10 +119,10 @@ def _pipeline(snapshot: HealthSnapshot) -> Iterator[Figure]:
         _format_rate(rates.stored),
         status.waiting,
         status.oldest_seconds,
-        "what is accepted is stored late: the workers do not keep up, or can't store; see their log",
+        "accepted messages are stored late: the workers are too slow or fail to store; see their log",
     )
     if not any(engine.name == "Elasticsearch" for engine in snapshot.engines):
-        yield Figure("Searchable", "as soon as it is stored, by PostgreSQL")
+        yield Figure("Searchable", "as soon as stored, by PostgreSQL")
     elif status.schema and not status.search_index:
         advice = "there is no search index: run `instachat reindex`"
         yield Figure("Searchable", "no index", HealthState.CRITICAL, advice)
@@ -132,7 +132,7 @@ def _pipeline(snapshot: HealthSnapshot) -> Iterator[Figure]:
             _format_rate(rates.searchable),
             status.unpublished,
             status.unpublished_seconds,
-            "what is stored becomes searchable late: Elasticsearch is away or too slow, or no worker"
+            "stored messages become searchable late: Elasticsearch is away or too slow, or no worker"
             " publishes; see the workers' log",
         )
 
@@ -140,7 +140,7 @@ def _pipeline(snapshot: HealthSnapshot) -> Iterator[Figure]:
 def _pipeline_stage(
     name: str, rate: str, waiting: int | None, oldest_seconds: float | None, advice: str
 ) -> Figure:
-    """A step of the way, with what waits before it."""
+    """One stage, with the number and the age of the messages that wait for it."""
     if waiting is None:
         return _unknown(name)
     if not waiting:
@@ -185,7 +185,9 @@ def _queue(jobs: int | None, paused: bool | None) -> Figure:
         return _unknown(name)
     value = _count_noun(jobs, "job waits", "jobs wait") if jobs else "nothing waits"
     if paused:
-        advice = "the workers are paused, so nothing is stored: `instachat queue resume`"
+        advice = (
+            "the workers are paused, so nothing is stored: resume them by `instachat queue resume`"
+        )
         return Figure(name, f"paused; {value}", HealthState.WARNING, advice)
     return Figure(name, value)
 
@@ -196,13 +198,15 @@ def _dead_letters(counts: dict[str, int] | None) -> Figure:
         return _unknown(name)
     kinds = ", ".join(f"{count:,} of {kind}" for kind, count in counts.items() if count)
     if kinds:
-        advice = "there are dead letters, which were refused for good: `instachat dead list`"
+        advice = (
+            "there are dead letters, which were rejected permanently: run `instachat dead list`"
+        )
         return Figure(name, kinds, HealthState.WARNING, advice)
     return Figure(name, "none")
 
 
 def _counter_sync(behind: int | None, seconds: float | None) -> Figure:
-    """Counts are copied into SQL once an hour, so they may be behind for as long."""
+    """The counter sync runs once an hour, so counts in SQL may be an hour old."""
     name = "Counts in SQL"
     if behind is None:
         return _unknown(name)
@@ -212,7 +216,7 @@ def _counter_sync(behind: int | None, seconds: float | None) -> Figure:
         f", the oldest for {_format_duration(seconds)}" if seconds else ""
     )
     if seconds is not None and seconds > MAX_SYNC_LAG_SECONDS:
-        advice = "counts in SQL are behind for too long: `instachat sync-counters` writes them"
+        advice = "counts in SQL are too old: write them by `instachat sync-counters`"
         return Figure(name, value, HealthState.WARNING, advice)
     return Figure(name, value)
 
@@ -224,7 +228,7 @@ def _reconciliation(last: LastReconciliation | None) -> Figure:
     ago = f"{_format_duration((datetime.now(UTC) - last.finished_at).total_seconds())} ago"
     if left := last.findings - last.repaired:
         advice = (
-            "Redis, SQL and the index differed when they were last compared: `instachat reconcile`"
+            "Redis, SQL and the index differed at the last comparison: run `instachat reconcile`"
         )
         return Figure(
             name,
@@ -232,7 +236,7 @@ def _reconciliation(last: LastReconciliation | None) -> Figure:
             HealthState.WARNING,
             advice,
         )
-    return Figure(name, f"{ago}, no difference" + (" is left" if last.findings else ""))
+    return Figure(name, f"{ago}, no difference" + (" left" if last.findings else ""))
 
 
 def _schema(schema: str | None) -> Figure:
@@ -240,7 +244,7 @@ def _schema(schema: str | None) -> Figure:
         return _unknown("Schema")
     if schema != SCHEMA:
         advice = (
-            f"the database has schema {schema}, this server needs {SCHEMA}: `instachat migrate`"
+            f"the database has schema {schema}, this server needs {SCHEMA}: run `instachat migrate`"
         )
         return Figure("Schema", schema, HealthState.CRITICAL, advice)
     return Figure("Schema", f"{schema}, current")
@@ -261,7 +265,7 @@ def _format_rate(per_second: float | None) -> str:
 
 
 def _format_duration(seconds: float) -> str:
-    """A duration as a person says it."""
+    """A duration in its most readable unit."""
     if seconds < 1:
         return f"{max(seconds * 1000, 1):.0f} ms"
     if seconds < 120:
