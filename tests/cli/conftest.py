@@ -21,7 +21,15 @@ from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import free_port
-from tests.support.fork_server import Captured, ForkServer, Result, checked
+from tests.support.fork_server import (
+    Captured,
+    ForkedProcess,
+    ForkServer,
+    Result,
+    checked,
+    start_module,
+)
+from tests.support.fork_server import fork_server as fork_server_of_tests
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +49,7 @@ class Cli:
     """Runs `instachat` with an environment of its own, in a process of its own.
 
     Loading the modules takes most of a command's time; so a process that has loaded them all forks one for
-    each command (see `zygote`). `run_process` starts one from nothing, `start` likewise without waiting.
+    each command (see `fork_server`). `run_process` starts one from nothing, `start` likewise without waiting.
     """
 
     def __init__(self, fork_server: ForkServer, **settings: object) -> None:
@@ -103,6 +111,12 @@ class Cli:
         """Start a new process; the test ends it."""
         return subprocess.Popen(command_line(words), env=self.env, **options)
 
+    def start_worker(self) -> ForkedProcess:
+        """Start a worker that has loaded the program already; the test ends it."""
+        return start_module(
+            "instachat_cli", "worker", environment=self.env, stderr=subprocess.DEVNULL
+        )
+
     def _start(
         self, words: Sequence[object], stdin: str | bytes, env: dict[str, str] | None
     ) -> Captured:
@@ -154,7 +168,7 @@ class Terminal:
         os.close(self._fd)
         assert "Traceback" not in self.shown
         assert "fault of InstaChat" not in self.shown, self.shown
-        return self._process.wait()
+        return self._process.wait(PATIENCE_SECONDS)
 
     def _read(self, seconds: float) -> bool:
         """Whether there may be more."""
@@ -165,7 +179,7 @@ class Terminal:
                 return False
             self.shown += data.decode(errors="replace")
             return bool(data)
-        return self._process.running
+        return self._process.poll() is None
 
 
 @pytest.fixture
@@ -175,11 +189,9 @@ def installation(engines: Engines) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def fork_server() -> Iterator[ForkServer]:
+def fork_server() -> ForkServer:
     """The process that forks one for each command."""
-    fork_server = ForkServer()
-    yield fork_server
-    fork_server.close()
+    return fork_server_of_tests()
 
 
 @pytest.fixture
@@ -224,9 +236,9 @@ def chat(core: Backend, token: str, drain_application: Callable[[str], None]) ->
 
 
 @pytest.fixture
-def worker(cli: Cli, core: Backend) -> Iterator["subprocess.Popen[bytes]"]:
+def worker(cli: Cli, core: Backend) -> Iterator[ForkedProcess]:
     """A running worker."""
-    process = cli.start("worker", stderr=subprocess.DEVNULL)
+    process = cli.start_worker()
     wait_until(lambda: core.log.count_workers() == 1)
     yield process
     if process.poll() is None:

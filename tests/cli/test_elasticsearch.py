@@ -1,6 +1,5 @@
 """The command line with an Elasticsearch: waiting, status, doctor, settings, and when it is away."""
 
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import live_index_name, publish_all
 from tests.support.engines import free_port
-from tests.support.fork_server import ForkServer
+from tests.support.fork_server import ForkedProcess, ForkServer
 from tests.support.waiting import promised, wait_until
 
 NOWHERE = {"INSTACHAT_ELASTICSEARCH_URL": f"http://user:secret@127.0.0.1:{free_port()}"}
@@ -60,7 +59,7 @@ def test_wait_searchable_without_a_worker_publishes_by_itself(
 
 
 def test_wait_searchable_with_a_worker(
-    cli: Cli, token: str, chat: int, worker: "subprocess.Popen[bytes]"
+    cli: Cli, token: str, chat: int, worker: ForkedProcess
 ) -> None:
     """The worker publishes; a deletion counts as known as well, and chats have nothing to be found."""
     assert worker.poll() is None

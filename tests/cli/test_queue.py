@@ -1,7 +1,6 @@
 """`instachat queue`: what waits, and telling workers to rest."""
 
 import signal
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +8,7 @@ import redis
 
 from backend.bootstrap import Backend
 from tests.cli.conftest import Cli
+from tests.support.fork_server import ForkedProcess
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 
@@ -81,7 +81,7 @@ def test_while_paused_it_is_said_wherever_somebody_waits(
 
 
 def test_a_paused_worker_takes_nothing_also_after_a_restart(
-    cli: Cli, core: Backend, token: str, worker: "subprocess.Popen[bytes]"
+    cli: Cli, core: Backend, token: str, worker: ForkedProcess
 ) -> None:
     """Neither by bell nor by sweep; with `resume` it goes on by itself."""
     cli("queue", "pause")
@@ -92,7 +92,7 @@ def test_a_paused_worker_takes_nothing_also_after_a_restart(
         assert worker.wait(PATIENCE_SECONDS) == 0
         waiting = core.log.lengths(16)[core.counters.shard(token)]
         assert waiting
-        second = cli.start("worker", stderr=subprocess.DEVNULL)
+        second = cli.start_worker()
         try:
             wait_until(lambda: core.log.count_workers() == 1)
             cli("messages", "create", token, 1, "text")

@@ -19,7 +19,7 @@ from backend.storage.postgres.tables import SCHEMA
 from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines
 from tests.support.engines import free_port, scratch_folder
-from tests.support.fork_server import ForkServer
+from tests.support.fork_server import ForkedProcess, ForkServer
 from tests.support.waiting import PATIENCE_SECONDS, promised, wait_until
 
 
@@ -155,7 +155,7 @@ def test_up_says_which_engine_is_away(cli: Cli) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_ends_with_0_when_told_to(
-    worker: "subprocess.Popen[bytes]", core: Backend, number: int
+    worker: ForkedProcess, core: Backend, number: int
 ) -> None:
     """And says so: it doesn't count as running any more."""
     worker.send_signal(number)
@@ -166,7 +166,7 @@ def test_a_worker_ends_with_0_when_told_to(
 def test_a_worker_told_to_end_before_it_has_begun_ends_with_0(cli: Cli) -> None:
     """Whenever the signal comes, once the program has taken it over: while it loads, or connects."""
     for moment in (0, 0.1, 0.3, 0.6):
-        process = cli.start("worker", stderr=subprocess.DEVNULL)
+        process = cli.start_worker()
         wait_until(partial(_catches_sigterm, process.pid))
         time.sleep(moment)
         process.terminate()

@@ -1,11 +1,10 @@
 """`--wait`: with a worker, without one, and when it takes too long."""
 
-import subprocess
-
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
 from tests.cli.conftest import Cli
+from tests.support.fork_server import ForkedProcess
 from tests.support.waiting import wait_until
 
 
@@ -33,7 +32,7 @@ def test_wait_stores_in_the_same_process_where_no_worker_runs(
 
 
 def test_with_a_worker_nothing_is_said_and_all_is_stored(
-    cli: Cli, token: str, chat: int, worker: "subprocess.Popen[bytes]"
+    cli: Cli, token: str, chat: int, worker: ForkedProcess
 ) -> None:
     """The worker stores it; who doesn't wait sees it a moment later all the same."""
     assert worker.poll() is None

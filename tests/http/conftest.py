@@ -1,8 +1,6 @@
 """A server and a worker on their own database and Redis, shared by the tests of the routes."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +8,9 @@ import pytest
 
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.support.engines import RedisServer, die_with_parent, valkey_binary
-from tests.support.http_server import ROOT, ApplicationClient, HttpServer, running_server
+from tests.support.engines import RedisServer, valkey_binary
+from tests.support.fork_server import ForkedProcess, start_module
+from tests.support.http_server import ApplicationClient, HttpServer, running_server
 
 OPERATOR = "the operator's own token"
 
@@ -38,14 +37,10 @@ def shared_server(
         redis.remove()
 
 
-def start_worker(server: HttpServer) -> "subprocess.Popen[bytes]":
+def start_worker(server: HttpServer) -> ForkedProcess:
     """A worker on a server's engines."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "instachat_cli", "worker"],
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-        env=server.env | {"PATH": os.environ["PATH"]},
-        preexec_fn=die_with_parent,  # noqa: PLW1509
+    return start_module(
+        "instachat_cli", "worker", environment=server.env, stderr=subprocess.DEVNULL
     )
 
 

@@ -1,12 +1,20 @@
-"""A process that has loaded the whole program, and forks a process for each command that it is sent.
+"""A process that has loaded the whole program, and forks a process for each that a test starts.
 
-The fork takes the arguments, the environment and the three streams, and runs the very entry point. What it
-does not repeat is the loading of modules: tests of that start the program from nothing.
+Loading the modules takes most of the processor time of a short command, and half a second of a server's, a
+worker's or a writer's start. A fork does not repeat it. `capture` and `fork` run a command of `instachat`;
+`start_module` runs what `python -m` would. Either gets its arguments, environment and streams, is a process
+of its own with its own session, can be sent any signal, and is killed when the tests end.
+
+Tests of the loading itself, of its memory or of the entry point start the program from nothing.
 """
 
+import atexit
+import ctypes  # noqa: F401  # die_with_parent needs it
 import fcntl
+import gc
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -14,8 +22,14 @@ import subprocess
 import sys
 import tempfile
 import termios
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import IO, Any, NoReturn
+
+from tests.support.engines import die_with_parent
 
 MAX_REQUEST_BYTES = 1 << 20  # bytes of a request
 TIMEOUT_SECONDS = 120  # that a command may take
@@ -52,37 +66,59 @@ def checked(code: int, out: bytes, err: bytes) -> Result:
     return Result(code, out.decode(), err.decode())
 
 
-class Forked:
-    """A command under way."""
+class ForkedProcess:
+    """A process under way; used like a `subprocess.Popen`."""
 
-    def __init__(self, done: socket.socket) -> None:
-        self._done = done
+    def __init__(self, name: str, connection: socket.socket) -> None:
+        self.name = name
+        self.pid = int(_receive(connection))
+        self.returncode: int | None = None
+        """None while it runs; negative if a signal killed it."""
+        self._connection = connection
 
-    @property
-    def running(self) -> bool:
-        """Whether it has not ended yet."""
-        return not select.select([self._done], [], [], 0)[0]
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
 
-    def wait(self) -> int:
-        """Wait for its end; returns its exit code."""
-        with self._done:
-            code = self._done.recv(16)
-        assert code, "the command was killed"
-        return int(code)
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; returns its exit code. Raises subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            try:
+                self.returncode = int(_receive(self._connection))
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(self.name, timeout or 0) from None
+            self._connection.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send it SIGTERM, if it runs."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send it SIGKILL, if it runs."""
+        self.send_signal(signal.SIGKILL)
 
 
 class Captured:
     """A command under way, whose output is kept."""
 
-    def __init__(self, forked: Forked, out: IO[bytes], err: IO[bytes]) -> None:
-        self._forked = forked
+    def __init__(self, process: ForkedProcess, out: IO[bytes], err: IO[bytes]) -> None:
+        self.process = process
         self._out = out
         self._err = err
 
     def result(self) -> Result:
         """Wait for its end."""
         with self._out, self._err:
-            code = self._forked.wait()
+            code = self.process.wait(TIMEOUT_SECONDS)
             self._out.seek(0)
             self._err.seek(0)
             return checked(code, self._out.read(), self._err.read())
@@ -99,7 +135,9 @@ class ForkServer:
         )
         child_end.close()
 
-    def capture(self, arguments: list[str], environment: dict[str, str], stdin: bytes) -> Captured:
+    def capture(
+        self, arguments: list[str], environment: Mapping[str, str], stdin: bytes = b""
+    ) -> Captured:
         """Run a command on that input, and keep what it says."""
         out, err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115  # closed by result
         with tempfile.TemporaryFile() as source:
@@ -109,37 +147,98 @@ class ForkServer:
             return Captured(self.fork(arguments, environment, streams), out, err)
 
     def fork(
-        self, arguments: list[str], environment: dict[str, str], streams: tuple[int, int, int]
-    ) -> Forked:
-        """Run a command on these streams; a terminal becomes its controlling one."""
-        parent_end, child_end = socket.socketpair()
-        parent_end.settimeout(TIMEOUT_SECONDS)
-        request = json.dumps([arguments, environment]).encode()
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        streams: tuple[int, int, int],
+        module: str = "",
+    ) -> ForkedProcess:
+        """Run a command, or a module, on these streams; a terminal becomes its controlling one."""
+        parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request = json.dumps([module, arguments, dict(environment), str(Path.cwd())]).encode()
         assert len(request) < MAX_REQUEST_BYTES
         with child_end:
             socket.send_fds(self._socket, [request], [*streams, child_end.fileno()])
-        return Forked(parent_end)
+        return ForkedProcess(module or "instachat", parent_end)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and all that it has forked."""
         self._socket.close()
         self._process.wait()
 
 
-def serve(requests: socket.socket) -> None:
-    """The process's end: fork for each request, until the test closes."""
+@cache
+def fork_server() -> ForkServer:
+    """The fork server of this process; it ends with this process."""
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
+
+
+def start_module(
+    module: str,
+    *arguments: object,
+    environment: Mapping[str, str],
+    stderr: IO[Any] | int | None = None,
+) -> ForkedProcess:
+    """Start what `python -m module arguments` would, without any input.
+
+    `stderr` is a file, its descriptor, or None for this process's own.
+    """
+    error = 2 if stderr is None else stderr if isinstance(stderr, int) else stderr.fileno()
+    with open(os.devnull, "r+b") as nothing:  # noqa: PTH123
+        streams = (nothing.fileno(), 1, nothing.fileno() if error == subprocess.DEVNULL else error)
+        return fork_server().fork([*map(str, arguments)], environment, streams, module)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    """The next message of the fork server's: a process number, then its exit code."""
+    message = connection.recv(32)
+    assert message, "the fork server has ended"
+    return message
+
+
+# The process's end
+
+
+def serve(requests: socket.socket) -> Callable[[], object]:
+    """Fork for each request until the test closes; returns, in a fork, what it has to do."""
     _import_everything()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits: the fork itself tells the code
+    gc.collect()
+    gc.freeze()  # what is loaded is for good: a collection would only copy its pages
+    connections: dict[int, int] = {}  # where the exit code of each process is awaited
+    child_ended, wake_up = os.pipe()
+    os.set_blocking(wake_up, False)
+    signal.set_wakeup_fd(wake_up)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
-        request, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 4)
-        if not request:
+        ready, _, _ = select.select([requests.fileno(), child_ended], [], [])
+        if child_ended in ready:
+            os.read(child_ended, 4096)
+            _report_ends(connections)
+        if requests.fileno() in ready:
+            message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 4)
+            if not message:
+                return lambda: None
+            if not (child := os.fork()):
+                requests.detach()  # it is closed below, with all the others
+                return partial(_run, message, descriptors)
+            connections[child] = descriptors.pop()
+            os.write(connections[child], str(child).encode())
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _report_ends(connections: dict[int, int]) -> None:
+    """Report the exit code of each fork that has ended."""
+    while connections:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if not child:
             return
-        if not os.fork():
-            requests.close()
-            arguments, environment = json.loads(request)
-            _run(arguments, environment, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        connection = connections.pop(child)
+        with suppress(BrokenPipeError):  # the test has ended
+            os.write(connection, str(os.waitstatus_to_exitcode(status)).encode())
+        os.close(connection)
 
 
 def _import_everything() -> None:
@@ -149,41 +248,41 @@ def _import_everything() -> None:
     import typer._adapters  # noqa: F401
     from sqlalchemy.dialects.postgresql import psycopg2 as dialect  # noqa: F401
 
+    import backend.api.server.server
     import backend.bootstrap
     import backend.monitoring.doctor
     import backend.monitoring.status  # noqa: F401
+    import instachat_cli.commands.serve
+    import instachat_cli.commands.worker  # noqa: F401
 
 
-def _run(arguments: list[str], environment: dict[str, str], descriptors: list[int]) -> NoReturn:
-    from instachat_cli.main import run
-
+def _run(message: bytes, descriptors: list[int]) -> NoReturn:
+    """Be the process that was asked for."""
+    module, arguments, environment, folder = json.loads(message)
+    die_with_parent()
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _tell_code_of_child(descriptors)
     os.setsid()
     if os.isatty(descriptors[0]):
         fcntl.ioctl(descriptors[0], termios.TIOCSCTTY, 0)
     for number, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, number)
-        os.close(descriptor)
+    os.closerange(3, 1 << 16)
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+    sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
+    if module:
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        sys.exit()
+    from instachat_cli.main import run
+
     code = run(arguments)
     sys.stderr.flush()
     os._exit(code)
 
 
-def _tell_code_of_child(descriptors: list[int]) -> None:
-    """Go on in a fork; this process tells its exit code, however it ends, unless a signal killed it."""
-    if child := os.fork():
-        for descriptor in descriptors[:3]:
-            os.close(descriptor)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code >= 0:
-            os.write(descriptors[3], str(code).encode())
-        os._exit(0)
-    os.close(descriptors[3])
-
-
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])))()

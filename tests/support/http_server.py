@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any
 import psutil
 
 from backend.settings import Settings
-from tests.support.engines import die_with_parent, free_port
+from tests.support.engines import free_port
+from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,16 +52,11 @@ class HttpServer:
         self._arguments = ["serve", "--port", str(self.port), *arguments]
         self.process = self.start()
 
-    def start(self) -> "subprocess.Popen[bytes]":
-        """Start the server, also again after its end."""
+    def start(self) -> ForkedProcess:
+        """Start the server, also again after its end. The processes that serve are its children, and load the program."""
         with self._stderr_path.open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "instachat_cli", *self._arguments],
-                stdin=subprocess.DEVNULL,
-                stderr=stderr,
-                cwd=ROOT,
-                env=self.env,
-                preexec_fn=die_with_parent,  # noqa: PLW1509
+            self.process = start_module(
+                "instachat_cli", *self._arguments, environment=self.env, stderr=stderr
             )
         return self.process
 

@@ -4,9 +4,8 @@ The rule is one: what was answered is stored once, and what can't be done now is
 InstaChatError, with nothing done. The ledger decides.
 """
 
+import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,15 +33,15 @@ from tests.conftest import Engines
 from tests.support.engines import (
     PostgresServer,
     RedisServer,
-    die_with_parent,
     valkey_binary,
     wheel_postgres,
 )
 from tests.support.faults.disk import small_disk
-from tests.support.faults.load import Load, drain_completely, under_load, wait
+from tests.support.faults.load import Load, drain_completely, under_load
 from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
+from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.ledger import Ledger
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -108,7 +107,7 @@ def test_a_postgres_that_is_away_under_load_costs_nothing(
     with under_load(own_engines.settings(), tmp_path) as load:
         load.work()
         load.work()
-        wait(
+        wait_until(
             lambda: heartbeats(load) == 2
         )  # one that begins while PostgreSQL is away says so, and ends
         load.write(processes=2, writers=4)
@@ -149,15 +148,15 @@ def test_a_drain_stopped_in_its_transaction_is_replaced_and_doubles_nothing(
         with asleep(settings, where) as sleeper:
             if where == "copy":
                 statement = "SELECT sum(tuples_processed) FROM pg_stat_progress_copy"
-                wait(lambda: int(str(scalar(backend, statement) or 0)) > 0)
+                wait_until(lambda: int(str(scalar(backend, statement) or 0)) > 0)
             epochs = Epochs(backend.log, backend.database)
             drainer = Drainer(backend.log, backend.database, epochs, stuck_timeout_seconds=0.5)
             assert drainer.drain(shard) == 0, "the sleeper holds the shard"
-            wait(lambda: drainer.drain(shard))
+            wait_until(lambda: drainer.drain(shard))
             assert len(stored(backend, token)) >= 8000
             sleeper.send_signal(signal.SIGCONT)
             _, end = backend.log.read_issued(shard, [])
-            wait(lambda: cursor(backend, shard) >= end)  # it goes on, and nobody else drains
+            wait_until(lambda: cursor(backend, shard) >= end)  # it goes on, and nobody else drains
             result = load.finish()
         assert result.answered > 8000
         assert not result.faults
@@ -171,18 +170,13 @@ def cursor(backend: Backend, shard: int) -> EntryId:
 
 
 @contextmanager
-def asleep(settings: Settings, where: str) -> Iterator["subprocess.Popen[bytes]"]:
+def asleep(settings: Settings, where: str) -> Iterator[ForkedProcess]:
     """A drain that has stopped itself."""
-    sleeper = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tests.support.faults.sleeper"),
-            *(str(settings.database_url), str(settings.redis_url), where),
-        ],
-        preexec_fn=die_with_parent,  # noqa: PLW1509
-    )
+    urls = (settings.database_url, settings.redis_url)
+    sleeper = start_module("tests.support.faults.sleeper", *urls, where, environment=os.environ)
     try:
         process = psutil.Process(sleeper.pid)
-        wait(lambda: process.status() == psutil.STATUS_STOPPED)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED)
         yield sleeper
     finally:
         sleeper.kill()
@@ -259,7 +253,7 @@ def test_no_lock_and_no_time_out_makes_a_dead_letter(
             drain = threading.Thread(target=lambda: failures.append(failure(backend, shard)))
             drain.start()
             if "deadlock" in limit:
-                wait(
+                wait_until(
                     lambda: scalar(
                         backend,
                         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -402,7 +396,7 @@ def test_a_redis_whose_disk_is_full_refuses_and_loses_nothing(
             assert server.process
             server.process.wait(PATIENCE_SECONDS)
             server.start()
-        wait(lambda: backend.drainer.drain_all() or not any(backend.log.lengths(16)))
+        wait_until(lambda: backend.drainer.drain_all() or not any(backend.log.lengths(16)))
         found = stored(backend, token)
         assert sent.items() <= found.items()
         assert len(found) <= len(sent) + 100, "more than what was not answered"
@@ -424,7 +418,9 @@ def test_a_redis_at_its_memory_limit_refuses_is_drained_and_accepts_again(
         client.config_set("maxmemory", used + 24 * 1024 * 1024)
         try:
             load.write(processes=2, writers=4, batch=20, size=2000)
-            wait(lambda: client.info("memory")["used_memory"] > 0.86 * (used + 24 * 1024 * 1024))
+            wait_until(
+                lambda: client.info("memory")["used_memory"] > 0.86 * (used + 24 * 1024 * 1024)
+            )
             with suppress(redis.exceptions.OutOfMemoryError):
                 while client.append("filler", "x" * 4096):
                     """Somebody else takes the rest."""

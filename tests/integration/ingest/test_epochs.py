@@ -25,8 +25,9 @@ from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, free_port, valkey_binary
-from tests.support.faults.load import Load, under_load, wait
+from tests.support.faults.load import Load, under_load
 from tests.support.faults.proxy import Proxy
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -122,7 +123,7 @@ class FaultInjector:
     def promote_and_back(self, backend: Backend) -> None:
         """A replica that is behind takes its place; and later the old primary, which never died."""
         self.replica.start()
-        wait(lambda: self.replica.client().info("replication")["master_link_status"] == "up")
+        wait_until(lambda: self.replica.client().info("replication")["master_link_status"] == "up")
         self.load.wait_for_answers(20)
         self.link.lead_to(("127.0.0.1", free_port()))  # nobody is there
         self.load.wait_for_answers(self.dice.randint(20, ANSWERS))

@@ -1,9 +1,8 @@
 """What was answered survives: kill -9 of drains at named points and at random, of Redis, of writers."""
 
+import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,9 @@ from backend.bootstrap import open_backend
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.support.engines import RedisServer, die_with_parent
+from tests.support.engines import RedisServer
 from tests.support.faults.load import drain_completely
+from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.ledger import Audit, audit
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -31,8 +31,8 @@ class LedgerLoad:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
         self.folder = folder
-        self.writers: list[subprocess.Popen[bytes]] = []
-        self.drains: list[subprocess.Popen[bytes]] = []
+        self.writers: list[ForkedProcess] = []
+        self.drains: list[ForkedProcess] = []
         self.ledgers: list[Path] = []
 
     def write(
@@ -48,22 +48,16 @@ class LedgerLoad:
             self._start("writer", ledger, token, chats, messages, batch, seed, writers)
         )
 
-    def drain(self, step: str = "", nth: int = 1) -> "subprocess.Popen[bytes]":
+    def drain(self, step: str = "", nth: int = 1) -> ForkedProcess:
         """Start a drain, deadly to itself at a step."""
         process = self._start("drainer", step, nth)
         self.drains.append(process)
         return process
 
-    def _start(self, module: str, *arguments: object) -> "subprocess.Popen[bytes]":
+    def _start(self, module: str, *arguments: object) -> ForkedProcess:
         urls = [self.settings.database_url, self.settings.redis_url]
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                f"tests.support.faults.{module}",
-                *map(str, [*urls, *arguments]),
-            ],
-            preexec_fn=die_with_parent,  # noqa: PLW1509
+        return start_module(
+            f"tests.support.faults.{module}", *urls, *arguments, environment=os.environ
         )
 
     @property
@@ -80,7 +74,7 @@ class LedgerLoad:
         """Wait until so many requests were answered, or perhaps, since the beginning."""
         wait_until(lambda: sum(path.read_bytes().count(b"\n") for path in self.ledgers) >= requests)
 
-    def wait_for_progress(self) -> None:
+    def stop_writers(self) -> None:
         """Tell the writers to stop."""
         for writer in self.writers:
             writer.terminate()
@@ -152,7 +146,7 @@ def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(
         working[victim] = load.drain()
     load.achieve(500)
     assert load.writing
-    load.wait_for_progress()
+    load.stop_writers()
     result = load.finish()
     assert result.answered > 1000
     assert not result.faults
@@ -177,7 +171,7 @@ def test_a_redis_killed_and_restarted_under_load_loses_nothing(
         time.sleep(dice.uniform(0, 0.2))
         own_redis.start()
     load.achieve(500)
-    load.wait_for_progress()
+    load.stop_writers()
     result = load.finish()
     assert not result.faults
     assert result.answered > 1000

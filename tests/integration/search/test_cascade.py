@@ -9,8 +9,8 @@ from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import chats, search_indices
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
-from tests.support.faults.load import wait
 from tests.support.faults.shortcuts import scalar
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> No
     with core.database.connect() as connection:
         ids = [chats.chat_ids(connection, [(token, n)])[token, n][0] for n in (1, 2)]
     core.publisher.publish()
-    wait(lambda: [len(in_the_index(core, id_)) for id_ in ids] == [5, 5])
+    wait_until(lambda: [len(in_the_index(core, id_)) for id_ in ids] == [5, 5])
     core.acceptor.accept(AcceptRequest.messages(token, 1, ["morning, not published"]))
     core.drainer.drain_all()
     if whole:
@@ -52,4 +52,4 @@ def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> No
     core.publisher.publish()
     assert scalar(core, "SELECT count(*) FROM outbox") == 0
     left = [0, 0] if whole else [0, 5]
-    wait(lambda: [len(in_the_index(core, id_)) for id_ in ids] == left)
+    wait_until(lambda: [len(in_the_index(core, id_)) for id_ in ids] == left)

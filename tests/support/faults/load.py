@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -26,7 +25,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import NotFound, Unavailable, Unconfirmed
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
-from tests.support.engines import die_with_parent
+from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.ledger import Audit, Ledger, audit
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -138,8 +137,8 @@ class Load:
         self.settings = settings
         self.folder = folder
         self.tokens: list[str] = []
-        self._writers: list[subprocess.Popen[bytes]] = []
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self._writers: list[ForkedProcess] = []
+        self._workers: list[ForkedProcess] = []
         with open_backend(settings) as backend:
             for n in range(applications):
                 self.tokens.append(backend.catalog.applications.create(f"{n}").token)
@@ -150,26 +149,21 @@ class Load:
         urls = [self.settings.database_url, self.settings.redis_url]
         for _ in range(processes):
             arguments = [*urls, self.folder, len(self._writers), writers, batch, size, *self.tokens]
-            self._writers.append(self._start("tests.support.faults.load", *map(str, arguments)))
-        wait(lambda: len(self.ledgers) == processes * writers)
-        wait(lambda: all(ledger.stat().st_size for ledger in self.ledgers))
+            self._writers.append(self._start("tests.support.faults.load", *arguments))
+        wait_until(lambda: len(self.ledgers) == processes * writers)
+        wait_until(lambda: all(ledger.stat().st_size for ledger in self.ledgers))
 
     def work(self) -> None:
         """Start a worker."""
         self._workers.append(self._start("instachat_cli", "worker"))
 
-    def _start(self, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    def _start(self, module: str, *arguments: object) -> ForkedProcess:
+        urls = {
+            "INSTACHAT_DATABASE_URL": str(self.settings.database_url),
+            "INSTACHAT_REDIS_URL": str(self.settings.redis_url),
+        }
         with (self.folder / f"{module}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                env={
-                    **os.environ,
-                    "INSTACHAT_DATABASE_URL": str(self.settings.database_url),
-                    "INSTACHAT_REDIS_URL": str(self.settings.redis_url),
-                },
-                stderr=log,
-                preexec_fn=die_with_parent,  # noqa: PLW1509
-            )
+            return start_module(module, *arguments, environment=os.environ | urls, stderr=log)
 
     @property
     def ledgers(self) -> list[Path]:
@@ -184,12 +178,12 @@ class Load:
     def wait_for_answers(self, answers: int) -> None:
         """Wait for so many more answers: the load is running."""
         until = self.answered + answers
-        wait(lambda: self.answered >= until)
+        wait_until(lambda: self.answered >= until)
 
     def wait_for_every_writer(self) -> None:
         """Wait until each writer was answered something more."""
         sizes = {ledger: ledger.stat().st_size for ledger in self.ledgers}
-        wait(lambda: all(ledger.stat().st_size > size for ledger, size in sizes.items()))
+        wait_until(lambda: all(ledger.stat().st_size > size for ledger, size in sizes.items()))
 
     def finish(self) -> Audit:
         """End the load in good order, drain what is left, and hold the ledgers against it."""
@@ -247,9 +241,6 @@ def under_load(settings: Settings, folder: Path, applications: int = 1) -> Itera
         load.end()
 
 
-wait = wait_until
-
-
 def drain_completely(backend: Backend) -> None:
     """Drain until no log holds anything, past locks of those who were killed."""
 
@@ -260,7 +251,7 @@ def drain_completely(backend: Backend) -> None:
             return False
         return not any(backend.log.lengths(backend.database.installation.shards))
 
-    wait(drained)
+    wait_until(drained)
 
 
 def out_of_order(spans: Iterable[Span]) -> list[tuple[Span, Span]]:

@@ -9,7 +9,7 @@ from backend.bootstrap import Backend
 from backend.domain.errors import Unavailable
 from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres.database import Database
-from tests.support.faults.load import wait
+from tests.support.waiting import wait_until
 
 
 def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
@@ -40,7 +40,7 @@ def accept_eventually(backend: Backend, token: str, message: str) -> int:
             return False
         return True
 
-    wait(accepted)
+    wait_until(accepted)
     return given[0]
 
 

@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -37,14 +36,14 @@ from backend.storage.postgres.schema_upgrade import upgrade
 from tests.support.engines import (
     PostgresServer,
     RedisServer,
-    die_with_parent,
     valkey_binary,
     wheel_postgres,
 )
 from tests.support.faults import mixed_writer
-from tests.support.faults.load import drain_completely, wait
+from tests.support.faults.load import drain_completely
 from tests.support.faults.proxy import Proxy
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.fork_server import ForkedProcess, start_module
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 WRITERS = 2
 WORKERS = 2
@@ -78,7 +77,7 @@ class SoakResult:
 class ProcessGroup:
     """Processes of one kind, each of which can be killed and is started again."""
 
-    def __init__(self, start: Callable[[], "subprocess.Popen[bytes]"], count: int) -> None:
+    def __init__(self, start: Callable[[], ForkedProcess], count: int) -> None:
         self._start = start
         self.processes = [start() for _ in range(count)]
 
@@ -92,7 +91,7 @@ class ProcessGroup:
     def revive(self) -> list[int]:
         """Start those again that have ended; their exit codes."""
         ended = [n for n, process in enumerate(self.processes) if process.poll() is not None]
-        codes = [self.processes[n].returncode for n in ended]
+        codes = [self.processes[n].wait() for n in ended]
         for n in ended:
             self.processes[n] = self._start()
         return codes
@@ -169,7 +168,9 @@ class Soak:
         self._open.callback(self.workers.end)
         self.writers = ProcessGroup(self._start_writer, WRITERS)
         self._open.callback(self.writers.end)
-        wait(lambda: len(self._ledgers) == WRITERS and all(p.stat().st_size for p in self._ledgers))
+        wait_until(
+            lambda: len(self._ledgers) == WRITERS and all(p.stat().st_size for p in self._ledgers)
+        )
 
     def _proxy(self, proxy: Proxy) -> Proxy:
         self._open.callback(proxy.close)
@@ -184,17 +185,12 @@ class Soak:
         self.elasticsearch = node
         return node.url
 
-    def _start(self, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    def _start(self, module: str, *arguments: str) -> ForkedProcess:
+        environment = os.environ | self._environment
         with (self._folder / f"{module}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                env=os.environ | self._environment,
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-                preexec_fn=die_with_parent,  # noqa: PLW1509
-            )
+            return start_module(module, *arguments, environment=environment, stderr=log)
 
-    def _start_writer(self) -> "subprocess.Popen[bytes]":
+    def _start_writer(self) -> ForkedProcess:
         self._writers_started += 1
         name = f"{self.outcome.seed}.{self._writers_started}"
         return self._start(
