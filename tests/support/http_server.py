@@ -53,7 +53,10 @@ class HttpServer:
         self.process = self.start()
 
     def start(self) -> ForkedProcess:
-        """Start the server, also again after its end. The processes that serve are its children, and load the program."""
+        """Start the server, also again after its end.
+
+        The processes that answer requests are its children, which load the program by themselves.
+        """
         with self._stderr_path.open("ab") as stderr:
             self.process = start_module(
                 "instachat_cli", *self._arguments, environment=self.env, stderr=stderr
