@@ -1,1 +1,1 @@
-"""The load tool, held against a small server that is honest, or faulty on purpose."""
+"""Tests of the load tool against a small server that is correct, or has chosen faults."""

@@ -1,4 +1,4 @@
-"""The small server, and the program as its users have it."""
+"""Starts the small server, and the program as a command."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class FinishedCommand(NamedTuple):
-    """A command that has ended."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -25,13 +25,13 @@ class FinishedCommand(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """What it printed."""
+        """Its standard output, parsed."""
         return json.loads(self.out)
 
 
 @pytest.fixture
 def start_server() -> Iterator[Callable[..., str]]:
-    """Starts a server with these faults; returns its address. It ends with the test."""
+    """Starts a server with the given faults and returns its address; the server ends with the test."""
     running: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object) -> str:
@@ -48,11 +48,11 @@ def start_server() -> Iterator[Callable[..., str]]:
 
     yield start
     for server in running:
-        server.communicate()  # ends its input, and so it
+        server.communicate()  # closes its input, which ends it
 
 
 def start_bench(*words: object, **environment: str) -> "subprocess.Popen[str]":
-    """`instachat bench …`, on none of this environment's settings but those given."""
+    """Start `instachat bench …` without the INSTACHAT_ settings of this environment, plus the given ones."""
     return subprocess.Popen(
         [sys.executable, "-m", "instachat_cli", "bench", *map(str, words)],
         env={k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
@@ -62,22 +62,22 @@ def start_bench(*words: object, **environment: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that starts us in the background has Ctrl-C ignored, and that is inherited.
+        # A shell ignores SIGINT in background processes, and their children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
 
 
 def finish(process: "subprocess.Popen[str]") -> FinishedCommand:
-    """Wait for its end; no command may ever show a traceback."""
+    """Wait for its end, and check that it printed no traceback."""
     try:
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
-        process.terminate()  # the load ends, too
+        process.terminate()  # this ends the load as well
         raise
     assert "Traceback" not in err, err
     return FinishedCommand(process.returncode, out, err)
 
 
 def run_bench(*words: object) -> FinishedCommand:
-    """Run `instachat bench …` to its end."""
+    """Run `instachat bench …` and wait for its end."""
     return finish(start_bench(*words))

@@ -1,4 +1,4 @@
-"""The audit finds each fault that a server can have, and nothing where there is none."""
+"""The audit finds each fault of a server, and reports none for a correct one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ EDIT_EVERY, DELETE_EVERY = 5, 6
 
 
 def send_messages(client: ApiClient, folder: Path) -> Fixtures:
-    """Send messages to some chats, edit and delete some of them, and keep the ledger."""
+    """Send messages to some chats, edit and delete some of them, and record the ledger."""
     recorder = Recorder()
     created = fixtures.create(client, ScenarioLayout(applications=3, chats=45), SEED, recorder)
     for n in range(SENT):
@@ -50,7 +50,7 @@ def send_messages(client: ApiClient, folder: Path) -> Fixtures:
 
 
 def audit_server(host: str, folder: Path, patience: float = 2) -> Audit:
-    """Talk to a server, then audit it; `patience` is in seconds, for what is neither stored nor found."""
+    """Send messages to a server, then audit it; `patience` is the audit's, in seconds."""
     client = ApiClient(host)
     return audit(client, folder, send_messages(client, folder), SEED, patience)
 
@@ -76,7 +76,7 @@ def audit_server(host: str, folder: Path, patience: float = 2) -> Audit:
 def test_each_fault_is_found(
     fault: str, kind: str, start_server: Callable[..., str], tmp_path: Path
 ) -> None:
-    """By its name, and with an example in words; no other kind is blamed."""
+    """It is reported by its kind, with an example in words, and as no other kind."""
     found = audit_server(start_server(fault), tmp_path)
     assert found.faults.keys() == {kind}
     assert 1 <= found.faults[kind] <= SENT / 15
@@ -84,10 +84,10 @@ def test_each_fault_is_found(
 
 
 @pytest.mark.parametrize("fault", [None, "lag"])
-def test_an_honest_server_is_not_blamed(
+def test_a_correct_server_has_no_faults(
     fault: str | None, start_server: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Also one that stores and finds a moment after its answers; edits and deletions are no faults."""
+    """A delay between answer, storing and finding is not a fault; neither are edits and deletions."""
     found = audit_server(start_server(*filter(None, [fault])), tmp_path, PATIENCE_SECONDS)
     assert found.faults == {}
     assert found.answered == found.stored == found.searchable == SENT - SENT // DELETE_EVERY
@@ -96,10 +96,10 @@ def test_an_honest_server_is_not_blamed(
 
 
 @pytest.mark.parametrize(("fault", "there"), [("break", True), ("err", True), ("refuse", False)])
-def test_a_lost_answer_may_mean_either(
+def test_a_lost_answer_allows_both_outcomes(
     fault: str, there: bool, start_server: Callable[..., str], tmp_path: Path
 ) -> None:
-    """What was not answered is counted apart: stored once or not at all is no fault."""
+    """An unanswered message is counted as unknown, whether it is stored or not."""
     found = audit_server(start_server(fault), tmp_path)
     assert found.faults == {}
     assert found.unknown == SENT // 20
@@ -109,6 +109,6 @@ def test_a_lost_answer_may_mean_either(
 def test_a_lost_answer_that_is_stored_twice_is_doubled(
     start_server: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Unknown means once or not at all."""
+    """An unknown message may be stored once or not at all, but not twice."""
     found = audit_server(start_server("break", "double"), tmp_path)
     assert found.faults == {"doubled": SENT // 20}

@@ -1,4 +1,4 @@
-"""`bench compare`: noise is no change, a change is one, and what differs in kind is refused."""
+"""`bench compare`: tells changes from noise, and refuses to compare different loads."""
 
 import re
 from collections.abc import Callable
@@ -21,7 +21,7 @@ SECONDS = 60
 def runs(
     seed: int, count: int, p99_ms: float = 20.0, rate: float = 500.0, lag_ms: float = 30.0
 ) -> list[Result]:
-    """Runs whose figures scatter by a tenth or so, as on a machine that others use, too."""
+    """Runs whose figures vary by about a tenth, as on a shared machine."""
     rng = Random(seed)
 
     def about(value: float) -> float:
@@ -54,18 +54,20 @@ def runs(
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_noise_is_no_regression(count: int) -> None:
-    """Of a hundred comparisons of the same with itself, hardly one blames a route."""
+    """Of a hundred comparisons of equal servers, few report a regression."""
     blamed = 0
     for seed in range(100):
         found = changes(runs(seed, count), runs(seed + 1_000, count))
-        assert len(found) == 1 + 4 * 3  # the rate of all; percentiles of two rows and of two lags
+        assert (
+            len(found) == 1 + 4 * 3
+        )  # the rate of all routes; three percentiles of two rows and of two lags
         blamed += any(change.regressed(0.1) for change in found)
     assert blamed <= 10
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_half_as_quick_is_a_regression(count: int) -> None:
-    """A p99 or a lag of twice as much, or half the rate; the other way round it is none."""
+def test_half_the_speed_is_a_regression(count: int) -> None:
+    """A much higher p99 or lag, or a much lower rate, is a regression; the reverse is not."""
     for worse in (
         runs(2, count, p99_ms=60.0),
         runs(2, count, rate=150.0),
@@ -76,15 +78,15 @@ def test_half_as_quick_is_a_regression(count: int) -> None:
         assert not any(change.regressed(0.1) for change in changes(worse, better))
 
 
-def test_a_short_run_alone_tells_nothing() -> None:
-    """Ten seconds of one run are no measure of noise: everything may be chance."""
+def test_a_single_short_run_shows_no_regression() -> None:
+    """Eight seconds of one run are too few to estimate noise."""
     short = [replace(run, timeline=run.timeline[:8]) for run in runs(1, 1)]
     slow = [replace(run, timeline=run.timeline[:8]) for run in runs(2, 1, p99_ms=100)]
     assert not any(change.regressed(0.1) for change in changes(short, slow))
 
 
 def test_failures_are_compared_with_chance() -> None:
-    """A few more of many are none to speak of; one in ten is."""
+    """Three failures more in 900 requests are not a regression; 90 are."""
 
     def failing(count: int) -> list[Result]:
         return [
@@ -98,7 +100,7 @@ def test_failures_are_compared_with_chance() -> None:
 
 
 def test_what_a_breakpoint_carried_is_compared() -> None:
-    """Half as much, three times of three, is a regression; once it may be chance."""
+    """Half the level in three runs of three is a regression; in a single run it may be noise."""
 
     def carrying(level: float, count: int) -> list[Result]:
         return [
@@ -114,7 +116,7 @@ def test_what_a_breakpoint_carried_is_compared() -> None:
 
 
 def carrying(*levels: float | None) -> list[Result]:
-    """Runs of `breakpoint` that carried so much."""
+    """Runs of `breakpoint` that carried these levels."""
     return [
         replace(run, breakpoint=Breakpoint(level, level))
         for run, level in zip(runs(1, len(levels)), levels, strict=True)
@@ -122,8 +124,8 @@ def carrying(*levels: float | None) -> list[Result]:
 
 
 @pytest.mark.parametrize("after", [(None, None, None), (None, 400.0, None), (400.0, None, 400.0)])
-def test_what_is_not_there_any_more_is_a_regression(after: tuple[float | None, ...]) -> None:
-    """Nothing carried, once or always: no mean of the lucky ones, and the other way round no regression."""
+def test_a_missing_value_is_a_regression(after: tuple[float | None, ...]) -> None:
+    """If a run carried no level, no mean is computed, and only a rise of such runs is a regression."""
     before = carrying(400.0, 400.0, 400.0)
     (gone,) = missing(before, carrying(*after))
     assert (gone.metric.of_what, gone.regressed) == ("breakpoint", True)
@@ -134,8 +136,8 @@ def test_what_is_not_there_any_more_is_a_regression(after: tuple[float | None, .
     assert missing(before, before) == missing(runs(1, 3), runs(2, 3)) == []
 
 
-def test_a_route_or_a_lag_that_is_gone_is_a_regression() -> None:
-    """The route was not asked once, no sample came within the patience, or nothing was answered at all."""
+def test_a_missing_route_or_lag_is_a_regression() -> None:
+    """A route had no requests, no sample came within the patience, or no request was answered."""
     before, never = runs(1, 3), Spread(0, None, None, None, None, missed=300)
     row = before[0].requests[0]
     nothing = replace(row, name="all", count=0, rate=0.0, p50_ms=None, p95_ms=None, p99_ms=None)
@@ -163,8 +165,8 @@ def test_a_route_or_a_lag_that_is_gone_is_a_regression() -> None:
         ),
     ],
 )
-def test_runs_of_different_loads_are_not_alike(asked: dict[str, Any], said: str) -> None:
-    """Nor are those that were cut short. Another seed is named by the table, and is the same load."""
+def test_runs_of_different_loads_are_reported(asked: dict[str, Any], said: str) -> None:
+    """Interrupted runs are reported, too. Another seed is the same load; the output only mentions it."""
     bars = Breakpoint(400.0, 400.0, [], 100.0, 0.01)
     run = replace(RESULT, planned_s=60.0, chats=64, breakpoint=bars)
     assert differing_options([run], [run, replace(run, seed=7)]) == []
@@ -174,7 +176,7 @@ def test_runs_of_different_loads_are_not_alike(asked: dict[str, Any], said: str)
 
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[[str, list[Result]], Path]:
-    """Writes results, one a line."""
+    """Writes results to a file, one per line."""
 
     def write(name: str, results: list[Result]) -> Path:
         path = tmp_path / name
@@ -187,7 +189,7 @@ def written(tmp_path: Path) -> Callable[[str, list[Result]], Path]:
 def test_the_command_prints_a_table_and_decides(
     written: Callable[[str, list[Result]], Path],
 ) -> None:
-    """As the page shows it: 0 for the same, 4 for a regression or a fault, 2 for what can't be compared."""
+    """The command of the docs: 0 for equal runs, 4 for a regression or a fault, 2 for different loads."""
     ((_, *words),) = commands("compare")
     assert words[:2] == ["bench", "compare"]
     before, options = written("before.json", runs(1, 3)), words[4:]

@@ -1,4 +1,4 @@
-"""docs/loadtest.md, run: every command in it works as shown, only shorter, and on the small server."""
+"""Runs every command of docs/loadtest.md, with less load and on the small server."""
 
 import json
 import os
@@ -25,15 +25,15 @@ BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 
 
 def commands(mark: str) -> list[list[str]]:
-    """The commands of the blocks with that mark, as words."""
+    """The commands of the code blocks with that mark, as words."""
     found = (body for name, body in BLOCK.findall(TEXT) if name == mark)
     return [shlex.split(line) for body in found for line in body.splitlines()]
 
 
 def start(words: list[str], host: str, *more: object) -> "subprocess.Popen[str]":
-    """Start a command of the page, with another address and what makes it shorter.
+    """Start a command of the page with another address and further options.
 
-    The programs are those beside this Python: a worktree has no .venv of its own.
+    It uses the programs beside this Python, because a Git worktree has no .venv.
     """
     assert words[0].startswith(".venv/bin/")
     words = [str(Path(sys.executable).with_name(Path(words[0]).name)), *words[1:]]
@@ -52,7 +52,7 @@ def start(words: list[str], host: str, *more: object) -> "subprocess.Popen[str]"
 def test_every_bench_command_of_the_page_runs(
     start_server: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Each gives a result, with less load; on a busy machine a threshold may well be missed."""
+    """Each gives a result; on a busy machine it may miss a threshold."""
     started = []
     for words in commands(""):
         assert words[1:3] == ["bench", "run"]
@@ -77,7 +77,7 @@ def test_every_bench_command_of_the_page_runs(
 def test_the_load_comes_from_workers_started_by_hand(
     start_server: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two commands of a run with workers that are started by hand."""
+    """The two commands of a run whose workers are started by hand work together."""
     host, port = start_server(), str(free_port())
     monkeypatch.setenv("LOCUST_MASTER_BIND_PORT", port)
     monkeypatch.setenv("LOCUST_MASTER_NODE_PORT", port)
@@ -92,7 +92,7 @@ def test_the_load_comes_from_workers_started_by_hand(
 
 
 def test_locust_runs_alone(start_server: Callable[..., str]) -> None:
-    """The command of the page, for a second."""
+    """The command that runs Locust without `bench run` works."""
     (words,) = commands("alone")
     run = start(words, start_server(), "--run-time", "4s", "--rate", 20, "--chats", 4)
     done = finish(run)
@@ -100,8 +100,8 @@ def test_locust_runs_alone(start_server: Callable[..., str]) -> None:
     assert "Aggregated" in done.err
 
 
-def test_the_mix_of_the_page_is_the_mix_that_is_sent() -> None:
-    """Every share in the table, by Locust's own account of the scenario."""
+def test_the_shares_of_the_page_are_those_of_the_scenarios() -> None:
+    """Every share in the table equals the one that Locust reports for the scenario."""
     ratio_commands = {
         scenario: start(
             [".venv/bin/locust", "-f", f"loadtest/scenarios/{scenario.replace('-', '_')}.py"],
@@ -121,7 +121,7 @@ def test_the_mix_of_the_page_is_the_mix_that_is_sent() -> None:
 
 
 def test_each_scenario_uses_all_languages() -> None:
-    """With the chats that the table gives it, each meets every script; only `hot-chat` has but one."""
+    """With the chats of the table, each uses every language, except `hot-chat`, which has one chat."""
     sizes = re.findall(r"\| ([0-9]+) applications, ([0-9,]+) chats", TEXT)
     assert len(sizes) == len(Scenario) - 1
     for applications, chats in ((int(a), int(c.replace(",", ""))) for a, c in sizes):
@@ -132,7 +132,7 @@ def test_each_scenario_uses_all_languages() -> None:
 
 
 def test_the_sizes_of_the_page_are_those_of_the_scenarios() -> None:
-    """Applications, chats, and the messages that each chat begins with, as the scenarios have them."""
+    """The numbers of applications, chats and first messages equal those of the scenarios."""
     code = (
         "import json, sys\n"
         "from locust.util.load_locustfile import load_locustfile\n"
@@ -160,8 +160,8 @@ SHARES = {"hold": 1.0, "all of it": 1.0, "three quarters": 0.75, "a half": 0.5, 
 SHARES["a tenth"] = 0.1
 
 
-def test_the_profiles_of_the_page_are_those_that_there_are() -> None:
-    """Seconds, users or the first rate, and the levels, of what runs where nothing else is said."""
+def test_the_profiles_of_the_page_are_the_defined_ones() -> None:
+    """The default length, users or first rate, and levels of each profile."""
     rows = re.findall(
         r"^\| `([a-z]+)` \| (.*) \| (?:at most )?([0-9]+) (s|min|h),(?: from)? ([0-9]+)(/s| users) \|$",
         TEXT,

@@ -1,4 +1,4 @@
-"""The parts of the load tool that need no server."""
+"""Unit tests of the parts of the load tool that need no server."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ from tests.load.conftest import ROOT
 
 
 def test_percentiles_are_recorded_values() -> None:
-    """Exact below 16 ms, within one part in 8,192 above; the maximum always exact."""
+    """They are exact below 16 ms and within one part in 8,192 above; the maximum is exact."""
     rng = Random(1)
     values = sorted(int(rng.lognormvariate(8, 2)) for _ in range(20_000))
     histogram = Histogram()
@@ -55,7 +55,7 @@ def test_percentiles_are_recorded_values() -> None:
 
 @pytest.mark.parametrize("profile", Profile)
 def test_arrivals_follow_the_levels(profile: Profile) -> None:
-    """As many as planned, in order, none twice, shared among the processes without a rest."""
+    """As many arrivals as planned, in order; each belongs to exactly one process."""
     planned = plan(Scenario.INGEST, profile, 1, rate=40, seconds=60)
     shares = [list(planned.arrivals(mine, 3)) for mine in range(3)]
     together = sorted(arrival for share in shares for arrival in share)
@@ -70,8 +70,8 @@ def test_arrivals_follow_the_levels(profile: Profile) -> None:
 
 
 @pytest.mark.parametrize("profile", Profile)
-def test_a_plan_survives_json_and_measures_without_its_ramp(profile: Profile) -> None:
-    """Every profile has a window, behind the ramp-up."""
+def test_a_plan_survives_json_and_leaves_out_its_ramp(profile: Profile) -> None:
+    """The measured window of every profile begins after the ramp-up."""
     planned = plan(Scenario.MIXED, profile, 3, rate=10)
     assert Plan.from_json(json.loads(json.dumps(planned.to_json()))) == planned
     assert 0 < planned.window.from_s < planned.window.to_s <= planned.seconds
@@ -80,7 +80,7 @@ def test_a_plan_survives_json_and_measures_without_its_ramp(profile: Profile) ->
 
 
 def test_the_model_is_closed_unless_there_is_a_rate() -> None:
-    """And `breakpoint` has one by itself."""
+    """`breakpoint` always has a rate."""
     assert plan(Scenario.MIXED, Profile.LOAD, 1).model is LoadModel.CLOSED
     assert plan(Scenario.MIXED, Profile.LOAD, 1, rate=5).model is LoadModel.OPEN
     assert plan(Scenario.MIXED, Profile.BREAKPOINT, 1).model is LoadModel.OPEN
@@ -88,7 +88,7 @@ def test_the_model_is_closed_unless_there_is_a_rate() -> None:
 
 
 def test_texts_are_of_many_languages_and_frequent_words_are_searched_more_often() -> None:
-    """Real lines in at least twenty languages; keywords by Zipf's law; no mark within another."""
+    """Lines in more than twenty languages; keywords follow Zipf's law; no mark contains another."""
     spoken = {language.name: language for language in languages()}
     assert len(spoken) > 20
     assert {"arabic", "hebrew", "hindi", "chinese", "english"} <= spoken.keys()
@@ -103,14 +103,14 @@ def test_texts_are_of_many_languages_and_frequent_words_are_searched_more_often(
 
 
 def test_a_text_and_a_choice_consume_one_random_number_each() -> None:
-    """Of however many lines or messages: whatever a user does afterwards does not depend on that."""
+    """Independent of the number of lines or messages, so later choices of a user do not depend on it."""
     for language in languages():
         for seed in range(20):
             used, spared = Random(seed), Random(seed)
             language.text(used, "~")
             spared.random()
             assert used.getstate() == spared.getstate()
-    code = (  # apart: Locust patches what it is imported into
+    code = (  # in a process of its own, because importing Locust patches the standard library
         "import loadtest.users.chat_user as chat_user, random, types\n"
         "for own in range(1, 51):\n"
         "    used, spared = random.Random(own), random.Random(own)\n"
@@ -122,7 +122,7 @@ def test_a_text_and_a_choice_consume_one_random_number_each() -> None:
 
 
 def test_every_keyword_can_be_searched_for() -> None:
-    """None is made only of what a search ignores, which is answered by 422, however often it is written."""
+    """None consists only of ignored characters, which the API would answer with 422."""
     for language in languages():
         assert language.keywords
         for keyword in language.keywords:
@@ -130,7 +130,7 @@ def test_every_keyword_can_be_searched_for() -> None:
 
 
 def test_records_are_read_once_and_whole(tmp_path: Path) -> None:
-    """Also while a file is still being written, in the middle of a record."""
+    """Even if the reader sees a file that ends in the middle of a record."""
     recorder, reader = Recorder(), RequestReader(tmp_path)
     recorder.record_request(1.5, 1_234, 2, 202, False)
     recorder.record_request(2.5, 1 << 40, 3, 0, True)
@@ -148,7 +148,7 @@ def test_records_are_read_once_and_whole(tmp_path: Path) -> None:
 def test_breakpoint_is_the_highest_level_before_two_in_a_row_that_did_not_hold(
     tmp_path: Path,
 ) -> None:
-    """Here a server that answers fifty a second in order, whatever arrives: 48.8/s hold, 61/s do not."""
+    """A server that answers fifty requests a second in order: 48.8/s hold, 61/s do not."""
     planned = plan(Scenario.INGEST, Profile.BREAKPOINT, 1, rate=20, seconds=40)
     recorder, free = Recorder(), 0.0
     for _, at in planned.arrivals(0, 1):
@@ -161,7 +161,7 @@ def test_breakpoint_is_the_highest_level_before_two_in_a_row_that_did_not_hold(
     assert found.level == pytest.approx(48.83, abs=0.01)
     assert [step.held for step in found.steps[:7]] == [True] * 5 + [False] * 2
     assert "answers fall behind" in found.steps[6].why
-    course = statistics.timeline()  # by when it was answered: what is due later shows no higher
+    course = statistics.timeline()  # counts answers in the second in which they came
     assert max(moment.rate for moment in course) == pytest.approx(50, abs=1)
     strict = statistics.breakpoint(planned.seconds, max_p99_ms=10, max_errors=0.01)
     assert strict.level is None
@@ -170,7 +170,7 @@ def test_breakpoint_is_the_highest_level_before_two_in_a_row_that_did_not_hold(
 
 
 def test_each_level_of_stress_and_spike_has_its_own_figures(tmp_path: Path) -> None:
-    """A spike that is served ten times as slowly shows as that; what the run has not come to is left out."""
+    """A spike with ten times the latency shows in its level; levels that did not begin are left out."""
     planned = plan(Scenario.INGEST, Profile.SPIKE, 1, rate=100, seconds=60)
     recorder = Recorder()
     ramp, *held = planned.timed()
@@ -219,7 +219,7 @@ RESULT = Result(
 
 
 def test_a_result_survives_json() -> None:
-    """Reports and comparisons read what the run wrote, and nothing else."""
+    """`loads` returns what `dumps` has written, and rejects other JSON."""
     assert loads(dumps(RESULT)) == RESULT
     for other in ('{"version": 2}', "[]", '{"version": 1}', "1"):
         with pytest.raises(ValueError, match="not the result of a run"):
@@ -227,7 +227,7 @@ def test_a_result_survives_json() -> None:
 
 
 def test_each_problem_is_reported() -> None:
-    """Each fault of the audit, each missed bar, and a breakpoint run where nothing held."""
+    """Each kind of fault of the audit, and each missed threshold."""
     assert RESULT.problems == []
     bad = replace(
         RESULT,
@@ -253,10 +253,8 @@ def test_each_problem_is_reported() -> None:
         (Cpu(0.5, 0.9, 0.5, 1.5, 2), 60.0, ["60 of 90 arrivals"]),
     ],
 )
-def test_figures_that_are_worth_less_come_with_a_warning(
-    cpu: Cpu, rate: float, said: list[str]
-) -> None:
-    """A generator at its limit, others, a full machine, a rate that was not held."""
+def test_unreliable_figures_have_a_warning(cpu: Cpu, rate: float, said: list[str]) -> None:
+    """A busy generator, other programs, a full machine, or a rate that was not held."""
     planned = plan(Scenario.MIXED, Profile.SMOKE, 1, rate=90, seconds=12)
     found = warnings_of(replace(RESULT, cpu=cpu, total=replace(ROW, rate=rate)), planned)
     assert len(found) == len(said)
@@ -264,8 +262,8 @@ def test_figures_that_are_worth_less_come_with_a_warning(
 
 
 @pytest.mark.parametrize(("rate", "said"), [(279.0, False), (270.0, True)])
-def test_a_spike_that_was_held_is_not_called_missed(rate: float, said: bool) -> None:
-    """What was due is reckoned by the levels themselves, which begin and end amid a second."""
+def test_a_spike_that_was_held_has_no_warning(rate: float, said: bool) -> None:
+    """The planned rate is computed from the levels, which begin and end within a second."""
     planned = plan(
         Scenario.MIXED, Profile.SPIKE, 1, rate=700, seconds=15
     )  # 70, 700, 70: 280 on average

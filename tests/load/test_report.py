@@ -1,4 +1,4 @@
-"""A result as people see it: lines of 80 columns, a page that needs nothing else, plots, tables."""
+"""The forms of a result: text of 80 columns, a self-contained page, plots and tables."""
 
 import csv
 import math
@@ -39,7 +39,7 @@ PLOTS = ("latency", "lags", "processors", "rate")
 
 
 def moment(at: int) -> Moment:
-    """A second of a run whose server becomes slower, and was not sampled in every one."""
+    """One second of a run whose server becomes slower; every seventh second has no sample."""
     wave = 1 + math.sin(at / 5) / 3
     searchable = None if at % 7 == 0 else 90.0 * wave
     return Moment(
@@ -77,7 +77,7 @@ BAD = replace(
 
 @pytest.mark.parametrize("result", [RICH, BAD, RESULT, CLOSED])
 def test_the_summary_fits_into_80_columns(result: Result) -> None:
-    """Each line of it, but where a text of the server's is shown."""
+    """Each line does, except those that show a text of the server."""
     lines = list(summary(result))
     assert "DELETE …/messages/{number}" in "".join(
         summary(replace(result, requests=[replace(ROW, name=_route("DELETE"))]))
@@ -88,7 +88,7 @@ def test_the_summary_fits_into_80_columns(result: Result) -> None:
 
 
 def test_a_chart_shows_the_course() -> None:
-    """From nothing to the highest; means where a second has no room of its own; gaps for what is unknown."""
+    """Blocks from 0 to the highest value; means if there are too many; gaps for unknown values."""
     assert chart([0, 1, 2, 3, 4, 5, 6, 7], 36) == "▁▂▃▄▅▆▇█"
     assert chart([0, 0, 7, 7], 2) == "▁█"
     assert chart([None, 7, None], 36) == " █ "
@@ -98,7 +98,7 @@ def test_a_chart_shows_the_course() -> None:
 
 
 def test_files_hold_what_the_result_holds(tmp_path: Path) -> None:
-    """A page, a PNG a plot, each second, each route, and the result itself."""
+    """A page, a PNG for each plot, tables of the seconds and of the routes, and the result."""
     written = write(RICH, tmp_path)
     assert sorted(written) == sorted(tmp_path.iterdir())
     assert {path.stem for path in written if path.suffix == ".png"} == set(PLOTS)
@@ -115,14 +115,14 @@ def test_files_hold_what_the_result_holds(tmp_path: Path) -> None:
     assert (routes[0]["p99_ms"], routes[0]["errors"]) == ("3.0", "500: 9")
 
 
-def test_users_are_drawn_where_users_are_what_is_asked_for(tmp_path: Path) -> None:
-    """In the closed model; in the open one a line among the requests says what was due."""
+def test_users_are_drawn_in_the_closed_model(tmp_path: Path) -> None:
+    """In the open model, the plot of the rate has a line for the planned rate instead."""
     write(CLOSED, tmp_path)
     assert {path.stem for path in tmp_path.glob("*.png")} == {*PLOTS, "users"}
 
 
 def test_a_run_without_a_second_is_reported_too(tmp_path: Path) -> None:
-    """FinishedCommand before anything was measured: a page without plots."""
+    """A run that ended before anything was measured has a page without plots."""
     nothing = RouteStatistics("all", 0, 0.0, None, None, None, None, 0)
     write(replace(RESULT, timeline=[], requests=[], total=nothing, interrupted=True), tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -142,7 +142,7 @@ def test_a_run_without_a_second_is_reported_too(tmp_path: Path) -> None:
 def test_the_page_is_whole_by_itself(
     scheme: str, result: Result, verdict: str, chromium: Browser, tmp_path: Path
 ) -> None:
-    """In Chromium: it asks for nothing, runs nothing, shows every plot, and is readable light and dark."""
+    """In Chromium it loads nothing, runs nothing, shows every plot, and is readable light and dark."""
     write(result, tmp_path)
     address = (tmp_path / "report.html").as_uri()
     complaints, asked = [], []
@@ -166,7 +166,7 @@ def test_the_page_is_whole_by_itself(
         assert page.locator("script, img, link[rel=stylesheet]").count() == 0  # hostile ones, too
         ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
         assert len(ids) == len(set(ids))
-        ground, ink, drawn = (
+        background, ink, drawn = (
             sum(map(int, re.findall(r"\d+", page.evaluate(script))[:3]))
             for script in (
                 "getComputedStyle(document.body).backgroundColor",
@@ -174,9 +174,9 @@ def test_the_page_is_whole_by_itself(
                 "getComputedStyle(document.querySelector('svg text')).fill",
             )
         )
-        assert (ground < 150) == (scheme == "dark")
-        assert abs(ground - ink) > 400
-        assert drawn == ink  # what is written in a plot is as readable as the page
+        assert (background < 150) == (scheme == "dark")
+        assert abs(background - ink) > 400
+        assert drawn == ink  # text in a plot has the colour of the page's text
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
         page.set_viewport_size({"width": 360, "height": 740})
@@ -188,7 +188,7 @@ def test_the_page_is_whole_by_itself(
 
 
 def test_nothing_that_draws_is_loaded_before_something_is_drawn() -> None:
-    """The command line starts as quickly as without it."""
+    """Importing the commands and the report does not import Matplotlib or NumPy."""
     code = (
         "import sys, instachat_cli.commands.bench.group, loadtest.report.files\n"
         "sys.exit('matplotlib' in sys.modules or 'numpy' in sys.modules)"

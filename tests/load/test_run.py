@@ -1,4 +1,4 @@
-"""`instachat bench run`, whole, against the small server: it sees what it has to see, and says so."""
+"""`instachat bench run` as a command, against the small server and a private installation."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from tests.support.waiting import promised, wait_until
 
 
 def test_a_clean_run_passes_and_reports_every_figure(start_server: Callable[..., str]) -> None:
-    """By two processes: exit 0, an audit without a finding, the lags that the server has."""
+    """With two processes: exit 0, an audit without faults, and the lags of the server."""
     run = run_bench(
         *("run", "mixed", "--host", start_server("lag"), "--duration", "6s", "--rate", 60),
         *("--processes", 2, "--seed", 11, "--chats", 16, "-o", "json"),
@@ -51,13 +51,13 @@ def test_a_clean_run_passes_and_reports_every_figure(start_server: Callable[...,
     assert found["lag_ms"]["stored"]["p50"] >= STORED_AFTER_SECONDS * 1000
     assert found["lag_ms"]["searchable"]["p50"] >= FOUND_AFTER_SECONDS * 1000
     assert found["cpu"]["generator"] > 0
-    assert found["cpu"]["servers"] is None  # not ours to see
+    assert found["cpu"]["servers"] is None  # the servers are not visible with --host
     sent = sum(moment["rate"] for moment in found["timeline"])
-    assert sent > found["total"]["count"] > 0  # the ramp-up is sent_routes of, and not measured
+    assert sent > found["total"]["count"] > 0  # the ramp-up sends requests that are not measured
 
 
-def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> None:
-    """The real server: nothing is lost, its processors and memory are told, no file or process is left."""
+def test_without_a_host_the_installation_is_private_and_removed_afterwards() -> None:
+    """The real server loses nothing, its resource use is reported, and no file or process remains."""
     folder = scratch_folder("load")
     run = finish(
         start_bench(
@@ -81,7 +81,7 @@ def test_without_a_host_the_installation_is_private_and_gone_afterwards() -> Non
 
 
 def test_a_kill_leaves_no_process() -> None:
-    """Killed by -9 amid the load, all ends that was started for it: engines, worker, server, Locust."""
+    """After `kill -9` during the load, the engines, the worker, the server and Locust end as well."""
     folder = scratch_folder("load")
     run = start_bench(
         *("run", "mixed", "--profile", "soak", "--rate", 20, "--chats", 16, "--processes", 2),
@@ -117,7 +117,7 @@ def test_a_kill_leaves_no_process() -> None:
 def test_a_bad_server_fails_the_run(
     faults: list[str], options: list[str], said: list[str], start_server: Callable[..., str]
 ) -> None:
-    """With exit 4, the figures all the same, and each reason in words."""
+    """Exit 4, with all figures, and each reason in words."""
     run = run_bench(
         *("run", "ingest", "--host", start_server(*faults), "--duration", "4s", "--patience", "2s"),
         *("--rate", 40, "--chats", 4, *options),
@@ -130,10 +130,10 @@ def test_a_bad_server_fails_the_run(
 
 
 def test_a_stall_shows_at_a_fixed_rate(start_server: Callable[..., str]) -> None:
-    """The server sleeps for one second of four: what was due meanwhile waited, and the p99 says so.
+    """The server stalls for one second: requests that were due meanwhile waited, and the p99 shows it.
 
-    Of two users only two requests meet the stall itself, too few for a p99: it shows because a latency
-    counts from when the request was due.
+    With two users only two requests are under way during the stall, too few for a p99. It shows because a
+    latency counts from the time at which the request was due.
     """
     run = run_bench(
         *("run", "ingest", "--host", start_server("stall"), "--duration", "6s", "--rate", 60),
@@ -150,7 +150,7 @@ def test_a_stall_shows_at_a_fixed_rate(start_server: Callable[..., str]) -> None
 def test_two_runs_with_one_seed_send_the_same(
     start_server: Callable[..., str], tmp_path: Path
 ) -> None:
-    """The same requests with the same bodies in the same order; with another seed, others."""
+    """The same requests with the same bodies in the same order; another seed sends others."""
     logs = [tmp_path / name for name in ("a", "b", "c")]
     runs = [
         start_bench(
@@ -170,9 +170,10 @@ def test_two_runs_with_one_seed_send_the_same(
 def test_at_a_rate_one_seed_sends_the_same_texts(
     start_server: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Answers take a random time, so arrivals fall to other users, some of whom have sent nothing yet.
+    """Answers take random times, so different users take the arrivals, and some have sent nothing yet.
 
-    Of this seed's first arrivals so many are edits and deletions that it hardly ever is the same who has.
+    With this seed, many of the first arrivals are edits and deletions, so the runs differ in which users have
+    sent a message before.
     """
     logs = [tmp_path / name for name in ("a", "b")]
     runs = [
@@ -189,7 +190,7 @@ def test_at_a_rate_one_seed_sends_the_same_texts(
 
 
 def test_ctrl_c_reports_what_there_is(start_server: Callable[..., str], tmp_path: Path) -> None:
-    """The load ends, is audited and reported, as files, too; the exit code says that it was interrupted."""
+    """The load ends, is audited, and is reported, also as files; the exit code is 130."""
     report = tmp_path / "not there" / "yet"
     run = start_bench(
         *(
@@ -224,7 +225,7 @@ def test_ctrl_c_reports_what_there_is(start_server: Callable[..., str], tmp_path
 
 @pytest.mark.parametrize("amid", ["stopping", "auditing"])
 def test_a_second_ctrl_c_ends_everything(amid: str, start_server: Callable[..., str]) -> None:
-    """At once, whatever is still waited for: here for a search that never finds anything."""
+    """It ends everything at once, even a wait for a search that never finds anything."""
     folder = scratch_folder("load")
     run = start_bench(
         *("run", "mixed", "--host", start_server("deaf"), "--duration", "5m", "--rate", 20),
@@ -250,7 +251,7 @@ def test_a_second_ctrl_c_ends_everything(amid: str, start_server: Callable[..., 
 
 
 def test_an_interrupted_run_measures_only_while_it_ran(start_server: Callable[..., str]) -> None:
-    """What its processes take to end is not counted as time in which nothing was answered."""
+    """The time that its processes take to end is not part of the measured window."""
     run = start_bench(
         *(
             "run",
@@ -281,7 +282,7 @@ def test_an_interrupted_run_measures_only_while_it_ran(start_server: Callable[..
 
 
 def test_locusts_page_answers_and_the_run_ends_by_itself(start_server: Callable[..., str]) -> None:
-    """`--web`: the page is where it is said to be; nobody has to press a button on it."""
+    """With `--web` the page is at the reported address, and the run starts and ends without it."""
     run = start_bench(
         *(
             "run",
@@ -311,7 +312,7 @@ def test_locusts_page_answers_and_the_run_ends_by_itself(start_server: Callable[
 def test_breakpoint_ends_once_two_levels_in_a_row_did_not_hold(
     start_server: Callable[..., str],
 ) -> None:
-    """Of a server that is slow from the first level on nothing more is to be found out in twenty levels."""
+    """A server that is too slow for the first level ends the run before its planned length."""
     run = run_bench(
         *(
             "run",
@@ -333,11 +334,11 @@ def test_breakpoint_ends_once_two_levels_in_a_row_did_not_hold(
     assert found.breakpoint
     assert found.breakpoint.level is None
     assert 2 <= len(found.breakpoint.steps) <= 4
-    assert {step.why for step in found.breakpoint.steps} == {"p99"}  # none was cut off amid it
+    assert {step.why for step in found.breakpoint.steps} == {"p99"}  # no step was cut off
 
 
 def test_a_run_that_can_not_start_has_its_own_exit_codes(start_server: Callable[..., str]) -> None:
-    """Nobody there: 5. Somebody there who is no InstaChat: 1. Wrong usage: 2. Nothing is printed."""
+    """5 without a server, 1 if it is not InstaChat, 2 for wrong usage; standard output is empty."""
     host = start_server()
     for words, code, said in (
         (["--host", "http://127.0.0.1:1"], 5, "http://127.0.0.1:1 does not answer"),
@@ -361,7 +362,7 @@ def test_a_run_that_can_not_start_has_its_own_exit_codes(start_server: Callable[
 
 
 def test_a_tag_chooses_what_is_sent(start_server: Callable[..., str], tmp_path: Path) -> None:
-    """`--tags send`, by Locust alone: nothing but messages."""
+    """With `--tags send`, Locust alone sends only messages."""
     log = tmp_path / "log"
     locust = [sys.executable, "-m", "locust", "-f", str(ROOT / _file(Scenario.MIXED)), "--headless"]
     run = subprocess.Popen(
@@ -391,7 +392,7 @@ def test_a_tag_chooses_what_is_sent(start_server: Callable[..., str], tmp_path: 
 def test_each_scenario_runs_by_locust_alone(
     start_server: Callable[..., str], tmp_path: Path
 ) -> None:
-    """From any folder, against any address, without anything of ours around it."""
+    """It runs in any folder and for any address, without `bench run`."""
     logs = {scenario: tmp_path / scenario for scenario in Scenario}
     runs = {
         scenario: subprocess.Popen(
@@ -440,7 +441,7 @@ def _file(scenario: Scenario) -> str:
 
 
 def _page(address: str) -> str:
-    """Its text; nothing as long as nobody answers."""
+    """The text of a page; empty if there is no answer."""
     try:
         with urlopen(address, timeout=5) as answer:
             return str(answer.read(), "utf-8")
@@ -461,9 +462,9 @@ def _sent_texts(log: Path) -> Counter[str]:
 
 
 def _sent_requests(log: Path) -> list[str]:
-    """What the users sent, without the numbers that the server gave.
+    """The requests of the users, without the numbers that the server assigned.
 
-    Left out is what others sent: who made the first_message, the sampler, the audit.
+    The requests for the fixtures, of the sampler and of the audit are left out.
     """
     lines = log.read_text().splitlines()
     begin = max(n for n, line in enumerate(lines[:200]) if '/chats", ""]' in line) + 1

@@ -1,9 +1,8 @@
-"""A small server in memory with the routes that the load tool uses; honest, or faulty in a way that is named.
+"""A small server in memory with the routes that the load tool uses; correct, or with chosen faults.
 
     python -m tests.support.load_target [FAULT…] [--log FILE]
 
-It prints its port, and ends with its standard input. What happens "now and then" happens to every 20th
-message, counted from the first.
+It prints its port, and ends with its standard input. A fault of "a message" affects every 20th message.
 """
 
 import argparse
@@ -20,26 +19,26 @@ from urllib.parse import parse_qs, urlsplit
 
 FAULT_INTERVAL = 20
 FAULTS = {
-    "lose": "a message is answered and never stored",
+    "lose": "a message is answered but never stored",
     "double": "a message is stored twice, the second time under the next number",
-    "repeat": "a number is answered to two messages; the second one is what is stored",
-    "skip": "a number is given to nobody",
+    "repeat": "a number is answered to two messages; the second one is stored",
+    "skip": "a number is never assigned",
     "garble": "a message is stored with another text",
-    "hide": "a message is stored and never found",
+    "hide": "a message is stored but never found",
     "deaf": "no message is ever found",
-    "undead": "a deletion is answered and not done",
-    "forget": "an edit is answered and not done",
-    "invent": "a message that nobody sent is stored under the next number",
-    "lose-chat": "a chat is answered and never stored",
+    "undead": "a deletion is answered but not done",
+    "forget": "an edit is answered but not done",
+    "invent": "a message that was never sent is stored under the next number",
+    "lose-chat": "a chat is answered but never stored",
     "double-chat": "a chat is stored twice, the second time under the next number",
-    "repeat-chat": "a number is answered to two chats, of which one is stored",
-    "skip-chat": "a chat's number is given to nobody",
-    "break": "a message is stored, and instead of an answer the connection breaks",
-    "err": "a message is stored, and answered by 500",
-    "refuse": "a message is not stored, and answered by 503",
+    "repeat-chat": "a number is answered to two chats, but stored once",
+    "skip-chat": "a number of a chat is never assigned",
+    "break": "a message is stored, and the connection is closed without an answer",
+    "err": "a message is stored, and answered with 500",
+    "refuse": "a message is not stored, and answered with 503",
     "slow": "every answer takes 80 ms",
-    "uneven": "every other answer, by chance, takes 100 ms",
-    "stall": "3 s after the first message nothing is answered for a second",
+    "uneven": "about half of the answers, chosen at random, take 100 ms",
+    "stall": "3 s after the first message the server does not answer for a second",
     "lag": "a message is stored 150 ms after its answer, and found after 300 ms",
 }
 SLOW_SECONDS, UNEVEN_SECONDS, STALL_AFTER_SECONDS, STALL_SECONDS = 0.08, 0.1, 3.0, 1.0
@@ -48,7 +47,7 @@ STORED_AFTER_SECONDS, FOUND_AFTER_SECONDS = 0.15, 0.3
 
 @dataclass
 class StoredMessage:
-    """What is stored under a number."""
+    """The message that is stored under a number."""
 
     text: str
     at: float
@@ -57,14 +56,14 @@ class StoredMessage:
 
 @dataclass
 class StoredChat:
-    """Its numbers, and its messages by number; a deleted or lost one is not there."""
+    """The highest issued number, and the stored messages by number."""
 
     issued: int = 0
     messages: dict[int, StoredMessage] = field(default_factory=dict)
 
 
 class FaultyStore:
-    """Applications, chats, messages, and the faults."""
+    """The applications, chats and messages, and the faults that affect them."""
 
     def __init__(self, faults: set[str]) -> None:
         self.faults = faults
@@ -77,13 +76,13 @@ class FaultyStore:
         self.first_message: float | None = None
 
     def answer(self, method: str, target: str, body: Any) -> tuple[int, Any] | None:
-        """Status and JSON; None breaks the connection."""
+        """The status and the JSON of an answer; None closes the connection."""
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         match [method, *url.path.removeprefix("/api/v1/").split("/")]:
             case ["POST", "applications"]:
                 name = body["application"]["name"]
-                token = name.replace(" ", "-")  # so that two runs on two servers have the same
+                token = name.replace(" ", "-")  # so that runs on two servers get equal tokens
                 while token in self.applications:
                     token += "+"
                 self.applications[token] = {}
@@ -101,7 +100,7 @@ class FaultyStore:
         return 404, {"status": 404}
 
     def delay(self) -> float:
-        """Seconds that an answer waits."""
+        """The delay of an answer, in seconds."""
         if "stall" in self.faults and self.first_message is not None:
             since = time.monotonic() - self.first_message
             if STALL_AFTER_SECONDS <= since < STALL_AFTER_SECONDS + STALL_SECONDS:
@@ -174,7 +173,7 @@ class FaultyStore:
             chat.messages[chat.issued] = message
         if "invent" in active_faults:
             chat.issued += 1
-            chat.messages[chat.issued] = StoredMessage("nobody has said this", time.monotonic())
+            chat.messages[chat.issued] = StoredMessage("never sent", time.monotonic())
         if "break" in active_faults:
             return None
         return (500, {"status": 500}) if "err" in active_faults else (202, {"number": number})
@@ -205,7 +204,7 @@ def _page(items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
 
 
 class FaultyServer:
-    """HTTP/1.1, as much of it as is needed."""
+    """A minimal HTTP/1.1 server."""
 
     def __init__(self, store: FaultyStore, log: Path | None) -> None:
         self.store = store

@@ -163,7 +163,7 @@ def _time_searches(search: Callable[[str], object], keywords: Sequence[str]) -> 
 
 
 def _keywords(env: Environment, rounds: int) -> list[list[str]]:
-    """Substrings of the large chat's folded texts, equally many of each length, for so many rounds.
+    """Substrings of the large chat's folded texts, equally many of each length, for each round.
 
     No keyword occurs twice, because Elasticsearch caches the results of queries, which would help the
     wildcard most.

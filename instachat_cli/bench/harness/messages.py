@@ -20,7 +20,7 @@ MESSAGE_VERSION = 1_767_225_600_000_000  # of every message, in microseconds
 
 
 def store_messages(env: Environment, count: int) -> None:
-    """Store so many messages, a tenth of them in one chat, without adding them to the outbox."""
+    """Store `count` messages, a tenth of them in one chat, without adding them to the outbox."""
     rows = _rows(list(lines()), count, random.Random(SEED))
     with env.backend.database.begin() as tx:
         while batch := list(islice(rows, ROWS_PER_COPY)):

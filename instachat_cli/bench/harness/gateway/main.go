@@ -1,8 +1,8 @@
-// The rival of `bench http`: a gateway that makes four Redis calls a message, as gateways of this kind do:
+// The baseline of the benchmark `http`: a gateway that makes the usual four Redis calls for each message:
 // EXISTS application, EXISTS chat, INCR the chat's counter, RPUSH the message onto a queue.
 //
-// As quick as that method allows: fasthttp, a client that writes the calls of all connections down one pipe
-// (so that under `appendfsync always` they share fsyncs, too), no check that could be left out, no log.
+// It is as fast as that method allows: fasthttp, a client that pipelines the calls of all connections (so that
+// they share fsyncs under `appendfsync always`), only the necessary checks, and no log.
 //
 //	gateway ADDRESS REDIS
 package main
