@@ -450,7 +450,7 @@ def _page(address: str) -> str:
 
 
 def _sent_texts(log: Path) -> Counter[str]:
-    """The texts of the messages that arrivals sent, each with how often; without the last four seconds'."""
+    """How often arrivals sent each text, without those of the last four seconds."""
     requests = [json.loads(line) for line in log.read_text().splitlines()]
     texts = [
         json.loads(data)["message"]["text"]
