@@ -121,7 +121,7 @@ class Worker:
     def _run_cascade(self) -> None:
         try:
             self._cascade_deleter.delete_all(may_continue=self._may_work)
-        except InstaChatError as error:  # the sweep goes on with it
+        except InstaChatError as error:  # the sweep continues it
             logger.warning("%s", error.message)
 
     def _run_sync(self) -> None:

@@ -1,4 +1,4 @@
-"""Backpressure: what can't be taken in is refused, in words, and taken in again as soon as there is room."""
+"""Backpressure: what does not fit is refused with a clear error, and accepted again once there is room."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from tests.cli.conftest import Cli
 def test_a_full_log_refuses_with_5_and_recovers_by_itself(
     cli: Cli, core: Backend, token: str, chat: int, drain_application: Callable[[str], None]
 ) -> None:
-    """At the limit of the setting; what was accepted before stays, and no number is spent."""
+    """At the limit of the setting: what was accepted before stays, and no number is used up."""
     limit = {"INSTACHAT_LOG_LIMIT": "2"}
     given = [cli("messages", "create", token, chat, "x", env=limit).json for _ in range(2)]
     assert given == [{"number": 1}, {"number": 2}]
@@ -30,7 +30,7 @@ def test_a_full_log_refuses_with_5_and_recovers_by_itself(
 def test_a_redis_near_its_memory_limit_refuses_with_5_and_is_drained_all_the_same(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """Nothing that waiting, editing and deleting need asks for more; with room again all goes on."""
+    """Waiting, editing and deleting need no more memory; once there is room again, creating works, too."""
     cli("messages", "create", token, chat, "before")
     client = core.log.redis
     client.config_set("maxmemory", 1)

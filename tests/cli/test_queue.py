@@ -1,4 +1,4 @@
-"""`instachat queue`: what waits, and telling workers to rest."""
+"""`instachat queue`: the queued jobs, and pausing the workers."""
 
 import signal
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 @pytest.fixture
 def paused(cli: Cli, core: Backend) -> Iterator[None]:
-    """The queue is paused, until the test ends."""
+    """The queue is paused until the test ends."""
     assert cli("queue", "pause").json == {"paused": True}
     yield
     core.log.resume()
 
 
 def wait_for_sweeps(core: Backend) -> None:
-    """Return once the one worker has given so many signs of life that it has swept in between."""
+    """Return after several heartbeats of the one worker, between which it has swept."""
     seen: set[str] = set()
 
     def enough() -> bool:
@@ -33,7 +33,7 @@ def wait_for_sweeps(core: Backend) -> None:
 
 
 def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
-    """Where no worker runs, the bells that were rung are there."""
+    """While no worker runs, the wake-ups stay queued."""
     core.jobs.notify_drain(1)
     core.jobs.notify_drain(2)
     core.jobs.notify_cascade()
@@ -45,7 +45,7 @@ def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
 
 
 def test_wake_ups_beyond_the_limit_are_dropped(core: Backend) -> None:
-    """A queue that grew while no worker runs would take Redis's memory from the log."""
+    """If the queue grew while no worker runs, it would take Redis's memory from the log."""
     for _ in range(300):
         core.jobs.notify_drain(0)
     assert core.jobs.length() <= 100
@@ -55,7 +55,7 @@ def test_wake_ups_beyond_the_limit_are_dropped(core: Backend) -> None:
 def test_while_paused_it_is_said_wherever_somebody_waits(
     cli: Cli, core: Backend, token: str
 ) -> None:
-    """Creating goes on; waiting, changing and deleting end at once, and name the way out."""
+    """Creating works; waiting, changing and deleting end at once and name the command that helps."""
     made = cli("chats", "create", token)
     assert (made.code, made.json) == (0, {"number": 1})
     assert "`instachat queue resume`" in made.err
@@ -83,7 +83,7 @@ def test_while_paused_it_is_said_wherever_somebody_waits(
 def test_a_paused_worker_takes_nothing_also_after_a_restart(
     cli: Cli, core: Backend, token: str, worker: ForkedProcess
 ) -> None:
-    """Neither by bell nor by sweep; with `resume` it goes on by itself."""
+    """It takes no job and does not sweep; after `resume` it works without further action."""
     cli("queue", "pause")
     try:
         cli("chats", "create", token)

@@ -1,4 +1,4 @@
-"""Accepting beyond one plain Redis: a cluster, replicas, lost answers, and requests at once."""
+"""Accepting with a cluster, with replicas, with lost replies, and with concurrent requests."""
 
 import select
 import socket
@@ -24,7 +24,7 @@ CLUSTER = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
 
 @pytest.fixture
 def replica(own_redis: RedisServer) -> Iterator[RedisServer]:
-    """A replica of the test's own Redis, in step with it."""
+    """A replica of the test's own Redis that has all its data."""
     server = RedisServer(valkey_binary(), "--replicaof", "127.0.0.1", str(own_redis.port))
     server.start()
     try:
@@ -38,8 +38,8 @@ def replica(own_redis: RedisServer) -> Iterator[RedisServer]:
 
 
 def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
-    """All keys of a call share one slot; the queue has a plain Redis of its own."""
-    # Its bus would listen 10,000 above its own port, which may be beyond the last.
+    """All keys of a call share one slot; the queue uses a plain Redis."""
+    # By default its bus listens at its port + 10,000, which may not be a valid port.
     node = RedisServer(valkey_binary(), *CLUSTER, "--cluster-port", str(free_port()))
     node.start()
     try:
@@ -80,7 +80,7 @@ def test_a_cluster_needs_a_queue_of_its_own(engines: Engines) -> None:
 def test_durable_replicas_have_it_on_disk_before_the_answer(
     engines: Engines, own_redis: RedisServer, replica: RedisServer
 ) -> None:
-    """With a replica it is accepted; without one it is not known to last, and said so."""
+    """With a replica it is accepted; without one the answer is Unconfirmed, because it might be lost."""
     settings = engines.settings().model_copy(
         update={"redis_url": own_redis.url, "durable_replicas": 1}
     )
@@ -94,7 +94,7 @@ def test_durable_replicas_have_it_on_disk_before_the_answer(
 
 
 def test_fast_asks_no_replica(engines: Engines) -> None:
-    """`fast` promises less and waits for nobody."""
+    """`fast` promises less and waits for no replica."""
     settings = engines.settings(durability=Durability.FAST, durable_replicas=3)
     with open_backend(settings) as backend:
         token = backend.catalog.applications.create("x").token
@@ -103,7 +103,7 @@ def test_fast_asks_no_replica(engines: Engines) -> None:
 
 @pytest.fixture
 def lossy_port(engines: Engines) -> Iterator[int]:
-    """A port that passes calls on to Redis, and drops the connection instead of each script's answer."""
+    """A port that forwards calls to Redis, and closes the connection in place of each script's reply."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(client: socket.socket) -> None:
@@ -133,7 +133,7 @@ def lossy_port(engines: Engines) -> Iterator[int]:
 def test_a_lost_answer_is_unconfirmed_and_not_asked_again(
     backend: Backend, application: str, lossy_port: int
 ) -> None:
-    """The connection breaks between the call and its answer: one number is taken, not two or ten."""
+    """The connection breaks between the call and its reply: one number is issued, not two or ten."""
     epochs = Epochs(backend.log, backend.database)
     lossy = Log(f"redis://127.0.0.1:{lossy_port}")
     acceptor = Acceptor(lossy, epochs, backend.counters, lambda _: None)
@@ -143,7 +143,7 @@ def test_a_lost_answer_is_unconfirmed_and_not_asked_again(
 
 
 def test_an_unreachable_redis_is_no_uncertainty(backend: Backend, application: str) -> None:
-    """What was never sent was not accepted."""
+    """A request that was never sent was not accepted."""
     epochs = Epochs(backend.log, backend.database)
     nowhere = Log("redis://:secret@127.0.0.1:1")
     acceptor = Acceptor(nowhere, epochs, backend.counters, lambda _: None)
@@ -154,7 +154,7 @@ def test_an_unreachable_redis_is_no_uncertainty(backend: Backend, application: s
 
 
 def test_a_redis_of_another_installation_is_refused(engines: Engines) -> None:
-    """Two databases on one Redis would give each other's numbers."""
+    """Two databases on one Redis would issue the same numbers."""
     first = engines.settings()
     with open_backend(first) as backend:
         token = backend.catalog.applications.create("x").token
@@ -176,7 +176,7 @@ def test_one_chat_of_each_of_two_applications_counts_apart(backend: Backend) -> 
 
 
 def test_requests_at_once_get_different_numbers(backend: Backend, application: str) -> None:
-    """Sixteen threads of one process, one chat: 1 to 1,600, each once."""
+    """Sixteen threads of one process write to one chat: they get 1 to 1,600, each number once."""
     backend.acceptor.accept(AcceptRequest.chats(application))
     request = AcceptRequest.messages(application, 1, ["x"])
     with ThreadPoolExecutor(16) as pool:
@@ -185,7 +185,7 @@ def test_requests_at_once_get_different_numbers(backend: Backend, application: s
 
 
 def test_a_batch_answers_each_request_apart(backend: Backend) -> None:
-    """Requests of many applications, some of them impossible, in one call."""
+    """Requests of many applications, some of them invalid, in one call."""
     tokens = [backend.catalog.applications.create(f"{n}").token for n in range(5)]
     requests = [AcceptRequest.chats(token) for token in tokens]
     requests += [
@@ -199,7 +199,7 @@ def test_a_batch_answers_each_request_apart(backend: Backend) -> None:
 
 
 def test_an_idempotency_key_gives_the_same_answer_once(backend: Backend, application: str) -> None:
-    """The same key and body create nothing new; another body is a conflict; another route is apart."""
+    """The same key and body create nothing new; another body is a conflict; each route has its own keys."""
     first = backend.acceptor.accept(AcceptRequest.chats(application, 3, key="k"))
     assert backend.acceptor.accept(AcceptRequest.chats(application, 3, key="k")) == first
     with pytest.raises(KeyReused):
@@ -211,7 +211,7 @@ def test_an_idempotency_key_gives_the_same_answer_once(backend: Backend, applica
 
 
 def test_an_idempotency_key_dies_after_a_day(backend: Backend, application: str) -> None:
-    """Memory for keys is bounded by time."""
+    """Keys expire, which bounds their memory."""
     backend.acceptor.accept(AcceptRequest.chats(application, key="k"))
     keys = list(backend.log.redis.scan_iter(match="*:key:*"))
     assert len(keys) == 1
@@ -250,7 +250,7 @@ def test_bad_input_is_refused_and_changes_nothing(
 def test_whatever_is_valid_comes_back_unchanged(
     backend: Backend, application: str, text: str
 ) -> None:
-    """Nothing else is refused, and nothing is changed: not by JSON, not by COPY."""
+    """Every other text is accepted, and neither JSON nor COPY changes it."""
     backend.acceptor.accept(AcceptRequest.chats(application))
     backend.acceptor.accept(AcceptRequest.messages(application, 1, [text, text]))
     backend.drainer.drain_all()

@@ -1,4 +1,4 @@
-"""Dead letters: a retry stores once and under its own number; poison of any kind holds nobody up."""
+"""Dead letters: a retry stores once, under its own number; no kind of invalid data stops a drain."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.faults
 
 
 class Killed(BaseException):
-    """Ends a drain where a kill would."""
+    """Ends a drain as a kill would."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def rejected(backend: Backend, chat: str) -> str:
 
 
 def keys(backend: Backend) -> list[str]:
-    """The letters there are."""
+    """The keys of all dead letters."""
     return [kept.letter.key for kept in backend.dead_letters.all()]
 
 
@@ -47,7 +47,7 @@ def count(backend: Backend, token: str) -> int:
 
 
 def append(backend: Backend, token: str, field: bytes) -> None:
-    """Write an entry into the log as another program might."""
+    """Append an entry to the log as another program might."""
     assert isinstance(backend.log.redis, redis.Redis)
     shard = backend.counters.shard(token)
     _, end = backend.log.read_issued(shard, [])
@@ -59,7 +59,7 @@ def append(backend: Backend, token: str, field: bytes) -> None:
 def test_a_retried_message_is_stored_under_its_own_number_once(
     backend: Backend, rejected: str
 ) -> None:
-    """It is read, counted and searched as any other; a second retry finds no letter."""
+    """It is read, counted and searched as any other message; a second retry finds no dead letter."""
     assert count(backend, rejected) == 2
     with pytest.raises(Gone):
         backend.catalog.messages.get(rejected, 1, 2)
@@ -82,7 +82,7 @@ def test_a_retried_message_is_stored_under_its_own_number_once(
 def test_a_rejection_killed_at_a_named_step_of_its_drain_is_counted_once(
     backend: Backend, chat: str, where: str
 ) -> None:
-    """The row, the letter and the count come together, or none of them."""
+    """The row, the dead letter and the count are committed together, or none of them."""
 
     def step(name: str) -> None:
         if name == where:
@@ -101,7 +101,7 @@ def test_a_rejection_killed_at_a_named_step_of_its_drain_is_counted_once(
 
 
 def test_many_retries_at_once_count_once(backend: Backend, rejected: str) -> None:
-    """Each is told that it is done, or that there is no letter any more."""
+    """Each caller learns that it is done, or that the dead letter does not exist any more."""
     (key,) = keys(backend)
 
     def retry() -> str | None:
@@ -118,7 +118,7 @@ def test_many_retries_at_once_count_once(backend: Backend, rejected: str) -> Non
 def test_a_retry_that_fails_again_says_why_and_changes_nothing(
     backend: Backend, rejected: str
 ) -> None:
-    """Refused once more; the count and the letter stay, and nothing of the text is told."""
+    """It is refused again; the count and the dead letter stay, and the reason does not contain the text."""
     (key,) = keys(backend)
     with rejecting_texts(backend.database):
         assert backend.dead_letters.retry(key) == "can't be stored: PostgreSQL says 23514"
@@ -129,7 +129,7 @@ def test_a_retry_that_fails_again_says_why_and_changes_nothing(
 def test_a_retry_whose_transaction_is_rolled_back_counts_nothing(
     backend: Backend, rejected: str
 ) -> None:
-    """The row, the count, the outbox and the letter change together, or none of them."""
+    """The row, the count, the outbox and the dead letter change together, or none of them."""
     (key,) = keys(backend)
     with backend.database.begin() as tx:
         tx.execute(
@@ -152,7 +152,7 @@ def test_a_retry_whose_transaction_is_rolled_back_counts_nothing(
 
 
 def test_a_purged_number_stays_rejected(backend: Backend, rejected: str) -> None:
-    """Only the letter goes; nothing is ever given that number again."""
+    """Only the dead letter is deleted; its number is never issued again."""
     (key,) = keys(backend)
     assert backend.dead_letters.purge(key)
     assert not backend.dead_letters.purge(key)
@@ -163,7 +163,7 @@ def test_a_purged_number_stays_rejected(backend: Backend, rejected: str) -> None
 
 
 def test_a_dead_letter_of_a_chat_created_later_can_be_retried(backend: Backend, chat: str) -> None:
-    """Its numbers are given to nobody else, though the chat's counter had to be made anew."""
+    """Its numbers are not issued again, although the chat's counter had to be created again."""
     shard = backend.counters.shard(chat)
     backend.log.verify(shard, 1, Parent(chat, 2), 0, create=True)
     payload = pack_messages(chat, 2, ["a", "b\0", "c"])
@@ -185,7 +185,7 @@ def test_a_dead_letter_of_a_chat_created_later_can_be_retried(backend: Backend, 
 def test_an_impostor_is_not_stored_in_place_of_what_was_rejected(
     backend: Backend, rejected: str
 ) -> None:
-    """Two letters tell of one number: the number is the first one's."""
+    """Two dead letters have the same number: it belongs to the first."""
     shard = backend.counters.shard(rejected)
     backend.log.redis.hset(backend.log.counter_key(shard, Parent(rejected, 1)), "issued", 1)
     send(backend, rejected, "impostor")
@@ -201,7 +201,7 @@ def test_an_impostor_is_not_stored_in_place_of_what_was_rejected(
 def test_a_dead_letter_of_a_removed_chat_can_only_be_purged(
     backend: Backend, rejected: str
 ) -> None:
-    """Nothing is stored below a tombstone, nor below none at all."""
+    """Nothing is stored under a removed chat, or under a chat without a row."""
     (key,) = keys(backend)
     backend.catalog.chats.delete(rejected, 1, cascade=True)
     assert backend.dead_letters.retry(key) == "chat 1 does not exist, or is removed"
@@ -213,7 +213,7 @@ def test_a_dead_letter_of_a_removed_chat_can_only_be_purged(
 def test_a_dead_letter_of_publishing_puts_its_message_into_the_outbox(
     backend: Backend, rejected: str
 ) -> None:
-    """No count, no row and no number changes; where nothing is published it says so."""
+    """No count, row or number changes; without a search index the answer says so."""
     event = f'["{rejected}", 1, 1, 5]'.encode()
     letter = DeadLetter("publish-1", "too large", rejected, 1, 1, event)
     with backend.database.begin() as tx:
@@ -232,7 +232,7 @@ def test_a_dead_letter_of_publishing_puts_its_message_into_the_outbox(
 
 
 def test_poison_of_every_kind_at_once_holds_nobody_up(backend: Backend, chat: str) -> None:
-    """Undecodable, refused, to nowhere, under a taken number: what is between is stored, the rest kept."""
+    """Undecodable, refused, without a chat, under a taken number: dead letters; the others are stored."""
     shard = backend.counters.shard(chat)
     backend.log.verify(shard, 1, Parent(chat, 99), 0, create=True)
     with rejecting_texts(backend.database):

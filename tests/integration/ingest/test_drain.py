@@ -1,4 +1,4 @@
-"""Draining: exactly once, in order, and what can't be stored ends as a dead letter."""
+"""Draining: exactly once and in order; what can't be stored becomes a dead letter."""
 
 import threading
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 
 def query(backend: Backend, statement: str, **values: object) -> list[tuple[Any, ...]]:
-    """Rows, straight from SQL."""
+    """Rows, read from SQL directly."""
     with backend.database.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement), values)]
 
@@ -35,7 +35,7 @@ def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
 
 
 def send_poison(backend: Backend, token: str, *texts: str) -> None:
-    """Accept what the core would have refused, as a faulty program might."""
+    """Accept invalid events, as a faulty program might."""
     shard = backend.counters.shard(token)
     payloads = pack_messages(token, 1, texts)
     answers, _, _ = backend.log.accept(
@@ -82,7 +82,7 @@ def test_the_whole_way_on_the_newest_and_the_oldest_engines(
 
 
 def test_a_poisoned_batch_is_stored_but_for_the_poison(backend: Backend, chat: str) -> None:
-    """A NUL that got past every check ends as a dead letter; its neighbours are stored."""
+    """A NUL that passed every check becomes a dead letter; its neighbours are stored."""
     send_poison(backend, chat, "good", "bad\x00text", "good again")
     backend.drainer.drain_all()
     assert texts(backend, chat) == {1: "good", 3: "good again"}
@@ -96,7 +96,7 @@ def test_a_poisoned_batch_is_stored_but_for_the_poison(backend: Backend, chat: s
 
 
 def test_a_lone_surrogate_is_no_reason_to_stop(backend: Backend, chat: str) -> None:
-    """What can't even be encoded is a dead letter too."""
+    """A text that can't be encoded becomes a dead letter, too."""
     shard = backend.counters.shard(chat)
     payload = b'["m","%s",1,["\\ud800"]]' % chat.encode()
     backend.log.accept(
@@ -114,7 +114,7 @@ def test_a_lone_surrogate_is_no_reason_to_stop(backend: Backend, chat: str) -> N
 def test_an_entry_that_is_no_event_is_a_dead_letter(
     backend: Backend, chat: str, field: bytes
 ) -> None:
-    """Whatever somebody writes into the stream, the shard goes on."""
+    """The drain passes any entry that another program has appended to the stream."""
     shard = backend.counters.shard(chat)
     end = backend.log.read_issued(shard, [])[1]
     assert isinstance(backend.log.redis, redis.Redis)
@@ -128,7 +128,7 @@ def test_an_entry_that_is_no_event_is_a_dead_letter(
 
 
 def test_a_message_to_a_chat_that_never_was_is_a_dead_letter(backend: Backend, chat: str) -> None:
-    """No INSERT that silently inserts nothing."""
+    """No INSERT may silently insert nothing."""
     shard = backend.counters.shard(chat)
     backend.log.verify(shard, 1, Parent(chat, 99), 0, create=True)
     send(backend, chat, "to nowhere", chat=99)
@@ -152,7 +152,7 @@ def test_a_taken_number_keeps_its_message(backend: Backend, chat: str) -> None:
 
 
 def test_the_first_drain_of_an_epoch_skips_what_is_stored(backend: Backend, chat: str) -> None:
-    """An old copy of Redis is put back, with a log that is stored already: nothing is repeated."""
+    """Redis is restored from an old copy whose log is stored already: nothing is stored twice."""
     assert isinstance(backend.log.redis, redis.Redis)
     send(backend, chat, "a", "b")
     backend.acceptor.accept(AcceptRequest.chats(chat))
@@ -173,7 +173,7 @@ def test_the_first_drain_of_an_epoch_skips_what_is_stored(backend: Backend, chat
 
 
 def test_after_a_wipe_no_stored_number_is_given_again(backend: Backend, chat: str) -> None:
-    """Also not the number of what was deleted."""
+    """This includes the numbers of deleted messages."""
     send(backend, chat, "a", "b", "c")
     backend.drainer.drain_all()
     backend.catalog.messages.delete(chat, 1, 3)
@@ -184,7 +184,7 @@ def test_after_a_wipe_no_stored_number_is_given_again(backend: Backend, chat: st
 
 
 def test_a_counter_lost_alone_waits_for_its_log(backend: Backend, chat: str) -> None:
-    """An evicted counter is made anew only from what was drained: its numbers were in the log."""
+    """An evicted counter is created again only after draining, because its numbers may be in the log."""
     assert send(backend, chat, "a", "b") == 1
     shard = backend.counters.shard(chat)
     assert isinstance(backend.log.redis, redis.Redis)
@@ -193,7 +193,7 @@ def test_a_counter_lost_alone_waits_for_its_log(backend: Backend, chat: str) -> 
 
 
 def test_two_drains_at_once_store_once(backend: Backend, settings: Settings, chat: str) -> None:
-    """Whoever finds the shard locked leaves; the holder looks once more after letting go."""
+    """A drain that finds the shard locked returns; the holder looks again after it has released the lock."""
     stop = threading.Event()
 
     def drain() -> None:
@@ -217,7 +217,7 @@ def test_two_drains_at_once_store_once(backend: Backend, settings: Settings, cha
 def test_a_drain_that_holds_a_shard_for_too_long_is_ended(
     backend: Backend, settings: Settings, chat: str
 ) -> None:
-    """Stopped in the middle of its transaction: another takes over, and it stores nothing later."""
+    """It is stopped in its transaction: another drain takes over, and the first stores nothing later."""
     inside, go_on = threading.Event(), threading.Event()
 
     def stall(name: str) -> None:
@@ -259,7 +259,7 @@ def _outcome(drainer: Drainer, shard: int) -> BaseException | None:
 
 
 def test_a_lock_wait_is_not_the_datas_fault(backend: Backend, chat: str) -> None:
-    """A lock time-out inside the drain gives the transaction up; no dead letter, nothing lost."""
+    """A lock time-out in the drain rolls the transaction back: no dead letter, nothing lost."""
     send(backend, chat, "a")
     with backend.database.begin() as tx:
         tx.execute(text("LOCK TABLE message IN EXCLUSIVE MODE"))
@@ -281,7 +281,7 @@ def _name(backend: Backend) -> str:
 
 
 def test_a_chat_with_messages_is_not_deleted_and_opens_again(backend: Backend, chat: str) -> None:
-    """Refused, and usable as before."""
+    """The deletion is refused, and the chat is usable as before."""
     send(backend, chat, "a")
     with pytest.raises(HasChildren):
         backend.catalog.chats.delete(chat, 1)
@@ -289,7 +289,7 @@ def test_a_chat_with_messages_is_not_deleted_and_opens_again(backend: Backend, c
 
 
 def test_a_message_accepted_before_the_deletion_keeps_the_chat(backend: Backend, chat: str) -> None:
-    """The drain decides in the log's order, whether or not the message was stored when asked."""
+    """The drain decides in the log's order, whether or not the message was stored at the request."""
     send(backend, chat, "just accepted")
     answers = backend.acceptor.accept_batch([AcceptRequest.deletion(chat, 1)])
     assert not isinstance(answers[0], Exception)
@@ -298,7 +298,7 @@ def test_a_message_accepted_before_the_deletion_keeps_the_chat(backend: Backend,
 
 
 def test_nothing_is_accepted_behind_a_deletion(backend: Backend, chat: str) -> None:
-    """Undecided: try again; decided: not found."""
+    """Before the decision the answer is to try again, after it "not found"."""
     backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     with pytest.raises(Exception, match="being deleted"):
         send(backend, chat, "late")
@@ -310,7 +310,7 @@ def test_nothing_is_accepted_behind_a_deletion(backend: Backend, chat: str) -> N
 
 
 def test_a_deleted_application_takes_its_token_with_it(backend: Backend, application: str) -> None:
-    """An empty application goes; its token is unknown from then on."""
+    """An empty application is deleted; its token is unknown from then on."""
     backend.catalog.applications.delete(application)
     for call in (
         lambda: backend.catalog.applications.get(application),
@@ -322,7 +322,7 @@ def test_a_deleted_application_takes_its_token_with_it(backend: Backend, applica
 
 
 def test_an_application_with_chats_is_not_deleted(backend: Backend, chat: str) -> None:
-    """Its chats go first; a deleted chat does not count."""
+    """Its chats must be deleted first; a deleted chat does not count."""
     with pytest.raises(HasChildren):
         backend.catalog.applications.delete(chat)
     backend.catalog.chats.delete(chat, 1)
@@ -332,7 +332,7 @@ def test_an_application_with_chats_is_not_deleted(backend: Backend, chat: str) -
 def test_a_reopened_chat_stays_open_when_the_drain_died_before_its_commit(
     backend: Backend, chat: str
 ) -> None:
-    """The same deletion, met again, finds that it does not stand any more, and buries nothing."""
+    """The same deletion, read again, finds the counter open and deletes nothing."""
     send(backend, chat, "a")
     deletion = backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     assert backend.log.reopen(deletion.shard, 1, Parent(chat, 1), deletion.entry)
@@ -342,7 +342,7 @@ def test_a_reopened_chat_stays_open_when_the_drain_died_before_its_commit(
     assert texts(backend, chat) == {1: "a", 2: "b"}
 
 
-# -- a worker's eye ------------------------------------------------------------------------------------
+# -- jobs ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -354,7 +354,7 @@ def worker(backend: Backend) -> Iterator[None]:
 
 @pytest.mark.usefixtures("worker")
 def test_a_wake_up_is_answered_without_a_sweep(backend: Backend, chat: str) -> None:
-    """This worker never sweeps: what is accepted is stored because it was rung for, each time."""
+    """This worker never sweeps: each message is stored because of its wake-up."""
     for n in range(20):
         accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, [f"{n}"]))
         assert backend.catalog.waiting.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
@@ -362,7 +362,7 @@ def test_a_wake_up_is_answered_without_a_sweep(backend: Backend, chat: str) -> N
 
 @pytest.mark.usefixtures("worker")
 def test_a_wrong_kind_of_job_does_no_harm(backend: Backend, chat: str) -> None:
-    """Whatever lies in the queue is JSON, names a job, or is thrown away."""
+    """A value in the queue that is not JSON, or names no job, is discarded."""
     assert isinstance(backend.log.redis, redis.Redis)
     for rubbish in (b"\x80\x04pickle", b"{}", b'{"name": "os.system", "args": ["true"]}', b"[1]"):
         backend.log.redis.lpush("huey.redis.instachat", rubbish)

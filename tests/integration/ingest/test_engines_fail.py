@@ -1,7 +1,7 @@
-"""Engines that go away, freeze, fill up or quarrel, under load where it matters.
+"""Engines that stop, freeze, fill up or deadlock, under load where it matters.
 
-The rule is one: what was answered is stored once, and what can't be done now is refused as an
-InstaChatError, with nothing done. The ledger decides.
+One rule holds for all: what was answered is stored once, and what can't be done now raises an InstaChatError,
+with nothing done. The ledgers verify it.
 """
 
 import os
@@ -50,7 +50,7 @@ NOTHING = EntryId(0, 0)
 
 @pytest.fixture(scope="module")
 def own_engines() -> Iterator[Engines]:
-    """Engines of these tests' own, to do harm to."""
+    """Engines of these tests alone, to be damaged."""
     with running(PostgresServer(wheel_postgres())) as engines:
         yield engines
 
@@ -81,7 +81,7 @@ def stopped(postgres: PostgresServer) -> Iterator[None]:
 
 @contextmanager
 def killed(postgres: PostgresServer) -> Iterator[None]:
-    """A power cut, and a recovery."""
+    """A power failure and a recovery."""
     postgres.send_all(signal.SIGKILL)
     assert postgres.process
     postgres.process.wait()
@@ -91,7 +91,7 @@ def killed(postgres: PostgresServer) -> Iterator[None]:
 
 @contextmanager
 def frozen(postgres: PostgresServer) -> Iterator[None]:
-    """Not a word, not even a refusal."""
+    """It accepts no packet and refuses none."""
     postgres.send_all(signal.SIGSTOP)
     yield
     postgres.send_all(signal.SIGCONT)
@@ -103,13 +103,13 @@ def test_a_postgres_that_is_away_under_load_costs_nothing(
     tmp_path: Path,
     away: Callable[[PostgresServer], AbstractContextManager[None]],
 ) -> None:
-    """Accepting goes on without it, unrefused; when it is back, everything answered is stored once."""
+    """Accepting works without it; when it is back, everything answered is stored once."""
     with under_load(own_engines.settings(), tmp_path) as load:
         load.work()
         load.work()
         wait_until(
             lambda: heartbeats(load) == 2
-        )  # one that begins while PostgreSQL is away says so, and ends
+        )  # a worker that starts while PostgreSQL is away reports that, and ends
         load.write(processes=2, writers=4)
         for _ in range(2):
             load.wait_for_answers(200)
@@ -123,19 +123,19 @@ def test_a_postgres_that_is_away_under_load_costs_nothing(
 
 
 def heartbeats(load: Load) -> int:
-    """How many workers have been heard of."""
+    """How many workers have sent heartbeats."""
     with redis.Redis.from_url(str(load.settings.redis_url)) as client:
         return int(client.zcard("instachat:workers"))
 
 
-# -- a drain that falls asleep ------------------------------------------------------------------------
+# -- a drain that is stopped --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["rows", "copy"])
 def test_a_drain_stopped_in_its_transaction_is_replaced_and_doubles_nothing(
     own_engines: Engines, tmp_path: Path, where: str
 ) -> None:
-    """SIGSTOP after the rows, and in the middle of COPY; another ends it, stores, and it wakes up late."""
+    """SIGSTOP after the rows, or within COPY: another drain takes over; later the first continues."""
     settings = own_engines.settings()
     with under_load(settings, tmp_path) as load, open_backend(settings) as backend:
         load.write(processes=1, writers=4)
@@ -156,7 +156,9 @@ def test_a_drain_stopped_in_its_transaction_is_replaced_and_doubles_nothing(
             assert len(stored(backend, token)) >= 8000
             sleeper.send_signal(signal.SIGCONT)
             _, end = backend.log.read_issued(shard, [])
-            wait_until(lambda: cursor(backend, shard) >= end)  # it goes on, and nobody else drains
+            wait_until(
+                lambda: cursor(backend, shard) >= end
+            )  # it continues, and no other process drains
             result = load.finish()
         assert result.answered > 8000
         assert not result.faults
@@ -164,7 +166,7 @@ def test_a_drain_stopped_in_its_transaction_is_replaced_and_doubles_nothing(
 
 
 def cursor(backend: Backend, shard: int) -> EntryId:
-    """How far a shard is drained."""
+    """A shard's cursor."""
     with backend.database.connect() as connection:
         return shards.shard_state(connection, shard)[1]
 
@@ -184,7 +186,7 @@ def asleep(settings: Settings, where: str) -> Iterator[ForkedProcess]:
 
 
 def test_what_comes_while_a_drain_lets_go_is_not_left_behind(backend: Backend, chat: str) -> None:
-    """Whoever rang meanwhile found the shard locked and left: the holder looks once more."""
+    """A drain that was requested meanwhile found the shard locked and returned: the holder looks again."""
     shard = backend.counters.shard(chat)
     late = ["while it read", "while it stored", "after the commit"]
 
@@ -199,7 +201,7 @@ def test_what_comes_while_a_drain_lets_go_is_not_left_behind(backend: Backend, c
 
 
 def test_an_epoch_that_sql_did_not_commit_is_not_begun(backend: Backend, chat: str) -> None:
-    """The commit of a claim fails: Redis must not live a life that SQL can give away once more."""
+    """The commit of a new epoch fails: Redis must not be in an epoch that SQL can begin again."""
     shard = backend.counters.shard(chat)
     with backend.database.begin() as tx:
         tx.execute(
@@ -234,8 +236,8 @@ SIFTING = "SELECT FROM chat FOR UPDATE"
 def test_no_lock_and_no_time_out_makes_a_dead_letter(
     backend: Backend, chat: str, held: str, limit: str
 ) -> None:
-    """A deadlock, a lock or a statement that takes too long, in COPY and while sifting a poisoned batch:
-    the drain gives up as a whole, and the next one stores everything."""
+    """A deadlock, a lock time-out or a statement time-out, in COPY and while invalid rows are sorted out: the
+    drain is rolled back as a whole, and the next one stores everything."""
     shard = backend.counters.shard(chat)
     send(backend, chat, "good")
     poison = Creation("messages", Parent(chat, 1), pack_messages(chat, 1, ["bad\0", "good again"]))
@@ -275,7 +277,7 @@ def test_no_lock_and_no_time_out_makes_a_dead_letter(
 
 
 def failure(backend: Backend, shard: int) -> BaseException:
-    """What ends a drain."""
+    """The error that ends a drain."""
     try:
         backend.drainer.drain(shard)
     except BaseException as error:  # noqa: BLE001
@@ -303,7 +305,7 @@ def test_a_drain_that_postgres_ends_for_idling_is_no_surprise(backend: Backend, 
 
 
 def test_a_poisoned_batch_is_as_quick_as_a_good_one(backend: Backend, chat: str) -> None:
-    """A minute for one bad text among many, and the next drain would end this one as stuck, for ever."""
+    """If one bad text among many took a minute, each next drain would end the one before as stuck."""
     shard = backend.counters.shard(chat)
     statements: list[object] = []
     listen(backend.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
@@ -327,8 +329,8 @@ def test_a_poisoned_batch_is_as_quick_as_a_good_one(backend: Backend, chat: str)
 
 @pytest.mark.parametrize("wal", [False, True])
 def test_a_postgres_whose_disk_is_full_loses_nothing(wal: bool) -> None:
-    """Accepting goes on, draining gives up; once there is room, all of it is stored. Where the WAL finds
-    no room PostgreSQL goes down, and has to be started again."""
+    """Accepting works while draining fails; once there is room, everything is stored. PostgreSQL
+    stops when its WAL finds no room, and has to be started again."""
     with small_disk(200) as disk, ExitStack() as stack:
         folder = disk.folder / "postgres"
         folder.mkdir()
@@ -360,7 +362,7 @@ def test_a_postgres_whose_disk_is_full_loses_nothing(wal: bool) -> None:
 
 
 def use_up_the_wal(postgres: PostgresServer) -> None:
-    """Have it want a new segment of its WAL, which on a full disk is its end."""
+    """Make it need a new WAL segment, which stops it on a full disk."""
     for _ in range(10):
         postgres.execute("SELECT pg_switch_wal()")
         postgres.execute("SELECT pg_logical_emit_message(false, 'x', 'x')")
@@ -370,8 +372,8 @@ def use_up_the_wal(postgres: PostgresServer) -> None:
 def test_a_redis_whose_disk_is_full_refuses_and_loses_nothing(
     engines: Engines, durability: str
 ) -> None:
-    """Under `strict` it ends itself, under `fast` it says MISCONF: in both no number is answered that is
-    not on disk, and with room again it goes on from the last one answered."""
+    """Under `strict` Redis ends, under `fast` it answers MISCONF: in both cases no number is answered
+    that is not on disk, and once there is room, numbers continue after the last answered one."""
     fsync = "always" if durability == "strict" else "everysec"
     with small_disk(16) as disk, ExitStack() as stack:
         folder = disk.folder / "redis"
@@ -409,8 +411,8 @@ def test_a_redis_whose_disk_is_full_refuses_and_loses_nothing(
 def test_a_redis_at_its_memory_limit_refuses_is_drained_and_accepts_again(
     own_engines: Engines, tmp_path: Path
 ) -> None:
-    """Full to the last byte, so that no job and no sign of life can be written: the worker drains all
-    the same, and the writers go on by themselves."""
+    """No byte is free, so that neither a job nor a heartbeat can be written: the worker drains all the same,
+    and the writers continue."""
     settings = own_engines.settings()
     client = own_engines.redis.client()
     with under_load(settings, tmp_path, applications=3) as load:
@@ -423,7 +425,7 @@ def test_a_redis_at_its_memory_limit_refuses_is_drained_and_accepts_again(
             )
             with suppress(redis.exceptions.OutOfMemoryError):
                 while client.append("filler", "x" * 4096):
-                    """Somebody else takes the rest."""
+                    """Another program fills the remaining memory."""
             full = load.answered
             load.work()
             load.wait_for_answers(500)
@@ -439,7 +441,7 @@ def test_a_redis_at_its_memory_limit_refuses_is_drained_and_accepts_again(
 def test_a_full_redis_that_restarts_can_be_drained(
     engines: Engines, own_redis: RedisServer
 ) -> None:
-    """A new life has to be written before the log can be read, and reading is what frees memory."""
+    """A new epoch must be written before the log can be read, and only draining frees memory."""
     settings = engines.settings().model_copy(update={"redis_url": own_redis.url})
     with open_backend(settings) as backend:
         token = backend.catalog.applications.create("x").token

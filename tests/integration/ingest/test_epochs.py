@@ -1,8 +1,10 @@
-"""Numbers after loss: Redis wiped, cut short, put back to an old copy, replaced by a replica, and back.
+"""Numbers after data loss: Redis is wiped, truncated, restored from an old copy, replaced by a replica and
+back.
 
-Writers and a drain run all the time, in processes of their own. What is stored stays, whatever happens; the
-number of anything stored or removed is never answered again; what was answered and is gone was not stored
-yet when the fault came. The order of the faults is a seed's; INSTACHAT_LOSS_SEEDS=7,8,9 runs those.
+Writers and a drain run all the time, in their own processes. After every fault, what was stored is still
+there; the number of anything stored or removed is never answered again; and what was answered and is lost was
+not stored when the fault came. A seed sets the order of the faults; INSTACHAT_LOSS_SEEDS=7,8,9 runs these
+seeds.
 """
 
 import json
@@ -41,7 +43,7 @@ Rows = dict[Key, str | None]  # the text; None once removed
 
 @dataclass
 class Fault:
-    """One that was done: what was stored before it, as read at `seen`, and when it was over."""
+    """A fault that was caused: what was stored before it, as read at `seen`, and when it was over."""
 
     name: str
     stored: Rows
@@ -50,7 +52,7 @@ class Fault:
 
 
 class Answer(NamedTuple):
-    """One number that was answered, with the text that it was asked for."""
+    """One number that was answered, with the text of its request."""
 
     text: str
     begin: int
@@ -58,7 +60,7 @@ class Answer(NamedTuple):
 
 
 class FaultInjector:
-    """Does harm to a Redis that has a replica and a proxy before it."""
+    """Causes faults in a Redis that has a replica, behind a proxy."""
 
     def __init__(self, redis: RedisServer, load: Load, proxy: Proxy, dice: random.Random) -> None:
         self.redis = redis
@@ -71,7 +73,7 @@ class FaultInjector:
         self.copy = redis.folder / "copy"
 
     def run(self) -> None:
-        """Every fault once, in an order of the dice's, with load before and behind each."""
+        """Cause every fault once, in a random order, with load before and after each."""
         faults = [self.wipe, self.cut_short, self.put_back, self.promote_and_back]
         self.dice.shuffle(faults)
         with open_backend(self.load.settings) as backend:
@@ -86,12 +88,12 @@ class FaultInjector:
             self.load.wait_for_answers(ANSWERS)
 
     def begin(self, backend: Backend, name: str) -> None:
-        """Note what is stored."""
+        """Record what is stored."""
         self.done.append(Fault(name, rows(backend), 0))
         self.done[-1].seen = time.monotonic_ns()
 
     def end(self) -> None:
-        """What begins now meets what the fault has left."""
+        """Record that the fault is over: later requests meet its result."""
         self.done[-1].over = time.monotonic_ns()
 
     def wipe(self, backend: Backend) -> None:
@@ -101,7 +103,7 @@ class FaultInjector:
         self.end()
 
     def cut_short(self, backend: Backend) -> None:
-        """Killed, and started without the end of its AOF."""
+        """Killed, and started with a truncated AOF."""
         self.begin(backend, "cut short")
         self.redis.kill()
         aof = max((self.redis.folder / "appendonlydir").glob("*.incr.aof"))
@@ -111,7 +113,7 @@ class FaultInjector:
         self.end()
 
     def put_back(self, backend: Backend) -> None:
-        """Killed, and started on an old copy of its data."""
+        """Killed, and started with an old copy of its data."""
         self.begin(backend, "put back")
         self.redis.kill()
         data = self.redis.folder / "appendonlydir"
@@ -121,18 +123,18 @@ class FaultInjector:
         self.end()
 
     def promote_and_back(self, backend: Backend) -> None:
-        """A replica that is behind takes its place; and later the old primary, which never died."""
+        """A replica that is behind becomes primary; later the old one, which never stopped, comes back."""
         self.replica.start()
         wait_until(lambda: self.replica.client().info("replication")["master_link_status"] == "up")
         self.load.wait_for_answers(20)
-        self.link.lead_to(("127.0.0.1", free_port()))  # nobody is there
+        self.link.lead_to(("127.0.0.1", free_port()))  # nothing listens there
         self.load.wait_for_answers(self.dice.randint(20, ANSWERS))
         self.begin(backend, "promote")
         self.replica.client().replicaof("NO", "ONE")
         self.proxy.lead_to(("127.0.0.1", self.replica.port))
         self.end()
         self.load.wait_for_answers(ANSWERS)
-        # Who has heard nothing of the replica would take the forgotten primary for the only one.
+        # A process that has not seen the replica's epoch would accept in the demoted primary.
         self.load.wait_for_every_writer()
         self.begin(backend, "back")
         self.proxy.lead_to(("127.0.0.1", self.redis.port))
@@ -140,7 +142,7 @@ class FaultInjector:
 
 
 def sync(backend: Backend) -> None:
-    """Have SQL know the counters, if Redis lets us."""
+    """Sync the counters to SQL, if Redis permits it."""
     try:
         for _ in backend.counter_sync.sync():
             pass
@@ -176,7 +178,7 @@ def answers(ledgers: list[Path]) -> dict[Key, list[Answer]]:
 def injected(
     engines: Engines, own_redis: RedisServer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[FaultInjector]:
-    """A load that went through every fault, and has ended."""
+    """A load that ran through every fault, and has ended."""
     with closing(Proxy(("127.0.0.1", own_redis.port))) as proxy:
         settings = Settings(
             database_url=engines.fresh_database(), redis_url=f"redis://127.0.0.1:{proxy.port}"
@@ -185,7 +187,7 @@ def injected(
             wrecker = FaultInjector(own_redis, load, proxy, random.Random(request.param))
             try:
                 with open_backend(settings) as backend:
-                    backend.drainer.drain_all()  # the chats that all begin with
+                    backend.drainer.drain_all()  # the chats that exist at the start
                 load.work()
                 load.write(processes=2, writers=2)
                 wrecker.run()
@@ -199,7 +201,7 @@ def injected(
 def test_what_was_stored_stays_and_its_numbers_are_never_given_again(
     injected: FaultInjector,
 ) -> None:
-    """Through every loss, in any order; what is gone was not stored; what leaves a trace is reported."""
+    """This holds for every loss, in any order; what is lost was not stored; `reconcile` reports traces."""
     with injected.load.ended() as backend:
         stored = rows(backend)
         given = answers(injected.load.ledgers)
@@ -226,9 +228,9 @@ def test_what_was_stored_stays_and_its_numbers_are_never_given_again(
 
 
 def may_be_lost(faults: list[Fault], key: Key, begin: int, end: int | None = None) -> bool:
-    """Whether an answer could be lost: not stored yet when a fault came, which was not over when it began.
+    """Whether an answer may be lost: it was not stored when a fault came that was not over when it began.
 
-    With `end`, whether another could be given the same number by then.
+    With `end`, whether the same number may have been issued again by then.
     """
     return any(
         key not in fault.stored and begin < fault.over and (end is None or end > fault.seen)

@@ -1,4 +1,4 @@
-"""What was answered survives: kill -9 of drains at named points and at random, of Redis, of writers."""
+"""What was answered survives kill -9: of drains at named points and at random, of Redis, and of writers."""
 
 import os
 import random
@@ -38,7 +38,7 @@ class LedgerLoad:
     def write(
         self, token: str, chats: int, messages: int, batch: int, seed: object, writers: int = 1
     ) -> None:
-        """Start writers, each with a ledger of its own."""
+        """Start writers, each with its own ledger."""
         ledger = self.folder / f"ledger-{len(self.ledgers)}"
         ledgers = [ledger, *(Path(f"{ledger}-{nth}") for nth in range(1, writers))]
         for file in ledgers:
@@ -49,7 +49,7 @@ class LedgerLoad:
         )
 
     def drain(self, step: str = "", nth: int = 1) -> ForkedProcess:
-        """Start a drain, deadly to itself at a step."""
+        """Start a drain that kills itself at a step."""
         process = self._start("drainer", step, nth)
         self.drains.append(process)
         return process
@@ -66,12 +66,12 @@ class LedgerLoad:
         return any(writer.poll() is None for writer in self.writers)
 
     def wait_until_writing(self) -> None:
-        """Wait until every writer was answered."""
+        """Wait until every writer has an answer."""
         wait_until(lambda: all(ledger.stat().st_size for ledger in self.ledgers))
         assert self.writing
 
     def achieve(self, requests: int) -> None:
-        """Wait until so many requests were answered, or perhaps, since the beginning."""
+        """Wait until so many requests have an answer, or an unknown result, since the beginning."""
         wait_until(lambda: sum(path.read_bytes().count(b"\n") for path in self.ledgers) >= requests)
 
     def stop_writers(self) -> None:
@@ -80,7 +80,7 @@ class LedgerLoad:
             writer.terminate()
 
     def finish(self) -> Audit:
-        """Wait for the writers, end the drains, drain what is left, and hold the ledgers against it."""
+        """Wait for the writers, end the drains, drain the rest, and compare it with the ledgers."""
         for writer in self.writers:
             assert writer.wait(PATIENCE_SECONDS) == 0
         self.end()
@@ -89,7 +89,7 @@ class LedgerLoad:
             return audit(backend, self.ledgers)
 
     def end(self) -> None:
-        """Kill what still runs."""
+        """Kill the processes that still run."""
         for process in (*self.drains, *self.writers):
             process.kill()
             process.wait()
@@ -132,7 +132,7 @@ def test_a_drain_killed_at_a_named_point_loses_and_repeats_nothing(
 def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(
     load: LedgerLoad, seed: int
 ) -> None:
-    """Two drains at a time, one of them killed every moment, while four writers write."""
+    """Two drains at a time, of which one is killed again and again, while four writers write."""
     dice = random.Random(seed)
     token = application_with_chats(load.settings, 3)
     for writer in range(4):
@@ -156,7 +156,7 @@ def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(
 def test_a_redis_killed_and_restarted_under_load_loses_nothing(
     load: LedgerLoad, own_redis: RedisServer, seed: int
 ) -> None:
-    """Strict: what was answered is on Redis's disk, so kill -9 of Redis takes none of it."""
+    """Under `strict`, what was answered is on Redis's disk, so kill -9 of Redis loses nothing."""
     dice = random.Random(seed)
     token = application_with_chats(load.settings, 3)
     for writer in range(4):
@@ -178,7 +178,7 @@ def test_a_redis_killed_and_restarted_under_load_loses_nothing(
 
 
 def test_killed_writers_leave_no_half_batch(load: LedgerLoad) -> None:
-    """A batch is in the log whole or not at all, whoever dies."""
+    """A batch is in the log as a whole or not at all, whichever process is killed."""
     token = application_with_chats(load.settings, 1)
     for seed in range(4):
         load.write(token, 1, 100_000, 50, seed)
@@ -191,14 +191,14 @@ def test_killed_writers_leave_no_half_batch(load: LedgerLoad) -> None:
     load.writers.clear()
     result = load.finish()
     assert result.answered
-    # At most one batch a writer: taken, and killed before it was noted.
+    # At most one batch per writer: accepted, and killed before it was recorded.
     assert result.faults.keys() <= {"unexpected"}
     assert len(result.unexpected) <= 4 * 50
 
 
 @pytest.mark.parametrize("chats", [1, 1000])
 def test_sixteen_writers_are_given_dense_numbers(load: LedgerLoad, chats: int) -> None:
-    """Sixteen processes on one chat and on a thousand: no number twice, none left out."""
+    """Sixteen processes write to one chat, and to a thousand: no number twice, none missing."""
     token = application_with_chats(load.settings, chats)
     load.write(token, chats, 120, 1, "one of", writers=16)
     load.drain()
@@ -209,7 +209,7 @@ def test_sixteen_writers_are_given_dense_numbers(load: LedgerLoad, chats: int) -
 
 
 def test_the_ledger_notices_each_kind_of_fault(load: LedgerLoad) -> None:
-    """The audit can fail: a lost, doubled, changed and unasked message are each found."""
+    """The audit can fail: it finds a lost, a duplicate, a changed and an unexpected message."""
     token = application_with_chats(load.settings, 1)
     load.write(token, 1, 5, 1, "honest")
     assert not load.finish().faults

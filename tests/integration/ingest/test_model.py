@@ -1,8 +1,8 @@
-"""Anything in any order, on real engines, against a small model of dictionaries (`model`).
+"""Any operations in any order, on real engines, compared with a small model of dictionaries (`model`).
 
-Two processes' worth of backends accept, change, delete, drain and die, while Redis is killed, wiped and
-put back to older copies of itself. After each step SQL holds what the model says, row by row; at the end
-so do the counts, the searches, and the numbers that everything alive gives next.
+The backends of two processes accept, change, delete, drain and end, while Redis is killed, wiped and restored
+from older copies. After each step SQL must have the rows of the model; at the end also the counts, the
+searches, and the numbers that each parent issues next must agree.
 
 A failure prints the steps and how to replay them: `--hypothesis-seed`, or the blob. More examples:
 INSTACHAT_MODEL_EXAMPLES=10000.
@@ -56,14 +56,14 @@ pytestmark = pytest.mark.faults
 EXAMPLES = int(os.environ.get("INSTACHAT_MODEL_EXAMPLES", "40"))
 STEPS = 40
 
-# Three applications in two shards: what happens to one is felt by its neighbour.
+# Three applications in two shards, so that two of them share a shard.
 TOKENS = [t for n in range(99) if shard_of(t := f"application-number-{n:04}", SHARDS) in (3, 5)][:3]
 AT = "2026-01-31T23:59:59.000000Z"
 KEYWORDS = ["a", "b", "ab", "%", "_", "\\"]
 
 FAULTS = ["process", "kill", "wipe", "copy", "lose", "lose", "restore", "restore"]
 
-pick = st.integers(0, 9)  # one of what is there, whatever that is by then
+pick = st.integers(0, 9)  # picks one of those that exist at that step
 texts = st.lists(st.text("ab%_\\\n\té", min_size=1, max_size=4), min_size=1, max_size=4)
 RequestDraw = tuple[str, int, int, list[str], str | None]
 request_draws = st.tuples(
@@ -77,7 +77,7 @@ batches = st.lists(request_draws, min_size=1, max_size=6)
 
 
 class Killed(BaseException):
-    """The death of a drain; no `except Exception` survives it."""
+    """Ends a drain; no `except Exception` catches it."""
 
 
 class BackendMachine(RuleBasedStateMachine):
@@ -102,7 +102,7 @@ class BackendMachine(RuleBasedStateMachine):
         self.drain(0)
 
     def create_application(self, token: str) -> None:
-        """As `Applications.create`, with a token that the test can know."""
+        """As `Applications.create`, with a token that the test chooses."""
         self.backends[0].counters.create_counter(token)
         with self.backends[0].database.begin() as tx:
             applications.insert_application_once(tx, token, "x")
@@ -110,36 +110,38 @@ class BackendMachine(RuleBasedStateMachine):
 
     # -- requests ----------------------------------------------------------------------------------
 
-    @rule(who=pick, application=pick, chat=pick, texts=texts)
-    def write(self, who: int, application: int, chat: int, texts: list[str]) -> None:
+    @rule(process=pick, application=pick, chat=pick, texts=texts)
+    def write(self, process: int, application: int, chat: int, texts: list[str]) -> None:
         """Messages to one chat."""
-        self.compare(who, [self.ask("messages", application, chat, texts, None)])
+        self.compare(process, [self.ask("messages", application, chat, texts, None)])
 
-    @rule(who=pick, batch=batches)
-    def accept(self, who: int, batch: list[RequestDraw]) -> None:
+    @rule(process=pick, batch=batches)
+    def accept(self, process: int, batch: list[RequestDraw]) -> None:
         """Requests of any kinds, chats and applications in one call, some with idempotency keys."""
-        self.compare(who, [self.ask(*wish) for wish in batch])
+        self.compare(process, [self.ask(*wish) for wish in batch])
 
-    @rule(who=pick, application=pick, chat=pick, number=pick, new=texts)
-    def edit(self, who: int, application: int, chat: int, number: int, new: list[str]) -> None:
-        """A message that may be there, accepted, deleted, or none."""
+    @rule(process=pick, application=pick, chat=pick, number=pick, new=texts)
+    def edit(self, process: int, application: int, chat: int, number: int, new: list[str]) -> None:
+        """A message that may be stored, accepted, deleted, or unknown."""
         parent, number = self.chat(application, chat), number + 1
         found = outcome(
-            lambda: self.backend(who).catalog.messages.edit(*named(parent), number, new[0])
+            lambda: self.backend(process).catalog.messages.edit(*named(parent), number, new[0])
         )
         assert found == self.model.change(parent, number, new[0])
 
-    @rule(who=pick, application=pick, chat=pick, number=pick)
-    def delete_message(self, who: int, application: int, chat: int, number: int) -> None:
-        """Likewise."""
+    @rule(process=pick, application=pick, chat=pick, number=pick)
+    def delete_message(self, process: int, application: int, chat: int, number: int) -> None:
+        """A message, as in `edit`."""
         parent, number = self.chat(application, chat), number + 1
-        found = outcome(lambda: self.backend(who).catalog.messages.delete(*named(parent), number))
+        found = outcome(
+            lambda: self.backend(process).catalog.messages.delete(*named(parent), number)
+        )
         assert found == self.model.change(parent, number, None)
 
-    @rule(who=pick, application=pick, chat=st.one_of(st.none(), pick))
-    def delete(self, who: int, application: int, chat: int | None) -> None:
-        """A chat, or an application: asked, drained and decided."""
-        catalog = self.backend(who).catalog
+    @rule(process=pick, application=pick, chat=st.one_of(st.none(), pick))
+    def delete(self, process: int, application: int, chat: int | None) -> None:
+        """A chat or an application: requested, drained and decided."""
+        catalog = self.backend(process).catalog
         if chat is None:
             parent = self.application(application)
             found = outcome(lambda: catalog.applications.delete(parent.token))
@@ -149,30 +151,30 @@ class BackendMachine(RuleBasedStateMachine):
         assert found == self.model.delete(parent)
 
     @precondition(lambda self: self.model.chats())
-    @rule(who=pick, which=pick)
-    def look(self, who: int, which: int) -> None:
-        """Live counts are the model's, also of what is not stored yet."""
-        self.check_counts(self.backend(who), _one_of(self.model.chats(), which))
+    @rule(process=pick, which=pick)
+    def look(self, process: int, which: int) -> None:
+        """Live counts agree with the model's, including what is not stored yet."""
+        self.check_counts(self.backend(process), _one_of(self.model.chats(), which))
 
     @rule(
-        who=pick,
+        process=pick,
         application=pick,
         texts=st.lists(st.one_of(st.none(), st.sampled_from(KEYWORDS)), max_size=4),
         gone=st.booleans(),
         again=st.booleans(),
     )
     def import_chat(
-        self, who: int, application: int, texts: list[str | None], gone: bool, again: bool
+        self, process: int, application: int, texts: list[str | None], gone: bool, again: bool
     ) -> None:
         """Import a chat under the next number, with texts and with deleted messages; perhaps twice."""
-        self.drain(who)
+        self.drain(process)
         parent = self.application(application)
         texts = [] if gone else texts
         number = 1 + max(self.model.redis_state.issued.get(parent, 0), self.model.highest(parent))
         lines = [chat_line(parent.token, number, None if gone else 0, AT, AT)]
         for n, text_ in enumerate(texts, 1):
             lines.append(message_line(parent.token, number, n, text_, AT, AT))
-        work = self.backend(who).importer.begin()
+        work = self.backend(process).importer.begin()
         chunk = line_format.LineChunk(1, [line.encode() for line in lines], 0)
         faults = work.process(chunk)
         assert self.model.import_chat(parent, number, texts, gone=gone) == (not faults)
@@ -182,30 +184,32 @@ class BackendMachine(RuleBasedStateMachine):
 
     # -- drains ------------------------------------------------------------------------------------
 
-    @rule(who=pick)
-    def drain(self, who: int) -> None:
+    @rule(process=pick)
+    def drain(self, process: int) -> None:
         """All shards."""
-        self.backend(who).drainer.drain_all()
+        self.backend(process).drainer.drain_all()
         for number in {shard(event.ask.parent) for event in self.model.redis_state.log}:
             self.model.drain(number)
 
     @rule(
-        who=pick,
+        process=pick,
         batch=batches,
         which=pick,
         step=st.sampled_from(["read", "rows", "rows", "committed", "trimmed"]),
     )
-    def drain_that_dies(self, who: int, batch: list[RequestDraw], which: int, step: str) -> None:
-        """Of a shard that has something new, killed at a step."""
+    def drain_that_dies(
+        self, process: int, batch: list[RequestDraw], which: int, step: str
+    ) -> None:
+        """A drain of a shard that has new entries, ended at a step."""
 
         def die(name: str) -> None:
             if name == step:
                 raise Killed
 
-        self.compare(who, [self.ask(*wish) for wish in batch])
+        self.compare(process, [self.ask(*wish) for wish in batch])
         if not self.model.redis_state.log:
             return
-        backend = self.backend(who)
+        backend = self.backend(process)
         number = shard(_one_of(self.model.redis_state.log, which).ask.parent)
         epochs = Epochs(backend.log, backend.database)
         with pytest.raises(Killed):
@@ -217,8 +221,8 @@ class BackendMachine(RuleBasedStateMachine):
 
     @rule(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2), which=pick)
     def harm(self, faults: list[str], which: int) -> None:
-        """One process ends, and one that knows nothing yet takes its place; Redis is killed, or wiped; a
-        copy of its data is kept (and they are lost), or put back in their place."""
+        """A process ends, and a new one takes its place; Redis is killed or wiped; its data are copied
+        and then lost, or restored from the copy."""
         for fault in faults:
             if fault == "process":
                 self.backends[which % 2] = self.open.enter_context(open_backend(self.settings))
@@ -229,20 +233,20 @@ class BackendMachine(RuleBasedStateMachine):
                 self.redis.client().flushall()
                 self.model.wipe()
 
-    @rule(who=pick, before=batches, after=batches, drained=st.booleans())
+    @rule(process=pick, before=batches, after=batches, drained=st.booleans())
     def bring_back_old_redis(
-        self, who: int, before: list[RequestDraw], after: list[RequestDraw], drained: bool
+        self, process: int, before: list[RequestDraw], after: list[RequestDraw], drained: bool
     ) -> None:
-        """What was accepted is lost, its numbers are given to others, and then it comes back."""
-        self.compare(who, [self.ask(*wish) for wish in before])
-        self.harm(["lose"], who)
-        self.compare(who, [self.ask(*wish) for wish in after])
+        """What was accepted is lost, its numbers are issued again, and then it comes back."""
+        self.compare(process, [self.ask(*wish) for wish in before])
+        self.harm(["lose"], process)
+        self.compare(process, [self.ask(*wish) for wish in after])
         if drained:
-            self.drain(who)
+            self.drain(process)
         self.harm(["restore"], len(self.copies) - 1)
 
     def kill_redis(self, fault: str, which: int) -> None:
-        """kill -9, and a start on the same data, or on an older copy of them."""
+        """kill -9, and a start with the same data, or with an older copy."""
         self.redis.kill()
         data = self.redis.folder / "appendonlydir"
         if fault in ("copy", "lose"):
@@ -288,7 +292,7 @@ class BackendMachine(RuleBasedStateMachine):
         assert self.query("SELECT count(*) FROM dead_letter") == {(len(self.model.dead_letters),)}
 
     def teardown(self) -> None:
-        """The end: everything is drained, and everything alive goes on giving numbers."""
+        """At the end everything is drained, and every parent that exists issues numbers."""
         try:
             if sys.exc_info()[0] is None:  # no step has failed
                 self.check_the_end()
@@ -296,7 +300,7 @@ class BackendMachine(RuleBasedStateMachine):
             self.open.close()
 
     def check_the_end(self) -> None:
-        """Counts, searches, and one more message in each chat: none is closed for good."""
+        """Counts and searches agree, and each chat takes one more message: none stays closed."""
         self.drain(0)
         self.sql_holds_what_the_model_says()
         chats = self.model.chats()
@@ -313,10 +317,10 @@ class BackendMachine(RuleBasedStateMachine):
         self.drain(0)
         self.sql_holds_what_the_model_says()
 
-    def compare(self, who: int, asks: list[ModelRequest]) -> list[Answer]:
-        """Accept a batch; its answers are the model's, and no number of anything stored."""
+    def compare(self, process: int, asks: list[ModelRequest]) -> list[Answer]:
+        """Accept a batch; its answers agree with the model, and none is a stored number."""
         before = {ask.parent: self.model.highest(ask.parent) for ask in asks}
-        found = self.backend(who).acceptor.accept_batch([request(ask) for ask in asks])
+        found = self.backend(process).acceptor.accept_batch([request(ask) for ask in asks])
         answers = [(a.first, a.last) if isinstance(a, Accepted) else type(a) for a in found]
         assert answers == self.model.accept(asks)
         for ask, answer in zip(asks, answers, strict=True):
@@ -335,16 +339,16 @@ class BackendMachine(RuleBasedStateMachine):
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def backend(self, who: int) -> Backend:
+    def backend(self, process: int) -> Backend:
         """One of the processes."""
-        return self.backends[who % len(self.backends)]
+        return self.backends[process % len(self.backends)]
 
     def application(self, which: int) -> Parent:
-        """One of the applications, deleted ones too."""
+        """One of the applications, including deleted ones."""
         return Parent(_one_of(list(self.model.stored), which))
 
     def chat(self, application: int, which: int) -> Parent:
-        """Most often one of the first two; or one that is there, accepted, deleted, or never was."""
+        """Usually one of the first two; or one that is stored, accepted, deleted, or unknown."""
         parent = self.application(application)
         known = max(self.model.redis_state.issued.get(parent, 0), self.model.highest(parent))
         return Parent(parent.token, 1 + (which % 2 if which < 6 else which % (known + 1)))
@@ -352,7 +356,7 @@ class BackendMachine(RuleBasedStateMachine):
     def ask(
         self, kind: str, application: int, chat: int, texts: list[str], key: str | None
     ) -> ModelRequest:
-        """A request, of what is there by now."""
+        """A request for parents that exist at this step."""
         match kind:
             case "messages":
                 return ModelRequest(kind, self.chat(application, chat), tuple(texts), key=key)
@@ -365,13 +369,13 @@ class BackendMachine(RuleBasedStateMachine):
         return ModelRequest("delete", self.application(application))
 
     def query(self, statement: str) -> set[tuple[Any, ...]]:
-        """Rows, straight from SQL."""
+        """Rows, read from SQL directly."""
         with self.backends[0].database.connect() as connection:
             return {tuple(row) for row in connection.execute(text(statement))}
 
 
 def request(ask: ModelRequest) -> AcceptRequest:
-    """The request as the program wants it."""
+    """The request as the program takes it."""
     match ask.kind:
         case "messages":
             return AcceptRequest.messages(*named(ask.parent), ask.texts, key=ask.key)
@@ -387,7 +391,7 @@ def named(chat: Parent) -> tuple[str, int]:
 
 
 def outcome(call: Callable[[], object]) -> Refusal | None:
-    """None if it was done, or why it was not."""
+    """None if it was done, or the type of the error."""
     try:
         call()
     except InstaChatError as error:
@@ -399,12 +403,12 @@ def _one_of(things: list[Any], which: int) -> Any:
     return things[which % len(things)]
 
 
-@pytest.mark.xdist_group("model")  # begun first: it takes longest
-@pytest.mark.timeout(900 + 60 * EXAMPLES)  # a failure is made smaller for five minutes
+@pytest.mark.xdist_group("model")  # first, because it takes longest
+@pytest.mark.timeout(900 + 60 * EXAMPLES)  # a failure is shrunk for five minutes
 def test_the_backend_does_what_the_model_says(
     engines: Engines, own_redis: RedisServer, request: pytest.FixtureRequest
 ) -> None:
-    """Whatever is asked of it and done to it, in any order, by two processes."""
+    """For any operations and faults, in any order, by two processes."""
 
     class Here(BackendMachine):
         def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""Many of everything at once: writers, processes, applications, workers, and two kills of Redis.
+"""Many writers, processes, applications and workers at once, and two kills of Redis.
 
-One run, about which each test states one rule.
+All tests check the same run, one rule each.
 """
 
 import time
@@ -25,7 +25,7 @@ REQUESTS = 1_000  # that are answered before, between and after the kills, at le
 
 
 class Run:
-    """What a load left behind."""
+    """The result of a load."""
 
     def __init__(self, load: Load, audit: Audit) -> None:
         self.load = load
@@ -35,7 +35,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """64 writers on 10 applications, three workers, Redis killed twice under way."""
+    """64 writers on 10 applications, three workers, and Redis killed twice meanwhile."""
     redis = RedisServer(valkey_binary())
     redis.start()
     settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
@@ -57,13 +57,13 @@ def run(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_everything_answered_is_stored_once(run: Run) -> None:
-    """Nothing lost, doubled, changed or left out, in any chat of any application."""
+    """Nothing is lost, duplicated, changed or skipped, in any chat of any application."""
     assert run.audit.answered > 1000
     assert not run.audit.faults
 
 
 def test_numbers_of_chats_are_dense(run: Run) -> None:
-    """Chats created meanwhile by all writers: each number once, and none left out."""
+    """All writers created chats meanwhile: each number exists once, and none is missing."""
     for token in run.load.tokens:
         given = [span.first for span in run.spans if span.parent == token]
         with open_backend(run.load.settings) as backend:
@@ -79,13 +79,13 @@ def test_numbers_of_chats_are_dense(run: Run) -> None:
 
 
 def test_what_ended_earlier_has_lower_numbers(run: Run) -> None:
-    """Linearity, across threads, processes and kills: if one ended before another began, it is lower."""
+    """Across threads, processes and kills: a request that ended before another began has the lower number."""
     assert not out_of_order(run.spans)
     assert sum(1 for span in run.spans if " " in span.parent) > 1000
 
 
 def test_each_writers_messages_keep_their_order(run: Run) -> None:
-    """In a chat, what one writer sent appears in the order in which it was sent."""
+    """In a chat, the messages of one writer have the order in which it sent them."""
     with open_backend(run.load.settings) as backend:
         for token in run.load.tokens:
             for chat in range(1, CHATS + 1):
@@ -98,7 +98,7 @@ def test_each_writers_messages_keep_their_order(run: Run) -> None:
 
 
 def test_the_order_check_notices() -> None:
-    """It can fail: of two that followed each other, the second may not have the lower number."""
+    """The check can fail: of two consecutive requests the second must not have the lower number."""
     first, meanwhile, later = (
         Span("c", 2, 3, 10, 20),
         Span("c", 1, 1, 15, 30),

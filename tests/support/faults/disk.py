@@ -1,4 +1,4 @@
-"""A disk of a few megabytes, to be filled and freed."""
+"""A disk of a few megabytes that tests fill and free."""
 
 import os
 import subprocess
@@ -12,14 +12,14 @@ from tests.support.engines import scratch_folder
 
 
 class Disk:
-    """A mounted file system of its own."""
+    """A mounted file system."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._filler = folder / "filler"
 
     def fill(self) -> None:
-        """Leave not a byte."""
+        """Fill the disk."""
         with self._filler.open("ab", buffering=0) as filler:
             for size in (1 << 20, 1 << 12, 1):
                 try:
@@ -29,13 +29,13 @@ class Disk:
                     continue
 
     def free(self) -> None:
-        """Take the filler away again."""
+        """Delete the filler."""
         self._filler.unlink()
 
 
 @contextmanager
 def small_disk(megabytes: int) -> Iterator[Disk]:
-    """A disk in memory; skips the test where this user may not mount one."""
+    """A disk in memory; skips the test if this user may not mount one."""
     folder = scratch_folder("disk")
     mounted = (
         os.geteuid() == 0

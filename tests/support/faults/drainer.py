@@ -1,4 +1,4 @@
-"""A worker process that can be told to kill itself at a named step of the drain.
+"""A worker process that kills itself at a named step of the drain, if it is told to.
 
 python -m tests.support.faults.drainer DATABASE REDIS [STEP NTH]
 """

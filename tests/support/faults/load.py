@@ -1,8 +1,8 @@
-"""A load: processes of many writers each, and real workers, to do harm to the engines under.
+"""A load: processes with many writers each, and real workers, during which tests damage the engines.
 
-Each writer keeps a ledger (`tests.support.ledger`), and notes when each of its requests began and ended. It
-writes until it is told to stop: what an engine refuses for now, it tries again; what it was not answered,
-it writes down as uncertain; anything else ends it, and the test.
+Each writer keeps a ledger (`tests.support.ledger`), and records when each of its requests began and ended. It
+writes until it is told to stop: it retries what an engine refuses temporarily, and records a request without
+an answer as uncertain; any other error ends the writer and fails the test.
 
 python -m tests.support.faults.load DATABASE REDIS FOLDER NAME WRITERS BATCH BYTES TOKEN…
 """
@@ -29,12 +29,12 @@ from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.ledger import Audit, Ledger, audit
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
-CHATS = 4  # of each application, to begin with
+CHATS = 4  # of each application, at the start
 NEW_CHAT_SHARE = 0.02  # of all requests
 
 
 class Span(NamedTuple):
-    """One request that was answered: of which parent, with which numbers, from when to when."""
+    """One request that was answered: its parent, its numbers, its beginning and its end."""
 
     parent: str
     first: int
@@ -56,7 +56,7 @@ class Writer:
         self._refusals: Counter[str] = Counter()
 
     def write(self, batch: int, size: int) -> None:
-        """Write, then leave behind what happened."""
+        """Write, then save what happened."""
         book = Ledger(self._folder / f"ledger-{self._name}")
         sent = 0
         while not (self._folder / "stop").exists():
@@ -70,7 +70,7 @@ class Writer:
             ]
             try:
                 span = self._accept(f"{token} {chat}", AcceptRequest.messages(token, chat, texts))
-            except NotFound:  # a new chat may be lost with the Redis that gave it
+            except NotFound:  # a new chat may be lost with the Redis that issued its number
                 self._refusals["NotFound"] += 1
                 self._chats.remove((token, chat))
                 continue
@@ -145,7 +145,7 @@ class Load:
                 backend.acceptor.accept(AcceptRequest.chats(self.tokens[-1], CHATS))
 
     def write(self, *, processes: int, writers: int, batch: int = 4, size: int = 0) -> None:
-        """Start writers, and wait until every one of them was answered."""
+        """Start writers, and wait until each of them has an answer."""
         urls = [self.settings.database_url, self.settings.redis_url]
         for _ in range(processes):
             arguments = [*urls, self.folder, len(self._writers), writers, batch, size, *self.tokens]
@@ -167,12 +167,12 @@ class Load:
 
     @property
     def ledgers(self) -> list[Path]:
-        """Where the writers keep their ledgers."""
+        """The files of the writers' ledgers."""
         return list(self.folder.glob("ledger-*"))
 
     @property
     def answered(self) -> int:
-        """How many requests were answered until now, or perhaps."""
+        """How many requests have an answer, or an unknown result, until now."""
         return sum(ledger.read_bytes().count(b"\n") for ledger in self.ledgers)
 
     def wait_for_answers(self, answers: int) -> None:
@@ -181,19 +181,19 @@ class Load:
         wait_until(lambda: self.answered >= until)
 
     def wait_for_every_writer(self) -> None:
-        """Wait until each writer was answered something more."""
+        """Wait until each writer has another answer."""
         sizes = {ledger: ledger.stat().st_size for ledger in self.ledgers}
         wait_until(lambda: all(ledger.stat().st_size > size for ledger, size in sizes.items()))
 
     def finish(self) -> Audit:
-        """End the load in good order, drain what is left, and hold the ledgers against it."""
+        """End the load in order, drain the rest, and compare it with the ledgers."""
         with self.ended() as backend:
             assert not self.refusals["NotFound"], "what was given was not there"
             return audit(backend, self.ledgers)
 
     @contextmanager
     def ended(self) -> Iterator[Backend]:
-        """After the end of the load, in good order, with all that is left drained."""
+        """End the load in order, and drain the rest; the rest of the block runs after that."""
         (self.folder / "stop").touch()
         for writer in self._writers:
             assert writer.wait(PATIENCE_SECONDS) == 0, self._log_text("tests.support.faults.load")
@@ -220,12 +220,12 @@ class Load:
 
     @property
     def refusals(self) -> Counter[str]:
-        """What was refused, by the error's name, after the end."""
+        """How many requests were refused, by the error's name, after the end."""
         left = [json.loads(path.read_text()) for path in self.folder.glob("left-*")]
         return sum((Counter(writer["refusals"]) for writer in left), Counter())
 
     def end(self) -> None:
-        """Kill what still runs."""
+        """Kill the processes that still run."""
         for process in (*self._workers, *self._writers):
             process.kill()
             process.wait()
@@ -233,7 +233,7 @@ class Load:
 
 @contextmanager
 def under_load(settings: Settings, folder: Path, applications: int = 1) -> Iterator[Load]:
-    """A load that leaves no process behind."""
+    """A load whose processes are killed at the end."""
     load = Load(settings, folder, applications)
     try:
         yield load
@@ -242,7 +242,7 @@ def under_load(settings: Settings, folder: Path, applications: int = 1) -> Itera
 
 
 def drain_completely(backend: Backend) -> None:
-    """Drain until no log holds anything, past locks of those who were killed."""
+    """Drain until every log is empty, in spite of locks of processes that were killed."""
 
     def drained() -> bool:
         try:
@@ -255,14 +255,14 @@ def drain_completely(backend: Backend) -> None:
 
 
 def out_of_order(spans: Iterable[Span]) -> list[tuple[Span, Span]]:
-    """Pairs of which the first ended before the second began, and was given higher numbers."""
+    """Pairs of which the first ended before the second began, and has higher numbers."""
     found = []
     by_parent: dict[str, list[Span]] = {}
     for span in spans:
         by_parent.setdefault(span.parent, []).append(span)
     for mine in by_parent.values():
         under_way: list[tuple[int, Span]] = []  # by their end
-        highest: Span | None = None  # of those that have ended
+        highest: Span | None = None  # of the requests that have ended
         for span in sorted(mine, key=lambda s: s.begin):
             while under_way and under_way[0][0] < span.begin:
                 ended = heapq.heappop(under_way)[1]

@@ -1,8 +1,8 @@
 """A writer of a mixed load: sends, edits, deletes, cascades and searches, and keeps a ledger of it all.
 
-What it is about to do is written down before it does it, and what was answered before the next thing. So it
-may be killed at any moment: what has no answer may have happened, once, or not. It changes only what it
-sent itself, so its ledger alone says what each of its messages has to be.
+It records each request before it sends it, and the answer before the next request. So it may be killed at any
+moment: a request without an answer was executed once or not at all. It changes only its own messages, so its
+ledger alone determines what each of them must be.
 
 python -m tests.support.faults.mixed_writer FOLDER NAME TOKEN…     with the engines named by INSTACHAT_…_URL
 """
@@ -22,14 +22,14 @@ from backend.domain.errors import EngineDown, Unavailable
 from backend.ingest.requests import AcceptRequest
 from backend.settings import load
 
-CHATS = 4  # of each application, to begin with; they are never dropped
+CHATS = 4  # of each application, at the start; they are never deleted
 PAUSE_SECONDS = 0.02  # after a refusal
 Key = tuple[str, int, int]  # token, chat, number
 OPERATIONS = {"send": 60, "edit": 14, "delete": 10, "search": 10, "open": 4, "cascade": 2}  # in 100
 
 
 class Writer:
-    """Does one thing after another until told to stop."""
+    """Sends one request after another until it is told to stop."""
 
     def __init__(self, backend: Backend, folder: Path, name: str, tokens: list[str]) -> None:
         self._backend = backend
@@ -38,12 +38,12 @@ class Writer:
         self._name = name
         self._dice = random.Random(name)
         self._chats = [(token, chat) for token in tokens for chat in range(1, CHATS + 1)]
-        self._own_chats: list[tuple[str, int]] = []  # chats that nobody else writes to
+        self._own_chats: list[tuple[str, int]] = []  # chats that no other writer writes to
         self._texts: dict[Key, str] = {}
         self._count = 0
 
     def run(self) -> None:
-        """Until the file `stop` is there; anything but a refusal for now ends it, and the soak."""
+        """Run until the file `stop` exists; an error that is not temporary ends the writer and the soak."""
         operations, weights = zip(*OPERATIONS.items(), strict=True)
         while not self._stop.exists():
             operation = self._dice.choices(operations, weights)[0]
@@ -53,7 +53,7 @@ class Writer:
                 time.sleep(PAUSE_SECONDS)
 
     def _do(self, act: Callable[[], Any], **what: object) -> Any:
-        """Write down what is asked for, ask for it, and write down the answer."""
+        """Record a request, send it, and record the answer."""
         self._count += 1
         self._write({"id": self._count, **what})
         answer = act()
@@ -86,7 +86,7 @@ class Writer:
 
     def _delete(self) -> None:
         if key := self._pick():
-            del self._texts[key]  # whatever becomes of it: it is left alone from now on
+            del self._texts[key]  # whatever the result, this chat is not used any more
             self._do(
                 lambda: self._backend.catalog.messages.delete(*key), operation="delete", key=key
             )
@@ -115,16 +115,16 @@ class Writer:
 
 @dataclass
 class ExpectedState:
-    """What ledgers say that has to be: for each message that was answered, what it may be by now."""
+    """What ledgers require: for each message that was answered, the texts that it may have now."""
 
     allowed: dict[Key, set[str | None]] = field(default_factory=dict)
     sent: dict[Key, str] = field(default_factory=dict)  # its first text
     unanswered: Counter[str] = field(default_factory=Counter)  # texts
-    dropped: dict[tuple[str, int], bool] = field(default_factory=dict)  # True for certain
+    dropped: dict[tuple[str, int], bool] = field(default_factory=dict)  # True if it is certain
     repeated: list[Key] = field(default_factory=list)
 
     def read(self, path: Path) -> None:
-        """Take in one ledger."""
+        """Add one ledger."""
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         answers = {line["id"]: line["answer"] for line in lines if "answer" in line}
         for line in lines:
@@ -157,7 +157,7 @@ class ExpectedState:
 
 
 def faults(ledgers: Iterable[Path], stored: dict[Key, str | None]) -> Iterator[str]:
-    """What is not as the ledgers say, of all messages that are stored (None: removed)."""
+    """The differences between the ledgers and all stored messages (None: removed)."""
     expected = ExpectedState()
     for path in ledgers:
         expected.read(path)
@@ -176,16 +176,16 @@ def faults(ledgers: Iterable[Path], stored: dict[Key, str | None]) -> Iterator[s
         text = stored[key] or ""
         expected.unanswered[text] -= 1
         if expected.unanswered[text] < 0:
-            yield f"{key} is {text!r}, which nobody asked for, or only once"
+            yield f"{key} is {text!r}, which was not requested, or only once"
 
 
 def main(folder: str, name: str, *tokens: str) -> None:
-    """Write until told to stop."""
+    """Write until it is told to stop."""
     while True:
         try:
             with open_backend(load()) as backend:
                 Writer(backend, Path(folder), name, list(tokens)).run()
-        except EngineDown:  # just now, when it begins
+        except EngineDown:  # now, at its start
             time.sleep(PAUSE_SECONDS)
         else:
             return

@@ -1,10 +1,10 @@
-"""The world as dictionaries: what `test_model` holds the program against.
+"""A model of the program in dictionaries, with which `test_model` compares the program.
 
-It has the two halves that the program has. What is `stored` is in SQL, and nothing takes it away. What is
-`held` is in Redis: it survives a kill, dies in a wipe, and can be replaced by an older copy of itself.
-A drain carries events from the one to the other, and an event that comes twice changes nothing.
+It has the program's two halves. What is `stored` is in SQL, and no fault removes it. What is `held` is in
+Redis: it survives a kill, is lost in a wipe, and can be replaced by an older copy. A drain moves events from
+the second to the first, and an event that comes twice changes nothing.
 
-Each event has a number of its own, in the order of acceptance, by which the model knows it again.
+Each event has a number, in the order of acceptance, by which the model recognizes it.
 """
 
 from collections.abc import Sequence
@@ -66,12 +66,12 @@ class ModelRequest(NamedTuple):
 
     @property
     def takes(self) -> int:
-        """How many numbers it takes."""
+        """How many numbers the request takes."""
         return self.chats or len(self.texts)
 
 
 class Event(NamedTuple):
-    """What was accepted: a request, the first number that it was given, and the event's own number."""
+    """What was accepted: a request, the first number issued to it, and the event's own number."""
 
     id: int
     ask: ModelRequest
@@ -85,7 +85,7 @@ Answer = Given | Refusal
 
 @dataclass
 class RedisState:
-    """What Redis holds. A counter gives numbers once it was verified in the present life."""
+    """The data in Redis. A counter issues numbers once it is verified in the current epoch."""
 
     log: list[Event] = field(default_factory=list)
     issued: dict[Parent, int] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class RedisState:
 
 
 class Model:
-    """What was answered, what is stored of it, and what Redis holds."""
+    """What was answered, what of it is stored, and what Redis holds."""
 
     def __init__(self) -> None:
         self.stored: dict[str, Application] = {}
@@ -104,7 +104,7 @@ class Model:
         self._ids = count(1)
         self._passed = dict.fromkeys(range(SHARDS), 0)
 
-    # -- what the operator and the machine do ------------------------------------------------------
+    # -- operations and faults ---------------------------------------------------------------------
 
     def restart(self) -> None:
         """Redis was killed and started again: nothing is lost, nothing is verified."""
@@ -115,11 +115,11 @@ class Model:
         self.redis_state = RedisState()
 
     def copy(self) -> RedisState:
-        """A copy of what Redis holds."""
+        """A copy of Redis's data."""
         return deepcopy(self.redis_state)
 
     def restore(self, copy: RedisState) -> None:
-        """An old copy is what Redis holds now."""
+        """Redis is restored from an old copy."""
         self.redis_state = deepcopy(copy)
         self.restart()
 
@@ -131,7 +131,7 @@ class Model:
         self._raise(Parent(token), 0)
 
     def accept(self, asks: Sequence[ModelRequest]) -> list[Answer]:
-        """What each request of a batch is answered."""
+        """The answer to each request of a batch."""
         answers: dict[int, Answer] = {}
         shards: dict[int, list[int]] = {}
         for i, ask in enumerate(asks):
@@ -178,7 +178,7 @@ class Model:
         return []
 
     def verify(self, parent: Parent) -> int:
-        """Raise a counter to what is stored; make it, after a drain, if it is lost. NotFound."""
+        """Raise a counter to the stored numbers; create it after a drain if it is lost. Raises NotFound."""
         redis_state = self.redis_state
         if self._is_gone(parent):
             raise NotFound(str(parent))
@@ -197,7 +197,7 @@ class Model:
         return redis_state.issued[parent]
 
     def live(self, parent: Parent) -> int:
-        """The highest number given under a parent. NotFound."""
+        """The highest number issued under a parent. Raises NotFound."""
         return (
             self.redis_state.issued[parent]
             if parent in self.redis_state.verified
@@ -205,7 +205,7 @@ class Model:
         )
 
     def count(self, parent: Parent) -> int:
-        """How many children a parent has, stored or on their way. NotFound."""
+        """How many children a parent has, stored or accepted. Raises NotFound."""
         return self.live(parent) - (len(self._rows(parent)) - len(self._living(parent)))
 
     # -- draining ----------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ class Model:
     # -- changing ----------------------------------------------------------------------------------
 
     def change(self, parent: Parent, number: int, text: str | None) -> Refusal | None:
-        """Edit a message, or delete it. Where no worker runs, what is accepted is stored first."""
+        """Edit a message, or delete it. As no worker runs, what is accepted is stored first."""
         self.drain(shard(parent))
         stored = self._is_stored(parent) and not self._is_gone(parent)
         message = self._chat(parent).messages.get(number) if stored else None
@@ -312,7 +312,7 @@ class Model:
         self.redis_state.issued[parent] = max(self.redis_state.issued.get(parent, 0), number)
         self.redis_state.verified.add(parent)
 
-    # -- looking -----------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def highest(self, parent: Parent) -> int:
         """The highest number that is stored or was removed under a parent."""
@@ -357,10 +357,10 @@ class Model:
 
 
 def shard(parent: Parent) -> int:
-    """The shard that a parent lives in."""
+    """A parent's shard."""
     return shard_of(parent.token, SHARDS)
 
 
 def lineage(parent: Parent) -> list[Parent]:
-    """A parent with its own parent before it."""
+    """A parent, preceded by its own parent."""
     return [parent] if parent.chat is None else [Parent(parent.token), parent]

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of an engine, to cut connections and to lead them elsewhere."""
+"""A TCP proxy in front of an engine, which breaks connections and redirects them."""
 
 import random
 import select
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tests.support.waiting import wait_until
 
-Address = tuple[str, int] | Path  # a host's port, or a unix socket
+Address = tuple[str, int] | Path  # a host and port, or a Unix socket
 _CHUNK = 1 << 16
 
 
 class Proxy:
-    """Forwards connections to wherever `target` is by then. Of one process; ended by `close`."""
+    """Forwards each new connection to the current `target`. For one process; `close` ends it."""
 
     def __init__(self, target: Address) -> None:
         self.target = target
@@ -26,12 +26,12 @@ class Proxy:
 
     @property
     def port(self) -> int:
-        """Where it listens, on the loopback."""
+        """Its port on the loopback interface."""
         port: int = self._listener.getsockname()[1]
         return port
 
     def cut(self, dice: random.Random | None = None) -> int:
-        """Break all connections, or each at a toss of the dice; returns how many."""
+        """Break all connections, or each with a probability; returns how many."""
         with self._lock:
             pairs = [pair for pair in self._pairs if dice is None or dice.random() < 0.5]
         for pair in pairs:
@@ -39,21 +39,23 @@ class Proxy:
         return len(pairs)
 
     def reset(self) -> None:
-        """Break all connections as a lost peer does: by a reset, not by an end. Returns when it is done."""
+        """Break all connections as a lost peer does, by a reset. Returns when it is done."""
         with self._lock:
             pairs = list(self._pairs)
         for client, engine in pairs:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            _break((engine,))  # whoever forwards closes the client, which the above makes a reset
+            _break(
+                (engine,)
+            )  # the forwarding thread closes the client, which the option above makes a reset
         wait_until(lambda: all(client.fileno() < 0 for client, _ in pairs))
 
     def lead_to(self, target: Address) -> None:
-        """From now on lead elsewhere; who is connected is cut off."""
+        """Forward to another target from now on, and break the existing connections."""
         self.target = target
         self.cut()
 
     def close(self) -> None:
-        """Take no more connections, and break those that there are."""
+        """Accept no more connections, and break the existing ones."""
         self._listener.close()
         self.cut()
 

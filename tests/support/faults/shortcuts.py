@@ -1,4 +1,4 @@
-"""Short words for what the tests of faults ask of a backend."""
+"""Short functions for the tests of faults."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,19 +18,19 @@ def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
 
 
 def stored(backend: Backend, token: str, chat: int = 1) -> dict[int, str]:
-    """What is stored of a chat."""
+    """The stored texts of a chat, by number."""
     return {m.number: m.text for m in backend.catalog.messages.list(token, chat)}
 
 
 def scalar(backend: Backend, statement: str, **values: object) -> object:
-    """One value, straight from SQL."""
+    """One value, read from SQL directly."""
     with backend.database.connect() as connection:
         value: object = connection.scalar(text(statement), values)
         return value
 
 
 def accept_eventually(backend: Backend, token: str, message: str) -> int:
-    """The number of a message that is refused for a while."""
+    """Accept a message, repeatedly until it is no longer refused; returns its number."""
     given: list[int] = []
 
     def accepted() -> bool:
@@ -46,7 +46,7 @@ def accept_eventually(backend: Backend, token: str, message: str) -> int:
 
 @contextmanager
 def rejecting_texts(database: Database) -> Iterator[None]:
-    """PostgreSQL refuses a text, as a column's rule or an encoding may, until this is over."""
+    """While inside, PostgreSQL refuses a text, as a constraint or an encoding might."""
     rule = "ADD CONSTRAINT rule CHECK (text NOT LIKE '%refused%') NOT VALID"
     with database.begin() as tx:
         tx.execute(text(f"ALTER TABLE message {rule}"))

@@ -1,4 +1,4 @@
-"""A drain that is stopped (SIGSTOP) inside its transaction, once; continued, it goes on draining.
+"""A drain that stops itself (SIGSTOP) once in its transaction, and continues after SIGCONT.
 
 python -m tests.support.faults.sleeper DATABASE REDIS WHERE
 
@@ -30,19 +30,19 @@ copy_messages = messages.copy_messages
 
 
 class Sleeper:
-    """Stops this process, the first time that it is told to."""
+    """Stops this process at the first call."""
 
     def __init__(self, where: str) -> None:
         self._where = where
 
     def step(self, name: str) -> None:
-        """Stop here, if this is the place."""
+        """Stop here if this is the requested step."""
         if name == self._where:
             self._where = ""
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def copy_messages(self, tx: Connection, rows: Iterable[RowValues]) -> None:
-        """COPY, with a place to stop in the middle."""
+        """COPY that can stop in the middle."""
 
         def sent() -> Iterator[RowValues]:
             for n, row in enumerate(rows):

@@ -1,12 +1,12 @@
-"""The soak: a mixed load, and one random fault after another, all the time that it is given.
+"""The soak: a mixed load, and one random fault after another, for a given time.
 
 Writers and workers, Valkey and PostgreSQL (and Elasticsearch, if asked for) are killed and stopped,
-connections are cut, the queue is filled; meanwhile `reconcile` runs again and again and must find nothing.
-At the end the ledgers are held against what is stored: nothing lost, nothing doubled, no drift.
+connections are broken, the queue is filled; meanwhile `reconcile` runs repeatedly and must find nothing.
+At the end the ledgers are compared with what is stored: nothing is lost, duplicated or different.
 
     .venv/bin/python -m tests.support.faults.soak --seconds 600 [--seed N] [--elasticsearch]
 
-A seed gives the same faults in the same order; when they meet the load is the machine's affair.
+A seed gives the same faults in the same order; their timing depends on the machine.
 """
 
 import argparse
@@ -49,17 +49,19 @@ WRITERS = 2
 WORKERS = 2
 APPLICATIONS = 3
 FILL_JOBS = 5_000  # that fill the queue
-UNREACHABLE_EXIT_CODE = 5  # the exit code of who misses an engine
+UNREACHABLE_EXIT_CODE = 5  # the exit code of a process that can't reach an engine
 
 
 @dataclass
 class SoakResult:
-    """What came of a soak; without `faults` and `findings` all is well."""
+    """The result of a soak, which has passed if there are no `faults` and no `findings`."""
 
     seed: int
     seconds: float = 0.0
     answered: int = 0
-    done: Counter[str] = field(default_factory=Counter)  # harm, by its name
+    done: Counter[str] = field(
+        default_factory=Counter
+    )  # how often each fault was caused, by its name
     reconciled: int = 0  # times, to the end, during the load
     findings: list[Finding] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -69,7 +71,7 @@ class SoakResult:
         line = (
             f"{self.seconds:.0f} s, seed {self.seed}: {self.answered:,} answers,"
             f" {self.done.total()} faults ({harm}), reconciled {self.reconciled} times:"
-            f" {len(self.faults)} lost, doubled or changed, {len(self.findings)} differences"
+            f" {len(self.faults)} lost, duplicated or changed, {len(self.findings)} differences"
         )
         return "\n".join([line, *map(str, self.findings[:20]), *self.faults[:20]])
 
@@ -82,14 +84,14 @@ class ProcessGroup:
         self.processes = [start() for _ in range(count)]
 
     def kill(self, which: int) -> None:
-        """kill -9, and another in its place."""
+        """Send kill -9, and start another in its place."""
         process = self.processes[which]
         process.kill()
         process.wait()
         self.processes[which] = self._start()
 
     def revive(self) -> list[int]:
-        """Start those again that have ended; their exit codes."""
+        """Restart the processes that have ended; returns their exit codes."""
         ended = [n for n, process in enumerate(self.processes) if process.poll() is not None]
         codes = [self.processes[n].wait() for n in ended]
         for n in ended:
@@ -97,13 +99,13 @@ class ProcessGroup:
         return codes
 
     def stop(self, which: int, seconds: float) -> None:
-        """SIGSTOP for a while."""
+        """Stop a process for a while with SIGSTOP."""
         self.processes[which].send_signal(signal.SIGSTOP)
         time.sleep(seconds)
         self.processes[which].send_signal(signal.SIGCONT)
 
     def finish(self, number: signal.Signals | None) -> list[int]:
-        """Wait for the end of all, after a signal; their exit codes."""
+        """Send a signal and wait until all have ended; returns their exit codes."""
         for process in self.processes:
             if number is not None:
                 process.send_signal(number)
@@ -117,7 +119,7 @@ class ProcessGroup:
 
 
 class Soak:
-    """One run, on engines of its own, in a folder of its own."""
+    """One run, with its own engines and folder."""
 
     def __init__(self, folder: Path, seed: int, *, elasticsearch: bool = False) -> None:
         self.outcome = SoakResult(seed)
@@ -128,7 +130,7 @@ class Soak:
         self._writers_started = 0
 
     def run(self, seconds: float, reconciled: int = 0) -> SoakResult:
-        """Soak for so long, and until it was reconciled so often; then hold everything against everything."""
+        """Soak for so long, and until `reconcile` ran so often; then compare all stores and ledgers."""
         with self._open:
             self._begin()
             self._harm(seconds, reconciled)
@@ -226,7 +228,7 @@ class Soak:
                 harm()
                 self.outcome.done[harm.__name__[1:].replace("_", " ")] += 1
                 time.sleep(self._random.uniform(0.1, 1.5))
-                # A worker that begins while an engine is away says so and ends, as `up` expects it.
+                # A worker that starts while an engine is away reports that and ends, as `up` expects.
                 if set(self.workers.revive()) - {UNREACHABLE_EXIT_CODE}:
                     self.outcome.faults.append("a worker ended: " + self._log_text("instachat_cli"))
                 if self.writers.revive():
@@ -256,7 +258,7 @@ class Soak:
 
     def _stop_redis(self) -> None:
         self.redis.send(signal.SIGSTOP)
-        time.sleep(self._random.uniform(0.1, 4.0))  # some longer than a client waits
+        time.sleep(self._random.uniform(0.1, 4.0))  # sometimes longer than a client waits
         self.redis.send(signal.SIGCONT)
 
     def _kill_postgres(self) -> None:
@@ -264,11 +266,11 @@ class Soak:
         backends = psutil.Process(self.postgres.process.pid).children(recursive=True)
         self.postgres.send_all(signal.SIGKILL)
         self.postgres.process.wait()
-        psutil.wait_procs(backends, 30)  # it does not start while one of the old is there
+        psutil.wait_procs(backends, 30)  # it does not start while a process of the old one exists
         for _ in range(10):
             try:
                 return self.postgres.start()
-            except RuntimeError:  # one that was just being made
+            except RuntimeError:  # one that was being created
                 time.sleep(0.5)
         raise RuntimeError("PostgreSQL does not start any more")
 
@@ -289,17 +291,17 @@ class Soak:
         self.elasticsearch.send(signal.SIGCONT)
 
     def _fill_queue(self) -> None:
-        """With drains that nobody needs."""
+        """Fill the queue with unnecessary drains."""
         try:
             with open_backend(self.settings) as backend:
                 for n in range(FILL_JOBS):
                     backend.jobs.notify_drain(n % backend.database.installation.shards)
-        except InstaChatError:  # an engine that is just coming back
+        except InstaChatError:  # an engine that is starting
             pass
 
     @contextmanager
     def _reconciling(self) -> Iterator[None]:
-        """Meanwhile, in a thread: counters are synced, and nothing may differ."""
+        """Sync counters and reconcile in a thread, meanwhile: nothing may differ."""
         over = threading.Event()
 
         def reconcile(backend: Backend) -> None:
@@ -310,7 +312,7 @@ class Soak:
 
         def run() -> None:
             while not over.is_set() and not self.outcome.findings:
-                try:  # an engine may be away from the very beginning
+                try:  # an engine may be away from the start
                     with open_backend(self.settings) as backend:
                         while not over.is_set() and not self.outcome.findings:
                             reconcile(backend)
@@ -326,7 +328,7 @@ class Soak:
             thread.join()
 
     def _recording_failure(self, run: Callable[[], None]) -> Callable[[], None]:
-        """What goes wrong in a thread is a fault like any other."""
+        """Record an error in a thread as a fault."""
 
         def recording() -> None:
             try:
@@ -344,7 +346,7 @@ class Soak:
             self.outcome.faults.append(
                 "a writer failed: " + self._log_text("tests.support.faults.mixed_writer")
             )
-        # One that was started just now may not listen to the signal yet.
+        # A process that has just started may not handle the signal yet.
         if set(self.workers.finish(signal.SIGTERM)) - {0, UNREACHABLE_EXIT_CODE, -signal.SIGTERM}:
             self.outcome.faults.append("a worker failed: " + self._log_text("instachat_cli"))
         with open_backend(self.settings) as backend:
@@ -368,7 +370,7 @@ class Soak:
 
 
 def main() -> int:
-    """Run it from the command line: 0 if all is well, 4 if not."""
+    """The command line: returns 0 if the soak passed, else 4."""
     parser = argparse.ArgumentParser(description="Random faults under a mixed load.")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))

@@ -1,8 +1,8 @@
-"""Writers, each a process that sends messages until its count is over or SIGTERM comes, with a ledger.
+"""Writers, each a process that sends so many messages, or until SIGTERM, and keeps a ledger.
 
 python -m tests.support.faults.writer DATABASE REDIS LEDGER TOKEN CHATS MESSAGES BATCH SEED [WRITERS]
 
-Of several writers all but the first are forks of this process, which has loaded the program for them.
+All writers but the first are forks of this process, so that the program is loaded once.
 """
 
 import os
@@ -22,7 +22,7 @@ from tests.support.waiting import PATIENCE_SECONDS
 
 
 def main(*arguments: str) -> None:
-    """Be the writers, one of them at least; ends well if all of them have."""
+    """Run at least one writer; exits with 0 if all of them do."""
     database, redis, ledger, token, chats, messages, batch, seed, *writers = arguments
     forks = []
     for nth in range(1, int(*writers or "1")):

@@ -1,4 +1,4 @@
--- Open a counter again after its parent's deletion was refused, or tell whether the deletion still stands.
+-- Open a counter again after its parent's deletion was refused, or check whether the deletion still stands.
 --
 -- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
 --       2 instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)

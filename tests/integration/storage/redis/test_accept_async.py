@@ -24,11 +24,12 @@ from tests.support.waiting import MARGIN_SECONDS, PATIENCE_SECONDS, promised
 pytestmark = pytest.mark.faults
 
 CHAT = Parent("t" * 32, 1)
-ANSWER_SECONDS = 1.5  # of a Redis that hangs; others are waited for
+ANSWER_SECONDS = 1.5  # for a Redis that hangs; other tests wait longer
 
 Accept = Callable[[], Awaitable[AcceptResult]]
 Scenario = Callable[[Accept], Awaitable[None]]
-Run = Callable[..., None]  # of a scenario; a URL other than the server's own; seconds for an answer
+Run = Callable[..., None]
+"""Takes a scenario; optionally another URL than the server's, and the seconds to wait for a reply."""
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest, server: RedisServer) -> Run:
-    """To tell a scenario of acceptances, one after the other, on either event loop."""
+    """Runs a scenario of consecutive calls, on each kind of event loop."""
     return lambda scenario, url=server.url, seconds=PATIENCE_SECONDS: request.param(
         _run_scenario(url, scenario, seconds)
     )
@@ -74,7 +75,7 @@ async def _run_scenario(url: str, scenario: Scenario, seconds: float) -> None:
 
 
 def number(outcome: AcceptResult) -> int:
-    """The number that was given."""
+    """The number that was issued."""
     assert isinstance(outcome, tuple), outcome
     (given,) = outcome[0]
     assert isinstance(given, Assigned)
@@ -82,20 +83,20 @@ def number(outcome: AcceptResult) -> int:
 
 
 def test_a_restarted_redis_costs_no_failed_call(run: Run, server: RedisServer) -> None:
-    """The old connection's end is noticed before anything is sent; numbers go on."""
+    """The end of the old connection is noticed before anything is sent; numbers continue."""
 
     async def scenario(accept: Accept) -> None:
         assert number(await accept()) == 1
         await asyncio.to_thread(server.stop)
         await asyncio.to_thread(server.start)
-        assert isinstance(await accept(), StaleEpoch)  # the script's own word, so it was asked
+        assert isinstance(await accept(), StaleEpoch)  # the script's own reply, so it ran
         Log(server.url).set_epoch(0, 2, "here")
 
     run(scenario)
 
 
 def test_a_redis_that_is_away_is_down_and_back_at_once(run: Run, server: RedisServer) -> None:
-    """Nothing was sent, so it is known that nothing was accepted."""
+    """Nothing was sent, so nothing was accepted, and the error says so."""
 
     async def scenario(accept: Accept) -> None:
         assert number(await accept()) == 1
@@ -109,7 +110,7 @@ def test_a_redis_that_is_away_is_down_and_back_at_once(run: Run, server: RedisSe
 
 
 def test_a_hanging_redis_leaves_it_unconfirmed(run: Run, server: RedisServer) -> None:
-    """The call was sent; what is answered late is nobody's answer, least of all the next call's."""
+    """The call was sent; a reply that comes late must not be taken for the next call's."""
 
     async def scenario(accept: Accept) -> None:
         assert number(await accept()) == 1
@@ -119,7 +120,9 @@ def test_a_hanging_redis_leaves_it_unconfirmed(run: Run, server: RedisServer) ->
         assert type(outcome) is Unconfirmed
         assert 0.9 * ANSWER_SECONDS < time.monotonic() - began < ANSWER_SECONDS + MARGIN_SECONDS
         with promised(ANSWER_SECONDS):
-            assert type(await accept()) is EngineDown  # no new connection: so this was not sent
+            assert (
+                type(await accept()) is EngineDown
+            )  # Redis takes no new connection, so this was not sent
         server.send(signal.SIGCONT)
         assert number(await accept()) == 3  # Redis has done what it was sent
 
@@ -127,7 +130,7 @@ def test_a_hanging_redis_leaves_it_unconfirmed(run: Run, server: RedisServer) ->
 
 
 def test_a_redis_killed_under_a_call_leaves_it_unconfirmed(run: Run, server: RedisServer) -> None:
-    """Its answer is lost, and is not asked for again."""
+    """Its reply is lost, and the call is not repeated."""
 
     async def scenario(accept: Accept) -> None:
         assert number(await accept()) == 1
@@ -143,7 +146,7 @@ def test_a_redis_killed_under_a_call_leaves_it_unconfirmed(run: Run, server: Red
 def test_a_connection_that_was_reset_while_idle_costs_no_failed_call(
     run: Run, server: RedisServer
 ) -> None:
-    """As by a balancer, or a peer that is gone: it is noticed before anything is sent."""
+    """As a load balancer or a lost peer does it: the reset is noticed before anything is sent."""
     proxy = Proxy(("127.0.0.1", server.port))
 
     async def scenario(accept: Accept) -> None:
@@ -159,7 +162,7 @@ def test_a_connection_that_was_reset_while_idle_costs_no_failed_call(
 
 
 def test_flushed_scripts_are_loaded_again_once(run: Run, server: RedisServer) -> None:
-    """And the request is answered as if nothing had been."""
+    """And the request succeeds."""
 
     async def scenario(accept: Accept) -> None:
         for expected in (1, 2, 3):
@@ -172,7 +175,7 @@ def test_flushed_scripts_are_loaded_again_once(run: Run, server: RedisServer) ->
 def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other shard's numbers were given, and are answered; of its own nobody knows."""
+    """The other shard's numbers are answered; for the failing shard the result is unknown."""
     fails = 'if KEYS[1] == "instachat:{1}:epoch" then error("at once") end\n'
     flags, newline, script = SCRIPTS["accept"].partition("\n")
     assert not flags.startswith("#!")
@@ -200,7 +203,7 @@ def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
 
 
 def test_a_url_that_only_the_other_client_understands_is_for_threads(server: RedisServer) -> None:
-    """An option of TLS that awaiting can't have: the synchronous client is what accepts then."""
+    """A TLS option that the asynchronous client does not support: threads accept with the synchronous one."""
 
     async def made(url: str) -> int:
         log = Log(url)

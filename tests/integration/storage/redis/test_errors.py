@@ -1,6 +1,6 @@
-"""What is not ours: copies put back by hand, values of other programs, refusals of Redis's own.
+"""Copies restored by hand, values of other programs, and commands that Redis refuses.
 
-No such thing stops a shard for good, makes a number come twice, or reaches the caller in Lua's words.
+None of these stops a shard for good, issues a number twice, or shows the caller an error message of Lua.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ def redis_of(backend: Backend) -> "redis.Redis":
     return backend.log.redis
 
 
-# -- copies, and somebody else's hands ----------------------------------------------------------------
+# -- restored copies and foreign entries --------------------------------------------------------------
 
 
 @contextmanager
 def put_back(backend: Backend) -> Iterator[None]:
-    """What Redis holds now is what it holds again afterwards: and it is no other server by that."""
+    """Restore Redis's current data at the end, in the same running server."""
     client = redis_of(backend)
     copy = {key: client.dump(key) for key in client.scan_iter()}
     yield
@@ -50,7 +50,7 @@ def put_back(backend: Backend) -> Iterator[None]:
 
 
 def test_a_copy_put_back_under_a_running_server_fools_no_new_process(settings: Settings) -> None:
-    """Its life looks right to who knows nothing: but SQL has passed more than it ever gave."""
+    """To a new process its epoch looks current, but SQL's cursor is beyond the end of the copy's log."""
     with open_backend(settings) as backend:
         token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))
@@ -67,11 +67,11 @@ def test_a_copy_put_back_under_a_running_server_fools_no_new_process(settings: S
 
 
 def test_a_worker_notices_a_copy_put_back_under_a_running_server(settings: Settings) -> None:
-    """What such a Redis gives would lie below the cursor, and never be stored: a drain ends its life."""
+    """Its new entries would be below the cursor and never be stored: a drain begins a new epoch."""
     with open_backend(settings) as backend, open_backend(settings) as old:
         token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))
-        old.acceptor.accept(AcceptRequest.messages(token, 1, ["a"]))  # knows as much as the copy
+        old.acceptor.accept(AcceptRequest.messages(token, 1, ["a"]))  # knows no more than the copy
         with put_back(backend):
             send(backend, token, "b", "c")
             backend.drainer.drain_all()
@@ -83,7 +83,7 @@ def test_a_worker_notices_a_copy_put_back_under_a_running_server(settings: Setti
 
 
 def test_a_deletion_that_was_refused_keeps_no_chat_closed(backend: Backend, chat: str) -> None:
-    """An old copy of Redis may say closed, with the event gone: SQL has decided, and the chat lives."""
+    """An old copy of Redis has the chat closed and no event in the log: SQL has refused the deletion."""
     send(backend, chat, "a")
     deletion = backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     backend.drainer.drain_all()
@@ -96,7 +96,7 @@ def test_a_deletion_that_was_refused_keeps_no_chat_closed(backend: Backend, chat
 def test_what_somebody_appends_to_the_log_stops_nobody(
     backend: Backend, chat: str, entry: str
 ) -> None:
-    """XADD by hand puts the log ahead of its life: nothing could be appended, and a drain never ended."""
+    """XADD by hand puts the log ahead of its epoch: nothing can be appended, and a drain would not end."""
     shard = backend.counters.shard(chat)
     send(backend, chat, "a")
     redis_of(backend).xadd(backend.log.key(shard, "log"), {"e": "foreign"}, id=entry)
@@ -122,7 +122,7 @@ def test_what_somebody_appends_to_the_log_stops_nobody(
     ],
 )
 def test_numbers_that_can_not_be_are_dead_letters(backend: Backend, chat: str, field: str) -> None:
-    """They would be refused by SQL each time, and the shard would stand still."""
+    """SQL would refuse them each time, and the shard would never be drained."""
     shard = backend.counters.shard(chat)
     _, end = backend.log.read_issued(shard, [])
     entry = f"{end.epoch}-{end.sequence + 1}"
@@ -135,7 +135,7 @@ def test_numbers_that_can_not_be_are_dead_letters(backend: Backend, chat: str, f
 
 
 def test_a_foreign_log_stops_no_other_shard(backend: Backend) -> None:
-    """One shard can't be drained; the sweep names it, and drains all others."""
+    """One shard can't be drained; the sweep reports it, and drains all others."""
     tokens = [backend.catalog.applications.create(f"{n}").token for n in range(20)]
     for token in tokens:
         backend.acceptor.accept(AcceptRequest.chats(token))
@@ -191,7 +191,7 @@ Calls = dict[str, Callable[[], object]]
 
 
 def calls(log: Log) -> Calls:
-    """One call of each script, and of what else the log asks of Redis."""
+    """One call of each script, and of each other command that the log sends."""
     messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
     return {
         "accept": lambda: log.accept(0, [messages], NOTHING),
@@ -224,9 +224,9 @@ def calls(log: Log) -> Calls:
 
 
 def refusals(log: Log) -> dict[str, type[Exception]]:
-    """Which calls are refused, and how; anything but an expected error fails.
+    """The calls that are refused, each with its error; fails for any unexpected error.
 
-    Accepting from an event loop is refused as accepting is.
+    Accepting from an event loop must be refused as accepting is.
     """
     found: dict[str, type[Exception]] = {}
     for name, call in (calls(log) | {"await": lambda: asyncio.run(awaited(log))}).items():
@@ -252,7 +252,7 @@ async def awaited(log: Log) -> None:
 
 @pytest.fixture(params=["valkey", "redis"])
 def shard(request: pytest.FixtureRequest) -> Iterator[tuple[RedisServer, Log]]:
-    """A shard in its first life, with one chat, on a Valkey and on a Redis of its own."""
+    """A shard in its first epoch, with one chat, on a Valkey and on a Redis of the test's own."""
     binary = valkey_binary() if request.param == "valkey" else redis_binary()
     if binary is None:
         pytest.skip("no Redis 7 on this machine: not tested on it")
@@ -296,7 +296,7 @@ def test_a_foreign_value_is_refused_with_our_error(
     refused: set[str],
     error: type[Exception],
 ) -> None:
-    """No script fails in Lua's words, whatever lies under its keys; a broken life is claimed anew."""
+    """No script fails with a Lua error, whatever values its keys have; a broken epoch is begun again."""
     server, log = shard
     spoil(server.client(), log)
     assert refusals(log) == dict.fromkeys(refused, error)
@@ -307,7 +307,7 @@ def test_a_foreign_value_is_refused_with_our_error(
 
 
 def test_a_foreign_counter_is_made_anew(shard: tuple[RedisServer, Log]) -> None:
-    """By who has drained its log: the numbers come from SQL."""
+    """Once its log is drained, it is created from SQL's numbers."""
     server, log = shard
     for spoil in (spoil_counter, spoil_issued):
         spoil(server.client(), log)
@@ -357,7 +357,7 @@ def busy(server: RedisServer) -> Iterator[None]:
 
 
 def is_busy(server: RedisServer) -> bool:
-    """Whether a script has run for so long that Redis answers nobody else."""
+    """Whether a script has run for so long that Redis answers BUSY."""
     try:
         return not server.client().ping()
     except redis.exceptions.BusyLoadingError:
@@ -452,7 +452,7 @@ def test_what_redis_refuses_is_refused_with_our_error(
     refused: set[str],
     error: type[Exception],
 ) -> None:
-    """Nothing is accepted and it is known: never Unconfirmed, and no number is missing afterwards."""
+    """Nothing is accepted, and the error is never Unconfirmed; no number is missing afterwards."""
     server, log = shard
     before = server.client().hget(log.counter_key(0, CHAT), "issued")
     with trouble(server):

@@ -39,7 +39,7 @@ def deletion(chat: int | None = None) -> Creation:
 
 @pytest.fixture
 def log(engines: Engines) -> Iterator[Log]:
-    """A shard in its first life, with one application that has one chat."""
+    """A shard in its first epoch, with one application that has one chat."""
     engines.redis.client().flushall()
     log = Log(engines.redis.url)
     log.set_epoch(0, 1, "here")
@@ -50,13 +50,13 @@ def log(engines: Engines) -> Iterator[Log]:
 
 
 def everything(log: Log) -> dict[object, object]:
-    """Redis's whole content."""
+    """All data in Redis."""
     assert isinstance(log.redis, redis.Redis)
     return {key: log.redis.dump(key) for key in log.redis.scan_iter()}
 
 
 def refused(log: Log, *batch: Creation, known: EntryId = NOTHING) -> str:
-    """Why the batch is refused as a whole; fails if it isn't, or if anything changed."""
+    """The reason why the batch is refused as a whole; fails if it is accepted, or if anything changed."""
     before = everything(log)
     try:
         log.accept(0, batch, known)
@@ -250,14 +250,14 @@ def read(log: Log, epoch: int = 1, installation: str = "here") -> int:
 def test_a_drain_reads_only_the_log_its_row_follows(
     log: Log, epoch: int, installation: str
 ) -> None:
-    """Another life's log, or another installation's, is not read."""
+    """The log of another epoch, or of another installation, is not read."""
     assert read(log) == 1
     with pytest.raises(StaleEpoch):
         read(log, epoch, installation)
 
 
 def test_a_trim_in_another_epoch_drops_nothing(log: Log) -> None:
-    """A drain that committed in an older life must not cut the log of a newer one."""
+    """A drain that committed in an older epoch must not trim the log of a newer one."""
     log.trim(0, 2, EntryId(9, 9))
     assert log.lengths(1) == [1]
     log.trim(0, 1, EntryId(1, 1))
@@ -265,7 +265,7 @@ def test_a_trim_in_another_epoch_drops_nothing(log: Log) -> None:
 
 
 def test_an_epoch_is_only_raised(log: Log) -> None:
-    """A claimer that was overtaken does not take the shard back."""
+    """A process that writes its epoch late does not replace a newer one."""
     assert log.set_epoch(0, 3, "here")
     assert not log.set_epoch(0, 2, "here")
     assert not log.set_epoch(0, 3, "here")
@@ -273,7 +273,7 @@ def test_an_epoch_is_only_raised(log: Log) -> None:
 
 
 def test_a_counter_is_raised_under_its_own_epoch_only(log: Log) -> None:
-    """What SQL said before a new life began says nothing about the counters after it."""
+    """Numbers read from SQL before a new epoch do not verify a counter in it."""
     assert log.verify(0, 1, CHAT, 5, create=False) == 5
     assert log.verify(0, 1, CHAT, 3, create=False) == 5
     log.set_epoch(0, 2, "here")
@@ -282,13 +282,13 @@ def test_a_counter_is_raised_under_its_own_epoch_only(log: Log) -> None:
 
 
 def test_a_missing_counter_is_not_made_up(log: Log) -> None:
-    """Its numbers may be in the log: only who drained it may create it."""
+    """Its numbers may be in the log: only a caller that has drained it may create it."""
     assert log.verify(0, 1, Parent(TOKEN, 2), 5, create=False) is None
     assert log.verify(0, 1, Parent(TOKEN, 2), 5, create=True) == 5
 
 
 def test_only_the_deletion_that_closed_a_chat_opens_it(log: Log) -> None:
-    """An older deletion's drain must not open what a newer deletion closed."""
+    """The drain of an older deletion must not open a counter that a newer deletion has closed."""
     answers, _, _ = log.accept(0, [deletion(1)], NOTHING)
     assert isinstance(answers[0], Assigned)
     assert not log.reopen(0, 1, CHAT, EntryId(1, 1))
@@ -313,14 +313,14 @@ def test_a_batch_is_numbered_in_its_order(log: Log) -> None:
 
 
 def test_a_refused_request_does_not_stop_its_neighbours(log: Log) -> None:
-    """Each request of a batch is answered apart."""
+    """Each request of a batch has its own answer."""
     answers, _, _ = log.accept(0, [messages("a", chat=9), messages("b")], NOTHING)
     assert answers[0] == Refusal("counter", "chat")
     assert isinstance(answers[1], Assigned)
 
 
 def test_a_deleted_log_does_not_take_the_sequence_back(log: Log) -> None:
-    """Entries behind the cursor would never be drained."""
+    """Entries below the cursor would never be drained."""
     assert isinstance(log.redis, redis.Redis)
     log.redis.delete(log.key(0, "log"))
     given = answer(log, messages("a"))
@@ -329,14 +329,14 @@ def test_a_deleted_log_does_not_take_the_sequence_back(log: Log) -> None:
 
 
 def test_the_client_never_retries(log: Log) -> None:
-    """redis-py 8 repeats a command whose answer was lost, ten times: that would take ten numbers."""
+    """By default redis-py 8 repeats a command without a reply ten times, which would issue ten numbers."""
     assert isinstance(log.redis, redis.Redis)
     retry = log.redis.connection_pool.connection_kwargs["retry"]
     assert retry.get_retries() == 0
 
 
 def test_a_redis_at_its_memory_limit_refuses_whole_batches(log: Log) -> None:
-    """Out of memory is met before the first write: no number without its event."""
+    """Redis refuses the first write: no number is issued without its event."""
     assert isinstance(log.redis, redis.Redis)
     log._check_memory()
     log.redis.config_set("maxmemory", 1)
