@@ -1,16 +1,16 @@
-"""Clearing: what belonged to a removed application or chat is deleted, a bounded transaction at a time.
+"""Cascade: the rows under a removed application or chat are deleted, one bounded transaction after another.
 
-A deletion leaves the parent's tombstone, in the log's order; from that moment on its children can't be
-reached, whether their rows are there or not. The rows go afterwards. What is left to do is a flag at the
-tombstone, so whoever is killed loses nothing, and any number may work on it: each locks what it drops, and
-passes by what another has locked.
+A deletion turns the parent into a tombstone, in the log's order; from that moment on its children cannot be
+reached, although their rows still exist. This module deletes the rows afterwards. A flag of the tombstone
+says that rows may be left, so a process that is killed loses no work, and several processes may work on the
+same parent: each locks what it deletes, and skips what another has locked.
 
-A chat's tombstone stays in a living application, since its number stays taken; of a removed application
-only its own tombstone stays. With the rows of its chats go their counters in Redis: the application's own
-stays there, closed, and without it none of theirs gives a number.
+A chat's tombstone stays as long as its application, since its number stays taken; of a removed application
+only the tombstone stays. The counters of its chats are deleted from Redis with their rows. The application's
+own counter stays there, closed, and no chat's counter issues numbers without it.
 
-Where changes are published, each transaction names what it drops, at a version above the row's, so that it
-leaves the index, too.
+Where changes are published, each transaction names what it deletes, at a version above the row's, so that
+the publisher removes it from the index, too.
 """
 
 import logging
@@ -26,7 +26,7 @@ from backend.storage.redis.log import Log
 
 MAX_MESSAGES = 5_000  # of one transaction
 MAX_CHATS = 1_000
-MAX_PARENTS = 20  # looked at in one round
+MAX_PARENTS = 20  # of one round
 STUCK_SECONDS = 30.0
 POLL_SECONDS = 0.05
 TRANSACTION_NAME = "instachat cascade"
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 class CascadeDeleter:
-    """Drops what removed parents left. Thread-safe.
+    """Deletes the rows under removed parents. Thread-safe.
 
-    `step` is called with `rows`, `counters` and `committed` as a transaction passes them, so that a test
-    can end the process there.
+    A transaction calls `step` with `rows`, `counters` and `committed` as it reaches them, so that a test can
+    end the process there.
     """
 
     def __init__(
@@ -49,20 +49,23 @@ class CascadeDeleter:
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Let the transactions under way finish, and begin no other."""
+        """Let the running transactions finish, and begin no other."""
         self._stopping.set()
 
     def count_remaining(self, parent: Parent) -> int | None:
-        """How many messages are left of a removed parent; None if it is not removed, or all is gone."""
+        """How many messages are left of a removed parent.
+
+        None if the parent does not exist, is not removed, or nothing is left of it.
+        """
         with self._database.connect() as connection:
             found = cascade.find_pending_cascade(connection, parent)
             return None if found is None else cascade.count_remaining_messages(connection, found)
 
     def delete(self, parent: Parent) -> Iterator[int]:
-        """Drop all that is left of a removed parent; gives how many messages each transaction deleted.
+        """Delete all that is left of a removed parent; yields how many messages each transaction deleted.
 
-        Ends when nothing is left, or after `stop`; where others work on the same, when they are done,
-        too. Raises EngineDown when an engine is away; what was dropped stays deleted.
+        Ends when nothing is left, which includes the work of other processes, or after `stop`. Raises
+        EngineDown when an engine is away; what was deleted stays deleted.
         """
         while not self._stopping.is_set():
             with self._database.connect() as connection:
@@ -78,9 +81,9 @@ class CascadeDeleter:
     def delete_all(
         self, seconds: float = float("inf"), may_continue: Callable[[], bool] = lambda: True
     ) -> int:
-        """Drop what is left of all removed parents, for about so long; returns how many messages.
+        """Delete what is left of all removed parents, for about so long; returns how many messages.
 
-        Passes by what others work on. Ends also when `may_continue`, asked between two rounds, says no.
+        Skips what other processes work on. Ends early if `may_continue` returns False between two rounds.
         """
         deadline = time.monotonic() + seconds
         total = 0
@@ -94,7 +97,7 @@ class CascadeDeleter:
         return total
 
     def _delete_batch(self, pending: PendingCascade) -> int | None:
-        """One transaction: how many messages it dropped; None if others have all that is left locked."""
+        """Run one transaction; returns how many messages it deleted, None if all that is left is locked."""
         with self._database.begin() as tx:
             locks.name_transaction(tx, TRANSACTION_NAME)
             if pending.parent.chat is None:
@@ -122,7 +125,7 @@ class CascadeDeleter:
         deleted = self._delete_messages(tx, list(chats))
         if deleted < MAX_MESSAGES:
             cascade.delete_chats(tx, list(chats))
-            # Before the commit: a counter whose row is gone would never be found again.
+            # Before the commit: nothing would ever find the counter of a row that is deleted.
             token = pending.parent.token
             shard = shard_of(token, self._database.installation.shards)
             self._log.drop_counters(shard, [Parent(token, number) for number in chats.values()])
@@ -131,14 +134,13 @@ class CascadeDeleter:
 
     def _delete_messages(self, tx: Connection, chats: list[int]) -> int:
         deleted = cascade.delete_messages(tx, chats, MAX_MESSAGES)
-        shown = [(m.chat_id, m.number, m.version + 1) for m in deleted if m.shown]
-        if shown and outbox.is_publishing(tx):
-            outbox.add_to_outbox(tx, shown)
+        if shown := [(m.chat_id, m.number, m.version + 1) for m in deleted if m.shown]:
+            outbox.add_if_publishing(tx, shown)
         self._step("rows")
         return len(deleted)
 
     def _terminate_stuck(self) -> None:
-        """End a transaction that has held its rows for too long: stopped, or cut off from us."""
+        """End a transaction that has held its rows for too long: its process was stopped, or cut off."""
         with self._database.connect() as connection:
             if locks.terminate_stuck_transactions(connection, TRANSACTION_NAME, STUCK_SECONDS):
                 logger.warning("ended a cascade that held its rows for too long")

@@ -1,14 +1,14 @@
-"""Syncing: the counters of Redis written into SQL, where the counts of the catalogue's rows come from them.
+"""Counter sync: writes the counters of Redis into the counter columns of SQL, which the counts are made of.
 
-Redis keeps the parents whose count SQL does not know, by since when: the accept script adds one the moment
-its counter moves. A sync takes the oldest first, reads the counters, raises SQL's columns (never lowers
-them), commits, and only then lets a parent go, if its counter still is what was written. So it may be
-interrupted anywhere, several may run at once, and what changes meanwhile is left for the next one. Its
-cost follows the changes.
+Redis keeps a set of dirty parents, those whose counter SQL does not know, each with the time of its first
+unknown change: the accept script adds a parent as soon as its counter changes. A sync takes the oldest first,
+reads the counters, raises SQL's columns (it never lowers them), commits, and only then removes a parent from
+the set, if its counter still has the value that was written. So a sync may be interrupted anywhere, several
+may run at once, and the next one takes what changes meanwhile. Its cost is proportional to the changes.
 
-After a new life of Redis nobody knows what that set has forgotten. SQL remembers the life in which all was
-compared last; in any other a sync compares every counter first. What it writes is what a verified counter
-would say: the higher one of `issued`, verified or not, and of the highest number that has a row.
+In a new epoch of Redis that set may be incomplete. SQL records the epoch in which everything was compared
+last; in any other epoch a sync compares every counter first. It writes what a verified counter would say: the
+higher one of `issued`, verified or not, and of the highest number that has a row.
 """
 
 import threading
@@ -24,13 +24,13 @@ from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import StaleEpoch
 
-PAGE = 1_000  # parents of one transaction, and of one look at Redis
+PAGE = 1_000  # parents of one transaction, and of one call of Redis
 ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenCount:
-    """A count that SQL did not know: what it was there, and what it is now."""
+    """A count that SQL did not know: its value before the sync, and after."""
 
     parent: Parent
     old: int
@@ -38,10 +38,10 @@ class WrittenCount:
 
 
 class CounterSync:
-    """Writes counters into SQL, and says how far SQL is behind. Thread-safe.
+    """Writes counters into SQL, and measures how far SQL is behind. Thread-safe.
 
-    `step` is called with `read`, `written` and `released` as a page passes them, so that a test can end
-    the process there.
+    A page calls `step` with `read`, `written` and `released` as it reaches them, so that a test can end the
+    process there.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class CounterSync:
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Let the page under way finish, and begin no other."""
+        """Let the current page finish, and begin no other."""
         self._stopping.set()
 
     def sync(self, *, everything: bool = False) -> Iterator[WrittenCount]:
-        """Write what changed since the last sync, or compare every counter; gives each that was behind.
+        """Write what changed since the last sync, or compare every counter; yields each that was behind.
 
-        A new life of Redis since the last sync means everything. What was given is committed. Raises
-        EngineDown when an engine is away, before anything is changed if it is away at the beginning.
+        After a new epoch of Redis it compares every counter. What was yielded is committed. Raises EngineDown
+        when an engine is away, before anything is changed if it is away at the beginning.
         """
         for _ in range(ATTEMPTS):
             try:
@@ -82,9 +82,9 @@ class CounterSync:
             return counter_columns.sum_message_counts(connection, token)
 
     def lag(self) -> float:
-        """For how many seconds SQL has not known the oldest change that it does not know; 0 if none.
+        """The age in seconds of the oldest change that SQL does not know; 0 if there is none.
 
-        After a new life of Redis the oldest one is not known: then it is the time since the last sync.
+        After a new epoch of Redis that change cannot be known: then it is the time since the last sync.
         Changes nothing. Raises EngineDown when an engine is away.
         """
         with self._database.connect() as connection:
@@ -105,7 +105,7 @@ class CounterSync:
         return lag_seconds
 
     def is_due(self, seconds: float) -> bool:
-        """Whether the last sync is so long ago. Asks SQL only."""
+        """Whether the last sync of any shard is longer ago than that. Reads SQL only."""
         with self._database.connect() as connection:
             states = counter_columns.list_sync_states(connection).values()
         return any(state.epoch and state.behind_seconds > seconds for state in states)
@@ -124,12 +124,12 @@ class CounterSync:
                 counter_columns.record_sync(tx, epochs, began)
 
     def _current_epochs(self) -> Mapping[int, int]:
-        """The epoch of each shard that was ever used, as Redis has it, too."""
+        """The epoch of each shard that was ever used, the same in SQL and in Redis."""
         with self._database.connect() as connection:
             epochs = {
                 s: epoch for s, (epoch, _) in shards.shard_states(connection).items() if epoch
             }
-        self._log.ping()  # where no shard is in use, nothing else would ask Redis
+        self._log.ping()  # without any shard in use, nothing else would call Redis
         for shard in epochs:
             for _ in range(ATTEMPTS):
                 try:
@@ -144,7 +144,7 @@ class CounterSync:
         return epochs
 
     def _compare_all(self, epochs: Mapping[int, int]) -> Iterator[WrittenCount]:
-        """Compare every counter of every parent that is there."""
+        """Compare the counter of every parent that is not removed."""
         shards = self._database.installation.shards
         for page_of in (
             counter_columns.page_application_counters,
@@ -158,7 +158,7 @@ class CounterSync:
                 for row in page:
                     by_shard.setdefault(shard_of(row.parent.token, shards), []).append(row)
                 for shard, rows in by_shard.items():
-                    # An application of a shard that came into use just now is among its changes.
+                    # A shard that came into use just now: its parents are in the set of dirty ones.
                     if shard in epochs:
                         known = {row.parent: row for row in rows}
                         yield from self._write(shard, epochs[shard], list(known), known)
@@ -167,7 +167,7 @@ class CounterSync:
                 after = page[-1].id
 
     def _write_changes(self, shard: int, epoch: int) -> Iterator[WrittenCount]:
-        """Write what changed before now; what can't be written yet is passed by, and stays."""
+        """Write what changed before now; what cannot be written yet is skipped, and stays dirty."""
         began = self._log.read_counters(shard, epoch, []).now
         passed = 0
         while not self._stopping.is_set():
@@ -186,9 +186,9 @@ class CounterSync:
         known: Mapping[Parent, ParentCounters],
         began: int = 0,
     ) -> Generator[WrittenCount, None, int]:
-        """Write some counters of one shard, and let the parents go whose count SQL knows now.
+        """Write some counters of one shard, and remove from the set the parents whose count SQL knows now.
 
-        Returns how many are kept for the next sync: they are accepted, and not stored yet.
+        Returns how many parents stay for the next sync: they are accepted, and not stored yet.
         """
         counters = self._log.read_counters(shard, epoch, parents)
         self._step("read")
@@ -202,7 +202,7 @@ class CounterSync:
         yield from self._raise({p: v for p, v in behind.items() if p.chat is not None})
         self._step("written")
         kept = self._still_pending(shard, [p for p in parents if p not in known], counters.end)
-        # A clock that goes back must not make this sync meet the same parents again.
+        # A clock that is set back must not make this sync read the same parents again.
         since = max(counters.now, began + 1)
         self._log.ack_synced(shard, epoch, {p: issued[p] for p in parents if p not in kept}, since)
         self._step("released")
@@ -226,7 +226,7 @@ class CounterSync:
             except EngineDown:
                 raise
             except Unavailable:
-                # A deadlock, with a drain that counts rejected messages of the same chats.
+                # A deadlock with a drain that counts rejected messages of the same chats.
                 if not left:
                     raise
         for parent, (id_, _) in behind.items():
@@ -234,7 +234,7 @@ class CounterSync:
                 yield WrittenCount(parent, raised[id_].before, raised[id_].after)
 
     def _still_pending(self, shard: int, missing: Sequence[Parent], end: EntryId) -> set[Parent]:
-        """Those without a row that may have one later: they are on their way, or have just come."""
+        """Those without a row that may get one later, or have just got one."""
         if not missing:
             return set()
         with self._database.connect() as connection:

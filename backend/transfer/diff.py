@@ -1,7 +1,7 @@
-"""Comparing lines with what is stored, and with the lines before them: what is new, and what is wrong.
+"""Compares lines with what is stored, and with the lines before them: finds what is new and what is wrong.
 
-A line whose content is there already is neither. One that differs from what is there is a conflict. One
-that can't be read, or belongs to nothing, is invalid.
+A line whose content is stored already is neither. A line that differs from what is stored is a conflict. A
+line that cannot be parsed, or whose parent does not exist, is invalid.
 """
 
 from array import array
@@ -29,7 +29,7 @@ from backend.transfer.format import (
 
 
 class InvalidLine(NamedTuple):
-    """A line that is not valid; `subject` is the application or the chat that it seems to describe."""
+    """An invalid line; `subject` is the application or the chat that it seems to describe."""
 
     error: Invalid
     subject: Parent | None
@@ -37,7 +37,7 @@ class InvalidLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LineFault:
-    """What is wrong with a line, by its number: Invalid, or a Conflict with what is there."""
+    """What is wrong with the line of a number: Invalid, or a Conflict with what is stored."""
 
     line: int
     error: Invalid | Conflict
@@ -64,7 +64,7 @@ def compare(
 ) -> tuple[list[tuple[int, TransferLine]], list[LineFault]]:
     """The lines that bring something new, and the faults, both in the order of the lines.
 
-    `seen` holds lines that came before and need not be stored; these are added.
+    `seen` holds the earlier lines, which need not be stored; these lines are added to it.
     """
     comparison = _Comparison(database, [line for _, line in lines], seen)
     new: list[tuple[int, TransferLine]] = []
@@ -81,11 +81,11 @@ def compare(
 
 
 class SeenLines:
-    """The lines that came before, without their texts.
+    """The earlier lines, without their texts.
 
-    A digest stands for a line's content, and is odd if the line is of something removed. Two contents
-    have the same one once in 2**63 times. `invalid_subjects` are the subjects of bad lines: lines that
-    belong to one are not reported as faults of their own.
+    A digest represents a line's content, and is odd if the line is a tombstone's. Two contents have the same
+    digest once in 2**63 times. `invalid_subjects` are the subjects of invalid lines: a line whose parent is
+    one of them is not reported as a fault.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class SeenLines:
         self._children: dict[Parent, NumberDigests] = {}
 
     def get_or_set(self, line: TransferLine, digest: int) -> int | None:
-        """The digest of the first line of this name; None if this is it, and is remembered."""
+        """The digest of the first line of this name; None, recording this one, if this line is the first."""
         if isinstance(line, ApplicationLine):
             first = self._applications.get(line.token)
             if first is None:
@@ -106,7 +106,7 @@ class SeenLines:
         return numbers.get_or_set(line.number, digest)
 
     def is_removed(self, parent: Parent) -> bool | None:
-        """Whether an application or a chat was said to be removed; None if nothing was said."""
+        """Whether the line of an application or a chat is a tombstone's; None if there was no line."""
         token, chat = parent
         if chat is None:
             digest = self._applications.get(token)
@@ -117,7 +117,7 @@ class SeenLines:
 
 
 class NumberDigests:
-    """Digests by number, in eight bytes each where numbers follow each other."""
+    """Digests by number, in eight bytes each for consecutive numbers."""
 
     __slots__ = ("_runs", "_starts")
 
@@ -132,7 +132,7 @@ class NumberDigests:
         return self._runs[i][offset] if offset < len(self._runs[i]) else None
 
     def get_or_set(self, number: int, digest: int) -> int | None:
-        """The digest that a number has; None, giving it this one, if it had none."""
+        """The digest that a number has; None if it had none, in which case this one is recorded."""
         i = bisect_right(self._starts, number) - 1
         offset = number - self._starts[i]
         if offset < len(self._runs[i]):
@@ -146,13 +146,13 @@ class NumberDigests:
 
 
 class _Comparison:
-    """Some lines, what is stored under their names and their parents', and what came before them."""
+    """Some lines, what is stored under their names and their parents', and the lines before them."""
 
     def __init__(
         self, database: Database, lines: Sequence[TransferLine | InvalidLine], seen: SeenLines
     ) -> None:
         self._seen = seen
-        self._open_parents: set[Parent] = set()  # known to take children
+        self._open_parents: set[Parent] = set()  # known to exist and not to be removed
         good = [line for line in lines if not isinstance(line, InvalidLine)]
         messages = [line for line in good if isinstance(line, MessageLine)]
         chats = {line.parent for line in messages}
@@ -166,7 +166,7 @@ class _Comparison:
             )
 
     def _candidate_keys(self, messages: Sequence[MessageLine]) -> list[tuple[int, int]]:
-        """The keys of messages that may have a row; when a chat comes for the first time, none have."""
+        """The keys of messages that may have a row: none, if their chat is new."""
         return [
             (chat.id, line.number)
             for line in messages
@@ -174,7 +174,7 @@ class _Comparison:
         ]
 
     def is_new(self, line: TransferLine) -> bool:
-        """Whether a line brings something new; False if it is there already. Raises its fault."""
+        """Whether a line brings something new; False if its content is stored already. Raises its fault."""
         if not isinstance(line, ApplicationLine):
             self._check_parent(line.parent)
         digest = hash(line) & ~1 | line.removed
@@ -193,7 +193,7 @@ class _Comparison:
         return False
 
     def reject(self, line: InvalidLine) -> None:
-        """Raise a bad line's fault."""
+        """Raise an invalid line's fault."""
         if line.subject is not None:
             self._seen.invalid_subjects.add(line.subject)
         raise line.error
@@ -219,7 +219,7 @@ class _Comparison:
         if removed_in_sql is False or (removed_in_sql is None and removed_in_file is False):
             self._open_parents.add(parent)
         elif removed_in_sql and removed_in_file is False:
-            # The parent's own line is a conflict, and this is a part of it.
+            # The parent's own line is a conflict, and this one follows from it.
             raise Conflict(f"{parent} is removed here")
         elif removed_in_sql or removed_in_file:
             raise Invalid(f"{parent} is removed, so nothing belongs to it")

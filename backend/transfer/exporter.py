@@ -1,11 +1,11 @@
 """Export: everything that is stored, as lines, at one moment.
 
-What was accepted before the export began is waited for; then all is read in one snapshot, so that a
-system under load gives lines that agree with each other. Lines are made as they are read: memory does
+The export waits until everything that was accepted before it began is stored; then it reads all in one
+snapshot, so that the lines are consistent while messages arrive. Lines are made as rows are read: memory does
 not grow with their number.
 
-The order is that of token, chat number and message number, an application's and a chat's line before
-what belongs to it. It does not depend on where or when anything was stored.
+The lines are ordered by token, chat number and message number; a parent's line precedes its children's. The
+order does not depend on where or when anything was stored.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,10 +33,10 @@ class Exporter:
 
     @contextmanager
     def snapshot(self, token: str | None = None) -> Iterator["ExportSnapshot"]:
-        """Everything that is stored now and was accepted before, or one application of it.
+        """Everything that is stored now, which includes what was accepted before, or one application of it.
 
-        Raises NotFound if there is no such application; Unavailable if what was accepted is not
-        stored in time; EngineDown when an engine is away.
+        Raises NotFound if there is no such application; Unavailable if what was accepted is not stored within
+        30 seconds; EngineDown when an engine is away.
         """
         shards = self._database.installation.shards
         wanted = range(shards) if token is None else [shard_of(checked_token(token), shards)]
@@ -49,18 +49,18 @@ class Exporter:
 
 
 class ExportSnapshot:
-    """One moment of the database. Of one thread, and only inside `Exporter.snapshot`."""
+    """One moment of the database. Not thread-safe; valid inside `Exporter.snapshot` only."""
 
     def __init__(self, connection: Connection, token: str | None) -> None:
         self._connection = connection
         self._token = token
 
     def count(self) -> int:
-        """How many lines there are: takes about a tenth of the time of reading them."""
+        """How many lines there are; takes about a tenth of the time that reading them takes."""
         return exports.count_exported(self._connection, self._token)
 
     def lines(self) -> Iterator[str]:
-        """All lines, each with its end. What was removed has a line, what belonged to it has not."""
+        """All lines, each with its line feed. A tombstone has a line, what was under it has none."""
         source = self._connection, self._token
         chats = _GroupedRows(exports.stream_chats(*source), attrgetter("token"))
         messages = _GroupedRows(exports.stream_messages(*source), attrgetter("chat_id"))

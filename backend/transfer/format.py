@@ -1,13 +1,13 @@
-"""The lines of an export, which an import reads: one JSON object each, in the way of the bodies.
+"""The lines of an export, which an import reads: one JSON object each, written like the HTTP bodies.
 
     {"type": "application", "token", "name", "chats_count", "created_at", "updated_at"}
     {"type": "chat", "token", "number", "messages_count", "created_at", "updated_at"}
     {"type": "message", "token", "chat", "number", "text", "created_at", "updated_at"}
 
-What is gone keeps its line, so that its number or token is never used again: `"removed": true` stands
-where the name, the text or the count was. There is one way to write each line, hence an export of what
-was imported is the same, byte for byte. Reading is freer: fields in any order, with any JSON escapes,
-times of any zone, counts left out.
+A tombstone has a line, too, so that its number or token is never used again: `"removed": true` stands
+in place of the name, the text or the count. There is one way to write each line, so an export of what was
+imported is the same, byte for byte. Reading accepts more: fields in any order, any JSON escapes, times of any
+zone, no counts.
 """
 
 import json
@@ -32,12 +32,12 @@ from backend.storage.postgres.messages import ExportedMessage, ImportedMessage
 CHUNK_LINES = 5_000  # imported in one step
 CHUNK_BYTES = 4 * 1024 * 1024
 READ_BYTES = 256 * 1024
-# A text takes twelve bytes a code point at most: two escapes `\uXXXX`. The rest has room enough.
+# A text takes at most twelve bytes a code point: two escapes `\uXXXX`. The rest is for the other fields.
 MAX_LINE_BYTES = 12 * MAX_TEXT + 16 * 1024
 
 
 class ApplicationLine(NamedTuple):
-    """An application; `name` is None for one that was removed."""
+    """An application; `name` is None for a tombstone."""
 
     token: str
     name: str | None
@@ -46,7 +46,7 @@ class ApplicationLine(NamedTuple):
 
     @property
     def removed(self) -> bool:
-        """Whether it is there no more."""
+        """Whether it is a tombstone."""
         return self.name is None
 
 
@@ -92,7 +92,7 @@ class MessageLine(NamedTuple):
 
     @property
     def removed(self) -> bool:
-        """Whether it is there no more."""
+        """Whether it is a tombstone."""
         return self.text is None
 
 
@@ -101,7 +101,7 @@ TransferLine = ApplicationLine | ChatLine | MessageLine
 
 @dataclass(frozen=True, slots=True)
 class LineChunk:
-    """Lines as they came, the number of the first, and how many bytes were read until here."""
+    """Lines as they were read, the number of the first, and how many bytes were read up to here."""
 
     first: int
     lines: list[bytes]
@@ -111,7 +111,7 @@ class LineChunk:
 # -- writing --------------------------------------------------------------------------------------
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-# Valid inside JSON, and yet a terminal obeys some of them and a reader of lines takes others for an end.
+# Valid inside JSON, but a terminal executes some of them, and a reader of lines may end a line at others.
 _ESCAPED_CHARACTERS = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 
@@ -155,10 +155,10 @@ def _quoted(text: str) -> str:
 
 
 def read_chunks(read: Callable[[int], bytes]) -> Iterator[LineChunk]:
-    """Lines in chunks; `read(n)` gives up to so many bytes, and none at the end.
+    """Lines in chunks; `read(n)` returns up to so many bytes, and none at the end.
 
-    Memory is bounded, whatever a line's length: one that is too long comes as its beginning, which is
-    too long, too.
+    Memory is bounded, whatever a line's length: of a line that is too long, a part is returned that is too
+    long, too.
     """
     total = 0
 
@@ -180,8 +180,11 @@ def read_chunks(read: Callable[[int], bytes]) -> Iterator[LineChunk]:
 
 
 def _split_lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Lines without their ends, of which the last may lack it. Only a line feed ends a line."""
-    rest, truncated = b"", False  # truncated: the line's beginning was given, its rest is left out
+    """Lines without their line feeds; the last line may lack one. Nothing else ends a line."""
+    rest, truncated = (
+        b"",
+        False,
+    )  # truncated: the line's beginning was yielded, its rest is discarded
     while data := read(READ_BYTES):
         *ended, rest = (rest + data).split(b"\n")
         if ended and truncated:
@@ -198,7 +201,7 @@ def _split_lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def parse(line: bytes) -> TransferLine:
-    """The line's meaning. Invalid, saying what is wrong with it without repeating any text."""
+    """Parse a line. Raises Invalid, whose message says what is wrong and never repeats a text."""
     body = _object(line)
     kind = body.get("type")
     removed = body.get("removed", False)
@@ -231,7 +234,7 @@ def parse(line: bytes) -> TransferLine:
 
 
 def parse_subject(line: bytes) -> Parent | None:
-    """The application or the chat that a line describes, though something else of it may be invalid."""
+    """The application or the chat that a line describes, even if the rest of the line is invalid."""
     try:
         body = _object(line)
         token = _token(body.get("token"))
@@ -246,7 +249,7 @@ def parse_subject(line: bytes) -> Parent | None:
 
 
 def _fields(*needed: str, count: str | None = None) -> tuple[frozenset[str], frozenset[str]]:
-    """The fields that a line needs, and those that it may have."""
+    """The fields that a line must have, and those that it may have."""
     always = {"type", "token", *needed, "created_at", "updated_at"}
     return frozenset(always), frozenset(always | {"removed"} | ({count} if count else set()))
 
@@ -284,7 +287,7 @@ def _no_constant(name: str) -> float:
     raise ValueError(name)
 
 
-# NaN and Infinity are Python's own idea.
+# NaN and Infinity are no JSON, but Python reads them unless told otherwise.
 _decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 

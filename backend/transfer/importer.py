@@ -1,18 +1,18 @@
-"""Import: lines of an export into SQL, past the accept path, so that no number is ever given twice.
+"""Import: writes the lines of an export straight to SQL, so that accept never issues their numbers again.
 
-A chunk of lines at a time:
+For each chunk of lines:
 
-1. **Compare** with what is stored: what is there already and equal is skipped. Nothing is written from
-   the first fault on.
-2. **Write** past the log, as `past_log` does: no number of the chunk is given by accepting any more.
+1. **Compare** it with what is stored: lines that are stored already with the same content are skipped.
+   Nothing is written from the first fault on.
+2. **Write** the new lines by `ingest.direct_write`: accept does not issue the chunk's numbers any more.
 
-Where the unique indexes, or a parent that is gone, show that somebody was there between 1 and 2, the
-transaction is given up and the chunk compared again.
+If a unique index, or a parent that is removed, shows that another process wrote between 1 and 2, the
+transaction is rolled back and the chunk compared again.
 
-Applications are written before chats, chats before messages, each in a round of its own: a counter is
-raised or made only for a parent that SQL knows, or messages could be accepted for a chat that never
-comes to be. A killed import leaves whole rounds behind, and perhaps counters that are too high, which
-harms nobody; the same lines again skip what is there.
+Applications are written before chats, chats before messages, each kind in its own transaction: a counter is
+raised or created only for a parent that SQL knows, or accept could take messages for a chat that is never
+stored. An import that is killed leaves whole transactions behind, and perhaps counters that are too high,
+which does no harm; importing the same lines again skips what is stored.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,12 +37,12 @@ ATTEMPTS = 5
 
 @dataclass(slots=True)
 class ImportCounts:
-    """What was stored, or in a dry run would be; what is removed counts like everything else."""
+    """What was stored, or in a dry run would be stored; tombstones count like everything else."""
 
     applications: int = 0
     chats: int = 0
     messages: int = 0
-    skipped: int = 0  # lines whose content was there already
+    skipped: int = 0  # lines whose content was stored already
 
     @property
     def stored(self) -> int:
@@ -71,10 +71,10 @@ class Importer:
 
 
 class DryRun:
-    """An import that writes nothing, neither to SQL nor to Redis. Of one thread.
+    """An import that writes nothing, neither to SQL nor to Redis. Not thread-safe.
 
-    It does not wait for what is accepted and not stored yet. It remembers every line, as none is stored
-    where a later one could be compared with it: in eight bytes each, when numbers follow each other.
+    It does not wait for what is accepted and not stored yet. It keeps a digest of every line, since none is
+    stored for later lines to be compared with: eight bytes each for consecutive numbers.
     """
 
     def __init__(self, database: Database) -> None:
@@ -83,7 +83,7 @@ class DryRun:
         self._seen = SeenLines()
 
     def process(self, chunk: LineChunk) -> list[LineFault]:
-        """All faults of a chunk. Raises EngineDown when PostgreSQL is away."""
+        """Return all faults of a chunk. Raises EngineDown when PostgreSQL is away."""
         lines = parse_chunk(chunk, collect_all=True)
         new, faults = compare(self._database, lines, self._seen)
         for _, line in new:
@@ -98,7 +98,7 @@ class DryRun:
 
 
 class Import:
-    """One import, chunk after chunk, in memory that does not grow. Of one thread."""
+    """One import, chunk after chunk, in memory that does not grow. Not thread-safe."""
 
     def __init__(
         self, log: Log, database: Database, barrier: Barrier, direct_writer: DirectWriter
@@ -111,11 +111,11 @@ class Import:
         self._drained_shards: set[int] = set()
 
     def process(self, chunk: LineChunk) -> list[LineFault]:
-        """Store a chunk, or what comes before its first fault, which is returned.
+        """Store a chunk, or the lines before its first fault, which is returned.
 
-        Raises Unavailable if what is accepted can't be stored in time, a lock is held for too long,
-        or others write the same again and again; EngineDown when an engine is away. `counts` is
-        right all the same, and the same chunk can be taken again.
+        Raises Unavailable if what was accepted is not stored in time, a lock is held for too long, or other
+        processes repeatedly write the same; EngineDown when an engine is away. `counts` is right even then,
+        and the same chunk can be processed again.
         """
         lines = parse_chunk(chunk, collect_all=False)
         for _ in range(ATTEMPTS):
@@ -131,17 +131,17 @@ class Import:
                 continue
             self.counts.skipped += end - chunk.first - (self.counts.stored - before)
             return faults[:1]
-        raise Unavailable("others write the same again and again", "try again in a moment")
+        raise Unavailable("other processes repeatedly write the same", "try again in a moment")
 
     def _wait_drained(self, tokens: set[str]) -> None:
-        """Once a shard: what was accepted before the import began is to be there for comparing."""
+        """Once a shard: wait until what was accepted before the import is stored, for comparing."""
         shards = self._database.installation.shards
         for shard in {shard_of(token, shards) for token in tokens} - self._drained_shards:
             self._barrier.wait_drained(shard)
             self._drained_shards.add(shard)
 
     def _store(self, lines: Sequence[TransferLine]) -> None:
-        """Store new lines, shard after shard; WriteConflict if they are not all new any more."""
+        """Store new lines, shard after shard; WriteConflict if one of them is not new any more."""
         shards = self._database.installation.shards
         by_shard: dict[int, list[TransferLine]] = {}
         for line in lines:
