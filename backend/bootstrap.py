@@ -33,14 +33,6 @@ from backend.transfer.importer import Importer
 from backend.worker.queue import JobQueue
 from backend.worker.worker import Worker, may_work
 
-STRICT_REDIS = {
-    "appendonly": "yes",
-    "appendfsync": "always",
-    "no-appendfsync-on-rewrite": "no",
-    "maxmemory-policy": "noeviction",
-}
-FAST_REDIS = {**STRICT_REDIS, "appendfsync": "everysec"}
-
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -233,20 +225,3 @@ def open_index(settings: Settings) -> SearchIndex | None:
         api_key=key.get_secret_value() if key else None,
         ca_file=settings.elasticsearch_ca_file,
     )
-
-
-def durability_faults(settings: Settings, log: Log) -> list[str] | None:
-    """What in a given Redis's settings voids the promised durability, as `name is value` texts.
-
-    None where Redis does not let us read them.
-    """
-    wanted = STRICT_REDIS if settings.durability is Durability.STRICT else FAST_REDIS
-    found = log.configuration(*wanted)
-    if found is None:
-        return None
-    return [
-        f"{name} is {found[name]}, not {value}"
-        for name, value in wanted.items()
-        if found.get(name, value) != value
-        and not (name == "appendfsync" and found[name] == "always")
-    ]

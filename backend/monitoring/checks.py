@@ -1,6 +1,6 @@
-"""Diagnosis: the results of `doctor`. What a check looked at, how bad it is, and the remedy.
+"""The results of `doctor`: the subject of a check, its severity, and the remedy.
 
-"Could not be evaluated" is a result of its own (`unknown`): what a check can't see, it does not call well.
+A check that cannot be evaluated has the severity `unknown`, never `ok`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from backend.storage.redis.errors import RedisError
 
 
 class Severity(StrEnum):
-    """How bad a result is; `unknown` could not be evaluated."""
+    """The severity of a result; `unknown` if the check could not be evaluated."""
 
     OK = "ok"
     WARNING = "warning"
@@ -22,7 +22,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found. `unreachable` if the cause is a dependency that does not answer."""
+    """The result of a check. `unreachable` if the cause is a dependency that does not answer."""
 
     check: str
     severity: Severity
@@ -32,18 +32,18 @@ class CheckResult:
 
 
 def error_result(check: str, error: InstaChatError) -> CheckResult:
-    """The result that an error stands for."""
-    away = isinstance(error, EngineDown)
-    return CheckResult(check, Severity.ERROR, error.message, error.hint, unreachable=away)
+    """The result for a check that raised an error."""
+    unreachable = isinstance(error, EngineDown)
+    return CheckResult(check, Severity.ERROR, error.message, error.hint, unreachable=unreachable)
 
 
 def ok_result(check: str, message: str) -> CheckResult:
-    """All is well."""
+    """The result for a check that passed."""
     return CheckResult(check, Severity.OK, message)
 
 
 def run_check(check: str, results: Callable[[], Iterable[CheckResult]]) -> Iterator[CheckResult]:
-    """What a check finds; or that it could not be evaluated, and why."""
+    """Yield a check's results, and a result `unknown` with the reason if it raises an error."""
     try:
         yield from results()
     except (InstaChatError, RedisError) as error:

@@ -1,69 +1,73 @@
-"""Doctor: every dependency and setting that can bite, each with what to do about it.
+"""Checks every dependency and common misconfigurations, and names the remedy of each problem.
 
-A check gives results; nothing is changed. What concerns searching is in `search_checks`.
+Checks change nothing. The checks of searching are in `search_checks`.
 """
 
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import text
+from typing import Any, NamedTuple
 
 from backend.domain.errors import InstaChatError, SchemaMismatch
-from backend.monitoring.checks import CheckResult as CheckResult
-from backend.monitoring.checks import Severity as Severity
-from backend.monitoring.checks import error_result as error_result
-from backend.monitoring.checks import ok_result as ok_result
-from backend.monitoring.checks import run_check
+from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result, run_check
+from backend.monitoring.durability import WrongSetting
 from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
+from backend.storage.postgres.server import read_settings, server_version
 from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
 from backend.storage.redis.memory import MAX_MEMORY_SHARE
 from backend.storage.search_index import SearchIndex
+from backend.storage.versions import parse_version
 
 MIN_POSTGRES_VERSION = 15
 MIN_REDIS_VERSION = (7, 0)
-MAX_SYNC_LAG_SECONDS = 3_600.0  # seconds
-MAX_CLOCK_SKEW_SECONDS = 1.0  # seconds; workers count as gone after three
+MAX_SYNC_LAG_SECONDS = 3_600.0
+MAX_CLOCK_SKEW_SECONDS = 1.0  # a worker counts as stopped after three seconds without a heartbeat
 LOW_DISK_BYTES = 1 << 30
 CRITICAL_DISK_BYTES = 200 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """What is examined. The calls are those that other parts of the program answer."""
+    """What the checks examine. The callables read values of parts that this package may not import."""
 
     settings: Settings
     database: Database
     log: Log
     index: SearchIndex | None
     queue_length: Callable[[], int]
-    durability_faults: Callable[[], list[str] | None]
+    wrong_settings: Callable[[], list[WrongSetting] | None]
     sync_lag: Callable[[], float]
 
 
+class _EngineCheck(NamedTuple):
+    """The results for an engine, and whether further checks can use it."""
+
+    results: list[CheckResult]
+    reachable: bool
+
+
 def run_checks(context: CheckContext) -> Iterator[CheckResult]:
-    """Every check, one after another; those that need an engine which is away are left out."""
+    """Run every check in turn, but those that need an unreachable engine."""
     yield from _check_disk_space(context.settings)
-    postgres_results = list(_check_postgres(context.database))
-    yield from postgres_results
-    if not postgres_results[0].unreachable:
+    postgres = _check_postgres(context.database)
+    yield from postgres.results
+    if postgres.reachable:
         yield from _check_postgres_settings(context)
         yield from run_check("search", lambda: check_search(context.database, context.index))
-    redis_results = list(_check_redis(context.log))
-    yield from redis_results
-    if not redis_results[0].unreachable:
+    redis = _check_redis(context.log)
+    yield from redis.results
+    if redis.reachable:
         yield from _check_redis_settings(context)
         yield from run_check("installation", lambda: [_check_installation(context)])
         yield from run_check("clocks", lambda: [_check_clocks(context)])
         yield from run_check("counts in SQL", lambda: [_check_counts(context)])
     if (
-        not redis_results[0].unreachable or context.settings.huey_url is not None
-    ):  # the same, asked twice
+        redis.reachable or context.settings.huey_url is not None
+    ):  # else the queue uses the same Redis
         yield from _check_queue(context)
     if context.index:
         yield from check_elasticsearch(context.index)
@@ -96,58 +100,61 @@ def _check_disk_space(settings: Settings) -> Iterator[CheckResult]:
 # -- PostgreSQL -----------------------------------------------------------------------------------
 
 
-def _check_postgres(database: Database) -> Iterator[CheckResult]:
+def _check_postgres(database: Database) -> _EngineCheck:
     try:
         with database.connect() as connection:
-            number = int(connection.scalar(text("SHOW server_version_num")) or 0)
+            number = server_version(connection).number
     except InstaChatError as error:
-        yield error_result("PostgreSQL", error)
-        return
+        return _failed("PostgreSQL", error)
     found = f"PostgreSQL {number // 10_000}.{number % 10_000} answers"
     if number // 10_000 >= MIN_POSTGRES_VERSION:
-        yield ok_result("PostgreSQL", found)
-    else:
-        yield CheckResult(
-            "PostgreSQL",
-            Severity.ERROR,
-            f"{found}; this program needs {MIN_POSTGRES_VERSION} or newer",
-            f"upgrade the server to PostgreSQL {MIN_POSTGRES_VERSION} or newer",
-        )
+        return _EngineCheck([ok_result("PostgreSQL", found)], reachable=True)
+    result = CheckResult(
+        "PostgreSQL",
+        Severity.ERROR,
+        f"{found}; this program needs {MIN_POSTGRES_VERSION} or newer",
+        f"upgrade the server to PostgreSQL {MIN_POSTGRES_VERSION} or newer",
+    )
+    return _EngineCheck([result], reachable=True)
+
+
+def _failed(check: str, error: InstaChatError) -> _EngineCheck:
+    result = error_result(check, error)
+    return _EngineCheck([result], reachable=not result.unreachable)
 
 
 def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
     database = context.database
     try:
         database.check_schema()
-        yield ok_result("schema", "the schema is the one that this program knows")
+        yield ok_result("schema", "the database has the schema of this program")
     except SchemaMismatch as error:
         yield error_result("schema", error)
     with database.connect() as connection:
-
-        def setting(name: str) -> str:
-            return str(connection.scalar(text(f"SHOW {name}")))
-
-        off = [name for name in ("fsync", "full_page_writes") if setting(name) != "on"]
-        encoding, commit = setting("server_encoding"), setting("synchronous_commit")
+        found = read_settings(connection)
+    durable = {"fsync": found.fsync, "full_page_writes": found.full_page_writes}
+    off = [name for name, value in durable.items() if value != "on"]
     if off:
         yield CheckResult(
             "PostgreSQL's durability",
             Severity.ERROR,
-            f"{' and '.join(off)} off: a power loss may destroy what is stored",
+            f"{' and '.join(off)} off: a power loss may destroy stored data",
             f"set {' and '.join(f'{name} = on' for name in off)} in postgresql.conf, then reload",
         )
     else:
         message = "fsync and full_page_writes are on"
-        if commit == "off":
-            message += "; synchronous_commit is off by default, which this program overrides"
+        if found.synchronous_commit == "off":
+            message += (
+                "; synchronous_commit is off by default, which this program overrides"
+            )
         yield ok_result("PostgreSQL's durability", message)
-    if encoding == "UTF8":
+    if found.server_encoding == "UTF8":
         yield ok_result("encoding", "the database's encoding is UTF8")
     else:
         yield CheckResult(
             "encoding",
             Severity.ERROR,
-            f"the database's encoding is {encoding}: not every text can be stored",
+            f"the database's encoding is {found.server_encoding}: not every text can be stored",
             "create another database with ENCODING 'UTF8' and TEMPLATE template0",
         )
 
@@ -155,34 +162,35 @@ def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
 # -- Redis ----------------------------------------------------------------------------------------
 
 
-def _check_redis(log: Log) -> Iterator[CheckResult]:
+def _check_redis(log: Log) -> _EngineCheck:
     try:
         log.ping()
         nodes = log.server_info("server")
     except CommandRefused as error:
-        yield CheckResult(
+        result = CheckResult(
             "Redis",
             Severity.ERROR,
-            f"Redis refuses INFO, without which nothing can be accepted: {error.__cause__}",
-            "let its user run INFO: ACL SETUSER … +info",
+            f"Redis refuses INFO, which accept needs: {error.__cause__}",
+            "permit INFO for its user: ACL SETUSER … +info",
         )
-        return
+        return _EngineCheck([result], reachable=True)
     except InstaChatError as error:
-        yield error_result("Redis", error)
-        return
-    for node in nodes:
-        version = str(node["redis_version"])
-        ours = "valkey_version" in node
-        found = f"Valkey {node['valkey_version']} answers" if ours else f"Redis {version} answers"
-        if tuple(int(part) for part in version.split(".")[:2]) >= MIN_REDIS_VERSION:
-            yield ok_result("Redis", found)
-        else:
-            yield CheckResult(
-                "Redis",
-                Severity.ERROR,
-                f"{found}; this program needs Redis 7.0, or any Valkey",
-                "upgrade the server",
-            )
+        return _failed("Redis", error)
+    return _EngineCheck([_check_redis_version(node) for node in nodes], reachable=True)
+
+
+def _check_redis_version(node: dict[str, Any]) -> CheckResult:
+    version = str(node["redis_version"])
+    is_valkey = "valkey_version" in node
+    found = f"Valkey {node['valkey_version']} answers" if is_valkey else f"Redis {version} answers"
+    if parse_version(version) >= MIN_REDIS_VERSION:
+        return ok_result("Redis", found)
+    return CheckResult(
+        "Redis",
+        Severity.ERROR,
+        f"{found}; this program needs Redis 7.0, or any Valkey",
+        "upgrade the server",
+    )
 
 
 def _check_redis_settings(context: CheckContext) -> Iterator[CheckResult]:
@@ -194,8 +202,8 @@ def _check_redis_settings(context: CheckContext) -> Iterator[CheckResult]:
         yield CheckResult(
             "Redis's scripts",
             Severity.ERROR,
-            f"scripts can't run, and accepting is one: {error}",
-            "let its user run them: ACL SETUSER … +@scripting +info, and all commands on instachat:*",
+            f"Redis refuses scripts, which accept needs: {error}",
+            "permit them for its user: ACL SETUSER … +@scripting +info, and all commands on instachat:*",
         )
     yield _check_durability(context)
     yield from run_check("Redis's memory", lambda: map(_check_memory, log.server_info("memory")))
@@ -207,37 +215,37 @@ def _check_worker(log: Log) -> CheckResult:
         return CheckResult(
             "worker",
             Severity.WARNING,
-            "the job queue is paused: what is accepted stays accepted, and is not stored",
-            "`instachat queue resume` lets it go on",
+            "the job queue is paused: accepted messages are safe, but not stored yet",
+            "run `instachat queue resume`",
         )
     if running := log.count_workers():
         return ok_result("worker", f"{running} running")
     return CheckResult(
         "worker",
         Severity.WARNING,
-        "no worker is running: what is accepted stays accepted, and is not stored",
+        "no worker is running: accepted messages are safe, but not stored yet",
         "run `instachat worker` (`instachat up` includes one)",
     )
 
 
 def _check_durability(context: CheckContext) -> CheckResult:
     check, promised = "Redis's durability", f"INSTACHAT_DURABILITY={context.settings.durability}"
-    faults = context.durability_faults()
-    if faults is None:
+    wrong = context.wrong_settings()
+    if wrong is None:
         return CheckResult(
             check,
             Severity.UNKNOWN,
-            f"could not be evaluated: Redis does not show its settings; {promised} needs appendonly"
+            f"could not be evaluated: Redis denies reading its settings; {promised} needs appendonly"
             " yes, appendfsync always (fast: everysec), maxmemory-policy noeviction",
-            "look at them where this Redis is managed",
+            "check them where this Redis is managed",
         )
-    if not faults:
+    if not wrong:
         return ok_result(check, f"{promised} is kept")
-    wanted = " ".join(f"{f.split(' is ')[0]} {f.rpartition(', not ')[2]}" for f in faults)
+    wanted = " ".join(f"{setting.name} {setting.wanted}" for setting in wrong)
     return CheckResult(
         check,
         Severity.ERROR,
-        f"{promised} is not kept: {'; '.join(faults)}",
+        f"{promised} is not kept: {'; '.join(map(str, wrong))}",
         f"redis-cli CONFIG SET {wanted}, and the same in its configuration file",
     )
 
@@ -250,8 +258,8 @@ def _check_memory(node: dict[str, Any]) -> CheckResult:
             return CheckResult(
                 "Redis's memory",
                 Severity.WARNING,
-                f"{_mib(used)} used, nearly all of the machine's {_mib(total)}, and no limit set",
-                "set maxmemory, so that accepting is refused before the machine is out of memory",
+                f"{_mib(used)} used of the machine's {_mib(total)}, and no limit is set",
+                "set maxmemory, so that accept refuses requests before the machine runs out of memory",
             )
         return ok_result("Redis's memory", f"{_mib(used)} used, no limit set")
     message = f"{_mib(used)} of {_mib(limit)} used"
@@ -259,17 +267,17 @@ def _check_memory(node: dict[str, Any]) -> CheckResult:
         return CheckResult(
             "Redis's memory",
             Severity.ERROR,
-            f"{message}: nothing more is accepted beyond {MAX_MEMORY_SHARE:.0%}",
-            "see that a worker is running (`instachat status`), or raise maxmemory",
+            f"{message}: accept refuses requests above {MAX_MEMORY_SHARE:.0%}",
+            "check that a worker is running (`instachat status`), or raise maxmemory",
         )
     return ok_result("Redis's memory", message)
 
 
-# -- together -------------------------------------------------------------------------------------
+# -- both engines -------------------------------------------------------------------------------------
 
 
 def _check_installation(context: CheckContext) -> CheckResult:
-    """Whether the numbers in this Redis are those of this database."""
+    """Check that the numbers in this Redis belong to this database."""
     installation = context.database.installation
     found = {context.log.probe(shard).installation for shard in range(installation.shards)} - {""}
     if found - {installation.id}:
@@ -282,7 +290,7 @@ def _check_installation(context: CheckContext) -> CheckResult:
         )
     if not found:
         return ok_result(
-            "installation", "this Redis is empty; the first command makes it this database's"
+            "installation", "this Redis is empty; the first command assigns it to this database"
         )
     return ok_result("installation", "this Redis belongs to this database")
 
@@ -290,11 +298,11 @@ def _check_installation(context: CheckContext) -> CheckResult:
 def _check_counts(context: CheckContext) -> CheckResult:
     lag = context.sync_lag()
     if lag <= MAX_SYNC_LAG_SECONDS:
-        return ok_result("counts in SQL", "follow the live ones within the hour")
+        return ok_result("counts in SQL", "are at most an hour behind the live counts")
     return CheckResult(
         "counts in SQL",
         Severity.WARNING,
-        f"SQL has not known a count for {lag / 3600:,.1f} h; what the program answers is right",
+        f"a count in SQL is {lag / 3600:,.1f} h behind; the program itself reads the live counts",
         "run `instachat sync-counters`, by cron (see the README) where no worker is running",
     )
 
@@ -310,7 +318,7 @@ def _check_clocks(context: CheckContext) -> CheckResult:
         "clocks",
         Severity.WARNING,
         f"this machine's clock and Redis's are {skew:,.1f} s apart: creation times come from Redis,"
-        " and a worker may be taken for one that is gone",
+        " and a running worker may be taken for a stopped one",
         "synchronise both by NTP",
     )
 

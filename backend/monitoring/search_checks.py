@@ -1,4 +1,4 @@
-"""What can keep messages from being found: checks of Elasticsearch, the index, and what waits for it."""
+"""Checks of searching: Elasticsearch, the index, and the messages that wait to be published."""
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -12,11 +12,12 @@ from backend.storage.search_index import SearchIndex
 from backend.storage.versions import parse_version
 
 MIN_ELASTICSEARCH_VERSION = (8, 19)
-MAX_UNPUBLISHED_SECONDS = 60.0  # what waits for longer, waits for somebody to look
+MAX_UNPUBLISHED_SECONDS = 60.0  # a message that waits longer is a warning
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
 def check_elasticsearch(index: SearchIndex) -> Iterator[CheckResult]:
+    """Check that Elasticsearch is reachable, recent enough, and reached over TLS."""
     yield _check_transport_security(index)
     check = "Elasticsearch"
     try:
@@ -28,7 +29,7 @@ def check_elasticsearch(index: SearchIndex) -> Iterator[CheckResult]:
         yield CheckResult(
             check,
             Severity.UNKNOWN,
-            "answers; its version could not be evaluated: who asks may not monitor the cluster",
+            "answers; its version could not be evaluated: the user may not monitor the cluster",
             "give its user or API key the cluster privilege `monitor`",
         )
     elif parse_version(version) >= MIN_ELASTICSEARCH_VERSION:
@@ -45,19 +46,18 @@ def check_elasticsearch(index: SearchIndex) -> Iterator[CheckResult]:
 def _check_transport_security(index: SearchIndex) -> CheckResult:
     check, url = "Elasticsearch's security", urlsplit(index.url)
     if url.scheme == "https" or url.hostname in LOCAL_HOSTS:
-        return ok_result(check, "people's texts do not cross the network in the clear")
+        return ok_result(check, "message texts do not cross the network unencrypted")
     return CheckResult(
         check,
         Severity.WARNING,
-        f"{redact(index.url)} is not TLS: people's texts and the password cross the network in the"
-        " clear",
-        "use https:// unless that network is yours alone; INSTACHAT_ELASTICSEARCH_CA_FILE names a private"
+        f"{redact(index.url)} is not TLS: message texts and the password cross the network unencrypted",
+        "use https:// unless the network is private; INSTACHAT_ELASTICSEARCH_CA_FILE names a private"
         " authority",
     )
 
 
 def check_search(database: Database, index: SearchIndex | None) -> Iterator[CheckResult]:
-    """Whether what is stored gets into an index, and searches may read it."""
+    """Check that stored messages get into an index that searches can read."""
     with database.connect() as connection:
         registered = search_indices.list_indices(connection)
         live = search_indices.live_index(connection)
@@ -69,20 +69,22 @@ def check_search(database: Database, index: SearchIndex | None) -> Iterator[Chec
         return
     if live is None:
         yield (
-            ok_result("search index", "there is no message yet; the first command makes the index")
+            ok_result(
+                "search index", "there is no message yet; the first command registers the index"
+            )
             if blank
             else CheckResult(
                 "search index",
                 Severity.ERROR,
-                "there are messages and no index of them: searches are refused",
-                "run `instachat reindex`; searches go on as soon as it is done",
+                "there are messages, but no index of them: searches are refused",
+                "run `instachat reindex`; searches work as soon as it is done",
             )
         )
         return
     yield from _check_live_index(index, live)
     if len(registered) > 1:
         others = ", ".join(f"{one.name} ({one.state})" for one in registered if one is not live)
-        yield ok_result("other indices", f"written to as well: {others}")
+        yield ok_result("other indices", f"are written to as well: {others}")
     if lag.seconds is None or lag.seconds < MAX_UNPUBLISHED_SECONDS:
         yield ok_result("publishing", f"{lag.messages:,} messages wait to become searchable")
     else:
@@ -90,33 +92,33 @@ def check_search(database: Database, index: SearchIndex | None) -> Iterator[Chec
             "publishing",
             Severity.WARNING,
             f"{lag.messages:,} messages wait to become searchable, the oldest for {lag.seconds:,.0f} s",
-            "see that Elasticsearch answers and a worker is running; the worker's log says why",
+            "check that Elasticsearch answers and a worker is running; the worker's log has the reason",
         )
 
 
 def _check_live_index(
     index: SearchIndex, live: search_indices.RegisteredIndex
 ) -> Iterator[CheckResult]:
-    check, remedy = "search index", "run `instachat reindex`; searches go on meanwhile"
+    check, remedy = "search index", "run `instachat reindex`; searches work meanwhile"
     if live.mapping != index.mapping_version:
         yield CheckResult(
             check,
             Severity.ERROR,
-            f"{live.name} is of mapping {live.mapping}, this program makes {index.mapping_version}",
+            f"{live.name} has mapping {live.mapping}, this program uses mapping {index.mapping_version}",
             remedy,
         )
     elif not live.made:
-        yield ok_result(check, f"{live.name} is made with the first message")
+        yield ok_result(check, f"{live.name} will be created with the first message")
     elif not index.exists(live.name):
         yield CheckResult(
             check,
             Severity.ERROR,
-            f"{live.name} is not in Elasticsearch, or has lost its aliases: searches fail, and what is"
-            " stored waits",
+            f"{live.name} is not in Elasticsearch, or has lost its aliases: searches fail, and stored"
+            " messages are not published",
             "run `instachat reindex`",
         )
     else:
-        yield ok_result(check, f"{live.name}, of mapping {live.mapping}, is searched")
+        yield ok_result(check, f"searches read {live.name}, with mapping {live.mapping}")
 
 
 def _check_postgres_search(publishing: bool, lag: outbox.Lag) -> CheckResult:
@@ -125,8 +127,8 @@ def _check_postgres_search(publishing: bool, lag: outbox.Lag) -> CheckResult:
     return CheckResult(
         "search",
         Severity.WARNING,
-        "PostgreSQL searches, and what changes is noted for an Elasticsearch that is not set any more:"
-        f" {lag.messages:,} messages by now",
-        "set INSTACHAT_ELASTICSEARCH_URL again, which publishes them; or end it for good with"
+        "PostgreSQL searches, but changes are still recorded for an Elasticsearch that is no longer set:"
+        f" {lag.messages:,} messages so far",
+        "set INSTACHAT_ELASTICSEARCH_URL again, which publishes them; or stop recording them with"
         " `instachat reindex --abort`",
     )

@@ -1,8 +1,7 @@
-"""Status: what is accepted and not stored, or not searchable yet, who works on it, and whether the engines
-answer.
+"""Reads the state of an installation: backlogs, workers, the job queue, dead letters, the engines' health.
 
-Totals only: no names, tokens or texts. An engine that is away leaves what it would have told unknown
-(None); it never makes the report fail.
+The report has totals only, no names, tokens or texts. The values of an engine that does not answer are
+unknown (None); the report never fails.
 """
 
 import time
@@ -11,13 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import text
-
 from backend.domain.errors import InstaChatError
 from backend.domain.events import unpack
-from backend.storage.postgres import dead_letters, outbox, reconciliations, search_indices, shards
-from backend.storage.postgres.database import Database
+from backend.storage.postgres import dead_letters, outbox, reconciliations, search_indices
+from backend.storage.postgres import shards as shard_states
+from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.reconciliations import LastReconciliation
+from backend.storage.postgres.server import server_version
 from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
 from backend.storage.search_index import SearchIndex
@@ -27,39 +26,43 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """One engine's health. `version` is None, and `problem` says why, while it does not answer."""
+    """One engine's health: `problem` is the reason why it does not answer, else None.
+
+    An engine that answers and may not be asked for its version has a `version_note` instead.
+    """
 
     engine: str
     version: str | None
     problem: str | None = None
+    version_note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Everything at one moment; None is unknown."""
+    """The state at one moment; None is unknown."""
 
     engines: list[EngineStatus]
     schema: str | None
-    workers: int | None  # running
-    queue: int | None  # jobs that wait
-    paused: bool | None  # whether workers are told to rest
-    waiting: int | None  # log entries accepted and not stored
+    workers: int | None  # running workers
+    queue: int | None  # waiting jobs
+    paused: bool | None  # whether workers take no jobs until `instachat queue resume`
+    waiting: int | None  # log entries that are not stored yet
     oldest_seconds: float | None  # how long the oldest of them has been waiting
-    unpublished: int | None  # messages stored and not given to Elasticsearch
+    unpublished: int | None  # stored messages that are not in the index yet
     unpublished_seconds: float | None  # how long the oldest of them has been waiting
-    search_index: str | None  # what searches read; None also where PostgreSQL searches
+    search_index: str | None  # that searches read; None also if PostgreSQL searches
     dead_letters: dict[str, int] | None  # by kind
-    dirty_counters: int | None  # parents whose count in SQL is behind
+    dirty_counters: int | None  # parents whose count in SQL is outdated
     reconciled: LastReconciliation | None  # None also if the stores were never compared
-    sync_lag_seconds: float | None  # how long SQL has not known the oldest of these changes
+    sync_lag_seconds: float | None  # the age of the oldest change that is not in SQL
     totals: "Totals"
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """How much was done in all until a moment (`at`, of a clock that only goes on); None is unknown.
+    """Counts since the installation began, at the monotonic time `at`; None is unknown.
 
-    Chats and messages alike. Searchable is what is stored but for what waits for Elasticsearch.
+    They count chats and messages. Searchable are the stored ones but for those that wait to be published.
     """
 
     at: float
@@ -70,7 +73,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How much was done a second between two totals; None is unknown."""
+    """Chats and messages a second between two totals; None is unknown."""
 
     accepted: float | None
     stored: float | None
@@ -78,7 +81,7 @@ class Rates:
 
 
 def compute_rates(before: Totals, after: Totals) -> Rates:
-    """What was done from one to the other; a total that has gone back, as after a loss, tells nothing."""
+    """The rates between two totals; unknown for a total that decreased, as after a loss of Redis."""
 
     def rate(old: int | None, new: int | None) -> float | None:
         if old is None or new is None or new < old or after.at <= before.at:
@@ -93,11 +96,15 @@ def compute_rates(before: Totals, after: Totals) -> Rates:
 
 
 def read_totals(database: Database, log: Log, index: SearchIndex | None = None) -> Totals:
-    """Ask for the totals alone; an engine that is away leaves its own unknown."""
+    """Read the totals only; those of an engine that does not answer are unknown."""
     at = time.monotonic()
     shards = _value_or_none(lambda: database.installation.shards)
-    stored = _value_or_none(lambda: _count_stored(database))
-    lag = _value_or_none(lambda: publish_lag(database)) if index and stored is not None else None
+    stored = _value_or_none(lambda: _query(database, shard_states.count_stored))
+    lag = (
+        _value_or_none(lambda: _query(database, outbox.lag))
+        if index and stored is not None
+        else None
+    )
     waiting = lag.messages if lag else (None if index else 0)
     return Totals(
         at,
@@ -114,15 +121,19 @@ def read_status(
     index: SearchIndex | None = None,
     sync_lag: Callable[[], float] | None = None,
 ) -> Status:
-    """Ask the engines; takes a few milliseconds when they answer."""
+    """Read the whole state; takes a few milliseconds while all engines answer."""
     postgres = postgres_health(database)
     redis_state = redis_health(log)
     shards = _value_or_none(lambda: database.installation.shards) if not postgres.problem else None
     lengths = (
         _value_or_none(lambda: log.lengths(shards)) if shards and not redis_state.problem else None
     )
-    lag = _value_or_none(lambda: publish_lag(database)) if shards else None
-    live = _value_or_none(lambda: _live_index(database)) if shards and index else None
+    lag = _value_or_none(lambda: _query(database, outbox.lag)) if shards else None
+    live = (
+        _value_or_none(lambda: _query(database, search_indices.live_index))
+        if shards and index
+        else None
+    )
     up = not redis_state.problem
     return Status(
         engines=[postgres, redis_state, *([elasticsearch_health(index)] if index else [])],
@@ -137,11 +148,15 @@ def read_status(
         unpublished=lag and lag.messages,
         unpublished_seconds=lag and lag.seconds,
         search_index=live and live.name,
-        dead_letters=_value_or_none(lambda: _count_dead_letters(database)) if shards else None,
+        dead_letters=_value_or_none(lambda: _query(database, dead_letters.count_dead_letters))
+        if shards
+        else None,
         dirty_counters=_value_or_none(lambda: sum(log.count_dirty(shards)))
         if shards and up
         else None,
-        reconciled=_value_or_none(lambda: _last_reconciliation(database)) if shards else None,
+        reconciled=_value_or_none(lambda: _query(database, reconciliations.last))
+        if shards
+        else None,
         sync_lag_seconds=_value_or_none(sync_lag) if sync_lag and shards and up else None,
         totals=read_totals(database, log, index),
     )
@@ -153,7 +168,7 @@ def redis_health(log: Log) -> EngineStatus:
         log.ping()
         info = log.server_info("server")[0]
     except CommandRefused:
-        return EngineStatus("Redis", "unknown: INFO is refused")
+        return EngineStatus("Redis", None, version_note="unknown: INFO is refused")
     except InstaChatError as error:
         return EngineStatus("Redis", None, error.message)
     name = "Valkey" if "valkey_version" in info else "Redis"
@@ -163,24 +178,19 @@ def redis_health(log: Log) -> EngineStatus:
 def elasticsearch_health(index: SearchIndex) -> EngineStatus:
     """Elasticsearch's health."""
     try:
-        return EngineStatus("Elasticsearch", index.version() or "unknown")
+        version = index.version()
     except InstaChatError as error:
         return EngineStatus("Elasticsearch", None, error.message)
+    return EngineStatus("Elasticsearch", version, version_note=None if version else "unknown")
 
 
 def postgres_health(database: Database) -> EngineStatus:
     """PostgreSQL's health."""
     try:
-        with database.connect() as connection:
-            version = connection.scalar(text("SHOW server_version"))
+        version = _query(database, server_version)
     except InstaChatError as error:
         return EngineStatus("PostgreSQL", None, error.message)
-    return EngineStatus("PostgreSQL", str(version).partition(" ")[0])
-
-
-def _count_stored(database: Database) -> int:
-    with database.connect() as connection:
-        return shards.count_stored(connection)
+    return EngineStatus("PostgreSQL", version.text.partition(" ")[0])
 
 
 def publish_lag(database: Database) -> outbox.Lag:
@@ -189,35 +199,25 @@ def publish_lag(database: Database) -> outbox.Lag:
         return outbox.lag(connection)
 
 
-def _live_index(database: Database) -> search_indices.RegisteredIndex | None:
+def _query(database: Database, query: Callable[[Connection], T]) -> T:
     with database.connect() as connection:
-        return search_indices.live_index(connection)
-
-
-def _count_dead_letters(database: Database) -> dict[str, int]:
-    with database.connect() as connection:
-        return dead_letters.count_dead_letters(connection)
+        return query(connection)
 
 
 def _oldest_entry_age(log: Log, lengths: list[int]) -> float | None:
-    """How long the oldest entry of the log has been there, by this machine's clock."""
+    """The age of the oldest entry of the log, by this machine's clock."""
     oldest: float | None = None
     for shard, length in enumerate(lengths):
         event = log.oldest_event(shard) if length else None
         if event is not None:
-            with suppress(ValueError):  # not an event: the drain makes it a dead letter
+            with suppress(ValueError):  # not an event: the drain moves it to a dead letter
                 at = unpack(event).at.timestamp()
                 oldest = at if oldest is None else min(oldest, at)
     return None if oldest is None else max(time.time() - oldest, 0.0)
 
 
-def _last_reconciliation(database: Database) -> LastReconciliation | None:
-    with database.connect() as connection:
-        return reconciliations.last(connection)
-
-
 def _value_or_none(ask: Callable[[], T]) -> T | None:
-    """The answer; None where there is none to be had."""
+    """The answer; None if it raises an error."""
     try:
         return ask()
     except (InstaChatError, RedisError):

@@ -8,7 +8,7 @@ from instachat_cli.console.output import Body, Printer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from backend.monitoring.doctor import CheckResult
+    from backend.monitoring.checks import CheckResult
 
 
 def doctor(output: Output = None) -> None:
@@ -19,7 +19,7 @@ def doctor(output: Output = None) -> None:
     Exits with 0 if every check passed, 5 if a dependency is unreachable, 4 otherwise. Changes nothing.
     """
     from backend.domain.errors import CheckFailed, EngineDown
-    from backend.monitoring.doctor import Severity
+    from backend.monitoring.checks import Severity
 
     results: list[CheckResult] = []
 
@@ -47,7 +47,9 @@ def _results() -> "Iterator[CheckResult]":
     """The result of every check. An error that prevents further checks is a result as well."""
     from backend import bootstrap
     from backend.domain.errors import InstaChatError
-    from backend.monitoring.doctor import CheckContext, error_result, ok_result, run_checks
+    from backend.monitoring.checks import error_result, ok_result
+    from backend.monitoring.doctor import CheckContext, run_checks
+    from backend.monitoring.durability import find_wrong_settings
     from backend.settings import load
 
     current_check = "settings"
@@ -67,7 +69,7 @@ def _results() -> "Iterator[CheckResult]":
                         core.log,
                         core.index,
                         core.jobs.length,
-                        lambda: bootstrap.durability_faults(settings, core.log),
+                        lambda: find_wrong_settings(settings, core.log),
                         core.counter_sync.lag,
                     )
                 )

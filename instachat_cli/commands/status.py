@@ -75,7 +75,7 @@ def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
             {
                 "engine": engine.engine,
                 "reachable": engine.problem is None,
-                "version": engine.version,
+                "version": engine.version or engine.version_note,
                 "problem": engine.problem,
             }
             for engine in now.engines
@@ -105,7 +105,8 @@ def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
         },
     }
     shown = {
-        engine.engine: engine.problem or f"{engine.version}, answers" for engine in now.engines
+        engine.engine: engine.problem or f"{engine.version or engine.version_note}, answers"
+        for engine in now.engines
     }
     stored = _format_waiting(_count(now.waiting, "entry", "entries"), now.oldest_seconds)
     searchable = _format_waiting(_count(now.unpublished, "", ""), now.unpublished_seconds)

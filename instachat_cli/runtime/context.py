@@ -63,13 +63,13 @@ def note_unsearchable(core: "Backend") -> None:
 
 def warn_if_not_durable(core: "Backend") -> None:
     """Write a warning if the configured Redis may lose acknowledged writes."""
-    from backend.bootstrap import durability_faults
+    from backend.monitoring.durability import find_wrong_settings
 
     if core.settings.redis_url is None:
         return
     with suppress(InstaChatError):
-        if faults := durability_faults(core.settings, core.log):
+        if wrong := find_wrong_settings(core.settings, core.log):
             stderr.warning(
                 f"this Redis is configured too weakly for INSTACHAT_DURABILITY={core.settings.durability}"
-                f" ({', '.join(faults)}): see `instachat doctor`"
+                f" ({', '.join(map(str, wrong))}): see `instachat doctor`"
             )

@@ -19,11 +19,11 @@ from backend.api.server.address import check_free, is_responding, url
 from backend.bootstrap import (
     Backend,
     EngineUrls,
-    durability_faults,
     engine_urls,
     open_parts,
 )
 from backend.domain.errors import InstaChatError
+from backend.monitoring.durability import find_wrong_settings
 from backend.runtime.processes import (
     CommandChild,
     RestartPolicy,
@@ -199,7 +199,7 @@ def _address_environment(settings: Settings) -> dict[str, str]:
 
 
 def _print_ready(core: Backend) -> None:
-    if core.settings.redis_url is not None and durability_faults(core.settings, core.log):
+    if core.settings.redis_url is not None and find_wrong_settings(core.settings, core.log):
         stderr.warning("this Redis may lose acknowledged messages: see `instachat doctor`")
     if core.log.paused():
         stderr.warning("the job queue is paused: nothing is stored until `instachat queue resume`")

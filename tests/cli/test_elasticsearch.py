@@ -173,7 +173,7 @@ def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
         with core.database.begin() as tx:
             tx.exec_driver_sql("UPDATE installation SET publishing = true")
         severity, said, remedy = severities(plain)["search"]
-        assert (severity, "not set any more" in said) == ("warning", True)
+        assert (severity, "no longer set" in said) == ("warning", True)
         assert "instachat reindex --abort" in str(remedy)
 
 

@@ -12,7 +12,7 @@ import redis
 import yaml
 from jsonschema import Draft202012Validator
 
-from backend.bootstrap import durability_faults
+from backend.monitoring.durability import find_wrong_settings
 from backend.settings import PREFIX, Durability, Settings
 from backend.storage.redis.log import Log
 from tests.support.elasticsearch.docker import IMAGE
@@ -161,7 +161,7 @@ def valkey() -> Iterator[ComposedValkey]:
 
 def test_its_valkey_keeps_what_strict_promises(valkey: ComposedValkey) -> None:
     log = Log(valkey.url)
-    assert durability_faults(Settings(durability=Durability.STRICT), log) == []
+    assert find_wrong_settings(Settings(durability=Durability.STRICT), log) == []
     log.close()
 
 

@@ -34,4 +34,4 @@ def _redis(backend: Backend) -> str:
     engine = redis_health(backend.log)
     options = backend.log.configuration("appendonly", "appendfsync") or {}
     settings = ", ".join(f"{name} {value}" for name, value in sorted(options.items()))
-    return f"{engine.engine} {engine.version}; {settings or 'settings can’t be read'}"
+    return f"{engine.engine} {engine.version or engine.version_note}; {settings or 'settings can’t be read'}"
