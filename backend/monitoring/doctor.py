@@ -144,9 +144,7 @@ def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
     else:
         message = "fsync and full_page_writes are on"
         if found.synchronous_commit == "off":
-            message += (
-                "; synchronous_commit is off by default, which this program overrides"
-            )
+            message += "; synchronous_commit is off by default, which this program overrides"
         yield ok_result("PostgreSQL's durability", message)
     if found.server_encoding == "UTF8":
         yield ok_result("encoding", "the database's encoding is UTF8")
