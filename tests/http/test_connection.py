@@ -1,4 +1,4 @@
-"""The connection: requests in pieces, in a row, and spoilt ones; each answer where it belongs."""
+"""Connections: split, pipelined and invalid requests; each response in its order."""
 
 import json
 import select
@@ -27,19 +27,19 @@ BODY = b'{"message": {"text": "counted"}}'
 
 
 class RawClient:
-    """A socket, and the answers that come by it, in order."""
+    """A socket, and the responses that arrive on it, in order."""
 
     def __init__(self, server: HttpServer) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS)
         self._file = self.socket.makefile("rb")
 
     def send(self, *parts: bytes) -> "RawClient":
-        """Send something, in one piece."""
+        """Send all parts at once."""
         self.socket.sendall(b"".join(parts))
         return self
 
     def answer(self, method: str = "POST") -> tuple[int, Any, bool]:
-        """The next answer: status, JSON, and whether the connection stays open by its word."""
+        """The next response: its status, its JSON, and whether it keeps the connection open."""
         response = HTTPResponse(self, method=method)  # type: ignore[arg-type]  # it has `makefile`
         response.begin()
         self.headers = response.headers
@@ -47,19 +47,19 @@ class RawClient:
         return response.status, body, not response.will_close
 
     def makefile(self, _: str) -> Any:
-        """What HTTPResponse reads from; it closes what it got, so it gets something else."""
+        """For HTTPResponse, which closes the file that it reads from: a file that it can't close."""
         return _UnclosableFile(self._file)
 
     @property
     def is_closed(self) -> bool:
-        """Whether the server has hung up, with nothing left to read; waits for something to come."""
+        """Whether the server has closed the connection, and nothing is left to read. Blocks until known."""
         try:
             return self._file.read(1) == b""
         except ConnectionResetError:
             return True
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._file.close()
         self.socket.close()
 
@@ -76,13 +76,13 @@ class _UnclosableFile:
 
 @contextmanager
 def connect_raw(server: HttpServer) -> Iterator[RawClient]:
-    """A socket to a server."""
+    """A raw connection to a server."""
     with closing(RawClient(server)) as opened:
         yield opened
 
 
 def request(path: str, *headers: bytes, method: bytes = b"POST", body: bytes = BODY) -> bytes:
-    """A request as it is sent, with a type and a length unless other headers are given."""
+    """The bytes of a request. Without `headers` it has a content type and a length."""
     named = headers or (b"Content-Type: application/json", b"Content-Length: %d" % len(body))
     lines = (b"%s %s HTTP/1.1" % (method, path.encode()), b"Host: a", *named, b"", body)
     return b"\r\n".join(lines)
@@ -90,7 +90,7 @@ def request(path: str, *headers: bytes, method: bytes = b"POST", body: bytes = B
 
 @contextmanager
 def serve_in_process(settings: Settings) -> Iterator[Any]:
-    """A server in this process, whose limits a test can change."""
+    """A server in this process, so that a test can change its limits."""
     listening = open_listeners("127.0.0.1", 0, 1)[0]
     server = create_server(settings, [])
     thread = threading.Thread(target=server.run, args=([listening],))
@@ -105,14 +105,12 @@ def serve_in_process(settings: Settings) -> Iterator[Any]:
 
 @pytest.fixture
 def path(app: ApplicationClient) -> str:
-    """Where to create messages of a new chat."""
+    """The path of the messages of a new chat."""
     return f"{app.chat()}/messages"
 
 
-def test_requests_in_a_row_are_answered_in_their_order(
-    shared_server: HttpServer, path: str
-) -> None:
-    """Sent in one piece, usual and unusual ones; a fault in the middle changes nothing for the others."""
+def test_pipelined_requests_are_answered_in_order(shared_server: HttpServer, path: str) -> None:
+    """Requests of the fast path and of the ordinary route; an invalid one does not affect the others."""
     with connect_raw(shared_server) as to:
         to.send(
             request(path),
@@ -128,10 +126,8 @@ def test_requests_in_a_row_are_answered_in_their_order(
     assert all(stays for _, _, stays in got)
 
 
-def test_a_request_in_pieces_is_as_good_as_a_whole_one(
-    shared_server: HttpServer, path: str
-) -> None:
-    """Byte by byte; and with the body apart, as many clients send it."""
+def test_a_split_request_is_answered_like_a_whole_one(shared_server: HttpServer, path: str) -> None:
+    """Sent byte by byte, and with the body after the head, as many clients do."""
     with connect_raw(shared_server) as to:
         for at, byte in enumerate(request(path)):
             to.send(bytes([byte]))
@@ -162,7 +158,7 @@ def test_connection_close_is_honoured_after_the_answer(
 def test_invalid_http_is_a_problem_after_the_pending_answers(
     shared_server: HttpServer, path: str
 ) -> None:
-    """What was accepted before is answered before."""
+    """The requests accepted before it are answered first."""
     with connect_raw(shared_server) as to:
         to.send(request(path), request(path), b"\x16\x03\x01 nonsense\r\n\r\n")
         assert [to.answer()[:2] for _ in range(2)] == [(202, {"number": n}) for n in (1, 2)]
@@ -178,10 +174,10 @@ def test_invalid_http_is_a_problem_after_the_pending_answers(
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_invalid_chunks_are_a_problem_at_once(
+def test_invalid_chunks_are_refused_at_once(
     shared_server: HttpServer, path: str, before: int
 ) -> None:
-    """Also behind another request, which is answered."""
+    """Also behind another request, which is answered first."""
     spoilt = request(
         path, b"Content-Type: application/json", b"Transfer-Encoding: chunked", body=b""
     )
@@ -196,7 +192,7 @@ def test_invalid_chunks_are_a_problem_at_once(
 def test_two_lengths_or_a_length_and_chunks_are_refused(
     shared_server: HttpServer, path: str
 ) -> None:
-    """A proxy in front might have read them otherwise."""
+    """A proxy in front of the server might interpret them differently."""
     kind, length = b"Content-Type: application/json", b"Content-Length: %d" % len(BODY)
     for headers in (
         (kind, length, b"Content-Length: 1"),
@@ -209,7 +205,7 @@ def test_two_lengths_or_a_length_and_chunks_are_refused(
 
 
 def test_headers_and_trailers_have_a_limit(shared_server: HttpServer, path: str) -> None:
-    """One long header, many short ones, trailers: 431, and the connection is closed."""
+    """A long header, many short ones, or trailers: 431, and the server closes the connection."""
     chunked = request(
         path, b"Content-Type: application/json", b"Transfer-Encoding: chunked", body=b""
     )
@@ -220,7 +216,7 @@ def test_headers_and_trailers_have_a_limit(shared_server: HttpServer, path: str)
     ):
         with connect_raw(shared_server) as to:
             to.send(start)
-            with suppress(OSError):  # it has hung up
+            with suppress(OSError):  # the server has closed the connection
                 for _ in range(1_000):
                     to.send(more)
                     time.sleep(0.0005)
@@ -229,10 +225,10 @@ def test_headers_and_trailers_have_a_limit(shared_server: HttpServer, path: str)
             assert to.is_closed
 
 
-def test_a_client_that_disconnects_in_a_request_leaves_nothing_behind(
+def test_an_incomplete_request_creates_nothing(
     shared_server: HttpServer, app: ApplicationClient
 ) -> None:
-    """Of its message nothing is there, and the next one has the next number."""
+    """After a disconnect within a request, the next message gets the next number."""
     path = f"{app.chat()}/messages"
     for cut in (20, len(request(path)) - 5):
         with connect_raw(shared_server) as to:
@@ -242,8 +238,8 @@ def test_a_client_that_disconnects_in_a_request_leaves_nothing_behind(
         assert to.send(request(path)).answer()[1] == {"number": 1}
 
 
-def test_an_upgrade_is_not_made(shared_server: HttpServer, path: str) -> None:
-    """As some clients offer one with their first request: it is answered as any other, its body included."""
+def test_an_offered_upgrade_is_declined(shared_server: HttpServer, path: str) -> None:
+    """The request is answered like any other, its body included. Some clients offer one at first."""
     offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")
     usual = (b"Content-Type: application/json", b"Content-Length: %d" % len(BODY))
     with connect_raw(shared_server) as to:
@@ -261,10 +257,10 @@ def test_an_upgrade_is_not_made(shared_server: HttpServer, path: str) -> None:
         assert to.is_closed
 
 
-def test_very_many_requests_in_a_row_are_answered_and_not_held(
+def test_very_many_pipelined_requests_use_little_memory(
     shared_server: HttpServer, path: str
 ) -> None:
-    """However many are sent ahead: each has its answer in order, and the server does not grow."""
+    """However many are sent ahead: each is answered in order, and the server's memory does not grow."""
     (process, *_) = server_processes(shared_server)
     before = process.memory_info().rss
     with connect_raw(shared_server) as to:
@@ -279,7 +275,7 @@ def test_very_many_requests_in_a_row_are_answered_and_not_held(
         to.socket.settimeout(0.2)
         for _ in range(10):
             with suppress(TimeoutError):
-                to.send(idle)  # and nothing of it is read
+                to.send(idle)  # without reading any response
         assert shared_server("GET", "/healthz").status == 200
     assert process.memory_info().rss - before < 64 * 1024 * 1024
 
@@ -287,10 +283,10 @@ def test_very_many_requests_in_a_row_are_answered_and_not_held(
 def test_a_large_body_in_pieces_is_answered_without_delay(
     shared_server: HttpServer, path: str
 ) -> None:
-    """More than is read before somebody asks for it: it goes the ordinary way.
+    """A body above the limit of the fast path, which takes the ordinary route.
 
-    Were it read at the server's next look only, each but the first would take a second, which is from one
-    look to the next.
+    If the connection fell back only at the next `check_timeouts`, each request but the first would take
+    TIMEOUT_CHECK_SECONDS.
     """
     body = json.dumps({"message": {"text": "ä" * 10_000}}).encode() + b" " * 60_000
     sent = request(path, body=body)
@@ -315,10 +311,10 @@ def test_a_large_body_in_pieces_is_answered_without_delay(
         b'{"message":{"text":1},"message":{"text":"a"}}',
     ],
 )
-def test_both_ways_judge_a_strange_body_alike(
+def test_the_fast_path_and_the_route_treat_a_strange_body_alike(
     shared_server: HttpServer, path: str, body: bytes
 ) -> None:
-    """By the same status, whatever is in members that nobody asked for."""
+    """Both return the same status, whatever the unknown members contain."""
     ways = [
         shared_server("POST", f"{path}{q}", raw=body, content_type="application/json")
         for q in ("", "?")
@@ -327,8 +323,8 @@ def test_both_ways_judge_a_strange_body_alike(
     assert len({answer.status for answer in ways}) == 1
 
 
-def test_many_offers_of_an_upgrade_in_a_row_are_declined(shared_server: HttpServer) -> None:
-    """One after the other, in one piece."""
+def test_many_pipelined_upgrades_are_declined(shared_server: HttpServer) -> None:
+    """Offers of an upgrade, sent at once."""
     asked = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
     with connect_raw(shared_server) as to:
         to.send(asked * 2_000)
@@ -336,7 +332,7 @@ def test_many_offers_of_an_upgrade_in_a_row_are_declined(shared_server: HttpServ
 
 
 def test_slow_clients_are_disconnected(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a request, with half a head, or without reading what is sent to it; others are not."""
+    """Without a request, with half a head, or without reading; other clients stay connected."""
     monkeypatch.setattr(connection, "IDLE_TIMEOUT_SECONDS", 3.0)
     monkeypatch.setattr(connection, "HEADERS_TIMEOUT_SECONDS", 1.0)
     monkeypatch.setattr(connection, "WRITE_TIMEOUT_SECONDS", 1.0)
@@ -354,7 +350,7 @@ def test_slow_clients_are_disconnected(backend: Backend, monkeypatch: pytest.Mon
 
 
 def gone(client: RawClient) -> bool:
-    """Whether the server has hung up by now."""
+    """Whether the server has closed the connection by now."""
     return bool(select.select([client.socket], [], [], 0)[0]) and client.is_closed
 
 

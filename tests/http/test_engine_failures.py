@@ -1,4 +1,4 @@
-"""Engines that are away, and processes that are killed: what is answered then, and what survives."""
+"""Engines that are away, and killed processes: the responses meanwhile, and what survives."""
 
 import http.client
 import json
@@ -32,17 +32,17 @@ SECOND = 1.0 + MARGIN_SECONDS  # without a limit nothing would be answered until
 
 
 def seconds_taken(call: Callable[[], object]) -> float:
-    """How many seconds it takes."""
+    """How long the call takes, in seconds."""
     began = time.monotonic()
     call()
     return time.monotonic() - began
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-def test_without_redis_all_that_needs_it_is_503_within_a_second(
+def test_without_redis_requests_get_503_within_a_second(
     own_server: HttpServer, own_redis: RedisServer, how: str
 ) -> None:
-    """With Retry-After; the process is up, and not ready; when Redis is back all goes on by itself."""
+    """With Retry-After. The process is up but not ready, and recovers by itself when Redis is back."""
     app = ApplicationClient(own_server)
     chat = app.chat()
     if how == "killed":
@@ -78,7 +78,7 @@ def test_without_redis_all_that_needs_it_is_503_within_a_second(
 def test_an_idle_server_rejects_a_demoted_primary(
     own_server: HttpServer, own_redis: RedisServer
 ) -> None:
-    """Others have gone on in a new life; then the old one is there again, as it was when they left it."""
+    """Other processes have begun a new epoch; then the Redis of the old one returns, with its old data."""
     app = ApplicationClient(own_server)
     path = f"{app.chat()}/messages"
 
@@ -88,15 +88,15 @@ def test_an_idle_server_rejects_a_demoted_primary(
 
     assert post() == 1
     redis = own_redis.client()
-    plain = Redis(port=own_redis.port)  # dumps are no texts
+    plain = Redis(port=own_redis.port)  # dumps are bytes
     with open_backend(own_server.settings) as backend:
         backend.drainer.drain_all()
         former = {key: plain.dump(key) for key in plain.scan_iter()}
         redis.flushall()
-        request = AcceptRequest.messages(app.token, 1, ["of the new life"])
+        request = AcceptRequest.messages(app.token, 1, ["of the new epoch"])
         assert [backend.acceptor.accept(request).first for _ in range(3)] == [2, 3, 4]
         backend.drainer.drain_all()
-    have_renewed(own_server)
+    wait_renewed(own_server)
     redis.flushall()
     for key, value in former.items():
         assert value
@@ -104,8 +104,8 @@ def test_an_idle_server_rejects_a_demoted_primary(
     assert post() == 5
 
 
-def have_renewed(server: HttpServer) -> None:
-    """Return once the server has looked up the lives of Redis, as it does every RENEW_INTERVAL_SECONDS."""
+def wait_renewed(server: HttpServer) -> None:
+    """Return once the server has read the epochs again, as it does every RENEW_INTERVAL_SECONDS."""
     database = Database(str(server.settings.database_url))
 
     def scans() -> int:
@@ -114,16 +114,16 @@ def have_renewed(server: HttpServer) -> None:
             return int(connection.exec_driver_sql(statement).scalar() or 0)
 
     before = scans()
-    wait_until(lambda: scans() >= before + 4)  # some may be of before, told late by PostgreSQL
+    wait_until(lambda: scans() >= before + 4)  # PostgreSQL may report earlier scans late
     database.close()
 
 
 def test_requests_waiting_behind_a_hanging_redis_do_not_wait_longer(
     own_server: HttpServer, own_redis: RedisServer
 ) -> None:
-    """Fifty at once, in several batches: each has its 503 in a second, not one after the other.
+    """Fifty at once, in several batches: each gets its 503 within a second, not one batch after the other.
 
-    How many calls that takes, the tests of `gather` count.
+    The tests of group commit count the calls.
     """
     chat = ApplicationClient(own_server).chat()
     answers: list[tuple[int, float]] = []
@@ -150,7 +150,7 @@ def test_requests_waiting_behind_a_hanging_redis_do_not_wait_longer(
 
 @pytest.fixture
 def own_postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL of the test's own, to be stopped."""
+    """A PostgreSQL that only this test uses and may stop."""
     server = PostgresServer(wheel_postgres())
     try:
         server.start()
@@ -161,10 +161,10 @@ def own_postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_without_postgres_accepting_goes_on_and_reading_is_503(
+def test_without_postgres_messages_are_accepted_and_reads_get_503(
     own_postgres: PostgresServer, own_redis: RedisServer, tmp_path: Path, how: str
 ) -> None:
-    """For verified counters, though others ask for what SQL alone knows; reads say when to try again."""
+    """Verified counters suffice, even while other requests wait for SQL. Reads have a Retry-After."""
     own_postgres.execute("CREATE DATABASE own")
     database = Database(own_postgres.url("own"))
     upgrade(database)
@@ -206,13 +206,13 @@ def test_without_postgres_accepting_goes_on_and_reading_is_503(
 
 @pytest.fixture
 def silent_address() -> Iterator[str]:
-    """The address of somebody who takes connections and never answers."""
+    """An address that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0), backlog=1_000) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-def test_without_elasticsearch_only_searching_is_503(
+def test_without_elasticsearch_only_searches_get_503(
     elasticsearch: Elasticsearch,
     engines: Engines,
     own_redis: RedisServer,
@@ -220,14 +220,14 @@ def test_without_elasticsearch_only_searching_is_503(
     silent_address: str,
     hangs: bool,
 ) -> None:
-    """Creating, storing, reading and editing go on, at once; the server is degraded, and not taken away."""
+    """Creating, storing, reading and editing work without delay; `/readyz` is 200 with `degraded`."""
     settings = Settings(
         database_url=engines.fresh_database(),
         redis_url=own_redis.url,
         elasticsearch_url=elasticsearch.url,
     )
     with open_backend(settings):
-        pass  # makes the first index
+        pass  # creates the first index
     nowhere = silent_address if hangs else f"http://127.0.0.1:{free_port()}"
     server = HttpServer(settings.model_copy(update={"elasticsearch_url": nowhere}), tmp_path)
     worker = start_worker(server)
@@ -255,10 +255,10 @@ def test_without_elasticsearch_only_searching_is_503(
         worker.wait()
 
 
-def test_without_an_index_searching_is_503_and_accepting_goes_on(
+def test_without_an_index_searches_get_503_and_messages_are_accepted(
     elasticsearch: Elasticsearch, engines: Engines, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    """Where Elasticsearch was set later and nobody ran a reindex; the log says what to run."""
+    """Elasticsearch was configured later, and no reindex has run; the detail names the missing index."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     with open_backend(settings) as core:
         token = core.catalog.applications.create("before").token
@@ -287,7 +287,7 @@ def test_without_an_index_searching_is_503_and_accepting_goes_on(
 def test_a_refused_accept_says_when_to_retry(
     engines: Engines, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    """A full log, and a chat that is being deleted: 503, by the fast path and by the ordinary route."""
+    """A full log, and a chat that is being deleted: 503, on the fast path and on the ordinary route."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url, log_limit=4)
     server = HttpServer(settings, tmp_path)
     try:
@@ -311,8 +311,8 @@ def test_a_refused_accept_says_when_to_retry(
         server.remove()
 
 
-def test_a_change_of_what_is_not_stored_in_time_is_503(own_server: HttpServer) -> None:
-    """It is waited for some seconds; nothing is changed, and the same change is taken afterwards."""
+def test_changing_a_message_that_is_not_stored_in_time_gets_503(own_server: HttpServer) -> None:
+    """The request waits 5 seconds and changes nothing. It succeeds once the message is stored."""
     chat = ApplicationClient(own_server).chat()
     one = {"message": {"text": "one"}}
     with open_backend(own_server.settings) as core:
@@ -331,11 +331,11 @@ def test_a_change_of_what_is_not_stored_in_time_is_503(own_server: HttpServer) -
     assert own_server("PATCH", path, {"message": {"text": "two"}}).json["text"] == "two"
 
 
-# -- the end of processes --------------------------------------------------------------------------
+# -- stopped and killed processes ---------------------------------------------------------------------
 
 
 class Writers:
-    """Clients that post, each on a connection of its own, and keep a ledger of what they were answered."""
+    """Clients that post, each on its own connection, and record every response in a ledger."""
 
     def __init__(self, server: HttpServer, token: str, chat: str, folder: Path, count: int) -> None:
         self._server = server
@@ -353,7 +353,7 @@ class Writers:
             thread.start()
 
     def stop(self) -> None:
-        """Let each finish its request."""
+        """Stop each after its current request."""
         self._stop.set()
         for thread in self._threads:
             thread.join(PATIENCE_SECONDS)
@@ -396,7 +396,7 @@ class Writers:
 
 
 def _faults(settings: Settings, ledgers: list[Path]) -> dict[str, list[tuple[int, int]]]:
-    """What is wrong with the ledgers when all is stored."""
+    """The faults that the audit finds once everything is stored."""
 
     def drained(core: Backend) -> bool:
         core.drainer.drain_all()
@@ -407,10 +407,10 @@ def _faults(settings: Settings, ledgers: list[Path]) -> dict[str, list[tuple[int
         return audit(core, ledgers).faults
 
 
-def test_sigterm_finishes_what_was_accepted_and_ends_within_10_s(
+def test_sigterm_finishes_accepted_requests_within_10_s(
     own_server: HttpServer, tmp_path: Path
 ) -> None:
-    """Under load: exit code 0; every answer is kept, and hardly a request was cut off."""
+    """Under load: exit code 0, every accepted message is stored, and hardly a request is cut off."""
     app = ApplicationClient(own_server)
     writers = Writers(own_server, app.token, app.chat(), tmp_path, 8)
     wait_until(lambda: writers.answered > 200)
@@ -424,14 +424,14 @@ def test_sigterm_finishes_what_was_accepted_and_ends_within_10_s(
         for line in path.read_text().splitlines()
         if json.loads(line)["first"] is None
     ]
-    assert len(uncertain) <= 2 * len(writers.ledgers)  # what was sent to a closed door, and 503
+    assert len(uncertain) <= 2 * len(writers.ledgers)  # refused connections, and 503
     assert not _faults(own_server.settings, writers.ledgers)
 
 
 def test_the_ledger_holds_over_http_through_kill_9(
     engines: Engines, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    """Under load, of a server's process, of its parent, of the worker, of Redis: no answer is lost."""
+    """Under load, of a server process, its parent, the worker, and Redis: no accepted message is lost."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     server = HttpServer(settings, tmp_path, "--workers", "2").wait_ready()
     worker = start_worker(server)
@@ -458,7 +458,7 @@ def test_the_ledger_holds_over_http_through_kill_9(
         server.process.kill()
         server.process.wait()
         _, alive = psutil.wait_procs(serving, PATIENCE_SECONDS)
-        assert not alive, "they outlive their parent"
+        assert not alive, "the server processes outlive their parent"
         server.start()
         server.wait_ready()
         progress()

@@ -1,4 +1,4 @@
-"""What is refused, with which problem: bodies, types, values, paths. Nothing valid is."""
+"""Which requests are refused with which problem, and that valid ones are not."""
 
 import json
 import socket
@@ -52,10 +52,8 @@ def chat(shared_server: HttpServer) -> str:
         ),
     ],
 )
-def test_whatever_is_not_there_gives_one_constant_body(
-    shared_server: HttpServer, path: str
-) -> None:
-    """Unknown, impossible, removed or foreign: byte for byte the same 404."""
+def test_every_missing_thing_gets_one_constant_body(shared_server: HttpServer, path: str) -> None:
+    """Unknown, impossible, deleted or foreign: byte for byte the same 404."""
     answer = shared_server("GET", path)
     assert (answer.status, answer.json) == (404, NOTHING)
     assert answer.headers["content-type"] == "application/problem+json"
@@ -63,7 +61,7 @@ def test_whatever_is_not_there_gives_one_constant_body(
 
 
 def test_another_applications_chat_is_not_found(app: ApplicationClient) -> None:
-    """A chat's number alone opens nothing."""
+    """A chat's number without its application's token gives no access."""
     chat = app.chat()
     app.chat()
     other = ApplicationClient(app.server)
@@ -87,8 +85,8 @@ def test_another_applications_chat_is_not_found(app: ApplicationClient) -> None:
         b"\xef\xbb\xbf" + b'{"message": {"text": "a"}}',
     ],
 )
-def test_what_is_not_json_is_400(shared_server: HttpServer, chat: str, raw: bytes) -> None:
-    """Broken, cut off, in another encoding, or nested without end; an empty body is no value: 422."""
+def test_a_body_that_is_not_json_gets_400(shared_server: HttpServer, chat: str, raw: bytes) -> None:
+    """Broken, truncated, in another encoding, or nested too deeply. An empty body is a missing value: 422."""
     answer = shared_server("POST", chat, raw=raw, content_type="application/json")
     assert answer.status == (400 if raw else 422)
     assert answer.headers["content-type"] == "application/problem+json"
@@ -97,7 +95,7 @@ def test_what_is_not_json_is_400(shared_server: HttpServer, chat: str, raw: byte
 
 @pytest.mark.parametrize("raw", [b'{"message": {"text": "\xff"}}', b"\xfe\xff", b"{'a': 1}"])
 def test_no_route_takes_a_body_that_is_not_json(app: ApplicationClient, raw: bytes) -> None:
-    """400, whichever route reads it, with a query and a charset or without."""
+    """400 on every route, with and without a query or a charset."""
     message = app.message(app.chat())
     messages = message.rpartition("/")[0]
     for method, path in (
@@ -134,10 +132,10 @@ def test_no_route_takes_a_body_that_is_not_json(app: ApplicationClient, raw: byt
         {"message": {"text": "\ud83d"}},
     ],
 )
-def test_what_is_json_and_not_valid_is_422_and_never_repeated(
+def test_an_invalid_value_gets_422_without_its_text(
     shared_server: HttpServer, chat: str, body: object
 ) -> None:
-    """A problem says where and what; by the hot route as by the ordinary one; the text is not in it."""
+    """The problem names the place and the defect, not the text; the same on the fast path and the route."""
     raw = json.dumps(body).encode()
     hot = shared_server("POST", chat, raw=raw, content_type="application/json")
     ordinary = shared_server(
@@ -151,8 +149,8 @@ def test_what_is_json_and_not_valid_is_422_and_never_repeated(
 @pytest.mark.parametrize(
     "text", ["a" * 10_000, "\U0001f600" * 10_000, " ", "\x01\x1f\x7f", "\ufffe"]
 )
-def test_whatever_is_valid_is_taken_and_kept_unchanged(app: ApplicationClient, text: str) -> None:
-    """1 to 10,000 code points; escaped in JSON as by the clumsiest client."""
+def test_every_valid_text_is_stored_unchanged(app: ApplicationClient, text: str) -> None:
+    """1 to 10,000 code points, each escaped in JSON."""
     chat = app.chat()
     raw = json.dumps({"message": {"text": text}}).encode()
     made = app.server(
@@ -166,7 +164,7 @@ def test_whatever_is_valid_is_taken_and_kept_unchanged(app: ApplicationClient, t
 
 @pytest.mark.parametrize("name", ["", "a" * 256, "a\0", 5])
 def test_names_are_checked(shared_server: HttpServer, app: ApplicationClient, name: object) -> None:
-    """Of new applications and of renamed ones."""
+    """For new applications and for renamed ones."""
     body = {"application": {"name": name}}
     assert shared_server("POST", "/api/v1/applications", body).status == 422
     assert shared_server("PATCH", app.path, body).status == 422
@@ -186,13 +184,13 @@ def test_names_are_checked(shared_server: HttpServer, app: ApplicationClient, na
         "after=x",
     ],
 )
-def test_pages_are_asked_for_in_plain_digits(app: ApplicationClient, query: str) -> None:
-    """`limit` is 1 to 200, `after` a number; all else is 422."""
+def test_page_parameters_are_plain_digits(app: ApplicationClient, query: str) -> None:
+    """`limit` is 1 to 200, `after` a number; anything else gets 422."""
     assert app.server("GET", f"{app.path}/chats?{query}").status == 422
 
 
 def test_other_parameters_are_checked(app: ApplicationClient) -> None:
-    """`wait` and `cascade` have their few values."""
+    """Other values of `wait` and `cascade` get 422."""
     body = {"message": {"text": "x"}}
     assert app.server("POST", f"{app.chat()}/messages?wait=forever", body).status == 422
     assert app.server("DELETE", f"{app.path}?cascade=perhaps").status == 422
@@ -211,16 +209,16 @@ def test_other_parameters_are_checked(app: ApplicationClient) -> None:
         ("nonsense", 415),
     ],
 )
-def test_a_body_is_json_by_its_type(
+def test_the_content_type_must_be_json(
     shared_server: HttpServer, chat: str, content_type: str, status: int
 ) -> None:
-    """415 for what is not said to be JSON, so that no form of a web page can post."""
+    """415 for any other type, so that the form of another web page can't post."""
     raw = b'{"message": {"text": "a"}}'
     assert shared_server("POST", chat, raw=raw, content_type=content_type).status == status
 
 
 def test_a_large_body_is_refused_while_it_is_read(shared_server: HttpServer, chat: str) -> None:
-    """413, by what is said of its length, and by what arrives; without taking it all."""
+    """413 by its Content-Length or by the received bytes, before the whole body has arrived."""
     answer = shared_server("POST", chat, raw=b"x" * 300_000, content_type="application/json")
     assert answer.status == 413
     with socket.create_connection(
@@ -230,14 +228,14 @@ def test_a_large_body_is_refused_while_it_is_read(shared_server: HttpServer, cha
             f"POST {chat} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
             "Transfer-Encoding: chunked\r\n\r\n".encode()
         )
-        with suppress(OSError):  # it may be closed while we send
+        with suppress(OSError):  # the server may close while we send
             for _ in range(100):
                 plain.sendall(b"1000\r\n" + b" " * 4096 + b"\r\n")
-        assert plain.recv(100).startswith(b"HTTP/1.1 413")  # though the body has no end yet
+        assert plain.recv(100).startswith(b"HTTP/1.1 413")  # before the end of the body
 
 
-def test_a_whole_batch_of_the_longest_texts_is_taken(app: ApplicationClient) -> None:
-    """1,000 texts of 10,000 letters: within the limit of a batch's body."""
+def test_a_full_batch_of_the_longest_texts_is_accepted(app: ApplicationClient) -> None:
+    """1,000 texts of 10,000 characters are within the limit of a batch's body."""
     path = f"{app.chat()}/messages/batch"
     made = app.server("POST", path, {"messages": [{"text": "x" * 10_000}] * 1_000})
     assert (made.status, made.json) == (202, {"first": 1, "last": 1_000})
@@ -252,7 +250,7 @@ def test_other_methods_are_405(shared_server: HttpServer, app: ApplicationClient
 
 
 def test_a_number_whose_creation_was_rejected_is_410(app: ApplicationClient) -> None:
-    """To whoever waits for it, reads it or changes it; its neighbours are there, and lists leave it out."""
+    """For a request that waits for it, reads it or changes it. Lists omit it, and contain its neighbours."""
     messages = f"{app.chat()}/messages"
     bodies = [{"text": text} for text in ("one", "refused by SQL", "three")]
     with open_backend(app.server.settings) as core, rejecting_texts(core.database):
@@ -273,8 +271,10 @@ def test_a_number_whose_creation_was_rejected_is_410(app: ApplicationClient) -> 
 @given(
     raw=st.binary(max_size=200) | st.text(max_size=60).map(lambda t: t.encode("utf-8", "replace"))
 )
-def test_no_bytes_for_a_body_do_harm(shared_server: HttpServer, chat: str, raw: bytes) -> None:
-    """Whatever a body is: 202, 400 or 422, by both ways the same."""
+def test_arbitrary_bytes_as_a_body_do_no_harm(
+    shared_server: HttpServer, chat: str, raw: bytes
+) -> None:
+    """Any body gets 202, 400 or 422, the same on the fast path and on the route."""
     hot = shared_server("POST", chat, raw=raw, content_type="application/json")
     ordinary = shared_server("POST", chat, raw=raw, content_type="application/json; charset=utf-8")
     assert hot.status in (202, 400, 422)
@@ -293,10 +293,10 @@ JSON = st.recursive(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=JSON | st.fixed_dictionaries({"message": JSON | st.fixed_dictionaries({"text": JSON})}))
-def test_both_ways_judge_every_body_alike(
+def test_the_fast_path_and_the_route_treat_every_body_alike(
     shared_server: HttpServer, chat: str, body: object
 ) -> None:
-    """The fast path takes nothing that the ordinary route refuses, and the other way round."""
+    """Each accepts and refuses exactly what the other does."""
     raw = json.dumps(body).encode()
     hot = shared_server("POST", chat, raw=raw, content_type="application/json")
     ordinary = shared_server("POST", chat, raw=raw, content_type="application/json; charset=utf-8")
@@ -311,6 +311,6 @@ def test_both_ways_judge_every_body_alike(
     path=st.text("/%?&=." + string.ascii_letters + string.digits, max_size=40),
     method=st.sampled_from(["GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"]),
 )
-def test_no_path_does_harm(shared_server: HttpServer, path: str, method: str) -> None:
-    """Every answer is one of the documented, whatever is asked for."""
+def test_arbitrary_paths_do_no_harm(shared_server: HttpServer, path: str, method: str) -> None:
+    """No path causes a server error."""
     assert shared_server(method, f"/api/v1/{path}").status < 500

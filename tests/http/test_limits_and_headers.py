@@ -1,4 +1,4 @@
-"""What keeps the server up and its secrets in: slow and idle clients, limits, headers, logs."""
+"""Slow and idle clients, limits, headers, and logs without secrets."""
 
 import json
 import resource
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("http")
 
 
 def test_a_slow_client_is_disconnected(shared_server: HttpServer) -> None:
-    """Headers, and a body, that do not arrive within ten seconds; others are served meanwhile."""
+    """If the headers or the body do not arrive within ten seconds. Other clients are served meanwhile."""
     app = ApplicationClient(shared_server)
     chat = app.chat()
     slow_headers = socket.create_connection(("127.0.0.1", shared_server.port))
@@ -34,8 +34,8 @@ def test_a_slow_client_is_disconnected(shared_server: HttpServer) -> None:
     began = time.monotonic()
     for connection, last in ((slow_headers, b"HTTP/1.1 408"), (slow_body, b"HTTP/1.1 408")):
         connection.settimeout(PATIENCE_SECONDS)
-        heard = connection.recv(100)
-        assert heard.startswith(last)
+        received = connection.recv(100)
+        assert received.startswith(last)
         assert shared_server("GET", "/healthz").status == 200
     assert 5 < time.monotonic() - began < 10 + MARGIN_SECONDS
     slow_headers.close()
@@ -46,7 +46,7 @@ def test_a_slow_client_is_disconnected(shared_server: HttpServer) -> None:
 def low_limit_server(
     engines: Engines, own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[HttpServer]:
-    """A server whose shell allows it so few open files as most do."""
+    """A server with the usual low limit of open files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def fewer() -> None:
@@ -60,7 +60,7 @@ def low_limit_server(
 
 
 def test_a_thousand_idle_connections_do_no_harm(low_limit_server: HttpServer) -> None:
-    """Beside 1,500 that say nothing, a request is answered at once."""
+    """Beside 1,500 idle connections, requests are answered as usual."""
     idle = [socket.create_connection(("127.0.0.1", low_limit_server.port)) for _ in range(1_500)]
     try:
         app = ApplicationClient(low_limit_server)
@@ -73,10 +73,10 @@ def test_a_thousand_idle_connections_do_no_harm(low_limit_server: HttpServer) ->
             connection.close()
 
 
-def test_every_answer_forbids_sniffing_framing_and_keeping(
+def test_every_response_forbids_sniffing_framing_and_caching(
     shared_server: HttpServer, app: ApplicationClient
 ) -> None:
-    """Successes, problems and the fast path's answers alike."""
+    """Successes and problems, on the fast path and on the routes."""
     chat = app.chat()
     answers = [
         shared_server("GET", app.path),
@@ -92,10 +92,10 @@ def test_every_answer_forbids_sniffing_framing_and_keeping(
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_a_request_has_one_id_in_its_answer_and_in_the_log(
+def test_a_request_has_one_id_in_its_response_and_in_the_log(
     shared_server: HttpServer, app: ApplicationClient
 ) -> None:
-    """The client's own, if it is a plain word; else one of ours, a new one each time."""
+    """The client's id if it is valid; otherwise a new one of the server."""
     chat = app.chat()
     body = {"message": {"text": "x"}}
     given = shared_server("POST", f"{chat}/messages", body, x_request_id="mine-1.2_3")
@@ -109,7 +109,7 @@ def test_a_request_has_one_id_in_its_answer_and_in_the_log(
 
 
 def test_the_log_names_no_token_and_no_text(shared_server: HttpServer) -> None:
-    """Lines of JSON: of a request the route and not the path, whatever comes of it."""
+    """Lines of JSON. A request is logged by its route, not by its path, whatever its outcome."""
     app = ApplicationClient(shared_server)
     chat = app.chat()
     secret = "a text that nobody else may read"
@@ -133,10 +133,10 @@ def test_the_log_names_no_token_and_no_text(shared_server: HttpServer) -> None:
     assert any(line["route"] == route and line["status"] == 202 for line in shared_server.requests)
 
 
-def test_pages_of_other_origins_get_in_only_if_a_setting_names_them(
+def test_only_configured_origins_are_allowed(
     shared_server: HttpServer, app: ApplicationClient
 ) -> None:
-    """The fast path included; a preflight names what is allowed."""
+    """CORS, also for requests that could take the fast path; a preflight lists what is allowed."""
     chat = app.chat()
     body = {"message": {"text": "x"}}
     friend = shared_server("POST", f"{chat}/messages", body, origin="https://a.example")
@@ -158,7 +158,7 @@ def test_pages_of_other_origins_get_in_only_if_a_setting_names_them(
 def rate_limited_server(
     engines: Engines, own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HttpServer]:
-    """A server that limits the creation of applications, in two processes."""
+    """Two server processes that limit the creation of applications."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     folder = tmp_path_factory.mktemp("rate_limited_server")
     limit = "5/minute"
@@ -168,15 +168,15 @@ def rate_limited_server(
         yield server
 
 
-def test_one_address_creates_so_many_applications_and_no_more(
+def test_one_address_may_create_a_limited_number_of_applications(
     rate_limited_server: HttpServer,
 ) -> None:
-    """Counted over all processes; 429 says when to try again; nothing else is limited; no CORS here."""
+    """All processes count together, 429 has a Retry-After, and no other request is limited. No CORS here."""
     body = {"application": {"name": "x"}}
     made = [
         rate_limited_server("POST", "/api/v1/applications", body, x_forwarded_for=f"10.0.0.{n}")
         for n in range(5)
-    ]  # whatever the client says of its address
+    ]  # X-Forwarded-For does not matter
     assert [answer.status for answer in made] == [201] * 5
     refused = rate_limited_server(
         *("POST", "/api/v1/applications", body),

@@ -1,4 +1,4 @@
-"""`/metrics` counts for all of the server's processes, and names nobody."""
+"""`/metrics` covers all processes of the server, and contains no tokens or numbers."""
 
 import re
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @pytest.fixture(scope="module")
 def server(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
-    """Two processes on one port, on a Redis of their own, and no worker."""
+    """Two server processes on one port, with their own Redis and without a worker."""
     with ExitStack() as stack:
         redis = RedisServer(valkey_binary())
         stack.callback(redis.remove)
@@ -38,7 +38,7 @@ def server(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def samples(server: HttpServer) -> Samples:
-    """What there is now, by name and labels."""
+    """All current samples, by name and labels."""
     text = server("GET", "/metrics").body.decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -48,12 +48,12 @@ def samples(server: HttpServer) -> Samples:
 
 
 def value(found: Samples, name: str, **labels: str) -> float:
-    """One sample; 0 where there is none yet."""
+    """The value of one sample; 0 if it does not exist yet."""
     return found.get((name, frozenset(labels.items())), 0)
 
 
 def new_chat(server: HttpServer) -> str:
-    """The path of a new chat's messages."""
+    """Create a chat; returns the path of its messages."""
     application = ApplicationClient(server)
     assert server("POST", f"{application.path}/chats").status == 202
     return f"{application.path}/chats/1/messages"
@@ -66,12 +66,12 @@ def post(server: HttpServer, path: str) -> None:
 
 
 def test_requests_are_counted_over_all_processes(server: HttpServer) -> None:
-    """By method, template and status, on the fast path and off it, whichever process answers."""
+    """By method, template and status, on the fast path and on the routes, whichever process answers."""
     path = new_chat(server)
     before = samples(server)
     for _ in range(40):
         post(server, path)
-    for _ in range(3):  # anything unusual goes the ordinary way
+    for _ in range(3):  # not on the fast path
         assert server("POST", f"{path}?unusual=1", {"message": {"text": "counted"}}).status == 202
     for _ in range(2):
         assert server("GET", "/nowhere/at/all").status == 404
@@ -87,7 +87,7 @@ def test_requests_are_counted_over_all_processes(server: HttpServer) -> None:
             and more(method="GET", route="-", status="404") == 2
         )
 
-    wait_until(counted)  # an answer is counted once it is sent, so a moment after it is read
+    wait_until(counted)  # a response is counted after it is sent, so perhaps after it is read here
     now = samples(server)
     accepted = "instachat_accept_batch_requests_sum"
     assert value(now, accepted) - value(before, accepted) == 43
@@ -95,8 +95,8 @@ def test_requests_are_counted_over_all_processes(server: HttpServer) -> None:
     assert 1 <= value(now, calls) - value(before, calls) <= 43
 
 
-def test_each_time_is_in_one_bucket(server: HttpServer) -> None:
-    """A histogram's last bucket holds all that was counted, and the buckets only rise."""
+def test_histogram_buckets_are_cumulative(server: HttpServer) -> None:
+    """The buckets never fall, and the last one equals the count."""
     new_chat(server)
     for name in ("http_request_seconds", "accept_batch_requests", "accept_call_seconds"):
         now = samples(server)
@@ -112,8 +112,8 @@ def test_each_time_is_in_one_bucket(server: HttpServer) -> None:
             assert counts[-1] == now[f"instachat_{name}_count", labels]
 
 
-def test_what_waits_and_the_pools_are_there(server: HttpServer) -> None:
-    """What a worker would have stored waits, and is told with the pools of both processes."""
+def test_the_backlog_and_the_pools_are_exposed(server: HttpServer) -> None:
+    """Without a worker, the log's entries wait; the pools are those of both processes."""
     post(server, new_chat(server))
     wait_until(lambda: value(samples(server), "instachat_log_entries") > 0)
     now = samples(server)
@@ -127,13 +127,11 @@ def test_what_waits_and_the_pools_are_there(server: HttpServer) -> None:
     assert 0 <= value(now, "instachat_pool_in_use", pool="database") <= 60
 
 
-def test_a_process_that_is_killed_keeps_its_counts(server: HttpServer) -> None:
-    """A count never falls, and the pools are those of the living."""
+def test_the_counts_of_a_killed_process_remain(server: HttpServer) -> None:
+    """A counter never falls, and the pools are those of the running processes."""
     for _ in range(20):
         assert server("DELETE", "/nowhere/at/all").status == 404
-    wait_until(
-        lambda: _deleted(server)[0] == 20
-    )  # a process writes down what it has counted once a second
+    wait_until(lambda: _deleted(server)[0] == 20)  # a process writes its counts once a second
     victim, *_ = server_processes(server)
     victim.kill()
     wait_until(lambda: _deleted(server) == (20, 60))
@@ -143,13 +141,13 @@ def _deleted(server: HttpServer) -> tuple[float, float]:
     labels = {"method": "DELETE", "route": "-", "status": "404"}
     try:
         now = samples(server)
-    except (OSError, HTTPException):  # it came to the one that was killed
+    except (OSError, HTTPException):  # the request reached the killed process
         return 0, 0
     return value(now, REQUESTS, **labels), value(now, "instachat_pool_limit", pool="database")
 
 
-def test_openmetrics_is_spoken_too(server: HttpServer) -> None:
-    """Whoever asks for OpenMetrics gets it, to the last line."""
+def test_openmetrics_is_available(server: HttpServer) -> None:
+    """A request that accepts OpenMetrics gets a complete document in it."""
     text = server(
         "GET", "/metrics", accept="application/openmetrics-text; version=1.0.0"
     ).body.decode()
@@ -157,8 +155,8 @@ def test_openmetrics_is_spoken_too(server: HttpServer) -> None:
     assert {"instachat_http_request_seconds", "instachat_log_entries"} <= names
 
 
-def test_labels_name_nobody(server: HttpServer) -> None:
-    """No token and no number gets into a label, whatever is asked for."""
+def test_labels_contain_no_token_and_no_number(server: HttpServer) -> None:
+    """Whatever path is requested."""
     path = new_chat(server)
     for asked in (path, path + "/1", path + "/999", "/api/v1/applications/no-such-token"):
         server("GET", asked)
@@ -173,8 +171,8 @@ def test_labels_name_nobody(server: HttpServer) -> None:
     assert not any(any(part.isdigit() for part in found.split("/")) for found in routes)
 
 
-def test_the_page_on_monitoring_names_what_is_there(server: HttpServer) -> None:
-    """Each metric is documented, and what the documentation and its alerts name exists."""
+def test_the_documentation_lists_every_metric(server: HttpServer) -> None:
+    """Each metric is documented, and each name in the documentation and its alerts exists."""
     post(server, new_chat(server))
     page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     families = {

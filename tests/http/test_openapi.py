@@ -1,4 +1,4 @@
-"""OpenAPI: it says what the contract promises, and Schemathesis finds nothing that it does not say."""
+"""The OpenAPI document contains the contract, and Schemathesis finds no undocumented response."""
 
 import re
 from copy import deepcopy
@@ -60,8 +60,8 @@ CHECKS = [
 ]
 
 
-def test_it_names_every_route_of_the_contract_with_its_success() -> None:
-    """OpenAPI 3.1; each operation with a name, a sentence, and the status of the contract."""
+def test_every_route_of_the_contract_is_documented() -> None:
+    """OpenAPI 3.1: each operation has an id, a description, and the status of the contract."""
     assert SCHEMA["openapi"].startswith("3.1")
     assert set(CONTRACT) <= set(OPERATIONS)
     names = [operation["operationId"] for operation in OPERATIONS.values()]
@@ -73,7 +73,7 @@ def test_it_names_every_route_of_the_contract_with_its_success() -> None:
 
 
 def test_every_problem_is_one_of_rfc_9457() -> None:
-    """Each error's content is application/problem+json, of one shape; retries are announced."""
+    """Each error is application/problem+json with one schema; 429 and 503 have a Retry-After."""
     for route in CONTRACT:
         for status, answer in OPERATIONS[route]["responses"].items():
             if int(status) >= 400:
@@ -86,7 +86,7 @@ def test_every_problem_is_one_of_rfc_9457() -> None:
 
 
 def test_operators_routes_have_the_security_scheme_and_no_others() -> None:
-    """A bearer token; without an admin token neither the routes nor the scheme are there."""
+    """A bearer token. Without an admin token, the document has neither the routes nor the scheme."""
     assert SCHEMA["components"]["securitySchemes"]["Operator"]["scheme"] == "bearer"
     secured = {route for route, operation in OPERATIONS.items() if "security" in operation}
     assert secured == {"GET /api/v1/applications", "POST /api/v1/messages/reindex"}
@@ -95,24 +95,26 @@ def test_operators_routes_have_the_security_scheme_and_no_others() -> None:
     assert list(without["paths"]["/api/v1/applications"]) == ["post"]
 
 
-def test_every_shape_and_its_examples_are_valid() -> None:
-    """Each schema is one of JSON Schema 2020-12, and every example fits its own."""
-    for name, shape in SCHEMA["components"]["schemas"].items():
-        Draft202012Validator.check_schema(shape)
-        for field, schema in shape.get("properties", {}).items():
+def test_every_schema_and_its_examples_are_valid() -> None:
+    """Each is valid JSON Schema 2020-12, and each example conforms to its schema."""
+    for name, model in SCHEMA["components"]["schemas"].items():
+        Draft202012Validator.check_schema(model)
+        for field, schema in model.get("properties", {}).items():
             plain = "$ref" not in str(schema)
             for example in schema.get("examples", []):
                 assert not plain or Draft202012Validator(schema).is_valid(example), (name, field)
 
 
 def test_every_parameter_and_every_problem_has_an_example() -> None:
-    """A problem's is one of its own status."""
+    """The example of a problem has the problem's status."""
     for route in CONTRACT:
         operation = OPERATIONS[route]
         for parameter in operation.get("parameters", []):
-            told = parameter["schema"]
+            schema = parameter["schema"]
             assert (
-                told.get("examples") or {"enum", "const"} & set(told) or told["type"] == "boolean"
+                schema.get("examples")
+                or {"enum", "const"} & set(schema)
+                or schema["type"] == "boolean"
             ), (
                 route,
                 parameter["name"],
@@ -123,8 +125,8 @@ def test_every_parameter_and_every_problem_has_an_example() -> None:
                 assert example["status"] == int(status)
 
 
-def test_the_server_serves_that_schema(shared_server: HttpServer) -> None:
-    """The one that this process makes from the same definitions."""
+def test_the_server_serves_this_document(shared_server: HttpServer) -> None:
+    """The document that this process builds from the same definitions."""
     assert shared_server("GET", "/openapi.json").json == SCHEMA
 
 
@@ -139,10 +141,8 @@ BOUNDED = settings(
 
 
 @pytest.mark.parametrize("route", OPERATIONS)
-def test_no_request_finds_what_the_schema_does_not_say(
-    shared_server: HttpServer, route: str
-) -> None:
-    """No 5xx, no status and no body that is not documented, whatever is sent."""
+def test_every_response_is_documented(shared_server: HttpServer, route: str) -> None:
+    """No request gets a 5xx, or a status or body that is not documented."""
     method, _, path = route.partition(" ")
 
     @BOUNDED
@@ -156,10 +156,8 @@ def test_no_request_finds_what_the_schema_does_not_say(
 @pytest.mark.parametrize(
     "route", [route for route, operation in OPERATIONS.items() if "security" in operation]
 )
-def test_no_operators_request_finds_what_the_schema_does_not_say(
-    shared_server: HttpServer, route: str
-) -> None:
-    """With the operator's token: what only it opens is held against the schema, too."""
+def test_every_response_to_an_operator_is_documented(shared_server: HttpServer, route: str) -> None:
+    """The same with the operator's token, on the routes that require it."""
     method, _, path = route.partition(" ")
     seen: set[int] = set()
 
@@ -177,8 +175,8 @@ def test_no_operators_request_finds_what_the_schema_does_not_say(
     assert CONTRACT[route] in seen
 
 
-def test_no_sequence_finds_what_the_schema_does_not_say(shared_server: HttpServer) -> None:
-    """Created, read, changed and deleted along the links of the schema."""
+def test_every_response_in_a_sequence_is_documented(shared_server: HttpServer) -> None:
+    """Sequences that create, read, change and delete, along the links of the document."""
     API.config.update(base_url=f"http://127.0.0.1:{shared_server.port}")
     machine = API.as_state_machine()
     machine.run(settings=settings(BOUNDED, max_examples=12, stateful_step_count=10))

@@ -1,4 +1,4 @@
-"""Every route of the contract: its statuses, its headers and its bodies."""
+"""Every route of the contract: statuses, headers and bodies."""
 
 import re
 import time
@@ -18,7 +18,7 @@ BEARER = f"Bearer {OPERATOR}"
 
 
 def test_an_application_is_created_shown_renamed_and_deleted(shared_server: HttpServer) -> None:
-    """201, 200, 200, 204; then it is not found. The body has the contract's fields and no other."""
+    """201, 200, 200, 204; then 404. The body has exactly the fields of the contract."""
     made = shared_server("POST", "/api/v1/applications", {"application": {"name": "Café ☕"}})
     assert (made.status, made.headers["content-type"]) == (201, "application/json")
     assert set(made.json) == {"token", "name", "chats_count", "created_at", "updated_at"}
@@ -42,7 +42,7 @@ def test_an_application_is_created_shown_renamed_and_deleted(shared_server: Http
 
 
 def test_an_application_with_chats_is_deleted_with_cascade_only(app: ApplicationClient) -> None:
-    """409 and nothing changed; with `cascade=true` 202, and nothing in it is found any more."""
+    """Otherwise 409, and nothing changes. With `cascade=true` 202, and everything inside is 404."""
     chat = app.chat()
     message = app.message(chat)
     refused = app.server("DELETE", app.path)
@@ -54,7 +54,7 @@ def test_an_application_with_chats_is_deleted_with_cascade_only(app: Application
 
 
 def test_operators_list_applications_by_pages(shared_server: HttpServer) -> None:
-    """Only with the operator's token; `next` is the last token seen, and leads through all of them."""
+    """Only with the operator's token. `next` is the page's last token and leads to the following page."""
     mine = [ApplicationClient(shared_server).token for _ in range(3)]
     assert shared_server("GET", "/api/v1/applications").status == 401
     wrong = shared_server("GET", "/api/v1/applications", authorization="Bearer wrong")
@@ -76,7 +76,7 @@ def test_operators_list_applications_by_pages(shared_server: HttpServer) -> None
 
 
 def test_without_an_admin_token_the_operators_routes_do_not_exist(own_server: HttpServer) -> None:
-    """As any path that nobody serves; nor does the schema name them."""
+    """They get the same 404 as an unknown path, and are not in the OpenAPI document."""
     nowhere = own_server("GET", "/api/v1/nowhere")
     found = own_server("GET", "/api/v1/applications", authorization="Bearer ")
     assert (found.status, found.body) == (404, nowhere.body)  # although POST is there
@@ -85,8 +85,8 @@ def test_without_an_admin_token_the_operators_routes_do_not_exist(own_server: Ht
     assert own_server("POST", "/api/v1/messages/reindex").json == nowhere.json
 
 
-def test_operators_ask_for_a_reindex(shared_server: HttpServer) -> None:
-    """202; where PostgreSQL searches there is nothing to build; others get 401."""
+def test_operators_request_a_reindex(shared_server: HttpServer) -> None:
+    """202, also without Elasticsearch, where there is nothing to build; 401 for others."""
     assert shared_server("POST", "/api/v1/messages/reindex").status == 401
     asked = shared_server("POST", "/api/v1/messages/reindex", authorization=BEARER)
     assert (asked.status, asked.body) == (202, b"")
@@ -96,7 +96,7 @@ def test_operators_ask_for_a_reindex(shared_server: HttpServer) -> None:
 
 
 def test_chats_are_numbered_from_one_within_their_application(shared_server: HttpServer) -> None:
-    """202 with the number at once; another application begins anew; counts are live."""
+    """202 with the number at once. Each application starts at 1, and counts are live."""
     one, other = ApplicationClient(shared_server), ApplicationClient(shared_server)
     for number in (1, 2, 3):
         made = shared_server("POST", f"{one.path}/chats")
@@ -115,7 +115,7 @@ def test_chats_are_numbered_from_one_within_their_application(shared_server: Htt
 
 
 def test_a_chat_with_messages_is_deleted_with_cascade_only(app: ApplicationClient) -> None:
-    """409, 202, then 404; the application's count falls, and the number is not given again."""
+    """409, 202, then 404. The application's count falls, and the number is not used again."""
     chat = app.chat()
     app.message(chat)
     assert app.server("DELETE", chat).status == 409
@@ -132,7 +132,7 @@ def test_a_chat_with_messages_is_deleted_with_cascade_only(app: ApplicationClien
 
 
 def test_messages_are_created_listed_shown_edited_and_deleted(app: ApplicationClient) -> None:
-    """Each with its number, in order; a deleted one is gone, and its number stays taken."""
+    """Each gets its number, in order. A deleted message is 404, and its number is not used again."""
     chat = app.chat()
     path = f"{chat}/messages"
     for number in (1, 2, 3):
@@ -157,7 +157,7 @@ def test_messages_are_created_listed_shown_edited_and_deleted(app: ApplicationCl
 
 
 def test_a_batch_gets_consecutive_numbers(app: ApplicationClient) -> None:
-    """`first` and `last`; the texts in their order; 1 to 1,000 of them."""
+    """`first` and `last`, for 1 to 1,000 texts in their order."""
     path = f"{app.chat()}/messages"
     batch = {"messages": [{"text": f"line {i}"} for i in range(1000)]}
     made = app.server("POST", f"{path}/batch", batch)
@@ -169,8 +169,8 @@ def test_a_batch_gets_consecutive_numbers(app: ApplicationClient) -> None:
         assert app.server("POST", f"{path}/batch", {"messages": wrong}).status == 422
 
 
-def test_search_finds_within_the_chat_and_marks(app: ApplicationClient) -> None:
-    """`keyword` gives the messages that contain it, with places; by pages, as all lists."""
+def test_search_finds_messages_of_the_chat_and_marks_the_keyword(app: ApplicationClient) -> None:
+    """`keyword` lists the messages that contain it, with highlights, in pages like every list."""
     chat = app.chat()
     for text in ("One hundred", "two", "HUNDRED and one", "a hundred%_"):
         app.message(chat, text)
@@ -186,11 +186,11 @@ def test_search_finds_within_the_chat_and_marks(app: ApplicationClient) -> None:
         assert app.server("GET", f"{path}?keyword={wrong}").status == 422
 
 
-# -- what is accepted and not stored ---------------------------------------------------------------
+# -- accepted and not stored yet -------------------------------------------------------------------
 
 
-def test_what_is_accepted_and_not_stored_is_never_404(own_server: HttpServer) -> None:
-    """Without a worker: a read waits a second and answers 202, a change waits and answers 503."""
+def test_an_accepted_number_is_never_404(own_server: HttpServer) -> None:
+    """Without a worker, a read waits a second and gets 202. Unknown numbers get 404."""
     app = ApplicationClient(own_server)
     chat = app.chat()
     made = own_server("POST", f"{chat}/messages", {"message": {"text": "soon"}})
@@ -205,7 +205,7 @@ def test_what_is_accepted_and_not_stored_is_never_404(own_server: HttpServer) ->
 
 
 def test_waiting_for_stored_gives_202_if_it_takes_longer_than_5_s(own_server: HttpServer) -> None:
-    """The same body as at once."""
+    """With the same body as without `wait`."""
     chat = ApplicationClient(own_server).chat()
     began = time.monotonic()
     made = own_server("POST", f"{chat}/messages?wait=stored", {"message": {"text": "x"}})
@@ -218,7 +218,7 @@ def test_waiting_for_stored_gives_202_if_it_takes_longer_than_5_s(own_server: Ht
 
 @pytest.mark.parametrize("what", ["application", "message"])
 def test_if_match_is_honoured(app: ApplicationClient, what: str) -> None:
-    """A stale tag is 409 and changes nothing; the present one, or `*`, does it."""
+    """A stale or foreign tag gets 409 and changes nothing; the current one and `*` succeed."""
     path = app.path if what == "application" else app.message(app.chat())
     body = {what: {"name": "new", "text": "new"}}
     tag = app.server("GET", path).headers["etag"]
@@ -230,12 +230,12 @@ def test_if_match_is_honoured(app: ApplicationClient, what: str) -> None:
     assert app.server("PATCH", path, body, if_match=tag).status == 409
     assert app.server("PATCH", path, body, if_match="*").status == 200
     assert app.server("DELETE", path, if_match=tag).status == 409
-    present = app.server("GET", path).headers["etag"]
-    assert app.server("DELETE", path, if_match=present).status == 204
+    current = app.server("GET", path).headers["etag"]
+    assert app.server("DELETE", path, if_match=current).status == 204
 
 
-def test_an_idempotency_key_counts_once(app: ApplicationClient) -> None:
-    """The same key and body: the same answer, nothing new; with another body 409; per route."""
+def test_an_idempotency_key_creates_once(app: ApplicationClient) -> None:
+    """The same key and body get the same response, another body 409. Keys are separate for each route."""
     chat = app.chat()
     for path, body, other in (
         (f"{app.path}/chats", None, None),
@@ -261,10 +261,10 @@ def test_an_idempotency_key_counts_once(app: ApplicationClient) -> None:
     assert app.server("GET", chat).json["messages_count"] == 2
 
 
-def test_an_application_created_by_key_is_the_same_after_it_was_changed(
+def test_a_repeated_creation_returns_the_original_response(
     shared_server: HttpServer,
 ) -> None:
-    """The answer is that of the creation, though the application was renamed meanwhile."""
+    """Even if the application was renamed meanwhile."""
     body = {"application": {"name": "first"}}
     made = shared_server("POST", "/api/v1/applications", body, idempotency_key="a key of its own")
     path = f"/api/v1/applications/{made.json['token']}"

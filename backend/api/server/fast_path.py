@@ -194,7 +194,7 @@ class FastConnection(Connection):
             return None
         return FastRequest(match[1].decode(), int(match[2]), key, self.headers)
 
-    # -- accepting and responding ---------------------------------------------------------------------
+    # -- accepting and responding --------------------------------------------------------------------
 
     def _accept(self, fast_request: FastRequest) -> None:
         request = _accept_request(fast_request)

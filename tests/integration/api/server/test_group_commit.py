@@ -1,4 +1,4 @@
-"""Group commit: what waits at the same moment is one call; nobody waits for another's trouble."""
+"""Group commit: requests of the same moment share one call, and no request suffers from another's failure."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ from tests.support.waiting import PATIENCE_SECONDS
 
 
 class RecordingAcceptor:
-    """An acceptor that notes its calls, and can be held up in one."""
+    """An acceptor that records its calls, and blocks in one while `gate` is not set."""
 
     def __init__(self, real: Acceptor, redis: Log, *, awaits: bool) -> None:
         self.real = real
@@ -42,7 +42,7 @@ class RecordingAcceptor:
         return self.real.is_ready
 
     def logs(self) -> list[AsyncAcceptClient]:
-        """What a GroupCommit is given, of the event loop that runs."""
+        """The clients for a GroupCommit on the running event loop."""
         return (
             [AsyncAcceptClient(self.redis) for _ in range(group_commit.MAX_CONCURRENT_CALLS)]
             if self.awaits
@@ -77,7 +77,7 @@ class RecordingAcceptor:
 def recording_acceptor(
     request: pytest.FixtureRequest, backend: Backend, application: str
 ) -> RecordingAcceptor:
-    """A watched acceptor on real engines, which has accepted before; called in either way."""
+    """An acceptor on real engines that has accepted before; called on the event loop, or by a thread."""
     backend.acceptor.try_accept(
         [AcceptRequest.messages(application, 1, ["of a chat that is not there"])]
     )
@@ -86,15 +86,15 @@ def recording_acceptor(
 
 
 def chat_of(backend: Backend, token: str) -> int:
-    """A new chat."""
+    """Create a chat; returns its number."""
     return backend.acceptor.accept(AcceptRequest.chats(token)).first
 
 
 async def accept_all(
     recording_acceptor: RecordingAcceptor, requests: Sequence[AcceptRequest]
 ) -> list[Any]:
-    """Ask for all at once; what became of each."""
-    group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]  # it has all that is asked for
+    """Submit all requests at once; returns the result or exception of each."""
+    group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]  # has the methods that are called
     try:
         return await asyncio.gather(*map(group_commit.accept, requests), return_exceptions=True)
     finally:
@@ -104,7 +104,7 @@ async def accept_all(
 def test_requests_of_one_moment_are_one_call(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """A hundred at once make one batch, in their order, each with its own number."""
+    """A hundred requests make one batch, in their order, and each gets its own number."""
     chat = chat_of(backend, application)
     requests = [AcceptRequest.messages(application, chat, [f"text {i}"]) for i in range(100)]
     answers = asyncio.run(accept_all(recording_acceptor, requests))
@@ -113,9 +113,9 @@ def test_requests_of_one_moment_are_one_call(
     assert not recording_acceptor.retried
 
 
-def _until_echo(heard: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What came from outside of Redis, until the echo."""
-    for each in heard:
+def _until_echo(commands: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The commands of clients, not of scripts, before the ECHO."""
+    for each in commands:
         if each["command"].upper().startswith("ECHO"):
             return
         if each["client_type"] != "lua":
@@ -125,9 +125,9 @@ def _until_echo(heard: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def test_accepting_calls_one_script_and_nothing_else(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """For verified counters: one call of Redis for the whole batch, and none of SQL.
+    """With verified counters, a batch is one call of Redis and none of SQL.
 
-    But for greeting it on a new connection, and a look at its memory once a second.
+    New connections also send a greeting, and the memory is read once a second.
     """
     chat = chat_of(backend, application)
     requests = [AcceptRequest.messages(application, chat, [f"text {i}"]) for i in range(50)]
@@ -138,17 +138,17 @@ def test_accepting_calls_one_script_and_nothing_else(
     monitoring: Any = backend.log.redis
     with monitoring.monitor() as monitor:
         asyncio.run(accept_all(recording_acceptor, requests))
-        backend.log.redis.echo("that was all")
-        heard = iter(monitor.next_command, None)
-        asked = [each["command"].split()[0].upper() for each in _until_echo(heard)]
-    assert [name for name in asked if name not in {"HELLO", "CLIENT", "INFO"}] == ["EVALSHA"]
+        backend.log.redis.echo("the end")
+        commands = iter(monitor.next_command, None)
+        names = [each["command"].split()[0].upper() for each in _until_echo(commands)]
+    assert [name for name in names if name not in {"HELLO", "CLIENT", "INFO"}] == ["EVALSHA"]
     assert statements == []
 
 
-def test_the_next_batch_collects_while_one_is_under_way(
+def test_the_next_batch_collects_while_a_call_is_running(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """Who awaits makes another call where it is worth while, and no third; a thread makes one at a time."""
+    """The event loop makes a second call for a large batch, and no third; a thread makes one at a time."""
     chat = chat_of(backend, application)
 
     async def go() -> list[Accepted]:
@@ -177,10 +177,10 @@ def test_the_next_batch_collects_while_one_is_under_way(
     )
 
 
-def test_messages_of_a_chat_that_come_together_are_one_entry(
+def test_messages_of_a_chat_in_one_batch_are_one_entry(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """But for those behind a creation of another kind, and those with an idempotency key; order is kept."""
+    """Except after a creation of another kind, and with an idempotency key. The order is kept."""
     chat, other = chat_of(backend, application), chat_of(backend, application)
     backend.drainer.drain_all()
 
@@ -205,10 +205,10 @@ def test_messages_of_a_chat_that_come_together_are_one_entry(
         assert "".join(m.text for m in backend.catalog.messages.list(application, number)) == texts
 
 
-def test_each_request_is_answered_apart(
+def test_each_request_gets_its_own_result(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """An unknown application's request is not found; the others beside it are accepted."""
+    """Requests for an unknown application or chat get NotFound; the others are accepted."""
     chat = chat_of(backend, application)
     requests = [
         AcceptRequest.messages(application, chat, ["a"]),
@@ -225,7 +225,7 @@ def test_each_request_is_answered_apart(
 def test_an_unverified_counter_delays_only_its_own_requests(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """It goes to another thread; requests that come meanwhile are accepted before it."""
+    """They go to another thread, and later requests are accepted before them."""
     chat = chat_of(backend, application)
     other = backend.catalog.applications.create("other").token
     chat_of(backend, other)
@@ -263,7 +263,7 @@ def test_a_request_beyond_the_limit_is_refused_at_once(
     application: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Busy, and nothing of it was accepted; those that wait are answered."""
+    """It gets Busy and is not accepted; the waiting requests are."""
     monkeypatch.setattr(group_commit, "MAX_WAITING_REQUESTS", 10)
     chat = chat_of(backend, application)
     requests = [AcceptRequest.messages(application, chat, [f"{i}"]) for i in range(25)]
@@ -278,7 +278,7 @@ def test_a_request_beyond_the_limit_is_refused_at_once(
 def test_a_cancelled_request_does_not_affect_the_others(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """Cancelled while its batch is under way: it may be accepted, and the rest is answered."""
+    """Cancelled while its batch is sent: it may be accepted, and the others get their results."""
     chat = chat_of(backend, application)
 
     async def go() -> list[Any]:
@@ -306,7 +306,7 @@ def test_a_cancelled_request_does_not_affect_the_others(
 def test_an_internal_error_answers_every_request(
     recording_acceptor: RecordingAcceptor, application: str
 ) -> None:
-    """Nobody waits for ever, whatever is raised; and the next batch is taken."""
+    """Every request gets the exception, and the next batch is accepted."""
 
     def broken(_: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError | None]:
         raise ZeroDivisionError
@@ -328,7 +328,7 @@ def test_an_internal_error_answers_every_request(
 def test_a_failing_callback_does_not_affect_the_others(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """A connection that has just gone, for instance."""
+    """For example, the connection has just been closed."""
     chat = chat_of(backend, application)
 
     def broken(_: object) -> None:
@@ -350,7 +350,7 @@ def test_a_timed_out_request_is_answered_once(
     application: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The thread's answer comes later: by then its connection may wait for another request's."""
+    """The later result of the thread is dropped: its connection may wait for another request by then."""
     monkeypatch.setattr(group_commit, "RETRY_TIMEOUT_SECONDS", 0.1)
     chat = chat_of(backend, application)
     backend.drainer.drain_all()
@@ -364,12 +364,12 @@ def test_a_timed_out_request_is_answered_once(
         return real(requests)
 
     recording_acceptor.accept_batch = slowly  # type: ignore[method-assign]
-    told: list[object] = []
+    results: list[object] = []
 
     async def go() -> None:
         group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
-        group_commit.submit(AcceptRequest.messages(application, chat, ["a"]), told.append)
-        while not told:
+        group_commit.submit(AcceptRequest.messages(application, chat, ["a"]), results.append)
+        while not results:
             await asyncio.sleep(0.01)
         too_late.set()
         while group_commit.waiting_requests:
@@ -377,13 +377,13 @@ def test_a_timed_out_request_is_answered_once(
         await group_commit.close()
 
     asyncio.run(go())
-    assert [type(answer) for answer in told] == [Unconfirmed]
+    assert [type(answer) for answer in results] == [Unconfirmed]
 
 
 def test_requests_waiting_behind_an_unavailable_redis_fail_with_the_first(
     recording_acceptor: RecordingAcceptor, application: str
 ) -> None:
-    """Not one batch after the other, each as long again."""
+    """They do not wait for further calls, each of which would take as long."""
 
     def away(requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError | None]:
         return [EngineDown("away")] * len(requests)
@@ -413,7 +413,7 @@ def test_requests_waiting_behind_an_unavailable_redis_fail_with_the_first(
 def test_requests_of_many_shards_are_one_round_trip(
     recording_acceptor: RecordingAcceptor, backend: Backend
 ) -> None:
-    """Each shard by a call of its own, each application's numbers its own; forgotten scripts included."""
+    """One call a shard, and own numbers for each application, also if Redis has lost the scripts."""
     tokens = [backend.catalog.applications.create("x").token for _ in range(20)]
     shards = {backend.counters.shard(token) for token in tokens}
     assert len(shards) > 1
