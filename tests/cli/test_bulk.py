@@ -11,11 +11,9 @@ import pytest
 
 from backend.bootstrap import Backend
 from backend.domain.model import Parent
-from tests.cli.conftest import Cli
+from tests.cli.conftest import MEBIBYTE, Cli
 from tests.support.fork_server import checked
 from tests.support.waiting import PATIENCE_SECONDS
-
-MEBIBYTE = 1024  # as the kernel counts peaks, in KiB
 
 
 def issued(core: Backend, token: str, chat: int | None = None) -> int:

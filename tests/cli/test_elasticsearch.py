@@ -231,8 +231,8 @@ def test_commands_on_an_index_draw_their_bars(
         publish_all(core)
         for columns in COLUMNS:
             for command, case in (
-                ("reindex", Case("", "searches read", f"{N} messages copied", prose=True)),
-                ("reindex", Case("", "searches read", f"{N} messages compared", prose=True)),
+                ("reindex", Case("", "searches now use", f"{N} messages copied", prose=True)),
+                ("reindex", Case("", "searches now use", f"{N} messages compared", prose=True)),
                 ("reindex", Case("--check", "fits", f"{N} messages compared", prose=True)),
                 ("reconcile", Case("", "0 differences", f"{N} keys")),
                 ("status", Case("", "instachat")),

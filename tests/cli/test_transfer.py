@@ -16,7 +16,7 @@ from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.transfer.format import CHUNK_LINES
 from instachat_cli.console.output import dumps
-from tests.cli.conftest import Cli, Terminal
+from tests.cli.conftest import MEBIBYTE, Cli, Terminal
 from tests.conftest import Engines
 from tests.support.fork_server import ForkServer, checked
 from tests.support.transfer_lines import application_line, chat_line, message_line
@@ -24,7 +24,6 @@ from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 T = "t" * 24
 AT = "2026-01-31T23:59:59.000000Z"
-MEBIBYTE = 1024  # as the kernel counts peaks, in KiB
 TEXTS = ["Good morning", "صباح الخير", "👩‍👩‍👧‍👦\x1b[2J\u2028\x7f", 'quote " and \\']
 
 

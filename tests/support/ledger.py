@@ -1,8 +1,8 @@
-"""A ledger kept outside the program: what was answered, written down before the next request.
+"""A ledger outside the program: every answer is recorded before the next request is sent.
 
-It decides after every fault: each answered number is stored once, with its text; no number was
-answered twice; there is no gap. A request whose answer was lost is written down as uncertain: it may
-have taken numbers once, or none.
+After each fault the audit checks that every answered number is stored once with its text, that no number
+was answered twice, and that there is no gap. A request whose answer was lost is recorded as uncertain: it
+may have been given numbers once, or not at all.
 """
 
 import json
@@ -16,7 +16,7 @@ from backend.domain.errors import NotFound
 
 
 class Ledger:
-    """Appends answers to a file. Each is the kernel's before `record_answer` returns, so no kill loses it."""
+    """Appends answers to a file. Each reaches the kernel before the call returns, so no kill loses it."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
@@ -24,12 +24,12 @@ class Ledger:
     def record_answer(
         self, token: str, chat: int, first: int, texts: Sequence[str], begin: int = 0, end: int = 0
     ) -> None:
-        """These texts were given the numbers from `first` on, by a request from `begin` to `end`."""
+        """Record that a request from time `begin` to `end` gave these texts the numbers from `first` on."""
         line = {"token": token, "chat": chat, "first": first, "texts": list(texts)}
         self._write({**line, "begin": begin, "end": end})
 
     def record_uncertain(self, token: str, chat: int, texts: Sequence[str]) -> None:
-        """The answer for these texts was lost."""
+        """Record that the answer for these texts was lost."""
         self._write({"token": token, "chat": chat, "first": None, "texts": list(texts)})
 
     def _write(self, line: dict[str, object]) -> None:
@@ -39,7 +39,7 @@ class Ledger:
 
 @dataclass
 class Audit:
-    """What the ledgers and the stores say about each other; all empty is a clean run."""
+    """The differences between ledgers and stores, each as (chat, number); all empty after a clean run."""
 
     answered: int = 0
     repeated: list[tuple[int, int]] = field(default_factory=list)
@@ -50,13 +50,13 @@ class Audit:
 
     @property
     def faults(self) -> dict[str, list[tuple[int, int]]]:
-        """The findings, by kind, as (chat, number)."""
+        """The non-empty kinds of difference."""
         kinds = ("repeated", "lost", "wrong", "gaps", "unexpected")
         return {kind: found for kind in kinds if (found := getattr(self, kind))}
 
 
 def audit(backend: Backend, paths: Sequence[Path]) -> Audit:
-    """Hold ledgers against what is stored; the log must have been drained."""
+    """Compare ledgers with the stored messages; the log must have been drained."""
     result = Audit()
     answered: dict[tuple[str, int], dict[int, str]] = {}
     uncertain: dict[tuple[str, int], Counter[str]] = {}

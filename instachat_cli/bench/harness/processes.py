@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from pydantic import SecretStr
-
 from backend.domain.errors import Failed
 from backend.runtime.processes import CommandChild
-from backend.settings import PREFIX, Settings, environment_variable
+from backend.settings import PREFIX, Settings, as_environment
 
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 15.0
@@ -65,12 +63,8 @@ def wait_ready(
 
 def settings_environment(settings: Settings) -> dict[str, str]:
     """This process's environment with exactly these settings: no other INSTACHAT_ variable is passed on."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-    for name, value in settings.model_dump(exclude_unset=True).items():
-        if value is not None:
-            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            environment[environment_variable(name)] = text
-    return environment
+    others = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    return others | as_environment(settings)
 
 
 def free_port() -> int:

@@ -21,13 +21,10 @@ from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.maintenance import cascade_delete
 from backend.maintenance.cascade_delete import CascadeDeleter
+from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import scalar, send, stored
 
 pytestmark = pytest.mark.faults
-
-
-class Killed(BaseException):
-    """Ends a cascade where a kill would."""
 
 
 def rows(backend: Backend) -> dict[str, int]:

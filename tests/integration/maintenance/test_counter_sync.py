@@ -13,14 +13,11 @@ from backend.domain.model import Parent
 from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.maintenance.counter_sync import CounterSync, WrittenCount
+from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import scalar, send
 
 pytestmark = pytest.mark.faults
 LITTLE = 1800  # seconds: more than a test takes, and less than what it says has passed
-
-
-class Killed(BaseException):
-    """Ends a sync where a kill would."""
 
 
 def sync(backend: Backend, **how: bool) -> dict[Parent, tuple[int, int]]:
