@@ -1,4 +1,4 @@
-"""Creating many at once: streamed in chunks, at constant memory, and always able to say what was accepted."""
+"""Bulk creation: streamed in chunks, in constant memory, always reporting what was accepted."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ def issued(core: Backend, token: str, chat: int | None = None) -> int:
 
 
 def test_lines_become_messages_in_order(cli: Cli, token: str, chat: int) -> None:
-    """Each accepted chunk, of at most 1,000, prints its numbers; only the line feed is stripped."""
+    """Each accepted chunk of at most 1,000 prints its numbers; only the line feed is stripped."""
     texts = [f" {n}\t" for n in range(2_500)] + ["last\r", "سلام 🙂"]
     made = cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="\n".join(texts))
     assert made.code == 0, made
@@ -47,7 +47,7 @@ def test_chats_are_created_by_the_thousand(cli: Cli, core: Backend, token: str) 
 
 
 def test_nothing_to_read_creates_nothing(cli: Cli, token: str, chat: int) -> None:
-    """An empty standard input is no error, and is said."""
+    """An empty standard input is not an error, but is noted."""
     plain, array = (cli("messages", "create", token, chat, "-", *o) for o in ([], ["-o", "json"]))
     assert (plain.code, plain.out, array.json) == (0, "", [])
     assert "empty" in plain.err
@@ -69,7 +69,7 @@ def test_nothing_to_read_creates_nothing(cli: Cli, token: str, chat: int) -> Non
 def test_the_first_bad_line_ends_it(
     cli: Cli, core: Backend, token: str, chat: int, bad: bytes, said: str
 ) -> None:
-    """Exit 2 with the line's number and what was accepted: all before it, nothing from it on."""
+    """Exit 2 with the line number and the accepted items: all earlier lines, none from that line on."""
     lines = [b"good"] * 1_203 + [bad] + [b"never"] * 10
     failed = cli(
         "messages", "create", token, chat, "-", "-o", "json", stdin=b"\n".join(lines) + b"\n"
@@ -84,7 +84,7 @@ def test_the_first_bad_line_ends_it(
 
 
 def test_a_bad_first_line_accepts_nothing(cli: Cli, core: Backend, token: str, chat: int) -> None:
-    """Then nothing is printed either."""
+    """Nothing is printed then."""
     failed = cli("messages", "create", token, chat, "-", "-o", "json", stdin="\ntext\n")
     assert (failed.code, failed.out) == (2, "")
     assert "line 1:" in failed.error["message"]
@@ -93,7 +93,7 @@ def test_a_bad_first_line_accepts_nothing(cli: Cli, core: Backend, token: str, c
 
 
 def test_a_slow_producer_is_not_waited_for(cli: Cli, token: str, chat: int) -> None:
-    """What it has given is accepted and printed while it thinks."""
+    """Lines written before a pause are accepted and printed during the pause."""
     process = cli.start(
         "messages", "create", token, chat, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -111,7 +111,7 @@ def test_a_slow_producer_is_not_waited_for(cli: Cli, token: str, chat: int) -> N
 
 
 def test_memory_does_not_grow_with_the_lines(cli: Cli, token: str, chat: int) -> None:
-    """60,000 long lines, 25 MB, take less than 20 MiB above what 3,000 take; as does listing them."""
+    """60,000 long lines (25 MB) take less than 20 MiB more than 3,000; so does listing them."""
     create = ("messages", "create", token, chat, "-", "--wait", "stored")
     few = cli.peak_memory(*create, stdin=_lines(3_000))
     many = cli.peak_memory(*create, stdin=_lines(60_000))
@@ -121,7 +121,7 @@ def test_memory_does_not_grow_with_the_lines(cli: Cli, token: str, chat: int) ->
 
 
 def test_ctrl_c_says_what_was_accepted(cli: Cli, core: Backend, token: str) -> None:
-    """Exit 130, and the numbers said are those given, whenever it comes."""
+    """Exit 130; the reported numbers are exactly the accepted ones, whenever the signal comes."""
     for moment in (0.0, 0.03, 0.11):
         before = issued(core, token)
         process = cli.start(
@@ -144,7 +144,7 @@ def test_ctrl_c_says_what_was_accepted(cli: Cli, core: Backend, token: str) -> N
 
 
 def test_ctrl_c_while_waiting_for_input(cli: Cli, core: Backend, token: str, chat: int) -> None:
-    """What was accepted until then is said; what had not been a line yet is not accepted."""
+    """The accepted items are reported; an incomplete line is not accepted."""
     process = cli.start(
         "messages", "create", token, chat, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -165,7 +165,7 @@ def test_ctrl_c_while_waiting_for_input(cli: Cli, core: Backend, token: str, cha
 def test_a_reader_that_leaves_is_told_what_was_accepted(
     cli: Cli, core: Backend, token: str
 ) -> None:
-    """With nobody to tell the numbers to, creating stops, and standard error says how far it came."""
+    """Without a reader for the numbers, creating stops, and standard error reports what was accepted."""
     process = cli.start(
         "chats",
         "create",
@@ -185,7 +185,7 @@ def test_a_reader_that_leaves_is_told_what_was_accepted(
 
 
 def test_several_may_create_at_once(cli: Cli, token: str, chat: int) -> None:
-    """Numbers are given once each, whoever asks: the ranges printed by two are disjoint and dense."""
+    """Each number is issued once: the ranges printed by two commands are disjoint and have no gap."""
     with ThreadPoolExecutor(2) as pool:
         runs = [
             pool.submit(

@@ -1,4 +1,4 @@
-"""`--cascade`: a parent with all that belongs to it, asked for, broken off, and gone on with."""
+"""`--cascade`: deleting a parent with its data, interrupting that, and continuing it."""
 
 import signal
 import subprocess
@@ -27,7 +27,7 @@ def family(core: Backend, token: str) -> str:
 
 @contextmanager
 def held(core: Backend, token: str, chat: int) -> Iterator[None]:
-    """A chat's row is locked, so that a cascade can't come to its end."""
+    """A lock on a chat's row, so that a cascade can't finish."""
     with closing(psycopg2.connect(core.database.url)) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT FROM chat c JOIN application a ON a.id = c.application_id"
@@ -40,7 +40,7 @@ def held(core: Backend, token: str, chat: int) -> Iterator[None]:
 def test_a_cascade_says_what_it_would_do_asks_and_does_it(
     cli: Cli, core: Backend, family: str
 ) -> None:
-    """Without it the refusal names it; a dry run changes nothing; a chat first, then the rest."""
+    """Without `--cascade` the error names it; a dry run changes nothing; a chat, then the application."""
     refused = cli("chats", "delete", family, 1, "--yes")
     assert refused.code == 6
     assert "`--cascade`" in refused.err
@@ -63,7 +63,7 @@ def test_a_cascade_says_what_it_would_do_asks_and_does_it(
 def test_a_cascade_that_is_interrupted_says_so_and_goes_on(
     cli: Cli, core: Backend, family: str
 ) -> None:
-    """Ctrl-C ends it with 130 at once; the same command goes on with what is left."""
+    """Ctrl-C exits with 130 immediately; the same command then deletes the remaining data."""
     with held(core, family, 2):
         process = cli.start("apps", "delete", family, "--cascade", "--yes", stderr=subprocess.PIPE)
         wait_until(lambda: core.cascade_deleter.count_remaining(Parent(family)) == 3)
@@ -84,7 +84,7 @@ def test_a_cascade_that_is_interrupted_says_so_and_goes_on(
 def test_a_worker_goes_on_with_a_cascade_that_was_killed(
     cli: Cli, core: Backend, family: str, request: pytest.FixtureRequest
 ) -> None:
-    """kill -9 in the middle: the worker's sweep finds what is left."""
+    """After kill -9 in the middle, the worker's sweep deletes the remaining data."""
     with held(core, family, 2):
         process = cli.start("apps", "delete", family, "--cascade", "--yes")
         wait_until(lambda: core.cascade_deleter.count_remaining(Parent(family)) == 3)

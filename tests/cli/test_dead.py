@@ -1,4 +1,4 @@
-"""`instachat dead`: looking at dead letters, retrying them, giving them up."""
+"""`instachat dead`: listing, showing, retrying and discarding dead letters."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def poisoned(
 
 
 def test_a_dead_letter_is_listed_and_shown_with_its_event(cli: Cli, poisoned: str) -> None:
-    """The list has the reason and the time, no text; the text is shown to who asks for the letter."""
+    """The list shows the reason and the time; only `dead show` shows the text."""
     (line,) = cli("dead", "list").lines
     assert set(line) == {"id", "kind", "reason", "token", "chat", "number", "created_at"}
     assert (line["kind"], line["token"], line["chat"], line["number"]) == ("drain", poisoned, 1, 2)
@@ -40,7 +40,7 @@ def test_a_dead_letter_is_listed_and_shown_with_its_event(cli: Cli, poisoned: st
 
 
 def test_a_retry_says_what_became_of_each(cli: Cli, core: Backend, poisoned: str) -> None:
-    """One that still can't be stored: exit 1, and why; one that can: done, and counted."""
+    """Exit 1 with the reason if the event still can't be stored; otherwise it is stored and counted."""
     (line,) = cli("dead", "list").lines
     still = cli("dead", "retry", line["id"], "-o", "json")
     assert still.code == 1
@@ -61,7 +61,7 @@ def test_a_retry_says_what_became_of_each(cli: Cli, core: Backend, poisoned: str
 
 
 def test_purging_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) -> None:
-    """A dry run changes nothing; without a terminal and without `--yes` it refuses."""
+    """A dry run changes nothing; without a terminal and without `--yes` the command fails."""
     (line,) = cli("dead", "list").lines
     assert cli("dead", "purge", line["id"]).code == 2
     rehearsed = cli("dead", "purge", "--all", "--dry-run", "-o", "table").out
@@ -77,7 +77,7 @@ def test_purging_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) ->
 
 
 def test_wrong_usage_of_it_ends_cleanly(cli: Cli) -> None:
-    """Neither an ID nor `--all`, or both: exit 2. An ID that there is not: exit 3."""
+    """Exit 2 for neither an ID nor `--all`, or for both; exit 3 for an unknown ID."""
     for words in (["retry"], ["purge", "--yes"], ["retry", "--all", "x"], ["show"]):
         assert cli("dead", *words).code == 2, words
     for key in ("1-1-1", "'; --", "☠", b"\xff"):

@@ -1,4 +1,4 @@
-"""What destroys asks first; a dry run writes nothing, anywhere."""
+"""Deleting commands ask for confirmation; a dry run writes nothing."""
 
 import subprocess
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from tests.support.waiting import PATIENCE_SECONDS
 
 @pytest.fixture
 def family(cli: Cli) -> tuple[str, str]:
-    """The tokens of two applications: one has a chat with a message and one without, the other nothing."""
+    """The tokens of two applications: one with a full and an empty chat, one without chats."""
     token, other = (cli("apps", "create", name).json["token"] for name in ("full", "empty"))
     cli("chats", "create", token, "--count", 2, "--wait", "stored")
     cli("messages", "create", token, 1, "text", "--wait", "stored")
@@ -24,7 +24,7 @@ def family(cli: Cli) -> tuple[str, str]:
 
 
 def everything(cli: Cli) -> tuple[Any, Any]:
-    """All that is in Redis, but for what ends by itself, and in SQL."""
+    """The content of SQL and of Redis, without keys that expire."""
     client = redis.Redis.from_url(cli.env["INSTACHAT_REDIS_URL"])
     cache = {key: client.dump(key) for key in client.scan_iter() if client.ttl(key) == -1}
     database = Database(cli.env["INSTACHAT_DATABASE_URL"])
@@ -42,7 +42,7 @@ def everything(cli: Cli) -> tuple[Any, Any]:
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     cli: Cli, family: tuple[str, str]
 ) -> None:
-    """Its exit code is that of the real thing; Redis and SQL are the same to the byte."""
+    """The exit code is the real command's; Redis and SQL stay the same to the byte."""
     token, other = family
     before = everything(cli)
     results = cli.run_all(
@@ -64,7 +64,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
 
 
 def test_without_a_terminal_and_without_yes_it_refuses(cli: Cli, family: tuple[str, str]) -> None:
-    """Exit 2, nothing is deleted, and the hint names --yes; a piped `y` is no terminal."""
+    """Exit 2, nothing is deleted, and the hint names --yes; a piped `y` does not count."""
     token, other = family
     before = everything(cli)
     for words in (
@@ -79,7 +79,7 @@ def test_without_a_terminal_and_without_yes_it_refuses(cli: Cli, family: tuple[s
 
 
 def test_on_a_terminal_it_asks(cli: Cli, token: str, chat: int) -> None:
-    """Only a yes deletes; anything else, and the end of the input, leaves it."""
+    """Only a yes deletes; any other answer, or the end of the input, changes nothing."""
     cli("messages", "create", token, chat, "text", "--wait", "stored")
     words: Sequence[object] = ("messages", "delete", token, chat, 1)
     for answer, code in (("\n", 1), ("no\n", 1), ("\x04", 1), ("\x03", 130), ("y\n", 0)):
@@ -92,7 +92,7 @@ def test_on_a_terminal_it_asks(cli: Cli, token: str, chat: int) -> None:
 
 
 def test_asking_shows_a_name_without_obeying_it(cli: Cli) -> None:
-    """An application's name is a stranger's text: its escape sequences don't reach the terminal."""
+    """Escape sequences in an application's name do not reach the terminal."""
     token = cli("apps", "create", "evil\x1b[2J\rname").json["token"]
     terminal = Terminal(cli, "apps", "delete", token)
     terminal.wait_for_text("[y/N] ")
@@ -103,7 +103,7 @@ def test_asking_shows_a_name_without_obeying_it(cli: Cli) -> None:
 
 
 def test_yes_needs_no_terminal(cli: Cli, token: str, chat: int) -> None:
-    """As in a cron line: no input at all."""
+    """As in cron, where there is no input."""
     process = cli.start(
         "chats", "delete", token, chat, "--yes", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )

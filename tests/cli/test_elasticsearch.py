@@ -1,4 +1,4 @@
-"""The command line with an Elasticsearch: waiting, status, doctor, settings, and when it is away."""
+"""The command line with Elasticsearch: waiting, status, doctor, settings, and an unreachable node."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +22,7 @@ NOWHERE = {"INSTACHAT_ELASTICSEARCH_URL": f"http://user:secret@127.0.0.1:{free_p
 
 @pytest.fixture
 def installation(engines: Engines, elasticsearch: Elasticsearch) -> Settings:
-    """An installation of the test's own, with a search index."""
+    """An installation with a search index, for one test."""
     return engines.installation(elasticsearch_url=elasticsearch.url)
 
 
@@ -38,7 +38,7 @@ def cli(installation: Settings, fork_server: ForkServer) -> Cli:
 
 
 def severities(cli: Cli, **env: str) -> dict[str, tuple[str, str, str | None]]:
-    """What doctor finds: severity, message and remedy of each check."""
+    """Severity, message and remedy of each check of doctor."""
     return {
         line["check"]: (line["severity"], line["message"], line["remedy"])
         for line in cli("doctor", env=env).lines
@@ -48,7 +48,7 @@ def severities(cli: Cli, **env: str) -> dict[str, tuple[str, str, str | None]]:
 def test_wait_searchable_without_a_worker_publishes_by_itself(
     cli: Cli, token: str, chat: int
 ) -> None:
-    """When it returns, a search finds all of it: one message, and what came by standard input."""
+    """Once it returns, a search finds all messages: a single one, and those from standard input."""
     made = cli("messages", "create", token, chat, "a first word", "--wait", "searchable")
     assert (made.code, made.json, made.err) == (0, {"number": 1}, "")
     assert [hit["number"] for hit in cli("search", token, chat, "WORD").lines] == [1]
@@ -61,7 +61,7 @@ def test_wait_searchable_without_a_worker_publishes_by_itself(
 def test_wait_searchable_with_a_worker(
     cli: Cli, token: str, chat: int, worker: ForkedProcess
 ) -> None:
-    """The worker publishes; a deletion counts as known as well, and chats have nothing to be found."""
+    """The worker publishes; a deleted message counts as searchable, and chats are not searched."""
     assert worker.poll() is None
     assert cli("messages", "create", token, chat, "a word", "--wait", "searchable").code == 0
     assert len(cli("search", token, chat, "word").lines) == 1
@@ -75,7 +75,7 @@ def test_wait_searchable_with_a_worker(
 def test_without_a_worker_a_search_says_what_it_can_not_find_yet(
     cli: Cli, token: str, chat: int
 ) -> None:
-    """Stored, and not published: no worker is there to do it."""
+    """The message is stored but not published, since no worker runs."""
     cli("messages", "create", token, chat, "a word", "--wait", "stored")
     searched = cli("search", token, chat, "word")
     assert searched.lines == []
@@ -84,7 +84,7 @@ def test_without_a_worker_a_search_says_what_it_can_not_find_yet(
 
 
 def test_away_it_is_said_within_five_seconds(cli: Cli, token: str, chat: int) -> None:
-    """Search exits with 5 and names it; creating goes on; a wait ends with 4 and the number."""
+    """Search exits with 5 and names it; creating still works; a wait exits with 4 and the number."""
     with promised(5):
         searched = cli("search", token, chat, "word", env=NOWHERE)
     assert searched.code == 5
@@ -106,7 +106,7 @@ def test_away_it_is_said_within_five_seconds(cli: Cli, token: str, chat: int) ->
 
 
 def test_status_and_doctor_know_the_index(cli: Cli, core: Backend, token: str, chat: int) -> None:
-    """Its version, its name, and what waits for it."""
+    """The version, the index, and the messages that are not searchable yet."""
     cli("messages", "create", token, chat, "a word", "--wait", "searchable")  # makes the index
     seen = cli("status").json
     assert [one["engine"] for one in seen["engines"]][2] == "Elasticsearch"
@@ -123,7 +123,7 @@ def test_status_and_doctor_know_the_index(cli: Cli, core: Backend, token: str, c
 def test_doctor_finds_what_keeps_messages_from_being_found(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """An index of another mapping, one that is lost, an old outbox; each with its remedy."""
+    """An index with another mapping, a lost index, an old outbox; each with its remedy."""
     cli("messages", "create", token, chat, "a word", "--wait", "searchable")  # makes the index
 
     def broken(*statements: str) -> dict[str, tuple[str, str, str | None]]:
@@ -153,7 +153,7 @@ def test_doctor_finds_what_keeps_messages_from_being_found(
 def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
     engines: Engines, elasticsearch: Elasticsearch, fork_server: ForkServer
 ) -> None:
-    """The URL was set after messages were stored; without it, that changes are noted for nobody."""
+    """The URL was set after messages were stored; without the URL, changes are queued in vain."""
     settings = engines.installation()
     plain = Cli(fork_server, database_url=settings.database_url, redis_url=settings.redis_url)
     with open_backend(settings) as core:
@@ -178,7 +178,7 @@ def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
 
 
 def test_texts_in_the_clear_are_warned_of(cli: Cli) -> None:
-    """Without TLS to another machine; the password in the URL is not told."""
+    """A plain connection to another machine; the password of the URL is not shown."""
     found = cli(
         "doctor", env={"INSTACHAT_ELASTICSEARCH_URL": "http://u:secret@nowhere.invalid:9200"}
     )
@@ -193,7 +193,7 @@ def test_texts_in_the_clear_are_warned_of(cli: Cli) -> None:
     "url", ["localhost:9200", "ftp://h:1", "http://", "http://[", "http://h:x"]
 )
 def test_a_url_that_can_not_be_one_is_named(url: str, cli: Cli) -> None:
-    """A typing error; nothing was asked of anybody."""
+    """A malformed URL fails before any request is sent."""
     done = cli("status", env={"INSTACHAT_ELASTICSEARCH_URL": url})
     assert done.code == 1
     assert "INSTACHAT_ELASTICSEARCH_URL" in done.err

@@ -1,4 +1,4 @@
-"""Everything that goes wrong ends with its exit code, in plain words, and never with a traceback."""
+"""Every failure has its exit code and a plain message, and never a traceback."""
 
 import os
 import socket
@@ -47,7 +47,7 @@ USAGE = [
 
 
 def test_wrong_usage_exits_2(cli: Cli) -> None:
-    """A wrong command, option, number or missing argument: exit 2, one JSON object if that is asked for."""
+    """A wrong command, option or number, a missing argument: exit 2, and one JSON object with `-o json`."""
     as_json = [["-o", "json"] if "-o" not in words else [] for words in USAGE]
     results = cli.run_all(
         [[*words[:2], *json, *words[2:]] for words, json in zip(USAGE, as_json, strict=True)]
@@ -66,7 +66,7 @@ def test_wrong_usage_exits_2(cli: Cli) -> None:
 def test_invalid_texts_and_names_exit_2_and_change_nothing(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """Empty, too long, not UTF-8: exit 2, and no number is spent."""
+    """Empty, too long or not UTF-8: exit 2, and no number is used."""
     bad: list[str | bytes] = ["", "x" * 10_001, b"caf\xe9", b"\xed\xa0\x80"]
     results = cli.run_all(
         [
@@ -124,7 +124,7 @@ def test_what_is_not_there_exits_3(cli: Cli, token: str, chat: int) -> None:
 
 
 def test_a_negative_number_fails_cleanly(cli: Cli, token: str) -> None:
-    """It looks like an option; exit 2 with a hint, or 3 behind `--`."""
+    """It looks like an option: exit 2 with a hint, or 3 after `--`."""
     option, number = cli.run_all([("chats", "show", token, -1), ("chats", "show", token, "--", -1)])
     assert option.code == 2
     assert "--" in option.err
@@ -132,7 +132,7 @@ def test_a_negative_number_fails_cleanly(cli: Cli, token: str) -> None:
 
 
 def test_deleting_what_has_children_exits_6(cli: Cli, token: str, chat: int) -> None:
-    """A parent with children stays, also where only a dry run was asked for."""
+    """A parent with children is not deleted; a dry run reports that as well."""
     cli("messages", "create", token, chat, "child", "--wait", "stored")
     results = cli.run_all(
         [
@@ -149,7 +149,7 @@ def test_deleting_what_has_children_exits_6(cli: Cli, token: str, chat: int) -> 
 
 @pytest.mark.parametrize("away", ["database_url", "redis_url"])
 def test_an_engine_that_is_away_exits_5_within_5_seconds(cli: Cli, token: str, away: str) -> None:
-    """It is named without its password, with the command that checks it."""
+    """The message names it without its password, and the command that checks it."""
     assert token  # of an application: without one, Redis has nothing to tell
     scheme = "postgresql" if away == "database_url" else "redis"
     url = f"{scheme}://user:secret@127.0.0.1:{free_port()}/0"
@@ -167,7 +167,7 @@ def test_an_engine_that_is_away_exits_5_within_5_seconds(cli: Cli, token: str, a
 
 @pytest.mark.parametrize("silent", ["database_url", "redis_url"])
 def test_an_engine_that_never_answers_exits_5_within_5_seconds(cli: Cli, silent: str) -> None:
-    """A server that takes the connection and says nothing is as good as none."""
+    """A server that accepts the connection but never answers counts as unreachable."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(8)
@@ -190,7 +190,7 @@ def test_an_engine_that_never_answers_exits_5_within_5_seconds(cli: Cli, silent:
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(cli: Cli, name: str, value: str) -> None:
-    """Whatever the command, it fails in plain words."""
+    """Every command fails with a plain message."""
     failed = cli("apps", "create", "x", env={name: value})
     assert failed.code in (1, 2, 5), failed
     assert "unexpected" not in failed.err, failed.err
@@ -198,7 +198,7 @@ def test_a_setting_that_cannot_be_used_is_named(cli: Cli, name: str, value: str)
 
 
 def test_streams_that_are_closed_or_full_do_no_harm(cli: Cli, token: str) -> None:
-    """A reader that leaves ends it quietly; a full disk is an error in words; closed streams are nothing."""
+    """A closed pipe ends the command quietly, a full disk is an error, closed streams are ignored."""
     for words, expected in (
         ("apps list | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", (0,)),
         ("apps list -o json | true; exit ${PIPESTATUS[0]}", (0,)),
@@ -224,14 +224,14 @@ def test_streams_that_are_closed_or_full_do_no_harm(cli: Cli, token: str) -> Non
 
 
 def test_json_is_utf8_whatever_the_locale(cli: Cli, token: str) -> None:
-    """Data is UTF-8 also where the environment says otherwise."""
+    """Data is UTF-8 even if the locale says otherwise."""
     for locale in ({"LC_ALL": "C"}, {"PYTHONIOENCODING": "latin-1"}):
         renamed = cli.run_process("apps", "rename", token, "مكتب 🙂", env=locale)
         assert renamed.json["name"] == "مكتب 🙂"
 
 
 def test_an_unexpected_error_asks_for_a_report(cli: Cli, tmp_path: Path) -> None:
-    """A fault of the program itself is one line and exit 1; the traceback only where it is asked for."""
+    """A bug is reported in one line with exit 1; the traceback is shown only on request."""
     (tmp_path / "sqlalchemy.py").write_text("raise RuntimeError('broken')")
     path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{cli.env['PYTHONPATH']}"}
     failed = cli.run_process("apps", "list", "-o", "json", env=path)

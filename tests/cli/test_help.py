@@ -1,4 +1,4 @@
-"""Help: quick, complete, and led by an example."""
+"""Help: fast, complete, and starting with an example."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.cli.conftest import Cli
 
 
 def tree(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command, with the words that name it."""
+    """Every command with its path."""
     yield path, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from tree(inner, (*path, name))
@@ -24,7 +24,7 @@ COMMANDS = dict(tree(get_command(app)))
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "instachat")
 def test_help_leads_with_an_example(cli: Cli, path: tuple[str, ...]) -> None:
-    """Its first line can be typed; it fits in 80 columns; each option and argument is explained."""
+    """The first line is an example; all lines fit in 80 columns; each option and argument is explained."""
     shown = cli(*path, "--help")
     assert (shown.code, shown.err) == (0, "")
     example = shown.out.splitlines()[0]
@@ -38,7 +38,7 @@ def test_help_leads_with_an_example(cli: Cli, path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("path", [p for p, c in COMMANDS.items() if hasattr(c, "commands")])
 def test_a_noun_alone_shows_its_help(cli: Cli, path: tuple[str, ...]) -> None:
-    """As does the program alone."""
+    """The program without arguments does so too."""
     assert cli(*path).out == cli(*path, "--help").out
     assert cli(*path).code == 0
 
@@ -63,7 +63,7 @@ def test_version(cli: Cli) -> None:
 
 
 def test_help_loads_nothing_but_typer_and_little_of_ours() -> None:
-    """Loading takes most of the time of a command; how long it takes, `bench ceilings` measures."""
+    """Imports take most of a command's time, which `bench ceilings` measures."""
     libraries = imported("-c", "import typer, rich")
     more = imported("-m", "instachat_cli", "--help") - libraries
     ours = {name for name in more if name.partition(".")[0] in ("backend", "instachat_cli")}
@@ -73,7 +73,7 @@ def test_help_loads_nothing_but_typer_and_little_of_ours() -> None:
 
 
 def imported(*words: str) -> set[str]:
-    """The modules that Python loads to run that."""
+    """The modules that Python imports for these arguments."""
     said = subprocess.run(
         [sys.executable, "-X", "importtime", *words], check=True, capture_output=True, text=True
     ).stderr

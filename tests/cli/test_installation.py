@@ -1,4 +1,4 @@
-"""Looking after an installation: migrate, config, status, doctor."""
+"""Operating an installation: migrate, config, status, doctor."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from tests.support.fork_server import ForkServer
 
 
 def test_migrate_says_from_what_to_what(engines: Engines, fork_server: ForkServer) -> None:
-    """A dry run changes nothing; twice is the same as once; other commands say what to run before."""
+    """A dry run changes nothing; migrating twice is harmless; before it, other commands name `migrate`."""
     cli = Cli(fork_server, database_url=engines.bare_database(), redis_url=engines.redis_database())
     early = cli("apps", "list")
     assert early.code == 1
@@ -35,7 +35,7 @@ def test_migrate_says_from_what_to_what(engines: Engines, fork_server: ForkServe
 
 
 def test_migrate_refuses_a_newer_schema(engines: Engines, fork_server: ForkServer) -> None:
-    """Exit 1, and nothing is touched."""
+    """Exit 1, and nothing is changed."""
     url = engines.fresh_database()
     name = url.rpartition("@/")[2].partition("?")[0]
     engines.postgres.execute("UPDATE alembic_version SET version_num = '9999'", name)
@@ -51,7 +51,7 @@ def test_migrate_refuses_a_newer_schema(engines: Engines, fork_server: ForkServe
 
 
 def test_config_shows_values_and_origins_without_secrets(fork_server: ForkServer) -> None:
-    """Each setting, where its value came from, what it means; empty counts as unset."""
+    """Each setting with its origin and meaning; an empty variable counts as unset."""
     cli = Cli(
         fork_server,
         database_url="postgresql://ic:s3cret@db/ic?sslpassword=s3cret&sslmode=require",
@@ -89,7 +89,7 @@ def test_config_shows_values_and_origins_without_secrets(fork_server: ForkServer
     ],
 )
 def test_a_secret_is_never_shown(url: str, shown: str) -> None:
-    """What can't be read for certain as a URL is hidden as a whole."""
+    """A text that can't be parsed with certainty as a URL is hidden completely."""
     assert redact(url) == shown
 
 
@@ -99,7 +99,7 @@ def test_a_secret_is_never_shown(url: str, shown: str) -> None:
 def test_status_shows_what_waits(
     cli: Cli, token: str, drain_application: Callable[[str], None]
 ) -> None:
-    """Engines with their versions, totals only, and how long the oldest entry has been waiting."""
+    """The engines with their versions, totals, and the age of the oldest entry."""
     since = time.monotonic()
     cli("chats", "create", token)
     status = cli("status").json
@@ -116,7 +116,7 @@ def test_status_shows_what_waits(
 
 
 def test_status_shows_an_engine_that_is_away_and_exits_5(cli: Cli) -> None:
-    """What the other engine tells is shown all the same."""
+    """The values of the other engine are still shown."""
     url = f"redis://127.0.0.1:{free_port()}"
     away = cli("status", "-o", "json", env={"INSTACHAT_REDIS_URL": url})
     assert away.code == 5
@@ -126,7 +126,7 @@ def test_status_shows_an_engine_that_is_away_and_exits_5(cli: Cli) -> None:
 
 @pytest.mark.parametrize("option", ["foo=1", "socket_timeout=soon"])
 def test_an_option_of_a_url_that_can_not_be_is_named(cli: Cli, option: str) -> None:
-    """A typing error, and no traceback; what it is set to is not told."""
+    """A malformed value fails without a traceback and is not shown."""
     url = f"redis://127.0.0.1:{free_port()}?{option}"
     refused = cli("status", env={"INSTACHAT_REDIS_URL": url})
     assert refused.code == 1
@@ -135,7 +135,7 @@ def test_an_option_of_a_url_that_can_not_be_is_named(cli: Cli, option: str) -> N
 
 
 def test_status_watch_goes_on_until_ctrl_c(cli: Cli) -> None:
-    """On a terminal in one place; exit 130."""
+    """Redrawn in place on a terminal; exit 130."""
     terminal = Terminal(cli, "status", "--watch")
     terminal.wait_for_text("dead letters")
     terminal.shown = ""
@@ -150,7 +150,7 @@ def test_status_watch_goes_on_until_ctrl_c(cli: Cli) -> None:
 
 
 def checks(cli: Cli, env: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
-    """The exit code, and each check's finding."""
+    """The exit code, and the result of each check."""
     result = cli("doctor", env=env)
     return result.code, {finding["check"]: finding for finding in result.lines}
 
@@ -166,7 +166,7 @@ def test_doctor_finds_nothing_wrong_here(cli: Cli) -> None:
 
 @pytest.fixture
 def careless(fork_server: ForkServer, engines: Engines) -> Iterator[tuple[Cli, "redis.Redis"]]:
-    """The program on a Redis that keeps nothing, and on a migrated database."""
+    """The program on a Redis without persistence and a migrated database."""
     server = RedisServer(valkey_binary(), "--appendfsync", "no", "--maxmemory", "1gb")
     try:
         server.start()
@@ -178,7 +178,7 @@ def careless(fork_server: ForkServer, engines: Engines) -> Iterator[tuple[Cli, "
 
 
 def test_doctor_names_what_voids_the_durability(careless: tuple[Cli, "redis.Redis"]) -> None:
-    """With the command that repairs it; where Redis does not show its settings, it says it can't tell."""
+    """With the remedy; if Redis hides its settings, the check says so."""
     cli, client = careless
     code, found = checks(cli)
     assert code == 4
@@ -196,7 +196,7 @@ def test_doctor_names_what_voids_the_durability(careless: tuple[Cli, "redis.Redi
 
 
 def test_creating_warns_where_the_durability_is_void(careless: tuple[Cli, "redis.Redis"]) -> None:
-    """One line that points to the doctor; it never fails for that, and reading says nothing."""
+    """One line that names doctor; creating still succeeds, and reading does not warn."""
     cli, _ = careless
     made = cli("apps", "create", "x")
     assert made.code == 0
@@ -220,7 +220,7 @@ def test_doctor_sees_rights_that_are_missing(careless: tuple[Cli, "redis.Redis"]
 def test_doctor_sees_another_installations_redis(
     careless: tuple[Cli, "redis.Redis"], engines: Engines, fork_server: ForkServer
 ) -> None:
-    """The numbers there are another database's."""
+    """Its numbers belong to another database."""
     cli, _ = careless
     cli("apps", "create", "x")
     other = Cli(
@@ -231,7 +231,7 @@ def test_doctor_sees_another_installations_redis(
 
 
 def test_doctor_exits_5_when_something_is_away(cli: Cli) -> None:
-    """The rest is examined all the same."""
+    """The other checks still run."""
     for name, scheme in (("DATABASE", "postgresql"), ("REDIS", "redis"), ("HUEY", "redis")):
         url = f"{scheme}://127.0.0.1:{free_port()}/0"
         code, found = checks(cli, {f"INSTACHAT_{name}_URL": url})
@@ -243,7 +243,7 @@ def test_doctor_exits_5_when_something_is_away(cli: Cli) -> None:
 
 
 def test_doctor_tells_a_setting_that_cannot_be_used(cli: Cli) -> None:
-    """As an error of its own."""
+    """It is reported as a separate error."""
     code, found = checks(cli, {"INSTACHAT_DURABILITY": "sometimes"})
     assert (code, found["settings"]["severity"]) == (4, "error")
     assert "INSTACHAT_DURABILITY" in found["settings"]["message"]
@@ -252,7 +252,7 @@ def test_doctor_tells_a_setting_that_cannot_be_used(cli: Cli) -> None:
 def test_doctor_tells_a_database_that_is_not_migrated(
     engines: Engines, fork_server: ForkServer
 ) -> None:
-    """Or whose encoding can't hold every text."""
+    """Or whose encoding can't represent every text."""
     latin = engines.bare_database(
         "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     )
@@ -264,7 +264,7 @@ def test_doctor_tells_a_database_that_is_not_migrated(
 
 
 def test_a_worker_counts_as_running(cli: Cli, worker: object) -> None:
-    """For the doctor, and in the status."""
+    """By doctor, and in the status."""
     assert worker
     assert checks(cli)[1]["worker"]["severity"] == "ok"
     assert cli("status").json["workers"] == 1

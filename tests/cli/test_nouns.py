@@ -1,4 +1,4 @@
-"""Applications, chats and messages by their verbs: what is printed, and what has happened."""
+"""The verbs of applications, chats and messages: their output and their effect."""
 
 import re
 
@@ -8,7 +8,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
 def test_an_application_lives_from_create_to_delete(cli: Cli) -> None:
-    """What create prints is what show and list print; a rename changes the name alone."""
+    """create, show and list print the same; a rename changes only the name."""
     made = cli("apps", "create", "Büro ☎ مكتب").json
     assert list(made) == ["token", "name", "chats_count", "created_at", "updated_at"]
     assert made["name"] == "Büro ☎ مكتب"
@@ -27,7 +27,7 @@ def test_an_application_lives_from_create_to_delete(cli: Cli) -> None:
 
 
 def test_a_chat_lives_from_create_to_delete(cli: Cli, token: str) -> None:
-    """Its number comes at once; it is shown with live counts; a deleted number is not used again."""
+    """The number is printed immediately; show has live counts; a deleted number is never reused."""
     assert cli("chats", "create", token, "--wait", "stored").json == {"number": 1}
     shown, listed = cli.run_all([("chats", "show", token, 1), ("chats", "list", token)])
     assert list(shown.json) == ["number", "messages_count", "created_at", "updated_at"]
@@ -42,7 +42,7 @@ def test_a_chat_lives_from_create_to_delete(cli: Cli, token: str) -> None:
 
 
 def test_a_message_lives_from_create_to_delete(cli: Cli, token: str, chat: int) -> None:
-    """The text is kept to the letter; an edit changes it, a deletion ends it, the counts follow."""
+    """The text is stored exactly; edits and deletions take effect, and the counts follow."""
     text = ' two  spaces,\n"quotes", \\ % _ \u202e🙂 '
     made = cli("messages", "create", token, chat, text, "--wait", "stored")
     assert made.json == {"number": 1}
@@ -71,7 +71,7 @@ def test_a_message_lives_from_create_to_delete(cli: Cli, token: str, chat: int) 
 
 
 def test_lists_are_in_order_of_numbers_and_can_be_paged(cli: Cli, token: str, chat: int) -> None:
-    """All rows by default; --limit and --after cut them; what is beyond the end is empty, not an error."""
+    """All rows by default; --limit and --after restrict them; a page after the end is empty."""
     cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="a\nb\nc\nd\ne\n")
     whole, page, beyond, far, apps = cli.run_all(
         [
@@ -90,7 +90,7 @@ def test_lists_are_in_order_of_numbers_and_can_be_paged(cli: Cli, token: str, ch
 
 
 def test_what_is_accepted_and_not_stored_is_shown_as_such(cli: Cli, token: str, chat: int) -> None:
-    """Reading it is no mistake: its number and status; and where no worker runs, it is said."""
+    """Showing it is not an error: its number and status, and a note if no worker runs."""
     cli("messages", "create", token, chat, "soon")
     cli("chats", "create", token)
     message, other = cli.run_all(
@@ -102,7 +102,7 @@ def test_what_is_accepted_and_not_stored_is_shown_as_such(cli: Cli, token: str, 
 
 
 def test_editing_and_deleting_store_first_what_is_accepted(cli: Cli, token: str, chat: int) -> None:
-    """Where no worker runs, a change of something that is only accepted stores it in the same process."""
+    """Without a worker, the command itself stores an accepted item before it changes it."""
     cli("messages", "create", token, chat, "-", stdin="one\ntwo\n")
     assert cli("messages", "edit", token, chat, 2, "three").json["text"] == "three"
     cli("messages", "create", token, chat, "four")
@@ -112,7 +112,7 @@ def test_editing_and_deleting_store_first_what_is_accepted(cli: Cli, token: str,
 
 
 def test_search_gives_messages_with_the_places(cli: Cli, token: str, chat: int) -> None:
-    """Hits are messages and `highlight`, in code points of the text; --limit and --after page them."""
+    """A match has a `highlight` in code points of the text; --limit and --after page the matches."""
     texts = ["Good Morning", "🙂 morning, MORNING", "evening", "50% off_now", "صَباحُ الخير"]
     cli("messages", "create", token, chat, "-", "--wait", "searchable", stdin="\n".join(texts))
     everything, first, rest, percent, arabic, nothing = cli.run_all(

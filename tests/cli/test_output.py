@@ -1,4 +1,4 @@
-"""How data is printed: the three forms, on a terminal, in a pipe, and whatever the texts hold."""
+"""Output of data: the three formats, on a terminal and in a pipe, with every kind of text."""
 
 import json
 
@@ -11,7 +11,7 @@ NASTY = "\x1b]0;owned\x07\x1b[31mred\x9b2J\x7f\r\u2028end"
 
 @pytest.fixture
 def texts(cli: Cli, token: str, chat: int) -> list[str]:
-    """A chat's messages of all sorts."""
+    """A chat with messages of every kind."""
     texts = [
         "Good morning",
         "صباح الخير، كيف حالك اليوم؟ " * 8,
@@ -25,7 +25,7 @@ def texts(cli: Cli, token: str, chat: int) -> list[str]:
 
 
 def test_each_form_gives_the_same_data(cli: Cli, token: str, chat: int, texts: list[str]) -> None:
-    """A list is JSON lines, or one array; a single thing is one object either way."""
+    """A list is JSON lines or one array; a single item is one object in both formats."""
     default, lines, array, one, one_line = cli.run_all(
         [
             ("messages", "list", token, chat),
@@ -45,7 +45,7 @@ def test_each_form_gives_the_same_data(cli: Cli, token: str, chat: int, texts: l
 def test_a_line_of_json_is_one_line_for_everybody(
     cli: Cli, token: str, chat: int, texts: list[str]
 ) -> None:
-    """What a terminal obeys, or a reader of lines takes for an end, is escaped; nothing is lost."""
+    """Control characters and other line ends are escaped; nothing is lost."""
     assert texts
     out = cli("messages", "list", token, chat).out
     assert [json.loads(line)["text"] for line in out.splitlines()] == texts
@@ -53,7 +53,7 @@ def test_a_line_of_json_is_one_line_for_everybody(
 
 
 def test_a_table_in_a_pipe_is_plain(cli: Cli, token: str, chat: int, texts: list[str]) -> None:
-    """No escape sequences, 80 columns, a header, a line for each message; matches in brackets."""
+    """No escape sequences, 80 columns, a header, one line per message, matches in brackets."""
     assert texts
     listed, found = cli.run_all(
         [
@@ -71,7 +71,7 @@ def test_a_table_in_a_pipe_is_plain(cli: Cli, token: str, chat: int, texts: list
 def test_a_terminal_gets_a_table_of_80_columns(
     cli: Cli, token: str, chat: int, texts: list[str]
 ) -> None:
-    """Every line fits; nothing of a text is obeyed; a match is marked, and in sight."""
+    """Every line fits; control characters have no effect; a match is marked and visible."""
     from rich.cells import cell_len
     from rich.text import Text
 
@@ -105,7 +105,7 @@ def test_a_terminal_gets_a_table_of_80_columns(
 def test_one_line_a_message_in_any_script(
     cli: Cli, token: str, chat: int, texts: list[str]
 ) -> None:
-    """Wide, combined and right-to-left characters, and controls, keep the table in order."""
+    """Wide, combining, right-to-left and control characters do not break the table."""
     terminal = Terminal(cli, "messages", "list", token, chat)
     assert terminal.end() == 0
     lines = [line for line in terminal.shown.splitlines() if line.strip()]
@@ -114,7 +114,7 @@ def test_one_line_a_message_in_any_script(
 
 
 def test_many_lines_keep_their_columns(cli: Cli, token: str) -> None:
-    """A list longer than a page is laid page by page, with one header."""
+    """A list longer than a page has one header."""
     cli("chats", "create", token, "--count", 1_200, "--wait", "stored")
     lines = cli("chats", "list", token, "-o", "table").out.splitlines()
     assert len(lines) == 1_201
@@ -122,7 +122,7 @@ def test_many_lines_keep_their_columns(cli: Cli, token: str) -> None:
 
 
 def test_an_empty_list_is_said_on_a_terminal(cli: Cli, token: str) -> None:
-    """A person is told; a program gets nothing, or an empty array."""
+    """A table notes that; JSON lines are empty, and JSON is an empty array."""
     terminal = Terminal(cli, "chats", "list", token)
     assert terminal.end() == 0
     assert "no chats" in terminal.shown
@@ -131,7 +131,7 @@ def test_an_empty_list_is_said_on_a_terminal(cli: Cli, token: str) -> None:
 
 
 def test_creating_on_a_terminal_speaks_in_sentences(cli: Cli, token: str, chat: int) -> None:
-    """And progress is shown while many are created, and gone at the end."""
+    """Progress is shown during a bulk creation and erased at the end."""
     one = Terminal(cli, "messages", "create", token, chat, "text")
     assert one.end() == 0
     assert "accepted: message 1\r\n" in one.shown

@@ -1,4 +1,4 @@
-"""Every command on a terminal, of 80 columns and of 40: it ends as it should, and what it draws fits."""
+"""Every command on terminals of 80 and 40 columns: its exit code, and output that fits."""
 
 import json
 import re
@@ -41,11 +41,11 @@ TEXTS = ["Good morning", "صباح الخير، كيف حالك اليوم؟ " *
 
 
 class Case(NamedTuple):
-    """How a command is run, and what is to be seen of it.
+    """How a command is run, and what it must show.
 
-    `words` are its arguments; names in braces are attributes of `World`, here and in `shows`. Each of `typed`
-    is a text to wait for, and what is typed then. `bar` is a pattern of what stands beside the progress bar.
-    `prose` is for people to read: the terminal may break its lines. `own` gives it engines that hold nothing.
+    `words` are the arguments; names in braces are attributes of `World`, here and in `shows`. Each of
+    `typed` is a text to wait for, and what is typed then. `bar` is a pattern of the text beside the
+    progress bar. With `prose` the terminal may wrap lines. With `own` the command gets empty engines.
     """
 
     words: str = ""
@@ -138,7 +138,7 @@ MORE: Sequence[tuple[str, Case]] = (
 
 
 class World:
-    """What the commands are run on: each thing is made when it is named, for one test."""
+    """The data that commands run on; each item is created when a test names it."""
 
     def __init__(self, core: Backend, folder: Path, at_end: ExitStack) -> None:
         self.core = core
@@ -159,7 +159,7 @@ class World:
 
     @cached_property
     def torn(self) -> str:
-        """An application of whose messages one has no row any more; it is whole again at the end."""
+        """An application with a message whose row is missing; repaired at the end."""
         with self.core.database.begin() as tx:
             tx.exec_driver_sql(
                 "DELETE FROM message WHERE number = 2 AND chat_id IN (SELECT c.id FROM chat c"
@@ -182,7 +182,7 @@ class World:
 
     @cached_property
     def exported(self) -> Path:
-        """The export of an application that is not there."""
+        """The export of an application that does not exist."""
         file = self.folder / "in.jsonl"
         token = secrets.token_urlsafe(24)
         with self.core.exporter.snapshot(self.token) as snapshot:
@@ -265,7 +265,7 @@ def run_and_look(cli: Cli, world: World, command: str, case: Case, columns: int)
 
 
 def test_every_command_has_a_case() -> None:
-    """A new one needs its line above; one that is gone takes it away."""
+    """A new command needs a case above; a removed one must not have one."""
     assert {*CASES, *ON_ANOTHER_TERMINAL} == {" ".join(path) for path in COMMANDS}
 
 
@@ -280,7 +280,7 @@ def test_every_command_has_a_case() -> None:
 def test_each_command(
     fork_server: ForkServer, engines: Engines, world: World, command: str, case: Case, columns: int
 ) -> None:
-    """It ends with its exit code, shows no fault, and draws its bar; a table is as wide as the terminal."""
+    """Its exit code is right, it draws its bar, and no table is wider than the terminal."""
     settings = engines.settings() if case.own else world.core.settings
     run_and_look(program(fork_server, settings), world, command, case, columns)
 
@@ -290,7 +290,7 @@ def test_each_command(
 def test_a_bar_of_millions_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str, columns: int
 ) -> None:
-    """How many are done and the time that is left are never cut; the bar gives way, and then the rate."""
+    """The count and the remaining time are never cut; the bar shrinks first, then the rate is left out."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -305,7 +305,7 @@ def test_a_bar_of_millions_is_one_line(
 
 
 def test_a_line_of_json_stays_one_line_beside_a_bar(fork_server: ForkServer, world: World) -> None:
-    """However narrow the terminal is: who copies it from there gets what the program has printed."""
+    """However narrow the terminal is, so that a copied line is valid JSON."""
     cli = program(fork_server, world.core.settings)
     words = ("chats", "create", world.token, "--count", 3000, "-o", "jsonl")
     terminal = Terminal(cli, *words, columns=20)
@@ -319,7 +319,7 @@ def test_a_line_of_json_stays_one_line_beside_a_bar(fork_server: ForkServer, wor
 def test_ctrl_c_while_the_server_starts(
     fork_server: ForkServer, world: World, moment: float
 ) -> None:
-    """It reaches the server's process, too, which may still be loading; neither shows a traceback."""
+    """Ctrl-C also reaches the server process, which may still be importing; neither shows a traceback."""
     terminal = Terminal(program(fork_server, world.core.settings), "serve")
     terminal.wait_for_text("listening on")
     time.sleep(moment)

