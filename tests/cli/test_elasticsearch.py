@@ -217,7 +217,7 @@ def test_config_show_hides_the_secrets(cli: Cli, tmp_path: Path) -> None:
 def test_commands_on_an_index_draw_their_bars(
     engines: Engines, elasticsearch: Elasticsearch, fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    """On terminals, as in `test_terminal`: a bar for each step of a reindex; documents are compared, too."""
+    """On terminals, as in `test_terminal`: one bar per step of a reindex, and a comparison of documents."""
     settings = engines.settings(elasticsearch_url=elasticsearch.url)
     cli = Cli(
         fork_server,
@@ -233,7 +233,7 @@ def test_commands_on_an_index_draw_their_bars(
             for command, case in (
                 ("reindex", Case("", "searches now use", f"{N} messages copied", prose=True)),
                 ("reindex", Case("", "searches now use", f"{N} messages compared", prose=True)),
-                ("reindex", Case("--check", "fits", f"{N} messages compared", prose=True)),
+                ("reindex", Case("--check", "matches", f"{N} messages compared", prose=True)),
                 ("reconcile", Case("", "0 differences", f"{N} keys")),
                 ("status", Case("", "instachat")),
             ):
