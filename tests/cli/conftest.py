@@ -1,4 +1,4 @@
-"""The command line as its users have it: a process, its environment, its three streams."""
+"""The command line as users run it: a process with its environment and its three streams."""
 
 import fcntl
 import os
@@ -33,10 +33,10 @@ from tests.support.fork_server import fork_server as fork_server_of_tests
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
-MAX_PARALLEL = 3  # processes at once: they mostly load modules, and there are two cores
+MAX_PARALLEL = 3  # processes at the same time
+MEBIBYTE = 1024  # in KiB, the unit of `Cli.peak_memory`
 
-
-# A process counts as its own what the one that started it had at that moment: this one has little.
+# The peak of a process includes the memory of its parent at the time of the fork, so the parent is small.
 _MEASURE = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
@@ -64,11 +64,11 @@ class Cli:
     def __call__(
         self, *words: object, stdin: str | bytes = b"", env: dict[str, str] | None = None
     ) -> Result:
-        """Run a command to its end. No command may ever show a traceback."""
+        """Run a command to its end; fails if it shows a traceback."""
         return self._start(words, stdin, env).result()
 
     def run_all(self, commands: Sequence[Sequence[object]]) -> list[Result]:
-        """Run independent commands, some at once; their results in order."""
+        """Run independent commands, several in parallel; returns their results in order."""
         results: list[Result] = []
         running: deque[Captured] = deque()
         for words in commands:
@@ -78,7 +78,7 @@ class Cli:
         return results + [captured.result() for captured in running]
 
     def peak_memory(self, *words: object, stdin: Iterable[bytes] = ()) -> int:
-        """The most memory, in KiB, that a command had at one time which was started from its beginning."""
+        """The peak memory, in KiB, of a command in a new interpreter."""
         with subprocess.Popen(
             [sys.executable, "-c", _MEASURE, *command_line(words)],
             env=self.env,
@@ -125,7 +125,7 @@ class Cli:
 
 
 def to_arguments(words: Sequence[object]) -> list[str]:
-    """The arguments as the program gets them."""
+    """The arguments as the program receives them."""
     return [w.decode(errors="surrogateescape") if isinstance(w, bytes) else str(w) for w in words]
 
 
@@ -135,13 +135,13 @@ def command_line(words: Sequence[object]) -> list[str]:
 
 
 class Terminal:
-    """A command on a terminal, of 80 columns if nothing else is said."""
+    """A command on a terminal, by default of 80 columns."""
 
     def __init__(self, cli: Cli, *words: object, columns: int = 80) -> None:
         self._fd, terminal_end = pty.openpty()
         fcntl.ioctl(terminal_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         modes = termios.tcgetattr(terminal_end)
-        modes[3] |= termios.NOFLSH  # a Ctrl-C does not discard what was printed and not yet read
+        modes[3] |= termios.NOFLSH  # Ctrl-C does not discard output that has not been read
         termios.tcsetattr(terminal_end, termios.TCSANOW, modes)
         self._process = cli.fork_server.fork(
             to_arguments(words), cli.env, (terminal_end, terminal_end, terminal_end)
@@ -150,14 +150,14 @@ class Terminal:
         self.shown = ""
 
     def wait_for_text(self, text: str) -> None:
-        """Read until the terminal has shown that text."""
+        """Read until the terminal has shown the text."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while text not in self.shown:
             more = self._read(0.1) and time.monotonic() < deadline
-            assert more or text in self.shown, f"{text!r} never came:\n{self.shown}"
+            assert more or text in self.shown, f"{text!r} was not shown:\n{self.shown}"
 
     def type(self, text: str) -> None:
-        """Type on its keyboard."""
+        """Type the text on the keyboard."""
         os.write(self._fd, text.encode())
 
     def end(self) -> int:
@@ -167,11 +167,11 @@ class Terminal:
             pass
         os.close(self._fd)
         assert "Traceback" not in self.shown
-        assert "fault of InstaChat" not in self.shown, self.shown
+        assert "bug in InstaChat" not in self.shown, self.shown
         return self._process.wait(PATIENCE_SECONDS)
 
     def _read(self, seconds: float) -> bool:
-        """Whether there may be more."""
+        """Read what is available; returns whether there may be more."""
         if select.select([self._fd], [], [], seconds)[0]:
             try:
                 data = os.read(self._fd, 65536)
@@ -184,7 +184,7 @@ class Terminal:
 
 @pytest.fixture
 def installation(engines: Engines) -> Settings:
-    """An installation of the test's own, empty."""
+    """An empty installation for one test."""
     return engines.installation()
 
 
@@ -204,7 +204,7 @@ def cli(installation: Settings, fork_server: ForkServer) -> Cli:
 
 @pytest.fixture
 def core(installation: Settings) -> Iterator[Backend]:
-    """The core on that installation, to prepare and to look without starting a process."""
+    """The core of that installation, to prepare and inspect data without starting a process."""
     with open_backend(installation) as core:
         yield core
 
@@ -217,7 +217,7 @@ def token(core: Backend) -> str:
 
 @pytest.fixture
 def drain_application(core: Backend) -> Callable[[str], None]:
-    """Call it with a token: all that is accepted for that application is stored."""
+    """A function that stores everything accepted for the application of a token."""
 
     def store(token: str) -> None:
         core.drainer.drain(core.counters.shard(token))

@@ -1,4 +1,4 @@
-"""`instachat reconcile` as an operator has it: what it prints, where, and how it ends."""
+"""`instachat reconcile` for an operator: its output and its exit codes."""
 
 import json
 
@@ -15,7 +15,7 @@ FIELDS = {"kind", "token", "chat", "number", "detail", "repairable"}
 
 
 def drift(backend: Backend) -> str:
-    """An application with one chat, whose counter is behind and whose second message is gone."""
+    """An application with one chat, whose counter is too low and whose second message is missing."""
     token = backend.catalog.applications.create("drift").token
     backend.acceptor.accept(AcceptRequest.chats(token))
     backend.acceptor.accept(AcceptRequest.messages(token, 1, ["a", "b", "c"]))
@@ -35,7 +35,7 @@ def drift(backend: Backend) -> str:
 
 
 def test_found_planned_repaired_and_clean(cli: Cli, core: Backend) -> None:
-    """Exit 4 while anything differs, 0 once it is repaired; data on standard output, the rest beside it."""
+    """Exit 4 while differences remain, 0 after the repair; notes go to standard error."""
     token = drift(core)
     found = cli("reconcile", "--app", token)
     assert found.code == 4
@@ -56,7 +56,7 @@ def test_found_planned_repaired_and_clean(cli: Cli, core: Backend) -> None:
 
 
 def test_a_store_away_exits_5(cli: Cli, core: Backend) -> None:
-    """Each by itself, named; an unknown application exits 3."""
+    """`--app` compares one application; an unknown one exits with 3."""
     drift(core)  # without a message, an installation would note that it is to have an index
     nowhere = f"127.0.0.1:{free_port()}"
     for variable, url in [

@@ -1,4 +1,4 @@
-"""`instachat sync-counters`: by hand, by cron, by the worker."""
+"""`instachat sync-counters`: by an operator, by cron, by the worker."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def synced(core: Backend, token: str) -> None:
-    """A first sync has looked at that application's shard: what is behind now is what the test does."""
+    """An application whose shard was synced once, so that only the test's changes are unsynced."""
     assert token
     list(core.counter_sync.sync())
 
@@ -24,7 +24,7 @@ def synced(core: Backend, token: str) -> None:
 def test_it_prints_old_and_new_counts(
     cli: Cli, token: str, drain_application: Callable[[str], None]
 ) -> None:
-    """A line for each count that SQL did not know; then there is nothing to do."""
+    """One line per updated count; a second sync has nothing to do."""
     cli("chats", "create", token)
     cli("messages", "create", token, 1, "-", stdin="one\ntwo\n")
     drain_application(token)
@@ -48,7 +48,7 @@ def test_it_prints_old_and_new_counts(
 def test_check_writes_nothing_and_exits_4_when_sql_is_too_far_behind(
     cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
 ) -> None:
-    """An hour unless another time is given; the age of the oldest change decides."""
+    """The limit is one hour by default and applies to the age of the oldest change."""
     since = time.monotonic()
     cli("chats", "create", token)
     drain_application(token)
@@ -71,7 +71,7 @@ def test_check_writes_nothing_and_exits_4_when_sql_is_too_far_behind(
 
 
 def test_wrong_usage_of_it_exits_2(cli: Cli) -> None:
-    """No time that can't be read, and no option without the one it belongs to."""
+    """An invalid duration, and an option without the one it requires."""
     for words in (
         ["--check", "--max-lag", "1 hour"],
         ["--check", "--max-lag", "-1h"],
@@ -85,7 +85,7 @@ def test_wrong_usage_of_it_exits_2(cli: Cli) -> None:
 def test_with_a_store_away_it_exits_5_and_changes_nothing(
     cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
 ) -> None:
-    """Writing as well as checking."""
+    """For a sync and for a check."""
     cli("chats", "create", token)
     drain_application(token)
     for name, scheme in (("REDIS", "redis"), ("DATABASE", "postgresql")):
@@ -100,7 +100,7 @@ def test_with_a_store_away_it_exits_5_and_changes_nothing(
 def test_a_worker_syncs_when_the_last_one_is_nearly_an_hour_ago(
     cli: Cli, core: Backend, request: pytest.FixtureRequest
 ) -> None:
-    """By whomever the last one was; before that it leaves the counts alone."""
+    """An hour after the last sync of any process; before that it leaves the counts alone."""
     token = core.catalog.applications.create("x").token
     list(core.counter_sync.sync())  # its shard may be in use for the first time
     cli("chats", "create", token)

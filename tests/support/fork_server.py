@@ -1,11 +1,11 @@
-"""A process that has loaded the whole program, and forks a process for each that a test starts.
+"""A process that has imported the whole program and forks every process that a test starts.
 
-Loading the modules takes most of the processor time of a short command, and half a second of a server's, a
-worker's or a writer's start. A fork does not repeat it. `capture` and `fork` run a command of `instachat`;
-`start_module` runs what `python -m` would. Either gets its arguments, environment and streams, is a process
-of its own with its own session, can be sent any signal, and is killed when the tests end.
+Imports take most of the processor time of a short command, and half a second of the start of a server, a
+worker or a writer. A fork does not repeat them. `capture` and `fork` run a command of `instachat`;
+`start_module` runs a module like `python -m`. Each process receives its arguments, environment and streams,
+leads its own session, can be sent any signal, and is killed when the tests end.
 
-Tests of the loading itself, of its memory or of the entry point start the program from nothing.
+Tests of imports, of memory or of the entry point start a new interpreter instead.
 """
 
 import atexit
@@ -31,13 +31,13 @@ from typing import IO, Any, NoReturn
 
 from tests.support.engines import die_with_parent
 
-MAX_REQUEST_BYTES = 1 << 20  # bytes of a request
-TIMEOUT_SECONDS = 120  # that a command may take
+MAX_REQUEST_BYTES = 1 << 20
+TIMEOUT_SECONDS = 120  # for one command
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended and what it said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -55,19 +55,19 @@ class Result:
 
     @property
     def error(self) -> Any:
-        """Standard error, as the one JSON object that `-o json` promises."""
+        """Standard error as one JSON object, which `-o json` promises."""
         assert len(self.err.splitlines()) == 1, self.err
         return json.loads(self.err)
 
 
 def checked(code: int, out: bytes, err: bytes) -> Result:
-    """The result of a command; none may ever show a traceback."""
+    """The result of a command; fails if it shows a traceback."""
     assert b"Traceback" not in err, err.decode()
     return Result(code, out.decode(), err.decode())
 
 
 class ForkedProcess:
-    """A process under way; used like a `subprocess.Popen`."""
+    """A running process, with the interface of `subprocess.Popen`."""
 
     def __init__(self, name: str, connection: socket.socket) -> None:
         self.name = name
@@ -108,7 +108,7 @@ class ForkedProcess:
 
 
 class Captured:
-    """A command under way, whose output is kept."""
+    """A running command whose output is captured."""
 
     def __init__(self, process: ForkedProcess, out: IO[bytes], err: IO[bytes]) -> None:
         self.process = process
@@ -125,7 +125,7 @@ class Captured:
 
 
 class ForkServer:
-    """The test's end."""
+    """The client, in the test's process."""
 
     def __init__(self) -> None:
         self._socket, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -138,7 +138,7 @@ class ForkServer:
     def capture(
         self, arguments: list[str], environment: Mapping[str, str], stdin: bytes = b""
     ) -> Captured:
-        """Run a command on that input, and keep what it says."""
+        """Run a command on this input and capture its output."""
         out, err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115  # closed by result
         with tempfile.TemporaryFile() as source:
             source.write(stdin)
@@ -153,7 +153,7 @@ class ForkServer:
         streams: tuple[int, int, int],
         module: str = "",
     ) -> ForkedProcess:
-        """Run a command, or a module, on these streams; a terminal becomes its controlling one."""
+        """Run a command, or a module, on these streams; a terminal becomes its controlling terminal."""
         parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = json.dumps([module, arguments, dict(environment), str(Path.cwd())]).encode()
         assert len(request) < MAX_REQUEST_BYTES
@@ -162,7 +162,7 @@ class ForkServer:
         return ForkedProcess(module or "instachat", parent_end)
 
     def close(self) -> None:
-        """End the process, and all that it has forked."""
+        """End the server and all processes that it has forked."""
         self._socket.close()
         self._process.wait()
 
@@ -192,21 +192,21 @@ def start_module(
 
 
 def _receive(connection: socket.socket) -> bytes:
-    """The next message of the fork server's: a process number, then its exit code."""
+    """The next message of the fork server: first the process number, then the exit code."""
     message = connection.recv(32)
     assert message, "the fork server has ended"
     return message
 
 
-# The process's end
+# The server's process
 
 
 def serve(requests: socket.socket) -> Callable[[], object]:
-    """Fork for each request until the test closes; returns, in a fork, what it has to do."""
+    """Fork per request until the client closes; in a fork, returns the function for it to call."""
     _import_everything()
     gc.collect()
-    gc.freeze()  # what is loaded is for good: a collection would only copy its pages
-    connections: dict[int, int] = {}  # where the exit code of each process is awaited
+    gc.freeze()  # imported modules stay: a collection would only copy their pages
+    connections: dict[int, int] = {}  # by process, the socket that awaits its exit code
     child_ended, wake_up = os.pipe()
     os.set_blocking(wake_up, False)
     signal.set_wakeup_fd(wake_up)
@@ -221,7 +221,7 @@ def serve(requests: socket.socket) -> Callable[[], object]:
             if not message:
                 return lambda: None
             if not (child := os.fork()):
-                requests.detach()  # it is closed below, with all the others
+                requests.detach()  # closed below, with all other descriptors
                 return partial(_run, message, descriptors)
             connections[child] = descriptors.pop()
             os.write(connections[child], str(child).encode())
@@ -257,7 +257,7 @@ def _import_everything() -> None:
 
 
 def _run(message: bytes, descriptors: list[int]) -> NoReturn:
-    """Be the process that was asked for."""
+    """Become the requested process."""
     module, arguments, environment, folder = json.loads(message)
     die_with_parent()
     signal.set_wakeup_fd(-1)
