@@ -16,13 +16,10 @@ from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import dead_letters
 from backend.storage.postgres.dead_letters import DeadLetter
 from backend.storage.redis.types import Creation
+from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import rejecting_texts, scalar, send, stored
 
 pytestmark = pytest.mark.faults
-
-
-class Killed(BaseException):
-    """Ends a drain as a kill would."""
 
 
 @pytest.fixture

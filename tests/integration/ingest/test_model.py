@@ -40,6 +40,7 @@ from backend.storage.postgres import applications
 from backend.transfer import format as line_format
 from tests.conftest import Engines
 from tests.support.engines import RedisServer
+from tests.support.faults.killed import Killed
 from tests.support.faults.model import (
     SHARDS,
     Answer,
@@ -74,10 +75,6 @@ request_draws = st.tuples(
     st.sampled_from([None, None, None, "key 1", "key 2"]),
 )
 batches = st.lists(request_draws, min_size=1, max_size=6)
-
-
-class Killed(BaseException):
-    """Ends a drain; no `except Exception` catches it."""
 
 
 class BackendMachine(RuleBasedStateMachine):
