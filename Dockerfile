@@ -1,11 +1,11 @@
-# The program alone, for compose.yaml and for clusters: it is given its PostgreSQL and its Redis by
-# INSTACHAT_DATABASE_URL and INSTACHAT_REDIS_URL, so the private engines stay out of the image.
+# The program without the private engines, for compose.yaml and for clusters. INSTACHAT_DATABASE_URL and
+# INSTACHAT_REDIS_URL name its PostgreSQL and its Redis.
 
 FROM python:3.13-slim-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements/build.txt requirements/run.txt requirements/
-# Two environments: /build with pip and the build backend stays behind, /opt/instachat is what runs.
+# Two environments: /build has pip and the build backend and is not copied to the image; /opt/instachat is.
 RUN python -m venv /build \
     && python -m venv --without-pip /opt/instachat \
     && /build/bin/pip install --require-hashes --only-binary=:all: -r requirements/build.txt \

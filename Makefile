@@ -3,8 +3,8 @@
 .NOTPARALLEL:
 .PHONY: help setup tools demo bench growth test soak provision check format lock clean
 
-PYTHON ?=# the Python for .venv; default: python3, or a newer one if that is too old
-ARGS ?=# arguments for the program, e.g. make test ARGS='-k folding -x', or ARGS=--randomly-seed=7 for that order of tests
+PYTHON ?=# the Python for .venv; default: python3, or a newer one if python3 is too old
+ARGS ?=# arguments for the program, e.g. make test ARGS='-k folding -x', or ARGS=--randomly-seed=7 to repeat an order
 
 bin := .venv/bin
 python := $(or $(PYTHON),python3)
@@ -23,7 +23,7 @@ help: ## show this help
 setup: ## create .venv with pinned dependencies and the program, .venv/bin/instachat
 	$(call set_up)
 
-tools: # and the development tools
+tools: # setup, and the development tools
 	$(call set_up,--dev)
 
 demo: setup ## demonstrate every feature on real conversations, on temporary private engines
@@ -32,7 +32,7 @@ demo: setup ## demonstrate every feature on real conversations, on temporary pri
 test: tools provision check ## run all checks and all tests, on real engines
 	@$(bin)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-provision: tools # engines and programs that only the tests need, and Elasticsearch
+provision: tools # install the engines and programs that only the tests need, Elasticsearch among them
 	@tools/provision
 	@$(bin)/python tools/provision_elasticsearch.py
 
