@@ -286,20 +286,22 @@ def test_a_large_body_in_pieces_is_answered_without_delay(
     """A body above the limit of the fast path, which takes the ordinary route.
 
     If the connection fell back only at the next `check_timeouts`, each request but the first would take
-    TIMEOUT_CHECK_SECONDS.
+    TIMEOUT_CHECK_SECONDS. A busy machine may delay some, so requests are sent until one is quick.
     """
     body = json.dumps({"message": {"text": "ä" * 10_000}}).encode() + b" " * 60_000
     sent = request(path, body=body)
-    took = []
+
+    def seconds_taken(number: int) -> float:
+        began = time.monotonic()
+        for start in range(0, len(sent), 20_000):
+            to.send(sent[start : start + 20_000])
+            time.sleep(0.01)
+        assert to.answer()[:2] == (202, {"number": number})
+        return time.monotonic() - began
+
     with connect_raw(shared_server) as to:
-        for number in range(1, 7):
-            began = time.monotonic()
-            for start in range(0, len(sent), 20_000):
-                to.send(sent[start : start + 20_000])
-                time.sleep(0.01)
-            assert to.answer()[:2] == (202, {"number": number})
-            took.append(time.monotonic() - began)
-    assert min(took[1:]) < 0.7
+        seconds_taken(1)
+        assert any(seconds_taken(number) < 0.7 for number in range(2, 32))
 
 
 @pytest.mark.parametrize(

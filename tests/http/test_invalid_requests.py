@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backend.bootstrap import open_backend
 from tests.support.faults.shortcuts import rejecting_texts
 from tests.support.http_server import ApplicationClient, HttpServer
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")
 NOTHING = {
@@ -156,7 +156,8 @@ def test_every_valid_text_is_stored_unchanged(app: ApplicationClient, text: str)
     made = app.server(
         "POST", f"{chat}/messages?wait=stored", raw=raw, content_type="application/json"
     )
-    assert made.status == 201
+    assert made.status in (201, 202)  # 202 if it takes more than five seconds
+    wait_until(lambda: app.server("GET", f"{chat}/messages/1").status == 200)
     assert app.server("GET", f"{chat}/messages/1").json["text"] == text
     hot = app.server("POST", f"{chat}/messages", raw=raw, content_type="application/json")
     assert (hot.status, hot.json) == (202, {"number": 2})
@@ -251,10 +252,13 @@ def test_other_methods_are_405(shared_server: HttpServer, app: ApplicationClient
 
 def test_a_number_whose_creation_was_rejected_is_410(app: ApplicationClient) -> None:
     """For a request that waits for it, reads it or changes it. Lists omit it, and contain its neighbours."""
-    messages = f"{app.chat()}/messages"
     bodies = [{"text": text} for text in ("one", "refused by SQL", "three")]
     with open_backend(app.server.settings) as core, rejecting_texts(core.database):
-        waited = app.server("POST", f"{messages}/batch?wait=stored", {"messages": bodies})
+        for _ in range(20):
+            messages = f"{app.chat()}/messages"
+            waited = app.server("POST", f"{messages}/batch?wait=stored", {"messages": bodies})
+            if waited.status != 202:  # 202 if it takes more than five seconds
+                break
     message = {"message": {"text": "x"}}
     for answer in (
         waited,

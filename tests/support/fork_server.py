@@ -136,15 +136,19 @@ class ForkServer:
         child_end.close()
 
     def capture(
-        self, arguments: list[str], environment: Mapping[str, str], stdin: bytes = b""
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        stdin: bytes = b"",
+        module: str = "",
     ) -> Captured:
-        """Run a command on this input and capture its output."""
+        """Run a command or a module on this input and capture its output."""
         out, err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115  # closed by result
         with tempfile.TemporaryFile() as source:
             source.write(stdin)
             source.seek(0)
             streams = (source.fileno(), out.fileno(), err.fileno())
-            return Captured(self.fork(arguments, environment, streams), out, err)
+            return Captured(self.fork(arguments, environment, streams, module), out, err)
 
     def fork(
         self,

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,10 +37,10 @@ from tests.support.elasticsearch.requests import (
     store_messages,
     unpublished_messages,
 )
+from tests.support.fork_server import Captured, fork_server
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
-ROOT = Path(__file__).parents[3]
-MANY_MESSAGES = 15_000  # messages, so that a process can be met in the middle of copying them
+MANY_MESSAGES = 10_000  # messages: four pages of a build
 
 
 class ProgressCalls:
@@ -292,28 +290,36 @@ def test_a_message_that_can_not_be_indexed_is_named(
 # -- ends and beginnings ----------------------------------------------------------------------------
 
 
-def start_command(core: Backend, *words: str) -> "subprocess.Popen[str]":
-    """`instachat …` on the backend's settings, in a process of its own."""
+def start_command(core: Backend, *words: str, module: str = "") -> Captured:
+    """Start `instachat …`, or a module, on the backend's settings, in a process of its own."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
     given = core.settings.model_dump(exclude_unset=True)
     environment |= {f"INSTACHAT_{name.upper()}": str(value) for name, value in given.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "instachat_cli", *words],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    return fork_server().capture([*words], environment, module=module)
 
 
 def run_command(core: Backend, *words: str) -> tuple[int, str]:
     """The exit code of `instachat …`, and all that it said."""
-    process = start_command(core, *words)
-    out, said = process.communicate(timeout=PATIENCE_SECONDS)
-    assert "Traceback" not in said
-    return process.returncode, out + said
+    result = start_command(core, *words).result()
+    return result.code, result.out + result.err
+
+
+@contextmanager
+def second_checkpoint_held(core: Backend) -> Iterator[None]:
+    """Inside, a build waits before it records its second page, so a process can be met in the middle."""
+    with core.database.begin() as tx:
+        tx.exec_driver_sql(
+            """
+            CREATE TABLE IF NOT EXISTS gate ();
+            CREATE OR REPLACE FUNCTION pass_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN LOCK TABLE gate IN SHARE MODE; RETURN NEW; END $$;
+            CREATE OR REPLACE TRIGGER pass_gate BEFORE UPDATE ON search_index
+            FOR EACH ROW WHEN (OLD.copied_number > 0) EXECUTE FUNCTION pass_gate();
+            """
+        )
+    with core.database.begin() as tx:
+        tx.exec_driver_sql("LOCK TABLE gate IN ACCESS EXCLUSIVE MODE")
+        yield
 
 
 def copied_messages(core: Backend) -> int:
@@ -326,18 +332,19 @@ def test_killed_it_is_resumed_and_two_at_once_are_one(core: Backend, token: str)
     it was.
     """
     store_many(core, MANY_MESSAGES)
-    first = start_command(core, "reindex")
-    try:
-        wait_until(lambda: copied_messages(core) > 0)
-        first.send_signal(signal.SIGSTOP)
-        name = registered_indices(core)["building"]
-        for words in ([], ["--resume"], ["--abort"], ["--rollback"]):
-            code, said = run_command(core, "reindex", *words)
-            assert code == 6
-            assert f", process {first.pid}, since 20" in said
-    finally:
-        first.kill()
-        first.communicate()
+    with second_checkpoint_held(core):
+        first = start_command(core, "reindex").process
+        try:
+            wait_until(lambda: copied_messages(core) > 0)
+            first.send_signal(signal.SIGSTOP)
+            name = registered_indices(core)["building"]
+            for words in ([], ["--resume"], ["--abort"], ["--rollback"]):
+                code, said = run_command(core, "reindex", *words)
+                assert code == 6
+                assert f", process {first.pid}, since 20" in said
+        finally:
+            first.kill()
+            first.wait(PATIENCE_SECONDS)
     wait_until(lambda: not _locked(core))
     code, said = run_command(core, "reindex")
     assert code == 6
@@ -349,7 +356,7 @@ def test_killed_it_is_resumed_and_two_at_once_are_one(core: Backend, token: str)
     assert built is not None
     assert (built.name, built.messages) == (name, MANY_MESSAGES)
     assert progress_calls.steps[0][1] > before
-    assert search_numbers(core, token, "message 14999") == [14999]
+    assert search_numbers(core, token, f"message {MANY_MESSAGES - 1}") == [MANY_MESSAGES - 1]
     assert index_matches(core)
 
 
@@ -365,15 +372,18 @@ def _locked(core: Backend) -> bool:
 def test_ctrl_c_says_what_to_run(core: Backend, token: str) -> None:
     """130, how far it was, and both ways on; each of them works."""
     store_many(core, MANY_MESSAGES)
-    process = start_command(core, "reindex")
-    try:
-        wait_until(lambda: copied_messages(core) > 0)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=PATIENCE_SECONDS)[1]
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert "of 15,000 messages copied" in said
+    with second_checkpoint_held(core):
+        command = start_command(core, "reindex")
+        try:
+            wait_until(lambda: copied_messages(core) > 0)
+            command.process.send_signal(signal.SIGINT)
+        except BaseException:
+            command.process.kill()
+            raise
+    result = command.result()
+    assert result.code == 130
+    said = result.err
+    assert f"of {MANY_MESSAGES:,} messages copied" in said
     assert "`instachat reindex --resume`" in said
     assert "`instachat reindex --abort`" in said
     code, said = run_command(core, "reindex", "--resume", "--dry-run")
@@ -381,8 +391,8 @@ def test_ctrl_c_says_what_to_run(core: Backend, token: str) -> None:
     assert '"copied": ' in said
     code, said = run_command(core, "reindex", "--resume", "-o", "table")
     assert code == 0
-    assert "reindexed 15,000 messages" in said
-    assert search_numbers(core, token, "message 14999") == [14999]
+    assert f"reindexed {MANY_MESSAGES:,} messages" in said
+    assert search_numbers(core, token, f"message {MANY_MESSAGES - 1}") == [MANY_MESSAGES - 1]
     assert run_command(core, "reindex", "--resume", "-o", "table")[1].startswith(
         "nothing to resume"
     )
@@ -664,33 +674,33 @@ def test_a_difference_keeps_searches_where_they_are(
 # -- as a job ---------------------------------------------------------------------------------------
 
 
-def test_a_worker_reindexes_when_asked(core: Backend, token: str) -> None:
-    """Asked for by a job; meanwhile it stores as ever, and it ends at once when it is progress to."""
+def test_a_worker_reindexes_when_asked(core: Backend, token: str, tmp_path: Path) -> None:
+    """Asked for by a job; meanwhile it stores as ever, and it ends at once when it is told to."""
     store_many(core, MANY_MESSAGES)
     before = live_index_name(core)
-    process = start_command(core, "worker")
+    told_to_stop = tmp_path / "told"
+    worker = start_command(core, str(told_to_stop), module="tests.support.faults.waiting_worker")
     try:
-        core.jobs.request_reindex()
-        wait_until(lambda: copied_messages(core) > 0)
-        number = core.acceptor.accept(AcceptRequest.chats(token)).first
-        wait_until(lambda: core.catalog.chats.get(token, number) is not None)
-        assert "building" in registered_indices(core)
+        with second_checkpoint_held(core):
+            core.jobs.request_reindex()
+            wait_until(lambda: copied_messages(core) > 0)
+            number = core.acceptor.accept(AcceptRequest.chats(token)).first
+            wait_until(lambda: core.catalog.chats.get(token, number) is not None)
+            assert "building" in registered_indices(core)
         wait_until(lambda: live_index_name(core) != before)
-        core.jobs.request_reindex()
-        wait_until(lambda: copied_messages(core) > 0)
-        with (
-            core.database.begin() as tx
-        ):  # its next checkpoint waits: it is not through before it is told
-            tx.exec_driver_sql("SELECT FROM search_index WHERE state = 'building' FOR UPDATE")
-            process.send_signal(signal.SIGTERM)
-            time.sleep(3)  # some sweeps of the worker, which then tells it
-        said = process.communicate(timeout=PATIENCE_SECONDS)[1]
+        with second_checkpoint_held(core):
+            core.jobs.request_reindex()
+            wait_until(lambda: copied_messages(core) > 0)
+            worker.process.send_signal(signal.SIGTERM)
+            wait_until(told_to_stop.exists)  # it is not through before it is told
+        told_to_stop.unlink()
+        result = worker.result()
     finally:
-        process.kill()
-    assert process.returncode == 0
-    assert "the reindex was progress to stop" in said
+        worker.process.kill()
+    assert result.code == 0
+    assert "the reindex was told to stop" in result.err
     assert reindexer(core).build(resume=True)
-    assert search_numbers(core, token, "message 14999") == [14999]
+    assert search_numbers(core, token, f"message {MANY_MESSAGES - 1}") == [MANY_MESSAGES - 1]
 
 
 def test_a_publish_lock_that_times_out_changes_nothing(

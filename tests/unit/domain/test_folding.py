@@ -2,6 +2,7 @@
 
 import unicodedata
 from itertools import pairwise
+from math import inf
 from time import thread_time
 from unicodedata import combining
 
@@ -114,14 +115,18 @@ def test_hostile_texts_take_time_in_proportion_to_their_length(unit: str) -> Non
 
     def seconds(length: int) -> float:
         text = "e" + unit * (length // len(unit))
-        took = []
-        for _ in range(3):
-            started = thread_time()  # of the processor: others do not count
-            highlight(text, fold(text)[:1])
-            took.append(thread_time() - started)
-        return min(took)
+        started = thread_time()  # of the processor: others do not count
+        highlight(text, fold(text)[:1])
+        return thread_time() - started
 
-    assert seconds(9_999) < 20 * seconds(9_999 // 8), "8 is in proportion, 64 the square"
+    # The least of several: others only add, as when they take the processor's cache.
+    short, long = inf, inf
+    for turn in range(30):
+        short = min(short, *(seconds(9_999 // 8) for _ in range(4)))
+        long = min(long, seconds(9_999))
+        if turn >= 2 and long < 20 * short:
+            return
+    pytest.fail(f"{long / short:.0f} times as long: 8 is in proportion, 64 the square")
 
 
 @pytest.mark.parametrize("unit", [f"{ACUTE}\u0316", "\u0f73", f"\u0345{ACUTE}", f"{FATHA}{ACUTE}"])
