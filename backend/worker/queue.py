@@ -150,7 +150,7 @@ class JobQueue:
     # -- inspecting --------------------------------------------------------------------------------
 
     def length(self) -> int:
-        """How many jobs are queued. Raises EngineDown, or Failed if Redis refuses to say."""
+        """How many jobs are queued. Raises EngineDown if the queue's Redis does not answer or refuses."""
         with _translate_errors():
             return int(self._huey.pending_count())
 
@@ -200,8 +200,7 @@ def _translate_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        kind = Failed if isinstance(error, redis.ResponseError) else EngineDown
-        raise kind(
+        raise EngineDown(
             f"the job queue's Redis can't be used: {error}",
             "check INSTACHAT_HUEY_URL (unset: INSTACHAT_REDIS_URL)",
         ) from None
