@@ -45,11 +45,12 @@ growth: setup ## measure how cost grows with data; generates docs/growth.md and 
 soak: tools ## inject random faults under load for ten minutes; ARGS='--seed N --seconds S --elasticsearch'
 	@$(bin)/python -m tests.support.faults.soak $(ARGS)
 
-check: tools ## check format, lint, types, layers, and pinned versions
+check: tools ## check format, lint, types, layers, retired words, and pinned versions
 	$(bin)/ruff format --check .
 	$(bin)/ruff check --output-format=concise .
 	$(bin)/mypy
 	$(bin)/lint-imports
+	$(bin)/python tools/check_words.py
 	$(bin)/python -m pip check
 
 format: tools ## fix the format, and lint errors that can be fixed automatically

@@ -63,7 +63,7 @@ class Match:
 
 
 class EntryId(NamedTuple):
-    """The place of an entry in its shard's log; ordered. The epoch grows with each life of Redis."""
+    """The place of an entry in its shard's log; ordered: by epoch, then by sequence."""
 
     epoch: int
     sequence: int

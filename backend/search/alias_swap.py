@@ -1,7 +1,7 @@
-"""Turning: which indices are kept, and which one is searched, changed so that nobody misses anything.
+"""Changes which indices are registered and which one is searched, so that no change is missed.
 
-Whoever changes which are kept holds the flag, once all who write messages have come to an end. Whoever
-changes which one is searched holds the publishers, once these have.
+Registering or removing an index locks the publishing flag, once the transactions that write messages have
+finished. Swapping the alias blocks publishers, once their in-flight leases have finished.
 """
 
 import time

@@ -67,7 +67,7 @@ class Publisher:
         return published
 
     def wait_published(self) -> None:
-        """Return once everything that was committed before this call is published, by whomever.
+        """Return once everything that was committed before this call is published, by any publisher.
 
         Raises as `publish`, and Unavailable if nothing of it is published for a while.
         """

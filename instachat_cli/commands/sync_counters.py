@@ -81,7 +81,7 @@ def _check(core: "Backend", printer: Printer, max_lag: int) -> None:
     printer.outcome(body, f"SQL is {lag:,.0f} s behind; {dirty:,} counts are not written yet")
     if lag > max_lag:
         raise CheckFailed(
-            f"the oldest unsynced count is {lag:,.0f} s old; the limit is {max_lag:,} s",
+            f"the oldest count that SQL does not have is {lag:,.0f} s old; the limit is {max_lag:,} s",
             "run `instachat sync-counters`; a worker does that every hour (see `instachat status`)",
         )
 

@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def synced(core: Backend, token: str) -> None:
-    """An application whose shard was synced once, so that only the test's changes are unsynced."""
+    """An application whose shard was synced once, so that only the test's changes are dirty."""
     assert token
     list(core.counter_sync.sync())
 

@@ -149,7 +149,7 @@ def test_the_outbox_names_every_message_that_a_cascade_deletes(
 def test_a_cascade_killed_at_a_named_step_is_finished_by_the_next(
     backend: Backend, family: str, where: str, nth: int
 ) -> None:
-    """Whoever comes next finds in SQL what is left; nothing is named twice to the index, nothing missed."""
+    """The next run finds the rest in SQL; each message is named to the index exactly once."""
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE installation SET publishing = true"))
         tx.execute(text("DELETE FROM outbox"))

@@ -172,7 +172,7 @@ def test_a_new_epoch_compares_everything_by_itself(backend: Backend, chat: str) 
 
 
 def test_a_counter_that_is_raised_after_a_loss_is_written(backend: Backend, chat: str) -> None:
-    """Whoever needs it first raises it to what SQL holds: its count in SQL may be behind that."""
+    """The first caller that needs the counter raises it to the highest row; the count in SQL may be lower."""
     send(backend, chat, "a", "b")
     backend.drainer.drain_all()
     shard = backend.counters.shard(chat)

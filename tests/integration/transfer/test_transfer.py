@@ -393,7 +393,7 @@ def untouched(engines: Engines) -> Iterator[Backend]:
     """An installation with those lines, for tests that change nothing; with a Redis of its own."""
     with own(engines) as backend:
         assert load(backend, HERE)[1] == []
-        export(backend)  # from here on each shard of Redis has a life
+        export(backend)  # from here on each shard has an epoch
         yield backend
 
 
@@ -623,7 +623,7 @@ def test_a_dry_run_names_every_fault_and_writes_nothing(backend: Backend) -> Non
 def test_a_dry_run_of_something_new_writes_nothing(
     backend: Backend, sample: tuple[str, bytes]
 ) -> None:
-    """Not even a life in an empty Redis; and it counts what an import then stores."""
+    """It does not even begin an epoch in an empty Redis, and it counts what an import then stores."""
     _, data = sample
     before = contents(backend)
     work = backend.importer.dry_run()
@@ -807,7 +807,7 @@ def test_an_epoch_that_ends_before_the_rows_are_written(
 def test_a_wipe_alone_costs_an_import_nothing(
     one: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At any moment: the counters are raised again, in the new life."""
+    """At any moment: the counters are raised again, in the new epoch."""
     lines = [*map(message, range(1, 6))]
     for number, step in enumerate(("compared", "raised", "written"), 1):
         lines += [message(number * 10), chat(number + 1)]

@@ -206,7 +206,7 @@ def test_an_unmigrated_database_says_what_to_run(engines: Engines) -> None:
     assert "instachat migrate" in str(caught.value.hint)
 
 
-# -- troubles -----------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

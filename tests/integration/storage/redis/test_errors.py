@@ -433,7 +433,7 @@ KEY_CALLS |= {"pause", "paused", "resume"}
 
 
 @pytest.mark.parametrize(
-    ("trouble", "refused", "error"),
+    ("break_redis", "refused", "error"),
     [
         (no_replicas, {"accept", "heartbeat", "remove_worker"}, EngineDown),
         (read_only, {"accept", "heartbeat", "remove_worker"}, EngineDown),
@@ -448,14 +448,14 @@ KEY_CALLS |= {"pause", "paused", "resume"}
 )
 def test_what_redis_refuses_is_refused_with_our_error(
     shard: tuple[RedisServer, Log],
-    trouble: Callable[[RedisServer], AbstractContextManager[None]],
+    break_redis: Callable[[RedisServer], AbstractContextManager[None]],
     refused: set[str],
     error: type[Exception],
 ) -> None:
     """Nothing is accepted, and the error is never Unconfirmed; no number is missing afterwards."""
     server, log = shard
     before = server.client().hget(log.counter_key(0, CHAT), "issued")
-    with trouble(server):
+    with break_redis(server):
         found = refusals(log)
     assert {name: kind for name, kind in found.items() if name in refused} == dict.fromkeys(
         refused, error
