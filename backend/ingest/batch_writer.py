@@ -12,7 +12,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 from backend.domain.errors import InstaChatError, Invalid
 from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
-from backend.domain.folding import fold
 from backend.domain.model import EntryId, Parent, checked_text
 from backend.storage.postgres import applications, chats, database, dead_letters, messages, outbox
 from backend.storage.postgres.chats import ChatRow
@@ -308,5 +307,4 @@ def _rows(storable: list[StorableChat]) -> Iterator[RowValues]:
     """The rows, one at a time: COPY needs each only once, so a valid batch is never in memory twice."""
     for chat_id, entries in storable:
         for _, event, _ in entries:
-            for number, text in enumerate(event.texts, event.first):
-                yield chat_id, number, text, fold(text), event.micros
+            yield from messages.new_rows(chat_id, event)

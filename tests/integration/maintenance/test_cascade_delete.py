@@ -1,4 +1,4 @@
-"""Deleting with all that belongs to it: in the log's order, finished whatever is killed, counted once."""
+"""Cascades: in the log's order, completed although processes are killed, counted once."""
 
 import random
 import threading
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.faults
 
 
 def rows(backend: Backend) -> dict[str, int]:
-    """How many chats and messages have a row, whatever their state."""
+    """How many chats and messages have a row, in any state."""
     tables = ("chat", "message")
     return {table: int(str(scalar(backend, f"SELECT count(*) FROM {table}"))) for table in tables}
 
@@ -41,7 +41,7 @@ def keys(backend: Backend) -> set[str]:
 
 
 def outbox(backend: Backend) -> list[tuple[int, int, int]]:
-    """What the index is to hear of: (chat, number, version)."""
+    """What the outbox names: (chat, number, version)."""
     statement = "SELECT unnest(chats), unnest(numbers), unnest(versions) FROM outbox"
     with backend.database.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement))]
@@ -71,7 +71,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_steps")
 def test_a_chat_goes_with_its_messages_and_is_counted_once(backend: Backend, family: str) -> None:
-    """Gone at once, its rows afterwards; its tombstone stays, so its number stays taken."""
+    """The chat cannot be reached immediately, its rows are deleted later; its tombstone and number stay."""
     with pytest.raises(HasChildren):
         backend.catalog.chats.delete(family, 1)
     backend.catalog.chats.delete(family, 1, cascade=True)
@@ -92,7 +92,7 @@ def test_a_chat_goes_with_its_messages_and_is_counted_once(backend: Backend, fam
 def test_an_application_goes_with_its_chats_and_their_counters(
     backend: Backend, family: str
 ) -> None:
-    """Only the two tombstones of its own stay: the row, and the counter that is closed."""
+    """Only its own two tombstones stay: the row, and the closed counter."""
     other = backend.catalog.applications.create("another").token
     backend.acceptor.accept(AcceptRequest.chats(other))
     backend.catalog.applications.delete(family, cascade=True)
@@ -112,7 +112,7 @@ def test_an_application_goes_with_its_chats_and_their_counters(
 
 
 def test_what_was_accepted_before_the_cascade_goes_with_it(backend: Backend, family: str) -> None:
-    """The drain decides behind everything that was accepted before."""
+    """The drain decides after everything that was accepted before."""
     send(backend, family, "just accepted", chat=2)
     backend.acceptor.accept(AcceptRequest.chats(family))
     backend.acceptor.accept(AcceptRequest.deletion(family, cascade=True))
@@ -125,7 +125,7 @@ def test_what_was_accepted_before_the_cascade_goes_with_it(backend: Backend, fam
 def test_the_outbox_names_every_message_that_a_cascade_deletes(
     backend: Backend, family: str
 ) -> None:
-    """At a version above the row's, in the transaction that drops it; those that were gone, once only."""
+    """At a version above the row's, in the transaction that deletes it; a removed message only once."""
     versions = {
         number: int(str(scalar(backend, "SELECT version FROM message WHERE number = :n", n=number)))
         for number in (1, 20)
@@ -174,7 +174,7 @@ def test_a_cascade_killed_at_a_named_step_is_finished_by_the_next(
 def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
     backend: Backend, application: str, where: str, chat: int
 ) -> None:
-    """With all that belongs to it, or without anything: one chat less, whatever was killed."""
+    """With a cascade or without, and whatever was killed: the count falls by one."""
     backend.acceptor.accept(AcceptRequest.chats(application, 3))
     send(backend, application, "in the way")
     backend.drainer.drain_all()
@@ -197,7 +197,7 @@ def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
 
 @pytest.mark.usefixtures("small_steps")
 def test_several_at_once_share_the_work(backend: Backend, family: str) -> None:
-    """Each row is dropped by one of them, and each ends when all is gone."""
+    """One of them deletes each row, and each ends when nothing is left."""
     backend.catalog.applications.delete(family, cascade=True)
     with ThreadPoolExecutor(4) as pool:
         work = [
@@ -212,7 +212,7 @@ def test_several_at_once_share_the_work(backend: Backend, family: str) -> None:
 def test_it_stops_between_two_transactions_when_it_is_told_to(
     backend: Backend, family: str
 ) -> None:
-    """As a worker is by SIGTERM; the rest is for the next one."""
+    """SIGTERM stops a worker so; the next one deletes the rest."""
     backend.catalog.applications.delete(family, cascade=True)
     first = next(backend.cascade_deleter.delete(Parent(family)))
     backend.cascade_deleter.stop()
@@ -222,7 +222,7 @@ def test_it_stops_between_two_transactions_when_it_is_told_to(
 
 
 def test_the_log_of_an_earlier_epoch_brings_nothing_back(backend: Backend, family: str) -> None:
-    """An old copy of Redis is put back, with a log of chats that have no row any more: all is passed over."""
+    """An old copy of Redis is restored, whose log names chats without a row: the drain skips them."""
     assert isinstance(backend.log.redis, redis.Redis)
     send(backend, family, "once more", chat=2)
     backend.acceptor.accept(AcceptRequest.chats(family))
@@ -253,7 +253,7 @@ RACERS = 4
 
 @dataclass
 class Record:
-    """What was answered, and what was asked to be deleted with all that belongs to it."""
+    """What was answered, and which cascades were requested."""
 
     texts: dict[tuple[str, int], dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
     doomed: set[Parent] = field(default_factory=set)
@@ -261,7 +261,7 @@ class Record:
 
 
 def race(backend: Backend, tokens: list[str], record: Record, seed: str) -> None:
-    """Create and delete at random, as fast as it goes."""
+    """Create and delete at random, as fast as possible."""
     dice = random.Random(seed)
     for n in range(OPERATIONS):
         token = dice.choice(tokens)
@@ -296,7 +296,7 @@ def race(backend: Backend, tokens: list[str], record: Record, seed: str) -> None
 
 @contextmanager
 def again_and_again(*works: Callable[[], object]) -> Iterator[None]:
-    """Do these over and over beside what is inside."""
+    """Repeat these in threads while the block runs."""
     stop = threading.Event()
 
     def repeat(work: Callable[[], object]) -> None:
@@ -314,8 +314,8 @@ def again_and_again(*works: Callable[[], object]) -> Iterator[None]:
 
 
 def test_creations_race_deletions_by_the_thousand(backend: Backend) -> None:
-    """Nothing below a tombstone, no count that is off, no chat closed for good, and nothing lost: whatever
-    was answered is stored, unless somebody asked for it to go with its parent."""
+    """Nothing is left under a tombstone, counts are exact, no chat stays closed, and nothing is lost:
+    all that was answered is stored, unless a cascade was requested for its parent."""
     tokens = [backend.catalog.applications.create(f"{n}").token for n in range(3)]
     record = Record()
     with (

@@ -1,4 +1,4 @@
-"""sync-counters: SQL's counts follow the counters in Redis, whatever happens meanwhile."""
+"""sync-counters: SQL's counts follow the counters in Redis, although processes end and others write."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +21,12 @@ LITTLE = 1800  # seconds: more than a test takes, and less than what it says has
 
 
 def sync(backend: Backend, **how: bool) -> dict[Parent, tuple[int, int]]:
-    """What one sync wrote: counts old and new."""
+    """What one sync wrote: old and new counts."""
     return {count.parent: (count.old, count.new) for count in backend.counter_sync.sync(**how)}
 
 
 def differing(backend: Backend) -> list[tuple[str, int | None]]:
-    """The parents whose count in SQL is not the live one."""
+    """The parents whose count in SQL differs from the live one."""
     with backend.database.connect() as connection:
         apps = connection.execute(text("SELECT token, chats_count FROM application")).all()
         chats = connection.execute(
@@ -51,13 +51,13 @@ def waiting(backend: Backend) -> int:
 
 
 def with_steps(backend: Backend, step: Callable[[str], None]) -> CounterSync:
-    """A sync that tells how far it is."""
+    """A sync that reports its steps."""
     epochs = Epochs(backend.log, backend.database)
     return CounterSync(backend.log, backend.database, epochs, step=step)
 
 
 def make_older(backend: Backend, seconds: int) -> None:
-    """As if all that is dirty had been so for that much longer."""
+    """Make every dirty parent that much older."""
     assert isinstance(backend.log.redis, redis.Redis)
     for shard in range(16):
         key = backend.log.key(shard, "dirty")
@@ -66,7 +66,7 @@ def make_older(backend: Backend, seconds: int) -> None:
 
 
 def test_it_writes_what_changed_and_nothing_twice(backend: Backend, chat: str) -> None:
-    """Old and new counts of what changed; what was deleted is out of the count without a sync."""
+    """It reports old and new counts of what changed; a deletion is counted without a sync."""
     send(backend, chat, "a", "b", "c")
     backend.drainer.drain_all()
     backend.catalog.messages.delete(chat, 1, 2)
@@ -80,7 +80,7 @@ def test_it_writes_what_changed_and_nothing_twice(backend: Backend, chat: str) -
 
 
 def test_what_changes_during_a_sync_is_left_for_the_next(backend: Backend, chat: str) -> None:
-    """Between the look and the write, and between the write and the letting go."""
+    """Between the read and the write, and between the write and the release."""
     sync(backend)
     for moment in ("read", "written"):
         send(backend, chat, "before")
@@ -103,7 +103,7 @@ def test_what_changes_during_a_sync_is_left_for_the_next(backend: Backend, chat:
 def test_a_sync_killed_at_a_named_step_loses_no_change(
     backend: Backend, chat: str, where: str
 ) -> None:
-    """The next one writes what is left, also of the first sync, that compares everything."""
+    """The next one writes what is left, also of the first sync, which compares everything."""
     others = [backend.catalog.applications.create(f"{n}").token for n in range(4)]
     for token in others:
         backend.acceptor.accept(AcceptRequest.chats(token, 3))
@@ -123,7 +123,7 @@ def test_a_sync_killed_at_a_named_step_loses_no_change(
 
 
 def test_several_syncs_at_once_beside_writers_do_no_harm(backend: Backend, chat: str) -> None:
-    """None fails, no count goes back, and in the end all is known."""
+    """None fails, no count falls, and at the end SQL knows all."""
     backend.acceptor.accept(AcceptRequest.chats(chat, 40))
     backend.drainer.drain_all()
     given: list[WrittenCount] = []
@@ -150,7 +150,7 @@ def test_several_syncs_at_once_beside_writers_do_no_harm(backend: Backend, chat:
 
 
 def test_a_new_epoch_compares_everything_by_itself(backend: Backend, chat: str) -> None:
-    """A wiped Redis has forgotten what was dirty; so has an old copy. SQL never goes back."""
+    """A wiped Redis and an old copy lack the set of dirty parents. SQL's counts never fall."""
     assert isinstance(backend.log.redis, redis.Redis)
     sync(backend)
     copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
@@ -185,7 +185,7 @@ def test_a_counter_that_is_raised_after_a_loss_is_written(backend: Backend, chat
 
 
 def test_all_compares_what_nobody_marked(backend: Backend, chat: str) -> None:
-    """A column that was changed by hand is found by `--all` alone, and only raised."""
+    """Only `--all` finds a column that was changed by hand, and it only raises it."""
     send(backend, chat, "a", "b")
     backend.drainer.drain_all()
     sync(backend)
@@ -198,7 +198,7 @@ def test_all_compares_what_nobody_marked(backend: Backend, chat: str) -> None:
 
 
 def test_a_parent_on_its_way_waits_for_its_row(backend: Backend, chat: str) -> None:
-    """Accepted and not stored: kept, and looked at once a sync. What never comes is forgotten."""
+    """Accepted, not stored: it stays dirty, read once a sync. One that is never stored is removed."""
     backend.acceptor.accept(AcceptRequest.chats(chat))
     send(backend, chat, "a", chat=2)
     assert sync(backend) == {Parent(chat): (0, 2)}
@@ -214,7 +214,7 @@ def test_a_parent_on_its_way_waits_for_its_row(backend: Backend, chat: str) -> N
 def test_many_parents_take_several_pages(
     backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where some of each page are not stored yet, and are passed by."""
+    """Also where some parents of each page are not stored yet, and are skipped."""
     monkeypatch.setattr("backend.maintenance.counter_sync.PAGE", 5)
     sync(backend)
     backend.acceptor.accept(AcceptRequest.chats(chat, 12))
@@ -233,7 +233,7 @@ def test_many_parents_take_several_pages(
 def test_the_lag_is_the_age_of_the_oldest_change_that_sql_does_not_know(
     backend: Backend, chat: str
 ) -> None:
-    """Zero if it knows all; a chat that never rests is behind since its last look only."""
+    """Zero if SQL knows all; a chat that changes constantly is behind only since its last sync."""
     sync(backend)
     assert backend.counter_sync.lag() == 0
     send(backend, chat, "a")
@@ -261,7 +261,7 @@ def test_the_lag_is_the_age_of_the_oldest_change_that_sql_does_not_know(
 
 
 def test_a_full_redis_can_be_synced(backend: Backend, chat: str) -> None:
-    """Letting go frees memory; nothing that a sync needs asks for more."""
+    """Releasing parents frees memory; no call of a sync needs more."""
     client = backend.log.redis
     assert isinstance(client, redis.Redis)
     send(backend, chat, "a")

@@ -1,4 +1,4 @@
-"""Export and import: the same bytes on the other side, twice is once, and no number is given twice."""
+"""Export and import: an import reproduces the bytes, is idempotent, and no number is issued twice."""
 
 import io
 import json
@@ -62,7 +62,7 @@ def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
 
 
 def export(backend: Backend, token: str | None = None) -> bytes:
-    """Everything, as an export has it."""
+    """All lines of an export."""
     with backend.exporter.snapshot(token) as snapshot:
         return "".join(snapshot.lines()).encode()
 
@@ -116,13 +116,13 @@ def without_none(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def query(backend: Backend, statement: str) -> list[tuple[Any, ...]]:
-    """Rows, straight from SQL."""
+    """Rows, read from SQL directly."""
     with backend.database.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement))]
 
 
 def contents(backend: Backend) -> tuple[object, object]:
-    """All of SQL and all of Redis."""
+    """The whole content of SQL and of Redis."""
     tables = ["installation", "shard", "application", "chat", "message", "outbox", "dead_letter"]
     rows = {table: query(backend, f"SELECT t::text FROM {table} t ORDER BY 1") for table in tables}
     client = backend.log.redis
@@ -131,7 +131,7 @@ def contents(backend: Backend) -> tuple[object, object]:
 
 
 def full(backend: Backend) -> str:
-    """Fill an installation with one of everything; returns the token of the application with most."""
+    """Fill an installation with a case of each kind; returns the token of the main application."""
     catalog, acceptor = backend.catalog, backend.acceptor
     tokens = [
         catalog.applications.create(name).token for name in ["Ünï‽ \u2028", "empty", "deleted"]
@@ -169,7 +169,7 @@ def sample(engines: Engines) -> Iterator[tuple[str, bytes]]:
 
 @contextmanager
 def own(engines: Engines) -> Iterator[Backend]:
-    """An installation with a Redis of its own, which no other test empties."""
+    """An installation whose Redis no other test empties."""
     server = RedisServer(valkey_binary())
     try:
         server.start()
@@ -183,12 +183,12 @@ def own(engines: Engines) -> Iterator[Backend]:
 
 @contextmanager
 def empty(engines: Engines) -> Iterator[Backend]:
-    """Another installation, on the emptied Redis."""
+    """A second installation, on the emptied Redis."""
     with open_backend(engines.settings()) as backend:
         yield backend
 
 
-# -- the same on the other side -----------------------------------------------------------------------
+# -- round trips --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", ["engines", "oldest_engines"])
@@ -218,7 +218,7 @@ def live(backend: Backend, token: str) -> object:
 
 
 def test_an_export_holds_everything_but_what_must_stay_inside(backend: Backend) -> None:
-    """The contract's fields, a line a number; of what is gone nothing but its place; no id, no version."""
+    """A line a number, with the contract's fields; a tombstone has its number only; no id, no version."""
     token = full(backend)
     lines = bodies(export(backend))
     kinds = {
@@ -254,7 +254,7 @@ def test_an_export_holds_everything_but_what_must_stay_inside(backend: Backend) 
 
 
 def test_each_line_is_one_line_for_everybody(backend: Backend) -> None:
-    """No character in it that a terminal obeys or that some reader takes for the end of a line."""
+    """No character that a terminal executes, or that some reader takes for the end of a line."""
     full(backend)
     data = export(backend)
     assert data.decode().splitlines() == data.decode().removesuffix("\n").split("\n")
@@ -273,14 +273,14 @@ def test_an_application_alone(backend: Backend) -> None:
 
 
 def test_nothing_is_exported_as_nothing(backend: Backend) -> None:
-    """An empty installation gives no line, and no line is imported."""
+    """An empty installation exports no line, and importing none works."""
     assert export(backend) == b""
     work, faults = load(backend, b"")
     assert (work.counts.stored, faults) == (0, [])
 
 
 def test_what_is_accepted_is_exported(backend: Backend, application_with_chat: str) -> None:
-    """Without a worker, too: an export first has everything stored that was accepted before it."""
+    """Without a worker, too: an export first stores everything that was accepted before it."""
     send(backend, application_with_chat, "only accepted")
     assert bodies(export(backend))[-1]["text"] == "only accepted"
 
@@ -288,7 +288,7 @@ def test_what_is_accepted_is_exported(backend: Backend, application_with_chat: s
 def test_an_export_that_would_not_hold_all_fails(
     backend: Backend, application_with_chat: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where what was accepted can't be stored in time nothing is exported."""
+    """If what was accepted cannot be stored in time, nothing is exported."""
     send(backend, application_with_chat, "only accepted")
     monkeypatch.setattr(barrier, "BARRIER_TIMEOUT_SECONDS", 0.2)
     shard = backend.counters.shard(application_with_chat)
@@ -301,7 +301,7 @@ def test_an_export_that_would_not_hold_all_fails(
 def test_rows_in_another_order_are_no_export(
     backend: Backend, application_with_chat: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If PostgreSQL ever gave chats before their application lines would be missing: that is noticed."""
+    """If PostgreSQL ever returned rows in another order, lines would be missing: the export fails."""
     backend.acceptor.accept(AcceptRequest.chats(application_with_chat, 2))
     send(backend, application_with_chat, "a")
     send(backend, application_with_chat, "b", chat=3)
@@ -321,11 +321,11 @@ def application_with_chat(backend: Backend, application: str) -> str:
     return application
 
 
-# -- twice is once ------------------------------------------------------------------------------------
+# -- idempotence --------------------------------------------------------------------------------------
 
 
 def test_twice_is_once(engines: Engines, backend: Backend) -> None:
-    """The second time everything is skipped, and nothing changes, in SQL and in Redis."""
+    """The second import skips everything and changes nothing, in SQL and in Redis."""
     full(backend)
     data = export(backend)
     before = contents(backend)
@@ -340,7 +340,7 @@ def test_twice_is_once(engines: Engines, backend: Backend) -> None:
 
 
 def test_a_line_may_come_twice(backend: Backend) -> None:
-    """Equal lines of one file are one, as of two files put together."""
+    """Equal lines of one file count once, as in two files put together."""
     lines = [application(), chat(), message()]
     work, faults = load(backend, lines + lines)
     assert (work.counts.stored, work.counts.skipped, faults) == (3, 3, [])
@@ -348,7 +348,7 @@ def test_a_line_may_come_twice(backend: Backend) -> None:
 
 
 def test_fields_in_any_order_and_any_zone_are_equal(backend: Backend) -> None:
-    """It is the content that is compared; counts are not read."""
+    """The content is compared; counts are ignored."""
     load(backend, [application(), chat(), message()])
     twisted = dict(reversed(message(created_at="2026-02-01T01:59:59+02:00").items()))
     lines = [application(chats_count=99), chat(messages_count="many", removed=False), twisted]
@@ -367,7 +367,7 @@ def test_what_is_accepted_is_there_to_compare_with(backend: Backend, application
 
 
 def test_two_imports_at_once_are_one(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each finds what the other has just written, and skips it."""
+    """Each finds what the other has written, and skips it."""
     monkeypatch.setattr(line_format, "CHUNK_LINES", 50)
     lines = [application(), *(chat(n) for n in range(1, 4))]
     lines += [message(n, chat=c) for c in range(1, 4) for n in range(1, 201)]
@@ -417,7 +417,7 @@ def untouched(engines: Engines) -> Iterator[Backend]:
     ],
 )
 def test_what_differs_is_a_conflict(untouched: Backend, line: dict[str, Any], differs: str) -> None:
-    """It is named with its line and its fields; nothing is overwritten, and nothing behind it stored."""
+    """The error names its line and its fields; nothing is overwritten, and no later line stored."""
     before = contents(untouched)
     lines = [HERE[1], line, message(3)]
     work, faults = load(untouched, lines)
@@ -436,7 +436,7 @@ def said(faults: list[LineFault]) -> list[tuple[int, type, str]]:
 def test_a_file_that_contradicts_itself_is_a_conflict(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two lines of one name that differ: the second one, however far behind, in a dry run as well."""
+    """Two lines of one name that differ: the second one is a conflict, at any distance, also in a dry run."""
     lines = [
         application(),
         chat(),
@@ -534,7 +534,7 @@ def raw(line: dict[str, Any], **texts: str) -> bytes:
 def test_a_bad_line_ends_an_import(
     untouched: Backend, line: bytes, what: str, rehearsed: bool
 ) -> None:
-    """Invalid, by its number; everything before it is there, nothing from it on."""
+    """The error has its number; everything before it is stored, nothing from it on."""
     before = contents(untouched)
     data = as_bytes(HERE) + line.removesuffix(b"\n") + b"\n{\n"
     if rehearsed:
@@ -564,7 +564,7 @@ def test_a_bad_line_ends_an_import(
     ],
 )
 def test_a_strange_line_may_be_good(backend: Backend, line: bytes) -> None:
-    """Escapes of any kind, another line end, the longest line, the highest number, other zones."""
+    """Any escapes, CRLF, the longest line, the highest number, other zones."""
     _, faults = load(backend, as_bytes([application(), chat()]) + line)
     assert said(faults) == []
     (stored,) = bodies(export(backend))[2:]
@@ -574,7 +574,7 @@ def test_a_strange_line_may_be_good(backend: Backend, line: bytes) -> None:
 
 
 def test_lines_are_split_at_line_feeds_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the bytes come; a line without end costs no memory, and the next ones keep their numbers."""
+    """In any pieces; an endless line needs no memory, and the next lines keep their numbers."""
     monkeypatch.setattr(line_format, "CHUNK_LINES", 2)
     data = b"a\r\n\xe2\x80\xa8b\n\n" + b"x" * 1_000_000 + b"\nc\nd"
     for size in (1_000, 70_000, 10_000_000):
@@ -592,20 +592,20 @@ def _read_at_most(source: io.BytesIO, most: int, size: int) -> bytes:
 
 
 def test_a_dry_run_names_every_fault_and_writes_nothing(backend: Backend) -> None:
-    """Invalid lines and conflicts, each with its number, and no line is blamed for another."""
+    """Invalid lines and conflicts, each with its number; no fault is reported for a parent's."""
     load(backend, HERE)
     before = contents(backend)
     lines = [
         *(HERE[0], HERE[2], HERE[4], HERE[5]),  # there already
         chat(3, updated_at="x"),  # bad
-        message(chat=3),  # … not to be blamed for it
+        message(chat=3),  # … no fault: its parent's line has one
         message(9, chat=3),
         message(1, text="other"),  # conflict
         message(3),  # new
         chat(4, **GONE),  # new
         message(chat=4),  # bad
-        chat(2),  # conflict: removed here
-        message(chat=2),  # … and what it brings
+        chat(2),  # conflict: it is removed in SQL
+        message(chat=2),  # … and so its message
         message(1, chat=9),  # bad
         application(token="u" * 24, name=""),  # bad
         chat(token="u" * 24),
@@ -633,14 +633,14 @@ def test_a_dry_run_of_something_new_writes_nothing(
     assert load(backend, data)[0].counts == work.counts
 
 
-# -- no number twice ----------------------------------------------------------------------------------
+# -- unique numbers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wiped", [False, True], ids=["kept", "wiped"])
 def test_numbers_go_on_behind_the_highest(
     backend: Backend, sample: tuple[str, bytes], wiped: bool
 ) -> None:
-    """Behind what was deleted, too; also if Redis is wiped after the import."""
+    """Above deleted numbers, too; also if Redis is wiped after the import."""
     token, data = sample
     load(backend, data)
     if wiped:
@@ -661,7 +661,7 @@ def test_numbers_go_on_behind_the_highest(
 
 
 def test_parents_wait_for_their_counts_in_sql(backend: Backend) -> None:
-    """Whose count has changed is in the set that sync-counters reads, as after accepting."""
+    """Parents whose count has changed are dirty, as after accept."""
     load(backend, [application(), *map(chat, (1, 2)), message(), message(2, **GONE)])
     key = backend.log.key(backend.counters.shard(T), "dirty")
     assert set(backend.log.redis.zrange(key, 0, -1)) == {T.encode(), f"{T}:1".encode()}
@@ -670,7 +670,7 @@ def test_parents_wait_for_their_counts_in_sql(backend: Backend) -> None:
 
 
 def test_an_index_hears_of_what_was_imported(backend: Backend) -> None:
-    """Where changes are published the outbox names each row with its version, deletions included."""
+    """Where changes are published, the outbox names each row with its version, tombstones included."""
     load(backend, [application(), chat()])
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE installation SET publishing = true"))
@@ -685,7 +685,7 @@ def test_an_index_hears_of_what_was_imported(backend: Backend) -> None:
 
 @pytest.fixture
 def forgotten(backend: Backend) -> Callable[[str], None]:
-    """Call it with a WHERE clause: SQL forgets such chats, as one that was restored from an older copy."""
+    """Call it with a WHERE clause: deletes such chats from SQL, as if an older copy had been restored."""
 
     def forget(which: str) -> None:
         with backend.database.begin() as tx:
@@ -700,7 +700,7 @@ def forgotten(backend: Backend) -> Callable[[str], None]:
 def test_a_counter_left_behind_gives_nothing_for_a_tombstone(
     backend: Backend, forgotten: Callable[[str], None]
 ) -> None:
-    """A chat or an application that is imported as removed is closed, whatever Redis remembers of it."""
+    """A chat or an application that is imported as a tombstone is closed, whatever Redis holds of it."""
     load(backend, [application()])
     backend.acceptor.accept(AcceptRequest.chats(T, 2))
     send(backend, T, "a", chat=2)
@@ -720,7 +720,7 @@ def test_a_counter_left_behind_gives_nothing_for_a_tombstone(
 def test_a_counter_left_closed_opens_for_what_is_there(
     backend: Backend, forgotten: Callable[[str], None]
 ) -> None:
-    """A chat that was deleted, in a Redis that outlived its SQL, takes messages once it is imported."""
+    """A chat whose counter an older SQL left closed in Redis accepts messages once it is imported."""
     load(backend, [application()])
     backend.acceptor.accept(AcceptRequest.chats(T))
     backend.drainer.drain_all()
@@ -734,7 +734,7 @@ def test_a_counter_left_closed_opens_for_what_is_there(
 def between(
     monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[], object]
 ) -> Iterator[None]:
-    """Do something once, when an import has done a step: `compared`, `raised` or `written`."""
+    """Do something once, after a step of an import: `compared`, `raised` or `written`."""
     owner, name = {
         "compared": (importer, "compare"),
         "raised": (Log, "raise_all"),
@@ -756,7 +756,7 @@ def between(
 
 
 def state_of_chat(backend: Backend) -> tuple[list[tuple[Any, ...]], int]:
-    """The messages of chat 1, and the number that the next one is given; nothing may be a dead letter."""
+    """The messages of chat 1, and the next number that is issued; nothing may be a dead letter."""
     following = send(backend, T, "next")
     backend.drainer.drain_all()
     assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
@@ -765,7 +765,7 @@ def state_of_chat(backend: Backend) -> tuple[list[tuple[Any, ...]], int]:
 
 @pytest.fixture
 def one(backend: Backend) -> Backend:
-    """A backend with an application, its chat 1 and that one's message 1, all imported."""
+    """A backend with an imported application, its chat 1 and that chat's message 1."""
     assert load(backend, [application(), chat(), message()])[1] == []
     return backend
 
@@ -773,7 +773,7 @@ def one(backend: Backend) -> Backend:
 def test_what_was_accepted_before_the_counters_rose_is_there_first(
     one: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two are answered between comparing and raising: they keep their numbers, a conflict says so."""
+    """Two are answered between comparing and raising: they keep their numbers: a conflict."""
     with between(monkeypatch, "compared", lambda: send(one, T, "a", "b")):
         work, faults = load(one, list(map(message, range(1, 11))))
     assert [f[:2] for f in said(faults)] == [(2, Conflict)]
@@ -784,7 +784,7 @@ def test_what_was_accepted_before_the_counters_rose_is_there_first(
 def test_what_is_accepted_after_the_counters_rose_comes_behind(
     one: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody is given a number of the chunk once its counters are raised."""
+    """No number of the chunk is issued once its counters are raised."""
     with between(monkeypatch, "raised", lambda: send(one, T, "a")):
         assert load(one, [message(7)])[1] == []
     assert state_of_chat(one) == ([(1, "text 1"), (7, "text 7"), (8, "a")], 9)
@@ -793,7 +793,7 @@ def test_what_is_accepted_after_the_counters_rose_comes_behind(
 def test_an_epoch_that_ends_before_the_rows_are_written(
     one: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis is wiped when the counters are raised, and gives the number again: that answer stands."""
+    """Redis is wiped after the counters are raised, and issues the number again: that message stays."""
 
     def wipe() -> None:
         one.log.redis.flushall()
@@ -820,7 +820,7 @@ def test_a_wipe_alone_costs_an_import_nothing(
 def test_a_missing_counter_is_made_from_what_was_drained(
     one: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is lost, and what it gave is in the log only: the new one is above that, too."""
+    """It is lost, and the numbers that it issued are in the log only: the new one is above them, too."""
 
     def lose() -> None:
         send(one, T, *"abcde")
@@ -835,7 +835,7 @@ def test_a_missing_counter_is_made_from_what_was_drained(
 def test_a_chat_deleted_meanwhile_gets_no_messages(
     one: Backend, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Its tombstone was there first; nothing is stored behind it."""
+    """Its tombstone is stored first; no later line is."""
     load(one, [chat(2)])
     with between(monkeypatch, step, lambda: one.catalog.chats.delete(T, 2)):
         faults = said(load(one, [message(chat=2)])[1])
@@ -845,7 +845,7 @@ def test_a_chat_deleted_meanwhile_gets_no_messages(
 
 @pytest.mark.parametrize("name", ["instachat drain {}", "somebody"])
 def test_a_shard_that_is_held(one: Backend, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """By a drain that is stuck: it is ended. By others: an import gives up, and says so."""
+    """If a stuck drain locks it, the drain is ended; otherwise the import reports the locked shard."""
     monkeypatch.setattr(direct_write, "LOCK_TIMEOUT_SECONDS", 0.1)
     shard = one.counters.shard(T)
     epochs = Epochs(one.log, one.database)
@@ -871,7 +871,7 @@ def test_a_shard_that_is_held(one: Backend, monkeypatch: pytest.MonkeyPatch, nam
 
 
 class Crash(BaseException):
-    """The process ends here, as far as the stores can tell."""
+    """As if the process ended here."""
 
 
 @pytest.mark.parametrize("nth", [1, 3])
@@ -883,7 +883,7 @@ def test_an_interrupted_import_goes_on(
     step: str,
     nth: int,
 ) -> None:
-    """It ends at a step, in its first or a later chunk; the same lines again make it whole."""
+    """It ends at a step, in its first or a later chunk; importing the same lines again completes it."""
     token, data = sample
     lines = data.splitlines(keepends=True)
     monkeypatch.setattr(line_format, "CHUNK_LINES", 40)
@@ -904,7 +904,7 @@ def test_an_interrupted_import_goes_on(
 
 @contextmanager
 def busy(*works: Callable[[], object]) -> Iterator[None]:
-    """Each of these again and again, in a thread of its own, until the end; their errors are raised."""
+    """Repeat each of these in its own thread until the block ends; raises their errors."""
     done = threading.Event()
 
     def again(work: Callable[[], object]) -> None:
@@ -922,7 +922,7 @@ def busy(*works: Callable[[], object]) -> Iterator[None]:
 
 
 def test_imports_and_writers_share_a_chat(backend: Backend) -> None:
-    """Three writers and an import in one chat at a time: what was answered is stored, under its number.
+    """Three writers and an import in one chat: what was answered is stored, under its number.
 
     Where a writer was first the import stops with a conflict; where the import was first the writers'
     numbers go on behind it. Goes on until both were seen.
@@ -945,7 +945,7 @@ def test_imports_and_writers_share_a_chat(backend: Backend) -> None:
             load(backend, [chat(number)])
             writers = [pool.submit(write, number) for _ in range(3)]
             while number % 2 and (number, 50) not in answered and not writers[0].done():
-                pass  # every other time the writers have a head start
+                pass  # every other time the writers start first
             faults = load(backend, [message(n, chat=number) for n in range(first, last + 1)])[1]
             assert {type(fault.error) for fault in faults} <= {Conflict}
             for writer in writers:
@@ -972,7 +972,7 @@ def test_imports_and_writers_share_a_chat(backend: Backend) -> None:
 
 
 def test_an_export_under_load_is_of_one_moment(backend: Backend) -> None:
-    """Numbers are dense, parents are there, counts agree; and all that was answered before is in it."""
+    """Numbers are consecutive, parents exist, counts agree, and all that was answered before is exported."""
     tokens = [backend.catalog.applications.create(f"{n}").token for n in range(3)]
     answered: list[tuple[str, int, int]] = []
 
@@ -994,7 +994,7 @@ def test_an_export_under_load_is_of_one_moment(backend: Backend) -> None:
 
 
 def check_dense(lines: list[dict[str, Any]]) -> None:
-    """Each line behind its parent's, with the number that follows; counts are those of the lines."""
+    """Each line follows its parent's, with the next number; counts agree with the lines."""
     chats: dict[str, list[dict[str, Any]]] = {}
     messages: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in lines:
@@ -1020,7 +1020,7 @@ def check_dense(lines: list[dict[str, Any]]) -> None:
 
 
 def test_the_scripts_refuse_another_epoch(backend: Backend) -> None:
-    """Counters are raised and closed only under the epoch that SQL was read under; else nothing changes."""
+    """Counters are raised and closed only in the epoch in which SQL was read; otherwise nothing changes."""
     load(backend, [application(), chat(), message(5)])
     shard, parent = backend.counters.shard(T), Parent(T, 1)
     before = contents(backend)
@@ -1066,7 +1066,7 @@ def test_a_line_is_read_as_it_was_written(
     created: datetime,
     updated: datetime,
 ) -> None:
-    """Whatever it holds: reading is the inverse of writing."""
+    """For any content: reading is the inverse of writing."""
     times = rfc3339(created), rfc3339(updated)
     written = message_line(token, chat_number, number, words, *times)
     expected: line_format.TransferLine = MessageLine(
@@ -1084,7 +1084,7 @@ def test_a_line_is_read_as_it_was_written(
 
 @given(st.lists(st.tuples(st.integers(1, 12) | NUMBERS, st.integers(-(2**63), 2**63 - 1))))
 def test_digests_are_kept_like_in_a_dictionary(pairs: list[tuple[int, int]]) -> None:
-    """In any order: the first one of a number stays."""
+    """In any order: the first digest of a number stays."""
     numbers, dictionary = diff.NumberDigests(), dict[int, int]()
     for number, digest in pairs:
         assert numbers.get_or_set(number, digest) == dictionary.get(number)

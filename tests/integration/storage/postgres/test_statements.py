@@ -1,32 +1,22 @@
-"""The schema and its queries: migrations, uniqueness, plans, and errors in the program's words."""
+"""The statements: their plans, their memory, and what the schema guarantees."""
 
-import time
 import tracemalloc
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
 import sqlalchemy
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from backend.bootstrap import Backend, open_backend
-from backend.domain.errors import EngineDown, Failed, SchemaMismatch
+from backend.bootstrap import Backend
 from backend.ingest.requests import AcceptRequest
-from backend.settings import Settings
 from backend.storage import postgres
 from backend.storage.postgres import (
-    database,
     message_states,
-    schema_upgrade,
     statements,
 )
-from backend.storage.postgres.database import PING_AFTER_IDLE_SECONDS, Database
-from backend.storage.postgres.tables import SCHEMA
+from backend.storage.postgres.database import Database
 from tests.conftest import Engines
-from tests.support.waiting import promised
 
 BIG = {"message", "chat", "application", "outbox"}
 for _module in iter_modules(postgres.__path__):
@@ -35,7 +25,7 @@ for _module in iter_modules(postgres.__path__):
 
 @pytest.fixture(scope="module")
 def full(engines: Engines) -> Database:
-    """A database with enough rows for the planner to have a choice."""
+    """A database with so many rows that the planner has a choice."""
     database = Database(engines.fresh_database())
     with database.begin() as tx:
         tx.execute(
@@ -126,7 +116,7 @@ def test_a_number_is_there_once(full: Database, again: str) -> None:
 
 
 def test_columns_have_64_bits_and_time_zones(full: Database) -> None:
-    """No key that ends at two billion, no time that depends on where it is read."""
+    """No key is limited to two billion, no time depends on the reader's zone."""
     with full.connect() as connection:
         rows = connection.execute(
             text(
@@ -139,7 +129,7 @@ def test_columns_have_64_bits_and_time_zones(full: Database) -> None:
 
 
 def test_states_are_read_a_page_at_a_time(full: Database) -> None:
-    """All hundred thousand take no more memory than a few pages do; the driver's own is not counted."""
+    """Reading all hundred thousand takes the memory of a few pages; the driver's own is not counted."""
     with full.snapshot() as snapshot:
         tracemalloc.start()
         try:
@@ -152,7 +142,7 @@ def test_states_are_read_a_page_at_a_time(full: Database) -> None:
 
 
 def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> None:
-    """Numbers are numbers."""
+    """Numbers are compared as numbers, not as texts."""
     backend.acceptor.accept(AcceptRequest.chats(application, 12))
     backend.drainer.drain_all()
     assert [chat.number for chat in backend.catalog.chats.list(application)] == list(range(1, 13))
@@ -160,93 +150,3 @@ def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> N
         10,
         11,
     ]
-
-
-# -- migrations ---------------------------------------------------------------------------------------
-
-
-def test_the_program_knows_its_newest_migration() -> None:
-    """`database.SCHEMA` is the head of the scripts."""
-    config = Config()
-    config.set_main_option(
-        "script_location", str(Path(schema_upgrade.__file__).parent / "migrations")
-    )
-    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
-
-
-def test_migrating_says_from_what_to_what_and_only_once(engines: Engines) -> None:
-    """From nothing; then there is nothing to do."""
-    database = Database(engines.bare_database())
-    assert schema_upgrade.upgrade(database, dry_run=True) == (None, SCHEMA)
-    assert database.schema() is None
-    assert schema_upgrade.upgrade(database) == (None, SCHEMA)
-    assert schema_upgrade.upgrade(database) == (SCHEMA, SCHEMA)
-
-
-def test_a_newer_schema_is_refused(engines: Engines) -> None:
-    """A program that does not know the schema must not touch it."""
-    url = engines.fresh_database()
-    database = Database(url)
-    with database.begin() as tx:
-        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    for call in (lambda: schema_upgrade.upgrade(database), database.check_schema):
-        with pytest.raises(SchemaMismatch, match="newer"):
-            call()
-    with (
-        pytest.raises(SchemaMismatch),
-        open_backend(Settings(database_url=url, redis_url=engines.redis.url)),
-    ):
-        pass
-
-
-def test_an_unmigrated_database_says_what_to_run(engines: Engines) -> None:
-    """Not a missing table, but the command that makes it."""
-    with pytest.raises(SchemaMismatch) as caught:
-        Database(engines.postgres.url("postgres")).check_schema()
-    assert "instachat migrate" in str(caught.value.hint)
-
-
-# -- errors --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "url", ["postgresql://u:secret@127.0.0.1:1/x", "postgresql://u:secret@/x?host=/nowhere"]
-)
-def test_an_unreachable_database_is_named_without_its_password(url: str) -> None:
-    """Within five seconds, saying which and how to check it."""
-    with pytest.raises(EngineDown) as caught, promised(5):
-        Database(url).check_schema()
-    said = f"{caught.value.message} {caught.value.hint}"
-    assert "PostgreSQL" in said
-    assert "INSTACHAT_DATABASE_URL" in said
-    assert "secret" not in said
-
-
-def test_an_unusable_url_is_named() -> None:
-    """A typing error is no traceback."""
-    with pytest.raises(Failed, match="can't be used"):
-        Database("not a url")
-
-
-@pytest.mark.parametrize(
-    ("given", "used"),
-    [
-        ("postgresql://a/b", "postgresql+psycopg2://a/b"),
-        ("postgres://a/b", "postgresql+psycopg2://a/b"),
-        ("postgresql+psycopg2://a/b", "postgresql+psycopg2://a/b"),
-    ],
-)
-def test_the_driver_is_psycopg2(given: str, used: str) -> None:
-    """SQLAlchemy 2.1 takes `postgresql://` for psycopg 3."""
-    assert database.dialect_url(given) == used
-
-
-def test_a_restarted_server_costs_no_failed_call(backend: Backend, engines: Engines) -> None:
-    """A pooled connection that died is replaced before it is used."""
-    with backend.database.connect() as connection:
-        name = connection.scalar(text("SELECT current_database()"))
-    engines.postgres.execute(
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-    )
-    time.sleep(2 * PING_AFTER_IDLE_SECONDS)
-    assert backend.database.schema() == SCHEMA

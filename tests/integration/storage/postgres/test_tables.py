@@ -7,8 +7,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
+from backend.storage.postgres import imports, messages
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.tables import metadata
+from backend.storage.postgres.tables import message, metadata
+from backend.transfer.format import MessageLine
 from tests.conftest import Engines
 
 COLUMNS = """
@@ -59,3 +61,20 @@ def test_the_declarations_make_the_same_tables(
     with migrated.connect() as one, declared.connect() as other:
         expected, found = (set(each.execute(text(query)).all()) for each in (one, other))
     assert found == expected
+
+
+def test_every_way_of_storing_a_message_names_every_column() -> None:
+    """A column of `message` that one of them lacks would be lost there in silence."""
+    columns = set(message.c.keys())
+    set_by_sql = {"removed_at", "state"}
+    times = {"created_at", "updated_at"}
+    assert {*messages.MessageRow._fields, *times, *set_by_sql} == columns
+    assert {*messages.COPY_COLUMNS, *set_by_sql} == columns
+    assert set(imports.COPY_COLUMNS) == columns
+
+
+def test_a_transfer_has_all_that_a_user_wrote() -> None:
+    """Every field of the domain's Message that is neither its number nor kept by SQL itself."""
+    content = set(messages.CONTENT)
+    for row_type in (messages.ImportedMessage, messages.ExportedMessage, MessageLine):
+        assert content <= set(row_type._fields)

@@ -1,0 +1,59 @@
+"""The connection: errors that say what to do, the driver, and a server that was restarted."""
+
+import time
+
+import pytest
+from sqlalchemy import text
+
+from backend.bootstrap import Backend
+from backend.domain.errors import EngineDown, Failed
+from backend.storage.postgres import (
+    database,
+)
+from backend.storage.postgres.database import PING_AFTER_IDLE_SECONDS, Database
+from backend.storage.postgres.tables import SCHEMA
+from tests.conftest import Engines
+from tests.support.waiting import promised
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:secret@127.0.0.1:1/x", "postgresql://u:secret@/x?host=/nowhere"]
+)
+def test_an_unreachable_database_is_named_without_its_password(url: str) -> None:
+    """Within five seconds the error names the engine, and how to check it."""
+    with pytest.raises(EngineDown) as caught, promised(5):
+        Database(url).check_schema()
+    said = f"{caught.value.message} {caught.value.hint}"
+    assert "PostgreSQL" in said
+    assert "INSTACHAT_DATABASE_URL" in said
+    assert "secret" not in said
+
+
+def test_an_unusable_url_is_named() -> None:
+    """A mistyped URL is reported as an error of its own."""
+    with pytest.raises(Failed, match="can't be used"):
+        Database("not a url")
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("postgresql://a/b", "postgresql+psycopg2://a/b"),
+        ("postgres://a/b", "postgresql+psycopg2://a/b"),
+        ("postgresql+psycopg2://a/b", "postgresql+psycopg2://a/b"),
+    ],
+)
+def test_the_driver_is_psycopg2(given: str, used: str) -> None:
+    """SQLAlchemy 2.1 would use psycopg 3 for `postgresql://`."""
+    assert database.dialect_url(given) == used
+
+
+def test_a_restarted_server_costs_no_failed_call(backend: Backend, engines: Engines) -> None:
+    """A pooled connection that died is replaced before it is used."""
+    with backend.database.connect() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
+    engines.postgres.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    )
+    time.sleep(2 * PING_AFTER_IDLE_SECONDS)
+    assert backend.database.schema() == SCHEMA

@@ -1,0 +1,59 @@
+"""Migrations: what they say, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from backend.bootstrap import open_backend
+from backend.domain.errors import SchemaMismatch
+from backend.settings import Settings
+from backend.storage.postgres import (
+    schema_upgrade,
+)
+from backend.storage.postgres.database import Database
+from backend.storage.postgres.tables import SCHEMA
+from tests.conftest import Engines
+
+
+def test_the_program_knows_its_newest_migration() -> None:
+    """`tables.SCHEMA` is the newest script."""
+    config = Config()
+    config.set_main_option(
+        "script_location", str(Path(schema_upgrade.__file__).parent / "migrations")
+    )
+    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
+
+
+def test_migrating_says_from_what_to_what_and_only_once(engines: Engines) -> None:
+    """From nothing; a second upgrade has nothing to do."""
+    database = Database(engines.bare_database())
+    assert schema_upgrade.upgrade(database, dry_run=True) == (None, SCHEMA)
+    assert database.schema() is None
+    assert schema_upgrade.upgrade(database) == (None, SCHEMA)
+    assert schema_upgrade.upgrade(database) == (SCHEMA, SCHEMA)
+
+
+def test_a_newer_schema_is_refused(engines: Engines) -> None:
+    """A program that does not know the schema must not use it."""
+    url = engines.fresh_database()
+    database = Database(url)
+    with database.begin() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for call in (lambda: schema_upgrade.upgrade(database), database.check_schema):
+        with pytest.raises(SchemaMismatch, match="newer"):
+            call()
+    with (
+        pytest.raises(SchemaMismatch),
+        open_backend(Settings(database_url=url, redis_url=engines.redis.url)),
+    ):
+        pass
+
+
+def test_an_unmigrated_database_says_what_to_run(engines: Engines) -> None:
+    """The error names the command, not a missing table."""
+    with pytest.raises(SchemaMismatch) as caught:
+        Database(engines.postgres.url("postgres")).check_schema()
+    assert "instachat migrate" in str(caught.value.hint)
