@@ -30,7 +30,7 @@ demo: setup ## demonstrate every feature on real conversations, on temporary pri
 	@$(bin)/python tools/demo.py $(ARGS)
 
 test: tools provision check ## run all checks and all tests, on real engines
-	@$(bin)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(bin)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 provision: tools # install the engines and programs that only the tests need, Elasticsearch among them
 	@tools/provision

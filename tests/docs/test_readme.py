@@ -17,7 +17,7 @@ from tests.support.waiting import PATIENCE_SECONDS, wait_until
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TIMEOUT = 900  # seconds: a story takes one minute where nothing else runs
-pytestmark = pytest.mark.timeout(TIMEOUT)
+pytestmark = [pytest.mark.timeout(TIMEOUT), pytest.mark.xdist_group("readme")]
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 
 

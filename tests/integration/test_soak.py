@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.faults.soak import Soak
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("soak")]
 
 SECONDS = 50.0  # with its beginning and its end, a minute
 RECONCILED = 4  # times, at least

@@ -1,1 +1,1 @@
-"""What tests share: real engines, servers, writers, ledgers and the scheduling of two processes."""
+"""What tests share: real engines, servers, writers, ledgers and the scheduling of three processes."""

@@ -1,14 +1,16 @@
-"""The order of tests, and their distribution over two processes.
+"""The order of tests, and their distribution over three processes.
 
-Tests run in two processes (pytest-xdist), each with its own engines. pytest-randomly shuffles the files,
+Tests run in three processes (pytest-xdist), each with its own engines; on two cores, because many tests
+wait more than they compute. pytest-randomly shuffles the files,
 and the tests within each file, by a seed. The seed is printed at the head of the output and again after a
 failure; `make test ARGS=--randomly-seed=7` repeats that order, with the same examples of hypothesis and the
-same `random`. The seed does not decide which of the two processes runs a test.
+same `random`. The seed does not decide which process runs a test.
 
 The mark `xdist_group("name")` keeps tests together: those of one name run in one process, one after the
 other, so that expensive shared fixtures (a server, a load that several tests inspect) are created once.
 Tests that use the shared node of Elasticsearch belong to such a group automatically. Groups run first, the
-longest ones at the very beginning; started late, they would leave the other process idle.
+longest ones at the very beginning; started late, they would leave the other processes idle. A single test
+that takes long has a group to itself for this reason.
 
 README.md in this folder has the rules for authors of tests.
 """
@@ -20,7 +22,7 @@ from hypothesis import core
 
 _GROUP: Final = "xdist_group"
 _SHARED: Final = {"elasticsearch"}  # fixtures that exist once per run
-_LONGEST: Final = ("elasticsearch", "http")
+_LONGEST: Final = ("elasticsearch", "http", "model", "soak", "readme", "bench http")
 
 
 class SchedulingPlugin:

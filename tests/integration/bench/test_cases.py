@@ -71,7 +71,13 @@ def indices(url: str) -> set[str]:
         return set(json.load(answer))
 
 
-@pytest.mark.parametrize("name", sorted(suite.BENCHMARKS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.xdist_group("bench http")] * (name == "http"))
+        for name in sorted(suite.BENCHMARKS)
+    ],
+)
 def test_each_benchmark_gives_plausible_rows_and_leaves_nothing(
     name: str, engines: Engines, request: pytest.FixtureRequest
 ) -> None:
