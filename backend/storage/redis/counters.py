@@ -30,7 +30,7 @@ class CounterCalls(RedisClient):
         opened. Raises StaleEpoch if Redis is not in `epoch`.
         """
         reply = self._call_fenced(
-            "verify",
+            "verify_counter",
             shard,
             [self.key(shard, "epoch"), self.counter_key(shard, parent), self.key(shard, "dirty")],
             [epoch, highest, int(create), f"{passed or ''}", member_name(parent)],
@@ -50,7 +50,7 @@ class CounterCalls(RedisClient):
         arguments: list[str | int] = [epoch, int(create)]
         for parent, number in numbers.items():
             arguments += (number, member_name(parent))
-        _, sequence, missing = self._call_fenced("raise", shard, keys, arguments)
+        _, sequence, missing = self._call_fenced("raise_counters", shard, keys, arguments)
         return not missing, EntryId(epoch, int(sequence))
 
     def read_issued(
@@ -76,7 +76,7 @@ class CounterCalls(RedisClient):
         Changes nothing. If this Redis has no current epoch, the end is `0-0`, and no counter is verified.
         """
         keys = [self.key(shard, "epoch"), *self._counters(shard, parents)]
-        epoch, sequence, found = self._call("inspect", keys, [])
+        epoch, sequence, found = self._call("inspect_counters", keys, [])
         counters = [
             CounterState(None if issued is None else int(issued), bool(verified), bool(open_))
             for issued, verified, open_ in zip(found[::3], found[1::3], found[2::3], strict=True)
@@ -106,7 +106,7 @@ class CounterCalls(RedisClient):
         self, shard: int, epoch: int, parent: Parent, entry: EntryId, action: str
     ) -> bool:
         keys = [self.key(shard, "epoch"), self.counter_key(shard, parent)]
-        return bool(self._call("reopen", keys, [epoch, f"{entry}", action]))
+        return bool(self._call("reopen_counter", keys, [epoch, f"{entry}", action]))
 
     def set_closed(self, shard: int, epoch: int, removed: Mapping[Parent, bool]) -> None:
         """Close the counters of removed parents, and open the others; counters that are missing stay so.
@@ -123,7 +123,7 @@ class CounterCalls(RedisClient):
         Raises StaleEpoch, with nothing changed, if Redis is not in `epoch`.
         """
         keys = [self.key(shard, "epoch"), *self._counters(shard, found)]
-        self._call_fenced("discard", shard, keys, [epoch, *found.values()])
+        self._call_fenced("discard_counters", shard, keys, [epoch, *found.values()])
 
     def drop_counters(self, shard: int, parents: Sequence[Parent]) -> None:
         """Delete the counters of chats whose application is removed and its counter closed. Idempotent."""

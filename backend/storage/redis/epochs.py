@@ -10,7 +10,7 @@ class EpochCalls(RedisClient):
     def probe(self, shard: int) -> EpochState:
         """The shard's epoch as Redis has it, without a comparison with anything that the caller knows."""
         state, epoch, highest, sequence, installation = self._call(
-            "probe", [self.key(shard, "epoch"), self.key(shard, "log")], []
+            "probe_epoch", [self.key(shard, "epoch"), self.key(shard, "log")], []
         )
         return EpochState(text(state), int(epoch), int(highest), int(sequence), text(installation))
 

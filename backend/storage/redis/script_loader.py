@@ -6,24 +6,24 @@ from importlib.resources import files
 _NAMES = (
     "accept",
     "ack_synced",
-    "discard",
-    "inspect",
-    "probe",
-    "raise",
-    "read",
+    "discard_counters",
+    "inspect_counters",
+    "probe_epoch",
+    "raise_counters",
     "read_counters",
     "read_issued",
-    "reopen",
+    "read_log",
+    "reopen_counter",
     "set_closed",
     "set_epoch",
-    "trim",
-    "verify",
+    "trim_log",
+    "verify_counter",
 )
 
 
 def _load_scripts() -> dict[str, str]:
     folder = files("backend.storage.redis") / "scripts"
-    shared = (folder / "epoch.lua").read_text(encoding="utf-8")
+    shared = (folder / "shared.lua").read_text(encoding="utf-8")
     return {
         name: _with_shared_code(shared, (folder / f"{name}.lua").read_text(encoding="utf-8"))
         for name in _NAMES

@@ -22,7 +22,7 @@ class StreamCalls(RedisClient):
     ) -> LogPage:
         """The entries after an entry, in order. Raises StaleEpoch if this log is not of that epoch."""
         _, sequence, complete, found = self._call_fenced(
-            "read",
+            "read_log",
             shard,
             [self.key(shard, name) for name in ("epoch", "log", "wake-up")],
             [epoch, installation, f"{after}", max_entries, max_bytes],
@@ -46,7 +46,7 @@ class StreamCalls(RedisClient):
         keep = EntryId(through.epoch, through.sequence + 1)
         return int(
             self._call(
-                "trim", [self.key(shard, "epoch"), self.key(shard, "log")], [epoch, f"{keep}"]
+                "trim_log", [self.key(shard, "epoch"), self.key(shard, "log")], [epoch, f"{keep}"]
             )
         )
 

@@ -1,6 +1,6 @@
 -- Issue numbers and append events for a batch of requests of one shard, atomically.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
 --       3 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
 --       4 instachat:{SHARD}:wake-up, exists while a requested drain has not started

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Remove parents from the dirty set whose counts are in SQL now. Runs without free memory, too: it frees some.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
 --       3… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 -- ARGV  1 epoch · 2 the time when the counters were read

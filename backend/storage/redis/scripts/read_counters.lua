@@ -1,7 +1,7 @@
 -- Read counters for sync-counters: `issued`, whether the counter is verified or not, and the time of reading.
 -- (An unverified counter may be below SQL's numbers; the caller compares.)
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
 --       3… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 -- ARGV  1 the epoch under which SQL was read

@@ -1,6 +1,6 @@
 -- Read the `issued` of verified counters of one shard, and then the log's end.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 --
 -- Returns {'ok', epoch, sequence, {issued or false, …}}: false for a counter that is not verified in this epoch;

@@ -1,6 +1,6 @@
 -- Close or open the counters of parents that are about to be stored, as their rows will be.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 -- ARGV  1 epoch of the locked row · 2… '1' if the counter's parent is removed, else '0'
 --

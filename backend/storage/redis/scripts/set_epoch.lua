@@ -2,7 +2,7 @@
 -- Write an epoch that is committed in SQL; the epoch never goes down. Runs without free memory, too: the log
 -- could not be drained otherwise, and draining is what frees memory.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 -- ARGV  1 the epoch · 2 the database's installation
 --
 -- Returns 1, or 0 if Redis has an epoch that is at least as high.

@@ -2,7 +2,7 @@
 -- Raise a counter to SQL's highest number, so that it may issue numbers in the current epoch; and open it if the
 -- deletion that closed it was refused. Runs without free memory, too, because reading a live count needs it.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 --       3 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
 -- ARGV  1 the epoch under which SQL was read

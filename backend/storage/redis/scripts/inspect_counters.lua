@@ -1,6 +1,6 @@
 -- Read counters as they are, verified in the current epoch or not, and then the log's end.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 --
 -- Returns {epoch, sequence, {issued or false, verified, open, …}}, three values per counter: verified is 1 if it

@@ -1,6 +1,6 @@
 -- Raise many counters above numbers that are about to be stored, and mark their parents as dirty.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
 --       3… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 -- ARGV  1 the epoch under which SQL was read

@@ -1,6 +1,6 @@
 -- Delete the counters of parents that SQL does not know.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 -- ARGV  1 the epoch in which SQL was read · 2… the `issued` that was read from each counter
 --

@@ -1,6 +1,6 @@
 -- Read the epoch, without a comparison with anything that the caller knows.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
 --
 -- Returns {state, epoch, highest, sequence, installation}. The state is 'ok', 'none', 'other', 'broken' or

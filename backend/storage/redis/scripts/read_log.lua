@@ -1,6 +1,6 @@
 -- Read the log after an entry, for a drain that holds the lock of the shard's row in SQL.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
 --       3 instachat:{SHARD}:wake-up, exists while a requested drain has not started
 -- ARGV  1 epoch of the locked row · 2 the database's installation · 3 id of the entry to read after

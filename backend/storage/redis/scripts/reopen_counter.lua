@@ -1,6 +1,6 @@
 -- Open a counter again after its parent's deletion was refused, or check whether the deletion still stands.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
 -- ARGV  1 epoch of the locked row · 2 id of the deletion's entry · 3 'reopen' | 'check'
 --

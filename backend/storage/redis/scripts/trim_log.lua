@@ -1,6 +1,6 @@
 -- Delete the entries that SQL has committed.
 --
--- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see epoch.lua)
+-- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
 -- ARGV  1 the epoch in which they were committed · 2 id of the first entry to keep (the cursor + 1)
 --
