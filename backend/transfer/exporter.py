@@ -11,7 +11,7 @@ order does not depend on where or when anything was stored.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from backend.domain.errors import Failed
@@ -19,9 +19,14 @@ from backend.domain.model import checked_token, no_application, shard_of
 from backend.ingest.barrier import Barrier
 from backend.storage.postgres import applications, exports
 from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.exports import ExportedChat
+from backend.storage.postgres.messages import ExportedMessage
 from backend.transfer.format import format_application, format_chat, format_message
 
 T = TypeVar("T")
+# By index, found by name: `attrgetter` would take a fifth of the time of an export.
+_TOKEN_OF_CHAT = itemgetter(ExportedChat._fields.index("token"))
+_CHAT_OF_MESSAGE = itemgetter(ExportedMessage._fields.index("chat_id"))
 
 
 class Exporter:
@@ -62,14 +67,15 @@ class ExportSnapshot:
     def lines(self) -> Iterator[str]:
         """All lines, each with its line feed. A tombstone has a line, what was under it has none."""
         source = self._connection, self._token
-        chats = _GroupedRows(exports.stream_chats(*source), attrgetter("token"))
-        messages = _GroupedRows(exports.stream_messages(*source), attrgetter("chat_id"))
+        chats = _GroupedRows(exports.stream_chats(*source), _TOKEN_OF_CHAT)
+        messages = _GroupedRows(exports.stream_messages(*source), _CHAT_OF_MESSAGE)
         for application in exports.stream_applications(*source):
             yield format_application(application)
             for chat in chats.rows_of(application.token):
                 yield format_chat(chat)
+                token, number = chat.token, chat.number
                 for message in messages.rows_of(chat.id):
-                    yield format_message(chat, message)
+                    yield format_message(token, number, message)
         chats.check_empty()
         messages.check_empty()
 

@@ -23,8 +23,7 @@ def message_line(
     token: str, chat: int, number: int, text: str | None, created_at: str, updated_at: str
 ) -> str:
     """The line of a message; `text` is None for a tombstone."""
-    parent = ExportedChat(token, 0, chat, 0, created_at, updated_at)
     row = ExportedMessage(
         chat_id=0, number=number, text=text, created_at=created_at, updated_at=updated_at
     )
-    return format_message(parent, row)
+    return format_message(token, chat, row)

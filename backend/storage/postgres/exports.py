@@ -106,4 +106,4 @@ def _stream(
 ) -> Iterator[T]:
     options = {"yield_per": PAGE}
     rows = connection.execute(statement, {"token": token}, execution_options=options)
-    return RowMapper(row_type).stream(rows)
+    return RowMapper(row_type).stream_rows(rows)

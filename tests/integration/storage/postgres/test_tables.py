@@ -37,9 +37,7 @@ def migrated(engines: Engines) -> Database:
 @pytest.fixture(scope="module")
 def declared(engines: Engines) -> Database:
     """A database that the declarations made."""
-    engines.postgres.execute("DROP DATABASE IF EXISTS declared")
-    engines.postgres.execute("CREATE DATABASE declared")
-    database = Database(engines.postgres.url("declared"))
+    database = Database(engines.bare_database())
     with database.begin() as tx:
         metadata.create_all(tx)
     return database
