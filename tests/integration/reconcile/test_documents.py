@@ -1,4 +1,4 @@
-"""Reconcile with an index: what is planted in any of the three stores is found, exactly, and repaired."""
+"""Reconcile with an index: differences planted in any of the three stores are found exactly, and repaired."""
 
 import random
 from collections import Counter
@@ -26,14 +26,14 @@ SEEDS = range(6)
 def core(
     engines: Engines, elasticsearch: Elasticsearch, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Backend]:
-    """A backend on a new database whose index, new as well, is in the node that tests share."""
+    """A backend on a new database with a new index in the node that all tests share."""
     monkeypatch.setattr(orphan_counters, "CREATION_GRACE_SECONDS", 0.05)
     with open_backend(engines.settings(elasticsearch_url=elasticsearch.url)) as core:
         yield core
 
 
 class IndexedField(Field):
-    """A field whose messages are in the index, too, which is planted as well."""
+    """A field whose messages are also in the index, with differences planted there, too."""
 
     def __init__(self, backend: Backend, dice: random.Random, applications: int = 2) -> None:
         super().__init__(backend, dice, applications)
@@ -57,7 +57,7 @@ class IndexedField(Field):
         self.missing_rows: list[Key] = []
 
     def plant(self) -> None:
-        """In the index first, of messages whose rows stay as they are."""
+        """Plant in the index first, for messages whose rows stay as they are."""
         for token in self.tokens:
             for number in FULL:
                 for kind in (self._missing, self._older, self._newer, self._tombstone, self._ghost):
@@ -71,7 +71,7 @@ class IndexedField(Field):
         super().plant()
 
     def plant_kind(self, kind: FindingKind) -> None:
-        """Plant one difference of this kind, and what it entails."""
+        """Plant one difference of this kind, and every difference that it implies."""
         chat = Parent(self.tokens[0], FULL[0])
         match kind:
             case FindingKind.COUNTER_BEHIND:
@@ -106,7 +106,7 @@ class IndexedField(Field):
             self._expect_missing_row((*parent, number))
 
     def _gap(self, parent: Parent, highest: int) -> None:
-        """Of numbers whose documents are as they should be."""
+        """A gap among numbers whose documents are correct."""
         if parent.chat is None:
             super()._gap(parent, highest)
             return
@@ -134,7 +134,7 @@ class IndexedField(Field):
         self.expected.append((FindingKind.STALE_DOCUMENT, *chat, 6))
 
     def _ghost(self, chat: Parent) -> None:
-        """Of a message that is removed, and of the one that was rejected."""
+        """Documents of a message that is removed, and of one that was rejected."""
         for number in (2, MESSAGES - 1):
             self._write(Document(self.ids[chat], number, 10**16, "ghost"))
             self.expected.append((FindingKind.GHOST_DOCUMENT, *chat, number))
@@ -161,7 +161,7 @@ def keys(findings: list[Finding]) -> Counter[Key]:
 
 
 def test_the_progress_bar_ends_at_its_size(core: Backend) -> None:
-    """Documents are counted beforehand, too."""
+    """The number of keys that is counted in advance includes documents."""
     field = IndexedField(core, random.Random(3))
     for token in (None, *field.tokens):
         done: list[int] = []
@@ -172,7 +172,7 @@ def test_the_progress_bar_ends_at_its_size(core: Backend) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_is_planted_is_found_and_repaired(core: Backend, seed: int) -> None:
-    """Every kind in every store, at random, is found exactly; repaired, only what SQL has lost is left."""
+    """Random differences of every kind are found exactly; after the repair only missing rows are left."""
     field = IndexedField(core, random.Random(seed))
     assert found(core) == []
     field.plant()
@@ -186,7 +186,7 @@ def test_what_is_planted_is_found_and_repaired(core: Backend, seed: int) -> None
 
 @pytest.mark.parametrize("kind", FindingKind)
 def test_each_kind_is_found_and_repaired(core: Backend, kind: FindingKind) -> None:
-    """Planted alone it is found alone; afterwards only documents without rows are left."""
+    """A kind that is planted alone is found alone; after the repair only missing rows are left."""
     field = IndexedField(core, random.Random(0), applications=1)
     field.plant_kind(kind)
     assert kind in {planted for planted, *_ in field.expected}
@@ -197,7 +197,7 @@ def test_each_kind_is_found_and_repaired(core: Backend, kind: FindingKind) -> No
 
 
 def test_what_the_outbox_names_is_pending(core: Backend) -> None:
-    """Stored, edited and removed, and not published yet: explained, and published nothing is left."""
+    """Stored, edited and removed messages that are not published yet are pending; published, none is."""
     field = IndexedField(core, random.Random(0))
     token = field.tokens[0]
     core.acceptor.accept(AcceptRequest.messages(token, 2, ["new"]))
@@ -215,7 +215,7 @@ def test_what_the_outbox_names_is_pending(core: Backend) -> None:
 
 
 def test_one_application_alone(core: Backend) -> None:
-    """With a token only documents of its chats are compared."""
+    """With a token, only documents of its chats are compared."""
     field = IndexedField(core, random.Random(3))
     field.plant()
     for token in field.tokens:
@@ -224,7 +224,7 @@ def test_one_application_alone(core: Backend) -> None:
 
 
 def test_an_index_without_documents_misses_all(core: Backend) -> None:
-    """Of an index that was emptied behind our back every message is missing, and published again."""
+    """If the index was emptied outside the program, every message is missing, and is published again."""
     field = IndexedField(core, random.Random(0))
     field.index.drop(field.name)
     field.index.create(field.name)

@@ -1,4 +1,4 @@
-"""Reconcile: what is planted is found, exactly, whatever it is and wherever; what is repaired stays so."""
+"""Reconcile: planted differences of every kind are found exactly, and stay repaired."""
 
 import random
 import time
@@ -37,7 +37,7 @@ def keys(findings: list[Finding]) -> Counter[Key]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_is_planted_is_found_and_repaired(backend: Backend, seed: int) -> None:
-    """Every kind in every store, at random: neither more nor less is found, and then nothing."""
+    """Random differences of every kind are found exactly; after the repair nothing is found."""
     field = Field(backend, random.Random(seed))
     assert found(backend) == []
     field.plant()
@@ -49,7 +49,7 @@ def test_what_is_planted_is_found_and_repaired(backend: Backend, seed: int) -> N
 
 
 def check_it_goes_on(backend: Backend, token: str) -> None:
-    """Live counts are those of the rows, and no number comes again."""
+    """Check that live counts equal the rows, and that no number is issued again."""
     chats = list(backend.catalog.chats.list(token))
     assert backend.catalog.applications.get(token).chats_count == len(chats)
     for chat in chats:
@@ -62,7 +62,7 @@ def check_it_goes_on(backend: Backend, token: str) -> None:
 
 
 def everything(field: Field) -> tuple[object, ...]:
-    """All of SQL and of Redis, but for who was connected."""
+    """The whole content of SQL and of Redis, except the list of connected workers."""
     tables = ("application", "chat", "message", "shard", "dead_letter", "reconciliation")
     with field.backend.database.connect() as connection:
         rows = [
@@ -73,7 +73,7 @@ def everything(field: Field) -> tuple[object, ...]:
 
 
 def test_a_dry_run_finds_the_same_and_writes_nothing(backend: Backend) -> None:
-    """Not to SQL, not to Redis; not even what is accepted is drained."""
+    """It writes neither to SQL nor to Redis, and does not drain the log."""
     field = Field(backend, random.Random(1), applications=2)
     field.plant()
     before = everything(field)
@@ -86,7 +86,7 @@ def test_a_dry_run_finds_the_same_and_writes_nothing(backend: Backend) -> None:
 
 
 def test_a_dry_run_begins_no_epoch(backend: Backend, application: str) -> None:
-    """Of a Redis that was wiped it finds nothing wrong, and leaves it as it is."""
+    """After Redis was wiped, a dry run finds nothing and leaves Redis empty."""
     field = Field(backend, random.Random(1), applications=1)
     field.redis.flushall()
     assert found(backend, dry_run=True) == []
@@ -97,7 +97,7 @@ def test_a_dry_run_begins_no_epoch(backend: Backend, application: str) -> None:
 
 
 def test_one_application_alone(backend: Backend) -> None:
-    """With a token only what is planted under it is found, and only that is repaired."""
+    """With a token, only the differences of that application are found and repaired."""
     field = Field(backend, random.Random(5))
     field.plant()
     for token in field.tokens:
@@ -109,7 +109,7 @@ def test_one_application_alone(backend: Backend) -> None:
 
 
 def test_the_progress_bar_ends_at_its_size(backend: Backend) -> None:
-    """What is counted beforehand is what will have been compared: of everything, and of one application."""
+    """The number counted in advance equals the number of keys compared: for all, and for one application."""
     field = Field(backend, random.Random(3))
     for token in (None, *field.tokens):
         done: list[int] = []
@@ -119,7 +119,7 @@ def test_the_progress_bar_ends_at_its_size(backend: Backend) -> None:
 
 
 def test_what_is_explained_is_no_finding(backend: Backend, application: str) -> None:
-    """Removed, rejected, lost before and on its way: counted in the summary, each as what it is."""
+    """Removed, rejected, lost and pending numbers are counted in the summary, each as its kind."""
     field = Field(backend, random.Random(0), applications=1)
     field.execute("DELETE FROM message WHERE number = 5")
     list(backend.reconciler.begin(repair=True).findings())
@@ -131,13 +131,13 @@ def test_what_is_explained_is_no_finding(backend: Backend, application: str) -> 
     assert work.summary.dead == full
     assert work.summary.lost == full
     assert work.summary.pending == 2
-    assert work.summary.applications == 2  # the fixture's is empty
+    assert work.summary.applications == 2  # one of them is the fixture's, which is empty
     assert work.summary.messages == full * MESSAGES
     assert application
 
 
 def test_too_much_to_be_lost_is_left_alone(backend: Backend) -> None:
-    """A counter that somebody set a billion ahead makes no billion rows."""
+    """A counter that was set a billion too high by hand does not create a billion rows."""
     field = Field(backend, random.Random(0), applications=1)
     field.set_issued(Parent(field.tokens[0], 2), 10**9)
     for _ in range(2):
@@ -160,7 +160,7 @@ def test_a_lost_chat_takes_no_messages(backend: Backend) -> None:
 
 
 def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
-    """Between raising a counter and writing the rows an import is no finding; one that died is."""
+    """An import that has raised a counter but not written its rows is no finding, unless it was killed."""
     field = Field(backend, random.Random(0), applications=1)
     chat = Parent(field.tokens[0], 2)
     shard = backend.counters.shard(chat.token)
@@ -185,10 +185,10 @@ def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
 def test_memory_does_not_grow(
     backend: Backend, application: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five times as many chats, messages and findings take no more of it."""
+    """Five times as many chats, messages and findings do not take more memory."""
     monkeypatch.setattr(parents, "PARENTS_PER_BATCH", 50)  # so that both sizes fill a batch
     peaks = []
-    for chats in (2_000, 2_000, 10_000):  # what is loaded and kept the first time does not count
+    for chats in (2_000, 2_000, 10_000):  # the first run also loads modules, and does not count
         with backend.database.begin() as tx:
             tx.execute(text("TRUNCATE chat, message"))
             tx.execute(
@@ -213,7 +213,7 @@ def test_memory_does_not_grow(
 
 
 def test_the_last_run_is_remembered(backend: Backend) -> None:
-    """When it was, and what came of it; not of a dry run, nor of one application alone."""
+    """Its time and its result are recorded, but not those of a dry run or of a single application."""
     field = Field(backend, random.Random(0), applications=1)
     found(backend, field.tokens[0])
     found(backend, dry_run=True)
@@ -231,7 +231,7 @@ def test_the_last_run_is_remembered(backend: Backend) -> None:
 def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
     backend: Backend, application: str
 ) -> None:
-    """Answered, synced and wiped before it was stored: the numbers are named, and given up as lost."""
+    """Numbers answered and synced, but wiped before they were stored, are reported and stored as lost."""
     backend.acceptor.accept(AcceptRequest.chats(application))
     backend.drainer.drain_all()
     backend.acceptor.accept(AcceptRequest.messages(application, 1, ["kept"]))

@@ -1,4 +1,4 @@
-"""What a cascade drops leaves the search index, too."""
+"""A cascade removes its messages from the search index, too."""
 
 from collections.abc import Iterator
 
@@ -15,13 +15,13 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def core(engines: Engines, elasticsearch: Elasticsearch) -> Iterator[Backend]:
-    """A backend on a new database whose index, new as well, is in the node that tests share."""
+    """A backend on a new database with a new index in the node that all tests share."""
     with open_backend(engines.settings(elasticsearch_url=elasticsearch.url)) as core:
         yield core
 
 
 def in_the_index(core: Backend, chat_id: int) -> list[int]:
-    """The numbers of a chat's messages that the index itself has under a keyword, by itself."""
+    """The numbers of a chat's messages that the index itself has for a keyword, without PostgreSQL."""
     assert core.index
     with core.database.connect() as connection:
         live = search_indices.live_index(connection)
@@ -31,7 +31,7 @@ def in_the_index(core: Backend, chat_id: int) -> list[int]:
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> None:
-    """Also what was not published yet when it was dropped; the other chat's messages stay."""
+    """So do messages that were not published yet; the messages of the other chat stay."""
     assert core.publisher
     token = core.catalog.applications.create("test").token
     core.acceptor.accept(AcceptRequest.chats(token, 2))

@@ -1,4 +1,4 @@
-"""IndexVerifier: whatever differs between rows and documents is named, wherever it is, and nothing else."""
+"""IndexVerifier: it names every difference between rows and documents, and nothing else."""
 
 import random
 
@@ -17,7 +17,7 @@ from tests.support.elasticsearch.requests import (
     store_messages,
 )
 
-CHATS = (3, 900_000_001)  # ids of chats that are but rows and documents
+CHATS = (3, 900_000_001)  # ids of chats that exist only as rows of messages and documents
 MAX_NUMBER = 14  # the highest number
 
 
@@ -25,7 +25,7 @@ MAX_NUMBER = 14  # the highest number
 def test_every_difference_is_named(
     core: Backend, token: str, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Missing, older, newer and surplus documents, at the edges of pages and many in a row, against sets."""
+    """Missing, older, newer and surplus documents, at page edges and in long runs, compared with sets."""
     store_messages(core, token, "of a real chat")
     publish_all(core)
     assert core.index
@@ -51,7 +51,7 @@ def test_every_difference_is_named(
 
 
 def _store(core: Backend, versions: dict[tuple[int, int], int]) -> None:
-    """Have rows of these versions, and no others of their chats."""
+    """Make these the only rows of their chats, with these versions."""
     with core.database.begin() as tx:
         tx.execute(text("DELETE FROM message WHERE chat_id = ANY(:chats)"), {"chats": list(CHATS)})
         for (chat, number), version in versions.items():
@@ -65,7 +65,7 @@ def _store(core: Backend, versions: dict[tuple[int, int], int]) -> None:
 
 
 def _index(core: Backend, name: str, versions: dict[tuple[int, int], int]) -> None:
-    """Have documents of these versions, and no others."""
+    """Make these the only documents of their chats, with these versions."""
     assert core.index
     core.index.drop(name)
     core.index.create(name)

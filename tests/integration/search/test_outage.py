@@ -1,4 +1,4 @@
-"""Elasticsearch away, hanging, overloaded, and back: on a node of the tests' own, with a real worker."""
+"""Outages of Elasticsearch, on a node that only these tests use, with a real worker."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ BATCH = 500
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    """A node that takes little at once."""
+    """A node that accepts only small requests."""
     node = new_node_or_skip(
         {
             "http.max_content_length": f"{MAX_REQUEST_BYTES}b",
@@ -62,7 +62,7 @@ def core(engines: Engines, node: Node) -> Iterator[Backend]:
 
 @contextmanager
 def running_worker(core: Backend, worker_log: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    """A worker process on that backend's settings, heard of; it ends with this."""
+    """A worker process on that backend's settings, running; it ends with the block."""
     settings = core.settings
     given = {
         "DATABASE_URL": settings.database_url,
@@ -86,7 +86,7 @@ def running_worker(core: Backend, worker_log: Path) -> "Iterator[subprocess.Pope
 
 
 class MessageSender:
-    """Says things in a chat, and knows what it was answered for."""
+    """Sends messages to a chat and counts those that were accepted."""
 
     def __init__(self, core: Backend, token: str) -> None:
         self.core = core
@@ -94,7 +94,7 @@ class MessageSender:
         self.sent = 0
 
     def send(self, count: int) -> float:
-        """Have so many messages accepted and stored by the worker; returns the seconds it took."""
+        """Send `count` messages and wait until the worker has stored them; returns the seconds it took."""
         since = time.monotonic()
         for start in range(0, count, BATCH):
             texts = [f"line {self.sent + n}" for n in range(min(BATCH, count - start))]
@@ -106,16 +106,17 @@ class MessageSender:
         return time.monotonic() - since
 
     def all_are_found(self) -> bool:
-        """Whether a search finds every one."""
+        """Whether a search finds all of them."""
         return search_numbers(self.core, self.token, "line") == list(range(1, self.sent + 1))
 
 
 def test_an_outage_under_load_loses_nothing(
     core: Backend, token: str, node: Node, tmp_path: Path
 ) -> None:
-    """Killed: storing goes on, the lag is seen, one warning is given. Back: all that was said is found.
+    """While the node is killed, storing continues, the lag is shown, and one warning is logged.
 
-    A deletion stays one, though an older creation comes after the shard was restarted.
+    After it is back, all messages are found. A deleted message stays deleted, although an older creation is
+    written after the restart of the shard.
     """
     sender, worker_log = MessageSender(core, token), tmp_path / "worker_log"
     with running_worker(core, worker_log) as worker:
@@ -129,7 +130,7 @@ def test_an_outage_under_load_loses_nothing(
 
         node.kill()
         seconds = [sender.send(2_000) for _ in range(3)]
-        assert max(seconds) < 10 + MARGIN_SECONDS  # it waits for nobody
+        assert max(seconds) < 10 + MARGIN_SECONDS  # storing does not wait for Elasticsearch
         status = read_status(core.database, core.log, core.jobs.length, core.index)
         assert status.unpublished == 6_000
         assert status.unpublished_seconds is not None
@@ -138,7 +139,7 @@ def test_an_outage_under_load_loses_nothing(
             search_numbers(core, token, "line")
         assert "Elasticsearch" in caught.value.message
         assert "INSTACHAT_ELASTICSEARCH_URL" in str(caught.value.hint)
-        time.sleep(5)  # two more tries, of which nothing is said
+        time.sleep(5)  # two more attempts, which are not logged
         said = worker_log.read_text()
         assert said.count("Elasticsearch at") == 1, said
 
@@ -158,7 +159,7 @@ def test_an_outage_under_load_loses_nothing(
 def test_a_node_that_hangs_holds_up_neither_storing_nor_stopping(
     core: Backend, token: str, node: Node, tmp_path: Path
 ) -> None:
-    """Stopped, not killed: connections are taken, and nothing answers."""
+    """A stopped node (SIGSTOP) accepts connections, but does not answer."""
     sender = MessageSender(core, token)
     with running_worker(core, tmp_path / "worker_log") as worker:
         sender.send(1_000)
@@ -173,7 +174,7 @@ def test_a_node_that_hangs_holds_up_neither_storing_nor_stopping(
                 assert worker.wait(PATIENCE_SECONDS) == 0
         finally:
             node.send(signal.SIGCONT)
-    # What the worker had taken was given back: nobody has to wait for its lease.
+    # The worker released its leases when it stopped, so publishing need not wait for them.
     assert query_rows(core, "SELECT count(*) FROM outbox WHERE leased_until IS NOT NULL") == [(0,)]
     with running_worker(core, tmp_path / "worker_log"):
         wait_until(lambda: unpublished_messages(core) == 0)
@@ -182,7 +183,7 @@ def test_a_node_that_hangs_holds_up_neither_storing_nor_stopping(
 
 
 def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str) -> None:
-    """413 has no body that says why: it is halved until it fits; what never fits is a dead letter."""
+    """After a 413 the request is halved until it fits; a message that never fits becomes a dead letter."""
     texts = ["long " * 1_000] * 40  # 5 kB each, 200 kB together
     # One code point of it becomes eighteen: this is 360 kB.
     core.acceptor.accept(
@@ -199,9 +200,9 @@ def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str)
 
 
 def test_what_is_refused_for_now_is_sent_again(core: Backend, node: Node) -> None:
-    """Six at once are more than this node takes; each of them gets its documents in.
+    """Six bulks at once are more than this node accepts; in the end each of them is written.
 
-    Goes on until the node has refused something.
+    The test repeats them until the node has refused something.
     """
     index, name = ElasticsearchIndex(node.url), new_index_name("busy")
     index.create(name)

@@ -1,4 +1,4 @@
-"""Publishing to a real Elasticsearch: what is stored is found, in any order and any repetition."""
+"""Publishing to a real Elasticsearch: stored messages are found, in any order and with any repetition."""
 
 import threading
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ _chats = count(1)
 
 
 def test_what_is_stored_becomes_searchable(core: Backend, token: str) -> None:
-    """The first index is there without anybody's doing, and a message in it within moments."""
+    """The first index is created automatically, and a message is in it within moments."""
     store_messages(core, token, "Good morning", "good night", "Morning has broken")
     assert search_numbers(core, token, "morning") == []
     assert publisher(core).publish() == 3
@@ -48,7 +48,7 @@ def test_what_is_stored_becomes_searchable(core: Backend, token: str) -> None:
 
 
 def test_changes_are_published_as_what_is_now(core: Backend, token: str) -> None:
-    """An edited message is found by its new words, a deleted one never; the outbox is empty then."""
+    """An edited message is found by its new words, a deleted one never; then the outbox is empty."""
     store_messages(core, token, "one apple", "two apples", "three apples")
     core.catalog.messages.edit(token, 1, 2, "two pears")
     publish_all(core)
@@ -56,7 +56,7 @@ def test_changes_are_published_as_what_is_now(core: Backend, token: str) -> None
     core.catalog.messages.edit(token, 1, 3, "three pears")
     assert (
         search_numbers(core, token, "apple") == []
-    )  # PostgreSQL has the last word, however far behind it is
+    )  # PostgreSQL decides, however far behind the index is
     assert publish_all(core) == 2
     assert search_numbers(core, token, "apple") == []
     assert search_numbers(core, token, "pear") == [2, 3]
@@ -67,7 +67,7 @@ def test_changes_are_published_as_what_is_now(core: Backend, token: str) -> None
 
 
 def test_a_row_that_is_gone_is_published_as_a_tombstone(core: Backend, token: str) -> None:
-    """Its version is the one that the outbox names: rows below a removed parent are dropped."""
+    """Its version is the one in the outbox, because a cascade has deleted the row."""
     store_messages(core, token, "a word")
     publish_all(core)
     with core.database.begin() as tx:
@@ -88,7 +88,7 @@ def test_a_row_that_is_gone_is_published_as_a_tombstone(core: Backend, token: st
 def test_searches_switch_to_the_first_index_once_it_answers(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its maker was killed, or its shard is not there yet: no search fails, and all is found then."""
+    """While its creator is dead or its shard is not allocated, no search fails; later all is found."""
     name = live_index_name(core)
     nowhere = {"index.routing.allocation.require._name": "no such node"}
     request_elasticsearch(
@@ -126,7 +126,7 @@ def _raise_engine_down(*_: object) -> None:
 
 @pytest.fixture(scope="module")
 def index(elasticsearch: Elasticsearch) -> Iterator[tuple[ElasticsearchIndex, str]]:
-    """An index by itself."""
+    """An index without a backend."""
     engine, name = ElasticsearchIndex(elasticsearch.url), new_index_name("property")
     engine.create(name)
     engine.set_read_alias(name)
@@ -166,7 +166,7 @@ def test_any_order_and_any_repetition_end_the_same(
 
 
 def test_publishers_share_the_outbox(core: Backend, token: str) -> None:
-    """Many at once publish each message, and none of them finds the outbox locked."""
+    """Several at once publish each message once, and none of them finds the outbox locked."""
     for start in range(0, 6_000, 1_000):
         store_messages(core, token, *(f"line {number}" for number in range(start, start + 1_000)))
     counts: list[int] = []
@@ -184,7 +184,7 @@ def test_publishers_share_the_outbox(core: Backend, token: str) -> None:
 
 
 def test_a_lease_that_expired_is_taken_again(core: Backend, token: str) -> None:
-    """What a killed publisher had taken waits no longer than its lease; before that it is let alone."""
+    """Other publishers leave the rows of a killed publisher alone until its lease expires."""
     store_messages(core, token, "a word")
     with core.database.begin() as tx:
         lease = outbox.lease(tx, 10, 600)
@@ -197,7 +197,7 @@ def test_a_lease_that_expired_is_taken_again(core: Backend, token: str) -> None:
 
 
 def test_a_lease_is_of_about_so_many_messages(core: Backend, token: str) -> None:
-    """One large transaction becomes several rows, and many small ones one lease."""
+    """A large transaction is split into several rows, and many small ones share a lease."""
     store_messages(core, token, *(f"line {number}" for number in range(6_000)))
     assert [size for (size,) in query_rows(core, "SELECT size FROM outbox ORDER BY id")] == [
         2500,
@@ -212,7 +212,7 @@ def test_a_lease_is_of_about_so_many_messages(core: Backend, token: str) -> None
 
 
 def test_indices_are_read_as_the_rows_are_leased(core: Backend, token: str) -> None:
-    """An index that is kept before a row is leased gets its message, too."""
+    """An index that is registered before a row is leased gets its message, too."""
     store_messages(core, token, "a word")
     other = new_index_name(core.database.installation.id)
     with core.database.begin() as tx:
@@ -231,7 +231,7 @@ def test_indices_are_read_as_the_rows_are_leased(core: Backend, token: str) -> N
 
 @pytest.mark.parametrize("block", ["write", "read_only_allow_delete"])
 def test_a_blocked_index_delays_and_loses_nothing(core: Backend, token: str, block: str) -> None:
-    """An operator's block (403), or a full disk's (429): said so, kept in the outbox, published later."""
+    """During an operator's block (403) or a full disk's (429), changes are kept, and published later."""
     store_messages(core, token, "the first")
     publish_all(core)
     set_blocks(core, [block], True)
@@ -248,9 +248,9 @@ def test_a_blocked_index_delays_and_loses_nothing(core: Backend, token: str, blo
 def test_a_rejected_document_becomes_a_dead_letter_and_blocks_no_other(
     core: Backend, token: str
 ) -> None:
-    """Items are looked at one by one: what the mapping refuses is named, the others are searchable."""
+    """Every item is checked: the one that the mapping rejects is named, the others are searchable."""
     name = live_index_name(core)
-    narrow = {"type": "byte", "index": False}  # so that numbers above 127 are refused
+    narrow = {"type": "byte", "index": False}  # rejects numbers above 127
     request_elasticsearch(
         core,
         "PUT",
@@ -275,11 +275,13 @@ def test_a_rejected_document_becomes_a_dead_letter_and_blocks_no_other(
     assert "secret" not in str(dead_letters)
     core.catalog.messages.edit(token, 1, 130, "again")
     publish_all(core)
-    assert len(query_rows(core, "SELECT FROM dead_letter")) == 4  # another version, another letter
+    assert (
+        len(query_rows(core, "SELECT FROM dead_letter")) == 4
+    )  # each version is a dead letter of its own
 
 
 def test_a_lost_live_index_is_not_recreated_by_itself(core: Backend, token: str) -> None:
-    """Nothing is taken for published, nothing is found, and both say what to run."""
+    """Nothing counts as published, nothing is found, and both errors name the command to run."""
     store_messages(core, token, "a word")
     publish_all(core)
     name = live_index_name(core)
@@ -295,7 +297,7 @@ def test_a_lost_live_index_is_not_recreated_by_itself(core: Backend, token: str)
 
 
 def test_a_missing_write_alias_makes_no_index_by_its_name(core: Backend, token: str) -> None:
-    """Elasticsearch would: of whatever shape it guesses."""
+    """Elasticsearch would create one with a guessed mapping."""
     store_messages(core, token, "a word")
     publish_all(core)
     name = live_index_name(core)
@@ -309,7 +311,7 @@ def test_a_missing_write_alias_makes_no_index_by_its_name(core: Backend, token: 
 
 
 def test_a_lost_index_beside_the_live_one_blocks_nothing(core: Backend, token: str) -> None:
-    """It is not kept any more, and what is stored goes on to the live one."""
+    """It is unregistered, and messages are published to the live index."""
     store_messages(core, token, "a word")
     publish_all(core)
     with core.database.begin() as tx:
@@ -330,7 +332,7 @@ def test_a_lost_index_beside_the_live_one_blocks_nothing(core: Backend, token: s
 def test_setting_the_url_later_names_the_command_to_run(
     engines: Engines, elasticsearch: Elasticsearch
 ) -> None:
-    """Where there are messages already no half-built index answers; PostgreSQL still does without."""
+    """With messages already stored, no incomplete index answers; without the URL, PostgreSQL searches."""
     plain = engines.settings()
     with open_backend(plain) as core:
         token = core.catalog.applications.create("test").token
@@ -348,7 +350,7 @@ def test_setting_the_url_later_names_the_command_to_run(
 
 
 def test_unsetting_the_url_misses_nothing(core: Backend, token: str) -> None:
-    """The flag is SQL's: what is stored meanwhile is noted, and published once it is set again."""
+    """The flag is in SQL: changes are recorded meanwhile, and published once the URL is set again."""
     store_messages(core, token, "a word")
     publish_all(core)
     without = core.settings.model_copy(update={"elasticsearch_url": None})
@@ -363,7 +365,7 @@ def test_unsetting_the_url_misses_nothing(core: Backend, token: str) -> None:
 
 
 def test_unregistering_all_indices_stops_publishing(core: Backend, token: str) -> None:
-    """No index, no outbox, no flag: as if it had never been set, but for what Elasticsearch holds."""
+    """Without an index there is no outbox and no flag, as if Elasticsearch had never been used."""
     store_messages(core, token, "a word")
     with core.database.begin() as tx:
         locks.lock_publishing(tx)
@@ -377,7 +379,7 @@ def test_unregistering_all_indices_stops_publishing(core: Backend, token: str) -
 
 
 def test_two_processes_register_one_first_index(engines: Engines) -> None:
-    """Every command may be the first."""
+    """Every command may be the first one."""
     database = Database(engines.fresh_database())
     engine = ElasticsearchIndex("http://127.0.0.1:1")  # is not contacted
     threads = [
@@ -394,7 +396,7 @@ def test_two_processes_register_one_first_index(engines: Engines) -> None:
 
 
 def test_the_publish_lock_waits_for_transactions_that_read_the_flag(core: Backend) -> None:
-    """A drain that began before publishing was switched on is done before anything is read of SQL."""
+    """A drain that began before the flag was set must end before the lock is granted."""
     with core.database.begin() as tx:
         locks.lock_publishing(tx)
         search_indices.set_publishing(tx, False)
@@ -405,7 +407,7 @@ def test_the_publish_lock_waits_for_transactions_that_read_the_flag(core: Backen
 
 
 def test_a_publisher_without_an_index_leases_nothing(core: Backend, token: str) -> None:
-    """What is noted stays free for when there is one."""
+    """The changes stay free until there is an index."""
     store_messages(core, token, "a word")
     with core.database.begin() as tx:
         tx.exec_driver_sql("DELETE FROM search_index")

@@ -1,4 +1,4 @@
-"""A reindex: no search fails or shrinks meanwhile, no change is lost or undone, any end of it is repaired."""
+"""Reindex: no search fails or misses a message, no change is lost, every interruption is repaired."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ MANY_MESSAGES = 10_000  # messages: four pages of a build
 
 
 class ProgressCalls:
-    """Remembers how far a reindex said it had come."""
+    """Records the progress that a reindex reports."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, int, int]] = []
@@ -54,30 +54,30 @@ class ProgressCalls:
 
 
 def reindexer(core: Backend) -> Reindexer:
-    """Its reindexer."""
+    """The backend's reindexer."""
     assert core.reindexer is not None
     return core.reindexer
 
 
 def index_client(core: Backend) -> SearchIndex:
-    """Its Elasticsearch."""
+    """The backend's Elasticsearch."""
     assert core.index is not None
     return core.index
 
 
 def registered_indices(core: Backend) -> dict[str, str]:
-    """The names of the indices that are kept, by their states."""
+    """The names of the registered indices, by state."""
     with core.database.connect() as connection:
         return {one.state: one.name for one in search_indices.list_indices(connection)}
 
 
 def existing_indices(core: Backend) -> set[str]:
-    """The installation's indices that Elasticsearch has."""
+    """The installation's indices that exist in Elasticsearch."""
     return set(index_client(core).list_indices(installation_alias(core.database.installation.id)))
 
 
 def index_matches(core: Backend) -> bool:
-    """Whether the live index holds every message as it is; fails on a half-progress answer."""
+    """Whether the live index holds every message as it is; fails if the check was of another index."""
     checked = reindexer(core).check()
     assert checked.name == live_index_name(core)
     return not checked.faults
@@ -107,7 +107,7 @@ def store_many(core: Backend, size: int) -> None:
 
 
 def test_another_index_is_built_and_searched(core: Backend, token: str) -> None:
-    """It holds all, tombstones included; the one before stays for a rollback, and no third."""
+    """It holds all messages and tombstones; the previous index stays for a rollback, and no third one."""
     store_messages(core, token, "one apple", "two apples", "three apples", "four apples")
     core.catalog.messages.delete(token, 1, 2)
     publish_all(core)
@@ -129,15 +129,15 @@ def test_another_index_is_built_and_searched(core: Backend, token: str) -> None:
 
 
 def test_no_search_fails_or_shrinks_meanwhile(core: Backend, token: str) -> None:
-    """Searches go on through three reindexes and two rollbacks, with creations, edits and deletions.
+    """Searches run during three reindexes and two rollbacks, with creations, edits and deletions.
 
-    Whatever was found once is found again by each later search, until its deletion begins; no search that
-    begins after a deletion was answered finds it; what never changes is always there.
+    A message that was found once is found by each later search until its deletion begins. No search that
+    begins after a deletion was answered finds the message. Messages that never change are always found.
     """
     store_messages(core, token, *(f"steady {n}" for n in range(1, 301)))
     publish_all(core)
-    leaving: set[int] = set()  # whose deletion has begun: it may be found, or not
-    removed: set[int] = set()  # whose deletion was answered
+    leaving: set[int] = set()  # the deletion has begun: the message may be found or not
+    removed: set[int] = set()  # the deletion was answered
     searches = 0
     made = count(1)
 
@@ -174,7 +174,7 @@ def test_no_search_fails_or_shrinks_meanwhile(core: Backend, token: str) -> None
     assert not failures, failures
     publish_all(core)
     assert index_matches(core)
-    reindexer(core).rollback()  # the other one has missed nothing, either
+    reindexer(core).rollback()  # the other index has all changes, too
     assert index_matches(core)
 
 
@@ -182,13 +182,13 @@ def test_no_search_fails_or_shrinks_meanwhile(core: Backend, token: str) -> None
 def _looping_threads(
     loops: Sequence[Callable[[], object]], done: threading.Event, failures: list[BaseException]
 ) -> Iterator[None]:
-    """Each in a thread, again and again until the end; what goes wrong is kept."""
+    """Run each function in a thread, repeatedly, until the block ends; their errors are collected."""
 
     def run(loop: Callable[[], object]) -> None:
         try:
             while not done.is_set():
                 loop()
-        except BaseException as error:  # noqa: BLE001  # progress by the test
+        except BaseException as error:  # noqa: BLE001  # reported by the test
             failures.append(error)
 
     threads = [threading.Thread(target=run, args=[loop]) for loop in loops]
@@ -205,7 +205,7 @@ def _looping_threads(
 def test_changes_made_meanwhile_are_neither_lost_nor_undone(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before their page, behind it, and in between: read as they were, and written after the change."""
+    """Changes before, during and after the copy of their page: the index gets the newest version."""
     monkeypatch.setattr(reindex, "PAGE_ROWS", 2)
     store_messages(core, token, *(f"old {n}" for n in range(1, 9)))
     publish_all(core)
@@ -214,7 +214,7 @@ def test_changes_made_meanwhile_are_neither_lost_nor_undone(
     def change_data(step: str, done: int, _: int) -> None:
         if (step, done) == ("copied", 4):
             core.catalog.messages.edit(token, 1, 1, "new 1")  # copied before
-            core.catalog.messages.edit(token, 1, 8, "new 8")  # not yet
+            core.catalog.messages.edit(token, 1, 8, "new 8")  # not copied yet
             core.catalog.messages.delete(token, 1, 3)
             store_messages(core, token, "new 9")
             publish_all(core)
@@ -235,7 +235,7 @@ def test_changes_made_meanwhile_are_neither_lost_nor_undone(
 
 
 def test_a_rollback_loses_nothing_written_since(core: Backend, token: str) -> None:
-    """Every write goes to both; going back and forth changes no result."""
+    """Every write goes to both indices, so going back and forth changes no result."""
     with pytest.raises(Failed, match="no search index to go back to"):
         reindexer(core).rollback()
     store_messages(core, token, "one apple")
@@ -260,8 +260,10 @@ def test_a_rollback_loses_nothing_written_since(core: Backend, token: str) -> No
 def test_a_message_that_can_not_be_indexed_is_named(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a reindex fails, searches stay as they were, and no database id is progress."""
-    core.acceptor.accept(AcceptRequest.chats(token, 40))  # so that chat and id differ
+    """The reindex fails, searches stay as they were, and the error names no database id."""
+    core.acceptor.accept(
+        AcceptRequest.chats(token, 40)
+    )  # so that the chat's number and its id differ
     core.acceptor.accept(AcceptRequest.messages(token, 41, [f"apple {n}" for n in range(1, 151)]))
     core.drainer.drain_all()
     publish_all(core)
@@ -299,7 +301,7 @@ def start_command(core: Backend, *words: str, module: str = "") -> Captured:
 
 
 def run_command(core: Backend, *words: str) -> tuple[int, str]:
-    """The exit code of `instachat …`, and all that it said."""
+    """The exit code of `instachat …`, and its output."""
     result = start_command(core, *words).result()
     return result.code, result.out + result.err
 
@@ -323,14 +325,12 @@ def second_checkpoint_held(core: Backend) -> Iterator[None]:
 
 
 def copied_messages(core: Backend) -> int:
-    """How many messages a build has noted as copied."""
+    """How many messages a build has recorded as copied."""
     return reindexer(core).state().copied if "building" in registered_indices(core) else 0
 
 
 def test_killed_it_is_resumed_and_two_at_once_are_one(core: Backend, token: str) -> None:
-    """One that is stopped is named to the second; killed, it can be resumed, not begun beside, from where
-    it was.
-    """
+    """A second reindex is told of a stopped first one; after a kill, `--resume` continues where it was."""
     store_many(core, MANY_MESSAGES)
     with second_checkpoint_held(core):
         first = start_command(core, "reindex").process
@@ -370,7 +370,7 @@ def _locked(core: Backend) -> bool:
 
 
 def test_ctrl_c_says_what_to_run(core: Backend, token: str) -> None:
-    """130, how far it was, and both ways on; each of them works."""
+    """It exits with 130 and names its position and two commands; each of them works."""
     store_many(core, MANY_MESSAGES)
     with second_checkpoint_held(core):
         command = start_command(core, "reindex")
@@ -403,7 +403,7 @@ def test_ctrl_c_says_what_to_run(core: Backend, token: str) -> None:
 def test_a_crash_between_alias_and_commit_is_repaired(
     core: Backend, token: str, repaired_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Searches may read the new index then, which holds all; either way leads to one truth."""
+    """Searches may read the new, complete index then; `--resume` and `--abort` both make it consistent."""
     store_messages(core, token, "one apple")
     publish_all(core)
     before = live_index_name(core)
@@ -435,7 +435,7 @@ def test_a_crash_between_alias_and_commit_is_repaired(
 def test_a_publisher_in_the_middle_is_waited_for(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Searches do not turn while somebody has leased what only the old index holds."""
+    """The alias is not swapped while a publisher holds a lease for the old index only."""
     store_messages(core, token, "one apple")
     publish_all(core)
     store_messages(core, token, "two apples")
@@ -476,7 +476,7 @@ def test_a_publisher_in_the_middle_is_waited_for(
 def test_a_publisher_that_failed_half_way_hides_nothing(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it wrote to the old index only, just before searches turn, is found in the new one."""
+    """A message that it wrote only to the old index, just before the swap, is found in the new one."""
     store_messages(core, token, "one apple")
     publish_all(core)
     write, hold = ElasticsearchIndex.write, locks.block_publishers
@@ -507,7 +507,7 @@ def test_a_publisher_that_failed_half_way_hides_nothing(
 def test_an_installation_that_had_none_gets_one(
     engines: Engines, elasticsearch: Elasticsearch
 ) -> None:
-    """Searches say what to run until it is built; aborted, nothing is noted for an index any more."""
+    """Searches name the command until an index is built; after an abort, no change is recorded."""
     plain = engines.settings()
     with open_backend(plain) as core:
         token = core.catalog.applications.create("test").token
@@ -557,7 +557,7 @@ def _interrupt(*_: object) -> None:
 
 
 def test_a_lost_index_is_replaced(core: Backend, token: str) -> None:
-    """Deleted by hand, it holds up publishing until a reindex; then all is searched again."""
+    """If it was deleted by hand, publishing waits until a reindex; then everything is found again."""
     store_messages(core, token, "one apple")
     publish_all(core)
     request_elasticsearch(core, "DELETE", f"/{live_index_name(core)}")
@@ -580,7 +580,7 @@ def test_a_lost_index_is_replaced(core: Backend, token: str) -> None:
 
 
 def test_a_build_that_is_deleted_fails(core: Backend, token: str) -> None:
-    """While it is copied to or resumed: nothing is searched that is not whole."""
+    """Whether it is deleted during the copy or before a resume, searches never read an incomplete index."""
     store_messages(core, token, "one apple")
     publish_all(core)
 
@@ -601,7 +601,7 @@ def test_a_build_that_is_deleted_fails(core: Backend, token: str) -> None:
 
 
 def test_a_check_finds_what_differs(core: Backend, token: str) -> None:
-    """A document that is missing, older, newer or too many, and a mapping that is not ours; 4, and named."""
+    """Missing, older, newer and surplus documents and another mapping are named; the exit code is 4."""
     store_messages(core, token, *(f"apple {n}" for n in range(1, 8)))
     core.catalog.messages.delete(token, 1, 7)
     publish_all(core)
@@ -616,7 +616,7 @@ def test_a_check_finds_what_differs(core: Backend, token: str) -> None:
     request_elasticsearch(core, "POST", f"/{name}/_refresh")
     (fault,) = reindexer(core).check().faults
     numbers = [n for n in range(1, 60) if f"message {n} of chat 1 of application {token}" in fault]
-    assert numbers == [2, 3, 4, 50]  # a tombstone without a row is as good as none
+    assert numbers == [2, 3, 4, 50]  # a tombstone without a row is no difference
     code, said = run_command(core, "reindex", "--check", "-o", "json")
     assert code == 4
     assert '"error": "check_failed"' in said
@@ -627,7 +627,7 @@ def test_a_check_finds_what_differs(core: Backend, token: str) -> None:
 def test_a_check_knows_another_mapping(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its number, and by what Elasticsearch really has; what an operator may set is left alone."""
+    """By its version and by the mapping in Elasticsearch, ignoring settings that an operator may change."""
     store_messages(core, token, "apple")
     publish_all(core)
     request_elasticsearch(
@@ -654,7 +654,7 @@ def test_a_check_knows_another_mapping(
 def test_a_difference_keeps_searches_where_they_are(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy that lost a message is found out before anything reads it."""
+    """A copy that lacks a message is detected before a search reads it."""
     store_messages(core, token, "one apple", "two apples")
     publish_all(core)
     before = live_index_name(core)
@@ -675,7 +675,7 @@ def test_a_difference_keeps_searches_where_they_are(
 
 
 def test_a_worker_reindexes_when_asked(core: Backend, token: str, tmp_path: Path) -> None:
-    """Asked for by a job; meanwhile it stores as ever, and it ends at once when it is told to."""
+    """A job requests it. The worker stores messages meanwhile, and ends the reindex when it must stop."""
     store_many(core, MANY_MESSAGES)
     before = live_index_name(core)
     told_to_stop = tmp_path / "told"
@@ -692,7 +692,7 @@ def test_a_worker_reindexes_when_asked(core: Backend, token: str, tmp_path: Path
             core.jobs.request_reindex()
             wait_until(lambda: copied_messages(core) > 0)
             worker.process.send_signal(signal.SIGTERM)
-            wait_until(told_to_stop.exists)  # it is not through before it is told
+            wait_until(told_to_stop.exists)  # so it cannot finish before
         told_to_stop.unlink()
         result = worker.result()
     finally:
@@ -706,7 +706,7 @@ def test_a_worker_reindexes_when_asked(core: Backend, token: str, tmp_path: Path
 def test_a_publish_lock_that_times_out_changes_nothing(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A transaction that writes messages and does not end: nothing is begun beside what it may hide."""
+    """If a transaction that writes messages does not end, no index is registered beside it."""
     store_messages(core, token, "one apple")
     publish_all(core)
     monkeypatch.setattr(alias_swap, "PUBLISH_LOCK_ATTEMPTS", 1)

@@ -1,1 +1,1 @@
-"""Processes and proxies that the tests of faults drive."""
+"""Processes and proxies that the fault tests run."""

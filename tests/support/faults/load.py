@@ -70,7 +70,9 @@ class Writer:
             ]
             try:
                 span = self._accept(f"{token} {chat}", AcceptRequest.messages(token, chat, texts))
-            except NotFound:  # a new chat may be lost with the Redis that issued its number
+            except (
+                NotFound
+            ):  # a new chat may be lost together with the Redis that issued its number
                 self._refusals["NotFound"] += 1
                 self._chats.remove((token, chat))
                 continue
@@ -113,7 +115,7 @@ def main(
     size: str,
     *tokens: str,
 ) -> None:
-    """Run so many writers until the file `stop` is there."""
+    """Run this many writers until the file `stop` exists."""
     with (
         open_backend(Settings(database_url=database, redis_url=redis)) as backend,
         ThreadPoolExecutor(int(writers)) as pool,
@@ -172,11 +174,11 @@ class Load:
 
     @property
     def answered(self) -> int:
-        """How many requests have an answer, or an unknown result, until now."""
+        """The number of requests so far that have an answer or an unknown result."""
         return sum(ledger.read_bytes().count(b"\n") for ledger in self.ledgers)
 
     def wait_for_answers(self, answers: int) -> None:
-        """Wait for so many more answers: the load is running."""
+        """Wait for this many more answers, which show that the load is running."""
         until = self.answered + answers
         wait_until(lambda: self.answered >= until)
 
@@ -186,14 +188,14 @@ class Load:
         wait_until(lambda: all(ledger.stat().st_size > size for ledger, size in sizes.items()))
 
     def finish(self) -> Audit:
-        """End the load in order, drain the rest, and compare it with the ledgers."""
+        """End the load in order, drain the rest, and compare what is stored with the ledgers."""
         with self.ended() as backend:
             assert not self.refusals["NotFound"], "what was given was not there"
             return audit(backend, self.ledgers)
 
     @contextmanager
     def ended(self) -> Iterator[Backend]:
-        """End the load in order, and drain the rest; the rest of the block runs after that."""
+        """End the load in order and drain the rest; then the block runs."""
         (self.folder / "stop").touch()
         for writer in self._writers:
             assert writer.wait(PATIENCE_SECONDS) == 0, self._log_text("tests.support.faults.load")
@@ -214,13 +216,13 @@ class Load:
 
     @property
     def spans(self) -> list[Span]:
-        """Every request that was answered, after the end."""
+        """Every request that was answered; only after the end."""
         left = [json.loads(path.read_text()) for path in self.folder.glob("left-*")]
         return [Span(*span) for writer in left for span in writer["spans"]]
 
     @property
     def refusals(self) -> Counter[str]:
-        """How many requests were refused, by the error's name, after the end."""
+        """The number of refused requests by the error's name; only after the end."""
         left = [json.loads(path.read_text()) for path in self.folder.glob("left-*")]
         return sum((Counter(writer["refusals"]) for writer in left), Counter())
 
@@ -242,7 +244,7 @@ def under_load(settings: Settings, folder: Path, applications: int = 1) -> Itera
 
 
 def drain_completely(backend: Backend) -> None:
-    """Drain until every log is empty, in spite of locks of processes that were killed."""
+    """Drain until every log is empty, even if killed processes still hold locks."""
 
     def drained() -> bool:
         try:
@@ -255,14 +257,14 @@ def drain_completely(backend: Backend) -> None:
 
 
 def out_of_order(spans: Iterable[Span]) -> list[tuple[Span, Span]]:
-    """Pairs of which the first ended before the second began, and has higher numbers."""
+    """Pairs of requests of which the first ended before the second began, but has higher numbers."""
     found = []
     by_parent: dict[str, list[Span]] = {}
     for span in spans:
         by_parent.setdefault(span.parent, []).append(span)
     for mine in by_parent.values():
-        under_way: list[tuple[int, Span]] = []  # by their end
-        highest: Span | None = None  # of the requests that have ended
+        under_way: list[tuple[int, Span]] = []  # ordered by their end
+        highest: Span | None = None  # the highest one of the requests that have ended
         for span in sorted(mine, key=lambda s: s.begin):
             while under_way and under_way[0][0] < span.begin:
                 ended = heapq.heappop(under_way)[1]

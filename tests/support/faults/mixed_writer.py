@@ -1,10 +1,12 @@
-"""A writer of a mixed load: sends, edits, deletes, cascades and searches, and keeps a ledger of it all.
+"""A writer of a mixed load: sends, edits, deletes, cascades and searches, and keeps a ledger of all requests.
 
 It records each request before it sends it, and the answer before the next request. So it may be killed at any
 moment: a request without an answer was executed once or not at all. It changes only its own messages, so its
-ledger alone determines what each of them must be.
+ledger alone determines the required state of each of them.
 
-python -m tests.support.faults.mixed_writer FOLDER NAME TOKEN…     with the engines named by INSTACHAT_…_URL
+    python -m tests.support.faults.mixed_writer FOLDER NAME TOKEN…
+
+The variables INSTACHAT_…_URL name the engines.
 """
 
 import json
@@ -185,7 +187,7 @@ def main(folder: str, name: str, *tokens: str) -> None:
         try:
             with open_backend(load()) as backend:
                 Writer(backend, Path(folder), name, list(tokens)).run()
-        except EngineDown:  # now, at its start
+        except EngineDown:  # the engine may be down at the start, too
             time.sleep(PAUSE_SECONDS)
         else:
             return

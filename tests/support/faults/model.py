@@ -22,7 +22,7 @@ SHARDS = 16
 
 @dataclass
 class Message:
-    """A stored message; `text` is None once it is deleted. `made` by which event (0: imported)."""
+    """A stored message; `text` is None once it is deleted. `made` is its event's number (0: imported)."""
 
     text: str | None
     made: int
@@ -107,7 +107,7 @@ class Model:
     # -- operations and faults ---------------------------------------------------------------------
 
     def restart(self) -> None:
-        """Redis was killed and started again: nothing is lost, nothing is verified."""
+        """Redis was killed and started again: no data are lost, but no counter is verified."""
         self.redis_state.verified = set()
 
     def wipe(self) -> None:
@@ -126,7 +126,7 @@ class Model:
     # -- accepting ---------------------------------------------------------------------------------
 
     def create_application(self, token: str) -> None:
-        """An application is stored at once; its counter comes first."""
+        """An application is stored immediately; its counter is created first."""
         self.stored[token] = Application()
         self._raise(Parent(token), 0)
 
@@ -211,7 +211,7 @@ class Model:
     # -- draining ----------------------------------------------------------------------------------
 
     def drain(self, number: int, *, committed: bool = True) -> None:
-        """Store what a shard's log holds; without the commit, only what happened in Redis stays."""
+        """Store the events of a shard's log. Without the commit, only the changes in Redis remain."""
         events = [e for e in self.redis_state.log if shard(e.ask.parent) == number]
         stored, dead_letters = deepcopy(self.stored), set(self.dead_letters)
         for event in events:
@@ -260,7 +260,7 @@ class Model:
     # -- changing ----------------------------------------------------------------------------------
 
     def change(self, parent: Parent, number: int, text: str | None) -> Refusal | None:
-        """Edit a message, or delete it. As no worker runs, what is accepted is stored first."""
+        """Edit or delete a message. As no worker runs, accepted events are stored first."""
         self.drain(shard(parent))
         stored = self._is_stored(parent) and not self._is_gone(parent)
         message = self._chat(parent).messages.get(number) if stored else None

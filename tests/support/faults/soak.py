@@ -54,7 +54,7 @@ UNREACHABLE_EXIT_CODE = 5  # the exit code of a process that can't reach an engi
 
 @dataclass
 class SoakResult:
-    """The result of a soak, which has passed if there are no `faults` and no `findings`."""
+    """The result of a soak. The soak has passed if there are no `faults` and no `findings`."""
 
     seed: int
     seconds: float = 0.0
@@ -62,7 +62,7 @@ class SoakResult:
     done: Counter[str] = field(
         default_factory=Counter
     )  # how often each fault was caused, by its name
-    reconciled: int = 0  # times, to the end, during the load
+    reconciled: int = 0  # complete runs of `reconcile` during the load
     findings: list[Finding] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ class SoakResult:
 
 
 class ProcessGroup:
-    """Processes of one kind, each of which can be killed and is started again."""
+    """Processes of one kind, each of which can be killed and is then restarted."""
 
     def __init__(self, start: Callable[[], ForkedProcess], count: int) -> None:
         self._start = start
@@ -130,7 +130,7 @@ class Soak:
         self._writers_started = 0
 
     def run(self, seconds: float, reconciled: int = 0) -> SoakResult:
-        """Soak for so long, and until `reconcile` ran so often; then compare all stores and ledgers."""
+        """Soak for this time and until `reconcile` ran often enough; then compare stores and ledgers."""
         with self._open:
             self._begin()
             self._harm(seconds, reconciled)
@@ -228,7 +228,7 @@ class Soak:
                 harm()
                 self.outcome.done[harm.__name__[1:].replace("_", " ")] += 1
                 time.sleep(self._random.uniform(0.1, 1.5))
-                # A worker that starts while an engine is away reports that and ends, as `up` expects.
+                # A worker that starts while an engine is down reports it and exits, as `up` expects.
                 if set(self.workers.revive()) - {UNREACHABLE_EXIT_CODE}:
                     self.outcome.faults.append("a worker ended: " + self._log_text("instachat_cli"))
                 if self.writers.revive():
@@ -266,11 +266,13 @@ class Soak:
         backends = psutil.Process(self.postgres.process.pid).children(recursive=True)
         self.postgres.send_all(signal.SIGKILL)
         self.postgres.process.wait()
-        psutil.wait_procs(backends, 30)  # it does not start while a process of the old one exists
+        psutil.wait_procs(
+            backends, 30
+        )  # PostgreSQL does not start while a process of the old server exists
         for _ in range(10):
             try:
                 return self.postgres.start()
-            except RuntimeError:  # one that was being created
+            except RuntimeError:  # a connection that was being created
                 time.sleep(0.5)
         raise RuntimeError("PostgreSQL does not start any more")
 
@@ -301,7 +303,7 @@ class Soak:
 
     @contextmanager
     def _reconciling(self) -> Iterator[None]:
-        """Sync counters and reconcile in a thread, meanwhile: nothing may differ."""
+        """Sync counters and reconcile repeatedly in a thread; nothing may differ."""
         over = threading.Event()
 
         def reconcile(backend: Backend) -> None:
@@ -312,7 +314,7 @@ class Soak:
 
         def run() -> None:
             while not over.is_set() and not self.outcome.findings:
-                try:  # an engine may be away from the start
+                try:  # an engine may be down from the start
                     with open_backend(self.settings) as backend:
                         while not over.is_set() and not self.outcome.findings:
                             reconcile(backend)

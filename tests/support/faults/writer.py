@@ -1,8 +1,8 @@
-"""Writers, each a process that sends so many messages, or until SIGTERM, and keeps a ledger.
+"""Writers, each a process that sends a number of messages, or until SIGTERM, and keeps a ledger.
 
-python -m tests.support.faults.writer DATABASE REDIS LEDGER TOKEN CHATS MESSAGES BATCH SEED [WRITERS]
+    python -m tests.support.faults.writer DATABASE REDIS LEDGER TOKEN CHATS MESSAGES BATCH SEED [WRITERS]
 
-All writers but the first are forks of this process, so that the program is loaded once.
+All writers except the first are forks of this process, so that the program is loaded once.
 """
 
 import os
@@ -46,7 +46,7 @@ def write(
     batch: str,
     seed: str,
 ) -> None:
-    """Send `messages` messages to random chats out of 1 … `chats`, `batch` at a time at most."""
+    """Send `messages` messages to random chats out of 1 … `chats`, at most `batch` in a request."""
     told_to_stop = False
 
     def stop(*_: object) -> None:

@@ -12,7 +12,7 @@ from backend.api.middleware import RequestMiddleware
 
 
 def test_a_cancelled_request_is_answered_with_a_problem() -> None:
-    """When the server stops: a 503 of ours, not Uvicorn's plain text."""
+    """When the server stops, the answer is a problem with status 503, not Uvicorn's plain text."""
     sent: list[Message] = []
     observed: list[tuple[Any, ...]] = []
 

@@ -5,7 +5,7 @@ from backend.domain.errors import Busy
 
 
 def test_too_many_waiting_requests_are_called_busy() -> None:
-    """503 as for an engine that is away, but with its own type."""
+    """The status is 503, as for an engine that does not answer, but the type is another."""
     problem, _ = problems.from_error(Busy("too many"))
     assert (problem.status, problem.name) == (503, "busy")
 

@@ -1,4 +1,4 @@
-"""Events: what is packed comes back, also what is no valid text, and what is no event is refused."""
+"""Events: unpacking returns what was packed, even invalid texts, and rejects everything else."""
 
 import json
 
@@ -18,12 +18,12 @@ from backend.domain.events import (
 from backend.domain.model import MAX_NUMBER
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1)
-BROKEN = st.lists(st.text(st.characters(), min_size=1), min_size=1)  # lone surrogates, too
+BROKEN = st.lists(st.text(st.characters(), min_size=1), min_size=1)  # with lone surrogates
 
 
 @given(TEXTS)
 def test_texts_come_back(texts: list[str]) -> None:
-    """Whatever is valid, in its order."""
+    """All valid texts, in order."""
     ((count, payload),) = pack_messages("token", 7, texts)
     assert count == len(texts)
     assert unpack(b"5 12 " + payload) == MessagesCreated("token", 7, 5, texts, 12)
@@ -31,8 +31,8 @@ def test_texts_come_back(texts: list[str]) -> None:
 
 @given(BROKEN, st.booleans())
 def test_broken_texts_come_back_too(texts: list[str], escaped: bool) -> None:
-    """A lone surrogate, in bytes or as JSON's escape, takes no other text with it."""
-    # What JSON reads as a pair is no lone surrogate.
+    """A lone surrogate, as bytes or as a JSON escape, does not affect other texts."""
+    # JSON reads two adjacent escapes as a pair, which is not a lone surrogate.
     payload = json.dumps(["m", "token", 7, texts], ensure_ascii=escaped)
     again = json.loads(payload)[3]
     field = b"5 12 " + payload.encode("utf-8", "surrogatepass")
@@ -40,7 +40,7 @@ def test_broken_texts_come_back_too(texts: list[str], escaped: bool) -> None:
 
 
 def test_chats_and_deletions_come_back() -> None:
-    """With a count, of a chat or of an application, alone or with all in it."""
+    """The count of new chats; deletions of a chat and of an application, with and without cascade."""
     ((_, chats),) = pack_chats("token", 3)
     assert unpack(b"5 12 " + chats) == ChatsCreated("token", 5, 7, 12)
     for chat in (None, 7):
@@ -70,6 +70,6 @@ def test_chats_and_deletions_come_back() -> None:
     ids=lambda field: repr(field[:40]),
 )
 def test_what_is_no_event_is_refused(field: bytes) -> None:
-    """By ValueError, which the drain makes a dead letter, and nothing of the text in it."""
+    """A ValueError, of which the drain makes a dead letter, and which contains no part of the text."""
     with pytest.raises(ValueError, match=r"^not an event: [A-Za-z ]+$"):
         unpack(field)

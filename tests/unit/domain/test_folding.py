@@ -1,4 +1,4 @@
-"""Folding and highlighting, rule by rule and against naive oracles."""
+"""Folding and highlighting, by rules and compared with naive oracles."""
 
 import unicodedata
 from itertools import pairwise
@@ -84,7 +84,7 @@ def test_exactly_these_arabic_characters_are_dropped_or_changed() -> None:
 
 
 def test_every_character_folds_as_the_contract_says() -> None:
-    """Alone, and between two letters with which it could combine."""
+    """Each character alone, and between two characters with which it could combine."""
     for char in ASSIGNED:
         assert fold(char) == naive_fold(char), ascii(char)
         assert len(fold(char)) <= MAX_GROWTH, ascii(char)
@@ -97,7 +97,7 @@ def test_one_character_reaches_the_largest_growth() -> None:
 
 
 def test_folding_twice_can_differ_only_where_something_was_dropped() -> None:
-    """The contract does not normalise again after dropping, on either side."""
+    """The contract does not normalise again after dropping characters, in texts or in keywords."""
     blocked = f"e\u0610{ACUTE}"
 
     assert fold(blocked) == f"e{ACUTE}"
@@ -111,15 +111,15 @@ def test_folding_twice_can_differ_only_where_something_was_dropped() -> None:
     "unit", [f"{ACUTE}\u0316", "\u0f73", f"\u0345{ACUTE}", FATHA + SHADDA + ACUTE, "ㅠ", "ﷺ"]
 )
 def test_hostile_texts_take_time_in_proportion_to_their_length(unit: str) -> None:
-    """Python's own `normalize` takes the square of it for most of these."""
+    """For most of these, Python's own `normalize` takes quadratic time."""
 
     def seconds(length: int) -> float:
         text = "e" + unit * (length // len(unit))
-        started = thread_time()  # of the processor: others do not count
+        started = thread_time()  # processor time, which other processes do not affect
         highlight(text, fold(text)[:1])
         return thread_time() - started
 
-    # The least of several: others only add, as when they take the processor's cache.
+    # The minimum of several: other processes only add time, for example by using the processor's cache.
     short, long = inf, inf
     for turn in range(30):
         short = min(short, *(seconds(9_999 // 8) for _ in range(4)))
@@ -177,7 +177,7 @@ def test_invalid_keywords_are_refused(keyword: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("text", "keyword", "expected"),
     [
-        # Latin, and what is no letter
+        # Latin, and characters that are not letters
         ("Hello, hello", "hello", [(0, 5), (7, 12)]),
         ("hello", "x", []),
         ("", "x", []),
@@ -196,7 +196,7 @@ def test_invalid_keywords_are_refused(keyword: str, says: str) -> None:
         (f"x{DOT_BELOW}y", "x", [(0, 1)]),
         (f"x{DOT_BELOW}y", DOT_BELOW, [(1, 2)]),
         (ACUTE + "a", "a", [(1, 2)]),
-        # one character becoming more
+        # one character that becomes several
         ("ﬁnd", "f", [(0, 1)]),
         ("ﬁnd", "i", [(0, 1)]),
         ("ﬁnd", "in", [(0, 2)]),
@@ -238,7 +238,7 @@ def test_invalid_keywords_are_refused(keyword: str, says: str) -> None:
         ("یک کتاب", "ك", [(1, 2), (3, 4)]),
         ("می\u200cروم", "رو", [(3, 5)]),
         ("آپ کیسے ہیں", "كيسے", [(3, 7)]),
-        # Hebrew, Hindi, Thai: marks stay, and are no part of what they are not in
+        # Hebrew, Hindi, Thai: marks are not dropped, so a keyword without them differs
         ("\u05e9\u05b8\u05c1לום", "ש", [(0, 1)]),
         ("\u05e9\u05c1\u05b8לום", "ש", [(0, 1)]),
         ("\u05e9\u05b8\u05c1לום", "\u05b8", [(1, 2)]),
@@ -286,7 +286,7 @@ def test_a_letter_under_countless_marks_is_highlighted_at_least_whole(marks: int
 
 
 def test_neighbours_that_only_might_combine_are_highlighted_one_by_one() -> None:
-    """Half a syllable a hundred times over is how tears are typed in Korean."""
+    """Koreans type tears by repeating this half syllable."""
     assert highlight("ㅠ" * 100, "ㅠ") == [(at, at + 1) for at in range(100)]
 
 
@@ -294,7 +294,7 @@ def test_neighbours_that_only_might_combine_are_highlighted_one_by_one() -> None
 
 
 def test_no_composition_of_letters_has_marks_inside() -> None:
-    """That a letter composes only with its neighbour is what lets clusters look at pairs."""
+    """`clusters` looks at pairs only, because a letter composes only with its direct neighbour."""
     for char in ASSIGNED:
         parts = unicodedata.decomposition(char).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
@@ -305,11 +305,11 @@ def test_no_composition_of_letters_has_marks_inside() -> None:
 
 
 def test_a_cluster_begins_where_nothing_before_it_is_changed() -> None:
-    """For every character behind every kind of letter it may meet."""
+    """Every character after each kind of letter that it may follow."""
     before = ["e", "α", "ا", "ي", "\u09c7", "\u0bc6", "\u0dd9", "\u1025", "\u1100", "가", "カ"]
     for char in ASSIGNED:
         if unicodedata.name(char, "").startswith(("CJK UNIFIED", "HANGUL SYLLABLE", "TANGUT")):
-            continue  # two thirds of all, each like the next
+            continue  # two thirds of all characters, which behave alike
         for letter in before:
             text = letter + char
             parts = [text[start:end] for start, end in clusters(text)]
@@ -320,7 +320,7 @@ def test_a_cluster_begins_where_nothing_before_it_is_changed() -> None:
 
 # ------------------------------------------------------------------------------- properties
 
-# What meets in a text is drawn from few characters, or nothing would ever combine.
+# Texts are drawn from few characters, because random characters would never combine.
 FAMILIES = [
     "aeıiIİßſsẞﬁﬀfſt ",
     "eé" + ACUTE + DOT_BELOW + "\u0308\u0344\u0340\u0327ḉç",
@@ -342,7 +342,7 @@ texts = combining_texts | st.text(max_size=12)
 
 @st.composite
 def texts_and_keywords(draw: st.DrawFn) -> tuple[str, str]:
-    """Mostly a text and a part of it, folded or not, so that there is something to find."""
+    """In most cases a text and a part of it, folded or not, so that there is something to find."""
     text = draw(texts)
     start = draw(st.integers(0, len(text)))
     length = draw(st.integers(1, 4))
@@ -353,7 +353,7 @@ def texts_and_keywords(draw: st.DrawFn) -> tuple[str, str]:
 
 
 def brute_force(text: str, keyword: str) -> list[tuple[int, int]]:
-    """Highlighting with every cut of the text tried, by what the docstring of `highlight` says."""
+    """Highlighting that tries every cut of the text, as the docstring of `highlight` defines it."""
     whole, wanted = naive_fold(text), naive_fold(keyword)
     if not wanted:
         return []
@@ -431,7 +431,7 @@ def test_highlighting_is_what_brute_force_finds(both: tuple[str, str]) -> None:
 
 
 def test_highlighting_real_conversations_is_what_brute_force_finds() -> None:
-    """One- and two-letter keywords from the middle of lines, in all languages and topics."""
+    """Keywords of one and two letters from the middle of lines, in all languages and topics."""
     for conversation in conversations():
         for line in sorted(conversation.lines, key=len)[-20:-17]:
             middle = len(line) // 2

@@ -1,4 +1,4 @@
-"""What an operation does after its epoch was lost."""
+"""How an operation continues after its epoch was lost."""
 
 from typing import cast
 
@@ -12,7 +12,7 @@ from backend.storage.redis.types import StaleEpoch
 
 
 class RecordingEpochs(Epochs):
-    """Begins no epoch, and records why it should have."""
+    """Begins no epoch, and records the reasons for which it should have."""
 
     def __init__(self) -> None:
         super().__init__(cast(Log, None), cast(Database, None))
@@ -23,7 +23,7 @@ class RecordingEpochs(Epochs):
 
 
 class StaleAtFirst:
-    """Raises StaleEpoch so many times, then returns how often it was called."""
+    """Raises StaleEpoch a given number of times, then returns how often it was called."""
 
     def __init__(self, times: int) -> None:
         self.times = times

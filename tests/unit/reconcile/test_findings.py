@@ -1,4 +1,4 @@
-"""The kinds of findings: complete, and named as the contract names them."""
+"""The kinds of findings are complete, and have the names of the contract."""
 
 from typing import get_args
 
@@ -23,7 +23,7 @@ def test_every_check_and_every_repair_belongs_to_a_kind() -> None:
 
 
 def test_a_kind_has_a_remedy_exactly_if_it_has_a_repair() -> None:
-    """`--repair --dry-run` says of each repairable finding what would be done."""
+    """`--repair --dry-run` prints what would be done for each finding that can be repaired."""
     for kind in FindingKind:
         rule = rule_of(kind)
         assert bool(rule.repairs) == (rule.remedy is not None)

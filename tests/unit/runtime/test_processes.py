@@ -28,7 +28,7 @@ IGNORE_SIGTERM = (
 
 
 def command(source: str) -> CommandChild:
-    """A child that runs this Python source, once it has printed a line."""
+    """A child that prints a line and then runs this Python source."""
     process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
@@ -41,7 +41,7 @@ def sleeper() -> CommandChild:
 
 
 def python_sleeper() -> PythonChild:
-    """The same, by `multiprocessing`."""
+    """The same as a `multiprocessing` child."""
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     process.start()
     return PythonChild(process)
@@ -71,7 +71,7 @@ def test_a_killed_process_is_restarted_after_a_growing_delay(start: Callable[[],
 
 
 def test_an_error_at_the_start_is_not_restarted() -> None:
-    """Where the policy has a minimum uptime."""
+    """This applies if the policy has a minimum uptime."""
     policy = POLICY._replace(min_uptime=10.0)
     supervised = SupervisedProcess("test process", lambda: command("exit(3)"), policy)
     supervised.start()

@@ -1,4 +1,4 @@
-"""How tests share two processes: a small suite of its own, whose tests note in which one they ran."""
+"""How tests are distributed over processes: a small suite, whose tests record the process that ran them."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_fails(): assert False
 
 
 def run(folder: Path, *options: str) -> str:
-    """Run the suite in that folder; returns what pytest said."""
+    """Run the suite in that folder; returns pytest's output."""
     (folder / "conftest.py").write_text(CONFTEST)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
@@ -78,13 +78,13 @@ def run(folder: Path, *options: str) -> str:
 
 
 def order(folder: Path, seed: int) -> list[str]:
-    """The names of the suite's tests, in the order of that seed."""
+    """The names of the suite's tests in the order of that seed."""
     said = run(folder, "--collect-only", "--quiet", "--no-summary", "-v", f"--randomly-seed={seed}")
     return [line.strip() for line in said.splitlines() if "<Function" in line]
 
 
 def test_each_group_is_in_one_process(tmp_path: Path) -> None:
-    """And there are two processes."""
+    """There are two processes."""
     (tmp_path / "test_suite.py").write_text(SUITE)
     said = run(tmp_path, "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
     assert "18 passed" in said.splitlines()[-1]
@@ -95,7 +95,7 @@ def test_each_group_is_in_one_process(tmp_path: Path) -> None:
 
 
 def test_the_order_is_of_the_seed_and_groups_come_first(tmp_path: Path) -> None:
-    """The same seed gives the same order, another one another order."""
+    """The same seed gives the same order, and another seed gives another order."""
     (tmp_path / "test_suite.py").write_text(SUITE)
     first, same, other = (order(tmp_path, seed) for seed in (1, 1, 2))
     assert len(first) == 18
@@ -106,7 +106,7 @@ def test_the_order_is_of_the_seed_and_groups_come_first(tmp_path: Path) -> None:
 
 
 def test_a_failure_says_how_to_repeat_it(tmp_path: Path) -> None:
-    """The seed is that of `random` and of hypothesis, too."""
+    """The seed is also used for `random` and hypothesis."""
     (tmp_path / "test_suite.py").write_text(RANDOM)
     runs = [run(tmp_path, "-rA", f"--randomly-seed={seed}") for seed in (7, 7)]
     assert "make test ARGS=--randomly-seed=7" in runs[0]

@@ -30,7 +30,7 @@ class BlockedStream:
 
 
 def test_a_blocked_log_drops_lines_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests and events alike: logging never blocks, and at most MAX_LINES lines are in memory."""
+    """Logging a request or an event never blocks, and at most MAX_LINES lines are in memory."""
     monkeypatch.setattr(logs, "MAX_LINES", 100)
     stream = BlockedStream()
     handler = AsyncLogHandler(stream)  # type: ignore[arg-type]  # it has what is called
