@@ -266,9 +266,8 @@ class Soak:
         backends = psutil.Process(self.postgres.process.pid).children(recursive=True)
         self.postgres.send_all(signal.SIGKILL)
         self.postgres.process.wait()
-        psutil.wait_procs(
-            backends, 30
-        )  # PostgreSQL does not start while a process of the old server exists
+        # A new PostgreSQL does not start while a process of the old one exists.
+        psutil.wait_procs(backends, 30)
         for _ in range(10):
             try:
                 return self.postgres.start()

@@ -1,8 +1,8 @@
-"""A worker that a test meets when its reindex has just been told to stop.
+"""A worker that pauses when its reindex has just been told to stop.
 
-python -m tests.support.faults.waiting_worker FILE
+    python -m tests.support.faults.waiting_worker FILE
 
-It makes the file then, and goes on once the file is gone.
+It creates FILE when it pauses, and continues once FILE is deleted.
 """
 
 import sys
