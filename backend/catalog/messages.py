@@ -8,7 +8,7 @@ from backend.catalog.chats import Chats
 from backend.catalog.paging import read_pages
 from backend.catalog.versions import MAX_EDIT_ATTEMPTS, check_version, too_many_conflicts
 from backend.catalog.waiting import PendingNumber, Waiting
-from backend.domain.errors import Gone, Unavailable
+from backend.domain.errors import Gone, NoIndex, Unavailable
 from backend.domain.folding import fold, fold_keyword
 from backend.domain.model import (
     Accepted,
@@ -20,7 +20,7 @@ from backend.domain.model import (
     checked_token,
     no_message,
 )
-from backend.search.searcher import NoIndex, Searcher, iter_matches
+from backend.search.searcher import Searcher, iter_matches
 from backend.storage.postgres import messages, outbox
 from backend.storage.postgres.messages import StoredMessage
 from backend.storage.postgres.statements import PAGE

@@ -1,34 +1,35 @@
-"""Everything that can go wrong on purpose, in one tree.
+"""The expected errors, in one tree.
 
     InstaChatError
-    ├── Failed              the operation could not be done, and it is nobody's input
-    │   └── SchemaMismatch  the database's schema is not the one this program knows
+    ├── Failed              the operation could not be done, and the input is not the cause
+    │   └── SchemaMismatch  the database has another schema than this program
     ├── Invalid             the input or the usage is wrong; nothing was changed
-    ├── NotFound            no such application, chat or message
-    │   └── Gone            the number was issued, but its creation was rejected (a dead letter tells why)
-    ├── CheckFailed         a check found something (drift, lag, a missed threshold)
-    │   └── WaitTimedOut    what was accepted is not stored or searchable yet
-    ├── Unavailable         a dependency can't be reached, or refuses for now; try again
-    │   ├── EngineDown      Redis, PostgreSQL, … does not answer
+    ├── NotFound            the application, chat or message does not exist
+    │   └── Gone            the number was issued, its creation was rejected (see the dead letter)
+    ├── CheckFailed         a check found a problem (drift, lag, a missed threshold)
+    │   └── WaitTimedOut    an accepted message is not stored or searchable yet
+    ├── Unavailable         a dependency can't serve this now; try again
+    │   ├── Busy            too many requests are waiting; nothing was accepted
+    │   ├── EngineDown      Redis, PostgreSQL or Elasticsearch does not answer
     │   ├── LogFull         the log or Redis's memory is at its limit; nothing was accepted
-    │   ├── Unconfirmed     it is not known whether it was accepted: the answer was lost
-    │   ├── Closing         the parent is being deleted at this moment
-    │   ├── NotStoredYet    what shall be changed is accepted, and not stored yet
-    │   └── NoIndex         searching needs an index that is not built yet (`search.py`)
-    └── Conflict            the request contradicts what is there
-        ├── HasChildren     deleting needs the children deleted first
-        ├── StaleVersion    somebody else changed it meanwhile
-        └── KeyReused       an idempotency key came with another body
+    │   ├── Unconfirmed     the reply was lost: the creation may have been accepted
+    │   ├── Closing         the application or chat is being deleted
+    │   ├── NotStoredYet    the message to change is accepted, but not stored yet
+    │   └── NoIndex         Elasticsearch is configured, but its index has not been built
+    └── Conflict            the request contradicts the current state
+        ├── HasChildren     the children have to be deleted first
+        ├── StaleVersion    another request changed it
+        └── KeyReused       an idempotency key was used with another body
 
-Each edge maps these once: the CLI to exit codes, HTTP to statuses.
+The command line maps these to exit codes, HTTP to statuses, each in one place.
 """
 
 
 class InstaChatError(Exception):
     """Base of all expected errors.
 
-    `message` says what happened and to what; `hint`, if any, what to do next. Neither holds a secret,
-    a message's text or a database id.
+    `message` says what happened, `hint`, if any, what to do next. Neither contains a secret, a message's text
+    or a database id.
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -38,11 +39,11 @@ class InstaChatError(Exception):
 
 
 class Failed(InstaChatError):
-    """The operation could not be done, and no input is to blame."""
+    """The operation could not be done, and the input is not the cause."""
 
 
 class SchemaMismatch(Failed):
-    """The database's schema is older or newer than the one this program knows."""
+    """The database's schema is older or newer than this program's."""
 
 
 class Invalid(InstaChatError):
@@ -50,19 +51,19 @@ class Invalid(InstaChatError):
 
 
 class NotFound(InstaChatError):
-    """There is no such application, chat or message."""
+    """The application, chat or message does not exist."""
 
 
 class Gone(NotFound):
-    """The number was issued, but its creation was rejected: a dead letter tells why."""
+    """The number was issued, but its creation was rejected: a dead letter has the reason."""
 
 
 class CheckFailed(InstaChatError):
-    """A check found something."""
+    """A check found a problem."""
 
 
 class WaitTimedOut(CheckFailed):
-    """What was accepted is not stored or searchable yet; it stays accepted."""
+    """An accepted message is not stored or searchable yet; it stays accepted."""
 
 
 class Unavailable(InstaChatError):
@@ -70,7 +71,7 @@ class Unavailable(InstaChatError):
 
 
 class Busy(Unavailable):
-    """Too much waits already; nothing was accepted."""
+    """Too many requests are waiting; nothing was accepted."""
 
 
 class EngineDown(Unavailable):
@@ -82,27 +83,38 @@ class LogFull(Unavailable):
 
 
 class Unconfirmed(Unavailable):
-    """The answer was lost: it is not known whether the creation was accepted."""
+    """The reply was lost: the creation may have been accepted."""
 
 
 class Closing(Unavailable):
-    """The application or the chat is being deleted at this moment; the drain decides."""
+    """The application or chat is being deleted; the drain decides whether it is."""
 
 
 class NotStoredYet(Unavailable):
-    """What shall be changed is accepted, and not stored yet; nothing was changed."""
+    """The message to change is accepted, but not stored yet; nothing was changed."""
+
+
+class NoIndex(Unavailable):
+    """Elasticsearch is configured, but no index of the messages stored before has been built."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "INSTACHAT_ELASTICSEARCH_URL is set, but there is no search index of this installation's"
+            " messages yet",
+            "build it with `instachat reindex`; without that setting, PostgreSQL searches",
+        )
 
 
 class Conflict(InstaChatError):
-    """The request contradicts what is there; nothing was changed."""
+    """The request contradicts the current state; nothing was changed."""
 
 
 class HasChildren(Conflict):
-    """An application with chats, or a chat with messages, is not deleted by itself."""
+    """An application with chats, or a chat with messages, is only deleted with its children."""
 
 
 class StaleVersion(Conflict):
-    """Somebody else changed it meanwhile."""
+    """Another request changed it since the caller read it."""
 
 
 class KeyReused(Conflict):

@@ -1,9 +1,9 @@
-"""What the log holds: one event an entry, packed into one field.
+"""The events in the log: each entry has one field, which holds one packed event.
 
-The field is `first at payload`: the first number and the time in microseconds, which the accept script
-knows only when it runs, and the payload, packed here before. Many messages of a chat, of one request or of
-several, become few entries of many texts each, which is what makes accepting and reading cheap; an entry
-stays whole.
+The field is `first at payload`: the first number and the time in microseconds, which the accept script adds
+when it runs, and the payload, which is packed here before. Many messages of a chat, from one request or
+several, become few entries of many texts each: that makes accepting and reading cheap. An entry is never
+split.
 """
 
 import json
@@ -19,7 +19,7 @@ from msgspec.json import Decoder
 
 from backend.domain.model import MAX_BATCH, MAX_NUMBER
 
-MAX_ENTRY_BYTES = 64 * 1024  # of text; one text alone may be longer: 10,000 code points, 40 kB
+MAX_ENTRY_BYTES = 64 * 1024  # of texts; a single text may be longer: 10,000 code points, 40 kB
 MAX_ENTRY_TEXTS = 500
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_MICROS = 253_402_300_800_000_000  # the year 10,000, in microseconds since 1970
@@ -28,7 +28,7 @@ _is_token = lru_cache(maxsize=1024)(re.compile("[A-Za-z0-9_-]{1,64}").fullmatch)
 
 
 class ChatsCreated(Struct, frozen=True, gc=False):
-    """Chats `first` to `last` of an application; `micros` is when, since 1970."""
+    """Chats `first` to `last` of an application were created, `micros` microseconds after 1970."""
 
     token: str
     first: int
@@ -42,7 +42,7 @@ class ChatsCreated(Struct, frozen=True, gc=False):
 
 
 class MessagesCreated(Struct, frozen=True, gc=False):
-    """Messages `first`, `first + 1`, … of a chat, one for each text; `micros` is when, since 1970."""
+    """Messages `first`, `first + 1`, … of a chat, one for each text; `micros` as in ChatsCreated."""
 
     token: str
     chat: int
@@ -57,9 +57,9 @@ class MessagesCreated(Struct, frozen=True, gc=False):
 
 
 class DeletionRequested(Struct, frozen=True, gc=False):
-    """An application (`chat` is None) or a chat shall be deleted; the drain decides.
+    """The deletion of an application (`chat` is None) or a chat was requested; the drain decides.
 
-    With `cascade` also where something belongs to it still.
+    With `cascade` its children are deleted with it; without, it is refused if there are any.
     """
 
     token: str
@@ -69,7 +69,7 @@ class DeletionRequested(Struct, frozen=True, gc=False):
 
     @property
     def at(self) -> datetime:
-        """When it was asked for."""
+        """When it was requested."""
         return from_micros(self.micros)
 
 
@@ -100,12 +100,12 @@ _decode: Callable[[bytes], _Payload] = Decoder(_Payload).decode
 
 
 def pack_chats(token: str, count: int) -> list[tuple[int, bytes]]:
-    """The payloads of `count` new chats, each with the count of numbers that it takes."""
+    """The payloads of `count` new chats, each with the number of numbers that it needs."""
     return [(count, _dumps(["c", token, count]).encode())]
 
 
 def pack_messages(token: str, chat: int, texts: Sequence[str]) -> list[tuple[int, bytes]]:
-    """The payloads of new messages, each with the count of numbers that it takes, in order."""
+    """The payloads of new messages, in order, each with the number of numbers that it needs."""
     packed: list[tuple[int, bytes]] = []
     start = size = 0
     for end, text in enumerate(texts):
@@ -121,14 +121,14 @@ def pack_messages(token: str, chat: int, texts: Sequence[str]) -> list[tuple[int
 def pack_deletion(
     token: str, chat: int | None, *, cascade: bool = False
 ) -> list[tuple[int, bytes]]:
-    """The payload of a deletion; it takes no number."""
+    """The payload of a deletion, which needs no number."""
     return [(0, _dumps(["d", token, chat, *(["cascade"] if cascade else [])]).encode())]
 
 
 def unpack(field: bytes) -> Event:
-    """The event of an entry's field; ValueError if it is not one (the drain makes it a dead letter).
+    """The event in an entry's field; ValueError if there is none (the drain moves it to a dead letter).
 
-    Tokens, numbers and times are such that SQL can hold them; a text may be one that it can't.
+    SQL can store its tokens, numbers and times, but possibly not its texts.
     """
     try:
         first_, at, packed = field.split(b" ", 2)
@@ -153,7 +153,7 @@ def unpack(field: bytes) -> Event:
 
 
 def _decode_with_surrogates(packed: bytes) -> _Payload:
-    """With lone surrogates: no valid text, but no reason to lose those beside it."""
+    """Decode a payload with lone surrogates: such a text is invalid, the others of the entry are not."""
     found: _Payload = convert(json.loads(packed.decode("utf-8", "surrogatepass")), _Payload)
     return found
 
@@ -165,10 +165,10 @@ def to_micros(at: datetime) -> int:
 
 
 def from_micros(micros: int) -> datetime:
-    """The time so many microseconds after the beginning of 1970."""
+    """The time so many microseconds after 1970."""
     return _UNIX_EPOCH + timedelta(microseconds=micros)
 
 
 def _pack_texts(token: str, chat: int, texts: Sequence[str]) -> bytes:
-    # As `_dumps` of the list would have it, in a third of the time; a token needs no escapes.
+    # The same as `_dumps` of the list, in a third of the time; a token needs no escapes.
     return f'["m","{token}",{chat},[{",".join(map(encode_basestring, texts))}]]'.encode()

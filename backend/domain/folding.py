@@ -1,12 +1,12 @@
-"""Folding: what makes two spellings the same to a search, and where in a text a match lies.
+"""Folds texts, so that a search finds all spellings of a word, and locates matches in the original text.
 
-The text of every stored message and every keyword pass through the same `fold`, so a search is a
-plain substring test between two folded strings, and all ways of searching agree:
+The text of every stored message and every keyword are folded by the same `fold`. So a search is a substring
+test between two folded strings, and all ways of searching agree:
 
-    NFKC, case folding, NFKC; then the Arabic rules: marks go, variants of a letter become one
+    NFKC, case folding, NFKC; then the Arabic rules: marks are dropped, variants of a letter become one
 
-Results depend on the Unicode version that Python carries (`unicodedata.unidata_version`), though
-only for characters that the older of two versions does not know.
+Results depend on Python's Unicode version (`unicodedata.unidata_version`), but only for characters that the
+older of two versions does not have.
 """
 
 import re
@@ -18,10 +18,10 @@ from unicodedata import combining, decomposition, normalize
 from backend.domain.errors import Invalid
 
 MAX_KEYWORD = 256
-"""A keyword's limit in code points, before folding."""
+"""The maximal length of a keyword in code points, before folding."""
 
 MAX_GROWTH = 18
-"""The most code points that one code point can fold to (U+FDFA, a sentence in one sign)."""
+"""The maximal number of code points that one code point folds to (U+FDFA, a phrase in one character)."""
 
 # Tatweel, the harakat and the Quranic annotation marks.
 _ARABIC_DROPPED = re.compile(
@@ -30,36 +30,36 @@ _ARABIC_DROPPED = re.compile(
 # All characters that the Arabic rules touch lie in this span.
 _ARABIC = re.compile("[\u0610-\u06ed]")
 
-# Two limits keep the time for hostile texts in proportion to their length. No real text meets them.
-# Clusters are cut further only within Unicode's own limit for sane text (UAX #15, stream-safe: a
-# letter and 30 marks), since the cutting takes the square of a cluster's length.
+# Two limits keep the time for hostile texts proportional to their length. No real text reaches them.
+# A cluster is cut further only up to Unicode's own limit (UAX #15, stream-safe: a letter and 30 marks),
+# because the time for that grows with the square of its length.
 _MAX_CLUSTER = 31
-# Twice as many marks in a row are sorted here, since Python's `normalize` takes the square of their
-# number: 75 ms for 10,000 of them, more than a minute for a batch of a thousand such messages.
+# Twice as many marks in a row are sorted here, because the time of Python's `normalize` grows with the square
+# of their number: 75 ms for 10,000, more than a minute for a batch of a thousand such messages.
 _MANY_MARKS = 64
 
 
 def fold(text: str) -> str:
-    """The text as searches compare it.
+    """Fold a text into the form that searches compare.
 
     One code point folds to 0 to `MAX_GROWTH` code points, so the result can be longer, shorter or
     empty. ASCII folds to its lower case.
 
-    Never fold what is folded: nearly always that changes nothing, but dropping an Arabic mark or a
-    tatweel can leave two characters side by side (the e and the acute of e, fatha, acute) that a
-    second normalisation would compose.
+    Do not fold a folded text again: that nearly always changes nothing, but where an Arabic mark or a tatweel
+    was dropped, two characters are adjacent (the e and the acute of e, fatha, acute) that a second
+    normalization would compose.
     """
     if text.isascii():
         return text.lower()
     if len(text) >= 2 * _MANY_MARKS and _has_many_marks(text):
         text = _decomposed(text)
-    # `normalize` returns at once what a quick look shows to be normal already: most texts.
+    # `normalize` returns most texts at once: a quick check shows that they are normalized.
     normal = normalize("NFKC", text)
     folded = normal.casefold()
     if folded != normal:
         folded = normalize("NFKC", folded)
     if _ARABIC.search(folded):
-        # Together a third of the time of one `translate`, which looks up every character.
+        # Together a third of the time of `translate`, which looks up every character.
         folded = (
             _ARABIC_DROPPED.sub("", folded)
             .replace("\u0622", "\u0627")  # آ with madda       → ا
@@ -74,12 +74,12 @@ def fold(text: str) -> str:
 
 
 def fold_keyword(keyword: str) -> str:
-    """The keyword, folded; raises Invalid if it can't be searched for.
+    """Fold a keyword; raises Invalid if it can't be searched for.
 
-    The result has 1 to `MAX_KEYWORD * MAX_GROWTH` code points. Spaces count like everything else.
+    The result has 1 to `MAX_KEYWORD * MAX_GROWTH` code points. Spaces count like any other character.
     """
     if not keyword:
-        raise Invalid("the keyword is empty", "give at least one character to search for")
+        raise Invalid("the keyword is empty", "enter at least one character")
     if len(keyword) > MAX_KEYWORD:
         raise Invalid(
             f"the keyword has {len(keyword):,} characters; at most {MAX_KEYWORD} are allowed",
@@ -94,28 +94,27 @@ def fold_keyword(keyword: str) -> str:
         raise Invalid(
             f"the keyword is not valid Unicode: character {error.start + 1} is a lone surrogate"
             f" (U+{surrogate:04X})",
-            "give it in UTF-8",
+            "encode it in UTF-8",
         ) from None
     folded = fold(keyword)
     if not folded:
         raise Invalid(
-            "the keyword is made only of Arabic marks or tatweel, which a search ignores",
+            "the keyword consists only of Arabic marks or tatweel, which a search ignores",
             "add a letter to it",
         )
     return folded
 
 
 def highlight(text: str, keyword: str) -> list[tuple[int, int]]:
-    """Where the keyword is found in the text: `[start, end)` in code points of the original text.
+    """The ranges in which a text contains a keyword: `[start, end)` in code points of the original text.
 
-    Occurrences in the folded text are taken from left to right and do not overlap. Each becomes the
-    range of the original characters that it comes from, whole ones: `f` in `ﬁ` is all of `ﬁ`.
-    Ranges that share a character become one; neighbours stay apart (`a` in `aa` gives two). They
-    are sorted and never empty.
+    Occurrences in the folded text are taken from left to right and do not overlap. Each becomes the range of
+    the original characters that it comes from, whole ones: `f` in `ﬁ` is all of `ﬁ`. Ranges that share a
+    character are merged; adjacent ones are not (`a` in `aa` gives two). They are sorted and never empty.
 
-    The list is empty exactly if `fold(keyword)` is empty or not in `fold(text)`. What a range holds
-    folds to something that contains the folded keyword. A dropped mark belongs to the range of its
-    letter: `م` in `مَ` covers both. A tatweel is a letter of its own, covered only between others.
+    The list is empty exactly if `fold(keyword)` is empty or not in `fold(text)`. The text of a range folds to
+    one that contains the folded keyword. A dropped mark belongs to the range of its letter: `م` in `مَ`
+    covers both. A tatweel is a separate letter, covered only between others.
     """
     wanted = fold(keyword)
     found = list(_occurrences(fold(text), wanted)) if wanted else []
@@ -133,12 +132,12 @@ def highlight(text: str, keyword: str) -> list[tuple[int, int]]:
 
 
 def clusters(text: str) -> Iterator[tuple[int, int]]:
-    """The text cut wherever normalisation can't reach across: `[start, end)` of each cluster.
+    """Split a text where normalization cannot combine the two sides: `[start, end)` of each cluster.
 
-    A cluster is a character with everything after it that may combine with it. Folding the clusters
-    one by one and joining the results is folding the text.
+    A cluster is a character with everything after it that may combine with it. Folding the clusters one by
+    one and joining the results is the same as folding the text.
     """
-    # Each different character is looked at only once: texts are long, alphabets short.
+    # Each distinct character is examined only once: texts are long, alphabets short.
     joining = {char for char in set(text) if _may_join(char)}
     start = 0
     for at in range(1, len(text)):
@@ -157,7 +156,7 @@ def _occurrences(folded: str, wanted: str) -> Iterator[int]:
 
 
 def _folds_one_to_one(text: str) -> bool:
-    """Whether text and folded text surely have the same offsets, as most have."""
+    """Whether a text and its folded form certainly have the same offsets, as most texts do."""
     return text.isascii() or all(map(_is_plain, set(text)))
 
 
@@ -167,7 +166,7 @@ def _is_plain(char: str) -> bool:
 
 
 def _origins(text: str) -> list[tuple[int, int]]:
-    """For each code point of the folded text the range of the original that it comes from."""
+    """For each code point of the folded text, the range of the original that it comes from."""
     origins: list[tuple[int, int]] = []
     for start, end in clusters(text):
         cluster = text[start:end]
@@ -183,10 +182,10 @@ def _whole(cluster: str) -> tuple[tuple[int, int, int], ...]:
 
 @lru_cache(maxsize=16_384)
 def _pieces(cluster: str) -> tuple[tuple[int, int, int], ...]:
-    """The finest cut of a cluster whose pieces fold apart to what they fold to together.
+    """The finest split of a cluster whose pieces, folded separately, give the folded cluster.
 
-    Each piece is `(start, end, length of its fold)`. The virama of `क्` folds apart from its letter,
-    an acute that composes with an `e` does not. What folds to nothing goes to the piece before it.
+    Each piece is `(start, end, length of its fold)`. The virama of `क्` is separate from its letter, an acute
+    that composes with an `e` is not. A piece that folds to nothing belongs to the one before it.
     """
     if len(cluster) == 1:
         return _whole(cluster)
@@ -208,7 +207,7 @@ def _pieces(cluster: str) -> tuple[tuple[int, int, int], ...]:
 
 @lru_cache(maxsize=16_384)
 def _may_join(char: str) -> bool:
-    """Whether there is a character that this one combines with when it follows it."""
+    """Whether this character combines with any character that it follows."""
     if char < "\u0300":  # the first mark
         return False
     return _is_mark(char) or _decomposition(char)[0] in _composing_letters()
@@ -216,12 +215,12 @@ def _may_join(char: str) -> bool:
 
 @lru_cache(maxsize=16_384)
 def _joins(before: str, char: str) -> bool:
-    """Whether normalisation may treat two neighbours as a unit.
+    """Whether normalization may treat two adjacent characters as a unit.
 
-    It sorts and composes marks behind the letter they follow, and composes some letters with the
-    letter right before them. Nothing else reaches from one character to the next: case folding and
-    the Arabic rules look at single characters. (U+0345 is a mark until case folding makes it a
-    letter, ι. Marks that the second normalisation composes with that ι are of the same cluster.)
+    It sorts and composes marks behind the letter they follow, and composes some letters with the letter right
+    before them. No other rule concerns two characters: case folding and the Arabic rules examine single ones.
+    (U+0345 is a mark until case folding makes it a letter, ι. Marks that the second normalization composes
+    with that ι are in the same cluster.)
     """
     if _is_mark(char):
         return True
@@ -230,21 +229,21 @@ def _joins(before: str, char: str) -> bool:
 
 @lru_cache(maxsize=16_384)
 def _is_mark(char: str) -> bool:
-    """Whether the character, or what it decomposes to, attaches to what stands before it."""
+    """Whether the character, or its decomposition, attaches to the character before it."""
     return combining(_decomposition(char)[0]) > 0
 
 
 @cache
 def _composing_letters() -> dict[str, set[str]]:
-    """The letters that normalisation composes with the letter before them, and those letters.
+    """The letters that normalization composes with the letter before them, each with those letters.
 
-    The former are Hangul's vowels and tails and the second halves of Indic vowels. The latter are
-    the last ones of the first halves' decompositions.
+    The keys are Hangul's vowels and tails and the second halves of Indic vowels. The values are the last
+    letters of the first halves' decompositions.
     """
     letters: dict[str, set[str]] = {}
-    # All pairs are in the first two planes; the decompositions beyond are of single ideographs.
+    # All pairs are in the first two planes; decompositions in the others are of single ideographs.
     for code in range(0x20000):
-        # "0B47 0B3E"; with a tag in angle brackets it is one that nothing composes to.
+        # "0B47 0B3E"; a decomposition with a tag in angle brackets is never composed.
         parts = decomposition(chr(code)).split()
         if len(parts) == 2 and parts[0][0] != "<":
             first, second = (chr(int(part, 16)) for part in parts)
@@ -263,7 +262,7 @@ def _decomposition(char: str) -> str:
 
 
 def _has_many_marks(text: str) -> bool:
-    """Whether `2 * _MANY_MARKS` marks stand in a row: then one of these slices is full of them."""
+    """Whether the text may have `2 * _MANY_MARKS` marks in a row: then one of these slices is all marks."""
     return any(
         all(map(_is_mark, text[at : at + _MANY_MARKS]))
         for at in range(0, len(text) - _MANY_MARKS + 1, _MANY_MARKS)
@@ -271,9 +270,9 @@ def _has_many_marks(text: str) -> bool:
 
 
 def _decomposed(text: str) -> str:
-    """What `normalize("NFKD", text)` is, in n log n. It has the same NFKC as the text."""
+    """`normalize("NFKD", text)` in time n log n. Its NFKC is that of the text."""
     decomposed: list[str] = []
     chars = "".join(map(_decomposition, text))
     for _, run in groupby(chars, key=lambda char: combining(char) > 0):
-        decomposed += sorted(run, key=combining)  # marks; letters are all equal here and stay
+        decomposed += sorted(run, key=combining)  # sorts marks; the sort keys of letters are equal
     return "".join(decomposed)

@@ -1,4 +1,4 @@
-"""The words of the domain: applications, chats, messages, their numbers and their limits."""
+"""The domain model: applications, chats, messages, their numbers and their limits."""
 
 import re
 import secrets
@@ -23,7 +23,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A tenant, as its users see it. `chats_count` is live; `version` makes the ETag."""
+    """A tenant. `chats_count` is the live count; the ETag is made of `version`."""
 
     token: str
     name: str
@@ -35,7 +35,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A chat of an application. `messages_count` is live."""
+    """A chat of an application. `messages_count` is the live count."""
 
     number: int
     messages_count: int
@@ -45,7 +45,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A stored message of a chat; `version` makes the ETag."""
+    """A stored message of a chat; the ETag is made of `version`."""
 
     number: int
     text: str
@@ -56,14 +56,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A message found by a search, and where: `[start, end)` in code points of its text."""
+    """A message found by a search, and the ranges that match: `[start, end)` in code points of its text."""
 
     message: Message
     highlight: list[tuple[int, int]]
 
 
 class EntryId(NamedTuple):
-    """The place of an entry in its shard's log; ordered: by epoch, then by sequence."""
+    """The position of an entry in its shard's log; ordered by epoch, then by sequence."""
 
     epoch: int
     sequence: int
@@ -73,13 +73,13 @@ class EntryId(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "EntryId":
-        """Read the form that `str` writes; ValueError for anything else."""
+        """Parse the form that `str` returns; ValueError for any other text."""
         epoch, sequence = text.split("-")
         return cls(int(epoch), int(sequence))
 
 
 class Accepted(NamedTuple):
-    """The numbers that one request was given, and the log entry after which all of it is decided."""
+    """The numbers issued to one request, and its last log entry: once SQL has passed it, all are decided."""
 
     first: int
     last: int
@@ -88,7 +88,7 @@ class Accepted(NamedTuple):
 
 
 class Parent(NamedTuple):
-    """Whose children are counted: an application (its chats), or one of its chats (its messages)."""
+    """An application, whose children are chats; or one of its chats, whose children are messages."""
 
     token: str
     chat: int | None = None
@@ -98,14 +98,14 @@ class Parent(NamedTuple):
 
 
 def new_token() -> str:
-    """A fresh application token: 192 random bits, URL-safe, never looking like a command's option."""
+    """A new application token: 192 random bits, URL-safe, not starting with `-` like an option."""
     while (token := secrets.token_urlsafe(24)).startswith("-"):
         pass
     return token
 
 
 def shard_of(token: str, shards: int) -> int:
-    """The shard of an application and of everything in it: a stable hash, 0 to `shards` − 1."""
+    """The shard of an application and everything in it: a stable hash from 0 to `shards` - 1."""
     return zlib.crc32(token.encode("utf-8", "surrogatepass")) % shards
 
 
@@ -118,53 +118,53 @@ def group_by_shard(parents: Iterable[Parent], shards: int) -> dict[int, list[Par
 
 
 def checked_token(token: str) -> str:
-    """The token itself, if it can be one; NotFound otherwise, as for any unknown token."""
+    """Return the token if it is well-formed; NotFound otherwise, as for any unknown token."""
     if not _TOKEN.match(token):
         raise no_application()
     return token
 
 
 def checked_number(number: int) -> int:
-    """The number itself, if a chat or a message can have it; NotFound otherwise."""
+    """Return the number if a chat or a message can have it; NotFound otherwise."""
     if not 1 <= number <= MAX_NUMBER:
         raise NotFound("no such number: numbers start at 1")
     return number
 
 
 def checked_text(text: str) -> str:
-    """The text unchanged, if it is valid: 1 to 10,000 code points, no NUL, no lone surrogate.
+    """Return the text if it is valid: 1 to 10,000 code points, no NUL, no lone surrogate.
 
-    Raises Invalid; its message never repeats the text.
+    Raises Invalid, whose message does not quote the text.
     """
     return _checked(text, MAX_TEXT, "the text of a message")
 
 
 def checked_name(name: str) -> str:
-    """The name unchanged, if it is valid: 1 to 255 code points, no NUL, no lone surrogate."""
+    """Return the name if it is valid: 1 to 255 code points, no NUL, no lone surrogate. Raises Invalid."""
     return _checked(name, MAX_NAME, "the name of an application")
 
 
 def checked_count(count: int) -> int:
-    """A number of creations, at least 1; Invalid otherwise."""
+    """Return the number of creations if it is at least 1; Invalid otherwise."""
     if count < 1:
-        raise Invalid(f"can't create {count} of them: ask for at least 1")
+        raise Invalid(f"can't create {count}: the count has to be at least 1")
     return count
 
 
 def no_application() -> NotFound:
-    """The one answer for every unknown, removed or impossible token."""
+    """The error for every unknown, removed or malformed token."""
     return NotFound("no application has this token", "list them with `instachat apps list`")
 
 
 def no_chat(chat: int) -> NotFound:
-    """The answer for an unknown or removed chat."""
+    """The error for an unknown or removed chat."""
     return NotFound(
         f"the application has no chat {chat}", "list them with `instachat chats list TOKEN`"
     )
 
 
 def no_message(chat: int, number: int) -> NotFound:
-    """The answer for an unknown or removed message."""
+    """The error for an unknown or removed message."""
     return NotFound(
         f"chat {chat} has no message {number}",
         f"list them with `instachat messages list TOKEN {chat}`",

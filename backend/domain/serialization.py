@@ -1,7 +1,7 @@
-"""Bodies: applications, chats and messages as everybody outside sees them, with the contract's field names.
+"""Serializes applications, chats and messages into JSON objects with the contract's field names.
 
-The command line prints them and HTTP sends them, so what one shows is what the other shows. Versions and
-database ids are not part of a body.
+The command line prints them and HTTP sends them, so both show the same. Versions and database ids are not
+part of an object.
 """
 
 from datetime import UTC, datetime
@@ -44,27 +44,27 @@ def message(entity: Message) -> JsonObject:
 
 
 def match(entity: Match) -> JsonObject:
-    """A message that a search found, with the places: `[start, end]` in code points of its text."""
+    """A message that a search found, with the matching ranges: `[start, end]` in code points of its text."""
     return message(entity.message) | {
         "highlight": [[start, end] for start, end in entity.highlight]
     }
 
 
 def pending(number: int) -> JsonObject:
-    """What is accepted and not stored yet."""
+    """A message or chat that is accepted and not stored yet."""
     return {"number": number, "status": "accepted"}
 
 
 def number(issued: int) -> JsonObject:
-    """The answer to one creation."""
+    """The response to one creation."""
     return {"number": issued}
 
 
 def numbers(first: int, last: int) -> JsonObject:
-    """The answer to many creations at once."""
+    """The response to several creations in one request."""
     return {"first": first, "last": last}
 
 
 def rfc3339(at: datetime) -> str:
-    """A time as everybody outside sees it: RFC 3339, in UTC, to the microsecond."""
+    """A time as RFC 3339, in UTC, with microseconds."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,7 +1,7 @@
-"""Changes which indices are registered and which one is searched, so that no change is missed.
+"""Changes which indices are registered and which one searches read, so that searches miss no message.
 
-Registering or removing an index locks the publishing flag, once the transactions that write messages have
-finished. Swapping the alias blocks publishers, once their in-flight leases have finished.
+Registering or unregistering an index takes the publish lock: it waits until every transaction that writes
+messages has ended. Swapping the read alias blocks publishers once their leases have ended.
 """
 
 import time
@@ -15,16 +15,16 @@ from backend.storage.postgres import locks, outbox, reindex_state, search_indice
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.search_index import Document, SearchIndex
 
-PUBLISH_LOCK_ATTEMPTS = 10  # of two seconds at most, in which others wait
+PUBLISH_LOCK_ATTEMPTS = 10  # each of up to two seconds, during which writers wait
 PUBLISH_LOCK_RETRY_SECONDS = 0.5
 MAX_SWAP_ATTEMPTS = 5
-SWAP_TIMEOUT_SECONDS = 5.0  # in which all publishers are through with a bulk
+SWAP_TIMEOUT_SECONDS = 5.0  # for all publishers to finish a bulk
 
 
 def with_publish_lock(database: Database, change: Callable[[Connection], None]) -> None:
-    """Change which indices are kept, once all who write messages have come to an end.
+    """Run a change of the registered indices once every transaction that writes messages has ended.
 
-    Raises Unavailable if one of them does not; nothing is changed then.
+    Raises Unavailable, changing nothing, if one of them takes too long.
     """
     for attempt in range(1, PUBLISH_LOCK_ATTEMPTS + 1):
         try:
@@ -34,30 +34,32 @@ def with_publish_lock(database: Database, change: Callable[[Connection], None]) 
                 return
         except EngineDown:
             raise
-        except Unavailable:  # one of them takes long; all others wait behind us, so we step back
+        except (
+            Unavailable
+        ):  # one transaction is slow; new writers queue behind this lock, so release it
             if attempt == PUBLISH_LOCK_ATTEMPTS:
                 raise
             time.sleep(PUBLISH_LOCK_RETRY_SECONDS)
 
 
 def unregister(tx: Connection, name: str) -> None:
-    """Keep an index no longer; without any, changes need not be noted. The caller holds the flag."""
+    """Unregister an index; without any left, stop recording changes. The caller holds the publish lock."""
     search_indices.unregister_index(tx, name)
     if not search_indices.list_indices(tx):
         unregister_all(tx)
 
 
 def unregister_all(tx: Connection) -> None:
-    """Keep no index, and note no changes any more. The caller holds the flag."""
+    """Unregister all indices and stop recording changes. The caller holds the publish lock."""
     search_indices.unregister_all(tx)
     search_indices.set_publishing(tx, False)
 
 
 class AliasSwap:
-    """Has searches read another index, from one moment to the next. Thread-safe.
+    """Makes searches read another index, atomically. Thread-safe.
 
-    All that a search could find before, it finds after. Raises Unavailable, changing nothing, if a publisher
-    does not come to an end, and as Elasticsearch is.
+    Searches find everything afterwards that they found before. Raises Unavailable, changing nothing, if a
+    publisher does not finish in time, and EngineDown or Unavailable as Elasticsearch is.
     """
 
     def __init__(self, database: Database, index: SearchIndex, publisher: Publisher) -> None:
@@ -66,10 +68,10 @@ class AliasSwap:
         self._publisher = publisher
 
     def swap(self, name: str) -> str | None:
-        """Have searches read an index that is kept; returns the one before, if that is kept on.
+        """Make searches read a registered index; returns the previous one, if it stays registered.
 
-        SQL commits right behind the alias: a crash between the two leaves it on an index that is kept and
-        whole.
+        SQL commits right after the alias has moved: a crash between the two leaves the alias on an index that
+        is registered and complete.
         """
         with self._publishers_paused() as tx:
             reindex_state.make_live(tx, name)
@@ -80,15 +82,15 @@ class AliasSwap:
             )
 
     def swap_back(self, name: str) -> None:
-        """Have searches read the live index, whatever they read now."""
+        """Make searches read the live index, after a crash may have left the alias on another."""
         with self._publishers_paused() as tx:
             self._move_alias(tx, name)
 
     def _move_alias(self, tx: Connection, name: str) -> None:
-        """Have searches read an index, while publishers are held.
+        """Move the read alias to an index while publishers are blocked.
 
-        One of them that failed half-way may have written to the other index only. What it tried is still in
-        the outbox, and is written to this one first; then all that was written is made visible.
+        A publisher that failed half-way may have written to the other index only. Its messages are still in
+        the outbox: they are written to this index first, and everything written is made visible.
         """
         for id_ in outbox.list_row_ids(tx):
             self._index.write(
@@ -99,7 +101,7 @@ class AliasSwap:
 
     @contextmanager
     def _publishers_paused(self) -> Iterator[Connection]:
-        """A transaction while which nobody publishes, and all that was leased is published or let go."""
+        """A transaction during which no publisher works: every lease has ended, published or released."""
         for _ in range(MAX_SWAP_ATTEMPTS):
             self._publisher.wait_published()
             with self._database.begin() as tx:
@@ -107,6 +109,6 @@ class AliasSwap:
                     yield tx
                     return
         raise Unavailable(
-            "some publisher does not come to an end",
+            "a publisher does not finish in time",
             "see the workers' logs; then `instachat reindex --resume`",
         )

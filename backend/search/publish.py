@@ -1,10 +1,10 @@
-"""Publish: from SQL into the search index, what each changed message is now.
+"""Publishes changed messages from SQL into the search indices.
 
-The outbox says which messages changed. A publisher leases some of its rows, loads these messages as they
-are at that moment, writes them to every index that is kept, and deletes the rows. It publishes states, not
-events, and each carries its version: so order and repetition cannot hurt, and several publishers may work
-at once. No transaction is open while Elasticsearch works. While it is away storing goes on, and the outbox
-grows; nothing else remembers what is to be done.
+The outbox names the messages that changed. A publisher leases some of its rows, loads the current state of
+these messages, writes it to every registered index, and deletes the rows. It publishes states with versions,
+not events, so order and repetition do not matter, and several publishers may work at once. No transaction is
+open during a request to Elasticsearch. While Elasticsearch is away, messages are still stored and the outbox
+grows; the outbox is the only record of what has to be published.
 """
 
 import hashlib
@@ -23,43 +23,43 @@ from backend.storage.postgres.dead_letters import DeadLetter, add_dead_letters
 from backend.storage.search_index import Document, IndexMissing, RejectedDocument, SearchIndex
 
 LEASE_SECONDS = (
-    30.0  # more than a bulk may take; after a kill -9 it passes before another publishes
+    30.0  # longer than a bulk; after a kill -9 the rows are blocked until it has expired
 )
-MESSAGES_PER_LEASE = 2_500  # of one lease, about
+MESSAGES_PER_LEASE = 2_500  # approximately
 MAX_LEASE_ATTEMPTS = 20
-LEASE_RETRY_SECONDS = 0.005  # that another publisher takes to choose its rows
-WAIT_TIMEOUT_SECONDS = (
-    2 * LEASE_SECONDS
-)  # a publisher that was killed holds up its part for one of them
+LEASE_RETRY_SECONDS = 0.005  # another publisher chooses its rows within this time
+WAIT_TIMEOUT_SECONDS = 2 * LEASE_SECONDS  # a killed publisher blocks its rows for one lease
 WAIT_POLL_SECONDS = 0.02
 logger = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Publishes what the outbox names. Thread-safe: several threads publish quicker than one."""
+    """Publishes the messages in the outbox. Thread-safe; several threads are faster than one."""
 
     def __init__(self, database: Database, index: SearchIndex) -> None:
         self._database = database
         self._index = index
         self._stopping = threading.Event()
         self._leased_ids: set[int] = set()
-        self._created: set[str] = set()  # indices that SQL says are made, which it never unsays
+        self._created: set[str] = (
+            set()
+        )  # indices that exist according to SQL, which never revokes that
 
     def stop(self) -> None:
-        """Let the bulks under way finish, and begin no other."""
+        """Finish the bulks in progress and begin no other."""
         self._stopping.set()
 
     def release_leases(self) -> None:
-        """Let go of what bulks under way have leased, for the process ends without waiting for them."""
+        """Release the leases of bulks in progress, when the process ends without waiting for them."""
         self._release(list(self._leased_ids))
 
     def publish(self, may_continue: Callable[[], bool] = lambda: True) -> int:
-        """Publish until the outbox holds nothing that is free; returns how many changes it were.
+        """Publish until the outbox has no row without a lease; returns how many changes were published.
 
-        Ends also when `may_continue`, asked before each bulk, says no.
+        Stops early if `may_continue`, which is called before each bulk, returns False.
 
-        Raises EngineDown or Unavailable when an engine is away or takes nothing, IndexMissing when the
-        index that is searched is gone; all that was not published stays in the outbox.
+        Raises EngineDown or Unavailable when an engine is away or accepts no writes, IndexMissing when the
+        live index does not exist; everything that was not published stays in the outbox.
         """
         published = 0
         while not self._stopping.is_set() and may_continue() and (count := self._publish_batch()):
@@ -67,9 +67,9 @@ class Publisher:
         return published
 
     def wait_published(self) -> None:
-        """Return once everything that was committed before this call is published, by any publisher.
+        """Return once everything committed before this call is published, by this or another publisher.
 
-        Raises as `publish`, and Unavailable if nothing of it is published for a while.
+        Raises as `publish` does, and Unavailable if none of it is published for a minute.
         """
         with self._database.connect() as connection:
             ends = outbox.id_range(connection)
@@ -78,7 +78,7 @@ class Publisher:
         oldest, through = ends
         deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
         while oldest <= through:
-            if not self._publish_batch():  # others are at it
+            if not self._publish_batch():  # other publishers have leased the rows
                 time.sleep(WAIT_POLL_SECONDS)
             with self._database.connect() as connection:
                 ends = outbox.id_range(connection)
@@ -88,8 +88,7 @@ class Publisher:
                 oldest, deadline = ends[0], time.monotonic() + WAIT_TIMEOUT_SECONDS
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"nothing of what waits to become searchable"
-                    f" was published for {WAIT_TIMEOUT_SECONDS:g} s",
+                    f"no waiting message became searchable within {WAIT_TIMEOUT_SECONDS:g} s",
                     "see the workers' logs; then try again",
                 )
 
@@ -116,9 +115,9 @@ class Publisher:
         return len(documents)
 
     def _lease(self) -> outbox.Lease | None:
-        """Some rows; None if there are none, or others can't let go of them."""
+        """Lease some rows; None if there are none, or other publishers hold all of them."""
         for _ in range(MAX_LEASE_ATTEMPTS):
-            # Undone by a crash of the server it is published again, which can't hurt.
+            # If a crash of the server undoes the lease, the messages are published twice, which is harmless.
             with self._database.begin(durable=False) as tx:
                 lease = outbox.lease(tx, MESSAGES_PER_LEASE, LEASE_SECONDS)
             if lease is None or lease.ids:
@@ -127,11 +126,11 @@ class Publisher:
         return None
 
     def _release(self, ids: Sequence[int]) -> None:
-        with suppress(InstaChatError), self._database.begin() as tx:  # or else the lease expires
+        with suppress(InstaChatError), self._database.begin() as tx:  # otherwise the lease expires
             outbox.release(tx, ids)
 
     def _write(self, name: str, documents: Sequence[Document]) -> list[RejectedDocument]:
-        """Write to one index; what it can't hold is returned. One that is not kept any more wants nothing."""
+        """Write to one index, unless it is no longer registered; returns what the index cannot store."""
         if name not in self._created:
             registered = self._find_index(name)
             if registered is None:
@@ -146,24 +145,24 @@ class Publisher:
             return []
 
     def _create_and_write(self, name: str, documents: Sequence[Document]) -> list[RejectedDocument]:
-        """Have a new index, write to it, and then have searches read it, if it is to be the live one.
+        """Create an index, write to it, and make searches read it if it is to be the live one.
 
-        Searches come last: where another publisher is just making it, only what is written waits until its
-        shard is there, and a search would fail. Killed in between, all of this is done again.
+        The read alias comes last: a write waits until the new index's shard is ready, a search would fail.
+        After a crash in between, the next publisher does all of it again.
         """
         self._index.create(name)
         rejected = self._index.write(name, documents)
         with self._database.begin() as tx:
-            # Its row is locked from here on, so that searches turn to no other meanwhile.
+            # This locks its row, so that the read alias is not swapped to another index meanwhile.
             if search_indices.mark_made(tx, name) == "live":
                 self._index.set_read_alias(name)
-        logger.info("made the search index %s", name)
+        logger.info("created the search index %s", name)
         return rejected
 
     def _handle_missing(self, name: str) -> None:
-        """Keep an index no longer that Elasticsearch has lost.
+        """Unregister an index that Elasticsearch has lost.
 
-        The live one raises IndexMissing instead, so that nothing is taken for published that can't be found.
+        Raises IndexMissing for the live index instead, so that its messages stay in the outbox.
         """
         registered = self._find_index(name)
         if registered is None:
@@ -173,7 +172,7 @@ class Publisher:
         with self._database.begin() as tx:
             search_indices.unregister_index(tx, name)
         logger.warning(
-            "the %s search index %s is gone: it is not kept any more", registered.state, name
+            "the %s search index %s no longer exists: it is unregistered", registered.state, name
         )
 
     def _find_index(self, name: str) -> search_indices.RegisteredIndex | None:
@@ -181,7 +180,7 @@ class Publisher:
             return search_indices.find_index(connection, name)
 
     def _store_dead_letters(self, tx: Connection, rejected: Sequence[RejectedDocument]) -> None:
-        """Keep what no index can hold as dead letters, named as operators name messages."""
+        """Store dead letters for messages that an index cannot store, with their application and chat."""
         parents = chats.chat_parents(tx, {one.document.chat_id for one in rejected})
         dead_letters = []
         for document, reason in rejected:
@@ -195,11 +194,11 @@ class Publisher:
 
 
 def register_first_index(database: Database, index: SearchIndex) -> None:
-    """Where there is neither an index nor a message yet, have one kept, live from its beginning.
+    """Register a live index if there is neither an index nor a message yet.
 
-    Elasticsearch need not be there: the first publisher that reaches it has it made. Changes nothing
-    where there is a message: what is stored already would be missing. Raises Unavailable if a
-    transaction that writes messages takes too long.
+    Elasticsearch need not be reachable: the first publisher that reaches it creates the index. Changes
+    nothing if there is a message, which the new index would miss. Raises Unavailable if a transaction that
+    writes messages takes too long.
     """
     with database.connect() as connection:
         if not search_indices.has_no_data(connection):

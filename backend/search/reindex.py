@@ -1,17 +1,18 @@
-"""Reindex: another search index, built beside the live one; searches turn to it from one moment to the next.
+"""Reindexes: builds a search index beside the live one, then makes searches read it atomically.
 
-    keep      SQL names the new index; from here on whatever changes is written to it, too
-    copy      all rows, page by page in the order of their keys; SQL remembers how far it has come
-    compare   the version of every row with that of every document
-    swap      publishing pauses for a moment, the alias and SQL change, publishing goes on
-    tidy      the index before stays, and is written to as before; older ones go
+    register  SQL registers the new index; from here on every change is published to it as well
+    copy      all rows are written to it, page by page in the order of their keys; SQL records the progress
+    verify    the version of every row is compared with the version of its document
+    swap      publishing pauses for a moment, the alias and SQL change, publishing continues
+    tidy      the previous index stays registered, and changes are published to it; older ones are deleted
 
-What changes while rows are copied is in the outbox, or it was committed before its page was read: each
-document has its row's version, and the older of two never wins. So the copy and the publishers need not
-know of each other. After the turn both indices hold everything, which is why `rollback` loses nothing.
+A message that changes during the copy is in the outbox, or was committed before its page was read. Each
+document has its row's version, and an older version never replaces a newer one. So the copy and the
+publishers need no coordination. After the swap both indices are complete, which is why `rollback` loses
+nothing.
 
-SQL decides which index is what, and Elasticsearch follows. Killed at any point, a reindex leaves searches
-as they were; what it was building stays, for `build(resume=True)` or `abort`.
+SQL decides which index has which role, and Elasticsearch follows. A reindex that is killed at any point
+leaves searches unchanged; the index it was building stays, for `build(resume=True)` or `abort`.
 """
 
 import logging
@@ -36,18 +37,18 @@ from backend.storage.postgres.locks import ReindexRunning
 from backend.storage.postgres.search_indices import RegisteredIndex
 from backend.storage.search_index import Document, RejectedDocument, SearchIndex
 
-PAGE_ROWS = 2_500  # rows; as many documents as one bulk takes
-MAX_CONCURRENT_BULKS = 2  # while Elasticsearch works on one, the next is made
-MAX_NAMED_MESSAGES = 5  # of many differences
+PAGE_ROWS = 2_500  # as many documents as one bulk has
+MAX_CONCURRENT_BULKS = 2  # while Elasticsearch works on one, the next is prepared
+MAX_NAMED_MESSAGES = 5  # in an error message
 logger = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[str, int, int], object]
-"""Called now and then with `copied` or `compared`, how many messages are, and how many there are to be."""
+"""Called with `copied` or `compared`, the number of messages done, and the total."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReindexResult:
-    """What a reindex has made: `name` is searched now, and `previous`, if any, is kept beside it."""
+    """Searches now read the index `name`; `previous`, if any, is the index that they read before."""
 
     name: str
     messages: int
@@ -56,7 +57,7 @@ class ReindexResult:
 
 @dataclass(frozen=True, slots=True)
 class IndexCheck:
-    """What a check found of the live index; it fits if there are no `faults`."""
+    """The result of checking the live index; it is correct if there are no `faults`."""
 
     name: str | None
     messages: int
@@ -64,20 +65,20 @@ class IndexCheck:
 
 
 class ReindexState(NamedTuple):
-    """How things stand: the names of the indices that are kept, and how many messages there are."""
+    """The names of the registered indices by role, and the number of messages."""
 
     live: str | None
     building: str | None
     previous: str | None
     messages: int
-    copied: int  # of these, into the one that is being built
+    copied: int  # into the index that is being built
 
 
 class Reindexer:
     """Builds search indices, one at a time in an installation. Thread-safe.
 
-    Each method raises Conflict, changing nothing, while another reindex runs, and names that one; EngineDown
-    or Unavailable as the engines are.
+    Each method that changes something raises Conflict, changing nothing, while another reindex runs, and
+    names that one; EngineDown or Unavailable as the engines are.
     """
 
     def __init__(self, database: Database, index: SearchIndex, publisher: Publisher) -> None:
@@ -89,7 +90,7 @@ class Reindexer:
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Have a build under way raise Unavailable after its page, and begin no other; it can be resumed."""
+        """Make a build raise Unavailable after the page in progress, so that it can be resumed."""
         self._stopping.set()
 
     # -- building ----------------------------------------------------------------------------------
@@ -101,12 +102,11 @@ class Reindexer:
         start_new: bool = True,
         progress: ProgressCallback = lambda *_: None,
     ) -> ReindexResult | None:
-        """Build an index of all messages and have searches read it.
+        """Build an index of all messages and make searches read it.
 
-        `resume` goes on with one that was interrupted; otherwise it is a Conflict. Without `start_new`
-        none is begun beside a live one: then None where there is nothing to resume. Raises Failed if a
-        message can't be put into it, or differs in the end: searches stay as they are, and so does what was
-        built.
+        With `resume` an interrupted build continues; without it, one that was interrupted raises Conflict.
+        Without `start_new`, returns None if there is a live index and nothing to resume. Raises Failed if a
+        message cannot be indexed or differs in the end: searches stay unchanged, and the new index stays.
         """
         with _exclusive(self._database) as lock_connection:
             name = self._prepare_index(lock_connection, resume=resume, start_new=start_new)
@@ -125,29 +125,29 @@ class Reindexer:
     def _prepare_index(
         self, lock_connection: Connection, *, resume: bool, start_new: bool
     ) -> str | None:
-        """The name of the index to fill, kept and made."""
+        """Register and create the index to fill, or find the interrupted one; returns its name."""
         registered = search_indices.list_indices(lock_connection)
         interrupted = _find_by_state(registered, "building")
         if interrupted and not resume:
             raise Conflict(
-                "a reindex was interrupted; what it was building is still there, and written to",
-                "`instachat reindex --resume` goes on with it, `instachat reindex --abort` removes it",
+                "a reindex was interrupted; its unfinished index exists, and changes are published to it",
+                "`instachat reindex --resume` continues it, `instachat reindex --abort` removes it",
             )
         if interrupted and interrupted.mapping != self._index.mapping_version:
             raise Conflict(
-                f"what was being built is of mapping {interrupted.mapping},"
-                f" this program makes {self._index.mapping_version}",
-                "`instachat reindex --abort` removes it; then `instachat reindex` begins anew",
+                f"the unfinished index has mapping {interrupted.mapping},"
+                f" this program uses mapping {self._index.mapping_version}",
+                "`instachat reindex --abort` removes it; then `instachat reindex` starts again",
             )
         if not interrupted and not start_new and _find_by_state(registered, "live"):
             return None
         found = self._index.list_indices(
             self._alias
-        )  # nothing is begun while Elasticsearch is away
+        )  # raises EngineDown before anything is changed
         if interrupted and interrupted.made and not found.get(interrupted.name):
             raise Failed(
-                f"what was being built, {interrupted.name}, is not in Elasticsearch any more",
-                "`instachat reindex --abort`, then `instachat reindex` begins anew",
+                f"the unfinished index {interrupted.name} is no longer in Elasticsearch",
+                "run `instachat reindex --abort`, then `instachat reindex`",
             )
         name = (
             interrupted.name
@@ -161,7 +161,7 @@ class Reindexer:
         return name
 
     def _register(self, name: str, found: Mapping[str, bool]) -> None:
-        """Have all that changes from now on written to this index; one that is lost is kept no longer."""
+        """Register an index: every change from now on is published to it. Unregister lost indices."""
 
         def register(tx: Connection) -> None:
             registered = search_indices.list_indices(tx)
@@ -176,7 +176,7 @@ class Reindexer:
         with_publish_lock(self._database, register)
 
     def _copy(self, lock_connection: Connection, name: str, progress: ProgressCallback) -> int:
-        """Write all rows behind the checkpoint; returns how many there are altogether."""
+        """Write all rows behind the recorded progress; returns the total number of rows."""
         reached = reindex_state.read_progress(lock_connection, name)
         done, total = reindex_state.count_rows(lock_connection, reached)
         under_way: deque[tuple[list[Document], Future[list[RejectedDocument]]]] = deque()
@@ -188,8 +188,8 @@ class Reindexer:
                 raise self._rejected_error(rejected)
             if not reindex_state.save_progress(lock_connection, name, page[-1][:2]):
                 raise Failed(
-                    f"{name}, which was being built, is not kept any more: somebody has deleted it",
-                    "`instachat reindex` begins anew",
+                    f"{name}, which was being built, is no longer registered: another process has removed it",
+                    "run `instachat reindex` again",
                 )
             done += len(page)
             progress("copied", done, max(done, total))
@@ -224,40 +224,40 @@ class Reindexer:
             islice(self._verifier.differences(name, report_compared), MAX_NAMED_MESSAGES + 1)
         ):
             raise Failed(
-                f"not all messages are in the new search index as they are: {self._describe(differing)};"
+                f"the new search index differs from the stored messages: {self._describe(differing)};"
                 " searches still read the old one",
-                "see `instachat dead list` for what Elasticsearch refused; `instachat reindex --abort`"
-                " removes the new one",
+                "see `instachat dead list` for messages that Elasticsearch refused;"
+                " `instachat reindex --abort` removes the new index",
             )
 
     def _raise_if_stopping(self) -> None:
         if self._stopping.is_set():
             raise Unavailable(
-                "the reindex was told to stop", "`instachat reindex --resume` goes on with it"
+                "the reindex was stopped", "`instachat reindex --resume` continues it"
             )
 
-    # -- going back --------------------------------------------------------------------------------
+    # -- rollback --------------------------------------------------------------------------------
 
     def rollback(self) -> str:
-        """Have searches read the index before the live one, which becomes the one before; returns its name.
+        """Make searches read the previous index, which changes roles with the live one; returns its name.
 
-        Nothing written since is missing there. Raises Failed if there is none that could be searched.
+        It has every change made since. Raises Failed if there is no previous index that can be searched.
         """
         with _exclusive(self._database) as lock_connection:
             registered = _find_by_state(search_indices.list_indices(lock_connection), "previous")
             if registered is None:
                 raise Failed(
-                    "there is no search index to go back to", "`instachat reindex` builds another"
+                    "there is no previous search index", "`instachat reindex` builds another"
                 )
             if registered.mapping != self._index.mapping_version:
                 raise Failed(
-                    f"the index before is of mapping {registered.mapping},"
-                    f" and this program searches {self._index.mapping_version}",
-                    "roll back with the program that made it",
+                    f"the previous index has mapping {registered.mapping},"
+                    f" this program uses mapping {self._index.mapping_version}",
+                    "roll back with the version of the program that created it",
                 )
             if not self._index.list_indices(self._alias).get(registered.name):
                 raise Failed(
-                    f"the index before, {registered.name}, is not in Elasticsearch any more",
+                    f"the previous index {registered.name} is no longer in Elasticsearch",
                     "`instachat reindex` builds another",
                 )
             self._alias_swap.swap(registered.name)
@@ -266,9 +266,9 @@ class Reindexer:
     # -- removing ----------------------------------------------------------------------------------
 
     def abort(self) -> str | None:
-        """Remove what an interrupted reindex was building; returns its name, None if there is nothing.
+        """Remove the unfinished index of an interrupted reindex; returns its name, None if there is none.
 
-        Where no index is left then, changes are no longer noted for one.
+        If no index is left, changes are no longer recorded for publishing.
         """
         with _exclusive(self._database) as lock_connection:
             registered = search_indices.list_indices(lock_connection)
@@ -278,31 +278,31 @@ class Reindexer:
             )
             if interrupted is not None:
                 if live and self._index.list_indices(self._alias).get(live.name):
-                    # A crash may have left the alias on the other.
+                    # A crash may have left the alias on the unfinished index.
                     self._alias_swap.swap_back(live.name)
                 with_publish_lock(self._database, lambda tx: unregister(tx, interrupted.name))
             self._drop_unregistered()
             return interrupted and interrupted.name
 
     def _drop_unregistered(self) -> None:
-        """Remove what SQL does not keep from Elasticsearch; what can't be removed now is, the next time."""
+        """Delete unregistered indices from Elasticsearch; after an error, the next reindex does it."""
         try:
-            # First what is there: none that is kept from now on is among it.
+            # List the existing ones first: an index registered from now on is not among them.
             found = self._index.list_indices(self._alias)
             with self._database.connect() as connection:
                 registered = {one.name for one in search_indices.list_indices(connection)}
             for name in sorted(found.keys() - registered):
                 self._index.drop(name)
-                logger.info("removed the search index %s", name)
+                logger.info("deleted the search index %s", name)
         except InstaChatError as error:
             logger.warning("%s; old search indices stay until the next reindex", error.message)
 
     # -- checking ----------------------------------------------------------------------------------
 
     def check(self, *, progress: ProgressCallback = lambda *_: None) -> IndexCheck:
-        """Whether the live index is of this program's mapping and holds all messages as they are.
+        """Check that the live index has this program's mapping and every message at its current version.
 
-        What waits to become searchable is published first.
+        Publishes everything in the outbox first.
         """
         with self._database.connect() as connection:
             live = search_indices.live_index(connection)
@@ -310,27 +310,27 @@ class Reindexer:
         if live is None:
             return IndexCheck(None, total, ["there is no search index"] if total else [])
         if not live.made:
-            self._publisher.wait_published()  # which makes it, if there is anything to publish
+            self._publisher.wait_published()  # creates the index if there is a message to publish
         if not self._index.list_indices(self._alias).get(live.name):
             lost = live.made or total
             return IndexCheck(live.name, total, ["it is not in Elasticsearch"] if lost else [])
         faults = [
-            f"{path} is not this program's"
+            f"{path} differs from this program's mapping"
             for path in self._index.configuration_differences(live.name)
         ]
         if live.mapping != self._index.mapping_version:
             faults.append(
-                f"it is of mapping {live.mapping}, this program makes {self._index.mapping_version}"
+                f"it has mapping {live.mapping}, this program uses mapping {self._index.mapping_version}"
             )
         keys = self._verifier.differences(
             live.name, lambda done: progress("compared", done, max(done, total))
         )
         if differing := list(islice(keys, MAX_NAMED_MESSAGES + 1)):
-            faults.append(f"it does not hold every message as it is: {self._describe(differing)}")
+            faults.append(f"it differs from the stored messages: {self._describe(differing)}")
         return IndexCheck(live.name, total, faults)
 
     def state(self) -> ReindexState:
-        """How things stand; changes nothing, and Elasticsearch need not be there."""
+        """The current state; changes nothing, and does not need Elasticsearch."""
         with self._database.connect() as connection:
             names = {one.state: one.name for one in search_indices.list_indices(connection)}
             building = names.get("building")
@@ -342,7 +342,7 @@ class Reindexer:
             copied, total = reindex_state.count_rows(connection, reached)
         return ReindexState(names.get("live"), building, names.get("previous"), total, copied)
 
-    # -- inside ------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     @property
     def _alias(self) -> str:
@@ -351,13 +351,13 @@ class Reindexer:
     def _rejected_error(self, rejected: Sequence[RejectedDocument]) -> Failed:
         keys = [one.document[:2] for one in rejected]
         return Failed(
-            f"can't be put into the new search index: {self._describe(keys)}; {rejected[0].reason};"
+            f"can't be indexed: {self._describe(keys)}; {rejected[0].reason};"
             " searches still read the old one",
             "edit or delete it, then `instachat reindex --resume`; `--abort` removes the new index",
         )
 
     def _describe(self, keys: Sequence[MessageKey]) -> str:
-        """Messages as operators name them; of many the first."""
+        """The first messages, with their application, chat and number."""
         with self._database.connect() as connection:
             parents = chats.chat_parents(connection, {chat for chat, _ in keys})
         named = []
@@ -368,9 +368,10 @@ class Reindexer:
 
 
 def disable_publishing(database: Database) -> bool:
-    """Where PostgreSQL searches from now on: keep no index and note no changes; False if that was so.
+    """Unregister all indices and stop recording changes; False if that was so already.
 
-    Elasticsearch is not touched: a later reindex tidies up. Raises Conflict while a reindex runs.
+    For an installation whose searches use PostgreSQL from now on. Elasticsearch is not contacted: a later
+    reindex deletes the indices there. Raises Conflict while a reindex runs.
     """
     with _exclusive(database) as lock_connection:
         noted = outbox.is_publishing(lock_connection)
@@ -381,7 +382,7 @@ def disable_publishing(database: Database) -> bool:
 
 @contextmanager
 def _exclusive(database: Database) -> Iterator[Connection]:
-    """Be the only one that reindexes; Conflict, naming the other, if there is one."""
+    """Hold the reindex lock; raises Conflict, naming the holder, if another reindex runs."""
     try:
         with locks.exclusive_reindex(database) as lock_connection:
             yield lock_connection
@@ -389,8 +390,8 @@ def _exclusive(database: Database) -> Iterator[Connection]:
         holder, since = held.holder
         since_text = f", since {since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if since else ""
         raise Conflict(
-            f"a reindex is running already: {holder}{since_text}; nothing was changed",
-            "wait for its end",
+            f"a reindex is already running: {holder}{since_text}; nothing was changed",
+            "wait until it has ended",
         ) from None
 
 

@@ -1,51 +1,42 @@
-"""Search: the messages of one chat whose text contains a keyword.
+"""Searches one chat for the messages whose text contains a keyword.
 
-Without Elasticsearch, PostgreSQL scans the chat's folded texts: right at once, and quick up to some
-100,000 messages a chat. With it, the index names candidates, and PostgreSQL decides which of them contain
-the keyword *now*: an index that is behind finds a new text a moment later, and never shows one that is
-gone. Text and keyword are folded by the same module, so that every way of searching finds the same.
+Without Elasticsearch, PostgreSQL scans the chat's folded texts: always up to date, and fast up to about
+100,000 messages a chat. With Elasticsearch, the index returns candidates, and PostgreSQL decides which of
+them contain the keyword now: an index that lags finds a new text a moment later, and never shows a text that
+was edited away or deleted. The same module folds texts and keywords, so both ways of searching find the same.
 """
 
 from collections.abc import Iterator
 from typing import Protocol
 
-from backend.domain.errors import Unavailable
+from backend.domain.errors import NoIndex
 from backend.domain.folding import fold_keyword, highlight
 from backend.domain.model import Match, Message
 from backend.storage.postgres import messages, search_indices, statements
 from backend.storage.postgres.database import Database
 from backend.storage.search_index import IndexMissing, SearchIndex
 
-# Candidates asked for beyond the limit. All contain a keyword of one gram, but those that have just changed.
+# Candidates requested beyond the limit. A candidate for a keyword of one gram contains it, unless the message
+# has just changed.
 ONE_GRAM_SPARES = 10
-# The grams of a longer keyword may stand apart: with 100, 299 of 300 pages are full at once; with 10, 290.
+# The grams of a longer keyword may stand apart in a candidate. With 100 spares, one request fills 299 of 300
+# pages; with 10 spares, 290.
 LONG_KEYWORD_SPARES = 100
-MAX_CANDIDATES = 5_000  # candidates of one request
-
-
-class NoIndex(Unavailable):
-    """Elasticsearch is to search, and nobody has built an index of the messages that were there before."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "INSTACHAT_ELASTICSEARCH_URL is set, and there is no search index of this installation's"
-            " messages yet",
-            "build it with `instachat reindex`; without that setting PostgreSQL searches",
-        )
+MAX_CANDIDATES = 5_000  # per request
 
 
 class Searcher(Protocol):
     """One way of searching."""
 
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
-        """At most `limit` messages of the chat behind number `after` that contain the folded keyword."""
+        """Up to `limit` messages of the chat, above number `after`, that contain the folded keyword."""
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:
-        """Whether a search would find all that is stored of the chat under these numbers."""
+        """Whether a search finds every stored message of the chat from `first` to `last`."""
 
 
 class ScanSearcher:
-    """Searching by scanning a chat's folded texts in PostgreSQL."""
+    """Searches by scanning a chat's folded texts in PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -56,23 +47,23 @@ class ScanSearcher:
             return messages.search_messages(connection, chat_id, keyword, after, limit)
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:  # noqa: ARG002  # as in Searcher
-        """What is stored is found."""
+        """True: a scan finds every stored message."""
         return True
 
 
 class IndexSearcher:
-    """Searching by an index in Elasticsearch, and PostgreSQL's word on what it names."""
+    """Searches the index for candidates, which PostgreSQL verifies."""
 
     def __init__(self, database: Database, index: SearchIndex) -> None:
         self._database = database
         self._index = index
 
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
-        """See Searcher. Raises NoIndex where no index holds all messages."""
+        """See Searcher. Raises NoIndex if no index holds all messages."""
         found: list[Message] = []
         one_gram = len(keyword) <= self._index.max_gram_length
         size = limit + (ONE_GRAM_SPARES if one_gram else LONG_KEYWORD_SPARES)
-        # One connection for all of it, as taking another costs time. It is in no transaction.
+        # One connection for all requests, because checking one out takes time. It is in autocommit.
         with self._database.connect() as connection:
             live = _require_live(search_indices.live_index(connection))
             while True:
@@ -81,7 +72,7 @@ class IndexSearcher:
                 except IndexMissing:
                     if live.made:
                         raise
-                    return []  # nothing was published yet
+                    return []  # no message was published yet
                 if numbers:
                     left = limit - len(found)
                     found += messages.filter_candidates(connection, chat_id, numbers, keyword, left)

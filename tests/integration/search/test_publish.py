@@ -9,10 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.bootstrap import Backend, open_backend
-from backend.domain.errors import EngineDown, Unavailable
+from backend.domain.errors import EngineDown, NoIndex, Unavailable
 from backend.ingest.requests import AcceptRequest
 from backend.search.publish import Publisher, register_first_index
-from backend.search.searcher import NoIndex
 from backend.storage.elasticsearch import index as index_module
 from backend.storage.elasticsearch import mapping
 from backend.storage.elasticsearch.index import ElasticsearchIndex

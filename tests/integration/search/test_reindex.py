@@ -14,11 +14,10 @@ import pytest
 from sqlalchemy import Connection, text
 
 from backend.bootstrap import Backend, open_backend
-from backend.domain.errors import Conflict, EngineDown, Failed, Unavailable
+from backend.domain.errors import Conflict, EngineDown, Failed, NoIndex, Unavailable
 from backend.ingest.requests import AcceptRequest
 from backend.search import alias_swap, reindex
 from backend.search.reindex import Reindexer
-from backend.search.searcher import NoIndex
 from backend.settings import Settings
 from backend.storage.elasticsearch import mapping
 from backend.storage.elasticsearch.index import ElasticsearchIndex
@@ -236,7 +235,7 @@ def test_changes_made_meanwhile_are_neither_lost_nor_undone(
 
 def test_a_rollback_loses_nothing_written_since(core: Backend, token: str) -> None:
     """Every write goes to both indices, so going back and forth changes no result."""
-    with pytest.raises(Failed, match="no search index to go back to"):
+    with pytest.raises(Failed, match="no previous search index"):
         reindexer(core).rollback()
     store_messages(core, token, "one apple")
     publish_all(core)
@@ -348,7 +347,7 @@ def test_killed_it_is_resumed_and_two_at_once_are_one(core: Backend, token: str)
     wait_until(lambda: not _locked(core))
     code, said = run_command(core, "reindex")
     assert code == 6
-    assert "`instachat reindex --resume` goes on" in said
+    assert "`instachat reindex --resume` continues" in said
     before = copied_messages(core)
     assert 0 < before < MANY_MESSAGES
     progress_calls = ProgressCalls()
@@ -542,7 +541,7 @@ def test_an_installation_that_had_none_gets_one(
         assert run_command(core, "reindex", "--check")[0] == 0
     with open_backend(plain) as core:
         code, said = run_command(core, "reindex", "--abort", "-o", "table")
-        assert (code, "no longer noted" in said) == (0, True)
+        assert (code, "no longer queued" in said) == (0, True)
         store_messages(core, token, "five apples")
         assert (unpublished_messages(core), registered_indices(core)) == (0, {})
 
@@ -590,7 +589,7 @@ def test_a_build_that_is_deleted_fails(core: Backend, token: str) -> None:
 
     with pytest.raises(Failed, match="is not in Elasticsearch"):
         reindexer(core).build(progress=delete)
-    with pytest.raises(Failed, match="not in Elasticsearch any more"):
+    with pytest.raises(Failed, match="no longer in Elasticsearch"):
         reindexer(core).build(resume=True)
     assert reindexer(core).abort()
     assert search_numbers(core, token, "apple") == [1]
@@ -637,7 +636,7 @@ def test_a_check_knows_another_mapping(
     with monkeypatch.context() as patched:
         patched.setattr(ElasticsearchIndex, "mapping_version", MAPPING_VERSION + 1)
         assert reindexer(core).check().faults == [
-            f"it is of mapping {MAPPING_VERSION}, this program makes 2"
+            f"it has mapping {MAPPING_VERSION}, this program uses mapping 2"
         ]
     fields = {**mapping.INDEX_MAPPING["properties"], "text": {"type": "text", "analyzer": "simple"}}
     with monkeypatch.context() as patched:
@@ -646,8 +645,8 @@ def test_a_check_knows_another_mapping(
             mapping, "INDEX_SETTINGS", {**mapping.INDEX_SETTINGS, "sort": {"field": "chat"}}
         )
         assert reindexer(core).check().faults == [
-            "mappings.properties.text.analyzer is not this program's",
-            "settings.sort.field is not this program's",
+            "mappings.properties.text.analyzer differs from this program's mapping",
+            "settings.sort.field differs from this program's mapping",
         ]
 
 
@@ -698,7 +697,7 @@ def test_a_worker_reindexes_when_asked(core: Backend, token: str, tmp_path: Path
     finally:
         worker.process.kill()
     assert result.code == 0
-    assert "the reindex was told to stop" in result.err
+    assert "the reindex was stopped" in result.err
     assert reindexer(core).build(resume=True)
     assert search_numbers(core, token, f"message {MANY_MESSAGES - 1}") == [MANY_MESSAGES - 1]
 
