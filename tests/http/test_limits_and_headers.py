@@ -3,9 +3,12 @@
 import json
 import resource
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -49,11 +52,22 @@ def low_limit_server(
     """A server with the usual low limit of open files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    def fewer() -> None:
+    def limit() -> None:
         die_with_parent()
         resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, most))
 
-    monkeypatch.setattr(http_server, "die_with_parent", fewer)
+    def start_limited(
+        module: str, *arguments: str, environment: dict[str, str], stderr: IO[bytes]
+    ) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            env=environment,
+            preexec_fn=limit,  # noqa: PLW1509
+        )
+
+    monkeypatch.setattr(http_server, "start_module", start_limited)
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     with http_server.running_server(settings, tmp_path) as server:
         yield server
