@@ -17,6 +17,7 @@ from backend.domain.errors import Closing, InstaChatError, Unavailable
 from backend.domain.events import pack_messages
 from backend.domain.model import (
     Accepted,
+    NewMessage,
     Parent,
 )
 from backend.ingest.counters import Counters
@@ -46,14 +47,14 @@ class _PendingCreation:
     """A creation of a batch, and its requests: the place of each, and how many numbers it asks for."""
 
     request: AcceptRequest
-    texts: list[str]
+    new_messages: list[NewMessage]
     positions: list[tuple[int, int]]
 
     def creation(self) -> Creation:
         kind, parent, _, packed, key, body_hash = self.request
-        if self.texts:
+        if self.new_messages:
             assert parent.chat
-            packed = pack_messages(parent.token, parent.chat, self.texts)
+            packed = pack_messages(parent.token, parent.chat, self.new_messages)
         return Creation(kind, parent, packed, key, body_hash)
 
 
@@ -145,18 +146,18 @@ class Acceptor:
         open_: dict[Parent, _PendingCreation] = {}
         """Creations that further messages of that chat can join: only messages came after them."""
         for place, request in enumerate(requests):
-            kind, parent, texts, _, key, _ = request
+            kind, parent, new_messages, _, key, _ = request
             joins = kind == "messages" and not key
             if joins and (part := open_.get(parent)):
-                part.texts += texts
-                part.positions.append((place, len(texts)))
+                part.new_messages += new_messages
+                part.positions.append((place, len(new_messages)))
                 continue
             try:
                 shard = self._counters.shard(parent.token)
             except InstaChatError as error:
                 answers[place] = error
                 continue
-            part = _PendingCreation(request, list(texts), [(place, len(texts))])
+            part = _PendingCreation(request, list(new_messages), [(place, len(new_messages))])
             shards.setdefault(shard, []).append(part)
             if joins:
                 open_[parent] = part
@@ -233,7 +234,7 @@ class Acceptor:
                 refused.append((part, reply))
                 continue
             first, last, entry = reply
-            if len(part.positions) == 1:  # also chats and deletions, whose count of texts is 0
+            if len(part.positions) == 1:  # also chats and deletions, which have no new messages
                 answers[part.positions[0][0]] = Accepted(first, last, shard, entry)
                 continue
             for place, count in part.positions:

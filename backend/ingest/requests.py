@@ -9,10 +9,11 @@ from backend.domain.errors import Invalid, KeyReused
 from backend.domain.events import pack_chats, pack_deletion
 from backend.domain.model import (
     MAX_BATCH,
+    NewMessage,
     Parent,
     checked_count,
+    checked_message,
     checked_number,
-    checked_text,
     checked_token,
 )
 from backend.storage.redis.idempotency_keys import hash_idempotency_key
@@ -23,13 +24,12 @@ MAX_KEY_LENGTH = 255
 class AcceptRequest(NamedTuple):
     """One valid request; made by `chats`, `messages` or `deletion`.
 
-    `texts` are the texts of new messages, which are packed when they are accepted; the events of any other
-    request are in `packed`.
+    `new_messages` are packed when they are accepted; the events of any other request are in `packed`.
     """
 
     kind: str
     parent: Parent
-    texts: Sequence[str] = ()
+    new_messages: Sequence[NewMessage] = ()
     packed: Sequence[tuple[int, bytes]] = ()
     key: str = ""
     body_hash: str = ""
@@ -52,7 +52,7 @@ class AcceptRequest(NamedTuple):
         cls,
         token: str,
         chat: int,
-        texts: Sequence[str],
+        new_messages: Sequence[NewMessage],
         *,
         key: str | None = None,
         route: str = "messages",
@@ -60,19 +60,23 @@ class AcceptRequest(NamedTuple):
         """A request for new messages of a chat, 1 to 1,000 at once; they get consecutive numbers.
 
         An idempotency `key` is valid within its `route` and chat. Raises Invalid, with the position of the
-        first invalid text, or NotFound.
+        first invalid message, or NotFound.
         """
         parent = Parent(checked_token(token), checked_number(chat))
-        if not 1 <= len(texts) <= MAX_BATCH:
-            raise Invalid(f"{len(texts):,} messages in one request: 1 to {MAX_BATCH:,} are allowed")
-        for position, text in enumerate(texts, 1):
+        if not 1 <= len(new_messages) <= MAX_BATCH:
+            raise Invalid(
+                f"{len(new_messages):,} messages in one request: 1 to {MAX_BATCH:,} are allowed"
+            )
+        for position, message in enumerate(new_messages, 1):
             try:
-                checked_text(text)
+                checked_message(message)
             except Invalid as error:
-                where = f" (message {position} of {len(texts)})" if len(texts) > 1 else ""
+                where = (
+                    f" (message {position} of {len(new_messages)})" if len(new_messages) > 1 else ""
+                )
                 raise Invalid(error.message + where) from None
-        request = cls("messages", parent, texts)
-        return request if key is None else request._with_key(route, key, list(texts))
+        request = cls("messages", parent, new_messages)
+        return request if key is None else request._with_key(route, key, list(new_messages))
 
     @classmethod
     def deletion(

@@ -49,7 +49,7 @@ async def create_message(
     """Create a message and return its number at once, as soon as the message is in the log."""
     # Most requests do not reach this function: server/fast_path.py answers them.
     accepted = await service.accept(
-        AcceptRequest.messages(token, chat, [body.message.text], key=idempotency_key)
+        AcceptRequest.messages(token, chat, [body.message.new_message()], key=idempotency_key)
     )
     status = await service.creation_status(wait, token, chat, accepted)
     return JSONResponse(serialization.number(accepted.first), status)
@@ -70,9 +70,9 @@ async def create_messages(
     wait: Wait = None,
 ) -> Response:
     """Create 1 to 1,000 messages at once. They get consecutive numbers in their order."""
-    texts = [message.text for message in body.messages]
+    new_messages = [message.new_message() for message in body.messages]
     accepted = await service.accept(
-        AcceptRequest.messages(token, chat, texts, key=idempotency_key, route="batch")
+        AcceptRequest.messages(token, chat, new_messages, key=idempotency_key, route="batch")
     )
     status = await service.creation_status(wait, token, chat, accepted)
     return JSONResponse(serialization.numbers(accepted.first, accepted.last), status)
