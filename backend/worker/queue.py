@@ -1,7 +1,14 @@
-"""The job queue, on Huey: the only module that names Huey or its Redis.
+"""The job queue, on Huey. No other module of the backend imports Huey or speaks to the queue's Redis.
 
-Huey removes a task before it runs it, so a crash loses the task. Therefore a job carries no message: it only
+Huey removes a job before it runs it, so a crash loses the job. Therefore a job carries no message: it only
 wakes a worker up, and every worker also sweeps on its own timer, which finds what a lost job asked for.
+
+To use another queue, keep the methods of `JobQueue` and this contract:
+- `notify_…` never raise and never block for long; at 100 queued jobs they drop the job.
+- No job is taken while `may_work` returns False, even if the pause came while a thread waited for a job.
+- An error of a handler, or a job that can't be read, is logged or discarded and ends no thread.
+- While Redis does not answer, the threads retry; they take jobs again when it is back, also if it is full.
+- Leaving `consuming` waits for the jobs that run. No thread keeps the process alive.
 """
 
 import json
@@ -23,6 +30,8 @@ from backend.settings import redact
 PAUSED_POLL_SECONDS = 0.5
 SHUTDOWN_TIMEOUT_SECONDS = 30  # for the jobs that run when a worker ends
 CONSUMER_THREADS = 2
+QUEUE_NAME = "instachat"
+QUEUE_KEY = f"huey.redis.{QUEUE_NAME}"  # the list of the jobs; Huey gives it that name
 MAX_QUEUED_WAKE_UPS = 100
 PAGE_SIZE = 1_000  # jobs read at once when they are counted
 
@@ -33,7 +42,7 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class JobHandlers:
-    """What a worker does for each kind of job. A handler must not raise: Huey would only log the error."""
+    """What a worker does for each kind of job. A handler should not raise: the queue only logs its error."""
 
     drain: Callable[[int], object]
     """Takes the shard."""
@@ -62,7 +71,7 @@ class JobQueue:
                 "it looks like redis://HOST:6379/0 (INSTACHAT_HUEY_URL)",
             ) from None
         self._huey = PausableHuey(
-            "instachat",
+            QUEUE_NAME,
             results=False,
             serializer=JsonSerializer(),
             connection_pool=pool,

@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from backend.bootstrap import Backend
+from backend.worker.queue import QUEUE_KEY
 from tests.cli.conftest import Cli
 from tests.support.fork_server import ForkedProcess
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
@@ -37,7 +38,7 @@ def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
     core.jobs.notify_drain(1)
     core.jobs.notify_drain(2)
     core.jobs.notify_cascade()
-    core.log.redis.lpush("huey.redis.instachat", "rubbish")
+    core.log.redis.lpush(QUEUE_KEY, "rubbish")
     shown = cli("queue", "show").json
     assert shown["jobs"] == {"cascade": 1, "drain": 2, "unreadable": 1}
     assert (shown["waiting"], shown["paused"], shown["workers"]) == (4, False, 0)

@@ -1,4 +1,4 @@
-"""The log and the counters: all of InstaChat's data in Redis, which only the scripts change.
+"""The log and the counters: InstaChat's data in Redis, which only the scripts change.
 
 A shard's keys have the same hash tag, so that each script works on one slot of a Redis Cluster:
 
@@ -6,11 +6,13 @@ A shard's keys have the same hash tag, so that each script works on one slot of 
     instachat:{3}:log                 the stream of accepted events, with ids `epoch-sequence`
     instachat:{3}:app:TOKEN           the counter of an application's chats
     instachat:{3}:chat:TOKEN:NUMBER   the counter of a chat's messages
-    instachat:{3}:dirty               the parents whose counts SQL does not have yet, by the time of the
-    change instachat:{3}:wake-up             exists while a requested drain has not started
-    instachat:{3}:key:…               the answer to a request with an idempotency key instachat:workers
-    the time of each worker's last heartbeat instachat:paused                  exists while workers may not
-    take jobs or sweep
+    instachat:{3}:dirty               the parents whose counts SQL does not have yet, by time of the change
+    instachat:{3}:wake-up             exists while a requested drain has not started
+    instachat:{3}:key:…               the answer to a request with an idempotency key
+    instachat:workers                 the time of each worker's last heartbeat
+    instachat:paused                  exists while workers may not take jobs or sweep
+
+The job queue has a key of its own, in the queue's Redis (see `worker/queue.py`).
 
 Nothing here retries: a call whose reply was lost may have issued numbers, and a retry would issue others.
 Each script in `backend/storage/redis/scripts` documents its keys and replies.

@@ -18,7 +18,7 @@ from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.redis.types import Creation
-from backend.worker.queue import JobHandlers
+from backend.worker.queue import QUEUE_KEY, JobHandlers
 from tests.conftest import Engines
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -365,6 +365,7 @@ def test_a_wrong_kind_of_job_does_no_harm(backend: Backend, chat: str) -> None:
     """A value in the queue that is not JSON, or names no job, is discarded."""
     assert isinstance(backend.log.redis, redis.Redis)
     for rubbish in (b"\x80\x04pickle", b"{}", b'{"name": "os.system", "args": ["true"]}', b"[1]"):
-        backend.log.redis.lpush("huey.redis.instachat", rubbish)
+        backend.log.redis.lpush(QUEUE_KEY, rubbish)
     accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, ["a"]))
     assert backend.catalog.waiting.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
+    wait_until(lambda: backend.jobs.length() == 0)
