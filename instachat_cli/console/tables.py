@@ -71,7 +71,7 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
             if at or not header:
                 _print(console, "")
             fields = (
-                (name, _format_cell(console, name, row).append(_time_zone_suffix(name)))
+                (name, _format_cell(console, name, row).append(_time_zone_suffix(name, row[name])))
                 for name in columns
             )
             _print(console, _grid(console, fields))
@@ -143,7 +143,7 @@ def _record(console: Console, fields: Body) -> Table:
 def _value(name: str, value: Any) -> Text:
     lines = value.split("\n") if name == "text" else [value]
     return Text("\n".join(_format_value(name, line) for line in lines)).append(
-        _time_zone_suffix(name)
+        _time_zone_suffix(name, value)
     )
 
 
@@ -180,9 +180,9 @@ def _format_value(name: str, value: Any) -> str:
     return visible(str(value))
 
 
-def _time_zone_suffix(name: str) -> str:
-    """The time zone, which a table names in the title of the column."""
-    return " UTC" if name.endswith("_at") else ""
+def _time_zone_suffix(name: str, value: Any) -> str:
+    """The time zone of a time, which a table names in the title of the column; nothing for no time."""
+    return " UTC" if name.endswith("_at") and value is not None else ""
 
 
 def _two_lines(first: str, second: str | None, style: str) -> Text:
