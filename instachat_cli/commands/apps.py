@@ -14,6 +14,9 @@ app = group(
     """
 )
 
+# What a table shows; JSON has every field.
+COLUMNS = ("token", "chats_count", "created_at", "name")
+
 
 @command(app)
 def create(name: Name, output: Output = None) -> None:
@@ -41,9 +44,7 @@ def list_(limit: Limit = None, output: Output = None) -> None:
 
     with backend_context() as core:
         bodies = map(serialization.application, core.catalog.applications.list(limit=limit))
-        Printer(output).many(
-            bodies, ["token", "chats_count", "created_at", "name"], "no applications yet"
-        )
+        Printer(output).many(bodies, COLUMNS, "no applications yet")
 
 
 @command(app)

@@ -26,6 +26,9 @@ app = group(
     """
 )
 
+# What a table shows; JSON has every field.
+COLUMNS = ("number", "messages_count", "created_at", "updated_at")
+
 
 @command(app)
 def create(
@@ -64,9 +67,7 @@ def list_(token: Token, limit: Limit = None, after: After = 0, output: Output = 
 
     with backend_context() as core:
         bodies = map(serialization.chat, core.catalog.chats.list(token, after=after, limit=limit))
-        Printer(output).many(
-            bodies, ["number", "messages_count", "created_at", "updated_at"], "no chats"
-        )
+        Printer(output).many(bodies, COLUMNS, "no chats")
         note_unstored(core, token)
 
 

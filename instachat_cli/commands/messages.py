@@ -42,6 +42,9 @@ TextOrDash = Annotated[
     ),
 ]
 
+# What a table shows; JSON has every field.
+COLUMNS = ("number", "created_at", "text")
+
 
 @command(app)
 def create(
@@ -86,7 +89,7 @@ def list_(
         bodies = map(
             serialization.message, core.catalog.messages.list(token, chat, after=after, limit=limit)
         )
-        Printer(output).many(bodies, ["number", "created_at", "text"], "no messages")
+        Printer(output).many(bodies, COLUMNS, "no messages")
         note_unstored(core, token)
 
 

@@ -12,6 +12,9 @@ Keyword = Annotated[
     str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters; no wildcards or operators.")
 ]
 
+# What a table shows; JSON has every field.
+COLUMNS = ("number", "created_at", "text")
+
 
 def search(
     token: Token,
@@ -32,6 +35,6 @@ def search(
     with backend_context() as core:
         matches = core.catalog.messages.search(token, chat, keyword, after=after, limit=limit)
         bodies = map(serialization.match, matches)
-        Printer(output).many(bodies, ["number", "created_at", "text"], "nothing found")
+        Printer(output).many(bodies, COLUMNS, "nothing found")
         note_unstored(core, token)
         note_unsearchable(core)
