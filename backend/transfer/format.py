@@ -127,7 +127,8 @@ def format_application(row: ExportedApplication) -> str:
 
 def format_chat(row: ExportedChat) -> str:
     """The line of a chat, with its end."""
-    content = _REMOVED if row.messages_count is None else f'"messages_count": {row.messages_count}'
+    removed = row.messages_count is None  # a tombstone has no count: see ExportedChat
+    content = _REMOVED if removed else f'"messages_count": {row.messages_count}'
     head = f'{{"type": "chat", "token": "{row.token}", "number": {row.number}, '
     return f"{head}{content}{_times(row.created_at, row.updated_at)}\n"
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from backend.bootstrap import Backend, open_backend
+from backend.domain import serialization
 from backend.domain.errors import Conflict, Failed, Invalid, NotFound, Unavailable
 from backend.domain.events import pack_messages
-from backend.domain.model import EntryId, Parent
+from backend.domain.model import Application, Chat, EntryId, Message, Parent
 from backend.domain.serialization import rfc3339
 from backend.ingest import barrier, direct_write
 from backend.ingest.barrier import Barrier
@@ -28,6 +29,7 @@ from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import exports, imports, locks, shards
+from backend.storage.postgres.statements import field_names
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import Creation, StaleEpoch
 from backend.transfer import diff, importer
@@ -54,6 +56,7 @@ TEXTS = [
 ]
 T = "t" * 24
 AT = "2026-01-31T23:59:59.000000Z"
+TIME = datetime.fromisoformat(AT)
 
 
 def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
@@ -426,6 +429,84 @@ def test_what_differs_is_a_conflict(untouched: Backend, line: dict[str, Any], di
     assert (work.counts.stored, work.counts.skipped) == (0, 1)
     assert contents(untouched) == before
     assert said(dry_run(untouched, lines)) == said(faults)
+
+
+LINES: dict[type, Callable[..., dict[str, Any]]] = {
+    ApplicationLine: application,
+    ChatLine: chat,
+    MessageLine: message,
+}
+NAMES = {
+    "token",
+    "parent",
+    "number",
+}  # these say which application, chat or message a line describes
+# Another value for each other field. The removal of an application or a message is a missing content.
+OTHER_VALUES = {
+    "name": "other",
+    "text": "other",
+    "removed": True,
+    "created_at": "2026-01-31T23:59:58.000000Z",
+    "updated_at": LATER,
+}
+FIELDS = [
+    pytest.param(make, field, id=f"{line_type.__name__}.{field}")
+    for line_type, make in LINES.items()
+    for field in field_names(line_type)
+    if field not in NAMES
+]
+
+
+@pytest.mark.parametrize(("make", "field"), FIELDS)
+def test_each_field_is_compared(
+    untouched: Backend, make: Callable[..., dict[str, Any]], field: str
+) -> None:
+    """A line that differs from what is stored in one field only, whichever, is a conflict."""
+    faults = dry_run(untouched, [make(**{field: OTHER_VALUES[field]})])
+    assert [type(fault.error) for fault in faults] == [Conflict]
+    assert faults[0].error.message.endswith(f"differs from what is there in {field}")
+
+
+def test_each_field_is_stored_and_exported(backend: Backend) -> None:
+    """Lines of which each field has another value than usual come back with all of them."""
+    unchanged = NAMES | {"removed"}
+    lines = [
+        make(
+            **{name: OTHER_VALUES[name] for name in field_names(line_type) if name not in unchanged}
+        )
+        for line_type, make in LINES.items()
+    ]
+    assert load(backend, lines)[1] == []
+    for line, exported in zip(lines, bodies(export(backend)), strict=True):
+        assert line.items() <= exported.items()
+
+
+@pytest.mark.parametrize(
+    ("exported", "body", "more"),
+    [
+        (
+            application_line(T, "n", 1, AT, AT),
+            serialization.application(Application(T, "n", 1, TIME, TIME, 1)),
+            {"type"},
+        ),
+        (
+            chat_line(T, 1, 1, AT, AT),
+            serialization.chat(Chat(1, 1, TIME, TIME)),
+            {"type", "token"},
+        ),
+        (
+            message_line(T, 1, 1, "x", AT, AT),
+            serialization.message(Message(1, "x", TIME, TIME, 1)),
+            {"type", "token", "chat"},
+        ),
+    ],
+    ids=["application", "chat", "message"],
+)
+def test_a_line_has_every_field_of_the_body(
+    exported: str, body: dict[str, Any], more: set[str]
+) -> None:
+    """And its kind, and its parent's name."""
+    assert json.loads(exported).keys() == body.keys() | more
 
 
 def said(faults: list[LineFault]) -> list[tuple[int, type, str]]:

@@ -1,16 +1,19 @@
 """`tables` declares what the migrations create: every column, default, constraint and index."""
 
+import re
 import warnings
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import Table, TextClause, text
 
-from backend.storage.postgres import imports, messages
+from backend.domain.model import Application, Chat
+from backend.storage.postgres import chats, exports, imports, messages
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.tables import message, metadata
-from backend.transfer.format import MessageLine
+from backend.storage.postgres.statements import field_names
+from backend.storage.postgres.tables import application, chat, message, metadata
+from backend.transfer.format import ApplicationLine, ChatLine, MessageLine
 from tests.conftest import Engines
 
 COLUMNS = """
@@ -69,6 +72,46 @@ def test_every_way_of_storing_a_message_names_every_column() -> None:
     assert {*messages.MessageRow._fields, *times, *set_by_sql} == columns
     assert {*messages.COPY_COLUMNS, *set_by_sql} == columns
     assert set(imports.COPY_COLUMNS) == columns
+
+
+APPLICATION_DEFAULTS = {"id", "chats_issued", "chats_removed", "chats_count", "rows_left"}
+CHAT_DEFAULTS = {"id", "messages_issued", "messages_removed", "messages_count", "rows_left"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "table", "defaults"),
+    [
+        (imports.INSERT_APPLICATIONS, application, APPLICATION_DEFAULTS),
+        (chats.INSERT, chat, CHAT_DEFAULTS | {"removed_at", "state"}),  # a new chat is stored
+        (imports.INSERT_CHATS, chat, CHAT_DEFAULTS),
+    ],
+    ids=["import applications", "new chats", "import chats"],
+)
+def test_every_way_of_storing_a_parent_names_every_column(
+    statement: TextClause, table: Table, defaults: set[str]
+) -> None:
+    """Each column is set by the statement, or listed here because its default is right."""
+    found = re.search(rf"INSERT INTO {table.name} \(([^)]+)\)", statement.text)
+    assert found
+    assert sorted([*found[1].split(", "), *defaults]) == sorted(table.c.keys())
+
+
+def test_a_transfer_has_every_field_of_an_application() -> None:
+    """A line has no version: an import makes it of `updated_at`. The count is not imported."""
+    exported = {*field_names(Application)} - {"version"}
+    assert exported <= {*exports.ExportedApplication._fields}
+    for row_type in (ApplicationLine, imports.ImportedApplication, imports.StoredParent):
+        assert exported - {"chats_count"} <= {*row_type._fields}
+
+
+def test_a_transfer_has_every_field_of_a_chat() -> None:
+    """The count is not imported. Where both kinds of parents are compared, a chat's number is `chat`."""
+    exported = {*field_names(Chat)}
+    assert exported <= {*exports.ExportedChat._fields}
+    imported = exported - {"messages_count"}
+    for row_type in (ChatLine, imports.ImportedChat):
+        assert imported <= {*row_type._fields}
+    assert imported - {"number"} | {"chat"} <= {*imports.StoredParent._fields}
 
 
 def test_a_transfer_has_all_that_a_user_wrote() -> None:
