@@ -35,7 +35,11 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A chat of an application. `messages_count` is the live count."""
+    """A chat of an application. `messages_count` is the live count.
+
+    `updated_at` is the time of the last change of the chat itself, not of its messages or their count. Only
+    its deletion changes a chat, so until then `updated_at` equals `created_at`, unless an import set it.
+    """
 
     number: int
     messages_count: int
