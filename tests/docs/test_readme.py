@@ -30,7 +30,7 @@ def blocks(name: str) -> str:
 def environment() -> Iterator[dict[str, str]]:
     """A user's environment with an empty home folder and without addresses of engines."""
     # Also without the variables that the `make` of the tests passes to the `make` of the demo.
-    ours = ("INSTACHAT_", "MAKE", "MFLAGS")
+    ours = ("INSTACHAT_", "MAKE", "MFLAGS", "ARGS")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     home = scratch_folder("readme")
     yield kept | {"INSTACHAT_HOME": str(home), "INSTACHAT_PORT": str(free_port())}

@@ -5,12 +5,13 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple
 
 from sqlalchemy import exists, func, select, text
+from sqlalchemy.exc import DBAPIError
 
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.tables import outbox, search_index
@@ -53,6 +54,7 @@ NAME_SESSION = text(
 )
 NAME_TRANSACTION = text("SELECT set_config('application_name', :name, true)")
 TRY_LOCK_REINDEX = text("SELECT pg_try_advisory_lock(:class, :object)")
+UNLOCK_REINDEX = text("SELECT pg_advisory_unlock(:class, :object)")
 HOLDER_OF_REINDEX = text(
     """
     SELECT a.application_name AS name, a.backend_start AS since
@@ -83,7 +85,12 @@ def exclusive_reindex(database: Database) -> Iterator[Connection]:
         connection.execute(NAME_SESSION, {"name": _holder_name()})
         if not connection.scalar(TRY_LOCK_REINDEX, _REINDEX_LOCK):
             raise ReindexRunning(_holder(connection))
-        yield connection
+        try:
+            yield connection
+        finally:
+            # PostgreSQL notices a closed connection a moment later; the next reindex need not wait for that.
+            with suppress(DBAPIError):  # the connection is lost, and the lock with it
+                connection.execute(UNLOCK_REINDEX, _REINDEX_LOCK)
 
 
 def _holder_name() -> str:
