@@ -26,7 +26,7 @@ from backend.domain.model import EntryId, checked_token, no_application, shard_o
 from backend.ingest.barrier import Barrier, wait_cursor
 from backend.reconcile.comparison import CheckResults, Comparison
 from backend.reconcile.documents import check_documents
-from backend.reconcile.findings import Check, Finding, ReconcileSummary
+from backend.reconcile.findings import Check, Finding, ReconcileSummary, rule_of
 from backend.reconcile.orphan_counters import check_orphan_counters
 from backend.reconcile.orphan_messages import check_orphan_messages
 from backend.reconcile.parents import check_parents
@@ -129,7 +129,10 @@ class Reconciliation:
             for check in Check:
                 if check is Check.ORPHAN_COUNTERS:
                     stack.close()  # the check does not read the snapshot, which holds up vacuum
-                yield from _run(check, comparison, snapshot)
+                for result in _run(check, comparison, snapshot):
+                    if isinstance(result, Finding):
+                        assert check in rule_of(result.kind).checks, (check, result.kind)
+                    yield result
 
     def _wait_drained(self, shard: int, end: EntryId | None) -> bool:
         """Wait until SQL has passed an entry of a shard's log, or its current end (None).

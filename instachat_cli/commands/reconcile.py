@@ -67,8 +67,8 @@ def _check(summary: "ReconcileSummary", *, repair: bool, dry_run: bool) -> None:
         if repair and not dry_run:
             raise CheckFailed(
                 f"{differences} can't be repaired automatically",
-                "a document without a row may be the only remaining copy of a message: keep it and look for"
-                " a backup",
+                "docs/reconcile.md says what each kind means; a document without a row may be the only"
+                " remaining copy of a message: keep it and look for a backup",
             )
         hint = "`instachat reconcile --repair` repairs every difference that can be repaired"
         raise CheckFailed(f"{differences} between the stores", None if repair else hint)

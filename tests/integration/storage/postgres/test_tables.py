@@ -28,6 +28,10 @@ CONSTRAINTS = """
 INDEXES = """
     SELECT tablename, indexname, indexdef FROM pg_indexes
     WHERE schemaname = 'public' AND tablename <> 'alembic_version'"""
+PARTITIONS = """
+    SELECT relname, pg_get_partkeydef(oid), pg_get_expr(relpartbound, oid) FROM pg_class
+    WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace
+      AND (relkind = 'p' OR relispartition)"""
 OPTIONS = {"compare_type": True, "compare_server_default": True}
 
 
@@ -54,7 +58,11 @@ def test_autogenerate_finds_no_difference(migrated: Database) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-@pytest.mark.parametrize("query", [COLUMNS, CONSTRAINTS, INDEXES], ids=["columns", "keys", "index"])
+@pytest.mark.parametrize(
+    "query",
+    [COLUMNS, CONSTRAINTS, INDEXES, PARTITIONS],
+    ids=["columns", "keys", "index", "partitions"],
+)
 def test_the_declarations_make_the_same_tables(
     migrated: Database, declared: Database, query: str
 ) -> None:
