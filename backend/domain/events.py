@@ -4,6 +4,9 @@ The field is `first at payload`: the first number and the time in microseconds, 
 when it runs, and the payload, which is packed here before. Many messages of a chat, from one request or
 several, become few entries of many texts each: that makes accepting and reading cheap. An entry is never
 split.
+
+Workers of the previous release read the log, too, while an upgrade rolls out. A new member of a payload is
+therefore optional, and written only where it is needed.
 """
 
 import json
@@ -17,7 +20,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, convert
 from msgspec.json import Decoder
 
-from backend.domain.model import MAX_BATCH, MAX_NUMBER
+from backend.domain.model import MAX_BATCH, MAX_NUMBER, NewMessage
 
 MAX_ENTRY_BYTES = 64 * 1024  # of texts; a single text may be longer: 10,000 code points, 40 kB
 MAX_ENTRY_TEXTS = 500
@@ -42,13 +45,22 @@ class ChatsCreated(Struct, frozen=True, gc=False):
 
 
 class MessagesCreated(Struct, frozen=True, gc=False):
-    """Messages `first`, `first + 1`, … of a chat, one for each text; `micros` as in ChatsCreated."""
+    """Messages `first`, `first + 1`, … of a chat were created; `micros` as in ChatsCreated."""
 
     token: str
     chat: int
     first: int
-    texts: list[str]
+    messages: list[NewMessage]
     micros: int
+
+    @property
+    def last(self) -> int:
+        """The number of the last one."""
+        return self.first + len(self.messages) - 1
+
+    def message(self, number: int) -> NewMessage:
+        """The message with that number, as it was written."""
+        return self.messages[number - self.first]
 
     @property
     def at(self) -> datetime:
@@ -104,17 +116,19 @@ def pack_chats(token: str, count: int) -> list[tuple[int, bytes]]:
     return [(count, _dumps(["c", token, count]).encode())]
 
 
-def pack_messages(token: str, chat: int, texts: Sequence[str]) -> list[tuple[int, bytes]]:
+def pack_messages(
+    token: str, chat: int, new_messages: Sequence[NewMessage]
+) -> list[tuple[int, bytes]]:
     """The payloads of new messages, in order, each with the number of numbers that it needs."""
     packed: list[tuple[int, bytes]] = []
     start = size = 0
-    for end, text in enumerate(texts):
-        length = len(text.encode())
+    for end, message in enumerate(new_messages):
+        length = len(message.encode())
         if end > start and (size + length > MAX_ENTRY_BYTES or end - start == MAX_ENTRY_TEXTS):
-            packed.append((end - start, _pack_texts(token, chat, texts[start:end])))
+            packed.append((end - start, _pack_texts(token, chat, new_messages[start:end])))
             start, size = end, 0
         size += length
-    packed.append((len(texts) - start, _pack_texts(token, chat, texts[start:])))
+    packed.append((len(new_messages) - start, _pack_texts(token, chat, new_messages[start:])))
     return packed
 
 

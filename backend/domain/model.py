@@ -61,8 +61,8 @@ class Message:
 NewMessage: TypeAlias = str
 """What a client writes in a new message: its text.
 
-Routes, requests and the acceptor pass it on without looking inside. With a second field it becomes a
-NamedTuple here, and mypy reports each place that builds one or takes one apart.
+Routes, requests, the acceptor and the drain pass it on without looking inside. CONTRIBUTING.md says how to
+add a field to it.
 """
 
 

@@ -7,7 +7,7 @@ part of an object.
 from datetime import UTC, datetime
 from typing import Any
 
-from backend.domain.model import Application, Chat, Match, Message
+from backend.domain.model import Application, Chat, Match, Message, NewMessage
 
 JsonObject = dict[str, Any]
 
@@ -41,6 +41,11 @@ def message(entity: Message) -> JsonObject:
         "created_at": rfc3339(entity.created_at),
         "updated_at": rfc3339(entity.updated_at),
     }
+
+
+def new_message(written: NewMessage) -> JsonObject:
+    """What a client wrote in a message that is not stored."""
+    return {"text": written}
 
 
 def match(entity: Match) -> JsonObject:

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from backend.domain.errors import InstaChatError, Invalid
 from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
-from backend.domain.model import EntryId, Parent, checked_text
+from backend.domain.model import EntryId, Parent, checked_message
 from backend.storage.postgres import applications, chats, database, dead_letters, messages, outbox
 from backend.storage.postgres.chats import ChatRow
 from backend.storage.postgres.database import Connection
@@ -133,7 +133,7 @@ class BatchWriter:
         if not storable:
             return
         rows: Iterable[RowValues] = _rows(storable)
-        count = sum(len(entry.event.texts) for chat in storable for entry in chat.entries)
+        count = sum(len(entry.event.messages) for chat in storable for entry in chat.entries)
         if self._publishing:
             rows = list(rows)  # kept for the outbox
         if self._copy(rows):
@@ -156,7 +156,7 @@ class BatchWriter:
             _, application_alive = known_applications.get(chat[0], (0, True))
             id_, alive = known_chats.get(chat, (0, application_alive))
             if not alive:
-                self.dropped += sum(len(entry.event.texts) for entry in entries)
+                self.dropped += sum(len(entry.event.messages) for entry in entries)
             elif not id_:
                 for entry in entries:
                     self._add_dead_letter(
@@ -183,10 +183,15 @@ class BatchWriter:
         Fast enough even for a full batch: a slow drain would be ended as stuck, and again after each retry.
         """
         rows = [MessageRow(*values) for values in _rows(storable)]
-        entries = (entry for chat in storable for entry in chat.entries for _ in entry.event.texts)
+        entries = (
+            (entry, new_message)
+            for chat in storable
+            for entry in chat.entries
+            for new_message in entry.event.messages
+        )
         times = messages.message_times(self._tx, [(row.chat_id, row.number) for row in rows])
         valid: list[tuple[MessageRow, LogEntry[MessagesCreated]]] = []
-        for row, entry in zip(rows, entries, strict=True):
+        for row, (entry, new_message) in zip(rows, entries, strict=True):
             key = row.chat_id, row.number
             if key in times:
                 if times[key] != row.at:
@@ -194,7 +199,7 @@ class BatchWriter:
                 continue  # otherwise it is this creation, stored in an earlier epoch
             times[key] = row.at
             try:
-                checked_text(row.text)
+                checked_message(new_message)
                 valid.append((row, entry))
             except Invalid as error:
                 self._reject(row, entry, error)
@@ -219,7 +224,7 @@ class BatchWriter:
 
     def _reject(self, row: MessageRow, entry: LogEntry[MessagesCreated], error: Exception) -> None:
         """Write a row without text for a message that can't be stored, and its event as a dead letter."""
-        messages.insert_message(self._tx, row._replace(text="", folded=""), "dead")
+        messages.insert_message(self._tx, row.emptied(), "dead")
         chats.count_removed(self._tx, row.chat_id, 1)
         self._add_message_dead_letter(row, entry, f"can't be stored: {_cause(error)}")
 

@@ -14,8 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from backend.domain.errors import NotFound
 from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
-from backend.domain.folding import fold
-from backend.domain.model import Parent, checked_text, shard_of
+from backend.domain.model import Parent, checked_message, shard_of
 from backend.ingest.batch_writer import rejection_reason, retry_dead_letter
 from backend.ingest.direct_write import DirectWriter, WriteConflict
 from backend.storage.postgres import chats, dead_letters, messages, outbox
@@ -93,11 +92,8 @@ class DeadLetters:
                 dead_letters.delete_dead_letter(tx, dead_letter.key)
 
         shard = shard_of(event.token, self._database.installation.shards)
-        last = (
-            event.first + len(event.texts) - 1 if isinstance(event, MessagesCreated) else event.last
-        )
         try:
-            self._direct_writer.write(shard, {parent: last}, store)
+            self._direct_writer.write(shard, {parent: event.last}, store)
         except WriteConflict:
             return f"{parent} does not exist, or is removed"
         return reason
@@ -126,15 +122,13 @@ def _store_message(
     tx: Connection, locked: LockedShard, chat_id: int, event: MessagesCreated, number: int
 ) -> str | None:
     """Store one message of an event; returns why that is impossible, None if it is done."""
-    text = event.texts[number - event.first]
+    new_message = event.message(number)
     try:
-        checked_text(text)
+        checked_message(new_message)
         with tx.begin_nested():
             # Locks the chat's row first, as a deletion does, so that the two can't deadlock.
             chats.count_removed(tx, chat_id, -1)
-            version = messages.restore_rejected_message(
-                tx, chat_id, number, event.at, text, fold(text)
-            )
+            version = messages.restore_rejected_message(tx, chat_id, number, event.at, new_message)
             if version is None:
                 raise _NotRejected
     except _NotRejected:

@@ -132,6 +132,7 @@ def _body(stored: "StoredDeadLetter") -> Body:
 
 def _full_body(stored: "StoredDeadLetter") -> Body:
     """The body with the event as it was in the log; bytes that are not UTF-8 become `\\x..`."""
+    from backend.domain import serialization
     from backend.domain.events import MessagesCreated, unpack
 
     body = _body(stored)
@@ -141,7 +142,7 @@ def _full_body(stored: "StoredDeadLetter") -> Body:
     except ValueError:
         event = None
     if isinstance(event, MessagesCreated) and number is not None:
-        body["text"] = event.texts[number - event.first]
+        body |= serialization.new_message(event.message(number))
     return body | {"event": stored.letter.event.decode(errors="backslashreplace")}
 
 

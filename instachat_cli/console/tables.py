@@ -52,6 +52,13 @@ COLUMNS = {
     "check": Column("CHECK", min_width=23),
     "message": Column("MESSAGE", fold=True),
 }
+
+
+def _column(name: str) -> Column:
+    """A field that `COLUMNS` does not list is headed by its name."""
+    return COLUMNS.get(name) or Column(name.replace("_", " ").upper())
+
+
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "unknown": "magenta"}
 MIN_FOLD_WIDTH, MIN_TRUNCATE_WIDTH = 12, 8  # a text in a narrower column of a table is unreadable
 WIDE_RECORD_WIDTH = (
@@ -78,7 +85,7 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
         return
     table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        column = COLUMNS[name]
+        column = _column(name)
         table.add_column(
             column.title,
             justify=column.justify,
@@ -92,7 +99,7 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
         table.add_row(*(_format_cell(console, name, row) for name in columns))
     # Rich cuts only the columns with a ratio if the table expands; otherwise it cuts all of them.
     unbounded = console.options.update(max_width=1 << 20)
-    if any(COLUMNS[name].truncate for name in columns):
+    if any(_column(name).truncate for name in columns):
         table.expand = console.measure(table, options=unbounded).maximum > console.width
     _print(console, table)
 
@@ -123,7 +130,7 @@ def _print(console: Console, content: Table | str) -> None:
 
 def _min_table_width(columns: Sequence[str]) -> int:
     """The width of the narrowest terminal that can show a table of these columns."""
-    shown = [COLUMNS[name] for name in columns]
+    shown = [_column(name) for name in columns]
     widths = (
         max(
             column.min_width or 0,
@@ -169,7 +176,7 @@ def _format_cell(console: Console, name: str, row: Body) -> Text:
     text = Text(_format_value(name, value))
     if name == "text" and "highlight" in row:
         return _show_matches(console, text, row["highlight"])
-    return text[: console.width] if not COLUMNS[name].fold else text
+    return text[: console.width] if not _column(name).fold else text
 
 
 def _format_value(name: str, value: Any) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from backend.domain.events import MessagesCreated, from_micros
 from backend.domain.folding import fold
-from backend.domain.model import Message
+from backend.domain.model import Message, NewMessage
 from backend.storage.postgres.chats import count_removed, lock_chat
 from backend.storage.postgres.copy import copy_rows, escape_copy, format_copy_time
 from backend.storage.postgres.database import Connection
@@ -49,6 +49,11 @@ class MessageRow(NamedTuple):
     def at(self) -> datetime:
         """The time of its creation."""
         return from_micros(self.version)
+
+    def emptied(self) -> "MessageRow":
+        """The same row without what the user wrote."""
+        written: dict[str, Any] = dict.fromkeys((*CONTENT, "folded"), "")
+        return self._replace(**written)
 
 
 RowValues = tuple[int, int, str, str, int]  # a MessageRow's, where there are too many to name each
@@ -284,7 +289,7 @@ def remove_message(tx: Connection, chat_id: int, number: int, version: int) -> i
 
 def new_rows(chat_id: int, event: MessagesCreated) -> Iterator[RowValues]:
     """The rows of the messages that an event creates, in a chat with that id."""
-    for number, text_ in enumerate(event.texts, event.first):
+    for number, text_ in enumerate(event.messages, event.first):
         yield chat_id, number, text_, fold(text_), event.micros
 
 
@@ -320,7 +325,7 @@ def insert_message(tx: Connection, row: MessageRow, state: str = "stored") -> No
 
 
 def restore_rejected_message(
-    tx: Connection, chat_id: int, number: int, at: datetime, new_text: str, folded: str
+    tx: Connection, chat_id: int, number: int, at: datetime, new_message: NewMessage
 ) -> int | None:
     """Store a message that was created then and rejected; returns its version.
 
@@ -330,8 +335,8 @@ def restore_rejected_message(
         "of_chat": chat_id,
         "of_number": number,
         "at": at,
-        "new_text": new_text,
-        "new_folded": folded,
+        "new_text": new_message,
+        "new_folded": fold(new_message),
     }
     version: int | None = tx.scalar(RESTORE_REJECTED, values)
     return version

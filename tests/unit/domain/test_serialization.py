@@ -28,6 +28,17 @@ BODIES = {
 INTERNAL_FIELDS: dict[type, Set[str]] = {Application: {"version"}, Message: {"version"}}
 
 
+def test_the_fast_path_decodes_the_same_body() -> None:
+    """A field that only the ordinary route knows would send every such request there."""
+    assert set(schemas.FastText.__struct_fields__) == schemas.Text.model_fields.keys()
+    assert set(schemas.FastMessageBody.__struct_fields__) == schemas.MessageBody.model_fields.keys()
+
+
+def test_a_new_message_has_the_fields_that_a_client_writes() -> None:
+    """What a dead letter shows of a message is what the request for it had."""
+    assert serialization.new_message("text").keys() == schemas.Text.model_fields.keys()
+
+
 def names(domain_type: type[Any]) -> set[str]:
     """The names of a dataclass's fields."""
     return {field.name for field in fields(domain_type)}
