@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from backend.catalog.catalog import Catalog
 
 
-class Comparison(NamedTuple):
+class LedgerComparison(NamedTuple):
     """How the stored messages differ from the answers, in messages."""
 
     lost: int
@@ -34,7 +34,7 @@ class DemoLedger:
             numbers[number] = text
             self.accepted += 1
 
-    def compare(self, catalog: "Catalog") -> Comparison:
+    def compare(self, catalog: "Catalog") -> LedgerComparison:
         """Compare every answer with the stored messages. A chat whose numbers have a gap counts as a loss."""
         lost = doubled = changed = 0
         for (token, chat), answers in self.answers.items():
@@ -45,4 +45,4 @@ class DemoLedger:
             changed += sum(answers.get(number) != text for number, text in stored)
             if numbers != sorted(numbers) or set(numbers) != set(range(1, len(answers) + 1)):
                 lost += 1
-        return Comparison(lost, doubled, changed)
+        return LedgerComparison(lost, doubled, changed)
