@@ -141,7 +141,7 @@ class BatchWriter:
             count = len(rows)
         self.stored += count
         if self._publishing and rows:
-            outbox.add_to_outbox(self._tx, [(chat, n, version) for chat, n, _, _, version in rows])
+            outbox.add_to_outbox(self._tx, messages.keys_and_versions(rows))
             self.in_outbox = True
 
     def _find_storable(self, entries_by_chat: MessagesByChat) -> list[StorableChat]:

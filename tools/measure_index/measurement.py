@@ -37,7 +37,7 @@ def fill_postgres(database: Database, all_chats: dict[int, list[str]]) -> None:
             messages.copy_messages(
                 tx,
                 (
-                    MessageRow(chat, number, line, line, VERSION + number)
+                    MessageRow.new(chat, number, line, VERSION + number)
                     for number, line in enumerate(texts, 1)
                 ),
             )

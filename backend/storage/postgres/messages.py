@@ -50,6 +50,11 @@ class MessageRow(NamedTuple):
         """The time of its creation."""
         return from_micros(self.version)
 
+    @classmethod
+    def new(cls, chat_id: int, number: int, new_message: NewMessage, version: int) -> "MessageRow":
+        """The row of a new message."""
+        return cls(chat_id, number, version=version, **_written(new_message))
+
     def emptied(self) -> "MessageRow":
         """The same row without what the user wrote."""
         written: dict[str, Any] = dict.fromkeys((*CONTENT, "folded"), "")
@@ -193,13 +198,17 @@ RESTORE_REJECTED = hot(
     update(message)
     .where(*_by_number, message.c.state == DEAD, message.c.created_at == bindparam("at"))
     .values(
-        text=bindparam("new_text"),
-        folded=bindparam("new_folded"),
+        **{name: bindparam(f"new_{name}") for name in (*CONTENT, "folded")},
         state=STORED,
         version=_next_version,
     )
     .returning(message.c.version),
 )
+
+
+def _written(new_message: NewMessage) -> dict[str, str]:
+    """What a new message writes into its row, by column."""
+    return {"text": new_message, "folded": fold(new_message)}
 
 
 def get_message(
@@ -293,6 +302,11 @@ def new_rows(chat_id: int, event: MessagesCreated) -> Iterator[RowValues]:
         yield chat_id, number, text_, fold(text_), event.micros
 
 
+def keys_and_versions(rows: Iterable[RowValues]) -> list[tuple[int, int, int]]:
+    """Each row's chat, number and version, as the outbox takes them."""
+    return [(chat_id, number, version) for chat_id, number, _, _, version in rows]
+
+
 COPY_COLUMNS = ("chat_id", "number", "version", "created_at", "updated_at", "text", "folded")
 
 
@@ -335,8 +349,7 @@ def restore_rejected_message(
         "of_chat": chat_id,
         "of_number": number,
         "at": at,
-        "new_text": new_message,
-        "new_folded": fold(new_message),
+        **{f"new_{name}": value for name, value in _written(new_message).items()},
     }
     version: int | None = tx.scalar(RESTORE_REJECTED, values)
     return version

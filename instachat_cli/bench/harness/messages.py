@@ -6,7 +6,6 @@ from itertools import islice
 
 from sqlalchemy import text
 
-from backend.domain.folding import fold
 from backend.storage.postgres import messages
 from backend.storage.postgres.messages import MessageRow
 from instachat_cli.bench.harness.environment import Environment
@@ -43,4 +42,4 @@ def _rows(spoken: Sequence[str], count: int, rng: random.Random) -> Iterator[Mes
     for n in range(count):
         line = random_text(spoken, rng)
         chat, before = (0, n) if n < large else divmod(n - large + small, small)
-        yield MessageRow(LARGE_CHAT_ID + chat, before + 1, line, fold(line), MESSAGE_VERSION)
+        yield MessageRow.new(LARGE_CHAT_ID + chat, before + 1, line, MESSAGE_VERSION)

@@ -34,6 +34,14 @@ def test_the_fast_path_decodes_the_same_body() -> None:
     assert set(schemas.FastMessageBody.__struct_fields__) == schemas.MessageBody.model_fields.keys()
 
 
+def test_every_field_of_a_body_reaches_the_new_message() -> None:
+    """By both routes."""
+    written = {name: f"the {name}" for name in schemas.Text.model_fields}
+    for body in (schemas.Text(**written), schemas.FastText(**written)):
+        new_message = str(body.new_message())
+        assert all(value in new_message for value in written.values())
+
+
 def test_a_new_message_has_the_fields_that_a_client_writes() -> None:
     """What a dead letter shows of a message is what the request for it had."""
     assert serialization.new_message("text").keys() == schemas.Text.model_fields.keys()
