@@ -270,7 +270,7 @@ def _has_many_marks(text: str) -> bool:
 
 
 def _decomposed(text: str) -> str:
-    """`normalize("NFKD", text)` in time n log n. Its NFKC is that of the text."""
+    """`normalize("NFKD", text)` in time n log n. It and the text have the same NFKC."""
     decomposed: list[str] = []
     chars = "".join(map(_decomposition, text))
     for _, run in groupby(chars, key=lambda char: combining(char) > 0):

@@ -65,7 +65,7 @@ def unconfirmed_on_lost_reply(url: str) -> Iterator[None]:
 
 
 def foreign_data_error(subject: str = "", shard: int | None = None) -> Failed:
-    """A key of InstaChat's, that of `subject`, has a value that no script of InstaChat's writes."""
+    """InstaChat's key of `subject` has a value that no script of InstaChat writes."""
     key = f"the key of the {subject}" if subject else "a key of InstaChat's"
     of_shard = "" if shard is None else f" of shard {shard}"
     return Failed(

