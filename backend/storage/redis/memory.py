@@ -5,9 +5,7 @@ import time
 from backend.storage.redis.client import RedisClient
 from backend.storage.redis.errors import log_full_error
 
-MAX_MEMORY_SHARE = (
-    0.85  # of Redis's limit; the rest is left for the job queue and the drain
-)
+MAX_MEMORY_SHARE = 0.85  # of Redis's limit; the rest is left for the job queue and the drain
 
 
 class MemoryCalls(RedisClient):
