@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from sqlalchemy import exists, func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.tables import outbox, search_index
@@ -89,7 +89,7 @@ def exclusive_reindex(database: Database) -> Iterator[Connection]:
             yield connection
         finally:
             # PostgreSQL notices a closed connection a moment later; the next reindex need not wait for that.
-            with suppress(DBAPIError):  # the connection is lost, and the lock with it
+            with suppress(SQLAlchemyError):  # the connection is lost, and the lock with it
                 connection.execute(UNLOCK_REINDEX, _REINDEX_LOCK)
 
 
