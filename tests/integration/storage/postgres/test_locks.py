@@ -16,9 +16,14 @@ def test_the_reindex_lock_is_free_as_soon_as_its_holder_leaves(backend: Backend)
 
 def test_a_broken_connection_hides_no_interruption(backend: Backend) -> None:
     """Ctrl-C amid a statement leaves a connection that can't be used; the lock is gone with it."""
-    with pytest.raises(KeyboardInterrupt), locks.exclusive_reindex(backend.database) as connection:
-        connection.execute(text("SELECT 1"))
-        connection.invalidate()
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with locks.exclusive_reindex(backend.database) as connection:
+            connection.execute(text("SELECT 1"))
+            connection.invalidate()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with locks.exclusive_reindex(backend.database):
         pass
