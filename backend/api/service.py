@@ -18,7 +18,7 @@ from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AcceptCallback
 from backend.api.stored_waiter import StoredWaiter
 from backend.bootstrap import Backend
 from backend.catalog.catalog import Catalog
-from backend.catalog.waiting import PendingNumber
+from backend.catalog.waiting import CHANGE_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS, PendingNumber
 from backend.domain.errors import Gone, InstaChatError, NotStoredYet
 from backend.domain.model import Accepted
 from backend.ingest.requests import AcceptRequest
@@ -30,9 +30,7 @@ DRAIN_WAIT_THREADS = 4
 SEARCH_THREADS = 6
 MAX_CALLS = 1_000  # running or queued; beyond this, TOO_MANY_CALLS
 CALL_TIMEOUT_SECONDS = 4.0
-CHANGE_TIMEOUT_SECONDS = 10.0
-READ_WAIT_SECONDS = 1.0  # for an accepted number that is not stored yet
-CHANGE_WAIT_SECONDS = 5.0  # likewise, before a change
+CHANGE_CALL_TIMEOUT_SECONDS = 10.0
 STORED_WAIT_SECONDS = 5.0  # for `?wait=`
 POLL_SECONDS = 0.02
 SEARCHABLE_POLL_SECONDS = 0.1  # each poll asks Elasticsearch, which refreshes once a second
@@ -116,7 +114,7 @@ class Service:
 
     async def run_read(self, call: Callable[[], T | PendingNumber]) -> T | PendingNumber:
         """As `run`, and repeat the call for up to a second while its result is a PendingNumber."""
-        deadline = self._clock() + READ_WAIT_SECONDS
+        deadline = self._clock() + READ_TIMEOUT_SECONDS
         while True:
             result = await self.run(call)
             if not isinstance(result, PendingNumber) or self._clock() > deadline:
@@ -130,10 +128,10 @@ class Service:
         `decided_by_drain` waits for the drain, in threads for such calls only.
         """
         threads = self._drain_wait_threads if decided_by_drain else self._threads
-        deadline = self._clock() + CHANGE_WAIT_SECONDS
+        deadline = self._clock() + CHANGE_TIMEOUT_SECONDS
         while True:
             try:
-                return await self._run_in(threads, call, CHANGE_TIMEOUT_SECONDS)
+                return await self._run_in(threads, call, CHANGE_CALL_TIMEOUT_SECONDS)
             except NotStoredYet:
                 if self._clock() > deadline:
                     raise
