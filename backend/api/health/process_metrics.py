@@ -3,17 +3,20 @@
 The processes count in files of one folder, so that any of them can expose the metrics of all. The counts of a
 process that has ended stay there until the server stops, so a counter never falls. The library's `observe`
 takes about 4 µs, a fifth of a request on the fast path; requests are therefore counted in memory and written
-once a second. A killed process loses the counts of its last second.
+once a second. A killed process loses the counts of its last second. A killed server leaves its folder behind,
+which the next server of this machine removes.
 """
 
 import asyncio
+import fcntl
 import os
 import re
+import shutil
 import tempfile
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +24,16 @@ import psutil
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from backend.embedded.locks import try_lock
+
 Pools = Mapping[str, tuple[int, int]]
 """For each pool: how much of it is in use, and its size."""
 
 SAMPLE_INTERVAL_SECONDS = 1.0
 # The library reads it when it is imported.
 _MULTIPROC_DIR_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+_FOLDER_PREFIX: Final = "instachat-metrics-"
+_LOCK_NAME: Final = "used"
 _GAUGE_FILE_NAME: Final = re.compile(r"gauge_live\w+_(\d+)\.db\Z")
 
 _own_registry = CollectorRegistry()
@@ -68,13 +75,45 @@ _pool_limit = Gauge(
 
 @contextmanager
 def share_metrics() -> Iterator[None]:
-    """Processes that are started within this context count together."""
-    with tempfile.TemporaryDirectory(prefix="instachat-metrics-") as folder:
+    """Processes that are started within this context count together.
+
+    Removes the folders of killed servers first.
+    """
+    _remove_abandoned_folders()
+    with (
+        tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as folder,
+        _mark_used(Path(folder)),
+    ):
         os.environ[_MULTIPROC_DIR_VARIABLE] = folder
         try:
             yield
         finally:
             del os.environ[_MULTIPROC_DIR_VARIABLE]
+
+
+@contextmanager
+def _mark_used(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: the kernel releases it when this process ends, however it ends."""
+    unlocked = folder / "new"
+    lock = try_lock(unlocked, fcntl.LOCK_EX)
+    assert lock is not None  # no other process looks for a lock of this name
+    try:
+        unlocked.rename(folder / _LOCK_NAME)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _remove_abandoned_folders() -> None:
+    """Remove the folders whose servers have ended without removing them."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*/{_LOCK_NAME}"):
+        with suppress(OSError):  # it is another user's, or another server has just removed it
+            lock = try_lock(path, fcntl.LOCK_EX)
+            if lock is not None:
+                try:
+                    shutil.rmtree(path.parent)
+                finally:
+                    os.close(lock)
 
 
 class _RequestCounts:
