@@ -24,6 +24,7 @@ from backend.search.searcher import Searcher, iter_matches
 from backend.storage.postgres import messages, outbox
 from backend.storage.postgres.messages import StoredMessage
 from backend.storage.postgres.statements import PAGE
+from backend.storage.redis.notifications import Change
 
 SEARCHABLE_POLL_SECONDS = 0.05  # each is a request to Elasticsearch, which refreshes once a second
 
@@ -92,6 +93,7 @@ class Messages:
                 if edited is not None:
                     outbox.add_if_publishing(tx, [(stored.chat_id, number, edited.version)])
             if edited is not None:
+                self.waiting.log.notify_changes([Change(token, chat, number)])
                 self.notify_publisher()
                 return edited
         raise too_many_conflicts(f"message {number}")
@@ -107,6 +109,7 @@ class Messages:
                 if removed is not None:
                     outbox.add_if_publishing(tx, [(stored.chat_id, number, removed)])
             if removed is not None:
+                self.waiting.log.notify_changes([Change(token, chat, number)])
                 self.notify_publisher()
                 return
         raise too_many_conflicts(f"message {number}")

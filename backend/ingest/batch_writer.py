@@ -20,6 +20,7 @@ from backend.storage.postgres.dead_letters import DeadLetter
 from backend.storage.postgres.messages import MessageRow, RowValues
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
+from backend.storage.redis.notifications import Change
 
 Created = TypeVar("Created", ChatsCreated, MessagesCreated)
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ MessagesByChat = dict[ChatKey, list[LogEntry[MessagesCreated]]]
 class StorableChat(NamedTuple):
     """Entries of messages whose chat has a row, in the log's order."""
 
+    key: ChatKey
     chat_id: int
     entries: list[LogEntry[MessagesCreated]]
 
@@ -62,6 +64,8 @@ class BatchWriter:
         self.in_outbox = False
         """Whether the outbox names any of the rows."""
         self.dead_letters: list[DeadLetter] = []
+        self.changes: set[Change] = set()
+        """What followers have to look at, once the transaction is committed."""
 
     def write(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         """Write entries, each an id and a packed event, in the log's order.
@@ -132,6 +136,7 @@ class BatchWriter:
         storable = self._find_storable(entries_by_chat) if entries_by_chat else []
         if not storable:
             return
+        self.changes.update(Change(*chat.key) for chat in storable)
         rows: Iterable[RowValues] = _rows(storable)
         count = sum(len(entry.event.messages) for chat in storable for entry in chat.entries)
         if self._publishing:
@@ -163,7 +168,7 @@ class BatchWriter:
                         entry.id, entry.packed, "the chat does not exist", entry.event
                     )
             else:
-                storable.append(StorableChat(id_, entries))
+                storable.append(StorableChat(chat, id_, entries))
         return storable
 
     def _copy(self, rows: Iterable[RowValues]) -> Exception | None:
@@ -269,7 +274,9 @@ class BatchWriter:
             key = (event.token, event.chat)
             id_, alive = chats.chat_ids(self._tx, [key]).get(key, (0, False))
             removed = alive and chats.tombstone_chat(self._tx, id_, cascade=event.cascade)
-        if alive and not removed:
+        if removed:
+            self.changes.add(Change(event.token, event.chat))
+        elif alive:
             self._log.reopen(self._shard, self._epoch, parent, entry)
 
 
@@ -310,6 +317,6 @@ def _cause(error: Exception) -> str:
 
 def _rows(storable: list[StorableChat]) -> Iterator[RowValues]:
     """The rows, one at a time: COPY needs each only once, so a valid batch is never in memory twice."""
-    for chat_id, entries in storable:
+    for _, chat_id, entries in storable:
         for _, event, _ in entries:
             yield from messages.new_rows(chat_id, event)

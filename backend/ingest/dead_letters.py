@@ -22,6 +22,7 @@ from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.dead_letters import DeadLetter, StoredDeadLetter
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
+from backend.storage.redis.notifications import Change
 
 PAGE_SIZE = 200
 
@@ -96,6 +97,8 @@ class DeadLetters:
             self._direct_writer.write(shard, {parent: event.last}, store)
         except WriteConflict:
             return f"{parent} does not exist, or is removed"
+        if reason is None and chat is not None and dead_letter.number is not None:
+            self._log.notify_changes([Change(event.token, chat, dead_letter.number)])
         return reason
 
     def _republish(self, dead_letter: DeadLetter) -> str | None:

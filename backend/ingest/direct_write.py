@@ -23,6 +23,7 @@ from backend.storage.postgres.database import Connection, Database, is_unique_vi
 from backend.storage.postgres.imports import StoredParent
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
+from backend.storage.redis.notifications import Change
 
 MAX_ATTEMPTS = 5
 LOCK_TIMEOUT_SECONDS = (
@@ -60,6 +61,7 @@ class DirectWriter:
             for _ in range(MAX_ATTEMPTS):
                 with self._epochs.renewed_on_stale(shard):
                     if self._try_write(shard, numbers, store):
+                        self._log.notify_changes([Change(*parent) for parent in numbers])
                         return
         except Exception as error:
             if not is_unique_violation(error):

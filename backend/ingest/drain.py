@@ -9,7 +9,7 @@ lock.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from backend.domain.errors import EngineDown, InstaChatError
@@ -19,6 +19,7 @@ from backend.ingest.epochs import Epochs
 from backend.storage.postgres import locks, shards
 from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
+from backend.storage.redis.notifications import Change
 from backend.storage.redis.types import LogPage, StaleEpoch
 
 MAX_BATCH_ENTRIES = 5_000  # of one transaction
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 class _DrainedPage(NamedTuple):
     page: LogPage
     in_outbox: bool
+    changes: Collection[Change]
 
 
 class Drainer:
@@ -80,6 +82,7 @@ class Drainer:
             page = drained.page
             entries += len(page.entries)
             self._step("committed")
+            self._log.notify_changes(drained.changes)
             if drained.in_outbox:
                 self._notify_publisher()
             # Counted after the lock was released: a drain for these entries found it held, and returned.
@@ -142,7 +145,7 @@ class Drainer:
                     tx, shard, max(page.through, locked.cursor), writer.dropped, writer.stored
                 )
             self._step("rows")
-        return _DrainedPage(page, writer.in_outbox)
+        return _DrainedPage(page, writer.in_outbox, writer.changes)
 
     def _end_stuck(self, shard: int) -> None:
         """End the transaction of a drain that has held the shard for too long: stopped, or disconnected."""

@@ -11,6 +11,7 @@ A shard's keys have the same hash tag, so that each script works on one slot of 
     instachat:{3}:key:…               the answer to a request with an idempotency key
     instachat:workers                 the time of each worker's last heartbeat
     instachat:paused                  exists while workers may not take jobs or sweep
+    instachat:changes                 the pub/sub channel on which changed chats are named; not a key
 
 The job queue has a key of its own, in the queue's Redis (see `worker/queue.py`).
 
@@ -26,6 +27,7 @@ from backend.storage.redis.counters import CounterCalls
 from backend.storage.redis.dirty_counters import DirtyCounterCalls
 from backend.storage.redis.epochs import EpochCalls
 from backend.storage.redis.idempotency_keys import IdempotencyKeyCalls
+from backend.storage.redis.notifications import NotificationCalls
 from backend.storage.redis.stream import StreamCalls
 from backend.storage.redis.workers import WorkerCalls
 
@@ -37,6 +39,7 @@ class Log(
     EpochCalls,
     CounterCalls,
     DirtyCounterCalls,
+    NotificationCalls,
     WorkerCalls,
 ):
     """One Redis's log and counters. Thread-safe.

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -16,6 +17,7 @@ from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Durability
 from backend.storage.redis.log import Log
+from backend.storage.redis.notifications import Change, Subscription
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, free_port, valkey_binary
 
@@ -52,13 +54,17 @@ def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
                 "huey_url": engines.redis.url,
             }
         )
-        with open_backend(settings) as backend:
+        with open_backend(settings) as backend, closing(Subscription(backend.log.url)) as changes:
             tokens = [backend.catalog.applications.create(f"{n}").token for n in range(20)]
             for token in tokens:
                 backend.acceptor.accept(AcceptRequest.chats(token, 2))
                 backend.acceptor.accept(AcceptRequest.messages(token, 2, ["a", "b"]))
             backend.drainer.drain_all()
             assert [len(list(backend.catalog.messages.list(t, 2))) for t in tokens] == [2] * 20
+            named: set[Change] = set()
+            while len(named) < 20:
+                named.update(changes.read(1))
+            assert named == {Change(token, 2) for token in tokens}
             assert len(list(backend.counter_sync.sync())) == 2 * 20
             assert backend.log.total_issued(16) == 4 * 20
             backend.catalog.applications.delete(tokens[0], cascade=True)
