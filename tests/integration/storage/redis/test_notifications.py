@@ -94,7 +94,7 @@ def test_a_retried_dead_letter_names_its_message(
 
 
 def test_an_import_names_its_chats(backend: Backend, subscription: Subscription) -> None:
-    """It writes past the log."""
+    """It writes rows directly."""
     token = "i" * 24
     lines = "".join(
         [
