@@ -1,0 +1,163 @@
+"""Imports beside writers, deletions, a locked shard and other imports: every number keeps its one message."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from backend.bootstrap import Backend
+from backend.domain.errors import Conflict, Invalid, Unavailable
+from backend.ingest import direct_write
+from backend.ingest.barrier import Barrier
+from backend.ingest.drain import Drainer
+from backend.ingest.epochs import Epochs
+from backend.storage.postgres import locks, shards
+from backend.transfer import format as line_format
+from backend.transfer.format import LineChunk
+from backend.transfer.importer import Importer
+from tests.conftest import Engines
+from tests.support.transfer import (
+    TOKEN,
+    accept_messages,
+    after_step,
+    application_body,
+    chat_body,
+    count_dead_letters,
+    describe_faults,
+    import_lines,
+    locate_faults,
+    message_body,
+    new_installation,
+    query,
+    read_chat,
+    repeating,
+    to_bytes,
+)
+
+
+def test_concurrent_imports_of_the_same_file_store_each_line_once(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each import skips the lines that another one has stored."""
+    monkeypatch.setattr(line_format, "CHUNK_LINES", 50)
+    lines = [application_body(), *(chat_body(n) for n in range(1, 4))]
+    lines += [message_body(n, chat=c) for c in range(1, 4) for n in range(1, 201)]
+    with new_installation(engines) as backend, ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(import_lines, backend, lines) for _ in range(3)]
+        assert [run.result()[1] for run in runs] == [[], [], []]
+        assert sum(run.result()[0].counts.stored for run in runs) == len(lines)
+        assert query(backend, "SELECT count(*), sum(number) FROM message") == [(600, 60_300)]
+
+
+def test_messages_accepted_before_the_counters_are_raised_keep_their_numbers(
+    one_message: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines with these numbers are conflicts, although they were new when the import compared them."""
+    with after_step(monkeypatch, "compared", lambda: accept_messages(one_message, TOKEN, "a", "b")):
+        work, faults = import_lines(one_message, list(map(message_body, range(1, 11))))
+    assert locate_faults(faults) == [(2, Conflict)]
+    assert work.counts.stored == 0
+    assert read_chat(one_message) == ([(1, "text 1"), (2, "a"), (3, "b")], 11)
+
+
+def test_messages_accepted_after_the_counters_are_raised_get_numbers_above_the_import(
+    one_message: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accept issues no number of the chunk, although its rows are not written yet."""
+    with after_step(monkeypatch, "raised", lambda: accept_messages(one_message, TOKEN, "a")):
+        assert import_lines(one_message, [message_body(7)])[1] == []
+    assert read_chat(one_message) == ([(1, "text 1"), (7, "text 7"), (8, "a")], 9)
+
+
+@pytest.mark.parametrize("step", ["compared", "raised"])
+def test_a_chat_deleted_during_an_import_gets_no_messages(
+    one_message: Backend, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The import reports that the chat is removed, and stores none of its lines."""
+    import_lines(one_message, [chat_body(2)])
+    with after_step(monkeypatch, step, lambda: one_message.catalog.chats.delete(TOKEN, 2)):
+        faults = describe_faults(import_lines(one_message, [message_body(chat=2)])[1])
+    assert faults == [(1, Invalid, "chat 2 is removed, so nothing belongs to it")]
+    assert read_chat(one_message)[0] == [(1, "text 1")]
+
+
+@pytest.mark.parametrize("name", ["instachat drain {}", "somebody"])
+def test_an_import_ends_a_stuck_drain_and_reports_any_other_lock(
+    one_message: Backend, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """If a drain holds the shard's lock for too long, it is ended; otherwise the import is Unavailable."""
+    monkeypatch.setattr(direct_write, "LOCK_TIMEOUT_SECONDS", 0.1)
+    shard = one_message.counters.shard(TOKEN)
+    epochs = Epochs(one_message.log, one_message.database)
+    drainer = Drainer(one_message.log, one_message.database, epochs, stuck_timeout_seconds=0.3)
+    barrier = Barrier(one_message.log, one_message.database, epochs, drainer)
+    writer = direct_write.DirectWriter(
+        one_message.log, one_message.database, epochs, barrier, drainer
+    )
+    work = Importer(one_message.log, one_message.database, barrier, writer).begin()
+    chunk = LineChunk(1, [to_bytes([message_body(2)])], 1)
+    holder = one_message.database.engine.connect()
+    try:
+        locks.name_transaction(holder, name.format(shard))
+        assert shards.lock_shard(holder, shard)
+        if name == "somebody":
+            with pytest.raises(Unavailable, match="locked for too long"):
+                work.process(chunk)
+        else:
+            assert work.process(chunk) == []
+    finally:
+        holder.invalidate()
+        holder.close()
+    assert work.process(chunk) == []
+    assert read_chat(one_message)[0] == [(1, "text 1"), (2, "text 2")]
+
+
+def test_an_import_and_writers_in_one_chat_never_share_a_number(backend: Backend) -> None:
+    """Every answered message is stored under its number, beside three writers and an import in one chat.
+
+    If a writer was first, the import stops with a conflict; if the import was first, the writers' numbers are
+    above it. The test continues until both have happened.
+    """
+    first, last = 61, 160
+    shard = backend.counters.shard(TOKEN)
+    import_lines(backend, [application_body()])
+    answered: dict[tuple[int, int], str] = {}
+    winners: set[str] = set()
+
+    def write(number: int) -> None:
+        for n in range(40):
+            words = f"{threading.get_ident()} {n}"
+            key = number, accept_messages(backend, TOKEN, words, chat=number)
+            assert key not in answered, "a number was issued twice"
+            answered[key] = words
+
+    with repeating(lambda: backend.drainer.drain(shard)), ThreadPoolExecutor(3) as pool:
+        for number in range(1, 401):
+            import_lines(backend, [chat_body(number)])
+            writers = [pool.submit(write, number) for _ in range(3)]
+            while number % 2 and (number, 50) not in answered and not writers[0].done():
+                pass  # every other time the writers start first
+            lines = [message_body(n, chat=number) for n in range(first, last + 1)]
+            faults = import_lines(backend, lines)[1]
+            assert {type(fault.error) for fault in faults} <= {Conflict}
+            for writer in writers:
+                writer.result()
+            if faults:
+                winners.add("writers")
+            elif any(key[0] == number and key[1] > last for key in answered):
+                winners.add("import")
+            if number >= 8 and len(winners) == 2:
+                break
+    backend.drainer.drain_all()
+    stored = {
+        (chat_number, number): words
+        for chat_number, number, words in query(
+            backend,
+            "SELECT c.number, m.number, m.text FROM message m JOIN chat c ON c.id = m.chat_id",
+        )
+    }
+    assert count_dead_letters(backend) == 0
+    assert answered.items() <= stored.items()
+    imported = {f"text {n}" for n in range(first, last + 1)}
+    assert {words for key, words in stored.items() if key not in answered} <= imported
+    assert "import" in winners, "the import was never before the writers"

@@ -1,0 +1,103 @@
+"""The lines of an export: writing and reading are inverse, and lines are split at line feeds only."""
+
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.domain import serialization
+from backend.domain.model import Application, Chat, Message, Parent
+from backend.domain.serialization import rfc3339
+from backend.transfer import format as line_format
+from backend.transfer.format import ApplicationLine, ChatLine, MessageLine
+from tests.support.transfer_lines import application_line, chat_line, message_line
+
+TOKEN = "t" * 24
+TIMESTAMP = "2026-01-31T23:59:59.000000Z"
+TIME = datetime.fromisoformat(TIMESTAMP)
+
+
+@pytest.mark.parametrize(
+    ("exported", "body", "more"),
+    [
+        (
+            application_line(TOKEN, "n", 1, TIMESTAMP, TIMESTAMP),
+            serialization.application(Application(TOKEN, "n", 1, TIME, TIME, 1)),
+            {"type"},
+        ),
+        (
+            chat_line(TOKEN, 1, 1, TIMESTAMP, TIMESTAMP),
+            serialization.chat(Chat(1, 1, TIME, TIME)),
+            {"type", "token"},
+        ),
+        (
+            message_line(TOKEN, 1, 1, "x", TIMESTAMP, TIMESTAMP),
+            serialization.message(Message(1, "x", TIME, TIME, 1)),
+            {"type", "token", "chat"},
+        ),
+    ],
+    ids=["application", "chat", "message"],
+)
+def test_a_line_has_the_fields_of_the_http_body(
+    exported: str, body: dict[str, Any], more: set[str]
+) -> None:
+    """It also has its type, and the token and the number of its parent."""
+    assert json.loads(exported).keys() == body.keys() | more
+
+
+def test_lines_are_split_at_line_feeds_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This holds for reads of any size. A line that is too long is cut; later lines keep their numbers."""
+    monkeypatch.setattr(line_format, "CHUNK_LINES", 2)
+    data = b"a\r\n\xe2\x80\xa8b\n\n" + b"x" * 1_000_000 + b"\nc\nd"
+    for size in (1_000, 70_000, 10_000_000):
+        chunks = list(line_format.read_chunks(partial(read_at_most, io.BytesIO(data), size)))
+        lines = [line for chunk in chunks for line in chunk.lines]
+        assert lines[:3] == [b"a\r", b"\xe2\x80\xa8b", b""]
+        assert line_format.MAX_LINE_BYTES < len(lines[3]) <= 1_000_000
+        assert lines[4:] == [b"c", b"d"]
+        assert [chunk.first for chunk in chunks] == [1, 3, 5]
+        assert chunks[-1].read == len(data)
+
+
+def read_at_most(source: io.BytesIO, most: int, size: int) -> bytes:
+    return source.read(min(most, size))
+
+
+TIMES = st.integers(0, 253_370_764_799_999_999).map(
+    lambda micros: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+)
+WORDS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=255
+)
+TOKENS = st.from_regex(r"[A-Za-z0-9_-]{22,64}", fullmatch=True)
+NUMBERS = st.integers(1, 2**53 - 1)
+
+
+@given(TOKENS, NUMBERS, NUMBERS, WORDS | st.none(), TIMES, TIMES)
+def test_reading_is_the_inverse_of_writing(
+    token: str,
+    chat_number: int,
+    number: int,
+    words: str | None,
+    created: datetime,
+    updated: datetime,
+) -> None:
+    """This holds for any content, token, number and time; a line has one line feed, at its end."""
+    times = rfc3339(created), rfc3339(updated)
+    written = message_line(token, chat_number, number, words, *times)
+    expected: line_format.TransferLine = MessageLine(
+        Parent(token, chat_number), number, words, created, updated
+    )
+    assert line_format.parse(written.encode()) == expected
+    assert written.splitlines() == [written.removesuffix("\n")]
+    written = chat_line(token, number, None if words is None else 7, *times)
+    assert line_format.parse(written.encode()) == ChatLine(
+        Parent(token), number, words is None, created, updated
+    )
+    written = application_line(token, words, 7, *times)
+    assert line_format.parse(written.encode()) == ApplicationLine(token, words, created, updated)
