@@ -74,7 +74,13 @@ def create_app(settings: Settings) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(","),
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id"],
+            allow_headers=[
+                "Content-Type",
+                "Idempotency-Key",
+                "If-Match",
+                "If-None-Match",
+                "X-Request-Id",
+            ],
             expose_headers=EXPOSED_HEADERS,
         )
     app.openapi = lambda: openapi.build_schema(app)  # type: ignore[method-assign]  # as FastAPI documents

@@ -64,7 +64,7 @@ LINKS: dict[str, dict[str, dict[str, str]]] = {
 }
 _ETAG_HEADER = {
     "ETag": {
-        "description": "the version, to pass as If-Match",
+        "description": "names this state, to pass as If-None-Match, or as If-Match where there is one",
         "required": True,
         "schema": {"type": "string"},
     }
@@ -76,6 +76,7 @@ Responses = dict[int | str, dict[str, Any]]
 def route_responses(
     *statuses: int,
     body: bool = False,
+    read: bool = False,
     etag: int | None = None,
     stored: type | None = None,
     pending: bool = False,
@@ -83,14 +84,17 @@ def route_responses(
 ) -> Responses:
     """The responses of a route beside its success: these `statuses`, and 422 and 503.
 
-    `body` adds the problems of reading one. `etag` is the status of the response with an ETag. `stored` is
-    the model of the 201 to `?wait=`. `pending` adds the 202 of reading what is not stored yet, `cascading`
-    the 202 of a deletion with `?cascade=`.
+    `body` adds the problems of reading one. `read` adds the 304 of a GET, and its ETag. `etag` is the status
+    of any other response with an ETag. `stored` is the model of the 201 to `?wait=`. `pending` adds the 202
+    of reading what is not stored yet, `cascading` the 202 of a deletion with `?cascade=`.
     """
     all_statuses = sorted({*statuses, *(_BODY_STATUSES if body else ()), 422, 503})
     responses: Responses = {status: _problem(status) for status in all_statuses}
     if etag:
         responses[etag] = {"headers": _ETAG_HEADER}
+    if read:
+        responses[200] = {"headers": _ETAG_HEADER}
+        responses[304] = {"headers": _ETAG_HEADER, "description": "Not modified"}
     if stored:
         responses[201] = {"model": stored, "description": "Stored"}
     if pending:

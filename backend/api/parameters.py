@@ -1,6 +1,5 @@
 """What requests carry beside their body: the path, the query, `If-Match` and `Idempotency-Key`."""
 
-import re
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path, Query
@@ -14,8 +13,6 @@ from backend.ingest.requests import MAX_KEY_LENGTH
 PREFIX = "/api/v1"
 MAX_PAGE_SIZE = 200
 DEFAULT_PAGE_SIZE = 50
-_ETAG_PATTERN = re.compile(r'"([0-9]{1,18})"\Z')
-_NO_VERSION = -1  # equals no version, so that a foreign tag never matches
 
 
 def _parse_digits(value: Any) -> Any:
@@ -68,12 +65,28 @@ After = Annotated[
     *_number_between(0, MAX_NUMBER, 50),
     Query(description="return only items with a greater number"),
 ]
+Before = Annotated[
+    int | None,
+    *_number_between(1, MAX_NUMBER, 100),
+    Query(description="return only items with a smaller number"),
+]
+Order = Annotated[
+    Literal["asc", "desc"],
+    Query(description="by number, ascending, or descending from the newest"),
+]
 AfterToken = Annotated[
     str | None,
     Query(
         max_length=64,
         description="return only applications created after the one with this token",
         examples=["Zx0kQb7mJw3pT1vR9sYc5uLe8hNdGa2f"],
+    ),
+]
+IfNoneMatch = Annotated[
+    str | None,
+    Header(
+        description="answer 304 without a body if the ETag is still one of these",
+        examples=['"1764000000000000"'],
     ),
 ]
 IfMatch = Annotated[
@@ -102,16 +115,3 @@ Cascade = Annotated[
     bool,
     Query(description="delete everything inside, too: 202, and the rows are removed afterwards"),
 ]
-
-
-def etag(version: int) -> str:
-    """The entity tag of a version."""
-    return f'"{version}"'
-
-
-def parse_if_match(if_match: str | None) -> int | None:
-    """The version that the header requires; None if it accepts any."""
-    if if_match is None or if_match.strip() == "*":
-        return None
-    match = _ETAG_PATTERN.match(if_match.strip())
-    return int(match.group(1)) if match else _NO_VERSION

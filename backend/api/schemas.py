@@ -140,10 +140,19 @@ class Pending(BaseSchema):
 
 
 class Page(BaseSchema, Generic[T]):
-    """A page of a list, ordered by number. Pass `next` as `after` to get the following page."""
+    """A page of a list, ordered by number. Pass `next` as `after` to get the following page.
+
+    With `order=desc`, pass `next` as `before`.
+    """
 
     items: list[T]
     next: int | None = Field(examples=[50])
+
+
+class CountedPage(Page[T], Generic[T]):
+    """A page of all chats of an application, or of all messages of a chat; `total` is the live count."""
+
+    total: int = Field(examples=[1204])
 
 
 class Applications(BaseSchema):

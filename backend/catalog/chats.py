@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from backend.catalog.applications import Applications
 from backend.catalog.deletion import ParentDeletion
-from backend.catalog.paging import read_pages
+from backend.catalog.paging import first_page, read_pages
 from backend.catalog.waiting import PendingNumber, Waiting
 from backend.domain.model import (
     Chat,
+    NumberedPage,
     Parent,
     checked_number,
     checked_token,
@@ -41,6 +42,10 @@ class Chats:
     def list(self, token: str, *, after: int = 0, limit: int | None = None) -> Iterator[Chat]:
         """An application's stored chats by number, read a page at a time."""
         self.applications.get(token)
+        yield from self._iter(token, after=after, limit=limit)
+
+    def _iter(self, token: str, *, after: int, limit: int | None) -> Iterator[Chat]:
+        """As `list`, of an application that is known to exist."""
 
         def read(after: int, size: int) -> Sequence[StoredChat]:
             with self.waiting.database.connect() as connection:
@@ -54,6 +59,14 @@ class Chats:
             counts = self.waiting.counters.read_issued(parents)
             for row, issued in zip(page, counts, strict=True):
                 yield to_chat(row, issued - row.messages_removed)
+
+    def page(self, token: str, *, after: int = 0, limit: int) -> NumberedPage[Chat]:
+        """The first `limit` chats of `list`, and the application's live count; `next` is `after` of the next
+        page.
+        """
+        total = self.applications.get(token).chats_count
+        found = list(self._iter(token, after=after, limit=limit + 1))
+        return first_page(found, limit, total)
 
     def delete(self, token: str, number: int, *, cascade: bool = False) -> None:
         """Delete a chat without messages; HasChildren, changing nothing, if it has any.

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backend.catalog.chats import Chats
-from backend.catalog.paging import read_pages
+from backend.catalog.paging import first_page, read_pages
 from backend.catalog.versions import MAX_EDIT_ATTEMPTS, check_version, too_many_conflicts
 from backend.catalog.waiting import PendingNumber, Waiting
 from backend.domain.errors import Gone, NoIndex, Unavailable
@@ -14,6 +14,8 @@ from backend.domain.model import (
     Accepted,
     Match,
     Message,
+    MessageRange,
+    NumberedPage,
     Parent,
     checked_number,
     checked_text,
@@ -22,10 +24,12 @@ from backend.domain.model import (
 )
 from backend.search.searcher import Searcher, iter_matches
 from backend.storage.postgres import messages, outbox
+from backend.storage.postgres.chats import StoredChat
 from backend.storage.postgres.messages import StoredMessage
 from backend.storage.postgres.statements import PAGE
 from backend.storage.redis.notifications import Change
 
+WHOLE_CHAT = MessageRange()
 SEARCHABLE_POLL_SECONDS = 0.05  # each is a request to Elasticsearch, which refreshes once a second
 
 
@@ -48,23 +52,54 @@ class Messages:
         return PendingNumber(number) if stored is None else stored.message
 
     def list(
-        self, token: str, chat: int, *, after: int = 0, limit: int | None = None
+        self,
+        token: str,
+        chat: int,
+        within: MessageRange = WHOLE_CHAT,
+        *,
+        limit: int | None = None,
+        newest_first: bool = False,
     ) -> Iterator[Message]:
-        """A chat's stored messages by number, read a page at a time."""
+        """A chat's stored messages of a range by number, ascending or descending, read a page at a time."""
         row = self.chats.find_row(token, chat)
         if row is None:
             return
         chat_id = row.id
 
-        def read(after: int, size: int) -> Sequence[Message]:
-            with self.waiting.database.connect() as connection:
-                return messages.list_messages(connection, chat_id, after, size)
+        def read(position: int, size: int) -> Sequence[Message]:
+            rest = replace(within, **{"before" if newest_first else "after": position})
+            return self._read(chat_id, rest, size, newest_first=newest_first)
 
         pages = read_pages(
-            read, lambda message: message.number, after=after, limit=limit, page_size=PAGE
+            read,
+            lambda message: message.number,
+            after=within.before if newest_first else within.after,
+            limit=limit,
+            page_size=PAGE,
         )
         for page in pages:
             yield from page
+
+    def page(
+        self,
+        token: str,
+        chat: int,
+        within: MessageRange = WHOLE_CHAT,
+        *,
+        limit: int,
+        newest_first: bool = False,
+    ) -> NumberedPage[Message]:
+        """The first `limit` messages of `list`. Its `next` is `after` of the next page's range, or `before`
+        if it is `newest_first`.
+
+        Two statements and one call of Redis, wherever the page is. Empty while the chat is accepted and not
+        stored.
+        """
+        row = self.chats.find_row(token, chat)
+        found: Sequence[Message] = ()
+        if row is not None:
+            found = self._read(row.id, within, limit + 1, newest_first=newest_first)
+        return self._page(token, chat, row, found, limit)
 
     def search(
         self, token: str, chat: int, keyword: str, *, after: int = 0, limit: int | None = None
@@ -145,6 +180,22 @@ class Messages:
             dead = messages.dead_numbers(connection, token, chat, accepted.first, accepted.last)
         if dead:
             raise _rejected(chat, dead[0])
+
+    def _read(
+        self, chat_id: int, within: MessageRange, limit: int, *, newest_first: bool = False
+    ) -> Sequence[Message]:
+        with self.waiting.database.connect() as connection:
+            return messages.list_messages(
+                connection, chat_id, within, limit, newest_first=newest_first
+            )
+
+    def _page(
+        self, token: str, chat: int, row: StoredChat | None, found: Sequence[Message], limit: int
+    ) -> NumberedPage[Message]:
+        """A page of the first `limit` of these messages, with the chat's live count."""
+        issued = self.waiting.counters.read_issued([Parent(token, chat)])[0]
+        total = issued - (row.messages_removed if row is not None else 0)
+        return first_page(found, limit, total)
 
     def _find_row(self, token: str, chat: int, number: int, seconds: float) -> StoredMessage | None:
         """A message's row; None if it is accepted, and not stored after so many seconds."""

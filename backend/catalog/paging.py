@@ -1,9 +1,22 @@
 """Reading a long list a page at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+from backend.domain.model import NumberedPage
 
 T = TypeVar("T")
+
+
+class Numbered(Protocol):
+    """A chat or a message."""
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+
+
+N = TypeVar("N", bound=Numbered)
 
 
 def read_pages(
@@ -16,7 +29,8 @@ def read_pages(
 ) -> Iterator[Sequence[T]]:
     """Pages of at most `page_size` items, `limit` items together (None: all), as `read` returns them.
 
-    `read(after, size)` returns at most `size` items whose positions are above `after`, in their order.
+    `read(after, size)` returns at most `size` items whose positions come after `after`, in their order, which
+    may descend.
     """
     while limit is None or limit > 0:
         size = page_size if limit is None else min(limit, page_size)
@@ -27,3 +41,9 @@ def read_pages(
             return
         after = position_of(page[-1])
         limit = None if limit is None else limit - len(page)
+
+
+def first_page(found: Sequence[N], limit: int, total: int) -> NumberedPage[N]:
+    """A page of the first `limit` of the items found; the caller has read one more, if there is one."""
+    items = found[:limit]
+    return NumberedPage(items, items[-1].number if len(found) > limit else None, total)

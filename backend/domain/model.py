@@ -3,10 +3,10 @@
 import re
 import secrets
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from backend.domain.errors import Invalid, NotFound
 
@@ -17,6 +17,7 @@ MAX_NUMBER = 2**53 - 1  # Lua's numbers are doubles; JavaScript's are too
 MessageKey = tuple[int, int]
 """A message's chat id (a database id, which users never see) and its number."""
 
+T = TypeVar("T")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,64}\Z")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -72,6 +73,35 @@ class Match:
 
     message: Message
     highlight: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRange:
+    """Which of a chat's messages a list reads: those with a number above `after` and below `before`.
+
+    Raises Invalid if `after` is above `before`.
+    """
+
+    after: int = 0
+    before: int = MAX_NUMBER + 1
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        if self.after > self.before:
+            raise Invalid(f"no number is after {self.after} and before {self.before}")
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedPage(Generic[T]):
+    """A page of a list of chats or messages.
+
+    `next` continues the list: it is the last number of the page, None if nothing follows. `total` is the
+    live count of the whole list's parent, whatever the page shows of it.
+    """
+
+    items: Sequence[T]
+    next: int | None
+    total: int
 
 
 class EntryId(NamedTuple):

@@ -4,10 +4,11 @@ The command line prints them and HTTP sends them, so both show the same. Version
 part of an object.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from backend.domain.model import Application, Chat, Match, Message, NewMessage
+from backend.domain.model import Application, Chat, Match, Message, NewMessage, NumberedPage
 
 JsonObject = dict[str, Any]
 
@@ -41,6 +42,21 @@ def message(entity: Message) -> JsonObject:
         "created_at": rfc3339(entity.created_at),
         "updated_at": rfc3339(entity.updated_at),
     }
+
+
+def message_page(page: NumberedPage[Message]) -> JsonObject:
+    """A page of a chat's messages."""
+    return numbered_page(map(message, page.items), page.next, page.total)
+
+
+def chat_page(page: NumberedPage[Chat]) -> JsonObject:
+    """A page of an application's chats."""
+    return numbered_page(map(chat, page.items), page.next, page.total)
+
+
+def numbered_page(items: Iterable[JsonObject], next_: int | None, total: int) -> JsonObject:
+    """A page of chats or messages, whose bodies are `items`; see `NumberedPage`."""
+    return {"items": list(items), "next": next_, "total": total}
 
 
 def new_message(written: NewMessage) -> JsonObject:

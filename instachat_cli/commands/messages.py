@@ -84,10 +84,12 @@ def list_(
     $ instachat messages list $TOKEN 1 --limit 20
     """
     from backend.domain import serialization
+    from backend.domain.model import MessageRange
 
     with backend_context() as core:
+        within = MessageRange(after=after)
         bodies = map(
-            serialization.message, core.catalog.messages.list(token, chat, after=after, limit=limit)
+            serialization.message, core.catalog.messages.list(token, chat, within, limit=limit)
         )
         Printer(output).many(bodies, COLUMNS, "no messages")
         note_unstored(core, token)

@@ -130,7 +130,19 @@ def test_the_server_serves_this_document(shared_server: HttpServer) -> None:
     assert shared_server("GET", "/openapi.json").json == SCHEMA
 
 
-API = schemathesis.openapi.from_dict(deepcopy(SCHEMA))  # Schemathesis changes its document
+# OpenAPI cannot say which query parameters exclude each other: valid ones may be refused together.
+LIST_MESSAGES = "GET /api/v1/applications/{token}/chats/{chat}/messages"
+CONFIG = schemathesis.Config.from_dict(
+    {
+        "operations": [
+            {
+                "include-name": LIST_MESSAGES,
+                "checks": {"positive_data_acceptance": {"expected-statuses": [200, 304, 404, 422]}},
+            }
+        ]
+    }
+)
+API = schemathesis.openapi.from_dict(deepcopy(SCHEMA), config=CONFIG)  # it changes its document
 BOUNDED = settings(
     max_examples=15,
     deadline=None,

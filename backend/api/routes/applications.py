@@ -4,6 +4,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import problems, schemas
+from backend.api.conditional import application_etag, parse_if_match, read_response
 from backend.api.openapi import route_responses
 from backend.api.parameters import (
     DEFAULT_PAGE_SIZE,
@@ -12,11 +13,10 @@ from backend.api.parameters import (
     Cascade,
     IdempotencyKey,
     IfMatch,
+    IfNoneMatch,
     Limit,
     Token,
     Wait,
-    etag,
-    parse_if_match,
 )
 from backend.api.problems import ProblemException
 from backend.api.request_body import JsonRoute
@@ -57,11 +57,15 @@ async def create_application(
 
 
 @router.get(
-    "/{token}", response_model=schemas.Application, responses=route_responses(404, etag=200)
+    "/{token}", response_model=schemas.Application, responses=route_responses(404, read=True)
 )
-async def show_application(service: ServiceDep, token: Token) -> Response:
+async def show_application(
+    service: ServiceDep, token: Token, if_none_match: IfNoneMatch = None
+) -> Response:
     """Show an application with its live count of chats."""
-    return _application_response(await service.run(lambda: service.catalog.applications.get(token)))
+    application = await service.run(lambda: service.catalog.applications.get(token))
+    body, tag = serialization.application(application), application_etag(application)
+    return read_response(body, if_none_match, tag)
 
 
 @router.patch(
@@ -93,17 +97,21 @@ async def delete_application(
     return Response(status_code=202 if cascade else 204)
 
 
-@operator_router.get("", response_model=schemas.Applications, responses=route_responses(401, 404))
+@operator_router.get(
+    "", response_model=schemas.Applications, responses=route_responses(401, 404, read=True)
+)
 async def list_applications(
     service: ServiceDep,
     limit: Limit = DEFAULT_PAGE_SIZE,
     after: AfterToken = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """List all applications in the order of their creation."""
     applications = await service.run(
         lambda: list(service.catalog.applications.list(after_token=after, limit=limit + 1))
     )
-    return page_response([serialization.application(each) for each in applications], limit, "token")
+    bodies = [serialization.application(each) for each in applications]
+    return page_response(bodies, limit, if_none_match, key="token")
 
 
 @no_operator_router.get("")
@@ -113,5 +121,5 @@ async def list_not_found() -> Response:
 
 
 def _application_response(application: model.Application, status: int = 200) -> Response:
-    headers = {"ETag": etag(application.version)}
+    headers = {"ETag": application_etag(application)}
     return JSONResponse(serialization.application(application), status, headers)

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import schemas
+from backend.api.conditional import read_response
 from backend.api.openapi import route_responses
 from backend.api.parameters import (
     DEFAULT_PAGE_SIZE,
@@ -12,11 +13,11 @@ from backend.api.parameters import (
     Cascade,
     ChatNumber,
     IdempotencyKey,
+    IfNoneMatch,
     Limit,
     Token,
     Wait,
 )
-from backend.api.routes.paging import page_response
 from backend.api.service import ServiceDep
 from backend.catalog.waiting import PendingNumber
 from backend.domain import serialization
@@ -40,28 +41,39 @@ async def create_chat(
     return JSONResponse(serialization.number(accepted.first), status)
 
 
-@router.get("", response_model=schemas.Page[schemas.Chat], responses=route_responses(404))
+@router.get(
+    "",
+    response_model=schemas.CountedPage[schemas.Chat],
+    responses=route_responses(404, read=True),
+)
 async def list_chats(
-    service: ServiceDep, token: Token, limit: Limit = DEFAULT_PAGE_SIZE, after: After = 0
+    service: ServiceDep,
+    token: Token,
+    limit: Limit = DEFAULT_PAGE_SIZE,
+    after: After = 0,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """List an application's chats, ordered by number, with their live counts of messages."""
-    chats = await service.run(
-        lambda: list(service.catalog.chats.list(token, after=after, limit=limit + 1))
-    )
-    return page_response([serialization.chat(chat) for chat in chats], limit)
+    """List an application's chats, ordered by number, with their live counts of messages.
+
+    `total` is the live count of the application's chats.
+    """
+    page = await service.run(lambda: service.catalog.chats.page(token, after=after, limit=limit))
+    return read_response(serialization.chat_page(page), if_none_match)
 
 
 @router.get(
     "/{chat}",
     response_model=schemas.Chat,
-    responses=route_responses(404, pending=True),
+    responses=route_responses(404, read=True, pending=True),
 )
-async def show_chat(service: ServiceDep, token: Token, chat: ChatNumber) -> Response:
+async def show_chat(
+    service: ServiceDep, token: Token, chat: ChatNumber, if_none_match: IfNoneMatch = None
+) -> Response:
     """Show a chat with its live count of messages; 202 while it is accepted and not stored yet."""
     entity = await service.run_read(lambda: service.catalog.chats.get(token, chat))
     if isinstance(entity, PendingNumber):
         return JSONResponse(serialization.pending(chat), 202)
-    return JSONResponse(serialization.chat(entity))
+    return read_response(serialization.chat(entity), if_none_match)
 
 
 @router.delete("/{chat}", status_code=204, responses=route_responses(404, 409, cascading=True))

@@ -1,30 +1,29 @@
 """`/applications/{token}/chats/{chat}/messages`: create one or many, list, search, show, edit, delete."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import schemas
+from backend.api.conditional import message_etag, parse_if_match, read_response
+from backend.api.message_query import MessageQuery
 from backend.api.openapi import route_responses
 from backend.api.parameters import (
-    DEFAULT_PAGE_SIZE,
     PREFIX,
-    After,
     ChatNumber,
     IdempotencyKey,
     IfMatch,
-    Keyword,
-    Limit,
+    IfNoneMatch,
     MessageNumber,
     Token,
     Wait,
-    etag,
-    parse_if_match,
 )
 from backend.api.request_body import BatchRoute, JsonRoute
 from backend.api.routes.paging import page_response
 from backend.api.service import ServiceDep
 from backend.catalog.waiting import PendingNumber
-from backend.domain import model, serialization
+from backend.domain import serialization
 from backend.ingest.requests import AcceptRequest
 
 PATH = PREFIX + "/applications/{token}/chats/{chat}/messages"
@@ -80,44 +79,52 @@ async def create_messages(
 
 @router.get(
     "",
-    response_model=schemas.Page[schemas.Found] | schemas.Page[schemas.Message],
-    responses=route_responses(404),
+    response_model=schemas.Page[schemas.Found] | schemas.CountedPage[schemas.Message],
+    responses=route_responses(404, read=True),
 )
 async def list_messages(
     service: ServiceDep,
     token: Token,
     chat: ChatNumber,
-    limit: Limit = DEFAULT_PAGE_SIZE,
-    after: After = 0,
-    keyword: Keyword = None,
+    query: Annotated[MessageQuery, Query()],
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """List a chat's messages, ordered by number; with `keyword`, only those that contain it."""
-    if keyword is None:
-        messages = await service.run(
-            lambda: list(service.catalog.messages.list(token, chat, after=after, limit=limit + 1))
+    """List a chat's messages, ordered by number; with `keyword`, only those that contain it.
+
+    `total` is the live count of the chat's messages; a search has none.
+    """
+    messages, limit = service.catalog.messages, query.limit
+    if query.keyword is None:
+        page = await service.run(
+            lambda: messages.page(
+                token, chat, query.message_range(), limit=limit, newest_first=query.newest_first
+            )
         )
-        return page_response([serialization.message(each) for each in messages], limit)
+        return read_response(serialization.message_page(page), if_none_match)
+    keyword = query.keyword
     matches = await service.run_search(
-        lambda: list(
-            service.catalog.messages.search(token, chat, keyword, after=after, limit=limit + 1)
-        )
+        lambda: list(messages.search(token, chat, keyword, after=query.after, limit=limit + 1))
     )
-    return page_response([serialization.match(each) for each in matches], limit)
+    return page_response([serialization.match(each) for each in matches], limit, if_none_match)
 
 
 @router.get(
     "/{number}",
     response_model=schemas.Message,
-    responses=route_responses(404, 410, etag=200, pending=True),
+    responses=route_responses(404, 410, read=True, pending=True),
 )
 async def show_message(
-    service: ServiceDep, token: Token, chat: ChatNumber, number: MessageNumber
+    service: ServiceDep,
+    token: Token,
+    chat: ChatNumber,
+    number: MessageNumber,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Show a message; 202 while it is accepted and not stored yet."""
     message = await service.run_read(lambda: service.catalog.messages.get(token, chat, number))
     if isinstance(message, PendingNumber):
         return JSONResponse(serialization.pending(number), 202)
-    return _message_response(message)
+    return read_response(serialization.message(message), if_none_match, message_etag(message))
 
 
 @router.patch(
@@ -138,7 +145,7 @@ async def edit_message(
     edited = await service.run_change(
         lambda: service.catalog.messages.edit(token, chat, number, text, version=version)
     )
-    return _message_response(edited)
+    return JSONResponse(serialization.message(edited), headers={"ETag": message_etag(edited)})
 
 
 @router.delete("/{number}", status_code=204, responses=route_responses(404, 409, 410))
@@ -155,7 +162,3 @@ async def delete_message(
         lambda: service.catalog.messages.delete(token, chat, number, version=version)
     )
     return Response(status_code=204)
-
-
-def _message_response(message: model.Message) -> Response:
-    return JSONResponse(serialization.message(message), headers={"ETag": etag(message.version)})

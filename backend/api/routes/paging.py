@@ -1,12 +1,15 @@
-"""Pages of a list."""
+"""Pages of a list without a total."""
 
 from fastapi import Response
-from fastapi.responses import JSONResponse
 
+from backend.api.conditional import read_response
 from backend.domain.serialization import JsonObject
 
 
-def page_response(items: list[JsonObject], limit: int, key: str = "number") -> Response:
+def page_response(
+    items: list[JsonObject], limit: int, if_none_match: str | None, key: str = "number"
+) -> Response:
     """The first `limit` of `items`; if there are more, `next` is the `key` of the last one shown."""
     page = items[:limit]
-    return JSONResponse({"items": page, "next": page[-1][key] if len(items) > limit else None})
+    next_ = page[-1][key] if len(items) > limit else None
+    return read_response({"items": page, "next": next_}, if_none_match)

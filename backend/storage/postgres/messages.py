@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from backend.domain.events import MessagesCreated, from_micros
 from backend.domain.folding import fold
-from backend.domain.model import Message, NewMessage
+from backend.domain.model import Message, MessageRange, NewMessage
 from backend.storage.postgres.chats import count_removed, lock_chat
 from backend.storage.postgres.copy import copy_rows, escape_copy, format_copy_time
 from backend.storage.postgres.database import Connection
@@ -102,12 +102,10 @@ CONTENT = tuple(
 _MESSAGES = RowMapper(Message)
 _columns = [message.c[name] for name in field_names(Message)]
 _chat_id = message.c.chat_id == bindparam("chat_id")
-_of_chat = (
-    select(*_columns)
-    .where(_chat_id, message.c.state == STORED)
-    .order_by(message.c.number)
-    .limit(bindparam("limit"))
-)
+_stored = select(*_columns).where(_chat_id, message.c.state == STORED).limit(bindparam("limit"))
+_of_chat = _stored.order_by(message.c.number)
+_after = message.c.number > bindparam("after")
+_in_bounds = (_after, message.c.number < bindparam("before"))
 # strpos, not LIKE: the keyword is a text, not a pattern. COLLATE "C": bytes, whatever the database's.
 _contains_keyword = func.strpos(message.c.folded.collate("C"), bindparam("keyword")) > 0
 
@@ -131,8 +129,11 @@ MESSAGE = hot(
         message.c.number == bindparam("number"),
     ),
 )
-MESSAGES = hot("messages", _of_chat.where(message.c.number > bindparam("after")))
-SEARCH_MESSAGES = hot("search_messages", MESSAGES.where(_contains_keyword))
+MESSAGES = hot("messages", _of_chat.where(*_in_bounds))
+NEWEST_MESSAGES = hot(
+    "newest_messages", _stored.where(*_in_bounds).order_by(message.c.number.desc())
+)
+SEARCH_MESSAGES = hot("search_messages", _of_chat.where(_after, _contains_keyword))
 FILTER_CANDIDATES = hot(
     "filter_candidates",
     _of_chat.where(message.c.number == any_(bigints("numbers")), _contains_keyword),
@@ -231,10 +232,23 @@ def dead_numbers(
     return list(connection.scalars(DEAD_NUMBERS, values))
 
 
-def list_messages(connection: Connection, chat_id: int, after: int, limit: int) -> list[Message]:
-    """A page of a chat's messages, by number."""
-    values = {"chat_id": chat_id, "after": after, "limit": limit}
-    return _MESSAGES.all(connection.execute(MESSAGES, values))
+def list_messages(
+    connection: Connection,
+    chat_id: int,
+    within: MessageRange,
+    limit: int,
+    *,
+    newest_first: bool = False,
+) -> list[Message]:
+    """A page of a chat's messages by number, ascending or descending. Its place does not change its cost."""
+    values = {
+        "chat_id": chat_id,
+        "after": within.after,
+        "before": within.before,
+        "limit": limit,
+    }
+    statement = NEWEST_MESSAGES if newest_first else MESSAGES
+    return _MESSAGES.all(connection.execute(statement, values))
 
 
 def search_messages(

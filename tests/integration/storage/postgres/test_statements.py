@@ -62,6 +62,7 @@ VALUES = {
     "chat_id": 50,
     "id": 50,
     "after": 5,
+    "before": 90,
     "at": "2026-01-31T23:59:59Z",
     "limit": 50,
     "keyword": "x",

@@ -1,0 +1,170 @@
+"""The ways to read a list, their totals, and `If-None-Match`."""
+
+import pytest
+
+from tests.http.conftest import OPERATOR
+from tests.support.http_server import ApplicationClient, HttpServer
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.xdist_group("http")
+BEARER = f"Bearer {OPERATOR}"
+
+
+@pytest.fixture
+def messages(app: ApplicationClient) -> str:
+    """The path of a chat's messages 1 to 9, of which 4 is deleted."""
+    path = f"{app.chat()}/messages"
+    texts = {"messages": [{"text": f"text {number}"} for number in range(1, 10)]}
+    app.server("POST", f"{path}/batch?wait=stored", texts)
+    wait_until(lambda: app.server("GET", f"{path}/9").status == 200)
+    assert app.server("DELETE", f"{path}/4").status == 204
+    return path
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers", "next_"),
+    [
+        ("", [1, 2, 3, 5, 6, 7, 8, 9], None),
+        ("limit=3", [1, 2, 3], 3),
+        ("limit=3&after=3", [5, 6, 7], 7),
+        ("order=asc&before=6&limit=4", [1, 2, 3, 5], None),
+        ("after=2&before=9&limit=4", [3, 5, 6, 7], 7),
+        ("order=desc&limit=3", [9, 8, 7], 7),
+        ("order=desc&limit=3&before=7", [6, 5, 3], 3),
+        ("order=desc&before=3", [2, 1], None),
+        ("order=desc&after=6&limit=2", [9, 8], 8),
+        ("after=9", [], None),
+        ("after=5&before=6", [], None),
+        ("after=9&before=9", [], None),
+        ("before=1", [], None),
+    ],
+)
+def test_a_list_is_read_from_either_end(
+    shared_server: HttpServer, messages: str, query: str, numbers: list[int], next_: int | None
+) -> None:
+    """`next` continues it, as `after` or, descending, as `before`. `total` is the chat's live count."""
+    page = shared_server("GET", f"{messages}?{query}")
+    assert page.status == 200
+    assert list(page.json) == ["items", "next", "total"]
+    assert [item["number"] for item in page.json["items"]] == numbers
+    assert page.json["next"] == next_
+    assert page.json["total"] == 8
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("before=0", "before"),
+        ("before=x", "before"),
+        ("order=newest", "order"),
+        ("order=", "order"),
+        ("after=7&before=6", "no number is after 7 and before 6"),
+        ("keyword=x&order=desc", "`order` cannot be combined with `keyword`"),
+        ("keyword=x&before=5", "`before` cannot be combined with `keyword`"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_refused(
+    shared_server: HttpServer, messages: str, query: str, reason: str
+) -> None:
+    """422, and the detail says why."""
+    answer = shared_server("GET", f"{messages}?{query}")
+    assert (answer.status, answer.json["type"].rpartition(":")[2]) == (422, "invalid")
+    assert reason in answer.json["detail"]
+
+
+def test_a_list_of_chats_has_a_total(app: ApplicationClient) -> None:
+    """The live count of the application's chats, whatever the page shows."""
+    chats = [app.chat() for _ in range(3)]
+    wait_until(lambda: app.server("GET", chats[2]).status == 200)
+    page = app.server("GET", f"{app.path}/chats?limit=1&after=1").json
+    assert ([item["number"] for item in page["items"]], page["next"]) == ([2], 2)
+    assert page["total"] == 3
+    assert app.server("DELETE", chats[0]).status == 204
+    assert app.server("GET", f"{app.path}/chats").json["total"] == 2
+
+
+def test_a_list_of_a_chat_that_is_not_stored_yet_is_empty(own_server: HttpServer) -> None:
+    """Without a worker: 200, and the total counts what was accepted."""
+    app = ApplicationClient(own_server)
+    chat = app.chat()
+    own_server("POST", f"{chat}/messages", {"message": {"text": "soon"}})
+    for order in ("asc", "desc"):
+        page = own_server("GET", f"{chat}/messages?order={order}").json
+        assert page == {"items": [], "next": None, "total": 1}
+
+
+@pytest.fixture
+def targets(app: ApplicationClient, messages: str) -> dict[str, str]:
+    """A path of each kind that is read by GET."""
+    return {
+        "application": app.path,
+        "chats": f"{app.path}/chats",
+        "chat": messages.removesuffix("/messages"),
+        "messages": messages,
+        "newest messages": f"{messages}?order=desc",
+        "message": f"{messages}/1",
+        "search": f"{messages}?keyword=text",
+    }
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["application", "chats", "chat", "messages", "newest messages", "message", "search"],
+)
+def test_what_has_not_changed_is_not_sent_again(
+    shared_server: HttpServer, targets: dict[str, str], what: str
+) -> None:
+    """304 with the ETag and no body, if `If-None-Match` lists the ETag; otherwise 200 with the body."""
+    path = targets[what]
+    read = shared_server("GET", path)
+    tag = read.headers["etag"]
+    for known in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+        same = shared_server("GET", path, if_none_match=known)
+        assert (same.status, same.body, same.headers["etag"]) == (304, b"", tag)
+    for unknown in ('"other"', tag.strip('"'), ""):
+        again = shared_server("GET", path, if_none_match=unknown)
+        assert (again.status, again.body, again.headers["etag"]) == (200, read.body, tag)
+
+
+def test_operators_lists_have_an_etag(shared_server: HttpServer, app: ApplicationClient) -> None:
+    """A rename changes the ETag of a list that shows the application."""
+    path = f"/api/v1/applications?limit=1&after={app.token}"
+    other = ApplicationClient(shared_server)
+    read = shared_server("GET", path, authorization=BEARER)
+    assert [item["token"] for item in read.json["items"]] == [other.token]
+    tag = read.headers["etag"]
+    same = shared_server("GET", path, authorization=BEARER, if_none_match=tag)
+    assert (same.status, same.body) == (304, b"")
+    assert shared_server("PATCH", other.path, {"application": {"name": "new"}}).status == 200
+    changed = shared_server("GET", path, authorization=BEARER, if_none_match=tag)
+    assert (changed.status, changed.json["items"][0]["name"]) == (200, "new")
+
+
+def test_every_change_changes_the_etag_of_what_shows_it(
+    app: ApplicationClient, targets: dict[str, str]
+) -> None:
+    """Live counts included: 304 never hides one."""
+    tags = {what: app.server("GET", path).headers["etag"] for what, path in targets.items()}
+
+    def changed() -> set[str]:
+        answers = {
+            what: app.server("GET", path, if_none_match=tags[what])
+            for what, path in targets.items()
+        }
+        tags.update({what: answer.headers["etag"] for what, answer in answers.items()})
+        return {what for what, answer in answers.items() if answer.status == 200}
+
+    messages, edited = targets["messages"], {"message": {"text": "edited text"}}
+    lists = {"messages", "newest messages"}
+    assert changed() == set()
+    app.message(targets["chat"], "another one")
+    assert changed() == lists | {"chats", "chat"}
+    assert app.server("PATCH", f"{messages}/1", edited).status == 200
+    assert changed() == lists | {"message", "search"}
+    assert app.server("DELETE", f"{messages}/2").status == 204
+    assert changed() == lists | {"chats", "chat", "search"}
+    assert app.server("PATCH", app.path, {"application": {"name": "new"}}).status == 200
+    assert changed() == {"application"}
+    chat = app.chat()
+    wait_until(lambda: app.server("GET", chat).status == 200)
+    assert changed() == {"application", "chats"}

@@ -1,0 +1,164 @@
+"""Lists of messages, checked by a plain oracle: deletions, gaps, imports and rejected numbers included."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import Invalid
+from backend.domain.model import MAX_NUMBER, Message, MessageRange, NumberedPage
+from backend.domain.serialization import rfc3339
+from backend.ingest.requests import AcceptRequest
+from backend.transfer import format as line_format
+from tests.conftest import Engines
+from tests.support.transfer_lines import message_line
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+REFUSED = "refused"
+"""A text that PostgreSQL refuses, so that its number is rejected."""
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@dataclass(frozen=True)
+class Send:
+    """A request of so many messages is accepted; those in `rejected`, counted from 0, are refused by SQL."""
+
+    count: int
+    rejected: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Import:
+    """Messages are imported behind a gap: each the distance to the one before, its age, whether removed."""
+
+    messages: tuple[tuple[int, int, bool], ...]
+    backwards: bool
+
+
+Step = Send | Import
+STEPS = st.lists(
+    st.builds(Send, st.integers(1, 6), st.frozensets(st.integers(0, 5), max_size=2))
+    | st.builds(
+        Import,
+        st.lists(
+            st.tuples(st.integers(1, 4), st.integers(0, 20), st.booleans()), min_size=1, max_size=6
+        ).map(tuple),
+        st.booleans(),
+    ),
+    max_size=5,
+)
+
+
+@dataclass(frozen=True)
+class Room:
+    """A chat, the messages that a list may show, and its live count."""
+
+    backend: Backend
+    token: str
+    chat: int
+    shown: dict[int, datetime]  # creation times by number
+    total: int
+
+    def expected(self, within: MessageRange, *, newest_first: bool = False) -> list[int]:
+        """The numbers that the oracle finds."""
+        numbers = [number for number in self.shown if within.after < number < within.before]
+        return sorted(numbers, reverse=newest_first)
+
+    def check(self, page: NumberedPage[Message], expected: list[int], limit: int) -> None:
+        """The page has the first `limit` of these numbers, and leads on if there are more."""
+        assert [message.number for message in page.items] == expected[:limit]
+        assert [message.created_at for message in page.items] == [
+            self.shown[number] for number in expected[:limit]
+        ]
+        assert page.next == (expected[limit - 1] if len(expected) > limit else None)
+        assert page.total == self.total
+
+
+@pytest.fixture(scope="module")
+def backend(engines: Engines) -> Iterator[Backend]:
+    """A backend whose PostgreSQL refuses a text."""
+    with open_backend(engines.installation()) as core:
+        with core.database.begin() as tx:
+            tx.execute(text(f"ALTER TABLE message ADD CHECK (text <> '{REFUSED}')"))
+        yield core
+
+
+def build(backend: Backend, steps: list[Step], deleted: set[int]) -> Room:
+    """A new chat in which these steps happened, and then these of its messages were deleted."""
+    token = backend.catalog.applications.create("test").token
+    chat = backend.acceptor.accept(AcceptRequest.chats(token)).first
+    backend.drainer.drain_all()
+    shown: dict[int, datetime] = {}
+    top, gaps = 0, 0
+    for step in steps:
+        if isinstance(step, Send):
+            texts = [REFUSED if i in step.rejected else "text" for i in range(step.count)]
+            accepted = backend.acceptor.accept(AcceptRequest.messages(token, chat, texts))
+            backend.drainer.drain_all()
+            assert accepted.first == top + 1
+            top = accepted.last
+            for number, written in enumerate(texts, accepted.first):
+                if written == "text":
+                    found = backend.catalog.messages.get(token, chat, number)
+                    assert isinstance(found, Message)
+                    shown[number] = found.created_at
+        else:
+            lines = []
+            for distance, age, removed in step.messages:
+                gaps += distance - 1
+                top += distance
+                at = rfc3339(EPOCH + timedelta(seconds=age))
+                content = None if removed else "text"
+                lines.append(message_line(token, chat, top, content, at, at))
+                if not removed:
+                    shown[top] = EPOCH + timedelta(seconds=age)
+            ordered = reversed(lines) if step.backwards else iter(lines)
+            for line in ordered:
+                work = backend.importer.begin()
+                for chunk in line_format.read_chunks(io.BytesIO(line.encode()).read):
+                    assert not work.process(chunk)
+    for number in sorted(deleted & shown.keys()):
+        backend.catalog.messages.delete(token, chat, number)
+        del shown[number]
+    return Room(backend, token, chat, shown, len(shown) + gaps)
+
+
+ROOMS = st.tuples(STEPS, st.frozensets(st.integers(1, 40), max_size=6))
+NUMBERS = st.integers(0, 45) | st.sampled_from([MAX_NUMBER, MAX_NUMBER + 1])
+RANGES = st.builds(
+    lambda one, other: MessageRange(min(one, other), max(one, other)), NUMBERS, NUMBERS
+)
+
+
+@MANY
+@given(
+    ROOMS,
+    st.lists(st.tuples(RANGES, st.integers(1, 12), st.booleans()), min_size=1, max_size=8),
+)
+def test_a_page_is_that_of_the_oracle(
+    backend: Backend,
+    room_steps: tuple[list[Step], set[int]],
+    questions: list[tuple[MessageRange, int, bool]],
+) -> None:
+    """Ascending and descending, between any two numbers; and all pages together are the list."""
+    room = build(backend, *room_steps)
+    catalog, token, chat = backend.catalog.messages, room.token, room.chat
+    for within, limit, newest_first in questions:
+        expected = room.expected(within, newest_first=newest_first)
+        page = catalog.page(token, chat, within, limit=limit, newest_first=newest_first)
+        room.check(page, expected, limit)
+        listed = catalog.list(token, chat, within, newest_first=newest_first)
+        assert [message.number for message in listed] == expected
+
+
+def test_a_range_that_holds_no_number_is_refused() -> None:
+    """A range that ends where it begins is empty, as the last page of a list may be."""
+    assert MessageRange(after=5, before=5) == MessageRange(5, 5)
+    with pytest.raises(Invalid, match="no number is after 6 and before 5"):
+        MessageRange(after=6, before=5)

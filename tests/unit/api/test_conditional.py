@@ -1,0 +1,74 @@
+"""Entity tags and the headers that compare them."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.api import conditional
+from backend.domain.model import Application
+
+AT = datetime(2026, 1, 31, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("if_match", "version"),
+    [
+        (None, None),
+        ("*", None),
+        (' "12" ', 12),
+        ('"12-3"', 12),
+        ("12", -1),
+        ('W/"12"', -1),
+        ('"12", "13"', -1),
+        ('"1x"', -1),
+        ("", -1),
+    ],
+)
+def test_if_match_names_a_version(if_match: str | None, version: int | None) -> None:
+    """Or any; what is no tag of ours matches no version."""
+    assert conditional.parse_if_match(if_match) == version
+
+
+def test_a_count_changes_the_tag_of_an_application_and_not_its_version() -> None:
+    """A new chat makes a cached application old, and does not refuse a rename."""
+    tags = [
+        conditional.application_etag(
+            Application(
+                "t" * 24, "name", chats_count=count, created_at=AT, updated_at=AT, version=7
+            )
+        )
+        for count in (1, 2)
+    ]
+    assert tags[0] != tags[1]
+    assert [conditional.parse_if_match(tag) for tag in tags] == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("header", "same"),
+    [
+        (None, False),
+        ("", False),
+        ("*", True),
+        ('"a"', True),
+        ('W/"a"', True),
+        ('"b","a"', True),
+        ('"b", W/"a" ,"c"', True),
+        ('"b"', False),
+        ("a", False),
+        ('"ab"', False),
+    ],
+)
+def test_if_none_match_lists_tags(header: str | None, same: bool) -> None:
+    """Compared weakly, as RFC 9110 says for this header."""
+    assert conditional.is_not_modified(header, '"a"') is same
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_every_text_is_encoded_as_json(text: str) -> None:
+    """In UTF-8, and no two texts have the same tag."""
+    body = conditional.encode_json({"text": text})
+    assert json.loads(body.decode()) == {"text": text}
+    assert conditional.body_etag(body) != conditional.body_etag(body + b" ")
