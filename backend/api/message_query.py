@@ -4,9 +4,26 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from backend.api.parameters import DEFAULT_PAGE_SIZE, After, Before, Keyword, Limit, Order
+from backend.api.parameters import (
+    DEFAULT_PAGE_SIZE,
+    After,
+    Around,
+    Before,
+    Keyword,
+    Limit,
+    Numbers,
+    Order,
+)
+from backend.catalog.messages import Messages
 from backend.domain.errors import Invalid
-from backend.domain.model import MAX_NUMBER, MessageRange
+from backend.domain.model import MAX_NUMBER, Message, MessageRange, NumberedPage
+
+# What can be combined with each of these. Without them, all other parameters can be combined.
+_COMPANIONS = {
+    "keyword": ("limit", "after"),
+    "numbers": ("order",),
+    "around": ("limit", "order"),
+}
 
 
 class MessageQuery(BaseModel):
@@ -17,15 +34,20 @@ class MessageQuery(BaseModel):
     limit: Limit = DEFAULT_PAGE_SIZE
     after: After = 0
     before: Before = None
+    around: Around = None
+    numbers: Numbers = None
     order: Order = "asc"
     keyword: Keyword = None
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
-        if self.keyword is not None:
-            for name in sorted(self.model_fields_set - {"keyword", "limit", "after"}):
+        for name, companions in _COMPANIONS.items():
+            if getattr(self, name) is None:
+                continue
+            for other in sorted(self.model_fields_set - {name, *companions}):
+                allowed = " and ".join(f"`{companion}`" for companion in companions)
                 raise ValueError(
-                    f"`{name}` cannot be combined with `keyword`: a search takes `limit` and `after`"
+                    f"`{other}` cannot be combined with `{name}`, which takes {allowed} only"
                 )
         try:
             self.message_range()
@@ -37,7 +59,16 @@ class MessageQuery(BaseModel):
         """The range of messages."""
         return MessageRange(self.after, MAX_NUMBER + 1 if self.before is None else self.before)
 
-    @property
-    def newest_first(self) -> bool:
-        """Whether the numbers descend."""
-        return self.order == "desc"
+    def read(self, messages: Messages, token: str, chat: int) -> NumberedPage[Message]:
+        """Read the page; not for a search."""
+        newest_first = self.order == "desc"
+        if self.numbers is not None:
+            numbers = [int(number) for number in self.numbers.split(",")]
+            return messages.page_of_numbers(token, chat, numbers, newest_first=newest_first)
+        if self.around is not None:
+            return messages.page_around(
+                token, chat, self.around, limit=self.limit, newest_first=newest_first
+            )
+        return messages.page(
+            token, chat, self.message_range(), limit=self.limit, newest_first=newest_first
+        )

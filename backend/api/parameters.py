@@ -1,9 +1,10 @@
 """What requests carry beside their body: the path, the query, `If-Match` and `Idempotency-Key`."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path, Query
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from backend.api.schemas import NO_NUL
 from backend.domain.folding import MAX_KEYWORD
@@ -13,6 +14,7 @@ from backend.ingest.requests import MAX_KEY_LENGTH
 PREFIX = "/api/v1"
 MAX_PAGE_SIZE = 200
 DEFAULT_PAGE_SIZE = 50
+_NUMBERS_PATTERN = f"^[1-9][0-9]{{0,14}}(,[1-9][0-9]{{0,14}}){{0,{MAX_PAGE_SIZE - 1}}}$"
 
 
 def _parse_digits(value: Any) -> Any:
@@ -20,6 +22,13 @@ def _parse_digits(value: Any) -> Any:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
         return int(value)
     raise ValueError("not a number in plain digits")
+
+
+def _check_numbers(value: str | None) -> str | None:
+    """Numbers in plain digits, separated by commas. Raises ValueError."""
+    if value is not None and not re.fullmatch(_NUMBERS_PATTERN, value):
+        raise ValueError(f"not 1 to {MAX_PAGE_SIZE} numbers such as 1,5,9")
+    return value
 
 
 def _number_between(
@@ -69,6 +78,17 @@ Before = Annotated[
     int | None,
     *_number_between(1, MAX_NUMBER, 100),
     Query(description="return only items with a smaller number"),
+]
+Around = Annotated[
+    int | None,
+    *_number_between(1, MAX_NUMBER, 100),
+    Query(description="return the messages around this number: as many before it as behind it"),
+]
+Numbers = Annotated[
+    str | None,  # a tuple would be a parameter that is repeated
+    AfterValidator(_check_numbers),
+    WithJsonSchema({"type": "string", "pattern": _NUMBERS_PATTERN, "examples": ["1,5,9"]}),
+    Query(description=f"return the messages with these numbers, at most {MAX_PAGE_SIZE}"),
 ]
 Order = Annotated[
     Literal["asc", "desc"],

@@ -1,7 +1,7 @@
 """Messages: reading, searching, editing and deleting them. They are created by accept."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from backend.catalog.chats import Chats
@@ -99,7 +99,42 @@ class Messages:
         found: Sequence[Message] = ()
         if row is not None:
             found = self._read(row.id, within, limit + 1, newest_first=newest_first)
-        return self._page(token, chat, row, found, limit)
+        return first_page(found, limit, self._live_count(token, chat, row))
+
+    def page_around(
+        self, token: str, chat: int, number: int, *, limit: int, newest_first: bool = False
+    ) -> NumberedPage[Message]:
+        """Up to `limit` messages: as many before the number as behind it, and its own if there is one.
+
+        `next` is that of `page`.
+        """
+        row = self.chats.find_row(token, chat)
+        total = self._live_count(token, chat, row)
+        if row is None:
+            return NumberedPage((), None, total)
+        side = (limit - 1) // 2
+        below = self._read(row.id, MessageRange(before=number), side + 1, newest_first=True)
+        above = self._read(row.id, MessageRange(after=number - 1), side + 2)
+        shown_above = side + 1 if above and above[0].number == number else side
+        items = [*reversed(below[:side]), *above[:shown_above]]
+        more = len(above) > shown_above
+        if newest_first:
+            items.reverse()
+            more = len(below) > side
+        last = items[-1].number if items else number
+        return NumberedPage(items, last if more else None, total)
+
+    def page_of_numbers(
+        self, token: str, chat: int, numbers: Collection[int], *, newest_first: bool = False
+    ) -> NumberedPage[Message]:
+        """Those of these numbers that have a stored message, as one page."""
+        row = self.chats.find_row(token, chat)
+        total = self._live_count(token, chat, row)
+        found: Sequence[Message] = ()
+        if row is not None:
+            with self.waiting.database.connect() as connection:
+                found = messages.messages_with_numbers(connection, row.id, set(numbers))
+        return NumberedPage(found[::-1] if newest_first else found, None, total)
 
     def search(
         self, token: str, chat: int, keyword: str, *, after: int = 0, limit: int | None = None
@@ -189,13 +224,10 @@ class Messages:
                 connection, chat_id, within, limit, newest_first=newest_first
             )
 
-    def _page(
-        self, token: str, chat: int, row: StoredChat | None, found: Sequence[Message], limit: int
-    ) -> NumberedPage[Message]:
-        """A page of the first `limit` of these messages, with the chat's live count."""
+    def _live_count(self, token: str, chat: int, row: StoredChat | None) -> int:
+        """How many messages a chat has, whose row is read; those that are not stored yet included."""
         issued = self.waiting.counters.read_issued([Parent(token, chat)])[0]
-        total = issued - (row.messages_removed if row is not None else 0)
-        return first_page(found, limit, total)
+        return issued - (row.messages_removed if row is not None else 0)
 
     def _find_row(self, token: str, chat: int, number: int, seconds: float) -> StoredMessage | None:
         """A message's row; None if it is accepted, and not stored after so many seconds."""

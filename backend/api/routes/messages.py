@@ -95,11 +95,7 @@ async def list_messages(
     """
     messages, limit = service.catalog.messages, query.limit
     if query.keyword is None:
-        page = await service.run(
-            lambda: messages.page(
-                token, chat, query.message_range(), limit=limit, newest_first=query.newest_first
-            )
-        )
+        page = await service.run(lambda: query.read(messages, token, chat))
         return read_response(serialization.message_page(page), if_none_match)
     keyword = query.keyword
     matches = await service.run_search(

@@ -1,6 +1,6 @@
 """Messages: their rows, read, searched, stored, edited and removed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -133,10 +133,12 @@ MESSAGES = hot("messages", _of_chat.where(*_in_bounds))
 NEWEST_MESSAGES = hot(
     "newest_messages", _stored.where(*_in_bounds).order_by(message.c.number.desc())
 )
+_numbered = message.c.number == any_(bigints("numbers"))
+NUMBERED_MESSAGES = hot("numbered_messages", _of_chat.where(_numbered))
 SEARCH_MESSAGES = hot("search_messages", _of_chat.where(_after, _contains_keyword))
 FILTER_CANDIDATES = hot(
     "filter_candidates",
-    _of_chat.where(message.c.number == any_(bigints("numbers")), _contains_keyword),
+    _of_chat.where(_numbered, _contains_keyword),
 )
 _in_range = message.c.number.between(bindparam("first"), bindparam("last"))
 COUNT_INDEXED = hot(
@@ -249,6 +251,14 @@ def list_messages(
     }
     statement = NEWEST_MESSAGES if newest_first else MESSAGES
     return _MESSAGES.all(connection.execute(statement, values))
+
+
+def messages_with_numbers(
+    connection: Connection, chat_id: int, numbers: Collection[int]
+) -> list[Message]:
+    """Those of a chat's messages that have these numbers, by number."""
+    values = {"chat_id": chat_id, "numbers": list(numbers), "limit": len(numbers)}
+    return _MESSAGES.all(connection.execute(NUMBERED_MESSAGES, values))
 
 
 def search_messages(

@@ -70,14 +70,21 @@ class Room:
         numbers = [number for number in self.shown if within.after < number < within.before]
         return sorted(numbers, reverse=newest_first)
 
-    def check(self, page: NumberedPage[Message], expected: list[int], limit: int) -> None:
-        """The page has the first `limit` of these numbers, and leads on if there are more."""
-        assert [message.number for message in page.items] == expected[:limit]
+    def check(
+        self, page: NumberedPage[Message], expected: list[int], limit: int, follows: list[int]
+    ) -> None:
+        """The page has these numbers and the live count, and `next` leads to those that follow."""
+        assert len(expected) <= limit
+        assert [message.number for message in page.items] == expected
         assert [message.created_at for message in page.items] == [
-            self.shown[number] for number in expected[:limit]
+            self.shown[number] for number in expected
         ]
-        assert page.next == (expected[limit - 1] if len(expected) > limit else None)
         assert page.total == self.total
+        assert (page.next is None) == (not follows)
+        if page.next is not None and expected:
+            assert page.next == expected[-1]
+        elif page.next is not None:  # where the page began, so that nothing is skipped
+            assert page.next not in self.shown
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +159,42 @@ def test_a_page_is_that_of_the_oracle(
     for within, limit, newest_first in questions:
         expected = room.expected(within, newest_first=newest_first)
         page = catalog.page(token, chat, within, limit=limit, newest_first=newest_first)
-        room.check(page, expected, limit)
+        room.check(page, expected[:limit], limit, follows=expected[limit:])
         listed = catalog.list(token, chat, within, newest_first=newest_first)
         assert [message.number for message in listed] == expected
+
+
+@MANY
+@given(ROOMS, st.integers(1, 45), st.integers(1, 12))
+def test_a_page_around_a_number_is_that_of_the_oracle(
+    backend: Backend, room_steps: tuple[list[Step], set[int]], number: int, limit: int
+) -> None:
+    """As many before it as behind it, whether or not it has a message; and `next` leads on."""
+    room = build(backend, *room_steps)
+    catalog, token, chat = backend.catalog.messages, room.token, room.chat
+    numbers, side = sorted(room.shown), (limit - 1) // 2
+    below = [each for each in numbers if each < number]
+    above = [each for each in numbers if each > number]
+    own = [number] if number in room.shown else []
+    expected = below[max(len(below) - side, 0) :] + own + above[:side]
+    page = catalog.page_around(token, chat, number, limit=limit)
+    room.check(page, expected, limit, follows=above[side:])
+    page = catalog.page_around(token, chat, number, limit=limit, newest_first=True)
+    room.check(page, expected[::-1], limit, follows=below[: max(len(below) - side, 0)][::-1])
+
+
+@MANY
+@given(ROOMS, st.sets(st.integers(1, 45), min_size=1), st.booleans())
+def test_messages_are_read_by_their_numbers(
+    backend: Backend, room_steps: tuple[list[Step], set[int]], wanted: set[int], newest_first: bool
+) -> None:
+    """Those that are stored, in the order asked for; the others are left out."""
+    room = build(backend, *room_steps)
+    page = backend.catalog.messages.page_of_numbers(
+        room.token, room.chat, wanted, newest_first=newest_first
+    )
+    expected = sorted(wanted & room.shown.keys(), reverse=newest_first)
+    room.check(page, expected, len(wanted), follows=[])
 
 
 def test_a_range_that_holds_no_number_is_refused() -> None:
