@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from backend.catalog.chats import Chats
 from backend.catalog.paging import first_page, read_pages
@@ -79,6 +80,24 @@ class Messages:
         )
         for page in pages:
             yield from page
+
+    def newest(
+        self, token: str, chat: int, within: MessageRange = WHOLE_CHAT, *, count: int
+    ) -> Iterator[Message]:
+        """The newest `count` messages of a range, ascending, in memory that does not grow with their number.
+
+        If there are more than a page of them, they are read twice: first to find where they begin.
+        """
+        newest = self.list(token, chat, within, limit=count, newest_first=True)
+        page = list(islice(newest, PAGE))
+        if len(page) < PAGE:
+            yield from reversed(page)
+            return
+        first, last = page[-1].number, page[0].number
+        for message in newest:
+            first = message.number
+        found = replace(within, after=first - 1, before=last + 1)
+        yield from self.list(token, chat, found)
 
     def page(
         self,

@@ -7,9 +7,12 @@ import typer
 
 from instachat_cli.console.confirm import Deletion, check_can_ask
 from instachat_cli.console.options import (
-    After,
+    AfterMessage,
+    AroundMessage,
+    BeforeMessage,
     ChatNumber,
     DryRunFlag,
+    LastMessages,
     Limit,
     MessageNumber,
     Output,
@@ -77,21 +80,36 @@ def create(
 
 @command(app, "list")
 def list_(
-    token: Token, chat: ChatNumber, limit: Limit = None, after: After = 0, output: Output = None
+    token: Token,
+    chat: ChatNumber,
+    after: AfterMessage = None,
+    before: BeforeMessage = None,
+    around: AroundMessage = None,
+    last: LastMessages = None,
+    limit: Limit = None,
+    output: Output = None,
 ) -> None:
     """List a chat's messages by number.
 
-    $ instachat messages list $TOKEN 1 --limit 20
+    $ instachat messages list $TOKEN 1 --last 20
+    $ instachat messages list $TOKEN 1 --around 120 --limit 9
+
+    Without an option all messages are listed; on a terminal only the newest 50. --last is taken of the
+    messages that the other options leave.
     """
     from backend.domain import serialization
-    from backend.domain.model import MessageRange
+    from instachat_cli.runtime.message_selection import MessageSelection
 
+    selection = MessageSelection(after=after, before=before, around=around, last=last, limit=limit)
     with backend_context() as core:
-        within = MessageRange(after=after)
-        bodies = map(
-            serialization.message, core.catalog.messages.list(token, chat, within, limit=limit)
+        selection.print(
+            core.catalog.messages,
+            token,
+            chat,
+            lambda messages: Printer(output).many(
+                map(serialization.message, messages), COLUMNS, "no messages"
+            ),
         )
-        Printer(output).many(bodies, COLUMNS, "no messages")
         note_unstored(core, token)
 
 

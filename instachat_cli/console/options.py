@@ -1,6 +1,7 @@
 """Arguments and options that more than one command takes."""
 
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated
 
@@ -56,6 +57,22 @@ def _check_after(value: int) -> int:
 
     # No item has a higher number, and SQL's integers end soon after it.
     return min(_check_minimum(0, value, "--after") or 0, MAX_NUMBER)
+
+
+def _check_after_message(value: int | None) -> int | None:
+    return None if value is None else _check_after(value)
+
+
+def _at_least_one(option: str) -> Callable[[int | None], int | None]:
+    """The callback of an option that is a number of a message, or of messages."""
+
+    def check(value: int | None) -> int | None:
+        from backend.domain.model import MAX_NUMBER
+
+        checked = _check_minimum(1, value, option)
+        return None if checked is None else min(checked, MAX_NUMBER)
+
+    return check
 
 
 def _check_timeout(value: float) -> float:
@@ -121,6 +138,46 @@ After = Annotated[
         help="Only items after this number.",
         parser=parse_integer,
         callback=_check_after,
+    ),
+]
+AfterMessage = Annotated[
+    int | None,
+    typer.Option(
+        "--after",
+        metavar="N",
+        help="Only messages after this number.",
+        parser=parse_integer,
+        callback=_check_after_message,
+    ),
+]
+BeforeMessage = Annotated[
+    int | None,
+    typer.Option(
+        "--before",
+        metavar="N",
+        help="Only messages before this number.",
+        parser=parse_integer,
+        callback=_at_least_one("--before"),
+    ),
+]
+AroundMessage = Annotated[
+    int | None,
+    typer.Option(
+        "--around",
+        metavar="N",
+        help="As many messages before this number as behind it; --limit, or 50, together.",
+        parser=parse_integer,
+        callback=_at_least_one("--around"),
+    ),
+]
+LastMessages = Annotated[
+    int | None,
+    typer.Option(
+        "--last",
+        metavar="N",
+        help="Only the newest N of them.",
+        parser=parse_integer,
+        callback=_at_least_one("--last"),
     ),
 ]
 Wait = Annotated[

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Terminal
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -87,6 +87,80 @@ def test_lists_are_in_order_of_numbers_and_can_be_paged(cli: Cli, token: str, ch
     assert beyond.json == []
     assert (far.code, far.out) == (0, "")
     assert len(apps.lines) == 1
+
+
+def test_messages_are_listed_from_either_end_and_around_a_number(
+    cli: Cli, token: str, chat: int
+) -> None:
+    """In the order of their numbers, deleted ones left out; each option alone and together with others."""
+    texts = "\n".join(map(str, range(1, 10)))
+    cli("messages", "create", token, chat, "-", "--wait", "stored", stdin=texts)
+    cli("messages", "delete", token, chat, 4, "--yes")
+    expected: dict[str, list[int]] = {
+        "--last 3": [7, 8, 9],
+        "--last 100": [1, 2, 3, 5, 6, 7, 8, 9],
+        "--last 2 --before 6": [3, 5],
+        "--last 2 --after 8": [9],
+        "--before 6": [1, 2, 3, 5],
+        "--before 6 --limit 2": [1, 2],
+        "--after 2 --before 6": [3, 5],
+        "--after 5 --before 5": [],
+        f"--before {10**30} --after 8": [9],
+        "--around 5 --limit 5": [2, 3, 5, 6, 7],
+        "--around 4 --limit 3": [3, 5],
+        "--around 9": [1, 2, 3, 5, 6, 7, 8, 9],
+    }
+    listed = cli.run_all([("messages", "list", token, chat, *each.split()) for each in expected])
+    assert [[int(m["text"]) for m in each.lines] for each in listed] == list(expected.values())
+    assert [[m["number"] for m in each.lines] for each in listed] == list(expected.values())
+
+
+def test_options_that_make_no_sense_together_are_refused(cli: Cli) -> None:
+    """Exit 2, and the message names both; nothing is read."""
+    refused = {
+        "--around 5 --after 1": "--around cannot be combined with --after",
+        "--around 5 --before 9": "--around cannot be combined with --before",
+        "--around 5 --last 9": "--around cannot be combined with --last",
+        "--last 5 --limit 9": "--last cannot be combined with --limit",
+        "--after 7 --before 6": "no number is after 7 and before 6",
+        "--last 0": "--last is 0",
+        "--before 0": "--before is 0",
+        "--around x": "not a whole number",
+    }
+    results = cli.run_all(
+        [("messages", "list", "t" * 24, 1, *each.split(), "-o", "json") for each in refused]
+    )
+    for result, reason in zip(results, refused.values(), strict=True):
+        assert result.code == 2
+        assert reason in result.error["message"]
+
+
+def test_a_terminal_shows_the_newest_messages(cli: Cli, token: str, chat: int) -> None:
+    """Fifty of them, and a note says so; with an option, or if there are no more, there is no note."""
+    texts = "\n".join(f"text-{n}" for n in range(1, 61))
+    cli("messages", "create", token, chat, "-", "--wait", "stored", stdin=texts)
+
+    def shown(*options: object) -> tuple[str, list[int]]:
+        terminal = Terminal(cli, "messages", "list", token, chat, *options)
+        assert terminal.end() == 0
+        return terminal.shown, [int(n) for n in re.findall(r"text-(\d+)", terminal.shown)]
+
+    screen, numbers = shown()
+    assert numbers == list(range(11, 61))
+    assert "the newest 50 of 60 messages" in " ".join(screen.split())
+    for options, expected in (
+        (("--after", 0), range(1, 61)),
+        (("--limit", 55), range(1, 56)),
+        (("--last", 52), range(9, 61)),
+    ):
+        screen, numbers = shown(*options)
+        assert numbers == list(expected)
+        assert "newest" not in screen
+    for number in range(1, 11):
+        cli("messages", "delete", token, chat, number, "--yes")
+    screen, numbers = shown()
+    assert numbers == list(range(11, 61))
+    assert "newest" not in screen
 
 
 def test_what_is_accepted_and_not_stored_is_shown_as_such(cli: Cli, token: str, chat: int) -> None:

@@ -162,6 +162,8 @@ def test_a_page_is_that_of_the_oracle(
         room.check(page, expected[:limit], limit, follows=expected[limit:])
         listed = catalog.list(token, chat, within, newest_first=newest_first)
         assert [message.number for message in listed] == expected
+        newest = catalog.newest(token, chat, within, count=limit)
+        assert [message.number for message in newest] == sorted(expected)[-limit:]
 
 
 @MANY
@@ -195,6 +197,17 @@ def test_messages_are_read_by_their_numbers(
     )
     expected = sorted(wanted & room.shown.keys(), reverse=newest_first)
     room.check(page, expected, len(wanted), follows=[])
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 9, 10, 11])
+def test_more_of_the_newest_messages_than_a_page(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """They are found in two passes, and printed in their order."""
+    room = build(backend, [Send(10, frozenset())], {5})
+    monkeypatch.setattr("backend.catalog.messages.PAGE", 3)
+    newest = backend.catalog.messages.newest(room.token, room.chat, count=count)
+    assert [message.number for message in newest] == [1, 2, 3, 4, 6, 7, 8, 9, 10][-count:]
 
 
 def test_a_range_that_holds_no_number_is_refused() -> None:

@@ -1,0 +1,69 @@
+"""Which of a chat's messages `messages list` prints: what the options mean, alone and together."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.domain.errors import Invalid
+from backend.domain.model import MAX_NUMBER, Message, MessageRange
+from instachat_cli.console.stderr import stderr
+
+if TYPE_CHECKING:
+    from backend.catalog.messages import Messages
+
+NEWEST_ON_TERMINAL = 50  # without an option that says which messages are wanted
+AROUND_LIMIT = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageSelection:
+    """The options of `messages list`; None: not given. Raises Invalid if they make no sense together."""
+
+    after: int | None = None
+    before: int | None = None
+    around: int | None = None
+    last: int | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check which options are given together."""
+        if self.around is not None:
+            self._refuse_with("--around", ("after", "before", "last"))
+        if self.last is not None:
+            self._refuse_with("--last", ("limit",))
+        self.message_range()
+
+    def message_range(self) -> MessageRange:
+        """The range in which the messages are."""
+        before = MAX_NUMBER + 1 if self.before is None else self.before
+        return MessageRange(self.after or 0, before)
+
+    def print(
+        self, messages: "Messages", token: str, chat: int, show: Callable[[Iterator[Message]], None]
+    ) -> None:
+        """Pass the messages to `show`, in the order of their numbers.
+
+        On a terminal, without any option, these are the newest ones, and a note says so.
+        """
+        within = self.message_range()
+        if self.around is not None:
+            limit = self.limit or AROUND_LIMIT
+            show(iter(messages.page_around(token, chat, self.around, limit=limit).items))
+        elif self.last is not None:
+            show(messages.newest(token, chat, within, count=self.last))
+        elif self == MessageSelection() and sys.stdout.isatty():
+            page = messages.page(token, chat, limit=NEWEST_ON_TERMINAL, newest_first=True)
+            show(reversed(page.items))
+            if page.next is not None:
+                stderr.note(
+                    f"these are the newest {len(page.items)} of {page.total:,} messages; `--last N` lists"
+                    " more of them, `--after 0` lists all"
+                )
+        else:
+            show(messages.list(token, chat, within, limit=self.limit))
+
+    def _refuse_with(self, option: str, others: Sequence[str]) -> None:
+        for other in others:
+            if getattr(self, other) is not None:
+                raise Invalid(f"{option} cannot be combined with --{other}")
