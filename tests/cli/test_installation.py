@@ -17,8 +17,10 @@ from tests.support.fork_server import ForkServer
 # -- migrate --------------------------------------------------------------------------------------
 
 
-def test_migrate_says_from_what_to_what(engines: Engines, fork_server: ForkServer) -> None:
-    """A dry run changes nothing; migrating twice is harmless; before it, other commands name `migrate`."""
+def test_migrate_prints_the_old_and_the_new_schema(
+    engines: Engines, fork_server: ForkServer
+) -> None:
+    """A dry run changes nothing. A second migration has nothing to do. Other commands name `migrate`."""
     cli = Cli(fork_server, database_url=engines.bare_database(), redis_url=engines.redis_database())
     early = cli("apps", "list")
     assert early.code == 1
@@ -35,7 +37,7 @@ def test_migrate_says_from_what_to_what(engines: Engines, fork_server: ForkServe
 
 
 def test_migrate_refuses_a_newer_schema(engines: Engines, fork_server: ForkServer) -> None:
-    """Exit 1, and nothing is changed."""
+    """It exits with 1 and changes nothing."""
     url = engines.fresh_database()
     name = url.rpartition("@/")[2].partition("?")[0]
     engines.postgres.execute("UPDATE alembic_version SET version_num = '9999'", name)
@@ -50,8 +52,8 @@ def test_migrate_refuses_a_newer_schema(engines: Engines, fork_server: ForkServe
 # -- config ---------------------------------------------------------------------------------------
 
 
-def test_config_shows_values_and_origins_without_secrets(fork_server: ForkServer) -> None:
-    """Each setting with its origin and meaning; an empty variable counts as unset."""
+def test_config_show_prints_values_and_origins_without_secrets(fork_server: ForkServer) -> None:
+    """Each setting has its origin and its meaning; an empty variable counts as unset."""
     cli = Cli(
         fork_server,
         database_url="postgresql://ic:s3cret@db/ic?sslpassword=s3cret&sslmode=require",
@@ -88,18 +90,18 @@ def test_config_shows_values_and_origins_without_secrets(fork_server: ForkServer
         ("redis://[", "***"),
     ],
 )
-def test_a_secret_is_never_shown(url: str, shown: str) -> None:
-    """A text that can't be parsed with certainty as a URL is hidden completely."""
+def test_redact_hides_every_password(url: str, shown: str) -> None:
+    """A text that cannot be parsed with certainty as a URL is hidden completely."""
     assert redact(url) == shown
 
 
 # -- status ---------------------------------------------------------------------------------------
 
 
-def test_status_shows_what_waits(
+def test_status_shows_the_engines_and_what_is_not_stored_yet(
     cli: Cli, token: str, drain_application: Callable[[str], None]
 ) -> None:
-    """The engines with their versions, totals, and the age of the oldest entry."""
+    """It has the versions of the engines, totals, and the age of the oldest entry, but no token."""
     since = time.monotonic()
     cli("chats", "create", token)
     status = cli("status").json
@@ -115,8 +117,8 @@ def test_status_shows_what_waits(
     assert cli("status").json["not_stored"] == 0
 
 
-def test_status_shows_an_engine_that_is_away_and_exits_5(cli: Cli) -> None:
-    """The values of the other engine are still shown."""
+def test_status_shows_an_unreachable_engine_and_exits_with_5(cli: Cli) -> None:
+    """It still shows the values of the other engine."""
     url = f"redis://127.0.0.1:{free_port()}"
     away = cli("status", "-o", "json", env={"INSTACHAT_REDIS_URL": url})
     assert away.code == 5
@@ -125,8 +127,8 @@ def test_status_shows_an_engine_that_is_away_and_exits_5(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("option", ["foo=1", "socket_timeout=soon"])
-def test_an_option_of_a_url_that_can_not_be_is_named(cli: Cli, option: str) -> None:
-    """A malformed value fails without a traceback and is not shown."""
+def test_an_invalid_option_of_a_url_is_reported(cli: Cli, option: str) -> None:
+    """The error names the option, without a traceback."""
     url = f"redis://127.0.0.1:{free_port()}?{option}"
     refused = cli("status", env={"INSTACHAT_REDIS_URL": url})
     assert refused.code == 1
@@ -134,8 +136,8 @@ def test_an_option_of_a_url_that_can_not_be_is_named(cli: Cli, option: str) -> N
     assert option.partition("=")[0] in refused.err
 
 
-def test_status_watch_goes_on_until_ctrl_c(cli: Cli) -> None:
-    """Redrawn in place on a terminal; exit 130."""
+def test_status_watch_continues_until_ctrl_c(cli: Cli) -> None:
+    """On a terminal it redraws the status in place. Ctrl-C ends it with 130."""
     terminal = Terminal(cli, "status", "--watch")
     terminal.wait_for_text("dead letters")
     terminal.shown = ""
@@ -155,8 +157,8 @@ def checks(cli: Cli, env: dict[str, str] | None = None) -> tuple[int, dict[str, 
     return result.code, {finding["check"]: finding for finding in result.lines}
 
 
-def test_doctor_finds_nothing_wrong_here(cli: Cli) -> None:
-    """A healthy installation without a worker: one warning, exit 0."""
+def test_doctor_of_a_healthy_installation_exits_with_0(cli: Cli) -> None:
+    """Its only warning is that no worker runs."""
     code, found = checks(cli)
     assert code == 0
     assert {f["severity"] for f in found.values()} == {"ok", "warning"}
@@ -177,8 +179,10 @@ def careless(fork_server: ForkServer, engines: Engines) -> Iterator[tuple[Cli, "
         server.remove()
 
 
-def test_doctor_names_what_voids_the_durability(careless: tuple[Cli, "redis.Redis"]) -> None:
-    """With the remedy; if Redis hides its settings, the check says so."""
+def test_doctor_reports_settings_of_redis_that_void_the_durability(
+    careless: tuple[Cli, "redis.Redis"],
+) -> None:
+    """It names the remedy. If Redis does not show its settings, the result of the check is unknown."""
     cli, client = careless
     code, found = checks(cli)
     assert code == 4
@@ -195,8 +199,10 @@ def test_doctor_names_what_voids_the_durability(careless: tuple[Cli, "redis.Redi
     assert code == 0
 
 
-def test_creating_warns_where_the_durability_is_void(careless: tuple[Cli, "redis.Redis"]) -> None:
-    """One line that names doctor; creating still succeeds, and reading does not warn."""
+def test_creating_warns_if_settings_of_redis_void_the_durability(
+    careless: tuple[Cli, "redis.Redis"],
+) -> None:
+    """The warning is one line that names `doctor`. Creating succeeds, and reading does not warn."""
     cli, _ = careless
     made = cli("apps", "create", "x")
     assert made.code == 0
@@ -206,8 +212,8 @@ def test_creating_warns_where_the_durability_is_void(careless: tuple[Cli, "redis
     assert cli("apps", "list").err == ""
 
 
-def test_doctor_sees_rights_that_are_missing(careless: tuple[Cli, "redis.Redis"]) -> None:
-    """Without INFO or scripts nothing can be accepted."""
+def test_doctor_reports_missing_permissions_in_redis(careless: tuple[Cli, "redis.Redis"]) -> None:
+    """Without INFO or EVALSHA, nothing can be accepted."""
     cli, client = careless
     client.execute_command("ACL", "SETUSER", "default", "-evalsha")
     code, found = checks(cli)
@@ -217,10 +223,10 @@ def test_doctor_sees_rights_that_are_missing(careless: tuple[Cli, "redis.Redis"]
     assert (code, found["Redis"]["severity"]) == (4, "error")
 
 
-def test_doctor_sees_another_installations_redis(
+def test_doctor_reports_a_redis_of_another_installation(
     careless: tuple[Cli, "redis.Redis"], engines: Engines, fork_server: ForkServer
 ) -> None:
-    """Its numbers belong to another database."""
+    """The numbers in it belong to another database."""
     cli, _ = careless
     cli("apps", "create", "x")
     other = Cli(
@@ -230,7 +236,7 @@ def test_doctor_sees_another_installations_redis(
     assert (code, found["installation"]["severity"]) == (4, "error")
 
 
-def test_doctor_exits_5_when_something_is_away(cli: Cli) -> None:
+def test_doctor_exits_with_5_if_an_engine_is_unreachable(cli: Cli) -> None:
     """The other checks still run."""
     for name, scheme in (("DATABASE", "postgresql"), ("REDIS", "redis"), ("HUEY", "redis")):
         url = f"{scheme}://127.0.0.1:{free_port()}/0"
@@ -242,17 +248,17 @@ def test_doctor_exits_5_when_something_is_away(cli: Cli) -> None:
         assert found["settings"]["severity"] == "ok"
 
 
-def test_doctor_tells_a_setting_that_cannot_be_used(cli: Cli) -> None:
-    """It is reported as a separate error."""
+def test_doctor_reports_an_invalid_setting(cli: Cli) -> None:
+    """It is the error of the check of settings, and names the setting."""
     code, found = checks(cli, {"INSTACHAT_DURABILITY": "sometimes"})
     assert (code, found["settings"]["severity"]) == (4, "error")
     assert "INSTACHAT_DURABILITY" in found["settings"]["message"]
 
 
-def test_doctor_tells_a_database_that_is_not_migrated(
+def test_doctor_reports_a_database_that_is_not_migrated_or_not_in_utf8(
     engines: Engines, fork_server: ForkServer
 ) -> None:
-    """Or whose encoding can't represent every text."""
+    """The remedy of the first is `migrate`; another encoding cannot represent every text."""
     latin = engines.bare_database(
         "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     )
@@ -263,8 +269,7 @@ def test_doctor_tells_a_database_that_is_not_migrated(
     assert found["encoding"]["severity"] == "error"
 
 
-def test_a_worker_counts_as_running(cli: Cli, worker: object) -> None:
-    """By doctor, and in the status."""
+def test_doctor_and_status_count_a_running_worker(cli: Cli, worker: object) -> None:
     assert worker
     assert checks(cli)[1]["worker"]["severity"] == "ok"
     assert cli("status").json["workers"] == 1

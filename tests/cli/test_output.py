@@ -24,7 +24,9 @@ def texts(cli: Cli, token: str, chat: int) -> list[str]:
     return texts
 
 
-def test_each_form_gives_the_same_data(cli: Cli, token: str, chat: int, texts: list[str]) -> None:
+def test_every_format_prints_the_same_data(
+    cli: Cli, token: str, chat: int, texts: list[str]
+) -> None:
     """A list is JSON lines or one array; a single item is one object in both formats."""
     default, lines, array, one, one_line = cli.run_all(
         [
@@ -42,18 +44,20 @@ def test_each_form_gives_the_same_data(cli: Cli, token: str, chat: int, texts: l
     assert "صباح" in default.out  # UTF-8, not escapes
 
 
-def test_a_line_of_json_is_one_line_for_everybody(
+def test_json_escapes_control_characters_and_line_separators(
     cli: Cli, token: str, chat: int, texts: list[str]
 ) -> None:
-    """Control characters and other line ends are escaped; nothing is lost."""
+    """Every reader finds the same lines, and a terminal executes nothing; no text is changed."""
     assert texts
     out = cli("messages", "list", token, chat).out
     assert [json.loads(line)["text"] for line in out.splitlines()] == texts
     assert not set(out) & set(map(chr, [*range(10), *range(11, 32), *range(127, 160)]))
 
 
-def test_a_table_in_a_pipe_is_plain(cli: Cli, token: str, chat: int, texts: list[str]) -> None:
-    """No escape sequences, 80 columns, a header, one line per message, matches in brackets."""
+def test_a_table_in_a_pipe_has_no_escape_sequences(
+    cli: Cli, token: str, chat: int, texts: list[str]
+) -> None:
+    """It has 80 columns, a header, one line per message, and matches in brackets."""
     assert texts
     listed, found = cli.run_all(
         [
@@ -68,10 +72,10 @@ def test_a_table_in_a_pipe_is_plain(cli: Cli, token: str, chat: int, texts: list
     assert max(map(len, found.out.splitlines())) <= 80
 
 
-def test_a_terminal_gets_a_table_of_80_columns(
+def test_a_table_on_a_terminal_fits_into_80_columns(
     cli: Cli, token: str, chat: int, texts: list[str]
 ) -> None:
-    """Every line fits; control characters have no effect; a match is marked and visible."""
+    """Control characters have no effect. A match is highlighted, and is within the visible part."""
     from rich.cells import cell_len
     from rich.text import Text
 
@@ -102,7 +106,7 @@ def test_a_terminal_gets_a_table_of_80_columns(
             assert "".join(plain.split()).count("long") == 100
 
 
-def test_one_line_a_message_in_any_script(
+def test_a_table_has_one_line_for_each_message_in_any_script(
     cli: Cli, token: str, chat: int, texts: list[str]
 ) -> None:
     """Wide, combining, right-to-left and control characters do not break the table."""
@@ -113,7 +117,7 @@ def test_one_line_a_message_in_any_script(
     assert "␛]0;owned␇" in terminal.shown
 
 
-def test_many_lines_keep_their_columns(cli: Cli, token: str) -> None:
+def test_the_columns_of_a_long_table_have_one_width(cli: Cli, token: str) -> None:
     """A list longer than a page has one header."""
     cli("chats", "create", token, "--count", 1_200, "--wait", "stored")
     lines = cli("chats", "list", token, "-o", "table").out.splitlines()
@@ -121,8 +125,8 @@ def test_many_lines_keep_their_columns(cli: Cli, token: str) -> None:
     assert len({line.rindex("-") for line in lines[1:]}) == 1
 
 
-def test_an_empty_list_is_said_on_a_terminal(cli: Cli, token: str) -> None:
-    """A table notes that; JSON lines are empty, and JSON is an empty array."""
+def test_a_table_says_that_a_list_is_empty(cli: Cli, token: str) -> None:
+    """JSON lines are empty, and JSON is an empty array."""
     terminal = Terminal(cli, "chats", "list", token)
     assert terminal.end() == 0
     assert "no chats" in terminal.shown
@@ -130,8 +134,8 @@ def test_an_empty_list_is_said_on_a_terminal(cli: Cli, token: str) -> None:
     assert (nothing.out, array.json) == ("", [])
 
 
-def test_creating_on_a_terminal_speaks_in_sentences(cli: Cli, token: str, chat: int) -> None:
-    """Progress is shown during a bulk creation and erased at the end."""
+def test_creating_on_a_terminal_prints_sentences(cli: Cli, token: str, chat: int) -> None:
+    """A bulk creation shows its progress, and erases it at the end."""
     one = Terminal(cli, "messages", "create", token, chat, "text")
     assert one.end() == 0
     assert "accepted: message 1\r\n" in one.shown

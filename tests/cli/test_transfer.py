@@ -73,8 +73,10 @@ def stored(core: Backend) -> int:
         return int(connection.scalar(text("SELECT count(*) FROM message")) or 0)
 
 
-def test_out_of_one_and_into_another(cli: Cli, there: Cli, filled: str, tmp_path: Path) -> None:
-    """Through a file and through pipes, an import's export is the same, byte for byte."""
+def test_an_import_into_another_installation_exports_the_same_bytes(
+    cli: Cli, there: Cli, filled: str, tmp_path: Path
+) -> None:
+    """This holds through a file and through pipes."""
     file = tmp_path / "backup.jsonl"
     written = cli("export", file, "--app", filled)
     data = file.read_text()
@@ -93,8 +95,8 @@ def test_out_of_one_and_into_another(cli: Cli, there: Cli, filled: str, tmp_path
     assert there("messages", "create", filled, 1, "next").json == {"number": 5}
 
 
-def test_people_are_told_in_a_sentence(there: Cli, tmp_path: Path) -> None:
-    """A sentence tells what was or would be imported; an empty file is noted, not an error."""
+def test_with_tables_the_outcome_is_a_sentence(there: Cli, tmp_path: Path) -> None:
+    """It says what was or would be imported. An empty file is noted, and is not an error."""
     file = tmp_path / "few.jsonl"
     file.write_text("".join(lines(2)))
     would, did, again = (
@@ -122,7 +124,9 @@ def test_people_are_told_in_a_sentence(there: Cli, tmp_path: Path) -> None:
     ],
     ids=["bad", "parentless", "conflict"],
 )
-def test_the_first_fault_ends_it(there: Cli, line: str, code: int, kind: str, said: str) -> None:
+def test_an_import_ends_at_the_first_fault(
+    there: Cli, line: str, code: int, kind: str, said: str
+) -> None:
     """The error names the line, what was imported before, and the command that reports the other lines."""
     data = "".join([*lines(1), line.rstrip("\n") + "\n", "never"])
     failed = there("import", "-", "-o", "json", stdin=data)
@@ -134,8 +138,8 @@ def test_the_first_fault_ends_it(there: Cli, line: str, code: int, kind: str, sa
     assert "imported before: nothing; 3 lines already existed" in again.error["message"]
 
 
-def test_a_dry_run_names_every_line(there: Cli) -> None:
-    """As JSON objects with `-o json`; exit 2 if any line is invalid, else 6."""
+def test_a_dry_run_reports_every_fault(there: Cli) -> None:
+    """With `-o json` each is an object. The exit code is 2 if any line is invalid, otherwise 6."""
     conflict = message_line(T, 1, 1, "other", AT, AT)
     data = "".join([*lines(2), conflict, "{\n", "[]\n", conflict])
     failed = there("import", "-", "--dry-run", "-o", "json", stdin=data)
@@ -151,8 +155,8 @@ def test_a_dry_run_names_every_line(there: Cli) -> None:
     assert "invalid lines: 0, conflicts with existing data: 1; nothing was written" in plain.err
 
 
-def test_what_can_not_be_read_or_written_is_named(cli: Cli, tmp_path: Path) -> None:
-    """A missing file, a folder, an unknown application, an unreachable database."""
+def test_a_file_or_engine_that_cannot_be_used_is_reported(cli: Cli, tmp_path: Path) -> None:
+    """The cases are a missing file, a folder, an unknown application and an unreachable database."""
     nowhere = {"INSTACHAT_DATABASE_URL": "postgresql://127.0.0.1:1/x"}
     for words, env, code, said in [
         (("import", tmp_path / "none"), {}, 2, "can't be read: No such file"),
@@ -168,8 +172,10 @@ def test_what_can_not_be_read_or_written_is_named(cli: Cli, tmp_path: Path) -> N
         assert said in failed.err
 
 
-def test_a_file_is_replaced_when_all_is_written(cli: Cli, filled: str, tmp_path: Path) -> None:
-    """A failed export leaves the old file and no other; a link stays a link, a device a device."""
+def test_an_export_replaces_its_file_only_once_it_is_complete(
+    cli: Cli, filled: str, tmp_path: Path
+) -> None:
+    """A failed export leaves the old file and no other. A link stays a link, a device a device."""
     file, link = tmp_path / "backup.jsonl", tmp_path / "link"
     file.write_text("before")
     file.chmod(0o640)
@@ -184,8 +190,8 @@ def test_a_file_is_replaced_when_all_is_written(cli: Cli, filled: str, tmp_path:
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_reader_that_has_enough_is_no_failure(cli: Cli, filled: str) -> None:
-    """Such as `head`."""
+def test_an_export_whose_reader_leaves_ends_without_an_error(cli: Cli, filled: str) -> None:
+    """`head` is such a reader."""
     assert filled
     process = cli.start("export", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
@@ -194,8 +200,8 @@ def test_a_reader_that_has_enough_is_no_failure(cli: Cli, filled: str) -> None:
     assert (process.returncode, err) == (0, b"")
 
 
-def test_ctrl_c_says_what_was_imported(there: Cli, other: Backend) -> None:
-    """Exit 130; importing the same lines again skips the imported ones."""
+def test_ctrl_c_reports_what_was_imported(there: Cli, other: Backend) -> None:
+    """The exit code is 130. Importing the same lines again skips the imported ones."""
     data = lines(CHUNK_LINES - 2)
     process = there.start(
         "import", "-", "-o", "json", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -212,10 +218,10 @@ def test_ctrl_c_says_what_was_imported(there: Cli, other: Backend) -> None:
     assert there("import", "-", stdin="".join(data)).json["skipped"] == CHUNK_LINES
 
 
-def test_killed_again_and_again_it_is_as_if_it_was_not(
+def test_an_import_that_is_killed_repeatedly_completes_like_an_undisturbed_one(
     there: Cli, other: Backend, tmp_path: Path
 ) -> None:
-    """kill -9 at random chunks; the last run completes the import, and new numbers follow it."""
+    """kill -9 comes at random chunks. New numbers follow the imported ones."""
     dice = random.Random(1)
     file = tmp_path / "many.jsonl"
     data = lines(4 * CHUNK_LINES, chats=40)
@@ -242,7 +248,7 @@ def _wait_for(process: "subprocess.Popen[bytes]", condition: Callable[[], bool])
 
 
 def test_memory_does_not_grow_with_the_lines(there: Cli, tmp_path: Path) -> None:
-    """Six times as many lines (30 MB more) take less than 15 MiB more: dry run, import and export."""
+    """For a dry run, an import and an export, 30 MB more in six times as many lines take less than 15 MiB."""
     file = tmp_path / "lines.jsonl"
     peaks: list[list[int]] = []
     for count in (5_000, 30_000):
@@ -252,8 +258,8 @@ def test_memory_does_not_grow_with_the_lines(there: Cli, tmp_path: Path) -> None
     assert all(many - few < 15 * MEBIBYTE for few, many in zip(*peaks, strict=True)), peaks
 
 
-def test_progress_is_shown_on_a_terminal(there: Cli, tmp_path: Path) -> None:
-    """Lines, rate and remaining time; at the end the outcome."""
+def test_an_import_on_a_terminal_shows_its_progress(there: Cli, tmp_path: Path) -> None:
+    """It shows lines, the rate and the remaining time, and at the end the outcome."""
     file = tmp_path / "many.jsonl"
     file.write_text("".join(lines(3 * CHUNK_LINES)))
     terminal = Terminal(there, "import", file)

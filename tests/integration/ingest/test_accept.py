@@ -40,7 +40,7 @@ def replica(own_redis: RedisServer) -> Iterator[RedisServer]:
 
 
 def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
-    """All keys of a call share one slot; the queue uses a plain Redis."""
+    """All keys of a call are in one slot. The queue uses a plain Redis."""
     # By default its bus listens at its port + 10,000, which may not be a valid port.
     node = RedisServer(valkey_binary(), *CLUSTER, "--cluster-port", str(free_port()))
     node.start()
@@ -75,18 +75,18 @@ def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
         node.remove()
 
 
-def test_a_cluster_needs_a_queue_of_its_own(engines: Engines) -> None:
-    """Huey's keys do not share a slot."""
+def test_a_cluster_requires_a_separate_redis_for_the_queue(engines: Engines) -> None:
+    """Huey's keys are not in one slot."""
     settings = engines.settings().model_copy(update={"redis_url": "redis+cluster://127.0.0.1:1"})
     with pytest.raises(Invalid) as caught, open_backend(settings):
         pass
     assert "INSTACHAT_HUEY_URL" in str(caught.value.hint)
 
 
-def test_durable_replicas_have_it_on_disk_before_the_answer(
+def test_an_answer_waits_until_durable_replicas_have_synced_to_disk(
     engines: Engines, own_redis: RedisServer, replica: RedisServer
 ) -> None:
-    """With a replica it is accepted; without one the answer is Unconfirmed, because it might be lost."""
+    """If the replica does not answer, the request is Unconfirmed, because the message could be lost."""
     settings = engines.settings().model_copy(
         update={"redis_url": own_redis.url, "durable_replicas": 1}
     )
@@ -99,8 +99,7 @@ def test_durable_replicas_have_it_on_disk_before_the_answer(
             backend.acceptor.accept(AcceptRequest.chats(token))
 
 
-def test_fast_asks_no_replica(engines: Engines) -> None:
-    """`fast` promises less and waits for no replica."""
+def test_fast_durability_waits_for_no_replica(engines: Engines) -> None:
     settings = engines.settings(durability=Durability.FAST, durable_replicas=3)
     with open_backend(settings) as backend:
         token = backend.catalog.applications.create("x").token
@@ -136,10 +135,10 @@ def lossy_port(engines: Engines) -> Iterator[int]:
     listener.close()
 
 
-def test_a_lost_answer_is_unconfirmed_and_not_asked_again(
+def test_a_call_whose_reply_is_lost_is_unconfirmed_and_not_repeated(
     backend: Backend, application: str, lossy_port: int
 ) -> None:
-    """The connection breaks between the call and its reply: one number is issued, not two or ten."""
+    """The connection breaks between the call and its reply: exactly one number is issued."""
     epochs = Epochs(backend.log, backend.database)
     lossy = Log(f"redis://127.0.0.1:{lossy_port}")
     acceptor = Acceptor(lossy, epochs, backend.counters, lambda _: None)
@@ -148,8 +147,8 @@ def test_a_lost_answer_is_unconfirmed_and_not_asked_again(
     assert backend.acceptor.accept(AcceptRequest.chats(application)).first == 2
 
 
-def test_an_unreachable_redis_is_no_uncertainty(backend: Backend, application: str) -> None:
-    """A request that was never sent was not accepted."""
+def test_a_call_that_was_not_sent_is_not_unconfirmed(backend: Backend, application: str) -> None:
+    """Redis is unreachable, so nothing was accepted; the error does not contain the password."""
     epochs = Epochs(backend.log, backend.database)
     nowhere = Log("redis://:secret@127.0.0.1:1")
     acceptor = Acceptor(nowhere, epochs, backend.counters, lambda _: None)
@@ -173,7 +172,7 @@ def test_a_redis_of_another_installation_is_refused(engines: Engines) -> None:
             backend.drainer.drain(shard)
 
 
-def test_one_chat_of_each_of_two_applications_counts_apart(backend: Backend) -> None:
+def test_chats_of_different_applications_have_separate_counters(backend: Backend) -> None:
     """A counter keyed by the chat's number alone would be shared by every application."""
     tokens = [backend.catalog.applications.create(name).token for name in "ab"]
     for token in tokens:
@@ -181,7 +180,7 @@ def test_one_chat_of_each_of_two_applications_counts_apart(backend: Backend) -> 
         assert backend.acceptor.accept(AcceptRequest.messages(token, 1, ["x"])).first == 1
 
 
-def test_requests_at_once_get_different_numbers(backend: Backend, application: str) -> None:
+def test_concurrent_requests_get_different_numbers(backend: Backend, application: str) -> None:
     """Sixteen threads of one process write to one chat: they get 1 to 1,600, each number once."""
     backend.acceptor.accept(AcceptRequest.chats(application))
     request = AcceptRequest.messages(application, 1, ["x"])
@@ -190,8 +189,8 @@ def test_requests_at_once_get_different_numbers(backend: Backend, application: s
         assert sorted(g.result().first for g in given) == list(range(1, 1601))
 
 
-def test_a_batch_answers_each_request_apart(backend: Backend) -> None:
-    """Requests of many applications, some of them invalid, in one call."""
+def test_each_request_of_a_batch_has_its_own_result(backend: Backend) -> None:
+    """The batch has requests of many applications, some of them for unknown parents."""
     tokens = [backend.catalog.applications.create(f"{n}").token for n in range(5)]
     requests = [AcceptRequest.chats(token) for token in tokens]
     requests += [
@@ -204,8 +203,10 @@ def test_a_batch_answers_each_request_apart(backend: Backend) -> None:
     assert firsts == [1, 1, 1, 1, 1, 1, NotFound, NotFound, 2]
 
 
-def test_an_idempotency_key_gives_the_same_answer_once(backend: Backend, application: str) -> None:
-    """The same key and body create nothing new; another body is a conflict; each route has its own keys."""
+def test_a_request_with_a_known_idempotency_key_creates_nothing(
+    backend: Backend, application: str
+) -> None:
+    """It returns the first answer. Another body is a conflict; each route has its own keys."""
     first = backend.acceptor.accept(AcceptRequest.chats(application, 3, key="k"))
     assert backend.acceptor.accept(AcceptRequest.chats(application, 3, key="k")) == first
     with pytest.raises(KeyReused):
@@ -216,8 +217,8 @@ def test_an_idempotency_key_gives_the_same_answer_once(backend: Backend, applica
     assert backend.acceptor.accept(AcceptRequest.chats(application)).first == 4
 
 
-def test_an_idempotency_key_dies_after_a_day(backend: Backend, application: str) -> None:
-    """Keys expire, which bounds their memory."""
+def test_an_idempotency_key_expires_after_a_day(backend: Backend, application: str) -> None:
+    """This bounds the memory that keys take."""
     backend.acceptor.accept(AcceptRequest.chats(application, key="k"))
     keys = list(backend.log.redis.scan_iter(match="*:key:*"))
     assert len(keys) == 1
@@ -239,10 +240,10 @@ def test_an_idempotency_key_dies_after_a_day(backend: Backend, application: str)
         lambda token: AcceptRequest.chats(token, key="k" * 256),
     ],
 )
-def test_bad_input_is_refused_and_changes_nothing(
+def test_invalid_input_is_rejected_before_anything_is_sent(
     backend: Backend, application: str, make: Callable[[str], AcceptRequest]
 ) -> None:
-    """Checked before anything is sent."""
+    """Redis does not change."""
     backend.acceptor.accept(AcceptRequest.chats(application))
     before = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
     with pytest.raises(Invalid):
@@ -253,10 +254,10 @@ def test_bad_input_is_refused_and_changes_nothing(
 @pytest.mark.parametrize(
     "text", ["x", "x" * 10_000, "🏳️‍🌈" * 1000, "\x01\x7f\u2028", " ", "\\.", "\\N"]
 )
-def test_whatever_is_valid_comes_back_unchanged(
+def test_every_valid_text_is_stored_unchanged_by_accept_and_drain(
     backend: Backend, application: str, text: str
 ) -> None:
-    """Every other text is accepted, and neither JSON nor COPY changes it."""
+    """Neither JSON nor COPY changes it."""
     backend.acceptor.accept(AcceptRequest.chats(application))
     backend.acceptor.accept(AcceptRequest.messages(application, 1, [text, text]))
     backend.drainer.drain_all()

@@ -53,7 +53,7 @@ def append(backend: Backend, token: str, field: bytes) -> None:
     backend.log.redis.hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
 
 
-def test_a_retried_message_is_stored_under_its_own_number_once(
+def test_a_retry_stores_a_message_once_under_its_own_number(
     backend: Backend, rejected: str
 ) -> None:
     """It is read, counted and searched as any other message; a second retry finds no dead letter."""
@@ -97,7 +97,9 @@ def test_a_rejection_killed_at_a_named_step_of_its_drain_is_counted_once(
     assert len(keys(backend)) == 1
 
 
-def test_many_retries_at_once_count_once(backend: Backend, rejected: str) -> None:
+def test_concurrent_retries_of_a_dead_letter_count_its_message_once(
+    backend: Backend, rejected: str
+) -> None:
     """Each caller learns that it is done, or that the dead letter does not exist any more."""
     (key,) = keys(backend)
 
@@ -112,10 +114,10 @@ def test_many_retries_at_once_count_once(backend: Backend, rejected: str) -> Non
     assert count(backend, rejected) == len(stored(backend, rejected)) == 3
 
 
-def test_a_retry_that_fails_again_says_why_and_changes_nothing(
+def test_a_retry_that_fails_returns_the_reason_and_changes_nothing(
     backend: Backend, rejected: str
 ) -> None:
-    """It is refused again; the count and the dead letter stay, and the reason does not contain the text."""
+    """The count and the dead letter stay, and the reason does not contain the text."""
     (key,) = keys(backend)
     with rejecting_texts(backend.database):
         assert backend.dead_letters.retry(key) == "can't be stored: PostgreSQL says 23514"
@@ -159,7 +161,7 @@ def test_a_purged_number_stays_rejected(backend: Backend, rejected: str) -> None
     assert send(backend, rejected, "next") == 4
 
 
-def test_a_dead_letter_of_a_chat_created_later_can_be_retried(backend: Backend, chat: str) -> None:
+def test_a_dead_letter_can_be_retried_once_its_chat_exists(backend: Backend, chat: str) -> None:
     """Its numbers are not issued again, although the chat's counter had to be created again."""
     shard = backend.counters.shard(chat)
     backend.log.verify(shard, 1, Parent(chat, 2), 0, create=True)
@@ -179,10 +181,10 @@ def test_a_dead_letter_of_a_chat_created_later_can_be_retried(backend: Backend, 
     assert getattr(backend.catalog.chats.get(chat, 2), "messages_count", 0) == 3
 
 
-def test_an_impostor_is_not_stored_in_place_of_what_was_rejected(
+def test_a_number_with_two_dead_letters_belongs_to_the_first(
     backend: Backend, rejected: str
 ) -> None:
-    """Two dead letters have the same number: it belongs to the first."""
+    """A retry of the second fails, before and after the first is stored."""
     shard = backend.counters.shard(rejected)
     backend.log.redis.hset(backend.log.counter_key(shard, Parent(rejected, 1)), "issued", 1)
     send(backend, rejected, "impostor")
@@ -207,10 +209,10 @@ def test_a_dead_letter_of_a_removed_chat_can_only_be_purged(
     assert scalar(backend, "SELECT count(*) FROM message") == 0
 
 
-def test_a_dead_letter_of_publishing_puts_its_message_into_the_outbox(
+def test_a_retry_of_a_publishing_dead_letter_adds_its_message_to_the_outbox(
     backend: Backend, rejected: str
 ) -> None:
-    """No count, row or number changes; without a search index the answer says so."""
+    """No count, row or number changes. Without a search index the retry fails and says so."""
     event = f'["{rejected}", 1, 1, 5]'.encode()
     letter = DeadLetter("publish-1", "too large", rejected, 1, 1, event)
     with backend.database.begin() as tx:
@@ -228,8 +230,10 @@ def test_a_dead_letter_of_publishing_puts_its_message_into_the_outbox(
     assert keys(backend) == []
 
 
-def test_poison_of_every_kind_at_once_holds_nobody_up(backend: Backend, chat: str) -> None:
-    """Undecodable, refused, without a chat, under a taken number: dead letters; the others are stored."""
+def test_a_drain_stores_valid_messages_beside_every_kind_of_invalid_entry(
+    backend: Backend, chat: str
+) -> None:
+    """Undecodable, rejected and foreign entries become dead letters, as do those without a chat."""
     shard = backend.counters.shard(chat)
     backend.log.verify(shard, 1, Parent(chat, 99), 0, create=True)
     with rejecting_texts(backend.database):

@@ -61,10 +61,10 @@ def texts(backend: Backend, token: str, chat: int = 1) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("which", ["engines", "oldest_engines"])
-def test_the_whole_way_on_the_newest_and_the_oldest_engines(
+def test_every_operation_works_on_the_newest_and_the_oldest_engines(
     which: str, request: pytest.FixtureRequest
 ) -> None:
-    """Accept, drain, read, search, edit, delete: PostgreSQL 18 with Valkey 9, and 15 with Redis 7."""
+    """PostgreSQL 18 with Valkey 9, and 15 with Redis 7: accept, drain, read, search, edit and delete."""
     engines: Engines = request.getfixturevalue(which)
     with open_backend(engines.settings()) as backend:
         token = backend.catalog.applications.create("both").token
@@ -81,8 +81,8 @@ def test_the_whole_way_on_the_newest_and_the_oldest_engines(
         assert send(backend, token, "after a wipe") == 4
 
 
-def test_a_poisoned_batch_is_stored_but_for_the_poison(backend: Backend, chat: str) -> None:
-    """A NUL that passed every check becomes a dead letter; its neighbours are stored."""
+def test_a_text_that_postgresql_rejects_becomes_a_dead_letter(backend: Backend, chat: str) -> None:
+    """The other messages of its batch are stored. The text has a NUL, which every check has missed."""
     send_poison(backend, chat, "good", "bad\x00text", "good again")
     backend.drainer.drain_all()
     assert texts(backend, chat) == {1: "good", 3: "good again"}
@@ -95,8 +95,8 @@ def test_a_poisoned_batch_is_stored_but_for_the_poison(backend: Backend, chat: s
     assert getattr(issued, "messages_count", None) == 2
 
 
-def test_a_lone_surrogate_is_no_reason_to_stop(backend: Backend, chat: str) -> None:
-    """A text that can't be encoded becomes a dead letter, too."""
+def test_a_text_with_a_lone_surrogate_becomes_a_dead_letter(backend: Backend, chat: str) -> None:
+    """It cannot be encoded as UTF-8."""
     shard = backend.counters.shard(chat)
     payload = b'["m","%s",1,["\\ud800"]]' % chat.encode()
     backend.log.accept(
@@ -111,10 +111,10 @@ def test_a_lone_surrogate_is_no_reason_to_stop(backend: Backend, chat: str) -> N
 @pytest.mark.parametrize(
     "field", [b"", b"1", b"1 2 {", b'1 2 ["x",1]', b"1 2 " + b"[" * 100_000, b"\xff\xfe 1 2"]
 )
-def test_an_entry_that_is_no_event_is_a_dead_letter(
+def test_an_entry_that_is_not_an_event_becomes_a_dead_letter(
     backend: Backend, chat: str, field: bytes
 ) -> None:
-    """The drain passes any entry that another program has appended to the stream."""
+    """Another program has appended it to the stream; the drain continues behind it."""
     shard = backend.counters.shard(chat)
     end = backend.log.read_issued(shard, [])[1]
     assert isinstance(backend.log.redis, redis.Redis)
@@ -127,8 +127,10 @@ def test_an_entry_that_is_no_event_is_a_dead_letter(
     assert query(backend, "SELECT event FROM dead_letter")[0][0].tobytes() == field
 
 
-def test_a_message_to_a_chat_that_never_was_is_a_dead_letter(backend: Backend, chat: str) -> None:
-    """No INSERT may silently insert nothing."""
+def test_a_message_of_a_chat_that_does_not_exist_becomes_a_dead_letter(
+    backend: Backend, chat: str
+) -> None:
+    """An INSERT that inserts no row must not go unnoticed."""
     shard = backend.counters.shard(chat)
     backend.log.verify(shard, 1, Parent(chat, 99), 0, create=True)
     send(backend, chat, "to nowhere", chat=99)
@@ -136,8 +138,10 @@ def test_a_message_to_a_chat_that_never_was_is_a_dead_letter(backend: Backend, c
     assert query(backend, "SELECT reason FROM dead_letter") == [("the chat does not exist",)]
 
 
-def test_a_taken_number_keeps_its_message(backend: Backend, chat: str) -> None:
-    """A different creation under a stored number is a dead letter only: nothing is overwritten."""
+def test_a_second_message_under_a_stored_number_becomes_a_dead_letter(
+    backend: Backend, chat: str
+) -> None:
+    """The stored message is not overwritten."""
     send(backend, chat, "first")
     backend.drainer.drain_all()
     shard = backend.counters.shard(chat)
@@ -151,7 +155,7 @@ def test_a_taken_number_keeps_its_message(backend: Backend, chat: str) -> None:
     ]
 
 
-def test_the_first_drain_of_an_epoch_skips_what_is_stored(backend: Backend, chat: str) -> None:
+def test_the_first_drain_of_an_epoch_skips_stored_messages(backend: Backend, chat: str) -> None:
     """Redis is restored from an old copy whose log is stored already: nothing is stored twice."""
     assert isinstance(backend.log.redis, redis.Redis)
     send(backend, chat, "a", "b")
@@ -172,7 +176,9 @@ def test_the_first_drain_of_an_epoch_skips_what_is_stored(backend: Backend, chat
     assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
 
 
-def test_after_a_wipe_no_stored_number_is_given_again(backend: Backend, chat: str) -> None:
+def test_no_stored_number_is_issued_again_after_a_wipe_of_redis(
+    backend: Backend, chat: str
+) -> None:
     """This includes the numbers of deleted messages."""
     send(backend, chat, "a", "b", "c")
     backend.drainer.drain_all()
@@ -183,8 +189,10 @@ def test_after_a_wipe_no_stored_number_is_given_again(backend: Backend, chat: st
     assert backend.acceptor.accept(AcceptRequest.chats(chat)).first == 2
 
 
-def test_a_counter_lost_alone_waits_for_its_log(backend: Backend, chat: str) -> None:
-    """An evicted counter is created again only after draining, because its numbers may be in the log."""
+def test_a_lost_counter_is_created_again_only_after_its_log_is_drained(
+    backend: Backend, chat: str
+) -> None:
+    """Redis may have evicted the counter alone; numbers that it issued can still be in the log."""
     assert send(backend, chat, "a", "b") == 1
     shard = backend.counters.shard(chat)
     assert isinstance(backend.log.redis, redis.Redis)
@@ -192,7 +200,9 @@ def test_a_counter_lost_alone_waits_for_its_log(backend: Backend, chat: str) -> 
     assert send(backend, chat, "c") == 3
 
 
-def test_two_drains_at_once_store_once(backend: Backend, settings: Settings, chat: str) -> None:
+def test_concurrent_drains_store_each_message_once(
+    backend: Backend, settings: Settings, chat: str
+) -> None:
     """A drain that finds the shard locked returns; the holder looks again after it has released the lock."""
     stop = threading.Event()
 
@@ -217,7 +227,7 @@ def test_two_drains_at_once_store_once(backend: Backend, settings: Settings, cha
 def test_a_drain_that_holds_a_shard_for_too_long_is_ended(
     backend: Backend, settings: Settings, chat: str
 ) -> None:
-    """It is stopped in its transaction: another drain takes over, and the first stores nothing later."""
+    """Another drain takes over, and the stuck one stores nothing when it continues."""
     inside, go_on = threading.Event(), threading.Event()
 
     def stall(name: str) -> None:
@@ -258,8 +268,8 @@ def _outcome(drainer: Drainer, shard: int) -> BaseException | None:
     return None
 
 
-def test_a_lock_wait_is_not_the_datas_fault(backend: Backend, chat: str) -> None:
-    """A lock time-out in the drain rolls the transaction back: no dead letter, nothing lost."""
+def test_a_lock_time_out_makes_no_dead_letter(backend: Backend, chat: str) -> None:
+    """It rolls the drain's transaction back, and the next drain stores the message."""
     send(backend, chat, "a")
     with backend.database.begin() as tx:
         tx.execute(text("LOCK TABLE message IN EXCLUSIVE MODE"))
@@ -280,16 +290,18 @@ def _name(backend: Backend) -> str:
 # -- deletions ----------------------------------------------------------------------------------------
 
 
-def test_a_chat_with_messages_is_not_deleted_and_opens_again(backend: Backend, chat: str) -> None:
-    """The deletion is refused, and the chat is usable as before."""
+def test_a_chat_whose_deletion_is_refused_accepts_messages_again(
+    backend: Backend, chat: str
+) -> None:
+    """A chat with messages is not deleted."""
     send(backend, chat, "a")
     with pytest.raises(HasChildren):
         backend.catalog.chats.delete(chat, 1)
     assert send(backend, chat, "b") == 2
 
 
-def test_a_message_accepted_before_the_deletion_keeps_the_chat(backend: Backend, chat: str) -> None:
-    """The drain decides in the log's order, whether or not the message was stored at the request."""
+def test_a_message_accepted_before_a_deletion_keeps_its_chat(backend: Backend, chat: str) -> None:
+    """The drain decides in the log's order, even if the message was not stored when the request came."""
     send(backend, chat, "just accepted")
     answers = backend.acceptor.accept_batch([AcceptRequest.deletion(chat, 1)])
     assert not isinstance(answers[0], Exception)
@@ -297,8 +309,8 @@ def test_a_message_accepted_before_the_deletion_keeps_the_chat(backend: Backend,
     assert texts(backend, chat) == {1: "just accepted"}
 
 
-def test_nothing_is_accepted_behind_a_deletion(backend: Backend, chat: str) -> None:
-    """Before the decision the answer is to try again, after it "not found"."""
+def test_no_message_is_accepted_after_a_deletion(backend: Backend, chat: str) -> None:
+    """Until the drain has decided, the error says to try again; afterwards it is NotFound."""
     backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     with pytest.raises(Exception, match="being deleted"):
         send(backend, chat, "late")
@@ -309,8 +321,8 @@ def test_nothing_is_accepted_behind_a_deletion(backend: Backend, chat: str) -> N
         backend.catalog.chats.get(chat, 1)
 
 
-def test_a_deleted_application_takes_its_token_with_it(backend: Backend, application: str) -> None:
-    """An empty application is deleted; its token is unknown from then on."""
+def test_the_token_of_a_deleted_application_is_unknown(backend: Backend, application: str) -> None:
+    """An application without chats can be deleted."""
     backend.catalog.applications.delete(application)
     for call in (
         lambda: backend.catalog.applications.get(application),
@@ -322,17 +334,15 @@ def test_a_deleted_application_takes_its_token_with_it(backend: Backend, applica
 
 
 def test_an_application_with_chats_is_not_deleted(backend: Backend, chat: str) -> None:
-    """Its chats must be deleted first; a deleted chat does not count."""
+    """Its chats must be deleted first."""
     with pytest.raises(HasChildren):
         backend.catalog.applications.delete(chat)
     backend.catalog.chats.delete(chat, 1)
     backend.catalog.applications.delete(chat)
 
 
-def test_a_reopened_chat_stays_open_when_the_drain_died_before_its_commit(
-    backend: Backend, chat: str
-) -> None:
-    """The same deletion, read again, finds the counter open and deletes nothing."""
+def test_a_deletion_read_again_does_not_delete_a_reopened_chat(backend: Backend, chat: str) -> None:
+    """A drain that refuses a deletion reopens the chat, and may be killed before it commits."""
     send(backend, chat, "a")
     deletion = backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     assert backend.log.reopen(deletion.shard, 1, Parent(chat, 1), deletion.entry)
@@ -353,7 +363,7 @@ def worker(backend: Backend) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_wake_up_is_answered_without_a_sweep(backend: Backend, chat: str) -> None:
+def test_a_wake_up_alone_makes_a_worker_drain(backend: Backend, chat: str) -> None:
     """This worker never sweeps: each message is stored because of its wake-up."""
     for n in range(20):
         accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, [f"{n}"]))
@@ -361,8 +371,8 @@ def test_a_wake_up_is_answered_without_a_sweep(backend: Backend, chat: str) -> N
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_wrong_kind_of_job_does_no_harm(backend: Backend, chat: str) -> None:
-    """A value in the queue that is not JSON, or names no job, is discarded."""
+def test_an_invalid_job_is_discarded(backend: Backend, chat: str) -> None:
+    """A value in the queue is not JSON, or names no job; the next job runs."""
     assert isinstance(backend.log.redis, redis.Redis)
     for rubbish in (b"\x80\x04pickle", b"{}", b'{"name": "os.system", "args": ["true"]}', b"[1]"):
         backend.log.redis.lpush(QUEUE_KEY, rubbish)

@@ -98,12 +98,12 @@ def frozen(postgres: PostgresServer) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("away", [stopped, killed, frozen])
-def test_a_postgres_that_is_away_under_load_costs_nothing(
+def test_accepting_continues_under_load_while_postgresql_is_unreachable(
     own_engines: Engines,
     tmp_path: Path,
     away: Callable[[PostgresServer], AbstractContextManager[None]],
 ) -> None:
-    """Accepting works without it; when it is back, everything answered is stored once."""
+    """Once it is back, every answered message is stored once."""
     with under_load(own_engines.settings(), tmp_path) as load:
         load.work()
         load.work()
@@ -132,10 +132,10 @@ def heartbeats(load: Load) -> int:
 
 
 @pytest.mark.parametrize("where", ["rows", "copy"])
-def test_a_drain_stopped_in_its_transaction_is_replaced_and_doubles_nothing(
+def test_a_drain_suspended_in_its_transaction_is_replaced_without_duplicates(
     own_engines: Engines, tmp_path: Path, where: str
 ) -> None:
-    """SIGSTOP after the rows, or within COPY: another drain takes over; later the first continues."""
+    """SIGSTOP comes after the rows or in COPY. Another drain takes over; later the first one continues."""
     settings = own_engines.settings()
     with under_load(settings, tmp_path) as load, open_backend(settings) as backend:
         load.write(processes=1, writers=4)
@@ -185,8 +185,10 @@ def asleep(settings: Settings, where: str) -> Iterator[ForkedProcess]:
         sleeper.wait()
 
 
-def test_what_comes_while_a_drain_lets_go_is_not_left_behind(backend: Backend, chat: str) -> None:
-    """A drain that was requested meanwhile found the shard locked and returned: the holder looks again."""
+def test_a_drain_stores_messages_that_arrive_before_it_unlocks_the_shard(
+    backend: Backend, chat: str
+) -> None:
+    """A drain that was requested meanwhile has found the shard locked, so the holder looks again."""
     shard = backend.counters.shard(chat)
     late = ["while it read", "while it stored", "after the commit"]
 
@@ -200,8 +202,10 @@ def test_what_comes_while_a_drain_lets_go_is_not_left_behind(backend: Backend, c
     assert len(stored(backend, chat)) == 4
 
 
-def test_an_epoch_that_sql_did_not_commit_is_not_begun(backend: Backend, chat: str) -> None:
-    """The commit of a new epoch fails: Redis must not be in an epoch that SQL can begin again."""
+def test_redis_does_not_begin_an_epoch_that_sql_could_not_commit(
+    backend: Backend, chat: str
+) -> None:
+    """SQL could begin an epoch with the same number again."""
     shard = backend.counters.shard(chat)
     with backend.database.begin() as tx:
         tx.execute(
@@ -233,11 +237,10 @@ SIFTING = "SELECT FROM chat FOR UPDATE"
 @pytest.mark.parametrize(
     "limit", ["deadlock_timeout = '2s'", "lock_timeout = '50ms'", "statement_timeout = '50ms'"]
 )
-def test_no_lock_and_no_time_out_makes_a_dead_letter(
+def test_lock_and_time_out_errors_make_no_dead_letter(
     backend: Backend, chat: str, held: str, limit: str
 ) -> None:
-    """A deadlock, a lock time-out or a statement time-out, in COPY and while invalid rows are sorted out: the
-    drain is rolled back as a whole, and the next one stores everything."""
+    """They roll back the drain, in COPY or while it sorts out invalid rows; the next one stores all."""
     shard = backend.counters.shard(chat)
     send(backend, chat, "good")
     poison = Creation("messages", Parent(chat, 1), pack_messages(chat, 1, ["bad\0", "good again"]))
@@ -285,7 +288,9 @@ def failure(backend: Backend, shard: int) -> BaseException:
     return AssertionError("it was stored")
 
 
-def test_a_drain_that_postgres_ends_for_idling_is_no_surprise(backend: Backend, chat: str) -> None:
+def test_a_drain_that_postgresql_ends_for_idling_is_repeated_by_the_next(
+    backend: Backend, chat: str
+) -> None:
     """Many installations set idle_in_transaction_session_timeout; a slow Redis makes a drain idle."""
     send(backend, chat, "a")
     with backend.database.begin() as tx:
@@ -304,8 +309,10 @@ def test_a_drain_that_postgres_ends_for_idling_is_no_surprise(backend: Backend, 
     assert stored(backend, chat) == {1: "a"}
 
 
-def test_a_poisoned_batch_is_as_quick_as_a_good_one(backend: Backend, chat: str) -> None:
-    """If one bad text among many took a minute, each next drain would end the one before as stuck."""
+def test_one_invalid_message_costs_a_batch_few_extra_statements(
+    backend: Backend, chat: str
+) -> None:
+    """If the batch took a minute, each drain would end the one before as stuck."""
     shard = backend.counters.shard(chat)
     statements: list[object] = []
     listen(backend.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
@@ -328,9 +335,8 @@ def test_a_poisoned_batch_is_as_quick_as_a_good_one(backend: Backend, chat: str)
 
 
 @pytest.mark.parametrize("wal", [False, True])
-def test_a_postgres_whose_disk_is_full_loses_nothing(wal: bool) -> None:
-    """Accepting works while draining fails; once there is room, everything is stored. PostgreSQL
-    stops when its WAL finds no room, and has to be started again."""
+def test_no_message_is_lost_while_the_disk_of_postgresql_is_full(wal: bool) -> None:
+    """Accepting continues. PostgreSQL stops if its WAL finds no room; once it is restarted, all is stored."""
     with small_disk(200) as disk, ExitStack() as stack:
         folder = disk.folder / "postgres"
         folder.mkdir()
@@ -369,11 +375,11 @@ def use_up_the_wal(postgres: PostgresServer) -> None:
 
 
 @pytest.mark.parametrize("durability", ["strict", "fast"])
-def test_a_redis_whose_disk_is_full_refuses_and_loses_nothing(
+def test_no_answered_message_is_lost_while_the_disk_of_redis_is_full(
     engines: Engines, durability: str
 ) -> None:
-    """Under `strict` Redis ends, under `fast` it answers MISCONF: in both cases no number is answered
-    that is not on disk, and once there is room, numbers continue after the last answered one."""
+    """Redis ends under `strict` and answers MISCONF under `fast`: an answered number is on disk. Once there
+    is room, numbers continue after the last answered one."""
     fsync = "always" if durability == "strict" else "everysec"
     with small_disk(16) as disk, ExitStack() as stack:
         folder = disk.folder / "redis"
@@ -408,11 +414,10 @@ def test_a_redis_whose_disk_is_full_refuses_and_loses_nothing(
 # -- full memory --------------------------------------------------------------------------------------
 
 
-def test_a_redis_at_its_memory_limit_refuses_is_drained_and_accepts_again(
+def test_a_redis_at_its_memory_limit_accepts_again_once_a_worker_has_drained_it(
     own_engines: Engines, tmp_path: Path
 ) -> None:
-    """No byte is free, so that neither a job nor a heartbeat can be written: the worker drains all the same,
-    and the writers continue."""
+    """No byte is free, so neither a job nor a heartbeat can be written; the worker drains all the same."""
     settings = own_engines.settings()
     client = own_engines.redis.client()
     with under_load(settings, tmp_path, applications=3) as load:
@@ -438,7 +443,7 @@ def test_a_redis_at_its_memory_limit_refuses_is_drained_and_accepts_again(
         assert load.refusals.keys() <= {"LogFull"}
 
 
-def test_a_full_redis_that_restarts_can_be_drained(
+def test_a_redis_that_restarts_above_its_memory_limit_can_be_drained(
     engines: Engines, own_redis: RedisServer
 ) -> None:
     """A new epoch must be written before the log can be read, and only draining frees memory."""

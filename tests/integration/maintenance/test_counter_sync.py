@@ -65,8 +65,8 @@ def make_older(backend: Backend, seconds: int) -> None:
             backend.log.redis.zincrby(key, -seconds * 1e6, name)  # type: ignore[arg-type]
 
 
-def test_it_writes_what_changed_and_nothing_twice(backend: Backend, chat: str) -> None:
-    """It reports old and new counts of what changed; a deletion is counted without a sync."""
+def test_a_sync_writes_each_changed_count_once(backend: Backend, chat: str) -> None:
+    """It reports the old and the new count. A deletion is counted in SQL without a sync."""
     send(backend, chat, "a", "b", "c")
     backend.drainer.drain_all()
     backend.catalog.messages.delete(chat, 1, 2)
@@ -79,8 +79,8 @@ def test_it_writes_what_changed_and_nothing_twice(backend: Backend, chat: str) -
     assert sync(backend) == {Parent(chat, 1): (1, 2)}
 
 
-def test_what_changes_during_a_sync_is_left_for_the_next(backend: Backend, chat: str) -> None:
-    """Between the read and the write, and between the write and the release."""
+def test_a_change_during_a_sync_is_written_by_the_next_one(backend: Backend, chat: str) -> None:
+    """The change comes between the read and the write, or between the write and the release."""
     sync(backend)
     for moment in ("read", "written"):
         send(backend, chat, "before")
@@ -103,7 +103,7 @@ def test_what_changes_during_a_sync_is_left_for_the_next(backend: Backend, chat:
 def test_a_sync_killed_at_a_named_step_loses_no_change(
     backend: Backend, chat: str, where: str
 ) -> None:
-    """The next one writes what is left, also of the first sync, which compares everything."""
+    """The next sync writes what is left. This also holds for the first one, which compares everything."""
     others = [backend.catalog.applications.create(f"{n}").token for n in range(4)]
     for token in others:
         backend.acceptor.accept(AcceptRequest.chats(token, 3))
@@ -122,8 +122,8 @@ def test_a_sync_killed_at_a_named_step_loses_no_change(
         assert (waiting(backend), differing(backend)) == (0, [])
 
 
-def test_several_syncs_at_once_beside_writers_do_no_harm(backend: Backend, chat: str) -> None:
-    """None fails, no count falls, and at the end SQL knows all."""
+def test_concurrent_syncs_and_writers_end_with_correct_counts(backend: Backend, chat: str) -> None:
+    """No sync fails, no count falls, and at the end SQL has every count."""
     backend.acceptor.accept(AcceptRequest.chats(chat, 40))
     backend.drainer.drain_all()
     given: list[WrittenCount] = []
@@ -149,8 +149,8 @@ def test_several_syncs_at_once_beside_writers_do_no_harm(backend: Backend, chat:
     assert (waiting(backend), differing(backend)) == (0, [])
 
 
-def test_a_new_epoch_compares_everything_by_itself(backend: Backend, chat: str) -> None:
-    """A wiped Redis and an old copy lack the set of dirty parents. SQL's counts never fall."""
+def test_the_first_sync_of_an_epoch_compares_every_parent(backend: Backend, chat: str) -> None:
+    """A wiped Redis or an old copy lacks the set of dirty parents. No count in SQL falls."""
     assert isinstance(backend.log.redis, redis.Redis)
     sync(backend)
     copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
@@ -171,8 +171,10 @@ def test_a_new_epoch_compares_everything_by_itself(backend: Backend, chat: str) 
     assert (waiting(backend), differing(backend)) == (0, [])
 
 
-def test_a_counter_that_is_raised_after_a_loss_is_written(backend: Backend, chat: str) -> None:
-    """The first caller that needs the counter raises it to the highest row; the count in SQL may be lower."""
+def test_a_sync_writes_a_counter_that_was_restored_after_a_loss(
+    backend: Backend, chat: str
+) -> None:
+    """The restored counter equals the highest row, which can be above the count in SQL."""
     send(backend, chat, "a", "b")
     backend.drainer.drain_all()
     shard = backend.counters.shard(chat)
@@ -184,8 +186,10 @@ def test_a_counter_that_is_raised_after_a_loss_is_written(backend: Backend, chat
     assert sync(backend) == {Parent(chat, 1): (0, 3)}
 
 
-def test_all_compares_what_nobody_marked(backend: Backend, chat: str) -> None:
-    """Only `--all` finds a column that was changed by hand, and it only raises it."""
+def test_a_sync_of_everything_raises_counts_that_no_change_has_marked(
+    backend: Backend, chat: str
+) -> None:
+    """Only `--all` finds a column that was changed by hand. It lowers none."""
     send(backend, chat, "a", "b")
     backend.drainer.drain_all()
     sync(backend)
@@ -197,8 +201,8 @@ def test_all_compares_what_nobody_marked(backend: Backend, chat: str) -> None:
     assert scalar(backend, "SELECT chats_issued FROM application") == 7
 
 
-def test_a_parent_on_its_way_waits_for_its_row(backend: Backend, chat: str) -> None:
-    """Accepted, not stored: it stays dirty, read once a sync. One that is never stored is removed."""
+def test_a_parent_that_is_not_stored_yet_stays_dirty(backend: Backend, chat: str) -> None:
+    """Each sync reads it once, until it is stored. A parent that is never stored is removed."""
     backend.acceptor.accept(AcceptRequest.chats(chat))
     send(backend, chat, "a", chat=2)
     assert sync(backend) == {Parent(chat): (0, 2)}
@@ -211,10 +215,10 @@ def test_a_parent_on_its_way_waits_for_its_row(backend: Backend, chat: str) -> N
     assert waiting(backend) == 0
 
 
-def test_many_parents_take_several_pages(
+def test_a_sync_reads_many_parents_in_several_pages(
     backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where some parents of each page are not stored yet, and are skipped."""
+    """This also holds if some parents of each page are not stored yet, and are skipped."""
     monkeypatch.setattr("backend.maintenance.counter_sync.PAGE", 5)
     sync(backend)
     backend.acceptor.accept(AcceptRequest.chats(chat, 12))
@@ -230,10 +234,10 @@ def test_many_parents_take_several_pages(
     assert (waiting(backend), differing(backend)) == (0, [])
 
 
-def test_the_lag_is_the_age_of_the_oldest_change_that_sql_does_not_know(
+def test_the_lag_is_the_age_of_the_oldest_change_that_is_not_synced(
     backend: Backend, chat: str
 ) -> None:
-    """Zero if SQL knows all; a chat that changes constantly is behind only since its last sync."""
+    """It is zero if all are synced. A chat that changes constantly is behind only since its last sync."""
     sync(backend)
     assert backend.counter_sync.lag() == 0
     send(backend, chat, "a")
@@ -260,8 +264,8 @@ def test_the_lag_is_the_age_of_the_oldest_change_that_sql_does_not_know(
     assert not backend.counter_sync.is_due(3600)
 
 
-def test_a_full_redis_can_be_synced(backend: Backend, chat: str) -> None:
-    """Releasing parents frees memory; no call of a sync needs more."""
+def test_a_sync_works_while_redis_has_no_free_memory(backend: Backend, chat: str) -> None:
+    """It releases parents, which frees memory; none of its calls needs more."""
     client = backend.log.redis
     assert isinstance(client, redis.Redis)
     send(backend, chat, "a")

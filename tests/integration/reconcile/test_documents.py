@@ -160,8 +160,8 @@ def keys(findings: list[Finding]) -> Counter[Key]:
     return Counter((f.kind, f.token, f.chat, f.number) for f in findings)
 
 
-def test_the_progress_bar_ends_at_its_size(core: Backend) -> None:
-    """The number of keys that is counted in advance includes documents."""
+def test_the_number_of_keys_includes_documents(core: Backend) -> None:
+    """It is counted in advance, and equals the end of the progress."""
     field = IndexedField(core, random.Random(3))
     for token in (None, *field.tokens):
         done: list[int] = []
@@ -171,8 +171,10 @@ def test_the_progress_bar_ends_at_its_size(core: Backend) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_planted_is_found_and_repaired(core: Backend, seed: int) -> None:
-    """Random differences of every kind are found exactly; after the repair only missing rows are left."""
+def test_reconcile_finds_exactly_the_planted_documents_and_repairs_them(
+    core: Backend, seed: int
+) -> None:
+    """The differences are random and of every kind; after the repair only missing rows are left."""
     field = IndexedField(core, random.Random(seed))
     assert found(core) == []
     field.plant()
@@ -185,8 +187,8 @@ def test_what_is_planted_is_found_and_repaired(core: Backend, seed: int) -> None
 
 
 @pytest.mark.parametrize("kind", FindingKind)
-def test_each_kind_is_found_and_repaired(core: Backend, kind: FindingKind) -> None:
-    """A kind that is planted alone is found alone; after the repair only missing rows are left."""
+def test_each_kind_of_finding_is_found_and_repaired(core: Backend, kind: FindingKind) -> None:
+    """Each is planted alone and found alone; after the repair only missing rows are left."""
     field = IndexedField(core, random.Random(0), applications=1)
     field.plant_kind(kind)
     assert kind in {planted for planted, *_ in field.expected}
@@ -196,8 +198,8 @@ def test_each_kind_is_found_and_repaired(core: Backend, kind: FindingKind) -> No
     assert bool(rule_of(kind).repairs) == all(planted != kind for planted, *_ in left)
 
 
-def test_what_the_outbox_names_is_pending(core: Backend) -> None:
-    """Stored, edited and removed messages that are not published yet are pending; published, none is."""
+def test_messages_in_the_outbox_are_pending(core: Backend) -> None:
+    """They are stored, edited or removed, and not published yet. Once they are published, none is pending."""
     field = IndexedField(core, random.Random(0))
     token = field.tokens[0]
     core.acceptor.accept(AcceptRequest.messages(token, 2, ["new"]))
@@ -214,8 +216,7 @@ def test_what_the_outbox_names_is_pending(core: Backend) -> None:
     assert work.summary.pending == 0
 
 
-def test_one_application_alone(core: Backend) -> None:
-    """With a token, only documents of its chats are compared."""
+def test_reconcile_of_one_application_compares_only_its_documents(core: Backend) -> None:
     field = IndexedField(core, random.Random(3))
     field.plant()
     for token in field.tokens:
@@ -223,8 +224,8 @@ def test_one_application_alone(core: Backend) -> None:
         assert keys(found(core, token)) == mine
 
 
-def test_an_index_without_documents_misses_all(core: Backend) -> None:
-    """If the index was emptied outside the program, every message is missing, and is published again."""
+def test_messages_missing_in_an_emptied_index_are_published_again(core: Backend) -> None:
+    """The index was emptied outside the program, so every message is a finding."""
     field = IndexedField(core, random.Random(0))
     field.index.drop(field.name)
     field.index.create(field.name)

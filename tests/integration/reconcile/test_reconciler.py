@@ -36,8 +36,10 @@ def keys(findings: list[Finding]) -> Counter[Key]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_planted_is_found_and_repaired(backend: Backend, seed: int) -> None:
-    """Random differences of every kind are found exactly; after the repair nothing is found."""
+def test_reconcile_finds_exactly_the_planted_differences_and_repairs_them(
+    backend: Backend, seed: int
+) -> None:
+    """They are random and of every kind; after the repair nothing is found."""
     field = Field(backend, random.Random(seed))
     assert found(backend) == []
     field.plant()
@@ -72,7 +74,7 @@ def everything(field: Field) -> tuple[object, ...]:
     return rows, {key: field.redis.dump(key) for key in field.redis.scan_iter()}
 
 
-def test_a_dry_run_finds_the_same_and_writes_nothing(backend: Backend) -> None:
+def test_a_dry_run_finds_the_same_differences_and_writes_nothing(backend: Backend) -> None:
     """It writes neither to SQL nor to Redis, and does not drain the log."""
     field = Field(backend, random.Random(1), applications=2)
     field.plant()
@@ -96,7 +98,7 @@ def test_a_dry_run_begins_no_epoch(backend: Backend, application: str) -> None:
     check_it_goes_on(backend, application)
 
 
-def test_one_application_alone(backend: Backend) -> None:
+def test_reconcile_of_one_application_leaves_the_others_alone(backend: Backend) -> None:
     """With a token, only the differences of that application are found and repaired."""
     field = Field(backend, random.Random(5))
     field.plant()
@@ -108,8 +110,8 @@ def test_one_application_alone(backend: Backend) -> None:
     assert keys(found(backend)) == left
 
 
-def test_the_progress_bar_ends_at_its_size(backend: Backend) -> None:
-    """The number counted in advance equals the number of keys compared: for all, and for one application."""
+def test_the_number_of_keys_equals_the_end_of_the_progress(backend: Backend) -> None:
+    """It is counted in advance, for all applications or for one."""
     field = Field(backend, random.Random(3))
     for token in (None, *field.tokens):
         done: list[int] = []
@@ -118,8 +120,10 @@ def test_the_progress_bar_ends_at_its_size(backend: Backend) -> None:
         assert work.count_keys() == done[-1] > 0
 
 
-def test_what_is_explained_is_no_finding(backend: Backend, application: str) -> None:
-    """Removed, rejected, lost and pending numbers are counted in the summary, each as its kind."""
+def test_removed_rejected_lost_and_pending_numbers_are_not_findings(
+    backend: Backend, application: str
+) -> None:
+    """The summary counts each of them as its kind."""
     field = Field(backend, random.Random(0), applications=1)
     field.execute("DELETE FROM message WHERE number = 5")
     list(backend.reconciler.begin(repair=True).findings())
@@ -136,8 +140,8 @@ def test_what_is_explained_is_no_finding(backend: Backend, application: str) -> 
     assert application
 
 
-def test_too_much_to_be_lost_is_left_alone(backend: Backend) -> None:
-    """A counter that was set a billion too high by hand does not create a billion rows."""
+def test_a_counter_that_is_far_too_high_is_not_repaired(backend: Backend) -> None:
+    """A counter that was set a billion too high by hand must not create a billion rows."""
     field = Field(backend, random.Random(0), applications=1)
     field.set_issued(Parent(field.tokens[0], 2), 10**9)
     for _ in range(2):
@@ -145,7 +149,7 @@ def test_too_much_to_be_lost_is_left_alone(backend: Backend) -> None:
         assert (finding.kind, finding.repairable) == (FindingKind.COUNTER_AHEAD, False)
 
 
-def test_a_lost_chat_takes_no_messages(backend: Backend) -> None:
+def test_a_lost_chat_accepts_no_messages(backend: Backend) -> None:
     """Its number stays taken, and its counter, which Redis still has, is closed."""
     field = Field(backend, random.Random(0), applications=1)
     token = field.tokens[0]
@@ -159,8 +163,8 @@ def test_a_lost_chat_takes_no_messages(backend: Backend) -> None:
     assert backend.catalog.applications.get(token).chats_count == 4
 
 
-def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
-    """An import that has raised a counter but not written its rows is no finding, unless it was killed."""
+def test_numbers_of_a_running_import_are_not_findings(backend: Backend) -> None:
+    """It has raised a counter, but not written its rows. Without a running import, they are findings."""
     field = Field(backend, random.Random(0), applications=1)
     chat = Parent(field.tokens[0], 2)
     shard = backend.counters.shard(chat.token)
@@ -182,10 +186,10 @@ def test_numbers_of_a_running_import_are_not_lost(backend: Backend) -> None:
     assert keys(found(backend)) == Counter([(FindingKind.COUNTER_AHEAD, *chat, None)])
 
 
-def test_memory_does_not_grow(
+def test_memory_does_not_grow_with_the_data(
     backend: Backend, application: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five times as many chats, messages and findings do not take more memory."""
+    """Five times as many chats, messages and findings take no more memory."""
     monkeypatch.setattr(parents, "PARENTS_PER_BATCH", 50)  # so that both sizes fill a batch
     peaks = []
     for chats in (2_000, 2_000, 10_000):  # the first run also loads modules, and does not count
@@ -212,8 +216,8 @@ def test_memory_does_not_grow(
     assert peaks[2] < 1.2 * peaks[1], peaks
 
 
-def test_the_last_run_is_remembered(backend: Backend) -> None:
-    """Its time and its result are recorded, but not those of a dry run or of a single application."""
+def test_the_result_of_the_last_run_is_recorded(backend: Backend) -> None:
+    """Dry runs and runs for a single application are not recorded."""
     field = Field(backend, random.Random(0), applications=1)
     found(backend, field.tokens[0])
     found(backend, dry_run=True)
@@ -228,10 +232,10 @@ def test_the_last_run_is_remembered(backend: Backend) -> None:
         assert (last.findings, last.repaired) == outcome
 
 
-def test_what_redis_forgot_is_reported_where_sql_knows_of_it(
+def test_numbers_that_redis_lost_after_a_sync_are_reported_and_stored_as_lost(
     backend: Backend, application: str
 ) -> None:
-    """Numbers answered and synced, but wiped before they were stored, are reported and stored as lost."""
+    """They were answered and synced, but wiped before they were stored."""
     backend.acceptor.accept(AcceptRequest.chats(application))
     backend.drainer.drain_all()
     backend.acceptor.accept(AcceptRequest.messages(application, 1, ["kept"]))

@@ -63,11 +63,11 @@ ASSIGNED = [
         ("ہھے گچپژ", "ہھے گچپژ"),
     ],
 )
-def test_fold(text: str, expected: str) -> None:
+def test_fold_of_examples(text: str, expected: str) -> None:
     assert fold(text) == expected
 
 
-def test_exactly_these_arabic_characters_are_dropped_or_changed() -> None:
+def test_fold_drops_or_changes_exactly_these_arabic_characters() -> None:
     block = [chr(code) for code in range(0x0600, 0x0700)]
     normal = [char for char in block if not unicodedata.decomposition(char).startswith("<")]
 
@@ -83,8 +83,8 @@ def test_exactly_these_arabic_characters_are_dropped_or_changed() -> None:
     assert changed == dict(zip("آأإٱىیک", "ااااييك", strict=True))
 
 
-def test_every_character_folds_as_the_contract_says() -> None:
-    """Each character alone, and between two characters with which it could combine."""
+def test_fold_of_every_character_follows_the_contract() -> None:
+    """Each character is folded alone, and between two characters with which it could combine."""
     for char in ASSIGNED:
         assert fold(char) == naive_fold(char), ascii(char)
         assert len(fold(char)) <= MAX_GROWTH, ascii(char)
@@ -92,12 +92,12 @@ def test_every_character_folds_as_the_contract_says() -> None:
         assert fold(text) == naive_fold(text), ascii(char)
 
 
-def test_one_character_reaches_the_largest_growth() -> None:
+def test_max_growth_is_the_growth_of_a_real_character() -> None:
     assert len(fold("\ufdfa")) == MAX_GROWTH
 
 
-def test_folding_twice_can_differ_only_where_something_was_dropped() -> None:
-    """The contract does not normalise again after dropping characters, in texts or in keywords."""
+def test_fold_does_not_normalise_again_after_dropping_characters() -> None:
+    """The contract says so for texts and keywords; folding a second time may therefore compose characters."""
     blocked = f"e\u0610{ACUTE}"
 
     assert fold(blocked) == f"e{ACUTE}"
@@ -110,8 +110,8 @@ def test_folding_twice_can_differ_only_where_something_was_dropped() -> None:
 @pytest.mark.parametrize(
     "unit", [f"{ACUTE}\u0316", "\u0f73", f"\u0345{ACUTE}", FATHA + SHADDA + ACUTE, "ㅠ", "ﷺ"]
 )
-def test_hostile_texts_take_time_in_proportion_to_their_length(unit: str) -> None:
-    """For most of these, Python's own `normalize` takes quadratic time."""
+def test_folding_and_highlighting_take_linear_time_for_hostile_texts(unit: str) -> None:
+    """Python's own `normalize` takes quadratic time for most of these texts."""
 
     def seconds(length: int) -> float:
         text = "e" + unit * (length // len(unit))
@@ -131,7 +131,7 @@ def test_hostile_texts_take_time_in_proportion_to_their_length(unit: str) -> Non
 
 @pytest.mark.parametrize("unit", [f"{ACUTE}\u0316", "\u0f73", f"\u0345{ACUTE}", f"{FATHA}{ACUTE}"])
 @pytest.mark.parametrize("times", [31, 32, 63, 64, 65, 127, 128, 200])
-def test_long_runs_of_marks_fold_right(unit: str, times: int) -> None:
+def test_fold_of_long_runs_of_marks_follows_the_contract(unit: str, times: int) -> None:
     for text in (
         f"é{unit * times}",
         f"Ａ {unit * times}ﬁ",
@@ -142,7 +142,7 @@ def test_long_runs_of_marks_fold_right(unit: str, times: int) -> None:
         assert fold("".join(text[s:e] for s, e in clusters(text))) == naive_fold(text)
 
 
-def test_the_real_conversations_fold_as_the_contract_says() -> None:
+def test_fold_of_real_conversations_follows_the_contract() -> None:
     for conversation in conversations():
         for line in conversation.lines:
             assert fold(line) == naive_fold(line)
@@ -152,7 +152,7 @@ def test_the_real_conversations_fold_as_the_contract_says() -> None:
 
 
 @pytest.mark.parametrize("keyword", ["a", " ", "%", "😀", "ß", "x" * MAX_KEYWORD, "\ufdfa" * 256])
-def test_valid_keywords_are_folded(keyword: str) -> None:
+def test_fold_keyword_folds_valid_keywords(keyword: str) -> None:
     assert fold_keyword(keyword) == naive_fold(keyword)
 
 
@@ -166,7 +166,7 @@ def test_valid_keywords_are_folded(keyword: str) -> None:
         ("ـ" + FATHA, "only of Arabic marks or tatweel"),
     ],
 )
-def test_invalid_keywords_are_refused(keyword: str, says: str) -> None:
+def test_fold_keyword_rejects_invalid_keywords(keyword: str, says: str) -> None:
     with pytest.raises(Invalid, match=says):
         fold_keyword(keyword)
 
@@ -272,12 +272,12 @@ def test_invalid_keywords_are_refused(keyword: str, says: str) -> None:
         ("😀ß😀", "😀", [(0, 1), (2, 3)]),
     ],
 )
-def test_highlight(text: str, keyword: str, expected: list[tuple[int, int]]) -> None:
+def test_highlight_of_examples(text: str, keyword: str, expected: list[tuple[int, int]]) -> None:
     assert highlight(text, keyword) == expected
 
 
 @pytest.mark.parametrize("marks", [30, 31, 200])
-def test_a_letter_under_countless_marks_is_highlighted_at_least_whole(marks: int) -> None:
+def test_a_letter_with_more_than_thirty_marks_is_highlighted_with_all_of_them(marks: int) -> None:
     text = "x" + DOT_BELOW * marks + "y"
 
     assert highlight(text, "y") == [(marks + 1, marks + 2)]
@@ -285,16 +285,16 @@ def test_a_letter_under_countless_marks_is_highlighted_at_least_whole(marks: int
     assert len(highlight(text, DOT_BELOW)) == (marks if marks <= 30 else 1)
 
 
-def test_neighbours_that_only_might_combine_are_highlighted_one_by_one() -> None:
-    """Koreans type tears by repeating this half syllable."""
+def test_repeated_half_syllables_are_highlighted_one_by_one() -> None:
+    """They could combine with a neighbour, but do not. Koreans type tears by repeating this one."""
     assert highlight("ㅠ" * 100, "ㅠ") == [(at, at + 1) for at in range(100)]
 
 
 # ------------------------------------------------------------------------------- clusters
 
 
-def test_no_composition_of_letters_has_marks_inside() -> None:
-    """`clusters` looks at pairs only, because a letter composes only with its direct neighbour."""
+def test_a_letter_composes_only_with_its_direct_neighbour() -> None:
+    """This is why `clusters` looks at pairs only: no composition of two letters has marks between them."""
     for char in ASSIGNED:
         parts = unicodedata.decomposition(char).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
@@ -304,8 +304,8 @@ def test_no_composition_of_letters_has_marks_inside() -> None:
                 assert not any(map(combining, unicodedata.normalize("NFD", first)))
 
 
-def test_a_cluster_begins_where_nothing_before_it_is_changed() -> None:
-    """Every character after each kind of letter that it may follow."""
+def test_clusters_are_cut_only_where_both_sides_fold_independently() -> None:
+    """Every character is tried after each kind of letter with which it could combine."""
     before = ["e", "α", "ا", "ي", "\u09c7", "\u0bc6", "\u0dd9", "\u1025", "\u1100", "가", "カ"]
     for char in ASSIGNED:
         if unicodedata.name(char, "").startswith(("CJK UNIFIED", "HANGUL SYLLABLE", "TANGUT")):
@@ -384,14 +384,14 @@ properties = settings(max_examples=500, deadline=None)
 
 @properties
 @given(texts)
-def test_folding_is_what_the_contract_says(text: str) -> None:
+def test_fold_of_random_texts_follows_the_contract(text: str) -> None:
     assert fold(text) == naive_fold(text)
     assert len(fold(text)) <= MAX_GROWTH * len(text)
 
 
 @properties
 @given(texts)
-def test_folding_twice_is_folding_once_where_nothing_was_dropped(text: str) -> None:
+def test_fold_is_idempotent_where_it_drops_nothing(text: str) -> None:
     normal = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     assume(len(fold(text)) == len(normal))
 
@@ -400,7 +400,7 @@ def test_folding_twice_is_folding_once_where_nothing_was_dropped(text: str) -> N
 
 @properties
 @given(texts)
-def test_clusters_fold_apart_to_what_they_fold_to_together(text: str) -> None:
+def test_the_folded_clusters_together_are_the_folded_text(text: str) -> None:
     cut = list(clusters(text))
 
     assert "".join(text[start:end] for start, end in cut) == text
@@ -410,7 +410,7 @@ def test_clusters_fold_apart_to_what_they_fold_to_together(text: str) -> None:
 
 @properties
 @given(texts_and_keywords())
-def test_what_is_highlighted_holds_the_keyword(both: tuple[str, str]) -> None:
+def test_each_highlight_contains_the_keyword_and_none_overlap(both: tuple[str, str]) -> None:
     text, keyword = both
     wanted = naive_fold(keyword)
     ranges = highlight(text, keyword)
@@ -424,14 +424,14 @@ def test_what_is_highlighted_holds_the_keyword(both: tuple[str, str]) -> None:
 
 @settings(properties, max_examples=1_000)
 @given(texts_and_keywords())
-def test_highlighting_is_what_brute_force_finds(both: tuple[str, str]) -> None:
+def test_highlight_agrees_with_brute_force_on_random_texts(both: tuple[str, str]) -> None:
     text, keyword = both
 
     assert highlight(text, keyword) == brute_force(text, keyword)
 
 
-def test_highlighting_real_conversations_is_what_brute_force_finds() -> None:
-    """Keywords of one and two letters from the middle of lines, in all languages and topics."""
+def test_highlight_agrees_with_brute_force_on_real_conversations() -> None:
+    """The keywords are one and two letters from the middle of lines, in all languages and topics."""
     for conversation in conversations():
         for line in sorted(conversation.lines, key=len)[-20:-17]:
             middle = len(line) // 2

@@ -49,8 +49,8 @@ def put_back(backend: Backend) -> Iterator[None]:
         client.restore(key, 0, value)
 
 
-def test_a_copy_put_back_under_a_running_server_fools_no_new_process(settings: Settings) -> None:
-    """To a new process its epoch looks current, but SQL's cursor is beyond the end of the copy's log."""
+def test_a_new_process_detects_a_copy_restored_into_a_running_server(settings: Settings) -> None:
+    """The epoch of the copy looks current, but SQL's cursor is beyond the end of the copy's log."""
     with open_backend(settings) as backend:
         token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))
@@ -66,8 +66,8 @@ def test_a_copy_put_back_under_a_running_server_fools_no_new_process(settings: S
         assert list(stored(backend, token).values()) == list("abcde")
 
 
-def test_a_worker_notices_a_copy_put_back_under_a_running_server(settings: Settings) -> None:
-    """Its new entries would be below the cursor and never be stored: a drain begins a new epoch."""
+def test_a_worker_detects_a_copy_restored_into_a_running_server(settings: Settings) -> None:
+    """A drain begins a new epoch; entries of the old one would be below the cursor and never be stored."""
     with open_backend(settings) as backend, open_backend(settings) as old:
         token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))
@@ -82,8 +82,8 @@ def test_a_worker_notices_a_copy_put_back_under_a_running_server(settings: Setti
         assert list(stored(backend, token).values()) == list("abcd")
 
 
-def test_a_deletion_that_was_refused_keeps_no_chat_closed(backend: Backend, chat: str) -> None:
-    """An old copy of Redis has the chat closed and no event in the log: SQL has refused the deletion."""
+def test_a_chat_whose_deletion_was_refused_opens_again(backend: Backend, chat: str) -> None:
+    """In a restored copy the chat is closed, but the log has no event of the deletion, which SQL refused."""
     send(backend, chat, "a")
     deletion = backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     backend.drainer.drain_all()
@@ -93,10 +93,10 @@ def test_a_deletion_that_was_refused_keeps_no_chat_closed(backend: Backend, chat
 
 
 @pytest.mark.parametrize("entry", ["*", "9-9", "1-999"])
-def test_what_somebody_appends_to_the_log_stops_nobody(
+def test_foreign_entries_in_the_log_stop_neither_accept_nor_drain(
     backend: Backend, chat: str, entry: str
 ) -> None:
-    """XADD by hand puts the log ahead of its epoch: nothing can be appended, and a drain would not end."""
+    """An XADD by hand puts the log ahead of its epoch, in which nothing could be appended any more."""
     shard = backend.counters.shard(chat)
     send(backend, chat, "a")
     redis_of(backend).xadd(backend.log.key(shard, "log"), {"e": "foreign"}, id=entry)
@@ -121,8 +121,10 @@ def test_what_somebody_appends_to_the_log_stops_nobody(
         '5 1 ["d","{}",99999999999999999999]',
     ],
 )
-def test_numbers_that_can_not_be_are_dead_letters(backend: Backend, chat: str, field: str) -> None:
-    """SQL would refuse them each time, and the shard would never be drained."""
+def test_an_entry_with_an_impossible_number_becomes_a_dead_letter(
+    backend: Backend, chat: str, field: str
+) -> None:
+    """PostgreSQL would reject it each time, and the shard could never be drained."""
     shard = backend.counters.shard(chat)
     _, end = backend.log.read_issued(shard, [])
     entry = f"{end.epoch}-{end.sequence + 1}"
@@ -134,8 +136,8 @@ def test_numbers_that_can_not_be_are_dead_letters(backend: Backend, chat: str, f
     assert scalar(backend, "SELECT count(*) FROM dead_letter") == 1
 
 
-def test_a_foreign_log_stops_no_other_shard(backend: Backend) -> None:
-    """One shard can't be drained; the sweep reports it, and drains all others."""
+def test_a_foreign_value_in_place_of_a_log_stops_only_its_own_shard(backend: Backend) -> None:
+    """The sweep reports the shard, and drains all others."""
     tokens = [backend.catalog.applications.create(f"{n}").token for n in range(20)]
     for token in tokens:
         backend.acceptor.accept(AcceptRequest.chats(token))
@@ -290,13 +292,13 @@ WHOLE_EPOCH = {"accept", "read", "read_issued", "verify", "raise", "set_closed",
         (spoil_issued, set(), Failed),
     ],
 )
-def test_a_foreign_value_is_refused_with_our_error(
+def test_a_script_reports_a_foreign_value_by_an_error_of_instachat(
     shard: tuple[RedisServer, Log],
     spoil: Callable[["redis.Redis", Log], None],
     refused: set[str],
     error: type[Exception],
 ) -> None:
-    """No script fails with a Lua error, whatever values its keys have; a broken epoch is begun again."""
+    """No script fails with a Lua error, whatever values its keys have; a damaged epoch can be replaced."""
     server, log = shard
     spoil(server.client(), log)
     assert refusals(log) == dict.fromkeys(refused, error)
@@ -306,8 +308,8 @@ def test_a_foreign_value_is_refused_with_our_error(
         assert log.read_issued(0, [CHAT])[1] == EntryId(2, 0)
 
 
-def test_a_foreign_counter_is_made_anew(shard: tuple[RedisServer, Log]) -> None:
-    """Once its log is drained, it is created from SQL's numbers."""
+def test_a_foreign_value_in_place_of_a_counter_is_replaced(shard: tuple[RedisServer, Log]) -> None:
+    """The counter is created from SQL's numbers once the log is drained."""
     server, log = shard
     for spoil in (spoil_counter, spoil_issued):
         spoil(server.client(), log)
@@ -446,13 +448,13 @@ KEY_CALLS |= {"pause", "paused", "resume"}
         (no_append, {"accept"}, EngineDown),
     ],
 )
-def test_what_redis_refuses_is_refused_with_our_error(
+def test_a_call_that_redis_refuses_raises_an_error_of_instachat(
     shard: tuple[RedisServer, Log],
     break_redis: Callable[[RedisServer], AbstractContextManager[None]],
     refused: set[str],
     error: type[Exception],
 ) -> None:
-    """Nothing is accepted, and the error is never Unconfirmed; no number is missing afterwards."""
+    """Nothing is accepted, the error is never Unconfirmed, and no number is used up."""
     server, log = shard
     before = server.client().hget(log.counter_key(0, CHAT), "issued")
     with break_redis(server):
