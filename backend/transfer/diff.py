@@ -17,6 +17,7 @@ from backend.storage.postgres import imports
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.imports import StoredContent, StoredParent
 from backend.storage.postgres.messages import CONTENT
+from backend.storage.postgres.statements import field_names
 from backend.transfer.format import (
     ApplicationLine,
     ChatLine,
@@ -227,6 +228,14 @@ class _Comparison:
             raise Invalid(f"{parent} is not known: its line has to come before")
 
 
+# The fields of a line that say which row it describes, or are compared by digest; all others are compared.
+_NOT_COMPARED = {"token", "parent", "number", "removed", *CONTENT}
+_COMPARED = {
+    line_type: [name for name in field_names(line_type) if name not in _NOT_COMPARED]
+    for line_type in (ApplicationLine, ChatLine, MessageLine)
+}
+
+
 def _differing(line: TransferLine, stored: StoredParent | StoredContent) -> list[str]:
     """The fields in which a line differs from what is stored."""
     equal = {"removed": line.removed == stored.removed}
@@ -234,10 +243,8 @@ def _differing(line: TransferLine, stored: StoredParent | StoredContent) -> list
         for name, digest in zip(CONTENT, stored.digests, strict=True):
             value: str | None = getattr(line, name)
             equal[name] = digest == (None if value is None else sha256(value.encode()).digest())
-    elif isinstance(line, ApplicationLine):
-        equal["name"] = line.name == stored.name
-    equal["created_at"] = line.created_at == stored.created_at
-    equal["updated_at"] = line.updated_at == stored.updated_at
+    for name in _COMPARED[type(line)]:
+        equal[name] = getattr(line, name) == getattr(stored, name)
     return [field for field, same in equal.items() if not same]
 
 

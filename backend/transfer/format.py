@@ -27,6 +27,7 @@ from backend.domain.model import (
     checked_token,
 )
 from backend.storage.postgres.exports import ExportedApplication, ExportedChat
+from backend.storage.postgres.imports import ImportedApplication, ImportedChat
 from backend.storage.postgres.messages import ExportedMessage, ImportedMessage
 
 CHUNK_LINES = 5_000  # imported in one step
@@ -44,6 +45,10 @@ class ApplicationLine(NamedTuple):
     created_at: datetime
     updated_at: datetime
 
+    def to_row(self) -> ImportedApplication:
+        """The row that stores it."""
+        return ImportedApplication(**self._asdict())
+
     @property
     def removed(self) -> bool:
         """Whether it is a tombstone."""
@@ -58,6 +63,16 @@ class ChatLine(NamedTuple):
     removed: bool
     created_at: datetime
     updated_at: datetime
+
+    def to_row(self, application_id: int) -> ImportedChat:
+        """The row that stores it."""
+        return ImportedChat(
+            application_id=application_id,
+            number=self.number,
+            removed=self.removed,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+        )
 
     @property
     def token(self) -> str:
@@ -251,16 +266,16 @@ def parse_subject(line: bytes) -> Parent | None:
     return None
 
 
-def _fields(*needed: str, count: str | None = None) -> tuple[frozenset[str], frozenset[str]]:
+def _fields(*needed: str, optional: Set[str] = frozenset()) -> tuple[Set[str], Set[str]]:
     """The fields that a line must have, and those that it may have."""
     always = {"type", "token", *needed, "created_at", "updated_at"}
-    return frozenset(always), frozenset(always | {"removed"} | ({count} if count else set()))
+    return always, always | {"removed"} | optional
 
 
 _FIELDS = {
-    ("application", False): _fields("name", count="chats_count"),
+    ("application", False): _fields("name", optional={"chats_count"}),
     ("application", True): _fields(),
-    ("chat", False): _fields("number", count="messages_count"),
+    ("chat", False): _fields("number", optional={"messages_count"}),
     ("chat", True): _fields("number"),
     ("message", False): _fields("chat", "number", "text"),
     ("message", True): _fields("chat", "number"),

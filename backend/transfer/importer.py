@@ -26,7 +26,6 @@ from backend.ingest.barrier import Barrier
 from backend.ingest.direct_write import DirectWriter, WriteConflict
 from backend.storage.postgres import imports, outbox
 from backend.storage.postgres.database import Connection, Database
-from backend.storage.postgres.imports import ImportedApplication, ImportedChat
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
 from backend.transfer.diff import InvalidLine, LineFault, SeenLines, compare, parse_chunk
@@ -156,9 +155,7 @@ class Import:
 
     def _store_applications(self, shard: int, lines: Sequence[ApplicationLine]) -> None:
         def store(tx: Connection, locked: LockedShard, _: Mapping[Parent, int]) -> None:
-            imports.insert_imported_applications(
-                tx, [ImportedApplication(**line._asdict()) for line in lines]
-            )
+            imports.insert_imported_applications(tx, [line.to_row() for line in lines])
             removed = {Parent(line.token): line.removed for line in lines}
             self._log.set_closed(shard, locked.epoch, removed)
 
@@ -167,17 +164,7 @@ class Import:
 
     def _store_chats(self, shard: int, lines: Sequence[ChatLine]) -> None:
         def store(tx: Connection, locked: LockedShard, ids: Mapping[Parent, int]) -> None:
-            rows = [
-                ImportedChat(
-                    application_id=ids[line.parent],
-                    number=line.number,
-                    removed=line.removed,
-                    created_at=line.created_at,
-                    updated_at=line.updated_at,
-                )
-                for line in lines
-            ]
-            imports.insert_imported_chats(tx, rows)
+            imports.insert_imported_chats(tx, [line.to_row(ids[line.parent]) for line in lines])
             removed = {Parent(line.token, line.number): line.removed for line in lines}
             self._log.set_closed(shard, locked.epoch, removed)
 

@@ -36,8 +36,6 @@ COLUMNS = {
     "number": Column("NUMBER", "right", 6),
     "chats_count": Column("CHATS", "right", 5),
     "messages_count": Column("MESSAGES", "right", 8),
-    "created_at": Column("CREATED (UTC)", min_width=19),
-    "updated_at": Column("UPDATED (UTC)", min_width=19),
     "text": Column("TEXT", truncate=True),
     "setting": Column("SETTING", min_width=31),
     "value": Column("VALUE", fold=True),
@@ -55,8 +53,16 @@ COLUMNS = {
 
 
 def _column(name: str) -> Column:
-    """A field that `COLUMNS` does not list is headed by its name."""
-    return COLUMNS.get(name) or Column(name.replace("_", " ").upper())
+    """A field that `COLUMNS` does not list is headed by its name, a time also by its zone."""
+    if name in COLUMNS:
+        return COLUMNS[name]
+    if name.endswith("_at"):
+        return Column(f"{_heading(name.removesuffix('_at'))} (UTC)", min_width=19)
+    return Column(_heading(name))
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ").upper()
 
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "unknown": "magenta"}
@@ -160,7 +166,8 @@ def _grid(console: Console, fields: Iterable[tuple[str, Text]]) -> Table:
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in fields:
-        title = COLUMNS[name].title.partition(" (")[0].lower() if name in COLUMNS else ""
+        has_title = name in COLUMNS or name.endswith("_at")
+        title = _column(name).title.partition(" (")[0].lower() if has_title else ""
         grid.add_row(title or name, value)
     return grid
 

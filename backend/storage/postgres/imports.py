@@ -35,9 +35,10 @@ class ImportedChat(NamedTuple):
 
 
 class StoredParent(NamedTuple):
-    """An application or a chat as an import compares it with a line.
+    """An application or a chat as an import compares it with a line, which has fields of the same names.
 
-    `name` is None for a chat and for a tombstone. `highest` is the highest number of its children.
+    `name` is None for a chat. What a user gave it is None for a tombstone, as in its line. `highest` is the
+    highest number of its children.
     """
 
     token: str

@@ -1,16 +1,19 @@
 """Every field of a line is compared, stored and exported, so that a new field cannot be forgotten."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from backend.bootstrap import Backend
+from backend.domain import serialization
 from backend.domain.errors import Conflict
+from backend.domain.model import Chat, Message
 from backend.storage.postgres.statements import field_names
 from backend.transfer.format import ApplicationLine, ChatLine, MessageLine
 from tests.support.transfer import (
     LATER,
+    TOKEN,
     application_body,
     chat_body,
     decode_lines,
@@ -34,12 +37,28 @@ OTHER_VALUES = {
     "created_at": "2026-01-31T23:59:58.000000Z",
     "updated_at": LATER,
 }
+CHANGED_LINES = [
+    make(
+        **{
+            name: OTHER_VALUES[name]
+            for name in field_names(line_type)
+            if name not in IDENTIFYING_FIELDS | {"removed"}
+        }
+    )
+    for line_type, make in BODY_MAKERS.items()
+]
 FIELDS = [
     pytest.param(make, field, id=f"{line_type.__name__}.{field}")
     for line_type, make in BODY_MAKERS.items()
     for field in field_names(line_type)
     if field not in IDENTIFYING_FIELDS
 ]
+
+
+def test_the_other_values_of_times_differ() -> None:
+    """Two fields of one value could be mixed up unnoticed."""
+    times = [value for name, value in OTHER_VALUES.items() if name.endswith("_at")]
+    assert len(set(times)) == len(times)
 
 
 @pytest.mark.parametrize(("make", "field"), FIELDS)
@@ -54,13 +73,32 @@ def test_a_line_that_differs_in_one_field_is_a_conflict(
 
 def test_an_export_has_the_imported_value_of_each_field(backend: Backend) -> None:
     """An import stores no default in place of a value, and an export leaves none out."""
-    unchanged = IDENTIFYING_FIELDS | {"removed"}
-    lines = [
-        make(
-            **{name: OTHER_VALUES[name] for name in field_names(line_type) if name not in unchanged}
-        )
-        for line_type, make in BODY_MAKERS.items()
-    ]
-    assert import_lines(backend, lines)[1] == []
-    for line, exported in zip(lines, decode_lines(export(backend)), strict=True):
+    assert import_lines(backend, CHANGED_LINES)[1] == []
+    for line, exported in zip(CHANGED_LINES, decode_lines(export(backend)), strict=True):
         assert line.items() <= exported.items()
+
+
+def test_a_read_returns_the_imported_value_of_each_field(backend: Backend) -> None:
+    """What an application, a chat and a message show equals their lines."""
+    import_lines(backend, CHANGED_LINES)
+    bodies = [
+        serialization.application(backend.catalog.applications.get(TOKEN)),
+        serialization.chat(cast("Chat", backend.catalog.chats.get(TOKEN, 1))),
+        serialization.message(cast("Message", backend.catalog.messages.get(TOKEN, 1, 1))),
+    ]
+    for line_type, line, body in zip(
+        BODY_MAKERS, decode_lines(export(backend)), bodies, strict=True
+    ):
+        internal = {"type", "chat"} if line_type is MessageLine else {"type"}
+        shown = {name: value for name, value in line.items() if name not in internal}
+        assert shown.items() == {"token": TOKEN, **body}.items()
+
+
+def test_an_export_of_tombstones_equals_what_is_stored(backend: Backend) -> None:
+    """A tombstone has lost every value that a user gave it, in its row as in its line."""
+    import_lines(backend, CHANGED_LINES)
+    backend.catalog.messages.delete(TOKEN, 1, 1)
+    backend.catalog.chats.delete(TOKEN, 1)
+    assert dry_run(backend, export(backend)) == []
+    backend.catalog.applications.delete(TOKEN)
+    assert dry_run(backend, export(backend)) == []
