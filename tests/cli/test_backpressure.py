@@ -6,10 +6,10 @@ from backend.bootstrap import Backend
 from tests.cli.conftest import Cli
 
 
-def test_a_full_log_refuses_with_5_and_recovers_by_itself(
+def test_creating_in_a_full_log_exits_with_5_until_it_is_drained(
     cli: Cli, core: Backend, token: str, chat: int, drain_application: Callable[[str], None]
 ) -> None:
-    """At the limit of the setting: what was accepted before stays, and no number is used up."""
+    """What was accepted before stays, and no number is used up."""
     limit = {"INSTACHAT_LOG_LIMIT": "2"}
     given = [cli("messages", "create", token, chat, "x", env=limit).json for _ in range(2)]
     assert given == [{"number": 1}, {"number": 2}]
@@ -27,10 +27,10 @@ def test_a_full_log_refuses_with_5_and_recovers_by_itself(
     assert len(list(core.catalog.messages.list(token, chat))) == 4
 
 
-def test_a_redis_near_its_memory_limit_refuses_with_5_and_is_drained_all_the_same(
+def test_creating_in_a_full_redis_exits_with_5_while_other_commands_work(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """Waiting, editing and deleting need no more memory; once there is room again, creating works, too."""
+    """Editing, deleting, syncing counters and the status need no memory. Later, creating works again."""
     cli("messages", "create", token, chat, "before")
     client = core.log.redis
     client.config_set("maxmemory", 1)

@@ -21,8 +21,8 @@ def issued(core: Backend, token: str, chat: int | None = None) -> int:
     return core.counters.read_issued([Parent(token, chat)])[0]
 
 
-def test_lines_become_messages_in_order(cli: Cli, token: str, chat: int) -> None:
-    """Each accepted chunk of at most 1,000 prints its numbers; only the line feed is stripped."""
+def test_each_line_of_standard_input_becomes_a_message(cli: Cli, token: str, chat: int) -> None:
+    """They keep their order. Each chunk of at most 1,000 is printed; only line feeds are stripped."""
     texts = [f" {n}\t" for n in range(2_500)] + ["last\r", "سلام 🙂"]
     made = cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="\n".join(texts))
     assert made.code == 0, made
@@ -35,8 +35,8 @@ def test_lines_become_messages_in_order(cli: Cli, token: str, chat: int) -> None
     assert [message["text"] for message in stored] == texts
 
 
-def test_chats_are_created_by_the_thousand(cli: Cli, core: Backend, token: str) -> None:
-    """--count streams the same way; `-o json` is one array."""
+def test_chats_are_created_in_chunks_of_a_thousand(cli: Cli, core: Backend, token: str) -> None:
+    """`--count` prints a range for each chunk; with `-o json` they are one array."""
     made = cli("chats", "create", token, "--count", 2_001, "-o", "json")
     assert made.json == [
         {"first": 1, "last": 1_000},
@@ -46,8 +46,8 @@ def test_chats_are_created_by_the_thousand(cli: Cli, core: Backend, token: str) 
     assert issued(core, token) == 2_001
 
 
-def test_nothing_to_read_creates_nothing(cli: Cli, token: str, chat: int) -> None:
-    """An empty standard input is not an error, but is noted."""
+def test_an_empty_standard_input_creates_nothing(cli: Cli, token: str, chat: int) -> None:
+    """This is noted, and is not an error."""
     plain, array = (cli("messages", "create", token, chat, "-", *o) for o in ([], ["-o", "json"]))
     assert (plain.code, plain.out, array.json) == (0, "", [])
     assert "empty" in plain.err
@@ -66,10 +66,10 @@ def test_nothing_to_read_creates_nothing(cli: Cli, token: str, chat: int) -> Non
     ],
     ids=["empty", "long", "long-bytes", "endless", "nul", "latin-1", "surrogate"],
 )
-def test_the_first_bad_line_ends_it(
+def test_a_bulk_creation_ends_at_the_first_invalid_line(
     cli: Cli, core: Backend, token: str, chat: int, bad: bytes, said: str
 ) -> None:
-    """Exit 2 with the line number and the accepted items: all earlier lines, none from that line on."""
+    """The exit code is 2. The error names the line, and the messages before it, which are accepted."""
     lines = [b"good"] * 1_203 + [bad] + [b"never"] * 10
     failed = cli(
         "messages", "create", token, chat, "-", "-o", "json", stdin=b"\n".join(lines) + b"\n"
@@ -83,8 +83,10 @@ def test_the_first_bad_line_ends_it(
     assert issued(core, token, chat) == 1_203
 
 
-def test_a_bad_first_line_accepts_nothing(cli: Cli, core: Backend, token: str, chat: int) -> None:
-    """Nothing is printed then."""
+def test_an_invalid_first_line_accepts_nothing(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """Standard output stays empty."""
     failed = cli("messages", "create", token, chat, "-", "-o", "json", stdin="\ntext\n")
     assert (failed.code, failed.out) == (2, "")
     assert "line 1:" in failed.error["message"]
@@ -92,8 +94,10 @@ def test_a_bad_first_line_accepts_nothing(cli: Cli, core: Backend, token: str, c
     assert issued(core, token, chat) == 0
 
 
-def test_a_slow_producer_is_not_waited_for(cli: Cli, token: str, chat: int) -> None:
-    """Lines written before a pause are accepted and printed during the pause."""
+def test_lines_before_a_pause_are_accepted_during_the_pause(
+    cli: Cli, token: str, chat: int
+) -> None:
+    """Their numbers are printed as well, so a slow producer sees them."""
     process = cli.start(
         "messages", "create", token, chat, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -111,7 +115,7 @@ def test_a_slow_producer_is_not_waited_for(cli: Cli, token: str, chat: int) -> N
 
 
 def test_memory_does_not_grow_with_the_lines(cli: Cli, token: str, chat: int) -> None:
-    """60,000 long lines (25 MB) take less than 20 MiB more than 3,000; so does listing them."""
+    """25 MB in 60,000 lines take less than 20 MiB more than 3,000 lines do; so does listing them."""
     create = ("messages", "create", token, chat, "-", "--wait", "stored")
     few = cli.peak_memory(*create, stdin=_lines(3_000))
     many = cli.peak_memory(*create, stdin=_lines(60_000))
@@ -120,8 +124,8 @@ def test_memory_does_not_grow_with_the_lines(cli: Cli, token: str, chat: int) ->
     assert listed - few < 20 * MEBIBYTE
 
 
-def test_ctrl_c_says_what_was_accepted(cli: Cli, core: Backend, token: str) -> None:
-    """Exit 130; the reported numbers are exactly the accepted ones, whenever the signal comes."""
+def test_ctrl_c_reports_exactly_the_accepted_numbers(cli: Cli, core: Backend, token: str) -> None:
+    """The exit code is 130, and the signal may come at any moment."""
     for moment in (0.0, 0.03, 0.11):
         before = issued(core, token)
         process = cli.start(
@@ -143,8 +147,10 @@ def test_ctrl_c_says_what_was_accepted(cli: Cli, core: Backend, token: str) -> N
         assert f"accepted: {count} chats, numbers {before + 1} to {last}" in result.error["message"]
 
 
-def test_ctrl_c_while_waiting_for_input(cli: Cli, core: Backend, token: str, chat: int) -> None:
-    """The accepted items are reported; an incomplete line is not accepted."""
+def test_ctrl_c_while_waiting_for_input_reports_the_accepted_numbers(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """An incomplete line is not accepted."""
     process = cli.start(
         "messages", "create", token, chat, "-", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -162,10 +168,8 @@ def test_ctrl_c_while_waiting_for_input(cli: Cli, core: Backend, token: str, cha
     assert issued(core, token, chat) == 2
 
 
-def test_a_reader_that_leaves_is_told_what_was_accepted(
-    cli: Cli, core: Backend, token: str
-) -> None:
-    """Without a reader for the numbers, creating stops, and standard error reports what was accepted."""
+def test_a_bulk_creation_ends_if_its_output_is_closed(cli: Cli, core: Backend, token: str) -> None:
+    """Standard error reports what was accepted."""
     process = cli.start(
         "chats",
         "create",
@@ -184,8 +188,8 @@ def test_a_reader_that_leaves_is_told_what_was_accepted(
     assert f"numbers 1 to {issued(core, token)}" in said
 
 
-def test_several_may_create_at_once(cli: Cli, token: str, chat: int) -> None:
-    """Each number is issued once: the ranges printed by two commands are disjoint and have no gap."""
+def test_concurrent_bulk_creations_get_different_numbers(cli: Cli, token: str, chat: int) -> None:
+    """The ranges that two commands print are disjoint, and together have no gap."""
     with ThreadPoolExecutor(2) as pool:
         runs = [
             pool.submit(

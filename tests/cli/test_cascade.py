@@ -37,10 +37,10 @@ def held(core: Backend, token: str, chat: int) -> Iterator[None]:
         yield
 
 
-def test_a_cascade_says_what_it_would_do_asks_and_does_it(
+def test_a_cascade_asks_and_deletes_the_parent_with_its_data(
     cli: Cli, core: Backend, family: str
 ) -> None:
-    """Without `--cascade` the error names it; a dry run changes nothing; a chat, then the application."""
+    """Without `--cascade` the error names it. A dry run says what would be deleted."""
     refused = cli("chats", "delete", family, 1, "--yes")
     assert refused.code == 6
     assert "`--cascade`" in refused.err
@@ -60,10 +60,10 @@ def test_a_cascade_says_what_it_would_do_asks_and_does_it(
     assert (again.code, again.error["error"]) == (3, "not_found")
 
 
-def test_a_cascade_that_is_interrupted_says_so_and_goes_on(
+def test_an_interrupted_cascade_is_completed_by_the_same_command(
     cli: Cli, core: Backend, family: str
 ) -> None:
-    """Ctrl-C exits with 130 immediately; the same command then deletes the remaining data."""
+    """Ctrl-C exits with 130 immediately, and reports that the application is deleted."""
     with held(core, family, 2):
         process = cli.start("apps", "delete", family, "--cascade", "--yes", stderr=subprocess.PIPE)
         wait_until(lambda: core.cascade_deleter.count_remaining(Parent(family)) == 3)
@@ -81,10 +81,10 @@ def test_a_cascade_that_is_interrupted_says_so_and_goes_on(
     assert core.cascade_deleter.count_remaining(Parent(family)) is None
 
 
-def test_a_worker_goes_on_with_a_cascade_that_was_killed(
+def test_a_worker_completes_a_cascade_that_was_killed(
     cli: Cli, core: Backend, family: str, request: pytest.FixtureRequest
 ) -> None:
-    """After kill -9 in the middle, the worker's sweep deletes the remaining data."""
+    """After kill -9 in the middle, its sweep deletes the remaining data."""
     with held(core, family, 2):
         process = cli.start("apps", "delete", family, "--cascade", "--yes")
         wait_until(lambda: core.cascade_deleter.count_remaining(Parent(family)) == 3)

@@ -24,8 +24,8 @@ def poisoned(
     return token
 
 
-def test_a_dead_letter_is_listed_and_shown_with_its_event(cli: Cli, poisoned: str) -> None:
-    """The list shows the reason and the time; only `dead show` shows the text."""
+def test_dead_list_and_show_print_a_dead_letter(cli: Cli, poisoned: str) -> None:
+    """Both have its reason; only `dead show` has the text and the event."""
     (line,) = cli("dead", "list").lines
     assert set(line) == {"id", "kind", "reason", "token", "chat", "number", "created_at"}
     assert (line["kind"], line["token"], line["chat"], line["number"]) == ("drain", poisoned, 1, 2)
@@ -39,8 +39,10 @@ def test_a_dead_letter_is_listed_and_shown_with_its_event(cli: Cli, poisoned: st
     assert line["id"] in table
 
 
-def test_a_retry_says_what_became_of_each(cli: Cli, core: Backend, poisoned: str) -> None:
-    """Exit 1 with the reason if the event still can't be stored; otherwise it is stored and counted."""
+def test_dead_retry_prints_the_result_of_each_dead_letter(
+    cli: Cli, core: Backend, poisoned: str
+) -> None:
+    """The exit code is 1 if an event still cannot be stored; otherwise it is stored and counted."""
     (line,) = cli("dead", "list").lines
     still = cli("dead", "retry", line["id"], "-o", "json")
     assert still.code == 1
@@ -60,8 +62,8 @@ def test_a_retry_says_what_became_of_each(cli: Cli, core: Backend, poisoned: str
     assert cli("dead", "retry", "--all").code == 0
 
 
-def test_purging_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) -> None:
-    """A dry run changes nothing; without a terminal and without `--yes` the command fails."""
+def test_dead_purge_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) -> None:
+    """A dry run changes nothing. Without a terminal and without `--yes` the command fails."""
     (line,) = cli("dead", "list").lines
     assert cli("dead", "purge", line["id"]).code == 2
     rehearsed = cli("dead", "purge", "--all", "--dry-run", "-o", "table").out
@@ -76,8 +78,8 @@ def test_purging_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) ->
     assert cli("dead", "purge", line["id"], "--yes").code == 3
 
 
-def test_wrong_usage_of_it_ends_cleanly(cli: Cli) -> None:
-    """Exit 2 for neither an ID nor `--all`, or for both; exit 3 for an unknown ID."""
+def test_dead_retry_and_purge_require_an_id_or_all(cli: Cli) -> None:
+    """The exit code is 2 for neither or both, and 3 for an unknown ID."""
     for words in (["retry"], ["purge", "--yes"], ["retry", "--all", "x"], ["show"]):
         assert cli("dead", *words).code == 2, words
     for key in ("1-1-1", "'; --", "☠", b"\xff"):

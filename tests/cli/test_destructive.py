@@ -39,10 +39,10 @@ def everything(cli: Cli) -> tuple[Any, Any]:
     return cache, rows
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+def test_a_dry_run_has_the_exit_code_of_the_command_and_writes_nothing(
     cli: Cli, family: tuple[str, str]
 ) -> None:
-    """The exit code is the real command's; Redis and SQL stay the same to the byte."""
+    """It says what would be deleted. Redis and SQL stay the same, byte for byte."""
     token, other = family
     before = everything(cli)
     results = cli.run_all(
@@ -63,8 +63,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert "would delete message 1" in results[3].out
 
 
-def test_without_a_terminal_and_without_yes_it_refuses(cli: Cli, family: tuple[str, str]) -> None:
-    """Exit 2, nothing is deleted, and the hint names --yes; a piped `y` does not count."""
+def test_deleting_without_a_terminal_requires_yes(cli: Cli, family: tuple[str, str]) -> None:
+    """Otherwise it exits with 2 and deletes nothing; a `y` in a pipe does not count."""
     token, other = family
     before = everything(cli)
     for words in (
@@ -78,8 +78,8 @@ def test_without_a_terminal_and_without_yes_it_refuses(cli: Cli, family: tuple[s
     assert everything(cli) == before
 
 
-def test_on_a_terminal_it_asks(cli: Cli, token: str, chat: int) -> None:
-    """Only a yes deletes; any other answer, or the end of the input, changes nothing."""
+def test_deleting_on_a_terminal_asks(cli: Cli, token: str, chat: int) -> None:
+    """Only a yes deletes. Any other answer, or the end of the input, changes nothing."""
     cli("messages", "create", token, chat, "text", "--wait", "stored")
     words: Sequence[object] = ("messages", "delete", token, chat, 1)
     for answer, code in (("\n", 1), ("no\n", 1), ("\x04", 1), ("\x03", 130), ("y\n", 0)):
@@ -91,8 +91,7 @@ def test_on_a_terminal_it_asks(cli: Cli, token: str, chat: int) -> None:
         assert there == (3 if code == 0 else 0)
 
 
-def test_asking_shows_a_name_without_obeying_it(cli: Cli) -> None:
-    """Escape sequences in an application's name do not reach the terminal."""
+def test_the_question_escapes_control_characters_of_a_name(cli: Cli) -> None:
     token = cli("apps", "create", "evil\x1b[2J\rname").json["token"]
     terminal = Terminal(cli, "apps", "delete", token)
     terminal.wait_for_text("[y/N] ")
@@ -102,8 +101,8 @@ def test_asking_shows_a_name_without_obeying_it(cli: Cli) -> None:
     assert "evil␛[2J␍name" in terminal.shown
 
 
-def test_yes_needs_no_terminal(cli: Cli, token: str, chat: int) -> None:
-    """As in cron, where there is no input."""
+def test_deleting_with_yes_works_without_input(cli: Cli, token: str, chat: int) -> None:
+    """Cron runs commands this way."""
     process = cli.start(
         "chats", "delete", token, chat, "--yes", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )

@@ -45,10 +45,10 @@ def severities(cli: Cli, **env: str) -> dict[str, tuple[str, str, str | None]]:
     }
 
 
-def test_wait_searchable_without_a_worker_publishes_by_itself(
+def test_wait_searchable_without_a_worker_publishes_the_messages_itself(
     cli: Cli, token: str, chat: int
 ) -> None:
-    """Once it returns, a search finds all messages: a single one, and those from standard input."""
+    """Afterwards a search finds a single message as well as those from standard input."""
     made = cli("messages", "create", token, chat, "a first word", "--wait", "searchable")
     assert (made.code, made.json, made.err) == (0, {"number": 1}, "")
     assert [hit["number"] for hit in cli("search", token, chat, "WORD").lines] == [1]
@@ -58,10 +58,10 @@ def test_wait_searchable_without_a_worker_publishes_by_itself(
     assert len(cli("search", token, chat, "word").lines) == 2_501
 
 
-def test_wait_searchable_with_a_worker(
+def test_wait_searchable_waits_until_a_worker_has_published(
     cli: Cli, token: str, chat: int, worker: ForkedProcess
 ) -> None:
-    """The worker publishes; a deleted message counts as searchable, and chats are not searched."""
+    """A chat only has to be stored, because chats are not searched."""
     assert worker.poll() is None
     assert cli("messages", "create", token, chat, "a word", "--wait", "searchable").code == 0
     assert len(cli("search", token, chat, "word").lines) == 1
@@ -72,10 +72,10 @@ def test_wait_searchable_with_a_worker(
     assert cli("search", token, chat, "word").lines == []
 
 
-def test_without_a_worker_a_search_says_what_it_can_not_find_yet(
+def test_a_search_notes_that_messages_are_not_searchable_yet(
     cli: Cli, token: str, chat: int
 ) -> None:
-    """The message is stored but not published, since no worker runs."""
+    """The message is stored but not published, because no worker runs."""
     cli("messages", "create", token, chat, "a word", "--wait", "stored")
     searched = cli("search", token, chat, "word")
     assert searched.lines == []
@@ -83,8 +83,10 @@ def test_without_a_worker_a_search_says_what_it_can_not_find_yet(
     assert cli("status").json["not_searchable"] == 1
 
 
-def test_away_it_is_said_within_five_seconds(cli: Cli, token: str, chat: int) -> None:
-    """Search exits with 5 and names it; creating still works; a wait exits with 4 and the number."""
+def test_a_search_without_elasticsearch_exits_with_5_within_5_seconds(
+    cli: Cli, token: str, chat: int
+) -> None:
+    """Creating still works. `--wait searchable` exits with 4 and prints the number."""
     with promised(5):
         searched = cli("search", token, chat, "word", env=NOWHERE)
     assert searched.code == 5
@@ -105,8 +107,8 @@ def test_away_it_is_said_within_five_seconds(cli: Cli, token: str, chat: int) ->
     assert "secret" not in searched.err + late.err + seen.err + seen.out
 
 
-def test_status_and_doctor_know_the_index(cli: Cli, core: Backend, token: str, chat: int) -> None:
-    """The version, the index, and the messages that are not searchable yet."""
+def test_status_and_doctor_show_the_index(cli: Cli, core: Backend, token: str, chat: int) -> None:
+    """They have its name, the version of Elasticsearch, and the messages that are not searchable yet."""
     cli("messages", "create", token, chat, "a word", "--wait", "searchable")  # makes the index
     seen = cli("status").json
     assert [one["engine"] for one in seen["engines"]][2] == "Elasticsearch"
@@ -120,10 +122,10 @@ def test_status_and_doctor_know_the_index(cli: Cli, core: Backend, token: str, c
         assert found[check][0] == "ok", found[check]
 
 
-def test_doctor_finds_what_keeps_messages_from_being_found(
+def test_doctor_reports_why_messages_are_not_found(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """An index with another mapping, a lost index, an old outbox; each with its remedy."""
+    """The causes are another mapping, a lost index and an old outbox; each has its remedy."""
     cli("messages", "create", token, chat, "a word", "--wait", "searchable")  # makes the index
 
     def broken(*statements: str) -> dict[str, tuple[str, str, str | None]]:
@@ -150,10 +152,10 @@ def test_doctor_finds_what_keeps_messages_from_being_found(
     broken(f"UPDATE search_index SET name = '{name}'")
 
 
-def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
+def test_doctor_and_search_name_reindex_where_no_index_exists(
     engines: Engines, elasticsearch: Elasticsearch, fork_server: ForkServer
 ) -> None:
-    """The URL was set after messages were stored; without the URL, changes are queued in vain."""
+    """The URL was set after messages were stored. Without the URL, a warning says that changes are queued."""
     settings = engines.installation()
     plain = Cli(fork_server, database_url=settings.database_url, redis_url=settings.redis_url)
     with open_backend(settings) as core:
@@ -177,8 +179,8 @@ def test_doctor_and_search_say_what_to_run_where_there_is_no_index(
         assert "instachat reindex --abort" in str(remedy)
 
 
-def test_texts_in_the_clear_are_warned_of(cli: Cli) -> None:
-    """A plain connection to another machine; the password of the URL is not shown."""
+def test_doctor_warns_of_an_unencrypted_connection_to_another_host(cli: Cli) -> None:
+    """It does not print the password of the URL."""
     found = cli(
         "doctor", env={"INSTACHAT_ELASTICSEARCH_URL": "http://u:secret@nowhere.invalid:9200"}
     )
@@ -192,15 +194,14 @@ def test_texts_in_the_clear_are_warned_of(cli: Cli) -> None:
 @pytest.mark.parametrize(
     "url", ["localhost:9200", "ftp://h:1", "http://", "http://[", "http://h:x"]
 )
-def test_a_url_that_can_not_be_one_is_named(url: str, cli: Cli) -> None:
-    """A malformed URL fails before any request is sent."""
+def test_an_invalid_url_of_elasticsearch_is_reported(url: str, cli: Cli) -> None:
+    """The command fails before it sends a request."""
     done = cli("status", env={"INSTACHAT_ELASTICSEARCH_URL": url})
     assert done.code == 1
     assert "INSTACHAT_ELASTICSEARCH_URL" in done.err
 
 
-def test_config_show_hides_the_secrets(cli: Cli, tmp_path: Path) -> None:
-    """The password of the URL, and the key."""
+def test_config_show_hides_the_password_and_the_api_key(cli: Cli, tmp_path: Path) -> None:
     env = {
         "INSTACHAT_ELASTICSEARCH_URL": "https://u:secret1@es:9200",
         "INSTACHAT_ELASTICSEARCH_API_KEY": "secret2",
@@ -214,10 +215,10 @@ def test_config_show_hides_the_secrets(cli: Cli, tmp_path: Path) -> None:
     assert rows["INSTACHAT_ELASTICSEARCH_CA_FILE"]["value"] == str(tmp_path / "ca.pem")
 
 
-def test_commands_on_an_index_draw_their_bars(
+def test_commands_on_an_index_draw_progress_bars(
     engines: Engines, elasticsearch: Elasticsearch, fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    """On terminals, as in `test_terminal`: one bar per step of a reindex, and a comparison of documents."""
+    """A reindex draws one for each step. `reconcile` counts documents, too; see also `test_terminal`."""
     settings = engines.settings(elasticsearch_url=elasticsearch.url)
     cli = Cli(
         fork_server,

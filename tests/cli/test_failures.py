@@ -46,8 +46,8 @@ USAGE = [
 ]
 
 
-def test_wrong_usage_exits_2(cli: Cli) -> None:
-    """A wrong command, option or number, a missing argument: exit 2, and one JSON object with `-o json`."""
+def test_wrong_usage_exits_with_2(cli: Cli) -> None:
+    """A command, option or number is wrong, or an argument is missing. JSON errors are one object."""
     as_json = [["-o", "json"] if "-o" not in words else [] for words in USAGE]
     results = cli.run_all(
         [[*words[:2], *json, *words[2:]] for words, json in zip(USAGE, as_json, strict=True)]
@@ -63,10 +63,10 @@ def test_wrong_usage_exits_2(cli: Cli) -> None:
             assert "\nhint: see `instachat " in result.err
 
 
-def test_invalid_texts_and_names_exit_2_and_change_nothing(
+def test_invalid_texts_and_names_exit_with_2_and_change_nothing(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """Empty, too long or not UTF-8: exit 2, and no number is used."""
+    """They are empty, too long, or not UTF-8. No number is used up."""
     bad: list[str | bytes] = ["", "x" * 10_001, b"caf\xe9", b"\xed\xa0\x80"]
     results = cli.run_all(
         [
@@ -89,8 +89,8 @@ def test_invalid_texts_and_names_exit_2_and_change_nothing(
     assert cli("messages", "create", token, chat, "é" * 10_000).json == {"number": 1}
 
 
-def test_what_is_not_there_exits_3(cli: Cli, token: str, chat: int) -> None:
-    """Unknown tokens, chats and numbers, zero, and numbers beyond all limits: exit 3."""
+def test_unknown_tokens_and_numbers_exit_with_3(cli: Cli, token: str, chat: int) -> None:
+    """This includes zero, and numbers beyond every limit."""
     commands: list[list[object]] = []
     for odd in (UNKNOWN, "x", "", b"\xff", "../..", "A" * 500):
         commands.append(["apps", "show", odd])
@@ -123,16 +123,16 @@ def test_what_is_not_there_exits_3(cli: Cli, token: str, chat: int) -> None:
     assert failed.error["error"] == "not_found"
 
 
-def test_a_negative_number_fails_cleanly(cli: Cli, token: str) -> None:
-    """It looks like an option: exit 2 with a hint, or 3 after `--`."""
+def test_a_negative_number_is_wrong_usage(cli: Cli, token: str) -> None:
+    """It looks like an option: the exit code is 2, with a hint, or 3 after `--`."""
     option, number = cli.run_all([("chats", "show", token, -1), ("chats", "show", token, "--", -1)])
     assert option.code == 2
     assert "--" in option.err
     assert number.code == 3
 
 
-def test_deleting_what_has_children_exits_6(cli: Cli, token: str, chat: int) -> None:
-    """A parent with children is not deleted; a dry run reports that as well."""
+def test_deleting_a_parent_with_children_exits_with_6(cli: Cli, token: str, chat: int) -> None:
+    """Nothing is deleted, and a dry run reports the same."""
     cli("messages", "create", token, chat, "child", "--wait", "stored")
     results = cli.run_all(
         [
@@ -148,8 +148,10 @@ def test_deleting_what_has_children_exits_6(cli: Cli, token: str, chat: int) -> 
 
 
 @pytest.mark.parametrize("away", ["database_url", "redis_url"])
-def test_an_engine_that_is_away_exits_5_within_5_seconds(cli: Cli, token: str, away: str) -> None:
-    """The message names it without its password, and the command that checks it."""
+def test_an_unreachable_engine_exits_with_5_within_5_seconds(
+    cli: Cli, token: str, away: str
+) -> None:
+    """The message names the engine without its password, and a command that checks it."""
     assert token  # of an application: without one, Redis has nothing to tell
     scheme = "postgresql" if away == "database_url" else "redis"
     url = f"{scheme}://user:secret@127.0.0.1:{free_port()}/0"
@@ -166,8 +168,8 @@ def test_an_engine_that_is_away_exits_5_within_5_seconds(cli: Cli, token: str, a
 
 
 @pytest.mark.parametrize("silent", ["database_url", "redis_url"])
-def test_an_engine_that_never_answers_exits_5_within_5_seconds(cli: Cli, silent: str) -> None:
-    """A server that accepts the connection but never answers counts as unreachable."""
+def test_an_engine_that_never_answers_exits_with_5_within_5_seconds(cli: Cli, silent: str) -> None:
+    """It accepts the connection, but counts as unreachable."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(8)
@@ -189,16 +191,18 @@ def test_an_engine_that_never_answers_exits_5_within_5_seconds(cli: Cli, silent:
         ("INSTACHAT_HUEY_URL", "nonsense"),
     ],
 )
-def test_a_setting_that_cannot_be_used_is_named(cli: Cli, name: str, value: str) -> None:
-    """Every command fails with a plain message."""
+def test_an_invalid_setting_is_an_error_without_a_traceback(
+    cli: Cli, name: str, value: str
+) -> None:
+    """This holds for every command."""
     failed = cli("apps", "create", "x", env={name: value})
     assert failed.code in (1, 2, 5), failed
     assert "unexpected" not in failed.err, failed.err
     assert failed.err.startswith("error: ")
 
 
-def test_streams_that_are_closed_or_full_do_no_harm(cli: Cli, token: str) -> None:
-    """A closed pipe ends the command quietly, a full disk is an error, closed streams are ignored."""
+def test_closed_pipes_and_full_disks_show_no_traceback(cli: Cli, token: str) -> None:
+    """A closed pipe ends the command quietly, a full disk is an error, and closed streams are ignored."""
     for words, expected in (
         ("apps list | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", (0,)),
         ("apps list -o json | true; exit ${PIPESTATUS[0]}", (0,)),
@@ -223,15 +227,14 @@ def test_streams_that_are_closed_or_full_do_no_harm(cli: Cli, token: str) -> Non
         assert "Exception ignored" not in done.stderr
 
 
-def test_json_is_utf8_whatever_the_locale(cli: Cli, token: str) -> None:
-    """Data is UTF-8 even if the locale says otherwise."""
+def test_json_is_utf8_in_every_locale(cli: Cli, token: str) -> None:
     for locale in ({"LC_ALL": "C"}, {"PYTHONIOENCODING": "latin-1"}):
         renamed = cli.run_process("apps", "rename", token, "مكتب 🙂", env=locale)
         assert renamed.json["name"] == "مكتب 🙂"
 
 
-def test_an_unexpected_error_asks_for_a_report(cli: Cli, tmp_path: Path) -> None:
-    """A bug is reported in one line with exit 1; the traceback is shown only on request."""
+def test_an_unexpected_error_is_reported_in_one_line(cli: Cli, tmp_path: Path) -> None:
+    """The exit code is 1. The traceback is shown only on request."""
     (tmp_path / "sqlalchemy.py").write_text("raise RuntimeError('broken')")
     path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{cli.env['PYTHONPATH']}"}
     failed = cli.run_process("apps", "list", "-o", "json", env=path)

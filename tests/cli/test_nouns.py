@@ -7,8 +7,8 @@ from tests.cli.conftest import Cli, Terminal
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
-def test_an_application_lives_from_create_to_delete(cli: Cli) -> None:
-    """create, show and list print the same; a rename changes only the name."""
+def test_an_application_is_created_shown_listed_renamed_and_deleted(cli: Cli) -> None:
+    """`create`, `show` and `list` print the same object. A rename changes only the name and `updated_at`."""
     made = cli("apps", "create", "Büro ☎ مكتب").json
     assert list(made) == ["token", "name", "chats_count", "created_at", "updated_at"]
     assert made["name"] == "Büro ☎ مكتب"
@@ -26,8 +26,8 @@ def test_an_application_lives_from_create_to_delete(cli: Cli) -> None:
     assert cli("apps", "show", token).code == 3
 
 
-def test_a_chat_lives_from_create_to_delete(cli: Cli, token: str) -> None:
-    """The number is printed immediately; show has live counts; a deleted number is never reused."""
+def test_a_chat_is_created_shown_listed_and_deleted(cli: Cli, token: str) -> None:
+    """Its number is printed immediately, its counts are live, and its number is never issued again."""
     assert cli("chats", "create", token, "--wait", "stored").json == {"number": 1}
     shown, listed = cli.run_all([("chats", "show", token, 1), ("chats", "list", token)])
     assert list(shown.json) == ["number", "messages_count", "created_at", "updated_at"]
@@ -41,8 +41,10 @@ def test_a_chat_lives_from_create_to_delete(cli: Cli, token: str) -> None:
     assert cli("chats", "create", token).json == {"number": 2}
 
 
-def test_a_message_lives_from_create_to_delete(cli: Cli, token: str, chat: int) -> None:
-    """The text is stored exactly; edits and deletions take effect, and the counts follow."""
+def test_a_message_is_created_shown_listed_edited_and_deleted(
+    cli: Cli, token: str, chat: int
+) -> None:
+    """Its text is stored unchanged. Edits and deletions take effect at once, and the counts follow."""
     text = ' two  spaces,\n"quotes", \\ % _ \u202e🙂 '
     made = cli("messages", "create", token, chat, text, "--wait", "stored")
     assert made.json == {"number": 1}
@@ -70,8 +72,8 @@ def test_a_message_lives_from_create_to_delete(cli: Cli, token: str, chat: int) 
     assert cli("messages", "create", token, chat, "next").json == {"number": 2}
 
 
-def test_lists_are_in_order_of_numbers_and_can_be_paged(cli: Cli, token: str, chat: int) -> None:
-    """All rows by default; --limit and --after restrict them; a page after the end is empty."""
+def test_lists_are_ordered_by_number_and_can_be_paged(cli: Cli, token: str, chat: int) -> None:
+    """By default they have all rows. `--limit` and `--after` restrict them; a page after the end is empty."""
     cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="a\nb\nc\nd\ne\n")
     whole, page, beyond, far, apps = cli.run_all(
         [
@@ -163,8 +165,8 @@ def test_a_terminal_shows_the_newest_messages(cli: Cli, token: str, chat: int) -
     assert "newest" not in screen
 
 
-def test_what_is_accepted_and_not_stored_is_shown_as_such(cli: Cli, token: str, chat: int) -> None:
-    """Showing it is not an error: its number and status, and a note if no worker runs."""
+def test_show_prints_the_status_of_what_is_only_accepted(cli: Cli, token: str, chat: int) -> None:
+    """This is not an error. If no worker runs, a note says so."""
     cli("messages", "create", token, chat, "soon")
     cli("chats", "create", token)
     message, other = cli.run_all(
@@ -175,8 +177,8 @@ def test_what_is_accepted_and_not_stored_is_shown_as_such(cli: Cli, token: str, 
     assert "no worker is running" in message.err
 
 
-def test_editing_and_deleting_store_first_what_is_accepted(cli: Cli, token: str, chat: int) -> None:
-    """Without a worker, the command itself stores an accepted item before it changes it."""
+def test_edit_and_delete_first_store_what_is_only_accepted(cli: Cli, token: str, chat: int) -> None:
+    """The command itself stores the message if no worker runs."""
     cli("messages", "create", token, chat, "-", stdin="one\ntwo\n")
     assert cli("messages", "edit", token, chat, 2, "three").json["text"] == "three"
     cli("messages", "create", token, chat, "four")
@@ -185,8 +187,8 @@ def test_editing_and_deleting_store_first_what_is_accepted(cli: Cli, token: str,
     assert [m["text"] for m in left] == ["one", "three"]
 
 
-def test_search_gives_messages_with_the_places(cli: Cli, token: str, chat: int) -> None:
-    """A match has a `highlight` in code points of the text; --limit and --after page the matches."""
+def test_search_prints_matches_with_their_positions(cli: Cli, token: str, chat: int) -> None:
+    """`highlight` counts in code points of the text. `--limit` and `--after` page the matches."""
     texts = ["Good Morning", "🙂 morning, MORNING", "evening", "50% off_now", "صَباحُ الخير"]
     cli("messages", "create", token, chat, "-", "--wait", "searchable", stdin="\n".join(texts))
     everything, first, rest, percent, arabic, nothing = cli.run_all(

@@ -33,8 +33,8 @@ def wait_for_sweeps(core: Backend) -> None:
     wait_until(enough)
 
 
-def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
-    """While no worker runs, the wake-ups stay queued."""
+def test_queue_show_counts_the_waiting_jobs_by_name(cli: Cli, core: Backend) -> None:
+    """While no worker runs, they stay queued."""
     core.jobs.notify_drain(1)
     core.jobs.notify_drain(2)
     core.jobs.notify_cascade()
@@ -46,17 +46,17 @@ def test_waiting_jobs_are_shown_by_name(cli: Cli, core: Backend) -> None:
 
 
 def test_wake_ups_beyond_the_limit_are_dropped(core: Backend) -> None:
-    """If the queue grew while no worker runs, it would take Redis's memory from the log."""
+    """While no worker runs, a growing queue would take memory of Redis from the log."""
     for _ in range(300):
         core.jobs.notify_drain(0)
     assert core.jobs.length() <= 100
 
 
 @pytest.mark.usefixtures("paused")
-def test_while_paused_it_is_said_wherever_somebody_waits(
+def test_commands_that_would_wait_fail_while_the_queue_is_paused(
     cli: Cli, core: Backend, token: str
 ) -> None:
-    """Creating works; waiting, changing and deleting end at once and name the command that helps."""
+    """They fail immediately and name the command that helps. Creating works, with a note."""
     made = cli("chats", "create", token)
     assert (made.code, made.json) == (0, {"number": 1})
     assert "`instachat queue resume`" in made.err
@@ -81,10 +81,10 @@ def test_while_paused_it_is_said_wherever_somebody_waits(
     assert cli("messages", "edit", token, 1, 1, "other").json["text"] == "other"
 
 
-def test_a_paused_worker_takes_nothing_also_after_a_restart(
+def test_a_paused_worker_takes_no_job_and_does_not_sweep(
     cli: Cli, core: Backend, token: str, worker: ForkedProcess
 ) -> None:
-    """It takes no job and does not sweep; after `resume` it works without further action."""
+    """This also holds for one that starts meanwhile. After `resume` it continues by itself."""
     cli("queue", "pause")
     try:
         cli("chats", "create", token)

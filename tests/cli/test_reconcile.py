@@ -34,8 +34,8 @@ def drift(backend: Backend) -> str:
     return token
 
 
-def test_found_planned_repaired_and_clean(cli: Cli, core: Backend) -> None:
-    """Exit 4 while differences remain, 0 after the repair; notes go to standard error."""
+def test_reconcile_reports_plans_and_repairs_differences(cli: Cli, core: Backend) -> None:
+    """It exits with 4 while differences remain, and with 0 after the repair. Notes go to standard error."""
     token = drift(core)
     found = cli("reconcile", "--app", token)
     assert found.code == 4
@@ -55,8 +55,8 @@ def test_found_planned_repaired_and_clean(cli: Cli, core: Backend) -> None:
     assert "1 lost" in clean.err
 
 
-def test_a_store_away_exits_5(cli: Cli, core: Backend) -> None:
-    """`--app` compares one application; an unknown one exits with 3."""
+def test_reconcile_without_an_engine_exits_with_5(cli: Cli, core: Backend) -> None:
+    """For an unknown application it exits with 3."""
     drift(core)  # without a message, an installation would note that it is to have an index
     nowhere = f"127.0.0.1:{free_port()}"
     for variable, url in [

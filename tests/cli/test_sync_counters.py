@@ -21,10 +21,10 @@ def synced(core: Backend, token: str) -> None:
 
 
 @pytest.mark.usefixtures("synced")
-def test_it_prints_old_and_new_counts(
+def test_sync_counters_prints_the_old_and_the_new_counts(
     cli: Cli, token: str, drain_application: Callable[[str], None]
 ) -> None:
-    """One line per updated count; a second sync has nothing to do."""
+    """It prints one line for each updated count. A second sync has nothing to do."""
     cli("chats", "create", token)
     cli("messages", "create", token, 1, "-", stdin="one\ntwo\n")
     drain_application(token)
@@ -45,10 +45,10 @@ def test_it_prints_old_and_new_counts(
 
 
 @pytest.mark.usefixtures("synced")
-def test_check_writes_nothing_and_exits_4_when_sql_is_too_far_behind(
+def test_check_exits_with_4_if_sql_is_too_far_behind(
     cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
 ) -> None:
-    """The limit is one hour by default and applies to the age of the oldest change."""
+    """It writes nothing. The limit is one hour by default, and applies to the age of the oldest change."""
     since = time.monotonic()
     cli("chats", "create", token)
     drain_application(token)
@@ -70,8 +70,8 @@ def test_check_writes_nothing_and_exits_4_when_sql_is_too_far_behind(
     assert cli("sync-counters", "--check", "--max-lag", "0s").json["lag_seconds"] == 0
 
 
-def test_wrong_usage_of_it_exits_2(cli: Cli) -> None:
-    """An invalid duration, and an option without the one it requires."""
+def test_wrong_usage_of_sync_counters_exits_with_2(cli: Cli) -> None:
+    """A duration is invalid, or an option lacks the one that it requires."""
     for words in (
         ["--check", "--max-lag", "1 hour"],
         ["--check", "--max-lag", "-1h"],
@@ -82,10 +82,10 @@ def test_wrong_usage_of_it_exits_2(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("synced")
-def test_with_a_store_away_it_exits_5_and_changes_nothing(
+def test_sync_counters_without_an_engine_exits_with_5(
     cli: Cli, core: Backend, token: str, drain_application: Callable[[str], None]
 ) -> None:
-    """For a sync and for a check."""
+    """A sync and a check change nothing then."""
     cli("chats", "create", token)
     drain_application(token)
     for name, scheme in (("REDIS", "redis"), ("DATABASE", "postgresql")):
@@ -97,10 +97,10 @@ def test_with_a_store_away_it_exits_5_and_changes_nothing(
 
 
 @pytest.mark.usefixtures("synced")
-def test_a_worker_syncs_when_the_last_one_is_nearly_an_hour_ago(
+def test_a_worker_syncs_about_an_hour_after_the_last_sync(
     cli: Cli, core: Backend, request: pytest.FixtureRequest
 ) -> None:
-    """An hour after the last sync of any process; before that it leaves the counts alone."""
+    """The last sync may be of any process. Until then the worker does not sync."""
     token = core.catalog.applications.create("x").token
     list(core.counter_sync.sync())  # its shard may be in use for the first time
     cli("chats", "create", token)

@@ -61,7 +61,8 @@ HELP = Case(shows="Usage: instachat", prose=True)
 N = "[1-9][0-9,]*"
 YES = [("[y/N] ", "y\n")]
 ON_ANOTHER_TERMINAL: Mapping[str, Callable[..., None]] = {
-    "up": test_up.test_up_ends_in_good_order_by_ctrl_c,  # takes 8 seconds, and prints nothing but prose
+    # It takes 8 seconds, and prints nothing but prose.
+    "up": test_up.test_ctrl_c_stops_up_after_everything_is_stored,
 }
 CASES: Mapping[str, Case] = {
     "": HELP,

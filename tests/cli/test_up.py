@@ -85,10 +85,10 @@ def private(fork_server: ForkServer) -> Iterator[Cli]:
     subprocess.run(["rm", "-rf", home], check=True)
 
 
-def test_up_on_private_engines_and_a_kill_that_leaves_nothing(
+def test_up_starts_private_engines_that_end_with_it(
     private: Cli, start_up: Callable[[Cli], Up]
 ) -> None:
-    """Commands of another terminal use its engines and worker; kill -9 of `up` ends all of them."""
+    """Commands in another terminal use its engines and its worker. kill -9 of `up` ends all of them."""
     up = start_up(private)
     home = Path(private.env["INSTACHAT_HOME"])
     assert str(home) in up.said
@@ -104,10 +104,10 @@ def test_up_on_private_engines_and_a_kill_that_leaves_nothing(
     assert private("chats", "list", token).lines[0]["number"] == 1
 
 
-def test_up_on_given_engines_migrates_drains_and_ends_with_0(
+def test_up_on_existing_engines_migrates_drains_and_exits_with_0(
     empty: Cli, start_up: Callable[[Cli], Up]
 ) -> None:
-    """A killed worker is restarted; SIGTERM stores accepted messages and stops everything."""
+    """It restarts a killed worker. At SIGTERM it stores accepted messages and stops everything."""
     up = start_up(empty)
     token = empty("apps", "create", "x").json["token"]
     first = up.workers[0]
@@ -123,7 +123,7 @@ def test_up_on_given_engines_migrates_drains_and_ends_with_0(
     assert len(empty("chats", "list", token).lines) == 5_000
 
 
-def test_up_ends_in_good_order_by_ctrl_c(cli: Cli) -> None:
+def test_ctrl_c_stops_up_after_everything_is_stored(cli: Cli) -> None:
     """A terminal sends Ctrl-C to its process group, which the worker is not in, so `up` decides the order."""
     terminal = Terminal(cli, "up")
     terminal.wait_for_text("ready")
@@ -133,8 +133,8 @@ def test_up_ends_in_good_order_by_ctrl_c(cli: Cli) -> None:
     assert "Traceback" not in terminal.shown
 
 
-def test_a_second_signal_ends_up_at_once(cli: Cli, start_up: Callable[[Cli], Up]) -> None:
-    """Exit 130, and no worker is left, even if it hangs."""
+def test_a_second_signal_stops_up_immediately(cli: Cli, start_up: Callable[[Cli], Up]) -> None:
+    """The exit code is 130, and no worker is left, even if it hangs."""
     up = start_up(cli)
     os.kill(up.workers[-1], signal.SIGSTOP)
     up.process.send_signal(signal.SIGINT)
@@ -144,7 +144,7 @@ def test_a_second_signal_ends_up_at_once(cli: Cli, start_up: Callable[[Cli], Up]
     assert "error: " in up.said
 
 
-def test_up_says_which_engine_is_away(cli: Cli) -> None:
+def test_up_reports_an_unreachable_engine(cli: Cli) -> None:
     """It starts nothing and exits with 5."""
     for name, scheme in (("DATABASE", "postgresql"), ("REDIS", "redis")):
         url = f"{scheme}://127.0.0.1:{free_port()}/0"
@@ -154,7 +154,7 @@ def test_up_says_which_engine_is_away(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_ends_with_0_when_told_to(
+def test_a_worker_exits_with_0_at_a_signal(
     worker: ForkedProcess, core: Backend, number: int
 ) -> None:
     """It no longer counts as running."""
@@ -163,7 +163,7 @@ def test_a_worker_ends_with_0_when_told_to(
     assert core.log.count_workers() == 0
 
 
-def test_a_worker_told_to_end_before_it_has_begun_ends_with_0(cli: Cli) -> None:
+def test_a_worker_exits_with_0_at_a_signal_during_its_start(cli: Cli) -> None:
     """The signal may come during imports or while connecting."""
     for moment in (0, 0.1, 0.3, 0.6):
         process = cli.start_worker()
@@ -173,16 +173,15 @@ def test_a_worker_told_to_end_before_it_has_begun_ends_with_0(cli: Cli) -> None:
         assert process.wait(PATIENCE_SECONDS) == 0
 
 
-def test_a_worker_without_engines_exits_5(cli: Cli) -> None:
-    """At the start only; later it retries."""
+def test_a_worker_that_starts_without_engines_exits_with_5(cli: Cli) -> None:
+    """Once it has started, it retries instead."""
     url = f"postgresql://127.0.0.1:{free_port()}/x"
     assert cli("worker", env={"INSTACHAT_DATABASE_URL": url}).code == 5
 
 
-def test_up_and_worker_work_from_any_folder(
+def test_up_and_worker_ignore_modules_in_the_working_folder(
     installation: Settings, fork_server: ForkServer, tmp_path: Path
 ) -> None:
-    """A working folder with modules of the same names has no effect."""
     (tmp_path / "backend").mkdir()
     (tmp_path / "backend" / "__init__.py").write_text("raise RuntimeError('not ours')")
     (tmp_path / "instachat_cli.py").write_text("raise RuntimeError('not ours')")

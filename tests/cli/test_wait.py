@@ -8,10 +8,10 @@ from tests.support.fork_server import ForkedProcess
 from tests.support.waiting import wait_until
 
 
-def test_without_a_worker_what_was_created_stays_accepted_and_it_is_said(
+def test_creating_without_a_worker_notes_that_nothing_is_stored(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """For one number, a chunk, and a chunk before an invalid line; with JSON as well."""
+    """This holds for one number, a chunk, a chunk before an invalid line, and with JSON."""
     for words, stdin in (
         (["chats", "create", token], ""),
         (["chats", "create", token, "-o", "json"], ""),
@@ -22,19 +22,17 @@ def test_without_a_worker_what_was_created_stays_accepted_and_it_is_said(
     assert sum(core.log.lengths(core.database.installation.shards)) > 0
 
 
-def test_wait_stores_in_the_same_process_where_no_worker_runs(
-    cli: Cli, token: str, chat: int
-) -> None:
-    """Once it returns the message is stored, and nothing is noted."""
+def test_wait_without_a_worker_stores_the_message_itself(cli: Cli, token: str, chat: int) -> None:
+    """Nothing is noted, and a search finds the message."""
     made = cli("messages", "create", token, chat, "text", "--wait", "searchable")
     assert (made.code, made.json, made.err) == (0, {"number": 1}, "")
     assert cli("search", token, chat, "ex").lines[0]["number"] == 1
 
 
-def test_with_a_worker_nothing_is_said_and_all_is_stored(
+def test_creating_with_a_worker_prints_no_note(
     cli: Cli, token: str, chat: int, worker: ForkedProcess
 ) -> None:
-    """The worker stores it; without `--wait` it is stored moments later."""
+    """The worker stores the message; without `--wait` it does so moments later."""
     assert worker.poll() is None
     made = cli("messages", "create", token, chat, "text")
     assert (made.code, made.err) == (0, "")
@@ -42,10 +40,10 @@ def test_with_a_worker_nothing_is_said_and_all_is_stored(
     assert cli("messages", "create", token, chat, "more", "--wait", "stored").json == {"number": 2}
 
 
-def test_a_wait_that_times_out_prints_the_number_and_exits_4(
+def test_a_wait_that_times_out_prints_the_number_and_exits_with_4(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """The message stays accepted and is stored later under its printed number."""
+    """The message stays accepted, and is stored later under this number."""
     shard = core.counters.shard(token)
     with core.database.begin() as holding:
         holding.execute(text("SELECT FROM shard WHERE number = :n FOR UPDATE"), {"n": shard})
@@ -59,10 +57,10 @@ def test_a_wait_that_times_out_prints_the_number_and_exits_4(
     assert cli("messages", "edit", token, chat, 1, "stored").json["text"] == "stored"
 
 
-def test_a_creation_that_was_rejected_is_found_by_wait(
+def test_wait_for_a_rejected_message_exits_with_3(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
-    """The number is printed, then the error that it does not exist: exit 3."""
+    """The number is printed, then the error that it does not exist."""
     with core.database.begin() as tx:  # another message takes the number that comes next
         tx.execute(
             text(
