@@ -15,6 +15,7 @@ from backend.ingest.dead_letters import DeadLetters
 from backend.ingest.direct_write import DirectWriter
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.live.reader import LiveReader
 from backend.maintenance.cascade_delete import CascadeDeleter
 from backend.maintenance.counter_sync import CounterSync
 from backend.reconcile.reconciler import Reconciler
@@ -49,6 +50,7 @@ class Backend:
     jobs: JobQueue
     acceptor: Acceptor
     catalog: Catalog
+    live_reader: LiveReader
     importer: Importer
     exporter: Exporter
     reconciler: Reconciler
@@ -205,6 +207,7 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
         jobs=jobs,
         acceptor=acceptor,
         catalog=catalog,
+        live_reader=LiveReader(database, counters),
         importer=Importer(log, database, barrier, direct_writer),
         exporter=Exporter(database, barrier),
         reconciler=Reconciler(log, database, barrier, repairer, index),

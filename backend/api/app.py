@@ -15,7 +15,16 @@ from starlette.middleware.cors import CORSMiddleware
 from backend.api import openapi, problems
 from backend.api.lifespan import open_service
 from backend.api.problems import ProblemException
-from backend.api.routes import applications, chats, docs, messages, probes, reindex, status_page
+from backend.api.routes import (
+    applications,
+    chats,
+    docs,
+    messages,
+    probes,
+    reindex,
+    status_page,
+    stream,
+)
 from backend.domain.errors import InstaChatError
 from backend.settings import Settings
 
@@ -58,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(applications.router)
     app.include_router(chats.router)
+    app.include_router(stream.router)  # before `messages/{number}`
     app.include_router(messages.router)
     app.include_router(messages.batch_router)
     app.include_router(probes.router)
@@ -79,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
                 "Idempotency-Key",
                 "If-Match",
                 "If-None-Match",
+                "Last-Event-ID",
                 "X-Request-Id",
             ],
             expose_headers=EXPOSED_HEADERS,

@@ -6,6 +6,8 @@ from itertools import count
 from secrets import token_hex
 
 REQUEST_ID = b"x-request-id"
+STREAM = "instachat.stream"
+"""Set in the scope of a request whose response lasts until the client leaves."""
 COMMON_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),

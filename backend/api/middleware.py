@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.api import problems
-from backend.api.headers import Observer, add_common_headers, request_id
+from backend.api.headers import STREAM, Observer, add_common_headers, request_id
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
@@ -16,7 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class RequestMiddleware:
-    """An ASGI application around another one; it calls `observers` after each response."""
+    """An ASGI application around another one; it calls `observers` after each response.
+
+    For a stream it calls them when the response begins.
+    """
 
     def __init__(self, app: ASGIApp, observers: Iterable[Observer]) -> None:
         self.app = app
@@ -31,13 +34,26 @@ class RequestMiddleware:
         rid = request_id(scope["headers"])
         scope["instachat.request_id"] = rid
         status = 0
+        observed = False
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = add_common_headers(message["headers"], rid)
+                if scope.get(STREAM):  # its end says nothing about the server
+                    observe()
             await send(message)
+
+        def observe() -> None:
+            nonlocal observed
+            if not observed:
+                observed = True
+                seconds = time.perf_counter() - started_at
+                route = getattr(scope.get("route"), "path", "-")
+                method = scope["method"] if scope["method"] in METHODS else "-"
+                for observer in self._observers:
+                    observer(rid, method, route, status, seconds)
 
         try:
             await self.app(scope, receive, send_with_headers)
@@ -50,8 +66,4 @@ class RequestMiddleware:
             if not status:
                 await problems.response(problems.FAULT)(scope, receive, send_with_headers)
         finally:
-            seconds = time.perf_counter() - started_at
-            route = getattr(scope.get("route"), "path", "-")
-            method = scope["method"] if scope["method"] in METHODS else "-"
-            for observe in self._observers:
-                observe(rid, method, route, status, seconds)
+            observe()

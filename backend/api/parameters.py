@@ -109,6 +109,19 @@ IfNoneMatch = Annotated[
         examples=['"1764000000000000"'],
     ),
 ]
+AfterNumber = Annotated[
+    int | None,
+    *_number_between(0, MAX_NUMBER, 12),
+    Query(description="begin behind this number; by default behind what is stored"),
+]
+LastEventId = Annotated[
+    int | None,
+    *_number_between(0, MAX_NUMBER, 12),
+    Header(
+        alias="Last-Event-ID",
+        description="resume behind this number, as clients of event streams do by themselves",
+    ),
+]
 IfMatch = Annotated[
     str | None,
     Header(

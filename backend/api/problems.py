@@ -69,6 +69,9 @@ FAULT = Problem(
 TOO_MANY_CALLS = Problem(  # service.py, Service._run_in: MAX_CALLS
     503, "busy", "Busy", "Too many requests are being processed; nothing was changed."
 )
+TOO_MANY_STREAMS = Problem(  # service.py, Service.follow: MAX_STREAMS
+    503, "busy", "Busy", "Too many streams are open; try again."
+)
 TOO_MANY_BODY_BYTES = Problem(  # request_body.py, _JsonRequest._read: MAX_HELD_BYTES
     503, "busy", "Busy", "Too many large bodies are being processed; nothing was changed."
 )

@@ -61,7 +61,11 @@ def create_server(settings: Settings, observers: Sequence[Observer]) -> uvicorn.
     """The server of one process, which opens its engines when it runs."""
     app = create_app(settings)
     fast_path = FastPath(lambda: app.state.service.submit, observers)
-    return server.create_server(RequestMiddleware(app, observers), fast_path)
+
+    def end_streams() -> None:
+        app.state.service.end_streams()
+
+    return server.create_server(RequestMiddleware(app, observers), fast_path, end_streams)
 
 
 def _start_process(settings: Settings, listener: socket.socket) -> BaseProcess:

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from backend.api import problems
 from backend.api.creation_limit import CreationLimit
+from backend.api.event_stream import KEEPALIVE, encode_event
 from backend.api.health import process_metrics
 from backend.api.health.poller import HealthPoller
 from backend.api.problems import ProblemException
@@ -22,12 +23,15 @@ from backend.catalog.waiting import CHANGE_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from backend.domain.errors import Gone, InstaChatError, NotStoredYet
 from backend.domain.model import Accepted
 from backend.ingest.requests import AcceptRequest
+from backend.live.hub import Follower, Hub
+from backend.storage.postgres.following import FollowStart
 from backend.storage.redis.accept_async import make_async_clients
 
 # Threads. Each holds at most one of the database's 30 connections.
 CALL_THREADS = 18
 DRAIN_WAIT_THREADS = 4
 SEARCH_THREADS = 6
+MAX_STREAMS = 15_000  # of one process; fewer than its connections, so that requests find one
 MAX_CALLS = 1_000  # running or queued; beyond this, TOO_MANY_CALLS
 CALL_TIMEOUT_SECONDS = 4.0
 CHANGE_CALL_TIMEOUT_SECONDS = 10.0
@@ -53,6 +57,7 @@ class Service:
         )
         self._group_commit = GroupCommit(acceptor, make_async_clients(core.log, ACCEPT_CALLS))
         self._stored_waiter = StoredWaiter(core.database)
+        self._hub = Hub(core.live_reader, core.log.url, encode_event, KEEPALIVE)
         self._threads = ThreadPoolExecutor(CALL_THREADS, "call")
         self._drain_wait_threads = ThreadPoolExecutor(DRAIN_WAIT_THREADS, "long")
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, "search")
@@ -104,6 +109,26 @@ class Service:
             await asyncio.sleep(SEARCHABLE_POLL_SECONDS)
         return True
 
+    async def follow(self, token: str, chat: int, after: int | None) -> Follower:
+        """Follow a chat behind a number, or behind what is stored now. The caller closes the follower.
+
+        Raises NotFound if there is no such chat. One that is accepted and not stored yet can be followed.
+        """
+        if self._hub.open_followers >= MAX_STREAMS:
+            raise ProblemException(problems.TOO_MANY_STREAMS)
+
+        def find() -> FollowStart | None:
+            self.catalog.chats.find_row(token, chat)
+            return self.core.live_reader.start((token, chat))
+
+        is_followed = self._hub.is_followed((token, chat))
+        start = None if is_followed else await self.run(find)
+        return self._hub.follow((token, chat), start, after)
+
+    def end_streams(self) -> None:
+        """End all streams, because the server stops."""
+        self._hub.close()
+
     async def run(self, call: Callable[[], T]) -> T:
         """Run a call of the core in a thread. Raises ProblemException if it takes longer than 4 seconds."""
         return await self._run_in(self._threads, call, CALL_TIMEOUT_SECONDS)
@@ -144,10 +169,12 @@ class Service:
             "accept": (self._group_commit.waiting_requests, MAX_WAITING_REQUESTS),
             "calls": (self._calls, MAX_CALLS),
             "database": database,
+            "streams": (self._hub.open_followers, MAX_STREAMS),
         }
 
     async def close(self) -> None:
         """Wait for the calls that accept; calls that are still in threads are not waited for."""
+        self._hub.close()
         await self._group_commit.close()
         for threads in (self._threads, self._drain_wait_threads, self._search_threads):
             threads.shutdown(wait=False, cancel_futures=True)

@@ -38,6 +38,7 @@ CONTRACT = {
     "POST /api/v1/applications/{token}/chats/{chat}/messages": 202,
     "POST /api/v1/applications/{token}/chats/{chat}/messages/batch": 202,
     "GET /api/v1/applications/{token}/chats/{chat}/messages": 200,
+    "GET /api/v1/applications/{token}/chats/{chat}/messages/stream": 200,
     "GET /api/v1/applications/{token}/chats/{chat}/messages/{number}": 200,
     "PATCH /api/v1/applications/{token}/chats/{chat}/messages/{number}": 200,
     "DELETE /api/v1/applications/{token}/chats/{chat}/messages/{number}": 204,
@@ -152,7 +153,7 @@ BOUNDED = settings(
 )
 
 
-@pytest.mark.parametrize("route", OPERATIONS)
+@pytest.mark.parametrize("route", sorted(set(OPERATIONS) - STREAMS))
 def test_every_response_is_documented(shared_server: HttpServer, route: str) -> None:
     """No request gets a 5xx, or a status or body that is not documented."""
     method, _, path = route.partition(" ")

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import wait
@@ -26,9 +27,11 @@ SWITCH_INTERVAL_SECONDS = 0.0005
 ANSWER_TIMEOUT_SECONDS = 6
 
 
-def create_server(application: ASGIApp, fast_path: FastPath) -> uvicorn.Server:
-    """The server of one process."""
-    return _Server(
+def create_server(
+    application: ASGIApp, fast_path: FastPath, on_stop: Callable[[], object]
+) -> uvicorn.Server:
+    """The server of one process. It calls `on_stop` before it waits for the responses to end."""
+    server = _Server(
         uvicorn.Config(
             application,
             http=partial(FastConnection, fast_path),  # type: ignore[arg-type]  # Uvicorn only calls it
@@ -43,6 +46,8 @@ def create_server(application: ASGIApp, fast_path: FastPath) -> uvicorn.Server:
             timeout_graceful_shutdown=ANSWER_TIMEOUT_SECONDS,
         )
     )
+    server.on_stop = on_stop
+    return server
 
 
 def prepare_process() -> None:
@@ -72,8 +77,9 @@ def _raise_open_file_limit() -> None:
 
 
 class _Server(uvicorn.Server):
-    """Disconnects clients that take too long."""
+    """Disconnects clients that take too long, and ends streams when it stops."""
 
+    on_stop: Callable[[], object]
     _checked_at = 0.0
 
     async def on_tick(self, counter: int) -> bool:
@@ -85,3 +91,8 @@ class _Server(uvicorn.Server):
                 assert isinstance(connection, Connection)
                 connection.check_timeouts(now)
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn calls this when it is told to stop."""
+        self.on_stop()
+        await super().shutdown(sockets)

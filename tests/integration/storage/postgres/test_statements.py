@@ -63,6 +63,7 @@ VALUES = {
     "id": 50,
     "after": 5,
     "before": 90,
+    "afters": [5, 6],
     "at": "2026-01-31T23:59:59Z",
     "limit": 50,
     "keyword": "x",

@@ -1,0 +1,1 @@
+"""Following chats: what becomes of each number, as soon as it is decided."""

@@ -1,0 +1,134 @@
+"""What the followers of one chat share: the events of its newest numbers, encoded once."""
+
+import time
+from bisect import bisect_right
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from backend.live.events import ChatKey, Encode, Ended
+from backend.live.reader import News
+
+if TYPE_CHECKING:
+    from backend.live.hub import Follower
+
+MAX_WINDOW_EVENTS = 512
+MAX_WINDOW_BYTES = 256 * 1024
+MAX_CHANGES = 1_000
+MAX_CHANGES_BYTES = 1024 * 1024
+KEPT_SECONDS = 30.0
+"""How long events are kept for followers that have not taken them: as long as a client may not read."""
+
+
+class _WindowEvent(NamedTuple):
+    number: int
+    data: bytes
+    at: float
+
+
+class _Change(NamedTuple):
+    sequence: int
+    number: int
+    data: bytes
+    at: float
+
+
+class Feed:
+    """One chat that is followed in this process. Belongs to the event loop.
+
+    `head` is the last number whose event is known. The window holds the events of all numbers above `base`.
+    """
+
+    def __init__(self, key: ChatKey, chat_id: int | None, head: int) -> None:
+        self.key = key
+        self.chat_id = chat_id
+        self.head = head
+        self.base = head
+        self.changed: set[int] = set()
+        """Numbers that were announced as edited or deleted, and not read since."""
+        self.last_change = 0
+        """The sequence of the newest edit or deletion."""
+        self.forgotten_change = 0
+        """The sequence of the newest one that is not kept any more."""
+        self.end: bytes | None = None
+        """The last event, once the chat is deleted."""
+        self.followers: set[Follower] = set()
+        self._window: list[_WindowEvent] = []
+        self._window_bytes = 0
+        self._changes: deque[_Change] = deque()
+        self._changes_bytes = 0
+
+    def apply(self, news: News, encode: Encode) -> bool:
+        """Take over what was read; returns whether that is anything for the followers."""
+        self.chat_id = news.chat_id
+        if not news.alive:
+            self.end = encode(Ended())
+            return True
+        now = time.monotonic()
+        for change, present in news.changes:
+            if present.number <= self.head:  # the events of others are not read yet
+                self._replace(present.number, encode(present))
+                self._add_change(present.number, encode(change), now)
+        for event in news.decided:
+            if event.number > self.head:
+                self.head = event.number
+                data = encode(event)
+                self._window.append(_WindowEvent(event.number, data, now))
+                self._window_bytes += len(data)
+        self.forget(now)
+        return bool(news.changes or news.decided)
+
+    def events_behind(self, cursor: int, max_bytes: int) -> tuple[bytes, int]:
+        """The events behind a number, at least `base`, and the number of the last one; one event at least."""
+        parts: list[bytes] = []
+        size = 0
+        for event in self._window[self._place(cursor) :]:
+            if parts and size + len(event.data) > max_bytes:
+                break
+            parts.append(event.data)
+            size += len(event.data)
+            cursor = event.number
+        return b"".join(parts), cursor
+
+    def changes_behind(self, sequence: int, cursor: int) -> bytes:
+        """The edits and deletions behind a sequence, of numbers up to `cursor`."""
+        return b"".join(
+            change.data
+            for change in self._changes
+            if change.sequence > sequence and change.number <= cursor
+        )
+
+    def forget(self, now: float) -> None:
+        """Drop what is old, or too much: a follower that lacks it reads SQL, or is let go."""
+        drop = 0
+        while drop < len(self._window) and (
+            len(self._window) - drop > MAX_WINDOW_EVENTS
+            or self._window_bytes > MAX_WINDOW_BYTES
+            or self._window[drop].at < now - KEPT_SECONDS
+        ):
+            self._window_bytes -= len(self._window[drop].data)
+            self.base = self._window[drop].number
+            drop += 1
+        del self._window[:drop]
+        while self._changes and (
+            len(self._changes) > MAX_CHANGES
+            or self._changes_bytes > MAX_CHANGES_BYTES
+            or self._changes[0].at < now - KEPT_SECONDS
+        ):
+            forgotten = self._changes.popleft()
+            self._changes_bytes -= len(forgotten.data)
+            self.forgotten_change = forgotten.sequence
+
+    def _place(self, cursor: int) -> int:
+        return bisect_right(self._window, cursor, key=lambda event: event.number)
+
+    def _replace(self, number: int, data: bytes) -> None:
+        """Change a number's event, so that followers that have not taken it learn its present state."""
+        place = self._place(number - 1)
+        if place < len(self._window) and self._window[place].number == number:
+            self._window_bytes += len(data) - len(self._window[place].data)
+            self._window[place] = self._window[place]._replace(data=data)
+
+    def _add_change(self, number: int, data: bytes, now: float) -> None:
+        self.last_change += 1
+        self._changes.append(_Change(self.last_change, number, data, now))
+        self._changes_bytes += len(data)

@@ -1,0 +1,289 @@
+"""The hub: serves all followers of one process's event loop.
+
+A notification wakes a chat, and one statement reads what is new in all chats that are woken, however many
+followers they have. A follower that is further behind than the shared window reads pages by number. Nothing
+waits for a client: a follower takes what is there when its client has read what it took before, and one that
+has missed edits or deletions is let go.
+
+If notifications are lost, nothing else is: all chats are looked at when a subscription begins, and every few
+seconds.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from backend.domain.errors import InstaChatError
+from backend.live.events import ChatKey, Encode, Started
+from backend.live.feed import Feed
+from backend.live.listener import Listener
+from backend.live.reader import MAX_CHATS, LiveReader, News, Position
+from backend.storage.postgres.following import FollowStart
+from backend.storage.redis.notifications import Change
+
+LOOK_INTERVAL_SECONDS = 5.0  # at chats that were not woken
+RETRY_SECONDS = 0.5  # after a failure, and while a number is undecided
+KEEPALIVE_SECONDS = 15.0
+CHUNK_BYTES = 64 * 1024
+PAGE_THREADS = 2
+
+logger = logging.getLogger(__name__)
+
+
+class Hub:
+    """The chats that are followed, and their followers. Belongs to one event loop; not thread-safe."""
+
+    def __init__(
+        self, reader: LiveReader, redis_url: str, encode: Encode, keepalive: bytes
+    ) -> None:
+        """`encode` makes the bytes of an event, `keepalive` are those sent where nothing happens.
+
+        Connects, and starts its threads, with the first follower.
+        """
+        self._reader = reader
+        self.encode = encode
+        self.keepalive = keepalive
+        self.open_followers = 0
+        self._loop = asyncio.get_running_loop()
+        self._feeds: dict[ChatKey, Feed] = {}
+        self._woken: set[ChatKey] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._looking_at_intervals: asyncio.Task[None] | None = None
+        self._look_thread = ThreadPoolExecutor(1, "look")
+        self._page_threads = ThreadPoolExecutor(PAGE_THREADS, "page")
+        self._listener = Listener(redis_url, self._on_changes, self._on_connected)
+        self._closed = False
+
+    # -- followers ---------------------------------------------------------------------------------
+
+    def is_followed(self, chat: ChatKey) -> bool:
+        """Whether a chat is followed here, and so known to exist."""
+        feed = self._feeds.get(chat)
+        return feed is not None and feed.end is None
+
+    def follow(self, chat: ChatKey, start: FollowStart | None, after: int | None) -> "Follower":
+        """Follow a chat behind a number; without one, behind what is stored now.
+
+        `start` is where the chat is, as it was just read; None if it has no row yet, or `is_followed`. The
+        caller closes the follower.
+        """
+        if not self.is_followed(chat):
+            self._feeds[chat] = Feed(
+                chat, start.chat_id if start else None, start.newest if start else 0
+            )
+        feed = self._feeds[chat]
+        follower = Follower(self, feed, feed.head if after is None else after)
+        if after is None:
+            follower.first = self.encode(Started(feed.head))
+        feed.followers.add(follower)
+        self.open_followers += 1
+        self._start()
+        # What was stored before the feed was known here may have been announced to nobody.
+        self.wake([chat])
+        return follower
+
+    def remove(self, follower: "Follower") -> None:
+        """Forget a follower, and its chat if it was the last one."""
+        feed = follower.feed
+        if follower in feed.followers:
+            feed.followers.discard(follower)
+            self.open_followers -= 1
+            if not feed.followers and self._feeds.get(feed.key) is feed:
+                del self._feeds[feed.key]
+
+    def close(self) -> None:
+        """End all followers, and look no more. Idempotent."""
+        self._closed = True
+        self._listener.stop()
+        for task in (self._looking, self._looking_at_intervals):
+            if task is not None:
+                task.cancel()
+        for feed in list(self._feeds.values()):
+            for follower in list(feed.followers):
+                follower.close()
+        for threads in (self._look_thread, self._page_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def read_page(self, chat: ChatKey, position: Position) -> News:
+        """What follows a position of one follower. Raises EngineDown if PostgreSQL is away."""
+        found = await self._loop.run_in_executor(
+            self._page_threads, self._reader.read, {chat: position}
+        )
+        return found[chat]
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def wake(self, chats: Iterable[ChatKey]) -> None:
+        """Look at these chats as soon as possible, as far as they are followed here."""
+        self._woken.update(chat for chat in chats if chat in self._feeds)
+        if self._woken and not self._closed and (self._looking is None or self._looking.done()):
+            self._looking = self._loop.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Look at the chats that are woken, until there is none."""
+        while self._woken:
+            keys = [self._woken.pop() for _ in range(min(len(self._woken), MAX_CHATS))]
+            feeds = [feed for key in keys if (feed := self._feeds.get(key))]
+            positions: dict[ChatKey, Position] = {}
+            for feed in feeds:
+                positions[feed.key] = Position(feed.chat_id, feed.head, frozenset(feed.changed))
+                feed.changed.clear()
+            try:
+                news = await self._loop.run_in_executor(
+                    self._look_thread, self._reader.read, positions
+                )
+            except InstaChatError as error:
+                logger.info("followed chats can't be read: %s", error.message)
+                news = {}
+            except Exception:
+                logger.exception("followed chats can't be read")
+                news = {}
+            if not news:
+                for feed in feeds:
+                    feed.changed |= positions[feed.key].changed
+                self._woken.update(positions)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            for feed in feeds:
+                found = news[feed.key]
+                if feed.end is None and feed.apply(found, self.encode):
+                    for follower in feed.followers:
+                        follower.wake()
+                if feed.end is not None:
+                    self._feeds.pop(feed.key, None)  # another chat never gets this key
+                elif found.more:
+                    self._woken.add(feed.key)
+                elif found.undecided:
+                    self._loop.call_later(RETRY_SECONDS, self.wake, [feed.key])
+
+    async def _look_at_intervals(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
+            now = time.monotonic()
+            for feed in self._feeds.values():
+                feed.forget(now)
+            self.wake(list(self._feeds))
+
+    # -- notifications, in the listener's thread -----------------------------------------------------
+
+    def _on_changes(self, changes: Sequence[Change]) -> None:
+        self._loop.call_soon_threadsafe(self._take_changes, changes)
+
+    def _on_connected(self) -> None:
+        self._loop.call_soon_threadsafe(lambda: self.wake(list(self._feeds)))
+
+    def _take_changes(self, changes: Sequence[Change]) -> None:
+        woken: list[ChatKey] = []
+        for token, chat, number in changes:
+            if chat is None:
+                woken += [key for key in self._feeds if key[0] == token]
+            elif feed := self._feeds.get((token, chat)):
+                woken.append(feed.key)
+                if number is not None:
+                    feed.changed.add(number)
+        self.wake(woken)
+
+    def _start(self) -> None:
+        if self._looking_at_intervals is None and not self._closed:
+            self._looking_at_intervals = self._loop.create_task(self._look_at_intervals())
+            self._listener.start()
+
+
+class Follower:
+    """One client's place in a chat. Iterate over `chunks` once, and call `close` at the end."""
+
+    def __init__(self, hub: Hub, feed: Feed, cursor: int) -> None:
+        self.feed = feed
+        self.first = b""
+        self._hub = hub
+        self._cursor = cursor
+        self._last_change = feed.last_change
+        self._closed = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """There is something to take."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """End `chunks`, and forget the follower. Idempotent."""
+        self._closed = True
+        self._hub.remove(self)
+        self.wake()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Encoded events as they come; a keepalive where none has come for a while.
+
+        Ends after `close`, when the chat is deleted, and where the client has read so slowly that edits or
+        deletions for it are not kept any more.
+        """
+        sent_at = time.monotonic()
+        if self.first:
+            yield self.first
+        while not self._closed:
+            wait_seconds = KEEPALIVE_SECONDS
+            if self._cursor >= self.feed.base:
+                chunk = self._take()
+            elif self.feed.end is None:
+                chunk, wait_seconds = await self._read_page()
+            else:
+                chunk = b""
+            if self._last_change < self.feed.forgotten_change:
+                logger.info("a follower was let go: it has read too slowly")
+                return
+            chunk += self._take_changes()
+            if chunk:
+                yield chunk
+                sent_at = time.monotonic()
+            elif self.feed.end is not None:
+                yield self.feed.end
+                return
+            elif (idle := time.monotonic() - sent_at) >= KEEPALIVE_SECONDS:
+                yield self._hub.keepalive
+                sent_at = time.monotonic()
+            else:
+                await self._wait(min(wait_seconds, KEEPALIVE_SECONDS - idle))
+
+    def _take(self) -> bytes:
+        """The next events of the window."""
+        chunk, self._cursor = self.feed.events_behind(self._cursor, CHUNK_BYTES)
+        return chunk
+
+    def _take_changes(self) -> bytes:
+        """Edits and deletions of what was taken. Those of other numbers are in events that follow."""
+        chunk = self.feed.changes_behind(self._last_change, self._cursor)
+        self._last_change = self.feed.last_change
+        return chunk
+
+    async def _read_page(self) -> tuple[bytes, float]:
+        """The next events, read from SQL for this follower; and how long to wait where there is none."""
+        hub, feed = self._hub, self.feed
+        position = Position(feed.chat_id, self._cursor)
+        try:
+            news = await hub.read_page(feed.key, position)
+        except InstaChatError as error:
+            logger.info("a follower's page can't be read: %s", error.message)
+            return b"", RETRY_SECONDS
+        parts: list[bytes] = []
+        size = 0
+        for event in news.decided:
+            data = hub.encode(event)
+            if parts and size + len(data) > CHUNK_BYTES:
+                break
+            parts.append(data)
+            size += len(data)
+            self._cursor = event.number
+        return b"".join(parts), RETRY_SECONDS
+
+    async def _wait(self, seconds: float) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._waiter
+        except TimeoutError:
+            pass
+        finally:
+            self._waiter = None

@@ -1,0 +1,190 @@
+"""Reads what follows a number in a chat: each number's message, or why there is none.
+
+Numbers are dense, so a follower is a cursor: the last number that it was told of. A number without a row is
+passed only if it is decided that it will never get one, so that no order of commits can hide a message.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from backend.domain.errors import InstaChatError
+from backend.domain.model import Parent
+from backend.ingest.counters import Counters
+from backend.live.events import (
+    Changed,
+    ChatKey,
+    Created,
+    Decided,
+    Deleted,
+    Edited,
+    Gone,
+    GoneReason,
+)
+from backend.storage.postgres import chats, following, locks, shards
+from backend.storage.postgres.database import Database
+from backend.storage.postgres.following import FollowedChat, FollowStart, NumberState
+
+MAX_ROWS = 2_000  # of one statement
+PAGE_ROWS = 200  # of one chat
+MIN_PAGE_ROWS = 2
+MAX_CHATS = MAX_ROWS // MIN_PAGE_ROWS  # of one statement
+MAX_SINGLE_GONE = 100  # a longer gap is one event
+_REASONS = {
+    "removed": GoneReason.REMOVED,
+    "dead": GoneReason.REJECTED,
+    "lost": GoneReason.LOST,
+}
+
+
+class Position(NamedTuple):
+    """A follower's place in a chat.
+
+    `chat_id` is None while the chat has no row yet. `changed` are numbers up to `after` that may have been
+    edited or deleted.
+    """
+
+    chat_id: int | None
+    after: int
+    changed: frozenset[int] = frozenset()
+
+
+class News(NamedTuple):
+    """What is new at a position.
+
+    `changes` has for each changed number what its followers hear, and its present state. `more`: look again
+    at once. `undecided`: the next number may still be stored; look again later.
+    """
+
+    chat_id: int | None
+    alive: bool
+    changes: list[tuple[Changed, Decided]]
+    decided: list[Decided]
+    more: bool
+    undecided: bool
+
+
+class LiveReader:
+    """Reads what is new for followers. Thread-safe. Raises EngineDown if PostgreSQL is away."""
+
+    def __init__(self, database: Database, counters: Counters) -> None:
+        self._database = database
+        self._counters = counters
+
+    def start(self, chat: ChatKey) -> FollowStart | None:
+        """Where a chat is now; None if it has no row yet."""
+        with self._database.connect() as connection:
+            return following.follow_start(connection, *chat)
+
+    def read(self, positions: Mapping[ChatKey, Position]) -> dict[ChatKey, News]:
+        """What is new in each of at most MAX_CHATS chats: one statement for all of them.
+
+        A second one reads the messages that may have changed; a third finds chats that had no row.
+        """
+        known = {key: place for key, place in positions.items() if place.chat_id is not None}
+        limit = min(PAGE_ROWS, max(MIN_PAGE_ROWS, MAX_ROWS // max(len(positions), 1)))
+        with self._database.connect() as connection:
+            if unknown := [key for key in positions if key not in known]:
+                for key, row in chats.chat_ids(connection, unknown).items():
+                    known[key] = positions[key]._replace(chat_id=row.id)
+            afters = {place.chat_id: place.after for place in known.values() if place.chat_id}
+            found = following.rows_behind(connection, afters, limit) if afters else {}
+            states = following.states_of_numbers(
+                connection,
+                [
+                    (place.chat_id, number)
+                    for place in known.values()
+                    for number in place.changed
+                    if place.chat_id
+                ],
+            )
+        news: dict[ChatKey, News] = {}
+        for key, position in positions.items():
+            place = known.get(key)
+            if place is None or place.chat_id is None:
+                news[key] = News(None, True, [], [], False, False)
+                continue
+            chat = found.get(place.chat_id)
+            if chat is None or not chat.alive:
+                news[key] = News(place.chat_id, False, [], [], False, False)
+                continue
+            decided, undecided = self._decide(key, place.chat_id, position.after, chat, limit)
+            changes = [
+                change
+                for number in sorted(place.changed)
+                if (state := states.get((place.chat_id, number)))
+                if (change := _change(state))
+            ]
+            news[key] = News(
+                place.chat_id, True, changes, decided, len(chat.rows) >= limit, undecided
+            )
+        return news
+
+    def _decide(
+        self, key: ChatKey, chat_id: int, after: int, chat: FollowedChat, limit: int
+    ) -> tuple[list[Decided], bool]:
+        """What became of the numbers behind `after`, and whether a gap ends them that may still be filled."""
+        decided, rest = _until_gap(after, chat.rows)
+        if not rest:
+            return decided, False
+        rows = self._read_decided(key, chat_id, decided[-1].number if decided else after, limit)
+        if rows is None:
+            return decided, True
+        expected = (decided[-1].number if decided else after) + 1
+        for row in rows:
+            decided += _gap(expected, row.number - 1)
+            decided.append(_outcome(row))
+            expected = row.number + 1
+        return decided, False
+
+    def _read_decided(
+        self, key: ChatKey, chat_id: int, after: int, limit: int
+    ) -> Sequence[NumberState] | None:
+        """The rows behind a number, if the numbers between them will never get one; None if they may.
+
+        They may while the log holds anything that was accepted before, and while a direct write has reserved
+        numbers.
+        """
+        token, number = key
+        try:
+            _, end = self._counters.read_issued_with_end([Parent(token, number)])
+        except InstaChatError:  # Redis is away, or the chat is being deleted
+            return None
+        with self._database.begin(durable=False) as tx:
+            shard = self._counters.shard(token)
+            if not locks.try_exclude_reservations(tx, shard):
+                return None
+            if shards.shard_state(tx, shard).cursor < end:
+                return None
+            found = following.rows_behind(tx, {chat_id: after}, limit).get(chat_id)
+            return found.rows if found else None
+
+
+def _until_gap(
+    after: int, rows: Sequence[NumberState]
+) -> tuple[list[Decided], Sequence[NumberState]]:
+    """What became of the numbers up to the first one without a row; and the rows behind that."""
+    decided: list[Decided] = []
+    for place, row in enumerate(rows):
+        if row.number != after + 1 + place:
+            return decided, rows[place:]
+        decided.append(_outcome(row))
+    return decided, ()
+
+
+def _gap(first: int, last: int) -> list[Decided]:
+    if last - first >= MAX_SINGLE_GONE:
+        return [Gone(first, last, GoneReason.LOST)]
+    return [Gone(number, number, GoneReason.LOST) for number in range(first, last + 1)]
+
+
+def _outcome(row: NumberState) -> Decided:
+    if row.message is not None:
+        return Created(row.message)
+    return Gone(row.number, row.number, _REASONS[row.state])
+
+
+def _change(row: NumberState) -> tuple[Changed, Decided] | None:
+    """What the followers of a changed message hear, and its present state; None if it has none to tell."""
+    if row.message is not None:
+        return Edited(row.message), Created(row.message)
+    return (Deleted(row.number), _outcome(row)) if row.state == "removed" else None
