@@ -73,6 +73,8 @@ class Hub:
             self._feeds[chat] = Feed(
                 chat, start.chat_id if start else None, start.newest if start else 0
             )
+            # What was stored since `start` was read may have been announced to nobody here.
+            self.wake([chat])
         feed = self._feeds[chat]
         follower = Follower(self, feed, feed.head if after is None else after)
         if after is None:
@@ -80,8 +82,6 @@ class Hub:
         feed.followers.add(follower)
         self.open_followers += 1
         self._start()
-        # What was stored before the feed was known here may have been announced to nobody.
-        self.wake([chat])
         return follower
 
     def remove(self, follower: "Follower") -> None:

@@ -143,7 +143,12 @@ CONFIG = schemathesis.Config.from_dict(
         ]
     }
 )
-API = schemathesis.openapi.from_dict(deepcopy(SCHEMA), config=CONFIG)  # it changes its document
+# Schemathesis reads a response to its end, which a stream does not have.
+STREAMS = {route for route in OPERATIONS if route.endswith("/stream")}
+FINITE = deepcopy(SCHEMA)  # Schemathesis changes its document
+for _route in STREAMS:
+    del FINITE["paths"][_route.partition(" ")[2]]
+API = schemathesis.openapi.from_dict(FINITE, config=CONFIG)
 BOUNDED = settings(
     max_examples=15,
     deadline=None,

@@ -10,7 +10,7 @@ from backend.api.service import ServiceDep
 router = APIRouter(prefix=PREFIX + "/applications/{token}/chats/{chat}/messages", tags=["messages"])
 
 
-@router.get("/stream", response_class=EventStream, responses=route_responses(404))
+@router.get("/stream", status_code=200, response_class=EventStream, responses=route_responses(404))
 async def stream_messages(
     service: ServiceDep,
     token: Token,

@@ -1,0 +1,119 @@
+"""The live reader: what becomes of each number, and which gaps it waits for."""
+
+from backend.bootstrap import Backend
+from backend.domain.model import Parent
+from backend.ingest.requests import AcceptRequest
+from backend.live.events import Created, Decided, Deleted, Edited, Gone, GoneReason
+from backend.live.reader import MAX_SINGLE_GONE, News, Position
+from backend.storage.postgres import locks
+from tests.support.faults.shortcuts import rejecting_texts, scalar, send
+
+
+def read(
+    backend: Backend, token: str, after: int = 0, changed: frozenset[int] = frozenset()
+) -> News:
+    """What is new in chat 1 behind a number."""
+    start = backend.live_reader.start((token, 1))
+    assert start is not None
+    key = (token, 1)
+    return backend.live_reader.read({key: Position(start.chat_id, after, changed)})[key]
+
+
+def told(events: list[Decided]) -> list[object]:
+    """The texts of messages, and the gaps."""
+    return [event.message.text if isinstance(event, Created) else tuple(event) for event in events]
+
+
+def test_each_number_comes_in_order_with_what_became_of_it(backend: Backend, chat: str) -> None:
+    """Stored, removed and rejected ones."""
+    with rejecting_texts(backend.database):
+        send(backend, chat, "one", "two", "refused", "four")
+        backend.drainer.drain_all()
+    backend.catalog.messages.delete(chat, 1, 2)
+    news = read(backend, chat)
+    assert told(news.decided) == ["one", (2, 2, "removed"), (3, 3, "rejected"), "four"]
+    assert (news.more, news.undecided) == (False, False)
+    assert told(read(backend, chat, after=3).decided) == ["four"]
+    assert read(backend, chat, after=4).decided == []
+
+
+def test_changed_messages_come_as_they_are_now(backend: Backend, chat: str) -> None:
+    """Edited and deleted ones; one without a row is passed over."""
+    send(backend, chat, "one", "two")
+    backend.drainer.drain_all()
+    edited = backend.catalog.messages.edit(chat, 1, 1, "another")
+    backend.catalog.messages.delete(chat, 1, 2)
+    assert read(backend, chat, 2, frozenset({1, 2, 9})).changes == [
+        (Edited(edited), Created(edited)),
+        (Deleted(2), Gone(2, 2, GoneReason.REMOVED)),
+    ]
+
+
+def test_a_gap_is_passed_once_nothing_can_fill_it(backend: Backend, chat: str) -> None:
+    """Not while the log holds anything, nor while a direct write has reserved numbers."""
+    _insert(backend, chat, 1, 4)
+    send(backend, chat, "five")
+    waiting = read(backend, chat)
+    assert told(waiting.decided) == ["row 1"]
+    assert waiting.undecided
+    backend.drainer.drain_all()
+    with backend.database.begin() as tx:
+        locks.reserve_numbers(tx, backend.counters.shard(chat))
+        assert read(backend, chat).undecided
+    decided = read(backend, chat)
+    assert not decided.undecided
+    assert told(decided.decided) == ["row 1", (2, 2, "lost"), (3, 3, "lost"), "row 4", "five"]
+
+
+def test_a_long_gap_is_one_event(backend: Backend, chat: str) -> None:
+    """An import may skip any number of numbers."""
+    last = 2 + MAX_SINGLE_GONE
+    _insert(backend, chat, 1, last + 1)
+    assert told(read(backend, chat).decided) == ["row 1", (2, last, "lost"), f"row {last + 1}"]
+
+
+def test_many_chats_are_read_at_once(backend: Backend, application: str) -> None:
+    """Each from its own place; chats without a row yet, and removed ones, are told apart."""
+    backend.acceptor.accept(AcceptRequest.chats(application, 3))
+    for number in (1, 2, 3):
+        send(backend, application, "one", "two", chat=number)
+    backend.drainer.drain_all()
+    backend.catalog.chats.delete(application, 3, cascade=True)
+    backend.acceptor.accept(AcceptRequest.chats(application))
+    found = backend.live_reader.read(
+        {
+            (application, 1): Position(None, 0),
+            (application, 2): Position(None, 1),
+            (application, 3): Position(None, 0),
+            (application, 4): Position(None, 0),
+        }
+    )
+    assert [told(news.decided) for news in found.values()] == [["one", "two"], ["two"], [], []]
+    assert [news.alive for news in found.values()] == [True, True, False, True]
+    assert [news.chat_id is None for news in found.values()] == [False, False, False, True]
+
+
+def test_a_page_is_bounded(backend: Backend, chat: str) -> None:
+    """And says that more follows."""
+    _insert(backend, chat, *range(1, 300))
+    news = read(backend, chat)
+    assert news.more
+    assert len(news.decided) < 299
+    last = news.decided[-1].number
+    assert told(read(backend, chat, last).decided)[0] == f"row {last + 1}"
+
+
+def _insert(backend: Backend, token: str, *numbers: int) -> None:
+    """Store rows with these numbers, and have the chat's counter above them."""
+    for number in numbers:
+        scalar(
+            backend,
+            "INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)"
+            " SELECT c.id, :number, 1, now(), now(), 'row ' || :number, 'row' FROM chat c"
+            " JOIN application a ON a.id = c.application_id WHERE a.token = :token RETURNING 1",
+            token=token,
+            number=number,
+        )
+    shard = backend.counters.shard(token)
+    _, end = backend.log.read_issued(shard, [])
+    backend.log.raise_all(shard, end.epoch, {Parent(token, 1): max(numbers)}, create=True)
