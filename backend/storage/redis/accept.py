@@ -1,17 +1,18 @@
 """Accepting: issues numbers and appends events, in one atomic call of a script."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from redis.cluster import RedisCluster
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
-from backend.domain.errors import EngineDown, InstaChatError, LogFull, Unconfirmed
+from backend.domain.errors import InstaChatError, LogFull, Unconfirmed
 from backend.domain.model import EntryId, Parent
 from backend.storage.redis.client import CONNECT_TIMEOUT_SECONDS, REPLY_TIMEOUT_SECONDS, text
 from backend.storage.redis.errors import foreign_data_error, translate_errors
 from backend.storage.redis.idempotency_keys import IDEMPOTENCY_KEY_TTL_SECONDS
-from backend.storage.redis.keys import member_name
+from backend.storage.redis.keys import counter_key, member_name, shard_key
 from backend.storage.redis.memory import MemoryCalls
 from backend.storage.redis.script_loader import SHAS
 from backend.storage.redis.types import (
@@ -56,59 +57,29 @@ class AcceptCalls(MemoryCalls):
 
         Raises StaleEpoch or LogFull, with nothing accepted; Unconfirmed when the reply was lost.
         """
-        self._check_memory()
-        keys, arguments = self._accept_arguments(shard, batch, last_seen)
-        try:
-            with self.unconfirmed_on_lost_reply():
-                reply = self._call("accept", keys, arguments, durably=True)
-        except ResponseError as error:
-            raise _translate_script_error(error) from error
-        return _parse_reply(shard, reply)
+        (result,) = self.accept_each([ShardBatch(shard, batch, last_seen)])
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def accept_each(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
         """Accept the batches of several shards; returns an outcome or an error for each.
 
-        On a single server without replicas this is one round trip, and under `strict` one fsync. If a
-        server that holds all shards does not answer, the remaining batches are not sent.
+        This is one call, and under `strict` one fsync; with a cluster it is one for each shard.
         """
-        if len(batches) > 1 and self.is_single_server:
-            try:
-                return self._accept_together(batches)
-            except InstaChatError as error:
-                return [error] * len(batches)
-        results: list[AcceptResult] = []
-        outage: EngineDown | None = None
-        for batch in batches:
-            try:
-                if outage:
-                    raise outage
-                results.append(self.accept(*batch))
-            except (InstaChatError, StaleEpoch) as error:
-                results.append(error)
-                if not isinstance(self.redis, RedisCluster) and isinstance(
-                    error, EngineDown | Unconfirmed
-                ):
-                    outage = EngineDown(error.message, error.hint)
-        return results
+        if isinstance(self.redis, RedisCluster):
+            return [result for batch in batches for result in self._accept_together([batch])]
+        return self._accept_together(batches)
 
     def _accept_together(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
-        self._check_memory()
-        with self.translate_errors():
-            pipe = self.redis.pipeline(transaction=False)
-            for batch in batches:
-                pipe.execute_command(*self.accept_command(*batch))
-        with self.unconfirmed_on_lost_reply(), self.translate_errors():
-            replies = pipe.execute(raise_on_error=False)
-        results: list[AcceptResult] = []
-        for batch, reply in zip(batches, replies, strict=True):
-            if isinstance(reply, NoScriptError):  # nothing ran
-                try:
-                    results.append(self.accept(*batch))
-                except (InstaChatError, StaleEpoch) as error:
-                    results.append(error)
-            else:
-                results.append(parse_accept_reply(self.url, batch[0], reply))
-        return results
+        keys, arguments = self._accept_arguments(batches)
+        try:
+            self._check_memory()
+            with self.unconfirmed_on_lost_reply():
+                replies = self._call("accept", keys, arguments, durably=True)
+        except (InstaChatError, ResponseError) as error:
+            replies = [error] * len(batches)
+        return self.accept_results(batches, replies)
 
     # -- for AsyncAcceptClient ---------------------------------------------------------------------
 
@@ -117,46 +88,64 @@ class AcceptCalls(MemoryCalls):
         """Whether accepting needs one reply of one server: no cluster, and no replicas to wait for."""
         return not isinstance(self.redis, RedisCluster) and not self._replicas
 
-    def accept_command(
-        self, shard: int, batch: Sequence[Creation], last_seen: EntryId
-    ) -> tuple[str | int | bytes, ...]:
-        """The command that `accept` sends."""
-        keys, arguments = self._accept_arguments(shard, batch, last_seen)
+    def accept_command(self, batches: Sequence[ShardBatch]) -> tuple[str | int | bytes, ...]:
+        """The command that `accept_each` sends."""
+        keys, arguments = self._accept_arguments(batches)
         return "EVALSHA", SHAS["accept"], len(keys), *keys, *arguments
 
+    def accept_results(
+        self, batches: Sequence[ShardBatch], replies: Sequence[Any]
+    ) -> list[AcceptResult]:
+        """The meaning of the accept script's replies, or of an error in the place of any; never raises."""
+        return [
+            _parse_shard_reply(self.url, batch.shard, reply)
+            for batch, reply in zip(batches, replies, strict=True)
+        ]
+
     def _accept_arguments(
-        self, shard: int, batch: Sequence[Creation], last_seen: EntryId
+        self, batches: Sequence[ShardBatch]
     ) -> tuple[list[str], list[str | int | bytes]]:
-        keys = [self.key(shard, name) for name in ("epoch", "log", "dirty", "wake-up")]
+        keys: list[str] = []
         arguments: list[str | int | bytes] = [
-            last_seen.epoch,
-            last_seen.sequence,
             self._max_entries,
             IDEMPOTENCY_KEY_TTL_SECONDS,
             WAKE_UP_TTL_MILLISECONDS,
         ]
-        for creation in batch:
-            token, chat = creation.parent
-            application = self.counter_key(shard, Parent(token))
-            keys += (
-                application,
-                application if chat is None else self.counter_key(shard, creation.parent),
-                self.key(shard, f"key:{creation.key}") if creation.key else application,
-            )
-            arguments += (
-                creation.kind,
-                member_name(creation.parent),
-                creation.body_hash,
-                self.key(shard, f"chat:{token}:"),
-                len(creation.payloads),
-            )
-            for count, payload in creation.payloads:
-                arguments += (count, payload)
+        for shard, creations, last_seen in batches:
+            keys += _shard_keys(shard)
+            of_requests: list[str | int | bytes] = []
+            for kind, parent, payloads, key, body_hash in creations:
+                application, counter, chats, member = _parent_names(shard, parent)
+                keys += (
+                    application,
+                    counter,
+                    shard_key(shard, f"key:{key}") if key else application,
+                )
+                of_requests += (kind, member, body_hash, chats, len(payloads))
+                for count, payload in payloads:
+                    of_requests += (count, payload)
+            arguments += (*last_seen, len(creations), len(of_requests))
+            arguments += of_requests
         return keys, arguments
 
 
-def parse_accept_reply(url: str, shard: int, reply: Any) -> AcceptResult:
-    """The meaning of the accept script's reply, or of Redis's error in its place; never raises."""
+@lru_cache(maxsize=1024)
+def _shard_keys(shard: int) -> tuple[str, ...]:
+    return tuple(shard_key(shard, name) for name in ("epoch", "log", "dirty", "wake-up"))
+
+
+@lru_cache(maxsize=4096)  # formatting them takes as long as the rest of a request's arguments
+def _parent_names(shard: int, parent: Parent) -> tuple[str, str, str, str]:
+    """A parent's application's counter, its own counter, the prefix of its chats' counters, its dirty name."""
+    return (
+        counter_key(shard, Parent(parent.token)),
+        counter_key(shard, parent),
+        shard_key(shard, f"chat:{parent.token}:"),
+        member_name(parent),
+    )
+
+
+def _parse_shard_reply(url: str, shard: int, reply: Any) -> AcceptResult:
     try:
         if isinstance(reply, Exception):
             with translate_errors(url):
@@ -174,7 +163,7 @@ def _parse_reply(shard: int, reply: Any) -> AcceptOutcome:
         case [b"ok", epoch, sequence, notify, answers]:
             return AcceptOutcome(
                 [_parse_answer(answer) for answer in answers],
-                EntryId(int(epoch), int(sequence)),
+                EntryId(epoch, sequence),
                 bool(notify),
             )
         case [b"full", entries]:
@@ -200,6 +189,6 @@ def _translate_script_error(error: ResponseError) -> StaleEpoch | Unconfirmed:
 
 def _parse_answer(reply: list[Any]) -> Assigned | Refusal:
     if reply[0] == b"ok":
-        _, first, last, entry = reply
-        return Assigned(int(first), int(last), EntryId.parse(text(entry)))
+        _, first, last, epoch, sequence = reply
+        return Assigned(first, last, EntryId(epoch, sequence))
     return Refusal(*(text(part) for part in reply))

@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from redis.maint_notifications import MaintNotificationsConfig
 
 from backend.domain.errors import EngineDown, InstaChatError
-from backend.storage.redis.accept import AcceptCalls, parse_accept_reply
+from backend.storage.redis.accept import AcceptCalls
 from backend.storage.redis.script_loader import SCRIPTS
 from backend.storage.redis.types import AcceptResult, ShardBatch
 
@@ -47,52 +47,41 @@ class AsyncAcceptClient:
         """See `AcceptCalls.accept_each`."""
         try:
             replies = await self._send(batches)
-        except InstaChatError as error:
-            return [error] * len(batches)
-        unloaded = [
-            place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)
-        ]
-        if unloaded:  # nothing of these ran: a new or restarted Redis has no scripts
-            for place, reply in zip(
-                unloaded,
-                await self._load_and_resend([batches[place] for place in unloaded]),
-                strict=True,
-            ):
-                replies[place] = reply
-        return [
-            reply
-            if isinstance(reply, InstaChatError)
-            else parse_accept_reply(self._log.url, batch[0], reply)
-            for batch, reply in zip(batches, replies, strict=True)
-        ]
+        except (InstaChatError, ResponseError) as error:
+            replies = [error] * len(batches)
+        return self._log.accept_results(batches, replies)
 
-    async def _load_and_resend(self, batches: Sequence[ShardBatch]) -> list[Any]:
-        """The replies after the script was loaded; EngineDown for each if Redis does not keep the script."""
-        log = self._log
-        try:
-            load = hiredis.pack_command(("SCRIPT", "LOAD", SCRIPTS["accept"]))  # type: ignore[arg-type]  # its stub allows tuples of one only
-            with log.translate_errors():
-                await _with_timeout(self._exchange([load]), log.reply_timeout_seconds)
-            replies = await self._send(batches)
-        except InstaChatError as error:
-            return [error] * len(batches)
-        script_lost = EngineDown("Redis does not keep the program's scripts; nothing was accepted")
-        return [script_lost if isinstance(reply, NoScriptError) else reply for reply in replies]
-
-    async def _send(self, batches: Sequence[ShardBatch]) -> list[Any]:
-        """Redis's reply or error for each."""
+    async def _send(self, batches: Sequence[ShardBatch]) -> Sequence[Any]:
+        """The script's replies. Raises Redis's error if it did not run."""
         log = self._log
         if not log.has_fresh_memory_reading:
             await asyncio.to_thread(log.read_memory)
         log.raise_if_full()
-        calls = [
-            hiredis.pack_command(log.accept_command(*batch))  # type: ignore[arg-type]  # as above
-            for batch in batches
-        ]
+        call = _pack(log.accept_command(batches))
+        try:
+            return await self._call(call)
+        except NoScriptError:  # nothing ran: a new or restarted Redis has no scripts
+            with log.translate_errors():
+                await _with_timeout(
+                    self._exchange(_pack(("SCRIPT", "LOAD", SCRIPTS["accept"]))),
+                    log.reply_timeout_seconds,
+                )
+        try:
+            return await self._call(call)
+        except NoScriptError:
+            raise EngineDown(
+                "Redis does not keep the program's scripts; nothing was accepted"
+            ) from None
+
+    async def _call(self, call: bytes) -> Sequence[Any]:
+        log = self._log
         with log.translate_errors():
             await _with_timeout(self._ensure_connected(), log.reply_timeout_seconds)
         with log.unconfirmed_on_lost_reply(), log.translate_errors():
-            return await _with_timeout(self._exchange(calls), log.reply_timeout_seconds)
+            replies: Sequence[Any] = await _with_timeout(
+                self._exchange(call), log.reply_timeout_seconds
+            )
+        return replies
 
     async def _ensure_connected(self) -> None:
         """Connect unless the connection is open and has no unread data."""
@@ -109,15 +98,13 @@ class AsyncAcceptClient:
             await connection.disconnect(nowait=True)  # a reply to the handshake may still come
             raise
 
-    async def _exchange(self, calls: Sequence[bytes]) -> list[Any]:
-        replies: list[Any] = []
+    async def _exchange(self, call: bytes) -> Any:
+        """Redis's reply; raises its error."""
         try:
-            await self._connection.send_packed_command(calls, check_health=False)
-            for _ in calls:
-                try:
-                    replies.append(await self._connection.read_response())
-                except ResponseError as error:
-                    replies.append(error)
+            await self._connection.send_packed_command([call], check_health=False)
+            return await self._connection.read_response()
+        except ResponseError:  # a reply, and the only one
+            raise
         except BaseException as error:
             await self._connection.disconnect(nowait=True)  # a reply may still come
             if isinstance(
@@ -125,7 +112,6 @@ class AsyncAcceptClient:
             ):  # uvloop's, for a connection that breaks during the call
                 raise RedisAway(str(error)) from error
             raise
-        return replies
 
 
 def make_async_clients(log: AcceptCalls, count: int) -> list[AsyncAcceptClient]:
@@ -152,3 +138,7 @@ async def _with_timeout(awaited: Awaitable[T], seconds: float) -> T:
             return await awaited
     except TimeoutError:
         raise RedisTimeout("it did not answer in time") from None
+
+
+def _pack(command: tuple[str | int | bytes, ...]) -> bytes:
+    return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub allows tuples of one only

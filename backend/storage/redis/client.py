@@ -136,6 +136,7 @@ class RedisClient:
         *,
         durably: bool = False,
     ) -> Any:
+        """The script's reply. `durably`, which is for the accept script, also waits for the replicas."""
         with self.translate_errors():
             try:
                 return self._evaluate(script, keys, arguments, durably)
@@ -168,17 +169,21 @@ class RedisClient:
         pipe = self.redis.pipeline(transaction=False)
         pipe.evalsha(sha, len(keys), *keys, *arguments)
         pipe.execute_command("WAITAOF", 1, self._replicas, int(self.reply_timeout_seconds * 500))
-        reply, waited = pipe.execute(raise_on_error=False)
-        if isinstance(reply, Exception):
-            raise reply
-        if reply[0] == b"ok" and (
-            isinstance(waited, Exception) or waited[0] < 1 or waited[1] < self._replicas
-        ):
-            raise Unconfirmed(
-                f"fewer than {self._replicas} replicas have this on disk; it may be lost with the primary",
-                "see `instachat doctor`; with an idempotency key the same request can be repeated",
-            )
-        return reply
+        replies, waited = pipe.execute(raise_on_error=False)
+        if isinstance(replies, Exception):
+            raise replies
+        if isinstance(waited, Exception) or waited[0] < 1 or waited[1] < self._replicas:
+            return [self._unconfirmed_if_accepted(reply) for reply in replies]
+        return replies
+
+    def _unconfirmed_if_accepted(self, reply: Any) -> Any:
+        """A shard's reply of the accept script, or Unconfirmed in its place."""
+        if isinstance(reply, Exception) or reply[0] != b"ok":
+            return reply
+        return Unconfirmed(
+            f"fewer than {self._replicas} replicas have this on disk; it may be lost with the primary",
+            "see `instachat doctor`; with an idempotency key the same request can be repeated",
+        )
 
     def _each_shard(self, command: str, name: str, shards: int, *arguments: str) -> list[Any]:
         """The replies of a read command to that key of each shard; an exception for a key of a wrong type."""

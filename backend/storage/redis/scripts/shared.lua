@@ -9,18 +9,21 @@
 --   issued_total  how many numbers were issued in all, for measuring rates
 -- A wiped Redis has no epoch; one that was restored, promoted or restarted has an epoch of another server.
 
+local server
+
 local function server_id()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  server = server or string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  return server
 end
 
--- The epoch, its sequence and its installation; or nil and the reason why Redis is in no epoch.
+-- The epoch, its sequence, its installation and its issued_total; or nil and the reason why Redis is in no epoch.
 local function current_epoch(key)
-  local stored = redis.pcall('HMGET', key, 'server', 'epoch', 'sequence', 'installation')
+  local stored = redis.pcall('HMGET', key, 'server', 'epoch', 'sequence', 'installation', 'issued_total')
   if stored.err then return nil, 'broken' end
   if not stored[1] or not stored[2] or not stored[3] then return nil, 'none' end
   if not tonumber(stored[2]) or not tonumber(stored[3]) then return nil, 'broken' end
   if stored[1] ~= server_id() then return nil, 'other', tonumber(stored[2]) end
-  return tonumber(stored[2]), tonumber(stored[3]), stored[4]
+  return tonumber(stored[2]), tonumber(stored[3]), stored[4], tonumber(stored[5]) or 0
 end
 
 -- As current_epoch, if Redis is in the expected epoch; or nil and the reply {'stale', reason, epoch}.

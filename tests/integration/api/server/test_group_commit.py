@@ -125,12 +125,14 @@ def _until_echo(commands: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def test_accepting_calls_one_script_and_nothing_else(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """With verified counters, a batch is one call of Redis and none of SQL.
+    """With verified counters, a batch is one call of Redis and none of SQL, also for many applications.
 
     New connections also send a greeting, and the memory is read once a second.
     """
-    chat = chat_of(backend, application)
-    requests = [AcceptRequest.messages(application, chat, [f"text {i}"]) for i in range(50)]
+    tokens = [backend.catalog.applications.create(f"{n}").token for n in range(16)]
+    assert len(set(map(backend.counters.shard, tokens))) > 1
+    chats = [(token, chat_of(backend, token)) for token in [application, *tokens]]
+    requests = [AcceptRequest.messages(*chat, [f"text {i}"]) for i in range(3) for chat in chats]
     asyncio.run(accept_all(recording_acceptor, requests))
     statements: list[str] = []
     listen(backend.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 import uvloop
 
-from backend.domain.errors import EngineDown, Unconfirmed
+from backend.domain.errors import EngineDown, Failed, Unconfirmed
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.storage.redis.accept_async import AsyncAcceptClient, make_async_clients
@@ -172,18 +172,33 @@ def test_flushed_scripts_are_loaded_again_once(run: Run, server: RedisServer) ->
     run(scenario)
 
 
+@pytest.mark.parametrize(
+    ("fault", "failure"),
+    [('error("at once")', Unconfirmed), ('redis.call("INCR", KEYS[k])', Failed)],
+    ids=["of Lua", "of Redis"],
+)
+@pytest.mark.parametrize("shards", [(0, 1), (1, 0)])
 def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer,
+    fault: str,
+    failure: type[Exception],
+    shards: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The other shard's numbers are answered; for the failing shard the result is unknown."""
-    fails = 'if KEYS[1] == "instachat:{1}:epoch" then error("at once") end\n'
-    flags, newline, script = SCRIPTS["accept"].partition("\n")
-    assert not flags.startswith("#!")
-    broken = fails + flags + newline + script
+    """The other shard's numbers are answered; for the failing shard the result is unknown, or the reason.
+
+    A foreign value is found before the first write.
+    """
+    server.client().hset("instachat:{1}:epoch", "a", 1)  # so that INCR fails
+    begin = "local function accept(k, a)\n"
+    assert begin in SCRIPTS["accept"]
+    broken = SCRIPTS["accept"].replace(
+        begin, begin + f'if KEYS[k] == "instachat:{{1}}:epoch" then {fault} end\n'
+    )
     monkeypatch.setitem(SCRIPTS, "accept", broken)
     monkeypatch.setitem(SHAS, "accept", hashlib.sha1(broken.encode()).hexdigest())
     creation = Creation("messages", CHAT, pack_messages(CHAT.token, 1, ["a"]))
-    batches = [ShardBatch(shard, [creation], EntryId(0, 0)) for shard in (0, 1)]
+    batches = [ShardBatch(shard, [creation], EntryId(0, 0)) for shard in shards]
 
     async def both() -> list[AcceptResult]:
         log = Log(server.url)
@@ -194,12 +209,12 @@ def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
             await accepting.close()
             log.close()
 
-    fine, failed = asyncio.run(both())
-    assert number(fine) == 1
-    assert type(failed) is Unconfirmed
-    fine, failed = Log(server.url).accept_each(batches)
-    assert number(fine) == 2
-    assert type(failed) is Unconfirmed
+    outcomes = dict(zip(shards, asyncio.run(both()), strict=True))
+    assert number(outcomes[0]) == 1
+    assert type(outcomes[1]) is failure
+    outcomes = dict(zip(shards, Log(server.url).accept_each(batches), strict=True))
+    assert number(outcomes[0]) == 2
+    assert type(outcomes[1]) is failure
 
 
 def test_a_url_that_only_the_other_client_understands_is_for_threads(server: RedisServer) -> None:
