@@ -37,22 +37,21 @@
 -- or, for the whole shard, {'stale', reason, epoch} · {'full', entries} · {'broken', 'log' or 'dirty counters'}
 -- · Redis's error.
 
-local keys_given, arguments_given, call, protected_call = KEYS, ARGV, redis.call, redis.pcall
-local max_entries = tonumber(arguments_given[1])
+local max_entries = tonumber(ARGV[1])
 
--- The reply of one shard, whose keys begin at keys_given[k], and its arguments at arguments_given[a].
+-- The reply of one shard, whose keys begin at KEYS[k], and its arguments at ARGV[a].
 local function accept(k, a)
-  local epoch_key, log_key, dirty_key, wake_up_key = keys_given[k], keys_given[k + 1], keys_given[k + 2], keys_given[k + 3]
+  local epoch_key, log_key, dirty_key, wake_up_key = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
   local epoch, sequence, _, issued_before = current_epoch(epoch_key)
   if not epoch then return {'stale', sequence, 0} end
-  local seen_epoch, seen_sequence = tonumber(arguments_given[a]), tonumber(arguments_given[a + 1])
+  local seen_epoch, seen_sequence = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
   if epoch < seen_epoch then return {'stale', 'old', epoch} end
   if epoch == seen_epoch and sequence < seen_sequence then return {'stale', 'rewound', epoch} end
 
-  local length = protected_call('XLEN', log_key)
+  local length = redis.pcall('XLEN', log_key)
   if type(length) == 'table' then return {'broken', 'log'} end
   if length >= max_entries then return {'full', length} end
-  local dirty_type = call('TYPE', dirty_key).ok
+  local dirty_type = redis.call('TYPE', dirty_key).ok
   if dirty_type ~= 'none' and dirty_type ~= 'zset' then return {'broken', 'dirty counters'} end
 
   local counters, keys = {}, {}
@@ -63,7 +62,7 @@ local function accept(k, a)
   local function counter(key, which)
     local cached = counters[key]
     if not cached then
-      local fields = protected_call('HMGET', key, 'issued', 'epoch', 'closed')
+      local fields = redis.pcall('HMGET', key, 'issued', 'epoch', 'closed')
       if fields.err then
         cached = {refusal = {'broken', which}}
       elseif not tonumber(fields[1]) or tonumber(fields[2]) ~= epoch then
@@ -81,19 +80,19 @@ local function accept(k, a)
   -- The answer to an earlier request with this idempotency key, also to one of this batch.
   local function earlier_answer(key)
     if keys[key] then return keys[key] end
-    local value = protected_call('GET', key)
+    local value = redis.pcall('GET', key)
     if type(value) == 'table' then return 'broken' end
     return value
   end
 
   local answers, appends, fresh, touched = {}, {}, {}, {}
   local next_sequence, issued_total = sequence, 0
-  local requests = tonumber(arguments_given[a + 2])
+  local requests = tonumber(ARGV[a + 2])
   k, a = k + 4, a + 4
   for _ = 1, requests do
-    local application_key, chat_key, idempotency_key = keys_given[k], keys_given[k + 1], keys_given[k + 2]
-    local kind, parent, hash, prefix = arguments_given[a], arguments_given[a + 1], arguments_given[a + 2], arguments_given[a + 3]
-    local entries = tonumber(arguments_given[a + 4])
+    local application_key, chat_key, idempotency_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
+    local kind, parent, hash, prefix = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+    local entries = tonumber(ARGV[a + 4])
     k, a = k + 3, a + 5
 
     local replay = hash ~= '' and earlier_answer(idempotency_key)
@@ -103,7 +102,9 @@ local function accept(k, a)
         string.match(replay, '^(%x+) (%d+) (%d+) (%d+)-(%d+)$')
       if not old_hash then answer = {'broken', 'idempotency key'}
       elseif old_hash ~= hash then answer = {'reused'}
-      else answer = {'ok', tonumber(first), tonumber(last), tonumber(entry_epoch), tonumber(entry_sequence)} end
+      else
+        answer = {'ok', tonumber(first), tonumber(last), tonumber(entry_epoch), tonumber(entry_sequence)}
+      end
     else
       target, refusal = counter(application_key, 'application')
       if target and chat_key ~= application_key then target, refusal = counter(chat_key, 'chat') end
@@ -114,9 +115,9 @@ local function accept(k, a)
       local first = target.issued + 1
       for e = a, a + 2 * entries - 2, 2 do
         next_sequence = next_sequence + 1
-        appends[#appends + 1] = {next_sequence, target.issued + 1, arguments_given[e + 1]}
-        target.issued = target.issued + tonumber(arguments_given[e])
-        issued_total = issued_total + tonumber(arguments_given[e])
+        appends[#appends + 1] = {next_sequence, target.issued + 1, ARGV[e + 1]}
+        target.issued = target.issued + tonumber(ARGV[e])
+        issued_total = issued_total + tonumber(ARGV[e])
       end
       if kind == 'chats' then
         for number = first, target.issued do
@@ -144,34 +145,34 @@ local function accept(k, a)
     local created_at = now()
     local created_between = ' ' .. created_at .. ' '
     for _, append in ipairs(appends) do
-      call('XADD', log_key, id_prefix .. int(append[1]), 'e', int(append[2]) .. created_between .. append[3])
+      redis.call('XADD', log_key, id_prefix .. int(append[1]), 'e', int(append[2]) .. created_between .. append[3])
     end
-    call('HSET', epoch_key, 'sequence', int(next_sequence), 'issued_total', int(issued_before + issued_total))
+    redis.call('HSET', epoch_key, 'sequence', int(next_sequence), 'issued_total', int(issued_before + issued_total))
     for _, key in ipairs(fresh) do
-      call('DEL', key)
-      call('HSET', key, 'issued', 0, 'epoch', int(epoch))
+      redis.call('DEL', key)
+      redis.call('HSET', key, 'issued', 0, 'epoch', int(epoch))
     end
     local dirty = {}
     for parent, target in pairs(touched) do
-      call('HSET', target.key, 'issued', target.issued)
-      if target.closed then call('HSET', target.key, 'closed', target.closed) end
+      redis.call('HSET', target.key, 'issued', target.issued) -- Redis writes all digits of a whole number
+      if target.closed then redis.call('HSET', target.key, 'closed', target.closed) end
       dirty[#dirty + 1] = created_at
       dirty[#dirty + 1] = parent
     end
     for from = 1, #dirty, 1000 do -- Lua passes some thousands of arguments at most
       -- NX keeps the time of the oldest change.
-      call('ZADD', dirty_key, 'NX', unpack(dirty, from, math.min(from + 999, #dirty)))
+      redis.call('ZADD', dirty_key, 'NX', unpack(dirty, from, math.min(from + 999, #dirty)))
     end
-    for key, value in pairs(keys) do call('SET', key, value, 'EX', arguments_given[2]) end
-    if call('SET', wake_up_key, 1, 'NX', 'PX', arguments_given[3]) then notify = 1 end
+    for key, value in pairs(keys) do redis.call('SET', key, value, 'EX', ARGV[2]) end
+    if redis.call('SET', wake_up_key, 1, 'NX', 'PX', ARGV[3]) then notify = 1 end
   end
   return {'ok', epoch, next_sequence, notify, answers}
 end
 
 local replies = {}
 local k, a = 1, 4
-while arguments_given[a] do
-  local requests, arguments = tonumber(arguments_given[a + 2]), tonumber(arguments_given[a + 3])
+while ARGV[a] do
+  local requests, arguments = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
   local finished, reply = pcall(accept, k, a)
   if not finished and type(reply) ~= 'table' then reply = redis.error_reply(reply) end
   replies[#replies + 1] = reply

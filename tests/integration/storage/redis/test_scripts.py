@@ -186,7 +186,7 @@ FENCES: list[tuple[Callable[[Log], None], str, str]] = [
     (a_counter_of_an_earlier_epoch, ACCEPT, " or tonumber(fields[2]) ~= epoch"),
     (a_closed_chat, ACCEPT, "if cached.closed then return nil, {'closed', which} end"),
     (a_chat_of_a_closed_application, ACCEPT, "if cached.closed then return nil, {'closed', which}"),
-    (a_chat_closed_in_the_same_batch, ACCEPT, "target.closed = entry_id(next_sequence)"),
+    (a_chat_closed_in_the_same_batch, ACCEPT, "target.closed = id_prefix .. int(next_sequence)"),
     (a_full_log, ACCEPT, "if length >= max_entries then return {'full', length} end"),
     (a_foreign_log, ACCEPT, "if type(length) == 'table' then return {'broken', 'log'} end"),
     (
