@@ -136,7 +136,7 @@ def _shard_keys(shard: int) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)  # formatting them takes as long as the rest of a request's arguments
 def _parent_names(shard: int, parent: Parent) -> tuple[str, str, str, str]:
-    """The keys of its application's counter and its own, the prefix of its chats' counters, its dirty name."""
+    """The keys of the application's and of its own counter, the prefix of its chats' keys, its dirty name."""
     return (
         counter_key(shard, Parent(parent.token)),
         counter_key(shard, parent),
