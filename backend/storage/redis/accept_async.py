@@ -141,4 +141,5 @@ async def _with_timeout(awaited: Awaitable[T], seconds: float) -> T:
 
 
 def _pack(command: tuple[str | int | bytes, ...]) -> bytes:
-    return hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub allows tuples of one only
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub allows tuples of one only
+    return packed
