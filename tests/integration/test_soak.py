@@ -15,8 +15,8 @@ RECONCILED = 4  # times, at least
 
 
 @pytest.mark.timeout(900)
-def test_a_minute_of_random_faults_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """Anything is killed, stopped and cut off at random: no answer is lost, and no store differs."""
+def test_a_minute_of_random_faults_loses_and_duplicates_no_message(tmp_path: Path) -> None:
+    """Any process or engine is killed, suspended or cut off. At the end, the stores do not differ."""
     seed = int(os.environ.get("INSTACHAT_SOAK_SEED", random.SystemRandom().getrandbits(32)))
     outcome = Soak(tmp_path, seed).run(SECONDS, RECONCILED)
     again = f"the same faults again: INSTACHAT_SOAK_SEED={seed}"

@@ -2,9 +2,7 @@
 
 import io
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -274,22 +272,3 @@ def after_step(
         patch.setattr(owner, name, with_act)
         yield
     assert not left, "the import did not reach the step"
-
-
-@contextmanager
-def repeating(*works: Callable[[], object]) -> Iterator[None]:
-    """Repeat each of these in its own thread until the block ends; raises their errors."""
-    done = threading.Event()
-
-    def repeat(work: Callable[[], object]) -> None:
-        while not done.is_set():
-            work()
-
-    with ThreadPoolExecutor(len(works)) as pool:
-        threads = [pool.submit(repeat, work) for work in works]
-        try:
-            yield
-        finally:
-            done.set()
-    for thread in threads:
-        thread.result()

@@ -378,8 +378,10 @@ def use_up_the_wal(postgres: PostgresServer) -> None:
 def test_no_answered_message_is_lost_while_the_disk_of_redis_is_full(
     engines: Engines, durability: str
 ) -> None:
-    """Redis ends under `strict` and answers MISCONF under `fast`: an answered number is on disk. Once there
-    is room, numbers continue after the last answered one."""
+    """Redis ends under `strict` and answers MISCONF under `fast`: an answered number is on disk.
+
+    Once there is room, numbers continue after the last answered one.
+    """
     fsync = "always" if durability == "strict" else "everysec"
     with small_disk(16) as disk, ExitStack() as stack:
         folder = disk.folder / "redis"

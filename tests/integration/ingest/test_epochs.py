@@ -198,10 +198,10 @@ def injected(
 
 
 @pytest.mark.parametrize("injected", SEEDS, indirect=True)
-def test_what_was_stored_stays_and_its_numbers_are_never_given_again(
+def test_a_loss_of_redis_loses_no_stored_message_and_issues_no_number_again(
     injected: FaultInjector,
 ) -> None:
-    """This holds for every loss, in any order; what is lost was not stored; `reconcile` reports traces."""
+    """This holds for every loss, in any order. Lost messages were not stored; `reconcile` reports traces."""
     with injected.load.ended() as backend:
         stored = rows(backend)
         given = answers(injected.load.ledgers)

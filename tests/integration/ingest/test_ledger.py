@@ -114,10 +114,10 @@ def application_with_chats(settings: Settings, chats: int) -> str:
 
 
 @pytest.mark.parametrize("step", ["read", "rows", "committed", "trimmed"])
-def test_a_drain_killed_at_a_named_point_loses_and_repeats_nothing(
+def test_a_drain_killed_at_a_named_step_stores_each_message_once(
     load: LedgerLoad, step: str
 ) -> None:
-    """kill -9 after reading, after the rows, after the commit and after the trim, three times each."""
+    """kill -9 comes after reading, after the rows, after the commit and after the trim, three times each."""
     token = application_with_chats(load.settings, 3)
     for seed in range(3):
         load.write(token, 3, 400, 5, seed)
@@ -129,10 +129,10 @@ def test_a_drain_killed_at_a_named_point_loses_and_repeats_nothing(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(
+def test_drains_killed_at_random_under_load_store_each_message_once(
     load: LedgerLoad, seed: int
 ) -> None:
-    """Two drains at a time, of which one is killed again and again, while four writers write."""
+    """Of two drains, one is killed repeatedly, while four writers write."""
     dice = random.Random(seed)
     token = application_with_chats(load.settings, 3)
     for writer in range(4):
@@ -153,10 +153,10 @@ def test_drains_killed_at_random_under_load_lose_and_repeat_nothing(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_redis_killed_and_restarted_under_load_loses_nothing(
+def test_no_answered_message_is_lost_when_redis_is_killed_under_load(
     load: LedgerLoad, own_redis: RedisServer, seed: int
 ) -> None:
-    """Under `strict`, what was answered is on Redis's disk, so kill -9 of Redis loses nothing."""
+    """Under `strict`, an answered message is on Redis's disk."""
     dice = random.Random(seed)
     token = application_with_chats(load.settings, 3)
     for writer in range(4):
@@ -177,8 +177,8 @@ def test_a_redis_killed_and_restarted_under_load_loses_nothing(
     assert result.answered > 1000
 
 
-def test_killed_writers_leave_no_half_batch(load: LedgerLoad) -> None:
-    """A batch is in the log as a whole or not at all, whichever process is killed."""
+def test_a_batch_is_in_the_log_as_a_whole_or_not_at_all(load: LedgerLoad) -> None:
+    """This holds even if its writer is killed."""
     token = application_with_chats(load.settings, 1)
     for seed in range(4):
         load.write(token, 1, 100_000, 50, seed)
@@ -197,8 +197,10 @@ def test_killed_writers_leave_no_half_batch(load: LedgerLoad) -> None:
 
 
 @pytest.mark.parametrize("chats", [1, 1000])
-def test_sixteen_writers_are_given_dense_numbers(load: LedgerLoad, chats: int) -> None:
-    """Sixteen processes write to one chat, and to a thousand: no number twice, none missing."""
+def test_sixteen_concurrent_writers_get_numbers_without_gaps_or_duplicates(
+    load: LedgerLoad, chats: int
+) -> None:
+    """They are processes that write to one chat, or to a thousand."""
     token = application_with_chats(load.settings, chats)
     load.write(token, chats, 120, 1, "one of", writers=16)
     load.drain()
@@ -208,8 +210,8 @@ def test_sixteen_writers_are_given_dense_numbers(load: LedgerLoad, chats: int) -
     assert not result.faults
 
 
-def test_the_ledger_notices_each_kind_of_fault(load: LedgerLoad) -> None:
-    """The audit can fail: it finds a lost, a duplicate, a changed and an unexpected message."""
+def test_the_audit_reports_each_kind_of_fault(load: LedgerLoad) -> None:
+    """It finds a lost, a duplicate, a changed and an unexpected message, so the tests above can fail."""
     token = application_with_chats(load.settings, 1)
     load.write(token, 1, 5, 1, "honest")
     assert not load.finish().faults

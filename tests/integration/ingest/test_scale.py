@@ -56,14 +56,14 @@ def run(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         redis.remove()
 
 
-def test_everything_answered_is_stored_once(run: Run) -> None:
-    """Nothing is lost, duplicated, changed or skipped, in any chat of any application."""
+def test_every_answered_message_is_stored_once(run: Run) -> None:
+    """None is lost, duplicated or changed, in any chat of any application."""
     assert run.audit.answered > 1000
     assert not run.audit.faults
 
 
-def test_numbers_of_chats_are_dense(run: Run) -> None:
-    """All writers created chats meanwhile: each number exists once, and none is missing."""
+def test_numbers_of_chats_have_no_gaps_and_no_duplicates(run: Run) -> None:
+    """All writers created chats meanwhile."""
     for token in run.load.tokens:
         given = [span.first for span in run.spans if span.parent == token]
         with open_backend(run.load.settings) as backend:
@@ -78,14 +78,13 @@ def test_numbers_of_chats_are_dense(run: Run) -> None:
         )
 
 
-def test_what_ended_earlier_has_lower_numbers(run: Run) -> None:
-    """Across threads, processes and kills: a request that ended before another began has the lower number."""
+def test_a_request_that_ended_before_another_began_has_the_lower_number(run: Run) -> None:
+    """This holds across threads, processes and kills."""
     assert not out_of_order(run.spans)
     assert sum(1 for span in run.spans if " " in span.parent) > 1000
 
 
-def test_each_writers_messages_keep_their_order(run: Run) -> None:
-    """In a chat, the messages of one writer have the order in which it sent them."""
+def test_the_messages_of_a_writer_keep_their_order_in_a_chat(run: Run) -> None:
     with open_backend(run.load.settings) as backend:
         for token in run.load.tokens:
             for chat in range(1, CHATS + 1):
@@ -97,8 +96,8 @@ def test_each_writers_messages_keep_their_order(run: Run) -> None:
                 assert all(numbers == sorted(set(numbers)) for numbers in sent.values())
 
 
-def test_the_order_check_notices() -> None:
-    """The check can fail: of two consecutive requests the second must not have the lower number."""
+def test_the_check_of_the_order_reports_a_lower_number() -> None:
+    """Of two consecutive requests, the second must not have the lower number."""
     first, meanwhile, later = (
         Span("c", 2, 3, 10, 20),
         Span("c", 1, 1, 15, 30),

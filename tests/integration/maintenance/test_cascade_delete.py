@@ -3,9 +3,8 @@
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -23,6 +22,7 @@ from backend.maintenance import cascade_delete
 from backend.maintenance.cascade_delete import CascadeDeleter
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import scalar, send, stored
+from tests.support.repeating import repeating
 
 pytestmark = pytest.mark.faults
 
@@ -70,8 +70,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_a_chat_goes_with_its_messages_and_is_counted_once(backend: Backend, family: str) -> None:
-    """The chat cannot be reached immediately, its rows are deleted later; its tombstone and number stay."""
+def test_a_cascade_deletes_a_chat_with_its_messages(backend: Backend, family: str) -> None:
+    """The chat is unreachable at once and its rows are deleted later. Its tombstone and its number stay."""
     with pytest.raises(HasChildren):
         backend.catalog.chats.delete(family, 1)
     backend.catalog.chats.delete(family, 1, cascade=True)
@@ -89,10 +89,10 @@ def test_a_chat_goes_with_its_messages_and_is_counted_once(backend: Backend, fam
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_an_application_goes_with_its_chats_and_their_counters(
+def test_a_cascade_deletes_an_application_with_its_chats_and_counters(
     backend: Backend, family: str
 ) -> None:
-    """Only its own two tombstones stay: the row, and the closed counter."""
+    """Only two tombstones of the application stay: its row, and its closed counter."""
     other = backend.catalog.applications.create("another").token
     backend.acceptor.accept(AcceptRequest.chats(other))
     backend.catalog.applications.delete(family, cascade=True)
@@ -111,8 +111,10 @@ def test_an_application_goes_with_its_chats_and_their_counters(
         send(backend, family, "late", chat=2)
 
 
-def test_what_was_accepted_before_the_cascade_goes_with_it(backend: Backend, family: str) -> None:
-    """The drain decides after everything that was accepted before."""
+def test_a_cascade_deletes_messages_that_were_only_accepted_before_it(
+    backend: Backend, family: str
+) -> None:
+    """The drain stores them first, and then decides on the deletion."""
     send(backend, family, "just accepted", chat=2)
     backend.acceptor.accept(AcceptRequest.chats(family))
     backend.acceptor.accept(AcceptRequest.deletion(family, cascade=True))
@@ -122,10 +124,8 @@ def test_what_was_accepted_before_the_cascade_goes_with_it(backend: Backend, fam
     assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
 
 
-def test_the_outbox_names_every_message_that_a_cascade_deletes(
-    backend: Backend, family: str
-) -> None:
-    """At a version above the row's, in the transaction that deletes it; a removed message only once."""
+def test_a_cascade_adds_every_deleted_message_to_the_outbox(backend: Backend, family: str) -> None:
+    """Its version is above the row's. A message that was removed before is not added again."""
     versions = {
         number: int(str(scalar(backend, "SELECT version FROM message WHERE number = :n", n=number)))
         for number in (1, 20)
@@ -146,10 +146,10 @@ def test_the_outbox_names_every_message_that_a_cascade_deletes(
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("where", ["rows", "counters", "committed"])
 @pytest.mark.parametrize("nth", [1, 3])
-def test_a_cascade_killed_at_a_named_step_is_finished_by_the_next(
+def test_a_cascade_killed_at_a_named_step_is_completed_by_the_next_run(
     backend: Backend, family: str, where: str, nth: int
 ) -> None:
-    """The next run finds the rest in SQL; each message is named to the index exactly once."""
+    """That run finds the rest in SQL. The outbox names each message exactly once."""
     with backend.database.begin() as tx:
         tx.execute(text("UPDATE installation SET publishing = true"))
         tx.execute(text("DELETE FROM outbox"))
@@ -174,7 +174,7 @@ def test_a_cascade_killed_at_a_named_step_is_finished_by_the_next(
 def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
     backend: Backend, application: str, where: str, chat: int
 ) -> None:
-    """With a cascade or without, and whatever was killed: the count falls by one."""
+    """The count falls by one, with a cascade or without it."""
     backend.acceptor.accept(AcceptRequest.chats(application, 3))
     send(backend, application, "in the way")
     backend.drainer.drain_all()
@@ -196,8 +196,8 @@ def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_several_at_once_share_the_work(backend: Backend, family: str) -> None:
-    """One of them deletes each row, and each ends when nothing is left."""
+def test_concurrent_cascades_delete_each_row_once(backend: Backend, family: str) -> None:
+    """Each of them ends when nothing is left."""
     backend.catalog.applications.delete(family, cascade=True)
     with ThreadPoolExecutor(4) as pool:
         work = [
@@ -209,10 +209,8 @@ def test_several_at_once_share_the_work(backend: Backend, family: str) -> None:
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_it_stops_between_two_transactions_when_it_is_told_to(
-    backend: Backend, family: str
-) -> None:
-    """SIGTERM stops a worker so; the next one deletes the rest."""
+def test_a_cascade_can_be_stopped_between_two_transactions(backend: Backend, family: str) -> None:
+    """A worker does so at SIGTERM; the next run deletes the rest."""
     backend.catalog.applications.delete(family, cascade=True)
     first = next(backend.cascade_deleter.delete(Parent(family)))
     backend.cascade_deleter.stop()
@@ -221,8 +219,10 @@ def test_it_stops_between_two_transactions_when_it_is_told_to(
     assert CascadeDeleter(backend.log, backend.database).delete_all() == 40 - first
 
 
-def test_the_log_of_an_earlier_epoch_brings_nothing_back(backend: Backend, family: str) -> None:
-    """An old copy of Redis is restored, whose log names chats without a row: the drain skips them."""
+def test_a_restored_log_does_not_restore_what_a_cascade_has_deleted(
+    backend: Backend, family: str
+) -> None:
+    """An old copy of Redis has a log that names chats without a row: the drain skips them."""
     assert isinstance(backend.log.redis, redis.Redis)
     send(backend, family, "once more", chat=2)
     backend.acceptor.accept(AcceptRequest.chats(family))
@@ -294,32 +294,15 @@ def race(backend: Backend, tokens: list[str], record: Record, seed: str) -> None
                     backend.acceptor.accept(AcceptRequest.deletion(token, cascade=True))
 
 
-@contextmanager
-def again_and_again(*works: Callable[[], object]) -> Iterator[None]:
-    """Repeat these in threads while the block runs."""
-    stop = threading.Event()
+def test_creations_racing_with_deletions_leave_a_consistent_installation(backend: Backend) -> None:
+    """Nothing is left under a tombstone, counts are exact, and no chat stays closed.
 
-    def repeat(work: Callable[[], object]) -> None:
-        while not stop.is_set():
-            work()
-
-    with ThreadPoolExecutor(len(works)) as pool:
-        running = [pool.submit(repeat, work) for work in works]
-        try:
-            yield
-        finally:
-            stop.set()
-        for done in running:
-            done.result()
-
-
-def test_creations_race_deletions_by_the_thousand(backend: Backend) -> None:
-    """Nothing is left under a tombstone, counts are exact, no chat stays closed, and nothing is lost:
-    all that was answered is stored, unless a cascade was requested for its parent."""
+    Every answered message is stored, unless a cascade was requested for its parent.
+    """
     tokens = [backend.catalog.applications.create(f"{n}").token for n in range(3)]
     record = Record()
     with (
-        again_and_again(backend.drainer.drain_all, backend.cascade_deleter.delete_all),
+        repeating(backend.drainer.drain_all, backend.cascade_deleter.delete_all),
         ThreadPoolExecutor(RACERS) as pool,
     ):
         for racer in [pool.submit(race, backend, tokens, record, f"{n}") for n in range(RACERS)]:

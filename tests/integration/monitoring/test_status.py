@@ -15,7 +15,10 @@ def read_counts(backend: Backend) -> tuple[int | None, int | None, int | None]:
 
 
 def test_totals_count_each_creation_once(backend: Backend, application: str) -> None:
-    """When it is given its number, and when its row is there; not again when the log is read again."""
+    """It is accepted when its number is issued, and stored when its row exists.
+
+    If the log is read again, nothing is counted again.
+    """
     assert read_counts(backend) == (0, 0, 0)
     backend.acceptor.accept(AcceptRequest.chats(application, 3))
     send(backend, application, "a", "b")
@@ -33,8 +36,8 @@ def test_totals_count_each_creation_once(backend: Backend, application: str) -> 
     assert read_counts(backend) == (6, 6, 6)
 
 
-def test_a_rate_is_what_was_done_a_second() -> None:
-    """Unknown where a total is, or has gone back as after a loss of Redis; never negative."""
+def test_a_rate_is_the_growth_of_a_total_per_second() -> None:
+    """It is unknown if a total is unknown or has fallen, as after a loss of Redis; it is never negative."""
     before = Totals(10.0, accepted=100, stored=100, searchable=None)
     after = Totals(12.0, accepted=150, stored=90, searchable=90)
     found = compute_rates(before, after)

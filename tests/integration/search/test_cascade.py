@@ -30,8 +30,8 @@ def in_the_index(core: Backend, chat_id: int) -> list[int]:
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_what_a_cascade_drops_leaves_the_index(core: Backend, whole: bool) -> None:
-    """So do messages that were not published yet; the messages of the other chat stay."""
+def test_a_cascade_removes_its_messages_from_the_index(core: Backend, whole: bool) -> None:
+    """This includes messages that were not published yet. The messages of the other chat stay."""
     assert core.publisher
     token = core.catalog.applications.create("test").token
     core.acceptor.accept(AcceptRequest.chats(token, 2))

@@ -12,6 +12,7 @@ from backend.ingest import barrier
 from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import exports, shards
 from tests.conftest import Engines
+from tests.support.repeating import repeating
 from tests.support.transfer import (
     TEXTS,
     accept_messages,
@@ -20,7 +21,6 @@ from tests.support.transfer import (
     fill_installation,
     import_lines,
     new_installation,
-    repeating,
 )
 
 

@@ -16,6 +16,7 @@ from backend.transfer import format as line_format
 from backend.transfer.format import LineChunk
 from backend.transfer.importer import Importer
 from tests.conftest import Engines
+from tests.support.repeating import repeating
 from tests.support.transfer import (
     TOKEN,
     accept_messages,
@@ -30,7 +31,6 @@ from tests.support.transfer import (
     new_installation,
     query,
     read_chat,
-    repeating,
     to_bytes,
 )
 

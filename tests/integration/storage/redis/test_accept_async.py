@@ -82,8 +82,8 @@ def number(outcome: AcceptResult) -> int:
     return given.first
 
 
-def test_a_restarted_redis_costs_no_failed_call(run: Run, server: RedisServer) -> None:
-    """The end of the old connection is noticed before anything is sent; numbers continue."""
+def test_a_restart_of_redis_fails_no_call(run: Run, server: RedisServer) -> None:
+    """The client notices the end of the old connection before it sends anything."""
 
     async def scenario(accept: Accept) -> None:
         assert number(await accept()) == 1
@@ -95,8 +95,8 @@ def test_a_restarted_redis_costs_no_failed_call(run: Run, server: RedisServer) -
     run(scenario)
 
 
-def test_a_redis_that_is_away_is_down_and_back_at_once(run: Run, server: RedisServer) -> None:
-    """Nothing was sent, so nothing was accepted, and the error says so."""
+def test_a_call_to_an_unreachable_redis_raises_engine_down(run: Run, server: RedisServer) -> None:
+    """Nothing was sent, so nothing was accepted. The next call succeeds as soon as Redis is back."""
 
     async def scenario(accept: Accept) -> None:
         assert number(await accept()) == 1
@@ -109,8 +109,8 @@ def test_a_redis_that_is_away_is_down_and_back_at_once(run: Run, server: RedisSe
     run(scenario)
 
 
-def test_a_hanging_redis_leaves_it_unconfirmed(run: Run, server: RedisServer) -> None:
-    """The call was sent; a reply that comes late must not be taken for the next call's."""
+def test_a_call_to_a_hanging_redis_is_unconfirmed(run: Run, server: RedisServer) -> None:
+    """A reply that comes late must not be taken for the next call's."""
 
     async def scenario(accept: Accept) -> None:
         assert number(await accept()) == 1
@@ -129,7 +129,7 @@ def test_a_hanging_redis_leaves_it_unconfirmed(run: Run, server: RedisServer) ->
     run(scenario, seconds=ANSWER_SECONDS)
 
 
-def test_a_redis_killed_under_a_call_leaves_it_unconfirmed(run: Run, server: RedisServer) -> None:
+def test_a_call_during_which_redis_is_killed_is_unconfirmed(run: Run, server: RedisServer) -> None:
     """Its reply is lost, and the call is not repeated."""
 
     async def scenario(accept: Accept) -> None:
@@ -143,10 +143,8 @@ def test_a_redis_killed_under_a_call_leaves_it_unconfirmed(run: Run, server: Red
     run(scenario)
 
 
-def test_a_connection_that_was_reset_while_idle_costs_no_failed_call(
-    run: Run, server: RedisServer
-) -> None:
-    """As a load balancer or a lost peer does it: the reset is noticed before anything is sent."""
+def test_a_reset_of_an_idle_connection_fails_no_call(run: Run, server: RedisServer) -> None:
+    """The client notices it before it sends anything. Load balancers reset connections like this."""
     proxy = Proxy(("127.0.0.1", server.port))
 
     async def scenario(accept: Accept) -> None:
@@ -161,8 +159,8 @@ def test_a_connection_that_was_reset_while_idle_costs_no_failed_call(
         proxy.close()
 
 
-def test_flushed_scripts_are_loaded_again_once(run: Run, server: RedisServer) -> None:
-    """And the request succeeds."""
+def test_flushed_scripts_are_loaded_again(run: Run, server: RedisServer) -> None:
+    """The request succeeds."""
 
     async def scenario(accept: Accept) -> None:
         for expected in (1, 2, 3):
@@ -178,14 +176,14 @@ def test_flushed_scripts_are_loaded_again_once(run: Run, server: RedisServer) ->
     ids=["of Lua", "of Redis"],
 )
 @pytest.mark.parametrize("shards", [(0, 1), (1, 0)])
-def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
+def test_an_error_in_a_script_affects_only_its_own_shard(
     server: RedisServer,
     fault: str,
     failure: type[Exception],
     shards: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The other shard's numbers are answered; for the failing shard the result is unknown, or the reason.
+    """The numbers of the other shard are answered. For the failing one, the result is unknown, or the reason.
 
     A foreign value is found before the first write.
     """
@@ -217,8 +215,8 @@ def test_an_error_inside_of_the_script_is_the_answer_of_its_own_shard_only(
     assert type(outcomes[1]) is failure
 
 
-def test_a_url_that_only_the_other_client_understands_is_for_threads(server: RedisServer) -> None:
-    """A TLS option that the asynchronous client does not support: threads accept with the synchronous one."""
+def test_no_async_client_is_made_for_options_that_it_does_not_support(server: RedisServer) -> None:
+    """For a TLS option that only the synchronous client supports, threads accept with that client."""
 
     async def made(url: str) -> int:
         log = Log(url)

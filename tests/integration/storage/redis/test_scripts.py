@@ -215,22 +215,23 @@ def without(source: str, fence: str) -> str:
 
 
 @pytest.mark.parametrize("scenario", [scenario for scenario, _, _ in FENCES])
-def test_the_fence_refuses(scenario: Callable[[Log], None], log: Log) -> None:
-    """The script refuses, and changes nothing by it."""
+def test_a_fenced_script_refuses_and_changes_nothing(
+    scenario: Callable[[Log], None], log: Log
+) -> None:
     scenario(log)
 
 
 @pytest.mark.parametrize(
     ("scenario", "script", "fence"), FENCES, ids=lambda v: getattr(v, "__name__", "")
 )
-def test_without_the_fence_it_would_not(
+def test_a_script_without_its_fence_fails_the_scenario(
     scenario: Callable[[Log], None],
     script: str,
     fence: str,
     log: Log,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The scenario fails once the fence is gone: the test above can fail."""
+    """This shows that the test above can fail."""
     broken = without(SCRIPTS[script], fence)
     monkeypatch.setitem(SCRIPTS, script, broken)
     monkeypatch.setitem(SHAS, script, hashlib.sha1(broken.encode()).hexdigest())
@@ -247,16 +248,15 @@ def read(log: Log, epoch: int = 1, installation: str = "here") -> int:
 
 
 @pytest.mark.parametrize(("epoch", "installation"), [(2, "here"), (1, "elsewhere")])
-def test_a_drain_reads_only_the_log_its_row_follows(
+def test_a_drain_reads_only_the_log_of_its_epoch_and_installation(
     log: Log, epoch: int, installation: str
 ) -> None:
-    """The log of another epoch, or of another installation, is not read."""
     assert read(log) == 1
     with pytest.raises(StaleEpoch):
         read(log, epoch, installation)
 
 
-def test_a_trim_in_another_epoch_drops_nothing(log: Log) -> None:
+def test_a_trim_of_another_epoch_removes_nothing(log: Log) -> None:
     """A drain that committed in an older epoch must not trim the log of a newer one."""
     log.trim(0, 2, EntryId(9, 9))
     assert log.lengths(1) == [1]
@@ -264,7 +264,7 @@ def test_a_trim_in_another_epoch_drops_nothing(log: Log) -> None:
     assert log.lengths(1) == [0]
 
 
-def test_an_epoch_is_only_raised(log: Log) -> None:
+def test_an_epoch_is_never_lowered(log: Log) -> None:
     """A process that writes its epoch late does not replace a newer one."""
     assert log.set_epoch(0, 3, "here")
     assert not log.set_epoch(0, 2, "here")
@@ -272,8 +272,8 @@ def test_an_epoch_is_only_raised(log: Log) -> None:
     assert log.probe(0).epoch == 3
 
 
-def test_a_counter_is_raised_under_its_own_epoch_only(log: Log) -> None:
-    """Numbers read from SQL before a new epoch do not verify a counter in it."""
+def test_a_counter_is_verified_only_in_the_epoch_of_its_numbers(log: Log) -> None:
+    """Numbers that were read from SQL before a new epoch are not used in it."""
     assert log.verify(0, 1, CHAT, 5, create=False) == 5
     assert log.verify(0, 1, CHAT, 3, create=False) == 5
     log.set_epoch(0, 2, "here")
@@ -281,13 +281,13 @@ def test_a_counter_is_raised_under_its_own_epoch_only(log: Log) -> None:
         log.verify(0, 1, CHAT, 9, create=False)
 
 
-def test_a_missing_counter_is_not_made_up(log: Log) -> None:
-    """Its numbers may be in the log: only a caller that has drained it may create it."""
+def test_a_missing_counter_is_created_on_request_only(log: Log) -> None:
+    """Its numbers may be in the log: only a caller that has drained it may create the counter."""
     assert log.verify(0, 1, Parent(TOKEN, 2), 5, create=False) is None
     assert log.verify(0, 1, Parent(TOKEN, 2), 5, create=True) == 5
 
 
-def test_only_the_deletion_that_closed_a_chat_opens_it(log: Log) -> None:
+def test_a_chat_is_reopened_only_by_the_deletion_that_closed_it(log: Log) -> None:
     """The drain of an older deletion must not open a counter that a newer deletion has closed."""
     answers, _, _ = log.accept(0, [deletion(1)], NOTHING)
     assert isinstance(answers[0], Assigned)
@@ -298,8 +298,7 @@ def test_only_the_deletion_that_closed_a_chat_opens_it(log: Log) -> None:
     assert isinstance(answer(log, messages("a")), Assigned)
 
 
-def test_a_batch_is_numbered_in_its_order(log: Log) -> None:
-    """Requests for one chat in one batch get consecutive numbers, each its own."""
+def test_the_requests_of_a_batch_get_numbers_in_their_order(log: Log) -> None:
     answers, end, _ = log.accept(0, [messages("a", "b"), messages("c"), chats(2)], NOTHING)
     assert [(a.first, a.last) for a in answers if isinstance(a, Assigned)] == [
         (1, 2),
@@ -312,14 +311,13 @@ def test_a_batch_is_numbered_in_its_order(log: Log) -> None:
     )
 
 
-def test_a_refused_request_does_not_stop_its_neighbours(log: Log) -> None:
-    """Each request of a batch has its own answer."""
+def test_a_refused_request_does_not_affect_the_others_of_its_batch(log: Log) -> None:
     answers, _, _ = log.accept(0, [messages("a", chat=9), messages("b")], NOTHING)
     assert answers[0] == Refusal("counter", "chat")
     assert isinstance(answers[1], Assigned)
 
 
-def test_a_deleted_log_does_not_take_the_sequence_back(log: Log) -> None:
+def test_the_sequence_continues_if_the_log_is_deleted(log: Log) -> None:
     """Entries below the cursor would never be drained."""
     assert isinstance(log.redis, redis.Redis)
     log.redis.delete(log.key(0, "log"))
@@ -336,7 +334,7 @@ def test_the_client_never_retries(log: Log) -> None:
 
 
 def test_a_redis_at_its_memory_limit_refuses_whole_batches(log: Log) -> None:
-    """Redis refuses the first write: no number is issued without its event."""
+    """Redis refuses the first write, so no number is issued without its event."""
     assert isinstance(log.redis, redis.Redis)
     log._check_memory()
     log.redis.config_set("maxmemory", 1)
