@@ -12,6 +12,7 @@ from instachat_cli.console.options import (
     BeforeMessage,
     ChatNumber,
     DryRunFlag,
+    FollowFlag,
     LastMessages,
     Limit,
     MessageNumber,
@@ -87,21 +88,32 @@ def list_(
     around: AroundMessage = None,
     last: LastMessages = None,
     limit: Limit = None,
+    follow: FollowFlag = False,
     output: Output = None,
 ) -> None:
     """List a chat's messages by number.
 
     $ instachat messages list $TOKEN 1 --last 20
     $ instachat messages list $TOKEN 1 --around 120 --limit 9
+    $ instachat messages list $TOKEN 1 --last 5 --follow
 
     Without an option all messages are listed; on a terminal only the newest 50. --last is taken of the
-    messages that the other options leave.
+    messages that the other options leave. --follow prints what comes, until Ctrl-C: behind --after, behind
+    --last, or else behind what is stored.
     """
     from backend.domain import serialization
     from instachat_cli.runtime.message_selection import MessageSelection
 
     selection = MessageSelection(after=after, before=before, around=around, last=last, limit=limit)
+    if follow:
+        selection.check_can_follow()
     with backend_context() as core:
+        if follow:
+            from instachat_cli.runtime.follow_messages import follow_messages
+
+            note_unstored(core, token)
+            follow_messages(core, Printer(output), token, chat, selection)
+            return
         selection.print(
             core.catalog.messages,
             token,

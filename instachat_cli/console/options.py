@@ -170,6 +170,7 @@ AroundMessage = Annotated[
         callback=_at_least_one("--around"),
     ),
 ]
+FollowFlag = Annotated[bool, typer.Option("--follow", help="Then print what comes, until Ctrl-C.")]
 LastMessages = Annotated[
     int | None,
     typer.Option(

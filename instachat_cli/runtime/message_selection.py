@@ -34,6 +34,12 @@ class MessageSelection:
             self._refuse_with("--last", ("limit",))
         self.message_range()
 
+    def check_can_follow(self) -> None:
+        """Raise Invalid unless what comes later can follow these messages."""
+        for name in ("before", "around", "limit"):
+            if getattr(self, name) is not None:
+                raise Invalid(f"--follow cannot be combined with --{name}")
+
     def message_range(self) -> MessageRange:
         """The range in which the messages are."""
         before = MAX_NUMBER + 1 if self.before is None else self.before

@@ -134,6 +134,10 @@ MORE: Sequence[tuple[str, Case]] = (
     ("reconcile", Case("--app {torn}", "gap_unexplained", f"{N} keys", code=4)),
     ("reconcile", Case("--app {torn} --repair --dry-run", "--repair would", f"{N} keys", code=4)),
     ("status", Case("--watch", typed=[("dead letters", CTRL_C)], code=130)),
+    (
+        "messages list",
+        Case("{token} 1 --last 1 --follow", typed=[("morning ", CTRL_C)], code=130, prose=True),
+    ),
     ("import", Case("-", typed=[("Ctrl-D", CTRL_D)], prose=True)),
 )
 

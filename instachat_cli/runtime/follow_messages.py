@@ -1,0 +1,63 @@
+"""`messages list --follow`: prints what becomes of each number of a chat, as it comes."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, assert_never
+
+from backend.domain import serialization
+from backend.live.events import Created, Deleted, Edited, Ended, Event, Gone, Started
+from backend.live.follow import follow
+from instachat_cli.console.output import Body, Printer
+from instachat_cli.console.stderr import stderr
+
+if TYPE_CHECKING:
+    from backend.bootstrap import Backend
+    from instachat_cli.runtime.message_selection import MessageSelection
+
+
+def follow_messages(
+    core: "Backend", printer: Printer, token: str, chat: int, selection: "MessageSelection"
+) -> None:
+    """Print the selected messages, then what comes, until the chat is deleted."""
+    core.catalog.chats.find_row(token, chat)  # raises NotFound
+    with printer.stream(_sentence, flush=True) as emit:
+        after = selection.after
+        if selection.last is not None:
+            within = selection.message_range()
+            for message in core.catalog.messages.newest(token, chat, within, count=selection.last):
+                emit(serialization.message(message))
+                after = message.number
+        for body in _bodies(follow(core.live_reader, core.log.url, (token, chat), after)):
+            emit(body)
+    stderr.note("the chat was deleted")
+
+
+def _bodies(events: Iterator[Event]) -> Iterator[Body]:
+    for event in events:
+        match event:
+            case Created(message):
+                yield serialization.message(message)
+            case Edited(message):
+                yield {"event": "edited"} | serialization.message(message)
+            case Deleted(number):
+                yield {"event": "deleted", "number": number}
+            case Gone(first, number, reason):
+                span = {} if first == number else {"first": first}
+                yield {"event": "gone", "number": number, **span, "reason": str(reason)}
+            case Ended() | Started():
+                pass
+            case _:
+                assert_never(event)
+
+
+def _sentence(body: Body) -> str:
+    """A line of a terminal."""
+    match body.get("event"):
+        case None:
+            return f"{body['number']}  {body['created_at']}  {body['text']}"
+        case "edited":
+            return f"{body['number']}  {body['updated_at']}  edited: {body['text']}"
+        case "deleted":
+            return f"{body['number']}  deleted"
+        case _:
+            first = f"{body['first']} to " if "first" in body else ""
+            return f"{first}{body['number']}  {body['reason']}"
