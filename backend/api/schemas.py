@@ -46,19 +46,23 @@ class Text(BaseSchema):
         min_length=1, max_length=MAX_TEXT, examples=["Good morning"], json_schema_extra=NO_NUL
     )
 
+
+class MessageInput(Text):
+    """What a client writes of a new message."""
+
     def new_message(self) -> NewMessage:
         """The message to create."""
         return self.text
 
 
 class MessageBody(BaseSchema):
-    """A message to create, or the new text of a message."""
+    """A message to create."""
 
-    message: Text
+    message: MessageInput
 
 
-class FastText(Struct, forbid_unknown_fields=True):
-    """As `Text`, decoded in a tenth of the time. A body with other members takes the ordinary route."""
+class FastMessageInput(Struct, forbid_unknown_fields=True):
+    """As `MessageInput`, decoded in a tenth of the time. Other members need the ordinary route."""
 
     text: str
 
@@ -70,13 +74,19 @@ class FastText(Struct, forbid_unknown_fields=True):
 class FastMessageBody(Struct, forbid_unknown_fields=True):
     """As `MessageBody`, for the fast path."""
 
-    message: FastText
+    message: FastMessageInput
 
 
 class MessagesBody(BaseSchema):
     """Messages to create. They get consecutive numbers in this order."""
 
-    messages: list[Text] = Field(min_length=1, max_length=MAX_BATCH)
+    messages: list[MessageInput] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class TextBody(BaseSchema):
+    """The new text of a message."""
+
+    message: Text
 
 
 # -- responses --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from instachat_cli.commands.messages import COLUMNS
 from instachat_cli.console.options import After, ChatNumber, Limit, Output, Token
 from instachat_cli.console.output import Printer
 from instachat_cli.runtime.context import backend_context, note_unsearchable, note_unstored
@@ -11,9 +12,6 @@ from instachat_cli.runtime.context import backend_context, note_unsearchable, no
 Keyword = Annotated[
     str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters; no wildcards or operators.")
 ]
-
-# What a table shows; JSON has every field.
-COLUMNS = ("number", "created_at", "text")
 
 
 def search(

@@ -7,10 +7,10 @@ line is. When the producer pauses, the lines read so far are accepted without wa
 import os
 import select
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from backend.domain.errors import Invalid
-from backend.domain.model import MAX_BATCH, MAX_TEXT, checked_text
+from backend.domain.model import MAX_BATCH, MAX_TEXT, NewMessage, checked_message
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.runtime.bulk_create import RequestChunk
 
@@ -27,8 +27,10 @@ def size(fd: int) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def chunks(fd: int, token: str, chat: int) -> Iterator[RequestChunk]:
-    """Requests that create a message per line.
+def chunks(
+    fd: int, token: str, chat: int, new_message: Callable[[str], NewMessage] = str
+) -> Iterator[RequestChunk]:
+    """Requests that create a message per line; `new_message` makes it of the line's text.
 
     At the first invalid line: yields the lines before it, then raises Invalid with its number.
     """
@@ -36,9 +38,10 @@ def chunks(fd: int, token: str, chat: int) -> Iterator[RequestChunk]:
     for lines in _read_batches(fd):
         read += sum(map(len, lines)) + len(lines)
         try:
-            request = AcceptRequest.messages(token, chat, _decode_lines(lines))
+            messages = list(map(new_message, _decode_lines(lines)))
+            request = AcceptRequest.messages(token, chat, messages)
         except Invalid:  # the line is looked for only now, so that valid lines are checked once
-            good, fault = _split_at_first_bad(lines)
+            good, fault = _split_at_first_bad(lines, new_message)
             if good:
                 yield RequestChunk(AcceptRequest.messages(token, chat, good), len(good), read)
             raise Invalid(f"line {number + len(good) + 1}: {fault}") from None
@@ -55,15 +58,17 @@ def _decode_lines(lines: list[bytes]) -> list[str]:
         raise Invalid("not valid UTF-8") from None
 
 
-def _split_at_first_bad(lines: list[bytes]) -> tuple[list[str], str]:
-    """The texts before the first invalid line, and the fault of that line."""
-    good: list[str] = []
+def _split_at_first_bad(
+    lines: list[bytes], new_message: Callable[[str], NewMessage]
+) -> tuple[list[NewMessage], str]:
+    """The messages before the first invalid line, and the fault of that line."""
+    good: list[NewMessage] = []
     for line in lines:
         # Such a line may be only a beginning, and end within a character.
         if len(line) > MAX_LINE_BYTES:
             return good, TOO_LONG_MESSAGE
         try:
-            good.append(checked_text(line.decode()))
+            good.append(checked_message(new_message(line.decode())))
         except UnicodeDecodeError as error:
             return good, f"not valid UTF-8 at byte {error.start + 1}"
         except Invalid as error:

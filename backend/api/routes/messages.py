@@ -133,7 +133,7 @@ async def edit_message(
     token: Token,
     chat: ChatNumber,
     number: MessageNumber,
-    body: schemas.MessageBody,
+    body: schemas.TextBody,
     if_match: IfMatch = None,
 ) -> Response:
     """Change the text of a message."""

@@ -6,7 +6,9 @@ import pytest
 import redis
 from sqlalchemy import text
 
+from backend.api import schemas
 from backend.bootstrap import Backend
+from backend.domain import serialization
 from backend.domain.errors import Gone, NotFound
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Message, Parent
@@ -18,6 +20,7 @@ from backend.storage.postgres.dead_letters import DeadLetter
 from backend.storage.redis.types import Creation
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import rejecting_texts, scalar, send, stored
+from tests.support.message_fields import MESSAGE_FIELDS
 
 pytestmark = pytest.mark.faults
 
@@ -73,6 +76,19 @@ def test_a_retry_stores_a_message_once_under_its_own_number(
     with pytest.raises(NotFound):
         backend.dead_letters.retry(key)
     assert count(backend, rejected) == 3
+
+
+def test_a_retry_restores_every_field_that_a_client_wrote(backend: Backend, chat: str) -> None:
+    """What a dead letter keeps of a message is the whole message."""
+    new_message = schemas.MessageInput(**MESSAGE_FIELDS).new_message()
+    with rejecting_texts(backend.database):
+        backend.acceptor.accept(AcceptRequest.messages(chat, 1, [new_message]))
+        backend.drainer.drain_all()
+    (key,) = keys(backend)
+    assert backend.dead_letters.retry(key) is None
+    message = backend.catalog.messages.get(chat, 1, 1)
+    assert isinstance(message, Message)
+    assert serialization.message(message).items() >= MESSAGE_FIELDS.items()
 
 
 @pytest.mark.parametrize("where", ["read", "rows", "committed", "trimmed"])

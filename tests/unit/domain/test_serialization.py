@@ -9,9 +9,11 @@ import pytest
 
 from backend.api import schemas
 from backend.domain import serialization
+from backend.domain.events import MessagesCreated, pack_messages, unpack
 from backend.domain.model import Application, Chat, Match, Message
 from backend.domain.serialization import JsonObject
-from instachat_cli.commands import apps, chats, messages, search
+from instachat_cli.commands import apps, chats, messages
+from tests.support.message_fields import MESSAGE_FIELDS
 
 AT = datetime(2026, 1, 31, tzinfo=UTC)
 APPLICATION = Application("t" * 24, "name", chats_count=1, created_at=AT, updated_at=AT, version=1)
@@ -30,21 +32,26 @@ INTERNAL_FIELDS: dict[type, Set[str]] = {Application: {"version"}, Message: {"ve
 
 def test_the_fast_path_decodes_the_same_body() -> None:
     """A field that only the ordinary route knows would send every such request there."""
-    assert set(schemas.FastText.__struct_fields__) == schemas.Text.model_fields.keys()
+    assert (
+        set(schemas.FastMessageInput.__struct_fields__) == schemas.MessageInput.model_fields.keys()
+    )
     assert set(schemas.FastMessageBody.__struct_fields__) == schemas.MessageBody.model_fields.keys()
 
 
-def test_every_field_of_a_body_reaches_the_new_message() -> None:
-    """By both routes."""
-    written = {name: f"the {name}" for name in schemas.Text.model_fields}
-    for body in (schemas.Text(**written), schemas.FastText(**written)):
-        new_message = str(body.new_message())
-        assert all(value in new_message for value in written.values())
+@pytest.mark.parametrize("body_type", [schemas.MessageInput, schemas.FastMessageInput])
+def test_a_new_message_has_every_field_that_a_client_writes(body_type: Any) -> None:
+    """What a dead letter shows of a message is what the request for it had, by either route."""
+    assert MESSAGE_FIELDS.keys() == schemas.MessageInput.model_fields.keys()
+    assert serialization.new_message(body_type(**MESSAGE_FIELDS).new_message()) == MESSAGE_FIELDS
 
 
-def test_a_new_message_has_the_fields_that_a_client_writes() -> None:
-    """What a dead letter shows of a message is what the request for it had."""
-    assert serialization.new_message("text").keys() == schemas.Text.model_fields.keys()
+def test_the_log_keeps_every_field_that_a_client_writes() -> None:
+    """What accept packs, the drain unpacks."""
+    new_messages = [schemas.MessageInput(**MESSAGE_FIELDS).new_message()] * 2
+    (entry,) = pack_messages("t" * 24, 1, new_messages)
+    event = unpack(b"1 1764000000000000 " + entry[1])
+    assert isinstance(event, MessagesCreated)
+    assert event.messages == new_messages
 
 
 def names(domain_type: type[Any]) -> set[str]:
@@ -88,7 +95,7 @@ def test_a_schema_has_the_fields_of_its_body(
         (BODIES[Application], apps.COLUMNS, {"updated_at"}),
         (BODIES[Chat], chats.COLUMNS, set()),
         (BODIES[Message], messages.COLUMNS, {"updated_at"}),
-        (BODIES[Match], search.COLUMNS, {"updated_at", "highlight"}),  # highlight: marks the text
+        (BODIES[Match], messages.COLUMNS, {"updated_at", "highlight"}),  # highlight: marks the text
     ],
     ids=["apps list", "chats list", "messages list", "search"],
 )
