@@ -30,10 +30,10 @@ def _shown(response: Locator) -> str:
     return response.locator("pre.microlight").first.inner_text()
 
 
-def test_an_application_a_chat_and_a_message_are_made_by_clicking(
+def test_the_page_creates_an_application_a_chat_and_a_message(
     running: RunningInstallation, open_page: OpenPage
 ) -> None:
-    """The page sends valid requests and shows their responses."""
+    """It sends valid requests, and shows their responses."""
     page = open_page("/docs")
     status, made = try_out(
         page, "applications-create_application", {"application": {"name": "Clicked"}}
@@ -71,8 +71,8 @@ def test_an_open_operation_fits_a_phone(open_page: OpenPage) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
-def test_it_follows_the_reader_s_colours(open_page: OpenPage) -> None:
-    """The page is dark if the system is, and follows a change."""
+def test_the_page_follows_the_colour_scheme_of_the_system(open_page: OpenPage) -> None:
+    """It is dark if the system is, and follows a change."""
     page = open_page("/docs", color_scheme="dark")
     body, white = page.locator("body"), "rgb(255, 255, 255)"
     expect(body).not_to_have_css("background-color", white)

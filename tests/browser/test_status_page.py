@@ -46,8 +46,8 @@ def state(page: Page, figure: str) -> str:
     return line.locator(".state").inner_text()
 
 
-def test_all_is_well_and_each_figure_says_so(open_page: OpenPage) -> None:
-    """With everything running, each figure and the title say so."""
+def test_every_figure_is_well_while_everything_runs(open_page: OpenPage) -> None:
+    """The title and the summary say so, too."""
     page = open_page("/")
     expect_summary(page, "All is well")
     expect(page).to_have_title("InstaChat: all is well")
@@ -56,10 +56,10 @@ def test_all_is_well_and_each_figure_says_so(open_page: OpenPage) -> None:
 
 
 @pytest.mark.parametrize("engine", ["PostgreSQL", "Valkey"])
-def test_a_hanging_engine_and_its_return_are_shown(
+def test_the_open_page_shows_a_hanging_engine_and_its_return(
     running: RunningInstallation, open_page: OpenPage, engine: str
 ) -> None:
-    """The open page changes by itself. A request meanwhile takes about a second, not the engine's time."""
+    """A request meanwhile takes about a second, and does not wait for the engine."""
     page = open_page("/")
     expect_summary(page, "All is well")
     other = "Valkey" if engine == "PostgreSQL" else "PostgreSQL"
@@ -72,7 +72,7 @@ def test_a_hanging_engine_and_its_return_are_shown(
     expect_summary(page, "All is well")
 
 
-def test_without_scripts_it_shows_the_same_and_loads_itself_again(open_page: OpenPage) -> None:
+def test_the_page_works_without_scripts(open_page: OpenPage) -> None:
     """The first response contains everything, and the browser reloads the page periodically."""
     page = open_page("/", java_script_enabled=False)
     expect_summary(page, "All is well")
@@ -83,8 +83,8 @@ def test_without_scripts_it_shows_the_same_and_loads_itself_again(open_page: Ope
     expect(page.locator("#snapshot time")).not_to_have_attribute("datetime", first)
 
 
-def test_a_disconnected_server_is_shown(open_page: OpenPage) -> None:
-    """The page marks old figures as old, and recovers with the server."""
+def test_the_page_marks_its_figures_as_old_without_the_server(open_page: OpenPage) -> None:
+    """It recovers with the server."""
     page = open_page("/")
     page.route("**/", lambda route: route.fulfill(body="a proxy's own page"))
     expect_summary(page, "This page's server does not answer")
@@ -118,14 +118,13 @@ def test_the_page_is_accessible(
 
 
 @pytest.mark.parametrize("width", [320, PHONE["width"], DESKTOP["width"]])
-def test_it_fits_every_screen(open_page: OpenPage, width: int) -> None:
-    """The page never scrolls horizontally."""
+def test_the_page_never_scrolls_horizontally(open_page: OpenPage, width: int) -> None:
     page = open_page("/", viewport={"width": width, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_it_is_small_and_asks_for_few_files(open_page: OpenPage) -> None:
-    """A few kilobytes in total: the page, a style, a script, and an icon."""
+def test_the_page_is_a_few_kilobytes_in_few_files(open_page: OpenPage) -> None:
+    """They are the page, a style, a script, and an icon."""
     page = open_page("/")
     sizes = page.evaluate(
         "performance.getEntries().filter(e => e.encodedBodySize).map(e => e.encodedBodySize)"
@@ -134,8 +133,8 @@ def test_it_is_small_and_asks_for_few_files(open_page: OpenPage) -> None:
     assert sum(sizes) < 8_000
 
 
-def test_totals_only(running: RunningInstallation) -> None:
-    """The page and the metrics show no name, token or text of the stored data, and no engine's address."""
+def test_the_page_and_the_metrics_show_no_stored_data(running: RunningInstallation) -> None:
+    """They have totals only: no name, no token, no text, and no engine's address."""
     application = ApplicationClient(running.server)
     running.server("POST", f"{application.path}/chats")
     text = {"message": {"text": "A secret text"}}

@@ -46,7 +46,7 @@ def test_the_cases_are_valid_themselves() -> None:
         assert case.matches == sorted(set(case.matches)), case.name
 
 
-def test_most_cases_can_fail_both_ways() -> None:
+def test_most_cases_have_texts_that_match_and_texts_that_do_not() -> None:
     """If every text of a case matches, the case cannot detect a search that finds too much."""
     telling = [case for case in CASES if 0 < len(case.matches) < len(case.texts)]
 

@@ -73,13 +73,13 @@ def room(request: pytest.FixtureRequest, engines: Engines) -> Iterator[Room]:
 
 
 @pytest.mark.parametrize(("chat", "case"), list(enumerate(CASES, 1)), ids=[c.name for c in CASES])
-def test_each_case_of_the_contract(room: Room, chat: int, case: SearchCase) -> None:
+def test_search_of_each_case_of_the_contract(room: Room, chat: int, case: SearchCase) -> None:
     """The search finds exactly the expected texts, in the order of the numbers."""
     assert room.found(chat, case.keyword) == case.matches
 
 
-def test_real_conversations_agree_with_the_oracle(room: Room) -> None:
-    """Random keywords from every chat of the corpus, in any script and of any length."""
+def test_search_agrees_with_the_oracle_on_real_conversations(room: Room) -> None:
+    """The keywords are random parts of every chat of the corpus, in any script and of any length."""
     dice = random.Random(SEED)
     compared = 0
     everything = len(CASES) + sum(
@@ -99,8 +99,7 @@ def test_real_conversations_agree_with_the_oracle(room: Room) -> None:
     assert compared > 500
 
 
-def test_another_chat_or_application_is_never_searched(room: Room) -> None:
-    """The same text in another chat or application is not found."""
+def test_search_finds_nothing_of_other_chats_and_applications(room: Room) -> None:
     here, there = room.fill(["a secret of this chat"]), room.fill(["nothing"])
     other = room.backend.catalog.applications.create("other").token
     room.backend.acceptor.accept(AcceptRequest.chats(other, there))
@@ -112,8 +111,8 @@ def test_another_chat_or_application_is_never_searched(room: Room) -> None:
         room.found(there + 1000, "secret")
 
 
-def test_pages_follow_each_other(room: Room) -> None:
-    """`after` and `limit` split the same results into pages, without repetition or omission."""
+def test_pages_together_have_every_result_once(room: Room) -> None:
+    """`after` and `limit` split the results into pages."""
     texts = [f"line {n} of many" for n in range(2500)]
     chat = room.fill(texts)
     room.wait_searchable()
@@ -127,8 +126,8 @@ def test_pages_follow_each_other(room: Room) -> None:
     assert [index for page in pages for index in page] == everything
 
 
-def test_what_only_looks_like_a_match_fills_no_page(room: Room) -> None:
-    """Texts with all grams of the keyword, but not the keyword, do not shorten a page or end it early."""
+def test_false_candidates_do_not_shorten_a_page(room: Room) -> None:
+    """They have all grams of the keyword, but not the keyword. They do not end the results early, either."""
     texts = ["bcde abcd" if n % 40 else "an abcde" for n in range(3000)]
     chat = room.fill(texts)
     room.wait_searchable()
@@ -139,8 +138,8 @@ def test_what_only_looks_like_a_match_fills_no_page(room: Room) -> None:
     assert room.found(chat, "abcde", after=2961) == []
 
 
-def test_edited_and_deleted_messages_are_searched_as_they_are(room: Room) -> None:
-    """Old words are not found, new ones are, and a deleted message never is."""
+def test_search_finds_the_current_text_of_edited_and_deleted_messages(room: Room) -> None:
+    """Old words are not found even before the change is published; deleted messages never are."""
     chat = room.fill(["first words", "second words"])
     room.wait_searchable()
     room.backend.catalog.messages.edit(room.token, chat, 1, "other things")
@@ -183,10 +182,10 @@ def _chats(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(chat=_chats())
-def test_whatever_is_said_and_asked_for_agrees_with_the_oracle(
+def test_search_agrees_with_the_oracle_on_random_texts_and_keywords(
     room: Room, chat: tuple[list[str], list[str]]
 ) -> None:
-    """For any texts and any keyword of 1 to 256 code points, a search finds exactly what the oracle finds."""
+    """A keyword has 1 to 256 code points."""
     texts, keywords = chat
     number = room.fill(texts)
     room.wait_searchable()

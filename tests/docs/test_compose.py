@@ -37,18 +37,20 @@ def schema() -> Draft202012Validator:
     return Draft202012Validator(json.loads(vendored.read_text()))
 
 
-def test_it_follows_the_specification(schema: Draft202012Validator) -> None:
+def test_compose_yaml_follows_the_specification(schema: Draft202012Validator) -> None:
     problems = [f"{error.json_path}: {error.message}" for error in schema.iter_errors(COMPOSE)]
     assert not problems
 
 
-def test_the_schema_would_see_a_mistake(schema: Draft202012Validator) -> None:
+def test_the_schema_rejects_an_unknown_field(schema: Draft202012Validator) -> None:
     services = {**COMPOSE["services"], "worker": {**OURS["worker"], "depend_on": ["postgres"]}}
     assert not schema.is_valid({**COMPOSE, "services": services})
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_its_variables_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variable_of_a_service_is_a_setting(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environment = OURS[name]["environment"]
     known = {PREFIX + field.upper() for field in Settings.model_fields}
     assert set(environment) <= known
@@ -63,7 +65,7 @@ def test_its_variables_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert settings.durability is Durability.STRICT
 
 
-def test_the_program_needs_no_private_engine_there() -> None:
+def test_the_image_contains_no_private_engines() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert "requirements/run.txt" in dockerfile
     assert "engines.txt" not in dockerfile
@@ -71,7 +73,7 @@ def test_the_program_needs_no_private_engine_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "cli"])
-def test_it_starts_behind_the_migrations_and_the_engines(name: str) -> None:
+def test_a_service_starts_after_the_migrations_and_the_engines(name: str) -> None:
     conditions = {k: v["condition"] for k, v in OURS[name]["depends_on"].items()}
     assert conditions == {
         "migrate": "service_completed_successfully",
@@ -86,7 +88,7 @@ def test_it_starts_behind_the_migrations_and_the_engines(name: str) -> None:
     )
 
 
-def test_the_api_is_published_to_this_machine_only_and_watched() -> None:
+def test_the_api_listens_on_localhost_only_and_has_a_health_check() -> None:
     assert OURS["api"]["ports"] == ["127.0.0.1:3000:3000"]
     assert "127.0.0.1:3000/readyz" in OURS["api"]["healthcheck"]["test"][-1]
 
@@ -107,7 +109,7 @@ def test_no_password_has_a_default_and_no_port_is_open_to_others() -> None:
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
-def test_the_data_are_kept_in_volumes() -> None:
+def test_the_engines_keep_their_data_in_volumes() -> None:
     kept = {name: COMPOSE["services"][name]["volumes"] for name in COMPOSE["volumes"]}
     assert kept == {
         "postgres": ["postgres:/var/lib/postgresql"],
@@ -116,7 +118,7 @@ def test_the_data_are_kept_in_volumes() -> None:
     }
 
 
-def test_its_elasticsearch_is_the_one_that_is_tested_and_has_room() -> None:
+def test_elasticsearch_has_the_tested_version_and_enough_memory() -> None:
     service = COMPOSE["services"]["elasticsearch"]
     assert service["image"] == IMAGE
     assert service["environment"]["xpack.security.enabled"] == "true"
@@ -159,18 +161,18 @@ def valkey() -> Iterator[ComposedValkey]:
         server.remove()
 
 
-def test_its_valkey_keeps_what_strict_promises(valkey: ComposedValkey) -> None:
+def test_valkey_has_the_settings_that_strict_requires(valkey: ComposedValkey) -> None:
     log = Log(valkey.url)
     assert find_wrong_settings(Settings(durability=Durability.STRICT), log) == []
     log.close()
 
 
-def test_its_valkey_asks_for_the_password(valkey: ComposedValkey) -> None:
+def test_valkey_requires_the_password(valkey: ComposedValkey) -> None:
     with pytest.raises(redis.AuthenticationError):
         valkey.client().ping()
 
 
-def test_its_valkey_reads_that_configuration_and_has_room_for_it() -> None:
+def test_valkey_reads_this_configuration_and_has_enough_memory() -> None:
     service = COMPOSE["services"]["valkey"]
     assert service["command"] == ["valkey-server", service["configs"][0]["target"]]
     maxmemory = re.search(r"^maxmemory (\d+)mb$", COMPOSE["configs"]["valkey"]["content"], re.M)

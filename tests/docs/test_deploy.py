@@ -22,8 +22,8 @@ PROGRAM = "/opt/instachat/.venv/bin/instachat"
 LOG = "/var/log/instachat/sync-counters.log"
 
 
-def test_the_readme_shows_the_line_that_is_delivered() -> None:
-    """Its paths are those of the units, too."""
+def test_the_readme_shows_the_delivered_cron_line() -> None:
+    """Its paths are also those of the systemd units."""
     line = CRON.splitlines()[-1]
     assert f"```crontab\n{line}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
     service = (ROOT / "deploy" / f"{UNIT}.service").read_text()

@@ -21,7 +21,7 @@ def all_tests() -> set[str]:
     return {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.M)}
 
 
-def test_each_promise_is_shown_by_a_test_that_exists() -> None:
+def test_each_promise_names_a_test_that_exists() -> None:
     """A promise whose test is missing or was renamed is not shown to hold."""
     there = all_tests()
     assert len(promises()) > 15

@@ -17,7 +17,9 @@ PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 
 
-def test_its_commands_work_in_their_order(engines: Engines, elasticsearch: Elasticsearch) -> None:
+def test_the_commands_of_the_page_work_in_their_order(
+    engines: Engines, elasticsearch: Elasticsearch
+) -> None:
     """Elasticsearch is switched on with messages already stored, then checked, rebuilt and switched off."""
     settings = engines.settings()
     with open_backend(settings) as core:

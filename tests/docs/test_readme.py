@@ -62,7 +62,7 @@ def test_every_block_of_commands_is_run_by_a_test() -> None:
     assert set(marks[1:]) == {"up", "session", "given"}
 
 
-def test_the_two_commands_are_there() -> None:
+def test_the_first_block_has_targets_of_the_makefile() -> None:
     """`make test` runs this test; another test runs `make demo`."""
     targets = re.findall(r"^make (\w+)", BLOCK.findall(README)[0][1], re.MULTILINE)
     assert targets == ["demo", "test"]
@@ -77,8 +77,8 @@ def test_the_table_of_settings_is_complete() -> None:
     assert listed == {f"INSTACHAT_{name.upper()}" for name in Settings.model_fields}
 
 
-def test_make_demo_tells_the_whole_story(environment: dict[str, str]) -> None:
-    """It ends with the measurements, and leaves no home folder behind."""
+def test_make_demo_loses_nothing_and_prints_measurements(environment: dict[str, str]) -> None:
+    """It leaves no home folder behind."""
     done = run("make demo", environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kill -9" in done.stdout

@@ -9,14 +9,14 @@ PAGE = (ROOT / "docs" / "reconcile.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(\w+)` \|(?:[^|]+\|){2} ([^|]+) \|$", re.MULTILINE)
 
 
-def test_its_table_has_every_kind_once() -> None:
+def test_the_table_of_the_page_has_every_kind_once() -> None:
     """A new kind needs a row, and a removed kind must have none."""
     kinds = [kind for kind, _ in ROW.findall(PAGE)]
     assert sorted(kinds) == sorted(FindingKind)
 
 
-def test_it_says_which_kinds_have_no_repair() -> None:
-    """The repair in their row begins with Nothing."""
+def test_the_page_says_which_kinds_have_no_repair() -> None:
+    """The repair in their row begins with “Nothing”."""
     repairs = dict(ROW.findall(PAGE))
     assert {kind for kind in FindingKind if repairs[kind].startswith("Nothing")} == {
         kind for kind in FindingKind if not rule_of(kind).repairs

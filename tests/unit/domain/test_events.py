@@ -22,15 +22,15 @@ BROKEN = st.lists(st.text(st.characters(), min_size=1), min_size=1)  # with lone
 
 
 @given(TEXTS)
-def test_texts_come_back(texts: list[str]) -> None:
-    """All valid texts, in order."""
+def test_unpack_returns_the_packed_texts(texts: list[str]) -> None:
+    """All valid texts are returned in their order."""
     ((count, payload),) = pack_messages("token", 7, texts)
     assert count == len(texts)
     assert unpack(b"5 12 " + payload) == MessagesCreated("token", 7, 5, texts, 12)
 
 
 @given(BROKEN, st.booleans())
-def test_broken_texts_come_back_too(texts: list[str], escaped: bool) -> None:
+def test_unpack_returns_texts_with_lone_surrogates(texts: list[str], escaped: bool) -> None:
     """A lone surrogate, as bytes or as a JSON escape, does not affect other texts."""
     # JSON reads two adjacent escapes as a pair, which is not a lone surrogate.
     payload = json.dumps(["m", "token", 7, texts], ensure_ascii=escaped)
@@ -39,8 +39,8 @@ def test_broken_texts_come_back_too(texts: list[str], escaped: bool) -> None:
     assert unpack(field) == MessagesCreated("token", 7, 5, again, 12)
 
 
-def test_chats_and_deletions_come_back() -> None:
-    """The count of new chats; deletions of a chat and of an application, with and without cascade."""
+def test_unpack_returns_packed_chats_and_deletions() -> None:
+    """A deletion is of a chat or of an application, with or without a cascade."""
     ((_, chats),) = pack_chats("token", 3)
     assert unpack(b"5 12 " + chats) == ChatsCreated("token", 5, 7, 12)
     for chat in (None, 7):
@@ -69,7 +69,7 @@ def test_chats_and_deletions_come_back() -> None:
     ],
     ids=lambda field: repr(field[:40]),
 )
-def test_what_is_no_event_is_refused(field: bytes) -> None:
-    """A ValueError, of which the drain makes a dead letter, and which contains no part of the text."""
+def test_unpack_rejects_what_is_not_an_event(field: bytes) -> None:
+    """The ValueError contains no part of the text; the drain makes a dead letter of the entry."""
     with pytest.raises(ValueError, match=r"^not an event: [A-Za-z ]+$"):
         unpack(field)

@@ -102,10 +102,10 @@ def error_text(**settings: Any) -> str:
     return f"{caught.value.message} {caught.value.hint} {Settings(**settings)!r}"
 
 
-def test_a_password_over_tls_with_a_private_authority(
+def test_connecting_with_a_password_over_tls_with_a_private_authority(
     engines: Engines, secured_node: SecuredNode
 ) -> None:
-    """User and password come from the URL, the authority from the CA file."""
+    """User and password come from the URL, the authority comes from the CA file."""
     settings = engines.settings(
         elasticsearch_url=secured_node.url(), elasticsearch_ca_file=secured_node.certificate
     )
@@ -113,10 +113,10 @@ def test_a_password_over_tls_with_a_private_authority(
         publish_and_search(core)
 
 
-def test_an_api_key_that_may_do_no_more_than_it_has_to(
+def test_an_api_key_with_the_documented_privileges_is_enough(
     engines: Engines, secured_node: SecuredNode
 ) -> None:
-    """The privileges that docs/operations.md names are enough."""
+    """docs/operations.md lists them."""
     privileges = {
         "cluster": ["monitor"],
         "indices": [{"names": ["instachat-*"], "privileges": ["manage", "read", "write"]}],
@@ -154,7 +154,7 @@ def test_an_api_key_that_may_do_no_more_than_it_has_to(
 
 
 def test_rejected_credentials_are_reported_without_the_secret(secured_node: SecuredNode) -> None:
-    """A wrong password, a wrong key, none at all: 401, and no word of what was tried."""
+    """A wrong password, a wrong key or none is answered by 401; the error repeats none of them."""
     ca = {"elasticsearch_ca_file": secured_node.certificate}
     said = error_text(elasticsearch_url=secured_node.url(password="wrong-secret"), **ca)
     assert "401" in said
@@ -168,20 +168,18 @@ def test_rejected_credentials_are_reported_without_the_secret(secured_node: Secu
 
 
 def test_an_untrusted_certificate_is_refused(secured_node: SecuredNode) -> None:
-    """No silent trust; the setting that names an authority is told."""
+    """The error names the setting for an authority."""
     said = error_text(elasticsearch_url=secured_node.url())
     assert "certificate" in said
     assert "INSTACHAT_ELASTICSEARCH_CA_FILE" in said
 
 
-def test_a_ca_file_that_is_not_there_is_named(tmp_path: Path, secured_node: SecuredNode) -> None:
-    """Not a traceback."""
+def test_a_missing_ca_file_is_reported(tmp_path: Path, secured_node: SecuredNode) -> None:
     gone = tmp_path / "gone.pem"
     said = error_text(elasticsearch_url=secured_node.url(), elasticsearch_ca_file=gone)
     assert str(gone) in said
 
 
-def test_another_server_is_not_taken_for_elasticsearch(engines: Engines) -> None:
-    """Another server behind the URL, or none."""
+def test_a_url_of_another_server_is_reported(engines: Engines) -> None:
     with pytest.raises(EngineDown, match="can't be used"):
         open_index(Settings(elasticsearch_url=f"http://127.0.0.1:{engines.redis.port}")).version()  # type: ignore[union-attr]

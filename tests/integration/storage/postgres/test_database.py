@@ -19,7 +19,7 @@ from tests.support.waiting import promised
 @pytest.mark.parametrize(
     "url", ["postgresql://u:secret@127.0.0.1:1/x", "postgresql://u:secret@/x?host=/nowhere"]
 )
-def test_an_unreachable_database_is_named_without_its_password(url: str) -> None:
+def test_an_unreachable_database_is_reported_without_its_password(url: str) -> None:
     """Within five seconds the error names the engine, and how to check it."""
     with pytest.raises(EngineDown) as caught, promised(5):
         Database(url).check_schema()
@@ -29,8 +29,8 @@ def test_an_unreachable_database_is_named_without_its_password(url: str) -> None
     assert "secret" not in said
 
 
-def test_an_unusable_url_is_named() -> None:
-    """A mistyped URL is reported as an error of its own."""
+def test_an_invalid_url_is_reported() -> None:
+    """It has an error of its own."""
     with pytest.raises(Failed, match="can't be used"):
         Database("not a url")
 
@@ -48,8 +48,8 @@ def test_the_driver_is_psycopg2(given: str, used: str) -> None:
     assert database.dialect_url(given) == used
 
 
-def test_a_restarted_server_costs_no_failed_call(backend: Backend, engines: Engines) -> None:
-    """A pooled connection that died is replaced before it is used."""
+def test_a_restart_of_the_server_fails_no_call(backend: Backend, engines: Engines) -> None:
+    """A pooled connection that has died is replaced before it is used."""
     with backend.database.connect() as connection:
         name = connection.scalar(text("SELECT current_database()"))
     engines.postgres.execute(

@@ -18,8 +18,7 @@ from backend.storage.postgres.tables import SCHEMA
 from tests.conftest import Engines
 
 
-def test_the_program_knows_its_newest_migration() -> None:
-    """`tables.SCHEMA` is the newest script."""
+def test_the_schema_of_the_program_is_the_newest_migration() -> None:
     config = Config()
     config.set_main_option(
         "script_location", str(Path(schema_upgrade.__file__).parent / "migrations")
@@ -27,8 +26,8 @@ def test_the_program_knows_its_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
 
 
-def test_migrating_says_from_what_to_what_and_only_once(engines: Engines) -> None:
-    """From nothing; a second upgrade has nothing to do."""
+def test_upgrade_returns_the_old_and_the_new_schema(engines: Engines) -> None:
+    """A second upgrade has nothing to do."""
     database = Database(engines.bare_database())
     assert schema_upgrade.upgrade(database, dry_run=True) == (None, SCHEMA)
     assert database.schema() is None
@@ -52,8 +51,8 @@ def test_a_newer_schema_is_refused(engines: Engines) -> None:
         pass
 
 
-def test_an_unmigrated_database_says_what_to_run(engines: Engines) -> None:
-    """The error names the command, not a missing table."""
+def test_a_database_without_tables_is_reported_with_the_command_to_run(engines: Engines) -> None:
+    """The error does not name a missing table."""
     with pytest.raises(SchemaMismatch) as caught:
         Database(engines.postgres.url("postgres")).check_schema()
     assert "instachat migrate" in str(caught.value.hint)

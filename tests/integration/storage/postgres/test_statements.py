@@ -101,8 +101,8 @@ def test_an_index_serves_each_hot_query(full: Database, name: str) -> None:
     assert not scanned(plan), "\n".join(plan)
 
 
-def test_the_plan_test_notices_a_missing_index(full: Database) -> None:
-    """The check above can fail."""
+def test_the_check_of_plans_reports_a_missing_index(full: Database) -> None:
+    """So the check above can fail."""
     with full.begin() as tx:
         plan = tx.execute(text("EXPLAIN SELECT * FROM message WHERE text = 'x'")).scalars().all()
     assert scanned(plan) == {"message"}
@@ -118,14 +118,14 @@ def test_the_plan_test_notices_a_missing_index(full: Database) -> None:
         "INSERT INTO application (token, name, version) VALUES ('token-1', 'x', 1)",
     ],
 )
-def test_a_number_is_there_once(full: Database, again: str) -> None:
-    """(application, number), (chat, number) and the token are unique in SQL itself."""
+def test_numbers_and_tokens_are_unique_in_sql(full: Database, again: str) -> None:
+    """(application, number), (chat, number) and the token have unique indexes."""
     with pytest.raises(sqlalchemy.exc.IntegrityError), full.begin() as tx:
         tx.execute(text(again))
 
 
-def test_columns_have_64_bits_and_time_zones(full: Database) -> None:
-    """No key is limited to two billion, no time depends on the reader's zone."""
+def test_integers_have_64_bits_and_times_have_time_zones(full: Database) -> None:
+    """No key is limited to two billion, and no time depends on the session's time zone."""
     with full.connect() as connection:
         rows = connection.execute(
             text(
@@ -138,7 +138,7 @@ def test_columns_have_64_bits_and_time_zones(full: Database) -> None:
 
 
 def test_states_are_read_a_page_at_a_time(full: Database) -> None:
-    """Reading all hundred thousand takes the memory of a few pages; the driver's own is not counted."""
+    """Reading a hundred thousand takes the memory of a few pages. The driver's own memory is not counted."""
     with full.snapshot() as snapshot:
         tracemalloc.start()
         try:
@@ -150,8 +150,8 @@ def test_states_are_read_a_page_at_a_time(full: Database) -> None:
     assert peak < 4 << 20
 
 
-def test_chat_ten_comes_after_chat_nine(backend: Backend, application: str) -> None:
-    """Numbers are compared as numbers, not as texts."""
+def test_chats_are_ordered_by_number_not_by_text(backend: Backend, application: str) -> None:
+    """Chat 10 comes after chat 9."""
     backend.acceptor.accept(AcceptRequest.chats(application, 12))
     backend.drainer.drain_all()
     assert [chat.number for chat in backend.catalog.chats.list(application)] == list(range(1, 13))

@@ -63,17 +63,17 @@ def test_autogenerate_finds_no_difference(migrated: Database) -> None:
     [COLUMNS, CONSTRAINTS, INDEXES, PARTITIONS],
     ids=["columns", "keys", "index", "partitions"],
 )
-def test_the_declarations_make_the_same_tables(
+def test_the_declared_tables_equal_the_migrated_ones(
     migrated: Database, declared: Database, query: str
 ) -> None:
-    """Also what Alembic does not compare: the columns' order, collations, checks and identities."""
+    """Columns' order, collations, checks and identities are compared, too; Alembic does not compare these."""
     with migrated.connect() as one, declared.connect() as other:
         expected, found = (set(each.execute(text(query)).all()) for each in (one, other))
     assert found == expected
 
 
 def test_every_way_of_storing_a_message_names_every_column() -> None:
-    """A column of `message` that one of them lacks would be lost there in silence."""
+    """A column of `message` that one of them lacks would be lost there without an error."""
     columns = set(message.c.keys())
     set_by_sql = {"removed_at", "state"}
     times = {"created_at", "updated_at"}
