@@ -6,13 +6,13 @@ reply, and give it back; docs/architecture.md has the measured cost.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import hiredis
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisAway
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -21,7 +21,7 @@ from backend.storage.redis.accept import AcceptCalls
 from backend.storage.redis.script_loader import SCRIPTS
 from backend.storage.redis.types import AcceptResult, ShardBatch
 
-T = TypeVar("T")
+_INCOMPLETE: Final = object()
 logger = logging.getLogger(__name__)
 
 
@@ -38,6 +38,7 @@ class AsyncAcceptClient:
             # This connection must receive nothing but replies.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         ).make_connection()
+        self._replies: _ReplyProtocol | None = None
 
     async def close(self) -> None:
         """Close the connection."""
@@ -62,10 +63,8 @@ class AsyncAcceptClient:
             return await self._call(call)
         except NoScriptError:  # nothing ran: a new or restarted Redis has no scripts
             with log.translate_errors():
-                await _with_timeout(
-                    self._exchange(_pack(("SCRIPT", "LOAD", SCRIPTS["accept"]))),
-                    log.reply_timeout_seconds,
-                )
+                load = _pack(("SCRIPT", "LOAD", SCRIPTS["accept"]))
+                await self._exchange(await self._connect(), load)
         try:
             return await self._call(call)
         except NoScriptError:
@@ -76,35 +75,33 @@ class AsyncAcceptClient:
     async def _call(self, call: bytes) -> Sequence[Any]:
         log = self._log
         with log.translate_errors():
-            await _with_timeout(self._ensure_connected(), log.reply_timeout_seconds)
+            replies = await self._connect()
         with log.unconfirmed_on_lost_reply(), log.translate_errors():
-            replies: Sequence[Any] = await _with_timeout(
-                self._exchange(call), log.reply_timeout_seconds
-            )
-        return replies
+            found: Sequence[Any] = await self._exchange(replies, call)
+        return found
 
-    async def _ensure_connected(self) -> None:
-        """Connect unless the connection is open and has no unread data."""
+    async def _connect(self) -> "_ReplyProtocol":
+        """Connect unless the connection is open and has received nothing but replies."""
+        if self._replies and self._replies.is_usable:
+            return self._replies
         connection = self._connection
+        await connection.disconnect(nowait=True)
         try:
-            if connection.is_connected and (
-                connection._writer.is_closing()  # `can_read` does not notice a reset
-                or await connection.can_read()
-            ):
-                await connection.disconnect(nowait=True)
-            if not connection.is_connected:
+            async with asyncio.timeout(self._log.reply_timeout_seconds):
                 await connection.connect()
+        except TimeoutError:
+            await connection.disconnect(nowait=True)
+            raise RedisTimeout("it did not answer in time") from None
         except BaseException:
             await connection.disconnect(nowait=True)  # a reply to the handshake may still come
             raise
+        self._replies = _ReplyProtocol(connection._writer.transport, connection._parser.parse_error)
+        return self._replies
 
-    async def _exchange(self, call: bytes) -> Any:
+    async def _exchange(self, replies: "_ReplyProtocol", call: bytes) -> Any:
         """Redis's reply; raises its error."""
         try:
-            await self._connection.send_packed_command([call], check_health=False)
-            return await self._connection.read_response()
-        except ResponseError:  # a reply, and the only one
-            raise
+            reply = await replies.call(call, self._log.reply_timeout_seconds)
         except BaseException as error:
             await self._connection.disconnect(nowait=True)  # a reply may still come
             if isinstance(
@@ -112,6 +109,66 @@ class AsyncAcceptClient:
             ):  # uvloop's, for a connection that breaks during the call
                 raise RedisAway(str(error)) from error
             raise
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+class _ReplyProtocol(asyncio.Protocol):
+    """Receives the replies of a connection that is open, one at a time.
+
+    It takes the place of the client library's stream, which takes three times as long for a call.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, parse_error: Callable[[str], Exception]
+    ) -> None:
+        self.is_usable = True
+        """Whether the connection is open, and everything received was the reply to a call that waited."""
+        self._transport = transport
+        self._reader = hiredis.Reader(
+            protocolError=InvalidResponse, replyError=parse_error, notEnoughData=_INCOMPLETE
+        )
+        self._loop = asyncio.get_running_loop()
+        self._awaited: asyncio.Future[Any] | None = None
+        transport.set_protocol(self)
+
+    async def call(self, call: bytes, timeout_seconds: float) -> Any:
+        """Send a command; returns its reply, also if that is an error. Not usable after an exception."""
+        self._awaited = self._loop.create_future()
+        timer = self._loop.call_later(
+            timeout_seconds, self._fail, RedisTimeout("it did not answer in time")
+        )
+        try:
+            self._transport.write(call)
+            return await self._awaited
+        except BaseException:
+            self.is_usable = False
+            raise
+        finally:
+            timer.cancel()
+            self._awaited = None
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
+                if self._awaited is None or self._awaited.done():
+                    self.is_usable = False
+                else:
+                    self._awaited.set_result(reply)
+        except InvalidResponse as error:
+            self._fail(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._fail(RedisAway("Redis closed the connection"))
+
+    def _fail(self, error: Exception) -> None:
+        self.is_usable = False
+        if self._awaited and not self._awaited.done():
+            self._awaited.set_exception(error)
 
 
 def make_async_clients(log: AcceptCalls, count: int) -> list[AsyncAcceptClient]:
@@ -129,15 +186,6 @@ def make_async_clients(log: AcceptCalls, count: int) -> list[AsyncAcceptClient]:
             "accepting in threads, because the asynchronous Redis client can't: %s", error
         )
         return []
-
-
-async def _with_timeout(awaited: Awaitable[T], seconds: float) -> T:
-    """The result; raises redis-py's own time-out error if it takes longer."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await awaited
-    except TimeoutError:
-        raise RedisTimeout("it did not answer in time") from None
 
 
 def _pack(command: tuple[str | int | bytes, ...]) -> bytes:
