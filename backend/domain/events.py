@@ -120,6 +120,8 @@ def pack_messages(
     token: str, chat: int, new_messages: Sequence[NewMessage]
 ) -> list[tuple[int, bytes]]:
     """The payloads of new messages, in order, each with the number of numbers that it needs."""
+    if len(new_messages) == 1:  # most requests; one text is never split
+        return [(1, _pack_texts(token, chat, new_messages))]
     packed: list[tuple[int, bytes]] = []
     start = size = 0
     for end, message in enumerate(new_messages):
