@@ -163,7 +163,7 @@ class _ReplyProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._fail(RedisAway("Redis closed the connection"))
+        self._fail(RedisAway(str(exc) if exc else "Redis closed the connection"))
 
     def _fail(self, error: Exception) -> None:
         self.is_usable = False
