@@ -1,9 +1,21 @@
 """`GET …/messages/stream`: each number once, in order; resumption; edits and deletions; its end."""
 
+import re
+import socket
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from backend.settings import Settings
+from backend.storage.redis.log import Log
+from tests.conftest import Engines
+from tests.http.conftest import start_worker
+from tests.support.engines import RedisServer
 from tests.support.event_stream import EventStreamClient, StreamEvent
-from tests.support.http_server import ApplicationClient, HttpServer
+from tests.support.http_server import ApplicationClient, HttpServer, running_server
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")
 
@@ -107,3 +119,98 @@ def test_an_invalid_position_is_refused(app: ApplicationClient, position: str) -
 def test_an_unknown_chat_is_not_found(app: ApplicationClient) -> None:
     """As everywhere."""
     assert app.server("GET", f"{app.path}/chats/7/messages/stream").status == 404
+
+
+def open_streams(server: HttpServer) -> float:
+    """How many streams the metrics report, over all processes."""
+    found = re.search(
+        r'^instachat_pool_in_use\{pool="streams"\} (\S+)$',
+        server("GET", "/metrics").body.decode(),
+        re.MULTILINE,
+    )
+    return float(found[1]) if found else 0.0
+
+
+def test_every_process_serves_followers(
+    engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """What one process accepts or changes reaches the followers of all; the metrics count the streams."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    with running_server(settings, tmp_path, "--workers", "2") as server, ExitStack() as stack:
+        worker = start_worker(server)
+        stack.callback(worker.wait)
+        stack.callback(worker.kill)
+        app = ApplicationClient(server)
+        chat = app.chat()
+        app.message(chat, "one")
+        clients = [stack.enter_context(follow(app, chat, last=0)) for _ in range(12)]
+        wait_until(lambda: open_streams(server) == len(clients))
+        edit(app, app.message(chat, "two"), "another")
+        for client in clients:
+            events = client.take(3)
+            assert [event.name for event in events] == ["message", "message", "edited"]
+            client.close()
+        wait_until(lambda: open_streams(server) == 0)
+
+
+def test_a_paused_queue_delays_and_loses_nothing(
+    engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """What is accepted meanwhile comes once the queue is resumed."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    with running_server(settings, tmp_path) as server, ExitStack() as stack:
+        worker = start_worker(server)
+        stack.callback(worker.wait)
+        stack.callback(worker.kill)
+        app = ApplicationClient(server)
+        chat = app.chat()
+        app.message(chat, "one")
+        client = stack.enter_context(follow(app, chat, last=0))
+        assert client.take_numbers(1) == [1]
+        log = stack.enter_context(closing(Log(own_redis.url)))
+        log.pause()
+        create(app, chat, 3)
+        log.resume()
+        assert client.take_numbers(4) == [2, 3, 4]
+
+
+def test_a_server_that_stops_ends_its_streams_at_once(own_server: HttpServer) -> None:
+    """It does not wait for them until it must cut them off."""
+    app = ApplicationClient(own_server)
+    with follow(app, app.chat()) as client:
+        client.take(1)
+        assert own_server.stop() == 0
+        assert list(client) == []
+    assert "timeout graceful shutdown exceeded" not in own_server.stderr_text
+
+
+def test_a_stream_is_logged_when_it_begins(own_server: HttpServer) -> None:
+    """As any request, once; its duration is the time until then."""
+    app = ApplicationClient(own_server)
+    with follow(app, app.chat()) as client:
+        client.take(1)
+        wait_until(lambda: [line for line in own_server.requests if is_stream(line)])
+    wait_until(lambda: open_streams(own_server) == 0)
+    assert own_server.stop() == 0
+    (line,) = filter(is_stream, own_server.requests)
+    assert line["status"] == 200
+
+
+def is_stream(line: dict[str, Any]) -> bool:
+    """Whether a line of the log is for a stream."""
+    return str(line["route"]).endswith("/stream")
+
+
+def test_a_client_that_does_not_read_is_let_go(app: ApplicationClient) -> None:
+    """What it does not read is not kept for it, and it does not delay others."""
+    chat = app.chat()
+    messages = [{"text": "x" * 10_000}] * 1_000
+    for _ in range(2):  # more than the sockets of both sides hold
+        answer = app.server("POST", f"{chat}/messages/batch", {"messages": messages})
+        assert answer.status == 202
+    with socket.create_connection(("127.0.0.1", app.server.port), PATIENCE_SECONDS) as slow:
+        slow.sendall(f"GET {chat}/messages/stream?after=0 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        with follow(app, chat, last=0) as client:
+            assert client.take_numbers(2_000) == list(range(1, 2_001))
+        wait_until(lambda: open_streams(app.server) == 0)  # the slow client has not left
+        assert slow.recv(1)

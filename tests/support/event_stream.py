@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,8 @@ class EventStreamClient:
     def __init__(self, port: int, path: str, *, query: str = "", last: int | None = None) -> None:
         """`path` is a chat's, `last` the last id that the client has."""
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
+        self._connection.connect()
+        self._socket: socket.socket = self._connection.sock
         headers = {} if last is None else {"Last-Event-ID": str(last)}
         try:
             self._connection.request("GET", f"{path}/messages/stream{query}", headers=headers)
@@ -40,6 +43,11 @@ class EventStreamClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def break_off(self) -> None:
+        """Break the connection, in any thread; the one that reads learns of it."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Leave."""
@@ -99,12 +107,15 @@ class ReconnectingClient:
         """Wait until it was told of that number."""
         wait_until(lambda: self.numbers and self.numbers[-1] >= number)
 
-    def stop(self) -> None:
-        """Leave."""
-        self._stopping.set()
+    def disconnect(self) -> None:
+        """Break the connection."""
         if self._client:
-            with suppress(OSError, AttributeError):
-                self._client._connection.sock.shutdown(2)
+            self._client.break_off()
+
+    def stop(self) -> None:
+        """Leave. Idempotent."""
+        self._stopping.set()
+        self.disconnect()
         self._thread.join(PATIENCE_SECONDS)
 
     def _run(self) -> None:
