@@ -4,7 +4,7 @@
     app              the application: routes, error handlers and OpenAPI, put together
     routes/          the routes, a noun a file; probes, the status page, the API documentation
     problems         every error response and the core error it stands for: start here for "why a 503?"
-    server/          processes, connections, the fast path for POST …/messages, group commit, logs
+    server/          processes, connections, the fast path, group commit, group read, logs
     health/          the engines' health and the metrics, and how the status page and `/metrics` show them
     service          what the routes call: the core in threads, group commit, waiting; lifespan opens it
     stored_waiter    `?wait=stored`, for all requests of a process together
@@ -14,6 +14,7 @@
     middleware, headers, html           what surrounds a request and a response
     assets/          the files of the two pages
 
-The core is synchronous and runs in threads. Only the call that accepts is awaited by the event loop
-(`backend.storage.redis.accept_async`).
+The core is synchronous and runs in threads. The event loop itself awaits the call
+that accepts (`backend.storage.redis.accept_async`) and executes grouped reads
+(`backend.storage.postgres.async_connection`).
 """

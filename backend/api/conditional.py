@@ -6,7 +6,6 @@ from hashlib import blake2b
 import msgspec
 from fastapi import Response
 
-from backend.domain.model import Application, Message
 from backend.domain.serialization import JsonObject
 
 _DIGEST_BYTES = 12
@@ -17,14 +16,14 @@ encode_json = msgspec.json.encode
 """Encodes every body of a successful response: the tag of a list is made of these bytes."""
 
 
-def message_etag(message: Message) -> str:
-    """The entity tag of a message: its version."""
-    return f'"{message.version}"'
+def message_etag(version: int) -> str:
+    """The entity tag of a message of this version."""
+    return f'"{version}"'
 
 
-def application_etag(application: Application) -> str:
+def application_etag(version: int, chats_count: int) -> str:
     """The entity tag of an application: its version, and the live count, which changes without it."""
-    return f'"{application.version}-{application.chats_count}"'
+    return f'"{version}-{chats_count}"'
 
 
 def body_etag(body: bytes) -> str:

@@ -60,7 +60,8 @@ def serve(settings: Settings, processes: int, ensure_engines: Callable[[], objec
 def create_server(settings: Settings, observers: Sequence[Observer]) -> uvicorn.Server:
     """The server of one process, which opens its engines when it runs."""
     app = create_app(settings)
-    fast_path = FastPath(lambda: app.state.service.submit, observers)
+    headers = [(b"vary", b"Origin")] if settings.cors_origins else []  # as CORSMiddleware does
+    fast_path = FastPath(lambda: app.state.service, observers, headers)
 
     def end_streams() -> None:
         app.state.service.end_streams()

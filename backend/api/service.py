@@ -16,6 +16,8 @@ from backend.api.health.poller import HealthPoller
 from backend.api.problems import ProblemException
 from backend.api.server.group_commit import MAX_CONCURRENT_CALLS as ACCEPT_CALLS
 from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AcceptCallback, GroupCommit
+from backend.api.server.group_count import GroupCount
+from backend.api.server.group_read import MAX_WAITING_READS, GroupRead, Read
 from backend.api.stored_waiter import StoredWaiter
 from backend.bootstrap import Backend
 from backend.catalog.catalog import Catalog
@@ -26,6 +28,7 @@ from backend.ingest.requests import AcceptRequest
 from backend.live.hub import Follower, Hub
 from backend.storage.postgres.following import FollowStart
 from backend.storage.redis.accept_async import make_async_clients
+from backend.storage.redis.counters_async import make_async_counter_client
 
 # Threads. Each holds at most one of the database's 30 connections.
 CALL_THREADS = 18
@@ -56,6 +59,10 @@ class Service:
             lambda shard: notifier.submit(core.jobs.notify_drain, shard)
         )
         self._group_commit = GroupCommit(acceptor, make_async_clients(core.log, ACCEPT_CALLS))
+        self._group_read = GroupRead(
+            core.database,
+            GroupCount(core.counters.shard, core.log, make_async_counter_client(core.log)),
+        )
         self._stored_waiter = StoredWaiter(core.database)
         self._hub = Hub(core.live_reader, core.log.url, encode_event, KEEPALIVE)
         self._threads = ThreadPoolExecutor(CALL_THREADS, "call")
@@ -70,6 +77,10 @@ class Service:
     def submit(self, request: AcceptRequest, callback: AcceptCallback) -> None:
         """Assign numbers and call `callback` with them; see `GroupCommit.submit`."""
         self._group_commit.submit(request, callback)
+
+    def submit_read(self, read: Read) -> None:
+        """Read together with what waits at the same moment; see `GroupRead.submit`."""
+        self._group_read.submit(read)
 
     async def creation_status(
         self, wait: Wait | None, token: str, chat: int | None, accepted: Accepted
@@ -170,12 +181,14 @@ class Service:
             "calls": (self._calls, MAX_CALLS),
             "database": database,
             "streams": (self._hub.open_followers, MAX_STREAMS),
+            "reads": (self._group_read.waiting_reads, MAX_WAITING_READS),
         }
 
     async def close(self) -> None:
         """Wait for the calls that accept; calls that are still in threads are not waited for."""
         self._hub.close()
         await self._group_commit.close()
+        await self._group_read.close()
         for threads in (self._threads, self._drain_wait_threads, self._search_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 

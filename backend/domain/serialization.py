@@ -1,7 +1,7 @@
 """Serializes applications, chats and messages into JSON objects with the contract's field names.
 
 The command line prints them and HTTP sends them, so both show the same. Versions and database ids are not
-part of an object.
+part of an object. Each `…_object` takes times that are RFC 3339 already, as grouped reads have them.
 """
 
 from collections.abc import Iterable
@@ -15,33 +15,48 @@ JsonObject = dict[str, Any]
 
 def application(entity: Application) -> JsonObject:
     """An application, with its live count of chats."""
+    times = rfc3339(entity.created_at), rfc3339(entity.updated_at)
+    return application_object(entity.token, entity.name, entity.chats_count, *times)
+
+
+def application_object(
+    token: str, name: str, chats_count: int, created_at: str, updated_at: str
+) -> JsonObject:
+    """The object of an application with these values."""
     return {
-        "token": entity.token,
-        "name": entity.name,
-        "chats_count": entity.chats_count,
-        "created_at": rfc3339(entity.created_at),
-        "updated_at": rfc3339(entity.updated_at),
+        "token": token,
+        "name": name,
+        "chats_count": chats_count,
+        "created_at": created_at,
+        "updated_at": updated_at,
     }
 
 
 def chat(entity: Chat) -> JsonObject:
     """A chat, with its live count of messages."""
+    times = rfc3339(entity.created_at), rfc3339(entity.updated_at)
+    return chat_object(entity.number, entity.messages_count, *times)
+
+
+def chat_object(number: int, messages_count: int, created_at: str, updated_at: str) -> JsonObject:
+    """The object of a chat with these values."""
     return {
-        "number": entity.number,
-        "messages_count": entity.messages_count,
-        "created_at": rfc3339(entity.created_at),
-        "updated_at": rfc3339(entity.updated_at),
+        "number": number,
+        "messages_count": messages_count,
+        "created_at": created_at,
+        "updated_at": updated_at,
     }
 
 
 def message(entity: Message) -> JsonObject:
     """A message."""
-    return {
-        "number": entity.number,
-        "text": entity.text,
-        "created_at": rfc3339(entity.created_at),
-        "updated_at": rfc3339(entity.updated_at),
-    }
+    times = rfc3339(entity.created_at), rfc3339(entity.updated_at)
+    return message_object(entity.number, entity.text, *times)
+
+
+def message_object(number: int, text: str, created_at: str, updated_at: str) -> JsonObject:
+    """The object of a message with these values."""
+    return {"number": number, "text": text, "created_at": created_at, "updated_at": updated_at}
 
 
 def message_page(page: NumberedPage[Message]) -> JsonObject:

@@ -120,7 +120,9 @@ async def show_message(
     message = await service.run_read(lambda: service.catalog.messages.get(token, chat, number))
     if isinstance(message, PendingNumber):
         return JSONResponse(serialization.pending(number), 202)
-    return read_response(serialization.message(message), if_none_match, message_etag(message))
+    return read_response(
+        serialization.message(message), if_none_match, message_etag(message.version)
+    )
 
 
 @router.patch(
@@ -141,7 +143,9 @@ async def edit_message(
     edited = await service.run_change(
         lambda: service.catalog.messages.edit(token, chat, number, text, version=version)
     )
-    return JSONResponse(serialization.message(edited), headers={"ETag": message_etag(edited)})
+    return JSONResponse(
+        serialization.message(edited), headers={"ETag": message_etag(edited.version)}
+    )
 
 
 @router.delete("/{number}", status_code=204, responses=route_responses(404, 409, 410))

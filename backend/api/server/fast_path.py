@@ -1,126 +1,78 @@
-"""The fast path: `POST …/chats/{chat}/messages`, the route with most requests, without FastAPI.
+"""The fast path: the routes with most requests, without FastAPI.
 
-FastAPI, and a task for each request, take several times as long as accepting the message does. A plain
-request for one message is therefore read on its connection. It is accepted through the same
-`AcceptRequest.messages`, group commit, body and problems as in the ordinary route, and the callback of its
-acceptance writes the response. Any other request takes the ordinary route: one with a query, another content
-type, a chunked body, or an invalid value. So only that route, which is also the one in the OpenAPI document,
-describes what is wrong.
+FastAPI, and a task for each request, take several times as long as accepting or reading a message does. A
+plain request for one of these routes is therefore read on its connection. Requests that arrive at about the
+same time are accepted, or read, together, through the same core, bodies and problems as in the ordinary
+route; the callback of their group writes the response. Any other request takes the ordinary route. So only
+that route, which is also the one in the OpenAPI document, describes what is wrong with a request.
 """
 
-import json
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-import msgspec
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backend.api import problems
 from backend.api.headers import (
     COMMON_HEADERS,
     REQUEST_ID,
+    Headers,
     Observer,
     encode_headers,
     request_id,
 )
-from backend.api.parameters import PREFIX
-from backend.api.schemas import FastMessageBody
+from backend.api.problems import ProblemException
 from backend.api.server.connection import Connection
-from backend.api.server.group_commit import Submit
-from backend.domain import serialization
-from backend.domain.errors import InstaChatError, Invalid
-from backend.domain.model import Accepted
-from backend.ingest.requests import AcceptRequest
+from backend.api.server.fast_accept import FastAccept
+from backend.api.server.fast_read import read_of_head
+from backend.api.server.fast_request import Core, FastRequest, FastResponse
+from backend.domain.errors import InstaChatError
 
-ROUTE: Final = PREFIX + "/applications/{token}/chats/{chat}/messages"
-"""The route in the log and the metrics: the path template of the ordinary route."""
+REQUESTS: Final[dict[bytes, Callable[[bytes, list[Any]], FastRequest | None]]] = {
+    b"GET": read_of_head,
+    b"POST": FastAccept.from_head,
+}
+"""For each method: makes a request of an URL and headers; None if the head is not plain."""
 
 logger = logging.getLogger(__name__)
-
-
-_decode_body = msgspec.json.Decoder(FastMessageBody).decode
-_match_path = re.compile(
-    PREFIX.encode() + b"/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
-).fullmatch
-# Uvicorn stops reading a larger body until the application asks for more.
-MAX_FAST_BODY_BYTES: Final = HIGH_WATER_LIMIT
-# The last two are excluded if they occur twice.
-EXCLUDED_HEADERS: Final = {b"origin", b"expect", b"content-type", b"idempotency-key"}
-_ACCEPTED = 202
-_HEADERS = encode_headers(((b"content-type", b"application/json"), *COMMON_HEADERS))
-# The body of a response, before and after the number.
-_BODY_START, _BODY_END = (
-    json.dumps(serialization.number(0), separators=(",", ":")).encode().split(b"0")
-)
+_CONTENT_HEADERS = ((b"content-type", b"application/json"),)
+_NOT_MODIFIED = 304
 
 
 class FastPath:
     """What all connections of a process share."""
 
-    def __init__(self, get_submit: Callable[[], Submit], observers: Iterable[Observer]) -> None:
-        """`get_submit` is called once, when the first request arrives: the application runs by then."""
-        self._get_submit = get_submit
+    def __init__(
+        self, get_core: Callable[[], Core], observers: Iterable[Observer], headers: Headers = ()
+    ) -> None:
+        """`get_core` is called once, when the first request arrives: the application runs by then.
+
+        `headers` are those that the application adds to each response beside the common ones.
+        """
+        self._get_core = get_core
         self.observers = tuple(observers)
-        self._start = b""
+        self.common_headers = (*COMMON_HEADERS, *headers)
+        self._starts: dict[int, bytes] = {}
         self._headers: list[tuple[bytes, bytes]] | None = None
 
     @cached_property
-    def submit(self) -> Submit:
-        """See `GroupCommit.submit`."""
-        return self._get_submit()
+    def core(self) -> Core:
+        """What accepts and reads."""
+        return self._get_core()
 
-    def start(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        """The start of each 202. Uvicorn makes a new list of its own headers when they change."""
+    def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The start of a successful response. When Uvicorn's own headers change, it makes a new list."""
         if headers is not self._headers:
             self._headers = headers
-            self._start = STATUS_LINE[_ACCEPTED] + _HEADERS + encode_headers(headers)
-        return self._start
-
-
-class FastRequest:
-    """A plain request for one message. It takes the place of Uvicorn's cycle of a request."""
-
-    __slots__ = (
-        "body",
-        "chat",
-        "disconnected",
-        "headers",
-        "keep_alive",
-        "key",
-        "message_event",
-        "more_body",
-        "response_complete",
-        "started_at",
-        "token",
-    )
-
-    def __init__(self, token: str, chat: int, key: str | None, headers: list[Any]) -> None:
-        self.token = token
-        self.chat = chat
-        self.key = key
-        self.headers = headers
-        self.started_at = time.perf_counter()
-        # The attributes of a cycle that Uvicorn's protocol uses:
-        self.body = bytearray()
-        self.more_body = True
-        self.keep_alive = True
-        self.disconnected = False
-        self.response_complete = False
-        self.message_event = _NO_EVENT
-
-
-class _NoEvent:
-    """The event of a new part of the body. A plain request has no task that waits for it."""
-
-    def set(self) -> None: ...
-
-
-_NO_EVENT = _NoEvent()
+            self._starts.clear()
+        if (start := self._starts.get(status)) is None:
+            content = () if status == _NOT_MODIFIED else _CONTENT_HEADERS
+            encoded = encode_headers((*content, *self.common_headers, *headers))
+            start = self._starts[status] = STATUS_LINE[status] + encoded
+        return start
 
 
 class FastConnection(Connection):
@@ -143,12 +95,19 @@ class FastConnection(Connection):
             self._fall_back(fast_request)
         super().connection_lost(exc)
 
+    def on_message_begin(self) -> None:
+        """See Connection. A read that another request follows can't fall back later, so it does so now."""
+        if (fast_request := self._fast_request) and fast_request.may_fall_back_late:
+            self._fall_back(fast_request)
+        super().on_message_begin()
+
     def on_request_head(self) -> None:
         """See Connection."""
         if (
             not self._is_answering
             and not self.flow.write_paused
-            and (fast_request := self._read_head())
+            and (from_head := REQUESTS.get(self.parser.get_method()))
+            and (fast_request := from_head(self.url, self.headers))
         ):
             fast_request.keep_alive = (
                 self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
@@ -162,37 +121,7 @@ class FastConnection(Connection):
         super().on_request_complete()
         last: object = self.cycle
         if (fast_request := self._fast_request) and fast_request is last:
-            self._accept(fast_request)
-
-    def _read_head(self) -> FastRequest | None:
-        """The request, if its head is plain."""
-        if self.parser.get_method() != b"POST" or not (match := _match_path(self.url)):
-            return None
-        size, key, kind = 0, None, None
-        for name, value in self.headers:
-            if name == b"content-type" and kind is None:
-                kind = value
-            elif name == b"content-length":
-                size = int(value)
-            elif name == b"idempotency-key" and key is None:
-                key = value.decode("latin-1")
-            elif name in EXCLUDED_HEADERS:
-                return None
-        if kind != b"application/json" or not 0 < size <= MAX_FAST_BODY_BYTES:
-            return None
-        return FastRequest(match[1].decode(), int(match[2]), key, self.headers)
-
-    # -- accepting and responding --------------------------------------------------------------------
-
-    def _accept(self, fast_request: FastRequest) -> None:
-        request = _accept_request(fast_request)
-        if request is None:
-            self._fall_back(fast_request)
-            return
-        try:
-            self._fast_path.submit(request, self._respond)
-        except InstaChatError as error:
-            self._respond(error)
+            fast_request.start(self._fast_path.core, self._respond)
 
     def _fall_back(self, fast_request: FastRequest) -> None:
         """Pass the request to the ordinary route. Only while it is the last one that has arrived."""
@@ -203,25 +132,30 @@ class FastConnection(Connection):
         if not fast_request.more_body:
             super().on_request_complete()
 
-    def _respond(self, result: Accepted | Exception) -> None:
-        fast_request = self._fast_request
-        assert fast_request is not None
+    def _respond(self, fast_request: FastRequest, result: FastResponse | Exception | None) -> None:
+        if fast_request is not self._fast_request:  # the ordinary route answers it
+            return
+        if result is None:
+            if self.parser is not None:  # the client is still connected
+                self._fall_back(fast_request)
+            return
         self._fast_request = None
         rid = request_id(fast_request.headers)
-        if isinstance(result, Accepted):
-            status = _ACCEPTED
-            start = self._fast_path.start(self.server_state.default_headers)
-            body = b"%s%d%s" % (_BODY_START, result.first, _BODY_END)
+        if isinstance(result, FastResponse):
+            status, own_headers, body = result
+            start = self._fast_path.start(status, self.server_state.default_headers)
         else:
+            own_headers = b""
             status, start, body = self._encode_problem(result, rid)
         if not self.transport.is_closing():
             self.transport.write(
-                b"%s%s: %s\r\ncontent-length: %d\r\n%s\r\n%s"
+                b"%s%s%s: %s\r\n%s%s\r\n%s"
                 % (
                     start,
+                    own_headers,
                     REQUEST_ID,
                     rid,
-                    len(body),
+                    b"" if status == _NOT_MODIFIED else b"content-length: %d\r\n" % len(body),
                     b"" if fast_request.keep_alive else b"connection: close\r\n",
                     body,
                 )
@@ -231,39 +165,30 @@ class FastConnection(Connection):
         fast_request.response_complete = True
         seconds = time.perf_counter() - fast_request.started_at
         for observe in self._observers:
-            observe(rid, "POST", ROUTE, status, seconds)
+            observe(rid, fast_request.method, fast_request.route, status, seconds)
         self.on_response_complete()
 
-    def _encode_problem(self, error: Exception, rid: bytes) -> "_EncodedResponse":
+    def _encode_problem(self, error: Exception, rid: bytes) -> "_EncodedProblem":
         """The response for an error."""
         if isinstance(error, InstaChatError):
             response = problems.error_response(error, rid)
+        elif isinstance(error, ProblemException):
+            response = problems.response(error.problem)
         else:
             logger.error("a request failed", exc_info=error, extra={"request_id": rid.decode()})
             response = problems.response(problems.FAULT)
         headers = [header for header in response.raw_headers if header[0] != b"content-length"]
-        headers += [*COMMON_HEADERS, *self.server_state.default_headers]
-        return _EncodedResponse(
+        headers += [*self._fast_path.common_headers, *self.server_state.default_headers]
+        return _EncodedProblem(
             response.status_code,
             STATUS_LINE[response.status_code] + encode_headers(headers),
             bytes(response.body),
         )
 
 
-class _EncodedResponse(NamedTuple):
+class _EncodedProblem(NamedTuple):
     """A response, but for the headers of its request id, its length and its connection."""
 
     status: int
     start: bytes
     body: bytes
-
-
-def _accept_request(fast_request: FastRequest) -> AcceptRequest | None:
-    """The accept request for a body; None if the body is invalid."""
-    try:
-        message = _decode_body(fast_request.body).message.new_message()
-        return AcceptRequest.messages(
-            fast_request.token, fast_request.chat, [message], key=fast_request.key
-        )
-    except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
-        return None

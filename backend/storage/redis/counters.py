@@ -5,9 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from backend.domain.model import EntryId, Parent
 from backend.storage.redis.client import RedisClient
 from backend.storage.redis.keys import counter_pattern, member_name, parse_counter_key
-from backend.storage.redis.types import CounterState
+from backend.storage.redis.types import CounterState, StaleEpoch
 
 SCAN_COUNT = 1_000  # keys that one SCAN inspects
+
+
+Issued = dict[Parent, int | None]
+"""The highest number issued under each parent; None if its counter can't be read without SQL."""
 
 
 class CounterCalls(RedisClient):
@@ -69,6 +73,20 @@ class CounterCalls(RedisClient):
             [None if value is None else int(value) for value in found],
             EntryId(int(epoch), int(sequence)),
         )
+
+    def read_issued_each(self, parents: Mapping[int, Sequence[Parent]]) -> Issued:
+        """The numbers issued under the parents of each shard. Raises EngineDown.
+
+        None for a counter that is not verified, and for those of a shard without a current epoch.
+        """
+        found: Issued = {}
+        for shard, of_shard in parents.items():
+            try:
+                numbers, _ = self.read_issued(shard, of_shard)
+            except StaleEpoch:
+                numbers = [None] * len(of_shard)
+            found.update(zip(of_shard, numbers, strict=True))
+        return found
 
     def inspect(self, shard: int, parents: Sequence[Parent]) -> tuple[list[CounterState], EntryId]:
         """The counters of these parents as they are, and the log's end, which is read after them.

@@ -66,6 +66,8 @@ VALUES = {
     "afters": [5, 6],
     "at": "2026-01-31T23:59:59Z",
     "limit": 50,
+    "befores": [7, 8],
+    "limits": [50, 51],
     "keyword": "x",
     "text": "y",
     "folded": "y",

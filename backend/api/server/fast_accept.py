@@ -1,0 +1,94 @@
+"""`POST …/chats/{chat}/messages` on the fast path: one message, accepted by group commit.
+
+A request with a query, another content type, a chunked body, or an invalid value takes the ordinary route.
+"""
+
+import json
+import re
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+
+from backend.api.parameters import PREFIX
+from backend.api.schemas import FastMessageBody
+from backend.api.server.fast_request import Core, FastRequest, FastResponse, Respond
+from backend.domain import serialization
+from backend.domain.errors import InstaChatError, Invalid
+from backend.domain.model import Accepted
+from backend.ingest.requests import AcceptRequest
+
+ROUTE: Final = PREFIX + "/applications/{token}/chats/{chat}/messages"
+# Uvicorn stops reading a larger body until the application asks for more.
+MAX_FAST_BODY_BYTES: Final = HIGH_WATER_LIMIT
+# The last two are excluded if they occur twice.
+EXCLUDED_HEADERS: Final = {b"origin", b"expect", b"content-type", b"idempotency-key"}
+_ACCEPTED = 202
+_decode_body = msgspec.json.Decoder(FastMessageBody).decode
+_match_path = re.compile(
+    PREFIX.encode() + b"/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
+).fullmatch
+# The body of a response, before and after the number.
+_BODY_START, _BODY_END = (
+    json.dumps(serialization.number(0), separators=(",", ":")).encode().split(b"0")
+)
+
+
+class FastAccept(FastRequest):
+    """A plain request to create one message."""
+
+    __slots__ = ("chat", "key", "token")
+    method = "POST"
+    route = ROUTE
+
+    def __init__(self, token: str, chat: int, key: str | None, headers: list[Any]) -> None:
+        super().__init__(headers)
+        self.token = token
+        self.chat = chat
+        self.key = key
+
+    @classmethod
+    def from_head(cls, url: bytes, headers: list[Any]) -> "FastAccept | None":
+        """The request, if its head is plain."""
+        if not (match := _match_path(url)):
+            return None
+        size, key, kind = 0, None, None
+        for name, value in headers:
+            if name == b"content-type" and kind is None:
+                kind = value
+            elif name == b"content-length":
+                size = int(value)
+            elif name == b"idempotency-key" and key is None:
+                key = value.decode("latin-1")
+            elif name in EXCLUDED_HEADERS:
+                return None
+        if kind != b"application/json" or not 0 < size <= MAX_FAST_BODY_BYTES:
+            return None
+        return cls(match[1].decode(), int(match[2]), key, headers)
+
+    def start(self, core: Core, respond: Respond) -> None:
+        """See FastRequest."""
+        request = self._accept_request()
+        if request is None:
+            respond(self, None)
+            return
+        try:
+            core.submit(request, partial(self._respond, respond))
+        except InstaChatError as error:
+            respond(self, error)
+
+    def _accept_request(self) -> AcceptRequest | None:
+        """The accept request for the body; None if the body is invalid."""
+        try:
+            message = _decode_body(self.body).message.new_message()
+            return AcceptRequest.messages(self.token, self.chat, [message], key=self.key)
+        except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
+            return None
+
+    def _respond(self, respond: Respond, result: Accepted | Exception) -> None:
+        if isinstance(result, Accepted):
+            body = b"%s%d%s" % (_BODY_START, result.first, _BODY_END)
+            respond(self, FastResponse(_ACCEPTED, b"", body))
+        else:
+            respond(self, result)

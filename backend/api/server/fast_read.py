@@ -1,0 +1,295 @@
+"""GETs on the fast path: a message, a chat, an application, and pages of messages and of chats.
+
+A request with any other query, or with headers that change more than `If-None-Match` does, takes the ordinary
+route. So does one whose subject is not simply there: see `group_read`.
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from backend.api.conditional import (
+    application_etag,
+    body_etag,
+    encode_json,
+    is_not_modified,
+    message_etag,
+)
+from backend.api.parameters import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PREFIX
+from backend.api.server.fast_request import Core, FastRequest, FastResponse, Respond
+from backend.domain import serialization
+from backend.domain.model import MAX_NUMBER, Parent
+from backend.domain.serialization import JsonObject
+from backend.storage.postgres import grouped_reads
+from backend.storage.postgres.async_connection import Rows
+from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues, to_rfc3339
+from backend.storage.redis.counters import Issued
+
+EXCLUDED_HEADERS: Final = frozenset({b"origin", b"expect", b"content-length", b"transfer-encoding"})
+_OK, _NOT_MODIFIED = 200, 304
+_NUMBER = "([1-9][0-9]{0,14})"
+_match_path = re.compile(
+    f"{PREFIX}/applications/([A-Za-z0-9_-]{{22,64}})"
+    rf"(/chats(?:/{_NUMBER}(/messages(?:/{_NUMBER})?)?)?)?(?:\?(.+))?".encode()
+).fullmatch
+_match_parameter = re.compile(rb"(after|before|limit)=([0-9]{1,15})|(order)=(asc|desc)").fullmatch
+
+
+class FastRead(FastRequest):
+    """A plain GET. It is a `Read` of its group."""
+
+    __slots__ = ("_respond", "if_none_match", "max_rows", "statement", "values")
+    method = "GET"
+    may_fall_back_late = True
+    _respond: Respond
+
+    def __init__(
+        self, headers: list[Any], statement: GroupedRead, values: ReadValues, max_rows: int = 1
+    ) -> None:
+        super().__init__(headers)
+        self.statement = statement
+        self.values = values
+        self.max_rows = max_rows
+        self.if_none_match: str | None = None
+
+    def start(self, core: Core, respond: Respond) -> None:
+        """See FastRequest."""
+        self._respond = respond
+        core.submit_read(self)
+
+    def fall_back(self) -> None:
+        """See Read."""
+        self._respond(self, None)
+
+    def fail(self, error: Exception) -> None:
+        """See Read."""
+        self._respond(self, error)
+
+    def deliver(self, rows: Rows, issued: Issued) -> None:
+        """See Read."""
+        content, tag = self.content(rows, issued)
+        body = encode_json(content)
+        tag = tag or body_etag(body)
+        header = b"etag: %s\r\n" % tag.encode()
+        if is_not_modified(self.if_none_match, tag):
+            self._respond(self, FastResponse(_NOT_MODIFIED, header, b""))
+        else:
+            self._respond(self, FastResponse(_OK, header, body))
+
+    def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002  # most need one, or none
+        """See Read."""
+        return ()
+
+    @abstractmethod
+    def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
+        """The object to encode; and its entity tag, unless that is made of the body."""
+
+
+class _MessageRead(FastRead):
+    __slots__ = ()
+    route = PREFIX + "/applications/{token}/chats/{chat}/messages/{number}"
+
+    def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:  # noqa: ARG002
+        """See FastRead."""
+        _, number, text, created_at, updated_at, version = rows[0]
+        times = to_rfc3339(created_at), to_rfc3339(updated_at)
+        return serialization.message_object(number, text, *times), message_etag(version)
+
+
+class _ChatRead(FastRead):
+    __slots__ = ()
+    route = PREFIX + "/applications/{token}/chats/{chat}"
+
+    def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
+        """See Read."""
+        return (_chat(self.values),)
+
+    def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
+        """See FastRead."""
+        return _chat_object(rows[0][1:], issued[_chat(self.values)]), None
+
+
+class _ApplicationRead(FastRead):
+    __slots__ = ()
+    route = PREFIX + "/applications/{token}"
+
+    def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
+        """See Read."""
+        return (Parent(self.values[0]),)
+
+    def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
+        """See FastRead."""
+        _, token, name, removed, created_at, updated_at, version = rows[0]
+        count = _live_count(issued[Parent(token)], removed)
+        times = to_rfc3339(created_at), to_rfc3339(updated_at)
+        return (
+            serialization.application_object(token, name, count, *times),
+            application_etag(version, count),
+        )
+
+
+class _MessagesRead(FastRead):
+    __slots__ = ()
+    route = PREFIX + "/applications/{token}/chats/{chat}/messages"
+
+    def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
+        """See Read."""
+        return (_chat(self.values),)
+
+    def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
+        """See FastRead."""
+        limit = self.max_rows - 1
+        items = [
+            serialization.message_object(
+                number, text, to_rfc3339(created_at), to_rfc3339(updated_at)
+            )
+            for _, _, number, text, created_at, updated_at in rows[:limit]
+            if number is not None
+        ]
+        total = _live_count(issued[_chat(self.values)], rows[0][1])
+        return _page(items, len(rows) > limit, total), None
+
+
+class _ChatsRead(FastRead):
+    __slots__ = ()
+    route = PREFIX + "/applications/{token}/chats"
+
+    def parents(self, rows: Rows) -> Sequence[Parent]:
+        """See Read."""
+        token = self.values[0]
+        return [
+            Parent(token),
+            *(Parent(token, row[2]) for row in rows[: self.max_rows - 1] if row[2] is not None),
+        ]
+
+    def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
+        """See FastRead."""
+        token, limit = self.values[0], self.max_rows - 1
+        items = [
+            _chat_object(row[2:], issued[Parent(token, row[2])])
+            for row in rows[:limit]
+            if row[2] is not None
+        ]
+        return _page(items, len(rows) > limit, _live_count(issued[Parent(token)], rows[0][1])), None
+
+
+def read_of_head(url: bytes, headers: list[Any]) -> FastRead | None:
+    """The read that a request asks for, if its head is plain."""
+    if not (match := _match_path(url)):
+        return None
+    if_none_match = None
+    for name, value in headers:
+        if name == b"if-none-match" and if_none_match is None:
+            if_none_match = value.decode("latin-1")
+        elif name in EXCLUDED_HEADERS:
+            return None
+    *parts, query = match.groups()
+    read = _Path(*parts).read(headers, query)
+    if read is not None:
+        read.if_none_match = if_none_match
+    return read
+
+
+class _Path(NamedTuple):
+    """The parts of a path, None for those that it does not have."""
+
+    token: bytes
+    chats: bytes | None
+    chat: bytes | None
+    messages: bytes | None
+    number: bytes | None
+
+    def read(self, headers: list[Any], query: bytes | None) -> FastRead | None:
+        """The read of this path and query; None if the query is not plain."""
+        token = self.token.decode()
+        if self.messages is not None and self.number is None:
+            assert self.chat is not None
+            return _read_messages(headers, token, int(self.chat), query)
+        if self.chats is not None and self.chat is None:
+            return _read_chats(headers, token, query)
+        if query is not None:
+            return None
+        if self.chat is None:
+            return _ApplicationRead(headers, grouped_reads.APPLICATIONS, (token,))
+        if self.number is None:
+            return _ChatRead(headers, grouped_reads.CHATS, (token, int(self.chat)))
+        return _MessageRead(
+            headers, grouped_reads.MESSAGES, (token, int(self.chat), int(self.number))
+        )
+
+
+def _read_messages(
+    headers: list[Any], token: str, chat: int, query: bytes | None
+) -> FastRead | None:
+    if (page := _page_query(query)) is None:
+        return None
+    statement = grouped_reads.NEWEST_PAGES if page.descending else grouped_reads.PAGES
+    values = (token, chat, page.after, page.before, page.rows)
+    return _MessagesRead(headers, statement, values, page.rows)
+
+
+def _read_chats(headers: list[Any], token: str, query: bytes | None) -> FastRead | None:
+    page = _page_query(query)
+    if page is None or page.descending or page.before <= MAX_NUMBER:
+        return None
+    values = (token, page.after, page.rows)
+    return _ChatsRead(headers, grouped_reads.CHAT_PAGES, values, page.rows)
+
+
+class _PageQuery(NamedTuple):
+    after: int = 0
+    before: int = MAX_NUMBER + 1
+    limit: int = DEFAULT_PAGE_SIZE
+    descending: bool = False
+
+    @property
+    def rows(self) -> int:
+        """How many to read: one more than the limit shows that another page follows."""
+        return self.limit + 1
+
+
+_DEFAULT_PAGE = _PageQuery()
+
+
+def _page_query(query: bytes | None) -> _PageQuery | None:
+    """The page that a query asks for; None unless its parameters are plain and valid."""
+    if query is None:
+        return _DEFAULT_PAGE
+    given: dict[bytes, bytes] = {}
+    for parameter in query.split(b"&"):
+        if not (match := _match_parameter(parameter)):
+            return None
+        name = match[1] or match[3]
+        if name in given:
+            return None
+        given[name] = match[2] or match[4]
+    page = _PageQuery(
+        int(given.get(b"after", 0)),
+        int(given.get(b"before", MAX_NUMBER + 1)),
+        int(given.get(b"limit", DEFAULT_PAGE_SIZE)),
+        given.get(b"order") == b"desc",
+    )
+    is_valid = 0 < page.limit <= MAX_PAGE_SIZE and page.after <= page.before and page.before > 0
+    return page if is_valid else None
+
+
+def _chat(values: ReadValues) -> Parent:
+    """The chat of a read's values."""
+    token, *numbers = values
+    return Parent(token, numbers[0])
+
+
+def _live_count(issued: int | None, removed: int) -> int:
+    assert issued is not None  # a group delivers no other
+    return issued - removed
+
+
+def _chat_object(row: Sequence[Any], issued: int | None) -> JsonObject:
+    number, removed, created_at, updated_at = row
+    times = to_rfc3339(created_at), to_rfc3339(updated_at)
+    return serialization.chat_object(number, _live_count(issued, removed), *times)
+
+
+def _page(items: Sequence[JsonObject], continues: bool, total: int) -> JsonObject:
+    return serialization.numbered_page(items, items[-1]["number"] if continues else None, total)

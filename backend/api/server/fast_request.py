@@ -1,0 +1,76 @@
+"""What the requests of the fast path have in common: their state, what they use, and their response."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from backend.api.server.group_commit import AcceptCallback
+from backend.api.server.group_read import Read
+from backend.ingest.requests import AcceptRequest
+
+
+class FastResponse(NamedTuple):
+    """A successful response: its status, the lines of the headers that only it has, and its body."""
+
+    status: int
+    headers: bytes
+    body: bytes
+
+
+Respond = Callable[["FastRequest", FastResponse | Exception | None], None]
+"""Takes a request and its response, or the error to describe; None passes it to the ordinary route."""
+
+
+class Core(Protocol):
+    """What the fast path needs of the service."""
+
+    def submit(self, request: AcceptRequest, callback: AcceptCallback) -> None:
+        """See `GroupCommit.submit`."""
+
+    def submit_read(self, read: Read) -> None:
+        """See `GroupRead.submit`."""
+
+
+class _NoEvent:
+    """The event of a new part of the body. A request of the fast path has no task that waits for it."""
+
+    def set(self) -> None: ...
+
+
+_NO_EVENT = _NoEvent()
+
+
+class FastRequest(ABC):
+    """A plain request. It takes the place of Uvicorn's cycle of a request."""
+
+    __slots__ = (
+        "body",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "response_complete",
+        "started_at",
+    )
+    method: ClassVar[str]
+    route: ClassVar[str]
+    """The route in the log and the metrics: the path template of the ordinary route."""
+    may_fall_back_late: ClassVar[bool] = False
+    """Whether `respond` may get None after `start` has returned."""
+
+    def __init__(self, headers: list[Any]) -> None:
+        self.headers = headers
+        self.started_at = time.perf_counter()
+        # The attributes of a cycle that Uvicorn's protocol uses:
+        self.body = bytearray()
+        self.more_body = True
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_complete = False
+        self.message_event = _NO_EVENT
+
+    @abstractmethod
+    def start(self, core: Core, respond: Respond) -> None:
+        """Process the request, whose body is complete, and call `respond` once, now or later."""

@@ -1,0 +1,70 @@
+"""Group count: the live counts that requests wait for at the same moment are read in one call of Redis."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from backend.domain.errors import InstaChatError
+from backend.domain.model import Parent
+from backend.storage.redis.counters import CounterCalls, Issued
+from backend.storage.redis.counters_async import AsyncCounterClient
+
+Counted = Callable[[Issued | Exception], None]
+CLOSE_POLL_SECONDS = 0.005
+
+
+class GroupCount:
+    """Reads counters for one event loop. Not thread-safe."""
+
+    def __init__(
+        self, shard_of: Callable[[str], int], log: CounterCalls, client: AsyncCounterClient | None
+    ) -> None:
+        """`shard_of` returns a token's shard. Without a `client`, a thread makes the calls of `log`."""
+        self._shard_of = shard_of
+        self._log = log
+        self._client = client
+        self._thread = ThreadPoolExecutor(1, "count")
+        self._loop = asyncio.get_running_loop()
+        self._queue: list[tuple[Sequence[Parent], Counted]] = []
+        self._call: asyncio.Task[None] | None = None
+
+    def submit(self, parents: Sequence[Parent], callback: Counted) -> None:
+        """Call `callback` later with the numbers issued under these parents, or with EngineDown."""
+        self._queue.append((parents, callback))
+        if self._call is None:
+            self._call = self._loop.create_task(self._read_queue())
+
+    async def close(self) -> None:
+        """Wait for the running call."""
+        while self._call is not None:
+            await asyncio.sleep(CLOSE_POLL_SECONDS)
+        if self._client:
+            await self._client.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _read_queue(self) -> None:
+        while self._queue:
+            queue, self._queue = self._queue, []
+            result: Issued | Exception
+            try:
+                result = await self._read(queue)
+            except InstaChatError as error:
+                result = error
+                # Redis is away: another call would take as long and fail likewise.
+                queue += self._queue
+                self._queue = []
+            except Exception as error:  # noqa: BLE001  # every request gets a result, whatever is raised
+                result = error
+            for _, callback in queue:
+                callback(result)
+        self._call = None
+
+    async def _read(self, queue: Sequence[tuple[Sequence[Parent], Counted]]) -> Issued:
+        by_shard: dict[int, dict[Parent, None]] = {}
+        for parents, _ in queue:
+            for parent in parents:
+                by_shard.setdefault(self._shard_of(parent.token), {})[parent] = None
+        shards = {shard: tuple(of_shard) for shard, of_shard in by_shard.items()}
+        if self._client is not None:
+            return await self._client.read_issued(shards)
+        return await self._loop.run_in_executor(self._thread, self._log.read_issued_each, shards)

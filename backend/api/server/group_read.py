@@ -1,0 +1,260 @@
+"""Group read: requests that wait at the same moment are read in one statement of PostgreSQL.
+
+As in group commit, the event loop collects reads into a batch, sends it, and delivers the results; while
+PostgreSQL works on one batch, the next one collects. A batch has reads of one statement. Its live counts are
+read from Redis afterwards, so that they include every message that was removed. Nothing is cached.
+
+Whatever is not simply there is left to the ordinary route: a number that is pending, rejected, removed or
+unknown, a counter that is not verified, a connection that broke. PostgreSQL that does not answer costs the
+waiting reads a 503 after READ_TIMEOUT_SECONDS, and one that is away leaves no connection: then every read
+takes the ordinary route.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
+
+from backend.api import problems
+from backend.api.problems import ProblemException
+from backend.api.server.group_count import GroupCount
+from backend.domain.errors import InstaChatError
+from backend.domain.model import Parent
+from backend.storage.postgres import grouped_reads
+from backend.storage.postgres.async_connection import AsyncConnection, Rows
+from backend.storage.postgres.database import Database
+from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues
+from backend.storage.redis.counters import Issued
+
+MAX_BATCH_ROWS: Final = (
+    2_048  # of the result; bounds its memory, and the time that encoding it takes
+)
+MAX_WAITING_READS: Final = 4_096  # beyond this, TOO_MANY_CALLS
+CONNECTIONS: Final = 2
+MIN_CONCURRENT_BATCH: Final = 16  # fewer reads wait for the running statement to return
+READ_TIMEOUT_SECONDS: Final = 4.0  # as for a call of the ordinary route
+RECONNECT_DELAY_SECONDS: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Read(Protocol):
+    """One request's read, and what is done with its result. Exactly one of the last three is called."""
+
+    @property
+    def statement(self) -> GroupedRead:
+        """Its statement."""
+
+    @property
+    def values(self) -> ReadValues:
+        """The values of the statement."""
+
+    @property
+    def max_rows(self) -> int:
+        """How many rows it has at most."""
+
+    def parents(self, rows: Rows) -> Sequence[Parent]:
+        """The parents whose live counts it shows, given its rows."""
+
+    def deliver(self, rows: Rows, issued: Issued) -> None:
+        """Takes its rows, of which there is at least one, and the numbers issued under its `parents`."""
+
+    def fall_back(self) -> None:
+        """The ordinary route must answer."""
+
+    def fail(self, error: Exception) -> None:
+        """It failed with an InstaChatError or a ProblemException."""
+
+
+class _QueuedRead(NamedTuple):
+    read: Read
+    deadline: float  # of the event loop's clock
+
+
+class _FoundRead(NamedTuple):
+    read: Read
+    rows: Rows
+    parents: Sequence[Parent]  # whose live counts it shows
+
+
+class GroupRead:
+    """Reads for one event loop. Not thread-safe."""
+
+    def __init__(self, database: Database, counts: GroupCount) -> None:
+        self._database = database
+        self._counts = counts
+        self._loop = asyncio.get_running_loop()
+        self._queues: dict[GroupedRead, deque[_QueuedRead]] = {
+            statement: deque() for statement in grouped_reads.ALL
+        }
+        self._queued = 0
+        self._idle: list[AsyncConnection] = []
+        self._running: dict[AsyncConnection, asyncio.TimerHandle] = {}
+        self._connecting: asyncio.Task[None] | None = None
+        self._dispatch_scheduled = False
+        self._closed = False
+
+    @property
+    def waiting_reads(self) -> int:
+        """How many reads are queued. Excludes those of the running statements."""
+        return self._queued
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are, idle or executing a statement."""
+        return len(self._idle) + len(self._running)
+
+    def submit(self, read: Read) -> None:
+        """Read, now or later, and tell `read` its result."""
+        if self.open_connections < CONNECTIONS and self._connecting is None and not self._closed:
+            self._connecting = self._loop.create_task(self._connect())
+        if not self.open_connections:
+            read.fall_back()
+            return
+        if self._queued >= MAX_WAITING_READS:
+            read.fail(ProblemException(problems.TOO_MANY_CALLS))
+            return
+        self._queued += 1
+        deadline = self._loop.time() + READ_TIMEOUT_SECONDS
+        self._queues[read.statement].append(_QueuedRead(read, deadline))
+        if not self._dispatch_scheduled:
+            self._dispatch_scheduled = True
+            # After this iteration of the event loop, so that its other requests join the batch.
+            self._loop.call_soon(self._dispatch)
+
+    async def close(self) -> None:
+        """Close the connections; the reads that still wait are not answered."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        for connection in (*self._idle, *self._running):
+            connection.close()
+        await self._counts.close()
+
+    def _dispatch(self) -> None:
+        """Execute statements while there are enough reads for one, and a connection."""
+        self._dispatch_scheduled = False
+        while self._idle and self._queued:
+            if self._running and self._queued < MIN_CONCURRENT_BATCH:
+                return
+            queue = min(
+                (q for q in self._queues.values() if q), key=lambda queue: queue[0].deadline
+            )
+            batch = [queue.popleft()]
+            rows = batch[0].read.max_rows
+            while queue and rows + queue[0].read.max_rows <= MAX_BATCH_ROWS:
+                batch.append(queue.popleft())
+                rows += batch[-1].read.max_rows
+            self._queued -= len(batch)
+            self._execute(self._idle.pop(), batch)
+
+    def _execute(self, connection: AsyncConnection, batch: list[_QueuedRead]) -> None:
+        reads = [queued.read for queued in batch]
+        statement, values = reads[0].statement.execute([read.values for read in reads])
+        self._running[connection] = self._loop.call_at(
+            batch[0].deadline, self._time_out, connection, reads
+        )
+        connection.execute(statement, values, partial(self._complete, connection, reads))
+
+    def _complete(
+        self, connection: AsyncConnection, reads: list[Read], result: Rows | Exception
+    ) -> None:
+        """A statement has returned."""
+        self._running.pop(connection).cancel()
+        if connection.is_open:
+            self._idle.append(connection)
+        if isinstance(result, Exception):
+            logger.warning(
+                "reads of %s take the ordinary route: %s", reads[0].statement.name, result
+            )
+        if self._idle:
+            self._dispatch()  # first, so that PostgreSQL works while the responses are written
+        elif not self._running:
+            self._fall_back(self._take_queued())
+        if isinstance(result, Exception):
+            self._fall_back(reads)
+        else:
+            self._count(reads, _rows_of_each(result, len(reads)))
+
+    def _time_out(self, connection: AsyncConnection, reads: list[Read]) -> None:
+        """PostgreSQL hangs: give this connection up, and with the last one all reads that wait for one."""
+        del self._running[connection]
+        connection.close()
+        if not self._running and not self._idle:
+            reads = reads + self._take_queued()
+        for read in reads:
+            _call(read.fail, ProblemException(problems.CALL_TIMED_OUT))
+        self._dispatch()
+
+    def _take_queued(self) -> list[Read]:
+        reads = [queued.read for queue in self._queues.values() for queued in queue]
+        for queue in self._queues.values():
+            queue.clear()
+        self._queued = 0
+        return reads
+
+    def _count(self, reads: Sequence[Read], rows: Sequence[Rows | None]) -> None:
+        """Read the live counts of those reads that show any, and deliver."""
+        found = [
+            _FoundRead(read, of_read, read.parents(of_read))
+            for read, of_read in zip(reads, rows, strict=True)
+            if of_read
+        ]
+        parents = {parent for each in found for parent in each.parents}
+        if parents:
+            self._counts.submit(tuple(parents), partial(_deliver, found))
+        else:
+            _deliver(found, {})
+        self._fall_back(
+            [read for read, of_read in zip(reads, rows, strict=True) if of_read is None]
+        )
+
+    def _fall_back(self, reads: Sequence[Read]) -> None:
+        for read in reads:
+            _call(read.fall_back)
+
+    async def _connect(self) -> None:
+        """Open the connections that are missing; if that fails, again with the first read after a second."""
+        try:
+            await asyncio.to_thread(lambda: self._database.installation)  # the shards; cached
+            while self.open_connections < CONNECTIONS:
+                self._idle.append(await AsyncConnection.open(self._database, grouped_reads.SETUP))
+                self._dispatch()
+        except InstaChatError as error:
+            logger.warning("reads take the ordinary route: %s", error)
+            await asyncio.sleep(RECONNECT_DELAY_SECONDS)
+        finally:
+            self._connecting = None
+
+
+def _rows_of_each(rows: Rows, reads: int) -> list[Rows | None]:
+    """The rows of each read; None for those without."""
+    found: list[Rows | None] = [None] * reads
+    for row in rows:
+        place = row[0] - 1
+        of_read = found[place]
+        if of_read is None:
+            found[place] = [row]
+        else:
+            of_read.append(row)
+    return found
+
+
+def _deliver(found: Sequence[_FoundRead], issued: Issued | Exception) -> None:
+    for read, rows, parents in found:
+        if isinstance(issued, InstaChatError):
+            _call(read.fail, issued)
+        elif isinstance(issued, Exception) or any(issued[parent] is None for parent in parents):
+            _call(read.fall_back)
+        else:
+            _call(read.deliver, rows, issued)
+
+
+def _call(function: Any, *arguments: object) -> None:
+    """Tell one read its result; if that fails, the other reads still get theirs."""
+    try:
+        function(*arguments)
+    except Exception:
+        logger.exception("a result could not be delivered")

@@ -1,0 +1,158 @@
+"""A connection to PostgreSQL for one event loop: one statement at a time, without a thread.
+
+A thread would hand the interpreter over twice for each statement, which takes longer than the statement.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions
+
+from backend.domain.errors import EngineDown
+from backend.storage.postgres.database import CONNECT_TIMEOUT_SECONDS, Database
+
+Rows = list[tuple[Any, ...]]
+RowsCallback = Callable[[Rows | Exception], None]
+_TIMESTAMPTZ = 1184
+
+
+_TIME_AS_TEXT = extensions.new_type((_TIMESTAMPTZ,), "TIME_AS_TEXT", extensions.UNICODE)
+
+
+class AsyncConnection:
+    """An open connection. Not thread-safe. Times are returned as PostgreSQL's texts.
+
+    After an error of the connection, or `close`, it is closed for good.
+    """
+
+    def __init__(self, connection: extensions.connection) -> None:
+        """Made by `open`."""
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._socket = connection.fileno()
+        self._cursor = connection.cursor()
+        self._callback: RowsCallback | None = None
+        self._is_writing = False
+        self._loop.add_reader(self._socket, self._poll)
+
+    @classmethod
+    async def open(cls, database: Database, setup: str) -> "AsyncConnection":
+        """Connect and execute the statements `setup`. Raises EngineDown."""
+        try:
+            async with asyncio.timeout(2 * CONNECT_TIMEOUT_SECONDS):
+                raw = await asyncio.to_thread(_begin_connecting, database)
+                try:
+                    await _finish_connecting(raw)
+                    extensions.register_type(_TIME_AS_TEXT, raw)
+                    connection = cls(raw)
+                    await connection._set_up(setup)
+                except BaseException:
+                    raw.close()
+                    raise
+        except (psycopg2.Error, TimeoutError) as error:
+            reason = f"{error}".strip().partition("\n")[0] or "no answer"
+            raise EngineDown(f"PostgreSQL can't be used: {reason}") from error
+        return connection
+
+    @property
+    def is_open(self) -> bool:
+        """Whether statements can be executed."""
+        return not self._connection.closed
+
+    def execute(self, statement: str, values: Sequence[object], callback: RowsCallback) -> None:
+        """Execute a statement, then call `callback` with its rows or its error. Not while one is executed."""
+        assert self._callback is None
+        self._callback = callback
+        try:
+            self._cursor.execute(statement, values)
+        except psycopg2.Error as error:
+            self._finish(error)
+            return
+        self._poll()
+
+    def close(self) -> None:
+        """Close the connection. The callback of a statement that is executed is not called any more."""
+        self._callback = None
+        if self._socket >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket = -1
+        self._connection.close()
+
+    async def _set_up(self, setup: str) -> None:
+        done: asyncio.Future[Rows] = self._loop.create_future()
+        self.execute(setup, (), partial(_resolve, done))
+        try:
+            await done
+        except BaseException:
+            self.close()
+            raise
+
+    def _poll(self) -> None:
+        """The socket is ready, or a statement was just sent."""
+        try:
+            state = self._connection.poll()
+            if state == extensions.POLL_OK and self._callback is not None:
+                self._finish(self._cursor.fetchall() if self._cursor.description else [])
+        except psycopg2.Error as error:
+            self._finish(error)
+            return
+        if (state == extensions.POLL_WRITE) != self._is_writing and self._socket >= 0:
+            self._is_writing = not self._is_writing
+            if self._is_writing:
+                self._loop.add_writer(self._socket, self._poll)
+            else:
+                self._loop.remove_writer(self._socket)
+
+    def _finish(self, result: Rows | Exception) -> None:
+        callback, self._callback = self._callback, None
+        if isinstance(result, psycopg2.OperationalError | psycopg2.InterfaceError):
+            self.close()
+        if callback is not None:
+            callback(result)
+
+
+def _begin_connecting(database: Database) -> extensions.connection:
+    """Begin an asynchronous connection to the host that an ordinary one has chosen. Blocks; for a thread."""
+    engine = database.engine
+    arguments, options = engine.dialect.create_connect_args(engine.url)
+    options = {**options, "connect_timeout": CONNECT_TIMEOUT_SECONDS}
+    # libpq tries the hosts of a URL in turn and times out for each of them only if it may block.
+    ordinary = psycopg2.connect(*arguments, **options)
+    try:
+        chosen = {"host": ordinary.info.host, "port": ordinary.info.port}
+    finally:
+        ordinary.close()
+    connection: extensions.connection = psycopg2.connect(
+        *arguments, **{**options, **chosen, "async_": True}
+    )
+    return connection
+
+
+async def _finish_connecting(raw: extensions.connection) -> None:
+    loop = asyncio.get_running_loop()
+    while (state := raw.poll()) != extensions.POLL_OK:
+        ready = asyncio.Event()
+        socket = raw.fileno()
+        add, remove = (
+            (loop.add_reader, loop.remove_reader)
+            if state == extensions.POLL_READ
+            else (loop.add_writer, loop.remove_writer)
+        )
+        add(socket, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            remove(socket)
+
+
+def _resolve(done: asyncio.Future[Rows], result: Rows | Exception) -> None:
+    if done.done():
+        return
+    if isinstance(result, Exception):
+        done.set_exception(result)
+    else:
+        done.set_result(result)

@@ -1,0 +1,128 @@
+"""Reads of many requests in one statement: each takes arrays with a value for each request.
+
+The first column of each row is `nth`, the request's position in the arrays, from 1. A request without a row
+asked for something that is not stored, or whose parent is not. Times are texts in RFC 3339, so
+that a page of messages need not pass through Python's datetimes. Run these on an `AsyncConnection`.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import text
+
+from backend.storage.postgres.statements import array_literal, hot
+
+ReadValues = tuple[str, *tuple[int, ...]]
+"""The values of one request: a token, and numbers."""
+
+
+class GroupedRead:
+    """A statement that serves many requests of one kind. It is prepared once for each connection."""
+
+    def __init__(self, name: str, parameters: Sequence[str], statement: str) -> None:
+        """`parameters` are the names of the arrays in the statement, in the order of `execute`'s values."""
+        self.name = name
+        self.statement = hot(name, text(statement))
+        numbered = statement
+        for place, parameter in enumerate(parameters, 1):
+            numbered = re.sub(rf":{parameter}\b", f"${place}", numbered)
+        self.prepare = f"PREPARE {name} AS {numbered}"
+        self._execute = f"EXECUTE {name}({', '.join(['%s'] * len(parameters))})"
+
+    def execute(self, requests: Sequence[ReadValues]) -> tuple[str, Sequence[str]]:
+        """The statement that serves these requests, and its values."""
+        tokens, *numbers = zip(*requests, strict=True)
+        # A token has no character that an array's text would have to escape.
+        return self._execute, ["{" + ",".join(tokens) + "}", *map(array_literal, numbers)]
+
+
+# text(): these read worse as expressions. Each LIMIT 1 keeps the planner from joining in another order, so
+# that every table is read by its key whatever the statistics say, and rows come in the subqueries' order.
+_APPLICATION = """
+        CROSS JOIN LATERAL (
+            SELECT * FROM application WHERE token = w.token AND removed_at IS NULL LIMIT 1) a"""
+_CHAT = f"""{_APPLICATION}
+        CROSS JOIN LATERAL (
+            SELECT * FROM chat
+            WHERE application_id = a.id AND number = w.chat AND state = 'stored' LIMIT 1) c"""
+MESSAGES: Final = GroupedRead(
+    "grouped_messages",
+    ("tokens", "chats", "numbers"),
+    f"""
+        SELECT w.nth, m.number, m.text, m.created_at, m.updated_at, m.version
+        FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:numbers AS bigint[]))
+            WITH ORDINALITY AS w(token, chat, number, nth)
+        {_CHAT}
+        CROSS JOIN LATERAL (
+            SELECT * FROM message
+            WHERE chat_id = c.id AND number = w.number AND state = 'stored' LIMIT 1) m""",
+)
+# LEFT JOIN: an empty page of a parent that is stored is one row without a number.
+PAGES, NEWEST_PAGES = (
+    GroupedRead(
+        name,
+        ("tokens", "chats", "afters", "befores", "limits"),
+        f"""
+        SELECT w.nth, c.messages_removed, m.number, m.text, m.created_at, m.updated_at
+        FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:afters AS bigint[]),
+                    cast(:befores AS bigint[]), cast(:limits AS bigint[]))
+            WITH ORDINALITY AS w(token, chat, after, before, "limit", nth)
+        {_CHAT}
+        LEFT JOIN LATERAL (
+            SELECT * FROM message
+            WHERE chat_id = c.id AND state = 'stored' AND number > w.after AND number < w.before
+            ORDER BY number {direction} LIMIT w."limit") m ON true""",
+    )
+    for name, direction in (("grouped_pages", "ASC"), ("grouped_newest_pages", "DESC"))
+)
+CHATS: Final = GroupedRead(
+    "grouped_chats",
+    ("tokens", "chats"),
+    f"""
+        SELECT w.nth, c.number, c.messages_removed, c.created_at, c.updated_at
+        FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]))
+            WITH ORDINALITY AS w(token, chat, nth)
+        {_CHAT}""",
+)
+CHAT_PAGES: Final = GroupedRead(
+    "grouped_chat_pages",
+    ("tokens", "afters", "limits"),
+    f"""
+        SELECT w.nth, a.chats_removed, c.number, c.messages_removed, c.created_at, c.updated_at
+        FROM unnest(cast(:tokens AS text[]), cast(:afters AS bigint[]), cast(:limits AS bigint[]))
+            WITH ORDINALITY AS w(token, after, "limit", nth)
+        {_APPLICATION}
+        LEFT JOIN LATERAL (
+            SELECT * FROM chat
+            WHERE application_id = a.id AND state = 'stored' AND number > w.after
+            ORDER BY number LIMIT w."limit") c ON true""",
+)
+APPLICATIONS: Final = GroupedRead(
+    "grouped_applications",
+    ("tokens",),
+    f"""
+        SELECT w.nth, a.token, a.name, a.chats_removed, a.created_at, a.updated_at, a.version
+        FROM unnest(cast(:tokens AS text[])) WITH ORDINALITY AS w(token, nth)
+        {_APPLICATION}""",
+)
+ALL: Final = (MESSAGES, PAGES, NEWEST_PAGES, CHATS, CHAT_PAGES, APPLICATIONS)
+# A plan that was made while the tables were small must stay right: no sequential scans.
+SETUP: Final = ";".join(
+    (
+        "SET enable_seqscan = off",
+        "SET jit = off",
+        "SET plan_cache_mode = force_generic_plan",
+        "SET TimeZone = 'UTC'",
+        "SET DateStyle = 'ISO'",
+        *(each.prepare for each in ALL),
+    )
+)
+
+
+def to_rfc3339(value: str) -> str:
+    """PostgreSQL's text of a time in UTC, as RFC 3339 with microseconds, like `serialization.rfc3339`."""
+    if len(value) == len("2026-01-31 23:59:59.123456+00"):
+        return f"{value[:10]}T{value[11:26]}Z"
+    seconds, _, fraction = value.removesuffix("+00").partition(".")
+    return f"{seconds[:10]}T{seconds[11:]}.{fraction:0<6}Z"

@@ -1,0 +1,139 @@
+"""One connection to a single Redis, on an event loop.
+
+Beside a busy event loop, a thread that waits for Redis must take Python's global lock from the loop for every
+reply, and give it back; docs/architecture.md has the measured cost.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import hiredis
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisAway
+from redis.exceptions import InvalidResponse
+from redis.exceptions import TimeoutError as RedisTimeout
+from redis.maint_notifications import MaintNotificationsConfig
+
+from backend.storage.redis.client import RedisClient
+
+_INCOMPLETE: Final = object()
+
+
+class AsyncClient:
+    """The base of the calls from an event loop: one exchange at a time. For one event loop only."""
+
+    def __init__(self, client: RedisClient) -> None:
+        """On the server of a client. Raises TypeError or ValueError for options that only that client has."""
+        self._client = client
+        self._connection = redis.asyncio.ConnectionPool.from_url(
+            client.url,
+            socket_connect_timeout=client.connect_timeout_seconds,
+            socket_timeout=None,
+            # This connection must receive nothing but replies.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        ).make_connection()
+        self._replies: ReplyProtocol | None = None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.disconnect(nowait=True)
+
+    async def connect(self) -> "ReplyProtocol":
+        """Connect unless the connection is open and has received nothing but replies."""
+        if self._replies and self._replies.is_usable:
+            return self._replies
+        connection = self._connection
+        await connection.disconnect(nowait=True)
+        try:
+            async with asyncio.timeout(self._client.reply_timeout_seconds):
+                await connection.connect()
+        except TimeoutError:
+            await connection.disconnect(nowait=True)
+            raise RedisTimeout("it did not answer in time") from None
+        except BaseException:
+            await connection.disconnect(nowait=True)  # a reply to the handshake may still come
+            raise
+        self._replies = ReplyProtocol(connection._writer.transport, connection._parser.parse_error)
+        return self._replies
+
+    async def exchange(self, replies: "ReplyProtocol", call: bytes) -> Any:
+        """Redis's reply; raises its error."""
+        (reply,) = await self.exchange_all(replies, [call])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def exchange_all(self, replies: "ReplyProtocol", calls: Sequence[bytes]) -> list[Any]:
+        """Redis's reply, or its error, to each call; all calls are sent together."""
+        try:
+            return await replies.call(calls, self._client.reply_timeout_seconds)
+        except BaseException as error:
+            await self._connection.disconnect(nowait=True)  # a reply may still come
+            if isinstance(
+                error, RuntimeError
+            ):  # uvloop's, for a connection that breaks during the call
+                raise RedisAway(str(error)) from error
+            raise
+
+
+class ReplyProtocol(asyncio.Protocol):
+    """Receives the replies of a connection that is open, those of one exchange at a time.
+
+    It takes the place of the client library's stream, which takes three times as long for a call.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, parse_error: Callable[[str], Exception]
+    ) -> None:
+        self.is_usable = True
+        """Whether the connection is open, and everything received was the reply to a call that waited."""
+        self._transport = transport
+        self._reader = hiredis.Reader(
+            protocolError=InvalidResponse, replyError=parse_error, notEnoughData=_INCOMPLETE
+        )
+        self._loop = asyncio.get_running_loop()
+        self._awaited: asyncio.Future[list[Any]] | None = None
+        self._calls = 0  # whose replies are awaited together
+        self._received: list[Any] = []
+        transport.set_protocol(self)
+
+    async def call(self, calls: Sequence[bytes], timeout_seconds: float) -> list[Any]:
+        """Send commands; returns their replies, also if those are errors. Not usable after an exception."""
+        self._awaited = self._loop.create_future()
+        self._calls, self._received = len(calls), []
+        timer = self._loop.call_later(
+            timeout_seconds, self._fail, RedisTimeout("it did not answer in time")
+        )
+        try:
+            self._transport.write(b"".join(calls))
+            return await self._awaited
+        except BaseException:
+            self.is_usable = False
+            raise
+        finally:
+            timer.cancel()
+            self._awaited = None
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
+                if self._awaited is None or self._awaited.done():
+                    self.is_usable = False
+                    continue
+                self._received.append(reply)
+                if len(self._received) == self._calls:
+                    self._awaited.set_result(self._received)
+        except InvalidResponse as error:
+            self._fail(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._fail(RedisAway(str(exc) if exc else "Redis closed the connection"))
+
+    def _fail(self, error: Exception) -> None:
+        self.is_usable = False
+        if self._awaited and not self._awaited.done():
+            self._awaited.set_exception(error)

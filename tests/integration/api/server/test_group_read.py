@@ -1,0 +1,369 @@
+"""Group read: reads of the same moment share one statement, and none suffers from another's failure."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+from sqlalchemy import Connection
+
+from backend.api import problems
+from backend.api.problems import ProblemException
+from backend.api.server import group_read
+from backend.api.server.group_count import GroupCount
+from backend.api.server.group_read import GroupRead
+from backend.bootstrap import Backend
+from backend.domain.errors import EngineDown
+from backend.domain.model import Parent
+from backend.ingest.requests import AcceptRequest
+from backend.storage.postgres import grouped_reads
+from backend.storage.postgres.async_connection import AsyncConnection, Rows
+from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues
+from backend.storage.redis.counters import Issued
+from backend.storage.redis.counters_async import make_async_counter_client
+from tests.support.waiting import PATIENCE_SECONDS
+
+MESSAGES = 20
+Run = Callable[[Callable[[GroupRead], Awaitable[None]]], None]
+
+
+class RecordedRead:
+    """A read whose result is a future: its rows, None if it falls back, or its error."""
+
+    def __init__(
+        self,
+        statement: GroupedRead,
+        values: ReadValues,
+        max_rows: int = 1,
+        parents: Sequence[Parent] = (),
+    ) -> None:
+        self.statement = statement
+        self.values = values
+        self.max_rows = max_rows
+        self._parents = parents
+        self.issued: Issued = {}
+        self.result: asyncio.Future[Rows | None] = asyncio.get_running_loop().create_future()
+
+    def parents(self, _: Rows) -> Sequence[Parent]:
+        """See Read."""
+        return self._parents
+
+    def deliver(self, rows: Rows, issued: Issued) -> None:
+        """See Read."""
+        self.issued = issued
+        self.result.set_result(rows)
+
+    def fall_back(self) -> None:
+        """See Read."""
+        self.result.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """See Read."""
+        self.result.set_exception(error)
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that asynchronous connections have executed since they were opened."""
+    executed: list[str] = []
+    execute = AsyncConnection.execute
+
+    def record(self: AsyncConnection, statement: str, *arguments: object) -> None:
+        if statement.startswith("EXECUTE"):
+            executed.append(statement.partition("(")[0])
+        execute(self, statement, *arguments)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(AsyncConnection, "execute", record)
+    return executed
+
+
+@pytest.fixture
+def chat(backend: Backend, application: str) -> Parent:
+    """A chat with messages that are stored."""
+    backend.acceptor.accept(AcceptRequest.chats(application))
+    texts = [f"text {number}" for number in range(1, MESSAGES + 1)]
+    backend.acceptor.accept(AcceptRequest.messages(application, 1, texts))
+    backend.drainer.drain_all()
+    return Parent(application, 1)
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest, backend: Backend) -> Run:
+    """Runs a scenario with a group whose connections are open, on each kind of event loop."""
+
+    async def scenario_in_group(scenario: Callable[[GroupRead], Awaitable[None]]) -> None:
+        async with open_group(backend) as group:
+            await scenario(group)
+
+    return lambda scenario: request.param(scenario_in_group(scenario))
+
+
+@asynccontextmanager
+async def open_group(backend: Backend, *, in_thread: bool = False) -> AsyncIterator[GroupRead]:
+    """A group with open connections; counts are read on the event loop, or by a thread."""
+    client = None if in_thread else make_async_counter_client(backend.log)
+    group = GroupRead(backend.database, GroupCount(backend.counters.shard, backend.log, client))
+    try:
+        await connected(group)
+        yield group
+    finally:
+        await group.close()
+
+
+async def connected(group: GroupRead) -> None:
+    """Return once the group has all connections. Until the first one, it lets reads fall back."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while group.open_connections < group_read.CONNECTIONS:
+            await all_results(group, [message("unknown-token-that-is-long", 1)])
+            await asyncio.sleep(0.01)
+
+
+def message(token: str, number: int) -> RecordedRead:
+    """A read of a message of the first chat."""
+    return RecordedRead(grouped_reads.MESSAGES, (token, 1, number))
+
+
+async def all_results(
+    group: GroupRead, reads: Sequence[RecordedRead]
+) -> list[Rows | BaseException | None]:
+    """Submit all at once; returns the result or exception of each."""
+    for read in reads:
+        group.submit(read)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return await asyncio.gather(*(read.result for read in reads), return_exceptions=True)
+
+
+def numbers(results: Sequence[Rows | BaseException | None]) -> list[int | None]:
+    """The number of the message in each result."""
+    return [result[0][1] if isinstance(result, list) else None for result in results]
+
+
+def test_reads_of_one_moment_are_one_statement(
+    run: Run, chat: Parent, statements: list[str]
+) -> None:
+    """Each gets its own rows; those whose number is not stored fall back."""
+
+    async def scenario(group: GroupRead) -> None:
+        statements.clear()
+        wanted = [*range(1, MESSAGES + 1), 7, MESSAGES + 1, 7]
+        results = await all_results(group, [message(chat.token, number) for number in wanted])
+        assert numbers(results) == [n if n <= MESSAGES else None for n in wanted]
+        assert statements == ["EXECUTE grouped_messages"]
+
+    run(scenario)
+
+
+def test_while_a_statement_runs_the_next_batch_collects(
+    run: Run, chat: Parent, statements: list[str]
+) -> None:
+    """A few reads wait for the running statement; many start another one."""
+
+    async def scenario(group: GroupRead) -> None:
+        statements.clear()
+        few = group_read.MIN_CONCURRENT_BATCH - 1
+        reads = [message(chat.token, 1)]
+        group.submit(reads[0])
+        await asyncio.sleep(0)  # it is sent
+        for count, running in ((few, 1), (1, 2)):
+            for _ in range(count):
+                reads.append(message(chat.token, 1))
+                group.submit(reads[-1])
+            await asyncio.sleep(0)
+            assert len(statements) == running
+        await asyncio.gather(*(read.result for read in reads))
+        assert len(statements) == 2
+
+    run(scenario)
+
+
+def test_each_kind_of_read_has_a_statement_of_its_own(
+    run: Run, chat: Parent, statements: list[str]
+) -> None:
+    """And all of them are answered."""
+
+    async def scenario(group: GroupRead) -> None:
+        statements.clear()
+        token = chat.token
+        reads = [
+            RecordedRead(grouped_reads.APPLICATIONS, (token,)),
+            message(token, 1),
+            RecordedRead(grouped_reads.PAGES, (token, 1, 0, 2**53, 5), 5),
+            RecordedRead(grouped_reads.CHATS, (token, 1)),
+            RecordedRead(grouped_reads.CHAT_PAGES, (token, 0, 5), 5),
+            message(token, 2),
+        ]
+        results = await all_results(group, reads)
+        assert [len(rows) for rows in results if isinstance(rows, list)] == [1, 1, 5, 1, 1, 1]
+        assert sorted(statements) == [
+            "EXECUTE grouped_applications",
+            "EXECUTE grouped_chat_pages",
+            "EXECUTE grouped_chats",
+            "EXECUTE grouped_messages",
+            "EXECUTE grouped_pages",
+        ]
+
+    run(scenario)
+
+
+def test_a_batch_of_long_pages_is_split(
+    run: Run, chat: Parent, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No statement returns more than MAX_BATCH_ROWS, unless one read alone may."""
+    monkeypatch.setattr(group_read, "MAX_BATCH_ROWS", 40)
+
+    async def scenario(group: GroupRead) -> None:
+        statements.clear()
+        values = (chat.token, 1, 0, 2**53, MESSAGES)
+        reads = [RecordedRead(grouped_reads.PAGES, values, MESSAGES) for _ in range(6)]
+        assert all(await all_results(group, reads))
+        assert len(statements) == 3
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("in_thread", [False, True], ids=["awaited", "by a thread"])
+def test_live_counts_are_read_together(backend: Backend, chat: Parent, in_thread: bool) -> None:
+    """Also of several applications; a counter that is not verified makes only its reads fall back."""
+    other = backend.catalog.applications.create("other").token
+    backend.log.redis.hset(
+        backend.log.counter_key(backend.counters.shard(other), Parent(other)), "epoch", 0
+    )
+
+    async def scenario() -> None:
+        async with open_group(backend, in_thread=in_thread) as group:
+            if not in_thread:
+                backend.counters.read_issued([Parent(chat.token)])  # loads the script
+            application = Parent(chat.token)
+            reads = [
+                RecordedRead(grouped_reads.CHATS, (chat.token, 1), 1, [chat]),
+                RecordedRead(grouped_reads.APPLICATIONS, (other,), 1, [Parent(other)]),
+                RecordedRead(grouped_reads.APPLICATIONS, (chat.token,), 1, [application]),
+            ]
+            results = await all_results(group, reads)
+            assert [bool(result) for result in results] == [True, False, True]
+            assert reads[0].issued[chat] == MESSAGES
+            assert reads[2].issued[application] == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_connection_costs_no_read(run: Run, backend: Backend, chat: Parent) -> None:
+    """Its reads fall back, and the next ones use new connections."""
+
+    async def scenario(group: GroupRead) -> None:
+        await asyncio.to_thread(end_grouped_connections, backend)
+        for _ in range(group_read.CONNECTIONS):
+            results = await all_results(group, [message(chat.token, 1)] * 1)
+            assert numbers(results) in ([None], [1])
+        await connected(group)
+        assert numbers(await all_results(group, [message(chat.token, 1)])) == [1]
+
+    run(scenario)
+
+
+def end_grouped_connections(backend: Backend) -> None:
+    """Terminate the connections that execute grouped reads."""
+    with backend.database.connect() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND (query LIKE 'EXECUTE%%' OR query LIKE '%%PREPARE grouped%%')"
+            " AND pid <> pg_backend_pid()"
+        ).all()
+
+
+class TableLock:
+    """Makes every read of a message hang, from `take` to `release`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def take(self) -> None:
+        """Lock the table; new connections can't prepare their statements either."""
+        self._connection.exec_driver_sql("LOCK TABLE message")
+
+    def release(self) -> None:
+        """Unlock it."""
+        self._connection.rollback()
+
+
+@pytest.fixture
+def lock(backend: Backend) -> Iterator[TableLock]:
+    """A lock that is released at the end of the test."""
+    with backend.database.engine.connect() as connection:
+        yield TableLock(connection)
+
+
+def test_reads_of_a_hanging_postgresql_time_out(
+    run: Run, chat: Parent, lock: TableLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The running ones and the queued ones; the connections are given up, and replaced."""
+    monkeypatch.setattr(group_read, "READ_TIMEOUT_SECONDS", 0.3)
+
+    async def scenario(group: GroupRead) -> None:
+        await asyncio.to_thread(lock.take)
+        reads = [message(chat.token, 1) for _ in range(3)]
+        for read in reads:
+            group.submit(read)
+            await asyncio.sleep(0.01)
+        results = await asyncio.gather(*(read.result for read in reads), return_exceptions=True)
+        assert [problem_of(result) for result in results] == [problems.CALL_TIMED_OUT] * 3
+        await asyncio.to_thread(lock.release)
+        await connected(group)
+        assert numbers(await all_results(group, [message(chat.token, 1)])) == [1]
+
+    run(scenario)
+
+
+def test_the_queue_is_bounded(
+    run: Run, chat: Parent, lock: TableLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads beyond the bound are refused at once; those within it are answered."""
+    monkeypatch.setattr(group_read, "READ_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(group_read, "MAX_WAITING_READS", 5)
+
+    async def scenario(group: GroupRead) -> None:
+        await asyncio.to_thread(lock.take)
+        results = await all_results(group, [message(chat.token, 1) for _ in range(9)])
+        assert [problem_of(result) for result in results] == [
+            *[problems.CALL_TIMED_OUT] * 5,
+            *[problems.TOO_MANY_CALLS] * 4,
+        ]
+
+    run(scenario)
+
+
+def problem_of(result: object) -> problems.Problem | None:
+    """The problem of a read that failed."""
+    return result.problem if isinstance(result, ProblemException) else None
+
+
+def test_without_redis_reads_with_counts_fail_and_others_are_answered(
+    run: Run, backend: Backend, chat: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that wait for the counts get the error of the first call."""
+    monkeypatch.setattr(backend.log, "url", "redis://127.0.0.1:1")
+
+    async def scenario(_: GroupRead) -> None:
+        async with open_group(backend) as group:
+            reads = [
+                *(RecordedRead(grouped_reads.CHATS, (chat.token, 1), 1, [chat]) for _ in range(3)),
+                message(chat.token, 1),
+            ]
+            results = await all_results(group, reads)
+            assert [isinstance(result, EngineDown) for result in results] == [True] * 3 + [False]
+            assert numbers(results) == [None] * 3 + [1]
+
+    run(scenario)
+
+
+def test_a_failing_callback_does_not_affect_the_others(run: Run, chat: Parent) -> None:
+    """Whatever it raises."""
+
+    async def scenario(group: GroupRead) -> None:
+        failing, fine = message(chat.token, 1), message(chat.token, 2)
+        failing.result.cancel()  # its result can't be set
+        group.submit(failing)
+        assert numbers(await all_results(group, [fine])) == [2]
+
+    run(scenario)
