@@ -233,12 +233,12 @@ class Acceptor:
             if isinstance(reply, Refusal):
                 refused.append((part, reply))
                 continue
-            first, last, entry = reply
             if len(part.positions) == 1:  # also chats and deletions, which have no new messages
-                answers[part.positions[0][0]] = Accepted(first, last, shard, entry)
+                answers[part.positions[0][0]] = reply
                 continue
+            first = reply.first
             for place, count in part.positions:
-                answers[place] = Accepted(first, first + count - 1, shard, entry)
+                answers[place] = Accepted(first, first + count - 1, shard, reply.entry)
                 first += count
         return refused
 

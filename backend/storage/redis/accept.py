@@ -8,7 +8,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from backend.domain.errors import InstaChatError, LogFull, Unconfirmed
-from backend.domain.model import EntryId, Parent
+from backend.domain.model import Accepted, EntryId, Parent
 from backend.storage.redis.client import CONNECT_TIMEOUT_SECONDS, REPLY_TIMEOUT_SECONDS, text
 from backend.storage.redis.errors import foreign_data_error, translate_errors
 from backend.storage.redis.idempotency_keys import IDEMPOTENCY_KEY_TTL_SECONDS
@@ -18,7 +18,6 @@ from backend.storage.redis.script_loader import SHAS
 from backend.storage.redis.types import (
     AcceptOutcome,
     AcceptResult,
-    Assigned,
     Creation,
     Refusal,
     ShardBatch,
@@ -104,8 +103,8 @@ class AcceptCalls(MemoryCalls):
 
     def _accept_arguments(
         self, batches: Sequence[ShardBatch]
-    ) -> tuple[list[str], list[str | int | bytes]]:
-        keys: list[str] = []
+    ) -> tuple[list[str | bytes], list[str | int | bytes]]:
+        keys: list[str | bytes] = []
         arguments: list[str | int | bytes] = [
             self._max_entries,
             IDEMPOTENCY_KEY_TTL_SECONDS,
@@ -115,33 +114,31 @@ class AcceptCalls(MemoryCalls):
             keys += _shard_keys(shard)
             of_requests: list[str | int | bytes] = []
             for kind, parent, payloads, key, body_hash in creations:
-                application, counter, chats, member = _parent_names(shard, parent)
-                keys += (
-                    application,
-                    counter,
-                    shard_key(shard, f"key:{key}") if key else application,
-                )
-                of_requests += (kind, member, body_hash, chats, len(payloads))
+                counters, chats, member = _parent_names(shard, parent)
+                keys += counters
+                keys.append(shard_key(shard, f"key:{key}") if key else counters[0])
+                # Strings, because the client takes a microsecond more for each pair of numbers.
+                of_requests += (kind, member, body_hash, chats, str(len(payloads)))
                 for count, payload in payloads:
-                    of_requests += (count, payload)
+                    of_requests += (str(count), payload)
             arguments += (*last_seen, len(creations), len(of_requests))
             arguments += of_requests
         return keys, arguments
 
 
 @lru_cache(maxsize=1024)
-def _shard_keys(shard: int) -> tuple[str, ...]:
-    return tuple(shard_key(shard, name) for name in ("epoch", "log", "dirty", "wake-up"))
+def _shard_keys(shard: int) -> tuple[bytes, ...]:
+    return tuple(shard_key(shard, name).encode() for name in ("epoch", "log", "dirty", "wake-up"))
 
 
 @lru_cache(maxsize=4096)  # formatting them takes as long as the rest of a request's arguments
-def _parent_names(shard: int, parent: Parent) -> tuple[str, str, str, str]:
+def _parent_names(shard: int, parent: Parent) -> tuple[tuple[bytes, bytes], bytes, bytes]:
     """The keys of the application's and of its own counter, the prefix of its chats' keys, its dirty name."""
+    counters = (counter_key(shard, Parent(parent.token)), counter_key(shard, parent))
     return (
-        counter_key(shard, Parent(parent.token)),
-        counter_key(shard, parent),
-        shard_key(shard, f"chat:{parent.token}:"),
-        member_name(parent),
+        (counters[0].encode(), counters[1].encode()),
+        shard_key(shard, f"chat:{parent.token}:").encode(),
+        member_name(parent).encode(),
     )
 
 
@@ -162,7 +159,7 @@ def _parse_reply(shard: int, reply: Any) -> AcceptOutcome:
     match reply:
         case [b"ok", epoch, sequence, notify, answers]:
             return AcceptOutcome(
-                [_parse_answer(answer) for answer in answers],
+                [_parse_answer(shard, answer) for answer in answers],
                 EntryId(epoch, sequence),
                 bool(notify),
             )
@@ -187,8 +184,8 @@ def _translate_script_error(error: ResponseError) -> StaleEpoch | Unconfirmed:
     )
 
 
-def _parse_answer(reply: list[Any]) -> Assigned | Refusal:
+def _parse_answer(shard: int, reply: list[Any]) -> Accepted | Refusal:
     if reply[0] == b"ok":
         _, first, last, epoch, sequence = reply
-        return Assigned(first, last, EntryId(epoch, sequence))
+        return Accepted(first, last, shard, EntryId(epoch, sequence))
     return Refusal(*(text(part) for part in reply))

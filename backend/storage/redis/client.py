@@ -131,7 +131,7 @@ class RedisClient:
     def _call(
         self,
         script: str,
-        keys: Sequence[str],
+        keys: Sequence[str | bytes],
         arguments: Sequence[str | int | bytes],
         *,
         durably: bool = False,
@@ -158,7 +158,7 @@ class RedisClient:
     def _evaluate(
         self,
         script: str,
-        keys: Sequence[str],
+        keys: Sequence[str | bytes],
         arguments: Sequence[str | int | bytes],
         durably: bool,
     ) -> Any:

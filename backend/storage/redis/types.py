@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from backend.domain.errors import InstaChatError
-from backend.domain.model import EntryId, Parent
+from backend.domain.model import Accepted, EntryId, Parent
 
 
 class Creation(NamedTuple):
@@ -20,14 +20,6 @@ class Creation(NamedTuple):
     payloads: Sequence[tuple[int, bytes]]
     key: str = ""
     body_hash: str = ""
-
-
-class Assigned(NamedTuple):
-    """The numbers that were issued to a creation, and its last entry in the log."""
-
-    first: int
-    last: int
-    entry: EntryId
 
 
 class Refusal(NamedTuple):
@@ -56,7 +48,7 @@ class StaleEpoch(Exception):
 class AcceptOutcome(NamedTuple):
     """An answer to each creation of a batch, the log's end, and whether the caller must request a drain."""
 
-    answers: list[Assigned | Refusal]
+    answers: list[Accepted | Refusal]
     end: EntryId
     must_notify: bool
 

@@ -12,11 +12,11 @@ import uvloop
 
 from backend.domain.errors import EngineDown, Failed, Unconfirmed
 from backend.domain.events import pack_messages
-from backend.domain.model import EntryId, Parent
+from backend.domain.model import Accepted, EntryId, Parent
 from backend.storage.redis.accept_async import AsyncAcceptClient, make_async_clients
 from backend.storage.redis.log import Log
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
-from backend.storage.redis.types import AcceptResult, Assigned, Creation, ShardBatch, StaleEpoch
+from backend.storage.redis.types import AcceptResult, Creation, ShardBatch, StaleEpoch
 from tests.support.engines import RedisServer, valkey_binary
 from tests.support.faults.proxy import Proxy
 from tests.support.waiting import MARGIN_SECONDS, PATIENCE_SECONDS, promised
@@ -78,7 +78,7 @@ def number(outcome: AcceptResult) -> int:
     """The number that was issued."""
     assert isinstance(outcome, tuple), outcome
     (given,) = outcome[0]
-    assert isinstance(given, Assigned)
+    assert isinstance(given, Accepted)
     return given.first
 
 

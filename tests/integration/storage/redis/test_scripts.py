@@ -12,10 +12,10 @@ import redis
 
 from backend.domain.errors import Failed, InstaChatError, LogFull, Unconfirmed
 from backend.domain.events import pack_chats, pack_deletion, pack_messages
-from backend.domain.model import EntryId, Parent
+from backend.domain.model import Accepted, EntryId, Parent
 from backend.storage.redis.log import Log
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
-from backend.storage.redis.types import Assigned, Creation, Refusal, StaleEpoch
+from backend.storage.redis.types import Creation, Refusal, StaleEpoch
 from tests.conftest import Engines
 
 TOKEN = "t" * 32
@@ -69,7 +69,7 @@ def refused(log: Log, *batch: Creation, known: EntryId = NOTHING) -> str:
     pytest.fail("it was accepted")
 
 
-def answer(log: Log, *batch: Creation) -> Assigned | Refusal:
+def answer(log: Log, *batch: Creation) -> Accepted | Refusal:
     """The last request's answer; a refusal must have changed nothing."""
     before = everything(log)
     answers, _, _ = log.accept(0, batch, NOTHING)
@@ -169,7 +169,7 @@ def a_key_used_again(log: Log) -> None:
 def a_key_twice_in_a_batch(log: Log) -> None:
     same = messages("a", key="k", body="aa")
     answers, _, _ = log.accept(0, [same, same, messages("b")], NOTHING)
-    assert [(a.first, a.last) for a in answers if isinstance(a, Assigned)] == [
+    assert [(a.first, a.last) for a in answers if isinstance(a, Accepted)] == [
         (1, 1),
         (1, 1),
         (2, 2),
@@ -290,23 +290,23 @@ def test_a_missing_counter_is_created_on_request_only(log: Log) -> None:
 def test_a_chat_is_reopened_only_by_the_deletion_that_closed_it(log: Log) -> None:
     """The drain of an older deletion must not open a counter that a newer deletion has closed."""
     answers, _, _ = log.accept(0, [deletion(1)], NOTHING)
-    assert isinstance(answers[0], Assigned)
+    assert isinstance(answers[0], Accepted)
     assert not log.reopen(0, 1, CHAT, EntryId(1, 1))
     assert not log.reopen(0, 2, CHAT, answers[0].entry)
     assert log.is_closed_by(0, 1, CHAT, answers[0].entry)
     assert log.reopen(0, 1, CHAT, answers[0].entry)
-    assert isinstance(answer(log, messages("a")), Assigned)
+    assert isinstance(answer(log, messages("a")), Accepted)
 
 
 def test_the_requests_of_a_batch_get_numbers_in_their_order(log: Log) -> None:
     answers, end, _ = log.accept(0, [messages("a", "b"), messages("c"), chats(2)], NOTHING)
-    assert [(a.first, a.last) for a in answers if isinstance(a, Assigned)] == [
+    assert [(a.first, a.last) for a in answers if isinstance(a, Accepted)] == [
         (1, 2),
         (3, 3),
         (2, 3),
     ]
     assert end == EntryId(1, 4)
-    assert isinstance(answer(log, messages("d", chat=3)), Assigned), (
+    assert isinstance(answer(log, messages("d", chat=3)), Accepted), (
         "a new chat takes messages at once"
     )
 
@@ -314,7 +314,7 @@ def test_the_requests_of_a_batch_get_numbers_in_their_order(log: Log) -> None:
 def test_a_refused_request_does_not_affect_the_others_of_its_batch(log: Log) -> None:
     answers, _, _ = log.accept(0, [messages("a", chat=9), messages("b")], NOTHING)
     assert answers[0] == Refusal("counter", "chat")
-    assert isinstance(answers[1], Assigned)
+    assert isinstance(answers[1], Accepted)
 
 
 def test_the_sequence_continues_if_the_log_is_deleted(log: Log) -> None:
@@ -322,7 +322,7 @@ def test_the_sequence_continues_if_the_log_is_deleted(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
     log.redis.delete(log.key(0, "log"))
     given = answer(log, messages("a"))
-    assert isinstance(given, Assigned)
+    assert isinstance(given, Accepted)
     assert given.entry == EntryId(1, 2)
 
 
@@ -345,4 +345,4 @@ def test_a_redis_at_its_memory_limit_refuses_whole_batches(log: Log) -> None:
     finally:
         log.redis.config_set("maxmemory", 0)
     log._memory_read = float("-inf")
-    assert isinstance(answer(log, messages("a")), Assigned)
+    assert isinstance(answer(log, messages("a")), Accepted)
