@@ -21,6 +21,7 @@ from backend.maintenance.counter_sync import CounterSync
 from backend.reconcile.reconciler import Reconciler
 from backend.reconcile.repair import Repairer
 from backend.search.publish import Publisher, register_first_index
+from backend.search.refresh import Refresher
 from backend.search.reindex import Reindexer
 from backend.search.searcher import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
@@ -69,6 +70,7 @@ class Backend:
             log=self.log,
             ensure_engines=self.engines.ensure if self.engines else lambda: None,
             publisher=self.publisher,
+            refresher=Refresher(self.database, self.index) if self.index else None,
             reindexer=self.reindexer,
         )
 

@@ -165,6 +165,22 @@ class CountedPage(Page[T], Generic[T]):
     total: int = Field(examples=[1204])
 
 
+class SearchPage(Page[Found]):
+    """A page of the messages that contain a keyword."""
+
+    # `why` has a default, but is not in every response.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+    complete: bool = Field(
+        description="whether these are all that the page should have", examples=[True]
+    )
+    why: str = Field(
+        default="",
+        description="only if `complete` is false: why messages may be missing, and which",
+        examples=["the search index does not answer; messages behind number 100000 may be missing"],
+    )
+
+
 class Applications(BaseSchema):
     """A page of the applications, ordered by creation. Pass `next` as `after` to get the following page."""
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -13,7 +14,6 @@ from backend.domain.errors import Gone, NoIndex, Unavailable
 from backend.domain.folding import fold, fold_keyword
 from backend.domain.model import (
     Accepted,
-    Match,
     Message,
     MessageRange,
     NumberedPage,
@@ -23,12 +23,13 @@ from backend.domain.model import (
     checked_token,
     no_message,
 )
-from backend.search.searcher import Searcher, iter_matches
+from backend.search.searcher import Matches, Searcher, find_matches
 from backend.storage.postgres import messages, outbox
 from backend.storage.postgres.chats import StoredChat
 from backend.storage.postgres.messages import StoredMessage
 from backend.storage.postgres.statements import PAGE
 from backend.storage.redis.notifications import Change
+from backend.storage.search_index import IndexMissing
 
 WHOLE_CHAT = MessageRange()
 SEARCHABLE_POLL_SECONDS = 0.05  # each is a request to Elasticsearch, which refreshes once a second
@@ -157,12 +158,13 @@ class Messages:
 
     def search(
         self, token: str, chat: int, keyword: str, *, after: int = 0, limit: int | None = None
-    ) -> Iterator[Match]:
+    ) -> Matches:
         """A chat's stored messages that contain the keyword, by number, with the places."""
         fold_keyword(keyword)
         row = self.chats.find_row(token, chat)
-        if row is not None:
-            yield from iter_matches(self.searcher, row.id, keyword, after=after, limit=limit)
+        if row is None:
+            return Matches()
+        return find_matches(self.searcher, row.id, keyword, after=after, limit=limit)
 
     def edit(
         self, token: str, chat: int, number: int, text: str, *, version: int | None = None
@@ -206,18 +208,19 @@ class Messages:
     def wait_searchable(self, token: str, chat: int, first: int, last: int, seconds: float) -> bool:
         """Wait until a search finds all that is stored of a chat under these numbers.
 
-        False if that takes longer, also because Elasticsearch is away. Where no worker is running, this
-        process publishes. Raises NoIndex.
+        That is so at once, unless the chat is large, and its tail is too long or Elasticsearch is away. False
+        if it takes longer. Where no worker is running, this process publishes. Raises NoIndex.
         """
         row = self.chats.find_row(token, chat)
         log = self.waiting.log
         deadline = time.monotonic() + seconds
         while True:
+            if not (log.count_workers() or log.paused()):
+                with suppress(Unavailable, IndexMissing):
+                    self.publish()
             try:
                 if row is not None and self.searcher.covers(row.id, first, last):
                     return True
-                if not (log.count_workers() or log.paused()):
-                    self.publish()
             except NoIndex:
                 raise  # waiting does not help
             except Unavailable:

@@ -193,12 +193,6 @@ def postgres_health(database: Database) -> EngineStatus:
     return EngineStatus("PostgreSQL", version.text.partition(" ")[0])
 
 
-def publish_lag(database: Database) -> outbox.Lag:
-    """How many stored messages are not searchable yet, and for how long."""
-    with database.connect() as connection:
-        return outbox.lag(connection)
-
-
 def _query(database: Database, query: Callable[[Connection], T]) -> T:
     with database.connect() as connection:
         return query(connection)

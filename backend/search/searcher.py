@@ -1,19 +1,24 @@
 """Searches one chat for the messages whose text contains a keyword.
 
 Without Elasticsearch, PostgreSQL scans the chat's folded texts: always up to date, and fast up to about
-100,000 messages a chat. With Elasticsearch, the index returns candidates, and PostgreSQL decides which of
-them contain the keyword now: an index that lags finds a new text a moment later, and never shows a text that
-was edited away or deleted. The same module folds texts and keywords, so both ways of searching find the same.
+100,000 messages a chat. With Elasticsearch, the index returns candidates. To these a search adds the chat's
+tail, the messages that the index cannot know yet, and PostgreSQL decides which of both contain the keyword
+now. So a search finds what is stored when it is asked, and never a text that was edited away or deleted.
+Where the index does not answer, or the tail is too long, PostgreSQL scans as much of the chat as time allows;
+if that is not enough, the page says that it may lack messages. The same module folds texts and keywords, so
+both ways of searching find the same.
 """
 
-from collections.abc import Iterator
-from typing import Protocol
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
-from backend.domain.errors import NoIndex
+from backend.domain.errors import InstaChatError, NoIndex, Unavailable
 from backend.domain.folding import fold_keyword, highlight
 from backend.domain.model import Match, Message
-from backend.storage.postgres import messages, search_indices, statements
-from backend.storage.postgres.database import Database
+from backend.storage.postgres import messages, search_indices, search_tail, statements
+from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.search_tail import Tail
 from backend.storage.search_index import IndexMissing, SearchIndex
 
 # Candidates requested beyond the limit. A candidate for a keyword of one gram contains it, unless the message
@@ -23,12 +28,27 @@ ONE_GRAM_SPARES = 10
 # pages; with 10 spares, 290.
 LONG_KEYWORD_SPARES = 100
 MAX_CANDIDATES = 5_000  # per request
+# What PostgreSQL scans for one page while the index can't be used.
+MAX_SCANNED_ROWS = 100_000
+SCAN_SECONDS = 1.0
+SCAN_STEP_ROWS = 2_000  # of 10,000 characters each, it takes a fraction of SCAN_SECONDS
+RETRY_SECONDS = 1.0  # for which an index that did not answer is not asked again
+
+
+class SearchPage(NamedTuple):
+    """Messages that contain a keyword, by number.
+
+    `incomplete` is None if these are all of the page; otherwise it says why some may be missing.
+    """
+
+    messages: Sequence[Message]
+    incomplete: str | None = None
 
 
 class Searcher(Protocol):
     """One way of searching."""
 
-    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
+    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> SearchPage:
         """Up to `limit` messages of the chat, above number `after`, that contain the folded keyword."""
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:
@@ -41,10 +61,11 @@ class ScanSearcher:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
+    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> SearchPage:
         """See Searcher."""
         with self._database.connect() as connection:
-            return messages.search_messages(connection, chat_id, keyword, after, limit)
+            found = messages.search_messages(connection, chat_id, keyword, after, limit)
+        return SearchPage(found)
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:  # noqa: ARG002  # as in Searcher
         """True: a scan finds every stored message."""
@@ -52,46 +73,163 @@ class ScanSearcher:
 
 
 class IndexSearcher:
-    """Searches the index for candidates, which PostgreSQL verifies."""
+    """Searches the index for candidates, which PostgreSQL verifies together with the chat's tail."""
 
     def __init__(self, database: Database, index: SearchIndex) -> None:
         self._database = database
         self._index = index
+        self._failure: tuple[float, Unavailable] | None = None  # until when it counts, by monotonic
 
-    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> list[Message]:
-        """See Searcher. Raises NoIndex if no index holds all messages."""
-        found: list[Message] = []
-        one_gram = len(keyword) <= self._index.max_gram_length
-        size = limit + (ONE_GRAM_SPARES if one_gram else LONG_KEYWORD_SPARES)
+    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> SearchPage:
+        """See Searcher. An engine of the index that is away makes it slower, or incomplete."""
+        query = _Query(chat_id, keyword, after, limit)
         # One connection for all requests, because checking one out takes time. It is in autocommit.
         with self._database.connect() as connection:
-            live = _require_live(search_indices.live_index(connection))
-            while True:
+            # The tail first: what leaves it from now on, the index shows.
+            tail = search_tail.read_tail(connection, chat_id, after)
+            if tail.complete:
                 try:
-                    numbers = self._index.candidates(live.name, chat_id, keyword, after, size)
-                except IndexMissing:
-                    if live.made:
-                        raise
-                    return []  # no message was published yet
-                if numbers:
-                    left = limit - len(found)
-                    found += messages.filter_candidates(connection, chat_id, numbers, keyword, left)
-                if len(found) == limit or len(numbers) < size:
-                    return found
-                after = numbers[-1]
-                size = min(size * 4, MAX_CANDIDATES)
+                    return SearchPage(self._search_index(connection, query, tail))
+                except (Unavailable, IndexMissing) as error:
+                    cause = _cause(error)
+            else:
+                cause = "too many of the chat's messages are not in the search index yet"
+            return self._search_without_index(connection, query, tail, cause)
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:
-        """See Searcher; raises as `search` does."""
+        """See Searcher. Raises as the index does, if only the index can tell."""
         with self._database.connect() as connection:
-            live = _require_live(search_indices.live_index(connection))
+            tail = search_tail.read_tail(connection, chat_id, first - 1)
             stored = messages.count_indexed(connection, chat_id, first, last)
+            if tail.count_between(first, last) >= stored:
+                return True
+            if messages.range_end(connection, chat_id, 0, MAX_SCANNED_ROWS) is None:
+                return True
+            live = _require_live(search_indices.live_index(connection))
         try:
             return self._index.count_documents(live.name, chat_id, first, last) >= stored
         except IndexMissing:
             if live.made:
                 raise
             return False
+
+    def _search_index(self, connection: Connection, query: "_Query", tail: Tail) -> list[Message]:
+        """What the index's candidates and the tail have of a page, by number.
+
+        Raises NoIndex if no index holds all messages, IndexMissing, and Unavailable if it does not answer.
+        """
+        live = _require_live(search_indices.live_index(connection))
+        one_gram = len(query.keyword) <= self._index.max_gram_length
+        size = query.limit + (ONE_GRAM_SPARES if one_gram else LONG_KEYWORD_SPARES)
+        found: list[Message] = []
+        while True:
+            try:
+                numbers = self._ask_index(live.name, query, size)
+            except IndexMissing:
+                if live.made:
+                    raise
+                numbers = []  # no message was published yet
+            is_last = len(numbers) < size
+            through = None if is_last else numbers[-1]
+            page = _decide(connection, query, numbers, tail, through)
+            found += page
+            if len(page) == query.limit or is_last:
+                return found
+            query = query.behind(numbers[-1], len(page))
+            size = min(size * 4, MAX_CANDIDATES)
+
+    def _ask_index(self, name: str, query: "_Query", size: int) -> list[int]:
+        """Candidates of the index. One that did not answer is not asked again for a moment."""
+        if self._failure is not None:
+            until, failure = self._failure
+            if time.monotonic() < until:
+                raise failure
+        try:
+            numbers = self._index.candidates(name, query.chat_id, query.keyword, query.after, size)
+        except Unavailable as error:
+            self._failure = time.monotonic() + RETRY_SECONDS, error
+            raise
+        self._failure = None
+        return numbers
+
+    def _search_without_index(
+        self, connection: Connection, query: "_Query", tail: Tail, cause: str
+    ) -> SearchPage:
+        """A page from a bounded scan; where that ends early, also from what else is known."""
+        found, reached = _scan(connection, query)
+        if len(found) == query.limit or reached is None:
+            return SearchPage(found)
+        rest = query.behind(reached, len(found))
+        try:
+            found += self._search_index(connection, rest, tail)
+        except (Unavailable, IndexMissing):
+            found += _decide(connection, rest, [], tail, None)
+        return SearchPage(found, f"{cause}; messages behind number {reached} may be missing")
+
+
+class _Query(NamedTuple):
+    """A page: the first `limit` messages of a chat above `after` that contain the folded keyword."""
+
+    chat_id: int
+    keyword: str
+    after: int
+    limit: int
+
+    def behind(self, number: int, found: int) -> "_Query":
+        """What is left of it behind a number, if so many are found before."""
+        return self._replace(after=number, limit=self.limit - found)
+
+
+def _decide(
+    connection: Connection,
+    query: _Query,
+    candidates: Sequence[int],
+    tail: Tail,
+    through: int | None,
+) -> list[Message]:
+    """The page among candidates and the tail up to a number, or to the end, each message once."""
+
+    def in_page(number: int) -> bool:
+        return number > query.after and (through is None or number <= through)
+
+    chat_id, keyword, after, limit = query
+    numbers = sorted({*candidates, *filter(in_page, tail.numbers)})
+    found = {}
+    if numbers:
+        for message in messages.filter_candidates(connection, chat_id, numbers, keyword, limit):
+            found[message.number] = message
+    for first, last in tail.ranges:
+        start = max(first - 1, after)
+        end = last if through is None else min(last, through)
+        if start < end:
+            for message in messages.search_range(connection, chat_id, keyword, start, end, limit):
+                found[message.number] = message
+    return [found[number] for number in sorted(found)[:limit]]
+
+
+def _scan(connection: Connection, query: _Query) -> tuple[list[Message], int | None]:
+    """Scan for a page; returns what was found, and the number at which the limits ended it, if they did."""
+    chat_id, keyword, after, limit = query
+    deadline = time.monotonic() + SCAN_SECONDS
+    found: list[Message] = []
+    for _ in range(0, MAX_SCANNED_ROWS, SCAN_STEP_ROWS):
+        end = messages.range_end(connection, chat_id, after, SCAN_STEP_ROWS)
+        left = limit - len(found)
+        if end is None:
+            found += messages.search_messages(connection, chat_id, keyword, after, left)
+            return found, None
+        found += messages.search_range(connection, chat_id, keyword, after, end, left)
+        after = end
+        if len(found) == limit or time.monotonic() > deadline:
+            break
+    return found, after
+
+
+def _cause(error: InstaChatError) -> str:
+    """Why the index can't be used, without addresses: clients read it, too."""
+    if isinstance(error, NoIndex | IndexMissing):
+        return "there is no search index of the messages"
+    return "the search index does not answer"
 
 
 def _require_live(index: search_indices.RegisteredIndex | None) -> search_indices.RegisteredIndex:
@@ -100,21 +238,43 @@ def _require_live(index: search_indices.RegisteredIndex | None) -> search_indice
     return index
 
 
-def iter_matches(
-    searcher: Searcher, chat_id: int, keyword: str, *, after: int = 0, limit: int | None = None
-) -> Iterator[Match]:
-    """The chat's messages that contain the keyword, by number, each with where it matches.
+class Matches(Iterator[Match]):
+    """The messages of a chat that contain a keyword, by number, each with where it matches.
 
-    Reads a page at a time, so memory is bounded. Raises Invalid for a keyword that can't be one.
+    Reads a page at a time, so memory is bounded. `incomplete` says why some may be missing among those that
+    were read so far; None if none is.
     """
+
+    def __init__(self, matches: Iterator[Match] = iter(())) -> None:  # noqa: B008  # it is empty
+        self.incomplete: str | None = None
+        self._matches = matches
+
+    def __next__(self) -> Match:
+        return next(self._matches)
+
+    def read_all(self) -> tuple[list[Match], str | None]:
+        """All matches, and `incomplete`."""
+        found = list(self)
+        return found, self.incomplete
+
+
+def find_matches(
+    searcher: Searcher, chat_id: int, keyword: str, *, after: int = 0, limit: int | None = None
+) -> Matches:
+    """The chat's messages that contain the keyword. Raises Invalid for a keyword that can't be one."""
     folded = fold_keyword(keyword)
-    left = limit
-    while left is None or left > 0:
-        size = statements.PAGE if left is None else min(left, statements.PAGE)
-        page = searcher.search(chat_id, folded, after, size)
-        for message in page:
-            yield Match(message, highlight(message.text, keyword))
-        if len(page) < size:
-            return
-        after = page[-1].number
-        left = None if left is None else left - len(page)
+
+    def read(after: int, left: int | None) -> Iterator[Match]:
+        while left is None or left > 0:
+            size = statements.PAGE if left is None else min(left, statements.PAGE)
+            page = searcher.search(chat_id, folded, after, size)
+            found.incomplete = found.incomplete or page.incomplete
+            for message in page.messages:
+                yield Match(message, highlight(message.text, keyword))
+            if len(page.messages) < size:
+                return
+            after = page.messages[-1].number
+            left = None if left is None else left - len(page.messages)
+
+    found = Matches(read(after, limit))
+    return found

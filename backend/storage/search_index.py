@@ -129,6 +129,13 @@ class SearchIndex(Protocol):
     def refresh(self, name: str) -> None:
         """Make everything written so far visible to searches. Raises IndexMissing."""
 
+    def refresh_searched(self, name: str) -> None:
+        """Make everything written so far visible to every search, in the index that searches read now.
+
+        `name` is any of the installation's indices. Raises IndexMissing, and Unavailable if a copy of the
+        index could not be refreshed.
+        """
+
     # -- searching ---------------------------------------------------------------------------------
 
     def candidates(self, name: str, chat_id: int, keyword: str, after: int, size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The worker's threads that publish and reindex, so that no drain and no sweep waits for Elasticsearch."""
+"""The worker's threads that publish, refresh and reindex: neither a drain nor a sweep waits for them."""
 
 import logging
 import threading
@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 from backend.domain.errors import InstaChatError
 from backend.search.publish import Publisher
+from backend.search.refresh import Refresher
 from backend.search.reindex import Reindexer
 
 PUBLISHERS = 3  # of a worker: while two wait for Elasticsearch, one loads rows
 POLL_SECONDS = 0.5  # between two looks at the outbox without a wake-up
 RETRY_SECONDS = 2.0  # between two attempts when publishing failed
 PUBLISH_SHUTDOWN_SECONDS = 3.0  # what is not published by then stays in the outbox
+REFRESH_SHUTDOWN_SECONDS = 0.5
 REINDEX_SHUTDOWN_SECONDS = 2.0  # a page of one takes that long
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,29 @@ class PublisherThreads(_WakeableThreads):
                 logger.warning("%s; publishing is retried", error.message)
         except Exception:
             logger.exception("publishing failed; it is retried")
+        self._stopping.wait(RETRY_SECONDS)
+
+
+class RefreshThread(_WakeableThreads):
+    """A thread that refreshes the index that searches read, while messages are published."""
+
+    def __init__(self, refresher: Refresher) -> None:
+        super().__init__("refresh", 1, POLL_SECONDS)
+        self._refresher = refresher
+
+    def stop(self) -> None:
+        """End; a refresh that takes long is not waited for."""
+        self._end(REFRESH_SHUTDOWN_SECONDS)
+
+    def _work(self) -> None:
+        try:
+            self._refresher.refresh()
+            return
+        except InstaChatError as error:
+            # Publishing logs the same once; until it works again, searches read the rows from PostgreSQL.
+            logger.debug("%s", error.message)
+        except Exception:
+            logger.exception("the refresh failed; it is tried again")
         self._stopping.wait(RETRY_SECONDS)
 
 

@@ -15,10 +15,11 @@ from backend.ingest.drain import Drainer
 from backend.maintenance.cascade_delete import CascadeDeleter
 from backend.maintenance.counter_sync import CounterSync
 from backend.search.publish import Publisher
+from backend.search.refresh import Refresher
 from backend.search.reindex import Reindexer
 from backend.storage.redis.log import Log
 from backend.worker.queue import JobHandlers, JobQueue
-from backend.worker.threads import PublisherThreads, ReindexThread
+from backend.worker.threads import PublisherThreads, RefreshThread, ReindexThread
 
 SWEEP_INTERVAL_SECONDS = 0.5
 CASCADE_BUDGET_SECONDS = 0.2  # of a sweep, so that neither the heartbeat nor the drain is late
@@ -47,6 +48,7 @@ class Worker:
         log: Log,
         ensure_engines: Callable[[], None],
         publisher: Publisher | None = None,
+        refresher: Refresher | None = None,
         reindexer: Reindexer | None = None,
     ) -> None:
         self._jobs = jobs
@@ -56,6 +58,7 @@ class Worker:
         self._log = log
         self._ensure_engines = ensure_engines
         self._publisher_threads = PublisherThreads(publisher, self._may_work) if publisher else None
+        self._refresh_thread = RefreshThread(refresher) if refresher else None
         self._reindex_thread = ReindexThread(reindexer) if reindexer else None
         self._syncing = threading.Lock()
         self._next_sync_check = 0.0  # on the monotonic clock
@@ -73,6 +76,8 @@ class Worker:
         with self._jobs.consuming(self._handlers()):
             if self._publisher_threads:
                 self._publisher_threads.start()
+            if self._refresh_thread:
+                self._refresh_thread.start()
             if self._reindex_thread:
                 self._reindex_thread.start()
             try:
@@ -87,6 +92,8 @@ class Worker:
                 self._counter_sync.stop()
                 if self._publisher_threads:
                     self._publisher_threads.stop()
+                if self._refresh_thread:
+                    self._refresh_thread.stop()
         with suppress(InstaChatError):
             self._log.remove_worker(self._name)
 

@@ -7,7 +7,8 @@ import typer
 from instachat_cli.commands.messages import COLUMNS
 from instachat_cli.console.options import After, ChatNumber, Limit, Output, Token
 from instachat_cli.console.output import Printer
-from instachat_cli.runtime.context import backend_context, note_unsearchable, note_unstored
+from instachat_cli.console.stderr import stderr
+from instachat_cli.runtime.context import backend_context, note_unstored
 
 Keyword = Annotated[
     str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters; no wildcards or operators.")
@@ -34,5 +35,6 @@ def search(
         matches = core.catalog.messages.search(token, chat, keyword, after=after, limit=limit)
         bodies = map(serialization.match, matches)
         Printer(output).many(bodies, COLUMNS, "nothing found")
+        if matches.incomplete:
+            stderr.warning(f"incomplete: {matches.incomplete}; see `instachat doctor`")
         note_unstored(core, token)
-        note_unsearchable(core)

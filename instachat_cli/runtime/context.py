@@ -47,20 +47,6 @@ def note_unstored(core: "Backend", token: str) -> None:
             )
 
 
-def note_unsearchable(core: "Backend") -> None:
-    """Write a note if stored messages are not searchable yet and no worker is running."""
-    with suppress(InstaChatError):
-        if core.index is None or core.log.count_workers():
-            return
-        from backend.monitoring.status import publish_lag
-
-        if messages := publish_lag(core.database).messages:
-            stderr.note(
-                f"no worker is running: {messages:,} messages are not searchable yet;"
-                " start one with `instachat worker` or `instachat up`"
-            )
-
-
 def warn_if_not_durable(core: "Backend") -> None:
     """Write a warning if the configured Redis may lose acknowledged writes."""
     from backend.monitoring.durability import find_wrong_settings

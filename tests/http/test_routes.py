@@ -183,6 +183,8 @@ def test_search_finds_messages_of_the_chat_and_marks_the_keyword(app: Applicatio
     assert found["next"] == 3
     rest = app.server("GET", f"{path}?keyword=hundred&limit=2&after=3").json
     assert ([item["number"] for item in rest["items"]], rest["next"]) == ([4], None)
+    assert (found.keys(), found["complete"]) == ({"items", "next", "complete"}, True)
+    assert "complete" not in app.server("GET", path).json
     assert [i["number"] for i in app.server("GET", f"{path}?keyword=%25_").json["items"]] == [4]
     for wrong in ("", "%D9%8B", "x" * 257):
         assert app.server("GET", f"{path}?keyword={wrong}").status == 422

@@ -20,7 +20,7 @@ from backend.api.parameters import (
     Wait,
 )
 from backend.api.request_body import BatchRoute, JsonRoute
-from backend.api.routes.paging import page_response
+from backend.api.routes.paging import search_response
 from backend.api.service import ServiceDep
 from backend.catalog.waiting import PendingNumber
 from backend.domain import serialization
@@ -79,7 +79,7 @@ async def create_messages(
 
 @router.get(
     "",
-    response_model=schemas.Page[schemas.Found] | schemas.CountedPage[schemas.Message],
+    response_model=schemas.SearchPage | schemas.CountedPage[schemas.Message],
     responses=route_responses(404, read=True),
 )
 async def list_messages(
@@ -91,17 +91,19 @@ async def list_messages(
 ) -> Response:
     """List a chat's messages, ordered by number; with `keyword`, only those that contain it.
 
-    `total` is the live count of the chat's messages; a search has none.
+    `total` is the live count of the chat's messages; a search has none. A search finds what is stored when it
+    is asked. Otherwise `complete` is false, and `why` says what may be missing.
     """
     messages, limit = service.catalog.messages, query.limit
     if query.keyword is None:
         page = await service.run(lambda: query.read(messages, token, chat))
         return read_response(serialization.message_page(page), if_none_match)
     keyword = query.keyword
-    matches = await service.run_search(
-        lambda: list(messages.search(token, chat, keyword, after=query.after, limit=limit + 1))
+    found, incomplete = await service.run_search(
+        lambda: messages.search(token, chat, keyword, after=query.after, limit=limit + 1).read_all()
     )
-    return page_response([serialization.match(each) for each in matches], limit, if_none_match)
+    items = [serialization.match(each) for each in found]
+    return search_response(items, limit, if_none_match, incomplete)
 
 
 @router.get(

@@ -37,6 +37,7 @@ from backend.storage.search_index import (
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 BULK_TIMEOUT_SECONDS = 15.0  # for the reply to a bulk; less than a publisher's lease
+SEARCH_TIMEOUT_SECONDS = 2.0  # for candidates; PostgreSQL then has time for the same request
 RETRY_DELAYS_SECONDS = (0.1, 0.3, 0.9)  # before temporarily refused documents are sent again
 MAX_QUERY_IDS = 1_000  # per query
 MAX_HITS = 10_000  # Elasticsearch's default limit of a search
@@ -55,6 +56,7 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
 
     mapping_version = mapping.MAPPING_VERSION
     max_gram_length = mapping.MAX_GRAM_LENGTH
+    _search_client: Any = None
 
     def new_name(self, installation: str) -> str:
         """See SearchIndex."""
@@ -219,7 +221,9 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
         """See SearchIndex."""
         grams = [{"term": {"text": gram}} for gram in mapping.query_grams(keyword)]
         with self.translate_errors(name) as client:
-            answer = client.search(
+            if self._search_client is None:  # making one takes a tenth of a search
+                self._search_client = client.options(request_timeout=SEARCH_TIMEOUT_SECONDS)
+            answer = self._search_client.search(
                 index=read_alias(name),
                 routing=str(chat_id),
                 query={"bool": {"filter": [_chat_filter(chat_id), *grams]}},
@@ -302,6 +306,18 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
         """See SearchIndex."""
         with self.translate_errors(name) as client:
             client.options(request_timeout=BULK_TIMEOUT_SECONDS).indices.refresh(index=name)
+
+    def refresh_searched(self, name: str) -> None:
+        """See SearchIndex. The refresh API covers the primary and every replica that searches use."""
+        with self.translate_errors(name) as client:
+            answer = client.options(request_timeout=BULK_TIMEOUT_SECONDS).indices.refresh(
+                index=read_alias(name)
+            )
+        if answer["_shards"]["failed"]:
+            raise Unavailable(
+                f"Elasticsearch at {redact(self.url)} could not refresh the search index",
+                "see its log; until then, searches read the newest messages from PostgreSQL",
+            )
 
     def _search_states(
         self,

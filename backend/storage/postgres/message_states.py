@@ -60,7 +60,8 @@ STATES_OF_CHATS = hot(
 )
 UNPUBLISHED = text(
     "SELECT DISTINCT w.chat_id, w.number"
-    " FROM outbox, unnest(chats, numbers) AS w(chat_id, number) ORDER BY 1, 2"
+    " FROM outbox, unnest(chats, numbers) AS w(chat_id, number)"
+    " WHERE published_at IS NULL ORDER BY 1, 2"
 )
 _SHOWN = "c.state = 'stored' AND a.removed_at IS NULL"
 # Not hot: it reads all of the outbox, but runs only for messages that still differ when read again.
@@ -71,7 +72,8 @@ FACTS = text(
            coalesce(m.state = 'stored' AND {_SHOWN}, false) AS shown,
            coalesce(m.state = 'lost', false) AS lost,
            (w.chat_id, w.number) IN
-               (SELECT u.chat_id, u.number FROM outbox, unnest(chats, numbers) AS u(chat_id, number))
+               (SELECT u.chat_id, u.number FROM outbox, unnest(chats, numbers) AS u(chat_id, number)
+                WHERE published_at IS NULL)
            OR coalesce(c.rows_left OR a.rows_left, false)
            OR EXISTS (SELECT FROM dead_letter d WHERE d.kind = 'publish' AND d.token = a.token
                       AND d.chat = c.number AND d.number = w.number) AS is_pending
@@ -104,7 +106,7 @@ def iter_states(
 
 
 def iter_unpublished(connection: Connection) -> Iterator[MessageKey]:
-    """The messages that the outbox names, each once, in order."""
+    """The messages that are not published yet, each once, in order."""
     rows = connection.execute(UNPUBLISHED, execution_options={"yield_per": PAGE})
     return _KEYS.stream_tuples(rows)
 

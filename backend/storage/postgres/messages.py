@@ -136,6 +136,16 @@ NEWEST_MESSAGES = hot(
 _numbered = message.c.number == any_(bigints("numbers"))
 NUMBERED_MESSAGES = hot("numbered_messages", _of_chat.where(_numbered))
 SEARCH_MESSAGES = hot("search_messages", _of_chat.where(_after, _contains_keyword))
+SEARCH_RANGE = hot("search_range", SEARCH_MESSAGES.where(message.c.number <= bindparam("through")))
+# The last number of the next `rows` rows, or none if there are fewer. Reads the primary key only.
+RANGE_END = hot(
+    "range_end",
+    select(message.c.number)
+    .where(_chat_id, message.c.number > bindparam("after"))
+    .order_by(message.c.number)
+    .offset(bindparam("rows"))
+    .limit(1),
+)
 FILTER_CANDIDATES = hot(
     "filter_candidates",
     _of_chat.where(_numbered, _contains_keyword),
@@ -267,6 +277,27 @@ def search_messages(
     """A chat's messages whose folded text contains the folded keyword, by number."""
     values = {"chat_id": chat_id, "keyword": keyword, "after": after, "limit": limit}
     return _MESSAGES.all(connection.execute(SEARCH_MESSAGES, values))
+
+
+def search_range(
+    connection: Connection, chat_id: int, keyword: str, after: int, through: int, limit: int
+) -> list[Message]:
+    """As `search_messages`, up to the number `through`."""
+    values = {
+        "chat_id": chat_id,
+        "keyword": keyword,
+        "after": after,
+        "through": through,
+        "limit": limit,
+    }
+    return _MESSAGES.all(connection.execute(SEARCH_RANGE, values))
+
+
+def range_end(connection: Connection, chat_id: int, after: int, rows: int) -> int | None:
+    """The number of the last of the chat's next `rows` rows behind `after`; None if there are fewer."""
+    values = {"chat_id": chat_id, "after": after, "rows": rows - 1}
+    end: int | None = connection.scalar(RANGE_END, values)
+    return end
 
 
 def filter_candidates(

@@ -1,8 +1,11 @@
-"""The outbox: which messages changed, for the publisher.
+"""The outbox: which messages changed, for the publisher and for searches.
 
 Each transaction that changes messages names them here, with their versions. A publisher leases rows,
-publishes what those messages are *now*, and deletes the rows. So neither the order nor a repetition does
-harm, and a publisher that died loses nothing: its lease expires.
+publishes what those messages are *now*, and marks the rows as published. So neither the order nor a
+repetition does harm, and a publisher that died loses nothing: its lease expires.
+
+A published row stays until the index has been refreshed: until then searches read its messages from SQL
+(`search_tail`). Everything else in this module concerns unpublished rows only.
 """
 
 from collections.abc import Sequence
@@ -61,7 +64,7 @@ LEASE = hot(
         """
         WITH free AS (
             SELECT id, size FROM outbox
-            WHERE leased_until IS NULL OR leased_until < clock_timestamp()
+            WHERE published_at IS NULL AND (leased_until IS NULL OR leased_until < clock_timestamp())
             ORDER BY id LIMIT :rows FOR UPDATE SKIP LOCKED),
         chosen AS (
             SELECT id FROM (SELECT id, sum(size) OVER (ORDER BY id) - size AS before FROM free) f
@@ -76,7 +79,8 @@ LEASE = hot(
                END AS indices,
                CASE WHEN NOT EXISTS (SELECT FROM leased) AND EXISTS (SELECT FROM search_index) THEN
                    (SELECT id FROM outbox
-                    WHERE leased_until IS NULL OR leased_until < clock_timestamp()
+                    WHERE published_at IS NULL
+                        AND (leased_until IS NULL OR leased_until < clock_timestamp())
                     ORDER BY id LIMIT 1)
                END AS free_id"""
     ),
@@ -106,23 +110,39 @@ INSERT = text(
     " (cast(:chats AS bigint[]), cast(:numbers AS bigint[]), cast(:versions AS bigint[]))"
 )
 _in_ids = outbox.c.id == any_(bigints("ids"))
-COMPLETE = hot("complete", delete(outbox).where(_in_ids))
+_is_unpublished = outbox.c.published_at.is_(None)
+COMPLETE = hot(
+    "complete",
+    update(outbox).where(_in_ids).values(published_at=func.clock_timestamp(), leased_until=None),
+)
+# Of the oldest rows: publishing goes by age, so the published rows are among them.
+# text(): the planner must not sort all rows of a long outbox.
+PUBLISHED = hot(
+    "published",
+    text(
+        """
+        SELECT id, published_at < clock_timestamp() - make_interval(secs => :seconds) AS due
+        FROM (SELECT id, published_at FROM outbox ORDER BY id LIMIT :rows) oldest
+        WHERE published_at IS NOT NULL"""
+    ),
+)
+DELETE_PUBLISHED = hot("delete_published", delete(outbox).where(_in_ids))
 RELEASE = hot("release", update(outbox).where(_in_ids).values(leased_until=None))
 ID_RANGE = hot(
     "id_range",
     select(
-        select(func.min(outbox.c.id)).scalar_subquery().label("first"),
-        select(func.max(outbox.c.id)).scalar_subquery().label("last"),
+        select(func.min(outbox.c.id)).where(_is_unpublished).scalar_subquery().label("first"),
+        select(func.max(outbox.c.id)).where(_is_unpublished).scalar_subquery().label("last"),
     ),
 )
-ROW_IDS = select(outbox.c.id).order_by(outbox.c.id)
+ROW_IDS = select(outbox.c.id).where(_is_unpublished).order_by(outbox.c.id)
 IS_PUBLISHING = select(installation.c.publishing)
 LAG = select(
     cast(func.coalesce(func.sum(outbox.c.size), 0), BigInteger).label("messages"),
     cast(extract("epoch", func.clock_timestamp() - func.min(outbox.c.created_at)), Double).label(
         "seconds"
     ),
-)
+).where(_is_unpublished)
 
 
 def add_to_outbox(tx: Connection, changes: Sequence[tuple[int, int, int]]) -> None:
@@ -172,8 +192,19 @@ def list_changed_messages(connection: Connection, ids: Sequence[int]) -> Sequenc
 
 
 def complete(tx: Connection, ids: Sequence[int]) -> None:
-    """Delete rows whose messages are published."""
+    """Mark rows whose messages are published: written to every index, and perhaps not searchable yet."""
     tx.execute(COMPLETE, {"ids": list(ids)})
+
+
+def list_published(connection: Connection, rows: int, seconds: float) -> list[int]:
+    """The published ones of the oldest rows; none unless one of them was published so long ago."""
+    found = connection.execute(PUBLISHED, {"rows": rows, "seconds": seconds}).all()
+    return [row.id for row in found] if any(row.due for row in found) else []
+
+
+def delete_published(tx: Connection, ids: Sequence[int]) -> None:
+    """Delete published rows, once a refresh of the index that began after they were listed has ended."""
+    tx.execute(DELETE_PUBLISHED, {"ids": list(ids)})
 
 
 def release(tx: Connection, ids: Sequence[int]) -> None:
@@ -182,13 +213,13 @@ def release(tx: Connection, ids: Sequence[int]) -> None:
 
 
 def id_range(connection: Connection) -> tuple[int, int] | None:
-    """The oldest and the newest row's id; None if there is no row."""
+    """The oldest and the newest unpublished row's id; None if there is none."""
     row = connection.execute(ID_RANGE).one()
     return None if row.first is None else (row.first, row.last)
 
 
 def list_row_ids(connection: Connection) -> list[int]:
-    """All rows' ids, the oldest first."""
+    """All unpublished rows' ids, the oldest first."""
     return list(connection.scalars(ROW_IDS))
 
 

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.sql.naming import conv
 
-SCHEMA = "0004"  # the newest migration; a test compares it with the scripts
+SCHEMA = "0005"  # the newest migration; a test compares it with the scripts
 
 metadata = MetaData(
     naming_convention={  # PostgreSQL's own names: the migrations name no constraint
@@ -161,6 +161,13 @@ outbox = Table(
     Column("chats", ARRAY(BigInteger), nullable=False),
     Column("numbers", ARRAY(BigInteger), nullable=False),
     Column("versions", ARRAY(BigInteger), nullable=False),
+    Column("published_at", TIME),
+    Index(
+        "outbox_chats",
+        "chats",
+        postgresql_using="gin",
+        postgresql_with={"gin_pending_list_limit": 256},
+    ),
 )
 dead_letter = Table(
     "dead_letter",
@@ -179,6 +186,13 @@ dead_letter = Table(
     Column("number", BigInteger),
     Column("event", LargeBinary, nullable=False),
     _time("created_at"),
+    Index(
+        "dead_letter_unpublished",
+        "token",
+        "chat",
+        "number",
+        postgresql_where=text("kind = 'publish'"),
+    ),
 )
 search_index = Table(
     "search_index",

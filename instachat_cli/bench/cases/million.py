@@ -96,7 +96,7 @@ def _searches(elastic: SearchEnvironment) -> Iterator[Row]:
 
         def by(searcher: Searcher) -> Callable[[str], list[int]]:
             return lambda keyword: [
-                m.number for m in searcher.search(LARGE_CHAT_ID, keyword, 0, PAGE)
+                m.number for m in searcher.search(LARGE_CHAT_ID, keyword, 0, PAGE).messages
             ]
 
         for keyword in first:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import Backend, open_backend
-from backend.domain.errors import EngineDown
 from backend.ingest.requests import AcceptRequest
 from backend.monitoring.status import read_status
 from backend.storage.elasticsearch.index import ElasticsearchIndex
@@ -115,8 +114,8 @@ def test_an_outage_under_load_loses_nothing(
 ) -> None:
     """While the node is killed, storing continues, the lag is shown, and one warning is logged.
 
-    After it is back, all messages are found. A deleted message stays deleted, although an older creation is
-    written after the restart of the shard.
+    Searches find all messages during the outage and afterwards. A deleted message stays deleted, although an
+    older creation is written after the restart of the shard.
     """
     sender, worker_log = MessageSender(core, token), tmp_path / "worker_log"
     with running_worker(core, worker_log) as worker:
@@ -135,10 +134,9 @@ def test_an_outage_under_load_loses_nothing(
         assert status.unpublished == 6_000
         assert status.unpublished_seconds is not None
         assert [engine.problem is None for engine in status.engines] == [True, True, False]
-        with pytest.raises(EngineDown) as caught, promised(5):
-            search_numbers(core, token, "line")
-        assert "Elasticsearch" in caught.value.message
-        assert "INSTACHAT_ELASTICSEARCH_URL" in str(caught.value.hint)
+        with promised(5):
+            numbers = search_numbers(core, token, "line")
+        assert numbers == [n for n in range(1, sender.sent + 1) if n != 7]
         time.sleep(5)  # two more attempts, which are not logged
         said = worker_log.read_text()
         assert said.count("Elasticsearch at") == 1, said
@@ -167,8 +165,8 @@ def test_a_node_that_hangs_holds_up_neither_storing_nor_stopping(
         node.send(signal.SIGSTOP)
         try:
             assert max(sender.send(1_000) for _ in range(3)) < 10 + MARGIN_SECONDS
-            with pytest.raises(EngineDown, match="Elasticsearch"), promised(5):
-                search_numbers(core, token, "line")
+            with promised(5):
+                assert sender.all_are_found()
             worker.terminate()
             with promised(10):
                 assert worker.wait(PATIENCE_SECONDS) == 0

@@ -21,6 +21,20 @@ def store_messages(core: Backend, token: str, *texts: str) -> None:
     core.drainer.drain_all()
 
 
+def fill_only_chat(core: Backend, last: int) -> None:
+    """Store messages "x" up to the number `last` in the installation's only chat, without publishing them."""
+    with core.database.begin() as tx:
+        tx.execute(
+            text(
+                """
+                INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
+                SELECT id, n, 1, now(), now(), 'x', 'x' FROM chat, generate_series(1, :last) n
+                ON CONFLICT DO NOTHING"""
+            ),
+            {"last": last},
+        )
+
+
 def search_numbers(core: Backend, token: str, keyword: str) -> list[int]:
     """The numbers of the messages in chat 1 that a search finds."""
     return [hit.message.number for hit in core.catalog.messages.search(token, 1, keyword)]

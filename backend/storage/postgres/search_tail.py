@@ -1,0 +1,92 @@
+"""The tail of a chat: the messages that its searches have to read from SQL, as the index may not show them.
+
+They are the messages that the outbox names, published or not, and those that the index has rejected. A
+search reads the tail before it asks the index: what leaves the tail meanwhile is in the index's answer.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import text
+
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.statements import hot
+
+MAX_TAIL_ROWS = 400  # of the outbox, each of up to 2,500 messages of any chats
+MAX_TAIL_MESSAGES = 50_000  # of one chat
+MIN_RANGE_LENGTH = 100  # shorter ranges are cheaper to look up message by message
+
+
+class NumberRange(NamedTuple):
+    """The numbers from `first` to `last`."""
+
+    first: int
+    last: int
+
+
+class Tail(NamedTuple):
+    """A chat's tail above some number: single numbers in order, and long ranges, which do not overlap them.
+
+    Where it exceeds the limits above, it is a part of the tail, and `complete` is False.
+    """
+
+    numbers: Sequence[int]
+    ranges: Sequence[NumberRange]
+    complete: bool
+
+    def count_between(self, first: int, last: int) -> int:
+        """How many of the numbers from `first` to `last` are in it."""
+        singles = sum(first <= number <= last for number in self.numbers)
+        overlaps = (min(last, one.last) - max(first, one.first) + 1 for one in self.ranges)
+        return singles + sum(overlap for overlap in overlaps if overlap > 0)
+
+
+# text(): arrays that are unnested, each LIMIT at its place: it bounds what a long outage leaves behind.
+TAIL = hot(
+    "tail",
+    text(
+        """
+        WITH named AS MATERIALIZED (
+            SELECT chats, numbers FROM outbox
+            WHERE chats @> ARRAY[cast(:chat_id AS bigint)] LIMIT :rows)
+        SELECT (SELECT count(*) FROM named) AS rows,
+               ARRAY(SELECT n.number FROM named, unnest(chats, numbers) AS n(chat_id, number)
+                     WHERE n.chat_id = :chat_id AND n.number > :after LIMIT :messages) AS numbers,
+               ARRAY(SELECT d.number FROM chat c
+                     JOIN application a ON a.id = c.application_id
+                     JOIN dead_letter d
+                         ON d.kind = 'publish' AND d.token = a.token AND d.chat = c.number
+                     WHERE c.id = :chat_id AND d.number > :after LIMIT :messages) AS rejected"""
+    ),
+)
+
+
+def read_tail(connection: Connection, chat_id: int, after: int) -> Tail:
+    """The tail of a chat above the number `after`."""
+    values = {
+        "chat_id": chat_id,
+        "after": after,
+        "rows": MAX_TAIL_ROWS + 1,
+        "messages": MAX_TAIL_MESSAGES + 1,
+    }
+    row = connection.execute(TAIL, values).one()
+    complete = (
+        row.rows <= MAX_TAIL_ROWS and max(len(row.numbers), len(row.rejected)) <= MAX_TAIL_MESSAGES
+    )
+    return _make_tail(sorted({*row.numbers, *row.rejected}), complete)
+
+
+def _make_tail(numbers: Sequence[int], complete: bool) -> Tail:
+    """Split sorted numbers into singles and long ranges."""
+    singles: list[int] = []
+    ranges: list[NumberRange] = []
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end < len(numbers) and numbers[end] == numbers[end - 1] + 1:
+            continue
+        if end - start < MIN_RANGE_LENGTH:
+            singles += numbers[start:end]
+        else:
+            ranges.append(NumberRange(numbers[start], numbers[end - 1]))
+        start = end
+    return Tail(singles, ranges, complete)
