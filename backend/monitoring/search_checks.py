@@ -76,8 +76,8 @@ def check_search(database: Database, index: SearchIndex | None) -> Iterator[Chec
             else CheckResult(
                 "search index",
                 Severity.ERROR,
-                "there are messages, but no index of them: searches are refused",
-                "run `instachat reindex`; searches work as soon as it is done",
+                "there are messages, but no index of them: PostgreSQL searches, large chats incompletely",
+                "run `instachat reindex`; searches are complete as soon as it is done",
             )
         )
         return
@@ -86,12 +86,12 @@ def check_search(database: Database, index: SearchIndex | None) -> Iterator[Chec
         others = ", ".join(f"{one.name} ({one.state})" for one in registered if one is not live)
         yield ok_result("other indices", f"are written to as well: {others}")
     if lag.seconds is None or lag.seconds < MAX_UNPUBLISHED_SECONDS:
-        yield ok_result("publishing", f"{lag.messages:,} messages wait to become searchable")
+        yield ok_result("publishing", f"{lag.messages:,} messages wait to be published")
     else:
         yield CheckResult(
             "publishing",
             Severity.WARNING,
-            f"{lag.messages:,} messages wait to become searchable, the oldest for {lag.seconds:,.0f} s",
+            f"{lag.messages:,} messages wait to be published, the oldest for {lag.seconds:,.0f} s",
             "check that Elasticsearch answers and a worker is running; the worker's log has the reason",
         )
 
@@ -113,8 +113,8 @@ def _check_live_index(
         yield CheckResult(
             check,
             Severity.ERROR,
-            f"{live.name} is not in Elasticsearch, or has lost its aliases: searches fail, and stored"
-            " messages are not published",
+            f"{live.name} is not in Elasticsearch, or has lost its aliases: PostgreSQL searches, large"
+            " chats incompletely, and stored messages are not published",
             "run `instachat reindex`",
         )
     else:

@@ -100,7 +100,7 @@ def _engine(engine: EngineHealth) -> Figure:
 _ENGINE_DOWN_ADVICE = {
     "Redis": "nothing is accepted until it is back; what was accepted is in its log",
     "PostgreSQL": "numbers are still assigned, but nothing is stored, read or searched until it is back",
-    "Elasticsearch": "searches fail until it is back; everything else works",
+    "Elasticsearch": "until it is back, PostgreSQL searches, large chats incompletely; everything else works",
 }
 
 
@@ -132,7 +132,7 @@ def _pipeline(snapshot: HealthSnapshot) -> Iterator[Figure]:
             _format_rate(rates.searchable),
             status.unpublished,
             status.unpublished_seconds,
-            "stored messages become searchable late: Elasticsearch is away or too slow, or no worker"
+            "stored messages are published late: Elasticsearch is away or too slow, or no worker"
             " publishes; see the workers' log",
         )
 

@@ -28,8 +28,8 @@ async def healthz() -> Response:
 async def readyz(service: ServiceDep) -> Response:
     """Whether the engines respond: 200 if they do, otherwise 503 with the names of those that do not.
 
-    Without Elasticsearch only searches fail: the status is `degraded` and the response 200, so that a load
-    balancer keeps sending requests.
+    Without Elasticsearch only searches of large chats are incomplete. The status is `degraded` then, and the
+    response 200, so that a load balancer keeps sending requests.
     """
     away = (await service.health_poller.poll()).away
     if set(away) - {"Elasticsearch"}:
