@@ -29,7 +29,7 @@ REASONS = {
     GrowthStage.ACCEPT: "Each request is a call of one script, and Redis runs one at a time.",
     GrowthStage.STORE: "A shard's log is stored by one drain at a time.",
     GrowthStage.PUBLISH: "Elasticsearch splits each text into grams, so that any part of it can be found."
-    " Meanwhile, stored messages wait in the outbox: they can be read at once, and are found later.",
+    " Meanwhile, stored messages wait in the outbox: they can be read and found at once.",
 }
 MEANING = {
     GrowthStage.SEARCH: "reads the documents of one chat, so its time depends on the chat's size and"
