@@ -20,6 +20,7 @@ from instachat_cli.bench.cases import (
     reindex,
     searchable,
     startup,
+    stream,
 )
 from instachat_cli.bench.harness.environment import Environment, Scale, open_environment
 from instachat_cli.bench.harness.facts import collect_facts
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Environment], Iterator[Row]]] = {
     "reconcile": reconcile.measure,
     "startup": startup.measure,
     "sync": counter_sync.measure,
+    "stream": stream.measure,
     "publish": publish.measure,
     "reindex": reindex.measure,
     "million": million.measure,

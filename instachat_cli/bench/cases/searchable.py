@@ -7,12 +7,10 @@ An index refreshes once a second, so no index can show a message sooner than hal
 also read from PostgreSQL what the index does not show yet: a message is searchable as soon as it is stored.
 """
 
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from statistics import quantiles
 
 from backend.domain.errors import Failed
@@ -23,11 +21,7 @@ from backend.storage.elasticsearch.mapping import INDEX_SETTINGS
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
 from instachat_cli.bench.harness.environment import BATCH_SIZE, Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side
-from instachat_cli.bench.harness.processes import (
-    child_process,
-    settings_environment,
-    wait_ready,
-)
+from instachat_cli.bench.harness.servers import worker
 
 P50 = Goal(must=0.1, at_most=True)
 P99 = Goal(must=0.5, at_most=True)
@@ -60,7 +54,7 @@ def measure(env: Environment) -> Iterator[Row]:
     rate = _warm_up(Side("store and publish", store_and_publish, messages, before=accepted)) / 2
     elastic.reset_index()
     env.backend.publisher and env.backend.publisher.publish()
-    with _worker(env):
+    with worker(env.backend):
         latencies = quantiles(_latencies(elastic, rate), n=100, method="inclusive")
     for at, what, goal in ((49, "p50", P50), (98, "p99", P99)):
         yield Row(
@@ -82,14 +76,6 @@ def _warm_up(ceiling: Side) -> float:
     while (current := ceiling.measure()) > rate * WARM_UP_FACTOR:
         rate = current
     return current
-
-
-@contextmanager
-def _worker(env: Environment) -> Iterator[None]:
-    command = [sys.executable, "-m", "instachat_cli", "worker", "--until-input-ends"]
-    with child_process(command, settings_environment(env.backend.settings)) as process:
-        wait_ready(process, env.backend.log.count_workers, "the worker", POLL_SECONDS)
-        yield
 
 
 def _latencies(elastic: SearchEnvironment, rate: float) -> list[float]:

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.api.server.address import is_responding
+from backend.bootstrap import Backend
 from backend.domain.errors import Failed
 from backend.settings import Settings, environment_variable
-from instachat_cli.bench.harness.processes import child_process, wait_ready
+from instachat_cli.bench.harness.processes import (
+    child_process,
+    settings_environment,
+    wait_ready,
+)
 
 CONNECTIONS = 64
 POLL_SECONDS = 0.05
@@ -96,6 +101,15 @@ def server(settings: Settings, port: int, processes: int = 1) -> Iterator[None]:
         port,
         given | limit,
     ):
+        yield
+
+
+@contextmanager
+def worker(backend: Backend) -> Iterator[None]:
+    """A worker on the engines of a backend, started as an operator does."""
+    command = [sys.executable, "-m", "instachat_cli", "worker", "--until-input-ends"]
+    with child_process(command, settings_environment(backend.settings)) as process:
+        wait_ready(process, backend.log.count_workers, "the worker", POLL_SECONDS)
         yield
 
 
