@@ -22,10 +22,10 @@ MAX_NUMBER = 14  # the highest number
 
 
 @pytest.mark.parametrize("page", [1, 3, 5, 1_000])
-def test_every_difference_is_named(
+def test_the_verifier_returns_exactly_the_different_messages(
     core: Backend, token: str, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Missing, older, newer and surplus documents, at page edges and in long runs, compared with sets."""
+    """Documents are missing, older, newer or surplus, at the edges of pages and in long runs."""
     store_messages(core, token, "of a real chat")
     publish_all(core)
     assert core.index

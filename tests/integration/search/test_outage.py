@@ -109,7 +109,7 @@ class MessageSender:
         return search_numbers(self.core, self.token, "line") == list(range(1, self.sent + 1))
 
 
-def test_an_outage_under_load_loses_nothing(
+def test_an_outage_of_elasticsearch_under_load_loses_no_message(
     core: Backend, token: str, node: Node, tmp_path: Path
 ) -> None:
     """While the node is killed, storing continues, the lag is shown, and one warning is logged.
@@ -154,10 +154,10 @@ def test_an_outage_under_load_loses_nothing(
     assert numbers == [n for n in range(1, sender.sent + 1) if n != 7]
 
 
-def test_a_node_that_hangs_holds_up_neither_storing_nor_stopping(
+def test_a_hanging_node_delays_neither_storing_nor_stopping(
     core: Backend, token: str, node: Node, tmp_path: Path
 ) -> None:
-    """A stopped node (SIGSTOP) accepts connections, but does not answer."""
+    """The node is suspended by SIGSTOP: it accepts connections, but does not answer."""
     sender = MessageSender(core, token)
     with running_worker(core, tmp_path / "worker_log") as worker:
         sender.send(1_000)
@@ -180,8 +180,8 @@ def test_a_node_that_hangs_holds_up_neither_storing_nor_stopping(
     assert sender.all_are_found()
 
 
-def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str) -> None:
-    """After a 413 the request is halved until it fits; a message that never fits becomes a dead letter."""
+def test_a_request_that_is_too_large_is_sent_in_parts(core: Backend, token: str) -> None:
+    """After a 413 it is halved until it fits; a message that never fits becomes a dead letter."""
     texts = ["long " * 1_000] * 40  # 5 kB each, 200 kB together
     # One code point of it becomes eighteen: this is 360 kB.
     core.acceptor.accept(
@@ -197,7 +197,7 @@ def test_what_is_too_long_for_a_request_goes_in_parts(core: Backend, token: str)
     ]
 
 
-def test_what_is_refused_for_now_is_sent_again(core: Backend, node: Node) -> None:
+def test_a_bulk_that_is_refused_for_now_is_repeated(core: Backend, node: Node) -> None:
     """Six bulks at once are more than this node accepts; in the end each of them is written.
 
     The test repeats them until the node has refused something.

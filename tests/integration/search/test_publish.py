@@ -37,7 +37,7 @@ from tests.support.waiting import PATIENCE_SECONDS
 _chats = count(1)
 
 
-def test_what_is_stored_becomes_searchable(core: Backend, token: str) -> None:
+def test_a_stored_message_becomes_searchable(core: Backend, token: str) -> None:
     """The first index is created automatically; before and after, a search finds all messages."""
     store_messages(core, token, "Good morning", "good night", "Morning has broken")
     assert search_numbers(core, token, "morning") == [1, 3]
@@ -46,7 +46,7 @@ def test_what_is_stored_becomes_searchable(core: Backend, token: str) -> None:
     assert search_numbers(core, token, "MORNING") == [1, 3]
 
 
-def test_changes_are_published_as_what_is_now(core: Backend, token: str) -> None:
+def test_a_change_is_published_as_the_current_state(core: Backend, token: str) -> None:
     """An edited message is found by its new words, a deleted one never; then the outbox is empty."""
     store_messages(core, token, "one apple", "two apples", "three apples")
     core.catalog.messages.edit(token, 1, 2, "two pears")
@@ -65,7 +65,7 @@ def test_changes_are_published_as_what_is_now(core: Backend, token: str) -> None
     )  # one is a tombstone
 
 
-def test_a_row_that_is_gone_is_published_as_a_tombstone(core: Backend, token: str) -> None:
+def test_a_deleted_row_is_published_as_a_tombstone(core: Backend, token: str) -> None:
     """Its version is the one in the outbox, because a cascade has deleted the row."""
     store_messages(core, token, "a word")
     publish_all(core)
@@ -139,10 +139,10 @@ _STATES = st.lists(st.sampled_from(["apple", "pear", None]), min_size=1, max_siz
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), messages=st.lists(_STATES, min_size=1, max_size=4))
-def test_any_order_and_any_repetition_end_the_same(
+def test_writes_in_any_order_and_repetition_have_the_same_result(
     index: tuple[ElasticsearchIndex, str], data: st.DataObject, messages: list[list[str | None]]
 ) -> None:
-    """Creations, edits and deletions of some messages, shuffled and repeated over several bulks."""
+    """Creations, edits and deletions are shuffled and repeated over several bulks."""
     engine, name = index
     chat = next(_chats)
     states = [
@@ -164,8 +164,8 @@ def test_any_order_and_any_repetition_end_the_same(
 # -- leases -------------------------------------------------------------------------------------------
 
 
-def test_publishers_share_the_outbox(core: Backend, token: str) -> None:
-    """Several at once publish each message once, and none of them finds the outbox locked."""
+def test_concurrent_publishers_publish_each_message_once(core: Backend, token: str) -> None:
+    """None of them finds the outbox locked."""
     for start in range(0, 6_000, 1_000):
         store_messages(core, token, *(f"line {number}" for number in range(start, start + 1_000)))
     counts: list[int] = []
@@ -182,8 +182,8 @@ def test_publishers_share_the_outbox(core: Backend, token: str) -> None:
     assert len(search_numbers(core, token, "line")) == 6_000
 
 
-def test_a_lease_that_expired_is_taken_again(core: Backend, token: str) -> None:
-    """Other publishers leave the rows of a killed publisher alone until its lease expires."""
+def test_an_expired_lease_is_taken_by_another_publisher(core: Backend, token: str) -> None:
+    """Until then, other publishers leave the rows of a killed publisher alone."""
     store_messages(core, token, "a word")
     with core.database.begin() as tx:
         lease = outbox.lease(tx, 10, 600)
@@ -195,7 +195,7 @@ def test_a_lease_that_expired_is_taken_again(core: Backend, token: str) -> None:
     assert search_numbers(core, token, "word") == [1]
 
 
-def test_a_lease_is_of_about_so_many_messages(core: Backend, token: str) -> None:
+def test_a_lease_has_a_limited_number_of_messages(core: Backend, token: str) -> None:
     """A large transaction is split into several rows, and many small ones share a lease."""
     store_messages(core, token, *(f"line {number}" for number in range(6_000)))
     assert [size for (size,) in query_rows(core, "SELECT size FROM outbox ORDER BY id")] == [
@@ -210,7 +210,7 @@ def test_a_lease_is_of_about_so_many_messages(core: Backend, token: str) -> None
     assert [lease and len(lease.ids) for lease in leases] == [1, 1, 6, None]
 
 
-def test_indices_are_read_as_the_rows_are_leased(core: Backend, token: str) -> None:
+def test_a_lease_includes_indices_that_were_registered_before_it(core: Backend, token: str) -> None:
     """An index that is registered before a row is leased gets its message, too."""
     store_messages(core, token, "a word")
     other = new_index_name(core.database.installation.id)
@@ -229,8 +229,10 @@ def test_indices_are_read_as_the_rows_are_leased(core: Backend, token: str) -> N
 
 
 @pytest.mark.parametrize("block", ["write", "read_only_allow_delete"])
-def test_a_blocked_index_delays_and_loses_nothing(core: Backend, token: str, block: str) -> None:
-    """During an operator's block (403) or a full disk's (429), changes are kept, and published later."""
+def test_changes_for_a_blocked_index_are_published_later(
+    core: Backend, token: str, block: str
+) -> None:
+    """An operator's block (403) and a full disk's (429) lose none of them."""
     store_messages(core, token, "the first")
     publish_all(core)
     set_blocks(core, [block], True)
@@ -295,7 +297,7 @@ def test_a_lost_live_index_is_not_recreated_by_itself(core: Backend, token: str)
     assert request_elasticsearch(core, "GET", f"/_cat/indices/{name}*?format=json") == []
 
 
-def test_a_missing_write_alias_makes_no_index_by_its_name(core: Backend, token: str) -> None:
+def test_publishing_without_the_write_alias_creates_no_index(core: Backend, token: str) -> None:
     """Elasticsearch would create one with a guessed mapping."""
     store_messages(core, token, "a word")
     publish_all(core)
@@ -309,8 +311,8 @@ def test_a_missing_write_alias_makes_no_index_by_its_name(core: Backend, token: 
     assert unpublished_messages(core) == 1
 
 
-def test_a_lost_index_beside_the_live_one_blocks_nothing(core: Backend, token: str) -> None:
-    """It is unregistered, and messages are published to the live index."""
+def test_a_lost_index_beside_the_live_one_is_unregistered(core: Backend, token: str) -> None:
+    """Messages are published to the live index."""
     store_messages(core, token, "a word")
     publish_all(core)
     with core.database.begin() as tx:
@@ -346,8 +348,10 @@ def test_setting_the_url_later_lets_postgresql_search(
         assert search_numbers(core, token, "word") == [1, 2]
 
 
-def test_unsetting_the_url_misses_nothing(core: Backend, token: str) -> None:
-    """The flag is in SQL: changes are recorded meanwhile, and published once the URL is set again."""
+def test_changes_without_the_url_are_published_once_it_is_set_again(
+    core: Backend, token: str
+) -> None:
+    """The flag is in SQL, so every process records changes meanwhile."""
     store_messages(core, token, "a word")
     publish_all(core)
     without = core.settings.model_copy(update={"elasticsearch_url": None})
@@ -374,7 +378,7 @@ def test_unregistering_all_indices_stops_publishing(core: Backend, token: str) -
     assert search_numbers(core, token, "word") == [1, 2]
 
 
-def test_two_processes_register_one_first_index(engines: Engines) -> None:
+def test_concurrent_processes_register_one_first_index(engines: Engines) -> None:
     """Every command may be the first one."""
     database = Database(engines.fresh_database())
     engine = ElasticsearchIndex("http://127.0.0.1:1")  # is not contacted

@@ -105,8 +105,8 @@ def store_many(core: Backend, size: int) -> None:
 # -- the whole of it --------------------------------------------------------------------------------
 
 
-def test_another_index_is_built_and_searched(core: Backend, token: str) -> None:
-    """It holds all messages and tombstones; the previous index stays for a rollback, and no third one."""
+def test_a_reindex_builds_another_index_that_searches_then_use(core: Backend, token: str) -> None:
+    """It holds all messages and tombstones. The previous index stays for a rollback, and no older one."""
     store_messages(core, token, "one apple", "two apples", "three apples", "four apples")
     core.catalog.messages.delete(token, 1, 2)
     publish_all(core)
@@ -127,7 +127,7 @@ def test_another_index_is_built_and_searched(core: Backend, token: str) -> None:
         assert existing_indices(core) == set(names[-2:])
 
 
-def test_no_search_fails_or_shrinks_meanwhile(core: Backend, token: str) -> None:
+def test_no_search_fails_or_misses_messages_during_reindexes(core: Backend, token: str) -> None:
     """Searches run during three reindexes and two rollbacks, with creations, edits and deletions.
 
     A message that was found once is found by each later search until its deletion begins. No search that
@@ -201,10 +201,10 @@ def _looping_threads(
             thread.join(PATIENCE_SECONDS)
 
 
-def test_changes_made_meanwhile_are_neither_lost_nor_undone(
+def test_changes_during_a_reindex_are_neither_lost_nor_undone(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Changes before, during and after the copy of their page: the index gets the newest version."""
+    """They come before, during and after the copy of their page; the index gets the newest version."""
     monkeypatch.setattr(reindex, "PAGE_ROWS", 2)
     store_messages(core, token, *(f"old {n}" for n in range(1, 9)))
     publish_all(core)
@@ -233,7 +233,7 @@ def test_changes_made_meanwhile_are_neither_lost_nor_undone(
     assert index_matches(core)
 
 
-def test_a_rollback_loses_nothing_written_since(core: Backend, token: str) -> None:
+def test_a_rollback_loses_no_later_change(core: Backend, token: str) -> None:
     """Every write goes to both indices, so going back and forth changes no result."""
     with pytest.raises(Failed, match="no previous search index"):
         reindexer(core).rollback()
@@ -256,10 +256,10 @@ def test_a_rollback_loses_nothing_written_since(core: Backend, token: str) -> No
     assert registered_indices(core)["previous"] == first
 
 
-def test_a_message_that_can_not_be_indexed_is_named(
+def test_a_reindex_reports_a_message_that_cannot_be_indexed(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reindex fails, searches stay as they were, and the error names no database id."""
+    """It fails, and searches do not change. The error contains no database ID."""
     core.acceptor.accept(
         AcceptRequest.chats(token, 40)
     )  # so that the chat's number and its id differ
@@ -328,8 +328,8 @@ def copied_messages(core: Backend) -> int:
     return reindexer(core).state().copied if "building" in registered_indices(core) else 0
 
 
-def test_killed_it_is_resumed_and_two_at_once_are_one(core: Backend, token: str) -> None:
-    """A second reindex is told of a stopped first one; after a kill, `--resume` continues where it was."""
+def test_a_killed_reindex_can_be_resumed(core: Backend, token: str) -> None:
+    """`--resume` continues at its last page. While it is only suspended, a second reindex is refused."""
     store_many(core, MANY_MESSAGES)
     with second_checkpoint_held(core):
         first = start_command(core, "reindex").process
@@ -368,8 +368,8 @@ def _locked(core: Backend) -> bool:
     return bool(locks)
 
 
-def test_ctrl_c_says_what_to_run(core: Backend, token: str) -> None:
-    """It exits with 130 and names its position and two commands; each of them works."""
+def test_ctrl_c_reports_the_progress_and_the_next_commands(core: Backend, token: str) -> None:
+    """The exit code is 130, and each of the commands works."""
     store_many(core, MANY_MESSAGES)
     with second_checkpoint_held(core):
         command = start_command(core, "reindex")
@@ -399,10 +399,10 @@ def test_ctrl_c_says_what_to_run(core: Backend, token: str) -> None:
 
 
 @pytest.mark.parametrize("repaired_by", ["abort", "resume"])
-def test_a_crash_between_alias_and_commit_is_repaired(
+def test_resume_and_abort_repair_a_crash_between_alias_and_commit(
     core: Backend, token: str, repaired_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Searches may read the new, complete index then; `--resume` and `--abort` both make it consistent."""
+    """Searches may read the new, complete index until then."""
     store_messages(core, token, "one apple")
     publish_all(core)
     before = live_index_name(core)
@@ -431,7 +431,7 @@ def test_a_crash_between_alias_and_commit_is_repaired(
     assert index_matches(core)
 
 
-def test_a_publisher_in_the_middle_is_waited_for(
+def test_the_swap_waits_for_a_publisher_with_a_lease_for_the_old_index(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The alias is not swapped while a publisher holds a lease for the old index only."""
@@ -472,10 +472,10 @@ def test_a_publisher_in_the_middle_is_waited_for(
     assert search_numbers(core, token, "apple") == [1, 2]
 
 
-def test_a_publisher_that_failed_half_way_hides_nothing(
+def test_a_message_of_a_failed_publisher_is_found_in_the_new_index(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that it wrote only to the old index, just before the swap, is found in the new one."""
+    """The publisher wrote it only to the old index, just before the swap."""
     store_messages(core, token, "one apple")
     publish_all(core)
     write, hold = ElasticsearchIndex.write, locks.block_publishers
@@ -503,7 +503,7 @@ def test_a_publisher_that_failed_half_way_hides_nothing(
 # -- without, with, and without again ---------------------------------------------------------------
 
 
-def test_an_installation_that_had_none_gets_one(
+def test_a_reindex_builds_the_first_index_of_an_installation(
     engines: Engines, elasticsearch: Elasticsearch
 ) -> None:
     """PostgreSQL searches until an index is built; after an abort, no change is recorded."""
@@ -554,7 +554,7 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_lost_index_is_replaced(core: Backend, token: str) -> None:
+def test_a_reindex_replaces_a_deleted_index(core: Backend, token: str) -> None:
     """If it was deleted by hand, publishing waits until a reindex; then everything is found again."""
     store_messages(core, token, "one apple")
     publish_all(core)
@@ -576,8 +576,8 @@ def test_a_lost_index_is_replaced(core: Backend, token: str) -> None:
     assert index_matches(core)
 
 
-def test_a_build_that_is_deleted_fails(core: Backend, token: str) -> None:
-    """Whether it is deleted during the copy or before a resume, searches never read an incomplete index."""
+def test_a_reindex_fails_if_its_new_index_is_deleted(core: Backend, token: str) -> None:
+    """It is deleted during the copy or before a resume; searches never read an incomplete index."""
     store_messages(core, token, "one apple")
     publish_all(core)
 
@@ -597,8 +597,8 @@ def test_a_build_that_is_deleted_fails(core: Backend, token: str) -> None:
 # -- checking ---------------------------------------------------------------------------------------
 
 
-def test_a_check_finds_what_differs(core: Backend, token: str) -> None:
-    """Missing, older, newer and surplus documents and another mapping are named; the exit code is 4."""
+def test_a_check_reports_every_different_document(core: Backend, token: str) -> None:
+    """They are missing, older, newer or surplus; the exit code is 4."""
     store_messages(core, token, *(f"apple {n}" for n in range(1, 8)))
     core.catalog.messages.delete(token, 1, 7)
     publish_all(core)
@@ -621,10 +621,10 @@ def test_a_check_finds_what_differs(core: Backend, token: str) -> None:
     assert index_matches(core)
 
 
-def test_a_check_knows_another_mapping(
+def test_a_check_reports_another_mapping(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its version and by the mapping in Elasticsearch, ignoring settings that an operator may change."""
+    """It compares the version and the mapping, but no settings that an operator may change."""
     store_messages(core, token, "apple")
     publish_all(core)
     request_elasticsearch(
@@ -648,10 +648,10 @@ def test_a_check_knows_another_mapping(
         ]
 
 
-def test_a_difference_keeps_searches_where_they_are(
+def test_a_reindex_that_lacks_a_message_does_not_change_searches(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy that lacks a message is detected before a search reads it."""
+    """The comparison finds it before a search reads the new index."""
     store_messages(core, token, "one apple", "two apples")
     publish_all(core)
     before = live_index_name(core)
@@ -671,8 +671,8 @@ def test_a_difference_keeps_searches_where_they_are(
 # -- as a job ---------------------------------------------------------------------------------------
 
 
-def test_a_worker_reindexes_when_asked(core: Backend, token: str, tmp_path: Path) -> None:
-    """A job requests it. The worker stores messages meanwhile, and ends the reindex when it must stop."""
+def test_a_worker_runs_a_requested_reindex(core: Backend, token: str, tmp_path: Path) -> None:
+    """It stores messages meanwhile, and stops the reindex when it has to stop."""
     store_many(core, MANY_MESSAGES)
     before = live_index_name(core)
     told_to_stop = tmp_path / "told"
@@ -700,10 +700,10 @@ def test_a_worker_reindexes_when_asked(core: Backend, token: str, tmp_path: Path
     assert search_numbers(core, token, f"message {MANY_MESSAGES - 1}") == [MANY_MESSAGES - 1]
 
 
-def test_a_publish_lock_that_times_out_changes_nothing(
+def test_a_reindex_whose_publish_lock_times_out_changes_nothing(
     core: Backend, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a transaction that writes messages does not end, no index is registered beside it."""
+    """A transaction that writes messages does not end, so no index is registered beside it."""
     store_messages(core, token, "one apple")
     publish_all(core)
     monkeypatch.setattr(alias_swap, "PUBLISH_LOCK_ATTEMPTS", 1)

@@ -74,8 +74,8 @@ def scan_little(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- the tail -----------------------------------------------------------------------------------------
 
 
-def test_what_is_stored_is_found_before_it_is_published(core: Backend, frozen: str) -> None:
-    """New messages, and edited ones by their new words, in the order of the numbers, each once."""
+def test_stored_messages_are_found_before_they_are_published(core: Backend, frozen: str) -> None:
+    """This includes edited messages by their new words. Matches are in the order of the numbers, each once."""
     store_messages(core, frozen, "two apples", "a pear", "three apples")
     core.catalog.messages.edit(frozen, 1, 3, "now an apple")
     assert find(core, frozen, "apple") == ([1, 2, 3, 4], None)
@@ -85,7 +85,7 @@ def test_what_is_stored_is_found_before_it_is_published(core: Backend, frozen: s
     assert find(core, frozen, "apple") == ([1, 3], None)
 
 
-def test_what_is_published_is_found_before_a_refresh(core: Backend, frozen: str) -> None:
+def test_published_messages_are_found_before_a_refresh(core: Backend, frozen: str) -> None:
     """The outbox keeps the rows until a refresh that began after they were published has ended."""
     store_messages(core, frozen, "two apples")
     core.catalog.messages.edit(frozen, 1, 1, "no fruit")
@@ -100,10 +100,10 @@ def test_what_is_published_is_found_before_a_refresh(core: Backend, frozen: str)
     assert find(core, frozen, "apple") == ([2], None)  # by the index alone
 
 
-def test_what_is_published_during_a_refresh_stays_in_the_tail(
+def test_messages_published_during_a_refresh_stay_in_the_tail(
     core: Backend, frozen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That refresh may have begun before the message was written."""
+    """The refresh may have begun before they were written."""
     store_messages(core, frozen, "two apples")
     publisher(core).publish()
     index = index_of(core)
@@ -130,7 +130,7 @@ def test_a_failed_refresh_keeps_the_tail(core: Backend, frozen: str) -> None:
     assert query_rows(core, OUTBOX) == [(1, 1)]
 
 
-def test_pages_follow_each_other_across_index_and_tail(core: Backend, frozen: str) -> None:
+def test_pages_across_index_and_tail_have_every_match_once(core: Backend, frozen: str) -> None:
     """Candidates and tail alternate, in single numbers and in a long range."""
     store_messages(core, frozen, *(f"apple {number}" for number in range(2, 301)))
     publish_all(core)
@@ -153,7 +153,7 @@ def test_pages_follow_each_other_across_index_and_tail(core: Backend, frozen: st
     assert list(chain.from_iterable(pages)) == list(range(1, 601))
 
 
-def test_what_the_index_rejects_is_found(core: Backend, token: str) -> None:
+def test_messages_that_the_index_rejects_are_found(core: Backend, token: str) -> None:
     """Dead letters of publishing belong to the tail of their chat."""
     name = live_index_name(core)
     narrow = {"type": "byte", "index": False}  # rejects numbers above 127
@@ -193,7 +193,7 @@ def test_without_the_index_a_small_chat_is_searched_completely(core: Backend, fr
     assert find(core, frozen, "apple") == ([1, 3], None)
 
 
-def test_without_the_index_a_large_chat_says_what_may_be_missing(
+def test_without_the_index_a_search_of_a_large_chat_says_that_it_is_incomplete(
     core: Backend, frozen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the scan reaches is found, and the tail; a full page is complete."""
@@ -232,7 +232,7 @@ def test_an_index_that_did_not_answer_is_not_asked_again_for_a_moment(
 
 
 @pytest.mark.parametrize("limit", ["MAX_TAIL_MESSAGES", "MAX_TAIL_ROWS"])
-def test_a_tail_that_is_too_long_is_scanned_or_said(
+def test_a_search_with_a_tail_that_is_too_long_scans_or_says_that_it_is_incomplete(
     core: Backend, frozen: str, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     """A small chat is scanned; of a large one, a part is found, and the page says so."""
@@ -322,7 +322,7 @@ class Turmoil:
         self._stopping.wait(0.5)
 
 
-def test_searches_agree_with_the_oracle_whatever_happens_to_the_index(
+def test_searches_agree_with_the_oracle_through_reindexes_and_outages(
     core: Backend, token: str
 ) -> None:
     """Publishing, refreshes, reindexes and outages go on; each search finds exactly what is stored."""
