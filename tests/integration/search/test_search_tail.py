@@ -75,7 +75,7 @@ def scan_little(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stored_messages_are_found_before_they_are_published(core: Backend, frozen: str) -> None:
-    """This includes edited messages by their new words. Matches are in the order of the numbers, each once."""
+    """Edited messages are found by their new words. Matches are in the order of the numbers, each once."""
     store_messages(core, frozen, "two apples", "a pear", "three apples")
     core.catalog.messages.edit(frozen, 1, 3, "now an apple")
     assert find(core, frozen, "apple") == ([1, 2, 3, 4], None)
