@@ -13,6 +13,8 @@ from backend.api.parameters import (
     Limit,
     Numbers,
     Order,
+    Since,
+    Until,
 )
 from backend.catalog.messages import Messages
 from backend.domain.errors import Invalid
@@ -34,6 +36,8 @@ class MessageQuery(BaseModel):
     limit: Limit = DEFAULT_PAGE_SIZE
     after: After = 0
     before: Before = None
+    since: Since = None
+    until: Until = None
     around: Around = None
     numbers: Numbers = None
     order: Order = "asc"
@@ -57,7 +61,8 @@ class MessageQuery(BaseModel):
 
     def message_range(self) -> MessageRange:
         """The range of messages."""
-        return MessageRange(self.after, MAX_NUMBER + 1 if self.before is None else self.before)
+        before = MAX_NUMBER + 1 if self.before is None else self.before
+        return MessageRange(self.after, before, self.since, self.until)
 
     def read(self, messages: Messages, token: str, chat: int) -> NumberedPage[Message]:
         """Read the page; not for a search."""

@@ -1,14 +1,17 @@
 """What requests carry beside their body: the path, the query, `If-Match` and `Idempotency-Key`."""
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Path, Query
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from backend.api.schemas import NO_NUL
+from backend.domain.errors import Invalid
 from backend.domain.folding import MAX_KEYWORD
 from backend.domain.model import MAX_NUMBER
+from backend.domain.times import parse_rfc3339
 from backend.ingest.requests import MAX_KEY_LENGTH
 
 PREFIX = "/api/v1"
@@ -29,6 +32,14 @@ def _check_numbers(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(_NUMBERS_PATTERN, value):
         raise ValueError(f"not 1 to {MAX_PAGE_SIZE} numbers such as 1,5,9")
     return value
+
+
+def _parse_time(value: Any) -> Any:
+    """A time as RFC 3339. Raises ValueError."""
+    try:
+        return parse_rfc3339(value)
+    except Invalid as error:
+        raise ValueError(error.message) from None
 
 
 def _number_between(
@@ -89,6 +100,22 @@ Numbers = Annotated[
     AfterValidator(_check_numbers),
     WithJsonSchema({"type": "string", "pattern": _NUMBERS_PATTERN, "examples": ["1,5,9"]}),
     Query(description=f"return the messages with these numbers, at most {MAX_PAGE_SIZE}"),
+]
+Since = Annotated[
+    datetime | None,
+    BeforeValidator(_parse_time),
+    Query(
+        description="return only messages created at this time or later (RFC 3339; write + as %2B)",
+        examples=["2026-01-31T23:59:59Z"],
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    BeforeValidator(_parse_time),
+    Query(
+        description="return only messages created before this time (RFC 3339; write + as %2B)",
+        examples=["2026-01-31T23:59:59Z"],
+    ),
 ]
 Order = Annotated[
     Literal["asc", "desc"],

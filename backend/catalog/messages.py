@@ -69,7 +69,11 @@ class Messages:
         chat_id = row.id
 
         def read(position: int, size: int) -> Sequence[Message]:
-            rest = replace(within, **{"before" if newest_first else "after": position})
+            rest = (
+                replace(within, before=position)
+                if newest_first
+                else replace(within, after=position)
+            )
             return self._read(chat_id, rest, size, newest_first=newest_first)
 
         pages = read_pages(

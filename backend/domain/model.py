@@ -79,16 +79,28 @@ class Match:
 class MessageRange:
     """Which of a chat's messages a list reads: those with a number above `after` and below `before`.
 
-    Raises Invalid if `after` is above `before`.
+    If there are times, which have a time zone: only those created at `since` or later, and before `until`.
+    Raises Invalid if `after` is above `before`, or `since` later than `until`.
     """
 
     after: int = 0
     before: int = MAX_NUMBER + 1
+    since: datetime | None = None
+    until: datetime | None = None
 
     def __post_init__(self) -> None:
         """Check the bounds."""
         if self.after > self.before:
             raise Invalid(f"no number is after {self.after} and before {self.before}")
+        if self.since and self.until and self.since > self.until:
+            raise Invalid(
+                "no time is at `since` or later and before `until`: `since` is the later one"
+            )
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the range is bounded by times."""
+        return self.since is not None or self.until is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from backend.storage.postgres import applications, chats, database, dead_letters
 from backend.storage.postgres.chats import ChatRow
 from backend.storage.postgres.database import Connection
 from backend.storage.postgres.dead_letters import DeadLetter
+from backend.storage.postgres.message_blocks import StoredSpan, fills_block, record_blocks
 from backend.storage.postgres.messages import MessageRow, RowValues
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
@@ -50,13 +51,25 @@ class StorableChat(NamedTuple):
 class BatchWriter:
     """Writes the entries of one batch; use it once. What it did is in its attributes afterwards."""
 
-    def __init__(self, tx: Connection, log: Log, shard: int, locked: LockedShard) -> None:
-        """`tx` is the transaction that holds the shard's lock, whose row is `locked`."""
+    def __init__(
+        self,
+        tx: Connection,
+        log: Log,
+        shard: int,
+        locked: LockedShard,
+        *,
+        retrying: bool = False,
+    ) -> None:
+        """`tx` is the transaction that holds the shard's lock, whose row is `locked`.
+
+        When `retrying`, the entries come after others that were stored before them.
+        """
         self._tx = tx
         self._log = log
         self._shard = shard
         self._epoch = locked.epoch
         self._publishing = locked.publishing
+        self._retrying = retrying
         self.stored = 0
         """Rows that were written."""
         self.dropped = 0
@@ -145,6 +158,7 @@ class BatchWriter:
             rows = self._write_valid_rows(storable)
             count = len(rows)
         self.stored += count
+        self._record_blocks(storable)
         if self._publishing and rows:
             outbox.add_to_outbox(self._tx, messages.keys_and_versions(rows))
             self.in_outbox = True
@@ -170,6 +184,19 @@ class BatchWriter:
             else:
                 storable.append(StorableChat(chat, id_, entries))
         return storable
+
+    def _record_blocks(self, storable: list[StorableChat]) -> None:
+        """Record the blocks that these messages filled. A drain stores a chat's numbers in their order."""
+        spans: list[StoredSpan] = []
+        for chat in storable:
+            first, last = chat.entries[0].event.first, chat.entries[-1].event.last
+            if self._retrying or fills_block(first, last):
+                spans += [
+                    StoredSpan(chat.chat_id, event.first, event.last, event.at)
+                    for _, event, _ in chat.entries
+                ]
+        if spans:
+            record_blocks(self._tx, spans, in_order=not self._retrying)
 
     def _copy(self, rows: Iterable[RowValues]) -> Exception | None:
         """Write all rows and return None; or write none and return the error that the data caused."""
@@ -290,7 +317,7 @@ def retry_dead_letter(
     """
     shard, entry = dead_letter.key.split("-", 1)
     id_ = "-".join(entry.split("-")[:2]).encode()
-    writer = BatchWriter(tx, log, int(shard), locked)
+    writer = BatchWriter(tx, log, int(shard), locked, retrying=True)
     writer.write([(id_, dead_letter.event)])
     return next((new.reason for new in writer.dead_letters if new.key == dead_letter.key), None)
 

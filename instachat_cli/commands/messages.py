@@ -17,8 +17,10 @@ from instachat_cli.console.options import (
     Limit,
     MessageNumber,
     Output,
+    Since,
     Timeout,
     Token,
+    Until,
     Wait,
     Yes,
 )
@@ -87,6 +89,8 @@ def list_(
     before: BeforeMessage = None,
     around: AroundMessage = None,
     last: LastMessages = None,
+    since: Since = None,
+    until: Until = None,
     limit: Limit = None,
     follow: FollowFlag = False,
     output: Output = None,
@@ -94,17 +98,26 @@ def list_(
     """List a chat's messages by number.
 
     $ instachat messages list $TOKEN 1 --last 20
+    $ instachat messages list $TOKEN 1 --since 2h
     $ instachat messages list $TOKEN 1 --around 120 --limit 9
     $ instachat messages list $TOKEN 1 --last 5 --follow
 
     Without an option all messages are listed; on a terminal only the newest 50. --last is taken of the
     messages that the other options leave. --follow prints what comes, until Ctrl-C: behind --after, behind
-    --last, or else behind what is stored.
+    the messages of --last or --since, or else behind what is stored.
     """
     from backend.domain import serialization
     from instachat_cli.runtime.message_selection import MessageSelection
 
-    selection = MessageSelection(after=after, before=before, around=around, last=last, limit=limit)
+    selection = MessageSelection(
+        after=after,
+        before=before,
+        around=around,
+        last=last,
+        limit=limit,
+        since=since,
+        until=until,
+    )
     if follow:
         selection.check_can_follow()
     with backend_context() as core:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
 
@@ -95,6 +96,25 @@ def parse_duration(value: str | int) -> int:
     return int(match[1]) * _SECONDS[match[2]]
 
 
+def parse_time(value: str | datetime) -> datetime:
+    """A time as RFC 3339, or an age such as `2h`: that long ago."""
+    from backend.domain.times import EXAMPLE, parse_rfc3339
+
+    if isinstance(value, datetime):
+        return value
+    if _DURATION.fullmatch(value):
+        try:
+            return datetime.now(UTC) - timedelta(seconds=parse_duration(value))
+        except OverflowError:
+            raise typer.BadParameter(f"{value!r} is too long ago") from None
+    try:
+        return parse_rfc3339(value)
+    except Invalid:
+        raise typer.BadParameter(
+            f"{value[:40]!r} is neither a time such as {EXAMPLE} nor an age such as 90s, 15m, 2h or 7d"
+        ) from None
+
+
 Token = Annotated[str, typer.Argument(metavar="TOKEN", help="The application's token.")]
 ChatNumber = Annotated[
     int, typer.Argument(metavar="CHAT", help="The chat's number.", parser=parse_integer)
@@ -158,6 +178,22 @@ BeforeMessage = Annotated[
         help="Only messages before this number.",
         parser=parse_integer,
         callback=_at_least_one("--before"),
+    ),
+]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="T",
+        help="Only messages created at this time or later: RFC 3339, or an age such as 2h.",
+        parser=parse_time,
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="T",
+        help="Only messages created before this time: RFC 3339, or an age such as 2h.",
+        parser=parse_time,
     ),
 ]
 AroundMessage = Annotated[

@@ -21,9 +21,8 @@ def follow_messages(
     core.catalog.chats.find_row(token, chat)  # raises NotFound
     with printer.stream(_sentence, flush=True) as emit:
         after = selection.after
-        if selection.last is not None:
-            within = selection.message_range()
-            for message in core.catalog.messages.newest(token, chat, within, count=selection.last):
+        if selection.last is not None or selection.since is not None:
+            for message in selection.read(core.catalog.messages, token, chat):
                 emit(serialization.message(message))
                 after = message.number
         for body in _bodies(follow(core.live_reader, core.log.url, (token, chat), after)):

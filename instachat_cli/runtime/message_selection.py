@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import Invalid
@@ -25,25 +26,27 @@ class MessageSelection:
     around: int | None = None
     last: int | None = None
     limit: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
     def __post_init__(self) -> None:
         """Check which options are given together."""
         if self.around is not None:
-            self._refuse_with("--around", ("after", "before", "last"))
+            self._refuse_with("--around", ("after", "before", "last", "since", "until"))
         if self.last is not None:
             self._refuse_with("--last", ("limit",))
         self.message_range()
 
     def check_can_follow(self) -> None:
         """Raise Invalid unless what comes later can follow these messages."""
-        for name in ("before", "around", "limit"):
+        for name in ("before", "around", "until", "limit"):
             if getattr(self, name) is not None:
                 raise Invalid(f"--follow cannot be combined with --{name}")
 
     def message_range(self) -> MessageRange:
         """The range in which the messages are."""
         before = MAX_NUMBER + 1 if self.before is None else self.before
-        return MessageRange(self.after or 0, before)
+        return MessageRange(self.after or 0, before, self.since, self.until)
 
     def print(
         self, messages: "Messages", token: str, chat: int, show: Callable[[Iterator[Message]], None]
@@ -52,13 +55,7 @@ class MessageSelection:
 
         On a terminal, without any option, these are the newest ones, and a note says so.
         """
-        within = self.message_range()
-        if self.around is not None:
-            limit = self.limit or AROUND_LIMIT
-            show(iter(messages.page_around(token, chat, self.around, limit=limit).items))
-        elif self.last is not None:
-            show(messages.newest(token, chat, within, count=self.last))
-        elif self == MessageSelection() and sys.stdout.isatty():
+        if self == MessageSelection() and sys.stdout.isatty():
             page = messages.page(token, chat, limit=NEWEST_ON_TERMINAL, newest_first=True)
             show(reversed(page.items))
             if page.next is not None:
@@ -67,7 +64,17 @@ class MessageSelection:
                     " more of them, `--after 0` lists all"
                 )
         else:
-            show(messages.list(token, chat, within, limit=self.limit))
+            show(self.read(messages, token, chat))
+
+    def read(self, messages: "Messages", token: str, chat: int) -> Iterator[Message]:
+        """The messages in the order of their numbers, read as they are needed."""
+        within = self.message_range()
+        if self.around is not None:
+            limit = self.limit or AROUND_LIMIT
+            return iter(messages.page_around(token, chat, self.around, limit=limit).items)
+        if self.last is not None:
+            return messages.newest(token, chat, within, count=self.last)
+        return messages.list(token, chat, within, limit=self.limit)
 
     def _refuse_with(self, option: str, others: Sequence[str]) -> None:
         for other in others:

@@ -71,10 +71,16 @@ def test_it_prints_each_number_and_each_change_until_ctrl_c(
     assert b"Traceback" not in err
 
 
-def test_it_begins_behind_the_last_messages(cli: Cli, core: Backend, token: str) -> None:
-    """`--last` prints these first. The deletion of the chat ends it with 0."""
-    with following(cli, token, 1, "--last", 1) as process:
-        assert [line["text"] for line in printed(process, 1)] == ["three"]
+@pytest.mark.parametrize(
+    ("option", "value", "texts"),
+    [("--last", 1, ["three"]), ("--since", "1h", ["one", "three"])],
+)
+def test_it_begins_behind_the_selected_messages(
+    cli: Cli, core: Backend, token: str, option: str, value: object, texts: list[str]
+) -> None:
+    """`--last` and `--since` print these first. The deletion of the chat ends it with 0."""
+    with following(cli, token, 1, option, value) as process:
+        assert [line["text"] for line in printed(process, len(texts))] == texts
         send(core, token, "four")
         assert [line["text"] for line in printed(process, 1)] == ["four"]
         core.catalog.chats.delete(token, 1, cascade=True)
@@ -88,3 +94,4 @@ def test_what_can_not_be_followed_is_refused(cli: Cli, token: str) -> None:
     assert cli("messages", "list", token, 2, "--follow").code == 3
     for option in ("--before", "--around", "--limit"):
         assert cli("messages", "list", token, 1, "--follow", option, 2).code == 2
+    assert cli("messages", "list", token, 1, "--follow", "--until", "2h").code == 2

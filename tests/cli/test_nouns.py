@@ -1,6 +1,7 @@
 """The verbs of applications, chats and messages: their output and their effect."""
 
 import re
+from datetime import datetime, timedelta, timezone
 
 from tests.cli.conftest import Cli, Terminal
 
@@ -117,12 +118,40 @@ def test_messages_are_listed_from_either_end_and_around_a_number(
     assert [[m["number"] for m in each.lines] for each in listed] == list(expected.values())
 
 
+def test_messages_are_listed_since_a_time_or_an_age(cli: Cli, token: str, chat: int) -> None:
+    """`--last` is taken of them; a time in any zone, an age such as 2h."""
+    cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="1\n2\n")
+    cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="3\n4\n")
+    created = [m["created_at"] for m in cli("messages", "list", token, chat).lines]
+    assert created[1] < created[2]
+    elsewhere = datetime.fromisoformat(created[2]).astimezone(timezone(timedelta(hours=5)))
+    expected: dict[tuple[str, ...], list[int]] = {
+        ("--since", created[2]): [3, 4],
+        ("--since", elsewhere.isoformat()): [3, 4],
+        ("--until", created[2]): [1, 2],
+        ("--since", created[0], "--until", created[2], "--last", "1"): [2],
+        ("--since", created[0], "--after", "1", "--limit", "2"): [2, 3],
+        ("--since", "2h"): [1, 2, 3, 4],
+        ("--until", "2h"): [],
+        ("--since", "7d", "--until", "2h"): [],
+        ("--since", "0s"): [],
+    }
+    listed = cli.run_all([("messages", "list", token, chat, *each) for each in expected])
+    assert [[m["number"] for m in each.lines] for each in listed] == list(expected.values())
+
+
 def test_options_that_make_no_sense_together_are_refused(cli: Cli) -> None:
     """Exit 2, and the message names both; nothing is read."""
     refused = {
         "--around 5 --after 1": "--around cannot be combined with --after",
         "--around 5 --before 9": "--around cannot be combined with --before",
         "--around 5 --last 9": "--around cannot be combined with --last",
+        "--around 5 --since 2h": "--around cannot be combined with --since",
+        "--around 5 --until 2h": "--around cannot be combined with --until",
+        "--since 2h --until 3h": "`since` is the later one",
+        "--since yesterday": "neither a time such as 2026-01-31T23:59:59Z nor an age",
+        "--until 2026-01-31": "neither a time such as 2026-01-31T23:59:59Z nor an age",
+        "--since 999999999d": "too long ago",
         "--last 5 --limit 9": "--last cannot be combined with --limit",
         "--after 7 --before 6": "no number is after 7 and before 6",
         "--last 0": "--last is 0",

@@ -1,5 +1,7 @@
 """The ways to read a list, their totals, and `If-None-Match`."""
 
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
 from tests.http.conftest import OPERATOR
@@ -75,6 +77,15 @@ def test_a_list_is_read_from_either_end(
         ("around=0", "around"),
         ("around=5&after=1", "`after` cannot be combined with `around`"),
         ("around=5&before=9", "`before` cannot be combined with `around`"),
+        ("since=yesterday", "since: not an RFC 3339 time such as"),
+        ("since=2h", "since: not an RFC 3339 time such as"),
+        ("until=2026-01-31", "until: not an RFC 3339 time such as"),
+        ("until=2026-02-30T00:00:00Z", "until: not a time that exists"),
+        ("until=2026-01-31T00:00:00+01:00", "until: not an RFC 3339 time such as"),  # + is a space
+        ("since=2026-01-31T00:00:00Z&until=2026-01-30T00:00:00Z", "`since` is the later one"),
+        ("around=5&since=2026-01-31T00:00:00Z", "`since` cannot be combined with `around`"),
+        ("numbers=5&until=2026-01-31T00:00:00Z", "`until` cannot be combined with `numbers`"),
+        ("keyword=x&since=2026-01-31T00:00:00Z", "`since` cannot be combined with `keyword`"),
         ("numbers=", "numbers"),
         ("numbers=1,,2", "numbers"),
         ("numbers=1,0", "numbers"),
@@ -95,6 +106,36 @@ def test_parameters_that_make_no_sense_are_refused(
     answer = shared_server("GET", f"{messages}?{query}")
     assert (answer.status, answer.json["type"].rpartition(":")[2]) == (422, "invalid")
     assert reason in answer.json["detail"]
+
+
+def test_a_list_is_read_between_two_times(shared_server: HttpServer, messages: str) -> None:
+    """From `since` on and before `until`, whichever time zone they are written in; pages as in any list."""
+    parent = messages.removesuffix("/messages")
+    assert shared_server("POST", messages, {"message": {"text": "late"}}).json == {"number": 10}
+    wait_until(lambda: shared_server("GET", f"{messages}/10").status == 200)
+    created = {m["number"]: m["created_at"] for m in shared_server("GET", messages).json["items"]}
+    at = datetime.fromisoformat(created[10])
+    assert created[9] < created[10]
+    elsewhere = at.astimezone(timezone(timedelta(hours=-8))).isoformat()
+    earlier = [number for number, time in created.items() if time < created[10]]
+    for query, expected in (
+        (f"since={created[10]}", [10]),
+        (f"since={elsewhere}", [10]),
+        (f"until={created[10]}", earlier),
+        (f"until={created[10]}&order=desc", earlier[::-1]),
+        (f"since={created[1]}&until={created[10]}", earlier),
+        (f"since={created[1]}&until={created[10]}&after=5&before=9", [6, 7, 8]),
+        (f"since={created[10]}&until={created[10]}", []),
+        ("since=2001-01-01T00:00:00Z", [*earlier, 10]),
+        ("until=2001-01-01t00:00:00z", []),
+    ):
+        page = shared_server("GET", f"{messages}?{query}").json
+        assert [item["number"] for item in page["items"]] == expected, query
+        assert page["total"] == shared_server("GET", parent).json["messages_count"]
+    page = shared_server("GET", f"{messages}?until={created[10]}&limit=3").json
+    assert page["next"] == earlier[2]
+    rest = shared_server("GET", f"{messages}?until={created[10]}&after={page['next']}").json
+    assert [item["number"] for item in rest["items"]] == earlier[3:]
 
 
 def test_a_list_of_chats_has_a_total(app: ApplicationClient) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import any_, bindparam, delete, exists, func, null, select, text, update
 
 from backend.domain.model import Parent
+from backend.storage.postgres import message_blocks
 from backend.storage.postgres.database import Connection
 from backend.storage.postgres.statements import RowMapper, bigints, hot
 from backend.storage.postgres.tables import application, chat, message
@@ -148,11 +149,14 @@ def delete_messages(tx: Connection, chats: Sequence[int], limit: int) -> list[De
 
 def delete_chats(tx: Connection, ids: Sequence[int]) -> None:
     """Delete the rows of chats that are locked and empty, of a removed application."""
+    message_blocks.delete_blocks(tx, ids)
     tx.execute(DELETE_CHATS, {"ids": list(ids)})
 
 
 def finish_cascade(tx: Connection, pending: PendingCascade) -> bool:
     """Record that nothing is left of a parent; False, changing nothing, if an application has chats."""
+    if pending.chat is not None:
+        message_blocks.delete_blocks(tx, [pending.id])
     statement = FINISH_APPLICATION if pending.chat is None else FINISH_CHAT
     return tx.execute(statement, {"of_id": pending.id}).rowcount > 0
 

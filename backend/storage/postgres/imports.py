@@ -11,6 +11,7 @@ from backend.domain.events import to_micros
 from backend.domain.model import Parent
 from backend.storage.postgres.copy import copy_rows, escape_copy
 from backend.storage.postgres.database import Connection
+from backend.storage.postgres.message_blocks import StoredSpan, record_blocks
 from backend.storage.postgres.messages import CONTENT, ImportedMessage
 from backend.storage.postgres.statements import RowMapper, hot
 
@@ -223,6 +224,8 @@ def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> N
                 yield f"{head}\t\\N\tstored\t{content}\t{escape_copy(row.folded)}\n"
 
     copy_rows(tx, "message", COPY_COLUMNS, lines())
+    spans = (StoredSpan(row.chat_id, row.number, row.number, row.created_at) for row in rows)
+    record_blocks(tx, spans, in_order=False)
     removed = Counter(row.chat_id for row in rows if row.text is None)
     if removed:
         values = {"ids": list(removed.keys()), "counts": list(removed.values())}

@@ -20,6 +20,7 @@ from sqlalchemy import (
 from backend.domain.events import MessagesCreated, from_micros
 from backend.domain.folding import fold
 from backend.domain.model import Message, MessageRange, NewMessage
+from backend.storage.postgres import message_blocks
 from backend.storage.postgres.chats import count_removed, lock_chat
 from backend.storage.postgres.copy import copy_rows, escape_copy, format_copy_time
 from backend.storage.postgres.database import Connection
@@ -253,6 +254,10 @@ def list_messages(
     newest_first: bool = False,
 ) -> list[Message]:
     """A page of a chat's messages by number, ascending or descending. Its place does not change its cost."""
+    if within.has_times:
+        return message_blocks.list_between_times(
+            connection, chat_id, within, limit, newest_first=newest_first
+        )
     values = {
         "chat_id": chat_id,
         "after": within.after,

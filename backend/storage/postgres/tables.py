@@ -151,6 +151,15 @@ message = Table(
     Column("folded", Text, nullable=False),
     PrimaryKeyConstraint("chat_id", "number"),
 )
+message_block = Table(
+    "message_block",
+    metadata,
+    Column("chat_id", BigInteger),
+    Column("block", BigInteger),
+    Column("earliest", TIME, nullable=False),
+    Column("latest", TIME, nullable=False),
+    PrimaryKeyConstraint("chat_id", "block"),
+)
 outbox = Table(
     "outbox",
     metadata,

@@ -102,7 +102,7 @@ def _fill_stores(env: Environment, size: int) -> None:
     chats = max(size // MESSAGES_PER_CHAT, 1)
     each = size // chats
     with backend.database.begin() as tx:
-        tx.execute(text("TRUNCATE chat, message, outbox"))
+        tx.execute(text("TRUNCATE chat, message, message_block, outbox"))
         tx.execute(
             text(
                 """

@@ -77,7 +77,7 @@ class SearchEnvironment:
             search_indices.unregister_all(tx)
             search_indices.register_index(tx, name, "live", MAPPING_VERSION)
             search_indices.set_publishing(tx, True)
-            tx.execute(text("TRUNCATE message"))
+            tx.execute(text("TRUNCATE message, message_block"))
         self.index.create(name)
         self.index.set_read_alias(name)
         with database.begin() as tx:

@@ -151,7 +151,7 @@ class Environment:
         """Empty the table of messages. Raises Failed if it did not hold the expected number."""
         found = self.count_messages()
         with self.backend.database.begin() as tx:
-            tx.execute(text("TRUNCATE message"))
+            tx.execute(text("TRUNCATE message, message_block"))
         if found != expected:
             raise Failed(f"{found:,} messages were stored instead of {expected:,}")
 

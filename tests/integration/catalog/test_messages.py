@@ -1,9 +1,10 @@
 """Lists of messages, checked by a plain oracle: deletions, gaps, imports and rejected numbers included."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import combinations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,10 +16,13 @@ from backend.domain.errors import Invalid
 from backend.domain.model import MAX_NUMBER, Message, MessageRange, NumberedPage
 from backend.domain.serialization import rfc3339
 from backend.ingest.requests import AcceptRequest
+from backend.storage.postgres import message_blocks
 from backend.transfer import format as line_format
 from tests.conftest import Engines
 from tests.support.transfer_lines import message_line
 
+NOW = datetime.now(UTC)
+"""Between the times of imported and of accepted messages."""
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 REFUSED = "refused"
 """A text that PostgreSQL refuses, so that its number is rejected."""
@@ -42,6 +46,16 @@ class Import:
 
 
 Step = Send | Import
+
+
+@dataclass(frozen=True)
+class LaterSteps:
+    """Of these numbers, those in a gap are imported, each with its age; then some messages are deleted."""
+
+    filled: dict[int, int]
+    deleted: Set[int]
+
+
 STEPS = st.lists(
     st.builds(Send, st.integers(1, 6), st.frozensets(st.integers(0, 5), max_size=2))
     | st.builds(
@@ -67,7 +81,13 @@ class Room:
 
     def expected(self, within: MessageRange, *, newest_first: bool = False) -> list[int]:
         """The numbers that the oracle finds."""
-        numbers = [number for number in self.shown if within.after < number < within.before]
+        numbers = [
+            number
+            for number, created_at in self.shown.items()
+            if within.after < number < within.before
+            and (within.since is None or created_at >= within.since)
+            and (within.until is None or created_at < within.until)
+        ]
         return sorted(numbers, reverse=newest_first)
 
     def check(
@@ -89,20 +109,32 @@ class Room:
 
 @pytest.fixture(scope="module")
 def backend(engines: Engines) -> Iterator[Backend]:
-    """A backend whose PostgreSQL refuses a text."""
-    with open_backend(engines.installation()) as core:
+    """A backend whose PostgreSQL refuses a text, and whose blocks are so small that every chat has some."""
+    with (
+        pytest.MonkeyPatch.context() as monkeypatch,
+        open_backend(engines.installation()) as core,
+    ):
+        monkeypatch.setattr(message_blocks, "BLOCK_SIZE", 4)
         with core.database.begin() as tx:
             tx.execute(text(f"ALTER TABLE message ADD CHECK (text <> '{REFUSED}')"))
         yield core
 
 
-def build(backend: Backend, steps: list[Step], deleted: set[int]) -> Room:
-    """A new chat in which these steps happened, and then these of its messages were deleted."""
+def load(backend: Backend, lines: Iterable[str]) -> None:
+    """Import these lines, each in a transaction of its own."""
+    for line in lines:
+        work = backend.importer.begin()
+        for chunk in line_format.read_chunks(io.BytesIO(line.encode()).read):
+            assert not work.process(chunk)
+
+
+def build(backend: Backend, steps: list[Step], later: LaterSteps) -> Room:
+    """A new chat in which these steps happened, and then the later ones."""
     token = backend.catalog.applications.create("test").token
     chat = backend.acceptor.accept(AcceptRequest.chats(token)).first
     backend.drainer.drain_all()
     shown: dict[int, datetime] = {}
-    top, gaps = 0, 0
+    top, gaps = 0, set[int]()
     for step in steps:
         if isinstance(step, Send):
             texts = [REFUSED if i in step.rejected else "text" for i in range(step.count)]
@@ -118,29 +150,49 @@ def build(backend: Backend, steps: list[Step], deleted: set[int]) -> Room:
         else:
             lines = []
             for distance, age, removed in step.messages:
-                gaps += distance - 1
+                gaps |= set(range(top + 1, top + distance))
                 top += distance
                 at = rfc3339(EPOCH + timedelta(seconds=age))
                 content = None if removed else "text"
                 lines.append(message_line(token, chat, top, content, at, at))
                 if not removed:
                     shown[top] = EPOCH + timedelta(seconds=age)
-            ordered = reversed(lines) if step.backwards else iter(lines)
-            for line in ordered:
-                work = backend.importer.begin()
-                for chunk in line_format.read_chunks(io.BytesIO(line.encode()).read):
-                    assert not work.process(chunk)
-    for number in sorted(deleted & shown.keys()):
+            load(backend, reversed(lines) if step.backwards else lines)
+    for number, age in later.filled.items():
+        if number in gaps:
+            gaps.remove(number)
+            shown[number] = EPOCH + timedelta(seconds=age)
+            at = rfc3339(shown[number])
+            load(backend, [message_line(token, chat, number, "text", at, at)])
+    for number in sorted(later.deleted & shown.keys()):
         backend.catalog.messages.delete(token, chat, number)
         del shown[number]
-    return Room(backend, token, chat, shown, len(shown) + gaps)
+    return Room(backend, token, chat, shown, len(shown) + len(gaps))
 
 
-ROOMS = st.tuples(STEPS, st.frozensets(st.integers(1, 40), max_size=6))
-NUMBERS = st.integers(0, 45) | st.sampled_from([MAX_NUMBER, MAX_NUMBER + 1])
-RANGES = st.builds(
-    lambda one, other: MessageRange(min(one, other), max(one, other)), NUMBERS, NUMBERS
+LATER = st.builds(
+    LaterSteps,
+    st.dictionaries(st.integers(1, 40), st.integers(0, 20), max_size=10),
+    st.frozensets(st.integers(1, 40), max_size=6),
 )
+ROOMS = st.tuples(STEPS, LATER)
+NUMBERS = st.integers(0, 45) | st.sampled_from([MAX_NUMBER, MAX_NUMBER + 1])
+AGES = st.integers(0, 21)
+"""Seconds: times of imported messages, between them, and beyond."""
+TIMES = st.none() | AGES.map(lambda age: EPOCH + timedelta(seconds=age)) | st.just(NOW)
+
+
+def make_range(
+    numbers: tuple[int, int], times: tuple[datetime | None, datetime | None]
+) -> MessageRange:
+    """A range whose ends are in their order."""
+    since, until = times
+    if since is not None and until is not None:
+        since, until = sorted((since, until))
+    return MessageRange(min(numbers), max(numbers), since, until)
+
+
+RANGES = st.builds(make_range, st.tuples(NUMBERS, NUMBERS), st.tuples(TIMES, TIMES))
 
 
 @MANY
@@ -150,10 +202,10 @@ RANGES = st.builds(
 )
 def test_a_page_is_that_of_the_oracle(
     backend: Backend,
-    room_steps: tuple[list[Step], set[int]],
+    room_steps: tuple[list[Step], LaterSteps],
     questions: list[tuple[MessageRange, int, bool]],
 ) -> None:
-    """Ascending and descending, between any two numbers; and all pages together are the list."""
+    """Ascending and descending, between any two numbers and any two times; and all pages are the list."""
     room = build(backend, *room_steps)
     catalog, token, chat = backend.catalog.messages, room.token, room.chat
     for within, limit, newest_first in questions:
@@ -166,10 +218,26 @@ def test_a_page_is_that_of_the_oracle(
         assert [message.number for message in newest] == sorted(expected)[-limit:]
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_imports_into_gaps_are_found_by_their_times(backend: Backend, backwards: bool) -> None:
+    """Between any two times, also where the numbers above them were stored long before."""
+    imported = tuple((3, age, False) for age in (9, 3, 12, 6))
+    steps: list[Step] = [Send(5, frozenset({2})), Import(imported, backwards), Send(6, frozenset())]
+    room = build(backend, steps, LaterSteps({6: 19, 7: 1, 12: 18, 13: 0, 16: 5}, {8, 16}))
+    catalog = backend.catalog.messages
+    bounds = [None, *(EPOCH + timedelta(seconds=age) for age in range(21)), NOW]
+    for since, until in combinations(bounds, 2):
+        for newest_first in (False, True):
+            within = make_range((0, 100), (since, until))
+            expected = room.expected(within, newest_first=newest_first)
+            page = catalog.page(room.token, room.chat, within, limit=20, newest_first=newest_first)
+            room.check(page, expected, 20, follows=[])
+
+
 @MANY
 @given(ROOMS, st.integers(1, 45), st.integers(1, 12))
 def test_a_page_around_a_number_is_that_of_the_oracle(
-    backend: Backend, room_steps: tuple[list[Step], set[int]], number: int, limit: int
+    backend: Backend, room_steps: tuple[list[Step], LaterSteps], number: int, limit: int
 ) -> None:
     """As many before it as behind it, whether or not it has a message; and `next` leads on."""
     room = build(backend, *room_steps)
@@ -188,7 +256,10 @@ def test_a_page_around_a_number_is_that_of_the_oracle(
 @MANY
 @given(ROOMS, st.sets(st.integers(1, 45), min_size=1), st.booleans())
 def test_messages_are_read_by_their_numbers(
-    backend: Backend, room_steps: tuple[list[Step], set[int]], wanted: set[int], newest_first: bool
+    backend: Backend,
+    room_steps: tuple[list[Step], LaterSteps],
+    wanted: set[int],
+    newest_first: bool,
 ) -> None:
     """Those that are stored, in the order asked for; the others are left out."""
     room = build(backend, *room_steps)
@@ -204,7 +275,7 @@ def test_more_of_the_newest_messages_than_a_page(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """They are found in two passes, and printed in their order."""
-    room = build(backend, [Send(10, frozenset())], {5})
+    room = build(backend, [Send(10, frozenset())], LaterSteps({}, {5}))
     monkeypatch.setattr("backend.catalog.messages.PAGE", 3)
     newest = backend.catalog.messages.newest(room.token, room.chat, count=count)
     assert [message.number for message in newest] == [1, 2, 3, 4, 6, 7, 8, 9, 10][-count:]

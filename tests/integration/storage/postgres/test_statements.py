@@ -20,7 +20,7 @@ from backend.storage.postgres import (
 from backend.storage.postgres.database import Database
 from tests.conftest import Engines
 
-BIG = {"message", "chat", "application", "outbox"}
+BIG = {"message", "message_block", "chat", "application", "outbox"}
 for _module in iter_modules(postgres.__path__):
     import_module(f"{postgres.__name__}.{_module.name}")  # each registers its hot statements
 
@@ -40,6 +40,9 @@ def full(engines: Engines) -> Database:
                 INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
                 SELECT c, n, 1, now(), now(), 'x', 'x'
                 FROM generate_series(1, 1000) c, generate_series(1, 100) n;
+                INSERT INTO message_block (chat_id, block, earliest, latest)
+                SELECT c, n, now(), now()
+                FROM generate_series(1, 1000) c, generate_series(0, 99) n;
                 INSERT INTO outbox (chats, numbers, versions, leased_until)
                 SELECT '{1,2}', '{3,4}', '{5,6}', CASE WHEN n < 10 THEN now() + interval '1 h' END
                 FROM generate_series(1, 100000) n;
@@ -64,6 +67,13 @@ VALUES = {
     "after": 5,
     "before": 90,
     "afters": [5, 6],
+    "since": "2026-01-31T00:00:00Z",
+    "until": "2126-01-31T00:00:00Z",
+    "size": 10,
+    "blocks": [5, 6],
+    "beyond": [50, 60],
+    "earliest": ["2026-01-31T00:00:00Z"] * 2,
+    "latest": ["2026-01-31T00:00:00Z"] * 2,
     "at": "2026-01-31T23:59:59Z",
     "limit": 50,
     "befores": [7, 8],
