@@ -199,9 +199,9 @@ def test_the_migration_records_what_is_stored(engines: Engines) -> None:
     )
     with database.begin() as tx:
         config.attributes["connection"] = tx
-        command.upgrade(config, "0004")
+        command.upgrade(config, "0005")
         for chat, top in ((CHAT, 3 * BLOCK_SIZE), (CHAT + 1, BLOCK_SIZE - 1)):
             tx.execute(text(FILL), {"chat": chat, "epoch": EPOCH, "top": top})
-    assert schema_upgrade.upgrade(database) == ("0004", SCHEMA)
+    assert schema_upgrade.upgrade(database) == ("0005", SCHEMA)
     assert recorded(database) == expected_blocks(3 * BLOCK_SIZE)
     assert recorded(database, CHAT + 1) == []
