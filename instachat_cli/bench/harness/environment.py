@@ -55,7 +55,8 @@ class Scale:
     load_pairs: int = 5  # of loads by HTTP
     seconds: int = 4  # a load by HTTP
     large_application_chats: int = 100_000  # chats of the large application
-    gateway: bool = True  # whether to build the gateway in Go, which takes a minute
+    page_messages: int = 100_000  # messages of the chat whose pages are read
+    gateway: bool = True  # whether to build the baselines in Go, which takes a minute each
     reindexed: int = 400_000  # messages a reindex
     million: int = 1_000_000  # messages of the benchmarks that run once, at a large size
     keywords: int = 100
@@ -83,6 +84,7 @@ QUICK_SCALE = Scale(
     load_pairs=1,
     seconds=1,
     large_application_chats=1_000,
+    page_messages=2_000,
     gateway=False,
 )
 

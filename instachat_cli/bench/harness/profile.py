@@ -1,4 +1,4 @@
-"""Profiles the event loop of a server under load on the hot route."""
+"""Profiles the event loop of a server under load on a hot route."""
 
 import asyncio
 import cProfile
@@ -16,12 +16,15 @@ SECONDS = 2
 POLL_SECONDS = 0.05
 
 
-def profile_server(settings: Settings) -> str:
-    """The largest parts of the event loop's time, without the background observers."""
-    return uvloop.run(_profile(settings))
+def profile_server(settings: Settings, path: str = "", method: str = "POST") -> str:
+    """The largest parts of the event loop's time, without the background observers.
+
+    Without a `path`, messages of a new chat are created.
+    """
+    return uvloop.run(_profile(settings, path, method))
 
 
-async def _profile(settings: Settings) -> str:
+async def _profile(settings: Settings, path: str, method: str) -> str:
     listening = open_listeners("127.0.0.1", 0, 1)[0]
     port: int = listening.getsockname()[1]
     server = create_server(settings, [])
@@ -29,12 +32,13 @@ async def _profile(settings: Settings) -> str:
     while not server.started:
         await asyncio.sleep(POLL_SECONDS)
     backend = server.config.loaded_app.app.state.service.core
-    token = backend.catalog.applications.create("benchmark").token
-    chat = backend.acceptor.accept(AcceptRequest.chats(token)).first
+    if not path:
+        token = backend.catalog.applications.create("benchmark").token
+        chat = backend.acceptor.accept(AcceptRequest.chats(token)).first
+        path = f"/api/v1/applications/{token}/chats/{chat}/messages"
     measured = cProfile.Profile()
     measured.enable()
-    path = f"/api/v1/applications/{token}/chats/{chat}/messages"
-    await asyncio.to_thread(wrk, port, [path], SECONDS)
+    await asyncio.to_thread(wrk, port, [path], SECONDS, method)
     measured.disable()
     server.should_exit = True
     await serving

@@ -24,6 +24,7 @@ from instachat_cli.bench.harness.processes import (
 CONNECTIONS = 64
 POLL_SECONDS = 0.05
 GATEWAY = Path(__file__).parent / "gateway"
+READER = Path(__file__).parent / "reader"
 _CONSTANT_APP = """
 async def app(scope, receive, send):
     await receive()
@@ -35,28 +36,38 @@ _SCRIPT = """
 local paths = {%s}
 local count = 0
 wrk.method = "%s"
-wrk.headers["Content-Type"] = "application/json"
-wrk.body = '{"message": {"text": "Good morning, how are you? I hope all is well with you today."}}'
+if wrk.method == "POST" then
+  wrk.headers["Content-Type"] = "application/json"
+  wrk.body = '{"message": {"text": "Good morning, how are you? I hope all is well today."}}'
+end
 function request()
   count = count + 1
   return wrk.format(nil, paths[count %% #paths + 1])
 end
 function done(summary, latency)
-  io.write(string.format("RESULT %%d %%d %%d %%d\\n", summary.requests, summary.duration,
-    latency:percentile(99), summary.errors.status + summary.errors.read + summary.errors.timeout))
+  io.write(string.format("RESULT %%d %%d %%d %%d %%d\\n", summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(99),
+    summary.errors.status + summary.errors.read + summary.errors.timeout))
 end
 """
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """The result of wrk: requests a second, and the 99th percentile of the latency in ms."""
+    """The result of wrk: requests a second, the median and the 99th percentile of the latency in ms."""
 
     rate: float
+    median: float
     p99: float
 
 
-def wrk(port: int, paths: Sequence[str], seconds: int, method: str = "POST") -> LoadResult:
+def wrk(
+    port: int,
+    paths: Sequence[str],
+    seconds: int,
+    method: str = "POST",
+    connections: int = CONNECTIONS,
+) -> LoadResult:
     """Send requests to the paths in turn, for `seconds`. Raises Failed if an answer is an error."""
     program = shutil.which("wrk")
     if program is None:
@@ -68,20 +79,20 @@ def wrk(port: int, paths: Sequence[str], seconds: int, method: str = "POST") -> 
         script.flush()
         done = subprocess.run(
             [
-                *(program, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s"),
+                *(program, "-t1", f"-c{connections}", f"-d{seconds}s"),
                 *("--latency", "-s", script.name, f"http://127.0.0.1:{port}/"),
             ],
             capture_output=True,
             text=True,
             check=False,
         )
-    found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", done.stdout)
+    found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", done.stdout)
     if found is None:
         raise Failed(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")
-    requests, micros, p99, errors = map(int, found.groups())
+    requests, micros, median, p99, errors = map(int, found.groups())
     if errors:
         raise Failed(f"{errors:,} of {requests:,} requests were answered with errors")
-    return LoadResult(requests / (micros / 1e6), p99 / 1000)
+    return LoadResult(requests / (micros / 1e6), median / 1000, p99 / 1000)
 
 
 @contextmanager
@@ -127,18 +138,27 @@ def constant_server(port: int) -> Iterator[None]:
 
 def build_gateway(folder: Path) -> Path | None:
     """Build the gateway; returns its path, or None if Go is not installed."""
+    return _build(GATEWAY, folder)
+
+
+def build_reader(folder: Path) -> Path | None:
+    """Build the reader; returns its path, or None if Go is not installed."""
+    return _build(READER, folder)
+
+
+def _build(source: Path, folder: Path) -> Path | None:
     if shutil.which("go") is None:
         return None
-    program = folder / "gateway"
+    program = folder / source.name
     built = subprocess.run(
         ["go", "build", "-o", program, "."],
-        cwd=GATEWAY,
+        cwd=source,
         capture_output=True,
         text=True,
         check=False,
     )
     if built.returncode:
-        raise Failed(f"can't build the gateway: {built.stderr.strip().splitlines()[-1]}")
+        raise Failed(f"can't build the {source.name}: {built.stderr.strip().splitlines()[-1]}")
     return program
 
 
@@ -147,6 +167,16 @@ def gateway(program: Path, redis_url: str, port: int) -> Iterator[None]:
     """The gateway, on a Redis."""
     command = [str(program), f"127.0.0.1:{port}", redis_url]
     with _running_server("the gateway", command, port, {}):
+        yield
+
+
+@contextmanager
+def reader(
+    program: Path, database_url: str, redis_url: str, shard: int, port: int
+) -> Iterator[None]:
+    """The reader, on a database and a Redis; `shard` is the one of the application that is read."""
+    command = [str(program), f"127.0.0.1:{port}", database_url, redis_url, str(shard)]
+    with _running_server("the reader", command, port, {}):
         yield
 
 

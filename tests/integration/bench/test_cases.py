@@ -32,6 +32,7 @@ from tests.support.engines import scratch_folder
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[3]
+NEEDS_WRK = {"http", "reads"}
 TINY = Scale(
     pairs=2,
     startup_pairs=1,
@@ -45,6 +46,7 @@ TINY = Scale(
     load_pairs=1,
     seconds=1,
     large_application_chats=200,
+    page_messages=600,
     gateway=False,
     reindexed=600,
     million=2_000,
@@ -74,7 +76,7 @@ def indices(url: str) -> set[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.xdist_group("bench http")] * (name == "http"))
+        pytest.param(name, marks=[pytest.mark.xdist_group("bench http")] * (name in NEEDS_WRK))
         for name in sorted(suite.BENCHMARKS)
     ],
 )
@@ -82,7 +84,7 @@ def test_each_benchmark_gives_plausible_rows_and_leaves_nothing(
     name: str, engines: Engines, request: pytest.FixtureRequest
 ) -> None:
     """Every benchmark runs completely, at a size too small for meaningful numbers."""
-    if name == "http" and shutil.which("wrk") is None:
+    if name in NEEDS_WRK and shutil.which("wrk") is None:
         skip_absent("wrk")
     url = None
     if name in suite.NEEDS_ELASTICSEARCH:
