@@ -142,7 +142,10 @@ class _MessagesRead(FastRead):
         limit = self.max_rows - 1
         items = [
             serialization.message_object(
-                number, text, to_rfc3339(created_at), to_rfc3339(updated_at)
+                number,
+                text,
+                (created := to_rfc3339(created_at)),
+                created if updated_at == created_at else to_rfc3339(updated_at),  # most are equal
             )
             for _, _, number, text, created_at, updated_at in rows[:limit]
             if number is not None
