@@ -21,11 +21,12 @@ from rich.text import Text
 
 from backend.bootstrap import open_backend
 from backend.domain.errors import CheckFailed
-from backend.domain.model import Match
+from backend.domain.model import Match, Message
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.console.stderr import visible
 from instachat_cli.console.tables import mark_matches
 from instachat_cli.demo import load_test, measurements
+from instachat_cli.demo.follower import DemoFollower
 from instachat_cli.demo.ledger import DemoLedger
 from instachat_cli.runtime.supervisor import spawn_worker
 from loadtest.corpus.conversations import Conversation, conversations
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 SENDERS = 32
 STORE_SECONDS = 60.0
+SHOWN_MESSAGES = 3  # of those that the follower hears of
 SEARCHES = [
     ("english", "greetings", "how are"),
     ("arabic", None, "مرحبا"),
@@ -73,6 +75,7 @@ class _Demo:
         self.console = console
         self.measured = measured
         self.ledger = DemoLedger()
+        self.follower: DemoFollower | None = None
 
     def run(self) -> None:
         dialogues = list(conversations())
@@ -112,6 +115,7 @@ class _Demo:
         """Send every line as a message, from several threads; kill the worker in the middle."""
         total = sum(len(c.lines) for c in dialogues)
         self._headline(2, f"{total:,} lines of conversation, and kill -9 in the middle")
+        self._follow(max(dialogues, key=lambda c: len(c.lines)))
         start = time.monotonic()
         killed_at = 0
         with (
@@ -139,6 +143,24 @@ class _Demo:
             f"request.\nThe worker was killed with -9 after {killed_at:,} of them;\n"
             f"{waiting:,} entries wait in the log.\n"
         )
+
+    def _follow(self, conversation: Conversation) -> None:
+        """Follow a chat while it is written, and print the first messages as they come."""
+        chat = (
+            self.ledger.tokens[conversation.language],
+            self.ledger.chats[self.ledger.tokens[conversation.language], conversation.topic],
+        )
+
+        def show(message: Message) -> None:
+            if message.number <= SHOWN_MESSAGES:
+                line = Text(f"  {message.number}  {visible(message.text)}")
+                line.truncate(self.console.width, overflow="ellipsis")
+                self.console.print(line, no_wrap=True)
+
+        self.console.print(
+            f"A follower of {conversation.language}/{conversation.topic} hears live:"
+        )
+        self.follower = DemoFollower(self.backend, chat, len(conversation.lines), show)
 
     def _send_conversation(self, conversation: Conversation) -> None:
         token = self.ledger.tokens[conversation.language]
@@ -172,6 +194,14 @@ class _Demo:
         self.measured |= compared._asdict()
         if any(compared):
             raise CheckFailed("stored messages differ from the answers", "please report this")
+        assert self.follower
+        if not self.follower.wait(STORE_SECONDS):
+            raise CheckFailed("the follower missed or repeated a message", "please report this")
+        self.measured["followed"] = len(self.follower.numbers)
+        self.console.print(
+            f"The follower heard of each of its chat's {self.measured['followed']:,} messages once, in"
+            " order.\n"
+        )
 
     # -- 4 -----------------------------------------------------------------------------------------
 
