@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from backend.domain.errors import Invalid, NotFound
@@ -158,6 +159,7 @@ def new_token() -> str:
     return token
 
 
+@lru_cache(maxsize=4096)
 def shard_of(token: str, shards: int) -> int:
     """The shard of an application and everything in it: a stable hash from 0 to `shards` - 1."""
     return zlib.crc32(token.encode("utf-8", "surrogatepass")) % shards

@@ -114,14 +114,14 @@ class AcceptCalls(MemoryCalls):
             keys += _shard_keys(shard)
             of_requests: list[str | int | bytes] = []
             for kind, parent, payloads, key, body_hash in creations:
-                counters, chats, member = _parent_names(shard, parent)
+                counters, member = _parent_names(shard, parent)
                 keys += counters
                 keys.append(shard_key(shard, f"key:{key}") if key else counters[0])
-                # Strings, because the client takes a microsecond more for each pair of numbers.
-                of_requests += (kind, member, body_hash, chats, str(len(payloads)))
+                # Strings, because packing a number takes the client three times as long.
+                of_requests += (kind, member, body_hash, str(len(payloads)))
                 for count, payload in payloads:
                     of_requests += (str(count), payload)
-            arguments += (*last_seen, len(creations), len(of_requests))
+            arguments += map(str, (*last_seen, len(creations), len(of_requests)))
             arguments += of_requests
         return keys, arguments
 
@@ -132,12 +132,11 @@ def _shard_keys(shard: int) -> tuple[bytes, ...]:
 
 
 @lru_cache(maxsize=4096)  # formatting them takes as long as the rest of a request's arguments
-def _parent_names(shard: int, parent: Parent) -> tuple[tuple[bytes, bytes], bytes, bytes]:
-    """The keys of the application's and of its own counter, the prefix of its chats' keys, its dirty name."""
+def _parent_names(shard: int, parent: Parent) -> tuple[tuple[bytes, bytes], bytes]:
+    """The keys of the application's and of the parent's own counter; the parent's name in the dirty set."""
     counters = (counter_key(shard, Parent(parent.token)), counter_key(shard, parent))
     return (
         (counters[0].encode(), counters[1].encode()),
-        shard_key(shard, f"chat:{parent.token}:").encode(),
         member_name(parent).encode(),
     )
 

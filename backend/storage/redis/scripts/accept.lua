@@ -18,9 +18,8 @@
 -- ARGV  1 epoch and 2 sequence of the highest entry that the caller knows
 --       3 how many requests
 --       4 how many arguments these requests have
---       then five per request: kind (chats | messages | delete-chat | delete-application); the parent's name in
---       the dirty set; the hash of the body ('' without an idempotency key); the prefix of the keys of its chats'
---       counters; how many entries it appends
+--       then four per request: kind (chats | messages | delete-chat | delete-application); the parent's name in
+--       the dirty set; the hash of the body ('' without an idempotency key); how many entries it appends
 --       then two per entry of the request: how many numbers it takes; the payload
 --
 -- A counter is a hash: issued (the highest number issued), epoch (the epoch in which it was verified), closed
@@ -91,9 +90,8 @@ local function accept(k, a)
   k, a = k + 4, a + 4
   for _ = 1, requests do
     local application_key, chat_key, idempotency_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
-    local kind, parent, hash, prefix = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
-    local entries = tonumber(ARGV[a + 4])
-    k, a = k + 3, a + 5
+    local kind, parent, hash, entries = ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
+    k, a = k + 3, a + 4
 
     local replay = hash ~= '' and earlier_answer(idempotency_key)
     local answer, target, refusal
@@ -120,6 +118,7 @@ local function accept(k, a)
         issued_total = issued_total + tonumber(ARGV[e])
       end
       if kind == 'chats' then
+        local prefix = string.gsub(application_key, ':app:', ':chat:', 1) .. ':'
         for number = first, target.issued do
           local key = prefix .. int(number)
           -- Numbers are never reused, so this key can only have a value of another program, which is deleted.
