@@ -139,9 +139,7 @@ class GroupRead:
         while self._idle and self._queued:
             if self._running and self._queued < MIN_CONCURRENT_BATCH:
                 return
-            queue = min(
-                (q for q in self._queues.values() if q), key=lambda queue: queue[0].deadline
-            )
+            queue = min(filter(None, self._queues.values()), key=_first_deadline)
             batch = [queue.popleft()]
             rows = batch[0].read.max_rows
             while queue and rows + queue[0].read.max_rows <= MAX_BATCH_ROWS:
@@ -227,6 +225,10 @@ class GroupRead:
             await asyncio.sleep(RECONNECT_DELAY_SECONDS)
         finally:
             self._connecting = None
+
+
+def _first_deadline(queue: deque[_QueuedRead]) -> float:
+    return queue[0].deadline
 
 
 def _rows_of_each(rows: Rows, reads: int) -> list[Rows | None]:

@@ -16,6 +16,9 @@ from backend.storage.postgres.database import CONNECT_TIMEOUT_SECONDS, Database
 
 Rows = list[tuple[Any, ...]]
 RowsCallback = Callable[[Rows | Exception], None]
+MAX_UNPOLLED_LENGTH = (
+    2_048  # of a statement and its values, in code points; fits into any socket's buffer
+)
 _TIMESTAMPTZ = 1184
 
 
@@ -62,7 +65,7 @@ class AsyncConnection:
         """Whether statements can be executed."""
         return not self._connection.closed
 
-    def execute(self, statement: str, values: Sequence[object], callback: RowsCallback) -> None:
+    def execute(self, statement: str, values: Sequence[str], callback: RowsCallback) -> None:
         """Execute a statement, then call `callback` with its rows or its error. Not while one is executed."""
         assert self._callback is None
         self._callback = callback
@@ -71,7 +74,10 @@ class AsyncConnection:
         except psycopg2.Error as error:
             self._finish(error)
             return
-        self._poll()
+        # A small statement is sent at once: PostgreSQL has read everything before it. Asking would cost a
+        # system call.
+        if len(statement) + sum(map(len, values)) > MAX_UNPOLLED_LENGTH:
+            self._poll()
 
     def close(self) -> None:
         """Close the connection. The callback of a statement that is executed is not called any more."""

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asy
 Run = Callable[[Awaitable[None]], None]
 
 
-async def execute(connection: AsyncConnection, statement: str) -> Rows:
+async def execute(connection: AsyncConnection, statement: str, *values: str) -> Rows:
     """The rows of a statement; raises its error."""
     done: asyncio.Future[Rows | Exception] = asyncio.get_running_loop().create_future()
-    connection.execute(statement, (), done.set_result)
+    connection.execute(statement, values, done.set_result)
     async with asyncio.timeout(PATIENCE_SECONDS):
         result = await done
     if isinstance(result, Exception):
@@ -30,7 +30,7 @@ async def execute(connection: AsyncConnection, statement: str) -> Rows:
 
 
 def test_statements_are_executed_one_after_the_other(engines: Engines, run: Run) -> None:
-    """Also behind one that failed, and with results larger than a socket's buffer."""
+    """Also behind one that failed, and with values and results larger than a socket's buffer."""
 
     async def scenario() -> None:
         database = Database(engines.bare_database())
@@ -41,6 +41,8 @@ def test_statements_are_executed_one_after_the_other(engines: Engines, run: Run)
                 await execute(connection, "SELECT 1/0")
             (row,) = await execute(connection, "SELECT repeat('x', 10000000)")
             assert len(row[0]) == 10_000_000
+            sent = "y" * 5_000_000
+            assert await execute(connection, "SELECT length(%s)", sent) == [(len(sent),)]
             at = "timestamptz '2026-01-31 12:00:00.5+02'"
             assert await execute(connection, f"SELECT {at}") == [("2026-01-31 10:00:00.5+00",)]
             assert connection.is_open
