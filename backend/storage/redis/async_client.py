@@ -86,9 +86,8 @@ class ReplyProtocol(asyncio.Protocol):
     def __init__(
         self, transport: asyncio.Transport, parse_error: Callable[[str], Exception]
     ) -> None:
-        self.is_usable = True
-        """Whether the connection is open, and everything received was the reply to a call that waited."""
         self._transport = transport
+        self._failed = False
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=parse_error, notEnoughData=_INCOMPLETE
         )
@@ -97,6 +96,12 @@ class ReplyProtocol(asyncio.Protocol):
         self._calls = 0  # whose replies are awaited together
         self._received: list[Any] = []
         transport.set_protocol(self)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the connection is open, and everything received was the reply to a call that waited."""
+        # A connection that was reset is closing at once; `connection_lost` follows later.
+        return not (self._failed or self._transport.is_closing())
 
     async def call(self, calls: Sequence[bytes], timeout_seconds: float) -> list[Any]:
         """Send commands; returns their replies, also if those are errors. Not usable after an exception."""
@@ -109,7 +114,7 @@ class ReplyProtocol(asyncio.Protocol):
             self._transport.write(b"".join(calls))
             return await self._awaited
         except BaseException:
-            self.is_usable = False
+            self._failed = True
             raise
         finally:
             timer.cancel()
@@ -121,7 +126,7 @@ class ReplyProtocol(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _INCOMPLETE:
                 if self._awaited is None or self._awaited.done():
-                    self.is_usable = False
+                    self._failed = True
                     continue
                 self._received.append(reply)
                 if len(self._received) == self._calls:
@@ -129,11 +134,15 @@ class ReplyProtocol(asyncio.Protocol):
         except InvalidResponse as error:
             self._fail(error)
 
+    def eof_received(self) -> None:
+        """See asyncio.Protocol. `connection_lost` would follow later, after the next call was sent."""
+        self._fail(RedisAway("Redis closed the connection"))
+
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._fail(RedisAway(str(exc) if exc else "Redis closed the connection"))
 
     def _fail(self, error: Exception) -> None:
-        self.is_usable = False
+        self._failed = True
         if self._awaited and not self._awaited.done():
             self._awaited.set_exception(error)
