@@ -18,7 +18,7 @@ from backend.domain.folding import fold_keyword, highlight
 from backend.domain.model import Match, Message
 from backend.storage.postgres import messages, search_indices, search_tail, statements
 from backend.storage.postgres.database import Connection, Database
-from backend.storage.postgres.search_tail import Tail
+from backend.storage.postgres.search_tail import SearchState, Tail
 from backend.storage.search_index import IndexMissing, SearchIndex
 
 # Candidates requested beyond the limit. A candidate for a keyword of one gram contains it, unless the message
@@ -86,26 +86,26 @@ class IndexSearcher:
         # One connection for all requests, because checking one out takes time. It is in autocommit.
         with self._database.connect() as connection:
             # The tail first: what leaves it from now on, the index shows.
-            tail = search_tail.read_tail(connection, chat_id, after)
-            if tail.complete:
+            state = search_tail.read_search_state(connection, chat_id, after)
+            if state.tail.complete:
                 try:
-                    return SearchPage(self._search_index(connection, query, tail))
+                    return SearchPage(self._search_index(connection, query, state))
                 except (Unavailable, IndexMissing) as error:
                     cause = _cause(error)
             else:
                 cause = "too many of the chat's messages are not in the search index yet"
-            return self._search_without_index(connection, query, tail, cause)
+            return self._search_without_index(connection, query, state, cause)
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:
         """See Searcher. Raises as the index does, if only the index can tell."""
         with self._database.connect() as connection:
-            tail = search_tail.read_tail(connection, chat_id, first - 1)
+            state = search_tail.read_search_state(connection, chat_id, first - 1)
             stored = messages.count_indexed(connection, chat_id, first, last)
-            if tail.count_between(first, last) >= stored:
+            if state.tail.count_between(first, last) >= stored:
                 return True
             if messages.range_end(connection, chat_id, 0, MAX_SCANNED_ROWS) is None:
                 return True
-            live = _require_live(search_indices.live_index(connection))
+        live = _require_live(state.live)
         try:
             return self._index.count_documents(live.name, chat_id, first, last) >= stored
         except IndexMissing:
@@ -113,12 +113,14 @@ class IndexSearcher:
                 raise
             return False
 
-    def _search_index(self, connection: Connection, query: "_Query", tail: Tail) -> list[Message]:
+    def _search_index(
+        self, connection: Connection, query: "_Query", state: SearchState
+    ) -> list[Message]:
         """What the index's candidates and the tail have of a page, by number.
 
         Raises NoIndex if no index holds all messages, IndexMissing, and Unavailable if it does not answer.
         """
-        live = _require_live(search_indices.live_index(connection))
+        live = _require_live(state.live)
         one_gram = len(query.keyword) <= self._index.max_gram_length
         size = query.limit + (ONE_GRAM_SPARES if one_gram else LONG_KEYWORD_SPARES)
         found: list[Message] = []
@@ -131,7 +133,7 @@ class IndexSearcher:
                 numbers = []  # no message was published yet
             is_last = len(numbers) < size
             through = None if is_last else numbers[-1]
-            page = _decide(connection, query, numbers, tail, through)
+            page = _decide(connection, query, numbers, state.tail, through)
             found += page
             if len(page) == query.limit or is_last:
                 return found
@@ -153,7 +155,7 @@ class IndexSearcher:
         return numbers
 
     def _search_without_index(
-        self, connection: Connection, query: "_Query", tail: Tail, cause: str
+        self, connection: Connection, query: "_Query", state: SearchState, cause: str
     ) -> SearchPage:
         """A page from a bounded scan; where that ends early, also from what else is known."""
         found, reached = _scan(connection, query)
@@ -161,9 +163,9 @@ class IndexSearcher:
             return SearchPage(found)
         rest = query.behind(reached, len(found))
         try:
-            found += self._search_index(connection, rest, tail)
+            found += self._search_index(connection, rest, state)
         except (Unavailable, IndexMissing):
-            found += _decide(connection, rest, [], tail, None)
+            found += _decide(connection, rest, [], state.tail, None)
         return SearchPage(found, f"{cause}; messages behind number {reached} may be missing")
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import text
 
 from backend.storage.postgres.database import Connection
+from backend.storage.postgres.search_indices import RegisteredIndex
 from backend.storage.postgres.statements import hot
 
 MAX_TAIL_ROWS = 400  # of the outbox, each of up to 2,500 messages of any chats
@@ -41,16 +42,30 @@ class Tail(NamedTuple):
         return singles + sum(overlap for overlap in overlaps if overlap > 0)
 
 
+NO_TAIL = Tail((), (), complete=True)
+
+
+class SearchState(NamedTuple):
+    """What a search reads before it asks the index: which one is live, if any, and the chat's tail."""
+
+    live: RegisteredIndex | None
+    tail: Tail
+
+
 # text(), all of these: arrays that are unnested, each LIMIT at its place, which bounds what an outage leaves.
 # Three statements, because most chats have no tail, and planning the other two takes longer than running all.
-HAS_TAIL = hot(
-    "has_tail",
+# The first one serves every search, so it reads the live index, too.
+SEARCH_STATE = hot(
+    "search_state",
     text(
         """
-        SELECT (SELECT count(*) FROM (
-                   SELECT FROM outbox
-                   WHERE chats @> ARRAY[cast(:chat_id AS bigint)] LIMIT :rows) n) AS rows,
-               EXISTS (SELECT FROM dead_letter WHERE kind = 'publish') AS rejected"""
+        SELECT i.name, i.state, i.mapping, i.made_at IS NOT NULL AS made, t.rows, t.rejected
+        FROM (SELECT
+                 (SELECT count(*) FROM (
+                     SELECT FROM outbox
+                     WHERE chats @> ARRAY[cast(:chat_id AS bigint)] LIMIT :rows) n) AS rows,
+                 EXISTS (SELECT FROM dead_letter WHERE kind = 'publish') AS rejected) t
+        LEFT JOIN search_index i ON i.state = 'live'"""
     ),
 )
 NAMED = hot(
@@ -76,12 +91,19 @@ REJECTED = hot(
 )
 
 
-def read_tail(connection: Connection, chat_id: int, after: int) -> Tail:
-    """The tail of a chat above the number `after`."""
+def read_search_state(connection: Connection, chat_id: int, after: int) -> SearchState:
+    """The live index, and the tail of a chat above the number `after`."""
     rows = {"chat_id": chat_id, "rows": MAX_TAIL_ROWS + 1}
-    has_tail = connection.execute(HAS_TAIL, rows).one()
-    if not (has_tail.rows or has_tail.rejected):
-        return Tail((), (), complete=True)
+    state = connection.execute(SEARCH_STATE, rows).one()
+    live = None
+    if state.name is not None:
+        live = RegisteredIndex(state.name, state.state, state.mapping, state.made)
+    has_tail = state.rows or state.rejected
+    return SearchState(live, _read_tail(connection, chat_id, after) if has_tail else NO_TAIL)
+
+
+def _read_tail(connection: Connection, chat_id: int, after: int) -> Tail:
+    rows = {"chat_id": chat_id, "rows": MAX_TAIL_ROWS + 1}
     values = {"chat_id": chat_id, "after": after, "messages": MAX_TAIL_MESSAGES + 1}
     named = connection.execute(NAMED, {**values, **rows}).one()
     # Afterwards: a message that the index rejects gets its dead letter before it leaves the outbox.
