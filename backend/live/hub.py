@@ -24,6 +24,7 @@ from backend.storage.postgres.following import FollowStart
 from backend.storage.redis.notifications import Change
 
 LOOK_INTERVAL_SECONDS = 5.0  # at chats that were not woken
+LOOK_SLICES = 20  # of them, in each interval
 RETRY_SECONDS = 0.5  # after a failure, and while a number is undecided
 KEEPALIVE_SECONDS = 15.0
 CHUNK_BYTES = 64 * 1024
@@ -159,12 +160,18 @@ class Hub:
                     self._loop.call_later(RETRY_SECONDS, self.wake, [feed.key])
 
     async def _look_at_intervals(self) -> None:
+        """Look at all chats once in each interval, a few at a time: those that are woken do not wait long."""
         while True:
-            await asyncio.sleep(LOOK_INTERVAL_SECONDS)
-            now = time.monotonic()
-            for feed in self._feeds.values():
-                feed.forget(now)
-            self.wake(list(self._feeds))
+            keys = list(self._feeds)
+            size = -(-len(keys) // LOOK_SLICES)
+            for place in range(LOOK_SLICES):
+                await asyncio.sleep(LOOK_INTERVAL_SECONDS / LOOK_SLICES)
+                now = time.monotonic()
+                due = keys[place * size : (place + 1) * size]
+                for key in due:
+                    if feed := self._feeds.get(key):
+                        feed.forget(now)
+                self.wake(due)
 
     # -- notifications, in the listener's thread -----------------------------------------------------
 
