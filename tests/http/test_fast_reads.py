@@ -166,6 +166,21 @@ def test_pipelined_reads_are_answered_in_order(chat: Chat) -> None:
     assert [got[place][1]["number"] for place in (0, 1, 2)] == [1, 1, 2]
 
 
+def test_a_read_that_a_change_follows_at_once_stays_a_read(app: ApplicationClient) -> None:
+    """It takes the ordinary route before the change's method and path are known."""
+    message = app.message(app.chat())
+    messages = message.rpartition("/")[0]
+    read, missing = (
+        request(path, b"Accept: */*", method=b"GET", body=b"")
+        for path in (message, f"{messages}/9")
+    )
+    with connect_raw(app.server) as to:
+        to.send(missing, request(messages), read, request(message, method=b"PATCH"), missing, read)
+        got = [to.answer(method) for method in ("GET", "POST", "GET", "PATCH", "GET", "GET")]
+    assert [status for status, _, _ in got] == [404, 202, 200, 200, 404, 200]
+    assert [body["number"] for status, body, _ in got if status < 300] == [2, 1, 1, 1]
+
+
 def test_a_client_may_close_after_its_read(chat: Chat) -> None:
     """The connection is closed when the client asks for it, also by a 404 and a 304."""
     for path, status in (("/chats/1", 200), ("/chats/1/messages/99", 404)):
