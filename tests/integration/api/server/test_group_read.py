@@ -119,6 +119,28 @@ async def connected(group: GroupRead) -> None:
             await asyncio.sleep(0.01)
 
 
+class TableLock:
+    """Makes every read of a message hang, from `take` to `release`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def take(self) -> None:
+        """Lock the table; new connections can't prepare their statements either."""
+        self._connection.exec_driver_sql("LOCK TABLE message")
+
+    def release(self) -> None:
+        """Unlock it."""
+        self._connection.rollback()
+
+
+@pytest.fixture
+def lock(backend: Backend) -> Iterator[TableLock]:
+    """A lock that is released at the end of the test."""
+    with backend.database.engine.connect() as connection:
+        yield TableLock(connection)
+
+
 def message(token: str, number: int) -> RecordedRead:
     """A read of a message of the first chat."""
     return RecordedRead(grouped_reads.MESSAGES, (token, 1, number))
@@ -155,22 +177,22 @@ def test_reads_of_one_moment_are_one_statement(
 
 
 def test_while_a_statement_runs_the_next_batch_collects(
-    run: Run, chat: Parent, statements: list[str]
+    run: Run, chat: Parent, statements: list[str], lock: TableLock
 ) -> None:
     """A few reads wait for the running statement; many start another one."""
 
     async def scenario(group: GroupRead) -> None:
+        await asyncio.to_thread(lock.take)
         statements.clear()
         few = group_read.MIN_CONCURRENT_BATCH - 1
-        reads = [message(chat.token, 1)]
-        group.submit(reads[0])
-        await asyncio.sleep(0)  # it is sent
-        for count, running in ((few, 1), (1, 2)):
+        reads = []
+        for count, running in ((1, 1), (few, 1), (1, 2)):
             for _ in range(count):
                 reads.append(message(chat.token, 1))
                 group.submit(reads[-1])
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
             assert len(statements) == running
+        await asyncio.to_thread(lock.release)
         await asyncio.gather(*(read.result for read in reads))
         assert len(statements) == 2
 
@@ -270,28 +292,6 @@ def end_grouped_connections(backend: Backend) -> None:
             " AND (query LIKE 'EXECUTE%%' OR query LIKE '%%PREPARE grouped%%')"
             " AND pid <> pg_backend_pid()"
         ).all()
-
-
-class TableLock:
-    """Makes every read of a message hang, from `take` to `release`."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def take(self) -> None:
-        """Lock the table; new connections can't prepare their statements either."""
-        self._connection.exec_driver_sql("LOCK TABLE message")
-
-    def release(self) -> None:
-        """Unlock it."""
-        self._connection.rollback()
-
-
-@pytest.fixture
-def lock(backend: Backend) -> Iterator[TableLock]:
-    """A lock that is released at the end of the test."""
-    with backend.database.engine.connect() as connection:
-        yield TableLock(connection)
 
 
 def test_reads_of_a_hanging_postgresql_time_out(
