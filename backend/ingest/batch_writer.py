@@ -17,7 +17,12 @@ from backend.storage.postgres import applications, chats, database, dead_letters
 from backend.storage.postgres.chats import ChatRow
 from backend.storage.postgres.database import Connection
 from backend.storage.postgres.dead_letters import DeadLetter
-from backend.storage.postgres.message_blocks import StoredSpan, fills_block, record_blocks
+from backend.storage.postgres.message_blocks import (
+    StoredSpan,
+    block_spans,
+    fills_block,
+    record_blocks,
+)
 from backend.storage.postgres.messages import MessageRow, RowValues
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
@@ -188,13 +193,10 @@ class BatchWriter:
     def _record_blocks(self, storable: list[StorableChat]) -> None:
         """Record the blocks that these messages filled. A drain stores a chat's numbers in their order."""
         spans: list[StoredSpan] = []
-        for chat in storable:
-            first, last = chat.entries[0].event.first, chat.entries[-1].event.last
+        for _, chat_id, entries in storable:
+            first, last = entries[0].event.first, entries[-1].event.last
             if self._retrying or fills_block(first, last):
-                spans += [
-                    StoredSpan(chat.chat_id, event.first, event.last, event.at)
-                    for _, event, _ in chat.entries
-                ]
+                spans += block_spans(chat_id, [event for _, event, _ in entries])
         if spans:
             record_blocks(self._tx, spans, in_order=not self._retrying)
 

@@ -224,7 +224,10 @@ def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> N
                 yield f"{head}\t\\N\tstored\t{content}\t{escape_copy(row.folded)}\n"
 
     copy_rows(tx, "message", COPY_COLUMNS, lines())
-    spans = (StoredSpan(row.chat_id, row.number, row.number, row.created_at) for row in rows)
+    spans = [
+        StoredSpan(row.chat_id, row.number, row.number, row.created_at, row.created_at)
+        for row in rows
+    ]
     record_blocks(tx, spans, in_order=False)
     removed = Counter(row.chat_id for row in rows if row.text is None)
     if removed:

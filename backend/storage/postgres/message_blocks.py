@@ -11,12 +11,14 @@ For each chat holds: a message whose block is not above the highest recorded blo
 times of its own block, which is recorded. Messages of higher blocks are read one by one: about a block.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import any_, delete, text
 
+from backend.domain.events import MessagesCreated, from_micros
 from backend.domain.model import MAX_NUMBER, Message, MessageRange
 from backend.storage.postgres.database import Connection
 from backend.storage.postgres.statements import RowMapper, bigints, field_names, hot
@@ -26,12 +28,13 @@ BLOCK_SIZE = 1024  # numbers; block B has the numbers from B * BLOCK_SIZE
 
 
 class StoredSpan(NamedTuple):
-    """Messages of a chat that were stored: consecutive numbers with one creation time."""
+    """Messages of a chat that were stored: the range of their numbers, and that of their creation times."""
 
     chat_id: int
     first: int
     last: int
-    created_at: datetime
+    earliest: datetime
+    latest: datetime
 
 
 _MESSAGES = RowMapper(Message)
@@ -109,6 +112,34 @@ def fills_block(first: int, last: int) -> bool:
     return (first - 1) // BLOCK_SIZE != last // BLOCK_SIZE
 
 
+def block_spans(chat_id: int, events: Sequence[MessagesCreated]) -> Iterator[StoredSpan]:
+    """The numbers of a chat that these events create, in the order of the log: a span for each block.
+
+    A drain has thousands of events of one message, so it does not make a span of each. The numbers may have
+    gaps of any size.
+    """
+    firsts = [event.first for event in events]
+    micros = [event.micros for event in events]
+    block, begin = firsts[0] // BLOCK_SIZE, 0
+    while True:
+        beyond = (block + 1) * BLOCK_SIZE
+        end = bisect_left(firsts, beyond)
+        times, last = micros[begin:end], events[end - 1].last
+        yield StoredSpan(
+            chat_id,
+            max(firsts[begin], block * BLOCK_SIZE),
+            min(last, beyond - 1),
+            from_micros(min(times)),
+            from_micros(max(times)),
+        )
+        if last >= beyond:
+            block, begin = block + 1, end - 1
+        elif end < len(events):
+            block, begin = firsts[end] // BLOCK_SIZE, end
+        else:
+            return
+
+
 def record_blocks(tx: Connection, spans: Iterable[StoredSpan], *, in_order: bool) -> None:
     """Record the blocks that these messages filled, or in which they were stored later.
 
@@ -119,12 +150,12 @@ def record_blocks(tx: Connection, spans: Iterable[StoredSpan], *, in_order: bool
     earliest: dict[tuple[int, int], datetime] = {}
     latest: dict[tuple[int, int], datetime] = {}
     beyond: dict[int, int] = {}
-    for chat_id, first, last, at in spans:
+    for chat_id, first, last, since, until in spans:
         beyond[chat_id] = min(first if in_order else MAX_NUMBER, beyond.get(chat_id, MAX_NUMBER))
         for block in range(first // BLOCK_SIZE, last // BLOCK_SIZE + 1):
             key = chat_id, block
-            earliest[key] = min(at, earliest.get(key, at))
-            latest[key] = max(at, latest.get(key, at))
+            earliest[key] = min(since, earliest.get(key, since))
+            latest[key] = max(until, latest.get(key, until))
     if not earliest:
         return
     values = {

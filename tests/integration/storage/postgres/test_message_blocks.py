@@ -11,11 +11,17 @@ from alembic.config import Config
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
+from backend.domain.events import MessagesCreated, to_micros
 from backend.domain.model import MAX_NUMBER, MessageRange
 from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import message_blocks, messages, schema_upgrade
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.message_blocks import BLOCK_SIZE, StoredSpan, record_blocks
+from backend.storage.postgres.message_blocks import (
+    BLOCK_SIZE,
+    StoredSpan,
+    block_spans,
+    record_blocks,
+)
 from backend.storage.postgres.tables import SCHEMA
 from tests.conftest import Engines
 
@@ -60,7 +66,7 @@ def full(engines: Engines) -> Database:
     database = Database(engines.fresh_database())
     with database.begin() as tx:
         tx.execute(text(FILL), {"chat": CHAT, "epoch": EPOCH, "top": TOP})
-        record_blocks(tx, [StoredSpan(CHAT, TOP, TOP, EPOCH)], in_order=True)
+        record_blocks(tx, [StoredSpan(CHAT, TOP, TOP, EPOCH, EPOCH)], in_order=True)
         tx.execute(text(OTHERS))
     assert recorded(database) == expected_blocks(TOP)
     with database.begin() as tx:
@@ -115,6 +121,28 @@ def rows_read(nodes: list[dict[str, Any]], table: str) -> float:
         for node in nodes
         if node.get("Relation Name") == table
     )
+
+
+def test_the_events_of_a_chat_are_spans_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that lies in several blocks counts in each; a time may go back; a gap costs nothing."""
+    monkeypatch.setattr(message_blocks, "BLOCK_SIZE", 4)
+    far = 10**15
+    events = [
+        MessagesCreated("t" * 24, CHAT, first, ["text"] * count, micros)
+        for first, count, micros in ((3, 2, 50), (5, 3, 20), (8, 1, 30), (9, 9, 10), (far, 1, 60))
+    ]
+    found = [
+        (span.first, span.last, to_micros(span.earliest), to_micros(span.latest))
+        for span in block_spans(CHAT, events)
+    ]
+    assert found == [
+        (3, 3, 50, 50),
+        (4, 7, 20, 50),
+        (8, 11, 10, 30),
+        (12, 15, 10, 10),
+        (16, 17, 10, 10),
+        (far, far, 60, 60),
+    ]
 
 
 def test_a_drain_records_each_block_that_it_fills(
