@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from backend.domain import serialization
 from backend.domain.errors import Invalid, KeyReused
 from backend.domain.events import pack_chats, pack_deletion
 from backend.domain.model import (
@@ -103,7 +104,10 @@ def identify_request(route: str, key: str, body: object) -> tuple[str, str]:
     """
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise Invalid(f"an idempotency key has 1 to {MAX_KEY_LENGTH} characters")
-    body_hash = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]
+    encoded = json.dumps(
+        body, default=serialization.new_message
+    )  # a text alone is a string already
+    body_hash = hashlib.sha256(encoded.encode()).hexdigest()[:32]
     return hash_idempotency_key(route, key), body_hash
 
 

@@ -203,6 +203,6 @@ def _from_standard_input(creator: "BulkCreator", token: str, chat: int) -> None:
     if typed := sys.stdin.isatty():
         stderr.note("reading messages from the terminal, one per line; press Ctrl-D to finish")
     source = sys.stdin.fileno()
-    requests = stdin_messages.chunks(source, token, chat)
+    requests = stdin_messages.chunks(source, token, chat, new_message=str)
     if not creator.many(requests, total=stdin_messages.size(source), typed=typed):
         stderr.note("standard input was empty: no message was created")

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from instachat_cli.runtime.message_selection import MessageSelection
 
 
+_FRAME_FIELDS = {
+    "event",
+    "number",
+    "created_at",
+    "updated_at",
+}  # all others are what a client wrote
+
+
 def follow_messages(
     core: "Backend", printer: Printer, token: str, chat: int, selection: "MessageSelection"
 ) -> None:
@@ -50,11 +58,12 @@ def _bodies(events: Iterator[Event]) -> Iterator[Body]:
 
 def _sentence(body: Body) -> str:
     """A line of a terminal."""
+    written = "  ".join(str(value) for name, value in body.items() if name not in _FRAME_FIELDS)
     match body.get("event"):
         case None:
-            return f"{body['number']}  {body['created_at']}  {body['text']}"
+            return f"{body['number']}  {body['created_at']}  {written}"
         case "edited":
-            return f"{body['number']}  {body['updated_at']}  edited: {body['text']}"
+            return f"{body['number']}  {body['updated_at']}  edited: {written}"
         case "deleted":
             return f"{body['number']}  deleted"
         case _:

@@ -28,7 +28,7 @@ def size(fd: int) -> int | None:
 
 
 def chunks(
-    fd: int, token: str, chat: int, new_message: Callable[[str], NewMessage] = str
+    fd: int, token: str, chat: int, new_message: Callable[[str], NewMessage]
 ) -> Iterator[RequestChunk]:
     """Requests that create a message per line; `new_message` makes it of the line's text.
 

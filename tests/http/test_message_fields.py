@@ -19,13 +19,17 @@ ROUTES = pytest.mark.parametrize(
 
 
 def create(
-    app: ApplicationClient, path: str, headers: dict[str, Any], fields: dict[str, Any]
+    app: ApplicationClient,
+    path: str,
+    headers: dict[str, Any],
+    fields: dict[str, Any],
+    chat: str | None = None,
 ) -> HttpResponse:
-    """Create a message in a new chat."""
+    """Create a message in a chat, by default a new one."""
     body = {"messages": [fields]} if path.endswith("batch") else {"message": fields}
     raw = json.dumps(body).encode()  # with escapes, because a lone surrogate has no UTF-8
     return app.server(
-        "POST", f"{app.chat()}/{path}", raw=raw, content_type="application/json", **headers
+        "POST", f"{chat or app.chat()}/{path}", raw=raw, content_type="application/json", **headers
     )
 
 
@@ -43,6 +47,20 @@ def test_a_message_is_read_with_every_field_that_was_written(
     changed = {name: f"other {MESSAGE_FIELDS[name]}" for name in schemas.Text.model_fields}
     assert app.server("PATCH", message, {"message": changed}).status == 200
     assert app.server("GET", message).json.items() >= (MESSAGE_FIELDS | changed).items()
+
+
+@ROUTES
+@pytest.mark.parametrize("field", MESSAGE_FIELDS)
+def test_an_idempotency_key_belongs_to_every_field(
+    app: ApplicationClient, path: str, headers: dict[str, Any], field: str
+) -> None:
+    """The same key with the same fields is answered again; with another value of any field it is refused."""
+    chat = app.chat()
+    headers = headers | {"idempotency_key": "the key"}
+    first = create(app, path, headers, MESSAGE_FIELDS, chat)
+    assert create(app, path, headers, MESSAGE_FIELDS, chat).json == first.json
+    changed = MESSAGE_FIELDS | {field: f"other {MESSAGE_FIELDS[field]}"}
+    assert create(app, path, headers, changed, chat).status == 409
 
 
 @ROUTES

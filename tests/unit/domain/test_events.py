@@ -21,6 +21,11 @@ TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), 
 BROKEN = st.lists(st.text(st.characters(), min_size=1), min_size=1)  # with lone surrogates
 
 
+def test_a_text_alone_is_packed_as_previous_releases_read_it() -> None:
+    """During an upgrade their workers read the log, too."""
+    assert pack_messages("token", 7, ["a", "b"]) == [(2, b'["m","token",7,["a","b"]]')]
+
+
 @given(TEXTS)
 def test_unpack_returns_the_packed_texts(texts: list[str]) -> None:
     """All valid texts are returned in their order."""

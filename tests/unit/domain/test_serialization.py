@@ -47,7 +47,9 @@ def test_a_new_message_has_every_field_that_a_client_writes(body_type: Any) -> N
 
 def test_the_log_keeps_every_field_that_a_client_writes() -> None:
     """What accept packs, the drain unpacks."""
-    new_messages = [schemas.MessageInput(**MESSAGE_FIELDS).new_message()] * 2
+    full = schemas.MessageInput(**MESSAGE_FIELDS).new_message()
+    plain = schemas.MessageInput(text="a text alone").new_message()
+    new_messages = [plain, full, plain, full]
     (entry,) = pack_messages("t" * 24, 1, new_messages)
     event = unpack(b"1 1764000000000000 " + entry[1])
     assert isinstance(event, MessagesCreated)
