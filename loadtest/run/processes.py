@@ -1,6 +1,7 @@
 """The child processes of a run: started with a log file, watched, and stopped."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -76,18 +77,25 @@ class ChildProcess:
             self._process.wait()
 
 
-def free_port(preferred: int = 0) -> int:
+_PORTS = range(10_000, 32_000)
+"""Below those of outgoing connections, one of which could take a port before its server does."""
+_PORTS_TRIED = 100
+_random = (
+    random.SystemRandom()
+)  # other processes may have the same seed, and would try the same ports
+
+
+def free_port(preferred: int | None = None) -> int:
     """A free port of the loopback address: the preferred one, or any if that is taken.
 
     Raises Unusable if no port is free.
     """
-    for port in (preferred, 0):
+    for port in (*([preferred] if preferred else []), *_random.sample(_PORTS, _PORTS_TRIED)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            found: int = probe.getsockname()[1]
-            return found
+            return port
     raise Unusable("there is no free port")

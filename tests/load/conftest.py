@@ -67,6 +67,15 @@ def start_bench(*words: object, **environment: str) -> "subprocess.Popen[str]":
     )
 
 
+def wait_for_progress(process: "subprocess.Popen[str]") -> None:
+    """Wait for the first line of its progress, which shows that Locust runs."""
+    assert process.stderr
+    lines = []
+    while " s  " not in (line := process.stderr.readline()):
+        lines.append(line)
+        assert process.poll() is None, "".join(lines) + process.stderr.read()
+
+
 def finish(process: "subprocess.Popen[str]") -> FinishedCommand:
     """Wait for its end, and check that it printed no traceback."""
     try:

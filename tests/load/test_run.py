@@ -20,7 +20,7 @@ import pytest
 
 from loadtest.report.result import Result, loads
 from loadtest.run.choices import Scenario
-from tests.load.conftest import ROOT, finish, run_bench, start_bench
+from tests.load.conftest import ROOT, finish, run_bench, start_bench, wait_for_progress
 from tests.support.engines import scratch_folder
 from tests.support.load_target import FOUND_AFTER_SECONDS, SLOW_SECONDS, STORED_AFTER_SECONDS
 from tests.support.waiting import promised, wait_until
@@ -87,9 +87,7 @@ def test_a_kill_leaves_no_process() -> None:
         *("run", "mixed", "--profile", "soak", "--rate", 20, "--chats", 16, "--processes", 2),
         TMPDIR=str(folder),
     )
-    assert run.stderr
-    while " s  " not in run.stderr.readline():  # the first line of its progress
-        assert run.poll() is None
+    wait_for_progress(run)
     family = psutil.Process(run.pid).children(recursive=True)
     family += [p for p in psutil.process_iter(["cmdline"]) if _mentions(p, folder)]  # the engines
     assert len(family) > 12
@@ -207,9 +205,7 @@ def test_ctrl_c_reports_what_there_is(start_server: Callable[..., str], tmp_path
         ),
         *("--chats", 4, "-o", "table", "--report", report),
     )
-    assert run.stderr
-    while " s  " not in run.stderr.readline():  # the first line of its progress
-        assert run.poll() is None
+    wait_for_progress(run)
     run.send_signal(signal.SIGINT)
     done = finish(run)
     assert done.code == 130
@@ -233,8 +229,7 @@ def test_a_second_ctrl_c_ends_everything(amid: str, start_server: Callable[..., 
         TMPDIR=str(folder),
     )
     assert run.stderr
-    while " s  " not in run.stderr.readline():  # the first line of its progress: Locust runs
-        assert run.poll() is None
+    wait_for_progress(run)
     family = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(signal.SIGINT)
     while amid not in run.stderr.readline():
@@ -267,17 +262,17 @@ def test_an_interrupted_run_measures_only_while_it_ran(start_server: Callable[..
         *("--chats", 4),
     )
     assert run.stderr
-    while (
-        " s  " not in run.stderr.readline()
-    ):  # after the ramp-up of 2 s, and some seconds that count
-        assert run.poll() is None
+    wait_for_progress(run)  # after the ramp-up of 2 s
     run.send_signal(signal.SIGINT)
     done = finish(run)
     assert done.code == 130
     found = loads(done.out)
-    assert found.total.rate == pytest.approx(40, rel=0.3)
-    assert found.total.count > 80
+    assert found.total.count > 0
     assert found.window.to_s == pytest.approx(found.duration_s, abs=0.01)
+    last_s = max(moment.at_s for moment in found.timeline if moment.rate)
+    assert (
+        found.duration_s <= last_s + 2
+    )  # a moment is one second, and an answer may follow in the next
 
 
 def test_locusts_page_answers_and_the_run_ends_by_itself(start_server: Callable[..., str]) -> None:

@@ -23,6 +23,7 @@ import psutil
 import psycopg2
 import redis
 
+from loadtest.run.processes import free_port as free_port
 from tests.support.waiting import PATIENCE_SECONDS
 
 PR_SET_PDEATHSIG = 1
@@ -40,14 +41,6 @@ def scratch_folder(prefix: str) -> Path:
     if os.geteuid() == 0:
         folder.chmod(0o711)
     return folder
-
-
-def free_port() -> int:
-    """A TCP port that is currently unused."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server:

@@ -15,7 +15,6 @@ from backend.domain.model import MAX_BATCH
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row
-from instachat_cli.bench.harness.processes import free_port
 from instachat_cli.bench.harness.profile import profile_server
 from instachat_cli.bench.harness.servers import (
     CONNECTIONS,
@@ -27,6 +26,7 @@ from instachat_cli.bench.harness.servers import (
     wrk,
 )
 from instachat_cli.console.stderr import stderr
+from loadtest.run.processes import free_port
 
 SMALL_APPLICATION_CHATS = 100
 TENANTS = 64

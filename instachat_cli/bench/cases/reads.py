@@ -14,7 +14,6 @@ from typing import NamedTuple
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row
-from instachat_cli.bench.harness.processes import free_port
 from instachat_cli.bench.harness.profile import profile_server
 from instachat_cli.bench.harness.servers import (
     CONNECTIONS,
@@ -25,6 +24,7 @@ from instachat_cli.bench.harness.servers import (
     wrk,
 )
 from instachat_cli.console.stderr import stderr
+from loadtest.run.processes import free_port
 
 PAGE_SIZE = 50
 LISTED_CHATS = 100

@@ -17,8 +17,8 @@ from backend.domain.errors import Failed
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import BATCH_SIZE, Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row
-from instachat_cli.bench.harness.processes import free_port
 from instachat_cli.bench.harness.servers import server, worker
+from loadtest.run.processes import free_port
 
 GOAL = Goal(must=1.0, at_most=True)
 IDLE_P50_MS = 50.0

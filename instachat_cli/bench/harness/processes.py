@@ -1,7 +1,6 @@
 """The child processes of benchmarks: servers, workers, consumers and measured commands."""
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,11 +64,3 @@ def settings_environment(settings: Settings) -> dict[str, str]:
     """This process's environment with exactly these settings: no other INSTACHAT_ variable is passed on."""
     others = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
     return others | as_environment(settings)
-
-
-def free_port() -> int:
-    """A free port of the loopback address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
