@@ -28,7 +28,7 @@ _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encod
 def encode_event(event: Event) -> bytes:
     """An event as it is sent.
 
-    Only the events of numbers have an id: a client that connects again resumes behind the last one, however
+    Only the events of numbers have an id: a client that connects again resumes after the last one, however
     many edits and deletions followed it.
     """
     match event:

@@ -93,7 +93,7 @@ Before = Annotated[
 Around = Annotated[
     int | None,
     *_number_between(1, MAX_NUMBER, 100),
-    Query(description="return the messages around this number: as many before it as behind it"),
+    Query(description="return the messages around this number: as many before it as after it"),
 ]
 Numbers = Annotated[
     str | None,  # a tuple would be a parameter that is repeated
@@ -139,14 +139,14 @@ IfNoneMatch = Annotated[
 AfterNumber = Annotated[
     int | None,
     *_number_between(0, MAX_NUMBER, 12),
-    Query(description="begin behind this number; by default behind what is stored"),
+    Query(description="begin after this number; by default after the newest stored message"),
 ]
 LastEventId = Annotated[
     int | None,
     *_number_between(0, MAX_NUMBER, 12),
     Header(
         alias="Last-Event-ID",
-        description="resume behind this number, as clients of event streams do by themselves",
+        description="resume after this number, as clients of event streams do by themselves",
     ),
 ]
 IfMatch = Annotated[

@@ -177,7 +177,7 @@ class SearchPage(Page[Found]):
     why: str = Field(
         default="",
         description="only if `complete` is false: why messages may be missing, and which",
-        examples=["the search index does not answer; messages behind number 100000 may be missing"],
+        examples=["the search index does not answer; messages after number 100000 may be missing"],
     )
 
 

@@ -121,7 +121,7 @@ class Service:
         return True
 
     async def follow(self, token: str, chat: int, after: int | None) -> Follower:
-        """Follow a chat behind a number, or behind what is stored now. The caller closes the follower.
+        """Follow a chat after a number, or after the newest stored message. The caller closes the follower.
 
         Raises NotFound if there is no such chat. One that is accepted and not stored yet can be followed.
         """

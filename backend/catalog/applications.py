@@ -63,7 +63,7 @@ class Applications:
     ) -> Iterator[Application]:
         """All applications in the order of their creation, read a page at a time.
 
-        They begin behind the application `after_token`, removed or not; NotFound if it never existed.
+        They begin after the application `after_token`, removed or not; NotFound if it never existed.
         """
         after = 0
         if after_token is not None:

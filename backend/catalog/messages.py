@@ -128,7 +128,7 @@ class Messages:
     def page_around(
         self, token: str, chat: int, number: int, *, limit: int, newest_first: bool = False
     ) -> NumberedPage[Message]:
-        """Up to `limit` messages: as many before the number as behind it, and its own if there is one.
+        """Up to `limit` messages: as many before the number as after it, and its own if there is one.
 
         `next` is that of `page`.
         """

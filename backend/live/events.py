@@ -57,7 +57,7 @@ class Ended(NamedTuple):
 
 
 class Started(NamedTuple):
-    """The follower has named no number, and hears of those behind this one."""
+    """The follower named no number: it is told of the numbers after this one."""
 
     after: int
 

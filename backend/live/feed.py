@@ -77,8 +77,8 @@ class Feed:
         self.forget(now)
         return bool(news.changes or news.decided)
 
-    def events_behind(self, cursor: int, max_bytes: int) -> tuple[bytes, int]:
-        """The events behind a number, at least `base`, and the number of the last one; one event at least."""
+    def events_after(self, cursor: int, max_bytes: int) -> tuple[bytes, int]:
+        """The events after a number, at least `base`, and the number of the last one; one event at least."""
         parts: list[bytes] = []
         size = 0
         for event in self._window[self._place(cursor) :]:
@@ -89,8 +89,8 @@ class Feed:
             cursor = event.number
         return b"".join(parts), cursor
 
-    def changes_behind(self, sequence: int, cursor: int) -> bytes:
-        """The edits and deletions behind a sequence, of numbers up to `cursor`."""
+    def changes_after(self, sequence: int, cursor: int) -> bytes:
+        """The edits and deletions after a sequence, of numbers up to `cursor`."""
         return b"".join(
             change.data
             for change in self._changes

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def follow(reader: LiveReader, redis_url: str, chat: ChatKey, after: int | None) -> Iterator[Event]:
-    """What becomes of the numbers behind `after`, as it comes; without one, behind what is stored now.
+    """What becomes of the numbers above `after`, as it comes; without one, of those after the newest message.
 
     Ends with `Ended` when the chat is deleted. Waits for engines that are away. The caller has found the
     chat.

@@ -65,7 +65,7 @@ class Hub:
         return feed is not None and feed.end is None
 
     def follow(self, chat: ChatKey, start: FollowStart | None, after: int | None) -> "Follower":
-        """Follow a chat behind a number; without one, behind what is stored now.
+        """Follow a chat after a number; without one, after the newest stored message.
 
         `start` is where the chat is, as it was just read; None if it has no row yet, or `is_followed`. The
         caller closes the follower.
@@ -256,12 +256,12 @@ class Follower:
 
     def _take(self) -> bytes:
         """The next events of the window."""
-        chunk, self._cursor = self.feed.events_behind(self._cursor, CHUNK_BYTES)
+        chunk, self._cursor = self.feed.events_after(self._cursor, CHUNK_BYTES)
         return chunk
 
     def _take_changes(self) -> bytes:
         """Edits and deletions of what was taken. Those of other numbers are in events that follow."""
-        chunk = self.feed.changes_behind(self._last_change, self._cursor)
+        chunk = self.feed.changes_after(self._last_change, self._cursor)
         self._last_change = self.feed.last_change
         return chunk
 

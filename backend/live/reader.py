@@ -87,7 +87,7 @@ class LiveReader:
                 for key, row in chats.chat_ids(connection, unknown).items():
                     known[key] = positions[key]._replace(chat_id=row.id)
             afters = {place.chat_id: place.after for place in known.values() if place.chat_id}
-            found = following.rows_behind(connection, afters, limit) if afters else {}
+            found = following.rows_after(connection, afters, limit) if afters else {}
             states = following.states_of_numbers(
                 connection,
                 [
@@ -122,7 +122,7 @@ class LiveReader:
     def _decide(
         self, key: ChatKey, chat_id: int, after: int, chat: FollowedChat, limit: int
     ) -> tuple[list[Decided], bool]:
-        """What became of the numbers behind `after`, and whether a gap ends them that may still be filled."""
+        """What became of the numbers after `after`, and whether a gap ends them that may still be filled."""
         decided, rest = _until_gap(after, chat.rows)
         if not rest:
             return decided, False
@@ -139,7 +139,7 @@ class LiveReader:
     def _read_decided(
         self, key: ChatKey, chat_id: int, after: int, limit: int
     ) -> Sequence[NumberState] | None:
-        """The rows behind a number, if the numbers between them will never get one; None if they may.
+        """The rows after a number, if the numbers between them will never get one; None if they may.
 
         They may while the log holds anything that was accepted before, and while a direct write has reserved
         numbers.
@@ -155,14 +155,14 @@ class LiveReader:
                 return None
             if shards.shard_state(tx, shard).cursor < end:
                 return None
-            found = following.rows_behind(tx, {chat_id: after}, limit).get(chat_id)
+            found = following.rows_after(tx, {chat_id: after}, limit).get(chat_id)
             return found.rows if found else None
 
 
 def _until_gap(
     after: int, rows: Sequence[NumberState]
 ) -> tuple[list[Decided], Sequence[NumberState]]:
-    """What became of the numbers up to the first one without a row; and the rows behind that."""
+    """What became of the numbers up to the first one without a row; and the rows after that one."""
     decided: list[Decided] = []
     for place, row in enumerate(rows):
         if row.number != after + 1 + place:

@@ -166,7 +166,7 @@ class IndexSearcher:
             found += self._search_index(connection, rest, state)
         except (Unavailable, IndexMissing):
             found += _decide(connection, rest, [], state.tail, None)
-        return SearchPage(found, f"{cause}; messages behind number {reached} may be missing")
+        return SearchPage(found, f"{cause}; messages after number {reached} may be missing")
 
 
 class _Query(NamedTuple):

@@ -201,7 +201,7 @@ AroundMessage = Annotated[
     typer.Option(
         "--around",
         metavar="N",
-        help="As many messages before this number as behind it; --limit, or 50, together.",
+        help="As many messages before this number as after it; --limit, or 50, together.",
         parser=parse_integer,
         callback=_at_least_one("--around"),
     ),

@@ -42,7 +42,7 @@ def edit(app: ApplicationClient, message: str, text: str) -> None:
 
 
 def test_creations_come_once_they_are_stored(app: ApplicationClient) -> None:
-    """With their numbers as ids; a stream without a position begins behind what is stored."""
+    """With their numbers as ids; a stream without a position begins after the newest message."""
     chat = app.chat()
     app.message(chat, "before")
     with follow(app, chat) as client:

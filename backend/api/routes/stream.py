@@ -22,7 +22,7 @@ async def stream_messages(
 
     `event: message` has the message; `event: gone` names a number that holds none. Both have the number as
     their `id`. `event: edited` and `event: deleted` tell of messages that the client has passed. `event:
-    start` names the number behind which a stream without `after` and `Last-Event-ID` begins. `event: end`
+    start` names the number after which a stream without `after` and `Last-Event-ID` begins. `event: end`
     says that the chat was deleted.
     """
     return EventStream(

@@ -27,7 +27,7 @@ class NumberState(NamedTuple):
 
 
 class FollowedChat(NamedTuple):
-    """Whether a chat can be read, and the rows behind the number that was asked for, in order."""
+    """Whether a chat can be read, and the rows after the number that was asked for, in order."""
 
     alive: bool
     rows: list[NumberState]
@@ -47,7 +47,7 @@ FOLLOW_START = hot(
     ),
 )
 ROWS_BEHIND = hot(
-    "rows_behind",
+    "rows_after",
     text(
         f"""
         SELECT w.chat_id, {_ALIVE}, m.state, {_columns}
@@ -77,10 +77,10 @@ def follow_start(connection: Connection, token: str, chat_number: int) -> Follow
     return None if row is None else FollowStart(row.chat_id, row.alive, row.newest)
 
 
-def rows_behind(
+def rows_after(
     connection: Connection, afters: Mapping[int, int], limit: int
 ) -> dict[int, FollowedChat]:
-    """The first rows behind a number, in any state, of each of these chats (by id); one statement.
+    """The first rows after a number, in any state, of each of these chats (by id); one statement.
 
     A chat whose row is deleted, too, is missing.
     """

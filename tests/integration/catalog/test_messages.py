@@ -239,7 +239,7 @@ def test_imports_into_gaps_are_found_by_their_times(backend: Backend, backwards:
 def test_a_page_around_a_number_is_that_of_the_oracle(
     backend: Backend, room_steps: tuple[list[Step], LaterSteps], number: int, limit: int
 ) -> None:
-    """As many before it as behind it, whether or not it has a message; and `next` leads on."""
+    """As many before it as after it, whether or not it has a message; and `next` leads on."""
     room = build(backend, *room_steps)
     catalog, token, chat = backend.catalog.messages, room.token, room.chat
     numbers, side = sorted(room.shown), (limit - 1) // 2

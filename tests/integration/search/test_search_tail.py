@@ -206,7 +206,7 @@ def test_without_the_index_a_search_of_a_large_chat_says_that_it_is_incomplete(
         numbers, incomplete = find(core, frozen, "apple")
         assert numbers == [1, 2, 6]
         assert incomplete is not None
-        assert "does not answer; messages behind number 2 may be missing" in incomplete
+        assert "does not answer; messages after number 2 may be missing" in incomplete
         found, incomplete = core.catalog.messages.search(frozen, 1, "apple", limit=2).read_all()
         assert ([match.message.number for match in found], incomplete) == ([1, 2], None)
         assert core.catalog.messages.wait_searchable(frozen, 1, 6, 6, 0)
@@ -245,7 +245,7 @@ def test_a_search_with_a_tail_that_is_too_long_scans_or_says_that_it_is_incomple
     assert numbers == sorted(set(numbers))
     assert {1, 2} <= set(numbers) < {1, 2, 3, 4, 5, 6}
     assert incomplete is not None
-    assert "behind number 2" in incomplete
+    assert "after number 2" in incomplete
     publish_all(core)
     Refresher(core.database, index_of(core)).refresh(0)
     assert find(core, frozen, "apple") == ([1, 2, 3, 4, 5, 6], None)
