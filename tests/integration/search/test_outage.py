@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import Unavailable
 from backend.ingest.requests import AcceptRequest
 from backend.monitoring.status import read_status
 from backend.storage.elasticsearch.index import ElasticsearchIndex
@@ -206,9 +207,20 @@ def test_a_bulk_that_is_refused_for_now_is_repeated(core: Backend, node: Node) -
     index.create(name)
     documents = [Document(1, n, 1, f"{n} " + "x" * 1_500) for n in range(1, 241)]
 
+    failures: list[Unavailable] = []
+
     def write(part: list[Document]) -> None:
         for _ in range(4):
-            assert index.write(name, part) == []
+            wait_until(lambda: written(part))
+
+    def written(part: list[Document]) -> bool:
+        try:
+            return index.write(name, part) == []
+        except (
+            Unavailable
+        ) as error:  # every repetition was refused, too: a publisher tries again later
+            failures.append(error)
+            return False
 
     def refused() -> int:
         with ThreadPoolExecutor(6) as pool:
@@ -219,6 +231,7 @@ def test_a_bulk_that_is_refused_for_now_is_repeated(core: Backend, node: Node) -
 
     before = refused()
     wait_until(lambda: refused() > before)
+    assert refused() > len(failures)  # so some refusals were followed by a repetition
     request_elasticsearch(core, "POST", f"/{name}/_refresh")
     assert request_elasticsearch(core, "GET", f"/{name}/_count")["count"] == 240
     index.drop(name)
