@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from backend.live.events import ChatKey, Encode, Ended
-from backend.live.reader import News
+from backend.live.reader import Gap, News
 
 if TYPE_CHECKING:
     from backend.live.hub import Follower
@@ -45,6 +45,9 @@ class Feed:
         self.base = head
         self.changed: set[int] = set()
         """Numbers that were announced as edited or deleted, and not read since."""
+        self.gap: Gap | None = None
+        """The gap after `head`, if the last look found one."""
+        self.retry_scheduled = False
         self.last_change = 0
         """The sequence of the newest edit or deletion."""
         self.forgotten_change = 0
@@ -60,10 +63,12 @@ class Feed:
     def apply(self, news: News, encode: Encode) -> bool:
         """Take over what was read; returns whether that is anything for the followers."""
         self.chat_id = news.chat_id
+        self.gap = news.gap
         if not news.alive:
             self.end = encode(Ended())
             return True
         now = time.monotonic()
+        previous_change = self.last_change
         for change, present in news.changes:
             if present.number <= self.head:  # the events of others are not read yet
                 self._replace(present.number, encode(present))
@@ -74,7 +79,7 @@ class Feed:
                 data = encode(event)
                 self._window.append(_WindowEvent(event.number, data, now))
                 self._window_bytes += len(data)
-        self.forget(now)
+        self.forget(now, previous_change)
         return bool(news.changes or news.decided)
 
     def events_after(self, cursor: int, max_bytes: int) -> tuple[bytes, int]:
@@ -89,16 +94,28 @@ class Feed:
             cursor = event.number
         return b"".join(parts), cursor
 
+    def clear_window(self) -> None:
+        """Forget the events of all numbers: followers that have not taken them read SQL."""
+        self.base = self.head
+        self._window.clear()
+        self._window_bytes = 0
+
     def changes_after(self, sequence: int, cursor: int) -> bytes:
         """The edits and deletions after a sequence, of numbers up to `cursor`."""
+        if sequence == self.last_change:
+            return b""
         return b"".join(
             change.data
             for change in self._changes
             if change.sequence > sequence and change.number <= cursor
         )
 
-    def forget(self, now: float) -> None:
-        """Drop what is old, or too much: a follower that lacks it reads SQL, or is let go."""
+    def forget(self, now: float, last_change: int | None = None) -> None:
+        """Drop what is old, or too much: a follower that lacks it reads SQL, or is let go.
+
+        Changes after the sequence `last_change` stay: no follower can have taken them yet.
+        """
+        last_change = self.last_change if last_change is None else last_change
         drop = 0
         while drop < len(self._window) and (
             len(self._window) - drop > MAX_WINDOW_EVENTS
@@ -109,10 +126,14 @@ class Feed:
             self.base = self._window[drop].number
             drop += 1
         del self._window[:drop]
-        while self._changes and (
-            len(self._changes) > MAX_CHANGES
-            or self._changes_bytes > MAX_CHANGES_BYTES
-            or self._changes[0].at < now - KEPT_SECONDS
+        while (
+            self._changes
+            and self._changes[0].sequence <= last_change
+            and (
+                len(self._changes) > MAX_CHANGES
+                or self._changes_bytes > MAX_CHANGES_BYTES
+                or self._changes[0].at < now - KEPT_SECONDS
+            )
         ):
             forgotten = self._changes.popleft()
             self._changes_bytes -= len(forgotten.data)

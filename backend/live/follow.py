@@ -47,7 +47,7 @@ def follow(reader: LiveReader, redis_url: str, chat: ChatKey, after: int | None)
             yield from (change for change, _ in news.changes)
             yield from news.decided
             last = news.decided[-1].number if news.decided else position.after
-            position = Position(news.chat_id, last)
+            position = Position(news.chat_id, last, gap=news.gap)
             seconds = RETRY_SECONDS if news.undecided else LOOK_INTERVAL_SECONDS
             changed = frozenset() if news.more else announcements.wait(seconds)
 

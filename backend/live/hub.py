@@ -19,7 +19,7 @@ from backend.domain.errors import InstaChatError
 from backend.live.events import ChatKey, Encode, Started
 from backend.live.feed import Feed
 from backend.live.listener import Listener
-from backend.live.reader import MAX_CHATS, LiveReader, News, Position
+from backend.live.reader import MAX_CHATS, Gap, LiveReader, News, Position
 from backend.storage.postgres.following import FollowStart
 from backend.storage.redis.notifications import Change
 
@@ -55,7 +55,9 @@ class Hub:
         self._look_thread = ThreadPoolExecutor(1, "look")
         self._page_threads = ThreadPoolExecutor(PAGE_THREADS, "page")
         self._listener = Listener(redis_url, self._on_changes, self._on_connected)
-        self._closed = False
+        self.is_closed = False
+        self.is_listening = False
+        """Whether notifications have ever been received."""
 
     # -- followers ---------------------------------------------------------------------------------
 
@@ -96,7 +98,7 @@ class Hub:
 
     def close(self) -> None:
         """End all followers, and look no more. Idempotent."""
-        self._closed = True
+        self.is_closed = True
         self._listener.stop()
         for task in (self._looking, self._looking_at_intervals):
             if task is not None:
@@ -119,7 +121,7 @@ class Hub:
     def wake(self, chats: Iterable[ChatKey]) -> None:
         """Look at these chats as soon as possible, as far as they are followed here."""
         self._woken.update(chat for chat in chats if chat in self._feeds)
-        if self._woken and not self._closed and (self._looking is None or self._looking.done()):
+        if self._woken and not self.is_closed and (self._looking is None or self._looking.done()):
             self._looking = self._loop.create_task(self._look())
 
     async def _look(self) -> None:
@@ -127,9 +129,12 @@ class Hub:
         while self._woken:
             keys = [self._woken.pop() for _ in range(min(len(self._woken), MAX_CHATS))]
             feeds = [feed for key in keys if (feed := self._feeds.get(key))]
+            if not feeds:
+                continue
             positions: dict[ChatKey, Position] = {}
             for feed in feeds:
-                positions[feed.key] = Position(feed.chat_id, feed.head, frozenset(feed.changed))
+                changed = frozenset(feed.changed)
+                positions[feed.key] = Position(feed.chat_id, feed.head, changed, feed.gap)
                 feed.changed.clear()
             try:
                 news = await self._loop.run_in_executor(
@@ -153,11 +158,17 @@ class Hub:
                     for follower in feed.followers:
                         follower.wake()
                 if feed.end is not None:
-                    self._feeds.pop(feed.key, None)  # another chat never gets this key
+                    if self._feeds.get(feed.key) is feed:
+                        del self._feeds[feed.key]
                 elif found.more:
                     self._woken.add(feed.key)
-                elif found.undecided:
-                    self._loop.call_later(RETRY_SECONDS, self.wake, [feed.key])
+                elif found.undecided and not feed.retry_scheduled:
+                    feed.retry_scheduled = True
+                    self._loop.call_later(RETRY_SECONDS, self._retry, feed)
+
+    def _retry(self, feed: Feed) -> None:
+        feed.retry_scheduled = False
+        self.wake([feed.key])
 
     async def _look_at_intervals(self) -> None:
         """Look at all chats once in each interval, a few at a time: those that are woken do not wait long."""
@@ -179,7 +190,14 @@ class Hub:
         self._loop.call_soon_threadsafe(self._take_changes, changes)
 
     def _on_connected(self) -> None:
-        self._loop.call_soon_threadsafe(lambda: self.wake(list(self._feeds)))
+        self._loop.call_soon_threadsafe(self._look_at_all)
+
+    def _look_at_all(self) -> None:
+        """Edits and deletions may have been announced to nobody: what was read may be out of date."""
+        self.is_listening = True
+        for feed in self._feeds.values():
+            feed.clear_window()
+        self.wake(list(self._feeds))
 
     def _take_changes(self, changes: Sequence[Change]) -> None:
         woken: list[ChatKey] = []
@@ -193,7 +211,7 @@ class Hub:
         self.wake(woken)
 
     def _start(self) -> None:
-        if self._looking_at_intervals is None and not self._closed:
+        if self._looking_at_intervals is None and not self.is_closed:
             self._looking_at_intervals = self._loop.create_task(self._look_at_intervals())
             self._listener.start()
 
@@ -207,7 +225,8 @@ class Follower:
         self._hub = hub
         self._cursor = cursor
         self._last_change = feed.last_change
-        self._closed = False
+        self._closed = hub.is_closed
+        self._gap: Gap | None = None  # the one after the cursor, if the last page ended at it
         self._waiter: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
@@ -268,12 +287,13 @@ class Follower:
     async def _read_page(self) -> tuple[bytes, float]:
         """The next events, read from SQL for this follower; and how long to wait where there is none."""
         hub, feed = self._hub, self.feed
-        position = Position(feed.chat_id, self._cursor)
+        position = Position(feed.chat_id, self._cursor, gap=self._gap)
         try:
             news = await hub.read_page(feed.key, position)
         except InstaChatError as error:
             logger.info("a follower's page can't be read: %s", error.message)
             return b"", RETRY_SECONDS
+        self._gap = news.gap
         parts: list[bytes] = []
         size = 0
         for event in news.decided:

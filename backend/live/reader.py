@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from backend.domain.errors import InstaChatError
-from backend.domain.model import Parent
+from backend.domain.model import EntryId, Parent
 from backend.ingest.counters import Counters
 from backend.live.events import (
     Changed,
@@ -39,20 +39,32 @@ _REASONS = {
 class Position(NamedTuple):
     """A follower's place in a chat.
 
-    `chat_id` is None while the chat has no row yet. `changed` are numbers up to `after` that may have been
-    edited or deleted.
+    `chat_id` is None while the chat has no row yet. `changed` are numbers that may have been edited or
+    deleted. `gap` is that of the last news, if it began after `after`.
     """
 
     chat_id: int | None
     after: int
     changed: frozenset[int] = frozenset()
+    gap: "Gap | None" = None
+
+
+class Gap(NamedTuple):
+    """Numbers after `after` that have no row, below one that has.
+
+    Everything that was accepted for them was in the log, up to `log_end`, when the gap was first seen.
+    """
+
+    after: int
+    log_end: EntryId
 
 
 class News(NamedTuple):
     """What is new at a position.
 
-    `changes` has for each changed number what its followers hear, and its present state. `more`: look again
-    at once. `undecided`: the next number may still be stored; look again later.
+    `changes` has for each changed number, up to the position, what its followers hear, and its present state.
+    `more`: look again at once. `undecided`: the next number may still be stored; look again later, with `gap`
+    if it is known.
     """
 
     chat_id: int | None
@@ -61,6 +73,13 @@ class News(NamedTuple):
     decided: list[Decided]
     more: bool
     undecided: bool
+    gap: Gap | None = None
+
+
+class _Decision(NamedTuple):
+    decided: list[Decided]
+    undecided: bool = False
+    gap: Gap | None = None
 
 
 class LiveReader:
@@ -95,10 +114,11 @@ class LiveReader:
                     for place in known.values()
                     for number in place.changed
                     if place.chat_id
+                    and number <= place.after  # later ones are read with their rows
                 ],
             )
         news: dict[ChatKey, News] = {}
-        for key, position in positions.items():
+        for key in positions:
             place = known.get(key)
             if place is None or place.chat_id is None:
                 news[key] = News(None, True, [], [], False, False)
@@ -107,55 +127,65 @@ class LiveReader:
             if chat is None or not chat.alive:
                 news[key] = News(place.chat_id, False, [], [], False, False)
                 continue
-            decided, undecided = self._decide(key, place.chat_id, position.after, chat, limit)
+            decided, undecided, gap = self._decide(key, place, chat, limit)
             changes = [
                 change
                 for number in sorted(place.changed)
                 if (state := states.get((place.chat_id, number)))
                 if (change := _change(state))
             ]
-            news[key] = News(
-                place.chat_id, True, changes, decided, len(chat.rows) >= limit, undecided
-            )
+            more = len(chat.rows) >= limit and not undecided
+            news[key] = News(place.chat_id, True, changes, decided, more, undecided, gap)
         return news
 
-    def _decide(
-        self, key: ChatKey, chat_id: int, after: int, chat: FollowedChat, limit: int
-    ) -> tuple[list[Decided], bool]:
-        """What became of the numbers after `after`, and whether a gap ends them that may still be filled."""
-        decided, rest = _until_gap(after, chat.rows)
+    def _decide(self, key: ChatKey, place: Position, chat: FollowedChat, limit: int) -> _Decision:
+        """What became of the numbers after a position, up to a gap that may still be filled."""
+        assert place.chat_id is not None
+        decided, rest = _until_gap(place.after, chat.rows)
         if not rest:
-            return decided, False
-        rows = self._read_decided(key, chat_id, decided[-1].number if decided else after, limit)
+            return _Decision(decided)
+        last = decided[-1].number if decided else place.after
+        gap = self._find_gap(key, last, place.gap)
+        rows = gap and self._read_decided(key, place.chat_id, gap, limit)
         if rows is None:
-            return decided, True
-        expected = (decided[-1].number if decided else after) + 1
+            return _Decision(decided, undecided=True, gap=gap)
+        expected = last + 1
         for row in rows:
             decided += _gap(expected, row.number - 1)
             decided.append(_outcome(row))
             expected = row.number + 1
-        return decided, False
+        return _Decision(decided)
 
-    def _read_decided(
-        self, key: ChatKey, chat_id: int, after: int, limit: int
-    ) -> Sequence[NumberState] | None:
-        """The rows after a number, if the numbers between them will never get one; None if they may.
+    def _find_gap(self, key: ChatKey, after: int, known: Gap | None) -> Gap | None:
+        """The gap after a number; None if the log's end is not known.
 
-        They may while the log holds anything that was accepted before, and while a direct write has reserved
-        numbers.
+        That of the first look, unless an epoch has begun since: under load, the drain never reaches the end
+        of the present moment.
         """
         token, number = key
         try:
             _, end = self._counters.read_issued_with_end([Parent(token, number)])
         except InstaChatError:  # Redis is away, or the chat is being deleted
             return None
+        if known and known.after == after and known.log_end.epoch == end.epoch:
+            return known
+        return Gap(after, end)
+
+    def _read_decided(
+        self, key: ChatKey, chat_id: int, gap: Gap, limit: int
+    ) -> Sequence[NumberState] | None:
+        """The rows after a gap, if the numbers between them will never get one; None if they may.
+
+        They may while the log holds anything that was accepted before, and while a direct write has reserved
+        numbers.
+        """
         with self._database.begin(durable=False) as tx:
-            shard = self._counters.shard(token)
+            shard = self._counters.shard(key[0])
             if not locks.try_exclude_reservations(tx, shard):
                 return None
-            if shards.shard_state(tx, shard).cursor < end:
+            if shards.shard_state(tx, shard).cursor < gap.log_end:
                 return None
-            found = following.rows_after(tx, {chat_id: after}, limit).get(chat_id)
+            found = following.rows_after(tx, {chat_id: gap.after}, limit).get(chat_id)
             return found.rows if found else None
 
 

@@ -29,6 +29,8 @@ def follow_messages(
     core.catalog.chats.find_row(token, chat)  # raises NotFound
     with printer.stream(_sentence, flush=True) as emit:
         after = selection.after
+        if after is None and (start := core.live_reader.start((token, chat))):
+            after = start.newest  # before the list is read: nothing is missed between the two
         if selection.last is not None or selection.since is not None:
             for message in selection.read(core.catalog.messages, token, chat):
                 emit(serialization.message(message))

@@ -53,7 +53,7 @@ class SearchState(NamedTuple):
 
 
 # text(), all of these: arrays that are unnested, each LIMIT at its place, which bounds what an outage leaves.
-# Three statements, because most chats have no tail, and planning the other two takes longer than running all.
+# Two statements, because most chats have no tail, and planning the second takes longer than running both.
 # The first one serves every search, so it reads the live index, too.
 SEARCH_STATE = hot(
     "search_state",
@@ -68,8 +68,9 @@ SEARCH_STATE = hot(
         LEFT JOIN search_index i ON i.state = 'live'"""
     ),
 )
-NAMED = hot(
-    "named",
+# One statement, so that it sees one moment: a message passes from the outbox to the dead letters, and back.
+TAIL = hot(
+    "tail",
     text(
         """
         WITH named AS MATERIALIZED (
@@ -77,16 +78,11 @@ NAMED = hot(
             WHERE chats @> ARRAY[cast(:chat_id AS bigint)] LIMIT :rows)
         SELECT (SELECT count(*) FROM named) AS rows,
                ARRAY(SELECT n.number FROM named, unnest(chats, numbers) AS n(chat_id, number)
-                     WHERE n.chat_id = :chat_id AND n.number > :after LIMIT :messages) AS numbers"""
-    ),
-)
-REJECTED = hot(
-    "rejected",
-    text(
-        """
-        SELECT d.number FROM chat c JOIN application a ON a.id = c.application_id
-        JOIN dead_letter d ON d.kind = 'publish' AND d.token = a.token AND d.chat = c.number
-        WHERE c.id = :chat_id AND d.number > :after LIMIT :messages"""
+                     WHERE n.chat_id = :chat_id AND n.number > :after LIMIT :messages) AS numbers,
+               ARRAY(SELECT d.number FROM chat c JOIN application a ON a.id = c.application_id
+                     JOIN dead_letter d
+                         ON d.kind = 'publish' AND d.token = a.token AND d.chat = c.number
+                     WHERE c.id = :chat_id AND d.number > :after LIMIT :messages) AS rejected"""
     ),
 )
 
@@ -105,13 +101,10 @@ def read_search_state(connection: Connection, chat_id: int, after: int) -> Searc
 def _read_tail(connection: Connection, chat_id: int, after: int) -> Tail:
     rows = {"chat_id": chat_id, "rows": MAX_TAIL_ROWS + 1}
     values = {"chat_id": chat_id, "after": after, "messages": MAX_TAIL_MESSAGES + 1}
-    named = connection.execute(NAMED, {**values, **rows}).one()
-    # Afterwards: a message that the index rejects gets its dead letter before it leaves the outbox.
-    rejected = connection.scalars(REJECTED, values).all()
-    complete = (
-        named.rows <= MAX_TAIL_ROWS and max(len(named.numbers), len(rejected)) <= MAX_TAIL_MESSAGES
-    )
-    return _make_tail(sorted({*named.numbers, *rejected}), complete)
+    found = connection.execute(TAIL, {**values, **rows}).one()
+    longest = max(len(found.numbers), len(found.rejected))
+    complete = found.rows <= MAX_TAIL_ROWS and longest <= MAX_TAIL_MESSAGES
+    return _make_tail(sorted({*found.numbers, *found.rejected}), complete)
 
 
 def _make_tail(numbers: Sequence[int], complete: bool) -> Tail:

@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from sqlalchemy import text
 
 from backend.bootstrap import Backend
+from backend.domain.model import Message
 from backend.live import feed as feed_module
 from backend.live.events import ChatKey, Created, Deleted, Edited, Event, Gone
 from backend.live.hub import Follower, Hub
 from backend.live.reader import LiveReader, News, Position
+from backend.storage.postgres.messages import edit_message
 from tests.support.faults.shortcuts import send
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -64,8 +67,12 @@ class World:
         await asyncio.to_thread(run)
 
     async def quiet(self) -> None:
-        """Wait until the hub has nothing to look at."""
-        while self.hub._woken or not (self.hub._looking is None or self.hub._looking.done()):
+        """Wait until the hub listens, and has nothing to look at."""
+        while (
+            not self.hub.is_listening
+            or self.hub._woken
+            or not (self.hub._looking is None or self.hub._looking.done())
+        ):
             await asyncio.sleep(0.01)
 
 
@@ -103,6 +110,7 @@ def test_many_followers_cost_one_read(backend: Backend, chat: str) -> None:
         followers = [world.follow() for _ in range(50)]
         chunks = [follower.chunks() for follower in followers]
         await asyncio.gather(*(take(each, "started") for each in chunks))
+        await world.quiet()
         await world.store("one")
         assert await take(chunks[0], "one") == "message 1 one;"
         await world.quiet()
@@ -170,6 +178,26 @@ def test_a_follower_that_would_miss_a_change_is_let_go(
             assert await take(other, "another") == f"edited {number} another;"
         with pytest.raises(StopAsyncIteration):
             await anext(lagging)
+
+    run(backend, chat, scenario)
+
+
+def test_after_a_lost_subscription_nothing_is_told_from_memory(backend: Backend, chat: str) -> None:
+    """An edit that nobody announced meanwhile is read from SQL by a follower that begins later."""
+
+    async def scenario(world: World) -> None:
+        first = world.follow(0).chunks()
+        await world.store("one")
+        assert await take(first, "one") == "message 1 one;"
+        await world.quiet()
+        stored = backend.catalog.messages.get(chat, 1, 1)
+        assert isinstance(stored, Message)
+        with backend.database.begin() as tx:
+            chat_id = tx.scalar(text("SELECT id FROM chat"))
+            edit_message(tx, chat_id, 1, stored.version, "edited", "edited")
+        world.hub._on_connected()
+        await asyncio.sleep(0)
+        assert await take(world.follow(0).chunks(), "edited") == "message 1 edited;"
 
     run(backend, chat, scenario)
 

@@ -4,19 +4,23 @@ from backend.bootstrap import Backend
 from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
 from backend.live.events import Created, Decided, Deleted, Edited, Gone, GoneReason
-from backend.live.reader import MAX_SINGLE_GONE, News, Position
+from backend.live.reader import MAX_SINGLE_GONE, Gap, News, Position
 from backend.storage.postgres import locks
 from tests.support.faults.shortcuts import rejecting_texts, scalar, send
 
 
 def read(
-    backend: Backend, token: str, after: int = 0, changed: frozenset[int] = frozenset()
+    backend: Backend,
+    token: str,
+    after: int = 0,
+    changed: frozenset[int] = frozenset(),
+    gap: Gap | None = None,
 ) -> News:
-    """What is new in chat 1 behind a number."""
+    """What is new in chat 1 after a number."""
     start = backend.live_reader.start((token, 1))
     assert start is not None
     key = (token, 1)
-    return backend.live_reader.read({key: Position(start.chat_id, after, changed)})[key]
+    return backend.live_reader.read({key: Position(start.chat_id, after, changed, gap)})[key]
 
 
 def told(events: list[Decided]) -> list[object]:
@@ -63,6 +67,31 @@ def test_a_gap_is_passed_once_nothing_can_fill_it(backend: Backend, chat: str) -
     decided = read(backend, chat)
     assert not decided.undecided
     assert told(decided.decided) == ["row 1", (2, 2, "lost"), (3, 3, "lost"), "row 4", "five"]
+
+
+def test_a_gap_is_passed_while_the_log_is_never_empty(backend: Backend, chat: str) -> None:
+    """What is accepted after the gap was first seen does not concern it."""
+    _insert(backend, chat, 1, 4)
+    send(backend, chat, "five")
+    first = read(backend, chat)
+    assert first.undecided
+    assert first.gap
+    assert first.gap.after == 1
+    backend.drainer.drain_all()
+    send(backend, chat, "six")
+    assert read(backend, chat, 1).undecided  # a first look waits
+    decided = read(backend, chat, 1, gap=first.gap)
+    assert told(decided.decided) == [(2, 2, "lost"), (3, 3, "lost"), "row 4", "five"]
+
+
+def test_a_change_of_a_later_number_is_told_with_its_row(backend: Backend, chat: str) -> None:
+    """Its edit is not told before the message itself."""
+    send(backend, chat, "one", "two")
+    backend.drainer.drain_all()
+    backend.catalog.messages.edit(chat, 1, 2, "another")
+    news = read(backend, chat, 1, frozenset({2}))
+    assert news.changes == []
+    assert told(news.decided) == ["another"]
 
 
 def test_a_long_gap_is_one_event(backend: Backend, chat: str) -> None:
