@@ -11,6 +11,7 @@ import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backend.api.server.fast_read import read_of_head
 from backend.bootstrap import open_backend
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
@@ -129,6 +130,15 @@ def test_plain_reads_take_the_fast_path(chat: Chat, path: str, statement: Groupe
 
     wait_until(is_executed)  # the first read opens the connections
     database.close()
+
+
+@pytest.mark.parametrize("query", ["order=asc", "order=desc", "before=5"])
+def test_parameters_of_messages_take_the_ordinary_route_for_chats(chat: Chat, query: str) -> None:
+    """Also with the values that they have by default: only the route decides what they mean there."""
+    path = f"{chat.application}/chats"
+    assert read_of_head(path.encode(), [])
+    assert read_of_head(f"{path}/1/messages?{query}".encode(), [])
+    assert read_of_head(f"{path}?{query}".encode(), []) is None
 
 
 def test_numbers_that_are_not_there_are_described_by_the_route(chat: Chat) -> None:

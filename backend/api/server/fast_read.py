@@ -233,8 +233,9 @@ def _read_messages(
 
 
 def _read_chats(headers: list[Any], token: str, query: bytes | None) -> FastRead | None:
-    page = _page_query(query)
-    if page is None or page.descending or page.before <= MAX_NUMBER:
+    if query is not None and (b"order" in query or b"before" in query):
+        return None  # of messages only
+    if (page := _page_query(query)) is None:
         return None
     values = (token, page.after, page.rows)
     return _ChatsRead(headers, grouped_reads.CHAT_PAGES, values, page.rows)

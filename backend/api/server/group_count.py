@@ -1,6 +1,7 @@
 """Group count: the live counts that requests wait for at the same moment are read in one call of Redis."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,8 @@ from backend.storage.redis.counters_async import AsyncCounterClient
 
 Counted = Callable[[Issued | Exception], None]
 CLOSE_POLL_SECONDS = 0.005
+
+logger = logging.getLogger(__name__)
 
 
 class GroupCount:
@@ -43,6 +46,12 @@ class GroupCount:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _read_queue(self) -> None:
+        try:
+            await self._read_until_empty()
+        finally:
+            self._call = None
+
+    async def _read_until_empty(self) -> None:
         while self._queue:
             queue, self._queue = self._queue, []
             result: Issued | Exception
@@ -56,8 +65,10 @@ class GroupCount:
             except Exception as error:  # noqa: BLE001  # every request gets a result, whatever is raised
                 result = error
             for _, callback in queue:
-                callback(result)
-        self._call = None
+                try:
+                    callback(result)
+                except Exception:
+                    logger.exception("live counts could not be delivered")
 
     async def _read(self, queue: Sequence[tuple[Sequence[Parent], Counted]]) -> Issued:
         by_shard: dict[int, dict[Parent, None]] = {}

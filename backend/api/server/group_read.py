@@ -33,9 +33,12 @@ MAX_BATCH_ROWS: Final = (
 )
 MAX_WAITING_READS: Final = 4_096  # beyond this, TOO_MANY_CALLS
 CONNECTIONS: Final = 2
-MIN_CONCURRENT_BATCH: Final = 16  # fewer reads wait for the running statement to return
-READ_TIMEOUT_SECONDS: Final = 4.0  # as for a call of the ordinary route
-RECONNECT_DELAY_SECONDS: Final = 1.0
+MIN_CONCURRENT_BATCH: Final = 16  # fewer reads wait for the running statement to return,
+MAX_HOLD_SECONDS: Final = 0.02  # until it is this old: it may hang
+READ_TIMEOUT_SECONDS: Final = (
+    4.0  # in the queue, and of a statement; as a call of the ordinary route
+)
+RECONNECT_DELAY_SECONDS: Final = 1.0  # after an error, which may be permanent
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +68,19 @@ class Read(Protocol):
         """The ordinary route must answer."""
 
     def fail(self, error: Exception) -> None:
-        """It failed with an InstaChatError or a ProblemException."""
+        """It failed: with an InstaChatError, a ProblemException, or what the other methods raised."""
 
 
 class _QueuedRead(NamedTuple):
     read: Read
     deadline: float  # of the event loop's clock
+
+
+class _Running(NamedTuple):
+    """A statement that is executed."""
+
+    started_at: float  # of the event loop's clock
+    timer: asyncio.TimerHandle
 
 
 class _FoundRead(NamedTuple):
@@ -91,8 +101,11 @@ class GroupRead:
         }
         self._queued = 0
         self._idle: list[AsyncConnection] = []
-        self._running: dict[AsyncConnection, asyncio.TimerHandle] = {}
+        self._running: dict[AsyncConnection, _Running] = {}
         self._connecting: asyncio.Task[None] | None = None
+        self._reconnect_at = self._loop.time()
+        self._expiry: asyncio.TimerHandle | None = None  # of the reads that are queued
+        self._hold: asyncio.TimerHandle | None = None  # while reads wait for a running statement
         self._dispatch_scheduled = False
         self._closed = False
 
@@ -108,7 +121,8 @@ class GroupRead:
 
     def submit(self, read: Read) -> None:
         """Read, now or later, and tell `read` its result."""
-        if self.open_connections < CONNECTIONS and self._connecting is None and not self._closed:
+        self._drop_closed()
+        if self.open_connections < CONNECTIONS and self._may_connect():
             self._connecting = self._loop.create_task(self._connect())
         if not self.open_connections:
             read.fall_back()
@@ -119,6 +133,8 @@ class GroupRead:
         self._queued += 1
         deadline = self._loop.time() + READ_TIMEOUT_SECONDS
         self._queues[read.statement].append(_QueuedRead(read, deadline))
+        if self._expiry is None:
+            self._expiry = self._loop.call_at(deadline, self._expire)
         if not self._dispatch_scheduled:
             self._dispatch_scheduled = True
             # After this iteration of the event loop, so that its other requests join the batch.
@@ -129,48 +145,95 @@ class GroupRead:
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
+        for timer in (self._expiry, self._hold, *(each.timer for each in self._running.values())):
+            if timer is not None:
+                timer.cancel()
         for connection in (*self._idle, *self._running):
             connection.close()
         await self._counts.close()
 
+    def _may_connect(self) -> bool:
+        return (
+            self._connecting is None
+            and not self._closed
+            and self._loop.time() >= self._reconnect_at
+        )
+
+    def _drop_closed(self) -> None:
+        """Forget the connections that PostgreSQL closed while they were idle."""
+        if not all(connection.is_open for connection in self._idle):
+            self._idle = [connection for connection in self._idle if connection.is_open]
+
     def _dispatch(self) -> None:
         """Execute statements while there are enough reads for one, and a connection."""
         self._dispatch_scheduled = False
-        while self._idle and self._queued:
-            if self._running and self._queued < MIN_CONCURRENT_BATCH:
-                return
-            queue = min(filter(None, self._queues.values()), key=_first_deadline)
-            batch = [queue.popleft()]
-            rows = batch[0].read.max_rows
-            while queue and rows + queue[0].read.max_rows <= MAX_BATCH_ROWS:
-                batch.append(queue.popleft())
-                rows += batch[-1].read.max_rows
-            self._queued -= len(batch)
-            self._execute(self._idle.pop(), batch)
+        if self._closed:
+            return
+        self._fail_expired()
+        self._drop_closed()
+        if not self.open_connections:
+            self._fall_back(self._take_queued())
+        while self._idle and self._queued and not self._is_held():
+            self._execute(self._idle.pop(), self._take_batch())
 
-    def _execute(self, connection: AsyncConnection, batch: list[_QueuedRead]) -> None:
-        reads = [queued.read for queued in batch]
-        statement, values = reads[0].statement.execute([read.values for read in reads])
-        self._running[connection] = self._loop.call_at(
-            batch[0].deadline, self._time_out, connection, reads
-        )
+    def _is_held(self) -> bool:
+        """Whether the queued reads are too few for a statement beside the running one; then they wait."""
+        if not self._running or self._queued >= MIN_CONCURRENT_BATCH:
+            return False
+        until = max(each.started_at for each in self._running.values()) + MAX_HOLD_SECONDS
+        if until <= self._loop.time():
+            return False
+        if self._hold is None:
+            self._hold = self._loop.call_at(until, self._end_hold)
+        return True
+
+    def _end_hold(self) -> None:
+        self._hold = None
+        self._dispatch()
+
+    def _take_batch(self) -> list[Read]:
+        """The reads of the next statement."""
+        queue = min(filter(None, self._queues.values()), key=_first_deadline)
+        batch = [queue.popleft().read]
+        rows = batch[0].max_rows
+        while queue and rows + queue[0].read.max_rows <= MAX_BATCH_ROWS:
+            batch.append(queue.popleft().read)
+            rows += batch[-1].max_rows
+        self._queued -= len(batch)
+        return batch
+
+    def _execute(self, connection: AsyncConnection, reads: list[Read]) -> None:
+        try:
+            statement, values = reads[0].statement.execute([read.values for read in reads])
+        except Exception as error:  # noqa: BLE001  # as in `_call`
+            self._idle.append(connection)
+            for read in reads:
+                _fail_with(read, error)
+            return
+        now = self._loop.time()
+        timer = self._loop.call_at(now + READ_TIMEOUT_SECONDS, self._time_out, connection, reads)
+        self._running[connection] = _Running(now, timer)
         connection.execute(statement, values, partial(self._complete, connection, reads))
 
     def _complete(
         self, connection: AsyncConnection, reads: list[Read], result: Rows | Exception
     ) -> None:
         """A statement has returned."""
-        self._running.pop(connection).cancel()
-        if connection.is_open:
-            self._idle.append(connection)
+        self._running.pop(connection).timer.cancel()
         if isinstance(result, Exception):
+            # Whatever the error is, it may be of this connection: a plan that is out of date, or a prepared
+            # statement that a connection pooler has lost.
+            connection.close()
+            self._reconnect_at = self._loop.time() + RECONNECT_DELAY_SECONDS
             logger.warning(
-                "reads of %s take the ordinary route: %s", reads[0].statement.name, result
+                "reads of %s take the ordinary route: %s, SQLSTATE %s",  # its text may quote a token
+                reads[0].statement.name,
+                type(result).__name__,
+                getattr(result, "pgcode", None),
             )
-        if self._idle:
-            self._dispatch()  # first, so that PostgreSQL works while the responses are written
-        elif not self._running:
-            self._fall_back(self._take_queued())
+        else:
+            self._idle.append(connection)
+        self._dispatch()  # first, so that PostgreSQL works while the responses are written
         if isinstance(result, Exception):
             self._fall_back(reads)
         else:
@@ -180,11 +243,29 @@ class GroupRead:
         """PostgreSQL hangs: give this connection up, and with the last one all reads that wait for one."""
         del self._running[connection]
         connection.close()
-        if not self._running and not self._idle:
+        self._drop_closed()
+        if not self.open_connections:
             reads = reads + self._take_queued()
-        for read in reads:
-            _call(read.fail, ProblemException(problems.CALL_TIMED_OUT))
+        _fail_as_timed_out(reads)
         self._dispatch()
+
+    def _expire(self) -> None:
+        """The deadline of a read has come; it may have been executed meanwhile."""
+        self._expiry = None
+        self._fail_expired()
+        if self._queued and self._expiry is None:
+            deadline = min(map(_first_deadline, filter(None, self._queues.values())))
+            self._expiry = self._loop.call_at(deadline, self._expire)
+
+    def _fail_expired(self) -> None:
+        """Fail the queued reads whose deadline has come, so that no statement is executed for them."""
+        now = self._loop.time()
+        expired = []
+        for queue in self._queues.values():
+            while queue and queue[0].deadline <= now:
+                expired.append(queue.popleft().read)
+        self._queued -= len(expired)
+        _fail_as_timed_out(expired)
 
     def _take_queued(self) -> list[Read]:
         reads = [queued.read for queue in self._queues.values() for queued in queue]
@@ -195,23 +276,25 @@ class GroupRead:
 
     def _count(self, reads: Sequence[Read], rows: Sequence[Rows | None]) -> None:
         """Read the live counts of those reads that show any, and deliver."""
-        found = [
-            _FoundRead(read, of_read, read.parents(of_read))
-            for read, of_read in zip(reads, rows, strict=True)
-            if of_read
-        ]
+        found, absent = [], []
+        for read, of_read in zip(reads, rows, strict=True):
+            if of_read is None:
+                absent.append(read)
+                continue
+            try:
+                found.append(_FoundRead(read, of_read, read.parents(of_read)))
+            except Exception as error:  # noqa: BLE001  # as in `_call`
+                _fail_with(read, error)
         parents = {parent for each in found for parent in each.parents}
         if parents:
             self._counts.submit(tuple(parents), partial(_deliver, found))
         else:
             _deliver(found, {})
-        self._fall_back(
-            [read for read, of_read in zip(reads, rows, strict=True) if of_read is None]
-        )
+        self._fall_back(absent)
 
     def _fall_back(self, reads: Sequence[Read]) -> None:
         for read in reads:
-            _call(read.fall_back)
+            _call(read, read.fall_back)
 
     async def _connect(self) -> None:
         """Open the connections that are missing; if that fails, again with the first read after a second."""
@@ -220,8 +303,10 @@ class GroupRead:
             while self.open_connections < CONNECTIONS:
                 self._idle.append(await AsyncConnection.open(self._database, grouped_reads.SETUP))
                 self._dispatch()
-        except InstaChatError as error:
-            logger.warning("reads take the ordinary route: %s", error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it may be over in a second
+            known = isinstance(error, InstaChatError)
+            reason = error if known else type(error).__name__  # another text may have secrets
+            logger.warning("reads take the ordinary route: %s", reason)
             await asyncio.sleep(RECONNECT_DELAY_SECONDS)
         finally:
             self._connecting = None
@@ -245,18 +330,37 @@ def _rows_of_each(rows: Rows, reads: int) -> list[Rows | None]:
 
 
 def _deliver(found: Sequence[_FoundRead], issued: Issued | Exception) -> None:
-    for read, rows, parents in found:
-        if isinstance(issued, InstaChatError):
-            _call(read.fail, issued)
-        elif isinstance(issued, Exception) or any(issued[parent] is None for parent in parents):
-            _call(read.fall_back)
-        else:
-            _call(read.deliver, rows, issued)
+    for each in found:
+        _call(each.read, _deliver_one, each, issued)
 
 
-def _call(function: Any, *arguments: object) -> None:
-    """Tell one read its result; if that fails, the other reads still get theirs."""
+def _deliver_one(found: _FoundRead, issued: Issued | Exception) -> None:
+    read, rows, parents = found
+    if isinstance(issued, InstaChatError):
+        read.fail(issued)
+    elif isinstance(issued, Exception) or any(issued[parent] is None for parent in parents):
+        read.fall_back()
+    else:
+        read.deliver(rows, issued)
+
+
+def _fail_as_timed_out(reads: Sequence[Read]) -> None:
+    for read in reads:
+        _call(read, read.fail, ProblemException(problems.CALL_TIMED_OUT))
+
+
+def _call(read: Read, function: Any, *arguments: object) -> None:
+    """Tell one read its result; if that fails, it gets the error, and the other reads still get theirs."""
     try:
         function(*arguments)
+    except Exception as error:  # noqa: BLE001  # its client must be answered, whatever is raised
+        _fail_with(read, error)
+
+
+def _fail_with(read: Read, error: Exception) -> None:
+    """Answer a read whose own code failed."""
+    logger.error("a result could not be delivered", exc_info=error)
+    try:
+        read.fail(error)
     except Exception:
-        logger.exception("a result could not be delivered")
+        logger.exception("nor could its error")

@@ -36,7 +36,7 @@ class AsyncConnection:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._socket = connection.fileno()
-        self._cursor = connection.cursor()
+        self._cursor: extensions.cursor | None = None  # of the statement that is executed
         self._callback: RowsCallback | None = None
         self._is_writing = False
         self._loop.add_reader(self._socket, self._poll)
@@ -66,18 +66,22 @@ class AsyncConnection:
         return not self._connection.closed
 
     def execute(self, statement: str, values: Sequence[str], callback: RowsCallback) -> None:
-        """Execute a statement, then call `callback` with its rows or its error. Not while one is executed."""
+        """Execute a statement, then call `callback` with its rows or its error. Not while one is executed.
+
+        The event loop calls the callback; `execute` never does, so that a callback may execute a statement.
+        """
         assert self._callback is None
         self._callback = callback
         try:
+            self._cursor = self._connection.cursor()  # the last one's would keep its rows
             self._cursor.execute(statement, values)
-        except psycopg2.Error as error:
-            self._finish(error)
+        except Exception as error:  # noqa: BLE001  # as in `_poll`
+            self._loop.call_soon(self._fail, callback, error)
             return
         # A small statement is sent at once: PostgreSQL has read everything before it. Asking would cost a
         # system call.
         if len(statement) + sum(map(len, values)) > MAX_UNPOLLED_LENGTH:
-            self._poll()
+            self._loop.call_soon(self._poll)
 
     def close(self) -> None:
         """Close the connection. The callback of a statement that is executed is not called any more."""
@@ -101,9 +105,8 @@ class AsyncConnection:
         """The socket is ready, or a statement was just sent."""
         try:
             state = self._connection.poll()
-            if state == extensions.POLL_OK and self._callback is not None:
-                self._finish(self._cursor.fetchall() if self._cursor.description else [])
-        except psycopg2.Error as error:
+            rows = self._fetch() if state == extensions.POLL_OK else None
+        except Exception as error:  # noqa: BLE001  # every statement gets a result, whatever is raised
             self._finish(error)
             return
         if (state == extensions.POLL_WRITE) != self._is_writing and self._socket >= 0:
@@ -112,9 +115,24 @@ class AsyncConnection:
                 self._loop.add_writer(self._socket, self._poll)
             else:
                 self._loop.remove_writer(self._socket)
+        if rows is not None:
+            self._finish(rows)  # last: the callback may execute the next statement
+
+    def _fetch(self) -> Rows | None:
+        """The rows of the statement that has returned; None if there was none."""
+        cursor, self._cursor = self._cursor, None
+        if cursor is None:
+            return None
+        return cursor.fetchall() if cursor.description else []
+
+    def _fail(self, callback: RowsCallback, error: Exception) -> None:
+        """A statement could not be sent. Another error may have been its result in the meantime."""
+        if self._callback is callback:
+            self._finish(error)
 
     def _finish(self, result: Rows | Exception) -> None:
         callback, self._callback = self._callback, None
+        self._cursor = None
         if isinstance(result, psycopg2.OperationalError | psycopg2.InterfaceError):
             self.close()
         if callback is not None:

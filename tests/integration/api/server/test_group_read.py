@@ -1,6 +1,7 @@
 """Group read: reads of the same moment share one statement, and none suffers from another's failure."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -177,9 +178,14 @@ def test_reads_of_one_moment_are_one_statement(
 
 
 def test_while_a_statement_runs_the_next_batch_collects(
-    run: Run, chat: Parent, statements: list[str], lock: TableLock
+    run: Run,
+    chat: Parent,
+    statements: list[str],
+    lock: TableLock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A few reads wait for the running statement; many start another one."""
+    monkeypatch.setattr(group_read, "MAX_HOLD_SECONDS", PATIENCE_SECONDS)
 
     async def scenario(group: GroupRead) -> None:
         await asyncio.to_thread(lock.take)
@@ -195,6 +201,47 @@ def test_while_a_statement_runs_the_next_batch_collects(
         await asyncio.to_thread(lock.release)
         await asyncio.gather(*(read.result for read in reads))
         assert len(statements) == 2
+
+    run(scenario)
+
+
+def test_a_few_reads_do_not_wait_for_a_statement_that_hangs(
+    run: Run, chat: Parent, lock: TableLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take the other connection."""
+    monkeypatch.setattr(group_read, "READ_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(grouped_reads, "SETUP", grouped_reads.SETUP.replace("'5s'", "0"))
+
+    async def scenario(group: GroupRead) -> None:
+        await asyncio.to_thread(lock.take)
+        hanging = message(chat.token, 1)
+        group.submit(hanging)
+        await asyncio.sleep(0.01)
+        (rows,) = await all_results(group, [RecordedRead(grouped_reads.CHATS, (chat.token, 1))])
+        assert isinstance(rows, list)
+        assert not hanging.result.done()
+        await asyncio.to_thread(lock.release)
+        assert numbers([await hanging.result]) == [1]
+
+    run(scenario)
+
+
+def test_an_expired_read_fails_and_costs_no_connection(
+    run: Run, chat: Parent, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not executed, and those behind it are."""
+
+    async def scenario(group: GroupRead) -> None:
+        statements.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(group_read, "READ_TIMEOUT_SECONDS", 0)
+            expired = message(chat.token, 1)
+            group.submit(expired)
+        (result,) = await all_results(group, [message(chat.token, 2)])
+        assert numbers([result]) == [2]
+        assert problem_of(expired.result.exception()) == problems.CALL_TIMED_OUT
+        assert statements == ["EXECUTE grouped_messages"]
+        assert group.open_connections == group_read.CONNECTIONS
 
     run(scenario)
 
@@ -284,6 +331,55 @@ def test_a_broken_connection_costs_no_read(run: Run, backend: Backend, chat: Par
     run(scenario)
 
 
+def test_a_connection_that_has_lost_its_statements_is_replaced(
+    run: Run, chat: Parent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As behind a connection pooler. The log has no value of the statement."""
+    monkeypatch.setattr(group_read, "RECONNECT_DELAY_SECONDS", 0)
+
+    async def scenario(group: GroupRead) -> None:
+        for connection in group._idle:
+            done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            connection.execute("DEALLOCATE ALL", (), done.set_result)
+            assert await done == []
+        for _ in range(group_read.CONNECTIONS):
+            assert numbers(await all_results(group, [message(chat.token, 1)])) in ([None], [1])
+        await connected(group)
+        assert numbers(await all_results(group, [message(chat.token, 1)])) == [1]
+
+    run(scenario)
+    assert "InvalidSqlStatementName, SQLSTATE 26000" in caplog.text
+    assert "does not exist" not in caplog.text
+
+
+def test_after_an_error_connections_are_opened_later(
+    run: Run, chat: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A permanent one must not make each read open connections."""
+    monkeypatch.setattr(group_read, "RECONNECT_DELAY_SECONDS", PATIENCE_SECONDS)
+    failing = GroupedRead("grouped_unknown", ("tokens",), "SELECT 1")
+
+    async def scenario(group: GroupRead) -> None:
+        group._queues[failing] = deque()
+        for left in (1, 0, 0):
+            results = await all_results(group, [RecordedRead(failing, (chat.token,))])
+            assert results == [None]
+            await asyncio.sleep(0.01)
+            assert group.open_connections == left
+
+    run(scenario)
+
+
+def test_a_connection_that_closed_while_idle_is_not_used(run: Run, chat: Parent) -> None:
+    """No read falls back because of it."""
+
+    async def scenario(group: GroupRead) -> None:
+        group._idle[-1].close()
+        assert numbers(await all_results(group, [message(chat.token, 1)])) == [1]
+
+    run(scenario)
+
+
 def end_grouped_connections(backend: Backend) -> None:
     """Terminate the connections that execute grouped reads."""
     with backend.database.connect() as connection:
@@ -311,6 +407,22 @@ def test_reads_of_a_hanging_postgresql_time_out(
         await asyncio.to_thread(lock.release)
         await connected(group)
         assert numbers(await all_results(group, [message(chat.token, 1)])) == [1]
+
+    run(scenario)
+
+
+def test_a_server_process_gives_up_after_its_reader(run: Run) -> None:
+    """Otherwise those whose connections were given up would add up while a table is locked."""
+
+    async def scenario(group: GroupRead) -> None:
+        shown: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        group._idle[0].execute(
+            "SELECT setting::int / 1000.0 > %s::float FROM pg_settings"
+            " WHERE name IN ('statement_timeout', 'lock_timeout') AND setting::int > 0",
+            [str(group_read.READ_TIMEOUT_SECONDS)],
+            shown.set_result,
+        )
+        assert await shown == [(True,), (True,)]
 
     run(scenario)
 
@@ -355,6 +467,47 @@ def test_without_redis_reads_with_counts_fail_and_others_are_answered(
             assert numbers(results) == [None] * 3 + [1]
 
     run(scenario)
+
+
+@pytest.mark.parametrize("method", ["parents", "deliver"])
+def test_a_read_whose_own_code_fails_gets_the_error(
+    run: Run, backend: Backend, chat: Parent, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that its client is answered; the others get their rows."""
+    backend.counters.read_issued(
+        [chat]
+    )  # loads the script; without it, reads with counts fall back
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def scenario(group: GroupRead) -> None:
+        reads = [
+            RecordedRead(grouped_reads.CHATS, (chat.token, 1), 1, [chat]),
+            RecordedRead(grouped_reads.CHATS, (chat.token, 1), 1, [chat]),
+        ]
+        monkeypatch.setattr(reads[0], method, fail)
+        error, rows = await all_results(group, reads)
+        assert isinstance(error, ZeroDivisionError)
+        assert isinstance(rows, list)
+
+    run(scenario)
+
+
+def test_a_failing_callback_does_not_stop_the_counts(backend: Backend, chat: Parent) -> None:
+    """The others are called, and so are the later ones."""
+
+    async def scenario() -> None:
+        counts = GroupCount(backend.counters.shard, backend.log, None)
+        for _ in range(2):
+            counted: asyncio.Future[Issued | Exception] = asyncio.get_running_loop().create_future()
+            counts.submit([chat], lambda _: 1 // 0)  # type: ignore[arg-type]
+            counts.submit([chat], counted.set_result)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert await counted == {chat: MESSAGES}
+        await counts.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_failing_callback_does_not_affect_the_others(run: Run, chat: Parent) -> None:
