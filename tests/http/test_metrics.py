@@ -21,6 +21,7 @@ pytestmark = pytest.mark.xdist_group("metrics")
 
 MESSAGES = "/api/v1/applications/{token}/chats/{chat}/messages"
 REQUESTS = "instachat_http_request_seconds_count"
+HISTOGRAMS = ("http_request_seconds", "accept_batch_requests", "accept_call_seconds")
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -40,8 +41,15 @@ def two_processes(engines: Engines, folder: Path) -> Iterator[HttpServer]:
 
 @pytest.fixture(scope="module")
 def server(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
-    """A server that the tests of this module share."""
+    """A server that the tests of this module share; it has counted each kind of request."""
     with two_processes(engines, tmp_path_factory.mktemp("metrics")) as server:
+        post(server, new_chat(server))
+
+        def has_counted() -> bool:
+            counted = {sample for sample, _ in samples(server)}
+            return all(f"instachat_{name}_bucket" in counted for name in HISTOGRAMS)
+
+        wait_until(has_counted)  # a process writes its counts once a second
         yield server
 
 
@@ -114,8 +122,7 @@ def test_requests_are_counted_over_all_processes(own_server: HttpServer) -> None
 
 def test_histogram_buckets_are_cumulative(server: HttpServer) -> None:
     """The buckets never fall, and the last one equals the count."""
-    new_chat(server)
-    for name in ("http_request_seconds", "accept_batch_requests", "accept_call_seconds"):
+    for name in HISTOGRAMS:
         now = samples(server)
         series: dict[frozenset[tuple[str, str]], list[tuple[float, float]]] = {}
         for (sample, labels), found in now.items():
