@@ -66,10 +66,9 @@ FAULT = Problem(
 )
 
 # 503, raised in this package.
-TOO_MANY_CALLS = (
-    Problem(  # service.py, Service._run_in: MAX_CALLS; server/group_read.py: MAX_WAITING_READS
-        503, "busy", "Busy", "Too many requests are being processed; nothing was changed."
-    )
+# service.py, Service._run_in: MAX_CALLS; server/group_read.py: MAX_WAITING_READS
+TOO_MANY_CALLS = Problem(
+    503, "busy", "Busy", "Too many requests are being processed; nothing was changed."
 )
 TOO_MANY_STREAMS = Problem(  # service.py, Service.follow: MAX_STREAMS
     503, "busy", "Busy", "Too many streams are open; try again."
@@ -77,10 +76,9 @@ TOO_MANY_STREAMS = Problem(  # service.py, Service.follow: MAX_STREAMS
 TOO_MANY_BODY_BYTES = Problem(  # request_body.py, _JsonRequest._read: MAX_HELD_BYTES
     503, "busy", "Busy", "Too many large bodies are being processed; nothing was changed."
 )
-CALL_TIMED_OUT = (
-    Problem(  # service.py, Service._run_in, and server/group_read.py: the call's timeout
-        503, "unavailable", "Unavailable", "A dependency did not respond in time; try again."
-    )
+# service.py, Service._run_in, and server/group_read.py: the call's timeout
+CALL_TIMED_OUT = Problem(
+    503, "unavailable", "Unavailable", "A dependency did not respond in time; try again."
 )
 STOPPING = Problem(  # middleware.py: the server stopped before the request had finished
     503, "unavailable", "Unavailable", "The server is stopping; try again."

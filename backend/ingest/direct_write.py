@@ -26,9 +26,8 @@ from backend.storage.redis.log import Log
 from backend.storage.redis.notifications import Change
 
 MAX_ATTEMPTS = 5
-LOCK_TIMEOUT_SECONDS = (
-    4.0  # per attempt; all attempts together outlast the time-out of a stuck drain
-)
+# Per attempt; all attempts together outlast the time-out of a stuck drain.
+LOCK_TIMEOUT_SECONDS = 4.0
 
 Store = Callable[[Connection, LockedShard, Mapping[Parent, int]], None]
 

@@ -130,13 +130,11 @@ class Drainer:
             )
             self._epochs.observe(shard, max(page.end, locked.cursor))
             if page.end < locked.cursor:
-                raise StaleEpoch(
-                    "rewound"
-                )  # a drain would skip the numbers that this Redis issues now
+                # A drain would skip the numbers that this Redis issues now.
+                raise StaleEpoch("rewound")
             if page.entries and page.last_entry > page.end:
-                raise StaleEpoch(
-                    "ahead"
-                )  # another program appended: accept could not append any more
+                # Another program appended: accept could not append any more.
+                raise StaleEpoch("ahead")
             self._step("read")
             writer = BatchWriter(tx, self._log, shard, locked)
             if page.through > locked.cursor or page.entries:

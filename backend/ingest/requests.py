@@ -104,9 +104,8 @@ def identify_request(route: str, key: str, body: object) -> tuple[str, str]:
     """
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise Invalid(f"an idempotency key has 1 to {MAX_KEY_LENGTH} characters")
-    encoded = json.dumps(
-        body, default=serialization.new_message
-    )  # a text alone is a string already
+    # A message that is a text alone is a string already.
+    encoded = json.dumps(body, default=serialization.new_message)
     body_hash = hashlib.sha256(encoded.encode()).hexdigest()[:32]
     return hash_idempotency_key(route, key), body_hash
 

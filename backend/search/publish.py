@@ -41,9 +41,8 @@ class Publisher:
         self._index = index
         self._stopping = threading.Event()
         self._leased_ids: set[int] = set()
-        self._created: set[str] = (
-            set()
-        )  # indices that exist according to SQL, which never revokes that
+        # Indices that exist according to SQL, which never revokes that.
+        self._created: set[str] = set()
 
     def stop(self) -> None:
         """Finish the bulks in progress and begin no other."""

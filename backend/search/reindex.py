@@ -114,9 +114,8 @@ class Reindexer:
                 return None
             messages = self._copy(lock_connection, name, progress)
             self._verify(name, messages, progress)
-            reindex_state.read_progress(
-                lock_connection, name
-            )  # raises if the lock was lost with its connection
+            # Raises if the lock was lost with its connection.
+            reindex_state.read_progress(lock_connection, name)
             previous = self._alias_swap.swap(name)
             logger.info("searches read %s", name)
             self._drop_unregistered()
@@ -141,9 +140,8 @@ class Reindexer:
             )
         if not interrupted and not start_new and _find_by_state(registered, "live"):
             return None
-        found = self._index.list_indices(
-            self._alias
-        )  # raises EngineDown before anything is changed
+        # Raises EngineDown before anything is changed.
+        found = self._index.list_indices(self._alias)
         if interrupted and interrupted.made and not found.get(interrupted.name):
             raise Failed(
                 f"the unfinished index {interrupted.name} is no longer in Elasticsearch",

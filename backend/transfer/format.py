@@ -199,10 +199,8 @@ def read_chunks(read: Callable[[int], bytes]) -> Iterator[LineChunk]:
 
 def _split_lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
     """Lines without their line feeds; the last line may lack one. Nothing else ends a line."""
-    rest, truncated = (
-        b"",
-        False,
-    )  # truncated: the line's beginning was yielded, its rest is discarded
+    # truncated: the line's beginning was yielded, its rest is discarded.
+    rest, truncated = b"", False
     while data := read(READ_BYTES):
         *ended, rest = (rest + data).split(b"\n")
         if ended and truncated:

@@ -67,9 +67,8 @@ def _heading(name: str) -> str:
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "unknown": "magenta"}
 MIN_FOLD_WIDTH, MIN_TRUNCATE_WIDTH = 12, 8  # a text in a narrower column of a table is unreadable
-WIDE_RECORD_WIDTH = (
-    60  # in a narrower terminal the columns of a record are closer, to hold a whole token
-)
+# In a narrower terminal the columns of a record are closer, to hold a whole token.
+WIDE_RECORD_WIDTH = 60
 CONTEXT_CHARACTERS = 12  # characters before the first match, when a text is too long for its line
 
 

@@ -13,13 +13,8 @@ if TYPE_CHECKING:
     from backend.bootstrap import Backend
     from instachat_cli.runtime.message_selection import MessageSelection
 
-
-_FRAME_FIELDS = {
-    "event",
-    "number",
-    "created_at",
-    "updated_at",
-}  # all others are what a client wrote
+# All other fields are what a client wrote.
+_FRAME_FIELDS = {"event", "number", "created_at", "updated_at"}
 
 
 def follow_messages(

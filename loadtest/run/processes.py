@@ -80,9 +80,8 @@ class ChildProcess:
 _PORTS = range(10_000, 32_000)
 """Below those of outgoing connections, one of which could take a port before its server does."""
 _PORTS_TRIED = 100
-_random = (
-    random.SystemRandom()
-)  # other processes may have the same seed, and would try the same ports
+# Not the seeded generator: other processes may have the same seed, and would try the same ports.
+_random = random.SystemRandom()
 
 
 def free_port(preferred: int | None = None) -> int:

@@ -28,16 +28,15 @@ from backend.storage.postgres.database import Database
 from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues
 from backend.storage.redis.counters import Issued
 
-MAX_BATCH_ROWS: Final = (
-    2_048  # of the result; bounds its memory, and the time that encoding it takes
-)
+# Of the result; bounds its memory, and the time that encoding it takes.
+MAX_BATCH_ROWS: Final = 2_048
 MAX_WAITING_READS: Final = 4_096  # beyond this, TOO_MANY_CALLS
 CONNECTIONS: Final = 2
-MIN_CONCURRENT_BATCH: Final = 16  # fewer reads wait for the running statement to return,
-MAX_HOLD_SECONDS: Final = 0.02  # until it is this old: it may hang
-READ_TIMEOUT_SECONDS: Final = (
-    4.0  # in the queue, and of a statement; as a call of the ordinary route
-)
+# Fewer reads wait for the running statement to return, until it is MAX_HOLD_SECONDS old: it may hang.
+MIN_CONCURRENT_BATCH: Final = 16
+MAX_HOLD_SECONDS: Final = 0.02
+# In the queue, and of a statement; as a call of the ordinary route.
+READ_TIMEOUT_SECONDS: Final = 4.0
 RECONNECT_DELAY_SECONDS: Final = 1.0  # after an error, which may be permanent
 
 logger = logging.getLogger(__name__)

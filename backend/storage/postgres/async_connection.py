@@ -16,12 +16,9 @@ from backend.storage.postgres.database import CONNECT_TIMEOUT_SECONDS, Database
 
 Rows = list[tuple[Any, ...]]
 RowsCallback = Callable[[Rows | Exception], None]
-MAX_UNPOLLED_LENGTH = (
-    2_048  # of a statement and its values, in code points; fits into any socket's buffer
-)
-_TIMESTAMPTZ = 1184
-
-
+# Of a statement and its values, in code points; fits into any socket's buffer.
+MAX_UNPOLLED_LENGTH = 2_048
+_TIMESTAMPTZ = 1184  # the type's object id
 _TIME_AS_TEXT = extensions.new_type((_TIMESTAMPTZ,), "TIME_AS_TEXT", extensions.UNICODE)
 
 

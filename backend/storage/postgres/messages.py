@@ -378,10 +378,8 @@ def copy_messages(tx: Connection, rows: Iterable[RowValues]) -> None:
     """
 
     def lines() -> Iterator[str]:
-        previous_version, times = (
-            -1,
-            "",
-        )  # of the row before: all messages of a request have the same
+        # Of the row before: all messages of a request have the same.
+        previous_version, times = -1, ""
         for chat_id, number, text_, folded, version in rows:
             if version != previous_version:
                 previous_version, at = version, format_copy_time(version)

@@ -70,9 +70,8 @@ class AsyncClient:
             return await replies.call(calls, self._client.reply_timeout_seconds)
         except BaseException as error:
             await self._connection.disconnect(nowait=True)  # a reply may still come
-            if isinstance(
-                error, RuntimeError
-            ):  # uvloop's, for a connection that breaks during the call
+            # uvloop's, for a connection that breaks during the call.
+            if isinstance(error, RuntimeError):
                 raise RedisAway(str(error)) from error
             raise
 
