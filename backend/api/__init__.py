@@ -14,7 +14,7 @@
     middleware, headers, html           what surrounds a request and a response
     assets/          the files of the two pages
 
-The core is synchronous and runs in threads. The event loop itself awaits the call
-that accepts (`backend.storage.redis.accept_async`) and executes grouped reads
+The core is synchronous and runs in threads. The event loop itself awaits the calls that accept and that read
+live counts (`backend.storage.redis.async_client`), and executes grouped reads
 (`backend.storage.postgres.async_connection`).
 """

@@ -6,23 +6,20 @@ once for all of its followers.
 """
 
 import asyncio
-import json
-from collections.abc import Mapping
-from typing import Any, assert_never
 
 from fastapi import Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Receive, Scope, Send
 
+from backend.api.conditional import encode_json
 from backend.api.headers import STREAM
-from backend.domain import serialization
-from backend.live.events import Created, Deleted, Edited, Ended, Event, Gone, Started
+from backend.live.events import Created, Event, Gone, Started
 from backend.live.hub import Follower
+from backend.live.serialization import event_object
 
 MEDIA_TYPE = "text/event-stream"
 KEEPALIVE = KEEPALIVE_COMMENT
 RECONNECT_MS = 1_000  # how long a client should wait before it connects again
-_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def encode_event(event: Event) -> bytes:
@@ -31,30 +28,17 @@ def encode_event(event: Event) -> bytes:
     Only the events of numbers have an id: a client that connects again resumes after the last one, however
     many edits and deletions followed it.
     """
-    match event:
-        case Created(message):
-            return _event("message", serialization.message(message), event.number)
-        case Gone(first, number, reason):
-            span = {} if first == number else {"first": first}
-            return _event("gone", {"number": number, **span, "reason": reason}, number)
-        case Edited(message):
-            return _event("edited", serialization.message(message))
-        case Deleted(number):
-            return _event("deleted", serialization.number(number))
-        case Ended():
-            return _event("end", {"reason": "deleted"})
-        case Started(after):
-            return _event("start", {"after": after}, after, RECONNECT_MS)
-        case _:
-            assert_never(event)
-
-
-def _event(
-    name: str, body: Mapping[str, Any], id_: int | None = None, retry_ms: int | None = None
-) -> bytes:
-    data = _encode_json(body)
+    name, body = event_object(event)
+    id_: int | None = None
+    if isinstance(event, Created | Gone):
+        id_ = event.number
+    elif isinstance(event, Started):
+        id_ = event.after
     return format_sse_event(
-        event=name, data_str=data, id=None if id_ is None else str(id_), retry=retry_ms
+        event=name,
+        data_str=encode_json(body).decode(),
+        id=None if id_ is None else str(id_),
+        retry=RECONNECT_MS if isinstance(event, Started) else None,
     )
 
 

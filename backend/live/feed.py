@@ -3,6 +3,7 @@
 import time
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from backend.live.events import ChatKey, Encode, Ended
@@ -11,12 +12,29 @@ from backend.live.reader import Gap, News
 if TYPE_CHECKING:
     from backend.live.hub import Follower
 
+CHUNK_BYTES = 64 * 1024
 MAX_WINDOW_EVENTS = 512
 MAX_WINDOW_BYTES = 256 * 1024
 MAX_CHANGES = 1_000
 MAX_CHANGES_BYTES = 1024 * 1024
 KEPT_SECONDS = 30.0
 """How long events are kept for followers that have not taken them: as long as a client may not read."""
+
+
+def join_chunk(events: Iterable[tuple[int, bytes]], cursor: int) -> tuple[bytes, int]:
+    """As many encoded events, each with its number, as fit into CHUNK_BYTES, but one at least.
+
+    Returns them and the number of the last one; `cursor`, if there is none.
+    """
+    parts: list[bytes] = []
+    size = 0
+    for number, data in events:
+        size += len(data)
+        if parts and size > CHUNK_BYTES:
+            break
+        parts.append(data)
+        cursor = number
+    return b"".join(parts), cursor
 
 
 class _WindowEvent(NamedTuple):
@@ -82,17 +100,9 @@ class Feed:
         self.forget(now, previous_change)
         return bool(news.changes or news.decided)
 
-    def events_after(self, cursor: int, max_bytes: int) -> tuple[bytes, int]:
-        """The events after a number, at least `base`, and the number of the last one; one event at least."""
-        parts: list[bytes] = []
-        size = 0
-        for event in self._window[self._place(cursor) :]:
-            if parts and size + len(event.data) > max_bytes:
-                break
-            parts.append(event.data)
-            size += len(event.data)
-            cursor = event.number
-        return b"".join(parts), cursor
+    def events_after(self, cursor: int) -> tuple[bytes, int]:
+        """The next chunk of events after a number, which is at least `base`; see `join_chunk`."""
+        return join_chunk((event[:2] for event in self._window[self._place(cursor) :]), cursor)
 
     def clear_window(self) -> None:
         """Forget the events of all numbers: followers that have not taken them read SQL."""

@@ -7,11 +7,9 @@ from contextlib import closing, suppress
 
 from backend.domain.errors import EngineDown, Unavailable
 from backend.live.events import ChatKey, Ended, Event
-from backend.live.reader import LiveReader, Position
+from backend.live.reader import LOOK_INTERVAL_SECONDS, RETRY_SECONDS, LiveReader, Position
 from backend.storage.redis.notifications import Change, Subscription
 
-LOOK_INTERVAL_SECONDS = 5.0  # if nothing is announced
-RETRY_SECONDS = 0.5  # while an engine is away, and while a number is undecided
 logger = logging.getLogger(__name__)
 
 

@@ -17,17 +17,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 from backend.domain.errors import InstaChatError
 from backend.live.events import ChatKey, Encode, Started
-from backend.live.feed import Feed
+from backend.live.feed import Feed, join_chunk
 from backend.live.listener import Listener
-from backend.live.reader import MAX_CHATS, Gap, LiveReader, News, Position
+from backend.live.reader import (
+    LOOK_INTERVAL_SECONDS,
+    MAX_CHATS,
+    RETRY_SECONDS,
+    Gap,
+    LiveReader,
+    News,
+    Position,
+)
 from backend.storage.postgres.following import FollowStart
 from backend.storage.redis.notifications import Change
 
-LOOK_INTERVAL_SECONDS = 5.0  # at chats that were not woken
-LOOK_SLICES = 20  # of them, in each interval
-RETRY_SECONDS = 0.5  # after a failure, and while a number is undecided
+LOOK_SLICES = 20  # of the chats that were not woken, in each LOOK_INTERVAL_SECONDS
 KEEPALIVE_SECONDS = 15.0
-CHUNK_BYTES = 64 * 1024
 PAGE_THREADS = 2
 
 logger = logging.getLogger(__name__)
@@ -275,7 +280,7 @@ class Follower:
 
     def _take(self) -> bytes:
         """The next events of the window."""
-        chunk, self._cursor = self.feed.events_after(self._cursor, CHUNK_BYTES)
+        chunk, self._cursor = self.feed.events_after(self._cursor)
         return chunk
 
     def _take_changes(self) -> bytes:
@@ -294,16 +299,9 @@ class Follower:
             logger.info("a follower's page can't be read: %s", error.message)
             return b"", RETRY_SECONDS
         self._gap = news.gap
-        parts: list[bytes] = []
-        size = 0
-        for event in news.decided:
-            data = hub.encode(event)
-            if parts and size + len(data) > CHUNK_BYTES:
-                break
-            parts.append(data)
-            size += len(data)
-            self._cursor = event.number
-        return b"".join(parts), RETRY_SECONDS
+        encoded = ((event.number, hub.encode(event)) for event in news.decided)
+        chunk, self._cursor = join_chunk(encoded, self._cursor)
+        return chunk, RETRY_SECONDS
 
     async def _wait(self, seconds: float) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

@@ -24,6 +24,8 @@ from backend.storage.postgres import chats, following, locks, shards
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.following import FollowedChat, FollowStart, NumberState
 
+LOOK_INTERVAL_SECONDS = 5.0  # between two reads of a chat about which nothing is announced
+RETRY_SECONDS = 0.5  # after a failure, and while a number is undecided
 MAX_ROWS = 2_000  # of one statement
 PAGE_ROWS = 200  # of one chat
 MIN_PAGE_ROWS = 2

@@ -137,7 +137,7 @@ class IndexSearcher:
             found += page
             if len(page) == query.limit or is_last:
                 return found
-            query = query.behind(numbers[-1], len(page))
+            query = query.rest_after(numbers[-1], len(page))
             size = min(size * 4, MAX_CANDIDATES)
 
     def _ask_index(self, name: str, query: "_Query", size: int) -> list[int]:
@@ -161,7 +161,7 @@ class IndexSearcher:
         found, reached = _scan(connection, query)
         if len(found) == query.limit or reached is None:
             return SearchPage(found)
-        rest = query.behind(reached, len(found))
+        rest = query.rest_after(reached, len(found))
         try:
             found += self._search_index(connection, rest, state)
         except (Unavailable, IndexMissing):
@@ -177,8 +177,8 @@ class _Query(NamedTuple):
     after: int
     limit: int
 
-    def behind(self, number: int, found: int) -> "_Query":
-        """What is left of it behind a number, if so many are found before."""
+    def rest_after(self, number: int, found: int) -> "_Query":
+        """What is left of it after a number, if so many are found up to there."""
         return self._replace(after=number, limit=self.limit - found)
 
 

@@ -1,11 +1,12 @@
 """`messages list --follow`: prints what becomes of each number of a chat, as it comes."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 from backend.domain import serialization
-from backend.live.events import Created, Deleted, Edited, Ended, Event, Gone, Started
+from backend.live.events import Ended, Event, Started
 from backend.live.follow import follow
+from backend.live.serialization import event_object
 from instachat_cli.console.output import Body, Printer
 from instachat_cli.console.stderr import stderr
 
@@ -37,20 +38,9 @@ def follow_messages(
 
 def _bodies(events: Iterator[Event]) -> Iterator[Body]:
     for event in events:
-        match event:
-            case Created(message):
-                yield serialization.message(message)
-            case Edited(message):
-                yield {"event": "edited"} | serialization.message(message)
-            case Deleted(number):
-                yield {"event": "deleted", "number": number}
-            case Gone(first, number, reason):
-                span = {} if first == number else {"first": first}
-                yield {"event": "gone", "number": number, **span, "reason": str(reason)}
-            case Ended() | Started():
-                pass
-            case _:
-                assert_never(event)
+        if not isinstance(event, Started | Ended):
+            name, body = event_object(event)
+            yield body if name == "message" else {"event": name} | body
 
 
 def _sentence(body: Body) -> str:

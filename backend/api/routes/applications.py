@@ -64,11 +64,7 @@ async def show_application(
 ) -> Response:
     """Show an application with its live count of chats."""
     application = await service.run(lambda: service.catalog.applications.get(token))
-    body, tag = (
-        serialization.application(application),
-        application_etag(application.version, application.chats_count),
-    )
-    return read_response(body, if_none_match, tag)
+    return read_response(serialization.application(application), if_none_match, _etag(application))
 
 
 @router.patch(
@@ -124,5 +120,10 @@ async def list_not_found() -> Response:
 
 
 def _application_response(application: model.Application, status: int = 200) -> Response:
-    headers = {"ETag": application_etag(application.version, application.chats_count)}
-    return JSONResponse(serialization.application(application), status, headers)
+    return JSONResponse(
+        serialization.application(application), status, {"ETag": _etag(application)}
+    )
+
+
+def _etag(application: model.Application) -> str:
+    return application_etag(application.version, application.chats_count)

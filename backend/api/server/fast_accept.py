@@ -19,7 +19,6 @@ from backend.domain.errors import InstaChatError, Invalid
 from backend.domain.model import Accepted
 from backend.ingest.requests import AcceptRequest
 
-ROUTE: Final = PREFIX + "/applications/{token}/chats/{chat}/messages"
 # Uvicorn stops reading a larger body until the application asks for more.
 MAX_FAST_BODY_BYTES: Final = HIGH_WATER_LIMIT
 # The last two are excluded if they occur twice.
@@ -40,7 +39,7 @@ class FastAccept(FastRequest):
 
     __slots__ = ("chat", "key", "token")
     method = "POST"
-    route = ROUTE
+    route = PREFIX + "/applications/{token}/chats/{chat}/messages"
 
     def __init__(self, token: str, chat: int, key: str | None, headers: list[Any]) -> None:
         super().__init__(headers)

@@ -28,7 +28,7 @@ from backend.api.problems import ProblemException
 from backend.api.server.connection import Connection
 from backend.api.server.fast_accept import FastAccept
 from backend.api.server.fast_read import read_of_head
-from backend.api.server.fast_request import Core, FastRequest, FastResponse
+from backend.api.server.fast_request import NOT_MODIFIED, Core, FastRequest, FastResponse
 from backend.domain.errors import InstaChatError
 
 REQUESTS: Final[dict[bytes, Callable[[bytes, list[Any]], FastRequest | None]]] = {
@@ -39,7 +39,6 @@ REQUESTS: Final[dict[bytes, Callable[[bytes, list[Any]], FastRequest | None]]] =
 
 logger = logging.getLogger(__name__)
 _CONTENT_HEADERS = ((b"content-type", b"application/json"),)
-_NOT_MODIFIED = 304
 
 
 class FastPath:
@@ -69,7 +68,7 @@ class FastPath:
             self._headers = headers
             self._starts.clear()
         if (start := self._starts.get(status)) is None:
-            content = () if status == _NOT_MODIFIED else _CONTENT_HEADERS
+            content = () if status == NOT_MODIFIED else _CONTENT_HEADERS
             encoded = encode_headers((*content, *self.common_headers, *headers))
             start = self._starts[status] = STATUS_LINE[status] + encoded
         return start
@@ -155,7 +154,7 @@ class FastConnection(Connection):
                     own_headers,
                     REQUEST_ID,
                     rid,
-                    b"" if status == _NOT_MODIFIED else b"content-length: %d\r\n" % len(body),
+                    b"" if status == NOT_MODIFIED else b"content-length: %d\r\n" % len(body),
                     b"" if fast_request.keep_alive else b"connection: close\r\n",
                     body,
                 )

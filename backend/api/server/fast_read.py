@@ -17,7 +17,7 @@ from backend.api.conditional import (
     message_etag,
 )
 from backend.api.parameters import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PREFIX
-from backend.api.server.fast_request import Core, FastRequest, FastResponse, Respond
+from backend.api.server.fast_request import NOT_MODIFIED, Core, FastRequest, FastResponse, Respond
 from backend.domain import serialization
 from backend.domain.model import MAX_NUMBER, Parent
 from backend.domain.serialization import JsonObject
@@ -27,7 +27,7 @@ from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues, to_r
 from backend.storage.redis.counters import Issued
 
 EXCLUDED_HEADERS: Final = frozenset({b"origin", b"expect", b"content-length", b"transfer-encoding"})
-_OK, _NOT_MODIFIED = 200, 304
+_OK = 200
 _NUMBER = "([1-9][0-9]{0,14})"
 _match_path = re.compile(
     f"{PREFIX}/applications/([A-Za-z0-9_-]{{22,64}})"
@@ -73,7 +73,7 @@ class FastRead(FastRequest):
         tag = tag or body_etag(body)
         header = b"etag: %s\r\n" % tag.encode()
         if is_not_modified(self.if_none_match, tag):
-            self._respond(self, FastResponse(_NOT_MODIFIED, header, b""))
+            self._respond(self, FastResponse(NOT_MODIFIED, header, b""))
         else:
             self._respond(self, FastResponse(_OK, header, body))
 

@@ -3,11 +3,13 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from backend.api.server.group_commit import AcceptCallback
 from backend.api.server.group_read import Read
 from backend.ingest.requests import AcceptRequest
+
+NOT_MODIFIED: Final = 304
 
 
 class FastResponse(NamedTuple):

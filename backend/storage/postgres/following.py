@@ -1,13 +1,14 @@
 """What follows a number in a chat: the statements that serve those who follow chats."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 
 from backend.domain.model import Message, MessageKey
 from backend.storage.postgres.database import Connection
-from backend.storage.postgres.statements import field_names, hot
+from backend.storage.postgres.messages import FIELDS, to_message
+from backend.storage.postgres.statements import hot
 
 
 class FollowStart(NamedTuple):
@@ -33,7 +34,7 @@ class FollowedChat(NamedTuple):
     rows: list[NumberState]
 
 
-_columns = ", ".join(f"m.{name}" for name in field_names(Message))
+_columns = ", ".join(f"m.{name}" for name in FIELDS)
 _ALIVE = "c.state = 'stored' AND a.removed_at IS NULL AS alive"
 # text(), all of these: joins with arrays, and a page of each chat by a lateral join.
 FOLLOW_START = hot(
@@ -46,7 +47,7 @@ FOLLOW_START = hot(
         WHERE a.token = :token AND c.number = :chat"""
     ),
 )
-ROWS_BEHIND = hot(
+ROWS_AFTER = hot(
     "rows_after",
     text(
         f"""
@@ -86,7 +87,7 @@ def rows_after(
     """
     values = {"chats": list(afters), "afters": list(afters.values()), "limit": limit}
     found: dict[int, FollowedChat] = {}
-    for row in connection.execute(ROWS_BEHIND, values).mappings():
+    for row in connection.execute(ROWS_AFTER, values).mappings():
         chat = found.get(row["chat_id"])
         if chat is None:
             chat = found[row["chat_id"]] = FollowedChat(row["alive"], [])
@@ -104,9 +105,7 @@ def states_of_numbers(
     return {(row["chat_id"], row["number"]): _number_state(row) for row in rows}
 
 
-def _number_state(row: Any) -> NumberState:
+def _number_state(row: RowMapping) -> NumberState:
     if row["state"] != "stored":
         return NumberState(row["number"], row["state"], None)
-    return NumberState(
-        row["number"], "stored", Message(**{name: row[name] for name in field_names(Message)})
-    )
+    return NumberState(row["number"], "stored", to_message(row))

@@ -1,8 +1,8 @@
 """Reads of many requests in one statement: each takes arrays with a value for each request.
 
 The first column of each row is `nth`, the request's position in the arrays, from 1. A request without a row
-asked for something that is not stored, or whose parent is not. Times are texts in RFC 3339, so
-that a page of messages need not pass through Python's datetimes. Run these on an `AsyncConnection`.
+asked for something that is not stored, or whose parent is not. Run these on an `AsyncConnection`: it returns
+times as PostgreSQL's texts, so that a page of messages need not pass through Python's datetimes.
 """
 
 import re

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnClause,
+    RowMapping,
     Select,
     any_,
     bindparam,
@@ -94,14 +95,14 @@ class ExportedMessage(NamedTuple):
     updated_at: str
 
 
+FIELDS = field_names(Message)
+"""The columns of a message as it is read."""
 # The columns that hold what a user wrote: a tombstone's are empty, a transfer copies and compares each.
 CONTENT = tuple(
-    name
-    for name in field_names(Message)
-    if name not in {"number", "created_at", "updated_at", "version"}
+    name for name in FIELDS if name not in {"number", "created_at", "updated_at", "version"}
 )
 _MESSAGES = RowMapper(Message)
-_columns = [message.c[name] for name in field_names(Message)]
+_columns = [message.c[name] for name in FIELDS]
 _chat_id = message.c.chat_id == bindparam("chat_id")
 _stored = select(*_columns).where(_chat_id, message.c.state == STORED).limit(bindparam("limit"))
 _of_chat = _stored.order_by(message.c.number)
@@ -225,6 +226,11 @@ def _written(new_message: NewMessage) -> dict[str, str]:
     return {"text": new_message, "folded": fold(new_message)}
 
 
+def to_message(row: RowMapping) -> Message:
+    """The message of a row that has other columns, too."""
+    return Message(**{name: row[name] for name in FIELDS})
+
+
 def get_message(
     connection: Connection, token: str, chat_number: int, number: int
 ) -> StoredMessage | None:
@@ -233,8 +239,7 @@ def get_message(
     row = connection.execute(MESSAGE, values).mappings().one_or_none()
     if row is None:
         return None
-    content = {name: row[name] for name in field_names(Message)}
-    return StoredMessage(row["chat_id"], row["state"], Message(**content))
+    return StoredMessage(row["chat_id"], row["state"], to_message(row))
 
 
 def dead_numbers(
@@ -299,7 +304,7 @@ def search_range(
 
 
 def range_end(connection: Connection, chat_id: int, after: int, rows: int) -> int | None:
-    """The number of the last of the chat's next `rows` rows behind `after`; None if there are fewer."""
+    """The number of the last of the chat's next `rows` rows after `after`; None if there are fewer."""
     values = {"chat_id": chat_id, "after": after, "rows": rows - 1}
     end: int | None = connection.scalar(RANGE_END, values)
     return end

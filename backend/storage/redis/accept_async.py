@@ -5,12 +5,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import hiredis
 from redis.exceptions import NoScriptError, ResponseError
 
 from backend.domain.errors import EngineDown, InstaChatError
 from backend.storage.redis.accept import AcceptCalls
-from backend.storage.redis.async_client import AsyncClient
+from backend.storage.redis.async_client import AsyncClient, pack_command
 from backend.storage.redis.script_loader import SCRIPTS
 from backend.storage.redis.types import AcceptResult, ShardBatch
 
@@ -39,12 +38,12 @@ class AsyncAcceptClient(AsyncClient):
         if not log.has_fresh_memory_reading:
             await asyncio.to_thread(log.read_memory)
         log.raise_if_full()
-        call = _pack(log.accept_command(batches))
+        call = pack_command(log.accept_command(batches))
         try:
             return await self._call(call)
         except NoScriptError:  # nothing ran: a new or restarted Redis has no scripts
             with log.translate_errors():
-                load = _pack(("SCRIPT", "LOAD", SCRIPTS["accept"]))
+                load = pack_command(("SCRIPT", "LOAD", SCRIPTS["accept"]))
                 await self.exchange(await self.connect(), load)
         try:
             return await self._call(call)
@@ -77,8 +76,3 @@ def make_async_clients(log: AcceptCalls, count: int) -> list[AsyncAcceptClient]:
             "accepting in threads, because the asynchronous Redis client can't: %s", error
         )
         return []
-
-
-def _pack(command: tuple[str | int | bytes, ...]) -> bytes:
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub allows tuples of one only
-    return packed

@@ -20,6 +20,12 @@ from backend.storage.redis.client import RedisClient
 _INCOMPLETE: Final = object()
 
 
+def pack_command(command: tuple[str | int | bytes, ...]) -> bytes:
+    """A command as it is sent."""
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub allows tuples of one only
+    return packed
+
+
 class AsyncClient:
     """The base of the calls from an event loop: one exchange at a time. For one event loop only."""
 

@@ -4,11 +4,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import hiredis
 from redis.cluster import RedisCluster
 
 from backend.domain.model import Parent
-from backend.storage.redis.async_client import AsyncClient
+from backend.storage.redis.async_client import AsyncClient, pack_command
 from backend.storage.redis.counters import CounterCalls, Issued
 from backend.storage.redis.keys import counter_key, shard_key
 from backend.storage.redis.script_loader import SHAS
@@ -23,10 +22,7 @@ class AsyncCounterClient(AsyncClient):
     async def read_issued(self, parents: Mapping[int, Sequence[Parent]]) -> Issued:
         """As `CounterCalls.read_issued_each`; also None where Redis does not have the script yet."""
         chunks = list(_chunks(parents))
-        calls = [
-            hiredis.pack_command(_command(shard, chunk))  # type: ignore[arg-type]  # its stub allows tuples of one only
-            for shard, chunk in chunks
-        ]
+        calls = [pack_command(_command(shard, chunk)) for shard, chunk in chunks]
         with self._client.translate_errors():
             replies = await self.exchange_all(await self.connect(), calls)
         issued: Issued = {}

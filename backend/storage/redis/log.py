@@ -19,8 +19,7 @@ Nothing here retries: a call whose reply was lost may have issued numbers, and a
 Each script in `backend/storage/redis/scripts` documents its keys and replies.
 
 Each module holds the calls about one subject, all based on `client`; `types` has their values, and `errors`
-the translation of Redis's errors. `accept_async` and `counters_async` make
-their calls from an event loop.
+the translation of Redis's errors. `accept_async` and `counters_async` make their calls from an event loop.
 """
 
 from backend.storage.redis.accept import AcceptCalls
