@@ -61,8 +61,7 @@ class MessageQuery(BaseModel):
 
     def message_range(self) -> MessageRange:
         """The range of messages."""
-        before = MAX_NUMBER + 1 if self.before is None else self.before
-        return MessageRange(self.after, before, self.since, self.until)
+        return MessageRange(self.after, self.before or MAX_NUMBER + 1, self.since, self.until)
 
     def read(self, messages: Messages, token: str, chat: int) -> NumberedPage[Message]:
         """Read the page; not for a search."""

@@ -17,7 +17,9 @@ from backend.ingest.requests import MAX_KEY_LENGTH
 PREFIX = "/api/v1"
 MAX_PAGE_SIZE = 200
 DEFAULT_PAGE_SIZE = 50
-_NUMBERS_PATTERN = f"^[1-9][0-9]{{0,14}}(,[1-9][0-9]{{0,14}}){{0,{MAX_PAGE_SIZE - 1}}}$"
+NUMBER_PATTERN = "[1-9][0-9]{0,14}"
+"""A number in at most 15 plain digits, so below MAX_NUMBER."""
+_NUMBERS_PATTERN = f"^{NUMBER_PATTERN}(,{NUMBER_PATTERN}){{0,{MAX_PAGE_SIZE - 1}}}$"
 
 
 def _parse_digits(value: Any) -> Any:

@@ -19,7 +19,8 @@ MessageKey = tuple[int, int]
 """A message's chat id (a database id, which users never see) and its number."""
 
 T = TypeVar("T")
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{22,64}\Z")
+TOKEN_PATTERN = "[A-Za-z0-9_-]{22,64}"
+_TOKEN = re.compile(TOKEN_PATTERN + r"\Z")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 

@@ -259,7 +259,7 @@ class Follower:
             if self._cursor >= self.feed.base:
                 chunk = self._take()
             elif self.feed.end is None:
-                chunk, wait_seconds = await self._read_page()
+                chunk, wait_seconds = await self._read_page(), RETRY_SECONDS
             else:
                 chunk = b""
             if self._last_change < self.feed.forgotten_change:
@@ -289,19 +289,19 @@ class Follower:
         self._last_change = self.feed.last_change
         return chunk
 
-    async def _read_page(self) -> tuple[bytes, float]:
-        """The next events, read from SQL for this follower; and how long to wait where there is none."""
+    async def _read_page(self) -> bytes:
+        """The next events, read from SQL for this follower; none while they are undecided."""
         hub, feed = self._hub, self.feed
         position = Position(feed.chat_id, self._cursor, gap=self._gap)
         try:
             news = await hub.read_page(feed.key, position)
         except InstaChatError as error:
             logger.info("a follower's page can't be read: %s", error.message)
-            return b"", RETRY_SECONDS
+            return b""
         self._gap = news.gap
         encoded = ((event.number, hub.encode(event)) for event in news.decided)
         chunk, self._cursor = join_chunk(encoded, self._cursor)
-        return chunk, RETRY_SECONDS
+        return chunk
 
     async def _wait(self, seconds: float) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

@@ -45,8 +45,7 @@ class MessageSelection:
 
     def message_range(self) -> MessageRange:
         """The range in which the messages are."""
-        before = MAX_NUMBER + 1 if self.before is None else self.before
-        return MessageRange(self.after or 0, before, self.since, self.until)
+        return MessageRange(self.after or 0, self.before or MAX_NUMBER + 1, self.since, self.until)
 
     def print(
         self, messages: "Messages", token: str, chat: int, show: Callable[[Iterator[Message]], None]

@@ -24,6 +24,7 @@ from backend.transfer.diff import LineFault
 from backend.transfer.importer import Import
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, valkey_binary
+from tests.support.faults.shortcuts import send
 
 TOKEN = "t" * 24
 TIMESTAMP = "2026-01-31T23:59:59.000000Z"
@@ -114,11 +115,6 @@ def decode_lines(data: bytes) -> list[dict[str, Any]]:
 # -- imports and exports ------------------------------------------------------------------------------
 
 
-def accept_messages(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
-    """Accept messages, without storing them; returns the first number."""
-    return backend.acceptor.accept(AcceptRequest.messages(token, chat, texts)).first
-
-
 def export(backend: Backend, token: str | None = None) -> bytes:
     """All lines of an export."""
     with backend.exporter.snapshot(token) as snapshot:
@@ -190,10 +186,10 @@ def fill_installation(backend: Backend) -> str:
     token = tokens[0]
     catalog.applications.rename(token, 'renamed "twice"')
     acceptor.accept(AcceptRequest.chats(token, 12))
-    accept_messages(backend, token, *TEXTS)
-    accept_messages(backend, token, *map(str, range(300)), chat=11)
-    accept_messages(backend, token, "only one", chat=3)
-    accept_messages(backend, token, "in a chat that is deleted", chat=12)
+    send(backend, token, *TEXTS)
+    send(backend, token, *map(str, range(300)), chat=11)
+    send(backend, token, "only one", chat=3)
+    send(backend, token, "in a chat that is deleted", chat=12)
     catalog.messages.delete(token, 12, 1)
     acceptor.accept(AcceptRequest.chats(tokens[2]))
     catalog.chats.delete(tokens[2], 1)
@@ -236,7 +232,7 @@ def read_chat(backend: Backend) -> tuple[list[tuple[Any, ...]], int]:
 
     Fails if there are dead letters.
     """
-    next_number = accept_messages(backend, TOKEN, "next")
+    next_number = send(backend, TOKEN, "next")
     backend.drainer.drain_all()
     assert count_dead_letters(backend) == 0
     return query(backend, "SELECT number, text FROM message ORDER BY number")[:-1], next_number

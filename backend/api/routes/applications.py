@@ -110,7 +110,7 @@ async def list_applications(
         lambda: list(service.catalog.applications.list(after_token=after, limit=limit + 1))
     )
     bodies = [serialization.application(each) for each in applications]
-    return page_response(bodies, limit, if_none_match, key="token")
+    return page_response(bodies, limit, if_none_match, "token")
 
 
 @no_operator_router.get("")

@@ -7,7 +7,7 @@ from backend.domain.serialization import JsonObject
 
 
 def page_response(
-    items: list[JsonObject], limit: int, if_none_match: str | None, key: str = "number"
+    items: list[JsonObject], limit: int, if_none_match: str | None, key: str
 ) -> Response:
     """The first `limit` of `items`; if there are more, `next` is the `key` of the last one shown."""
     return read_response(_page(items, limit, key), if_none_match)

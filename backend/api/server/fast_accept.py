@@ -11,12 +11,12 @@ from typing import Any, Final
 import msgspec
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from backend.api.parameters import PREFIX
+from backend.api.parameters import NUMBER_PATTERN, PREFIX
 from backend.api.schemas import FastMessageBody
 from backend.api.server.fast_request import Core, FastRequest, FastResponse, Respond
 from backend.domain import serialization
 from backend.domain.errors import InstaChatError, Invalid
-from backend.domain.model import Accepted
+from backend.domain.model import TOKEN_PATTERN, Accepted
 from backend.ingest.requests import AcceptRequest
 
 # Uvicorn stops reading a larger body until the application asks for more.
@@ -26,7 +26,7 @@ EXCLUDED_HEADERS: Final = {b"origin", b"expect", b"content-type", b"idempotency-
 _ACCEPTED = 202
 _decode_body = msgspec.json.Decoder(FastMessageBody).decode
 _match_path = re.compile(
-    PREFIX.encode() + b"/applications/([A-Za-z0-9_-]{22,64})/chats/([1-9][0-9]{0,14})/messages"
+    f"{PREFIX}/applications/({TOKEN_PATTERN})/chats/({NUMBER_PATTERN})/messages".encode()
 ).fullmatch
 # The body of a response, before and after the number.
 _BODY_START, _BODY_END = (

@@ -16,10 +16,10 @@ from backend.api.conditional import (
     is_not_modified,
     message_etag,
 )
-from backend.api.parameters import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PREFIX
+from backend.api.parameters import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, NUMBER_PATTERN, PREFIX
 from backend.api.server.fast_request import NOT_MODIFIED, Core, FastRequest, FastResponse, Respond
 from backend.domain import serialization
-from backend.domain.model import MAX_NUMBER, Parent
+from backend.domain.model import MAX_NUMBER, TOKEN_PATTERN, Parent
 from backend.domain.serialization import JsonObject
 from backend.storage.postgres import grouped_reads
 from backend.storage.postgres.async_connection import Rows
@@ -28,9 +28,9 @@ from backend.storage.redis.counters import Issued
 
 EXCLUDED_HEADERS: Final = frozenset({b"origin", b"expect", b"content-length", b"transfer-encoding"})
 _OK = 200
-_NUMBER = "([1-9][0-9]{0,14})"
+_NUMBER = f"({NUMBER_PATTERN})"
 _match_path = re.compile(
-    f"{PREFIX}/applications/([A-Za-z0-9_-]{{22,64}})"
+    f"{PREFIX}/applications/({TOKEN_PATTERN})"
     rf"(/chats(?:/{_NUMBER}(/messages(?:/{_NUMBER})?)?)?)?(?:\?(.+))?".encode()
 ).fullmatch
 _match_parameter = re.compile(rb"(after|before|limit)=([0-9]{1,15})|(order)=(asc|desc)").fullmatch

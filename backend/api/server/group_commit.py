@@ -34,7 +34,6 @@ RETRY_TIMEOUT_SECONDS = 8.0
 CLOSE_POLL_SECONDS = 0.005
 
 AcceptCallback = Callable[[Accepted | Exception], None]
-Submit = Callable[[AcceptRequest, AcceptCallback], None]
 WaitingRequest = tuple[AcceptRequest, AcceptCallback]
 Results = Sequence[Accepted | InstaChatError | None] | Exception
 """One result for each request of a batch, None for those to be retried; or one exception for all of them."""

@@ -8,14 +8,13 @@ from sqlalchemy import RowMapping, text
 from backend.domain.model import Message, MessageKey
 from backend.storage.postgres.database import Connection
 from backend.storage.postgres.messages import FIELDS, to_message
-from backend.storage.postgres.statements import hot
+from backend.storage.postgres.statements import RowMapper, hot
 
 
 class FollowStart(NamedTuple):
-    """A chat's id, whether it can be read, and the highest number that has a row."""
+    """A chat's id, and the highest number that has a row."""
 
     chat_id: int
-    alive: bool
     newest: int
 
 
@@ -34,14 +33,14 @@ class FollowedChat(NamedTuple):
     rows: list[NumberState]
 
 
+_STARTS = RowMapper(FollowStart)
 _columns = ", ".join(f"m.{name}" for name in FIELDS)
-_ALIVE = "c.state = 'stored' AND a.removed_at IS NULL AS alive"
 # text(), all of these: joins with arrays, and a page of each chat by a lateral join.
 FOLLOW_START = hot(
     "follow_start",
     text(
-        f"""
-        SELECT c.id AS chat_id, {_ALIVE},
+        """
+        SELECT c.id AS chat_id,
                coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0) AS newest
         FROM application a JOIN chat c ON c.application_id = a.id
         WHERE a.token = :token AND c.number = :chat"""
@@ -51,7 +50,7 @@ ROWS_AFTER = hot(
     "rows_after",
     text(
         f"""
-        SELECT w.chat_id, {_ALIVE}, m.state, {_columns}
+        SELECT w.chat_id, c.state = 'stored' AND a.removed_at IS NULL AS alive, m.state, {_columns}
         FROM unnest(cast(:chats AS bigint[]), cast(:afters AS bigint[])) AS w(chat_id, after)
         JOIN chat c ON c.id = w.chat_id JOIN application a ON a.id = c.application_id
         LEFT JOIN LATERAL (
@@ -74,8 +73,8 @@ STATES_OF_NUMBERS = hot(
 
 def follow_start(connection: Connection, token: str, chat_number: int) -> FollowStart | None:
     """Where to start following a chat; None if it has no row."""
-    row = connection.execute(FOLLOW_START, {"token": token, "chat": chat_number}).one_or_none()
-    return None if row is None else FollowStart(row.chat_id, row.alive, row.newest)
+    values = {"token": token, "chat": chat_number}
+    return _STARTS.one_or_none(connection.execute(FOLLOW_START, values))
 
 
 def rows_after(

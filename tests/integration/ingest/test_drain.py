@@ -20,6 +20,7 @@ from backend.settings import Settings
 from backend.storage.redis.types import Creation
 from backend.worker.queue import QUEUE_KEY, JobHandlers
 from tests.conftest import Engines
+from tests.support.faults.shortcuts import send
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 
@@ -27,11 +28,6 @@ def query(backend: Backend, statement: str, **values: object) -> list[tuple[Any,
     """Rows, read from SQL directly."""
     with backend.database.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement), values)]
-
-
-def send(backend: Backend, token: str, *texts: str, chat: int = 1) -> int:
-    """Accept messages; returns the first number."""
-    return backend.acceptor.accept(AcceptRequest.messages(token, chat, texts)).first
 
 
 def send_poison(backend: Backend, token: str, *texts: str) -> None:
@@ -46,14 +42,6 @@ def send_poison(backend: Backend, token: str, *texts: str) -> None:
 
 def backend_known() -> EntryId:
     return EntryId(0, 0)
-
-
-@pytest.fixture
-def chat(backend: Backend, application: str) -> str:
-    """The token of an application whose chat 1 is stored."""
-    backend.acceptor.accept(AcceptRequest.chats(application))
-    backend.drainer.drain_all()
-    return application
 
 
 def texts(backend: Backend, token: str, chat: int = 1) -> dict[int, str]:

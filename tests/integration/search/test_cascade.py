@@ -1,32 +1,19 @@
 """A cascade removes its messages from the search index, too."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from backend.bootstrap import Backend, open_backend
+from backend.bootstrap import Backend
 from backend.ingest.requests import AcceptRequest
-from backend.storage.postgres import chats, search_indices
-from tests.conftest import Engines
-from tests.support.elasticsearch.fixtures import Elasticsearch
+from backend.storage.postgres import chats
+from tests.support.elasticsearch.requests import live_index_name
 from tests.support.faults.shortcuts import scalar
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def core(engines: Engines, elasticsearch: Elasticsearch) -> Iterator[Backend]:
-    """A backend on a new database with a new index in the node that all tests share."""
-    with open_backend(engines.settings(elasticsearch_url=elasticsearch.url)) as core:
-        yield core
 
 
 def in_the_index(core: Backend, chat_id: int) -> list[int]:
     """The numbers of a chat's messages that the index itself has for a keyword, without PostgreSQL."""
     assert core.index
-    with core.database.connect() as connection:
-        live = search_indices.live_index(connection)
-    assert live
-    return core.index.candidates(live.name, chat_id, "morning", 0, 100)
+    return core.index.candidates(live_index_name(core), chat_id, "morning", 0, 100)
 
 
 @pytest.mark.parametrize("whole", [False, True])

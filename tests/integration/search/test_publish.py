@@ -26,6 +26,7 @@ from tests.support.elasticsearch.requests import (
     publish_all,
     publisher,
     query_rows,
+    reject_numbers_above_127,
     request_elasticsearch,
     search_numbers,
     set_blocks,
@@ -250,17 +251,7 @@ def test_a_rejected_document_becomes_a_dead_letter_and_blocks_no_other(
     core: Backend, token: str
 ) -> None:
     """Every item is checked: the one that the mapping rejects is named, the others are searchable."""
-    name = live_index_name(core)
-    narrow = {"type": "byte", "index": False}  # rejects numbers above 127
-    request_elasticsearch(
-        core,
-        "PUT",
-        f"/{name}",
-        {
-            "mappings": {"properties": {"number": narrow, "chat": {"type": "long"}}},
-            "aliases": {f"{name}-write": {}, name.rpartition("-")[0]: {}},
-        },
-    )
+    name = reject_numbers_above_127(core)
     store_messages(core, token, *(f"secret word {number}" for number in range(1, 131)))
     assert publish_all(core) == 130
     assert unpublished_messages(core) == 0

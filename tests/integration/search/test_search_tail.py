@@ -21,6 +21,7 @@ from tests.support.elasticsearch.requests import (
     publish_all,
     publisher,
     query_rows,
+    reject_numbers_above_127,
     request_elasticsearch,
     set_blocks,
     store_messages,
@@ -155,17 +156,7 @@ def test_pages_across_index_and_tail_have_every_match_once(core: Backend, frozen
 
 def test_messages_that_the_index_rejects_are_found(core: Backend, token: str) -> None:
     """Dead letters of publishing belong to the tail of their chat."""
-    name = live_index_name(core)
-    narrow = {"type": "byte", "index": False}  # rejects numbers above 127
-    request_elasticsearch(
-        core,
-        "PUT",
-        f"/{name}",
-        {
-            "mappings": {"properties": {"number": narrow, "chat": {"type": "long"}}},
-            "aliases": {f"{name}-write": {}, name.rpartition("-")[0]: {}},
-        },
-    )
+    reject_numbers_above_127(core)
     store_messages(core, token, *(f"word {number}" for number in range(1, 131)))
     publish_all(core)
     Refresher(core.database, index_of(core)).refresh(0)

@@ -12,10 +12,10 @@ from backend.ingest import barrier
 from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import exports, shards
 from tests.conftest import Engines
+from tests.support.faults.shortcuts import send
 from tests.support.repeating import repeating
 from tests.support.transfer import (
     TEXTS,
-    accept_messages,
     decode_lines,
     export,
     fill_installation,
@@ -120,7 +120,7 @@ def test_an_empty_installation_exports_no_lines(backend: Backend) -> None:
 
 def test_an_export_includes_messages_that_are_only_accepted(backend: Backend, chat: str) -> None:
     """It first stores everything that was accepted before it, also where no worker runs."""
-    accept_messages(backend, chat, "only accepted")
+    send(backend, chat, "only accepted")
     assert decode_lines(export(backend))[-1]["text"] == "only accepted"
 
 
@@ -128,7 +128,7 @@ def test_an_export_fails_if_accepted_messages_cannot_be_stored_in_time(
     backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An export without them would be incomplete."""
-    accept_messages(backend, chat, "only accepted")
+    send(backend, chat, "only accepted")
     monkeypatch.setattr(barrier, "BARRIER_TIMEOUT_SECONDS", 0.2)
     shard = backend.counters.shard(chat)
     with backend.database.begin() as tx:
@@ -142,8 +142,8 @@ def test_an_export_fails_if_rows_arrive_in_an_unexpected_order(
 ) -> None:
     """Such an export would lack lines."""
     backend.acceptor.accept(AcceptRequest.chats(chat, 2))
-    accept_messages(backend, chat, "a")
-    accept_messages(backend, chat, "b", chat=3)
+    send(backend, chat, "a")
+    send(backend, chat, "b", chat=3)
     descending = exports.EXPORTED_MESSAGES.text.replace(
         "ORDER BY a.token, c.number", "ORDER BY c.number DESC"
     )
@@ -160,7 +160,7 @@ def test_an_export_under_load_shows_one_moment(backend: Backend) -> None:
     def write(token: str) -> None:
         number = backend.acceptor.accept(AcceptRequest.chats(token)).first
         for n in range(1, 4):
-            answered.append((token, number, accept_messages(backend, token, f"{n}", chat=number)))
+            answered.append((token, number, send(backend, token, f"{n}", chat=number)))
         backend.catalog.messages.delete(token, number, 1)
 
     with repeating(backend.drainer.drain_all, *(partial(write, token) for token in tokens)):

@@ -10,12 +10,12 @@ from backend.domain.errors import Conflict, NotFound
 from backend.ingest.requests import AcceptRequest
 from tests.conftest import Engines
 from tests.integration.transfer.conftest import SampleExport
+from tests.support.faults.shortcuts import send
 from tests.support.transfer import (
     LATER,
     REMOVED,
     TEXTS,
     TOKEN,
-    accept_messages,
     application_body,
     chat_body,
     count_dead_letters,
@@ -77,7 +77,7 @@ def test_an_import_compares_lines_with_messages_that_are_only_accepted(
 ) -> None:
     """It first stores them, also where no worker runs; it then knows their chat, and finds conflicts."""
     backend.acceptor.accept(AcceptRequest.chats(application))
-    accept_messages(backend, application, "accepted")
+    send(backend, application, "accepted")
     lines = [message_body(7, token=application), message_body(1, token=application)]
     faults = import_lines(backend, lines)[1]
     assert locate_faults(faults) == [(2, Conflict)]
@@ -97,14 +97,14 @@ def test_new_numbers_are_above_the_highest_imported_one(
     import_lines(backend, data)
     if wiped:
         backend.log.redis.flushall()
-    assert accept_messages(backend, token, "x") == len(TEXTS) + 1
-    assert accept_messages(backend, token, "x", chat=11) == 301
-    assert accept_messages(backend, token, "x", chat=3) == 2
-    assert accept_messages(backend, token, "x", chat=2) == 1
+    assert send(backend, token, "x") == len(TEXTS) + 1
+    assert send(backend, token, "x", chat=11) == 301
+    assert send(backend, token, "x", chat=3) == 2
+    assert send(backend, token, "x", chat=2) == 1
     assert backend.acceptor.accept(AcceptRequest.chats(token)).first == 13
     for number in (4, 12):
         with pytest.raises(NotFound):
-            accept_messages(backend, token, "x", chat=number)
+            send(backend, token, "x", chat=number)
     deleted = [
         x["token"] for x in decode_lines(data) if x["type"] == "application" and "removed" in x
     ]
@@ -134,12 +134,12 @@ def test_an_imported_tombstone_closes_the_counter_that_redis_still_has(
     """Accept then issues no number in a chat or an application that was imported as a tombstone."""
     import_lines(backend, [application_body()])
     backend.acceptor.accept(AcceptRequest.chats(TOKEN, 2))
-    accept_messages(backend, TOKEN, "a", chat=2)
+    send(backend, TOKEN, "a", chat=2)
     backend.drainer.drain_all()
     delete_rows("number = 2")
     assert import_lines(backend, [chat_body(2, **REMOVED)])[1] == []
     with pytest.raises(NotFound):
-        accept_messages(backend, TOKEN, "b", chat=2)
+        send(backend, TOKEN, "b", chat=2)
     delete_rows("true")
     with backend.database.begin() as tx:
         tx.execute(text("DELETE FROM application"))
@@ -158,7 +158,7 @@ def test_an_imported_chat_opens_the_counter_that_redis_has_closed(
     backend.catalog.chats.delete(TOKEN, 1)
     delete_rows("true")
     assert import_lines(backend, [chat_body(), message_body(4)])[1] == []
-    assert accept_messages(backend, TOKEN, "x") == 5
+    assert send(backend, TOKEN, "x") == 5
 
 
 # -- what follows from stored lines -------------------------------------------------------------------

@@ -16,10 +16,10 @@ from backend.transfer import format as line_format
 from backend.transfer.format import LineChunk
 from backend.transfer.importer import Importer
 from tests.conftest import Engines
+from tests.support.faults.shortcuts import send
 from tests.support.repeating import repeating
 from tests.support.transfer import (
     TOKEN,
-    accept_messages,
     after_step,
     application_body,
     chat_body,
@@ -53,7 +53,7 @@ def test_messages_accepted_before_the_counters_are_raised_keep_their_numbers(
     one_message: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lines with these numbers are conflicts, although they were new when the import compared them."""
-    with after_step(monkeypatch, "compared", lambda: accept_messages(one_message, TOKEN, "a", "b")):
+    with after_step(monkeypatch, "compared", lambda: send(one_message, TOKEN, "a", "b")):
         work, faults = import_lines(one_message, list(map(message_body, range(1, 11))))
     assert locate_faults(faults) == [(2, Conflict)]
     assert work.counts.stored == 0
@@ -64,7 +64,7 @@ def test_messages_accepted_after_the_counters_are_raised_get_numbers_above_the_i
     one_message: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accept issues no number of the chunk, although its rows are not written yet."""
-    with after_step(monkeypatch, "raised", lambda: accept_messages(one_message, TOKEN, "a")):
+    with after_step(monkeypatch, "raised", lambda: send(one_message, TOKEN, "a")):
         assert import_lines(one_message, [message_body(7)])[1] == []
     assert read_chat(one_message) == ([(1, "text 1"), (7, "text 7"), (8, "a")], 9)
 
@@ -127,7 +127,7 @@ def test_an_import_and_writers_in_one_chat_never_share_a_number(backend: Backend
     def write(number: int) -> None:
         for n in range(40):
             words = f"{threading.get_ident()} {n}"
-            key = number, accept_messages(backend, TOKEN, words, chat=number)
+            key = number, send(backend, TOKEN, words, chat=number)
             assert key not in answered, "a number was issued twice"
             answered[key] = words
 

@@ -8,10 +8,10 @@ from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
 from backend.transfer import format as line_format
 from tests.integration.transfer.conftest import SampleExport
+from tests.support.faults.shortcuts import send
 from tests.support.transfer import (
     TEXTS,
     TOKEN,
-    accept_messages,
     after_step,
     chat_body,
     count_dead_letters,
@@ -50,7 +50,7 @@ def test_a_second_import_completes_an_interrupted_one(
     work, faults = import_lines(backend, data)
     assert (faults, work.counts.stored + work.counts.skipped) == ([], len(lines))
     assert export(backend) == data
-    assert accept_messages(backend, token, "x") == len(TEXTS) + 1
+    assert send(backend, token, "x") == len(TEXTS) + 1
     backend.drainer.drain_all()
     assert count_dead_letters(backend) == 0
 
@@ -75,7 +75,7 @@ def test_a_message_accepted_in_a_new_epoch_keeps_its_number(
 
     def wipe() -> None:
         one_message.log.redis.flushall()
-        assert accept_messages(one_message, TOKEN, "a") == 2
+        assert send(one_message, TOKEN, "a") == 2
 
     with after_step(monkeypatch, "raised", wipe):
         faults = import_lines(one_message, [message_body(2)])[1]
@@ -89,7 +89,7 @@ def test_a_lost_counter_is_restored_above_the_numbers_in_the_log(
     """The import drains the log first, so that the new counter is above what the lost one had issued."""
 
     def lose() -> None:
-        accept_messages(one_message, TOKEN, *"abcde")
+        send(one_message, TOKEN, *"abcde")
         shard = one_message.counters.shard(TOKEN)
         one_message.log.redis.delete(one_message.log.counter_key(shard, Parent(TOKEN, 1)))
 

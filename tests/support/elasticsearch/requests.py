@@ -61,6 +61,22 @@ def live_index_name(core: Backend) -> str:
     return index.name
 
 
+def reject_numbers_above_127(core: Backend) -> str:
+    """Create the live index with a mapping that rejects greater numbers; returns its name."""
+    name = live_index_name(core)
+    narrow = {"type": "byte", "index": False}
+    request_elasticsearch(
+        core,
+        "PUT",
+        f"/{name}",
+        {
+            "mappings": {"properties": {"number": narrow, "chat": {"type": "long"}}},
+            "aliases": {f"{name}-write": {}, name.rpartition("-")[0]: {}},
+        },
+    )
+    return name
+
+
 def unpublished_messages(core: Backend) -> int:
     """How many messages the outbox holds."""
     with core.database.connect() as connection:
