@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from backend.settings import Settings
 from tests.conftest import Engines
-from tests.http.conftest import start_worker
+from tests.http.conftest import running_worker
 from tests.support.browser import chromium as chromium
 from tests.support.engines import RedisServer, valkey_binary
 from tests.support.http_server import HttpServer
@@ -48,9 +48,7 @@ def running(
         settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
         server = HttpServer(settings, tmp_path_factory.mktemp("browser"))
         stack.callback(server.remove)
-        worker = start_worker(server)
-        stack.callback(worker.wait)
-        stack.callback(worker.kill)
+        stack.enter_context(running_worker(server))
         server.wait_ready()
         wait_until(lambda: b"All is well" in server("GET", "/").body)
         yield RunningInstallation(engines, redis, server)

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,11 @@ def shared_server(
         database_url=engines.fresh_database(), redis_url=redis.url, admin_token=OPERATOR
     )
     server = HttpServer(settings, folder, admin_token=OPERATOR, cors_origins="https://a.example")
-    worker = start_worker(server)
     try:
-        yield server.wait_ready()
+        with running_worker(server):
+            yield server.wait_ready()
     finally:
         server.remove()
-        worker.kill()
-        worker.wait()
         redis.remove()
 
 
@@ -42,6 +41,17 @@ def start_worker(server: HttpServer) -> ForkedProcess:
     return start_module(
         "instachat_cli", "worker", environment=server.env, stderr=subprocess.DEVNULL
     )
+
+
+@contextmanager
+def running_worker(server: HttpServer) -> Iterator[None]:
+    """A worker on a server's engines, which is killed at the end."""
+    worker = start_worker(server)
+    try:
+        yield
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 @pytest.fixture

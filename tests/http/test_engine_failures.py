@@ -20,7 +20,7 @@ from backend.settings import Settings
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from tests.conftest import Engines
-from tests.http.conftest import start_worker
+from tests.http.conftest import running_worker, start_worker
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import fill_only_chat
 from tests.support.engines import PostgresServer, RedisServer, free_port, wheel_postgres
@@ -282,12 +282,8 @@ def test_without_an_index_postgresql_searches_and_messages_are_accepted(
         found = server("GET", f"{path}?keyword=one")
         assert (found.status, found.json["complete"]) == (200, True)
         assert [item["number"] for item in found.json["items"]] == [1]
-        worker = start_worker(server)
-        try:
+        with running_worker(server):
             made = server("POST", f"{path}?wait=searchable", {"message": {"text": "two"}})
-        finally:
-            worker.kill()
-            worker.wait()
         assert (made.status, made.json) == (201, {"number": 2})
     finally:
         server.remove()

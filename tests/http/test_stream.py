@@ -11,7 +11,7 @@ import pytest
 from backend.settings import Settings
 from backend.storage.redis.log import Log
 from tests.conftest import Engines
-from tests.http.conftest import start_worker
+from tests.http.conftest import running_worker
 from tests.support.engines import RedisServer
 from tests.support.event_stream import EventStreamClient, StreamEvent
 from tests.support.http_server import ApplicationClient, HttpServer, running_server
@@ -137,9 +137,7 @@ def test_every_process_serves_followers(
     """What one process accepts or changes reaches the followers of all; the metrics count the streams."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     with running_server(settings, tmp_path, "--workers", "2") as server, ExitStack() as stack:
-        worker = start_worker(server)
-        stack.callback(worker.wait)
-        stack.callback(worker.kill)
+        stack.enter_context(running_worker(server))
         app = ApplicationClient(server)
         chat = app.chat()
         app.message(chat, "one")
@@ -159,9 +157,7 @@ def test_a_paused_queue_delays_and_loses_nothing(
     """What is accepted meanwhile comes once the queue is resumed."""
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     with running_server(settings, tmp_path) as server, ExitStack() as stack:
-        worker = start_worker(server)
-        stack.callback(worker.wait)
-        stack.callback(worker.kill)
+        stack.enter_context(running_worker(server))
         app = ApplicationClient(server)
         chat = app.chat()
         app.message(chat, "one")
