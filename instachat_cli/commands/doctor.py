@@ -16,7 +16,8 @@ def doctor(output: Output = None) -> None:
 
     $ instachat doctor
 
-    Exits with 0 if every check passed, 5 if a dependency is unreachable, 4 otherwise. Changes nothing.
+    Exits with 5 if a dependency is unreachable, 4 if another check found an error, 0 otherwise: a warning
+    alone is no error. Changes nothing.
     """
     from backend.domain.errors import CheckFailed, EngineDown
     from backend.monitoring.checks import Severity

@@ -102,9 +102,10 @@ def list_(
     $ instachat messages list $TOKEN 1 --around 120 --limit 9
     $ instachat messages list $TOKEN 1 --last 5 --follow
 
-    Without an option all messages are listed; on a terminal only the newest 50. --last is taken of the
-    messages that the other options leave. --follow prints new messages until Ctrl-C. It begins after the
-    number of --after, with the messages of --last or --since, or else after the newest message.
+    Without an option all messages are listed; on a terminal only the newest 50. --last counts among the
+    messages that --after, --before, --since and --until leave. --follow prints new messages until Ctrl-C. It
+    begins after the number of --after, with the messages of --last or --since, or else after the newest
+    message.
     """
     from backend.domain import serialization
     from instachat_cli.runtime.message_selection import MessageSelection

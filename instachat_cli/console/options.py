@@ -201,7 +201,7 @@ AroundMessage = Annotated[
     typer.Option(
         "--around",
         metavar="N",
-        help="As many messages before this number as after it; --limit, or 50, together.",
+        help="This message, and as many before it as after it: at most --limit, or 50, together.",
         parser=parse_integer,
         callback=_at_least_one("--around"),
     ),
