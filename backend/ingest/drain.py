@@ -93,15 +93,22 @@ class Drainer:
         return entries
 
     def drain_all(self, may_continue: Callable[[], bool] = lambda: True) -> int:
-        """Drain every shard whose log holds entries, as `drain` does; returns the number of entries read.
+        """Drain every shard that needs it, as `drain` does; returns the number of entries read.
 
-        After the failure of one shard the others are still drained, and then the first failure is raised.
+        These are the shards whose log holds entries, and those that were not drained in their present epoch:
+        what was lost with an earlier one is undecided until the cursor is in this one, even if nothing is
+        accepted any more. After the failure of one shard the others are still drained, and then the first
+        failure is raised.
         """
         entries = 0
         failures: list[InstaChatError] = []
-        for shard, length in enumerate(self._log.lengths(self._database.installation.shards)):
+        lengths = self._log.lengths(self._database.installation.shards)
+        with self._database.connect() as connection:
+            states = shards.shard_states(connection)
+        for shard, length in enumerate(lengths):
+            is_due = length or states[shard].cursor.epoch < states[shard].epoch
             try:
-                entries += self.drain(shard, may_continue) if length and may_continue() else 0
+                entries += self.drain(shard, may_continue) if is_due and may_continue() else 0
             except EngineDown:
                 raise
             except InstaChatError as error:

@@ -10,6 +10,7 @@ import redis
 from sqlalchemy import text
 
 from backend.bootstrap import Backend, open_backend
+from backend.catalog.waiting import PendingNumber
 from backend.domain.errors import Gone, HasChildren, InstaChatError, NotFound
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
@@ -162,6 +163,20 @@ def test_the_first_drain_of_an_epoch_skips_stored_messages(backend: Backend, cha
     assert texts(backend, chat) == {1: "edited", 3: "c"}
     assert send(backend, chat, "d") == 4, "the old copy's counter was behind"
     assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
+
+
+def test_a_new_epoch_decides_what_was_lost_in_an_idle_shard(backend: Backend, chat: str) -> None:
+    """Accepted, and lost with the log before it was stored; the counter was kept."""
+    assert isinstance(backend.log.redis, redis.Redis)
+    assert send(backend, chat, "kept") == 1
+    backend.drainer.drain_all()
+    assert send(backend, chat, "lost") == 2
+    shard = backend.counters.shard(chat)
+    backend.log.redis.delete(*(backend.log.key(shard, name) for name in ("log", "epoch")))
+    assert isinstance(backend.catalog.messages.get(chat, 1, 2), PendingNumber)
+    assert backend.drainer.drain_all() == 0, "the log is empty"
+    with pytest.raises(NotFound):
+        backend.catalog.messages.get(chat, 1, 2)
 
 
 def test_no_stored_number_is_issued_again_after_a_wipe_of_redis(
