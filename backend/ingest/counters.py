@@ -99,6 +99,11 @@ class Counters:
             "Redis loses its counters again and again", "see `instachat doctor` and Redis's log"
         )
 
+    def read_log_end(self, shard: int) -> EntryId:
+        """The end of a shard's log, in its present epoch. Raises as `read_issued_with_end`."""
+        _, end = self._epochs.retrying(shard, lambda: self._log.read_issued(shard, []))
+        return end
+
     def create_counter(self, token: str) -> None:
         """Create the counter of an application that is about to be stored for the first time."""
         shard = self.shard(token)

@@ -52,8 +52,19 @@ class Deleted(NamedTuple):
     number: int
 
 
+class EndReason(StrEnum):
+    """Why there is nothing more to follow."""
+
+    DELETED = "deleted"
+    """The chat or its application was deleted."""
+    LOST = "lost"
+    """The chat exists nowhere: its creation was lost before it was stored."""
+
+
 class Ended(NamedTuple):
-    """The chat was deleted; nothing follows."""
+    """There is no such chat any more; nothing follows."""
+
+    reason: EndReason
 
 
 class Started(NamedTuple):

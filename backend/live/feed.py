@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from backend.live.events import ChatKey, Encode, Ended
+from backend.live.events import ChatKey, Encode
 from backend.live.reader import Gap, News
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Feed:
         self.forgotten_change = 0
         """The sequence of the newest one that is not kept any more."""
         self.end: bytes | None = None
-        """The last event, once the chat is deleted."""
+        """The last event, once the chat is deleted or known to be lost."""
         self.followers: set[Follower] = set()
         self._window: list[_WindowEvent] = []
         self._window_bytes = 0
@@ -82,8 +82,8 @@ class Feed:
         """Take over what was read; returns whether that is anything for the followers."""
         self.chat_id = news.chat_id
         self.gap = news.gap
-        if not news.alive:
-            self.end = encode(Ended())
+        if news.ended is not None:
+            self.end = encode(news.ended)
             return True
         now = time.monotonic()
         previous_change = self.last_change

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 
 from backend.domain.errors import EngineDown, Unavailable
-from backend.live.events import ChatKey, Ended, Event
+from backend.live.events import ChatKey, Event
 from backend.live.reader import LOOK_INTERVAL_SECONDS, RETRY_SECONDS, LiveReader, Position
 from backend.storage.redis.notifications import Change, Subscription
 
@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 def follow(reader: LiveReader, redis_url: str, chat: ChatKey, after: int | None) -> Iterator[Event]:
     """What becomes of the numbers above `after`, as it comes; without one, of those after the newest message.
 
-    Ends with `Ended` when the chat is deleted. Waits for engines that are away. The caller has found the
-    chat.
+    Ends with `Ended` when the chat is deleted, or known to be lost. Waits for engines that are away. The
+    caller has found the chat.
     """
     start = reader.start(chat)
     if after is None:
@@ -39,8 +39,8 @@ def follow(reader: LiveReader, redis_url: str, chat: ChatKey, after: int | None)
                 time.sleep(RETRY_SECONDS)
                 continue
             is_away = False
-            if not news.alive:
-                yield Ended()
+            if news.ended is not None:
+                yield news.ended
                 return
             yield from (change for change, _ in news.changes)
             yield from news.decided

@@ -248,8 +248,8 @@ class Follower:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Encoded events as they come; a keepalive where none has come for a while.
 
-        Ends after `close`, when the chat is deleted, and where the client has read so slowly that edits or
-        deletions for it are not kept any more.
+        Ends after `close`, when the chat is deleted or known to be lost, and where the client has read so
+        slowly that edits or deletions for it are not kept any more.
         """
         sent_at = time.monotonic()
         if self.first:

@@ -17,10 +17,12 @@ from backend.live.events import (
     Decided,
     Deleted,
     Edited,
+    Ended,
+    EndReason,
     Gone,
     GoneReason,
 )
-from backend.storage.postgres import chats, following, locks, shards
+from backend.storage.postgres import applications, chats, following, locks, shards
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.following import FollowedChat, FollowStart, NumberState
 
@@ -52,7 +54,7 @@ class Position(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Numbers after `after` that have no row, below one that has.
+    """Numbers after `after` that have no row, below one that has; or all numbers of a chat without a row.
 
     Everything that was accepted for them was in the log, up to `log_end`, when the gap was first seen.
     """
@@ -64,13 +66,14 @@ class Gap(NamedTuple):
 class News(NamedTuple):
     """What is new at a position.
 
-    `changes` has for each changed number, up to the position, what its followers hear, and its present state.
+    `ended`: there is nothing more to follow. `changes` has for each changed number, up to the position, what
+    its followers hear, and its present state.
     `more`: look again at once. `undecided`: the next number may still be stored; look again later, with `gap`
     if it is known.
     """
 
     chat_id: int | None
-    alive: bool
+    ended: Ended | None
     changes: list[tuple[Changed, Decided]]
     decided: list[Decided]
     more: bool
@@ -99,7 +102,7 @@ class LiveReader:
     def read(self, positions: Mapping[ChatKey, Position]) -> dict[ChatKey, News]:
         """What is new in each of at most MAX_CHATS chats: one statement for all of them.
 
-        A second one reads the messages that may have changed; a third finds chats that had no row.
+        A second one reads the messages that may have changed; others find chats that had no row.
         """
         known = {key: place for key, place in positions.items() if place.chat_id is not None}
         limit = min(PAGE_ROWS, max(MIN_PAGE_ROWS, MAX_ROWS // max(len(positions), 1)))
@@ -119,15 +122,14 @@ class LiveReader:
                     and number <= place.after  # later ones are read with their rows
                 ],
             )
-        news: dict[ChatKey, News] = {}
-        for key in positions:
-            place = known.get(key)
-            if place is None or place.chat_id is None:
-                news[key] = News(None, True, [], [], False, False)
-                continue
+        news = self._find_missing({key: positions[key] for key in positions if key not in known})
+        for key, place in known.items():
+            assert place.chat_id is not None
             chat = found.get(place.chat_id)
-            if chat is None or not chat.alive:
-                news[key] = News(place.chat_id, False, [], [], False, False)
+            if chat is None or chat.state != "stored":
+                is_lost = chat is not None and chat.state == "lost"
+                reason = EndReason.LOST if is_lost else EndReason.DELETED
+                news[key] = _ended(place.chat_id, reason)
                 continue
             decided, undecided, gap = self._decide(key, place, chat, limit)
             changes = [
@@ -137,7 +139,48 @@ class LiveReader:
                 if (change := _change(state))
             ]
             more = len(chat.rows) >= limit and not undecided
-            news[key] = News(place.chat_id, True, changes, decided, more, undecided, gap)
+            news[key] = News(place.chat_id, None, changes, decided, more, undecided, gap)
+        return {key: news[key] for key in positions}
+
+    def _find_missing(self, positions: Mapping[ChatKey, Position]) -> dict[ChatKey, News]:
+        """What becomes of chats that had no row: they may be stored yet, or never.
+
+        A few statements and one call of Redis for each shard, because all chats that a paused queue has not
+        stored are looked at again and again.
+        """
+        news: dict[ChatKey, News] = {}
+        by_shard: dict[int, list[ChatKey]] = {}
+        for key in positions:
+            by_shard.setdefault(self._counters.shard(key[0]), []).append(key)
+        for shard, keys in by_shard.items():
+            end = self._read_log_end(shard)
+            gaps = {key: _gap_at(positions[key].after, positions[key].gap, end) for key in keys}
+            news.update(
+                (key, News(None, None, [], [], False, True, gap)) for key, gap in gaps.items()
+            )
+            if end:
+                news.update(self._read_decided_chats(shard, gaps))
+        return news
+
+    def _read_decided_chats(
+        self, shard: int, gaps: Mapping[ChatKey, Gap | None]
+    ) -> dict[ChatKey, News]:
+        """Those of a shard's chats that are stored by now, or will never be."""
+        with self._database.begin(durable=False) as tx:
+            cursor = shards.shard_state(tx, shard).cursor
+            decided = [key for key, gap in gaps.items() if gap and gap.log_end <= cursor]
+            if not decided or not locks.try_exclude_reservations(tx, shard):
+                return {}
+            rows = chats.chat_ids(tx, decided)
+            parents = applications.application_ids(tx, {token for token, _ in decided})
+        news: dict[ChatKey, News] = {}
+        for key in decided:
+            if row := rows.get(key):
+                news[key] = News(row.id, None, [], [], more=True, undecided=False)
+            else:
+                parent = parents.get(key[0])
+                is_lost = parent is not None and parent.alive
+                news[key] = _ended(None, EndReason.LOST if is_lost else EndReason.DELETED)
         return news
 
     def _decide(self, key: ChatKey, place: Position, chat: FollowedChat, limit: int) -> _Decision:
@@ -159,19 +202,19 @@ class LiveReader:
         return _Decision(decided)
 
     def _find_gap(self, key: ChatKey, after: int, known: Gap | None) -> Gap | None:
-        """The gap after a number; None if the log's end is not known.
-
-        That of the first look, unless an epoch has begun since: under load, the drain never reaches the end
-        of the present moment.
-        """
+        """The gap after a number; None if the log's end is not known."""
         token, number = key
         try:
             _, end = self._counters.read_issued_with_end([Parent(token, number)])
         except InstaChatError:  # Redis is away, or the chat is being deleted
             return None
-        if known and known.after == after and known.log_end.epoch == end.epoch:
-            return known
-        return Gap(after, end)
+        return _gap_at(after, known, end)
+
+    def _read_log_end(self, shard: int) -> EntryId | None:
+        try:
+            return self._counters.read_log_end(shard)
+        except InstaChatError:  # Redis is away
+            return None
 
     def _read_decided(
         self, key: ChatKey, chat_id: int, gap: Gap, limit: int
@@ -189,6 +232,23 @@ class LiveReader:
                 return None
             found = following.rows_after(tx, {chat_id: gap.after}, limit).get(chat_id)
             return found.rows if found else None
+
+
+def _gap_at(after: int, known: Gap | None, end: EntryId | None) -> Gap | None:
+    """The gap after a number, of which the log's end is known; None if it is not.
+
+    That of the first look, unless an epoch has begun since: under load, the drain never reaches the end of
+    the present moment.
+    """
+    if end is None:
+        return None
+    if known and known.after == after and known.log_end.epoch == end.epoch:
+        return known
+    return Gap(after, end)
+
+
+def _ended(chat_id: int | None, reason: EndReason) -> News:
+    return News(chat_id, Ended(reason), [], [], more=False, undecided=False)
 
 
 def _until_gap(

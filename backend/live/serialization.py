@@ -19,8 +19,8 @@ def event_object(event: Event) -> tuple[str, JsonObject]:
             return "edited", serialization.message(message)
         case Deleted(number):
             return "deleted", serialization.number(number)
-        case Ended():
-            return "end", {"reason": "deleted"}
+        case Ended(reason):
+            return "end", {"reason": reason.value}
         case Started(after):
             return "start", {"after": after}
         case _:

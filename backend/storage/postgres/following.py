@@ -27,9 +27,9 @@ class NumberState(NamedTuple):
 
 
 class FollowedChat(NamedTuple):
-    """Whether a chat can be read, and the rows after the number that was asked for, in order."""
+    """A chat's state, `removed` also if its application is; and the rows after a number, in order."""
 
-    alive: bool
+    state: str
     rows: list[NumberState]
 
 
@@ -50,7 +50,8 @@ ROWS_AFTER = hot(
     "rows_after",
     text(
         f"""
-        SELECT w.chat_id, c.state = 'stored' AND a.removed_at IS NULL AS alive, m.state, {_columns}
+        SELECT w.chat_id, CASE WHEN a.removed_at IS NULL THEN c.state ELSE 'removed' END AS chat_state,
+               m.state, {_columns}
         FROM unnest(cast(:chats AS bigint[]), cast(:afters AS bigint[])) AS w(chat_id, after)
         JOIN chat c ON c.id = w.chat_id JOIN application a ON a.id = c.application_id
         LEFT JOIN LATERAL (
@@ -89,7 +90,7 @@ def rows_after(
     for row in connection.execute(ROWS_AFTER, values).mappings():
         chat = found.get(row["chat_id"])
         if chat is None:
-            chat = found[row["chat_id"]] = FollowedChat(row["alive"], [])
+            chat = found[row["chat_id"]] = FollowedChat(row["chat_state"], [])
         if row["number"] is not None:
             chat.rows.append(_number_state(row))
     return found

@@ -1,9 +1,22 @@
 """The live reader: what becomes of each number, and which gaps it waits for."""
 
+import pytest
+import redis
+
 from backend.bootstrap import Backend
-from backend.domain.model import Parent
+from backend.domain.errors import NotFound
+from backend.domain.model import EntryId, Parent
 from backend.ingest.requests import AcceptRequest
-from backend.live.events import Created, Decided, Deleted, Edited, Gone, GoneReason
+from backend.live.events import (
+    Created,
+    Decided,
+    Deleted,
+    Edited,
+    Ended,
+    EndReason,
+    Gone,
+    GoneReason,
+)
 from backend.live.reader import MAX_SINGLE_GONE, Gap, News, Position
 from backend.storage.postgres import locks
 from tests.support.faults.shortcuts import rejecting_texts, scalar, send
@@ -118,8 +131,69 @@ def test_many_chats_are_read_at_once(backend: Backend, application: str) -> None
         }
     )
     assert [told(news.decided) for news in found.values()] == [["one", "two"], ["two"], [], []]
-    assert [news.alive for news in found.values()] == [True, True, False, True]
+    assert [news.ended for news in found.values()] == [None, None, Ended(EndReason.DELETED), None]
     assert [news.chat_id is None for news in found.values()] == [False, False, False, True]
+
+
+def test_a_chat_without_a_row_is_waited_for_until_it_is_decided(
+    backend: Backend, application: str
+) -> None:
+    """Not while the log holds its creation, nor while a direct write has reserved numbers."""
+    key = (application, 1)
+    backend.acceptor.accept(AcceptRequest.chats(application))
+    waiting = backend.live_reader.read({key: Position(None, 0)})[key]
+    assert waiting.undecided
+    assert (waiting.chat_id, waiting.ended) == (None, None)
+    backend.drainer.drain_all()
+    stored = backend.live_reader.read({key: Position(None, 0, gap=waiting.gap)})[key]
+    assert stored.chat_id
+    assert (stored.undecided, stored.ended) == (False, None)
+
+
+def test_a_chat_that_is_stored_between_two_statements_is_read_again(
+    backend: Backend, application: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row appears after it was found missing."""
+    key = (application, 1)
+    backend.acceptor.accept(AcceptRequest.chats(application))
+    read_log_end = backend.counters.read_log_end
+
+    def store_then_read(shard: int) -> EntryId:
+        backend.drainer.drain_all()
+        return read_log_end(shard)
+
+    monkeypatch.setattr(backend.counters, "read_log_end", store_then_read)
+    found = backend.live_reader.read({key: Position(None, 0)})[key]
+    assert found.chat_id
+    assert (found.more, found.ended) == (True, None)
+
+
+def test_a_chat_whose_creation_was_lost_ends(backend: Backend, application: str) -> None:
+    """Once the new epoch has decided it, and no direct write has reserved numbers."""
+    key = (application, 1)
+    backend.acceptor.accept(AcceptRequest.chats(application))
+    assert isinstance(backend.log.redis, redis.Redis)
+    backend.log.redis.flushall()
+    waiting = backend.live_reader.read({key: Position(None, 0)})[key]
+    assert (waiting.undecided, waiting.ended) == (True, None)
+    backend.drainer.drain_all()
+    with backend.database.begin() as tx:
+        locks.reserve_numbers(tx, backend.counters.shard(application))
+        assert backend.live_reader.read({key: Position(None, 0)})[key].undecided
+    decided = backend.live_reader.read({key: Position(None, 0)})[key]
+    assert decided.ended == Ended(EndReason.LOST)
+    with pytest.raises(NotFound):
+        backend.catalog.chats.get(application, 1)
+
+
+def test_a_chat_without_a_row_ends_with_its_application(backend: Backend, application: str) -> None:
+    """Its creation was lost, or its row is deleted already."""
+    backend.acceptor.accept(AcceptRequest.chats(application))
+    backend.catalog.applications.delete(application, cascade=True)
+    backend.cascade_deleter.delete_all()
+    key = (application, 1)
+    news = backend.live_reader.read({key: Position(None, 0)})[key]
+    assert news.ended == Ended(EndReason.DELETED)
 
 
 def test_a_page_is_bounded(backend: Backend, chat: str) -> None:
