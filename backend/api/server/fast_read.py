@@ -23,7 +23,7 @@ from backend.domain.model import MAX_NUMBER, TOKEN_PATTERN, Parent
 from backend.domain.serialization import JsonObject
 from backend.storage.postgres import grouped_reads
 from backend.storage.postgres.async_connection import Rows
-from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues, to_rfc3339
+from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues, all_to_rfc3339, to_rfc3339
 from backend.storage.redis.counters import Issued
 
 EXCLUDED_HEADERS: Final = frozenset({b"origin", b"expect", b"content-length", b"transfer-encoding"})
@@ -140,15 +140,13 @@ class _MessagesRead(FastRead):
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
         limit = self.max_rows - 1
+        shown = [row for row in rows[:limit] if row[2] is not None]
+        times = all_to_rfc3339([row[4] for row in shown])
         items = [
             serialization.message_object(
-                number,
-                text,
-                (created := to_rfc3339(created_at)),
-                created if updated_at == created_at else to_rfc3339(updated_at),  # most are equal
+                number, text, created_at, created_at if edited_at is None else to_rfc3339(edited_at)
             )
-            for _, _, number, text, created_at, updated_at in rows[:limit]
-            if number is not None
+            for (_, _, number, text, _, edited_at), created_at in zip(shown, times, strict=True)
         ]
         total = _live_count(issued[_chat(self.values)], rows[0][1])
         return _page(items, len(rows) > limit, total), None

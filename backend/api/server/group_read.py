@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from backend.api import problems
 from backend.api.problems import ProblemException
 from backend.api.server.group_count import GroupCount
+from backend.api.server.slices import Slices
 from backend.domain.errors import InstaChatError
 from backend.domain.model import Parent
 from backend.storage.postgres import grouped_reads
@@ -31,6 +32,8 @@ from backend.storage.redis.counters import Issued
 # Of the result; bounds its memory, and the time that encoding it takes.
 MAX_BATCH_ROWS: Final = 2_048
 MAX_WAITING_READS: Final = 4_096  # beyond this, TOO_MANY_CALLS
+# Of earlier statements; with more, the next one waits, so that results do not heap up in memory.
+MAX_UNDELIVERED_READS: Final = 32
 CONNECTIONS: Final = 2
 # Fewer reads wait for the running statement to return, until it is MAX_HOLD_SECONDS old: it may hang.
 MIN_CONCURRENT_BATCH: Final = 16
@@ -106,6 +109,7 @@ class GroupRead:
         self._expiry: asyncio.TimerHandle | None = None  # of the reads that are queued
         self._hold: asyncio.TimerHandle | None = None  # while reads wait for a running statement
         self._dispatch_scheduled = False
+        self._deliveries = Slices(self._dispatch)
         self._closed = False
 
     @property
@@ -150,6 +154,7 @@ class GroupRead:
         for connection in (*self._idle, *self._running):
             connection.close()
         await self._counts.close()
+        self._deliveries.close()
 
     def _may_connect(self) -> bool:
         return (
@@ -172,7 +177,12 @@ class GroupRead:
         self._drop_closed()
         if not self.open_connections:
             self._fall_back(self._take_queued())
-        while self._idle and self._queued and not self._is_held():
+        while (
+            self._idle
+            and self._queued
+            and self._deliveries.waiting_calls < MAX_UNDELIVERED_READS
+            and not self._is_held()
+        ):
             self._execute(self._idle.pop(), self._take_batch())
 
     def _is_held(self) -> bool:
@@ -286,10 +296,13 @@ class GroupRead:
                 _fail_with(read, error)
         parents = {parent for each in found for parent in each.parents}
         if parents:
-            self._counts.submit(tuple(parents), partial(_deliver, found))
+            self._counts.submit(tuple(parents), partial(self._deliver, found))
         else:
-            _deliver(found, {})
+            self._deliver(found, {})
         self._fall_back(absent)
+
+    def _deliver(self, found: Sequence[_FoundRead], issued: Issued | Exception) -> None:
+        self._deliveries.run(partial(_call, each.read, _deliver_one, each, issued) for each in found)
 
     def _fall_back(self, reads: Sequence[Read]) -> None:
         for read in reads:
@@ -326,11 +339,6 @@ def _rows_of_each(rows: Rows, reads: int) -> list[Rows | None]:
         else:
             of_read.append(row)
     return found
-
-
-def _deliver(found: Sequence[_FoundRead], issued: Issued | Exception) -> None:
-    for each in found:
-        _call(each.read, _deliver_one, each, issued)
 
 
 def _deliver_one(found: _FoundRead, issued: Issued | Exception) -> None:

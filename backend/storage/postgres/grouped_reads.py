@@ -58,13 +58,15 @@ MESSAGES: Final = GroupedRead(
             SELECT * FROM message
             WHERE chat_id = c.id AND number = w.number AND state = 'stored' LIMIT 1) m""",
 )
-# LEFT JOIN: an empty page of a parent that is stored is one row without a number.
+# LEFT JOIN: an empty page of a parent that is stored is one row without a number. NULLIF: few messages are
+# edited, and to write and read a time takes as long as the rest of a row.
 PAGES, NEWEST_PAGES = (
     GroupedRead(
         name,
         ("tokens", "chats", "afters", "befores", "limits"),
         f"""
-        SELECT w.nth, c.messages_removed, m.number, m.text, m.created_at, m.updated_at
+        SELECT w.nth, c.messages_removed, m.number, m.text, m.created_at,
+               nullif(m.updated_at, m.created_at)
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:afters AS bigint[]),
                     cast(:befores AS bigint[]), cast(:limits AS bigint[]))
             WITH ORDINALITY AS w(token, chat, after, before, "limit", nth)
@@ -123,9 +125,20 @@ SETUP: Final = ";".join(
 )
 
 
+_TIME_LENGTH: Final = len("2026-01-31 23:59:59.123456+00")  # shorter if its last decimals are zeros
+
+
 def to_rfc3339(value: str) -> str:
     """PostgreSQL's text of a time in UTC, as RFC 3339 with microseconds, like `serialization.rfc3339`."""
-    if len(value) == len("2026-01-31 23:59:59.123456+00"):
+    if len(value) == _TIME_LENGTH:
         return f"{value[:10]}T{value[11:26]}Z"
     seconds, _, fraction = value.removesuffix("+00").partition(".")
     return f"{seconds[:10]}T{seconds[11:]}.{fraction:0<6}Z"
+
+
+def all_to_rfc3339(values: Sequence[str]) -> list[str]:
+    """As `to_rfc3339`, of a page of times in half of the time, if all have six decimals, as most have."""
+    joined = "\n".join(values)
+    if len(joined) == len(values) * (_TIME_LENGTH + 1) - 1:  # none is longer
+        return joined.replace(" ", "T").replace("+00", "Z").split("\n")
+    return [to_rfc3339(value) for value in values]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from backend.api import problems
 from backend.api.problems import ProblemException
-from backend.api.server import group_read
+from backend.api.server import group_read, slices
 from backend.api.server.group_count import GroupCount
 from backend.api.server.group_read import GroupRead
 from backend.bootstrap import Backend
@@ -287,6 +287,31 @@ def test_a_batch_of_long_pages_is_split(
         reads = [RecordedRead(grouped_reads.PAGES, values, MESSAGES) for _ in range(6)]
         assert all(await all_results(group, reads))
         assert len(statements) == 3
+
+    run(scenario)
+
+
+def test_the_results_of_a_batch_are_delivered_in_slices(
+    run: Run, chat: Parent, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrives meanwhile need not wait for all of them; the next statement waits for the most of them."""
+    monkeypatch.setattr(slices, "SLICE_SECONDS", 0)
+    monkeypatch.setattr(group_read, "MAX_UNDELIVERED_READS", 3)
+
+    async def scenario(group: GroupRead) -> None:
+        statements.clear()
+        reads = [message(chat.token, number) for number in range(1, 11)]
+        for read in reads:
+            group.submit(read)
+        await reads[0].result
+        assert 5 <= sum(not read.result.done() for read in reads) < 10
+        later = message(chat.token, 11)
+        group.submit(later)
+        await asyncio.sleep(0)
+        assert len(statements) == 1
+        assert numbers([await later.result]) == [11]
+        assert [numbers([read.result.result()]) for read in reads] == [[n] for n in range(1, 11)]
+        assert len(statements) == 2
 
     run(scenario)
 

@@ -49,3 +49,7 @@ def test_times_are_formatted_as_by_serialization(at: datetime) -> None:
     fraction = f".{at.microsecond:06}".rstrip("0").rstrip(".")
     in_postgres = f"{at:%Y-%m-%d %H:%M:%S}{fraction}+00"
     assert grouped_reads.to_rfc3339(in_postgres) == rfc3339(at)
+    full = "2026-01-31 23:59:59.123456+00"
+    for page in ([], [in_postgres], [full, in_postgres, full]):
+        expected = [grouped_reads.to_rfc3339(each) for each in page]
+        assert grouped_reads.all_to_rfc3339(page) == expected
