@@ -23,7 +23,12 @@ from backend.domain.model import MAX_NUMBER, TOKEN_PATTERN, Parent
 from backend.domain.serialization import JsonObject
 from backend.storage.postgres import grouped_reads
 from backend.storage.postgres.async_connection import Rows
-from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues, all_to_rfc3339, to_rfc3339
+from backend.storage.postgres.grouped_reads import (
+    GroupedRead,
+    ReadValues,
+    all_to_rfc3339,
+    to_rfc3339,
+)
 from backend.storage.redis.counters import Issued
 
 EXCLUDED_HEADERS: Final = frozenset({b"origin", b"expect", b"content-length", b"transfer-encoding"})

@@ -302,7 +302,9 @@ class GroupRead:
         self._fall_back(absent)
 
     def _deliver(self, found: Sequence[_FoundRead], issued: Issued | Exception) -> None:
-        self._deliveries.run(partial(_call, each.read, _deliver_one, each, issued) for each in found)
+        self._deliveries.run(
+            partial(_call, each.read, _deliver_one, each, issued) for each in found
+        )
 
     def _fall_back(self, reads: Sequence[Read]) -> None:
         for read in reads:
