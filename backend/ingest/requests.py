@@ -80,6 +80,14 @@ class AcceptRequest(NamedTuple):
         return request if key is None else request._with_key(route, key, list(new_messages))
 
     @classmethod
+    def message(
+        cls, chat: Parent, new_message: NewMessage, *, key: str | None = None
+    ) -> "AcceptRequest":
+        """As `messages`, for one message of a chat whose token and number can exist."""
+        request = cls("messages", chat, [checked_message(new_message)])
+        return request if key is None else request._with_key("messages", key, [new_message])
+
+    @classmethod
     def deletion(
         cls, token: str, chat: int | None = None, *, cascade: bool = False
     ) -> "AcceptRequest":

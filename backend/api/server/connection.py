@@ -51,6 +51,7 @@ class Connection(HttpToolsProtocol):
         self._unparsed = b""  # received, while pipelined requests wait
         self._overhead = 0  # bytes of the current request without its body
         self._in_head = False
+        self._in_request = False
         self._pending_problem: Problem | None = None  # to be sent after the responses before it
         self._waiting_since = time.monotonic()  # since when the server waits for the client to send
         self._stalled_since: float | None = None  # since when the client does not read
@@ -104,7 +105,7 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request has arrived."""
         super().on_message_begin()
         self._overhead = 0
-        self._in_head = True
+        self._in_head = self._in_request = True
         self._waiting_since = time.monotonic()
 
     def on_headers_complete(self) -> None:
@@ -115,6 +116,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The whole request has arrived."""
+        self._in_request = False
         if not self.parser.should_upgrade():
             self.on_request_complete()
 
@@ -153,6 +155,11 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_answering(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete
+
+    @property
+    def _is_between_requests(self) -> bool:
+        """Whether the next byte received begins a request, which will be processed at once."""
+        return not (self._in_request or self._unparsed or self._is_answering)
 
     def _parse(self) -> None:
         """Parse the received data until a request must wait for the one before it; keep the rest unparsed."""
@@ -229,5 +236,5 @@ class _HoldingFlowControl(FlowControl):
         self._has_to_wait = has_to_wait
 
     def resume_reading(self) -> None:
-        if not self._has_to_wait():
+        if self.read_paused and not self._has_to_wait():
             super().resume_reading()

@@ -5,6 +5,7 @@ A request with a query, another content type, a chunked body, or an invalid valu
 
 import json
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from backend.api.schemas import FastMessageBody
 from backend.api.server.fast_request import Core, FastRequest, FastResponse, Respond
 from backend.domain import serialization
 from backend.domain.errors import InstaChatError, Invalid
-from backend.domain.model import TOKEN_PATTERN, Accepted
+from backend.domain.model import TOKEN_PATTERN, Accepted, Parent
 from backend.ingest.requests import AcceptRequest
 
 # Uvicorn stops reading a larger body until the application asks for more.
@@ -37,19 +38,18 @@ _BODY_START, _BODY_END = (
 class FastAccept(FastRequest):
     """A plain request to create one message."""
 
-    __slots__ = ("chat", "key", "token")
+    __slots__ = ("key", "parent")
     method = "POST"
     route = PREFIX + "/applications/{token}/chats/{chat}/messages"
 
-    def __init__(self, token: str, chat: int, key: str | None, headers: list[Any]) -> None:
+    def __init__(self, parent: Parent, key: str | None, headers: list[Any]) -> None:
         super().__init__(headers)
-        self.token = token
-        self.chat = chat
+        self.parent = parent
         self.key = key
 
     @classmethod
-    def from_head(cls, url: bytes, headers: list[Any]) -> "FastAccept | None":
-        """The request, if its head is plain."""
+    def from_head(cls, url: bytes, headers: list[Any]) -> "Callable[[], FastAccept] | None":
+        """How to make the request, if its head is plain."""
         if not (match := _match_path(url)):
             return None
         size, key, kind = 0, None, None
@@ -64,7 +64,7 @@ class FastAccept(FastRequest):
                 return None
         if kind != b"application/json" or not 0 < size <= MAX_FAST_BODY_BYTES:
             return None
-        return cls(match[1].decode(), int(match[2]), key, headers)
+        return partial(cls, Parent(match[1].decode(), int(match[2])), key, headers)
 
     def start(self, core: Core, respond: Respond) -> None:
         """See FastRequest."""
@@ -81,7 +81,7 @@ class FastAccept(FastRequest):
         """The accept request for the body; None if the body is invalid."""
         try:
             message = _decode_body(self.body).message.new_message()
-            return AcceptRequest.messages(self.token, self.chat, [message], key=self.key)
+            return AcceptRequest.message(self.parent, message, key=self.key)
         except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
             return None
 

@@ -28,14 +28,21 @@ from backend.api.problems import ProblemException
 from backend.api.server.connection import Connection
 from backend.api.server.fast_accept import FastAccept
 from backend.api.server.fast_read import read_of_head
-from backend.api.server.fast_request import NOT_MODIFIED, Core, FastRequest, FastResponse
+from backend.api.server.fast_request import (
+    NOT_MODIFIED,
+    Core,
+    FastRequest,
+    FastResponse,
+    MakeRequest,
+)
+from backend.api.server.known_heads import KnownHeads
 from backend.domain.errors import InstaChatError
 
-REQUESTS: Final[dict[bytes, Callable[[bytes, list[Any]], FastRequest | None]]] = {
+REQUESTS: Final[dict[bytes, Callable[[bytes, list[Any]], MakeRequest | None]]] = {
     b"GET": read_of_head,
     b"POST": FastAccept.from_head,
 }
-"""For each method: makes a request of an URL and headers; None if the head is not plain."""
+"""For each method: how to make a request of an URL and headers; None if the head is not plain."""
 
 logger = logging.getLogger(__name__)
 _CONTENT_HEADERS = ((b"content-type", b"application/json"),)
@@ -54,6 +61,7 @@ class FastPath:
         self._get_core = get_core
         self.observers = tuple(observers)
         self.common_headers = (*COMMON_HEADERS, *headers)
+        self.known_heads = KnownHeads()
         self._starts: dict[int, bytes] = {}
         self._headers: list[tuple[bytes, bytes]] | None = None
 
@@ -81,6 +89,22 @@ class FastConnection(Connection):
         super().__init__(fast_path.observers, *args, **kwargs)
         self._fast_path = fast_path
         self._fast_request: FastRequest | None = None
+        self._make_request: MakeRequest  # set with `_fast_request`
+        self._takes_fast_path = True
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol. A request with a known head is not parsed."""
+        if (waiting := self._fast_request) and waiting.unparsed and waiting.may_fall_back_late:
+            self._fall_back(waiting)  # as in `on_message_begin`
+        if not self._is_between_requests:
+            super().data_received(data)
+        elif not self.flow.write_paused and (known := self._fast_path.known_heads.find(data)):
+            self._fast_request = self.cycle = known  # type: ignore[assignment]
+            known.start(self._fast_path.core, self._respond)
+        else:
+            super().data_received(data)
+            if fast_request := self._fast_request:
+                self._fast_path.known_heads.remember(data, fast_request, self._make_request)
 
     def check_timeouts(self, now: float) -> None:
         """See Connection. A request whose body is slow takes the ordinary route, which waits for it."""
@@ -103,11 +127,14 @@ class FastConnection(Connection):
     def on_request_head(self) -> None:
         """See Connection."""
         if (
-            not self._is_answering
+            self._takes_fast_path
+            and not self._is_answering
             and not self.flow.write_paused
             and (from_head := REQUESTS.get(self.parser.get_method()))
-            and (fast_request := from_head(self.url, self.headers))
+            and (make_request := from_head(self.url, self.headers))
         ):
+            self._make_request = make_request
+            fast_request = make_request()
             fast_request.keep_alive = (
                 self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
             )
@@ -125,6 +152,11 @@ class FastConnection(Connection):
     def _fall_back(self, fast_request: FastRequest) -> None:
         """Pass the request to the ordinary route. Only while it is the last one that has arrived."""
         self._fast_request = self.cycle = None  # type: ignore[assignment]
+        if fast_request.unparsed:  # the parser begins the ordinary route
+            self._takes_fast_path = False
+            super().data_received(fast_request.unparsed)
+            self._takes_fast_path = True
+            return
         super().on_request_head()
         self.cycle.keep_alive = self.cycle.keep_alive and fast_request.keep_alive
         HttpToolsProtocol.on_body(self, bytes(fast_request.body))

@@ -6,7 +6,8 @@ route. So does one whose subject is not simply there: see `group_read`.
 
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from backend.api.conditional import (
@@ -50,13 +51,18 @@ class FastRead(FastRequest):
     _respond: Respond
 
     def __init__(
-        self, headers: list[Any], statement: GroupedRead, values: ReadValues, max_rows: int = 1
+        self,
+        headers: list[Any],
+        if_none_match: str | None,
+        statement: GroupedRead,
+        values: ReadValues,
+        max_rows: int = 1,
     ) -> None:
         super().__init__(headers)
+        self.if_none_match = if_none_match
         self.statement = statement
         self.values = values
         self.max_rows = max_rows
-        self.if_none_match: str | None = None
 
     def start(self, core: Core, respond: Respond) -> None:
         """See FastRequest."""
@@ -180,8 +186,8 @@ class _ChatsRead(FastRead):
         return _page(items, len(rows) > limit, _live_count(issued[Parent(token)], rows[0][1])), None
 
 
-def read_of_head(url: bytes, headers: list[Any]) -> FastRead | None:
-    """The read that a request asks for, if its head is plain."""
+def read_of_head(url: bytes, headers: list[Any]) -> Callable[[], FastRead] | None:
+    """How to make the read that a request asks for, if its head is plain."""
     if not (match := _match_path(url)):
         return None
     if_none_match = None
@@ -191,10 +197,9 @@ def read_of_head(url: bytes, headers: list[Any]) -> FastRead | None:
         elif name in EXCLUDED_HEADERS:
             return None
     *parts, query = match.groups()
-    read = _Path(*parts).read(headers, query)
-    if read is not None:
-        read.if_none_match = if_none_match
-    return read
+    if (read := _Path(*parts).read(query)) is None:
+        return None
+    return partial(read.type, headers, if_none_match, read.statement, read.values, read.max_rows)
 
 
 class _Path(NamedTuple):
@@ -206,42 +211,48 @@ class _Path(NamedTuple):
     messages: bytes | None
     number: bytes | None
 
-    def read(self, headers: list[Any], query: bytes | None) -> FastRead | None:
+    def read(self, query: bytes | None) -> "_Read | None":
         """The read of this path and query; None if the query is not plain."""
         token = self.token.decode()
         if self.messages is not None and self.number is None:
             assert self.chat is not None
-            return _read_messages(headers, token, int(self.chat), query)
+            return _read_messages(token, int(self.chat), query)
         if self.chats is not None and self.chat is None:
-            return _read_chats(headers, token, query)
+            return _read_chats(token, query)
         if query is not None:
             return None
         if self.chat is None:
-            return _ApplicationRead(headers, grouped_reads.APPLICATIONS, (token,))
+            return _Read(_ApplicationRead, grouped_reads.APPLICATIONS, (token,))
         if self.number is None:
-            return _ChatRead(headers, grouped_reads.CHATS, (token, int(self.chat)))
-        return _MessageRead(
-            headers, grouped_reads.MESSAGES, (token, int(self.chat), int(self.number))
-        )
+            return _Read(_ChatRead, grouped_reads.CHATS, (token, int(self.chat)))
+        values = (token, int(self.chat), int(self.number))
+        return _Read(_MessageRead, grouped_reads.MESSAGES, values)
 
 
-def _read_messages(
-    headers: list[Any], token: str, chat: int, query: bytes | None
-) -> FastRead | None:
+class _Read(NamedTuple):
+    """The class of a read, and its arguments beside the headers; see FastRead."""
+
+    type: type[FastRead]
+    statement: GroupedRead
+    values: ReadValues
+    max_rows: int = 1
+
+
+def _read_messages(token: str, chat: int, query: bytes | None) -> _Read | None:
     if (page := _page_query(query)) is None:
         return None
     statement = grouped_reads.NEWEST_PAGES if page.descending else grouped_reads.PAGES
     values = (token, chat, page.after, page.before, page.rows)
-    return _MessagesRead(headers, statement, values, page.rows)
+    return _Read(_MessagesRead, statement, values, page.rows)
 
 
-def _read_chats(headers: list[Any], token: str, query: bytes | None) -> FastRead | None:
+def _read_chats(token: str, query: bytes | None) -> _Read | None:
     if query is not None and (b"order" in query or b"before" in query):
         return None  # of messages only
     if (page := _page_query(query)) is None:
         return None
     values = (token, page.after, page.rows)
-    return _ChatsRead(headers, grouped_reads.CHAT_PAGES, values, page.rows)
+    return _Read(_ChatsRead, grouped_reads.CHAT_PAGES, values, page.rows)
 
 
 class _PageQuery(NamedTuple):

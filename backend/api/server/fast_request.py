@@ -24,6 +24,10 @@ Respond = Callable[["FastRequest", FastResponse | Exception | None], None]
 """Takes a request and its response, or the error to describe; None passes it to the ordinary route."""
 
 
+MakeRequest = Callable[[], "FastRequest"]
+"""Makes a request of a head that was read before. Each call makes another one."""
+
+
 class Core(Protocol):
     """What the fast path needs of the service."""
 
@@ -55,6 +59,7 @@ class FastRequest(ABC):
         "more_body",
         "response_complete",
         "started_at",
+        "unparsed",
     )
     method: ClassVar[str]
     route: ClassVar[str]
@@ -65,8 +70,9 @@ class FastRequest(ABC):
     def __init__(self, headers: list[Any]) -> None:
         self.headers = headers
         self.started_at = time.perf_counter()
+        self.unparsed = b""  # the whole request, if the parser has not read it
         # The attributes of a cycle that Uvicorn's protocol uses:
-        self.body = bytearray()
+        self.body: bytearray | bytes = bytearray()
         self.more_body = True
         self.keep_alive = True
         self.disconnected = False

@@ -1,0 +1,68 @@
+"""The heads of plain requests: one that this process has parsed before is not parsed again.
+
+A client sends the same head again and again; only the body and its length differ. Parsing and checking the
+head takes a fifth of the time that a process spends on creating a message.
+"""
+
+import re
+from typing import Final
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+
+from backend.api.server.fast_request import FastRequest, MakeRequest
+
+MAX_HEADS: Final = 4_096
+MAX_HEAD_BYTES: Final = 1_024  # of one that is kept; so all of them take a few MB at most
+END_OF_HEAD: Final = b"\r\n\r\n"
+# They differ from request to request.
+UNIQUE_HEADERS: Final = {b"idempotency-key", b"x-request-id"}
+_find_length = re.compile(rb"(?<=\r\n)content-length: ?([0-9]{1,6})(?=\r\n)", re.IGNORECASE).search
+
+
+class KnownHeads:
+    """How to make the request of each known head. For one event loop.
+
+    Heads that differ only in `Content-Length` count as one. The parser has accepted a known head, and it
+    refuses a second length, or chunks beside one. So this header is the body's length, whatever its value.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, MakeRequest] = {}
+
+    def find(self, data: bytes) -> FastRequest | None:
+        """The request that `data` consists of, if its head is known and its body complete."""
+        head, length, body = _split(data)
+        make_request = self._known.get(head)
+        if make_request is None or len(body) != length or length > HIGH_WATER_LIMIT:
+            return None
+        request = make_request()
+        request.body = body
+        request.more_body = False
+        request.unparsed = data
+        return request
+
+    def remember(self, data: bytes, request: FastRequest, make_request: MakeRequest) -> None:
+        """Keep how such a request is made, if `data` is this request and nothing else.
+
+        The parser was between two requests before it got `data`.
+        """
+        head, length, body = _split(data)
+        if (
+            len(head) <= MAX_HEAD_BYTES
+            and len(body) == length == len(request.body)
+            and not request.more_body
+            and request.keep_alive
+            and all(name not in UNIQUE_HEADERS for name, _ in request.headers)
+        ):
+            if len(self._known) == MAX_HEADS:
+                self._known.clear()
+            self._known[head] = make_request
+
+
+def _split(data: bytes) -> tuple[bytes, int, bytes]:
+    """The head without its body's length, that length, and what follows the head."""
+    end = data.find(END_OF_HEAD) + len(END_OF_HEAD)
+    head, body = data[:end], data[end:]
+    if found := _find_length(head):
+        return head[: found.start()] + head[found.end() :], int(found[1]), body
+    return head, 0, body
