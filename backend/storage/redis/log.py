@@ -7,7 +7,7 @@ A shard's keys have the same hash tag, so that each script works on one slot of 
     instachat:{3}:app:TOKEN           the counter of an application's chats
     instachat:{3}:chat:TOKEN:NUMBER   the counter of a chat's messages
     instachat:{3}:dirty               the parents whose counts SQL does not have yet, by time of the change
-    instachat:{3}:wake-up             exists while a requested drain has not started
+    instachat:{3}:wake-up             exists while a requested drain has not ended
     instachat:{3}:key:…               the answer to a request with an idempotency key
     instachat:workers                 the time of each worker's last heartbeat
     instachat:paused                  exists while workers may not take jobs or sweep

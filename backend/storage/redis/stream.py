@@ -24,7 +24,7 @@ class StreamCalls(RedisClient):
         _, sequence, complete, found = self._call_fenced(
             "read_log",
             shard,
-            [self.key(shard, name) for name in ("epoch", "log", "wake-up")],
+            [self.key(shard, name) for name in ("epoch", "log")],
             [epoch, installation, f"{after}", max_entries, max_bytes],
         )
         entries = list(zip(found[::2], found[1::2], strict=True))
@@ -39,16 +39,14 @@ class StreamCalls(RedisClient):
         return None
 
     def trim(self, shard: int, epoch: int, through: EntryId) -> int:
-        """Delete the entries up to and including one; returns how many are left.
+        """Delete the entries up to and including one; returns how many are left, for the caller to drain.
 
-        In another epoch it deletes nothing and returns 0.
+        Entries that are accepted later wake a worker up again. In another epoch it deletes nothing and
+        returns 0.
         """
         keep = EntryId(through.epoch, through.sequence + 1)
-        return int(
-            self._call(
-                "trim_log", [self.key(shard, "epoch"), self.key(shard, "log")], [epoch, f"{keep}"]
-            )
-        )
+        keys = [self.key(shard, name) for name in ("epoch", "log", "wake-up")]
+        return int(self._call("trim_log", keys, [epoch, f"{keep}"]))
 
     def lengths(self, shards: int) -> list[int]:
         """How many entries each shard's log holds: what is accepted and not stored yet.

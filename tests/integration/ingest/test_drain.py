@@ -358,6 +358,29 @@ def test_a_deletion_read_again_does_not_delete_a_reopened_chat(backend: Backend,
 # -- jobs ----------------------------------------------------------------------------------------------
 
 
+def test_what_comes_during_a_drain_is_stored_without_another_wake_up(
+    backend: Backend, chat: str
+) -> None:
+    """The drain looks for it at its end; what comes after that wakes a worker up again."""
+    woken: list[int] = []
+    acceptor = backend.acceptor.with_notify(woken.append)
+    request = AcceptRequest.messages(chat, 1, ["text"])
+
+    def accept_more(step: str) -> None:
+        if step == "read" and len(texts(backend, chat)) < 3:
+            acceptor.accept(request)
+
+    acceptor.accept(request)
+    assert len(woken) == 1
+    epochs = Epochs(backend.log, backend.database)
+    drainer = Drainer(backend.log, backend.database, epochs, step=accept_more)
+    drainer.drain(backend.counters.shard(chat))
+    assert len(texts(backend, chat)) == 4
+    assert len(woken) == 1
+    acceptor.accept(request)
+    assert len(woken) == 2
+
+
 @pytest.fixture
 def worker(backend: Backend) -> Iterator[None]:
     """The jobs of a worker run in threads of this process, without its sweeps."""

@@ -10,7 +10,7 @@
 -- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
 --       3 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
---       4 instachat:{SHARD}:wake-up, exists while a requested drain has not started
+--       4 instachat:{SHARD}:wake-up, exists while a requested drain has not ended
 --       then three per request:
 --         instachat:{SHARD}:app:TOKEN, the application's counter
 --         instachat:{SHARD}:chat:TOKEN:NUMBER, the chat's counter; key 1 of the request again if it has no chat

@@ -2,7 +2,6 @@
 --
 -- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
---       3 instachat:{SHARD}:wake-up, exists while a requested drain has not started
 -- ARGV  1 epoch of the locked row · 2 the database's installation · 3 id of the entry to read after
 --       4 max entries · 5 max bytes (the entry that passes this is the last)
 --
@@ -13,9 +12,6 @@
 local epoch, sequence, installation = fence(KEYS[1], ARGV[1])
 if not epoch then return sequence end
 if installation ~= ARGV[2] then return {'stale', 'foreign', epoch} end
-
--- Deleted before reading: every later entry wakes a worker up again.
-redis.call('DEL', KEYS[3])
 
 local max_entries, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local found, bytes, after, ended = {}, 0, ARGV[3], 0
