@@ -13,8 +13,10 @@ from backend.storage.postgres.database import Connection
 from backend.storage.postgres.search_indices import RegisteredIndex
 from backend.storage.postgres.statements import hot
 
-MAX_TAIL_ROWS = 400  # of the outbox, each of up to 2,500 messages of any chats
-MAX_TAIL_MESSAGES = 50_000  # of one chat
+MAX_TAIL_CHANGES = 50_000  # of one chat's messages, in as many rows of the outbox
+MAX_NAMED_CHANGES = 1_000_000  # of all chats' messages, in the same rows: each takes less than a microsecond
+PARTIAL_TAIL_ROWS = 400  # of up to 2,500 changes, which are read if there are more than that
+PROBED_ROWS = 400  # to see whether there is any: asked for one, the planner might read the whole outbox
 MIN_RANGE_LENGTH = 100  # shorter ranges are cheaper to look up message by message
 
 
@@ -74,23 +76,29 @@ TAIL = hot(
     text(
         """
         WITH named AS MATERIALIZED (
-            SELECT chats, numbers FROM outbox
-            WHERE chats @> ARRAY[cast(:chat_id AS bigint)] LIMIT :rows)
-        SELECT (SELECT count(*) FROM named) AS rows,
-               ARRAY(SELECT n.number FROM named, unnest(chats, numbers) AS n(chat_id, number)
-                     WHERE n.chat_id = :chat_id AND n.number > :after LIMIT :messages) AS numbers,
+            SELECT chats, numbers, size FROM outbox
+            WHERE chats @> ARRAY[cast(:chat_id AS bigint)] LIMIT :changes),
+        total AS MATERIALIZED (
+            SELECT count(*) AS rows, coalesce(sum(size), 0) <= :all_changes AS readable FROM named)
+        SELECT total.rows, total.readable,
+               ARRAY(SELECT n.number
+                     FROM (SELECT * FROM named
+                           LIMIT (SELECT CASE WHEN NOT readable THEN cast(:partial AS bigint) END
+                                  FROM total)) r,
+                          unnest(r.chats, r.numbers) AS n(chat_id, number)
+                     WHERE n.chat_id = :chat_id AND n.number > :after LIMIT :changes) AS numbers,
                ARRAY(SELECT d.number FROM chat c JOIN application a ON a.id = c.application_id
                      JOIN dead_letter d
                          ON d.kind = 'publish' AND d.token = a.token AND d.chat = c.number
-                     WHERE c.id = :chat_id AND d.number > :after LIMIT :messages) AS rejected"""
+                     WHERE c.id = :chat_id AND d.number > :after LIMIT :changes) AS rejected
+        FROM total"""
     ),
 )
 
 
 def read_search_state(connection: Connection, chat_id: int, after: int) -> SearchState:
     """The live index, and the tail of a chat above the number `after`."""
-    rows = {"chat_id": chat_id, "rows": MAX_TAIL_ROWS + 1}
-    state = connection.execute(SEARCH_STATE, rows).one()
+    state = connection.execute(SEARCH_STATE, {"chat_id": chat_id, "rows": PROBED_ROWS}).one()
     live = None
     if state.name is not None:
         live = RegisteredIndex(state.name, state.state, state.mapping, state.made)
@@ -99,11 +107,16 @@ def read_search_state(connection: Connection, chat_id: int, after: int) -> Searc
 
 
 def _read_tail(connection: Connection, chat_id: int, after: int) -> Tail:
-    rows = {"chat_id": chat_id, "rows": MAX_TAIL_ROWS + 1}
-    values = {"chat_id": chat_id, "after": after, "messages": MAX_TAIL_MESSAGES + 1}
-    found = connection.execute(TAIL, {**values, **rows}).one()
-    longest = max(len(found.numbers), len(found.rejected))
-    complete = found.rows <= MAX_TAIL_ROWS and longest <= MAX_TAIL_MESSAGES
+    values = {
+        "chat_id": chat_id,
+        "after": after,
+        "changes": MAX_TAIL_CHANGES + 1,
+        "all_changes": MAX_NAMED_CHANGES,
+        "partial": PARTIAL_TAIL_ROWS,
+    }
+    found = connection.execute(TAIL, values).one()
+    longest = max(found.rows, len(found.numbers), len(found.rejected))
+    complete = found.readable and longest <= MAX_TAIL_CHANGES
     return _make_tail(sorted({*found.numbers, *found.rejected}), complete)
 
 

@@ -222,7 +222,22 @@ def test_an_index_that_did_not_answer_is_not_asked_again_for_a_moment(
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("limit", ["MAX_TAIL_MESSAGES", "MAX_TAIL_ROWS"])
+def test_a_long_tail_is_searched_completely(
+    core: Backend, frozen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat that is too large to be scanned, and whose messages changed in hundreds of transactions."""
+    store_messages(core, frozen, "two apples", "a pear")
+    store_messages(core, frozen, "four apples")
+    repeat = (
+        "INSERT INTO outbox (chats, numbers, versions) SELECT chats, numbers, versions"
+        " FROM outbox, generate_series(1, 1000) RETURNING id"
+    )
+    assert len(query_rows(core, repeat)) == 2000
+    scan_little(monkeypatch)
+    assert find(core, frozen, "apple") == ([1, 2, 4], None)
+
+
+@pytest.mark.parametrize("limit", ["MAX_TAIL_CHANGES", "MAX_NAMED_CHANGES"])
 def test_a_search_with_a_tail_that_is_too_long_scans_or_says_that_it_is_incomplete(
     core: Backend, frozen: str, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -230,6 +245,7 @@ def test_a_search_with_a_tail_that_is_too_long_scans_or_says_that_it_is_incomple
     for number in range(2, 7):
         store_messages(core, frozen, f"{number} apples")
     monkeypatch.setattr(search_tail, limit, 2)
+    monkeypatch.setattr(search_tail, "PARTIAL_TAIL_ROWS", 2)
     assert find(core, frozen, "apple") == ([1, 2, 3, 4, 5, 6], None)
     scan_little(monkeypatch)
     numbers, incomplete = find(core, frozen, "apple")
