@@ -16,10 +16,11 @@ NO_ANSWER = 0
 
 
 class ApiAnswer(NamedTuple):
-    """The status of an answer, or NO_ANSWER, and its JSON."""
+    """The status of an answer, or NO_ANSWER, its JSON and its ETag."""
 
     status: int
     body: Any
+    tag: str | None = None
 
 
 class ApiClient:
@@ -29,18 +30,23 @@ class ApiClient:
         self.host = host.rstrip("/")
         self._pool = urllib3.PoolManager(maxsize=connections, retries=False, timeout=TIMEOUT)
 
-    def request(self, method: str, path: str, body: Any = None) -> ApiAnswer:
-        """Send one request to a path under `/api/v1`.
+    def request(
+        self, method: str, path: str, body: Any = None, *, unless: str | None = None
+    ) -> ApiAnswer:
+        """Send one request to a path under `/api/v1`; `unless` is the ETag for `If-None-Match`.
 
         Never raises; without an answer the status is NO_ANSWER.
         """
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = {} if data is None else {"Content-Type": "application/json"}
+        if unless:
+            headers["If-None-Match"] = unless
         try:
             response = self._pool.request(
                 method, f"{self.host}/api/v1{path}", body=data, headers=headers, redirect=False
             )
-            return ApiAnswer(response.status, json.loads(response.data) if response.data else None)
+            answer = json.loads(response.data) if response.data else None
+            return ApiAnswer(response.status, answer, response.headers.get("ETag"))
         except (urllib3.exceptions.HTTPError, OSError, ValueError):
             return ApiAnswer(NO_ANSWER, None)
 

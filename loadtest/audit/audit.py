@@ -2,6 +2,7 @@
 
 The ledger and the server's list are both ordered by number, so one pass over both compares a chat in
 constant memory. The audit compares each chat's list first, then the results of a search for the run's mark.
+What the server has shown during the run is audited in `shown`.
 It waits for stored messages to become searchable. It does not wait for a message that is missing although
 later ones are stored.
 """
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.audit.ledger import AuditLedger, Expected
+from loadtest.audit.shown import ShownAudit, audit_shown
 from loadtest.corpus.fixtures import Fixtures
 from loadtest.corpus.texts import digest, mark_prefix
 from loadtest.errors import Unreachable, Unusable
 from loadtest.polling import wait_until
+from loadtest.recording import recorded_pages
 from loadtest.report.result import Audit, ChatAudit
 from loadtest.web import ApiClient, messages_path
 
@@ -54,12 +57,14 @@ def audit(
     seed: int,
     patience: float = PATIENCE_SECONDS,
 ) -> Audit:
-    """Compare the ledger of a run with the server, waiting at most `patience` seconds in all.
+    """Compare the records of a run with the server, waiting at most `patience` seconds in all.
 
     Raises Unreachable if the server stops answering.
     """
     since = time.monotonic()
-    found = _Auditor(client, AuditLedger(folder), fixtures, seed, since + patience).audit_all()
+    ledger = AuditLedger(folder)
+    shown = audit_shown(ledger, recorded_pages(folder))
+    found = _Auditor(client, ledger, fixtures, seed, since + patience).audit_all(shown)
     return replace(found, seconds=round(time.monotonic() - since, 2))
 
 
@@ -76,8 +81,8 @@ class _Auditor:
         self._lock = threading.Lock()
         self._aborted = False
 
-    def audit_all(self) -> Audit:
-        """Audit every chat, several at once."""
+    def audit_all(self, shown: ShownAudit) -> Audit:
+        """Audit every chat, several at once; returns that together with the audit of what was shown."""
         with ThreadPoolExecutor(CONCURRENT_CHATS) as pool:
             try:
                 for done in [pool.submit(self._chat, *chat) for chat in self._ledger.chats()]:
@@ -90,7 +95,12 @@ class _Auditor:
                 raise
         total: Counter[str] = sum(chats, Counter())
         return Audit(
-            **self._counts, chats=ChatAudit(**total), examples=sorted(self._examples)[:MAX_EXAMPLES]
+            **self._counts,
+            chats=ChatAudit(**total),
+            pages=shown.pages,
+            deliveries=shown.deliveries,
+            followers=shown.followers,
+            examples=[*sorted(self._examples)[:MAX_EXAMPLES], *shown.examples],
         )
 
     def _chat(self, application: int, chat: int) -> None:

@@ -1,7 +1,8 @@
 """The ledger, sorted: which text must, and which may, be stored under each number of each chat.
 
-SQLite sorts it on disk, so memory does not grow with the run. Edits and deletions of one message come from
-one user, one after another, so the last one decides. Where an answer was lost, both outcomes are allowed.
+Beside it is what the server has shown to readers and followers. SQLite sorts both on disk, so memory does not
+grow with the run. Edits and deletions of one message come from one user, one after another, so the last one
+decides. Where an answer was lost, both outcomes are allowed.
 """
 
 import sqlite3
@@ -10,9 +11,16 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from loadtest.recording import LedgerEntry, RecordedOutcome, ledger_entries
+from loadtest.recording import (
+    READER,
+    LedgerEntry,
+    RecordedOutcome,
+    Shown,
+    ledger_entries,
+    shown_texts,
+)
 
 FILE = "ledger.sqlite"
 
@@ -43,6 +51,15 @@ class Expected:
                 self.required = False
 
 
+class Follower(NamedTuple):
+    """A client that followed a chat: the process that it ran in, and its place among those of the chat."""
+
+    source: str
+    application: int
+    chat: int
+    place: int
+
+
 class AuditLedger:
     """The sorted ledger of a run's folder. Creating one reads all of its records."""
 
@@ -52,12 +69,18 @@ class AuditLedger:
         with sqlite3.connect(self._path) as db:
             db.execute("PRAGMA journal_mode = OFF")
             db.execute("PRAGMA synchronous = OFF")
-            db.execute("CREATE TABLE entry (outcome, application, chat, number, digest)")
+            db.execute("CREATE TABLE entry (source, outcome, application, chat, number, digest)")
             db.executemany(
-                "INSERT INTO entry VALUES (?, ?, ?, ?, ?)", map(_row, ledger_entries(folder))
+                "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?)", map(_row, ledger_entries(folder))
             )
             db.execute("CREATE INDEX place ON entry (application, chat, number)")
             db.execute("CREATE INDEX text ON entry (digest)")
+            db.execute("CREATE TABLE shown (source, application, chat, follower, number, digest)")
+            db.executemany(
+                "INSERT INTO shown VALUES (?, ?, ?, ?, ?, ?)",
+                ((source, *text) for source, text in shown_texts(folder)),
+            )
+            db.execute("CREATE INDEX receiver ON shown (application, chat, follower, source)")
         db.close()
 
     def chats(self) -> list[tuple[int, int]]:
@@ -130,6 +153,58 @@ class AuditLedger:
         )
         return dict(rows), lost
 
+    def followers(self) -> list[Follower]:
+        """Every client that followed a chat."""
+        rows = self._query(
+            "SELECT source, application, chat, follower FROM shown WHERE number = 0 AND follower <> ?"
+            " ORDER BY application, chat, follower",
+            READER,
+        )
+        return [Follower(*row) for row in rows]
+
+    def received(self, follower: Follower) -> Iterator[int]:
+        """The numbers that a follower has received, in the order in which they came."""
+        db = self._connect()
+        rows = db.execute(
+            "SELECT number FROM shown WHERE source = ? AND application = ? AND chat = ? AND follower = ?"
+            " AND number > 0 ORDER BY rowid",
+            follower,
+        )
+        yield from (number for (number,) in rows)
+        db.close()
+
+    def answered(self, application: int, chat: int, after: int, until: int) -> set[int]:
+        """The numbers from `after` + 1 to `until` that creations were answered with."""
+        rows = self._query(
+            "SELECT DISTINCT number FROM entry WHERE application = ? AND chat = ? AND number > ?"
+            " AND number <= ? AND outcome = ?",
+            *(application, chat, after, until, RecordedOutcome.CREATED),
+        )
+        return {number for (number,) in rows}
+
+    def highest_answered_to(self, source: str, application: int, chat: int) -> int:
+        """The highest number of a chat that one process was answered; 0 if there is none."""
+        ((number,),) = self._query(
+            "SELECT max(number) FROM entry WHERE source = ? AND application = ? AND chat = ?"
+            " AND outcome = ?",
+            *(source, application, chat, RecordedOutcome.CREATED),
+        )
+        return number or 0
+
+    def unsent(self) -> list[Shown]:
+        """What was shown under a number although no request of the run has sent it there.
+
+        A text whose answer was lost may be shown under any number of its chat.
+        """
+        rows = self._query(
+            "SELECT application, chat, follower, number, digest FROM shown WHERE number > 0"
+            " AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.digest = shown.digest"
+            " AND entry.application = shown.application AND entry.chat = shown.chat"
+            " AND entry.number IN (shown.number, 0))"
+            " ORDER BY application, chat, number, follower"
+        )
+        return [Shown(*row) for row in rows]
+
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)
 
@@ -141,5 +216,6 @@ class AuditLedger:
             db.close()
 
 
-def _row(entry: LedgerEntry) -> tuple[int, int, int, int, bytes]:
-    return int(entry.outcome), entry.application, entry.chat, entry.number, entry.digest
+def _row(recorded: tuple[str, LedgerEntry]) -> tuple[str, int, int, int, int, bytes]:
+    source, entry = recorded
+    return source, int(entry.outcome), *entry[1:]

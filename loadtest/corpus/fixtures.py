@@ -6,7 +6,7 @@ Each run creates its own, so that no other run's messages are in them and the au
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -25,17 +25,18 @@ LANGUAGE_STRIDE = 4  # from an application's first language to the next one's
 
 @dataclass(frozen=True)
 class ScenarioLayout:
-    """How many applications and chats a scenario uses, and how many messages each chat begins with."""
+    """How many applications and chats a scenario uses, and what each chat begins with."""
 
     applications: int
     chats: int  # of all applications together
     messages_per_chat: int = 0
+    followers_per_chat: int = 0
 
     def with_chats(self, chats: int | None) -> "ScenarioLayout":
         """The same layout with another number of chats; None changes nothing."""
         if chats is None:
             return self
-        return ScenarioLayout(min(self.applications, chats), chats, self.messages_per_chat)
+        return replace(self, applications=min(self.applications, chats), chats=chats)
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,8 @@ def _routes(results: Sequence[Result]) -> list[str]:
 
 def _metrics(old: Sequence[Result], new: Sequence[Result]) -> list[Metric]:
     metrics = [m for route in _routes([*old, *new]) for m in _route_metrics(route)]
-    return [*metrics, *_lag_metrics("stored"), *_lag_metrics("searchable"), CARRIED]
+    lags = dict.fromkeys(until for result in (*old, *new) for until, _ in result.lag_ms.items())
+    return [*metrics, *(metric for until in lags for metric in _lag_metrics(until)), CARRIED]
 
 
 def _values(metric: Metric, results: Sequence[Result]) -> list[float | None]:
@@ -274,9 +275,11 @@ def _lag_metrics(until: str) -> Iterator[Metric]:
     """The metrics of a lag. A second has too few samples for other percentiles than the median."""
     for name in ("p50", "p95", "p99"):
         by_second = attrgetter(f"{until}_ms") if name == "p50" else None
-        yield Metric(
-            f"answer to {until}", f"{name} ms", attrgetter(f"lag_ms.{until}.{name}"), by_second, 1
-        )
+        yield Metric(f"answer to {until}", f"{name} ms", _lag(until, name), by_second, 1)
+
+
+def _lag(until: str, name: str) -> Callable[[Result], float | None]:
+    return lambda result: getattr(getattr(result.lag_ms, until), name, None)
 
 
 def _carried(result: Result) -> float | None:

@@ -7,18 +7,17 @@ from pathlib import Path
 
 from loadtest.report.page import page
 from loadtest.report.plots import figures, to_svg, write_png
-from loadtest.report.result import Moment, Result, RouteStatistics, dumps
+from loadtest.report.result import Moment, Result, RouteStatistics, Spread, dumps
 
 
 def write(result: Result, folder: Path) -> list[Path]:
     """Write the files; returns their paths.
 
-    They are `report.html`, a PNG for each plot, `series.csv`, `routes.csv` and `result.json`. The folder
-    must exist; files with these names are replaced. Raises OSError if writing fails.
+    They are `report.html`, a PNG for each plot, `series.csv`, `routes.csv`, `lags.csv` and `result.json`. The
+    folder must exist; files with these names are replaced. Raises OSError if writing fails.
     """
-    paths = {
-        name: folder / name for name in ("report.html", "series.csv", "routes.csv", "result.json")
-    }
+    names = ("report.html", "series.csv", "routes.csv", "lags.csv", "result.json")
+    paths = {name: folder / name for name in names}
     images, plots = [], {}
     for plot, figure in figures(result):
         images.append(folder / f"{plot.name}.png")
@@ -30,14 +29,23 @@ def write(result: Result, folder: Path) -> list[Path]:
         [field.name for field in fields(Moment)],
         (asdict(moment).values() for moment in result.timeline),
     )
-    names = [field.name for field in fields(RouteStatistics)]
+    columns = [field.name for field in fields(RouteStatistics)]
     _table(
         paths["routes.csv"],
-        names,
-        (_flatten(asdict(row), names) for row in (*result.requests, result.total)),
+        columns,
+        (_flatten(asdict(row), columns) for row in (*result.requests, result.total)),
+    )
+    _table(
+        paths["lags.csv"],
+        ["until", *(f"{field.name}{_unit(field.name)}" for field in fields(Spread))],
+        ((until, *asdict(lag).values()) for until, lag in result.lag_ms.items()),
     )
     paths["result.json"].write_text(dumps(result) + "\n", encoding="utf-8")
     return [*paths.values(), *images]
+
+
+def _unit(spread_field: str) -> str:
+    return "" if spread_field in ("samples", "missed") else "_ms"
 
 
 def _flatten(row: dict[str, object], names: Sequence[str]) -> list[object]:

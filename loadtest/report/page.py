@@ -1,16 +1,21 @@
 """A result as a self-contained HTML page: no script, no other file, no other host."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from html import escape
 from pathlib import Path
 from string import Template
 
-from loadtest.report.result import Audit, LoadModel, Result, RouteStatistics, Spread, Threshold
+from loadtest.report.result import (
+    NEUTRAL_COUNTS,
+    Audit,
+    LoadModel,
+    Result,
+    RouteStatistics,
+    Threshold,
+)
 from loadtest.report.words import carried, load_text
 
 PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-NEUTRAL_COUNTS = ("answered", "stored", "searchable", "deleted", "unknown", "unknown_stored")
 Cell = str | float | None
 
 
@@ -32,8 +37,8 @@ def page(result: Result, plots: Mapping[str, str]) -> str:
         lags=_table(
             ("until", "p50 ms", "p95 ms", "p99 ms", "max ms", "samples", "never"),
             [
-                _spread("stored", result.lag_ms.stored),
-                _spread("searchable", result.lag_ms.searchable),
+                (until, lag.p50, lag.p95, lag.p99, lag.max, lag.samples, lag.missed)
+                for until, lag in result.lag_ms.items()
             ],
         ),
         audit=_audit(result.audit),
@@ -89,21 +94,11 @@ def _routes(rows: Sequence[RouteStatistics]) -> str:
     return _table(heads, cells)
 
 
-def _spread(name: str, spread: Spread) -> Sequence[Cell]:
-    return (name, spread.p50, spread.p95, spread.p99, spread.max, spread.samples, spread.missed)
-
-
 def _audit(audit: Audit) -> str:
-    rows: list[Sequence[Cell]] = []
-    for field in fields(audit):
-        value = getattr(audit, field.name)
-        if isinstance(value, int):
-            is_fault = field.name not in NEUTRAL_COUNTS
-            rows.append((field.name.replace("_", " "), value, _mark(not value) if is_fault else ""))
-    for field in fields(audit.chats):
-        value = getattr(audit.chats, field.name)
-        is_fault = field.name not in NEUTRAL_COUNTS
-        rows.append((f"chats {field.name}", value, _mark(not value) if is_fault else ""))
+    rows: list[Sequence[Cell]] = [
+        (kind.replace("_", " "), count, "" if kind in NEUTRAL_COUNTS else _mark(not count))
+        for kind, count in audit.counts().items()
+    ]
     return _table(("audit", "count", "verdict"), rows, raw=2) + "\n".join(
         _paragraph("bad", example) for example in audit.examples
     )

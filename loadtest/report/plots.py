@@ -91,11 +91,12 @@ PLOTS = (
     ),
     Plot(
         "lags",
-        "From the answer to stored, and to searchable",
+        "Time after the answer",
         "milliseconds",
         (
             Line("searchable", lambda moment: moment.searchable_ms, VIOLET),
             Line("stored", lambda moment: moment.stored_ms, GREEN),
+            Line("delivered", lambda moment: moment.delivered_ms, BLUE),
         ),
         logarithmic=True,
     ),

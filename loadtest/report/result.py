@@ -15,6 +15,14 @@ from enum import StrEnum
 from typing import Any
 
 VERSION = 1
+NEUTRAL_COUNTS = frozenset(
+    (
+        *("answered", "stored", "searchable", "deleted", "unknown", "unknown_stored"),
+        *("chats_answered", "chats_stored", "pages_read", "pages_not_modified"),
+        *("followers", "deliveries_received"),
+    )
+)
+"""Counts of an audit that are no faults."""
 
 
 class LoadModel(StrEnum):
@@ -60,7 +68,7 @@ class RouteStatistics:
 
 @dataclass(frozen=True)
 class Spread:
-    """Percentiles of samples; `missed` counts samples that took longer than the sampler's patience."""
+    """Percentiles of samples; `missed` counts those that took longer than the tool waits."""
 
     samples: int
     p50: float | None
@@ -72,10 +80,20 @@ class Spread:
 
 @dataclass(frozen=True)
 class Lags:
-    """The time from a message's answer until a read returns it, and until a search finds it."""
+    """The time from a message's answer until a read returns it, a search finds it, a follower receives it.
+
+    `delivered` is None unless the scenario has followers. A message is a sample for each follower that was
+    connected when it was answered. Its `missed` are those of `DeliveryAudit`.
+    """
 
     stored: Spread
     searchable: Spread
+    delivered: Spread | None = None
+
+    def items(self) -> list[tuple[str, Spread]]:
+        """Each lag that the run has, with the name of its end."""
+        lags = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return [(until, spread) for until, spread in lags if spread is not None]
 
 
 @dataclass(frozen=True)
@@ -117,6 +135,7 @@ class Moment:
     cpu_generator: float | None = None
     cpu_servers: float | None = None
     memory_servers_mb: float | None = None
+    delivered_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,40 @@ class ChatAudit:
 
 
 @dataclass(frozen=True)
+class PageAudit:
+    """The audit of the pages that were read during the run, from the newest message backwards.
+
+    `read`: pages, `not_modified` (304) included. `stale`: without a message that was known to be stored.
+    `incomplete`: without a number between its newest and oldest one, or too short. `disordered`: not from
+    greater to smaller numbers, or not before the number that was asked for. `wrong_text`: another text than
+    was sent.
+    """
+
+    read: int = 0
+    not_modified: int = 0
+    stale: int = 0
+    incomplete: int = 0
+    disordered: int = 0
+    wrong_text: int = 0
+
+
+@dataclass(frozen=True)
+class DeliveryAudit:
+    """The audit of what followers received during the run.
+
+    `received`: events of messages, at all followers together. `missed`: answered, but not received by a
+    follower. `doubled`: received again. `reordered`: received after a greater number. `wrong_text`: another
+    text than was sent.
+    """
+
+    received: int = 0
+    missed: int = 0
+    doubled: int = 0
+    reordered: int = 0
+    wrong_text: int = 0
+
+
+@dataclass(frozen=True)
 class Audit:
     """The comparison of every answered number with what the server stores, made over HTTP after the run.
 
@@ -150,6 +203,8 @@ class Audit:
     a chat's highest that were never answered and are not stored. `unasked`: stored but never sent. `undead`:
     deleted but still stored. `unsearchable`: stored but not found by a search. `unknown`: sent, but the
     answer was lost or a 5xx. `unknown_stored`: how many of those are stored, which is not a fault.
+    `followers`: clients that followed chats. Without any, `deliveries` is None. `pages` is
+    None if none was read.
     """
 
     answered: int = 0
@@ -165,27 +220,30 @@ class Audit:
     deleted: int = 0
     unknown: int = 0
     unknown_stored: int = 0
+    followers: int = 0
     chats: ChatAudit = field(default_factory=ChatAudit)
+    pages: PageAudit | None = None
+    deliveries: DeliveryAudit | None = None
     examples: list[str] = field(default_factory=list)  # the first few faults, in words
     seconds: float = 0.0
 
     @property
     def faults(self) -> dict[str, int]:
         """The number of faults by kind; empty if there are none."""
-        kinds = (
-            "lost",
-            "doubled",
-            "gaps",
-            "wrong_text",
-            "unasked",
-            "undead",
-            "unsearchable",
-        )
-        found = {kind: getattr(self, kind) for kind in kinds}
-        found |= {
-            f"chats_{kind}": getattr(self.chats, kind) for kind in ("lost", "doubled", "gaps")
+        counts = self.counts()
+        return {kind: n for kind, n in counts.items() if n and kind not in NEUTRAL_COUNTS}
+
+    def counts(self) -> dict[str, int]:
+        """All counts; the names of those of a part begin with the part's name."""
+        found = {
+            item.name: value
+            for item in dataclasses.fields(self)
+            if isinstance(value := getattr(self, item.name), int)
         }
-        return {kind: count for kind, count in found.items() if count}
+        for part in ("chats", "pages", "deliveries"):
+            if audited := getattr(self, part):
+                found |= {f"{part}_{kind}": n for kind, n in dataclasses.asdict(audited).items()}
+        return found
 
 
 @dataclass(frozen=True)
@@ -286,12 +344,10 @@ class Result:
                     "window": Window(**data["window"]),
                     "requests": [RouteStatistics(**row) for row in data["requests"]],
                     "total": RouteStatistics(**data["total"]),
-                    "lag_ms": Lags(**{k: Spread(**v) for k, v in data["lag_ms"].items()}),
+                    "lag_ms": Lags(**{k: v and Spread(**v) for k, v in data["lag_ms"].items()}),
                     "cpu": Cpu(**data["cpu"]),
                     "memory_mb": Memory(**data["memory_mb"]),
-                    "audit": Audit(
-                        **{**data["audit"], "chats": ChatAudit(**data["audit"]["chats"])}
-                    ),
+                    "audit": _audit(data["audit"]),
                     "thresholds": [Threshold(**threshold) for threshold in data["thresholds"]],
                     "breakpoint": _breakpoint(data["breakpoint"]),
                     "levels": [
@@ -325,6 +381,18 @@ def _missed(threshold: Threshold) -> str:
         return f"{share}, at most {limit:.2%} may"
     time = "unknown" if found is None else f"{found:.1f} ms"
     return f"{threshold.name} is {time}, at most {limit:g} ms is allowed"
+
+
+def _audit(data: dict[str, Any]) -> Audit:
+    pages, deliveries = data.get("pages"), data.get("deliveries")
+    return Audit(
+        **{
+            **data,
+            "chats": ChatAudit(**data["chats"]),
+            "pages": pages and PageAudit(**pages),
+            "deliveries": deliveries and DeliveryAudit(**deliveries),
+        }
+    )
 
 
 def _breakpoint(data: dict[str, Any] | None) -> Breakpoint | None:

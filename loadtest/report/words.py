@@ -13,6 +13,7 @@ CHARTS: tuple[tuple[str, Callable[[Moment], float | None]], ...] = (
     ("p99 ms", lambda moment: moment.p99_ms),
     ("answer to stored ms", lambda moment: moment.stored_ms),
     ("… to searchable ms", lambda moment: moment.searchable_ms),
+    ("… to delivered ms", lambda moment: moment.delivered_ms),
 )
 CHART_WIDTH = 36
 COLUMNS = 80
@@ -53,8 +54,8 @@ def summary(result: Result) -> Iterator[str]:
         yield from (_row(f"{at.level:,g}{unit}", at.requests, width) for at in r.levels)
         yield ""
     yield from _charts(result)
-    yield f"answer to stored      {_spread(r.lag_ms.stored)}"
-    yield f"answer to searchable  {_spread(r.lag_ms.searchable)}"
+    for until, spread in r.lag_ms.items():
+        yield f"answer to {until:<11} {_spread(spread)}"
     servers = "" if r.cpu.servers is None else f", servers {r.cpu.servers:.2f}"
     yield f"processors used       generator {r.cpu.generator:.2f}{servers}, of {r.cpu.processors}"
     servers = "" if r.memory_mb.servers is None else f", servers {r.memory_mb.servers:,.0f} MB"
@@ -66,6 +67,10 @@ def summary(result: Result) -> Iterator[str]:
         f"audit                 {a.answered:,} answered, {a.stored:,} stored, {a.searchable:,} found"
     )
     yield f"                      {a.deleted:,} deleted, {a.unknown:,} unknown"
+    if p := a.pages:
+        yield f"                      {p.read:,} newest pages, {p.not_modified:,} of them not modified"
+    if d := a.deliveries:
+        yield f"                      {d.received:,} events received by {a.followers:,} followers"
     faults = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in a.faults.items())
     yield f"                      {faults or 'nothing lost, doubled, missing or changed'}"
     yield from (f"                      {example}" for example in a.examples)

@@ -15,6 +15,8 @@ class Scenario(StrEnum):
     HOT_CHAT = "hot-chat"
     MANY_TENANTS = "many-tenants"
     BATCH = "batch"
+    READ_HEAVY = "read-heavy"
+    FOLLOWERS = "followers"
 
 
 class Profile(StrEnum):

@@ -14,7 +14,7 @@ from loadtest.run.processes import ChildProcess, free_port
 
 PACKAGE = Path(__file__).parents[1]
 POLL_SECONDS = 0.05
-GRACE_SECONDS = 25  # that requests under way have to finish after a stop
+GRACE_SECONDS = 45  # that requests under way, and followers, have to finish after a stop
 WEB_PORT, MASTER_PORT = 8089, 5557
 
 

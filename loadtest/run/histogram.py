@@ -7,6 +7,8 @@ values and are not interpolated.
 import math
 from collections import Counter
 
+from loadtest.report.result import Spread
+
 SIGNIFICANT_BITS = 14
 
 
@@ -57,3 +59,8 @@ class Histogram:
     def max_ms(self) -> float | None:
         """The highest latency, in milliseconds; None if nothing was recorded."""
         return self.highest / 1000 if self._counts else None
+
+    def spread(self, missed: int) -> Spread:
+        """The percentiles; `missed` is how many latencies are unknown because the wait for them ended."""
+        p50, p95, p99 = self.percentiles_ms(0.5, 0.95, 0.99)
+        return Spread(samples=self.count, p50=p50, p95=p95, p99=p99, max=self.max_ms, missed=missed)

@@ -17,6 +17,7 @@ from loadtest.corpus.texts import languages
 from loadtest.errors import Unusable
 from loadtest.report.result import Audit, Breakpoint, LoadModel, Result, Threshold, Window
 from loadtest.run import installation
+from loadtest.run.deliveries import Deliveries
 from loadtest.run.generator import Generator
 from loadtest.run.plan import Plan
 from loadtest.run.progress import PROGRESS_SECONDS, describe_load, progress_line
@@ -199,7 +200,11 @@ class _Run:
         if self._is_cut_short:
             window = Window(min(window.from_s, seconds), min(window.to_s, seconds))
         measured = window.to_s - window.from_s
-        moments = timeline(statistics, sampler.samples, monitor.readings)
+        deliveries = Deliveries(self._folder, window)
+        moments = timeline(statistics, sampler.samples, monitor.readings, deliveries.medians_ms())
+        lags = sampler.lags(window)
+        if audited.deliveries:
+            lags = replace(lags, delivered=deliveries.spread(audited.deliveries.missed))
         return Result(
             scenario=plan.scenario,
             profile=plan.profile,
@@ -216,7 +221,7 @@ class _Run:
             interrupted=self._interrupted,
             requests=statistics.routes(measured),
             total=statistics.total(measured),
-            lag_ms=sampler.lags(window),
+            lag_ms=lags,
             cpu=monitor.cpu(window),
             memory_mb=monitor.memory(window),
             audit=audited,

@@ -2,7 +2,9 @@
 
 The sampler sends a few messages a second to the chats under load. It runs in a process that makes no load, so
 a busy generator does not delay the samples, and polling does not delay the load. It requests each message by
-its number until the server returns it as stored, then searches for the message's mark until it is found.
+its number until the server returns it as stored, then searches for the message's mark until it is found. Then
+it reads the newest message of the chat, for the audit: that is this one, or a later one, also if the request
+has the ETag of an earlier answer.
 """
 
 import threading
@@ -16,7 +18,7 @@ from typing import NamedTuple
 
 from loadtest.corpus.fixtures import Fixtures
 from loadtest.corpus.texts import digest, mark
-from loadtest.recording import RecordedOutcome, Recorder, append_records
+from loadtest.recording import RecordedOutcome, RecordedPage, Recorder, append_records
 from loadtest.report.result import Lags, Spread, Window
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import Plan
@@ -54,6 +56,8 @@ class Sampler:
         self._stop, self._aborted = threading.Event(), threading.Event()
         self._slots = threading.Semaphore(MAX_CONCURRENT_SAMPLES)
         self._rng = Random(f"{plan.seed}/sampler")
+        self._newest: dict[tuple[int, int], tuple[str | None, RecordedPage]] = {}
+        """The newest message of each chat, as it was last read, with its ETag."""
         self.samples: list[Sample] = []
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
@@ -117,6 +121,8 @@ class Sampler:
             else None
         )
         self.samples.append(Sample(answered - self._begin, stored, found))
+        if found:
+            self._read_newest(application, chat, number_given)
 
     def _wait_until(self, since: float, condition: Callable[[], bool | None]) -> float | None:
         """Milliseconds from `since` until the condition holds.
@@ -132,6 +138,19 @@ class Sampler:
                 break
             pause = min(2 * pause, MAX_POLL_SECONDS)
         return None
+
+    def _read_newest(self, application: int, chat: int, stored: int) -> None:
+        """Read and record the newest message of a chat in which a number is stored."""
+        path = messages_path(self._fixtures.tokens[application], chat, None, order="desc", limit=1)
+        tag, page = self._newest.get((application, chat), (None, None))
+        answer = self._client.request("GET", path, unless=tag)
+        if answer.status == 304 and page:
+            self._recorder.record_page(page._replace(known=stored, not_modified=True))
+        elif answer.status == 200:
+            numbers = [item["number"] for item in answer.body["items"]]
+            page = RecordedPage.of(application, chat, numbers, limit=1, known=stored)
+            self._recorder.record_page(page)
+            self._newest[application, chat] = answer.tag, page
 
     def _is_stored(self, token: str, chat: int, number: int) -> bool | None:
         status = self._client.request("GET", messages_path(token, chat, number)).status
@@ -149,5 +168,4 @@ def _spread(found: Iterable[float | None]) -> Spread:
             missed += 1
         else:
             times.add(int(ms * 1000))
-    p50, p95, p99 = times.percentiles_ms(0.5, 0.95, 0.99)
-    return Spread(samples=times.count, p50=p50, p95=p95, p99=p99, max=times.max_ms, missed=missed)
+    return times.spread(missed)

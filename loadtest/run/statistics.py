@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadtest import recording
-from loadtest.recording import ROUTES, RecordedRequest
+from loadtest.recording import FOLLOW, ROUTES, RecordedRequest
 from loadtest.report.result import Breakpoint, BreakpointStep, Level, Moment, RouteStatistics
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import Plan, Stage
@@ -77,11 +77,15 @@ class Statistics:
     def read(self) -> None:
         """Read the requests written since the last call."""
         for request in self._source.read_new():
+            is_measured = self._window.from_s <= request.at_s < self._window.to_s
+            if is_measured:
+                self._routes[request.route].add(request)
+            if request.route == FOLLOW:  # beside the planned load, so it is in no total
+                continue
             self.newest_s = max(self.newest_s, request.at_s)
             self._open_seconds[int(request.at_s)].add(request)
             self._answers[int(request.at_s + request.micros / 1e6)] += 1
-            if self._window.from_s <= request.at_s < self._window.to_s:
-                self._routes[request.route].add(request)
+            if is_measured:
                 self._total.add(request)
                 for step in self._steps:
                     step.add(request)
@@ -114,7 +118,7 @@ class Statistics:
         ]
 
     def total(self, seconds: float) -> RouteStatistics:
-        """The figures of all routes together."""
+        """The figures of all routes together, except for the streams that followers open."""
         return self._total.statistics("all", seconds)
 
     def levels(self, seconds: float) -> list[Level]:

@@ -1,7 +1,7 @@
-"""The run second by second: requests, samples and resource readings joined."""
+"""The run second by second: requests, samples, deliveries and resource readings joined."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import median
 
@@ -12,9 +12,12 @@ from loadtest.run.statistics import Statistics
 
 
 def timeline(
-    statistics: Statistics, samples: Iterable[Sample], readings: Iterable[Reading]
+    statistics: Statistics,
+    samples: Iterable[Sample],
+    readings: Iterable[Reading],
+    delivered_ms: Mapping[int, float | None],
 ) -> list[Moment]:
-    """One Moment for each second of the run, oldest first."""
+    """One Moment for each second of the run, oldest first; `delivered_ms` are medians by second."""
     reading_by_second = {int(reading.at_s): reading for reading in readings}
     samples_by_second: defaultdict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -31,6 +34,7 @@ def timeline(
                 cpu_generator=reading and reading.generator,
                 cpu_servers=reading and reading.servers,
                 memory_servers_mb=reading and reading.servers_mb,
+                delivered_ms=delivered_ms.get(second),
             )
         )
     return moments

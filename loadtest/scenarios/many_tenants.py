@@ -20,9 +20,9 @@ class ManyTenantsTasks(ChatTasks):
 
     @tag("list", "read")
     @task(2)
-    def list_newest(self) -> None:
+    def list_page(self) -> None:
         """List a page of a chat."""
-        self.user.list_newest()
+        self.user.list_page()
 
     @tag("search", "read")
     @task

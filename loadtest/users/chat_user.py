@@ -3,8 +3,9 @@
 import json
 import time
 from collections import deque
+from collections.abc import Mapping
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from locust import FastHttpUser, TaskSet
 from locust.contrib.fasthttp import ResponseContextManager
@@ -20,19 +21,26 @@ from loadtest.recording import (
     LIST,
     NEW_CHAT,
     READ,
-    ROUTES,
     SEARCH,
     SEND,
     RecordedOutcome,
 )
 from loadtest.users.coordination import coordinator
-from loadtest.web import messages_path
+from loadtest.users.requests import method_of, name_of, record_answer
+from loadtest.web import ApiAnswer, messages_path
 
 MAX_OWN_MESSAGES = 50  # a user edits or deletes one of the newest that it has sent
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
-_NAMES = [route.partition(" ")[2] for route in ROUTES]
 
 languages()  # read before Locust forks, so that its processes share it and no first request waits for it
+
+
+class SentMessage(NamedTuple):
+    """The chat that a message was sent to, and the answer."""
+
+    application: int
+    chat: int
+    answer: ApiAnswer
 
 
 class ChatTasks(TaskSet):
@@ -88,11 +96,7 @@ class ChatUser(FastHttpUser):
 
     def send(self) -> None:
         """Send a message to a random chat."""
-        application, chat = self._random_chat()
-        text = self._next_text(application, chat)
-        path = messages_path(self._token(application), chat)
-        status, body = self._request(SEND, path, (202, 201), {"message": {"text": text}})
-        self._record_creation(status, application, chat, body and body.get("number"), [text])
+        self._send(SEND)
 
     def send_many(self, count: int) -> None:
         """Send `count` messages in one request."""
@@ -100,10 +104,10 @@ class ChatUser(FastHttpUser):
         texts = [self._next_text(application, chat) for _ in range(count)]
         path = f"{messages_path(self._token(application), chat)}/batch"
         body = {"messages": [{"text": text} for text in texts]}
-        status, answer = self._request(BATCH, path, (202, 201), body)
-        self._record_creation(status, application, chat, answer and answer.get("first"), texts)
+        answer = self._request(BATCH, path, (202, 201), body)
+        self._record_creation(answer, application, chat, "first", texts)
 
-    def list_newest(self) -> None:
+    def list_page(self) -> None:
         """List the first page of a chat, or a later one."""
         application, chat = self._random_chat()
         after = self.rng.choice((0, 0, 50, 100))
@@ -133,7 +137,7 @@ class ChatUser(FastHttpUser):
         application, chat, number = self._own_messages[self._random_own_index()]
         text = self._next_text(application, chat)
         path = messages_path(self._token(application), chat, number)
-        status, _ = self._request(EDIT, path, (200,), {"message": {"text": text}})
+        status = self._request(EDIT, path, (200,), {"message": {"text": text}}).status
         outcome = {200: RecordedOutcome.EDITED}.get(
             status, RecordedOutcome.EDIT_UNKNOWN if _is_unknown(status) else None
         )
@@ -151,7 +155,7 @@ class ChatUser(FastHttpUser):
         application, chat, number = self._own_messages[place]
         del self._own_messages[place]
         path = messages_path(self._token(application), chat, number)
-        status, _ = self._request(DELETE, path, (204,))
+        status = self._request(DELETE, path, (204,)).status
         outcome = {204: RecordedOutcome.DELETED}.get(
             status, RecordedOutcome.DELETION_UNKNOWN if _is_unknown(status) else None
         )
@@ -163,7 +167,7 @@ class ChatUser(FastHttpUser):
         """Create a chat."""
         application = self.rng.randrange(len(self._coordinator.fixtures.tokens))
         path = f"/applications/{self._token(application)}/chats"
-        status, body = self._request(NEW_CHAT, path, (202, 201), {})
+        status, body, _ = self._request(NEW_CHAT, path, (202, 201), {})
         if number := body and body.get("number"):
             self._coordinator.recorder.record_outcome(
                 RecordedOutcome.CHAT_CREATED, application, number
@@ -174,6 +178,15 @@ class ChatUser(FastHttpUser):
             )
 
     # -- shared steps ------------------------------------------------------------------------------
+
+    def _send(self, route: int, **query: object) -> SentMessage:
+        """Send a message to a random chat, and record the answer."""
+        application, chat = self._random_chat()
+        text = self._next_text(application, chat)
+        path = messages_path(self._token(application), chat, None, **query)
+        answer = self._request(route, path, (202, 201), {"message": {"text": text}})
+        self._record_creation(answer, application, chat, "number", [text])
+        return SentMessage(application, chat, answer)
 
     def _act_without_own_message(self) -> None:
         """The request of a user that should edit, read or delete a message but has sent none yet.
@@ -187,7 +200,7 @@ class ChatUser(FastHttpUser):
         if self._coordinator.arrivals is None or chosen:
             self.send()
         else:
-            self.list_newest()
+            self.list_page()
 
     def _random_own_index(self) -> int:
         """A random index into its own messages; takes exactly one number from `rng`."""
@@ -205,51 +218,50 @@ class ChatUser(FastHttpUser):
         return language.text(self.rng, mark(self._coordinator.seed, self._sender, self._sent_count))
 
     def _record_creation(
-        self, status: int, application: int, chat: int, first: int | None, texts: list[str]
+        self, answer: ApiAnswer, application: int, chat: int, field: str, texts: list[str]
     ) -> None:
+        """Record the answer to a creation, which has the first number in a field of its body."""
         record_outcome = self._coordinator.recorder.record_outcome
-        if first is not None:
+        if first := answer.body and answer.body.get(field):
             for number, text in enumerate(texts, first):
                 record_outcome(RecordedOutcome.CREATED, application, chat, number, digest(text))
             self._own_messages.append((application, chat, first))
-        elif _is_unknown(status):
+        elif _is_unknown(answer.status):
             for text in texts:
                 record_outcome(RecordedOutcome.CREATION_UNKNOWN, application, chat, 0, digest(text))
 
     def _request(
-        self, route: int, path: str, expected: tuple[int, ...], body: Any = None
-    ) -> tuple[int, Any]:
-        """Send and record one request; returns its status and, if that is expected, the JSON.
+        self,
+        route: int,
+        path: str,
+        expected: tuple[int, ...],
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ApiAnswer:
+        """Send and record one request; the answer has the JSON if its status is expected.
 
         Without an answer the status is 0. The latency counts from the time at which the request was due, in
         Locust's statistics, too.
         """
-        method = ROUTES[route].partition(" ")[0]
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         begin = self._coordinator.now or 0.0
         intended, self._intended = begin if self._intended is None else self._intended, None
         late = max(begin - intended, 0.0)
         started = time.perf_counter()
         with self.client.request(
-            method,
+            method_of(route),
             f"/api/v1{path}",
-            name=_NAMES[route],
+            name=name_of(route),
             data=data,  # type: ignore[arg-type]  # Locust sends bytes unchanged
-            headers=_JSON if data else None,
+            headers={**(_JSON if data else {}), **(headers or {})},
             catch_response=True,
         ) as response:
             micros = int((time.perf_counter() - started + late) * 1e6)
-            response.request_meta["response_time"] = micros / 1000
             answer = _read(response) if response.status_code in expected else None
             failed = response.status_code not in expected or answer is _UNREADABLE
-            self._coordinator.recorder.record_request(
-                intended, micros, route, response.status_code, failed
-            )
-            if failed:
-                response.failure(f"answered {response.status_code or 'nothing'}")
-            else:
-                response.success()
-        return response.status_code, None if failed else answer
+            record_answer(self._coordinator.recorder, route, intended, micros, response, failed)
+        tag = response.headers.get("etag") if response.headers else None
+        return ApiAnswer(response.status_code, None if failed else answer, tag)
 
 
 _UNREADABLE = object()

@@ -11,10 +11,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent.socket
 from locust import events, runners
@@ -33,6 +33,7 @@ from loadtest.web import ApiClient
 
 REPORT_SECONDS = 1.0
 START_DELAY_SECONDS = 0.5  # between the fixtures and the begin, for all workers to receive them
+_Thing = TypeVar("_Thing")
 logger = logging.getLogger(__name__)
 
 runners.WORKER_REPORT_INTERVAL = REPORT_SECONDS
@@ -74,6 +75,15 @@ class Coordinator:
             self.environment.runner.send_message("end")
         self.ended = True
 
+    @property
+    def layout(self) -> ScenarioLayout:
+        """The layout of the scenario that runs."""
+        return self.environment.user_classes[0].layout  # type: ignore[attr-defined,no-any-return]
+
+    def share(self, things: Sequence[_Thing]) -> Sequence[_Thing]:
+        """The part of a list that belongs to this process; all processes together have all of it."""
+        return things[self._index :: self._processes]
+
     def next_user_number(self) -> int:
         """A number for a new user, unique among all processes."""
         index = self._users
@@ -85,13 +95,12 @@ class Coordinator:
         options, runner = self.environment.parsed_options, self.environment.runner
         assert options
         assert runner
-        layout: ScenarioLayout = self.environment.user_classes[0].layout  # type: ignore[attr-defined]
         plan = self.plan
         seed = plan.seed if plan else options.seed
         chats = plan.chats if plan else options.chats
         try:
             client = ApiClient(self.environment.host or "")
-            created = fixtures.create(client, layout.with_chats(chats), seed, self.recorder)
+            created = fixtures.create(client, self.layout.with_chats(chats), seed, self.recorder)
         except CouldNotRun as error:
             logger.error("%s", error)
             unreachable = isinstance(error, Unreachable)

@@ -9,7 +9,7 @@ from loadtest.report.result import LoadModel
 from loadtest.users.coordination import coordinator
 
 QUIET_SECONDS = 2.0  # after the last user has ended, for the workers' last reports to arrive
-MAX_WIND_DOWN_SECONDS = 30.0  # longer than any request may take
+MAX_WIND_DOWN_SECONDS = 50.0  # longer than any request may take, and any wait for followers
 MIN_SPAWN_RATE = 100.0  # users a second that Locust may start or end
 
 

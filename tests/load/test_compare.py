@@ -35,6 +35,7 @@ def runs(
             Moment(
                 *(float(at), 1.0, about(rate), 0, about(5), about(9), about(p99_ms)),
                 stored_ms=about(lag_ms),
+                delivered_ms=about(lag_ms),
             )
             for at in range(SECONDS)
         ]
@@ -46,7 +47,7 @@ def runs(
                 requests=[row],
                 total=replace(row, name="all"),
                 timeline=timeline,
-                lag_ms=Lags(lag, lag),
+                lag_ms=Lags(lag, lag, lag),
             )
         )
     return made
@@ -59,8 +60,8 @@ def test_noise_is_no_regression(count: int) -> None:
     for seed in range(100):
         found = changes(runs(seed, count), runs(seed + 1_000, count))
         assert (
-            len(found) == 1 + 4 * 3
-        )  # the rate of all routes; three percentiles of two rows and of two lags
+            len(found) == 1 + 5 * 3
+        )  # the rate of all routes; three percentiles of two rows and of three lags
         blamed += any(change.regressed(0.1) for change in found)
     assert blamed <= 10
 
@@ -143,11 +144,28 @@ def test_a_missing_route_or_lag_is_a_regression() -> None:
     nothing = replace(row, name="all", count=0, rate=0.0, p50_ms=None, p95_ms=None, p99_ms=None)
     for after, of_what, gone in (
         ([replace(run, requests=[]) for run in before], "GET /x", 3),
-        ([replace(run, lag_ms=Lags(run.lag_ms.stored, never)) for run in before], "searchable", 3),
+        (
+            [replace(run, lag_ms=replace(run.lag_ms, searchable=never)) for run in before],
+            "searchable",
+            3,
+        ),
+        (
+            [replace(run, lag_ms=replace(run.lag_ms, delivered=None)) for run in before],
+            "delivered",
+            3,
+        ),
+        (
+            [replace(run, lag_ms=replace(run.lag_ms, delivered=never)) for run in before],
+            "delivered",
+            3,
+        ),
         ([replace(run, total=nothing) for run in before], "all", 4),
     ):
         found = missing(before, after)
         assert [(of_what in m.metric.of_what, m.regressed) for m in found] == [(True, True)] * gone
+    without = [replace(run, lag_ms=replace(run.lag_ms, delivered=None)) for run in before]
+    assert missing(without, without) == []
+    assert len(changes(without, without)) == len(changes(before, before)) - 3
     appeared = [replace(run, requests=[row, replace(row, name="GET /y")]) for run in before]
     assert [m.regressed for m in missing(before, appeared)] == [False] * 3
 
@@ -199,7 +217,8 @@ def test_the_command_prints_a_table_and_decides(
 
     code, out, _ = compare(runs(1, 3))
     assert code == 0
-    for of_what in ("GET /x", "all", "answer to stored", "answer to searchable"):
+    lags = ("answer to stored", "answer to searchable", "answer to delivered")
+    for of_what in ("GET /x", "all", *lags):
         for metric in ("p50 ms", "p95 ms", "p99 ms"):
             assert re.search(rf"\| {of_what} \| {metric} \| .* \| \+0\.0% \| .* \| noise \|", out)
     code, out, err = compare(runs(2, 3, p99_ms=90.0))
@@ -212,7 +231,9 @@ def test_the_command_prints_a_table_and_decides(
     )
     assert (code, "worse than before: failures of all" in err) == (4, True)
     never = Spread(0, None, None, None, None, missed=300)
-    code, out, err = compare([replace(run, lag_ms=Lags(never, never)) for run in runs(1, 3)])
+    code, out, err = compare(
+        [replace(run, lag_ms=replace(run.lag_ms, stored=never)) for run in runs(1, 3)]
+    )
     assert code == 4
     assert re.search(
         r"\| answer to stored \| p50 ms \| [0-9.]+ \| missing \| .*\*\*regression", out

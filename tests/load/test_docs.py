@@ -132,13 +132,13 @@ def test_each_scenario_uses_all_languages() -> None:
 
 
 def test_the_sizes_of_the_page_are_those_of_the_scenarios() -> None:
-    """The numbers of applications, chats and first messages equal those of the scenarios."""
+    """The numbers of applications, chats, first messages and followers equal those of the scenarios."""
     code = (
         "import json, sys\n"
         "from locust.util.load_locustfile import load_locustfile\n"
         "users = [user for path in sys.argv[1:] for user in load_locustfile(path)[0].values()]\n"
         "layouts = [user.layout for user in users]\n"
-        "print(json.dumps([[lay.applications, lay.chats, lay.messages_per_chat] for lay in layouts]))"
+        "print(json.dumps([list(vars(layout).values()) for layout in layouts]))"
     )
     files = [f"loadtest/scenarios/{scenario.replace('-', '_')}.py" for scenario in Scenario]
     done = subprocess.run(
@@ -148,7 +148,9 @@ def test_the_sizes_of_the_page_are_those_of_the_scenarios() -> None:
         (size,) = re.findall(rf"^\| `{scenario}` \|.*\| (.*) \|$", TEXT, re.MULTILINE)
         size = "1 applications, 1 chats" if size == "one chat" else size
         match = re.fullmatch(
-            r"([0-9]+) applications, ([0-9,]+) chats(?: of ([0-9,]+) messages each)?", size
+            r"([0-9]+) applications, ([0-9,]+) chats(?: of ([0-9,]+) messages each)?"
+            r"(?:, ([0-9]+) followers each)?",
+            size,
         )
         assert match, size
         assert [int((count or "0").replace(",", "")) for count in match.groups()] == layout, (

@@ -11,16 +11,18 @@ import pytest
 
 from backend.domain.folding import fold_keyword
 from loadtest.corpus.texts import languages, mark, mark_prefix
-from loadtest.recording import SEND, Recorder, RequestReader, append_records
+from loadtest.recording import FOLLOW, SEND, Recorder, RequestReader, append_records
 from loadtest.report.result import (
     Audit,
     ChatAudit,
     Cpu,
+    DeliveryAudit,
     Lags,
     Level,
     LoadModel,
     Memory,
     Moment,
+    PageAudit,
     Result,
     Spread,
     Threshold,
@@ -30,6 +32,7 @@ from loadtest.report.result import (
 )
 from loadtest.report.result import RouteStatistics as Row
 from loadtest.run.choices import Profile, Scenario
+from loadtest.run.deliveries import Deliveries
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import PROFILES, Plan, Stage, plan
 from loadtest.run.statistics import Statistics
@@ -190,6 +193,34 @@ def test_each_level_of_stress_and_spike_has_its_own_figures(tmp_path: Path) -> N
     assert Statistics(tmp_path, plan(Scenario.INGEST, Profile.LOAD, 1)).levels(60.0) == []
 
 
+def test_streams_of_followers_are_in_no_total(tmp_path: Path) -> None:
+    """They have a row of their own. Beside a planned load they would hide that it was not held."""
+    planned = plan(Scenario.FOLLOWERS, Profile.SMOKE, 1, rate=10, seconds=10)
+    recorder = Recorder()
+    for tenth in range(100):
+        recorder.record_request(tenth / 10, 5_000, SEND, 202, False)
+        recorder.record_request(tenth / 10, 900_000, FOLLOW, 503, True)
+    append_records(tmp_path, "a", recorder.take())
+    statistics = Statistics(tmp_path, planned)
+    statistics.read()
+    sent, streams = statistics.routes(8)
+    assert (sent.count, streams.count, streams.failures) == (80, 80, 80)
+    total = statistics.total(8)
+    assert (total.count, total.failures, total.max_ms) == (80, 0, 5.0)
+    assert {(moment.rate, moment.failures) for moment in statistics.timeline()} == {(10.0, 0)}
+
+
+def test_deliveries_are_measured_in_the_window_and_by_second(tmp_path: Path) -> None:
+    """Percentiles of what was answered within the window; a median of each second of the run."""
+    recorder = Recorder()
+    for tenth in range(100):
+        recorder.record_delivery(tenth / 10, tenth * 1_000)
+    append_records(tmp_path, "a", recorder.take())
+    found = Deliveries(tmp_path, Window(2.0, 10.0))
+    assert found.spread(missed=3) == Spread(80, 59.0, 95.0, 99.0, 99.0, missed=3)
+    assert found.medians_ms() == {second: second * 10 + 4.0 for second in range(10)}
+
+
 ROW = Row("all", 900, 90.0, 1.0, 2.0, 3.0, 4.0, 9, 3, {"500": 9})
 SPREAD = Spread(10, 1.0, 2.0, 3.0, 4.0)
 RESULT = Result(
@@ -221,6 +252,12 @@ RESULT = Result(
 def test_a_result_survives_json() -> None:
     """`loads` returns what `dumps` has written, and rejects other JSON."""
     assert loads(dumps(RESULT)) == RESULT
+    audit = replace(RESULT.audit, pages=PageAudit(5, 2), deliveries=DeliveryAudit(20, 1))
+    more = replace(RESULT, audit=audit, lag_ms=Lags(SPREAD, SPREAD, SPREAD))
+    assert loads(dumps(more)) == more
+    older = json.loads(dumps(RESULT))
+    del older["audit"]["pages"], older["audit"]["deliveries"], older["lag_ms"]["delivered"]
+    assert Result.from_json(older) == RESULT
     for other in ('{"version": 2}', "[]", '{"version": 1}', "1"):
         with pytest.raises(ValueError, match="not the result of a run"):
             loads(other)
@@ -231,12 +268,21 @@ def test_each_problem_is_reported() -> None:
     assert RESULT.problems == []
     bad = replace(
         RESULT,
-        audit=replace(RESULT.audit, lost=2, wrong_text=1),
+        audit=replace(
+            RESULT.audit,
+            lost=2,
+            wrong_text=1,
+            pages=PageAudit(read=9, not_modified=4, stale=1),
+            deliveries=DeliveryAudit(received=30, missed=2, reordered=1),
+        ),
         thresholds=[Threshold("errors", 0.001, 0.01, False), Threshold("p99", 5.0, None, False)],
     )
     assert bad.problems == [
         "2 lost",
         "1 wrong text",
+        "1 pages stale",
+        "2 deliveries missed",
+        "1 deliveries reordered",
         "1.00% failed, at most 0.10% may",
         "p99 is unknown, at most 5 ms is allowed",
     ]

@@ -18,9 +18,12 @@ from loadtest.report.result import (
     Audit,
     Breakpoint,
     BreakpointStep,
+    DeliveryAudit,
+    Lags,
     Level,
     LoadModel,
     Moment,
+    PageAudit,
     Result,
     RouteStatistics,
     Threshold,
@@ -28,7 +31,7 @@ from loadtest.report.result import (
 )
 from loadtest.report.words import summary
 from tests.load.conftest import ROOT
-from tests.load.test_parts import RESULT, ROW
+from tests.load.test_parts import RESULT, ROW, SPREAD
 from tests.support.browser import chromium
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -44,7 +47,7 @@ def moment(at: int) -> Moment:
     searchable = None if at % 7 == 0 else 90.0 * wave
     return Moment(
         *(float(at), 90.0, 88.0 + wave, at % 2, 3.0 * wave, 9.0 * wave, (20.0 + at) * wave, 90.0),
-        *(40.0 * wave, searchable, 0.2, 0.8 * wave, 300.0),
+        *(40.0 * wave, searchable, 0.2, 0.8 * wave, 300.0, 30.0 * wave),
     )
 
 
@@ -70,7 +73,15 @@ RICH = replace(
 CLOSED = replace(RICH, model=LoadModel.CLOSED, rate=None, warnings=["something is wrong " * 9])
 BAD = replace(
     RICH,
-    audit=Audit(answered=10, lost=3, examples=[f"chat 1: message 2 is not there {HOSTILE}"]),
+    audit=Audit(
+        answered=10,
+        lost=3,
+        pages=PageAudit(read=1_234_567, not_modified=1_000_000),
+        followers=128,
+        deliveries=DeliveryAudit(received=1_234_567, missed=4),
+        examples=[f"chat 1: message 2 is not there {HOSTILE}"],
+    ),
+    lag_ms=Lags(SPREAD, SPREAD, replace(SPREAD, p50=7.5, missed=4)),
     thresholds=[Threshold("p99", 50.0, 61.5, False)],
 )
 
@@ -113,6 +124,13 @@ def test_files_hold_what_the_result_holds(tmp_path: Path) -> None:
     routes = _rows(tmp_path / "routes.csv")
     assert [row["name"] for row in routes] == [row.name for row in (*RICH.requests, RICH.total)]
     assert (routes[0]["p99_ms"], routes[0]["errors"]) == ("3.0", "500: 9")
+    assert [row["until"] for row in _rows(tmp_path / "lags.csv")] == ["stored", "searchable"]
+    write(BAD, tmp_path)
+    delivered = _rows(tmp_path / "lags.csv")[-1]
+    assert (delivered["until"], delivered["p50_ms"], delivered["missed"]) == (
+        *("delivered", "7.5", "4"),
+    )
+    assert float(_rows(tmp_path / "series.csv")[0]["delivered_ms"]) == 30.0
 
 
 def test_users_are_drawn_in_the_closed_model(tmp_path: Path) -> None:
@@ -136,7 +154,7 @@ def test_a_run_without_a_second_is_reported_too(tmp_path: Path) -> None:
     [
         ("light", RICH, "Passed."),
         ("light", CLOSED, "Passed."),
-        ("dark", BAD, "Did not pass: 3 lost."),
+        ("dark", BAD, "Did not pass: 4 deliveries missed."),
     ],
 )
 def test_the_page_is_whole_by_itself(

@@ -80,6 +80,63 @@ def test_without_a_host_the_installation_is_private_and_removed_afterwards() -> 
     assert not [p for p in psutil.process_iter(["cmdline"]) if _mentions(p, folder)]
 
 
+def test_a_real_server_shows_what_is_stored_to_readers_and_followers() -> None:
+    """Pages are right, and many have not changed. Followers miss nothing, though they connect again."""
+    reading = start_bench("run", "read-heavy", "--duration", "6s", "--rate", 60, "--chats", 4)
+    following = start_bench(
+        *("run", "followers", "--duration", "8s", "--rate", 60, "--chats", 4, "--processes", 2)
+    )
+    runs = [finish(reading), finish(following)]
+    assert [run.code for run in runs] == [0, 0], [run.err for run in runs]
+    read, followed = (run.json for run in runs)
+
+    rows = {row["name"].split("/")[-1]: row for row in read["requests"]}
+    assert rows["messages?order=desc"]["count"] > rows["messages"]["count"] > 0
+    assert rows["messages?keyword"]["count"] > 0
+    pages = read["audit"]["pages"]
+    assert pages["read"] > pages["not_modified"] > 0
+    assert read["audit"]["deliveries"] is None
+    assert read["lag_ms"]["delivered"] is None
+
+    assert followed["audit"]["followers"] == 8
+    assert followed["audit"]["deliveries"]["received"] > followed["audit"]["answered"]
+    lag = followed["lag_ms"]["delivered"]
+    assert lag["samples"] > 0
+    assert lag["missed"] == 0
+    assert 0 <= lag["p50"] <= lag["p95"] <= lag["p99"] <= lag["max"]
+    assert any(moment["delivered_ms"] is not None for moment in followed["timeline"])
+    rows = {row["name"].split("/")[-1]: row for row in followed["requests"]}
+    assert rows["stream"]["count"] > 0  # all of them connected before, so these connect again
+    assert followed["total"]["count"] == rows["messages"]["count"]
+
+
+def test_a_server_that_shows_something_wrong_fails_the_run(
+    start_server: Callable[..., str],
+) -> None:
+    """Exit 4, although everything is stored."""
+    expected = {
+        ("read-heavy", "stale-page"): {"pages stale"},
+        ("read-heavy", "stale-tag"): {"pages stale"},
+        ("followers", "unsent", "mangle"): {"deliveries missed", "deliveries wrong text"},
+    }
+    runs = {
+        (scenario, *faults): start_bench(
+            *("run", scenario, "--host", start_server(*faults), "--duration", "5s", "--rate", 60),
+            *("--chats", 2),
+        )
+        for scenario, *faults in expected
+    }
+    for case, started in runs.items():
+        run = finish(started)
+        assert run.code == 4, (case, run.err)
+        (said,) = re.findall(r"the run did not pass: (.*)", run.err)
+        kinds = {re.sub(r"[0-9,]+ ", "", fault) for fault in said.split("; ")}
+        assert kinds == expected[case]
+        audit = run.json["audit"]
+        assert audit["answered"] == audit["stored"] == audit["searchable"] > 0
+        assert audit["examples"]
+
+
 def test_a_kill_leaves_no_process() -> None:
     """After `kill -9` during the load, the engines, the worker, the server and Locust end as well."""
     folder = scratch_folder("load")
@@ -405,8 +462,12 @@ def test_each_scenario_runs_by_locust_alone(
         for scenario, log in logs.items()
     }
     for scenario, run in runs.items():
-        sent = "keyword=" if scenario is Scenario.SEARCH else "/messages"
-        _wait_for_lines(run, logs[scenario], sent, 5)
+        sent = {
+            Scenario.SEARCH: "keyword=",
+            Scenario.READ_HEAVY: "order=desc",
+            Scenario.FOLLOWERS: '/messages", "{',
+        }
+        _wait_for_lines(run, logs[scenario], sent.get(scenario, "/messages"), 5)
         run.terminate()
     for scenario, run in runs.items():
         done = finish(run)

@@ -7,6 +7,7 @@ It prints its port, and ends with its standard input. A fault of "a message" aff
 
 import argparse
 import asyncio
+import hashlib
 import itertools
 import json
 import random
@@ -14,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 FAULT_INTERVAL = 20
@@ -40,9 +41,14 @@ FAULTS = {
     "uneven": "about half of the answers, chosen at random, take 100 ms",
     "stall": "3 s after the first message the server does not answer for a second",
     "lag": "a message is stored 150 ms after its answer, and found after 300 ms",
+    "stale-page": "a page of the newest messages lacks its newest one",
+    "stale-tag": "a request with an ETag is answered with 304, whatever has changed",
+    "unsent": "followers are not told of a message",
+    "mangle": "followers are told of a message with another text",
 }
 SLOW_SECONDS, UNEVEN_SECONDS, STALL_AFTER_SECONDS, STALL_SECONDS = 0.08, 0.1, 3.0, 1.0
 STORED_AFTER_SECONDS, FOUND_AFTER_SECONDS = 0.15, 0.3
+STREAM_POLL_SECONDS = 0.02
 
 
 @dataclass
@@ -73,6 +79,7 @@ class FaultyStore:
         self.chats_created = itertools.count(1)
         self.deleted = itertools.count(1)
         self.edited = itertools.count(1)
+        self.pages = itertools.count(1)
         self.first_message: float | None = None
 
     def answer(self, method: str, target: str, body: Any) -> tuple[int, Any] | None:
@@ -98,6 +105,26 @@ class FaultyStore:
                     return 404, {"status": 404}
                 return self._in_chat(chat, method, rest, query, body)
         return 404, {"status": 404}
+
+    def is_unchanged(self, payload: bytes, tag: str | None) -> bool:
+        """Whether the answer to a request with this `If-None-Match` is 304."""
+        if tag is None:
+            return False
+        return "stale-tag" in self.faults or tag == etag(payload)
+
+    def events(self, target: str, last: int) -> list[tuple[int, bytes]]:
+        """The events that a follower gets after a number, each with its number."""
+        _, token, _, number, *_ = urlsplit(target).path.removeprefix("/api/v1/").split("/")
+        found = []
+        for item in self._listed(self.applications[token][int(number)], None):
+            place = item["number"] % FAULT_INTERVAL
+            if item["number"] <= last or ("unsent" in self.faults and place == 1):
+                continue
+            if "mangle" in self.faults and place == 2:
+                item["text"] += "?"
+            event = f"event: message\ndata: {json.dumps(item)}\nid: {item['number']}\n\n"
+            found.append((item["number"], event.encode()))
+        return found
 
     def delay(self) -> float:
         """The delay of an answer, in seconds."""
@@ -135,7 +162,14 @@ class FaultyStore:
                     self._send(chat, message["text"])
                 return 202, {"first": first, "last": chat.issued}
             case ["GET", "messages"]:
-                return 200, _page(self._listed(chat, query.get("keyword")), query)
+                listed = self._listed(chat, query.get("keyword"))
+                if (
+                    query.get("order") == "desc"
+                    and "stale-page" in self.faults
+                    and next(self.pages) % FAULT_INTERVAL == 0
+                ):
+                    listed = listed[:-1]
+                return 200, _page(listed, query)
             case ["GET", "messages", number]:
                 message = chat.messages.get(int(number))
                 if message is None:
@@ -197,8 +231,11 @@ class FaultyStore:
 
 
 def _page(items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
-    after, limit = int(query.get("after", 0)), int(query.get("limit", 50))
-    behind = [item for item in items if item["number"] > after]
+    after, before = int(query.get("after", 0)), int(query.get("before", sys.maxsize))
+    limit = int(query.get("limit", 50))
+    behind = [item for item in items if after < item["number"] < before]
+    if query.get("order") == "desc":
+        behind.reverse()
     more = len(behind) > limit
     return {"items": behind[:limit], "next": behind[limit - 1]["number"] if more else None}
 
@@ -221,6 +258,9 @@ class FaultyServer:
                 if self.log:
                     self.log.write(json.dumps([method, target, data.decode()]) + "\n")
                     self.log.flush()
+                if urlsplit(target).path.endswith("/messages/stream"):
+                    last = int(headers.get("last-event-id", 0))
+                    await self._stream(reader, writer, target, last)
                 answer = self.store.answer(method, target, json.loads(data) if data else None)
                 if delay := self.store.delay():
                     await asyncio.sleep(delay)
@@ -228,8 +268,11 @@ class FaultyServer:
                     break
                 status, body = answer
                 payload = b"" if body is None else json.dumps(body).encode()
+                tag = etag(payload)
+                if self.store.is_unchanged(payload, headers.get("if-none-match")):
+                    status, payload = 304, b""
                 writer.write(
-                    f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\n"
+                    f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\netag: {tag}\r\n"
                     f"content-length: {len(payload)}\r\n\r\n".encode()
                     + payload
                 )
@@ -238,6 +281,26 @@ class FaultyServer:
             pass
         finally:
             writer.close()
+
+    async def _stream(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, last: int
+    ) -> NoReturn:
+        """Send what is stored to a follower until it leaves, then raise ConnectionResetError."""
+        writer.write(
+            b"HTTP/1.1 200 x\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        while not reader.at_eof():
+            for number, event in self.store.events(target, last):
+                writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+                last = number
+            await writer.drain()
+            await asyncio.sleep(STREAM_POLL_SECONDS)
+        raise ConnectionResetError
+
+
+def etag(payload: bytes) -> str:
+    """The ETag of a body."""
+    return f'"{hashlib.sha256(payload).hexdigest()[:16]}"'
 
 
 async def main() -> None:
