@@ -3,6 +3,8 @@
 import json
 import logging
 import threading
+import time
+from functools import partial
 
 import pytest
 
@@ -44,3 +46,23 @@ def test_a_blocked_log_drops_lines_and_says_so(monkeypatch: pytest.MonkeyPatch) 
     lines = [json.loads(line) for line in stream.written.splitlines()]
     assert len(lines) == 1 + 100 + 1
     assert lines[-1]["event"] == "200 lines were dropped"
+
+
+def test_a_line_has_the_time_of_its_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the millisecond, in UTC, whichever lines are written together."""
+    stream = BlockedStream()
+    stream.free.set()
+    handler = AsyncLogHandler(stream)  # type: ignore[arg-type]  # as above
+    for at in (1790000000.0, 1790000000.0415, 1790000000.0419, 1790000059.9999, 1790000000.0):
+        monkeypatch.setattr(time, "time", partial(float, at))
+        handler.log_request(b"rid", "GET", "/", 200, 0.00123)
+    handler.close()
+    lines = [json.loads(line) for line in stream.written.splitlines()]
+    assert [line["time"] for line in lines] == [
+        "2026-09-21T14:13:20.000Z",
+        "2026-09-21T14:13:20.041Z",
+        "2026-09-21T14:13:20.041Z",
+        "2026-09-21T14:14:19.999Z",
+        "2026-09-21T14:13:20.000Z",
+    ]
+    assert {line["ms"] for line in lines} == {1.2}
