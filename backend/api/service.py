@@ -59,10 +59,12 @@ class Service:
             lambda shard: notifier.submit(core.jobs.notify_drain, shard)
         )
         self._group_commit = GroupCommit(acceptor, make_async_clients(core.log, ACCEPT_CALLS))
-        self._group_read = GroupRead(
-            core.database,
-            GroupCount(core.counters.shard, core.log, make_async_counter_client(core.log)),
+        self._group_count = GroupCount(
+            core.counters.shard, core.log, make_async_counter_client(core.log)
         )
+        self._group_read = GroupRead(core.database, self._group_count)
+        # Connections of their own, as a search may take longer than all other reads.
+        self._group_search = GroupRead(core.database, self._group_count)
         self._stored_waiter = StoredWaiter(core.database)
         self._hub = Hub(core.live_reader, core.log.url, encode_event, KEEPALIVE)
         self._threads = ThreadPoolExecutor(CALL_THREADS, "call")
@@ -81,6 +83,13 @@ class Service:
     def submit_read(self, read: Read) -> None:
         """Read together with what waits at the same moment; see `GroupRead.submit`."""
         self._group_read.submit(read)
+
+    def submit_search(self, read: Read) -> None:
+        """As `submit_read`, without delaying other reads. With a search index, the ordinary route answers."""
+        if self.core.index is None:
+            self._group_search.submit(read)
+        else:
+            read.fall_back()
 
     async def creation_status(
         self, wait: Wait | None, token: str, chat: int | None, accepted: Accepted
@@ -182,13 +191,16 @@ class Service:
             "database": database,
             "streams": (self._hub.open_followers, MAX_STREAMS),
             "reads": (self._group_read.waiting_reads, MAX_WAITING_READS),
+            "searches": (self._group_search.waiting_reads, MAX_WAITING_READS),
         }
 
     async def close(self) -> None:
         """Wait for the calls that accept; calls that are still in threads are not waited for."""
         self._hub.close()
         await self._group_commit.close()
-        await self._group_read.close()
+        self._group_read.close()
+        self._group_search.close()
+        await self._group_count.close()
         for threads in (self._threads, self._drain_wait_threads, self._search_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 

@@ -116,7 +116,11 @@ def highlight(text: str, keyword: str) -> list[tuple[int, int]]:
     one that contains the folded keyword. A dropped mark belongs to the range of its letter: `م` in `مَ`
     covers both. A tatweel is a separate letter, covered only between others.
     """
-    wanted = fold(keyword)
+    return highlight_folded(text, fold(keyword))
+
+
+def highlight_folded(text: str, wanted: str) -> list[tuple[int, int]]:
+    """As `highlight`, of a keyword that is folded."""
     found = list(_occurrences(fold(text), wanted)) if wanted else []
     if not found or _folds_one_to_one(text):
         return [(at, at + len(wanted)) for at in found]

@@ -4,7 +4,7 @@ The command line prints them and HTTP sends them, so both show the same. Version
 part of an object. Each `…_object` takes times that are RFC 3339 already, as grouped reads have them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -81,9 +81,22 @@ def new_message(written: NewMessage) -> JsonObject:
 
 def match(entity: Match) -> JsonObject:
     """A message that a search found, with the matching ranges: `[start, end]` in code points of its text."""
-    return message(entity.message) | {
-        "highlight": [[start, end] for start, end in entity.highlight]
+    return match_object(message(entity.message), entity.highlight)
+
+
+def match_object(found: JsonObject, highlight: Iterable[tuple[int, int]]) -> JsonObject:
+    """The object of a message that a search found, of the message's object."""
+    return found | {"highlight": [[start, end] for start, end in highlight]}
+
+
+def match_page(items: Sequence[JsonObject], continues: bool, incomplete: str | None) -> JsonObject:
+    """A page of matches, whose bodies are `items`: whether others follow, and why some may be missing."""
+    body = {
+        "items": items,
+        "next": items[-1]["number"] if continues else None,
+        "complete": incomplete is None,
     }
+    return body if incomplete is None else body | {"why": incomplete}
 
 
 def pending(number: int) -> JsonObject:

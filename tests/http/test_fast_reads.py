@@ -1,10 +1,11 @@
 """Reads on the fast path: they answer as the ordinary route does, in any order, and are never out of date."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote_plus
 
 import pytest
 import sqlalchemy
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from backend.api.server.fast_read import read_of_head
 from backend.bootstrap import open_backend
+from backend.domain.model import MAX_BATCH, Message
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import grouped_reads
@@ -75,7 +77,16 @@ def agree(chat: Chat, path: str, **headers: str) -> HttpResponse:
 
 
 NUMBERS = st.integers(0, LAST + 2) | st.sampled_from([2**53 - 1, 2**53, 10**15, 10**18, 10**20])
+# Encoded in the usual ways, and in unusual ones; what is not valid, or folds to nothing.
+KEYWORDS = st.one_of(
+    st.text(st.sampled_from('ae ïÜ%+&#="\\\x01\u0640\U0001f600'), max_size=3).map(quote_plus),
+    st.text(st.sampled_from("aE+*=?/'"), min_size=1, max_size=2),
+    st.sampled_from(
+        ["", "%", "%zz", "%ff", "%00", "%D9%80", "a" * 256, "a" * 257, "E", "%ED%A0%80"]
+    ),
+)
 PARAMETERS = st.one_of(
+    st.builds("keyword={}".format, KEYWORDS),
     st.builds("{}={}".format, st.sampled_from(["after", "before", "limit"]), NUMBERS),
     st.sampled_from(
         ["order=desc", "order=asc", "order=", "limit=007", "after=-1", "unknown=1", ""]
@@ -87,6 +98,8 @@ PATHS = st.one_of(
     st.builds("/chats{}".format, QUERIES),
     st.builds("/chats/{}{}".format, st.integers(0, 5), st.sampled_from(["", "?", "?limit=5"])),
     st.builds("/chats/{}/messages{}".format, st.integers(1, 5), QUERIES),
+    st.builds("/chats/1/messages?keyword={}".format, KEYWORDS),
+    st.builds("/chats/1/messages?limit={1}&keyword={0}".format, KEYWORDS, st.integers(1, 5)),
     st.builds("/chats/1/messages/{}{}".format, NUMBERS, st.sampled_from(["", "?", "?x=1"])),
 )
 
@@ -112,6 +125,7 @@ def test_the_fast_path_and_the_route_answer_alike(chat: Chat, path: str) -> None
         ("/chats/1", grouped_reads.CHATS),
         ("/chats/1/messages", grouped_reads.PAGES),
         ("/chats/1/messages?order=desc&before=5", grouped_reads.NEWEST_PAGES),
+        ("/chats/1/messages?keyword=e&limit=5", grouped_reads.SEARCHES),
         ("/chats/1/messages/1", grouped_reads.MESSAGES),
     ],
 )
@@ -132,7 +146,52 @@ def test_plain_reads_take_the_fast_path(chat: Chat, path: str, statement: Groupe
     database.close()
 
 
-@pytest.mark.parametrize("query", ["order=asc", "order=desc", "before=5"])
+def chats_with(server: HttpServer, *chats: Sequence[str]) -> Chat:
+    """Chats of a new application with these texts, which are stored."""
+    app = ApplicationClient(server)
+    with open_backend(server.settings) as core:
+        core.acceptor.accept(AcceptRequest.chats(app.token, len(chats)))
+        for number, texts in enumerate(chats, 1):
+            for start in range(0, len(texts), MAX_BATCH):
+                part = texts[start : start + MAX_BATCH]
+                core.acceptor.accept(AcceptRequest.messages(app.token, number, part))
+        for number, texts in enumerate(chats, 1):
+            last = core.catalog.messages.get
+            wait_until(lambda: isinstance(last(app.token, number, len(texts)), Message))  # noqa: B023
+    return Chat(server, app.path)
+
+
+def test_a_search_that_ends_before_its_chat_takes_the_ordinary_route(chat: Chat) -> None:
+    """Its scan is bounded. A page that is full within the bound is complete, and so is the end of a chat."""
+    bound = grouped_reads.SCANNED_NUMBERS
+    texts = ["first", "first", *["later"] * (bound - 2), "last"]
+    large = chats_with(chat.server, texts[:bound], texts)
+    for number in (1, 2):
+        stored = bound + number - 1
+        for query, found, next_ in (
+            ("first", [1, 2], None),
+            ("first&limit=1", [1], 1),
+            ("first&limit=2", [1, 2], None),
+            (f"la&after={stored - 1}", [stored], None),
+            (f"la&limit=1&after={stored - 1}", [stored], None),
+            (f"la&limit=1&after={stored - 2}", [stored - 1], stored - 1),
+            ("last", [stored] * (number - 1), None),
+            ("nowhere", [], None),
+        ):
+            answer = agree(large, f"/chats/{number}/messages?keyword={query}").json
+            assert [item["number"] for item in answer["items"]] == found
+            assert (answer["next"], answer["complete"]) == (next_, True)
+
+
+def test_a_search_of_long_texts_takes_the_ordinary_route(chat: Chat) -> None:
+    """It would keep the event loop busy. Their places are the same."""
+    long = chats_with(chat.server, ["ﬁne " * 2_500, "fine " * 2_000, "Ünïcode " * 800])
+    answer = agree(long, "/chats/1/messages?keyword=FI").json
+    assert [len(item["highlight"]) for item in answer["items"]] == [2_500, 2_000]
+    assert agree(long, "/chats/1/messages?keyword=FI&after=1").json["items"] == answer["items"][1:]
+
+
+@pytest.mark.parametrize("query", ["order=asc", "order=desc", "before=5", "keyword=x"])
 def test_parameters_of_messages_take_the_ordinary_route_for_chats(chat: Chat, query: str) -> None:
     """Also with the values that they have by default: only the route decides what they mean there."""
     path = f"{chat.application}/chats"

@@ -20,7 +20,6 @@ from backend.api.parameters import (
     Wait,
 )
 from backend.api.request_body import BatchRoute, JsonRoute
-from backend.api.routes.paging import search_response
 from backend.api.service import ServiceDep
 from backend.catalog.waiting import PendingNumber
 from backend.domain import serialization
@@ -102,8 +101,9 @@ async def list_messages(
     found, incomplete = await service.run_search(
         lambda: messages.search(token, chat, keyword, after=query.after, limit=limit + 1).read_all()
     )
-    items = [serialization.match(each) for each in found]
-    return search_response(items, limit, if_none_match, incomplete)
+    items = [serialization.match(each) for each in found[:limit]]
+    body = serialization.match_page(items, len(found) > limit, incomplete)
+    return read_response(body, if_none_match)
 
 
 @router.get(

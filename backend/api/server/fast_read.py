@@ -1,4 +1,4 @@
-"""GETs on the fast path: a message, a chat, an application, and pages of messages and of chats.
+"""GETs on the fast path: a message, a chat, an application, pages of messages and of chats, and searches.
 
 A request with any other query, or with headers that change more than `If-None-Match` does, takes the ordinary
 route. So does one whose subject is not simply there: see `group_read`.
@@ -17,10 +17,12 @@ from backend.api.conditional import (
     is_not_modified,
     message_etag,
 )
-from backend.api.parameters import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, NUMBER_PATTERN, PREFIX
+from backend.api.parameters import NUMBER_PATTERN, PREFIX
+from backend.api.server import fast_query
 from backend.api.server.fast_request import NOT_MODIFIED, Core, FastRequest, FastResponse, Respond
 from backend.domain import serialization
-from backend.domain.model import MAX_NUMBER, TOKEN_PATTERN, Parent
+from backend.domain.folding import highlight_folded
+from backend.domain.model import TOKEN_PATTERN, Parent
 from backend.domain.serialization import JsonObject
 from backend.storage.postgres import grouped_reads
 from backend.storage.postgres.async_connection import Rows
@@ -39,7 +41,10 @@ _match_path = re.compile(
     f"{PREFIX}/applications/({TOKEN_PATTERN})"
     rf"(/chats(?:/{_NUMBER}(/messages(?:/{_NUMBER})?)?)?)?(?:\?(.+))?".encode()
 ).fullmatch
-_match_parameter = re.compile(rb"(after|before|limit)=([0-9]{1,15})|(order)=(asc|desc)").fullmatch
+# Highlighting more of the texts of a page takes longer than the event loop should be busy; a thread does it.
+MAX_HIGHLIGHTED_LENGTH: Final = 10_000  # in code points, which take up to half a microsecond each
+_ASCII_SPEEDUP = 20
+MIN_SEARCH_ROWS: Final = 50  # as which a search counts in its batch, because of what it scans
 
 
 class FastRead(FastRequest):
@@ -151,16 +156,43 @@ class _MessagesRead(FastRead):
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
         limit = self.max_rows - 1
-        shown = [row for row in rows[:limit] if row[2] is not None]
-        times = all_to_rfc3339([row[4] for row in shown])
-        items = [
-            serialization.message_object(
-                number, text, created_at, created_at if edited_at is None else to_rfc3339(edited_at)
-            )
-            for (_, _, number, text, _, edited_at), created_at in zip(shown, times, strict=True)
-        ]
         total = _live_count(issued[_chat(self.values)], rows[0][1])
-        return _page(items, len(rows) > limit, total), None
+        return _page(_message_objects(rows[:limit]), len(rows) > limit, total), None
+
+
+class _SearchRead(FastRead):
+    """A search without an index. One that takes longer than others can wait for is left to a thread."""
+
+    __slots__ = ()
+    route = PREFIX + "/applications/{token}/chats/{chat}/messages"
+
+    def start(self, core: Core, respond: Respond) -> None:
+        """See FastRequest."""
+        self._respond = respond
+        core.submit_search(self)
+
+    def deliver(self, rows: Rows, issued: Issued) -> None:
+        """See Read."""
+        _, limit = self._keyword_and_limit()
+        is_cut = len(rows) <= limit and rows[0][1]
+        if is_cut or sum(_highlighting_length(row[3]) for row in rows) > MAX_HIGHLIGHTED_LENGTH:
+            self.fall_back()
+        else:
+            super().deliver(rows, issued)
+
+    def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:  # noqa: ARG002
+        """See FastRead."""
+        keyword, limit = self._keyword_and_limit()
+        items = [
+            serialization.match_object(found, highlight_folded(found["text"], keyword))
+            for found in _message_objects(rows[:limit])
+        ]
+        return serialization.match_page(items, len(rows) > limit, incomplete=None), None
+
+    def _keyword_and_limit(self) -> tuple[str, int]:
+        values: tuple[Any, ...] = self.values
+        _, _, keyword, _, rows = values
+        return keyword, rows - 1
 
 
 class _ChatsRead(FastRead):
@@ -239,63 +271,29 @@ class _Read(NamedTuple):
 
 
 def _read_messages(token: str, chat: int, query: bytes | None) -> _Read | None:
-    if (page := _page_query(query)) is None:
+    if (page := fast_query.parse_messages(query)) is None:
         return None
+    if page.folded_keyword is not None:
+        search = (token, chat, page.folded_keyword, page.after, page.rows)
+        return _Read(_SearchRead, grouped_reads.SEARCHES, search, max(page.rows, MIN_SEARCH_ROWS))
     statement = grouped_reads.NEWEST_PAGES if page.descending else grouped_reads.PAGES
     values = (token, chat, page.after, page.before, page.rows)
     return _Read(_MessagesRead, statement, values, page.rows)
 
 
 def _read_chats(token: str, query: bytes | None) -> _Read | None:
-    if query is not None and (b"order" in query or b"before" in query):
-        return None  # of messages only
-    if (page := _page_query(query)) is None:
+    if (page := fast_query.parse_chats(query)) is None:
         return None
     values = (token, page.after, page.rows)
     return _Read(_ChatsRead, grouped_reads.CHAT_PAGES, values, page.rows)
 
 
-class _PageQuery(NamedTuple):
-    after: int = 0
-    before: int = MAX_NUMBER + 1
-    limit: int = DEFAULT_PAGE_SIZE
-    descending: bool = False
-
-    @property
-    def rows(self) -> int:
-        """How many to read: one more than the limit shows that another page follows."""
-        return self.limit + 1
-
-
-_DEFAULT_PAGE = _PageQuery()
-
-
-def _page_query(query: bytes | None) -> _PageQuery | None:
-    """The page that a query asks for; None unless its parameters are plain and valid."""
-    if query is None:
-        return _DEFAULT_PAGE
-    given: dict[bytes, bytes] = {}
-    for parameter in query.split(b"&"):
-        if not (match := _match_parameter(parameter)):
-            return None
-        name = match[1] or match[3]
-        if name in given:
-            return None
-        given[name] = match[2] or match[4]
-    page = _PageQuery(
-        int(given.get(b"after", 0)),
-        int(given.get(b"before", MAX_NUMBER + 1)),
-        int(given.get(b"limit", DEFAULT_PAGE_SIZE)),
-        given.get(b"order") == b"desc",
-    )
-    is_valid = 0 < page.limit <= MAX_PAGE_SIZE and page.after <= page.before and page.before > 0
-    return page if is_valid else None
-
-
 def _chat(values: ReadValues) -> Parent:
     """The chat of a read's values."""
-    token, *numbers = values
-    return Parent(token, numbers[0])
+    token, *others = values
+    number = others[0]
+    assert isinstance(number, int)
+    return Parent(token, number)
 
 
 def _live_count(issued: int | None, removed: int) -> int:
@@ -307,6 +305,25 @@ def _chat_object(row: Sequence[Any], issued: int | None) -> JsonObject:
     number, removed, created_at, updated_at = row
     times = to_rfc3339(created_at), to_rfc3339(updated_at)
     return serialization.chat_object(number, _live_count(issued, removed), *times)
+
+
+def _message_objects(rows: Rows) -> list[JsonObject]:
+    """The objects of a page's messages; none of the only row of an empty page."""
+    stored = [row for row in rows if row[2] is not None]
+    times = all_to_rfc3339([row[4] for row in stored])
+    return [
+        serialization.message_object(
+            number, text, created_at, created_at if edited_at is None else to_rfc3339(edited_at)
+        )
+        for (_, _, number, text, _, edited_at), created_at in zip(stored, times, strict=True)
+    ]
+
+
+def _highlighting_length(text: str | None) -> int:
+    """How many code points of another script take as long to highlight as this text."""
+    if text is None:
+        return 0
+    return len(text) // _ASCII_SPEEDUP if text.isascii() else len(text)
 
 
 def _page(items: Sequence[JsonObject], continues: bool, total: int) -> JsonObject:

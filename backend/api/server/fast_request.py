@@ -37,6 +37,9 @@ class Core(Protocol):
     def submit_read(self, read: Read) -> None:
         """See `GroupRead.submit`."""
 
+    def submit_search(self, read: Read) -> None:
+        """As `submit_read`, for a search; with an index it falls back."""
+
 
 class _NoEvent:
     """The event of a new part of the body. A request of the fast path has no task that waits for it."""

@@ -143,7 +143,7 @@ class GroupRead:
             # After this iteration of the event loop, so that its other requests join the batch.
             self._loop.call_soon(self._dispatch)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connections; the reads that still wait are not answered."""
         self._closed = True
         if self._connecting is not None:
@@ -153,7 +153,6 @@ class GroupRead:
                 timer.cancel()
         for connection in (*self._idle, *self._running):
             connection.close()
-        await self._counts.close()
         self._deliveries.close()
 
     def _may_connect(self) -> bool:

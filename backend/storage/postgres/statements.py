@@ -57,6 +57,12 @@ def array_literal(values: Iterable[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
+def text_array_literal(values: Iterable[str]) -> str:
+    """An array of texts as PostgreSQL reads it."""
+    escaped = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    return '{"' + '","'.join(escaped) + '"}'
+
+
 def field_names(row_type: type[object]) -> tuple[str, ...]:
     """The fields of a dataclass or of a NamedTuple."""
     if is_dataclass(row_type):

@@ -104,12 +104,14 @@ def run(request: pytest.FixtureRequest, backend: Backend) -> Run:
 async def open_group(backend: Backend, *, in_thread: bool = False) -> AsyncIterator[GroupRead]:
     """A group with open connections; counts are read on the event loop, or by a thread."""
     client = None if in_thread else make_async_counter_client(backend.log)
-    group = GroupRead(backend.database, GroupCount(backend.counters.shard, backend.log, client))
+    counts = GroupCount(backend.counters.shard, backend.log, client)
+    group = GroupRead(backend.database, counts)
     try:
         await connected(group)
         yield group
     finally:
-        await group.close()
+        group.close()
+        await counts.close()
 
 
 async def connected(group: GroupRead) -> None:

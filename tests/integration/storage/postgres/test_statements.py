@@ -79,6 +79,7 @@ VALUES = {
     "befores": [7, 8],
     "limits": [50, 51],
     "keyword": "x",
+    "keywords": ["x", "y"],
     "text": "y",
     "folded": "y",
     "version": 1,
