@@ -87,11 +87,16 @@ class _Recorder:
         """A read of an even number falls back, so the ordinary route notes it."""
         _, *numbers = read.values
         number = numbers[1]
+        assert isinstance(number, int)
         if number % 2:
             self.requests.append((f"{CHAT}/{number}", ""))
             asyncio.get_running_loop().call_soon(read.fail, NotFound("no such message"))
         else:
             asyncio.get_running_loop().call_soon(read.fall_back)
+
+    def submit_search(self, read: Read) -> None:
+        """A search falls back."""
+        read.fall_back()
 
     async def route(self, scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", scope["path"] != EARLY
