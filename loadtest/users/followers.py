@@ -29,13 +29,9 @@ from loadtest.web import messages_path
 CONNECTED_SECONDS = (1.0, 8.0)  # after which a follower drops its connection at the next event
 MAX_AWAY_SECONDS = 1.0  # until it connects again
 RECONNECT_SECONDS = 1.0  # after a connection that failed or was ended by the server
-SILENCE_SECONDS = (
-    30.0  # the server sends a comment after 15 s; without one the connection is broken
-)
+SILENCE_SECONDS = 30.0  # the server sends a comment after 15 s: the connection is broken
 CONNECT_SECONDS = 10.0
-CATCH_UP_SECONDS = (
-    40.0  # for what was answered to be delivered, at the end; Locust waits a little longer
-)
+CATCH_UP_SECONDS = 40.0  # at the end, for what was answered to be delivered; Locust waits longer
 POLL_SECONDS = 0.02
 
 
@@ -73,12 +69,15 @@ class Followers:
             self._awaited[application, chat][number] = now
 
     def delivered(self, follower: "_Follower", number: int) -> None:
-        """A follower has received a message, and `follower.last` is up to date."""
-        awaited = self._awaited[follower.application, follower.chat]
-        answered = awaited.get(number)
+        """A follower has received a message."""
+        answered = self._awaited[follower.application, follower.chat].get(number)
         if answered is not None and answered >= follower.connected_at:
             now = self.state.now or 0.0
             self.state.recorder.record_delivery(answered, int((now - answered) * 1e6))
+
+    def passed(self, follower: "_Follower") -> None:
+        """A follower has passed another number, which may hold no message."""
+        awaited = self._awaited[follower.application, follower.chat]
         passed = min(other.last for other in self._of_chat[follower.application, follower.chat])
         while awaited and (oldest := next(iter(awaited))) <= passed:
             del awaited[oldest]
@@ -164,8 +163,6 @@ class _Follower:
 
     def _receive(self, block: bytes) -> None:
         fields = _fields(block)
-        if "id" in fields:
-            self.last = int(fields["id"])
         if fields.get("event") == "message":
             message = json.loads(fields["data"])
             number, text = message["number"], message["text"]
@@ -173,6 +170,9 @@ class _Follower:
                 self.application, self.chat, self._place, number, digest(text)
             )
             self._followers.delivered(self, number)
+        if "id" in fields:
+            self.last = int(fields["id"])
+            self._followers.passed(self)
 
 
 def _fields(block: bytes) -> Mapping[str, str]:
