@@ -9,7 +9,9 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
+from backend.storage.postgres import async_connection
 from backend.storage.postgres.async_connection import (
+    FETCHED_ROWS,
     MAX_UNPOLLED_LENGTH,
     AsyncConnection,
     Rows,
@@ -29,6 +31,7 @@ class ScriptedConnection:
     def __init__(self, of: socket.socket) -> None:
         self._socket = of
         self.states: list[int] = []
+        self.rows: Rows = [(1,)]  # of the next statements, until they are fetched
         self.error: psycopg2.Error | None = None  # of the next statement
 
     def fileno(self) -> int:
@@ -44,9 +47,10 @@ class ScriptedConnection:
         if self.error is not None:
             raise self.error
 
-    def fetchall(self) -> Rows:
-        """The rows of each statement."""
-        return [(1,)]
+    def fetchmany(self, count: int) -> Rows:
+        """The next rows of a statement."""
+        fetched, self.rows = self.rows[:count], self.rows[count:]
+        return fetched
 
     def poll(self) -> int:
         """The next state; the last one remains."""
@@ -74,9 +78,15 @@ def test_a_statement_that_a_callback_executes_is_sent_completely(
         connection = AsyncConnection(cast(Any, scripted))
         done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         scripted.states = [WRITE, OK, WRITE, OK]
-        connection.execute(LONG, (), lambda _: connection.execute(LONG, (), done.set_result))
+
+        def send_again(rows: Rows | Exception) -> None:
+            assert rows == [(1,)]
+            scripted.rows = [(2,)]
+            connection.execute(LONG, (), done.set_result)
+
+        connection.execute(LONG, (), send_again)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            assert await done == [(1,)]
+            assert await done == [(2,)]
         connection.close()
 
     asyncio.run(scenario())
@@ -103,5 +113,35 @@ def test_a_statement_that_cannot_be_sent_fails_later(scripted: ScriptedConnectio
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert await done is scripted.error
         connection.close()
+
+    asyncio.run(scenario())
+
+
+def test_many_rows_are_fetched_in_slices(
+    scripted: ScriptedConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has arrived meanwhile has its turn between them. A connection that is closed fetches no more."""
+    monkeypatch.setattr(async_connection, "FETCH_SECONDS", 0)
+    rows: Rows = [(number,) for number in range(2 * FETCHED_ROWS)]
+
+    async def scenario() -> None:
+        connection = AsyncConnection(cast(Any, scripted))
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        scripted.states, scripted.rows = [OK], rows
+        connection.execute(LONG, (), done.set_result)
+        left = []
+        while not done.done():
+            await asyncio.sleep(0)
+            left.append(len(scripted.rows))
+        assert left[:3] == [FETCHED_ROWS, 0, 0]
+        assert await done == rows
+
+        scripted.rows = rows
+        connection.execute(LONG, (), lambda _: pytest.fail("it is closed"))
+        await asyncio.sleep(0)
+        assert len(scripted.rows) == FETCHED_ROWS
+        connection.close()
+        await asyncio.sleep(0)
+        assert len(scripted.rows) == FETCHED_ROWS
 
     asyncio.run(scenario())
