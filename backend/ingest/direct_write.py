@@ -11,7 +11,8 @@ Accept must never issue those numbers again, which three steps ensure:
 The unique indexes catch any conflict that remains.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from backend.domain.errors import Unavailable
 from backend.domain.model import Parent
@@ -48,6 +49,17 @@ class DirectWriter:
         self._barrier = barrier
         self._drainer = drainer
 
+    @contextmanager
+    def reserving(self, shards: Iterable[int]) -> Iterator[None]:
+        """Keep numbers that are raised inside and not written yet from being called lost, or gone.
+
+        Each `write` does so over its own attempts; a caller that repeats writes holds this over all of them.
+        """
+        with self._database.begin(durable=False) as tx:
+            for shard in sorted(shards):
+                locks.reserve_numbers(tx, shard)
+            yield
+
     def write(self, shard: int, numbers: Mapping[Parent, int], store: Store) -> None:
         """Run `store` in a transaction, once the parents' counters are above `numbers`; it gets the parents'
         ids.
@@ -57,34 +69,38 @@ class DirectWriter:
         if an engine is away.
         """
         try:
-            for _ in range(MAX_ATTEMPTS):
-                with self._epochs.renewed_on_stale(shard):
-                    if self._try_write(shard, numbers, store):
-                        self._log.notify_changes([Change(*parent) for parent in numbers])
-                        return
+            with self.reserving([shard]):
+                written = self._write(shard, numbers, store)
         except Exception as error:
             if not is_unique_violation(error):
                 raise
             raise WriteConflict from error
-        raise Unavailable(
-            f"shard {shard} is locked for too long, or Redis changes its epoch again and again",
-            "see `instachat status`, then try again",
-        )
+        if not written:
+            raise Unavailable(
+                f"shard {shard} is locked for too long, or Redis changes its epoch again and again",
+                "see `instachat status`, then try again",
+            )
+        self._log.notify_changes([Change(*parent) for parent in numbers])
+
+    def _write(self, shard: int, numbers: Mapping[Parent, int], store: Store) -> bool:
+        """Write; False if all attempts failed."""
+        for _ in range(MAX_ATTEMPTS):
+            with self._epochs.renewed_on_stale(shard):
+                if self._try_write(shard, numbers, store):
+                    return True
+        return False
 
     def _try_write(self, shard: int, numbers: Mapping[Parent, int], store: Store) -> bool:
         """Write once; False if the shard is locked, or its epoch changed after the counters were raised."""
-        with self._database.begin() as lock_tx:
-            # Without this, `reconcile` would report numbers that are raised and not written yet as lost.
-            locks.reserve_numbers(lock_tx, shard)
-            epoch = self._raise_counters(shard, numbers)
-            with self._database.begin() as tx:
-                locked = shards.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
-                if locked is not None and locked.epoch == epoch:
-                    # Named as a drain, so that others end this transaction if it holds the shard too long.
-                    locks.name_transaction(tx, f"instachat drain {shard}")
-                    parents = _require_alive(tx, numbers)
-                    store(tx, locked, {parent: row.id for parent, row in parents.items()})
-                    return True
+        epoch = self._raise_counters(shard, numbers)
+        with self._database.begin() as tx:
+            locked = shards.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
+            if locked is not None and locked.epoch == epoch:
+                # Named as a drain, so that others end this transaction if it holds the shard too long.
+                locks.name_transaction(tx, f"instachat drain {shard}")
+                parents = _require_alive(tx, numbers)
+                store(tx, locked, {parent: row.id for parent, row in parents.items()})
+                return True
         if locked is None:
             self._drainer.drain(shard)  # which ends a drain that holds the shard for too long
         return False

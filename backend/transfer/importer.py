@@ -28,7 +28,14 @@ from backend.storage.postgres import imports, outbox
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
-from backend.transfer.diff import InvalidLine, LineFault, SeenLines, compare, parse_chunk
+from backend.transfer.diff import (
+    InvalidLine,
+    LineFault,
+    NumberedLine,
+    SeenLines,
+    compare,
+    parse_chunk,
+)
 from backend.transfer.format import ApplicationLine, ChatLine, LineChunk, MessageLine, TransferLine
 
 ATTEMPTS = 5
@@ -117,11 +124,24 @@ class Import:
         and the same chunk can be processed again.
         """
         lines = parse_chunk(chunk, collect_all=False)
+        count = self._database.installation.shards
+        shards = {
+            shard_of(line.token, count) for _, line in lines if not isinstance(line, InvalidLine)
+        }
+        # Over all attempts: one that conflicts has raised counters, and the next one stores those numbers.
+        with self._direct_writer.reserving(shards):
+            return self._store_new(chunk, lines, shards)
+
+    def _store_new(
+        self,
+        chunk: LineChunk,
+        lines: Sequence[NumberedLine],
+        shards: set[int],
+    ) -> list[LineFault]:
+        """As `process`, for the parsed lines and their shards."""
         for _ in range(ATTEMPTS):
             before = self.counts.stored
-            self._wait_drained(
-                {line.token for _, line in lines if not isinstance(line, InvalidLine)}
-            )
+            self._wait_drained(shards)
             new, faults = compare(self._database, lines, SeenLines())
             end = faults[0].line if faults else chunk.first + len(lines)
             try:
@@ -132,10 +152,9 @@ class Import:
             return faults[:1]
         raise Unavailable("other processes repeatedly write the same", "try again in a moment")
 
-    def _wait_drained(self, tokens: set[str]) -> None:
+    def _wait_drained(self, shards: set[int]) -> None:
         """Once a shard: wait until what was accepted before the import is stored, for comparing."""
-        shards = self._database.installation.shards
-        for shard in {shard_of(token, shards) for token in tokens} - self._drained_shards:
+        for shard in shards - self._drained_shards:
             self._barrier.wait_drained(shard)
             self._drained_shards.add(shard)
 

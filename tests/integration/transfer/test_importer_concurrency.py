@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,9 @@ from backend.ingest.barrier import Barrier
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.storage.postgres import locks, shards
+from backend.transfer import importer
 from backend.transfer import format as line_format
+from backend.transfer.diff import compare
 from backend.transfer.format import LineChunk
 from backend.transfer.importer import Importer
 from tests.conftest import Engines
@@ -110,6 +113,55 @@ def test_an_import_ends_a_stuck_drain_and_reports_any_other_lock(
         holder.close()
     assert work.process(chunk) == []
     assert read_chat(one_message)[0] == [(1, "text 1"), (2, "text 2")]
+
+
+def reserved(backend: Backend) -> bool:
+    """Whether numbers that are not stored may still be stored by an import."""
+    with backend.database.begin() as tx:
+        return not locks.try_exclude_reservations(tx, backend.counters.shard(TOKEN))
+
+
+def test_an_import_that_is_repeated_keeps_its_numbers_reserved(
+    one_message: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two attempts, numbers below a stored one are not called lost."""
+    found: list[bool] = []
+
+    def look_then_compare(*arguments: Any) -> Any:
+        found.append(reserved(one_message))
+        return compare(*arguments)
+
+    def delete_chat() -> None:
+        one_message.catalog.chats.delete(TOKEN, 2)
+
+    import_lines(one_message, [chat_body(2)])
+    monkeypatch.setattr(importer, "compare", look_then_compare)
+    with after_step(monkeypatch, "raised", delete_chat):
+        import_lines(one_message, [message_body(7), message_body(chat=2)])
+    assert found == [True, True]
+    assert not reserved(one_message)
+
+
+def test_a_direct_write_keeps_its_numbers_reserved_while_the_shard_is_locked(
+    one_message: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It raises the counters first, and may have to wait for the shard several times."""
+    monkeypatch.setattr(direct_write, "LOCK_TIMEOUT_SECONDS", 0.1)
+    shard = one_message.counters.shard(TOKEN)
+    found: list[bool] = []
+    writer = one_message.importer._direct_writer
+    with one_message.database.engine.connect() as holder:
+        assert shards.lock_shard(holder, shard)
+
+        def look_and_unlock(_: int) -> int:
+            found.append(reserved(one_message))
+            holder.rollback()
+            return 0
+
+        monkeypatch.setattr(writer._drainer, "drain", look_and_unlock)
+        assert import_lines(one_message, [message_body(2)])[1] == []
+    assert found == [True]
+    assert not reserved(one_message)
 
 
 def test_an_import_and_writers_in_one_chat_never_share_a_number(backend: Backend) -> None:
