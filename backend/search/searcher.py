@@ -78,7 +78,8 @@ class IndexSearcher:
     def __init__(self, database: Database, index: SearchIndex) -> None:
         self._database = database
         self._index = index
-        self._failure: tuple[float, Unavailable] | None = None  # until when it counts, by monotonic
+        self._not_asked_until = 0.0  # by monotonic
+        self._failure = ""  # the message of the last one; an error object would grow with each raise
 
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> SearchPage:
         """See Searcher. An engine of the index that is away makes it slower, or incomplete."""
@@ -142,17 +143,14 @@ class IndexSearcher:
 
     def _ask_index(self, name: str, query: "_Query", size: int) -> list[int]:
         """Candidates of the index. One that did not answer is not asked again for a moment."""
-        if self._failure is not None:
-            until, failure = self._failure
-            if time.monotonic() < until:
-                raise failure
+        if time.monotonic() < self._not_asked_until:
+            raise Unavailable(self._failure)
         try:
-            numbers = self._index.candidates(name, query.chat_id, query.keyword, query.after, size)
+            return self._index.candidates(name, query.chat_id, query.keyword, query.after, size)
         except Unavailable as error:
-            self._failure = time.monotonic() + RETRY_SECONDS, error
+            self._failure = error.message
+            self._not_asked_until = time.monotonic() + RETRY_SECONDS
             raise
-        self._failure = None
-        return numbers
 
     def _search_without_index(
         self, connection: Connection, query: "_Query", state: SearchState, cause: str

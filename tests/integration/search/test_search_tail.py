@@ -210,16 +210,24 @@ def test_an_index_that_did_not_answer_is_not_asked_again_for_a_moment(
 ) -> None:
     """Otherwise each search would wait for an Elasticsearch that hangs."""
     asked = []
+    errors = []
 
     def candidates(*_: object) -> list[int]:
         asked.append(1)
         raise Unavailable("away")
 
+    def cause(error: InstaChatError) -> str:
+        errors.append(error)
+        return error.message
+
+    monkeypatch.setattr(searcher, "_cause", cause)
     monkeypatch.setattr(searcher, "RETRY_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(index_of(core), "candidates", candidates)
     for _ in range(3):
         assert find(core, frozen, "apple") == ([1], None)
     assert len(asked) == 1
+    assert [error.message for error in errors] == ["away"] * 3
+    assert len(set(map(id, errors))) == 3, "each has a traceback of its own"
 
 
 def test_a_long_tail_is_searched_completely(

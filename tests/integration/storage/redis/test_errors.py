@@ -7,6 +7,8 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import redis
@@ -374,6 +376,39 @@ def loop(client: "redis.Redis") -> None:
 
 
 @contextmanager
+def loading(server: RedisServer) -> Iterator[None]:
+    """Restarted, and loading its data until the end."""
+    client = server.client()
+    client.config_set("rdbcompression", "no")
+    client.mset({f"large:{number}": "x" * 2_000 for number in range(1_000)})
+    client.bgrewriteaof()  # only while it loads a snapshot it answers between two keys
+    wait_until(lambda: not is_rewriting(client))
+    server.kill()
+    server.command += ["--key-load-delay", "50000"]  # microseconds
+    server.command += ["--loading-process-events-interval-bytes", "1024"]
+    with patch.object(server, "answers", lambda: is_loading(server)):
+        server.start()
+    yield
+    server.client().config_set("key-load-delay", 0)
+    wait_until(server.answers)
+
+
+def is_rewriting(client: "redis.Redis") -> bool:
+    found: Any = client.info("persistence")
+    return bool(found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"])
+
+
+def is_loading(server: RedisServer) -> bool:
+    try:
+        server.client().ping()
+    except redis.exceptions.BusyLoadingError:
+        return True
+    except redis.exceptions.ConnectionError:
+        return False
+    raise AssertionError("it has loaded its data already")
+
+
+@contextmanager
 def full(server: RedisServer) -> Iterator[None]:
     server.client().config_set("maxmemory", 1)
     yield
@@ -440,6 +475,7 @@ KEY_CALLS |= {"pause", "paused", "resume"}
         (no_replicas, {"accept", "heartbeat", "remove_worker"}, EngineDown),
         (read_only, {"accept", "heartbeat", "remove_worker"}, EngineDown),
         (busy, KEY_CALLS | {"ping"}, EngineDown),
+        (loading, KEY_CALLS | {"ping"}, EngineDown),
         (full, {"accept", "heartbeat"}, LogFull),
         (forgetful, set(), EngineDown),
         (no_info, SCRIPT_CALLS - {"set_epoch"}, EngineDown),
