@@ -74,7 +74,8 @@ class BatchWriter:
         self._shard = shard
         self._epoch = locked.epoch
         self._publishing = locked.publishing
-        self._retrying = retrying
+        # The first drain of an epoch may read what an old copy of Redis brought back.
+        self._in_order = not retrying and locked.cursor.epoch == locked.epoch
         self.stored = 0
         """Rows that were written."""
         self.dropped = 0
@@ -191,14 +192,17 @@ class BatchWriter:
         return storable
 
     def _record_blocks(self, storable: list[StorableChat]) -> None:
-        """Record the blocks that these messages filled. A drain stores a chat's numbers in their order."""
+        """Record the blocks that these messages filled.
+
+        Within an epoch, drains store a chat's numbers in their order.
+        """
         spans: list[StoredSpan] = []
         for _, chat_id, entries in storable:
             first, last = entries[0].event.first, entries[-1].event.last
-            if self._retrying or fills_block(first, last):
+            if not self._in_order or fills_block(first, last):
                 spans += block_spans(chat_id, [event for _, event, _ in entries])
         if spans:
-            record_blocks(self._tx, spans, in_order=not self._retrying)
+            record_blocks(self._tx, spans, in_order=self._in_order)
 
     def _copy(self, rows: Iterable[RowValues]) -> Exception | None:
         """Write all rows and return None; or write none and return the error that the data caused."""

@@ -13,11 +13,12 @@ from backend.bootstrap import Backend, open_backend
 from backend.catalog.waiting import PendingNumber
 from backend.domain.errors import Gone, HasChildren, InstaChatError, NotFound
 from backend.domain.events import pack_messages
-from backend.domain.model import EntryId, Parent
+from backend.domain.model import EntryId, MessageRange, Parent
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
+from backend.storage.postgres import message_blocks
 from backend.storage.redis.types import Creation
 from backend.worker.queue import QUEUE_KEY, JobHandlers
 from tests.conftest import Engines
@@ -163,6 +164,31 @@ def test_the_first_drain_of_an_epoch_skips_stored_messages(backend: Backend, cha
     assert texts(backend, chat) == {1: "edited", 3: "c"}
     assert send(backend, chat, "d") == 4, "the old copy's counter was behind"
     assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
+
+
+def test_a_number_that_an_old_copy_brings_back_is_listed_by_its_time(
+    backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored below others, in a block of which the times are recorded already."""
+    monkeypatch.setattr(message_blocks, "BLOCK_SIZE", 4)
+    assert isinstance(backend.log.redis, redis.Redis)
+    send(backend, chat, "1", "2")
+    backend.drainer.drain_all()
+    send(backend, chat, "3")
+    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    shard = backend.counters.shard(chat)
+    backend.log.redis.delete(*(backend.log.key(shard, name) for name in ("log", "epoch")))
+    send(backend, chat, "4", "5", "6", "7", "8")
+    backend.drainer.drain_all()
+    backend.log.redis.flushall()
+    for key, value in copy.items():
+        assert value
+        backend.log.redis.restore(key, 0, value)
+    backend.drainer.drain_all()
+    stored = {m.number: m.created_at for m in backend.catalog.messages.list(chat, 1)}
+    assert list(stored) == list(range(1, 9))
+    found = backend.catalog.messages.list(chat, 1, MessageRange(since=stored[3]))
+    assert [message.number for message in found] == list(range(3, 9))
 
 
 def test_a_new_epoch_decides_what_was_lost_in_an_idle_shard(backend: Backend, chat: str) -> None:
