@@ -13,8 +13,8 @@ from backend.ingest.barrier import Barrier
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.storage.postgres import locks, shards
-from backend.transfer import importer
 from backend.transfer import format as line_format
+from backend.transfer import importer
 from backend.transfer.diff import compare
 from backend.transfer.format import LineChunk
 from backend.transfer.importer import Importer
