@@ -39,6 +39,7 @@ def serve(
     logs.configure()
     log = logging.getLogger(__name__)
     with open_backend(settings) as core:  # fails here, rather than in each server process
+        core.log.refuse_cluster_node()
         log.info("listening on %s", address.url(settings.host, settings.port))
         http_server.serve(settings, workers, core.engines.ensure if core.engines else None)
     log.info("server ended")

@@ -10,7 +10,7 @@ import pytest
 
 from backend.bootstrap import Backend
 from tests.cli.conftest import Cli
-from tests.support.engines import free_port
+from tests.support.engines import RedisServer, free_port, valkey_binary
 from tests.support.waiting import promised
 
 UNKNOWN = "A" * 32
@@ -165,6 +165,19 @@ def test_an_unreachable_engine_exits_with_5_within_5_seconds(
     assert ("PostgreSQL" if away == "database_url" else "Redis") in named
     assert "hint: check it with " in named
     assert f"INSTACHAT_{away.upper()}" in named
+
+
+def test_a_server_is_not_started_on_a_node_of_a_cluster(cli: Cli) -> None:
+    """The hint names the URL that it needs. The port is taken: without the check it would not start, too."""
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    node = RedisServer(valkey_binary(), *options)
+    node.start()
+    try:
+        failed = cli("serve", "--port", node.port, env={"INSTACHAT_REDIS_URL": node.url})
+    finally:
+        node.remove()
+    assert failed.code == 1, failed
+    assert "redis+cluster://" in failed.err
 
 
 @pytest.mark.parametrize("silent", ["database_url", "redis_url"])

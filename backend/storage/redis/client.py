@@ -1,7 +1,7 @@
 """The connection to Redis, and the calls of scripts, with the wait for replicas and the errors translated."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import redis
@@ -10,11 +10,12 @@ from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from backend.domain.errors import Failed, Unconfirmed
+from backend.domain.errors import EngineDown, Failed, Unconfirmed
 from backend.domain.model import Parent
 from backend.settings import redact
 from backend.storage.redis.errors import (
     CommandRefused,
+    cluster_node_error,
     engine_down,
     foreign_data_error,
     is_wrong_type,
@@ -85,6 +86,17 @@ class RedisClient:
         """Raise EngineDown unless Redis answers."""
         with self.translate_errors():
             self.redis.ping()
+
+    def refuse_cluster_node(self) -> None:
+        """Raise Failed if the URL names one node of a cluster: calls for several shards would fail there.
+
+        Checks nothing if Redis does not answer, or does not permit INFO.
+        """
+        if not isinstance(self.redis, RedisCluster):
+            with suppress(EngineDown, CommandRefused):
+                for node in self.server_info("cluster"):
+                    if node.get("cluster_enabled"):
+                        raise cluster_node_error(self.url)
 
     def configuration(self, *names: str) -> Mapping[str, str] | None:
         """Redis's own settings; None if it does not permit reading them (a managed service)."""

@@ -20,6 +20,11 @@ _TEMPORARY_ERRORS = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.TryAgainError,
 )
+_CLUSTER_ERRORS = (
+    redis.exceptions.ClusterCrossSlotError,
+    redis.exceptions.MovedError,
+    redis.exceptions.AskError,
+)
 _TEMPORARY_MESSAGES = re.compile(
     r"(^|: )(MISCONF|NOREPLICAS|BUSY) "
     r"|^ACL failure in script|^The user executing the script can't run this command"
@@ -49,6 +54,8 @@ def translate_errors(url: str) -> Iterator[None]:
             raise engine_down(url, error) from None
         if is_wrong_type(error):
             raise foreign_data_error() from error
+        if isinstance(error, _CLUSTER_ERRORS) and "+cluster" not in url:
+            raise cluster_node_error(url) from None
         raise
 
 
@@ -75,6 +82,14 @@ def foreign_data_error(subject: str = "", shard: int | None = None) -> Failed:
     return Failed(
         f"Redis holds a foreign value under {key}{of_shard}; nothing was accepted",
         "another program writes to this Redis: give InstaChat a Redis of its own",
+    )
+
+
+def cluster_node_error(url: str) -> Failed:
+    """The URL names a node of a Redis Cluster, and is not that of a cluster."""
+    return Failed(
+        f"Redis at {redact(url)} is a node of a Redis Cluster; nothing was accepted",
+        "set INSTACHAT_REDIS_URL to redis+cluster://…, and INSTACHAT_HUEY_URL to a plain Redis",
     )
 
 

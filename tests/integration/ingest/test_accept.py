@@ -11,13 +11,14 @@ import pytest
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, Failed, Invalid, KeyReused, NotFound, Unconfirmed
-from backend.domain.model import Accepted
+from backend.domain.model import Accepted, EntryId
 from backend.ingest.accept import Acceptor
 from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Durability
 from backend.storage.redis.log import Log
 from backend.storage.redis.notifications import Change, Subscription
+from backend.storage.redis.types import ShardBatch
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, free_port, valkey_binary
 
@@ -71,6 +72,22 @@ def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
             assert backend.cascade_deleter.delete_all() == 2
             backend.log.pause()
             assert backend.log.paused()
+    finally:
+        node.remove()
+
+
+def test_a_node_of_a_cluster_needs_the_url_of_a_cluster(engines: Engines) -> None:
+    """A plain connection to it would fail whenever a batch has several shards."""
+    node = RedisServer(valkey_binary(), *CLUSTER, "--cluster-port", str(free_port()))
+    node.start()
+    try:
+        settings = engines.settings().model_copy(update={"redis_url": node.url})
+        with open_backend(settings) as backend:
+            with pytest.raises(Failed, match="node of a Redis Cluster"):
+                backend.log.refuse_cluster_node()
+            chats = [ShardBatch(shard, [], EntryId(0, 0)) for shard in (1, 2)]
+            refused = backend.log.accept_each(chats)
+        assert [type(error) for error in refused] == [Failed, Failed]
     finally:
         node.remove()
 
