@@ -1,10 +1,9 @@
 """The heads of plain requests: one that this process has parsed before is not parsed again.
 
 A client sends the same head again and again; only the body and its length differ. Parsing and checking the
-head takes a fifth of the time that a process spends on creating a message.
+head takes a quarter of the time that a process spends on creating a message.
 """
 
-import re
 from typing import Final
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -16,7 +15,7 @@ MAX_HEAD_BYTES: Final = 1_024  # of one that is kept; so all of them take a few 
 END_OF_HEAD: Final = b"\r\n\r\n"
 # They differ from request to request.
 UNIQUE_HEADERS: Final = {b"idempotency-key", b"x-request-id"}
-_find_length = re.compile(rb"(?<=\r\n)content-length: ?([0-9]{1,6})(?=\r\n)", re.IGNORECASE).search
+_LENGTH_LINES: Final = (b"\r\nContent-Length: %d\r\n", b"\r\ncontent-length: %d\r\n")
 
 
 class KnownHeads:
@@ -31,9 +30,9 @@ class KnownHeads:
 
     def find(self, data: bytes) -> FastRequest | None:
         """The request that `data` consists of, if its head is known and its body complete."""
-        head, length, body = _split(data)
+        head, body = _split(data)
         make_request = self._known.get(head)
-        if make_request is None or len(body) != length or length > HIGH_WATER_LIMIT:
+        if make_request is None:
             return None
         request = make_request()
         request.body = body
@@ -46,10 +45,10 @@ class KnownHeads:
 
         The parser was between two requests before it got `data`.
         """
-        head, length, body = _split(data)
+        head, body = _split(data)
         if (
-            len(head) <= MAX_HEAD_BYTES
-            and len(body) == length == len(request.body)
+            0 < len(head) <= MAX_HEAD_BYTES
+            and body == request.body
             and not request.more_body
             and request.keep_alive
             and all(name not in UNIQUE_HEADERS for name, _ in request.headers)
@@ -59,10 +58,14 @@ class KnownHeads:
             self._known[head] = make_request
 
 
-def _split(data: bytes) -> tuple[bytes, int, bytes]:
-    """The head without its body's length, that length, and what follows the head."""
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    """The head without the body's length, and the body; both are empty if the body has another length."""
     end = data.find(END_OF_HEAD) + len(END_OF_HEAD)
-    head, body = data[:end], data[end:]
-    if found := _find_length(head):
-        return head[: found.start()] + head[found.end() :], int(found[1]), body
-    return head, 0, body
+    head, length = data[:end], len(data) - end
+    if not length:
+        return head, b""
+    for line in _LENGTH_LINES:
+        rest = head.replace(line % length, END_OF_HEAD, 1)
+        if len(rest) != len(head) and length <= HIGH_WATER_LIMIT:
+            return rest, data[end:]
+    return b"", b""

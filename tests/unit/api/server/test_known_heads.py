@@ -234,6 +234,14 @@ def _streams(draw: st.DrawFn) -> list[tuple[bytes, int]]:
     ]
 )
 @example(
+    # A request of which the next one's first bytes arrive with it.
+    parts=[(_get(1), 30), (_get(1) + POST[:9], 30), (POST[9:], 30)]
+)
+@example(
+    # Lines that do not end with CR LF, so that the first blank line is that of the body.
+    parts=[(_post(ONE + b"\r\n\r\n", line=b"\n"), 30)] * 2
+)
+@example(
     # A body that looks like a request.
     parts=[(POST, 30), (_post(b"", path=EARLY, length=len(POST)), 30), (POST, 30), (POST, 30)]
 )
