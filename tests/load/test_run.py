@@ -524,5 +524,5 @@ def _sent_requests(log: Path) -> list[str]:
     lines = log.read_text().splitlines()
     begin = max(n for n, line in enumerate(lines[:200]) if '/chats", ""]' in line) + 1
     sent = [re.sub(r'messages/[0-9]+"', 'messages/N"', line) for line in lines[begin:]]
-    others = re.compile(r"\.s\.|limit=200|GET.*messages/N")
+    others = re.compile(r"\.s\.|limit=200|order=desc&limit=1\b|GET.*messages/N")
     return [line for line in sent if not others.search(line)]
