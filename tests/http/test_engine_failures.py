@@ -178,6 +178,7 @@ def test_without_postgres_messages_are_accepted_and_reads_get_503(
         chat = app.chat()
         body = {"message": {"text": "x"}}
         assert server("POST", f"{chat}/messages", body).json == {"number": 1}
+        assert server("GET", f"{chat}/messages?keyword=x").status == 200
         if how == "killed":
             own_postgres.kill()
         else:
@@ -189,7 +190,8 @@ def test_without_postgres_messages_are_accepted_and_reads_get_503(
             took = seconds_taken(lambda: server("POST", f"{chat}/messages", body))
             assert took < SECOND, number
         assert server("POST", f"{chat}/messages", body).json == {"number": 12}
-        paths = (app.path, f"{chat}/messages", f"{chat}/messages/1")
+        messages = f"{chat}/messages"
+        paths = (app.path, messages, f"{messages}/1", f"{messages}?keyword=x")
         with ThreadPoolExecutor(len(paths)) as threads:
             for answer in threads.map(lambda path: server("GET", path), paths):
                 assert (answer.status, answer.headers["retry-after"]) == (503, "1")
