@@ -1,9 +1,9 @@
 """The hub: serves all followers of one process's event loop.
 
 A notification wakes a chat, and one statement reads what is new in all chats that are woken, however many
-followers they have. A follower that is further behind than the shared window reads pages by number. Nothing
-waits for a client: a follower takes what is there when its client has read what it took before, and one that
-has missed edits or deletions is let go.
+followers they have. A follower that is further behind than the shared window reads pages by number, each once
+for all followers that are at the same place. Nothing waits for a client: a follower takes what is there when
+its client has read what it took before, and one that has missed edits or deletions is let go.
 
 If notifications are lost, nothing else is: all chats are looked at when a subscription begins, and every few
 seconds.
@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from backend.domain.errors import InstaChatError
 from backend.live.events import ChatKey, Encode, Started
@@ -25,7 +26,6 @@ from backend.live.reader import (
     RETRY_SECONDS,
     Gap,
     LiveReader,
-    News,
     Position,
 )
 from backend.storage.postgres.following import FollowStart
@@ -36,6 +36,14 @@ KEEPALIVE_SECONDS = 15.0
 PAGE_THREADS = 2
 
 logger = logging.getLogger(__name__)
+
+
+class _Page(NamedTuple):
+    """Encoded events after a position, the number of the last one, and the gap after it, if one was found."""
+
+    chunk: bytes
+    last: int
+    gap: Gap | None
 
 
 class Hub:
@@ -59,6 +67,8 @@ class Hub:
         self._looking_at_intervals: asyncio.Task[None] | None = None
         self._look_thread = ThreadPoolExecutor(1, "look")
         self._page_threads = ThreadPoolExecutor(PAGE_THREADS, "page")
+        self._pages: dict[tuple[Feed, Position, int], asyncio.Task[_Page | None]] = {}
+        """The pages that are being read."""
         self._listener = Listener(redis_url, self._on_changes, self._on_connected)
         self.is_closed = False
         self.is_listening = False
@@ -114,12 +124,31 @@ class Hub:
         for threads in (self._look_thread, self._page_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def read_page(self, chat: ChatKey, position: Position) -> News:
-        """What follows a position of one follower. Raises EngineDown if PostgreSQL is away."""
-        found = await self._loop.run_in_executor(
-            self._page_threads, self._reader.read, {chat: position}
-        )
-        return found[chat]
+    async def read_page(self, feed: Feed, position: Position) -> "_Page | None":
+        """What follows a position of followers, encoded once for all that are there; None if that fails.
+
+        Many clients connect again at the same moment, and are at the same position.
+        """
+        # Not shared with followers that have passed over an edit or deletion since the read began: they need
+        # what is read after it.
+        key = (feed, position, feed.last_change)
+        reading = self._pages.get(key)
+        if reading is None:
+            reading = self._pages[key] = self._loop.create_task(self._read_page(feed.key, position))
+            reading.add_done_callback(lambda _: self._pages.pop(key))
+        return await asyncio.shield(reading)  # other followers go on when one leaves
+
+    async def _read_page(self, chat: ChatKey, position: Position) -> "_Page | None":
+        try:
+            found = await self._loop.run_in_executor(
+                self._page_threads, self._reader.read, {chat: position}
+            )
+        except InstaChatError as error:
+            logger.info("the page of a follower can't be read: %s", error.message)
+            return None
+        news = found[chat]
+        encoded = ((event.number, self.encode(event)) for event in news.decided)
+        return _Page(*join_chunk(encoded, position.after), news.gap)
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -291,17 +320,12 @@ class Follower:
 
     async def _read_page(self) -> bytes:
         """The next events, read from SQL for this follower; none while they are undecided."""
-        hub, feed = self._hub, self.feed
-        position = Position(feed.chat_id, self._cursor, gap=self._gap)
-        try:
-            news = await hub.read_page(feed.key, position)
-        except InstaChatError as error:
-            logger.info("a follower's page can't be read: %s", error.message)
+        position = Position(self.feed.chat_id, self._cursor, gap=self._gap)
+        page = await self._hub.read_page(self.feed, position)
+        if page is None:
             return b""
-        self._gap = news.gap
-        encoded = ((event.number, hub.encode(event)) for event in news.decided)
-        chunk, self._cursor = join_chunk(encoded, self._cursor)
-        return chunk
+        self._cursor, self._gap = page.last, page.gap
+        return page.chunk
 
     async def _wait(self, seconds: float) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

@@ -1,6 +1,7 @@
 """The hub: one read for all followers of a chat, and what a follower that lags behind is told."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -24,11 +25,21 @@ class CountingReader(LiveReader):
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend.database, backend.counters)
         self.reads: list[Mapping[ChatKey, Position]] = []
+        self.let_pages_return = threading.Event()
+        """Until this is set, what was read from the beginning of a chat is not returned."""
+        self.let_pages_return.set()
 
     def read(self, positions: Mapping[ChatKey, Position]) -> dict[ChatKey, News]:
         """See LiveReader."""
         self.reads.append(dict(positions))
-        return super().read(positions)
+        found = super().read(positions)
+        if any(place.after == 0 for place in positions.values()):
+            self.let_pages_return.wait(PATIENCE_SECONDS)
+        return found
+
+    def places(self, after: int) -> int:
+        """How often a chat was read after that number."""
+        return sum(place.after == after for read in self.reads for place in read.values())
 
 
 def encode(event: Event) -> bytes:
@@ -157,6 +168,44 @@ def test_a_follower_beyond_the_window_reads_pages(
         await take(other, "7")
         told = await take(lagging, "7")
         assert told == "".join(f"message {n} text {n};" for n in range(1, 8))
+
+    run(backend, chat, scenario)
+
+
+def test_followers_at_the_same_place_share_a_page(backend: Backend, chat: str) -> None:
+    """As after a restart of the server, when all clients connect again."""
+
+    async def scenario(world: World) -> None:
+        await world.store("one", "two", "three")
+        followers = [world.follow(0).chunks() for _ in range(50)]
+        told = await asyncio.gather(*(take(chunks, "three") for chunks in followers))
+        assert told == ["message 1 one;message 2 two;message 3 three;"] * 50
+        assert world.reader.places(0) == 1
+
+    run(backend, chat, scenario)
+
+
+def test_a_page_that_was_read_before_an_edit_is_not_shared_after_it(
+    backend: Backend, chat: str
+) -> None:
+    """Only followers that asked for it before are told of the edit afterwards."""
+
+    async def scenario(world: World) -> None:
+        await world.store("one", "two")
+        other, early = world.follow().chunks(), world.follow(0).chunks()
+        await take(other, "started")
+        await world.quiet()
+        world.reader.let_pages_return.clear()
+        taking = asyncio.create_task(take(early, "edited 1 another"))
+        while not world.reader.places(0):
+            await asyncio.sleep(0.01)
+        edit = world.backend.catalog.messages.edit
+        await asyncio.to_thread(edit, world.token, 1, 1, "another")
+        await take(other, "edited 1 another")
+        late = world.follow(0).chunks()
+        asyncio.get_running_loop().call_later(0.1, world.reader.let_pages_return.set)
+        assert await take(late, "two") == "message 1 another;message 2 two;"
+        assert (await taking).startswith("message 1 ")
 
     run(backend, chat, scenario)
 
