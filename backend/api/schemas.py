@@ -40,7 +40,7 @@ class ApplicationBody(BaseSchema):
 
 
 class Text(BaseSchema):
-    """The text of a message."""
+    """What a client can change of a message: its text."""
 
     text: str = Field(
         min_length=1, max_length=MAX_TEXT, examples=["Good morning"], json_schema_extra=NO_NUL

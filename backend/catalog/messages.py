@@ -11,15 +11,16 @@ from backend.catalog.paging import first_page, read_pages
 from backend.catalog.versions import MAX_EDIT_ATTEMPTS, check_version, too_many_conflicts
 from backend.catalog.waiting import PendingNumber, Waiting
 from backend.domain.errors import Gone, NoIndex, Unavailable
-from backend.domain.folding import fold, fold_keyword
+from backend.domain.folding import fold_keyword
 from backend.domain.model import (
     Accepted,
     Message,
+    MessageChanges,
     MessageRange,
     NumberedPage,
     Parent,
+    checked_changes,
     checked_number,
-    checked_text,
     checked_token,
     no_message,
 )
@@ -171,20 +172,24 @@ class Messages:
         return find_matches(self.searcher, row.id, keyword, after=after, limit=limit)
 
     def edit(
-        self, token: str, chat: int, number: int, text: str, *, version: int | None = None
+        self,
+        token: str,
+        chat: int,
+        number: int,
+        changes: MessageChanges,
+        *,
+        version: int | None = None,
     ) -> Message:
-        """Replace a message's text; with a `version` only if it still has that version (StaleVersion).
+        """Change fields of a message; with a `version` only if it still has that version (StaleVersion).
 
         Waits up to five seconds for what is accepted and not stored; then NotStoredYet.
         """
-        checked_text(text)
-        folded = fold(text)
+        changes = checked_changes(changes)
         for _ in range(MAX_EDIT_ATTEMPTS):
             stored = self._wait_for_stored_row(token, chat, number)
-            current = stored.message.version
-            check_version(version, current, f"message {number}")
+            check_version(version, stored.message.version, f"message {number}")
             with self.waiting.database.begin() as tx:
-                edited = messages.edit_message(tx, stored.chat_id, number, current, text, folded)
+                edited = messages.edit_message(tx, stored.chat_id, stored.message, changes)
                 if edited is not None:
                     outbox.add_if_publishing(tx, [(stored.chat_id, number, edited.version)])
             if edited is not None:

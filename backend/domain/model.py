@@ -3,11 +3,11 @@
 import re
 import secrets
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from backend.domain.errors import Invalid, NotFound
 
@@ -67,6 +67,9 @@ NewMessage: TypeAlias = str
 Routes, requests, the acceptor and the drain pass it on without looking inside. CONTRIBUTING.md says how to
 add a field to it.
 """
+
+MessageChanges: TypeAlias = Mapping[str, Any]
+"""The fields that an edit changes, by the names of `CONTENT_CHECKS`. A field that it lacks stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +199,19 @@ def checked_text(text: str) -> str:
     return _checked(text, MAX_TEXT, "the text of a message")
 
 
+CONTENT_CHECKS: Mapping[str, Callable[[Any], Any]] = {"text": checked_text}
+"""The fields that a client writes of a message; each check returns the value or raises Invalid.
+
+Edits and imported lines pass them. The check of a field that can be null accepts None.
+"""
+
 checked_message = checked_text
 """The new message unchanged, if it is valid. A message is its text; the loop over a batch saves a call."""
+
+
+def checked_changes(changes: MessageChanges) -> MessageChanges:
+    """Return what an edit changes if each value is valid. Raises Invalid, or KeyError for another name."""
+    return {name: CONTENT_CHECKS[name](value) for name, value in changes.items()}
 
 
 def checked_name(name: str) -> str:

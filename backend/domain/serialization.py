@@ -51,11 +51,11 @@ def chat_object(number: int, messages_count: int, created_at: str, updated_at: s
 def message(entity: Message) -> JsonObject:
     """A message."""
     times = rfc3339(entity.created_at), rfc3339(entity.updated_at)
-    return message_object(entity.number, entity.text, *times)
+    return message_object(entity.number, *times, entity.text)
 
 
-def message_object(number: int, text: str, created_at: str, updated_at: str) -> JsonObject:
-    """The object of a message with these values."""
+def message_object(number: int, created_at: str, updated_at: str, text: str) -> JsonObject:
+    """The object of a message with these values; what a client wrote is last, in the order of `Message`."""
     return {"number": number, "text": text, "created_at": created_at, "updated_at": updated_at}
 
 

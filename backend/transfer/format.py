@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 from backend.domain.errors import Invalid, NotFound
 from backend.domain.model import (
+    CONTENT_CHECKS,
     MAX_NUMBER,
     MAX_TEXT,
     Parent,
     checked_name,
-    checked_text,
     checked_token,
 )
 from backend.storage.postgres.exports import ExportedApplication, ExportedChat
 from backend.storage.postgres.imports import ImportedApplication, ImportedChat
-from backend.storage.postgres.messages import ExportedMessage, ImportedMessage
+from backend.storage.postgres.messages import CONTENT, ExportedMessage, ImportedMessage
 
 CHUNK_LINES = 5_000  # imported in one step
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -91,14 +91,9 @@ class MessageLine(NamedTuple):
 
     def to_row(self, chat_id: int, folded: str) -> ImportedMessage:
         """The row that stores it."""
-        return ImportedMessage(
-            chat_id=chat_id,
-            number=self.number,
-            text=self.text,
-            folded=folded,
-            created_at=self.created_at,
-            updated_at=self.updated_at,
-        )
+        values = self._asdict()
+        del values["parent"]
+        return ImportedMessage(chat_id=chat_id, folded=folded, **values)
 
     @property
     def token(self) -> str:
@@ -150,15 +145,21 @@ def format_chat(row: ExportedChat) -> str:
 
 def format_message(token: str, chat: int, row: ExportedMessage) -> str:
     """The line of a message of a chat, with its end."""
-    _, number, text, created_at, updated_at = row  # once: reading each by its name takes longer
-    content = _REMOVED if text is None else f'"text": {_quoted(text)}'
+    # Once: reading each by its name takes longer.
+    _, number, *content, created_at, updated_at = row
+    written = (
+        f"{head}{_quoted(value)}"
+        for head, value in zip(_CONTENT_HEADS, content, strict=True)
+        if value is not None
+    )
     return (
-        f'{{"type": "message", "token": "{token}", "chat": {chat}, "number": {number}, {content}'
-        f"{_times(created_at, updated_at)}\n"
+        f'{{"type": "message", "token": "{token}", "chat": {chat}, "number": {number}, '
+        f"{', '.join(written) or _REMOVED}{_times(created_at, updated_at)}\n"
     )
 
 
 _REMOVED = '"removed": true'
+_CONTENT_HEADS = [f'"{name}": ' for name in ExportedMessage._fields if name in CONTENT]
 
 
 def _times(created_at: str, updated_at: str) -> str:
@@ -238,10 +239,10 @@ def parse(line: bytes) -> TransferLine:
         else _time(body["updated_at"], "updated_at")
     )
     if kind == "message":
-        text = None if removed else checked_text(_string(body["text"], "text"))
+        content = dict.fromkeys(CONTENT_CHECKS) if removed else _content(body)
         parent = Parent(token, _number(body["chat"], "chat"))
         number = _number(body["number"], "number")
-        return MessageLine(parent, number, text, created_at, updated_at)
+        return MessageLine(parent, number, **content, created_at=created_at, updated_at=updated_at)
     if kind == "chat":
         number = _number(body["number"], "number")
         return ChatLine(Parent(token), number, removed, created_at, updated_at)
@@ -275,7 +276,8 @@ _FIELDS = {
     ("application", True): _fields(),
     ("chat", False): _fields("number", optional={"messages_count"}),
     ("chat", True): _fields("number"),
-    ("message", False): _fields("chat", "number", "text"),
+    # A field that was added later is optional: older exports lack it.
+    ("message", False): _fields("chat", "number", "text", optional=CONTENT_CHECKS.keys()),
     ("message", True): _fields("chat", "number"),
 }
 
@@ -321,6 +323,15 @@ def _token(value: object) -> str:
         return checked_token(_string(value, "token"))
     except NotFound:
         raise Invalid('"token" is none: it has 22 to 64 letters, digits, - and _') from None
+
+
+def _content(body: dict[str, Any]) -> dict[str, Any]:
+    """What a client wrote of a message, checked. A field that its line lacks is null."""
+    values = {name: body.get(name) for name in CONTENT_CHECKS}
+    return {
+        name: CONTENT_CHECKS[name](value if value is None else _string(value, name))
+        for name, value in values.items()
+    }
 
 
 def _string(value: object, name: str) -> str:

@@ -171,7 +171,7 @@ def edit(
 
     with backend_context() as core:
         Printer(output).one(
-            serialization.message(core.catalog.messages.edit(token, chat, number, text))
+            serialization.message(core.catalog.messages.edit(token, chat, number, {"text": text}))
         )
 
 

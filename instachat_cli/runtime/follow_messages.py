@@ -45,7 +45,11 @@ def _bodies(events: Iterator[Event]) -> Iterator[Body]:
 
 def _sentence(body: Body) -> str:
     """A line of a terminal."""
-    written = "  ".join(str(value) for name, value in body.items() if name not in _FRAME_FIELDS)
+    written = "  ".join(
+        str(value)
+        for name, value in body.items()
+        if name not in _FRAME_FIELDS and value is not None
+    )
     match body.get("event"):
         case None:
             return f"{body['number']}  {body['created_at']}  {written}"

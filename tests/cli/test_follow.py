@@ -60,7 +60,7 @@ def test_it_prints_each_number_and_each_change_until_ctrl_c(
         assert [first, third] == json.loads(cli("messages", "list", token, 1, "-o", "json").out)
         send(core, token, "four")
         assert printed(process, 1)[0]["text"] == "four"
-        core.catalog.messages.edit(token, 1, 3, "another")
+        core.catalog.messages.edit(token, 1, 3, {"text": "another"})
         (edited,) = printed(process, 1)
         assert (edited["event"], edited["number"], edited["text"]) == ("edited", 3, "another")
         core.catalog.messages.delete(token, 1, 1)

@@ -3,6 +3,7 @@
 import re
 from datetime import datetime, timedelta, timezone
 
+from backend.api import schemas
 from tests.cli.conftest import Cli, Terminal
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -56,7 +57,7 @@ def test_a_message_is_created_shown_listed_edited_and_deleted(
             ("chats", "show", token, chat),
         ]
     )
-    assert list(shown.json) == ["number", "text", "created_at", "updated_at"]
+    assert list(shown.json) == list(schemas.Message.model_fields)
     assert shown.json["text"] == text
     assert listed.lines == [shown.json]
     assert counted.json["messages_count"] == 1
@@ -234,7 +235,7 @@ def test_search_prints_matches_with_their_positions(cli: Cli, token: str, chat: 
         (1, [[5, 12]]),
         (2, [[2, 9], [11, 18]]),
     ]
-    assert list(everything.lines[0]) == ["number", "text", "created_at", "updated_at", "highlight"]
+    assert list(everything.lines[0]) == list(schemas.Found.model_fields)
     assert first.lines == everything.lines[:1]
     assert rest.json == everything.lines[1:]
     assert [m["number"] for m in percent.lines] == [4]

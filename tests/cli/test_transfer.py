@@ -52,7 +52,7 @@ def filled(core: Backend, token: str, chat: int) -> str:
     core.acceptor.accept(AcceptRequest.chats(token))
     core.acceptor.accept(AcceptRequest.messages(token, chat, TEXTS))
     core.catalog.messages.delete(token, chat, 1)
-    core.catalog.messages.edit(token, chat, 4, "edited")
+    core.catalog.messages.edit(token, chat, 4, {"text": "edited"})
     core.catalog.chats.delete(token, 2)
     return token
 

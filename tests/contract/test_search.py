@@ -146,7 +146,7 @@ def test_search_finds_the_current_text_of_edited_and_deleted_messages(room: Room
     """Old words are not found even before the change is published; deleted messages never are."""
     chat = room.fill(["first words", "second words"])
     room.store()
-    room.backend.catalog.messages.edit(room.token, chat, 1, "other things")
+    room.backend.catalog.messages.edit(room.token, chat, 1, {"text": "other things"})
     room.backend.catalog.messages.delete(room.token, chat, 2)
     assert room.found(chat, "words") == []
     room.store()

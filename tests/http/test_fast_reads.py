@@ -56,7 +56,7 @@ def chat(shared_server: HttpServer) -> Chat:
         core.acceptor.accept(AcceptRequest.messages(app.token, 1, texts))
         core.drainer.drain_all()
         core.catalog.messages.delete(app.token, 1, REMOVED)
-        core.catalog.messages.edit(app.token, 1, 7, "edited later")
+        core.catalog.messages.edit(app.token, 1, 7, {"text": "edited later"})
         core.catalog.chats.delete(app.token, 3)
         core.drainer.drain_all()
     return Chat(shared_server, app.path)

@@ -7,7 +7,12 @@ import pytest
 
 from backend.api import schemas
 from tests.support.http_server import ApplicationClient, HttpResponse
-from tests.support.message_fields import INVALID_FIELDS, MESSAGE_FIELDS
+from tests.support.message_fields import (
+    INVALID_FIELDS,
+    MESSAGE_FIELDS,
+    NOT_EDITABLE,
+    other_fields,
+)
 from tests.support.waiting import wait_until
 
 # An Origin header keeps a request off the fast path.
@@ -37,16 +42,50 @@ def create(
 def test_a_message_is_read_with_every_field_that_was_written(
     app: ApplicationClient, path: str, headers: dict[str, str]
 ) -> None:
-    """By its number, in the list, and after an edit, which changes the fields of its own body only."""
+    """By its number, and in the list."""
     assert create(app, path, headers, MESSAGE_FIELDS).status == 202
     message = f"{app.path}/chats/1/messages/1"
     wait_until(lambda: app.server("GET", message).status == 200)
     assert app.server("GET", message).json.items() >= MESSAGE_FIELDS.items()
     (listed,) = app.server("GET", f"{app.path}/chats/1/messages").json["items"]
     assert listed.items() >= MESSAGE_FIELDS.items()
-    changed = {name: f"other {MESSAGE_FIELDS[name]}" for name in schemas.Text.model_fields}
-    assert app.server("PATCH", message, {"message": changed}).status == 200
-    assert app.server("GET", message).json.items() >= (MESSAGE_FIELDS | changed).items()
+
+
+def test_an_edit_changes_the_fields_that_it_names(app: ApplicationClient) -> None:
+    """Every field, but those that can't be edited; the others stay, and a null removes a field."""
+    editable = schemas.Text.model_fields
+    assert editable.keys() == MESSAGE_FIELDS.keys() - NOT_EDITABLE
+    message = f"{app.chat()}/messages/1"
+    wait = "messages?wait=stored"
+    assert create(app, wait, {}, MESSAGE_FIELDS, f"{app.path}/chats/1").status == 201
+    required = {
+        n: v for n, v in MESSAGE_FIELDS.items() if n in editable and editable[n].is_required()
+    }
+    expected = dict(MESSAGE_FIELDS)
+    for name in editable:
+        changes = required | {name: other_fields()[name]}
+        expected |= changes
+        assert app.server("PATCH", message, {"message": changes}).json.items() >= expected.items()
+    for name in editable.keys() - required.keys():
+        expected |= required | {name: None}
+        changes = required | {name: None}
+        assert app.server("PATCH", message, {"message": changes}).json.items() >= expected.items()
+    assert app.server("GET", message).json.items() >= expected.items()
+
+
+@pytest.mark.parametrize("field", MESSAGE_FIELDS)
+def test_an_edit_beyond_the_limits_of_a_field_is_refused(
+    app: ApplicationClient, field: str
+) -> None:
+    """Nothing is changed."""
+    message = f"{app.chat()}/messages/1"
+    created = create(app, "messages?wait=stored", {}, MESSAGE_FIELDS, f"{app.path}/chats/1")
+    assert created.status == 201
+    for value in INVALID_FIELDS[field]:
+        raw = json.dumps({"message": MESSAGE_FIELDS | {field: value}}).encode()
+        edited = app.server("PATCH", message, raw=raw, content_type="application/json")
+        assert edited.status in (400, 422), value
+    assert app.server("GET", message).json.items() >= MESSAGE_FIELDS.items()
 
 
 @ROUTES

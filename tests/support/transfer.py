@@ -195,7 +195,7 @@ def fill_installation(backend: Backend) -> str:
     catalog.chats.delete(tokens[2], 1)
     for number in (4, 12):
         catalog.chats.delete(token, number)
-    catalog.messages.edit(token, 1, 2, "edited")
+    catalog.messages.edit(token, 1, 2, {"text": "edited"})
     for chat_number, number in [(1, 3), (1, len(TEXTS)), (11, 1), (11, 300), (3, 1)]:
         catalog.messages.delete(token, chat_number, number)
     catalog.applications.delete(tokens[2])

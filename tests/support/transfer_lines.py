@@ -1,7 +1,9 @@
 """Lines of an export, made from their values."""
 
+from typing import Any
+
 from backend.storage.postgres.exports import ExportedApplication, ExportedChat
-from backend.storage.postgres.messages import ExportedMessage
+from backend.storage.postgres.messages import CONTENT, ExportedMessage
 from backend.transfer.format import format_application, format_chat, format_message
 
 
@@ -20,10 +22,17 @@ def chat_line(
 
 
 def message_line(
-    token: str, chat: int, number: int, text: str | None, created_at: str, updated_at: str
+    token: str,
+    chat: int,
+    number: int,
+    text: str | None,
+    created_at: str,
+    updated_at: str,
+    **others: Any,
 ) -> str:
-    """The line of a message; `text` is None for a tombstone."""
+    """The line of a message; `text` is None for a tombstone, and `others` are its other fields."""
+    content: dict[str, Any] = dict.fromkeys(CONTENT) | {"text": text} | others
     row = ExportedMessage(
-        chat_id=0, number=number, text=text, created_at=created_at, updated_at=updated_at
+        chat_id=0, number=number, created_at=created_at, updated_at=updated_at, **content
     )
     return format_message(token, chat, row)

@@ -141,9 +141,9 @@ async def edit_message(
     if_match: IfMatch = None,
 ) -> Response:
     """Change the text of a message."""
-    version, text = parse_if_match(if_match), body.message.text
+    version, changes = parse_if_match(if_match), body.message.model_dump(exclude_unset=True)
     edited = await service.run_change(
-        lambda: service.catalog.messages.edit(token, chat, number, text, version=version)
+        lambda: service.catalog.messages.edit(token, chat, number, changes, version=version)
     )
     return JSONResponse(
         serialization.message(edited), headers={"ETag": message_etag(edited.version)}

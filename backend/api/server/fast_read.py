@@ -32,6 +32,7 @@ from backend.storage.postgres.grouped_reads import (
     all_to_rfc3339,
     to_rfc3339,
 )
+from backend.storage.postgres.messages import CONTENT
 from backend.storage.redis.counters import Issued
 
 EXCLUDED_HEADERS: Final = frozenset({b"origin", b"expect", b"content-length", b"transfer-encoding"})
@@ -44,6 +45,7 @@ _match_path = re.compile(
 # Highlighting more of the texts of a page takes longer than the event loop should be busy; a thread does it.
 MAX_HIGHLIGHTED_LENGTH: Final = 10_000  # in code points, which take up to half a microsecond each
 _ASCII_SPEEDUP = 20
+_TEXT_INDEX = 5 + CONTENT.index("text")  # in a row of a page or of a search
 MIN_SEARCH_ROWS: Final = 50  # as which a search counts in its batch, because of what it scans
 
 
@@ -108,9 +110,9 @@ class _MessageRead(FastRead):
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:  # noqa: ARG002
         """See FastRead."""
-        _, number, text, created_at, updated_at, version = rows[0]
+        _, number, created_at, updated_at, version, *content = rows[0]
         times = to_rfc3339(created_at), to_rfc3339(updated_at)
-        return serialization.message_object(number, text, *times), message_etag(version)
+        return serialization.message_object(number, *times, *content), message_etag(version)
 
 
 class _ChatRead(FastRead):
@@ -175,7 +177,8 @@ class _SearchRead(FastRead):
         """See Read."""
         _, limit = self._keyword_and_limit()
         is_cut = len(rows) <= limit and rows[0][1]
-        if is_cut or sum(_highlighting_length(row[3]) for row in rows) > MAX_HIGHLIGHTED_LENGTH:
+        length = sum(_highlighting_length(row[_TEXT_INDEX]) for row in rows)
+        if is_cut or length > MAX_HIGHLIGHTED_LENGTH:
             self.fall_back()
         else:
             super().deliver(rows, issued)
@@ -310,12 +313,15 @@ def _chat_object(row: Sequence[Any], issued: int | None) -> JsonObject:
 def _message_objects(rows: Rows) -> list[JsonObject]:
     """The objects of a page's messages; none of the only row of an empty page."""
     stored = [row for row in rows if row[2] is not None]
-    times = all_to_rfc3339([row[4] for row in stored])
+    times = all_to_rfc3339([row[3] for row in stored])
     return [
         serialization.message_object(
-            number, text, created_at, created_at if edited_at is None else to_rfc3339(edited_at)
+            number,
+            created_at,
+            created_at if edited_at is None else to_rfc3339(edited_at),
+            *content,
         )
-        for (_, _, number, text, _, edited_at), created_at in zip(stored, times, strict=True)
+        for (_, _, number, _, edited_at, *content), created_at in zip(stored, times, strict=True)
     ]
 
 

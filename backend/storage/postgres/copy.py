@@ -37,6 +37,11 @@ def escape_copy(value: str) -> str:
     return value
 
 
+def escape_copy_or_null(value: str | None) -> str:
+    """A text or null, as COPY reads it."""
+    return "\\N" if value is None else escape_copy(value)
+
+
 def copy_rows(tx: Connection, table: str, columns: Sequence[str], lines: Iterable[str]) -> None:
     """Store a line's values as a row of these columns, all lines or none. Lines have their end."""
     cursor = _driver_cursor(tx)

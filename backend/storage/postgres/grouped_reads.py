@@ -11,6 +11,7 @@ from typing import Final
 
 from sqlalchemy import text
 
+from backend.storage.postgres.messages import CONTENT
 from backend.storage.postgres.statements import array_literal, hot, text_array_literal
 
 ReadValues = tuple[str, *tuple[int, ...]] | tuple[str, int, str, *tuple[int, ...]]
@@ -52,11 +53,13 @@ _CHAT = f"""{_APPLICATION}
         CROSS JOIN LATERAL (
             SELECT * FROM chat
             WHERE application_id = a.id AND number = w.chat AND state = 'stored' LIMIT 1) c"""
+# What a client wrote of a message: a statement's last columns, in the order of `Message`.
+_CONTENT = ", ".join(f"m.{name}" for name in CONTENT)
 MESSAGES: Final = GroupedRead(
     "grouped_messages",
     ("tokens", "chats", "numbers"),
     f"""
-        SELECT w.nth, m.number, m.text, m.created_at, m.updated_at, m.version
+        SELECT w.nth, m.number, m.created_at, m.updated_at, m.version, {_CONTENT}
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:numbers AS bigint[]))
             WITH ORDINALITY AS w(token, chat, number, nth)
         {_CHAT}
@@ -71,8 +74,8 @@ PAGES, NEWEST_PAGES = (
         name,
         ("tokens", "chats", "afters", "befores", "limits"),
         f"""
-        SELECT w.nth, c.messages_removed, m.number, m.text, m.created_at,
-               nullif(m.updated_at, m.created_at)
+        SELECT w.nth, c.messages_removed, m.number, m.created_at,
+               nullif(m.updated_at, m.created_at), {_CONTENT}
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:afters AS bigint[]),
                     cast(:befores AS bigint[]), cast(:limits AS bigint[]))
             WITH ORDINALITY AS w(token, chat, after, before, "limit", nth)
@@ -89,8 +92,8 @@ SEARCHES: Final = GroupedRead(
     "grouped_searches",
     ("tokens", "chats", "keywords", "afters", "limits"),
     f"""
-        SELECT w.nth, rest.is_there, m.number, m.text, m.created_at,
-               nullif(m.updated_at, m.created_at)
+        SELECT w.nth, rest.is_there, m.number, m.created_at,
+               nullif(m.updated_at, m.created_at), {_CONTENT}
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:keywords AS text[]),
                     cast(:afters AS bigint[]), cast(:limits AS bigint[]))
             WITH ORDINALITY AS w(token, chat, keyword, after, "limit", nth)

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from backend.domain.events import to_micros
 from backend.domain.model import Parent
-from backend.storage.postgres.copy import copy_rows, escape_copy
+from backend.storage.postgres.copy import copy_rows, escape_copy, escape_copy_or_null
 from backend.storage.postgres.database import Connection
 from backend.storage.postgres.message_blocks import StoredSpan, record_blocks
 from backend.storage.postgres.messages import CONTENT, ImportedMessage
@@ -220,7 +220,9 @@ def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> N
             if row.text is None:
                 yield f"{head}\t{updated}\tremoved{_EMPTY_CONTENT}\t\n"
             else:
-                content = "\t".join([_copied(row[index]) for index in _CONTENT_INDICES])
+                values: tuple[Any, ...] = row
+                written = (escape_copy_or_null(values[index]) for index in _CONTENT_INDICES)
+                content = "\t".join(written)
                 yield f"{head}\t\\N\tstored\t{content}\t{escape_copy(row.folded)}\n"
 
     copy_rows(tx, "message", COPY_COLUMNS, lines())
@@ -233,7 +235,3 @@ def copy_imported_messages(tx: Connection, rows: Sequence[ImportedMessage]) -> N
     if removed:
         values = {"ids": list(removed.keys()), "counts": list(removed.values())}
         tx.execute(COUNT_REMOVED, values)
-
-
-def _copied(value: Any) -> str:
-    return "\\N" if value is None else escape_copy(value)

@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from backend.domain.events import MessagesCreated, from_micros
 from backend.domain.folding import fold
-from backend.domain.model import Message, MessageRange, NewMessage
+from backend.domain.model import Message, MessageChanges, MessageRange, NewMessage
 from backend.storage.postgres import message_blocks
 from backend.storage.postgres.chats import count_removed, lock_chat
 from backend.storage.postgres.copy import copy_rows, escape_copy, format_copy_time
@@ -188,8 +188,7 @@ EDIT = hot(
     update(message)
     .where(*_unchanged)
     .values(
-        text=bindparam("new_text"),
-        folded=bindparam("new_folded"),
+        **{name: bindparam(f"new_{name}") for name in (*CONTENT, "folded")},
         updated_at=func.now(),
         version=_next_version,
     )
@@ -334,15 +333,16 @@ def message_times(
 
 
 def edit_message(
-    tx: Connection, chat_id: int, number: int, version: int, new_text: str, folded: str
+    tx: Connection, chat_id: int, current: Message, changes: MessageChanges
 ) -> Message | None:
-    """Replace the text of a message that still has that version; None if it does not."""
+    """Change fields of a message that still has the version of `current`; None if it does not."""
+    content = {name: getattr(current, name) for name in CONTENT} | dict(changes)
     values = {
         "of_chat": chat_id,
-        "of_number": number,
-        "old_version": version,
-        "new_text": new_text,
-        "new_folded": folded,
+        "of_number": current.number,
+        "old_version": current.version,
+        **{f"new_{name}": value for name, value in content.items()},
+        "new_folded": fold(content["text"]),
     }
     return _MESSAGES.one_or_none(tx.execute(EDIT, values))
 

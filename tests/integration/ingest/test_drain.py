@@ -63,7 +63,7 @@ def test_every_operation_works_on_the_newest_and_the_oldest_engines(
         backend.drainer.drain_all()
         assert texts(backend, token)[3] == "tab\t line\n back\\slash \r end"
         assert [m.message.number for m in backend.catalog.messages.search(token, 1, "مرحبا")] == [2]
-        assert backend.catalog.messages.edit(token, 1, 1, "Bye").text == "Bye"
+        assert backend.catalog.messages.edit(token, 1, 1, {"text": "Bye"}).text == "Bye"
         backend.catalog.messages.delete(token, 1, 2)
         backend.catalog.chats.delete(token, 2)
         assert backend.catalog.applications.get(token).chats_count == 1
@@ -152,7 +152,7 @@ def test_the_first_drain_of_an_epoch_skips_stored_messages(backend: Backend, cha
     backend.acceptor.accept(AcceptRequest.chats(chat))
     copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
     backend.drainer.drain_all()
-    backend.catalog.messages.edit(chat, 1, 1, "edited")
+    backend.catalog.messages.edit(chat, 1, 1, {"text": "edited"})
     backend.catalog.messages.delete(chat, 1, 2)
     send(backend, chat, "c")
     backend.drainer.drain_all()

@@ -122,7 +122,9 @@ class BackendMachine(RuleBasedStateMachine):
         """A message that may be stored, accepted, deleted, or unknown."""
         parent, number = self.chat(application, chat), number + 1
         found = outcome(
-            lambda: self.backend(process).catalog.messages.edit(*named(parent), number, new[0])
+            lambda: self.backend(process).catalog.messages.edit(
+                *named(parent), number, {"text": new[0]}
+            )
         )
         assert found == self.model.change(parent, number, new[0])
 

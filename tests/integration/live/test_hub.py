@@ -146,7 +146,7 @@ def test_a_follower_that_lags_is_told_the_present_state(backend: Backend, chat: 
         assert (await take(other, "three")).startswith("started;")
         await take(lagging, "started")
         messages = world.backend.catalog.messages
-        await asyncio.to_thread(messages.edit, world.token, 1, 1, "another")
+        await asyncio.to_thread(messages.edit, world.token, 1, 1, {"text": "another"})
         await asyncio.to_thread(messages.delete, world.token, 1, 2)
         assert await take(other, "deleted 2") == "edited 1 another;deleted 2;"
         told = await take(lagging, "deleted 2")
@@ -200,7 +200,7 @@ def test_a_page_that_was_read_before_an_edit_is_not_shared_after_it(
         while not world.reader.places(0):
             await asyncio.sleep(0.01)
         edit = world.backend.catalog.messages.edit
-        await asyncio.to_thread(edit, world.token, 1, 1, "another")
+        await asyncio.to_thread(edit, world.token, 1, 1, {"text": "another"})
         await take(other, "edited 1 another")
         late = world.follow(0).chunks()
         asyncio.get_running_loop().call_later(0.1, world.reader.let_pages_return.set)
@@ -223,7 +223,7 @@ def test_a_follower_that_would_miss_a_change_is_let_go(
             await take(chunks, "two")
         messages = world.backend.catalog.messages
         for number in (1, 2):
-            await asyncio.to_thread(messages.edit, world.token, 1, number, "another")
+            await asyncio.to_thread(messages.edit, world.token, 1, number, {"text": "another"})
             assert await take(other, "another") == f"edited {number} another;"
         with pytest.raises(StopAsyncIteration):
             await anext(lagging)
@@ -243,7 +243,7 @@ def test_after_a_lost_subscription_nothing_is_told_from_memory(backend: Backend,
         assert isinstance(stored, Message)
         with backend.database.begin() as tx:
             chat_id = tx.scalar(text("SELECT id FROM chat"))
-            edit_message(tx, chat_id, 1, stored.version, "edited", "edited")
+            edit_message(tx, chat_id, stored, {"text": "edited"})
         world.hub._on_connected()
         await asyncio.sleep(0)
         assert await take(world.follow(0).chunks(), "edited") == "message 1 edited;"

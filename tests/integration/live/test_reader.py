@@ -58,7 +58,7 @@ def test_changed_messages_come_as_they_are_now(backend: Backend, chat: str) -> N
     """Edited and deleted ones; one without a row is passed over."""
     send(backend, chat, "one", "two")
     backend.drainer.drain_all()
-    edited = backend.catalog.messages.edit(chat, 1, 1, "another")
+    edited = backend.catalog.messages.edit(chat, 1, 1, {"text": "another"})
     backend.catalog.messages.delete(chat, 1, 2)
     assert read(backend, chat, 2, frozenset({1, 2, 9})).changes == [
         (Edited(edited), Created(edited)),
@@ -101,7 +101,7 @@ def test_a_change_of_a_later_number_is_told_with_its_row(backend: Backend, chat:
     """Its edit is not told before the message itself."""
     send(backend, chat, "one", "two")
     backend.drainer.drain_all()
-    backend.catalog.messages.edit(chat, 1, 2, "another")
+    backend.catalog.messages.edit(chat, 1, 2, {"text": "another"})
     news = read(backend, chat, 1, frozenset({2}))
     assert news.changes == []
     assert told(news.decided) == ["another"]

@@ -204,7 +204,7 @@ def test_messages_in_the_outbox_are_pending(core: Backend) -> None:
     token = field.tokens[0]
     core.acceptor.accept(AcceptRequest.messages(token, 2, ["new"]))
     core.drainer.drain_all()
-    core.catalog.messages.edit(token, 2, 3, "edited")
+    core.catalog.messages.edit(token, 2, 3, {"text": "edited"})
     core.catalog.messages.delete(token, 2, 4)
     work = core.reconciler.begin()
     assert list(work.findings()) == []

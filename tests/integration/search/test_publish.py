@@ -50,10 +50,10 @@ def test_a_stored_message_becomes_searchable(core: Backend, token: str) -> None:
 def test_a_change_is_published_as_the_current_state(core: Backend, token: str) -> None:
     """An edited message is found by its new words, a deleted one never; then the outbox is empty."""
     store_messages(core, token, "one apple", "two apples", "three apples")
-    core.catalog.messages.edit(token, 1, 2, "two pears")
+    core.catalog.messages.edit(token, 1, 2, {"text": "two pears"})
     publish_all(core)
     core.catalog.messages.delete(token, 1, 1)
-    core.catalog.messages.edit(token, 1, 3, "three pears")
+    core.catalog.messages.edit(token, 1, 3, {"text": "three pears"})
     # PostgreSQL decides, however far behind the index is.
     assert search_numbers(core, token, "apple") == []
     assert search_numbers(core, token, "pear") == [2, 3]
@@ -205,7 +205,7 @@ def test_a_lease_has_a_limited_number_of_messages(core: Backend, token: str) -> 
         1000,
     ]
     for number in range(1, 6):
-        core.catalog.messages.edit(token, 1, number, "changed")
+        core.catalog.messages.edit(token, 1, number, {"text": "changed"})
     with core.database.begin() as tx:
         leases = [outbox.lease(tx, 2_500, 60) for _ in range(4)]
     assert [lease and len(lease.ids) for lease in leases] == [1, 1, 6, None]
@@ -265,7 +265,7 @@ def test_a_rejected_document_becomes_a_dead_letter_and_blocks_no_other(
     assert all(key.startswith("publish-") for *_, key, _ in dead_letters)
     assert "document_parsing_exception" in dead_letters[0][5]
     assert "secret" not in str(dead_letters)
-    core.catalog.messages.edit(token, 1, 130, "again")
+    core.catalog.messages.edit(token, 1, 130, {"text": "again"})
     publish_all(core)
     assert (
         len(query_rows(core, "SELECT FROM dead_letter")) == 4

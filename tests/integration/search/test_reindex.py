@@ -144,7 +144,7 @@ def test_no_search_fails_or_misses_messages_during_reindexes(core: Backend, toke
         store_messages(core, token, *(f"fresh {next(made)}" for _ in range(5)))
         numbers = search_numbers(core, token, "fresh")
         if len(numbers) > 20:
-            core.catalog.messages.edit(token, 1, numbers[1], f"fresh again {next(made)}")
+            core.catalog.messages.edit(token, 1, numbers[1], {"text": f"fresh again {next(made)}"})
             leaving.add(numbers[0])
             core.catalog.messages.delete(token, 1, numbers[0])
             removed.add(numbers[0])
@@ -212,8 +212,8 @@ def test_changes_during_a_reindex_are_neither_lost_nor_undone(
 
     def change_data(step: str, done: int, _: int) -> None:
         if (step, done) == ("copied", 4):
-            core.catalog.messages.edit(token, 1, 1, "new 1")  # copied before
-            core.catalog.messages.edit(token, 1, 8, "new 8")  # not copied yet
+            core.catalog.messages.edit(token, 1, 1, {"text": "new 1"})  # copied before
+            core.catalog.messages.edit(token, 1, 8, {"text": "new 8"})  # not copied yet
             core.catalog.messages.delete(token, 1, 3)
             store_messages(core, token, "new 9")
             publish_all(core)
@@ -242,7 +242,7 @@ def test_a_rollback_loses_no_later_change(core: Backend, token: str) -> None:
     first = live_index_name(core)
     assert reindexer(core).build()
     store_messages(core, token, "two apples", "three apples")
-    core.catalog.messages.edit(token, 1, 1, "one pear")
+    core.catalog.messages.edit(token, 1, 1, {"text": "one pear"})
     core.catalog.messages.delete(token, 1, 2)
     publisher(core).publish()
     for _ in range(2):

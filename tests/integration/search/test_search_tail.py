@@ -78,10 +78,10 @@ def scan_little(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stored_messages_are_found_before_they_are_published(core: Backend, frozen: str) -> None:
     """Edited messages are found by their new words. Matches are in the order of the numbers, each once."""
     store_messages(core, frozen, "two apples", "a pear", "three apples")
-    core.catalog.messages.edit(frozen, 1, 3, "now an apple")
+    core.catalog.messages.edit(frozen, 1, 3, {"text": "now an apple"})
     assert find(core, frozen, "apple") == ([1, 2, 3, 4], None)
-    core.catalog.messages.edit(frozen, 1, 1, "one apple, still")
-    core.catalog.messages.edit(frozen, 1, 2, "nothing")
+    core.catalog.messages.edit(frozen, 1, 1, {"text": "one apple, still"})
+    core.catalog.messages.edit(frozen, 1, 2, {"text": "nothing"})
     core.catalog.messages.delete(frozen, 1, 4)
     assert find(core, frozen, "apple") == ([1, 3], None)
 
@@ -89,7 +89,7 @@ def test_stored_messages_are_found_before_they_are_published(core: Backend, froz
 def test_published_messages_are_found_before_a_refresh(core: Backend, frozen: str) -> None:
     """The outbox keeps the rows until a refresh that began after they were published has ended."""
     store_messages(core, frozen, "two apples")
-    core.catalog.messages.edit(frozen, 1, 1, "no fruit")
+    core.catalog.messages.edit(frozen, 1, 1, {"text": "no fruit"})
     assert publisher(core).publish() == 2
     assert query_rows(core, OUTBOX) == [(2, 2)]
     assert find(core, frozen, "apple") == ([2], None)
@@ -138,7 +138,7 @@ def test_pages_across_index_and_tail_have_every_match_once(core: Backend, frozen
     Refresher(core.database, index_of(core)).refresh(0)
     store_messages(core, frozen, *(f"apple {number}" for number in range(301, 601)))
     for number in range(1, 301, 7):
-        core.catalog.messages.edit(frozen, 1, number, f"an apple {number}")
+        core.catalog.messages.edit(frozen, 1, number, {"text": f"an apple {number}"})
     pages: list[list[int]] = []
     after = 0
     while True:
@@ -360,7 +360,7 @@ def test_searches_agree_with_the_oracle_through_reindexes_and_outages(
                 if texts[at]:
                     if action < 0.9:
                         texts[at] = " ".join(dice.choices(words, k=3))
-                        core.catalog.messages.edit(token, 1, at + 1, texts[at])
+                        core.catalog.messages.edit(token, 1, at + 1, {"text": texts[at]})
                     else:
                         texts[at] = ""
                         core.catalog.messages.delete(token, 1, at + 1)

@@ -11,6 +11,7 @@ from backend.domain.errors import Conflict
 from backend.domain.model import Chat, Message
 from backend.storage.postgres.statements import field_names
 from backend.transfer.format import ApplicationLine, ChatLine, MessageLine
+from tests.support.message_fields import other_fields
 from tests.support.transfer import (
     LATER,
     TOKEN,
@@ -32,7 +33,7 @@ IDENTIFYING_FIELDS = {"token", "parent", "number"}  # they say which row a line 
 # Another value for each other field. A tombstone of an application or a message is a line without content.
 OTHER_VALUES = {
     "name": "other",
-    "text": "other",
+    **other_fields(),
     "removed": True,
     "created_at": "2026-01-31T23:59:58.000000Z",
     "updated_at": LATER,

@@ -83,7 +83,9 @@ class Writer:
         if key := self._pick():
             text = f"{self._texts[key]} {self._dice.getrandbits(32):x}"
             edit = self._backend.catalog.messages.edit
-            self._do(lambda: edit(*key, text).number, operation="edit", key=key, text=text)
+            self._do(
+                lambda: edit(*key, {"text": text}).number, operation="edit", key=key, text=text
+            )
             self._texts[key] = text
 
     def _delete(self) -> None:

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.api import schemas
 from backend.domain.events import (
+    MAX_ENTRY_BYTES,
+    MAX_ENTRY_TEXTS,
     ChatsCreated,
     DeletionRequested,
     MessagesCreated,
@@ -15,7 +18,8 @@ from backend.domain.events import (
     pack_messages,
     unpack,
 )
-from backend.domain.model import MAX_NUMBER
+from backend.domain.model import MAX_NUMBER, NewMessage
+from tests.support.message_fields import MESSAGE_FIELDS
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1)
 BROKEN = st.lists(st.text(st.characters(), min_size=1), min_size=1)  # with lone surrogates
@@ -26,8 +30,18 @@ def test_a_text_alone_is_packed_as_previous_releases_read_it() -> None:
     assert pack_messages("token", 7, ["a", "b"]) == [(2, b'["m","token",7,["a","b"]]')]
 
 
+@pytest.mark.parametrize("field", MESSAGE_FIELDS)
+def test_every_field_counts_for_the_size_of_an_entry(field: str) -> None:
+    """Entries are bounded in bytes, whichever field has them; none of the messages is lost."""
+    long = schemas.FastMessageInput(**MESSAGE_FIELDS | {field: MESSAGE_FIELDS[field] * 100})
+    packed = pack_messages("token", 7, [long.new_message()] * 200)
+    assert len(packed) > 1
+    assert sum(count for count, _ in packed) == 200
+    assert all(len(payload) < MAX_ENTRY_BYTES + 2 * MAX_ENTRY_TEXTS for _, payload in packed)
+
+
 @given(TEXTS)
-def test_unpack_returns_the_packed_texts(texts: list[str]) -> None:
+def test_unpack_returns_the_packed_texts(texts: list[NewMessage]) -> None:
     """All valid texts are returned in their order."""
     ((count, payload),) = pack_messages("token", 7, texts)
     assert count == len(texts)

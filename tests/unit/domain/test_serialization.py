@@ -5,6 +5,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from backend.api import schemas
@@ -18,7 +19,7 @@ from tests.support.message_fields import MESSAGE_FIELDS
 AT = datetime(2026, 1, 31, tzinfo=UTC)
 APPLICATION = Application("t" * 24, "name", chats_count=1, created_at=AT, updated_at=AT, version=1)
 CHAT = Chat(1, messages_count=1, created_at=AT, updated_at=AT)
-MESSAGE = Message(1, "text", created_at=AT, updated_at=AT, version=1)
+MESSAGE = Message(number=1, created_at=AT, updated_at=AT, version=1, **MESSAGE_FIELDS)
 MATCH = Match(MESSAGE, [(0, 4)])
 BODIES = {
     Application: serialization.application(APPLICATION),
@@ -36,6 +37,10 @@ def test_the_fast_path_decodes_the_same_body() -> None:
         set(schemas.FastMessageInput.__struct_fields__) == schemas.MessageInput.model_fields.keys()
     )
     assert set(schemas.FastMessageBody.__struct_fields__) == schemas.MessageBody.model_fields.keys()
+    plain = msgspec.json.decode(
+        b'{"message": {"text": "a text alone"}}', type=schemas.FastMessageBody
+    )
+    assert plain.message.new_message() == schemas.MessageInput(text="a text alone").new_message()
 
 
 @pytest.mark.parametrize("body_type", [schemas.MessageInput, schemas.FastMessageInput])

@@ -11,15 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.domain import serialization
+from backend.domain.errors import Invalid
 from backend.domain.model import Application, Chat, Message, Parent
 from backend.domain.serialization import rfc3339
+from backend.storage.postgres.messages import CONTENT
 from backend.transfer import format as line_format
 from backend.transfer.format import ApplicationLine, ChatLine, MessageLine
+from tests.support.message_fields import INVALID_FIELDS, MESSAGE_FIELDS
 from tests.support.transfer_lines import application_line, chat_line, message_line
 
 TOKEN = "t" * 24
 TIMESTAMP = "2026-01-31T23:59:59.000000Z"
 TIME = datetime.fromisoformat(TIMESTAMP)
+MESSAGE_LINE = message_line(
+    TOKEN, 1, 1, created_at=TIMESTAMP, updated_at=TIMESTAMP, **MESSAGE_FIELDS
+)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +42,10 @@ TIME = datetime.fromisoformat(TIMESTAMP)
             {"type", "token"},
         ),
         (
-            message_line(TOKEN, 1, 1, "x", TIMESTAMP, TIMESTAMP),
-            serialization.message(Message(1, "x", TIME, TIME, 1)),
+            MESSAGE_LINE,
+            serialization.message(
+                Message(number=1, created_at=TIME, updated_at=TIME, version=1, **MESSAGE_FIELDS)
+            ),
             {"type", "token", "chat"},
         ),
     ],
@@ -90,8 +98,13 @@ def test_reading_is_the_inverse_of_writing(
     """This holds for any content, token, number and time; a line has one line feed, at its end."""
     times = rfc3339(created), rfc3339(updated)
     written = message_line(token, chat_number, number, words, *times)
+    content: dict[str, Any] = dict.fromkeys(CONTENT) | {"text": words}
     expected: line_format.TransferLine = MessageLine(
-        Parent(token, chat_number), number, words, created, updated
+        parent=Parent(token, chat_number),
+        number=number,
+        created_at=created,
+        updated_at=updated,
+        **content,
     )
     assert line_format.parse(written.encode()) == expected
     assert written.splitlines() == [written.removesuffix("\n")]
@@ -101,3 +114,32 @@ def test_reading_is_the_inverse_of_writing(
     )
     written = application_line(token, words, 7, *times)
     assert line_format.parse(written.encode()) == ApplicationLine(token, words, created, updated)
+
+
+def test_a_line_of_a_message_has_the_value_of_each_field() -> None:
+    """Read as JSON, and as an import reads it; a tool that reads lines finds one."""
+    assert json.loads(MESSAGE_LINE).items() >= MESSAGE_FIELDS.items()
+    read = line_format.parse(MESSAGE_LINE.encode())
+    assert isinstance(read, MessageLine)
+    assert read._asdict().items() >= MESSAGE_FIELDS.items()
+    assert MESSAGE_LINE.splitlines() == [MESSAGE_LINE.removesuffix("\n")]
+
+
+@pytest.mark.parametrize("field", MESSAGE_FIELDS)
+def test_a_line_of_a_message_with_an_invalid_field_is_refused(field: str) -> None:
+    """The limits of a field are the same as in a request."""
+    for value in INVALID_FIELDS[field]:
+        line = json.dumps(json.loads(MESSAGE_LINE) | {field: value})
+        with pytest.raises(Invalid):
+            line_format.parse(line.encode())
+
+
+def test_a_line_may_lack_what_a_text_alone_lacks() -> None:
+    """Exports of previous releases have none of the fields that were added later, and a null is left out."""
+    written = message_line(TOKEN, 1, 1, "a text alone", TIMESTAMP, TIMESTAMP)
+    assert json.loads(written).keys() & MESSAGE_FIELDS.keys() == {"text"}
+    read = line_format.parse(written.encode())
+    assert isinstance(read, MessageLine)
+    assert {name: getattr(read, name) for name in CONTENT if name != "text"} == dict.fromkeys(
+        MESSAGE_FIELDS.keys() - {"text"}
+    )

@@ -8,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Table, TextClause, text
 
-from backend.domain.model import Application, Chat
+from backend.domain.model import CONTENT_CHECKS, Application, Chat
 from backend.storage.postgres import chats, exports, imports, messages
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.statements import field_names
@@ -125,5 +125,6 @@ def test_a_transfer_has_every_field_of_a_chat() -> None:
 def test_a_transfer_has_all_that_a_user_wrote() -> None:
     """Every field of the domain's Message that is neither its number nor kept by SQL itself."""
     content = set(messages.CONTENT)
+    assert CONTENT_CHECKS.keys() == content
     for row_type in (messages.ImportedMessage, messages.ExportedMessage, MessageLine):
         assert content <= set(row_type._fields)

@@ -60,7 +60,7 @@ def test_edits_and_deletions_name_the_message(
     send(backend, chat, "one", "two")
     backend.drainer.drain_all()
     received(subscription, chat)
-    backend.catalog.messages.edit(chat, 1, 1, "another")
+    backend.catalog.messages.edit(chat, 1, 1, {"text": "another"})
     backend.catalog.messages.delete(chat, 1, 2)
     assert received(subscription, chat) == [Change(chat, 1, 1), Change(chat, 1, 2)]
 
