@@ -15,7 +15,7 @@ from loadtest.run.processes import ChildProcess, free_port
 PACKAGE = Path(__file__).parents[1]
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 45  # that requests under way, and followers, have to finish after a stop
-WEB_PORT, MASTER_PORT = 8089, 5557
+WEB_PORT = 8089
 
 
 class Generator:
@@ -35,7 +35,7 @@ class Generator:
         self.web_url = f"http://127.0.0.1:{free_port(WEB_PORT)}" if web else None
         (folder / PLAN).write_text(json.dumps(plan.to_json()))
         self._process = ChildProcess(
-            _command(plan, host, folder, processes, workers, self.web_url),
+            locust_command(plan, host, folder, processes, workers, self.web_url),
             folder / LOG,
             os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
             cwd=folder,  # Locust adds the working folder to the module path; this one has no modules
@@ -88,9 +88,10 @@ class Generator:
         self._process.kill()
 
 
-def _command(
+def locust_command(
     plan: Plan, host: str, folder: Path, processes: int, workers: int, web_url: str | None
 ) -> list[object]:
+    """The command that starts Locust; several processes meet on a port that no other run has."""
     scenario = PACKAGE / "scenarios" / f"{plan.scenario.replace('-', '_')}.py"
     shape = PACKAGE / "users" / "load_shape.py"
     words: list[object] = [sys.executable, "-m", "locust", "-f", f"{scenario},{shape}"]
@@ -104,7 +105,8 @@ def _command(
     if workers:
         words += ["--master", "--expect-workers", workers]
     elif processes > 1:
-        port = free_port(MASTER_PORT)
+        # Not Locust's default: of two runs that start at once, one's workers would join the other's master.
+        port = free_port()
         words += ["--processes", processes, "--master-bind-host", "127.0.0.1"]
         words += ["--master-bind-port", port, "--master-port", port]
     return words

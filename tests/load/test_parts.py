@@ -33,6 +33,7 @@ from loadtest.report.result import (
 from loadtest.report.result import RouteStatistics as Row
 from loadtest.run.choices import Profile, Scenario
 from loadtest.run.deliveries import Deliveries
+from loadtest.run.generator import locust_command
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import PROFILES, Plan, Stage, plan
 from loadtest.run.statistics import Statistics
@@ -54,6 +55,16 @@ def test_percentiles_are_recorded_values() -> None:
         assert found == true if true < 16 else 0 <= true - found <= true / 8192
     assert histogram.max_ms == values[-1] / 1000
     assert Histogram().percentiles_ms(0.5) == [None]
+
+
+def test_runs_that_start_at_once_have_masters_of_their_own(tmp_path: Path) -> None:
+    """Neither has bound its port when the other chooses; with one port, they would share their workers."""
+    planned = plan(Scenario.MIXED, Profile.SMOKE, seed=1)
+    ports = set()
+    for _ in range(2):
+        command = locust_command(planned, "http://127.0.0.1:3000", tmp_path, 2, 0, None)
+        ports.add(command[command.index("--master-bind-port") + 1])
+    assert len(ports) == 2
 
 
 @pytest.mark.parametrize("profile", Profile)

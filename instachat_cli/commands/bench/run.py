@@ -48,7 +48,10 @@ def _positive(value: int | None) -> int | None:
 
 
 def run(
-    scenario: Annotated[Scenario, typer.Argument(help="What the users do.")] = Scenario.MIXED,
+    scenario: Annotated[
+        Scenario,
+        typer.Argument(metavar="NAME", help="The scenario: what the users do."),
+    ] = Scenario.MIXED,
     profile: Annotated[
         Profile, typer.Option(help="How the load changes over time, and its default size.")
     ] = Profile.SMOKE,
