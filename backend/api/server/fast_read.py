@@ -312,17 +312,18 @@ def _chat_object(row: Sequence[Any], issued: int | None) -> JsonObject:
 
 def _message_objects(rows: Rows) -> list[JsonObject]:
     """The objects of a page's messages; none of the only row of an empty page."""
-    stored = [row for row in rows if row[2] is not None]
-    times = all_to_rfc3339([row[3] for row in stored])
-    return [
-        serialization.message_object(
-            number,
-            created_at,
-            created_at if edited_at is None else to_rfc3339(edited_at),
-            *content,
-        )
-        for (_, _, number, _, edited_at, *content), created_at in zip(stored, times, strict=True)
-    ]
+    if rows[0][2] is None:
+        return []
+    # By columns: what a client wrote may be any number of them, and to unpack each row takes half as long again.
+    _, _, numbers, created, edited, *content = zip(*rows, strict=True)
+    created_at = all_to_rfc3339(created)
+    updated_at = created_at
+    if any(edited):
+        updated_at = [
+            at if edited_at is None else to_rfc3339(edited_at)
+            for at, edited_at in zip(created_at, edited, strict=True)
+        ]
+    return list(map(serialization.message_object, numbers, created_at, updated_at, *content))
 
 
 def _highlighting_length(text: str | None) -> int:
