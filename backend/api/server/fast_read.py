@@ -314,7 +314,7 @@ def _message_objects(rows: Rows) -> list[JsonObject]:
     """The objects of a page's messages; none of the only row of an empty page."""
     if rows[0][2] is None:
         return []
-    # By columns: what a client wrote may be any number of them, and to unpack each row takes half as long again.
+    # By columns: to unpack each row, whatever it has of a client, takes half as long again.
     _, _, numbers, created, edited, *content = zip(*rows, strict=True)
     created_at = all_to_rfc3339(created)
     updated_at = created_at
