@@ -12,12 +12,12 @@ seconds.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from backend.domain.errors import InstaChatError
-from backend.live.events import ChatKey, Encode, Started
+from backend.live.events import ChatKey, Decided, Encode, Started
 from backend.live.feed import Feed, join_chunk
 from backend.live.listener import Listener
 from backend.live.reader import (
@@ -26,6 +26,7 @@ from backend.live.reader import (
     RETRY_SECONDS,
     Gap,
     LiveReader,
+    News,
     Position,
 )
 from backend.storage.postgres.following import FollowStart
@@ -134,11 +135,14 @@ class Hub:
         key = (feed, position, feed.last_change)
         reading = self._pages.get(key)
         if reading is None:
-            reading = self._pages[key] = self._loop.create_task(self._read_page(feed.key, position))
+            reading = self._pages[key] = self._loop.create_task(
+                self._read_page(feed.key, position, feed.head)
+            )
             reading.add_done_callback(lambda _: self._pages.pop(key))
         return await asyncio.shield(reading)  # other followers go on when one leaves
 
-    async def _read_page(self, chat: ChatKey, position: Position) -> "_Page | None":
+    async def _read_page(self, chat: ChatKey, position: Position, head: int) -> "_Page | None":
+        """A page ends at the head: of a number after it, the feed takes an edit for the creation."""
         try:
             found = await self._loop.run_in_executor(
                 self._page_threads, self._reader.read, {chat: position}
@@ -147,7 +151,7 @@ class Hub:
             logger.info("the page of a follower can't be read: %s", error.message)
             return None
         news = found[chat]
-        encoded = ((event.number, self.encode(event)) for event in news.decided)
+        encoded = ((event.number, self.encode(event)) for event in _until(head, position, news))
         return _Page(*join_chunk(encoded, position.after), news.gap)
 
     # -- looking -----------------------------------------------------------------------------------
@@ -248,6 +252,16 @@ class Hub:
         if self._looking_at_intervals is None and not self.is_closed:
             self._looking_at_intervals = self._loop.create_task(self._look_at_intervals())
             self._listener.start()
+
+
+def _until(head: int, position: Position, news: News) -> Iterator[Decided]:
+    """The events after a position, up to the one that reaches the head."""
+    number = position.after
+    for event in news.decided:
+        if number >= head:
+            return
+        number = event.number
+        yield event
 
 
 class Follower:

@@ -5,16 +5,22 @@ A request with a query, another content type, a chunked body, or an invalid valu
 
 import json
 import re
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from backend.api.parameters import NUMBER_PATTERN, PREFIX
 from backend.api.schemas import FastMessageBody
-from backend.api.server.fast_request import Core, FastRequest, FastResponse, Respond
+from backend.api.server.fast_request import (
+    Core,
+    FastRequest,
+    FastResponse,
+    MakeRequest,
+    ReceivedHeaders,
+    Respond,
+)
 from backend.domain import serialization
 from backend.domain.errors import InstaChatError, Invalid
 from backend.domain.model import TOKEN_PATTERN, Accepted, Parent
@@ -42,13 +48,13 @@ class FastAccept(FastRequest):
     method = "POST"
     route = PREFIX + "/applications/{token}/chats/{chat}/messages"
 
-    def __init__(self, parent: Parent, key: str | None, headers: list[Any]) -> None:
+    def __init__(self, headers: ReceivedHeaders, *, parent: Parent, key: str | None) -> None:
         super().__init__(headers)
         self.parent = parent
         self.key = key
 
     @classmethod
-    def from_head(cls, url: bytes, headers: list[Any]) -> "Callable[[], FastAccept] | None":
+    def from_head(cls, url: bytes, headers: ReceivedHeaders) -> MakeRequest | None:
         """How to make the request, if its head is plain."""
         if not (match := _match_path(url)):
             return None
@@ -64,7 +70,7 @@ class FastAccept(FastRequest):
                 return None
         if kind != b"application/json" or not 0 < size <= MAX_FAST_BODY_BYTES:
             return None
-        return partial(cls, Parent(match[1].decode(), int(match[2])), key, headers)
+        return partial(cls, parent=Parent(match[1].decode(), int(match[2])), key=key)
 
     def start(self, core: Core, respond: Respond) -> None:
         """See FastRequest."""

@@ -34,11 +34,12 @@ from backend.api.server.fast_request import (
     FastRequest,
     FastResponse,
     MakeRequest,
+    ReceivedHeaders,
 )
 from backend.api.server.known_heads import KnownHeads
 from backend.domain.errors import InstaChatError
 
-REQUESTS: Final[dict[bytes, Callable[[bytes, list[Any]], MakeRequest | None]]] = {
+REQUESTS: Final[dict[bytes, Callable[[bytes, ReceivedHeaders], MakeRequest | None]]] = {
     b"GET": read_of_head,
     b"POST": FastAccept.from_head,
 }
@@ -134,7 +135,7 @@ class FastConnection(Connection):
             and (make_request := from_head(self.url, self.headers))
         ):
             self._make_request = make_request
-            fast_request = make_request()
+            fast_request = make_request(self.headers)
             fast_request.keep_alive = (
                 self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
             )
@@ -156,12 +157,18 @@ class FastConnection(Connection):
             self._takes_fast_path = False
             super().data_received(fast_request.unparsed)
             self._takes_fast_path = True
+            self._keep_alive_as(fast_request)
             return
         super().on_request_head()
-        self.cycle.keep_alive = self.cycle.keep_alive and fast_request.keep_alive
+        self._keep_alive_as(fast_request)
         HttpToolsProtocol.on_body(self, bytes(fast_request.body))
         if not fast_request.more_body:
             super().on_request_complete()
+
+    def _keep_alive_as(self, fast_request: FastRequest) -> None:
+        """Close the connection after the ordinary route's answer if it was to close after this request."""
+        if not fast_request.keep_alive and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def _respond(self, fast_request: FastRequest, result: FastResponse | Exception | None) -> None:
         if fast_request is not self._fast_request:  # the ordinary route answers it

@@ -6,7 +6,7 @@ route. So does one whose subject is not simply there: see `group_read`.
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +19,15 @@ from backend.api.conditional import (
 )
 from backend.api.parameters import NUMBER_PATTERN, PREFIX
 from backend.api.server import fast_query
-from backend.api.server.fast_request import NOT_MODIFIED, Core, FastRequest, FastResponse, Respond
+from backend.api.server.fast_request import (
+    NOT_MODIFIED,
+    Core,
+    FastRequest,
+    FastResponse,
+    MakeRequest,
+    ReceivedHeaders,
+    Respond,
+)
 from backend.domain import serialization
 from backend.domain.folding import highlight_folded
 from backend.domain.model import TOKEN_PATTERN, Parent
@@ -46,7 +54,9 @@ _match_path = re.compile(
 MAX_HIGHLIGHTED_LENGTH: Final = 10_000  # in code points, which take up to half a microsecond each
 _ASCII_SPEEDUP = 20
 _TEXT_INDEX = 5 + CONTENT.index("text")  # in a row of a page or of a search
-MIN_SEARCH_ROWS: Final = 50  # as which a search counts in its batch, because of what it scans
+# A search counts as so many rows of its batch, because of what it scans: of the longest texts, the eight of a
+# statement scan for up to a second.
+MIN_SEARCH_ROWS: Final = 256
 
 
 class FastRead(FastRequest):
@@ -59,7 +69,8 @@ class FastRead(FastRequest):
 
     def __init__(
         self,
-        headers: list[Any],
+        headers: ReceivedHeaders,
+        *,
         if_none_match: str | None,
         statement: GroupedRead,
         values: ReadValues,
@@ -221,7 +232,7 @@ class _ChatsRead(FastRead):
         return _page(items, len(rows) > limit, _live_count(issued[Parent(token)], rows[0][1])), None
 
 
-def read_of_head(url: bytes, headers: list[Any]) -> Callable[[], FastRead] | None:
+def read_of_head(url: bytes, headers: ReceivedHeaders) -> MakeRequest | None:
     """How to make the read that a request asks for, if its head is plain."""
     if not (match := _match_path(url)):
         return None
@@ -234,7 +245,13 @@ def read_of_head(url: bytes, headers: list[Any]) -> Callable[[], FastRead] | Non
     *parts, query = match.groups()
     if (read := _Path(*parts).read(query)) is None:
         return None
-    return partial(read.type, headers, if_none_match, read.statement, read.values, read.max_rows)
+    return partial(
+        read.type,
+        if_none_match=if_none_match,
+        statement=read.statement,
+        values=read.values,
+        max_rows=read.max_rows,
+    )
 
 
 class _Path(NamedTuple):

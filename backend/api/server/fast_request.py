@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 from backend.api.server.group_commit import AcceptCallback
 from backend.api.server.group_read import Read
@@ -24,8 +24,10 @@ Respond = Callable[["FastRequest", FastResponse | Exception | None], None]
 """Takes a request and its response, or the error to describe; None passes it to the ordinary route."""
 
 
-MakeRequest = Callable[[], "FastRequest"]
-"""Makes a request of a head that was read before. Each call makes another one."""
+ReceivedHeaders = list[tuple[bytes, bytes]]
+
+MakeRequest = Callable[[ReceivedHeaders], "FastRequest"]
+"""Makes a request of a head that was read before, given its headers. Each call makes another one."""
 
 
 class Core(Protocol):
@@ -70,7 +72,7 @@ class FastRequest(ABC):
     may_fall_back_late: ClassVar[bool] = False
     """Whether `respond` may get None after `start` has returned."""
 
-    def __init__(self, headers: list[Any]) -> None:
+    def __init__(self, headers: ReceivedHeaders) -> None:
         self.headers = headers
         self.started_at = time.perf_counter()
         self.unparsed = b""  # the whole request, if the parser has not read it

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from backend.api.server.fast_request import FastRequest, MakeRequest
 
 MAX_HEADS: Final = 4_096
-MAX_HEAD_BYTES: Final = 1_024  # of one that is kept; so all of them take a few MB at most
+MAX_HEAD_BYTES: Final = 1_024  # of one that is kept; so all of them take 8 MB at most
 END_OF_HEAD: Final = b"\r\n\r\n"
 # They differ from request to request.
 UNIQUE_HEADERS: Final = {b"idempotency-key", b"x-request-id"}
@@ -34,7 +34,7 @@ class KnownHeads:
         make_request = self._known.get(head)
         if make_request is None:
             return None
-        request = make_request()
+        request = make_request([])  # of its headers, none is of use any more
         request.body = body
         request.more_body = False
         request.unparsed = data

@@ -210,6 +210,29 @@ def test_a_page_that_was_read_before_an_edit_is_not_shared_after_it(
     run(backend, chat, scenario)
 
 
+def test_a_page_does_not_pass_what_the_hub_has_read(
+    backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit of a number after that is not told as one: the followers are told the number as it is."""
+
+    async def scenario(world: World) -> None:
+        await world.store("one")
+        other = world.follow().chunks()
+        await take(other, "started")
+        await world.quiet()
+        monkeypatch.setattr(world.hub, "wake", lambda _: None)  # what is stored is announced later
+        await world.store("two")
+        chunks = world.follow(0).chunks()
+        assert await take(chunks, "one") == "message 1 one;"
+        edit = world.backend.catalog.messages.edit
+        await asyncio.to_thread(edit, world.token, 1, 2, {"text": "another"})
+        monkeypatch.undo()
+        world.hub.wake([world.key])
+        assert await take(chunks, "another") == "message 2 another;"
+
+    run(backend, chat, scenario)
+
+
 def test_a_follower_that_would_miss_a_change_is_let_go(
     backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,9 @@
 """Known heads: requests that are not parsed are processed like those that are."""
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +23,7 @@ from backend.domain.model import Accepted, EntryId
 from backend.ingest.requests import AcceptRequest
 
 CHAT = "/api/v1/applications/" + "A" * 32 + "/chats/7/messages"
+SHUTDOWN = b"the server stops"
 EARLY = "/answered/before/its/body/has/arrived"
 BUSY = "answered at once"
 TEXTS = ["one", "of another length", 'ends a head: "\r\n\r\n']
@@ -137,7 +140,9 @@ async def _process(heads: KnownHeads, parts: Sequence[tuple[bytes, int]]) -> Out
     transport = _Transport()
     connection.connection_made(transport)  # type: ignore[arg-type]  # what the connection uses of one
     for part, iterations in parts:
-        if not transport.closing:
+        if part is SHUTDOWN:
+            connection.shutdown()
+        elif not transport.closing:
             connection.data_received(part)
         for _ in range(iterations):
             await asyncio.sleep(0)
@@ -250,6 +255,10 @@ def _streams(draw: st.DrawFn) -> list[tuple[bytes, int]]:
     parts=[(_get(2), 30), (_get(2), 0), (POST, 30), (_get(2), 0), (_get(1), 30)]
 )
 @example(
+    # A read that falls back while the server stops: its answer is the connection's last one.
+    parts=[(_get(2), 30), (_get(2), 0), (SHUTDOWN, 30)]
+)
+@example(
     # Two requests at once, of which the first is answered before the second is parsed.
     parts=[(_post(AT_ONCE) + _get(1), 30), (POST, 30)]
 )
@@ -284,6 +293,26 @@ def test_heads_that_differ_each_time_are_not_kept() -> None:
         for _ in range(2):
             asyncio.run(_process(heads, [(_post(ONE, header), 30)]))
     assert heads.found == 0
+
+
+def test_a_known_head_takes_little_memory() -> None:
+    """However many headers it has: they are not kept."""
+    heads = KnownHeads()
+    many = [b"%x:" % number for number in range(180)]
+    size = 500
+    parts = [(_get(2 * number + 1, *many), 0) for number in range(size)]
+    assert len(parts[-1][0]) < known_heads.MAX_HEAD_BYTES
+    asyncio.run(_process(_NoKnownHeads(), parts))  # what is loaded with the first request
+    tracemalloc.start()
+    try:
+        for part in parts:
+            asyncio.run(_process(heads, [part]))
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert heads.find(parts[0][0])
+    assert taken < size * 2 * known_heads.MAX_HEAD_BYTES
 
 
 def test_few_heads_are_kept(monkeypatch: Any) -> None:
