@@ -14,7 +14,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from backend.bootstrap import Backend, open_backend
+from backend.bootstrap import open_backend
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
@@ -24,6 +24,7 @@ from tests.http.conftest import running_worker, start_worker
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import fill_only_chat
 from tests.support.engines import PostgresServer, RedisServer, free_port, wheel_postgres
+from tests.support.faults.load import drain_completely
 from tests.support.http_server import (
     ApplicationClient,
     HttpResponse,
@@ -346,7 +347,7 @@ def test_changing_a_message_that_is_not_stored_in_time_gets_503(own_server: Http
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "not stored yet" in answer.json["detail"]
         core.log.resume()
-        core.drainer.drain_all()
+        drain_completely(core)
     assert own_server("GET", path).json["text"] == "one"
     assert own_server("PATCH", path, {"message": {"text": "two"}}).json["text"] == "two"
 
@@ -417,13 +418,8 @@ class Writers:
 
 def _faults(settings: Settings, ledgers: list[Path]) -> dict[str, list[tuple[int, int]]]:
     """The faults that the audit finds once everything is stored."""
-
-    def drained(core: Backend) -> bool:
-        core.drainer.drain_all()
-        return not any(core.log.lengths(core.database.installation.shards))
-
     with open_backend(settings) as core:
-        wait_until(lambda: drained(core))
+        drain_completely(core)
         return audit(core, ledgers).faults
 
 

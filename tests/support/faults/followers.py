@@ -15,6 +15,7 @@ from backend.storage.redis.log import Log
 from tests.http.conftest import start_worker
 from tests.support.engines import PostgresServer, RedisServer
 from tests.support.event_stream import ReconnectingClient
+from tests.support.faults.load import drain_completely
 from tests.support.http_server import ApplicationClient, HttpServer, server_processes
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -110,7 +111,7 @@ class FollowedInstallation:
         for sender in self.senders:
             sender.stop()
         with open_backend(self.settings) as backend:
-            backend.drainer.drain_all()
+            drain_completely(backend)  # the worker may be storing the last messages
             token, _, chat = self.chat.partition("/chats/")
             token = token.rpartition("/")[2]
             stored = {m.number: m.text for m in backend.catalog.messages.list(token, int(chat))}
