@@ -32,6 +32,7 @@ from tests.support.http_server import (
     server_processes,
 )
 from tests.support.ledger import Ledger, audit
+from tests.support.redis_copy import bring_back, copy_redis
 from tests.support.waiting import MARGIN_SECONDS, PATIENCE_SECONDS, promised, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("http-faults")]
@@ -98,16 +99,13 @@ def test_an_idle_server_rejects_a_demoted_primary(
     plain = Redis(port=own_redis.port)  # dumps are bytes
     with open_backend(own_server.settings) as backend:
         backend.drainer.drain_all()
-        former = {key: plain.dump(key) for key in plain.scan_iter()}
+        former = copy_redis(plain)
         redis.flushall()
         request = AcceptRequest.messages(app.token, 1, ["of the new epoch"])
         assert [backend.acceptor.accept(request).first for _ in range(3)] == [2, 3, 4]
         backend.drainer.drain_all()
     wait_renewed(own_server)
-    redis.flushall()
-    for key, value in former.items():
-        assert value
-        plain.restore(key, 0, value)
+    bring_back(plain, former)
     assert post() == 5
 
 

@@ -21,6 +21,7 @@ from backend.storage.redis.notifications import Change, Subscription
 from backend.storage.redis.types import ShardBatch
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, free_port, valkey_binary
+from tests.support.redis_copy import copy_redis
 
 CLUSTER = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
 
@@ -262,10 +263,10 @@ def test_invalid_input_is_rejected_before_anything_is_sent(
 ) -> None:
     """Redis does not change."""
     backend.acceptor.accept(AcceptRequest.chats(application))
-    before = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    before = copy_redis(backend.log.redis)
     with pytest.raises(Invalid):
         backend.acceptor.accept(make(application))
-    assert {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()} == before
+    assert copy_redis(backend.log.redis) == before
 
 
 @pytest.mark.parametrize(

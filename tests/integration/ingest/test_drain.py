@@ -23,6 +23,7 @@ from backend.storage.redis.types import Creation
 from backend.worker.queue import QUEUE_KEY, JobHandlers
 from tests.conftest import Engines
 from tests.support.faults.shortcuts import send
+from tests.support.redis_copy import bring_back, copy_redis
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 
@@ -150,16 +151,13 @@ def test_the_first_drain_of_an_epoch_skips_stored_messages(backend: Backend, cha
     assert isinstance(backend.log.redis, redis.Redis)
     send(backend, chat, "a", "b")
     backend.acceptor.accept(AcceptRequest.chats(chat))
-    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    copy = copy_redis(backend.log.redis)
     backend.drainer.drain_all()
     backend.catalog.messages.edit(chat, 1, 1, {"text": "edited"})
     backend.catalog.messages.delete(chat, 1, 2)
     send(backend, chat, "c")
     backend.drainer.drain_all()
-    backend.log.redis.flushall()
-    for key, value in copy.items():
-        assert value
-        backend.log.redis.restore(key, 0, value)
+    bring_back(backend.log.redis, copy)
     backend.drainer.drain_all()
     assert texts(backend, chat) == {1: "edited", 3: "c"}
     assert send(backend, chat, "d") == 4, "the old copy's counter was behind"
@@ -175,15 +173,12 @@ def test_a_number_that_an_old_copy_brings_back_is_listed_by_its_time(
     send(backend, chat, "1", "2")
     backend.drainer.drain_all()
     send(backend, chat, "3")
-    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    copy = copy_redis(backend.log.redis)
     shard = backend.counters.shard(chat)
     backend.log.redis.delete(*(backend.log.key(shard, name) for name in ("log", "epoch")))
     send(backend, chat, "4", "5", "6", "7", "8")
     backend.drainer.drain_all()
-    backend.log.redis.flushall()
-    for key, value in copy.items():
-        assert value
-        backend.log.redis.restore(key, 0, value)
+    bring_back(backend.log.redis, copy)
     backend.drainer.drain_all()
     stored = {m.number: m.created_at for m in backend.catalog.messages.list(chat, 1)}
     assert list(stored) == list(range(1, 9))

@@ -22,6 +22,7 @@ from backend.maintenance import cascade_delete
 from backend.maintenance.cascade_delete import CascadeDeleter
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import scalar, send, stored
+from tests.support.redis_copy import bring_back, copy_redis
 from tests.support.repeating import repeating
 
 pytestmark = pytest.mark.faults
@@ -228,13 +229,10 @@ def test_a_restored_log_does_not_restore_what_a_cascade_has_deleted(
     backend.acceptor.accept(AcceptRequest.chats(family))
     send(backend, family, "to a new one", chat=4)
     backend.acceptor.accept(AcceptRequest.deletion(family, cascade=True))
-    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    copy = copy_redis(backend.log.redis)
     backend.drainer.drain_all()
     backend.cascade_deleter.delete_all()
-    backend.log.redis.flushall()
-    for key, value in copy.items():
-        assert value
-        backend.log.redis.restore(key, 0, value)
+    bring_back(backend.log.redis, copy)
     backend.log.redis.hset(
         backend.log.key(backend.counters.shard(family), "epoch"), "server", "another"
     )

@@ -15,6 +15,7 @@ from backend.ingest.requests import AcceptRequest
 from backend.maintenance.counter_sync import CounterSync, WrittenCount
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import scalar, send
+from tests.support.redis_copy import bring_back, copy_redis
 
 pytestmark = pytest.mark.faults
 LITTLE = 1800  # seconds: more than a test takes, and less than what it says has passed
@@ -153,7 +154,7 @@ def test_the_first_sync_of_an_epoch_compares_every_parent(backend: Backend, chat
     """A wiped Redis or an old copy lacks the set of dirty parents. No count in SQL falls."""
     assert isinstance(backend.log.redis, redis.Redis)
     sync(backend)
-    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    copy = copy_redis(backend.log.redis)
     send(backend, chat, "a", "b")
     backend.drainer.drain_all()
     backend.log.redis.flushall()
@@ -161,10 +162,7 @@ def test_the_first_sync_of_an_epoch_compares_every_parent(backend: Backend, chat
     assert sync(backend) == {Parent(chat, 1): (0, 2)}
     send(backend, chat, "c")
     backend.drainer.drain_all()
-    backend.log.redis.flushall()
-    for key, value in copy.items():
-        assert value
-        backend.log.redis.restore(key, 0, value)
+    bring_back(backend.log.redis, copy)
     assert sync(backend) == {Parent(chat, 1): (2, 3)}
     backend.log.redis.delete(backend.log.counter_key(backend.counters.shard(chat), Parent(chat, 1)))
     assert sync(backend, everything=True) == {}

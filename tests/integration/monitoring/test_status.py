@@ -6,6 +6,7 @@ from backend.bootstrap import Backend
 from backend.ingest.requests import AcceptRequest
 from backend.monitoring.status import Totals, compute_rates, read_totals
 from tests.support.faults.shortcuts import send
+from tests.support.redis_copy import bring_back, copy_redis
 
 
 def read_counts(backend: Backend) -> tuple[int | None, int | None, int | None]:
@@ -24,13 +25,10 @@ def test_totals_count_each_creation_once(backend: Backend, application: str) -> 
     send(backend, application, "a", "b")
     assert read_counts(backend) == (5, 0, 0)
     assert isinstance(backend.log.redis, redis.Redis)
-    copy = {key: backend.log.redis.dump(key) for key in backend.log.redis.scan_iter()}
+    copy = copy_redis(backend.log.redis)
     backend.drainer.drain_all()
     assert read_counts(backend) == (5, 5, 5)
-    backend.log.redis.flushall()
-    for key, value in copy.items():
-        assert value
-        backend.log.redis.restore(key, 0, value)
+    bring_back(backend.log.redis, copy)
     send(backend, application, "c")
     backend.drainer.drain_all()
     assert read_counts(backend) == (6, 6, 6)

@@ -24,6 +24,7 @@ from backend.storage.redis.log import Log
 from backend.storage.redis.types import Creation, ShardBatch, StaleEpoch
 from tests.support.engines import RedisServer, redis_binary, valkey_binary
 from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
+from tests.support.redis_copy import bring_back, copy_redis
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
@@ -43,12 +44,9 @@ def redis_of(backend: Backend) -> "redis.Redis":
 def put_back(backend: Backend) -> Iterator[None]:
     """Restore Redis's current data at the end, in the same running server."""
     client = redis_of(backend)
-    copy = {key: client.dump(key) for key in client.scan_iter()}
+    copy = copy_redis(client)
     yield
-    client.flushall()
-    for key, value in copy.items():
-        assert value
-        client.restore(key, 0, value)
+    bring_back(client, copy)
 
 
 def test_a_new_process_detects_a_copy_restored_into_a_running_server(settings: Settings) -> None:

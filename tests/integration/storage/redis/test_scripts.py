@@ -17,6 +17,7 @@ from backend.storage.redis.log import Log
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
 from backend.storage.redis.types import Creation, Refusal, StaleEpoch
 from tests.conftest import Engines
+from tests.support.redis_copy import RedisCopy, copy_redis
 
 TOKEN = "t" * 32
 APPLICATION = Parent(TOKEN)
@@ -49,10 +50,9 @@ def log(engines: Engines) -> Iterator[Log]:
     log.close()
 
 
-def everything(log: Log) -> dict[object, object]:
+def everything(log: Log) -> RedisCopy:
     """All data in Redis."""
-    assert isinstance(log.redis, redis.Redis)
-    return {key: log.redis.dump(key) for key in log.redis.scan_iter()}
+    return copy_redis(log.redis)
 
 
 def refused(log: Log, *batch: Creation, known: EntryId = NOTHING) -> str:
