@@ -72,9 +72,8 @@ class Wheel:
 
     def _copy_programs(self, package_root: Path, target: Path) -> None:
         """Copy all parts, readable for everybody. `target` appears atomically."""
-        for old in target.parent.glob(
-            f"*{self.distribution}-*"
-        ):  # other versions and interrupted copies
+        # Other versions, and interrupted copies.
+        for old in target.parent.glob(f"*{self.distribution}-*"):
             shutil.rmtree(old)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         for program in self.programs:

@@ -23,7 +23,7 @@ from backend.storage.redis.notifications import Change
 from backend.storage.redis.types import LogPage, StaleEpoch
 
 MAX_BATCH_ENTRIES = 5_000  # of one transaction
-MAX_BATCH_BYTES = 1024 * 1024  # messages wait for those behind them in their batch
+MAX_BATCH_BYTES = 1024 * 1024  # messages wait for those after them in their batch
 STUCK_TIMEOUT_SECONDS = 10.0
 
 Step = Callable[[str], None]

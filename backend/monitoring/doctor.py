@@ -65,9 +65,8 @@ def run_checks(context: CheckContext) -> Iterator[CheckResult]:
         yield from run_check("installation", lambda: [_check_installation(context)])
         yield from run_check("clocks", lambda: [_check_clocks(context)])
         yield from run_check("counts in SQL", lambda: [_check_counts(context)])
-    if (
-        redis.reachable or context.settings.huey_url is not None
-    ):  # else the queue uses the same Redis
+    # Without a URL of its own, the queue uses the same Redis.
+    if redis.reachable or context.settings.huey_url is not None:
         yield from _check_queue(context)
     if context.index:
         yield from check_elasticsearch(context.index)

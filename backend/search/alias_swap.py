@@ -34,9 +34,8 @@ def with_publish_lock(database: Database, change: Callable[[Connection], None]) 
                 return
         except EngineDown:
             raise
-        except (
-            Unavailable
-        ):  # one transaction is slow; new writers queue behind this lock, so release it
+        except Unavailable:
+            # One transaction is slow; new writers queue behind this lock, so it is released.
             if attempt == PUBLISH_LOCK_ATTEMPTS:
                 raise
             time.sleep(PUBLISH_LOCK_RETRY_SECONDS)

@@ -22,9 +22,8 @@ from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.dead_letters import DeadLetter, add_dead_letters
 from backend.storage.search_index import Document, IndexMissing, RejectedDocument, SearchIndex
 
-LEASE_SECONDS = (
-    30.0  # longer than a bulk; after a kill -9 the rows are blocked until it has expired
-)
+# Longer than a bulk; after a kill -9 the rows are blocked until it has expired.
+LEASE_SECONDS = 30.0
 MESSAGES_PER_LEASE = 2_500  # approximately
 MAX_LEASE_ATTEMPTS = 20
 LEASE_RETRY_SECONDS = 0.005  # another publisher chooses its rows within this time

@@ -79,9 +79,8 @@ class IndexSearcher:
         self._database = database
         self._index = index
         self._not_asked_until = 0.0  # by monotonic
-        self._failure = (
-            ""  # the message of the last one; an error object would grow with each raise
-        )
+        # The message of the last failure; an error object would grow with each raise.
+        self._failure = ""
 
     def search(self, chat_id: int, keyword: str, after: int, limit: int) -> SearchPage:
         """See Searcher. An engine of the index that is away makes it slower, or incomplete."""

@@ -147,11 +147,11 @@ def format_message(token: str, chat: int, row: ExportedMessage) -> str:
     """The line of a message of a chat, with its end."""
     # Once: reading each by its name takes longer.
     _, number, *content, created_at, updated_at = row
-    written = (
-        f"{head}{_quoted(value)}"
+    written = [
+        head + _quoted(value)
         for head, value in zip(_CONTENT_HEADS, content, strict=True)
         if value is not None
-    )
+    ]
     return (
         f'{{"type": "message", "token": "{token}", "chat": {chat}, "number": {number}, '
         f"{', '.join(written) or _REMOVED}{_times(created_at, updated_at)}\n"
@@ -327,10 +327,9 @@ def _token(value: object) -> str:
 
 def _content(body: dict[str, Any]) -> dict[str, Any]:
     """What a client wrote of a message, checked. A field that its line lacks is null."""
-    values = {name: body.get(name) for name in CONTENT_CHECKS}
     return {
-        name: CONTENT_CHECKS[name](value if value is None else _string(value, name))
-        for name, value in values.items()
+        name: check(None if (value := body.get(name)) is None else _string(value, name))
+        for name, check in CONTENT_CHECKS.items()
     }
 
 

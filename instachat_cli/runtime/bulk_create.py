@@ -196,9 +196,8 @@ def _defer_interrupts() -> Iterator[None]:
         if interrupts > 1:
             raise KeyboardInterrupt
 
-    if (
-        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):  # SIGINT is ignored, as by nohup
+    # SIGINT is ignored, as by nohup.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     with handling(count_interrupt, signal.SIGINT):

@@ -5,9 +5,8 @@ from loadtest.run.plan import Plan
 
 BUSY_SHARE = 0.9  # of a processor: one generator process that uses as much limits the load
 FULL_SHARE = 0.95  # of all processors
-MIN_HELD_SHARE = (
-    0.99  # of the arrivals that were due; below that the p99 is not the p99 of the planned load
-)
+# Of the arrivals that were due; below that the p99 is not the p99 of the planned load.
+MIN_HELD_SHARE = 0.99
 DISTURBED_SHARE = 0.1  # of all processors, used by other programs; `bench run` itself uses less
 
 

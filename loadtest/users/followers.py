@@ -122,7 +122,7 @@ class _Follower:
 
     @contextmanager
     def _stream(self) -> Iterator[Any]:
-        """A new connection that resumes behind the last number; None if it is refused."""
+        """A new connection that resumes after the last number; None if it is refused."""
         path = f"{messages_path(self._state.fixtures.tokens[self.application], self.chat)}/stream"
         headers = {"Accept": "text/event-stream"}
         if self.last:

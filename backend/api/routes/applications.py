@@ -21,7 +21,6 @@ from backend.api.parameters import (
 from backend.api.problems import ProblemException
 from backend.api.request_body import JsonRoute
 from backend.api.routes.operator import require_operator
-from backend.api.routes.paging import page_response
 from backend.api.service import ServiceDep
 from backend.domain import model, serialization
 
@@ -109,8 +108,9 @@ async def list_applications(
     applications = await service.run(
         lambda: list(service.catalog.applications.list(after_token=after, limit=limit + 1))
     )
-    bodies = [serialization.application(each) for each in applications]
-    return page_response(bodies, limit, if_none_match, "token")
+    items = [serialization.application(each) for each in applications[:limit]]
+    body = {"items": items, "next": items[-1]["token"] if len(applications) > limit else None}
+    return read_response(body, if_none_match)
 
 
 @no_operator_router.get("")

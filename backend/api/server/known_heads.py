@@ -45,14 +45,14 @@ class KnownHeads:
 
         The parser was between two requests before it got `data`.
         """
-        head, body = _split(data)
         if (
-            0 < len(head) <= MAX_HEAD_BYTES
-            and body == request.body
-            and not request.more_body
-            and request.keep_alive
-            and all(name not in UNIQUE_HEADERS for name, _ in request.headers)
+            request.more_body
+            or not request.keep_alive
+            or any(name in UNIQUE_HEADERS for name, _ in request.headers)
         ):
+            return
+        head, body = _split(data)
+        if 0 < len(head) <= MAX_HEAD_BYTES and body == request.body:
             if len(self._known) == MAX_HEADS:
                 self._known.clear()
             self._known[head] = make_request

@@ -143,10 +143,8 @@ class Database:
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
-        except (
-            DBAPIError,
-            psycopg2.Error,
-        ) as error:  # the latter from COPY, which SQLAlchemy does not wrap
+        # The latter from COPY, which SQLAlchemy does not wrap.
+        except (DBAPIError, psycopg2.Error) as error:
             code = sqlstate(error)
             if code == "42P01":
                 raise SchemaMismatch(

@@ -67,15 +67,15 @@ MESSAGES: Final = GroupedRead(
             SELECT * FROM message
             WHERE chat_id = c.id AND number = w.number AND state = 'stored' LIMIT 1) m""",
 )
-# LEFT JOIN: an empty page of a parent that is stored is one row without a number. NULLIF: few messages are
-# edited, and to write and read a time takes as long as the rest of a row.
+# Of a page of messages. NULLIF: few are edited, and to write and read a time takes as long as the rest of it.
+_OF_PAGE = f"m.number, m.created_at, nullif(m.updated_at, m.created_at), {_CONTENT}"
+# LEFT JOIN: an empty page of a parent that is stored is one row without a number.
 PAGES, NEWEST_PAGES = (
     GroupedRead(
         name,
         ("tokens", "chats", "afters", "befores", "limits"),
         f"""
-        SELECT w.nth, c.messages_removed, m.number, m.created_at,
-               nullif(m.updated_at, m.created_at), {_CONTENT}
+        SELECT w.nth, c.messages_removed, {_OF_PAGE}
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:afters AS bigint[]),
                     cast(:befores AS bigint[]), cast(:limits AS bigint[]))
             WITH ORDINALITY AS w(token, chat, after, before, "limit", nth)
@@ -87,13 +87,12 @@ PAGES, NEWEST_PAGES = (
     )
     for name, direction in (("grouped_pages", "ASC"), ("grouped_newest_pages", "DESC"))
 )
-# The matches among the scanned numbers, and whether the chat goes on behind them.
+# The matches among the scanned numbers, and whether the chat goes on after them.
 SEARCHES: Final = GroupedRead(
     "grouped_searches",
     ("tokens", "chats", "keywords", "afters", "limits"),
     f"""
-        SELECT w.nth, rest.is_there, m.number, m.created_at,
-               nullif(m.updated_at, m.created_at), {_CONTENT}
+        SELECT w.nth, rest.is_there, {_OF_PAGE}
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:keywords AS text[]),
                     cast(:afters AS bigint[]), cast(:limits AS bigint[]))
             WITH ORDINALITY AS w(token, chat, keyword, after, "limit", nth)

@@ -42,9 +42,8 @@ def translate_errors(url: str) -> Iterator[None]:
         yield
     except redis.exceptions.OutOfMemoryError:
         raise log_full_error("Redis is at its memory limit") from None
-    except (
-        redis.exceptions.BusyLoadingError
-    ) as error:  # a ConnectionError, although Redis has answered
+    except redis.exceptions.BusyLoadingError as error:
+        # A ConnectionError, although Redis has answered.
         raise engine_down(url, error) from None
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         raise engine_down(url, error) from error
