@@ -148,7 +148,6 @@ def test_a_second_message_under_a_stored_number_becomes_a_dead_letter(
 
 def test_the_first_drain_of_an_epoch_skips_stored_messages(backend: Backend, chat: str) -> None:
     """Redis is restored from an old copy whose log is stored already: nothing is stored twice."""
-    assert isinstance(backend.log.redis, redis.Redis)
     send(backend, chat, "a", "b")
     backend.acceptor.accept(AcceptRequest.chats(chat))
     copy = copy_redis(backend.log.redis)
