@@ -84,7 +84,7 @@ class MessagesBody(BaseSchema):
 
 
 class TextBody(BaseSchema):
-    """The new text of a message."""
+    """The changes to make to a message."""
 
     message: Text
 

@@ -163,7 +163,7 @@ def show(token: Token, chat: ChatNumber, number: MessageNumber, output: Output =
 def edit(
     token: Token, chat: ChatNumber, number: MessageNumber, text: Text, output: Output = None
 ) -> None:
-    """Change the text of a message.
+    """Change a message.
 
     $ instachat messages edit $TOKEN 1 12 "Good evening"
     """

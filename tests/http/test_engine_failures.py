@@ -244,7 +244,7 @@ def test_without_elasticsearch_searches_find_what_is_stored(
         path = f"{chat}/messages"
         body = {"message": {"text": "one"}}
         assert server("POST", f"{path}?wait=stored", body).status in (201, 202)
-        wait_until(lambda: server("GET", f"{path}/1").status == 200)
+        server.wait_stored(f"{path}/1")
         with ThreadPoolExecutor(40) as searching:
             searches = [searching.submit(server, "GET", f"{path}?keyword=one") for _ in range(40)]
             time.sleep(0.3)

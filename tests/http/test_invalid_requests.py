@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backend.bootstrap import open_backend
 from tests.support.faults.shortcuts import rejecting_texts
 from tests.support.http_server import ApplicationClient, HttpServer
-from tests.support.waiting import PATIENCE_SECONDS, wait_until
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.xdist_group("http")
 NOTHING = {
@@ -157,8 +157,7 @@ def test_every_valid_text_is_stored_unchanged(app: ApplicationClient, text: str)
         "POST", f"{chat}/messages?wait=stored", raw=raw, content_type="application/json"
     )
     assert made.status in (201, 202)  # 202 if it takes more than five seconds
-    wait_until(lambda: app.server("GET", f"{chat}/messages/1").status == 200)
-    assert app.server("GET", f"{chat}/messages/1").json["text"] == text
+    assert app.server.wait_stored(f"{chat}/messages/1").json["text"] == text
     hot = app.server("POST", f"{chat}/messages", raw=raw, content_type="application/json")
     assert (hot.status, hot.json) == (202, {"number": 2})
 

@@ -13,7 +13,6 @@ from tests.support.message_fields import (
     NOT_EDITABLE,
     other_fields,
 )
-from tests.support.waiting import wait_until
 
 # An Origin header keeps a request off the fast path.
 ROUTES = pytest.mark.parametrize(
@@ -45,8 +44,7 @@ def test_a_message_is_read_with_every_field_that_was_written(
     """By its number, and in the list."""
     assert create(app, path, headers, MESSAGE_FIELDS).status == 202
     message = f"{app.path}/chats/1/messages/1"
-    wait_until(lambda: app.server("GET", message).status == 200)
-    assert app.server("GET", message).json.items() >= MESSAGE_FIELDS.items()
+    assert app.server.wait_stored(message).json.items() >= MESSAGE_FIELDS.items()
     (listed,) = app.server("GET", f"{app.path}/chats/1/messages").json["items"]
     assert listed.items() >= MESSAGE_FIELDS.items()
 

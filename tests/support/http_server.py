@@ -101,6 +101,17 @@ class HttpServer:
             received = {name.lower(): value for name, value in response.getheaders()}
             return HttpResponse(response.status, received, response.read())
 
+    def wait_stored(self, path: str) -> HttpResponse:
+        """Wait until a chat or a message is stored that was accepted; returns the response that shows it.
+
+        Fails at once on a status that never becomes 200, such as 404, or 410 for a dead letter.
+        """
+        not_yet = (202, 503)  # 503: an engine does not answer for the moment
+        wait_until(lambda: self("GET", path).status not in not_yet)
+        response = self("GET", path)
+        assert response.status == 200, response
+        return response
+
     @contextmanager
     def connected(self, timeout: float = 30) -> Iterator[http.client.HTTPConnection]:
         """A connection to the server."""
@@ -166,7 +177,7 @@ class ApplicationClient:
         made = self.server("POST", f"{path}?wait=stored", {"message": {"text": text}})
         assert made.status in (201, 202), made  # 202 if it takes more than five seconds
         message = f"{path}/{made.json['number']}"
-        wait_until(lambda: self.server("GET", message).status == 200)
+        self.server.wait_stored(message)
         return message
 
 

@@ -140,7 +140,7 @@ async def edit_message(
     body: schemas.TextBody,
     if_match: IfMatch = None,
 ) -> Response:
-    """Change the text of a message."""
+    """Change a message."""
     version, changes = parse_if_match(if_match), body.message.model_dump(exclude_unset=True)
     edited = await service.run_change(
         lambda: service.catalog.messages.edit(token, chat, number, changes, version=version)

@@ -6,10 +6,11 @@ The ceiling does not read, decode, fold or check anything: it sends prebuilt byt
 import io
 from collections.abc import Callable, Iterator, Sequence
 
+from backend.storage.postgres.messages import COPY_COLUMNS
 from instachat_cli.bench.harness.environment import CONCURRENT_REQUESTS, Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row, Side, run_pairs
 
-COLUMNS = "chat_id, number, version, created_at, updated_at, text, folded"
+COLUMNS = ", ".join(COPY_COLUMNS)  # those that the drain stores
 ROWS = 5_000  # a COPY, as many as the drain stores in one transaction
 GOAL = Goal(must=0.2, aim=0.4)
 
