@@ -142,6 +142,15 @@ MORE: Sequence[tuple[str, Case]] = (
 )
 
 
+def store_sample(core: Backend) -> str:
+    """Store an application with two chats, the first of which has messages; return its token."""
+    token = core.catalog.applications.create("Support desk").token
+    core.acceptor.accept(AcceptRequest.chats(token, 2))
+    core.acceptor.accept(AcceptRequest.messages(token, 1, TEXTS))
+    core.drainer.drain_all()
+    return token
+
+
 class World:
     """The data that commands run on; each item is created when a test names it."""
 
@@ -155,12 +164,8 @@ class World:
 
     @cached_property
     def token(self) -> str:
-        """An application with two chats, the first of which has messages."""
-        token = self.core.catalog.applications.create("Support desk").token
-        self.core.acceptor.accept(AcceptRequest.chats(token, 2))
-        self.core.acceptor.accept(AcceptRequest.messages(token, 1, TEXTS))
-        self.core.drainer.drain_all()
-        return token
+        """An application of its own."""
+        return store_sample(self.core)
 
     @cached_property
     def torn(self) -> str:
@@ -219,12 +224,13 @@ class World:
 
 @pytest.fixture(scope="module")
 def core(engines: Engines) -> Iterator[Backend]:
-    """An installation for this file."""
+    """An installation for this file; it has data before its first test, whichever that is."""
     redis = RedisServer(valkey_binary())
     try:
         redis.start()
         settings = Settings(database_url=engines.fresh_database(), redis_url=redis.url)
         with open_backend(settings) as core:
+            store_sample(core)
             yield core
     finally:
         redis.remove()
