@@ -25,6 +25,7 @@ from backend.transfer.importer import Import
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, valkey_binary
 from tests.support.faults.shortcuts import send
+from tests.support.message_fields import without_nulls
 
 TOKEN = "t" * 24
 TIMESTAMP = "2026-01-31T23:59:59.000000Z"
@@ -57,7 +58,7 @@ def application_body(**fields: Any) -> dict[str, Any]:
         "created_at": TIMESTAMP,
         "updated_at": TIMESTAMP,
     }
-    return _without_none(line | fields)
+    return without_nulls(line | fields)
 
 
 def chat_body(number: int | None = 1, **fields: Any) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def chat_body(number: int | None = 1, **fields: Any) -> dict[str, Any]:
         "created_at": TIMESTAMP,
         "updated_at": TIMESTAMP,
     }
-    return _without_none(line | fields)
+    return without_nulls(line | fields)
 
 
 def message_body(number: int = 1, **fields: Any) -> dict[str, Any]:
@@ -83,11 +84,7 @@ def message_body(number: int = 1, **fields: Any) -> dict[str, Any]:
         "created_at": TIMESTAMP,
         "updated_at": TIMESTAMP,
     }
-    return _without_none(line | fields)
-
-
-def _without_none(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if value is not None}
+    return without_nulls(line | fields)
 
 
 REMOVED: dict[str, Any] = {"removed": True, "name": None, "text": None}

@@ -20,7 +20,7 @@ from backend.storage.postgres.dead_letters import DeadLetter
 from backend.storage.redis.types import Creation
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import rejecting_texts, scalar, send, stored
-from tests.support.message_fields import MESSAGE_FIELDS
+from tests.support.message_fields import MESSAGES, without_nulls
 
 pytestmark = pytest.mark.faults
 
@@ -79,16 +79,18 @@ def test_a_retry_stores_a_message_once_under_its_own_number(
 
 
 def test_a_retry_restores_every_field_that_a_client_wrote(backend: Backend, chat: str) -> None:
-    """What a dead letter keeps of a message is the whole message."""
-    new_message = schemas.MessageInput(**MESSAGE_FIELDS).new_message()
+    """A dead letter keeps the whole message, and so does the drain, of those beside it; null stays null."""
+    beside = [fields | {"text": "a text"} for fields in MESSAGES]
+    batch = [*MESSAGES, *beside]
+    new_messages = [schemas.MessageInput(**without_nulls(fields)).new_message() for fields in batch]
     with rejecting_texts(backend.database):
-        backend.acceptor.accept(AcceptRequest.messages(chat, 1, [new_message]))
+        backend.acceptor.accept(AcceptRequest.messages(chat, 1, new_messages))
         backend.drainer.drain_all()
-    (key,) = keys(backend)
-    assert backend.dead_letters.retry(key) is None
-    message = backend.catalog.messages.get(chat, 1, 1)
-    assert isinstance(message, Message)
-    assert serialization.message(message).items() >= MESSAGE_FIELDS.items()
+    assert len(keys(backend)) == len(MESSAGES)
+    for key in keys(backend):
+        assert backend.dead_letters.retry(key) is None
+    for message, fields in zip(backend.catalog.messages.list(chat, 1), batch, strict=True):
+        assert serialization.message(message).items() >= fields.items()
 
 
 @pytest.mark.parametrize("where", ["read", "rows", "committed", "trimmed"])

@@ -11,7 +11,7 @@ from backend.domain.errors import Conflict
 from backend.domain.model import Chat, Message
 from backend.storage.postgres.statements import field_names
 from backend.transfer.format import ApplicationLine, ChatLine, MessageLine
-from tests.support.message_fields import other_fields
+from tests.support.message_fields import TEXT_ALONE, other_fields
 from tests.support.transfer import (
     LATER,
     TOKEN,
@@ -93,6 +93,17 @@ def test_a_read_returns_the_imported_value_of_each_field(backend: Backend) -> No
         internal = {"type", "chat"} if line_type is MessageLine else {"type"}
         shown = {name: value for name, value in line.items() if name not in internal}
         assert shown.items() == {"token": TOKEN, **body}.items()
+
+
+def test_a_text_alone_is_imported_and_exported_unchanged(backend: Backend) -> None:
+    """A field that its line lacks is null, beside a message that has the field."""
+    line = message_body(2, **TEXT_ALONE)
+    assert import_lines(backend, [*CHANGED_LINES, line])[1] == []
+    message = cast("Message", backend.catalog.messages.get(TOKEN, 1, 2))
+    assert serialization.message(message).items() >= TEXT_ALONE.items()
+    exported = export(backend)
+    assert decode_lines(exported)[-1] == line
+    assert dry_run(backend, exported) == []
 
 
 def test_an_export_of_tombstones_equals_what_is_stored(backend: Backend) -> None:

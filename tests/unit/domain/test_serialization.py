@@ -14,7 +14,13 @@ from backend.domain.events import MessagesCreated, pack_messages, unpack
 from backend.domain.model import Application, Chat, Match, Message
 from backend.domain.serialization import JsonObject
 from instachat_cli.commands import apps, chats, messages
-from tests.support.message_fields import MESSAGE_FIELDS
+from tests.support.message_fields import (
+    EACH_MESSAGE,
+    MESSAGE_FIELDS,
+    MESSAGES,
+    TEXT_ALONE,
+    without_nulls,
+)
 
 AT = datetime(2026, 1, 31, tzinfo=UTC)
 APPLICATION = Application("t" * 24, "name", chats_count=1, created_at=AT, updated_at=AT, version=1)
@@ -43,18 +49,27 @@ def test_the_fast_path_decodes_the_same_body() -> None:
     assert plain.message.new_message() == schemas.MessageInput(text="a text alone").new_message()
 
 
+@EACH_MESSAGE
 @pytest.mark.parametrize("body_type", [schemas.MessageInput, schemas.FastMessageInput])
-def test_a_new_message_has_every_field_that_a_client_writes(body_type: Any) -> None:
-    """What a dead letter shows of a message is what the request for it had, by either route."""
+def test_a_new_message_has_every_field_that_a_client_writes(
+    body_type: Any, fields: dict[str, Any]
+) -> None:
+    """What a dead letter shows of a message is what the request for it had, by either route; or null."""
     assert MESSAGE_FIELDS.keys() == schemas.MessageInput.model_fields.keys()
-    assert serialization.new_message(body_type(**MESSAGE_FIELDS).new_message()) == MESSAGE_FIELDS
+    assert serialization.new_message(body_type(**without_nulls(fields)).new_message()) == fields
+    assert body_type(**fields).new_message() == body_type(**without_nulls(fields)).new_message()
+
+
+def test_a_text_is_a_new_message() -> None:
+    """Whatever other fields there are: they are null."""
+    assert serialization.new_message(TEXT_ALONE["text"]) == TEXT_ALONE
 
 
 def test_the_log_keeps_every_field_that_a_client_writes() -> None:
     """What accept packs, the drain unpacks."""
-    full = schemas.MessageInput(**MESSAGE_FIELDS).new_message()
-    plain = schemas.MessageInput(text="a text alone").new_message()
-    new_messages = [plain, full, plain, full]
+    new_messages = [
+        schemas.MessageInput(**without_nulls(fields)).new_message() for fields in MESSAGES * 2
+    ]
     (entry,) = pack_messages("t" * 24, 1, new_messages)
     event = unpack(b"1 1764000000000000 " + entry[1])
     assert isinstance(event, MessagesCreated)
@@ -94,6 +109,13 @@ def test_a_schema_has_the_fields_of_its_body(
     """OpenAPI describes every field that a response has, and the body is valid."""
     assert schema.model_fields.keys() == BODIES[domain_type].keys()
     schema.model_validate(BODIES[domain_type])
+
+
+@pytest.mark.parametrize("schema", [schemas.Message, schemas.Found])
+def test_the_body_of_a_text_alone_is_valid(schema: type[schemas.BaseSchema]) -> None:
+    """A response has a null in place of each field that a client did not write."""
+    message = Message(number=1, created_at=AT, updated_at=AT, version=1, **TEXT_ALONE)
+    schema.model_validate(serialization.match(Match(message, [])))
 
 
 @pytest.mark.parametrize(
