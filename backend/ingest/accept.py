@@ -51,11 +51,12 @@ class _PendingCreation:
     positions: list[tuple[int, int]]
 
     def creation(self) -> Creation:
-        kind, parent, _, packed, key, body_hash = self.request
+        request = self.request
+        kind, parent, packed = request.kind, request.parent, request.packed
         if self.new_messages:
             assert parent.chat
             packed = pack_messages(parent.token, parent.chat, self.new_messages)
-        return Creation(kind, parent, packed, key, body_hash)
+        return Creation(kind, parent, packed, request.key, request.body_hash)
 
 
 _ShardCreations = dict[int, list[_PendingCreation]]
@@ -146,8 +147,8 @@ class Acceptor:
         open_: dict[Parent, _PendingCreation] = {}
         """Creations that further messages of that chat can join: only messages came after them."""
         for place, request in enumerate(requests):
-            kind, parent, new_messages, _, key, _ = request
-            joins = kind == "messages" and not key
+            parent, new_messages = request.parent, request.new_messages
+            joins = request.kind == "messages" and not request.key
             if joins and (part := open_.get(parent)):
                 part.new_messages += new_messages
                 part.positions.append((place, len(new_messages)))

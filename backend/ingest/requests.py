@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend.domain import serialization
 from backend.domain.errors import Invalid, KeyReused
@@ -22,7 +24,7 @@ from backend.storage.redis.idempotency_keys import hash_idempotency_key
 MAX_KEY_LENGTH = 255
 
 
-class AcceptRequest(NamedTuple):
+class AcceptRequest(Struct, frozen=True, gc=False):
     """One valid request; made by `chats`, `messages` or `deletion`.
 
     `new_messages` are packed when they are accepted; the events of any other request are in `packed`.
@@ -102,7 +104,7 @@ class AcceptRequest(NamedTuple):
     def _with_key(self, route: str, key: str, body: object) -> "AcceptRequest":
         token, chat = self.parent
         name, body_hash = identify_request(f"{route} {token} {chat}", key, body)
-        return self._replace(key=name, body_hash=body_hash)
+        return replace(self, key=name, body_hash=body_hash)
 
 
 def identify_request(route: str, key: str, body: object) -> tuple[str, str]:

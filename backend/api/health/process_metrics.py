@@ -2,9 +2,9 @@
 
 The processes count in files of one folder, so that any of them can expose the metrics of all. The counts of a
 process that has ended stay there until the server stops, so a counter never falls. The library's `observe`
-takes about 4 µs, a fifth of a request on the fast path; requests are therefore counted in memory and written
-once a second. A killed process loses the counts of its last second. A killed server leaves its folder behind,
-which the next server of this machine removes.
+takes about 4 µs, a fifth of a request on the fast path; requests and calls of Redis are therefore counted in
+memory and written once a second. A killed process loses the counts of its last second. A killed server leaves
+its folder behind, which the next server of this machine removes.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -116,48 +115,59 @@ def _remove_abandoned_folders() -> None:
                     os.close(lock)
 
 
-class _RequestCounts:
-    """Requests of one kind that are not written yet: the count of each bucket, and their total seconds."""
+class _Unflushed:
+    """What was observed of one series and is not written yet: the count of each bucket, and the sum."""
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_BUCKETS) + 1)
-        self.seconds = 0.0
+    __slots__ = ("bounds", "counts", "series", "sum")
+
+    def __init__(self, series: Histogram) -> None:
+        self.series = series
+        # The bound of the last bucket is infinite.
+        self.bounds: list[float] = series._upper_bounds
+        self.clear()
+
+    def clear(self) -> None:
+        self.counts = [0] * len(self.bounds)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def flush(self) -> None:
+        """What the library's `observe` does, for many values at once."""
+        if any(self.counts):
+            for bucket, count in zip(self.series._buckets, self.counts, strict=True):
+                if count:
+                    bucket.inc(count)
+            self.series._sum.inc(self.sum)
+            self.clear()
 
 
-_unflushed: dict[tuple[str, str, int], _RequestCounts] = {}  # methods, routes and statuses are few
+_requests: dict[tuple[str, str, int], _Unflushed] = {}  # methods, routes and statuses are few
+_accept_calls = _Unflushed(_accept_call_seconds)
+_accept_batches = _Unflushed(_accept_batch_requests)
 
 
 def observe(_: bytes, method: str, route: str, status: int, seconds: float) -> None:
     """Count a response; an `Observer`. Call it on the event loop, as `flush`."""
-    counts = _unflushed.get((method, route, status))
-    if counts is None:
-        counts = _unflushed[method, route, status] = _RequestCounts()
-    counts.counts[bisect_left(_BUCKETS, seconds)] += 1
-    counts.seconds += seconds
+    kind = method, route, status
+    series = _requests.get(kind)
+    if series is None:
+        series = _requests[kind] = _Unflushed(_request_seconds.labels(*kind))
+    series.observe(seconds)
+
+
+def observe_accept(requests: int, seconds: float) -> None:
+    """Count a call of Redis that accepted so many requests. Call it on the event loop, as `flush`."""
+    _accept_calls.observe(seconds)
+    _accept_batches.observe(requests)
 
 
 def flush() -> None:
-    """Write the requests observed so far, so that `collect` includes them."""
-    for kind, counts in _unflushed.items():
-        if any(counts.counts):
-            series = _request_seconds.labels(*kind)
-            # What the library's `observe` does, for many requests at once.
-            for bucket, count in zip(series._buckets, counts.counts, strict=True):
-                if count:
-                    bucket.inc(count)
-            series._sum.inc(counts.seconds)
-            _unflushed[kind] = _RequestCounts()
-
-
-@contextmanager
-def measure_accept(requests: int) -> Iterator[None]:
-    """Measure the enclosed call of Redis, which accepts so many requests."""
-    started_at = time.perf_counter()
-    try:
-        yield
-    finally:
-        _accept_call_seconds.observe(time.perf_counter() - started_at)
-        _accept_batch_requests.observe(requests)
+    """Write what was observed so far, so that `collect` includes it."""
+    for series in (*_requests.values(), _accept_calls, _accept_batches):
+        series.flush()
 
 
 async def run_sampler(pools: Callable[[], Pools]) -> None:

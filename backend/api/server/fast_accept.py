@@ -44,11 +44,11 @@ _BODY_START, _BODY_END = (
 class FastAccept(FastRequest):
     """A plain request to create one message."""
 
-    __slots__ = ("key", "parent")
     method = "POST"
     route = PREFIX + "/applications/{token}/chats/{chat}/messages"
+    _respond: Respond
 
-    def __init__(self, headers: ReceivedHeaders, *, parent: Parent, key: str | None) -> None:
+    def __init__(self, parent: Parent, key: str | None, headers: ReceivedHeaders) -> None:
         super().__init__(headers)
         self.parent = parent
         self.key = key
@@ -70,30 +70,25 @@ class FastAccept(FastRequest):
                 return None
         if kind != b"application/json" or not 0 < size <= MAX_FAST_BODY_BYTES:
             return None
-        return partial(cls, parent=Parent(match[1].decode(), int(match[2])), key=key)
+        return partial(cls, Parent(match[1].decode(), int(match[2])), key)
 
     def start(self, core: Core, respond: Respond) -> None:
         """See FastRequest."""
-        request = self._accept_request()
-        if request is None:
+        self._respond = respond
+        try:
+            message = _decode_body(self.body).message.new_message()
+            request = AcceptRequest.message(self.parent, message, key=self.key)
+        except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
             respond(self, None)
             return
         try:
-            core.submit(request, partial(self._respond, respond))
+            core.submit(request, self._deliver)
         except InstaChatError as error:
             respond(self, error)
 
-    def _accept_request(self) -> AcceptRequest | None:
-        """The accept request for the body; None if the body is invalid."""
-        try:
-            message = _decode_body(self.body).message.new_message()
-            return AcceptRequest.message(self.parent, message, key=self.key)
-        except (msgspec.DecodeError, UnicodeError, RecursionError, Invalid):
-            return None
-
-    def _respond(self, respond: Respond, result: Accepted | Exception) -> None:
+    def _deliver(self, result: Accepted | Exception) -> None:
         if isinstance(result, Accepted):
             body = b"%s%d%s" % (_BODY_START, result.first, _BODY_END)
-            respond(self, FastResponse(_ACCEPTED, b"", body))
+            self._respond(self, FastResponse(_ACCEPTED, b"", body))
         else:
-            respond(self, result)
+            self._respond(self, result)

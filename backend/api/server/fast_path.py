@@ -180,7 +180,7 @@ class FastConnection(Connection):
         self._fast_request = None
         rid = request_id(fast_request.headers)
         if isinstance(result, FastResponse):
-            status, own_headers, body = result
+            status, own_headers, body = result.status, result.headers, result.body
             start = self._fast_path.start(status, self.server_state.default_headers)
         else:
             own_headers = b""

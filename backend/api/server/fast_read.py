@@ -62,7 +62,6 @@ MIN_SEARCH_ROWS: Final = 256
 class FastRead(FastRequest):
     """A plain GET. It is a `Read` of its group."""
 
-    __slots__ = ("_respond", "if_none_match", "max_rows", "statement", "values")
     method = "GET"
     may_fall_back_late = True
     _respond: Respond
@@ -116,7 +115,6 @@ class FastRead(FastRequest):
 
 
 class _MessageRead(FastRead):
-    __slots__ = ()
     route = PREFIX + "/applications/{token}/chats/{chat}/messages/{number}"
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:  # noqa: ARG002
@@ -127,7 +125,6 @@ class _MessageRead(FastRead):
 
 
 class _ChatRead(FastRead):
-    __slots__ = ()
     route = PREFIX + "/applications/{token}/chats/{chat}"
 
     def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
@@ -140,7 +137,6 @@ class _ChatRead(FastRead):
 
 
 class _ApplicationRead(FastRead):
-    __slots__ = ()
     route = PREFIX + "/applications/{token}"
 
     def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
@@ -159,7 +155,6 @@ class _ApplicationRead(FastRead):
 
 
 class _MessagesRead(FastRead):
-    __slots__ = ()
     route = PREFIX + "/applications/{token}/chats/{chat}/messages"
 
     def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
@@ -176,7 +171,6 @@ class _MessagesRead(FastRead):
 class _SearchRead(FastRead):
     """A search without an index. One that takes longer than others can wait for is left to a thread."""
 
-    __slots__ = ()
     route = PREFIX + "/applications/{token}/chats/{chat}/messages"
 
     def start(self, core: Core, respond: Respond) -> None:
@@ -210,7 +204,6 @@ class _SearchRead(FastRead):
 
 
 class _ChatsRead(FastRead):
-    __slots__ = ()
     route = PREFIX + "/applications/{token}/chats"
 
     def parents(self, rows: Rows) -> Sequence[Parent]:

@@ -3,7 +3,9 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Final, NamedTuple, Protocol
+from typing import ClassVar, Final, Protocol
+
+from msgspec import Struct
 
 from backend.api.server.group_commit import AcceptCallback
 from backend.api.server.group_read import Read
@@ -12,7 +14,7 @@ from backend.ingest.requests import AcceptRequest
 NOT_MODIFIED: Final = 304
 
 
-class FastResponse(NamedTuple):
+class FastResponse(Struct, frozen=True, gc=False):
     """A successful response: its status, the lines of the headers that only it has, and its body."""
 
     status: int
@@ -53,36 +55,32 @@ _NO_EVENT = _NoEvent()
 
 
 class FastRequest(ABC):
-    """A plain request. It takes the place of Uvicorn's cycle of a request."""
+    """A plain request. It takes the place of Uvicorn's cycle of a request.
 
-    __slots__ = (
-        "body",
-        "disconnected",
-        "headers",
-        "keep_alive",
-        "message_event",
-        "more_body",
-        "response_complete",
-        "started_at",
-        "unparsed",
-    )
+    What most requests have in common is an attribute of the class: setting each in an instance takes a
+    twentieth of the time of the HTTP part of a request.
+    """
+
     method: ClassVar[str]
     route: ClassVar[str]
     """The route in the log and the metrics: the path template of the ordinary route."""
     may_fall_back_late: ClassVar[bool] = False
     """Whether `respond` may get None after `start` has returned."""
 
+    unparsed = b""
+    """The whole request, if the parser has not read it."""
+
+    # The attributes of a cycle that Uvicorn's protocol uses:
+    body = b""
+    more_body = True
+    keep_alive = True
+    disconnected = False
+    response_complete = False
+    message_event: ClassVar = _NO_EVENT
+
     def __init__(self, headers: ReceivedHeaders) -> None:
         self.headers = headers
         self.started_at = time.perf_counter()
-        self.unparsed = b""  # the whole request, if the parser has not read it
-        # The attributes of a cycle that Uvicorn's protocol uses:
-        self.body: bytearray | bytes = bytearray()
-        self.more_body = True
-        self.keep_alive = True
-        self.disconnected = False
-        self.response_complete = False
-        self.message_event = _NO_EVENT
 
     @abstractmethod
     def start(self, core: Core, respond: Respond) -> None:

@@ -14,6 +14,7 @@ only them.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -110,28 +111,32 @@ class GroupCommit:
 
     async def _accept_on_loop(self, client: AsyncAcceptClient, batch: list[WaitingRequest]) -> None:
         results: Results
+        started_at = time.perf_counter()
         try:
-            with process_metrics.measure_accept(len(batch)):
-                results = await self._acceptor.try_accept_async(
-                    [request for request, _ in batch], client
-                )
+            results = await self._acceptor.try_accept_async(
+                [request for request, _ in batch], client
+            )
         except Exception as error:  # noqa: BLE001  # every request gets a result, whatever is raised
             results = error
+        seconds = time.perf_counter() - started_at
         self._idle_clients.append(client)
-        self._complete(batch, results)
+        self._complete(batch, results, seconds)
 
     def _accept_in_thread(self, batch: list[WaitingRequest]) -> None:
         """Runs in the accept thread."""
         results: Results
+        started_at = time.perf_counter()
         try:
-            with process_metrics.measure_accept(len(batch)):
-                results = self._acceptor.try_accept([request for request, _ in batch])
+            results = self._acceptor.try_accept([request for request, _ in batch])
         except Exception as error:  # noqa: BLE001  # as above
             results = error
-        self._loop.call_soon_threadsafe(self._complete, batch, results)
+        seconds = time.perf_counter() - started_at
+        self._loop.call_soon_threadsafe(self._complete, batch, results, seconds)
 
-    def _complete(self, batch: list[WaitingRequest], results: Results) -> None:
+    def _complete(self, batch: list[WaitingRequest], results: Results, seconds: float) -> None:
+        """Deliver what a call returned after so many seconds."""
         self._running_calls -= 1
+        process_metrics.observe_accept(len(batch), seconds)
         if not isinstance(results, Exception) and all(map(_is_unavailable, results)):
             # Redis is away: another call would take as long and fail likewise.
             queue, self._queue = self._queue, []
@@ -141,9 +146,12 @@ class GroupCommit:
         self._deliver_all(batch, results)
 
     def _deliver_all(self, batch: list[WaitingRequest], results: Results) -> None:
+        if isinstance(results, Exception):
+            for _, callback in batch:
+                _deliver(callback, results)
+            return
         retries: dict[Parent, list[WaitingRequest]] = {}
-        for index, (request, callback) in enumerate(batch):
-            result = results if isinstance(results, Exception) else results[index]
+        for (request, callback), result in zip(batch, results, strict=True):
             if result is None:
                 retries.setdefault(request.parent, []).append((request, _only_once(callback)))
             else:

@@ -15,7 +15,11 @@ MAX_HEAD_BYTES: Final = 1_024  # of one that is kept; so all of them take 8 MB a
 END_OF_HEAD: Final = b"\r\n\r\n"
 # They differ from request to request.
 UNIQUE_HEADERS: Final = {b"idempotency-key", b"x-request-id"}
-_LENGTH_LINES: Final = (b"\r\nContent-Length: %d\r\n", b"\r\ncontent-length: %d\r\n")
+_LENGTH_HEADERS: Final = (b"\r\nContent-Length: %d", b"\r\ncontent-length: %d")
+
+_Head = tuple[bytes, bytes]
+"""What is before and after the header with the body's length."""
+_NO_HEAD: Final = (b"", b"")
 
 
 class KnownHeads:
@@ -26,13 +30,13 @@ class KnownHeads:
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, MakeRequest] = {}
+        self._known: dict[_Head, MakeRequest] = {}
 
     def find(self, data: bytes) -> FastRequest | None:
         """The request that `data` consists of, if its head is known and its body complete."""
-        head, body = _split(data)
-        make_request = self._known.get(head)
-        if make_request is None:
+        head, end, body = data.partition(END_OF_HEAD)
+        make_request = self._known.get(_without_length(head, len(body)))
+        if make_request is None or not end:
             return None
         request = make_request([])  # of its headers, none is of use any more
         request.body = body
@@ -51,21 +55,21 @@ class KnownHeads:
             or any(name in UNIQUE_HEADERS for name, _ in request.headers)
         ):
             return
-        head, body = _split(data)
-        if 0 < len(head) <= MAX_HEAD_BYTES and body == request.body:
+        head, end, body = data.partition(END_OF_HEAD)
+        found = _without_length(head, len(body))
+        if found != _NO_HEAD and end and len(head) <= MAX_HEAD_BYTES and body == request.body:
             if len(self._known) == MAX_HEADS:
                 self._known.clear()
-            self._known[head] = make_request
+            self._known[found] = make_request
 
 
-def _split(data: bytes) -> tuple[bytes, bytes]:
-    """The head without the body's length, and the body; both are empty if the body has another length."""
-    end = data.find(END_OF_HEAD) + len(END_OF_HEAD)
-    head, length = data[:end], len(data) - end
+def _without_length(head: bytes, length: int) -> _Head:
+    """The head without the header for a body of that length; _NO_HEAD if it has none, or that is too long."""
     if not length:
         return head, b""
-    for line in _LENGTH_LINES:
-        rest = head.replace(line % length, END_OF_HEAD, 1)
-        if len(rest) != len(head) and length <= HIGH_WATER_LIMIT:
-            return rest, data[end:]
-    return b"", b""
+    if length <= HIGH_WATER_LIMIT:
+        for header in _LENGTH_HEADERS:
+            before, found, after = head.partition(header % length)
+            if found:  # of a greater length, digits are left: no known head has any there
+                return before, after
+    return _NO_HEAD

@@ -2,8 +2,6 @@
 
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import redis
 from redis.exceptions import RedisError as RedisError  # so that others need not import redis
@@ -35,19 +33,36 @@ class CommandRefused(Failed):
     """Redis does not let this user run a command. Its own error is the cause."""
 
 
-@contextmanager
-def translate_errors(url: str) -> Iterator[None]:
-    """Raise EngineDown or LogFull for Redis's errors, and Failed for a key with another program's data."""
-    try:
-        yield
-    except redis.exceptions.OutOfMemoryError:
+class translate_errors:  # noqa: N801  # a context manager, called like a function
+    """Raise EngineDown or LogFull for Redis's errors, and Failed for a key with another program's data.
+
+    A class, because a generator takes four times as long, and each call of Redis enters two.
+    """
+
+    __slots__ = ("_url",)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        """See contextlib.AbstractContextManager."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """See contextlib.AbstractContextManager."""
+        if error is not None:
+            _raise_translated(error, self._url)
+
+
+def _raise_translated(error: BaseException, url: str) -> None:
+    """Raise the error that an error of Redis means; return if the error itself says it."""
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
         raise log_full_error("Redis is at its memory limit") from None
-    except redis.exceptions.BusyLoadingError as error:
+    if isinstance(error, redis.exceptions.BusyLoadingError):
         # A ConnectionError, although Redis has answered.
         raise engine_down(url, error) from None
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+    if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
         raise engine_down(url, error) from error
-    except ResponseError as error:
+    if isinstance(error, ResponseError):
         # Refused before the first write: without a cause, `unconfirmed_on_lost_reply` lets it pass.
         if isinstance(error, _TEMPORARY_ERRORS) or _TEMPORARY_MESSAGES.search(str(error)):
             raise engine_down(url, error) from None
@@ -55,23 +70,31 @@ def translate_errors(url: str) -> Iterator[None]:
             raise foreign_data_error() from error
         if isinstance(error, _CLUSTER_ERRORS) and "+cluster" not in url:
             raise cluster_node_error(url) from None
-        raise
 
 
-@contextmanager
-def unconfirmed_on_lost_reply(url: str) -> Iterator[None]:
+class unconfirmed_on_lost_reply:  # noqa: N801  # as `translate_errors`
     """Raise Unconfirmed for an EngineDown after the call was sent: the call may have been executed."""
-    try:
-        yield
-    except EngineDown as error:
-        cause = error.__cause__
-        if cause is None or _never_sent(cause):
-            raise
-        raise Unconfirmed(
-            f"Redis at {redact(url)} went away before it answered: it is not known "
-            "whether this was accepted",
-            "check what was created before you repeat the request",
-        ) from None
+
+    __slots__ = ("_url",)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        """See contextlib.AbstractContextManager."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """See contextlib.AbstractContextManager."""
+        if (
+            isinstance(error, EngineDown)
+            and (cause := error.__cause__) is not None
+            and not _never_sent(cause)
+        ):
+            raise Unconfirmed(
+                f"Redis at {redact(self._url)} went away before it answered: it is not known "
+                "whether this was accepted",
+                "check what was created before you repeat the request",
+            ) from None
 
 
 def foreign_data_error(subject: str = "", shard: int | None = None) -> Failed:
