@@ -14,11 +14,10 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from json.encoder import encode_basestring
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, convert
-from msgspec.json import Decoder
+from msgspec.json import Decoder, Encoder
 
 from backend.domain.model import MAX_BATCH, MAX_NUMBER, NewMessage
 
@@ -26,6 +25,7 @@ MAX_ENTRY_BYTES = 64 * 1024  # of messages as they are packed; a single one may 
 MAX_ENTRY_TEXTS = 500
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_MICROS = 253_402_300_800_000_000  # the year 10,000, in microseconds since 1970
+_encode = Encoder().encode  # the same as `_dumps`, in a fraction of the time
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _is_token = lru_cache(maxsize=1024)(re.compile("[A-Za-z0-9_-]{1,64}").fullmatch)
 
@@ -187,7 +187,7 @@ def from_micros(micros: int) -> datetime:
 
 
 def _pack_message(message: NewMessage) -> bytes:
-    return encode_basestring(message).encode()
+    return _encode(message)
 
 
 def _pack_entry(token: str, chat: int, messages: Sequence[bytes]) -> bytes:

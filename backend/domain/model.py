@@ -123,7 +123,7 @@ class NumberedPage(Generic[T]):
     total: int
 
 
-class EntryId(NamedTuple):
+class EntryId(Struct, frozen=True, order=True, gc=False):
     """The position of an entry in its shard's log; ordered by epoch, then by sequence."""
 
     epoch: int

@@ -10,8 +10,9 @@ of the log, so that they share its cost in Redis and in the drain.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from backend.domain.errors import Closing, InstaChatError, Unavailable
 from backend.domain.events import pack_messages
@@ -42,8 +43,7 @@ MAX_KEY_LENGTH = 255
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _PendingCreation:
+class _PendingCreation(Struct, gc=False):
     """A creation of a batch, and its requests: the place of each, and how many numbers it asks for."""
 
     request: AcceptRequest
@@ -52,11 +52,12 @@ class _PendingCreation:
 
     def creation(self) -> Creation:
         request = self.request
-        kind, parent, packed = request.kind, request.parent, request.packed
+        packed = request.packed
         if self.new_messages:
-            assert parent.chat
-            packed = pack_messages(parent.token, parent.chat, self.new_messages)
-        return Creation(kind, parent, packed, request.key, request.body_hash)
+            token, chat = request.parent
+            assert chat
+            packed = pack_messages(token, chat, self.new_messages)
+        return Creation(request.kind, request.parent, packed, request.key, request.body_hash)
 
 
 _ShardCreations = dict[int, list[_PendingCreation]]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from msgspec.msgpack import Encoder as MessagePackEncoder
 from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
@@ -26,6 +27,7 @@ from backend.storage.redis.types import (
 
 WAKE_UP_TTL_MILLISECONDS = 2_000  # after this, a wake-up whose job was lost is repeated
 DEFAULT_MAX_ENTRIES = 1_000_000  # in one shard's log, without a setting
+_pack = MessagePackEncoder().encode
 
 
 class AcceptCalls(MemoryCalls):
@@ -97,7 +99,7 @@ class AcceptCalls(MemoryCalls):
     ) -> list[AcceptResult]:
         """The meaning of the accept script's replies, or of an error in the place of any; never raises."""
         return [
-            _parse_shard_reply(self.url, batch.shard, reply)
+            _parse_shard_reply(self.url, batch, reply)
             for batch, reply in zip(batches, replies, strict=True)
         ]
 
@@ -110,19 +112,25 @@ class AcceptCalls(MemoryCalls):
             IDEMPOTENCY_KEY_TTL_SECONDS,
             WAKE_UP_TTL_MILLISECONDS,
         ]
-        for shard, creations, last_seen in batches:
+        for batch in batches:
+            shard = batch.shard
+            request_keys: list[str | bytes] = []
+            requests: list[str | int] = []
+            payloads: list[bytes] = []
+            for creation in batch.creations:
+                counters, member = _parent_names(shard, creation.parent)
+                request_keys += counters
+                if creation.key:
+                    request_keys.append(shard_key(shard, f"key:{creation.key}"))
+                requests += (creation.kind, member, creation.body_hash, len(creation.payloads))
+                for count, payload in creation.payloads:
+                    requests.append(count)
+                    payloads.append(payload)
+            epoch, sequence = batch.last_seen.epoch, batch.last_seen.sequence
             keys += _shard_keys(shard)
-            of_requests: list[str | int | bytes] = []
-            for kind, parent, payloads, key, body_hash in creations:
-                counters, member = _parent_names(shard, parent)
-                keys += counters
-                keys.append(shard_key(shard, f"key:{key}") if key else counters[0])
-                # Strings, because packing a number takes the client three times as long.
-                of_requests += (kind, member, body_hash, str(len(payloads)))
-                for count, payload in payloads:
-                    of_requests += (str(count), payload)
-            arguments += map(str, (*last_seen, len(creations), len(of_requests)))
-            arguments += of_requests
+            keys += request_keys
+            arguments.append(_pack((epoch, sequence, len(request_keys), len(payloads), *requests)))
+            arguments += payloads
         return keys, arguments
 
 
@@ -132,33 +140,36 @@ def _shard_keys(shard: int) -> tuple[bytes, ...]:
 
 
 @lru_cache(maxsize=4096)  # formatting them takes as long as the rest of a request's arguments
-def _parent_names(shard: int, parent: Parent) -> tuple[tuple[bytes, bytes], bytes]:
+def _parent_names(shard: int, parent: Parent) -> tuple[tuple[bytes, bytes], str]:
     """The keys of the application's and of the parent's own counter; the parent's name in the dirty set."""
     counters = (counter_key(shard, Parent(parent.token)), counter_key(shard, parent))
-    return (
-        (counters[0].encode(), counters[1].encode()),
-        member_name(parent).encode(),
-    )
+    return (counters[0].encode(), counters[1].encode()), member_name(parent)
 
 
-def _parse_shard_reply(url: str, shard: int, reply: Any) -> AcceptResult:
+def _parse_shard_reply(url: str, batch: ShardBatch, reply: Any) -> AcceptResult:
     try:
         if isinstance(reply, Exception):
             with translate_errors(url):
                 raise reply
-        return _parse_reply(shard, reply)
+        return _parse_reply(batch, reply)
     except ResponseError as error:
         return _translate_script_error(error)
     except (InstaChatError, StaleEpoch) as error:
         return error
 
 
-def _parse_reply(shard: int, reply: Any) -> AcceptOutcome:
+def _parse_reply(batch: ShardBatch, reply: Any) -> AcceptOutcome:
     """The outcome that the accept script has returned; raises a refusal of the whole batch."""
+    shard = batch.shard
     match reply:
         case [b"ok", epoch, sequence, notify, answers]:
             return AcceptOutcome(
-                [_parse_answer(shard, answer) for answer in answers],
+                [
+                    _parse_answer(shard, epoch, creation, answer, detail)
+                    for creation, answer, detail in zip(
+                        batch.creations, answers[::2], answers[1::2], strict=True
+                    )
+                ],
                 EntryId(epoch, sequence),
                 bool(notify),
             )
@@ -183,8 +194,15 @@ def _translate_script_error(error: ResponseError) -> StaleEpoch | Unconfirmed:
     )
 
 
-def _parse_answer(shard: int, reply: list[Any]) -> Accepted | Refusal:
-    if reply[0] == b"ok":
-        _, first, last, epoch, sequence = reply
-        return Accepted(first, last, shard, EntryId(epoch, sequence))
-    return Refusal(*(text(part) for part in reply))
+def _parse_answer(
+    shard: int, epoch: int, creation: Creation, answer: Any, detail: Any
+) -> Accepted | Refusal:
+    if isinstance(answer, int):
+        last = answer - 1
+        for count, _ in creation.payloads:
+            last += count
+        return Accepted(answer, last, shard, EntryId(epoch, detail))
+    if answer == b"replayed":
+        numbers = text(detail).split(" ")
+        return Accepted(int(numbers[0]), int(numbers[1]), shard, EntryId.parse(numbers[2]))
+    return Refusal(text(answer), text(detail))

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from backend.domain.errors import InstaChatError
 from backend.domain.model import Accepted, EntryId, Parent
 
 
-class Creation(NamedTuple):
+class Creation(Struct, frozen=True, gc=False):
     """One request to the accept script: what to create, or to delete, under which parent.
 
     `payloads` are packed events, each with the count of numbers it takes (see `backend.domain.events`); `key`
@@ -29,7 +31,7 @@ class Refusal(NamedTuple):
     subject: str = ""
 
 
-class ShardBatch(NamedTuple):
+class ShardBatch(Struct, frozen=True, gc=False):
     """A shard, its creations, and the highest entry of its log that the caller knows."""
 
     shard: int

@@ -11,16 +11,20 @@
 --       2 instachat:{SHARD}:log, the stream of events
 --       3 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
 --       4 instachat:{SHARD}:wake-up, exists while a requested drain has not ended
---       then three per request:
+--       then two per request, or three:
 --         instachat:{SHARD}:app:TOKEN, the application's counter
 --         instachat:{SHARD}:chat:TOKEN:NUMBER, the chat's counter; key 1 of the request again if it has no chat
---         instachat:{SHARD}:key:HASH, its idempotency key; key 1 of the request again if it has none
--- ARGV  1 epoch and 2 sequence of the highest entry that the caller knows
---       3 how many requests
---       4 how many arguments these requests have
+--         instachat:{SHARD}:key:HASH, its idempotency key, if it has one
+-- ARGV  1 its requests: a list that is packed as MessagePack, because Redis takes longer for each argument than
+--         for all that the list says of a request
+--       then the payloads of all entries, in order
+--
+-- The list of requests
+--       1 epoch and 2 sequence of the highest entry that the caller knows
+--       3 how many keys and 4 how many payloads the requests have
 --       then four per request: kind (chats | messages | delete-chat | delete-application); the parent's name in
 --       the dirty set; the hash of the body ('' without an idempotency key); how many entries it appends
---       then two per entry of the request: how many numbers it takes; the payload
+--       then for each of these entries how many numbers it takes
 --
 -- A counter is a hash: issued (the highest number issued), epoch (the epoch in which it was verified), closed
 -- (the id of the entry that requests its parent's deletion). Only counters of new chats are created here.
@@ -28,22 +32,25 @@
 -- Lua does not roll back. Therefore a shard's part checks everything before its first write, and that write is
 -- the only one that Redis itself can refuse (no memory left, or a replica).
 --
--- Returns for each shard {'ok', epoch, sequence, notify, {answer, …}} with an answer per request:
---   {'ok', first, last, epoch, sequence}, the last two of its last entry
---   {'counter', which}: verify that counter, then send the request again
---   {'closed', which}  · {'reused'}
---   {'broken', which}: a value of another program
+-- Returns for each shard {'ok', epoch, sequence, notify, {answer, detail, …}} with these two per request:
+--   first, sequence: the first number that it got, and the sequence of its last entry
+--   'replayed', 'FIRST LAST EPOCH-SEQUENCE': what an earlier request with this idempotency key got
+--   'counter', which: verify that counter, then send the request again
+--   'closed', which  · 'reused', ''
+--   'broken', which: a value of another program
 -- or, for the whole shard, {'stale', reason, epoch} · {'full', entries} · {'broken', 'log' or 'dirty counters'}
 -- · Redis's error.
 
 local max_entries = tonumber(ARGV[1])
+local created_at = now()
+local created_between = ' ' .. created_at .. ' '
 
--- The reply of one shard, whose keys begin at KEYS[k], and its arguments at ARGV[a].
-local function accept(k, a)
+-- The reply of one shard, whose keys begin at KEYS[k], and its payloads at ARGV[a].
+local function accept(requests, k, a)
   local epoch_key, log_key, dirty_key, wake_up_key = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
   local epoch, sequence, _, issued_before = current_epoch(epoch_key)
   if not epoch then return {'stale', sequence, 0} end
-  local seen_epoch, seen_sequence = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
+  local seen_epoch, seen_sequence = requests[1], requests[2]
   if epoch < seen_epoch then return {'stale', 'old', epoch} end
   if epoch == seen_epoch and sequence < seen_sequence then return {'stale', 'rewound', epoch} end
 
@@ -55,24 +62,26 @@ local function accept(k, a)
 
   local counters, keys = {}, {}
 
-  local id_prefix = int(epoch) .. '-'
+  local epoch_text = int(epoch)
+  local id_prefix = epoch_text .. '-'
 
   -- The counter as this batch has left it so far; or nil and the answer that refuses the request.
   local function counter(key, which)
     local cached = counters[key]
     if not cached then
       local fields = redis.pcall('HMGET', key, 'issued', 'epoch', 'closed')
+      local issued = tonumber(fields[1])
       if fields.err then
-        cached = {refusal = {'broken', which}}
-      elseif not tonumber(fields[1]) or tonumber(fields[2]) ~= epoch then
-        cached = {refusal = {'counter', which}}
+        cached = {refusal = 'broken'}
+      elseif not issued or fields[2] ~= epoch_text then
+        cached = {refusal = 'counter'}
       else
-        cached = {issued = tonumber(fields[1]), closed = fields[3]}
+        cached = {issued = issued, closed = fields[3]}
       end
       counters[key] = cached
     end
-    if cached.refusal then return nil, cached.refusal end
-    if cached.closed then return nil, {'closed', which} end
+    if cached.refusal then return nil, cached.refusal, which end
+    if cached.closed then return nil, 'closed', which end
     return cached
   end
 
@@ -84,42 +93,43 @@ local function accept(k, a)
     return value
   end
 
-  local answers, appends, fresh, touched = {}, {}, {}, {}
-  local next_sequence, issued_total = sequence, 0
-  local requests = tonumber(ARGV[a + 2])
-  k, a = k + 4, a + 4
-  for _ = 1, requests do
-    local application_key, chat_key, idempotency_key = KEYS[k], KEYS[k + 1], KEYS[k + 2]
-    local kind, parent, hash, entries = ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
-    k, a = k + 3, a + 4
+  local answers, ids, events, fresh, touched = {}, {}, {}, {}, {}
+  local next_sequence, issued_total, appended = sequence, 0, 0
+  local r = 5
+  k = k + 4
+  while r <= #requests do
+    local application_key, chat_key, idempotency_key = KEYS[k], KEYS[k + 1], nil
+    local kind, parent, hash, entries = requests[r], requests[r + 1], requests[r + 2], requests[r + 3]
+    k, r = k + 2, r + 4
+    if hash ~= '' then
+      idempotency_key, k = KEYS[k], k + 1
+    end
 
-    local replay = hash ~= '' and earlier_answer(idempotency_key)
-    local answer, target, refusal
+    local replay = idempotency_key and earlier_answer(idempotency_key)
+    local target, answer, detail
     if replay then
-      local old_hash, first, last, entry_epoch, entry_sequence =
-        string.match(replay, '^(%x+) (%d+) (%d+) (%d+)-(%d+)$')
-      if not old_hash then answer = {'broken', 'idempotency key'}
-      elseif old_hash ~= hash then answer = {'reused'}
-      else
-        answer = {'ok', tonumber(first), tonumber(last), tonumber(entry_epoch), tonumber(entry_sequence)}
+      local old_hash, old_answer = string.match(replay, '^(%x+) (%d+ %d+ %d+%-%d+)$')
+      if not old_hash then answer, detail = 'broken', 'idempotency key'
+      elseif old_hash ~= hash then answer, detail = 'reused', ''
+      else answer, detail = 'replayed', old_answer
       end
     else
-      target, refusal = counter(application_key, 'application')
-      if target and chat_key ~= application_key then target, refusal = counter(chat_key, 'chat') end
-      answer = refusal
+      target, answer, detail = counter(application_key, 'application')
+      if target and chat_key ~= application_key then target, answer, detail = counter(chat_key, 'chat') end
     end
 
     if target then
-      local first = target.issued + 1
-      for e = a, a + 2 * entries - 2, 2 do
-        next_sequence = next_sequence + 1
-        appends[#appends + 1] = {next_sequence, target.issued + 1, ARGV[e + 1]}
-        target.issued = target.issued + tonumber(ARGV[e])
-        issued_total = issued_total + tonumber(ARGV[e])
+      local first, issued = target.issued + 1, target.issued
+      for e = 0, entries - 1 do
+        next_sequence, appended = next_sequence + 1, appended + 1
+        ids[appended] = id_prefix .. int(next_sequence)
+        events[appended] = int(issued + 1) .. created_between .. ARGV[a + e]
+        issued = issued + requests[r + e]
       end
+      target.issued, issued_total = issued, issued_total + issued - first + 1
       if kind == 'chats' then
         local prefix = string.gsub(application_key, ':app:', ':chat:', 1) .. ':'
-        for number = first, target.issued do
+        for number = first, issued do
           local key = prefix .. int(number)
           -- Numbers are never reused, so this key can only have a value of another program, which is deleted.
           counters[key] = {issued = 0}
@@ -130,26 +140,25 @@ local function accept(k, a)
       end
       target.key = kind == 'chats' and application_key or chat_key
       touched[parent] = target
-      answer = {'ok', first, target.issued, epoch, next_sequence}
-      if hash ~= '' then
-        keys[idempotency_key] = string.format('%s %.0f %.0f %s%.0f', hash, first, target.issued, id_prefix, next_sequence)
+      answer, detail = first, next_sequence
+      if idempotency_key then
+        keys[idempotency_key] = string.format('%s %.0f %.0f %s%.0f', hash, first, issued, id_prefix, next_sequence)
       end
     end
     answers[#answers + 1] = answer
-    a = a + 2 * entries
+    answers[#answers + 1] = detail
+    a, r = a + entries, r + entries
   end
 
   local notify = 0
-  if #appends > 0 then
-    local created_at = now()
-    local created_between = ' ' .. created_at .. ' '
-    for _, append in ipairs(appends) do
-      redis.call('XADD', log_key, id_prefix .. int(append[1]), 'e', int(append[2]) .. created_between .. append[3])
+  if appended > 0 then
+    for i = 1, appended do
+      redis.call('XADD', log_key, ids[i], 'e', events[i])
     end
     redis.call('HSET', epoch_key, 'sequence', int(next_sequence), 'issued_total', int(issued_before + issued_total))
     for _, key in ipairs(fresh) do
       redis.call('DEL', key)
-      redis.call('HSET', key, 'issued', 0, 'epoch', int(epoch))
+      redis.call('HSET', key, 'issued', 0, 'epoch', epoch_text)
     end
     local dirty = {}
     for parent, target in pairs(touched) do
@@ -171,10 +180,10 @@ end
 local replies = {}
 local k, a = 1, 4
 while ARGV[a] do
-  local requests, arguments = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  local finished, reply = pcall(accept, k, a)
+  local requests = cmsgpack.unpack(ARGV[a])
+  local finished, reply = pcall(accept, requests, k, a + 1)
   if not finished and type(reply) ~= 'table' then reply = redis.error_reply(reply) end
   replies[#replies + 1] = reply
-  k, a = k + 4 + 3 * requests, a + 4 + arguments
+  k, a = k + 4 + requests[3], a + 1 + requests[4]
 end
 return replies

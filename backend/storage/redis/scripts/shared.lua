@@ -34,9 +34,10 @@ local function fence(key, expected)
   return epoch, sequence, installation
 end
 
--- A number in the form that Redis reads: Lua would print 1e+15.
+-- A number in the form that Redis reads: Lua would print 1e+15. '%d' takes two thirds of the time, but a 32-bit Redis
+-- has no greater numbers in that format.
 local function int(number)
-  return string.format('%.0f', number)
+  return string.format(number < 2147483648 and '%d' or '%.0f', number)
 end
 
 -- Microseconds since 1970, by Redis's clock.

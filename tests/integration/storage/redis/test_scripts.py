@@ -182,10 +182,10 @@ FENCES: list[tuple[Callable[[Log], None], str, str]] = [
     (another_server, ACCEPT, "if stored[1] ~= server_id() then"),
     (a_former_primary, ACCEPT, "if epoch < seen_epoch then"),
     (a_log_that_went_back, ACCEPT, "if epoch == seen_epoch and sequence < seen_sequence then"),
-    (a_missing_counter, ACCEPT, "if not tonumber(fields[1]) or tonumber(fields[2]) ~= epoch then"),
-    (a_counter_of_an_earlier_epoch, ACCEPT, " or tonumber(fields[2]) ~= epoch"),
-    (a_closed_chat, ACCEPT, "if cached.closed then return nil, {'closed', which} end"),
-    (a_chat_of_a_closed_application, ACCEPT, "if cached.closed then return nil, {'closed', which}"),
+    (a_missing_counter, ACCEPT, "elseif not issued or fields[2] ~= epoch_text then"),
+    (a_counter_of_an_earlier_epoch, ACCEPT, " or fields[2] ~= epoch_text"),
+    (a_closed_chat, ACCEPT, "if cached.closed then return nil, 'closed', which end"),
+    (a_chat_of_a_closed_application, ACCEPT, "if cached.closed then return nil, 'closed', which"),
     (a_chat_closed_in_the_same_batch, ACCEPT, "target.closed = id_prefix .. int(next_sequence)"),
     (a_full_log, ACCEPT, "if length >= max_entries then return {'full', length} end"),
     (a_foreign_log, ACCEPT, "if type(length) == 'table' then return {'broken', 'log'} end"),
@@ -195,9 +195,9 @@ FENCES: list[tuple[Callable[[Log], None], str, str]] = [
         "if dirty_type ~= 'none' and dirty_type ~= 'zset' then",
     ),
     (a_foreign_counter, ACCEPT, "if fields.err then"),
-    (a_counter_that_is_no_number, ACCEPT, "not tonumber(fields[1]) or "),
+    (a_counter_that_is_no_number, ACCEPT, "not issued or "),
     (a_foreign_idempotency_key, ACCEPT, "if type(value) == 'table' then return 'broken' end"),
-    (a_key_used_again, ACCEPT, "elseif old_hash ~= hash then answer = {'reused'}"),
+    (a_key_used_again, ACCEPT, "elseif old_hash ~= hash then"),
     (a_key_twice_in_a_batch, ACCEPT, "if keys[key] then return keys[key] end"),
 ]
 
@@ -206,7 +206,7 @@ def without(source: str, fence: str) -> str:
     """The script without a fence: a condition becomes false, anything else is cut."""
     assert source.count(fence) == 1, f"the fence is not in the script: {fence}"
     if fence.startswith("elseif "):
-        return source.replace(fence, "elseif false then answer = nil")
+        return source.replace(fence, "elseif false then")
     if fence.startswith("if ") and fence.endswith(" then"):
         return source.replace(fence, "if false then")
     if fence.startswith("if ") and not fence.endswith(" end"):
