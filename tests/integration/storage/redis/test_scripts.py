@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from backend.domain.errors import Failed, InstaChatError, LogFull, Unconfirmed
-from backend.domain.events import pack_chats, pack_deletion, pack_messages
+from backend.domain.events import MessagesCreated, pack_chats, pack_deletion, pack_messages, unpack
 from backend.domain.model import Accepted, EntryId, Parent
 from backend.storage.redis.log import Log
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
@@ -309,6 +309,30 @@ def test_the_requests_of_a_batch_get_numbers_in_their_order(log: Log) -> None:
     assert isinstance(answer(log, messages("d", chat=3)), Accepted), (
         "a new chat takes messages at once"
     )
+
+
+@pytest.mark.parametrize("last", [2**31 - 2, 2**53 - 6])
+def test_great_numbers_keep_all_digits(log: Log, last: int) -> None:
+    """Of messages and of entries: Lua itself writes fifteen digits."""
+    assert isinstance(log.redis, redis.Redis)
+    log.verify(0, 1, CHAT, last, create=True)
+    log.redis.hset(log.key(0, "epoch"), "sequence", last)
+    known = EntryId(1, last)
+    keyed = messages("c", key="k", body="aa")
+    answers, end, _ = log.accept(0, [messages("a", "b"), keyed, messages("d")], known)
+    expected = [
+        Accepted(last + 1, last + 2, 0, EntryId(1, last + 1)),
+        Accepted(last + 3, last + 3, 0, EntryId(1, last + 2)),
+        Accepted(last + 4, last + 4, 0, EntryId(1, last + 3)),
+    ]
+    assert (answers, end) == (expected, EntryId(1, last + 3))
+    assert answer(log, keyed) == expected[1]
+    page = log.read(0, 1, "here", known, max_entries=10, max_bytes=10_000)
+    events = [unpack(event) for _, event in page.entries]
+    assert [e.first for e in events if isinstance(e, MessagesCreated)] == [
+        a.first for a in expected
+    ]
+    assert page.end == end
 
 
 def test_a_refused_request_does_not_affect_the_others_of_its_batch(log: Log) -> None:
