@@ -2,7 +2,7 @@
 
 The field is `first at payload`: the first number and the time in microseconds, which the accept script adds
 when it runs, and the payload, which is packed here before. Many messages of a chat, from one request or
-several, become few entries of many texts each: that makes accepting and reading cheap. An entry is never
+several, become few entries of many messages each: that makes accepting and reading cheap. An entry is never
 split.
 
 Workers of the previous release read the log, too, while an upgrade rolls out. A new member of a payload is
@@ -98,7 +98,7 @@ class _Chats(Struct, array_like=True, tag="c", forbid_unknown_fields=True, gc=Fa
 class _Messages(Struct, array_like=True, tag="m", forbid_unknown_fields=True, gc=False):
     token: str
     chat: _Number
-    texts: Annotated[list[str], Meta(min_length=1)]
+    messages: Annotated[list[NewMessage], Meta(min_length=1)]
 
 
 class _Deletion(Struct, array_like=True, tag="d", forbid_unknown_fields=True, gc=False):
@@ -158,8 +158,8 @@ def unpack(field: bytes) -> Event:
         raise ValueError(f"not an event: {type(error).__name__}") from None
     if _is_token(payload.token) and 0 <= micros < _MAX_MICROS:
         if isinstance(payload, _Messages):
-            if 1 <= first <= MAX_NUMBER + 1 - len(payload.texts):
-                return MessagesCreated(payload.token, payload.chat, first, payload.texts, micros)
+            if 1 <= first <= MAX_NUMBER + 1 - len(payload.messages):
+                return MessagesCreated(payload.token, payload.chat, first, payload.messages, micros)
         elif isinstance(payload, _Chats):
             if 1 <= first <= MAX_NUMBER + 1 - payload.count:
                 return ChatsCreated(payload.token, first, first + payload.count - 1, micros)

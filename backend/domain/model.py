@@ -66,8 +66,8 @@ class Message:
 NewMessage: TypeAlias = str
 """What a client writes in a new message: its text.
 
-Routes, requests, the acceptor and the drain pass it on without looking inside. CONTRIBUTING.md says how to
-add a field to it.
+Routes, requests, the acceptor, the log and the drain pass it on without looking inside: the log has it as
+JSON, and decodes it by this type. CONTRIBUTING.md says how to add a field to it.
 """
 
 MessageChanges: TypeAlias = Mapping[str, Any]

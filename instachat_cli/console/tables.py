@@ -1,8 +1,8 @@
 """Tables for lists and records for single items. Imported late, because Rich is heavy.
 
-Tables have few columns and the last one takes the remaining width, so that 80 columns suffice and a
-right-to-left text has no column behind it. Texts pass through `visible`, so that no control character
-reaches the terminal.
+Tables have few columns, so that 80 columns suffice. What users write is last: a terminal that reorders a
+right-to-left text leaves the numbers and times before it where they are. Texts pass through `visible`, so
+that no control character reaches the terminal.
 """
 
 import sys
@@ -27,7 +27,7 @@ class Column(NamedTuple):
     justify: Literal["left", "right"] = "left"
     min_width: int | None = None  # so that the pages of a long list align
     fold: bool = False  # wrapped over several lines instead of cut to one
-    truncate: bool = False  # cut if the table would be too wide
+    truncate: bool = False  # cut if the table would be too wide; the last such column is cut last
 
 
 COLUMNS = {
@@ -98,15 +98,22 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
             no_wrap=not column.fold,
             overflow="fold" if column.fold else "ellipsis",
             header_style="bold",
-            ratio=1 if column.truncate else None,
         )
     for row in rows:
         table.add_row(*(_format_cell(console, name, row) for name in columns))
-    # Rich cuts only the columns with a ratio if the table expands; otherwise it cuts all of them.
-    unbounded = console.options.update(max_width=1 << 20)
-    if any(_column(name).truncate for name in columns):
-        table.expand = console.measure(table, options=unbounded).maximum > console.width
+    _fit(console, table, [at for at, name in enumerate(columns) if _column(name).truncate])
     _print(console, table)
+
+
+def _fit(console: Console, table: Table, truncated: Sequence[int]) -> None:
+    """Cut the columns at these positions if the table is too wide: the last one takes the remaining width."""
+    unbounded = console.options.update(max_width=1 << 20)
+    if truncated and console.measure(table, options=unbounded).maximum > console.width:
+        for at in truncated[:-1]:
+            table.columns[at].max_width = max(MIN_TRUNCATE_WIDTH, console.width // 6)
+        # Rich cuts only a column with a ratio if the table expands; otherwise it cuts all of them.
+        table.columns[truncated[-1]].ratio = 1
+        table.expand = True
 
 
 def print_record(fields: Body) -> None:

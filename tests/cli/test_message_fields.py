@@ -13,6 +13,7 @@ from tests.support.faults.shortcuts import rejecting_texts
 from tests.support.message_fields import (
     EACH_MESSAGE,
     INVALID_FIELDS,
+    LIMITS,
     MESSAGE_FIELDS,
     MESSAGES,
     NOT_EDITABLE,
@@ -75,6 +76,15 @@ def test_an_edit_changes_the_fields_that_it_names(
     changes = {n: v for n, v in other_fields().items() if n not in NOT_EDITABLE} | {"text": "third"}
     edited = cli(*edit, "third", *options(changes)).json
     assert edited.items() >= (fields | changes).items()
+
+
+@pytest.mark.parametrize("field", MESSAGE_FIELDS)
+def test_the_help_states_the_limit_of_each_field(cli: Cli, field: str) -> None:
+    """Of each command that writes the field."""
+    for command in ("create", "edit"):
+        if command == "create" or field not in NOT_EDITABLE:
+            shown = " ".join(cli("messages", command, "--help").out.split())
+            assert f"1 to {LIMITS[field]:,} characters" in shown
 
 
 @pytest.mark.parametrize("field", MESSAGE_FIELDS)

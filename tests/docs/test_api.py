@@ -1,14 +1,19 @@
 """Runs docs/api.md: every curl line works as shown, against a running `up`."""
 
+import json
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
+from backend.domain import serialization
+from backend.domain.model import Message
 from tests.docs.test_readme import ROOT, environment, run
 from tests.support.engines import free_port
+from tests.support.message_fields import MESSAGE_FIELDS
 from tests.support.waiting import PATIENCE_SECONDS
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -60,3 +65,11 @@ def test_every_curl_line_works(port: int, environment: dict[str, str]) -> None:
     assert "urn:problem-type:instachat:not-found" in done.stdout
     assert "urn:problem-type:instachat:invalid" in done.stdout
     assert '"name":"Help desk"' in answers[-1]  # the operator's list
+
+
+def test_the_stream_has_the_fields_of_a_message() -> None:
+    """In the order of the JSON body."""
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    message = Message(number=1, created_at=at, updated_at=at, version=1, **MESSAGE_FIELDS)
+    (example,) = re.findall(r"^data: (\{.*\})$", PAGE, re.MULTILINE)
+    assert list(json.loads(example)) == list(serialization.message(message))

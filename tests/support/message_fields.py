@@ -11,19 +11,20 @@ MESSAGE_FIELDS: dict[str, Any] = {
     name: value + _ESCAPED for name, value in {"text": "perhaps refused"}.items()
 }
 """A message with every field."""
+LIMITS: dict[str, int] = {"text": 10_000}
+"""The most characters that each field can have; the least is one."""
 INVALID_FIELDS: dict[str, list[object]] = {
-    "text": ["", "a" * 10_001, "a\0b", LONE_SURROGATE, 1, None],
+    name: ["", "a" * (limit + 1), "a\0b", LONE_SURROGATE, 1, *([None] if name == "text" else [])]
+    for name, limit in LIMITS.items()
 }
+"""Values beyond the limits of each field: every field but the text can be null."""
 NOT_EDITABLE: set[str] = set()
 """The fields that an edit can't change."""
 
 TEXT_ALONE: dict[str, Any] = dict.fromkeys(MESSAGE_FIELDS) | {"text": f"refused alone{_ESCAPED}"}
 """A message with its text alone, as it is read: every other field is null."""
-LONGEST_FIELDS: dict[str, Any] = {
-    name: max((value for value in values if isinstance(value, str)), key=len)[:-1]
-    for name, values in INVALID_FIELDS.items()
-}
-"""A message whose fields are as long as they can be: one character less than the value that is too long."""
+LONGEST_FIELDS: dict[str, Any] = {name: "a" * limit for name, limit in LIMITS.items()}
+"""A message whose fields are as long as they can be."""
 MESSAGES = [MESSAGE_FIELDS, TEXT_ALONE]
 EACH_MESSAGE = pytest.mark.parametrize("fields", MESSAGES, ids=["every field", "text alone"])
 

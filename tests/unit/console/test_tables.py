@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from backend.domain.model import CONTENT_CHECKS
 from instachat_cli.commands import messages
 from instachat_cli.console import tables
 from tests.support.message_fields import LONGEST_FIELDS, TEXT_ALONE
@@ -42,10 +41,34 @@ def test_the_table_of_messages_holds_the_longest_value_of_each_field(
     row: dict[str, Any] = (
         ROW | TEXT_ALONE | {"text": "a text alone"} | {field: LONGEST_FIELDS[field]}
     )
-    assert CONTENT_CHECKS[field](row[field]) == row[field]
     tables.print_page([row], messages.COLUMNS, header=True)
     header, line = capsys.readouterr().out.splitlines()
     assert header.split()[-1] == "TEXT"
     assert max(len(header), len(line)) <= 80
     assert row["text"][:8] in line
     assert "None" not in line
+
+
+def test_the_table_of_messages_leaves_most_of_its_width_to_the_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of 80 columns if the other fields are null; still the most of all if they are long."""
+    monkeypatch.setenv("COLUMNS", "80")
+    long = {"text": "x" * 100}
+    for fields, least in ((TEXT_ALONE, 40), (LONGEST_FIELDS, 20)):
+        tables.print_page([ROW | fields | long], messages.COLUMNS, header=False)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert len(line) <= 80
+        assert line.count("x") >= least, line
+
+
+@pytest.mark.parametrize(("name", "shown"), [("n", 1), ("n" * 100, 12)], ids=["short", "long"])
+def test_of_two_columns_that_can_be_cut_the_last_one_takes_the_remaining_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, shown: int
+) -> None:
+    """The other one has at most a sixth of the terminal, and no more than it needs."""
+    monkeypatch.setenv("COLUMNS", "80")
+    tables.print_page([{"name": name, "text": "x" * 100}], ["name", "text"], header=False)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert (len(line), line.count("n")) == (80, shown)
+    assert line.count("x") >= 64

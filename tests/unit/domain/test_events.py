@@ -1,6 +1,8 @@
 """Events: unpacking returns what was packed, even invalid texts, and rejects everything else."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +21,12 @@ from backend.domain.events import (
     unpack,
 )
 from backend.domain.model import MAX_NUMBER, NewMessage
-from tests.support.message_fields import MESSAGE_FIELDS
+from tests.support.message_fields import (
+    EACH_MESSAGE,
+    MESSAGE_FIELDS,
+    MESSAGES,
+    without_nulls,
+)
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1)
 BROKEN = st.lists(st.text(st.characters(), min_size=1), min_size=1)  # with lone surrogates
@@ -56,6 +63,52 @@ def test_unpack_returns_texts_with_lone_surrogates(texts: list[str], escaped: bo
     again = json.loads(payload)[3]
     field = b"5 12 " + payload.encode("utf-8", "surrogatepass")
     assert unpack(field) == MessagesCreated("token", 7, 5, again, 12)
+
+
+def test_every_field_of_each_message_of_a_batch_is_unpacked() -> None:
+    """Also if the batch is split into several entries, and if only some messages have the field."""
+    new_messages = [
+        schemas.MessageInput(
+            **{name: f"{number} {value}" for name, value in without_nulls(fields).items()}
+        ).new_message()
+        for number in range(MAX_ENTRY_TEXTS + 100)
+        for fields in MESSAGES
+    ]
+    unpacked: list[NewMessage] = []
+    entries = pack_messages("token", 7, new_messages)
+    for count, payload in entries:
+        event = unpack(b"%d 12 " % (len(unpacked) + 1) + payload)
+        assert isinstance(event, MessagesCreated)
+        assert len(event.messages) == count
+        unpacked += event.messages
+    assert len(entries) > 2
+    assert unpacked == new_messages
+
+
+def damaged(value: Any) -> Iterator[Any]:
+    """The value with one part of another type, or with one member too many, in each possible place."""
+    match value:
+        case list():
+            yield [*value, True]
+            for at, item in enumerate(value):
+                yield from ([*value[:at], other, *value[at + 1 :]] for other in damaged(item))
+        case dict():
+            yield value | {"another": True}
+            for name, item in value.items():
+                yield from (value | {name: other} for other in damaged(item))
+        case _:
+            yield True
+
+
+@EACH_MESSAGE
+def test_unpack_rejects_a_message_with_another_form(fields: dict[str, Any]) -> None:
+    """No field of another type is stored, and none that this release does not know is lost."""
+    new_message = schemas.MessageInput(**without_nulls(fields)).new_message()
+    ((_, payload),) = pack_messages("token", 7, [new_message])
+    assert unpack(b"5 12 " + payload) == MessagesCreated("token", 7, 5, [new_message], 12)
+    for other in damaged(json.loads(payload)):
+        with pytest.raises(ValueError, match=r"^not an event: [A-Za-z ]+$"):
+            unpack(b"5 12 " + json.dumps(other).encode())
 
 
 def test_unpack_returns_packed_chats_and_deletions() -> None:

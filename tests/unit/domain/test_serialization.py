@@ -10,14 +10,12 @@ import pytest
 
 from backend.api import schemas
 from backend.domain import serialization
-from backend.domain.events import MessagesCreated, pack_messages, unpack
 from backend.domain.model import Application, Chat, Match, Message
 from backend.domain.serialization import JsonObject
 from instachat_cli.commands import apps, chats, messages
 from tests.support.message_fields import (
     EACH_MESSAGE,
     MESSAGE_FIELDS,
-    MESSAGES,
     TEXT_ALONE,
     without_nulls,
 )
@@ -63,17 +61,6 @@ def test_a_new_message_has_every_field_that_a_client_writes(
 def test_a_text_is_a_new_message() -> None:
     """Whatever other fields there are: they are null."""
     assert serialization.new_message(TEXT_ALONE["text"]) == TEXT_ALONE
-
-
-def test_the_log_keeps_every_field_that_a_client_writes() -> None:
-    """What accept packs, the drain unpacks."""
-    new_messages = [
-        schemas.MessageInput(**without_nulls(fields)).new_message() for fields in MESSAGES * 2
-    ]
-    (entry,) = pack_messages("t" * 24, 1, new_messages)
-    event = unpack(b"1 1764000000000000 " + entry[1])
-    assert isinstance(event, MessagesCreated)
-    assert event.messages == new_messages
 
 
 def names(domain_type: type[Any]) -> set[str]:

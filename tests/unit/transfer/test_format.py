@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -54,8 +55,12 @@ MESSAGE_LINE = message_line(
 def test_a_line_has_the_fields_of_the_http_body(
     exported: str, body: dict[str, Any], more: set[str]
 ) -> None:
-    """It also has its type, and the token and the number of its parent."""
+    """It also has its type, and the token and the number of its parent; the module's docstring names all."""
     assert json.loads(exported).keys() == body.keys() | more
+    assert line_format.__doc__
+    described = [re.findall(r'"(\w+)"', line) for line in line_format.__doc__.splitlines()]
+    (names,) = (words for words in described if words[:2] == ["type", json.loads(exported)["type"]])
+    assert {"type", *names[2:]} == json.loads(exported).keys()
 
 
 def test_lines_are_split_at_line_feeds_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
@@ -24,6 +22,7 @@ from backend.storage.postgres.message_blocks import (
 )
 from backend.storage.postgres.tables import SCHEMA
 from tests.conftest import Engines
+from tests.support.migrations import migrate
 
 CHAT, LIMIT, BLOCKS = 7, 50, 100
 TOP = BLOCKS * BLOCK_SIZE + 9
@@ -221,13 +220,8 @@ def test_a_deleted_chat_leaves_no_blocks(
 def test_the_migration_records_what_is_stored(engines: Engines) -> None:
     """The same blocks as if they had been recorded when they were filled."""
     database = Database(engines.bare_database())
-    config = Config()
-    config.set_main_option(
-        "script_location", schema_upgrade.__file__.replace("schema_upgrade.py", "migrations")
-    )
     with database.begin() as tx:
-        config.attributes["connection"] = tx
-        command.upgrade(config, "0005")
+        migrate(tx, "0005")
         for chat, top in ((CHAT, 3 * BLOCK_SIZE), (CHAT + 1, BLOCK_SIZE - 1)):
             tx.execute(text(FILL), {"chat": chat, "epoch": EPOCH, "top": top})
     assert schema_upgrade.upgrade(database) == ("0005", SCHEMA)

@@ -1,29 +1,21 @@
 """Migrations: what they say, and what they refuse."""
 
-from pathlib import Path
-
 import pytest
-from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from backend.bootstrap import open_backend
 from backend.domain.errors import SchemaMismatch
 from backend.settings import Settings
-from backend.storage.postgres import (
-    schema_upgrade,
-)
+from backend.storage.postgres import messages, schema_upgrade
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.tables import SCHEMA
+from backend.storage.postgres.tables import SCHEMA, message
 from tests.conftest import Engines
+from tests.support.migrations import SCRIPTS, migrate
 
 
 def test_the_schema_of_the_program_is_the_newest_migration() -> None:
-    config = Config()
-    config.set_main_option(
-        "script_location", str(Path(schema_upgrade.__file__).parent / "migrations")
-    )
-    assert ScriptDirectory.from_config(config).get_heads() == [SCHEMA]
+    assert ScriptDirectory.from_config(SCRIPTS).get_heads() == [SCHEMA]
 
 
 def test_upgrade_returns_the_old_and_the_new_schema(engines: Engines) -> None:
@@ -33,6 +25,24 @@ def test_upgrade_returns_the_old_and_the_new_schema(engines: Engines) -> None:
     assert database.schema() is None
     assert schema_upgrade.upgrade(database) == (None, SCHEMA)
     assert schema_upgrade.upgrade(database) == (SCHEMA, SCHEMA)
+
+
+def test_a_message_that_is_stored_keeps_its_text_alone(engines: Engines) -> None:
+    """A field that was added later is null in it, and so in every message that lacks the field."""
+    database = Database(engines.bare_database())
+    with database.begin() as tx:
+        migrate(tx, "0001")
+        tx.execute(
+            text("""
+            INSERT INTO message (chat_id, number, version, created_at, updated_at, text, folded)
+            VALUES (1, 1, 1, now(), now(), 'a text', 'a text')""")
+        )
+    schema_upgrade.upgrade(database)
+    columns = [message.c[name] for name in messages.CONTENT]
+    with database.connect() as connection:
+        (stored,) = connection.execute(select(*columns)).mappings()
+    assert stored == dict.fromkeys(messages.CONTENT) | {"text": "a text"}
+    assert [column.server_default for column in columns] == [None] * len(columns)
 
 
 def test_a_newer_schema_is_refused(engines: Engines) -> None:
