@@ -57,8 +57,7 @@ local function accept(requests, k, a)
   local length = redis.pcall('XLEN', log_key)
   if type(length) == 'table' then return {'broken', 'log'} end
   if length >= max_entries then return {'full', length} end
-  local dirty_type = redis.call('TYPE', dirty_key).ok
-  if dirty_type ~= 'none' and dirty_type ~= 'zset' then return {'broken', 'dirty counters'} end
+  if type(redis.pcall('ZCARD', dirty_key)) == 'table' then return {'broken', 'dirty counters'} end
 
   local counters, keys = {}, {}
 

@@ -192,7 +192,7 @@ FENCES: list[tuple[Callable[[Log], None], str, str]] = [
     (
         foreign_dirty_counters,
         ACCEPT,
-        "if dirty_type ~= 'none' and dirty_type ~= 'zset' then",
+        "if type(redis.pcall('ZCARD', dirty_key)) == 'table' then return {'broken', 'dirty counters'} end",
     ),
     (a_foreign_counter, ACCEPT, "if fields.err then"),
     (a_counter_that_is_no_number, ACCEPT, "not issued or "),
