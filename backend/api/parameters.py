@@ -1,10 +1,11 @@
 """What requests carry beside their body: the path, the query, `If-Match` and `Idempotency-Key`."""
 
 import re
+import time
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Header, Path, Query
+from fastapi import Depends, Header, Path, Query, Request
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from backend.api.schemas import NO_NUL
@@ -19,6 +20,8 @@ MAX_PAGE_SIZE = 200
 DEFAULT_PAGE_SIZE = 50
 NUMBER_PATTERN = "[1-9][0-9]{0,14}"
 """A number in at most 15 plain digits, so below MAX_NUMBER."""
+ARRIVED_AT = "arrived_at"
+"""The key of a request's state for its arrival, which the fast path sets when it passes a request on."""
 _NUMBERS_PATTERN = f"^{NUMBER_PATTERN}(,{NUMBER_PATTERN}){{0,{MAX_PAGE_SIZE - 1}}}$"
 
 
@@ -177,3 +180,11 @@ Cascade = Annotated[
     bool,
     Query(description="delete everything inside, too: 202, and the rows are removed afterwards"),
 ]
+
+
+async def _arrival(request: Request) -> float:
+    return getattr(request.state, ARRIVED_AT, None) or time.perf_counter()
+
+
+ArrivedAt = Annotated[float, Depends(_arrival)]
+"""When the request arrived, by `time.perf_counter`: also one that the fast path could not answer."""

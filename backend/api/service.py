@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Literal, TypeVar
@@ -18,6 +19,7 @@ from backend.api.server.group_commit import MAX_CONCURRENT_CALLS as ACCEPT_CALLS
 from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AcceptCallback, GroupCommit
 from backend.api.server.group_count import GroupCount
 from backend.api.server.group_read import MAX_WAITING_READS, GroupRead, Read
+from backend.api.server.indexed_search import MAX_SEARCHES, IndexedSearches
 from backend.api.stored_waiter import StoredWaiter
 from backend.bootstrap import Backend
 from backend.catalog.catalog import Catalog
@@ -26,6 +28,7 @@ from backend.domain.errors import Gone, InstaChatError, NotStoredYet
 from backend.domain.model import Accepted
 from backend.ingest.requests import AcceptRequest
 from backend.live.hub import Follower, Hub
+from backend.search.searcher import IndexSearcher
 from backend.storage.postgres.following import FollowStart
 from backend.storage.redis.accept_async import make_async_clients
 from backend.storage.redis.counters_async import make_async_counter_client
@@ -70,6 +73,12 @@ class Service:
         self._threads = ThreadPoolExecutor(CALL_THREADS, "call")
         self._drain_wait_threads = ThreadPoolExecutor(DRAIN_WAIT_THREADS, "long")
         self._search_threads = ThreadPoolExecutor(SEARCH_THREADS, "search")
+        searcher = self.catalog.messages.searcher
+        self._indexed_searches = (
+            IndexedSearches(self._group_search, self._search_threads, searcher)
+            if isinstance(searcher, IndexSearcher)
+            else None
+        )
         self._calls = 0
 
     async def accept(self, request: AcceptRequest) -> Accepted:
@@ -85,11 +94,8 @@ class Service:
         self._group_read.submit(read)
 
     def submit_search(self, read: Read) -> None:
-        """As `submit_read`, without delaying other reads. With a search index, the ordinary route answers."""
-        if self.core.index is None:
-            self._group_search.submit(read)
-        else:
-            read.fall_back()
+        """As `submit_read`, without delaying other reads."""
+        (self._indexed_searches or self._group_search).submit(read)
 
     async def creation_status(
         self, wait: Wait | None, token: str, chat: int | None, accepted: Accepted
@@ -153,9 +159,13 @@ class Service:
         """Run a call of the core in a thread. Raises ProblemException if it takes longer than 4 seconds."""
         return await self._run_in(self._threads, call, CALL_TIMEOUT_SECONDS)
 
-    async def run_search(self, call: Callable[[], T]) -> T:
-        """As `run`, in threads for searches only, so that a hanging Elasticsearch delays nothing else."""
-        return await self._run_in(self._search_threads, call, CALL_TIMEOUT_SECONDS)
+    async def run_search(self, call: Callable[[], T], arrived_at: float) -> T:
+        """As `run`, in threads for searches only, so that a hanging Elasticsearch delays nothing else.
+
+        The 4 seconds begin when the search arrived, by `time.perf_counter`.
+        """
+        left = CALL_TIMEOUT_SECONDS - (time.perf_counter() - arrived_at)
+        return await self._run_in(self._search_threads, call, left)
 
     async def run_read(self, call: Callable[[], T | PendingNumber]) -> T | PendingNumber:
         """As `run`, and repeat the call for up to a second while its result is a PendingNumber."""
@@ -191,14 +201,22 @@ class Service:
             "database": database,
             "streams": (self._hub.open_followers, MAX_STREAMS),
             "reads": (self._group_read.waiting_reads, MAX_WAITING_READS),
-            "searches": (self._group_search.waiting_reads, MAX_WAITING_READS),
+            "searches": self._searches(),
         }
+
+    def _searches(self) -> tuple[int, int]:
+        """How many searches wait for a statement; with an index, how many run."""
+        if self._indexed_searches is None:
+            return self._group_search.waiting_reads, MAX_WAITING_READS
+        return len(self._indexed_searches.running), MAX_SEARCHES
 
     async def close(self) -> None:
         """Wait for the calls that accept; calls that are still in threads are not waited for."""
         self._hub.close()
         await self._group_commit.close()
         self._group_read.close()
+        if self._indexed_searches is not None:
+            self._indexed_searches.close()
         self._group_search.close()
         await self._group_count.close()
         for threads in (self._threads, self._drain_wait_threads, self._search_threads):

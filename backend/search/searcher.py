@@ -45,6 +45,13 @@ class SearchPage(NamedTuple):
     incomplete: str | None = None
 
 
+class Candidates(NamedTuple):
+    """Numbers of messages that may contain a keyword, ascending, and whether no others follow them."""
+
+    numbers: Sequence[int]
+    are_all: bool
+
+
 class Searcher(Protocol):
     """One way of searching."""
 
@@ -115,6 +122,24 @@ class IndexSearcher:
                 raise
             return False
 
+    @property
+    def asks_index(self) -> bool:
+        """Whether it asks the index: for a moment not, after the index did not answer."""
+        return time.monotonic() >= self._not_asked_until
+
+    def first_candidates(
+        self, name: str, chat_id: int, keyword: str, after: int, limit: int
+    ) -> Candidates:
+        """The index's first candidates for a page. Raises as the index does."""
+        size = limit + self._spares(keyword)
+        numbers = self._ask_index(name, _Query(chat_id, keyword, after, limit), size)
+        return Candidates(numbers, len(numbers) < size)
+
+    def _spares(self, keyword: str) -> int:
+        """How many candidates to request beyond the limit."""
+        one_gram = len(keyword) <= self._index.max_gram_length
+        return ONE_GRAM_SPARES if one_gram else LONG_KEYWORD_SPARES
+
     def _search_index(
         self, connection: Connection, query: "_Query", state: SearchState
     ) -> list[Message]:
@@ -123,8 +148,7 @@ class IndexSearcher:
         Raises NoIndex if no index holds all messages, IndexMissing, and Unavailable if it does not answer.
         """
         live = _require_live(state.live)
-        one_gram = len(query.keyword) <= self._index.max_gram_length
-        size = query.limit + (ONE_GRAM_SPARES if one_gram else LONG_KEYWORD_SPARES)
+        size = query.limit + self._spares(query.keyword)
         found: list[Message] = []
         while True:
             try:
@@ -144,7 +168,7 @@ class IndexSearcher:
 
     def _ask_index(self, name: str, query: "_Query", size: int) -> list[int]:
         """Candidates of the index. One that did not answer is not asked again for a moment."""
-        if time.monotonic() < self._not_asked_until:
+        if not self.asks_index:
             raise Unavailable(self._failure)
         try:
             return self._index.candidates(name, query.chat_id, query.keyword, query.after, size)

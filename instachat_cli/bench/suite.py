@@ -20,6 +20,7 @@ from instachat_cli.bench.cases import (
     reconcile,
     reindex,
     searchable,
+    searches,
     startup,
     stream,
 )
@@ -41,9 +42,12 @@ BENCHMARKS: dict[str, Callable[[Environment], Iterator[Row]]] = {
     "reindex": reindex.measure,
     "million": million.measure,
     "searchable": searchable.measure,
+    "searches": searches.measure,
     "reconcile-index": reconcile.measure_with_index,
 }
-NEEDS_ELASTICSEARCH = frozenset({"publish", "reindex", "million", "searchable", "reconcile-index"})
+NEEDS_ELASTICSEARCH = frozenset(
+    {"publish", "reindex", "million", "searchable", "searches", "reconcile-index"}
+)
 """The benchmarks that run with Elasticsearch if its URL is set; the others always run without it."""
 
 

@@ -1,5 +1,6 @@
 """A server and a worker on their own database and Redis, shared by the tests of the routes."""
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from backend.settings import Settings
+from backend.storage.postgres.database import Database
+from backend.storage.postgres.schema_upgrade import upgrade
 from tests.conftest import Engines
-from tests.support.engines import RedisServer, valkey_binary
+from tests.support.engines import PostgresServer, RedisServer, valkey_binary, wheel_postgres
 from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.http_server import ApplicationClient, HttpServer, running_server
 
@@ -66,3 +69,24 @@ def own_server(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iter
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     with running_server(settings, tmp_path) as server:
         yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that only this test uses and may stop."""
+    server = PostgresServer(wheel_postgres())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.send_all(signal.SIGCONT)
+        server.remove()
+
+
+def migrated_database(postgres: PostgresServer) -> str:
+    """The URL of a new database of a PostgreSQL."""
+    postgres.execute("CREATE DATABASE own")
+    database = Database(postgres.url("own"))
+    upgrade(database)
+    database.close()
+    return postgres.url("own")

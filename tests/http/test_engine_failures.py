@@ -18,12 +18,11 @@ from backend.bootstrap import open_backend
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.schema_upgrade import upgrade
 from tests.conftest import Engines
-from tests.http.conftest import running_worker, start_worker
+from tests.http.conftest import migrated_database, running_worker, start_worker
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import fill_only_chat
-from tests.support.engines import PostgresServer, RedisServer, free_port, wheel_postgres
+from tests.support.engines import PostgresServer, RedisServer, free_port
 from tests.support.faults.load import drain_completely
 from tests.support.http_server import (
     ApplicationClient,
@@ -153,28 +152,12 @@ def test_requests_waiting_behind_a_hanging_redis_do_not_wait_longer(
     assert max(seconds for _, seconds in answers) < SECOND
 
 
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL that only this test uses and may stop."""
-    server = PostgresServer(wheel_postgres())
-    try:
-        server.start()
-        yield server
-    finally:
-        server.send_all(signal.SIGCONT)
-        server.remove()
-
-
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 def test_without_postgres_messages_are_accepted_and_reads_get_503(
     own_postgres: PostgresServer, own_redis: RedisServer, tmp_path: Path, how: str
 ) -> None:
     """Verified counters suffice, even while other requests wait for SQL. Reads have a Retry-After."""
-    own_postgres.execute("CREATE DATABASE own")
-    database = Database(own_postgres.url("own"))
-    upgrade(database)
-    database.close()
-    settings = Settings(database_url=own_postgres.url("own"), redis_url=own_redis.url)
+    settings = Settings(database_url=migrated_database(own_postgres), redis_url=own_redis.url)
     server = HttpServer(settings, tmp_path)
     try:
         server.wait_ready()

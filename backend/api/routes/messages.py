@@ -11,6 +11,7 @@ from backend.api.message_query import MessageQuery
 from backend.api.openapi import route_responses
 from backend.api.parameters import (
     PREFIX,
+    ArrivedAt,
     ChatNumber,
     IdempotencyKey,
     IfMatch,
@@ -86,6 +87,7 @@ async def list_messages(
     token: Token,
     chat: ChatNumber,
     query: Annotated[MessageQuery, Query()],
+    arrived_at: ArrivedAt,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """List a chat's messages, ordered by number; with `keyword`, only those that contain it.
@@ -99,7 +101,10 @@ async def list_messages(
         return read_response(serialization.message_page(page), if_none_match)
     keyword = query.keyword
     found, incomplete = await service.run_search(
-        lambda: messages.search(token, chat, keyword, after=query.after, limit=limit + 1).read_all()
+        lambda: messages.search(
+            token, chat, keyword, after=query.after, limit=limit + 1
+        ).read_all(),
+        arrived_at,
     )
     items = [serialization.match(each) for each in found[:limit]]
     body = serialization.match_page(items, len(found) > limit, incomplete)

@@ -24,6 +24,7 @@ from backend.api.headers import (
     encode_headers,
     request_id,
 )
+from backend.api.parameters import ARRIVED_AT
 from backend.api.problems import ProblemException
 from backend.api.server.connection import Connection
 from backend.api.server.fast_accept import FastAccept
@@ -157,18 +158,20 @@ class FastConnection(Connection):
             self._takes_fast_path = False
             super().data_received(fast_request.unparsed)
             self._takes_fast_path = True
-            self._keep_alive_as(fast_request)
+            self._hand_over(fast_request)
             return
         super().on_request_head()
-        self._keep_alive_as(fast_request)
+        self._hand_over(fast_request)
         HttpToolsProtocol.on_body(self, bytes(fast_request.body))
         if not fast_request.more_body:
             super().on_request_complete()
 
-    def _keep_alive_as(self, fast_request: FastRequest) -> None:
-        """Close the connection after the ordinary route's answer if it was to close after this request."""
-        if not fast_request.keep_alive and self.cycle is not None:
-            self.cycle.keep_alive = False
+    def _hand_over(self, fast_request: FastRequest) -> None:
+        """Tell the ordinary route when the request arrived, and whether its connection closes afterwards."""
+        if self.cycle is not None:
+            self.cycle.scope["state"][ARRIVED_AT] = fast_request.started_at
+            if not fast_request.keep_alive:
+                self.cycle.keep_alive = False
 
     def _respond(self, fast_request: FastRequest, result: FastResponse | Exception | None) -> None:
         if fast_request is not self._fast_request:  # the ordinary route answers it

@@ -169,7 +169,7 @@ class _MessagesRead(FastRead):
 
 
 class _SearchRead(FastRead):
-    """A search without an index. One that takes longer than others can wait for is left to a thread."""
+    """A search. One that takes longer than others can wait for is left to a thread."""
 
     route = PREFIX + "/applications/{token}/chats/{chat}/messages"
 

@@ -42,7 +42,7 @@ class Core(Protocol):
         """See `GroupRead.submit`."""
 
     def submit_search(self, read: Read) -> None:
-        """As `submit_read`, for a search; with an index it falls back."""
+        """As `submit_read`, for a search; see `IndexedSearches.submit` for one with an index."""
 
 
 class _NoEvent:

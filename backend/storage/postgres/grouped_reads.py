@@ -12,14 +12,23 @@ from typing import Final
 from sqlalchemy import text
 
 from backend.storage.postgres.messages import CONTENT
+from backend.storage.postgres.search_tail import PROBED_ROWS
 from backend.storage.postgres.statements import array_literal, hot, text_array_literal
 
-ReadValues = tuple[str, *tuple[int, ...]] | tuple[str, int, str, *tuple[int, ...]]
-"""The values of one request: a token, and numbers; those of a search: token, chat, keyword, and numbers."""
+ReadValues = (
+    tuple[str, *tuple[int, ...]]
+    | tuple[str, int, str, *tuple[int, ...]]
+    | tuple[str, int, str, str, int]
+)
+"""The values of one request: a token, and numbers; of a search, a token, a chat, a keyword, and numbers; of
+candidates, an array's text between the keyword and a number."""
 
 # A grouped search scans so many numbers of its chat, so that it does not hold up the others: at most 1 ms for
 # usual texts, 0.1 s if each has 10,000 letters of two bytes or more.
 SCANNED_NUMBERS: Final = 2_000
+# A chat's tail is read with others' if the outbox's rows that name the chat have so many changes, of all
+# chats: half a millisecond. Longer ones are for the ordinary route.
+MAX_GROUPED_CHANGES: Final = 2_000
 
 
 class GroupedRead:
@@ -108,6 +117,52 @@ SEARCHES: Final = GroupedRead(
                 AND number > w.after AND number <= w.after + {SCANNED_NUMBERS}
             ORDER BY number LIMIT w."limit") m ON true""",
 )
+# What a search reads before it asks the index, as `search_tail` does: the live index, and the chat's tail,
+# which is null if it is longer than the limits, or the index has rejected messages of the chat.
+SEARCH_STATES: Final = GroupedRead(
+    "grouped_search_states",
+    ("tokens", "chats", "afters"),
+    f"""
+        SELECT w.nth, c.id, live.name, t.tail
+        FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:afters AS bigint[]))
+            WITH ORDINALITY AS w(token, chat, after, nth)
+        {_CHAT}
+        LEFT JOIN LATERAL (SELECT name FROM search_index WHERE state = 'live' LIMIT 1) live ON true
+        CROSS JOIN LATERAL (
+            WITH named AS MATERIALIZED (
+                SELECT chats, numbers, size FROM outbox
+                WHERE chats @> ARRAY[c.id] LIMIT {PROBED_ROWS})
+            SELECT CASE WHEN (SELECT count(*) < {PROBED_ROWS}
+                                     AND coalesce(sum(size), 0) <= {MAX_GROUPED_CHANGES} FROM named)
+                             AND NOT EXISTS (
+                                 SELECT FROM dead_letter
+                                 WHERE kind = 'publish' AND token = w.token AND chat = w.chat)
+                   THEN ARRAY(SELECT n.number
+                              FROM named, unnest(named.chats, named.numbers) AS n(chat_id, number)
+                              WHERE n.chat_id = c.id AND n.number > w.after) END AS tail
+            LIMIT 1) t""",
+)
+# Which candidates contain the keyword, as `filter_candidates` decides. `numbers` are texts of arrays, because
+# unnest() takes no arrays of different lengths. Each number is looked up by the key: a condition on all of
+# them may be planned as a scan of the chat.
+CANDIDATES: Final = GroupedRead(
+    "grouped_candidates",
+    ("tokens", "chats", "keywords", "numbers", "limits"),
+    f"""
+        SELECT w.nth, false, {_OF_PAGE}
+        FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:keywords AS text[]),
+                    cast(:numbers AS text[]), cast(:limits AS bigint[]))
+            WITH ORDINALITY AS w(token, chat, keyword, numbers, "limit", nth)
+        {_CHAT}
+        LEFT JOIN LATERAL (
+            SELECT found.* FROM unnest(cast(w.numbers AS bigint[])) AS candidate(number)
+            CROSS JOIN LATERAL (
+                SELECT * FROM message
+                WHERE chat_id = c.id AND number = candidate.number AND state = 'stored'
+                    AND strpos(folded COLLATE "C", w.keyword) > 0
+                LIMIT 1) found
+            ORDER BY found.number LIMIT w."limit") m ON true""",
+)
 CHATS: Final = GroupedRead(
     "grouped_chats",
     ("tokens", "chats"),
@@ -138,7 +193,17 @@ APPLICATIONS: Final = GroupedRead(
         FROM unnest(cast(:tokens AS text[])) WITH ORDINALITY AS w(token, nth)
         {_APPLICATION}""",
 )
-ALL: Final = (MESSAGES, PAGES, NEWEST_PAGES, CHATS, CHAT_PAGES, APPLICATIONS, SEARCHES)
+ALL: Final = (
+    MESSAGES,
+    PAGES,
+    NEWEST_PAGES,
+    CHATS,
+    CHAT_PAGES,
+    APPLICATIONS,
+    SEARCHES,
+    SEARCH_STATES,
+    CANDIDATES,
+)
 # A server process whose reader has given up must not wait on; a reader gives up a second earlier.
 SETUP: Final = ";".join(
     (

@@ -98,7 +98,7 @@ def wrk(
 @contextmanager
 def server(settings: Settings, port: int, processes: int = 1) -> Iterator[None]:
     """Our server on the engines of the settings, started as an operator does; its log is discarded."""
-    names = ("database_url", "redis_url", "huey_url", "home", "durability")
+    names = ("database_url", "redis_url", "huey_url", "elasticsearch_url", "home", "durability")
     given = {
         environment_variable(name): str(value)
         for name, value in settings.model_dump(exclude_none=True).items()

@@ -32,7 +32,7 @@ from tests.support.engines import scratch_folder
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[3]
-NEEDS_WRK = {"http", "reads"}
+NEEDS_WRK = {"http", "reads", "searches"}
 TINY = Scale(
     pairs=2,
     startup_pairs=1,

@@ -59,6 +59,9 @@ class Proxy:
         self._listener.close()
         self.cut()
 
+    def _pass(self, data: bytes, *, from_client: bool) -> None:
+        """Called in the connection's thread before it forwards data."""
+
     def _accept(self) -> None:
         with suppress(OSError):  # closed
             while True:
@@ -84,6 +87,7 @@ class Proxy:
                     data = ready.recv(_CHUNK)
                     if not data:
                         raise OSError
+                    self._pass(data, from_client=ready is client)
                     other[ready].sendall(data)
         with self._lock:
             self._pairs.discard(pair)

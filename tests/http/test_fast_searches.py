@@ -1,0 +1,272 @@
+"""Searches with Elasticsearch on the fast path: they answer as the ordinary route does, and fail alone."""
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import pytest
+import sqlalchemy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backend.bootstrap import Backend, open_backend
+from backend.ingest.requests import AcceptRequest
+from backend.search.refresh import Refresher
+from backend.settings import Settings
+from backend.storage.postgres import grouped_reads
+from backend.storage.postgres.database import Database
+from tests.conftest import Engines
+from tests.http.conftest import migrated_database
+from tests.http.test_connection import connect_raw, request
+from tests.http.test_fast_reads import Chat, agree
+from tests.http.test_metrics import samples, value
+from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.elasticsearch.gate import SearchGate
+from tests.support.elasticsearch.requests import publisher
+from tests.support.engines import PostgresServer, RedisServer, valkey_binary
+from tests.support.http_server import running_server
+from tests.support.waiting import promised, wait_until
+
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("elasticsearch")]
+TEXTS = [
+    *["plain", 'quotes " and \\', "ünïcode \U0001f600", "ab ba abba", "the end"] * 50,
+    "a" * 9_999,
+]
+SHOWN, WAITING, CHANGED, EMPTY, UNKNOWN = 1, 2, 3, 4, 5  # chats
+
+
+def show(core: Backend) -> None:
+    """Publish everything, and refresh, so that no chat has a tail."""
+    assert core.index is not None
+    publisher(core).publish()
+    Refresher(core.database, core.index).refresh(0)
+
+
+@contextmanager
+def running_chat(
+    database_url: str, redis: RedisServer, gate: SearchGate, folder: Path
+) -> Iterator[Chat]:
+    """A server without a worker. The index shows one chat, nothing of another, and old texts of a third."""
+    values = Settings(database_url=database_url, redis_url=redis.url, elasticsearch_url=gate.url)
+    with open_backend(values) as core:
+        token = core.catalog.applications.create("searched").token
+        core.acceptor.accept(AcceptRequest.chats(token, 4))
+        for chat in (SHOWN, CHANGED):
+            core.acceptor.accept(AcceptRequest.messages(token, chat, TEXTS))
+        core.drainer.drain_all()
+        show(core)
+        core.acceptor.accept(AcceptRequest.messages(token, WAITING, TEXTS))
+        core.drainer.drain_all()
+        for number in range(1, 100, 7):
+            core.catalog.messages.edit(token, CHANGED, number, {"text": "an abba at last"})
+            core.catalog.messages.delete(token, CHANGED, number + 1)
+    with running_server(values, folder) as server:
+        yield Chat(server, f"/api/v1/applications/{token}")
+
+
+@pytest.fixture
+def gate(elasticsearch: Elasticsearch) -> Iterator[SearchGate]:
+    """The way to Elasticsearch."""
+    with closing(SearchGate(elasticsearch.url)) as gate:
+        yield gate
+
+
+@pytest.fixture(scope="module")
+def shared_gate(elasticsearch: Elasticsearch) -> Iterator[SearchGate]:
+    """The way to Elasticsearch, of the shared server."""
+    with closing(SearchGate(elasticsearch.url)) as gate:
+        yield gate
+
+
+@pytest.fixture(scope="module")
+def searched(
+    engines: Engines, shared_gate: SearchGate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Chat]:
+    """The chats of a server that stays up."""
+    redis = RedisServer(valkey_binary())
+    redis.start()
+    folder = tmp_path_factory.mktemp("searches")
+    try:
+        with running_chat(engines.fresh_database(), redis, shared_gate, folder) as chat:
+            yield chat
+    finally:
+        redis.remove()
+
+
+def search_path(chat: int, keyword: str = "abba", limit: int = 20) -> str:
+    """The path of a search below the application."""
+    return f"/chats/{chat}/messages?keyword={keyword}&limit={limit}"
+
+
+def takes_fast_path(chat: Chat, path: str) -> bool:
+    """Whether the second statement of a search is executed; the first read opens the connections."""
+    executed = sqlalchemy.text(
+        "SELECT max(query_start) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND query LIKE :query"
+    )
+    query = f"EXECUTE {grouped_reads.CANDIDATES.name}(%"
+    with closing(Database(str(chat.server.settings.database_url))) as database:
+        with database.connect() as connection:
+            before = connection.scalar(executed, {"query": query})
+        assert chat.get(path, ordinary=False).status == 200
+        with database.connect() as connection:
+            return bool(connection.scalar(executed, {"query": query}) != before)
+
+
+KEYWORDS = st.text(st.sampled_from('abe ïÜ%+&"\\\U0001f600'), max_size=5).map(quote_plus)
+PATHS = st.builds(
+    "/chats/{}/messages?keyword={}&limit={}&after={}".format,
+    st.integers(SHOWN, UNKNOWN),
+    KEYWORDS | st.sampled_from(["the", "plain", "nowhere", "abba", "ba+abba"]),
+    st.integers(1, 201),
+    st.integers(0, len(TEXTS) + 1),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(path=PATHS)
+def test_the_fast_path_and_the_route_answer_alike(searched: Chat, path: str) -> None:
+    """Status, body and headers; and with the tag of the answer, the same 304."""
+    found = agree(searched, path)
+    assert found.status in (200, 404, 422)
+    if found.status == 200:
+        assert agree(searched, path, if_none_match=found.headers["etag"]).status == 304
+
+
+@pytest.mark.parametrize("chat", [SHOWN, WAITING, CHANGED, EMPTY])
+def test_plain_searches_take_the_fast_path(searched: Chat, chat: int) -> None:
+    """The comparison above would also hold if the ordinary route answered all of them."""
+    wait_until(lambda: takes_fast_path(searched, search_path(chat)))
+
+
+def test_a_search_that_waits_delays_nothing_else(searched: Chat, shared_gate: SearchGate) -> None:
+    """Other reads and creations are answered meanwhile; the metrics show how many searches run."""
+    server, path = searched.server, searched.application + search_path(SHOWN)
+
+    def running() -> float:
+        return value(samples(server), "instachat_pool_in_use", pool="searches")
+
+    with ThreadPoolExecutor(3) as threads, shared_gate.holding("answer"):
+        pending = [threads.submit(server, "GET", path) for _ in range(3)]
+        shared_gate.wait_held(3)
+        body = {"message": {"text": "later"}}
+        messages = f"{searched.application}/chats/{EMPTY}/messages"
+        assert server("POST", messages, body).status == 202
+        assert searched.get("/chats/1/messages/1", ordinary=False).status == 200
+        wait_until(lambda: running() == 3 or pending[0].done())
+        shared_gate.release()
+        assert {each.result().status for each in pending} == {200}
+    wait_until(lambda: running() == 0)
+
+
+def test_a_client_that_closes_meanwhile_costs_nobody_anything(
+    searched: Chat, shared_gate: SearchGate
+) -> None:
+    """Its search ends, and nothing is logged but its request."""
+    server, path = searched.server, searched.application + search_path(SHOWN)
+    before = len(server.stderr_text)
+    with shared_gate.holding("answer"):
+        for _ in range(3):
+            with connect_raw(server) as to:
+                to.send(request(path, b"Accept: */*", method=b"GET", body=b""))
+                shared_gate.wait_held()
+        other = agree(searched, search_path(WAITING))
+    assert (other.status, other.json["complete"]) == (200, True)
+    wait_until(lambda: value(samples(server), "instachat_pool_in_use", pool="searches") == 0)
+    assert agree(searched, search_path(SHOWN)).status == 200
+    assert "rror" not in server.stderr_text[before:]
+    assert "arning" not in server.stderr_text[before:]
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_without_postgresql_a_search_that_the_index_has_answered_gets_503(
+    own_postgres: PostgresServer,
+    own_redis: RedisServer,
+    gate: SearchGate,
+    tmp_path: Path,
+    how: str,
+) -> None:
+    """In the time of one request, with Retry-After; messages are accepted. Afterwards it is answered."""
+    url = migrated_database(own_postgres)
+    body = {"message": {"text": "meanwhile"}}
+    with running_chat(url, own_redis, gate, tmp_path) as chat, ThreadPoolExecutor(3) as threads:
+        server, path = chat.server, chat.application + search_path(SHOWN)
+        messages = f"{chat.application}/chats/{EMPTY}/messages"
+        assert server("POST", messages, body).status == 202
+        found = agree(chat, search_path(SHOWN)).json
+        wait_until(lambda: takes_fast_path(chat, search_path(SHOWN)))
+        with gate.holding("answer"):
+            pending = [threads.submit(server, "GET", path) for _ in range(3)]
+            gate.wait_held(3)
+            if how == "killed":
+                own_postgres.kill()
+            else:
+                own_postgres.send_all(signal.SIGSTOP)
+        assert server("POST", messages, body).status == 202
+        with promised(4):
+            answers = [each.result() for each in pending]
+        assert {(each.status, each.headers["retry-after"]) for each in answers} == {(503, "1")}
+        if how == "killed":
+            own_postgres.start()
+        else:
+            own_postgres.send_all(signal.SIGCONT)
+        wait_until(lambda: server("GET", path).status == 200)
+        assert server("GET", path).json == found
+
+
+def test_the_fast_path_and_the_route_share_the_time_of_a_search(
+    searched: Chat, shared_gate: SearchGate
+) -> None:
+    """PostgreSQL hangs twice, before the fast path passes a search on and afterwards: 503 after 4 seconds."""
+    server, path = searched.server, searched.application + search_path(SHOWN)
+    waiting = sqlalchemy.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE :query"
+        " AND datname = current_database()"
+    )
+    query = f"EXECUTE {grouped_reads.SEARCH_STATES.name}(%"
+    target = shared_gate.target
+    wait_until(lambda: takes_fast_path(searched, search_path(SHOWN)))
+    with (
+        closing(Database(str(server.settings.database_url))) as database,
+        database.connect() as watch,
+        database.connect() as first,
+        database.connect() as second,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        first.exec_driver_sql("BEGIN; LOCK TABLE outbox")
+        second.exec_driver_sql("BEGIN; LOCK TABLE message")
+        answer = threads.submit(server, "GET", path)
+        try:
+            wait_until(lambda: watch.scalar(waiting, {"query": query}))
+            shared_gate.lead_to(Path("/nowhere"))
+            wait([answer], 3.5)
+            first.exec_driver_sql("ROLLBACK")
+            wait([answer], 3.5)  # the route alone would take longer
+        finally:
+            second.exec_driver_sql("ROLLBACK")
+            shared_gate.lead_to(target)
+        assert answer.result().status == 503
+    wait_until(lambda: takes_fast_path(searched, search_path(SHOWN)))
+
+
+def test_a_server_that_stops_answers_its_searches(
+    engines: Engines, own_redis: RedisServer, gate: SearchGate, tmp_path: Path
+) -> None:
+    """Also those whose index does not answer any more: PostgreSQL searches, and the process ends with 0."""
+    with (
+        running_chat(engines.fresh_database(), own_redis, gate, tmp_path) as chat,
+        ThreadPoolExecutor(3) as threads,
+        gate.holding("answer"),
+    ):
+        path = chat.application + search_path(SHOWN)
+        pending = [threads.submit(chat.server, "GET", path) for _ in range(3)]
+        gate.wait_held()
+        with promised(10):
+            assert chat.server.stop() == 0
+        for each in pending:
+            answer = each.result()
+            assert (answer.status, answer.json["complete"]) == (200, True)
+            assert len(answer.json["items"]) == 20
