@@ -110,14 +110,11 @@ def test_requests_are_counted_over_all_processes(own_server: HttpServer) -> None
         return (
             more(method="POST", route=MESSAGES, status="202") == 43
             and more(method="GET", route="-", status="404") == 2
+            and value(now, "instachat_accept_batch_requests_sum") == 44  # with the chat's creation
         )
 
-    wait_until(counted)  # a response is counted after it is sent, so perhaps after it is read here
-    now = samples(own_server)
-    accepted = "instachat_accept_batch_requests_sum"
-    assert value(now, accepted) - value(before, accepted) == 43
-    calls = "instachat_accept_call_seconds_count"
-    assert 1 <= value(now, calls) - value(before, calls) <= 43
+    wait_until(counted)  # within a second of its response, if another process has counted it
+    assert 1 <= value(samples(own_server), "instachat_accept_call_seconds_count") <= 44
 
 
 def test_histogram_buckets_are_cumulative(server: HttpServer) -> None:
