@@ -26,7 +26,6 @@ from tests.support.engines import PostgresServer, RedisServer, free_port
 from tests.support.faults.load import drain_completely
 from tests.support.http_server import (
     ApplicationClient,
-    HttpResponse,
     HttpServer,
     server_processes,
 )
@@ -227,9 +226,11 @@ def test_without_elasticsearch_searches_find_what_is_stored(
         path = f"{chat}/messages"
         body = {"message": {"text": "one"}}
         assert server("POST", f"{path}?wait=stored", body).status in (201, 202)
-        server.wait_stored(f"{path}/1")
+        server.wait_found(f"{path}/1")
         with ThreadPoolExecutor(40) as searching:
-            searches = [searching.submit(server, "GET", f"{path}?keyword=one") for _ in range(40)]
+            searches = [
+                searching.submit(server.wait_found, f"{path}?keyword=one") for _ in range(40)
+            ]
             time.sleep(0.3)
             for method in ("GET", "PATCH"):
                 began = time.monotonic()
@@ -237,20 +238,11 @@ def test_without_elasticsearch_searches_find_what_is_stored(
                 assert time.monotonic() - began < SECOND
             for search in searches:
                 found = search.result()
-                assert found.status == 200
                 assert [item["number"] for item in found.json["items"]] == [1]
                 assert found.json["complete"] is True
         with open_backend(settings) as core:
             fill_only_chat(core, 100_001)
-        answers: list[HttpResponse] = []
-
-        def is_answered() -> bool:
-            """On a busy machine, reading so many messages can take longer than a request may."""
-            answers.append(server("GET", f"{path}?keyword=needle"))
-            return answers[-1].status == 200
-
-        wait_until(is_answered)
-        found = answers[-1].json
+        found = server.wait_found(f"{path}?keyword=needle").json
         assert (found["items"], found["complete"]) == ([], False)
         assert "may be missing" in found["why"]
         ready = server("GET", "/readyz")

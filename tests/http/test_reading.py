@@ -17,7 +17,7 @@ def messages(app: ApplicationClient) -> str:
     path = f"{app.chat()}/messages"
     texts = {"messages": [{"text": f"text {number}"} for number in range(1, 10)]}
     app.server("POST", f"{path}/batch?wait=stored", texts)
-    app.server.wait_stored(f"{path}/9")
+    app.server.wait_found(f"{path}/9")
     assert app.server("DELETE", f"{path}/4").status == 204
     return path
 
@@ -111,7 +111,7 @@ def test_a_list_is_read_between_two_times(shared_server: HttpServer, messages: s
     """From `since` on and before `until`, whichever time zone they are written in; pages as in any list."""
     parent = messages.removesuffix("/messages")
     assert shared_server("POST", messages, {"message": {"text": "late"}}).json == {"number": 10}
-    shared_server.wait_stored(f"{messages}/10")
+    shared_server.wait_found(f"{messages}/10")
     created = {m["number"]: m["created_at"] for m in shared_server("GET", messages).json["items"]}
     at = datetime.fromisoformat(created[10])
     assert created[9] < created[10]
@@ -140,7 +140,7 @@ def test_a_list_is_read_between_two_times(shared_server: HttpServer, messages: s
 def test_a_list_of_chats_has_a_total(app: ApplicationClient) -> None:
     """The live count of the application's chats, whatever the page shows."""
     chats = [app.chat() for _ in range(3)]
-    app.server.wait_stored(chats[2])
+    app.server.wait_found(chats[2])
     page = app.server("GET", f"{app.path}/chats?limit=1&after=1").json
     assert ([item["number"] for item in page["items"]], page["next"]) == ([2], 2)
     assert page["total"] == 3
@@ -231,5 +231,5 @@ def test_every_change_changes_the_etag_of_what_shows_it(
     assert app.server("PATCH", app.path, {"application": {"name": "new"}}).status == 200
     assert changed() == {"application"}
     chat = app.chat()
-    app.server.wait_stored(chat)
+    app.server.wait_found(chat)
     assert changed() == {"application", "chats"}

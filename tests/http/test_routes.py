@@ -107,7 +107,7 @@ def test_chats_are_numbered_from_one_within_their_application(shared_server: Htt
     chat = shared_server("GET", f"{one.path}/chats/2")
     assert chat.status in (200, 202)
     fourth = one.chat()
-    shared_server.wait_stored(fourth)
+    shared_server.wait_found(fourth)
     shown = shared_server("GET", f"{one.path}/chats/2")
     assert set(shown.json) == {"number", "messages_count", "created_at", "updated_at"}
     page = shared_server("GET", f"{one.path}/chats?limit=3").json
@@ -166,7 +166,7 @@ def test_a_batch_gets_consecutive_numbers(app: ApplicationClient) -> None:
     assert (made.status, made.json) == (202, {"first": 1, "last": 1000})
     more = app.server("POST", f"{path}/batch?wait=stored", {"messages": [{"text": "one"}]})
     assert more.json == {"first": 1001, "last": 1001}
-    app.server.wait_stored(f"{path}/1001")
+    app.server.wait_found(f"{path}/1001")
     assert app.server("GET", f"{path}/778").json["text"] == "line 777"
     for wrong in ([], [{"text": "x"}] * 1001, [{"text": ""}], [{"text": "a"}, {"no": 1}]):
         assert app.server("POST", f"{path}/batch", {"messages": wrong}).status == 422

@@ -101,16 +101,21 @@ class HttpServer:
             received = {name.lower(): value for name, value in response.getheaders()}
             return HttpResponse(response.status, received, response.read())
 
-    def wait_stored(self, path: str) -> HttpResponse:
-        """Wait until a chat or a message is stored that was accepted; returns the response that shows it.
+    def wait_found(self, path: str) -> HttpResponse:
+        """Ask again until the response is 200, and return it.
 
+        202: what was accepted is not stored yet; 503: an engine did not answer, or the machine is busy.
         Fails at once on a status that never becomes 200, such as 404, or 410 for a dead letter.
         """
-        not_yet = (202, 503)  # 503: an engine does not answer for the moment
-        wait_until(lambda: self("GET", path).status not in not_yet)
-        response = self("GET", path)
-        assert response.status == 200, response
-        return response
+        responses: list[HttpResponse] = []
+
+        def is_final() -> bool:
+            responses.append(self("GET", path))
+            return responses[-1].status not in (202, 503)
+
+        wait_until(is_final)
+        assert responses[-1].status == 200, responses[-1]
+        return responses[-1]
 
     @contextmanager
     def connected(self, timeout: float = 30) -> Iterator[http.client.HTTPConnection]:
@@ -177,7 +182,7 @@ class ApplicationClient:
         made = self.server("POST", f"{path}?wait=stored", {"message": {"text": text}})
         assert made.status in (201, 202), made  # 202 if it takes more than five seconds
         message = f"{path}/{made.json['number']}"
-        self.server.wait_stored(message)
+        self.server.wait_found(message)
         return message
 
 
