@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -12,23 +13,25 @@ import sqlalchemy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backend.api.server import indexed_search
 from backend.bootstrap import Backend, open_backend
 from backend.ingest.requests import AcceptRequest
 from backend.search.refresh import Refresher
 from backend.settings import Settings
+from backend.storage.elasticsearch import index as elasticsearch_index
 from backend.storage.postgres import grouped_reads
 from backend.storage.postgres.database import Database
 from tests.conftest import Engines
 from tests.http.conftest import migrated_database
-from tests.http.test_connection import connect_raw, request
+from tests.http.test_connection import BODY, connect_raw, request, serve_in_process
 from tests.http.test_fast_reads import Chat, agree
 from tests.http.test_metrics import samples, value
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.gate import SearchGate
 from tests.support.elasticsearch.requests import publisher
 from tests.support.engines import PostgresServer, RedisServer, valkey_binary
-from tests.support.http_server import running_server
-from tests.support.waiting import promised, wait_until
+from tests.support.http_server import HttpResponse, running_server
+from tests.support.waiting import PATIENCE_SECONDS, promised, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("elasticsearch")]
 TEXTS = [
@@ -101,19 +104,35 @@ def search_path(chat: int, keyword: str = "abba", limit: int = 20) -> str:
     return f"/chats/{chat}/messages?keyword={keyword}&limit={limit}"
 
 
-def takes_fast_path(chat: Chat, path: str) -> bool:
-    """Whether the second statement of a search is executed; the first read opens the connections."""
+def takes_fast_path(chat: Chat, gate: SearchGate, path: str, port: int | None = None) -> bool:
+    """Whether the second statement of a search is executed, and no other route asks the index, too.
+
+    The first read of a server opens the connections.
+    """
     executed = sqlalchemy.text(
         "SELECT max(query_start) FROM pg_stat_activity"
         " WHERE datname = current_database() AND query LIKE :query"
     )
     query = f"EXECUTE {grouped_reads.CANDIDATES.name}(%"
     with closing(Database(str(chat.server.settings.database_url))) as database:
+        seen = gate.seen
         with database.connect() as connection:
             before = connection.scalar(executed, {"query": query})
-        assert chat.get(path, ordinary=False).status == 200
+        assert send(port or chat.server.port, "GET", chat.application + path).status == 200
         with database.connect() as connection:
-            return bool(connection.scalar(executed, {"query": query}) != before)
+            after = connection.scalar(executed, {"query": query})
+        return after != before and gate.seen == seen + 1
+
+
+def send(port: int, method: str, path: str, body: bytes | None = None) -> HttpResponse:
+    """The response of a server in this process."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
+    headers = {} if body is None else {"content-type": "application/json"}
+    with closing(connection):
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return HttpResponse(response.status, received, response.read())
 
 
 KEYWORDS = st.text(st.sampled_from('abe ïÜ%+&"\\\U0001f600'), max_size=5).map(quote_plus)
@@ -137,29 +156,42 @@ def test_the_fast_path_and_the_route_answer_alike(searched: Chat, path: str) -> 
 
 
 @pytest.mark.parametrize("chat", [SHOWN, WAITING, CHANGED, EMPTY])
-def test_plain_searches_take_the_fast_path(searched: Chat, chat: int) -> None:
+def test_plain_searches_take_the_fast_path(
+    searched: Chat, shared_gate: SearchGate, chat: int
+) -> None:
     """The comparison above would also hold if the ordinary route answered all of them."""
-    wait_until(lambda: takes_fast_path(searched, search_path(chat)))
+    wait_until(lambda: takes_fast_path(searched, shared_gate, search_path(chat)))
 
 
-def test_a_search_that_waits_delays_nothing_else(searched: Chat, shared_gate: SearchGate) -> None:
+def test_a_search_that_waits_delays_nothing_else(
+    searched: Chat, shared_gate: SearchGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Other reads and creations are answered meanwhile; the metrics show how many searches run."""
-    server, path = searched.server, searched.application + search_path(SHOWN)
+    monkeypatch.setattr(elasticsearch_index, "SEARCH_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(indexed_search, "READ_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    path = searched.application + search_path(SHOWN)
+    messages = f"{searched.application}/chats/{EMPTY}/messages"
+    with (
+        serve_in_process(searched.server.settings) as server,
+        ThreadPoolExecutor(3) as threads,
+    ):
 
-    def running() -> float:
-        return value(samples(server), "instachat_pool_in_use", pool="searches")
+        def is_running(searches: int) -> bool:
+            metrics = send(server.port, "GET", "/metrics").body.decode()
+            return f'instachat_pool_in_use{{pool="searches"}} {searches}.0' in metrics
 
-    with ThreadPoolExecutor(3) as threads, shared_gate.holding("answer"):
-        pending = [threads.submit(server, "GET", path) for _ in range(3)]
-        shared_gate.wait_held(3)
-        body = {"message": {"text": "later"}}
-        messages = f"{searched.application}/chats/{EMPTY}/messages"
-        assert server("POST", messages, body).status == 202
-        assert searched.get("/chats/1/messages/1", ordinary=False).status == 200
-        wait_until(lambda: running() == 3 or pending[0].done())
-        shared_gate.release()
+        search = search_path(SHOWN)
+        wait_until(lambda: takes_fast_path(searched, shared_gate, search, server.port))
+        with shared_gate.holding("answer"):
+            pending = [threads.submit(send, server.port, "GET", path) for _ in range(3)]
+            shared_gate.wait_held(3)
+            wait_until(lambda: is_running(3))
+            assert send(server.port, "POST", messages, BODY).status == 202
+            message = f"{searched.application}/chats/1/messages/1"
+            assert send(server.port, "GET", message).status == 200
+            assert not any(each.done() for each in pending)
         assert {each.result().status for each in pending} == {200}
-    wait_until(lambda: running() == 0)
+        wait_until(lambda: is_running(0))
 
 
 def test_a_client_that_closes_meanwhile_costs_nobody_anything(
@@ -188,24 +220,29 @@ def test_without_postgresql_a_search_that_the_index_has_answered_gets_503(
     gate: SearchGate,
     tmp_path: Path,
     how: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the time of one request, with Retry-After; messages are accepted. Afterwards it is answered."""
     url = migrated_database(own_postgres)
-    body = {"message": {"text": "meanwhile"}}
-    with running_chat(url, own_redis, gate, tmp_path) as chat, ThreadPoolExecutor(3) as threads:
-        server, path = chat.server, chat.application + search_path(SHOWN)
+    monkeypatch.setattr(elasticsearch_index, "SEARCH_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    with (
+        running_chat(url, own_redis, gate, tmp_path) as chat,
+        serve_in_process(chat.server.settings) as server,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        port, path = server.port, chat.application + search_path(SHOWN)
         messages = f"{chat.application}/chats/{EMPTY}/messages"
-        assert server("POST", messages, body).status == 202
-        found = agree(chat, search_path(SHOWN)).json
-        wait_until(lambda: takes_fast_path(chat, search_path(SHOWN)))
+        assert send(port, "POST", messages, BODY).status == 202
+        wait_until(lambda: takes_fast_path(chat, gate, search_path(SHOWN), port))
+        found = send(port, "GET", path).body
         with gate.holding("answer"):
-            pending = [threads.submit(server, "GET", path) for _ in range(3)]
-            gate.wait_held(3)
+            pending = [threads.submit(send, port, "GET", path) for _ in range(3)]
+            gate.wait_held()
             if how == "killed":
                 own_postgres.kill()
             else:
                 own_postgres.send_all(signal.SIGSTOP)
-        assert server("POST", messages, body).status == 202
+        assert send(port, "POST", messages, BODY).status == 202
         with promised(4):
             answers = [each.result() for each in pending]
         assert {(each.status, each.headers["retry-after"]) for each in answers} == {(503, "1")}
@@ -213,8 +250,8 @@ def test_without_postgresql_a_search_that_the_index_has_answered_gets_503(
             own_postgres.start()
         else:
             own_postgres.send_all(signal.SIGCONT)
-        wait_until(lambda: server("GET", path).status == 200)
-        assert server("GET", path).json == found
+        wait_until(lambda: send(port, "GET", path).status == 200)
+        assert send(port, "GET", path).body == found
 
 
 def test_the_fast_path_and_the_route_share_the_time_of_a_search(
@@ -228,7 +265,7 @@ def test_the_fast_path_and_the_route_share_the_time_of_a_search(
     )
     query = f"EXECUTE {grouped_reads.SEARCH_STATES.name}(%"
     target = shared_gate.target
-    wait_until(lambda: takes_fast_path(searched, search_path(SHOWN)))
+    wait_until(lambda: takes_fast_path(searched, shared_gate, search_path(SHOWN)))
     with (
         closing(Database(str(server.settings.database_url))) as database,
         database.connect() as watch,
@@ -249,7 +286,7 @@ def test_the_fast_path_and_the_route_share_the_time_of_a_search(
             second.exec_driver_sql("ROLLBACK")
             shared_gate.lead_to(target)
         assert answer.result().status == 503
-    wait_until(lambda: takes_fast_path(searched, search_path(SHOWN)))
+    wait_until(lambda: takes_fast_path(searched, shared_gate, search_path(SHOWN)))
 
 
 def test_a_server_that_stops_answers_its_searches(
@@ -259,13 +296,14 @@ def test_a_server_that_stops_answers_its_searches(
     with (
         running_chat(engines.fresh_database(), own_redis, gate, tmp_path) as chat,
         ThreadPoolExecutor(3) as threads,
-        gate.holding("answer"),
     ):
+        wait_until(lambda: takes_fast_path(chat, gate, search_path(SHOWN)))
         path = chat.application + search_path(SHOWN)
-        pending = [threads.submit(chat.server, "GET", path) for _ in range(3)]
-        gate.wait_held()
-        with promised(10):
-            assert chat.server.stop() == 0
+        with gate.holding("answer"):
+            pending = [threads.submit(chat.server, "GET", path) for _ in range(3)]
+            gate.wait_held()
+            with promised(10):
+                assert chat.server.stop() == 0
         for each in pending:
             answer = each.result()
             assert (answer.status, answer.json["complete"]) == (200, True)
