@@ -13,7 +13,7 @@ from backend.domain import serialization
 from backend.domain.model import Message
 from tests.docs.test_readme import ROOT, environment, run
 from tests.support.engines import free_port
-from tests.support.message_fields import MESSAGE_FIELDS
+from tests.support.message_fields import LIMITS, MESSAGE_FIELDS
 from tests.support.waiting import PATIENCE_SECONDS
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -73,3 +73,12 @@ def test_the_stream_has_the_fields_of_a_message() -> None:
     message = Message(number=1, created_at=at, updated_at=at, version=1, **MESSAGE_FIELDS)
     (example,) = re.findall(r"^data: (\{.*\})$", PAGE, re.MULTILINE)
     assert list(json.loads(example)) == list(serialization.message(message))
+
+
+def test_the_page_shows_each_field_of_a_message() -> None:
+    """A client writes each in an example, and learns its limit."""
+    examples = "\n".join(BLOCK.findall(PAGE))
+    assert [name for name in MESSAGE_FIELDS if f'"{name}"' not in examples] == []
+    prose = PAGE.replace("\n", " ")
+    limits = [f"`{name}` of a message has 1 to {limit:,} characters" for name, limit in LIMITS.items()]
+    assert [limit for limit in limits if limit not in prose] == []

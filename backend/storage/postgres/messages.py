@@ -63,7 +63,8 @@ class MessageRow(NamedTuple):
         return self._replace(**written)
 
 
-RowValues = tuple[int, int, str, str, int]  # a MessageRow's, where there are too many to name each
+# A MessageRow's values, where there are too many to name each.
+RowValues = tuple[int, int, str, str, int]
 
 
 class StoredMessage(NamedTuple):
