@@ -80,5 +80,7 @@ def test_the_page_shows_each_field_of_a_message() -> None:
     examples = "\n".join(BLOCK.findall(PAGE))
     assert [name for name in MESSAGE_FIELDS if f'"{name}"' not in examples] == []
     prose = PAGE.replace("\n", " ")
-    limits = [f"`{name}` of a message has 1 to {limit:,} characters" for name, limit in LIMITS.items()]
+    limits = [
+        f"`{name}` of a message has 1 to {limit:,} characters" for name, limit in LIMITS.items()
+    ]
     assert [limit for limit in limits if limit not in prose] == []

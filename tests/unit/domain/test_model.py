@@ -9,8 +9,10 @@ from tests.support.message_fields import INVALID_FIELDS, LONGEST_FIELDS, TEXT_AL
 
 @pytest.mark.parametrize("field", CONTENT_CHECKS)
 def test_the_check_of_a_field_names_it(field: str) -> None:
-    """A client that wrote several fields learns which one is invalid; the longest value, and null where a message
-    may lack the field, are valid."""
+    """A client that wrote several fields learns which one is invalid.
+
+    Valid are the longest value, and null where a message may lack the field.
+    """
     check = CONTENT_CHECKS[field]
     for valid in (LONGEST_FIELDS[field], TEXT_ALONE[field]):
         assert check(valid) == valid
