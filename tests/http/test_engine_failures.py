@@ -14,12 +14,16 @@ import psutil
 import pytest
 from redis import Redis
 
+from backend.api import lifespan
 from backend.bootstrap import open_backend
+from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
 from tests.conftest import Engines
 from tests.http.conftest import migrated_database, running_worker, start_worker
+from tests.http.test_connection import BODY, serve_in_process
+from tests.http.test_fast_searches import send
 from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import fill_only_chat
 from tests.support.engines import PostgresServer, RedisServer, free_port
@@ -191,6 +195,33 @@ def test_without_postgres_messages_are_accepted_and_reads_get_503(
         wait_until(lambda: server("GET", app.path).status == 200)
     finally:
         server.remove()
+
+
+def test_a_new_process_refuses_requests_in_time_while_postgresql_hangs(
+    own_postgres: PostgresServer, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a connection, and has not read the shards' cursors. Afterwards the same request is accepted."""
+    monkeypatch.setattr(lifespan, "RENEW_INTERVAL_SECONDS", 10 * PATIENCE_SECONDS)
+    settings = Settings(database_url=migrated_database(own_postgres), redis_url=own_redis.url)
+    with (
+        open_backend(settings) as core,
+        serve_in_process(settings) as server,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        token = core.catalog.applications.create("new").token
+        core.acceptor.accept(AcceptRequest.chats(token))
+        shard = core.counters.shard(token)
+        path = f"/api/v1/applications/{token}/chats/1/messages"
+        own_postgres.send_all(signal.SIGSTOP)
+        try:
+            with promised(4):
+                pending = [threads.submit(send, server.port, "POST", path, BODY) for _ in range(3)]
+                answers = [each.result() for each in pending]
+            assert {(each.status, each.headers["retry-after"]) for each in answers} == {(503, "1")}
+            assert core.log.read_issued(shard, [Parent(token, 1)])[0] == [0]
+        finally:
+            own_postgres.send_all(signal.SIGCONT)
+        wait_until(lambda: send(server.port, "POST", path, BODY).status == 202)
 
 
 @pytest.fixture

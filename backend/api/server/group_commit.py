@@ -6,10 +6,12 @@ batch, the next one collects; so batches grow with the load, and the cost of eac
 Redis still works on the first, so that neither Redis nor the event loop is idle. No request is answered
 before the call that accepted it has returned.
 
-A thread makes the call where the reply of one connection is not enough (a cluster, replicas), and until the
-shards' cursors have been read from SQL. Requests that need more than this one call, for example because
-their counter is not verified in the current epoch, go to a few separate threads: a slow PostgreSQL delays
-only them.
+A thread makes the call where the reply of one connection is not enough (a cluster, replicas). Requests that
+need more than this one call, for example because their counter is not verified in the current epoch, go to a
+few separate threads: a slow PostgreSQL delays only them.
+
+The first requests of a process wait until the shards' cursors have been read from SQL, for a limited time: a
+statement of a PostgreSQL that hangs never returns.
 """
 
 import asyncio
@@ -32,6 +34,7 @@ MAX_CONCURRENT_CALLS = 2
 MIN_CONCURRENT_BATCH = 16  # fewer requests wait for the running call to return
 RETRY_THREADS = 8
 RETRY_TIMEOUT_SECONDS = 8.0
+LOAD_TIMEOUT_SECONDS = 4.0  # of the shards' cursors
 CLOSE_POLL_SECONDS = 0.005
 
 AcceptCallback = Callable[[Accepted | Exception], None]
@@ -56,6 +59,8 @@ class GroupCommit:
         self._queue: list[WaitingRequest] = []
         self._running_calls = 0
         self._dispatch_scheduled = False
+        self._is_loading = False
+        self._load_timer: asyncio.TimerHandle | None = None  # while requests wait for the cursors
         self._retrying = 0
 
     @property
@@ -83,8 +88,8 @@ class GroupCommit:
             self._loop.call_soon(self._dispatch)
 
     async def close(self) -> None:
-        """Wait for the running calls."""
-        while self._running_calls or self._dispatch_scheduled:
+        """Wait for the requests and the running calls."""
+        while self._queue or self._running_calls:
             await asyncio.sleep(CLOSE_POLL_SECONDS)
         await asyncio.to_thread(self._accept_thread.shutdown)
         await asyncio.to_thread(self._retry_threads.shutdown, cancel_futures=True)
@@ -96,7 +101,10 @@ class GroupCommit:
         self._dispatch_scheduled = False
         if not self._queue or (self._running_calls and len(self._queue) < MIN_CONCURRENT_BATCH):
             return
-        in_thread = not (self._clients and self._acceptor.is_ready)
+        if not self._acceptor.is_ready:
+            self._load()
+            return
+        in_thread = not self._clients
         if self._running_calls if in_thread else not self._idle_clients:
             return
         batch = self._queue[:MAX_BATCH_REQUESTS]
@@ -108,6 +116,33 @@ class GroupCommit:
             task = self._loop.create_task(self._accept_on_loop(self._idle_clients.pop(), batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _load(self) -> None:
+        """Read the shards' cursors, then start a call. Requests that wait too long for that are refused."""
+        if self._load_timer is None:
+            self._load_timer = self._loop.call_later(LOAD_TIMEOUT_SECONDS, self._time_out_load)
+        if not self._is_loading:  # one thread waits, however long that takes
+            self._is_loading = True
+            loading = self._loop.run_in_executor(self._accept_thread, self._acceptor.refresh)
+            loading.add_done_callback(self._complete_load)
+
+    def _complete_load(self, loading: asyncio.Future[None]) -> None:
+        self._is_loading = False
+        if self._load_timer is not None:
+            self._load_timer.cancel()
+            self._load_timer = None
+        if error := loading.exception():
+            assert isinstance(error, Exception)
+            self._refuse_queue(error)
+        else:
+            self._dispatch()
+
+    def _time_out_load(self) -> None:
+        self._load_timer = None
+        if self._acceptor.is_ready:  # read by another thread meanwhile
+            self._dispatch()
+        else:
+            self._refuse_queue(EngineDown("PostgreSQL does not answer; nothing was accepted"))
 
     async def _accept_on_loop(self, client: AsyncAcceptClient, batch: list[WaitingRequest]) -> None:
         results: Results
@@ -139,11 +174,15 @@ class GroupCommit:
         process_metrics.observe_accept(len(batch), seconds)
         if not isinstance(results, Exception) and all(map(_is_unavailable, results)):
             # Redis is away: another call would take as long and fail likewise.
-            queue, self._queue = self._queue, []
-            for _, callback in queue:
-                _deliver(callback, EngineDown("Redis does not answer; nothing was accepted"))
+            self._refuse_queue(EngineDown("Redis does not answer; nothing was accepted"))
         self._dispatch()  # first, so that Redis works while the responses are written
         self._deliver_all(batch, results)
+
+    def _refuse_queue(self, error: Exception) -> None:
+        """Answer the requests that wait for a call."""
+        queue, self._queue = self._queue, []
+        for _, callback in queue:
+            _deliver(callback, error)
 
     def _deliver_all(self, batch: list[WaitingRequest], results: Results) -> None:
         if isinstance(results, Exception):

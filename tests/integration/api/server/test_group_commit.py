@@ -33,13 +33,17 @@ class RecordingAcceptor:
         self.faulty = None
         self.batches: list[int] = []
         self.retried: list[int] = []
+        self.is_ready = real.is_ready
+        self.loads = 0
         self.gate = threading.Event()
         self.gate.set()
 
-    @property
-    def is_ready(self) -> bool:
+    def refresh(self) -> None:
         """See Acceptor."""
-        return self.real.is_ready
+        self.loads += 1
+        self.gate.wait(PATIENCE_SECONDS)
+        self.real.refresh()
+        self.is_ready = True
 
     def logs(self) -> list[AsyncAcceptClient]:
         """The clients for a GroupCommit on the running event loop."""
@@ -257,6 +261,65 @@ def test_an_unverified_counter_delays_only_its_own_requests(
         await group_commit.close()
 
     asyncio.run(go())
+
+
+def test_requests_before_the_cursors_are_read_wait_for_a_limited_time(
+    recording_acceptor: RecordingAcceptor,
+    backend: Backend,
+    application: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are refused then, also later ones, while one thread reads; once it has read, they are accepted."""
+    monkeypatch.setattr(group_commit, "LOAD_TIMEOUT_SECONDS", 0.1)
+    chat = chat_of(backend, application)
+    recording_acceptor.is_ready = False
+    recording_acceptor.gate.clear()
+
+    async def go() -> list[Any]:
+        group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
+        request = AcceptRequest.messages(application, chat, ["a"])
+        answers: list[Any] = []
+        for _ in range(2):
+            accepting = map(group_commit.accept, [request] * 3)
+            answers += await asyncio.gather(*accepting, return_exceptions=True)
+        recording_acceptor.gate.set()
+        while not recording_acceptor.is_ready:
+            await asyncio.sleep(0.001)
+        answers.append(await group_commit.accept(request))
+        await group_commit.close()
+        return answers
+
+    *refused, accepted = asyncio.run(go())
+    assert [type(answer) for answer in refused] == [EngineDown] * 6
+    assert accepted.first == 1
+    assert recording_acceptor.loads == 1
+
+
+def test_requests_before_the_cursors_are_read_are_one_call_afterwards(
+    recording_acceptor: RecordingAcceptor,
+    backend: Backend,
+    application: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In their order."""
+    monkeypatch.setattr(group_commit, "LOAD_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    chat = chat_of(backend, application)
+    recording_acceptor.is_ready = False
+    recording_acceptor.gate.clear()
+
+    async def go() -> list[Accepted]:
+        group_commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
+        request = AcceptRequest.messages(application, chat, ["a"])
+        accepting = [asyncio.ensure_future(group_commit.accept(request)) for _ in range(3)]
+        while not recording_acceptor.loads:
+            await asyncio.sleep(0.001)
+        recording_acceptor.gate.set()
+        answers = await asyncio.gather(*accepting)
+        await group_commit.close()
+        return answers
+
+    assert [answer.first for answer in asyncio.run(go())] == [1, 2, 3]
+    assert recording_acceptor.batches == [3]
 
 
 def test_a_request_beyond_the_limit_is_refused_at_once(
