@@ -154,7 +154,7 @@ def _profiled(env: Environment, row: Row, path: str) -> Row:
     """The row, with a profile of the reads of that path if it missed its goal."""
     if row.needs_no_profile:
         return row
-    profile = profile_server(env.backend.settings, _url(env, path), "GET")
+    profile = profile_server(env.backend.settings, [_url(env, path)], "GET")
     return replace(row, profile=profile)
 
 

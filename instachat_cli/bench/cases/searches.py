@@ -55,7 +55,7 @@ def measure(env: Environment) -> Iterator[Row]:
         name = f"search by HTTP, with Elasticsearch{what}"
         row = Row(name, configuration, OURS, BASELINE, unit, values, goal)
         if not row.needs_no_profile:
-            row = replace(row, profile=profile_server(env.backend.settings, paths[0], "GET"))
+            row = replace(row, profile=profile_server(env.backend.settings, paths, "GET"))
         yield row
 
 
