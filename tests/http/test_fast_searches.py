@@ -30,7 +30,7 @@ from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.gate import SearchGate
 from tests.support.elasticsearch.requests import publisher
 from tests.support.engines import PostgresServer, RedisServer, valkey_binary
-from tests.support.http_server import HttpResponse, running_server
+from tests.support.http_server import HttpResponse, exchange, running_server
 from tests.support.waiting import PATIENCE_SECONDS, promised, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("elasticsearch")]
@@ -129,10 +129,7 @@ def send(port: int, method: str, path: str, body: bytes | None = None) -> HttpRe
     connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     headers = {} if body is None else {"content-type": "application/json"}
     with closing(connection):
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        received = {name.lower(): value for name, value in response.getheaders()}
-        return HttpResponse(response.status, received, response.read())
+        return exchange(connection, method, path, body, headers)
 
 
 KEYWORDS = st.text(st.sampled_from('abe ïÜ%+&"\\\U0001f600'), max_size=5).map(quote_plus)

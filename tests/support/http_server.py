@@ -35,6 +35,20 @@ class HttpResponse:
         return json.loads(self.body)
 
 
+def exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+) -> HttpResponse:
+    """Make one request on the connection."""
+    connection.request(method, path, body, dict(headers))
+    response = connection.getresponse()
+    received = {name.lower(): value for name, value in response.getheaders()}
+    return HttpResponse(response.status, received, response.read())
+
+
 class HttpServer:
     """`instachat serve` as a process. A file keeps its standard error."""
 
@@ -96,10 +110,7 @@ class HttpServer:
             raw = json.dumps(body).encode()
             named.setdefault("content-type", "application/json")
         with self.connected(timeout) as connection:
-            connection.request(method, path, raw, named)
-            response = connection.getresponse()
-            received = {name.lower(): value for name, value in response.getheaders()}
-            return HttpResponse(response.status, received, response.read())
+            return exchange(connection, method, path, raw, named)
 
     def wait_found(self, path: str) -> HttpResponse:
         """Ask again until the response is 200, and return it.

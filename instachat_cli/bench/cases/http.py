@@ -8,14 +8,13 @@ rest.
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from backend.domain.model import MAX_BATCH
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row
-from instachat_cli.bench.harness.profile import profile_server
+from instachat_cli.bench.harness.profile import profiled
 from instachat_cli.bench.harness.servers import (
     CONNECTIONS,
     LoadResult,
@@ -39,14 +38,7 @@ MeasureLoad = Callable[[], LoadResult]
 def measure(env: Environment) -> Iterator[Row]:
     """Rates and latencies of the hot route, and the cost of durability, processes, tenants and many chats."""
     for row in _measure(env):
-        yield row if row.profile else _profiled(env, row, _own_path(env))
-
-
-def _profiled(env: Environment, row: Row, paths: Sequence[str]) -> Row:
-    """The row, with a profile of requests of these paths if it missed its goal."""
-    if row.needs_no_profile:
-        return row
-    return replace(row, profile=profile_server(env.backend.settings, paths, "POST"))
+        yield row if row.profile else profiled(row, env.backend.settings, _own_path(env), "POST")
 
 
 def _measure(env: Environment) -> Iterator[Row]:
@@ -156,7 +148,7 @@ def _with_many_tenants(env: Environment, port: int, ours: MeasureLoad) -> Row:
         _pairs(env, many, ours),
         Goal(0.85),
     )
-    return _profiled(env, row, paths)
+    return profiled(row, env.backend.settings, paths, "POST")
 
 
 def _with_many_chats(env: Environment, port: int) -> Iterator[Row]:

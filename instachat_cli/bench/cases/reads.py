@@ -7,14 +7,13 @@ PostgreSQL and Redis. wrk and the engines share the processors with the server.
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row
-from instachat_cli.bench.harness.profile import profile_server
+from instachat_cli.bench.harness.profile import profiled
 from instachat_cli.bench.harness.servers import (
     CONNECTIONS,
     LoadResult,
@@ -151,11 +150,7 @@ def _reads_beside_writes(env: Environment, port: int) -> Iterator[Row]:
 
 
 def _profiled(env: Environment, row: Row, path: str) -> Row:
-    """The row, with a profile of the reads of that path if it missed its goal."""
-    if row.needs_no_profile:
-        return row
-    profile = profile_server(env.backend.settings, [_url(env, path)], "GET")
-    return replace(row, profile=profile)
+    return profiled(row, env.backend.settings, [_url(env, path)], "GET")
 
 
 def _url(env: Environment, path: str) -> str:

@@ -5,13 +5,12 @@ many threads, so that it bounds the ratio. wrk and the engines share the process
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from backend.search.refresh import Refresher
 from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row
-from instachat_cli.bench.harness.profile import profile_server
+from instachat_cli.bench.harness.profile import profiled
 from instachat_cli.bench.harness.servers import CONNECTIONS, server, wrk
 from loadtest.run.processes import free_port
 
@@ -54,9 +53,7 @@ def measure(env: Environment) -> Iterator[Row]:
     ):
         name = f"search by HTTP, with Elasticsearch{what}"
         row = Row(name, configuration, OURS, BASELINE, unit, values, goal)
-        if not row.needs_no_profile:
-            row = replace(row, profile=profile_server(env.backend.settings, paths, "GET"))
-        yield row
+        yield profiled(row, env.backend.settings, paths, "GET")
 
 
 def _paths(env: Environment) -> list[str]:
