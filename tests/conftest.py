@@ -24,6 +24,7 @@ from tests.support.engines import (
     valkey_binary,
     wheel_postgres,
 )
+from tests.support.redis_cluster import RedisCluster
 from tests.support.scheduling import SchedulingPlugin
 
 REDIS_DATABASES = 256
@@ -97,6 +98,15 @@ class Engines:
             **more,  # type: ignore[arg-type]
         )
 
+    def on_cluster(self, cluster: RedisCluster, **more: object) -> Settings:
+        """Settings on a new database and a cluster, with a plain Redis for the job queue."""
+        return Settings(
+            database_url=self.fresh_database(),
+            redis_url=cluster.url,
+            huey_url=self.redis_database(),
+            **more,  # type: ignore[arg-type]
+        )
+
 
 def skip_absent(name: str) -> None:
     """Skip the test, naming what this machine lacks; in CI fail instead."""
@@ -163,3 +173,22 @@ def own_redis() -> Iterator[RedisServer]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="module")
+def shared_redis_cluster() -> Iterator[RedisCluster]:
+    """A cluster of Valkey for the tests of a module: three masters, each with a replica."""
+    cluster = RedisCluster(valkey_binary())
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+@pytest.fixture
+def redis_cluster(shared_redis_cluster: RedisCluster) -> Iterator[RedisCluster]:
+    """The cluster of the module, empty. The test may kill and suspend nodes, and move slots."""
+    shared_redis_cluster.flush()
+    yield shared_redis_cluster
+    shared_redis_cluster.heal()

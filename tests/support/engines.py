@@ -105,8 +105,10 @@ class Server:
 class RedisServer(Server):
     """A Valkey or Redis configured for `strict`, on a TCP port of the loopback address."""
 
-    def __init__(self, binary: Path, *options: str, folder: Path | None = None) -> None:
-        self.port = free_port()
+    def __init__(
+        self, binary: Path, *options: str, folder: Path | None = None, port: int | None = None
+    ) -> None:
+        self.port = port or free_port()
         folder = folder or scratch_folder("redis")
         super().__init__(
             [
