@@ -72,6 +72,7 @@ class Backend:
             publisher=self.publisher,
             refresher=Refresher(self.database, self.index) if self.index else None,
             reindexer=self.reindexer,
+            check_schema=self.database.check_schema,
         )
 
 
@@ -116,8 +117,8 @@ def engine_urls(settings: Settings) -> Iterator[EngineUrls]:
 def open_backend(settings: Settings) -> Iterator[Backend]:
     """A backend on the settings' engines, closed at the end.
 
-    Migrates a private database; raises SchemaMismatch if a configured one needs a migration. Raises
-    EngineDown if PostgreSQL is unreachable; Redis is connected at its first use.
+    Migrates a private database; raises SchemaMismatch if a configured one needs a migration, or admits newer
+    programs only. Raises EngineDown if PostgreSQL is unreachable; Redis is connected at its first use.
     """
     with open_unchecked(settings) as core:
         if settings.database_url is None:
@@ -155,7 +156,7 @@ def open_parts(settings: Settings, urls: EngineUrls, **log_timeouts: float) -> I
 def migrate(settings: Settings, *, dry_run: bool = False) -> tuple[str | None, str]:
     """Migrate the settings' database to the current schema; returns the revisions before and after.
 
-    Raises SchemaMismatch if the schema is newer than this program.
+    Raises SchemaMismatch if the schema is newer and does not admit this program.
     """
     with engine_urls(settings) as urls, closing(Database(urls.database)) as database:
         return upgrade(database, dry_run=dry_run)

@@ -91,6 +91,9 @@ TOO_MANY_WAITING = Problem(
 UNAVAILABLE = Problem(
     503, "unavailable", "Unavailable", "A dependency does not respond; try again."
 )
+OTHER_RELEASE = Problem(
+    503, "unavailable", "Unavailable", "The server is being upgraded; try again."
+)
 FULL = Problem(503, "full", "Full", "Too much is waiting to be stored; nothing was accepted.")
 UNCONFIRMED = Problem(
     503,
@@ -114,6 +117,8 @@ PROBLEMS_BY_ERROR: tuple[tuple[type[InstaChatError], Problem], ...] = (
     (errors.EngineDown, UNAVAILABLE),
     # server/group_commit.py: MAX_WAITING_REQUESTS
     (errors.Busy, TOO_MANY_WAITING),
+    # backend/storage/postgres/: schema.py, database.py
+    (errors.Incompatible, OTHER_RELEASE),
     # Any other temporary refusal; the response's detail is its message: search the code for that.
     (errors.Unavailable, Problem(503, "unavailable", "Unavailable")),
     (errors.HasChildren, Problem(409, "has-children", "Has children")),

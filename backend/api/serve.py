@@ -1,12 +1,9 @@
 """`instachat serve`: starts the server's processes, and puts together what each of them runs."""
 
-import logging
 import multiprocessing
 import signal
 import socket
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -22,20 +19,18 @@ from backend.api.server import logs, server
 from backend.api.server.address import open_listeners
 from backend.api.server.fast_path import FastPath
 from backend.api.server.processes import supervise
-from backend.domain.errors import InstaChatError
+from backend.monitoring.repeated_checks import RepeatedChecks
+from backend.runtime.signals import terminate_after
 from backend.settings import Settings
 
-ENSURE_INTERVAL_SECONDS = 1.0
 STOP_TIMEOUT_SECONDS = 8  # then a process is killed; must exceed `server.ANSWER_TIMEOUT_SECONDS`
 
-logger = logging.getLogger(__name__)
 
-
-def serve(settings: Settings, processes: int, ensure_engines: Callable[[], object] | None) -> None:
+def serve(settings: Settings, processes: int, checks: RepeatedChecks) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish the running requests. Main thread only.
 
-    A thread calls `ensure_engines` once a second. Raises Failed if the address can't be used, or if the
-    processes exit as soon as they are started.
+    A thread repeats `checks`. If one raises Incompatible, the server stops in the same way, and this raises
+    it. Raises Failed if the address can't be used, or if the processes exit as soon as they are started.
     """
 
     def close_listeners() -> None:  # from now on new connections are refused
@@ -45,16 +40,15 @@ def serve(settings: Settings, processes: int, ensure_engines: Callable[[], objec
     # One socket for each process: the kernel distributes the connections. This process keeps them open, so
     # that connections to a process that has died wait for its successor.
     listeners = open_listeners(settings.host, settings.port, processes)
-    if ensure_engines is not None:
-        threading.Thread(
-            target=_ensure_repeatedly, args=(ensure_engines,), name="ensure-engines", daemon=True
-        ).start()
+    terminate_after(checks.run, "checks")
     with process_metrics.share_metrics():
         supervise(
             [partial(_start_process, settings, listener) for listener in listeners],
             stop_timeout_seconds=STOP_TIMEOUT_SECONDS,
             on_stop=close_listeners,
         )
+    if checks.failure:
+        raise checks.failure
 
 
 def create_server(settings: Settings, observers: Sequence[Observer]) -> uvicorn.Server:
@@ -92,12 +86,3 @@ def _run_process(settings: Settings, listener: socket.socket) -> None:
     with closing(logs.configure()) as log_handler:
         observers = [log_handler.log_request, process_metrics.observe]
         server.run(create_server(settings, observers), listener)
-
-
-def _ensure_repeatedly(ensure_engines: Callable[[], object]) -> None:
-    while True:
-        try:
-            ensure_engines()
-        except InstaChatError as error:
-            logger.warning("%s", error.message)
-        time.sleep(ENSURE_INTERVAL_SECONDS)

@@ -2,7 +2,6 @@
 
     InstaChatError
     ├── Failed              the operation could not be done, and the input is not the cause
-    │   └── SchemaMismatch  the database has another schema than this program
     ├── Invalid             the input or the usage is wrong; nothing was changed
     ├── NotFound            the application, chat or message does not exist
     │   └── Gone            the number was issued, its creation was rejected (see the dead letter)
@@ -15,7 +14,10 @@
     │   ├── Unconfirmed     the reply was lost: the creation may have been accepted
     │   ├── Closing         the application or chat is being deleted
     │   ├── NotStoredYet    the message to change is accepted, but not stored yet
-    │   └── NoIndex         Elasticsearch is configured, but its index has not been built
+    │   ├── NoIndex         Elasticsearch is configured, but its index has not been built
+    │   └── Incompatible    this program may not use the stored data as they are
+    │       ├── SchemaMismatch  the database's schema is too old or too new for this program
+    │       └── NewerLogFormat  the log has an event that only a newer program can read
     └── Conflict            the request contradicts the current state
         ├── HasChildren     the children have to be deleted first
         ├── StaleVersion    another request changed it
@@ -40,10 +42,6 @@ class InstaChatError(Exception):
 
 class Failed(InstaChatError):
     """The operation could not be done, and the input is not the cause."""
-
-
-class SchemaMismatch(Failed):
-    """The database's schema is older or newer than this program's."""
 
 
 class Invalid(InstaChatError):
@@ -103,6 +101,21 @@ class NoIndex(Unavailable):
             " messages yet",
             "build it with `instachat reindex`; without that setting, PostgreSQL searches",
         )
+
+
+class Incompatible(Unavailable):
+    """This program may not use the stored data as they are: migrate the database, or run a newer program.
+
+    Programs that run until they are stopped end with this error.
+    """
+
+
+class SchemaMismatch(Incompatible):
+    """The database lacks something that this program needs, or admits newer programs only."""
+
+
+class NewerLogFormat(Incompatible):
+    """The log has an event in a format of a later release; it stays in the log."""
 
 
 class Conflict(InstaChatError):

@@ -125,8 +125,11 @@ def _failed(check: str, error: InstaChatError) -> _EngineCheck:
 def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
     database = context.database
     try:
-        database.check_schema()
-        yield ok_result("schema", "the database has the schema of this program")
+        schema = database.check_schema()
+        yield ok_result(
+            "schema",
+            f"the database has schema {schema.number} and admits programs since {schema.compatible_since}",
+        )
     except SchemaMismatch as error:
         yield error_result("schema", error)
     with database.connect() as connection:

@@ -16,6 +16,7 @@ from backend.storage.postgres import dead_letters, outbox, reconciliations, sear
 from backend.storage.postgres import shards as shard_states
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.reconciliations import LastReconciliation
+from backend.storage.postgres.schema import Schema
 from backend.storage.postgres.server import server_version
 from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
@@ -42,7 +43,7 @@ class Status:
     """The state at one moment; None is unknown."""
 
     engines: list[EngineStatus]
-    schema: str | None
+    schema: Schema | None
     workers: int | None  # running workers
     queue: int | None  # waiting jobs
     paused: bool | None  # whether workers take no jobs until `instachat queue resume`

@@ -9,8 +9,8 @@ def migrate(dry_run: DryRunFlag = False, output: Output = None) -> None:
 
     $ instachat migrate --dry-run
 
-    Prints the old and the new revision. Safe to repeat and to run concurrently. Fails if the schema is newer
-    than this program.
+    Prints the old and the new revision. Safe to repeat, to run concurrently, and while other programs use the
+    database. A newer schema stays as it is; the command fails if it does not admit this program.
     """
     from backend.bootstrap import migrate as migrate_database
     from backend.settings import load

@@ -33,6 +33,7 @@ def serve(
     from backend.api import serve as http_server
     from backend.api.server import address, logs
     from backend.bootstrap import open_backend
+    from backend.monitoring.repeated_checks import RepeatedChecks
     from backend.settings import load
 
     settings = load(host=host, port=port)
@@ -41,5 +42,6 @@ def serve(
     with open_backend(settings) as core:  # fails here, rather than in each server process
         core.log.refuse_cluster_node()
         log.info("listening on %s", address.url(settings.host, settings.port))
-        http_server.serve(settings, workers, core.engines.ensure if core.engines else None)
+        checks = [core.database.check_schema, *([core.engines.ensure] if core.engines else [])]
+        http_server.serve(settings, workers, RepeatedChecks(*checks))
     log.info("server ended")

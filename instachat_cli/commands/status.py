@@ -80,7 +80,7 @@ def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
             }
             for engine in now.engines
         ],
-        "schema": now.schema,
+        "schema": now.schema and now.schema.number,
         "durability": str(settings.durability),
         "workers": now.workers,
         "queue": now.queue,
@@ -117,7 +117,7 @@ def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
     else:
         searched = now.search_index or "no index: run `instachat reindex`"
     shown |= {
-        "schema": now.schema or "-",
+        "schema": now.schema.number if now.schema else "-",
         "durability": str(settings.durability),
         "workers": _count(now.workers, "running", "running"),
         "job queue": _count(now.queue, "job waits", "jobs wait")

@@ -24,13 +24,14 @@ from backend.bootstrap import (
 )
 from backend.domain.errors import InstaChatError
 from backend.monitoring.durability import find_wrong_settings
+from backend.monitoring.repeated_checks import RepeatedChecks
 from backend.runtime.processes import (
     CommandChild,
     RestartPolicy,
     SupervisedProcess,
     python_path,
 )
-from backend.runtime.signals import handling
+from backend.runtime.signals import handling, terminate_after
 from backend.settings import Settings, environment_variable, redact
 from backend.storage.postgres.schema_upgrade import upgrade
 from instachat_cli.console.exit_codes import Interrupted
@@ -49,7 +50,8 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Run everything until the first Ctrl-C or SIGTERM, then store the accepted entries.
 
-    Raises Interrupted at the second signal, and whatever `engine_urls` and `upgrade` raise at the start.
+    Raises Interrupted at the second signal, whatever `engine_urls` and `upgrade` raise at the start, and
+    Incompatible once the database does not admit this program any more.
     """
     stop = _StopRequest()
     server = _supervised("server", "serve", _address_environment(settings))
@@ -70,10 +72,14 @@ def run(settings: Settings) -> None:
             _wait_for(lambda: is_responding(settings.host, settings.port), lambda: stop.requested)
             if not stop.requested:
                 _print_ready(core)
+            checks = RepeatedChecks(core.database.check_schema)
+            terminate_after(checks.run, "checks")
             _supervise(urls, [worker, server], lambda: stop.requested)
             stderr.write_line("stopping: finishing requests and storing accepted messages")
             server.stop(SERVER_STOP_TIMEOUT_SECONDS)
             worker.stop(WORKER_STOP_TIMEOUT_SECONDS)
+            if checks.failure:
+                raise checks.failure
             _drain_remaining(core)
         except KeyboardInterrupt:
             raise Interrupted(

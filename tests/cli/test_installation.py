@@ -23,7 +23,7 @@ def test_migrate_prints_the_old_and_the_new_schema(
     """A dry run changes nothing. A second migration has nothing to do. Other commands name `migrate`."""
     cli = Cli(fork_server, database_url=engines.bare_database(), redis_url=engines.redis_database())
     early = cli("apps", "list")
-    assert early.code == 1
+    assert early.code == 5
     assert "`instachat migrate`" in early.err
     assert cli("migrate", "--dry-run").json == {"from": None, "to": SCHEMA}
     assert (
@@ -36,17 +36,25 @@ def test_migrate_prints_the_old_and_the_new_schema(
     assert cli("apps", "list").code == 0
 
 
-def test_migrate_refuses_a_newer_schema(engines: Engines, fork_server: ForkServer) -> None:
-    """It exits with 1 and changes nothing."""
+def test_a_schema_that_admits_newer_programs_only_is_refused(
+    engines: Engines, fork_server: ForkServer
+) -> None:
+    """Commands, servers and workers exit with 5 and change nothing; a newer schema alone is no obstacle."""
     url = engines.fresh_database()
     name = url.rpartition("@/")[2].partition("?")[0]
     engines.postgres.execute("UPDATE alembic_version SET version_num = '9999'", name)
     cli = Cli(fork_server, database_url=url, redis_url=engines.redis_database())
+    assert cli("migrate").json == {"from": "9999", "to": "9999"}
+    assert cli("apps", "list").code == 0
+    engines.postgres.execute("UPDATE installation SET compatible_since = '9998'", name)
     for words in (["migrate"], ["migrate", "--dry-run"], ["apps", "list"]):
         refused = cli(*words, "-o", "json")
-        assert refused.code == 1
-        assert refused.error["error"] == "failed"
-        assert "9999" in refused.error["message"]
+        assert refused.code == 5
+        assert refused.error["error"] == "unavailable"
+        assert "since 9998" in refused.error["message"]
+        assert refused.error["hint"] == "run a newer instachat"
+    for refused in cli.run_all([["worker"], ["serve"]]):
+        assert (refused.code, "since 9998" in refused.err) == (5, True)
 
 
 # -- config ---------------------------------------------------------------------------------------

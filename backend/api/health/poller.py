@@ -56,6 +56,12 @@ class HealthSnapshot:
         """The names of the engines that do not answer in time."""
         return [engine.name for engine in self.engines if engine.seconds is None]
 
+    @property
+    def incompatible(self) -> bool:
+        """Whether the database, by the last report, is not one that this program may use."""
+        schema = self.status and self.status.schema
+        return bool(schema and schema.mismatch())
+
 
 class HealthPoller:
     """Polls a core's engines. Belongs to one event loop; not thread-safe."""

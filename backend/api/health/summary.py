@@ -11,6 +11,7 @@ from enum import StrEnum
 from backend.api.health.poller import EngineHealth, HealthSnapshot
 from backend.monitoring.status import Status
 from backend.storage.postgres.reconciliations import LastReconciliation
+from backend.storage.postgres.schema import Schema
 from backend.storage.postgres.tables import SCHEMA
 
 MAX_LAG_SECONDS = 10.0  # workers that keep up store and publish within one second
@@ -239,15 +240,17 @@ def _reconciliation(last: LastReconciliation | None) -> Figure:
     return Figure(name, f"{ago}, no difference" + (" left" if last.findings else ""))
 
 
-def _schema(schema: str | None) -> Figure:
+def _schema(schema: Schema | None) -> Figure:
     if schema is None:
         return _unknown("Schema")
-    if schema != SCHEMA:
-        advice = (
-            f"the database has schema {schema}, this server needs {SCHEMA}: run `instachat migrate`"
-        )
-        return Figure("Schema", schema, HealthState.CRITICAL, advice)
-    return Figure("Schema", f"{schema}, current")
+    if mismatch := schema.mismatch():
+        advice = f"{mismatch.message}: {mismatch.hint}"
+        return Figure("Schema", schema.number, HealthState.CRITICAL, advice)
+    newer = schema.number > SCHEMA
+    return Figure(
+        "Schema",
+        f"{schema.number}, {f'newer than the {SCHEMA} of this server' if newer else 'current'}",
+    )
 
 
 def _unknown(name: str) -> Figure:

@@ -17,6 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from backend.domain.errors import EngineDown, Failed, SchemaMismatch, Unavailable
 from backend.settings import redact
+from backend.storage.postgres.schema import Schema, read_schema
 
 CONNECT_TIMEOUT_SECONDS = 3
 POOL_SIZE = 10  # of one process
@@ -42,8 +43,8 @@ class Installation:
 class Database:
     """One PostgreSQL database. Thread-safe.
 
-    Every use raises EngineDown when PostgreSQL does not answer, SchemaMismatch when it has not been
-    migrated to the schema that this program knows.
+    Every use raises EngineDown when PostgreSQL does not answer, SchemaMismatch when the schema is not one
+    that this program can use.
     """
 
     def __init__(self, url: str) -> None:
@@ -109,35 +110,24 @@ class Database:
             self._installation = Installation(str(row.id), row.shards)
         return self._installation
 
-    def schema(self) -> str | None:
-        """The schema of the database, as the number of its newest migration; None if it has no tables."""
+    def schema(self) -> Schema | None:
+        """The schema of the database; None if it has no tables."""
         with self.connect() as connection:
-            if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-                return None
-            found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-            return found
+            return read_schema(connection)
 
-    def check_schema(self) -> None:
-        """Raise SchemaMismatch unless the database has the schema that this program knows."""
-        from backend.storage.postgres.tables import SCHEMA  # takes some ms to import
+    def check_schema(self) -> Schema:
+        """The schema of the database. Raises SchemaMismatch unless this program may use it.
 
+        Costs two short queries: programs that run until they are stopped call it again and again.
+        """
         found = self.schema()
-        if found == SCHEMA:
-            return
         if found is None:
             raise SchemaMismatch(
                 f"the database {redact(self.url)} has no tables yet", "run `instachat migrate`"
             )
-        if found < SCHEMA:
-            raise SchemaMismatch(
-                f"the database has schema {found}, this program needs {SCHEMA}",
-                "run `instachat migrate`",
-            )
-        raise SchemaMismatch(
-            f"the database has schema {found}, newer than {SCHEMA}, the newest that "
-            "this program knows",
-            "run a newer instachat",
-        )
+        if mismatch := found.mismatch():
+            raise mismatch
+        return found
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -146,9 +136,13 @@ class Database:
         # The latter from COPY, which SQLAlchemy does not wrap.
         except (DBAPIError, psycopg2.Error) as error:
             code = sqlstate(error)
-            if code == "42P01":
+            if code in (
+                "42P01",
+                "42703",
+            ):  # as after a migration that removed what it has no use for
                 raise SchemaMismatch(
-                    "the database lacks a table of this program", "run `instachat migrate`"
+                    "the database lacks a table or a column of this program",
+                    "run `instachat migrate`; if there is nothing to migrate, run a newer instachat",
                 ) from error
             if code and code.startswith(("40", "55P03", "57014")):
                 raise Unavailable(

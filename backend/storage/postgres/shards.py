@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from backend.domain.model import EntryId
 from backend.storage.postgres.database import Connection, sqlstate
+from backend.storage.postgres.schema import refuse_outdated
 from backend.storage.postgres.statements import hot
 from backend.storage.postgres.tables import installation, shard
 
@@ -30,7 +31,7 @@ class LockedShard(NamedTuple):
 _columns = (shard.c.epoch, shard.c.cursor_epoch, shard.c.cursor_sequence)
 _number = shard.c.number == bindparam("shard")
 _lock = (
-    select(*_columns, installation.c.id, installation.c.publishing)
+    select(*_columns, installation.c.id, installation.c.publishing, installation.c.compatible_since)
     .join_from(shard, installation, true())
     .where(_number)
 )
@@ -54,7 +55,10 @@ ADVANCE_CURSOR = (
 
 
 def lock_shard(tx: Connection, shard: int, *, wait_seconds: float = 0) -> LockedShard | None:
-    """Lock a shard's row until the transaction ends; None if another holds it for longer than that."""
+    """Lock a shard's row until the transaction ends; None if another holds it for longer than that.
+
+    Raises SchemaMismatch if the database does not admit this program any more.
+    """
     try:
         if wait_seconds:
             tx.exec_driver_sql(f"SET LOCAL lock_timeout = {int(wait_seconds * 1000)}")
@@ -66,6 +70,8 @@ def lock_shard(tx: Connection, shard: int, *, wait_seconds: float = 0) -> Locked
             raise
         tx.rollback()
         return None
+    if mismatch := refuse_outdated(row.compatible_since):
+        raise mismatch
     cursor = EntryId(row.cursor_epoch, row.cursor_sequence)
     return LockedShard(row.epoch, cursor, str(row.id), row.publishing)
 

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.sql.naming import conv
 
-SCHEMA = "0006"  # the newest migration; a test compares it with the scripts
+SCHEMA = "0007"  # the newest migration; a test compares it with the scripts
 
 metadata = MetaData(
     naming_convention={  # PostgreSQL's own names: the migrations name no constraint
@@ -84,6 +84,7 @@ installation = Table(
     Column("shards", SmallInteger, nullable=False),
     Column("publishing", Boolean, nullable=False, server_default=text("false")),
     _time("created_at"),
+    Column("compatible_since", Text, nullable=False, server_default=text("'0007'")),
 )
 shard = Table(
     "shard",

@@ -56,4 +56,4 @@ def test_a_restart_of_the_server_fails_no_call(backend: Backend, engines: Engine
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     )
     time.sleep(2 * PING_AFTER_IDLE_SECONDS)
-    assert backend.database.schema() == SCHEMA
+    assert backend.database.check_schema().number == SCHEMA
