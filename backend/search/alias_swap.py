@@ -66,13 +66,14 @@ class AliasSwap:
         self._index = index
         self._publisher = publisher
 
-    def swap(self, name: str) -> str | None:
+    def swap(self, name: str, confirm: Callable[[Connection], None]) -> str | None:
         """Make searches read a registered index; returns the previous one, if it stays registered.
 
-        SQL commits right after the alias has moved: a crash between the two leaves the alias on an index that
-        is registered and complete.
+        `confirm` is called first in the transaction; what it raises is raised, and nothing is changed. SQL
+        commits right after the alias has moved: a crash between the two leaves the alias on an index that is
+        registered and complete.
         """
-        with self._publishers_paused() as tx:
+        with self._publishers_paused(confirm) as tx:
             reindex_state.make_live(tx, name)
             self._move_alias(tx, name)
             return next(
@@ -80,9 +81,12 @@ class AliasSwap:
                 None,
             )
 
-    def swap_back(self, name: str) -> None:
-        """Make searches read the live index, after a crash may have left the alias on another."""
-        with self._publishers_paused() as tx:
+    def swap_back(self, name: str, confirm: Callable[[Connection], None]) -> None:
+        """Make searches read the live index, after a crash may have left the alias on another.
+
+        `confirm` is as in `swap`.
+        """
+        with self._publishers_paused(confirm) as tx:
             self._move_alias(tx, name)
 
     def _move_alias(self, tx: Connection, name: str) -> None:
@@ -99,11 +103,12 @@ class AliasSwap:
         self._index.set_read_alias(name)
 
     @contextmanager
-    def _publishers_paused(self) -> Iterator[Connection]:
+    def _publishers_paused(self, confirm: Callable[[Connection], None]) -> Iterator[Connection]:
         """A transaction during which no publisher works: every lease has ended, published or released."""
         for _ in range(MAX_SWAP_ATTEMPTS):
             self._publisher.wait_published()
             with self._database.begin() as tx:
+                confirm(tx)
                 if locks.block_publishers(tx, SWAP_TIMEOUT_SECONDS):
                     yield tx
                     return

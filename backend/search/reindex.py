@@ -31,9 +31,9 @@ from backend.domain.model import MessageKey
 from backend.search.alias_swap import AliasSwap, unregister, unregister_all, with_publish_lock
 from backend.search.index_verifier import IndexVerifier
 from backend.search.publish import Publisher
-from backend.storage.postgres import chats, locks, outbox, reindex_state, search_indices
+from backend.storage.postgres import chats, leases, outbox, reindex_state, search_indices
 from backend.storage.postgres.database import Connection, Database
-from backend.storage.postgres.locks import ReindexRunning
+from backend.storage.postgres.leases import Lease, LeaseHeld, LeaseLost
 from backend.storage.postgres.search_indices import RegisteredIndex
 from backend.storage.search_index import Document, RejectedDocument, SearchIndex
 
@@ -108,24 +108,20 @@ class Reindexer:
         Without `start_new`, returns None if there is a live index and nothing to resume. Raises Failed if a
         message cannot be indexed or differs in the end: searches stay unchanged, and the new index stays.
         """
-        with _exclusive(self._database) as lock_connection:
-            name = self._prepare_index(lock_connection, resume=resume, start_new=start_new)
+        with _exclusive(self._database) as lease:
+            name = self._prepare_index(lease, resume=resume, start_new=start_new)
             if name is None:
                 return None
-            messages = self._copy(lock_connection, name, progress)
-            self._verify(name, messages, progress)
-            # Raises if the lock was lost with its connection.
-            reindex_state.read_progress(lock_connection, name)
-            previous = self._alias_swap.swap(name)
+            messages = self._copy(lease, name, progress)
+            self._verify(lease, name, messages, progress)
+            previous = self._alias_swap.swap(name, lease.confirm)
             logger.info("searches read %s", name)
             self._drop_unregistered()
             return ReindexResult(name, messages, previous)
 
-    def _prepare_index(
-        self, lock_connection: Connection, *, resume: bool, start_new: bool
-    ) -> str | None:
+    def _prepare_index(self, lease: Lease, *, resume: bool, start_new: bool) -> str | None:
         """Register and create the index to fill, or find the interrupted one; returns its name."""
-        registered = search_indices.list_indices(lock_connection)
+        registered = self._registered()
         interrupted = _find_by_state(registered, "building")
         if interrupted and not resume:
             raise Conflict(
@@ -152,13 +148,14 @@ class Reindexer:
             if interrupted
             else self._index.new_name(self._database.installation.id)
         )
-        self._register(name, found)
+        self._register(lease, name, found)
         self._index.create(name)
         with self._database.begin() as tx:
+            lease.confirm(tx)
             search_indices.mark_made(tx, name)
         return name
 
-    def _register(self, name: str, found: Mapping[str, bool]) -> None:
+    def _register(self, lease: Lease, name: str, found: Mapping[str, bool]) -> None:
         """Register an index: every change from now on is published to it. Unregister lost indices."""
 
         def register(tx: Connection) -> None:
@@ -171,12 +168,13 @@ class Reindexer:
                 search_indices.register_index(tx, name, "building", self._index.mapping_version)
             search_indices.set_publishing(tx, True)
 
-        with_publish_lock(self._database, register)
+        with_publish_lock(self._database, _confirmed(lease, register))
 
-    def _copy(self, lock_connection: Connection, name: str, progress: ProgressCallback) -> int:
+    def _copy(self, lease: Lease, name: str, progress: ProgressCallback) -> int:
         """Write all rows behind the recorded progress; returns the total number of rows."""
-        reached = reindex_state.read_progress(lock_connection, name)
-        done, total = reindex_state.count_rows(lock_connection, reached)
+        with self._database.connect() as connection:
+            reached = reindex_state.read_progress(connection, name)
+            done, total = reindex_state.count_rows(connection, reached)
         under_way: deque[tuple[list[Document], Future[list[RejectedDocument]]]] = deque()
 
         def finish_one() -> None:
@@ -184,7 +182,12 @@ class Reindexer:
             page, written = under_way.popleft()
             if rejected := written.result():
                 raise self._rejected_error(rejected)
-            if not reindex_state.save_progress(lock_connection, name, page[-1][:2]):
+            # What a holder that has lost the lease records is true nevertheless: it has copied these rows.
+            with self._database.connect() as connection:
+                is_registered = reindex_state.save_progress(connection, name, page[-1][:2])
+            if not is_registered:
+                with self._database.begin() as tx:
+                    lease.confirm(tx)
                 raise Failed(
                     f"{name}, which was being built, is no longer registered: another process has removed it",
                     "run `instachat reindex` again",
@@ -193,7 +196,7 @@ class Reindexer:
             progress("copied", done, max(done, total))
 
         with ThreadPoolExecutor(MAX_CONCURRENT_BULKS, thread_name_prefix="reindex") as pool:
-            for page in self._pages(reached):
+            for page in self._pages(lease, reached):
                 under_way.append((page, pool.submit(self._index.write, name, page)))
                 if len(under_way) > MAX_CONCURRENT_BULKS:
                     finish_one()
@@ -201,9 +204,9 @@ class Reindexer:
                 finish_one()
         return done
 
-    def _pages(self, after: MessageKey) -> Iterator[list[Document]]:
+    def _pages(self, lease: Lease, after: MessageKey) -> Iterator[list[Document]]:
         while True:
-            self._raise_if_stopping()
+            self._raise_if_stopping(lease)
             with self._database.connect() as connection:
                 rows = reindex_state.list_rows_to_copy(connection, after, PAGE_ROWS)
             page = list(map(Document._make, rows))
@@ -213,9 +216,9 @@ class Reindexer:
                 return
             after = page[-1][:2]
 
-    def _verify(self, name: str, total: int, progress: ProgressCallback) -> None:
+    def _verify(self, lease: Lease, name: str, total: int, progress: ProgressCallback) -> None:
         def report_compared(done: int) -> None:
-            self._raise_if_stopping()
+            self._raise_if_stopping(lease)
             progress("compared", done, max(done, total))
 
         if differing := list(
@@ -228,7 +231,8 @@ class Reindexer:
                 " `instachat reindex --abort` removes the new index",
             )
 
-    def _raise_if_stopping(self) -> None:
+    def _raise_if_stopping(self, lease: Lease) -> None:
+        lease.raise_if_lost()
         if self._stopping.is_set():
             raise Unavailable(
                 "the reindex was stopped", "`instachat reindex --resume` continues it"
@@ -241,8 +245,8 @@ class Reindexer:
 
         It has every change made since. Raises Failed if there is no previous index that can be searched.
         """
-        with _exclusive(self._database) as lock_connection:
-            registered = _find_by_state(search_indices.list_indices(lock_connection), "previous")
+        with _exclusive(self._database) as lease:
+            registered = _find_by_state(self._registered(), "previous")
             if registered is None:
                 raise Failed(
                     "there is no previous search index", "`instachat reindex` builds another"
@@ -258,7 +262,7 @@ class Reindexer:
                     f"the previous index {registered.name} is no longer in Elasticsearch",
                     "`instachat reindex` builds another",
                 )
-            self._alias_swap.swap(registered.name)
+            self._alias_swap.swap(registered.name, lease.confirm)
             return registered.name
 
     # -- removing ----------------------------------------------------------------------------------
@@ -268,8 +272,8 @@ class Reindexer:
 
         If no index is left, changes are no longer recorded for publishing.
         """
-        with _exclusive(self._database) as lock_connection:
-            registered = search_indices.list_indices(lock_connection)
+        with _exclusive(self._database) as lease:
+            registered = self._registered()
             interrupted, live = (
                 _find_by_state(registered, "building"),
                 _find_by_state(registered, "live"),
@@ -277,8 +281,10 @@ class Reindexer:
             if interrupted is not None:
                 if live and self._index.list_indices(self._alias).get(live.name):
                     # A crash may have left the alias on the unfinished index.
-                    self._alias_swap.swap_back(live.name)
-                with_publish_lock(self._database, lambda tx: unregister(tx, interrupted.name))
+                    self._alias_swap.swap_back(live.name, lease.confirm)
+                with_publish_lock(
+                    self._database, _confirmed(lease, lambda tx: unregister(tx, interrupted.name))
+                )
             self._drop_unregistered()
             return interrupted and interrupted.name
 
@@ -342,6 +348,10 @@ class Reindexer:
 
     # -- helpers -----------------------------------------------------------------------------------
 
+    def _registered(self) -> Sequence[RegisteredIndex]:
+        with self._database.connect() as connection:
+            return search_indices.list_indices(connection)
+
     @property
     def _alias(self) -> str:
         return self._index.installation_alias(self._database.installation.id)
@@ -371,26 +381,46 @@ def disable_publishing(database: Database) -> bool:
     For an installation whose searches use PostgreSQL from now on. Elasticsearch is not contacted: a later
     reindex deletes the indices there. Raises Conflict while a reindex runs.
     """
-    with _exclusive(database) as lock_connection:
-        noted = outbox.is_publishing(lock_connection)
+    with _exclusive(database) as lease:
+        with database.connect() as connection:
+            noted = outbox.is_publishing(connection)
         if noted:
-            with_publish_lock(database, unregister_all)
+            with_publish_lock(database, _confirmed(lease, unregister_all))
         return noted
 
 
 @contextmanager
-def _exclusive(database: Database) -> Iterator[Connection]:
-    """Hold the reindex lock; raises Conflict, naming the holder, if another reindex runs."""
+def _exclusive(database: Database) -> Iterator[Lease]:
+    """Hold the lease of the only reindex; raises Conflict, naming the holder, if another reindex runs.
+
+    Raises Conflict, too, if the block finds that another process has taken the lease over.
+    """
     try:
-        with locks.exclusive_reindex(database) as lock_connection:
-            yield lock_connection
-    except ReindexRunning as held:
-        holder, since = held.holder
-        since_text = f", since {since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if since else ""
+        with leases.hold(database, "reindex") as lease:
+            yield lease
+    except LeaseHeld as held:
+        holder = held.holder
         raise Conflict(
-            f"a reindex is already running: {holder}{since_text}; nothing was changed",
+            f"a reindex is already running: {holder.name},"
+            f" since {holder.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC; nothing was changed",
             "wait until it has ended",
         ) from None
+    except LeaseLost:
+        raise Conflict(
+            f"this process was suspended for more than {leases.LEASE_SECONDS:.0f} seconds, or could not"
+            " reach PostgreSQL, and another reindex began; this one has ended",
+            "`instachat reindex --resume` continues what the other one leaves unfinished",
+        ) from None
+
+
+def _confirmed(lease: Lease, change: Callable[[Connection], None]) -> Callable[[Connection], None]:
+    """The change, in a transaction that commits only while this process holds the lease."""
+
+    def confirm_and_change(tx: Connection) -> None:
+        lease.confirm(tx)
+        change(tx)
+
+    return confirm_and_change
 
 
 def _find_by_state(registered: Sequence[RegisteredIndex], state: str) -> RegisteredIndex | None:

@@ -1,24 +1,18 @@
-"""Locks of more than a row, and the end of transactions that hold one for too long."""
+"""Locks that end with their transaction, and the end of transactions that hold one for too long.
 
-import getpass
-import os
-import socket
+None is a session's: behind a connection pooler it would outlive its process.
+"""
+
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from datetime import datetime
 from enum import IntEnum
-from typing import NamedTuple
 
 from sqlalchemy import exists, func, select, text
-from sqlalchemy.exc import SQLAlchemyError
 
-from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.database import Connection
 from backend.storage.postgres.tables import outbox, search_index
 
 LOCK_TIMEOUT_SECONDS = 2.0
 RESERVATION_TIMEOUT_SECONDS = 4.0
-_MAX_HOLDER_BYTES = 63  # of an application_name: PostgreSQL cuts what is longer
 _POLL_SECONDS = 0.02
 
 
@@ -27,42 +21,10 @@ class AdvisoryLock(IntEnum):
 
     MIGRATION = 7_203_511
     RESERVATIONS = 7_203_512  # with the shard's number
-    REINDEX = 7_203_513
 
 
-class Holder(NamedTuple):
-    """The process that reindexes now, as far as PostgreSQL shows it, and since when."""
-
-    name: str
-    since: datetime | None
-
-
-class ReindexRunning(Exception):
-    """Another process reindexes."""
-
-    def __init__(self, holder: Holder) -> None:
-        super().__init__(holder)
-        self.holder = holder
-
-
-_REINDEX_LOCK = {"class": AdvisoryLock.REINDEX.value, "object": 1}
 # text(), most of these: locks, settings and system views are no tables.
-NAME_SESSION = text(
-    "SELECT set_config('application_name', :name, false),"
-    " set_config('idle_session_timeout', '0', false),"
-    " set_config('synchronous_commit', 'off', false)"  # a lost checkpoint costs a page
-)
 NAME_TRANSACTION = text("SELECT set_config('application_name', :name, true)")
-TRY_LOCK_REINDEX = text("SELECT pg_try_advisory_lock(:class, :object)")
-UNLOCK_REINDEX = text("SELECT pg_advisory_unlock(:class, :object)")
-HOLDER_OF_REINDEX = text(
-    """
-    SELECT a.application_name AS name, a.backend_start AS since
-    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = :class
-      AND l.objid = :object
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-)
 TERMINATE_STUCK = text(
     """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -71,42 +33,6 @@ TERMINATE_STUCK = text(
 )
 LOCK_INDICES = select(search_index.c.name).with_for_update()
 HAS_LEASED_ROWS = select(exists().where(outbox.c.leased_until > func.clock_timestamp()))
-
-
-@contextmanager
-def exclusive_reindex(database: Database) -> Iterator[Connection]:
-    """Hold the lock of the only reindex of this database, on the connection that is yielded.
-
-    The connection serves this lock alone, so the lock ends with the process, however that ends. It has the
-    holder's name, which other processes report. Raises ReindexRunning, changing nothing, if another process
-    holds the lock.
-    """
-    with closing(Database(database.url)) as own, own.connect() as connection:
-        connection.execute(NAME_SESSION, {"name": _holder_name()})
-        if not connection.scalar(TRY_LOCK_REINDEX, _REINDEX_LOCK):
-            raise ReindexRunning(_holder(connection))
-        try:
-            yield connection
-        finally:
-            # PostgreSQL notices a closed connection a moment later; the next reindex need not wait for that.
-            with suppress(SQLAlchemyError):  # the connection is lost, and the lock with it
-                connection.execute(UNLOCK_REINDEX, _REINDEX_LOCK)
-
-
-def _holder_name() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name
-        user = f"user {os.getuid()}"
-    name = f"{user}@{socket.gethostname()}, process {os.getpid()}"
-    return name.encode("ascii", "replace")[:_MAX_HOLDER_BYTES].decode()
-
-
-def _holder(connection: Connection) -> Holder:
-    row = connection.execute(HOLDER_OF_REINDEX, _REINDEX_LOCK).one_or_none()
-    if row is None:
-        return Holder("a process that has ended by now", None)
-    return Holder(row.name or "another user of PostgreSQL", row.since)
 
 
 def lock_migration(tx: Connection) -> None:

@@ -232,3 +232,12 @@ reconciliation = Table(
     Column("findings", BigInteger, nullable=False),
     Column("mended", BigInteger, nullable=False),
 )
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", C_TEXT, primary_key=True),
+    Column("term", Uuid, nullable=False),
+    Column("taken_at", TIME, nullable=False),
+    Column("expires_at", TIME, nullable=False),
+    Column("holder", Text, nullable=False),
+)

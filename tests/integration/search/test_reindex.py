@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from backend.settings import Settings
 from backend.storage.elasticsearch import mapping
 from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.elasticsearch.mapping import MAPPING_VERSION, installation_alias
-from backend.storage.postgres import locks, search_indices
+from backend.storage.postgres import leases, locks, search_indices
 from backend.storage.search_index import Document, SearchIndex
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
@@ -329,13 +329,12 @@ def copied_messages(core: Backend) -> int:
 
 
 def test_a_killed_reindex_can_be_resumed(core: Backend, token: str) -> None:
-    """`--resume` continues at its last page. While it is only suspended, a second reindex is refused."""
+    """`--resume` continues at its last page. While it runs, a second reindex is refused."""
     store_many(core, MANY_MESSAGES)
     with second_checkpoint_held(core):
         first = start_command(core, "reindex").process
         try:
             wait_until(lambda: copied_messages(core) > 0)
-            first.send_signal(signal.SIGSTOP)
             name = registered_indices(core)["building"]
             for words in ([], ["--resume"], ["--abort"], ["--rollback"]):
                 code, said = run_command(core, "reindex", *words)
@@ -344,7 +343,7 @@ def test_a_killed_reindex_can_be_resumed(core: Backend, token: str) -> None:
         finally:
             first.kill()
             first.wait(PATIENCE_SECONDS)
-    wait_until(lambda: not _locked(core))
+    expire_lease(core)
     code, said = run_command(core, "reindex")
     assert code == 6
     assert "`instachat reindex --resume` continues" in said
@@ -359,13 +358,52 @@ def test_a_killed_reindex_can_be_resumed(core: Backend, token: str) -> None:
     assert index_matches(core)
 
 
-def _locked(core: Backend) -> bool:
-    ((locks,),) = query_rows(
-        core,
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-    )
-    return bool(locks)
+@pytest.mark.usefixtures("token")
+def test_a_suspended_reindex_ends_once_another_has_begun(core: Backend) -> None:
+    """When it continues, it does not move searches back to its index, and says so: exit code 6."""
+    store_many(core, MANY_MESSAGES)
+    with ExitStack() as stack:
+        with second_checkpoint_held(core):
+            first = start_command(core, "reindex")
+            stack.callback(first.process.kill)
+            wait_until(lambda: copied_messages(core) > 0)
+            first.process.send_signal(signal.SIGSTOP)
+        expire_lease(core)
+        assert reindexer(core).build(resume=True) is not None
+        built = reindexer(core).build()
+        first.process.send_signal(signal.SIGCONT)
+        stack.pop_all()
+    result = first.result()
+    assert (result.code, "another reindex began" in result.err) == (6, True), result.err
+    assert built is not None
+    assert live_index_name(core) == built.name
+    assert index_matches(core)
+
+
+@pytest.mark.usefixtures("token")
+def test_a_swap_is_refused_to_a_reindex_that_lost_its_lease(
+    core: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if no heartbeat has noticed it: the transaction of the swap does."""
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 3600)
+    before = live_index_name(core)
+
+    def take_lease(step: str, done: int, total: int) -> None:
+        if (step, done) == ("compared", total):
+            with core.database.begin() as tx:
+                tx.execute(text("UPDATE lease SET term = gen_random_uuid()"))
+
+    with pytest.raises(Conflict, match="another reindex began"):
+        reindexer(core).build(progress=take_lease)
+    expire_lease(core)
+    assert live_index_name(core) == before
+    assert reindexer(core).abort() is not None
+
+
+def expire_lease(core: Backend) -> None:
+    """Let the lease of a process that does not run expire at once."""
+    with core.database.begin() as tx:
+        tx.execute(text("UPDATE lease SET expires_at = clock_timestamp()"))
 
 
 def test_ctrl_c_reports_the_progress_and_the_next_commands(core: Backend, token: str) -> None:
