@@ -18,7 +18,9 @@ def copy_redis(client: object) -> RedisCopy:
 def bring_back(client: object, copy: RedisCopy) -> None:
     """Replace all data of a running Redis by a copy."""
     assert isinstance(client, redis.Redis)
-    client.flushall()
+    pipe = client.pipeline(transaction=False)
+    pipe.flushall()
     for key, value in copy.items():
         assert value
-        client.restore(key, 0, value)
+        pipe.restore(key, 0, value)
+    pipe.execute()

@@ -29,8 +29,13 @@
 -- A counter is a hash: issued (the highest number issued), epoch (the epoch in which it was verified), closed
 -- (the id of the entry that requests its parent's deletion). Only counters of new chats are created here.
 --
--- Lua does not roll back. Therefore a shard's part checks everything before its first write, and that write is
--- the only one that Redis itself can refuse (no memory left, or a replica).
+-- Lua does not roll back. Therefore a shard's part reads each key that it will write before its first write, also
+-- the keys of new chats, which no KEYS declare. While a slot of a Redis Cluster moves, Redis refuses any access to
+-- a key that it does not have: this ends the script while nothing is written. The first write is the only one that
+-- Redis can refuse otherwise (no memory left, a replica, too few replicas).
+-- Should a write in the middle fail all the same, the order of the writes keeps what was promised: the counters are
+-- raised before the events are appended, so that a number is lost instead of issued twice; an answer is kept for an
+-- idempotency key once its events are in the log.
 --
 -- Returns for each shard {'ok', epoch, sequence, notify, {answer, detail, …}} with these two per request:
 --   first, sequence: the first number that it got, and the sequence of its last entry
@@ -41,6 +46,7 @@
 -- or, for the whole shard, {'stale', reason, epoch} · {'full', entries} · {'broken', 'log' or 'dirty counters'}
 -- · Redis's error.
 
+local MAX_ARGUMENTS = 1000 -- Lua passes some thousands at most
 local max_entries = tonumber(ARGV[1])
 local created_at = now()
 local created_between = ' ' .. created_at .. ' '
@@ -54,10 +60,10 @@ local function accept(requests, k, a)
   if epoch < seen_epoch then return {'stale', 'old', epoch} end
   if epoch == seen_epoch and sequence < seen_sequence then return {'stale', 'rewound', epoch} end
 
-  local length = redis.pcall('XLEN', log_key)
-  if type(length) == 'table' then return {'broken', 'log'} end
+  local length = read('XLEN', log_key)
+  if not length then return {'broken', 'log'} end
   if length >= max_entries then return {'full', length} end
-  if type(redis.pcall('ZCARD', dirty_key)) == 'table' then return {'broken', 'dirty counters'} end
+  if not read('ZCARD', dirty_key) then return {'broken', 'dirty counters'} end
 
   local counters, keys = {}, {}
 
@@ -68,14 +74,14 @@ local function accept(requests, k, a)
   local function counter(key, which)
     local cached = counters[key]
     if not cached then
-      local fields = redis.pcall('HMGET', key, 'issued', 'epoch', 'closed')
-      local issued = tonumber(fields[1])
-      if fields.err then
+      local fields = read('HMGET', key, 'issued', 'epoch', 'closed')
+      local issued = fields and tonumber(fields[1])
+      if not fields then
         cached = {refusal = 'broken'}
       elseif not issued or fields[2] ~= epoch_text then
         cached = {refusal = 'counter'}
       else
-        cached = {issued = issued, closed = fields[3]}
+        cached = {issued = issued, issued_before = issued, closed = fields[3]}
       end
       counters[key] = cached
     end
@@ -87,8 +93,8 @@ local function accept(requests, k, a)
   -- The answer to an earlier request with this idempotency key, also to one of this batch.
   local function earlier_answer(key)
     if keys[key] then return keys[key] end
-    local value = redis.pcall('GET', key)
-    if type(value) == 'table' then return 'broken' end
+    local value = read('GET', key)
+    if value == nil then return 'broken' end
     return value
   end
 
@@ -130,8 +136,7 @@ local function accept(requests, k, a)
         local prefix = string.gsub(application_key, ':app:', ':chat:', 1) .. ':'
         for number = first, issued do
           local key = prefix .. int(number)
-          -- Numbers are never reused, so this key can only have a value of another program, which is deleted.
-          counters[key] = {issued = 0}
+          counters[key] = {issued = 0, issued_before = 0}
           fresh[#fresh + 1] = key
         end
       elseif kind ~= 'messages' then
@@ -151,27 +156,47 @@ local function accept(requests, k, a)
 
   local notify = 0
   if appended > 0 then
-    for i = 1, appended do
-      redis.call('XADD', log_key, ids[i], 'e', events[i])
+    -- Numbers are never reused, so the key of a new chat can only have a value of another program, which is deleted.
+    local foreign = 0
+    for from = 1, #fresh, MAX_ARGUMENTS do
+      foreign = foreign + redis.call('EXISTS', unpack(fresh, from, math.min(from + MAX_ARGUMENTS - 1, #fresh)))
     end
+
     redis.call('HSET', epoch_key, 'sequence', int(next_sequence), 'issued_total', int(issued_before + issued_total))
-    for _, key in ipairs(fresh) do
-      redis.call('DEL', key)
-      redis.call('HSET', key, 'issued', 0, 'epoch', epoch_text)
-    end
     local dirty = {}
-    for parent, target in pairs(touched) do
-      redis.call('HSET', target.key, 'issued', target.issued) -- Redis writes all digits of a whole number
-      if target.closed then redis.call('HSET', target.key, 'closed', target.closed) end
+    for parent in pairs(touched) do
       dirty[#dirty + 1] = created_at
       dirty[#dirty + 1] = parent
     end
-    for from = 1, #dirty, 1000 do -- Lua passes some thousands of arguments at most
+    for from = 1, #dirty, MAX_ARGUMENTS do
       -- NX keeps the time of the oldest change.
-      redis.call('ZADD', dirty_key, 'NX', unpack(dirty, from, math.min(from + 999, #dirty)))
+      redis.call('ZADD', dirty_key, 'NX', unpack(dirty, from, math.min(from + MAX_ARGUMENTS - 1, #dirty)))
+    end
+    if foreign > 0 then
+      for _, key in ipairs(fresh) do redis.call('DEL', key) end
+    end
+    for _, target in pairs(touched) do
+      redis.call('HSET', target.key, 'issued', target.issued) -- Redis writes all digits of a whole number
+      if target.closed then redis.call('HSET', target.key, 'closed', target.closed) end
+    end
+    for i = 1, appended do
+      local added = redis.pcall('XADD', log_key, ids[i], 'e', events[i])
+      if added.err then
+        if i == 1 then -- nothing is in the log, which another program has moved ahead: no number is issued
+          for _, target in pairs(touched) do
+            redis.call('HSET', target.key, 'issued', target.issued_before)
+            if target.closed then redis.call('HDEL', target.key, 'closed') end
+          end
+        end
+        error(added)
+      end
+    end
+    for _, key in ipairs(fresh) do
+      redis.call('HSET', key, 'issued', counters[key].issued, 'epoch', epoch_text)
     end
     for key, value in pairs(keys) do redis.call('SET', key, value, 'EX', ARGV[2]) end
-    if redis.call('SET', wake_up_key, 1, 'NX', 'PX', ARGV[3]) then notify = 1 end
+    -- Only this key may be missing once all others are read: it expires. Without it a drain is requested each time.
+    if redis.pcall('SET', wake_up_key, 1, 'NX', 'PX', ARGV[3]) then notify = 1 end
   end
   return {'ok', epoch, next_sequence, notify, answers}
 end

@@ -13,10 +13,8 @@
 if current_epoch(KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
 local removed = 0
 for i = 3, #KEYS do
-  local name, read = ARGV[2 * i - 3], ARGV[2 * i - 2]
-  local issued = redis.pcall('HGET', KEYS[i], 'issued')
-  if type(issued) == 'table' then issued = false end
-  if (issued or '') == read then
+  local name, issued = ARGV[2 * i - 3], ARGV[2 * i - 2]
+  if (read('HGET', KEYS[i], 'issued') or '') == issued then
     removed = removed + redis.call('ZREM', KEYS[2], name)
   else
     redis.call('ZADD', KEYS[2], 'XX', 'GT', ARGV[2], name)

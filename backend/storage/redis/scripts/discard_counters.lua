@@ -9,6 +9,6 @@
 local epoch, stale = fence(KEYS[1], ARGV[1])
 if not epoch then return stale end
 for i = 2, #KEYS do
-  if redis.pcall('HGET', KEYS[i], 'issued') == ARGV[i] then redis.call('DEL', KEYS[i]) end
+  if read('HGET', KEYS[i], 'issued') == ARGV[i] then redis.call('DEL', KEYS[i]) end
 end
 return {'ok'}

@@ -10,8 +10,8 @@
 local epoch, sequence = current_epoch(KEYS[1])
 local found = {}
 for i = 2, #KEYS do
-  local fields = redis.pcall('HMGET', KEYS[i], 'issued', 'epoch', 'closed')
-  local issued = not fields.err and tonumber(fields[1]) and fields[1] or false
+  local fields = read('HMGET', KEYS[i], 'issued', 'epoch', 'closed')
+  local issued = fields and tonumber(fields[1]) and fields[1] or false
   found[#found + 1] = issued
   found[#found + 1] = issued and epoch and tonumber(fields[2]) == epoch and 1 or 0
   found[#found + 1] = issued and not fields[3] and 1 or 0

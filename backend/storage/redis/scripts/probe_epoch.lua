@@ -7,12 +7,11 @@
 -- 'ahead': the log has an id above the epoch's sequence, so nothing can be appended. highest is the highest
 -- epoch that Redis has any trace of: a new epoch must be above it.
 
-local stored = redis.pcall('HMGET', KEYS[1], 'epoch', 'sequence', 'installation')
-if stored.err then stored = {} end
+local stored = read('HMGET', KEYS[1], 'epoch', 'sequence', 'installation') or {}
 local epoch, reason = current_epoch(KEYS[1])
 local sequence = tonumber(stored[2]) or 0
 local highest = tonumber(stored[1]) or 0
-local stream = redis.pcall('XINFO', 'STREAM', KEYS[2])
+local stream = read('EXISTS', KEYS[2]) == 1 and read('XINFO', 'STREAM', KEYS[2]) or {}
 for i = 1, #stream, 2 do
   if stream[i] == 'last-generated-id' then
     local last_epoch, last_sequence = string.match(stream[i + 1], '^(%d+)-(%d+)$')

@@ -14,21 +14,17 @@
 
 local epoch, sequence = fence(KEYS[1], ARGV[1])
 if not epoch then return sequence end
-local dirty_type = redis.call('TYPE', KEYS[2]).ok
-if dirty_type ~= 'none' and dirty_type ~= 'zset' then return {'broken', 'dirty counters'} end
+if not read('ZCARD', KEYS[2]) then return {'broken', 'dirty counters'} end
 
 local missing, at = 0, now()
 for i = 3, #KEYS do
   local number, parent = tonumber(ARGV[2 * i - 3]), ARGV[2 * i - 2]
-  local issued = redis.pcall('HGET', KEYS[i], 'issued')
-  if type(issued) == 'table' then
-    redis.call('DEL', KEYS[i])
-    issued = false
-  end
+  local issued = read('HGET', KEYS[i], 'issued')
+  if issued == nil then redis.call('DEL', KEYS[i]) end
   if tonumber(issued) or ARGV[2] == '1' then
     issued = math.max(tonumber(issued) or 0, number)
-    redis.call('HSET', KEYS[i], 'issued', int(issued), 'epoch', int(epoch))
     redis.call('ZADD', KEYS[2], 'NX', at, parent)
+    redis.call('HSET', KEYS[i], 'issued', int(issued), 'epoch', int(epoch))
   else
     missing = missing + 1
   end

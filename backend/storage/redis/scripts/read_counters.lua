@@ -12,12 +12,12 @@
 
 local epoch, sequence = fence(KEYS[1], ARGV[1])
 if not epoch then return sequence end
-local oldest = redis.pcall('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-if oldest.err then return {'broken', 'dirty counters'} end
+local oldest = read('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+if not oldest then return {'broken', 'dirty counters'} end
 
 local found = {}
 for i = 3, #KEYS do
-  local issued = redis.pcall('HGET', KEYS[i], 'issued')
-  found[i - 2] = type(issued) ~= 'table' and tonumber(issued) and issued or ''
+  local issued = read('HGET', KEYS[i], 'issued')
+  found[i - 2] = tonumber(issued) and issued or ''
 end
 return {'ok', int(sequence), now(), oldest[2] or '', found}

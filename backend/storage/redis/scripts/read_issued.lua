@@ -10,8 +10,8 @@ local epoch, sequence = current_epoch(KEYS[1])
 if not epoch then return {'stale', sequence, 0} end
 local found = {}
 for i = 2, #KEYS do
-  local fields = redis.pcall('HMGET', KEYS[i], 'issued', 'epoch')
-  local verified = not fields.err and tonumber(fields[2]) == epoch and tonumber(fields[1])
+  local fields = read('HMGET', KEYS[i], 'issued', 'epoch')
+  local verified = fields and tonumber(fields[2]) == epoch and tonumber(fields[1])
   found[i - 1] = verified and fields[1] or false
 end
 return {'ok', int(epoch), int(sequence), found}

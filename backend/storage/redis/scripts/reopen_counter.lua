@@ -7,6 +7,6 @@
 -- Returns 1 if that entry had closed the counter, else 0.
 
 if current_epoch(KEYS[1]) ~= tonumber(ARGV[1]) then return 0 end
-if redis.pcall('HGET', KEYS[2], 'closed') ~= ARGV[2] then return 0 end
+if read('HGET', KEYS[2], 'closed') ~= ARGV[2] then return 0 end
 if ARGV[3] == 'reopen' then redis.call('HDEL', KEYS[2], 'closed') end
 return 1

@@ -7,8 +7,8 @@
 --
 -- Returns 1, or 0 if Redis has an epoch that is at least as high.
 
-local stored = redis.pcall('HGET', KEYS[1], 'epoch')
-if type(stored) == 'table' then redis.call('DEL', KEYS[1]) end
+local stored = read('HGET', KEYS[1], 'epoch')
+if stored == nil then redis.call('DEL', KEYS[1]) end
 if (tonumber(stored) or 0) >= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'server', server_id(), 'epoch', ARGV[1], 'sequence', 0,
   'installation', ARGV[2])

@@ -9,6 +9,14 @@
 --   issued_total  how many numbers were issued in all, for measuring rates
 -- A wiped Redis has no epoch; one that was restored, promoted or restarted has an epoch of another server.
 
+-- The reply of a read; nil if the key's value is of another type, that of another program. Any other error is raised:
+-- a key that can't be read may have a value all the same, on the node to which its slot is moving.
+local function read(command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply) end
+end
+
 local server
 
 local function server_id()
@@ -18,8 +26,8 @@ end
 
 -- The epoch, its sequence, its installation and its issued_total; or nil and the reason why Redis is in no epoch.
 local function current_epoch(key)
-  local stored = redis.pcall('HMGET', key, 'server', 'epoch', 'sequence', 'installation', 'issued_total')
-  if stored.err then return nil, 'broken' end
+  local stored = read('HMGET', key, 'server', 'epoch', 'sequence', 'installation', 'issued_total')
+  if not stored then return nil, 'broken' end
   if not stored[1] or not stored[2] or not stored[3] then return nil, 'none' end
   if not tonumber(stored[2]) or not tonumber(stored[3]) then return nil, 'broken' end
   if stored[1] ~= server_id() then return nil, 'other', tonumber(stored[2]) end

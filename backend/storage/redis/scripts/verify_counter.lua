@@ -17,21 +17,18 @@
 local epoch, stale = fence(KEYS[1], ARGV[1])
 if not epoch then return stale end
 
-local issued = redis.pcall('HGET', KEYS[2], 'issued')
-if type(issued) == 'table' then
-  redis.call('DEL', KEYS[2])
-  issued = false
-end
+local issued = read('HGET', KEYS[2], 'issued')
+if issued == nil then redis.call('DEL', KEYS[2]) end
 if not tonumber(issued) then
   if ARGV[3] ~= '1' then return {'missing'} end
   issued = 0
 end
 local found = tonumber(issued)
 issued = math.max(found, tonumber(ARGV[2]))
-redis.call('HSET', KEYS[2], 'issued', int(issued), 'epoch', int(epoch))
-if issued > found then
-  redis.pcall('ZADD', KEYS[3], 'NX', now(), ARGV[5]) -- pcall: a foreign value there must not stop this
+if issued > found and read('ZCARD', KEYS[3]) then -- a foreign value there must not stop this
+  redis.call('ZADD', KEYS[3], 'NX', now(), ARGV[5])
 end
+redis.call('HSET', KEYS[2], 'issued', int(issued), 'epoch', int(epoch))
 
 -- SQL has passed the deletion, and the parent is alive: the deletion was refused. The counter is closed only
 -- because Redis or SQL was restored from an older copy.
