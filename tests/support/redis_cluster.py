@@ -233,8 +233,8 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        """The URL for the settings. It names the first node."""
-        return f"redis+cluster://127.0.0.1:{self.nodes[0].port}"
+        """The URL for the settings, with all nodes."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     @contextmanager
     def client(self) -> Iterator["redis.RedisCluster"]:

@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import Any
 
 from msgspec.msgpack import Encoder as MessagePackEncoder
-from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from backend.domain.errors import InstaChatError, LogFull, Unconfirmed
@@ -68,7 +67,7 @@ class AcceptCalls(MemoryCalls):
 
         This is one call, and under `strict` one fsync; with a cluster it is one for each shard.
         """
-        if isinstance(self.redis, RedisCluster):
+        if self.is_cluster:
             return [result for batch in batches for result in self._accept_together([batch])]
         return self._accept_together(batches)
 
@@ -87,7 +86,7 @@ class AcceptCalls(MemoryCalls):
     @property
     def is_single_server(self) -> bool:
         """Whether accepting needs one reply of one server: no cluster, and no replicas to wait for."""
-        return not isinstance(self.redis, RedisCluster) and not self._replicas
+        return not self.is_cluster and not self._replicas
 
     def accept_command(self, batches: Sequence[ShardBatch]) -> tuple[str | int | bytes, ...]:
         """The command that `accept_each` sends."""

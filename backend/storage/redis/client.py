@@ -2,17 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import cached_property
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisError, ResponseError
-from redis.retry import Retry
 
-from backend.domain.errors import EngineDown, Failed, Unconfirmed
+from backend.domain.errors import EngineDown, Unconfirmed
 from backend.domain.model import Parent
-from backend.settings import redact
+from backend.storage.redis.connection import check_url, connect, is_cluster_url
 from backend.storage.redis.errors import (
     CommandRefused,
     cluster_node_error,
@@ -30,33 +29,6 @@ CONNECT_TIMEOUT_SECONDS = 2.0
 REPLY_TIMEOUT_SECONDS = 3.0
 
 
-def connect(
-    url: str,
-    *,
-    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
-    reply_timeout_seconds: float = REPLY_TIMEOUT_SECONDS,
-) -> "redis.Redis | RedisCluster":
-    """A client that never retries; for a URL `redis+cluster://…`, one of a Redis Cluster.
-
-    Raises EngineDown if a cluster can't be reached; a plain client connects at its first call.
-    """
-    options: dict[str, Any] = {
-        "socket_connect_timeout": connect_timeout_seconds,
-        "socket_timeout": reply_timeout_seconds,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    try:
-        if url.startswith(("redis+cluster://", "rediss+cluster://")):
-            return RedisCluster.from_url(url.replace("+cluster", "", 1), **options)
-        client = redis.Redis.from_url(url, **options)
-        client.connection_pool.make_connection()  # checks the options without connecting
-        return client
-    except RedisError as error:
-        raise engine_down(url, error) from None
-    except (TypeError, ValueError) as error:
-        raise Failed(f"the Redis URL {redact(url)} can't be used: {error}") from None
-
-
 class RedisClient:
     """The base of all calls: the connection, the names of keys, the execution of scripts."""
 
@@ -68,19 +40,27 @@ class RedisClient:
         connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
         reply_timeout_seconds: float = REPLY_TIMEOUT_SECONDS,
     ) -> None:
+        """Connects at the first call. Raises Failed if the URL can't be used."""
+        check_url(url)
         self.url = url
-        self.redis = connect(
-            url,
-            connect_timeout_seconds=connect_timeout_seconds,
-            reply_timeout_seconds=reply_timeout_seconds,
-        )
+        self.is_cluster = is_cluster_url(url)
         self._replicas = replicas
         self.connect_timeout_seconds = connect_timeout_seconds
         self.reply_timeout_seconds = reply_timeout_seconds
 
+    @cached_property
+    def redis(self) -> "redis.Redis | RedisCluster":
+        """The client library's client. The first use of a cluster's raises EngineDown if no node answers."""
+        return connect(
+            self.url,
+            connect_timeout_seconds=self.connect_timeout_seconds,
+            reply_timeout_seconds=self.reply_timeout_seconds,
+        )
+
     def close(self) -> None:
         """Close the connections."""
-        self.redis.close()
+        if "redis" in self.__dict__:
+            self.redis.close()
 
     def ping(self) -> None:
         """Raise EngineDown unless Redis answers."""
@@ -92,7 +72,7 @@ class RedisClient:
 
         Checks nothing if Redis does not answer, or does not permit INFO.
         """
-        if not isinstance(self.redis, RedisCluster):
+        if not self.is_cluster:
             with suppress(EngineDown, CommandRefused):
                 for node in self.server_info("cluster"):
                     if node.get("cluster_enabled"):
@@ -100,7 +80,7 @@ class RedisClient:
 
     def configuration(self, *names: str) -> Mapping[str, str] | None:
         """Redis's own settings; None if it does not permit reading them (a managed service)."""
-        options = {"target_nodes": "random"} if isinstance(self.redis, RedisCluster) else {}
+        options = {"target_nodes": "random"} if self.is_cluster else {}
         with self.translate_errors():
             try:
                 found: Any = self.redis.config_get(*names, **options)

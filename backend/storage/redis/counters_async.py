@@ -4,8 +4,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from redis.cluster import RedisCluster
-
 from backend.domain.model import Parent
 from backend.storage.redis.async_client import AsyncClient, pack_command
 from backend.storage.redis.counters import CounterCalls, Issued
@@ -33,7 +31,7 @@ class AsyncCounterClient(AsyncClient):
 
 def make_async_counter_client(log: CounterCalls) -> AsyncCounterClient | None:
     """A client; None if threads must read instead: with a cluster, and with options that it lacks."""
-    if isinstance(log.redis, RedisCluster):
+    if log.is_cluster:
         return None
     try:
         return AsyncCounterClient(log)

@@ -23,10 +23,20 @@ _CLUSTER_ERRORS = (
     redis.exceptions.MovedError,
     redis.exceptions.AskError,
 )
+_NO_REPLY_ERRORS = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.InvalidResponse,
+)
+# The slot is moving to another node, or the node has lost the cluster, while a script runs.
+_UNREACHABLE_KEY_MESSAGES = re.compile(
+    "Script attempted to (access a non local key|execute a (write )?command while the cluster)"
+)
 _TEMPORARY_MESSAGES = re.compile(
     r"(^|: )(MISCONF|NOREPLICAS|BUSY) "
     r"|^ACL failure in script|^The user executing the script can't run this command"
 )
+_OTHER_HOSTS = re.compile(r",[^@/?]*(?=[/?]|$)")  # of a cluster's URL, those after the first
 
 
 class CommandRefused(Failed):
@@ -60,7 +70,7 @@ def _raise_translated(error: BaseException, url: str) -> None:
     if isinstance(error, redis.exceptions.BusyLoadingError):
         # A ConnectionError, although Redis has answered.
         raise engine_down(url, error) from None
-    if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
+    if isinstance(error, _NO_REPLY_ERRORS):
         raise engine_down(url, error) from error
     if isinstance(error, ResponseError):
         # Refused before the first write: without a cause, `unconfirmed_on_lost_reply` lets it pass.
@@ -70,6 +80,16 @@ def _raise_translated(error: BaseException, url: str) -> None:
             raise foreign_data_error() from error
         if isinstance(error, _CLUSTER_ERRORS) and "+cluster" not in url:
             raise cluster_node_error(url) from None
+        if isinstance(error, redis.exceptions.AskError):  # which MovedError is, too
+            raise engine_down(url, error) from None
+        if _UNREACHABLE_KEY_MESSAGES.search(str(error)):
+            raise engine_down(url, error) from error  # the script may have written before
+    elif isinstance(error, redis.exceptions.ClusterError):
+        raise engine_down(url, error) from None  # every node has only redirected the call
+    elif isinstance(error, redis.exceptions.RedisClusterException):
+        # The client could not find a node. It may have looked for one because a call got no reply.
+        lost = error.__context__
+        raise engine_down(url, error) from lost if isinstance(lost, _NO_REPLY_ERRORS) else None
 
 
 class unconfirmed_on_lost_reply:  # noqa: N801  # as `translate_errors`
@@ -131,9 +151,13 @@ def is_wrong_type(error: Exception) -> bool:
 def engine_down(url: str, error: BaseException) -> EngineDown:
     """Redis can't be used, for the reason in `error`."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    shown = redact(url)
+    check = f"-u {shown} ping"
+    if "+cluster" in url:
+        check = f"-u {_OTHER_HOSTS.sub('', shown.replace('+cluster', '', 1))} cluster nodes"
     return EngineDown(
-        f"Redis at {redact(url)} can't be used: {reason}",
-        f"check it with `redis-cli -u {redact(url)} ping`; the setting is INSTACHAT_REDIS_URL",
+        f"Redis at {shown} can't be used: {reason}",
+        f"check it with `redis-cli {check}`; the setting is INSTACHAT_REDIS_URL",
     )
 
 

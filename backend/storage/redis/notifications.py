@@ -13,7 +13,12 @@ import msgspec
 import redis
 
 from backend.domain.errors import EngineDown, InstaChatError
-from backend.storage.redis.client import RedisClient, connect
+from backend.storage.redis.client import (
+    CONNECT_TIMEOUT_SECONDS,
+    REPLY_TIMEOUT_SECONDS,
+    RedisClient,
+)
+from backend.storage.redis.connection import connect
 from backend.storage.redis.errors import translate_errors
 
 CHANNEL = "instachat:changes"
@@ -55,7 +60,11 @@ class Subscription:
     def __init__(self, url: str) -> None:
         """Raises EngineDown if Redis does not answer in time."""
         self._url = url
-        self._client = connect(url)
+        self._client = connect(
+            url,
+            connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS,
+            reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
+        )
         self._pubsub: Any = self._client.pubsub()  # type: ignore[no-untyped-call]  # as redis-py has it
         self._heard_at = time.monotonic()
         self._pinged = False
