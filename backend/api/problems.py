@@ -118,7 +118,7 @@ PROBLEMS_BY_ERROR: tuple[tuple[type[InstaChatError], Problem], ...] = (
     # server/group_commit.py: MAX_WAITING_REQUESTS
     (errors.Busy, TOO_MANY_WAITING),
     # backend/storage/postgres/: schema.py, database.py
-    (errors.Incompatible, OTHER_RELEASE),
+    (errors.SchemaMismatch, OTHER_RELEASE),
     # Any other temporary refusal; the response's detail is its message: search the code for that.
     (errors.Unavailable, Problem(503, "unavailable", "Unavailable")),
     (errors.HasChildren, Problem(409, "has-children", "Has children")),

@@ -29,7 +29,7 @@ STOP_TIMEOUT_SECONDS = 8  # then a process is killed; must exceed `server.ANSWER
 def serve(settings: Settings, processes: int, checks: RepeatedChecks) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish the running requests. Main thread only.
 
-    A thread repeats `checks`. If one raises Incompatible, the server stops in the same way, and this raises
+    A thread repeats `checks`. If one raises SchemaMismatch, the server stops in the same way, and this raises
     it. Raises Failed if the address can't be used, or if the processes exit as soon as they are started.
     """
 

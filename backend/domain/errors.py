@@ -15,9 +15,8 @@
     │   ├── Closing         the application or chat is being deleted
     │   ├── NotStoredYet    the message to change is accepted, but not stored yet
     │   ├── NoIndex         Elasticsearch is configured, but its index has not been built
-    │   └── Incompatible    this program may not use the stored data as they are
-    │       ├── SchemaMismatch  the database's schema is too old or too new for this program
-    │       └── NewerLogFormat  the log has an event that only a newer program can read
+    │   ├── SchemaMismatch  the database's schema is too old or too new for this program
+    │   └── NewerLogFormat  the log has an event that only a newer program can read
     └── Conflict            the request contradicts the current state
         ├── HasChildren     the children have to be deleted first
         ├── StaleVersion    another request changed it
@@ -103,19 +102,15 @@ class NoIndex(Unavailable):
         )
 
 
-class Incompatible(Unavailable):
-    """This program may not use the stored data as they are: migrate the database, or run a newer program.
+class SchemaMismatch(Unavailable):
+    """The database lacks something that this program needs, or admits newer programs only.
 
     Programs that run until they are stopped end with this error.
     """
 
 
-class SchemaMismatch(Incompatible):
-    """The database lacks something that this program needs, or admits newer programs only."""
-
-
-class NewerLogFormat(Incompatible):
-    """The log has an event in a format of a later release; it stays in the log."""
+class NewerLogFormat(Unavailable):
+    """The log has an event in a format of a later release: it stays there for a program of that release."""
 
 
 class Conflict(InstaChatError):

@@ -6,7 +6,9 @@ several, become few entries of many messages each: that makes accepting and read
 split.
 
 Workers of the previous release read the log, too, while an upgrade rolls out. A new member of a payload is
-therefore optional, and written only where it is needed.
+therefore optional, and written only where it is needed. A payload that has one begins with its format, as in
+`v2 […]`: an older program leaves such an entry in the log, and makes no dead letter of it. Each later release
+reads a format, because a log or a dead letter may keep it for long.
 """
 
 import json
@@ -19,8 +21,10 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, convert
 from msgspec.json import Decoder, Encoder
 
+from backend.domain.errors import NewerLogFormat
 from backend.domain.model import MAX_BATCH, MAX_NUMBER, NewMessage
 
+LOG_FORMAT = 1  # the newest that this program reads; the first one is written without its number
 MAX_ENTRY_BYTES = 64 * 1024  # of messages as they are packed; a single one may be longer
 MAX_ENTRY_TEXTS = 500
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -145,11 +149,14 @@ def pack_deletion(
 def unpack(field: bytes) -> Event:
     """The event in an entry's field; ValueError if there is none (the drain moves it to a dead letter).
 
-    SQL can store its tokens, numbers and times, but possibly not its texts.
+    Raises NewerLogFormat if only a newer program can read it. SQL can store its tokens, numbers and times,
+    but possibly not its texts.
     """
     try:
         first_, at, packed = field.split(b" ", 2)
         first, micros = int(first_), int(at)
+        if packed[:1] == b"v":
+            packed = _without_format(packed)
         try:
             payload = _decode(packed)
         except ValueError:
@@ -167,6 +174,17 @@ def unpack(field: bytes) -> Event:
             cascade = payload.how is not None
             return DeletionRequested(payload.token, payload.chat, micros, cascade)
     raise ValueError("not an event: out of range")
+
+
+def _without_format(packed: bytes) -> bytes:
+    """The payload behind its format. Raises NewerLogFormat."""
+    version, _, payload = packed[1:].partition(b" ")
+    if (found := int(version)) > LOG_FORMAT:
+        raise NewerLogFormat(
+            f"the log has an event in format {found}, this program reads up to {LOG_FORMAT}",
+            "run a newer instachat",
+        )
+    return payload
 
 
 def _decode_with_surrogates(packed: bytes) -> _Payload:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from backend.domain.errors import Incompatible, InstaChatError
+from backend.domain.errors import InstaChatError, SchemaMismatch
 
 CHECK_INTERVAL_SECONDS = 1.0
 logger = logging.getLogger(__name__)
@@ -14,12 +14,12 @@ class RepeatedChecks:
     """Functions that are called once a second, until one finds that the program has to end."""
 
     def __init__(self, *checks: Callable[[], object]) -> None:
-        self.failure: Incompatible | None = None
+        self.failure: SchemaMismatch | None = None
         """Why the program has to end."""
         self._checks = checks
 
     def run(self) -> None:
-        """Repeat the checks until one raises Incompatible. Any other error is logged."""
+        """Repeat the checks until one raises SchemaMismatch. Any other error is logged."""
         while self.failure is None:
             time.sleep(CHECK_INTERVAL_SECONDS)
             for check in self._checks:
@@ -28,7 +28,7 @@ class RepeatedChecks:
     def _call(self, check: Callable[[], object]) -> None:
         try:
             check()
-        except Incompatible as error:
+        except SchemaMismatch as error:
             self.failure = error
         except InstaChatError as error:
             logger.warning("%s", error.message)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import uuid4
 
-from backend.domain.errors import Incompatible, InstaChatError
+from backend.domain.errors import InstaChatError, SchemaMismatch
 from backend.ingest.drain import Drainer
 from backend.maintenance.cascade_delete import CascadeDeleter
 from backend.maintenance.counter_sync import CounterSync
@@ -52,7 +52,7 @@ class Worker:
         reindexer: Reindexer | None = None,
         check_schema: Callable[[], object] = lambda: None,
     ) -> None:
-        """`check_schema` is called in each sweep; the worker ends when it raises Incompatible."""
+        """`check_schema` is called in each sweep; the worker ends when it raises SchemaMismatch."""
         self._jobs = jobs
         self._drainer = drainer
         self._cascade_deleter = cascade_deleter
@@ -67,13 +67,13 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._check_schema = check_schema
         self._stop_requested = False
-        self._incompatible: Incompatible | None = None
+        self._mismatch: SchemaMismatch | None = None
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT; then finish the batches in progress and return.
 
-        Must be called in the main thread. SIGHUP is ignored. Ends in the same way, and raises Incompatible,
-        when the database does not admit this program any more, or the log has an event of a newer one.
+        Must be called in the main thread. SIGHUP is ignored. Ends in the same way, and raises SchemaMismatch,
+        when the database does not admit this program any more.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -101,8 +101,8 @@ class Worker:
                     self._refresh_thread.stop()
         with suppress(InstaChatError):
             self._log.remove_worker(self._name)
-        if self._incompatible:
-            raise self._incompatible
+        if self._mismatch:
+            raise self._mismatch
 
     def _stop(self, *_: object) -> None:
         # Not an event: the code that this signal interrupts may hold the event's lock.
@@ -166,8 +166,8 @@ class Worker:
         for task in always + (unless_paused if self._may_work() else ()):
             try:
                 task()
-            except Incompatible as error:
-                self._incompatible, self._stop_requested = error, True
+            except SchemaMismatch as error:
+                self._mismatch, self._stop_requested = error, True
                 return
             except InstaChatError as error:
                 logger.warning("%s", error.message)

@@ -51,7 +51,7 @@ def run(settings: Settings) -> None:
     """Run everything until the first Ctrl-C or SIGTERM, then store the accepted entries.
 
     Raises Interrupted at the second signal, whatever `engine_urls` and `upgrade` raise at the start, and
-    Incompatible once the database does not admit this program any more.
+    SchemaMismatch once the database does not admit this program any more.
     """
     stop = _StopRequest()
     server = _supervised("server", "serve", _address_environment(settings))

@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from backend.bootstrap import Backend, open_backend
 from backend.catalog.waiting import PendingNumber
-from backend.domain.errors import Gone, HasChildren, InstaChatError, NotFound
+from backend.domain import events
+from backend.domain.errors import Gone, HasChildren, InstaChatError, NewerLogFormat, NotFound
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, MessageRange, Parent
 from backend.ingest.drain import Drainer
@@ -106,16 +107,45 @@ def test_an_entry_that_is_not_an_event_becomes_a_dead_letter(
     backend: Backend, chat: str, field: bytes
 ) -> None:
     """Another program has appended it to the stream; the drain continues behind it."""
-    shard = backend.counters.shard(chat)
+    append(backend, chat, field)
+    send(backend, chat, "next")
+    backend.drainer.drain_all()
+    assert texts(backend, chat) == {1: "next"}
+    assert query(backend, "SELECT event FROM dead_letter")[0][0].tobytes() == field
+
+
+def test_an_event_of_a_later_release_stays_in_the_log_for_a_program_of_that_release(
+    backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that is behind it in its shard. An older program stores the events of the other shards."""
+    other = next(
+        token
+        for token in (backend.catalog.applications.create("test").token for _ in range(100))
+        if backend.counters.shard(token) > backend.counters.shard(chat)
+    )
+    backend.acceptor.accept(AcceptRequest.chats(other))
+    append(backend, chat, f'2 1790000000000000 v2 ["c","{chat}",1]'.encode())
+    send(backend, chat, "next")
+    with pytest.raises(NewerLogFormat, match="format 2"):
+        backend.drainer.drain_all()
+    assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
+    assert backend.catalog.chats.get(other, 1).number == 1
+    assert texts(backend, chat) == {}
+    monkeypatch.setattr(events, "LOG_FORMAT", 2)
+    backend.drainer.drain_all()
+    assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
+    assert query(backend, "SELECT count(*) FROM chat WHERE number = 2") == [(1,)]
+    assert texts(backend, chat) == {1: "next"}
+
+
+def append(backend: Backend, token: str, field: bytes) -> None:
+    """Append an entry to the log of an application's shard, without the accept script."""
+    shard = backend.counters.shard(token)
     end = backend.log.read_issued(shard, [])[1]
     assert isinstance(backend.log.redis, redis.Redis)
     entry = f"{end.epoch}-{end.sequence + 1}"
     backend.log.redis.xadd(backend.log.key(shard, "log"), {b"e": field}, id=entry)
     backend.log.redis.hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
-    send(backend, chat, "next")
-    backend.drainer.drain_all()
-    assert texts(backend, chat) == {1: "next"}
-    assert query(backend, "SELECT event FROM dead_letter")[0][0].tobytes() == field
 
 
 def test_a_message_of_a_chat_that_does_not_exist_becomes_a_dead_letter(

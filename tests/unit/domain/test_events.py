@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.api import schemas
+from backend.domain.errors import NewerLogFormat
 from backend.domain.events import (
     MAX_ENTRY_BYTES,
     MAX_ENTRY_TEXTS,
@@ -35,6 +36,21 @@ BROKEN = st.lists(st.text(st.characters(), min_size=1), min_size=1)  # with lone
 def test_a_text_alone_is_packed_as_previous_releases_read_it() -> None:
     """During an upgrade their workers read the log, too."""
     assert pack_messages("token", 7, ["a", "b"]) == [(2, b'["m","token",7,["a","b"]]')]
+
+
+def test_an_event_of_a_later_release_is_told_from_one_that_is_invalid() -> None:
+    """Only the first has to stay in the log."""
+    with pytest.raises(NewerLogFormat, match="format 99"):
+        unpack(b'5 12 v99 ["n","token",{"anything":1}]')
+    for invalid in (
+        b'5 12 v ["d","t",7]',
+        b'5 12 v1["d","t",7]',
+        b'5 12 vv2 ["d","t",7]',
+        b"5 12 v1 ",
+    ):
+        with pytest.raises(ValueError, match="not an event"):
+            unpack(invalid)
+    assert unpack(b'5 12 v1 ["d","t",7]') == unpack(b'5 12 ["d","t",7]')
 
 
 @pytest.mark.parametrize("field", MESSAGE_FIELDS)
