@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
@@ -24,6 +25,7 @@ from tests.support.engines import (
     valkey_binary,
     wheel_postgres,
 )
+from tests.support.pgbouncer import PgBouncer, pgbouncer_binary
 from tests.support.redis_cluster import RedisCluster
 from tests.support.scheduling import SchedulingPlugin
 
@@ -51,7 +53,7 @@ class Engines:
         self.postgres = postgres
         self.redis = redis
         postgres.execute("CREATE DATABASE template")
-        database = Database(postgres.url("template"))
+        database = Database(postgres.direct_url("template"))  # no connection may remain
         upgrade(database)
         database.close()
 
@@ -143,6 +145,31 @@ def _run(postgres_binaries: Path, redis_binary: Path) -> Iterator[Engines]:
     finally:
         server.remove()
         postgres.remove()
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(engines: Engines) -> Iterator[PgBouncer]:
+    """A PgBouncer in transaction mode in front of the engines' PostgreSQL."""
+    if pgbouncer_binary() is None:
+        skip_absent("PgBouncer")
+    pooler = engines.postgres.pooler()
+    try:
+        pooler.start()
+        yield pooler
+    finally:
+        pooler.remove()
+
+
+@pytest.fixture
+def pooled(engines: Engines, pgbouncer: PgBouncer) -> Settings:
+    """An installation for one test, whose PostgreSQL is behind a PgBouncer in transaction mode."""
+    settings = engines.installation()
+    return settings.model_copy(update={"database_url": pgbouncer.url(database_name(settings))})
+
+
+def database_name(settings: Settings) -> str:
+    """The name of the database."""
+    return urlsplit(str(settings.database_url)).path.removeprefix("/")
 
 
 @pytest.fixture

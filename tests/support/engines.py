@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import psycopg2
@@ -26,7 +27,12 @@ import redis
 from loadtest.run.processes import free_port as free_port
 from tests.support.waiting import PATIENCE_SECONDS
 
+if TYPE_CHECKING:
+    from tests.support.pgbouncer import PgBouncer
+
 PR_SET_PDEATHSIG = 1
+# Whether the URL of each PostgreSQL of the tests leads through a PgBouncer of its own.
+POOLED = os.environ.get("INSTACHAT_TESTS_PGBOUNCER") == "1"
 
 
 def die_with_parent() -> None:
@@ -140,7 +146,10 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """A PostgreSQL on a unix socket, with a superuser `postgres` and no password."""
+    """A PostgreSQL on a unix socket, with a superuser `postgres` and no password.
+
+    If POOLED, a PgBouncer is in front of it.
+    """
 
     def __init__(self, binaries: Path, folder: Path | None = None) -> None:
         folder = folder or scratch_folder("postgres")
@@ -169,14 +178,32 @@ class PostgresServer(Server):
             check=True,
             capture_output=True,
         )
+        self._pooler = self.pooler() if POOLED else None
+
+    def pooler(self) -> "PgBouncer":
+        """A PgBouncer for this server; the caller starts and removes it."""
+        from tests.support.pgbouncer import PgBouncer, pgbouncer_binary
+
+        binary = pgbouncer_binary()
+        assert binary, "PgBouncer is not installed"
+        return PgBouncer(binary, self.folder, self.user)
+
+    def start(self) -> None:
+        super().start()
+        if self._pooler and self._pooler.process is None:
+            self._pooler.start()
 
     def url(self, database: str = "postgres") -> str:
         """The URL of one of its databases for the settings."""
+        return self._pooler.url(database) if self._pooler else self.direct_url(database)
+
+    def direct_url(self, database: str = "postgres") -> str:
+        """The URL of one of its databases without a pooler."""
         return f"postgresql://postgres@/{database}?host={self.folder}"
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run a statement as the superuser, outside a transaction."""
-        connection = psycopg2.connect(self.url(database))
+        connection = psycopg2.connect(self.direct_url(database))
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)
@@ -184,7 +211,7 @@ class PostgresServer(Server):
 
     def answers(self) -> bool:
         try:
-            psycopg2.connect(self.url()).close()
+            psycopg2.connect(self.direct_url()).close()
         except psycopg2.OperationalError:
             return False
         return True
@@ -193,6 +220,8 @@ class PostgresServer(Server):
         super().stop(number)
 
     def remove(self) -> None:
+        if self._pooler:
+            self._pooler.remove()
         self.stop(signal.SIGQUIT)  # no checkpoint, because the data are deleted next
         super().remove()
 

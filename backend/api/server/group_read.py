@@ -212,7 +212,9 @@ class GroupRead:
 
     def _execute(self, connection: AsyncConnection, reads: list[Read]) -> None:
         try:
-            statement, values = reads[0].statement.execute([read.values for read in reads])
+            statement, values = reads[0].statement.execute(
+                [read.values for read in reads], prepared=connection.has_session
+            )
         except Exception as error:  # noqa: BLE001  # as in `_call`
             self._idle.append(connection)
             for read in reads:
@@ -229,8 +231,7 @@ class GroupRead:
         """A statement has returned."""
         self._running.pop(connection).timer.cancel()
         if isinstance(result, Exception):
-            # Whatever the error is, it may be of this connection: a plan that is out of date, or a prepared
-            # statement that a connection pooler has lost.
+            # Whatever the error is, it may be of this connection, such as a plan that is out of date.
             connection.close()
             self._reconnect_at = self._loop.time() + RECONNECT_DELAY_SECONDS
             logger.warning(

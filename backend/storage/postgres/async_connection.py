@@ -42,11 +42,12 @@ class AsyncConnection:
         self._rows: Rows | None = None  # while they are fetched
         self._callback: RowsCallback | None = None
         self._is_writing = False
+        self._has_session = False
         self._loop.add_reader(self._socket, self._poll)
 
     @classmethod
     async def open(cls, database: Database, setup: str) -> "AsyncConnection":
-        """Connect and execute the statements `setup`. Raises EngineDown."""
+        """Connect and, if the connection `has_session`, execute the statements `setup`. Raises EngineDown."""
         try:
             async with asyncio.timeout(2 * CONNECT_TIMEOUT_SECONDS):
                 raw = await asyncio.to_thread(_begin_connecting, database)
@@ -54,7 +55,7 @@ class AsyncConnection:
                     await _finish_connecting(raw)
                     extensions.register_type(_TIME_AS_TEXT, raw)
                     connection = cls(raw)
-                    await connection._set_up(setup)
+                    await connection._set_up(raw.info.backend_pid, setup)
                 except BaseException:
                     raw.close()
                     raise
@@ -67,6 +68,14 @@ class AsyncConnection:
     def is_open(self) -> bool:
         """Whether statements can be executed."""
         return not self._connection.closed
+
+    @property
+    def has_session(self) -> bool:
+        """Whether all statements are executed by one process of PostgreSQL, which keeps their settings.
+
+        Not so behind a connection pooler, which gives the statements of a connection to any of its own.
+        """
+        return self._has_session
 
     def execute(self, statement: str, values: Sequence[str], callback: RowsCallback) -> None:
         """Execute a statement, then call `callback` with its rows or its error. Not while one is executed.
@@ -95,14 +104,21 @@ class AsyncConnection:
             self._socket = -1
         self._connection.close()
 
-    async def _set_up(self, setup: str) -> None:
-        done: asyncio.Future[Rows] = self._loop.create_future()
-        self.execute(setup, (), partial(_resolve, done))
+    async def _set_up(self, connected_to: int, setup: str) -> None:
+        """`connected_to` is the process that answered the connection; a pooler makes a number up."""
         try:
-            await done
+            ((process,),) = await self._result("SELECT pg_backend_pid()")
+            self._has_session = process == connected_to
+            if self._has_session:
+                await self._result(setup)
         except BaseException:
             self.close()
             raise
+
+    async def _result(self, statement: str) -> Rows:
+        result: asyncio.Future[Rows] = self._loop.create_future()
+        self.execute(statement, (), partial(_resolve, result))
+        return await result
 
     def _poll(self) -> None:
         """The socket is ready, or a statement was just sent."""

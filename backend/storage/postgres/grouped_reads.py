@@ -29,13 +29,24 @@ SCANNED_NUMBERS: Final = 2_000
 # A chat's tail is read with others' if the outbox's rows that name the chat have so many changes, of all
 # chats: half a millisecond. Longer ones are for the ordinary route.
 MAX_GROUPED_CHANGES: Final = 2_000
+_SETTINGS: Final = (
+    # A server process whose reader has given up must not wait on; a reader gives up a second earlier.
+    "statement_timeout = '5s'",
+    "lock_timeout = '5s'",
+    # A plan that was made while the tables were small must stay right: no sequential scans.
+    "enable_seqscan = off",
+    "jit = off",
+    "TimeZone = 'UTC'",
+    "DateStyle = 'ISO'",
+)
+_SET_LOCAL: Final = ";".join(f"SET LOCAL {setting}" for setting in _SETTINGS)
 
 
 class GroupedRead:
-    """A statement that serves many requests of one kind. It is prepared once for each connection."""
+    """A statement that serves many requests of one kind. It is prepared once for each session."""
 
     def __init__(self, name: str, parameters: Sequence[str], statement: str) -> None:
-        """`parameters` are the names of the arrays in the statement, in the order of `execute`'s values."""
+        """`parameters` are the names of the arrays, in the order of the statement and of the requests."""
         self.name = name
         self.statement = hot(name, text(statement))
         numbered = statement
@@ -43,10 +54,20 @@ class GroupedRead:
             numbered = re.sub(rf":{parameter}\b", f"${place}", numbered)
         self.prepare = f"PREPARE {name} AS {numbered}"
         self._execute = f"EXECUTE {name}({', '.join(['%s'] * len(parameters))})"
+        places = re.compile(":" + r"\b|:".join(parameters) + r"\b")
+        assert [place[1:] for place in places.findall(statement)] == list(parameters)
+        self._with_settings = f"{_SET_LOCAL};" + places.sub("%s", statement.replace("%", "%%"))
 
-    def execute(self, requests: Sequence[ReadValues]) -> tuple[str, Sequence[str]]:
-        """The statement that serves these requests, and its values."""
-        return self._execute, [_array(values) for values in zip(*requests, strict=True)]
+    def execute(
+        self, requests: Sequence[ReadValues], *, prepared: bool
+    ) -> tuple[str, Sequence[str]]:
+        """The statement that serves these requests, and its values.
+
+        Where it is not `prepared`, because the connection has no session, it is a transaction that begins
+        with the settings; PostgreSQL plans it each time.
+        """
+        statement = self._execute if prepared else self._with_settings
+        return statement, [_array(values) for values in zip(*requests, strict=True)]
 
 
 def _array(values: Sequence[int | str]) -> str:
@@ -204,17 +225,10 @@ ALL: Final = (
     SEARCH_STATES,
     CANDIDATES,
 )
-# A server process whose reader has given up must not wait on; a reader gives up a second earlier.
 SETUP: Final = ";".join(
     (
-        "SET statement_timeout = '5s'",
-        "SET lock_timeout = '5s'",
-        # A plan that was made while the tables were small must stay right: no sequential scans.
-        "SET enable_seqscan = off",
-        "SET jit = off",
+        *(f"SET {setting}" for setting in _SETTINGS),
         "SET plan_cache_mode = force_generic_plan",
-        "SET TimeZone = 'UTC'",
-        "SET DateStyle = 'ISO'",
         *(each.prepare for each in ALL),
     )
 )

@@ -37,6 +37,7 @@ from tests.support.elasticsearch.requests import (
     unpublished_messages,
 )
 from tests.support.fork_server import Captured, fork_server
+from tests.support.pgbouncer import left_behind
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 MANY_MESSAGES = 10_000  # messages: four pages of a build
@@ -398,6 +399,30 @@ def test_a_swap_is_refused_to_a_reindex_that_lost_its_lease(
     expire_lease(core)
     assert live_index_name(core) == before
     assert reindexer(core).abort() is not None
+
+
+def test_a_pooler_keeps_no_lock_of_a_killed_reindex(
+    pooled: Settings, elasticsearch: Elasticsearch
+) -> None:
+    """Behind PgBouncer in transaction mode; neither does one of a reindex that has ended."""
+    settings = pooled.model_copy(update={"elasticsearch_url": elasticsearch.url})
+    with open_backend(settings) as core:
+        core.acceptor.accept(AcceptRequest.chats(core.catalog.applications.create("test").token))
+        core.drainer.drain_all()
+        store_many(core, MANY_MESSAGES)
+        with second_checkpoint_held(core):
+            process = start_command(core, "reindex").process
+            try:
+                wait_until(lambda: copied_messages(core) > 0)
+            finally:
+                process.kill()
+                process.wait(PATIENCE_SECONDS)
+        expire_lease(core)
+        for words in (["--resume"], []):
+            code, said = run_command(core, "reindex", *words)
+            assert code == 0, said
+        assert index_matches(core)
+    assert left_behind(str(pooled.database_url)) == []
 
 
 def expire_lease(core: Backend) -> None:

@@ -17,19 +17,22 @@ from backend.storage.postgres.grouped_reads import GroupedRead
 from tests.conftest import Engines
 
 
+@pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "not prepared"])
 @pytest.mark.parametrize("statement", grouped_reads.ALL, ids=lambda statement: statement.name)
 def test_the_plan_made_for_empty_tables_uses_their_keys(
-    engines: Engines, statement: GroupedRead
+    engines: Engines, statement: GroupedRead, prepared: bool
 ) -> None:
     """So it stays right when they grow: no table is read from end to end, also not by another index."""
     url = make_url(engines.fresh_database()).set(drivername="postgresql")
     with closing(psycopg2.connect(url.render_as_string(hide_password=False))) as connection:
         cursor = connection.cursor()
-        cursor.execute(grouped_reads.SETUP)
+        if prepared:
+            cursor.execute(grouped_reads.SETUP)
         types = re.findall(r"\bcast\(\$\d AS (text|bigint)\[\]", statement.prepare)
         request: Any = tuple("t" * 24 if type_ == "text" else 1 for type_ in types)
-        execute, values = statement.execute([request, request])
-        cursor.execute(f"EXPLAIN (COSTS OFF) {execute}", values)
+        execute, values = statement.execute([request, request], prepared=prepared)
+        settings, semicolon, read = execute.rpartition(";")
+        cursor.execute(f"{settings}{semicolon} EXPLAIN (COSTS OFF) {read}", values)
         plan = [row[0].strip() for row in cursor.fetchall()]
     of_tables = "(?<!Function|Subquery)(?<!Bitmap Heap)(?<!CTE) Scan"  # a bitmap is made by a scan
     scans = [place for place, line in enumerate(plan) if re.search(of_tables, line)]
