@@ -28,13 +28,14 @@ _NO_REPLY_ERRORS = (
     redis.exceptions.TimeoutError,
     redis.exceptions.InvalidResponse,
 )
-# The slot is moving to another node, or the node has lost the cluster, while a script runs.
-_UNREACHABLE_KEY_MESSAGES = re.compile(
-    "Script attempted to (access a non local key|execute a (write )?command while the cluster)"
-)
 _TEMPORARY_MESSAGES = re.compile(
     r"(^|: )(MISCONF|NOREPLICAS|BUSY) "
     r"|^ACL failure in script|^The user executing the script can't run this command"
+    # A script's slot is moving to another node, or its node has lost the cluster. Redis says so at the first
+    # access to a key that its node does not have, and each script reads its keys before it writes.
+    r"|Script attempted to access a (non local key|slot not served)"
+    r"|undeclared keys were accessed during rehashing"
+    r"|Script attempted to execute a (write )?command while the cluster is down"
 )
 _OTHER_HOSTS = re.compile(r",[^@/?]*(?=[/?]|$)")  # of a cluster's URL, those after the first
 
@@ -82,8 +83,6 @@ def _raise_translated(error: BaseException, url: str) -> None:
             raise cluster_node_error(url) from None
         if isinstance(error, redis.exceptions.AskError):  # which MovedError is, too
             raise engine_down(url, error) from None
-        if _UNREACHABLE_KEY_MESSAGES.search(str(error)):
-            raise engine_down(url, error) from error  # the script may have written before
     elif isinstance(error, redis.exceptions.ClusterError):
         raise engine_down(url, error) from None  # every node has only redirected the call
     elif isinstance(error, redis.exceptions.RedisClusterException):

@@ -55,11 +55,18 @@ NO_NODE = "Redis Cluster cannot be connected. Please provide at least one reacha
         (InvalidResponse("Protocol Error"), Unconfirmed),
         (
             ResponseError("Script attempted to access a non local key in a cluster node script: a"),
-            Unconfirmed,
+            EngineDown,
+        ),
+        (
+            ResponseError(
+                "Unable to execute command 'exists' in script because undeclared keys were accessed "
+                "during rehashing of the slot script: a"
+            ),
+            EngineDown,
         ),
         (
             ResponseError("Script attempted to execute a write command while the cluster is down"),
-            Unconfirmed,
+            EngineDown,
         ),
     ],
     ids=repr,

@@ -1,0 +1,141 @@
+"""Requests while the slot of their shard moves to another master of a Redis Cluster, key by key.
+
+Redis 7 serves a key on the node that has it, and ends a script at the first key that its node does not have.
+Refused requests have changed nothing, and the ledger shows it.
+"""
+
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import redis
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import EngineDown, InstaChatError
+from backend.domain.model import Accepted
+from backend.ingest.requests import AcceptRequest
+from tests.conftest import Engines, skip_absent
+from tests.support.engines import redis_binary
+from tests.support.faults.shortcuts import scalar
+from tests.support.ledger import Ledger, audit
+from tests.support.redis_cluster import RedisCluster
+
+pytestmark = pytest.mark.faults
+
+CHATS = int(os.environ.get("INSTACHAT_MOVED_CHATS", "150"))
+"""The keys of that many counters move. The fault that this test is for was found in a move of 22,000."""
+
+
+@pytest.fixture(scope="module")
+def redis_7() -> Iterator[RedisCluster]:
+    """Two masters of Redis 7, which moves slots key by key."""
+    binary = redis_binary()
+    if binary is None:
+        skip_absent("Redis 7")
+    assert binary
+    cluster = RedisCluster(binary, masters=2, replicas=0)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+@pytest.fixture
+def backend(engines: Engines, redis_7: RedisCluster) -> Iterator[Backend]:
+    """A backend on that cluster, with no worker."""
+    redis_7.flush()
+    with open_backend(engines.on_cluster(redis_7)) as backend:
+        yield backend
+
+
+class Client:
+    """Sends requests of every kind, and records the answers in a ledger."""
+
+    def __init__(self, backend: Backend, ledger: Ledger) -> None:
+        self._backend = backend
+        self._ledger = ledger
+        self.token = backend.catalog.applications.create("moving").token
+        self.chats: list[int] = []
+        self._numbers = count(3)  # three requests in a row go to the same chat
+        self.refusals: list[InstaChatError] = []
+
+    def create_chats(self, amount: int) -> None:
+        """Create chats, as one request."""
+        answer = self._backend.acceptor.accept(AcceptRequest.chats(self.token, amount))
+        self.chats += range(answer.first, answer.last + 1)
+
+    def send_batch(self) -> None:
+        """Send a new chat and messages for chats that exist, as the requests of one batch."""
+        number = next(self._numbers)
+        chat = self.chats[number // 3 % len(self.chats)]
+        texts = [f"{number}a", f"{number}b"]
+        batch = [
+            AcceptRequest.chats(self.token),
+            AcceptRequest.messages(self.token, chat, texts),
+        ]
+        new_chat, messages = self._backend.acceptor.accept_batch(batch)
+        if isinstance(new_chat, Accepted):
+            assert new_chat.first not in self.chats, "the number of a chat was given twice"
+            self.chats.append(new_chat.first)
+        self._record(messages, chat, texts)
+
+    def send_message(self, **options: str) -> None:
+        """Send one message; options are those of a request, such as its idempotency key."""
+        number = next(self._numbers)
+        chat = self.chats[number // 3 % len(self.chats)]
+        request = AcceptRequest.messages(self.token, chat, [f"{number}"], **options)
+        (answer,) = self._backend.acceptor.accept_batch([request])
+        self._record(answer, chat, [f"{number}"])
+
+    def _record(self, answer: Accepted | InstaChatError, chat: int, texts: list[str]) -> None:
+        if isinstance(answer, Accepted):
+            self._ledger.record_answer(self.token, chat, answer.first, texts)
+        else:
+            assert isinstance(answer, EngineDown), answer
+            self.refusals.append(answer)
+
+
+def test_no_number_is_given_twice_while_a_slot_moves(
+    backend: Backend, redis_7: RedisCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer is of a message that is stored, and a request that was refused has stored none."""
+    # By default the client library calls sixteen times, for half a second, before it reports the refusal.
+    monkeypatch.setattr(redis.RedisCluster, "RedisClusterRequestTTL", 3)
+    ledger = tmp_path / "ledger"
+    client = Client(backend, Ledger(ledger))
+    while len(client.chats) < CHATS:
+        client.create_chats(min(CHATS - len(client.chats), 1_000))
+    shard = backend.counters.shard(client.token)
+    wake_up = backend.log.key(shard, "wake-up")
+    steps = count()
+
+    def accept() -> None:
+        if (step := next(steps)) % 20 == 0:
+            client.send_batch()
+            client.send_message()
+            client.send_message(key=f"key {step}")
+
+    with redis_7.client() as plain:
+        plain.persist(
+            wake_up
+        )  # while it is missing, each request is refused before its script starts
+    slot = redis_7.slot(wake_up)
+    source = redis_7.master_of(slot)
+    (target,) = (node for node in redis_7.masters if node is not source)
+    redis_7.move(slot, target, accept)
+    moved = len(client.refusals)
+    assert moved, "nothing was refused, so nothing was tried while keys were missing"
+    client.send_batch()
+    client.send_message(key="after")
+    assert len(client.refusals) == moved, "the move has ended"
+
+    backend.drainer.drain_all()
+    result = audit(backend, [ledger])
+    assert result.answered
+    assert not result.faults
+    stored = {chat.number for chat in backend.catalog.chats.list(client.token)}
+    assert stored == set(client.chats)
+    assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
