@@ -15,6 +15,7 @@ from backend.ingest.dead_letters import DeadLetters
 from backend.ingest.direct_write import DirectWriter
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.ingest.kept_log import KeptLog
 from backend.live.reader import LiveReader
 from backend.maintenance.cascade_delete import CascadeDeleter
 from backend.maintenance.counter_sync import CounterSync
@@ -44,6 +45,7 @@ class Backend:
     engines: PrivateEngines | None
     database: Database
     log: Log
+    kept_log: KeptLog
     counters: Counters
     drainer: Drainer
     cascade_deleter: CascadeDeleter
@@ -68,6 +70,7 @@ class Backend:
             cascade_deleter=self.cascade_deleter,
             counter_sync=self.counter_sync,
             log=self.log,
+            kept_log=self.kept_log,
             ensure_engines=self.engines.ensure if self.engines else lambda: None,
             publisher=self.publisher,
             refresher=Refresher(self.database, self.index) if self.index else None,
@@ -168,7 +171,13 @@ def open_log(settings: Settings, urls: EngineUrls, **timeouts: float) -> Log:
     `timeouts` override the defaults of Log.
     """
     replicas = settings.durable_replicas if settings.durability is Durability.STRICT else 0
-    return Log(urls.redis, replicas=replicas, max_entries=settings.log_limit, **timeouts)
+    return Log(
+        urls.redis,
+        replicas=replicas,
+        max_entries=settings.log_limit,
+        retention_seconds=settings.parsed_log_retention.seconds,
+        **timeouts,
+    )
 
 
 def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log) -> Backend:
@@ -203,6 +212,7 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
         engines=urls.engines,
         database=database,
         log=log,
+        kept_log=KeptLog(log, database, settings.parsed_log_retention.memory_share),
         counters=counters,
         drainer=drainer,
         cascade_deleter=cascade_deleter,

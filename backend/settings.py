@@ -3,6 +3,7 @@
 import os
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
@@ -12,6 +13,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from backend.domain.errors import Invalid
 
 PREFIX = "INSTACHAT_"
+DEFAULT_KEPT_PERCENT = 20
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class LogRetention(NamedTuple):
+    """How long stored entries stay in the log, and in which part of Redis's memory: 0.2 is a fifth."""
+
+    seconds: float
+    memory_share: float
 
 
 class Durability(StrEnum):
@@ -76,6 +86,11 @@ class Settings(BaseSettings):
         ge=1,
         description="reject new messages while a shard's log holds this many unstored entries",
     )
+    log_retention: str = Field(
+        "10m/20%",
+        pattern=r"^(0|[1-9][0-9]{0,4}[smh](/([1-9][0-9]?|100)%)?)$",
+        description="how long stored log entries are kept, and in which share of Redis's memory; 0: not",
+    )
     admin_token: SecretStr | None = Field(
         None, description="token for the operator's HTTP routes; unset: the routes do not exist"
     )
@@ -90,6 +105,13 @@ class Settings(BaseSettings):
         "",
         description="comma-separated CORS origins; empty: none",
     )
+
+    @property
+    def parsed_log_retention(self) -> LogRetention:
+        """`log_retention`, as numbers."""
+        age, _, share = self.log_retention.partition("/")
+        seconds = 0 if age == "0" else int(age[:-1]) * _UNIT_SECONDS[age[-1]]
+        return LogRetention(seconds, int(share.rstrip("%") or DEFAULT_KEPT_PERCENT) / 100)
 
     _flags: frozenset[str] = PrivateAttr(frozenset())  # the settings that a flag has set
 

@@ -13,14 +13,13 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from backend.domain.errors import EngineDown, InstaChatError
-from backend.domain.model import EntryId
 from backend.ingest.batch_writer import BatchWriter
 from backend.ingest.epochs import Epochs
 from backend.storage.postgres import locks, shards
 from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.notifications import Change
-from backend.storage.redis.types import LogPage, StaleEpoch
+from backend.storage.redis.types import DrainedLog, LogPage, StaleEpoch
 
 MAX_BATCH_ENTRIES = 5_000  # of one transaction
 MAX_BATCH_BYTES = 1024 * 1024  # messages wait for those after them in their batch
@@ -32,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 class _DrainedPage(NamedTuple):
     page: LogPage
+    numbers: int
     in_outbox: bool
     changes: Collection[Change]
 
@@ -67,7 +67,7 @@ class Drainer:
         self._stopping.set()
 
     def drain(self, shard: int, may_continue: Callable[[], bool] = lambda: True) -> int:
-        """Store everything that a shard's log holds; returns the number of entries read.
+        """Store all entries of a shard's log that are not stored yet; returns the number of entries read.
 
         Returns early if another drain holds the shard; and between two batches after `stop`, or when
         `may_continue` returns False. Raises EngineDown when an engine is away, and Unavailable when Redis
@@ -86,27 +86,29 @@ class Drainer:
             if drained.in_outbox:
                 self._notify_publisher()
             # Counted after the lock was released: a drain for these entries found it held, and returned.
-            left = self._log.trim(shard, page.end.epoch, page.through)
+            drained_log = DrainedLog(page.through, drained.numbers)
+            waiting = self._log.trim(shard, page.end.epoch, drained_log)
             self._step("trimmed")
-            if not left or not may_continue():
+            if not waiting or not may_continue():
                 break
         return entries
 
     def drain_all(self, may_continue: Callable[[], bool] = lambda: True) -> int:
         """Drain every shard that needs it, as `drain` does; returns the number of entries read.
 
-        These are the shards whose log holds entries, and those that were not drained in their present epoch:
-        what was lost with an earlier one is undecided until the cursor is in this one, even if nothing is
-        accepted any more. After the failure of one shard the others are still drained, and then the first
-        failure is raised.
+        These are the shards whose log goes on behind the cursor, and those that were not drained in their
+        present epoch: what was lost with an earlier one is undecided until the cursor is in this one, even if
+        nothing is accepted any more. After the failure of one shard the others are still drained, and then
+        the first failure is raised.
         """
         entries = 0
         failures: list[InstaChatError] = []
-        lengths = self._log.lengths(self._database.installation.shards)
+        ends = self._log.ends(self._database.installation.shards)
         with self._database.connect() as connection:
             states = shards.shard_states(connection)
-        for shard, length in enumerate(lengths):
-            is_due = length or states[shard].cursor.epoch < states[shard].epoch
+        for shard, end in enumerate(ends):
+            epoch, cursor = states[shard]
+            is_due = end.waiting or cursor < end.entry or cursor.epoch < epoch
             try:
                 entries += self.drain(shard, may_continue) if is_due and may_continue() else 0
             except EngineDown:
@@ -124,14 +126,11 @@ class Drainer:
             locked = shards.lock_shard(tx, shard)
             if locked is None:
                 return None
-            # The first drain of an epoch reads from the beginning: a restored or promoted Redis may hold
-            # other entries than those that the cursor has passed.
-            same_epoch = locked.cursor.epoch == locked.epoch
             page = self._log.read(
                 shard,
                 locked.epoch,
                 locked.installation,
-                locked.cursor if same_epoch else EntryId(0, 0),
+                locked.cursor,
                 max_entries=MAX_BATCH_ENTRIES,
                 max_bytes=MAX_BATCH_BYTES,
             )
@@ -144,13 +143,14 @@ class Drainer:
                 raise StaleEpoch("ahead")
             self._step("read")
             writer = BatchWriter(tx, self._log, shard, locked)
+            numbers = locked.numbers
             if page.through > locked.cursor or page.entries:
                 writer.write(page.entries)
-                shards.advance_cursor(
+                numbers = shards.advance_cursor(
                     tx, shard, max(page.through, locked.cursor), writer.dropped, writer.stored
                 )
             self._step("rows")
-        return _DrainedPage(page, writer.in_outbox, writer.changes)
+        return _DrainedPage(page, numbers, writer.in_outbox, writer.changes)
 
     def _end_stuck(self, shard: int) -> None:
         """End the transaction of a drain that has held the shard for too long: stopped, or disconnected."""

@@ -2,9 +2,9 @@
 
 SQL is the authority. A process that Redis refuses because it is not in the expected epoch begins a new one:
 it locks the shard's row, checks again, commits the next epoch in SQL, and only then writes it to Redis by a
-script that never lowers it. The cursor does not move: the first drain of an epoch reads the log from its
-beginning and skips what is stored. No counter is verified in the new epoch, so each is raised to the highest
-number in SQL before it issues another (see `counters`).
+script that never lowers it. The cursor does not move: the first drain of an epoch reads after the last entry
+of this Redis's log that was stored, and skips what is stored. No counter is verified in the new epoch, so
+each is raised to the highest number in SQL before it issues another (see `counters`).
 """
 
 import threading
@@ -17,6 +17,7 @@ from backend.domain.errors import Failed, Unavailable
 from backend.domain.model import EntryId
 from backend.storage.postgres import shards
 from backend.storage.postgres.database import Database
+from backend.storage.postgres.shards import ShardState
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import EpochState, StaleEpoch
 
@@ -116,7 +117,8 @@ class Epochs:
                 return
             committed = self._commit_epoch(shard, epoch_before)
             if committed:
-                self._log.set_epoch(shard, committed, self._database.installation.id)
+                epoch, cursor = committed
+                self._log.set_epoch(shard, epoch, self._database.installation.id, cursor)
                 return
             # Another process has committed an epoch and not written it yet. If it died, the next attempt
             # begins one.
@@ -139,7 +141,7 @@ class Epochs:
         end = EntryId(state.epoch, state.sequence)
         return state.status == "ok" and state.epoch == epoch_in_sql and end >= self.last_seen(shard)
 
-    def _commit_epoch(self, shard: int, epoch_before: int) -> int | None:
+    def _commit_epoch(self, shard: int, epoch_before: int) -> ShardState | None:
         """Commit the next epoch; None if the epoch has changed, or the shard is locked."""
         with self._database.begin() as tx:
             locked = shards.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
@@ -151,4 +153,4 @@ class Epochs:
             # Also above every epoch in Redis: a database restored from a backup may be behind it.
             epoch = max(locked.epoch, state.highest, self.last_seen(shard).epoch) + 1
             shards.set_epoch(tx, shard, epoch)
-        return epoch if self.read(shard) == epoch else None
+        return ShardState(epoch, locked.cursor) if self.read(shard) == epoch else None

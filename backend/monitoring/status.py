@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from backend.domain.errors import InstaChatError
 from backend.domain.events import unpack
@@ -81,6 +81,13 @@ class Rates:
     searchable: float | None
 
 
+class _Backlog(NamedTuple):
+    """Entries that are not stored yet, and how long the oldest of them has been waiting."""
+
+    entries: int
+    seconds: float | None
+
+
 def compute_rates(before: Totals, after: Totals) -> Rates:
     """The rates between two totals; unknown for a total that decreased, as after a loss of Redis."""
 
@@ -126,8 +133,10 @@ def read_status(
     postgres = postgres_health(database)
     redis_state = redis_health(log)
     shards = _value_or_none(lambda: database.installation.shards) if not postgres.problem else None
-    lengths = (
-        _value_or_none(lambda: log.lengths(shards)) if shards and not redis_state.problem else None
+    backlog = (
+        _value_or_none(lambda: _read_backlog(database, log, shards))
+        if shards and not redis_state.problem
+        else None
     )
     lag = _value_or_none(lambda: _query(database, outbox.lag)) if shards else None
     live = (
@@ -142,10 +151,8 @@ def read_status(
         workers=_value_or_none(log.count_workers) if up else None,
         queue=_value_or_none(queue_length) if up else None,
         paused=_value_or_none(log.paused) if up else None,
-        waiting=None if lengths is None else sum(lengths),
-        oldest_seconds=None
-        if lengths is None
-        else _value_or_none(lambda: _oldest_entry_age(log, lengths)),
+        waiting=backlog and backlog.entries,
+        oldest_seconds=backlog and backlog.seconds,
         unpublished=lag and lag.messages,
         unpublished_seconds=lag and lag.seconds,
         search_index=live and live.name,
@@ -199,16 +206,25 @@ def _query(database: Database, query: Callable[[Connection], T]) -> T:
         return query(connection)
 
 
-def _oldest_entry_age(log: Log, lengths: list[int]) -> float | None:
-    """The age of the oldest entry of the log, by this machine's clock."""
+def _read_backlog(database: Database, log: Log, shards: int) -> _Backlog:
+    """What SQL's cursors have not passed: also what was stored, if SQL has gone back since."""
+    ends = log.ends(shards)  # before the cursors, which may pass them
+    states = _query(database, shard_states.shard_states)
+    entries = 0
     oldest: float | None = None
-    for shard, length in enumerate(lengths):
-        event = log.oldest_event(shard) if length else None
+    for shard, end in enumerate(ends):
+        after, waiting = states[shard].cursor, end.waiting
+        if after.epoch == end.entry.epoch:
+            waiting = max(end.entry.sequence - after.sequence, 0)
+        else:
+            after = end.stored
+        entries += waiting
+        event = log.event_after(shard, after) if waiting else None
         if event is not None:
             with suppress(ValueError):  # not an event: the drain moves it to a dead letter
                 at = unpack(event).at.timestamp()
                 oldest = at if oldest is None else min(oldest, at)
-    return None if oldest is None else max(time.time() - oldest, 0.0)
+    return _Backlog(entries, None if oldest is None else max(time.time() - oldest, 0.0))
 
 
 def _value_or_none(ask: Callable[[], T]) -> T | None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from backend.domain.errors import InstaChatError, SchemaMismatch
 from backend.ingest.drain import Drainer
+from backend.ingest.kept_log import KeptLog
 from backend.maintenance.cascade_delete import CascadeDeleter
 from backend.maintenance.counter_sync import CounterSync
 from backend.search.publish import Publisher
@@ -46,6 +47,7 @@ class Worker:
         cascade_deleter: CascadeDeleter,
         counter_sync: CounterSync,
         log: Log,
+        kept_log: KeptLog,
         ensure_engines: Callable[[], None],
         publisher: Publisher | None = None,
         refresher: Refresher | None = None,
@@ -58,6 +60,7 @@ class Worker:
         self._cascade_deleter = cascade_deleter
         self._counter_sync = counter_sync
         self._log = log
+        self._kept_log = kept_log
         self._ensure_engines = ensure_engines
         self._publisher_threads = PublisherThreads(publisher, self._may_work) if publisher else None
         self._refresh_thread = RefreshThread(refresher) if refresher else None
@@ -156,6 +159,7 @@ class Worker:
             self._ensure_engines,
             self._check_schema,
             lambda: self._log.record_heartbeat(self._name),
+            self._kept_log.trim_all,
         )
         unless_paused: tuple[Callable[[], object], ...] = (
             lambda: self._drainer.drain_all(self._may_work),

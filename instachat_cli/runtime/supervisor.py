@@ -160,7 +160,7 @@ def _drain_remaining(core: Backend) -> None:
             return
         while core.drainer.drain_all() and time.monotonic() < deadline:
             pass
-        remaining = sum(core.log.lengths(core.database.installation.shards))
+        remaining = sum(core.log.waiting(core.database.installation.shards))
     except InstaChatError as error:
         stderr.warning(f"{error.message}; accepted messages are kept")
         return

@@ -20,25 +20,41 @@ class ShardState(NamedTuple):
 
 
 class LockedShard(NamedTuple):
-    """A shard's row, locked until the transaction ends."""
+    """A shard's row, locked until the transaction ends; `numbers` were stored or dropped by drains."""
 
     epoch: int
     cursor: EntryId
+    numbers: int
     installation: str
     publishing: bool
 
 
+class DrainedShard(NamedTuple):
+    """How far a shard was drained, as committed; `numbers` were stored or dropped by drains."""
+
+    epoch: int
+    cursor: EntryId
+    numbers: int
+
+
 _columns = (shard.c.epoch, shard.c.cursor_epoch, shard.c.cursor_sequence)
+_numbers = (shard.c.stored + shard.c.dropped).label("numbers")
 _number = shard.c.number == bindparam("shard")
 _lock = (
-    select(*_columns, installation.c.id, installation.c.publishing, installation.c.compatible_since)
+    select(
+        *_columns,
+        _numbers,
+        installation.c.id,
+        installation.c.publishing,
+        installation.c.compatible_since,
+    )
     .join_from(shard, installation, true())
     .where(_number)
 )
 LOCK_SHARD = hot("lock_shard", _lock.with_for_update(of=shard))
 LOCK_SHARD_NOW = hot("lock_shard_now", _lock.with_for_update(of=shard, nowait=True))
 SHARD = hot("shard", select(*_columns).where(_number))
-SHARDS = select(shard.c.number, *_columns)
+SHARDS = select(shard.c.number, *_columns, _numbers)
 COUNT_STORED = select(func.sum(shard.c.stored))
 SET_EPOCH = update(shard).where(_number).values(epoch=bindparam("new_epoch"))
 ADVANCE_CURSOR = (
@@ -51,6 +67,7 @@ ADVANCE_CURSOR = (
         stored=shard.c.stored + bindparam("newly_stored"),
         drained_at=func.now(),
     )
+    .returning(_numbers)
 )
 
 
@@ -73,7 +90,7 @@ def lock_shard(tx: Connection, shard: int, *, wait_seconds: float = 0) -> Locked
     if mismatch := refuse_outdated(row.compatible_since):
         raise mismatch
     cursor = EntryId(row.cursor_epoch, row.cursor_sequence)
-    return LockedShard(row.epoch, cursor, str(row.id), row.publishing)
+    return LockedShard(row.epoch, cursor, row.numbers, str(row.id), row.publishing)
 
 
 def shard_state(connection: Connection, shard: int) -> ShardState:
@@ -90,6 +107,16 @@ def shard_states(connection: Connection) -> dict[int, ShardState]:
     }
 
 
+def drained_shards(connection: Connection) -> dict[int, DrainedShard]:
+    """How far every shard was drained, as committed."""
+    return {
+        row.number: DrainedShard(
+            row.epoch, EntryId(row.cursor_epoch, row.cursor_sequence), row.numbers
+        )
+        for row in connection.execute(SHARDS)
+    }
+
+
 def count_stored(connection: Connection) -> int:
     """How many rows all drains have stored."""
     return int(connection.scalar(COUNT_STORED) or 0)
@@ -100,8 +127,11 @@ def set_epoch(tx: Connection, shard: int, epoch: int) -> None:
     tx.execute(SET_EPOCH, {"shard": shard, "new_epoch": epoch})
 
 
-def advance_cursor(tx: Connection, shard: int, cursor: EntryId, dropped: int, stored: int) -> None:
-    """Move a shard's cursor, and count what was dropped and stored; the caller holds its lock."""
+def advance_cursor(tx: Connection, shard: int, cursor: EntryId, dropped: int, stored: int) -> int:
+    """Move a shard's cursor, and count what was dropped and stored; the caller holds its lock.
+
+    Returns how many numbers all drains of the shard have stored or dropped by now.
+    """
     values = {
         "shard": shard,
         "new_cursor_epoch": cursor.epoch,
@@ -109,4 +139,4 @@ def advance_cursor(tx: Connection, shard: int, cursor: EntryId, dropped: int, st
         "newly_dropped": dropped,
         "newly_stored": stored,
     }
-    tx.execute(ADVANCE_CURSOR, values)
+    return int(tx.execute(ADVANCE_CURSOR, values).scalar_one())

@@ -1,7 +1,10 @@
 """The epochs of a shard: the one that Redis is in, and the numbers that it has issued."""
 
+from backend.domain.model import EntryId
 from backend.storage.redis.client import RedisClient, text
 from backend.storage.redis.types import EpochState
+
+_BEGINNING = EntryId(0, 0)
 
 
 class EpochCalls(RedisClient):
@@ -14,9 +17,18 @@ class EpochCalls(RedisClient):
         )
         return EpochState(text(state), int(epoch), int(highest), int(sequence), text(installation))
 
-    def set_epoch(self, shard: int, epoch: int, installation: str) -> bool:
-        """Write an epoch that is committed in SQL; False if Redis has one that is at least as high."""
-        return bool(self._call("set_epoch", [self.key(shard, "epoch")], [epoch, installation]))
+    def set_epoch(
+        self, shard: int, epoch: int, installation: str, cursor: EntryId = _BEGINNING
+    ) -> bool:
+        """Write an epoch that is committed in SQL; False if Redis has one that is at least as high.
+
+        What the log holds behind SQL's cursor counts as not stored from now on.
+        """
+        keys = [self.key(shard, name) for name in ("epoch", "marks")]
+        written = self._call(
+            "set_epoch", keys, [epoch, installation, cursor.epoch, cursor.sequence]
+        )
+        return bool(written)
 
     def total_issued(self, shards: int) -> int:
         """How many numbers this Redis has issued in all; after a loss it is lower than before.

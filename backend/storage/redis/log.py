@@ -4,6 +4,7 @@ A shard's keys have the same hash tag, so that each script works on one slot of 
 
     instachat:{3}:epoch               the epoch, and the server and database that it belongs to
     instachat:{3}:log                 the stream of accepted events, with ids `epoch-sequence`
+    instachat:{3}:marks               when the log was stored up to which entry
     instachat:{3}:app:TOKEN           the counter of an application's chats
     instachat:{3}:chat:TOKEN:NUMBER   the counter of a chat's messages
     instachat:{3}:dirty               the parents whose counts SQL does not have yet, by time of the change
@@ -22,13 +23,14 @@ Each module holds the calls about one subject, all based on `client`; `types` ha
 the translation of Redis's errors. `accept_async` and `counters_async` make their calls from an event loop.
 """
 
-from backend.storage.redis.accept import AcceptCalls
+from backend.storage.redis.accept import DEFAULT_MAX_ENTRIES, AcceptCalls
+from backend.storage.redis.client import CONNECT_TIMEOUT_SECONDS, REPLY_TIMEOUT_SECONDS
 from backend.storage.redis.counters import CounterCalls
 from backend.storage.redis.dirty_counters import DirtyCounterCalls
 from backend.storage.redis.epochs import EpochCalls
 from backend.storage.redis.idempotency_keys import IdempotencyKeyCalls
 from backend.storage.redis.notifications import NotificationCalls
-from backend.storage.redis.stream import StreamCalls
+from backend.storage.redis.stream import DEFAULT_RETENTION_SECONDS, StreamCalls
 from backend.storage.redis.workers import WorkerCalls
 
 
@@ -46,3 +48,23 @@ class Log(
 
     Every method raises EngineDown when Redis does not answer.
     """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        replicas: int = 0,
+        max_entries: int = DEFAULT_MAX_ENTRIES,
+        retention_seconds: float = DEFAULT_RETENTION_SECONDS,
+        connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+        reply_timeout_seconds: float = REPLY_TIMEOUT_SECONDS,
+    ) -> None:
+        """Not connected yet. `retention_seconds` is how long `trim` keeps entries after they are stored."""
+        super().__init__(
+            url,
+            replicas=replicas,
+            max_entries=max_entries,
+            connect_timeout_seconds=connect_timeout_seconds,
+            reply_timeout_seconds=reply_timeout_seconds,
+        )
+        self.retention_seconds = retention_seconds

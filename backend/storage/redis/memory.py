@@ -1,11 +1,21 @@
 """Whether Redis has memory left for accepting."""
 
 import time
+from typing import Any, NamedTuple
+
+from redis.cluster import RedisCluster
 
 from backend.storage.redis.client import RedisClient
 from backend.storage.redis.errors import log_full_error
 
 MAX_MEMORY_SHARE = 0.85  # of Redis's limit; the rest is left for the job queue and the drain
+
+
+class NodeMemory(NamedTuple):
+    """How many bytes a node uses, and may use: without a limit of its own, all that its machine has."""
+
+    used: int
+    limit: int
 
 
 class MemoryCalls(RedisClient):
@@ -38,3 +48,19 @@ class MemoryCalls(RedisClient):
         if not self.has_fresh_memory_reading:
             self.read_memory()
         self.raise_if_full()
+
+    def node_memory(self) -> list[NodeMemory]:
+        """The memory of the server, or of each primary of a cluster."""
+        options = (
+            {"target_nodes": RedisCluster.PRIMARIES} if isinstance(self.redis, RedisCluster) else {}
+        )
+        with self.translate_errors():
+            found: Any = self.redis.info("memory", **options)
+        nodes = list(found.values()) if options and "used_memory" not in found else [found]
+        return [
+            NodeMemory(
+                int(node["used_memory"]),
+                int(node.get("maxmemory") or node.get("total_system_memory") or 0),
+            )
+            for node in nodes
+        ]

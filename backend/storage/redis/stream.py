@@ -1,56 +1,124 @@
-"""The stream of accepted events: read in order, and trimmed once it is stored."""
+"""The stream of accepted events: read in order, and kept for a time after it is stored."""
 
 from typing import Any
 
 from backend.domain.model import EntryId
-from backend.storage.redis.client import RedisClient
-from backend.storage.redis.types import LogPage
+from backend.storage.redis.client import RedisClient, text
+from backend.storage.redis.types import DrainedLog, LogEnd, LogPage, LogSize
+
+DEFAULT_RETENTION_SECONDS = 600.0  # without a setting
+MARKS_PER_RETENTION = 600  # entries are deleted up to a mark: a second's at once, of ten minutes'
 
 
 class StreamCalls(RedisClient):
     """Reads and trims a shard's log."""
+
+    retention_seconds = DEFAULT_RETENTION_SECONDS
 
     def read(
         self,
         shard: int,
         epoch: int,
         installation: str,
-        after: EntryId,
+        cursor: EntryId,
         *,
         max_entries: int,
         max_bytes: int,
     ) -> LogPage:
-        """The entries after an entry, in order. Raises StaleEpoch if this log is not of that epoch."""
-        _, sequence, complete, found = self._call_fenced(
+        """The entries after SQL's cursor, in order. Raises StaleEpoch if this log is not of that epoch.
+
+        A cursor of an earlier epoch may have passed another Redis's entries, so the page may begin before it:
+        after the last entry of this log that was stored.
+        """
+        _, sequence, complete, found, after, stored = self._call_fenced(
             "read_log",
             shard,
             [self.key(shard, name) for name in ("epoch", "log")],
-            [epoch, installation, f"{after}", max_entries, max_bytes],
+            [epoch, installation, cursor.epoch, cursor.sequence, max_entries, max_bytes],
         )
-        entries = list(zip(found[::2], found[1::2], strict=True))
-        return LogPage(entries, EntryId(epoch, int(sequence)), bool(complete))
+        return LogPage(
+            entries=list(zip(found[::2], found[1::2], strict=True)),
+            end=EntryId(epoch, int(sequence)),
+            complete=bool(complete),
+            after=EntryId.parse(text(after)),
+            stored=EntryId.parse(text(stored)),
+        )
 
-    def oldest_event(self, shard: int) -> bytes | None:
-        """The packed event of the log's first entry; None if the log is empty."""
+    def event_after(self, shard: int, entry: EntryId) -> bytes | None:
+        """The packed event of the first entry of the log after that one; None if there is none."""
         with self.translate_errors():
-            found: Any = self.redis.xrange(self.key(shard, "log"), count=1)
+            found: Any = self.redis.xrange(self.key(shard, "log"), min=f"({entry}", count=1)
         for _, fields in found:
             return bytes(next(iter(fields.values())))
         return None
 
-    def trim(self, shard: int, epoch: int, through: EntryId) -> int:
-        """Delete the entries up to and including one; returns how many are left, for the caller to drain.
+    def trim(
+        self,
+        shard: int,
+        epoch: int,
+        drained: DrainedLog,
+        *,
+        max_entries: int | None = None,
+    ) -> int:
+        """Note that the log is stored up to an entry, and delete what was stored long enough ago.
 
-        Entries that are accepted later wake a worker up again. In another epoch it deletes nothing and
-        returns 0.
+        Of the stored entries, the oldest are also deleted while the log holds more than `max_entries`.
+
+        Returns how many entries are not stored yet, for the caller to drain; entries that are accepted later
+        wake a worker up again. In another epoch it changes nothing and returns 0.
         """
-        keep = EntryId(through.epoch, through.sequence + 1)
-        keys = [self.key(shard, name) for name in ("epoch", "log", "wake-up")]
-        return int(self._call("trim_log", keys, [epoch, f"{keep}"]))
+        keys = [self.key(shard, name) for name in ("epoch", "log", "wake-up", "marks")]
+        micros = int(self.retention_seconds * 1_000_000)
+        return int(
+            self._call(
+                "trim_log",
+                keys,
+                [
+                    epoch,
+                    drained.through.epoch,
+                    drained.through.sequence,
+                    drained.numbers,
+                    micros,
+                    micros // MARKS_PER_RETENTION,
+                    "" if max_entries is None else max_entries,
+                ],
+            )
+        )
 
-    def lengths(self, shards: int) -> list[int]:
-        """How many entries each shard's log holds: what is accepted and not stored yet.
+    def waiting(self, shards: int) -> list[int]:
+        """How many entries of each shard's log are accepted and not stored yet.
 
         A value of another program in place of a log counts as one: draining that shard raises the error.
         """
-        return self._count_each_shard("xlen", "log", shards)
+        return [end.waiting for end in self.ends(shards)]
+
+    def ends(self, shards: int) -> list[LogEnd]:
+        """The end of each shard's log, and how many of its entries are not stored yet.
+
+        A log that a worker of an earlier release has drained last, or that another program has replaced, has
+        at most as many as it holds.
+        """
+        epochs = self._each_shard(
+            "hmget", "epoch", shards, "epoch", "sequence", "stored_epoch", "stored"
+        )
+        lengths = self._each_shard("xlen", "log", shards)
+        return [_log_end(epoch, length) for epoch, length in zip(epochs, lengths, strict=True)]
+
+    def sizes(self, shards: int) -> list[LogSize]:
+        """How many entries each shard's log holds, and about how many bytes of memory they take."""
+        lengths = self._count_each_shard("xlen", "log", shards)
+        used = self._each_shard("memory_usage", "log", shards)
+        return [
+            LogSize(length, size if isinstance(size, int) else 0)
+            for length, size in zip(lengths, used, strict=True)
+        ]
+
+
+def _log_end(fields: Any, length: Any) -> LogEnd:
+    if isinstance(fields, Exception) or isinstance(length, Exception):
+        return LogEnd(EntryId(0, 0), EntryId(0, 0), 1)
+    epoch, sequence, stored_epoch, stored = (
+        int(value) if value and value.isdigit() else 0 for value in fields
+    )
+    waiting = max(min(length, sequence - stored), 0)
+    return LogEnd(EntryId(epoch, sequence), EntryId(stored_epoch, stored), waiting)

@@ -103,12 +103,15 @@ class CounterReadings:
 class LogPage:
     """Entries of the log in order, the log's last entry, and whether the page reaches it.
 
-    An entry is its id, as Redis writes it, and its one field: a packed event.
+    An entry is its id, as Redis writes it, and its one field: a packed event. They come behind the entry
+    `after`; `stored` is the last one that was stored, as Redis knows it, or 0-0.
     """
 
     entries: list[tuple[bytes, bytes]]
     end: EntryId
     complete: bool
+    after: EntryId
+    stored: EntryId
 
     @property
     def last_entry(self) -> EntryId:
@@ -119,3 +122,25 @@ class LogPage:
     def through(self) -> EntryId:
         """How far the cursor may move once the page is stored."""
         return self.end if self.complete else self.last_entry
+
+
+class DrainedLog(NamedTuple):
+    """How far a shard's log is stored, and how many numbers drains had stored or dropped up to there."""
+
+    through: EntryId
+    numbers: int
+
+
+class LogEnd(NamedTuple):
+    """A log's last entry, the last one that is stored (0-0 if none is), and how many are not stored yet."""
+
+    entry: EntryId
+    stored: EntryId
+    waiting: int
+
+
+class LogSize(NamedTuple):
+    """The entries that a log holds, stored or not, and about how many bytes of memory they take."""
+
+    entries: int
+    bytes: int

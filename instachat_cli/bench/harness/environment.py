@@ -26,10 +26,10 @@ from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
-from backend.storage.postgres import chats, search_indices
+from backend.storage.postgres import chats, search_indices, shards
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
-from backend.storage.redis.types import Creation, Refusal
+from backend.storage.redis.types import Creation, DrainedLog, Refusal
 from backend.storage.search_index import SearchIndex
 from loadtest.corpus.conversations import lines
 
@@ -158,9 +158,13 @@ class Environment:
             raise Failed(f"{found:,} messages were stored instead of {expected:,}")
 
     def clear_log(self) -> None:
-        """Empty the logs of all shards, as if all of their entries were stored."""
-        for shard in range(self.backend.database.installation.shards):
-            self.redis.xtrim(self.backend.log.key(shard, "log"), maxlen=0, approximate=False)
+        """Empty the logs of all shards, as if all of their entries were stored and kept long enough."""
+        log = self.backend.log
+        for shard, end in enumerate(log.ends(self.backend.database.installation.shards)):
+            if end.entry.epoch:
+                with self.backend.database.begin() as tx:
+                    numbers = shards.advance_cursor(tx, shard, end.entry, dropped=0, stored=0)
+                log.trim(shard, end.entry.epoch, DrainedLog(end.entry, numbers), max_entries=0)
 
     def check_consistent(self) -> None:
         """Run a reconciliation. Raises Failed if it finds a difference."""

@@ -3,7 +3,7 @@
 -- A shard that is refused, or whose part of the script raises an error, has a reply of its own; the others are
 -- accepted. A Redis Cluster permits one shard in a call.
 --
--- ARGV  1 max entries in a shard's log
+-- ARGV  1 max entries of a shard's log that are not stored yet
 --       2 seconds for which an idempotency key is kept
 --       3 milliseconds for which a wake-up suppresses others
 -- then for each shard
@@ -54,7 +54,7 @@ local created_between = ' ' .. created_at .. ' '
 -- The reply of one shard, whose keys begin at KEYS[k], and its payloads at ARGV[a].
 local function accept(requests, k, a)
   local epoch_key, log_key, dirty_key, wake_up_key = KEYS[k], KEYS[k + 1], KEYS[k + 2], KEYS[k + 3]
-  local epoch, sequence, _, issued_before = current_epoch(epoch_key)
+  local epoch, sequence, _, issued_before, stored = current_epoch(epoch_key)
   if not epoch then return {'stale', sequence, 0} end
   local seen_epoch, seen_sequence = requests[1], requests[2]
   if epoch < seen_epoch then return {'stale', 'old', epoch} end
@@ -62,7 +62,9 @@ local function accept(requests, k, a)
 
   local length = read('XLEN', log_key)
   if not length then return {'broken', 'log'} end
-  if length >= max_entries then return {'full', length} end
+  -- The log also holds entries that are stored; an older release's worker deletes them without a word.
+  local waiting = math.min(length, sequence - stored)
+  if waiting >= max_entries then return {'full', waiting} end
   if not read('ZCARD', dirty_key) then return {'broken', 'dirty counters'} end
 
   local counters, keys = {}, {}

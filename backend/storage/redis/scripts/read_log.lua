@@ -1,20 +1,36 @@
--- Read the log after an entry, for a drain that holds the lock of the shard's row in SQL.
+-- Read the log, for a drain that holds the lock of the shard's row in SQL.
 --
 -- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
--- ARGV  1 epoch of the locked row · 2 the database's installation · 3 id of the entry to read after
---       4 max entries · 5 max bytes (the entry that passes this is the last)
+-- ARGV  1 epoch of the locked row · 2 the database's installation · 3 epoch and 4 sequence of the row's cursor
+--       5 max entries · 6 max bytes (the entry that passes this is the last)
 --
--- Returns {'ok', sequence, end, {id, field, …}}, with end 1 if the log has no entries after these; or
--- {'stale', reason, epoch}: this is not the log that the row follows, but that of a demoted primary, of a
+-- Reads the entries after the cursor. If the cursor is of an earlier epoch, it may have passed another Redis's
+-- entries; then this reads after the last entry of this log that was stored, if that is less, or from the
+-- beginning if none was.
+--
+-- Returns {'ok', sequence, end, {id, field, …}, after, stored}: end is 1 if the log has no entries after these;
+-- after is the id of the entry that this read after; stored that of the last stored entry, '0-0' if there is none.
+-- Or {'stale', reason, epoch}: this is not the log that the row follows, but that of a demoted primary, of a
 -- restored copy or of another installation. Nothing of it may be stored.
 
 local epoch, sequence, installation = fence(KEYS[1], ARGV[1])
 if not epoch then return sequence end
 if installation ~= ARGV[2] then return {'stale', 'foreign', epoch} end
 
-local max_entries, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local found, bytes, after, ended = {}, 0, ARGV[3], 0
+local stored = redis.call('HMGET', KEYS[1], 'stored_epoch', 'stored')
+local stored_epoch, stored_sequence = tonumber(stored[1]) or 0, tonumber(stored[2]) or 0
+local after_epoch, after_sequence = tonumber(ARGV[3]), tonumber(ARGV[4])
+if after_epoch ~= epoch and not passed(stored_epoch, stored_sequence, after_epoch, after_sequence) then
+  after_epoch, after_sequence = stored_epoch, stored_sequence
+end
+local read_after = int(after_epoch) .. '-' .. int(after_sequence)
+
+local max_entries, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local found, bytes, after, ended = {}, 0, read_after, 0
+local function reply()
+  return {'ok', int(sequence), ended, found, read_after, int(stored_epoch) .. '-' .. int(stored_sequence)}
+end
 repeat
   local page = redis.call('XRANGE', KEYS[2], '(' .. after, '+', 'COUNT', 64)
   if #page < 64 then ended = 1 end
@@ -25,8 +41,8 @@ repeat
     bytes = bytes + #entry[2][2]
     if #found / 2 >= max_entries or bytes >= max_bytes then
       if i < #page then ended = 0 end
-      return {'ok', int(sequence), ended, found}
+      return reply()
     end
   end
 until ended == 1
-return {'ok', int(sequence), ended, found}
+return reply()

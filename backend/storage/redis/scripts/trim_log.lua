@@ -1,16 +1,58 @@
--- Delete the entries that SQL has committed.
+#!lua flags=allow-oom
+-- Note how far the log is stored, and delete the entries that were stored long enough ago. Runs without free
+-- memory, too: it frees some.
 --
 -- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
 --       3 instachat:{SHARD}:wake-up, exists while a requested drain has not ended
--- ARGV  1 the epoch in which they were committed · 2 id of the first entry to keep (the cursor + 1)
+--       4 instachat:{SHARD}:marks, list of 'TIME EPOCH SEQUENCE TOTAL', the oldest first: up to which entry the log
+--         was stored at that time, and ARGV 4 then
+-- ARGV  1 the epoch in which a drain has committed · 2 epoch and 3 sequence of the entry up to which it has
+--       4 how many numbers drains have stored or dropped up to there
+--       5 microseconds for which entries are kept · 6 microseconds between two marks
+--       7 how many entries may stay in the log ('' if any number may); those that are not stored always stay
 --
--- Returns how many entries are left; in any other epoch it deletes nothing and returns 0.
+-- Entries are deleted up to a mark, so that it is known how many numbers went with them.
+--
+-- Returns how many entries are not stored yet, at least 1 if any are; in any other epoch it changes nothing and
+-- returns 0.
 
-local epoch = current_epoch(KEYS[1])
+local epoch, sequence = current_epoch(KEYS[1])
 if epoch ~= tonumber(ARGV[1]) then return 0 end
-redis.call('XTRIM', KEYS[2], 'MINID', ARGV[2])
-local left = redis.call('XLEN', KEYS[2])
--- While any are left, the same drain goes on: other wake-ups would only find the shard locked.
-if left == 0 then redis.call('DEL', KEYS[3]) end
-return left
+local at = tonumber(now())
+local through_epoch, through = tonumber(ARGV[2]), tonumber(ARGV[3])
+local kept_for, interval, max_entries = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+
+-- All keys are read before one is written, because any may be on another node while its slot moves.
+local length = redis.call('XLEN', KEYS[2])
+redis.call('EXISTS', KEYS[3])
+if not read('LLEN', KEYS[4]) then redis.call('DEL', KEYS[4]) end
+local function mark(index)
+  local found = redis.call('LINDEX', KEYS[4], index)
+  if not found then return nil end
+  local time, of_epoch, of_sequence, total = string.match(found, '^(%d+) (%d+) (%d+) (%d+)$')
+  return {tonumber(time), tonumber(of_epoch), tonumber(of_sequence), total}
+end
+local last = mark(-1)
+
+local stored = redis.call('HMGET', KEYS[1], 'stored_epoch', 'stored')
+if not passed(tonumber(stored[1]) or 0, tonumber(stored[2]) or 0, through_epoch, through) then
+  redis.call('HSET', KEYS[1], 'stored_epoch', int(through_epoch), 'stored', int(through))
+end
+if not last or at - last[1] >= interval and not passed(last[2], last[3], through_epoch, through) then
+  redis.call('RPUSH', KEYS[4], string.format('%.0f %s %s %s', at, int(through_epoch), int(through), ARGV[4]))
+end
+local first = mark(0)
+while first and passed(through_epoch, through, first[2], first[3])
+  and (at - first[1] >= kept_for or max_entries and length > max_entries) do
+  redis.call('HSET', KEYS[1], 'trimmed_epoch', int(first[2]), 'trimmed', int(first[3]), 'trimmed_total', first[4])
+  length = length - redis.call('XTRIM', KEYS[2], 'MINID', int(first[2]) .. '-' .. int(first[3] + 1))
+  redis.call('LPOP', KEYS[4])
+  first = mark(0)
+end
+
+local waiting = sequence - through
+if through_epoch ~= epoch then waiting = math.max(waiting, 1) end
+-- While any wait, the same drain goes on: other wake-ups would only find the shard locked.
+if waiting <= 0 then redis.call('DEL', KEYS[3]) end
+return math.max(waiting, 0)

@@ -77,7 +77,7 @@ def test_a_schema_that_admits_newer_programs_only_is_refused(
         with pytest.raises(SchemaMismatch, match="admits programs since 9998") as caught:
             call()
         assert caught.value.hint == "run a newer instachat"
-    assert sum(backend.log.lengths(16)) == 1
+    assert sum(backend.log.waiting(16)) == 1
 
 
 def test_a_table_or_column_that_was_removed_is_a_mismatch(backend: Backend) -> None:

@@ -21,7 +21,7 @@ from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
-from backend.storage.redis.types import Creation, ShardBatch, StaleEpoch
+from backend.storage.redis.types import Creation, DrainedLog, ShardBatch, StaleEpoch
 from tests.support.engines import RedisServer, redis_binary, valkey_binary
 from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
 from tests.support.redis_copy import bring_back, copy_redis
@@ -198,7 +198,7 @@ def calls(log: Log) -> Calls:
     return {
         "accept": lambda: log.accept(0, [messages], NOTHING),
         "read": lambda: log.read(0, 1, "here", NOTHING, max_entries=9, max_bytes=999),
-        "trim": lambda: log.trim(0, 1, NOTHING),
+        "trim": lambda: log.trim(0, 1, DrainedLog(NOTHING, 0)),
         "closed_by": lambda: log.is_closed_by(0, 1, CHAT, EntryId(1, 1)),
         "reopen": lambda: log.reopen(0, 1, CHAT, EntryId(1, 1)),
         "read_issued": lambda: log.read_issued(0, [Parent(TOKEN), CHAT]),
@@ -214,7 +214,7 @@ def calls(log: Log) -> Calls:
         "pause": log.pause,
         "paused": log.paused,
         "resume": log.resume,
-        "lengths": lambda: log.lengths(16),
+        "waiting": lambda: log.waiting(16),
         "dirty": lambda: log.count_dirty(16),
         "heartbeat": lambda: log.record_heartbeat("w"),
         "workers": log.count_workers,
@@ -231,7 +231,7 @@ def refusals(log: Log) -> dict[str, type[Exception]]:
     Accepting from an event loop must be refused as accepting is.
     """
     found: dict[str, type[Exception]] = {}
-    for name, call in (calls(log) | {"await": lambda: asyncio.run(awaited(log))}).items():
+    for name, call in ({"await": lambda: asyncio.run(awaited(log))} | calls(log)).items():
         try:
             call()
         except (InstaChatError, StaleEpoch) as error:
@@ -305,7 +305,7 @@ def test_a_script_reports_a_foreign_value_by_an_error_of_instachat(
     if error is StaleEpoch:
         assert log.set_epoch(0, 2, "here")
         log.verify(0, 2, CHAT, 0, create=True)
-        assert log.read_issued(0, [CHAT])[1] == EntryId(2, 0)
+        assert log.read_issued(0, [CHAT])[1].epoch == 2
 
 
 def test_a_foreign_value_in_place_of_a_counter_is_replaced(shard: tuple[RedisServer, Log]) -> None:
@@ -457,7 +457,7 @@ SCRIPT_CALLS |= {"raise", "verify", "read_counters", "ack_synced"}
 KEY_CALLS = SCRIPT_CALLS | {
     "heartbeat",
     "dirty",
-    "lengths",
+    "waiting",
     "remove_worker",
     "workers",
     "page",

@@ -33,6 +33,7 @@ from backend.storage.redis.types import (
     AcceptResult,
     CounterState,
     Creation,
+    DrainedLog,
     ShardBatch,
     StaleEpoch,
 )
@@ -288,7 +289,7 @@ CALLS: Mapping[str, Callable[[Log], object]] = {
     "reopen_counter": lambda log: log.reopen(0, 1, OTHER_CHAT, EntryId(1, 4)),
     "set_closed": lambda log: log.set_closed(0, 1, {CHAT: True, OTHER_CHAT: False}),
     "set_epoch": lambda log: log.set_epoch(0, 2, "here"),
-    "trim_log": lambda log: log.trim(0, 1, EntryId(1, 2)),
+    "trim_log": lambda log: log.trim(0, 1, DrainedLog(EntryId(1, 2), 3), max_entries=0),
     "verify_counter": lambda log: log.verify(
         0, 1, OTHER_CHAT, 0, create=True, passed=EntryId(1, 4)
     ),

@@ -15,7 +15,7 @@ from backend.domain.events import MessagesCreated, pack_chats, pack_deletion, pa
 from backend.domain.model import Accepted, EntryId, Parent
 from backend.storage.redis.log import Log
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
-from backend.storage.redis.types import Creation, Refusal, StaleEpoch
+from backend.storage.redis.types import Creation, DrainedLog, Refusal, StaleEpoch
 from tests.conftest import Engines
 from tests.support.redis_copy import RedisCopy, copy_redis
 
@@ -187,7 +187,7 @@ FENCES: list[tuple[Callable[[Log], None], str, str]] = [
     (a_closed_chat, ACCEPT, "if cached.closed then return nil, 'closed', which end"),
     (a_chat_of_a_closed_application, ACCEPT, "if cached.closed then return nil, 'closed', which"),
     (a_chat_closed_in_the_same_batch, ACCEPT, "target.closed = id_prefix .. int(next_sequence)"),
-    (a_full_log, ACCEPT, "if length >= max_entries then return {'full', length} end"),
+    (a_full_log, ACCEPT, "if waiting >= max_entries then return {'full', waiting} end"),
     (a_foreign_log, ACCEPT, "if not length then return {'broken', 'log'} end"),
     (
         foreign_dirty_counters,
@@ -258,10 +258,72 @@ def test_a_drain_reads_only_the_log_of_its_epoch_and_installation(
 
 def test_a_trim_of_another_epoch_removes_nothing(log: Log) -> None:
     """A drain that committed in an older epoch must not trim the log of a newer one."""
-    log.trim(0, 2, EntryId(9, 9))
-    assert log.lengths(1) == [1]
-    log.trim(0, 1, EntryId(1, 1))
-    assert log.lengths(1) == [0]
+    log.trim(0, 2, DrainedLog(EntryId(9, 9), 0), max_entries=0)
+    assert (log.waiting(1), log.sizes(1)[0].entries) == ([1], 1)
+    log.trim(0, 1, DrainedLog(EntryId(1, 1), 0), max_entries=0)
+    assert (log.waiting(1), log.sizes(1)[0].entries) == ([0], 0)
+
+
+def kept(log: Log) -> int:
+    return log.sizes(1)[0].entries
+
+
+def test_entries_are_kept_for_a_time_after_they_are_stored(log: Log) -> None:
+    """By Redis's clock, from the moment when they were stored; an entry that is not stored stays."""
+    log.retention_seconds = 600
+    assert log.trim(0, 1, DrainedLog(EntryId(1, 1), 1)) == 0
+    log.accept(0, [messages("a")], NOTHING)
+    assert log.trim(0, 1, DrainedLog(EntryId(1, 1), 1)) == 1
+    assert (kept(log), log.waiting(1)) == (2, [1])
+    log.retention_seconds = 0
+    log.trim(0, 1, DrainedLog(EntryId(1, 1), 1))
+    assert (kept(log), log.waiting(1)) == (1, [1])
+    assert isinstance(log.redis, redis.Redis)
+    trimmed = log.redis.hmget(log.key(0, "epoch"), "trimmed_epoch", "trimmed", "trimmed_total")
+    assert trimmed == [b"1", b"1", b"1"]
+
+
+def test_entries_are_deleted_up_to_a_mark_and_at_most_up_to_the_cursor(log: Log) -> None:
+    """A mark behind the cursor is what a SQL has left that went back: its entries are stored again."""
+    assert isinstance(log.redis, redis.Redis)
+    for _ in range(4):
+        log.accept(0, [messages("a")], NOTHING)
+    for through in (1, 2, 4):
+        log.redis.rpush(log.key(0, "marks"), f"{through} 1 {through} {through}")  # in 1970
+    log.trim(0, 1, DrainedLog(EntryId(1, 3), 3))
+    assert kept(log) == 3
+    log.trim(0, 1, DrainedLog(EntryId(1, 5), 5))
+    assert kept(log) == 1
+
+
+def test_a_late_acknowledgement_takes_nothing_back(log: Log) -> None:
+    """Of two drains the one that committed first may be the last to say so."""
+    log.accept(0, [messages("a")], NOTHING)
+    assert log.trim(0, 1, DrainedLog(EntryId(1, 2), 2)) == 0
+    assert log.trim(0, 1, DrainedLog(EntryId(1, 1), 1)) == 1
+    assert log.waiting(1) == [0]
+
+
+def test_kept_entries_do_not_fill_the_log(log: Log) -> None:
+    """Only those that are not stored count against the limit; without an acknowledgement all count."""
+    for _ in range(3):
+        log.accept(0, [messages("a")], NOTHING)
+    log._max_entries = 4
+    assert refused(log, messages("a")) == LogFull.__name__
+    log.trim(0, 1, DrainedLog(EntryId(1, 4), 4))
+    assert isinstance(answer(log, messages("a")), Accepted)
+    assert kept(log) == 5
+
+
+def test_what_an_earlier_release_has_trimmed_does_not_fill_the_log(log: Log) -> None:
+    """Its workers delete what they have stored, and note nothing."""
+    for _ in range(3):
+        log.accept(0, [messages("a")], NOTHING)
+    log._max_entries = 4
+    assert isinstance(log.redis, redis.Redis)
+    log.redis.xtrim(log.key(0, "log"), maxlen=0, approximate=False)
+    assert log.waiting(1) == [0]
+    assert isinstance(answer(log, messages("a")), Accepted)
 
 
 def test_an_epoch_is_never_lowered(log: Log) -> None:

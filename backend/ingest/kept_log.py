@@ -1,0 +1,76 @@
+"""The part of the log that is stored, and kept: so that SQL is filled again if it goes back in time.
+
+A standby that was promoted while it lagged, or a restored dump, has forgotten what was stored last. Its
+cursor went back with it, so a drain finds those entries behind the cursor, and stores them again.
+"""
+
+import math
+import time
+
+from backend.storage.postgres import shards
+from backend.storage.postgres.database import Database
+from backend.storage.postgres.shards import DrainedShard
+from backend.storage.redis.log import Log
+from backend.storage.redis.types import DrainedLog, LogEnd, LogSize
+
+TRIM_INTERVAL_SECONDS = 1.0
+# Of Redis's memory. Accepting is refused above 0.85 of its limit: kept entries must not be the reason.
+MAX_USED_SHARE = 0.75
+
+
+class KeptLog:
+    """Keeps stored entries for a time, and within a share of Redis's memory."""
+
+    def __init__(self, log: Log, database: Database, memory_share: float) -> None:
+        """`memory_share` is the largest part of Redis's memory that kept entries may take: 0.2 is a fifth."""
+        self._log = log
+        self._database = database
+        self._memory_share = memory_share
+        self._next_trim = float("-inf")  # on the monotonic clock
+
+    def trim_all(self) -> None:
+        """Trim the logs of all shards, at most once a second: also those that nothing is accepted for.
+
+        If kept entries take more than their share of the memory, or Redis is short of it, the oldest ones are
+        deleted, of each shard the same part. Entries that SQL has not passed always stay.
+        """
+        if time.monotonic() < self._next_trim:
+            return
+        self._next_trim = time.monotonic() + TRIM_INTERVAL_SECONDS
+        count = self._database.installation.shards
+        sizes = self._log.sizes(count)
+        if not any(size.entries for size in sizes):
+            return
+        ends = self._log.ends(count)
+        part = self._part_to_keep(sizes, ends)
+        with self._database.connect() as connection:
+            drained = shards.drained_shards(connection)
+        for shard, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+            if size.entries > end.waiting:
+                self._trim_shard(shard, drained[shard], size, end, part)
+
+    def _trim_shard(
+        self, shard: int, drained: DrainedShard, size: LogSize, end: LogEnd, part: float
+    ) -> None:
+        kept = size.entries - end.waiting
+        self._log.trim(
+            shard,
+            drained.epoch,
+            DrainedLog(drained.cursor, drained.numbers),
+            max_entries=None if part >= 1 else end.waiting + math.floor(kept * part),
+        )
+
+    def _part_to_keep(self, sizes: list[LogSize], ends: list[LogEnd]) -> float:
+        """Which part of the kept entries may stay: 1 is all."""
+        kept_bytes = sum(
+            size.bytes * (1 - end.waiting / size.entries)
+            for size, end in zip(sizes, ends, strict=True)
+            if size.entries
+        )
+        if kept_bytes <= 0:
+            return 1
+        nodes = self._log.node_memory()
+        excess = kept_bytes - sum(node.limit for node in nodes) * self._memory_share
+        for node in nodes:
+            excess = max(excess, node.used - node.limit * MAX_USED_SHARE)
+        return min(max(1 - excess / kept_bytes, 0), 1)
