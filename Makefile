@@ -1,7 +1,7 @@
 # All paths are relative, because make splits words at spaces and the path of a checkout may contain one.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup tools demo bench growth test soak provision check format lock clean
+.PHONY: help setup tools demo bench growth test upgrade soak provision check format lock clean
 
 PYTHON ?=# the Python for .venv; default: python3, or a newer one if python3 is too old
 ARGS ?=# arguments for the program, e.g. make test ARGS='-k folding -x', or ARGS=--randomly-seed=7 to repeat an order
@@ -31,6 +31,12 @@ demo: setup ## demonstrate every feature on real conversations, on temporary pri
 
 test: tools provision check ## run all checks and all tests, on real engines
 	@$(bin)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+upgrade: tools ## upgrade from another commit to this tree, under load: make upgrade FROM=v0.1.0
+	@rm -rf build/previous && mkdir -p build/previous
+	@git archive --output build/previous.tar "$(FROM)" backend instachat_cli loadtest
+	@tar -x -C build/previous -f build/previous.tar
+	@INSTACHAT_PREVIOUS_TREE="$$PWD/build/previous" $(bin)/python -m pytest tests/integration/test_upgrade.py $(ARGS)
 
 provision: tools # install the engines and programs that only the tests need, Elasticsearch among them
 	@tools/provision
