@@ -46,7 +46,7 @@ class GroupedRead:
     """A statement that serves many requests of one kind. It is prepared once for each session."""
 
     def __init__(self, name: str, parameters: Sequence[str], statement: str) -> None:
-        """`parameters` are the names of the arrays, in the order of the statement and of the requests."""
+        """`parameters` are the names of the arrays in the statement, in the order of `execute`'s values."""
         self.name = name
         self.statement = hot(name, text(statement))
         numbered = statement
@@ -55,7 +55,7 @@ class GroupedRead:
         self.prepare = f"PREPARE {name} AS {numbered}"
         self._execute = f"EXECUTE {name}({', '.join(['%s'] * len(parameters))})"
         places = re.compile(":" + r"\b|:".join(parameters) + r"\b")
-        assert [place[1:] for place in places.findall(statement)] == list(parameters)
+        self._order = [parameters.index(place[1:]) for place in places.findall(statement)]
         self._with_settings = f"{_SET_LOCAL};" + places.sub("%s", statement.replace("%", "%%"))
 
     def execute(
@@ -66,8 +66,10 @@ class GroupedRead:
         Where it is not `prepared`, because the connection has no session, it is a transaction that begins
         with the settings; PostgreSQL plans it each time.
         """
-        statement = self._execute if prepared else self._with_settings
-        return statement, [_array(values) for values in zip(*requests, strict=True)]
+        arrays = [_array(values) for values in zip(*requests, strict=True)]
+        if prepared:
+            return self._execute, arrays
+        return self._with_settings, [arrays[place] for place in self._order]
 
 
 def _array(values: Sequence[int | str]) -> str:
