@@ -25,6 +25,7 @@ from backend.storage.postgres.message_blocks import (
 )
 from backend.storage.postgres.messages import MessageRow, RowValues
 from backend.storage.postgres.shards import LockedShard
+from backend.storage.redis.counters import NO_ENTRY
 from backend.storage.redis.log import Log
 from backend.storage.redis.notifications import Change
 
@@ -136,18 +137,26 @@ class BatchWriter:
             else:
                 rows.append(ChatRow(id_, event.first, event.last, event.at))
                 entry_of[id_, event.first] = entry
+
+        def find_entry(application_id: int, number: int) -> LogEntry[ChatsCreated]:
+            return next(
+                entry
+                for (id_, first), entry in entry_of.items()
+                if id_ == application_id and first <= number <= entry.event.last
+            )
+
         if rows:
-            stored, taken = chats.insert_chats(self._tx, rows)
-            self.stored += stored
-            for id_, number in taken:
-                entry = next(
-                    entry
-                    for (application, first), entry in entry_of.items()
-                    if application == id_ and first <= number <= entry.event.last
-                )
+            inserted = chats.insert_chats(self._tx, rows)
+            self.stored += inserted.stored
+            for id_, number in inserted.taken:
+                entry = find_entry(id_, number)
                 self._add_dead_letter(
                     entry.id, entry.packed, "another chat has this number", entry.event, number
                 )
+            for id_, number in inserted.lost:
+                # A counter that was closed because its chat was lost. After a crash, `verify` opens it.
+                chat = Parent(find_entry(id_, number).event.token, number)
+                self._log.reopen(self._shard, self._epoch, chat, NO_ENTRY)
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -227,7 +236,9 @@ class BatchWriter:
             for entry in chat.entries
             for new_message in entry.event.messages
         )
-        times = messages.message_times(self._tx, [(row.chat_id, row.number) for row in rows])
+        keys = [(row.chat_id, row.number) for row in rows]
+        messages.delete_lost(self._tx, keys)
+        times = messages.message_times(self._tx, keys)
         valid: list[tuple[MessageRow, LogEntry[MessagesCreated]]] = []
         for row, (entry, new_message) in zip(rows, entries, strict=True):
             key = row.chat_id, row.number
@@ -313,10 +324,20 @@ class BatchWriter:
             self._log.reopen(self._shard, self._epoch, parent, entry)
 
 
+class RetriedEntry(NamedTuple):
+    """What became of a dead letter's event: its own dead letter is needed still, or is replaced by others.
+
+    `reason` says why the retry has stored nothing; None if it has, or if everything was stored before.
+    """
+
+    is_kept: bool
+    reason: str | None
+
+
 def retry_dead_letter(
     tx: Connection, log: Log, locked: LockedShard, dead_letter: DeadLetter
-) -> str | None:
-    """Write a dead letter's event once more; returns why it still can't be stored, None if it is.
+) -> RetriedEntry:
+    """Write a dead letter's event once more.
 
     The caller holds the shard's lock. Of its creations, those that are stored already are skipped, and each
     that can't be stored becomes a dead letter of its own.
@@ -325,7 +346,11 @@ def retry_dead_letter(
     id_ = "-".join(entry.split("-")[:2]).encode()
     writer = BatchWriter(tx, log, int(shard), locked, retrying=True)
     writer.write([(id_, dead_letter.event)])
-    return next((new.reason for new in writer.dead_letters if new.key == dead_letter.key), None)
+    letters = writer.dead_letters
+    return RetriedEntry(
+        is_kept=any(letter.key == dead_letter.key for letter in letters),
+        reason=letters[0].reason if letters and not writer.stored else None,
+    )
 
 
 def rejection_reason(error: Exception) -> str | None:

@@ -87,9 +87,10 @@ class DeadLetters:
                 return  # another process has retried or discarded it
             if isinstance(event, MessagesCreated) and dead_letter.number is not None:
                 reason = _store_message(tx, locked, ids[parent], event, dead_letter.number)
+                is_kept = reason is not None
             else:
-                reason = retry_dead_letter(tx, self._log, locked, dead_letter)
-            if reason is None:
+                is_kept, reason = retry_dead_letter(tx, self._log, locked, dead_letter)
+            if not is_kept:
                 dead_letters.delete_dead_letter(tx, dead_letter.key)
 
         shard = shard_of(event.token, self._database.installation.shards)

@@ -33,6 +33,17 @@ class StoredChat(NamedTuple):
     updated_at: datetime
 
 
+class InsertedChats(NamedTuple):
+    """What became of chats that were about to be stored: how many are, and some by (application id, number).
+
+    `taken` are numbers that *another* chat has; `lost` are stored chats whose rows had the state `lost`.
+    """
+
+    stored: int
+    taken: list[tuple[int, int]]
+    lost: list[tuple[int, int]]
+
+
 class _ChatId(NamedTuple):
     token: str
     number: int
@@ -91,6 +102,19 @@ INSERT = text(
     INSERT INTO chat (application_id, number, created_at, updated_at)
     SELECT w.application, g.number, w.at, w.at FROM {_WANTED} ON CONFLICT DO NOTHING"""
 )
+# text(): two statements in one.
+DELETE_LOST = text(
+    f"""
+    WITH found AS (
+        DELETE FROM chat c USING {_WANTED}
+        WHERE c.application_id = w.application AND c.number = g.number AND c.state = 'lost'
+        RETURNING c.application_id, c.number),
+    counted AS (
+        UPDATE application a SET chats_removed = chats_removed - f.count
+        FROM (SELECT application_id, count(*) AS count FROM found GROUP BY 1) f
+        WHERE a.id = f.application_id)
+    SELECT application_id, number FROM found"""
+)
 TAKEN = text(
     f"""
     SELECT c.application_id, c.number
@@ -142,11 +166,8 @@ def chat_parents(connection: Connection, chat_ids: Iterable[int]) -> dict[int, t
     return {row.id: (row.token, row.number) for row in rows}
 
 
-def insert_chats(tx: Connection, rows: Sequence[ChatRow]) -> tuple[int, list[tuple[int, int]]]:
-    """Store chats. Returns how many, and the (application id, number) that *another* chat has.
-
-    One that is there already with the same creation time is the same chat, and skipped.
-    """
+def insert_chats(tx: Connection, rows: Sequence[ChatRow]) -> InsertedChats:
+    """Store chats. One that is there already with the same creation time is the same chat, and skipped."""
     values = {
         "applications": [row.application_id for row in rows],
         "firsts": [row.first for row in rows],
@@ -155,8 +176,12 @@ def insert_chats(tx: Connection, rows: Sequence[ChatRow]) -> tuple[int, list[tup
     }
     stored = tx.execute(INSERT, values).rowcount
     if stored == sum(row.last - row.first + 1 for row in rows):
-        return stored, []
-    return stored, [(row.application_id, row.number) for row in tx.execute(TAKEN, values)]
+        return InsertedChats(stored, [], [])
+    lost = [(row.application_id, row.number) for row in tx.execute(DELETE_LOST, values)]
+    if lost:
+        stored += tx.execute(INSERT, values).rowcount
+    taken = [(row.application_id, row.number) for row in tx.execute(TAKEN, values)]
+    return InsertedChats(stored, taken, lost)
 
 
 def lock_chat(tx: Connection, id_: int) -> None:

@@ -1,5 +1,6 @@
 """Messages: their rows, read, searched, stored, edited and removed."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -176,6 +177,16 @@ MESSAGE_TIMES = hot(
         JOIN message m ON m.chat_id = wanted.chat_id AND m.number = wanted.number"""
     ),
 )
+DELETE_LOST = hot(
+    "delete_lost",
+    text(
+        """
+        DELETE FROM message m
+        USING unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS found(chat_id, number)
+        WHERE m.chat_id = found.chat_id AND m.number = found.number AND m.state = 'lost'
+        RETURNING m.chat_id"""
+    ),
+)
 INSERT = insert(message)
 # The parameters of an UPDATE must not have the names of its columns.
 _by_number = (
@@ -331,6 +342,13 @@ def message_times(
     values = {"chats": [chat_id for chat_id, _ in keys], "numbers": [number for _, number in keys]}
     rows = tx.execute(MESSAGE_TIMES, values)
     return {(row.chat_id, row.number): row.created_at for row in rows}
+
+
+def delete_lost(tx: Connection, keys: Sequence[tuple[int, int]]) -> None:
+    """Delete the rows of those (chat id, number) whose state is `lost`: their messages were found."""
+    values = {"chats": [chat_id for chat_id, _ in keys], "numbers": [number for _, number in keys]}
+    for chat_id, count in Counter(tx.scalars(DELETE_LOST, values)).items():
+        count_removed(tx, chat_id, -count)
 
 
 def edit_message(

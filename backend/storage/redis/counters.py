@@ -8,6 +8,8 @@ from backend.storage.redis.keys import counter_pattern, member_name, parse_count
 from backend.storage.redis.types import CounterState, StaleEpoch
 
 SCAN_COUNT = 1_000  # keys that one SCAN inspects
+NO_ENTRY = EntryId(0, 0)
+"""What has closed a counter that `set_closed` closed, and no entry of the log."""
 
 
 Issued = dict[Parent, int | None]

@@ -1,6 +1,9 @@
 """Dead letters: a retry stores once, under its own number; no kind of invalid data stops a drain."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NoReturn
 
 import pytest
 import redis
@@ -12,9 +15,11 @@ from backend.domain import serialization
 from backend.domain.errors import Gone, NotFound
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Message, Parent
+from backend.ingest import batch_writer
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
+from backend.reconcile.findings import FindingKind
 from backend.storage.postgres import dead_letters
 from backend.storage.postgres.dead_letters import DeadLetter
 from backend.storage.redis.types import Creation
@@ -213,6 +218,80 @@ def test_a_number_with_two_dead_letters_belongs_to_the_first(
     assert backend.dead_letters.retry(second) == "another message has this number"
     assert stored(backend, rejected)[2] == "refused"
     assert count(backend, rejected) == 3
+
+
+@contextmanager
+def an_older_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """While inside, a drain can read no entry: a newer program has written them."""
+
+    def unpack(_: bytes) -> NoReturn:
+        raise ValueError("not an event of this release")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_writer, "unpack", unpack)
+        yield
+
+
+def repair(backend: Backend) -> list[FindingKind]:
+    """The kinds of difference that `reconcile --repair` has found."""
+    return [finding.kind for finding in backend.reconciler.begin(repair=True).findings()]
+
+
+def test_a_retry_stores_messages_whose_numbers_were_stored_as_lost(
+    backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older worker could not read their entry, and `reconcile --repair` took them for lost."""
+    send(backend, chat, "one")
+    backend.drainer.drain_all()
+    with an_older_worker(monkeypatch):
+        send(backend, chat, "two", "three")
+        backend.drainer.drain_all()
+    send(backend, chat, "four")
+    backend.drainer.drain_all()
+    assert repair(backend) == [FindingKind.GAP_UNEXPLAINED] * 2
+    assert count(backend, chat) == 2
+    (key,) = keys(backend)
+    assert backend.dead_letters.retry(key) is None
+    assert stored(backend, chat) == {1: "one", 2: "two", 3: "three", 4: "four"}
+    assert count(backend, chat) == 4
+    assert keys(backend) == []
+    assert repair(backend) == []
+
+
+def test_a_retry_stores_chats_whose_numbers_were_stored_as_lost(
+    backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take messages again, and a chat that was deleted stays closed."""
+    with an_older_worker(monkeypatch):
+        backend.acceptor.accept(AcceptRequest.chats(chat, 2))
+        backend.drainer.drain_all()
+    assert repair(backend) == [FindingKind.COUNTER_AHEAD]
+    with pytest.raises(NotFound):
+        send(backend, chat, "too early", chat=3)
+    (key,) = keys(backend)
+    assert backend.dead_letters.retry(key) is None
+    assert [found.number for found in backend.catalog.chats.list(chat)] == [1, 2, 3]
+    assert getattr(backend.catalog.applications.get(chat), "chats_count", -1) == 3
+    assert send(backend, chat, "hello", chat=3) == 1
+    backend.drainer.drain_all()
+    assert stored(backend, chat, 3) == {1: "hello"}
+    assert keys(backend) == []
+    assert repair(backend) == []
+
+
+def test_a_retry_that_stores_none_of_its_messages_says_so(
+    backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them is a dead letter of its own then, which says what is wrong."""
+    with an_older_worker(monkeypatch), rejecting_texts(backend.database):
+        send(backend, chat, "refused", "refused, too")
+        backend.drainer.drain_all()
+    (key,) = keys(backend)
+    with rejecting_texts(backend.database):
+        assert backend.dead_letters.retry(key) == "can't be stored: PostgreSQL says 23514"
+    assert keys(backend) == [f"{key}-1", f"{key}-2"]
+    assert [backend.dead_letters.retry(each) for each in keys(backend)] == [None, None]
+    assert count(backend, chat) == len(stored(backend, chat)) == 2
 
 
 def test_a_dead_letter_of_a_removed_chat_can_only_be_purged(
