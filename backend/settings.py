@@ -164,7 +164,10 @@ def origins(settings: Settings) -> dict[str, str]:
     return {name: origin(name) for name in Settings.model_fields}
 
 
-_HARMLESS = {"host", "port", "user", "dbname", "db", "sslmode", "connect_timeout"}
+_HARMLESS = {
+    *("host", "port", "user", "dbname", "db", "sslmode", "connect_timeout"),
+    "target_session_attrs",
+}
 
 
 def redact(url: str) -> str:

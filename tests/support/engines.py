@@ -16,9 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg2
@@ -151,7 +151,10 @@ class PostgresServer(Server):
     If POOLED, a PgBouncer is in front of it.
     """
 
-    def __init__(self, binaries: Path, folder: Path | None = None) -> None:
+    def __init__(
+        self, binaries: Path, folder: Path | None = None, primary: "PostgresServer | None" = None
+    ) -> None:
+        """With a `primary`, which is running, it is a standby of that one, with a copy of its data."""
         folder = folder or scratch_folder("postgres")
         user = "nobody" if os.geteuid() == 0 else None
         if user:
@@ -168,10 +171,13 @@ class PostgresServer(Server):
             folder,
             user,
         )
+        initdb = (str(binaries / "initdb"), "-D", str(self.data), "-U", "postgres", "-A", "trust")
         subprocess.run(
-            [
-                *(str(binaries / "initdb"), "-D", str(self.data), "-U", "postgres", "-A", "trust"),
-                *("--encoding=UTF8", "--locale=C", "--no-sync"),
+            [*initdb, "--encoding=UTF8", "--locale=C", "--no-sync"]
+            if primary is None
+            else [
+                *(str(binaries / "pg_basebackup"), "-D", str(self.data), "-U", "postgres"),
+                *("-h", str(primary.folder), "-R", "--checkpoint=fast", "--no-sync"),
             ],
             user=user,
             cwd=folder,
@@ -208,6 +214,14 @@ class PostgresServer(Server):
         with connection.cursor() as cursor:
             cursor.execute(statement)
         connection.close()
+
+    def query(self, statement: str, database: str = "postgres") -> Any:
+        """The only value that a statement returns."""
+        with closing(psycopg2.connect(self.direct_url(database))) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                ((value,),) = cursor.fetchall()
+            return value
 
     def answers(self) -> bool:
         try:

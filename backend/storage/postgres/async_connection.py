@@ -13,7 +13,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from backend.domain.errors import EngineDown
-from backend.storage.postgres.database import CONNECT_TIMEOUT_SECONDS, Database
+from backend.storage.postgres.database import CONNECT_TIMEOUT_SECONDS, Database, is_read_only
 
 Rows = list[tuple[Any, ...]]
 RowsCallback = Callable[[Rows | Exception], None]
@@ -30,7 +30,8 @@ _TIME_AS_TEXT = extensions.new_type((_TIMESTAMPTZ,), "TIME_AS_TEXT", extensions.
 class AsyncConnection:
     """An open connection. Not thread-safe. Times are returned as PostgreSQL's texts.
 
-    After an error of the connection, or `close`, it is closed for good.
+    After an error of the connection, or `close`, it is closed for good; likewise if the server takes no
+    writes any more, because after a failover it does not know what has changed.
     """
 
     def __init__(self, connection: extensions.connection) -> None:
@@ -43,6 +44,7 @@ class AsyncConnection:
         self._callback: RowsCallback | None = None
         self._is_writing = False
         self._has_session = False
+        self._was_read_only = is_read_only(connection)
         self._loop.add_reader(self._socket, self._poll)
 
     @classmethod
@@ -166,6 +168,12 @@ class AsyncConnection:
     def _finish(self, result: Rows | Exception) -> None:
         callback, self._callback = self._callback, None
         self._cursor = self._rows = None
+        if (
+            not self._connection.closed
+            and is_read_only(self._connection)
+            and not self._was_read_only
+        ):
+            result = psycopg2.OperationalError("the server takes no writes any more")
         if isinstance(result, psycopg2.OperationalError | psycopg2.InterfaceError):
             self.close()
         if callback is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg2
 import sqlalchemy
@@ -18,10 +18,12 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from backend.domain.errors import EngineDown, Failed, SchemaMismatch, Unavailable
 from backend.settings import redact
 from backend.storage.postgres.schema import Schema, read_schema
+from backend.storage.postgres.url import dialect_url
 
 CONNECT_TIMEOUT_SECONDS = 3
 POOL_SIZE = 10  # of one process
 MAX_CONNECTIONS = 30
+READ_ONLY = "25006"  # the error of a write where none is possible
 PING_AFTER_IDLE_SECONDS = 0.1  # since a connection's last use; a restart takes longer
 
 
@@ -62,7 +64,7 @@ class Database:
                 f"the database URL {redact(url)} can't be used: {type(error).__name__}",
                 "it looks like postgresql://USER:PASSWORD@HOST/DATABASE (INSTACHAT_DATABASE_URL)",
             ) from None
-        _ping_idle_connections(self.engine)
+        _check_pooled_connections(self.engine)
 
     def close(self) -> None:
         """Close the connections."""
@@ -148,7 +150,9 @@ class Database:
                 raise Unavailable(
                     "PostgreSQL was busy with the same rows; nothing was changed", "try again"
                 ) from error
-            if code is None or code.startswith(("08", "53", "57", "25006")):
+            if code == READ_ONLY:  # another host takes the writes since a failover, or soon
+                self.engine.dispose()
+            if code is None or code.startswith(("08", "53", "57", READ_ONLY)):
                 raise self._engine_down(getattr(error, "orig", error)) from error
             raise
         except sqlalchemy.exc.TimeoutError as error:
@@ -163,31 +167,44 @@ class Database:
         )
 
 
-def _ping_idle_connections(engine: Engine) -> None:
-    """Check a connection that was idle before it is used, so that a server's restart costs no failed request.
+def _check_pooled_connections(engine: Engine) -> None:
+    """Replace a connection to a server that was restarted or takes no writes any more, before it is used.
 
+    So a restart costs no failed request, and after a failover nothing is read from the former primary.
     SQLAlchemy's own `pool_pre_ping` checks each time, which is half of the cost of a connection.
     """
+
+    @event.listens_for(engine, "connect")
+    def record_mode(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        record.info["read_only"] = is_read_only(connection)
 
     @event.listens_for(engine, "checkin")
     def record_checkin(_: object, record: ConnectionPoolEntry) -> None:
         record.info["checked_in_at"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def ping_if_idle(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+    def check(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
         checked_in_at = record.info.get("checked_in_at")  # None for a new one
-        if checked_in_at is None or time.monotonic() - checked_in_at < PING_AFTER_IDLE_SECONDS:
+        if checked_in_at is None:
             return
-        try:
-            engine.dialect.do_ping(connection)
-        except psycopg2.Error as error:
-            raise InvalidatePoolError from error  # the other connections are as old
+        if time.monotonic() - checked_in_at >= PING_AFTER_IDLE_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except psycopg2.Error as error:
+                raise InvalidatePoolError from error  # the other connections are as old
+        if is_read_only(connection) and not record.info["read_only"]:
+            raise InvalidatePoolError
 
 
-def dialect_url(url: str) -> str:
-    """The URL with the driver named: SQLAlchemy 2.1 would use psycopg 3 for `postgresql://`."""
-    scheme, separator, rest = url.partition("://")
-    return f"postgresql+psycopg2://{rest}" if separator and scheme.startswith("postgres") else url
+def is_read_only(connection: Any) -> bool:
+    """Whether a psycopg2 connection is one to a server that takes no writes; asks nothing.
+
+    PostgreSQL reports both settings with each answer. A pooler may not pass the report on.
+    """
+    return "on" in (
+        connection.get_parameter_status("default_transaction_read_only"),
+        connection.get_parameter_status("in_hot_standby"),
+    )
 
 
 def is_unique_violation(error: BaseException) -> bool:

@@ -179,7 +179,7 @@ class Environment:
     @property
     def driver_url(self) -> str:
         """The URL of the database in the form that psycopg2 reads."""
-        url = make_url(self.backend.database.url).set(drivername="postgresql")
+        url = self.backend.database.engine.url.set(drivername="postgresql")
         return url.render_as_string(hide_password=False)
 
     @contextmanager

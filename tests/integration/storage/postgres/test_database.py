@@ -7,9 +7,6 @@ from sqlalchemy import text
 
 from backend.bootstrap import Backend
 from backend.domain.errors import EngineDown, Failed
-from backend.storage.postgres import (
-    database,
-)
 from backend.storage.postgres.database import PING_AFTER_IDLE_SECONDS, Database
 from backend.storage.postgres.tables import SCHEMA
 from tests.conftest import Engines
@@ -33,19 +30,6 @@ def test_an_invalid_url_is_reported() -> None:
     """It has an error of its own."""
     with pytest.raises(Failed, match="can't be used"):
         Database("not a url")
-
-
-@pytest.mark.parametrize(
-    ("given", "used"),
-    [
-        ("postgresql://a/b", "postgresql+psycopg2://a/b"),
-        ("postgres://a/b", "postgresql+psycopg2://a/b"),
-        ("postgresql+psycopg2://a/b", "postgresql+psycopg2://a/b"),
-    ],
-)
-def test_the_driver_is_psycopg2(given: str, used: str) -> None:
-    """SQLAlchemy 2.1 would use psycopg 3 for `postgresql://`."""
-    assert database.dialect_url(given) == used
 
 
 def test_a_restart_of_the_server_fails_no_call(backend: Backend, engines: Engines) -> None:

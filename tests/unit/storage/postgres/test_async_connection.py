@@ -38,6 +38,10 @@ class ScriptedConnection:
         """The socket that is watched."""
         return self._socket.fileno()
 
+    def get_parameter_status(self, _: str) -> str:
+        """What the server has reported."""
+        return "off"
+
     def cursor(self) -> "ScriptedConnection":
         """A cursor."""
         return self

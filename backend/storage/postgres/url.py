@@ -1,0 +1,39 @@
+"""The URL of the database, as SQLAlchemy and psycopg2 take it."""
+
+from urllib.parse import unquote, urlsplit
+
+from sqlalchemy import URL, make_url
+
+
+def dialect_url(url: str) -> URL:
+    """The URL with the driver named, and several hosts in the form that SQLAlchemy reads.
+
+    SQLAlchemy 2.1 would use psycopg 3 for `postgresql://`. libpq's form with several hosts,
+    `postgresql://u:p@h1:1,h2:2/db`, is no URL for SQLAlchemy. Unless the URL says otherwise, connections to
+    several hosts go to the one that takes writes. Raises ValueError or SQLAlchemy's ArgumentError.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or not scheme.startswith("postgres"):
+        return make_url(url)
+    netloc = urlsplit(url).netloc
+    user, at, hosts = netloc.rpartition("@")
+    if "," in hosts:
+        single = make_url(f"postgresql+psycopg2://{user}{at}{rest.removeprefix(netloc)}")
+        names, ports = zip(*map(_split_port, hosts.split(",")), strict=True)
+        parsed = single.update_query_dict({"host": ",".join(names), "port": ",".join(ports)})
+    else:
+        parsed = make_url(f"postgresql+psycopg2://{rest}")
+    named = parsed.query.get("host", "")
+    if isinstance(named, tuple) or "," in named:
+        parsed = parsed.set(query={"target_session_attrs": "read-write", **parsed.query})
+    return parsed
+
+
+def _split_port(host: str) -> tuple[str, str]:
+    """The host, maybe an IPv6 address in brackets or an encoded folder, and its port or an empty text."""
+    name, colon, port = host.rpartition(":")
+    if not colon or "]" in port:
+        name, port = host, ""
+    if port and not port.isdigit():
+        raise ValueError(f"{port} is not a port")
+    return unquote(name.removeprefix("[").removesuffix("]")), port
