@@ -6,6 +6,7 @@ cursor went back with it, so a drain finds those entries behind the cursor, and 
 
 import math
 import time
+from collections.abc import Collection
 
 from backend.storage.postgres import shards
 from backend.storage.postgres.database import Database
@@ -38,14 +39,20 @@ class KeptLog:
             return
         self._next_trim = time.monotonic() + TRIM_INTERVAL_SECONDS
         count = self._database.installation.shards
-        sizes = self._log.sizes(count)
-        if not any(size.entries for size in sizes):
+        # Of a cluster, the logs whose nodes do not answer are left for later.
+        logs = {
+            shard: (size, end)
+            for shard, (size, end) in enumerate(
+                zip(self._log.try_sizes(count), self._log.try_ends(count), strict=True)
+            )
+            if isinstance(size, LogSize) and isinstance(end, LogEnd) and size.entries
+        }
+        if not logs:
             return
-        ends = self._log.ends(count)
-        part = self._part_to_keep(sizes, ends)
+        part = self._part_to_keep(logs.values())
         with self._database.connect() as connection:
             drained = shards.drained_shards(connection)
-        for shard, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+        for shard, (size, end) in logs.items():
             if size.entries > end.waiting:
                 self._trim_shard(shard, drained[shard], size, end, part)
 
@@ -60,13 +67,9 @@ class KeptLog:
             max_entries=None if part >= 1 else end.waiting + math.floor(kept * part),
         )
 
-    def _part_to_keep(self, sizes: list[LogSize], ends: list[LogEnd]) -> float:
+    def _part_to_keep(self, logs: Collection[tuple[LogSize, LogEnd]]) -> float:
         """Which part of the kept entries may stay: 1 is all."""
-        kept_bytes = sum(
-            size.bytes * (1 - end.waiting / size.entries)
-            for size, end in zip(sizes, ends, strict=True)
-            if size.entries
-        )
+        kept_bytes = sum(size.bytes * (1 - end.waiting / size.entries) for size, end in logs)
         if kept_bytes <= 0:
             return 1
         nodes = self._log.node_memory()

@@ -65,16 +65,30 @@ class AcceptCalls(MemoryCalls):
     def accept_each(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
         """Accept the batches of several shards; returns an outcome or an error for each.
 
-        This is one call, and under `strict` one fsync; with a cluster it is one for each shard.
+        This is one call, and under `strict` one fsync. With a cluster it is one for each shard, to all nodes
+        at once; a node that does not answer fails its own shards only.
         """
-        if self.is_cluster:
-            return [result for batch in batches for result in self._accept_together([batch])]
-        return self._accept_together(batches)
+        if not batches:
+            return []
+        if not self.is_cluster:
+            return self._accept_together(batches)
+        results: list[AcceptResult] = [StaleEpoch("not sent")] * len(batches)
+
+        def accept_on_node(places: Sequence[int]) -> None:
+            for place in places:
+                (results[place],) = self._accept_together([batches[place]])
+
+        keys = [_shard_keys(batch.shard)[0] for batch in batches]
+        try:
+            self._cluster.run_by_node(keys, accept_on_node)
+        except InstaChatError as error:  # no node answers
+            return [error] * len(batches)
+        return results
 
     def _accept_together(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
         keys, arguments = self._accept_arguments(batches)
         try:
-            self._check_memory()
+            self._check_memory(batches[0].shard)
             with self.unconfirmed_on_lost_reply():
                 replies = self._call("accept", keys, arguments, durably=True)
         except (InstaChatError, ResponseError) as error:

@@ -7,9 +7,10 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from backend.domain.errors import EngineDown, InstaChatError
+from backend.domain.errors import InstaChatError
 from backend.storage.redis.accept import AcceptCalls
 from backend.storage.redis.async_client import AsyncClient, pack_command
+from backend.storage.redis.errors import scripts_missing_error
 from backend.storage.redis.script_loader import SCRIPTS
 from backend.storage.redis.types import AcceptResult, ShardBatch
 
@@ -48,9 +49,7 @@ class AsyncAcceptClient(AsyncClient):
         try:
             return await self._call(call)
         except NoScriptError:
-            raise EngineDown(
-                "Redis does not keep the program's scripts; nothing was accepted"
-            ) from None
+            raise scripts_missing_error() from None
 
     async def _call(self, call: bytes) -> Sequence[Any]:
         log = self._log

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.cluster import RedisCluster
@@ -11,6 +11,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from backend.domain.errors import EngineDown, Unconfirmed
 from backend.domain.model import Parent
+from backend.storage.redis.cluster import ClusterCalls, Command, KeyedCall
 from backend.storage.redis.connection import check_url, connect, is_cluster_url
 from backend.storage.redis.errors import (
     CommandRefused,
@@ -18,6 +19,7 @@ from backend.storage.redis.errors import (
     engine_down,
     foreign_data_error,
     is_wrong_type,
+    scripts_missing_error,
     translate_errors,
     unconfirmed_on_lost_reply,
 )
@@ -25,6 +27,7 @@ from backend.storage.redis.keys import counter_key, shard_key
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
 from backend.storage.redis.types import StaleEpoch
 
+T = TypeVar("T")
 CONNECT_TIMEOUT_SECONDS = 2.0
 REPLY_TIMEOUT_SECONDS = 3.0
 
@@ -57,8 +60,16 @@ class RedisClient:
             reply_timeout_seconds=self.reply_timeout_seconds,
         )
 
+    @cached_property
+    def _cluster(self) -> ClusterCalls:
+        """The calls of the cluster; only if this `is_cluster`. Raises EngineDown as `redis` does."""
+        assert isinstance(self.redis, RedisCluster)
+        return ClusterCalls(self.redis, {SHAS[name]: SCRIPTS[name] for name in SCRIPTS})
+
     def close(self) -> None:
         """Close the connections."""
+        if "_cluster" in self.__dict__:
+            self._cluster.close()
         if "redis" in self.__dict__:
             self.redis.close()
 
@@ -133,8 +144,36 @@ class RedisClient:
             try:
                 return self._evaluate(script, keys, arguments, durably)
             except NoScriptError:  # nothing ran: a new or restarted server has no scripts
-                self.redis.script_load(SCRIPTS[script])
+                if self.is_cluster:  # ClusterCalls has loaded them already
+                    raise scripts_missing_error() from None
+            self.redis.script_load(SCRIPTS[script])
+            try:
                 return self._evaluate(script, keys, arguments, durably)
+            except NoScriptError:
+                raise scripts_missing_error() from None
+
+    def _execute(self, key: str | bytes, *command: str | int | bytes) -> Any:
+        """The reply to a command, of the server that has the key."""
+        with self.translate_errors():
+            return self._execute_untranslated(key, command)
+
+    def _execute_untranslated(self, key: str | bytes, command: Command) -> Any:
+        if not self.is_cluster:
+            client: Any = self.redis  # `execute_command` has no types
+            return client.execute_command(*command)
+        (reply,) = self._cluster.call(key, command)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _pipeline(self, key: str | bytes, *commands: Command) -> list[Any]:
+        """The replies to commands on one connection of the key's server; errors in their places."""
+        if self.is_cluster:
+            return self._cluster.call(key, *commands)
+        pipe = self.redis.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        return pipe.execute(raise_on_error=False)
 
     def _call_fenced(
         self, script: str, shard: int, keys: Sequence[str], arguments: Sequence[str | int | bytes]
@@ -154,14 +193,14 @@ class RedisClient:
         arguments: Sequence[str | int | bytes],
         durably: bool,
     ) -> Any:
-        sha = SHAS[script]
+        call: Command = ("EVALSHA", SHAS[script], len(keys), *keys, *arguments)
         if not (durably and self._replicas):
-            return self.redis.evalsha(sha, len(keys), *keys, *arguments)
+            return self._execute_untranslated(keys[0], call)
         # WAITAOF waits for the writes of its own connection only, so both go into one pipeline.
-        pipe = self.redis.pipeline(transaction=False)
-        pipe.evalsha(sha, len(keys), *keys, *arguments)
-        pipe.execute_command("WAITAOF", 1, self._replicas, int(self.reply_timeout_seconds * 500))
-        replies, waited = pipe.execute(raise_on_error=False)
+        timeout_milliseconds = int(self.reply_timeout_seconds * 500)
+        replies, waited = self._pipeline(
+            keys[0], call, ("WAITAOF", 1, self._replicas, timeout_milliseconds)
+        )
         if isinstance(replies, Exception):
             raise replies
         if isinstance(waited, Exception) or waited[0] < 1 or waited[1] < self._replicas:
@@ -177,22 +216,46 @@ class RedisClient:
             "see `instachat doctor`; with an idempotency key the same request can be repeated",
         )
 
-    def _each_shard(self, command: str, name: str, shards: int, *arguments: str) -> list[Any]:
-        """The replies of a read command to that key of each shard; an exception for a key of a wrong type."""
-        with self.translate_errors():
-            pipe = self.redis.pipeline(transaction=False)
-            for shard in range(shards):
-                getattr(pipe, command)(self.key(shard, name), *arguments)
-            answers = pipe.execute(raise_on_error=False)
-            for answer in answers:
-                if isinstance(answer, Exception) and not is_wrong_type(answer):
-                    raise answer
-        return answers
+    def _on_each_server(self, command: Command) -> list[Any]:
+        """The replies to a command, of the server or of each primary of a cluster; errors in their places."""
+        if self.is_cluster:
+            return self._cluster.call_primaries(command)
+        return self._pipeline("", command)
 
-    def _count_each_shard(self, command: str, name: str, shards: int) -> list[int]:
+    def _each_shard(self, command: str, name: str, shards: int, *arguments: str) -> list[Any]:
+        """The replies of a read command to that key of each shard.
+
+        In the place of a reply is Redis's error for a key of a wrong type, and, of a cluster, EngineDown if
+        the shard's node did not answer. Raises EngineDown if no reply came.
+        """
+        calls = [
+            KeyedCall(key, [(command, key, *arguments)])
+            for key in (self.key(shard, name) for shard in range(shards))
+        ]
+        if self.is_cluster:
+            found = self._cluster.call_each(calls)
+            answers = [f if isinstance(f, Exception) else f[0] for f in found]
+        else:
+            with self.translate_errors():
+                answers = self._pipeline("", *(call.commands[0] for call in calls))
+        return [self._translated(answer) for answer in answers]
+
+    def _translated(self, answer: Any) -> Any:
+        """The answer, or the EngineDown that it means; raises any other error but that of a wrong type."""
+        if not isinstance(answer, Exception) or is_wrong_type(answer):
+            return answer
+        try:
+            with self.translate_errors():
+                raise answer
+        except EngineDown as error:
+            if not self.is_cluster:
+                raise
+            return error
+
+    def _count_each_shard(self, command: str, name: str, shards: int) -> list[int | EngineDown]:
         """As `_each_shard`, for a command that counts; a key of a wrong type counts as one."""
         return [
-            1 if isinstance(answer, Exception) else int(answer)
+            answer if isinstance(answer, EngineDown) else _count(answer)
             for answer in self._each_shard(command, name, shards)
         ]
 
@@ -203,6 +266,20 @@ class RedisClient:
     def unconfirmed_on_lost_reply(self) -> AbstractContextManager[None]:
         """For calls that accept, outside of `translate_errors`; see `errors.unconfirmed_on_lost_reply`."""
         return unconfirmed_on_lost_reply(self.url)
+
+
+def raise_first_error(answers: Iterable[T | EngineDown]) -> list[T]:
+    """The answers of all shards. Raises the first EngineDown among them."""
+    found = []
+    for answer in answers:
+        if isinstance(answer, EngineDown):
+            raise answer
+        found.append(answer)
+    return found
+
+
+def _count(answer: Any) -> int:
+    return 1 if isinstance(answer, Exception) else int(answer)
 
 
 def text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from backend.domain.errors import InstaChatError
 from backend.domain.model import EntryId, Parent
 from backend.storage.redis.client import RedisClient
 from backend.storage.redis.keys import counter_pattern, member_name, parse_counter_key
@@ -79,8 +80,25 @@ class CounterCalls(RedisClient):
     def read_issued_each(self, parents: Mapping[int, Sequence[Parent]]) -> Issued:
         """The numbers issued under the parents of each shard. Raises EngineDown.
 
-        None for a counter that is not verified, and for those of a shard without a current epoch.
+        None for a counter that is not verified, and for those of a shard without a current epoch; of a
+        cluster, also for those of a shard whose node does not answer.
         """
+        if not self.is_cluster:
+            return self._read_issued_of(parents)
+        found: Issued = {}
+        shards = list(parents)
+
+        def read_node(places: Sequence[int]) -> None:
+            for shard in (shards[place] for place in places):
+                try:
+                    found.update(self._read_issued_of({shard: parents[shard]}))
+                except InstaChatError:
+                    found.update(dict.fromkeys(parents[shard]))
+
+        self._cluster.run_by_node([self.key(shard, "epoch") for shard in shards], read_node)
+        return found
+
+    def _read_issued_of(self, parents: Mapping[int, Sequence[Parent]]) -> Issued:
         found: Issued = {}
         for shard, of_shard in parents.items():
             try:
@@ -147,6 +165,7 @@ class CounterCalls(RedisClient):
 
     def drop_counters(self, shard: int, parents: Sequence[Parent]) -> None:
         """Delete the counters of chats whose application is removed and its counter closed. Idempotent."""
-        with self.translate_errors():
-            self.redis.unlink(*self._counters(shard, parents))
-            self.redis.zrem(self.key(shard, "dirty"), *map(member_name, parents))
+        counters = self._counters(shard, parents)
+        dirty = self.key(shard, "dirty")
+        self._execute(dirty, "UNLINK", *counters)
+        self._execute(dirty, "ZREM", dirty, *map(member_name, parents))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.domain.model import EntryId, Parent
-from backend.storage.redis.client import RedisClient, text
+from backend.storage.redis.client import RedisClient, raise_first_error, text
 from backend.storage.redis.keys import member_name, parse_member_name
 from backend.storage.redis.types import CounterReadings
 
@@ -29,10 +29,8 @@ class DirtyCounterCalls(RedisClient):
 
     def dirty_page(self, shard: int, before: int, skip: int, limit: int) -> list[Parent]:
         """A page of a shard's parents that are dirty since before a time, the oldest first."""
-        with self.translate_errors():
-            found: Any = self.redis.zrangebyscore(
-                self.key(shard, "dirty"), "-inf", before, start=skip, num=limit
-            )
+        key = self.key(shard, "dirty")
+        found: Any = self._execute(key, "ZRANGEBYSCORE", key, "-inf", before, "LIMIT", skip, limit)
         return [parse_member_name(text(name), shard) for name in found]
 
     def ack_synced(
@@ -53,4 +51,4 @@ class DirtyCounterCalls(RedisClient):
 
     def count_dirty(self, shards: int) -> list[int]:
         """How many parents of each shard are dirty."""
-        return self._count_each_shard("zcard", "dirty", shards)
+        return raise_first_error(self._count_each_shard("ZCARD", "dirty", shards))

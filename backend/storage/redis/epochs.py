@@ -1,7 +1,7 @@
 """The epochs of a shard: the one that Redis is in, and the numbers that it has issued."""
 
 from backend.domain.model import EntryId
-from backend.storage.redis.client import RedisClient, text
+from backend.storage.redis.client import RedisClient, raise_first_error, text
 from backend.storage.redis.types import EpochState
 
 _BEGINNING = EntryId(0, 0)
@@ -35,5 +35,5 @@ class EpochCalls(RedisClient):
 
         A value of another program in place of an epoch counts as 0: the shard's next call raises the error.
         """
-        counts = self._each_shard("hget", "epoch", shards, "issued_total")
+        counts = raise_first_error(self._each_shard("HGET", "epoch", shards, "issued_total"))
         return sum(int(count) for count in counts if isinstance(count, bytes) and count.isdigit())

@@ -44,6 +44,10 @@ class CommandRefused(Failed):
     """Redis does not let this user run a command. Its own error is the cause."""
 
 
+class NodeAway(redis.exceptions.ConnectionError):
+    """A node of a cluster did not answer before, and does not yet: nothing was sent to it."""
+
+
 class translate_errors:  # noqa: N801  # a context manager, called like a function
     """Raise EngineDown or LogFull for Redis's errors, and Failed for a key with another program's data.
 
@@ -134,6 +138,11 @@ def cluster_node_error(url: str) -> Failed:
     )
 
 
+def scripts_missing_error() -> EngineDown:
+    """Redis has just been given the scripts, and does not have them."""
+    return EngineDown("Redis does not keep the program's scripts; nothing was accepted")
+
+
 def log_full_error(reason: str) -> LogFull:
     """Redis has too little memory left for accepting."""
     return LogFull(
@@ -162,7 +171,13 @@ def engine_down(url: str, error: BaseException) -> EngineDown:
 
 def _never_sent(error: BaseException) -> bool:
     """Whether the connection could not be opened, so that nothing was sent."""
-    refusals = (ConnectionRefusedError, FileNotFoundError, PermissionError, socket.gaierror)
+    refusals = (
+        NodeAway,
+        ConnectionRefusedError,
+        FileNotFoundError,
+        PermissionError,
+        socket.gaierror,
+    )
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, refusals) or "connecting to" in str(cause):

@@ -1,7 +1,6 @@
 """Idempotency keys: the answer to an earlier request with the same key, stored for a day."""
 
 import hashlib
-from typing import Any
 
 from backend.storage.redis.client import RedisClient, text
 
@@ -13,15 +12,12 @@ class IdempotencyKeyCalls(RedisClient):
 
     def reserve_idempotency_key(self, shard: int, name: str, value: str) -> str:
         """Store a value under an idempotency key unless one is there; returns what is there then."""
-        with self.translate_errors():
-            found: Any = self.redis.set(
-                self.key(shard, f"key:{name}"),
-                value,
-                nx=True,
-                ex=IDEMPOTENCY_KEY_TTL_SECONDS,
-                get=True,
-            )
-        return value if found is None else text(found)
+        key = self.key(shard, f"key:{name}")
+        while not self._execute(key, "SET", key, value, "NX", "EX", IDEMPOTENCY_KEY_TTL_SECONDS):
+            found = self._execute(key, "GET", key)
+            if found is not None:  # it may have expired since
+                return text(found)
+        return value
 
 
 def hash_idempotency_key(route: str, key: str) -> str:

@@ -3,12 +3,16 @@
 import time
 from typing import Any, NamedTuple
 
-from redis.cluster import RedisCluster
-
 from backend.storage.redis.client import RedisClient
 from backend.storage.redis.errors import log_full_error
 
 MAX_MEMORY_SHARE = 0.85  # of Redis's limit; the rest is left for the job queue and the drain
+READING_LIFETIME_SECONDS = 1.0
+
+
+class _Reading(NamedTuple):
+    at: float  # on the monotonic clock
+    share: float
 
 
 class NodeMemory(NamedTuple):
@@ -19,44 +23,44 @@ class NodeMemory(NamedTuple):
 
 
 class MemoryCalls(RedisClient):
-    """Reads Redis's use of memory at most once a second, and refuses to accept while it is short."""
+    """Reads a server's use of memory at most once a second, and refuses to accept while it is short.
 
-    _memory_read = float("-inf")  # on the monotonic clock
-    _memory_share = 0.0
+    Of a cluster, each node is read and refuses by itself: `shard` is any shard of the node that is meant.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        self._memory: dict[str, _Reading] = {}  # by the name of the node
 
     @property
     def has_fresh_memory_reading(self) -> bool:
-        """Whether `raise_if_full` can decide: whether memory was read in the last second."""
-        return time.monotonic() - self._memory_read <= 1
+        """Whether `raise_if_full` can decide for a single server: whether it was read in the last second."""
+        return self._is_fresh("")
 
-    def read_memory(self) -> None:
-        """Ask Redis how much of its memory it uses; of a cluster, the fullest node counts."""
+    def read_memory(self, shard: int = 0) -> None:
+        """Ask the server of a shard how much of its memory it uses."""
         with self.translate_errors():
-            nodes = self._info("memory")
-        self._memory_share = max(
-            (node["used_memory"] / node["maxmemory"] for node in nodes if node.get("maxmemory")),
-            default=0.0,
-        )
-        self._memory_read = time.monotonic()
+            found = self._execute(self.key(shard, "epoch"), "INFO", "memory")
+            limit = found["maxmemory"]
+            share = found["used_memory"] / limit if limit else 0.0
+            self._memory[self._server_name(shard)] = _Reading(time.monotonic(), share)
 
-    def raise_if_full(self) -> None:
+    def raise_if_full(self, shard: int = 0) -> None:
         """Raise LogFull if memory was short at the last reading."""
-        if self._memory_share > MAX_MEMORY_SHARE:
-            raise log_full_error(f"Redis uses {self._memory_share:.0%} of its memory limit")
-
-    def _check_memory(self) -> None:
-        if not self.has_fresh_memory_reading:
-            self.read_memory()
-        self.raise_if_full()
+        reading = self._memory.get(self._server_name(shard))
+        if reading and reading.share > MAX_MEMORY_SHARE:
+            raise log_full_error(f"Redis uses {reading.share:.0%} of its memory limit")
 
     def node_memory(self) -> list[NodeMemory]:
-        """The memory of the server, or of each primary of a cluster."""
-        options = (
-            {"target_nodes": RedisCluster.PRIMARIES} if isinstance(self.redis, RedisCluster) else {}
-        )
+        """The memory of the server, or of each primary of a cluster that answers.
+
+        Raises EngineDown if none answers.
+        """
         with self.translate_errors():
-            found: Any = self.redis.info("memory", **options)
-        nodes = list(found.values()) if options and "used_memory" not in found else [found]
+            answers = self._on_each_server(("INFO", "memory"))
+            nodes = [answer for answer in answers if not isinstance(answer, Exception)]
+            if not nodes:
+                raise answers[0]
         return [
             NodeMemory(
                 int(node["used_memory"]),
@@ -64,3 +68,18 @@ class MemoryCalls(RedisClient):
             )
             for node in nodes
         ]
+
+    def _check_memory(self, shard: int) -> None:
+        if not self._is_fresh(self._server_name(shard)):
+            self.read_memory(shard)
+        self.raise_if_full(shard)
+
+    def _server_name(self, shard: int) -> str:
+        if not self.is_cluster:
+            return ""
+        with self.translate_errors():
+            return self._cluster.node_name(self.key(shard, "epoch"))
+
+    def _is_fresh(self, name: str) -> bool:
+        reading = self._memory.get(name)
+        return reading is not None and time.monotonic() - reading.at <= READING_LIFETIME_SECONDS

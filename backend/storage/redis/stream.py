@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from backend.domain.errors import EngineDown
 from backend.domain.model import EntryId
-from backend.storage.redis.client import RedisClient, text
+from backend.storage.redis.client import RedisClient, raise_first_error, text
 from backend.storage.redis.types import DrainedLog, LogEnd, LogPage, LogSize
 
 DEFAULT_RETENTION_SECONDS = 600.0  # without a setting
@@ -46,8 +47,8 @@ class StreamCalls(RedisClient):
 
     def event_after(self, shard: int, entry: EntryId) -> bytes | None:
         """The packed event of the first entry of the log after that one; None if there is none."""
-        with self.translate_errors():
-            found: Any = self.redis.xrange(self.key(shard, "log"), min=f"({entry}", count=1)
+        key = self.key(shard, "log")
+        found: Any = self._execute(key, "XRANGE", key, f"({entry}", "+", "COUNT", 1)
         for _, fields in found:
             return bytes(next(iter(fields.values())))
         return None
@@ -89,6 +90,7 @@ class StreamCalls(RedisClient):
         """How many entries of each shard's log are accepted and not stored yet.
 
         A value of another program in place of a log counts as one: draining that shard raises the error.
+        Raises EngineDown if a shard can't be read.
         """
         return [end.waiting for end in self.ends(shards)]
 
@@ -96,25 +98,41 @@ class StreamCalls(RedisClient):
         """The end of each shard's log, and how many of its entries are not stored yet.
 
         A log that a worker of an earlier release has drained last, or that another program has replaced, has
-        at most as many as it holds.
+        at most as many as it holds. Raises EngineDown if a shard can't be read.
         """
+        return raise_first_error(self.try_ends(shards))
+
+    def try_ends(self, shards: int) -> list[LogEnd | EngineDown]:
+        """As `ends`; EngineDown takes the place of the end of a shard whose node did not answer."""
         epochs = self._each_shard(
-            "hmget", "epoch", shards, "epoch", "sequence", "stored_epoch", "stored"
+            "HMGET", "epoch", shards, "epoch", "sequence", "stored_epoch", "stored"
         )
-        lengths = self._each_shard("xlen", "log", shards)
+        lengths = self._each_shard("XLEN", "log", shards)
         return [_log_end(epoch, length) for epoch, length in zip(epochs, lengths, strict=True)]
 
     def sizes(self, shards: int) -> list[LogSize]:
-        """How many entries each shard's log holds, and about how many bytes of memory they take."""
-        lengths = self._count_each_shard("xlen", "log", shards)
-        used = self._each_shard("memory_usage", "log", shards)
+        """How many entries each shard's log holds, and about how many bytes of memory they take.
+
+        Raises EngineDown if a shard can't be read.
+        """
+        return raise_first_error(self.try_sizes(shards))
+
+    def try_sizes(self, shards: int) -> list[LogSize | EngineDown]:
+        """As `sizes`; EngineDown takes the place of the size of a shard whose node did not answer."""
+        lengths = self._count_each_shard("XLEN", "log", shards)
+        used = self._each_shard("MEMORY USAGE", "log", shards)
         return [
-            LogSize(length, size if isinstance(size, int) else 0)
+            length
+            if isinstance(length, EngineDown)
+            else LogSize(length, size if isinstance(size, int) else 0)
             for length, size in zip(lengths, used, strict=True)
         ]
 
 
-def _log_end(fields: Any, length: Any) -> LogEnd:
+def _log_end(fields: Any, length: Any) -> LogEnd | EngineDown:
+    for answer in (fields, length):
+        if isinstance(answer, EngineDown):
+            return answer
     if isinstance(fields, Exception) or isinstance(length, Exception):
         return LogEnd(EntryId(0, 0), EntryId(0, 0), 1)
     epoch, sequence, stored_epoch, stored = (

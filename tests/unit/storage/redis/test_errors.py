@@ -15,7 +15,7 @@ from redis.exceptions import (
 )
 
 from backend.domain.errors import EngineDown, Unconfirmed
-from backend.storage.redis.errors import translate_errors, unconfirmed_on_lost_reply
+from backend.storage.redis.errors import NodeAway, translate_errors, unconfirmed_on_lost_reply
 
 URL = "redis+cluster://h1:1,h2:2"
 
@@ -52,6 +52,7 @@ NO_NODE = "Redis Cluster cannot be connected. Please provide at least one reacha
             ),
             Unconfirmed,
         ),
+        (NodeAway("h1:1 did not answer"), EngineDown),
         (InvalidResponse("Protocol Error"), Unconfirmed),
         (
             ResponseError("Script attempted to access a non local key in a cluster node script: a"),
@@ -72,6 +73,8 @@ NO_NODE = "Redis Cluster cannot be connected. Please provide at least one reacha
     ids=repr,
 )
 def test_a_call_is_refused_or_unconfirmed(error: Exception, meaning: type[Exception]) -> None:
-    """Unconfirmed only if the call may have been executed; a redirection or a missing node has refused it."""
+    """Unconfirmed only if the call may have been executed; a redirection or a missing node has refused it,
+    and a script reads all keys before it writes the first.
+    """
     with pytest.raises(meaning), unconfirmed_on_lost_reply(URL), translate_errors(URL):
         raise error
