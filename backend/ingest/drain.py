@@ -134,6 +134,8 @@ class Drainer:
                 max_entries=MAX_BATCH_ENTRIES,
                 max_bytes=MAX_BATCH_BYTES,
             )
+            if page.stored > locked.cursor:
+                raise StaleEpoch("PostgreSQL went back")
             self._epochs.observe(shard, max(page.end, locked.cursor))
             if page.end < locked.cursor:
                 # A drain would skip the numbers that this Redis issues now.
@@ -144,6 +146,14 @@ class Drainer:
             self._step("read")
             writer = BatchWriter(tx, self._log, shard, locked)
             numbers = locked.numbers
+            if lost := page.missing_numbers(numbers):
+                logger.error(
+                    "shard %d: %d numbers after entry %s are neither stored nor in the log any more",
+                    shard,
+                    lost,
+                    page.after,
+                )
+                shards.count_lost(tx, shard, lost)
             if page.through > locked.cursor or page.entries:
                 writer.write(page.entries)
                 numbers = shards.advance_cursor(

@@ -5,8 +5,12 @@ it locks the shard's row, checks again, commits the next epoch in SQL, and only 
 script that never lowers it. The cursor does not move: the first drain of an epoch reads after the last entry
 of this Redis's log that was stored, and skips what is stored. No counter is verified in the new epoch, so
 each is raised to the highest number in SQL before it issues another (see `counters`).
+
+A new epoch also begins if SQL has gone back in time: its cursor is before what Redis notes as stored. All
+that was verified against what SQL has forgotten is then verified again, and the drain stores it once more.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +19,14 @@ from typing import TypeVar
 
 from backend.domain.errors import Failed, Unavailable
 from backend.domain.model import EntryId
-from backend.storage.postgres import shards
-from backend.storage.postgres.database import Database
+from backend.storage.postgres import chats, shards
+from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.shards import ShardState
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import EpochState, StaleEpoch
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 LOCK_TIMEOUT_SECONDS = 3.0
 MAX_ATTEMPTS = 20
 RETRY_DELAY_SECONDS = 0.05
@@ -72,9 +77,11 @@ class Epochs:
 
     def read(self, shard: int) -> int:
         """A shard's epoch, as committed in SQL. Raises EngineDown."""
+        return self._read_state(shard).epoch
+
+    def _read_state(self, shard: int) -> ShardState:
         with self._database.connect() as connection:
-            epoch, _ = shards.shard_state(connection, shard)
-        return epoch
+            return shards.shard_state(connection, shard)
 
     def retrying(self, shard: int, attempt: Callable[[], T]) -> T:
         """Return what `attempt` returns; if it raises StaleEpoch, begin a new epoch and call it again.
@@ -113,7 +120,8 @@ class Epochs:
         epoch_before = self.read(shard)
         for _ in range(MAX_ATTEMPTS):
             state = self._log.probe(shard)
-            if self._is_current(shard, state, epoch_before):
+            # Read after Redis: an entry is stored before Redis is told.
+            if self._is_current(shard, state, self._read_state(shard)._replace(epoch=epoch_before)):
                 return
             committed = self._commit_epoch(shard, epoch_before)
             if committed:
@@ -129,8 +137,8 @@ class Epochs:
             f"shard {shard} of Redis is not usable yet ({reason})", "try again in a moment"
         )
 
-    def _is_current(self, shard: int, state: EpochState, epoch_in_sql: int) -> bool:
-        """Whether Redis is in the epoch that SQL has, with all entries that this process knows."""
+    def _is_current(self, shard: int, state: EpochState, in_sql: ShardState) -> bool:
+        """Whether Redis is in SQL's epoch, with all entries known here, and SQL has not gone back."""
         if state.installation and state.installation != self._database.installation.id:
             raise Failed(
                 "this Redis holds the numbers of another installation (another database); "
@@ -139,7 +147,12 @@ class Epochs:
                 "empty Redis",
             )
         end = EntryId(state.epoch, state.sequence)
-        return state.status == "ok" and state.epoch == epoch_in_sql and end >= self.last_seen(shard)
+        return (
+            state.status == "ok"
+            and state.epoch == in_sql.epoch
+            and end >= self.last_seen(shard)
+            and not _is_rewound(state, in_sql)
+        )
 
     def _commit_epoch(self, shard: int, epoch_before: int) -> ShardState | None:
         """Commit the next epoch; None if the epoch has changed, or the shard is locked."""
@@ -148,9 +161,30 @@ class Epochs:
             if locked is None or locked.epoch != epoch_before:
                 return None
             state = self._log.probe(shard)
-            if self._is_current(shard, state, locked.epoch):
+            in_sql = ShardState(locked.epoch, locked.cursor)
+            if self._is_current(shard, state, in_sql):
                 return None
             # Also above every epoch in Redis: a database restored from a backup may be behind it.
             epoch = max(locked.epoch, state.highest, self.last_seen(shard).epoch) + 1
             shards.set_epoch(tx, shard, epoch)
+            if _is_rewound(state, in_sql):
+                self._record_rewind(tx, shard, state, in_sql)
         return ShardState(epoch, locked.cursor) if self.read(shard) == epoch else None
+
+    def _record_rewind(
+        self, tx: Connection, shard: int, state: EpochState, in_sql: ShardState
+    ) -> None:
+        logger.error(
+            "shard %d: PostgreSQL has gone back in time, to entry %s; Redis knows that it had stored %s",
+            shard,
+            in_sql.cursor,
+            state.stored,
+        )
+        shards.record_rewind(tx, shard)
+        # Ids that it has forgotten are still known elsewhere: to followers, and to the search index.
+        chats.skip_ids(tx)
+
+
+def _is_rewound(state: EpochState, in_sql: ShardState) -> bool:
+    """Whether SQL has forgotten what it had stored, as Redis knows: an entry, or an epoch."""
+    return state.stored > in_sql.cursor or state.highest > in_sql.epoch

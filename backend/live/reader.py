@@ -122,13 +122,14 @@ class LiveReader:
                     and number <= place.after  # later ones are read with their rows
                 ],
             )
+        for key in [key for key, place in known.items() if place.chat_id not in found]:
+            del known[key]  # a chat that is removed with its application, or that SQL has forgotten
         news = self._find_missing({key: positions[key] for key in positions if key not in known})
         for key, place in known.items():
             assert place.chat_id is not None
-            chat = found.get(place.chat_id)
-            if chat is None or chat.state != "stored":
-                is_lost = chat is not None and chat.state == "lost"
-                reason = EndReason.LOST if is_lost else EndReason.DELETED
+            chat = found[place.chat_id]
+            if chat.state != "stored":
+                reason = EndReason.LOST if chat.state == "lost" else EndReason.DELETED
                 news[key] = _ended(place.chat_id, reason)
                 continue
             decided, undecided, gap = self._decide(key, place, chat, limit)

@@ -13,7 +13,9 @@ from backend.domain.errors import InstaChatError, SchemaMismatch
 from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result, run_check
 from backend.monitoring.durability import WrongSetting
 from backend.monitoring.search_checks import check_elasticsearch, check_search
+from backend.monitoring.status import is_repaired
 from backend.settings import Settings
+from backend.storage.postgres import reconciliations, shards
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.server import read_settings, server_version
 from backend.storage.redis.errors import CommandRefused, RedisError
@@ -57,6 +59,7 @@ def run_checks(context: CheckContext) -> Iterator[CheckResult]:
     yield from postgres.results
     if postgres.reachable:
         yield from _check_postgres_settings(context)
+        yield from run_check("rewinds", lambda: [_check_rewinds(context.database)])
         yield from run_check("search", lambda: check_search(context.database, context.index))
     redis = _check_redis(context.log)
     yield from redis.results
@@ -293,6 +296,32 @@ def _check_installation(context: CheckContext) -> CheckResult:
             "installation", "this Redis is empty; the first command assigns it to this database"
         )
     return ok_result("installation", "this Redis belongs to this database")
+
+
+def _check_rewinds(database: Database) -> CheckResult:
+    with database.connect() as connection:
+        rewound = shards.last_rewind(connection)
+        reconciled = reconciliations.last(connection)
+    if rewound is None:
+        return ok_result("rewinds", "PostgreSQL has never gone back in time")
+    found = f"PostgreSQL has gone back in time, last noticed at {rewound.at:%Y-%m-%d %H:%M} UTC"
+    if is_repaired(rewound, reconciled):
+        return ok_result("rewinds", f"{found}; the stores were compared since")
+    if rewound.lost:
+        return CheckResult(
+            "rewinds",
+            Severity.ERROR,
+            f"{found}: {rewound.lost:,} chats and messages that were accepted are lost, because the log"
+            " did not hold them any more",
+            "run `instachat reconcile --repair`, which stores their numbers as lost; import them from an"
+            " export, if there is one, before; and raise INSTACHAT_LOG_RETENTION",
+        )
+    return CheckResult(
+        "rewinds",
+        Severity.WARNING,
+        f"{found}: what the log held is stored again, edits, deletions and imports are not",
+        "repeat imports, then run `instachat reconcile --repair`",
+    )
 
 
 def _check_counts(context: CheckContext) -> CheckResult:

@@ -18,6 +18,7 @@ from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.reconciliations import LastReconciliation
 from backend.storage.postgres.schema import Schema
 from backend.storage.postgres.server import server_version
+from backend.storage.postgres.shards import Rewind
 from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
 from backend.storage.search_index import SearchIndex
@@ -55,6 +56,7 @@ class Status:
     dead_letters: dict[str, int] | None  # by kind
     dirty_counters: int | None  # parents whose count in SQL is outdated
     reconciled: LastReconciliation | None  # None also if the stores were never compared
+    rewound: Rewind | None  # when PostgreSQL last went back in time; None also if it never did
     sync_lag_seconds: float | None  # the age of the oldest change that is not in SQL
     totals: "Totals"
 
@@ -165,8 +167,20 @@ def read_status(
         reconciled=_value_or_none(lambda: _query(database, reconciliations.last))
         if shards
         else None,
+        rewound=_value_or_none(lambda: _query(database, shard_states.last_rewind))
+        if shards
+        else None,
         sync_lag_seconds=_value_or_none(sync_lag) if sync_lag and shards and up else None,
         totals=read_totals(database, log, index),
+    )
+
+
+def is_repaired(rewound: Rewind, reconciled: LastReconciliation | None) -> bool:
+    """Whether the stores were compared, and all differences repaired, after PostgreSQL went back in time."""
+    return (
+        reconciled is not None
+        and reconciled.finished_at > rewound.at
+        and reconciled.findings == reconciled.repaired
     )
 
 

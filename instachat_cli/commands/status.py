@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from backend.monitoring.status import Rates, Status, Totals
     from backend.settings import Settings
     from backend.storage.postgres.reconciliations import LastReconciliation
+    from backend.storage.postgres.shards import Rewind
 
 REFRESH_SECONDS = 1.0
 SAMPLE_SECONDS = 0.4  # between the two samples that a rate is computed from
@@ -97,6 +98,7 @@ def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
         "accepted_per_second": _round(rate.accepted),
         "stored_per_second": _round(rate.stored),
         "searchable_per_second": _round(rate.searchable),
+        "rewound": now.rewound and {"at": rfc3339(now.rewound.at), "lost": now.rewound.lost},
         "reconciled": now.reconciled
         and {
             "at": rfc3339(now.reconciled.finished_at),
@@ -130,6 +132,7 @@ def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
             _count(now.dirty_counters, "", ""), now.sync_lag_seconds
         ),
         "last reconcile": _format_reconciliation(now.reconciled),
+        "went back in time": _format_rewind(now.rewound),
         "per second": _format_rates(rate),
     }
     return StatusView(body, shown)
@@ -155,6 +158,13 @@ def _format_dead_letters(letters: "dict[str, int] | None") -> str:
         return "unknown"
     kinds = ", ".join(f"{count:,} of {kind}" for kind, count in letters.items() if count)
     return f"{kinds}: see `instachat dead list`" if kinds else "0"
+
+
+def _format_rewind(last: "Rewind | None") -> str:
+    if last is None:
+        return "never"
+    at = f"{last.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{at}, {counted(last.lost, 'number')} lost: see `instachat doctor`"
 
 
 def _format_reconciliation(last: "LastReconciliation | None") -> str:

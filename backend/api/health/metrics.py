@@ -43,6 +43,16 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
         "Age of the oldest counter that is not written to SQL yet",
         lambda status: status.sync_lag_seconds,
     ),
+    "lost_numbers": (
+        "Accepted numbers that neither PostgreSQL nor the log has, since PostgreSQL went back in time",
+        lambda status: status.rewound.lost if status.rewound else (0 if status.schema else None),
+    ),
+    "rewound_timestamp_seconds": (
+        "When PostgreSQL was last found to have gone back in time; 0 if never",
+        lambda status: (
+            status.rewound.at.timestamp() if status.rewound else (0 if status.schema else None)
+        ),
+    ),
     "reconciled_timestamp_seconds": (
         "When the stores were last compared; 0 if never",
         lambda status: status.reconciled.finished_at.timestamp() if status.reconciled else 0,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from backend.api.health.poller import EngineHealth, HealthSnapshot
-from backend.monitoring.status import Status
+from backend.monitoring.status import Status, is_repaired
 from backend.storage.postgres.reconciliations import LastReconciliation
 from backend.storage.postgres.schema import Schema
 from backend.storage.postgres.tables import SCHEMA
@@ -153,7 +153,15 @@ def _pipeline_stage(
     return Figure(name, value)
 
 
-_WORK_NAMES = ("Workers", "Job queue", "Dead letters", "Counts in SQL", "Stores compared", "Schema")
+_WORK_NAMES = (
+    "Workers",
+    "Job queue",
+    "Dead letters",
+    "Counts in SQL",
+    "Stores compared",
+    "PostgreSQL's past",
+    "Schema",
+)
 
 
 def _work(status: Status | None) -> Iterator[Figure]:
@@ -167,6 +175,7 @@ def _work(status: Status | None) -> Iterator[Figure]:
     yield (
         _unknown("Stores compared") if status.schema is None else _reconciliation(status.reconciled)
     )
+    yield _unknown("PostgreSQL's past") if status.schema is None else _rewind(status)
     yield _schema(status.schema)
 
 
@@ -238,6 +247,25 @@ def _reconciliation(last: LastReconciliation | None) -> Figure:
             advice,
         )
     return Figure(name, f"{ago}, no difference" + (" left" if last.findings else ""))
+
+
+def _rewind(status: Status) -> Figure:
+    name = "PostgreSQL's past"
+    rewound = status.rewound
+    if rewound is None:
+        return Figure(name, "never went back in time")
+    ago = _format_duration((datetime.now(UTC) - rewound.at).total_seconds())
+    lost = _count_noun(rewound.lost, "number lost", "numbers lost") if rewound.lost else "none lost"
+    value = f"went back in time, noticed {ago} ago, {lost}"
+    if is_repaired(rewound, status.reconciled):
+        return Figure(name, value)
+    advice = (
+        "PostgreSQL went back in time: repeat imports, then run `instachat reconcile --repair`; see"
+        " `instachat doctor`"
+    )
+    return Figure(
+        name, value, HealthState.CRITICAL if rewound.lost else HealthState.WARNING, advice
+    )
 
 
 def _schema(schema: Schema | None) -> Figure:

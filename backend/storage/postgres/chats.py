@@ -12,6 +12,8 @@ from backend.storage.postgres.database import Connection
 from backend.storage.postgres.statements import STORED, RowMapper, bigints, field_names, hot
 from backend.storage.postgres.tables import application, chat, message
 
+SKIPPED_IDS = 1_000_000_000  # more than can be created while PostgreSQL is behind
+
 
 class ChatRow(NamedTuple):
     """The chats `first` to `last` of an application, about to be stored."""
@@ -81,6 +83,12 @@ CHAT_PARENTS = hot(
     select(chat.c.id, application.c.token, chat.c.number)
     .join_from(chat, application, application.c.id == chat.c.application_id)
     .where(chat.c.id == any_(bigints("ids"))),
+)
+# text(): sequences have no tables.
+SKIP_IDS = text(
+    """
+    SELECT setval(pg_get_serial_sequence('chat', 'id'),
+                  nextval(pg_get_serial_sequence('chat', 'id')) + :count)"""
 )
 HAS_MESSAGES = hot(
     "has_messages",
@@ -213,3 +221,8 @@ def to_chat(row: StoredChat, messages_count: int) -> Chat:
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+def skip_ids(tx: Connection) -> None:
+    """Give the chats that are stored from now on ids that no chat had which SQL has forgotten."""
+    tx.execute(SKIP_IDS, {"count": SKIPPED_IDS})

@@ -1,5 +1,6 @@
 """The shards: up to where each log is stored, and in which epoch of Redis."""
 
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, select, true, update
@@ -37,6 +38,13 @@ class DrainedShard(NamedTuple):
     numbers: int
 
 
+class Rewind(NamedTuple):
+    """When SQL was last found to have gone back in time, and how many numbers were lost by that, ever."""
+
+    at: datetime
+    lost: int
+
+
 _columns = (shard.c.epoch, shard.c.cursor_epoch, shard.c.cursor_sequence)
 _numbers = (shard.c.stored + shard.c.dropped).label("numbers")
 _number = shard.c.number == bindparam("shard")
@@ -57,6 +65,13 @@ SHARD = hot("shard", select(*_columns).where(_number))
 SHARDS = select(shard.c.number, *_columns, _numbers)
 COUNT_STORED = select(func.sum(shard.c.stored))
 SET_EPOCH = update(shard).where(_number).values(epoch=bindparam("new_epoch"))
+RECORD_REWIND = update(shard).where(_number).values(rewound_at=func.now())
+COUNT_LOST = (
+    update(shard)
+    .where(_number)
+    .values(lost=shard.c.lost + bindparam("newly_lost"), rewound_at=func.now())
+)
+LAST_REWIND = select(func.max(shard.c.rewound_at).label("at"), func.sum(shard.c.lost).label("lost"))
 ADVANCE_CURSOR = (
     update(shard)
     .where(_number)
@@ -125,6 +140,22 @@ def count_stored(connection: Connection) -> int:
 def set_epoch(tx: Connection, shard: int, epoch: int) -> None:
     """Begin a new epoch of a shard; the caller holds its lock."""
     tx.execute(SET_EPOCH, {"shard": shard, "new_epoch": epoch})
+
+
+def record_rewind(tx: Connection, shard: int) -> None:
+    """Record that SQL has forgotten what it had stored of a shard; the caller holds its lock."""
+    tx.execute(RECORD_REWIND, {"shard": shard})
+
+
+def count_lost(tx: Connection, shard: int, numbers: int) -> None:
+    """Record that so many numbers are neither in SQL nor in the log; the caller holds the shard's lock."""
+    tx.execute(COUNT_LOST, {"shard": shard, "newly_lost": numbers})
+
+
+def last_rewind(connection: Connection) -> Rewind | None:
+    """The last time that SQL was found to have gone back, and what is lost in all; None if it never was."""
+    row = connection.execute(LAST_REWIND).one()
+    return None if row.at is None else Rewind(row.at, int(row.lost))
 
 
 def advance_cursor(tx: Connection, shard: int, cursor: EntryId, dropped: int, stored: int) -> int:

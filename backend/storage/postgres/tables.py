@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.sql.naming import conv
 
-SCHEMA = "0008"  # the newest migration; a test compares it with the scripts
+SCHEMA = "0009"  # the newest migration; a test compares it with the scripts
 
 metadata = MetaData(
     naming_convention={  # PostgreSQL's own names: the migrations name no constraint
@@ -98,6 +98,8 @@ shard = Table(
     _count("stored"),
     _count("synced_epoch"),
     Column("synced_at", TIME),
+    _count("lost"),
+    Column("rewound_at", TIME),
 )
 application = Table(
     "application",

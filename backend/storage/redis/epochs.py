@@ -12,10 +12,17 @@ class EpochCalls(RedisClient):
 
     def probe(self, shard: int) -> EpochState:
         """The shard's epoch as Redis has it, without a comparison with anything that the caller knows."""
-        state, epoch, highest, sequence, installation = self._call(
+        state, epoch, highest, sequence, installation, stored = self._call(
             "probe_epoch", [self.key(shard, "epoch"), self.key(shard, "log")], []
         )
-        return EpochState(text(state), int(epoch), int(highest), int(sequence), text(installation))
+        return EpochState(
+            status=text(state),
+            epoch=int(epoch),
+            highest=int(highest),
+            sequence=int(sequence),
+            installation=text(installation),
+            stored=EntryId.parse(text(stored)),
+        )
 
     def set_epoch(
         self, shard: int, epoch: int, installation: str, cursor: EntryId = _BEGINNING

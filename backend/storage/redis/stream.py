@@ -31,7 +31,7 @@ class StreamCalls(RedisClient):
         A cursor of an earlier epoch may have passed another Redis's entries, so the page may begin before it:
         after the last entry of this log that was stored.
         """
-        _, sequence, complete, found, after, stored = self._call_fenced(
+        _, sequence, complete, found, after, stored, trimmed, total = self._call_fenced(
             "read_log",
             shard,
             [self.key(shard, name) for name in ("epoch", "log")],
@@ -43,6 +43,7 @@ class StreamCalls(RedisClient):
             complete=bool(complete),
             after=EntryId.parse(text(after)),
             stored=EntryId.parse(text(stored)),
+            trimmed=DrainedLog(EntryId.parse(text(trimmed)), int(total)),
         )
 
     def event_after(self, shard: int, entry: EntryId) -> bytes | None:

@@ -63,7 +63,8 @@ class EpochState:
     """The content of a shard's epoch key.
 
     `status` is `ok`, `none`, `other` (another server's), `broken`, or `ahead` (the log has an entry that is
-    not of this epoch). `highest` is the highest epoch that Redis has any trace of.
+    not of this epoch). `highest` is the highest epoch that Redis has any trace of, `stored` the last entry
+    that drains have stored, or 0-0.
     """
 
     status: str
@@ -71,6 +72,7 @@ class EpochState:
     highest: int
     sequence: int
     installation: str
+    stored: EntryId
 
 
 class CounterState(NamedTuple):
@@ -104,7 +106,8 @@ class LogPage:
     """Entries of the log in order, the log's last entry, and whether the page reaches it.
 
     An entry is its id, as Redis writes it, and its one field: a packed event. They come behind the entry
-    `after`; `stored` is the last one that was stored, as Redis knows it, or 0-0.
+    `after`; `stored` is the last one that was stored, as Redis knows it, or 0-0. What is `trimmed` is not in
+    the log any more.
     """
 
     entries: list[tuple[bytes, bytes]]
@@ -112,6 +115,7 @@ class LogPage:
     complete: bool
     after: EntryId
     stored: EntryId
+    trimmed: "DrainedLog"
 
     @property
     def last_entry(self) -> EntryId:
@@ -122,6 +126,23 @@ class LogPage:
     def through(self) -> EntryId:
         """How far the cursor may move once the page is stored."""
         return self.end if self.complete else self.last_entry
+
+    def missing_numbers(self, numbers: int) -> int:
+        """How many numbers the log lacks up to `through`, at least; 0 if no entry is missing.
+
+        `numbers` is how many SQL had taken when it had passed `after`. Sequences have no gaps, in whichever
+        epochs, as long as `after` is an entry of this Redis: a cursor of its epoch, or what it notes as
+        stored.
+        """
+        if self.after.epoch != self.end.epoch and (
+            self.after != self.stored or not self.stored.epoch
+        ):
+            return 0
+        entries = self.through.sequence - self.after.sequence - len(self.entries)
+        if entries <= 0:
+            return 0
+        forgotten = self.trimmed.numbers - numbers if self.trimmed.through > self.after else 0
+        return max(entries, forgotten)
 
 
 class DrainedLog(NamedTuple):

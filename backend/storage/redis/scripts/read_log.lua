@@ -9,8 +9,9 @@
 -- entries; then this reads after the last entry of this log that was stored, if that is less, or from the
 -- beginning if none was.
 --
--- Returns {'ok', sequence, end, {id, field, …}, after, stored}: end is 1 if the log has no entries after these;
--- after is the id of the entry that this read after; stored that of the last stored entry, '0-0' if there is none.
+-- Returns {'ok', sequence, end, {id, field, …}, after, stored, trimmed, total}: end is 1 if the log has no entries
+-- after these; after is the id of the entry that this read after; stored that of the last stored entry, trimmed
+-- that of the last deleted one, '0-0' if there is none; total is how many numbers SQL had taken when that was stored.
 -- Or {'stale', reason, epoch}: this is not the log that the row follows, but that of a demoted primary, of a
 -- restored copy or of another installation. Nothing of it may be stored.
 
@@ -18,18 +19,23 @@ local epoch, sequence, installation = fence(KEYS[1], ARGV[1])
 if not epoch then return sequence end
 if installation ~= ARGV[2] then return {'stale', 'foreign', epoch} end
 
-local stored = redis.call('HMGET', KEYS[1], 'stored_epoch', 'stored')
+local function id(of_epoch, of_sequence)
+  return int(tonumber(of_epoch) or 0) .. '-' .. int(tonumber(of_sequence) or 0)
+end
+
+local stored = redis.call('HMGET', KEYS[1], 'stored_epoch', 'stored', 'trimmed_epoch', 'trimmed', 'trimmed_total')
 local stored_epoch, stored_sequence = tonumber(stored[1]) or 0, tonumber(stored[2]) or 0
 local after_epoch, after_sequence = tonumber(ARGV[3]), tonumber(ARGV[4])
 if after_epoch ~= epoch and not passed(stored_epoch, stored_sequence, after_epoch, after_sequence) then
   after_epoch, after_sequence = stored_epoch, stored_sequence
 end
-local read_after = int(after_epoch) .. '-' .. int(after_sequence)
+local read_after = id(after_epoch, after_sequence)
 
 local max_entries, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local found, bytes, after, ended = {}, 0, read_after, 0
 local function reply()
-  return {'ok', int(sequence), ended, found, read_after, int(stored_epoch) .. '-' .. int(stored_sequence)}
+  return {'ok', int(sequence), ended, found, read_after, id(stored[1], stored[2]), id(stored[3], stored[4]),
+    int(tonumber(stored[5]) or 0)}
 end
 repeat
   local page = redis.call('XRANGE', KEYS[2], '(' .. after, '+', 'COUNT', 64)
