@@ -133,6 +133,11 @@ class Publisher:
             registered = self._find_index(name)
             if registered is None:
                 return []
+            if registered.mapping > self._index.mapping_version:
+                raise Unavailable(
+                    f"the search index {name} was made by a later release, whose workers publish",
+                    "run a newer instachat",
+                )
             if not registered.made:
                 return self._create_and_write(name, documents)
             self._created.add(name)

@@ -15,6 +15,7 @@ import pytest
 
 from backend.bootstrap import Backend
 from backend.settings import Settings
+from backend.storage.postgres.schema import raise_compatible_since
 from backend.storage.postgres.tables import SCHEMA
 from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines
@@ -171,6 +172,18 @@ def test_a_worker_exits_with_0_at_a_signal_during_its_start(cli: Cli) -> None:
         time.sleep(moment)
         process.terminate()
         assert process.wait(PATIENCE_SECONDS) == 0
+
+
+def test_up_and_an_idle_worker_end_when_the_database_admits_newer_programs_only(
+    cli: Cli, core: Backend, worker: ForkedProcess, start_up: Callable[[Cli], Up]
+) -> None:
+    """They exit with 5 and say what to do, though nothing has failed yet."""
+    up = start_up(cli)
+    with core.database.begin() as tx:
+        raise_compatible_since(tx, "9999")
+    assert worker.wait(PATIENCE_SECONDS) == 5
+    assert up.process.wait(PATIENCE_SECONDS) == 5
+    assert "hint: run a newer instachat" in up.said
 
 
 def test_a_worker_that_starts_without_engines_exits_with_5(cli: Cli) -> None:

@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, Unavailable
@@ -64,6 +65,23 @@ def test_a_change_is_published_as_the_current_state(core: Backend, token: str) -
     assert (
         request_elasticsearch(core, "GET", f"/{live_index_name(core)}/_count")["count"] == 3
     )  # one is a tombstone
+
+
+def test_an_index_of_a_later_release_is_left_to_the_workers_of_that_release(
+    core: Backend, token: str
+) -> None:
+    """It might reject every document of this one for ever; the changes stay in the outbox."""
+    later = "UPDATE search_index SET mapping = mapping + :newer"
+    store_messages(core, token, "Good morning")
+    with core.database.begin() as tx:
+        tx.execute(text(later), {"newer": 1})
+    with pytest.raises(Unavailable, match="later release"):
+        publisher(core).publish()
+    assert query_rows(core, "SELECT count(*) FROM dead_letter") == [(0,)]
+    assert unpublished_messages(core) == 1
+    with core.database.begin() as tx:
+        tx.execute(text(later), {"newer": -1})
+    assert publisher(core).publish() == 1
 
 
 def test_a_deleted_row_is_published_as_a_tombstone(core: Backend, token: str) -> None:
