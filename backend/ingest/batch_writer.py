@@ -151,7 +151,7 @@ class BatchWriter:
             for id_, number in inserted.taken:
                 entry = find_entry(id_, number)
                 self._add_dead_letter(
-                    entry.id, entry.packed, "another chat has this number", entry.event, number
+                    entry.id, entry.packed, dead_letters.CHAT_NUMBER_TAKEN, entry.event, number
                 )
             for id_, number in inserted.lost:
                 # A counter that was closed because its chat was lost. After a crash, `verify` opens it.
@@ -244,7 +244,7 @@ class BatchWriter:
             key = row.chat_id, row.number
             if key in times:
                 if times[key] != row.at:
-                    self._add_message_dead_letter(row, entry, "another message has this number")
+                    self._add_message_dead_letter(row, entry, dead_letters.MESSAGE_NUMBER_TAKEN)
                 continue  # otherwise it is this creation, stored in an earlier epoch
             times[key] = row.at
             try:

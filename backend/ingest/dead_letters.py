@@ -157,7 +157,7 @@ def _explain_not_rejected(
     found = messages.message_times(tx, [(chat_id, number)]).get((chat_id, number))
     if found is None:
         return "its number has no row any more: see `instachat reconcile`"
-    return None if found == event.at else "another message has this number"
+    return None if found == event.at else dead_letters.MESSAGE_NUMBER_TAKEN
 
 
 def _is_valid_key(key: str) -> bool:

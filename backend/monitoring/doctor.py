@@ -1,6 +1,7 @@
 """Checks every dependency and common misconfigurations, and names the remedy of each problem.
 
-Checks change nothing. The checks of searching are in `search_checks`.
+Checks change nothing. The checks of searching are in `search_checks`, that of dead letters is in
+`dead_letter_checks`.
 """
 
 import shutil
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from backend.domain.errors import InstaChatError, SchemaMismatch
 from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result, run_check
+from backend.monitoring.dead_letter_checks import check_dead_letters
 from backend.monitoring.durability import WrongSetting
 from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.monitoring.status import is_repaired
@@ -61,6 +63,7 @@ def run_checks(context: CheckContext) -> Iterator[CheckResult]:
         yield from _check_postgres_settings(context)
         yield from run_check("rewinds", lambda: [_check_rewinds(context.database)])
         yield from run_check("search", lambda: check_search(context.database, context.index))
+        yield from run_check("dead letters", lambda: check_dead_letters(context.database))
     redis = _check_redis(context.log)
     yield from redis.results
     if redis.reachable:

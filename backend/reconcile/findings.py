@@ -64,6 +64,13 @@ class FindingKind(StrEnum):
     GHOST_DOCUMENT = "ghost_document"
     """A document of a message that is removed or was rejected, or whose parent is removed."""
 
+    DUPLICATE_NUMBER = "duplicate_number"
+    """A number that was given twice: one creation is stored under it, the other one is a dead letter.
+
+    Its caller was answered with the number of something else, so it is reported until the dead letter is
+    discarded.
+    """
+
     MISSING_ROW = "missing_row"
     """A document whose message has neither a row nor a tombstone, or has a row with the state `lost`.
 
@@ -77,6 +84,7 @@ class Check(Enum):
     PARENTS = "parents"
     DOCUMENTS = "documents"
     ORPHAN_MESSAGES = "orphan messages"
+    DUPLICATE_NUMBERS = "duplicate numbers"
     ORPHAN_COUNTERS = "orphan counters"
 
 
@@ -112,6 +120,8 @@ def rule_of(kind: FindingKind) -> FindingRule:
             return _rule(Check.DOCUMENTS, Republish, "publish the message again")
         case FindingKind.GHOST_DOCUMENT:
             return _rule(Check.DOCUMENTS, Republish, "publish that it is removed")
+        case FindingKind.DUPLICATE_NUMBER:
+            return FindingRule(frozenset({Check.DUPLICATE_NUMBERS}), frozenset(), None)
         case FindingKind.MISSING_ROW:
             return FindingRule(frozenset({Check.DOCUMENTS}), frozenset(), None)
         case _:

@@ -6,7 +6,8 @@ that does not exist:
 1. **Wait.** For each shard it notes the log's end and waits until SQL has passed it.
 2. **Compare.** It walks one snapshot of SQL in the order of its keys: applications and chats beside their
    counters in Redis (`parents`), messages beside the documents of the index (`documents`). Redis returns its
-   keys in no order, so a walk of its own finds the counters without a row (`orphan_counters`).
+   keys in no order, so a walk of its own finds the counters without a row (`orphan_counters`). Numbers that
+   were given twice are among the dead letters (`duplicate_numbers`).
 3. **Confirm.** A difference may be a change on its way. So each is compared again with point reads, after
    everything issued by then is decided in SQL. Only what still differs is a finding.
 4. **Repair**, if asked to: each finding right after it was reported (`repair`).
@@ -26,6 +27,7 @@ from backend.domain.model import EntryId, checked_token, no_application, shard_o
 from backend.ingest.barrier import Barrier, wait_cursor
 from backend.reconcile.comparison import CheckResults, Comparison
 from backend.reconcile.documents import check_documents
+from backend.reconcile.duplicate_numbers import check_duplicate_numbers
 from backend.reconcile.findings import Check, Finding, ReconcileSummary, rule_of
 from backend.reconcile.orphan_counters import check_orphan_counters
 from backend.reconcile.orphan_messages import check_orphan_messages
@@ -164,6 +166,8 @@ def _run(check: Check, comparison: Comparison, snapshot: Connection) -> CheckRes
             return check_documents(comparison, snapshot)
         case Check.ORPHAN_MESSAGES:
             return check_orphan_messages(comparison, snapshot)
+        case Check.DUPLICATE_NUMBERS:
+            return check_duplicate_numbers(comparison, snapshot)
         case Check.ORPHAN_COUNTERS:
             return check_orphan_counters(comparison)
         case _:

@@ -27,13 +27,14 @@ MESSAGES = 13  # in each chat of FULL
 class Field:
     """Applications whose stores agree until something is planted.
 
-    `expected` are the findings that must be reported.
+    `expected` are the findings that must be reported, and `kept` those of them that no repair removes.
     """
 
     def __init__(self, backend: Backend, dice: random.Random, applications: int = 3) -> None:
         self.backend = backend
         self.dice = dice
         self.expected: list[Key] = []
+        self.kept: list[Key] = []
         self.tokens = [
             backend.catalog.applications.create(f"{n}").token for n in range(applications)
         ]
@@ -125,6 +126,26 @@ class Field:
             **parent._asdict(),
             number=number,
         )
+
+    def plant_duplicate(self, parent: Parent, number: int) -> None:
+        """Accept a creation under a number that is stored, as a Redis that lost its counter would."""
+        issued = self.redis.hget(self.key(parent), "issued")
+        self.set_issued(parent, number - 1)
+        if parent.chat is None:
+            self.backend.acceptor.accept(AcceptRequest.chats(parent.token))
+        else:
+            texts = ["answered with the number of another"]
+            request = AcceptRequest.messages(parent.token, parent.chat, texts)
+            self.backend.acceptor.accept(request)
+        self.backend.drainer.drain_all()
+        self.set_issued(parent, int(issued or 0))
+        chat, of_message = (number, None) if parent.chat is None else (parent.chat, number)
+        self._expect_kept((FindingKind.DUPLICATE_NUMBER, parent.token, chat, of_message))
+
+    def _expect_kept(self, key: Key) -> None:
+        """Expect a finding that has no repair."""
+        self.kept.append(key)
+        self.expected.append(key)
 
     def _open_removed(self, chat: Parent) -> None:
         self.redis.hdel(self.key(chat), "closed")

@@ -1,17 +1,19 @@
 """Dead letters: events that could not be stored, and messages that could not be published."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy import Text, and_, bindparam, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from backend.storage.postgres.database import Connection
-from backend.storage.postgres.statements import field_names
-from backend.storage.postgres.tables import dead_letter
+from backend.storage.postgres.statements import PAGE, STORED, RowMapper, field_names
+from backend.storage.postgres.tables import application, chat, dead_letter
 
 DEAD_LETTER_KINDS = ("drain", "publish")
+MESSAGE_NUMBER_TAKEN = "another message has this number"
+CHAT_NUMBER_TAKEN = "another chat has this number"
 
 
 class DeadLetter(NamedTuple):
@@ -34,6 +36,16 @@ class StoredDeadLetter(NamedTuple):
     created_at: datetime
 
 
+class DuplicateNumber(NamedTuple):
+    """A dead letter whose number something else has: a chat's (`chat` is None), or a message's."""
+
+    key: str
+    token: str
+    chat: int | None
+    number: int
+
+
+_DUPLICATES = RowMapper(DuplicateNumber)
 ADD = insert(dead_letter).on_conflict_do_nothing(index_elements=["key"])
 COUNT = select(dead_letter.c.kind, func.count().label("total")).group_by(dead_letter.c.kind)
 _by_key = dead_letter.c.key == bindparam("key")
@@ -48,6 +60,28 @@ DEAD_LETTERS = (
     _dead_letter.where(dead_letter.c.id > bindparam("after"))
     .order_by(dead_letter.c.id)
     .limit(bindparam("limit"))
+)
+_duplicates = (
+    select(*(dead_letter.c[name] for name in field_names(DuplicateNumber)))
+    .join(application, application.c.token == dead_letter.c.token)
+    .outerjoin(
+        chat,
+        and_(chat.c.application_id == application.c.id, chat.c.number == dead_letter.c.chat),
+    )
+    .where(
+        dead_letter.c.kind == "drain",
+        dead_letter.c.reason.in_([MESSAGE_NUMBER_TAKEN, CHAT_NUMBER_TAKEN]),
+        application.c.removed_at.is_(None),
+        or_(dead_letter.c.chat.is_(None), chat.c.state == STORED),
+    )
+)
+_token = bindparam("token", type_=Text)
+DUPLICATE_NUMBERS = _duplicates.where(
+    or_(_token.is_(None), application.c.token == _token)
+).order_by(dead_letter.c.id)
+COUNT_DUPLICATE_NUMBERS = select(func.count()).select_from(_duplicates.subquery())
+EXISTING_KEYS = select(dead_letter.c.key).where(
+    dead_letter.c.key.in_(bindparam("keys", expanding=True))
 )
 LOCK = select(dead_letter.c.id).where(_by_key).with_for_update()
 DELETE = delete(dead_letter).where(_by_key)
@@ -74,6 +108,27 @@ def find_dead_letter(connection: Connection, key: str) -> StoredDeadLetter | Non
     """One dead letter; None if it does not exist."""
     row = connection.execute(DEAD_LETTER, {"key": key}).one_or_none()
     return None if row is None else _to_stored_dead_letter(row)
+
+
+def iter_duplicate_numbers(connection: Connection, token: str | None) -> Iterator[DuplicateNumber]:
+    """The dead letters, of all or of one application, whose number something else has; the oldest first.
+
+    Not those under a removed parent. They are read a page at a time.
+    """
+    options = {"yield_per": PAGE}
+    return _DUPLICATES.stream(
+        connection.execute(DUPLICATE_NUMBERS, {"token": token}, execution_options=options)
+    )
+
+
+def count_duplicate_numbers(connection: Connection) -> int:
+    """How many dead letters `iter_duplicate_numbers` yields."""
+    return int(connection.scalar(COUNT_DUPLICATE_NUMBERS) or 0)
+
+
+def existing_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
+    """Those of these keys whose dead letters still exist."""
+    return set(connection.scalars(EXISTING_KEYS, {"keys": list(keys)}))
 
 
 def lock_dead_letter(tx: Connection, key: str) -> bool:

@@ -17,7 +17,7 @@ from backend.storage.postgres import message_states, search_indices
 from backend.storage.search_index import Document
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
-from tests.support.planted_findings import FULL, MESSAGES, REMOVED, Field, Key
+from tests.support.planted_findings import CHATS, FULL, MESSAGES, REMOVED, Field, Key
 
 SEEDS = range(6)
 
@@ -54,7 +54,6 @@ class IndexedField(Field):
                     (token,),
                 )
             }
-        self.missing_rows: list[Key] = []
 
     def plant(self) -> None:
         """Plant in the index first, for messages whose rows stay as they are."""
@@ -95,6 +94,9 @@ class IndexedField(Field):
                 self._tombstone(chat)
             case FindingKind.GHOST_DOCUMENT:
                 self._ghost(chat)
+            case FindingKind.DUPLICATE_NUMBER:
+                self.plant_duplicate(chat, 4)
+                self.plant_duplicate(Parent(self.tokens[0]), CHATS)
             case FindingKind.MISSING_ROW:
                 self._unknown_document(chat)
             case _:
@@ -145,8 +147,7 @@ class IndexedField(Field):
         self._expect_missing_row((*chat, number))
 
     def _expect_missing_row(self, of: tuple[str | None, int | None, int]) -> None:
-        self.missing_rows.append((FindingKind.MISSING_ROW, *of))
-        self.expected.append((FindingKind.MISSING_ROW, *of))
+        self._expect_kept((FindingKind.MISSING_ROW, *of))
 
     def _write(self, document: Document) -> None:
         assert not self.index.write(self.name, [document])
@@ -174,27 +175,27 @@ def test_the_number_of_keys_includes_documents(core: Backend) -> None:
 def test_reconcile_finds_exactly_the_planted_documents_and_repairs_them(
     core: Backend, seed: int
 ) -> None:
-    """The differences are random and of every kind; after the repair only missing rows are left."""
+    """The differences are random and of every kind; after the repair those without one are left."""
     field = IndexedField(core, random.Random(seed))
     assert found(core) == []
     field.plant()
     assert keys(found(core)) == Counter(field.expected)
     assert keys(found(core, repair=True)) == Counter(field.expected)
     left = found(core)
-    assert keys(left) == Counter(field.missing_rows)
+    assert keys(left) == Counter(field.kept)
     assert not any(finding.repairable for finding in left)
-    assert keys(found(core, repair=True)) == Counter(field.missing_rows)
+    assert keys(found(core, repair=True)) == Counter(field.kept)
 
 
 @pytest.mark.parametrize("kind", FindingKind)
 def test_each_kind_of_finding_is_found_and_repaired(core: Backend, kind: FindingKind) -> None:
-    """Each is planted alone and found alone; after the repair only missing rows are left."""
+    """Each is planted alone and found alone; after the repair those without one are left."""
     field = IndexedField(core, random.Random(0), applications=1)
     field.plant_kind(kind)
     assert kind in {planted for planted, *_ in field.expected}
     assert keys(found(core, repair=True)) == Counter(field.expected)
     left = keys(found(core))
-    assert left == Counter(field.missing_rows)
+    assert left == Counter(field.kept)
     assert bool(rule_of(kind).repairs) == all(planted != kind for planted, *_ in left)
 
 

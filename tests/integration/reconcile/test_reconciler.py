@@ -14,10 +14,12 @@ from backend.bootstrap import Backend
 from backend.domain.errors import NotFound
 from backend.domain.model import Chat, Parent
 from backend.ingest.requests import AcceptRequest
+from backend.monitoring.checks import Severity
+from backend.monitoring.dead_letter_checks import check_dead_letters
 from backend.reconcile import orphan_counters, parents
 from backend.reconcile.findings import Finding, FindingKind
 from backend.storage.postgres import locks, reconciliations
-from tests.support.planted_findings import FULL, MESSAGES, Field, Key
+from tests.support.planted_findings import CHATS, FULL, MESSAGES, Field, Key
 
 SEEDS = range(10)
 
@@ -85,6 +87,28 @@ def test_a_dry_run_finds_the_same_differences_and_writes_nothing(backend: Backen
     before = everything(field)
     found(backend, dry_run=True)
     assert everything(field) == before
+
+
+def test_a_number_that_was_given_twice_is_reported_until_its_dead_letter_is_discarded(
+    backend: Backend,
+) -> None:
+    """A caller was answered with the number of another's text, which no gap shows."""
+    field = Field(backend, random.Random(1), applications=2)
+    token, other = field.tokens
+    field.plant_duplicate(Parent(token, FULL[0]), 4)
+    field.plant_duplicate(Parent(token), CHATS)
+    assert keys(found(backend, repair=True)) == keys(found(backend)) == Counter(field.kept)
+    assert not any(finding.repairable for finding in found(backend))
+    assert found(backend, other) == []
+    checked = list(check_dead_letters(backend.database))
+    assert [result.severity for result in checked] == [Severity.ERROR]
+    duplicates = [s.letter.key for s in backend.dead_letters.all() if s.letter.token == token][-2:]
+    for key in duplicates:
+        assert backend.dead_letters.retry(key) is not None
+        assert backend.dead_letters.purge(key)
+    assert found(backend) == []
+    checked = list(check_dead_letters(backend.database))
+    assert [result.severity for result in checked] == [Severity.WARNING]
 
 
 def test_a_dry_run_begins_no_epoch(backend: Backend, application: str) -> None:

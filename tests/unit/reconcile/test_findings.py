@@ -11,6 +11,7 @@ def test_the_kinds_are_those_of_the_contract() -> None:
     assert {str(kind) for kind in FindingKind} == {
         *("missing_row", "ghost_document", "stale_document", "missing_document"),
         *("counter_behind", "counter_ahead", "count_differs", "orphan", "gap_unexplained"),
+        "duplicate_number",
     }
 
 
