@@ -240,4 +240,6 @@ def open_index(settings: Settings) -> SearchIndex | None:
         settings.elasticsearch_url,
         api_key=key.get_secret_value() if key else None,
         ca_file=settings.elasticsearch_ca_file,
+        shards=settings.elasticsearch_shards,
+        replicas=settings.elasticsearch_replicas,
     )

@@ -1,6 +1,7 @@
 """The settings: their values, the origin of each value, and printing them without secrets."""
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -66,6 +67,16 @@ class Settings(BaseSettings):
     elasticsearch_ca_file: Path | None = Field(
         None,
         description="CA certificate for Elasticsearch (PEM); unset: the system's CAs",
+    )
+    elasticsearch_shards: int = Field(
+        1, ge=1, le=1024, description="Elasticsearch: primary shards of indices made from now on"
+    )
+    elasticsearch_replicas: int | None = Field(
+        None,
+        ge=0,
+        le=16,
+        description="Elasticsearch: copies of each shard of indices made from now on; unset: one, if there"
+        " is a second node",
     )
     home: Path = Field(
         default_factory=default_home, description="the folder of the private engines"
@@ -164,6 +175,8 @@ def origins(settings: Settings) -> dict[str, str]:
     return {name: origin(name) for name in Settings.model_fields}
 
 
+_BETWEEN_URLS = re.compile(r",\s*(?=[a-z+]+://)")
+_ADDRESS = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?")
 _HARMLESS = {
     *("host", "port", "user", "dbname", "db", "sslmode", "connect_timeout"),
     "target_session_attrs",
@@ -171,20 +184,28 @@ _HARMLESS = {
 
 
 def redact(url: str) -> str:
-    """The URL with its password, and every value of its query that might be secret, replaced by `***`.
+    """The URL with its passwords, and every value of its query that might be secret, replaced by `***`.
 
-    If the text can't be parsed with certainty, a secret may be anywhere in it, so all of it is replaced: a
-    libpq string `host=… password=…`, or a password whose `#`, `/` or `?` is not percent-encoded.
+    It may be several URLs, separated by commas. If the text can't be parsed with certainty, a secret may be
+    anywhere in it, so all of it is replaced: a libpq string `host=… password=…`, a password whose `#`, `/` or
+    `?` is not percent-encoded, or a port that is not a number.
     """
+    shown = [_redact_one(part) for part in _BETWEEN_URLS.split(url)]
+    return "***" if "***" in shown else ",".join(shown)
+
+
+def _redact_one(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
         return "***"
     if "://" not in url or parts.fragment or "@" in parts.path + parts.query:
         return "***"
-    user, at, host = parts.netloc.rpartition("@")
+    user, at, hosts = parts.netloc.rpartition("@")
+    if not all(map(_ADDRESS.fullmatch, hosts.split(","))):
+        return "***"
     if ":" in user:
         user = user.partition(":")[0] + ":***"
     pairs = [pair.partition("=")[::2] for pair in parts.query.split("&") if pair]
     query = "&".join(f"{name}={value if name in _HARMLESS else '***'}" for name, value in pairs)
-    return f"{parts.scheme}://{user}{at}{host}{parts.path}" + (f"?{query}" if query else "")
+    return f"{parts.scheme}://{user}{at}{hosts}{parts.path}" + (f"?{query}" if query else "")

@@ -19,6 +19,7 @@ LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 def check_elasticsearch(index: SearchIndex) -> Iterator[CheckResult]:
     """Check that Elasticsearch is reachable, recent enough, and reached over TLS."""
     yield _check_transport_security(index)
+    yield from _check_hosts(index)
     check = "Elasticsearch"
     try:
         version = index.version()
@@ -43,9 +44,27 @@ def check_elasticsearch(index: SearchIndex) -> Iterator[CheckResult]:
         )
 
 
+def _check_hosts(index: SearchIndex) -> Iterator[CheckResult]:
+    """Check each host of the URL, if it names several: requests go to those that answer."""
+    hosts = index.host_urls
+    if len(hosts) == 1:
+        return
+    check, silent = "Elasticsearch's hosts", index.silent_hosts()
+    if not silent:
+        yield ok_result(check, f"all {len(hosts)} answer")
+    elif len(silent) < len(hosts):  # if none answers, the check of Elasticsearch says so
+        reasons = "; ".join(f"{url}: {reason}" for url, reason in silent.items())
+        yield CheckResult(
+            check,
+            Severity.WARNING,
+            f"{len(silent)} of {len(hosts)} do not answer, the others do their work: {reasons}",
+            "start those nodes, or remove their hosts from INSTACHAT_ELASTICSEARCH_URL",
+        )
+
+
 def _check_transport_security(index: SearchIndex) -> CheckResult:
-    check, url = "Elasticsearch's security", urlsplit(index.url)
-    if url.scheme == "https" or url.hostname in LOCAL_HOSTS:
+    check, urls = "Elasticsearch's security", list(map(urlsplit, index.host_urls))
+    if all(url.scheme == "https" or url.hostname in LOCAL_HOSTS for url in urls):
         return ok_result(check, "message texts do not cross the network unencrypted")
     return CheckResult(
         check,
@@ -119,6 +138,39 @@ def _check_live_index(
         )
     else:
         yield ok_result(check, f"searches read {live.name}, with mapping {live.mapping}")
+        yield from _check_copies(index, live.name)
+
+
+def _check_copies(index: SearchIndex, name: str) -> Iterator[CheckResult]:
+    """Check that the live index has all copies of its shards, and those that the settings say."""
+    check, copies = "search index's copies", index.copies(name)
+    if copies is None:
+        return  # the check of Elasticsearch names the privilege that the user lacks
+    shards, replicas = index.wanted_copies()
+    has = f"{copies.shards} shards with {copies.replicas} replicas each"
+    if not copies.searchable:
+        yield CheckResult(
+            check,
+            Severity.ERROR,
+            f"shards of {name} have no copy that answers: PostgreSQL searches, large chats incompletely",
+            "start the nodes that hold them; if their data are lost, run `instachat reindex`",
+        )
+    elif copies.missing:
+        yield CheckResult(
+            check,
+            Severity.WARNING,
+            f"{copies.missing} of the copies are missing ({has}): searches are complete, but another lost"
+            " node may take documents with it",
+            "start the nodes that are down; with fewer nodes than copies, set"
+            " INSTACHAT_ELASTICSEARCH_REPLICAS to less, then run `instachat reindex`",
+        )
+    elif shards != copies.shards or (replicas is not None and replicas != copies.replicas):
+        wanted = f"{shards} shards" + (
+            "" if replicas is None else f" with {replicas} replicas each"
+        )
+        yield ok_result(check, f"{has}, all there; the settings say {wanted}: `instachat reindex`")
+    else:
+        yield ok_result(check, f"{has}, all there")
 
 
 def _check_postgres_search(publishing: bool, lag: outbox.Lag) -> CheckResult:

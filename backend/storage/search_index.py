@@ -52,6 +52,18 @@ class RejectedDocument(NamedTuple):
     reason: str
 
 
+class IndexCopies(NamedTuple):
+    """How an index is spread over the engine's nodes."""
+
+    shards: int
+    replicas: int
+    """Copies that each shard has besides its primary one, if there are nodes for them."""
+    missing: int
+    """Copies that are not there, primary ones included."""
+    searchable: bool
+    """Whether every shard has a copy that answers."""
+
+
 class IndexMissing(Failed):
     """The search engine does not have the index `name`, although SQL registers it."""
 
@@ -74,6 +86,10 @@ class SearchIndex(Protocol):
     url: str
 
     @property
+    def host_urls(self) -> Sequence[str]:
+        """The URLs of the engine's hosts, without users and passwords."""
+
+    @property
     def mapping_version(self) -> int:
         """The version of the mapping that `create` uses; indices of another version have to be rebuilt."""
 
@@ -86,6 +102,12 @@ class SearchIndex(Protocol):
 
     def version(self) -> str | None:
         """The engine's version, the lowest of all nodes; None if the user may not read it."""
+
+    def silent_hosts(self) -> dict[str, str]:
+        """The URLs of the hosts that do not answer, each with the reason.
+
+        Raises EngineDown only for settings that can't be used.
+        """
 
     def new_name(self, installation: str) -> str:
         """A new, unused index name for an installation."""
@@ -116,6 +138,12 @@ class SearchIndex(Protocol):
         Settings that do not affect search results (replicas, refresh interval) are not compared.
         Raises IndexMissing.
         """
+
+    def wanted_copies(self) -> tuple[int, int | None]:
+        """The shards, and the replicas of each, that `create` makes; None: the engine chooses."""
+
+    def copies(self, name: str) -> IndexCopies | None:
+        """How an index is spread; None if the user may not read it. Raises IndexMissing."""
 
     # -- documents ---------------------------------------------------------------------------------
 

@@ -12,7 +12,12 @@ from tests.cli.conftest import Cli
 from tests.cli.test_terminal import COLUMNS, Case, N, World, run_and_look
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
-from tests.support.elasticsearch.requests import fill_only_chat, live_index_name, publish_all
+from tests.support.elasticsearch.requests import (
+    fill_only_chat,
+    live_index_name,
+    publish_all,
+    request_elasticsearch,
+)
 from tests.support.engines import free_port
 from tests.support.fork_server import ForkedProcess, ForkServer
 from tests.support.waiting import promised, wait_until
@@ -128,6 +133,48 @@ def test_status_and_doctor_show_the_index(cli: Cli, core: Backend, token: str, c
         assert found[check][0] == "ok", found[check]
 
 
+def test_a_cluster_of_which_a_node_answers_is_searched_and_doctor_names_the_others(
+    cli: Cli, elasticsearch: Elasticsearch, token: str, chat: int
+) -> None:
+    """The password is given with one host, and printed nowhere."""
+    dead = f"127.0.0.1:{free_port()}"
+    live = elasticsearch.url.removeprefix("http://")
+    url = {"INSTACHAT_ELASTICSEARCH_URL": f"http://u:secret@{dead},{live}"}
+    made = cli("messages", "create", token, chat, "a word", "--wait", "searchable", env=url)
+    assert made.code == 0
+    assert [hit["number"] for hit in cli("search", token, chat, "word", env=url).lines] == [1]
+    assert [one["reachable"] for one in cli("status", env=url).json["engines"]] == [True] * 3
+    severity, said, remedy = severities(cli, **url)["Elasticsearch's hosts"]
+    assert (severity, dead in said, live in said) == ("warning", True, False)
+    assert "INSTACHAT_ELASTICSEARCH_URL" in str(remedy)
+    both = severities(
+        cli, INSTACHAT_ELASTICSEARCH_URL=f"http://{live},{live.replace('127', 'u:p@127')}"
+    )
+    assert "Elasticsearch's hosts" not in both  # it is one
+    shown = cli("config", "show", env=url).out + cli("doctor", env=url).out
+    assert "secret" not in shown
+    assert f"http://u:***@{dead},{live}" in shown
+
+
+def test_doctor_warns_of_replicas_that_have_no_node(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """A single node has none for them. Another index has what the settings say when it is made."""
+    cli("messages", "create", token, chat, "a word", "--wait", "searchable")
+    assert severities(cli)["search index's copies"][0] == "ok"
+    spread = {"INSTACHAT_ELASTICSEARCH_SHARDS": "2", "INSTACHAT_ELASTICSEARCH_REPLICAS": "1"}
+    severity, said, _ = severities(cli, **spread)["search index's copies"]
+    assert (severity, "`instachat reindex`" in said) == ("ok", True)
+    assert cli("reindex", env=spread).code == 0
+    severity, said, remedy = severities(cli, **spread)["search index's copies"]
+    assert (severity, said.partition(" ")[0]) == ("warning", "2")
+    assert "INSTACHAT_ELASTICSEARCH_REPLICAS" in str(remedy)
+    assert [hit["number"] for hit in cli("search", token, chat, "word", env=spread).lines] == [1]
+    index = request_elasticsearch(core, "GET", f"/{live_index_name(core)}/_settings")
+    (settings,) = (one["settings"]["index"] for one in index.values())
+    assert (settings["number_of_shards"], settings["number_of_replicas"]) == ("2", "1")
+
+
 def test_doctor_reports_why_messages_are_not_found(
     cli: Cli, core: Backend, token: str, chat: int
 ) -> None:
@@ -197,7 +244,7 @@ def test_doctor_warns_of_an_unencrypted_connection_to_another_host(cli: Cli) -> 
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:9200", "ftp://h:1", "http://", "http://[", "http://h:x"]
+    "url", ["localhost:9200", "http://a/b,c", "ftp://h:1", "http://", "http://[", "http://h:x"]
 )
 def test_an_invalid_url_of_elasticsearch_is_reported(url: str, cli: Cli) -> None:
     """The command fails before it sends a request."""

@@ -10,6 +10,7 @@ from backend.bootstrap import open_backend
 from backend.ingest.requests import AcceptRequest
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.engines import free_port
 from tests.support.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,11 @@ def test_the_commands_of_the_page_work_in_their_order(
     blocks = dict(BLOCK.findall(PAGE))
     assert "" not in blocks, "each is run"
     script = blocks["on"].replace("http://elastic.example:9200", elasticsearch.url)
-    assert "example" not in script
+    cluster = blocks["hosts"].replace(
+        "http://elastic1.example:9200,elastic2.example:9200,elastic3.example:9200",
+        f"{elasticsearch.url},127.0.0.1:{free_port()}",
+    )
+    assert "example" not in script + cluster
     outside = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
     done = subprocess.run(
         [
@@ -38,7 +43,7 @@ def test_the_commands_of_the_page_work_in_their_order(
             "-euc",
             script
             + blocks["anew"]
-            + blocks["look"].replace("doctor", "doctor || true")
+            + (blocks["look"] + cluster).replace("doctor", "doctor || true")
             + blocks["off"],
         ],
         env=outside

@@ -1,20 +1,21 @@
 """The connection to Elasticsearch: connecting, versions, and the translation of its errors.
 
-Nothing is retried here: the caller decides whether to repeat a request.
+A request that a node does not answer is sent to another one (`failover`). Nothing else is retried here: the
+caller decides whether to repeat a request that the cluster refuses.
 """
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
 from backend.domain.errors import EngineDown, Failed, Unavailable
 from backend.settings import redact
+from backend.storage.elasticsearch.hosts import parse_hosts
 from backend.storage.search_index import IndexMissing
 from backend.storage.versions import parse_version
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch, JsonSerializer
 
 REQUEST_TIMEOUT_SECONDS = 4.0
+HOST_TIMEOUT_SECONDS = 2.0  # for a question to one host, which others do not answer for it
 _CERTIFICATE_HINT = (
     "INSTACHAT_ELASTICSEARCH_CA_FILE names the PEM file of the authority that signed it"
 )
@@ -47,16 +49,13 @@ class ElasticsearchClient:
         self._lock = threading.Lock()
         self._connected: Elasticsearch | None = None
         try:
-            parts = urlsplit(url)
-            usable = parts.scheme in ("http", "https") and parts.hostname
-            self._port = parts.port or {"http": 9200, "https": 443}.get(parts.scheme, 0)
+            self._hosts = parse_hosts(url)
         except ValueError:
-            usable = False
-        if not usable:
             raise Failed(
                 f"the URL {redact(url)} of Elasticsearch can't be used",
-                "it looks like https://USER:PASSWORD@HOST:9200 (INSTACHAT_ELASTICSEARCH_URL)",
-            )
+                "it looks like https://USER:PASSWORD@HOST1:9200,HOST2:9200"
+                " (INSTACHAT_ELASTICSEARCH_URL); all hosts have the same user",
+            ) from None
 
     def close(self) -> None:
         """Close the connections."""
@@ -74,6 +73,27 @@ class ElasticsearchClient:
                 return None
             versions: list[str] = [node["version"] for node in answer["nodes"].values()]
             return min(versions, key=parse_version)
+
+    @property
+    def host_urls(self) -> Sequence[str]:
+        """See SearchIndex."""
+        return self._hosts.urls
+
+    def silent_hosts(self) -> dict[str, str]:
+        """See SearchIndex."""
+        from elasticsearch import ApiError, TransportError
+
+        silent: dict[str, str] = {}
+        for url in self._hosts.urls:
+            try:
+                with closing(self._connect([url])) as client:
+                    client.options(request_timeout=HOST_TIMEOUT_SECONDS).info()
+            except TransportError as error:
+                silent[url] = _first_line(error)
+            except ApiError as error:  # with less than 500, what is wrong does not concern the host
+                if error.meta.status >= 500:
+                    silent[url] = f"it answers {error.meta.status}"
+        return silent
 
     @contextmanager
     def translate_errors(self, name: str | None = None) -> "Iterator[Elasticsearch]":
@@ -111,23 +131,22 @@ class ElasticsearchClient:
         """The library's client; connects at first use."""
         with self._lock:
             if self._connected is None:
-                self._connected = self._connect()
+                self._connected = self._connect(self._hosts.urls)
             return self._connected
 
-    def _connect(self) -> "Elasticsearch":
+    def _connect(self, urls: Sequence[str]) -> "Elasticsearch":
         # Importing the library takes 0.3 seconds; commands that do not search must not pay for it.
         from elasticsearch import Elasticsearch
 
-        parts = urlsplit(self.url)
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        base_url = urlunsplit((parts.scheme, f"{host}:{self._port}", parts.path, "", ""))
-        credentials = unquote(parts.username or ""), unquote(parts.password or "")
+        from backend.storage.elasticsearch.failover import FailoverPool, FailoverTransport
+
+        _, user, password = self._hosts
         options: dict[str, Any] = {}
         if self._api_key:
             options["api_key"] = self._api_key
-        elif parts.username:
-            options["basic_auth"] = credentials
-        if parts.scheme == "https" and self._ca_file:
+        elif user:
+            options["basic_auth"] = user, password
+        if urls[0].startswith("https:") and self._ca_file:
             if not self._ca_file.is_file():
                 raise self._engine_down(
                     f"the certificate file {self._ca_file} does not exist", _CERTIFICATE_HINT
@@ -135,10 +154,10 @@ class ElasticsearchClient:
             options["ca_certs"] = str(self._ca_file)
         try:
             return Elasticsearch(
-                base_url,
+                list(urls),
                 request_timeout=REQUEST_TIMEOUT_SECONDS,
-                max_retries=0,  # the caller handles a lost reply
-                retry_on_timeout=False,
+                transport_class=FailoverTransport,
+                node_pool_class=FailoverPool,
                 serializers={"application/json": _new_serializer()},
                 **options,
             )
@@ -150,9 +169,9 @@ class ElasticsearchClient:
         return self._engine_down(reason, _CERTIFICATE_HINT if "certificate" in reason else None)
 
     def _engine_down(self, reason: str, hint: str | None = None) -> EngineDown:
-        url = redact(self.url)
+        url = self._hosts.urls[0]
         return EngineDown(
-            f"Elasticsearch at {url} can't be used: {reason}",
+            f"Elasticsearch at {redact(self.url)} can't be used: {reason}",
             hint
             or f"check it with `curl {url}/_cluster/health`; the setting is INSTACHAT_ELASTICSEARCH_URL",
         )

@@ -28,6 +28,7 @@ from backend.storage.search_index import (
     Document,
     DocumentState,
     DocumentVersion,
+    IndexCopies,
     IndexMissing,
     PlainState,
     ReadStates,
@@ -35,8 +36,10 @@ from backend.storage.search_index import (
     SearchIndex,
 )
 
+# Of a request that may take long, such as a bulk: for the connection, and for the reply. Together less than
+# a publisher's lease.
 CONNECT_TIMEOUT_SECONDS = 2.0
-BULK_TIMEOUT_SECONDS = 15.0  # for the reply to a bulk; less than a publisher's lease
+LONG_TIMEOUT_SECONDS = 15.0
 SEARCH_TIMEOUT_SECONDS = 2.0  # for candidates; PostgreSQL then has time for the same request
 RETRY_DELAYS_SECONDS = (0.1, 0.3, 0.9)  # before temporarily refused documents are sent again
 MAX_QUERY_IDS = 1_000  # per query
@@ -58,6 +61,16 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
     max_gram_length = mapping.MAX_GRAM_LENGTH
     _search_client: Any = None
 
+    def __init__(
+        self, url: str, *, shards: int = 1, replicas: int | None = None, **login: Any
+    ) -> None:
+        """`shards` and `replicas` are those of indices that it creates; see `mapping.index_settings`.
+
+        The rest is ElasticsearchClient's.
+        """
+        super().__init__(url, **login)
+        self._settings = mapping.index_settings(shards, replicas)
+
     def new_name(self, installation: str) -> str:
         """See SearchIndex."""
         return mapping.new_index_name(installation)
@@ -74,9 +87,9 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
             from elasticsearch import BadRequestError
 
             try:
-                client.options(request_timeout=BULK_TIMEOUT_SECONDS).indices.create(
+                client.options(request_timeout=_long_timeout()).indices.create(
                     index=name,
-                    settings=mapping.INDEX_SETTINGS,
+                    settings=self._settings,
                     mappings=mapping.INDEX_MAPPING,
                     aliases={write_alias(name): {}},
                 )
@@ -87,7 +100,7 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
     def drop(self, name: str) -> None:
         """See SearchIndex."""
         with self.translate_errors() as client:
-            client.options(request_timeout=BULK_TIMEOUT_SECONDS).indices.delete(
+            client.options(request_timeout=_long_timeout()).indices.delete(
                 index=name, ignore_unavailable=True
             )
 
@@ -122,6 +135,28 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
             mappings = client.indices.get_mapping(index=name)[name]["mappings"]
             settings = client.indices.get_settings(index=name)[name]["settings"]["index"]
         return list(mapping.configuration_differences(mappings, settings))
+
+    def wanted_copies(self) -> tuple[int, int | None]:
+        """See SearchIndex."""
+        return self._settings["number_of_shards"], self._settings.get("number_of_replicas")
+
+    def copies(self, name: str) -> IndexCopies | None:
+        """See SearchIndex."""
+        with self.translate_errors(name) as client:
+            from elasticsearch import AuthorizationException
+
+            settings = client.indices.get_settings(index=name)[name]["settings"]["index"]
+            try:
+                health = client.cluster.health(index=name)
+            except AuthorizationException:
+                return None
+        shards, replicas = int(settings["number_of_shards"]), int(settings["number_of_replicas"])
+        return IndexCopies(
+            shards,
+            replicas,
+            missing=shards * (1 + replicas) - health["active_shards"],
+            searchable=health["active_primary_shards"] == shards,
+        )
 
     # -- documents ---------------------------------------------------------------------------------
 
@@ -186,15 +221,11 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
         Empty if all were stored: the first reply carries the `errors` flag only. If that is set, the same
         bulk is sent again to read the details, which does not change documents stored by the first.
         """
-        from urllib3 import Timeout
-
-        # The library hands it on to urllib3.
-        timeout: Any = Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=BULK_TIMEOUT_SECONDS)
         answer: Any = {}
         with self.translate_errors(name) as client:
             from elasticsearch import ApiError
 
-            bulk_client = client.options(request_timeout=timeout)
+            bulk_client = client.options(request_timeout=_long_timeout())
             for filter_path in ("errors", "errors,items.index.status,items.index.error.type"):
                 try:
                     answer = bulk_client.perform_request(
@@ -281,7 +312,8 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
             yield read
         finally:
             with self.translate_errors(name) as client:
-                client.close_point_in_time(id=pit_id)
+                # 404: it was closed by an attempt whose answer was lost, or is lost with its node.
+                client.options(ignore_status=404).close_point_in_time(id=pit_id)
 
     def read_versions(
         self, name: str, after: MessageKey, last: MessageKey | None, size: int
@@ -305,12 +337,12 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
     def refresh(self, name: str) -> None:
         """See SearchIndex."""
         with self.translate_errors(name) as client:
-            client.options(request_timeout=BULK_TIMEOUT_SECONDS).indices.refresh(index=name)
+            client.options(request_timeout=_long_timeout()).indices.refresh(index=name)
 
     def refresh_searched(self, name: str) -> None:
         """See SearchIndex. The refresh API covers the primary and every replica that searches use."""
         with self.translate_errors(name) as client:
-            answer = client.options(request_timeout=BULK_TIMEOUT_SECONDS).indices.refresh(
+            answer = client.options(request_timeout=_long_timeout()).indices.refresh(
                 index=read_alias(name)
             )
         if answer["_shards"]["failed"]:
@@ -330,7 +362,7 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
     ) -> list[Any]:
         """Up to `size` hits, ordered by (chat, number), as Elasticsearch returns them."""
         with self.translate_errors(index) as client:
-            answer = client.options(request_timeout=BULK_TIMEOUT_SECONDS).search(
+            answer = client.options(request_timeout=_long_timeout()).search(
                 index=index,
                 pit=pit,
                 query=query,
@@ -346,6 +378,13 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
             )
         hits: list[Any] = answer.body.get("hits", {}).get("hits", [])
         return hits
+
+
+def _long_timeout() -> Any:
+    """The timeout of a request that may take long; the library hands it on to urllib3."""
+    from urllib3 import Timeout
+
+    return Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=LONG_TIMEOUT_SECONDS)
 
 
 def _through(found: list[S], last: MessageKey | None, size: int) -> tuple[list[S], bool]:

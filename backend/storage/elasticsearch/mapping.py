@@ -19,8 +19,6 @@ MAX_GRAM_LENGTH = 3  # code points
 MAX_QUERY_GRAMS = 32  # per query; PostgreSQL verifies what they let through
 # docs/architecture.md has the figures for these grams, and for no positions, norms or source, and sorting.
 INDEX_SETTINGS: Mapping[str, Any] = {
-    "number_of_shards": 1,
-    "auto_expand_replicas": "0-1",
     "refresh_interval": "1s",  # explicit, as an index that is not searched for a while stops refreshing
     "max_ngram_diff": MAX_GRAM_LENGTH - 1,
     "sort": {"field": ["chat", "number"], "order": ["asc", "asc"]},
@@ -40,6 +38,7 @@ INDEX_MAPPING: Mapping[str, Any] = {
         "text": {"type": "text", "analyzer": "grams", "index_options": "docs", "norms": False},
     },
 }
+AUTOMATIC_REPLICAS = "0-1"  # one if there is a second node, so that a single node is "green", too
 COMPARED_SETTINGS = ("analysis", "sort")  # the settings that affect search results
 
 
@@ -61,6 +60,14 @@ def read_alias(name: str) -> str:
 def write_alias(name: str) -> str:
     """The alias through which an index is written."""
     return f"{name}-write"
+
+
+def index_settings(shards: int, replicas: int | None) -> dict[str, Any]:
+    """The settings of a new index; `replicas` of each shard, None for one if there is a second node."""
+    copies: dict[str, Any] = {"auto_expand_replicas": AUTOMATIC_REPLICAS}
+    if replicas is not None:
+        copies = {"number_of_replicas": replicas}
+    return {"number_of_shards": shards, **copies, **INDEX_SETTINGS}
 
 
 def query_grams(keyword: str) -> list[str]:

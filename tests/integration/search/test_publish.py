@@ -121,7 +121,7 @@ def test_searches_switch_to_the_first_index_once_it_answers(
     )
     store_messages(core, token, "a word")
     with monkeypatch.context() as patched:
-        patched.setattr(index_module, "BULK_TIMEOUT_SECONDS", 0.5)
+        patched.setattr(index_module, "LONG_TIMEOUT_SECONDS", 0.5)
         with pytest.raises(EngineDown):
             publisher(core).publish()
     assert search_numbers(core, token, "word") == [1]

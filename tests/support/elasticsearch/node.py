@@ -108,6 +108,11 @@ class ElasticsearchServer(Server):
 
     def start(self) -> None:
         """Start it, with the current `settings`, and wait until all of its data can be read."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start its process, with the current `settings`; it ends with the thread that calls this."""
         lines = [f"{name}: {_yaml(value)}\n" for name, value in self.settings.items()]
         (self.folder / "config" / "elasticsearch.yml").write_text("".join(lines))
         with (self.folder / "log").open("ab") as log:
@@ -122,7 +127,11 @@ class ElasticsearchServer(Server):
                 process_group=0,
                 preexec_fn=die_with_parent,  # noqa: PLW1509
             )
-        deadline = time.monotonic() + START_SECONDS
+
+    def wait_ready(self, seconds: float = START_SECONDS) -> None:
+        """Return once all of its data can be read. Raises RuntimeError with its log if it does not start."""
+        assert self.process is not None
+        deadline = time.monotonic() + seconds
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
