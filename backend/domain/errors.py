@@ -10,6 +10,7 @@
     ├── Unavailable         a dependency can't serve this now; try again
     │   ├── Busy            too many requests are waiting; nothing was accepted
     │   ├── EngineDown      Redis, PostgreSQL or Elasticsearch does not answer
+    │   │   └── NodeDown    a node of a Redis Cluster does not answer; other shards are not affected
     │   ├── LogFull         the log or Redis's memory is at its limit; nothing was accepted
     │   ├── Unconfirmed     the reply was lost: the creation may have been accepted
     │   ├── Closing         the application or chat is being deleted
@@ -73,6 +74,10 @@ class Busy(Unavailable):
 
 class EngineDown(Unavailable):
     """Redis, PostgreSQL or another engine does not answer."""
+
+
+class NodeDown(EngineDown):
+    """A node of a Redis Cluster does not answer; the shards of the other nodes are not affected."""
 
 
 class LogFull(Unavailable):

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from backend.domain.errors import EngineDown, InstaChatError
+from backend.domain.errors import EngineDown, InstaChatError, NodeDown
 from backend.ingest.batch_writer import BatchWriter
 from backend.ingest.epochs import Epochs
 from backend.storage.postgres import locks, shards
@@ -61,6 +61,7 @@ class Drainer:
         self._step = step
         self._stuck_timeout_seconds = stuck_timeout_seconds
         self._stopping = threading.Event()
+        self._failed: frozenset[int] = frozenset()  # shards whose last sweep failed
 
     def stop(self) -> None:
         """Let the batches in progress finish, and start no other."""
@@ -99,24 +100,28 @@ class Drainer:
         These are the shards whose log goes on behind the cursor, and those that were not drained in their
         present epoch: what was lost with an earlier one is undecided until the cursor is in this one, even if
         nothing is accepted any more. After the failure of one shard the others are still drained, and then
-        the first failure is raised.
+        the first failure is raised; the next call begins with the others. If an engine is away for all
+        shards, EngineDown is raised at once.
         """
         entries = 0
-        failures: list[InstaChatError] = []
-        ends = self._log.ends(self._database.installation.shards)
+        failures: dict[int, InstaChatError] = {}
+        ends = self._log.try_ends(self._database.installation.shards)
         with self._database.connect() as connection:
             states = shards.shard_states(connection)
-        for shard, end in enumerate(ends):
-            epoch, cursor = states[shard]
-            is_due = end.waiting or cursor < end.entry or cursor.epoch < epoch
+        for shard in sorted(range(len(ends)), key=self._failed.__contains__):
+            end, (epoch, cursor) = ends[shard], states[shard]
             try:
+                if isinstance(end, NodeDown):
+                    raise end
+                is_due = end.waiting or cursor < end.entry or cursor.epoch < epoch
                 entries += self.drain(shard, may_continue) if is_due and may_continue() else 0
-            except EngineDown:
-                raise
             except InstaChatError as error:
-                failures.append(error)
+                if isinstance(error, EngineDown) and not isinstance(error, NodeDown):
+                    raise
+                failures[shard] = error
+        self._failed = frozenset(failures)
         if failures:
-            raise failures[0]
+            raise next(iter(failures.values()))
         return entries
 
     def _drain_batch(self, shard: int) -> _DrainedPage | None:

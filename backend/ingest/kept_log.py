@@ -7,7 +7,9 @@ cursor went back with it, so a drain finds those entries behind the cursor, and 
 import math
 import time
 from collections.abc import Collection
+from contextlib import suppress
 
+from backend.domain.errors import NodeDown
 from backend.storage.postgres import shards
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.shards import DrainedShard
@@ -54,7 +56,8 @@ class KeptLog:
             drained = shards.drained_shards(connection)
         for shard, (size, end) in logs.items():
             if size.entries > end.waiting:
-                self._trim_shard(shard, drained[shard], size, end, part)
+                with suppress(NodeDown):
+                    self._trim_shard(shard, drained[shard], size, end, part)
 
     def _trim_shard(
         self, shard: int, drained: DrainedShard, size: LogSize, end: LogEnd, part: float

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from backend.domain.errors import NodeDown
 from backend.domain.model import Parent, shard_of
 from backend.storage.postgres import cascade, locks, outbox
 from backend.storage.postgres.cascade import PendingCascade
@@ -83,16 +84,25 @@ class CascadeDeleter:
     ) -> int:
         """Delete what is left of all removed parents, for about so long; returns how many messages.
 
-        Skips what other processes work on. Ends early if `may_continue` returns False between two rounds.
+        Skips what other processes work on. Ends early if `may_continue` returns False between two rounds. If
+        a node of a cluster does not answer, the others' are deleted, and then NodeDown is raised.
         """
         deadline = time.monotonic() + seconds
         total = 0
         while not self._stopping.is_set() and time.monotonic() < deadline:
             with self._database.connect() as connection:
                 found = cascade.list_pending_cascades(connection, MAX_PARENTS)
-            deleted = [self._delete_batch(pending) for pending in found]
+            deleted: list[int | None] = []
+            failure: NodeDown | None = None
+            for pending in found:
+                try:
+                    deleted.append(self._delete_batch(pending))
+                except NodeDown as error:
+                    failure = error
             total += sum(filter(None, deleted))
             if all(count is None for count in deleted) or not may_continue():
+                if failure:
+                    raise failure
                 break
         return total
 

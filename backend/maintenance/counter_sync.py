@@ -13,9 +13,10 @@ higher one of `issued`, verified or not, and of the highest number that has a ro
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from backend.domain.errors import EngineDown, Unavailable
+from backend.domain.errors import EngineDown, NodeDown, Unavailable
 from backend.domain.model import EntryId, Parent, shard_of
 from backend.ingest.epochs import Epochs
 from backend.storage.postgres import counter_columns, database, shards
@@ -35,6 +36,18 @@ class WrittenCount:
     parent: Parent
     old: int
     new: int
+
+
+class _ShardsDown(dict[int, NodeDown]):
+    """The shards that a sync passes over, because their node of a cluster does not answer."""
+
+    @contextmanager
+    def noting(self, shard: int) -> Iterator[None]:
+        """End a block that raises NodeDown without an error, and note the shard."""
+        try:
+            yield
+        except NodeDown as error:
+            self[shard] = error
 
 
 class CounterSync:
@@ -66,14 +79,18 @@ class CounterSync:
         """Write what changed since the last sync, or compare every counter; yields each that was behind.
 
         After a new epoch of Redis it compares every counter. What was yielded is committed. Raises EngineDown
-        when an engine is away, before anything is changed if it is away at the beginning.
+        when an engine is away, before anything is changed if it is away at the beginning. If a node of a
+        cluster is away, NodeDown is raised once the counters of all other nodes are written.
         """
         for _ in range(ATTEMPTS):
+            down = _ShardsDown()
             try:
-                yield from self._sync(everything)
-                return
+                yield from self._sync(everything, down)
             except StaleEpoch:
                 continue
+            for error in down.values():
+                raise error
+            return
         raise Unavailable("Redis changes its epoch again and again", "see `instachat doctor`")
 
     def stored_message_count(self, token: str) -> int:
@@ -110,40 +127,49 @@ class CounterSync:
             states = counter_columns.list_sync_states(connection).values()
         return any(state.epoch and state.behind_seconds > seconds for state in states)
 
-    def _sync(self, everything: bool) -> Iterator[WrittenCount]:
-        epochs = self._current_epochs()
+    def _sync(self, everything: bool, down: "_ShardsDown") -> Iterator[WrittenCount]:
+        epochs = self._current_epochs(down)
         with self._database.connect() as connection:
             began = database.read_clock(connection)
             states = counter_columns.list_sync_states(connection)
         if everything or any(states[shard].synced_epoch != epochs[shard] for shard in epochs):
-            yield from self._compare_all(epochs)
+            yield from self._compare_all(epochs, down)
         for shard, epoch in epochs.items():
-            yield from self._write_changes(shard, epoch)
-        if epochs and not self._stopping.is_set():
+            if shard not in down:
+                with down.noting(shard):
+                    yield from self._write_changes(shard, epoch)
+        synced = {shard: epoch for shard, epoch in epochs.items() if shard not in down}
+        if synced and not self._stopping.is_set():
             with self._database.begin() as tx:
-                counter_columns.record_sync(tx, epochs, began)
+                counter_columns.record_sync(tx, synced, began)
 
-    def _current_epochs(self) -> Mapping[int, int]:
-        """The epoch of each shard that was ever used, the same in SQL and in Redis."""
+    def _current_epochs(self, down: "_ShardsDown") -> Mapping[int, int]:
+        """The epoch of each shard that was ever used and is not down, the same in SQL and in Redis."""
         with self._database.connect() as connection:
             epochs = {
                 s: epoch for s, (epoch, _) in shards.shard_states(connection).items() if epoch
             }
         self._log.ping()  # without any shard in use, nothing else would call Redis
-        for shard in epochs:
-            for _ in range(ATTEMPTS):
-                try:
-                    self._log.read_counters(shard, epochs[shard], [])
-                    break
-                except StaleEpoch as stale:
-                    self._epochs.begin_epoch(shard, stale.reason)
-                    with self._database.connect() as connection:
-                        epochs[shard], _ = shards.shard_state(connection, shard)
-            else:
-                raise StaleEpoch("it changes again and again")
-        return epochs
+        found: dict[int, int] = {}
+        for shard, epoch in epochs.items():
+            with down.noting(shard):
+                found[shard] = self._current_epoch(shard, epoch)
+        return found
 
-    def _compare_all(self, epochs: Mapping[int, int]) -> Iterator[WrittenCount]:
+    def _current_epoch(self, shard: int, epoch: int) -> int:
+        for _ in range(ATTEMPTS):
+            try:
+                self._log.read_counters(shard, epoch, [])
+                return epoch
+            except StaleEpoch as stale:
+                self._epochs.begin_epoch(shard, stale.reason)
+                with self._database.connect() as connection:
+                    epoch, _ = shards.shard_state(connection, shard)
+        raise StaleEpoch("it changes again and again")
+
+    def _compare_all(
+        self, epochs: Mapping[int, int], down: "_ShardsDown"
+    ) -> Iterator[WrittenCount]:
         """Compare the counter of every parent that is not removed."""
         shards = self._database.installation.shards
         for page_of in (
@@ -159,9 +185,10 @@ class CounterSync:
                     by_shard.setdefault(shard_of(row.parent.token, shards), []).append(row)
                 for shard, rows in by_shard.items():
                     # A shard that came into use just now: its parents are in the set of dirty ones.
-                    if shard in epochs:
+                    if shard in epochs and shard not in down:
                         known = {row.parent: row for row in rows}
-                        yield from self._write(shard, epochs[shard], list(known), known)
+                        with down.noting(shard):
+                            yield from self._write(shard, epochs[shard], list(known), known)
                 if len(page) < PAGE:
                     break
                 after = page[-1].id

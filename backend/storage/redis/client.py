@@ -9,7 +9,7 @@ import redis
 from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from backend.domain.errors import EngineDown, Unconfirmed
+from backend.domain.errors import EngineDown, NodeDown, Unconfirmed
 from backend.domain.model import Parent
 from backend.storage.redis.cluster import ClusterCalls, Command, KeyedCall
 from backend.storage.redis.connection import check_url, connect, is_cluster_url
@@ -74,9 +74,11 @@ class RedisClient:
             self.redis.close()
 
     def ping(self) -> None:
-        """Raise EngineDown unless Redis answers."""
+        """Raise EngineDown unless Redis, or a primary of a cluster, answers."""
         with self.translate_errors():
-            self.redis.ping()
+            answers = self._on_each_server(("PING",))
+            if all(isinstance(answer, Exception) for answer in answers):
+                raise answers[0]
 
     def refuse_cluster_node(self) -> None:
         """Raise Failed if the URL names one node of a cluster: calls for several shards would fail there.
@@ -115,9 +117,7 @@ class RedisClient:
 
     def server_time(self) -> tuple[int, int]:
         """The time by Redis's clock: seconds since 1970, and microseconds. Raises EngineDown."""
-        with self.translate_errors():
-            found: Any = self.redis.time()
-        seconds, micros = next(iter(found.values())) if isinstance(found, dict) else found
+        seconds, micros = self._on_any_server("TIME")
         return seconds, micros
 
     def key(self, shard: int, name: str) -> str:
@@ -216,6 +216,17 @@ class RedisClient:
             "see `instachat doctor`; with an idempotency key the same request can be repeated",
         )
 
+    def _on_any_server(self, *command: str | int | bytes) -> Any:
+        """The reply to a command for no key, of the server or of a primary that answers."""
+        with self.translate_errors():
+            if self.is_cluster:
+                reply = self._cluster.call_any(command)
+            else:
+                (reply,) = self._pipeline("", command)
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+
     def _on_each_server(self, command: Command) -> list[Any]:
         """The replies to a command, of the server or of each primary of a cluster; errors in their places."""
         if self.is_cluster:
@@ -225,7 +236,7 @@ class RedisClient:
     def _each_shard(self, command: str, name: str, shards: int, *arguments: str) -> list[Any]:
         """The replies of a read command to that key of each shard.
 
-        In the place of a reply is Redis's error for a key of a wrong type, and, of a cluster, EngineDown if
+        In the place of a reply is Redis's error for a key of a wrong type, and, of a cluster, NodeDown if
         the shard's node did not answer. Raises EngineDown if no reply came.
         """
         calls = [
@@ -241,21 +252,19 @@ class RedisClient:
         return [self._translated(answer) for answer in answers]
 
     def _translated(self, answer: Any) -> Any:
-        """The answer, or the EngineDown that it means; raises any other error but that of a wrong type."""
+        """The answer, or the NodeDown that it means; raises any other error but that of a wrong type."""
         if not isinstance(answer, Exception) or is_wrong_type(answer):
             return answer
         try:
             with self.translate_errors():
                 raise answer
-        except EngineDown as error:
-            if not self.is_cluster:
-                raise
+        except NodeDown as error:
             return error
 
-    def _count_each_shard(self, command: str, name: str, shards: int) -> list[int | EngineDown]:
+    def _count_each_shard(self, command: str, name: str, shards: int) -> list[int | NodeDown]:
         """As `_each_shard`, for a command that counts; a key of a wrong type counts as one."""
         return [
-            answer if isinstance(answer, EngineDown) else _count(answer)
+            answer if isinstance(answer, NodeDown) else _count(answer)
             for answer in self._each_shard(command, name, shards)
         ]
 
@@ -268,11 +277,11 @@ class RedisClient:
         return unconfirmed_on_lost_reply(self.url)
 
 
-def raise_first_error(answers: Iterable[T | EngineDown]) -> list[T]:
-    """The answers of all shards. Raises the first EngineDown among them."""
+def raise_first_error(answers: Iterable[T | NodeDown]) -> list[T]:
+    """The answers of all shards. Raises the first NodeDown among them."""
     found = []
     for answer in answers:
-        if isinstance(answer, EngineDown):
+        if isinstance(answer, NodeDown):
             raise answer
         found.append(answer)
     return found

@@ -10,10 +10,12 @@ a dead one, and the others nothing.
 """
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import redis
@@ -124,6 +126,15 @@ class ClusterCalls:
                 return error
 
         return list(self._threads.map(call_node, self._client.get_primaries()))
+
+    def call_any(self, command: Command) -> Any:
+        """The reply of any primary: of the first one that answers."""
+        nodes = self._client.get_primaries()
+        random.shuffle(nodes)
+        for node in nodes[:-1]:
+            with suppress(RedisError, RedisClusterException):
+                return self._exchange(node, [command])[0]
+        return self._exchange(nodes[-1], [command])[0]
 
     def run_by_node(self, keys: Sequence[Key], task: Callable[[Sequence[int]], None]) -> None:
         """Call `task` with the places of the keys of each node, all nodes at once; it must not raise.

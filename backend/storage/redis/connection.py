@@ -55,7 +55,7 @@ def connect(
     if not is_cluster_url(url):
         return redis.Redis.from_url(plain, **options)
     try:
-        return RedisCluster(
+        return _ClusterClient(
             url=plain,
             startup_nodes=[ClusterNode(host, port) for host, port in others],
             # The shards whose slots have a node are used while others have none.
@@ -64,6 +64,24 @@ def connect(
         )
     except (RedisClusterException, RedisError) as error:
         raise engine_down(url, error) from None
+
+
+class _ClusterClient(RedisCluster):
+    """Asks one node that answers for the slots when it is created, and no other node for anything.
+
+    The client library also asks a node for all commands then, to find their keys, and fails if just that node
+    hangs. Here it asks when a call needs them, which none of `cluster.ClusterCalls` does.
+    """
+
+    _is_created = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._is_created = True
+
+    def command(self, *arguments: Any, **options: Any) -> Any:
+        """See RedisCluster."""
+        return super().command(*arguments, **options) if self._is_created else {}
 
 
 def _first_and_other_hosts(url: str) -> tuple[str, list[tuple[str, int]]]:

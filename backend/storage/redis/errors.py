@@ -7,7 +7,7 @@ import redis
 from redis.exceptions import RedisError as RedisError  # so that others need not import redis
 from redis.exceptions import ResponseError
 
-from backend.domain.errors import EngineDown, Failed, LogFull, Unconfirmed
+from backend.domain.errors import EngineDown, Failed, LogFull, NodeDown, Unconfirmed
 from backend.settings import redact
 
 # Redis can't work now. redis-py has classes for some of these errors; the others are known by their text.
@@ -157,13 +157,13 @@ def is_wrong_type(error: Exception) -> bool:
 
 
 def engine_down(url: str, error: BaseException) -> EngineDown:
-    """Redis can't be used, for the reason in `error`."""
+    """Redis, or a node of a cluster, can't be used, for the reason in `error`."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     shown = redact(url)
     check = f"-u {shown} ping"
     if "+cluster" in url:
         check = f"-u {_OTHER_HOSTS.sub('', shown.replace('+cluster', '', 1))} cluster nodes"
-    return EngineDown(
+    return (NodeDown if "+cluster" in url else EngineDown)(
         f"Redis at {shown} can't be used: {reason}",
         f"check it with `redis-cli {check}`; the setting is INSTACHAT_REDIS_URL",
     )

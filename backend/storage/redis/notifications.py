@@ -4,6 +4,7 @@ A notification carries no message and may be lost: it only says where to look in
 pub/sub, which reaches all nodes of a cluster, after the change is committed.
 """
 
+import random
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import redis
+from redis.cluster import RedisCluster
 
 from backend.domain.errors import EngineDown, InstaChatError
 from backend.storage.redis.client import (
@@ -47,8 +49,8 @@ class NotificationCalls(RedisClient):
     def notify_changes(self, changes: Collection[Change]) -> None:
         """Publish that these have changed. Never raises: followers look again at intervals, too."""
         if changes:
-            with suppress(InstaChatError, redis.RedisError), self.translate_errors():
-                self.redis.publish(CHANNEL, msgspec.json.encode(list(changes)))
+            with suppress(InstaChatError, redis.RedisError):
+                self._on_any_server("PUBLISH", CHANNEL, msgspec.json.encode(list(changes)))
 
 
 class Subscription:
@@ -65,14 +67,14 @@ class Subscription:
             connect_timeout_seconds=CONNECT_TIMEOUT_SECONDS,
             reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
         )
-        self._pubsub: Any = self._client.pubsub()  # type: ignore[no-untyped-call]  # as redis-py has it
+        self._pubsub: Any = None
         self._heard_at = time.monotonic()
         self._pinged = False
         try:
             with translate_errors(url):
-                self._pubsub.subscribe(CHANNEL)
-                while self._receive(LOST_AFTER_SECONDS) is None:
-                    self._check_alive()
+                *others, last = _servers(self._client)
+                if not any(map(self._try_subscribe, others)):
+                    self._subscribe(last)
         except BaseException:
             self.close()
             raise
@@ -80,7 +82,8 @@ class Subscription:
     def close(self) -> None:
         """Close the connection."""
         with suppress(redis.RedisError, OSError):
-            self._pubsub.close()
+            if self._pubsub is not None:
+                self._pubsub.close()
             self._client.close()
 
     def read(self, seconds: float) -> Sequence[Change]:
@@ -97,6 +100,21 @@ class Subscription:
         except msgspec.DecodeError:  # another program's, or a later release's
             return ()
 
+    def _try_subscribe(self, server: "redis.Redis") -> bool:
+        try:
+            self._subscribe(server)
+        except (EngineDown, redis.RedisError):
+            self._pubsub.close()
+            return False
+        return True
+
+    def _subscribe(self, server: "redis.Redis") -> None:
+        self._pubsub = server.pubsub()
+        self._heard_at, self._pinged = time.monotonic(), False
+        self._pubsub.subscribe(CHANNEL)
+        while self._receive(LOST_AFTER_SECONDS) is None:
+            self._check_alive()
+
     def _receive(self, seconds: float) -> Any:
         message = self._pubsub.get_message(timeout=seconds)
         if message is not None:
@@ -111,3 +129,12 @@ class Subscription:
         if idle > PING_AFTER_SECONDS and not self._pinged:
             self._pubsub.ping()
             self._pinged = True
+
+
+def _servers(client: "redis.Redis | RedisCluster") -> "list[redis.Redis]":
+    """The server; of a cluster, the primaries in random order, each of which has all notifications."""
+    if not isinstance(client, RedisCluster):
+        return [client]
+    nodes = client.get_primaries()
+    random.shuffle(nodes)
+    return [client.get_redis_connection(node) for node in nodes]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from backend.domain.errors import EngineDown
+from backend.domain.errors import NodeDown
 from backend.domain.model import EntryId
 from backend.storage.redis.client import RedisClient, raise_first_error, text
 from backend.storage.redis.types import DrainedLog, LogEnd, LogPage, LogSize
@@ -103,8 +103,8 @@ class StreamCalls(RedisClient):
         """
         return raise_first_error(self.try_ends(shards))
 
-    def try_ends(self, shards: int) -> list[LogEnd | EngineDown]:
-        """As `ends`; EngineDown takes the place of the end of a shard whose node did not answer."""
+    def try_ends(self, shards: int) -> list[LogEnd | NodeDown]:
+        """As `ends`; NodeDown takes the place of the end of a shard whose node did not answer."""
         epochs = self._each_shard(
             "HMGET", "epoch", shards, "epoch", "sequence", "stored_epoch", "stored"
         )
@@ -118,21 +118,21 @@ class StreamCalls(RedisClient):
         """
         return raise_first_error(self.try_sizes(shards))
 
-    def try_sizes(self, shards: int) -> list[LogSize | EngineDown]:
-        """As `sizes`; EngineDown takes the place of the size of a shard whose node did not answer."""
+    def try_sizes(self, shards: int) -> list[LogSize | NodeDown]:
+        """As `sizes`; NodeDown takes the place of the size of a shard whose node did not answer."""
         lengths = self._count_each_shard("XLEN", "log", shards)
         used = self._each_shard("MEMORY USAGE", "log", shards)
         return [
             length
-            if isinstance(length, EngineDown)
+            if isinstance(length, NodeDown)
             else LogSize(length, size if isinstance(size, int) else 0)
             for length, size in zip(lengths, used, strict=True)
         ]
 
 
-def _log_end(fields: Any, length: Any) -> LogEnd | EngineDown:
+def _log_end(fields: Any, length: Any) -> LogEnd | NodeDown:
     for answer in (fields, length):
-        if isinstance(answer, EngineDown):
+        if isinstance(answer, NodeDown):
             return answer
     if isinstance(fields, Exception) or isinstance(length, Exception):
         return LogEnd(EntryId(0, 0), EntryId(0, 0), 1)

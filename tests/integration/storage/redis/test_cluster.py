@@ -1,14 +1,16 @@
 """Calls of a cluster while a node hangs, is dead, is new, or while a slot moves."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 
 import pytest
 
 from backend.bootstrap import Backend, open_backend
-from backend.domain.errors import EngineDown, Unconfirmed
+from backend.domain.errors import EngineDown, NodeDown, Unconfirmed
 from backend.domain.model import Accepted, Parent
 from backend.ingest.requests import AcceptRequest
+from backend.storage.redis.notifications import CHANNEL, Change, Subscription
 from backend.storage.redis.types import LogEnd
 from tests.conftest import Engines
 from tests.support.engines import valkey_binary
@@ -72,7 +74,7 @@ def test_a_node_that_hangs_fails_its_own_shards(
 
 
 def test_a_slot_that_moves_to_a_new_node_refuses_and_loses_nothing(engines: Engines) -> None:
-    """The client learns of the node by a redirection. Each answer is an outcome or EngineDown."""
+    """The client learns of the node by a redirection. Each answer is an outcome or NodeDown."""
     cluster = RedisCluster(valkey_binary(), masters=1, replicas=0)
     try:
         cluster.start()
@@ -93,7 +95,7 @@ def test_a_slot_that_moves_to_a_new_node_refuses_and_loses_nothing(engines: Engi
 
             cluster.move(cluster.slot(backend.log.key(shard, "log")), target, send)
             answers += backend.acceptor.accept_batch([AcceptRequest.chats(token)])
-            assert {type(answer) for answer in answers} == {Accepted, EngineDown}, {
+            assert {type(answer) for answer in answers} == {Accepted, NodeDown}, {
                 str(a): type(a) for a in answers
             }
             assert isinstance(answers[-1], Accepted)
@@ -125,3 +127,18 @@ def _all_accepted(backend: Backend, chats: dict[int, Parent]) -> bool:
         AcceptRequest.messages(chat.token, chat.chat or 0, ["x"]) for chat in chats.values()
     ]
     return all(isinstance(answer, Accepted) for answer in backend.acceptor.accept_batch(requests))
+
+
+def test_notifications_do_not_depend_on_one_node(
+    backend: Backend, redis_cluster: RedisCluster
+) -> None:
+    """Whichever node hangs, a new subscription receives what is published."""
+    hanging = redis_cluster.master_of(CHANNEL)
+    hanging.suspend()
+    with closing(Subscription(backend.log.url)) as subscription:
+        change = Change("token", 1)
+        backend.log.notify_changes([change])
+        received: list[Change] = []
+        while not received:
+            received += subscription.read(1)
+        assert received == [change]

@@ -1,0 +1,103 @@
+"""Sweeps over a cluster of which a shard's node is dead: the other shards' entries are stored, and their
+counts.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from backend.bootstrap import Backend, open_backend
+from backend.domain.errors import NodeDown
+from backend.domain.model import Parent
+from backend.ingest.requests import AcceptRequest
+from backend.storage.postgres import counter_columns, parents
+from tests.conftest import Engines
+from tests.support.engines import valkey_binary
+from tests.support.redis_cluster import ClusterNode, RedisCluster
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("redis cluster")]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisCluster]:
+    """Masters without replicas: what one has is away with it."""
+    cluster = RedisCluster(valkey_binary(), replicas=0)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+@pytest.fixture
+def backend(engines: Engines, cluster: RedisCluster) -> Iterator[Backend]:
+    """A new installation on the empty cluster, whose nodes run again at the end."""
+    cluster.flush()
+    with open_backend(engines.on_cluster(cluster)) as backend:
+        yield backend
+        cluster.heal()
+
+
+@pytest.fixture
+def tokens(backend: Backend) -> dict[int, str]:
+    """An application in each shard with a chat that is accepted, and not stored."""
+    found: dict[int, str] = {}
+    while len(found) < backend.database.installation.shards:
+        token = backend.catalog.applications.create("x").token
+        if backend.counters.shard(token) not in found:
+            found[backend.counters.shard(token)] = token
+            backend.acceptor.accept(AcceptRequest.chats(token))
+    return found
+
+
+def node_of(cluster: RedisCluster, shard: int) -> ClusterNode:
+    return cluster.master_of(f"instachat:{{{shard}}}:epoch")
+
+
+def stored(backend: Backend, tokens: dict[int, str]) -> set[int]:
+    """The shards whose chat is stored."""
+    with backend.database.connect() as connection:
+        return {
+            shard
+            for shard, token in tokens.items()
+            if parents.get_parent_state(connection, shard, Parent(token, 1)).exists
+        }
+
+
+@pytest.mark.parametrize("fault", ["kill", "suspend"])
+def test_a_dead_node_keeps_no_other_shard_from_being_stored(
+    backend: Backend, tokens: dict[int, str], cluster: RedisCluster, fault: str
+) -> None:
+    """Its own shards are stored once it is back; counts are synced likewise."""
+    dead = node_of(cluster, min(tokens))
+    lost = {shard for shard in tokens if node_of(cluster, shard) is dead}
+    getattr(dead, fault)()
+    with pytest.raises(NodeDown):
+        backend.drainer.drain_all()
+    assert stored(backend, tokens) == tokens.keys() - lost
+    with pytest.raises(NodeDown):
+        list(backend.counter_sync.sync())
+    assert {shard for shard, token in tokens.items() if _issued(backend, token)} == (
+        tokens.keys() - lost
+    )
+
+    cluster.heal()
+
+    def everything_is_stored() -> bool:
+        try:
+            backend.drainer.drain_all()
+            list(backend.counter_sync.sync())
+        except NodeDown:
+            return False
+        return stored(backend, tokens) == tokens.keys()
+
+    wait_until(everything_is_stored)
+    assert all(_issued(backend, token) for token in tokens.values())
+
+
+def _issued(backend: Backend, token: str) -> int:
+    """The application's count of chats that SQL has."""
+    with backend.database.connect() as connection:
+        counters = counter_columns.list_parent_counters(connection, [Parent(token)])
+    return counters[Parent(token)].issued
