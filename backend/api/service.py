@@ -15,8 +15,8 @@ from backend.api.event_stream import KEEPALIVE, encode_event
 from backend.api.health import process_metrics
 from backend.api.health.poller import HealthPoller
 from backend.api.problems import ProblemException
-from backend.api.server.group_commit import MAX_CONCURRENT_CALLS as ACCEPT_CALLS
-from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AcceptCallback, GroupCommit
+from backend.api.server.cluster_commit import make_group_commit
+from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AcceptCallback
 from backend.api.server.group_count import GroupCount
 from backend.api.server.group_read import MAX_WAITING_READS, GroupRead, Read
 from backend.api.server.indexed_search import MAX_SEARCHES, IndexedSearches
@@ -30,7 +30,6 @@ from backend.ingest.requests import AcceptRequest
 from backend.live.hub import Follower, Hub
 from backend.search.searcher import IndexSearcher
 from backend.storage.postgres.following import FollowStart
-from backend.storage.redis.accept_async import make_async_clients
 from backend.storage.redis.counters_async import make_async_counter_client
 
 # Threads. Each holds at most one of the database's 30 connections.
@@ -61,7 +60,7 @@ class Service:
         acceptor = core.acceptor.with_notify(
             lambda shard: notifier.submit(core.jobs.notify_drain, shard)
         )
-        self._group_commit = GroupCommit(acceptor, make_async_clients(core.log, ACCEPT_CALLS))
+        self._group_commit = make_group_commit(acceptor, core.log)
         self._group_count = GroupCount(
             core.counters.shard, core.log, make_async_counter_client(core.log)
         )

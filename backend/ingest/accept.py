@@ -32,7 +32,6 @@ from backend.storage.redis.types import (
     Creation,
     Refusal,
     ShardBatch,
-    StaleEpoch,
 )
 
 if TYPE_CHECKING:
@@ -110,8 +109,8 @@ class Acceptor:
     ) -> list[Accepted | InstaChatError | None]:
         """As `accept_batch`, but with one attempt per shard and without SQL.
 
-        The answer is None where `accept_batch` would verify a counter or begin an epoch first: nothing was
-        accepted, and the caller passes the request to `accept_batch`.
+        The answer is None where `accept_batch` would verify a counter, begin an epoch or follow a shard to
+        another node first: nothing was accepted, and the caller passes the request to `accept_batch`.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
         shards = self._group_by_shard(requests, answers)
@@ -131,6 +130,10 @@ class Acceptor:
     def is_ready(self) -> bool:
         """Whether what an attempt needs from SQL was read, by `refresh` or by the first attempt."""
         return self._epochs.is_loaded
+
+    def shard(self, token: str) -> int:
+        """The shard of an application. Does not block once this `is_ready`."""
+        return self._counters.shard(token)
 
     def refresh(self) -> None:
         """See `Epochs.refresh`."""
@@ -182,7 +185,7 @@ class Acceptor:
         for (shard, parts), outcome in zip(shards.items(), outcomes, strict=True):
             if isinstance(outcome, InstaChatError):
                 _refuse(parts, outcome, answers)
-            elif not isinstance(outcome, StaleEpoch):
+            elif isinstance(outcome, AcceptOutcome):
                 self._record_outcome(shard, parts, outcome, answers)
 
     def _accept_in_shard(

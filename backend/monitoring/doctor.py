@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from backend.domain.errors import InstaChatError, SchemaMismatch
+from backend.domain.errors import EngineDown, InstaChatError, SchemaMismatch
 from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result, run_check
 from backend.monitoring.dead_letter_checks import check_dead_letters
 from backend.monitoring.durability import WrongSetting
@@ -22,7 +22,8 @@ from backend.storage.postgres.database import Database
 from backend.storage.postgres.server import read_settings, server_version
 from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
-from backend.storage.redis.memory import MAX_MEMORY_SHARE
+from backend.storage.redis.readiness import MAX_MEMORY_SHARE
+from backend.storage.redis.replicas import ReplicaWait
 from backend.storage.search_index import SearchIndex
 from backend.storage.versions import parse_version
 
@@ -182,14 +183,21 @@ def _check_redis(log: Log) -> _EngineCheck:
         return _EngineCheck([result], reachable=True)
     except InstaChatError as error:
         return _failed("Redis", error)
-    return _EngineCheck([_check_redis_version(node) for node in nodes], reachable=True)
+    return _EngineCheck(
+        [_check_redis_version(node, log.replica_wait) for node in nodes], reachable=True
+    )
 
 
-def _check_redis_version(node: dict[str, Any]) -> CheckResult:
+def _check_redis_version(node: dict[str, Any], replica_wait: ReplicaWait | None) -> CheckResult:
     version = str(node["redis_version"])
     is_valkey = "valkey_version" in node
     found = f"Valkey {node['valkey_version']} answers" if is_valkey else f"Redis {version} answers"
     if parse_version(version) >= MIN_REDIS_VERSION:
+        try:
+            if replica_wait:
+                replica_wait.check_version(node)
+        except EngineDown as error:
+            return CheckResult("Redis", Severity.ERROR, error.message, error.hint)
         return ok_result("Redis", found)
     return CheckResult(
         "Redis",

@@ -41,6 +41,7 @@ def serve(
     log = logging.getLogger(__name__)
     with open_backend(settings) as core:  # fails here, rather than in each server process
         core.log.refuse_cluster_node()
+        core.log.refuse_old_servers()
         log.info("listening on %s", address.url(settings.host, settings.port))
         checks = [core.database.check_schema, *([core.engines.ensure] if core.engines else [])]
         http_server.serve(settings, workers, RepeatedChecks(*checks))

@@ -64,6 +64,7 @@ def run(settings: Settings) -> None:
     ):
         before, schema = upgrade(core.database)
         core.log.ping()
+        core.log.refuse_old_servers()
         try:
             _print_addresses(settings, urls, before, schema)
             worker.start()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ import redis
 
 from backend.settings import redact
 from backend.storage.postgres.tables import SCHEMA
+from backend.storage.redis.log import Log
 from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, free_port, valkey_binary
 from tests.support.fork_server import ForkServer
+
+SHARDS = 16
 
 # -- migrate --------------------------------------------------------------------------------------
 
@@ -237,6 +241,28 @@ def test_doctor_reports_missing_permissions_in_redis(careless: tuple[Cli, "redis
     client.execute_command("ACL", "SETUSER", "default", "+evalsha", "-info")
     code, found = checks(cli)
     assert (code, found["Redis"]["severity"]) == (4, "error")
+
+
+def test_replicas_of_a_redis_without_waitaof_are_refused(
+    oldest_engines: Engines, fork_server: ForkServer
+) -> None:
+    """Redis 7.0 could not say what its replicas have: servers do not start, and nothing is accepted."""
+    settings = oldest_engines.installation()
+    urls = {"database_url": settings.database_url, "redis_url": settings.redis_url}
+    token = Cli(fork_server, **urls)("apps", "create", "x").json["token"]
+    cli = Cli(fork_server, **urls, durable_replicas=1)
+    with closing(Log(str(settings.redis_url))) as log:
+        waiting = log.waiting(SHARDS)
+    for command in (["serve"], ["up"], ["chats", "create", token]):
+        refused = cli(*command)
+        assert refused.code == 5
+        assert "WAITAOF" in refused.err
+        assert "Redis 7.2" in refused.err
+    code, found = checks(cli)
+    assert (code, found["Redis"]["severity"]) == (4, "error")
+    assert "Redis 7.2" in found["Redis"]["remedy"]
+    with closing(Log(str(settings.redis_url))) as log:
+        assert log.waiting(SHARDS) == waiting
 
 
 def test_doctor_reports_a_redis_of_another_installation(

@@ -47,15 +47,24 @@ logger = logging.getLogger(__name__)
 class GroupCommit:
     """Accepts requests for one event loop. Not thread-safe."""
 
-    def __init__(self, acceptor: Acceptor, clients: Sequence[AsyncAcceptClient]) -> None:
-        """Each of `clients` makes one call at a time. Without any, a thread makes the calls."""
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        clients: Sequence[AsyncAcceptClient],
+        retry_threads: ThreadPoolExecutor | None = None,
+    ) -> None:
+        """Each of `clients` makes one call at a time. Without any, a thread makes the calls.
+
+        `retry_threads` belong to the caller, who shuts them down.
+        """
         self._acceptor = acceptor
         self._clients = tuple(clients)
         self._idle_clients = list(clients)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._accept_thread = ThreadPoolExecutor(1, "accept")
-        self._retry_threads = ThreadPoolExecutor(RETRY_THREADS, "retry")
+        self._owns_retry_threads = retry_threads is None
+        self._retry_threads = retry_threads or ThreadPoolExecutor(RETRY_THREADS, "retry")
         self._queue: list[WaitingRequest] = []
         self._running_calls = 0
         self._dispatch_scheduled = False
@@ -92,7 +101,8 @@ class GroupCommit:
         while self._queue or self._running_calls:
             await asyncio.sleep(CLOSE_POLL_SECONDS)
         await asyncio.to_thread(self._accept_thread.shutdown)
-        await asyncio.to_thread(self._retry_threads.shutdown, cancel_futures=True)
+        if self._owns_retry_threads:
+            await asyncio.to_thread(self._retry_threads.shutdown, cancel_futures=True)
         for client in self._clients:
             await client.close()
 

@@ -13,7 +13,7 @@ from backend.storage.redis.client import CONNECT_TIMEOUT_SECONDS, REPLY_TIMEOUT_
 from backend.storage.redis.errors import foreign_data_error, translate_errors
 from backend.storage.redis.idempotency_keys import IDEMPOTENCY_KEY_TTL_SECONDS
 from backend.storage.redis.keys import counter_key, member_name, shard_key
-from backend.storage.redis.memory import MemoryCalls
+from backend.storage.redis.readiness import ReadinessCalls
 from backend.storage.redis.script_loader import SHAS
 from backend.storage.redis.types import (
     AcceptOutcome,
@@ -21,6 +21,7 @@ from backend.storage.redis.types import (
     Creation,
     Refusal,
     ShardBatch,
+    ShardMoved,
     StaleEpoch,
 )
 
@@ -29,7 +30,7 @@ DEFAULT_MAX_ENTRIES = 1_000_000  # in one shard's log, without a setting
 _pack = MessagePackEncoder().encode
 
 
-class AcceptCalls(MemoryCalls):
+class AcceptCalls(ReadinessCalls):
     """Accepts creations, while Redis has room for them."""
 
     def __init__(
@@ -88,7 +89,7 @@ class AcceptCalls(MemoryCalls):
     def _accept_together(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
         keys, arguments = self._accept_arguments(batches)
         try:
-            self._check_memory(batches[0].shard)
+            self._check_readiness(batches[0].shard)
             with self.unconfirmed_on_lost_reply():
                 replies = self._call("accept", keys, arguments, durably=True)
         except (InstaChatError, ResponseError) as error:
@@ -96,11 +97,6 @@ class AcceptCalls(MemoryCalls):
         return self.accept_results(batches, replies)
 
     # -- for AsyncAcceptClient ---------------------------------------------------------------------
-
-    @property
-    def is_single_server(self) -> bool:
-        """Whether accepting needs one reply of one server: no cluster, and no replicas to wait for."""
-        return not self.is_cluster and not self._replicas
 
     def accept_command(self, batches: Sequence[ShardBatch]) -> tuple[str | int | bytes, ...]:
         """The command that `accept_each` sends."""
@@ -167,7 +163,7 @@ def _parse_shard_reply(url: str, batch: ShardBatch, reply: Any) -> AcceptResult:
         return _parse_reply(batch, reply)
     except ResponseError as error:
         return _translate_script_error(error)
-    except (InstaChatError, StaleEpoch) as error:
+    except (InstaChatError, StaleEpoch, ShardMoved) as error:
         return error
 
 

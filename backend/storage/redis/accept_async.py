@@ -1,75 +1,125 @@
 """Accepting from an event loop: calls the same script, over a connection of its own."""
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import AskError, NoScriptError, ResponseError
 
 from backend.domain.errors import InstaChatError
 from backend.storage.redis.accept import AcceptCalls
 from backend.storage.redis.async_client import AsyncClient, pack_command
+from backend.storage.redis.client import text
+from backend.storage.redis.connection import NodeAddress
 from backend.storage.redis.errors import scripts_missing_error
+from backend.storage.redis.readiness import INFO_COMMAND
 from backend.storage.redis.script_loader import SCRIPTS
-from backend.storage.redis.types import AcceptResult, ShardBatch
+from backend.storage.redis.types import AcceptOutcome, AcceptResult, ShardBatch, ShardMoved
 
 logger = logging.getLogger(__name__)
 
 
 class AsyncAcceptClient(AsyncClient):
-    """Accepts in a single Redis, one call of `accept_each` at a time. For one event loop only."""
+    """Accepts in a single Redis, or in a node of a cluster, one call of `accept_each` at a time.
 
-    def __init__(self, log: AcceptCalls) -> None:
-        """`log` must be `is_single_server`: no cluster, and no replicas to wait for."""
-        super().__init__(log)
+    For one event loop only.
+    """
+
+    def __init__(self, log: AcceptCalls, node: NodeAddress | None = None) -> None:
+        """See AsyncClient."""
+        super().__init__(log, node)
         self._log = log
+        self._node = node
+        self._server = f"{node.host}:{node.port}" if node else ""
 
     async def accept_each(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
-        """See `AcceptCalls.accept_each`."""
-        try:
-            replies = await self._send(batches)
-        except (InstaChatError, ResponseError) as error:
-            replies = [error] * len(batches)
-        return self._log.accept_results(batches, replies)
+        """See `AcceptCalls.accept_each`; of a node, also ShardMoved for a shard that is not only there.
 
-    async def _send(self, batches: Sequence[ShardBatch]) -> Sequence[Any]:
-        """The script's replies. Raises Redis's error if it did not run."""
+        Under `strict` this is one fsync. Everything is sent together.
+        """
         log = self._log
-        if not log.has_fresh_memory_reading:
-            await asyncio.to_thread(log.read_memory)
-        log.raise_if_full()
-        call = pack_command(log.accept_command(batches))
+        # A node of a cluster runs a script on the keys of one shard only.
+        groups = [[batch] for batch in batches] if self._node else [batches]
         try:
-            return await self._call(call)
-        except NoScriptError:  # nothing ran: a new or restarted Redis has no scripts
+            replies = await self._send(
+                [pack_command(log.accept_command(group)) for group in groups]
+            )
+        except (InstaChatError, ResponseError) as error:
+            replies = [error] * len(groups)
+        results: list[AcceptResult] = []
+        for group, reply in zip(groups, replies, strict=True):
+            results += log.accept_results(
+                group, [reply] * len(group) if isinstance(reply, Exception) else reply
+            )
+        if self._node and not all(isinstance(result, AcceptOutcome) for result in results):
+            log.refresh_nodes()
+        return results
+
+    async def _send(self, calls: Sequence[bytes]) -> list[Any]:
+        """The script's reply to each call, or the error that it means. Raises if no reply is known."""
+        log = self._log
+        if not log.has_fresh_reading(self._server):
+            with log.translate_errors():
+                command = pack_command(INFO_COMMAND)
+                info = text(await self.exchange(await self.connect(), command))
+            fields = dict(line.partition(":")[::2] for line in info.splitlines())
+            log.record_info(fields, self._server)
+        log.raise_unless_ready(self._server)
+        replies = await self._call(calls)
+        missed = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if missed:  # nothing ran: a new or restarted Redis has no scripts
             with log.translate_errors():
                 load = pack_command(("SCRIPT", "LOAD", SCRIPTS["accept"]))
                 await self.exchange(await self.connect(), load)
-        try:
-            return await self._call(call)
-        except NoScriptError:
-            raise scripts_missing_error() from None
+            again = await self._call([calls[place] for place in missed])
+            for place, reply in zip(missed, again, strict=True):
+                replies[place] = _kept_script(reply)
+        return replies
 
-    async def _call(self, call: bytes) -> Sequence[Any]:
+    async def _call(self, calls: Sequence[bytes]) -> list[Any]:
         log = self._log
         with log.translate_errors():
-            replies = await self.connect()
+            connection = await self.connect()
+        wait = log.replica_wait
+        waiting = [pack_command(wait.command)] if wait else []
         with log.unconfirmed_on_lost_reply(), log.translate_errors():
-            found: Sequence[Any] = await self.exchange(replies, call)
-        return found
+            replies = await self.exchange_all(connection, [*calls, *waiting])
+        if wait:
+            *replies, waited = replies
+            replies = [
+                reply if isinstance(reply, Exception) else wait.confirmed(reply, waited)
+                for reply in replies
+            ]
+        return [self._meaning(reply) for reply in replies]
+
+    def _meaning(self, reply: Any) -> Any:
+        """The reply, or the error that it means; NOSCRIPT stays as it is."""
+        if not isinstance(reply, Exception) or isinstance(reply, NoScriptError):
+            return reply
+        if self._node and isinstance(reply, AskError):  # or MovedError
+            return ShardMoved()
+        try:
+            with self._log.unconfirmed_on_lost_reply(), self._log.translate_errors():
+                raise reply
+        except (InstaChatError, ResponseError) as error:
+            return error
 
 
-def make_async_clients(log: AcceptCalls, count: int) -> list[AsyncAcceptClient]:
-    """So many clients, which accept at the same time; none if threads must accept instead.
+def _kept_script(reply: Any) -> Any:
+    if isinstance(reply, NoScriptError):
+        return scripts_missing_error()
+    return reply
 
-    Threads accept with a cluster, with replicas to wait for, and with options in Redis's URL that only the
-    synchronous client supports.
+
+def make_async_clients(
+    log: AcceptCalls, count: int, node: NodeAddress | None = None
+) -> list[AsyncAcceptClient]:
+    """So many clients of a server or a node, which accept at the same time; none if threads must accept.
+
+    Threads accept with options in Redis's URL that only the synchronous client supports.
     """
-    if not log.is_single_server:
-        return []
     try:
-        return [AsyncAcceptClient(log) for _ in range(count)]
+        return [AsyncAcceptClient(log, node) for _ in range(count)]
     except (TypeError, ValueError) as error:
         logger.warning(
             "accepting in threads, because the asynchronous Redis client can't: %s", error

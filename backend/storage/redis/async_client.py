@@ -1,4 +1,4 @@
-"""One connection to a single Redis, on an event loop.
+"""One connection to a Redis, or to a node of a cluster, on an event loop.
 
 Beside a busy event loop, a thread that waits for Redis must take Python's global lock from the loop for every
 reply, and give it back; docs/architecture.md has the measured cost.
@@ -16,6 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from redis.maint_notifications import MaintNotificationsConfig
 
 from backend.storage.redis.client import RedisClient
+from backend.storage.redis.connection import NodeAddress, node_url
 
 _INCOMPLETE: Final = object()
 
@@ -29,11 +30,14 @@ def pack_command(command: tuple[str | int | bytes, ...]) -> bytes:
 class AsyncClient:
     """The base of the calls from an event loop: one exchange at a time. For one event loop only."""
 
-    def __init__(self, client: RedisClient) -> None:
-        """On the server of a client. Raises TypeError or ValueError for options that only that client has."""
+    def __init__(self, client: RedisClient, node: NodeAddress | None = None) -> None:
+        """On the server of a client, or on this node of its cluster.
+
+        Raises TypeError or ValueError for options that only that client has.
+        """
         self._client = client
         self._connection = redis.asyncio.ConnectionPool.from_url(
-            client.url,
+            node_url(client.url, node) if node else client.url,
             socket_connect_timeout=client.connect_timeout_seconds,
             socket_timeout=None,
             # This connection must receive nothing but replies.

@@ -9,10 +9,10 @@ import redis
 from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from backend.domain.errors import EngineDown, NodeDown, Unconfirmed
+from backend.domain.errors import EngineDown, NodeDown
 from backend.domain.model import Parent
 from backend.storage.redis.cluster import ClusterCalls, Command, KeyedCall
-from backend.storage.redis.connection import check_url, connect, is_cluster_url
+from backend.storage.redis.connection import NodeAddress, check_url, connect, is_cluster_url
 from backend.storage.redis.errors import (
     CommandRefused,
     cluster_node_error,
@@ -23,7 +23,8 @@ from backend.storage.redis.errors import (
     translate_errors,
     unconfirmed_on_lost_reply,
 )
-from backend.storage.redis.keys import counter_key, shard_key
+from backend.storage.redis.keys import counter_key, shard_key, shard_slot
+from backend.storage.redis.replicas import ReplicaWait
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
 from backend.storage.redis.types import StaleEpoch
 
@@ -47,7 +48,8 @@ class RedisClient:
         check_url(url)
         self.url = url
         self.is_cluster = is_cluster_url(url)
-        self._replicas = replicas
+        # Half of the time for a reply, so that the reply says what happened.
+        self.replica_wait = ReplicaWait(replicas, reply_timeout_seconds / 2) if replicas else None
         self.connect_timeout_seconds = connect_timeout_seconds
         self.reply_timeout_seconds = reply_timeout_seconds
 
@@ -119,6 +121,27 @@ class RedisClient:
         """The time by Redis's clock: seconds since 1970, and microseconds. Raises EngineDown."""
         seconds, micros = self._on_any_server("TIME")
         return seconds, micros
+
+    # -- the nodes of a cluster, for the clients of an event loop --------------------------------
+
+    @property
+    def knows_nodes(self) -> bool:
+        """Whether the nodes of the cluster have been read, by the first call."""
+        return "_cluster" in self.__dict__
+
+    def node_of(self, shard: int) -> NodeAddress | None:
+        """The node that serves a shard, or None; as it `knows_nodes`, without waiting."""
+        return self._cluster.node_of_slot(shard_slot(shard))
+
+    def masters(self) -> set[NodeAddress]:
+        """The nodes that serve slots."""
+        return self._cluster.masters()
+
+    def refresh_nodes(self) -> None:
+        """Have a thread read the nodes again, unless that was done just now."""
+        self._cluster.refresh_soon()
+
+    # -- calls -----------------------------------------------------------------------------------
 
     def key(self, shard: int, name: str) -> str:
         """The full name of a shard's key."""
@@ -194,27 +217,12 @@ class RedisClient:
         durably: bool,
     ) -> Any:
         call: Command = ("EVALSHA", SHAS[script], len(keys), *keys, *arguments)
-        if not (durably and self._replicas):
+        if not (durably and self.replica_wait):
             return self._execute_untranslated(keys[0], call)
-        # WAITAOF waits for the writes of its own connection only, so both go into one pipeline.
-        timeout_milliseconds = int(self.reply_timeout_seconds * 500)
-        replies, waited = self._pipeline(
-            keys[0], call, ("WAITAOF", 1, self._replicas, timeout_milliseconds)
-        )
+        replies, waited = self._pipeline(keys[0], call, self.replica_wait.command)
         if isinstance(replies, Exception):
             raise replies
-        if isinstance(waited, Exception) or waited[0] < 1 or waited[1] < self._replicas:
-            return [self._unconfirmed_if_accepted(reply) for reply in replies]
-        return replies
-
-    def _unconfirmed_if_accepted(self, reply: Any) -> Any:
-        """A shard's reply of the accept script, or Unconfirmed in its place."""
-        if isinstance(reply, Exception) or reply[0] != b"ok":
-            return reply
-        return Unconfirmed(
-            f"fewer than {self._replicas} replicas have this on disk; it may be lost with the primary",
-            "see `instachat doctor`; with an idempotency key the same request can be repeated",
-        )
+        return self.replica_wait.confirmed(replies, waited)
 
     def _on_any_server(self, *command: str | int | bytes) -> Any:
         """The reply to a command for no key, of the server or of a primary that answers."""

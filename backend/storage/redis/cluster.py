@@ -31,6 +31,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from backend.storage.redis.connection import NodeAddress
 from backend.storage.redis.errors import NodeAway
 
 MAX_REDIRECTIONS = 5
@@ -78,6 +79,18 @@ class ClusterCalls:
     def node_name(self, key: Key) -> str:
         """The name of the node that serves a key: its host and port."""
         return str(self._node(key).name)
+
+    def node_of_slot(self, slot: int) -> NodeAddress | None:
+        """The node that serves a slot, or None."""
+        nodes = self._client.nodes_manager.slots_cache.get(slot)
+        if not nodes:
+            self.refresh_soon()
+            return None
+        return NodeAddress(nodes[0].host, nodes[0].port)
+
+    def masters(self) -> set[NodeAddress]:
+        """The nodes that serve slots."""
+        return {NodeAddress(node.host, node.port) for node in self._client.get_primaries()}
 
     def call(self, key: Key, *commands: Command) -> list[Any]:
         """The replies of a KeyedCall; Redis's error takes the place of a reply.
@@ -163,7 +176,7 @@ class ClusterCalls:
         try:
             return self._client.nodes_manager.get_node_from_slot(slot)
         except RedisClusterException:
-            self._refresh_soon()
+            self.refresh_soon()
             raise
 
     def _node_at(self, host: str, port: int) -> ClusterNode:
@@ -190,7 +203,7 @@ class ClusterCalls:
         except (redis.ConnectionError, redis.TimeoutError):
             with self._lock:
                 self._probe_at[node.name] = 0.0  # by the next call
-            self._refresh_soon()
+            self.refresh_soon()
             raise
         return replies[1:] if asking else replies
 
@@ -202,7 +215,7 @@ class ClusterCalls:
         for _ in range(MAX_REDIRECTIONS):
             first = replies[0]
             if isinstance(first, MovedError):
-                self._refresh_soon()
+                self.refresh_soon()
                 node, asking = self._node_at(first.host, first.port), False
             elif isinstance(first, AskError):
                 node, asking = self._node_at(first.host, first.port), True
@@ -213,7 +226,7 @@ class ClusterCalls:
                 self._exchange(node, [("SCRIPT LOAD", self._scripts[str(commands[0][1])])])
             else:
                 if isinstance(first, ClusterDownError):
-                    self._refresh_soon()
+                    self.refresh_soon()
                 return replies
             replies = self._exchange(node, commands, asking=asking)
         raise replies[0]
@@ -224,7 +237,7 @@ class ClusterCalls:
         """Raise NodeAway if the node did not answer the last time, and a probe does not reach it either."""
         if node.name not in self._probe_at:
             return
-        self._refresh_soon()  # a replica may have taken over
+        self.refresh_soon()  # a replica may have taken over
         now = time.monotonic()
         with self._lock:
             if now < self._probe_at.get(node.name, now):
@@ -247,7 +260,7 @@ class ClusterCalls:
         with self._lock:
             self._probe_at.pop(node.name, None)
 
-    def _refresh_soon(self) -> None:
+    def refresh_soon(self) -> None:
         """Have a thread read the slots of the nodes, unless that was done just now."""
         with self._lock:
             if self._refreshing or time.monotonic() < self._refresh_at:

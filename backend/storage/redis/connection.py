@@ -7,7 +7,7 @@ A cluster tells its clients all of its nodes. The hosts of the URL are those tha
 them has to answer. User, password and options are the same for all nodes.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import redis
@@ -21,6 +21,13 @@ from backend.settings import redact
 from backend.storage.redis.errors import engine_down
 
 DEFAULT_PORT = 6379
+
+
+class NodeAddress(NamedTuple):
+    """Where a node of a cluster is reached."""
+
+    host: str
+    port: int
 
 
 def is_cluster_url(url: str) -> bool:
@@ -82,6 +89,15 @@ class _ClusterClient(RedisCluster):
     def command(self, *arguments: Any, **options: Any) -> Any:
         """See RedisCluster."""
         return super().command(*arguments, **options) if self._is_created else {}
+
+
+def node_url(url: str, node: NodeAddress) -> str:
+    """The URL of one node of a cluster, in a form that the client library takes."""
+    plain, _ = _first_and_other_hosts(url)
+    parts = urlsplit(plain)
+    user, at, _ = parts.netloc.rpartition("@")
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    return parts._replace(netloc=f"{user}{at}{host}:{node.port}").geturl()
 
 
 def _first_and_other_hosts(url: str) -> tuple[str, list[tuple[str, int]]]:

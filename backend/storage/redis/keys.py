@@ -1,6 +1,9 @@
 """The names of Redis's keys, and how parents are named in the dirty set."""
 
 import re
+from functools import lru_cache
+
+from redis.crc import key_slot
 
 from backend.domain.model import Parent
 from backend.storage.redis.errors import foreign_data_error
@@ -16,6 +19,12 @@ _MEMBER_NAME = re.compile("[A-Za-z0-9_-]{1,64}(:[1-9][0-9]{0,15})?")
 def shard_key(shard: int, name: str) -> str:
     """The full name of a shard's key."""
     return f"instachat:{{{shard}}}:{name}"
+
+
+@lru_cache(maxsize=1024)
+def shard_slot(shard: int) -> int:
+    """The slot of a cluster that a shard's keys are in."""
+    return int(key_slot(shard_key(shard, "").encode()))
 
 
 def counter_key(shard: int, parent: Parent) -> str:

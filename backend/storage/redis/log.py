@@ -29,6 +29,7 @@ from backend.storage.redis.counters import CounterCalls
 from backend.storage.redis.dirty_counters import DirtyCounterCalls
 from backend.storage.redis.epochs import EpochCalls
 from backend.storage.redis.idempotency_keys import IdempotencyKeyCalls
+from backend.storage.redis.memory import MemoryCalls
 from backend.storage.redis.notifications import NotificationCalls
 from backend.storage.redis.stream import DEFAULT_RETENTION_SECONDS, StreamCalls
 from backend.storage.redis.workers import WorkerCalls
@@ -41,6 +42,7 @@ class Log(
     EpochCalls,
     CounterCalls,
     DirtyCounterCalls,
+    MemoryCalls,
     NotificationCalls,
     WorkerCalls,
 ):

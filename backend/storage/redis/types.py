@@ -47,6 +47,13 @@ class StaleEpoch(Exception):
         self.reason = reason
 
 
+class ShardMoved(Exception):
+    """The node of a cluster that was asked does not serve the shard, or not alone; it has done nothing.
+
+    `AcceptCalls` follow the shard to the node that serves it.
+    """
+
+
 class AcceptOutcome(NamedTuple):
     """An answer to each creation of a batch, the log's end, and whether the caller must request a drain."""
 
@@ -55,7 +62,7 @@ class AcceptOutcome(NamedTuple):
     must_notify: bool
 
 
-AcceptResult = AcceptOutcome | InstaChatError | StaleEpoch
+AcceptResult = AcceptOutcome | InstaChatError | StaleEpoch | ShardMoved
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Accepting with a cluster, with replicas, with lost replies, and with concurrent requests."""
 
+import asyncio
 import select
 import socket
 import threading
@@ -16,6 +17,7 @@ from backend.ingest.accept import Acceptor
 from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Durability
+from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
 from backend.storage.redis.notifications import Change, Subscription
 from backend.storage.redis.types import ShardBatch
@@ -115,6 +117,33 @@ def test_an_answer_waits_until_durable_replicas_have_synced_to_disk(
         backend.log.redis.config_set("repl-timeout", 1)
         with pytest.raises(Unconfirmed, match="replicas"):
             backend.acceptor.accept(AcceptRequest.chats(token))
+
+
+def test_on_an_event_loop_an_answer_waits_for_replicas_too(
+    engines: Engines, own_redis: RedisServer, replica: RedisServer
+) -> None:
+    """The wait is sent with the script, on the same connection."""
+    settings = engines.settings().model_copy(
+        update={"redis_url": own_redis.url, "durable_replicas": 1}
+    )
+
+    async def accept(acceptor: Acceptor, log: Log) -> object:
+        client = AsyncAcceptClient(log)
+        try:
+            (answer,) = await acceptor.try_accept_async([AcceptRequest.chats(token)], client)
+        finally:
+            await client.close()
+        return answer
+
+    with open_backend(settings) as backend:
+        token = backend.catalog.applications.create("x").token
+        backend.acceptor.accept(AcceptRequest.chats(token))  # its counter is verified then
+        assert isinstance(asyncio.run(accept(backend.acceptor, backend.log)), Accepted)
+        replica.stop()
+        backend.log.redis.config_set("repl-timeout", 1)
+        unconfirmed = asyncio.run(accept(backend.acceptor, backend.log))
+        assert isinstance(unconfirmed, Unconfirmed)
+        assert "replicas" in unconfirmed.message
 
 
 def test_fast_durability_waits_for_no_replica(engines: Engines) -> None:

@@ -422,13 +422,13 @@ def test_the_client_never_retries(log: Log) -> None:
 def test_a_redis_at_its_memory_limit_refuses_whole_batches(log: Log) -> None:
     """Redis refuses the first write, so no number is issued without its event."""
     assert isinstance(log.redis, redis.Redis)
-    log._check_memory(0)
+    log._check_readiness(0)
     log.redis.config_set("maxmemory", 1)
     try:
         assert refused(log, messages("a" * 100)) == LogFull.__name__
-        log._memory.clear()
+        log._readings.clear()
         assert refused(log, messages("a" * 100)) == LogFull.__name__
     finally:
         log.redis.config_set("maxmemory", 0)
-    log._memory.clear()
+    log._readings.clear()
     assert isinstance(answer(log, messages("a")), Accepted)

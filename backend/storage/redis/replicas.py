@@ -1,0 +1,51 @@
+"""Waiting until replicas have what was accepted on disk.
+
+WAITAOF waits for the writes of its own connection, so it follows the accept script on the same connection.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from backend.domain.errors import EngineDown, Unconfirmed
+from backend.storage.versions import parse_version
+
+MIN_WAITAOF_VERSION = (7, 2)  # of Redis; each Valkey says that it is a Redis 7.2
+
+
+class ReplicaWait(NamedTuple):
+    """How many replicas must have a write on disk, and how long an answer waits for them."""
+
+    replicas: int
+    timeout_seconds: float
+
+    @property
+    def command(self) -> tuple[str, int, int, int]:
+        """WAITAOF, which waits for the primary's own disk, too."""
+        return "WAITAOF", 1, self.replicas, int(self.timeout_seconds * 1000)
+
+    def confirmed(self, replies: Sequence[Any], waited: Any) -> Sequence[Any]:
+        """The accept script's reply to each shard; Unconfirmed if it accepted and too few replicas have it.
+
+        `waited` is the reply to WAITAOF.
+        """
+        if not isinstance(waited, Exception) and waited[0] >= 1 and waited[1] >= self.replicas:
+            return replies
+        return [self._unconfirmed_if_accepted(reply) for reply in replies]
+
+    def _unconfirmed_if_accepted(self, reply: Any) -> Any:
+        if isinstance(reply, Exception) or reply[0] != b"ok":
+            return reply
+        return Unconfirmed(
+            f"fewer than {self.replicas} replicas have this on disk; it may be lost with the primary",
+            "see `instachat doctor`; with an idempotency key the same request can be repeated",
+        )
+
+    def check_version(self, server_info: Mapping[str, Any]) -> None:
+        """Raise EngineDown if the server of this INFO does not have WAITAOF."""
+        version = str(server_info["redis_version"])
+        if parse_version(version) < MIN_WAITAOF_VERSION:
+            raise EngineDown(
+                f"Redis {version} does not have WAITAOF, which INSTACHAT_DURABLE_REPLICAS="
+                f"{self.replicas} needs; nothing was accepted",
+                "use Redis 7.2 or newer, or any Valkey; or unset INSTACHAT_DURABLE_REPLICAS",
+            )
