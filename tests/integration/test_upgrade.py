@@ -1,7 +1,7 @@
 """A rolling upgrade under load: two releases beside each other, through migrations and restarts.
 
-The next release is this tree with one more migration. `make upgrade FROM=COMMIT` takes another commit as the
-previous release instead.
+The next release is this tree with one more migration, and with a format of the log that this tree can't read.
+`make upgrade FROM=COMMIT` takes another commit as the previous release instead.
 """
 
 import os
@@ -56,11 +56,11 @@ def test_an_upgrade_under_load_loses_nothing_and_ends_only_what_is_not_admitted(
             load.wait_answers(ANSWERS)
             assert run(new, settings, "migrate").returncode == 0
             load.wait_answers(ANSWERS)  # the previous release continues
+            new_worker.start()  # before a server writes what older workers leave in the log
             new_server.start()
             load.servers.append(new_server)
             old_worker.restart(signal.SIGTERM)
             load.wait_answers(ANSWERS)
-            new_worker.start()
             old_server.restart(signal.SIGTERM)
             load.wait_answers(ANSWERS)
             new_worker.restart(signal.SIGKILL)

@@ -30,6 +30,15 @@ def upgrade() -> None:
     """Run the statements."""
     op.execute("""{statements}""")
 '''
+_LATER_EVENTS = """
+
+LOG_FORMAT += 1
+_pack_entry_before = _pack_entry
+
+
+def _pack_entry(token: str, chat: int, messages: bytes) -> bytes:
+    return b"v%d %b" % (LOG_FORMAT, _pack_entry_before(token, chat, messages))
+"""
 
 
 class Release:
@@ -47,7 +56,7 @@ class Release:
         return found[1]
 
     def next(self, folder: Path, statements: str, compatible_since: str | None = None) -> "Release":
-        """A copy of this release, in a new folder, with one more migration."""
+        """A copy of this release, in a new folder, with one more migration and a later format of the log."""
         for package in PACKAGES:  # with what Python has compiled, which would take seconds again
             shutil.copytree(self.tree / package, folder / package)
         schema = f"{int(self.schema) + 1:04}"
@@ -62,6 +71,8 @@ class Release:
         made = Release(folder)
         tables = _SCHEMA.sub(f'SCHEMA = "{schema}"', self._tables.read_text(encoding="utf-8"))
         made._tables.write_text(tables, encoding="utf-8")
+        with (folder / "backend" / "domain" / "events.py").open("a", encoding="utf-8") as events:
+            events.write(_LATER_EVENTS)
         return made
 
 
