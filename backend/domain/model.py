@@ -166,12 +166,12 @@ def new_token() -> str:
 
 
 @lru_cache(maxsize=4096)
-def shard_of(token: str, shards: int) -> int:
-    """The shard of an application and everything in it: a stable hash from 0 to `shards` - 1."""
-    return zlib.crc32(token.encode("utf-8", "surrogatepass")) % shards
+def shard_of(token: str, shards: range) -> int:
+    """The shard of an application and everything in it: one of `shards`, by a stable hash."""
+    return shards[zlib.crc32(token.encode("utf-8", "surrogatepass")) % len(shards)]
 
 
-def group_by_shard(parents: Iterable[Parent], shards: int) -> dict[int, list[Parent]]:
+def group_by_shard(parents: Iterable[Parent], shards: range) -> dict[int, list[Parent]]:
     """Parents by the shard that they belong to, each group in the order given."""
     found: dict[int, list[Parent]] = {}
     for parent in parents:

@@ -108,7 +108,7 @@ class Drainer:
         ends = self._log.try_ends(self._database.installation.shards)
         with self._database.connect() as connection:
             states = shards.shard_states(connection)
-        for shard in sorted(range(len(ends)), key=self._failed.__contains__):
+        for shard in sorted(ends, key=self._failed.__contains__):
             end, (epoch, cursor) = ends[shard], states[shard]
             try:
                 if isinstance(end, NodeDown):

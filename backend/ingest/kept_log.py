@@ -40,14 +40,13 @@ class KeptLog:
         if time.monotonic() < self._next_trim:
             return
         self._next_trim = time.monotonic() + TRIM_INTERVAL_SECONDS
-        count = self._database.installation.shards
+        all_shards = self._database.installation.shards
+        sizes, ends = self._log.try_sizes(all_shards), self._log.try_ends(all_shards)
         # Of a cluster, the logs whose nodes do not answer are left for later.
         logs = {
             shard: (size, end)
-            for shard, (size, end) in enumerate(
-                zip(self._log.try_sizes(count), self._log.try_ends(count), strict=True)
-            )
-            if isinstance(size, LogSize) and isinstance(end, LogEnd) and size.entries
+            for shard, size in sizes.items()
+            if isinstance(size, LogSize) and isinstance(end := ends[shard], LogEnd) and size.entries
         }
         if not logs:
             return

@@ -293,7 +293,7 @@ def _check_memory(node: dict[str, Any]) -> CheckResult:
 def _check_installation(context: CheckContext) -> CheckResult:
     """Check that the numbers in this Redis belong to this database."""
     installation = context.database.installation
-    found = {context.log.probe(shard).installation for shard in range(installation.shards)} - {""}
+    found = {context.log.probe(shard).installation for shard in installation.shards} - {""}
     if found - {installation.id}:
         return CheckResult(
             "installation",

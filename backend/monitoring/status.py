@@ -5,7 +5,7 @@ unknown (None); the report never fails.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -161,9 +161,7 @@ def read_status(
         dead_letters=_value_or_none(lambda: _query(database, dead_letters.count_dead_letters))
         if shards
         else None,
-        dirty_counters=_value_or_none(lambda: sum(log.count_dirty(shards)))
-        if shards and up
-        else None,
+        dirty_counters=_value_or_none(lambda: log.count_dirty(shards)) if shards and up else None,
         reconciled=_value_or_none(lambda: _query(database, reconciliations.last))
         if shards
         else None,
@@ -220,13 +218,13 @@ def _query(database: Database, query: Callable[[Connection], T]) -> T:
         return query(connection)
 
 
-def _read_backlog(database: Database, log: Log, shards: int) -> _Backlog:
+def _read_backlog(database: Database, log: Log, shards: Sequence[int]) -> _Backlog:
     """What SQL's cursors have not passed: also what was stored, if SQL has gone back since."""
     ends = log.ends(shards)  # before the cursors, which may pass them
     states = _query(database, shard_states.shard_states)
     entries = 0
     oldest: float | None = None
-    for shard, end in enumerate(ends):
+    for shard, end in ends.items():
         after, waiting = states[shard].cursor, end.waiting
         if after.epoch == end.entry.epoch:
             waiting = max(end.entry.sequence - after.sequence, 0)

@@ -37,8 +37,8 @@ class Comparison:
     summary: ReconcileSummary = field(default_factory=ReconcileSummary)
 
     @property
-    def shards(self) -> int:
-        """The installation's number of shards."""
+    def shards(self) -> range:
+        """The installation's shards."""
         return self.database.installation.shards
 
     def progress(self) -> None:

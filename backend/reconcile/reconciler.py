@@ -113,7 +113,7 @@ class Reconciliation:
 
     def _compare(self, progress: Callable[[int], object]) -> CheckResults:
         token, shards = self._token, self._database.installation.shards
-        for shard in range(shards) if token is None else [shard_of(checked_token(token), shards)]:
+        for shard in shards if token is None else [shard_of(checked_token(token), shards)]:
             self._wait_drained(shard, None)
         comparison = Comparison(
             self._log,

@@ -44,7 +44,7 @@ class Exporter:
         30 seconds; EngineDown when an engine is away.
         """
         shards = self._database.installation.shards
-        wanted = range(shards) if token is None else [shard_of(checked_token(token), shards)]
+        wanted = shards if token is None else [shard_of(checked_token(token), shards)]
         for shard in wanted:
             self._barrier.wait_drained(shard)
         with self._database.snapshot() as connection:

@@ -124,9 +124,11 @@ class Import:
         and the same chunk can be processed again.
         """
         lines = parse_chunk(chunk, collect_all=False)
-        count = self._database.installation.shards
+        all_shards = self._database.installation.shards
         shards = {
-            shard_of(line.token, count) for _, line in lines if not isinstance(line, InvalidLine)
+            shard_of(line.token, all_shards)
+            for _, line in lines
+            if not isinstance(line, InvalidLine)
         }
         # Over all attempts: one that conflicts has raised counters, and the next one stores those numbers.
         with self._direct_writer.reserving(shards):

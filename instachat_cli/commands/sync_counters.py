@@ -72,7 +72,7 @@ def _check(core: "Backend", printer: Printer, max_lag: int) -> None:
     from backend.domain.errors import CheckFailed
 
     lag = core.counter_sync.lag()
-    dirty = sum(core.log.count_dirty(core.database.installation.shards))
+    dirty = core.log.count_dirty(core.database.installation.shards)
     body: Body = {
         "lag_seconds": round(lag, 3),
         "max_lag_seconds": max_lag,

@@ -33,8 +33,7 @@ def note_unstored(core: "Backend", token: str) -> None:
         paused = core.log.paused()
         if core.log.count_workers() and not paused:
             return
-        shards = core.database.installation.shards
-        if not core.log.waiting(shards)[core.counters.shard(token)]:
+        if not core.log.waiting([core.counters.shard(token)]):
             return
         if paused:
             stderr.note(

@@ -161,7 +161,7 @@ def _drain_remaining(core: Backend) -> None:
             return
         while core.drainer.drain_all() and time.monotonic() < deadline:
             pass
-        remaining = sum(core.log.waiting(core.database.installation.shards))
+        remaining = core.log.waiting(core.database.installation.shards)
     except InstaChatError as error:
         stderr.warning(f"{error.message}; accepted messages are kept")
         return

@@ -16,7 +16,7 @@ from tests.conftest import Engines
 from tests.support.engines import RedisServer, free_port, valkey_binary
 from tests.support.fork_server import ForkServer
 
-SHARDS = 16
+SHARDS = range(16, 80)
 
 # -- migrate --------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ def test_sync_counters_without_an_engine_exits_with_5(
         url = {f"INSTACHAT_{name}_URL": f"{scheme}://127.0.0.1:{free_port()}/0"}
         for words in ([], ["--all"], ["--check"]):
             assert cli("sync-counters", *words, env=url).code == 5
-    assert sum(core.log.count_dirty(16)) == 1
+    assert core.log.count_dirty(core.database.installation.shards) == 1
     assert [(line["old"], line["new"]) for line in cli("sync-counters").lines] == [(0, 1)]
 
 
@@ -106,9 +106,9 @@ def test_a_worker_syncs_about_an_hour_after_the_last_sync(
     cli("chats", "create", token)
     with core.database.begin() as tx:
         tx.execute(text("UPDATE shard SET synced_at = synced_at - interval '56 minutes'"))
-    assert sum(core.log.count_dirty(16)) == 1
+    assert core.log.count_dirty(core.database.installation.shards) == 1
     request.getfixturevalue("worker")
-    wait_until(lambda: sum(core.log.count_dirty(16)) == 0)
+    wait_until(lambda: core.log.count_dirty(core.database.installation.shards) == 0)
 
     def behind() -> float:
         # Of this shard: others, which the worker is the first to look at, were never synced.

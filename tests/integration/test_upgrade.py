@@ -78,7 +78,7 @@ def test_an_upgrade_under_load_loses_nothing_and_ends_only_what_is_not_admitted(
             load.wait_answers(ANSWERS)
 
         with open_unchecked(settings) as core:
-            wait_until(lambda: not sum(core.log.waiting(core.database.installation.shards)))
+            wait_until(lambda: not core.log.waiting(core.database.installation.shards))
             result = audit(core, load.ledgers)
             texts = {m.number: m.text for m in core.catalog.messages.list(*load.edited_chat)}
     assert result.faults == {}

@@ -39,7 +39,8 @@ class Installation:
     """What is fixed when a database is first migrated."""
 
     id: str
-    shards: int
+    shards: range
+    """The numbers of its shards. An installation from before schema 0010 has 0 to 15."""
 
 
 class Database:
@@ -105,11 +106,15 @@ class Database:
 
     @property
     def installation(self) -> Installation:
-        """The database's identity and its number of shards; read once."""
+        """The database's identity and its shards; read once."""
         if self._installation is None:
             with self.connect() as connection:
-                row = connection.execute(text("SELECT id, shards FROM installation")).one()
-            self._installation = Installation(str(row.id), row.shards)
+                row = connection.execute(
+                    text("SELECT id, first_shard, shards FROM installation")
+                ).one()
+            self._installation = Installation(
+                str(row.id), range(row.first_shard, row.first_shard + row.shards)
+            )
         return self._installation
 
     def schema(self) -> Schema | None:

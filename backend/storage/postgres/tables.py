@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.sql.naming import conv
 
-SCHEMA = "0009"  # the newest migration; a test compares it with the scripts
+SCHEMA = "0010"  # the newest migration; a test compares it with the scripts
 
 metadata = MetaData(
     naming_convention={  # PostgreSQL's own names: the migrations name no constraint
@@ -85,6 +85,7 @@ installation = Table(
     Column("publishing", Boolean, nullable=False, server_default=text("false")),
     _time("created_at"),
     Column("compatible_since", Text, nullable=False, server_default=text("'0007'")),
+    Column("first_shard", SmallInteger, nullable=False, server_default=text("0")),
 )
 shard = Table(
     "shard",

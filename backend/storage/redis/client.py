@@ -241,7 +241,9 @@ class RedisClient:
             return self._cluster.call_primaries(command)
         return self._pipeline("", command)
 
-    def _each_shard(self, command: str, name: str, shards: int, *arguments: str) -> list[Any]:
+    def _each_shard(
+        self, command: str, name: str, shards: Iterable[int], *arguments: str
+    ) -> list[Any]:
         """The replies of a read command to that key of each shard.
 
         In the place of a reply is Redis's error for a key of a wrong type, and, of a cluster, NodeDown if
@@ -249,7 +251,7 @@ class RedisClient:
         """
         calls = [
             KeyedCall(key, [(command, key, *arguments)])
-            for key in (self.key(shard, name) for shard in range(shards))
+            for key in (self.key(shard, name) for shard in shards)
         ]
         if self.is_cluster:
             found = self._cluster.call_each(calls)
@@ -269,7 +271,9 @@ class RedisClient:
         except NodeDown as error:
             return error
 
-    def _count_each_shard(self, command: str, name: str, shards: int) -> list[int | NodeDown]:
+    def _count_each_shard(
+        self, command: str, name: str, shards: Iterable[int]
+    ) -> list[int | NodeDown]:
         """As `_each_shard`, for a command that counts; a key of a wrong type counts as one."""
         return [
             answer if isinstance(answer, NodeDown) else _count(answer)

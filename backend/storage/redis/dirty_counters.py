@@ -49,6 +49,6 @@ class DirtyCounterCalls(RedisClient):
             arguments += (member_name(parent), "" if issued is None else issued)
         return int(self._call("ack_synced", keys, arguments))
 
-    def count_dirty(self, shards: int) -> list[int]:
-        """How many parents of each shard are dirty."""
-        return raise_first_error(self._count_each_shard("ZCARD", "dirty", shards))
+    def count_dirty(self, shards: Sequence[int]) -> int:
+        """How many parents of these shards are dirty."""
+        return sum(raise_first_error(self._count_each_shard("ZCARD", "dirty", shards)))

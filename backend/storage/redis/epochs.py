@@ -1,5 +1,7 @@
 """The epochs of a shard: the one that Redis is in, and the numbers that it has issued."""
 
+from collections.abc import Sequence
+
 from backend.domain.model import EntryId
 from backend.storage.redis.client import RedisClient, raise_first_error, text
 from backend.storage.redis.types import EpochState
@@ -37,7 +39,7 @@ class EpochCalls(RedisClient):
         )
         return bool(written)
 
-    def total_issued(self, shards: int) -> int:
+    def total_issued(self, shards: Sequence[int]) -> int:
         """How many numbers this Redis has issued in all; after a loss it is lower than before.
 
         A value of another program in place of an epoch counts as 0: the shard's next call raises the error.

@@ -10,15 +10,36 @@ from backend.storage.redis.errors import foreign_data_error
 
 WORKERS_KEY = "instachat:workers"
 PAUSED_KEY = "instachat:paused"
+FIRST_SPREAD_SHARD = 16
+# Each is the lowest with which the tag has its place in the van der Corput sequence of slots (halves,
+# quarters, eighths …), in the middle of 256. To search for them takes a second.
+_SUFFIXES = (
+    2896, 7239, 10898, 11337, 6848, 6595, 36899, 23405, 18159, 1067, 1623, 43771, 15688, 9045, 24109, 41909,
+    63877, 81, 5232, 23875, 25719, 103519, 8562, 7128, 41423, 5473, 5237, 38289, 9953, 18934, 701, 6680,
+    3197, 12171, 5050, 10633, 69454, 12582, 52580, 3395, 8413, 7059, 709, 19139, 46792, 3087, 9826, 68254,
+    9337, 19415, 6139, 9573, 1315, 22475, 21898, 8698, 11000, 9226, 5052, 774, 28265, 47480, 8702, 7348,
+)  # fmt: skip
+_SPREAD_TAGS = tuple(
+    f"{shard}.{suffix}" for shard, suffix in enumerate(_SUFFIXES, FIRST_SPREAD_SHARD)
+)
 _COUNTER_KEY = re.compile(
-    rb"instachat:\{[0-9]+\}:(?:app:([A-Za-z0-9_-]{1,64})|chat:([A-Za-z0-9_-]{1,64}):([1-9][0-9]{0,15}))"
+    rb"instachat:\{[0-9.]+\}:(?:app:([A-Za-z0-9_-]{1,64})|chat:([A-Za-z0-9_-]{1,64}):([1-9][0-9]{0,15}))"
 )
 _MEMBER_NAME = re.compile("[A-Za-z0-9_-]{1,64}(:[1-9][0-9]{0,15})?")
 
 
 def shard_key(shard: int, name: str) -> str:
     """The full name of a shard's key."""
-    return f"instachat:{{{shard}}}:{name}"
+    return f"instachat:{{{hash_tag(shard)}}}:{name}"
+
+
+def hash_tag(shard: int) -> str:
+    """The hash tag of a shard's keys, which decides their slot in a Redis Cluster.
+
+    The slots of shards 16 to 79 are spread evenly, so masters with equal ranges of slots have equally many of
+    these shards, or one more. Earlier installations have shards 0 to 15, whose tag is their number.
+    """
+    return f"{shard}" if shard < FIRST_SPREAD_SHARD else _SPREAD_TAGS[shard - FIRST_SPREAD_SHARD]
 
 
 @lru_cache(maxsize=1024)

@@ -1,6 +1,7 @@
 """The log and the counters: InstaChat's data in Redis, which only the scripts change.
 
-A shard's keys have the same hash tag, so that each script works on one slot of a Redis Cluster:
+A shard's keys have the same hash tag, so that each script works on one slot of a Redis Cluster. The tag of
+shard 3 is 3; those of shards from 16 on, which new installations have, spread the slots (see `keys`):
 
     instachat:{3}:epoch               the epoch, and the server and database that it belongs to
     instachat:{3}:log                 the stream of accepted events, with ids `epoch-sequence`

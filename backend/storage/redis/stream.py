@@ -1,5 +1,6 @@
 """The stream of accepted events: read in order, and kept for a time after it is stored."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from backend.domain.errors import NodeDown
@@ -87,47 +88,49 @@ class StreamCalls(RedisClient):
             )
         )
 
-    def waiting(self, shards: int) -> list[int]:
-        """How many entries of each shard's log are accepted and not stored yet.
+    def waiting(self, shards: Sequence[int]) -> int:
+        """How many entries of these shards' logs are accepted and not stored yet.
 
         A value of another program in place of a log counts as one: draining that shard raises the error.
         Raises EngineDown if a shard can't be read.
         """
-        return [end.waiting for end in self.ends(shards)]
+        return sum(end.waiting for end in self.ends(shards).values())
 
-    def ends(self, shards: int) -> list[LogEnd]:
+    def ends(self, shards: Sequence[int]) -> dict[int, LogEnd]:
         """The end of each shard's log, and how many of its entries are not stored yet.
 
         A log that a worker of an earlier release has drained last, or that another program has replaced, has
         at most as many as it holds. Raises EngineDown if a shard can't be read.
         """
-        return raise_first_error(self.try_ends(shards))
+        ends = raise_first_error(self.try_ends(shards).values())
+        return dict(zip(shards, ends, strict=True))
 
-    def try_ends(self, shards: int) -> list[LogEnd | NodeDown]:
+    def try_ends(self, shards: Sequence[int]) -> dict[int, LogEnd | NodeDown]:
         """As `ends`; NodeDown takes the place of the end of a shard whose node did not answer."""
         epochs = self._each_shard(
             "HMGET", "epoch", shards, "epoch", "sequence", "stored_epoch", "stored"
         )
         lengths = self._each_shard("XLEN", "log", shards)
-        return [_log_end(epoch, length) for epoch, length in zip(epochs, lengths, strict=True)]
+        return dict(zip(shards, map(_log_end, epochs, lengths), strict=True))
 
-    def sizes(self, shards: int) -> list[LogSize]:
+    def sizes(self, shards: Sequence[int]) -> dict[int, LogSize]:
         """How many entries each shard's log holds, and about how many bytes of memory they take.
 
         Raises EngineDown if a shard can't be read.
         """
-        return raise_first_error(self.try_sizes(shards))
+        sizes = raise_first_error(self.try_sizes(shards).values())
+        return dict(zip(shards, sizes, strict=True))
 
-    def try_sizes(self, shards: int) -> list[LogSize | NodeDown]:
+    def try_sizes(self, shards: Sequence[int]) -> dict[int, LogSize | NodeDown]:
         """As `sizes`; NodeDown takes the place of the size of a shard whose node did not answer."""
         lengths = self._count_each_shard("XLEN", "log", shards)
         used = self._each_shard("MEMORY USAGE", "log", shards)
-        return [
-            length
+        return {
+            shard: length
             if isinstance(length, NodeDown)
             else LogSize(length, size if isinstance(size, int) else 0)
-            for length, size in zip(lengths, used, strict=True)
-        ]
+            for shard, length, size in zip(shards, lengths, used, strict=True)
+        }
 
 
 def _log_end(fields: Any, length: Any) -> LogEnd | NodeDown:

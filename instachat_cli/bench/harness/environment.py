@@ -160,7 +160,7 @@ class Environment:
     def clear_log(self) -> None:
         """Empty the logs of all shards, as if all of their entries were stored and kept long enough."""
         log = self.backend.log
-        for shard, end in enumerate(log.ends(self.backend.database.installation.shards)):
+        for shard, end in log.ends(self.backend.database.installation.shards).items():
             if end.entry.epoch:
                 with self.backend.database.begin() as tx:
                     numbers = shards.advance_cursor(tx, shard, end.entry, dropped=0, stored=0)

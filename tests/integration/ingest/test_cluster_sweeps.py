@@ -11,6 +11,7 @@ from backend.domain.errors import NodeDown
 from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import counter_columns, parents
+from backend.storage.redis.keys import shard_key
 from tests.conftest import Engines
 from tests.support.engines import valkey_binary
 from tests.support.redis_cluster import ClusterNode, RedisCluster
@@ -43,7 +44,7 @@ def backend(engines: Engines, cluster: RedisCluster) -> Iterator[Backend]:
 def tokens(backend: Backend) -> dict[int, str]:
     """An application in each shard with a chat that is accepted, and not stored."""
     found: dict[int, str] = {}
-    while len(found) < backend.database.installation.shards:
+    while len(found) < len(backend.database.installation.shards):
         token = backend.catalog.applications.create("x").token
         if backend.counters.shard(token) not in found:
             found[backend.counters.shard(token)] = token
@@ -52,7 +53,7 @@ def tokens(backend: Backend) -> dict[int, str]:
 
 
 def node_of(cluster: RedisCluster, shard: int) -> ClusterNode:
-    return cluster.master_of(f"instachat:{{{shard}}}:epoch")
+    return cluster.master_of(shard_key(shard, "epoch"))
 
 
 def stored(backend: Backend, tokens: dict[int, str]) -> set[int]:

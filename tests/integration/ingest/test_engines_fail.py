@@ -406,7 +406,12 @@ def test_no_answered_message_is_lost_while_the_disk_of_redis_is_full(
             assert server.process
             server.process.wait(PATIENCE_SECONDS)
             server.start()
-        wait_until(lambda: backend.drainer.drain_all() or not any(backend.log.waiting(16)))
+        wait_until(
+            lambda: (
+                backend.drainer.drain_all()
+                or not backend.log.waiting(backend.database.installation.shards)
+            )
+        )
         found = stored(backend, token)
         assert sent.items() <= found.items()
         assert len(found) <= len(sent) + 100, "more than what was not answered"

@@ -58,7 +58,9 @@ EXAMPLES = int(os.environ.get("INSTACHAT_MODEL_EXAMPLES", "40"))
 STEPS = 40
 
 # Three applications in two shards, so that two of them share a shard.
-TOKENS = [t for n in range(99) if shard_of(t := f"application-number-{n:04}", SHARDS) in (3, 5)][:3]
+TOKENS = [
+    t for n in range(999) if shard_of(t := f"application-number-{n:04}", SHARDS) in SHARDS[3:5]
+][:3]
 AT = "2026-01-31T23:59:59.000000Z"
 KEYWORDS = ["a", "b", "ab", "%", "_", "\\"]
 

@@ -48,7 +48,7 @@ def differing(backend: Backend) -> list[tuple[str, int | None]]:
 
 def waiting(backend: Backend) -> int:
     """How many parents have a count that SQL does not know."""
-    return sum(backend.log.count_dirty(16))
+    return backend.log.count_dirty(backend.database.installation.shards)
 
 
 def with_steps(backend: Backend, step: Callable[[str], None]) -> CounterSync:
@@ -60,7 +60,7 @@ def with_steps(backend: Backend, step: Callable[[str], None]) -> CounterSync:
 def make_older(backend: Backend, seconds: int) -> None:
     """Make every dirty parent that much older."""
     assert isinstance(backend.log.redis, redis.Redis)
-    for shard in range(16):
+    for shard in backend.database.installation.shards:
         key = backend.log.key(shard, "dirty")
         for name in backend.log.redis.zrange(key, 0, -1):
             backend.log.redis.zincrby(key, -seconds * 1e6, name)  # type: ignore[arg-type]

@@ -251,7 +251,7 @@ def drain_completely(backend: Backend) -> None:
             backend.drainer.drain_all()
         except Unavailable:
             return False
-        return not any(backend.log.waiting(backend.database.installation.shards))
+        return not backend.log.waiting(backend.database.installation.shards)
 
     wait_until(drained)
 

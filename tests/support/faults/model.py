@@ -17,7 +17,7 @@ from typing import NamedTuple
 from backend.domain.errors import Closing, HasChildren, InstaChatError, KeyReused, NotFound
 from backend.domain.model import Parent, shard_of
 
-SHARDS = 16
+SHARDS = range(16, 80)
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Model:
         self.redis_state = RedisState()
         self.dead_letters: set[tuple[int, int]] = set()
         self._ids = count(1)
-        self._passed = dict.fromkeys(range(SHARDS), 0)
+        self._passed = dict.fromkeys(SHARDS, 0)
 
     # -- operations and faults ---------------------------------------------------------------------
 

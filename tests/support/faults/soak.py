@@ -295,8 +295,9 @@ class Soak:
         """Fill the queue with unnecessary drains."""
         try:
             with open_backend(self.settings) as backend:
+                shards = backend.database.installation.shards
                 for n in range(FILL_JOBS):
-                    backend.jobs.notify_drain(n % backend.database.installation.shards)
+                    backend.jobs.notify_drain(shards[n % len(shards)])
         except InstaChatError:  # an engine that is starting
             pass
 

@@ -14,6 +14,7 @@ from backend.domain.model import Accepted, Parent
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.redis.connection import NodeAddress
+from backend.storage.redis.keys import shard_key
 from tests.conftest import Engines
 from tests.support.redis_cluster import ClusterNode, RedisCluster
 from tests.support.waiting import PATIENCE_SECONDS
@@ -60,7 +61,7 @@ def chats(settings: Settings, redis_cluster: RedisCluster) -> Chats:
 async def committing(backend: Backend) -> AsyncIterator[ClusterCommit]:
     """The group commit of a process that has accepted before, so that it knows the nodes."""
     await asyncio.to_thread(backend.acceptor.refresh)
-    await asyncio.to_thread(backend.log.try_ends, 16)
+    await asyncio.to_thread(backend.log.try_ends, backend.database.installation.shards)
     commit = ClusterCommit(backend.acceptor, backend.log)
     try:
         yield commit
@@ -94,7 +95,7 @@ def _number_or_error(answer: Accepted | InstaChatError) -> object:
 
 
 def node_of(cluster: RedisCluster, shard: int) -> ClusterNode:
-    return cluster.master_of(f"instachat:{{{shard}}}:epoch")
+    return cluster.master_of(shard_key(shard, "epoch"))
 
 
 def shards_of(cluster: RedisCluster, node: ClusterNode, chats: Chats) -> set[int]:

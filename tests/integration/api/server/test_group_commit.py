@@ -205,7 +205,7 @@ def test_messages_of_a_chat_in_one_batch_are_one_entry(
         *((3, 3), (6, 6), (7, 7)),
     ]
     shard = backend.counters.shard(application)
-    assert backend.log.waiting(backend.database.installation.shards)[shard] == 6
+    assert backend.log.waiting([shard]) == 6
     backend.drainer.drain_all()
     for number, texts in ((chat, "abcdefg"), (other, "xy")):
         assert "".join(m.text for m in backend.catalog.messages.list(application, number)) == texts

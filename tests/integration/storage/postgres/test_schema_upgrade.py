@@ -47,6 +47,30 @@ def test_a_message_that_is_stored_keeps_its_text_alone(engines: Engines) -> None
     assert [column.server_default for column in columns] == [None] * len(columns)
 
 
+def test_an_installation_from_before_the_64_shards_keeps_its_shards(engines: Engines) -> None:
+    """It goes on in them, and still admits the programs that know no others. A new one does not."""
+    url = engines.bare_database()
+    database = Database(url)
+    with database.begin() as tx:
+        migrate(tx, "0008")
+        tx.execute(text("DELETE FROM shard"))
+        tx.execute(text("INSERT INTO shard (number) SELECT generate_series(0, 15)"))
+        tx.execute(text("UPDATE installation SET shards = 16"))
+    schema_upgrade.upgrade(database)
+    assert database.installation.shards == range(16)
+    assert (database.check_schema().compatible_since or "9999") < "0010"
+    with open_backend(engines.settings().model_copy(update={"database_url": url})) as backend:
+        token = backend.catalog.applications.create("test").token
+        accepted = backend.acceptor.accept(AcceptRequest.chats(token))
+        assert accepted.shard in range(16)
+        assert backend.drainer.drain_all() == 1
+
+    new = Database(engines.bare_database())
+    schema_upgrade.upgrade(new)
+    assert new.installation.shards == range(16, 80)
+    assert new.check_schema().compatible_since == "0010"
+
+
 def test_a_newer_schema_that_admits_this_program_is_used_as_it_is(backend: Backend) -> None:
     """A process of the previous release starts again after the migration of the next one."""
     with backend.database.begin() as tx:
@@ -77,7 +101,7 @@ def test_a_schema_that_admits_newer_programs_only_is_refused(
         with pytest.raises(SchemaMismatch, match="admits programs since 9998") as caught:
             call()
         assert caught.value.hint == "run a newer instachat"
-    assert sum(backend.log.waiting(16)) == 1
+    assert backend.log.waiting(backend.database.installation.shards) == 1
 
 
 def test_a_table_or_column_that_was_removed_is_a_mismatch(backend: Backend) -> None:

@@ -10,6 +10,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, NodeDown, Unconfirmed
 from backend.domain.model import Accepted, Parent
 from backend.ingest.requests import AcceptRequest
+from backend.storage.redis.keys import shard_key
 from backend.storage.redis.notifications import CHANNEL, Change, Subscription
 from backend.storage.redis.types import LogEnd
 from tests.conftest import Engines
@@ -31,7 +32,7 @@ def backend(engines: Engines, redis_cluster: RedisCluster) -> Iterator[Backend]:
 def chats(backend: Backend) -> dict[int, Parent]:
     """A chat in each shard, whose counters are verified."""
     found: dict[int, Parent] = {}
-    while len(found) < backend.database.installation.shards:
+    while len(found) < len(backend.database.installation.shards):
         token = backend.catalog.applications.create("x").token
         shard = backend.counters.shard(token)
         if shard not in found:
@@ -41,7 +42,7 @@ def chats(backend: Backend) -> dict[int, Parent]:
 
 
 def node_of(cluster: RedisCluster, shard: int) -> ClusterNode:
-    return cluster.master_of(f"instachat:{{{shard}}}:epoch")
+    return cluster.master_of(shard_key(shard, "epoch"))
 
 
 def send_to_each(backend: Backend, chats: dict[int, Parent]) -> dict[int, object]:
@@ -67,9 +68,12 @@ def test_a_node_that_hangs_fails_its_own_shards(
     assert refused <= lost  # the replica may have taken over by now
     assert all(isinstance(second[shard], EngineDown) for shard in refused)
 
-    ends = backend.log.try_ends(16)
+    shards = backend.database.installation.shards
+    ends = backend.log.try_ends(shards)
     assert all(isinstance(ends[shard], LogEnd) for shard in chats if shard not in lost)
-    wait_until(lambda: all(isinstance(end, LogEnd) for end in backend.log.try_ends(16)))
+    wait_until(
+        lambda: all(isinstance(end, LogEnd) for end in backend.log.try_ends(shards).values())
+    )
     wait_until(lambda: _all_accepted(backend, chats))
 
 

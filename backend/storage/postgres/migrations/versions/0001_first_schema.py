@@ -5,11 +5,12 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-SHARDS = 16
+SHARDS = 64
+FIRST_SHARD = 16  # see 0010
 
 
 def upgrade() -> None:
-    """Create every table; the number of shards is fixed here, once."""
+    """Create every table; the shards are fixed here, once."""
     op.execute(
         """
         CREATE TYPE row_state AS ENUM ('stored', 'removed', 'dead', 'lost');
@@ -102,4 +103,5 @@ def upgrade() -> None:
         """
     )
     op.execute(f"INSERT INTO installation (shards) VALUES ({SHARDS})")
-    op.execute(f"INSERT INTO shard (number) SELECT generate_series(0, {SHARDS - 1})")
+    last = FIRST_SHARD + SHARDS - 1
+    op.execute(f"INSERT INTO shard (number) SELECT generate_series({FIRST_SHARD}, {last})")

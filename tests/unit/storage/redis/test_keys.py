@@ -1,0 +1,42 @@
+"""The names of keys, and how their slots are spread over the masters of a Redis Cluster."""
+
+import pytest
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from backend.domain.model import Parent
+from backend.storage.redis.keys import (
+    FIRST_SPREAD_SHARD,
+    counter_key,
+    parse_counter_key,
+    shard_key,
+)
+
+SPREAD = range(FIRST_SPREAD_SHARD, FIRST_SPREAD_SHARD + 64)
+
+
+@pytest.mark.parametrize("masters", range(1, 65))
+def test_masters_have_as_even_a_share_of_the_shards_as_can_be(masters: int) -> None:
+    """For each number of masters with equal ranges of slots."""
+    shares = [0] * masters
+    for shard in SPREAD:
+        shares[_slot(shard) * masters // REDIS_CLUSTER_HASH_SLOTS] += 1
+    assert max(shares) - min(shares) <= 1
+
+
+def test_the_first_shards_are_spread_too() -> None:
+    """The first 2, 4, 8, 16 and 32 shards: equally many on equally many masters."""
+    for count in (2, 4, 8, 16, 32):
+        masters = {_slot(shard) * count // REDIS_CLUSTER_HASH_SLOTS for shard in SPREAD[:count]}
+        assert len(masters) == count
+
+
+@pytest.mark.parametrize("shard", [0, 15, 16, 79])
+@pytest.mark.parametrize("chat", [None, 7])
+def test_a_counter_key_names_its_parent(shard: int, chat: int | None) -> None:
+    """In shards of both forms."""
+    parent = Parent("a-token_1", chat)
+    assert parse_counter_key(counter_key(shard, parent).encode()) == parent
+
+
+def _slot(shard: int) -> int:
+    return int(key_slot(shard_key(shard, "log").encode()))
