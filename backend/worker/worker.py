@@ -157,8 +157,8 @@ class Worker:
     def _sweep(self) -> None:
         always: tuple[Callable[[], object], ...] = (
             self._ensure_engines,
-            self._check_schema,
             lambda: self._log.record_heartbeat(self._name),
+            self._check_schema,  # after the heartbeat, which need not wait for PostgreSQL
             self._kept_log.trim_all,
         )
         unless_paused: tuple[Callable[[], object], ...] = (
