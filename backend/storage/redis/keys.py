@@ -56,7 +56,7 @@ def counter_key(shard: int, parent: Parent) -> str:
 
 def counter_pattern(shard: int | None, token: str) -> str:
     """A SCAN pattern that matches the keys of counters, and few others."""
-    return f"instachat:{{{'*' if shard is None else shard}}}:[ac][ph][pa]*:{token}*"
+    return f"instachat:{{{'*' if shard is None else hash_tag(shard)}}}:[ac][ph][pa]*:{token}*"
 
 
 def parse_counter_key(key: bytes) -> Parent | None:

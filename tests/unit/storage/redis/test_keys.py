@@ -1,5 +1,7 @@
 """The names of keys, and how their slots are spread over the masters of a Redis Cluster."""
 
+from fnmatch import fnmatchcase
+
 import pytest
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
@@ -7,6 +9,7 @@ from backend.domain.model import Parent
 from backend.storage.redis.keys import (
     FIRST_SPREAD_SHARD,
     counter_key,
+    counter_pattern,
     parse_counter_key,
     shard_key,
 )
@@ -33,9 +36,12 @@ def test_the_first_shards_are_spread_too() -> None:
 @pytest.mark.parametrize("shard", [0, 15, 16, 79])
 @pytest.mark.parametrize("chat", [None, 7])
 def test_a_counter_key_names_its_parent(shard: int, chat: int | None) -> None:
-    """In shards of both forms."""
+    """In shards of both forms; a scan of its shard, and one of all shards, finds it."""
     parent = Parent("a-token_1", chat)
-    assert parse_counter_key(counter_key(shard, parent).encode()) == parent
+    key = counter_key(shard, parent)
+    assert parse_counter_key(key.encode()) == parent
+    for place in (shard, None):
+        assert fnmatchcase(key, counter_pattern(place, parent.token))
 
 
 def _slot(shard: int) -> int:
