@@ -9,6 +9,7 @@ from backend.catalog.waiting import Waiting
 from backend.domain.errors import Invalid, Unavailable
 from backend.embedded.private_engines import PrivateEngines, acquire
 from backend.ingest.accept import Acceptor
+from backend.ingest.application_log import ApplicationLog
 from backend.ingest.barrier import Barrier
 from backend.ingest.counters import Counters
 from backend.ingest.dead_letters import DeadLetters
@@ -200,6 +201,7 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
     catalog = make_catalog(
         Waiting(log, database, counters, drainer),
         acceptor,
+        ApplicationLog(log, database, epochs, drainer, jobs.notify_drain),
         IndexSearcher(database, index) if index else ScanSearcher(database),
         publish=publisher.publish if publisher else lambda: 0,
         notify_publisher=notify_publisher,

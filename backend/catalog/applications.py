@@ -14,6 +14,7 @@ from backend.domain.model import (
     new_token,
     no_application,
 )
+from backend.ingest.application_log import ApplicationLog
 from backend.ingest.counters import Counters
 from backend.ingest.requests import identify_request, key_reused_error
 from backend.storage.postgres import applications
@@ -32,13 +33,14 @@ class Applications:
     database: Database
     counters: Counters
     deletion: ParentDeletion
+    application_log: ApplicationLog
 
     def create(self, name: str, *, key: str | None = None) -> Application:
         """Store a new application under a fresh random token.
 
         Its counter comes first: without Redis nothing is stored, and a counter without an application does
-        no harm, since nobody knows its token. The same idempotency `key` with the same name gives the same
-        answer for 24 hours, with another name KeyReused.
+        no harm, since nobody knows its token. Last, it is recorded in the log. The same idempotency `key`
+        with the same name gives the same answer for 24 hours, with another name KeyReused.
         """
         checked_name(name)
         token = new_token()
@@ -47,6 +49,7 @@ class Applications:
         self.counters.create_counter(token)
         with self.database.begin() as tx:
             row = applications.insert_application_once(tx, token, name)
+        self.application_log.record(row)
         return to_application(row, 0)
 
     def get(self, token: str) -> Application:
@@ -79,7 +82,10 @@ class Applications:
             yield from map(self._with_live_count, page)
 
     def rename(self, token: str, name: str, *, version: int | None = None) -> Application:
-        """Rename an application; with a `version` only if it still has that version (StaleVersion)."""
+        """Rename an application; with a `version` only if it still has that version (StaleVersion).
+
+        Raises Unconfirmed if the new name is stored, but not recorded in the log.
+        """
         checked_name(name)
         for _ in range(MAX_EDIT_ATTEMPTS):
             current = self.get(token)
@@ -87,6 +93,7 @@ class Applications:
             with self.database.begin() as tx:
                 row = applications.rename_application(tx, token, name, current.version)
             if row is not None:
+                self.application_log.record(row)
                 return to_application(row, current.chats_count)
         raise too_many_conflicts("the application")
 

@@ -14,6 +14,7 @@ from backend.catalog.deletion import ParentDeletion
 from backend.catalog.messages import Messages
 from backend.catalog.waiting import Waiting
 from backend.ingest.accept import Acceptor
+from backend.ingest.application_log import ApplicationLog
 from backend.search.searcher import Searcher
 
 
@@ -44,6 +45,7 @@ class Catalog:
 def make_catalog(
     waiting: Waiting,
     acceptor: Acceptor,
+    application_log: ApplicationLog,
     searcher: Searcher,
     *,
     publish: Callable[[], int],
@@ -56,7 +58,9 @@ def make_catalog(
     cascade.
     """
     deletion = ParentDeletion(waiting, acceptor, notify_cascade)
-    applications = Applications(waiting.log, waiting.database, waiting.counters, deletion)
+    applications = Applications(
+        waiting.log, waiting.database, waiting.counters, deletion, application_log
+    )
     chats = Chats(waiting, applications, deletion)
     messages = Messages(waiting, chats, searcher, publish, notify_publisher)
     return Catalog(waiting, applications, chats, messages)

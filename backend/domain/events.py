@@ -24,7 +24,7 @@ from msgspec.json import Decoder, Encoder
 from backend.domain.errors import NewerLogFormat
 from backend.domain.model import MAX_BATCH, MAX_NUMBER, NewMessage
 
-LOG_FORMAT = 1  # the newest that this program reads; the first one is written without its number
+LOG_FORMAT = 2  # the newest that this program reads; the first one is written without its number
 MAX_ENTRY_BYTES = 64 * 1024  # of messages as they are packed; a single one may be longer
 MAX_ENTRY_TEXTS = 500
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -89,7 +89,26 @@ class DeletionRequested(Struct, frozen=True, gc=False):
         return from_micros(self.micros)
 
 
-Event = ChatsCreated | MessagesCreated | DeletionRequested
+class ApplicationStored(Struct, frozen=True, gc=False):
+    """An application was stored or renamed, in SQL; this is its row. Times in microseconds since 1970.
+
+    SQL had it before the log: the event fills a SQL that has forgotten it, and a later version is newer.
+    """
+
+    token: str
+    name: str
+    version: int
+    created_micros: int
+    updated_micros: int
+    micros: int
+
+    @property
+    def at(self) -> datetime:
+        """When it was recorded."""
+        return from_micros(self.micros)
+
+
+Event = ChatsCreated | MessagesCreated | DeletionRequested | ApplicationStored
 
 _Number = Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
 
@@ -111,7 +130,18 @@ class _Deletion(Struct, array_like=True, tag="d", forbid_unknown_fields=True, gc
     how: Literal["cascade"] | None = None
 
 
-_Payload = _Chats | _Messages | _Deletion
+_Micros = Annotated[int, Meta(ge=0, lt=_MAX_MICROS)]
+
+
+class _Application(Struct, array_like=True, tag="a", forbid_unknown_fields=True, gc=False):
+    token: str
+    name: str
+    version: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    created_micros: _Micros
+    updated_micros: _Micros
+
+
+_Payload = _Chats | _Messages | _Deletion | _Application
 _decode: Callable[[bytes], _Payload] = Decoder(_Payload).decode
 
 
@@ -146,6 +176,16 @@ def pack_deletion(
     return [(0, _dumps(["d", token, chat, *(["cascade"] if cascade else [])]).encode())]
 
 
+def pack_application(
+    token: str, name: str, version: int, created: datetime, updated: datetime
+) -> bytes:
+    """The payload of an application's row, which needs no number. It is of the second format."""
+    return (
+        b"v2 "
+        + _dumps(["a", token, name, version, to_micros(created), to_micros(updated)]).encode()
+    )
+
+
 def unpack(field: bytes) -> Event:
     """The event in an entry's field; ValueError if there is none (the drain moves it to a dead letter).
 
@@ -170,9 +210,18 @@ def unpack(field: bytes) -> Event:
         elif isinstance(payload, _Chats):
             if 1 <= first <= MAX_NUMBER + 1 - payload.count:
                 return ChatsCreated(payload.token, first, first + payload.count - 1, micros)
-        else:
+        elif isinstance(payload, _Deletion):
             cascade = payload.how is not None
             return DeletionRequested(payload.token, payload.chat, micros, cascade)
+        else:
+            return ApplicationStored(
+                payload.token,
+                payload.name,
+                payload.version,
+                payload.created_micros,
+                payload.updated_micros,
+                micros,
+            )
     raise ValueError("not an event: out of range")
 
 

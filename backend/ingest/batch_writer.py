@@ -11,7 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from backend.domain.errors import InstaChatError, Invalid
-from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
+from backend.domain.events import (
+    ApplicationStored,
+    ChatsCreated,
+    DeletionRequested,
+    MessagesCreated,
+    unpack,
+)
 from backend.domain.model import EntryId, Parent, checked_message
 from backend.storage.postgres import applications, chats, database, dead_letters, messages, outbox
 from backend.storage.postgres.chats import ChatRow
@@ -106,6 +112,8 @@ class BatchWriter:
                 message_entries.setdefault((event.token, event.chat), []).append(entry)
             elif isinstance(event, ChatsCreated):
                 chat_entries.append(LogEntry(id_, event, packed))
+            elif isinstance(event, ApplicationStored):
+                self._restore_application(id_, event, packed)
             else:
                 self._write_chats(chat_entries)
                 self._write_messages(message_entries)
@@ -115,6 +123,21 @@ class BatchWriter:
         self._write_messages(message_entries)
         if self.dead_letters:
             dead_letters.add_dead_letters(self._tx, self.dead_letters)
+
+    # -- applications ------------------------------------------------------------------------------
+
+    def _restore_application(self, id_: bytes, event: ApplicationStored, packed: bytes) -> None:
+        """Store an application, or its name, that SQL has forgotten: without a rewind it has both."""
+        version = applications.application_versions(self._tx, [event.token]).get(event.token)
+        if version is not None and version >= event.version:
+            return
+        try:
+            with self._tx.begin_nested():
+                applications.restore_application(self._tx, event)
+        except Exception as error:
+            if not _is_data_error(error):
+                raise
+            self._add_dead_letter(id_, packed, f"can't be stored: {_cause(error)}")
 
     # -- chats -------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from backend.ingest.barrier import Barrier
 from backend.ingest.epochs import Epochs
 from backend.storage.postgres import parents
 from backend.storage.postgres.database import Database
+from backend.storage.postgres.parents import ParentState
 from backend.storage.redis.log import Log
 
 MAX_ATTEMPTS = 5
@@ -44,7 +45,9 @@ class Counters:
     def _try_verify(self, shard: int, parent: Parent) -> int:
         with self._database.connect() as connection:
             parent_state = parents.get_parent_state(connection, shard, parent)
-        if parent_state.removed or (parent.chat is None and not parent_state.exists):
+        if parent.chat is None and not parent_state.exists:
+            parent_state = self._await_application(shard, parent, parent_state)
+        if parent_state.removed:
             raise _not_found_error(parent)
         issued = self._log.verify(
             shard,
@@ -55,6 +58,28 @@ class Counters:
             passed=parent_state.cursor if parent_state.exists else None,
         )
         return self._create_missing(shard, parent) if issued is None else issued
+
+    def _await_application(
+        self, shard: int, application: Parent, state: ParentState
+    ) -> ParentState:
+        """The state of an application once it is stored again, if SQL has forgotten it.
+
+        An application that is in neither SQL nor the log is unknown, whatever its counter says. Raises
+        NotFound, and Unavailable if the log could not be drained in time.
+        """
+        (counter,), end = self._log.inspect(shard, [application])
+        if counter.issued is None or state.cursor >= end:
+            raise _not_found_error(application)
+        if not self._barrier.drain_through(shard, end, DRAIN_TIMEOUT_SECONDS):
+            raise Unavailable(
+                f"{application} is not stored, and the log could not be stored in time",
+                "see `instachat status`: is PostgreSQL slow, or the backlog long?",
+            )
+        with self._database.connect() as connection:
+            state = parents.get_parent_state(connection, shard, application)
+        if not state.exists:
+            raise _not_found_error(application)
+        return state
 
     def _create_missing(self, shard: int, parent: Parent) -> int:
         """Create a missing counter. Its numbers may still be in the log, which is drained first."""

@@ -13,7 +13,13 @@ import json
 from collections.abc import Iterator, Mapping
 
 from backend.domain.errors import NotFound
-from backend.domain.events import ChatsCreated, DeletionRequested, MessagesCreated, unpack
+from backend.domain.events import (
+    ApplicationStored,
+    ChatsCreated,
+    DeletionRequested,
+    MessagesCreated,
+    unpack,
+)
 from backend.domain.model import Parent, checked_message, shard_of
 from backend.ingest.batch_writer import rejection_reason, retry_dead_letter
 from backend.ingest.direct_write import DirectWriter, WriteConflict
@@ -74,6 +80,8 @@ class DeadLetters:
             return str(error)
         if isinstance(event, DeletionRequested):
             return "a deletion is not retried: request it again if it is still wanted"
+        if isinstance(event, ApplicationStored):
+            return "an application is not retried: create it again if it is still wanted"
         return self._store(stored.letter, event)
 
     def _store(self, dead_letter: DeadLetter, event: ChatsCreated | MessagesCreated) -> str | None:

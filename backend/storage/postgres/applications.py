@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import any_, bindparam, exists, func, literal_column, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from backend.domain.events import ApplicationStored, from_micros
 from backend.domain.model import Application
 from backend.storage.postgres.database import Connection
 from backend.storage.postgres.statements import (
@@ -86,6 +87,36 @@ AS_CREATED = text(
            (extract(epoch FROM created_at) * 1000000)::bigint AS version
     FROM application WHERE token = :token"""
 )
+APPLICATION_VERSIONS = hot(
+    "application_versions",
+    select(application.c.token, application.c.version).where(
+        application.c.token == any_(texts("tokens"))
+    ),
+)
+RESTORE = (
+    insert(application)
+    .values(
+        token=bindparam("token"),
+        name=bindparam("name"),
+        version=bindparam("version"),
+        created_at=bindparam("created_at"),
+        updated_at=bindparam("updated_at"),
+    )
+    .on_conflict_do_nothing(index_elements=["token"])
+)
+RESTORE_NAME = (
+    update(application)
+    .where(
+        application.c.token == bindparam("of_token"),
+        application.c.version < bindparam("new_version"),
+        _alive,
+    )
+    .values(
+        name=bindparam("new_name"),
+        version=bindparam("new_version"),
+        updated_at=bindparam("new_time"),
+    )
+)
 RENAME = (
     update(application)
     .where(
@@ -134,6 +165,32 @@ def insert_application_once(tx: Connection, token: str, name: str) -> StoredAppl
     values = {"token": token, "name": name}
     created = _APPLICATIONS.one_or_none(tx.execute(INSERT, values))
     return created or _APPLICATIONS.one(tx.execute(AS_CREATED, values))
+
+
+def application_versions(tx: Connection, tokens: Iterable[str]) -> dict[str, int]:
+    """The version of each known application, removed ones included."""
+    rows = tx.execute(APPLICATION_VERSIONS, {"tokens": list(tokens)})
+    return {row.token: row.version for row in rows}
+
+
+def restore_application(tx: Connection, event: ApplicationStored) -> None:
+    """Store an application as it once was, unless its row is there and newer, or removed."""
+    updated_at = from_micros(event.updated_micros)
+    values = {
+        "token": event.token,
+        "name": event.name,
+        "version": event.version,
+        "created_at": from_micros(event.created_micros),
+        "updated_at": updated_at,
+    }
+    if not tx.execute(RESTORE, values).rowcount:
+        values = {
+            "of_token": event.token,
+            "new_name": event.name,
+            "new_version": event.version,
+            "new_time": updated_at,
+        }
+        tx.execute(RESTORE_NAME, values)
 
 
 def rename_application(

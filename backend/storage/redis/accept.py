@@ -162,7 +162,7 @@ def _parse_shard_reply(url: str, batch: ShardBatch, reply: Any) -> AcceptResult:
                 raise reply
         return _parse_reply(batch, reply)
     except ResponseError as error:
-        return _translate_script_error(error)
+        return translate_script_error(error)
     except (InstaChatError, StaleEpoch, ShardMoved) as error:
         return error
 
@@ -193,8 +193,8 @@ def _parse_reply(batch: ShardBatch, reply: Any) -> AcceptOutcome:
     raise StaleEpoch(text(reply[1]))
 
 
-def _translate_script_error(error: ResponseError) -> StaleEpoch | Unconfirmed:
-    """The meaning of an error that the script has raised: its first write was refused, or unknown."""
+def translate_script_error(error: ResponseError) -> StaleEpoch | Unconfirmed:
+    """The meaning of an error of a script that appends: its first write was refused, or it is unknown."""
     if "equal or smaller" in str(error):
         return StaleEpoch("the log is ahead")
     return Unconfirmed(

@@ -25,6 +25,7 @@ the translation of Redis's errors. `accept_async` and `counters_async` make thei
 """
 
 from backend.storage.redis.accept import DEFAULT_MAX_ENTRIES, AcceptCalls
+from backend.storage.redis.append import AppendCalls
 from backend.storage.redis.client import CONNECT_TIMEOUT_SECONDS, REPLY_TIMEOUT_SECONDS
 from backend.storage.redis.counters import CounterCalls
 from backend.storage.redis.dirty_counters import DirtyCounterCalls
@@ -38,6 +39,7 @@ from backend.storage.redis.workers import WorkerCalls
 
 class Log(
     AcceptCalls,
+    AppendCalls,
     IdempotencyKeyCalls,
     StreamCalls,
     EpochCalls,

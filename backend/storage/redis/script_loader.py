@@ -6,6 +6,7 @@ from importlib.resources import files
 _NAMES = (
     "accept",
     "ack_synced",
+    "append_event",
     "discard_counters",
     "inspect_counters",
     "probe_epoch",

@@ -124,14 +124,14 @@ def test_an_event_of_a_later_release_stays_in_the_log_for_a_program_of_that_rele
         if backend.counters.shard(token) > backend.counters.shard(chat)
     )
     backend.acceptor.accept(AcceptRequest.chats(other))
-    append(backend, chat, f'2 1790000000000000 v2 ["c","{chat}",1]'.encode())
+    append(backend, chat, f'2 1790000000000000 v3 ["c","{chat}",1]'.encode())
     send(backend, chat, "next")
-    with pytest.raises(NewerLogFormat, match="format 2"):
+    with pytest.raises(NewerLogFormat, match="format 3"):
         backend.drainer.drain_all()
     assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
     assert backend.catalog.chats.get(other, 1).number == 1
     assert texts(backend, chat) == {}
-    monkeypatch.setattr(events, "LOG_FORMAT", 2)
+    monkeypatch.setattr(events, "LOG_FORMAT", 3)
     backend.drainer.drain_all()
     assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
     assert query(backend, "SELECT count(*) FROM chat WHERE number = 2") == [(1,)]

@@ -1,6 +1,7 @@
 """PostgreSQL goes back in time: what it has forgotten is stored again, and what can't be is counted."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -9,7 +10,8 @@ from backend.api.health import metrics
 from backend.api.health.poller import HealthPoller
 from backend.api.health.summary import Figure, HealthState, group_figures
 from backend.bootstrap import Backend
-from backend.domain.errors import NotFound
+from backend.domain.errors import EngineDown, NotFound, Unconfirmed
+from backend.domain.events import pack_application
 from backend.ingest.requests import AcceptRequest
 from backend.live.events import Created
 from backend.live.reader import Position
@@ -17,7 +19,7 @@ from backend.monitoring.checks import CheckResult, Severity
 from backend.monitoring.doctor import CheckContext, run_checks
 from backend.monitoring.status import read_status
 from backend.reconcile.findings import FindingKind
-from backend.storage.postgres import chats, shards
+from backend.storage.postgres import applications, chats, shards
 from backend.storage.postgres.shards import Rewind
 from tests.conftest import Engines
 from tests.support.faults.older_dump import OlderDump
@@ -244,12 +246,89 @@ def test_a_log_that_another_program_deletes_is_counted(backend: Backend, chat: s
     assert found.lost == 2
 
 
+def test_applications_and_their_names_come_back(
+    backend: Backend, engines: Engines, chat: str
+) -> None:
+    """With their times and versions, and with what was created below them."""
+    dump = OlderDump(engines, backend)
+    token = backend.catalog.applications.create("first").token
+    renamed = backend.catalog.applications.rename(token, "second")
+    earlier = backend.catalog.applications.rename(chat, "earlier")
+    send(backend, token, "a", chat=new_chat(backend, token))
+    backend.drainer.drain_all()
+    dump.restore()
+    assert backend.catalog.applications.get(chat).name == "test"
+    backend.drainer.drain_all()
+    assert backend.catalog.applications.get(token) == replace(renamed, chats_count=1)
+    assert backend.catalog.applications.get(chat) == earlier
+    assert stored(backend, token) == {1: "a"}
+    assert findings(backend) == []
+
+
+def test_an_application_of_the_forgotten_time_accepts_while_it_is_stored_again(
+    backend: Backend, engines: Engines
+) -> None:
+    """It is not called unknown: its creation is in the log, and the request waits for it."""
+    dump = OlderDump(engines, backend)
+    token = backend.catalog.applications.create("new").token
+    backend.drainer.drain_all()
+    dump.restore()
+    shard = backend.counters.shard(token)
+    backend.drainer._epochs.begin_epoch(shard, "PostgreSQL went back")
+    assert new_chat(backend, token) == 1
+
+
+def test_a_deleted_application_stays_deleted(backend: Backend, engines: Engines) -> None:
+    dump = OlderDump(engines, backend)
+    token = backend.catalog.applications.create("new").token
+    backend.catalog.applications.delete(token)
+    backend.drainer.drain_all()
+    dump.restore()
+    backend.drainer.drain_all()
+    with pytest.raises(NotFound):
+        backend.catalog.applications.get(token)
+    with pytest.raises(NotFound):
+        new_chat(backend, token)
+    assert findings(backend) == []
+
+
+def test_a_change_of_an_application_that_is_not_recorded_is_unconfirmed(
+    backend: Backend, application: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done in SQL, so it is not refused; and it is not confirmed, because it might not come back."""
+
+    def append(*_: object) -> None:
+        raise EngineDown("Redis is away")
+
+    monkeypatch.setattr(backend.log, "append", append)
+    with pytest.raises(Unconfirmed):
+        backend.catalog.applications.rename(application, "new")
+    assert backend.catalog.applications.get(application).name == "new"
+
+
+def test_an_application_that_is_recorded_changes_nothing_in_sql(
+    backend: Backend, application: str
+) -> None:
+    """Also if its event is read again, or late: names of a later version stay."""
+    before = backend.catalog.applications.rename(application, "later")
+    with backend.database.connect() as connection:
+        row = applications.get_application(connection, application)
+    assert row is not None
+    backend.drainer._log.append(
+        backend.counters.shard(application),
+        1,
+        pack_application(application, "earlier", row.version - 1, row.created_at, row.updated_at),
+    )
+    backend.drainer.drain_all()
+    assert backend.catalog.applications.get(application) == before
+
+
 def test_an_application_that_is_lost_is_unknown_at_once(backend: Backend, engines: Engines) -> None:
     """Its counter in Redis would have accepted for it."""
     dump = OlderDump(engines, backend)
+    backend.log.retention_seconds = 0
     token = backend.catalog.applications.create("lost").token
     new_chat(backend, token)
-    backend.log.retention_seconds = 0
     backend.drainer.drain_all()
     dump.restore()
     backend.drainer.drain_all()

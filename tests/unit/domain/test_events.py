@@ -13,9 +13,12 @@ from backend.domain.errors import NewerLogFormat
 from backend.domain.events import (
     MAX_ENTRY_BYTES,
     MAX_ENTRY_TEXTS,
+    ApplicationStored,
     ChatsCreated,
     DeletionRequested,
     MessagesCreated,
+    from_micros,
+    pack_application,
     pack_chats,
     pack_deletion,
     pack_messages,
@@ -137,6 +140,14 @@ def test_unpack_returns_packed_chats_and_deletions() -> None:
             assert unpack(b"0 12 " + payload) == DeletionRequested("token", chat, 12, cascade)
 
 
+def test_unpack_returns_packed_applications() -> None:
+    """An earlier program leaves them in the log: they are of the second format."""
+    created, renamed = from_micros(10), from_micros(20)
+    payload = pack_application("token", "Näme", 7, created, renamed)
+    assert payload == b'v2 ["a","token","N\xc3\xa4me",7,10,20]'
+    assert unpack(b"0 30 " + payload) == ApplicationStored("token", "Näme", 7, 10, 20, 30)
+
+
 @pytest.mark.parametrize(
     "field",
     [
@@ -150,6 +161,7 @@ def test_unpack_returns_packed_chats_and_deletions() -> None:
         *(b'1 2 ["x","t",1]', b'1 2 [["m"],"t",1,["a"]]', b'1 2 {"m":1}', b"1 2 null"),
         *(b'1 2 ["c","t",0]', b'1 2 ["c","t",true]', b'1 2 ["c","t",99999999]'),
         *(b'1 2 ["d","t"]', b'1 2 ["d","t",0]', b'1 2 ["d","t",1,"other"]'),
+        *(b'0 2 v2 ["a","t","n",-1,1,1]', b'0 2 v2 ["a","t",null,1,1,1]', b'0 2 v2 ["a","t","n"]'),
         *(b'0 2 ["m","t",1,["a"]]', b'1 -1 ["m","t",1,["a"]]', b'-1 2 ["c","t",1]'),
         *(b'1 253402300800000000 ["m","t",1,["a"]]', b"1 2 " + b"[" * 100_000),
         b"%d 2 " % MAX_NUMBER + b'["m","t",1,["a","b"]]',

@@ -10,7 +10,8 @@
 -- ARGV  1 the epoch in which a drain has committed · 2 epoch and 3 sequence of the entry up to which it has
 --       4 how many numbers drains have stored or dropped up to there
 --       5 microseconds for which entries are kept · 6 microseconds between two marks
---       7 how many entries may stay in the log ('' if any number may); those that are not stored always stay
+--       7 how many entries may stay in the log ('' if any number may); those that are not stored always stay.
+--         This call then leaves a mark in any case
 --
 -- Entries are deleted up to a mark, so that it is known how many numbers went with them.
 --
@@ -39,7 +40,8 @@ local stored = redis.call('HMGET', KEYS[1], 'stored_epoch', 'stored')
 if not passed(tonumber(stored[1]) or 0, tonumber(stored[2]) or 0, through_epoch, through) then
   redis.call('HSET', KEYS[1], 'stored_epoch', int(through_epoch), 'stored', int(through))
 end
-if not last or at - last[1] >= interval and not passed(last[2], last[3], through_epoch, through) then
+if not last
+  or (max_entries or at - last[1] >= interval) and not passed(last[2], last[3], through_epoch, through) then
   redis.call('RPUSH', KEYS[4], string.format('%.0f %s %s %s', at, int(through_epoch), int(through), ARGV[4]))
 end
 local first = mark(0)

@@ -197,6 +197,7 @@ def calls(log: Log) -> Calls:
     messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
     return {
         "accept": lambda: log.accept(0, [messages], NOTHING),
+        "append": lambda: log.append(0, 1, b"v2 []"),
         "read": lambda: log.read(0, 1, "here", NOTHING, max_entries=9, max_bytes=999),
         "trim": lambda: log.trim(0, 1, DrainedLog(NOTHING, 0)),
         "closed_by": lambda: log.is_closed_by(0, 1, CHAT, EntryId(1, 1)),
@@ -272,7 +273,16 @@ def shard(request: pytest.FixtureRequest) -> Iterator[tuple[RedisServer, Log]]:
         server.remove()
 
 
-WHOLE_EPOCH = {"accept", "read", "read_issued", "verify", "raise", "set_closed", "read_counters"}
+WHOLE_EPOCH = {
+    "accept",
+    "append",
+    "read",
+    "read_issued",
+    "verify",
+    "raise",
+    "set_closed",
+    "read_counters",
+}
 
 
 @pytest.mark.parametrize(
@@ -281,7 +291,7 @@ WHOLE_EPOCH = {"accept", "read", "read_issued", "verify", "raise", "set_closed",
         (spoil_epoch_key, WHOLE_EPOCH, StaleEpoch),
         (spoil_epoch, WHOLE_EPOCH, StaleEpoch),
         (spoil_sequence, WHOLE_EPOCH, StaleEpoch),
-        (spoil_log, {"accept", "read", "trim"}, Failed),
+        (spoil_log, {"accept", "append", "read", "trim"}, Failed),
         (
             spoil_dirty,
             {"accept", "raise", "read_counters", "ack_synced", "page", "drop_counters"},
@@ -319,6 +329,7 @@ def test_a_foreign_value_in_place_of_a_counter_is_replaced(shard: tuple[RedisSer
 
 
 WRITE_CALLS = {
+    "append",
     "accept",
     "heartbeat",
     "set_epoch",
@@ -443,6 +454,7 @@ def no_append(server: RedisServer) -> AbstractContextManager[None]:
 
 
 SCRIPT_CALLS = {
+    "append",
     "accept",
     "set_epoch",
     "read_issued",
@@ -479,7 +491,7 @@ KEY_CALLS |= {"pause", "paused", "resume"}
         (no_info, SCRIPT_CALLS - {"set_epoch"}, EngineDown),
         (no_scripts, SCRIPT_CALLS, EngineDown),
         (no_keys, KEY_CALLS, EngineDown),
-        (no_append, {"accept"}, EngineDown),
+        (no_append, {"accept", "append"}, EngineDown),
     ],
 )
 def test_a_call_that_redis_refuses_raises_an_error_of_instachat(
