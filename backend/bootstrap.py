@@ -31,11 +31,12 @@ from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.redis.log import Log
+from backend.storage.redis.workers import Workers
 from backend.storage.search_index import SearchIndex
 from backend.transfer.exporter import Exporter
 from backend.transfer.importer import Importer
 from backend.worker.queue import JobQueue
-from backend.worker.worker import Worker, may_work
+from backend.worker.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Backend:
     engines: PrivateEngines | None
     database: Database
     log: Log
+    workers: Workers
     kept_log: KeptLog
     counters: Counters
     drainer: Drainer
@@ -70,7 +72,7 @@ class Backend:
             drainer=self.drainer,
             cascade_deleter=self.cascade_deleter,
             counter_sync=self.counter_sync,
-            log=self.log,
+            workers=self.workers,
             kept_log=self.kept_log,
             ensure_engines=self.engines.ensure if self.engines else lambda: None,
             publisher=self.publisher,
@@ -152,6 +154,7 @@ def open_parts(settings: Settings, urls: EngineUrls, **log_timeouts: float) -> I
         database = stack.enter_context(closing(Database(urls.database)))
         log = stack.enter_context(closing(open_log(settings, urls, **log_timeouts)))
         core = assemble(settings, urls, database, log)
+        stack.callback(core.workers.close)
         if core.index is not None:
             stack.callback(core.index.close)
         yield core
@@ -196,12 +199,13 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
     counters = Counters(log, database, epochs, barrier)
     cascade_deleter = CascadeDeleter(log, database)
     counter_sync = CounterSync(log, database, epochs)
-    jobs = JobQueue(urls.huey, lambda: may_work(log))
+    workers = Workers(urls.huey)
+    jobs = JobQueue(urls.huey, workers.may_work)
     acceptor = Acceptor(log, epochs, counters, jobs.notify_drain)
     catalog = make_catalog(
-        Waiting(log, database, counters, drainer),
+        Waiting(log, workers, database, counters, drainer),
         acceptor,
-        ApplicationLog(log, database, epochs, drainer, jobs.notify_drain),
+        ApplicationLog(log, workers, database, epochs, drainer, jobs.notify_drain),
         IndexSearcher(database, index) if index else ScanSearcher(database),
         publish=publisher.publish if publisher else lambda: 0,
         notify_publisher=notify_publisher,
@@ -214,6 +218,7 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
         engines=urls.engines,
         database=database,
         log=log,
+        workers=workers,
         kept_log=KeptLog(log, database, settings.parsed_log_retention.memory_share),
         counters=counters,
         drainer=drainer,
@@ -225,7 +230,7 @@ def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log)
         live_reader=LiveReader(database, counters),
         importer=Importer(log, database, barrier, direct_writer),
         exporter=Exporter(database, barrier),
-        reconciler=Reconciler(log, database, barrier, repairer, index),
+        reconciler=Reconciler(log, workers, database, barrier, repairer, index),
         dead_letters=DeadLetters(log, database, direct_writer),
         index=index,
         publisher=publisher,

@@ -102,5 +102,5 @@ class Chats:
             row = self.find_row(token, number)
             if row is not None:
                 return row
-            if time.monotonic() >= deadline or self.waiting.log.paused():
+            if time.monotonic() >= deadline or self.waiting.are_workers_paused():
                 raise self.waiting.not_stored_yet(f"chat {number}")

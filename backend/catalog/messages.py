@@ -221,10 +221,9 @@ class Messages:
         if it takes longer. Where no worker is running, this process publishes. Raises NoIndex.
         """
         row = self.chats.find_row(token, chat)
-        log = self.waiting.log
         deadline = time.monotonic() + seconds
         while True:
-            if not (log.count_workers() or log.paused()):
+            if self.waiting.are_workers_missing():
                 with suppress(Unavailable, IndexMissing):
                     self.publish()
             try:
@@ -234,7 +233,7 @@ class Messages:
                 raise  # waiting does not help
             except Unavailable:
                 pass
-            if time.monotonic() >= deadline or log.paused():
+            if time.monotonic() >= deadline or self.waiting.are_workers_paused():
                 return False
             time.sleep(SEARCHABLE_POLL_SECONDS)
 

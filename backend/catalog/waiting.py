@@ -13,6 +13,7 @@ from backend.ingest.drain import Drainer
 from backend.storage.postgres import shards
 from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
+from backend.storage.redis.workers import Workers
 
 Row = TypeVar("Row")
 READ_TIMEOUT_SECONDS = 1.0  # how long a read waits for what is accepted
@@ -36,6 +37,7 @@ class Waiting:
     """
 
     log: Log
+    workers: Workers
     database: Database
     counters: Counters
     drainer: Drainer
@@ -49,8 +51,8 @@ class Waiting:
             shard,
             entry,
             seconds,
-            drain=lambda: 0 if self.log.count_workers() else self.drainer.drain(shard),
-            may_continue=lambda: not self.log.paused(),
+            drain=lambda: self.drainer.drain(shard) if self.are_workers_missing() else 0,
+            may_continue=lambda: not self.are_workers_paused(),
         )
 
     def wait_for_row(
@@ -72,13 +74,21 @@ class Waiting:
                 row = find()  # it may have been stored between the two reads
                 if row is None:
                     raise missing
-            if row is not None or time.monotonic() >= deadline or self.log.paused():
+            if row is not None or time.monotonic() >= deadline or self.are_workers_paused():
                 return row
             time.sleep(POLL_SECONDS)
 
+    def are_workers_missing(self) -> bool:
+        """Whether none is running, and they are not paused; False if that is not known."""
+        return self.workers.state().are_missing
+
+    def are_workers_paused(self) -> bool:
+        """Whether workers are known to be paused."""
+        return bool(self.workers.state().are_paused)
+
     def drain_without_worker(self, token: str) -> None:
         """Before a change: where no worker is running, store what was accepted from this process."""
-        if not (self.log.count_workers() or self.log.paused()):
+        if self.are_workers_missing():
             self.drainer.drain(self.counters.shard(token))
 
     def not_stored_yet(self, what: str) -> NotStoredYet:
@@ -87,7 +97,7 @@ class Waiting:
 
     def explain(self, what: str) -> tuple[str, str]:
         """What waits for a worker, with the reason if it is known; and a hint."""
-        if self.log.paused():
+        if self.are_workers_paused():
             return (
                 f"{what}, since the job queue is paused",
                 "`instachat queue resume` lets it go on",

@@ -16,6 +16,7 @@ from backend.ingest.epochs import Epochs
 from backend.storage.postgres.applications import StoredApplication
 from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
+from backend.storage.redis.workers import Workers
 
 
 class ApplicationLog:
@@ -27,12 +28,14 @@ class ApplicationLog:
     def __init__(
         self,
         log: Log,
+        workers: Workers,
         database: Database,
         epochs: Epochs,
         drainer: Drainer,
         notify: Callable[[int], object],
     ) -> None:
         self._log = log
+        self._workers = workers
         self._database = database
         self._epochs = epochs
         self._drainer = drainer
@@ -62,5 +65,5 @@ class ApplicationLog:
 
     def _drain_without_worker(self, shard: int) -> None:
         with suppress(InstaChatError):  # it is recorded; the next drain passes it
-            if not (self._log.paused() or self._log.count_workers()):
+            if self._workers.state().are_missing:
                 self._drainer.drain(shard, may_continue=lambda: False)

@@ -24,6 +24,7 @@ from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
 from backend.storage.redis.readiness import MAX_MEMORY_SHARE
 from backend.storage.redis.replicas import ReplicaWait
+from backend.storage.redis.workers import Workers
 from backend.storage.search_index import SearchIndex
 from backend.storage.versions import parse_version
 
@@ -42,6 +43,7 @@ class CheckContext:
     settings: Settings
     database: Database
     log: Log
+    workers: Workers
     index: SearchIndex | None
     queue_length: Callable[[], int]
     wrong_settings: Callable[[], list[WrongSetting] | None]
@@ -221,18 +223,18 @@ def _check_redis_settings(context: CheckContext) -> Iterator[CheckResult]:
         )
     yield _check_durability(context)
     yield from run_check("Redis's memory", lambda: map(_check_memory, log.server_info("memory")))
-    yield from run_check("worker", lambda: [_check_worker(log)])
+    yield from run_check("worker", lambda: [_check_worker(context.workers)])
 
 
-def _check_worker(log: Log) -> CheckResult:
-    if log.paused():
+def _check_worker(workers: Workers) -> CheckResult:
+    if workers.paused():
         return CheckResult(
             "worker",
             Severity.WARNING,
             "the job queue is paused: accepted messages are safe, but not stored yet",
             "run `instachat queue resume`",
         )
-    if running := log.count_workers():
+    if running := workers.count():
         return ok_result("worker", f"{running} running")
     return CheckResult(
         "worker",

@@ -21,6 +21,7 @@ from backend.storage.postgres.server import server_version
 from backend.storage.postgres.shards import Rewind
 from backend.storage.redis.errors import CommandRefused, RedisError
 from backend.storage.redis.log import Log
+from backend.storage.redis.workers import Workers
 from backend.storage.search_index import SearchIndex
 
 T = TypeVar("T")
@@ -127,6 +128,7 @@ def read_totals(database: Database, log: Log, index: SearchIndex | None = None) 
 def read_status(
     database: Database,
     log: Log,
+    workers: Workers,
     queue_length: Callable[[], int],
     index: SearchIndex | None = None,
     sync_lag: Callable[[], float] | None = None,
@@ -150,9 +152,9 @@ def read_status(
     return Status(
         engines=[postgres, redis_state, *([elasticsearch_health(index)] if index else [])],
         schema=_value_or_none(database.schema) if not postgres.problem else None,
-        workers=_value_or_none(log.count_workers) if up else None,
+        workers=_value_or_none(workers.count) if up else None,
         queue=_value_or_none(queue_length) if up else None,
-        paused=_value_or_none(log.paused) if up else None,
+        paused=_value_or_none(workers.paused) if up else None,
         waiting=backlog and backlog.entries,
         oldest_seconds=backlog and backlog.seconds,
         unpublished=lag and lag.messages,

@@ -36,6 +36,7 @@ from backend.reconcile.repair import Repairer
 from backend.storage.postgres import applications, child_statistics, reconciliations
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.redis.log import Log
+from backend.storage.redis.workers import Workers
 from backend.storage.search_index import SearchIndex
 
 DRY_RUN_TIMEOUT_SECONDS = 5.0  # for a worker to store what is accepted, as a dry run does not drain
@@ -47,6 +48,7 @@ class Reconciler:
     def __init__(
         self,
         log: Log,
+        workers: Workers,
         database: Database,
         barrier: Barrier,
         repairer: Repairer,
@@ -54,6 +56,7 @@ class Reconciler:
     ) -> None:
         """Without an index its documents are not compared."""
         self.log = log
+        self.workers = workers
         self.database = database
         self.barrier = barrier
         self.repairer = repairer
@@ -77,6 +80,7 @@ class Reconciliation:
     ) -> None:
         self.summary = ReconcileSummary()
         self._log = reconciler.log
+        self._workers = reconciler.workers
         self._database = reconciler.database
         self._barrier = reconciler.barrier
         self._index = reconciler.index
@@ -154,7 +158,7 @@ class Reconciliation:
             shard,
             end,
             DRY_RUN_TIMEOUT_SECONDS,
-            may_continue=lambda: self._log.count_workers() > 0,
+            may_continue=lambda: self._workers.count() > 0,
         )
 
 

@@ -18,7 +18,7 @@ from backend.maintenance.counter_sync import CounterSync
 from backend.search.publish import Publisher
 from backend.search.refresh import Refresher
 from backend.search.reindex import Reindexer
-from backend.storage.redis.log import Log
+from backend.storage.redis.workers import Workers
 from backend.worker.queue import JobHandlers, JobQueue
 from backend.worker.threads import PublisherThreads, RefreshThread, ReindexThread
 
@@ -27,14 +27,6 @@ CASCADE_BUDGET_SECONDS = 0.2  # of a sweep, so that neither the heartbeat nor th
 SYNC_INTERVAL_SECONDS = 55 * 60  # so that SQL's counts follow within the hour
 SYNC_CHECK_INTERVAL_SECONDS = 60.0
 logger = logging.getLogger(__name__)
-
-
-def may_work(log: Log) -> bool:
-    """Whether workers may work: False while the queue is paused, or Redis can't say."""
-    try:
-        return not log.paused()
-    except InstaChatError:
-        return False
 
 
 class Worker:
@@ -46,7 +38,7 @@ class Worker:
         drainer: Drainer,
         cascade_deleter: CascadeDeleter,
         counter_sync: CounterSync,
-        log: Log,
+        workers: Workers,
         kept_log: KeptLog,
         ensure_engines: Callable[[], None],
         publisher: Publisher | None = None,
@@ -59,7 +51,7 @@ class Worker:
         self._drainer = drainer
         self._cascade_deleter = cascade_deleter
         self._counter_sync = counter_sync
-        self._log = log
+        self._workers = workers
         self._kept_log = kept_log
         self._ensure_engines = ensure_engines
         self._publisher_threads = PublisherThreads(publisher, self._may_work) if publisher else None
@@ -103,7 +95,7 @@ class Worker:
                 if self._refresh_thread:
                     self._refresh_thread.stop()
         with suppress(InstaChatError):
-            self._log.remove_worker(self._name)
+            self._workers.remove(self._name)
         if self._mismatch:
             raise self._mismatch
 
@@ -112,7 +104,7 @@ class Worker:
         self._stop_requested = True
 
     def _may_work(self) -> bool:
-        return may_work(self._log)
+        return self._workers.may_work()
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -157,7 +149,7 @@ class Worker:
     def _sweep(self) -> None:
         always: tuple[Callable[[], object], ...] = (
             self._ensure_engines,
-            lambda: self._log.record_heartbeat(self._name),
+            lambda: self._workers.record_heartbeat(self._name),
             self._check_schema,  # after the heartbeat, which need not wait for PostgreSQL
             self._kept_log.trim_all,
         )

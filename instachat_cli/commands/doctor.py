@@ -68,6 +68,7 @@ def _results() -> "Iterator[CheckResult]":
                         settings,
                         core.database,
                         core.log,
+                        core.workers,
                         core.index,
                         core.jobs.length,
                         lambda: find_wrong_settings(settings, core.log),

@@ -24,7 +24,7 @@ def show(output: Output = None) -> None:
     """
     with backend_context() as core:
         waiting = core.jobs.count_by_name()
-        paused, workers = core.log.paused(), core.log.count_workers()
+        paused, workers = core.workers.paused(), core.workers.count()
         jobs = ", ".join(f"{count:,} {name}" for name, count in waiting.items())
         Printer(output).view(
             StatusView(
@@ -52,7 +52,7 @@ def pause(output: Output = None) -> None:
     Messages are still accepted and are stored after `resume`. Work in progress is finished.
     """
     with backend_context() as core:
-        core.log.pause()
+        core.workers.pause()
         Printer(output).outcome(
             {"paused": True},
             "paused: nothing is stored or published until `instachat queue resume`",
@@ -66,5 +66,5 @@ def resume(output: Output = None) -> None:
     $ instachat queue resume
     """
     with backend_context() as core:
-        core.log.resume()
+        core.workers.resume()
         Printer(output).outcome({"paused": False}, "resumed: workers continue")

@@ -39,7 +39,12 @@ def status(watch: Watch = False, output: Output = None) -> None:
 
         def fetch_status() -> "Status":
             return read_status(
-                core.database, core.log, core.jobs.length, core.index, core.counter_sync.lag
+                core.database,
+                core.log,
+                core.workers,
+                core.jobs.length,
+                core.index,
+                core.counter_sync.lag,
             )
 
         before = read_totals(core.database, core.log, core.index)

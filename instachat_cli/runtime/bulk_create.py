@@ -105,7 +105,7 @@ class BulkCreator:
         catalog = self._core.catalog
         deadline = time.monotonic() + seconds
         if not catalog.waiting.wait_stored(last.shard, last.entry, seconds):
-            paused = self._core.log.paused()
+            paused = self._core.workers.paused()
             reason = "while the job queue is paused" if paused else f"within {seconds:g} s"
             raise WaitTimedOut(
                 f"not stored {reason} (it will be stored later); accepted: {self._accepted_summary()}",

@@ -30,8 +30,8 @@ def backend_context() -> Iterator["Backend"]:
 def note_unstored(core: "Backend", token: str) -> None:
     """Write a note if the application's accepted events wait: no worker runs, or the queue is paused."""
     with suppress(InstaChatError):
-        paused = core.log.paused()
-        if core.log.count_workers() and not paused:
+        paused = core.workers.paused()
+        if core.workers.count() and not paused:
             return
         if not core.log.waiting([core.counters.shard(token)]):
             return

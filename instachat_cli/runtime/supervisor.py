@@ -69,7 +69,7 @@ def run(settings: Settings) -> None:
             _print_addresses(settings, urls, before, schema)
             worker.start()
             server.start()
-            _wait_for(lambda: bool(core.log.count_workers()), lambda: stop.requested)
+            _wait_for(lambda: bool(core.workers.count()), lambda: stop.requested)
             _wait_for(lambda: is_responding(settings.host, settings.port), lambda: stop.requested)
             if not stop.requested:
                 _print_ready(core)
@@ -153,7 +153,7 @@ def _drain_remaining(core: Backend) -> None:
     """Store the entries left in the log, for at most DRAIN_TIMEOUT_SECONDS."""
     deadline = time.monotonic() + DRAIN_TIMEOUT_SECONDS
     try:
-        if core.log.paused():
+        if core.workers.paused():
             stderr.write_line(
                 "stopped; the job queue is paused: accepted messages are stored after"
                 " `instachat queue resume`"
@@ -208,7 +208,7 @@ def _address_environment(settings: Settings) -> dict[str, str]:
 def _print_ready(core: Backend) -> None:
     if core.settings.redis_url is not None and find_wrong_settings(core.settings, core.log):
         stderr.warning("this Redis may lose acknowledged messages: see `instachat doctor`")
-    if core.log.paused():
+    if core.workers.paused():
         stderr.warning("the job queue is paused: nothing is stored until `instachat queue resume`")
     stderr.write_line("ready; press Ctrl-C to stop. Try this in another terminal:")
     stderr.write_line('  instachat apps create "Support desk"')

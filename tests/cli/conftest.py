@@ -239,7 +239,7 @@ def chat(core: Backend, token: str, drain_application: Callable[[str], None]) ->
 def worker(cli: Cli, core: Backend) -> Iterator[ForkedProcess]:
     """A running worker."""
     process = cli.start_worker()
-    wait_until(lambda: core.log.count_workers() == 1)
+    wait_until(lambda: core.workers.count() == 1)
     yield process
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ def paused(cli: Cli, core: Backend) -> Iterator[None]:
     """The queue is paused until the test ends."""
     assert cli("queue", "pause").json == {"paused": True}
     yield
-    core.log.resume()
+    core.workers.resume()
 
 
 def wait_for_sweeps(core: Backend) -> None:
@@ -96,7 +96,7 @@ def test_a_paused_worker_takes_no_job_and_does_not_sweep(
         assert waiting
         second = cli.start_worker()
         try:
-            wait_until(lambda: core.log.count_workers() == 1)
+            wait_until(lambda: core.workers.count() == 1)
             cli("messages", "create", token, 1, "text")
             wait_for_sweeps(core)
             assert core.log.waiting([core.counters.shard(token)]) == waiting + 1
@@ -106,4 +106,4 @@ def test_a_paused_worker_takes_no_job_and_does_not_sweep(
             second.send_signal(signal.SIGTERM)
             second.wait(PATIENCE_SECONDS)
     finally:
-        core.log.resume()
+        core.workers.resume()

@@ -240,7 +240,7 @@ def core(engines: Engines) -> Iterator[Backend]:
 def world(core: Backend, tmp_path: Path) -> Iterator[World]:
     """Its things, for one test; the queue is not paused afterwards."""
     with ExitStack() as at_end:
-        at_end.callback(core.log.resume)
+        at_end.callback(core.workers.resume)
         yield World(core, tmp_path, at_end)
 
 

@@ -161,7 +161,7 @@ def test_a_worker_exits_with_0_at_a_signal(
     """It no longer counts as running."""
     worker.send_signal(number)
     assert worker.wait(PATIENCE_SECONDS) == 0
-    assert core.log.count_workers() == 0
+    assert core.workers.count() == 0
 
 
 def test_a_worker_exits_with_0_at_a_signal_during_its_start(cli: Cli) -> None:

@@ -341,7 +341,7 @@ def test_changing_a_message_that_is_not_stored_in_time_gets_503(own_server: Http
     chat = ApplicationClient(own_server).chat()
     one = {"message": {"text": "one"}}
     with open_backend(own_server.settings) as core:
-        core.log.pause()
+        core.workers.pause()
         assert own_server("POST", f"{chat}/messages", one).status == 202
         path = f"{chat}/messages/1"
         assert own_server("GET", path).json == {"number": 1, "status": "accepted"}
@@ -350,7 +350,7 @@ def test_changing_a_message_that_is_not_stored_in_time_gets_503(own_server: Http
         assert 5 <= time.monotonic() - began < 5 + MARGIN_SECONDS
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "not stored yet" in answer.json["detail"]
-        core.log.resume()
+        core.workers.resume()
         drain_completely(core)
     assert own_server("GET", path).json["text"] == "one"
     assert own_server("PATCH", path, {"message": {"text": "two"}}).json["text"] == "two"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.settings import Settings
-from backend.storage.redis.log import Log
+from backend.storage.redis.workers import Workers
 from tests.conftest import Engines
 from tests.http.conftest import running_worker
 from tests.support.engines import RedisServer
@@ -163,10 +163,10 @@ def test_a_paused_queue_delays_and_loses_nothing(
         app.message(chat, "one")
         client = stack.enter_context(follow(app, chat, last=0))
         assert client.take_numbers(1) == [1]
-        log = stack.enter_context(closing(Log(own_redis.url)))
-        log.pause()
+        workers = stack.enter_context(closing(Workers(own_redis.url)))
+        workers.pause()
         create(app, chat, 3)
-        log.resume()
+        workers.resume()
         assert client.take_numbers(4) == [2, 3, 4]
 
 

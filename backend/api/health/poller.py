@@ -75,7 +75,12 @@ class HealthPoller:
             self._engines["Elasticsearch"] = _Probe(lambda: status.elasticsearch_health(index))
         self._report = _Probe(
             lambda: status.read_status(
-                core.database, core.log, core.jobs.length, core.index, core.counter_sync.lag
+                core.database,
+                core.log,
+                core.workers,
+                core.jobs.length,
+                core.index,
+                core.counter_sync.lag,
             )
         )
         self._products: dict[str, str] = {}  # as the engines named themselves

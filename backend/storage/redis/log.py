@@ -11,11 +11,12 @@ shard 3 is 3; those of shards from 16 on, which new installations have, spread t
     instachat:{3}:dirty               the parents whose counts SQL does not have yet, by time of the change
     instachat:{3}:wake-up             exists while a requested drain has not ended
     instachat:{3}:key:…               the answer to a request with an idempotency key
-    instachat:workers                 the time of each worker's last heartbeat
-    instachat:paused                  exists while workers may not take jobs or sweep
     instachat:changes                 the pub/sub channel on which changed chats are named; not a key
 
-The job queue has a key of its own, in the queue's Redis (see `worker/queue.py`).
+The Redis of the job queue, which may be another one, has further keys: the queue (see `worker/queue.py`), and
+
+    instachat:workers                 the time of each worker's last heartbeat
+    instachat:paused                  exists while workers may not take jobs or sweep
 
 Nothing here retries: a call whose reply was lost may have issued numbers, and a retry would issue others.
 Each script in `backend/storage/redis/scripts` documents its keys and replies.
@@ -34,7 +35,6 @@ from backend.storage.redis.idempotency_keys import IdempotencyKeyCalls
 from backend.storage.redis.memory import MemoryCalls
 from backend.storage.redis.notifications import NotificationCalls
 from backend.storage.redis.stream import DEFAULT_RETENTION_SECONDS, StreamCalls
-from backend.storage.redis.workers import WorkerCalls
 
 
 class Log(
@@ -47,7 +47,6 @@ class Log(
     DirtyCounterCalls,
     MemoryCalls,
     NotificationCalls,
-    WorkerCalls,
 ):
     """One Redis's log and counters. Thread-safe.
 

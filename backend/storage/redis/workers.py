@@ -1,51 +1,111 @@
-"""The workers: how many are running, and whether they are paused."""
+"""The workers: how many are running, and whether they are paused.
 
+This is kept in the Redis of the job queue, which is one plain server also beside a Redis Cluster: in a
+cluster these keys would be on one node, whose failure would stop the storing of all shards. While the queue's
+Redis does not answer, what it said last holds, so that workers go on storing.
+"""
+
+import threading
 import time
-from typing import Any
+from typing import NamedTuple
 
+from backend.domain.errors import InstaChatError
 from backend.storage.redis.client import RedisClient
+from backend.storage.redis.errors import RedisError
 from backend.storage.redis.keys import PAUSED_KEY, WORKERS_KEY
 
 WORKER_TIMEOUT_SECONDS = 3.0  # after its last heartbeat a worker counts as running for this long
 FORGET_WORKER_SECONDS = 3600
+RETRY_SECONDS = (
+    1.0  # between two attempts to read the state while the queue's Redis does not answer
+)
 
 
-class WorkerCalls(RedisClient):
-    """Heartbeats, pause and resume."""
+class WorkersState(NamedTuple):
+    """What is known of the workers; None if the queue's Redis has not answered this process yet."""
+
+    are_running: bool | None = None
+    are_paused: bool | None = None
+
+    @property
+    def are_missing(self) -> bool:
+        """Whether none is running, and they are not paused; False if that is not known."""
+        return self.are_running is False and not self.are_paused
+
+
+class Workers(RedisClient):
+    """Heartbeats, pause and resume. Thread-safe.
+
+    Every method but `state` and `may_work` raises EngineDown when the queue's Redis does not answer.
+    """
+
+    _state = WorkersState()
+    _retry_at = 0.0  # on the monotonic clock; only while the last attempt has failed
+
+    def __init__(self, url: str) -> None:
+        """`url` is that of the job queue's Redis."""
+        super().__init__(url)
+        self._lock = threading.Lock()
 
     def record_heartbeat(self, worker: str) -> None:
         """Record that a worker is running; removes those whose last heartbeat is an hour old."""
         now = time.time()
-        with self.translate_errors():
-            pipe = self.redis.pipeline(transaction=False)
-            pipe.zadd(WORKERS_KEY, {worker: now})
-            pipe.zremrangebyscore(WORKERS_KEY, "-inf", now - FORGET_WORKER_SECONDS)
-            pipe.execute()
+        self._execute(WORKERS_KEY, "ZADD", WORKERS_KEY, repr(now), worker)
+        self._execute(
+            WORKERS_KEY, "ZREMRANGEBYSCORE", WORKERS_KEY, "-inf", repr(now - FORGET_WORKER_SECONDS)
+        )
 
-    def remove_worker(self, worker: str) -> None:
+    def remove(self, worker: str) -> None:
         """Record that a worker has stopped."""
-        with self.translate_errors():
-            self.redis.zrem(WORKERS_KEY, worker)
+        self._execute(WORKERS_KEY, "ZREM", WORKERS_KEY, worker)
 
-    def count_workers(self) -> int:
+    def count(self) -> int:
         """How many workers are running: those with a heartbeat in the last three seconds."""
-        with self.translate_errors():
-            found: Any = self.redis.zcount(
-                WORKERS_KEY, time.time() - WORKER_TIMEOUT_SECONDS, "+inf"
-            )
-        return int(found)
+        since = repr(time.time() - WORKER_TIMEOUT_SECONDS)
+        return int(self._execute(WORKERS_KEY, "ZCOUNT", WORKERS_KEY, since, "+inf"))
 
     def pause(self) -> None:
         """Have all workers, also those that start later, take no jobs and make no sweeps until `resume`."""
-        with self.translate_errors():
-            self.redis.set(PAUSED_KEY, 1)
+        self._execute(PAUSED_KEY, "SET", PAUSED_KEY, 1)
 
     def resume(self) -> None:
         """Let workers work again."""
-        with self.translate_errors():
-            self.redis.delete(PAUSED_KEY)
+        self._execute(PAUSED_KEY, "DEL", PAUSED_KEY)
 
     def paused(self) -> bool:
         """Whether workers are paused."""
+        return bool(self._execute(PAUSED_KEY, "EXISTS", PAUSED_KEY))
+
+    def may_work(self) -> bool:
+        """Whether workers may work: False while they are paused, or if that was never known."""
+        return self.state().are_paused is False
+
+    def state(self) -> WorkersState:
+        """Whether workers run and whether they are paused: as the queue's Redis says, or as it said last.
+
+        Never raises. While that Redis does not answer, one call a second tries, and the others do not wait.
+        """
+        with self._lock:
+            if self._retry_at:
+                if time.monotonic() < self._retry_at:
+                    return self._state
+                self._retry_at = time.monotonic() + self.reply_timeout_seconds + RETRY_SECONDS
+        try:
+            found = self._read_state()
+        except (InstaChatError, RedisError):
+            with self._lock:
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+                return self._state
+        with self._lock:
+            self._retry_at, self._state = 0.0, found
+        return found
+
+    def _read_state(self) -> WorkersState:
+        since = repr(time.time() - WORKER_TIMEOUT_SECONDS)
+        count = ("ZCOUNT", WORKERS_KEY, since, "+inf")
         with self.translate_errors():
-            return bool(self.redis.exists(PAUSED_KEY))
+            running, paused = self._pipeline("", count, ("EXISTS", PAUSED_KEY))
+            for reply in (running, paused):
+                if isinstance(reply, Exception):
+                    raise reply
+        return WorkersState(bool(running), bool(paused))

@@ -120,7 +120,7 @@ def worker(backend: Backend) -> Iterator[None]:
     """A worker on the engines of a backend, started as an operator does."""
     command = [sys.executable, "-m", "instachat_cli", "worker", "--until-input-ends"]
     with child_process(command, settings_environment(backend.settings)) as process:
-        wait_ready(process, backend.log.count_workers, "the worker", POLL_SECONDS)
+        wait_ready(process, backend.workers.count, "the worker", POLL_SECONDS)
         yield
 
 

@@ -73,8 +73,8 @@ def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
             assert backend.log.total_issued(backend.database.installation.shards) == 4 * 20
             backend.catalog.applications.delete(tokens[0], cascade=True)
             assert backend.cascade_deleter.delete_all() == 2
-            backend.log.pause()
-            assert backend.log.paused()
+            backend.workers.pause()
+            assert backend.workers.paused()
     finally:
         node.remove()
 

@@ -33,10 +33,10 @@ def test_stored_entries_stay_and_count_as_stored(backend: Backend, chat: str) ->
     backend.drainer.drain_all()
     assert entries(backend, chat) == 5, "with those of the application and the chat"
     assert backend.drainer.drain_all() == 0, "each entry is read once"
-    status = read_status(backend.database, backend.log, lambda: 0)
+    status = read_status(backend.database, backend.log, backend.workers, lambda: 0)
     assert (status.waiting, status.oldest_seconds) == (0, None)
     send(backend, chat, "d")
-    status = read_status(backend.database, backend.log, lambda: 0)
+    status = read_status(backend.database, backend.log, backend.workers, lambda: 0)
     assert status.waiting == 1
     assert status.oldest_seconds is not None
 

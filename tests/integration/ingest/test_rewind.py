@@ -171,6 +171,7 @@ def doctor(backend: Backend) -> CheckResult:
         backend.settings,
         backend.database,
         backend.log,
+        backend.workers,
         None,
         backend.jobs.length,
         list,
@@ -205,7 +206,7 @@ def test_every_report_says_so_until_the_stores_are_compared(
     found = doctor(backend)
     assert found.severity is (Severity.ERROR if lost else Severity.WARNING)
     assert (f"{lost} chats and messages" in found.message) == bool(lost)
-    status = read_status(backend.database, backend.log, lambda: 0)
+    status = read_status(backend.database, backend.log, backend.workers, lambda: 0)
     assert status.rewound is not None
     assert status.rewound.lost == lost
     figure, after = asyncio.run(page(backend))
@@ -375,6 +376,6 @@ def test_the_backlog_is_counted_from_the_cursor(
     send(backend, chat, "a")
     backend.drainer.drain_all()
     dump.restore()
-    assert read_status(backend.database, backend.log, lambda: 0).waiting == 1
+    assert read_status(backend.database, backend.log, backend.workers, lambda: 0).waiting == 1
     with backend.database.connect() as connection:
         assert connection.scalar(text("SELECT sum(lost) FROM shard")) == 0

@@ -76,7 +76,7 @@ def running_worker(core: Backend, worker_log: Path) -> "Iterator[subprocess.Pope
             environment.setenv(f"INSTACHAT_{name}", str(value))
         worker = spawn_worker(stderr=log.fileno())
     try:
-        wait_until(lambda: core.log.count_workers() > 0)
+        wait_until(lambda: core.workers.count() > 0)
         yield worker
     finally:
         worker.terminate()
@@ -131,7 +131,7 @@ def test_an_outage_of_elasticsearch_under_load_loses_no_message(
         node.kill()
         seconds = [sender.send(2_000) for _ in range(3)]
         assert max(seconds) < 10 + MARGIN_SECONDS  # storing does not wait for Elasticsearch
-        status = read_status(core.database, core.log, core.jobs.length, core.index)
+        status = read_status(core.database, core.log, core.workers, core.jobs.length, core.index)
         assert status.unpublished == 6_000
         assert status.unpublished_seconds is not None
         assert [engine.problem is None for engine in status.engines] == [True, True, False]

@@ -11,7 +11,7 @@ def test_a_worker_wakes_its_own_publishers_without_a_job(backend: Backend) -> No
     """A drain in a worker process need not send a wake-up through Redis to its own process."""
     woken = threading.Event()
     handlers = JobHandlers(drain=lambda _: None, publish=woken.set)
-    backend.log.pause()  # no job is taken
+    backend.workers.pause()  # no job is taken
     try:
         with backend.jobs.consuming(handlers):
             backend.jobs.notify_publisher()
@@ -20,7 +20,7 @@ def test_a_worker_wakes_its_own_publishers_without_a_job(backend: Backend) -> No
         backend.jobs.notify_publisher()
         assert backend.jobs.count_by_name() == {"publish": 1}
     finally:
-        backend.log.resume()
+        backend.workers.resume()
 
 
 def test_a_job_of_another_process_wakes_the_publishers(backend: Backend) -> None:

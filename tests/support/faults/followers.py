@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backend.bootstrap import open_backend
 from backend.settings import Settings
-from backend.storage.redis.log import Log
+from backend.storage.redis.workers import Workers
 from tests.http.conftest import start_worker
 from tests.support.engines import PostgresServer, RedisServer
 from tests.support.event_stream import ReconnectingClient
@@ -155,10 +155,10 @@ class FollowedInstallation:
         self.worker = start_worker(self.server)
 
     def _pause_queue(self, seconds: float) -> None:
-        with closing(Log(self.redis.url)) as log:
-            log.pause()
+        with closing(Workers(self.redis.url)) as workers:
+            workers.pause()
             time.sleep(seconds)
-            log.resume()
+            workers.resume()
 
     def _kill_redis(self, seconds: float) -> None:
         self.redis.kill()

@@ -140,6 +140,7 @@ def test_an_api_key_with_the_documented_privileges_is_enough(
                     settings,
                     core.database,
                     core.log,
+                    core.workers,
                     core.index,
                     core.jobs.length,
                     list,

@@ -22,6 +22,7 @@ from backend.settings import Settings
 from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import Creation, DrainedLog, ShardBatch, StaleEpoch
+from backend.storage.redis.workers import Workers
 from tests.support.engines import RedisServer, redis_binary, valkey_binary
 from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
 from tests.support.redis_copy import bring_back, copy_redis
@@ -193,7 +194,8 @@ Calls = dict[str, Callable[[], object]]
 
 
 def calls(log: Log) -> Calls:
-    """One call of each script, and of each other command that the log sends."""
+    """One call of each script, and of each other command that the log or a worker sends."""
+    workers = Workers(log.url)
     messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
     return {
         "accept": lambda: log.accept(0, [messages], NOTHING),
@@ -212,14 +214,14 @@ def calls(log: Log) -> Calls:
         "page": lambda: log.dirty_page(0, 1, 0, 9),
         "drop_counters": lambda: log.drop_counters(0, [Parent(TOKEN, 9)]),
         "total_issued": lambda: log.total_issued(range(16)),
-        "pause": log.pause,
-        "paused": log.paused,
-        "resume": log.resume,
+        "pause": workers.pause,
+        "paused": workers.paused,
+        "resume": workers.resume,
         "waiting": lambda: log.waiting(range(16)),
         "dirty": lambda: log.count_dirty(range(16)),
-        "heartbeat": lambda: log.record_heartbeat("w"),
-        "workers": log.count_workers,
-        "remove_worker": lambda: log.remove_worker("w"),
+        "heartbeat": lambda: workers.record_heartbeat("w"),
+        "workers": workers.count,
+        "remove_worker": lambda: workers.remove("w"),
         "configuration": lambda: log.configuration("appendonly"),
         "ping": log.ping,
         "set_epoch": lambda: log.set_epoch(0, 1, "here"),
