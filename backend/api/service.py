@@ -16,8 +16,8 @@ from backend.api.health import process_metrics
 from backend.api.health.poller import HealthPoller
 from backend.api.problems import ProblemException
 from backend.api.server.cluster_commit import make_group_commit
+from backend.api.server.cluster_count import make_group_count
 from backend.api.server.group_commit import MAX_WAITING_REQUESTS, AcceptCallback
-from backend.api.server.group_count import GroupCount
 from backend.api.server.group_read import MAX_WAITING_READS, GroupRead, Read
 from backend.api.server.indexed_search import MAX_SEARCHES, IndexedSearches
 from backend.api.stored_waiter import StoredWaiter
@@ -30,7 +30,6 @@ from backend.ingest.requests import AcceptRequest
 from backend.live.hub import Follower, Hub
 from backend.search.searcher import IndexSearcher
 from backend.storage.postgres.following import FollowStart
-from backend.storage.redis.counters_async import make_async_counter_client
 
 # Threads. Each holds at most one of the database's 30 connections.
 CALL_THREADS = 18
@@ -56,14 +55,12 @@ class Service:
         self.core = core
         self.catalog: Catalog = core.catalog.without_waiting()
         self.health_poller = HealthPoller(core)
-        self.creation_limit = CreationLimit(core.log.url, core.settings.app_creation_limit)
+        self.creation_limit = CreationLimit(core.workers.url, core.settings.app_creation_limit)
         acceptor = core.acceptor.with_notify(
             lambda shard: notifier.submit(core.jobs.notify_drain, shard)
         )
         self._group_commit = make_group_commit(acceptor, core.log)
-        self._group_count = GroupCount(
-            core.counters.shard, core.log, make_async_counter_client(core.log)
-        )
+        self._group_count = make_group_count(core.counters.shard, core.log)
         self._group_read = GroupRead(core.database, self._group_count)
         # Connections of their own, as a search may take longer than all other reads.
         self._group_search = GroupRead(core.database, self._group_count)

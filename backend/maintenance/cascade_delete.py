@@ -89,21 +89,28 @@ class CascadeDeleter:
         """
         deadline = time.monotonic() + seconds
         total = 0
+        failures: dict[Parent, NodeDown] = {}
         while not self._stopping.is_set() and time.monotonic() < deadline:
             with self._database.connect() as connection:
-                found = cascade.list_pending_cascades(connection, MAX_PARENTS)
+                found = [
+                    pending
+                    for pending in cascade.list_pending_cascades(
+                        connection, MAX_PARENTS + len(failures)
+                    )
+                    if pending.parent not in failures
+                ]
             deleted: list[int | None] = []
-            failure: NodeDown | None = None
             for pending in found:
                 try:
                     deleted.append(self._delete_batch(pending))
                 except NodeDown as error:
-                    failure = error
+                    failures[pending.parent] = error
             total += sum(filter(None, deleted))
-            if all(count is None for count in deleted) or not may_continue():
-                if failure:
-                    raise failure
+            all_locked = all(count is None for count in deleted) and len(deleted) == len(found)
+            if all_locked or not may_continue():
                 break
+        if failures:
+            raise next(iter(failures.values()))
         return total
 
     def _delete_batch(self, pending: PendingCascade) -> int | None:

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from backend.api import problems
 from backend.api.problems import ProblemException
+from backend.api.server.cluster_count import ClusterCount
 from backend.api.server.group_count import GroupCount
 from backend.api.server.slices import Slices
 from backend.domain.errors import InstaChatError
@@ -94,7 +95,7 @@ class _FoundRead(NamedTuple):
 class GroupRead:
     """Reads for one event loop. Not thread-safe."""
 
-    def __init__(self, database: Database, counts: GroupCount) -> None:
+    def __init__(self, database: Database, counts: GroupCount | ClusterCount) -> None:
         self._database = database
         self._counts = counts
         self._loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 counts.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import NodeDown
 from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
+from backend.maintenance import cascade_delete
 from backend.storage.postgres import counter_columns, parents
 from backend.storage.redis.keys import shard_key
 from tests.conftest import Engines
@@ -41,13 +43,16 @@ def backend(engines: Engines, cluster: RedisCluster) -> Iterator[Backend]:
 
 
 @pytest.fixture
-def tokens(backend: Backend) -> dict[int, str]:
-    """An application in each shard with a chat that is accepted, and not stored."""
+def tokens(backend: Backend, cluster: RedisCluster) -> dict[int, str]:
+    """Applications, by shard, with a chat that is accepted and not stored: at least two of each node."""
     found: dict[int, str] = {}
-    while len(found) < len(backend.database.installation.shards):
+    nodes: Counter[ClusterNode] = Counter()
+    while len(nodes) < len(cluster.masters) or min(nodes.values()) < 2:
         token = backend.catalog.applications.create("x").token
-        if backend.counters.shard(token) not in found:
-            found[backend.counters.shard(token)] = token
+        shard = backend.counters.shard(token)
+        if shard not in found:
+            found[shard] = token
+            nodes[node_of(cluster, shard)] += 1
             backend.acceptor.accept(AcceptRequest.chats(token))
     return found
 
@@ -102,3 +107,25 @@ def _issued(backend: Backend, token: str) -> int:
     with backend.database.connect() as connection:
         counters = counter_columns.list_parent_counters(connection, [Parent(token)])
     return counters[Parent(token)].issued
+
+
+def test_a_dead_node_keeps_no_other_shards_rows_from_being_deleted(
+    backend: Backend, tokens: dict[int, str], cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if more parents wait for that node than one round takes."""
+    monkeypatch.setattr(cascade_delete, "MAX_PARENTS", 1)
+    backend.drainer.drain_all()
+    for token in tokens.values():
+        backend.catalog.applications.delete(token, cascade=True)
+    backend.drainer.drain_all()
+    dead = node_of(cluster, min(tokens))
+    lost = {token for shard, token in tokens.items() if node_of(cluster, shard) is dead}
+    dead.kill()
+    with pytest.raises(NodeDown):
+        backend.cascade_deleter.delete_all()
+    left = {
+        token
+        for token in tokens.values()
+        if backend.cascade_deleter.count_remaining(Parent(token)) is not None
+    }
+    assert left == lost

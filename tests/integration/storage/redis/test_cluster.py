@@ -1,5 +1,6 @@
 """Calls of a cluster while a node hangs, is dead, is new, or while a slot moves."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
@@ -29,15 +30,17 @@ def backend(engines: Engines, redis_cluster: RedisCluster) -> Iterator[Backend]:
 
 
 @pytest.fixture
-def chats(backend: Backend) -> dict[int, Parent]:
-    """A chat in each shard, whose counters are verified."""
+def chats(backend: Backend, redis_cluster: RedisCluster) -> dict[int, Parent]:
+    """Chats, by shard, whose counters are verified: at least two of each node."""
     found: dict[int, Parent] = {}
-    while len(found) < len(backend.database.installation.shards):
+    nodes: Counter[ClusterNode] = Counter()
+    while len(nodes) < len(redis_cluster.masters) or min(nodes.values()) < 2:
         token = backend.catalog.applications.create("x").token
         shard = backend.counters.shard(token)
         if shard not in found:
             backend.acceptor.accept(AcceptRequest.chats(token))
             found[shard] = Parent(token, 1)
+            nodes[node_of(redis_cluster, shard)] += 1
     return found
 
 
@@ -57,7 +60,7 @@ def test_a_node_that_hangs_fails_its_own_shards(
     backend: Backend, chats: dict[int, Parent], redis_cluster: RedisCluster
 ) -> None:
     """The others are accepted in the same batch; while it hangs, nothing is sent to it."""
-    hanging = node_of(redis_cluster, 0)
+    hanging = node_of(redis_cluster, min(chats))
     lost = {shard for shard in chats if node_of(redis_cluster, shard) is hanging}
     hanging.suspend()
     first = send_to_each(backend, chats)
