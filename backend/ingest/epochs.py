@@ -187,4 +187,4 @@ class Epochs:
 
 def _is_rewound(state: EpochState, in_sql: ShardState) -> bool:
     """Whether SQL has forgotten what it had stored, as Redis knows: an entry, or an epoch."""
-    return state.stored > in_sql.cursor or state.highest > in_sql.epoch
+    return state.stored > in_sql.cursor or state.epoch > in_sql.epoch

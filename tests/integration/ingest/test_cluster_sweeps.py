@@ -1,6 +1,4 @@
-"""Sweeps over a cluster of which a shard's node is dead: the other shards' entries are stored, and their
-counts.
-"""
+"""Sweeps over a cluster: if a shard's node is dead, the entries of the others are stored, and counted."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,12 +8,15 @@ import pytest
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import NodeDown
 from backend.domain.model import Parent
+from backend.ingest.kept_log import KeptLog
 from backend.ingest.requests import AcceptRequest
 from backend.maintenance import cascade_delete
 from backend.storage.postgres import counter_columns, parents
 from backend.storage.redis.keys import shard_key
 from tests.conftest import Engines
 from tests.support.engines import valkey_binary
+from tests.support.faults import shortcuts
+from tests.support.faults.older_dump import OlderDump
 from tests.support.redis_cluster import ClusterNode, RedisCluster
 from tests.support.waiting import wait_until
 
@@ -129,3 +130,23 @@ def test_a_dead_node_keeps_no_other_shards_rows_from_being_deleted(
         if backend.cascade_deleter.count_remaining(Parent(token)) is not None
     }
     assert left == lost
+
+
+def test_what_postgresql_has_forgotten_is_stored_again_in_all_shards(
+    engines: Engines, backend: Backend
+) -> None:
+    """Each shard keeps its part of the log on its own node; the share of the memory is that of all nodes."""
+    tokens = [backend.catalog.applications.create("x").token for _ in range(6)]
+    backend.drainer.drain_all()
+    dump = OlderDump(engines, backend)
+    for token in tokens:
+        backend.acceptor.accept(AcceptRequest.chats(token))
+        shortcuts.send(backend, token, "a")
+    backend.drainer.drain_all()
+    backend.kept_log.trim_all()
+    dump.restore()
+    backend.drainer.drain_all()
+    assert [shortcuts.stored(backend, token) for token in tokens] == [{1: "a"}] * 6
+    KeptLog(backend.log, backend.database, 0.0).trim_all()
+    sizes = backend.log.sizes(backend.database.installation.shards)
+    assert not any(size.entries for size in sizes.values())
