@@ -189,7 +189,7 @@ class Applications(BaseSchema):
 
 
 class Health(BaseSchema):
-    """The state of the server, and the engines that do not respond."""
+    """The state of the server, and the engines, and shards of Redis, that do not respond."""
 
     status: str = Field(examples=["ready"])
     away: list[str] = Field(examples=[[]])

@@ -1,37 +1,41 @@
 """Checks every dependency and common misconfigurations, and names the remedy of each problem.
 
-Checks change nothing. The checks of searching are in `search_checks`, that of dead letters is in
-`dead_letter_checks`.
+Checks change nothing. The checks of Redis are in `redis_checks`, those of searching in `search_checks`, that
+of dead letters is in `dead_letter_checks`.
 """
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from backend.domain.errors import EngineDown, InstaChatError, SchemaMismatch
 from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result, run_check
 from backend.monitoring.dead_letter_checks import check_dead_letters
-from backend.monitoring.durability import WrongSetting
+from backend.monitoring.redis_checks import (
+    RedisNodes,
+    check_clocks,
+    check_durability,
+    check_memory,
+    check_nodes,
+    check_replicas,
+    check_scripts,
+    check_shards,
+)
 from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.monitoring.status import is_repaired
 from backend.settings import Settings
 from backend.storage.postgres import reconciliations, shards
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.server import read_settings, server_version
-from backend.storage.redis.errors import CommandRefused, RedisError
+from backend.storage.redis.keys import FIRST_SPREAD_SHARD
 from backend.storage.redis.log import Log
-from backend.storage.redis.readiness import MAX_MEMORY_SHARE
-from backend.storage.redis.replicas import ReplicaWait
 from backend.storage.redis.workers import Workers
 from backend.storage.search_index import SearchIndex
-from backend.storage.versions import parse_version
 
 MIN_POSTGRES_VERSION = 15
-MIN_REDIS_VERSION = (7, 0)
 MAX_SYNC_LAG_SECONDS = 3_600.0
-MAX_CLOCK_SKEW_SECONDS = 1.0  # a worker counts as stopped after three seconds without a heartbeat
 LOW_DISK_BYTES = 1 << 30
 CRITICAL_DISK_BYTES = 200 << 20
 
@@ -46,7 +50,6 @@ class CheckContext:
     workers: Workers
     index: SearchIndex | None
     queue_length: Callable[[], int]
-    wrong_settings: Callable[[], list[WrongSetting] | None]
     sync_lag: Callable[[], float]
 
 
@@ -67,15 +70,14 @@ def run_checks(context: CheckContext) -> Iterator[CheckResult]:
         yield from run_check("rewinds", lambda: [_check_rewinds(context.database)])
         yield from run_check("search", lambda: check_search(context.database, context.index))
         yield from run_check("dead letters", lambda: check_dead_letters(context.database))
-    redis = _check_redis(context.log)
+    redis = check_nodes(context.log)
     yield from redis.results
-    if redis.reachable:
-        yield from _check_redis_settings(context)
+    if redis.reports:
+        yield from _check_redis_settings(context, redis)
         yield from run_check("installation", lambda: [_check_installation(context)])
-        yield from run_check("clocks", lambda: [_check_clocks(context)])
         yield from run_check("counts in SQL", lambda: [_check_counts(context)])
     # Without a URL of its own, the queue uses the same Redis.
-    if redis.reachable or context.settings.huey_url is not None:
+    if redis.reports or context.settings.huey_url is not None:
         yield from _check_queue(context)
     if context.index:
         yield from check_elasticsearch(context.index)
@@ -171,59 +173,24 @@ def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
 # -- Redis ----------------------------------------------------------------------------------------
 
 
-def _check_redis(log: Log) -> _EngineCheck:
-    try:
-        log.ping()
-        nodes = log.server_info("server")
-    except CommandRefused as error:
-        result = CheckResult(
-            "Redis",
-            Severity.ERROR,
-            f"Redis refuses INFO, which accept needs: {error.__cause__}",
-            "permit INFO for its user: ACL SETUSER … +info",
-        )
-        return _EngineCheck([result], reachable=True)
-    except InstaChatError as error:
-        return _failed("Redis", error)
-    return _EngineCheck(
-        [_check_redis_version(node, log.replica_wait) for node in nodes], reachable=True
-    )
-
-
-def _check_redis_version(node: dict[str, Any], replica_wait: ReplicaWait | None) -> CheckResult:
-    version = str(node["redis_version"])
-    is_valkey = "valkey_version" in node
-    found = f"Valkey {node['valkey_version']} answers" if is_valkey else f"Redis {version} answers"
-    if parse_version(version) >= MIN_REDIS_VERSION:
-        try:
-            if replica_wait:
-                replica_wait.check_version(node)
-        except EngineDown as error:
-            return CheckResult("Redis", Severity.ERROR, error.message, error.hint)
-        return ok_result("Redis", found)
-    return CheckResult(
-        "Redis",
-        Severity.ERROR,
-        f"{found}; this program needs Redis 7.0, or any Valkey",
-        "upgrade the server",
-    )
-
-
-def _check_redis_settings(context: CheckContext) -> Iterator[CheckResult]:
-    log = context.log
-    try:
-        log.probe(0)
-        yield ok_result("Redis's scripts", "this program's scripts can run")
-    except (InstaChatError, RedisError) as error:
-        yield CheckResult(
-            "Redis's scripts",
-            Severity.ERROR,
-            f"Redis refuses scripts, which accept needs: {error}",
-            "permit them for its user: ACL SETUSER … +@scripting +info, and all commands on instachat:*",
-        )
-    yield _check_durability(context)
-    yield from run_check("Redis's memory", lambda: map(_check_memory, log.server_info("memory")))
+def _check_redis_settings(context: CheckContext, nodes: RedisNodes) -> Iterator[CheckResult]:
+    log, answering = context.log, nodes.answering
+    shards = _shards(context.database)
+    yield from run_check("Redis's shards", lambda: check_shards(log, nodes.reports, shards))
+    yield check_scripts(log, shards)
+    yield from check_durability(context.settings, answering)
+    yield from check_replicas(context.settings, nodes)
+    yield from check_memory(answering)
+    yield check_clocks(answering)
     yield from run_check("worker", lambda: [_check_worker(context.workers)])
+
+
+def _shards(database: Database) -> Sequence[int]:
+    """The shards; one of them while PostgreSQL, which knows them, can't be asked."""
+    try:
+        return database.installation.shards
+    except InstaChatError:
+        return range(FIRST_SPREAD_SHARD, FIRST_SPREAD_SHARD + 1)
 
 
 def _check_worker(workers: Workers) -> CheckResult:
@@ -244,58 +211,16 @@ def _check_worker(workers: Workers) -> CheckResult:
     )
 
 
-def _check_durability(context: CheckContext) -> CheckResult:
-    check, promised = "Redis's durability", f"INSTACHAT_DURABILITY={context.settings.durability}"
-    wrong = context.wrong_settings()
-    if wrong is None:
-        return CheckResult(
-            check,
-            Severity.UNKNOWN,
-            f"could not be evaluated: Redis denies reading its settings; {promised} needs appendonly"
-            " yes, appendfsync always (fast: everysec), maxmemory-policy noeviction",
-            "check them where this Redis is managed",
-        )
-    if not wrong:
-        return ok_result(check, f"{promised} is kept")
-    wanted = " ".join(f"{setting.name} {setting.wanted}" for setting in wrong)
-    return CheckResult(
-        check,
-        Severity.ERROR,
-        f"{promised} is not kept: {'; '.join(map(str, wrong))}",
-        f"redis-cli CONFIG SET {wanted}, and the same in its configuration file",
-    )
-
-
-def _check_memory(node: dict[str, Any]) -> CheckResult:
-    used, limit = int(node["used_memory"]), int(node.get("maxmemory") or 0)
-    if not limit:
-        total = int(node.get("total_system_memory") or 0)
-        if total and used > total * MAX_MEMORY_SHARE:
-            return CheckResult(
-                "Redis's memory",
-                Severity.WARNING,
-                f"{_mib(used)} used of the machine's {_mib(total)}, and no limit is set",
-                "set maxmemory, so that accept refuses requests before the machine runs out of memory",
-            )
-        return ok_result("Redis's memory", f"{_mib(used)} used, no limit set")
-    message = f"{_mib(used)} of {_mib(limit)} used"
-    if used > limit * MAX_MEMORY_SHARE:
-        return CheckResult(
-            "Redis's memory",
-            Severity.ERROR,
-            f"{message}: accept refuses requests above {MAX_MEMORY_SHARE:.0%}",
-            "check that a worker is running (`instachat status`), or raise maxmemory",
-        )
-    return ok_result("Redis's memory", message)
-
-
 # -- both engines -------------------------------------------------------------------------------------
 
 
 def _check_installation(context: CheckContext) -> CheckResult:
     """Check that the numbers in this Redis belong to this database."""
     installation = context.database.installation
-    found = {context.log.probe(shard).installation for shard in installation.shards} - {""}
+    found: set[str] = set()
+    for shard in installation.shards:
+        with suppress(EngineDown):  # its own check names it
+            found |= {context.log.probe(shard).installation} - {""}
     if found - {installation.id}:
         return CheckResult(
             "installation",
@@ -349,28 +274,8 @@ def _check_counts(context: CheckContext) -> CheckResult:
     )
 
 
-def _check_clocks(context: CheckContext) -> CheckResult:
-    before = time.time()
-    seconds, micros = context.log.server_time()
-    middle = (before + time.time()) / 2
-    skew = abs(seconds + micros / 1e6 - middle)
-    if skew <= MAX_CLOCK_SKEW_SECONDS:
-        return ok_result("clocks", "this machine's clock and Redis's agree")
-    return CheckResult(
-        "clocks",
-        Severity.WARNING,
-        f"this machine's clock and Redis's are {skew:,.1f} s apart: creation times come from Redis,"
-        " and a running worker may be taken for a stopped one",
-        "synchronise both by NTP",
-    )
-
-
 def _check_queue(context: CheckContext) -> Iterator[CheckResult]:
     try:
         yield ok_result("job queue", f"answers, {context.queue_length():,} jobs wait")
     except InstaChatError as error:
         yield error_result("job queue", error)
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):,.0f} MiB"

@@ -5,10 +5,10 @@ unknown (None); the report never fails.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from backend.domain.errors import InstaChatError
 from backend.domain.events import unpack
@@ -25,6 +25,8 @@ from backend.storage.redis.workers import Workers
 from backend.storage.search_index import SearchIndex
 
 T = TypeVar("T")
+MAX_NAMED_SHARDS = 8
+NODE_SECONDS = 2.0  # that the nodes of a cluster have to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,10 @@ class EngineStatus:
     version: str | None
     problem: str | None = None
     version_note: str | None = None
+    shards_away: Sequence[int] = ()
+    """Shards whose node does not answer, if others do."""
+    shards: int = 0
+    """How many there are; 0 if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,20 @@ class Status:
     rewound: Rewind | None  # when PostgreSQL last went back in time; None also if it never did
     sync_lag_seconds: float | None  # the age of the oldest change that is not in SQL
     totals: "Totals"
+    redis_nodes: "RedisNodesStatus | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class RedisNodesStatus:
+    """The nodes of Redis: a single server, or all of a cluster."""
+
+    nodes: int
+    away: int
+    """Nodes that do not answer."""
+    behind: int
+    """Replicas that do not follow their primaries."""
+    memory_share: float | None
+    """Which part of its memory limit the fullest node uses; None if no node has a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +155,8 @@ def read_status(
 ) -> Status:
     """Read the whole state; takes a few milliseconds while all engines answer."""
     postgres = postgres_health(database)
-    redis_state = redis_health(log)
     shards = _value_or_none(lambda: database.installation.shards) if not postgres.problem else None
+    redis_state = redis_health(log, shards or ())
     backlog = (
         _value_or_none(lambda: _read_backlog(database, log, shards))
         if shards and not redis_state.problem
@@ -172,7 +192,21 @@ def read_status(
         else None,
         sync_lag_seconds=_value_or_none(sync_lag) if sync_lag and shards and up else None,
         totals=read_totals(database, log, index),
+        redis_nodes=_value_or_none(lambda: redis_nodes(log)) if up else None,
     )
+
+
+def format_shards(away: Iterable[int], shards: int) -> str:
+    """Shards, with the share of the applications that they have, and the numbers of the first ones.
+
+    Tokens are spread over the shards by a hash, so each shard has about as many applications.
+    """
+    numbers = sorted(away)
+    names = ", ".join(map(str, numbers[:MAX_NAMED_SHARDS]))
+    if len(numbers) > MAX_NAMED_SHARDS:
+        names += ", …"
+    share = f"{len(numbers) / shards:.0%}"
+    return f"{len(numbers)} of {shards} shards ({names}; about {share} of the applications)"
 
 
 def is_repaired(rewound: Rewind, reconciled: LastReconciliation | None) -> bool:
@@ -184,17 +218,43 @@ def is_repaired(rewound: Rewind, reconciled: LastReconciliation | None) -> bool:
     )
 
 
-def redis_health(log: Log) -> EngineStatus:
-    """Redis's or Valkey's health."""
+def redis_health(
+    log: Log, shards: Sequence[int] = (), seconds: float = NODE_SECONDS
+) -> EngineStatus:
+    """Redis's or Valkey's health.
+
+    Of a cluster, also which of these shards do not answer in that time.
+    """
+    away: Sequence[int] = ()
+    info: Mapping[str, Any]
     try:
-        log.ping()
-        info = log.server_info("server")[0]
+        if log.is_cluster and shards:
+            away_by_shard, info = log.shard_health(shards, seconds)
+            away = sorted(away_by_shard)
+        else:
+            log.ping()
+            info = log.server_info("server")[0]
     except CommandRefused:
         return EngineStatus("Redis", None, version_note="unknown: INFO is refused")
     except InstaChatError as error:
         return EngineStatus("Redis", None, error.message)
     name = "Valkey" if "valkey_version" in info else "Redis"
-    return EngineStatus(name, str(info.get("valkey_version", info.get("redis_version"))))
+    version = str(info.get("valkey_version", info.get("redis_version")))
+    return EngineStatus(name, version, shards_away=away, shards=len(shards))
+
+
+def redis_nodes(log: Log, seconds: float = NODE_SECONDS) -> RedisNodesStatus:
+    """The state of all nodes. Raises EngineDown if none answers in that time."""
+    reports = log.node_reports(seconds=seconds)
+    return RedisNodesStatus(
+        nodes=len(reports),
+        away=sum(report.problem is not None for report in reports),
+        behind=sum(report.is_behind for report in reports),
+        memory_share=max(
+            (report.memory_share for report in reports if report.memory_share is not None),
+            default=None,
+        ),
+    )
 
 
 def elasticsearch_health(index: SearchIndex) -> EngineStatus:

@@ -50,7 +50,6 @@ def _results() -> "Iterator[CheckResult]":
     from backend.domain.errors import InstaChatError
     from backend.monitoring.checks import error_result, ok_result
     from backend.monitoring.doctor import CheckContext, run_checks
-    from backend.monitoring.durability import find_wrong_settings
     from backend.settings import load
 
     current_check = "settings"
@@ -71,7 +70,6 @@ def _results() -> "Iterator[CheckResult]":
                         core.workers,
                         core.index,
                         core.jobs.length,
-                        lambda: find_wrong_settings(settings, core.log),
                         core.counter_sync.lag,
                     )
                 )

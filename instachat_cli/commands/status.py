@@ -1,6 +1,7 @@
 """Show backlogs, workers and the health of the engines."""
 
 import time
+from dataclasses import asdict
 from datetime import UTC
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from instachat_cli.console.output import Body, Printer, StatusView, counted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from backend.monitoring.status import Rates, Status, Totals
+    from backend.monitoring.status import EngineStatus, Rates, RedisNodesStatus, Status, Totals
     from backend.settings import Settings
     from backend.storage.postgres.reconciliations import LastReconciliation
     from backend.storage.postgres.shards import Rewind
@@ -27,7 +28,7 @@ def status(watch: Watch = False, output: Output = None) -> None:
 
     $ instachat status --watch
 
-    Exits with 5 if an engine does not answer.
+    Exits with 5 if an engine, or a shard of Redis, does not answer.
     """
     from backend.bootstrap import open_unchecked
     from backend.domain.errors import EngineDown
@@ -54,11 +55,9 @@ def status(watch: Watch = False, output: Output = None) -> None:
         else:
             now = fetch_status()
             Printer(output).view(_view(now, before, settings))
-            if unreachable := [engine for engine in now.engines if engine.problem]:
-                raise EngineDown(
-                    "; ".join(str(engine.problem) for engine in unreachable),
-                    "see `instachat doctor`",
-                )
+            problems = [problem for engine in now.engines if (problem := _problem(engine))]
+            if problems:
+                raise EngineDown("; ".join(problems), "see `instachat doctor`")
 
 
 def _poll(
@@ -82,10 +81,12 @@ def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
                 "engine": engine.engine,
                 "reachable": engine.problem is None,
                 "version": engine.version or engine.version_note,
-                "problem": engine.problem,
+                "problem": _problem(engine),
+                "shards_away": list(engine.shards_away),
             }
             for engine in now.engines
         ],
+        "redis_nodes": now.redis_nodes and _nodes_body(now.redis_nodes),
         "schema": now.schema and now.schema.number,
         "durability": str(settings.durability),
         "workers": now.workers,
@@ -112,9 +113,11 @@ def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
         },
     }
     shown = {
-        engine.engine: engine.problem or f"{engine.version or engine.version_note}, answers"
+        engine.engine: _problem(engine) or f"{engine.version or engine.version_note}, answers"
         for engine in now.engines
     }
+    if now.redis_nodes and now.redis_nodes.nodes > 1:
+        shown["Redis's nodes"] = _format_nodes(now.redis_nodes)
     stored = _format_waiting(_count(now.waiting, "entry", "entries"), now.oldest_seconds)
     searchable = _format_waiting(_count(now.unpublished, "", ""), now.unpublished_seconds)
     if settings.elasticsearch_url is None:
@@ -141,6 +144,28 @@ def _view(now: "Status", before: "Totals", settings: "Settings") -> StatusView:
         "per second": _format_rates(rate),
     }
     return StatusView(body, shown)
+
+
+def _problem(engine: "EngineStatus") -> str | None:
+    from backend.monitoring.status import format_shards
+
+    if engine.shards_away:
+        return f"{format_shards(engine.shards_away, engine.shards)} do not answer"
+    return engine.problem
+
+
+def _nodes_body(nodes: "RedisNodesStatus") -> Body:
+    share = nodes.memory_share
+    return {**asdict(nodes), "memory_share": share and round(share, 3)}
+
+
+def _format_nodes(nodes: "RedisNodesStatus") -> str:
+    text = f"{nodes.nodes - nodes.away} of {nodes.nodes} answer"
+    if nodes.behind:
+        text += f", {nodes.behind} replicas behind"
+    if nodes.memory_share is not None:
+        text += f", the fullest uses {nodes.memory_share:.0%} of its memory"
+    return text
 
 
 def _format_waiting(count: str, seconds: float | None) -> str:

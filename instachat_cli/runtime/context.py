@@ -48,12 +48,12 @@ def note_unstored(core: "Backend", token: str) -> None:
 
 def warn_if_not_durable(core: "Backend") -> None:
     """Write a warning if the configured Redis may lose acknowledged writes."""
-    from backend.monitoring.durability import find_wrong_settings
+    from backend.monitoring.durability import read_wrong_settings
 
     if core.settings.redis_url is None:
         return
     with suppress(InstaChatError):
-        if wrong := find_wrong_settings(core.settings, core.log):
+        if wrong := read_wrong_settings(core.settings, core.log):
             stderr.warning(
                 f"this Redis is configured too weakly for INSTACHAT_DURABILITY={core.settings.durability}"
                 f" ({', '.join(map(str, wrong))}): see `instachat doctor`"

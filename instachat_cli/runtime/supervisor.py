@@ -23,7 +23,7 @@ from backend.bootstrap import (
     open_parts,
 )
 from backend.domain.errors import InstaChatError
-from backend.monitoring.durability import find_wrong_settings
+from backend.monitoring.durability import read_wrong_settings
 from backend.monitoring.repeated_checks import RepeatedChecks
 from backend.runtime.processes import (
     CommandChild,
@@ -206,7 +206,7 @@ def _address_environment(settings: Settings) -> dict[str, str]:
 
 
 def _print_ready(core: Backend) -> None:
-    if core.settings.redis_url is not None and find_wrong_settings(core.settings, core.log):
+    if core.settings.redis_url is not None and read_wrong_settings(core.settings, core.log):
         stderr.warning("this Redis may lose acknowledged messages: see `instachat doctor`")
     if core.workers.paused():
         stderr.warning("the job queue is paused: nothing is stored until `instachat queue resume`")

@@ -12,7 +12,7 @@ import redis
 import yaml
 from jsonschema import Draft202012Validator
 
-from backend.monitoring.durability import find_wrong_settings
+from backend.monitoring.durability import read_wrong_settings
 from backend.settings import PREFIX, Durability, Settings
 from backend.storage.redis.log import Log
 from tests.support.elasticsearch.docker import IMAGE
@@ -163,7 +163,7 @@ def valkey() -> Iterator[ComposedValkey]:
 
 def test_valkey_has_the_settings_that_strict_requires(valkey: ComposedValkey) -> None:
     log = Log(valkey.url)
-    assert find_wrong_settings(Settings(durability=Durability.STRICT), log) == []
+    assert read_wrong_settings(Settings(durability=Durability.STRICT), log) == []
     log.close()
 
 

@@ -43,6 +43,22 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
         "Age of the oldest counter that is not written to SQL yet",
         lambda status: status.sync_lag_seconds,
     ),
+    "redis_nodes": (
+        "Nodes of Redis: a single server, or the primaries and replicas of a cluster",
+        lambda status: status.redis_nodes.nodes if status.redis_nodes else None,
+    ),
+    "redis_nodes_away": (
+        "Nodes of Redis that do not answer",
+        lambda status: status.redis_nodes.away if status.redis_nodes else None,
+    ),
+    "redis_replicas_behind": (
+        "Replicas of Redis that do not follow their primaries",
+        lambda status: status.redis_nodes.behind if status.redis_nodes else None,
+    ),
+    "redis_memory_share": (
+        "The part of its memory limit that the fullest node of Redis uses; 0 without a limit",
+        lambda status: (status.redis_nodes.memory_share or 0) if status.redis_nodes else None,
+    ),
     "lost_numbers": (
         "Accepted numbers that neither PostgreSQL nor the log has, since PostgreSQL went back in time",
         lambda status: status.rewound.lost if status.rewound else (0 if status.schema else None),
@@ -98,8 +114,15 @@ class _EngineCollector(Collector):
             up.add_metric([engine.name], engine.seconds is not None)
             if engine.seconds is not None:
                 seconds.add_metric([engine.name], engine.seconds)
+        away = GaugeMetricFamily(
+            "instachat_shards_away", "Shards whose node of Redis does not answer, while others do"
+        )
+        for engine in self._snapshot.engines:
+            if engine.name == "Redis" and engine.seconds is not None:
+                away.add_metric([], len(engine.shards_away))
         yield up
         yield seconds
+        yield away
         if status := self._snapshot.status:
             yield from _totals(status)
 

@@ -9,18 +9,20 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from backend.bootstrap import Backend
+from backend.domain.errors import InstaChatError
 from backend.monitoring import status
 from backend.monitoring.status import EngineStatus, Rates, Status, Totals
 
 MAX_SNAPSHOT_AGE_SECONDS = 1.0  # an older snapshot is replaced
 ANSWER_TIMEOUT_SECONDS = 0.8
+NODE_SECONDS = 0.6  # for the nodes of a cluster: those that hang must not let all of Redis seem to
 MAX_REPORT_AGE_SECONDS = 3.0  # an older report is not shown
 UNKNOWN_RATES = Rates(None, None, None)
 MAX_RATE_PERIOD_SECONDS = 10.0  # an average over a longer time is not a current rate
@@ -37,6 +39,9 @@ class EngineHealth:
     product: str  # for example Valkey, where the name is Redis
     seconds: float | None
     problem: str = ""
+    shards_away: Sequence[int] = ()
+    """Shards of Redis that do not answer, if others do."""
+    shards: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,16 @@ class HealthSnapshot:
 
     @property
     def away(self) -> list[str]:
-        """The names of the engines that do not answer in time."""
-        return [engine.name for engine in self.engines if engine.seconds is None]
+        """The names of the engines, and of the shards of Redis, that do not answer in time."""
+        engines = [engine.name for engine in self.engines if engine.seconds is None]
+        shards = [f"shard {shard}" for engine in self.engines for shard in engine.shards_away]
+        return engines + shards
+
+    @property
+    def unusable(self) -> bool:
+        """Whether an engine does not answer without which no application can be served."""
+        needed = (engine for engine in self.engines if engine.name != "Elasticsearch")
+        return any(engine.seconds is None for engine in needed)
 
     @property
     def incompatible(self) -> bool:
@@ -69,7 +82,7 @@ class HealthPoller:
     def __init__(self, core: Backend) -> None:
         self._engines = {
             "PostgreSQL": _Probe(lambda: status.postgres_health(core.database)),
-            "Redis": _Probe(lambda: status.redis_health(core.log)),
+            "Redis": _Probe(lambda: _redis_health(core)),
         }
         if index := core.index:
             self._engines["Elasticsearch"] = _Probe(lambda: status.elasticsearch_health(index))
@@ -123,7 +136,13 @@ class HealthPoller:
         if result is None or result.problem:
             # Not the problem's own text: it contains an address.
             return EngineHealth(name, product, None, "is away")
-        return EngineHealth(name, product, probe.seconds)
+        return EngineHealth(
+            name,
+            product,
+            probe.seconds,
+            shards_away=result.shards_away,
+            shards=result.shards,
+        )
 
     def _rates_since_last_poll(self, report: Status | None) -> Rates:
         before, now = self._totals, report.totals if report else None
@@ -134,6 +153,14 @@ class HealthPoller:
                 status.compute_rates(before, now) if before and now and recent else UNKNOWN_RATES
             )
         return self._rates
+
+
+def _redis_health(core: Backend) -> EngineStatus:
+    """Redis's health. A server that has read the shards from PostgreSQL knows them from then on."""
+    shards: Sequence[int] = ()
+    with suppress(InstaChatError):
+        shards = core.database.installation.shards
+    return status.redis_health(core.log, shards, NODE_SECONDS)
 
 
 class _Probe(Generic[T]):

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from backend.api.health.poller import EngineHealth, HealthSnapshot
-from backend.monitoring.status import Status, is_repaired
+from backend.monitoring.status import RedisNodesStatus, Status, format_shards, is_repaired
 from backend.storage.postgres.reconciliations import LastReconciliation
 from backend.storage.postgres.schema import Schema
 from backend.storage.postgres.tables import SCHEMA
+from backend.storage.redis.readiness import MAX_MEMORY_SHARE
 
 MAX_LAG_SECONDS = 10.0  # workers that keep up store and publish within one second
 MAX_SYNC_LAG_SECONDS = 2 * 3600.0  # the counter sync runs once an hour
@@ -60,7 +61,7 @@ class Summary:
 def group_figures(snapshot: HealthSnapshot) -> list[FigureGroup]:
     """All figures, in the groups of the page."""
     return [
-        FigureGroup("Engines", [_engine(engine) for engine in snapshot.engines]),
+        FigureGroup("Engines", list(_engines(snapshot))),
         FigureGroup("Pipeline", list(_pipeline(snapshot))),
         FigureGroup("Work", list(_work(snapshot.status))),
     ]
@@ -87,7 +88,41 @@ def summarize(figure_groups: list[FigureGroup]) -> Summary:
     return Summary(state, sentence, advice)
 
 
+def _engines(snapshot: HealthSnapshot) -> Iterator[Figure]:
+    for engine in snapshot.engines:
+        yield _engine(engine)
+        nodes = snapshot.status and snapshot.status.redis_nodes
+        if engine.name == "Redis" and nodes and nodes.nodes > 1:
+            yield _redis_nodes(nodes)
+
+
+def _redis_nodes(nodes: RedisNodesStatus) -> Figure:
+    """The nodes of a cluster; a shard without a node is critical by itself."""
+    name = "Redis's nodes"
+    working = nodes.nodes - nodes.away
+    share = nodes.memory_share
+    value = f"{working} of {nodes.nodes} answer" + (
+        "" if share is None else f", the fullest uses {share:.0%} of its memory"
+    )
+    if share is not None and share > MAX_MEMORY_SHARE:
+        advice = "a node of Redis is short of memory, so its shards refuse: see `instachat doctor`"
+        return Figure(name, value, HealthState.CRITICAL, advice)
+    if nodes.away or nodes.behind:
+        behind = f"; {_count_noun(nodes.behind, 'replica is', 'replicas are')} behind"
+        advice = "nodes of Redis are away or behind, so fewer can take over: see `instachat doctor`"
+        return Figure(name, value + (behind if nodes.behind else ""), HealthState.WARNING, advice)
+    return Figure(name, value)
+
+
 def _engine(engine: EngineHealth) -> Figure:
+    if engine.shards_away:
+        return Figure(
+            engine.product,
+            f"{len(engine.shards_away)} of {engine.shards} shards do not answer",
+            HealthState.CRITICAL,
+            f"{format_shards(engine.shards_away, engine.shards)} accept and store nothing until their node"
+            " is back or a replica has taken over; the others work: see `instachat doctor`",
+        )
     if engine.seconds is not None:
         return Figure(engine.product, f"answers in {_format_duration(engine.seconds)}")
     return Figure(

@@ -29,14 +29,15 @@ async def readyz(service: ServiceDep) -> Response:
     """Whether the engines respond: 200 if they do, otherwise 503 with the names of those that do not.
 
     During an upgrade a server that the database does not admit, or not yet, is `incompatible`, also with 503.
-    Without Elasticsearch only searches of large chats are incomplete. The status is `degraded` then, and the
-    response 200, so that a load balancer keeps sending requests.
+    Without Elasticsearch only searches of large chats are incomplete, and without a shard of Redis only its
+    applications accept nothing. The status is `degraded` then, and the response 200, so that a load balancer
+    keeps sending requests.
     """
     snapshot = await service.health_poller.poll()
     away = snapshot.away
     if snapshot.incompatible:
         return JSONResponse({"status": "incompatible", "away": away}, 503, {"Retry-After": "1"})
-    if set(away) - {"Elasticsearch"}:
+    if snapshot.unusable:
         return JSONResponse({"status": "away", "away": away}, 503, {"Retry-After": "1"})
     return JSONResponse({"status": "degraded" if away else "ready", "away": away})
 

@@ -33,6 +33,7 @@ from backend.storage.redis.dirty_counters import DirtyCounterCalls
 from backend.storage.redis.epochs import EpochCalls
 from backend.storage.redis.idempotency_keys import IdempotencyKeyCalls
 from backend.storage.redis.memory import MemoryCalls
+from backend.storage.redis.nodes import NodeCalls
 from backend.storage.redis.notifications import NotificationCalls
 from backend.storage.redis.stream import DEFAULT_RETENTION_SECONDS, StreamCalls
 
@@ -47,6 +48,7 @@ class Log(
     DirtyCounterCalls,
     MemoryCalls,
     NotificationCalls,
+    NodeCalls,
 ):
     """One Redis's log and counters. Thread-safe.
 

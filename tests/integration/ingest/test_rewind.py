@@ -174,7 +174,6 @@ def doctor(backend: Backend) -> CheckResult:
         backend.workers,
         None,
         backend.jobs.length,
-        list,
         backend.counter_sync.lag,
     )
     return next(found for found in run_checks(context) if found.check == "rewinds")

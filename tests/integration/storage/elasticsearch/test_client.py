@@ -143,7 +143,6 @@ def test_an_api_key_with_the_documented_privileges_is_enough(
                     core.workers,
                     core.index,
                     core.jobs.length,
-                    list,
                     core.counter_sync.lag,
                 )
             )
