@@ -1,7 +1,7 @@
 # All paths are relative, because make splits words at spaces and the path of a checkout may contain one.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup tools demo bench growth test upgrade soak standby provision check format lock clean
+.PHONY: help setup tools demo bench growth test upgrade soak standby scale provision check format lock clean
 
 PYTHON ?=# the Python for .venv; default: python3, or a newer one if python3 is too old
 ARGS ?=# arguments for the program, e.g. make test ARGS='-k folding -x', or ARGS=--randomly-seed=7 to repeat an order
@@ -53,6 +53,10 @@ soak: tools ## inject random faults under load for ten minutes; ARGS='--seed N -
 
 standby: tools ## promote PostgreSQL standbys that are up to a minute behind, under load, five times
 	@INSTACHAT_STANDBY_SEEDS=1,2,3,4,5 INSTACHAT_STANDBY_SECONDS=60 $(bin)/python -m pytest tests/integration/ingest/test_standby.py $(ARGS)
+
+scale: tools provision ## run the faults of several machines on real clusters, in their long forms; updates docs/scale.md
+	@$(bin)/python -m tools.simulate_shards --report docs/scale.md
+	@$(bin)/python -m tests.support.faults.scale --report docs/scale.md $(ARGS)
 
 check: tools ## check format, lint, types, layers, retired words, and pinned versions
 	$(bin)/ruff format --check .

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from backend.settings import Settings
 from tests.cli.conftest import Cli
 from tests.support.fork_server import ForkServer
 from tests.support.pgbouncer import left_behind
 
 
+@pytest.mark.scale("PgBouncer in transaction mode: nothing of a session remains")
 def test_commands_leave_nothing_in_the_poolers_connections(
     pooled: Settings, fork_server: ForkServer, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from tests.support.pgbouncer import left_behind
 pytestmark = pytest.mark.xdist_group("http")
 
 
+@pytest.mark.scale("PgBouncer in transaction mode: nothing of a session remains")
 def test_a_server_and_a_worker_leave_nothing_in_the_poolers_connections(
     pooled: Settings, tmp_path: Path
 ) -> None:

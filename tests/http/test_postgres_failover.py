@@ -16,6 +16,7 @@ from tests.support.http_server import ApplicationClient, running_server
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.scale("PostgreSQL: a failover, after which the former primary still answers reads")
 @pytest.mark.faults
 def test_a_failover_is_followed_and_the_former_primary_is_not_read(
     own_redis: RedisServer, tmp_path: Path

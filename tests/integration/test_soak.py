@@ -14,6 +14,7 @@ SECONDS = 50.0  # with its beginning and its end, a minute
 RECONCILED = 4  # times, at least
 
 
+@pytest.mark.scale("All engines and processes: killed, suspended and cut off at random")
 @pytest.mark.timeout(900)
 def test_a_minute_of_random_faults_loses_and_duplicates_no_message(tmp_path: Path) -> None:
     """Any process or engine is killed, suspended or cut off. At the end, the stores do not differ."""

@@ -15,6 +15,7 @@ from backend.bootstrap import open_unchecked
 from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.faults.http_load import http_load
+from tests.support.faults.scale_table import Record, record_audit
 from tests.support.ledger import audit
 from tests.support.releases import ROOT, Release, ReleaseProcess, ReleaseServer, run
 from tests.support.waiting import wait_until
@@ -31,9 +32,10 @@ EXPAND = """
 CONTRACT = "DROP TABLE reconciliation"
 
 
+@pytest.mark.scale("Rolling upgrade: a migration under load, and restarts of both releases")
 @pytest.mark.timeout(600)
 def test_an_upgrade_under_load_loses_nothing_and_ends_only_what_is_not_admitted(
-    engines: Engines, tmp_path: Path
+    engines: Engines, tmp_path: Path, record_property: Record
 ) -> None:
     """Servers and workers of both releases are restarted after the migration, one at a time.
 
@@ -81,6 +83,7 @@ def test_an_upgrade_under_load_loses_nothing_and_ends_only_what_is_not_admitted(
             wait_until(lambda: not core.log.waiting(core.database.installation.shards))
             result = audit(core, load.ledgers)
             texts = {m.number: m.text for m in core.catalog.messages.list(*load.edited_chat)}
+    record_audit(record_property, result)
     assert result.faults == {}
     assert result.answered > 5 * ANSWERS
     assert texts == load.edited

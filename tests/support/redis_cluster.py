@@ -5,7 +5,7 @@ run on a cluster: `Engines.on_cluster` gives settings with a plain Redis for it.
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ class ClusterNode(RedisServer):
             *("--cluster-enabled", "yes", "--cluster-port", str(bus_port)),
             *("--cluster-node-timeout", str(NODE_TIMEOUT_MILLISECONDS)),
             # A replica always takes over, replicas stay with their masters, and one shard's slots without
-            # a node do not stop the others: what docs/operations.md recommends.
+            # a node do not stop the others: what docs/scale.md recommends.
             *("--cluster-replica-validity-factor", "0", "--cluster-allow-replica-migration", "no"),
             *("--cluster-require-full-coverage", "no"),
             *("--repl-diskless-sync-delay", "0", "--repl-backlog-size", "1mb"),
@@ -259,6 +259,11 @@ class RedisCluster:
             node for node, member in self._selves() if any(slot in part for part in member.slots)
         )
 
+    def serves(self, slots: Iterable[int]) -> bool:
+        """Whether nodes that run serve all these slots."""
+        served = [part for _, member in self._selves() for part in member.slots]
+        return all(any(slot in part for part in served) for slot in slots)
+
     def replicas_of(self, master: ClusterNode) -> list[ClusterNode]:
         """The replicas that run, of a master that runs."""
         name = master.id
@@ -302,6 +307,14 @@ class RedisCluster:
             if not self.move_keys(slot, target, 1):
                 break
         self.end_move(slot, target)
+
+    def migrate(self, slots: Iterable[int], target: ClusterNode) -> None:
+        """Move slots, all of one master, by CLUSTER MIGRATESLOTS (Valkey 9); returns once they have moved."""
+        moving = set(slots)
+        ranges = [word for slot in sorted(moving) for word in (slot, slot)]
+        source = self.master_of(min(moving))
+        source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", target.id)
+        wait_until(lambda: all(self.master_of(slot) is target for slot in moving))
 
 
 def _open_slots(node: ClusterNode) -> list[int]:

@@ -30,6 +30,7 @@ class SchedulingPlugin:
 
     def __init__(self, config: pytest.Config) -> None:
         config.addinivalue_line("markers", "faults: kills, stops or cuts off processes and engines")
+        config.addinivalue_line("markers", "scale(row): a row of the table that `make scale` makes")
         config.addinivalue_line("markers", f"{_GROUP}(name): these run in one process")
         self._is_of_several = hasattr(config, "workerinput")
         self._seed: int | None = None

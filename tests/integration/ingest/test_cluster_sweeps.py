@@ -72,6 +72,7 @@ def stored(backend: Backend, tokens: dict[int, str]) -> set[int]:
         }
 
 
+@pytest.mark.scale("Redis Cluster: a master is killed")
 @pytest.mark.parametrize("fault", ["kill", "suspend"])
 def test_a_dead_node_keeps_no_other_shard_from_being_stored(
     backend: Backend, tokens: dict[int, str], cluster: RedisCluster, fault: str

@@ -197,6 +197,7 @@ def injected(
                 wrecker.replica.remove()
 
 
+@pytest.mark.scale("Redis: wiped, cut short, restored from a copy, replaced by a replica that lags")
 @pytest.mark.parametrize("injected", SEEDS, indirect=True)
 def test_a_loss_of_redis_loses_no_stored_message_and_issues_no_number_again(
     injected: FaultInjector,

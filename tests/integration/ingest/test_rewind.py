@@ -53,6 +53,7 @@ def findings(backend: Backend, *, repair: bool = False) -> list[FindingKind]:
     return [found.kind for found in backend.reconciler.begin(repair=repair).findings()]
 
 
+@pytest.mark.scale("PostgreSQL: an older dump is restored")
 def test_what_an_older_dump_has_forgotten_is_stored_again(
     backend: Backend, engines: Engines, chat: str
 ) -> None:

@@ -18,6 +18,7 @@ from backend.ingest.requests import AcceptRequest
 from backend.storage.redis import cluster
 from tests.conftest import Engines, skip_absent
 from tests.support.engines import redis_binary
+from tests.support.faults.scale_table import Record, record_audit
 from tests.support.faults.shortcuts import scalar
 from tests.support.ledger import Ledger, audit
 from tests.support.redis_cluster import RedisCluster
@@ -98,8 +99,13 @@ class Client:
             self.refusals.append(answer)
 
 
+@pytest.mark.scale("Redis Cluster: a slot moves key by key (Redis 7)")
 def test_no_number_is_given_twice_while_a_slot_moves(
-    backend: Backend, redis_7: RedisCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: Backend,
+    redis_7: RedisCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Record,
 ) -> None:
     """Every answer is of a message that is stored, and a request that was refused has stored none."""
     monkeypatch.setattr(cluster, "TRY_AGAIN_DELAY_SECONDS", 0)
@@ -132,6 +138,7 @@ def test_no_number_is_given_twice_while_a_slot_moves(
 
     backend.drainer.drain_all()
     result = audit(backend, [ledger])
+    record_audit(record_property, result)
     assert result.answered
     assert not result.faults
     stored = {chat.number for chat in backend.catalog.chats.list(client.token)}

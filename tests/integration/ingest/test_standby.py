@@ -22,6 +22,7 @@ from backend.storage.postgres.schema_upgrade import upgrade
 from tests.support.engines import PostgresServer, RedisServer, wheel_postgres
 from tests.support.faults.load import under_load
 from tests.support.faults.proxy import Proxy
+from tests.support.faults.scale_table import Record, record_load
 from tests.support.faults.standby import SOCKET, Standby
 from tests.support.ledger import audit
 
@@ -55,10 +56,11 @@ def failing_over(
         yield Settings(database_url=url, redis_url=own_redis.url), proxy, primary, standby
 
 
+@pytest.mark.scale("PostgreSQL: a standby that is up to a minute behind is promoted")
 @pytest.mark.timeout(600 + 3 * SECONDS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_standby_that_is_behind_is_promoted_under_load(
-    own_redis: RedisServer, tmp_path: Path, seed: int
+    own_redis: RedisServer, tmp_path: Path, seed: int, record_property: Record
 ) -> None:
     """Every answered message, chat, application and name is there, once; and no count differs."""
     dice = random.Random(seed)
@@ -84,6 +86,7 @@ def test_a_standby_that_is_behind_is_promoted_under_load(
         with load.ended() as backend:
             assert not load.refusals["NotFound"], "what was given was not there"
             found = audit(backend, load.ledgers)
+            record_load(record_property, load, found)
             assert found.faults == {}
             assert found.answered > 4 * ANSWERS
             assert backend.catalog.applications.get(created).name == "new"

@@ -110,6 +110,7 @@ class Load:
         self._ending.wait(0.1)
 
 
+@pytest.mark.scale("Elasticsearch: one of three nodes is killed")
 def test_losing_a_node_loses_no_search_and_no_document(
     cluster: ElasticsearchCluster, engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

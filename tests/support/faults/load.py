@@ -18,13 +18,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import NotFound, Unavailable, Unconfirmed
 from backend.ingest.requests import AcceptRequest
-from backend.settings import Settings
+from backend.settings import Settings, as_environment
 from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.ledger import Audit, Ledger, audit
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
@@ -160,12 +161,9 @@ class Load:
         self._workers.append(self._start("instachat_cli", "worker"))
 
     def _start(self, module: str, *arguments: object) -> ForkedProcess:
-        urls = {
-            "INSTACHAT_DATABASE_URL": str(self.settings.database_url),
-            "INSTACHAT_REDIS_URL": str(self.settings.redis_url),
-        }
+        environment = os.environ | as_environment(self.settings)
         with (self.folder / f"{module}.log").open("ab") as log:
-            return start_module(module, *arguments, environment=os.environ | urls, stderr=log)
+            return start_module(module, *arguments, environment=environment, stderr=log)
 
     @property
     def ledgers(self) -> list[Path]:
@@ -187,11 +185,34 @@ class Load:
         sizes = {ledger: ledger.stat().st_size for ledger in self.ledgers}
         wait_until(lambda: all(ledger.stat().st_size > size for ledger, size in sizes.items()))
 
+    def wait_for_every_application(self) -> None:
+        """Wait until each application has another answer, so that no shard that is used refuses."""
+        before = self._answers_by_application()
+
+        def answered() -> bool:
+            now = self._answers_by_application()
+            return all(now[token] > before[token] for token in self.tokens)
+
+        wait_until(answered)
+
+    def _answers_by_application(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for ledger in self.ledgers:
+            # The last line may not be complete.
+            for line in ledger.read_text("utf-8").rpartition("\n")[0].splitlines():
+                entry = json.loads(line)
+                found[entry["token"]] += entry["first"] is not None
+        return found
+
     def finish(self) -> Audit:
         """End the load in order, drain the rest, and compare what is stored with the ledgers."""
         with self.ended() as backend:
-            assert not self.refusals["NotFound"], "what was given was not there"
-            return audit(backend, self.ledgers)
+            return self.compare(backend)
+
+    def compare(self, backend: Backend) -> Audit:
+        """Compare what is stored with the ledgers; only after the end."""
+        assert not self.refusals["NotFound"], "what was given was not there"
+        return audit(backend, self.ledgers)
 
     @contextmanager
     def ended(self) -> Iterator[Backend]:
@@ -225,6 +246,17 @@ class Load:
         """The number of refused requests by the error's name; only after the end."""
         left = [json.loads(path.read_text()) for path in self.folder.glob("left-*")]
         return sum((Counter(writer["refusals"]) for writer in left), Counter())
+
+    @property
+    def longest_wait_seconds(self) -> float:
+        """The longest time between two answers of one application; only after the end."""
+        ends: dict[str, list[int]] = {}
+        for span in self.spans:
+            ends.setdefault(span.parent.partition(" ")[0], []).append(span.end)
+        waits = (
+            after - before for times in ends.values() for before, after in pairwise(sorted(times))
+        )
+        return max(waits, default=0) / 1e9
 
     def end(self) -> None:
         """Kill the processes that still run."""

@@ -148,6 +148,7 @@ def test_without_scripts_a_node_loads_them_once(
     run(scenario)
 
 
+@pytest.mark.scale("Redis Cluster: a master hangs")
 def test_a_node_that_hangs_delays_no_other(
     backend: Backend, chats: Chats, redis_cluster: RedisCluster
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_node_that_hangs_delays_no_other(
     run(scenario)
 
 
+@pytest.mark.scale("Redis Cluster: a master is killed")
 def test_the_requests_of_a_dead_node_are_refused_until_its_replica_takes_over(
     settings: Settings, chats: Chats, redis_cluster: RedisCluster
 ) -> None:

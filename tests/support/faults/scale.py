@@ -1,0 +1,91 @@
+"""The long forms of the faults on several machines: real clusters, under load, with five seeds each.
+
+    make scale                          # all, in about half an hour; writes docs/scale.md
+    make scale ARGS='-k standby'        # arguments of pytest; writes nothing
+
+Prints a table with a row for each fault. Exits with 4 if a promise was not kept, and with 1 if tests could
+not be run. A row whose engine this machine lacks says so.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from instachat_cli.bench.harness.machine import machine
+from tests.support.faults.scale_table import MARK, Outcome, Run, markdown, read_runs, rows
+from tests.support.pgbouncer import pgbouncer_binary
+from tools.markdown_section import replace_section
+
+SECTION: Final = "faults"
+FAILED_EXIT_CODE: Final = 4
+RAN: Final = {0, 1, 5}  # exit codes of pytest: all passed, some failed, none was selected
+LONG_FORMS: Final = {
+    "INSTACHAT_CLUSTER_SEEDS": "1,2,3,4,5",
+    "INSTACHAT_LOSS_SEEDS": "1,2,3,4,5",
+    "INSTACHAT_MOVED_CHATS": "22000",
+    "INSTACHAT_STANDBY_SECONDS": "60",
+    "INSTACHAT_STANDBY_SEEDS": "1,2,3,4,5",
+}
+"""What makes the tests long, unless the environment says otherwise; tests/README.md describes each."""
+
+POOLED_ROW: Final = "PgBouncer in transaction mode: processes are killed"
+POOLED_TESTS: Final = (
+    "tests/integration/ingest/test_ledger.py",
+    "tests/integration/ingest/test_dead_letters.py",
+    "tests/integration/maintenance/test_cascade_delete.py",
+    "tests/integration/maintenance/test_counter_sync.py",
+)
+
+
+def run_marked(arguments: Sequence[str]) -> list[Run]:
+    """Run the tests that have the mark."""
+    plugin = ("-p", "tests.support.faults.scale_plugin")
+    return _run([*plugin, "-m", MARK, "tests", *arguments], LONG_FORMS)
+
+
+def run_pooled(arguments: Sequence[str]) -> list[Run]:
+    """Run tests that kill processes once more, with a PgBouncer in front of each PostgreSQL."""
+    if pgbouncer_binary() is None:
+        return [Run(POOLED_ROW, "", Outcome.SKIPPED, reason="PgBouncer is not installed")]
+    pooled = {"INSTACHAT_TESTS_PGBOUNCER": "1"}
+    return _run(["-m", "faults", *POOLED_TESTS, *arguments], pooled, POOLED_ROW)
+
+
+def _run(arguments: Sequence[str], environment: dict[str, str], row: str = "") -> list[Run]:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", f"--junitxml={report}"]
+        done = subprocess.run(
+            [*pytest, *arguments], env=environment | os.environ, stdout=sys.stderr, check=False
+        )
+        if done.returncode not in RAN:
+            raise SystemExit(1)
+        return read_runs(report, row)
+
+
+def main() -> int:
+    """Run the faults, print the table, and write it if all of them were run."""
+    parser = argparse.ArgumentParser(prog="make scale")
+    parser.add_argument("--report", type=Path, help="the page that has the table")
+    options, arguments = parser.parse_known_args()
+    found = rows([*run_marked(arguments), *run_pooled(arguments)])
+    table = markdown(found)
+    sys.stdout.write(f"{table}\n")
+    if options.report and not arguments:
+        facts = machine()
+        measured = (
+            f"Measured on {datetime.now(UTC):%Y-%m-%d} with {facts['InstaChat']}:"
+            f" {facts['processor']}, {facts['memory']}, {facts['system']}."
+        )
+        replace_section(options.report, SECTION, f"{table}\n\n{measured}")
+    return FAILED_EXIT_CODE if any(row.outcome is Outcome.FAILED for row in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
