@@ -28,6 +28,7 @@ from backend.search.reindex import Reindexer
 from backend.search.searcher import IndexSearcher, ScanSearcher
 from backend.settings import Durability, Settings
 from backend.storage.elasticsearch.index import ElasticsearchIndex
+from backend.storage.postgres import partitions
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.redis.log import Log
@@ -167,6 +168,18 @@ def migrate(settings: Settings, *, dry_run: bool = False) -> tuple[str | None, s
     """
     with engine_urls(settings) as urls, closing(Database(urls.database)) as database:
         return upgrade(database, dry_run=dry_run)
+
+
+def partition_messages(settings: Settings, count: int, *, dry_run: bool = False) -> int:
+    """Distribute the messages of the settings' database over partitions; returns how many there were.
+
+    With `dry_run` nothing is changed. Raises as `partitions.partition_messages` and every use of a database.
+    """
+    with engine_urls(settings) as urls, closing(Database(urls.database)) as database:
+        if not dry_run:
+            return partitions.partition_messages(database, count)
+        with database.connect() as connection:
+            return partitions.count_partitions(connection)
 
 
 def open_log(settings: Settings, urls: EngineUrls, **timeouts: float) -> Log:

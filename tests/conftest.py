@@ -14,6 +14,7 @@ import redis
 from backend.bootstrap import Backend, open_backend
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
+from backend.storage.postgres.partitions import partition_messages
 from backend.storage.postgres.schema_upgrade import upgrade
 from tests.support.elasticsearch.fixtures import elasticsearch as elasticsearch
 from tests.support.elasticsearch.fixtures import start_elasticsearch as start_elasticsearch
@@ -30,6 +31,8 @@ from tests.support.redis_cluster import RedisCluster
 from tests.support.scheduling import SchedulingPlugin
 
 REDIS_DATABASES = 256
+# Of the messages, in the database of each test.
+PARTITIONS = int(os.environ.get("INSTACHAT_TESTS_PARTITIONS", "1"))
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -55,6 +58,7 @@ class Engines:
         postgres.execute("CREATE DATABASE template")
         database = Database(postgres.direct_url("template"))  # no connection may remain
         upgrade(database)
+        partition_messages(database, PARTITIONS)
         database.close()
 
     def bare_database(self, how: str = "") -> str:

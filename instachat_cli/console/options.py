@@ -234,6 +234,15 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 DryRunFlag = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be done without doing it.")
 ]
+Partitions = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=256,
+        metavar="N",
+        help="Distribute the messages over N partitions, by chat; 1: one table. Copies all of them.",
+    ),
+]
 UntilInputEnds = Annotated[
     bool,
     typer.Option("--until-input-ends", hidden=True, help="Stop when standard input, a pipe, ends."),

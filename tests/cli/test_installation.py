@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import redis
 
+from backend.bootstrap import Backend
 from backend.settings import redact
+from backend.storage.postgres import partitions
 from backend.storage.postgres.tables import SCHEMA
 from backend.storage.redis.log import Log
 from tests.cli.conftest import Cli, Terminal
@@ -38,6 +40,27 @@ def test_migrate_prints_the_old_and_the_new_schema(
     assert cli("migrate").json == {"from": SCHEMA, "to": SCHEMA}
     assert "nothing to migrate" in cli("migrate", "-o", "table").out
     assert cli("apps", "list").code == 0
+
+
+def test_migrate_distributes_the_messages_over_partitions(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """And puts them back into one table; each message stays as it is. A dry run changes nothing."""
+    created = cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="a\nb\nc\n")
+    assert created.code == 0
+    page = cli("messages", "list", token, chat).out
+    planned = cli("migrate", "--partitions", 4, "--dry-run").json
+    assert planned == {"from": SCHEMA, "to": SCHEMA, "partitions": 4, "partitions_before": 1}
+    for count, before in ((4, 1), (4, 4), (2, 4), (1, 2)):
+        done = cli("migrate", "--partitions", count).json
+        assert (done["partitions"], done["partitions_before"]) == (count, before)
+        with core.database.connect() as connection:
+            assert partitions.count_partitions(connection) == count
+        assert cli("messages", "list", token, chat).out == page
+        assert cli("messages", "edit", token, chat, 1, "a").code == 0
+        page = cli("messages", "list", token, chat).out
+    assert cli("messages", "create", token, chat, "d", "--wait", "stored").json == {"number": 4}
+    assert cli("migrate", "--partitions", 257).code == 2
 
 
 def test_a_schema_that_admits_newer_programs_only_is_refused(

@@ -184,15 +184,15 @@ class PostgresServer(Server):
             check=True,
             capture_output=True,
         )
-        self._pooler = self.pooler() if POOLED else None
+        self._pooler = self.pooler(idle_seconds=2) if POOLED else None
 
-    def pooler(self) -> "PgBouncer":
+    def pooler(self, idle_seconds: int = 600) -> "PgBouncer":
         """A PgBouncer for this server; the caller starts and removes it."""
         from tests.support.pgbouncer import PgBouncer, pgbouncer_binary
 
         binary = pgbouncer_binary()
         assert binary, "PgBouncer is not installed"
-        return PgBouncer(binary, self.folder, self.user)
+        return PgBouncer(binary, self.folder, self.user, idle_seconds)
 
     def start(self) -> None:
         super().start()

@@ -25,8 +25,14 @@ class PgBouncer(Server):
     So a setting, a lock or a prepared statement of a session is missed at once, or left behind for others.
     """
 
-    def __init__(self, binary: Path, postgres_socket: Path, user: str | None) -> None:
-        """`user` is the system user, if another one than this process's."""
+    def __init__(
+        self, binary: Path, postgres_socket: Path, user: str | None, idle_seconds: int
+    ) -> None:
+        """`user` is the system user, if another one than this process's.
+
+        Connections to PostgreSQL that serve nobody for `idle_seconds` are closed, as those of a database
+        that no test uses any more.
+        """
         folder = scratch_folder("pgbouncer")
         (folder / "pgbouncer.ini").write_text(
             f"""
@@ -38,6 +44,7 @@ class PgBouncer(Server):
             auth_type = any
             pool_mode = transaction
             server_round_robin = 1
+            server_idle_timeout = {idle_seconds}
             default_pool_size = {SERVER_CONNECTIONS}
             max_client_conn = 1000
             query_wait_timeout = 3

@@ -28,6 +28,11 @@ for _module in iter_modules(postgres.__path__):
 @pytest.fixture(scope="module")
 def full(engines: Engines) -> Database:
     """A database with so many rows that the planner has a choice."""
+    return filled_database(engines)
+
+
+def filled_database(engines: Engines) -> Database:
+    """A new one like `full`."""
     database = Database(engines.fresh_database())
     with database.begin() as tx:
         tx.execute(
@@ -107,11 +112,19 @@ def scanned(plan: Sequence[str]) -> set[str]:
 @pytest.mark.parametrize("name", sorted(statements.HOT))
 def test_an_index_serves_each_hot_query(full: Database, name: str) -> None:
     """No hot query reads a big table from end to end."""
-    compiled = statements.HOT[name].compile(dialect=full.engine.dialect)
-    values = {key: VALUES.get(key, value) for key, value in compiled.params.items()}
-    with full.begin() as tx:
-        plan = tx.exec_driver_sql(f"EXPLAIN (COSTS OFF) {compiled}", values).scalars().all()
+    plan = explain(full, name)
     assert not scanned(plan), "\n".join(plan)
+
+
+def explain(database: Database, name: str, options: str = "COSTS OFF") -> Sequence[str]:
+    """The plan of a hot statement; what it does is rolled back."""
+    compiled = statements.HOT[name].compile(dialect=database.engine.dialect)
+    values = {key: VALUES.get(key, value) for key, value in compiled.params.items()}
+    with database.connect() as connection:
+        connection.exec_driver_sql("BEGIN")
+        plan = connection.exec_driver_sql(f"EXPLAIN ({options}) {compiled}", values).scalars().all()
+        connection.exec_driver_sql("ROLLBACK")
+    return plan
 
 
 def test_the_check_of_plans_reports_a_missing_index(full: Database) -> None:
