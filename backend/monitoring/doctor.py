@@ -23,6 +23,8 @@ from backend.monitoring.redis_checks import (
     check_scripts,
     check_shards,
 )
+from backend.monitoring.replication_checks import CHECK as REPLICATION
+from backend.monitoring.replication_checks import check_replication
 from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.monitoring.status import is_repaired
 from backend.settings import Settings
@@ -67,6 +69,8 @@ def run_checks(context: CheckContext) -> Iterator[CheckResult]:
     yield from postgres.results
     if postgres.reachable:
         yield from _check_postgres_settings(context)
+        retention = context.settings.parsed_log_retention.seconds
+        yield from run_check(REPLICATION, lambda: check_replication(context.database, retention))
         yield from run_check("rewinds", lambda: [_check_rewinds(context.database)])
         yield from run_check("search", lambda: check_search(context.database, context.index))
         yield from run_check("dead letters", lambda: check_dead_letters(context.database))
