@@ -52,7 +52,7 @@ def test_every_figure_is_well_while_everything_runs(open_page: OpenPage) -> None
     expect_summary(page, "All is well")
     expect(page).to_have_title("InstaChat: all is well")
     states = page.locator(".state").all_inner_texts()
-    assert states == ["✓ well"] * 11, page.locator("dl").all_inner_texts()
+    assert states == ["✓ well"] * 12, page.locator("dl").all_inner_texts()
 
 
 @pytest.mark.parametrize("engine", ["PostgreSQL", "Valkey"])
