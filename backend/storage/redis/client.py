@@ -117,11 +117,6 @@ class RedisClient:
         nodes = list(found.values())
         return nodes if nodes and isinstance(nodes[0], dict) else [found]
 
-    def server_time(self) -> tuple[int, int]:
-        """The time by Redis's clock: seconds since 1970, and microseconds. Raises EngineDown."""
-        seconds, micros = self._on_any_server("TIME")
-        return seconds, micros
-
     # -- the nodes of a cluster, for the clients of an event loop --------------------------------
 
     @property

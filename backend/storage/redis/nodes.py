@@ -80,14 +80,14 @@ class NodeCalls(RedisClient):
         if not self.is_cluster:
             with self.translate_errors():
                 replies = self._pipeline("", *commands)
-            return [_report(_Member("", "", ()), replies)]
+            return [_report(Member("", "", (), ("",), 0), replies)]
         with self.translate_errors():
             members = self._members(seconds)
         client: Any = self.redis
 
-        def ask(member: _Member) -> list[Any]:
-            host, _, port = member.name.rpartition(":")
-            node = client.get_node(host=host, port=int(port)) or ClusterNode(host, int(port))
+        def ask(member: Member) -> list[Any]:
+            known = (client.get_node(host=host, port=member.port) for host in member.hosts)
+            node = next(filter(None, known), None) or ClusterNode(member.hosts[-1], member.port)
             pipe = client.get_redis_connection(node).pipeline(transaction=False)
             for command in commands:
                 pipe.execute_command(*command)
@@ -137,50 +137,76 @@ class NodeCalls(RedisClient):
             except RedisClusterException:
                 return ""
 
-    def _members(self, seconds: float) -> "list[_Member]":
-        """All nodes, as the first node says that answers. Raises Redis's error if none does."""
+    def _members(self, seconds: float) -> "list[Member]":
+        """All nodes, as the node knows them that has heard of the latest change. Raises Redis's error."""
         assert isinstance(self.redis, RedisCluster)
         client: Any = self.redis
 
         def ask(node: ClusterNode) -> Any:
             return client.get_redis_connection(node).execute_command("CLUSTER NODES")
 
-        answers = _ask_each(ask, client.get_nodes(), seconds / 2)
-        for answer in answers:
-            if not isinstance(answer, Exception):
-                return _parse_members(answer)
-        raise next(iter(answers), redis.ConnectionError("no node is known"))
+        nodes = client.get_nodes()
+        answers = _ask_each(ask, nodes, seconds / 2)
+        views = [
+            (max(int(entry["epoch"]) for entry in answer.values()), node.host, answer)
+            for node, answer in zip(nodes, answers, strict=True)
+            if not isinstance(answer, Exception)
+        ]
+        if not views:
+            raise next(iter(answers), redis.ConnectionError("no node is known"))
+        _, host, latest = max(views, key=lambda view: view[0])
+        return parse_members(latest, host)
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
+    """A node, as another one names it."""
+
     name: str
     primary: str
     slots: Sequence[range]
+    hosts: Sequence[str]
+    """Its address and its host name, if it has one."""
+    port: int
 
 
-def _parse_members(found: Mapping[str, Mapping[str, Any]]) -> list[_Member]:
-    """The nodes in an answer to CLUSTER NODES, as the client library parses it; primaries first."""
-    names = {str(node["node_id"]): name for name, node in found.items()}
-    members = []
-    for name, node in found.items():
-        flags = set(str(node["flags"]).split(","))
-        if flags & _ABSENT_FLAGS:
-            continue
-        slots = [range(int(part[0]), int(part[-1]) + 1) for part in node["slots"]]
-        members.append(_Member(name, names.get(str(node["master_id"]), ""), slots))
-    return sorted(members, key=lambda member: (bool(member.primary), member.name))
+def parse_members(found: Mapping[str, Mapping[str, Any]], asked: str) -> list[Member]:
+    """The nodes in an answer to CLUSTER NODES, as the client library parses it; primaries first.
+
+    A node that no other one has met does not know its own address: that is the host that was `asked`.
+    """
+    names = {
+        str(node["node_id"]): address if address[0] != ":" else f"{asked}{address}"
+        for address, node in found.items()
+    }
+
+    def member(node: Mapping[str, Any]) -> Member:
+        name = names[str(node["node_id"])]
+        host, _, port = name.rpartition(":")
+        return Member(
+            name,
+            primary=names.get(str(node["master_id"]), ""),
+            slots=[range(int(part[0]), int(part[-1]) + 1) for part in node["slots"]],
+            hosts=tuple(filter(None, (host, node["hostname"]))),
+            port=int(port),
+        )
+
+    present = [
+        node for node in found.values() if not _ABSENT_FLAGS & set(str(node["flags"]).split(","))
+    ]
+    return sorted(map(member, present), key=lambda member: (bool(member.primary), member.name))
 
 
-def _report(member: _Member, answer: list[Any] | Exception) -> NodeReport:
+def _report(member: Member, answer: list[Any] | Exception) -> NodeReport:
+    identity = member.name, member.primary, member.slots
     if isinstance(answer, Exception):
-        return NodeReport(*member, _reason(answer), None, "", None, 0.0)
+        return NodeReport(*identity, _reason(answer), None, "", None, 0.0)
     info, now, *configuration = answer
     skew = 0.0
     if not isinstance(now, Exception):
         skew = now[0] + now[1] / 1e6 - time.time()
     settings: Any = next(iter(configuration), {})
     return NodeReport(
-        *member,
+        *identity,
         problem=None,
         info=None if isinstance(info, Exception) else info,
         refusal=str(info) if isinstance(info, Exception) else "",
