@@ -1,8 +1,12 @@
-"""The table of `make scale`, from a report of pytest."""
+"""The table of `make scale`, from a report of pytest, and its exit code."""
 
+import sys
 from pathlib import Path
 
-from tests.support.faults.scale_table import Outcome, markdown, read_runs, rows
+import pytest
+
+from tests.support.faults import scale
+from tests.support.faults.scale_table import Outcome, Run, markdown, read_runs, rows
 
 REPORT = """<testsuites><testsuite>
 <testcase name="test_hangs[1]"><properties><property name="row" value="Redis: hangs"/>
@@ -37,3 +41,20 @@ def test_a_row_has_all_runs_of_its_fault(tmp_path: Path) -> None:
         "| PostgreSQL: lags | 2 |  |  |  |  | **failed**: test_lag |",
         "| Redis: hangs | 2 | 2,000 | 0 | 8 | 4.2 s | kept |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(Outcome.PASSED, 0), (Outcome.SKIPPED, 0), (Outcome.FAILED, 4)]
+)
+def test_a_promise_that_is_not_kept_decides_the_exit_code(
+    outcome: Outcome, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The page gets its table only if every fault was run."""
+    page = tmp_path / "page.md"
+    page.write_text("<!-- faults: begin -->\n<!-- faults: end -->\n")
+    monkeypatch.setattr(scale, "run_marked", lambda _: [Run("Redis: hangs", "test", outcome)])
+    monkeypatch.setattr(scale, "run_pooled", lambda _: [])
+    for arguments, written in ((["-k", "hangs"], False), ([], True)):
+        monkeypatch.setattr(sys, "argv", ["scale", "--report", str(page), *arguments])
+        assert scale.main() == code
+        assert ("Redis: hangs" in page.read_text()) is written
