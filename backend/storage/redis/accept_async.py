@@ -8,11 +8,12 @@ from redis.exceptions import AskError, NoScriptError, ResponseError
 
 from backend.domain.errors import InstaChatError
 from backend.storage.redis.accept import AcceptCalls
-from backend.storage.redis.async_client import AsyncClient, pack_command
+from backend.storage.redis.async_client import AsyncClient, ReplyProtocol, pack_command
 from backend.storage.redis.client import text
 from backend.storage.redis.connection import NodeAddress
 from backend.storage.redis.errors import scripts_missing_error
 from backend.storage.redis.readiness import INFO_COMMAND
+from backend.storage.redis.replicas import ReplicaWait
 from backend.storage.redis.script_loader import SCRIPTS
 from backend.storage.redis.types import AcceptOutcome, AcceptResult, ShardBatch, ShardMoved
 
@@ -80,17 +81,25 @@ class AsyncAcceptClient(AsyncClient):
         log = self._log
         with log.translate_errors():
             connection = await self.connect()
-        wait = log.replica_wait
-        waiting = [pack_command(wait.command)] if wait else []
         with log.unconfirmed_on_lost_reply(), log.translate_errors():
-            replies = await self.exchange_all(connection, [*calls, *waiting])
-        if wait:
-            *replies, waited = replies
+            replies = await self.exchange_all(connection, calls)
+        if log.replica_wait and not all(isinstance(reply, Exception) for reply in replies):
+            waited = await self._wait_for_replicas(connection, log.replica_wait)
             replies = [
-                reply if isinstance(reply, Exception) else wait.confirmed(reply, waited)
+                reply if isinstance(reply, Exception) else log.replica_wait.confirmed(reply, waited)
                 for reply in replies
             ]
         return [self._meaning(reply) for reply in replies]
+
+    async def _wait_for_replicas(
+        self, connection: ReplyProtocol, wait: ReplicaWait
+    ) -> Sequence[Any]:
+        """The replies to `wait.commands`; none if they are lost."""
+        try:
+            with self._log.translate_errors():
+                return await self.exchange_all(connection, list(map(pack_command, wait.commands)))
+        except InstaChatError:
+            return ()
 
     def _meaning(self, reply: Any) -> Any:
         """The reply, or the error that it means; NOSCRIPT stays as it is."""

@@ -11,7 +11,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from backend.domain.errors import EngineDown, NodeDown
 from backend.domain.model import Parent
-from backend.storage.redis.cluster import ClusterCalls, Command, KeyedCall
+from backend.storage.redis.cluster import ClusterCalls, KeyedCall
 from backend.storage.redis.connection import NodeAddress, check_url, connect, is_cluster_url
 from backend.storage.redis.errors import (
     CommandRefused,
@@ -24,6 +24,7 @@ from backend.storage.redis.errors import (
     unconfirmed_on_lost_reply,
 )
 from backend.storage.redis.keys import counter_key, shard_key, shard_slot
+from backend.storage.redis.pipeline import Command, execute
 from backend.storage.redis.replicas import ReplicaWait
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
 from backend.storage.redis.types import StaleEpoch
@@ -184,14 +185,17 @@ class RedisClient:
             raise reply
         return reply
 
-    def _pipeline(self, key: str | bytes, *commands: Command) -> list[Any]:
-        """The replies to commands on one connection of the key's server; errors in their places."""
+    def _pipeline(
+        self, key: str | bytes, *commands: Command, then: Sequence[Command] = ()
+    ) -> list[Any]:
+        """The replies to commands on one connection of the key's server; errors in their places.
+
+        For `then` see `pipeline.execute`.
+        """
         if self.is_cluster:
-            return self._cluster.call(key, *commands)
-        pipe = self.redis.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)
-        return pipe.execute(raise_on_error=False)
+            return self._cluster.call(key, *commands, then=then)
+        assert isinstance(self.redis, redis.Redis)
+        return execute(self.redis, commands, then)
 
     def _call_fenced(
         self, script: str, shard: int, keys: Sequence[str], arguments: Sequence[str | int | bytes]
@@ -214,7 +218,7 @@ class RedisClient:
         call: Command = ("EVALSHA", SHAS[script], len(keys), *keys, *arguments)
         if not (durably and self.replica_wait):
             return self._execute_untranslated(keys[0], call)
-        replies, waited = self._pipeline(keys[0], call, self.replica_wait.command)
+        replies, *waited = self._pipeline(keys[0], call, then=self.replica_wait.commands)
         if isinstance(replies, Exception):
             raise replies
         return self.replica_wait.confirmed(replies, waited)

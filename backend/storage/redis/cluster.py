@@ -33,6 +33,7 @@ from redis.exceptions import (
 
 from backend.storage.redis.connection import NodeAddress
 from backend.storage.redis.errors import NodeAway
+from backend.storage.redis.pipeline import Command, execute
 
 MAX_REDIRECTIONS = 5
 TRY_AGAIN_DELAY_SECONDS = (
@@ -43,7 +44,6 @@ PROBE_INTERVAL_SECONDS = 0.5  # between two probes of a node that does not answe
 REFRESH_INTERVAL_SECONDS = 0.2  # between two readings of the slots
 MAX_PARALLEL_NODES = 16
 Key = str | bytes
-Command = tuple[str | int | bytes, ...]
 logger = logging.getLogger(__name__)
 
 
@@ -92,14 +92,15 @@ class ClusterCalls:
         """The nodes that serve slots."""
         return {NodeAddress(node.host, node.port) for node in self._client.get_primaries()}
 
-    def call(self, key: Key, *commands: Command) -> list[Any]:
+    def call(self, key: Key, *commands: Command, then: Sequence[Command] = ()) -> list[Any]:
         """The replies of a KeyedCall; Redis's error takes the place of a reply.
 
+        `then` are commands that are sent on the same connection after these replies, unless they are errors.
         Follows redirections. Raises the last one after some, and ConnectionError or TimeoutError without a
         reply, of which NodeAway says that nothing was sent.
         """
         node = self._node(key)
-        return self._follow(key, commands, node, self._exchange(node, commands))
+        return self._follow(key, commands, node, self._exchange(node, commands, then), then)
 
     def call_each(self, calls: Sequence[KeyedCall]) -> list[list[Any] | Exception]:
         """As `call`, for many keys: one pipeline a node, all nodes at once.
@@ -189,17 +190,18 @@ class ClusterCalls:
             return self._others.setdefault(node.name, node)
 
     def _exchange(
-        self, node: ClusterNode, commands: Sequence[Command], *, asking: bool = False
+        self,
+        node: ClusterNode,
+        commands: Sequence[Command],
+        then: Sequence[Command] = (),
+        *,
+        asking: bool = False,
     ) -> list[Any]:
         """The node's replies, or its errors in their places."""
         self._probe_if_away(node)
-        pipe = self._client.get_redis_connection(node).pipeline(transaction=False)
-        if asking:
-            pipe.execute_command("ASKING")
-        for command in commands:
-            pipe.execute_command(*command)
+        server = self._client.get_redis_connection(node)
         try:
-            replies = pipe.execute(raise_on_error=False)
+            replies = execute(server, [("ASKING",), *commands] if asking else commands, then)
         except (redis.ConnectionError, redis.TimeoutError):
             with self._lock:
                 self._probe_at[node.name] = 0.0  # by the next call
@@ -208,7 +210,12 @@ class ClusterCalls:
         return replies[1:] if asking else replies
 
     def _follow(
-        self, key: Key, commands: Sequence[Command], node: ClusterNode, replies: list[Any]
+        self,
+        key: Key,
+        commands: Sequence[Command],
+        node: ClusterNode,
+        replies: list[Any],
+        then: Sequence[Command] = (),
     ) -> list[Any]:
         """The replies, from another node if the first reply of `node` is a redirection."""
         asking = False
@@ -228,7 +235,7 @@ class ClusterCalls:
                 if isinstance(first, ClusterDownError):
                     self.refresh_soon()
                 return replies
-            replies = self._exchange(node, commands, asking=asking)
+            replies = self._exchange(node, commands, then, asking=asking)
         raise replies[0]
 
     # -- nodes that do not answer ------------------------------------------------------------------

@@ -1,15 +1,21 @@
 """Waiting until replicas have what was accepted on disk.
 
-WAITAOF waits for the writes of its own connection, so it follows the accept script on the same connection.
+WAITAOF waits for the writes of its own connection, so it is sent on the connection of the accept script,
+after the script's reply. If a replica receives the primary's question together with the writes, it answers
+before it has synced them; by itself it reports what it has synced once a second only. For the same reason
+the question is repeated after a tenth of a second.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from backend.domain.errors import EngineDown, Unconfirmed
+from backend.storage.redis.pipeline import Command
 from backend.storage.versions import parse_version
 
 MIN_WAITAOF_VERSION = (7, 2)  # of Redis; each Valkey says that it is a Redis 7.2
+ASK_INTERVAL_SECONDS = 0.1
 
 
 class ReplicaWait(NamedTuple):
@@ -19,17 +25,19 @@ class ReplicaWait(NamedTuple):
     timeout_seconds: float
 
     @property
-    def command(self) -> tuple[str, int, int, int]:
-        """WAITAOF, which waits for the primary's own disk, too."""
-        return "WAITAOF", 1, self.replicas, int(self.timeout_seconds * 1000)
+    def commands(self) -> list[Command]:
+        """WAITAOF, which waits for the primary's own disk, too; once for each time that it asks."""
+        times = math.ceil(self.timeout_seconds / ASK_INTERVAL_SECONDS)
+        return [("WAITAOF", 1, self.replicas, int(ASK_INTERVAL_SECONDS * 1000))] * times
 
-    def confirmed(self, replies: Sequence[Any], waited: Any) -> Sequence[Any]:
+    def confirmed(self, replies: Sequence[Any], waited: Sequence[Any]) -> Sequence[Any]:
         """The accept script's reply to each shard; Unconfirmed if it accepted and too few replicas have it.
 
-        `waited` is the reply to WAITAOF.
+        `waited` are the replies to `commands`.
         """
-        if not isinstance(waited, Exception) and waited[0] >= 1 and waited[1] >= self.replicas:
-            return replies
+        for reply in waited:
+            if not isinstance(reply, Exception) and reply[0] >= 1 and reply[1] >= self.replicas:
+                return replies
         return [self._unconfirmed_if_accepted(reply) for reply in replies]
 
     def _unconfirmed_if_accepted(self, reply: Any) -> Any:

@@ -4,7 +4,7 @@ import asyncio
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -18,6 +18,7 @@ from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Durability
 from backend.storage.redis.accept_async import AsyncAcceptClient
+from backend.storage.redis.async_client import ReplyProtocol
 from backend.storage.redis.log import Log
 from backend.storage.redis.notifications import Change, Subscription
 from backend.storage.redis.types import ShardBatch
@@ -120,15 +121,27 @@ def test_an_answer_waits_until_durable_replicas_have_synced_to_disk(
 
 
 def test_on_an_event_loop_an_answer_waits_for_replicas_too(
-    engines: Engines, own_redis: RedisServer, replica: RedisServer
+    engines: Engines,
+    own_redis: RedisServer,
+    replica: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The wait is sent with the script, on the same connection."""
+    """On the connection of the script, and after its reply: otherwise the replica replies a second later."""
     settings = engines.settings().model_copy(
         update={"redis_url": own_redis.url, "durable_replicas": 1}
     )
 
+    sent: list[list[bool]] = []
+
     async def accept(acceptor: Acceptor, log: Log) -> object:
         client = AsyncAcceptClient(log)
+        exchange_all = client.exchange_all
+
+        async def recording(replies: ReplyProtocol, calls: Sequence[bytes]) -> list[object]:
+            sent.append([b"WAITAOF" in call for call in calls])
+            return await exchange_all(replies, calls)
+
+        monkeypatch.setattr(client, "exchange_all", recording)
         try:
             (answer,) = await acceptor.try_accept_async([AcceptRequest.chats(token)], client)
         finally:
@@ -139,6 +152,8 @@ def test_on_an_event_loop_an_answer_waits_for_replicas_too(
         token = backend.catalog.applications.create("x").token
         backend.acceptor.accept(AcceptRequest.chats(token))  # its counter is verified then
         assert isinstance(asyncio.run(accept(backend.acceptor, backend.log)), Accepted)
+        *_, script, waits = sent
+        assert (set(script), set(waits)) == ({False}, {True})
         replica.stop()
         backend.log.redis.config_set("repl-timeout", 1)
         unconfirmed = asyncio.run(accept(backend.acceptor, backend.log))
