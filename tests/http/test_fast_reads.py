@@ -25,6 +25,7 @@ from tests.http.test_connection import connect_raw, request
 from tests.support.engines import RedisServer
 from tests.support.faults.shortcuts import rejecting_texts
 from tests.support.http_server import ApplicationClient, HttpResponse, HttpServer, running_server
+from tests.support.pgbouncer import need_sessions
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 TEXTS = ["plain", 'quotes " and \\', "\x01\x1f\x7f\n\t", "ünïcode \U0001f600 \u2028", "a" * 10_000]
@@ -131,6 +132,7 @@ def test_the_fast_path_and_the_route_answer_alike(chat: Chat, path: str) -> None
 )
 def test_plain_reads_take_the_fast_path(chat: Chat, path: str, statement: GroupedRead) -> None:
     """The comparison above would also hold if the ordinary route answered all of them."""
+    need_sessions()
     database = Database(str(chat.server.settings.database_url))
     executed = sqlalchemy.text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE :query"

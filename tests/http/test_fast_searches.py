@@ -31,6 +31,7 @@ from tests.support.elasticsearch.gate import SearchGate
 from tests.support.elasticsearch.requests import publisher
 from tests.support.engines import PostgresServer, RedisServer, valkey_binary
 from tests.support.http_server import HttpResponse, exchange, running_server
+from tests.support.pgbouncer import need_sessions
 from tests.support.waiting import PATIENCE_SECONDS, promised, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("elasticsearch")]
@@ -109,6 +110,7 @@ def takes_fast_path(chat: Chat, gate: SearchGate, path: str, port: int | None = 
 
     The first read of a server opens the connections.
     """
+    need_sessions()
     executed = sqlalchemy.text(
         "SELECT max(query_start) FROM pg_stat_activity"
         " WHERE datname = current_database() AND query LIKE :query"

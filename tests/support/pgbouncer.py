@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 import psycopg2
+import pytest
 
-from tests.support.engines import Server, scratch_folder
+from tests.support.engines import POOLED, Server, scratch_folder
 
 PORT = 6432  # names the socket; nothing listens on TCP
 SERVER_CONNECTIONS = 24  # fewer than the clients, so that they share them
@@ -66,6 +67,12 @@ class PgBouncer(Server):
         except psycopg2.OperationalError:
             return False
         return True
+
+
+def need_sessions() -> None:
+    """Skip a test that inspects, sets or ends sessions of PostgreSQL if a pooler is in front of it."""
+    if POOLED:
+        pytest.skip("behind PgBouncer a client has no session of its own")
 
 
 def left_behind(url: str) -> list[str]:

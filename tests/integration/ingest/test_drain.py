@@ -24,6 +24,7 @@ from backend.storage.redis.types import Creation
 from backend.worker.queue import QUEUE_KEY, JobHandlers
 from tests.conftest import Engines
 from tests.support.faults.shortcuts import send
+from tests.support.pgbouncer import need_sessions
 from tests.support.redis_copy import bring_back, copy_redis
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -323,6 +324,7 @@ def _outcome(drainer: Drainer, shard: int) -> BaseException | None:
 
 def test_a_lock_time_out_makes_no_dead_letter(backend: Backend, chat: str) -> None:
     """It rolls the drain's transaction back, and the next drain stores the message."""
+    need_sessions()
     send(backend, chat, "a")
     with backend.database.begin() as tx:
         tx.execute(text("LOCK TABLE message IN EXCLUSIVE MODE"))

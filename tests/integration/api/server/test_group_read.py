@@ -23,6 +23,7 @@ from backend.storage.postgres.async_connection import AsyncConnection, Rows
 from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues
 from backend.storage.redis.counters import Issued
 from backend.storage.redis.counters_async import make_async_counter_client
+from tests.support.pgbouncer import need_sessions
 from tests.support.waiting import PATIENCE_SECONDS
 
 MESSAGES = 20
@@ -67,6 +68,7 @@ class RecordedRead:
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The statements that asynchronous connections have executed since they were opened."""
+    need_sessions()
     executed: list[str] = []
     execute = AsyncConnection.execute
 
@@ -409,6 +411,7 @@ def test_a_connection_that_closed_while_idle_is_not_used(run: Run, chat: Parent)
 
 def end_grouped_connections(backend: Backend) -> None:
     """Terminate the connections that execute grouped reads."""
+    need_sessions()
     with backend.database.connect() as connection:
         connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"

@@ -30,6 +30,7 @@ from tests.support.elasticsearch.requests import (
     request_elasticsearch,
     store_messages,
 )
+from tests.support.pgbouncer import need_sessions
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 PLACES: list[Place] = ["request", "answer"]
@@ -116,6 +117,7 @@ def fruit(core: Backend) -> str:
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the grouped statements that were executed."""
+    need_sessions()
     executed: list[str] = []
     execute = AsyncConnection.execute
 
@@ -389,6 +391,7 @@ def test_a_postgresql_that_goes_away_during_a_search_leaves_it_to_the_route(
     core: Backend, searches: GroupedSearches, gate: SearchGate, fruit: str
 ) -> None:
     """Which answers, or says 503. Later searches are answered again."""
+    need_sessions()
     with gate.holding("answer"):
         found = searches.submit(fruit, "apple")
         gate.wait_held()

@@ -12,6 +12,7 @@ from backend.storage.postgres.async_connection import AsyncConnection, Rows
 from backend.storage.postgres.database import Database
 from tests.conftest import Engines
 from tests.support.engines import free_port
+from tests.support.pgbouncer import need_sessions
 from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -55,6 +56,7 @@ def test_statements_are_executed_one_after_the_other(engines: Engines, run: Run)
 
 def test_a_lost_connection_is_closed_and_its_statement_fails(engines: Engines, run: Run) -> None:
     """While a statement is executed, and while it is idle."""
+    need_sessions()
 
     async def scenario() -> None:
         database = Database(engines.bare_database())
