@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("redis cluster")]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
     """Masters without replicas: what one has is away with it."""
-    cluster = RedisCluster(valkey_binary(), replicas=0)
+    # The time-out decides how soon a node that is back is part of the cluster; none can take over.
+    cluster = RedisCluster(valkey_binary(), "--cluster-node-timeout", "1000", replicas=0)
     try:
         cluster.start()
         yield cluster
@@ -73,14 +74,13 @@ def stored(backend: Backend, tokens: dict[int, str]) -> set[int]:
 
 
 @pytest.mark.scale("Redis Cluster: a master is killed")
-@pytest.mark.parametrize("fault", ["kill", "suspend"])
 def test_a_dead_node_keeps_no_other_shard_from_being_stored(
-    backend: Backend, tokens: dict[int, str], cluster: RedisCluster, fault: str
+    backend: Backend, tokens: dict[int, str], cluster: RedisCluster
 ) -> None:
     """Its own shards are stored once it is back; counts are synced likewise."""
     dead = node_of(cluster, min(tokens))
     lost = {shard for shard in tokens if node_of(cluster, shard) is dead}
-    getattr(dead, fault)()
+    dead.suspend()  # so that each call of it takes the longest time
     with pytest.raises(NodeDown):
         backend.drainer.drain_all()
     assert stored(backend, tokens) == tokens.keys() - lost

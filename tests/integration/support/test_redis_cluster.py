@@ -1,22 +1,19 @@
-"""The cluster that other tests use: on both servers, it fails over, heals, and moves slots."""
+"""The cluster that other tests use: it fails over, heals, and moves slots."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import skip_absent
-from tests.support.engines import redis_binary, valkey_binary
+from tests.support.engines import redis_binary
 from tests.support.redis_cluster import RedisCluster
 from tests.support.waiting import wait_until
 
-BINARIES = {"valkey": valkey_binary, "redis": redis_binary}
 
-
-@pytest.fixture(params=BINARIES)
-def cluster(request: pytest.FixtureRequest) -> Iterator[RedisCluster]:
-    """A cluster of either server."""
-    binary: Path | None = BINARIES[request.param]()
+@pytest.fixture
+def cluster() -> Iterator[RedisCluster]:
+    """A cluster of Redis 7: many other tests use one of Valkey."""
+    binary = redis_binary()
     if binary is None:
         skip_absent("Redis 7")
     assert binary
