@@ -27,6 +27,8 @@ from tests.support.http_server import running_server
 from tests.support.redis_cluster import ClusterNode, RedisCluster
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.xdist_group("redis checks")  # they share a cluster
+
 
 @pytest.fixture
 def core(engines: Engines, redis_cluster: RedisCluster) -> Iterator[Backend]:
@@ -144,6 +146,7 @@ def test_a_node_that_is_short_of_memory_is_named_and_its_shards_refuse(
 
 
 @pytest.mark.faults
+@pytest.mark.scale("Redis Cluster: a master and its replica are killed")
 def test_shards_without_a_node_are_named_with_their_share_of_applications(
     core: Backend, redis_cluster: RedisCluster
 ) -> None:
@@ -186,6 +189,7 @@ def test_shards_without_a_node_are_named_with_their_share_of_applications(
 
 
 @pytest.mark.faults
+@pytest.mark.scale("Redis Cluster: a master hangs")
 def test_a_server_stays_ready_while_a_node_hangs(
     engines: Engines, redis_cluster: RedisCluster, tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_hosts_that_refuse_connections_cost_no_search(
         client.close()
 
 
+@pytest.mark.scale("Elasticsearch: a node hangs")
 def test_a_host_that_hangs_costs_no_search_and_delays_one_at_a_time(
     index: tuple[ElasticsearchIndex, str], elasticsearch: Elasticsearch
 ) -> None:
