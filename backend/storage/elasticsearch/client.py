@@ -112,6 +112,12 @@ class ElasticsearchClient:
             if status in (401, 403, 502, 504):
                 reason = f"it answers {status} {error.error or ''}".rstrip()
                 raise self._engine_down(reason) from None
+            if status == 404 and "search_context_missing_exception" in str(error.body):
+                raise Unavailable(
+                    f"Elasticsearch at {redact(self.url)} has lost the state that a comparison reads,"
+                    " with a node",
+                    "run the command again",
+                ) from None
             if status in (429, 503):
                 raise Unavailable(
                     f"Elasticsearch at {redact(self.url)} is busy or incomplete ({status})",

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
 
@@ -166,6 +167,26 @@ def test_a_write_whose_answer_is_lost_is_repeated_and_stores_each_version_once(
     states = direct.read_states(name, [(1, number) for number in range(1, written + 1)])
     assert [state.version for state in states.values()] == [1] + [3] * (written - 1)
     assert direct.candidates(name, 1, "word", 0, 1_000) == list(range(1, written + 1))
+
+
+def test_a_comparison_whose_state_is_lost_with_a_node_can_be_run_again(
+    index: tuple[ElasticsearchIndex, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so. Ending it is no error, either."""
+    client, name = index
+    library, opened = client.client, []
+
+    def open_point_in_time(**options: Any) -> Any:
+        opened.append(original(**options))
+        return opened[-1]
+
+    original = library.open_point_in_time
+    monkeypatch.setattr(library, "open_point_in_time", open_point_in_time)
+    with client.point_in_time(name) as read:
+        assert [state[:2] for state in read((0, 0), None, 10)[0]] == [(1, 1)]
+        library.close_point_in_time(id=opened[0]["id"])
+        with pytest.raises(Unavailable, match="has lost the state"):
+            read((0, 0), None, 10)
 
 
 def test_no_host_answers() -> None:
