@@ -6,6 +6,7 @@ that are killed and masters that hang, three times each.
 
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -65,11 +66,11 @@ def cluster_load(
         yield ClusterLoad(cluster, load, seed)
 
 
-def audit_load(load: Load, record: Record) -> None:
+def audit_load(load: Load, record: Record, outage_seconds: float | None = None) -> None:
     """End the load: nothing was lost, repeated or changed, and the stores agree."""
     with load.ended() as backend:
         result = load.compare(backend)
-        record_load(record, load, result)
+        record_load(record, load, result, outage_seconds)
         assert result.faults == {}
         assert result.answered > ANSWERS
         assert list(backend.dead_letters.all()) == []
@@ -100,14 +101,17 @@ def test_a_master_that_fails_loses_no_answered_message(
     """Its replica has on its disk what was answered. Nothing is stored meanwhile, so all of it counts."""
     settings = engines.on_cluster(redis_cluster, durable_replicas=1)
     with cluster_load(settings, redis_cluster, tmp_path, seed, works=False) as running:
+        outages = []
         for _ in range(ROUNDS):
             node, slots = running.choose()
             FAULTS[fault](node)
+            since = time.monotonic()
             running.load.wait_for_answers(ANSWERS // 10)  # of the other nodes
             wait_until(partial(redis_cluster.serves, slots))
+            outages.append(time.monotonic() - since)
             redis_cluster.heal()  # the node becomes a replica, without which nothing is answered
             running.load.wait_for_every_application()
-        audit_load(running.load, record_property)
+        audit_load(running.load, record_property, max(outages))
 
 
 @pytest.mark.scale("Redis Cluster: slots move (CLUSTER MIGRATESLOTS)")

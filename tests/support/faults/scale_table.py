@@ -19,7 +19,7 @@ ROW: Final = "row"  # the property that has a row's name
 ANSWERED: Final = "answered"
 DIFFERENCES: Final = "differences"
 REFUSED: Final = "refused"
-LONGEST_WAIT: Final = "longest wait"
+LONGEST_OUTAGE: Final = "longest outage"
 
 Record = Callable[[str, object], None]
 """pytest's fixture `record_property`."""
@@ -31,11 +31,16 @@ def record_audit(record: Record, result: Audit) -> None:
     record(DIFFERENCES, sum(map(len, result.faults.values())))
 
 
-def record_load(record: Record, load: Load, result: Audit) -> None:
-    """Record what became of a load that has ended, and the audit of it."""
+def record_load(
+    record: Record, load: Load, result: Audit, outage_seconds: float | None = None
+) -> None:
+    """Record what became of a load that has ended, and the audit of it.
+
+    Its longest outage is the longest time for which an application had no answer, unless it is given.
+    """
     record_audit(record, result)
     record(REFUSED, load.refusals.total())
-    record(LONGEST_WAIT, load.longest_wait_seconds)
+    record(LONGEST_OUTAGE, load.longest_wait_seconds if outage_seconds is None else outage_seconds)
 
 
 class Outcome(StrEnum):
@@ -124,7 +129,7 @@ def markdown(found: Sequence[Row]) -> str:
     lines = [
         (
             "| fault | runs | messages answered | of these lost, repeated or changed | requests refused"
-            " | longest wait of an application | verdict |"
+            " | longest outage | verdict |"
         ),
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
@@ -133,7 +138,7 @@ def markdown(found: Sequence[Row]) -> str:
             row.name,
             f"{sum(run.outcome is not Outcome.SKIPPED for run in row.runs)}",
             *(_cell(row.total(figure)) for figure in (ANSWERED, DIFFERENCES, REFUSED)),
-            _cell(row.highest(LONGEST_WAIT), " s", digits=1),
+            _cell(row.highest(LONGEST_OUTAGE), " s", digits=1),
             row.verdict,
         )
         lines.append(f"| {' | '.join(cells)} |")

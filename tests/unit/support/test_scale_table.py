@@ -11,10 +11,10 @@ from tests.support.faults.scale_table import Outcome, Run, markdown, read_runs, 
 REPORT = """<testsuites><testsuite>
 <testcase name="test_hangs[1]"><properties><property name="row" value="Redis: hangs"/>
 <property name="answered" value="1200"/><property name="differences" value="0"/>
-<property name="refused" value="7"/><property name="longest wait" value="4.21"/></properties></testcase>
+<property name="refused" value="7"/><property name="longest outage" value="4.21"/></properties></testcase>
 <testcase name="test_hangs[2]"><properties><property name="row" value="Redis: hangs"/>
 <property name="answered" value="800"/><property name="differences" value="0"/>
-<property name="refused" value="1"/><property name="longest wait" value="3.5"/></properties></testcase>
+<property name="refused" value="1"/><property name="longest outage" value="3.5"/></properties></testcase>
 <testcase name="test_lag"><properties><property name="row" value="PostgreSQL: lags"/></properties>
 <failure message="3 lost"/></testcase>
 <testcase name="test_old"><properties><property name="row" value="PostgreSQL: lags"/></properties></testcase>
@@ -25,7 +25,7 @@ REPORT = """<testsuites><testsuite>
 
 
 def test_a_row_has_all_runs_of_its_fault(tmp_path: Path) -> None:
-    """Figures are added, but the longest wait is the longest one. A failure decides the verdict."""
+    """Figures are added, but the longest outage is the longest one. A failure decides the verdict."""
     report = tmp_path / "report.xml"
     report.write_text(REPORT)
     found = rows(read_runs(report, "PgBouncer"))
