@@ -47,12 +47,13 @@ def check_nodes(log: Log) -> RedisNodes:
     except InstaChatError as error:
         return RedisNodes([error_result("Redis", error)], [])
     nodes = RedisNodes([], reports)
-    nodes.results.extend(_check_versions(log, nodes.answering))
+    nodes.results.extend(_check_versions(log, nodes))
     nodes.results.extend(_check_silent_nodes(nodes))
     return nodes
 
 
-def _check_versions(log: Log, answering: Sequence[NodeReport]) -> Iterator[CheckResult]:
+def _check_versions(log: Log, redis: RedisNodes) -> Iterator[CheckResult]:
+    answering, total = redis.answering, len(redis.reports)
     refusing = [report for report in answering if report.info is None]
     if refusing:
         yield CheckResult(
@@ -64,7 +65,7 @@ def _check_versions(log: Log, answering: Sequence[NodeReport]) -> Iterator[Check
         )
     found = Counter(_product(report) for report in answering if report.info is not None)
     for product, count in found.items():
-        nodes = "" if len(answering) == 1 else f", {count} of {len(answering)} nodes"
+        nodes = "" if total == 1 else f", {count} of {total} nodes"
         yield ok_result("Redis", f"{product} answers{nodes}")
     old = [report for report in answering if report.info and _version(report) < MIN_REDIS_VERSION]
     if old:

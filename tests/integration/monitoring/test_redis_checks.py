@@ -165,6 +165,7 @@ def test_shards_without_a_node_are_named_with_their_share_of_applications(
     assert found.unreachable
     assert said in found.message
     assert f"127.0.0.1:{node.port}" in found.message
+    assert results["Redis"][0].message.endswith("answers, 4 of 6 nodes")
     ((severity, message),) = ((f.severity, f.message) for f in results["Redis's nodes"])
     assert (severity, f"127.0.0.1:{replica.port}" in message) == (Severity.WARNING, True)
     assert [f.severity for f in results["installation"]] == [Severity.OK]
