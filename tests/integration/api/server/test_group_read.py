@@ -364,6 +364,7 @@ def test_a_connection_that_has_lost_its_statements_is_replaced(
     run: Run, chat: Parent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As behind a connection pooler. The log has no value of the statement."""
+    need_sessions()
     monkeypatch.setattr(group_read, "RECONNECT_DELAY_SECONDS", 0)
 
     async def scenario(group: GroupRead) -> None:
@@ -385,6 +386,7 @@ def test_after_an_error_connections_are_opened_later(
     run: Run, chat: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A permanent one must not make each read open connections."""
+    need_sessions()
     monkeypatch.setattr(group_read, "RECONNECT_DELAY_SECONDS", PATIENCE_SECONDS)
     failing = GroupedRead("grouped_unknown", ("tokens",), "SELECT 1")
 
@@ -443,6 +445,7 @@ def test_reads_of_a_hanging_postgresql_time_out(
 
 def test_a_server_process_gives_up_after_its_reader(run: Run) -> None:
     """Otherwise those whose connections were given up would add up while a table is locked."""
+    need_sessions()
 
     async def scenario(group: GroupRead) -> None:
         shown: asyncio.Future[object] = asyncio.get_running_loop().create_future()
