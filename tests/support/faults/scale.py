@@ -1,7 +1,8 @@
 """The long forms of the faults on several machines: real clusters, under load, with five seeds each.
 
-    make scale                          # all, in about half an hour; writes docs/scale.md
-    make scale ARGS='-k standby'        # arguments of pytest; writes nothing
+    make scale                              # all, in about half an hour; writes docs/scale.md
+    make scale ARGS='--only PostgreSQL'     # the rows that have this in their name; the others stay
+    make scale ARGS='-k standby -x'         # arguments of pytest; writes nothing
 
 Prints a table with a row for each fault. Exits with 4 if a promise was not kept, and with 1 if tests could
 not be run. A row whose engine this machine lacks says so.
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from instachat_cli.bench.harness.machine import machine
-from tests.support.faults.scale_table import MARK, Outcome, Run, markdown, read_runs, rows
+from tests.support.faults.scale_plugin import ONLY_VARIABLE
+from tests.support.faults.scale_table import MARK, Outcome, Run, is_named, markdown, read_runs, rows
 from tests.support.pgbouncer import pgbouncer_binary
-from tools.markdown_section import replace_section
+from tools.markdown_section import read_section, replace_section
 
 SECTION: Final = "faults"
 FAILED_EXIT_CODE: Final = 4
@@ -43,14 +45,16 @@ POOLED_TESTS: Final = (
 )
 
 
-def run_marked(arguments: Sequence[str]) -> list[Run]:
-    """Run the tests that have the mark."""
+def run_marked(only: str, arguments: Sequence[str]) -> list[Run]:
+    """Run the tests that have the mark, of rows that have `only` in their name."""
     plugin = ("-p", "tests.support.faults.scale_plugin")
-    return _run([*plugin, "-m", MARK, "tests", *arguments], LONG_FORMS)
+    return _run([*plugin, "-m", MARK, "tests", *arguments], LONG_FORMS | {ONLY_VARIABLE: only})
 
 
-def run_pooled(arguments: Sequence[str]) -> list[Run]:
+def run_pooled(only: str, arguments: Sequence[str]) -> list[Run]:
     """Run tests that kill processes once more, with a PgBouncer in front of each PostgreSQL."""
+    if not is_named(POOLED_ROW, only):
+        return []
     if pgbouncer_binary() is None:
         return [Run(POOLED_ROW, "", Outcome.SKIPPED, reason="PgBouncer is not installed")]
     pooled = {"INSTACHAT_TESTS_PGBOUNCER": "1"}
@@ -70,20 +74,18 @@ def _run(arguments: Sequence[str], environment: dict[str, str], row: str = "") -
 
 
 def main() -> int:
-    """Run the faults, print the table, and write it if all of them were run."""
+    """Run the faults, print the table, and write it."""
     parser = argparse.ArgumentParser(prog="make scale")
     parser.add_argument("--report", type=Path, help="the page that has the table")
+    parser.add_argument("--only", default="", help="run the rows that have this in their name")
     options, arguments = parser.parse_known_args()
-    found = rows([*run_marked(arguments), *run_pooled(arguments)])
-    table = markdown(found)
-    sys.stdout.write(f"{table}\n")
+    runs = [*run_marked(options.only, arguments), *run_pooled(options.only, arguments)]
+    found = rows(runs)
+    source = f"{datetime.now(UTC):%Y-%m-%d}, {machine()['InstaChat']}"
+    sys.stdout.write(f"{markdown(found, source)}\n")
     if options.report and not arguments:
-        facts = machine()
-        measured = (
-            f"Measured on {datetime.now(UTC):%Y-%m-%d} with {facts['InstaChat']}:"
-            f" {facts['processor']}, {facts['memory']}, {facts['system']}."
-        )
-        replace_section(options.report, SECTION, f"{table}\n\n{measured}")
+        earlier = read_section(options.report, SECTION)
+        replace_section(options.report, SECTION, markdown(found, source, earlier))
     return FAILED_EXIT_CODE if any(row.outcome is Outcome.FAILED for row in found) else 0
 
 

@@ -21,6 +21,14 @@ DIFFERENCES: Final = "differences"
 REFUSED: Final = "refused"
 LONGEST_OUTAGE: Final = "longest outage"
 
+_HEAD: Final = (
+    (
+        "| fault | runs | messages answered | of these lost, repeated or changed | requests refused"
+        " | longest outage | verdict | run |"
+    ),
+    "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+)
+
 Record = Callable[[str, object], None]
 """pytest's fixture `record_property`."""
 
@@ -116,6 +124,11 @@ class Row:
         return [run.figures[figure] for run in self.runs if figure in run.figures]
 
 
+def is_named(row: str, part: str) -> bool:
+    """Whether a row has this in its name, in upper or lower case."""
+    return part.lower() in row.lower()
+
+
 def rows(runs: Iterable[Run]) -> list[Row]:
     """The rows, in the order of their names, which begin with the engine."""
     by_name: dict[str, list[Run]] = {}
@@ -124,25 +137,25 @@ def rows(runs: Iterable[Run]) -> list[Row]:
     return [Row(name, by_name[name]) for name in sorted(by_name)]
 
 
-def markdown(found: Sequence[Row]) -> str:
-    """The table."""
-    lines = [
-        (
-            "| fault | runs | messages answered | of these lost, repeated or changed | requests refused"
-            " | longest outage | verdict |"
-        ),
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
+def markdown(found: Sequence[Row], source: str, earlier: str = "") -> str:
+    """The table. `source` says when and with what these rows were run.
+
+    `earlier` is a table of earlier runs: rows that were not run now stay as they are there.
+    """
+    lines = {line.split("|")[1].strip(): line for line in earlier.splitlines()[2:] if "|" in line}
     for row in found:
+        if row.outcome is Outcome.SKIPPED and row.name in lines:
+            continue
         cells = (
             row.name,
             f"{sum(run.outcome is not Outcome.SKIPPED for run in row.runs)}",
             *(_cell(row.total(figure)) for figure in (ANSWERED, DIFFERENCES, REFUSED)),
             _cell(row.highest(LONGEST_OUTAGE), " s", digits=1),
             row.verdict,
+            source,
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines[row.name] = f"| {' | '.join(cells)} |"
+    return "\n".join([*_HEAD, *(lines[name] for name in sorted(lines))])
 
 
 def _cell(value: float | None, unit: str = "", digits: int = 0) -> str:

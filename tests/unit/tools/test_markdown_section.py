@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.markdown_section import replace_section
+from tools.markdown_section import read_section, replace_section
 
 PAGE = "# A\n<!-- x: begin -->\nold\n<!-- x: end -->\nrest\n"
 
@@ -15,6 +15,7 @@ def test_only_the_section_is_replaced(tmp_path: Path) -> None:
     page.write_text(PAGE)
     for text in ("new", "newer"):
         replace_section(page, "x", text)
+        assert read_section(page, "x") == text
     assert page.read_text() == "# A\n<!-- x: begin -->\n\nnewer\n\n<!-- x: end -->\nrest\n"
 
 
