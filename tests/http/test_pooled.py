@@ -9,8 +9,6 @@ from tests.http.conftest import running_worker
 from tests.support.http_server import ApplicationClient, running_server
 from tests.support.pgbouncer import left_behind
 
-pytestmark = pytest.mark.xdist_group("http")
-
 
 @pytest.mark.scale("PgBouncer in transaction mode: nothing of a session remains")
 def test_a_server_and_a_worker_leave_nothing_in_the_poolers_connections(
