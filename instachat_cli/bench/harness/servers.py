@@ -22,6 +22,7 @@ from instachat_cli.bench.harness.processes import (
 )
 
 CONNECTIONS = 64
+MAX_WRK_SECONDS = 60
 POLL_SECONDS = 0.05
 GATEWAY = Path(__file__).parent / "gateway"
 READER = Path(__file__).parent / "reader"
@@ -68,7 +69,10 @@ def wrk(
     method: str = "POST",
     connections: int = CONNECTIONS,
 ) -> LoadResult:
-    """Send requests to the paths in turn, for `seconds`. Raises Failed if an answer is an error."""
+    """Send requests to the paths in turn, for `seconds`, or longer if none was answered by then.
+
+    Raises Failed if an answer is an error, or none comes within a minute.
+    """
     program = shutil.which("wrk")
     if program is None:
         raise Failed(
@@ -92,6 +96,10 @@ def wrk(
     requests, micros, median, p99, errors = map(int, found.groups())
     if errors:
         raise Failed(f"{errors:,} of {requests:,} requests were answered with errors")
+    if not requests:
+        if seconds >= MAX_WRK_SECONDS:
+            raise Failed(f"no request was answered within {seconds} seconds")
+        return wrk(port, paths, 2 * seconds, method, connections)
     return LoadResult(requests / (micros / 1e6), median / 1000, p99 / 1000)
 
 
