@@ -12,8 +12,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from backend.domain.errors import Closing, InstaChatError, Unavailable
 from backend.domain.events import pack_messages
 from backend.domain.model import (
@@ -42,21 +40,36 @@ MAX_KEY_LENGTH = 255
 logger = logging.getLogger(__name__)
 
 
-class _PendingCreation(Struct, gc=False):
-    """A creation of a batch, and its requests: the place of each, and how many numbers it asks for."""
+class _PendingCreation(Creation, kw_only=True, gc=False):
+    """A creation of a batch, and its requests: the places of the first, and of those that have joined it.
 
-    request: AcceptRequest
-    new_messages: list[NewMessage]
-    positions: list[tuple[int, int]]
+    `joined` has each request's place and how many numbers it asks for, the first request's, too; it is empty
+    while there is only one. New messages are packed when all are there.
+    """
 
-    def creation(self) -> Creation:
-        request = self.request
-        packed = request.packed
-        if self.new_messages:
-            token, chat = request.parent
+    place: int
+    new_messages: Sequence[NewMessage]
+    joined: list[tuple[int, int]] | None = None
+
+    def join(self, place: int, new_messages: Sequence[NewMessage]) -> None:
+        """Add another request's messages."""
+        if self.joined is None:
+            self.joined = [(self.place, len(self.new_messages))]
+            self.new_messages = list(self.new_messages)
+        self.joined.append((place, len(new_messages)))
+        self.new_messages += new_messages  # type: ignore[operator]
+
+    def pack(self) -> None:
+        """Pack the new messages, if it has any and they are not packed yet."""
+        if self.new_messages and not self.payloads:
+            token, chat = self.parent
             assert chat
-            packed = pack_messages(token, chat, self.new_messages)
-        return Creation(request.kind, request.parent, packed, request.key, request.body_hash)
+            self.payloads = pack_messages(token, chat, self.new_messages)
+
+    @property
+    def places(self) -> list[int]:
+        """The places of all its requests."""
+        return [place for place, _ in self.joined] if self.joined else [self.place]
 
 
 _ShardCreations = dict[int, list[_PendingCreation]]
@@ -151,19 +164,29 @@ class Acceptor:
         open_: dict[Parent, _PendingCreation] = {}
         """Creations that further messages of that chat can join: only messages came after them."""
         for place, request in enumerate(requests):
-            parent, new_messages = request.parent, request.new_messages
-            joins = request.kind == "messages" and not request.key
+            parent, kind, key = request.parent, request.kind, request.key
+            joins = kind == "messages" and not key
             if joins and (part := open_.get(parent)):
-                part.new_messages += new_messages
-                part.positions.append((place, len(new_messages)))
+                part.join(place, request.new_messages)
                 continue
             try:
                 shard = self._counters.shard(parent.token)
             except InstaChatError as error:
                 answers[place] = error
                 continue
-            part = _PendingCreation(request, list(new_messages), [(place, len(new_messages))])
-            shards.setdefault(shard, []).append(part)
+            part = _PendingCreation(
+                kind,
+                parent,
+                request.packed,
+                key,
+                request.body_hash,
+                place=place,
+                new_messages=request.new_messages,
+            )
+            if parts := shards.get(shard):
+                parts.append(part)
+            else:
+                shards[shard] = [part]
             if joins:
                 open_[parent] = part
             else:
@@ -171,8 +194,11 @@ class Acceptor:
         return shards
 
     def _batches(self, shards: _ShardCreations) -> list[ShardBatch]:
+        for parts in shards.values():
+            for part in parts:
+                part.pack()
         return [
-            ShardBatch(shard, [part.creation() for part in parts], self._epochs.last_seen(shard))
+            ShardBatch(shard, parts, self._epochs.last_seen(shard))
             for shard, parts in shards.items()
         ]
 
@@ -200,7 +226,7 @@ class Acceptor:
                 parts = []
                 for part, refusal in refused:
                     try:
-                        self._resolve_refusal(part.request.parent, refusal)
+                        self._resolve_refusal(part.parent, refusal)
                         parts.append(part)
                     except InstaChatError as error:
                         _refuse([part], error, answers)
@@ -217,9 +243,9 @@ class Acceptor:
         answers: list[Accepted | InstaChatError | None],
     ) -> list[tuple[_PendingCreation, Refusal]]:
         """Call the script once; fills in the answers, and returns the refused creations with the refusals."""
-        outcome = self._log.accept(
-            shard, [part.creation() for part in parts], self._epochs.last_seen(shard)
-        )
+        for part in parts:
+            part.pack()
+        outcome = self._log.accept(shard, parts, self._epochs.last_seen(shard))
         return self._record_outcome(shard, parts, outcome, answers)
 
     def _record_outcome(
@@ -237,14 +263,13 @@ class Acceptor:
         for part, reply in zip(parts, replies, strict=True):
             if isinstance(reply, Refusal):
                 refused.append((part, reply))
-                continue
-            if len(part.positions) == 1:  # also chats and deletions, which have no new messages
-                answers[part.positions[0][0]] = reply
-                continue
-            first = reply.first
-            for place, count in part.positions:
-                answers[place] = Accepted(first, first + count - 1, shard, reply.entry)
-                first += count
+            elif part.joined is None:
+                answers[part.place] = reply
+            else:
+                first = reply.first
+                for place, count in part.joined:
+                    answers[place] = Accepted(first, first + count - 1, shard, reply.entry)
+                    first += count
         return refused
 
     def _resolve_refusal(self, parent: Parent, refusal: Refusal) -> None:
@@ -271,5 +296,5 @@ def _refuse(
 ) -> None:
     """Answer the requests of these creations with an error, unless they have an answer already."""
     for part in parts:
-        for place, _ in part.positions:
+        for place in part.places:
             answers[place] = answers[place] or error

@@ -2,7 +2,6 @@
 
 import json
 
-import redis
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
@@ -10,6 +9,7 @@ from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
 from tests.cli.conftest import Cli
 from tests.support.engines import free_port
+from tests.support.redis_values import plant_counter
 
 FIELDS = {"kind", "token", "chat", "number", "detail", "repairable"}
 
@@ -28,9 +28,7 @@ def drift(backend: Backend) -> str:
             ),
             {"token": token},
         )
-    assert isinstance(backend.log.redis, redis.Redis)
-    key = backend.log.counter_key(backend.counters.shard(token), Parent(token, 1))
-    backend.log.redis.hset(key, "issued", 1)
+    plant_counter(backend.log, backend.counters.shard(token), Parent(token, 1), issued=1)
     return token
 
 

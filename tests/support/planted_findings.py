@@ -16,6 +16,7 @@ from backend.domain.model import Parent, new_token
 from backend.ingest.requests import AcceptRequest
 from backend.reconcile.findings import FindingKind
 from backend.storage.redis.types import Creation
+from tests.support.redis_values import counter_fields, plant_counter
 
 Key = tuple[FindingKind, str | None, int | None, int | None]  # kind, token, chat, number
 FULL = range(2, 5)  # the chats of an application that have messages
@@ -129,7 +130,7 @@ class Field:
 
     def plant_duplicate(self, parent: Parent, number: int) -> None:
         """Accept a creation under a number that is stored, as a Redis that lost its counter would."""
-        issued = self.redis.hget(self.key(parent), "issued")
+        issued = counter_fields(self.backend.log, self.shard(parent), parent).get("issued", "0")
         self.set_issued(parent, number - 1)
         if parent.chat is None:
             self.backend.acceptor.accept(AcceptRequest.chats(parent.token))
@@ -138,7 +139,7 @@ class Field:
             request = AcceptRequest.messages(parent.token, parent.chat, texts)
             self.backend.acceptor.accept(request)
         self.backend.drainer.drain_all()
-        self.set_issued(parent, int(issued or 0))
+        self.set_issued(parent, int(issued))
         chat, of_message = (number, None) if parent.chat is None else (parent.chat, number)
         self._expect_kept((FindingKind.DUPLICATE_NUMBER, parent.token, chat, of_message))
 
@@ -148,7 +149,7 @@ class Field:
         self.expected.append(key)
 
     def _open_removed(self, chat: Parent) -> None:
-        self.redis.hdel(self.key(chat), "closed")
+        plant_counter(self.backend.log, self.shard(chat), chat, closed="-")
         self._expect(FindingKind.ORPHAN, chat)
 
     def _orphan_message(self) -> None:
@@ -168,7 +169,7 @@ class Field:
         self._orphan_counter(Parent(self.dice.choice(self.tokens), self.dice.randint(1000, 10**9)))
 
     def _orphan_counter(self, parent: Parent) -> None:
-        self.redis.hset(self.key(parent), mapping={"issued": 0, "epoch": self.dice.randint(1, 2)})
+        plant_counter(self.backend.log, self.shard(parent), parent, epoch=self.dice.randint(1, 2))
         self._expect(FindingKind.ORPHAN, parent)
 
     def _expect(self, kind: FindingKind, parent: Parent) -> None:
@@ -182,13 +183,17 @@ class Field:
         assert isinstance(self.backend.log.redis, redis.Redis)
         return self.backend.log.redis
 
+    def shard(self, parent: Parent) -> int:
+        """The shard of a parent."""
+        return self.backend.counters.shard(parent.token)
+
     def key(self, parent: Parent) -> str:
         """The key of a parent's counter."""
-        return self.backend.log.counter_key(self.backend.counters.shard(parent.token), parent)
+        return self.backend.log.counter_key(self.shard(parent), parent)
 
     def set_issued(self, parent: Parent, number: int) -> None:
         """Set a counter by hand."""
-        self.redis.hset(self.key(parent), "issued", number)
+        plant_counter(self.backend.log, self.shard(parent), parent, issued=number)
 
     def highest(self, parent: Parent) -> int:
         """The highest number under a parent."""

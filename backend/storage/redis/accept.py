@@ -12,7 +12,7 @@ from backend.domain.model import Accepted, EntryId, Parent
 from backend.storage.redis.client import CONNECT_TIMEOUT_SECONDS, REPLY_TIMEOUT_SECONDS, text
 from backend.storage.redis.errors import foreign_data_error, translate_errors
 from backend.storage.redis.idempotency_keys import IDEMPOTENCY_KEY_TTL_SECONDS
-from backend.storage.redis.keys import counter_key, member_name, shard_key
+from backend.storage.redis.keys import counter_key, shard_key
 from backend.storage.redis.readiness import ReadinessCalls
 from backend.storage.redis.script_loader import SHAS
 from backend.storage.redis.types import (
@@ -25,7 +25,7 @@ from backend.storage.redis.types import (
     StaleEpoch,
 )
 
-WAKE_UP_TTL_MILLISECONDS = 2_000  # after this, a wake-up whose job was lost is repeated
+NOTIFY_AGAIN_MICROSECONDS = 2_000_000  # after this, a wake-up whose job was lost is repeated
 DEFAULT_MAX_ENTRIES = 1_000_000  # in one shard's log, without a setting
 _pack = MessagePackEncoder().encode
 
@@ -108,89 +108,108 @@ class AcceptCalls(ReadinessCalls):
     ) -> list[AcceptResult]:
         """The meaning of the accept script's replies, or of an error in the place of any; never raises."""
         return [
-            _parse_shard_reply(self.url, batch, reply)
+            _parse_answers(batch, reply)
+            if type(reply) is list and reply[0] == b"ok"
+            else _parse_refusal(self.url, batch.shard, reply)
             for batch, reply in zip(batches, replies, strict=True)
         ]
 
     def _accept_arguments(
         self, batches: Sequence[ShardBatch]
-    ) -> tuple[list[str | bytes], list[str | int | bytes]]:
-        keys: list[str | bytes] = []
-        arguments: list[str | int | bytes] = [
-            self._max_entries,
-            IDEMPOTENCY_KEY_TTL_SECONDS,
-            WAKE_UP_TTL_MILLISECONDS,
-        ]
+    ) -> tuple[list[bytes], list[int | bytes]]:
+        keys: list[bytes] = []
+        payloads: list[bytes] = []
+        shards: list[list[Any]] = []
         for batch in batches:
-            shard = batch.shard
-            request_keys: list[str | bytes] = []
-            requests: list[str | int] = []
-            payloads: list[bytes] = []
+            shard, last_seen = batch.shard, batch.last_seen
+            keys += _shard_keys(shard)
+            keys_before, payloads_before = len(keys), len(payloads)
+            requests: list[Any] = [last_seen.epoch, last_seen.sequence, 0, 0]
             for creation in batch.creations:
-                counters, member = _parent_names(shard, creation.parent)
-                request_keys += counters
-                if creation.key:
-                    request_keys.append(shard_key(shard, f"key:{creation.key}"))
-                requests += (creation.kind, member, creation.body_hash, len(creation.payloads))
-                for count, payload in creation.payloads:
+                keys += _counter_keys(shard, creation.parent)
+                packed = creation.payloads
+                if len(packed) == 1 and creation.kind == "messages" and not creation.key:
+                    count, payload = packed[0]
                     requests.append(count)
                     payloads.append(payload)
-            epoch, sequence = batch.last_seen.epoch, batch.last_seen.sequence
-            keys += _shard_keys(shard)
-            keys += request_keys
-            arguments.append(_pack((epoch, sequence, len(request_keys), len(payloads), *requests)))
-            arguments += payloads
-        return keys, arguments
+                    continue
+                if creation.key:
+                    keys.append(shard_key(shard, f"key:{creation.key}").encode())
+                requests.append(
+                    (creation.kind, creation.body_hash, *(count for count, _ in packed))
+                )
+                payloads += [payload for _, payload in packed]
+            requests[2] = len(keys) - keys_before
+            requests[3] = len(payloads) - payloads_before
+            shards.append(requests)
+        return keys, [
+            self._max_entries,
+            IDEMPOTENCY_KEY_TTL_SECONDS,
+            NOTIFY_AGAIN_MICROSECONDS,
+            _pack(shards),
+            *payloads,
+        ]
 
 
 @lru_cache(maxsize=1024)
 def _shard_keys(shard: int) -> tuple[bytes, ...]:
-    return tuple(shard_key(shard, name).encode() for name in ("epoch", "log", "dirty", "wake-up"))
+    return tuple(shard_key(shard, name).encode() for name in ("epoch", "log", "dirty"))
 
 
 @lru_cache(maxsize=4096)  # formatting them takes as long as the rest of a request's arguments
-def _parent_names(shard: int, parent: Parent) -> tuple[tuple[bytes, bytes], str]:
-    """The keys of the application's and of the parent's own counter; the parent's name in the dirty set."""
-    counters = (counter_key(shard, Parent(parent.token)), counter_key(shard, parent))
-    return (counters[0].encode(), counters[1].encode()), member_name(parent)
+def _counter_keys(shard: int, parent: Parent) -> tuple[bytes, bytes]:
+    """The keys of the application's and of the parent's own counter."""
+    application = Parent(parent.token)
+    return counter_key(shard, application).encode(), counter_key(shard, parent).encode()
 
 
-def _parse_shard_reply(url: str, batch: ShardBatch, reply: Any) -> AcceptResult:
+def _parse_answers(batch: ShardBatch, reply: Sequence[Any]) -> AcceptOutcome:
+    """The outcome of a shard's requests, which the accept script has accepted or refused one by one."""
+    shard = batch.shard
+    _, epoch, sequence, notify = reply[:4]
+    answers: list[Accepted | Refusal] = []
+    for creation, answer in zip(batch.creations, reply[4:], strict=True):
+        if type(answer) is not int:
+            answers.append(_parse_answer(shard, text(answer)))
+            continue
+        payloads = creation.payloads
+        sequence += len(payloads)
+        last = answer + payloads[0][0] - 1
+        if len(payloads) > 1:
+            last = answer + sum(count for count, _ in payloads) - 1
+        answers.append(Accepted(answer, last, shard, EntryId(epoch, sequence)))
+    return AcceptOutcome(answers, EntryId(epoch, sequence), bool(notify))
+
+
+def _parse_answer(shard: int, answer: str) -> Accepted | Refusal:
+    """The answer to a request that got no number now."""
+    reason, _, subject = answer.partition(" ")
+    if reason == "replayed":
+        first, last, entry = subject.split(" ")
+        return Accepted(int(first), int(last), shard, EntryId.parse(entry))
+    return Refusal(reason, subject)
+
+
+def _parse_refusal(url: str, shard: int, reply: Any) -> InstaChatError | StaleEpoch | ShardMoved:
+    """The error that the script has returned for a whole shard, or that Redis has in its place."""
     try:
         if isinstance(reply, Exception):
             with translate_errors(url):
                 raise reply
-        return _parse_reply(batch, reply)
     except ResponseError as error:
         return translate_script_error(error)
     except (InstaChatError, StaleEpoch, ShardMoved) as error:
         return error
-
-
-def _parse_reply(batch: ShardBatch, reply: Any) -> AcceptOutcome:
-    """The outcome that the accept script has returned; raises a refusal of the whole batch."""
-    shard = batch.shard
     match reply:
-        case [b"ok", epoch, sequence, notify, answers]:
-            return AcceptOutcome(
-                [
-                    _parse_answer(shard, epoch, creation, answer, detail)
-                    for creation, answer, detail in zip(
-                        batch.creations, answers[::2], answers[1::2], strict=True
-                    )
-                ],
-                EntryId(epoch, sequence),
-                bool(notify),
-            )
         case [b"full", entries]:
-            raise LogFull(
+            return LogFull(
                 f"the log of shard {shard} holds {entries:,} events that are not stored yet; "
                 "nothing was accepted",
                 "see `instachat status`: is a worker running, does PostgreSQL answer?",
             )
         case [b"broken", subject]:
-            raise foreign_data_error(text(subject), shard)
-    raise StaleEpoch(text(reply[1]))
+            return foreign_data_error(text(subject), shard)
+    return StaleEpoch(text(reply[1]))
 
 
 def translate_script_error(error: ResponseError) -> StaleEpoch | Unconfirmed:
@@ -201,17 +220,3 @@ def translate_script_error(error: ResponseError) -> StaleEpoch | Unconfirmed:
         f"Redis ended the accept script ({type(error).__name__}): it is not known whether this was accepted",
         "see Redis's log; check what was created before you repeat the request",
     )
-
-
-def _parse_answer(
-    shard: int, epoch: int, creation: Creation, answer: Any, detail: Any
-) -> Accepted | Refusal:
-    if isinstance(answer, int):
-        last = answer - 1
-        for count, _ in creation.payloads:
-            last += count
-        return Accepted(answer, last, shard, EntryId(epoch, detail))
-    if answer == b"replayed":
-        numbers = text(detail).split(" ")
-        return Accepted(int(numbers[0]), int(numbers[1]), shard, EntryId.parse(numbers[2]))
-    return Refusal(text(answer), text(detail))

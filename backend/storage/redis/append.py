@@ -3,7 +3,7 @@
 from redis.exceptions import ResponseError
 
 from backend.domain.model import EntryId
-from backend.storage.redis.accept import WAKE_UP_TTL_MILLISECONDS, translate_script_error
+from backend.storage.redis.accept import NOTIFY_AGAIN_MICROSECONDS, translate_script_error
 from backend.storage.redis.client import RedisClient, text
 from backend.storage.redis.errors import foreign_data_error
 from backend.storage.redis.types import StaleEpoch
@@ -18,8 +18,8 @@ class AppendCalls(RedisClient):
         It is as durable as what is accepted. Raises StaleEpoch, with nothing appended; and Unconfirmed if the
         reply was lost, or if too few replicas have it.
         """
-        keys = [self.key(shard, name) for name in ("epoch", "log", "wake-up")]
-        arguments: list[str | int | bytes] = [epoch, payload, WAKE_UP_TTL_MILLISECONDS]
+        keys = [self.key(shard, name) for name in ("epoch", "log")]
+        arguments: list[str | int | bytes] = [epoch, payload, NOTIFY_AGAIN_MICROSECONDS]
         try:
             with self.unconfirmed_on_lost_reply():
                 (reply,) = self._call("append_event", keys, arguments, durably=True)

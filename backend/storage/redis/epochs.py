@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from backend.domain.model import EntryId
 from backend.storage.redis.client import RedisClient, raise_first_error, text
+from backend.storage.redis.epoch_value import parse_epoch_value
 from backend.storage.redis.types import EpochState
 
 _BEGINNING = EntryId(0, 0)
@@ -44,5 +45,5 @@ class EpochCalls(RedisClient):
 
         A value of another program in place of an epoch counts as 0: the shard's next call raises the error.
         """
-        counts = raise_first_error(self._each_shard("HGET", "epoch", shards, "issued_total"))
-        return sum(int(count) for count in counts if isinstance(count, bytes) and count.isdigit())
+        values = raise_first_error(self._each_shard("GET", "epoch", shards))
+        return sum(parse_epoch_value(value).issued for value in values)

@@ -33,7 +33,7 @@ _TEMPORARY_MESSAGES = re.compile(
     r"|^ACL failure in script|^The user executing the script can't run this command"
     # A script's slot is moving to another node, or its node has lost the cluster. Redis says so at the first
     # access to a key that its node does not have, and each script reads its keys before it writes.
-    r"|Script attempted to access a (non local key|slot not served)"
+    r"|[Aa]ttempted to access a (non local key|slot not served)"
     r"|undeclared keys were accessed during rehashing"
     r"|Script attempted to execute a (write )?command while the cluster is down"
 )

@@ -3,13 +3,12 @@
 A shard's keys have the same hash tag, so that each script works on one slot of a Redis Cluster. The tag of
 shard 3 is 3; those of shards from 16 on, which new installations have, spread the slots (see `keys`):
 
-    instachat:{3}:epoch               the epoch, and the server and database that it belongs to
+    instachat:{3}:epoch               the epoch, how far the log has come, and the server and database of both
     instachat:{3}:log                 the stream of accepted events, with ids `epoch-sequence`
     instachat:{3}:marks               when the log was stored up to which entry
     instachat:{3}:app:TOKEN           the counter of an application's chats
     instachat:{3}:chat:TOKEN:NUMBER   the counter of a chat's messages
     instachat:{3}:dirty               the parents whose counts SQL does not have yet, by time of the change
-    instachat:{3}:wake-up             exists while a requested drain has not ended
     instachat:{3}:key:…               the answer to a request with an idempotency key
     instachat:changes                 the pub/sub channel on which changed chats are named; not a key
 

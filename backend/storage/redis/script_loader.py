@@ -34,7 +34,12 @@ def _load_scripts() -> dict[str, str]:
 def _with_shared_code(shared: str, script: str) -> str:
     """The shared code and the script, behind the script's flags: Redis wants those in the first line."""
     flags, newline, rest = script.partition("\n") if script.startswith("#!") else ("", "", script)
-    return flags + newline + shared + rest
+    return flags + newline + _without_comments(shared + rest)
+
+
+def _without_comments(script: str) -> str:
+    """The script with an empty line for each comment: Redis keeps the text of each script in its memory."""
+    return "\n".join("" if line.startswith("--") else line for line in script.split("\n"))
 
 
 SCRIPTS = _load_scripts()

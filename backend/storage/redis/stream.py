@@ -6,6 +6,7 @@ from typing import Any
 from backend.domain.errors import NodeDown
 from backend.domain.model import EntryId
 from backend.storage.redis.client import RedisClient, raise_first_error, text
+from backend.storage.redis.epoch_value import parse_epoch_value
 from backend.storage.redis.types import DrainedLog, LogEnd, LogPage, LogSize
 
 DEFAULT_RETENTION_SECONDS = 600.0  # without a setting
@@ -70,7 +71,7 @@ class StreamCalls(RedisClient):
         Returns how many entries are not stored yet, for the caller to drain; entries that are accepted later
         wake a worker up again. In another epoch it changes nothing and returns 0.
         """
-        keys = [self.key(shard, name) for name in ("epoch", "log", "wake-up", "marks")]
+        keys = [self.key(shard, name) for name in ("epoch", "log", "marks")]
         micros = int(self.retention_seconds * 1_000_000)
         return int(
             self._call(
@@ -99,17 +100,15 @@ class StreamCalls(RedisClient):
     def ends(self, shards: Sequence[int]) -> dict[int, LogEnd]:
         """The end of each shard's log, and how many of its entries are not stored yet.
 
-        A log that a worker of an earlier release has drained last, or that another program has replaced, has
-        at most as many as it holds. Raises EngineDown if a shard can't be read.
+        A log whose entries were deleted, or that another program has replaced, has at most as many as it
+        holds. Raises EngineDown if a shard can't be read.
         """
         ends = raise_first_error(self.try_ends(shards).values())
         return dict(zip(shards, ends, strict=True))
 
     def try_ends(self, shards: Sequence[int]) -> dict[int, LogEnd | NodeDown]:
         """As `ends`; NodeDown takes the place of the end of a shard whose node did not answer."""
-        epochs = self._each_shard(
-            "HMGET", "epoch", shards, "epoch", "sequence", "stored_epoch", "stored"
-        )
+        epochs = self._each_shard("GET", "epoch", shards)
         lengths = self._each_shard("XLEN", "log", shards)
         return dict(zip(shards, map(_log_end, epochs, lengths), strict=True))
 
@@ -133,14 +132,12 @@ class StreamCalls(RedisClient):
         }
 
 
-def _log_end(fields: Any, length: Any) -> LogEnd | NodeDown:
-    for answer in (fields, length):
+def _log_end(value: Any, length: Any) -> LogEnd | NodeDown:
+    for answer in (value, length):
         if isinstance(answer, NodeDown):
             return answer
-    if isinstance(fields, Exception) or isinstance(length, Exception):
+    if isinstance(value, Exception) or isinstance(length, Exception):
         return LogEnd(EntryId(0, 0), EntryId(0, 0), 1)
-    epoch, sequence, stored_epoch, stored = (
-        int(value) if value and value.isdigit() else 0 for value in fields
-    )
-    waiting = max(min(length, sequence - stored), 0)
-    return LogEnd(EntryId(epoch, sequence), EntryId(stored_epoch, stored), waiting)
+    epoch = parse_epoch_value(value)
+    waiting = max(min(length, epoch.end.sequence - epoch.stored.sequence), 0)
+    return LogEnd(epoch.end, epoch.stored, waiting)

@@ -10,7 +10,7 @@ from backend.domain.errors import InstaChatError
 from backend.domain.model import Accepted, EntryId, Parent
 
 
-class Creation(Struct, frozen=True, gc=False):
+class Creation(Struct, gc=False):
     """One request to the accept script: what to create, or to delete, under which parent.
 
     `payloads` are packed events, each with the count of numbers it takes (see `backend.domain.events`); `key`

@@ -26,6 +26,7 @@ from backend.storage.redis.types import Creation
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import rejecting_texts, scalar, send, stored
 from tests.support.message_fields import MESSAGES, without_nulls
+from tests.support.redis_values import plant_counter, plant_epoch
 
 pytestmark = pytest.mark.faults
 
@@ -58,7 +59,7 @@ def append(backend: Backend, token: str, field: bytes) -> None:
     _, end = backend.log.read_issued(shard, [])
     entry = f"{end.epoch}-{end.sequence + 1}"
     backend.log.redis.xadd(backend.log.key(shard, "log"), {b"e": field}, id=entry)
-    backend.log.redis.hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
+    plant_epoch(backend.log, shard, sequence=end.sequence + 1)
 
 
 def test_a_retry_stores_a_message_once_under_its_own_number(
@@ -209,7 +210,7 @@ def test_a_number_with_two_dead_letters_belongs_to_the_first(
 ) -> None:
     """A retry of the second fails, before and after the first is stored."""
     shard = backend.counters.shard(rejected)
-    backend.log.redis.hset(backend.log.counter_key(shard, Parent(rejected, 1)), "issued", 1)
+    plant_counter(backend.log, shard, Parent(rejected, 1), issued=1)
     send(backend, rejected, "impostor")
     backend.drainer.drain_all()
     first, second = keys(backend)

@@ -26,6 +26,7 @@ from tests.conftest import Engines
 from tests.support.faults.shortcuts import send
 from tests.support.pgbouncer import need_sessions
 from tests.support.redis_copy import bring_back, copy_redis
+from tests.support.redis_values import plant_counter, plant_epoch
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 
@@ -146,7 +147,7 @@ def append(backend: Backend, token: str, field: bytes) -> None:
     assert isinstance(backend.log.redis, redis.Redis)
     entry = f"{end.epoch}-{end.sequence + 1}"
     backend.log.redis.xadd(backend.log.key(shard, "log"), {b"e": field}, id=entry)
-    backend.log.redis.hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
+    plant_epoch(backend.log, shard, sequence=end.sequence + 1)
 
 
 def test_a_message_of_a_chat_that_does_not_exist_becomes_a_dead_letter(
@@ -167,8 +168,7 @@ def test_a_second_message_under_a_stored_number_becomes_a_dead_letter(
     send(backend, chat, "first")
     backend.drainer.drain_all()
     shard = backend.counters.shard(chat)
-    assert isinstance(backend.log.redis, redis.Redis)
-    backend.log.redis.hset(backend.log.counter_key(shard, Parent(chat, 1)), "issued", 0)
+    plant_counter(backend.log, shard, Parent(chat, 1), issued=0)
     send(backend, chat, "impostor", "second")
     backend.drainer.drain_all()
     assert texts(backend, chat) == {1: "first", 2: "second"}

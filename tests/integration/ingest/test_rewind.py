@@ -24,6 +24,7 @@ from backend.storage.postgres.shards import Rewind
 from tests.conftest import Engines
 from tests.support.faults.older_dump import OlderDump
 from tests.support.faults.shortcuts import send, stored
+from tests.support.redis_values import plant_epoch
 
 
 @pytest.fixture
@@ -361,7 +362,7 @@ def test_a_follower_waits_for_its_chat_to_be_stored_again(
 def test_a_restart_of_redis_reads_nothing_again(backend: Backend, chat: str) -> None:
     """The first drain of an epoch goes on behind what Redis notes as stored."""
     shard = backend.counters.shard(chat)
-    backend.log.redis.hset(backend.log.key(shard, "epoch"), "server", "0" * 40)
+    plant_epoch(backend.log, shard, server="0" * 40)
     send(backend, chat, "a")
     assert backend.drainer.drain(shard) == 1
     assert stored(backend, chat) == {1: "before", 2: "a"}

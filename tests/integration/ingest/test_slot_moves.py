@@ -114,7 +114,6 @@ def test_no_number_is_given_twice_while_a_slot_moves(
     while len(client.chats) < CHATS:
         client.create_chats(min(CHATS - len(client.chats), 1_000))
     shard = backend.counters.shard(client.token)
-    wake_up = backend.log.key(shard, "wake-up")
     steps = count()
 
     def accept() -> None:
@@ -123,10 +122,7 @@ def test_no_number_is_given_twice_while_a_slot_moves(
             client.send_message()
             client.send_message(key=f"key {step}")
 
-    with redis_7.client() as plain:
-        # While it is missing, each request is refused before its script starts.
-        plain.persist(wake_up)
-    slot = redis_7.slot(wake_up)
+    slot = redis_7.slot(backend.log.key(shard, "epoch"))
     source = redis_7.master_of(slot)
     (target,) = (node for node in redis_7.masters if node is not source)
     redis_7.move(slot, target, accept)

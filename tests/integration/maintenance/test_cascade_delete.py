@@ -23,6 +23,7 @@ from backend.maintenance.cascade_delete import CascadeDeleter
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import scalar, send, stored
 from tests.support.redis_copy import bring_back, copy_redis
+from tests.support.redis_values import plant_epoch
 from tests.support.repeating import repeating
 
 pytestmark = pytest.mark.faults
@@ -233,9 +234,7 @@ def test_a_restored_log_does_not_restore_what_a_cascade_has_deleted(
     backend.drainer.drain_all()
     backend.cascade_deleter.delete_all()
     bring_back(backend.log.redis, copy)
-    backend.log.redis.hset(
-        backend.log.key(backend.counters.shard(family), "epoch"), "server", "another"
-    )
+    plant_epoch(backend.log, backend.counters.shard(family), server="0" * 40)
     backend.drainer.drain_all()
     assert rows(backend) == {"chat": 0, "message": 0}
     assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0

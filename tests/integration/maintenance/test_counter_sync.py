@@ -16,6 +16,7 @@ from backend.maintenance.counter_sync import CounterSync, WrittenCount
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import scalar, send
 from tests.support.redis_copy import bring_back, copy_redis
+from tests.support.redis_values import plant_epoch
 
 pytestmark = pytest.mark.faults
 LITTLE = 1800  # seconds: more than a test takes, and less than what it says has passed
@@ -253,9 +254,7 @@ def test_the_lag_is_the_age_of_the_oldest_change_that_is_not_synced(
         tx.execute(text("UPDATE shard SET synced_at = synced_at - interval '5 hours'"))
     assert backend.counter_sync.is_due(3600)
     assert not backend.counter_sync.is_due(6 * 3600)
-    backend.log.redis.hset(
-        backend.log.key(backend.counters.shard(chat), "epoch"), "server", "restarted"
-    )
+    plant_epoch(backend.log, backend.counters.shard(chat), server="0" * 40)
     assert 5 * 3600 <= backend.counter_sync.lag() < 5 * 3600 + LITTLE
     sync(backend)
     assert backend.counter_sync.lag() < LITTLE

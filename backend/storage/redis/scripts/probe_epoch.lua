@@ -7,20 +7,20 @@
 -- 'ahead': the log has an id above the epoch's sequence, so nothing can be appended. highest is the highest
 -- epoch that Redis has any trace of: a new epoch must be above it. stored is the id of the last stored entry.
 
-local stored = read('HMGET', KEYS[1], 'epoch', 'sequence', 'installation', 'stored_epoch', 'stored') or {}
-local epoch, reason = current_epoch(KEYS[1])
-local sequence = tonumber(stored[2]) or 0
-local highest = tonumber(stored[1]) or 0
+local value = read('GET', KEYS[1])
+local found = parse_epoch(value) or {epoch = 0, sequence = 0, installation = '', stored_epoch = 0, stored = 0}
+local is_current, reason = current_epoch(value)
+local highest = found.epoch
 local stream = read('EXISTS', KEYS[2]) == 1 and read('XINFO', 'STREAM', KEYS[2]) or {}
 for i = 1, #stream, 2 do
   if stream[i] == 'last-generated-id' then
     local last_epoch, last_sequence = string.match(stream[i + 1], '^(%d+)-(%d+)$')
     last_epoch, last_sequence = tonumber(last_epoch), tonumber(last_sequence)
     highest = math.max(highest, last_epoch)
-    if epoch and (last_epoch > epoch or last_epoch == epoch and last_sequence > sequence) then
-      epoch, reason = nil, 'ahead'
+    if is_current and not passed(found.epoch, found.sequence, last_epoch, last_sequence) then
+      is_current, reason = false, 'ahead'
     end
   end
 end
-return {epoch and 'ok' or reason, int(tonumber(stored[1]) or 0), int(highest),
-  int(sequence), stored[3] or '', int(tonumber(stored[4]) or 0) .. '-' .. int(tonumber(stored[5]) or 0)}
+return {is_current and 'ok' or reason, int(found.epoch), int(highest), int(found.sequence), found.installation,
+  id(found.stored_epoch, found.stored)}

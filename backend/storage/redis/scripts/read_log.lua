@@ -15,27 +15,21 @@
 -- Or {'stale', reason, epoch}: this is not the log that the row follows, but that of a demoted primary, of a
 -- restored copy or of another installation. Nothing of it may be stored.
 
-local epoch, sequence, installation = fence(KEYS[1], ARGV[1])
-if not epoch then return sequence end
-if installation ~= ARGV[2] then return {'stale', 'foreign', epoch} end
+local epoch, stale = fence(KEYS[1], ARGV[1])
+if not epoch then return stale end
+if epoch.installation ~= ARGV[2] then return {'stale', 'foreign', epoch.epoch} end
 
-local function id(of_epoch, of_sequence)
-  return int(tonumber(of_epoch) or 0) .. '-' .. int(tonumber(of_sequence) or 0)
-end
-
-local stored = redis.call('HMGET', KEYS[1], 'stored_epoch', 'stored', 'trimmed_epoch', 'trimmed', 'trimmed_total')
-local stored_epoch, stored_sequence = tonumber(stored[1]) or 0, tonumber(stored[2]) or 0
 local after_epoch, after_sequence = tonumber(ARGV[3]), tonumber(ARGV[4])
-if after_epoch ~= epoch and not passed(stored_epoch, stored_sequence, after_epoch, after_sequence) then
-  after_epoch, after_sequence = stored_epoch, stored_sequence
+if after_epoch ~= epoch.epoch and not passed(epoch.stored_epoch, epoch.stored, after_epoch, after_sequence) then
+  after_epoch, after_sequence = epoch.stored_epoch, epoch.stored
 end
 local read_after = id(after_epoch, after_sequence)
 
 local max_entries, max_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
 local found, bytes, after, ended = {}, 0, read_after, 0
 local function reply()
-  return {'ok', int(sequence), ended, found, read_after, id(stored[1], stored[2]), id(stored[3], stored[4]),
-    int(tonumber(stored[5]) or 0)}
+  return {'ok', int(epoch.sequence), ended, found, read_after, id(epoch.stored_epoch, epoch.stored),
+    id(epoch.trimmed_epoch, epoch.trimmed), epoch.trimmed_total}
 end
 repeat
   local page = redis.call('XRANGE', KEYS[2], '(' .. after, '+', 'COUNT', 64)

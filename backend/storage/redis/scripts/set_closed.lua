@@ -1,7 +1,7 @@
 -- Close or open the counters of parents that are about to be stored, as their rows will be.
 --
 -- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
---       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
+--       2… instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see shared.lua)
 -- ARGV  1 epoch of the locked row · 2… '1' if the counter's parent is removed, else '0'
 --
 -- Returns {'ok'}, or {'stale', reason, epoch}. Creates no counter. The id 0-0 is that of no entry, so no drain
@@ -10,12 +10,10 @@
 local epoch, stale = fence(KEYS[1], ARGV[1])
 if not epoch then return stale end
 for i = 2, #KEYS do
-  if redis.call('TYPE', KEYS[i]).ok == 'hash' then
-    if ARGV[i] == '1' then
-      redis.call('HSET', KEYS[i], 'closed', '0-0')
-    else
-      redis.call('HDEL', KEYS[i], 'closed')
-    end
+  local counter = read_counter(KEYS[i])
+  if counter then
+    counter.closed = ARGV[i] == '1' and '0-0' or '-'
+    write_counter(KEYS[i], counter)
   end
 end
 return {'ok'}

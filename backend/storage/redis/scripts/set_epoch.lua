@@ -10,17 +10,14 @@
 --
 -- Returns 1, or 0 if Redis has an epoch that is at least as high.
 
-local found = read('HMGET', KEYS[1], 'epoch', 'sequence', 'stored_epoch', 'stored')
+local epoch = parse_epoch(read('GET', KEYS[1])) or {epoch = 0, sequence = 0, issued = 0, stored_epoch = 0, stored = 0, trimmed_epoch = 0, trimmed = 0, trimmed_total = '0'}
 redis.call('EXISTS', KEYS[2])
-if not found then
-  redis.call('DEL', KEYS[1])
-  found = {}
-end
-if (tonumber(found[1]) or 0) >= tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'server', server_id(), 'epoch', ARGV[1], 'sequence', int(tonumber(found[2]) or 0),
-  'installation', ARGV[2])
-if found[4] and not passed(tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(found[3]) or 0, tonumber(found[4]) or 0) then
-  redis.call('HSET', KEYS[1], 'stored_epoch', ARGV[3], 'stored', ARGV[4])
+if epoch.epoch >= tonumber(ARGV[1]) then return 0 end
+epoch.epoch, epoch.installation, epoch.server, epoch.notified = tonumber(ARGV[1]), ARGV[2], server_id(), '0'
+local cursor_epoch, cursor = tonumber(ARGV[3]), tonumber(ARGV[4])
+if not passed(cursor_epoch, cursor, epoch.stored_epoch, epoch.stored) then
+  epoch.stored_epoch, epoch.stored = cursor_epoch, cursor
   redis.call('DEL', KEYS[2])
 end
+write_epoch(KEYS[1], epoch)
 return 1

@@ -4,8 +4,7 @@
 --
 -- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
---       3 instachat:{SHARD}:wake-up, exists while a requested drain has not ended
---       4 instachat:{SHARD}:marks, list of 'TIME EPOCH SEQUENCE TOTAL', the oldest first: up to which entry the log
+--       3 instachat:{SHARD}:marks, list of 'TIME EPOCH SEQUENCE TOTAL', the oldest first: up to which entry the log
 --         was stored at that time, and ARGV 4 then
 -- ARGV  1 the epoch in which a drain has committed · 2 epoch and 3 sequence of the entry up to which it has
 --       4 how many numbers drains have stored or dropped up to there
@@ -18,43 +17,43 @@
 -- Returns how many entries are not stored yet, at least 1 if any are; in any other epoch it changes nothing and
 -- returns 0.
 
-local epoch, sequence = current_epoch(KEYS[1])
-if epoch ~= tonumber(ARGV[1]) then return 0 end
+local epoch = fence(KEYS[1], ARGV[1])
+if not epoch then return 0 end
 local at = tonumber(now())
 local through_epoch, through = tonumber(ARGV[2]), tonumber(ARGV[3])
 local kept_for, interval, max_entries = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
 -- All keys are read before one is written, because any may be on another node while its slot moves.
 local length = redis.call('XLEN', KEYS[2])
-redis.call('EXISTS', KEYS[3])
-if not read('LLEN', KEYS[4]) then redis.call('DEL', KEYS[4]) end
+if not read('LLEN', KEYS[3]) then redis.call('DEL', KEYS[3]) end
 local function mark(index)
-  local found = redis.call('LINDEX', KEYS[4], index)
+  local found = redis.call('LINDEX', KEYS[3], index)
   if not found then return nil end
   local time, of_epoch, of_sequence, total = string.match(found, '^(%d+) (%d+) (%d+) (%d+)$')
   return {tonumber(time), tonumber(of_epoch), tonumber(of_sequence), total}
 end
 local last = mark(-1)
 
-local stored = redis.call('HMGET', KEYS[1], 'stored_epoch', 'stored')
-if not passed(tonumber(stored[1]) or 0, tonumber(stored[2]) or 0, through_epoch, through) then
-  redis.call('HSET', KEYS[1], 'stored_epoch', int(through_epoch), 'stored', int(through))
+if not passed(epoch.stored_epoch, epoch.stored, through_epoch, through) then
+  epoch.stored_epoch, epoch.stored = through_epoch, through
 end
+local waiting = epoch.sequence - through
+if through_epoch ~= epoch.epoch then waiting = math.max(waiting, 1) end
+-- While any wait, the same drain goes on: other wake-ups would only find the shard locked.
+if waiting <= 0 then epoch.notified = '0' end
+write_epoch(KEYS[1], epoch)
+
 if not last
   or (max_entries or at - last[1] >= interval) and not passed(last[2], last[3], through_epoch, through) then
-  redis.call('RPUSH', KEYS[4], string.format('%.0f %s %s %s', at, int(through_epoch), int(through), ARGV[4]))
+  redis.call('RPUSH', KEYS[3], string.format('%.0f %s %s %s', at, int(through_epoch), int(through), ARGV[4]))
 end
 local first = mark(0)
 while first and passed(through_epoch, through, first[2], first[3])
   and (at - first[1] >= kept_for or max_entries and length > max_entries) do
-  redis.call('HSET', KEYS[1], 'trimmed_epoch', int(first[2]), 'trimmed', int(first[3]), 'trimmed_total', first[4])
+  epoch.trimmed_epoch, epoch.trimmed, epoch.trimmed_total = first[2], first[3], first[4]
+  write_epoch(KEYS[1], epoch)
   length = length - redis.call('XTRIM', KEYS[2], 'MINID', int(first[2]) .. '-' .. int(first[3] + 1))
-  redis.call('LPOP', KEYS[4])
+  redis.call('LPOP', KEYS[3])
   first = mark(0)
 end
-
-local waiting = sequence - through
-if through_epoch ~= epoch then waiting = math.max(waiting, 1) end
--- While any wait, the same drain goes on: other wake-ups would only find the shard locked.
-if waiting <= 0 then redis.call('DEL', KEYS[3]) end
 return math.max(waiting, 0)

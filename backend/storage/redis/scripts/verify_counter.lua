@@ -3,7 +3,7 @@
 -- deletion that closed it was refused. Runs without free memory, too, because reading a live count needs it.
 --
 -- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
---       2 instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see accept.lua)
+--       2 instachat:{SHARD}:app:TOKEN or chat:TOKEN:NUMBER, a counter (see shared.lua)
 --       3 instachat:{SHARD}:dirty, sorted set: parents whose count changed, by the time since when
 -- ARGV  1 the epoch under which SQL was read
 --       2 the rows' highest number
@@ -17,28 +17,28 @@
 local epoch, stale = fence(KEYS[1], ARGV[1])
 if not epoch then return stale end
 
-local issued = read('HGET', KEYS[2], 'issued')
-if issued == nil then redis.call('DEL', KEYS[2]) end
-if not tonumber(issued) then
+local counter = read_counter(KEYS[2])
+if not counter then
   if ARGV[3] ~= '1' then return {'missing'} end
-  issued = 0
+  counter = {issued = 0, closed = '-', synced = 'clean'}
 end
-local found = tonumber(issued)
-issued = math.max(found, tonumber(ARGV[2]))
-if issued > found and read('ZCARD', KEYS[3]) then -- a foreign value there must not stop this
-  redis.call('ZADD', KEYS[3], 'NX', now(), ARGV[5])
+counter.epoch = epoch.epoch
+local highest = tonumber(ARGV[2])
+if highest > counter.issued then
+  counter.issued = highest
+  if read('ZCARD', KEYS[3]) then -- a foreign value there must not stop this
+    redis.call('ZADD', KEYS[3], 'NX', now(), ARGV[5])
+    counter.synced = 'dirty'
+  end
 end
-redis.call('HSET', KEYS[2], 'issued', int(issued), 'epoch', int(epoch))
 
 -- SQL has passed the deletion, and the parent is alive: the deletion was refused. The counter is closed only
 -- because Redis or SQL was restored from an older copy.
-local closed = redis.call('HGET', KEYS[2], 'closed')
-local closed_epoch, closed_sequence = string.match(closed or '', '^(%d+)-(%d+)$')
+local closed_epoch, closed_sequence = string.match(counter.closed, '^(%d+)-(%d+)$')
 local passed_epoch, passed_sequence = string.match(ARGV[4], '^(%d+)-(%d+)$')
-if closed_epoch and passed_epoch then
-  local epochs = tonumber(closed_epoch) - tonumber(passed_epoch)
-  if epochs < 0 or epochs == 0 and tonumber(closed_sequence) <= tonumber(passed_sequence) then
-    redis.call('HDEL', KEYS[2], 'closed')
-  end
+if closed_epoch and passed_epoch and passed(tonumber(passed_epoch), tonumber(passed_sequence),
+  tonumber(closed_epoch), tonumber(closed_sequence)) then
+  counter.closed = '-'
 end
-return {'ok', int(issued)}
+write_counter(KEYS[2], counter)
+return {'ok', int(counter.issued)}

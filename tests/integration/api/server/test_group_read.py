@@ -24,6 +24,7 @@ from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues
 from backend.storage.redis.counters import Issued
 from backend.storage.redis.counters_async import make_async_counter_client
 from tests.support.pgbouncer import need_sessions
+from tests.support.redis_values import plant_counter
 from tests.support.waiting import PATIENCE_SECONDS
 
 MESSAGES = 20
@@ -324,9 +325,7 @@ def test_the_results_of_a_batch_are_delivered_in_slices(
 def test_live_counts_are_read_together(backend: Backend, chat: Parent, in_thread: bool) -> None:
     """Also of several applications; a counter that is not verified makes only its reads fall back."""
     other = backend.catalog.applications.create("other").token
-    backend.log.redis.hset(
-        backend.log.counter_key(backend.counters.shard(other), Parent(other)), "epoch", 0
-    )
+    plant_counter(backend.log, backend.counters.shard(other), Parent(other), epoch=0)
 
     async def scenario() -> None:
         async with open_group(backend, in_thread=in_thread) as group:

@@ -48,7 +48,7 @@ def test_a_message_that_is_stored_keeps_its_text_alone(engines: Engines) -> None
 
 
 def test_an_installation_from_before_the_64_shards_keeps_its_shards(engines: Engines) -> None:
-    """It goes on in them, and still admits the programs that know no others. A new one does not."""
+    """It goes on in them. A new one has others."""
     url = engines.bare_database()
     database = Database(url)
     with database.begin() as tx:
@@ -58,7 +58,6 @@ def test_an_installation_from_before_the_64_shards_keeps_its_shards(engines: Eng
         tx.execute(text("UPDATE installation SET shards = 16"))
     schema_upgrade.upgrade(database)
     assert database.installation.shards == range(16)
-    assert (database.check_schema().compatible_since or "9999") < "0010"
     with open_backend(engines.settings().model_copy(update={"database_url": url})) as backend:
         token = backend.catalog.applications.create("test").token
         accepted = backend.acceptor.accept(AcceptRequest.chats(token))
@@ -68,7 +67,6 @@ def test_an_installation_from_before_the_64_shards_keeps_its_shards(engines: Eng
     new = Database(engines.bare_database())
     schema_upgrade.upgrade(new)
     assert new.installation.shards == range(16, 80)
-    assert new.check_schema().compatible_since == "0010"
 
 
 def test_a_newer_schema_that_admits_this_program_is_used_as_it_is(backend: Backend) -> None:

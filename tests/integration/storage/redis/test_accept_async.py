@@ -188,7 +188,7 @@ def test_an_error_in_a_script_affects_only_its_own_shard(
     A foreign value is found before the first write.
     """
     server.client().hset("instachat:{1}:epoch", "a", 1)  # so that INCR fails
-    begin = "local function accept(requests, k, a)\n"
+    begin = "local function issue(batch, k, a)\n"
     assert begin in SCRIPTS["accept"]
     broken = SCRIPTS["accept"].replace(
         begin, begin + f'if KEYS[k] == "instachat:{{1}}:epoch" then {fault} end\n'

@@ -26,6 +26,7 @@ from backend.storage.redis.workers import Workers
 from tests.support.engines import RedisServer, redis_binary, valkey_binary
 from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
 from tests.support.redis_copy import bring_back, copy_redis
+from tests.support.redis_values import plant_counter, plant_epoch
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.faults
@@ -88,8 +89,7 @@ def test_a_chat_whose_deletion_was_refused_opens_again(backend: Backend, chat: s
     send(backend, chat, "a")
     deletion = backend.acceptor.accept(AcceptRequest.deletion(chat, 1))
     backend.drainer.drain_all()
-    key = backend.log.counter_key(deletion.shard, Parent(chat, 1))
-    redis_of(backend).hset(key, "closed", str(deletion.entry))
+    plant_counter(backend.log, deletion.shard, Parent(chat, 1), closed=deletion.entry)
     assert accept_eventually(backend, chat, "b") == 2
 
 
@@ -130,7 +130,7 @@ def test_an_entry_with_an_impossible_number_becomes_a_dead_letter(
     _, end = backend.log.read_issued(shard, [])
     entry = f"{end.epoch}-{end.sequence + 1}"
     redis_of(backend).xadd(backend.log.key(shard, "log"), {"e": field.format(chat)}, id=entry)
-    redis_of(backend).hset(backend.log.key(shard, "epoch"), "sequence", end.sequence + 1)
+    plant_epoch(backend.log, shard, sequence=end.sequence + 1)
     send(backend, chat, "next")
     backend.drainer.drain_all()
     assert stored(backend, chat) == {1: "next"}
@@ -158,12 +158,12 @@ def spoil_epoch_key(client: "redis.Redis", log: Log) -> None:
     client.set(log.key(0, "epoch"), "foreign")
 
 
-def spoil_epoch(client: "redis.Redis", log: Log) -> None:
-    client.hset(log.key(0, "epoch"), "epoch", "many")
+def spoil_epoch(_: "redis.Redis", log: Log) -> None:
+    plant_epoch(log, 0, epoch="many")
 
 
-def spoil_sequence(client: "redis.Redis", log: Log) -> None:
-    client.hset(log.key(0, "epoch"), "sequence", "many")
+def spoil_sequence(_: "redis.Redis", log: Log) -> None:
+    plant_epoch(log, 0, sequence="many")
 
 
 def spoil_log(client: "redis.Redis", log: Log) -> None:
@@ -172,19 +172,25 @@ def spoil_log(client: "redis.Redis", log: Log) -> None:
 
 def spoil_dirty(client: "redis.Redis", log: Log) -> None:
     client.set(log.key(0, "dirty"), "foreign")
+    plant_counter(log, 0, CHAT, synced="clean")
 
 
-def spoil_wake_up(client: "redis.Redis", log: Log) -> None:
-    client.delete(log.key(0, "wake-up"))
-    client.lpush(log.key(0, "wake-up"), "foreign")
+def spoil_epoch_type(client: "redis.Redis", log: Log) -> None:
+    client.delete(log.key(0, "epoch"))
+    client.lpush(log.key(0, "epoch"), "foreign")
 
 
 def spoil_counter(client: "redis.Redis", log: Log) -> None:
     client.set(log.counter_key(0, CHAT), "foreign")
 
 
-def spoil_issued(client: "redis.Redis", log: Log) -> None:
-    client.hset(log.counter_key(0, CHAT), "issued", "many")
+def spoil_counter_type(client: "redis.Redis", log: Log) -> None:
+    client.delete(log.counter_key(0, CHAT))
+    client.lpush(log.counter_key(0, CHAT), "foreign")
+
+
+def spoil_issued(_: "redis.Redis", log: Log) -> None:
+    plant_counter(log, 0, CHAT, issued="many")
 
 
 TOKEN = "t" * 32
@@ -299,8 +305,9 @@ WHOLE_EPOCH = {
             {"accept", "raise", "read_counters", "ack_synced", "page", "drop_counters"},
             Failed,
         ),
-        (spoil_wake_up, set(), Failed),
+        (spoil_epoch_type, WHOLE_EPOCH, StaleEpoch),
         (spoil_counter, set(), Failed),
+        (spoil_counter_type, set(), Failed),
         (spoil_issued, set(), Failed),
     ],
 )
@@ -504,7 +511,7 @@ def test_a_call_that_redis_refuses_raises_an_error_of_instachat(
 ) -> None:
     """Nothing is accepted, the error is never Unconfirmed, and no number is used up."""
     server, log = shard
-    before = server.client().hget(log.counter_key(0, CHAT), "issued")
+    before = server.client().get(log.counter_key(0, CHAT))
     with break_redis(server):
         found = refusals(log)
     assert {name: kind for name, kind in found.items() if name in refused} == dict.fromkeys(
@@ -512,4 +519,4 @@ def test_a_call_that_redis_refuses_raises_an_error_of_instachat(
     )
     assert found.keys() - refused <= WRITE_CALLS
     if "accept" in refused:
-        assert server.client().hget(log.counter_key(0, CHAT), "issued") == before
+        assert server.client().get(log.counter_key(0, CHAT)) == before

@@ -18,6 +18,7 @@ from backend.storage.redis.script_loader import SCRIPTS, SHAS
 from backend.storage.redis.types import Creation, DrainedLog, Refusal, StaleEpoch
 from tests.conftest import Engines
 from tests.support.redis_copy import RedisCopy, copy_redis
+from tests.support.redis_values import epoch_fields, plant_counter, plant_epoch
 
 TOKEN = "t" * 32
 APPLICATION = Parent(TOKEN)
@@ -86,7 +87,7 @@ def a_wiped_redis(log: Log) -> None:
 
 def another_server(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
-    log.redis.hset(log.key(0, "epoch"), "server", "0" * 40)
+    plant_epoch(log, 0, server="0" * 40)
     assert refused(log, messages("a")) == "other"
 
 
@@ -104,7 +105,7 @@ def a_missing_counter(log: Log) -> None:
 
 def a_counter_of_an_earlier_epoch(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
-    log.redis.hset(log.counter_key(0, CHAT), "epoch", 0)
+    plant_counter(log, 0, CHAT, epoch=0)
     assert answer(log, messages("a")) == Refusal("counter", "chat")
 
 
@@ -129,6 +130,7 @@ def a_full_log(log: Log) -> None:
 
 def a_foreign_log(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
+    log.accept(0, [messages("the chat is dirty")], NOTHING)
     log.redis.delete(log.key(0, "log"))
     log.redis.set(log.key(0, "log"), "foreign")
     assert refused(log, messages("a")) == Failed.__name__
@@ -144,19 +146,19 @@ def foreign_dirty_counters(log: Log) -> None:
 def a_foreign_counter(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
     log.redis.delete(log.counter_key(0, CHAT))
-    log.redis.set(log.counter_key(0, CHAT), "foreign")
-    assert answer(log, messages("a")) == Refusal("broken", "chat")
+    log.redis.lpush(log.counter_key(0, CHAT), "foreign")
+    assert answer(log, messages("a")) == Refusal("counter", "chat")
 
 
 def a_counter_that_is_no_number(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
-    log.redis.hset(log.counter_key(0, CHAT), "issued", "many")
+    plant_counter(log, 0, CHAT, issued="many")
     assert answer(log, messages("a")) == Refusal("counter", "chat")
 
 
 def a_foreign_idempotency_key(log: Log) -> None:
     assert isinstance(log.redis, redis.Redis)
-    log.redis.lpush(log.key(0, "key:k"), "foreign")
+    log.redis.set(log.key(0, "key:k"), "foreign")
     assert answer(log, messages("a", key="k", body="aa")) == Refusal("broken", "idempotency key")
 
 
@@ -178,27 +180,39 @@ def a_key_twice_in_a_batch(log: Log) -> None:
 
 ACCEPT = "accept"
 FENCES: list[tuple[Callable[[Log], None], str, str]] = [
-    (a_wiped_redis, ACCEPT, "if not epoch then return {'stale', sequence, 0} end"),
-    (another_server, ACCEPT, "if stored[1] ~= server_id() then"),
-    (a_former_primary, ACCEPT, "if epoch < seen_epoch then"),
-    (a_log_that_went_back, ACCEPT, "if epoch == seen_epoch and sequence < seen_sequence then"),
-    (a_missing_counter, ACCEPT, "elseif not issued or fields[2] ~= epoch_text then"),
-    (a_counter_of_an_earlier_epoch, ACCEPT, " or fields[2] ~= epoch_text"),
-    (a_closed_chat, ACCEPT, "if cached.closed then return nil, 'closed', which end"),
-    (a_chat_of_a_closed_application, ACCEPT, "if cached.closed then return nil, 'closed', which"),
-    (a_chat_closed_in_the_same_batch, ACCEPT, "target.closed = id_prefix .. int(next_sequence)"),
-    (a_full_log, ACCEPT, "if waiting >= max_entries then return {'full', waiting} end"),
-    (a_foreign_log, ACCEPT, "if not length then return {'broken', 'log'} end"),
+    (a_wiped_redis, ACCEPT, "return {'stale', values[k] and 'broken' or 'none', 0}"),
+    (another_server, ACCEPT, "if string.find(rest, this_server, 1, true) ~= 1 then"),
+    (a_former_primary, ACCEPT, "if epoch_number < seen_epoch then"),
+    (
+        a_log_that_went_back,
+        ACCEPT,
+        "if epoch_number == seen_epoch and sequence < seen_sequence then",
+    ),
+    (a_missing_counter, ACCEPT, "answer = 'counter chat'"),
+    (a_counter_of_an_earlier_epoch, ACCEPT, "answer = 'counter chat'"),
+    (a_closed_chat, ACCEPT, "answer = 'closed chat'"),
+    (a_chat_of_a_closed_application, ACCEPT, "answer = 'closed application'"),
+    (a_chat_closed_in_the_same_batch, ACCEPT, "closed = epoch .. '-' .. int(sequence)"),
+    (a_full_log, ACCEPT, "if length >= max_entries then"),
+    (
+        a_foreign_log,
+        ACCEPT,
+        "if place_of[KEYS[c]] then redis.pcall('SET', KEYS[c], values[c]) end",
+    ),
     (
         foreign_dirty_counters,
         ACCEPT,
-        "if not read('ZCARD', dirty_key) then return {'broken', 'dirty counters'} end",
+        "if failed then return is_wrong_type(failed) and {'broken', 'dirty counters'} or failed end",
     ),
-    (a_foreign_counter, ACCEPT, "if not fields then"),
-    (a_counter_that_is_no_number, ACCEPT, "not issued or "),
-    (a_foreign_idempotency_key, ACCEPT, "if value == nil then return 'broken' end"),
-    (a_key_used_again, ACCEPT, "elseif old_hash ~= hash then"),
-    (a_key_twice_in_a_batch, ACCEPT, "if keys[key] then return keys[key] end"),
+    (a_foreign_counter, ACCEPT, "answer = 'counter chat'"),
+    (a_counter_that_is_no_number, ACCEPT, "answer = 'counter chat'"),
+    (
+        a_foreign_idempotency_key,
+        ACCEPT,
+        "if not earlier_hash then return 'broken idempotency key' end",
+    ),
+    (a_key_used_again, ACCEPT, " or 'reused'"),
+    (a_key_twice_in_a_batch, ACCEPT, "answer_of[KEYS[k + 2]] or "),
 ]
 
 
@@ -279,8 +293,8 @@ def test_entries_are_kept_for_a_time_after_they_are_stored(log: Log) -> None:
     log.trim(0, 1, DrainedLog(EntryId(1, 1), 1))
     assert (kept(log), log.waiting([0])) == (1, 1)
     assert isinstance(log.redis, redis.Redis)
-    trimmed = log.redis.hmget(log.key(0, "epoch"), "trimmed_epoch", "trimmed", "trimmed_total")
-    assert trimmed == [b"1", b"1", b"1"]
+    epoch = epoch_fields(log, 0)
+    assert [epoch[name] for name in ("trimmed_epoch", "trimmed", "trimmed_total")] == ["1"] * 3
 
 
 def test_entries_are_deleted_up_to_a_mark_and_at_most_up_to_the_cursor(log: Log) -> None:
@@ -315,8 +329,8 @@ def test_kept_entries_do_not_fill_the_log(log: Log) -> None:
     assert kept(log) == 5
 
 
-def test_what_an_earlier_release_has_trimmed_does_not_fill_the_log(log: Log) -> None:
-    """Its workers delete what they have stored, and note nothing."""
+def test_what_was_deleted_by_hand_does_not_fill_the_log(log: Log) -> None:
+    """Nothing notes that it is not in the log any more."""
     for _ in range(3):
         log.accept(0, [messages("a")], NOTHING)
     log._max_entries = 4
@@ -378,7 +392,7 @@ def test_great_numbers_keep_all_digits(log: Log, last: int) -> None:
     """Of messages and of entries: Lua itself writes fifteen digits."""
     assert isinstance(log.redis, redis.Redis)
     log.verify(0, 1, CHAT, last, create=True)
-    log.redis.hset(log.key(0, "epoch"), "sequence", last)
+    plant_epoch(log, 0, sequence=last, stored=last)
     known = EntryId(1, last)
     keyed = messages("c", key="k", body="aa")
     answers, end, _ = log.accept(0, [messages("a", "b"), keyed, messages("d")], known)
