@@ -11,7 +11,7 @@ from instachat_cli.bench.harness.elasticsearch import SearchEnvironment
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row
 from instachat_cli.bench.harness.profile import profiled
-from instachat_cli.bench.harness.servers import CONNECTIONS, server, wrk
+from instachat_cli.bench.harness.servers import server, wrk
 from loadtest.run.processes import free_port
 
 PAGE_SIZE = 20
@@ -39,12 +39,15 @@ def measure(env: Environment) -> Iterator[Row]:
     with server(env.backend.settings, port):
         for _ in range(env.scale.load_pairs + 1):  # the first one warms up
             both = (paths, [path + ORDINARY for path in paths])
-            ours, other = (wrk(port, each, env.scale.seconds, "GET") for each in both)
+            ours, other = (
+                wrk(port, each, env.scale.seconds, "GET", env.scale.search_connections)
+                for each in both
+            )
             pairs.append((ours, other))
     del pairs[0]
     configuration = (
-        f"wrk, {CONNECTIONS} connections, one server process; first pages of {PAGE_SIZE} in a chat of"
-        f" {len(env.texts):,} messages"
+        f"wrk, {env.scale.search_connections} connections, one server process;"
+        f" first pages of {PAGE_SIZE} in a chat of {len(env.texts):,} messages"
     )
     for what, unit, goal, values in (
         ("", "requests/s", RATE_GOAL, [(one.rate, two.rate) for one, two in pairs]),

@@ -54,6 +54,9 @@ class Scale:
     """The layouts (processes, threads) of consumers that are tried for those jobs."""
     load_pairs: int = 5  # of loads by HTTP
     seconds: int = 4  # a load by HTTP
+    search_connections: int = (
+        64  # of a load of searches, which a slow machine answers 503 if they are many
+    )
     large_application_chats: int = 100_000  # chats of the large application
     page_messages: int = 100_000  # messages of the chat whose pages are read
     gateway: bool = True  # whether to build the baselines in Go, which takes a minute each

@@ -45,6 +45,7 @@ TINY = Scale(
     consumers=((1, 1), (2, 2)),
     load_pairs=1,
     seconds=1,
+    search_connections=2,
     large_application_chats=200,
     page_messages=600,
     gateway=False,
