@@ -314,7 +314,17 @@ class RedisCluster:
         ranges = [word for slot in sorted(moving) for word in (slot, slot)]
         source = self.master_of(min(moving))
         source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", target.id)
-        wait_until(lambda: all(self.master_of(slot) is target for slot in moving))
+        # For a moment no node serves them.
+        wait_until(lambda: moving <= self._served_by(target))
+
+    def _served_by(self, node: ClusterNode) -> set[int]:
+        return {
+            slot
+            for one, member in self._selves()
+            if one is node
+            for part in member.slots
+            for slot in part
+        }
 
 
 def _open_slots(node: ClusterNode) -> list[int]:
