@@ -1,7 +1,6 @@
 """Several hosts of PostgreSQL: a failover while processes run, and processes that start after it."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,7 +9,7 @@ import pytest
 from backend.settings import Settings
 from tests.cli.conftest import Cli
 from tests.http.conftest import migrated_database, running_worker
-from tests.support.engines import PostgresServer, RedisServer, wheel_postgres
+from tests.support.engines import PostgresServer, RedisServer, running, wheel_postgres
 from tests.support.fork_server import fork_server
 from tests.support.http_server import ApplicationClient, running_server
 from tests.support.waiting import wait_until
@@ -56,16 +55,6 @@ def test_a_failover_is_followed_and_the_former_primary_is_not_read(
         cli = Cli(fork_server(), database_url=settings.database_url, redis_url=own_redis.url)
         listed = cli("messages", "list", app.token, 1)
         assert [line["text"] for line in listed.lines] == ["after", "another"]
-
-
-@contextmanager
-def running(server: PostgresServer) -> Iterator[PostgresServer]:
-    """The server, running; it is removed at the end."""
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
 
 
 def fail_over(primary: PostgresServer, standby: PostgresServer) -> None:

@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,6 +246,16 @@ class PostgresServer(Server):
         for process in (server, *server.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
+
+
+@contextmanager
+def running(server: PostgresServer) -> Iterator[PostgresServer]:
+    """The server, running; it is removed at the end."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 def valkey_binary() -> Path:

@@ -1,25 +1,14 @@
 """What doctor says of PostgreSQL's replication, of a primary with a standby."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
 from backend.monitoring import replication_checks
 from backend.monitoring.checks import Severity
 from backend.storage.postgres.database import Database
-from tests.support.engines import PostgresServer, wheel_postgres
+from tests.support.engines import PostgresServer, running, wheel_postgres
 from tests.support.waiting import wait_until
-
-
-@contextmanager
-def running(server: PostgresServer) -> Iterator[PostgresServer]:
-    """The server, running; it is removed at the end."""
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
 
 
 def check(server: PostgresServer, user: str = "postgres") -> list[tuple[Severity, str]]:
