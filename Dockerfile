@@ -11,7 +11,7 @@ RUN python -m venv /build \
     && /build/bin/pip install --require-hashes --only-binary=:all: -r requirements/build.txt \
     && /build/bin/pip --python /opt/instachat/bin/python install \
         --require-hashes --only-binary=:all: -r requirements/run.txt
-COPY pyproject.toml LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY backend backend
 COPY instachat_cli instachat_cli
 COPY loadtest loadtest

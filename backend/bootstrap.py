@@ -1,73 +1,348 @@
-"""From settings to a running backend: the only module that names every part."""
+"""From settings to a running backend: the only module that names every part.
 
-from collections.abc import Iterator
+A part is made, and its module imported, when it is first used: a command starts as fast as what it uses.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from backend.catalog.catalog import Catalog, make_catalog
-from backend.catalog.waiting import Waiting
 from backend.domain.errors import Invalid, Unavailable
-from backend.embedded.private_engines import PrivateEngines, acquire
-from backend.ingest.accept import Acceptor
-from backend.ingest.application_log import ApplicationLog
-from backend.ingest.barrier import Barrier
-from backend.ingest.counters import Counters
-from backend.ingest.dead_letters import DeadLetters
-from backend.ingest.direct_write import DirectWriter
-from backend.ingest.drain import Drainer
-from backend.ingest.epochs import Epochs
-from backend.ingest.kept_log import KeptLog
-from backend.live.reader import LiveReader
-from backend.maintenance.cascade_delete import CascadeDeleter
-from backend.maintenance.counter_sync import CounterSync
-from backend.reconcile.reconciler import Reconciler
-from backend.reconcile.repair import Repairer
-from backend.search.publish import Publisher, register_first_index
-from backend.search.refresh import Refresher
-from backend.search.reindex import Reindexer
-from backend.search.searcher import IndexSearcher, ScanSearcher
+from backend.ingest.routing import Routing
+from backend.ingest.tokens import Tokens
 from backend.settings import Durability, Settings
-from backend.storage.elasticsearch.index import ElasticsearchIndex
-from backend.storage.postgres import partitions
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.redis.log import Log
 from backend.storage.redis.workers import Workers
-from backend.storage.search_index import SearchIndex
-from backend.transfer.exporter import Exporter
-from backend.transfer.importer import Importer
-from backend.worker.queue import JobQueue
-from backend.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from backend.catalog.catalog import Catalog
+    from backend.catalog.message_trace.tracer import MessageTracer
+    from backend.catalog.rate_limits import RateLimits
+    from backend.catalog.retention import Retention
+    from backend.embedded.private_engines import PrivateEngines
+    from backend.ingest.accept import Acceptor
+    from backend.ingest.barrier import Barrier
+    from backend.ingest.counters import Counters
+    from backend.ingest.dead_letters import DeadLetters
+    from backend.ingest.direct_write import DirectWriter
+    from backend.ingest.drain import Drainer
+    from backend.ingest.epochs import Epochs
+    from backend.ingest.kept_log import KeptLog
+    from backend.ingest.local_drain import LocalDrainer
+    from backend.live.reader import LiveReader
+    from backend.maintenance.cascade_delete import CascadeDeleter
+    from backend.maintenance.counter_sync import CounterSync
+    from backend.maintenance.erasure import Eraser
+    from backend.maintenance.reshard import Resharder
+    from backend.monitoring.audit_trail import AuditTrail
+    from backend.reconcile.reconciler import Reconciler
+    from backend.search.publish import Publisher
+    from backend.search.reindex import Reindexer
+    from backend.storage.search_index import SearchIndex
+    from backend.transfer.exporter import Exporter
+    from backend.transfer.importer import Importer
+    from backend.worker.queue import JobQueue
+    from backend.worker.worker import Worker
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+class _Part(Generic[T]):
+    """A part of a Backend, made once, at its first use, whichever threads ask for it."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, core: "Backend", owner: type) -> T:
+        # Only until it is made: then the instance has an attribute of this name.
+        with core.making:
+            if self._name not in core.__dict__:
+                core.__dict__[self._name] = self._make(core)
+        made: T = core.__dict__[self._name]
+        return made
+
+
 class Backend:
-    """All parts of the backend, connected to each other."""
+    """All parts of the backend, connected to each other. Thread-safe; no engine is connected yet."""
 
-    settings: Settings
-    engines: PrivateEngines | None
-    database: Database
-    log: Log
-    workers: Workers
-    kept_log: KeptLog
-    counters: Counters
-    drainer: Drainer
-    cascade_deleter: CascadeDeleter
-    counter_sync: CounterSync
-    jobs: JobQueue
-    acceptor: Acceptor
-    catalog: Catalog
-    live_reader: LiveReader
-    importer: Importer
-    exporter: Exporter
-    reconciler: Reconciler
-    dead_letters: DeadLetters
-    index: SearchIndex | None
-    publisher: Publisher | None
-    reindexer: Reindexer | None
+    def __init__(
+        self, settings: Settings, urls: "EngineUrls", database: Database, log: Log
+    ) -> None:
+        self.making = threading.RLock()
+        """Held while a part is made."""
+        self.settings = settings
+        self.engines = urls.engines
+        self.database = database
+        self.log = log
+        self.workers = Workers(urls.huey)
+        self.routing = Routing(database)
+        self.tokens = Tokens(database)
+        self._huey_url = urls.huey
 
-    def worker(self) -> Worker:
+    def close(self) -> None:
+        """Close the connections of the parts that were made."""
+        self.workers.close()
+        if index := self.__dict__.get("index"):
+            index.close()
+
+    def make_all(self) -> None:
+        """Make every part now: for programs that run until they are stopped, whose requests must not wait."""
+        for name, part in vars(Backend).items():
+            if isinstance(part, _Part):
+                getattr(self, name)
+
+    # -- accepting and storing ---------------------------------------------------------------------
+
+    @_Part
+    def epochs(self) -> "Epochs":
+        from backend.ingest.epochs import Epochs
+
+        return Epochs(self.log, self.database)
+
+    @_Part
+    def barrier(self) -> "Barrier":
+        from backend.ingest.barrier import Barrier
+
+        return Barrier(self.log, self.database, self.epochs, self.local_drainer)
+
+    @_Part
+    def counters(self) -> "Counters":
+        from backend.ingest.counters import Counters
+
+        return Counters(self.log, self.database, self.epochs, self.routing, self.barrier)
+
+    @_Part
+    def acceptor(self) -> "Acceptor":
+        from backend.ingest.accept import Acceptor
+        from backend.ingest.backlog_limit import BacklogLimit
+        from backend.ingest.key_limit import KeyLimit
+
+        return Acceptor(
+            self.log,
+            self.epochs,
+            self.routing,
+            self.counters,
+            BacklogLimit(self.log, self.database),
+            KeyLimit(self.log),
+            self._notify_drain,
+        )
+
+    @_Part
+    def drainer(self) -> "Drainer":
+        from backend.ingest.drain import Drainer
+
+        return Drainer(
+            self.log, self.database, self.epochs, notify_publisher=self._notify_publisher
+        )
+
+    @_Part
+    def kept_log(self) -> "KeptLog":
+        from backend.ingest.kept_log import KeptLog
+
+        memory_share = self.settings.parsed_log_retention.memory_share
+        return KeptLog(self.log, self.database, memory_share)
+
+    @_Part
+    def local_drainer(self) -> "LocalDrainer":
+        from backend.ingest.local_drain import LocalDrainer
+
+        return LocalDrainer(lambda: self.drainer, self.workers, lambda: self.kept_log)
+
+    @_Part
+    def direct_writer(self) -> "DirectWriter":
+        from backend.ingest.direct_write import DirectWriter
+
+        return DirectWriter(
+            self.log, self.database, self.epochs, self.routing, self.barrier, self.local_drainer
+        )
+
+    @_Part
+    def dead_letters(self) -> "DeadLetters":
+        from backend.ingest.dead_letters import DeadLetters
+
+        return DeadLetters(self.log, self.database, self.direct_writer)
+
+    @_Part
+    def jobs(self) -> "JobQueue":
+        from backend.worker.queue import JobQueue
+
+        return JobQueue(self._huey_url, self.workers.may_work)
+
+    # -- reading and changing ----------------------------------------------------------------------
+
+    @_Part
+    def catalog(self) -> "Catalog":
+        from backend.catalog.catalog import make_catalog
+        from backend.catalog.waiting import Waiting
+        from backend.ingest.application_log import ApplicationLog
+        from backend.search.application_search import ApplicationSearcher
+        from backend.search.searcher import IndexSearcher, ScanSearcher
+
+        index_searcher = IndexSearcher(self.database, self.index) if self.index else None
+        return make_catalog(
+            Waiting(self.log, self.workers, self.database, self.counters, self.local_drainer),
+            self.acceptor,
+            ApplicationLog(
+                self.log,
+                self.workers,
+                self.epochs,
+                self.routing,
+                self.local_drainer,
+                self._notify_drain,
+            ),
+            index_searcher or ScanSearcher(self.database),
+            ApplicationSearcher(self.database, index_searcher),
+            publish=self._publish,
+            notify_publisher=self._notify_publisher,
+            notify_cascade=self._notify_cascade,
+        )
+
+    @_Part
+    def retention(self) -> "Retention":
+        from backend.catalog.bulk_deletion import BulkDeletion
+        from backend.catalog.retention import Retention
+
+        return Retention(self.database, BulkDeletion(self.catalog.messages))
+
+    @_Part
+    def rate_limits(self) -> "RateLimits":
+        from backend.catalog.rate_limits import RateLimits
+
+        return RateLimits(self.database, self.counters)
+
+    @_Part
+    def live_reader(self) -> "LiveReader":
+        from backend.live.reader import LiveReader
+
+        return LiveReader(self.database, self.counters)
+
+    @_Part
+    def message_tracer(self) -> "MessageTracer":
+        from backend.catalog.message_trace.tracer import MessageTracer
+
+        return MessageTracer(
+            self.log,
+            self.database,
+            self.counters,
+            self.workers,
+            self.catalog.messages.searcher,
+            self.index,
+        )
+
+    # -- searching ---------------------------------------------------------------------------------
+
+    @_Part
+    def index(self) -> "SearchIndex | None":
+        """The client of Elasticsearch; None if it is not configured."""
+        return open_index(self.settings)
+
+    @_Part
+    def publisher(self) -> "Publisher | None":
+        if self.index is None:
+            return None
+        from backend.search.publish import Publisher
+
+        return Publisher(self.database, self.index)
+
+    @_Part
+    def reindexer(self) -> "Reindexer | None":
+        if self.index is None or self.publisher is None:
+            return None
+        from backend.search.reindex import Reindexer
+
+        return Reindexer(self.database, self.index, self.publisher)
+
+    # -- operating ---------------------------------------------------------------------------------
+
+    @_Part
+    def cascade_deleter(self) -> "CascadeDeleter":
+        from backend.maintenance.cascade_delete import CascadeDeleter
+
+        return CascadeDeleter(self.log, self.database, self.routing)
+
+    @_Part
+    def counter_sync(self) -> "CounterSync":
+        from backend.maintenance.counter_sync import CounterSync
+
+        return CounterSync(self.log, self.database, self.epochs, self.routing)
+
+    @_Part
+    def importer(self) -> "Importer":
+        from backend.transfer.importer import Importer
+
+        return Importer(
+            self.log, self.database, self.routing, self.barrier, self.direct_writer, self.tokens
+        )
+
+    @_Part
+    def exporter(self) -> "Exporter":
+        from backend.transfer.exporter import Exporter
+
+        return Exporter(self.database, self.routing, self.barrier)
+
+    @_Part
+    def reconciler(self) -> "Reconciler":
+        from backend.reconcile.reconciler import Reconciler
+        from backend.reconcile.repair import Repairer
+
+        repairer = Repairer(
+            self.log, self.database, self.epochs, self.routing, self.direct_writer, self.publisher
+        )
+        return Reconciler(
+            self.log,
+            self.workers,
+            self.database,
+            self.routing,
+            self.barrier,
+            repairer,
+            self.index,
+        )
+
+    @_Part
+    def resharder(self) -> "Resharder":
+        from backend.maintenance.reshard import Resharder
+
+        return Resharder(
+            self.log,
+            self.database,
+            self.epochs,
+            self.routing,
+            self.counters,
+            self.barrier,
+            self.acceptor,
+        )
+
+    @_Part
+    def eraser(self) -> "Eraser":
+        from backend.maintenance.erasure import Eraser
+
+        return Eraser(
+            self.log,
+            self.database,
+            self.drainer,
+            self.kept_log,
+            self.workers,
+            is_private=self.settings.database_url is None,
+        )
+
+    @_Part
+    def audit_trail(self) -> "AuditTrail":
+        from backend.monitoring.audit_trail import AuditTrail
+
+        return AuditTrail(self.database)
+
+    def worker(self) -> "Worker":
         """A worker on these parts. It restarts private engines that were killed."""
+        from backend.search.refresh import Refresher
+        from backend.worker.worker import Worker
+
         return Worker(
             jobs=self.jobs,
             drainer=self.drainer,
@@ -80,14 +355,28 @@ class Backend:
             refresher=Refresher(self.database, self.index) if self.index else None,
             reindexer=self.reindexer,
             check_schema=self.database.check_schema,
+            apply_retention=self.retention.apply,
         )
+
+    def _notify_drain(self, shard: int) -> None:
+        self.jobs.notify_drain(shard)
+
+    def _notify_cascade(self) -> None:
+        self.jobs.notify_cascade()
+
+    def _notify_publisher(self) -> None:
+        if self.publisher:
+            self.jobs.notify_publisher()
+
+    def _publish(self) -> int:
+        return self.publisher.publish() if self.publisher else 0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineUrls:
     """The URLs of the engines, configured or private."""
 
-    engines: PrivateEngines | None
+    engines: "PrivateEngines | None"
     database: str
     redis: str
     huey: str
@@ -99,6 +388,8 @@ def engine_urls(settings: Settings) -> Iterator[EngineUrls]:
     with ExitStack() as stack:
         engines = None
         if settings.database_url is None or settings.redis_url is None:
+            from backend.embedded.private_engines import acquire
+
             engines = acquire(
                 settings.home,
                 settings.durability,
@@ -129,10 +420,14 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
     """
     with open_unchecked(settings) as core:
         if settings.database_url is None:
+            from backend.storage.postgres.schema_upgrade import upgrade
+
             upgrade(core.database)
         else:
             core.database.check_schema()
         if core.index is not None:
+            from backend.search.publish import register_first_index
+
             with suppress(Unavailable):  # the next command tries again
                 register_first_index(core.database, core.index)
         yield core
@@ -154,32 +449,17 @@ def open_parts(settings: Settings, urls: EngineUrls, **log_timeouts: float) -> I
     with ExitStack() as stack:
         database = stack.enter_context(closing(Database(urls.database)))
         log = stack.enter_context(closing(open_log(settings, urls, **log_timeouts)))
-        core = assemble(settings, urls, database, log)
-        stack.callback(core.workers.close)
-        if core.index is not None:
-            stack.callback(core.index.close)
+        core = stack.enter_context(closing(Backend(settings, urls, database, log)))
+        # Made now: a missing extra, or an unusable URL, is reported before any engine is asked.
+        _ = core.index
         yield core
 
 
-def migrate(settings: Settings, *, dry_run: bool = False) -> tuple[str | None, str]:
-    """Migrate the settings' database to the current schema; returns the revisions before and after.
-
-    Raises SchemaMismatch if the schema is newer and does not admit this program.
-    """
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """The settings' database, of any schema, closed at the end."""
     with engine_urls(settings) as urls, closing(Database(urls.database)) as database:
-        return upgrade(database, dry_run=dry_run)
-
-
-def partition_messages(settings: Settings, count: int, *, dry_run: bool = False) -> int:
-    """Distribute the messages of the settings' database over partitions; returns how many there were.
-
-    With `dry_run` nothing is changed. Raises as `partitions.partition_messages` and every use of a database.
-    """
-    with engine_urls(settings) as urls, closing(Database(urls.database)) as database:
-        if not dry_run:
-            return partitions.partition_messages(database, count)
-        with database.connect() as connection:
-            return partitions.count_partitions(connection)
+        yield database
 
 
 def open_log(settings: Settings, urls: EngineUrls, **timeouts: float) -> Log:
@@ -197,64 +477,12 @@ def open_log(settings: Settings, urls: EngineUrls, **timeouts: float) -> Log:
     )
 
 
-def assemble(settings: Settings, urls: EngineUrls, database: Database, log: Log) -> Backend:
-    """Create the parts and connect them to each other; no engine is connected yet."""
-    epochs = Epochs(log, database)
-    index = open_index(settings)
-    publisher = Publisher(database, index) if index else None
-
-    def notify_publisher() -> None:
-        if publisher:
-            jobs.notify_publisher()
-
-    drainer = Drainer(log, database, epochs, notify_publisher=notify_publisher)
-    barrier = Barrier(log, database, epochs, drainer)
-    counters = Counters(log, database, epochs, barrier)
-    cascade_deleter = CascadeDeleter(log, database)
-    counter_sync = CounterSync(log, database, epochs)
-    workers = Workers(urls.huey)
-    jobs = JobQueue(urls.huey, workers.may_work)
-    acceptor = Acceptor(log, epochs, counters, jobs.notify_drain)
-    catalog = make_catalog(
-        Waiting(log, workers, database, counters, drainer),
-        acceptor,
-        ApplicationLog(log, workers, database, epochs, drainer, jobs.notify_drain),
-        IndexSearcher(database, index) if index else ScanSearcher(database),
-        publish=publisher.publish if publisher else lambda: 0,
-        notify_publisher=notify_publisher,
-        notify_cascade=jobs.notify_cascade,
-    )
-    direct_writer = DirectWriter(log, database, epochs, barrier, drainer)
-    repairer = Repairer(log, database, epochs, direct_writer, publisher)
-    return Backend(
-        settings=settings,
-        engines=urls.engines,
-        database=database,
-        log=log,
-        workers=workers,
-        kept_log=KeptLog(log, database, settings.parsed_log_retention.memory_share),
-        counters=counters,
-        drainer=drainer,
-        cascade_deleter=cascade_deleter,
-        counter_sync=counter_sync,
-        jobs=jobs,
-        acceptor=acceptor,
-        catalog=catalog,
-        live_reader=LiveReader(database, counters),
-        importer=Importer(log, database, barrier, direct_writer),
-        exporter=Exporter(database, barrier),
-        reconciler=Reconciler(log, workers, database, barrier, repairer, index),
-        dead_letters=DeadLetters(log, database, direct_writer),
-        index=index,
-        publisher=publisher,
-        reindexer=Reindexer(database, index, publisher) if index and publisher else None,
-    )
-
-
-def open_index(settings: Settings) -> SearchIndex | None:
+def open_index(settings: Settings) -> "SearchIndex | None":
     """The client of Elasticsearch, not connected yet; None if it is not configured."""
     if settings.elasticsearch_url is None:
         return None
+    from backend.storage.elasticsearch.index import ElasticsearchIndex
+
     key = settings.elasticsearch_api_key
     return ElasticsearchIndex(
         settings.elasticsearch_url,

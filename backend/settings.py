@@ -2,14 +2,14 @@
 
 import os
 import re
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from backend.domain.errors import Invalid
 
@@ -39,15 +39,17 @@ def default_home() -> Path:
     return user_data_path("instachat", appauthor=False)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of one installation, read from the environment (`INSTACHAT_…`) by `load`.
 
     An empty variable counts as unset, as in a shell's `${NAME:-default}`.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    def __init__(self, **given: object) -> None:
+        """The `given` values, and those of the environment for all others. Raises ValidationError."""
+        super().__init__(**(_environment() | given))
 
     database_url: str | None = Field(
         None, description="PostgreSQL; unset: a private one in the home folder"
@@ -95,7 +97,8 @@ class Settings(BaseSettings):
     log_limit: int = Field(
         1_000_000,
         ge=1,
-        description="reject new messages while a shard's log holds this many unstored entries",
+        description="reject new messages while a shard's log holds this many unstored entries; and whenever"
+        " Redis uses 85% of its memory",
     )
     log_retention: str = Field(
         "10m/20%",
@@ -127,6 +130,16 @@ class Settings(BaseSettings):
     _flags: frozenset[str] = PrivateAttr(frozenset())  # the settings that a flag has set
 
 
+def _environment() -> dict[str, str]:
+    """The variables that are not empty, by the names of their fields."""
+    prefix = PREFIX.lower()
+    return {
+        name.lower().removeprefix(prefix): value
+        for name, value in os.environ.items()
+        if value and name.lower().startswith(prefix)
+    }
+
+
 def load(**flags: object) -> Settings:
     """The settings from the environment, overridden by the given command-line flags.
 
@@ -134,7 +147,7 @@ def load(**flags: object) -> Settings:
     """
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        settings = Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**given)
     except ValidationError as error:
         problems = "; ".join(
             f"{environment_variable(str(e['loc'][0]))}: {e['msg']}" if e["loc"] else e["msg"]
@@ -192,6 +205,20 @@ def redact(url: str) -> str:
     """
     shown = [_redact_one(part) for part in _BETWEEN_URLS.split(url)]
     return "***" if "***" in shown else ",".join(shown)
+
+
+def refuse_unquoted_password(url: str, subject: str) -> None:
+    """Raise Invalid if a `/`, `?` or `#` in the password of a URL of Redis is not percent-encoded.
+
+    What precedes it would be taken for a host and a port, and an error would print it.
+    """
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if "@" in parts.path + parts.query + parts.fragment:
+            raise Invalid(
+                f"the {subject} URL *** can't be used: a character of its password is not encoded",
+                "write # as %23, / as %2F, ? as %3F and @ as %40",
+            )
 
 
 def _redact_one(url: str) -> str:

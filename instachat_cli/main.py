@@ -19,6 +19,9 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code."""
     try:
         _open_streams()
+        from instachat_cli.runtime import signals
+
+        signals.note_interrupts()
         from instachat_cli.console import exit_codes
         from instachat_cli.console.stderr import stderr
 
@@ -34,6 +37,8 @@ def run(arguments: list[str]) -> int:
             return 0
         except BaseException as error:  # noqa: BLE001  # users never see a traceback
             _flush_or_discard_stdout()
+            if signals.was_interrupted() and not isinstance(error, KeyboardInterrupt):
+                error = KeyboardInterrupt()  # which became another error on its way
             return exit_codes.report_error(error)
         stderr.write_held()
         return code

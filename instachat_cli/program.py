@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer._click.shell_completion import CompletionItem
 from typer.exceptions import Exit
 from typer.main import get_command, get_group
 
@@ -25,12 +26,13 @@ from instachat_cli.console.typer_setup import Group, command, group
 
 HELP_ORDER = (
     *("up", "serve", "worker", "demo", "migrate"),
-    *("apps", "chats", "messages", "search"),
-    *("reindex", "export", "import", "reconcile", "sync-counters"),
-    *("status", "queue", "dead", "doctor", "bench", "config"),
+    *("apps", "chats", "messages", "search", "purge", "erase"),
+    *("reindex", "export", "import", "reconcile", "sync-counters", "reshard"),
+    *("status", "queue", "dead", "audit", "doctor", "adopt-redis", "bench", "config"),
 )
 """In which order the help lists the commands. A command that is not named here comes last."""
 
+COMPLETE_VARIABLE = "_INSTACHAT_COMPLETE"  # set by a shell that asks what it may suggest
 COMMANDS_FOLDER = Path(__file__).parent / "commands"
 
 
@@ -86,6 +88,13 @@ class RootGroup(Group):
         super().__init__(**attributes)
         self.commands = LazyCommands()  # type: ignore[assignment]  # Typer adds nothing to it
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Suggest the commands by name and summary, without importing them, and the options."""
+        names = [name for name in command_modules() if name.startswith(incomplete)]
+        if not incomplete.startswith("-"):
+            return [CompletionItem(name, help=summary(name)) for name in names]
+        return super().shell_complete(ctx, incomplete)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """List the commands by name and summary, without importing them."""
         with formatter.section("Commands"):
@@ -117,12 +126,46 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _print_completion(ctx: typer.Context, requested: bool) -> None:
+    if requested and not ctx.resilient_parsing:
+        from instachat_cli.console.completion import script
+
+        typer.echo(script(COMPLETE_VARIABLE))
+        raise typer.Exit
+
+
+def _install_completion(ctx: typer.Context, requested: bool) -> None:
+    if requested and not ctx.resilient_parsing:
+        from instachat_cli.console.completion import install_script
+
+        typer.echo(f"installed in {install_script(COMPLETE_VARIABLE)}; it works in new shells")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool,
         typer.Option(
             "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install-completion",
+            help="Install completion for this shell: bash, zsh or fish.",
+            callback=_install_completion,
+            is_eager=True,
+        ),
+    ] = False,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show-completion",
+            help="Print this shell's completion script.",
+            callback=_print_completion,
+            is_eager=True,
         ),
     ] = False,
 ) -> None: ...
@@ -134,6 +177,10 @@ def invoke(arguments: list[str]) -> int:
     Typer's own `main` is not used, because it prints errors and ends the process by itself.
     """
     root = get_command(app)
+    if COMPLETE_VARIABLE in os.environ:
+        from instachat_cli.console.completion import answer_shell
+
+        return answer_shell(root, os.environ[COMPLETE_VARIABLE])
     try:
         with root.make_context("instachat", arguments) as context:
             root.invoke(context)

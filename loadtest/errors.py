@@ -11,3 +11,7 @@ class Unreachable(CouldNotRun):
 
 class Unusable(CouldNotRun):
     """The server, or the load generator, does not do what a run needs."""
+
+
+class UnexpectedAnswer(Unusable):
+    """An answer has a good status, but not the value that the adapter says it has."""

@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loadtest.adapter.operations import Operation
+
 REQUESTS, LEDGER, PAGES, SHOWN, DELIVERIES = "requests", "ledger", "pages", "shown", "deliveries"
 
 ROUTES = (
@@ -27,7 +29,23 @@ ROUTES = (
     "PATCH /applications/{token}/chats/{chat}/messages/{number}",
     "DELETE /applications/{token}/chats/{chat}/messages/{number}",
 )
+"""What the requests of a run are called: by the routes of this project, also on another server."""
 NEW_CHAT, SEND, BATCH, LIST, LIST_NEWEST, SEARCH, FOLLOW, READ, EDIT, DELETE = range(len(ROUTES))
+
+ROUTE_OF = {
+    Operation.CREATE_CHAT: NEW_CHAT,
+    Operation.SEND: SEND,
+    Operation.SEND_BATCH: BATCH,
+    Operation.LIST: LIST,
+    Operation.LIST_NEWEST: LIST_NEWEST,
+    Operation.LIST_BEFORE: LIST_NEWEST,
+    Operation.SEARCH: SEARCH,
+    Operation.FOLLOW: FOLLOW,
+    Operation.READ: READ,
+    Operation.EDIT: EDIT,
+    Operation.DELETE: DELETE,
+}
+"""The operations of a load, each with the index of its route."""
 
 _request = struct.Struct("<dIHhB")
 _entry = struct.Struct("<BIIQ8s")

@@ -27,8 +27,10 @@ from tests.support.engines import (
     wheel_postgres,
 )
 from tests.support.pgbouncer import PgBouncer, pgbouncer_binary
+from tests.support.program_logs import program_logs
 from tests.support.redis_cluster import RedisCluster
 from tests.support.scheduling import SchedulingPlugin
+from tests.support.scratch import memory_is_plenty
 
 REDIS_DATABASES = 256
 # Of the messages, in the database of each test.
@@ -37,6 +39,8 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+# WAL_LOG writes the whole template to the WAL, FILE_COPY syncs files, which costs nothing in memory.
+STRATEGY = "FILE_COPY" if memory_is_plenty() else "WAL_LOG"
 _numbers = count(1)
 
 
@@ -47,6 +51,13 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     ):  # as background jobs of a shell inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def quoting_no_data() -> Iterator[None]:
+    """No program that a test starts may write data of users to its log."""
+    yield
+    program_logs.check()
 
 
 class Engines:
@@ -70,10 +81,14 @@ class Engines:
     def fresh_database(self) -> str:
         """The URL of a new, migrated, empty database."""
         name = f"test{next(_numbers)}"
-        self.postgres.execute(f"CREATE DATABASE {name} TEMPLATE template")
+        self.postgres.execute(f"CREATE DATABASE {name} TEMPLATE template STRATEGY {STRATEGY}")
         reset = "UPDATE installation SET id = gen_random_uuid(), created_at = now()"
         self.postgres.execute(reset, name)  # the age of counts that were never synced starts here
         return self.postgres.url(name)
+
+    def drop_database(self, settings: Settings) -> None:
+        """Delete the database of settings, with what is still connected to it."""
+        self.postgres.execute(f"DROP DATABASE {database_name(settings)} WITH (FORCE)")
 
     def settings(self, **more: object) -> Settings:
         """Settings on a new database and the emptied Redis."""
@@ -81,7 +96,7 @@ class Engines:
         return Settings(
             database_url=self.fresh_database(),
             redis_url=self.redis.url,
-            **more,  # type: ignore[arg-type]
+            **more,
         )
 
     def redis_database(self) -> str:
@@ -101,7 +116,7 @@ class Engines:
         return Settings(
             database_url=self.fresh_database(),
             redis_url=self.redis_database(),
-            **more,  # type: ignore[arg-type]
+            **more,
         )
 
     def on_cluster(self, cluster: RedisCluster, **more: object) -> Settings:
@@ -110,7 +125,7 @@ class Engines:
             database_url=self.fresh_database(),
             redis_url=cluster.url,
             huey_url=self.redis_database(),
-            **more,  # type: ignore[arg-type]
+            **more,
         )
 
 
@@ -177,9 +192,11 @@ def database_name(settings: Settings) -> str:
 
 
 @pytest.fixture
-def settings(engines: Engines) -> Settings:
+def settings(engines: Engines) -> Iterator[Settings]:
     """Settings on a new database and an empty Redis."""
-    return engines.settings()
+    settings = engines.settings()
+    yield settings
+    engines.drop_database(settings)
 
 
 @pytest.fixture

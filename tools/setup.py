@@ -55,7 +55,7 @@ def has_engine_wheels() -> bool:
 
 
 def lock_files(stage: str) -> list[Path]:
-    names = {"run": ["engines" if has_engine_wheels() else "run", "build"], "dev": ["dev"]}
+    names = {"run": ["engines" if has_engine_wheels() else "bench", "build"], "dev": ["dev"]}
     return [Path("requirements", f"{name}.txt") for name in names[stage]]
 
 

@@ -9,7 +9,8 @@
     service          what the routes call: the core in threads, group commit, waiting; lifespan opens it
     stored_waiter    `?wait=stored`, for all requests of a process together
     creation_limit   how many applications an address may create
-    schemas, parameters, request_body   what requests and responses consist of, and its validation
+    schemas, parameters   what requests and responses consist of, and its validation
+    request_body, batch_body            how bodies are read, within limits of size, memory and time
     openapi          what the OpenAPI document says beside the routes
     middleware, headers, html           what surrounds a request and a response
     assets/          the files of the two pages

@@ -1,6 +1,7 @@
 """Entity tags: the `ETag` of what was read, compared with `If-Match` and `If-None-Match` (RFC 9110, 13.1)."""
 
 import re
+from collections.abc import Collection
 from hashlib import blake2b
 
 import msgspec
@@ -9,8 +10,8 @@ from fastapi import Response
 from backend.domain.serialization import JsonObject
 
 _DIGEST_BYTES = 12
-_NO_VERSION = -1  # equals no version, so that a foreign tag never matches
-_VERSION = re.compile(r'"([0-9]{1,18})(?:-[0-9]{1,16})?"\Z')
+_TAGS = re.compile(r'(?:W/)?"[^"]*"')
+_match_version = re.compile(r'"([0-9]{1,18})(?:-[0-9]{1,16})?"').fullmatch
 _OPAQUE_TAGS = re.compile(r'(?:W/)?("[^"]*")')
 encode_json = msgspec.json.encode
 """Encodes every body of a successful response: the tag of a list is made of these bytes."""
@@ -34,12 +35,15 @@ def body_etag(body: bytes) -> str:
     return f'"{blake2b(body, digest_size=_DIGEST_BYTES).hexdigest()}"'
 
 
-def parse_if_match(if_match: str | None) -> int | None:
-    """The version that `If-Match` requires; None if it accepts any."""
+def parse_if_match(if_match: str | None) -> Collection[int] | None:
+    """The versions, one of which `If-Match` requires; None if it accepts any.
+
+    Tags are compared strongly: a weak one matches nothing, and neither does a foreign one.
+    """
     if if_match is None or if_match.strip() == "*":
         return None
-    match = _VERSION.match(if_match.strip())
-    return int(match.group(1)) if match else _NO_VERSION
+    matches = map(_match_version, _TAGS.findall(if_match))
+    return [int(match[1]) for match in matches if match]
 
 
 def is_not_modified(if_none_match: str | None, etag: str) -> bool:

@@ -6,6 +6,8 @@ from itertools import count
 from secrets import token_hex
 
 REQUEST_ID = b"x-request-id"
+LIST_HEADERS = (b"if-match", b"if-none-match")
+"""Of a request: several lines of one name mean the same as one line with all their values (RFC 9110, 5.3)."""
 STREAM = "instachat.stream"
 """Set in the scope of a request whose response lasts until the client leaves."""
 COMMON_HEADERS = (
@@ -34,6 +36,17 @@ def request_id(headers: Headers) -> bytes:
         if name == REQUEST_ID and _is_valid_id(value):
             return value
     return b"%s%08x" % (_process_prefix, next(_request_count))
+
+
+def join_lists(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """A request's headers, with one line for each of LIST_HEADERS."""
+    received = list(headers)
+    for name in LIST_HEADERS:
+        values = [value for other, value in received if other == name]
+        if len(values) > 1:
+            received = [header for header in received if header[0] != name]
+            received.append((name, b", ".join(values)))
+    return received
 
 
 def add_common_headers(headers: Headers, rid: bytes) -> list[tuple[bytes, bytes]]:

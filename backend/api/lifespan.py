@@ -13,7 +13,7 @@ from backend.bootstrap import Backend, open_unchecked
 from backend.domain.errors import InstaChatError
 from backend.settings import Settings
 
-RENEW_INTERVAL_SECONDS = 1.0
+RENEW_INTERVAL_SECONDS = 0.5  # a token that was replaced is refused within a second
 # A request must learn within a second that Redis is away. The CLI, which serves one user, waits longer.
 REDIS_CONNECT_TIMEOUT_SECONDS = 0.4
 REDIS_RESPONSE_TIMEOUT_SECONDS = 0.9
@@ -29,7 +29,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         notifier = stack.enter_context(ThreadPoolExecutor(1, "notifier"))
         service = Service(core, notifier)
         sampler = asyncio.create_task(process_metrics.run_sampler(service.pools))
-        renewer = asyncio.create_task(_renew_epochs(core))
+        renewer = asyncio.create_task(_follow_sql(core, service))
         gc.collect()
         gc.freeze()  # the loaded modules stay: collections need not traverse them
         try:
@@ -40,15 +40,23 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             await service.close()
 
 
-async def _renew_epochs(core: Backend) -> None:
-    """Read the epochs from SQL once a second, so that an idle process still rejects a demoted primary.
+async def _follow_sql(core: Backend, service: Service) -> None:
+    """Read epochs and replaced tokens from SQL again and again, also for an idle process.
 
-    If PostgreSQL hangs, one thread waits for it.
+    So it still rejects a demoted primary, and a token that was replaced. It also looks for its Redis until it
+    has found it, so that it recognises a loss. If an engine hangs, one thread waits for it.
     """
+
+    def refresh() -> None:
+        core.acceptor.refresh()
+        core.tokens.follow()
+        core.epochs.recognition.look()
+
     while True:
         await asyncio.sleep(RENEW_INTERVAL_SECONDS)
         try:
-            await asyncio.to_thread(core.acceptor.refresh)
+            await asyncio.to_thread(refresh)
+            service.apply_token_changes()
         except InstaChatError as error:  # PostgreSQL is away: `/` and `/readyz` report it
             logger.debug("the epochs of Redis were not renewed: %s", error)
         except Exception:
@@ -64,6 +72,7 @@ def _open_backend(settings: Settings, stack: ExitStack) -> Backend:
             reply_timeout_seconds=REDIS_RESPONSE_TIMEOUT_SECONDS,
         )
     )
-    with suppress(InstaChatError):  # read now, so that accepting needs no SQL later
-        _ = core.database.installation
+    core.make_all()
+    with suppress(InstaChatError):  # read now, so that no request comes before
+        core.tokens.follow()
     return core

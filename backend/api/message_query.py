@@ -29,7 +29,7 @@ _COMPANIONS = {
 
 
 class MessageQuery(BaseModel):
-    """Which messages of a chat to list. Other parameters are ignored."""
+    """Which messages of a chat to list."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -18,7 +18,7 @@ _DESCRIPTIONS = {
     413: "The body is too large.",
     415: "The body's type is not JSON.",
     422: "A value is not valid.",
-    429: "This address has created too many applications.",
+    429: "This address has created too many applications, or the application too many chats and messages.",
     503: "A dependency does not respond, or the server refuses for now; try again.",
 }
 _EXAMPLES = {

@@ -5,9 +5,12 @@ import time
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Header, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request, params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from backend.api.cursor import CURSOR_PATTERN, parse_cursor
 from backend.api.schemas import NO_NUL
 from backend.domain.errors import Invalid
 from backend.domain.folding import MAX_KEYWORD
@@ -16,8 +19,12 @@ from backend.domain.times import parse_rfc3339
 from backend.ingest.requests import MAX_KEY_LENGTH
 
 PREFIX = "/api/v1"
+APPLICATIONS = PREFIX + "/applications"
+APPLICATION = PREFIX + "/application"
+"""The path of the application whose token is in a header; see server/bearer.py."""
 MAX_PAGE_SIZE = 200
 DEFAULT_PAGE_SIZE = 50
+MAX_SHOWN_NAME = 40  # of an unknown parameter, in code points
 NUMBER_PATTERN = "[1-9][0-9]{0,14}"
 """A number in at most 15 plain digits, so below MAX_NUMBER."""
 ARRIVED_AT = "arrived_at"
@@ -36,6 +43,13 @@ def _check_numbers(value: str | None) -> str | None:
     """Numbers in plain digits, separated by commas. Raises ValueError."""
     if value is not None and not re.fullmatch(_NUMBERS_PATTERN, value):
         raise ValueError(f"not 1 to {MAX_PAGE_SIZE} numbers such as 1,5,9")
+    return value
+
+
+def _check_cursor(value: str | None) -> str | None:
+    """A cursor that `make_cursor` may have made. Raises ValueError."""
+    if value is not None:
+        parse_cursor(value)
     return value
 
 
@@ -75,15 +89,22 @@ Limit = Annotated[
     *_number_between(1, MAX_PAGE_SIZE, 20),
     Query(description="the largest number of items to return"),
 ]
-Keyword = Annotated[
-    str | None,
-    Query(
-        min_length=1,
-        max_length=MAX_KEYWORD,
-        description="return only messages whose text contains this, each with `highlight`",
-        examples=["morning"],
-        json_schema_extra=NO_NUL,
+_keyword = Query(
+    min_length=1,
+    max_length=MAX_KEYWORD,
+    description="return only messages whose text contains this, each with `highlight`",
+    examples=["morning"],
+    json_schema_extra=NO_NUL,
+)
+Keyword = Annotated[str | None, _keyword]
+RequiredKeyword = Annotated[str, _keyword]
+Cursor = Annotated[
+    str | None,  # a tuple would be a parameter that is repeated
+    AfterValidator(_check_cursor),
+    WithJsonSchema(
+        {"type": "string", "pattern": CURSOR_PATTERN, "examples": ["1764000000000000.7.12"]}
     ),
+    Query(description="`next` of the previous page, as it is: what it means may change"),
 ]
 After = Annotated[
     int,
@@ -188,3 +209,26 @@ async def _arrival(request: Request) -> float:
 
 ArrivedAt = Annotated[float, Depends(_arrival)]
 """When the request arrived, by `time.perf_counter`: also one that the fast path could not answer."""
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Raise RequestValidationError if the query has a parameter that the route does not have."""
+    if not request.url.query:
+        return
+    known = {
+        parameter.alias
+        for parameter in get_flat_params(request.scope["route"].dependant)
+        if not isinstance(parameter.field_info, (params.Path, params.Header))
+    }
+    takes = f"takes {', '.join(sorted(known))}" if known else "takes none"
+    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    if unknown:
+        raise RequestValidationError(
+            [
+                {
+                    "loc": ("query", name[:MAX_SHOWN_NAME]),
+                    "msg": f"unknown parameter; this route {takes}",
+                }
+                for name in unknown
+            ]
+        )

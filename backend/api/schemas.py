@@ -181,6 +181,31 @@ class SearchPage(Page[Found]):
     )
 
 
+class FoundInApplication(Found):
+    """A message that contains the keyword of a search over all chats of an application."""
+
+    chat: int = Field(description="the number of the message's chat", examples=[7])
+
+
+class ApplicationSearchPage(BaseSchema):
+    """A page of the messages of an application that contain a keyword, newest first.
+
+    Pass `next` as `cursor` to get the following page.
+    """
+
+    # `why` has a default, but is not in every response.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+    items: list[FoundInApplication]
+    next: str | None = Field(examples=["1764000000000000.7.12"])
+    complete: bool = Field(
+        description="whether these are all that the page should have", examples=[True]
+    )
+    why: str = Field(
+        default="", description="only if `complete` is false: why messages may be missing"
+    )
+
+
 class Applications(BaseSchema):
     """A page of the applications, ordered by creation. Pass `next` as `after` to get the following page."""
 

@@ -1,8 +1,10 @@
 """`instachat serve`: starts the server's processes, and puts together what each of them runs."""
 
+import logging
 import multiprocessing
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -16,13 +18,14 @@ from backend.api.headers import Observer
 from backend.api.health import process_metrics
 from backend.api.middleware import RequestMiddleware
 from backend.api.server import logs, server
-from backend.api.server.address import open_listeners
+from backend.api.server.address import open_listeners, url
 from backend.api.server.fast_path import FastPath
 from backend.api.server.processes import supervise
 from backend.monitoring.repeated_checks import RepeatedChecks
 from backend.runtime.signals import terminate_after
 from backend.settings import Settings
 
+logger = logging.getLogger(__name__)
 STOP_TIMEOUT_SECONDS = 8  # then a process is killed; must exceed `server.ANSWER_TIMEOUT_SECONDS`
 
 
@@ -40,6 +43,7 @@ def serve(settings: Settings, processes: int, checks: RepeatedChecks) -> None:
     # One socket for each process: the kernel distributes the connections. This process keeps them open, so
     # that connections to a process that has died wait for its successor.
     listeners = open_listeners(settings.host, settings.port, processes)
+    logger.info("listening on %s", url(settings.host, settings.port))
     terminate_after(checks.run, "checks")
     with process_metrics.share_metrics():
         supervise(
@@ -85,4 +89,8 @@ def _run_process(settings: Settings, listener: socket.socket) -> None:
     server.prepare_process()
     with closing(logs.configure()) as log_handler:
         observers = [log_handler.log_request, process_metrics.observe]
-        server.run(create_server(settings, observers), listener)
+        try:
+            server.run(create_server(settings, observers), listener)
+        except Exception:
+            logger.exception("a process of the server failed")
+            sys.exit(1)

@@ -1,4 +1,4 @@
-"""`?wait=stored`: one poll of the shards' cursors serves all waiting requests.
+"""`?wait=stored`: one poll of all shards serves all waiting requests.
 
 `ingest.barrier.wait_cursor` would occupy a thread for each of them.
 """
@@ -7,10 +7,10 @@ import asyncio
 import logging
 
 from backend.domain.errors import InstaChatError
-from backend.domain.model import Accepted, EntryId
+from backend.domain.model import Accepted
 from backend.storage.postgres import shards
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.shards import ShardState
+from backend.storage.postgres.shards import ShardProgress
 
 POLL_SECONDS = 0.02
 logger = logging.getLogger(__name__)
@@ -22,13 +22,13 @@ class StoredWaiter:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._loop = asyncio.get_running_loop()
-        self._entries: dict[asyncio.Future[bool], tuple[int, EntryId]] = {}
+        self._waiting: dict[asyncio.Future[bool], tuple[str, Accepted]] = {}
         self._poller: asyncio.Task[None] | None = None
 
-    async def wait_stored(self, accepted: Accepted, seconds: float) -> bool:
-        """Wait until the shard's cursor has passed the entry of `accepted`; False if that takes longer."""
+    async def wait_stored(self, token: str, accepted: Accepted, seconds: float) -> bool:
+        """Wait until SQL has passed what an application accepted; False if that takes longer."""
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._entries[future] = accepted.shard, accepted.entry
+        self._waiting[future] = token, accepted
         if self._poller is None or self._poller.done():
             self._poller = self._loop.create_task(self._poll())
         try:
@@ -37,21 +37,22 @@ class StoredWaiter:
         except TimeoutError:
             return False
         finally:
-            self._entries.pop(future, None)
+            self._waiting.pop(future, None)
 
     async def _poll(self) -> None:
         """Poll until no request waits any more."""
-        while self._entries:
+        while self._waiting:
             try:
-                states = await asyncio.to_thread(self._read_states)
+                progress = await asyncio.to_thread(self._read_progress)
             except InstaChatError as error:
                 logger.warning("%s", error.message)
-                states = {}
-            for future, (shard, entry) in list(self._entries.items()):
-                if shard in states and states[shard].cursor >= entry and not future.done():
+                progress = {}
+            for future, (token, accepted) in list(self._waiting.items()):
+                of_shard = progress.get(accepted.shard)
+                if of_shard and of_shard.position(token) >= accepted.entry and not future.done():
                     future.set_result(True)
             await asyncio.sleep(POLL_SECONDS)
 
-    def _read_states(self) -> dict[int, ShardState]:
+    def _read_progress(self) -> dict[int, ShardProgress]:
         with self._database.connect() as connection:
-            return shards.shard_states(connection)
+            return shards.all_progress(connection)

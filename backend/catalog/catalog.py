@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from backend.catalog.applications import Applications
 from backend.catalog.chats import Chats
 from backend.catalog.deletion import ParentDeletion
+from backend.catalog.live_counts import LiveCounts
 from backend.catalog.messages import Messages
 from backend.catalog.waiting import Waiting
 from backend.ingest.accept import Acceptor
 from backend.ingest.application_log import ApplicationLog
+from backend.search.application_search import ApplicationSearcher
 from backend.search.searcher import Searcher
 
 
@@ -47,6 +49,7 @@ def make_catalog(
     acceptor: Acceptor,
     application_log: ApplicationLog,
     searcher: Searcher,
+    application_searcher: ApplicationSearcher,
     *,
     publish: Callable[[], int],
     notify_publisher: Callable[[], None],
@@ -58,9 +61,10 @@ def make_catalog(
     cascade.
     """
     deletion = ParentDeletion(waiting, acceptor, notify_cascade)
+    live_counts = LiveCounts(waiting.counters, waiting.database)
     applications = Applications(
-        waiting.log, waiting.database, waiting.counters, deletion, application_log
+        waiting.log, waiting.database, waiting.counters, live_counts, deletion, application_log
     )
-    chats = Chats(waiting, applications, deletion)
-    messages = Messages(waiting, chats, searcher, publish, notify_publisher)
+    chats = Chats(waiting, applications, live_counts, deletion)
+    messages = Messages(waiting, chats, searcher, application_searcher, publish, notify_publisher)
     return Catalog(waiting, applications, chats, messages)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from backend.catalog.applications import Applications
 from backend.catalog.deletion import ParentDeletion
+from backend.catalog.live_counts import LiveCounts
 from backend.catalog.paging import first_page, read_pages
 from backend.catalog.waiting import PendingNumber, Waiting
 from backend.domain.model import (
@@ -29,6 +30,7 @@ class Chats:
 
     waiting: Waiting
     applications: Applications
+    live_counts: LiveCounts
     deletion: ParentDeletion
 
     def get(self, token: str, number: int) -> Chat | PendingNumber:
@@ -36,8 +38,7 @@ class Chats:
         row = self.find_row(token, number)
         if row is None:
             return PendingNumber(number)
-        issued = self.waiting.counters.read_issued([Parent(token, number)])[0]
-        return to_chat(row, issued - row.messages_removed)
+        return to_chat(row, self.live_counts.of_chat(Parent(token, number), row))
 
     def list(self, token: str, *, after: int = 0, limit: int | None = None) -> Iterator[Chat]:
         """An application's stored chats by number, read a page at a time."""
@@ -55,10 +56,10 @@ class Chats:
             read, lambda row: row.number, after=after, limit=limit, page_size=PAGE_SIZE
         )
         for page in pages:
-            parents = [Parent(token, row.number) for row in page]
-            counts = self.waiting.counters.read_issued(parents)
-            for row, issued in zip(page, counts, strict=True):
-                yield to_chat(row, issued - row.messages_removed)
+            rows = {Parent(token, row.number): row for row in page}
+            counts = self.live_counts.of_chats(rows)
+            for parent, row in rows.items():
+                yield to_chat(row, counts[parent])
 
     def page(self, token: str, *, after: int = 0, limit: int) -> NumberedPage[Chat]:
         """The first `limit` chats of `list`, and the application's live count; `next` is `after` of the next

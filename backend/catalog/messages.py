@@ -14,23 +14,31 @@ from backend.domain.errors import Gone, NoIndex, Unavailable
 from backend.domain.folding import fold_keyword
 from backend.domain.model import (
     Accepted,
+    ApplicationMatch,
     Message,
     MessageChanges,
+    MessagePosition,
     MessageRange,
     NumberedPage,
     Parent,
     checked_changes,
     checked_number,
     checked_token,
+    no_application,
     no_message,
 )
+from backend.search.application_search import (
+    MAX_READ_TIMES,
+    ApplicationSearcher,
+    MatchPage,
+    find_application_matches,
+)
+from backend.search.budget import SearchBudget
 from backend.search.searcher import Matches, Searcher, find_matches
-from backend.storage.postgres import messages, outbox
-from backend.storage.postgres.chats import StoredChat
+from backend.storage.postgres import applications, messages, outbox
 from backend.storage.postgres.messages import StoredMessage
 from backend.storage.postgres.statements import PAGE
 from backend.storage.redis.notifications import Change
-from backend.storage.search_index import IndexMissing
 
 WHOLE_CHAT = MessageRange()
 SEARCHABLE_POLL_SECONDS = 0.05  # each is a request to Elasticsearch, which refreshes once a second
@@ -46,6 +54,7 @@ class Messages:
     waiting: Waiting
     chats: Chats
     searcher: Searcher
+    application_searcher: ApplicationSearcher
     publish: Callable[[], int]
     notify_publisher: Callable[[], None]
 
@@ -124,7 +133,7 @@ class Messages:
         found: Sequence[Message] = ()
         if row is not None:
             found = self._read(row.id, within, limit + 1, newest_first=newest_first)
-        return first_page(found, limit, self._live_count(token, chat, row))
+        return first_page(found, limit, self.chats.live_counts.of_chat(Parent(token, chat), row))
 
     def page_around(
         self, token: str, chat: int, number: int, *, limit: int, newest_first: bool = False
@@ -134,7 +143,7 @@ class Messages:
         `next` is that of `page`.
         """
         row = self.chats.find_row(token, chat)
-        total = self._live_count(token, chat, row)
+        total = self.chats.live_counts.of_chat(Parent(token, chat), row)
         if row is None:
             return NumberedPage((), None, total)
         side = (limit - 1) // 2
@@ -154,7 +163,7 @@ class Messages:
     ) -> NumberedPage[Message]:
         """Those of these numbers that have a stored message, as one page."""
         row = self.chats.find_row(token, chat)
-        total = self._live_count(token, chat, row)
+        total = self.chats.live_counts.of_chat(Parent(token, chat), row)
         found: Sequence[Message] = ()
         if row is not None:
             with self.waiting.database.connect() as connection:
@@ -162,14 +171,67 @@ class Messages:
         return NumberedPage(found[::-1] if newest_first else found, None, total)
 
     def search(
-        self, token: str, chat: int, keyword: str, *, after: int = 0, limit: int | None = None
+        self,
+        token: str,
+        chat: int,
+        keyword: str,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        budget: SearchBudget | None = None,
     ) -> Matches:
         """A chat's stored messages that contain the keyword, by number, with the places."""
         fold_keyword(keyword)
         row = self.chats.find_row(token, chat)
         if row is None:
             return Matches()
-        return find_matches(self.searcher, row.id, keyword, after=after, limit=limit)
+        return find_matches(self.searcher, row.id, keyword, after=after, limit=limit, budget=budget)
+
+    def search_application(
+        self,
+        token: str,
+        keyword: str,
+        *,
+        before: MessagePosition | None = None,
+        limit: int,
+        budget: SearchBudget | None = None,
+        max_read_times: int | None = MAX_READ_TIMES,
+    ) -> MatchPage:
+        """A page of the application's stored messages that contain the keyword, newest first.
+
+        It may have less than `limit` messages, or none, although others are before its `next`. With
+        `max_read_times` None, it is complete, however long that takes.
+        """
+        fold_keyword(keyword)
+        checked_token(token)
+        with self.waiting.database.connect() as connection:
+            if applications.get_application(connection, token) is None:
+                raise no_application()
+        return find_application_matches(
+            self.application_searcher,
+            token,
+            keyword,
+            before=before,
+            limit=limit,
+            budget=budget,
+            max_read_times=max_read_times,
+        )
+
+    def search_whole_application(
+        self, token: str, keyword: str, *, limit: int | None = None
+    ) -> Iterator[ApplicationMatch]:
+        """All of an application's stored messages that contain the keyword, newest first, page by page."""
+        before: MessagePosition | None = None
+        while limit is None or limit > 0:
+            size = PAGE if limit is None else min(limit, PAGE)
+            page = self.search_application(
+                token, keyword, before=before, limit=size, max_read_times=None
+            )
+            yield from page.matches
+            before = page.next
+            if before is None:
+                return
+            limit = None if limit is None else limit - len(page.matches)
 
     def edit(
         self,
@@ -178,16 +240,16 @@ class Messages:
         number: int,
         changes: MessageChanges,
         *,
-        version: int | None = None,
+        versions: Collection[int] | None = None,
     ) -> Message:
-        """Change fields of a message; with a `version` only if it still has that version (StaleVersion).
+        """Change fields of a message; with `versions` only if it has one of them (StaleVersion).
 
         Waits up to five seconds for what is accepted and not stored; then NotStoredYet.
         """
         changes = checked_changes(changes)
         for _ in range(MAX_EDIT_ATTEMPTS):
             stored = self._wait_for_stored_row(token, chat, number)
-            check_version(version, stored.message.version, f"message {number}")
+            check_version(versions, stored.message.version, f"message {number}")
             with self.waiting.database.begin() as tx:
                 edited = messages.edit_message(tx, stored.chat_id, stored.message, changes)
                 if edited is not None:
@@ -198,12 +260,14 @@ class Messages:
                 return edited
         raise too_many_conflicts(f"message {number}")
 
-    def delete(self, token: str, chat: int, number: int, *, version: int | None = None) -> None:
+    def delete(
+        self, token: str, chat: int, number: int, *, versions: Collection[int] | None = None
+    ) -> None:
         """Delete a message: its text is erased, its number stays taken, the chat's count falls by one."""
         for _ in range(MAX_EDIT_ATTEMPTS):
             stored = self._wait_for_stored_row(token, chat, number)
             current = stored.message.version
-            check_version(version, current, f"message {number}")
+            check_version(versions, current, f"message {number}")
             with self.waiting.database.begin() as tx:
                 removed = messages.remove_message(tx, stored.chat_id, number, current)
                 if removed is not None:
@@ -224,7 +288,7 @@ class Messages:
         deadline = time.monotonic() + seconds
         while True:
             if self.waiting.are_workers_missing():
-                with suppress(Unavailable, IndexMissing):
+                with suppress(Unavailable):
                     self.publish()
             try:
                 if row is not None and self.searcher.covers(row.id, first, last):
@@ -253,11 +317,6 @@ class Messages:
             return messages.list_messages(
                 connection, chat_id, within, limit, newest_first=newest_first
             )
-
-    def _live_count(self, token: str, chat: int, row: StoredChat | None) -> int:
-        """How many messages a chat has, whose row is read; those that are not stored yet included."""
-        issued = self.waiting.counters.read_issued([Parent(token, chat)])[0]
-        return issued - (row.messages_removed if row is not None else 0)
 
     def _find_row(self, token: str, chat: int, number: int, seconds: float) -> StoredMessage | None:
         """A message's row; None if it is accepted, and not stored after so many seconds."""

@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 from backend.domain.model import NumberedPage
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 
 class Numbered(Protocol):
@@ -20,10 +21,10 @@ N = TypeVar("N", bound=Numbered)
 
 
 def read_pages(
-    read: Callable[[int, int], Sequence[T]],
-    position_of: Callable[[T], int],
+    read: Callable[[P, int], Sequence[T]],
+    position_of: Callable[[T], P],
     *,
-    after: int,
+    after: P,
     limit: int | None,
     page_size: int,
 ) -> Iterator[Sequence[T]]:

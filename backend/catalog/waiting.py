@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from backend.domain.errors import NotFound, NotStoredYet
-from backend.domain.model import EntryId, Parent
+from backend.domain.model import Accepted, Parent
 from backend.ingest.barrier import wait_cursor
 from backend.ingest.counters import Counters
-from backend.ingest.drain import Drainer
-from backend.storage.postgres import shards
+from backend.ingest.local_drain import ShardDrainer
+from backend.storage.postgres import parents, shards
 from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.workers import Workers
@@ -40,17 +40,19 @@ class Waiting:
     workers: Workers
     database: Database
     counters: Counters
-    drainer: Drainer
+    drainer: ShardDrainer
     read_timeout: float = READ_TIMEOUT_SECONDS
     change_timeout: float = CHANGE_TIMEOUT_SECONDS
 
-    def wait_stored(self, shard: int, entry: EntryId, seconds: float) -> bool:
-        """Wait until everything up to that log entry is decided in SQL; False if it takes longer."""
+    def wait_stored(self, token: str, accepted: Accepted, seconds: float) -> bool:
+        """Wait until what the application `accepted` is decided in SQL; False if it takes longer."""
+        shard = accepted.shard
         return wait_cursor(
             self.database,
             shard,
-            entry,
+            accepted.entry,
             seconds,
+            token=token,
             drain=lambda: self.drainer.drain(shard) if self.are_workers_missing() else 0,
             may_continue=lambda: not self.are_workers_paused(),
         )
@@ -107,12 +109,15 @@ class Waiting:
     def _is_pending(self, parent: Parent, number: int) -> bool:
         """Whether a number without a row may still be stored.
 
-        It may until the cursor has passed the log's end, which is read after `issued`. Raises NotFound if
-        the parent does not exist.
+        It may until the application's position has passed the log's end, which is read after `issued`, unless
+        the parent is removed: its rows are then hidden, whatever else the log has. Raises NotFound if the
+        parent does not exist.
         """
-        issued, end = self.counters.read_issued_with_end([parent])
-        if number > issued[0]:
+        issued = self.counters.read_issued_with_end([parent])
+        if number > issued.numbers[0]:
             return False
         with self.database.connect() as connection:
-            _, cursor = shards.shard_state(connection, self.counters.shard(parent.token))
-        return cursor < end
+            if parents.get_parent_state(connection, issued.shard, parent).removed:
+                return False
+            progress = shards.shard_progress(connection, issued.shard)
+        return progress.position(parent.token) < issued.end

@@ -8,11 +8,14 @@
     ├── CheckFailed         a check found a problem (drift, lag, a missed threshold)
     │   └── WaitTimedOut    an accepted message is not stored or searchable yet
     ├── Unavailable         a dependency can't serve this now; try again
+    │   ├── RateLimited     the application creates more than its rate limit; nothing was accepted
     │   ├── Busy            too many requests are waiting; nothing was accepted
+    │   ├── WrongRedis      Redis has the numbers of another installation
+    │   │   └── UnknownRedis   it has none of this one, and an operator has not adopted it
     │   ├── EngineDown      Redis, PostgreSQL or Elasticsearch does not answer
     │   │   └── NodeDown    a node of a Redis Cluster does not answer; other shards are not affected
     │   ├── LogFull         the log or Redis's memory is at its limit; nothing was accepted
-    │   ├── Unconfirmed     the reply was lost: the creation may have been accepted
+    │   ├── Unconfirmed     the reply was lost: what was requested may have been done
     │   ├── Closing         the application or chat is being deleted
     │   ├── NotStoredYet    the message to change is accepted, but not stored yet
     │   ├── NoIndex         Elasticsearch is configured, but its index has not been built
@@ -21,10 +24,13 @@
     └── Conflict            the request contradicts the current state
         ├── HasChildren     the children have to be deleted first
         ├── StaleVersion    another request changed it
-        └── KeyReused       an idempotency key was used with another body
+        ├── KeyReused       an idempotency key was used with another body
+        └── NumbersExhausted   the application or chat has issued its last number
 
 The command line maps these to exit codes, HTTP to statuses, each in one place.
 """
+
+from backend.domain.plurals import counted
 
 
 class InstaChatError(Exception):
@@ -68,12 +74,33 @@ class Unavailable(InstaChatError):
     """A dependency can't serve this now; the same call may succeed later."""
 
 
+class RateLimited(Unavailable):
+    """The application creates more than its rate limit allows; nothing was accepted."""
+
+    def __init__(self, per_second: int, wait_seconds: float) -> None:
+        super().__init__(
+            f"the application may create {counted(per_second, 'chat or message', 'chats and messages')} a"
+            " second; nothing was accepted",
+            f"try again in {wait_seconds:,.1f} s; an operator can change that by `instachat apps limit`",
+        )
+        self.per_second = per_second
+        self.wait_seconds = wait_seconds
+
+
 class Busy(Unavailable):
     """Too many requests are waiting; nothing was accepted."""
 
 
 class EngineDown(Unavailable):
     """Redis, PostgreSQL or another engine does not answer."""
+
+
+class WrongRedis(Unavailable):
+    """Redis has the numbers of another installation; nothing was changed."""
+
+
+class UnknownRedis(WrongRedis):
+    """Redis has nothing of this installation, and was not recognised or adopted; nothing was changed."""
 
 
 class NodeDown(EngineDown):
@@ -85,7 +112,10 @@ class LogFull(Unavailable):
 
 
 class Unconfirmed(Unavailable):
-    """The reply was lost: the creation may have been accepted."""
+    """The reply was lost: what was requested may have been done.
+
+    No other Unavailable leaves this open: after it, nothing was changed.
+    """
 
 
 class Closing(Unavailable):
@@ -132,3 +162,7 @@ class StaleVersion(Conflict):
 
 class KeyReused(Conflict):
     """An idempotency key was used before with another body."""
+
+
+class NumbersExhausted(Conflict):
+    """The application or chat has issued its last number, so nothing can be created in it any more."""

@@ -12,7 +12,6 @@ older of two versions does not have.
 import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from itertools import groupby
 from unicodedata import combining, decomposition, normalize
 
 from backend.domain.errors import Invalid
@@ -30,12 +29,15 @@ _ARABIC_DROPPED = re.compile(
 # All characters that the Arabic rules touch lie in this span.
 _ARABIC = re.compile("[\u0610-\u06ed]")
 
+# The two characters that fold to most, each with its NFKC: `normalize` takes far longer to make them.
+_PHRASES = [(char, normalize("NFKC", char)) for char in "\ufdfa\ufdfb"]
+
 # Two limits keep the time for hostile texts proportional to their length. No real text reaches them.
 # A cluster is cut further only up to Unicode's own limit (UAX #15, stream-safe: a letter and 30 marks),
 # because the time for that grows with the square of its length.
 _MAX_CLUSTER = 31
-# Twice as many marks in a row are sorted here, because the time of Python's `normalize` grows with the square
-# of their number: 75 ms for 10,000, more than a minute for a batch of a thousand such messages.
+# Longer runs of marks are sorted here, because the time of Python's `normalize` grows with the square of
+# their number: 75 ms for 10,000, more than a minute for a batch of a thousand such messages.
 _MANY_MARKS = 64
 
 
@@ -52,7 +54,10 @@ def fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     if len(text) >= 2 * _MANY_MARKS and _has_many_marks(text):
-        text = _decomposed(text)
+        text = _many_marks().sub(_sorted_marks, text)
+    for char, phrase in _PHRASES:
+        if char in text:
+            text = text.replace(char, phrase)
     # `normalize` returns most texts at once: a quick check shows that they are normalized.
     normal = normalize("NFKC", text)
     folded = normal.casefold()
@@ -121,7 +126,12 @@ def highlight(text: str, keyword: str) -> list[tuple[int, int]]:
 
 def highlight_folded(text: str, wanted: str) -> list[tuple[int, int]]:
     """As `highlight`, of a keyword that is folded."""
-    found = list(_occurrences(fold(text), wanted)) if wanted else []
+    return highlight_in(text, fold(text), wanted)
+
+
+def highlight_in(text: str, folded: str, wanted: str) -> list[tuple[int, int]]:
+    """As `highlight`, of a text and a keyword that are folded, too."""
+    found = list(_occurrences(folded, wanted)) if wanted else []
     if not found or _folds_one_to_one(text):
         return [(at, at + len(wanted)) for at in found]
 
@@ -234,7 +244,12 @@ def _joins(before: str, char: str) -> bool:
 @lru_cache(maxsize=16_384)
 def _is_mark(char: str) -> bool:
     """Whether the character, or its decomposition, attaches to the character before it."""
-    return combining(_decomposition(char)[0]) > 0
+    return _is_mark_uncached(char)
+
+
+def _is_mark_uncached(char: str) -> bool:
+    """As `_is_mark`, for a walk over all characters, which would leave nothing else in the caches."""
+    return combining(normalize("NFKD", char)[0]) > 0
 
 
 @cache
@@ -273,10 +288,17 @@ def _has_many_marks(text: str) -> bool:
     )
 
 
-def _decomposed(text: str) -> str:
-    """`normalize("NFKD", text)` in time n log n. It and the text have the same NFKC."""
-    decomposed: list[str] = []
-    chars = "".join(map(_decomposition, text))
-    for _, run in groupby(chars, key=lambda char: combining(char) > 0):
-        decomposed += sorted(run, key=combining)  # sorts marks; the sort keys of letters are equal
-    return "".join(decomposed)
+@cache
+def _many_marks() -> re.Pattern[str]:
+    """Matches `_MANY_MARKS` marks or more in a row, as many as there are."""
+    # All marks are in the first two planes.
+    marks = "".join(re.escape(char) for char in map(chr, range(0x20000)) if _is_mark_uncached(char))
+    return re.compile(f"[{marks}]{{{_MANY_MARKS},}}")
+
+
+def _sorted_marks(run: re.Match[str]) -> str:
+    """A run of marks in their canonical order, in time n log n. With it, the text has the same NFKC.
+
+    Only the run is decomposed: the characters around it may fold to many times their number.
+    """
+    return "".join(sorted("".join(map(_decomposition, run.group())), key=combining))

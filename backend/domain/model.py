@@ -17,12 +17,15 @@ MAX_TEXT = 10_000  # code points
 MAX_NAME = 255  # code points
 MAX_BATCH = 1_000  # creations in one request
 MAX_NUMBER = 2**53 - 1  # Lua's numbers are doubles; JavaScript's are too
+MAX_ISSUED = 10**14 - 1  # a counter above this issues no further number: see scripts/accept.lua
+MAX_IMPORTED_NUMBER = 10**13  # so that ten times as many are left to issue
 MessageKey = tuple[int, int]
 """A message's chat id (a database id, which users never see) and its number."""
 
 T = TypeVar("T")
 TOKEN_PATTERN = "[A-Za-z0-9_-]{22,64}"
 _TOKEN = re.compile(TOKEN_PATTERN + r"\Z")
+SHOWN_TOKEN_CHARACTERS = 8  # of at least 22 in an abbreviated one; 84 random bits are left
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -80,6 +83,31 @@ class Match:
 
     message: Message
     highlight: list[tuple[int, int]]
+
+
+class MessagePosition(NamedTuple):
+    """A place among the messages of an application: by creation time, then chat and number, newest first.
+
+    A chat 0 is before every message of that time.
+    """
+
+    created_at: datetime
+    chat: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationMatch:
+    """As Match, found in all chats of an application: in the chat of this number."""
+
+    chat: int
+    message: Message
+    highlight: list[tuple[int, int]]
+
+    @property
+    def position(self) -> MessagePosition:
+        """Its place among the messages of its application."""
+        return MessagePosition(self.message.created_at, self.chat, self.message.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +195,17 @@ def new_token() -> str:
 
 @lru_cache(maxsize=4096)
 def shard_of(token: str, shards: range) -> int:
-    """The shard of an application and everything in it: one of `shards`, by a stable hash."""
+    """Which of `shards` a token's hash names: where an application is unless it has been moved."""
     return shards[zlib.crc32(token.encode("utf-8", "surrogatepass")) % len(shards)]
 
 
-def group_by_shard(parents: Iterable[Parent], shards: range) -> dict[int, list[Parent]]:
-    """Parents by the shard that they belong to, each group in the order given."""
+def group_by_shard(
+    parents: Iterable[Parent], shard_of: Mapping[str, int]
+) -> dict[int, list[Parent]]:
+    """Parents by the shards that their tokens are in, each group in the order given."""
     found: dict[int, list[Parent]] = {}
     for parent in parents:
-        found.setdefault(shard_of(parent.token, shards), []).append(parent)
+        found.setdefault(shard_of[parent.token], []).append(parent)
     return found
 
 
@@ -184,6 +214,11 @@ def checked_token(token: str) -> str:
     if not _TOKEN.match(token):
         raise no_application()
     return token
+
+
+def abbreviate_token(token: str) -> str:
+    """The beginning of a token: enough to find the application, and of no use to anyone else."""
+    return f"{token[:SHOWN_TOKEN_CHARACTERS]}…"
 
 
 def checked_number(number: int) -> int:

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from backend.domain.model import Application, Chat, Match, Message, NewMessage, NumberedPage
+from backend.domain.model import (
+    Application,
+    ApplicationMatch,
+    Chat,
+    Match,
+    Message,
+    NewMessage,
+    NumberedPage,
+)
 
 JsonObject = dict[str, Any]
 
@@ -89,13 +97,22 @@ def match_object(found: JsonObject, highlight: Iterable[tuple[int, int]]) -> Jso
     return found | {"highlight": [[start, end] for start, end in highlight]}
 
 
+def application_match(entity: ApplicationMatch) -> JsonObject:
+    """As `match`, with the chat's number first."""
+    found = match_object(message(entity.message), entity.highlight)
+    return {"chat": entity.chat} | found
+
+
 def match_page(items: Sequence[JsonObject], continues: bool, incomplete: str | None) -> JsonObject:
     """A page of matches, whose bodies are `items`: whether others follow, and why some may be missing."""
-    body = {
-        "items": items,
-        "next": items[-1]["number"] if continues else None,
-        "complete": incomplete is None,
-    }
+    return search_page(items, items[-1]["number"] if continues else None, incomplete)
+
+
+def search_page(
+    items: Sequence[JsonObject], next_: int | str | None, incomplete: str | None
+) -> JsonObject:
+    """A page of a search, whose bodies are `items`; `next_` continues it."""
+    body: JsonObject = {"items": items, "next": next_, "complete": incomplete is None}
     return body if incomplete is None else body | {"why": incomplete}
 
 

@@ -1,4 +1,4 @@
-"""Times that users write: RFC 3339."""
+"""Times that users write, as RFC 3339, and ages that they read."""
 
 import re
 from datetime import datetime, timedelta
@@ -9,6 +9,8 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 EXAMPLE = "2026-01-31T23:59:59Z"
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
 
 def parse_rfc3339(text: str) -> datetime:
@@ -26,3 +28,11 @@ def parse_rfc3339(text: str) -> datetime:
         return datetime.fromisoformat(written + zone.upper()) + timedelta(seconds=leap)
     except (ValueError, OverflowError):
         raise Invalid(f"not a time that exists; a time is written as in {EXAMPLE}") from None
+
+
+def format_age(seconds: int) -> str:
+    """An age as users write it: `90d`, `36h`, `5m`, `45s`."""
+    for unit, size in _UNITS:
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

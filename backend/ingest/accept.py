@@ -12,17 +12,31 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from backend.domain.errors import Closing, InstaChatError, Unavailable
+from backend.domain.errors import (
+    Closing,
+    InstaChatError,
+    NumbersExhausted,
+    RateLimited,
+    Unavailable,
+)
 from backend.domain.events import pack_messages
 from backend.domain.model import (
     Accepted,
     NewMessage,
     Parent,
 )
+from backend.ingest.backlog_limit import BacklogLimit
 from backend.ingest.counters import Counters
 from backend.ingest.epochs import Epochs
+from backend.ingest.key_limit import KeyLimit
 from backend.ingest.requests import AcceptRequest, key_reused_error
-from backend.storage.redis.errors import foreign_data_error
+from backend.ingest.routing import Routing
+from backend.storage.redis.errors import (
+    backlog_full_error,
+    foreign_data_error,
+    keys_full_error,
+    overdue_error,
+)
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import (
     AcceptOutcome,
@@ -35,20 +49,23 @@ from backend.storage.redis.types import (
 if TYPE_CHECKING:
     from backend.storage.redis.accept_async import AsyncAcceptClient
 
+ReceiveAnswers = Callable[[list[Accepted | InstaChatError | None] | Exception], object]
+"""Takes an answer to each request, as `Acceptor.try_accept` returns them, or what was raised instead."""
 MAX_ATTEMPTS = 6
+MAX_ROUTES = 4  # of one request: its application may move more than once meanwhile
 MAX_KEY_LENGTH = 255
 logger = logging.getLogger(__name__)
 
 
-class _PendingCreation(Creation, kw_only=True, gc=False):
+class _PendingCreation(Creation, gc=False):
     """A creation of a batch, and its requests: the places of the first, and of those that have joined it.
 
     `joined` has each request's place and how many numbers it asks for, the first request's, too; it is empty
-    while there is only one. New messages are packed when all are there.
+    while there is only one.
     """
 
-    place: int
-    new_messages: Sequence[NewMessage]
+    place: int = 0
+    new_messages: Sequence[NewMessage] = ()
     joined: list[tuple[int, int]] | None = None
 
     def join(self, place: int, new_messages: Sequence[NewMessage]) -> None:
@@ -56,12 +73,13 @@ class _PendingCreation(Creation, kw_only=True, gc=False):
         if self.joined is None:
             self.joined = [(self.place, len(self.new_messages))]
             self.new_messages = list(self.new_messages)
+            self.payloads = ()
         self.joined.append((place, len(new_messages)))
         self.new_messages += new_messages  # type: ignore[operator]
 
     def pack(self) -> None:
-        """Pack the new messages, if it has any and they are not packed yet."""
-        if self.new_messages and not self.payloads:
+        """Pack the new messages, if they are not packed yet."""
+        if not self.payloads:
             token, chat = self.parent
             assert chat
             self.payloads = pack_messages(token, chat, self.new_messages)
@@ -84,19 +102,29 @@ class Acceptor:
     """
 
     def __init__(
-        self, log: Log, epochs: Epochs, counters: Counters, notify: Callable[[int], object]
+        self,
+        log: Log,
+        epochs: Epochs,
+        routing: Routing,
+        counters: Counters,
+        backlog_limit: BacklogLimit,
+        key_limit: KeyLimit,
+        notify: Callable[[int], object],
     ) -> None:
         self._log = log
         self._epochs = epochs
+        self._routing = routing
         self._counters = counters
+        self._backlog_limit = backlog_limit
+        self._key_limit = key_limit
         self._notify = notify
 
     def accept(self, request: AcceptRequest) -> Accepted:
         """Accept one request.
 
         When this returns, the numbers are issued for good and the events are in the log, under `strict` on
-        disk. Raises NotFound, Closing, KeyReused, LogFull or EngineDown if nothing was accepted; Unconfirmed
-        if that is not known.
+        disk. Raises NotFound, Closing, KeyReused, NumbersExhausted, LogFull or EngineDown if nothing was
+        accepted; Unconfirmed if that is not known.
         """
         answer = self.accept_batch([request])[0]
         if isinstance(answer, InstaChatError):
@@ -110,78 +138,145 @@ class Acceptor:
         and those with the same idempotency key count as one request.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        for shard, parts in self._group_by_shard(requests, answers).items():
-            try:
-                self._accept_in_shard(shard, parts, answers)
-            except InstaChatError as error:
-                _refuse(parts, error, answers)
-        return [a or Unavailable("not accepted", "try again") for a in answers]
+        shards = self._group_by_shard(requests, answers)
+        for _ in range(MAX_ROUTES):
+            elsewhere: list[_PendingCreation] = []
+            for shard, parts in shards.items():
+                try:
+                    left = self._find_earlier_answers(parts, answers)
+                    elsewhere += self._accept_in_shard(shard, left, answers)
+                except InstaChatError as error:
+                    _refuse(parts, error, answers)
+            shards = self._group_parts(elsewhere)
+            if not shards:
+                break
+        return [
+            a or Unavailable("the application is being moved to another shard", "try again")
+            for a in answers
+        ]
 
     def try_accept(
         self, requests: Sequence[AcceptRequest]
     ) -> list[Accepted | InstaChatError | None]:
         """As `accept_batch`, but with one attempt per shard and without SQL.
 
-        The answer is None where `accept_batch` would verify a counter, begin an epoch or follow a shard to
-        another node first: nothing was accepted, and the caller passes the request to `accept_batch`.
+        The answer is None where `accept_batch` would verify a counter, begin an epoch, follow a shard to
+        another node or an application to another shard first: nothing was accepted, and the caller passes the
+        request to `accept_batch`.
         """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        shards = self._group_by_shard(requests, answers)
+        shards = self._group_by_shard(requests, answers, skip_keys=self._routing.may_have_left_keys)
         self._record_outcomes(shards, self._log.accept_each(self._batches(shards)), answers)
         return answers
 
-    async def try_accept_async(
-        self, requests: Sequence[AcceptRequest], log: "AsyncAcceptClient"
-    ) -> list[Accepted | InstaChatError | None]:
-        """As `try_accept`, from an event loop. Does not block the loop once this `is_ready`."""
+    def try_accept_soon(
+        self,
+        requests: Sequence[AcceptRequest],
+        client: "AsyncAcceptClient",
+        receive: ReceiveAnswers,
+    ) -> None:
+        """As `try_accept`, from an event loop; `receive` gets the answers, or what was raised instead.
+
+        Does not block the loop once this `is_ready`. See `AsyncAcceptClient.accept_soon`.
+        """
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
-        shards = self._group_by_shard(requests, answers)
-        self._record_outcomes(shards, await log.accept_each(self._batches(shards)), answers)
-        return answers
+        shards = self._group_by_shard(requests, answers, skip_keys=self._routing.may_have_left_keys)
+
+        def receive_results(results: list[AcceptResult] | Exception) -> None:
+            try:
+                if isinstance(results, Exception):
+                    raise results
+                self._record_outcomes(shards, results, answers)
+            except Exception as error:  # noqa: BLE001  # every request gets an answer, whatever is raised
+                receive(error)
+            else:
+                receive(answers)
+
+        if shards:
+            client.accept_soon(self._batches(shards), receive_results)
+        else:
+            receive(answers)
 
     @property
     def is_ready(self) -> bool:
         """Whether what an attempt needs from SQL was read, by `refresh` or by the first attempt."""
-        return self._epochs.is_loaded
+        return self._epochs.is_loaded and self._routing.is_loaded
 
     def shard(self, token: str) -> int:
         """The shard of an application. Does not block once this `is_ready`."""
         return self._counters.shard(token)
 
+    @property
+    def route_changes(self) -> int:
+        """As long as this number stays, so do the answers of `shard`."""
+        return self._routing.changes
+
     def refresh(self) -> None:
-        """See `Epochs.refresh`."""
+        """See `Routing.refresh`, `Epochs.refresh`, `BacklogLimit.refresh` and `KeyLimit.refresh`."""
+        self._routing.refresh()
         self._epochs.refresh()
+        self._backlog_limit.refresh()
+        self._key_limit.refresh()
 
     def with_notify(self, notify: Callable[[int], object]) -> "Acceptor":
         """This acceptor with another `notify`."""
-        return Acceptor(self._log, self._epochs, self._counters, notify)
+        return Acceptor(
+            self._log,
+            self._epochs,
+            self._routing,
+            self._counters,
+            self._backlog_limit,
+            self._key_limit,
+            notify,
+        )
 
     def _group_by_shard(
-        self, requests: Sequence[AcceptRequest], answers: list[Accepted | InstaChatError | None]
+        self,
+        requests: Sequence[AcceptRequest],
+        answers: list[Accepted | InstaChatError | None],
+        *,
+        skip_keys: bool = False,
     ) -> _ShardCreations:
-        """The creations of each shard; a request without a known shard is answered with an error."""
+        """The creations of each shard; a request without a known shard is answered with an error.
+
+        With `skip_keys` requests with an idempotency key are left out.
+        """
         shards: _ShardCreations = {}
         open_: dict[Parent, _PendingCreation] = {}
         """Creations that further messages of that chat can join: only messages came after them."""
+        shard_of, overdue, full = (
+            self._routing.shard,
+            self._epochs.overdue,
+            self._backlog_limit.full,
+        )
         for place, request in enumerate(requests):
             parent, kind, key = request.parent, request.kind, request.key
             joins = kind == "messages" and not key
             if joins and (part := open_.get(parent)):
                 part.join(place, request.new_messages)
                 continue
+            if key and skip_keys:
+                open_.clear()
+                continue
+            token = parent.token
             try:
-                shard = self._counters.shard(parent.token)
+                shard = shard_of(token)
+                if token in overdue:
+                    raise overdue_error()
+                if shard in full:
+                    raise backlog_full_error()
+                if key and shard in self._key_limit.full:
+                    raise keys_full_error()
             except InstaChatError as error:
                 answers[place] = error
                 continue
+            new_messages, payloads = request.new_messages, request.packed
+            if (
+                len(new_messages) == 1
+            ):  # most requests; what many ask for is packed when all are there
+                payloads = pack_messages(token, parent.chat or 0, new_messages)
             part = _PendingCreation(
-                kind,
-                parent,
-                request.packed,
-                key,
-                request.body_hash,
-                place=place,
-                new_messages=request.new_messages,
+                kind, parent, payloads, key, request.body_hash, place, new_messages
             )
             if parts := shards.get(shard):
                 parts.append(part)
@@ -193,14 +288,46 @@ class Acceptor:
                 open_.clear()  # so that no message overtakes this request
         return shards
 
+    def _group_parts(self, parts: Sequence[_PendingCreation]) -> _ShardCreations:
+        shards: _ShardCreations = {}
+        for part in parts:
+            shards.setdefault(self._counters.shard(part.parent.token), []).append(part)
+        return shards
+
+    def _find_earlier_answers(
+        self, parts: Sequence[_PendingCreation], answers: list[Accepted | InstaChatError | None]
+    ) -> list[_PendingCreation]:
+        """Answer requests whose idempotency keys are in shards that were left; returns the others.
+
+        Nothing adds a key there any more.
+        """
+        if not self._routing.may_have_left_keys and not any(
+            part.key and self._routing.known_placement(part.parent.token) for part in parts
+        ):
+            return list(parts)
+        left: list[_PendingCreation] = []
+        for part in parts:
+            if part.key and (answer := self._find_earlier_answer(part)):
+                answers[part.place] = answer
+            else:
+                left.append(part)
+        return left
+
+    def _find_earlier_answer(self, part: _PendingCreation) -> Accepted | InstaChatError | None:
+        for shard in reversed(self._routing.learn(part.parent.token).left_shards):
+            found = self._log.find_idempotency_key(shard, part.key)
+            if found is not None:
+                body_hash, accepted = found
+                return accepted if body_hash == part.body_hash else key_reused_error()
+        return None
+
     def _batches(self, shards: _ShardCreations) -> list[ShardBatch]:
+        last_seen = self._epochs.last_seen
         for parts in shards.values():
             for part in parts:
-                part.pack()
-        return [
-            ShardBatch(shard, parts, self._epochs.last_seen(shard))
-            for shard, parts in shards.items()
-        ]
+                if not part.payloads:
+                    part.pack()
+        return [ShardBatch(shard, parts, last_seen(shard)) for shard, parts in shards.items()]
 
     def _record_outcomes(
         self,
@@ -208,30 +335,41 @@ class Acceptor:
         outcomes: Sequence[AcceptResult],
         answers: list[Accepted | InstaChatError | None],
     ) -> None:
-        for (shard, parts), outcome in zip(shards.items(), outcomes, strict=True):
-            if isinstance(outcome, InstaChatError):
-                _refuse(parts, outcome, answers)
-            elif isinstance(outcome, AcceptOutcome):
+        self._epochs.observe_each(
+            [
+                (shard, outcome.end)
+                for shard, outcome in zip(shards, outcomes)  # noqa: B905
+                if isinstance(outcome, AcceptOutcome)
+            ]
+        )
+        for (shard, parts), outcome in zip(shards.items(), outcomes):  # noqa: B905
+            if isinstance(outcome, AcceptOutcome):
                 self._record_outcome(shard, parts, outcome, answers)
+            elif isinstance(outcome, InstaChatError):
+                _refuse(parts, outcome, answers)
 
     def _accept_in_shard(
         self,
         shard: int,
         parts: list[_PendingCreation],
         answers: list[Accepted | InstaChatError | None],
-    ) -> None:
+    ) -> list[_PendingCreation]:
+        """Accept creations in a shard; returns those whose applications are in another one."""
+        elsewhere: list[_PendingCreation] = []
         for _ in range(MAX_ATTEMPTS):
+            if not parts:
+                return elsewhere
             with self._epochs.renewed_on_stale(shard):
                 refused = self._call_script(shard, parts, answers)
                 parts = []
                 for part, refusal in refused:
                     try:
-                        self._resolve_refusal(part.parent, refusal)
-                        parts.append(part)
+                        is_here = self._resolve_refusal(shard, part.parent, refusal)
+                        (parts if is_here else elsewhere).append(part)
                     except InstaChatError as error:
                         _refuse([part], error, answers)
-                if not parts:
-                    return
+        if not parts:
+            return elsewhere
         raise Unavailable(
             f"shard {shard} of Redis keeps refusing; nothing was accepted", "see `instachat status`"
         )
@@ -246,6 +384,7 @@ class Acceptor:
         for part in parts:
             part.pack()
         outcome = self._log.accept(shard, parts, self._epochs.last_seen(shard))
+        self._epochs.observe(shard, outcome.end)
         return self._record_outcome(shard, parts, outcome, answers)
 
     def _record_outcome(
@@ -255,15 +394,17 @@ class Acceptor:
         outcome: AcceptOutcome,
         answers: list[Accepted | InstaChatError | None],
     ) -> list[tuple[_PendingCreation, Refusal]]:
-        replies, end, notify = outcome
-        self._epochs.observe(shard, end)
-        if notify:
+        if outcome.must_notify:
             self._notify(shard)
         refused = []
-        for part, reply in zip(parts, replies, strict=True):
+        # Here and in `_record_outcomes`, `strict` would take as long as the rest of a request.
+        for part, reply in zip(parts, outcome.answers):  # noqa: B905
             if isinstance(reply, Refusal):
-                refused.append((part, reply))
-            elif part.joined is None:
+                if reply.reason == "limited":  # nothing can be done about it
+                    _refuse([part], _rate_limited_error(reply), answers)
+                else:
+                    refused.append((part, reply))
+            elif not part.joined:
                 answers[part.place] = reply
             else:
                 first = reply.first
@@ -272,8 +413,11 @@ class Acceptor:
                     first += count
         return refused
 
-    def _resolve_refusal(self, parent: Parent, refusal: Refusal) -> None:
-        """Remove the cause of a refusal, so that the request can be sent again; or raise an error for it."""
+    def _resolve_refusal(self, shard: int, parent: Parent, refusal: Refusal) -> bool:
+        """Remove the cause of a refusal, so that the request can be sent again; or raise an error for it.
+
+        Returns False if it must be sent to another shard.
+        """
         if refusal.reason == "counter":
             self._counters.verify(Parent(parent.token))
             if refusal.subject == "chat":
@@ -282,11 +426,26 @@ class Acceptor:
             # If the deletion is decided, this raises NotFound.
             closed = parent if refusal.subject == "chat" else Parent(parent.token)
             self._counters.verify(closed)
+            if self._counters.shard(parent.token) != shard:
+                return False
             raise Closing(f"{closed} is being deleted at this moment", "try again in a moment")
         elif refusal.reason == "reused":
             raise key_reused_error()
+        elif refusal.reason == "exhausted":
+            raise NumbersExhausted(
+                f"{parent} has issued its last number; nothing was created",
+                "create in another application"
+                if parent.chat is None
+                else "create in another chat",
+            )
         else:
             raise foreign_data_error(refusal.subject)
+        return self._counters.shard(parent.token) == shard
+
+
+def _rate_limited_error(refusal: Refusal) -> RateLimited:
+    rate, wait = refusal.subject.split(" ")
+    return RateLimited(int(rate), int(wait) / 1_000_000)
 
 
 def _refuse(

@@ -10,11 +10,10 @@ from contextlib import suppress
 
 from backend.domain.errors import InstaChatError, Unconfirmed
 from backend.domain.events import pack_application
-from backend.domain.model import shard_of
-from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.ingest.local_drain import ShardDrainer
+from backend.ingest.routing import Routing
 from backend.storage.postgres.applications import StoredApplication
-from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.workers import Workers
 
@@ -29,26 +28,29 @@ class ApplicationLog:
         self,
         log: Log,
         workers: Workers,
-        database: Database,
         epochs: Epochs,
-        drainer: Drainer,
+        routing: Routing,
+        drainer: ShardDrainer,
         notify: Callable[[int], object],
     ) -> None:
         self._log = log
         self._workers = workers
-        self._database = database
         self._epochs = epochs
+        self._routing = routing
         self._drainer = drainer
         self._notify = notify
 
     def record(self, row: StoredApplication) -> None:
         """Append an application's row, which is committed in SQL.
 
-        Where no worker is running, this drains a batch of its shard. Raises Unconfirmed if the row may not be
-        in the log: it is stored all the same.
+        Where no worker is running, this drains a batch of its shard, so that what is stored already does not
+        count as waiting. What others have accepted in the shard before is stored with it, up to the limits of
+        a batch. Raises Unconfirmed if the row may not be in the log: it is stored all the same.
         """
-        payload = pack_application(row.token, row.name, row.version, row.created_at, row.updated_at)
-        shard = shard_of(row.token, self._database.installation.shards)
+        payload = pack_application(
+            row.token, row.name, row.version, row.created_at, row.updated_at, row.current_token
+        )
+        shard = self._routing.resolve(row.token, row.shard)
         try:
             _, must_notify = self._epochs.retrying(
                 shard, lambda: self._log.append(shard, self._epochs.read(shard), payload)

@@ -12,14 +12,26 @@ from typing import Generic, NamedTuple, TypeVar
 
 from backend.domain.errors import InstaChatError, Invalid
 from backend.domain.events import (
+    ApplicationArrived,
+    ApplicationMoved,
     ApplicationStored,
     ChatsCreated,
     DeletionRequested,
     MessagesCreated,
-    unpack,
 )
-from backend.domain.model import EntryId, Parent, checked_message
-from backend.storage.postgres import applications, chats, database, dead_letters, messages, outbox
+from backend.domain.model import EntryId, Parent, checked_message, shard_of
+from backend.ingest.batch import DecodedEntry, decode_entry
+from backend.storage.postgres import (
+    applications,
+    chats,
+    database,
+    dead_letters,
+    gaps,
+    messages,
+    outbox,
+    placements,
+    shards,
+)
 from backend.storage.postgres.chats import ChatRow
 from backend.storage.postgres.database import Connection
 from backend.storage.postgres.dead_letters import DeadLetter
@@ -30,6 +42,7 @@ from backend.storage.postgres.message_blocks import (
     record_blocks,
 )
 from backend.storage.postgres.messages import MessageRow, RowValues
+from backend.storage.postgres.schema import raise_compatible_since
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.counters import NO_ENTRY
 from backend.storage.redis.log import Log
@@ -40,11 +53,15 @@ logger = logging.getLogger(__name__)
 
 
 class LogEntry(NamedTuple, Generic[Created]):
-    """An entry that creates something: its id, as Redis writes it, its event, and its packed event."""
+    """An entry that creates something: its id, as Redis writes it, its event, and its packed event.
+
+    `folded` are the folded texts of the messages that it creates.
+    """
 
     id: bytes
     event: Created
     packed: bytes
+    folded: Sequence[str] = ()
 
 
 ChatKey = tuple[str, int]
@@ -69,46 +86,50 @@ class BatchWriter:
         log: Log,
         shard: int,
         locked: LockedShard,
+        initial_shards: range,
         *,
         retrying: bool = False,
     ) -> None:
         """`tx` is the transaction that holds the shard's lock, whose row is `locked`.
 
-        When `retrying`, the entries come after others that were stored before them.
+        `initial_shards` are those that the installation began with. When `retrying`, the entries come after
+        others that were stored before them.
         """
         self._tx = tx
         self._log = log
         self._shard = shard
         self._epoch = locked.epoch
         self._publishing = locked.publishing
+        self._initial_shards = initial_shards
         # The first drain of an epoch may read what an old copy of Redis brought back.
         self._in_order = not retrying and locked.cursor.epoch == locked.epoch
         self.stored = 0
         """Rows that were written."""
         self.dropped = 0
         """Creations under a removed parent, which get no row."""
+        self.written = 0
+        """With `waits_for`: how many entries were written."""
+        self.waits_for: int | None = None
+        """The shard whose log has to be stored first, which SQL has forgotten."""
         self.in_outbox = False
         """Whether the outbox names any of the rows."""
         self.dead_letters: list[DeadLetter] = []
         self.changes: set[Change] = set()
         """What followers have to look at, once the transaction is committed."""
 
-    def write(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
-        """Write entries, each an id and a packed event, in the log's order.
+    def write(self, entries: Iterable[DecodedEntry]) -> None:
+        """Write entries in the log's order.
 
-        Creations are collected and written together; a deletion is decided after the creations before it
-        and before those behind it.
+        Creations are collected and written together; a deletion or a move is decided after the creations
+        before it and before those behind it. Ends before an entry that has to wait for another shard.
         """
         chat_entries: list[LogEntry[ChatsCreated]] = []
         message_entries: MessagesByChat = {}
-        for id_, packed in entries:
-            try:
-                event = unpack(packed)
-            except ValueError as error:
-                self._add_dead_letter(id_, packed, str(error))
-                continue
-            if isinstance(event, MessagesCreated):
-                entry = LogEntry(id_, event, packed)
+        for place, (id_, packed, event, folded, error) in enumerate(entries):
+            if event is None:
+                self._add_dead_letter(id_, packed, error)
+            elif isinstance(event, MessagesCreated):
+                entry = LogEntry(id_, event, packed, folded)
                 message_entries.setdefault((event.token, event.chat), []).append(entry)
             elif isinstance(event, ChatsCreated):
                 chat_entries.append(LogEntry(id_, event, packed))
@@ -118,7 +139,13 @@ class BatchWriter:
                 self._write_chats(chat_entries)
                 self._write_messages(message_entries)
                 chat_entries, message_entries = [], {}
-                self._apply_deletion(EntryId.parse(id_.decode()), event)
+                if isinstance(event, DeletionRequested):
+                    self._apply_deletion(EntryId.parse(id_.decode()), event)
+                elif isinstance(event, ApplicationMoved):
+                    self._move_application(EntryId.parse(id_.decode()), event)
+                elif not self._receive_application(event):
+                    self.written, self.waits_for = place, event.origin
+                    break
         self._write_chats(chat_entries)
         self._write_messages(message_entries)
         if self.dead_letters:
@@ -133,11 +160,51 @@ class BatchWriter:
             return
         try:
             with self._tx.begin_nested():
-                applications.restore_application(self._tx, event)
+                applications.restore_application(self._tx, event, self._shard)
         except Exception as error:
             if not _is_data_error(error):
                 raise
             self._add_dead_letter(id_, packed, f"can't be stored: {_cause(error)}")
+
+    def _move_application(self, entry: EntryId, event: ApplicationMoved) -> None:
+        """Place an application in another shard: all that it had in this one is stored now, or before.
+
+        A move that is decided already, by an earlier drain of this entry, changes nothing.
+        """
+        moved = placements.move_application(
+            self._tx,
+            event.token,
+            origin=self._shard,
+            initial=shard_of(event.token, self._initial_shards),
+            shard=event.shard,
+            move=event.move,
+            through=entry,
+        )
+        if moved:  # SQL may have gone back to a time before the reshard
+            raise_compatible_since(self._tx, placements.RESHARD_SCHEMA)
+            placements.add_shards(self._tx, [event.shard])
+
+    def _receive_application(self, event: ApplicationArrived) -> bool:
+        """Whether what an application had in an earlier shard is stored, so that what follows can be.
+
+        It is, unless SQL has gone back in time since.
+        """
+        row = placements.find_placements(self._tx, [event.token]).get(event.token)
+        if row is not None and row.moves >= event.move:
+            return True
+        origin = shards.all_progress(self._tx).get(event.origin)
+        if origin is None or origin.position(event.token) < event.through:
+            placements.add_shards(self._tx, [event.origin])
+            return False
+        placements.receive_application(
+            self._tx,
+            event.token,
+            origin=event.origin,
+            shard=self._shard,
+            move=event.move,
+            through=event.through,
+        )
+        return True
 
     # -- chats -------------------------------------------------------------------------------------
 
@@ -169,6 +236,10 @@ class BatchWriter:
             )
 
         if rows:
+            numbers = (
+                (row.application_id, n) for row in rows for n in range(row.first, row.last + 1)
+            )
+            found = [] if self._in_order else gaps.take_chats_from_ranges(self._tx, numbers)
             inserted = chats.insert_chats(self._tx, rows)
             self.stored += inserted.stored
             for id_, number in inserted.taken:
@@ -176,7 +247,7 @@ class BatchWriter:
                 self._add_dead_letter(
                     entry.id, entry.packed, dead_letters.CHAT_NUMBER_TAKEN, entry.event, number
                 )
-            for id_, number in inserted.lost:
+            for id_, number in (*found, *inserted.lost):
                 # A counter that was closed because its chat was lost. After a crash, `verify` opens it.
                 chat = Parent(find_entry(id_, number).event.token, number)
                 self._log.reopen(self._shard, self._epoch, chat, NO_ENTRY)
@@ -190,6 +261,16 @@ class BatchWriter:
         self.changes.update(Change(*chat.key) for chat in storable)
         rows: Iterable[RowValues] = _rows(storable)
         count = sum(len(entry.event.messages) for chat in storable for entry in chat.entries)
+        if not self._in_order:
+            gaps.take_messages_from_ranges(
+                self._tx,
+                (
+                    (chat.chat_id, number)
+                    for chat in storable
+                    for entry in chat.entries
+                    for number in range(entry.event.first, entry.event.last + 1)
+                ),
+            )
         if self._publishing:
             rows = list(rows)  # kept for the outbox
         if self._copy(rows):
@@ -232,7 +313,7 @@ class BatchWriter:
         for _, chat_id, entries in storable:
             first, last = entries[0].event.first, entries[-1].event.last
             if not self._in_order or fills_block(first, last):
-                spans += block_spans(chat_id, [event for _, event, _ in entries])
+                spans += block_spans(chat_id, [entry.event for entry in entries])
         if spans:
             record_blocks(self._tx, spans, in_order=self._in_order)
 
@@ -358,7 +439,7 @@ class RetriedEntry(NamedTuple):
 
 
 def retry_dead_letter(
-    tx: Connection, log: Log, locked: LockedShard, dead_letter: DeadLetter
+    tx: Connection, log: Log, locked: LockedShard, initial_shards: range, dead_letter: DeadLetter
 ) -> RetriedEntry:
     """Write a dead letter's event once more.
 
@@ -367,8 +448,8 @@ def retry_dead_letter(
     """
     shard, entry = dead_letter.key.split("-", 1)
     id_ = "-".join(entry.split("-")[:2]).encode()
-    writer = BatchWriter(tx, log, int(shard), locked, retrying=True)
-    writer.write([(id_, dead_letter.event)])
+    writer = BatchWriter(tx, log, int(shard), locked, initial_shards, retrying=True)
+    writer.write([decode_entry(id_, dead_letter.event)])
     letters = writer.dead_letters
     return RetriedEntry(
         is_kept=any(letter.key == dead_letter.key for letter in letters),
@@ -399,5 +480,5 @@ def _cause(error: Exception) -> str:
 def _rows(storable: list[StorableChat]) -> Iterator[RowValues]:
     """The rows, one at a time: COPY needs each only once, so a valid batch is never in memory twice."""
     for _, chat_id, entries in storable:
-        for _, event, _ in entries:
-            yield from messages.new_rows(chat_id, event)
+        for entry in entries:
+            yield from messages.new_rows(chat_id, entry.event, entry.folded)

@@ -14,23 +14,30 @@ from collections.abc import Iterator, Mapping
 
 from backend.domain.errors import NotFound
 from backend.domain.events import (
+    ApplicationArrived,
+    ApplicationMoved,
     ApplicationStored,
     ChatsCreated,
     DeletionRequested,
     MessagesCreated,
     unpack,
 )
-from backend.domain.model import Parent, checked_message, shard_of
+from backend.domain.model import Parent, checked_message
 from backend.ingest.batch_writer import rejection_reason, retry_dead_letter
 from backend.ingest.direct_write import DirectWriter, WriteConflict
 from backend.storage.postgres import chats, dead_letters, messages, outbox
 from backend.storage.postgres.database import Connection, Database
-from backend.storage.postgres.dead_letters import DeadLetter, StoredDeadLetter
+from backend.storage.postgres.dead_letters import (
+    DeadLetter,
+    DeadLetterFilter,
+    StoredDeadLetter,
+)
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
 from backend.storage.redis.notifications import Change
 
 PAGE_SIZE = 200
+EVERY = DeadLetterFilter()
 
 
 class DeadLetters:
@@ -41,16 +48,20 @@ class DeadLetters:
         self._database = database
         self._direct_writer = direct_writer
 
-    def all(self) -> Iterator[StoredDeadLetter]:
-        """All dead letters, the oldest first, read a page at a time."""
+    def all(
+        self, selected: DeadLetterFilter = EVERY, limit: int | None = None
+    ) -> Iterator[StoredDeadLetter]:
+        """The selected dead letters, the oldest first, read a page at a time."""
         after = 0
-        while True:
+        while limit is None or limit > 0:
+            size = PAGE_SIZE if limit is None else min(limit, PAGE_SIZE)
             with self._database.connect() as connection:
-                page = dead_letters.list_dead_letters(connection, after, PAGE_SIZE)
+                page = dead_letters.list_dead_letters(connection, selected, after, size)
             yield from page
-            if len(page) < PAGE_SIZE:
+            if len(page) < size:
                 return
             after = page[-1].id
+            limit = None if limit is None else limit - size
 
     def get(self, key: str) -> StoredDeadLetter:
         """One dead letter. Raises NotFound."""
@@ -80,6 +91,8 @@ class DeadLetters:
             return str(error)
         if isinstance(event, DeletionRequested):
             return "a deletion is not retried: request it again if it is still wanted"
+        if isinstance(event, ApplicationMoved | ApplicationArrived):
+            return "a move is not retried: `instachat reshard` requests it again"
         if isinstance(event, ApplicationStored):
             return "an application is not retried: create it again if it is still wanted"
         return self._store(stored.letter, event)
@@ -97,13 +110,18 @@ class DeadLetters:
                 reason = _store_message(tx, locked, ids[parent], event, dead_letter.number)
                 is_kept = reason is not None
             else:
-                is_kept, reason = retry_dead_letter(tx, self._log, locked, dead_letter)
+                is_kept, reason = retry_dead_letter(
+                    tx,
+                    self._log,
+                    locked,
+                    self._database.installation.initial_shards,
+                    dead_letter,
+                )
             if not is_kept:
                 dead_letters.delete_dead_letter(tx, dead_letter.key)
 
-        shard = shard_of(event.token, self._database.installation.shards)
         try:
-            self._direct_writer.write(shard, {parent: event.last}, store)
+            self._direct_writer.write_for(event.token, {parent: event.last}, store)
         except WriteConflict:
             return f"{parent} does not exist, or is removed"
         if reason is None and chat is not None and dead_letter.number is not None:

@@ -2,9 +2,11 @@
 
 SQL is the authority. A process that Redis refuses because it is not in the expected epoch begins a new one:
 it locks the shard's row, checks again, commits the next epoch in SQL, and only then writes it to Redis by a
-script that never lowers it. The cursor does not move: the first drain of an epoch reads after the last entry
-of this Redis's log that was stored, and skips what is stored. No counter is verified in the new epoch, so
-each is raised to the highest number in SQL before it issues another (see `counters`).
+script that never lowers it. It does so only in a Redis that it recognises (see `recognition`).
+
+The cursor does not move: the first drain of an epoch reads after the last entry of this Redis's log that
+was stored, and skips what is stored. No counter is verified in the new epoch, so each is raised to the
+highest number in SQL before it issues another (see `counters`).
 
 A new epoch also begins if SQL has gone back in time: its cursor is before what Redis notes as stored. All
 that was verified against what SQL has forgotten is then verified again, and the drain stores it once more.
@@ -13,12 +15,13 @@ that was verified against what SQL has forgotten is then verified again, and the
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from backend.domain.errors import Failed, Unavailable
+from backend.domain.errors import Unavailable
 from backend.domain.model import EntryId
+from backend.ingest.recognition import RedisRecognition
 from backend.storage.postgres import chats, shards
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.shards import ShardState
@@ -39,7 +42,13 @@ class Epochs:
     def __init__(self, log: Log, database: Database) -> None:
         self._log = log
         self._database = database
+        self.recognition = RedisRecognition(log, database)
         self._last_seen: dict[int, EntryId] = {}
+        self.overdue: frozenset[str] = frozenset()
+        """Deferred applications whose shards' backlogs took half of the log's limit at the last `refresh`.
+
+        Nothing is accepted for these tokens, so that the others find room.
+        """
         self._loaded = False
         self._lock = threading.Lock()
 
@@ -54,7 +63,7 @@ class Epochs:
         A new process starts with the cursors of all shards in SQL, so that it rejects an old copy of Redis
         before it has seen any entry itself.
         """
-        if not self._loaded:
+        if not self._loaded or shard not in self._last_seen:  # a shard that was added since
             self.refresh()
         return self._last_seen[shard]
 
@@ -66,14 +75,36 @@ class Epochs:
         _ = self._database.installation  # cached, so that nothing needs SQL once this `is_loaded`
         with self._database.connect() as connection:
             states = shards.shard_states(connection)
-        for number, (epoch, cursor) in states.items():
-            self.observe(number, max(cursor, EntryId(epoch, 0)))
+            progress = shards.all_progress(connection)
+        self._raise_last_seen(
+            (number, max(cursor, EntryId(epoch, 0))) for number, (epoch, cursor) in states.items()
+        )
         self._loaded = True
+        self.overdue = frozenset(
+            token
+            for number, (cursor, _, deferred) in progress.items()
+            if deferred
+            and self._last_seen[number].sequence - cursor.sequence > self._log.max_entries // 2
+            for token in deferred
+        )
 
     def observe(self, shard: int, end: EntryId) -> None:
-        """Remember the end of a shard's log."""
+        """Remember the end of a shard's log, as Redis has it."""
+        self.observe_each([(shard, end)])
+
+    def observe_each(self, ends: Sequence[tuple[int, EntryId]]) -> None:
+        """As `observe`, for many shards: the lock takes longer than all that is done for one of them."""
+        if ends:
+            self.recognition.is_known = True
+            self._raise_last_seen(ends)
+
+    def _raise_last_seen(self, ends: Iterable[tuple[int, EntryId]]) -> None:
+        last_seen = self._last_seen
         with self._lock:
-            self._last_seen[shard] = max(end, self._last_seen.get(shard, end))
+            for shard, end in ends:  # `max` would take as long as the rest
+                known = last_seen.get(shard)
+                if known is None or end > known:
+                    last_seen[shard] = end
 
     def read(self, shard: int) -> int:
         """A shard's epoch, as committed in SQL. Raises EngineDown."""
@@ -115,7 +146,7 @@ class Epochs:
         """Begin a new epoch of a shard, unless another process has done so since Redis refused the caller.
 
         Safe to call in any number of processes at once. Raises EngineDown if an engine is away, Unavailable
-        if the shard stays locked, Failed if this Redis holds the numbers of another installation.
+        if the shard stays locked, WrongRedis if this Redis is not the installation's.
         """
         epoch_before = self.read(shard)
         for _ in range(MAX_ATTEMPTS):
@@ -137,15 +168,42 @@ class Epochs:
             f"shard {shard} of Redis is not usable yet ({reason})", "try again in a moment"
         )
 
+    def renew(self, shard: int) -> None:
+        """Begin a new epoch of a shard in any case, so that each of its counters is verified again.
+
+        Raises EngineDown, WrongRedis, and Unavailable if the shard stays locked.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            with self._database.begin() as tx:
+                locked = shards.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
+                if locked is None:
+                    continue
+                state = self._log.probe(shard)
+                self.recognition.check(state)
+                in_sql = ShardState(locked.epoch, locked.cursor)
+                if _is_rewound(state, in_sql):
+                    self._record_rewind(tx, shard, state, in_sql)
+                epoch = max(locked.epoch, state.highest, self.last_seen(shard).epoch) + 1
+                shards.set_epoch(tx, shard, epoch, state.server)
+            self._log.set_epoch(shard, epoch, self._database.installation.id, locked.cursor)
+            return
+        raise Unavailable(f"shard {shard} stays locked", "see `instachat status`, then try again")
+
+    def adopt(self) -> None:
+        """Begin an epoch of each shard in this Redis, which an operator says is the right one.
+
+        Nothing changes in shards that it is current in. Safe to repeat. Raises as `begin_epoch`.
+        """
+        self.recognition.adopt()
+        for shard in self._database.installation.all_shards:
+            self.begin_epoch(shard, "adopted")
+
     def _is_current(self, shard: int, state: EpochState, in_sql: ShardState) -> bool:
-        """Whether Redis is in SQL's epoch, with all entries known here, and SQL has not gone back."""
-        if state.installation and state.installation != self._database.installation.id:
-            raise Failed(
-                "this Redis holds the numbers of another installation (another database); "
-                "nothing was changed",
-                "check INSTACHAT_REDIS_URL and INSTACHAT_DATABASE_URL, or give this database an "
-                "empty Redis",
-            )
+        """Whether Redis is in SQL's epoch, with all entries known here, and SQL has not gone back.
+
+        Raises WrongRedis if it is not this installation's.
+        """
+        self.recognition.check(state)
         end = EntryId(state.epoch, state.sequence)
         return (
             state.status == "ok"
@@ -156,7 +214,7 @@ class Epochs:
 
     def _commit_epoch(self, shard: int, epoch_before: int) -> ShardState | None:
         """Commit the next epoch; None if the epoch has changed, or the shard is locked."""
-        with self._database.begin() as tx:
+        with self._database.begin(repeatable=True) as tx:
             locked = shards.lock_shard(tx, shard, wait_seconds=LOCK_TIMEOUT_SECONDS)
             if locked is None or locked.epoch != epoch_before:
                 return None
@@ -166,7 +224,7 @@ class Epochs:
                 return None
             # Also above every epoch in Redis: a database restored from a backup may be behind it.
             epoch = max(locked.epoch, state.highest, self.last_seen(shard).epoch) + 1
-            shards.set_epoch(tx, shard, epoch)
+            shards.set_epoch(tx, shard, epoch, state.server)
             if _is_rewound(state, in_sql):
                 self._record_rewind(tx, shard, state, in_sql)
         return ShardState(epoch, locked.cursor) if self.read(shard) == epoch else None

@@ -40,7 +40,15 @@ class KeptLog:
         if time.monotonic() < self._next_trim:
             return
         self._next_trim = time.monotonic() + TRIM_INTERVAL_SECONDS
-        all_shards = self._database.installation.shards
+        self._trim()
+
+    def delete_all(self) -> None:
+        """Delete every stored entry, however long it is to be kept."""
+        self._trim(part=0.0)
+
+    def _trim(self, part: float | None = None) -> None:
+        """Trim the logs; keep that part of the stored entries, or as much as memory allows."""
+        all_shards = self._database.installation.all_shards
         sizes, ends = self._log.try_sizes(all_shards), self._log.try_ends(all_shards)
         # Of a cluster, the logs whose nodes do not answer are left for later.
         logs = {
@@ -50,7 +58,7 @@ class KeptLog:
         }
         if not logs:
             return
-        part = self._part_to_keep(logs.values())
+        part = self._part_to_keep(logs.values()) if part is None else part
         with self._database.connect() as connection:
             drained = shards.drained_shards(connection)
         for shard, (size, end) in logs.items():
@@ -62,11 +70,15 @@ class KeptLog:
         self, shard: int, drained: DrainedShard, size: LogSize, end: LogEnd, part: float
     ) -> None:
         kept = size.entries - end.waiting
+        # Only a drain may note that more is stored: a Redis that came back has entries that no drain has
+        # seen, although SQL's cursor, which is of a later epoch, has passed them.
+        through = min(end.stored, drained.cursor)
         self._log.trim(
             shard,
             drained.epoch,
-            DrainedLog(drained.cursor, drained.numbers),
+            DrainedLog(through, drained.numbers),
             max_entries=None if part >= 1 else end.waiting + math.floor(kept * part),
+            marks=drained.exact and through == drained.cursor,
         )
 
     def _part_to_keep(self, logs: Collection[tuple[LogSize, LogEnd]]) -> float:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from backend.domain import serialization
 from backend.domain.errors import Invalid, KeyReused
-from backend.domain.events import pack_chats, pack_deletion
+from backend.domain.events import pack_chats, pack_deletion, pack_move
 from backend.domain.model import (
     MAX_BATCH,
     NewMessage,
@@ -25,7 +26,7 @@ MAX_KEY_LENGTH = 255
 
 
 class AcceptRequest(Struct, frozen=True, gc=False):
-    """One valid request; made by `chats`, `messages` or `deletion`.
+    """One valid request; made by `chats`, `messages`, `deletion` or `move`.
 
     `new_messages` are packed when they are accepted; the events of any other request are in `packed`.
     """
@@ -101,6 +102,16 @@ class AcceptRequest(Struct, frozen=True, gc=False):
         kind = "delete-application" if chat is None else "delete-chat"
         return cls(kind, parent, packed=pack_deletion(token, chat, cascade=cascade))
 
+    @classmethod
+    def move(cls, token: str, shard: int, move: int) -> "AcceptRequest":
+        """A request to move an application to a shard, which nothing of it in its present shard comes behind.
+
+        `move` counts its moves, this one included. The application's counter is closed by a mark of its own
+        for each request, so that a late call can't take one for another.
+        """
+        kind = f"moved-{move}-{secrets.token_hex(4)}"
+        return cls(kind, Parent(checked_token(token)), packed=pack_move(token, shard, move))
+
     def _with_key(self, route: str, key: str, body: object) -> "AcceptRequest":
         token, chat = self.parent
         name, body_hash = identify_request(f"{route} {token} {chat}", key, body)
@@ -114,10 +125,25 @@ def identify_request(route: str, key: str, body: object) -> tuple[str, str]:
     """
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise Invalid(f"an idempotency key has 1 to {MAX_KEY_LENGTH} characters")
+    return hash_idempotency_key(route, key), _hash_body(body)
+
+
+def _hash_body(body: object) -> str:
+    """The hash of a body as JSON. That of a list is made of its items, because all of them may be large."""
+    digest = hashlib.sha256()
+    if isinstance(body, list):
+        for place, item in enumerate(body):
+            digest.update(b", " if place else b"[")
+            digest.update(_encode(item))
+        digest.update(b"]" if body else b"[]")
+    else:
+        digest.update(_encode(body))
+    return digest.hexdigest()[:32]
+
+
+def _encode(part: object) -> bytes:
     # A message that is a text alone is a string already.
-    encoded = json.dumps(body, default=serialization.new_message)
-    body_hash = hashlib.sha256(encoded.encode()).hexdigest()[:32]
-    return hash_idempotency_key(route, key), body_hash
+    return json.dumps(part, default=serialization.new_message).encode()
 
 
 def key_reused_error() -> KeyReused:

@@ -41,6 +41,7 @@ class _WindowEvent(NamedTuple):
     number: int
     data: bytes
     at: float
+    read_at: float
 
 
 class _Change(NamedTuple):
@@ -48,6 +49,7 @@ class _Change(NamedTuple):
     number: int
     data: bytes
     at: float
+    read_at: float
 
 
 class Feed:
@@ -78,8 +80,11 @@ class Feed:
         self._changes: deque[_Change] = deque()
         self._changes_bytes = 0
 
-    def apply(self, news: News, encode: Encode) -> bool:
-        """Take over what was read; returns whether that is anything for the followers."""
+    def apply(self, news: News, encode: Encode, read_at: float) -> bool:
+        """Take over what was read; returns whether that is anything for the followers.
+
+        `read_at` is when the read began, by the monotonic clock.
+        """
         self.chat_id = news.chat_id
         self.gap = news.gap
         if news.ended is not None:
@@ -90,15 +95,20 @@ class Feed:
         for change, present in news.changes:
             if present.number <= self.head:  # the events of others are not read yet
                 self._replace(present.number, encode(present))
-                self._add_change(present.number, encode(change), now)
+                self._add_change(present.number, encode(change), now, read_at)
         for event in news.decided:
             if event.number > self.head:
                 self.head = event.number
                 data = encode(event)
-                self._window.append(_WindowEvent(event.number, data, now))
+                self._window.append(_WindowEvent(event.number, data, now, read_at))
                 self._window_bytes += len(data)
         self.forget(now, previous_change)
         return bool(news.changes or news.decided)
+
+    def last_read_before(self, since: float) -> int:
+        """The last number whose event was read before a time, or is not in the window."""
+        numbers = (event.number for event in reversed(self._window) if event.read_at < since)
+        return next(numbers, self.base)
 
     def events_after(self, cursor: int) -> tuple[bytes, int]:
         """The next chunk of events after a number, which is at least `base`; see `join_chunk`."""
@@ -110,14 +120,14 @@ class Feed:
         self._window.clear()
         self._window_bytes = 0
 
-    def changes_after(self, sequence: int, cursor: int) -> bytes:
-        """The edits and deletions after a sequence, of numbers up to `cursor`."""
+    def changes_after(self, sequence: int, cursor: int, since: float) -> bytes:
+        """The edits and deletions after a sequence, of numbers up to `cursor`, read since a time."""
         if sequence == self.last_change:
             return b""
         return b"".join(
             change.data
             for change in self._changes
-            if change.sequence > sequence and change.number <= cursor
+            if change.sequence > sequence and change.number <= cursor and change.read_at >= since
         )
 
     def forget(self, now: float, last_change: int | None = None) -> None:
@@ -159,7 +169,7 @@ class Feed:
             self._window_bytes += len(data) - len(self._window[place].data)
             self._window[place] = self._window[place]._replace(data=data)
 
-    def _add_change(self, number: int, data: bytes, now: float) -> None:
+    def _add_change(self, number: int, data: bytes, now: float, read_at: float) -> None:
         self.last_change += 1
-        self._changes.append(_Change(self.last_change, number, data, now))
+        self._changes.append(_Change(self.last_change, number, data, now, read_at))
         self._changes_bytes += len(data)

@@ -12,7 +12,8 @@ seconds.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ class Hub:
         self.encode = encode
         self.keepalive = keepalive
         self.open_followers = 0
+        self._open_of: Counter[str] = Counter()  # by the application's token
         self._loop = asyncio.get_running_loop()
         self._feeds: dict[ChatKey, Feed] = {}
         self._woken: set[ChatKey] = set()
@@ -68,7 +70,7 @@ class Hub:
         self._looking_at_intervals: asyncio.Task[None] | None = None
         self._look_thread = ThreadPoolExecutor(1, "look")
         self._page_threads = ThreadPoolExecutor(PAGE_THREADS, "page")
-        self._pages: dict[tuple[Feed, Position, int], asyncio.Task[_Page | None]] = {}
+        self._pages: dict[tuple[Feed, Position, int], _Reading] = {}
         """The pages that are being read."""
         self._listener = Listener(redis_url, self._on_changes, self._on_connected)
         self.is_closed = False
@@ -100,8 +102,13 @@ class Hub:
             follower.first = self.encode(Started(feed.head))
         feed.followers.add(follower)
         self.open_followers += 1
+        self._open_of[feed.key[0]] += 1
         self._start()
         return follower
+
+    def count_followers(self, token: str) -> int:
+        """How many followers an application's chats have."""
+        return self._open_of[token]
 
     def remove(self, follower: "Follower") -> None:
         """Forget a follower, and its chat if it was the last one."""
@@ -109,8 +116,18 @@ class Hub:
         if follower in feed.followers:
             feed.followers.discard(follower)
             self.open_followers -= 1
+            token = feed.key[0]
+            self._open_of[token] -= 1
+            if not self._open_of[token]:
+                del self._open_of[token]
             if not feed.followers and self._feeds.get(feed.key) is feed:
                 del self._feeds[feed.key]
+
+    def end_applications(self, tokens: Collection[str]) -> None:
+        """End the followers of all chats of these applications."""
+        for feed in [feed for key, feed in self._feeds.items() if key[0] in tokens]:
+            for follower in list(feed.followers):
+                follower.close()
 
     def close(self) -> None:
         """End all followers, and look no more. Idempotent."""
@@ -125,28 +142,39 @@ class Hub:
         for threads in (self._look_thread, self._page_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def read_page(self, feed: Feed, position: Position) -> "_Page | None":
+    async def read_page(self, feed: Feed, position: Position, since: float) -> "_Page | None":
         """What follows a position of followers, encoded once for all that are there; None if that fails.
 
-        Many clients connect again at the same moment, and are at the same position.
+        Many clients connect again at the same moment, and are at the same position. The read begins after
+        `since`, by the monotonic clock: what has changed before a follower began is not told as it was.
         """
         # Not shared with followers that have passed over an edit or deletion since the read began: they need
         # what is read after it.
         key = (feed, position, feed.last_change)
         reading = self._pages.get(key)
-        if reading is None:
-            reading = self._pages[key] = self._loop.create_task(
-                self._read_page(feed.key, position, feed.head)
+        if reading is None or reading.begun_at < since:
+            reading = self._pages[key] = _Reading()
+            reading.task = self._loop.create_task(
+                self._read_page(feed.key, position, feed.head, reading)
             )
-            reading.add_done_callback(lambda _: self._pages.pop(key))
-        return await asyncio.shield(reading)  # other followers go on when one leaves
+            reading.task.add_done_callback(lambda _: self._forget_reading(key, reading))
+        return await asyncio.shield(reading.task)  # other followers go on when one leaves
 
-    async def _read_page(self, chat: ChatKey, position: Position, head: int) -> "_Page | None":
+    def _forget_reading(self, key: tuple[Feed, Position, int], reading: "_Reading") -> None:
+        if self._pages.get(key) is reading:
+            del self._pages[key]
+
+    async def _read_page(
+        self, chat: ChatKey, position: Position, head: int, reading: "_Reading"
+    ) -> "_Page | None":
         """A page ends at the head: of a number after it, the feed takes an edit for the creation."""
+
+        def read() -> dict[ChatKey, News]:
+            reading.begun_at = time.monotonic()
+            return self._reader.read({chat: position})
+
         try:
-            found = await self._loop.run_in_executor(
-                self._page_threads, self._reader.read, {chat: position}
-            )
+            found = await self._loop.run_in_executor(self._page_threads, read)
         except InstaChatError as error:
             logger.info("the page of a follower can't be read: %s", error.message)
             return None
@@ -174,6 +202,7 @@ class Hub:
                 changed = frozenset(feed.changed)
                 positions[feed.key] = Position(feed.chat_id, feed.head, changed, feed.gap)
                 feed.changed.clear()
+            began = time.monotonic()
             try:
                 news = await self._loop.run_in_executor(
                     self._look_thread, self._reader.read, positions
@@ -192,7 +221,7 @@ class Hub:
                 continue
             for feed in feeds:
                 found = news[feed.key]
-                if feed.end is None and feed.apply(found, self.encode):
+                if feed.end is None and feed.apply(found, self.encode, began):
                     for follower in feed.followers:
                         follower.wake()
                 if feed.end is not None:
@@ -254,6 +283,14 @@ class Hub:
             self._listener.start()
 
 
+class _Reading:
+    """A page that is being read for all followers that wait for it."""
+
+    task: "asyncio.Task[_Page | None]"
+    begun_at = float("inf")
+    """When the read began, by the monotonic clock; until then, any follower can share it."""
+
+
 def _until(head: int, position: Position, news: News) -> Iterator[Decided]:
     """The events after a position, up to the one that reaches the head."""
     number = position.after
@@ -273,6 +310,9 @@ class Follower:
         self._hub = hub
         self._cursor = cursor
         self._last_change = feed.last_change
+        self._since = (
+            time.monotonic()
+        )  # what was read before is not told: it may have changed since
         self._closed = hub.is_closed
         self._gap: Gap | None = None  # the one after the cursor, if the last page ended at it
         self._waiter: asyncio.Future[None] | None = None
@@ -299,7 +339,7 @@ class Follower:
             yield self.first
         while not self._closed:
             wait_seconds = KEEPALIVE_SECONDS
-            if self._cursor >= self.feed.base:
+            if self._cursor >= self.feed.last_read_before(self._since):
                 chunk = self._take()
             elif self.feed.end is None:
                 chunk, wait_seconds = await self._read_page(), RETRY_SECONDS
@@ -328,14 +368,14 @@ class Follower:
 
     def _take_changes(self) -> bytes:
         """Edits and deletions of what was taken. Those of other numbers are in events that follow."""
-        chunk = self.feed.changes_after(self._last_change, self._cursor)
+        chunk = self.feed.changes_after(self._last_change, self._cursor, self._since)
         self._last_change = self.feed.last_change
         return chunk
 
     async def _read_page(self) -> bytes:
         """The next events, read from SQL for this follower; none while they are undecided."""
         position = Position(self.feed.chat_id, self._cursor, gap=self._gap)
-        page = await self._hub.read_page(self.feed, position)
+        page = await self._hub.read_page(self.feed, position, self._since)
         if page is None:
             return b""
         self._cursor, self._gap = page.last, page.gap

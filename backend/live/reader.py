@@ -56,10 +56,12 @@ class Position(NamedTuple):
 class Gap(NamedTuple):
     """Numbers after `after` that have no row, below one that has; or all numbers of a chat without a row.
 
-    Everything that was accepted for them was in the log, up to `log_end`, when the gap was first seen.
+    Everything that was accepted for them was in the shard's log, up to `log_end`, when the gap was first
+    seen.
     """
 
     after: int
+    shard: int
     log_end: EntryId
 
 
@@ -151,11 +153,19 @@ class LiveReader:
         """
         news: dict[ChatKey, News] = {}
         by_shard: dict[int, list[ChatKey]] = {}
+        if not positions:
+            return news
+        with (
+            self._database.connect() as connection
+        ):  # which may place one into another shard than this
+            shard_of = self._counters.locate(connection, {token for token, _ in positions})
         for key in positions:
-            by_shard.setdefault(self._counters.shard(key[0]), []).append(key)
+            by_shard.setdefault(shard_of[key[0]], []).append(key)
         for shard, keys in by_shard.items():
             end = self._read_log_end(shard)
-            gaps = {key: _gap_at(positions[key].after, positions[key].gap, end) for key in keys}
+            gaps = {
+                key: _gap_at(positions[key].after, positions[key].gap, shard, end) for key in keys
+            }
             news.update(
                 (key, News(None, None, [], [], False, True, gap)) for key, gap in gaps.items()
             )
@@ -168,8 +178,10 @@ class LiveReader:
     ) -> dict[ChatKey, News]:
         """Those of a shard's chats that are stored by now, or will never be."""
         with self._database.begin(durable=False) as tx:
-            cursor = shards.shard_state(tx, shard).cursor
-            decided = [key for key, gap in gaps.items() if gap and gap.log_end <= cursor]
+            progress = shards.shard_progress(tx, shard)
+            decided = [
+                key for key, gap in gaps.items() if gap and gap.log_end <= progress.position(key[0])
+            ]
             if not decided or not locks.try_exclude_reservations(tx, shard):
                 return {}
             rows = chats.chat_ids(tx, decided)
@@ -192,7 +204,7 @@ class LiveReader:
             return _Decision(decided)
         last = decided[-1].number if decided else place.after
         gap = self._find_gap(key, last, place.gap)
-        rows = gap and self._read_decided(key, place.chat_id, gap, limit)
+        rows = gap and self._read_decided(key[0], place.chat_id, gap, limit)
         if rows is None:
             return _Decision(decided, undecided=True, gap=gap)
         expected = last + 1
@@ -206,10 +218,10 @@ class LiveReader:
         """The gap after a number; None if the log's end is not known."""
         token, number = key
         try:
-            _, end = self._counters.read_issued_with_end([Parent(token, number)])
+            issued = self._counters.read_issued_with_end([Parent(token, number)])
         except InstaChatError:  # Redis is away, or the chat is being deleted
             return None
-        return _gap_at(after, known, end)
+        return _gap_at(after, known, issued.shard, issued.end)
 
     def _read_log_end(self, shard: int) -> EntryId | None:
         try:
@@ -218,7 +230,7 @@ class LiveReader:
             return None
 
     def _read_decided(
-        self, key: ChatKey, chat_id: int, gap: Gap, limit: int
+        self, token: str, chat_id: int, gap: Gap, limit: int
     ) -> Sequence[NumberState] | None:
         """The rows after a gap, if the numbers between them will never get one; None if they may.
 
@@ -226,16 +238,15 @@ class LiveReader:
         numbers.
         """
         with self._database.begin(durable=False) as tx:
-            shard = self._counters.shard(key[0])
-            if not locks.try_exclude_reservations(tx, shard):
+            if not locks.try_exclude_reservations(tx, gap.shard):
                 return None
-            if shards.shard_state(tx, shard).cursor < gap.log_end:
+            if shards.shard_progress(tx, gap.shard).position(token) < gap.log_end:
                 return None
             found = following.rows_after(tx, {chat_id: gap.after}, limit).get(chat_id)
             return found.rows if found else None
 
 
-def _gap_at(after: int, known: Gap | None, end: EntryId | None) -> Gap | None:
+def _gap_at(after: int, known: Gap | None, shard: int, end: EntryId | None) -> Gap | None:
     """The gap after a number, of which the log's end is known; None if it is not.
 
     That of the first look, unless an epoch has begun since: under load, the drain never reaches the end of
@@ -243,9 +254,9 @@ def _gap_at(after: int, known: Gap | None, end: EntryId | None) -> Gap | None:
     """
     if end is None:
         return None
-    if known and known.after == after and known.log_end.epoch == end.epoch:
+    if known and (known.after, known.shard, known.log_end.epoch) == (after, shard, end.epoch):
         return known
-    return Gap(after, end)
+    return Gap(after, shard, end)
 
 
 def _ended(chat_id: int | None, reason: EndReason) -> News:

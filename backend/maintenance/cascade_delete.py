@@ -18,17 +18,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from backend.domain.errors import NodeDown
-from backend.domain.model import Parent, shard_of
+from backend.domain.errors import EngineDown, NodeDown
+from backend.domain.model import Parent
+from backend.ingest.routing import Routing
 from backend.storage.postgres import cascade, locks, outbox
 from backend.storage.postgres.cascade import PendingCascade
 from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.stuck_transactions import StuckTransactions
 from backend.storage.redis.log import Log
 
 MAX_MESSAGES = 5_000  # of one transaction
 MAX_CHATS = 1_000
 MAX_PARENTS = 20  # of one round
-STUCK_SECONDS = 30.0
+STUCK_TIMEOUT_SECONDS = 30.0  # without progress
 POLL_SECONDS = 0.05
 TRANSACTION_NAME = "instachat cascade"
 logger = logging.getLogger(__name__)
@@ -42,11 +44,19 @@ class CascadeDeleter:
     """
 
     def __init__(
-        self, log: Log, database: Database, *, step: Callable[[str], None] = lambda _: None
+        self,
+        log: Log,
+        database: Database,
+        routing: Routing,
+        *,
+        step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._log = log
         self._database = database
+        self._routing = routing
         self._step = step
+        self._stuck = StuckTransactions(database, STUCK_TIMEOUT_SECONDS)
+        self._max_messages = MAX_MESSAGES
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -114,24 +124,32 @@ class CascadeDeleter:
         return total
 
     def _delete_batch(self, pending: PendingCascade) -> int | None:
-        """Run one transaction; returns how many messages it deleted, None if all that is left is locked."""
-        with self._database.begin() as tx:
-            locks.name_transaction(tx, TRANSACTION_NAME)
-            if pending.parent.chat is None:
-                deleted = self._delete_from_application(tx, pending)
-            else:
-                deleted = self._delete_from_chat(tx, pending)
+        """Run one transaction; returns how many messages it deleted, None if all that is left is locked.
+
+        After one that failed, the next has half of its messages: it may have been too large.
+        """
+        try:
+            with self._database.begin() as tx:
+                locks.name_transaction(tx, TRANSACTION_NAME)
+                if pending.parent.chat is None:
+                    deleted = self._delete_from_application(tx, pending)
+                else:
+                    deleted = self._delete_from_chat(tx, pending)
+        except EngineDown:
+            self._max_messages = max(self._max_messages // 2, 1)
+            raise
         if deleted is None:
-            self._terminate_stuck()
+            self._end_stuck()
         else:
+            self._max_messages = min(self._max_messages * 2, MAX_MESSAGES)
             self._step("committed")
         return deleted
 
     def _delete_from_chat(self, tx: Connection, pending: PendingCascade) -> int | None:
         if not cascade.lock_removed_chat(tx, pending.id):
             return None
-        deleted = self._delete_messages(tx, [pending.id])
-        if deleted < MAX_MESSAGES:
+        deleted, is_rest = self._delete_messages(tx, [pending.id])
+        if is_rest:
             cascade.finish_cascade(tx, pending)
         return deleted
 
@@ -139,25 +157,27 @@ class CascadeDeleter:
         chats = cascade.lock_some_chats(tx, pending.id, MAX_CHATS)
         if not chats:
             return 0 if cascade.finish_cascade(tx, pending) else None
-        deleted = self._delete_messages(tx, list(chats))
-        if deleted < MAX_MESSAGES:
+        deleted, is_rest = self._delete_messages(tx, list(chats))
+        if is_rest:
             cascade.delete_chats(tx, list(chats))
             # Before the commit: nothing would ever find the counter of a row that is deleted.
             token = pending.parent.token
-            shard = shard_of(token, self._database.installation.shards)
-            self._log.drop_counters(shard, [Parent(token, number) for number in chats.values()])
+            for shard in self._routing.shards_ever(tx, token):
+                self._log.drop_counters(shard, [Parent(token, number) for number in chats.values()])
             self._step("counters")
         return deleted
 
-    def _delete_messages(self, tx: Connection, chats: list[int]) -> int:
-        deleted = cascade.delete_messages(tx, chats, MAX_MESSAGES)
+    def _delete_messages(self, tx: Connection, chats: list[int]) -> tuple[int, bool]:
+        """Delete some messages of these chats; returns how many, and whether they were all."""
+        limit = self._max_messages
+        deleted = cascade.delete_messages(tx, chats, limit)
         if shown := [(m.chat_id, m.number, m.version + 1) for m in deleted if m.shown]:
             outbox.add_if_publishing(tx, shown)
         self._step("rows")
-        return len(deleted)
+        return len(deleted), len(deleted) < limit
 
-    def _terminate_stuck(self) -> None:
-        """End a transaction that has held its rows for too long: its process was stopped, or cut off."""
-        with self._database.connect() as connection:
-            if locks.terminate_stuck_transactions(connection, TRANSACTION_NAME, STUCK_SECONDS):
-                logger.warning("ended a cascade that held its rows for too long")
+    def _end_stuck(self) -> None:
+        """End a transaction that holds its rows and makes no progress."""
+        if self._stuck.end(TRANSACTION_NAME):
+            self._max_messages = max(self._max_messages // 2, 1)
+            logger.warning("ended a cascade that made no progress")

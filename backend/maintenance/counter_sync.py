@@ -13,14 +13,15 @@ higher one of `issued`, verified or not, and of the highest number that has a ro
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from backend.domain.errors import EngineDown, NodeDown, Unavailable
-from backend.domain.model import EntryId, Parent, shard_of
+from backend.domain.errors import EngineDown, Unavailable
+from backend.domain.model import EntryId, Parent
+from backend.domain.shards_away import ShardsAway
 from backend.ingest.epochs import Epochs
+from backend.ingest.routing import Routing
 from backend.storage.postgres import counter_columns, database, shards
-from backend.storage.postgres.counter_columns import ParentCounters, RaisedCount
+from backend.storage.postgres.counter_columns import ParentCounters, RaisedCount, SyncState
 from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import StaleEpoch
@@ -38,18 +39,6 @@ class WrittenCount:
     new: int
 
 
-class _ShardsDown(dict[int, NodeDown]):
-    """The shards that a sync passes over, because their node of a cluster does not answer."""
-
-    @contextmanager
-    def noting(self, shard: int) -> Iterator[None]:
-        """End a block that raises NodeDown without an error, and note the shard."""
-        try:
-            yield
-        except NodeDown as error:
-            self[shard] = error
-
-
 class CounterSync:
     """Writes counters into SQL, and measures how far SQL is behind. Thread-safe.
 
@@ -62,12 +51,14 @@ class CounterSync:
         log: Log,
         database: Database,
         epochs: Epochs,
+        routing: Routing,
         *,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._log = log
         self._database = database
         self._epochs = epochs
+        self._routing = routing
         self._step = step
         self._stopping = threading.Event()
 
@@ -83,13 +74,14 @@ class CounterSync:
         cluster is away, NodeDown is raised once the counters of all other nodes are written.
         """
         for _ in range(ATTEMPTS):
-            down = _ShardsDown()
+            away = ShardsAway()
             try:
-                yield from self._sync(everything, down)
+                yield from self._sync(everything, away)
             except StaleEpoch:
                 continue
-            for error in down.values():
-                raise error
+            if away:
+                shards = len(self._database.installation.all_shards)
+                raise away.error(shards, "their counts are not written")
             return
         raise Unavailable("Redis changes its epoch again and again", "see `instachat doctor`")
 
@@ -101,25 +93,32 @@ class CounterSync:
     def lag(self) -> float:
         """The age in seconds of the oldest change that SQL does not know; 0 if there is none.
 
-        After a new epoch of Redis that change cannot be known: then it is the time since the last sync.
-        Changes nothing. Raises EngineDown when an engine is away.
+        After a new epoch of Redis that change cannot be known: then it is the time since the last sync. Of a
+        cluster, this is the age in the shards whose nodes answer. Changes nothing. Raises EngineDown when an
+        engine is away.
         """
         with self._database.connect() as connection:
             states = counter_columns.list_sync_states(connection)
-        lag_seconds = 0.0
+        away = ShardsAway()
+        lags = []
         for shard, state in states.items():
-            if not state.epoch:  # nothing was ever accepted there
-                continue
-            try:
-                counters = self._log.read_counters(shard, state.epoch, [])
-            except StaleEpoch:
-                lag_seconds = max(lag_seconds, state.behind_seconds)
-                continue
-            if state.synced_epoch != state.epoch:
-                lag_seconds = max(lag_seconds, state.behind_seconds)
-            if counters.oldest is not None:
-                lag_seconds = max(lag_seconds, (counters.now - counters.oldest) / 1_000_000)
-        return lag_seconds
+            if state.epoch:  # else nothing was ever accepted there
+                with away.noting(shard):
+                    lags.append(self._shard_lag(shard, state))
+        if away and not lags:
+            shards = len(self._database.installation.all_shards)
+            raise away.error(shards, "it is not known how far SQL is behind")
+        return max(lags, default=0.0)
+
+    def _shard_lag(self, shard: int, state: SyncState) -> float:
+        try:
+            counters = self._log.read_counters(shard, state.epoch, [])
+        except StaleEpoch:
+            return state.behind_seconds
+        lag = 0.0 if state.synced_epoch == state.epoch else state.behind_seconds
+        if counters.oldest is None:
+            return lag
+        return max(lag, (counters.now - counters.oldest) / 1_000_000)
 
     def is_due(self, seconds: float) -> bool:
         """Whether the last sync of any shard is longer ago than that. Reads SQL only."""
@@ -127,24 +126,24 @@ class CounterSync:
             states = counter_columns.list_sync_states(connection).values()
         return any(state.epoch and state.behind_seconds > seconds for state in states)
 
-    def _sync(self, everything: bool, down: "_ShardsDown") -> Iterator[WrittenCount]:
-        epochs = self._current_epochs(down)
+    def _sync(self, everything: bool, away: ShardsAway) -> Iterator[WrittenCount]:
+        epochs = self._current_epochs(away)
         with self._database.connect() as connection:
             began = database.read_clock(connection)
             states = counter_columns.list_sync_states(connection)
         if everything or any(states[shard].synced_epoch != epochs[shard] for shard in epochs):
-            yield from self._compare_all(epochs, down)
+            yield from self._compare_all(epochs, away)
         for shard, epoch in epochs.items():
-            if shard not in down:
-                with down.noting(shard):
+            if shard not in away:
+                with away.noting(shard):
                     yield from self._write_changes(shard, epoch)
-        synced = {shard: epoch for shard, epoch in epochs.items() if shard not in down}
+        synced = {shard: epoch for shard, epoch in epochs.items() if shard not in away}
         if synced and not self._stopping.is_set():
             with self._database.begin() as tx:
                 counter_columns.record_sync(tx, synced, began)
 
-    def _current_epochs(self, down: "_ShardsDown") -> Mapping[int, int]:
-        """The epoch of each shard that was ever used and is not down, the same in SQL and in Redis."""
+    def _current_epochs(self, away: ShardsAway) -> Mapping[int, int]:
+        """The epoch of each shard that was ever used and is not away, the same in SQL and in Redis."""
         with self._database.connect() as connection:
             epochs = {
                 s: epoch for s, (epoch, _) in shards.shard_states(connection).items() if epoch
@@ -152,7 +151,7 @@ class CounterSync:
         self._log.ping()  # without any shard in use, nothing else would call Redis
         found: dict[int, int] = {}
         for shard, epoch in epochs.items():
-            with down.noting(shard):
+            with away.noting(shard):
                 found[shard] = self._current_epoch(shard, epoch)
         return found
 
@@ -167,11 +166,8 @@ class CounterSync:
                     epoch, _ = shards.shard_state(connection, shard)
         raise StaleEpoch("it changes again and again")
 
-    def _compare_all(
-        self, epochs: Mapping[int, int], down: "_ShardsDown"
-    ) -> Iterator[WrittenCount]:
+    def _compare_all(self, epochs: Mapping[int, int], away: ShardsAway) -> Iterator[WrittenCount]:
         """Compare the counter of every parent that is not removed."""
-        shards = self._database.installation.shards
         for page_of in (
             counter_columns.page_application_counters,
             counter_columns.page_chat_counters,
@@ -180,14 +176,15 @@ class CounterSync:
             while not self._stopping.is_set():
                 with self._database.connect() as connection:
                     page = page_of(connection, after, PAGE)
+                    shard_of = self._routing.locate(connection, {row.token for row in page})
                 by_shard: dict[int, list[ParentCounters]] = {}
                 for row in page:
-                    by_shard.setdefault(shard_of(row.parent.token, shards), []).append(row)
+                    by_shard.setdefault(shard_of[row.token], []).append(row)
                 for shard, rows in by_shard.items():
                     # A shard that came into use just now: its parents are in the set of dirty ones.
-                    if shard in epochs and shard not in down:
+                    if shard in epochs and shard not in away:
                         known = {row.parent: row for row in rows}
-                        with down.noting(shard):
+                        with away.noting(shard):
                             yield from self._write(shard, epochs[shard], list(known), known)
                 if len(page) < PAGE:
                     break
@@ -195,7 +192,9 @@ class CounterSync:
 
     def _write_changes(self, shard: int, epoch: int) -> Iterator[WrittenCount]:
         """Write what changed before now; what cannot be written yet is skipped, and stays dirty."""
-        began = self._log.read_counters(shard, epoch, []).now
+        now = self._log.read_counters(shard, epoch, []).now
+        # Redis's clock may have been ahead when a parent changed.
+        began = max(now, self._log.newest_change(shard))
         passed = 0
         while not self._stopping.is_set():
             parents = self._log.dirty_page(shard, began, passed, PAGE)

@@ -20,6 +20,17 @@ class Severity(StrEnum):
     UNKNOWN = "unknown"
 
 
+class SafeRepair(StrEnum):
+    """What `doctor --fix` may do by itself: nothing is lost, and everything goes on meanwhile.
+
+    Repairs that decide something, delete, or take hours are left to the operator: their results have none.
+    """
+
+    MIGRATE = "instachat migrate"
+    SYNC_COUNTERS = "instachat sync-counters"
+    CREATE_INDEXES = "CREATE INDEX CONCURRENTLY"
+
+
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     """The result of a check. `unreachable` if the cause is a dependency that does not answer."""
@@ -29,12 +40,15 @@ class CheckResult:
     message: str
     remedy: str | None = None
     unreachable: bool = False
+    repair: SafeRepair | None = None
 
 
-def error_result(check: str, error: InstaChatError) -> CheckResult:
+def error_result(
+    check: str, error: InstaChatError, repair: SafeRepair | None = None
+) -> CheckResult:
     """The result for a check that raised an error."""
     unreachable = isinstance(error, EngineDown)
-    return CheckResult(check, Severity.ERROR, error.message, error.hint, unreachable=unreachable)
+    return CheckResult(check, Severity.ERROR, error.message, error.hint, unreachable, repair)
 
 
 def ok_result(check: str, message: str) -> CheckResult:

@@ -1,7 +1,7 @@
 """Checks every dependency and common misconfigurations, and names the remedy of each problem.
 
-Checks change nothing. The checks of Redis are in `redis_checks`, those of searching in `search_checks`, that
-of dead letters is in `dead_letter_checks`.
+Checks change nothing. The checks of Redis are in `redis_checks`, those of searching in `search_checks`, those
+of the tables in `schema_checks`, that of dead letters is in `dead_letter_checks`.
 """
 
 import shutil
@@ -10,8 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from backend.domain.errors import EngineDown, InstaChatError, SchemaMismatch
-from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result, run_check
+from backend.domain.errors import EngineDown, InstaChatError, SchemaMismatch, WrongRedis
+from backend.domain.plurals import counted
+from backend.monitoring.checks import (
+    CheckResult,
+    SafeRepair,
+    Severity,
+    error_result,
+    ok_result,
+    run_check,
+)
 from backend.monitoring.dead_letter_checks import check_dead_letters
 from backend.monitoring.redis_checks import (
     RedisNodes,
@@ -25,12 +33,15 @@ from backend.monitoring.redis_checks import (
 )
 from backend.monitoring.replication_checks import CHECK as REPLICATION
 from backend.monitoring.replication_checks import check_replication
+from backend.monitoring.reshard_checks import check_reshard
+from backend.monitoring.schema_checks import check_privileges, check_schema_objects
 from backend.monitoring.search_checks import check_elasticsearch, check_search
 from backend.monitoring.status import is_repaired
 from backend.settings import Settings
 from backend.storage.postgres import reconciliations, shards
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.server import read_settings, server_version
+from backend.storage.postgres.tables import SCHEMA
 from backend.storage.redis.keys import FIRST_SPREAD_SHARD
 from backend.storage.redis.log import Log
 from backend.storage.redis.workers import Workers
@@ -53,6 +64,7 @@ class CheckContext:
     index: SearchIndex | None
     queue_length: Callable[[], int]
     sync_lag: Callable[[], float]
+    find_wrong_redis: Callable[[], WrongRedis | None]
 
 
 class _EngineCheck(NamedTuple):
@@ -72,6 +84,7 @@ def run_checks(context: CheckContext) -> Iterator[CheckResult]:
         retention = context.settings.parsed_log_retention.seconds
         yield from run_check(REPLICATION, lambda: check_replication(context.database, retention))
         yield from run_check("rewinds", lambda: [_check_rewinds(context.database)])
+        yield from run_check("reshard", lambda: check_reshard(context.database))
         yield from run_check("search", lambda: check_search(context.database, context.index))
         yield from run_check("dead letters", lambda: check_dead_letters(context.database))
     redis = check_nodes(context.log)
@@ -133,8 +146,7 @@ def _check_postgres(database: Database) -> _EngineCheck:
 
 
 def _failed(check: str, error: InstaChatError) -> _EngineCheck:
-    result = error_result(check, error)
-    return _EngineCheck([result], reachable=not result.unreachable)
+    return _EngineCheck([error_result(check, error)], reachable=False)
 
 
 def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
@@ -145,11 +157,15 @@ def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
             "schema",
             f"the database has schema {schema.number} and admits programs since {schema.compatible_since}",
         )
+        yield from run_check("tables", lambda: check_schema_objects(database))
+        yield from run_check("privileges", lambda: check_privileges(database))
     except SchemaMismatch as error:
-        yield error_result("schema", error)
+        found = database.schema()
+        is_older = found is None or found.number < SCHEMA
+        yield error_result("schema", error, SafeRepair.MIGRATE if is_older else None)
     with database.connect() as connection:
-        found = read_settings(connection)
-    durable = {"fsync": found.fsync, "full_page_writes": found.full_page_writes}
+        server = read_settings(connection)
+    durable = {"fsync": server.fsync, "full_page_writes": server.full_page_writes}
     off = [name for name, value in durable.items() if value != "on"]
     if off:
         yield CheckResult(
@@ -160,16 +176,16 @@ def _check_postgres_settings(context: CheckContext) -> Iterator[CheckResult]:
         )
     else:
         message = "fsync and full_page_writes are on"
-        if found.synchronous_commit == "off":
+        if server.synchronous_commit == "off":
             message += "; synchronous_commit is off by default, which this program overrides"
         yield ok_result("PostgreSQL's durability", message)
-    if found.server_encoding == "UTF8":
+    if server.server_encoding == "UTF8":
         yield ok_result("encoding", "the database's encoding is UTF8")
     else:
         yield CheckResult(
             "encoding",
             Severity.ERROR,
-            f"the database's encoding is {found.server_encoding}: not every text can be stored",
+            f"the database's encoding is {server.server_encoding}: not every text can be stored",
             "create another database with ENCODING 'UTF8' and TEMPLATE template0",
         )
 
@@ -192,7 +208,7 @@ def _check_redis_settings(context: CheckContext, nodes: RedisNodes) -> Iterator[
 def _shards(database: Database) -> Sequence[int]:
     """The shards; one of them while PostgreSQL, which knows them, can't be asked."""
     try:
-        return database.installation.shards
+        return database.installation.all_shards
     except InstaChatError:
         return range(FIRST_SPREAD_SHARD, FIRST_SPREAD_SHARD + 1)
 
@@ -219,25 +235,26 @@ def _check_worker(workers: Workers) -> CheckResult:
 
 
 def _check_installation(context: CheckContext) -> CheckResult:
-    """Check that the numbers in this Redis belong to this database."""
-    installation = context.database.installation
-    found: set[str] = set()
-    for shard in installation.shards:
+    """Check that the numbers in this Redis belong to this database, and are there."""
+    if wrong := context.find_wrong_redis():
+        return error_result("installation", wrong)
+    for shard in context.database.installation.all_shards:
         with suppress(EngineDown):  # its own check names it
-            found |= {context.log.probe(shard).installation} - {""}
-    if found - {installation.id}:
-        return CheckResult(
-            "installation",
-            Severity.ERROR,
-            "this Redis holds the numbers of another installation (another database)",
-            "check INSTACHAT_REDIS_URL and INSTACHAT_DATABASE_URL, or give this database an empty"
-            " Redis",
-        )
-    if not found:
+            if context.log.probe(shard).installation:
+                return ok_result("installation", "this Redis belongs to this database")
+    with context.database.connect() as connection:
+        is_new = not shards.epoch_servers(connection)
+    if is_new:
         return ok_result(
             "installation", "this Redis is empty; the first command assigns it to this database"
         )
-    return ok_result("installation", "this Redis belongs to this database")
+    return CheckResult(
+        "installation",
+        Severity.WARNING,
+        "this Redis has lost the numbers of this installation: what was accepted and not stored is lost;"
+        " the next command continues above all stored numbers",
+        "run `instachat reconcile`, which names the numbers whose loss left a trace",
+    )
 
 
 def _check_rewinds(database: Database) -> CheckResult:
@@ -253,16 +270,19 @@ def _check_rewinds(database: Database) -> CheckResult:
         return CheckResult(
             "rewinds",
             Severity.ERROR,
-            f"{found}: {rewound.lost:,} chats and messages that were accepted are lost, because the log"
-            " did not hold them any more",
-            "run `instachat reconcile --repair`, which stores their numbers as lost; import them from an"
-            " export, if there is one, before; and raise INSTACHAT_LOG_RETENTION",
+            f"{found}: {counted(rewound.lost, 'number')} of accepted chats and messages"
+            f" {'is' if rewound.lost == 1 else 'are'} lost, because the log did not hold them any more",
+            "import them from an export, if there is one; then run `instachat reconcile --repair`, which"
+            " stores their numbers as lost; set changed rate limits and retentions again; and raise"
+            " INSTACHAT_LOG_RETENTION",
         )
     return CheckResult(
         "rewinds",
         Severity.WARNING,
-        f"{found}: what the log held is stored again, edits, deletions and imports are not",
-        "repeat imports, then run `instachat reconcile --repair`",
+        f"{found}: what the log held is stored again; edits, deletions, imports, rate limits and retentions"
+        " are not",
+        "repeat imports, set changed rate limits and retentions again, then run `instachat reconcile"
+        " --repair`",
     )
 
 
@@ -275,11 +295,14 @@ def _check_counts(context: CheckContext) -> CheckResult:
         Severity.WARNING,
         f"a count in SQL is {lag / 3600:,.1f} h behind; the program itself reads the live counts",
         "run `instachat sync-counters`, by cron (see the README) where no worker is running",
+        repair=SafeRepair.SYNC_COUNTERS,
     )
 
 
 def _check_queue(context: CheckContext) -> Iterator[CheckResult]:
     try:
-        yield ok_result("job queue", f"answers, {context.queue_length():,} jobs wait")
+        yield ok_result(
+            "job queue", f"answers, {counted(context.queue_length(), 'job waits', 'jobs wait')}"
+        )
     except InstaChatError as error:
         yield error_result("job queue", error)

@@ -1,21 +1,23 @@
 """Checks of Redis: a single server, or each primary and replica of a cluster."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from backend.domain.errors import EngineDown, InstaChatError
+from backend.domain.plurals import counted
+from backend.domain.shards_away import format_shards
 from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result
 from backend.monitoring.durability import (
     STRICT_REDIS,
     find_wrong_settings,
     format_node,
 )
-from backend.monitoring.status import format_shards
 from backend.settings import Durability, Settings
 from backend.storage.redis.errors import RedisError
 from backend.storage.redis.keys import shard_slot
 from backend.storage.redis.log import Log
+from backend.storage.redis.memory import NodeMemory
 from backend.storage.redis.nodes import SLOTS, NodeReport
 from backend.storage.redis.readiness import MAX_MEMORY_SHARE
 from backend.storage.versions import parse_version
@@ -97,7 +99,7 @@ def _check_silent_nodes(nodes: RedisNodes) -> Iterator[CheckResult]:
         yield CheckResult(
             "Redis's nodes",
             Severity.WARNING,
-            f"{len(silent)} of {len(nodes.reports)} nodes serve nothing: {each}",
+            f"{counted(len(silent), 'node serves', 'nodes serve')} nothing, of {len(nodes.reports)}: {each}",
             "start them, or remove them by CLUSTER FORGET; until then fewer replicas can take over",
         )
 
@@ -121,8 +123,8 @@ def check_shards(
         yield CheckResult(
             check,
             Severity.ERROR,
-            f"{format_shards(away, len(shards))} do not answer ({'; '.join(causes)}): they accept, store"
-            " and count nothing; the others work",
+            f"no answer from {format_shards(away, len(shards))} ({'; '.join(causes)}): nothing is accepted,"
+            " stored or counted there; the others work",
             "start the node, or have a replica take over: redis-cli -h REPLICA cluster failover force",
             unreachable=True,
         )
@@ -202,7 +204,12 @@ def check_replicas(settings: Settings, nodes: RedisNodes) -> Iterator[CheckResul
         )
     replicas = sum(bool(report.primary) for report in nodes.answering)
     if not found and replicas:
-        found.append(ok_result(check, f"{replicas} follow their primaries"))
+        found.append(
+            ok_result(
+                check,
+                counted(replicas, "replica follows its primary", "replicas follow their primaries"),
+            )
+        )
     yield from found
 
 
@@ -232,7 +239,7 @@ def _check_primaries(check: str, durable: int, nodes: RedisNodes) -> Iterator[Ch
             yield CheckResult(
                 check,
                 Severity.ERROR,
-                f"{format_node(report)} has {len(current)} replicas that follow it, and needs {wanted}"
+                f"{format_node(report)} has {counted(len(current), 'current replica')}, and needs {wanted}"
                 f" ({'INSTACHAT_DURABLE_REPLICAS' if durable == wanted else 'min-replicas-to-write'}):"
                 " it refuses what it is sent",
                 "start its replicas, or lower the setting",
@@ -273,38 +280,31 @@ def check_memory(answering: Sequence[NodeReport]) -> Iterator[CheckResult]:
         info = report.info
         if info is None:
             continue
-        used, limit = int(info["used_memory"]), int(info.get("maxmemory") or 0)
-        total = int(info.get("total_system_memory") or 0)
-        node = f"{report.name}: " if report.name else ""
-        if limit and used > limit * MAX_MEMORY_SHARE:
-            refused = "this node's shards" if report.name else "requests"
-            results.append(
-                CheckResult(
-                    check,
-                    Severity.ERROR,
-                    f"{node}{_mib(used)} of {_mib(limit)} used: accept refuses {refused} above"
-                    f" {MAX_MEMORY_SHARE:.0%}",
-                    "check that a worker is running (`instachat status`), or raise maxmemory",
-                )
+        memory = NodeMemory.of(info)
+        if memory.share is None or memory.share <= MAX_MEMORY_SHARE:
+            continue
+        refused = "this node's shards" if report.name else "requests"
+        results.append(
+            CheckResult(
+                check,
+                Severity.ERROR,
+                f"{report.name and f'{report.name}: '}{_mib(memory.used)} of {_mib(memory.limit)} used"
+                f"{_limit_note(info)}: accept refuses {refused} above {MAX_MEMORY_SHARE:.0%}",
+                "check that a worker is running (`instachat status`), or raise maxmemory"
+                if info.get("maxmemory")
+                else "check that a worker is running (`instachat status`), and set maxmemory",
             )
-        elif not limit and total and used > total * MAX_MEMORY_SHARE:
-            results.append(
-                CheckResult(
-                    check,
-                    Severity.WARNING,
-                    f"{node}{_mib(used)} used of the machine's {_mib(total)}, and no limit is set",
-                    "set maxmemory, so that accept refuses requests before the machine runs out of"
-                    " memory",
-                )
-            )
+        )
     yield from results
     fullest = max((r for r in answering if r.info), key=_memory_share, default=None)
     if not results and fullest is not None and fullest.info is not None:
-        used, limit = int(fullest.info["used_memory"]), int(fullest.info.get("maxmemory") or 0)
-        message = (
-            f"{_mib(used)} of {_mib(limit)} used" if limit else f"{_mib(used)} used, no limit set"
-        )
+        memory = NodeMemory.of(fullest.info)
+        message = f"{_mib(memory.used)} of {_mib(memory.limit)} used{_limit_note(fullest.info)}"
         yield ok_result(check, f"{message}, by the fullest node" if fullest.name else message)
+
+
+def _limit_note(info: Mapping[str, Any]) -> str:
+    return "" if int(info.get("maxmemory") or 0) else ", all that its machine has: no limit is set"
 
 
 def _memory_share(report: NodeReport) -> tuple[float, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from backend.domain.plurals import counted
 from backend.monitoring.checks import CheckResult, Severity, ok_result
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.replication import Standby, read_replication
@@ -50,7 +51,7 @@ def check_replication(database: Database, retention_seconds: float) -> Iterator[
         yield CheckResult(
             CHECK,
             Severity.UNKNOWN,
-            f"{len(standbys)} standbys are connected; the user may not read how far they are behind",
+            f"{counted(len(standbys), 'standby is', 'standbys are')} connected; their lag is not readable",
             "GRANT pg_monitor to the user of INSTACHAT_DATABASE_URL",
         )
     elif not behind and (waited_for or not found.synchronous_names):

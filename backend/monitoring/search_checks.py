@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from backend.domain.errors import InstaChatError
+from backend.domain.plurals import counted
 from backend.monitoring.checks import CheckResult, Severity, error_result, ok_result
 from backend.settings import redact
 from backend.storage.postgres import outbox, search_indices
 from backend.storage.postgres.database import Database
-from backend.storage.search_index import SearchIndex
+from backend.storage.search_index import IndexUnusable, SearchIndex
 from backend.storage.versions import parse_version
 
 MIN_ELASTICSEARCH_VERSION = (8, 19)
@@ -57,7 +58,8 @@ def _check_hosts(index: SearchIndex) -> Iterator[CheckResult]:
         yield CheckResult(
             check,
             Severity.WARNING,
-            f"{len(silent)} of {len(hosts)} do not answer, the others do their work: {reasons}",
+            f"{counted(len(silent), 'host does', 'hosts do')} not answer, of {len(hosts)}; the others work:"
+            f" {reasons}",
             "start those nodes, or remove their hosts from INSTACHAT_ELASTICSEARCH_URL",
         )
 
@@ -100,23 +102,27 @@ def check_search(database: Database, index: SearchIndex | None) -> Iterator[Chec
             )
         )
         return
-    yield from _check_live_index(index, live)
+    yield from _check_live_index(database, index, live)
     if len(registered) > 1:
         others = ", ".join(f"{one.name} ({one.state})" for one in registered if one is not live)
         yield ok_result("other indices", f"are written to as well: {others}")
     if lag.seconds is None or lag.seconds < MAX_UNPUBLISHED_SECONDS:
-        yield ok_result("publishing", f"{lag.messages:,} messages wait to be published")
+        yield ok_result(
+            "publishing",
+            f"{counted(lag.messages, 'message waits', 'messages wait')} to be published",
+        )
     else:
         yield CheckResult(
             "publishing",
             Severity.WARNING,
-            f"{lag.messages:,} messages wait to be published, the oldest for {lag.seconds:,.0f} s",
+            f"{counted(lag.messages, 'message waits', 'messages wait')} to be published, the oldest for"
+            f" {lag.seconds:,.0f} s",
             "check that Elasticsearch answers and a worker is running; the worker's log has the reason",
         )
 
 
 def _check_live_index(
-    index: SearchIndex, live: search_indices.RegisteredIndex
+    database: Database, index: SearchIndex, live: search_indices.RegisteredIndex
 ) -> Iterator[CheckResult]:
     check, remedy = "search index", "run `instachat reindex`; searches work meanwhile"
     if live.mapping != index.mapping_version:
@@ -128,17 +134,35 @@ def _check_live_index(
         )
     elif not live.made:
         yield ok_result(check, f"{live.name} will be created with the first message")
-    elif not index.exists(live.name):
-        yield CheckResult(
-            check,
-            Severity.ERROR,
-            f"{live.name} is not in Elasticsearch, or has lost its aliases: PostgreSQL searches, large"
-            " chats incompletely, and stored messages are not published",
-            "run `instachat reindex`",
-        )
     else:
+        try:
+            index.check_usable(live.name)
+        except IndexUnusable as error:
+            yield CheckResult(
+                check,
+                Severity.ERROR,
+                f"{error.message}: stored messages are not published, and PostgreSQL searches what the"
+                " index does not show, large chats incompletely",
+                error.hint,
+            )
+            return
         yield ok_result(check, f"searches read {live.name}, with mapping {live.mapping}")
+        yield _check_alias(index, index.installation_alias(database.installation.id), live.name)
         yield from _check_copies(index, live.name)
+
+
+def _check_alias(index: SearchIndex, alias: str, live: str) -> CheckResult:
+    """Check that the installation's alias names the live index, for programs that read it."""
+    check, named = "search index's alias", index.aliased_indices(alias)
+    if named == [live]:
+        return ok_result(check, f"{alias} names the index that searches read")
+    return CheckResult(
+        check,
+        Severity.WARNING,
+        f"{alias} names {', '.join(named) or 'no index'}: searches do not use it, but servers of an"
+        " earlier release and other programs may",
+        "`instachat reindex --abort` puts it back",
+    )
 
 
 def _check_copies(index: SearchIndex, name: str) -> Iterator[CheckResult]:
@@ -147,7 +171,7 @@ def _check_copies(index: SearchIndex, name: str) -> Iterator[CheckResult]:
     if copies is None:
         return  # the check of Elasticsearch names the privilege that the user lacks
     shards, replicas = index.wanted_copies()
-    has = f"{copies.shards} shards with {copies.replicas} replicas each"
+    has = f"{counted(copies.shards, 'shard')} with {counted(copies.replicas, 'replica')} each"
     if not copies.searchable:
         yield CheckResult(
             check,
@@ -159,14 +183,14 @@ def _check_copies(index: SearchIndex, name: str) -> Iterator[CheckResult]:
         yield CheckResult(
             check,
             Severity.WARNING,
-            f"{copies.missing} of the copies are missing ({has}): searches are complete, but another lost"
-            " node may take documents with it",
+            f"{counted(copies.missing, 'copy is', 'copies are')} missing ({has}): searches are complete, but"
+            " another lost node may take documents with it",
             "start the nodes that are down; with fewer nodes than copies, set"
             " INSTACHAT_ELASTICSEARCH_REPLICAS to less, then run `instachat reindex`",
         )
     elif shards != copies.shards or (replicas is not None and replicas != copies.replicas):
-        wanted = f"{shards} shards" + (
-            "" if replicas is None else f" with {replicas} replicas each"
+        wanted = counted(shards, "shard") + (
+            "" if replicas is None else f" with {counted(replicas, 'replica')} each"
         )
         yield ok_result(check, f"{has}, all there; the settings say {wanted}: `instachat reindex`")
     else:
@@ -180,7 +204,7 @@ def _check_postgres_search(publishing: bool, lag: outbox.Lag) -> CheckResult:
         "search",
         Severity.WARNING,
         "PostgreSQL searches, but changes are still recorded for an Elasticsearch that is no longer set:"
-        f" {lag.messages:,} messages so far",
+        f" {counted(lag.messages, 'message')} so far",
         "set INSTACHAT_ELASTICSEARCH_URL again, which publishes them; or stop recording them with"
         " `instachat reindex --abort`",
     )

@@ -1,10 +1,12 @@
 """What the checks of one reconciliation share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from backend.domain.model import EntryId
+from backend.domain.model import EntryId, Parent, group_by_shard
+from backend.domain.shards_away import ShardsAway
+from backend.ingest.routing import Routing
 from backend.reconcile.findings import Finding, ReconcileSummary
 from backend.reconcile.repair import Repair
 from backend.storage.postgres.database import Database
@@ -21,6 +23,7 @@ class Comparison:
 
     log: Log
     database: Database
+    routing: Routing
     index: SearchIndex | None
     token: str | None
     """Of the only application to compare; None compares all."""
@@ -36,10 +39,17 @@ class Comparison:
 
     summary: ReconcileSummary = field(default_factory=ReconcileSummary)
 
+    def group_by_shard(self, parents: Iterable[Parent]) -> dict[int, list[Parent]]:
+        """Parents by the shard that they are in now, each group in the order given."""
+        wanted = list(parents)
+        with self.database.connect() as connection:
+            shard_of = self.routing.locate(connection, {parent.token for parent in wanted})
+        return group_by_shard(wanted, shard_of)
+
     @property
-    def shards(self) -> range:
-        """The installation's shards."""
-        return self.database.installation.shards
+    def away(self) -> ShardsAway:
+        """The shards that are passed over, because their node of a cluster does not answer."""
+        return self.summary.away
 
     def progress(self) -> None:
         """Report how many keys were compared so far."""

@@ -1,8 +1,8 @@
 """Compares the documents of the index with SQL, message by message.
 
-At every moment a message's document has the version of its row, or the outbox names the message. So a
-difference that the outbox does not explain is a finding. The index does not return texts, so a document of
-the right version with a wrong text goes unnoticed.
+At every moment a message's document has the version of its row, or the outbox names the message, or the
+index has rejected it. So a difference that the outbox does not explain is a finding. The index does not
+return texts, so a document of the right version with a wrong text goes unnoticed.
 
 Both sides are walked in the order of (chat, number), the primary key in SQL and the sort order of the index:
 SQL in a snapshot, the index at a point in time. A message that changed between the two differs as well, so
@@ -34,8 +34,9 @@ _AFTER_ALL: MessageKey = (1 << 63, 0)
 def check_documents(comparison: Comparison, snapshot: Connection) -> CheckResults:
     """Compare the index that searches read with SQL: all messages, or those of one application.
 
-    Compares nothing without Elasticsearch, or before the first index exists. Raises IndexMissing if the index
-    should exist, EngineDown or Unavailable as Elasticsearch is.
+    Compares nothing without Elasticsearch, or before the first index exists. Raises IndexUnusable if the
+    index can't be read, or what is published does not reach it; EngineDown or Unavailable as Elasticsearch
+    is.
     """
     index = comparison.index
     if index is None:
@@ -44,6 +45,7 @@ def check_documents(comparison: Comparison, snapshot: Connection) -> CheckResult
     live = search_indices.live_index(snapshot)
     if live is None or not live.made:
         return
+    index.check_usable(live.name)
     comparison.summary.documents = 0
     for chat_ids in _chat_batches(snapshot, comparison.token):
         differing = _differing_keys(comparison, index, live.name, snapshot, chat_ids)
@@ -144,6 +146,8 @@ def _check_document(
     """The difference between a message and its document, if there is one."""
 
     def finding(kind: FindingKind, detail: str) -> Finding:
+        if fact.dead_letter is not None:
+            detail += f"; the index has rejected the message: dead letter {fact.dead_letter}"
         return new_finding(kind, detail, token=fact.token, chat=fact.chat, number=key[1])
 
     if fact.is_pending:
@@ -151,7 +155,7 @@ def _check_document(
     if fact.shown:
         if document is None:
             return finding(
-                FindingKind.MISSING_DOCUMENT, "a message without a document: no search finds it"
+                FindingKind.MISSING_DOCUMENT, "a message without a document in the index"
             )
         if not document.alive:
             return finding(

@@ -6,11 +6,12 @@ fits. All of that is in this package. mypy reports a kind without a case in `rul
 in docs/reconcile.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import NamedTuple, assert_never
 
 from backend.domain.model import Parent
+from backend.domain.shards_away import ShardsAway
 from backend.reconcile.repair import (
     CloseCounters,
     DeadLetterOrphans,
@@ -46,13 +47,16 @@ class FindingKind(StrEnum):
     """
 
     GAP_UNEXPLAINED = "gap_unexplained"
-    """A number below the highest row has neither a row nor a dead letter: it was issued and lost."""
+    """Numbers below the highest row have neither a row nor a dead letter.
+
+    They were issued and lost, or an import has left them out. All of a gap are one finding.
+    """
 
     ORPHAN = "orphan"
     """A message whose chat does not exist, or a counter whose parent does not exist or is removed."""
 
     MISSING_DOCUMENT = "missing_document"
-    """A visible message has no document: no search finds it."""
+    """A visible message has no document: the index has lost it, or has rejected the message."""
 
     STALE_DOCUMENT = "stale_document"
     """A visible message's document has another version or is a tombstone.
@@ -109,7 +113,7 @@ def rule_of(kind: FindingKind) -> FindingRule:
         case FindingKind.COUNT_DIFFERS:
             return _rule(Check.PARENTS, RepairParent, "count again")
         case FindingKind.GAP_UNEXPLAINED:
-            return _rule(Check.PARENTS, RepairParent, "store the number as lost")
+            return _rule(Check.PARENTS, RepairParent, "store the numbers as lost")
         case FindingKind.ORPHAN:
             return FindingRule(
                 frozenset({Check.ORPHAN_MESSAGES, Check.ORPHAN_COUNTERS}),
@@ -135,7 +139,8 @@ def _rule(check: Check, repair: type[Repair], remedy: str) -> FindingRule:
 class Finding(NamedTuple):
     """One difference, and its subject: an application, a chat, or a message.
 
-    An identifier that does not exist (the chat of an orphan) is None.
+    An identifier that does not exist (the chat of an orphan) is None. A gap of several numbers has its
+    `first` and its `last` one; the first one is also its `number`, or its `chat` if chats are missing.
     """
 
     kind: FindingKind
@@ -144,6 +149,8 @@ class Finding(NamedTuple):
     number: int | None
     detail: str
     repairable: bool
+    first: int | None = None
+    last: int | None = None
 
 
 def new_finding(
@@ -174,6 +181,8 @@ class ReconcileSummary:
     pending: int = 0  # numbers issued and not stored yet, and documents not published yet
     findings: int = 0
     repaired: int = 0
+    away: ShardsAway = field(default_factory=ShardsAway)
+    """The shards whose counters are not compared, because their node of a cluster does not answer."""
 
     @property
     def compared_keys(self) -> int:

@@ -1,7 +1,7 @@
 """Finds orphan counters in Redis. They have no row, so the walk through SQL does not meet them.
 
-A counter whose parent does not exist: the process that created the application was killed before it stored
-the row, so no client knows the token; or the counter was written by hand. Repair removes it.
+A counter whose parent does not exist: it was written by hand, or a process of an earlier release, which made
+the counter before the row, could not store the application, so no client knows the token. Repair removes it.
 
 An open counter of a parent that is removed: written by hand only. The drain rejects what it accepts. Repair
 closes it.
@@ -13,14 +13,17 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 
-from backend.domain.model import Parent, group_by_shard, shard_of
+from backend.domain.errors import NodeDown
+from backend.domain.model import Parent
 from backend.reconcile.comparison import CheckResults, Comparison
 from backend.reconcile.findings import FindingKind, new_finding
 from backend.reconcile.repair import CloseCounters, DiscardCounters
 from backend.storage.postgres import applications, chats, child_statistics
 
 COUNTERS_PER_BATCH = 500
-CREATION_GRACE_SECONDS = 1.0  # an application's counter exists for a moment before its row
+CREATION_GRACE_SECONDS = (
+    1.0  # in earlier releases an application's counter exists for a moment before its row
+)
 
 
 def check_orphan_counters(comparison: Comparison) -> CheckResults:
@@ -28,14 +31,27 @@ def check_orphan_counters(comparison: Comparison) -> CheckResults:
 
     Skips a shard whose log cannot be drained in time, which only a dry run allows.
     """
-    log, token, shards = comparison.log, comparison.token, comparison.shards
-    counters = log.scan_parents(None if token is None else shard_of(token, shards), token or "*")
+    token, away = comparison.token, comparison.away
+    shards: Sequence[int] = comparison.database.installation.all_shards
+    if token is not None:
+        shards = list(comparison.group_by_shard([Parent(token)]))
+    for server in comparison.log.group_by_server([s for s in shards if s not in away]):
+        try:
+            yield from _check_server(comparison, server)
+        except NodeDown as error:
+            away |= dict.fromkeys(server, error)
+
+
+def _check_server(comparison: Comparison, of_server: Sequence[int]) -> CheckResults:
+    """Find the orphan counters of shards of one server."""
+    log, token = comparison.log, comparison.token
+    counters = log.scan_parents(of_server, token or "*")
     reported: set[Parent] = set()  # SCAN may return a key twice
     while page := list(islice(counters, COUNTERS_PER_BATCH)):
         new = [p for p in page if token in (None, p.token) and p not in reported]
         suspects = {
             shard: _find_orphans(comparison, shard, group)
-            for shard, group in group_by_shard(new, shards).items()
+            for shard, group in comparison.group_by_shard(new).items()
         }
         if any(parent.chat is None for found in suspects.values() for parent in found):
             time.sleep(CREATION_GRACE_SECONDS)

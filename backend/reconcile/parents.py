@@ -1,7 +1,8 @@
 """Compares parents: the counter of an application or a chat in Redis with its row and its children's rows.
 
 Below, H is the highest number among a parent's rows. Numbers are unique under their parent by a unique index,
-so H rows leave no gap: counting the rows is enough to notice every missing number.
+and a row that stands for further numbers says how many: so if all add up to H there is no gap, and counting
+is enough to notice every missing number.
 
 Numbers that are removed, dead letters, known to be lost, or not stored yet are not findings; the summary
 counts them.
@@ -13,18 +14,21 @@ from contextlib import contextmanager
 from itertools import islice
 
 from backend.domain.errors import Unavailable
-from backend.domain.model import Parent, group_by_shard
+from backend.domain.model import Parent
 from backend.reconcile.comparison import CheckResults, Comparison
 from backend.reconcile.findings import Finding, FindingKind, new_finding
 from backend.reconcile.repair import RepairParent
-from backend.storage.postgres import child_statistics, locks
+from backend.storage.postgres import child_statistics, gaps, locks
 from backend.storage.postgres.child_statistics import ChildStatistics
 from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.gaps import Gap
 from backend.storage.redis.types import CounterState
 
 PARENTS_PER_BATCH = 500  # parents that are looked up, or confirmed, together
 MAX_ATTEMPTS = 5
-MAX_LOST_NUMBERS = 100_000  # per parent that repair stores as lost; more are taken for a mistake
+# Per parent: numbers above its rows that repair stores as lost (more are taken for a mistake, such as a
+# counter that was set by hand), and rows that it stores in one transaction.
+MAX_LOST_NUMBERS = 100_000
 DIRECT_WRITE_TIMEOUT_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
@@ -53,7 +57,7 @@ def is_suspect(children: ChildStatistics, counter: CounterState) -> bool:
     return (
         issued > children.highest
         or (issued < children.highest and counter.verified)
-        or children.rows != children.highest
+        or not children.is_dense
         or children.removed != children.not_stored
         or children.issued > children.highest
     )
@@ -64,17 +68,16 @@ def compare_parent(
     children: ChildStatistics,
     issued_before: int,
     counter: CounterState,
-    gaps: Iterable[int],
+    missing: Iterable[Gap],
+    *,
+    may_repair: bool,
 ) -> Iterator[Finding]:
     """The differences between a parent's counter and rows.
 
     `issued_before` is the counter's value before SQL passed the log's end and the statistics were read;
-    `counter` was read after that. `gaps` are the numbers without a row.
+    `counter` was read after that. `missing` are the numbers that nothing stands for.
     """
     issued = counter.issued or 0
-    may_repair = (
-        highest_issued(children, issued_before, counter) - children.rows <= MAX_LOST_NUMBERS
-    )
 
     def finding(kind: FindingKind, detail: str) -> Finding:
         return new_finding(
@@ -106,16 +109,22 @@ def compare_parent(
         )
     if differences:
         yield finding(FindingKind.COUNT_DIFFERS, "; ".join(differences))
-    for number in gaps:
-        is_chat = parent.chat is None
-        yield new_finding(
-            FindingKind.GAP_UNEXPLAINED,
-            f"there are rows up to {children.highest}, and none with this number",
-            token=parent.token,
-            chat=number if is_chat else parent.chat,
-            number=None if is_chat else number,
-            may_repair=may_repair,
-        )
+    for gap in missing:
+        yield _gap_finding(parent, children.highest, gap, may_repair=may_repair)
+
+
+def _gap_finding(parent: Parent, highest: int, gap: Gap, *, may_repair: bool) -> Finding:
+    is_chat = parent.chat is None
+    numbers = "this number" if gap.size == 1 else f"the numbers {gap.first} to {gap.last}"
+    found = new_finding(
+        FindingKind.GAP_UNEXPLAINED,
+        f"there are rows up to {highest}, and none with {numbers}",
+        token=parent.token,
+        chat=gap.first if is_chat else parent.chat,
+        number=None if is_chat else gap.first,
+        may_repair=may_repair,
+    )
+    return found if gap.size == 1 else found._replace(first=gap.first, last=gap.last)
 
 
 def highest_issued(children: ChildStatistics, issued_before: int, counter: CounterState) -> int:
@@ -136,16 +145,20 @@ def _describe_range(first: int, last: int) -> str:
 def _read_counters(
     comparison: Comparison, parents: Sequence[Parent]
 ) -> Mapping[Parent, CounterState]:
-    """The current counters, by one call for each shard."""
+    """The current counters, by one call for each shard; without those of shards that are away."""
     found: dict[Parent, CounterState] = {}
-    for shard, group in group_by_shard(parents, comparison.shards).items():
-        found |= zip(group, comparison.log.inspect(shard, group)[0], strict=True)
+    for shard, group in comparison.group_by_shard(parents).items():
+        if shard not in comparison.away:
+            with comparison.away.noting(shard):
+                found |= zip(group, comparison.log.inspect(shard, group)[0], strict=True)
     return found
 
 
 def _confirm(comparison: Comparison, suspects: Sequence[Parent]) -> CheckResults:
-    for shard, group in group_by_shard(suspects, comparison.shards).items():
-        yield from _confirm_in_shard(comparison, shard, group)
+    for shard, group in comparison.group_by_shard(suspects).items():
+        if shard not in comparison.away:
+            with comparison.away.noting(shard):
+                yield from _confirm_in_shard(comparison, shard, group)
 
 
 def _confirm_in_shard(
@@ -187,12 +200,19 @@ def _find_differences(
     issued_before: int,
     counter: CounterState,
 ) -> Iterator[Finding]:
-    if children.rows == children.highest:
-        yield from compare_parent(parent, children, issued_before, counter, ())
+    above = highest_issued(children, issued_before, counter) - children.highest
+    may_repair = above <= MAX_LOST_NUMBERS
+    compared = (parent, children, issued_before, counter)
+    if children.is_dense:
+        yield from compare_parent(*compared, (), may_repair=may_repair)
         return
     with database.snapshot() as connection:
-        gaps = child_statistics.find_gaps(connection, parent, children.highest)
-        yield from compare_parent(parent, children, issued_before, counter, gaps)
+        missing_rows = sum(gap.rows for gap in gaps.iter_gaps(connection, parent, children.highest))
+        yield from compare_parent(
+            *compared,
+            gaps.iter_gaps(connection, parent, children.highest),
+            may_repair=may_repair and missing_rows <= MAX_LOST_NUMBERS,
+        )
 
 
 @contextmanager

@@ -14,17 +14,21 @@ that does not exist:
 
 Memory does not grow with the amount of data: everything is read in pages and reported as it is found.
 
+A shard whose node of a Redis Cluster does not answer is passed over, also if that begins in between; the
+comparison then does not count as one of the stores.
+
 A dry run writes nothing anywhere: it does not drain, and begins no epoch. If no worker stores what is
 accepted, it counts numbers above the highest row as pending.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import assert_never
 
-from backend.domain.model import EntryId, checked_token, no_application, shard_of
+from backend.domain.model import EntryId, checked_token, no_application
 from backend.ingest.barrier import Barrier, wait_cursor
+from backend.ingest.routing import Routing
 from backend.reconcile.comparison import CheckResults, Comparison
 from backend.reconcile.documents import check_documents
 from backend.reconcile.duplicate_numbers import check_duplicate_numbers
@@ -50,6 +54,7 @@ class Reconciler:
         log: Log,
         workers: Workers,
         database: Database,
+        routing: Routing,
         barrier: Barrier,
         repairer: Repairer,
         index: SearchIndex | None,
@@ -58,6 +63,7 @@ class Reconciler:
         self.log = log
         self.workers = workers
         self.database = database
+        self.routing = routing
         self.barrier = barrier
         self.repairer = repairer
         self.index = index
@@ -82,6 +88,7 @@ class Reconciliation:
         self._log = reconciler.log
         self._workers = reconciler.workers
         self._database = reconciler.database
+        self._routing = reconciler.routing
         self._barrier = reconciler.barrier
         self._index = reconciler.index
         self._repairer = reconciler.repairer if repair else None
@@ -98,8 +105,9 @@ class Reconciliation:
     def findings(self, progress: Callable[[int], object] = lambda _: None) -> Iterator[Finding]:
         """Compare and repair; `progress` is called with the number of keys compared so far.
 
-        Raises NotFound if the application does not exist; EngineDown when an engine is away; Unavailable if
-        what is accepted can't be stored in time. Findings reported before stay valid.
+        Passes over shards whose node of a cluster does not answer, which `summary.away` then has. Raises
+        NotFound if the application does not exist; EngineDown when an engine is away; Unavailable if what is
+        accepted can't be stored in time. Findings reported before stay valid.
         """
         started = time.monotonic()
         for result in self._compare(progress):
@@ -110,18 +118,27 @@ class Reconciliation:
             self.summary.findings += 1
             self.summary.repaired += result.repairable and self._repairer is not None
             yield result
-        if self._token is None and not self._dry_run:
+        if self._token is None and not self._dry_run and not self.summary.away:
             seconds = time.monotonic() - started
             with self._database.begin() as tx:
                 reconciliations.record(tx, seconds, self.summary.findings, self.summary.repaired)
 
     def _compare(self, progress: Callable[[int], object]) -> CheckResults:
-        token, shards = self._token, self._database.installation.shards
-        for shard in shards if token is None else [shard_of(checked_token(token), shards)]:
-            self._wait_drained(shard, None)
+        token = self._token
+        compared: Sequence[int] = self._database.refresh_installation().all_shards
+        if token is not None:
+            compared = [self._routing.learn(checked_token(token)).shard]
+        away = self.summary.away
+        for shard in compared:
+            with away.noting(shard):
+                self._wait_drained(shard, None)
+        for error in away.values():
+            if len(away) == len(compared):
+                raise error
         comparison = Comparison(
             self._log,
             self._database,
+            self._routing,
             self._index,
             token,
             self._wait_drained,

@@ -1,20 +1,23 @@
 """Repairs what the checks found. Every repair is idempotent.
 
 A parent is repaired as a whole, by a direct write: its counter is raised to the highest number known to have
-been issued; then every number up to that one without a row gets a row with the state `lost`, and the removed
-rows are counted again. So no counter decreases, no number is issued twice, and the live count is correct.
+been issued; then every number up to that one without a row is stored as lost (a long gap by one row), and
+the numbers that hold nothing are counted again. So no counter decreases, no number is issued twice, and the
+live count is correct.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias, assert_never
 
-from backend.domain.model import Parent, shard_of
+from backend.domain.model import Parent
 from backend.ingest.direct_write import DirectWriter, WriteConflict
 from backend.ingest.epochs import Epochs
+from backend.ingest.routing import Routing
 from backend.search.publish import Publisher
-from backend.storage.postgres import child_statistics, message_states, orphans
+from backend.storage.postgres import gaps, message_states, orphans
 from backend.storage.postgres.database import Connection, Database
+from backend.storage.postgres.gaps import Gap
 from backend.storage.postgres.orphans import Orphan
 from backend.storage.postgres.shards import LockedShard
 from backend.storage.redis.log import Log
@@ -71,12 +74,14 @@ class Repairer:
         log: Log,
         database: Database,
         epochs: Epochs,
+        routing: Routing,
         direct_writer: DirectWriter,
         publisher: Publisher | None,
     ) -> None:
         self._log = log
         self._database = database
         self._epochs = epochs
+        self._routing = routing
         self._direct_writer = direct_writer
         self._publisher = publisher
 
@@ -106,14 +111,31 @@ class Repairer:
 
     def _repair_parent(self, parent: Parent, through: int) -> None:
         def store(tx: Connection, locked: LockedShard, _: Mapping[Parent, int]) -> None:
-            lost = child_statistics.fill_gaps(tx, parent, through)
-            child_statistics.recount_removed(tx, parent)
+            lost = gaps.fill_gaps(tx, parent, through)
+            gaps.recount_removed(tx, parent)
             if parent.chat is None:  # the counter of a lost chat must not accept messages
-                self._close(shard, locked.epoch, [Parent(parent.token, n) for n in lost])
+                shard = self._routing.locate(tx, [parent.token])[parent.token]
+                self._close(shard, locked.epoch, self._lost_chats(shard, parent.token, lost))
 
-        shard = shard_of(parent.token, self._database.installation.shards)
         with suppress(WriteConflict):  # the parent was removed since
-            self._direct_writer.write(shard, {parent: through}, store)
+            self._direct_writer.write_for(parent.token, {parent: through}, store)
+
+    def _lost_chats(self, shard: int, token: str, lost: Sequence[Gap]) -> list[Parent]:
+        """The chats in these gaps; of a long one those that have a counter."""
+        long = [gap for gap in lost if gap.rows < gap.size]
+        chats = [
+            Parent(token, number)
+            for gap in lost
+            if gap.rows == gap.size
+            for number in range(gap.first, gap.last + 1)
+        ]
+        if long:
+            chats += [
+                parent
+                for parent in set(self._log.scan_parents([shard], token))
+                if any(gap.first <= (parent.chat or 0) <= gap.last for gap in long)
+            ]
+        return chats
 
     def _republish(self, versions: Sequence[DocumentVersion]) -> None:
         with self._database.begin() as tx:

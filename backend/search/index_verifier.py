@@ -33,7 +33,7 @@ class IndexVerifier:
         """The keys of the messages whose document is wrong, in order.
 
         Publishes the outbox first. `progress` is called with the number of rows compared so far.
-        Raises IndexMissing, and as `Publisher.wait_published` does.
+        Raises IndexUnusable, and as `Publisher.wait_published` does.
         """
         self._publisher.wait_published()
         self._index.refresh(name)

@@ -20,7 +20,7 @@ from backend.domain.errors import InstaChatError, Unavailable
 from backend.storage.postgres import chats, locks, outbox, search_indices
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.dead_letters import DeadLetter, add_dead_letters
-from backend.storage.search_index import Document, IndexMissing, RejectedDocument, SearchIndex
+from backend.storage.search_index import Document, IndexUnusable, RejectedDocument, SearchIndex
 
 # Longer than a bulk; after a kill -9 the rows are blocked until it has expired.
 LEASE_SECONDS = 30.0
@@ -56,8 +56,8 @@ class Publisher:
 
         Stops early if `may_continue`, which is called before each bulk, returns False.
 
-        Raises EngineDown or Unavailable when an engine is away or accepts no writes, IndexMissing when the
-        live index does not exist; everything that was not published stays in the outbox.
+        Raises EngineDown or Unavailable when an engine is away or accepts no writes, IndexUnusable when the
+        live index can't be used; everything that was not published stays in the outbox.
         """
         published = 0
         while not self._stopping.is_set() and may_continue() and (count := self._publish_batch()):
@@ -143,8 +143,8 @@ class Publisher:
             self._created.add(name)
         try:
             return self._index.write(name, documents)
-        except IndexMissing:
-            self._handle_missing(name)
+        except IndexUnusable as error:
+            self._handle_unusable(name, error)
             return []
 
     def _create_and_write(self, name: str, documents: Sequence[Document]) -> list[RejectedDocument]:
@@ -162,20 +162,20 @@ class Publisher:
         logger.info("created the search index %s", name)
         return rejected
 
-    def _handle_missing(self, name: str) -> None:
-        """Unregister an index that Elasticsearch has lost.
+    def _handle_unusable(self, name: str, error: IndexUnusable) -> None:
+        """Unregister an index that misses what is published from now on, such as one that is closed.
 
-        Raises IndexMissing for the live index instead, so that its messages stay in the outbox.
+        Raises the error for the live index instead, so that its messages stay in the outbox.
         """
         registered = self._find_index(name)
         if registered is None:
             return
         if registered.state == "live":
-            raise IndexMissing(name)
+            raise error
         with self._database.begin() as tx:
             search_indices.unregister_index(tx, name)
         logger.warning(
-            "the %s search index %s no longer exists: it is unregistered", registered.state, name
+            "%s; it is unregistered, as it is not the one that searches read", error.message
         )
 
     def _find_index(self, name: str) -> search_indices.RegisteredIndex | None:

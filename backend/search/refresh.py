@@ -23,7 +23,7 @@ class Refresher:
     def refresh(self, min_age_seconds: float = REFRESH_SECONDS) -> int:
         """Refresh if a row was published so long ago; returns how many rows were deleted.
 
-        Raises EngineDown, Unavailable or IndexMissing as Elasticsearch is; every row stays then.
+        Raises EngineDown or Unavailable as Elasticsearch is; every row stays then.
         """
         with self._database.connect() as connection:
             # The order matters: each of these rows was written before the refresh begins.
@@ -31,7 +31,7 @@ class Refresher:
             live = search_indices.live_index(connection) if ids else None
         if live is None or not live.made:
             return 0
-        self._index.refresh_searched(live.name)
+        self._index.refresh(live.name)
         # If a crash of the server undoes this, the rows are deleted after the next refresh.
         with self._database.begin(durable=False) as tx:
             outbox.delete_published(tx, ids)

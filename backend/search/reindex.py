@@ -35,7 +35,7 @@ from backend.storage.postgres import chats, leases, outbox, reindex_state, searc
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.leases import Lease, LeaseHeld, LeaseLost
 from backend.storage.postgres.search_indices import RegisteredIndex
-from backend.storage.search_index import Document, RejectedDocument, SearchIndex
+from backend.storage.search_index import Document, IndexUnusable, RejectedDocument, SearchIndex
 
 PAGE_ROWS = 2_500  # as many documents as one bulk has
 MAX_CONCURRENT_BULKS = 2  # while Elasticsearch works on one, the next is prepared
@@ -140,7 +140,7 @@ class Reindexer:
         found = self._index.list_indices(self._alias)
         if interrupted and interrupted.made and not found.get(interrupted.name):
             raise Failed(
-                f"the unfinished index {interrupted.name} is no longer in Elasticsearch",
+                f"the unfinished index {interrupted.name} is no longer in Elasticsearch, or can't be used",
                 "run `instachat reindex --abort`, then `instachat reindex`",
             )
         name = (
@@ -162,7 +162,11 @@ class Reindexer:
             registered = search_indices.list_indices(tx)
             for one in registered:
                 if one.made and not found.get(one.name):
-                    logger.warning("the %s search index %s is lost", one.state, one.name)
+                    logger.warning(
+                        "the %s search index %s is lost, closed, or not written to any more",
+                        one.state,
+                        one.name,
+                    )
                     search_indices.unregister_index(tx, one.name)
             if name not in {one.name for one in registered}:
                 search_indices.register_index(tx, name, "building", self._index.mapping_version)
@@ -259,7 +263,7 @@ class Reindexer:
                 )
             if not self._index.list_indices(self._alias).get(registered.name):
                 raise Failed(
-                    f"the previous index {registered.name} is no longer in Elasticsearch",
+                    f"the previous index {registered.name} is no longer in Elasticsearch, or can't be used",
                     "`instachat reindex` builds another",
                 )
             self._alias_swap.swap(registered.name, lease.confirm)
@@ -270,7 +274,8 @@ class Reindexer:
     def abort(self) -> str | None:
         """Remove the unfinished index of an interrupted reindex; returns its name, None if there is none.
 
-        If no index is left, changes are no longer recorded for publishing.
+        The alias names the live index afterwards, even if somebody has moved it. If no index is left, changes
+        are no longer recorded for publishing.
         """
         with _exclusive(self._database) as lease:
             registered = self._registered()
@@ -278,10 +283,14 @@ class Reindexer:
                 _find_by_state(registered, "building"),
                 _find_by_state(registered, "live"),
             )
+            if (
+                live
+                and self._index.list_indices(self._alias).get(live.name)
+                and self._index.aliased_indices(self._alias) != [live.name]
+            ):
+                # A crash may have left the alias on the unfinished index.
+                self._alias_swap.swap_back(live.name, lease.confirm)
             if interrupted is not None:
-                if live and self._index.list_indices(self._alias).get(live.name):
-                    # A crash may have left the alias on the unfinished index.
-                    self._alias_swap.swap_back(live.name, lease.confirm)
                 with_publish_lock(
                     self._database, _confirmed(lease, lambda tx: unregister(tx, interrupted.name))
                 )
@@ -317,7 +326,7 @@ class Reindexer:
             self._publisher.wait_published()  # creates the index if there is a message to publish
         if not self._index.list_indices(self._alias).get(live.name):
             lost = live.made or total
-            return IndexCheck(live.name, total, ["it is not in Elasticsearch"] if lost else [])
+            return IndexCheck(live.name, total, [self._unusable_reason(live.name)] if lost else [])
         faults = [
             f"{path} differs from this program's mapping"
             for path in self._index.configuration_differences(live.name)
@@ -332,6 +341,13 @@ class Reindexer:
         if differing := list(islice(keys, MAX_NAMED_MESSAGES + 1)):
             faults.append(f"it differs from the stored messages: {self._describe(differing)}")
         return IndexCheck(live.name, total, faults)
+
+    def _unusable_reason(self, name: str) -> str:
+        try:
+            self._index.check_usable(name)
+        except IndexUnusable as error:
+            return error.message
+        return "it could not be used a moment ago"
 
     def state(self) -> ReindexState:
         """The current state; changes nothing, and does not need Elasticsearch."""

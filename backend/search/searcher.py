@@ -10,16 +10,17 @@ both ways of searching find the same.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from backend.domain.errors import InstaChatError, NoIndex, Unavailable
-from backend.domain.folding import fold_keyword, highlight
-from backend.domain.model import Match, Message
+from backend.domain.folding import fold, fold_keyword, highlight_in
+from backend.domain.model import Match, Message, MessageKey
+from backend.search.budget import SearchBudget
 from backend.storage.postgres import messages, search_indices, search_tail, statements
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.search_tail import SearchState, Tail
-from backend.storage.search_index import IndexMissing, SearchIndex
+from backend.storage.search_index import IndexMissing, IndexUnusable, SearchIndex
 
 # Candidates requested beyond the limit. A candidate for a keyword of one gram contains it, unless the message
 # has just changed.
@@ -32,7 +33,10 @@ MAX_CANDIDATES = 5_000  # per request
 MAX_SCANNED_ROWS = 100_000
 SCAN_SECONDS = 1.0
 SCAN_STEP_ROWS = 2_000  # of 10,000 characters each, it takes a fraction of SCAN_SECONDS
+QUICK_STEP_SECONDS = 0.05  # a scan's next step has more rows after one that was quicker
 RETRY_SECONDS = 1.0  # for which an index that did not answer is not asked again
+
+T = TypeVar("T")
 
 
 class SearchPage(NamedTuple):
@@ -55,8 +59,18 @@ class Candidates(NamedTuple):
 class Searcher(Protocol):
     """One way of searching."""
 
-    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> SearchPage:
-        """Up to `limit` messages of the chat, above number `after`, that contain the folded keyword."""
+    def search(
+        self,
+        chat_id: int,
+        keyword: str,
+        after: int,
+        limit: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> SearchPage:
+        """Up to `limit` messages of the chat, above number `after`, that contain the folded keyword.
+
+        `check` is called between the steps of a long search, to end it by what it raises.
+        """
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:
         """Whether a search finds every stored message of the chat from `first` to `last`."""
@@ -68,11 +82,32 @@ class ScanSearcher:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> SearchPage:
+    def search(
+        self,
+        chat_id: int,
+        keyword: str,
+        after: int,
+        limit: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> SearchPage:
         """See Searcher."""
+        found: list[Message] = []
+        rows = SCAN_STEP_ROWS
         with self._database.connect() as connection:
-            found = messages.search_messages(connection, chat_id, keyword, after, limit)
-        return SearchPage(found)
+            while True:
+                began = time.monotonic()
+                end = messages.range_end(connection, chat_id, after, rows)
+                left = limit - len(found)
+                if end is None:
+                    found += messages.search_messages(connection, chat_id, keyword, after, left)
+                    return SearchPage(found)
+                found += messages.search_range(connection, chat_id, keyword, after, end, left)
+                if len(found) == limit:
+                    return SearchPage(found)
+                after = end
+                check()
+                if time.monotonic() - began < QUICK_STEP_SECONDS:
+                    rows *= 4
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:  # noqa: ARG002  # as in Searcher
         """True: a scan finds every stored message."""
@@ -89,7 +124,14 @@ class IndexSearcher:
         # The message of the last failure; an error object would grow with each raise.
         self._failure = ""
 
-    def search(self, chat_id: int, keyword: str, after: int, limit: int) -> SearchPage:
+    def search(
+        self,
+        chat_id: int,
+        keyword: str,
+        after: int,
+        limit: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> SearchPage:
         """See Searcher. An engine of the index that is away makes it slower, or incomplete."""
         query = _Query(chat_id, keyword, after, limit)
         # One connection for all requests, because checking one out takes time. It is in autocommit.
@@ -99,10 +141,11 @@ class IndexSearcher:
             if state.tail.complete:
                 try:
                     return SearchPage(self._search_index(connection, query, state))
-                except (Unavailable, IndexMissing) as error:
+                except Unavailable as error:
                     cause = _cause(error)
             else:
                 cause = "too many of the chat's messages are not in the search index yet"
+            check()
             return self._search_without_index(connection, query, state, cause)
 
     def covers(self, chat_id: int, first: int, last: int) -> bool:
@@ -135,6 +178,12 @@ class IndexSearcher:
         numbers = self._ask_index(name, _Query(chat_id, keyword, after, limit), size)
         return Candidates(numbers, len(numbers) < size)
 
+    def candidates_in_chats(
+        self, name: str, chat_ids: Sequence[int], keyword: str, size: int
+    ) -> list[MessageKey]:
+        """As the index's, but one that did not answer is not asked again for a moment."""
+        return self._ask(lambda: self._index.candidates_in_chats(name, chat_ids, keyword, size))
+
     def _spares(self, keyword: str) -> int:
         """How many candidates to request beyond the limit."""
         one_gram = len(keyword) <= self._index.max_gram_length
@@ -145,7 +194,7 @@ class IndexSearcher:
     ) -> list[Message]:
         """What the index's candidates and the tail have of a page, by number.
 
-        Raises NoIndex if no index holds all messages, IndexMissing, and Unavailable if it does not answer.
+        Raises NoIndex if no index holds all messages, and Unavailable if the index does not answer.
         """
         live = _require_live(state.live)
         size = query.limit + self._spares(query.keyword)
@@ -167,11 +216,18 @@ class IndexSearcher:
             size = min(size * 4, MAX_CANDIDATES)
 
     def _ask_index(self, name: str, query: "_Query", size: int) -> list[int]:
-        """Candidates of the index. One that did not answer is not asked again for a moment."""
+        return self._ask(
+            lambda: self._index.candidates(name, query.chat_id, query.keyword, query.after, size)
+        )
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        """The index's answer. One that did not answer is not asked again for a moment."""
         if not self.asks_index:
             raise Unavailable(self._failure)
         try:
-            return self._index.candidates(name, query.chat_id, query.keyword, query.after, size)
+            return call()
+        except IndexUnusable:
+            raise  # quickly, and as long as somebody does nothing about it
         except Unavailable as error:
             self._failure = error.message
             self._not_asked_until = time.monotonic() + RETRY_SECONDS
@@ -187,7 +243,7 @@ class IndexSearcher:
         rest = query.rest_after(reached, len(found))
         try:
             found += self._search_index(connection, rest, state)
-        except (Unavailable, IndexMissing):
+        except Unavailable:
             found += _decide(connection, rest, [], state.tail, None)
         return SearchPage(found, f"{cause}; messages after number {reached} may be missing")
 
@@ -254,6 +310,8 @@ def _cause(error: InstaChatError) -> str:
     """Why the index can't be used, without addresses: clients read it, too."""
     if isinstance(error, NoIndex | IndexMissing):
         return "there is no search index of the messages"
+    if isinstance(error, IndexUnusable):
+        return "the search index can't be used"
     return "the search index does not answer"
 
 
@@ -267,11 +325,12 @@ class Matches(Iterator[Match]):
     """The messages of a chat that contain a keyword, by number, each with where it matches.
 
     Reads a page at a time, so memory is bounded. `incomplete` says why some may be missing among those that
-    were read so far; None if none is.
+    were read so far; None if none is. `is_cut` says that the budget is spent, and others may follow.
     """
 
     def __init__(self, matches: Iterator[Match] = iter(())) -> None:  # noqa: B008  # it is empty
         self.incomplete: str | None = None
+        self.is_cut = False
         self._matches = matches
 
     def __next__(self) -> Match:
@@ -284,18 +343,35 @@ class Matches(Iterator[Match]):
 
 
 def find_matches(
-    searcher: Searcher, chat_id: int, keyword: str, *, after: int = 0, limit: int | None = None
+    searcher: Searcher,
+    chat_id: int,
+    keyword: str,
+    *,
+    after: int = 0,
+    limit: int | None = None,
+    budget: SearchBudget | None = None,
 ) -> Matches:
-    """The chat's messages that contain the keyword. Raises Invalid for a keyword that can't be one."""
+    """The chat's messages that contain the keyword. Raises Invalid for a keyword that can't be one.
+
+    They end with the message that spends the budget. Raises SearchCancelled as the budget does.
+    """
+    budget = budget or SearchBudget()
     folded = fold_keyword(keyword)
 
     def read(after: int, left: int | None) -> Iterator[Match]:
         while left is None or left > 0:
             size = statements.PAGE if left is None else min(left, statements.PAGE)
-            page = searcher.search(chat_id, folded, after, size)
+            page = searcher.search(chat_id, folded, after, size, budget.check)
             found.incomplete = found.incomplete or page.incomplete
             for message in page.messages:
-                yield Match(message, highlight(message.text, keyword))
+                if budget.is_spent:
+                    found.is_cut = True
+                    return
+                budget.check()
+                text = fold(message.text)
+                places = highlight_in(message.text, text, folded)
+                budget.charge(max(len(message.text), len(text)), len(places))
+                yield Match(message, places)
             if len(page.messages) < size:
                 return
             after = page.messages[-1].number

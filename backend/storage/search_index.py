@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeAlias
 
-from backend.domain.errors import Failed
+from backend.domain.errors import Unavailable
 from backend.domain.model import MessageKey
 
 DocumentVersion = tuple[int, int, int]
@@ -64,7 +64,14 @@ class IndexCopies(NamedTuple):
     """Whether every shard has a copy that answers."""
 
 
-class IndexMissing(Failed):
+class IndexUnusable(Unavailable):
+    """The search engine answers, but an index that SQL registers can't be used as it is.
+
+    The caller does without the index: searches read PostgreSQL, and changes stay in the outbox.
+    """
+
+
+class IndexMissing(IndexUnusable):
     """The search engine does not have the index `name`, although SQL registers it."""
 
     def __init__(self, name: str) -> None:
@@ -72,6 +79,26 @@ class IndexMissing(Failed):
             f"the search index {name} is not in Elasticsearch", "run `instachat reindex`"
         )
         self.name = name
+
+
+class IndexClosed(IndexUnusable):
+    """The index `name` exists, and somebody has closed it: it neither takes nor shows a document."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the search index {name} is closed",
+            f"open it (POST /{name}/_open), which publishes what has changed meanwhile",
+        )
+
+
+class WritesElsewhere(IndexUnusable):
+    """What is written to the index `name` reaches another index, or several."""
+
+    def __init__(self, name: str, reached: str) -> None:
+        super().__init__(
+            f"the alias by which the search index {name} is written names {reached}",
+            "run `instachat reindex`, which builds another index; searches are complete meanwhile",
+        )
 
 
 class SearchIndex(Protocol):
@@ -113,7 +140,7 @@ class SearchIndex(Protocol):
         """A new, unused index name for an installation."""
 
     def installation_alias(self, installation: str) -> str:
-        """The alias that an installation's searches read."""
+        """The alias that names an installation's live index."""
 
     # -- indices -----------------------------------------------------------------------------------
 
@@ -124,10 +151,13 @@ class SearchIndex(Protocol):
         """Delete an index with its aliases, if it exists."""
 
     def set_read_alias(self, name: str) -> None:
-        """Make searches read this index and no other, atomically. Idempotent."""
+        """Make the installation's alias name this index and no other, atomically. Idempotent."""
 
-    def exists(self, name: str) -> bool:
-        """Whether an index exists, can be written to, and is the one that searches read."""
+    def check_usable(self, name: str) -> None:
+        """Raise the IndexUnusable that says why an index can't be read, or writes don't reach it."""
+
+    def aliased_indices(self, alias: str) -> Sequence[str]:
+        """The indices that an installation's alias names; searches do not use it, other programs may."""
 
     def list_indices(self, alias: str) -> dict[str, bool]:
         """An installation's existing indices, registered or not; the value says whether writes reach it."""
@@ -136,32 +166,29 @@ class SearchIndex(Protocol):
         """The paths at which an index differs from what `create` makes, such as `mappings.properties.text`.
 
         Settings that do not affect search results (replicas, refresh interval) are not compared.
-        Raises IndexMissing.
+        Raises IndexUnusable.
         """
 
     def wanted_copies(self) -> tuple[int, int | None]:
         """The shards, and the replicas of each, that `create` makes; None: the engine chooses."""
 
     def copies(self, name: str) -> IndexCopies | None:
-        """How an index is spread; None if the user may not read it. Raises IndexMissing."""
+        """How an index is spread; None if the user may not read it. Raises IndexUnusable."""
 
     # -- documents ---------------------------------------------------------------------------------
 
     def write(self, name: str, documents: Iterable[Document]) -> list[RejectedDocument]:
         """Store these documents, unless the index has newer versions; returns those it cannot store.
 
-        The result does not depend on order or repetition. Raises IndexMissing, or Unavailable if the engine
-        accepts no more at the moment; some of the documents may be stored then.
+        The result does not depend on order or repetition. Raises IndexUnusable, or Unavailable if the engine
+        accepts no more at the moment; some of the documents may be stored then. An index that can't be used
+        rejects no document.
         """
 
     def refresh(self, name: str) -> None:
-        """Make everything written so far visible to searches. Raises IndexMissing."""
+        """Make everything written so far visible to every search of an index.
 
-    def refresh_searched(self, name: str) -> None:
-        """Make everything written so far visible to every search, in the index that searches read now.
-
-        `name` is any of the installation's indices. Raises IndexMissing, and Unavailable if a copy of the
-        index could not be refreshed.
+        Raises IndexUnusable, and Unavailable if a copy of the index could not be refreshed.
         """
 
     # -- searching ---------------------------------------------------------------------------------
@@ -169,13 +196,21 @@ class SearchIndex(Protocol):
     def candidates(self, name: str, chat_id: int, keyword: str, after: int, size: int) -> list[int]:
         """Up to `size` numbers above `after`, ascending, of a chat's documents that may contain a keyword.
 
-        The keyword is folded. No document that contains it is left out. Raises IndexMissing.
+        The keyword is folded. No document that contains it is left out. Raises IndexUnusable.
+        """
+
+    def candidates_in_chats(
+        self, name: str, chat_ids: Sequence[int], keyword: str, size: int
+    ) -> list[MessageKey]:
+        """Up to `size` keys of documents of these chats, at most 65,536, that may contain a keyword.
+
+        As `candidates`, in no order that means anything.
         """
 
     def count_documents(self, name: str, chat_id: int, first: int, last: int) -> int:
         """How many of a chat's numbers `first` to `last` have a searchable document, tombstones included.
 
-        Raises IndexMissing.
+        Raises IndexUnusable.
         """
 
     # -- comparing ---------------------------------------------------------------------------------
@@ -186,7 +221,7 @@ class SearchIndex(Protocol):
         """A function that reads the states of an index's documents, or of some chats' documents, by pages.
 
         All pages show one point in time, which includes everything written before the call. The function may
-        be called by several threads. Raises IndexMissing.
+        be called by several threads. Raises IndexUnusable.
         """
 
     def read_versions(
@@ -195,7 +230,7 @@ class SearchIndex(Protocol):
         """Up to `size` versions behind the key `after`, through `last` or to the end, in order of the keys.
 
         The flag says whether there may be more in that range. Includes everything written before the last
-        refresh. Raises IndexMissing.
+        refresh. Raises IndexUnusable.
         """
 
     def read_states(self, name: str, keys: Sequence[MessageKey]) -> dict[MessageKey, DocumentState]:

@@ -47,6 +47,17 @@ class LineFault:
 NumberedLine = tuple[int, TransferLine | InvalidLine]
 
 
+class ComparedLines(NamedTuple):
+    """The lines that bring something new, and the faults, both in the order of the lines.
+
+    `highest` is the highest stored number under each parent of the lines that is stored.
+    """
+
+    new: list[tuple[int, TransferLine]]
+    faults: list[LineFault]
+    highest: dict[Parent, int]
+
+
 def parse_chunk(chunk: LineChunk, *, collect_all: bool) -> list[NumberedLine]:
     """A chunk's lines with their numbers; unless `collect_all`, the first bad one is the last."""
     lines: list[NumberedLine] = []
@@ -60,10 +71,8 @@ def parse_chunk(chunk: LineChunk, *, collect_all: bool) -> list[NumberedLine]:
     return lines
 
 
-def compare(
-    database: Database, lines: Sequence[NumberedLine], seen: "SeenLines"
-) -> tuple[list[tuple[int, TransferLine]], list[LineFault]]:
-    """The lines that bring something new, and the faults, both in the order of the lines.
+def compare(database: Database, lines: Sequence[NumberedLine], seen: "SeenLines") -> ComparedLines:
+    """Compare lines with what is stored, and with the lines before them.
 
     `seen` holds the earlier lines, which need not be stored; these lines are added to it.
     """
@@ -78,7 +87,7 @@ def compare(
                 new.append((number, line))
         except (Invalid, Conflict) as error:
             faults.append(LineFault(number, error))
-    return new, faults
+    return ComparedLines(new, faults, comparison.highest)
 
 
 class SeenLines:
@@ -174,6 +183,11 @@ class _Comparison:
             if (chat := self._parents.get(line.parent)) and line.number <= chat.highest
         ]
 
+    @property
+    def highest(self) -> dict[Parent, int]:
+        """The highest stored number under each parent."""
+        return {parent: stored.highest for parent, stored in self._parents.items()}
+
     def is_new(self, line: TransferLine) -> bool:
         """Whether a line brings something new; False if its content is stored already. Raises its fault."""
         if not isinstance(line, ApplicationLine):
@@ -200,13 +214,17 @@ class _Comparison:
         raise line.error
 
     def _stored(self, line: TransferLine) -> StoredParent | StoredContent | None:
+        stored: StoredParent | StoredContent | None
         match line:
             case ApplicationLine():
-                return self._parents.get(Parent(line.token))
+                stored = self._parents.get(Parent(line.token))
             case ChatLine():
-                return self._parents.get(Parent(line.token, line.number))
-        chat = self._parents.get(line.parent)
-        return None if chat is None else self._messages.get((chat.id, line.number))
+                stored = self._parents.get(Parent(line.token, line.number))
+            case MessageLine():
+                chat = self._parents.get(line.parent)
+                stored = None if chat is None else self._messages.get((chat.id, line.number))
+        # A line may bring a number that was left out before, also the one whose row stands for them all.
+        return None if _is_range(stored) and not line.removed else stored
 
     def _check_parent(self, parent: Parent) -> None:
         """Raise the fault of a line whose parent is removed or unknown."""
@@ -215,6 +233,8 @@ class _Comparison:
         if parent.chat is not None:
             self._check_parent(Parent(parent.token))
         stored = self._parents.get(parent)
+        if _is_range(stored):
+            stored = None
         removed_in_sql = None if stored is None else stored.removed
         removed_in_file = self._seen.is_removed(parent)
         if removed_in_sql is False or (removed_in_sql is None and removed_in_file is False):
@@ -228,8 +248,13 @@ class _Comparison:
             raise Invalid(f"{parent} is not known: its line has to come before")
 
 
+def _is_range(stored: StoredParent | StoredContent | None) -> bool:
+    return stored is not None and stored.first is not None
+
+
 # The fields of a line that say which row it describes, or are compared by digest; all others are compared.
 _NOT_COMPARED = {"token", "parent", "number", "removed", *CONTENT}
+_OPTIONAL = {"retention", "limit"}  # a line without one of them says nothing about it
 _COMPARED = {
     line_type: [name for name in field_names(line_type) if name not in _NOT_COMPARED]
     for line_type in (ApplicationLine, ChatLine, MessageLine)
@@ -244,7 +269,8 @@ def _differing(line: TransferLine, stored: StoredParent | StoredContent) -> list
             value: str | None = getattr(line, name)
             equal[name] = digest == (None if value is None else sha256(value.encode()).digest())
     for name in _COMPARED[type(line)]:
-        equal[name] = getattr(line, name) == getattr(stored, name)
+        value = getattr(line, name)
+        equal[name] = value == getattr(stored, name) or (name in _OPTIONAL and value is None)
     return [field for field, same in equal.items() if not same]
 
 

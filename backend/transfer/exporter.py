@@ -15,8 +15,9 @@ from operator import itemgetter
 from typing import Generic, TypeVar
 
 from backend.domain.errors import Failed
-from backend.domain.model import checked_token, no_application, shard_of
+from backend.domain.model import checked_token, no_application
 from backend.ingest.barrier import Barrier
+from backend.ingest.routing import Routing
 from backend.storage.postgres import applications, exports
 from backend.storage.postgres.database import Connection, Database
 from backend.storage.postgres.exports import ExportedChat
@@ -32,8 +33,9 @@ _CHAT_OF_MESSAGE = itemgetter(ExportedMessage._fields.index("chat_id"))
 class Exporter:
     """Begins exports. Thread-safe."""
 
-    def __init__(self, database: Database, barrier: Barrier) -> None:
+    def __init__(self, database: Database, routing: Routing, barrier: Barrier) -> None:
         self._database = database
+        self._routing = routing
         self._barrier = barrier
 
     @contextmanager
@@ -43,9 +45,12 @@ class Exporter:
         Raises NotFound if there is no such application; Unavailable if what was accepted is not stored within
         30 seconds; EngineDown when an engine is away.
         """
-        shards = self._database.installation.shards
-        wanted = shards if token is None else [shard_of(checked_token(token), shards)]
-        for shard in wanted:
+        # What a token was accepted for in another shard was stored before SQL placed it into this one.
+        for shard in (
+            self._database.refresh_installation().all_shards
+            if token is None
+            else [self._routing.learn(checked_token(token)).shard]
+        ):
             self._barrier.wait_drained(shard)
         with self._database.snapshot() as connection:
             if token is not None and applications.get_application(connection, token) is None:

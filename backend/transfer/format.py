@@ -4,10 +4,15 @@
     {"type": "chat", "token", "number", "messages_count", "created_at", "updated_at"}
     {"type": "message", "token", "chat", "number", "text", "created_at", "updated_at"}
 
-A tombstone has a line, too, so that its number or token is never used again: `"removed": true` stands
-in place of the name, the text or the count. There is one way to write each line, so an export of what was
-imported is the same, byte for byte. Reading accepts more: fields in any order, any JSON escapes, times of any
-zone, no counts.
+A tombstone has a line, too, so that its number or token is never used again: `"removed": true` stands in
+place of the name, the text or the count. The tombstone of a chat or a message may stand for many numbers
+that hold nothing: `"first"` is then the first of them, and `"number"` the last. There is one way to write
+each line, so an export of what was imported is the same, byte for byte. Reading accepts more: fields in any
+order, any JSON escapes, times of any zone, no counts.
+
+An application with a retention or a rate limit has `"retention": "90d"` or `"limit": "100/s"` behind its
+count. A line without one says nothing about it: so earlier exports are read, and earlier programs read
+the lines of all other applications.
 """
 
 import json
@@ -17,15 +22,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from backend.domain.application_settings import format_rate, parse_rate, parse_retention
 from backend.domain.errors import Invalid, NotFound
 from backend.domain.model import (
     CONTENT_CHECKS,
-    MAX_NUMBER,
+    MAX_IMPORTED_NUMBER,
     MAX_TEXT,
     Parent,
     checked_name,
     checked_token,
 )
+from backend.domain.times import format_age
 from backend.storage.postgres.exports import ExportedApplication, ExportedChat
 from backend.storage.postgres.imports import ImportedApplication, ImportedChat
 from backend.storage.postgres.messages import CONTENT, ExportedMessage, ImportedMessage
@@ -38,12 +45,21 @@ MAX_LINE_BYTES = 12 * MAX_TEXT + 16 * 1024
 
 
 class ApplicationLine(NamedTuple):
-    """An application; `name` is None for a tombstone."""
+    """An application; `name` is None for a tombstone.
+
+    `retention` is in seconds, `limit` in chats and messages a second; None says nothing about it.
+    """
 
     token: str
     name: str | None
     created_at: datetime
     updated_at: datetime
+    retention: int | None = None
+    limit: int | None = None
+
+    def of(self, token: str) -> "ApplicationLine":
+        """The line for another token of the application."""
+        return self._replace(token=token)
 
     def to_row(self) -> ImportedApplication:
         """The row that stores it."""
@@ -56,19 +72,28 @@ class ApplicationLine(NamedTuple):
 
 
 class ChatLine(NamedTuple):
-    """A chat of the application `parent`."""
+    """A chat of the application `parent`.
+
+    `first` is the first of the numbers that a tombstone stands for, if it stands for several.
+    """
 
     parent: Parent
     number: int
     removed: bool
     created_at: datetime
     updated_at: datetime
+    first: int | None = None
+
+    def of(self, token: str) -> "ChatLine":
+        """The line for another token of the application."""
+        return self._replace(parent=self.parent._replace(token=token))
 
     def to_row(self, application_id: int) -> ImportedChat:
         """The row that stores it."""
         return ImportedChat(
             application_id=application_id,
             number=self.number,
+            first=self.first,
             removed=self.removed,
             created_at=self.created_at,
             updated_at=self.updated_at,
@@ -81,13 +106,18 @@ class ChatLine(NamedTuple):
 
 
 class MessageLine(NamedTuple):
-    """A message of the chat `parent`; `text` is None for a tombstone."""
+    """A message of the chat `parent`; `text` is None for a tombstone, and `first` is as a chat's."""
 
     parent: Parent
     number: int
     text: str | None
     created_at: datetime
     updated_at: datetime
+    first: int | None = None
+
+    def of(self, token: str) -> "MessageLine":
+        """The line for another token of the application."""
+        return self._replace(parent=self.parent._replace(token=token))
 
     def to_row(self, chat_id: int, folded: str) -> ImportedMessage:
         """The row that stores it."""
@@ -131,6 +161,10 @@ def format_application(row: ExportedApplication) -> str:
         content = _REMOVED
     else:
         content = f'"name": {_quoted(row.name)}, "chats_count": {row.chats_count}'
+        if row.retention is not None:
+            content += f', "retention": "{format_age(row.retention)}"'
+        if row.limit is not None:
+            content += f', "limit": "{format_rate(row.limit)}"'
     times = _times(row.created_at, row.updated_at)
     return f'{{"type": "application", "token": "{row.token}", {content}{times}\n'
 
@@ -138,7 +172,7 @@ def format_application(row: ExportedApplication) -> str:
 def format_chat(row: ExportedChat) -> str:
     """The line of a chat, with its end."""
     removed = row.messages_count is None  # a tombstone has no count: see ExportedChat
-    content = _REMOVED if removed else f'"messages_count": {row.messages_count}'
+    content = _tombstone(row.first) if removed else f'"messages_count": {row.messages_count}'
     head = f'{{"type": "chat", "token": "{row.token}", "number": {row.number}, '
     return f"{head}{content}{_times(row.created_at, row.updated_at)}\n"
 
@@ -146,7 +180,7 @@ def format_chat(row: ExportedChat) -> str:
 def format_message(token: str, chat: int, row: ExportedMessage) -> str:
     """The line of a message of a chat, with its end."""
     # Once: reading each by its name takes longer.
-    _, number, *content, created_at, updated_at = row
+    _, number, first, *content, created_at, updated_at = row
     written = [
         head + _quoted(value)
         for head, value in zip(_CONTENT_HEADS, content, strict=True)
@@ -154,12 +188,16 @@ def format_message(token: str, chat: int, row: ExportedMessage) -> str:
     ]
     return (
         f'{{"type": "message", "token": "{token}", "chat": {chat}, "number": {number}, '
-        f"{', '.join(written) or _REMOVED}{_times(created_at, updated_at)}\n"
+        f"{', '.join(written) or _tombstone(first)}{_times(created_at, updated_at)}\n"
     )
 
 
 _REMOVED = '"removed": true'
 _CONTENT_HEADS = [f'"{name}": ' for name in ExportedMessage._fields if name in CONTENT]
+
+
+def _tombstone(first: int | None) -> str:
+    return _REMOVED if first is None else f'{_REMOVED}, "first": {first}'
 
 
 def _times(created_at: str, updated_at: str) -> str:
@@ -241,13 +279,26 @@ def parse(line: bytes) -> TransferLine:
     if kind == "message":
         content = dict.fromkeys(CONTENT_CHECKS) if removed else _content(body)
         parent = Parent(token, _number(body["chat"], "chat"))
-        number = _number(body["number"], "number")
-        return MessageLine(parent, number, **content, created_at=created_at, updated_at=updated_at)
+        return MessageLine(
+            parent,
+            _number(body["number"], "number"),
+            **content,
+            created_at=created_at,
+            updated_at=updated_at,
+            first=_first(body),
+        )
     if kind == "chat":
         number = _number(body["number"], "number")
-        return ChatLine(Parent(token), number, removed, created_at, updated_at)
+        return ChatLine(Parent(token), number, removed, created_at, updated_at, _first(body))
     name = None if removed else checked_name(_string(body["name"], "name"))
-    return ApplicationLine(token, name, created_at, updated_at)
+    return ApplicationLine(
+        token,
+        name,
+        created_at,
+        updated_at,
+        _setting(body, "retention", parse_retention),
+        _setting(body, "limit", parse_rate),
+    )
 
 
 def parse_subject(line: bytes) -> Parent | None:
@@ -272,13 +323,13 @@ def _fields(*needed: str, optional: Set[str] = frozenset()) -> tuple[Set[str], S
 
 
 _FIELDS = {
-    ("application", False): _fields("name", optional={"chats_count"}),
+    ("application", False): _fields("name", optional={"chats_count", "retention", "limit"}),
     ("application", True): _fields(),
     ("chat", False): _fields("number", optional={"messages_count"}),
-    ("chat", True): _fields("number"),
+    ("chat", True): _fields("number", optional={"first"}),
     # A field that was added later is optional: older exports lack it.
     ("message", False): _fields("chat", "number", "text", optional=CONTENT_CHECKS.keys()),
-    ("message", True): _fields("chat", "number"),
+    ("message", True): _fields("chat", "number", optional={"first"}),
 }
 
 
@@ -340,9 +391,28 @@ def _string(value: object, name: str) -> str:
 
 
 def _number(value: object, name: str) -> int:
-    if type(value) is not int or not 1 <= value <= MAX_NUMBER:
+    if type(value) is not int or value < 1:
         raise Invalid(f'"{name}" is not a whole number from 1 on')
+    if value > MAX_IMPORTED_NUMBER:
+        raise Invalid(f'"{name}" is above {MAX_IMPORTED_NUMBER:,}, the highest that is imported')
     return value
+
+
+def _setting(
+    body: dict[str, Any], name: str, parse_setting: Callable[[str], int | None]
+) -> int | None:
+    """A setting of an application; None if the line does not have it."""
+    return parse_setting(_string(body[name], name)) if name in body else None
+
+
+def _first(body: dict[str, Any]) -> int | None:
+    """The first of the numbers that a tombstone stands for; None if it stands for one."""
+    if "first" not in body:
+        return None
+    first = _number(body["first"], "first")
+    if first >= _number(body["number"], "number"):
+        raise Invalid('"first" is not below "number"')
+    return first
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)

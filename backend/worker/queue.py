@@ -24,8 +24,9 @@ from huey import RedisHuey
 from huey.registry import Message
 from huey.serializer import Serializer
 
-from backend.domain.errors import EngineDown, Failed, InstaChatError
-from backend.settings import redact
+from backend.domain.errors import EngineDown, InstaChatError, Invalid, Unconfirmed
+from backend.settings import redact, refuse_unquoted_password
+from backend.storage.redis.errors import never_sent
 
 PAUSED_POLL_SECONDS = 0.5
 SHUTDOWN_TIMEOUT_SECONDS = 30  # for the jobs that run when a worker ends
@@ -60,13 +61,14 @@ class JobQueue:
     def __init__(self, url: str, may_work: Callable[[], bool]) -> None:
         """While `may_work` returns False, as when the queue is paused, no job is taken.
 
-        Raises Failed if the URL can't be used. Connects at the first call.
+        Raises Invalid if the URL can't be used. Connects at the first call.
         """
+        refuse_unquoted_password(url, "job queue's")
         try:
             # Not the log's client: Huey's blocking pop needs a longer time-out for replies.
             pool = redis.ConnectionPool.from_url(url, socket_connect_timeout=2, socket_timeout=10)
         except ValueError as error:
-            raise Failed(
+            raise Invalid(
                 f"the job queue's URL {redact(url)} can't be used: {error}",
                 "it looks like redis://HOST:6379/0 (INSTACHAT_HUEY_URL)",
             ) from None
@@ -109,15 +111,16 @@ class JobQueue:
         """Enqueue a reindex: a worker starts one, or resumes one that was interrupted.
 
         Several requests, or one while a reindex runs, have the effect of one. Raises EngineDown if the
-        queue's Redis does not answer.
+        queue's Redis can't be reached, Unconfirmed if it does not answer.
         """
         try:
             self._reindex_task()
         except redis.RedisError as error:
-            raise EngineDown(
-                f"the job queue does not answer ({type(error).__name__}); nothing was enqueued",
-                "see `instachat doctor`; the setting is INSTACHAT_HUEY_URL",
-            ) from None
+            message = f"the job queue does not answer ({type(error).__name__})"
+            hint = "see `instachat doctor`; the setting is INSTACHAT_HUEY_URL"
+            if never_sent(error):
+                raise EngineDown(f"{message}; nothing was enqueued", hint) from None
+            raise Unconfirmed(f"{message}: the reindex may be enqueued", hint) from None
 
     def _enqueue(self, enqueue: Callable[[], object]) -> None:
         with suppress(InstaChatError, redis.RedisError):

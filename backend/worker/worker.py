@@ -23,7 +23,10 @@ from backend.worker.queue import JobHandlers, JobQueue
 from backend.worker.threads import PublisherThreads, RefreshThread, ReindexThread
 
 SWEEP_INTERVAL_SECONDS = 0.5
+# Of a job, and of a shard in a sweep: a shard with a long backlog does not take the threads from the others.
+DRAIN_SECONDS = 0.25
 CASCADE_BUDGET_SECONDS = 0.2  # of a sweep, so that neither the heartbeat nor the drain is late
+RETENTION_BUDGET_SECONDS = 0.2
 SYNC_INTERVAL_SECONDS = 55 * 60  # so that SQL's counts follow within the hour
 SYNC_CHECK_INTERVAL_SECONDS = 60.0
 logger = logging.getLogger(__name__)
@@ -45,8 +48,12 @@ class Worker:
         refresher: Refresher | None = None,
         reindexer: Reindexer | None = None,
         check_schema: Callable[[], object] = lambda: None,
+        apply_retention: Callable[[float, Callable[[], bool]], object] = lambda *_: None,
     ) -> None:
-        """`check_schema` is called in each sweep; the worker ends when it raises SchemaMismatch."""
+        """`check_schema` is called in each sweep; the worker ends when it raises SchemaMismatch.
+
+        So is `apply_retention`, with the seconds that it has, and whether it may go on.
+        """
         self._jobs = jobs
         self._drainer = drainer
         self._cascade_deleter = cascade_deleter
@@ -61,6 +68,7 @@ class Worker:
         self._next_sync_check = 0.0  # on the monotonic clock
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._check_schema = check_schema
+        self._apply_retention = apply_retention
         self._stop_requested = False
         self._mismatch: SchemaMismatch | None = None
 
@@ -106,6 +114,9 @@ class Worker:
     def _may_work(self) -> bool:
         return self._workers.may_work()
 
+    def _may_go_on(self) -> bool:
+        return not self._stop_requested and self._may_work()
+
     # -- jobs --------------------------------------------------------------------------------------
 
     def _handlers(self) -> JobHandlers:
@@ -123,7 +134,8 @@ class Worker:
 
     def _run_drain(self, shard: int) -> None:
         try:
-            self._drainer.drain(shard, self._may_work)
+            if self._drainer.drain_for(shard, DRAIN_SECONDS, self._may_work):
+                self._jobs.notify_drain(shard)  # behind the other shards' jobs
         except InstaChatError as error:  # the sweep tries again
             logger.warning("%s", error.message)
 
@@ -154,8 +166,9 @@ class Worker:
             self._kept_log.trim_all,
         )
         unless_paused: tuple[Callable[[], object], ...] = (
-            lambda: self._drainer.drain_all(self._may_work),
+            lambda: self._drainer.drain_all(self._may_work, seconds_per_shard=DRAIN_SECONDS),
             lambda: self._cascade_deleter.delete_all(CASCADE_BUDGET_SECONDS, self._may_work),
+            lambda: self._apply_retention(RETENTION_BUDGET_SECONDS, self._may_go_on),
             self._sync_hourly,
         )
         # Each task fails by itself: a full Redis refuses the heartbeat, and only the drain frees its memory.

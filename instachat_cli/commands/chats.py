@@ -1,6 +1,8 @@
 """Chats: numbered within their application."""
 
+from backend.domain.plurals import counted
 from instachat_cli.console.confirm import Deletion, check_can_ask
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.options import (
     After,
     Cascade,
@@ -9,6 +11,7 @@ from instachat_cli.console.options import (
     DryRunFlag,
     Limit,
     Output,
+    Quiet,
     Timeout,
     Token,
     Wait,
@@ -31,12 +34,14 @@ COLUMNS = ("number", "messages_count", "created_at", "updated_at")
 
 
 @command(app)
+@not_audited
 def create(
     token: Token,
     count: Count = 1,
     wait: Wait = None,
     timeout: Timeout = 30.0,
     output: Output = None,
+    quiet: Quiet = False,
 ) -> None:
     """Create a chat and print its number immediately.
 
@@ -49,7 +54,8 @@ def create(
     from instachat_cli.runtime import bulk_create
 
     with backend_context() as core:
-        creator = bulk_create.BulkCreator(core, Printer(output), "chats", token)
+        token = core.tokens.original(token)
+        creator = bulk_create.BulkCreator(core, Printer(output, quiet=quiet), "chats", token)
         if count == 1:
             creator.one(AcceptRequest.chats(token))
         else:
@@ -58,21 +64,31 @@ def create(
 
 
 @command(app, "list")
-def list_(token: Token, limit: Limit = None, after: After = 0, output: Output = None) -> None:
+@not_audited
+def list_(
+    token: Token, limit: Limit = None, after: After = 0, output: Output = None, quiet: Quiet = False
+) -> None:
     """List an application's chats by number.
 
     $ instachat chats list $TOKEN --limit 20
+
+    Without --limit all are listed; on a terminal only the first 50.
     """
     from backend.domain import serialization
 
     with backend_context() as core:
+        token = core.tokens.original(token)
         bodies = map(serialization.chat, core.catalog.chats.list(token, after=after, limit=limit))
-        Printer(output).many(bodies, COLUMNS, "no chats")
+        cut = (
+            "`--limit N` lists more of them, `--after N` those behind N" if limit is None else None
+        )
+        Printer(output, quiet=quiet).many(bodies, COLUMNS, "no chats", cut=cut)
         note_unstored(core, token)
 
 
 @command(app)
-def show(token: Token, chat: ChatNumber, output: Output = None) -> None:
+@not_audited
+def show(token: Token, chat: ChatNumber, output: Output = None, quiet: Quiet = False) -> None:
     """Show a chat with its live count of messages.
 
     $ instachat chats show $TOKEN 1
@@ -81,11 +97,12 @@ def show(token: Token, chat: ChatNumber, output: Output = None) -> None:
     from backend.domain.model import Chat
 
     with backend_context() as core:
+        token = core.tokens.original(token)
         found = core.catalog.chats.get(token, chat)
         if isinstance(found, Chat):
-            Printer(output).one(serialization.chat(found))
+            Printer(output, quiet=quiet).one(serialization.chat(found))
         else:
-            Printer(output).outcome(
+            Printer(output, quiet=quiet).outcome(
                 serialization.pending(chat), f"chat {chat} is accepted, not stored yet"
             )
             note_unstored(core, token)
@@ -113,6 +130,7 @@ def delete(
 
     check_can_ask(yes=yes, dry_run=dry_run)
     with backend_context() as core:
+        token = core.tokens.original(token)
         body, deletion = {"number": chat}, Deletion(Printer(output), yes, dry_run)
         if cascade:
             cascade_delete.delete(
@@ -121,7 +139,7 @@ def delete(
                 deletion,
                 fetch=lambda: core.catalog.chats.get(token, chat),
                 describe=lambda found: (
-                    f"chat {chat} and its {found.messages_count:,} messages"
+                    f"chat {chat} and its {counted(found.messages_count, 'message')}"
                     if isinstance(found, Chat)
                     else f"chat {chat} and its messages"
                 ),
@@ -132,7 +150,7 @@ def delete(
         found = core.catalog.chats.get(token, chat)
         if isinstance(found, Chat) and found.messages_count:
             raise HasChildren(
-                f"chat {chat} still has {found.messages_count:,} messages; nothing was deleted",
+                f"chat {chat} still has {counted(found.messages_count, 'message')}; nothing was deleted",
                 f"`--cascade` deletes them as well; `instachat messages list TOKEN {chat}` lists them",
             )
         deletion.run(f"chat {chat}", body, lambda: core.catalog.chats.delete(token, chat))

@@ -1,5 +1,6 @@
 """Settings: their values and origins."""
 
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.options import Output
 from instachat_cli.console.output import Printer
 from instachat_cli.console.typer_setup import command, group
@@ -14,6 +15,7 @@ app = group(
 
 
 @command(app)
+@not_audited
 def show(output: Output = None) -> None:
     """List the settings with their values and the origin of each value.
 

@@ -13,7 +13,9 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from backend.domain.errors import Failed
+from backend.domain.plurals import counted
 from instachat_cli.console.exit_codes import Interrupted
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.options import App, Format
 from instachat_cli.console.output import Printer
 from instachat_cli.console.progress import Progress
@@ -38,6 +40,7 @@ Outcome = Annotated[
 ]
 
 
+@not_audited
 def export(file: Target = "-", app: App = None, output: Outcome = None) -> None:
     """Export all stored data as JSON lines, for `import`.
 
@@ -51,12 +54,12 @@ def export(file: Target = "-", app: App = None, output: Outcome = None) -> None:
     with (
         _open_target(file) as out,
         backend_context() as core,
-        core.exporter.snapshot(app) as snapshot,
+        core.exporter.snapshot(None if app is None else core.tokens.original(app)) as snapshot,
     ):
         count = _write(snapshot, out)
     if out is not sys.stdout:
         Printer(output).outcome(
-            {"lines": count, "file": file}, f"exported: {count:,} lines to {file}"
+            {"lines": count, "file": file}, f"exported: {counted(count, 'line')} to {file}"
         )
 
 

@@ -1,11 +1,13 @@
 """Messages: numbered within their chat."""
 
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from instachat_cli.console.confirm import Deletion, check_can_ask
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.options import (
     AfterMessage,
     AroundMessage,
@@ -17,12 +19,16 @@ from instachat_cli.console.options import (
     Limit,
     MessageNumber,
     Output,
+    Quiet,
     Since,
     Timeout,
     Token,
     Until,
     Wait,
     Yes,
+    at_least_one,
+    parse_integer,
+    parse_time,
 )
 from instachat_cli.console.output import Printer
 from instachat_cli.console.stderr import stderr
@@ -44,7 +50,40 @@ TextOrDash = Annotated[
     str,
     typer.Argument(
         metavar="TEXT",
-        help="1 to 10,000 characters; - reads standard input, one message per line.",
+        help="1 to 10,000 characters; - reads standard input, one message per line (LF or CRLF).",
+    ),
+]
+
+OneMessage = Annotated[
+    int | None, typer.Argument(metavar="N", help="The message's number.", parser=parse_integer)
+]
+FirstMessage = Annotated[
+    int | None,
+    typer.Option(
+        "--from",
+        metavar="N",
+        help="Delete from this number on.",
+        parser=parse_integer,
+        callback=at_least_one("--from"),
+    ),
+]
+LastMessage = Annotated[
+    int | None,
+    typer.Option(
+        "--to",
+        metavar="M",
+        help="Delete up to this number.",
+        parser=parse_integer,
+        callback=at_least_one("--to"),
+    ),
+]
+BeforeTime = Annotated[
+    datetime | None,
+    typer.Option(
+        "--before",
+        metavar="T",
+        help="Delete what was created before this time: RFC 3339, or an age such as 90d.",
+        parser=parse_time,
     ),
 ]
 
@@ -53,6 +92,7 @@ COLUMNS = ("number", "created_at", "text")
 
 
 @command(app)
+@not_audited
 def create(
     token: Token,
     chat: ChatNumber,
@@ -60,6 +100,7 @@ def create(
     wait: Wait = None,
     timeout: Timeout = 30.0,
     output: Output = None,
+    quiet: Quiet = False,
 ) -> None:
     """Create a message and print its number immediately.
 
@@ -73,7 +114,8 @@ def create(
     from instachat_cli.runtime.bulk_create import BulkCreator
 
     with backend_context() as core:
-        creator = BulkCreator(core, Printer(output), "messages", token, chat)
+        token = core.tokens.original(token)
+        creator = BulkCreator(core, Printer(output, quiet=quiet), "messages", token, chat)
         if text == "-":
             _from_standard_input(creator, token, chat)
         else:
@@ -82,6 +124,7 @@ def create(
 
 
 @command(app, "list")
+@not_audited
 def list_(
     token: Token,
     chat: ChatNumber,
@@ -94,6 +137,7 @@ def list_(
     limit: Limit = None,
     follow: FollowFlag = False,
     output: Output = None,
+    quiet: Quiet = False,
 ) -> None:
     """List a chat's messages by number.
 
@@ -122,17 +166,18 @@ def list_(
     if follow:
         selection.check_can_follow()
     with backend_context() as core:
+        token = core.tokens.original(token)
         if follow:
             from instachat_cli.runtime.follow_messages import follow_messages
 
             note_unstored(core, token)
-            follow_messages(core, Printer(output), token, chat, selection)
+            follow_messages(core, Printer(output, quiet=quiet), token, chat, selection)
             return
         selection.print(
             core.catalog.messages,
             token,
             chat,
-            lambda messages: Printer(output).many(
+            lambda messages: Printer(output, quiet=quiet).many(
                 map(serialization.message, messages), COLUMNS, "no messages"
             ),
         )
@@ -140,7 +185,14 @@ def list_(
 
 
 @command(app)
-def show(token: Token, chat: ChatNumber, number: MessageNumber, output: Output = None) -> None:
+@not_audited
+def show(
+    token: Token,
+    chat: ChatNumber,
+    number: MessageNumber,
+    output: Output = None,
+    quiet: Quiet = False,
+) -> None:
     """Show a message.
 
     $ instachat messages show $TOKEN 1 12
@@ -149,19 +201,42 @@ def show(token: Token, chat: ChatNumber, number: MessageNumber, output: Output =
     from backend.domain.model import Message
 
     with backend_context() as core:
+        token = core.tokens.original(token)
         found = core.catalog.messages.get(token, chat, number)
         if isinstance(found, Message):
-            Printer(output).one(serialization.message(found))
+            Printer(output, quiet=quiet).one(serialization.message(found))
         else:
-            Printer(output).outcome(
+            Printer(output, quiet=quiet).outcome(
                 serialization.pending(number), f"message {number} is accepted, not stored yet"
             )
             note_unstored(core, token)
 
 
 @command(app)
+@not_audited
+def trace(token: Token, chat: ChatNumber, number: MessageNumber, output: Output = None) -> None:
+    """Show what became of a message's number: each step, when, and how long it took.
+
+    $ instachat messages trace $TOKEN 1 12
+
+    Accepted, stored, published, searchable, edited, deleted; or pending, rejected, lost or never given. Also
+    for what is deleted, with its chat or application, too.
+    """
+    from instachat_cli.runtime.message_trace import print_trace
+
+    with backend_context() as core:
+        original = core.tokens.original(token)
+        print_trace(Printer(output), core.message_tracer.trace(original, chat, number))
+
+
+@command(app)
 def edit(
-    token: Token, chat: ChatNumber, number: MessageNumber, text: Text, output: Output = None
+    token: Token,
+    chat: ChatNumber,
+    number: MessageNumber,
+    text: Text,
+    output: Output = None,
+    quiet: Quiet = False,
 ) -> None:
     """Change a message.
 
@@ -170,7 +245,8 @@ def edit(
     from backend.domain import serialization
 
     with backend_context() as core:
-        Printer(output).one(
+        token = core.tokens.original(token)
+        Printer(output, quiet=quiet).one(
             serialization.message(core.catalog.messages.edit(token, chat, number, {"text": text}))
         )
 
@@ -179,19 +255,43 @@ def edit(
 def delete(
     token: Token,
     chat: ChatNumber,
-    number: MessageNumber,
+    number: OneMessage = None,
+    first: FirstMessage = None,
+    last: LastMessage = None,
+    before: BeforeTime = None,
     yes: Yes = False,
     dry_run: DryRunFlag = False,
     output: Output = None,
 ) -> None:
-    """Delete a message. Its number is never reused.
+    """Delete a message, or many at once. Their numbers are never reused.
 
     $ instachat messages delete $TOKEN 1 12
+    $ instachat messages delete $TOKEN 1 --from 100 --to 199
+    $ instachat messages delete $TOKEN 1 --before 90d
+
+    Many messages are deleted in transactions of at most 500. After an interruption, the same command deletes
+    the rest.
     """
+    from backend.domain.errors import Invalid
+    from backend.domain.model import MAX_NUMBER, MessageRange, Parent
+    from instachat_cli.runtime.bulk_delete import delete_range
+
+    is_range = (first, last, before) != (None, None, None)
+    if (number is None) != is_range:
+        raise Invalid("give the number of a message, or --from and --to, or --before")
+    if first is not None and last is not None and first > last:
+        raise Invalid("--from is above --to")
     check_can_ask(yes=yes, dry_run=dry_run)
     with backend_context() as core:
+        token = core.tokens.original(token)
+        deletion = Deletion(Printer(output), yes, dry_run)
+        if number is None:
+            beyond = MAX_NUMBER + 1 if last is None else last + 1
+            within = MessageRange((first or 1) - 1, beyond, until=before)
+            delete_range(core, deletion, Parent(token, chat), within)
+            return
         core.catalog.messages.get(token, chat, number)
-        Deletion(Printer(output), yes, dry_run).run(
+        deletion.run(
             f"message {number} of chat {chat}",
             {"number": number},
             lambda: core.catalog.messages.delete(token, chat, number),

@@ -1,5 +1,6 @@
 """The job queue."""
 
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.options import Output
 from instachat_cli.console.output import Printer, StatusView
 from instachat_cli.console.typer_setup import command, group
@@ -15,6 +16,7 @@ app = group(
 
 
 @command(app)
+@not_audited
 def show(output: Output = None) -> None:
     """Show how many jobs wait, by name, and whether the queue is paused.
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from backend.domain.errors import CheckFailed, Invalid, Unavailable
+from backend.domain.plurals import counted
 from instachat_cli.console.exit_codes import Interrupted
+from instachat_cli.console.invocation import audited_without, note_count
 from instachat_cli.console.options import DryRunFlag, Output
 from instachat_cli.console.output import Printer
 from instachat_cli.console.progress import Progress
@@ -31,6 +33,7 @@ Abort = Annotated[
 ]
 
 
+@audited_without("check")
 def reindex(
     resume: Resume = False,
     rollback: Rollback = False,
@@ -93,12 +96,14 @@ def _build(reindexer: "Reindexer", printer: Printer, *, resume: bool) -> None:
         )
         return
     seconds = time.monotonic() - since
+    note_count("messages", built.messages)
     hint = (
         "; the previous index is kept for `instachat reindex --rollback`" if built.previous else ""
     )
     printer.outcome(
         {"index": built.name, "messages": built.messages, "previous": built.previous},
-        f"reindexed {built.messages:,} messages in {seconds:,.1f} s: searches now use {built.name}{hint}",
+        f"reindexed {counted(built.messages, 'message')} in {seconds:,.1f} s: searches now use {built.name}"
+        f"{hint}",
     )
 
 
@@ -108,7 +113,7 @@ def _check(reindexer: "Reindexer", printer: Printer) -> None:
     outcome = "differs" if found.faults else "matches"
     printer.outcome(
         {"index": found.name, "messages": found.messages, "faults": found.faults},
-        f"{found.name or 'no index'}, {found.messages:,} messages: {outcome}",
+        f"{found.name or 'no index'}, {counted(found.messages, 'message')}: {outcome}",
     )
     if found.faults:
         raise CheckFailed(
@@ -137,11 +142,15 @@ def _print_plan(
     elif now.building and not resume:
         outcome = f"fail: {now.building} is being built, or its reindex was interrupted"
     elif now.building:
-        outcome = f"copy the remaining {now.messages - now.copied:,} messages into {now.building}"
+        outcome = (
+            f"copy {counted(now.messages - now.copied, 'remaining message')} into {now.building}"
+        )
     elif resume and now.live:
         outcome = "do nothing: no reindex was interrupted"
     else:
-        outcome = f"copy {now.messages:,} messages into a new index and swap the alias to it"
+        outcome = (
+            f"copy {counted(now.messages, 'message')} into a new index and swap the alias to it"
+        )
     printer.outcome(now._asdict(), f"would {outcome}; nothing was done")
 
 
@@ -189,4 +198,4 @@ class _StepProgress:
         """The progress, such as ` (2,500 of 9,000 messages copied)`; empty before the first step."""
         if not self._step:
             return ""
-        return f" ({self._done:,} of {self._total:,} messages {self._step})"
+        return f" ({self._done:,} of {counted(self._total, 'message')} {self._step})"

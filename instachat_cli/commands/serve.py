@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.options import Host, Port, UntilInputEnds
 
 Processes = Annotated[int, typer.Option(min=1, max=64, help="Number of server processes.")]
 
 
+@not_audited
 def serve(
     host: Host = None,
     port: Port = None,
@@ -31,7 +33,7 @@ def serve(
         terminate_on_stdin_end()
 
     from backend.api import serve as http_server
-    from backend.api.server import address, logs
+    from backend.api.server import logs
     from backend.bootstrap import open_backend
     from backend.monitoring.repeated_checks import RepeatedChecks
     from backend.settings import load
@@ -42,7 +44,7 @@ def serve(
     with open_backend(settings) as core:  # fails here, rather than in each server process
         core.log.refuse_cluster_node()
         core.log.refuse_old_servers()
-        log.info("listening on %s", address.url(settings.host, settings.port))
+        core.epochs.recognition.refuse_wrong()
         checks = [core.database.check_schema, *([core.engines.ensure] if core.engines else [])]
         http_server.serve(settings, workers, RepeatedChecks(*checks))
     log.info("server ended")

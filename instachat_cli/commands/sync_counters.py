@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backend.domain.plurals import counted
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.options import Output, parse_duration
 from instachat_cli.console.output import Body, Printer
 from instachat_cli.console.stderr import stderr
@@ -25,6 +27,7 @@ MaxLag = Annotated[
 ]
 
 
+@not_audited
 def sync_counters(
     all_: All = False, check: Check = False, max_lag: MaxLag = None, output: Output = None
 ) -> None:
@@ -58,27 +61,43 @@ def _sync(core: "Backend", printer: Printer, *, everything: bool) -> None:
         with printer.stream(_sentence) as emit:
             for count in core.counter_sync.sync(everything=everything):
                 token, chat = count.parent
+                token = core.tokens.current(token)
                 emit({"token": token, "chat": chat, "old": count.old, "new": count.new})
                 written += 1
     except KeyboardInterrupt:
         message = (
-            f"interrupted; {written:,} counts were written, the rest are written by the next sync"
+            f"interrupted; {counted(written, 'count was', 'counts were')} written, the rest are written by"
+            " the next sync"
         )
         raise Interrupted(message) from None
-    stderr.note(f"{written:,} counts written" if written else "all counts were current")
+    stderr.note(f"{counted(written, 'count')} written" if written else "all counts were current")
 
 
 def _check(core: "Backend", printer: Printer, max_lag: int) -> None:
-    from backend.domain.errors import CheckFailed
+    from backend.domain.errors import CheckFailed, NodeDown
+    from backend.domain.shards_away import ShardsAway
 
     lag = core.counter_sync.lag()
-    dirty = core.log.count_dirty(core.database.installation.shards)
+    shards = core.database.installation.all_shards
+    dirty = 0
+    away = ShardsAway()
+    for shard, count in core.log.try_count_dirty(shards).items():
+        if isinstance(count, NodeDown):
+            away[shard] = count
+        else:
+            dirty += count
     body: Body = {
         "lag_seconds": round(lag, 3),
         "max_lag_seconds": max_lag,
         "counters_not_synced": dirty,
+        "shards_away": list(away),
     }
-    printer.outcome(body, f"SQL is {lag:,.0f} s behind; {dirty:,} counts are not written yet")
+    printer.outcome(
+        body,
+        f"SQL is {lag:,.0f} s behind; {counted(dirty, 'count is', 'counts are')} not written yet",
+    )
+    if away:
+        raise away.error(len(shards), "their counts are not checked")
     if lag > max_lag:
         raise CheckFailed(
             f"the oldest count that SQL does not have is {lag:,.0f} s old; the limit is {max_lag:,} s",

@@ -1,8 +1,10 @@
 """Run everything: engines, migrations, the HTTP API."""
 
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.options import Host, Port, UntilInputEnds
 
 
+@not_audited
 def up(host: Host = None, port: Port = None, until_input_ends: UntilInputEnds = False) -> None:
     """Run everything: engines, migrations, the HTTP API, a worker.
 

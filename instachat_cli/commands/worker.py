@@ -1,8 +1,10 @@
 """Store accepted messages until stopped."""
 
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.options import UntilInputEnds
 
 
+@not_audited
 def worker(until_input_ends: UntilInputEnds = False) -> None:
     """Store accepted messages until stopped.
 
@@ -23,6 +25,8 @@ def worker(until_input_ends: UntilInputEnds = False) -> None:
 
     log = logging_setup.log_with_timestamps()
     with open_backend(load()) as core:
+        core.make_all()
+        core.epochs.recognition.refuse_wrong()
         log.info("worker running")
         core.worker().run()
     log.info("worker ended")

@@ -1,4 +1,4 @@
-"""Confirmation before data is deleted."""
+"""Confirmation before data is deleted, or before another decision that cannot be taken back."""
 
 import sys
 from collections.abc import Callable
@@ -7,6 +7,10 @@ from typing import NamedTuple
 from backend.domain.errors import Failed, Invalid
 from instachat_cli.console.output import Body, Printer
 from instachat_cli.console.stderr import stderr, visible
+
+
+class NotConfirmed(Failed):
+    """The operator was asked, and did not confirm; nothing was changed."""
 
 
 class Deletion(NamedTuple):
@@ -19,34 +23,34 @@ class Deletion(NamedTuple):
     def run(self, description: str, body: Body, delete: Callable[[], None]) -> None:
         """Ask for confirmation, call `delete`, and print the outcome. The target is known to exist.
 
-        Raises Failed if the user does not confirm.
+        Raises NotConfirmed if the user does not confirm.
         """
         if self.dry_run:
             outcome = f"would delete {description}; nothing was deleted"
             self.printer.outcome(body | {"deleted": False}, outcome)
             return
         if not self.yes:
-            _confirm(description)
+            confirm(f"Delete {description}?", "nothing was deleted")
         delete()
         self.printer.outcome(body | {"deleted": True}, f"deleted {description}")
 
 
-def check_can_ask(*, yes: bool, dry_run: bool) -> None:
+def check_can_ask(*, yes: bool, dry_run: bool, effect: str = "deletes data") -> None:
     """Raise Invalid if confirmation is needed but there is no terminal. Called before anything else."""
     if not (yes or dry_run or (sys.stdin.isatty() and sys.stderr.isatty())):
         raise Invalid(
-            "this command deletes data and needs confirmation, but there is no terminal;"
-            " nothing was deleted",
-            "use `--yes` to confirm, or `--dry-run` to see what would be deleted",
+            f"this command {effect} and needs confirmation, but there is no terminal;"
+            " nothing was done",
+            "use `--yes` to confirm, or `--dry-run` to see what would be done",
         )
 
 
-def _confirm(description: str) -> None:
-    """Ask whether to delete it; Failed unless the answer is yes."""
-    sys.stderr.write(f"Delete {visible(description)}? [y/N] ")
+def confirm(question: str, otherwise: str) -> None:
+    """Ask the question; NotConfirmed, which says what is true `otherwise`, unless the answer is yes."""
+    sys.stderr.write(f"{visible(question)} [y/N] ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):
         stderr.write_line("")
     if answer.strip().lower() not in ("y", "yes"):
-        raise Failed("not confirmed; nothing was deleted")
+        raise NotConfirmed(f"not confirmed; {otherwise}")

@@ -2,14 +2,16 @@
 
     0 success                  3 not_found      6 conflict
     1 failed                   4 check_failed   130 interrupted
-    2 invalid (also usage)     5 unavailable
+    2 invalid (also usage)     5 unavailable, unconfirmed
+
+After `unavailable` nothing was changed; after `unconfirmed` the change may have been made.
 
 With `-o json` a failure is one JSON object on standard error, otherwise an `error:` and a `hint:` line.
-Users never see a traceback, unless `INSTACHAT_DEBUG=1` is set and the error is unexpected.
+Users never see a traceback, unless the error is unexpected, and `--verbose` or `INSTACHAT_DEBUG=1` asks for
+it.
 """
 
 import os
-import sys
 from typing import NamedTuple
 
 from typer.exceptions import TyperException
@@ -21,8 +23,9 @@ from backend.domain.errors import (
     Invalid,
     NotFound,
     Unavailable,
+    Unconfirmed,
 )
-from instachat_cli.console.stderr import stderr, visible
+from instachat_cli.console.stderr import stderr
 
 
 class Interrupted(KeyboardInterrupt):
@@ -46,6 +49,7 @@ EXIT_CODES: tuple[tuple[type[InstaChatError], int, str], ...] = (
     (Invalid, 2, "invalid"),
     (NotFound, 3, "not_found"),
     (CheckFailed, 4, "check_failed"),
+    (Unconfirmed, 5, "unconfirmed"),
     (Unavailable, 5, "unavailable"),
     (Conflict, 6, "conflict"),
     (InstaChatError, 1, "failed"),
@@ -61,21 +65,25 @@ def report_error(error: BaseException) -> int:
         body = {"error": failure.name, "message": failure.message, "hint": failure.hint}
         stderr.write_line(dumps(body))
     else:
-        stderr.write_held()
-        stderr.write_line(f"error: {visible(failure.message)}")
-        if failure.hint:
-            stderr.write_line(f"hint: {visible(failure.hint)}")
+        stderr.error(failure.message, failure.hint)
     return failure.code
+
+
+def error_name(error: BaseException) -> str:
+    """The name of a command's failure, as in JSON."""
+    if isinstance(error, KeyboardInterrupt | BrokenPipeError):
+        return "interrupted"
+    if isinstance(error, TyperException):
+        return "invalid"
+    return next((name for kind, _, name in EXIT_CODES if isinstance(error, kind)), "failed")
 
 
 def describe_error(error: BaseException) -> CommandFailure:
     """How an exception is reported."""
     match error:
         case InstaChatError():
-            code, name = next(
-                (code, name) for kind, code, name in EXIT_CODES if isinstance(error, kind)
-            )
-            return CommandFailure(code, name, error.message, error.hint)
+            code = next(code for kind, code, _ in EXIT_CODES if isinstance(error, kind))
+            return CommandFailure(code, error_name(error), error.message, error.hint)
         case TyperException():
             return CommandFailure(
                 2, "invalid", _sentence(error.format_message()), _usage_hint(error)
@@ -86,13 +94,15 @@ def describe_error(error: BaseException) -> CommandFailure:
             return CommandFailure(1, "failed", f"{error.strerror or error}".lower())
         case MemoryError():
             return CommandFailure(1, "failed", "there is not enough memory")
-    if os.environ.get("INSTACHAT_DEBUG"):
-        sys.excepthook(type(error), error, error.__traceback__)
+    if stderr.verbose or os.environ.get("INSTACHAT_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
     return CommandFailure(
         1,
         "failed",
         f"unexpected {type(error).__name__}: this is a bug in InstaChat; please report it",
-        "run the command with INSTACHAT_DEBUG=1 for a traceback",
+        "run the command with --verbose for a traceback",
     )
 
 

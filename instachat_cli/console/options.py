@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from backend.domain.errors import Invalid
+from instachat_cli.console.suggestions import suggest_chats, suggest_tokens
 
 
 class Format(StrEnum):
@@ -64,7 +65,7 @@ def _check_after_message(value: int | None) -> int | None:
     return None if value is None else _check_after(value)
 
 
-def _at_least_one(option: str) -> Callable[[int | None], int | None]:
+def at_least_one(option: str) -> Callable[[int | None], int | None]:
     """The callback of an option that is a number of a message, or of messages."""
 
     def check(value: int | None) -> int | None:
@@ -115,9 +116,22 @@ def parse_time(value: str | datetime) -> datetime:
         ) from None
 
 
-Token = Annotated[str, typer.Argument(metavar="TOKEN", help="The application's token.")]
+Token = Annotated[
+    str,
+    typer.Argument(
+        metavar="TOKEN",
+        help="The application's token. May be left out if INSTACHAT_TOKEN is set.",
+        autocompletion=suggest_tokens,
+    ),
+]
 ChatNumber = Annotated[
-    int, typer.Argument(metavar="CHAT", help="The chat's number.", parser=parse_integer)
+    int,
+    typer.Argument(
+        metavar="CHAT",
+        help="The chat's number.",
+        parser=parse_integer,
+        autocompletion=suggest_chats,
+    ),
 ]
 MessageNumber = Annotated[
     int, typer.Argument(metavar="N", help="The message's number.", parser=parse_integer)
@@ -132,6 +146,9 @@ Output = Annotated[
         help="Output format. Default: a table on a terminal; otherwise JSON lines for lists and JSON"
         " for single items.",
     ),
+]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Print only the token or the number, one a line.")
 ]
 Count = Annotated[
     int,
@@ -160,6 +177,18 @@ After = Annotated[
         callback=_check_after,
     ),
 ]
+AfterToken = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN",
+        help="Only applications after this one; it may have been deleted.",
+        autocompletion=suggest_tokens,
+    ),
+]
+NamePart = Annotated[
+    str | None,
+    typer.Option(metavar="PART", help="Only applications whose name contains this, in any case."),
+]
 AfterMessage = Annotated[
     int | None,
     typer.Option(
@@ -177,7 +206,7 @@ BeforeMessage = Annotated[
         metavar="N",
         help="Only messages before this number.",
         parser=parse_integer,
-        callback=_at_least_one("--before"),
+        callback=at_least_one("--before"),
     ),
 ]
 Since = Annotated[
@@ -203,7 +232,7 @@ AroundMessage = Annotated[
         metavar="N",
         help="This message, and as many before it as after it: at most --limit, or 50, together.",
         parser=parse_integer,
-        callback=_at_least_one("--around"),
+        callback=at_least_one("--around"),
     ),
 ]
 FollowFlag = Annotated[bool, typer.Option("--follow", help="Then print what comes, until Ctrl-C.")]
@@ -214,7 +243,7 @@ LastMessages = Annotated[
         metavar="N",
         help="Only the newest N of them.",
         parser=parse_integer,
-        callback=_at_least_one("--last"),
+        callback=at_least_one("--last"),
     ),
 ]
 Wait = Annotated[
@@ -249,7 +278,12 @@ UntilInputEnds = Annotated[
 ]
 App = Annotated[
     str | None,
-    typer.Option("--app", metavar="TOKEN", help="Only this application; default: all."),
+    typer.Option(
+        "--app",
+        metavar="TOKEN",
+        help="Only this application; default: all.",
+        autocompletion=suggest_tokens,
+    ),
 ]
 Host = Annotated[
     str | None, typer.Option(metavar="HOST", help="Address on which the HTTP API listens.")

@@ -28,6 +28,7 @@ class StandardError:
 
     def __init__(self) -> None:
         self.as_json = False
+        self.verbose = False
         self._held: list[str] = []
 
     def note(self, message: str) -> None:
@@ -37,6 +38,24 @@ class StandardError:
     def warning(self, message: str) -> None:
         """Write a warning, about something that may need the operator."""
         self._write_notice(f"warning: {visible(message)}")
+
+    def error(self, message: str, hint: str | None) -> None:
+        """Write why the command failed, and what to do."""
+        self.write_held()
+        self.write_sentence(f"error: {visible(message)}")
+        if hint:
+            self.write_sentence(f"hint: {visible(hint)}")
+
+    def detail(self, message: str) -> None:
+        """Write what happened inside, if `--verbose` asks for it."""
+        if self.verbose:
+            self._write_notice(f"detail: {visible(message)}")
+
+    def write_sentence(self, sentence: str) -> None:
+        """Write a sentence immediately; on a terminal no line breaks within a word."""
+        from instachat_cli.console.wrap import wrap_for  # late: help writes no sentence
+
+        self.write_line(wrap_for(sys.stderr, sentence))
 
     def write_line(self, line: str) -> None:
         """Write a line immediately; ignored if standard error is closed."""
@@ -48,13 +67,13 @@ class StandardError:
         """Write the notes that were held."""
         held, self._held = self._held, []
         for line in held:
-            self.write_line(line)
+            self.write_sentence(line)
 
     def _write_notice(self, line: str) -> None:
         if self.as_json:
             self._held.append(line)
         else:
-            self.write_line(line)
+            self.write_sentence(line)
 
 
 stderr = StandardError()

@@ -11,12 +11,12 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from instachat_cli.console.output import Body
+from instachat_cli.console.output import Body, Verdict
 from instachat_cli.console.stderr import visible
 
 
@@ -49,6 +49,15 @@ COLUMNS = {
     "severity": Column("", min_width=7),
     "check": Column("CHECK", min_width=23),
     "message": Column("MESSAGE", fold=True),
+    "actor": Column("WHO", fold=True),
+    "time": Column("TIME (UTC)", min_width=23),
+    "about": Column("ABOUT", fold=True),
+    "took": Column("TOOK", "right", 6),
+    "target": Column("TARGET", fold=True),
+    "retention": Column("KEPT"),
+    "limit": Column("LIMIT"),
+    "change": Column("CHANGE", "right", 7),
+    "load": Column("LOAD", fold=True),
 }
 
 
@@ -66,6 +75,7 @@ def _heading(name: str) -> str:
 
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "bold red", "unknown": "magenta"}
+SIGNS = {"ok": "✓", "warning": "!", "error": "✗", "unknown": "?"}  # as on the status page
 MIN_FOLD_WIDTH, MIN_TRUNCATE_WIDTH = 12, 8  # a text in a narrower column of a table is unreadable
 # In a narrower terminal the columns of a record are closer, to hold a whole token.
 WIDE_RECORD_WIDTH = 60
@@ -78,7 +88,8 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
     On a terminal that is too narrow for the table, each row becomes a record.
     """
     console = Console(highlight=False, soft_wrap=False)
-    if console.width < _min_table_width(columns):
+    words = _widest_words(console, rows, columns)
+    if console.width < _min_table_width(columns, words):
         for at, row in enumerate(rows):
             if at or not header:
                 _print(console, "")
@@ -94,7 +105,7 @@ def print_page(rows: Sequence[Body], columns: Sequence[str], *, header: bool) ->
         table.add_column(
             column.title,
             justify=column.justify,
-            min_width=column.min_width,
+            min_width=max(column.min_width or 0, words.get(name, 0)) or None,
             no_wrap=not column.fold,
             overflow="fold" if column.fold else "ellipsis",
             header_style="bold",
@@ -116,46 +127,86 @@ def _fit(console: Console, table: Table, truncated: Sequence[int]) -> None:
         table.expand = True
 
 
-def print_record(fields: Body) -> None:
-    """Print a single item, one field per line."""
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines of text, wrapped between words; the first one in bold."""
     console = Console(highlight=False)
-    _print(console, _record(console, fields))
+    for at, line in enumerate(lines):
+        _print(console, Text(visible(line), style="" if at else "bold"))
 
 
-def watch(records: Iterable[Body]) -> None:
+def print_record(fields: Body, verdict: Verdict | None = None) -> None:
+    """Print a single item, one field per line, below the verdict on it."""
+    console = Console(highlight=False)
+    _print(console, _status(console, fields, verdict))
+
+
+def watch(records: Iterable[tuple[Body, Verdict | None]]) -> None:
     """Redraw records in place on a terminal; print them one after another elsewhere."""
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False) as live:
-        for fields in records:
+        for fields, verdict in records:
             if console.is_terminal:
-                live.update(_record(console, fields), refresh=True)
+                live.update(_status(console, fields, verdict), refresh=True)
             else:
-                console.print(_record(console, fields), "", sep="\n")
+                console.print(_status(console, fields, verdict), "", sep="\n")
 
 
-def _print(console: Console, content: Table | str) -> None:
+def _status(console: Console, fields: Body, verdict: Verdict | None) -> RenderableType:
+    record = _record(console, fields)
+    if verdict is None:
+        return record
+    style = COLOURS[verdict.severity]
+    lines = [
+        Text(visible(f"{SIGNS[verdict.severity]} {verdict.sentence}"), style=f"bold {style}"),
+        *(Text(visible(f"→ {advice}")) for advice in verdict.advice),
+        Text(),
+    ]
+    return Group(*lines, record)
+
+
+def _print(console: Console, content: RenderableType) -> None:
     """Print through `sys.stdout`, which a progress bar redirects to keep its own line intact."""
     with console.capture() as captured:
         console.print(content)
     sys.stdout.write(captured.get())
 
 
-def _min_table_width(columns: Sequence[str]) -> int:
-    """The width of the narrowest terminal that can show a table of these columns."""
-    shown = [_column(name) for name in columns]
+def _widest_words(console: Console, rows: Sequence[Body], columns: Sequence[str]) -> dict[str, int]:
+    """The width of the widest word of each column that is wrapped: no line may break within a word."""
+    wrapped = [name for name in columns if _column(name).fold]
+    return {
+        name: max(
+            (_widest_word(console, _format_cell(console, name, row)) for row in rows), default=0
+        )
+        for name in wrapped
+    }
+
+
+def _widest_word(console: Console, text: Text) -> int:
+    """The width of the widest word that fits into the terminal; a wider one is broken wherever it stands.
+
+    Scripts that are written without spaces are broken anywhere: a wide character ends a word.
+    """
+    words = [word for word in text.plain.split() if cell_len(word) == len(word)]
+    return max((len(word) for word in words if len(word) <= console.width), default=0)
+
+
+def _min_table_width(columns: Sequence[str], words: dict[str, int]) -> int:
+    """The width of the narrowest terminal that can show a table of these columns, with these widest words."""
+    shown = [(name, _column(name)) for name in columns]
     widths = (
         max(
             column.min_width or 0,
             len(column.title),
-            MIN_FOLD_WIDTH if column.fold else 0,
+            max(MIN_FOLD_WIDTH, words.get(name, 0)) if column.fold else 0,
             MIN_TRUNCATE_WIDTH if column.truncate else 0,
         )
-        for column in shown
+        for name, column in shown
     )
     return sum(widths) + 2 * (len(shown) - 1)
 
 
-def _record(console: Console, fields: Body) -> Table:
+def _record(console: Console, fields: Body) -> RenderableType:
     return _grid(console, ((name, _value(name, value)) for name, value in fields.items()))
 
 
@@ -166,16 +217,28 @@ def _value(name: str, value: Any) -> Text:
     )
 
 
-def _grid(console: Console, fields: Iterable[tuple[str, Text]]) -> Table:
-    """A record: one field per line."""
-    grid = Table.grid(padding=(0, 2 if console.width >= WIDE_RECORD_WIDTH else 1, 0, 0))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in fields:
-        has_title = name in COLUMNS or name.endswith("_at")
-        title = _column(name).title.partition(" (")[0].lower() if has_title else ""
-        grid.add_row(title or name, value)
-    return grid
+def _grid(console: Console, fields: Iterable[tuple[str, Text]]) -> RenderableType:
+    """A record: one field per line; below its title if a word of it is too wide to stand beside it."""
+    gap = 2 if console.width >= WIDE_RECORD_WIDTH else 1
+    titled = [(_title(name), value) for name, value in fields]
+    title_width = max((cell_len(title) for title, _ in titled), default=0)
+    parts: list[RenderableType] = []
+    for title, value in titled:
+        if title_width + gap + _widest_word(console, value) > console.width:
+            parts += [Text(title, style="bold"), value]
+            continue
+        line = Table.grid(padding=(0, gap, 0, 0))
+        line.add_column(style="bold", no_wrap=True, width=title_width)
+        line.add_column(overflow="fold")
+        line.add_row(title, value)
+        parts.append(line)
+    return Group(*parts)
+
+
+def _title(name: str) -> str:
+    has_title = name in COLUMNS or name.endswith("_at")
+    title = _column(name).title.partition(" (")[0].lower() if has_title else ""
+    return title or name
 
 
 def _format_cell(console: Console, name: str, row: Body) -> Text:
@@ -184,6 +247,9 @@ def _format_cell(console: Console, name: str, row: Body) -> Text:
         return Text(value, style=COLOURS[value])
     if name == "message":
         return _two_lines(row["message"], row["remedy"] and f"→ {row['remedy']}", "bold")
+    if name == "result" and "counts" in row:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in row["counts"].items())
+        return _two_lines(row["result"], counts, "dim")
     if name == "value":
         return _two_lines(_format_value(name, value), row["meaning"], "dim")
     text = Text(_format_value(name, value))

@@ -21,9 +21,7 @@ def times_to_stored(backend: "Backend", token: str) -> list[float]:
     for n in range(PROBES):
         start = time.monotonic()
         accepted = backend.acceptor.accept(AcceptRequest.messages(token, chat, [f"probe {n}"]))
-        if not backend.catalog.waiting.wait_stored(
-            accepted.shard, accepted.entry, PROBE_TIMEOUT_SECONDS
-        ):
+        if not backend.catalog.waiting.wait_stored(token, accepted, PROBE_TIMEOUT_SECONDS):
             raise CheckFailed(
                 f"a message was not stored within {PROBE_TIMEOUT_SECONDS} s",
                 "see `instachat status`",

@@ -22,12 +22,14 @@ from rich.text import Text
 from backend.bootstrap import open_backend
 from backend.domain.errors import CheckFailed
 from backend.domain.model import Match, Message
+from backend.domain.plurals import counted
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.console.stderr import visible
 from instachat_cli.console.tables import mark_matches
 from instachat_cli.demo import load_test, measurements
 from instachat_cli.demo.follower import DemoFollower
 from instachat_cli.demo.ledger import DemoLedger
+from instachat_cli.runtime.extras import has_bench
 from instachat_cli.runtime.supervisor import spawn_worker
 from loadtest.corpus.conversations import Conversation, conversations
 
@@ -132,7 +134,7 @@ class _Demo:
             for done in sending:
                 done.result()
         seconds = time.monotonic() - start
-        waiting = self.backend.log.waiting(self.backend.database.installation.shards)
+        waiting = self.backend.log.waiting(self.backend.database.installation.all_shards)
         self.measured |= {
             "messages": total,
             "accepted_per_second": round(total / seconds),
@@ -173,7 +175,7 @@ class _Demo:
 
     def _wait_until_stored(self) -> None:
         start = time.monotonic()
-        shards = self.backend.database.installation.shards
+        shards = self.backend.database.installation.all_shards
         waiting = self.backend.log.waiting(shards)
         while self.backend.log.waiting(shards):
             if time.monotonic() - start > STORE_SECONDS:
@@ -269,7 +271,7 @@ class _Demo:
             f"Messages by the live counters: {live:,}. By SQL's columns, which workers update\n"
             f"hourly: {before:,}; after `sync-counters` wrote {synced:,} counts: {after:,}.\n"
             f"`reconcile` compared {work.summary.chats:,} chats and {work.summary.messages:,} messages"
-            f" key by key, in {seconds:.1f} s:\n{len(findings)} differences.\n"
+            f" key by key, in {seconds:.1f} s:\n{counted(len(findings), 'difference')}.\n"
         )
         self.measured |= {
             "counted_live": live,
@@ -312,7 +314,12 @@ class _Demo:
     def _run_load(self) -> None:
         self.console.print()
         self._headline(7, "A short load over HTTP, and its audit")
-        self.measured |= load_test.run_load_test(self.console)
+        if has_bench():
+            self.measured |= load_test.run_load_test(self.console)
+        else:
+            self.console.print(
+                "It needs the extra `bench`, which is not installed: `instachat[bench]`."
+            )
 
     def _first_token(self) -> str:
         return next(iter(self.ledger.tokens.values()))

@@ -104,7 +104,7 @@ class BulkCreator:
     def _wait(self, until: WaitStage, last: Accepted, seconds: float) -> None:
         catalog = self._core.catalog
         deadline = time.monotonic() + seconds
-        if not catalog.waiting.wait_stored(last.shard, last.entry, seconds):
+        if not catalog.waiting.wait_stored(self._token, last, seconds):
             paused = self._core.workers.paused()
             reason = "while the job queue is paused" if paused else f"within {seconds:g} s"
             raise WaitTimedOut(
@@ -196,8 +196,7 @@ def _defer_interrupts() -> Iterator[None]:
         if interrupts > 1:
             raise KeyboardInterrupt
 
-    # SIGINT is ignored, as by nohup.
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as by nohup
         yield
         return
     with handling(count_interrupt, signal.SIGINT):

@@ -11,6 +11,7 @@ from backend.domain.errors import NotFound
 from backend.domain.model import Parent, checked_number, checked_token
 from instachat_cli.console.confirm import Deletion
 from instachat_cli.console.exit_codes import Interrupted
+from instachat_cli.console.invocation import note_count
 from instachat_cli.console.output import Body
 from instachat_cli.console.progress import Progress
 
@@ -76,4 +77,5 @@ def _delete_children(core: "Backend", parent: Parent) -> None:
     with Progress("messages deleted", core.cascade_deleter.count_remaining(parent)) as progress:
         for deleted in core.cascade_deleter.delete(parent):
             done += deleted
+            note_count("messages", done)
             progress.update(done, done)

@@ -1,6 +1,7 @@
 """Access to the core for a command, and notices about things that delay its effect."""
 
 import gc
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -14,17 +15,44 @@ if TYPE_CHECKING:
 
 @contextmanager
 def backend_context() -> Iterator["Backend"]:
-    """The backend of the environment's settings, closed at the end."""
-    from backend.bootstrap import open_backend
-    from backend.settings import load
-    from instachat_cli.runtime import logging_setup
+    """The backend of the environment's settings, closed at the end; what it is used for is audited."""
+    gc.disable()  # while all is loaded, which becomes no garbage: collections take a twelfth of the start
+    try:
+        from backend.bootstrap import open_backend
+        from backend.settings import load
+        from instachat_cli.runtime import logging_setup
+        from instachat_cli.runtime.audit import recorded
 
-    logging_setup.log_notices_to_stderr()
-    with open_backend(load()) as core:
-        # The garbage collector need not walk what is loaded by now: `reindex --check` of 400,000 messages
-        # takes 1.8 s instead of 2.9.
-        gc.freeze()
-        yield core
+        logging_setup.log_notices_to_stderr()
+        began = time.monotonic()
+        with open_backend(load()) as core, recorded(lambda: core.audit_trail):
+            # The garbage collector need not walk what is loaded by now: `reindex --check` of 400,000
+            # messages takes 1.8 s instead of 2.9.
+            gc.freeze()
+            gc.enable()
+            opened = time.monotonic()
+            if stderr.verbose:
+                _describe(core)
+            try:
+                yield core
+            finally:
+                done = time.monotonic()
+                stderr.detail(
+                    f"opened in {opened - began:.3f} s, done in {done - opened:.3f} s more"
+                )
+    finally:
+        gc.enable()
+
+
+def _describe(core: "Backend") -> None:
+    """Write the details of what a command works on; no password is among them."""
+    from backend.settings import redact
+
+    durability = core.settings.durability
+    searching = core.settings.elasticsearch_url
+    stderr.detail(f"PostgreSQL: {redact(core.database.url)}")
+    stderr.detail(f"Redis: {redact(core.log.url)}, durability {durability}")
+    stderr.detail(f"searches: {redact(searching) if searching else 'PostgreSQL'}")
 
 
 def note_unstored(core: "Backend", token: str) -> None:

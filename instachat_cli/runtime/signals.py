@@ -7,6 +7,31 @@ from contextlib import AbstractContextManager
 
 from backend.runtime.signals import handling, terminate_after
 
+_interrupted = False
+
+
+def note_interrupts() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt as usual, and be remembered: see `was_interrupted`.
+
+    A process that was started with SIGINT ignored, as by `nohup`, goes on to ignore it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def was_interrupted() -> bool:
+    """Whether this process was told to end, also if the KeyboardInterrupt was lost on its way.
+
+    Where it is raised decides what becomes of it: while a library cleans up, its own error takes the place.
+    """
+    return _interrupted
+
+
+def _interrupt(*_: object) -> None:
+    global _interrupted  # noqa: PLW0603  # a signal handler has no other place
+    _interrupted = True
+    raise KeyboardInterrupt
+
 
 def exit_on_signals() -> None:
     """Exit with 0 on SIGTERM and SIGINT, until the command installs handlers of its own.
@@ -29,8 +54,4 @@ def terminate_on_stdin_end() -> None:
 
 def signals_as_keyboard_interrupt() -> AbstractContextManager[None]:
     """Raise KeyboardInterrupt on SIGTERM and SIGHUP too, so that the command cleans up."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    return handling(interrupt, signal.SIGTERM, signal.SIGHUP)
+    return handling(_interrupt, signal.SIGTERM, signal.SIGHUP)

@@ -89,6 +89,7 @@ def _read_batches(fd: int) -> Iterator[list[bytes]]:
             batch, batch_bytes = [], 0
         data = os.read(fd, READ_BYTES)
         *lines, rest = (rest + data).split(b"\n")
+        lines = [line.removesuffix(b"\r") for line in lines]
         too_long = len(rest) > MAX_LINE_BYTES
         if rest and (too_long or not data):
             lines.append(rest)

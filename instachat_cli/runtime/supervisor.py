@@ -23,6 +23,7 @@ from backend.bootstrap import (
     open_parts,
 )
 from backend.domain.errors import InstaChatError
+from backend.domain.plurals import counted
 from backend.monitoring.durability import read_wrong_settings
 from backend.monitoring.repeated_checks import RepeatedChecks
 from backend.runtime.processes import (
@@ -50,8 +51,8 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Run everything until the first Ctrl-C or SIGTERM, then store the accepted entries.
 
-    Raises Interrupted at the second signal, whatever `engine_urls` and `upgrade` raise at the start, and
-    SchemaMismatch once the database does not admit this program any more.
+    Raises Interrupted at the second signal, whatever `engine_urls` and `upgrade` raise at the start,
+    WrongRedis, and SchemaMismatch once the database does not admit this program any more.
     """
     stop = _StopRequest()
     server = _supervised("server", "serve", _address_environment(settings))
@@ -65,6 +66,7 @@ def run(settings: Settings) -> None:
         before, schema = upgrade(core.database)
         core.log.ping()
         core.log.refuse_old_servers()
+        core.epochs.recognition.refuse_wrong()
         try:
             _print_addresses(settings, urls, before, schema)
             worker.start()
@@ -161,13 +163,14 @@ def _drain_remaining(core: Backend) -> None:
             return
         while core.drainer.drain_all() and time.monotonic() < deadline:
             pass
-        remaining = core.log.waiting(core.database.installation.shards)
+        remaining = core.log.waiting(core.database.refresh_installation().all_shards)
     except InstaChatError as error:
         stderr.warning(f"{error.message}; accepted messages are kept")
         return
     if remaining:
         stderr.warning(
-            f"{remaining:,} accepted entries are not stored yet; they are stored at the next start"
+            f"{counted(remaining, 'accepted entry is', 'accepted entries are')} not stored yet, but will be"
+            " at the next start"
         )
     else:
         stderr.write_line("stopped; everything accepted is stored")

@@ -139,6 +139,12 @@ class AuditLedger:
         """Whether this text was sent, as a message or as an edit, to any chat."""
         return bool(self._query("SELECT 1 FROM entry WHERE digest = ? LIMIT 1", digest))
 
+    def sent_to(self, digest: bytes) -> set[tuple[int, int]]:
+        """(application, chat) of each chat that this text was sent to, as a message or as an edit."""
+        return set(
+            self._query("SELECT DISTINCT application, chat FROM entry WHERE digest = ?", digest)
+        )
+
     def chat_numbers(self, application: int) -> tuple[dict[int, int], int]:
         """How often each chat number of an application was answered, and how many answers were lost."""
         rows = self._query(

@@ -1,8 +1,8 @@
 """The texts and keywords of the load: real lines in many languages, each made unique by a mark.
 
 A text is a line of the corpus followed by a mark such as `~7.u12.3.`: the seed, the sender, and the sender's
-count of texts. The mark shows when a text is stored twice or under a wrong number, and a search for the
-prefix that all marks of a run share finds every text of the run. Marks use no random numbers.
+count of texts. The mark shows when a text is stored twice or under a wrong number, and a search for what all
+marks of a run share finds every text of the run. Marks use no random numbers.
 """
 
 from collections import Counter
@@ -18,6 +18,7 @@ from loadtest.corpus.conversations import conversations
 
 MAX_LINE_LENGTH = 9_900  # leaves room for a mark
 MAX_KEYWORDS = 200  # of one language
+LANGUAGE_STRIDE = 4  # from an application's first language to the next one's
 MIN_LINES = 20  # a language with fewer lines is left out
 MAX_SPACED_WORD_LENGTH = 12  # a longer word is taken for a script without spaces
 # Marks, and Arabic tatweel. The API rejects a keyword that has only such characters.
@@ -56,14 +57,38 @@ def languages() -> list[Language]:
     ]
 
 
-def mark_prefix(seed: int) -> str:
-    """The beginning of every mark of a run, which no other text contains."""
-    return f"~{seed}."
+def language_of(application: int, chat: int) -> Language:
+    """The language of a chat; a few chats of a few applications are enough to use every language."""
+    available = languages()
+    return available[(application * LANGUAGE_STRIDE + chat) % len(available)]
 
 
-def mark(seed: int, sender: str, number: int) -> str:
-    """The mark of one text; no mark contains another."""
-    return f"{mark_prefix(seed)}{sender}.{number}."
+@dataclass(frozen=True)
+class Marks:
+    """The marks of a run's texts, for a server that finds any part of a text, or only whole words."""
+
+    seed: int
+    as_words: bool = False
+
+    @property
+    def keyword(self) -> str:
+        """A keyword that finds every text of the run, and no other."""
+        return f"loadrun{self._seed_word}x" if self.as_words else f"~{self.seed}."
+
+    def keyword_of(self, sender: str, number: int) -> str:
+        """A keyword that finds one text; none contains another."""
+        if self.as_words:
+            return f"{self.keyword}{sender.replace('.', 'd')}n{number}z"
+        return f"{self.keyword}{sender}.{number}."
+
+    def mark(self, sender: str, number: int) -> str:
+        """The mark of one text."""
+        own = self.keyword_of(sender, number)
+        return f"{self.keyword} {own}" if self.as_words else own
+
+    @property
+    def _seed_word(self) -> str:
+        return str(self.seed).replace("-", "m")
 
 
 def digest(text: str) -> bytes:

@@ -1,12 +1,15 @@
 """Compares two measurements, and renders the comparison as Markdown.
 
-Each side is one run or, better, several equal runs. A value is the geometric mean over the runs of a side.
-Each change has a confidence interval of 95 %, computed from the spread of the logarithms between the runs of
-a side (Student's t). For fewer than three runs, the spread between the seconds within a run is used instead,
-which is a cautious estimate. If the seconds show no spread either, the interval is unknown. A change is a
-regression only if its whole interval is beyond the tolerance.
+Each side is one run or, better, several equal runs; a value of a side is the median of its runs. With eight
+runs a side that took turns, or six in any order, rank tests tell shifts from chance (`significance`). With
+fewer runs, the spread between three runs of a side is used (Student's t), or else that of the seconds within
+a run: runs are then taken to differ as much as their seconds do, which is cautious. If that is not known
+either, the interval is unknown.
 
-If a run has no value for a metric (no level held, no sample arrived, a route had no requests), a mean over
+A change is a regression if it is certain, with all values of the comparison together, and larger than the
+tolerance.
+
+If a run has no value for a metric (no level held, no sample arrived, a route had no requests), a median of
 the other runs would be too favourable. The metric is then reported as missing, and a higher share of runs
 without a value is a regression in itself.
 
@@ -14,38 +17,48 @@ The share of failures is a regression if it has risen by more than three standar
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from operator import attrgetter
-from statistics import fmean, stdev
+from statistics import NormalDist, median, stdev
 
-from loadtest.report.result import Moment, Result, RouteStatistics
+from loadtest.report.metrics import Metric, metrics_of, routes_of, row_of
+from loadtest.report.result import Result
+from loadtest.report.significance import (
+    MAX_P,
+    MIN_PAIRS,
+    MIN_RUNS,
+    Shift,
+    Z,
+    paired_shifts,
+    unpaired_shifts,
+)
 
-MIN_RUNS = 3
-MIN_SECONDS = 10
-Z = 1.96
-ALL = "all"  # the name of the row for all routes together
+MIN_SPREAD_RUNS = 3  # of a side, to use their spread
+MIN_SECONDS = 10  # of a side, to use their spread
+REGRESSION = "regression"
+FAILED = "failed"  # the name of the metric of failed requests
 MIN_STANDARD_ERRORS = 3.0
 MIN_FAILURE_DIFFERENCE = 0.001  # share of the requests; a smaller rise is ignored
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A value that is compared. `sign` is 1 if a higher value is worse, else -1.
+class Method(StrEnum):
+    """From which differences the intervals are computed, in words."""
 
-    `by_second` is None if the seconds of a run do not have the value.
-    """
-
-    of_what: str
-    name: str
-    of: Callable[[Result], float | None]
-    by_second: Callable[[Moment], float | None] | None
-    sign: int
+    PAIRS = "the ranks of the differences between runs that took turns"
+    RUNS = "the ranks of the runs of both sides"
+    SPREAD = "the spread between the runs"
+    SECONDS = "the spread of the seconds within the runs"
 
 
 @dataclass(frozen=True)
 class Change:
-    """How a metric has changed: `ratio` is new divided by old, `low` and `high` are its interval."""
+    """How a metric has changed: `ratio` is new divided by old, `low` and `high` are its interval of 95 %.
+
+    `is_certain`: it is worse, which chance does not explain in any of the compared metrics.
+    """
 
     metric: Metric
     old: float
@@ -53,12 +66,11 @@ class Change:
     ratio: float
     low: float
     high: float
+    is_certain: bool
 
     def regressed(self, tolerance: float) -> bool:
-        """Whether the whole interval is worse by more than that share."""
-        if self.metric.sign > 0:
-            return self.low > 1 + tolerance
-        return self.high < 1 / (1 + tolerance)
+        """Whether it is certain, and worse by more than that share."""
+        return self.is_certain and self.ratio**self.metric.sign > 1 + tolerance
 
     @property
     def is_noise(self) -> bool:
@@ -102,9 +114,11 @@ class Failures:
 
 COMPARED_OPTIONS: dict[str, Callable[[Result], object]] = {
     **{name: attrgetter(name) for name in ("scenario", "profile", "model", "users", "rate")},
+    "arrivals": lambda result: result.arrivals or ("uniform" if result.rate else None),
     "processes": attrgetter("processes"),
     "seconds": attrgetter("planned_s"),
     "chats": attrgetter("chats"),
+    "preload": attrgetter("preload"),
     "limits of a step": lambda result: result.breakpoint and result.breakpoint.limits,
 }
 
@@ -124,31 +138,96 @@ def differing_options(old: Sequence[Result], new: Sequence[Result]) -> list[str]
     return found
 
 
+def method(old: Sequence[Result], new: Sequence[Result]) -> Method:
+    """How these runs are compared."""
+    runs = min(len(old), len(new))
+    if runs >= MIN_PAIRS and _took_turns(old, new):
+        return Method.PAIRS
+    if runs >= MIN_RUNS:
+        return Method.RUNS
+    return Method.SPREAD if runs >= MIN_SPREAD_RUNS else Method.SECONDS
+
+
 def changes(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
     """The change of every metric that all runs have."""
-    return [
-        _change(metric, old, new)
-        for metric in _metrics(old, new)
-        if all(_values(metric, [*old, *new]))
-    ]
+    old, new = _by_time(old), _by_time(new)
+    metrics = [m for m in metrics_of([*old, *new]) if all(_values(m, [*old, *new]))]
+    before = [_logarithms(metric, old) for metric in metrics]
+    after = [_logarithms(metric, new) for metric in metrics]
+    if not metrics:
+        return []
+    match method(old, new):
+        case Method.PAIRS:
+            both = zip(before, after, strict=True)
+            shifts = paired_shifts(
+                [[y - x for x, y in zip(*values, strict=True)] for values in both]
+            )
+        case Method.RUNS:
+            shifts = unpaired_shifts(before, after)
+        case _:
+            shifts = [_spread_shift(metric, old, new, len(metrics)) for metric in metrics]
+    return list(map(_change, metrics, before, after, shifts))
 
 
 def missing(old: Sequence[Result], new: Sequence[Result]) -> list[Missing]:
     """Every metric that some runs have and others lack."""
-    found = [Missing(m, _values(m, old), _values(m, new)) for m in _metrics(old, new)]
+    metrics = metrics_of([*old, *new])
+    found = [Missing(m, _values(m, old), _values(m, new)) for m in metrics]
     return [m for m in found if any((*m.old, *m.new)) and not all((*m.old, *m.new))]
 
 
 def failures(old: Sequence[Result], new: Sequence[Result]) -> list[Failures]:
     """The failures of every route with any."""
     found = []
-    for route in _routes(old):
+    for route in routes_of(old):
         (failed, count), (failed_now, count_now) = _failed(route, old), _failed(route, new)
         if count and count_now and failed + failed_now:
             both = (failed + failed_now) / (count + count_now)
             error = math.sqrt(both * (1 - both) * (1 / count + 1 / count_now))
             found.append(Failures(route, failed / count, failed_now / count_now, error))
     return found
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """A row of the comparison, in words; what does not apply is empty."""
+
+    of: str  # the route, or the lag
+    metric: str
+    before: str
+    after: str
+    change: str
+    interval: str  # of the change, at 95 % confidence
+    verdict: str
+
+    @property
+    def complaint(self) -> str:
+        """A regression, in words."""
+        if self.metric == FAILED:
+            return f"failures of {self.of}"
+        if not self.change:
+            return f"no {self.metric} of {self.of} any more"
+        return f"{self.metric} of {self.of}"
+
+
+def rows(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> Iterator[ComparedRow]:
+    """Every metric that changed or stayed, then those that some runs lack, then failures."""
+    for change in changes(old, new):
+        interval = f"{change.low - 1:+.0%} to {change.high - 1:+.0%}"
+        yield ComparedRow(
+            *(change.metric.of_what, change.metric.name),
+            *(f"{change.old:,.1f}", f"{change.new:,.1f}", f"{change.ratio - 1:+.1%}"),
+            "unknown" if change.is_unknown else interval,
+            _verdict(change, tolerance),
+        )
+    for gone in missing(old, new):
+        verdict = REGRESSION if gone.regressed else "not in every run"
+        before, after = _known(gone.old), _known(gone.new)
+        yield ComparedRow(gone.metric.of_what, gone.metric.name, before, after, "", "", verdict)
+    for failed in failures(old, new):
+        verdict = REGRESSION if failed.regressed else ""
+        before, after = f"{failed.old:.2%}", f"{failed.new:.2%}"
+        yield ComparedRow(failed.route, FAILED, before, after, "", "", verdict)
 
 
 def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> Iterator[str]:
@@ -160,43 +239,38 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
     for difference in differing_options(old, new):
         yield f"**These runs differ** in {difference}."
         yield ""
-    too_few = min(len(old), len(new)) < MIN_RUNS
-    noise = (
-        "the seconds within a run (three runs a side would be more precise)"
-        if too_few
-        else "the runs"
-    )
     yield (
-        f"{first.model.capitalize()} model. Intervals are 95 % confidence intervals, from the spread of"
-        f" {noise}. A change is a regression if its whole interval is worse by more than {tolerance:.0%}."
+        f"{first.model.capitalize()} model. Values are medians, and intervals are of 95 %, by"
+        f" {method(old, new)}. A change is a regression if chance does not explain it in any of these"
+        f" values (5 %), and it is worse by more than {tolerance:.0%}."
     )
     yield ""
     yield "| of | metric | before | after | change | interval | |"
     yield "| --- | --- | ---: | ---: | ---: | --- | --- |"
-    for change in changes(old, new):
-        interval = f"{change.low - 1:+.0%} to {change.high - 1:+.0%}"
+    for row in rows(old, new, tolerance):
+        verdict = f"**{row.verdict}**" if row.verdict == REGRESSION else row.verdict
         yield (
-            f"| {change.metric.of_what} | {change.metric.name} | {change.old:,.1f} | {change.new:,.1f} |"
-            f" {change.ratio - 1:+.1%} | {'unknown' if change.is_unknown else interval} |"
-            f" {_verdict(change, tolerance)} |"
+            f"| {row.of} | {row.metric} | {row.before} | {row.after} | {row.change} | {row.interval} |"
+            f" {verdict} |"
         )
-    for gone in missing(old, new):
-        yield (
-            f"| {gone.metric.of_what} | {gone.metric.name} | {_mean(gone.old)} | {_mean(gone.new)} | | |"
-            f" {'**regression**' if gone.regressed else 'not in every run'} |"
-        )
-    for failed in failures(old, new):
-        verdict = "**regression**" if failed.regressed else ""
-        yield f"| {failed.route} | failed | {failed.old:.2%} | {failed.new:.2%} | | | {verdict} |"
     yield ""
     for name, side in (("before", old), ("after", new)):
         faults = sum(sum(result.audit.faults.values()) for result in side)
         failed_now = sum(result.total.failures for result in side)
         commits = ", ".join(dict.fromkeys(r.facts.get("InstaChat", "unknown") for r in side))
         yield f"- {name}: {commits}; {failed_now:,} requests failed, the audit found {faults:,} faults"
-        for warning in dict.fromkeys(warning for result in side for warning in result.warnings):
-            yield f"- {name}, a warning: {warning}"
+        yield from _warnings(name, side)
     yield from _other_facts(old, new)
+
+
+def _warnings(name: str, side: Sequence[Result]) -> Iterator[str]:
+    """The first warning of each kind, and of how many runs: they differ in figures only."""
+    kinds: dict[str, list[str]] = {}
+    for warning in (warning for result in side for warning in result.warnings):
+        kinds.setdefault(re.sub(r"[0-9][0-9.,]*", "0", warning), []).append(warning)
+    for first, *others in kinds.values():
+        count = f" of {1 + len(others)} runs, such as" if others else ""
+        yield f"- {name}, a warning{count}: {first}"
 
 
 def _runs(side: Sequence[Result]) -> str:
@@ -218,16 +292,6 @@ def _other_facts(old: Sequence[Result], new: Sequence[Result]) -> Iterator[str]:
             yield f"- differs: {name}: {', '.join(before)}; then {', '.join(after)}"
 
 
-def _routes(results: Sequence[Result]) -> list[str]:
-    return [*dict.fromkeys(row.name for result in results for row in result.requests), ALL]
-
-
-def _metrics(old: Sequence[Result], new: Sequence[Result]) -> list[Metric]:
-    metrics = [m for route in _routes([*old, *new]) for m in _route_metrics(route)]
-    lags = dict.fromkeys(until for result in (*old, *new) for until, _ in result.lag_ms.items())
-    return [*metrics, *(metric for until in lags for metric in _lag_metrics(until)), CARRIED]
-
-
 def _values(metric: Metric, results: Sequence[Result]) -> list[float | None]:
     """The value of each run; None also for a rate of 0."""
     return [metric.of(result) or None for result in results]
@@ -238,105 +302,92 @@ def _missing_share(values: Sequence[float | None]) -> float:
     return values.count(None) / len(values)
 
 
-def _mean(values: Sequence[float | None]) -> str:
-    """The mean of the known values, and how many are missing."""
-    known = [math.log(value) for value in values if value]
+def _known(values: Sequence[float | None]) -> str:
+    """The median of the known values, and how many are missing."""
+    known = [value for value in values if value]
     if not known:
         return "missing"
     few = f", missing in {len(values) - len(known)} of {len(values)}"
-    return f"{math.exp(fmean(known)):,.1f}{few if len(known) < len(values) else ''}"
-
-
-def _row(route: str, result: Result) -> RouteStatistics | None:
-    rows = (*result.requests, result.total)
-    return next((row for row in rows if row.name == route), None)
-
-
-def _route_metrics(route: str) -> Iterator[Metric]:
-    """The metrics of a route. The rate of a single route follows from the scenario and is not compared."""
-    for name, field, sign in (
-        ("rate/s", "rate", -1),
-        ("p50 ms", "p50_ms", 1),
-        ("p95 ms", "p95_ms", 1),
-        ("p99 ms", "p99_ms", 1),
-    ):
-        if field == "rate" and route != ALL:
-            continue
-        yield Metric(
-            route,
-            name,
-            lambda result, field=field: getattr(_row(route, result), field, None),  # type: ignore[misc]
-            attrgetter(field),
-            sign,
-        )
-
-
-def _lag_metrics(until: str) -> Iterator[Metric]:
-    """The metrics of a lag. A second has too few samples for other percentiles than the median."""
-    for name in ("p50", "p95", "p99"):
-        by_second = attrgetter(f"{until}_ms") if name == "p50" else None
-        yield Metric(f"answer to {until}", f"{name} ms", _lag(until, name), by_second, 1)
-
-
-def _lag(until: str, name: str) -> Callable[[Result], float | None]:
-    return lambda result: getattr(getattr(result.lag_ms, until), name, None)
-
-
-def _carried(result: Result) -> float | None:
-    return result.breakpoint.level if result.breakpoint else None
-
-
-CARRIED = Metric("breakpoint", "carried/s", _carried, None, -1)
+    return f"{median(known):,.1f}{few if len(known) < len(values) else ''}"
 
 
 def _failed(route: str, results: Sequence[Result]) -> tuple[int, int]:
-    rows = [row for result in results if (row := _row(route, result))]
+    rows = [row for result in results if (row := row_of(route, result))]
     return sum(row.failures for row in rows), sum(row.count for row in rows)
 
 
-def _change(metric: Metric, old: Sequence[Result], new: Sequence[Result]) -> Change:
-    before, after = ([v for v in _values(metric, side) if v] for side in (old, new))
-    old_mean, new_mean = fmean(map(math.log, before)), fmean(map(math.log, after))
-    ratio = math.exp(new_mean - old_mean)
-    error = _quantile(len(before) + len(after) - 2) * math.hypot(
-        _error(before, metric, old), _error(after, metric, new)
-    )
+def _took_turns(old: Sequence[Result], new: Sequence[Result]) -> bool:
+    """Whether of each two runs that followed one another, one is of either side."""
+    runs = sorted([(r.started_at, 0) for r in old] + [(r.started_at, 1) for r in new])
+    sides = [side for _, side in runs]
+    are_distinct = len({at for at, _ in runs}) == len(runs)
+    return are_distinct and all(a != b for a, b in zip(sides[::2], sides[1::2], strict=False))
+
+
+def _by_time(results: Sequence[Result]) -> list[Result]:
+    return sorted(results, key=attrgetter("started_at"))
+
+
+def _logarithms(metric: Metric, results: Sequence[Result]) -> list[float]:
+    """Of the value of each run, the greater the worse: noise is a share of a value."""
+    return [metric.sign * math.log(value) for value in _values(metric, results) if value]
+
+
+def _change(metric: Metric, before: list[float], after: list[float], shift: Shift) -> Change:
+    low, high = sorted((metric.sign * shift.low, metric.sign * shift.high))
     return Change(
         metric,
-        old=math.exp(old_mean),
-        new=math.exp(new_mean),
-        ratio=ratio,
-        low=ratio * math.exp(-error),
-        high=ratio * math.exp(error),
+        old=math.exp(metric.sign * median(before)),
+        new=math.exp(metric.sign * median(after)),
+        ratio=math.exp(metric.sign * shift.size),
+        low=math.exp(low),
+        high=math.exp(high),
+        is_certain=shift.is_certain,
     )
 
 
-def _error(values: Sequence[float], metric: Metric, results: Sequence[Result]) -> float:
-    """The standard error of the mean logarithm; infinite if it is unknown."""
-    if len(values) >= MIN_RUNS:
-        return stdev(map(math.log, values)) / math.sqrt(len(values))
-    if metric.by_second is None:
-        return math.inf
-    seconds = [
+def _spread_shift(
+    metric: Metric, old: Sequence[Result], new: Sequence[Result], compared: int
+) -> Shift:
+    """The shift of a metric of a few runs, of which as many metrics are compared (Bonferroni)."""
+    before, after = _logarithms(metric, old), _logarithms(metric, new)
+    size = median(after) - median(before)
+    if min(len(old), len(new)) >= MIN_SPREAD_RUNS:
+        freedom = len(old) + len(new) - 2
+        spreads = stdev(before), stdev(after)
+    else:
+        seconds = [_seconds(metric, side) for side in (old, new)]
+        if min(map(len, seconds)) < MIN_SECONDS:
+            return Shift(size, -math.inf, math.inf, False)
+        freedom = sum(map(len, seconds)) - 2
+        spreads = stdev(seconds[0]), stdev(seconds[1])
+    error = math.hypot(spreads[0] / math.sqrt(len(old)), spreads[1] / math.sqrt(len(new)))
+    half = _quantile(Z, freedom) * error
+    certain = _quantile(NormalDist().inv_cdf(1 - MAX_P / compared), freedom) * error
+    return Shift(size, size - half, size + half, size > certain)
+
+
+def _seconds(metric: Metric, results: Sequence[Result]) -> list[float]:
+    """The logarithms of the measured seconds of all runs. Neighbours are correlated: they are no samples."""
+    of = metric.by_second
+    return [
         math.log(value)
         for result in results
         for moment in result.timeline
         if result.window.from_s <= moment.at_s < result.window.to_s - 1
-        if (value := metric.by_second(moment))
+        if of and (value := of(moment))
     ]
-    return stdev(seconds) if len(seconds) >= MIN_SECONDS else math.inf
 
 
-def _quantile(freedom: int) -> float:
-    """Student's t at 97.5 %, by its expansion around the normal quantile, which is used for too few runs."""
-    if freedom < 2 * (MIN_RUNS - 1):
-        return Z
-    return Z + (Z**3 + Z) / (4 * freedom) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
+def _quantile(normal: float, freedom: int) -> float:
+    """The quantile of Student's t, by its expansion around that of the normal distribution."""
+    z = normal
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def _verdict(change: Change, tolerance: float) -> str:
     if change.regressed(tolerance):
-        return "**regression**"
+        return REGRESSION
     if change.is_unknown:
         return "too few runs"
     if change.is_noise:

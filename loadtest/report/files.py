@@ -9,15 +9,17 @@ from loadtest.report.page import page
 from loadtest.report.plots import figures, to_svg, write_png
 from loadtest.report.result import Moment, Result, RouteStatistics, Spread, dumps
 
+FILES = ("report.html", "series.csv", "routes.csv", "lags.csv", "latencies.hlog", "result.json")
+
 
 def write(result: Result, folder: Path) -> list[Path]:
     """Write the files; returns their paths.
 
-    They are `report.html`, a PNG for each plot, `series.csv`, `routes.csv`, `lags.csv` and `result.json`. The
-    folder must exist; files with these names are replaced. Raises OSError if writing fails.
+    They are `report.html`, a PNG for each plot, `series.csv`, `routes.csv`, `lags.csv`, `latencies.hlog` and
+    `result.json`. The folder must exist; files with these names are replaced. Raises OSError if writing
+    fails.
     """
-    names = ("report.html", "series.csv", "routes.csv", "lags.csv", "result.json")
-    paths = {name: folder / name for name in names}
+    paths = {name: folder / name for name in FILES}
     images, plots = [], {}
     for plot, figure in figures(result):
         images.append(folder / f"{plot.name}.png")
@@ -40,6 +42,8 @@ def write(result: Result, folder: Path) -> list[Path]:
         ["until", *(f"{field.name}{_unit(field.name)}" for field in fields(Spread))],
         ((until, *asdict(lag).values()) for until, lag in result.lag_ms.items()),
     )
+    log = "".join(f"{line}\n" for line in result.histogram_log)
+    paths["latencies.hlog"].write_text(log, encoding="utf-8")
     paths["result.json"].write_text(dumps(result) + "\n", encoding="utf-8")
     return [*paths.values(), *images]
 
@@ -52,7 +56,7 @@ def _flatten(row: dict[str, object], names: Sequence[str]) -> list[object]:
     errors = row["errors"]
     assert isinstance(errors, dict)
     errors_text = "; ".join(f"{error}: {count}" for error, count in errors.items())
-    return [*(row[name] for name in names if name != "errors"), errors_text]
+    return [errors_text if name == "errors" else row[name] for name in names]
 
 
 def _table(path: Path, heads: Sequence[str], rows: Iterable[Iterable[object]]) -> None:

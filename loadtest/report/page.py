@@ -5,15 +5,26 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from loadtest.report.flame import ABOUT, flame_figure
 from loadtest.report.result import (
     NEUTRAL_COUNTS,
     Audit,
+    FaultEffect,
     LoadModel,
+    OtherServer,
+    Profile,
     Result,
     RouteStatistics,
     Threshold,
 )
-from loadtest.report.words import carried, load_text
+from loadtest.report.words import (
+    after_text,
+    carried,
+    load_text,
+    sentence,
+    short_route,
+    steadiness,
+)
 
 PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 Cell = str | float | None
@@ -22,11 +33,13 @@ Cell = str | float | None
 def page(result: Result, plots: Mapping[str, str]) -> str:
     """The HTML of the page. `plots` maps titles to SVG elements."""
     return PAGE.substitute(
-        title=escape(f"InstaChat load test: {result.scenario}, {result.profile}"),
+        title=escape(f"{_server(result)} load test: {result.scenario}, {result.profile}"),
         about=escape(
             f"{result.started_at}, {result.model} model, {load_text(result)}, {result.duration_s:g} s,"
             f" {result.window.to_s - result.window.from_s:.0f} s of them measured, seed {result.seed}"
         ),
+        sentence=escape(sentence(result)),
+        tiles=_tiles(result),
         verdict=_verdict(result),
         routes=_routes([*result.requests, result.total]),
         plots="\n".join(
@@ -43,9 +56,47 @@ def page(result: Result, plots: Mapping[str, str]) -> str:
         ),
         audit=_audit(result.audit),
         thresholds=_thresholds(result.thresholds),
-        steps=_steps(result) + _levels(result),
+        steps=_steps(result) + _levels(result) + _faults(result.faults),
+        profiles=_flame_graphs(result.profiles),
+        other=_other_server(result.other),
         facts=_facts(result),
     )
+
+
+def _server(result: Result) -> str:
+    return result.other.name if result.other else "InstaChat"
+
+
+def _tiles(result: Result) -> str:
+    """The figures that matter most, each with what it is of; a limit that was missed stands out."""
+    total, faults = result.total, sum(result.audit.faults.values())
+    missed = {threshold.name for threshold in result.thresholds if not threshold.kept}
+    limits = {
+        threshold.name: _amount(threshold, threshold.limit) for threshold in result.thresholds
+    }
+    tiles = [
+        ("requests answered", f"{total.rate:,.0f}/s", "rate", ""),
+        ("p50", _milliseconds(total.p50_ms), "p50", "half are faster"),
+        ("p99", _milliseconds(total.p99_ms), "p99", "99 of 100 are faster"),
+        ("failed", f"{total.error_share:.2%}", "errors", f"{total.failures:,} of {total.count:,}"),
+        (
+            *("audit", "no fault" if not faults else f"{faults:,} faults", "audit"),
+            f"{result.audit.answered + result.audit.deleted:,} messages",
+        ),
+    ]
+    shown = []
+    for title, value, name, note in tiles:
+        is_bad = name in missed or (name == "audit" and faults)
+        below = f"at most {limits[name]}" if name in limits else note
+        shown.append(
+            f'<div class="tile{" missed" if is_bad else ""}"><dt>{escape(title)}</dt>'
+            f"<dd>{escape(value)}</dd><dd>{escape(below)}</dd></div>"
+        )
+    return f"<dl>{''.join(shown)}</dl>"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.1f} ms"
 
 
 def _verdict(result: Result) -> str:
@@ -53,6 +104,8 @@ def _verdict(result: Result) -> str:
     if result.interrupted:
         paragraphs.append(_paragraph("bad", "Interrupted: the figures cover the time until then."))
     paragraphs = paragraphs or [_paragraph("good", "Passed.")]
+    if said := steadiness(result):
+        paragraphs.append(_paragraph("soft", f"Steady: {said}."))
     if result.breakpoint and result.breakpoint.level is not None:
         paragraphs.append(_paragraph("good", f"Carried: {carried(result.breakpoint)}."))
     return "\n".join([*paragraphs, *(_paragraph("soft", f"Warning: {w}") for w in result.warnings)])
@@ -68,19 +121,23 @@ def _routes(rows: Sequence[RouteStatistics]) -> str:
         "route",
         "rate/s",
         "p50 ms",
+        "p90 ms",
         "p95 ms",
         "p99 ms",
+        "p99.9 ms",
         "max ms",
         "requests",
         "failed",
     )
     cells: list[Sequence[Cell]] = [
         (
-            row.name,
+            short_route(row.name),
             row.rate,
             row.p50_ms,
+            row.p90_ms,
             row.p95_ms,
             row.p99_ms,
+            row.p999_ms,
             row.max_ms,
             row.count,
             row.failures,
@@ -102,6 +159,35 @@ def _audit(audit: Audit) -> str:
     return _table(("audit", "count", "verdict"), rows, raw=2) + "\n".join(
         _paragraph("bad", example) for example in audit.examples
     )
+
+
+def _faults(faults: Sequence[FaultEffect]) -> str:
+    if not faults:
+        return ""
+    heads = (
+        "fault",
+        "from s",
+        "to s",
+        "failed",
+        "highest p99 ms",
+        "answers as before",
+        "storing as before",
+        "finding as before",
+    )
+    rows = [
+        (
+            fault.fault,
+            fault.from_s,
+            fault.to_s,
+            fault.failures,
+            fault.highest_p99_ms,
+            after_text(fault.answering_after_s),
+            after_text(fault.storing_after_s),
+            after_text(fault.finding_after_s),
+        )
+        for fault in faults
+    ]
+    return "<h2>Faults</h2>" + _table(heads, rows)
 
 
 def _thresholds(thresholds: Sequence[Threshold]) -> str:
@@ -156,6 +242,23 @@ def _levels(result: Result) -> str:
         for row in [held.requests]
     ]
     return f"<h2>Levels</h2>\n{_table(heads, rows)}"
+
+
+def _flame_graphs(profiles: Sequence[Profile]) -> str:
+    """Where the time went: a flame graph of each process."""
+    if not profiles:
+        return ""
+    figures = map(flame_figure, profiles)
+    return "\n".join(["<h2>Where the time went</h2>", _paragraph("soft", ABOUT), *figures])
+
+
+def _other_server(other: OtherServer | None) -> str:
+    """What was sent to a server with another API, and what the run had to leave out."""
+    if other is None:
+        return ""
+    rows = list(other.requests.items())
+    left_out = "".join(_paragraph("soft", f"Left out: {why}.") for why in other.left_out)
+    return f"<h2>{escape(other.name)}'s API</h2>\n{_table(('route here', 'was sent as'), rows)}\n{left_out}"
 
 
 def _facts(result: Result) -> str:

@@ -59,6 +59,16 @@ class Plot:
     axis: str
     lines: tuple[Line, ...]
     logarithmic: bool = False
+    threshold: str | None = (
+        None  # the name of the limit that is drawn as a line, in the unit of the axis
+    )
+    scale: float = 1.0  # what the limit is multiplied by for that
+
+
+def _failed_percent(moment: Moment) -> float | None:
+    """Of the requests of a second, as far as they are known: those that were answered in it, or failed."""
+    known = max(moment.rate, moment.failures)
+    return 100 * moment.failures / known if known else None
 
 
 USERS_PLOT = Plot(
@@ -88,6 +98,15 @@ PLOTS = (
             Line("p50", lambda moment: moment.p50_ms, BLUE),
         ),
         logarithmic=True,
+        threshold="p99",
+    ),
+    Plot(
+        "errors",
+        "Requests that failed",
+        "per cent",
+        (Line("failed", _failed_percent, RED),),
+        threshold="errors",
+        scale=100,
     ),
     Plot(
         "lags",
@@ -112,6 +131,9 @@ PLOTS = (
 )
 
 
+HISTOGRAM = Plot("histogram", "How long all requests took", "requests", ())
+
+
 def figures(result: Result) -> Iterator[tuple[Plot, "Figure"]]:
     """Each plot for which the result has values."""
     import matplotlib as mpl
@@ -122,6 +144,8 @@ def figures(result: Result) -> Iterator[tuple[Plot, "Figure"]]:
             lines = [line for line in _lines(plot, result) if _has_values(line, result.timeline)]
             if lines:
                 yield plot, _figure(plot, lines, result)
+        if result.latencies:
+            yield HISTOGRAM, _histogram(result)
 
 
 def write_png(figure: "Figure", path: Path) -> None:
@@ -175,7 +199,51 @@ def _figure(plot: Plot, lines: Sequence[Line], result: Result) -> "Figure":
             linewidth=1.6,
             marker="." if len(points) == 1 else None,
         )
+    for threshold in result.thresholds:
+        if threshold.name == plot.threshold:
+            limit = threshold.limit * plot.scale
+            name = f"{threshold.name}: at most {limit:g}"
+            axes.axhline(limit, color=TEXT_COLOR, label=name, linestyle=":", linewidth=1.6)
     _frame(axes, plot, result)
+    return figure
+
+
+def _histogram(result: Result) -> "Figure":
+    """How many requests took how long, with the percentiles and the limit of p99 as lines."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+    axes = figure.subplots()
+    buckets = result.latencies
+    axes.bar(
+        [bucket.from_ms for bucket in buckets],
+        [bucket.count for bucket in buckets],
+        width=[bucket.to_ms - bucket.from_ms for bucket in buckets],
+        align="edge",
+        alpha=0.55,
+        color=BLUE,
+    )
+    total = result.total
+    percentiles = (("p50", total.p50_ms, BLUE), ("p90", total.p90_ms, GREEN))
+    higher = (("p99", total.p99_ms, RED), ("p99.9", total.p999_ms, VIOLET))
+    for name, value, color in (*percentiles, *higher):
+        if value is not None:
+            axes.axvline(value, color=color, label=f"{name} {value:,.1f} ms", linewidth=1.6)
+    for threshold in result.thresholds:
+        if threshold.name == "p99":
+            name = f"p99: at most {threshold.limit:g} ms"
+            axes.axvline(threshold.limit, color=TEXT_COLOR, label=name, linestyle=":")
+    axes.set_title(HISTOGRAM.title, fontweight="bold")
+    axes.set_ylabel(HISTOGRAM.axis)
+    axes.set_xlabel("milliseconds")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.grid(axis="y")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -198,4 +266,16 @@ def _frame(axes: "Axes", plot: Plot, result: Result) -> None:
     for begin, until in ((0.0, result.window.from_s), (result.window.to_s, end)):
         if until > begin:
             axes.axvspan(begin, until, color=TEXT_COLOR, alpha=0.08, linewidth=0)
+    for fault in result.faults:
+        axes.axvspan(fault.from_s, fault.to_s, color=RED, alpha=0.2, linewidth=1)
+        axes.annotate(
+            fault.fault,
+            (fault.from_s, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -3),
+            textcoords="offset points",
+            rotation=90,
+            va="top",
+            fontsize=8,
+        )
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(axes.lines))

@@ -1,8 +1,8 @@
 """The result of a run: the JSON of `instachat bench run -o json`, which reports and comparisons read.
 
-`Result.to_json` and `Result.from_json` are inverse. A reader rejects a `version` that it does not know;
-adding a field with a default does not change the version. Fields whose names end with `_ms` are in
-milliseconds, those that end with `_s` are in seconds since the run's start, and rates are per second.
+`Result.to_json` and `Result.from_json` are inverse, except for `histogram_log`. A reader rejects a `version`
+it does not know; adding a field with a default does not change the version. Fields whose names end with `_ms`
+are in milliseconds, those that end with `_s` are in seconds since the run's start, and rates are per second.
 
 `requests`, `total`, `lag_ms`, `cpu` and `memory_mb` cover the measured window only, without ramp-up, ramp-
 down and warm-up. `timeline` and `audit` cover the whole run.
@@ -59,11 +59,22 @@ class RouteStatistics:
     failures: int
     unknown: int = 0
     errors: dict[str, int] = field(default_factory=dict)
+    p90_ms: float | None = None  # None in an older result, too
+    p999_ms: float | None = None
 
     @property
     def error_share(self) -> float:
         """The share of requests that failed, 0 to 1."""
         return self.failures / self.count if self.count else 0.0
+
+
+@dataclass(frozen=True)
+class LatencyBucket:
+    """How many requests took so long: at least `from_ms`, and less than `to_ms`."""
+
+    from_ms: float
+    to_ms: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -150,10 +161,13 @@ class Level:
 
 @dataclass(frozen=True)
 class ChatAudit:
-    """The audit of the numbers of chats that the run created."""
+    """The audit of the numbers of chats that the run created.
+
+    `stored` is None if the server can't list its chats. Then a lost chat is not found.
+    """
 
     answered: int = 0
-    stored: int = 0
+    stored: int | None = 0
     lost: int = 0
     doubled: int = 0
     gaps: int = 0
@@ -201,15 +215,17 @@ class Audit:
     `searchable`: how many of them are stored, and found by a search, with the right text. `lost`: answered
     but not stored. `doubled`: one number answered twice, or one request stored twice. `gaps`: numbers below
     a chat's highest that were never answered and are not stored. `unasked`: stored but never sent. `undead`:
-    deleted but still stored. `unsearchable`: stored but not found by a search. `unknown`: sent, but the
-    answer was lost or a 5xx. `unknown_stored`: how many of those are stored, which is not a fault.
+    deleted but still stored. `unsearchable`: stored but not found by a search. `leaked`: listed in, or found
+    by a search of, another chat than the one that it was sent to. `unknown`: sent, but the answer was lost or
+    a 5xx. `unknown_stored`: how many of those are stored, which is not a fault.
+    `searchable` is None if the server can't search.
     `followers`: clients that followed chats. Without any, `deliveries` is None. `pages` is
     None if none was read.
     """
 
     answered: int = 0
     stored: int = 0
-    searchable: int = 0
+    searchable: int | None = 0
     lost: int = 0
     doubled: int = 0
     gaps: int = 0
@@ -217,6 +233,7 @@ class Audit:
     unasked: int = 0
     undead: int = 0
     unsearchable: int = 0
+    leaked: int = 0
     deleted: int = 0
     unknown: int = 0
     unknown_stored: int = 0
@@ -242,7 +259,11 @@ class Audit:
         }
         for part in ("chats", "pages", "deliveries"):
             if audited := getattr(self, part):
-                found |= {f"{part}_{kind}": n for kind, n in dataclasses.asdict(audited).items()}
+                found |= {
+                    f"{part}_{kind}": n
+                    for kind, n in dataclasses.asdict(audited).items()
+                    if n is not None
+                }
         return found
 
 
@@ -285,6 +306,71 @@ class Breakpoint:
 
 
 @dataclass(frozen=True)
+class Trend:
+    """Whether a value was steady: from `from_s` on, or never if that is None.
+
+    `change` is the share by which it has changed from there, or from the window's begin, until the end.
+    """
+
+    name: str
+    from_s: float | None
+    change: float
+
+
+@dataclass(frozen=True)
+class FaultEffect:
+    """A fault that was injected, and what it has cost until the next one or the end of the run.
+
+    `answering_after_s`, `storing_after_s` and `finding_after_s` are whole seconds from its begin until all
+    was as before: answers, and the times from an answer until its message is stored and is found. They are
+    None if that never was, or if what was before is not known.
+    """
+
+    fault: str  # as it was given, such as kill:worker@20s
+    from_s: float
+    to_s: float
+    failures: int
+    highest_p99_ms: float | None  # of a second
+    answering_after_s: int | None
+    storing_after_s: int | None
+    finding_after_s: int | None = None  # None in an older result, too
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A function of a profile, called from the frame before it that is one less deep."""
+
+    depth: int  # 0: the whole
+    name: str
+    samples: int  # in it, or in what it called
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the processes of the server or of the worker spent their time in the measured window.
+
+    `samples` are the moments, of `rate` a second, in which one of their threads ran Python; several processes
+    may have more than one at once. `frames` are in the order of a walk through the tree. Rare ones are left
+    out.
+    """
+
+    of: str  # server or worker
+    seconds: float
+    rate: int
+    samples: int
+    frames: list[Frame]
+
+
+@dataclass(frozen=True)
+class OtherServer:
+    """The API of a server that is not this project's, by its adapter."""
+
+    name: str
+    requests: dict[str, str]  # what was sent for each route that `requests` of the result may name
+    left_out: list[str] = field(default_factory=list)  # what it can't do, in words
+
+
+@dataclass(frozen=True)
 class Result:
     """One run."""
 
@@ -315,6 +401,21 @@ class Result:
     facts: dict[str, str] = field(default_factory=dict)  # machine, versions, commit, settings
     planned_s: float | None = None  # the planned length; `duration_s` is the actual one
     chats: int | None = None  # at the begin of the load; None in an older result
+    preload: int = 0  # messages that the installation had before the run
+    arrivals: str | None = (
+        None  # open: their spacing; None in an older result, whose spacing is even
+    )
+    aborted: str | None = None  # why a limit of --abort-on has ended the load
+    faults: list[FaultEffect] = field(default_factory=list)  # that were injected, in order
+    trends: list[Trend] = field(
+        default_factory=list
+    )  # empty if the run was too short, or had several levels
+    latencies: list[LatencyBucket] = field(default_factory=list)
+    """Of all requests of the measured window; without empty buckets. Empty in an older result."""
+    other: OtherServer | None = None  # None: this project's API
+    profiles: list[Profile] = field(default_factory=list)  # with --profile-server
+    histogram_log: tuple[str, ...] = field(default=(), repr=False)
+    """The lines of an HdrHistogram log of the latencies; they are not part of the JSON."""
     version: int = VERSION
 
     @property
@@ -325,11 +426,18 @@ class Result:
         ]
         missed = [_missed(threshold) for threshold in self.thresholds if not threshold.kept]
         nothing = self.breakpoint is not None and self.breakpoint.level is None
-        return [*faults, *missed, *(["not even the first level held"] if nothing else [])]
+        return [
+            *([self.aborted] if self.aborted else []),
+            *faults,
+            *missed,
+            *(["not even the first level held"] if nothing else []),
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        del data["histogram_log"]
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Result":
@@ -355,6 +463,14 @@ class Result:
                         for level in data.get("levels", [])
                     ],
                     "timeline": [Moment(**moment) for moment in data["timeline"]],
+                    "trends": [Trend(**trend) for trend in data.get("trends", [])],
+                    "faults": [FaultEffect(**fault) for fault in data.get("faults", [])],
+                    "profiles": [
+                        Profile(**{**each, "frames": [Frame(**f) for f in each["frames"]]})
+                        for each in data.get("profiles", [])
+                    ],
+                    "other": data.get("other") and OtherServer(**data["other"]),
+                    "latencies": [LatencyBucket(**each) for each in data.get("latencies", [])],
                 }
             )
         except (KeyError, TypeError, AttributeError) as error:

@@ -4,11 +4,23 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from loadtest.adapter.adapter import ServerAdapter
+from loadtest.corpus.preload import Preload
 from loadtest.errors import Unreachable, Unusable
-from loadtest.run.folder import LOG, PLAN, START_INFO, STOP, UNREACHABLE, UNUSABLE
+from loadtest.run.folder import (
+    ADAPTER,
+    LOG,
+    PLAN,
+    PRELOAD,
+    START_INFO,
+    STOP,
+    UNREACHABLE,
+    UNUSABLE,
+)
 from loadtest.run.plan import Plan
 from loadtest.run.processes import ChildProcess, free_port
 
@@ -26,14 +38,18 @@ class Generator:
         folder: Path,
         plan: Plan,
         host: str,
+        adapter: ServerAdapter,
         *,
         processes: int = 1,
         workers: int = 0,
         web: bool = False,
+        preload: Preload,
     ) -> None:
         self._folder, self._host = folder, host
         self.web_url = f"http://127.0.0.1:{free_port(WEB_PORT)}" if web else None
         (folder / PLAN).write_text(json.dumps(plan.to_json()))
+        (folder / ADAPTER).write_text(json.dumps(adapter.data))
+        (folder / PRELOAD).write_text(json.dumps(asdict(preload)))
         self._process = ChildProcess(
             locust_command(plan, host, folder, processes, workers, self.web_url),
             folder / LOG,

@@ -7,9 +7,16 @@ values and are not interpolated.
 import math
 from collections import Counter
 
-from loadtest.report.result import Spread
+from loadtest.report.result import LatencyBucket, Spread
+from loadtest.run.hdr_log import Interval, encode
 
 SIGNIFICANT_BITS = 14
+BUCKETS_PER_DECADE = 20
+
+
+def _edge_ms(place: int) -> float:
+    """Where a bucket begins, in milliseconds."""
+    return float(f"{10 ** (place / BUCKETS_PER_DECADE) / 1000:.4g}")
 
 
 class Histogram:
@@ -54,6 +61,20 @@ class Histogram:
             else:
                 found.append(None)
         return found
+
+    def buckets(self) -> list[LatencyBucket]:
+        """The latencies in buckets, BUCKETS_PER_DECADE from each power of ten to the next; no empty ones."""
+        counts: Counter[int] = Counter()
+        for micros, times in self._counts.items():
+            counts[math.floor(math.log10(max(micros, 1)) * BUCKETS_PER_DECADE)] += times
+        return [
+            LatencyBucket(_edge_ms(place), _edge_ms(place + 1), times)
+            for place, times in sorted(counts.items())
+        ]
+
+    def interval(self, tag: str, from_s: float, seconds: float) -> Interval:
+        """The latencies as a part of an HdrHistogram log."""
+        return Interval(tag, from_s, seconds, self.highest / 1000, encode(self._counts))
 
     @property
     def max_ms(self) -> float | None:

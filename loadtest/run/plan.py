@@ -1,7 +1,7 @@
 """The plan of a run: its model, its levels over time, and the named profiles.
 
-A level is a number of users (closed model) or of arrivals a second (open model). Arrivals are evenly spaced
-and fixed in advance. They do not depend on how fast the server answers; that makes the model open.
+A level is a number of users (closed model) or of arrivals a second (open model). Arrivals are fixed in
+advance. They do not depend on how fast the server answers; that makes the model open.
 """
 
 import math
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loadtest.report.result import LoadModel, Window
+from loadtest.run.arrivals import Spacing
 from loadtest.run.choices import Profile, Scenario
 
 STEP_FACTOR = 1.25  # from one level of `breakpoint` to the next
@@ -56,6 +57,7 @@ class Plan:
     users: int  # the highest number; in the open model: the most requests under way at once
     stages: list[Stage]
     chats: int | None = None  # None: as many as the scenario has
+    spacing: str = "uniform"  # of the arrivals, as `Spacing.parse` reads it
 
     @property
     def is_breakpoint(self) -> bool:
@@ -94,13 +96,21 @@ class Plan:
 
     def arrivals(self, process: int, processes: int) -> Iterator[tuple[int, float]]:
         """Number and second of each arrival of one process; `process` counts from 0."""
-        number, before = process, 0.0
+        times = enumerate(Spacing.parse(self.spacing).times(self.seed))
+        number, at = next(times)
+        before = 0.0
         for begin, stage in self.timed():
             until = before + stage.arrivals(stage.seconds)
-            while number + 0.5 < until:
-                yield number, begin + stage.time_of(number + 0.5 - before)
-                number += processes
+            while at < until:
+                if number % processes == process:
+                    yield number, begin + stage.time_of(at - before)
+                number, at = next(times)
             before = until
+
+    def fewest_arrivals(self, level: float, seconds: float) -> float:
+        """How many arrivals a time of this mean level has at the fewest, by three standard deviations."""
+        mean = level * seconds
+        return mean - 3 * math.sqrt(Spacing.parse(self.spacing).variation * mean)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -158,6 +168,7 @@ def plan(
     rate: float | None = None,
     seconds: float | None = None,
     chats: int | None = None,
+    spacing: str = "uniform",
 ) -> Plan:
     """The plan of a profile, with its defaults where an argument is None.
 
@@ -165,32 +176,17 @@ def plan(
     """
     definition = PROFILES[Profile(profile)]
     seconds = seconds or definition.seconds
+    model = LoadModel.CLOSED if rate is None else LoadModel.OPEN
     if profile is Profile.BREAKPOINT:
-        stages = list(_steps(rate or FIRST_RATE, seconds))
-        return Plan(
-            scenario, profile, LoadModel.OPEN, seed, users or MAX_CONCURRENT_REQUESTS, stages, chats
-        )
-    if rate is not None:
-        max_users = users or min(max(10, math.ceil(rate)), MAX_CONCURRENT_REQUESTS)
-        return Plan(
-            scenario,
-            profile,
-            LoadModel.OPEN,
-            seed,
-            max_users,
-            definition.stages(rate, seconds),
-            chats,
-        )
-    max_users = users or definition.users
-    return Plan(
-        scenario,
-        profile,
-        LoadModel.CLOSED,
-        seed,
-        max_users,
-        definition.stages(max_users, seconds),
-        chats,
-    )
+        model, stages = LoadModel.OPEN, list(_steps(rate or FIRST_RATE, seconds))
+        users = users or MAX_CONCURRENT_REQUESTS
+    elif rate is not None:
+        stages = definition.stages(rate, seconds)
+        users = users or min(max(10, math.ceil(rate)), MAX_CONCURRENT_REQUESTS)
+    else:
+        users = users or definition.users
+        stages = definition.stages(users, seconds)
+    return Plan(scenario, profile, model, seed, users, stages, chats, spacing)
 
 
 def _steps(rate: float, seconds: float) -> Iterator[Stage]:

@@ -70,6 +70,17 @@ class ChildProcess:
         assert self._process.stdin
         self._process.stdin.close()  # only now: a closed input asks the child to end as well
 
+    def interrupt(self, timeout: float) -> None:
+        """Ask it by SIGINT to end; after `timeout` seconds end it by SIGKILL. Nothing if it has ended."""
+        if self.running:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        assert self._process.stdin
+        self._process.stdin.close()
+
     def kill(self) -> None:
         """End it and all processes of its session at once; does nothing if it has ended."""
         if self.running:

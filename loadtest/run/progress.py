@@ -1,6 +1,7 @@
 """What `bench run` prints while the load runs."""
 
 from loadtest.report.result import LoadModel
+from loadtest.report.words import arrivals_text
 from loadtest.run.plan import Plan
 from loadtest.run.statistics import Statistics
 
@@ -9,10 +10,11 @@ PROGRESS_SECONDS = 5  # between two lines of progress
 
 def describe_load(plan: Plan) -> str:
     """The model and the highest level, in words."""
+    arrivals = arrivals_text(plan.spacing)
     if plan.is_breakpoint:
-        return f"open model, from {plan.stages[0].begin:g} arrivals a second upwards"
+        return f"open model, from {plan.stages[0].begin:g} {arrivals} a second upwards"
     if plan.model is LoadModel.OPEN:
-        return f"open model, {plan.highest:g} arrivals a second at the highest"
+        return f"open model, {plan.highest:g} {arrivals} a second at the highest"
     return f"closed model, {plan.users:,} users at the highest, each waiting for its answers"
 
 

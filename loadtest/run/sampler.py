@@ -9,23 +9,28 @@ has the ETag of an earlier answer.
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from loadtest.adapter.answers import NO_ANSWER, ApiAnswer
+from loadtest.adapter.operations import Operation
 from loadtest.corpus.fixtures import Fixtures
-from loadtest.corpus.texts import digest, mark
+from loadtest.corpus.texts import Marks, digest
+from loadtest.errors import UnexpectedAnswer
 from loadtest.recording import RecordedOutcome, RecordedPage, Recorder, append_records
 from loadtest.report.result import Lags, Spread, Window
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import Plan
-from loadtest.web import ApiClient, messages_path
+from loadtest.web import NOT_FOUND, ApiClient
 
 INTERVAL_SECONDS = 0.2
 MAX_CONCURRENT_SAMPLES = 16
+NOT_MODIFIED = 304
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 0.005, 0.2
 
 
@@ -56,6 +61,7 @@ class Sampler:
         self._stop, self._aborted = threading.Event(), threading.Event()
         self._slots = threading.Semaphore(MAX_CONCURRENT_SAMPLES)
         self._rng = Random(f"{plan.seed}/sampler")
+        self._marks = Marks(plan.seed, client.adapter.finds_words)
         self._newest: dict[tuple[int, int], tuple[str | None, RecordedPage]] = {}
         """The newest message of each chat, as it was last read, with its ETag."""
         self.samples: list[Sample] = []
@@ -77,8 +83,12 @@ class Sampler:
         """The percentiles of the samples within a window."""
         counted = [s for s in self.samples if window.from_s <= s.at_s < window.to_s]
         return Lags(
-            _spread([s.stored_ms for s in counted]), _spread([s.searchable_ms for s in counted])
+            _spread([s.stored_ms for s in counted if self._can(Operation.READ)]),
+            _spread([s.searchable_ms for s in counted if self._can(Operation.SEARCH)]),
         )
+
+    def _can(self, operation: Operation) -> bool:
+        return operation in self._client.adapter
 
     def _run(self) -> None:
         with ThreadPoolExecutor(MAX_CONCURRENT_SAMPLES) as pool:
@@ -97,32 +107,38 @@ class Sampler:
             self._slots.release()
 
     def _send_and_wait(self, number: int, application: int, chat: int) -> None:
-        token = self._fixtures.tokens[application]
-        marker = mark(self._plan.seed, "s", number)
-        text = self._fixtures.language(application, chat).text(Random(marker), marker)
-        answer = self._client.request(
-            "POST", messages_path(token, chat), {"message": {"text": text}}
+        place = {"token": self._fixtures.tokens[application], "chat": chat}
+        text = self._fixtures.language(application, chat).text(
+            Random(self._marks.keyword_of("s", number)), self._marks.mark("s", number)
         )
+        answer = self._client.request(Operation.SEND, {**place, "text": text})
         answered = time.monotonic()
-        if answer.status not in (201, 202):
-            if answer.status == 0 or answer.status >= 500:
+        given = self._number(answer)
+        if given is None:
+            if answer.status == NO_ANSWER or answer.status >= 500 or answer.status < 300:
                 self._recorder.record_outcome(
                     RecordedOutcome.CREATION_UNKNOWN, application, chat, 0, digest(text)
                 )
             return
-        number_given = answer.body["number"]
         self._recorder.record_outcome(
-            RecordedOutcome.CREATED, application, chat, number_given, digest(text)
+            RecordedOutcome.CREATED, application, chat, given, digest(text)
         )
-        stored = self._wait_until(answered, lambda: self._is_stored(token, chat, number_given))
-        found = (
-            self._wait_until(answered, lambda: self._is_found(token, chat, marker))
-            if stored
-            else None
-        )
+        stored = found = None
+        if self._can(Operation.READ):
+            stored = self._wait_until(answered, lambda: self._is_stored(place, given))
+        if self._can(Operation.SEARCH) and (stored or not self._can(Operation.READ)):
+            keyword = self._marks.keyword_of("s", number)
+            found = self._wait_until(answered, lambda: self._is_found(place, keyword))
         self.samples.append(Sample(answered - self._begin, stored, found))
-        if found:
-            self._read_newest(application, chat, number_given)
+        if found and self._can(Operation.LIST_NEWEST):
+            self._read_newest(application, chat, given)
+
+    def _number(self, answer: ApiAnswer) -> int | None:
+        """The number that a creation was answered with; None if it was not done."""
+        endpoint = self._client.adapter.endpoint(Operation.SEND)
+        with suppress(UnexpectedAnswer):
+            return endpoint.number(answer) if answer.status in endpoint.status else None
+        return None
 
     def _wait_until(self, since: float, condition: Callable[[], bool | None]) -> float | None:
         """Milliseconds from `since` until the condition holds.
@@ -141,24 +157,33 @@ class Sampler:
 
     def _read_newest(self, application: int, chat: int, stored: int) -> None:
         """Read and record the newest message of a chat in which a number is stored."""
-        path = messages_path(self._fixtures.tokens[application], chat, None, order="desc", limit=1)
+        endpoint = self._client.adapter.endpoint(Operation.LIST_NEWEST)
         tag, page = self._newest.get((application, chat), (None, None))
-        answer = self._client.request("GET", path, unless=tag)
-        if answer.status == 304 and page:
+        answer = self._client.request(
+            Operation.LIST_NEWEST,
+            {"token": self._fixtures.tokens[application], "chat": chat, "limit": 1},
+            unless=tag if self._client.adapter.has_etags else None,
+        )
+        if answer.status == NOT_MODIFIED and page:
             self._recorder.record_page(page._replace(known=stored, not_modified=True))
-        elif answer.status == 200:
-            numbers = [item["number"] for item in answer.body["items"]]
+        elif answer.status in endpoint.status:
+            numbers = [item.number for item in endpoint.items(answer)]
             page = RecordedPage.of(application, chat, numbers, limit=1, known=stored)
             self._recorder.record_page(page)
             self._newest[application, chat] = answer.tag, page
 
-    def _is_stored(self, token: str, chat: int, number: int) -> bool | None:
-        status = self._client.request("GET", messages_path(token, chat, number)).status
-        return None if status == 404 else status == 200  # an accepted message is never 404
+    def _is_stored(self, place: Mapping[str, object], number: int) -> bool | None:
+        adapter = self._client.adapter
+        status = self._client.request(Operation.READ, {**place, "number": number}).status
+        if status == NOT_FOUND and status not in adapter.pending:
+            return None
+        return status in adapter.endpoint(Operation.READ).status
 
-    def _is_found(self, token: str, chat: int, marker: str) -> bool:
-        answer = self._client.request("GET", messages_path(token, chat, keyword=marker, limit=1))
-        return answer.status == 200 and bool(answer.body["items"])
+    def _is_found(self, place: Mapping[str, object], keyword: str) -> bool:
+        first = {"keyword": keyword, "limit": 1, "after": 0, "page": 1, "offset": 0}
+        answer = self._client.request(Operation.SEARCH, {**place, **first})
+        endpoint = self._client.adapter.endpoint(Operation.SEARCH)
+        return answer.status in endpoint.status and bool(endpoint.items(answer))
 
 
 def _spread(found: Iterable[float | None]) -> Spread:

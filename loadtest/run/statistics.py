@@ -10,7 +10,16 @@ from pathlib import Path
 
 from loadtest import recording
 from loadtest.recording import FOLLOW, ROUTES, RecordedRequest
-from loadtest.report.result import Breakpoint, BreakpointStep, Level, Moment, RouteStatistics
+from loadtest.report.result import (
+    Breakpoint,
+    BreakpointStep,
+    LatencyBucket,
+    Level,
+    Moment,
+    RouteStatistics,
+    Window,
+)
+from loadtest.run.hdr_log import Interval
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import Plan, Stage
 
@@ -37,7 +46,7 @@ class _Aggregate:
 
     def statistics(self, name: str, seconds: float) -> RouteStatistics:
         count = self.times.count
-        p50, p95, p99 = self.times.percentiles_ms(0.5, 0.95, 0.99)
+        p50, p90, p95, p99, p999 = self.times.percentiles_ms(0.5, 0.9, 0.95, 0.99, 0.999)
         return RouteStatistics(
             name=name,
             count=count,
@@ -49,6 +58,8 @@ class _Aggregate:
             failures=self.failures,
             unknown=self.unknown,
             errors=dict(self.errors),
+            p90_ms=p90,
+            p999_ms=p999,
         )
 
 
@@ -64,9 +75,10 @@ class Statistics:
         self._open_seconds: defaultdict[int, _Aggregate] = defaultdict(_Aggregate)  # by second
         self._answers: Counter[int] = Counter()  # by the second of the answer
         self._closed_seconds: dict[int, Moment] = {}
+        self._intervals: dict[int, Interval] = {}  # the latencies of the closed seconds
         self.newest_s = 0.0  # when the last request was due to begin
         self._steps = [
-            _StepAggregate(begin, stage)
+            _StepAggregate(begin, stage, plan.fewest_arrivals(stage.end, stage.seconds))
             for begin, stage in plan.timed()
             if stage.measured and plan.is_breakpoint
         ]
@@ -121,6 +133,22 @@ class Statistics:
         """The figures of all routes together, except for the streams that followers open."""
         return self._total.statistics("all", seconds)
 
+    def latencies(self) -> list[LatencyBucket]:
+        """How often all requests of the measured window took how long."""
+        return self._total.times.buckets()
+
+    def intervals(self, window: Window) -> list[Interval]:
+        """The latencies of each second, oldest first, then those of each route in the measured window."""
+        for second in list(self._open_seconds):
+            self._close(second)
+        routes = (
+            self._routes[route].times.interval(
+                ROUTES[route], window.from_s, window.to_s - window.from_s
+            )
+            for route in sorted(self._routes)
+        )
+        return [*(interval for _, interval in sorted(self._intervals.items())), *routes]
+
     def levels(self, seconds: float) -> list[Level]:
         """Each level that began within the first `seconds`; empty for a profile with a single level."""
         found = []
@@ -166,7 +194,9 @@ class Statistics:
         )
 
     def _close(self, second: int) -> None:
-        self._closed_seconds[second] = self._moment(second, self._open_seconds.pop(second))
+        aggregate = self._open_seconds.pop(second)
+        self._closed_seconds[second] = self._moment(second, aggregate)
+        self._intervals[second] = aggregate.times.interval("", second, 1)
 
     def _moment(self, second: int, aggregate: _Aggregate) -> Moment:
         found = aggregate.statistics("", 1)
@@ -185,8 +215,9 @@ class Statistics:
 class _StepAggregate:
     """One level of a `breakpoint` run."""
 
-    def __init__(self, begin: float, stage: Stage) -> None:
+    def __init__(self, begin: float, stage: Stage, fewest_arrivals: float) -> None:
         self.begin, self.end = begin, begin + stage.seconds
+        self._fewest_arrivals = fewest_arrivals
         self._level = stage.end
         self._aggregate = _Aggregate()
         self._answers = 0  # answers that came within the step
@@ -201,7 +232,7 @@ class _StepAggregate:
         seconds = self.end - self.begin
         found = self._aggregate.statistics("", seconds)
         rate = round(self._answers / seconds, 2)
-        behind = self._answers < MIN_ANSWERED_SHARE * self._level * seconds - EDGE_TOLERANCE
+        behind = self._answers < MIN_ANSWERED_SHARE * self._fewest_arrivals - EDGE_TOLERANCE
         missed = [
             why
             for why, is_so in (

@@ -33,8 +33,10 @@ def warnings_of(result: Result, plan: Plan) -> list[str]:
         )
     if plan.model is LoadModel.OPEN and not plan.is_breakpoint and not result.interrupted:
         held = [stage for stage in plan.stages if stage.measured]
-        wanted = sum(s.arrivals(s.seconds) for s in held) / sum(s.seconds for s in held)
-        if result.total.rate < MIN_HELD_SHARE * wanted:
+        seconds = sum(stage.seconds for stage in held)
+        wanted = sum(stage.arrivals(stage.seconds) for stage in held) / seconds
+        fewest = plan.fewest_arrivals(wanted, seconds) / seconds
+        if result.total.rate < MIN_HELD_SHARE * fewest:
             warnings.append(
                 f"{result.total.rate:,.0f} of {wanted:,.0f} arrivals a second were served: the rate was"
                 " not held, and each latency counts from the time at which its request was due"

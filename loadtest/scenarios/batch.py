@@ -6,6 +6,7 @@ locust -f loadtest/scenarios/batch.py --host http://127.0.0.1:3000
 from locust import tag, task
 
 from loadtest.corpus.fixtures import ScenarioLayout
+from loadtest.run.choices import Scenario
 from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
@@ -35,4 +36,5 @@ class BatchUser(ChatUser):
     """16 applications, 64 chats."""
 
     tasks = [BatchTasks]  # noqa: RUF012  # Locust declares it so
+    scenario = Scenario.BATCH
     layout = ScenarioLayout(applications=16, chats=64)

@@ -6,6 +6,7 @@ locust -f loadtest/scenarios/hot_chat.py --host http://127.0.0.1:3000
 from locust import tag, task
 
 from loadtest.corpus.fixtures import ScenarioLayout
+from loadtest.run.choices import Scenario
 from loadtest.users.chat_user import ChatTasks, ChatUser
 
 
@@ -29,4 +30,5 @@ class HotChatUser(ChatUser):
     """One application, one chat."""
 
     tasks = [HotChatTasks]  # noqa: RUF012  # Locust declares it so
+    scenario = Scenario.HOT_CHAT
     layout = ScenarioLayout(applications=1, chats=1)

@@ -5,8 +5,10 @@ locust -f loadtest/scenarios/many_tenants.py --host http://127.0.0.1:3000
 
 from locust import tag, task
 
+from loadtest.adapter.operations import Operation
 from loadtest.corpus.fixtures import ScenarioLayout
-from loadtest.users.chat_user import ChatTasks, ChatUser
+from loadtest.run.choices import Scenario
+from loadtest.users.chat_user import ChatTasks, ChatUser, sends
 
 
 class ManyTenantsTasks(ChatTasks):
@@ -26,6 +28,7 @@ class ManyTenantsTasks(ChatTasks):
 
     @tag("search", "read")
     @task
+    @sends(Operation.SEARCH)
     def search(self) -> None:
         """Search a chat."""
         self.user.search()
@@ -35,4 +38,5 @@ class ManyTenantsUser(ChatUser):
     """200 applications of 50 chats."""
 
     tasks = [ManyTenantsTasks]  # noqa: RUF012  # Locust declares it so
+    scenario = Scenario.MANY_TENANTS
     layout = ScenarioLayout(applications=200, chats=10_000)

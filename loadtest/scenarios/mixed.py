@@ -5,8 +5,10 @@ locust -f loadtest/scenarios/mixed.py --host http://127.0.0.1:3000
 
 from locust import tag, task
 
+from loadtest.adapter.operations import Operation
 from loadtest.corpus.fixtures import ScenarioLayout
-from loadtest.users.chat_user import ChatTasks, ChatUser
+from loadtest.run.choices import Scenario
+from loadtest.users.chat_user import ChatTasks, ChatUser, sends
 
 
 class MixedTasks(ChatTasks):
@@ -26,18 +28,21 @@ class MixedTasks(ChatTasks):
 
     @tag("search", "read")
     @task(10)
+    @sends(Operation.SEARCH)
     def search(self) -> None:
         """Search a chat."""
         self.user.search()
 
     @tag("edit")
     @task(8)
+    @sends(Operation.EDIT)
     def edit(self) -> None:
         """Edit a message."""
         self.user.edit()
 
     @tag("delete")
     @task(5)
+    @sends(Operation.DELETE)
     def delete(self) -> None:
         """Delete a message."""
         self.user.delete()
@@ -53,4 +58,5 @@ class MixedUser(ChatUser):
     """16 applications, 64 chats."""
 
     tasks = [MixedTasks]  # noqa: RUF012  # Locust declares it so
+    scenario = Scenario.MIXED
     layout = ScenarioLayout(applications=16, chats=64)

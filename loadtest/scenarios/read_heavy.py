@@ -5,8 +5,10 @@ locust -f loadtest/scenarios/read_heavy.py --host http://127.0.0.1:3000
 
 from locust import tag, task
 
+from loadtest.adapter.operations import Operation
 from loadtest.corpus.fixtures import ScenarioLayout
-from loadtest.users.chat_user import ChatTasks
+from loadtest.run.choices import Scenario
+from loadtest.users.chat_user import ChatTasks, sends
 from loadtest.users.page_user import PageUser
 
 
@@ -29,6 +31,7 @@ class ReadHeavyTasks(ChatTasks):
 
     @tag("search", "read")
     @task
+    @sends(Operation.SEARCH)
     def search(self) -> None:
         """Search a chat."""
         self.user.search()
@@ -38,4 +41,5 @@ class ReadHeavyUser(PageUser):
     """64 chats of 1,000 messages each, in 16 applications."""
 
     tasks = [ReadHeavyTasks]  # noqa: RUF012  # Locust declares it so
+    scenario = Scenario.READ_HEAVY
     layout = ScenarioLayout(applications=16, chats=64, messages_per_chat=1_000)

@@ -5,8 +5,10 @@ locust -f loadtest/scenarios/search.py --host http://127.0.0.1:3000
 
 from locust import tag, task
 
+from loadtest.adapter.operations import Operation
 from loadtest.corpus.fixtures import ScenarioLayout
-from loadtest.users.chat_user import ChatTasks, ChatUser
+from loadtest.run.choices import Scenario
+from loadtest.users.chat_user import ChatTasks, ChatUser, sends
 
 
 class SearchTasks(ChatTasks):
@@ -14,6 +16,7 @@ class SearchTasks(ChatTasks):
 
     @tag("search", "read")
     @task(18)
+    @sends(Operation.SEARCH)
     def search(self) -> None:
         """Search a chat."""
         self.user.search()
@@ -35,4 +38,5 @@ class SearchUser(ChatUser):
     """32 chats of 1,000 messages each, in 8 applications."""
 
     tasks = [SearchTasks]  # noqa: RUF012  # Locust declares it so
+    scenario = Scenario.SEARCH
     layout = ScenarioLayout(applications=8, chats=32, messages_per_chat=1_000)

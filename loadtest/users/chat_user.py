@@ -3,44 +3,50 @@
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Sequence
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from locust import FastHttpUser, TaskSet
 from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.exception import StopUser
 
+from loadtest.adapter.answers import NO_ANSWER, ApiAnswer, ListedItem
+from loadtest.adapter.endpoint import Endpoint
+from loadtest.adapter.operations import Operation
 from loadtest.corpus.fixtures import ScenarioLayout
-from loadtest.corpus.texts import digest, languages, mark
-from loadtest.recording import (
-    BATCH,
-    DELETE,
-    EDIT,
-    LIST,
-    NEW_CHAT,
-    READ,
-    SEARCH,
-    SEND,
-    RecordedOutcome,
-)
+from loadtest.corpus.texts import digest, languages
+from loadtest.errors import UnexpectedAnswer
+from loadtest.recording import RecordedOutcome
+from loadtest.run.choices import Scenario
 from loadtest.users.coordination import coordinator
-from loadtest.users.requests import method_of, name_of, record_answer
-from loadtest.web import ApiAnswer, messages_path
+from loadtest.users.requests import name_of, record_answer
 
 MAX_OWN_MESSAGES = 50  # a user edits or deletes one of the newest that it has sent
-_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
+LISTED = 50  # messages of a page
+_NOT_MODIFIED = 304
+_Task = TypeVar("_Task", bound=Callable[..., None])
 
 languages()  # read before Locust forks, so that its processes share it and no first request waits for it
 
 
 class SentMessage(NamedTuple):
-    """The chat that a message was sent to, and the answer."""
+    """The chat that a message was sent to, and its number; None without one."""
 
     application: int
     chat: int
-    answer: ApiAnswer
+    number: int | None
+
+
+def sends(operation: Operation) -> Callable[[_Task], _Task]:
+    """Marks a task that is left out if the server can't do the operation."""
+
+    def mark(task: _Task) -> _Task:
+        task.operation = operation  # type: ignore[attr-defined]
+        return task
+
+    return mark
 
 
 class ChatTasks(TaskSet):
@@ -48,15 +54,25 @@ class ChatTasks(TaskSet):
 
     user: "ChatUser"
 
+    def __init__(self, parent: "ChatUser") -> None:
+        super().__init__(parent)
+        adapter = coordinator().adapter
+        self._possible = [
+            task
+            for task in self.tasks
+            if (operation := getattr(task, "operation", None)) is None or operation in adapter
+        ]
+
     def get_next_task(self) -> Any:
-        """A random task, by weight."""
-        return self.user.rng.choice(self.tasks)
+        """A random task, by weight, of those that the server can do."""
+        return self.user.rng.choice(self._possible)
 
 
 class ChatUser(FastHttpUser):
     """Sends requests one after another: without a pause (closed model) or at each arrival (open model)."""
 
     abstract = True
+    scenario: Scenario
     layout: ScenarioLayout
     concurrency = 1
     connection_timeout = 10.0
@@ -96,23 +112,28 @@ class ChatUser(FastHttpUser):
 
     def send(self) -> None:
         """Send a message to a random chat."""
-        self._send(SEND)
+        self._send()
 
     def send_many(self, count: int) -> None:
-        """Send `count` messages in one request."""
+        """Send `count` messages in one request, or as many as the server takes."""
         application, chat = self._random_chat()
+        count = min(count, self._coordinator.adapter.batch_size)
         texts = [self._next_text(application, chat) for _ in range(count)]
-        path = f"{messages_path(self._token(application), chat)}/batch"
-        body = {"messages": [{"text": text} for text in texts]}
-        answer = self._request(BATCH, path, (202, 201), body)
-        self._record_creation(answer, application, chat, "first", texts)
+        answer = self._request_in(application, chat, Operation.SEND_BATCH, texts=texts)
+        self._record_creation(answer, application, chat, texts)
 
     def list_page(self) -> None:
         """List the first page of a chat, or a later one."""
-        application, chat = self._random_chat()
-        after = self.rng.choice((0, 0, 50, 100))
-        self._request(
-            LIST, messages_path(self._token(application), chat, limit=50, after=after), (200,)
+        application, chat = self._random_chat_to_read()
+        after = self.rng.choice((0, 0, 1, 2)) * LISTED
+        self._request_in(
+            application,
+            chat,
+            Operation.LIST,
+            limit=LISTED,
+            after=after,
+            offset=after,
+            page=after // LISTED + 1,
         )
 
     def read(self) -> None:
@@ -120,15 +141,27 @@ class ChatUser(FastHttpUser):
         if not self._own_messages:
             return self._act_without_own_message()
         application, chat, number = self._own_messages[-1]
-        self._request(READ, messages_path(self._token(application), chat, number), (200, 202))
+        self._request_in(
+            *(application, chat, Operation.READ),
+            also=self._coordinator.adapter.pending,
+            number=number,
+        )
         return None
 
     def search(self) -> None:
         """Search a chat for a word of its language; frequent words come more often."""
-        application, chat = self._random_chat()
+        application, chat = self._random_chat_to_read()
         keyword = self._coordinator.fixtures.language(application, chat).keyword(self.rng)
-        path = messages_path(self._token(application), chat, keyword=keyword, limit=50)
-        self._request(SEARCH, path, (200,))
+        self._request_in(
+            application,
+            chat,
+            Operation.SEARCH,
+            keyword=keyword,
+            limit=LISTED,
+            after=0,
+            offset=0,
+            page=1,
+        )
 
     def edit(self) -> None:
         """Edit a message that this user has sent."""
@@ -136,12 +169,9 @@ class ChatUser(FastHttpUser):
             return self._act_without_own_message()
         application, chat, number = self._own_messages[self._random_own_index()]
         text = self._next_text(application, chat)
-        path = messages_path(self._token(application), chat, number)
-        status = self._request(EDIT, path, (200,), {"message": {"text": text}}).status
-        outcome = {200: RecordedOutcome.EDITED}.get(
-            status, RecordedOutcome.EDIT_UNKNOWN if _is_unknown(status) else None
-        )
-        if outcome:
+        answer = self._request_in(application, chat, Operation.EDIT, number=number, text=text)
+        if answer.done or answer.is_unknown:
+            outcome = RecordedOutcome.EDITED if answer.done else RecordedOutcome.EDIT_UNKNOWN
             self._coordinator.recorder.record_outcome(
                 outcome, application, chat, number, digest(text)
             )
@@ -154,39 +184,34 @@ class ChatUser(FastHttpUser):
         place = self._random_own_index()
         application, chat, number = self._own_messages[place]
         del self._own_messages[place]
-        path = messages_path(self._token(application), chat, number)
-        status = self._request(DELETE, path, (204,)).status
-        outcome = {204: RecordedOutcome.DELETED}.get(
-            status, RecordedOutcome.DELETION_UNKNOWN if _is_unknown(status) else None
-        )
-        if outcome:
+        answer = self._request_in(application, chat, Operation.DELETE, number=number)
+        if answer.done or answer.is_unknown:
+            outcome = RecordedOutcome.DELETED if answer.done else RecordedOutcome.DELETION_UNKNOWN
             self._coordinator.recorder.record_outcome(outcome, application, chat, number)
         return None
 
     def new_chat(self) -> None:
         """Create a chat."""
         application = self.rng.randrange(len(self._coordinator.fixtures.tokens))
-        path = f"/applications/{self._token(application)}/chats"
-        status, body, _ = self._request(NEW_CHAT, path, (202, 201), {})
-        if number := body and body.get("number"):
+        answer = self._request(Operation.CREATE_CHAT, token=self._token(application))
+        if answer.number is not None:
             self._coordinator.recorder.record_outcome(
-                RecordedOutcome.CHAT_CREATED, application, number
+                RecordedOutcome.CHAT_CREATED, application, answer.number
             )
-        elif _is_unknown(status):
+        elif answer.is_unknown:
             self._coordinator.recorder.record_outcome(
                 RecordedOutcome.CHAT_CREATION_UNKNOWN, application, 0
             )
 
     # -- shared steps ------------------------------------------------------------------------------
 
-    def _send(self, route: int, **query: object) -> SentMessage:
+    def _send(self) -> SentMessage:
         """Send a message to a random chat, and record the answer."""
         application, chat = self._random_chat()
         text = self._next_text(application, chat)
-        path = messages_path(self._token(application), chat, None, **query)
-        answer = self._request(route, path, (202, 201), {"message": {"text": text}})
-        self._record_creation(answer, application, chat, "number", [text])
-        return SentMessage(application, chat, answer)
+        answer = self._request_in(application, chat, Operation.SEND, text=text)
+        self._record_creation(answer, application, chat, [text])
+        return SentMessage(application, chat, answer.number)
 
     def _act_without_own_message(self) -> None:
         """The request of a user that should edit, read or delete a message but has sent none yet.
@@ -209,71 +234,114 @@ class ChatUser(FastHttpUser):
     def _random_chat(self) -> tuple[int, int]:
         return self.rng.choice(self._coordinator.fixtures.chats)
 
+    def _random_chat_to_read(self) -> tuple[int, int]:
+        return self.rng.choice(self._coordinator.fixtures.readable_chats)
+
     def _token(self, application: int) -> str:
-        return self._coordinator.fixtures.tokens[application]
+        return self._coordinator.fixtures.token(application)
 
     def _next_text(self, application: int, chat: int) -> str:
         self._sent_count += 1
         language = self._coordinator.fixtures.language(application, chat)
-        return language.text(self.rng, mark(self._coordinator.seed, self._sender, self._sent_count))
+        return language.text(self.rng, self._coordinator.marks.mark(self._sender, self._sent_count))
 
     def _record_creation(
-        self, answer: ApiAnswer, application: int, chat: int, field: str, texts: list[str]
+        self, answer: "UserAnswer", application: int, chat: int, texts: list[str]
     ) -> None:
-        """Record the answer to a creation, which has the first number in a field of its body."""
+        """Record the answer to a creation, which has the first number."""
         record_outcome = self._coordinator.recorder.record_outcome
-        if first := answer.body and answer.body.get(field):
+        if (first := answer.number) is not None:
             for number, text in enumerate(texts, first):
                 record_outcome(RecordedOutcome.CREATED, application, chat, number, digest(text))
             self._own_messages.append((application, chat, first))
-        elif _is_unknown(answer.status):
+        elif answer.is_unknown:
             for text in texts:
                 record_outcome(RecordedOutcome.CREATION_UNKNOWN, application, chat, 0, digest(text))
 
-    def _request(
+    def _request_in(
         self,
-        route: int,
-        path: str,
-        expected: tuple[int, ...],
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> ApiAnswer:
-        """Send and record one request; the answer has the JSON if its status is expected.
+        application: int,
+        chat: int,
+        operation: Operation,
+        *,
+        also: Collection[int] = (),
+        tag: str = "",
+        **values: object,
+    ) -> "UserAnswer":
+        """Send and record one request that concerns a chat."""
+        token = self._token(application)
+        return self._request(operation, also=also, tag=tag, token=token, chat=chat, **values)
 
-        Without an answer the status is 0. The latency counts from the time at which the request was due, in
-        Locust's statistics, too.
+    def _request(
+        self, operation: Operation, *, also: Collection[int] = (), tag: str = "", **values: object
+    ) -> "UserAnswer":
+        """Send and record one request.
+
+        It is expected to be done, to be answered by a status of `also`, or with the ETag `tag` by 304. A
+        creation also needs a number that can be read. The latency counts from the time at which the request
+        was due, in Locust's statistics, too.
         """
-        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        endpoint = self._coordinator.adapter.endpoint(operation)
+        method, path, headers, data = endpoint.prepare(values)
+        if tag:
+            headers["If-None-Match"] = tag
         begin = self._coordinator.now or 0.0
         intended, self._intended = begin if self._intended is None else self._intended, None
         late = max(begin - intended, 0.0)
         started = time.perf_counter()
         with self.client.request(
-            method_of(route),
-            f"/api/v1{path}",
-            name=name_of(route),
+            method,
+            path,
+            name=name_of(operation),
             data=data,  # type: ignore[arg-type]  # Locust sends bytes unchanged
-            headers={**(_JSON if data else {}), **(headers or {})},
+            headers=headers,
             catch_response=True,
         ) as response:
             micros = int((time.perf_counter() - started + late) * 1e6)
-            answer = _read(response) if response.status_code in expected else None
-            failed = response.status_code not in expected or answer is _UNREADABLE
-            record_answer(self._coordinator.recorder, route, intended, micros, response, failed)
-        tag = response.headers.get("etag") if response.headers else None
-        return ApiAnswer(response.status_code, None if failed else answer, tag)
+            answer = _read(endpoint, response)
+            expected = answer.done or response.status_code in also
+            expected = expected or bool(tag and response.status_code == _NOT_MODIFIED)
+            record_answer(
+                self._coordinator.recorder, operation, intended, micros, response, not expected
+            )
+        return answer
 
 
-_UNREADABLE = object()
+class UserAnswer(NamedTuple):
+    """What a user has been answered."""
+
+    status: int
+    done: bool
+    """The server says that it was done."""
+    number: int | None = None
+    """Of a creation that is done."""
+    items: Sequence[ListedItem] = ()
+    """Of a page of the newest messages."""
+    tag: str = ""
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the server may or may not have done the work."""
+        return self.status == NO_ANSWER or self.status >= 500 or (200 <= self.status < 300)
 
 
-def _read(response: ResponseContextManager) -> Any:
+_CREATIONS = frozenset((Operation.CREATE_CHAT, Operation.SEND, Operation.SEND_BATCH))
+# The audit reads what other lists have: to read it here, too, would only make the generator slower.
+_RECORDED_PAGES = frozenset((Operation.LIST_NEWEST, Operation.LIST_BEFORE))
+
+
+def _read(endpoint: Endpoint, response: ResponseContextManager) -> UserAnswer:
+    """The answer; done only if its JSON has what the operation is for."""
+    status = response.status_code
+    if status not in endpoint.status:
+        return UserAnswer(status, done=False)
     try:
-        return json.loads(response.content) if response.content else None
-    except ValueError:
-        return _UNREADABLE
-
-
-def _is_unknown(status: int) -> bool:
-    """Whether the server may or may not have done the work."""
-    return status == 0 or status >= 500
+        body = json.loads(response.content) if response.content else None
+        answer = ApiAnswer(status, body, response.headers or {})
+        if endpoint.operation in _CREATIONS:
+            return UserAnswer(status, True, endpoint.number(answer))
+        if endpoint.operation in _RECORDED_PAGES:
+            return UserAnswer(status, True, None, endpoint.items(answer), answer.tag or "")
+    except (ValueError, UnexpectedAnswer):
+        return UserAnswer(status, done=False)
+    return UserAnswer(status, done=True)

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +22,16 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
+from loadtest.adapter.adapter import InvalidAdapter, ServerAdapter, default_adapter, load
 from loadtest.corpus import fixtures
 from loadtest.corpus.fixtures import Fixtures, ScenarioLayout
-from loadtest.errors import CouldNotRun, Unreachable
+from loadtest.corpus.preload import NO_PRELOAD, Preload
+from loadtest.corpus.texts import Marks
+from loadtest.errors import CouldNotRun, Unreachable, Unusable
 from loadtest.recording import Recorder, append_records
 from loadtest.report.result import LoadModel
-from loadtest.run.folder import PLAN, START_INFO, STOP, UNREACHABLE, UNUSABLE
+from loadtest.run.folder import ADAPTER, PLAN, PRELOAD, START_INFO, STOP, UNREACHABLE, UNUSABLE
+from loadtest.run.needs import lacking
 from loadtest.run.plan import Plan, Stage
 from loadtest.web import ApiClient
 
@@ -57,6 +61,7 @@ class Coordinator:
         folder = getattr(environment.parsed_options, "folder", None)
         self.folder = Path(folder) if folder else None
         self.plan = self._load_plan()
+        self.adapter = self._load_adapter()
 
     @property
     def now(self) -> float | None:
@@ -74,6 +79,11 @@ class Coordinator:
         if not self.ended and isinstance(self.environment.runner, MasterRunner):
             self.environment.runner.send_message("end")
         self.ended = True
+
+    @property
+    def marks(self) -> Marks:
+        """The marks of the run's texts."""
+        return Marks(self.seed, self.adapter.finds_words)
 
     @property
     def layout(self) -> ScenarioLayout:
@@ -99,8 +109,11 @@ class Coordinator:
         seed = plan.seed if plan else options.seed
         chats = plan.chats if plan else options.chats
         try:
-            client = ApiClient(self.environment.host or "")
+            if why := lacking(self.adapter, self.environment.user_classes[0].scenario):  # type: ignore[attr-defined]
+                raise Unusable(why)
+            client = ApiClient(self.environment.host or "", self.adapter)
             created = fixtures.create(client, self.layout.with_chats(chats), seed, self.recorder)
+            created = replace(created, preload=self._load_preload())
         except CouldNotRun as error:
             logger.error("%s", error)
             unreachable = isinstance(error, Unreachable)
@@ -111,6 +124,7 @@ class Coordinator:
         start_info = {
             "fixtures": asdict(created),
             "plan": plan.to_json() if plan else None,
+            "adapter": self.adapter.data,
             "seed": seed,
             "processes": getattr(runner, "worker_count", 1),
         }
@@ -126,6 +140,7 @@ class Coordinator:
         """Take over the fixtures and start the clock; returns the begin as a value of time.monotonic()."""
         self.fixtures = Fixtures.from_json(start_info["fixtures"])
         self.plan = Plan.from_json(start_info["plan"]) if start_info["plan"] else None
+        self.adapter = ServerAdapter(start_info["adapter"])
         self.seed = start_info["seed"]
         self._index = getattr(self.environment.runner, "worker_index", 0)
         self._processes = start_info["processes"]
@@ -134,6 +149,16 @@ class Coordinator:
             self.arrivals = self.plan.arrivals(self._index, self._processes)
         self._begin = time.monotonic() + START_DELAY_SECONDS
         return self._begin
+
+    def remove(self) -> None:
+        """Delete the applications that the test used. `bench run` does so itself, after its audit."""
+        options = self.environment.parsed_options
+        assert options
+        if self.folder or options.keep:
+            return
+        taken, self.fixtures = self.fixtures, Fixtures([], [])
+        if left := fixtures.remove(ApiClient(self.environment.host or "", self.adapter), taken):
+            logger.warning("%d applications named `load N` are left on the server", left)
 
     def stop_requested(self) -> bool:
         """Whether `bench run` has asked the run to end."""
@@ -145,6 +170,10 @@ class Coordinator:
         if self.folder:
             append_records(self.folder, "main", taken)
 
+    def _load_preload(self) -> Preload:
+        path = self.folder / PRELOAD if self.folder else None
+        return Preload.from_json(json.loads(path.read_text())) if path else NO_PRELOAD
+
     def _load_plan(self) -> Plan | None:
         options = self.environment.parsed_options
         assert options
@@ -154,6 +183,18 @@ class Coordinator:
             endless = Stage(1e6, options.rate, options.rate)
             return Plan("", "", LoadModel.OPEN, options.seed, 0, [endless], options.chats)
         return None
+
+    def _load_adapter(self) -> ServerAdapter:
+        options = self.environment.parsed_options
+        assert options
+        if self.folder:
+            return ServerAdapter(json.loads((self.folder / ADAPTER).read_text()))
+        if options.adapter:
+            try:
+                return load(Path(options.adapter))
+            except InvalidAdapter as error:
+                sys.exit(f"--adapter {error}")
+        return default_adapter()
 
 
 _coordinators: list[Coordinator] = []
@@ -169,6 +210,10 @@ def _options(parser: LocustArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=1, help="determines what is sent")
     group.add_argument("--rate", type=float, help="open model: arrivals a second, at a fixed rate")
     group.add_argument("--chats", type=int, help="number of chats; default: the scenario's")
+    group.add_argument("--adapter", help="TOML file that describes another server's API")
+    group.add_argument(
+        "--keep", action="store_true", help="leave the test's applications on the server"
+    )
     group.add_argument("--folder", help="a run's folder, with its plan; used by `bench run`")
 
 
@@ -201,6 +246,11 @@ def _start(environment: Environment, **_: object) -> None:
         coordinator().prepare()
 
 
+def _stop(environment: Environment, **_: object) -> None:
+    if not isinstance(environment.runner, WorkerRunner):
+        coordinator().remove()
+
+
 def _report(data: dict[str, Any], **_: object) -> None:
     data["recorded"] = coordinator().recorder.take()
 
@@ -218,6 +268,7 @@ def _quit(**_: object) -> None:
 events.init_command_line_parser.add_listener(_options)
 events.init.add_listener(_init)
 events.test_start.add_listener(_start)
+events.test_stop.add_listener(_stop)
 events.report_to_master.add_listener(_report)
 events.worker_report.add_listener(_receive)
 events.quit.add_listener(_quit)

@@ -1,6 +1,5 @@
 """A user that sends messages to chats that are followed."""
 
-from loadtest.recording import SEND
 from loadtest.users.chat_user import ChatUser
 from loadtest.users.followers import followers
 
@@ -12,8 +11,8 @@ class FollowedUser(ChatUser):
 
     def send(self) -> None:
         """Send a message to a random chat."""
-        application, chat, answer = self._send(SEND)
-        if number := answer.body and answer.body.get("number"):
+        application, chat, number = self._send()
+        if number is not None:
             followers().answered(application, chat, number)
 
     def on_stop(self) -> None:

@@ -20,11 +20,10 @@ from locust.contrib.fasthttp import FAILURE_EXCEPTIONS, FastHttpSession
 from locust.env import Environment
 from locust.runners import MasterRunner
 
+from loadtest.adapter.operations import Operation
 from loadtest.corpus.texts import digest
-from loadtest.recording import FOLLOW
 from loadtest.users.coordination import Coordinator, coordinator
-from loadtest.users.requests import method_of, name_of, record_answer
-from loadtest.web import messages_path
+from loadtest.users.requests import name_of, record_answer
 
 CONNECTED_SECONDS = (1.0, 8.0)  # after which a follower drops its connection at the next event
 MAX_AWAY_SECONDS = 1.0  # until it connects again
@@ -100,6 +99,7 @@ class _Follower:
         """When its connection began, in seconds of the run; infinite while it has none."""
         self._followers, self._state, self._place = followers, followers.state, place
         self._rng = Random(f"{self._state.seed}/follower/{application}.{chat}.{place}")
+        self._endpoint = self._state.adapter.endpoint(Operation.FOLLOW)
         environment = self._state.environment
         self._session = FastHttpSession(
             environment.host,
@@ -123,22 +123,22 @@ class _Follower:
     @contextmanager
     def _stream(self) -> Iterator[Any]:
         """A new connection that resumes after the last number; None if it is refused."""
-        path = f"{messages_path(self._state.fixtures.tokens[self.application], self.chat)}/stream"
-        headers = {"Accept": "text/event-stream"}
+        token = self._state.fixtures.tokens[self.application]
+        values = {"token": token, "chat": self.chat, "after": self.last}
+        method, path, headers, _ = self._endpoint.prepare(values)
+        headers = {**headers, "Accept": "text/event-stream"}
         if self.last:
             headers["Last-Event-ID"] = str(self.last)
-        else:
-            path += "?after=0"
         at_s, started = self._state.now or 0.0, time.perf_counter()
         with self._session.request(
-            *(method_of(FOLLOW), f"/api/v1{path}", name_of(FOLLOW)),
+            *(method, path, name_of(Operation.FOLLOW)),
             headers=headers,
             stream=True,
             catch_response=True,
         ) as response:
             micros = int((time.perf_counter() - started) * 1e6)
-            failed = response.status_code != 200
-            record_answer(self._state.recorder, FOLLOW, at_s, micros, response, failed)
+            failed = response.status_code not in self._endpoint.status
+            record_answer(self._state.recorder, Operation.FOLLOW, at_s, micros, response, failed)
         if failed:
             yield None
             return
@@ -163,9 +163,8 @@ class _Follower:
 
     def _receive(self, block: bytes) -> None:
         fields = _fields(block)
-        if fields.get("event") == "message":
-            message = json.loads(fields["data"])
-            number, text = message["number"], message["text"]
+        if fields.get("event") == self._endpoint.fields["event"]:
+            number, text = self._endpoint.item_of(json.loads(fields["data"]))
             self._state.recorder.record_shown(
                 self.application, self.chat, self._place, number, digest(text)
             )

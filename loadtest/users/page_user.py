@@ -1,17 +1,18 @@
 """A user that reads the newest pages of chats, and records them for the audit.
 
 The users of a process share what they know of a chat, as if each had seen it before: how much of it is
-stored, and the newest page with its ETag. Nothing may be deleted in these chats.
+stored, and the newest page with its ETag. Nothing may be deleted in these chats. Texts of the preload are not
+recorded, because the ledger does not have them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from loadtest.adapter.answers import ListedItem
+from loadtest.adapter.operations import Operation
 from loadtest.corpus.texts import digest
-from loadtest.recording import LIST_NEWEST, READER, RecordedPage
+from loadtest.recording import READER, RecordedPage
 from loadtest.users.chat_user import ChatUser
-from loadtest.web import messages_path
 
 PAGE_SIZE = 50
 OLDER_SHARE = 0.2  # of the pages; the others are the newest one
@@ -49,53 +50,52 @@ class PageUser(ChatUser):
 
     def list_newest(self) -> None:
         """List the newest messages of a chat, or those before them."""
-        application, chat = self._random_chat()
+        application, chat = self._random_chat_to_read()
         known = self._known(application, chat)
         is_older, is_conditional = (
             self.rng.random() < share for share in (OLDER_SHARE, CONDITIONAL_SHARE)
         )
         oldest_of_newest = known.stored - PAGE_SIZE + 1
-        if is_older and oldest_of_newest > 1:
+        adapter = self._coordinator.adapter
+        if is_older and oldest_of_newest > 1 and Operation.LIST_BEFORE in adapter:
             self._read_page(application, chat, known, before=oldest_of_newest)
         else:
-            self._read_page(application, chat, known, tag=known.tag if is_conditional else "")
+            has_tag = is_conditional and adapter.has_etags
+            self._read_page(application, chat, known, tag=known.tag if has_tag else "")
 
     def _read_page(
         self, application: int, chat: int, known: _KnownChat, *, before: int = 0, tag: str = ""
     ) -> None:
         """Read and record a page; with `before` or, if it has not changed, without a body."""
         stored, tagged = known.stored, known.page  # answers to other users change them meanwhile
-        query = {"order": "desc", "limit": PAGE_SIZE} | ({"before": before} if before else {})
-        path = messages_path(self._token(application), chat, None, **query)
-        answer = self._request(
-            *(LIST_NEWEST, path, (200, 304) if tag else (200,)),
-            headers={"If-None-Match": tag} if tag else None,
+        operation = Operation.LIST_BEFORE if before else Operation.LIST_NEWEST
+        answer = self._request_in(
+            *(application, chat, operation), tag=tag, limit=PAGE_SIZE, before=before
         )
         recorder = self._coordinator.recorder
         if answer.status == 304 and tagged:
             recorder.record_page(tagged._replace(known=stored, not_modified=True))
-        elif answer.body:
-            items = answer.body["items"]
+        elif answer.done:
             page = RecordedPage.of(
                 application,
                 chat,
-                [item["number"] for item in items],
+                [item.number for item in answer.items],
                 limit=PAGE_SIZE,
                 known=before - 1 if before else stored,
                 before=before,
             )
             recorder.record_page(page)
-            self._record_texts(application, chat, known, items)
+            if self._coordinator.fixtures.preloaded_messages(application, chat) is None:
+                self._record_texts(application, chat, known, answer.items)
             known.stored = max(known.stored, page.newest)
             if not before and answer.tag:
                 known.tag, known.page = answer.tag, page
 
     def _record_texts(
-        self, application: int, chat: int, known: _KnownChat, items: Sequence[dict[str, Any]]
+        self, application: int, chat: int, known: _KnownChat, items: Sequence[ListedItem]
     ) -> None:
         """Record the texts of a page, except for those that were shown before."""
-        for item in items:
-            number, text = item["number"], item["text"]
+        for number, text in items:
             if known.texts.get(number) != text:
                 known.texts[number] = text
                 self._coordinator.recorder.record_shown(
@@ -104,5 +104,7 @@ class PageUser(ChatUser):
         known.forget_old_texts()
 
     def _known(self, application: int, chat: int) -> _KnownChat:
-        first = self.layout.messages_per_chat  # they are stored before the load begins
+        # They are stored before the load begins.
+        preloaded = self._coordinator.fixtures.preloaded_messages(application, chat)
+        first = self.layout.messages_per_chat if preloaded is None else preloaded
         return _known_chats.setdefault((self._token(application), chat), _KnownChat(first))

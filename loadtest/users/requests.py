@@ -2,24 +2,20 @@
 
 from locust.contrib.fasthttp import ResponseContextManager
 
-from loadtest.recording import ROUTES, Recorder
+from loadtest.adapter.operations import Operation
+from loadtest.recording import ROUTE_OF, ROUTES, Recorder
 
-_PARTS = [route.split(" ") for route in ROUTES]
-
-
-def method_of(route: int) -> str:
-    """The HTTP method of a route, which is given by its index in ROUTES."""
-    return _PARTS[route][0]
+_NAMES = {operation: ROUTES[route].split(" ")[1] for operation, route in ROUTE_OF.items()}
 
 
-def name_of(route: int) -> str:
-    """The name of a route in Locust's statistics."""
-    return _PARTS[route][1]
+def name_of(operation: Operation) -> str:
+    """The name of an operation in Locust's statistics."""
+    return _NAMES[operation]
 
 
 def record_answer(
     recorder: Recorder,
-    route: int,
+    operation: Operation,
     at_s: float,
     micros: int,
     response: ResponseContextManager,
@@ -27,7 +23,7 @@ def record_answer(
 ) -> None:
     """Record a request, and report it to Locust; `at_s` is when it was due, `micros` is its latency."""
     response.request_meta["response_time"] = micros / 1000
-    recorder.record_request(at_s, micros, route, response.status_code, failed)
+    recorder.record_request(at_s, micros, ROUTE_OF[operation], response.status_code, failed)
     if failed:
         response.failure(f"answered {response.status_code or 'nothing'}")
     else:

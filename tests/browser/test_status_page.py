@@ -52,7 +52,21 @@ def test_every_figure_is_well_while_everything_runs(open_page: OpenPage) -> None
     expect_summary(page, "All is well")
     expect(page).to_have_title("InstaChat: all is well")
     states = page.locator(".state").all_inner_texts()
-    assert states == ["✓ well"] * 12, page.locator("dl").all_inner_texts()
+    assert states == ["✓ well"] * 13, page.locator("dl").all_inner_texts()
+
+
+def test_the_last_minute_is_charted(open_page: OpenPage) -> None:
+    """Each rate and lag has a line that grows while the page is open; screen readers get it in words."""
+    page = open_page("/")
+    charts = page.locator("#history svg")
+    wait_until(lambda: charts.count() == 4)  # without Elasticsearch nothing is published
+    names = [chart.get_attribute("aria-label") or "" for chart in charts.all()]
+    assert [name.partition(":")[0] for name in names] == [
+        *("Accepted", "Stored", "Oldest not stored", "Oldest not counted")
+    ]
+    line = charts.nth(2).locator("path")
+    before = line.get_attribute("d") or ""
+    wait_until(lambda: (line.get_attribute("d") or "").count("L") > before.count("L"))
 
 
 @pytest.mark.parametrize("engine", ["PostgreSQL", "Valkey"])

@@ -151,10 +151,14 @@ class Terminal:
 
     def wait_for_text(self, text: str) -> None:
         """Read until the terminal has shown the text."""
+        self.wait_until_shown(lambda shown: text in shown, repr(text))
+
+    def wait_until_shown(self, is_shown: Callable[[str], bool], what: str = "it") -> None:
+        """Read until what the terminal has shown is as wanted."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while text not in self.shown:
+        while not is_shown(self.shown):
             more = self._read(0.1) and time.monotonic() < deadline
-            assert more or text in self.shown, f"{text!r} was not shown:\n{self.shown}"
+            assert more or is_shown(self.shown), f"{what} was not shown:\n{self.shown}"
 
     def type(self, text: str) -> None:
         """Type the text on the keyboard."""
@@ -183,9 +187,11 @@ class Terminal:
 
 
 @pytest.fixture
-def installation(engines: Engines) -> Settings:
+def installation(engines: Engines) -> Iterator[Settings]:
     """An empty installation for one test."""
-    return engines.installation()
+    settings = engines.installation()
+    yield settings
+    engines.drop_database(settings)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_creating_in_a_full_redis_exits_with_5_while_other_commands_work(
         assert cli("messages", "edit", token, chat, 1, "edited").json["text"] == "edited"
         assert cli("messages", "delete", token, chat, 1, "--yes").code == 0
         assert cli("sync-counters").code == 0
-        assert cli("status").code == 0
+        assert cli("status").code in (0, 4)  # 4: what waits has become late
     finally:
         client.config_set("maxmemory", 0)
     assert cli("messages", "create", token, chat, "after").json == {"number": 2}

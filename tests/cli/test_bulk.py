@@ -22,9 +22,11 @@ def issued(core: Backend, token: str, chat: int | None = None) -> int:
 
 
 def test_each_line_of_standard_input_becomes_a_message(cli: Cli, token: str, chat: int) -> None:
-    """They keep their order. Each chunk of at most 1,000 is printed; only line feeds are stripped."""
-    texts = [f" {n}\t" for n in range(2_500)] + ["last\r", "سلام 🙂"]
-    made = cli("messages", "create", token, chat, "-", "--wait", "stored", stdin="\n".join(texts))
+    """They keep their order. Each chunk of at most 1,000 is printed; only the ends of lines, LF or CRLF, are
+    stripped."""
+    texts = [f" {n}\t" for n in range(2_500)] + ["a carriage\rreturn", "سلام 🙂\r"]
+    lines = "\n".join(texts).replace("9\t\n", "9\t\r\n")
+    made = cli("messages", "create", token, chat, "-", "--wait", "stored", stdin=lines)
     assert made.code == 0, made
     assert made.lines[0]["first"] == 1
     for before, after in zip(made.lines, made.lines[1:], strict=False):

@@ -7,6 +7,7 @@ import pytest
 from backend.bootstrap import Backend
 from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
+from backend.storage.postgres.dead_letters import DeadLetter, add_dead_letters
 from backend.storage.redis.types import Creation
 from tests.cli.conftest import Cli, Terminal
 
@@ -34,7 +35,10 @@ def test_dead_list_and_show_print_a_dead_letter(cli: Cli, poisoned: str) -> None
     shown = cli("dead", "show", line["id"]).json
     assert shown["text"] == "secret\0poison"
     assert '["good","secret\\u0000poison"]' in shown["event"]
-    assert "␀" in cli("dead", "show", line["id"], "-o", "table").out
+    record = cli("dead", "show", line["id"], "-o", "table").out
+    assert "secret␀poison" in record
+    assert "good" not in record, "a terminal shows the text of this message alone"
+    assert "the creation of 2 messages of chat 1, 1 to 2" in " ".join(record.split())
     table = cli("dead", "list", "-o", "table").out
     assert line["id"] in table
 
@@ -47,7 +51,7 @@ def test_dead_retry_prints_the_result_of_each_dead_letter(
     still = cli("dead", "retry", line["id"], "-o", "json")
     assert still.code == 1
     assert still.json == [{"id": line["id"], "retried": False, "reason": line["reason"]}]
-    assert "1 of 1 dead letters" in still.error["message"]
+    assert "1 of 1 dead letter still" in still.error["message"]
     with core.database.begin() as tx:
         # As if the event had been refused for another reason than its text.
         tx.exec_driver_sql(
@@ -60,6 +64,43 @@ def test_dead_retry_prints_the_result_of_each_dead_letter(
     assert cli("chats", "show", poisoned, 1).json["messages_count"] == 2
     assert cli("dead", "retry", line["id"]).code == 3
     assert cli("dead", "retry", "--all").code == 0
+
+
+def test_filters_select_dead_letters(cli: Cli, core: Backend, poisoned: str) -> None:
+    """By kind, application, reason and time; together all hold. They apply to `--all`, not to IDs."""
+    with core.database.begin() as tx:
+        letters = [
+            DeadLetter("other-1", "The chat does NOT exist", "another", 1, None, b"{}"),
+            DeadLetter("other-2", "not published", poisoned, 1, 1, b"{}"),
+        ]
+        add_dead_letters(tx, letters[:1])
+        add_dead_letters(tx, letters[1:], "publish")
+        tx.exec_driver_sql(
+            "UPDATE dead_letter SET created_at = now() - interval '2 hours' WHERE key = 'other-1'"
+        )
+    (own,) = (line["id"] for line in cli("dead", "list").lines if "other" not in line["id"])
+    expected: list[tuple[list[str], list[str]]] = [
+        ([], [own, "other-1", "other-2"]),
+        (["--kind", "publish"], ["other-2"]),
+        (["--app", poisoned], [own, "other-2"]),
+        (["--reason", "not exist"], ["other-1"]),
+        (["--reason", "NUL"], [own]),
+        (["--reason", "%"], []),
+        (["--since", "1h"], [own, "other-2"]),
+        (["--since", "1h", "--app", poisoned, "--kind", "drain"], [own]),
+        (["--limit", "2"], [own, "other-1"]),
+    ]
+    results = cli.run_all([("dead", "list", "-o", "json", *words) for words, _ in expected])
+    found = [[line["id"] for line in result.json] for result in results]
+    assert found == [ids for _, ids in expected]
+    assert cli("dead", "purge", own, "--kind", "drain", "--yes").code == 2
+    assert cli("dead", "retry", "--kind", "drain").code == 2
+    assert cli("dead", "list", "--kind", "other").code == 2
+    purged = cli("dead", "purge", "--all", "--app", poisoned, "--kind", "publish", "--yes").json
+    assert purged == {"letters": 1, "deleted": True}
+    retried = cli("dead", "retry", "--all", "--reason", "chat does not exist").lines
+    assert [line["id"] for line in retried] == ["other-1"]
+    cli("dead", "purge", "--all", "--yes")
 
 
 def test_dead_purge_asks_and_leaves_the_number_rejected(cli: Cli, poisoned: str) -> None:

@@ -5,12 +5,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from sqlalchemy import make_url
 
 from backend.bootstrap import Backend
 from tests.cli.conftest import Cli
 from tests.support.engines import RedisServer, free_port, valkey_binary
+from tests.support.pgbouncer import need_sessions
 from tests.support.waiting import promised
 
 UNKNOWN = "A" * 32
@@ -165,6 +168,87 @@ def test_an_unreachable_engine_exits_with_5_within_5_seconds(
     assert ("PostgreSQL" if away == "database_url" else "Redis") in named
     assert "hint: check it with " in named
     assert f"INSTACHAT_{away.upper()}" in named
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE", "postgresql://u:s3c@r3t@127.0.0.1/x"),
+        ("DATABASE", "postgresql://u:s3c?x@r3t@127.0.0.1/x"),
+        ("DATABASE", "mysql://u:s3cr3t@127.0.0.1/x"),
+        ("DATABASE", "host=127.0.0.1 password=s3cr3t"),
+        ("REDIS", "redis://:s3c#r3t@127.0.0.1/0"),
+        ("REDIS", "redis://u:98765/r3t@127.0.0.1/0"),
+        ("HUEY", "redis://:s3c#r3t@127.0.0.1/0"),
+    ],
+)
+def test_an_unusable_url_exits_with_2_and_no_part_of_its_password(
+    cli: Cli, name: str, url: str
+) -> None:
+    """Also where a character of the password makes a part of it look like a host or a port."""
+    failed = cli("apps", "create", "x", "-o", "json", env={f"INSTACHAT_{name}_URL": url})
+    assert (failed.code, failed.error["error"]) == (2, "invalid")
+    assert "can't be used" in failed.error["message"]
+    for part in ("s3c", "r3t", "98765"):
+        assert part not in failed.err
+
+
+def test_a_role_that_may_only_read_and_a_database_without_unicode_are_expected_failures(
+    cli: Cli, core: Backend
+) -> None:
+    """The errors name the table and the encoding; neither is called a fault of the program."""
+    need_sessions()  # a pooler knows no other role
+    role = f"reader_{uuid4().hex}"
+    url = make_url(cli.env["INSTACHAT_DATABASE_URL"])
+    with core.database.begin() as tx:
+        tx.exec_driver_sql(
+            f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+        )
+    try:
+        failed = cli(
+            *("apps", "create", "x"),
+            env={
+                "INSTACHAT_DATABASE_URL": url.set(username=role).render_as_string(
+                    hide_password=False
+                )
+            },
+        )
+        assert failed.code == 5, failed
+        assert "permission denied for table" in failed.err
+        assert "`instachat doctor`" in failed.err
+    finally:
+        with core.database.begin() as tx:
+            tx.exec_driver_sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    name = f"ascii_{uuid4().hex}"
+    with core.database.connect() as connection:
+        connection.exec_driver_sql(
+            f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
+        )
+    try:
+        env = {
+            "INSTACHAT_DATABASE_URL": url.set(database=name).render_as_string(hide_password=False)
+        }
+        failed = cli("migrate", env=env)
+        assert (failed.code, "SQL_ASCII" in failed.err) == (1, True)
+        assert "UTF8" in failed.err
+        found = cli("doctor", env=env)
+        assert found.code == 4
+        assert "SQL_ASCII" in found.out
+    finally:
+        with core.database.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+def test_a_server_on_a_taken_port_does_not_say_that_it_listens(cli: Cli) -> None:
+    """Neither `serve` nor `up`."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        for command in ("serve", "up"):
+            failed = cli(command, "--port", server.getsockname()[1])
+            assert failed.code == 1, failed
+            assert "can't listen on" in failed.err
+            assert "listening on" not in failed.err
 
 
 def test_a_server_is_not_started_on_a_node_of_a_cluster(cli: Cli) -> None:

@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis
+from sqlalchemy import make_url
 
 from backend.bootstrap import Backend
 from backend.settings import redact
@@ -17,6 +19,7 @@ from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines
 from tests.support.engines import RedisServer, free_port, valkey_binary
 from tests.support.fork_server import ForkServer
+from tests.support.pgbouncer import need_sessions
 
 SHARDS = range(16, 80)
 
@@ -160,6 +163,25 @@ def test_status_shows_the_engines_and_what_is_not_stored_yet(
     assert cli("status").json["not_stored"] == 0
 
 
+def test_status_says_first_what_is_not_well_and_fails_beyond_a_lag(
+    cli: Cli, core: Backend, token: str, chat: int
+) -> None:
+    """With no worker: the verdict of the page, messages instead of entries, and 4 once they are late."""
+    cli("messages", "create", token, chat, "-", stdin="\n".join("abc" * 10))
+    shown = cli("status", "-o", "table").out.splitlines()
+    assert shown[0] == "✗ 1 figure is not well"
+    assert shown[1].startswith("→ no worker is running")
+    assert any("30 messages, oldest" in line for line in shown)
+    status = cli("status").json
+    assert (status["verdict"], status["sentence"]) == ("not well", "1 figure is not well")
+    assert (status["messages_not_stored"], status["not_stored_exact"]) == (30, True)
+    assert status["at"].endswith("Z")
+    core.log.redis.zincrby(core.log.key(core.counters.shard(token), "dirty"), -8e9, token)
+    late = cli("status", "-o", "json")
+    assert (late.code, late.error["error"]) == (4, "check_failed")
+    assert "counts not written to SQL for 2 h (limit: 2 h)" in late.error["message"]
+
+
 def test_status_shows_an_unreachable_engine_and_exits_with_5(cli: Cli) -> None:
     """It still shows the values of the other engine."""
     url = f"redis://127.0.0.1:{free_port()}"
@@ -174,7 +196,7 @@ def test_an_invalid_option_of_a_url_is_reported(cli: Cli, option: str) -> None:
     """The error names the option, without a traceback."""
     url = f"redis://127.0.0.1:{free_port()}?{option}"
     refused = cli("status", env={"INSTACHAT_REDIS_URL": url})
-    assert refused.code == 1
+    assert refused.code == 2
     assert "can't be used" in refused.err
     assert option.partition("=")[0] in refused.err
 
@@ -207,6 +229,47 @@ def test_doctor_of_a_healthy_installation_exits_with_0(cli: Cli) -> None:
     assert {f["severity"] for f in found.values()} == {"ok", "warning"}
     assert [f["check"] for f in found.values() if f["severity"] == "warning"] == ["worker"]
     assert "instachat worker" in found["worker"]["remedy"]
+
+
+def test_doctor_names_a_misspelt_setting_and_what_the_schema_lacks(cli: Cli, core: Backend) -> None:
+    """A variable with the prefix of the settings that is none of them; a table, a constraint and an index."""
+    code, found = checks(cli, {"INSTACHAT_LOGLIMIT": "5", "INSTACHAT_TOKEN": "x"})
+    assert (code, found["settings"]["severity"]) == (0, "warning")
+    assert "INSTACHAT_LOGLIMIT" in found["settings"]["message"]
+    assert "INSTACHAT_LOG_LIMIT" in found["settings"]["remedy"]
+    assert "TOKEN" not in found["settings"]["message"]
+    with core.database.begin() as tx:
+        tx.exec_driver_sql("DROP TABLE reconciliation")
+        tx.exec_driver_sql("ALTER TABLE chat DROP CONSTRAINT chat_application_id_number_key")
+        tx.exec_driver_sql("DROP INDEX application_created_at")
+    code, found = checks(cli)
+    assert (code, found["tables"]["severity"]) == (4, "error")
+    for name in (
+        "table reconciliation",
+        "chat_application_id_number_key of chat",
+        "index application_created_at",
+    ):
+        assert name in found["tables"]["message"]
+
+
+def test_doctor_reports_a_role_that_cannot_write(cli: Cli, core: Backend) -> None:
+    """It names the role and what it lacks."""
+    need_sessions()  # a pooler knows no other role
+    role = f"reader_{uuid4().hex}"
+    with core.database.begin() as tx:
+        tx.exec_driver_sql(
+            f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+        )
+    try:
+        url = make_url(str(cli.env["INSTACHAT_DATABASE_URL"])).set(username=role)
+        code, found = checks(
+            cli, {"INSTACHAT_DATABASE_URL": url.render_as_string(hide_password=False)}
+        )
+        assert (code, found["privileges"]["severity"]) == (4, "error")
+        assert f"{role} lacks INSERT on application" in found["privileges"]["message"]
+    finally:
+        with core.database.begin() as tx:
+            tx.exec_driver_sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 @pytest.fixture
@@ -323,15 +386,18 @@ def test_doctor_reports_an_invalid_setting(cli: Cli) -> None:
 def test_doctor_reports_a_database_that_is_not_migrated_or_not_in_utf8(
     engines: Engines, fork_server: ForkServer
 ) -> None:
-    """The remedy of the first is `migrate`; another encoding cannot represent every text."""
+    """The remedy of the first is `migrate`; a database of another encoding is not used."""
+    redis_url = engines.redis_database()
+    code, found = checks(
+        Cli(fork_server, database_url=engines.bare_database(), redis_url=redis_url)
+    )
+    assert (code, found["schema"]["remedy"]) == (4, "run `instachat migrate`")
     latin = engines.bare_database(
         "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     )
-    cli = Cli(fork_server, database_url=latin, redis_url=engines.redis_database())
-    code, found = checks(cli)
-    assert code == 4
-    assert found["schema"]["remedy"] == "run `instachat migrate`"
-    assert found["encoding"]["severity"] == "error"
+    code, found = checks(Cli(fork_server, database_url=latin, redis_url=redis_url))
+    assert (code, found["PostgreSQL"]["severity"]) == (4, "error")
+    assert "LATIN1" in found["PostgreSQL"]["message"]
 
 
 def test_doctor_and_status_count_a_running_worker(cli: Cli, worker: object) -> None:

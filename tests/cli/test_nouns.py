@@ -1,5 +1,6 @@
 """The verbs of applications, chats and messages: their output and their effect."""
 
+import json
 import re
 from datetime import datetime, timedelta, timezone
 
@@ -10,7 +11,10 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
 def test_an_application_is_created_shown_listed_renamed_and_deleted(cli: Cli) -> None:
-    """`create`, `show` and `list` print the same object. A rename changes only the name and `updated_at`."""
+    """`create`, `show` and `list` print the same object; `show` also how long texts are kept, and the limit.
+
+    A rename changes only the name and `updated_at`.
+    """
     made = cli("apps", "create", "Büro ☎ مكتب").json
     assert list(made) == ["token", "name", "chats_count", "created_at", "updated_at"]
     assert made["name"] == "Büro ☎ مكتب"
@@ -18,7 +22,7 @@ def test_an_application_is_created_shown_listed_renamed_and_deleted(cli: Cli) ->
     assert TIME.fullmatch(made["created_at"])
     token = made["token"]
     shown, listed = cli.run_all([("apps", "show", token), ("apps", "list")])
-    assert shown.json == made
+    assert shown.json == made | {"retention": None, "limit": None}
     assert made in listed.lines
     changed = cli("apps", "rename", token, "x" * 255).json
     assert changed["name"] == "x" * 255
@@ -91,6 +95,31 @@ def test_lists_are_ordered_by_number_and_can_be_paged(cli: Cli, token: str, chat
     assert beyond.json == []
     assert (far.code, far.out) == (0, "")
     assert len(apps.lines) == 1
+
+
+def test_applications_are_found_by_name_in_the_order_of_their_creation(cli: Cli) -> None:
+    """Imports as well. `--name` is a part in any case, `--after` a token, `--limit` counts what is found."""
+    new = cli("apps", "create", "New desk", "-q").out.strip()
+    years = {"b" * 22: "Büro DESK", "a" * 22: "Straße", "c" * 22: "desk of old"}
+    lines = [
+        {"type": "application", "token": token, "name": name}
+        | dict.fromkeys(("created_at", "updated_at"), f"{2024 - at}-01-31T10:00:00Z")
+        for at, (token, name) in enumerate(years.items())
+    ]
+    assert cli("import", "-", stdin="\n".join(map(json.dumps, lines))).code == 0
+    b, a, c = years
+    found = cli.run_all(
+        [
+            ("apps", "list", "-q"),
+            ("apps", "list", "-q", "--name", "DESK"),
+            ("apps", "list", "-q", "--name", "desk", "--after", c, "--limit", 1),
+            ("apps", "list", "-q", "--name", "STRASSE"),
+            ("apps", "list", "-q", "--name", "büro", "--after", b),
+        ]
+    )
+    assert [each.out.split() for each in found] == [[c, a, b, new], [c, b, new], [b], [a], []]
+    assert cli("apps", "list", "--after", "nobody").code == 3
+    assert cli("apps", "list", "--name", "").code == 2
 
 
 def test_messages_are_listed_from_either_end_and_around_a_number(
@@ -217,6 +246,29 @@ def test_edit_and_delete_first_store_what_is_only_accepted(cli: Cli, token: str,
     assert [m["text"] for m in left] == ["one", "three"]
 
 
+def test_search_over_all_chats_prints_the_newest_first(cli: Cli, token: str, chat: int) -> None:
+    """With the chat of each; also with INSTACHAT_TOKEN, -q and --limit. `--after` is for one chat."""
+    second = cli("chats", "create", token).json["number"]
+    for where, text in ((chat, "good morning"), (second, "morning, all"), (chat, "evening")):
+        cli("messages", "create", token, where, text, "--wait", "stored")
+    found, one, wrong, refused = cli.run_all(
+        [
+            ("search", token, "all", "MORNING"),
+            ("search", token, "all", "morning", "--limit", 1, "-q"),
+            ("search", token, "every", "morning"),
+            ("search", token, "all", "morning", "--after", 1),
+        ]
+    )
+    assert [(each["chat"], each["text"]) for each in found.lines] == [
+        (second, "morning, all"),
+        (chat, "good morning"),
+    ]
+    assert found.lines[0]["highlight"] == [[0, 7]]
+    assert one.out == "1\n"
+    assert (wrong.code, refused.code) == (2, 2)
+    assert cli("search", "all", "morning", env={"INSTACHAT_TOKEN": token}).lines == found.lines
+
+
 def test_search_prints_matches_with_their_positions(cli: Cli, token: str, chat: int) -> None:
     """`highlight` counts in code points of the text. `--limit` and `--after` page the matches."""
     texts = ["Good Morning", "🙂 morning, MORNING", "evening", "50% off_now", "صَباحُ الخير"]
@@ -242,3 +294,53 @@ def test_search_prints_matches_with_their_positions(cli: Cli, token: str, chat: 
     assert arabic.lines[0]["text"] == texts[4]
     assert nothing.json == []
     assert nothing.code == 0
+
+
+def test_a_token_that_is_left_out_is_that_of_the_environment(
+    cli: Cli, token: str, chat: int
+) -> None:
+    """Also between options; a token that is given wins, and without either the usage is wrong."""
+    other = cli("apps", "create", "other", "-q").out.strip()
+    assert cli("chats", "show", chat).code == 2
+    cli.env["INSTACHAT_TOKEN"] = token
+    by_variable, by_argument, between = cli.run_all(
+        [("chats", "list"), ("chats", "list", token), ("chats", "list", "--limit", 5, "-o", "json")]
+    )
+    assert by_variable.lines == by_argument.lines == between.json
+    assert cli("messages", "create", chat, "hello", "-q", "--wait", "stored").out == "1\n"
+    shown, missing, searched, foreign = cli.run_all(
+        [
+            ("messages", "show", chat, 1),
+            ("messages", "show", chat),
+            ("search", chat, "ell"),
+            ("apps", "show", other),
+        ]
+    )
+    assert shown.json["text"] == "hello"
+    assert (missing.code, "'N'" in missing.err) == (2, True)
+    assert [found["number"] for found in searched.lines] == [1]
+    assert foreign.json["token"] == other
+    assert cli("--help").code == cli("chats", "show", "--help").code == 0
+
+
+def test_quiet_prints_the_bare_token_or_number(cli: Cli, token: str, chat: int) -> None:
+    """Of what is created, shown or found; of many one a line. With a format it is a wrong usage."""
+    made = cli(
+        "messages", "create", token, chat, "-", "--quiet", "--wait", "stored", stdin="a\nb\nc\n"
+    )
+    assert made.out == "1\n2\n3\n"
+    listed, found, shown, application, chats, edited, both = cli.run_all(
+        [
+            ("messages", "list", token, chat, "--after", 1, "-q"),
+            ("search", token, chat, "b", "-q"),
+            ("messages", "show", token, chat, 3, "-q"),
+            ("apps", "show", token, "-q"),
+            ("chats", "create", token, "-q", "--count", 2),
+            ("messages", "edit", token, chat, 1, "A", "-q"),
+            ("apps", "list", "-q", "-o", "json"),
+        ]
+    )
+    assert (listed.out, found.out, shown.out) == ("2\n3\n", "2\n", "3\n")
+    assert (application.out, chats.out, edited.out) == (f"{token}\n", "2\n3\n", "1\n")
+    assert (both.code, both.out) == (2, "")
+    assert token in cli("apps", "list", "-q").out.splitlines()

@@ -1,6 +1,7 @@
 """Output of data: the three formats, on a terminal and in a pipe, with every kind of text."""
 
 import json
+import re
 
 import pytest
 
@@ -124,6 +125,35 @@ def test_the_columns_of_a_long_table_have_one_width(cli: Cli, token: str) -> Non
     lines = cli("chats", "list", token, "-o", "table").out.splitlines()
     assert len(lines) == 1_201
     assert len({line.rindex("-") for line in lines[1:]}) == 1
+
+
+def test_a_terminal_shows_the_first_50_of_a_list(cli: Cli, token: str) -> None:
+    """A note says so, and how to list more; with --limit, and elsewhere, as many as there are."""
+    cli("chats", "create", token, "--count", 60, "--wait", "stored")
+    first, more = (
+        Terminal(cli, "chats", "list", token),
+        Terminal(cli, "chats", "list", token, "--limit", 60),
+    )
+    assert (first.end(), more.end()) == (0, 0)
+    assert len(re.findall(r"^ +[0-9]+ ", first.shown, re.MULTILINE)) == 50
+    assert "these are the first 50; `--limit N` lists more" in first.shown
+    assert len(re.findall(r"^ +[0-9]+ ", more.shown, re.MULTILINE)) == 60
+    assert "these are" not in more.shown
+    assert len(cli("chats", "list", token).lines) == 60
+
+
+def test_verbose_says_what_happens_inside(cli: Cli, token: str) -> None:
+    """On standard error only: the engines, how long it took, and no password."""
+    plain = cli("apps", "show", token)
+    url = cli.env["INSTACHAT_DATABASE_URL"].replace("postgres@", "postgres:s3cret@")
+    shown = cli("apps", "show", token, "--verbose", env={"INSTACHAT_DATABASE_URL": url})
+    assert shown.out == plain.out
+    assert plain.err == ""
+    lines = shown.err.splitlines()
+    assert all(line.startswith("detail: ") for line in lines)
+    for said in ("PostgreSQL: postgres", "Redis: redis://", "durability strict", "done in"):
+        assert said in shown.err
+    assert "s3cret" not in shown.err
 
 
 def test_a_table_says_that_a_list_is_empty(cli: Cli, token: str) -> None:

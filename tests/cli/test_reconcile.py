@@ -10,6 +10,7 @@ from backend.ingest.requests import AcceptRequest
 from tests.cli.conftest import Cli
 from tests.support.engines import free_port
 from tests.support.redis_values import plant_counter
+from tests.support.transfer_lines import application_line, chat_line, message_line
 
 FIELDS = {"kind", "token", "chat", "number", "detail", "repairable"}
 
@@ -51,6 +52,24 @@ def test_reconcile_reports_plans_and_repairs_differences(cli: Cli, core: Backend
     clean = cli("reconcile", "--app", token, "-o", "json")
     assert (clean.code, json.loads(clean.out)) == (0, [])
     assert "1 lost" in clean.err
+
+
+def test_a_gap_of_many_numbers_is_one_line_with_its_first_and_last(cli: Cli) -> None:
+    """The import that makes it says so before, also as a dry run; one that leaves nothing out is silent."""
+    token, at = "t" * 24, "2026-01-31T23:59:59.000000Z"
+    lines = [application_line(token, "n", 1, at, at), chat_line(token, 1, 1, at, at)]
+    lines.append(message_line(token, 1, 1_000_000, "far", at, at))
+    for options, code in ((["--dry-run"], 0), ([], 0)):
+        imported = cli("import", "-", *options, stdin="".join(lines))
+        assert imported.code == code
+        assert "line 3 leaves out 999,999 numbers, 1 to 999,999, of chat 1" in imported.err
+    assert "leaves out" not in cli("import", "-", stdin="".join(lines)).err
+    (found,) = cli("reconcile", "--app", token, "-o", "json").json
+    assert found.keys() == FIELDS | {"first", "last"}
+    assert (found["number"], found["first"], found["last"]) == (1, 1, 999_999)
+    assert cli("reconcile", "--app", token, "--repair").code == 0
+    assert cli("reconcile", "--app", token, "-o", "json").json == []
+    assert cli("chats", "show", token, 1).json["messages_count"] == 1
 
 
 def test_reconcile_without_an_engine_exits_with_5(cli: Cli, core: Backend) -> None:

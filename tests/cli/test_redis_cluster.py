@@ -50,6 +50,30 @@ def test_a_cluster_without_a_host_that_answers_is_unavailable(cli: Cli) -> None:
     assert "INSTACHAT_REDIS_URL" in cli("apps", "create", "x", env=env).err
 
 
+@pytest.mark.faults
+def test_commands_work_for_the_shards_that_answer(cli: Cli, redis_cluster: RedisCluster) -> None:
+    """They exit with 5, and name the others, while a node and its replica are dead."""
+    token = cli("apps", "create", "x").json["token"]
+    dead = next(node for node in redis_cluster.masters if not node.ask("KEYS", f"*{token}*"))
+    for node in (*redis_cluster.replicas_of(dead), dead):
+        node.kill()
+    status, checked, compared = cli.run_all(
+        [
+            ("status", "-o", "json"),
+            ("sync-counters", "--check", "-o", "json"),
+            ("reconcile", "-o", "json"),
+        ]
+    )
+    away = status.json["engines"][1]["shards_away"]
+    assert away
+    assert status.json["not_stored"] is not None
+    assert checked.json["shards_away"] == away
+    assert compared.json == []
+    for failed in (status, checked, compared):
+        assert (failed.code, failed.error["error"]) == (5, "unavailable")
+        assert f"{len(away)} of 64 shards" in failed.error["message"]
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
@@ -62,6 +86,6 @@ def test_a_cluster_without_a_host_that_answers_is_unavailable(cli: Cli) -> None:
 def test_a_url_that_cannot_be_used_says_why(cli: Cli, url: str, reason: str) -> None:
     """At the start, without the password."""
     failed = cli("apps", "create", "x", env={"INSTACHAT_REDIS_URL": url})
-    assert failed.code == 1, failed
+    assert failed.code == 2, failed
     assert reason in failed.err
     assert "secret" not in failed.err

@@ -10,6 +10,7 @@ from backend.bootstrap import Backend
 from backend.storage.postgres import counter_columns
 from tests.cli.conftest import Cli
 from tests.support.engines import free_port
+from tests.support.redis_values import count_dirty
 from tests.support.waiting import wait_until
 
 
@@ -92,7 +93,7 @@ def test_sync_counters_without_an_engine_exits_with_5(
         url = {f"INSTACHAT_{name}_URL": f"{scheme}://127.0.0.1:{free_port()}/0"}
         for words in ([], ["--all"], ["--check"]):
             assert cli("sync-counters", *words, env=url).code == 5
-    assert core.log.count_dirty(core.database.installation.shards) == 1
+    assert count_dirty(core) == 1
     assert [(line["old"], line["new"]) for line in cli("sync-counters").lines] == [(0, 1)]
 
 
@@ -106,9 +107,9 @@ def test_a_worker_syncs_about_an_hour_after_the_last_sync(
     cli("chats", "create", token)
     with core.database.begin() as tx:
         tx.execute(text("UPDATE shard SET synced_at = synced_at - interval '56 minutes'"))
-    assert core.log.count_dirty(core.database.installation.shards) == 1
+    assert count_dirty(core) == 1
     request.getfixturevalue("worker")
-    wait_until(lambda: core.log.count_dirty(core.database.installation.shards) == 0)
+    wait_until(lambda: count_dirty(core) == 0)
 
     def behind() -> float:
         # Of this shard: others, which the worker is the first to look at, were never synced.

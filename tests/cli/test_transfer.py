@@ -1,11 +1,18 @@
 """`export` and `import` as commands: files and pipes, exit codes, interruptions, memory."""
 
 import json
+import os
 import random
+import re
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count as numbers_from
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -216,6 +223,52 @@ def test_ctrl_c_reports_what_was_imported(there: Cli, other: Backend) -> None:
     assert (result.code, result.out) == (130, "")
     assert "imported at least: 1 application, 1 chat" in result.error["message"]
     assert there("import", "-", stdin="".join(data)).json["skipped"] == CHUNK_LINES
+
+
+def endless(token: str) -> Iterator[str]:
+    """The lines of an export that never ends."""
+    yield application_line(token, "n", 1, AT, AT)
+    yield chat_line(token, 1, 0, AT, AT)
+    for number in numbers_from(1):
+        yield message_line(token, 1, number, f"{number:020}", AT, AT)
+
+
+def feed(pipe: Path, token: str) -> None:
+    """Write these lines until the reader leaves."""
+    lines = endless(token)
+    with suppress(BrokenPipeError), pipe.open("w") as file:
+        while chunk := "".join(islice(lines, 1_000)):
+            file.write(chunk)
+
+
+def test_ctrl_c_at_any_moment_of_an_import_says_what_was_imported(
+    there: Cli, other: Backend, tmp_path: Path
+) -> None:
+    """Whatever it was doing: reading, comparing, writing rows, raising counters, waiting for Redis."""
+    dice = random.Random()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for moment in range(6):
+        token = f"{moment:024}"
+        with ThreadPoolExecutor(1) as feeder:
+            feeding = feeder.submit(feed, pipe, token)
+            terminal = Terminal(there, "import", pipe)
+            terminal.wait_for_text("lines")
+            time.sleep(dice.uniform(0, 0.3))
+            terminal.type("\x03")
+            assert terminal.end() == 130, terminal.shown
+            feeding.result(PATIENCE_SECONDS)
+        said = re.search(r"interrupted; imported at least: (.*?)\.\s+The same", terminal.shown)
+        assert said, terminal.shown
+        imported = re.search("([0-9,]+) messages?", said[1])
+        at_least = int(imported[1].replace(",", "")) if imported else 0
+        with other.database.connect() as connection:
+            found = connection.exec_driver_sql(
+                "SELECT count(*) FROM message JOIN chat c ON c.id = chat_id"
+                " JOIN application a ON a.id = application_id WHERE token = %s",
+                (token,),
+            ).scalar_one()
+        assert at_least <= found <= at_least + CHUNK_LINES
 
 
 def test_an_import_that_is_killed_repeatedly_completes_like_an_undisturbed_one(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import Invalid, NotFound
+from backend.domain.model import Message
 from backend.ingest.requests import AcceptRequest
 from backend.search.refresh import Refresher
 from loadtest.corpus.conversations import conversations
@@ -52,12 +53,39 @@ class Room:
             if stage == "refreshed":
                 Refresher(self.backend.database, self.backend.index).refresh(0)
 
-    def found(self, chat: int, keyword: str, **page: int) -> list[int]:
+    def found(
+        self, chat: int, keyword: str, *, after: int = 0, limit: int | None = None
+    ) -> list[int]:
         """The indices (from 0) of the texts that a search returns, in its order; it must be complete."""
         search = self.backend.catalog.messages.search
-        hits, incomplete = search(self.token, chat, keyword, **page).read_all()
+        hits, incomplete = search(self.token, chat, keyword, after=after, limit=limit).read_all()
         assert incomplete is None
         return [hit.message.number - 1 for hit in hits]
+
+    def found_everywhere(self, keyword: str, *, page: int = 200) -> list[tuple[int, int]]:
+        """The chat and the number of each message of the application that a search finds, page by page."""
+        search = self.backend.catalog.messages.search_application
+        keys, before = [], None
+        while True:
+            found = search(self.token, keyword, before=before, limit=page)
+            assert found.incomplete is None
+            assert len(found.matches) <= page
+            keys += [(match.chat, match.message.number) for match in found.matches]
+            if found.next is None:
+                return keys
+            assert before is None or found.next < before, "the search does not go on"
+            before = found.next
+
+
+def every_message(room: Room) -> list[tuple[int, Message]]:
+    """All messages of the application, each with its chat, newest first."""
+    catalog = room.backend.catalog
+    found = [
+        (chat.number, message)
+        for chat in catalog.chats.list(room.token)
+        for message in catalog.messages.list(room.token, chat.number)
+    ]
+    return sorted(found, key=lambda each: (each[1].created_at, each[0], each[1].number))[::-1]
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -101,6 +129,55 @@ def test_search_agrees_with_the_oracle_on_real_conversations(room: Room) -> None
             assert found == oracle(texts, keyword), f"seed {SEED}, chat {chat}, {keyword!r}"
             compared += 1
     assert compared > 500
+
+
+def test_a_search_over_all_chats_agrees_with_the_oracle(room: Room) -> None:
+    """Frequent keywords and rare ones, in pages of any size: each message once, newest first."""
+    dice = random.Random(SEED)
+    room = Room(room.backend, room.backend.catalog.applications.create("all").token)
+    cases = dice.sample(CASES, 40)
+    for case in cases:
+        room.fill(case.texts)
+    for start in (0, 1050):
+        room.fill([f"everywhere {n}" for n in range(start, start + 1050)])
+    room.store()
+    messages = every_message(room)
+    keys = [(chat, message.number) for chat, message in messages]
+    everything = [message.text for _, message in messages]
+    keywords = [case.keyword for case in cases[:8]]
+    for _ in range(4):
+        text = dice.choice(everything)
+        start = dice.randrange(len(text))
+        keywords.append(text[start : start + dice.choice([1, 3, 9])])
+    for keyword in [*keywords, "everywhere", "where 27", "%", "found nowhere at all"]:
+        try:
+            found = room.found_everywhere(keyword, page=dice.choice([100, 200]))
+        except Invalid:
+            continue  # it is empty once it is folded
+        expected = [keys[index] for index in oracle(everything, keyword)]
+        assert found == expected, f"seed {SEED}, {keyword!r}"
+
+
+def test_a_search_over_all_chats_finds_what_is_stored_when_it_is_asked(room: Room) -> None:
+    """Never another application's messages, old texts, or what is removed, a chat included."""
+    catalog = room.backend.catalog
+    other = catalog.applications.create("other").token
+    room.backend.acceptor.accept(AcceptRequest.chats(other))
+    room.backend.acceptor.accept(AcceptRequest.messages(other, 1, ["an octarine sky"]))
+    here, there = room.fill(["octarine", "octarine too"]), room.fill(["an octarine cat"])
+    gone = room.fill(["octarine"])
+    room.store()
+    assert room.found_everywhere("octarine") == [(gone, 1), (there, 1), (here, 2), (here, 1)]
+    catalog.messages.edit(room.token, here, 1, {"text": "other things"})
+    catalog.messages.delete(room.token, here, 2)
+    catalog.messages.edit(room.token, there, 1, {"text": "OCTARINE, again"})
+    catalog.chats.delete(room.token, gone, cascade=True)
+    assert room.found_everywhere("octarine", page=1) == [(there, 1)]
+    room.store()
+    assert room.found_everywhere("octarine") == [(there, 1)]
+    catalog.applications.delete(other, cascade=True)
+    with pytest.raises(NotFound):
+        catalog.messages.search_application(other, "octarine", limit=1)
 
 
 def test_search_finds_nothing_of_other_chats_and_applications(room: Room) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,15 +57,23 @@ def run(script: str, environment: dict[str, str]) -> "subprocess.CompletedProces
 
 
 def test_every_block_of_commands_is_run_by_a_test() -> None:
-    """Each block has a mark, except the first one, whose two commands set everything up."""
+    """Each block has a mark, except the first two: the installation, and what sets a checkout up."""
     marks = [mark for mark, _ in BLOCK.findall(README)]
-    assert marks[0] == ""
-    assert set(marks[1:]) == {"up", "session", "given"}
+    assert marks[:2] == ["", ""]
+    assert set(marks[2:]) == {"up", "session", "given"}
 
 
-def test_the_first_block_has_targets_of_the_makefile() -> None:
+def test_the_readme_names_every_extra() -> None:
+    """`make smoke` installs as the first block does."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "pipx install 'instachat[engines,bench]'" in BLOCK.findall(README)[0][1]
+    rows = re.findall(r"^\| `instachat\[(\w+)\]` \|", README, re.MULTILINE)
+    assert set(rows) == project["optional-dependencies"].keys()
+
+
+def test_the_second_block_has_targets_of_the_makefile() -> None:
     """`make test` runs this test; another test runs `make demo`."""
-    targets = re.findall(r"^make (\w+)", BLOCK.findall(README)[0][1], re.MULTILINE)
+    targets = re.findall(r"^make (\w+)", BLOCK.findall(README)[1][1], re.MULTILINE)
     assert targets == ["demo", "test"]
     for target in targets:
         subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=True)

@@ -14,7 +14,7 @@ from backend.storage.postgres.schema_upgrade import upgrade
 from tests.conftest import Engines
 from tests.support.engines import PostgresServer, RedisServer, valkey_binary, wheel_postgres
 from tests.support.fork_server import ForkedProcess, start_module
-from tests.support.http_server import ApplicationClient, HttpServer, running_server
+from tests.support.http_server import ApplicationClient, HttpServer, ImpatientServer, running_server
 
 OPERATOR = "the operator's own token"
 
@@ -69,6 +69,20 @@ def own_server(engines: Engines, own_redis: RedisServer, tmp_path: Path) -> Iter
     settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
     with running_server(settings, tmp_path) as server:
         yield server
+
+
+@pytest.fixture
+def impatient_server(
+    engines: Engines, own_redis: RedisServer, tmp_path: Path
+) -> Iterator[HttpServer]:
+    """A server for one test that gives up a slow client after five seconds, with a worker."""
+    settings = Settings(database_url=engines.fresh_database(), redis_url=own_redis.url)
+    server = ImpatientServer(settings, tmp_path)
+    try:
+        with running_worker(server):
+            yield server.wait_ready()
+    finally:
+        server.remove()
 
 
 @pytest.fixture

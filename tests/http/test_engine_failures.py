@@ -8,19 +8,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
 from redis import Redis
 
-from backend.api import lifespan
-from backend.bootstrap import open_backend
+from backend.api import lifespan, service
+from backend.bootstrap import Backend, open_backend
 from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres.database import Database
-from tests.conftest import Engines
+from tests.conftest import Engines, database_name
 from tests.http.conftest import migrated_database, running_worker, start_worker
 from tests.http.test_connection import BODY, serve_in_process
 from tests.http.test_fast_searches import send
@@ -28,8 +30,11 @@ from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.requests import fill_only_chat
 from tests.support.engines import PostgresServer, RedisServer, free_port
 from tests.support.faults.load import drain_completely
+from tests.support.faults.pace import pause
+from tests.support.faults.proxy import CommitLosingProxy
 from tests.support.http_server import (
     ApplicationClient,
+    HttpResponse,
     HttpServer,
     server_processes,
 )
@@ -321,7 +326,7 @@ def test_a_refused_accept_says_when_to_retry(
         body = {"message": {"text": "x"}}
 
         def refused(chat: str) -> set[tuple[int, str, str]]:
-            answers = [server("POST", f"{chat}/messages{query}", body) for query in ("", "?a=1")]
+            answers = [server("POST", f"{chat}/messages{query}", body) for query in ("", "?")]
             return {
                 (a.status, a.json["type"].rpartition(":")[2], a.headers["retry-after"])
                 for a in answers
@@ -354,6 +359,89 @@ def test_changing_a_message_that_is_not_stored_in_time_gets_503(own_server: Http
         drain_completely(core)
     assert own_server("GET", path).json["text"] == "one"
     assert own_server("PATCH", path, {"message": {"text": "two"}}).json["text"] == "two"
+
+
+# -- changes whose outcome is not known ----------------------------------------------------------------
+
+
+class Changes(NamedTuple):
+    """An application with two stored messages, and a request for each way to change something."""
+
+    token: str
+    requests: tuple[tuple[str, str, bytes], ...]
+
+
+def stored_changes(core: Backend) -> Changes:
+    """Create and store the application and its messages."""
+    token = core.catalog.applications.create("before").token
+    core.acceptor.accept(AcceptRequest.chats(token))
+    core.acceptor.accept(AcceptRequest.messages(token, 1, ["before", "to delete"]))
+    core.drainer.drain_all()
+    path = f"/api/v1/applications/{token}"
+    requests = (
+        ("PATCH", f"{path}/chats/1/messages/1", b'{"message": {"text": "after"}}'),
+        ("DELETE", f"{path}/chats/1/messages/2", b""),
+        ("PATCH", path, b'{"application": {"name": "after"}}'),
+        ("POST", "/api/v1/applications", b'{"application": {"name": "after"}}'),
+    )
+    return Changes(token, requests)
+
+
+def made_changes(core: Backend, token: str) -> tuple[list[str], list[str]]:
+    """The texts of the messages and the names of all applications."""
+    texts = [message.text for message in core.catalog.messages.list(token, 1)]
+    return texts, [application.name for application in core.catalog.applications.list()]
+
+
+def problem_of(answer: HttpResponse) -> tuple[int, str]:
+    """The status and the type of a problem."""
+    return answer.status, answer.json["type"].rpartition(":")[2]
+
+
+def test_a_change_whose_commit_is_not_answered_is_unconfirmed(
+    engines: Engines, own_redis: RedisServer
+) -> None:
+    """PostgreSQL has made each of them."""
+    settings = Settings(
+        database_url=engines.fresh_database(), redis_url=own_redis.url, app_creation_limit="off"
+    )
+    with (
+        closing(CommitLosingProxy(engines.postgres.folder / ".s.PGSQL.5432")) as proxy,
+        open_backend(settings) as core,
+    ):
+        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database_name(settings)}"
+        token, requests = stored_changes(core)
+        statements = (b"UPDATE message", b"UPDATE message", b"UPDATE app", b"INSERT INTO app")
+        with serve_in_process(settings.model_copy(update={"database_url": url})) as server:
+            for statement, request in zip(statements, requests, strict=True):
+                proxy.lose_commit_of(statement)
+                assert problem_of(send(server.port, *request)) == (503, "unconfirmed"), request
+        assert made_changes(core, token) == (["after"], ["after", "after"])
+
+
+def test_a_change_that_is_given_up_while_it_runs_is_unconfirmed(
+    engines: Engines, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made later. One that still waited for a thread is not made, and its answer does not say so."""
+    monkeypatch.setattr(service, "CALL_THREADS", 6)  # of which an application has half
+    for name in ("CALL_TIMEOUT_SECONDS", "CHANGE_CALL_TIMEOUT_SECONDS"):
+        monkeypatch.setattr(service, name, 1.0)
+    settings = Settings(
+        database_url=engines.fresh_database(), redis_url=own_redis.url, app_creation_limit="off"
+    )
+    with (
+        open_backend(settings) as core,
+        serve_in_process(settings) as server,
+        ThreadPoolExecutor(4) as clients,
+    ):
+        token, requests = stored_changes(core)
+        with core.database.begin() as tx:
+            tx.exec_driver_sql("LOCK TABLE application, message IN SHARE MODE")
+            answers = clients.map(lambda request: send(server.port, *request), requests)
+            assert {problem_of(answer) for answer in answers} == {(503, "unconfirmed")}
+            late = send(server.port, *requests[0])
+            assert problem_of(late) == (503, "unavailable")
+        wait_until(lambda: made_changes(core, token) == (["after"], ["after", "after"]))
 
 
 # -- stopped and killed processes ---------------------------------------------------------------------
@@ -391,6 +479,7 @@ class Writers:
             try:
                 with self._server.connected() as connection:
                     while not self._stop.is_set():
+                        pause()
                         text = f"writer {nth} text {count}"
                         count += 1
                         self._post(connection, ledger, number, text)

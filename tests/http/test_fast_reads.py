@@ -28,6 +28,7 @@ from tests.support.http_server import ApplicationClient, HttpResponse, HttpServe
 from tests.support.pgbouncer import need_sessions
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
+pytestmark = pytest.mark.xdist_group("http")
 TEXTS = ["plain", 'quotes " and \\', "\x01\x1f\x7f\n\t", "ünïcode \U0001f600 \u2028", "a" * 10_000]
 REMOVED, REJECTED, LAST = 3, 6, 9
 
@@ -99,6 +100,7 @@ PATHS = st.one_of(
     st.builds("/chats{}".format, QUERIES),
     st.builds("/chats/{}{}".format, st.integers(0, 5), st.sampled_from(["", "?", "?limit=5"])),
     st.builds("/chats/{}/messages{}".format, st.integers(1, 5), QUERIES),
+    st.sampled_from(["%2Fchats", "/chats%2f1", "/chats/1%2Fmessages", "/chats/1/messages%2F1"]),
     st.builds("/chats/1/messages?keyword={}".format, KEYWORDS),
     st.builds("/chats/1/messages?limit={1}&keyword={0}".format, KEYWORDS, st.integers(1, 5)),
     st.builds("/chats/1/messages/{}{}".format, NUMBERS, st.sampled_from(["", "?", "?x=1"])),
@@ -191,6 +193,34 @@ def test_a_search_of_long_texts_takes_the_ordinary_route(chat: Chat) -> None:
     answer = agree(long, "/chats/1/messages?keyword=FI").json
     assert [len(item["highlight"]) for item in answer["items"]] == [2_500, 2_000]
     assert agree(long, "/chats/1/messages?keyword=FI&after=1").json["items"] == answer["items"][1:]
+
+
+def test_a_page_of_a_search_ends_where_its_keyword_was_found_very_often(chat: Chat) -> None:
+    """The answer is bounded. Its `next` goes on."""
+    often = chats_with(chat.server, ["a" * 6_000] * 5)
+    found, after = [], 0
+    while after is not None:
+        answer = agree(often, f"/chats/1/messages?keyword=a&limit=200&after={after}").json
+        found.append([item["number"] for item in answer["items"]])
+        assert all(len(item["highlight"]) == 6_000 for item in answer["items"])
+        after = answer["next"]
+    assert found == [[1, 2], [3, 4], [5]]
+
+
+def test_a_text_that_folds_to_many_times_its_length_is_searched_alone(chat: Chat) -> None:
+    """A statement that serves many requests scans no such text, which the ordinary route then does."""
+    texts = ["apple", "\ufdfa" * 1_500, "a pear", "pear \ufdfa" * 1_000, "\u0640" * 9_999 + "z"]
+    dear = chats_with(chat.server, texts)
+    for keyword, found in (
+        ("apple", [1]),
+        ("pear", [3, 4]),
+        ("صلى", [2, 4]),
+        ("plum", []),
+        ("z", [5]),
+    ):
+        answer = agree(dear, f"/chats/1/messages?keyword={quote_plus(keyword)}").json
+        assert [item["number"] for item in answer["items"]] == found
+        assert answer["next"] is None
 
 
 @pytest.mark.parametrize("query", ["order=asc", "order=desc", "before=5", "keyword=x"])

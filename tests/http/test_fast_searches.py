@@ -126,10 +126,11 @@ def takes_fast_path(chat: Chat, gate: SearchGate, path: str, port: int | None = 
         return after != before and gate.seen == seen + 1
 
 
-def send(port: int, method: str, path: str, body: bytes | None = None) -> HttpResponse:
-    """The response of a server in this process."""
+def send(port: int, method: str, path: str, body: bytes | None = None, **more: str) -> HttpResponse:
+    """The response of a server in this process; `more` headers have underscores for hyphens."""
     connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     headers = {} if body is None else {"content-type": "application/json"}
+    headers |= {name.replace("_", "-"): value for name, value in more.items()}
     with closing(connection):
         return exchange(connection, method, path, body, headers)
 

@@ -217,6 +217,32 @@ def test_the_content_type_must_be_json(
     assert shared_server("POST", chat, raw=raw, content_type=content_type).status == status
 
 
+@pytest.mark.parametrize("query", ["", "?"])
+def test_a_coded_body_is_refused(shared_server: HttpServer, chat: str, query: str) -> None:
+    """415, and not 400 as if it were no JSON; on the fast path and on the route."""
+    for coding, status in (("gzip", 415), ("identity", 202)):
+        answer = shared_server(
+            "POST", f"{chat}{query}", {"message": {"text": "a"}}, content_encoding=coding
+        )
+        assert answer.status == status
+
+
+def test_an_encoded_slash_separates_no_segments(app: ApplicationClient) -> None:
+    """Whatever a route it would lead to: nothing has such a name."""
+    chat = app.chat()
+    message = app.message(chat)
+    for path in (app.path, chat, f"{chat}/messages", message):
+        assert app.server("GET", path).status == 200
+        parts = path.split("/")
+        for at in range(2, len(parts)):
+            for slash in ("%2F", "%2f"):
+                strange = "/".join(parts[:at]) + slash + "/".join(parts[at:])
+                answer = app.server("GET", strange)
+                assert (answer.status, answer.json) == (404, NOTHING), strange
+    assert app.server("DELETE", message.replace("/messages/", "/messages%2F")).status == 404
+    assert app.server("GET", message).status == 200
+
+
 def test_a_large_body_is_refused_while_it_is_read(shared_server: HttpServer, chat: str) -> None:
     """413 by its Content-Length or by the received bytes, before the whole body has arrived."""
     answer = shared_server("POST", chat, raw=b"x" * 300_000, content_type="application/json")
@@ -239,14 +265,6 @@ def test_a_full_batch_of_the_longest_texts_is_accepted(app: ApplicationClient) -
     path = f"{app.chat()}/messages/batch"
     made = app.server("POST", path, {"messages": [{"text": "x" * 10_000}] * 1_000})
     assert (made.status, made.json) == (202, {"first": 1, "last": 1_000})
-
-
-def test_other_methods_are_405(shared_server: HttpServer, app: ApplicationClient) -> None:
-    """With the header Allow."""
-    answer = shared_server("PUT", app.path)
-    assert answer.status == 405
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert "GET" in answer.headers["allow"]
 
 
 def test_a_number_whose_creation_was_rejected_is_410(app: ApplicationClient) -> None:

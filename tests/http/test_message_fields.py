@@ -20,6 +20,7 @@ from tests.support.message_fields import (
     without_nulls,
 )
 
+pytestmark = pytest.mark.xdist_group("http")
 CHAT = "/api/v1/applications/{token}/chats/{chat}"
 # An Origin header keeps a request off the fast path.
 ORDINARY: dict[str, Any] = {"origin": "https://a.example"}

@@ -42,6 +42,7 @@ CONTRACT = {
     "GET /api/v1/applications/{token}/chats/{chat}/messages/{number}": 200,
     "PATCH /api/v1/applications/{token}/chats/{chat}/messages/{number}": 200,
     "DELETE /api/v1/applications/{token}/chats/{chat}/messages/{number}": 204,
+    "GET /api/v1/applications/{token}/messages": 200,
     "POST /api/v1/messages/reindex": 202,
 }
 OPERATIONS = {

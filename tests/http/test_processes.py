@@ -88,7 +88,7 @@ def test_killed_processes_are_restarted(
     server = HttpServer(settings, tmp_path, "--workers", "2")
     try:
         server.wait_ready()
-        for _ in range(4):
+        for _ in range(2):
             victims = server_processes(server)
             for victim in victims:
                 os.kill(victim.pid, signal.SIGKILL)

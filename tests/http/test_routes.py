@@ -2,12 +2,18 @@
 
 import re
 import time
+from contextlib import closing
 
 import pytest
 
 from backend.api import schemas
+from backend.bootstrap import open_backend
+from backend.domain.model import MAX_ISSUED, Parent, shard_of
+from backend.storage.postgres.database import Database
+from backend.storage.redis.log import Log
 from tests.http.conftest import OPERATOR
 from tests.support.http_server import ApplicationClient, HttpServer
+from tests.support.redis_values import plant_counter
 from tests.support.waiting import MARGIN_SECONDS, wait_until
 
 pytestmark = pytest.mark.xdist_group("http")
@@ -91,6 +97,29 @@ def test_operators_request_a_reindex(shared_server: HttpServer) -> None:
     assert shared_server("POST", "/api/v1/messages/reindex").status == 401
     asked = shared_server("POST", "/api/v1/messages/reindex", authorization=BEARER)
     assert (asked.status, asked.body) == (202, b"")
+
+
+def test_the_changes_of_the_operators_routes_are_audited(shared_server: HttpServer) -> None:
+    """Those with the operator's token, with the address that they came from."""
+    paths = shared_server("GET", "/openapi.json").json["paths"]
+    changing = [
+        (method.upper(), path)
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if operation.get("tags") == ["operator"] and method != "get"
+    ]
+    assert changing == [("POST", "/api/v1/messages/reindex")]  # a new one belongs here
+    with open_backend(shared_server.settings) as core:
+        before = list(core.audit_trail.list())
+        for method, path in changing:
+            assert shared_server(method, path, authorization="Bearer wrong").status == 401
+            assert shared_server(method, path, authorization=BEARER).status == 202
+        after = list(core.audit_trail.list(limit=len(changing)))
+        assert len(list(core.audit_trail.list())) == len(before) + len(changing)
+    assert [(found.command, found.result) for found in reversed(after)] == [
+        (f"{method} {path}", "accepted") for method, path in changing
+    ]
+    assert {found.actor for found in after} == {"admin token from 127.0.0.1"}
 
 
 # -- chats -----------------------------------------------------------------------------------------
@@ -191,6 +220,37 @@ def test_search_finds_messages_of_the_chat_and_marks_the_keyword(app: Applicatio
         assert app.server("GET", f"{path}?keyword={wrong}").status == 422
 
 
+def test_search_over_all_chats_pages_newest_first(app: ApplicationClient) -> None:
+    """Each match once, with its chat. A cursor names no database id, and nothing of others is found."""
+    chats = [app.chat() for _ in range(3)]
+    for n in range(9):
+        app.message(chats[n % 3], f"a badger, {n}")
+    app.message(chats[0], "no such animal")
+    other = ApplicationClient(app.server)
+    other.message(other.chat(), "another badger")
+    path = f"{app.path}/messages"
+    whole = app.server("GET", f"{path}?keyword=BADGER")
+    assert (whole.json["next"], whole.json["complete"]) == (None, True)
+    items = whole.json["items"]
+    assert [item["text"] for item in items] == [f"a badger, {n}" for n in range(9)][::-1]
+    assert [(item["chat"], item["number"]) for item in items[:3]] == [(3, 3), (2, 3), (1, 3)]
+    assert items[0]["highlight"] == [[2, 8]]
+    paged, cursor = [], ""
+    while cursor is not None:
+        page = app.server("GET", f"{path}?keyword=badger&limit=4{cursor}").json
+        paged += page["items"]
+        cursor = page["next"] and f"&cursor={page['next']}"
+    assert paged == items
+    tag = whole.headers["etag"]
+    url = f"{path}?keyword=BADGER"
+    assert app.server("GET", url, if_none_match=tag).status == 304
+    head = app.server("HEAD", url)
+    assert (head.status, head.headers["etag"], head.body) == (200, tag, b"")
+    for wrong in ("", "keyword=", "keyword=a&after=1", "keyword=a&cursor=1", "keyword=%D9%8B"):
+        assert app.server("GET", f"{path}?{wrong}").status == 422, wrong
+    assert app.server("GET", "/api/v1/applications/nobody/messages?keyword=a").status == 404
+
+
 # -- accepted and not stored yet -------------------------------------------------------------------
 
 
@@ -242,7 +302,8 @@ def test_if_match_is_honoured(app: ApplicationClient, what: str) -> None:
     assert app.server("PATCH", path, body, if_match='"1"').status == 409
     assert app.server("PATCH", path, body, if_match='"not ours"').status == 409
     assert app.server("PATCH", path, body, if_match="no quotes").status == 409
-    changed = app.server("PATCH", path, body, if_match=tag)
+    assert app.server("PATCH", path, body, if_match=f'"1", W/{tag}').status == 409
+    changed = app.server("PATCH", path, body, if_match=f'"1",{tag} , "2"')
     assert changed.status == 200
     assert app.server("PATCH", path, body, if_match=tag).status == 409
     assert app.server("PATCH", path, body, if_match="*").status == 200
@@ -276,6 +337,28 @@ def test_an_idempotency_key_creates_once(app: ApplicationClient) -> None:
         assert app.server("POST", path, body, idempotency_key="x" * 256).status == 422
     assert app.server("GET", app.path).json["chats_count"] == 2
     assert app.server("GET", chat).json["messages_count"] == 2
+
+
+def test_a_chat_without_numbers_left_takes_no_message(app: ApplicationClient) -> None:
+    """409 on every route, also for requests that wait until they are stored; no number is given twice."""
+    chat = app.chat()
+    redis_url = app.server.settings.redis_url
+    assert redis_url
+    log = Log(redis_url)
+    with closing(log), closing(Database(app.server.settings.database_url or "")) as database:
+        shard = shard_of(app.token, database.installation.shards)
+        plant_counter(log, shard, Parent(app.token, 1), issued=MAX_ISSUED)
+    last = app.server("POST", f"{chat}/messages?wait=stored", {"message": {"text": "last"}})
+    assert (last.status, last.json) == (201, {"number": MAX_ISSUED + 1})
+    for path, body in (
+        ("messages", {"message": {"text": "a"}}),
+        ("messages?wait=stored", {"message": {"text": "a"}}),
+        ("messages/batch", {"messages": [{"text": "a"}, {"text": "b"}]}),
+    ):
+        refused = app.server("POST", f"{chat}/{path}", body)
+        kind = refused.json["type"].rpartition(":")[2]
+        assert (refused.status, kind) == (409, "numbers-exhausted"), path
+    assert app.server("GET", f"{chat}/messages/{MAX_ISSUED + 1}").json["text"] == "last"
 
 
 def test_a_repeated_creation_returns_the_original_response(

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from backend.api import service
+from backend.bootstrap import open_backend
+from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.redis.workers import Workers
 from tests.conftest import Engines
 from tests.http.conftest import running_worker
+from tests.http.test_connection import serve_in_process
 from tests.support.engines import RedisServer
 from tests.support.event_stream import EventStreamClient, StreamEvent
 from tests.support.http_server import ApplicationClient, HttpServer, running_server
@@ -197,11 +201,34 @@ def is_stream(line: dict[str, Any]) -> bool:
     return str(line["route"]).endswith("/stream")
 
 
-def test_a_client_that_does_not_read_is_let_go(app: ApplicationClient) -> None:
+def test_an_application_leaves_streams_to_others(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused as if the server had too many, until one of its streams has ended."""
+    monkeypatch.setattr(service, "MAX_STREAMS_OF_ONE", 1)
+    with open_backend(settings) as core, serve_in_process(settings) as server:
+        paths = []
+        for name in ("greedy", "other"):
+            token = core.catalog.applications.create(name).token
+            core.acceptor.accept(AcceptRequest.chats(token, 2))
+            paths += [f"/api/v1/applications/{token}/chats/{chat}" for chat in (1, 2)]
+
+        def status(path: str) -> int:
+            with EventStreamClient(server.port, path) as client:
+                return client.status
+
+        with EventStreamClient(server.port, paths[0]) as client:
+            assert client.status == 200
+            assert [status(path) for path in paths[1:3]] == [503, 200]
+        wait_until(lambda: status(paths[1]) == 200)
+
+
+def test_a_client_that_does_not_read_is_let_go(impatient_server: HttpServer) -> None:
     """What it does not read is not kept for it, and it does not delay others."""
+    app = ApplicationClient(impatient_server)
     chat = app.chat()
-    messages = [{"text": "x" * 10_000}] * 1_000
-    for _ in range(2):  # more than the sockets of both sides hold
+    messages = [{"text": "x" * 10_000}] * 100
+    for _ in range(20):  # in all more than the sockets of both sides hold
         answer = app.server("POST", f"{chat}/messages/batch", {"messages": messages})
         assert answer.status == 202
     with socket.create_connection(("127.0.0.1", app.server.port), PATIENCE_SECONDS) as slow:

@@ -13,7 +13,7 @@ from tests.support.faults.followers import followed_installation, wait_progress
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("http")]
 
-ROUNDS = int(os.environ.get("INSTACHAT_FOLLOWER_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("INSTACHAT_FOLLOWER_ROUNDS", "3"))
 """So many faults in a test run; a hundred take about ten minutes."""
 
 

@@ -4,6 +4,7 @@ The short form kills one master once. INSTACHAT_CLUSTER_SEEDS=7,8 runs these see
 that are killed and masters that hang, three times each.
 """
 
+import asyncio
 import os
 import random
 import time
@@ -13,14 +14,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from backend.bootstrap import open_backend
 from backend.domain.model import shard_of
 from backend.settings import Settings
 from backend.storage.redis.keys import shard_slot
 from tests.conftest import Engines
-from tests.support.faults.load import Load, under_load
-from tests.support.faults.scale_table import Record, record_load
+from tests.support.faults.cluster_writers import ClusterWriters
+from tests.support.faults.load import Load, drain_completely, under_load
+from tests.support.faults.scale_table import Record, record_audit, record_load
+from tests.support.ledger import audit
 from tests.support.redis_cluster import ClusterNode, RedisCluster
 from tests.support.waiting import wait_until
 
@@ -131,3 +135,35 @@ def test_slots_that_migrate_lose_nothing(
             redis_cluster.migrate(slots, target)
             running.load.wait_for_every_application()
         audit_load(running.load, record_property)
+
+
+@pytest.mark.scale("Redis Cluster: slots move (CLUSTER MIGRATESLOTS)")
+def test_a_server_loses_nothing_while_slots_migrate(
+    engines: Engines,
+    redis_cluster: RedisCluster,
+    tmp_path: Path,
+    seed: int,
+    record_property: Record,
+) -> None:
+    """A server calls one script for all shards of a node, of which some move."""
+    dice = random.Random(seed)
+    with open_backend(engines.on_cluster(redis_cluster)) as backend:
+        writers = ClusterWriters(backend, tmp_path)
+
+        async def migrate() -> None:
+            for _ in range(2 * ROUNDS):
+                await writers.wait_for_answers(1)
+                slots = {shard_slot(backend.counters.shard(token)) for token in writers.tokens}
+                node = redis_cluster.master_of(dice.choice(sorted(slots)))
+                of_node = [slot for slot in sorted(slots) if redis_cluster.master_of(slot) is node]
+                moving = set(dice.sample(of_node, (len(of_node) + 1) // 2))
+                target = next(master for master in redis_cluster.masters if master is not node)
+                await asyncio.to_thread(redis_cluster.migrate, moving, target)
+
+        uvloop.run(writers.run(migrate))
+        assert not backend.log.must_declare_keys
+        drain_completely(backend)
+        found = audit(backend, list(tmp_path.glob("ledger-*")))
+        assert list(backend.dead_letters.all()) == []
+    record_audit(record_property, found)
+    assert found.faults == {}

@@ -1,4 +1,4 @@
-"""One minute of the soak; `make soak` runs ten."""
+"""Half a minute of the soak; `make soak` runs ten minutes."""
 
 import os
 import random
@@ -10,13 +10,13 @@ from tests.support.faults.soak import Soak
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("soak")]
 
-SECONDS = 50.0  # with its beginning and its end, a minute
-RECONCILED = 4  # times, at least
+SECONDS = 15.0  # on two idle cores half a minute with its beginning and its end
+RECONCILED = 2  # times, at least
 
 
 @pytest.mark.scale("All engines and processes: killed, suspended and cut off at random")
 @pytest.mark.timeout(900)
-def test_a_minute_of_random_faults_loses_and_duplicates_no_message(tmp_path: Path) -> None:
+def test_half_a_minute_of_random_faults_loses_and_duplicates_no_message(tmp_path: Path) -> None:
     """Any process or engine is killed, suspended or cut off. At the end, the stores do not differ."""
     seed = int(os.environ.get("INSTACHAT_SOAK_SEED", random.SystemRandom().getrandbits(32)))
     outcome = Soak(tmp_path, seed).run(SECONDS, RECONCILED)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 from tests.support.waiting import PATIENCE_SECONDS
@@ -56,7 +57,7 @@ def start_bench(*words: object, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "instachat_cli", "bench", *map(str, words)],
         env={k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
-        | {"PYTHONPATH": str(ROOT)}
+        | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
         | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -77,11 +78,15 @@ def wait_for_progress(process: "subprocess.Popen[str]") -> None:
 
 
 def finish(process: "subprocess.Popen[str]") -> FinishedCommand:
-    """Wait for its end, and check that it printed no traceback."""
+    """Wait for its end, and check that it printed no traceback.
+
+    A process that does not end is aborted, which ends the load as well, and shows what it waited for.
+    """
     try:
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # this ends the load as well
+    except subprocess.TimeoutExpired as error:
+        process.send_signal(signal.SIGABRT)
+        error.add_note(process.communicate()[1])
         raise
     assert "Traceback" not in err, err
     return FinishedCommand(process.returncode, out, err)
@@ -90,3 +95,8 @@ def finish(process: "subprocess.Popen[str]") -> FinishedCommand:
 def run_bench(*words: object) -> FinishedCommand:
     """Run `instachat bench …` and wait for its end."""
     return finish(start_bench(*words))
+
+
+def mentions(process: psutil.Process, folder: Path) -> bool:
+    """Whether the command line of a process, listed with its `cmdline`, names a folder."""
+    return any(str(folder) in word for word in process.info["cmdline"] or ())

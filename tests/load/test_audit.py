@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.adapter.adapter import default_adapter
+from loadtest.adapter.operations import Operation
 from loadtest.audit.audit import audit
 from loadtest.corpus import fixtures
 from loadtest.corpus.fixtures import Fixtures, ScenarioLayout
-from loadtest.corpus.texts import digest, mark
+from loadtest.corpus.texts import Marks, digest
 from loadtest.recording import RecordedOutcome, Recorder, append_records
 from loadtest.report.result import Audit
-from loadtest.web import ApiClient, messages_path
+from loadtest.web import ApiClient
 from tests.support.waiting import PATIENCE_SECONDS
 
 SEED = 5
@@ -25,25 +27,27 @@ def send_messages(client: ApiClient, folder: Path) -> Fixtures:
     created = fixtures.create(client, ScenarioLayout(applications=3, chats=45), SEED, recorder)
     for n in range(SENT):
         application, chat = created.chats[n % 7]
-        path = messages_path(created.tokens[application], chat)
-        text, edited = f"سلام {mark(SEED, 'u0', n)}", f"changed {mark(SEED, 'u1', n)}"
-        answer = client.request("POST", path, {"message": {"text": text}})
+        place = {"token": created.tokens[application], "chat": chat}
+        text, edited = (
+            f"{word} {Marks(SEED).mark(sender, n)}"
+            for word, sender in (("سلام", "u0"), ("new", "u1"))
+        )
+        answer = client.request(Operation.SEND, {**place, "text": text})
         if answer.status != 202:
             recorder.record_outcome(
                 RecordedOutcome.CREATION_UNKNOWN, application, chat, 0, digest(text)
             )
             continue
         number = answer.body["number"]
+        place["number"] = number
         recorder.record_outcome(RecordedOutcome.CREATED, application, chat, number, digest(text))
         if n % EDIT_EVERY == 0:
-            status = client.request(
-                "PATCH", f"{path}/{number}", {"message": {"text": edited}}
-            ).status
+            status = client.request(Operation.EDIT, {**place, "text": edited}).status
             if status == 200:
                 recorder.record_outcome(
                     RecordedOutcome.EDITED, application, chat, number, digest(edited)
                 )
-        if n % DELETE_EVERY == 0 and client.request("DELETE", f"{path}/{number}").status == 204:
+        if n % DELETE_EVERY == 0 and client.request(Operation.DELETE, place).status == 204:
             recorder.record_outcome(RecordedOutcome.DELETED, application, chat, number)
     append_records(folder, "test", recorder.take())
     return created
@@ -51,7 +55,7 @@ def send_messages(client: ApiClient, folder: Path) -> Fixtures:
 
 def audit_server(host: str, folder: Path, patience: float = 2) -> Audit:
     """Send messages to a server, then audit it; `patience` is the audit's, in seconds."""
-    client = ApiClient(host)
+    client = ApiClient(host, default_adapter())
     return audit(client, folder, send_messages(client, folder), SEED, patience)
 
 

@@ -9,16 +9,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from loadtest.corpus.fixtures import Fixtures
 from loadtest.corpus.texts import languages
-from loadtest.report.result import LoadModel
+from loadtest.report.result import LoadModel, loads
 from loadtest.run.choices import Profile, Scenario
 from loadtest.run.plan import PROFILES, plan
-from tests.load.conftest import ROOT, finish
-from tests.support.engines import free_port
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.load.conftest import ROOT, finish, mentions
+from tests.support.engines import free_port, scratch_folder
 
 TEXT = (ROOT / "docs" / "loadtest.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
@@ -27,10 +27,13 @@ BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 def commands(mark: str) -> list[list[str]]:
     """The commands of the code blocks with that mark, as words."""
     found = (body for name, body in BLOCK.findall(TEXT) if name == mark)
-    return [shlex.split(line) for body in found for line in body.splitlines()]
+    lines = [line for body in found for line in body.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line) for line in lines]
 
 
-def start(words: list[str], host: str, *more: object) -> "subprocess.Popen[str]":
+def start(
+    words: list[str], host: str, *more: object, **environment: str
+) -> "subprocess.Popen[str]":
     """Start a command of the page with another address and further options.
 
     It uses the programs beside this Python, because a Git worktree has no .venv.
@@ -41,7 +44,9 @@ def start(words: list[str], host: str, *more: object) -> "subprocess.Popen[str]"
     return subprocess.Popen(
         [*words, *map(str, more)],
         cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")},
+        env={k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
+        | {"PYTHONFAULTHANDLER": "1"}
+        | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -57,7 +62,7 @@ def test_every_bench_command_of_the_page_runs(
     for words in commands(""):
         assert words[1:3] == ["bench", "run"]
         host = start_server()
-        shorter = ["--duration", "4s", "--users", 5, "--chats", 2, "-o", "json"]
+        shorter = ["--duration", "3s", "--users", 5, "--chats", 2, "-o", "json"]
         model = "closed" if "--users" in words else "open"
         shorter += ["--rate", 20] if model == "open" else []
         elsewhere = ["--report", tmp_path] if "--report" in words else []
@@ -72,6 +77,59 @@ def test_every_bench_command_of_the_page_runs(
         seconds = window["to_s"] - window["from_s"]
         assert total["rate"] == pytest.approx(total["count"] / seconds, rel=0.01)
     assert (tmp_path / "report.html").exists()
+    assert (
+        len((tmp_path / "latencies.hlog").read_text().splitlines()) > 4
+    )  # a second each, and routes
+
+
+def sooner(word: str) -> str:
+    """The duration of a run, or the moment of a fault, halved; any other word as it is."""
+    return re.sub(r"(^|@)(\d+)s", lambda found: f"{found[1]}{int(found[2]) // 2}s", word)
+
+
+@pytest.mark.xdist_group("load faults")  # early, because it takes long
+def test_faults_on_a_private_installation_lose_nothing(tmp_path: Path) -> None:
+    """What each has cost is reported. The installation is removed; no file or process remains.
+
+    The faults of the page follow each other in half of the time that the page leaves between them.
+    """
+    folder = scratch_folder("load")
+    (words,) = commands("faults")
+    words = [sooner(word) for word in words]
+    ((*_, option, _),) = commands("preload")
+    words[words.index("--report") + 1] = str(tmp_path)
+    run = finish(
+        start(
+            [*words, option, "2500", "-o", "json"],
+            "",
+            TMPDIR=str(folder),
+            INSTACHAT_ELASTICSEARCH_URL="http://127.0.0.1:1",
+        )
+    )
+    assert run.code == 0, run.err
+    assert "INSTACHAT_ELASTICSEARCH_URL is not used" in run.err
+    found = loads(run.out)
+    assert found.facts["search"].startswith("PostgreSQL")
+    assert found.private
+    assert found.preload == 2_500
+    assert not any("404" in row.errors for row in found.requests)  # a sixth of the reads go there
+    assert found.audit.answered == found.audit.stored > 0
+    assert found.cpu.servers is not None
+    assert found.cpu.servers > 0
+    assert found.memory_mb.servers is not None
+    assert found.memory_mb.servers > 100  # PostgreSQL, Valkey, worker, API
+
+    _, kept_away, hung, _ = found.faults
+    assert [f"--fault {fault.fault}" in shlex.join(words) for fault in found.faults] == [True] * 4
+    assert kept_away.to_s - kept_away.from_s > 1.9
+    assert max(moment.stored_ms or 0 for moment in found.timeline) > 1_000
+    assert hung.highest_p99_ms is not None
+    assert hung.highest_p99_ms > 900
+    assert kept_away.fault in (tmp_path / "report.html").read_text()
+
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if mentions(p, folder)]
 
 
 def test_the_load_comes_from_workers_started_by_hand(
@@ -100,26 +158,6 @@ def test_locust_runs_alone(start_server: Callable[..., str]) -> None:
     assert "Aggregated" in done.err
 
 
-def test_the_shares_of_the_page_are_those_of_the_scenarios() -> None:
-    """Every share in the table equals the one that Locust reports for the scenario."""
-    ratio_commands = {
-        scenario: start(
-            [".venv/bin/locust", "-f", f"loadtest/scenarios/{scenario.replace('-', '_')}.py"],
-            "",
-            "--show-task-ratio-json",
-        )
-        for scenario in Scenario
-    }
-    for scenario, process in ratio_commands.items():
-        (row,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{scenario}`")]
-        shares = sorted(int(share) for share in re.findall(r"([0-9]+) %", row)) or [100]
-        out, err = process.communicate(timeout=PATIENCE_SECONDS)
-        (user,) = json.loads(out)["total"].values()
-        (acts,) = user["tasks"].values()
-        ratios = [round(100 * task["ratio"]) for task in acts["tasks"].values()]
-        assert sorted(ratios) == shares, err
-
-
 def test_each_scenario_uses_all_languages() -> None:
     """With the chats of the table, each uses every language, except `hot-chat`, which has one chat."""
     sizes = re.findall(r"\| ([0-9]+) applications, ([0-9,]+) chats", TEXT)
@@ -131,20 +169,26 @@ def test_each_scenario_uses_all_languages() -> None:
         assert names == {language.name for language in languages()}
 
 
-def test_the_sizes_of_the_page_are_those_of_the_scenarios() -> None:
-    """The numbers of applications, chats, first messages and followers equal those of the scenarios."""
+def test_the_shares_and_sizes_of_the_page_are_those_of_the_scenarios() -> None:
+    """The shares of the tasks, and the numbers of applications, chats, first messages and followers."""
     code = (
         "import json, sys\n"
+        "from collections import Counter\n"
         "from locust.util.load_locustfile import load_locustfile\n"
         "users = [user for path in sys.argv[1:] for user in load_locustfile(path)[0].values()]\n"
-        "layouts = [user.layout for user in users]\n"
-        "print(json.dumps([list(vars(layout).values()) for layout in layouts]))"
+        "tasks = [user.tasks[0].tasks for user in users]\n"
+        "shares = [[100 * n / len(all) for n in Counter(all).values()] for all in tasks]\n"
+        "layouts = [list(vars(user.layout).values()) for user in users]\n"
+        "print(json.dumps(list(zip(shares, layouts))))"
     )
     files = [f"loadtest/scenarios/{scenario.replace('-', '_')}.py" for scenario in Scenario]
     done = subprocess.run(
         [sys.executable, "-c", code, *files], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    for scenario, layout in zip(Scenario, json.loads(done.stdout), strict=True):
+    for scenario, (shares, layout) in zip(Scenario, json.loads(done.stdout), strict=True):
+        (row,) = [line for line in TEXT.splitlines() if line.startswith(f"| `{scenario}`")]
+        stated = sorted(int(share) for share in re.findall(r"([0-9]+) %", row)) or [100]
+        assert sorted(round(share) for share in shares) == stated, scenario
         (size,) = re.findall(rf"^\| `{scenario}` \|.*\| (.*) \|$", TEXT, re.MULTILINE)
         size = "1 applications, 1 chats" if size == "one chat" else size
         match = re.fullmatch(

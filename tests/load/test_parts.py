@@ -1,16 +1,19 @@
 """Unit tests of the parts of the load tool that need no server."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
+from statistics import fmean, pvariance
 
 import pytest
 
 from backend.domain.folding import fold_keyword
-from loadtest.corpus.texts import languages, mark, mark_prefix
+from loadtest.corpus.texts import Marks, languages
 from loadtest.recording import FOLLOW, SEND, Recorder, RequestReader, append_records
 from loadtest.report.result import (
     Audit,
@@ -31,11 +34,15 @@ from loadtest.report.result import (
     loads,
 )
 from loadtest.report.result import RouteStatistics as Row
+from loadtest.run.abort import AbortLimit
+from loadtest.run.arrivals import Spacing
 from loadtest.run.choices import Profile, Scenario
 from loadtest.run.deliveries import Deliveries
+from loadtest.run.faults import Fault, InjectedFault
 from loadtest.run.generator import locust_command
 from loadtest.run.histogram import Histogram
 from loadtest.run.plan import PROFILES, Plan, Stage, plan
+from loadtest.run.recovery import effects
 from loadtest.run.statistics import Statistics
 from loadtest.run.warnings import warnings_of
 from tests.load.conftest import ROOT
@@ -83,6 +90,129 @@ def test_arrivals_follow_the_levels(profile: Profile) -> None:
         assert within == pytest.approx(stage.seconds * (stage.begin + stage.end) / 2, abs=1.01)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "variation"), [("uniform", 0), ("poisson", 1), ("gamma:0.25", 4), ("gamma:4", 0.25)]
+)
+def test_arrivals_are_as_far_apart_as_their_distribution_says(
+    spacing: str, variation: float
+) -> None:
+    """The mean gap is that of the rate; the squared coefficient of variation is that of the distribution."""
+    planned = plan(Scenario.INGEST, Profile.LOAD, 1, rate=200, seconds=130, spacing=spacing)
+    shares = [list(planned.arrivals(mine, 2)) for mine in range(2)]
+    arrivals = sorted(arrival for share in shares for arrival in share)
+    assert arrivals == list(planned.arrivals(0, 1))
+    held = [at for _, at in arrivals if at >= planned.window.from_s]
+    gaps = [after - before for before, after in pairwise(held)]
+    assert fmean(gaps) == pytest.approx(1 / 200, rel=0.05)
+    assert pvariance(gaps) / fmean(gaps) ** 2 == pytest.approx(variation, rel=0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "share_below_mean"),
+    [("poisson", 1 - math.exp(-1)), ("gamma:2", 1 - 3 * math.exp(-2))],
+)
+def test_gaps_have_the_shape_of_their_distribution(spacing: str, share_below_mean: float) -> None:
+    """How many are shorter than the mean, by the distribution function of the gamma distribution."""
+    planned = plan(Scenario.INGEST, Profile.LOAD, 2, rate=200, seconds=130, spacing=spacing)
+    held = [at for _, at in planned.arrivals(0, 1) if at >= planned.window.from_s]
+    shorter = sum(after - before < 1 / 200 for before, after in pairwise(held))
+    assert shorter / len(held) == pytest.approx(share_below_mean, abs=0.02)
+
+
+def test_a_seed_determines_the_arrivals() -> None:
+    """Another seed has others."""
+    one, same, other = (
+        list(plan(Scenario.MIXED, Profile.SMOKE, seed, rate=50, spacing="poisson").arrivals(0, 1))
+        for seed in (1, 1, 2)
+    )
+    assert one == same != other
+
+
+@pytest.mark.parametrize("spacing", ["", "even", "gamma", "gamma:0", "gamma:-1", "gamma:nan"])
+def test_an_unknown_distribution_is_refused(spacing: str) -> None:
+    """The message names those that exist."""
+    with pytest.raises(ValueError, match="is not uniform, poisson or gamma:SHAPE"):
+        Spacing.parse(spacing)
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        (AbortLimit("p99", 50), "the p99 was 99.0 ms, above 50 ms"),
+        (AbortLimit("p99", 99), None),
+        (AbortLimit("errors", 0.01), "2.00% of the requests failed, above 1.00%"),
+        (AbortLimit("errors", 0.02), None),
+    ],
+)
+def test_a_limit_says_what_exceeds_it(limit: AbortLimit, said: str | None) -> None:
+    """A value that equals the limit keeps it."""
+    recent = replace(ROW, count=100, failures=2, p99_ms=99.0)
+    assert limit.why_exceeded(recent) == said
+
+
+@pytest.mark.parametrize(
+    "text", ["kill:worker@20s", "stop:postgres@30s+5s", "hang:valkey@1.5s+0.25s", "kill:server@0s"]
+)
+def test_a_fault_is_read_as_it_is_written(text: str) -> None:
+    """Its text is that of the report."""
+    assert str(Fault.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kill:elasticsearch@20s", "elasticsearch can only hang"),
+        ("stop:opensearch@20s+2s", "'opensearch' is no target"),
+        ("burn:worker@20s", "is not a fault"),
+        ("kill:worker", "is not a fault"),
+        ("kill:worker@20s+5s", "is not a fault"),
+        ("stop:worker@20s", "is not a fault"),
+        ("hang:worker@20+5", "is not a fault"),
+    ],
+)
+def test_what_is_no_fault_is_refused(text: str, said: str) -> None:
+    """`kill` has no duration, the others have one; times have a unit."""
+    with pytest.raises(ValueError, match=said):
+        Fault.parse(text)
+
+
+def test_the_effect_of_a_fault_ends_when_all_is_as_before() -> None:
+    """Answering after 3 s, storing after 6 s, finding after 9 s; a good second between bad ones is no end."""
+    p99s = [10.0] * 20 + [900.0, 12.0, 900.0] + [11.0] * 17
+    stored = [None if at % 2 else 50.0 for at in range(20)] + [4_000.0] * 6 + [60.0] * 14
+    failures = [0] * 20 + [7, 0, 0] + [0] * 17
+    found = [70.0] * 20 + [6_000.0] * 9 + [80.0] * 11
+    timeline = [
+        Moment(
+            *(at, 1, 1, failures[at]),
+            p99_ms=p99s[at],
+            stored_ms=stored[at],
+            searchable_ms=found[at],
+        )
+        for at in range(40)
+    ]
+    (effect,) = effects([InjectedFault(Fault.parse("stop:postgres@20s+2s"), 20.01, 22.0)], timeline)
+    assert (effect.failures, effect.highest_p99_ms) == (7, 900.0)
+    assert (effect.answering_after_s, effect.storing_after_s) == (3, 6)
+    assert effect.finding_after_s == 9
+
+
+def test_an_effect_without_an_end_or_a_begin_is_unknown() -> None:
+    """The next fault comes before all is as before, and before the first one nothing was measured."""
+    timeline = [
+        Moment(at_s=at, level=1, rate=1, failures=at % 2, p99_ms=5.0, stored_ms=5.0)
+        for at in range(20)
+    ]
+    injected = [
+        InjectedFault(Fault.parse(text), at, at)
+        for text, at in (("kill:worker@0s", 0.0), ("kill:server@10s", 10.2))
+    ]
+    first, second = effects(injected, timeline)
+    assert (first.answering_after_s, first.storing_after_s) == (None, None)
+    assert (second.answering_after_s, second.storing_after_s) == (None, 0)
+    assert (first.failures, second.failures) == (5, 5)
+
+
 @pytest.mark.parametrize("profile", Profile)
 def test_a_plan_survives_json_and_leaves_out_its_ramp(profile: Profile) -> None:
     """The measured window of every profile begins after the ramp-up."""
@@ -111,8 +241,11 @@ def test_texts_are_of_many_languages_and_frequent_words_are_searched_more_often(
     searched = [english.keyword(rng) for _ in range(5_000)]
     first, tenth = (searched.count(english.keywords[rank - 1]) for rank in (1, 10))
     assert 5 < first / tenth < 20
-    assert mark(7, "u1", 2).startswith(mark_prefix(7))
-    assert mark(7, "u1", 2) not in mark(7, "u1", 21)
+    for marks in (Marks(7), Marks(7, as_words=True)):
+        assert marks.keyword in marks.mark("u1", 2)
+        assert marks.keyword_of("u1", 2) in marks.mark("u1", 2)
+        assert marks.keyword_of("u1", 2) not in marks.mark("u1", 21)
+    assert Marks(-7, as_words=True).keyword.isalnum()
     assert english.text(Random(3), "~") == english.text(Random(3), "~")
 
 

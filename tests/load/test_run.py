@@ -20,10 +20,14 @@ import pytest
 
 from loadtest.report.result import Result, loads
 from loadtest.run.choices import Scenario
-from tests.load.conftest import ROOT, finish, run_bench, start_bench, wait_for_progress
+from tests.conftest import Engines
+from tests.load.conftest import ROOT, finish, mentions, run_bench, start_bench, wait_for_progress
 from tests.support.engines import scratch_folder
+from tests.support.http_server import UpServer
 from tests.support.load_target import FOUND_AFTER_SECONDS, SLOW_SECONDS, STORED_AFTER_SECONDS
 from tests.support.waiting import promised, wait_until
+
+CHATS = 16  # of the runs whose requests are compared
 
 
 def test_a_clean_run_passes_and_reports_every_figure(start_server: Callable[..., str]) -> None:
@@ -56,37 +60,20 @@ def test_a_clean_run_passes_and_reports_every_figure(start_server: Callable[...,
     assert sent > found["total"]["count"] > 0  # the ramp-up sends requests that are not measured
 
 
-def test_without_a_host_the_installation_is_private_and_removed_afterwards() -> None:
-    """The real server loses nothing, its resource use is reported, and no file or process remains."""
-    folder = scratch_folder("load")
-    run = finish(
-        start_bench(
-            *("run", "mixed", "--duration", "6s", "--rate", 40, "--chats", 16, "-o", "json"),
-            TMPDIR=str(folder),
-            INSTACHAT_ELASTICSEARCH_URL="http://127.0.0.1:1",
-        )
-    )
-    assert run.code == 0
-    assert "INSTACHAT_ELASTICSEARCH_URL is not used" in run.err
-    found = run.json
-    assert found["facts"]["search"].startswith("PostgreSQL")
-    assert found["private"] is True
-    assert found["audit"]["answered"] == found["audit"]["stored"] > 0
-    assert found["audit"]["chats"]["stored"] >= 16
-    assert found["cpu"]["servers"] > 0
-    assert found["memory_mb"]["servers"] > 100  # PostgreSQL, Valkey, worker, API
-    assert list(folder.iterdir()) == []
-    folder.rmdir()
-    assert not [p for p in psutil.process_iter(["cmdline"]) if _mentions(p, folder)]
-
-
-def test_a_real_server_shows_what_is_stored_to_readers_and_followers() -> None:
+@pytest.mark.xdist_group("load real server")  # early, because it takes long
+def test_a_real_server_shows_what_is_stored_to_readers_and_followers(
+    engines: Engines, tmp_path: Path
+) -> None:
     """Pages are right, and many have not changed. Followers miss nothing, though they connect again."""
-    reading = start_bench("run", "read-heavy", "--duration", "6s", "--rate", 60, "--chats", 4)
-    following = start_bench(
-        *("run", "followers", "--duration", "8s", "--rate", 60, "--chats", 4, "--processes", 2)
-    )
-    runs = [finish(reading), finish(following)]
+    server = UpServer(engines.installation(), tmp_path)
+    try:
+        server.wait_ready()
+        to_it = ("--host", f"http://127.0.0.1:{server.port}", "--rate", 60, "--chats", 4)
+        reading = start_bench("run", "read-heavy", "--duration", "6s", "--profile-server", *to_it)
+        following = start_bench("run", "followers", "--duration", "8s", "--processes", 2, *to_it)
+        runs = [finish(reading), finish(following)]
+    finally:
+        server.remove()
     assert [run.code for run in runs] == [0, 0], [run.err for run in runs]
     read, followed = (run.json for run in runs)
 
@@ -97,6 +84,9 @@ def test_a_real_server_shows_what_is_stored_to_readers_and_followers() -> None:
     assert pages["read"] > pages["not_modified"] > 0
     assert read["audit"]["deliveries"] is None
     assert read["lag_ms"]["delivered"] is None
+
+    unprofiled = [said for said in read["warnings"] if "there is no profile of the" in said]
+    assert len(read["profiles"]) + len(unprofiled) == 2  # tracing may not be allowed here
 
     assert followed["audit"]["followers"] == 8
     assert followed["audit"]["deliveries"]["received"] > followed["audit"]["answered"]
@@ -115,14 +105,13 @@ def test_a_server_that_shows_something_wrong_fails_the_run(
 ) -> None:
     """Exit 4, although everything is stored."""
     expected = {
-        ("read-heavy", "stale-page"): {"pages stale"},
         ("read-heavy", "stale-tag"): {"pages stale"},
         ("followers", "unsent", "mangle"): {"deliveries missed", "deliveries wrong text"},
     }
     runs = {
         (scenario, *faults): start_bench(
             *("run", scenario, "--host", start_server(*faults), "--duration", "5s", "--rate", 60),
-            *("--chats", 2),
+            *("--chats", 1),  # each user reads it again and again, on a slow machine, too
         )
         for scenario, *faults in expected
     }
@@ -146,7 +135,7 @@ def test_a_kill_leaves_no_process() -> None:
     )
     wait_for_progress(run)
     family = psutil.Process(run.pid).children(recursive=True)
-    family += [p for p in psutil.process_iter(["cmdline"]) if _mentions(p, folder)]  # the engines
+    family += [p for p in psutil.process_iter(["cmdline"]) if mentions(p, folder)]  # the engines
     assert len(family) > 12
     run.kill()
     finish(run)
@@ -158,30 +147,16 @@ def test_a_kill_leaves_no_process() -> None:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize(
-    ("faults", "options", "said"),
-    [
-        (["lose", "skip"], [], [" lost", " gaps"]),
-        (
-            ["err", "slow"],
-            ["--max-errors", "0.1%", "--max-p99", "50ms"],
-            ["% failed, at most 0.10% may", "ms, at most 50 ms is allowed"],
-        ),
-    ],
-)
-def test_a_bad_server_fails_the_run(
-    faults: list[str], options: list[str], said: list[str], start_server: Callable[..., str]
-) -> None:
-    """Exit 4, with all figures, and each reason in words."""
+def test_a_bad_server_fails_the_run(start_server: Callable[..., str]) -> None:
+    """Exit 4, with all figures, and each reason in words: what the audit found, and the limit."""
     run = run_bench(
-        *("run", "ingest", "--host", start_server(*faults), "--duration", "4s", "--patience", "2s"),
-        *("--rate", 40, "--chats", 4, *options),
+        *("run", "ingest", "--host", start_server("lose", "skip", "slow"), "--duration", "4s"),
+        *("--patience", "2s", "--rate", 40, "--chats", 4, "--max-p99", "50ms"),
     )
     assert run.code == 4
-    assert all(words in run.err for words in said)
+    assert all(why in run.err for why in (" lost", " gaps", "ms, at most 50 ms is allowed"))
     assert run.json["total"]["count"] > 0
-    if "slow" in faults:
-        assert run.json["total"]["p50_ms"] >= SLOW_SECONDS * 1000
+    assert run.json["total"]["p50_ms"] >= SLOW_SECONDS * 1000
 
 
 def test_a_stall_shows_at_a_fixed_rate(start_server: Callable[..., str]) -> None:
@@ -202,78 +177,91 @@ def test_a_stall_shows_at_a_fixed_rate(start_server: Callable[..., str]) -> None
     assert max(moment["p95_ms"] or 0 for moment in found["timeline"]) > 800
 
 
-def test_two_runs_with_one_seed_send_the_same(
-    start_server: Callable[..., str], tmp_path: Path
-) -> None:
-    """The same requests with the same bodies in the same order; another seed sends others."""
-    logs = [tmp_path / name for name in ("a", "b", "c")]
+def test_bursts_wait_longer_at_the_same_rate(start_server: Callable[..., str]) -> None:
+    """Two users whose requests take 80 ms wait for nothing at 16 arrivals a second, but for bursts."""
+    run = run_bench(
+        *("run", "ingest", "--host", start_server("slow"), "--rate", 16, "--users", 2),
+        *("--duration", "5s", "--chats", 4, "--seed", 3, "--arrivals", "gamma:0.1"),
+    )
+    found = run.json
+    assert found["arrivals"] == "gamma:0.1"
+    # By these arrivals and 80 ms each, the p99 is 0.9 s; a busy machine adds to it.
+    assert found["total"]["p99_ms"] > 8 * SLOW_SECONDS * 1000
+    assert found["total"]["p50_ms"] > 2 * SLOW_SECONDS * 1000
+
+
+def test_a_limit_ends_a_hopeless_run(start_server: Callable[..., str]) -> None:
+    """Exit 4 long before the planned end, with what was measured and audited until then."""
+    run = run_bench(
+        *("run", "ingest", "--host", start_server("slow", "err"), "--rate", 20, "--duration", "5m"),
+        *("--chats", 4, "--abort-on", "errors=90%", "--abort-on", "p99=50ms"),
+        *("--max-errors", "0.1%"),
+    )
+    assert run.code == 4
+    assert "% failed, at most 0.10% may" in run.err
+    assert re.search(r"did not pass: aborted after \d+ s: of the last 5 s, the p99 was", run.err)
+    found = loads(run.out)
+    assert not found.interrupted
+    assert found.duration_s < 60  # of 300
+    assert found.audit.answered == found.audit.stored > 0
+    assert found.total.p50_ms is not None
+    assert found.total.p50_ms >= SLOW_SECONDS * 1000
+
+
+def test_runs_with_one_seed_send_the_same(start_server: Callable[..., str], tmp_path: Path) -> None:
+    """By one user, the same requests with the same bodies in the same order; by several, the same texts.
+
+    The answers to the several users take random times, so different users take the arrivals, and some have
+    sent nothing yet. With this seed, many of the first arrivals are edits and deletions, so the runs differ
+    in which users have sent a message before.
+    """
+    logs = [tmp_path / name for name in ("a", "b", "several")]
     runs = [
         start_bench(
-            *("run", "mixed", "--host", start_server("--log", log), "--seed", seed, "--users", 1),
-            *("--rate", 40, "--duration", "3s", "--chats", 16),
+            *("run", "mixed", "--host", start_server(*faults, "--log", log), "--users", users),
+            *("--seed", 259, "--rate", 40, "--duration", "6s", "--chats", 16),
         )
-        for log, seed in zip(logs, (1, 1, 2), strict=True)
+        for log, users, faults in zip(logs, (1, 1, 5), ([], [], ["uneven"]), strict=True)
     ]
     assert {finish(run).code for run in runs} == {0}
-    one, same, other = (_sent_requests(log) for log in logs)
+    one, same = (_sent_requests(log) for log in logs[:2])
     shared = min(len(one), len(same))
     assert shared > 40
     assert one[:shared] == same[:shared]
-    assert one[:shared] != other[:shared]
-
-
-def test_at_a_rate_one_seed_sends_the_same_texts(
-    start_server: Callable[..., str], tmp_path: Path
-) -> None:
-    """Answers take random times, so different users take the arrivals, and some have sent nothing yet.
-
-    With this seed, many of the first arrivals are edits and deletions, so the runs differ in which users have
-    sent a message before.
-    """
-    logs = [tmp_path / name for name in ("a", "b")]
-    runs = [
-        start_bench(
-            *("run", "mixed", "--host", start_server("uneven", "--log", log), "--seed", 259),
-            *("--users", 5, "--rate", 40, "--duration", "6s", "--chats", 16),
-        )
-        for log in logs
-    ]
-    assert {finish(run).code for run in runs} == {0}
-    one, same = (_sent_texts(log) for log in logs)
-    assert len(one) > 20
-    assert one == same
+    texts, same_texts = _sent_texts(logs[0]), _sent_texts(logs[2])
+    assert len(texts) > 20
+    assert texts == same_texts
+    assert [_left(log) for log in logs] == [0, 0, 0]
 
 
 def test_ctrl_c_reports_what_there_is(start_server: Callable[..., str], tmp_path: Path) -> None:
-    """The load ends, is audited, and is reported, also as files; the exit code is 130."""
+    """The load ends, is audited, and is reported, also as files; the exit code is 130.
+
+    The time that its processes take to end is not part of the measured window.
+    """
     report = tmp_path / "not there" / "yet"
     run = start_bench(
-        *(
-            "run",
-            "mixed",
-            "--host",
-            start_server(),
-            "--profile",
-            "load",
-            "--duration",
-            "5m",
-            "--rate",
-            20,
-        ),
-        *("--chats", 4, "-o", "table", "--report", report),
+        *("run", "ingest", "--host", start_server(), "--duration", "2m", "--rate", 40),
+        *("--processes", 2, "--chats", 4, "-o", "table", "--report", report),
     )
-    wait_for_progress(run)
+    wait_for_progress(run)  # after the ramp-up of 2 s
     run.send_signal(signal.SIGINT)
     done = finish(run)
     assert done.code == 130
-    (audit,) = re.findall(r"^audit +([0-9]+) answered, ([0-9]+) stored", done.out, re.MULTILINE)
+    (audit,) = re.findall(r"^audit +([0-9,]+) answered, ([0-9,]+) stored", done.out, re.MULTILINE)
     assert audit[0] == audit[1] != "0"
     assert "nothing lost" in done.out
-    assert "nothing was measured" in done.out  # the ramp-up was not over
     assert "interrupted" in done.err
     assert f"the report is {report}/report.html" in done.err
     assert "Interrupted" in (report / "report.html").read_text()
-    assert loads((report / "result.json").read_text()).audit.answered == int(audit[0])
+    found = loads((report / "result.json").read_text())
+    assert found.audit.answered == int(audit[0].replace(",", ""))
+    assert found.total.count > 0
+    assert found.window.to_s == pytest.approx(found.duration_s, abs=0.01)
+    last_s = max(moment.at_s for moment in found.timeline if moment.rate)
+    assert (
+        found.duration_s <= last_s + 2
+    )  # a moment is one second, and an answer may follow in the next
 
 
 @pytest.mark.parametrize("amid", ["stopping", "auditing"])
@@ -299,37 +287,6 @@ def test_a_second_ctrl_c_ends_everything(amid: str, start_server: Callable[..., 
     assert not any(map(psutil.Process.is_running, family))
     assert list(folder.iterdir()) == []
     folder.rmdir()
-
-
-def test_an_interrupted_run_measures_only_while_it_ran(start_server: Callable[..., str]) -> None:
-    """The time that its processes take to end is not part of the measured window."""
-    run = start_bench(
-        *(
-            "run",
-            "ingest",
-            "--host",
-            start_server(),
-            "--duration",
-            "2m",
-            "--rate",
-            40,
-            "--processes",
-            2,
-        ),
-        *("--chats", 4),
-    )
-    assert run.stderr
-    wait_for_progress(run)  # after the ramp-up of 2 s
-    run.send_signal(signal.SIGINT)
-    done = finish(run)
-    assert done.code == 130
-    found = loads(done.out)
-    assert found.total.count > 0
-    assert found.window.to_s == pytest.approx(found.duration_s, abs=0.01)
-    last_s = max(moment.at_s for moment in found.timeline if moment.rate)
-    assert (
-        found.duration_s <= last_s + 2
-    )  # a moment is one second, and an answer may follow in the next
 
 
 def test_locusts_page_answers_and_the_run_ends_by_itself(start_server: Callable[..., str]) -> None:
@@ -406,6 +363,11 @@ def test_a_run_that_can_not_start_has_its_own_exit_codes(start_server: Callable[
         ),
         (["--duration", "long"], 2, "'long' is not a time"),
         (["--users", 0], 2, "0 is not 1 or more"),
+        (["--arrivals", "poisson"], 2, "--arrivals needs a rate"),
+        (["--abort-on", "p50=1s"], 2, "'p50=1s' is not a limit"),
+        (["--fault", "kill:worker@9s", "--host", host], 2, "--fault needs a private installation"),
+        (["--preload", "1k", "--host", host], 2, "--preload needs a private installation"),
+        (["--fault", "kill:worker@2m"], 2, "the load ends after 10 s"),
     ):
         run = run_bench("run", *words)
         assert (run.code, run.out) == (code, "")
@@ -437,14 +399,22 @@ def test_a_tag_chooses_what_is_sent(start_server: Callable[..., str], tmp_path: 
     sent_routes = [(method, target.rpartition("/")[2]) for method, target in sent]
     first_message = sent_routes.index(("POST", "messages"))
     assert set(sent_routes[:first_message]) == {("POST", "applications"), ("POST", "chats")}
-    assert set(sent_routes[first_message:]) == {("POST", "messages")}
+    assert {method for method, _ in sent_routes[first_message:]} == {"POST", "DELETE"}
+    assert {route for method, route in sent_routes[first_message:] if method == "POST"} == {
+        "messages"
+    }
+    assert _left(log) == 0
 
 
-def test_each_scenario_runs_by_locust_alone(
+def test_each_kind_of_user_runs_by_locust_alone(
     start_server: Callable[..., str], tmp_path: Path
 ) -> None:
-    """It runs in any folder and for any address, without `bench run`."""
-    logs = {scenario: tmp_path / scenario for scenario in Scenario}
+    """It runs in any folder and for any address, without `bench run`.
+
+    The others have only tasks of `mixed`, by which other tests run Locust alone.
+    """
+    kinds = (Scenario.BATCH, Scenario.SEARCH, Scenario.READ_HEAVY, Scenario.FOLLOWERS)
+    logs = {scenario: tmp_path / scenario for scenario in kinds}
     runs = {
         scenario: subprocess.Popen(
             [
@@ -487,10 +457,6 @@ def _wait_for_lines(run: "subprocess.Popen[str]", log: Path, part: str, count: i
     wait_until(lambda: run.poll() is not None or found() > count)
 
 
-def _mentions(process: psutil.Process, folder: Path) -> bool:
-    return any(str(folder) in word for word in process.info["cmdline"] or ())
-
-
 def _file(scenario: Scenario) -> str:
     return f"loadtest/scenarios/{scenario.replace('-', '_')}.py"
 
@@ -502,6 +468,16 @@ def _page(address: str) -> str:
             return str(answer.read(), "utf-8")
     except URLError:
         return ""
+
+
+def _left(log: Path) -> int:
+    """How many of the applications that were created are not deleted at the end."""
+    sent = [json.loads(line)[:2] for line in log.read_text().splitlines()]
+    deleted = [method for method, target in sent if target.endswith("?cascade=true")]
+    created = [method for method, target in sent if target.endswith("/applications")]
+    assert created
+    assert set(deleted) <= {"DELETE"}
+    return len(created) - len(deleted)
 
 
 def _sent_texts(log: Path) -> Counter[str]:
@@ -519,10 +495,10 @@ def _sent_texts(log: Path) -> Counter[str]:
 def _sent_requests(log: Path) -> list[str]:
     """The requests of the users, without the numbers that the server assigned.
 
-    The requests for the fixtures, of the sampler and of the audit are left out.
+    The requests for the fixtures and their removal, of the sampler and of the audit are left out.
     """
     lines = log.read_text().splitlines()
-    begin = max(n for n, line in enumerate(lines[:200]) if '/chats", ""]' in line) + 1
+    begin = [n for n, line in enumerate(lines) if '/chats", ""]' in line][CHATS - 1] + 1
     sent = [re.sub(r'messages/[0-9]+"', 'messages/N"', line) for line in lines[begin:]]
-    others = re.compile(r"\.s\.|limit=200|order=desc&limit=1\b|GET.*messages/N")
+    others = re.compile(r"\.s\.|limit=200|order=desc&limit=1\b|GET.*messages/N|cascade=true")
     return [line for line in sent if not others.search(line)]

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -25,6 +24,7 @@ import psycopg2
 import redis
 
 from loadtest.run.processes import free_port as free_port
+from tests.support.scratch import scratch_folder as scratch_folder
 from tests.support.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
@@ -39,14 +39,6 @@ def die_with_parent() -> None:
     """For a child before exec: have the kernel kill it when the parent ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def scratch_folder(prefix: str) -> Path:
-    """A temporary folder that an engine's user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix=f"instachat-test-{prefix}-"))
-    if os.geteuid() == 0:
-        folder.chmod(0o711)
-    return folder
 
 
 class Server:
@@ -167,6 +159,7 @@ class PostgresServer(Server):
                 binaries / "postgres",
                 *("-D", self.data, "-k", folder, "-c", "listen_addresses="),
                 *("-c", "max_connections=300", "-c", "jit=off", "-c", "shared_buffers=64MB"),
+                *("-c", "max_wal_size=256MB"),
             ],
             folder,
             user,

@@ -12,8 +12,10 @@ import atexit
 import ctypes  # noqa: F401  # die_with_parent needs it
 import fcntl
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from tests.support.engines import die_with_parent
+from tests.support.program_logs import program_logs
 
 MAX_REQUEST_BYTES = 1 << 20
 TIMEOUT_SECONDS = 120  # for one command
@@ -187,9 +190,12 @@ def start_module(
 ) -> ForkedProcess:
     """Start what `python -m module arguments` would, without any input.
 
-    `stderr` is a file, its descriptor, or None for this process's own.
+    `stderr` is a file, its descriptor, or None for this process's own. What the program itself writes
+    there is checked; see `program_logs`.
     """
     error = 2 if stderr is None else stderr if isinstance(stderr, int) else stderr.fileno()
+    if module == "instachat_cli":
+        error = program_logs.watch(error)
     with open(os.devnull, "r+b") as nothing:  # noqa: PTH123
         streams = (nothing.fileno(), 1, nothing.fileno() if error == subprocess.DEVNULL else error)
         return fork_server().fork([*map(str, arguments)], environment, streams, module)
@@ -252,12 +258,13 @@ def _import_everything() -> None:
     import typer._adapters  # noqa: F401
     from sqlalchemy.dialects.postgresql import psycopg2 as dialect  # noqa: F401
 
-    import backend.api.server.server
-    import backend.bootstrap
-    import backend.monitoring.doctor
-    import backend.monitoring.status  # noqa: F401
+    import backend
     import instachat_cli.commands.serve
     import instachat_cli.commands.worker  # noqa: F401
+
+    for module in pkgutil.walk_packages(backend.__path__, "backend."):
+        if ".migrations" not in module.name:  # they run in Alembic only
+            importlib.import_module(module.name)
 
 
 def _run(message: bytes, descriptors: list[int]) -> NoReturn:

@@ -52,6 +52,9 @@ def exchange(
 class HttpServer:
     """`instachat serve` as a process. A file keeps its standard error."""
 
+    program = "instachat_cli"
+    command = "serve"
+
     def __init__(
         self, settings: Settings, folder: Path, *arguments: str, **overrides: object
     ) -> None:
@@ -63,7 +66,7 @@ class HttpServer:
         )
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("INSTACHAT_")}
         self.env = inherited | {f"INSTACHAT_{k.upper()}": str(v) for k, v in variables.items()}
-        self._arguments = ["serve", "--port", str(self.port), *arguments]
+        self._arguments = [self.command, "--port", str(self.port), *arguments]
         self.process = self.start()
 
     def start(self) -> ForkedProcess:
@@ -73,7 +76,7 @@ class HttpServer:
         """
         with self._stderr_path.open("ab") as stderr:
             self.process = start_module(
-                "instachat_cli", *self._arguments, environment=self.env, stderr=stderr
+                self.program, *self._arguments, environment=self.env, stderr=stderr
             )
         return self.process
 
@@ -157,6 +160,18 @@ class HttpServer:
             return self("GET", "/healthz", timeout=2).status == 200
         except (OSError, http.client.HTTPException):
             return False
+
+
+class UpServer(HttpServer):
+    """`instachat up` on engines that run: it starts the server, and a worker."""
+
+    command = "up"
+
+
+class ImpatientServer(HttpServer):
+    """One that gives up a slow client after five seconds."""
+
+    program = "tests.support.impatient_server"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 FAULT_INTERVAL = 20
@@ -68,6 +68,19 @@ class StoredChat:
     messages: dict[int, StoredMessage] = field(default_factory=dict)
 
 
+class Store(Protocol):
+    """What a small server answers, and to whom it sends what."""
+
+    async def respond(self, method: str, target: str, body: Any) -> tuple[int, Any] | None:
+        """The status and the JSON of an answer; None closes the connection."""
+
+    def is_unchanged(self, payload: bytes, tag: str | None) -> bool:
+        """Whether the answer to a request with this `If-None-Match` is 304."""
+
+    def events(self, target: str, last: int) -> list[tuple[int, bytes]]:
+        """The events that a follower gets after a number, each with its number."""
+
+
 class FaultyStore:
     """The applications, chats and messages, and the faults that affect them."""
 
@@ -82,7 +95,14 @@ class FaultyStore:
         self.pages = itertools.count(1)
         self.first_message: float | None = None
 
-    def answer(self, method: str, target: str, body: Any) -> tuple[int, Any] | None:
+    async def respond(self, method: str, target: str, body: Any) -> tuple[int, Any] | None:
+        """The answer, after the delay of a fault."""
+        answer = self._answer(method, target, body)
+        if delay := self._delay():
+            await asyncio.sleep(delay)
+        return answer
+
+    def _answer(self, method: str, target: str, body: Any) -> tuple[int, Any] | None:
         """The status and the JSON of an answer; None closes the connection."""
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
@@ -94,6 +114,9 @@ class FaultyStore:
                     token += "+"
                 self.applications[token] = {}
                 return 201, {"token": token, "name": name}
+            case ["DELETE", "applications", token]:
+                self.applications.pop(token, None)
+                return 202, {}
             case ["POST", "applications", token, "chats"]:
                 return self._new_chat(token)
             case ["GET", "applications", token, "chats"]:
@@ -126,7 +149,7 @@ class FaultyStore:
             found.append((item["number"], event.encode()))
         return found
 
-    def delay(self) -> float:
+    def _delay(self) -> float:
         """The delay of an answer, in seconds."""
         if "stall" in self.faults and self.first_message is not None:
             since = time.monotonic() - self.first_message
@@ -240,10 +263,10 @@ def _page(items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
     return {"items": behind[:limit], "next": behind[limit - 1]["number"] if more else None}
 
 
-class FaultyServer:
+class SmallServer:
     """A minimal HTTP/1.1 server."""
 
-    def __init__(self, store: FaultyStore, log: Path | None) -> None:
+    def __init__(self, store: Store, log: Path | None = None) -> None:
         self.store = store
         self.log = log.open("a", encoding="utf-8") if log else None
 
@@ -261,13 +284,12 @@ class FaultyServer:
                 if urlsplit(target).path.endswith("/messages/stream"):
                     last = int(headers.get("last-event-id", 0))
                     await self._stream(reader, writer, target, last)
-                answer = self.store.answer(method, target, json.loads(data) if data else None)
-                if delay := self.store.delay():
-                    await asyncio.sleep(delay)
+                body = json.loads(data) if data else None
+                answer = await self.store.respond(method, target, body)
                 if answer is None:
                     break
-                status, body = answer
-                payload = b"" if body is None else json.dumps(body).encode()
+                status, found = answer
+                payload = b"" if found is None else json.dumps(found).encode()
                 tag = etag(payload)
                 if self.store.is_unchanged(payload, headers.get("if-none-match")):
                     status, payload = 304, b""
@@ -309,7 +331,7 @@ async def main() -> None:
     parser.add_argument("faults", nargs="*", choices=[[], *FAULTS])
     parser.add_argument("--log", type=Path)
     chosen = parser.parse_args()
-    serving = FaultyServer(FaultyStore(set(chosen.faults)), chosen.log)
+    serving = SmallServer(FaultyStore(set(chosen.faults)), chosen.log)
     listening = await asyncio.start_server(serving.serve, "127.0.0.1", 0, limit=1 << 22)
     sys.stdout.write(f"{listening.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()

@@ -107,9 +107,11 @@ class Field:
             self._delete(parent, 1)
             self.expected.append((FindingKind.GAP_UNEXPLAINED, parent.token, 1, None))
             return
-        for number in self.dice.sample(range(3, highest - 2), self.dice.randint(1, 3)):
+        deleted = self.dice.sample(range(3, highest - 2), self.dice.randint(1, 3))
+        for number in deleted:
             self._delete(parent, number)
-            self.expected.append((FindingKind.GAP_UNEXPLAINED, *parent, number))
+            if number - 1 not in deleted:  # several numbers in a row are one finding
+                self.expected.append((FindingKind.GAP_UNEXPLAINED, *parent, number))
 
     def _delete(self, parent: Parent, number: int) -> None:
         """Delete the row of a child."""

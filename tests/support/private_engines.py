@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,7 +24,8 @@ from backend.embedded.home import Layout
 from backend.embedded.locks import is_held
 from backend.embedded.private_engines import PrivateEngines, acquire
 from backend.settings import Durability
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.scratch import scratch_folder
+from tests.support.waiting import PATIENCE_SECONDS, becomes_true
 
 CODE = Path(__file__).parents[2]
 AS_ROOT = os.geteuid() == 0
@@ -39,7 +39,7 @@ as_root = pytest.mark.skipif(not AS_ROOT, reason="only root can start processes 
 @contextmanager
 def new_folder() -> Iterator[Path]:
     """A new folder that every user can traverse. Fails if a process that names it is left at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="instachat-embedded-", dir="/tmp"))
+    folder = scratch_folder("embedded", elsewhere="/tmp")
     folder.chmod(0o755)
     try:
         yield folder
@@ -295,9 +295,4 @@ def stopped(home: Path) -> bool:
 
 def eventually(condition: Callable[[], bool]) -> bool:
     """Whether a condition holds within PATIENCE_SECONDS."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+    return becomes_true(condition)

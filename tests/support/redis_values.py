@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from backend.bootstrap import Backend
 from backend.domain.model import Parent
+from backend.storage.redis.client import raise_first_error
 from backend.storage.redis.log import Log
 
 _COUNTER = ("epoch", "issued", "closed", "synced")
@@ -24,6 +26,12 @@ _EPOCH = (
 def counter_fields(log: Log, shard: int, parent: Parent) -> dict[str, str]:
     """The parts of a counter; empty if there is none."""
     return _fields(log, log.counter_key(shard, parent), _COUNTER)
+
+
+def count_dirty(backend: Backend) -> int:
+    """How many counts SQL does not know, in all shards."""
+    counts = backend.log.try_count_dirty(backend.database.installation.shards).values()
+    return sum(raise_first_error(counts))
 
 
 def plant_counter(log: Log, shard: int, parent: Parent, **fields: object) -> None:
@@ -62,7 +70,7 @@ def as_hashes(log: Log, shards: range) -> None:
             hashed = {"issued_total": epoch.pop("issued"), **epoch}
             del hashed["notified"]
             _replace(log, log.key(shard, "epoch"), hashed)
-        for parent in set(log.scan_parents(shard)):
+        for parent in set(log.scan_parents([shard])):
             counter = counter_fields(log, shard, parent)
             if counter.pop("closed") != "-":
                 counter["closed"] = counter_fields(log, shard, parent)["closed"]

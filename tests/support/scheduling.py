@@ -1,6 +1,6 @@
-"""The order of tests, and their distribution over three processes.
+"""The order of tests, and their distribution over four processes.
 
-Tests run in three processes (pytest-xdist), each with its own engines; on two cores, because many tests
+Tests run in four processes (pytest-xdist), each with its own engines; on two cores, because many tests
 wait more than they compute. pytest-randomly shuffles the files,
 and the tests within each file, by a seed. The seed is printed at the head of the output and again after a
 failure; `make test ARGS=--randomly-seed=7` repeats that order, with the same examples of hypothesis and the
@@ -22,7 +22,10 @@ from hypothesis import core
 
 _GROUP: Final = "xdist_group"
 _SHARED: Final = {"elasticsearch"}  # fixtures that exist once per run
-_LONGEST: Final = ("elasticsearch", "http", "model", "soak", "readme", "bench http")
+_LONGEST: Final = (
+    *("elasticsearch", "http", "elasticsearch outage", "readme", "bench http", "upgrade"),
+    *("elasticsearch cluster", "model", "soak"),
+)
 
 
 class SchedulingPlugin:

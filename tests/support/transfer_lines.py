@@ -10,15 +10,16 @@ from backend.transfer.format import format_application, format_chat, format_mess
 def application_line(
     token: str, name: str | None, chats_count: int, created_at: str, updated_at: str
 ) -> str:
-    """The line of an application; `name` is None for a tombstone."""
-    return format_application(ExportedApplication(token, name, chats_count, created_at, updated_at))
+    """The line of an application without settings; `name` is None for a tombstone."""
+    row = ExportedApplication(token, name, chats_count, None, None, created_at, updated_at)
+    return format_application(row)
 
 
 def chat_line(
     token: str, number: int, messages_count: int | None, created_at: str, updated_at: str
 ) -> str:
     """The line of a chat; `messages_count` is None for a tombstone."""
-    return format_chat(ExportedChat(token, 0, number, messages_count, created_at, updated_at))
+    return format_chat(ExportedChat(token, 0, number, None, messages_count, created_at, updated_at))
 
 
 def message_line(
@@ -31,7 +32,7 @@ def message_line(
     **others: Any,
 ) -> str:
     """The line of a message; `text` is None for a tombstone, and `others` are its other fields."""
-    content: dict[str, Any] = dict.fromkeys(CONTENT) | {"text": text} | others
+    content: dict[str, Any] = dict.fromkeys((*CONTENT, "first")) | {"text": text} | others
     row = ExportedMessage(
         chat_id=0, number=number, created_at=created_at, updated_at=updated_at, **content
     )

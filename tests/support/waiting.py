@@ -14,12 +14,27 @@ A program that breaks such a promise hangs or retries for minutes, so the margin
 """
 
 
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.02, 0.5
+PAUSE_FACTOR = 4
+"""How much longer a wait pauses than it looks: waiting takes at most a fifth of a processor."""
+
+
+def becomes_true(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> bool:
+    """Wait until the condition holds, at most so many seconds; returns whether it does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        since = time.monotonic()
+        if condition():
+            return True
+        now = time.monotonic()
+        if now >= deadline:
+            return False
+        time.sleep(min(max(PAUSE_FACTOR * (now - since), MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS))
+
+
 def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until the condition holds; fails after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"the condition did not hold within {seconds:g} s"
-        time.sleep(0.02)
+    assert becomes_true(condition, seconds), f"the condition did not hold within {seconds:g} s"
 
 
 @contextmanager

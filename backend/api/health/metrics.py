@@ -12,8 +12,14 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from backend.api.health import process_metrics
-from backend.api.health.poller import HealthSnapshot
+from backend.monitoring.health import HealthSnapshot
 from backend.monitoring.status import Status
+
+
+def _accepted(status: Status) -> int | None:
+    """None while shards are away: a counter that falls counts as one that began again at 0."""
+    return None if status.totals.away else status.totals.accepted
+
 
 _GAUGES: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
     "workers": ("Workers that are running", lambda status: status.workers),
@@ -56,9 +62,10 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
         lambda status: status.redis_nodes.behind if status.redis_nodes else None,
     ),
     "redis_memory_share": (
-        "The part of its memory limit that the fullest node of Redis uses; 0 without a limit",
+        "The part of its memory limit, or of its machine's memory, that the fullest node of Redis uses",
         lambda status: (status.redis_nodes.memory_share or 0) if status.redis_nodes else None,
     ),
+    "rate_limits": ("Applications with a rate limit", lambda status: status.rate_limits),
     "lost_numbers": (
         "Accepted numbers that neither PostgreSQL nor the log has, since PostgreSQL went back in time",
         lambda status: status.rewound.lost if status.rewound else (0 if status.schema else None),
@@ -81,7 +88,7 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
     ),
 }
 _COUNTERS: Final[dict[str, tuple[str, Callable[[Status], float | None]]]] = {
-    "accepted": ("Numbers assigned by this Redis", lambda status: status.totals.accepted),
+    "accepted": ("Numbers assigned by this Redis", _accepted),
     "stored": ("Chats and messages stored by drains", lambda status: status.totals.stored),
 }
 

@@ -9,8 +9,10 @@ from importlib import metadata
 from typing import Final
 
 from backend.api.assets import asset_url
-from backend.api.health.poller import HealthSnapshot
-from backend.api.health.summary import (
+from backend.api.health.charts import chart_html
+from backend.api.health.history import History
+from backend.monitoring.health import HealthSnapshot
+from backend.monitoring.summary import (
     Figure,
     FigureGroup,
     HealthState,
@@ -35,8 +37,8 @@ _REFRESH_SECONDS: Final = 5  # in a browser without scripts
 _VERSION: Final = metadata.version("instachat")
 
 
-def status_page_html(snapshot: HealthSnapshot) -> str:
-    """The page for one snapshot."""
+def status_page_html(snapshot: HealthSnapshot, history: History) -> str:
+    """The page for one snapshot, with charts of the minute before it."""
     figure_groups = group_figures(snapshot)
     summary = summarize(figure_groups)
     return f"""<!doctype html>
@@ -57,6 +59,9 @@ def status_page_html(snapshot: HealthSnapshot) -> str:
 </header>
 <main>
 {_summary_html(summary)}
+<section class="history" id="history" data-live aria-label="The last minute">
+<h2>The last minute</h2>
+{_history_html(history)}</section>
 <div class="groups" id="groups" data-live>
 {"".join(map(_group_html, figure_groups))}</div>
 </main>
@@ -78,6 +83,11 @@ def _summary_html(summary: Summary) -> str:
         f'<strong><span aria-hidden="true">{_SIGNS[summary.state]}</span> {summary.sentence}</strong>'
         f"{f'<ul>{advice}</ul>' if advice else ''}</div>"
     )
+
+
+def _history_html(history: History) -> str:
+    charts = "".join(map(chart_html, history.series()))
+    return f'<div class="charts">{charts}</div>' if charts else "<p>Nothing is known yet.</p>"
 
 
 def _group_html(group: FigureGroup) -> str:

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
+from backend.api.health.history import History
 from backend.bootstrap import Backend
 from backend.domain.errors import InstaChatError
 from backend.monitoring import status
+from backend.monitoring.health import EngineHealth, HealthSnapshot
 from backend.monitoring.status import EngineStatus, Rates, Status, Totals
 
 MAX_SNAPSHOT_AGE_SECONDS = 1.0  # an older snapshot is replaced
@@ -29,51 +30,6 @@ MAX_RATE_PERIOD_SECONDS = 10.0  # an average over a longer time is not a current
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineHealth:
-    """One engine: the seconds until it answered; None if it did not, and then `problem` says so."""
-
-    name: str
-    product: str  # for example Valkey, where the name is Redis
-    seconds: float | None
-    problem: str = ""
-    shards_away: Sequence[int] = ()
-    """Shards of Redis that do not answer, if others do."""
-    shards: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HealthSnapshot:
-    """The health at one moment. `status` is None if there is no recent report.
-
-    `rates` are averages since the poll before; unknown in the first poll after a pause.
-    """
-
-    at: datetime
-    engines: list[EngineHealth]
-    status: Status | None
-    rates: Rates
-
-    @property
-    def away(self) -> list[str]:
-        """The names of the engines, and of the shards of Redis, that do not answer in time."""
-        engines = [engine.name for engine in self.engines if engine.seconds is None]
-        shards = [f"shard {shard}" for engine in self.engines for shard in engine.shards_away]
-        return engines + shards
-
-    @property
-    def unusable(self) -> bool:
-        """Whether an engine does not answer without which no application can be served."""
-        needed = (engine for engine in self.engines if engine.name != "Elasticsearch")
-        return any(engine.seconds is None for engine in needed)
-
-    @property
-    def incompatible(self) -> bool:
-        """Whether the database, by the last report, is not one that this program may use."""
-        schema = self.status and self.status.schema
-        return bool(schema and schema.mismatch())
 
 
 class HealthPoller:
@@ -94,6 +50,7 @@ class HealthPoller:
                 core.jobs.length,
                 core.index,
                 core.counter_sync.lag,
+                core.epochs.recognition.find_refusal,
             )
         )
         self._products: dict[str, str] = {}  # as the engines named themselves
@@ -102,6 +59,7 @@ class HealthPoller:
         self._polled_at = 0.0
         self._totals: Totals | None = None
         self._rates = UNKNOWN_RATES
+        self.history = History()
 
     async def poll(self) -> HealthSnapshot:
         """A snapshot that is at most a second old. Returns within a second."""
@@ -124,7 +82,9 @@ class HealthPoller:
         ]
         report = self._report.recent_result()
         rates = self._rates_since_last_poll(report)
-        return HealthSnapshot(datetime.now(UTC), engines, report, rates)
+        snapshot = HealthSnapshot(datetime.now(UTC), engines, report, rates)
+        self.history.add(snapshot)
+        return snapshot
 
     def _engine(self, name: str, probe: "_Probe[EngineStatus]", answered: bool) -> EngineHealth:
         result = probe.result
@@ -159,7 +119,7 @@ def _redis_health(core: Backend) -> EngineStatus:
     """Redis's health. A server that has read the shards from PostgreSQL knows them from then on."""
     shards: Sequence[int] = ()
     with suppress(InstaChatError):
-        shards = core.database.installation.shards
+        shards = core.database.installation.all_shards
     return status.redis_health(core.log, shards, NODE_SECONDS)
 
 

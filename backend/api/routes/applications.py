@@ -4,11 +4,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import problems, schemas
+from backend.api.client_address import client_address
 from backend.api.conditional import application_etag, parse_if_match, read_response
 from backend.api.openapi import route_responses
 from backend.api.parameters import (
+    APPLICATION,
+    APPLICATIONS,
     DEFAULT_PAGE_SIZE,
-    PREFIX,
     AfterToken,
     Cascade,
     IdempotencyKey,
@@ -21,14 +23,16 @@ from backend.api.parameters import (
 from backend.api.problems import ProblemException
 from backend.api.request_body import JsonRoute
 from backend.api.routes.operator import require_operator
-from backend.api.service import ServiceDep
+from backend.api.service import OPERATOR, ServiceDep
 from backend.domain import model, serialization
 
-router = APIRouter(prefix=PREFIX + "/applications", tags=["applications"], route_class=JsonRoute)
+router = APIRouter(prefix=APPLICATIONS, tags=["applications"], route_class=JsonRoute)
 operator_router = APIRouter(
-    prefix=PREFIX + "/applications", tags=["operator"], dependencies=[Depends(require_operator)]
+    prefix=APPLICATIONS, tags=["operator"], dependencies=[Depends(require_operator)]
 )
-no_operator_router = APIRouter(prefix=PREFIX + "/applications", include_in_schema=False)
+no_operator_router = APIRouter(prefix=APPLICATIONS, include_in_schema=False)
+no_token_router = APIRouter(prefix=APPLICATION, include_in_schema=False)
+_METHODS = ["GET", "POST", "PATCH", "DELETE"]
 
 
 @router.post(
@@ -45,14 +49,14 @@ async def create_application(
     wait: Wait = None,  # noqa: ARG001  # accepted here as on other creations; an application is stored before its response
 ) -> Response:
     """Create an application. Anyone who has its token can use it: keep the token like a password."""
-    address = request.client.host if request.client else "unknown"
+    address = client_address(request)
     name = body.application.name
 
     def create() -> model.Application:
         service.creation_limit.count(address)
         return service.catalog.applications.create(name, key=idempotency_key)
 
-    return _application_response(await service.run(create), 201)
+    return _application_response(await service.run_application_creation(address, create), 201)
 
 
 @router.get(
@@ -62,7 +66,7 @@ async def show_application(
     service: ServiceDep, token: Token, if_none_match: IfNoneMatch = None
 ) -> Response:
     """Show an application with its live count of chats."""
-    application = await service.run(lambda: service.catalog.applications.get(token))
+    application = await service.run(token, lambda: service.catalog.applications.get(token))
     return read_response(serialization.application(application), if_none_match, _etag(application))
 
 
@@ -75,9 +79,9 @@ async def rename_application(
     service: ServiceDep, token: Token, body: schemas.ApplicationBody, if_match: IfMatch = None
 ) -> Response:
     """Rename an application."""
-    version, name = parse_if_match(if_match), body.application.name
-    renamed = await service.run(
-        lambda: service.catalog.applications.rename(token, name, version=version)
+    versions, name = parse_if_match(if_match), body.application.name
+    renamed = await service.run_application_change(
+        token, lambda: service.catalog.applications.rename(token, name, versions=versions)
     )
     return _application_response(renamed)
 
@@ -87,9 +91,10 @@ async def delete_application(
     service: ServiceDep, token: Token, cascade: Cascade = False, if_match: IfMatch = None
 ) -> Response:
     """Delete an application. One that has chats is deleted only with `cascade`, together with its chats."""
-    version = parse_if_match(if_match)
+    versions = parse_if_match(if_match)
     await service.run_change(
-        lambda: service.catalog.applications.delete(token, cascade=cascade, version=version),
+        token,
+        lambda: service.catalog.applications.delete(token, cascade=cascade, versions=versions),
         decided_by_drain=True,
     )
     return Response(status_code=202 if cascade else 204)
@@ -105,8 +110,10 @@ async def list_applications(
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """List all applications in the order of their creation."""
+    original = None if after is None else service.core.tokens.original(after)
     applications = await service.run(
-        lambda: list(service.catalog.applications.list(after_token=after, limit=limit + 1))
+        OPERATOR,
+        lambda: list(service.catalog.applications.list(after_token=original, limit=limit + 1)),
     )
     items = [serialization.application(each) for each in applications[:limit]]
     body = {"items": items, "next": items[-1]["token"] if len(applications) > limit else None}
@@ -116,6 +123,16 @@ async def list_applications(
 @no_operator_router.get("")
 async def list_not_found() -> Response:
     """The same 404 as for any unknown path, where POST alone would make it a 405."""
+    raise ProblemException(problems.NOT_FOUND)
+
+
+@no_token_router.api_route("", methods=_METHODS)
+@no_token_router.api_route("/{rest:path}", methods=_METHODS)
+async def refuse_without_token(request: Request) -> Response:
+    """401 without a token; 404 for what can be no application's token, as for any other unknown one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise ProblemException(problems.NO_TOKEN, **{"WWW-Authenticate": "Bearer"})
     raise ProblemException(problems.NOT_FOUND)
 
 

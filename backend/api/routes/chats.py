@@ -30,7 +30,7 @@ router = APIRouter(prefix=PREFIX + "/applications/{token}/chats", tags=["chats"]
     "",
     status_code=202,
     response_model=schemas.Number,
-    responses=route_responses(404, 409, stored=schemas.Number),
+    responses=route_responses(404, 409, 429, stored=schemas.Number),
 )
 async def create_chat(
     service: ServiceDep, token: Token, idempotency_key: IdempotencyKey = None, wait: Wait = None
@@ -57,7 +57,9 @@ async def list_chats(
 
     `total` is the live count of the application's chats.
     """
-    page = await service.run(lambda: service.catalog.chats.page(token, after=after, limit=limit))
+    page = await service.run(
+        token, lambda: service.catalog.chats.page(token, after=after, limit=limit)
+    )
     return read_response(serialization.chat_page(page), if_none_match)
 
 
@@ -70,7 +72,7 @@ async def show_chat(
     service: ServiceDep, token: Token, chat: ChatNumber, if_none_match: IfNoneMatch = None
 ) -> Response:
     """Show a chat with its live count of messages; 202 while it is accepted and not stored yet."""
-    entity = await service.run_read(lambda: service.catalog.chats.get(token, chat))
+    entity = await service.run_read(token, lambda: service.catalog.chats.get(token, chat))
     if isinstance(entity, PendingNumber):
         return JSONResponse(serialization.pending(chat), 202)
     return read_response(serialization.chat(entity), if_none_match)
@@ -85,6 +87,8 @@ async def delete_chat(
     Its number is never used again.
     """
     await service.run_change(
-        lambda: service.catalog.chats.delete(token, chat, cascade=cascade), decided_by_drain=True
+        token,
+        lambda: service.catalog.chats.delete(token, chat, cascade=cascade),
+        decided_by_drain=True,
     )
     return Response(status_code=202 if cascade else 204)

@@ -1,11 +1,14 @@
 """`/applications/{token}/chats/{chat}/messages`: create one or many, list, search, show, edit, delete."""
 
+import asyncio
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from backend.api import schemas
+from backend.api.batch_body import BatchRoute
 from backend.api.conditional import message_etag, parse_if_match, read_response
 from backend.api.message_query import MessageQuery
 from backend.api.openapi import route_responses
@@ -20,11 +23,12 @@ from backend.api.parameters import (
     Token,
     Wait,
 )
-from backend.api.request_body import BatchRoute, JsonRoute
+from backend.api.request_body import JsonRoute
 from backend.api.service import ServiceDep
 from backend.catalog.waiting import PendingNumber
 from backend.domain import serialization
 from backend.ingest.requests import AcceptRequest
+from backend.search.budget import SearchBudget
 
 PATH = PREFIX + "/applications/{token}/chats/{chat}/messages"
 router = APIRouter(prefix=PATH, tags=["messages"], route_class=JsonRoute)
@@ -35,7 +39,7 @@ batch_router = APIRouter(prefix=PATH, tags=["messages"], route_class=BatchRoute)
     "",
     status_code=202,
     response_model=schemas.Number,
-    responses=route_responses(404, 409, 410, body=True, stored=schemas.Number),
+    responses=route_responses(404, 409, 410, 429, body=True, stored=schemas.Number),
 )
 async def create_message(
     service: ServiceDep,
@@ -58,7 +62,7 @@ async def create_message(
     "/batch",
     status_code=202,
     response_model=schemas.Numbers,
-    responses=route_responses(404, 409, 410, body=True, stored=schemas.Numbers),
+    responses=route_responses(404, 409, 410, 429, body=True, stored=schemas.Numbers),
 )
 async def create_messages(
     service: ServiceDep,
@@ -70,9 +74,12 @@ async def create_messages(
 ) -> Response:
     """Create 1 to 1,000 messages at once. They get consecutive numbers in their order."""
     new_messages = [message.new_message() for message in body.messages]
-    accepted = await service.accept(
-        AcceptRequest.messages(token, chat, new_messages, key=idempotency_key, route="batch")
+    make = partial(
+        AcceptRequest.messages, token, chat, new_messages, key=idempotency_key, route="batch"
     )
+    # A thread hashes what belongs to a key: 40 MB take longer than the event loop should be busy.
+    request = make() if idempotency_key is None else await asyncio.to_thread(make)
+    accepted = await service.accept(request)
     status = await service.creation_status(wait, token, chat, accepted)
     return JSONResponse(serialization.numbers(accepted.first, accepted.last), status)
 
@@ -93,22 +100,30 @@ async def list_messages(
     """List a chat's messages, ordered by number; with `keyword`, only those that contain it.
 
     `total` is the live count of the chat's messages; a search has none. A search finds what is stored when it
-    is asked. Otherwise `complete` is false, and `why` says what may be missing.
+    is asked. Otherwise `complete` is false, and `why` says what may be missing. A page of long messages, or
+    of ones that contain the keyword very often, may end before `limit`, with a `next`.
     """
     messages, limit = service.catalog.messages, query.limit
     if query.keyword is None:
-        page = await service.run(lambda: query.read(messages, token, chat))
-        return read_response(serialization.message_page(page), if_none_match)
+
+        def read() -> Response:
+            page = serialization.message_page(query.read(messages, token, chat))
+            return read_response(page, if_none_match)
+
+        return await service.run(token, read)
     keyword = query.keyword
-    found, incomplete = await service.run_search(
-        lambda: messages.search(
-            token, chat, keyword, after=query.after, limit=limit + 1
-        ).read_all(),
-        arrived_at,
-    )
-    items = [serialization.match(each) for each in found[:limit]]
-    body = serialization.match_page(items, len(found) > limit, incomplete)
-    return read_response(body, if_none_match)
+
+    def search(budget: SearchBudget) -> Response:
+        """Search, and encode the page, which keeps a thread busy instead of the event loop."""
+        matches = messages.search(
+            token, chat, keyword, after=query.after, limit=limit + 1, budget=budget
+        )
+        found, incomplete = matches.read_all()
+        items = [serialization.match(each) for each in found[:limit]]
+        continues = len(found) > limit or matches.is_cut
+        return read_response(serialization.match_page(items, continues, incomplete), if_none_match)
+
+    return await service.run_search(token, search, arrived_at)
 
 
 @router.get(
@@ -124,7 +139,9 @@ async def show_message(
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Show a message; 202 while it is accepted and not stored yet."""
-    message = await service.run_read(lambda: service.catalog.messages.get(token, chat, number))
+    message = await service.run_read(
+        token, lambda: service.catalog.messages.get(token, chat, number)
+    )
     if isinstance(message, PendingNumber):
         return JSONResponse(serialization.pending(number), 202)
     return read_response(
@@ -146,9 +163,10 @@ async def edit_message(
     if_match: IfMatch = None,
 ) -> Response:
     """Change a message."""
-    version, changes = parse_if_match(if_match), body.message.model_dump(exclude_unset=True)
+    versions, changes = parse_if_match(if_match), body.message.model_dump(exclude_unset=True)
     edited = await service.run_change(
-        lambda: service.catalog.messages.edit(token, chat, number, changes, version=version)
+        token,
+        lambda: service.catalog.messages.edit(token, chat, number, changes, versions=versions),
     )
     return JSONResponse(
         serialization.message(edited), headers={"ETag": message_etag(edited.version)}
@@ -164,8 +182,8 @@ async def delete_message(
     if_match: IfMatch = None,
 ) -> Response:
     """Delete a message. Its number is never used again."""
-    version = parse_if_match(if_match)
+    versions = parse_if_match(if_match)
     await service.run_change(
-        lambda: service.catalog.messages.delete(token, chat, number, version=version)
+        token, lambda: service.catalog.messages.delete(token, chat, number, versions=versions)
     )
     return Response(status_code=204)

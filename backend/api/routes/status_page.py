@@ -12,4 +12,5 @@ router = APIRouter(include_in_schema=False)
 @router.get("/")
 async def status_page(service: ServiceDep) -> Response:
     """The state of the installation. The engines are asked at most once a second."""
-    return html_response(status_page_html(await service.health_poller.poll()))
+    poller = service.health_poller
+    return html_response(status_page_html(await poller.poll(), poller.history))

@@ -4,14 +4,15 @@ So a node that hangs or is down delays only the requests of its own shards.
 """
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 
 from backend.api.server.group_commit import (
     MAX_CONCURRENT_CALLS,
-    RETRY_THREADS,
     AcceptCallback,
     GroupCommit,
+    RunningCalls,
+    make_retry_threads,
 )
+from backend.api.server.per_node import PerNode
 from backend.domain.model import Accepted
 from backend.ingest.accept import Acceptor
 from backend.ingest.requests import AcceptRequest
@@ -23,19 +24,21 @@ from backend.storage.redis.connection import NodeAddress
 class ClusterCommit:
     """Accepts requests for one event loop, as `GroupCommit` does. Not thread-safe."""
 
-    def __init__(self, acceptor: Acceptor, log: AcceptCalls) -> None:
+    def __init__(self, acceptor: Acceptor, log: AcceptCalls, *, strict: bool = False) -> None:
+        """See `GroupCommit`."""
         self._acceptor = acceptor
+        self._strict = strict
+        self._all_calls = RunningCalls()
         self._log = log
-        self._retry_threads = ThreadPoolExecutor(RETRY_THREADS, "retry")
-        self._by_node: dict[NodeAddress, GroupCommit] = {}
+        self._retry_threads = make_retry_threads()
+        self._nodes = PerNode(log, self._make)
         # For requests whose node is not known: before the first call, and of slots that no node serves.
         self._in_threads = GroupCommit(acceptor, [], self._retry_threads)
-        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def waiting_requests(self) -> int:
         """How many requests are queued or retried, of the node that has the most: each has a limit."""
-        return max(commit.waiting_requests for commit in self._commits())
+        return max(commit.waiting_requests for commit in (self._in_threads, *self._nodes.all()))
 
     async def accept(self, request: AcceptRequest) -> Accepted:
         """See `GroupCommit.accept`."""
@@ -47,33 +50,33 @@ class ClusterCommit:
 
     async def close(self) -> None:
         """See `GroupCommit.close`."""
-        await asyncio.gather(*(commit.close() for commit in self._commits()), *self._closing)
-        await asyncio.to_thread(self._retry_threads.shutdown, cancel_futures=True)
-
-    def _commits(self) -> list[GroupCommit]:
-        return [self._in_threads, *self._by_node.values()]
+        await asyncio.gather(self._in_threads.close(), self._nodes.close())
+        await asyncio.to_thread(self._retry_threads.shutdown, wait=True)
 
     def _commit_of(self, request: AcceptRequest) -> GroupCommit:
-        if not (self._acceptor.is_ready and self._log.knows_nodes):
+        token = request.parent.token
+        acceptor = self._acceptor
+        if commit := self._nodes.of_known_token(token, acceptor.route_changes):
+            return commit
+        if not acceptor.is_ready:
             return self._in_threads
-        node = self._log.node_of(self._acceptor.shard(request.parent.token))
-        if node is None:
-            return self._in_threads
-        return self._by_node.get(node) or self._add(node)
+        return self._nodes.of_token(token, acceptor.shard(token)) or self._in_threads
 
-    def _add(self, node: NodeAddress) -> GroupCommit:
-        """Make the group commit of a node, and close those of nodes that serve no slots now."""
-        for former in self._by_node.keys() - self._log.masters():
-            task = asyncio.ensure_future(self._by_node.pop(former).close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+    def _make(self, node: NodeAddress) -> GroupCommit:
         clients = make_async_clients(self._log, MAX_CONCURRENT_CALLS, node)
-        self._by_node[node] = GroupCommit(self._acceptor, clients, self._retry_threads)
-        return self._by_node[node]
+        return GroupCommit(
+            self._acceptor,
+            clients,
+            self._retry_threads,
+            strict=self._strict,
+            all_calls=self._all_calls,
+        )
 
 
-def make_group_commit(acceptor: Acceptor, log: AcceptCalls) -> "GroupCommit | ClusterCommit":
+def make_group_commit(
+    acceptor: Acceptor, log: AcceptCalls, *, strict: bool
+) -> "GroupCommit | ClusterCommit":
     """The group commit of a Redis."""
     if log.is_cluster:
-        return ClusterCommit(acceptor, log)
-    return GroupCommit(acceptor, make_async_clients(log, MAX_CONCURRENT_CALLS))
+        return ClusterCommit(acceptor, log, strict=strict)
+    return GroupCommit(acceptor, make_async_clients(log, MAX_CONCURRENT_CALLS), strict=strict)

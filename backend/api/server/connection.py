@@ -1,7 +1,9 @@
 """A client's connection: Uvicorn's, with limits on the memory and the time that a client can occupy.
 
 Uvicorn itself waits forever for the end of a request's headers, and accepts any number of them. It also loses
-the body of a request that offers to upgrade the connection, as Java's client does in its first request.
+the body of a request that offers to upgrade the connection, as Java's client does in its first request; drops
+the answer for a client that has closed its half of the connection; and accepts heads that RFC 9112 refuses,
+since a proxy may read them in another way.
 """
 
 import asyncio
@@ -22,11 +24,14 @@ from backend.api import problems
 from backend.api.headers import (
     COMMON_HEADERS,
     REQUEST_ID,
+    STREAM,
+    Headers,
     Observer,
     encode_headers,
     request_id,
 )
 from backend.api.problems import Problem
+from backend.api.server.bearer import complete_path
 
 MAX_HEADER_BYTES: Final = 64 * 1024  # headers, trailers, and the framing of a chunked body
 HEADERS_TIMEOUT_SECONDS: Final = 10.0  # for all headers of a request
@@ -52,7 +57,9 @@ class Connection(HttpToolsProtocol):
         self._overhead = 0  # bytes of the current request without its body
         self._in_head = False
         self._in_request = False
+        self._head_problem: Problem | None = None  # for which the parser was stopped
         self._pending_problem: Problem | None = None  # to be sent after the responses before it
+        self._is_half_closed = False  # the client sends nothing more
         self._waiting_since = time.monotonic()  # since when the server waits for the client to send
         self._stalled_since: float | None = None  # since when the client does not read
 
@@ -74,6 +81,18 @@ class Connection(HttpToolsProtocol):
         """See asyncio.Protocol."""
         self._unparsed = self._unparsed + data if self._unparsed else data
         self._parse()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # Uvicorn's closes the connection
+        """See asyncio.Protocol. What has arrived completely is answered before the connection closes.
+
+        But a stream ends: a client that reads nothing more can't be told from one that has only sent all.
+        """
+        self._is_half_closed = True
+        if self._running_cycle and self._running_cycle.scope.get(STREAM):
+            return False
+        if self._has_complete_request and not self._unparsed:
+            self.cycle.keep_alive = False
+        return self._has_complete_request or bool(self.pipeline or self._unparsed)
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
@@ -111,7 +130,14 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """All headers of a request have arrived."""
         self._in_head = False
+        is_1_1 = self.parser.get_http_version() == "1.1"
+        if problem := _problem_of_head(self.headers, is_1_1=is_1_1):
+            self._head_problem = problem
+            raise HttpParserError  # stops the parser; `_parse` answers
+        if not is_1_1:
+            self.expect_100_continue = False  # such a client does not know the interim response
         if not self.parser.should_upgrade():
+            self.url = complete_path(self.url, self.headers)
             self.on_request_head()
 
     def on_message_complete(self) -> None:
@@ -145,6 +171,8 @@ class Connection(HttpToolsProtocol):
             self._send_problem_and_close(self._pending_problem)
         if self._unparsed:
             self.loop.call_soon(self._parse)
+        elif self._is_half_closed and not (self.pipeline or self._has_complete_request):
+            self.transport.close()
         else:
             self.flow.resume_reading()
 
@@ -155,6 +183,11 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_answering(self) -> bool:
         return bool(self.cycle) and not self.cycle.response_complete
+
+    @property
+    def _has_complete_request(self) -> bool:
+        """Whether the last request that has arrived is complete, and not answered."""
+        return self._is_answering and not self.cycle.more_body
 
     @property
     def _is_between_requests(self) -> bool:
@@ -175,13 +208,18 @@ class Connection(HttpToolsProtocol):
             except HttpParserUpgrade as upgrade:
                 data, at = self._decline_upgrade() + data[at - len(chunk) + upgrade.args[0] :], 0
             except HttpParserError:
-                self._reject(problems.NOT_HTTP)
+                self._reject(self._head_problem or problems.NOT_HTTP)
             else:
                 if self._overhead > MAX_HEADER_BYTES:
                     self._reject(problems.HEADERS_TOO_LARGE)
         if self._pending_problem or self.transport.is_closing():
             return
         self._unparsed = data[at:]
+        if self._is_half_closed and not (
+            self._unparsed or self.pipeline or self._has_complete_request
+        ):
+            self.transport.close()
+            return
         # With a large body in memory, the route resumes reading when it has taken the body.
         if not (self._is_answering and len(self.cycle.body) > HIGH_WATER_LIMIT):
             self.flow.resume_reading()
@@ -226,6 +264,21 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
         for observe in self._observers:
             observe(rid, "-", "-", problem.status, time.monotonic() - self._waiting_since)
+
+
+def _problem_of_head(headers: Headers, *, is_1_1: bool) -> Problem | None:
+    """Why RFC 9112 has a server refuse these headers, or None. The parser has checked the framing itself."""
+    hosts = codings = 0
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                return problems.UNKNOWN_TRANSFER_CODING
+            codings += 1
+    is_host_right = hosts == 1 or (not hosts and not is_1_1)
+    is_coding_right = not codings or (codings == 1 and is_1_1)
+    return None if is_host_right and is_coding_right else problems.NOT_HTTP
 
 
 class _HoldingFlowControl(FlowControl):

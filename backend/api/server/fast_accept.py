@@ -29,7 +29,13 @@ from backend.ingest.requests import AcceptRequest
 # Uvicorn stops reading a larger body until the application asks for more.
 MAX_FAST_BODY_BYTES: Final = HIGH_WATER_LIMIT
 # The last two are excluded if they occur twice.
-EXCLUDED_HEADERS: Final = {b"origin", b"expect", b"content-type", b"idempotency-key"}
+EXCLUDED_HEADERS: Final = {
+    b"origin",
+    b"expect",
+    b"content-encoding",
+    b"content-type",
+    b"idempotency-key",
+}
 _ACCEPTED = 202
 _decode_body = msgspec.json.Decoder(FastMessageBody).decode
 _match_path = re.compile(

@@ -70,7 +70,9 @@ class FastPath:
     @cached_property
     def core(self) -> Core:
         """What accepts and reads."""
-        return self._get_core()
+        core = self._get_core()
+        core.when_tokens_change(self.known_heads.clear)  # each names the application that it is for
+        return core
 
     def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         """The start of a successful response. When Uvicorn's own headers change, it makes a new list."""
@@ -128,6 +130,7 @@ class FastConnection(Connection):
 
     def on_request_head(self) -> None:
         """See Connection."""
+        self.url = self._fast_path.core.original_path(self.url)
         if (
             self._takes_fast_path
             and not self._is_answering

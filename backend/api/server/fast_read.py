@@ -28,6 +28,7 @@ from backend.api.server.fast_request import (
     ReceivedHeaders,
     Respond,
 )
+from backend.api.server.group_read import ShownCounts
 from backend.domain import serialization
 from backend.domain.folding import highlight_folded
 from backend.domain.model import TOKEN_PATTERN, Parent
@@ -35,6 +36,7 @@ from backend.domain.serialization import JsonObject
 from backend.storage.postgres import grouped_reads
 from backend.storage.postgres.async_connection import Rows
 from backend.storage.postgres.grouped_reads import (
+    MAX_SCANNED_TEXT,
     GroupedRead,
     ReadValues,
     all_to_rfc3339,
@@ -51,9 +53,17 @@ _match_path = re.compile(
     rf"(/chats(?:/{_NUMBER}(/messages(?:/{_NUMBER})?)?)?)?(?:\?(.+))?".encode()
 ).fullmatch
 # Highlighting more of the texts of a page takes longer than the event loop should be busy; a thread does it.
-MAX_HIGHLIGHTED_LENGTH: Final = 10_000  # in code points, which take up to half a microsecond each
+# In bytes of the folded texts, or two for each letter of the texts: a letter takes up to half a microsecond.
+MAX_HIGHLIGHTED_BYTES: Final = 20_000
+MAX_HIGHLIGHTS: Final = 1_000
 _ASCII_SPEEDUP = 20
-_TEXT_INDEX = 5 + CONTENT.index("text")  # in a row of a page or of a search
+_XMIN_INDEX = 2  # in a row that shows a live count
+_CHAT_INDEX = 5  # in a row of a page of chats
+_MESSAGE_INDEX = (
+    3  # in a row of a page of messages, also of a search; the message's columns begin there
+)
+_FOLDED_BYTES_INDEX = 2  # in a row of a search
+_TEXT_INDEX = 6 + CONTENT.index("text")
 # A search counts as so many rows of its batch, because of what it scans: of the longest texts, the eight of a
 # statement scan for up to a second.
 MIN_SEARCH_ROWS: Final = 256
@@ -105,9 +115,9 @@ class FastRead(FastRequest):
         else:
             self._respond(self, FastResponse(_OK, header, body))
 
-    def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002  # most need one, or none
+    def shown_counts(self, rows: Rows) -> ShownCounts | None:  # noqa: ARG002
         """See Read."""
-        return ()
+        return None
 
     @abstractmethod
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
@@ -127,9 +137,9 @@ class _MessageRead(FastRead):
 class _ChatRead(FastRead):
     route = PREFIX + "/applications/{token}/chats/{chat}"
 
-    def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
+    def shown_counts(self, rows: Rows) -> ShownCounts:
         """See Read."""
-        return (_chat(self.values),)
+        return _count_of_chat(_chat(self.values), rows)
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
@@ -139,14 +149,15 @@ class _ChatRead(FastRead):
 class _ApplicationRead(FastRead):
     route = PREFIX + "/applications/{token}"
 
-    def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
+    def shown_counts(self, rows: Rows) -> ShownCounts:
         """See Read."""
-        return (Parent(self.values[0]),)
+        xmins = {Parent(self.values[0]): rows[0][_XMIN_INDEX]}
+        return ShownCounts(xmins, self.statement, self.values)
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
-        _, token, name, removed, created_at, updated_at, version = rows[0]
-        count = _live_count(issued[Parent(token)], removed)
+        _, removed, _, token, name, created_at, updated_at, version = rows[0]
+        count = _live_count(issued[Parent(self.values[0])], removed)
         times = to_rfc3339(created_at), to_rfc3339(updated_at)
         return (
             serialization.application_object(token, name, count, *times),
@@ -157,9 +168,9 @@ class _ApplicationRead(FastRead):
 class _MessagesRead(FastRead):
     route = PREFIX + "/applications/{token}/chats/{chat}/messages"
 
-    def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
+    def shown_counts(self, rows: Rows) -> ShownCounts:
         """See Read."""
-        return (_chat(self.values),)
+        return _count_of_chat(_chat(self.values), rows)
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
@@ -172,6 +183,7 @@ class _SearchRead(FastRead):
     """A search. One that takes longer than others can wait for is left to a thread."""
 
     route = PREFIX + "/applications/{token}/chats/{chat}/messages"
+    _items: list[JsonObject]
 
     def start(self, core: Core, respond: Respond) -> None:
         """See FastRequest."""
@@ -182,20 +194,28 @@ class _SearchRead(FastRead):
         """See Read."""
         _, limit = self._keyword_and_limit()
         is_cut = len(rows) <= limit and rows[0][1]
-        length = sum(_highlighting_length(row[_TEXT_INDEX]) for row in rows)
-        if is_cut or length > MAX_HIGHLIGHTED_LENGTH:
+        if is_cut or _is_dear(rows) or not self._highlight(rows[:limit]):
             self.fall_back()
         else:
             super().deliver(rows, issued)
 
+    def _highlight(self, rows: Rows) -> bool:
+        """Make the items of the page; False if the keyword is in them more often than is made here."""
+        keyword, _ = self._keyword_and_limit()
+        self._items = []
+        left = MAX_HIGHLIGHTS
+        for found in _message_objects(rows):
+            places = highlight_folded(found["text"], keyword)
+            left -= len(places)
+            if left < 0:
+                return False
+            self._items.append(serialization.match_object(found, places))
+        return True
+
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:  # noqa: ARG002
         """See FastRead."""
-        keyword, limit = self._keyword_and_limit()
-        items = [
-            serialization.match_object(found, highlight_folded(found["text"], keyword))
-            for found in _message_objects(rows[:limit])
-        ]
-        return serialization.match_page(items, len(rows) > limit, incomplete=None), None
+        _, limit = self._keyword_and_limit()
+        return serialization.match_page(self._items, len(rows) > limit, incomplete=None), None
 
     def _keyword_and_limit(self) -> tuple[str, int]:
         values: tuple[Any, ...] = self.values
@@ -206,21 +226,22 @@ class _SearchRead(FastRead):
 class _ChatsRead(FastRead):
     route = PREFIX + "/applications/{token}/chats"
 
-    def parents(self, rows: Rows) -> Sequence[Parent]:
+    def shown_counts(self, rows: Rows) -> ShownCounts:
         """See Read."""
         token = self.values[0]
-        return [
-            Parent(token),
-            *(Parent(token, row[2]) for row in rows[: self.max_rows - 1] if row[2] is not None),
-        ]
+        xmins = {Parent(token): rows[0][_XMIN_INDEX]}
+        for _, _, _, _, xmin, number, *_ in rows[: self.max_rows - 1]:
+            if number is not None:
+                xmins[Parent(token, number)] = xmin
+        return ShownCounts(xmins, self.statement, self.values, self.max_rows)
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
         token, limit = self.values[0], self.max_rows - 1
         items = [
-            _chat_object(row[2:], issued[Parent(token, row[2])])
+            _chat_object(row[3:], issued[Parent(token, number)])
             for row in rows[:limit]
-            if row[2] is not None
+            if (number := row[_CHAT_INDEX]) is not None
         ]
         return _page(items, len(rows) > limit, _live_count(issued[Parent(token)], rows[0][1])), None
 
@@ -233,7 +254,7 @@ def read_of_head(url: bytes, headers: ReceivedHeaders) -> MakeRequest | None:
     for name, value in headers:
         if name == b"if-none-match" and if_none_match is None:
             if_none_match = value.decode("latin-1")
-        elif name in EXCLUDED_HEADERS:
+        elif name == b"if-none-match" or name in EXCLUDED_HEADERS:
             return None
     *parts, query = match.groups()
     if (read := _Path(*parts).read(query)) is None:
@@ -309,23 +330,28 @@ def _chat(values: ReadValues) -> Parent:
     return Parent(token, number)
 
 
+def _count_of_chat(chat: Parent, rows: Rows) -> ShownCounts:
+    assert chat.chat is not None
+    return ShownCounts({chat: rows[0][_XMIN_INDEX]}, grouped_reads.CHATS, (chat.token, chat.chat))
+
+
 def _live_count(issued: int | None, removed: int) -> int:
     assert issued is not None  # a group delivers no other
     return issued - removed
 
 
 def _chat_object(row: Sequence[Any], issued: int | None) -> JsonObject:
-    number, removed, created_at, updated_at = row
+    removed, _, number, created_at, updated_at = row
     times = to_rfc3339(created_at), to_rfc3339(updated_at)
     return serialization.chat_object(number, _live_count(issued, removed), *times)
 
 
 def _message_objects(rows: Rows) -> list[JsonObject]:
-    """The objects of a page's messages; none of the only row of an empty page."""
-    if rows[0][2] is None:
+    """The objects of the messages of a page, also of a search; none of an empty page's row."""
+    if rows[0][_MESSAGE_INDEX] is None:
         return []
     # By columns: to unpack each row, whatever it has of a client, takes half as long again.
-    _, _, numbers, created, edited, *content = zip(*rows, strict=True)
+    numbers, created, edited, *content = list(zip(*rows, strict=True))[_MESSAGE_INDEX:]
     created_at = all_to_rfc3339(created)
     updated_at = created_at
     if any(edited):
@@ -336,11 +362,20 @@ def _message_objects(rows: Rows) -> list[JsonObject]:
     return list(map(serialization.message_object, numbers, created_at, updated_at, *content))
 
 
-def _highlighting_length(text: str | None) -> int:
-    """How many code points of another script take as long to highlight as this text."""
-    if text is None:
-        return 0
-    return len(text) // _ASCII_SPEEDUP if text.isascii() else len(text)
+def _is_dear(rows: Rows) -> bool:
+    """Whether a page's texts take long to highlight, or one is too long to have been searched."""
+    if rows[0][_FOLDED_BYTES_INDEX] is None:
+        return False
+    total = 0
+    for row in rows:
+        text, folded_bytes = row[_TEXT_INDEX], row[_FOLDED_BYTES_INDEX]
+        if folded_bytes > MAX_SCANNED_TEXT:
+            return True
+        if text.isascii():
+            total += folded_bytes // _ASCII_SPEEDUP
+        else:  # what is folded may be shorter, by the marks that it lacks
+            total += max(folded_bytes, 2 * len(text))
+    return bool(total > MAX_HIGHLIGHTED_BYTES)
 
 
 def _page(items: Sequence[JsonObject], continues: bool, total: int) -> JsonObject:

@@ -35,6 +35,12 @@ MakeRequest = Callable[[ReceivedHeaders], "FastRequest"]
 class Core(Protocol):
     """What the fast path needs of the service."""
 
+    def original_path(self, url: bytes) -> bytes:
+        """See `token_paths.original_path`."""
+
+    def when_tokens_change(self, call: Callable[[], object]) -> None:
+        """Call it on the event loop whenever a token was replaced."""
+
     def submit(self, request: AcceptRequest, callback: AcceptCallback) -> None:
         """See `GroupCommit.submit`."""
 

@@ -3,12 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from backend.domain.errors import InstaChatError
 from backend.domain.model import Parent
-from backend.storage.redis.counters import CounterCalls, Issued
-from backend.storage.redis.counters_async import AsyncCounterClient
+from backend.storage.redis.counters import Issued
+from backend.storage.redis.counters_async import CounterClient
 
 Counted = Callable[[Issued | Exception], None]
 CLOSE_POLL_SECONDS = 0.005
@@ -19,17 +18,17 @@ logger = logging.getLogger(__name__)
 class GroupCount:
     """Reads counters for one event loop. Not thread-safe."""
 
-    def __init__(
-        self, shard_of: Callable[[str], int], log: CounterCalls, client: AsyncCounterClient | None
-    ) -> None:
-        """`shard_of` returns a token's shard. Without a `client`, a thread makes the calls of `log`."""
+    def __init__(self, shard_of: Callable[[str], int], client: CounterClient) -> None:
+        """`shard_of` returns a token's shard."""
         self._shard_of = shard_of
-        self._log = log
         self._client = client
-        self._thread = ThreadPoolExecutor(1, "count")
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[Sequence[Parent], Counted]] = []
         self._call: asyncio.Task[None] | None = None
+
+    def of_application(self, token: str) -> "GroupCount":  # noqa: ARG002  # see ClusterCount
+        """What reads the counters of an application and of its chats: of a single Redis, this."""
+        return self
 
     def submit(self, parents: Sequence[Parent], callback: Counted) -> None:
         """Call `callback` later with the numbers issued under these parents, or with EngineDown."""
@@ -41,9 +40,7 @@ class GroupCount:
         """Wait for the running call."""
         while self._call is not None:
             await asyncio.sleep(CLOSE_POLL_SECONDS)
-        if self._client:
-            await self._client.close()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        await self._client.close()
 
     async def _read_queue(self) -> None:
         try:
@@ -75,7 +72,6 @@ class GroupCount:
         for parents, _ in queue:
             for parent in parents:
                 by_shard.setdefault(self._shard_of(parent.token), {})[parent] = None
-        shards = {shard: tuple(of_shard) for shard, of_shard in by_shard.items()}
-        if self._client is not None:
-            return await self._client.read_issued(shards)
-        return await self._loop.run_in_executor(self._thread, self._log.read_issued_each, shards)
+        return await self._client.read_issued(
+            {shard: tuple(of_shard) for shard, of_shard in by_shard.items()}
+        )

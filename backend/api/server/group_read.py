@@ -1,8 +1,12 @@
 """Group read: requests that wait at the same moment are read in one statement of PostgreSQL.
 
 As in group commit, the event loop collects reads into a batch, sends it, and delivers the results; while
-PostgreSQL works on one batch, the next one collects. A batch has reads of one statement. Its live counts are
-read from Redis afterwards, so that they include every message that was removed. Nothing is cached.
+PostgreSQL works on one batch, the next one collects. A batch has reads of one statement. The numbers issued
+are read from Redis afterwards; nothing that is answered is cached.
+
+A live count is the difference of two numbers that are read at two moments, and has to be that of one. It is
+if one of the two did not change in between. The numbers issued did not if this process has read the same
+before. Otherwise the rows are read again, and if a row has changed, the ordinary route answers.
 
 Whatever is not simply there is left to the ordinary route: a number that is pending, rejected, removed or
 unknown, a counter that is not verified, a connection that broke. PostgreSQL that does not answer costs the
@@ -12,8 +16,8 @@ takes the ordinary route.
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -21,6 +25,8 @@ from backend.api import problems
 from backend.api.problems import ProblemException
 from backend.api.server.cluster_count import ClusterCount
 from backend.api.server.group_count import GroupCount
+from backend.api.server.issued_before import IssuedBefore
+from backend.api.server.queue_shares import QueueShares
 from backend.api.server.slices import Slices
 from backend.domain.errors import InstaChatError
 from backend.domain.model import Parent
@@ -32,7 +38,9 @@ from backend.storage.redis.counters import Issued
 
 # Of the result; bounds its memory, and the time that encoding it takes.
 MAX_BATCH_ROWS: Final = 2_048
-MAX_WAITING_READS: Final = 4_096  # beyond this, TOO_MANY_CALLS
+MAX_WAITING_READS: Final = (
+    4_096  # of which an application has at most half; beyond this, TOO_MANY_CALLS
+)
 # Of earlier statements; with more, the next one waits, so that results do not heap up in memory.
 MAX_UNDELIVERED_READS: Final = 32
 CONNECTIONS: Final = 2
@@ -61,17 +69,30 @@ class Read(Protocol):
     def max_rows(self) -> int:
         """How many rows it has at most."""
 
-    def parents(self, rows: Rows) -> Sequence[Parent]:
-        """The parents whose live counts it shows, given its rows."""
+    def shown_counts(self, rows: Rows) -> "ShownCounts | None":
+        """The live counts that it shows, given its rows, or those of a second look; None if it shows none."""
 
     def deliver(self, rows: Rows, issued: Issued) -> None:
-        """Takes its rows, of which there is at least one, and the numbers issued under its `parents`."""
+        """Takes its rows, of which there is at least one, and the numbers issued under the parents whose
+        counts it shows.
+        """
 
     def fall_back(self) -> None:
         """The ordinary route must answer."""
 
     def fail(self, error: Exception) -> None:
         """It failed: with an InstaChatError, a ProblemException, or what the other methods raised."""
+
+
+class ShownCounts(NamedTuple):
+    """The live counts that a read shows, of an application and its chats."""
+
+    xmins: Mapping[Parent, str]
+    """The transaction that wrote the row of each parent."""
+    statement: GroupedRead
+    """Reads these rows again, with the values and the rows at most that follow."""
+    values: ReadValues
+    max_rows: int = 1
 
 
 class _QueuedRead(NamedTuple):
@@ -89,7 +110,12 @@ class _Running(NamedTuple):
 class _FoundRead(NamedTuple):
     read: Read
     rows: Rows
-    parents: Sequence[Parent]  # whose live counts it shows
+    counts: ShownCounts | None
+
+    @property
+    def parents(self) -> Iterable[Parent]:
+        """The parents whose live counts it shows."""
+        return () if self.counts is None else self.counts.xmins
 
 
 class GroupRead:
@@ -98,11 +124,13 @@ class GroupRead:
     def __init__(self, database: Database, counts: GroupCount | ClusterCount) -> None:
         self._database = database
         self._counts = counts
+        self._issued_before = IssuedBefore()
         self._loop = asyncio.get_running_loop()
         self._queues: dict[GroupedRead, deque[_QueuedRead]] = {
             statement: deque() for statement in grouped_reads.ALL
         }
         self._queued = 0
+        self._shares = QueueShares(MAX_WAITING_READS, self._count_queued)
         self._idle: list[AsyncConnection] = []
         self._running: dict[AsyncConnection, _Running] = {}
         self._connecting: asyncio.Task[None] | None = None
@@ -131,7 +159,7 @@ class GroupRead:
         if not self.open_connections:
             read.fall_back()
             return
-        if self._queued >= MAX_WAITING_READS:
+        if not self._shares.take(_token(read), self._queued):
             read.fail(ProblemException(problems.TOO_MANY_CALLS))
             return
         self._queued += 1
@@ -155,6 +183,9 @@ class GroupRead:
         for connection in (*self._idle, *self._running):
             connection.close()
         self._deliveries.close()
+
+    def _count_queued(self) -> Counter[str]:
+        return Counter(_token(each.read) for queue in self._queues.values() for each in queue)
 
     def _may_connect(self) -> bool:
         return (
@@ -201,15 +232,30 @@ class GroupRead:
         self._dispatch()
 
     def _take_batch(self) -> list[Read]:
-        """The reads of the next statement."""
+        """The reads of the next statement.
+
+        If not all that wait fit into it, the applications take turns, so that one with many reads does not
+        have the others wait for them.
+        """
         queue = min(filter(None, self._queues.values()), key=_first_deadline)
-        batch = [queue.popleft().read]
-        rows = batch[0].max_rows
-        while queue and rows + queue[0].read.max_rows <= MAX_BATCH_ROWS:
-            batch.append(queue.popleft().read)
-            rows += batch[-1].max_rows
+        fits = sum(queued.read.max_rows for queued in queue) <= MAX_BATCH_ROWS
+        batch: list[_QueuedRead] = []
+        rows = 0
+        for queued in queue if fits else _in_turns(queue):
+            rows += queued.read.max_rows
+            if batch and rows > MAX_BATCH_ROWS:
+                break
+            batch.append(queued)
+        if len(batch) == len(queue):
+            queue.clear()
+        else:
+            taken = set(map(id, batch))
+            rest = [queued for queued in queue if id(queued) not in taken]
+            queue.clear()
+            queue.extend(rest)
         self._queued -= len(batch)
-        return batch
+        self._shares.recount()
+        return [queued.read for queued in batch]
 
     def _execute(self, connection: AsyncConnection, reads: list[Read]) -> None:
         try:
@@ -230,7 +276,8 @@ class GroupRead:
         self, connection: AsyncConnection, reads: list[Read], result: Rows | Exception
     ) -> None:
         """A statement has returned."""
-        self._running.pop(connection).timer.cancel()
+        running = self._running.pop(connection)
+        running.timer.cancel()
         if isinstance(result, Exception):
             # Whatever the error is, it may be of this connection, such as a plan that is out of date.
             connection.close()
@@ -247,7 +294,7 @@ class GroupRead:
         if isinstance(result, Exception):
             self._fall_back(reads)
         else:
-            self._count(reads, _rows_of_each(result, len(reads)))
+            self._count(reads, _rows_of_each(result, len(reads)), running.started_at)
 
     def _time_out(self, connection: AsyncConnection, reads: list[Read]) -> None:
         """PostgreSQL hangs: give this connection up, and with the last one all reads that wait for one."""
@@ -275,6 +322,7 @@ class GroupRead:
             while queue and queue[0].deadline <= now:
                 expired.append(queue.popleft().read)
         self._queued -= len(expired)
+        self._shares.recount()
         _fail_as_timed_out(expired)
 
     def _take_queued(self) -> list[Read]:
@@ -282,25 +330,60 @@ class GroupRead:
         for queue in self._queues.values():
             queue.clear()
         self._queued = 0
+        self._shares.recount()
         return reads
 
-    def _count(self, reads: Sequence[Read], rows: Sequence[Rows | None]) -> None:
-        """Read the live counts of those reads that show any, and deliver."""
+    def _count(self, reads: Sequence[Read], rows: Sequence[Rows | None], asked_at: float) -> None:
+        """Read the numbers issued for those reads that show counts, and deliver.
+
+        The rows were asked for at `asked_at`, a time of the event loop.
+        """
         found, absent = [], []
         for read, of_read in zip(reads, rows, strict=True):
             if of_read is None:
                 absent.append(read)
                 continue
             try:
-                found.append(_FoundRead(read, of_read, read.parents(of_read)))
+                found.append(_FoundRead(read, of_read, read.shown_counts(of_read)))
             except Exception as error:  # noqa: BLE001  # as in `_call`
                 _fail_with(read, error)
-        parents = {parent for each in found for parent in each.parents}
-        if parents:
-            self._counts.submit(tuple(parents), partial(self._deliver, found))
-        else:
-            self._deliver(found, {})
+        uncounted: list[_FoundRead] = []
+        by_count: dict[GroupCount, list[_FoundRead]] = {}
+        for each in found:
+            if (parent := next(iter(each.parents), None)) is not None:
+                count = self._counts.of_application(parent.token)
+                by_count.setdefault(count, []).append(each)
+            else:
+                uncounted.append(each)
+        for count, of_count in by_count.items():
+            parents = {parent for each in of_count for parent in each.parents}
+            count.submit(tuple(parents), partial(self._check_counts, of_count, asked_at))
+        if uncounted:
+            self._deliver(uncounted, {})
         self._fall_back(absent)
+
+    def _check_counts(
+        self, found: Sequence[_FoundRead], asked_at: float, issued: Issued | Exception
+    ) -> None:
+        """Deliver the reads whose counts are those of a moment, and read the rows of the others again."""
+        if isinstance(issued, Exception):
+            self._deliver(found, issued)
+            return
+        self._issued_before.note(issued, self._loop.time())
+        checked: list[_FoundRead] = []
+        second_looks: dict[tuple[GroupedRead, ReadValues], list[_FoundRead]] = {}
+        for each in found:
+            assert each.counts is not None
+            if any(issued[parent] is None for parent in each.parents) or all(
+                self._issued_before.is_unchanged_since(parent, asked_at) for parent in each.parents
+            ):
+                checked.append(each)
+            else:
+                look = each.counts.statement, each.counts.values
+                second_looks.setdefault(look, []).append(each)
+        self._deliver(checked, issued)
+        for of_look in second_looks.values():
+            self.submit(_SecondLook(of_look, issued, self._deliver))
 
     def _deliver(self, found: Sequence[_FoundRead], issued: Issued | Exception) -> None:
         self._deliveries.run(
@@ -327,6 +410,71 @@ class GroupRead:
             self._connecting = None
 
 
+class _SecondLook:
+    """A read of the rows that reads have found before their numbers were read."""
+
+    def __init__(
+        self,
+        found: Sequence[_FoundRead],
+        issued: Issued,
+        deliver: Callable[[Sequence[_FoundRead], Issued], None],
+    ) -> None:
+        """`deliver` delivers those whose rows have not changed."""
+        counts = found[0].counts
+        assert counts is not None
+        self.statement = counts.statement
+        self.values = counts.values
+        self.max_rows = counts.max_rows
+        self._found = found
+        self._issued = issued
+        self._deliver = deliver
+
+    def shown_counts(self, rows: Rows) -> None:  # it shows nothing itself
+        """See Read."""
+
+    def deliver(self, rows: Rows, issued: Issued) -> None:  # noqa: ARG002
+        """See Read."""
+        self._deliver([each for each in self._found if _is_unchanged(each, rows)], self._issued)
+        for each in self._found:
+            if not _is_unchanged(each, rows):
+                _call(each.read, each.read.fall_back)
+
+    def fall_back(self) -> None:
+        """See Read."""
+        for each in self._found:
+            _call(each.read, each.read.fall_back)
+
+    def fail(self, error: Exception) -> None:
+        """See Read."""
+        for each in self._found:
+            _call(each.read, each.read.fail, error)
+
+
+def _is_unchanged(found: _FoundRead, rows: Rows) -> bool:
+    """Whether a second look shows the rows of the parents that a read has found. Other parents may be new."""
+    later = found.read.shown_counts(rows)
+    assert found.counts is not None
+    assert later is not None
+    return found.counts.xmins.items() <= later.xmins.items()
+
+
+def _in_turns(queue: Iterable[_QueuedRead]) -> Iterator[_QueuedRead]:
+    """The reads of a queue, one of each application after another; those of each in their order."""
+    by_token: dict[str, deque[_QueuedRead]] = {}
+    for queued in queue:
+        by_token.setdefault(_token(queued.read), deque()).append(queued)
+    while by_token:
+        for token, of_token in list(by_token.items()):
+            yield of_token.popleft()
+            if not of_token:
+                del by_token[token]
+
+
+def _token(read: Read) -> str:
+    """The application whose read it is."""
+    return read.values[0]
+
+
 def _first_deadline(queue: deque[_QueuedRead]) -> float:
     return queue[0].deadline
 
@@ -345,10 +493,10 @@ def _rows_of_each(rows: Rows, reads: int) -> list[Rows | None]:
 
 
 def _deliver_one(found: _FoundRead, issued: Issued | Exception) -> None:
-    read, rows, parents = found
+    read, rows, _ = found
     if isinstance(issued, InstaChatError):
         read.fail(issued)
-    elif isinstance(issued, Exception) or any(issued[parent] is None for parent in parents):
+    elif isinstance(issued, Exception) or any(issued[parent] is None for parent in found.parents):
         read.fall_back()
     else:
         read.deliver(rows, issued)

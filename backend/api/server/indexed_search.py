@@ -10,6 +10,7 @@ One deadline ends a search, whichever of the three it waits for.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -19,7 +20,6 @@ from backend.api import problems
 from backend.api.problems import ProblemException
 from backend.api.server.group_read import READ_TIMEOUT_SECONDS, GroupRead, Read
 from backend.domain.errors import InstaChatError
-from backend.domain.model import Parent
 from backend.search.searcher import Candidates, IndexSearcher
 from backend.storage.postgres import grouped_reads
 from backend.storage.postgres.async_connection import Rows
@@ -28,6 +28,7 @@ from backend.storage.postgres.statements import array_literal
 from backend.storage.redis.counters import Issued
 
 MAX_SEARCHES: Final = 1_000  # from the first read to the answer; beyond this, TOO_MANY_CALLS
+MAX_SEARCHES_OF_ONE: Final = 500  # application
 # A read of a tail counts as so many rows of its batch, because of what it may read in the outbox.
 STATE_ROWS: Final = 32
 
@@ -43,6 +44,7 @@ class IndexedSearches:
         self.threads = threads
         self.searcher = searcher
         self.running: set[_Search] = set()
+        self.running_of: Counter[str] = Counter()  # by token
 
     def submit(self, read: Read) -> None:
         """Search, and tell `read` the rows of its page, in as many columns as `grouped_reads.SEARCHES` has.
@@ -51,7 +53,9 @@ class IndexedSearches:
         """
         if not self.searcher.asks_index:
             read.fall_back()
-        elif len(self.running) >= MAX_SEARCHES:
+        elif len(self.running) >= MAX_SEARCHES or (
+            self.running_of[read.values[0]] >= MAX_SEARCHES_OF_ONE
+        ):
             read.fail(ProblemException(problems.TOO_MANY_CALLS))
         else:
             _Search(self, read).start()
@@ -87,6 +91,7 @@ class _Search:
     def start(self) -> None:
         """Begin with the first read."""
         self._searches.running.add(self)
+        self._searches.running_of[self.query.token] += 1
         timed_out = ProblemException(problems.CALL_TIMED_OUT)
         self._timer = asyncio.get_running_loop().call_later(
             READ_TIMEOUT_SECONDS, self.fail, timed_out
@@ -157,6 +162,7 @@ class _Search:
         if not self._is_running:
             return False
         self._searches.running.remove(self)
+        self._searches.running_of -= Counter([self.query.token])  # which drops those at 0
         if self._timer is not None:
             self._timer.cancel()
         if self._asking is not None:
@@ -174,9 +180,8 @@ class _Part:
     def __init__(self, search: _Search) -> None:
         self.search = search
 
-    def parents(self, rows: Rows) -> Sequence[Parent]:  # noqa: ARG002
+    def shown_counts(self, rows: Rows) -> None:
         """See Read."""
-        return ()
 
     def fall_back(self) -> None:
         """See Read."""

@@ -32,6 +32,10 @@ class KnownHeads:
     def __init__(self) -> None:
         self._known: dict[_Head, MakeRequest] = {}
 
+    def clear(self) -> None:
+        """Forget all heads."""
+        self._known.clear()
+
     def find(self, data: bytes) -> FastRequest | None:
         """The request that `data` consists of, if its head is known and its body complete."""
         head, end, body = data.partition(END_OF_HEAD)

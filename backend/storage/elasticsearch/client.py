@@ -8,15 +8,16 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from backend.domain.errors import EngineDown, Failed, Unavailable
+from backend.domain.errors import EngineDown, Failed, Invalid, Unavailable
 from backend.settings import redact
 from backend.storage.elasticsearch.hosts import parse_hosts
-from backend.storage.search_index import IndexMissing
+from backend.storage.search_index import IndexClosed, IndexMissing
 from backend.storage.versions import parse_version
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ class ElasticsearchClient:
     def __init__(
         self, url: str, *, api_key: str | None = None, ca_file: Path | None = None
     ) -> None:
-        """Raises Failed for an unusable URL. An API key takes precedence over a password in the URL."""
+        """An API key takes precedence over a password in the URL.
+
+        Raises Invalid for an unusable URL, and Failed if the library is not installed.
+        """
         self.url = url
         self._api_key = api_key
         self._ca_file = ca_file
@@ -51,11 +55,16 @@ class ElasticsearchClient:
         try:
             self._hosts = parse_hosts(url)
         except ValueError:
-            raise Failed(
+            raise Invalid(
                 f"the URL {redact(url)} of Elasticsearch can't be used",
                 "it looks like https://USER:PASSWORD@HOST1:9200,HOST2:9200"
                 " (INSTACHAT_ELASTICSEARCH_URL); all hosts have the same user",
             ) from None
+        if find_spec("elasticsearch") is None:  # imports nothing
+            raise Failed(
+                "INSTACHAT_ELASTICSEARCH_URL is set, and the extra `elasticsearch` is not installed",
+                "install `instachat[elasticsearch]`, or unset the variable: then PostgreSQL searches",
+            )
 
     def close(self) -> None:
         """Close the connections."""
@@ -99,7 +108,8 @@ class ElasticsearchClient:
     def translate_errors(self, name: str | None = None) -> "Iterator[Elasticsearch]":
         """The library's client, for requests whose errors become those of `backend.domain.errors`.
 
-        With the name of an index, that index being absent becomes IndexMissing.
+        With the name of an index, that index being absent or closed becomes IndexMissing or IndexClosed, and
+        any other refusal Unavailable: the request is one that an index as this program makes it answers.
         """
         from elasticsearch import ApiError, TransportError, UnsupportedProductError
 
@@ -109,6 +119,8 @@ class ElasticsearchClient:
             status = error.meta.status
             if name is not None and error.error == "index_not_found_exception":
                 raise IndexMissing(name) from None
+            if name is not None and error.error == "index_closed_exception":
+                raise IndexClosed(name) from None
             if status in (401, 403, 502, 504):
                 reason = f"it answers {status} {error.error or ''}".rstrip()
                 raise self._engine_down(reason) from None
@@ -123,7 +135,8 @@ class ElasticsearchClient:
                     f"Elasticsearch at {redact(self.url)} is busy or incomplete ({status})",
                     "try again; see its log",
                 ) from None
-            raise Failed(
+            kind = Failed if name is None else Unavailable
+            raise kind(
                 f"Elasticsearch at {redact(self.url)} refuses: {status} {error.error}",
                 "see its log; `instachat doctor` knows the common reasons",
             ) from None

@@ -15,7 +15,7 @@ Only documents that Elasticsearch refuses temporarily are retried here, one by o
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from backend.domain.errors import Unavailable
 from backend.domain.model import MessageKey
@@ -28,12 +28,14 @@ from backend.storage.search_index import (
     Document,
     DocumentState,
     DocumentVersion,
+    IndexClosed,
     IndexCopies,
     IndexMissing,
     PlainState,
     ReadStates,
     RejectedDocument,
     SearchIndex,
+    WritesElsewhere,
 )
 
 # Of a request that may take long, such as a bulk: for the connection, and for the reply. Together less than
@@ -110,24 +112,43 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
         with self.translate_errors(name) as client:
             client.indices.update_aliases(
                 actions=[
-                    {"remove": {"index": f"{alias}-*", "alias": alias, "must_exist": False}},
+                    {"remove": {"index": "*", "alias": alias, "must_exist": False}},
                     {"add": {"index": name, "alias": alias}},
                 ]
             )
 
-    def exists(self, name: str) -> bool:
-        """See SearchIndex; checks both aliases."""
-        with self.translate_errors() as client:
-            return bool(
-                client.indices.exists_alias(name=write_alias(name), index=name)
-                and client.indices.exists_alias(name=read_alias(name), index=name)
-            )
+    def check_usable(self, name: str) -> None:
+        """See SearchIndex."""
+        found = self._resolve(f"{name}*")
+        if name not in found.is_open:
+            raise IndexMissing(name)
+        if not found.is_open[name]:
+            raise IndexClosed(name)
+        reached = found.reached.get(write_alias(name), [])
+        if not reached:
+            raise IndexMissing(name)
+        if reached != [name]:
+            raise WritesElsewhere(name, ", ".join(reached))
+
+    def aliased_indices(self, alias: str) -> Sequence[str]:
+        """See SearchIndex."""
+        return self._resolve(f"{alias}*").reached.get(alias, [])
 
     def list_indices(self, alias: str) -> dict[str, bool]:
         """See SearchIndex."""
+        found = self._resolve(f"{alias}-*")
+        return {
+            name: is_open and found.reached.get(write_alias(name)) == [name]
+            for name, is_open in found.is_open.items()
+        }
+
+    def _resolve(self, pattern: str) -> "_Resolved":
         with self.translate_errors() as client:
-            answer = client.indices.get_alias(index=f"{alias}-*", allow_no_indices=True)
-        return {name: write_alias(name) in of["aliases"] for name, of in answer.body.items()}
+            answer = client.indices.resolve_index(name=pattern, expand_wildcards="all")
+        return _Resolved(
+            {one["name"]: "open" in one["attributes"] for one in answer["indices"]},
+            {one["name"]: sorted(one["indices"]) for one in answer["aliases"]},
+        )
 
     def configuration_differences(self, name: str) -> list[str]:
         """See SearchIndex."""
@@ -182,6 +203,8 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
                     continue
                 if status == 404:
                     raise IndexMissing(name)
+                if error == "index_closed_exception":
+                    raise IndexClosed(name)
                 if status in (401, 403, 429) or status >= 500:
                     to_retry.append(document)
                     refusal = error
@@ -189,6 +212,8 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
                     rejected.append(
                         RejectedDocument(document, f"Elasticsearch says {error or status}")
                     )
+            if rejected:  # not for what is wrong with the index
+                self.check_usable(name)
             if not to_retry:
                 return rejected
             if delay is None or refusal == "cluster_block_exception":  # a block lasts
@@ -218,15 +243,19 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
     ) -> Sequence[tuple[int, str]] | None:
         """Send a bulk; return each document's status and kind of error. None if the request was too long.
 
-        Empty if all were stored: the first reply carries the `errors` flag only. If that is set, the same
-        bulk is sent again to read the details, which does not change documents stored by the first.
+        Empty if all were stored: the first reply carries the `errors` flag, and where the documents went.
+        If the flag is set, the same bulk is sent again to read the details, which does not change documents
+        stored by the first.
         """
         answer: Any = {}
         with self.translate_errors(name) as client:
             from elasticsearch import ApiError
 
             bulk_client = client.options(request_timeout=_long_timeout())
-            for filter_path in ("errors", "errors,items.index.status,items.index.error.type"):
+            for filter_path in (
+                "errors,items.index._index",
+                "errors,items.index._index,items.index.status,items.index.error.type",
+            ):
                 try:
                     answer = bulk_client.perform_request(
                         "POST",
@@ -242,6 +271,7 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
                         return [(429, str(error.error))] * len(batch)
                     raise
                 if not answer["errors"]:
+                    _check_reached(name, answer)
                     return []
         items = (item["index"] for item in answer["items"])
         return [(item["status"], item.get("error", {}).get("type", "")) for item in items]
@@ -250,24 +280,43 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
 
     def candidates(self, name: str, chat_id: int, keyword: str, after: int, size: int) -> list[int]:
         """See SearchIndex."""
+        keys = self._candidate_keys(
+            name,
+            _chat_filter(chat_id),
+            keyword,
+            size,
+            routing=str(chat_id),
+            search_after=[chat_id, after],
+        )
+        return [number for _, number in keys]
+
+    def candidates_in_chats(
+        self, name: str, chat_ids: Sequence[int], keyword: str, size: int
+    ) -> list[MessageKey]:
+        """See SearchIndex."""
+        return self._candidate_keys(name, _chats_filter(chat_ids), keyword, size)
+
+    def _candidate_keys(
+        self, name: str, chats: Mapping[str, Any], keyword: str, size: int, **where: Any
+    ) -> list[MessageKey]:
         grams = [{"term": {"text": gram}} for gram in mapping.query_grams(keyword)]
         with self.translate_errors(name) as client:
             if self._search_client is None:  # making one takes a tenth of a search
                 self._search_client = client.options(request_timeout=SEARCH_TIMEOUT_SECONDS)
             answer = self._search_client.search(
-                index=read_alias(name),
-                routing=str(chat_id),
-                query={"bool": {"filter": [_chat_filter(chat_id), *grams]}},
+                index=name,
+                query={"bool": {"filter": [chats, *grams]}},
                 sort=["chat", "number"],
-                search_after=[chat_id, after],
                 size=size,
                 track_total_hits=False,
                 source=False,
                 stored_fields="_none_",
                 allow_partial_search_results=False,
                 filter_path="hits.hits.sort",
+                **where,
             )
-        return [hit["sort"][1] for hit in answer.body.get("hits", {}).get("hits", ())]
+        hits = answer.body.get("hits", {}).get("hits", ())
+        return [(hit["sort"][0], hit["sort"][1]) for hit in hits]
 
     def count_documents(self, name: str, chat_id: int, first: int, last: int) -> int:
         """See SearchIndex."""
@@ -278,7 +327,7 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
             numbers = {"ids": {"values": ids}}
         with self.translate_errors(name) as client:
             answer = client.count(
-                index=read_alias(name),
+                index=name,
                 routing=str(chat_id),
                 query={"bool": {"filter": [_chat_filter(chat_id), numbers]}},
             )
@@ -335,16 +384,9 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
         }
 
     def refresh(self, name: str) -> None:
-        """See SearchIndex."""
-        with self.translate_errors(name) as client:
-            client.options(request_timeout=_long_timeout()).indices.refresh(index=name)
-
-    def refresh_searched(self, name: str) -> None:
         """See SearchIndex. The refresh API covers the primary and every replica that searches use."""
         with self.translate_errors(name) as client:
-            answer = client.options(request_timeout=_long_timeout()).indices.refresh(
-                index=read_alias(name)
-            )
+            answer = client.options(request_timeout=_long_timeout()).indices.refresh(index=name)
         if answer["_shards"]["failed"]:
             raise Unavailable(
                 f"Elasticsearch at {redact(self.url)} could not refresh the search index",
@@ -378,6 +420,19 @@ class ElasticsearchIndex(ElasticsearchClient, SearchIndex):
             )
         hits: list[Any] = answer.body.get("hits", {}).get("hits", [])
         return hits
+
+
+class _Resolved(NamedTuple):
+    """Indices, and whether they are open; aliases, and the indices that each names, in order."""
+
+    is_open: Mapping[str, bool]
+    reached: Mapping[str, Sequence[str]]
+
+
+def _check_reached(name: str, answer: Any) -> None:
+    """Raise WritesElsewhere if a document of a bulk was written to another index than this one."""
+    if elsewhere := {item["index"]["_index"] for item in answer.get("items", ())} - {name}:
+        raise WritesElsewhere(name, ", ".join(sorted(elsewhere)))
 
 
 def _long_timeout() -> Any:

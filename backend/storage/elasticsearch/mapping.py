@@ -1,9 +1,11 @@
 """How an index is built: its settings, its mapping, its names, and the grams that a query asks for.
 
-    instachat-1f2e3d4c                              the read alias: searches use it
-    instachat-1f2e3d4c-20261124.181500.123456       an index
+    instachat-1f2e3d4c                              the read alias: it names the live index
+    instachat-1f2e3d4c-20261124.181500.123456       an index: searches use the name that SQL has
     instachat-1f2e3d4c-20261124.181500.123456-write its write alias: every write to this index uses it
 
+Nothing here reads the read alias, because somebody may move it: it is for programs of the release before, and
+for an operator's own tools.
 Each index has a write alias because Elasticsearch would otherwise create an index with a guessed mapping
 when a document is written to an index that has been deleted.
 """
@@ -48,12 +50,12 @@ def new_index_name(installation: str) -> str:
 
 
 def installation_alias(installation: str) -> str:
-    """The alias that an installation's searches read."""
+    """The alias that names an installation's live index."""
     return f"instachat-{installation[:8]}"
 
 
 def read_alias(name: str) -> str:
-    """The alias that searches read, derived from the name of an index."""
+    """The alias that names the live index, derived from the name of an index."""
     return name.rpartition("-")[0]
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import any_, bindparam, exists, select, text, update
+from sqlalchemy import Text, any_, bindparam, exists, or_, select, text, update
 
-from backend.domain.model import Chat
+from backend.domain.model import Chat, Parent
 from backend.storage.postgres.applications import ParentId
 from backend.storage.postgres.database import Connection
-from backend.storage.postgres.statements import STORED, RowMapper, bigints, field_names, hot
+from backend.storage.postgres.statements import STORED, RowMapper, bigints, hot, row_columns
 from backend.storage.postgres.tables import application, chat, message
 
 SKIPPED_IDS = 1_000_000_000  # more than can be created while PostgreSQL is behind
@@ -33,6 +33,8 @@ class StoredChat(NamedTuple):
     state: str
     created_at: datetime
     updated_at: datetime
+    xmin: str
+    """The transaction that wrote the row."""
 
 
 class InsertedChats(NamedTuple):
@@ -56,7 +58,7 @@ class _ChatId(NamedTuple):
 _CHATS = RowMapper(StoredChat)
 _CHAT_IDS = RowMapper(_ChatId)
 _chat = (
-    select(*(chat.c[name] for name in field_names(StoredChat)))
+    select(*row_columns(chat, StoredChat))
     .join_from(chat, application, application.c.id == chat.c.application_id)
     .where(application.c.token == bindparam("token"), application.c.removed_at.is_(None))
 )
@@ -83,6 +85,21 @@ CHAT_PARENTS = hot(
     select(chat.c.id, application.c.token, chat.c.number)
     .join_from(chat, application, application.c.id == chat.c.application_id)
     .where(chat.c.id == any_(bigints("ids"))),
+)
+_only_token = bindparam("token", type_=Text)
+CHATS_CREATED_BEFORE = hot(
+    "chats_created_before",
+    select(chat.c.id, application.c.token, chat.c.number)
+    .join_from(chat, application, application.c.id == chat.c.application_id)
+    .where(
+        chat.c.id > bindparam("after"),
+        chat.c.created_at < bindparam("until"),
+        or_(_only_token.is_(None), application.c.token == _only_token),
+        chat.c.state == STORED,
+        application.c.removed_at.is_(None),
+    )
+    .order_by(chat.c.id)
+    .limit(bindparam("limit")),
 )
 # text(): sequences have no tables.
 SKIP_IDS = text(
@@ -132,8 +149,9 @@ TAKEN = text(
 # text(): two updates in one statement.
 TOMBSTONE = text(
     """
-    WITH gone AS (UPDATE chat SET state = 'removed', removed_at = now(), updated_at = now(),
-                         rows_left = true WHERE id = :id RETURNING application_id)
+    WITH gone AS (UPDATE chat SET state = 'removed', removed_at = now(),
+                         updated_at = greatest(now(), created_at), rows_left = true
+                  WHERE id = :id RETURNING application_id)
     UPDATE application SET chats_removed = chats_removed + 1
     WHERE id = (SELECT application_id FROM gone)"""
 )
@@ -190,6 +208,18 @@ def insert_chats(tx: Connection, rows: Sequence[ChatRow]) -> InsertedChats:
         stored += tx.execute(INSERT, values).rowcount
     taken = [(row.application_id, row.number) for row in tx.execute(TAKEN, values)]
     return InsertedChats(stored, taken, lost)
+
+
+def chats_created_before(
+    connection: Connection, until: datetime, token: str | None, after: int, limit: int
+) -> list[tuple[int, Parent]]:
+    """A page of the chats, of all or of one application, created before that time, with their ids, by id.
+
+    `after` is the previous one's id.
+    """
+    values = {"until": until, "token": token, "after": after, "limit": limit}
+    rows = connection.execute(CHATS_CREATED_BEFORE, values)
+    return [(row.id, Parent(row.token, row.number)) for row in rows]
 
 
 def lock_chat(tx: Connection, id_: int) -> None:

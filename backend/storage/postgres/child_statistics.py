@@ -1,4 +1,4 @@
-"""What the rows under a parent add up to, the gaps among them, and how both are repaired."""
+"""What the rows under a parent add up to."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,15 +7,15 @@ from sqlalchemy import text
 
 from backend.domain.model import Parent
 from backend.storage.postgres.database import Connection
-from backend.storage.postgres.messages import CONTENT
-from backend.storage.postgres.statements import CLOCK_MICROS, PAGE, RowMapper, hot
+from backend.storage.postgres.statements import PAGE, RowMapper, hot
 
 
 class ChildStatistics(NamedTuple):
     """What a parent's own row says of its children, and what their rows add up to, in one snapshot.
 
     `issued` and `removed` are its columns. `highest` is the highest number among the `rows` rows, of which
-    those in the states `removed_rows`, `dead` and `lost` hold nothing any more.
+    those in the states `removed_rows`, `dead` and `lost_rows` hold nothing any more. `in_ranges` are the
+    numbers without a row for which another row stands (see `gaps`).
     """
 
     token: str
@@ -26,7 +26,8 @@ class ChildStatistics(NamedTuple):
     highest: int
     removed_rows: int
     dead: int
-    lost: int
+    lost_rows: int
+    in_ranges: int
 
     @property
     def parent(self) -> Parent:
@@ -35,8 +36,18 @@ class ChildStatistics(NamedTuple):
 
     @property
     def not_stored(self) -> int:
-        """How many rows hold nothing any more."""
+        """How many numbers hold nothing any more."""
         return self.removed_rows + self.dead + self.lost
+
+    @property
+    def lost(self) -> int:
+        """How many numbers were issued, or left out by an import, and have no child anywhere."""
+        return self.lost_rows + self.in_ranges
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether each number up to the highest is stored, or known to hold nothing."""
+        return self.rows + self.in_ranges == self.highest
 
 
 _STATISTICS_ROWS = RowMapper(ChildStatistics)
@@ -45,14 +56,15 @@ _STATISTICS = """
     SELECT count(*) AS rows, coalesce(max(number), 0) AS highest,
            count(*) FILTER (WHERE state = 'removed') AS removed_rows,
            count(*) FILTER (WHERE state = 'dead') AS dead,
-           count(*) FILTER (WHERE state = 'lost') AS lost"""
+           count(*) FILTER (WHERE state = 'lost') AS lost_rows,
+           coalesce(sum(number - first_lost), 0)::bigint AS in_ranges"""
 _FROM_CHATS = f"""
     CROSS JOIN LATERAL ({_STATISTICS} FROM chat WHERE application_id = a.id) t
     WHERE a.removed_at IS NULL"""
 _FROM_MESSAGES = f"""
     CROSS JOIN LATERAL ({_STATISTICS} FROM message WHERE chat_id = c.id) t
     WHERE a.removed_at IS NULL AND c.state = 'stored'"""
-_COLUMNS = "t.rows, t.highest, t.removed_rows, t.dead, t.lost"
+_COLUMNS = "t.rows, t.highest, t.removed_rows, t.dead, t.lost_rows, t.in_ranges"
 _APPLICATION = f"""
     SELECT a.token, NULL::bigint AS chat, a.chats_issued AS issued, a.chats_removed AS removed,
            {_COLUMNS} FROM"""
@@ -131,91 +143,3 @@ def find_statistics(
         values = {"tokens": [token for token, _ in chats], "numbers": [n for _, n in chats]}
         rows += _STATISTICS_ROWS.all(connection.execute(CHAT_STATISTICS, values))
     return {row.parent: row for row in rows}
-
-
-# -- gaps ----------------------------------------------------------------------------------------
-
-
-class _Children(NamedTuple):
-    """The table of a parent's children, and the parent's own."""
-
-    table: str
-    key: str
-    parent_id: str  # as an expression of :token and :chat
-    parent_table: str
-    removed_column: str
-
-
-_PARENT_ID = """(SELECT {0}.id FROM application a LEFT JOIN chat c ON c.application_id = a.id
-          AND c.number = cast(:chat AS bigint) WHERE a.token = :token)"""
-_CHATS = _Children("chat", "application_id", _PARENT_ID.format("a"), "application", "chats_removed")
-_MESSAGES = _Children("message", "chat_id", _PARENT_ID.format("c"), "chat", "messages_removed")
-_HAS_DEAD_LETTER = """
-    EXISTS (SELECT FROM dead_letter d WHERE d.kind = 'drain' AND d.token = :token
-            AND d.chat IS NOT DISTINCT FROM cast(:chat AS bigint) AND d.number = n)"""
-
-
-def _children_of(parent: Parent) -> _Children:
-    return _CHATS if parent.chat is None else _MESSAGES
-
-
-def find_gaps(connection: Connection, parent: Parent, highest: int) -> Iterator[int]:
-    """The numbers below the highest that have neither a row nor a dead letter, in order."""
-    children = _children_of(parent)
-    statement = text(
-        f"""
-        SELECT n FROM
-            (SELECT lag(number, 1, 0::bigint) OVER (ORDER BY number) + 1 AS first, number - 1 AS last
-             FROM {children.table}
-             WHERE {children.key} = {children.parent_id} AND number <= :highest) gap
-        CROSS JOIN LATERAL generate_series(gap.first, gap.last) n
-        WHERE gap.first <= gap.last AND NOT {_HAS_DEAD_LETTER} ORDER BY n"""
-    )
-    options = {"yield_per": PAGE}
-    values = {**parent._asdict(), "highest": highest}
-    yield from connection.execute(statement, values, execution_options=options).scalars()
-
-
-def fill_gaps(tx: Connection, parent: Parent, through: int) -> list[int]:
-    """Store a row `lost` for every number up to that one that has neither a row nor a dead letter.
-
-    The caller holds the shard's lock and knows that none of these numbers is still to be stored. Returns
-    the numbers.
-    """
-    children = _children_of(parent)
-    columns, values = "created_at, updated_at, state", "now(), now(), 'lost'"
-    if parent.chat is not None:
-        texts = (*CONTENT, "folded")
-        columns += f", version, {', '.join(texts)}"
-        values += f", {CLOCK_MICROS}" + ", ''" * len(texts)
-    stored = tx.scalars(
-        text(
-            f"""
-            INSERT INTO {children.table} ({children.key}, number, {columns})
-            SELECT {children.parent_id}, n, {values} FROM generate_series(1, cast(:through AS bigint)) n
-            WHERE NOT {_HAS_DEAD_LETTER}
-              AND NOT EXISTS (SELECT FROM {children.table}
-                              WHERE {children.key} = {children.parent_id} AND number = n)
-            RETURNING number"""
-        ),
-        {**parent._asdict(), "through": through},
-    )
-    return list(stored)
-
-
-def recount_removed(tx: Connection, parent: Parent) -> None:
-    """Set a parent's column of removed children to the count of their rows."""
-    children = _children_of(parent)
-    where = f"WHERE id = {children.parent_id}"
-    # The lock comes first, so that the next statement sees all that other transactions have counted.
-    tx.execute(text(f"SELECT FROM {children.parent_table} {where} FOR UPDATE"), parent._asdict())
-    tx.execute(
-        text(
-            f"""
-            UPDATE {children.parent_table} SET {children.removed_column} =
-                (SELECT count(*) FROM {children.table}
-                 WHERE {children.key} = {children.parent_id} AND state <> 'stored')
-            {where}"""
-        ),
-        parent._asdict(),
-    )

@@ -45,21 +45,36 @@ def escape_copy_or_null(value: str | None) -> str:
 def copy_rows(tx: Connection, table: str, columns: Sequence[str], lines: Iterable[str]) -> None:
     """Store a line's values as a row of these columns, all lines or none. Lines have their end."""
     cursor = _driver_cursor(tx)
+    reader = _LineReader(lines)
     try:
-        cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", _LineReader(lines))
+        cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", reader)
+    except psycopg2.Error:
+        if reader.failure is not None:
+            raise reader.failure from None
+        raise
     finally:
         cursor.close()
 
 
 class _LineReader:
-    """Lines as the file that COPY reads, so that they are made while PostgreSQL stores those before."""
+    """Lines as the file that COPY reads, so that they are made while PostgreSQL stores those before.
+
+    The driver drops whatever `read` raises, a KeyboardInterrupt too, and raises that the statement was
+    cancelled. So the `failure` is kept here.
+    """
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
+        self.failure: BaseException | None = None
 
     def read(self, _: int) -> bytes:
-        # A lone surrogate passes: PostgreSQL refuses it, as it refuses everything that is not UTF-8.
-        return "".join(islice(self._lines, COPY_LINES_PER_READ)).encode("utf-8", "surrogatepass")
+        try:
+            text = "".join(islice(self._lines, COPY_LINES_PER_READ))
+            # A lone surrogate passes: PostgreSQL refuses it, as it refuses everything that is not UTF-8.
+            return text.encode("utf-8", "surrogatepass")
+        except BaseException as failure:
+            self.failure = failure
+            raise
 
 
 def _driver_cursor(tx: Connection) -> Any:

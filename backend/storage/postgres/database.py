@@ -15,16 +15,50 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from backend.domain.errors import EngineDown, Failed, SchemaMismatch, Unavailable
+from backend.domain.errors import (
+    EngineDown,
+    Failed,
+    Invalid,
+    SchemaMismatch,
+    Unavailable,
+    Unconfirmed,
+)
 from backend.settings import redact
 from backend.storage.postgres.schema import Schema, read_schema
-from backend.storage.postgres.url import dialect_url
+from backend.storage.postgres.url import UnusableUrl, dialect_url
 
 CONNECT_TIMEOUT_SECONDS = 3
+# After which a connection to a host that is not reached any more is given up; without these the kernel waits
+# for a quarter of an hour, or for two hours if nothing was being sent.
+LOST_CONNECTION_SECONDS = 15
+LOST_CONNECTION_OPTIONS = {
+    "tcp_user_timeout": f"{LOST_CONNECTION_SECONDS * 1_000}",  # of what the host has not acknowledged
+    "keepalives_idle": f"{LOST_CONNECTION_SECONDS // 3}",
+    "keepalives_interval": f"{LOST_CONNECTION_SECONDS // 3}",
+    "keepalives_count": "2",
+}
+# After which PostgreSQL ends a transaction whose process sends nothing: its machine may have vanished, and
+# its row locks keep others waiting.
+MAX_IDLE_TRANSACTION_SECONDS = 60
 POOL_SIZE = 10  # of one process
 MAX_CONNECTIONS = 30
 READ_ONLY = "25006"  # the error of a write where none is possible
+NOT_PERMITTED = "42501"  # the role lacks a privilege
 PING_AFTER_IDLE_SECONDS = 0.1  # since a connection's last use; a restart takes longer
+
+
+# text(): an array of another table's rows.
+_INSTALLATION = text(
+    """
+    SELECT id, first_shard, shards, hash_first_shard, hash_shards, moved_at, rotations,
+           array(SELECT number FROM shard ORDER BY number) AS all_shards
+    FROM installation"""
+)
+
+
+_LIMIT_IDLE = f"""
+    ; SELECT set_config('idle_in_transaction_session_timeout', '{MAX_IDLE_TRANSACTION_SECONDS}s', true)
+    WHERE current_setting('idle_in_transaction_session_timeout') = '0'"""
 
 
 class PoolUsage(NamedTuple):
@@ -36,36 +70,50 @@ class PoolUsage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What is fixed when a database is first migrated."""
+    """The identity of a database, which is fixed, and its shards, which `instachat reshard` changes."""
 
     id: str
     shards: range
-    """The numbers of its shards. An installation from before schema 0010 has 0 to 15."""
+    """The shards over which tokens are hashed; from before schema 0010 these are 0 to 15."""
+    initial_shards: range
+    """Those of its beginning: applications whose row names no shard are hashed over these."""
+    all_shards: tuple[int, ...]
+    """Every shard that has a row: also those before and after a change, and those of one application."""
+    moved_at: datetime | None
+    """When an application last moved to another shard, to the minute; None if none ever did."""
+    rotations: int
+    """How often the token of an application was replaced."""
 
 
 class Database:
     """One PostgreSQL database. Thread-safe.
 
     Every use raises EngineDown when PostgreSQL does not answer, SchemaMismatch when the schema is not one
-    that this program can use.
+    that this program can use. A connection whose other end has vanished is given up after fifteen seconds,
+    unless the URL has the options of libpq that say otherwise.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._installation: Installation | None = None
         try:
+            parsed = dialect_url(url)
             self.engine = create_engine(
-                dialect_url(url),
+                parsed.set(query={**LOST_CONNECTION_OPTIONS, **parsed.query}),
                 pool_size=POOL_SIZE,
                 max_overflow=MAX_CONNECTIONS - POOL_SIZE,
                 connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS},
+                hide_parameters=True,
+                use_native_hstore=False,  # nothing here is one, and to look for the type takes a transaction
             )
         except (SQLAlchemyError, ValueError) as error:
-            raise Failed(
-                f"the database URL {redact(url)} can't be used: {type(error).__name__}",
+            reason = str(error) if isinstance(error, UnusableUrl) else type(error).__name__
+            raise Invalid(
+                f"the database URL {redact(url)} can't be used: {reason}",
                 "it looks like postgresql://USER:PASSWORD@HOST/DATABASE (INSTACHAT_DATABASE_URL)",
             ) from None
         _check_pooled_connections(self.engine)
+        _reset_without_statements(self.engine)
 
     def close(self) -> None:
         """Close the connections."""
@@ -84,16 +132,41 @@ class Database:
             yield connection
 
     @contextmanager
-    def begin(self, *, durable: bool = True) -> Iterator[Connection]:
+    def begin(
+        self, *, durable: bool = True, repeatable: bool = False, may_idle: bool = False
+    ) -> Iterator[Connection]:
         """A transaction, committed at the end, durably, whatever the server's default.
 
-        Without `durable` a crash of the server may undo it. Use only for work that can safely be repeated.
+        Raises Unconfirmed if PostgreSQL goes away while it commits, or EngineDown if the work is
+        `repeatable`: its caller does it again anyway. After any other error nothing was changed. Without
+        `durable` a crash of the server may undo the transaction, so such work is always repeatable.
+
+        PostgreSQL ends the transaction after a minute without a statement, so that a process whose machine
+        has vanished does not keep its locks; unless it `may_idle`, because it does long work of another kind,
+        or the server has such a limit of its own.
         """
-        with self._translate_errors(), self.engine.begin() as connection:
+        with (
+            self._translate_errors(),
+            self.engine.connect() as connection,
+            connection.begin() as transaction,
+        ):
             connection.exec_driver_sql(
                 f"SET LOCAL synchronous_commit = {'on' if durable else 'off'}"
+                f"{'' if may_idle else _LIMIT_IDLE}"
             )
             yield connection
+            if not transaction.is_active:  # the caller has rolled back
+                return
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if repeatable or not durable or _was_rolled_back(error):
+                    raise
+                raise Unconfirmed(
+                    f"PostgreSQL at {redact(self.url)} went away while it committed: it is not known "
+                    "whether this was done",
+                    "read what you wanted to change before you repeat it",
+                ) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -106,15 +179,22 @@ class Database:
 
     @property
     def installation(self) -> Installation:
-        """The database's identity and its shards; read once."""
-        if self._installation is None:
-            with self.connect() as connection:
-                row = connection.execute(
-                    text("SELECT id, first_shard, shards FROM installation")
-                ).one()
-            self._installation = Installation(
-                str(row.id), range(row.first_shard, row.first_shard + row.shards)
-            )
+        """The database's identity and its shards, as they were last read."""
+        return self._installation or self.refresh_installation()
+
+    def refresh_installation(self) -> Installation:
+        """Read the database's identity and its shards again."""
+        with self.connect() as connection:
+            row = connection.execute(_INSTALLATION).one()
+        initial = range(row.first_shard, row.first_shard + row.shards)
+        hashed = (
+            initial
+            if row.hash_first_shard is None
+            else range(row.hash_first_shard, row.hash_first_shard + row.hash_shards)
+        )
+        self._installation = Installation(
+            str(row.id), hashed, initial, tuple(row.all_shards), row.moved_at, row.rotations
+        )
         return self._installation
 
     def schema(self) -> Schema | None:
@@ -157,19 +237,29 @@ class Database:
                 ) from error
             if code == READ_ONLY:  # another host takes the writes since a failover, or soon
                 self.engine.dispose()
+            if code == NOT_PERMITTED:
+                raise EngineDown(
+                    f"PostgreSQL at {redact(self.url)} refused: {_first_line(error)}",
+                    "see `instachat doctor`, which names what the role lacks",
+                ) from error
             if code is None or code.startswith(("08", "53", "57", READ_ONLY)):
-                raise self._engine_down(getattr(error, "orig", error)) from error
+                raise self._engine_down(error) from error
             raise
         except sqlalchemy.exc.TimeoutError as error:
             raise Unavailable("all connections to PostgreSQL are busy", "try again") from error
 
-    def _engine_down(self, error: BaseException | None) -> EngineDown:
-        reason = str(error).strip().splitlines()[0] if error and str(error).strip() else "no answer"
+    def _engine_down(self, error: BaseException) -> EngineDown:
         url = redact(self.url)
         return EngineDown(
-            f"PostgreSQL at {url} can't be used: {reason}",
+            f"PostgreSQL at {url} can't be used: {_first_line(error)}",
             f"check it with `psql '{url}' -c 'SELECT 1'`; the setting is INSTACHAT_DATABASE_URL",
         )
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of the driver's own message."""
+    lines = str(getattr(error, "orig", error) or "").strip().splitlines()
+    return lines[0] if lines else "no answer"
 
 
 def _check_pooled_connections(engine: Engine) -> None:
@@ -181,6 +271,7 @@ def _check_pooled_connections(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def record_mode(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        _refuse_encoding(connection)
         record.info["read_only"] = is_read_only(connection)
 
     @event.listens_for(engine, "checkin")
@@ -201,6 +292,34 @@ def _check_pooled_connections(engine: Engine) -> None:
             raise InvalidatePoolError
 
 
+def _reset_without_statements(engine: Engine) -> None:
+    """Give a connection that is returned the server's own isolation level and mode again.
+
+    SQLAlchemy names these. psycopg2 then sends a `SET` after each read, which is half of its round trips; it
+    sends none if they are None.
+    """
+
+    def reset_isolation_level(connection: Any) -> None:
+        connection.autocommit = False  # first: otherwise a statement would set the level
+        connection.isolation_level = None
+
+    def set_readonly(connection: Any, value: bool) -> None:
+        connection.readonly = value or None
+
+    dialect: Any = engine.dialect
+    dialect.reset_isolation_level, dialect.set_readonly = reset_isolation_level, set_readonly
+
+
+def _refuse_encoding(connection: Any) -> None:
+    """Raise Failed for a database that can't store every text; PostgreSQL has reported its encoding."""
+    encoding = connection.get_parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):  # a pooler may not pass the report on
+        raise Failed(
+            f"the encoding of the database is {encoding}: not every text can be stored",
+            "create another database with ENCODING 'UTF8' and TEMPLATE template0",
+        )
+
+
 def is_read_only(connection: Any) -> bool:
     """Whether a psycopg2 connection is one to a server that takes no writes; asks nothing.
 
@@ -210,6 +329,16 @@ def is_read_only(connection: Any) -> bool:
         connection.get_parameter_status("default_transaction_read_only"),
         connection.get_parameter_status("in_hot_standby"),
     )
+
+
+def _was_rolled_back(error: DBAPIError) -> bool:
+    """Whether PostgreSQL itself says that a COMMIT has failed.
+
+    It says so by an ERROR. A lost connection, a FATAL or PANIC, and a pooler's word (class 08) leave it open.
+    """
+    diagnostics = getattr(error.orig, "diag", None)
+    severity = getattr(diagnostics, "severity_nonlocalized", None)
+    return severity == "ERROR" and not (sqlstate(error) or "08").startswith("08")
 
 
 def is_unique_violation(error: BaseException) -> bool:

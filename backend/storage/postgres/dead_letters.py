@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Text, and_, bindparam, delete, func, or_, select
+from sqlalchemy import DateTime, Text, and_, bindparam, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
 from backend.storage.postgres.database import Connection
@@ -36,6 +36,15 @@ class StoredDeadLetter(NamedTuple):
     created_at: datetime
 
 
+class DeadLetterFilter(NamedTuple):
+    """Which dead letters: None admits all. `reason` is a part of the reason in any case."""
+
+    kind: str | None = None
+    token: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+
+
 class DuplicateNumber(NamedTuple):
     """A dead letter whose number something else has: a chat's (`chat` is None), or a message's."""
 
@@ -56,8 +65,20 @@ _dead_letter = select(
     dead_letter.c.created_at,
 )
 DEAD_LETTER = _dead_letter.where(_by_key)
+_token = bindparam("token", type_=Text)
+_kind, _reason = bindparam("kind", type_=Text), bindparam("reason", type_=Text)
+_since = bindparam("since", type_=DateTime(timezone=True))
 DEAD_LETTERS = (
-    _dead_letter.where(dead_letter.c.id > bindparam("after"))
+    _dead_letter.where(
+        dead_letter.c.id > bindparam("after"),
+        or_(_kind.is_(None), dead_letter.c.kind == _kind),
+        or_(_token.is_(None), dead_letter.c.token == _token),
+        or_(
+            _reason.is_(None),
+            func.strpos(func.lower(dead_letter.c.reason), func.lower(_reason)) > 0,
+        ),
+        or_(_since.is_(None), dead_letter.c.created_at >= _since),
+    )
     .order_by(dead_letter.c.id)
     .limit(bindparam("limit"))
 )
@@ -75,7 +96,6 @@ _duplicates = (
         or_(dead_letter.c.chat.is_(None), chat.c.state == STORED),
     )
 )
-_token = bindparam("token", type_=Text)
 DUPLICATE_NUMBERS = _duplicates.where(
     or_(_token.is_(None), application.c.token == _token)
 ).order_by(dead_letter.c.id)
@@ -98,9 +118,12 @@ def count_dead_letters(connection: Connection) -> dict[str, int]:
     return dict.fromkeys(DEAD_LETTER_KINDS, 0) | totals
 
 
-def list_dead_letters(connection: Connection, after: int, limit: int) -> list[StoredDeadLetter]:
-    """A page of dead letters, the oldest first; `after` is the previous one's id."""
-    rows = connection.execute(DEAD_LETTERS, {"after": after, "limit": limit})
+def list_dead_letters(
+    connection: Connection, selected: DeadLetterFilter, after: int, limit: int
+) -> list[StoredDeadLetter]:
+    """A page of the selected dead letters, the oldest first; `after` is the previous one's id."""
+    values = {**selected._asdict(), "after": after, "limit": limit}
+    rows = connection.execute(DEAD_LETTERS, values)
     return [_to_stored_dead_letter(row) for row in rows]
 
 

@@ -13,27 +13,37 @@ T = TypeVar("T")
 
 
 class ExportedApplication(NamedTuple):
-    """An application; `name` is None for a tombstone. Times are RFC 3339 in UTC, to the microsecond."""
+    """An application; `name` is None for a tombstone. Times are RFC 3339 in UTC, to the microsecond.
+
+    `retention` is in seconds, `limit` in chats and messages a second; None where it has none.
+    """
 
     token: str
     name: str | None
     chats_count: int
+    retention: int | None
+    limit: int | None
     created_at: str
     updated_at: str
 
 
 class ExportedChat(NamedTuple):
-    """A chat; `messages_count` is None for a tombstone. Times are as an application's."""
+    """A chat; `messages_count` is None for a tombstone. Times are as an application's.
+
+    `first` is the first of the numbers that the tombstone stands for, if it stands for several.
+    """
 
     token: str
     id: int
     number: int
+    first: int | None
     messages_count: int | None
     created_at: str
     updated_at: str
 
 
 _RFC3339 = """to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+_CURRENT_TOKEN = "coalesce(a.current_token, a.token)"
 _TOKEN_FILTER = "(cast(:token AS text) IS NULL OR a.token = :token)"
 
 
@@ -48,15 +58,18 @@ def _times(table: str) -> str:
 # text(), all of these: the order depends on the form of the plan, and times are formatted by the server.
 EXPORTED_APPLICATIONS = text(
     f"""
-    SELECT a.token, CASE WHEN a.removed_at IS NULL THEN a.name END AS name,
+    SELECT {_CURRENT_TOKEN} AS token, CASE WHEN a.removed_at IS NULL THEN a.name END AS name,
            (SELECT count(*) FROM chat c
             WHERE c.application_id = a.id AND c.state = 'stored') AS chats_count,
-           {_times("a")}
-    FROM application a WHERE {_TOKEN_FILTER} ORDER BY a.token"""
+           CASE WHEN a.removed_at IS NULL THEN r.seconds END AS retention,
+           CASE WHEN a.removed_at IS NULL THEN l.per_second END AS "limit", {_times("a")}
+    FROM application a LEFT JOIN retention r ON r.application_id = a.id
+    LEFT JOIN rate_limit l ON l.application_id = a.id
+    WHERE {_TOKEN_FILTER} ORDER BY a.token"""
 )
 EXPORTED_CHATS = text(
     f"""
-    SELECT a.token, c.id, c.number, CASE WHEN c.state = 'stored' THEN
+    SELECT {_CURRENT_TOKEN} AS token, c.id, c.number, c.first_lost AS first, CASE WHEN c.state = 'stored' THEN
            (SELECT count(*) FROM message m WHERE m.chat_id = c.id AND m.state = 'stored')
            END AS messages_count, {_times("c")}
     FROM application a JOIN chat c ON c.application_id = a.id
@@ -67,7 +80,7 @@ _content = "".join(
 )
 EXPORTED_MESSAGES = text(
     f"""
-    SELECT m.chat_id, m.number, {_content} {_times("m")}
+    SELECT m.chat_id, m.number, m.first_lost AS first, {_content} {_times("m")}
     FROM (SELECT c.id FROM application a JOIN chat c ON c.application_id = a.id
           WHERE a.removed_at IS NULL AND c.state = 'stored' AND {_TOKEN_FILTER}
           ORDER BY a.token, c.number) c

@@ -3,6 +3,9 @@
 The first column of each row is `nth`, the request's position in the arrays, from 1. A request without a row
 asked for something that is not stored, or whose parent is not. Run these on an `AsyncConnection`: it returns
 times as PostgreSQL's texts, so that a page of messages need not pass through Python's datetimes.
+
+A statement whose result shows a live count has, next to `nth`, how many of the parent's numbers hold nothing
+any more, and the transaction that wrote the parent's row (`xmin`): it is another one if the row has changed.
 """
 
 import re
@@ -26,6 +29,8 @@ candidates, an array's text between the keyword and a number."""
 # A grouped search scans so many numbers of its chat, so that it does not hold up the others: at most 1 ms for
 # usual texts, 0.1 s if each has 10,000 letters of two bytes or more.
 SCANNED_NUMBERS: Final = 2_000
+# In bytes: 10,000 characters, unless they fold to more than themselves.
+MAX_SCANNED_TEXT: Final = 40_000
 # A chat's tail is read with others' if the outbox's rows that name the chat have so many changes, of all
 # chats: half a millisecond. Longer ones are for the ordinary route.
 MAX_GROUPED_CHANGES: Final = 2_000
@@ -80,10 +85,11 @@ def _array(values: Sequence[int | str]) -> str:
 # that every table is read by its key whatever the statistics say, and rows come in the subqueries' order.
 _APPLICATION = """
         CROSS JOIN LATERAL (
-            SELECT * FROM application WHERE token = w.token AND removed_at IS NULL LIMIT 1) a"""
+            SELECT *, xmin FROM application
+            WHERE token = w.token AND removed_at IS NULL LIMIT 1) a"""
 _CHAT = f"""{_APPLICATION}
         CROSS JOIN LATERAL (
-            SELECT * FROM chat
+            SELECT *, xmin FROM chat
             WHERE application_id = a.id AND number = w.chat AND state = 'stored' LIMIT 1) c"""
 # What a client wrote of a message: a statement's last columns, in the order of `Message`.
 _CONTENT = ", ".join(f"m.{name}" for name in CONTENT)
@@ -107,7 +113,7 @@ PAGES, NEWEST_PAGES = (
         name,
         ("tokens", "chats", "afters", "befores", "limits"),
         f"""
-        SELECT w.nth, c.messages_removed, {_OF_PAGE}
+        SELECT w.nth, c.messages_removed, c.xmin, {_OF_PAGE}
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:afters AS bigint[]),
                     cast(:befores AS bigint[]), cast(:limits AS bigint[]))
             WITH ORDINALITY AS w(token, chat, after, before, "limit", nth)
@@ -119,12 +125,18 @@ PAGES, NEWEST_PAGES = (
     )
     for name, direction in (("grouped_pages", "ASC"), ("grouped_newest_pages", "DESC"))
 )
+# Of a page of a search, with the length of the folded text, because highlighting takes as long. A text whose
+# folded form is longer than a usual one is not searched with others: the ordinary route decides about it.
+_OF_MATCHES = f"octet_length(m.folded), {_OF_PAGE}"
+_MAY_MATCH = (
+    f'(octet_length(folded) > {MAX_SCANNED_TEXT} OR strpos(folded COLLATE "C", w.keyword) > 0)'
+)
 # The matches among the scanned numbers, and whether the chat goes on after them.
 SEARCHES: Final = GroupedRead(
     "grouped_searches",
     ("tokens", "chats", "keywords", "afters", "limits"),
     f"""
-        SELECT w.nth, rest.is_there, {_OF_PAGE}
+        SELECT w.nth, rest.is_there, {_OF_MATCHES}
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:keywords AS text[]),
                     cast(:afters AS bigint[]), cast(:limits AS bigint[]))
             WITH ORDINALITY AS w(token, chat, keyword, after, "limit", nth)
@@ -136,7 +148,7 @@ SEARCHES: Final = GroupedRead(
             LIMIT 1) rest
         LEFT JOIN LATERAL (
             SELECT * FROM message
-            WHERE chat_id = c.id AND state = 'stored' AND strpos(folded COLLATE "C", w.keyword) > 0
+            WHERE chat_id = c.id AND state = 'stored' AND {_MAY_MATCH}
                 AND number > w.after AND number <= w.after + {SCANNED_NUMBERS}
             ORDER BY number LIMIT w."limit") m ON true""",
 )
@@ -172,7 +184,7 @@ CANDIDATES: Final = GroupedRead(
     "grouped_candidates",
     ("tokens", "chats", "keywords", "numbers", "limits"),
     f"""
-        SELECT w.nth, false, {_OF_PAGE}
+        SELECT w.nth, false, {_OF_MATCHES}
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]), cast(:keywords AS text[]),
                     cast(:numbers AS text[]), cast(:limits AS bigint[]))
             WITH ORDINALITY AS w(token, chat, keyword, numbers, "limit", nth)
@@ -182,7 +194,7 @@ CANDIDATES: Final = GroupedRead(
             CROSS JOIN LATERAL (
                 SELECT * FROM message
                 WHERE chat_id = c.id AND number = candidate.number AND state = 'stored'
-                    AND strpos(folded COLLATE "C", w.keyword) > 0
+                    AND {_MAY_MATCH}
                 LIMIT 1) found
             ORDER BY found.number LIMIT w."limit") m ON true""",
 )
@@ -190,7 +202,7 @@ CHATS: Final = GroupedRead(
     "grouped_chats",
     ("tokens", "chats"),
     f"""
-        SELECT w.nth, c.number, c.messages_removed, c.created_at, c.updated_at
+        SELECT w.nth, c.messages_removed, c.xmin, c.number, c.created_at, c.updated_at
         FROM unnest(cast(:tokens AS text[]), cast(:chats AS bigint[]))
             WITH ORDINALITY AS w(token, chat, nth)
         {_CHAT}""",
@@ -199,12 +211,13 @@ CHAT_PAGES: Final = GroupedRead(
     "grouped_chat_pages",
     ("tokens", "afters", "limits"),
     f"""
-        SELECT w.nth, a.chats_removed, c.number, c.messages_removed, c.created_at, c.updated_at
+        SELECT w.nth, a.chats_removed, a.xmin, c.messages_removed, c.xmin, c.number, c.created_at,
+               c.updated_at
         FROM unnest(cast(:tokens AS text[]), cast(:afters AS bigint[]), cast(:limits AS bigint[]))
             WITH ORDINALITY AS w(token, after, "limit", nth)
         {_APPLICATION}
         LEFT JOIN LATERAL (
-            SELECT * FROM chat
+            SELECT *, xmin FROM chat
             WHERE application_id = a.id AND state = 'stored' AND number > w.after
             ORDER BY number LIMIT w."limit") c ON true""",
 )
@@ -212,7 +225,8 @@ APPLICATIONS: Final = GroupedRead(
     "grouped_applications",
     ("tokens",),
     f"""
-        SELECT w.nth, a.token, a.name, a.chats_removed, a.created_at, a.updated_at, a.version
+        SELECT w.nth, a.chats_removed, a.xmin, coalesce(a.current_token, a.token), a.name, a.created_at,
+               a.updated_at, a.version
         FROM unnest(cast(:tokens AS text[])) WITH ORDINALITY AS w(token, nth)
         {_APPLICATION}""",
 )

@@ -73,6 +73,9 @@ EXTEND = text(
 )
 RELEASE = text("DELETE FROM lease WHERE name = :name AND term = :term")
 HOLDER = text("SELECT holder AS name, taken_at AS since, expires_at FROM lease WHERE name = :name")
+IS_HELD = text(
+    "SELECT EXISTS (SELECT FROM lease WHERE name = :name AND expires_at > clock_timestamp())"
+)
 _HOLDER = RowMapper(Holder)
 
 
@@ -133,6 +136,11 @@ def hold(database: Database, name: str) -> Iterator[Lease]:
         yield lease
     finally:
         lease.release()
+
+
+def is_held(connection: Connection, name: str) -> bool:
+    """Whether a process holds the lease of that name, or held it when it was killed a moment ago."""
+    return bool(connection.scalar(IS_HELD, {"name": name}))
 
 
 def _take(database: Database, name: str) -> str:

@@ -1,10 +1,12 @@
-"""Locks that end with their transaction, and the end of transactions that hold one for too long.
+"""Locks that end with their transaction, and the transactions that hold one.
 
 None is a session's: behind a connection pooler it would outlive its process.
 """
 
 import time
+from datetime import datetime
 from enum import IntEnum
+from typing import NamedTuple
 
 from sqlalchemy import exists, func, select, text
 
@@ -16,6 +18,19 @@ RESERVATION_TIMEOUT_SECONDS = 4.0
 _POLL_SECONDS = 0.02
 
 
+class NamedTransaction(NamedTuple):
+    """An open transaction, and the point that it has reached: equal as long as it makes no progress.
+
+    `changed_at` is when its last statement began or ended, `copied_bytes` what a COPY has read.
+    """
+
+    pid: int
+    name: str
+    began_at: datetime
+    changed_at: datetime
+    copied_bytes: int
+
+
 class AdvisoryLock(IntEnum):
     """The keys of the advisory locks: any numbers that nothing else in this database uses."""
 
@@ -25,11 +40,19 @@ class AdvisoryLock(IntEnum):
 
 # text(), most of these: locks, settings and system views are no tables.
 NAME_TRANSACTION = text("SELECT set_config('application_name', :name, true)")
-TERMINATE_STUCK = text(
+NAMED_TRANSACTIONS = text(
+    """
+    SELECT a.pid, a.application_name AS name, a.xact_start AS began_at, a.state_change AS changed_at,
+           coalesce(p.bytes_processed, 0) AS copied_bytes
+    FROM pg_stat_activity a LEFT JOIN pg_stat_progress_copy p ON p.pid = a.pid
+    WHERE a.application_name = :name AND a.datname = current_database() AND a.xact_start IS NOT NULL
+      AND a.wait_event IS DISTINCT FROM 'SyncRep'"""
+)
+TERMINATE = text(
     """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE application_name = :name AND datname = current_database()
-      AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"""
+    WHERE pid = :pid AND application_name = :name AND xact_start = :began_at
+      AND state_change = :changed_at"""
 )
 LOCK_INDICES = select(search_index.c.name).with_for_update()
 HAS_LEASED_ROWS = select(exists().where(outbox.c.leased_until > func.clock_timestamp()))
@@ -81,13 +104,20 @@ def block_publishers(tx: Connection, seconds: float) -> bool:
 
 
 def name_transaction(tx: Connection, name: str) -> None:
-    """Name the transaction in pg_stat_activity, for operators and for `terminate_stuck_transactions`."""
+    """Name the transaction in pg_stat_activity, for operators and for those that end stuck transactions."""
     tx.execute(NAME_TRANSACTION, {"name": name})
 
 
-def terminate_stuck_transactions(connection: Connection, name: str, seconds: float) -> int:
-    """End transactions of that name that have been open for longer; returns how many.
+def named_transactions(connection: Connection, name: str) -> list[NamedTransaction]:
+    """The open transactions of that name.
 
-    No time-out of PostgreSQL frees a lock whose holder was stopped inside COPY.
+    Without those that have committed and wait for a synchronous standby: their locks would be free, and
+    everybody would see what no standby has, if they were ended.
     """
-    return len(connection.execute(TERMINATE_STUCK, {"name": name, "seconds": seconds}).all())
+    rows = connection.execute(NAMED_TRANSACTIONS, {"name": name}).mappings()
+    return [NamedTransaction(**row) for row in rows]
+
+
+def terminate(connection: Connection, transaction: NamedTransaction) -> bool:
+    """End a transaction, unless another statement of it has begun or ended; returns whether it did."""
+    return bool(connection.scalar(TERMINATE, transaction._asdict()))

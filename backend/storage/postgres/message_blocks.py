@@ -75,7 +75,7 @@ RECORD = hot(
 DELETE = delete(message_block).where(message_block.c.chat_id == any_(bigints("ids")))
 
 
-def _between_times(direction: str) -> str:
+def _between_times(direction: str, columns: str = _COLUMNS) -> str:
     """A page in one direction: of the recorded blocks, and of the messages behind them."""
     shown = """state = 'stored'
               AND created_at >= cast(:since AS timestamptz) AND created_at < cast(:until AS timestamptz)"""
@@ -89,13 +89,13 @@ def _between_times(direction: str) -> str:
                    AND earliest < cast(:until AS timestamptz)
                  ORDER BY block {direction}) b
              CROSS JOIN LATERAL (
-                 SELECT {_COLUMNS} FROM message
+                 SELECT {columns} FROM message
                  WHERE chat_id = :chat_id AND number >= greatest(b.block * :size, :after + 1)
                    AND number < least((b.block + 1) * :size, :before) AND {shown}
                  ORDER BY number {direction} LIMIT :limit) m
              ORDER BY b.block {direction}, m.number {direction} LIMIT :limit)
             UNION ALL
-            (SELECT {_COLUMNS} FROM message
+            (SELECT {columns} FROM message
              WHERE chat_id = :chat_id AND number > :after AND number < :before
                AND number >= (SELECT coalesce(max(block) + 1, 0) * :size FROM message_block
                               WHERE chat_id = :chat_id) AND {shown}
@@ -105,6 +105,7 @@ def _between_times(direction: str) -> str:
 
 MESSAGES = hot("messages_between_times", text(_between_times("ASC")))
 NEWEST_MESSAGES = hot("newest_messages_between_times", text(_between_times("DESC")))
+NUMBERS = hot("numbers_between_times", text(_between_times("ASC", "number")))
 
 
 def fills_block(first: int, last: int) -> bool:
@@ -183,7 +184,19 @@ def list_between_times(
     newest_first: bool = False,
 ) -> list[Message]:
     """As `messages.list_messages`, for a range that has `since` or `until`."""
-    values = {
+    statement = NEWEST_MESSAGES if newest_first else MESSAGES
+    return _MESSAGES.all(connection.execute(statement, _values(chat_id, within, limit)))
+
+
+def list_numbers_between_times(
+    connection: Connection, chat_id: int, within: MessageRange, limit: int
+) -> list[int]:
+    """The numbers of `list_between_times`, ascending."""
+    return list(connection.scalars(NUMBERS, _values(chat_id, within, limit)))
+
+
+def _values(chat_id: int, within: MessageRange, limit: int) -> dict[str, object]:
+    return {
         "chat_id": chat_id,
         "after": within.after,
         "before": within.before,
@@ -192,5 +205,3 @@ def list_between_times(
         "limit": limit,
         "size": BLOCK_SIZE,
     }
-    statement = NEWEST_MESSAGES if newest_first else MESSAGES
-    return _MESSAGES.all(connection.execute(statement, values))

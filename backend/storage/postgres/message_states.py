@@ -25,7 +25,8 @@ class MessageFacts(NamedTuple):
 
     `token` and `chat` are None if its chat has no row, `version` if the message has none. `shown`: it can be
     read. `lost`: the number was issued, but its message no longer exists anywhere. `is_pending`: the index
-    still has to be told of it, perhaps after the cascade of a removed parent, or has rejected it for good.
+    still has to be told of it, perhaps after the cascade of a removed parent. `dead_letter`: the key of its
+    newest one, if the index has rejected it.
     """
 
     token: str | None
@@ -35,6 +36,7 @@ class MessageFacts(NamedTuple):
     shown: bool
     lost: bool
     is_pending: bool
+    dead_letter: str | None
 
 
 class _Key(NamedTuple):
@@ -74,9 +76,9 @@ FACTS = text(
            (w.chat_id, w.number) IN
                (SELECT u.chat_id, u.number FROM outbox, unnest(chats, numbers) AS u(chat_id, number)
                 WHERE published_at IS NULL)
-           OR coalesce(c.rows_left OR a.rows_left, false)
-           OR EXISTS (SELECT FROM dead_letter d WHERE d.kind = 'publish' AND d.token = a.token
-                      AND d.chat = c.number AND d.number = w.number) AS is_pending
+           OR coalesce(c.rows_left OR a.rows_left, false) AS is_pending,
+           (SELECT d.key FROM dead_letter d WHERE d.kind = 'publish' AND d.token = a.token
+                AND d.chat = c.number AND d.number = w.number ORDER BY d.id DESC LIMIT 1) AS dead_letter
     FROM unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS w(chat_id, number)
     LEFT JOIN chat c ON c.id = w.chat_id LEFT JOIN application a ON a.id = c.application_id
     LEFT JOIN message m ON m.chat_id = w.chat_id AND m.number = w.number""",
@@ -87,6 +89,16 @@ RAISE_VERSION = hot(
         f"""
         UPDATE message SET version = greatest(version + 1, :above + 1, {CLOCK_MICROS})
         WHERE chat_id = :chat_id AND number = :number AND version <= :above"""
+    ),
+)
+DELETE_DEAD_LETTERS = hot(
+    "delete_publish_dead_letters",
+    text(
+        """
+        DELETE FROM dead_letter d
+        USING unnest(cast(:chats AS bigint[]), cast(:numbers AS bigint[])) AS w(chat_id, number)
+            JOIN chat c ON c.id = w.chat_id JOIN application a ON a.id = c.application_id
+        WHERE d.kind = 'publish' AND d.token = a.token AND d.chat = c.number AND d.number = w.number"""
     ),
 )
 
@@ -126,6 +138,7 @@ def load_facts(
             shown=row.shown,
             lost=row.lost,
             is_pending=row.is_pending,
+            dead_letter=row.dead_letter,
         )
         for row in rows
     }
@@ -134,8 +147,11 @@ def load_facts(
 def republish(tx: Connection, found: Sequence[tuple[int, int, int]]) -> None:
     """Have messages, (chat id, number, version), published at a version above that one.
 
-    One without a row is published as removed.
+    One without a row is published as removed. Dead letters that say that an index has rejected it are
+    deleted: an index that still does so makes another one.
     """
     for chat_id, number, above in found:
         tx.execute(RAISE_VERSION, {"chat_id": chat_id, "number": number, "above": above})
+    chats, numbers, _ = zip(*found, strict=True)
+    tx.execute(DELETE_DEAD_LETTERS, {"chats": list(chats), "numbers": list(numbers)})
     add_to_outbox(tx, [(chat_id, number, above + 1) for chat_id, number, above in found])

@@ -77,10 +77,14 @@ class StoredMessage(NamedTuple):
 
 
 class ImportedMessage(NamedTuple):
-    """A message about to be stored as it was exported; `text` is None for a tombstone."""
+    """A message about to be stored as it was exported; `text` is None for a tombstone.
+
+    `first` is the first of the numbers that the tombstone stands for, if it stands for several.
+    """
 
     chat_id: int
     number: int
+    first: int | None
     text: str | None
     folded: str
     created_at: datetime
@@ -88,10 +92,11 @@ class ImportedMessage(NamedTuple):
 
 
 class ExportedMessage(NamedTuple):
-    """A message as it is exported; `text` is None for a tombstone. Times are RFC 3339 in UTC."""
+    """A message as it is exported, with the fields of an imported one. Times are RFC 3339 in UTC."""
 
     chat_id: int
     number: int
+    first: int | None
     text: str | None
     created_at: str
     updated_at: str
@@ -134,6 +139,7 @@ MESSAGE = hot(
     ),
 )
 MESSAGES = hot("messages", _of_chat.where(*_in_bounds))
+NUMBERS = hot("numbers", MESSAGES.with_only_columns(message.c.number))
 NEWEST_MESSAGES = hot(
     "newest_messages", _stored.where(*_in_bounds).order_by(message.c.number.desc())
 )
@@ -194,6 +200,8 @@ _by_number = (
     message.c.number == bindparam("of_number"),
 )
 _next_version: ColumnClause[int] = literal_column(NEXT_VERSION)
+# Redis's clock, which creation times come from, may be ahead of PostgreSQL's.
+_not_before_creation = func.greatest(func.now(), message.c.created_at)
 _unchanged = (*_by_number, message.c.version == bindparam("old_version"), message.c.state == STORED)
 EDIT = hot(
     "edit",
@@ -201,23 +209,41 @@ EDIT = hot(
     .where(*_unchanged)
     .values(
         **{name: bindparam(f"new_{name}") for name in (*CONTENT, "folded")},
-        updated_at=func.now(),
+        updated_at=_not_before_creation,
         version=_next_version,
     )
     .returning(*_columns),
 )
-REMOVE = hot(
-    "remove",
+_remove = (
     update(message)
-    .where(*_unchanged)
     .values(
         **dict.fromkeys((*CONTENT, "folded"), ""),
         state=REMOVED,
         removed_at=func.now(),
-        updated_at=func.now(),
+        updated_at=_not_before_creation,
         version=_next_version,
     )
-    .returning(message.c.version),
+    .returning(message.c.number, message.c.version)
+)
+REMOVE = hot("remove", _remove.where(*_unchanged))
+REMOVE_MANY = hot(
+    "remove_many",
+    _remove.where(
+        message.c.chat_id == bindparam("of_chat"),
+        message.c.number == any_(bigints("numbers")),
+        message.c.state == STORED,
+    ),
+)
+COUNT_BETWEEN = (
+    select(func.count())
+    .select_from(message)
+    .where(
+        _chat_id,
+        *_in_bounds,
+        message.c.state == STORED,
+        message.c.created_at >= bindparam("since"),
+        message.c.created_at < bindparam("until"),
+    )
 )
 RESTORE_REJECTED = hot(
     "restore_rejected",
@@ -282,6 +308,21 @@ def list_messages(
     }
     statement = NEWEST_MESSAGES if newest_first else MESSAGES
     return _MESSAGES.all(connection.execute(statement, values))
+
+
+def list_numbers(
+    connection: Connection, chat_id: int, within: MessageRange, limit: int
+) -> list[int]:
+    """The numbers of the first messages of `list_messages`, ascending; reads no text."""
+    if within.has_times:
+        return message_blocks.list_numbers_between_times(connection, chat_id, within, limit)
+    values = {
+        "chat_id": chat_id,
+        "after": within.after,
+        "before": within.before,
+        "limit": limit,
+    }
+    return list(connection.scalars(NUMBERS, values))
 
 
 def messages_with_numbers(
@@ -374,16 +415,49 @@ def remove_message(tx: Connection, chat_id: int, number: int, version: int) -> i
     # The parent's row lock first: removals and dead letters of one chat count one after another.
     lock_chat(tx, chat_id)
     values = {"of_chat": chat_id, "of_number": number, "old_version": version}
-    removed: int | None = tx.scalar(REMOVE, values)
-    if removed is not None:
-        count_removed(tx, chat_id, 1)
-    return removed
+    removed = tx.execute(REMOVE, values).one_or_none()
+    if removed is None:
+        return None
+    count_removed(tx, chat_id, 1)
+    return int(removed.version)
 
 
-def new_rows(chat_id: int, event: MessagesCreated) -> Iterator[RowValues]:
-    """The rows of the messages that an event creates, in a chat with that id."""
-    for number, text_ in enumerate(event.messages, event.first):
-        yield chat_id, number, text_, fold(text_), event.micros
+def remove_messages(
+    tx: Connection, chat_id: int, numbers: Collection[int]
+) -> list[tuple[int, int]]:
+    """Turn those of a chat's numbers that are messages into tombstones, counted at their chat.
+
+    Returns the number and the version of each tombstone.
+    """
+    lock_chat(tx, chat_id)  # as in `remove_message`
+    rows = tx.execute(REMOVE_MANY, {"of_chat": chat_id, "numbers": list(numbers)}).all()
+    if rows:
+        count_removed(tx, chat_id, len(rows))
+    return [(row.number, row.version) for row in rows]
+
+
+def count_messages(connection: Connection, chat_id: int, within: MessageRange) -> int:
+    """How many messages of a chat are in a range."""
+    values = {
+        "chat_id": chat_id,
+        "after": within.after,
+        "before": within.before,
+        "since": within.since or "-infinity",
+        "until": within.until or "infinity",
+    }
+    return int(connection.scalar(COUNT_BETWEEN, values) or 0)
+
+
+def fold_texts(event: MessagesCreated) -> list[str]:
+    """The folded text of each message that an event creates."""
+    return list(map(fold, event.messages))
+
+
+def new_rows(chat_id: int, event: MessagesCreated, folded: Iterable[str]) -> Iterator[RowValues]:
+    """The rows of the messages that an event creates, in a chat with that id; `folded` are its texts."""
+    texts = zip(event.messages, folded, strict=True)
+    for number, (text_, folded_text) in enumerate(texts, event.first):
+        yield chat_id, number, text_, folded_text, event.micros
 
 
 def keys_and_versions(rows: Iterable[RowValues]) -> list[tuple[int, int, int]]:

@@ -13,7 +13,9 @@ class ParentState(NamedTuple):
     """What SQL knows of a parent, and how far its shard is drained.
 
     `epoch`, `cursor_epoch` and `cursor_sequence` are the shard's. `highest` is the highest number among the
-    parent's children.
+    parent's children. `placed` is the shard that the application's row names, None also without a row;
+    `moves` is how often it has moved. `per_second` is an application's rate limit, None without one, and of a
+    chat.
     """
 
     epoch: int
@@ -22,6 +24,9 @@ class ParentState(NamedTuple):
     exists: bool
     removed: bool
     highest: int
+    placed: int | None
+    moves: int
+    per_second: int | None
 
     @property
     def cursor(self) -> EntryId:
@@ -37,8 +42,10 @@ APPLICATION_STATE = hot(
         """
         SELECT s.epoch, s.cursor_epoch, s.cursor_sequence, a.id IS NOT NULL AS exists,
                a.removed_at IS NOT NULL AS removed,
-               coalesce((SELECT max(c.number) FROM chat c WHERE c.application_id = a.id), 0) AS highest
-        FROM shard s LEFT JOIN application a ON a.token = :token WHERE s.number = :shard"""
+               coalesce((SELECT max(c.number) FROM chat c WHERE c.application_id = a.id), 0) AS highest,
+               a.shard AS placed, coalesce(a.moves, 0) AS moves, l.per_second
+        FROM shard s LEFT JOIN application a ON a.token = :token
+        LEFT JOIN rate_limit l ON l.application_id = a.id WHERE s.number = :shard"""
     ),
 )
 CHAT_STATE = hot(
@@ -48,9 +55,13 @@ CHAT_STATE = hot(
         SELECT s.epoch, s.cursor_epoch, s.cursor_sequence, c.id IS NOT NULL AS exists,
                coalesce(c.removed_at IS NOT NULL OR a.removed_at IS NOT NULL OR c.state <> 'stored',
                         false) AS removed,
-               coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0) AS highest
+               coalesce((SELECT max(m.number) FROM message m WHERE m.chat_id = c.id), 0) AS highest,
+               a.shard AS placed, coalesce(a.moves, 0) AS moves, NULL::bigint AS per_second
         FROM shard s LEFT JOIN application a ON a.token = :token
-        LEFT JOIN chat c ON c.application_id = a.id AND c.number = :chat WHERE s.number = :shard"""
+        -- Its own row, or that of a range of lost numbers.
+        LEFT JOIN LATERAL (SELECT * FROM chat WHERE application_id = a.id AND number >= :chat
+                           ORDER BY number LIMIT 1) c ON coalesce(c.first_lost, c.number) <= :chat
+        WHERE s.number = :shard"""
     ),
 )
 

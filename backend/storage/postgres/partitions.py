@@ -10,9 +10,9 @@ from sqlalchemy import text
 
 from backend.domain.errors import Unavailable
 from backend.storage.postgres.database import Connection, Database, sqlstate
+from backend.storage.postgres.interruptible import run_interruptibly
 from backend.storage.postgres.locks import lock_migration
 
-MAX_PARTITIONS = 256
 LOCK_TIMEOUT_SECONDS = 2
 RETRY_DELAY_SECONDS = 1.0
 MAX_ATTEMPTS = 40  # about two minutes
@@ -36,22 +36,27 @@ def partition_messages(database: Database, count: int) -> int:
 
     Copies all rows, in one transaction. Meanwhile messages are accepted and read, but not stored, edited or
     deleted. Raises Unavailable, changing nothing, if other transactions keep the table for about two minutes.
+    A KeyboardInterrupt ends it at once, with nothing changed.
     """
     with database.begin() as tx:
-        lock_migration(tx)
-        before = count_partitions(tx)
-        if before == count:
-            return before
-        tx.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
-        # A drain that finds its shard locked returns, and the log keeps what is accepted.
-        _retry(tx, "SELECT FROM shard ORDER BY number FOR UPDATE")
-        _retry(tx, "LOCK TABLE message IN EXCLUSIVE MODE")  # reading goes on
-        _copy(tx, count)
-        _retry(tx, "LOCK TABLE message IN ACCESS EXCLUSIVE MODE")
-        tx.exec_driver_sql("DROP TABLE message")
-        _rename(tx, "new_message", "message")
-        for number in range(count if count > 1 else 0):
-            _rename(tx, f"new_message_{number}", f"message_{number}")
+        return run_interruptibly(tx, lambda: _distribute(tx, count))
+
+
+def _distribute(tx: Connection, count: int) -> int:
+    lock_migration(tx)
+    before = count_partitions(tx)
+    if before == count:
+        return before
+    tx.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
+    # A drain that finds its shard locked returns, and the log keeps what is accepted.
+    _retry(tx, "SELECT FROM shard ORDER BY number FOR UPDATE")
+    _retry(tx, "LOCK TABLE message IN EXCLUSIVE MODE")  # reading goes on
+    _copy(tx, count)
+    _retry(tx, "LOCK TABLE message IN ACCESS EXCLUSIVE MODE")
+    tx.exec_driver_sql("DROP TABLE message")
+    _rename(tx, "new_message", "message")
+    for number in range(count if count > 1 else 0):
+        _rename(tx, f"new_message_{number}", f"message_{number}")
     return before
 
 

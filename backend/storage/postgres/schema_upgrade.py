@@ -29,7 +29,9 @@ def upgrade(database: Database, *, dry_run: bool = False) -> tuple[str | None, s
     found = database.schema()
     before = found.number if found else None
     if found and found.number >= SCHEMA:
-        return before, database.check_schema().number
+        if mismatch := found.mismatch():
+            raise mismatch
+        return found.number, found.number
     if dry_run:
         return before, SCHEMA
     attempts = 0

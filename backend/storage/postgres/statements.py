@@ -13,6 +13,9 @@ from sqlalchemy import (
     BindParameter,
     ClauseElement,
     ColumnClause,
+    ColumnElement,
+    Label,
+    Table,
     Text,
     bindparam,
     literal_column,
@@ -50,6 +53,16 @@ def bigints(name: str) -> BindParameter[Sequence[int]]:
 def texts(name: str) -> BindParameter[Sequence[str]]:
     """A parameter that is an array of texts."""
     return bindparam(name, type_=ARRAY(Text))
+
+
+def xmin_of(table: Table) -> Label[str]:
+    """The transaction that wrote a row, as a text. A row with the same one has not changed."""
+    return literal_column(f"{table.name}.xmin", Text).label("xmin")
+
+
+def row_columns(table: Table, row_type: type[object]) -> list[ColumnElement[Any]]:
+    """The columns of a table that the fields of `row_type` name, of which one may be `xmin`."""
+    return [xmin_of(table) if name == "xmin" else table.c[name] for name in field_names(row_type)]
 
 
 def array_literal(values: Iterable[int]) -> str:

@@ -29,10 +29,10 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import ENUM
+from sqlalchemy.dialects.postgresql import ENUM, JSONB
 from sqlalchemy.sql.naming import conv
 
-SCHEMA = "0011"  # the newest migration; a test compares it with the scripts
+SCHEMA = "0021"  # the newest migration; a test compares it with the scripts
 
 metadata = MetaData(
     naming_convention={  # PostgreSQL's own names: the migrations name no constraint
@@ -53,6 +53,17 @@ def _identity() -> Column[int]:
 
 def _count(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+def _of_application() -> Column[int]:
+    """The key of a table with at most one row for each application."""
+    return Column(
+        "application_id",
+        BigInteger,
+        ForeignKey("application.id"),
+        primary_key=True,
+        autoincrement=False,
+    )
 
 
 def _singleton(table: str) -> Column[bool]:
@@ -86,6 +97,12 @@ installation = Table(
     _time("created_at"),
     Column("compatible_since", Text, nullable=False, server_default=text("'0007'")),
     Column("first_shard", SmallInteger, nullable=False, server_default=text("0")),
+    Column("hash_first_shard", SmallInteger),
+    Column("hash_shards", SmallInteger),
+    Column("target_first_shard", SmallInteger),
+    Column("target_shards", SmallInteger),
+    Column("moved_at", TIME),
+    _count("rotations"),
 )
 shard = Table(
     "shard",
@@ -101,6 +118,10 @@ shard = Table(
     Column("synced_at", TIME),
     _count("lost"),
     Column("rewound_at", TIME),
+    _count("ahead_epoch"),
+    _count("ahead_sequence"),
+    Column("deferred", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("epoch_server", Text),
 )
 application = Table(
     "application",
@@ -116,7 +137,23 @@ application = Table(
     Column("token", C_TEXT, nullable=False, unique=True),
     Column("name", Text, nullable=False),
     Column("rows_left", Boolean, nullable=False, server_default=text("false")),
+    Column("shard", SmallInteger),
+    _count("moves"),
+    Column("moved_from", ARRAY(SmallInteger), nullable=False, server_default=text("'{}'")),
+    Column("moved_at", TIME),
+    _count("moved_epoch"),
+    _count("moved_sequence"),
+    Column("counters_left", Boolean, nullable=False, server_default=text("false")),
+    Column("current_token", C_TEXT),
     Index("application_rows_left", "id", postgresql_where=text("rows_left")),
+    Index("application_created_at", "created_at", "id"),
+    Index("application_counters_left", "id", postgresql_where=text("counters_left")),
+    Index("application_moved_at", "moved_at", postgresql_where=text("moved_from <> '{}'")),
+    Index(
+        "application_current_token",
+        "current_token",
+        postgresql_where=text("current_token IS NOT NULL"),
+    ),
 )
 chat = Table(
     "chat",
@@ -137,6 +174,7 @@ chat = Table(
     Column("removed_at", TIME),
     Column("state", row_state, nullable=False, server_default=text("'stored'")),
     Column("rows_left", Boolean, nullable=False, server_default=text("false")),
+    Column("first_lost", BigInteger),
     UniqueConstraint("application_id", "number"),
     Index("chat_rows_left", "id", postgresql_where=text("rows_left")),
 )
@@ -153,6 +191,7 @@ message = Table(
     Column("state", row_state, nullable=False, server_default=text("'stored'")),
     Column("text", Text, nullable=False),
     Column("folded", Text, nullable=False),
+    Column("first_lost", BigInteger),
     PrimaryKeyConstraint("chat_id", "number"),
 )
 message_block = Table(
@@ -235,6 +274,12 @@ reconciliation = Table(
     Column("findings", BigInteger, nullable=False),
     Column("mended", BigInteger, nullable=False),
 )
+reshard = Table(
+    "reshard",
+    metadata,
+    _singleton("reshard"),
+    Column("to_move", BigInteger, nullable=False),
+)
 lease = Table(
     "lease",
     metadata,
@@ -243,4 +288,31 @@ lease = Table(
     Column("taken_at", TIME, nullable=False),
     Column("expires_at", TIME, nullable=False),
     Column("holder", Text, nullable=False),
+)
+operator_change = Table(
+    "operator_change",
+    metadata,
+    _identity(),
+    _time("started_at"),
+    Column("finished_at", TIME),
+    Column("actor", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("result", Text),
+    Column("counts", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+)
+retention = Table(
+    "retention",
+    metadata,
+    _of_application(),
+    Column("seconds", BigInteger, nullable=False),
+    Column("pass_until", TIME),
+    _count("pass_chat"),
+    Column("passed_at", TIME),
+)
+rate_limit = Table(
+    "rate_limit",
+    metadata,
+    _of_application(),
+    Column("per_second", BigInteger, nullable=False),
 )

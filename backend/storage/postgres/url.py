@@ -5,6 +5,10 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import URL, make_url
 
 
+class UnusableUrl(ValueError):
+    """Why a URL can't be used, without any part of it: what looks like a host may be a password."""
+
+
 def dialect_url(url: str) -> URL:
     """The URL with the driver named, and several hosts in the form that SQLAlchemy reads.
 
@@ -13,8 +17,12 @@ def dialect_url(url: str) -> URL:
     several hosts go to the one that takes writes. Raises ValueError or SQLAlchemy's ArgumentError.
     """
     scheme, separator, rest = url.partition("://")
-    if not separator or not scheme.startswith("postgres"):
+    if not separator:
         return make_url(url)
+    if not scheme.startswith("postgres"):
+        raise UnusableUrl("it is not one of PostgreSQL")
+    if "@" in rest.partition("@")[2].partition("?")[0]:
+        raise UnusableUrl("an @ in a user's name or password is written as %40")
     netloc = urlsplit(url).netloc
     user, at, hosts = netloc.rpartition("@")
     if "," in hosts:

@@ -1,5 +1,6 @@
 """Accepting: issues numbers and appends events, in one atomic call of a script."""
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,8 @@ from redis.exceptions import ResponseError
 
 from backend.domain.errors import InstaChatError, LogFull, Unconfirmed
 from backend.domain.model import Accepted, EntryId, Parent
+from backend.domain.plurals import counted
+from backend.storage.redis.appended import is_appended, split_reply
 from backend.storage.redis.client import CONNECT_TIMEOUT_SECONDS, REPLY_TIMEOUT_SECONDS, text
 from backend.storage.redis.errors import foreign_data_error, translate_errors
 from backend.storage.redis.idempotency_keys import IDEMPOTENCY_KEY_TTL_SECONDS
@@ -28,6 +31,7 @@ from backend.storage.redis.types import (
 NOTIFY_AGAIN_MICROSECONDS = 2_000_000  # after this, a wake-up whose job was lost is repeated
 DEFAULT_MAX_ENTRIES = 1_000_000  # in one shard's log, without a setting
 _pack = MessagePackEncoder().encode
+logger = logging.getLogger(__name__)
 
 
 class AcceptCalls(ReadinessCalls):
@@ -48,7 +52,8 @@ class AcceptCalls(ReadinessCalls):
             connect_timeout_seconds=connect_timeout_seconds,
             reply_timeout_seconds=reply_timeout_seconds,
         )
-        self._max_entries = max_entries
+        self.max_entries = max_entries
+        self.must_declare_keys = False
 
     def accept(self, shard: int, batch: Sequence[Creation], last_seen: EntryId) -> AcceptOutcome:
         """Issue the numbers of a batch and append its events, all in one atomic call.
@@ -87,98 +92,118 @@ class AcceptCalls(ReadinessCalls):
         return results
 
     def _accept_together(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
-        keys, arguments = self._accept_arguments(batches)
+        keys, arguments = self._accept_arguments(batches, is_declared=self.is_cluster)
         try:
             self._check_readiness(batches[0].shard)
             with self.unconfirmed_on_lost_reply():
-                replies = self._call("accept", keys, arguments, durably=True)
+                reply = self._call("accept", keys, arguments, durably=True)
         except (InstaChatError, ResponseError) as error:
-            replies = [error] * len(batches)
-        return self.accept_results(batches, replies)
+            return self.accept_results(batches, [error] * len(batches))
+        return self.accept_results(batches, split_reply(reply))
 
     # -- for AsyncAcceptClient ---------------------------------------------------------------------
 
+    def declare_keys(self, error: Exception) -> None:
+        """From now on `must_declare_keys`: a node of the cluster has refused a call with that error."""
+        if not self.must_declare_keys:
+            logger.warning(
+                "each shard is accepted by a call of its own, because Redis says: %s", error
+            )
+        self.must_declare_keys = True
+
     def accept_command(self, batches: Sequence[ShardBatch]) -> tuple[str | int | bytes, ...]:
-        """The command that `accept_each` sends."""
-        keys, arguments = self._accept_arguments(batches)
+        """The command that accepts in the server that is asked; on a cluster, in the shards that it serves.
+
+        Of a cluster where one `must_declare_keys`, only for one shard.
+        """
+        keys, arguments = self._accept_arguments(batches, is_declared=self.must_declare_keys)
         return "EVALSHA", SHAS["accept"], len(keys), *keys, *arguments
 
     def accept_results(
         self, batches: Sequence[ShardBatch], replies: Sequence[Any]
     ) -> list[AcceptResult]:
-        """The meaning of the accept script's replies, or of an error in the place of any; never raises."""
+        """The meaning of the parts of the accept script's reply, or of an error in the place of any.
+
+        Never raises. See `split_reply`.
+        """
         return [
             _parse_answers(batch, reply)
-            if type(reply) is list and reply[0] == b"ok"
+            if is_appended(reply)
             else _parse_refusal(self.url, batch.shard, reply)
             for batch, reply in zip(batches, replies, strict=True)
         ]
 
     def _accept_arguments(
-        self, batches: Sequence[ShardBatch]
-    ) -> tuple[list[bytes], list[int | bytes]]:
-        keys: list[bytes] = []
+        self, batches: Sequence[ShardBatch], *, is_declared: bool
+    ) -> tuple[list[str], list[int | bytes]]:
+        """The script's KEYS, and its other arguments. Without KEYS it has the names of keys among those."""
+        keys: list[str] = []
         payloads: list[bytes] = []
         shards: list[list[Any]] = []
         for batch in batches:
             shard, last_seen = batch.shard, batch.last_seen
-            keys += _shard_keys(shard)
+            epoch_key, log_key, dirty_key = _shard_keys(shard)
+            keys.append(epoch_key)
             keys_before, payloads_before = len(keys), len(payloads)
-            requests: list[Any] = [last_seen.epoch, last_seen.sequence, 0, 0]
+            requests: list[Any] = [last_seen.epoch, last_seen.sequence, 0, 0, log_key]
             for creation in batch.creations:
                 keys += _counter_keys(shard, creation.parent)
                 packed = creation.payloads
                 if len(packed) == 1 and creation.kind == "messages" and not creation.key:
-                    count, payload = packed[0]
+                    ((count, payload),) = packed
                     requests.append(count)
                     payloads.append(payload)
                     continue
                 if creation.key:
-                    keys.append(shard_key(shard, f"key:{creation.key}").encode())
+                    keys.append(shard_key(shard, f"key:{creation.key}"))
                 requests.append(
                     (creation.kind, creation.body_hash, *(count for count, _ in packed))
                 )
                 payloads += [payload for _, payload in packed]
+            if self.is_cluster:
+                keys += log_key, dirty_key
             requests[2] = len(keys) - keys_before
             requests[3] = len(payloads) - payloads_before
             shards.append(requests)
-        return keys, [
-            self._max_entries,
+        declared, listed = (keys, []) if is_declared else ([], keys)
+        return declared, [
+            self.max_entries,
             IDEMPOTENCY_KEY_TTL_SECONDS,
             NOTIFY_AGAIN_MICROSECONDS,
-            _pack(shards),
+            _pack((listed, shards, self.is_cluster and not is_declared)),
             *payloads,
         ]
 
 
 @lru_cache(maxsize=1024)
-def _shard_keys(shard: int) -> tuple[bytes, ...]:
-    return tuple(shard_key(shard, name).encode() for name in ("epoch", "log", "dirty"))
+def _shard_keys(shard: int) -> tuple[str, ...]:
+    return tuple(shard_key(shard, name) for name in ("epoch", "log", "dirty"))
 
 
 @lru_cache(maxsize=4096)  # formatting them takes as long as the rest of a request's arguments
-def _counter_keys(shard: int, parent: Parent) -> tuple[bytes, bytes]:
+def _counter_keys(shard: int, parent: Parent) -> tuple[str, str]:
     """The keys of the application's and of the parent's own counter."""
     application = Parent(parent.token)
-    return counter_key(shard, application).encode(), counter_key(shard, parent).encode()
+    return counter_key(shard, application), counter_key(shard, parent)
 
 
 def _parse_answers(batch: ShardBatch, reply: Sequence[Any]) -> AcceptOutcome:
     """The outcome of a shard's requests, which the accept script has accepted or refused one by one."""
     shard = batch.shard
-    _, epoch, sequence, notify = reply[:4]
+    _, epoch, sequence, notify, *found = reply
     answers: list[Accepted | Refusal] = []
-    for creation, answer in zip(batch.creations, reply[4:], strict=True):
+    # `strict` would take as long as the rest of a request.
+    for creation, answer in zip(batch.creations, found):  # noqa: B905
         if type(answer) is not int:
             answers.append(_parse_answer(shard, text(answer)))
             continue
         payloads = creation.payloads
         sequence += len(payloads)
-        last = answer + payloads[0][0] - 1
-        if len(payloads) > 1:
-            last = answer + sum(count for count, _ in payloads) - 1
-        answers.append(Accepted(answer, last, shard, EntryId(epoch, sequence)))
-    return AcceptOutcome(answers, EntryId(epoch, sequence), bool(notify))
+        behind = answer
+        for count, _ in payloads:
+            behind += count
+        answers.append(Accepted(answer, behind - 1, shard, EntryId(epoch, sequence)))
+    return AcceptOutcome(answers, EntryId(epoch, sequence), notify == 1)
 
 
 def _parse_answer(shard: int, answer: str) -> Accepted | Refusal:
@@ -203,8 +228,8 @@ def _parse_refusal(url: str, shard: int, reply: Any) -> InstaChatError | StaleEp
     match reply:
         case [b"full", entries]:
             return LogFull(
-                f"the log of shard {shard} holds {entries:,} events that are not stored yet; "
-                "nothing was accepted",
+                f"the log of shard {shard} holds {counted(entries, 'event that is', 'events that are')} not"
+                " stored yet; nothing was accepted",
                 "see `instachat status`: is a worker running, does PostgreSQL answer?",
             )
         case [b"broken", subject]:

@@ -1,27 +1,36 @@
 """Accepting from an event loop: calls the same script, over a connection of its own."""
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from redis.exceptions import AskError, NoScriptError, ResponseError
 
-from backend.domain.errors import InstaChatError
-from backend.storage.redis.accept import AcceptCalls
+from backend.domain.errors import InstaChatError, Unconfirmed
+from backend.storage.redis.accept import AcceptCalls, translate_script_error
+from backend.storage.redis.appended import split_reply
 from backend.storage.redis.async_client import AsyncClient, ReplyProtocol, pack_command
 from backend.storage.redis.client import text
 from backend.storage.redis.connection import NodeAddress
-from backend.storage.redis.errors import scripts_missing_error
+from backend.storage.redis.errors import (
+    is_elsewhere,
+    refuses_undeclared_keys,
+    scripts_missing_error,
+)
 from backend.storage.redis.readiness import INFO_COMMAND
 from backend.storage.redis.replicas import ReplicaWait
 from backend.storage.redis.script_loader import SCRIPTS
 from backend.storage.redis.types import AcceptOutcome, AcceptResult, ShardBatch, ShardMoved
 
+ReceiveResults = Callable[[list[AcceptResult] | Exception], object]
+"""Takes the results of a call, or what was raised instead."""
 logger = logging.getLogger(__name__)
 
 
 class AsyncAcceptClient(AsyncClient):
-    """Accepts in a single Redis, or in a node of a cluster, one call of `accept_each` at a time.
+    """Accepts in a single Redis, or in a node of a cluster, one call of `accept_soon` at a time.
 
     For one event loop only.
     """
@@ -32,26 +41,107 @@ class AsyncAcceptClient(AsyncClient):
         self._log = log
         self._node = node
         self._server = f"{node.host}:{node.port}" if node else ""
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def accept_each(self, batches: Sequence[ShardBatch]) -> list[AcceptResult]:
-        """See `AcceptCalls.accept_each`; of a node, also ShardMoved for a shard that is not only there.
+    def accept_soon(self, batches: Sequence[ShardBatch], receive: ReceiveResults) -> None:
+        """As `AcceptCalls.accept_each`; of a node, also ShardMoved for a shard that is not only there.
 
-        Under `strict` this is one fsync. Everything is sent together.
+        Everything is sent together: under `strict` this is one fsync. `receive` gets the results, or what is
+        raised; it must not raise. If nothing must be awaited first, the call is sent before this returns, and
+        `receive` is called when the reply arrives. With a task, both would wait until the event loop has done
+        everything else that it received at that time, and Redis would be idle meanwhile.
         """
-        log = self._log
-        # A node of a cluster runs a script on the keys of one shard only.
-        groups = [[batch] for batch in batches] if self._node else [batches]
+        if not self._can_send:
+            self._run(self._prepare_and_accept(batches, receive))
+            return
+        assert self._replies
+        groups = self._groups(batches)
+        calls = self._pack(groups)
+        take = partial(self._take_replies, groups, calls, receive)
+        self._replies.send(calls, self._client.reply_timeout_seconds, take)
+
+    @property
+    def _can_send(self) -> bool:
+        """Whether a call can be sent at once, and then only its replies are awaited."""
+        return (
+            self._replies is not None
+            and self._replies.is_usable
+            and self._log.replica_wait is None
+            and self._log.is_ready(self._server)
+        )
+
+    def _take_replies(
+        self,
+        groups: Sequence[Sequence[ShardBatch]],
+        calls: Sequence[bytes],
+        receive: ReceiveResults,
+        received: list[Any] | Exception,
+    ) -> None:
+        if isinstance(received, Exception):
+            received = [received] * len(calls)
+        replies = [self._meaning(reply) for reply in received]
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            self._run(self._repeat_and_accept(groups, calls, replies, receive))
+        else:
+            receive(self._results(groups, replies))
+
+    async def _prepare_and_accept(
+        self, batches: Sequence[ShardBatch], receive: ReceiveResults
+    ) -> None:
+        groups = self._groups(batches)
+        replies: list[Any]
         try:
-            replies = await self._send(
-                [pack_command(log.accept_command(group)) for group in groups]
-            )
+            replies = await self._send(self._pack(groups))
         except (InstaChatError, ResponseError) as error:
             replies = [error] * len(groups)
+        except Exception as error:  # noqa: BLE001  # every call gets results, whatever is raised
+            receive(error)
+            return
+        receive(self._results(groups, replies))
+
+    async def _repeat_and_accept(
+        self,
+        groups: Sequence[Sequence[ShardBatch]],
+        calls: Sequence[bytes],
+        replies: list[Any],
+        receive: ReceiveResults,
+    ) -> None:
+        try:
+            await self._repeat_without_script(calls, replies)
+        except (InstaChatError, ResponseError) as error:
+            replies = [error if isinstance(reply, NoScriptError) else reply for reply in replies]
+        except Exception as error:  # noqa: BLE001  # as above
+            receive(error)
+            return
+        receive(self._results(groups, replies))
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _groups(self, batches: Sequence[ShardBatch]) -> list[Sequence[ShardBatch]]:
+        """The batches of each call."""
+        return [[batch] for batch in batches] if self._log.must_declare_keys else [batches]
+
+    def _pack(self, groups: Sequence[Sequence[ShardBatch]]) -> list[bytes]:
+        return [pack_command(self._log.accept_command(group)) for group in groups]
+
+    def _results(
+        self, groups: Sequence[Sequence[ShardBatch]], replies: Sequence[Any]
+    ) -> list[AcceptResult]:
+        log = self._log
         results: list[AcceptResult] = []
         for group, reply in zip(groups, replies, strict=True):
-            results += log.accept_results(
-                group, [reply] * len(group) if isinstance(reply, Exception) else reply
+            of_shards = (
+                [reply] * len(group)
+                if isinstance(reply, Exception)
+                else [
+                    self._meaning(part) if isinstance(part, Exception) else part
+                    for part in split_reply(reply)
+                ]
             )
+            results += log.accept_results(group, of_shards)
         if self._node and not all(isinstance(result, AcceptOutcome) for result in results):
             log.refresh_nodes()
         return results
@@ -67,6 +157,12 @@ class AsyncAcceptClient(AsyncClient):
             log.record_info(fields, self._server)
         log.raise_unless_ready(self._server)
         replies = await self._call(calls)
+        await self._repeat_without_script(calls, replies)
+        return replies
+
+    async def _repeat_without_script(self, calls: Sequence[bytes], replies: list[Any]) -> None:
+        """Load the script if Redis did not have it, and make those calls again; replaces their replies."""
+        log = self._log
         missed = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if missed:  # nothing ran: a new or restarted Redis has no scripts
             with log.translate_errors():
@@ -75,7 +171,6 @@ class AsyncAcceptClient(AsyncClient):
             again = await self._call([calls[place] for place in missed])
             for place, reply in zip(missed, again, strict=True):
                 replies[place] = _kept_script(reply)
-        return replies
 
     async def _call(self, calls: Sequence[bytes]) -> list[Any]:
         log = self._log
@@ -105,12 +200,19 @@ class AsyncAcceptClient(AsyncClient):
         """The reply, or the error that it means; NOSCRIPT stays as it is."""
         if not isinstance(reply, Exception) or isinstance(reply, NoScriptError):
             return reply
-        if self._node and isinstance(reply, AskError):  # or MovedError
+        if self._node and refuses_undeclared_keys(reply):
+            self._log.declare_keys(reply)
+            return ShardMoved()
+        if self._node and (isinstance(reply, AskError) or is_elsewhere(reply)):  # or MovedError
             return ShardMoved()
         try:
             with self._log.unconfirmed_on_lost_reply(), self._log.translate_errors():
                 raise reply
-        except (InstaChatError, ResponseError) as error:
+        except InstaChatError as error:
+            return error
+        except ResponseError as error:
+            if self._node and isinstance(translate_script_error(error), Unconfirmed):
+                self._log.declare_keys(error)  # this may be what it wants
             return error
 
 

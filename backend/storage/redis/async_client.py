@@ -6,6 +6,7 @@ reply, and give it back; docs/architecture.md has the measured cost.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import hiredis
@@ -18,6 +19,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 from backend.storage.redis.client import RedisClient
 from backend.storage.redis.connection import NodeAddress, node_url
 
+ReceiveReplies = Callable[[list[Any] | Exception], object]
+"""Takes the replies to all commands that were sent together, or the error that ended the waiting for them."""
 _INCOMPLETE: Final = object()
 
 
@@ -78,11 +81,8 @@ class AsyncClient:
         """Redis's reply, or its error, to each call; all calls are sent together."""
         try:
             return await replies.call(calls, self._client.reply_timeout_seconds)
-        except BaseException as error:
+        except BaseException:
             await self._connection.disconnect(nowait=True)  # a reply may still come
-            # uvloop's, for a connection that breaks during the call.
-            if isinstance(error, RuntimeError):
-                raise RedisAway(str(error)) from error
             raise
 
 
@@ -101,7 +101,8 @@ class ReplyProtocol(asyncio.Protocol):
             protocolError=InvalidResponse, replyError=parse_error, notEnoughData=_INCOMPLETE
         )
         self._loop = asyncio.get_running_loop()
-        self._awaited: asyncio.Future[list[Any]] | None = None
+        self._receive: ReceiveReplies | None = None  # takes the replies that are awaited
+        self._timer: asyncio.TimerHandle
         self._calls = 0  # whose replies are awaited together
         self._received: list[Any] = []
         transport.set_protocol(self)
@@ -114,34 +115,41 @@ class ReplyProtocol(asyncio.Protocol):
 
     async def call(self, calls: Sequence[bytes], timeout_seconds: float) -> list[Any]:
         """Send commands; returns their replies, also if those are errors. Not usable after an exception."""
-        self._awaited = self._loop.create_future()
-        self._calls, self._received = len(calls), []
-        timer = self._loop.call_later(
+        received: asyncio.Future[list[Any]] = self._loop.create_future()
+        self.send(calls, timeout_seconds, partial(_resolve, received))
+        try:
+            return await received
+        except BaseException:
+            self._failed = True
+            raise
+
+    def send(self, calls: Sequence[bytes], timeout_seconds: float, receive: ReceiveReplies) -> None:
+        """Send commands; `receive` gets their replies as soon as the last one is here, and must not raise.
+
+        If the connection or the time ends before, it gets that error, and this is not usable any more.
+        """
+        self._receive, self._calls, self._received = receive, len(calls), []
+        self._timer = self._loop.call_later(
             timeout_seconds, self._fail, RedisTimeout("it did not answer in time")
         )
         try:
             self._transport.write(b"".join(calls))
-            return await self._awaited
-        except BaseException:
-            self._failed = True
-            raise
-        finally:
-            timer.cancel()
-            self._awaited = None
+        except RuntimeError as error:  # uvloop's, for a connection that breaks at this moment
+            self._loop.call_soon(self._fail, RedisAway(str(error)))
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _INCOMPLETE:
-                if self._awaited is None or self._awaited.done():
+                if self._receive is None or len(self._received) == self._calls:
                     self._failed = True
-                    continue
-                self._received.append(reply)
-                if len(self._received) == self._calls:
-                    self._awaited.set_result(self._received)
+                else:
+                    self._received.append(reply)
         except InvalidResponse as error:
             self._fail(error)
+        if self._receive and len(self._received) == self._calls:
+            self._finish(self._received)
 
     def eof_received(self) -> None:
         """See asyncio.Protocol. `connection_lost` would follow later, after the next call was sent."""
@@ -153,5 +161,21 @@ class ReplyProtocol(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         self._failed = True
-        if self._awaited and not self._awaited.done():
-            self._awaited.set_exception(error)
+        if self._receive:
+            self._transport.abort()  # a reply may still come
+            self._finish(error)
+
+    def _finish(self, received: list[Any] | Exception) -> None:
+        receive, self._receive = self._receive, None
+        self._timer.cancel()
+        assert receive
+        receive(received)
+
+
+def _resolve(future: asyncio.Future[list[Any]], received: list[Any] | Exception) -> None:
+    if future.done():  # the task was cancelled
+        return
+    if isinstance(received, Exception):
+        future.set_exception(received)
+    else:
+        future.set_result(received)

@@ -45,7 +45,7 @@ class RedisClient:
         connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
         reply_timeout_seconds: float = REPLY_TIMEOUT_SECONDS,
     ) -> None:
-        """Connects at the first call. Raises Failed if the URL can't be used."""
+        """Connects at the first call. Raises Invalid if the URL can't be used."""
         check_url(url)
         self.url = url
         self.is_cluster = is_cluster_url(url)
@@ -75,6 +75,13 @@ class RedisClient:
             self._cluster.close()
         if "redis" in self.__dict__:
             self.redis.close()
+
+    @property
+    def database_number(self) -> int:
+        """The number of the database in the server; a cluster has only 0."""
+        if isinstance(self.redis, RedisCluster):
+            return 0
+        return int(self.redis.get_connection_kwargs().get("db") or 0)
 
     def ping(self) -> None:
         """Raise EngineDown unless Redis, or a primary of a cluster, answers."""
@@ -124,6 +131,11 @@ class RedisClient:
     def knows_nodes(self) -> bool:
         """Whether the nodes of the cluster have been read, by the first call."""
         return "_cluster" in self.__dict__
+
+    @property
+    def slots(self) -> object:
+        """What is known of the nodes of all slots: another object whenever they have been read again."""
+        return self._cluster.slots if "_cluster" in self.__dict__ else None
 
     def node_of(self, shard: int) -> NodeAddress | None:
         """The node that serves a shard, or None; as it `knows_nodes`, without waiting."""
@@ -216,9 +228,10 @@ class RedisClient:
         durably: bool,
     ) -> Any:
         call: Command = ("EVALSHA", SHAS[script], len(keys), *keys, *arguments)
+        key = keys[0] if keys else ""  # it names the server of a cluster
         if not (durably and self.replica_wait):
-            return self._execute_untranslated(keys[0], call)
-        replies, *waited = self._pipeline(keys[0], call, then=self.replica_wait.commands)
+            return self._execute_untranslated(key, call)
+        replies, *waited = self._pipeline(key, call, then=self.replica_wait.commands)
         if isinstance(replies, Exception):
             raise replies
         return self.replica_wait.confirmed(replies, waited)
@@ -305,3 +318,16 @@ def _count(answer: Any) -> int:
 def text(value: Any) -> str:
     """A value of a reply as text."""
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def unix_seconds(time_: Sequence[Any]) -> float:
+    """The reply to TIME, in seconds since 1970."""
+    seconds, microseconds = map(int, time_)
+    return seconds + microseconds / 1_000_000
+
+
+def scores(members: Sequence[Any]) -> list[float]:
+    """The scores in a reply WITHSCORES: pairs in RESP3, by turns with the members in RESP2."""
+    if members and isinstance(members[0], list):
+        return [float(score) for _, score in members]
+    return list(map(float, members[1::2]))

@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ PROBE_TIMEOUT_SECONDS = 0.5
 PROBE_INTERVAL_SECONDS = 0.5  # between two probes of a node that does not answer
 REFRESH_INTERVAL_SECONDS = 0.2  # between two readings of the slots
 MAX_PARALLEL_NODES = 16
+_REDIRECTIONS = (AskError, MovedError, NoScriptError, TryAgainError)
 Key = str | bytes
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,11 @@ class ClusterCalls:
     def node_name(self, key: Key) -> str:
         """The name of the node that serves a key: its host and port."""
         return str(self._node(key).name)
+
+    @property
+    def slots(self) -> object:
+        """See `RedisClient.slots`."""
+        return self._client.nodes_manager.slots_cache
 
     def node_of_slot(self, slot: int) -> NodeAddress | None:
         """The node that serves a slot, or None."""
@@ -140,6 +146,23 @@ class ClusterCalls:
                 return error
 
         return list(self._threads.map(call_node, self._client.get_primaries()))
+
+    def scan(self, key: Key, pattern: str, count: int) -> Iterator[bytes]:
+        """The keys that match a pattern, of the node that serves `key`; some may come twice.
+
+        SCAN inspects `count` keys at a time. Raises Redis's error.
+        """
+        node = self._node(key)
+        cursor = 0
+        while True:
+            command = ("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+            (reply,) = self._exchange(node, [command])
+            if isinstance(reply, Exception):
+                raise reply
+            cursor, keys = reply
+            yield from keys
+            if not cursor:
+                return
 
     def call_any(self, command: Command) -> Any:
         """The reply of any primary: of the first one that answers."""
@@ -236,7 +259,9 @@ class ClusterCalls:
                     self.refresh_soon()
                 return replies
             replies = self._exchange(node, commands, then, asking=asking)
-        raise replies[0]
+        if isinstance(replies[0], _REDIRECTIONS):
+            raise replies[0]
+        return replies
 
     # -- nodes that do not answer ------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
-from backend.domain.errors import Failed
-from backend.settings import redact
+from backend.domain.errors import Invalid
+from backend.settings import redact, refuse_unquoted_password
 from backend.storage.redis.errors import engine_down
 
 DEFAULT_PORT = 6379
@@ -36,12 +36,13 @@ def is_cluster_url(url: str) -> bool:
 
 
 def check_url(url: str) -> None:
-    """Raise Failed unless the URL can be used. Connects to nothing."""
+    """Raise Invalid unless the URL can be used. Connects to nothing."""
+    refuse_unquoted_password(url, "Redis")
     try:
         plain, _ = _first_and_other_hosts(url)
         redis.ConnectionPool.from_url(plain).make_connection()
     except (TypeError, ValueError, RedisError) as error:
-        raise Failed(f"the Redis URL {redact(url)} can't be used: {error}") from None
+        raise Invalid(f"the Redis URL {redact(url)} can't be used: {error}") from None
 
 
 def connect(
@@ -50,7 +51,7 @@ def connect(
     """A client that never retries.
 
     A client of one server connects at its first call. A client of a cluster asks the hosts of the URL for the
-    nodes, and raises EngineDown if none answers. Raises Failed if the URL can't be used.
+    nodes, and raises EngineDown if none answers. Raises Invalid if the URL can't be used.
     """
     options: dict[str, Any] = {
         "socket_connect_timeout": connect_timeout_seconds,

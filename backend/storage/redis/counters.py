@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from backend.domain.errors import InstaChatError
+from backend.domain.errors import NodeDown
 from backend.domain.model import EntryId, Parent
-from backend.storage.redis.client import RedisClient
+from backend.storage.redis.client import RedisClient, text
+from backend.storage.redis.connection import NodeAddress
 from backend.storage.redis.keys import counter_pattern, member_name, parse_counter_key
-from backend.storage.redis.types import CounterState, StaleEpoch
+from backend.storage.redis.types import ApplicationMoving, CounterState, StaleEpoch
 
 SCAN_COUNT = 1_000  # keys that one SCAN inspects
 NO_ENTRY = EntryId(0, 0)
@@ -15,6 +16,11 @@ NO_ENTRY = EntryId(0, 0)
 
 Issued = dict[Parent, int | None]
 """The highest number issued under each parent; None if its counter can't be read without SQL."""
+
+
+def applications_of(parents: Sequence[Parent]) -> list[Parent]:
+    """The applications of parents, once each: their counters say whether they have moved to another shard."""
+    return [Parent(token) for token in dict.fromkeys(parent.token for parent in parents)]
 
 
 class CounterCalls(RedisClient):
@@ -29,20 +35,37 @@ class CounterCalls(RedisClient):
         *,
         create: bool,
         passed: EntryId | None = None,
+        moves: int | None = None,
+        per_second: int | None = None,
     ) -> int | None:
         """Raise a counter to the rows' highest number; returns the highest number issued.
 
         Returns None if there is no counter and `create` is false. `passed` is the entry up to which SQL has
         decided deletions and left the parent alive: a counter that a deletion up to there has closed is
-        opened. Raises StaleEpoch if Redis is not in `epoch`.
+        opened. `moves` is how often an application that is in this shard has moved: a counter that one of
+        these moves has closed is opened. `per_second` is the rate limit of an application, None without one.
+
+        Raises StaleEpoch if Redis is not in `epoch`, and ApplicationMoving if a later move has closed it.
         """
         reply = self._call_fenced(
             "verify_counter",
             shard,
             [self.key(shard, "epoch"), self.counter_key(shard, parent), self.key(shard, "dirty")],
-            [epoch, highest, int(create), f"{passed or ''}", member_name(parent)],
+            [
+                epoch,
+                highest,
+                int(create),
+                f"{passed or ''}",
+                member_name(parent),
+                "" if moves is None else moves,
+                "" if per_second is None else per_second,
+            ],
         )
-        return int(reply[1]) if reply[0] == b"ok" else None
+        if reply[0] != b"ok":
+            return None
+        if mark := text(reply[2]):
+            raise ApplicationMoving(mark)
+        return int(reply[1])
 
     def raise_all(
         self, shard: int, epoch: int, numbers: Mapping[Parent, int], *, create: bool
@@ -63,15 +86,17 @@ class CounterCalls(RedisClient):
     def read_issued(
         self, shard: int, parents: Sequence[Parent]
     ) -> tuple[list[int | None], EntryId]:
-        """The highest number issued under each parent, None if its counter is not verified; and the log's
-        end.
+        """The highest number issued under each parent, None if its counter is not verified, or in another
+        shard now; and the log's end.
 
         The end is read after the numbers, so it includes all of them. Raises StaleEpoch if this Redis has no
         current epoch.
         """
-        _, epoch, sequence, found = self._call_fenced(
-            "read_issued", shard, [self.key(shard, "epoch"), *self._counters(shard, parents)], []
-        )
+        keys = [
+            self.key(shard, "epoch"),
+            *self._counters(shard, [*parents, *applications_of(parents)]),
+        ]
+        _, epoch, sequence, found = self._call_fenced("read_issued", shard, keys, [len(parents)])
         return (
             [None if value is None else int(value) for value in found],
             EntryId(int(epoch), int(sequence)),
@@ -83,27 +108,11 @@ class CounterCalls(RedisClient):
         None for a counter that is not verified, and for those of a shard without a current epoch; of a
         cluster, also for those of a shard whose node does not answer.
         """
-        if not self.is_cluster:
-            return self._read_issued_of(parents)
-        found: Issued = {}
-        shards = list(parents)
-
-        def read_node(places: Sequence[int]) -> None:
-            for shard in (shards[place] for place in places):
-                try:
-                    found.update(self._read_issued_of({shard: parents[shard]}))
-                except InstaChatError:
-                    found.update(dict.fromkeys(parents[shard]))
-
-        self._cluster.run_by_node([self.key(shard, "epoch") for shard in shards], read_node)
-        return found
-
-    def _read_issued_of(self, parents: Mapping[int, Sequence[Parent]]) -> Issued:
         found: Issued = {}
         for shard, of_shard in parents.items():
             try:
                 numbers, _ = self.read_issued(shard, of_shard)
-            except StaleEpoch:
+            except (StaleEpoch, NodeDown):
                 numbers = [None] * len(of_shard)
             found.update(zip(of_shard, numbers, strict=True))
         return found
@@ -113,22 +122,40 @@ class CounterCalls(RedisClient):
 
         Changes nothing. If this Redis has no current epoch, the end is `0-0`, and no counter is verified.
         """
-        keys = [self.key(shard, "epoch"), *self._counters(shard, parents)]
-        epoch, sequence, found = self._call("inspect_counters", keys, [])
+        keys = [
+            self.key(shard, "epoch"),
+            *self._counters(shard, [*parents, *applications_of(parents)]),
+        ]
+        epoch, sequence, found = self._call("inspect_counters", keys, [len(parents)])
         counters = [
             CounterState(None if issued is None else int(issued), bool(verified), bool(open_))
             for issued, verified, open_ in zip(found[::3], found[1::3], found[2::3], strict=True)
         ]
         return counters, EntryId(int(epoch), int(sequence))
 
-    def scan_parents(self, shard: int | None = None, token: str = "*") -> Iterator[Parent]:
-        """All parents that have a counter, of one shard or one token: in no order, some of them twice.
+    def group_by_server(self, shards: Sequence[int]) -> list[list[int]]:
+        """The shards of each server: of each node of a cluster, and those that no node serves."""
+        if not self.is_cluster:
+            return [list(shards)]
+        by_node: dict[NodeAddress | None, list[int]] = {}
+        for shard in shards:
+            by_node.setdefault(self.node_of(shard), []).append(shard)
+        return list(by_node.values())
 
-        Includes every parent that has a counter during the whole scan.
+    def scan_parents(self, shards: Sequence[int], token: str = "*") -> Iterator[Parent]:
+        """All parents of these shards that have a counter, or those of one token: in no order, some twice.
+
+        All shards must be of the same server (`group_by_server`). Includes every parent that has a counter
+        during the whole scan.
         """
+        pattern = counter_pattern(shards[0] if len(shards) == 1 else None, token)
         with self.translate_errors():
-            pattern = counter_pattern(shard, token)
-            for key in self.redis.scan_iter(match=pattern, count=SCAN_COUNT):
+            keys = (
+                self._cluster.scan(self.key(shards[0], "epoch"), pattern, SCAN_COUNT)
+                if self.is_cluster
+                else self.redis.scan_iter(match=pattern, count=SCAN_COUNT)
+            )
+            for key in keys:
                 if parent := parse_counter_key(key):
                     yield parent
 
@@ -136,12 +163,12 @@ class CounterCalls(RedisClient):
         """Whether this entry, of this epoch, has closed the parent's counter."""
         return self._check_closed(shard, epoch, parent, entry, "check")
 
-    def reopen(self, shard: int, epoch: int, parent: Parent, entry: EntryId) -> bool:
-        """Open a counter that this entry had closed; returns whether it had. Idempotent."""
+    def reopen(self, shard: int, epoch: int, parent: Parent, entry: EntryId | str) -> bool:
+        """Open a counter that this entry, or mark of a move, had closed; returns whether it had."""
         return self._check_closed(shard, epoch, parent, entry, "reopen")
 
     def _check_closed(
-        self, shard: int, epoch: int, parent: Parent, entry: EntryId, action: str
+        self, shard: int, epoch: int, parent: Parent, entry: EntryId | str, action: str
     ) -> bool:
         keys = [self.key(shard, "epoch"), self.counter_key(shard, parent)]
         return bool(self._call("reopen_counter", keys, [epoch, f"{entry}", action]))

@@ -1,12 +1,18 @@
 """Reading counters from an event loop: those of many requests in one round trip."""
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
+from redis.exceptions import AskError
+
+from backend.domain.errors import NodeDown
 from backend.domain.model import Parent
 from backend.storage.redis.async_client import AsyncClient, pack_command
-from backend.storage.redis.counters import CounterCalls, Issued
+from backend.storage.redis.connection import NodeAddress
+from backend.storage.redis.counters import CounterCalls, Issued, applications_of
 from backend.storage.redis.keys import counter_key, shard_key
 from backend.storage.redis.script_loader import SHAS
 
@@ -14,32 +20,69 @@ MAX_COUNTERS = 500  # of one call of the script, during which Redis does nothing
 logger = logging.getLogger(__name__)
 
 
-class AsyncCounterClient(AsyncClient):
-    """Reads counters of a single Redis, one call of `read_issued` at a time. For one event loop only."""
+class CounterClient(Protocol):
+    """Reads counters for an event loop, one call at a time."""
 
     async def read_issued(self, parents: Mapping[int, Sequence[Parent]]) -> Issued:
-        """As `CounterCalls.read_issued_each`; also None where Redis does not have the script yet."""
+        """As `CounterCalls.read_issued_each`."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
+class AsyncCounterClient(AsyncClient):
+    """Reads counters of a single Redis, or of a node of a cluster. For one event loop only."""
+
+    def __init__(self, log: CounterCalls, node: NodeAddress | None = None) -> None:
+        """See AsyncClient."""
+        super().__init__(log, node)
+        self._log = log
+
+    async def read_issued(self, parents: Mapping[int, Sequence[Parent]]) -> Issued:
+        """See CounterClient. Also None where Redis does not have the script yet, or redirects the call."""
         chunks = list(_chunks(parents))
         calls = [pack_command(_command(shard, chunk)) for shard, chunk in chunks]
-        with self._client.translate_errors():
-            replies = await self.exchange_all(await self.connect(), calls)
+        try:
+            with self._log.translate_errors():
+                replies = await self.exchange_all(await self.connect(), calls)
+        except NodeDown:
+            self._log.refresh_nodes()  # a replica may have taken over
+            raise
+        if any(isinstance(reply, AskError) for reply in replies):  # or MovedError
+            self._log.refresh_nodes()
         issued: Issued = {}
         for (_, chunk), reply in zip(chunks, replies, strict=True):
             issued.update(zip(chunk, _numbers(reply, len(chunk)), strict=True))
         return issued
 
 
-def make_async_counter_client(log: CounterCalls) -> AsyncCounterClient | None:
-    """A client; None if threads must read instead: with a cluster, and with options that it lacks."""
-    if log.is_cluster:
-        return None
+class ThreadCounterClient:
+    """Reads counters by a thread: for what an AsyncCounterClient can't do."""
+
+    def __init__(self, log: CounterCalls) -> None:
+        self._log = log
+        self._thread = ThreadPoolExecutor(1, "count")
+
+    async def read_issued(self, parents: Mapping[int, Sequence[Parent]]) -> Issued:
+        """See CounterClient."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._log.read_issued_each, parents
+        )
+
+    async def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def make_async_counter_client(log: CounterCalls, node: NodeAddress | None = None) -> CounterClient:
+    """A client of a server or a node; one with a thread for options that the asynchronous one lacks."""
     try:
-        return AsyncCounterClient(log)
+        return AsyncCounterClient(log, node)
     except (TypeError, ValueError) as error:
         logger.warning(
             "reading counters in a thread, because the asynchronous Redis client can't: %s", error
         )
-        return None
+        return ThreadCounterClient(log)
 
 
 def _chunks(parents: Mapping[int, Sequence[Parent]]) -> Iterator[tuple[int, Sequence[Parent]]]:
@@ -49,8 +92,13 @@ def _chunks(parents: Mapping[int, Sequence[Parent]]) -> Iterator[tuple[int, Sequ
 
 
 def _command(shard: int, parents: Sequence[Parent]) -> tuple[str | int, ...]:
-    keys = [counter_key(shard, parent) for parent in parents]
-    return ("EVALSHA", SHAS["read_issued"], len(keys) + 1, shard_key(shard, "epoch"), *keys)
+    keys = [counter_key(shard, parent) for parent in [*parents, *applications_of(parents)]]
+    count = len(keys) + 1
+    return (
+        *("EVALSHA", SHAS["read_issued"], count, shard_key(shard, "epoch")),
+        *keys,
+        len(parents),
+    )
 
 
 def _numbers(reply: Any, count: int) -> list[int | None]:

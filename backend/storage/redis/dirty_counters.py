@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backend.domain.errors import NodeDown
 from backend.domain.model import EntryId, Parent
-from backend.storage.redis.client import RedisClient, raise_first_error, text
+from backend.storage.redis.client import RedisClient, scores, text
 from backend.storage.redis.keys import member_name, parse_member_name
 from backend.storage.redis.types import CounterReadings
 
@@ -33,6 +34,12 @@ class DirtyCounterCalls(RedisClient):
         found: Any = self._execute(key, "ZRANGEBYSCORE", key, "-inf", before, "LIMIT", skip, limit)
         return [parse_member_name(text(name), shard) for name in found]
 
+    def newest_change(self, shard: int) -> int:
+        """Since when a shard's newest dirty parent is dirty, in microseconds by Redis's clock; 0 if none."""
+        key = self.key(shard, "dirty")
+        newest: Any = self._execute(key, "ZRANGE", key, -1, -1, "WITHSCORES")
+        return int(max(scores(newest), default=0.0))
+
     def ack_synced(
         self, shard: int, epoch: int, read: Mapping[Parent, int | None], since: int
     ) -> int:
@@ -49,6 +56,9 @@ class DirtyCounterCalls(RedisClient):
             arguments += (member_name(parent), "" if issued is None else issued)
         return int(self._call("ack_synced", keys, arguments))
 
-    def count_dirty(self, shards: Sequence[int]) -> int:
-        """How many parents of these shards are dirty."""
-        return sum(raise_first_error(self._count_each_shard("ZCARD", "dirty", shards)))
+    def try_count_dirty(self, shards: Sequence[int]) -> dict[int, int | NodeDown]:
+        """How many parents of each shard are dirty.
+
+        NodeDown takes the place of the number of a shard whose node did not answer.
+        """
+        return dict(zip(shards, self._count_each_shard("ZCARD", "dirty", shards), strict=True))

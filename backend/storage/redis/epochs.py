@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from backend.domain.errors import NodeDown
 from backend.domain.model import EntryId
-from backend.storage.redis.client import RedisClient, raise_first_error, text
+from backend.storage.redis.client import RedisClient, text
 from backend.storage.redis.epoch_value import parse_epoch_value
 from backend.storage.redis.types import EpochState
 
@@ -15,7 +16,7 @@ class EpochCalls(RedisClient):
 
     def probe(self, shard: int) -> EpochState:
         """The shard's epoch as Redis has it, without a comparison with anything that the caller knows."""
-        state, epoch, highest, sequence, installation, stored = self._call(
+        state, epoch, highest, sequence, installation, stored, server = self._call(
             "probe_epoch", [self.key(shard, "epoch"), self.key(shard, "log")], []
         )
         return EpochState(
@@ -25,6 +26,7 @@ class EpochCalls(RedisClient):
             sequence=int(sequence),
             installation=text(installation),
             stored=EntryId.parse(text(stored)),
+            server=f"{text(server)}/{self.database_number}",
         )
 
     def set_epoch(
@@ -40,10 +42,14 @@ class EpochCalls(RedisClient):
         )
         return bool(written)
 
-    def total_issued(self, shards: Sequence[int]) -> int:
-        """How many numbers this Redis has issued in all; after a loss it is lower than before.
+    def try_issued(self, shards: Sequence[int]) -> dict[int, int | NodeDown]:
+        """How many numbers this Redis has issued in each shard; after a loss it is lower than before.
 
         A value of another program in place of an epoch counts as 0: the shard's next call raises the error.
+        NodeDown takes the place of the number of a shard whose node did not answer.
         """
-        values = raise_first_error(self._each_shard("GET", "epoch", shards))
-        return sum(parse_epoch_value(value).issued for value in values)
+        values = self._each_shard("GET", "epoch", shards)
+        return {
+            shard: value if isinstance(value, NodeDown) else parse_epoch_value(value).issued
+            for shard, value in zip(shards, values, strict=True)
+        }

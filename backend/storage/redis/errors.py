@@ -30,12 +30,19 @@ _NO_REPLY_ERRORS = (
 )
 _TEMPORARY_MESSAGES = re.compile(
     r"(^|: )(MISCONF|NOREPLICAS|BUSY) "
-    r"|^ACL failure in script|^The user executing the script can't run this command"
+    r"|^ACL failure in script|^The user executing the script can't (run this command|access at least one)"
     # A script's slot is moving to another node, or its node has lost the cluster. Redis says so at the first
     # access to a key that its node does not have, and each script reads its keys before it writes.
     r"|[Aa]ttempted to access a (non local key|slot not served)"
     r"|undeclared keys were accessed during rehashing"
     r"|Script attempted to execute a (write )?command while the cluster is down"
+)
+# `accept`, which has the names of its keys in a list, has run on a node that does not have them.
+_NODE_MESSAGES = re.compile(r"[Aa]ttempted to access a non local key")
+# What managed services say of a script without KEYS, and what a Redis would say that forbids several slots.
+_UNDECLARED_KEYS_MESSAGES = re.compile(
+    r"without any input keys|number of keys can't be|using (the )?KEYS array"
+    r"|access keys that do not hash to the same slot"
 )
 _OTHER_HOSTS = re.compile(r",[^@/?]*(?=[/?]|$)")  # of a cluster's URL, those after the first
 
@@ -78,13 +85,15 @@ def _raise_translated(error: BaseException, url: str) -> None:
     if isinstance(error, _NO_REPLY_ERRORS):
         raise engine_down(url, error) from error
     if isinstance(error, ResponseError):
+        if "+cluster" not in url and (
+            isinstance(error, _CLUSTER_ERRORS) or _NODE_MESSAGES.search(str(error))
+        ):
+            raise cluster_node_error(url) from None
         # Refused before the first write: without a cause, `unconfirmed_on_lost_reply` lets it pass.
         if isinstance(error, _TEMPORARY_ERRORS) or _TEMPORARY_MESSAGES.search(str(error)):
             raise engine_down(url, error) from None
         if is_wrong_type(error):
             raise foreign_data_error() from error
-        if isinstance(error, _CLUSTER_ERRORS) and "+cluster" not in url:
-            raise cluster_node_error(url) from None
         if isinstance(error, redis.exceptions.AskError):  # which MovedError is, too
             raise engine_down(url, error) from None
     elif isinstance(error, redis.exceptions.ClusterError):
@@ -111,12 +120,12 @@ class unconfirmed_on_lost_reply:  # noqa: N801  # as `translate_errors`
         if (
             isinstance(error, EngineDown)
             and (cause := error.__cause__) is not None
-            and not _never_sent(cause)
+            and not never_sent(cause)
         ):
             raise Unconfirmed(
                 f"Redis at {redact(self._url)} went away before it answered: it is not known "
-                "whether this was accepted",
-                "check what was created before you repeat the request",
+                "whether this was done",
+                "check what was created or changed before you repeat the request",
             ) from None
 
 
@@ -151,6 +160,40 @@ def log_full_error(reason: str) -> LogFull:
     )
 
 
+def backlog_full_error() -> LogFull:
+    """What a shard's log holds takes too much of Redis's memory, which the other shards need."""
+    return LogFull(
+        "what is not stored yet takes too much memory; nothing was accepted",
+        "see `instachat status`: is a worker running? Or raise Redis's maxmemory",
+    )
+
+
+def keys_full_error() -> LogFull:
+    """The idempotency keys of a shard take too much of Redis's memory, which others need."""
+    return LogFull(
+        "too many idempotency keys are kept; nothing was accepted",
+        "repeat it without a key, or when some have expired after a day; or raise Redis's maxmemory",
+    )
+
+
+def overdue_error() -> LogFull:
+    """An application's backlog is so long that it leaves the rest of the log to the others in its shard."""
+    return LogFull(
+        "too much of the application is not stored yet; nothing was accepted",
+        "wait until it is stored: see `instachat status`",
+    )
+
+
+def is_elsewhere(error: Exception) -> bool:
+    """Whether a script without KEYS had no access to a key that is on another node of the cluster."""
+    return _NODE_MESSAGES.search(str(error)) is not None
+
+
+def refuses_undeclared_keys(error: Exception) -> bool:
+    """Whether a node of a cluster executes no script that has keys which are not among its KEYS."""
+    return _UNDECLARED_KEYS_MESSAGES.search(str(error)) is not None
+
+
 def is_wrong_type(error: Exception) -> bool:
     """Whether a key holds a value of another type than InstaChat writes."""
     return "WRONGTYPE" in str(error)
@@ -159,6 +202,8 @@ def is_wrong_type(error: Exception) -> bool:
 def engine_down(url: str, error: BaseException) -> EngineDown:
     """Redis, or a node of a cluster, can't be used, for the reason in `error`."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, redis.exceptions.InvalidResponse):
+        reason = "its reply is not valid"  # the error quotes it, and a reply may have texts
     shown = redact(url)
     check = f"-u {shown} ping"
     if "+cluster" in url:
@@ -169,7 +214,7 @@ def engine_down(url: str, error: BaseException) -> EngineDown:
     )
 
 
-def _never_sent(error: BaseException) -> bool:
+def never_sent(error: BaseException) -> bool:
     """Whether the connection could not be opened, so that nothing was sent."""
     refusals = (
         NodeAway,

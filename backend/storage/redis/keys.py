@@ -1,9 +1,11 @@
 """The names of Redis's keys, and how parents are named in the dirty set."""
 
 import re
-from functools import lru_cache
+from binascii import crc_hqx
+from collections.abc import Mapping
+from functools import cache, lru_cache
 
-from redis.crc import key_slot
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from backend.domain.model import Parent
 from backend.storage.redis.errors import foreign_data_error
@@ -22,6 +24,9 @@ _SUFFIXES = (
 _SPREAD_TAGS = tuple(
     f"{shard}.{suffix}" for shard, suffix in enumerate(_SUFFIXES, FIRST_SPREAD_SHARD)
 )
+_SLOT_BITS = 14
+_FIRST_SLOT = 128  # that of shard 16
+_SUFFIX_DIGITS = 6
 _COUNTER_KEY = re.compile(
     rb"instachat:\{[0-9.]+\}:(?:app:([A-Za-z0-9_-]{1,64})|chat:([A-Za-z0-9_-]{1,64}):([1-9][0-9]{0,15}))"
 )
@@ -37,9 +42,40 @@ def hash_tag(shard: int) -> str:
     """The hash tag of a shard's keys, which decides their slot in a Redis Cluster.
 
     The slots of shards 16 to 79 are spread evenly, so masters with equal ranges of slots have equally many of
-    these shards, or one more. Earlier installations have shards 0 to 15, whose tag is their number.
+    these shards, or one more; so have the first shards from 16 on, however many. Later shards divide the
+    distances between these. Earlier installations have shards 0 to 15, whose tag is their number.
     """
-    return f"{shard}" if shard < FIRST_SPREAD_SHARD else _SPREAD_TAGS[shard - FIRST_SPREAD_SHARD]
+    if shard < FIRST_SPREAD_SHARD:
+        return f"{shard}"
+    index = shard - FIRST_SPREAD_SHARD
+    return _SPREAD_TAGS[index] if index < len(_SPREAD_TAGS) else _compute_tag(shard)
+
+
+@cache
+def _compute_tag(shard: int) -> str:
+    """A tag with the shard's place in the van der Corput sequence of slots.
+
+    The checksum is linear: that of a prefix and a suffix is that of the prefix followed by zero bytes, xor
+    that of the suffix.
+    """
+    index = shard - FIRST_SPREAD_SHARD
+    reversed_bits = int(format(index, f"0{_SLOT_BITS}b")[::-1], 2)
+    slot = (reversed_bits + _FIRST_SLOT) % REDIS_CLUSTER_HASH_SLOTS
+    prefix = f"{shard}."
+    of_prefix = crc_hqx(prefix.encode() + bytes(_SUFFIX_DIGITS), 0) % REDIS_CLUSTER_HASH_SLOTS
+    return prefix + _suffixes()[of_prefix ^ slot]
+
+
+@cache
+def _suffixes() -> Mapping[int, str]:
+    """A suffix for each value that the checksum of a suffix can have; to find them takes 50 ms."""
+    found: dict[int, str] = {}
+    number = 0
+    while len(found) < REDIS_CLUSTER_HASH_SLOTS:
+        suffix = f"{number:0{_SUFFIX_DIGITS}}"
+        found.setdefault(crc_hqx(suffix.encode(), 0) % REDIS_CLUSTER_HASH_SLOTS, suffix)
+        number += 1
+    return found
 
 
 @lru_cache(maxsize=1024)

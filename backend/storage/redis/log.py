@@ -30,6 +30,7 @@ from backend.storage.redis.client import CONNECT_TIMEOUT_SECONDS, REPLY_TIMEOUT_
 from backend.storage.redis.counters import CounterCalls
 from backend.storage.redis.dirty_counters import DirtyCounterCalls
 from backend.storage.redis.epochs import EpochCalls
+from backend.storage.redis.files import FileCalls
 from backend.storage.redis.idempotency_keys import IdempotencyKeyCalls
 from backend.storage.redis.memory import MemoryCalls
 from backend.storage.redis.nodes import NodeCalls
@@ -46,6 +47,7 @@ class Log(
     CounterCalls,
     DirtyCounterCalls,
     MemoryCalls,
+    FileCalls,
     NotificationCalls,
     NodeCalls,
 ):

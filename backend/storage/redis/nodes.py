@@ -14,8 +14,9 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import AskError, MovedError, RedisClusterException, RedisError, TryAgainError
 
 from backend.domain.errors import EngineDown
-from backend.storage.redis.client import RedisClient, text
+from backend.storage.redis.client import RedisClient, text, unix_seconds
 from backend.storage.redis.errors import engine_down
+from backend.storage.redis.memory import NodeMemory
 
 SLOTS = 16_384
 MAX_REPLICA_SILENCE_SECONDS = 15  # a primary pings its replicas every ten
@@ -47,9 +48,8 @@ class NodeReport(NamedTuple):
 
     @property
     def memory_share(self) -> float | None:
-        """Which part of its limit it uses; None if it has no limit, or is not known."""
-        limit = float(self.info.get("maxmemory") or 0) if self.info else 0.0
-        return float(self.info["used_memory"]) / limit if self.info and limit else None
+        """Which part of its limit, or else of its machine's memory, it uses; None if that is not known."""
+        return NodeMemory.of(self.info).share if self.info else None
 
     @property
     def is_behind(self) -> bool:
@@ -203,7 +203,7 @@ def _report(member: Member, answer: list[Any] | Exception) -> NodeReport:
     info, now, *configuration = answer
     skew = 0.0
     if not isinstance(now, Exception):
-        skew = now[0] + now[1] / 1e6 - time.time()
+        skew = unix_seconds(now) - time.time()
     settings: Any = next(iter(configuration), {})
     return NodeReport(
         *identity,

@@ -1,34 +1,33 @@
 """Rate limits over a moving window, counted in Redis for all processes together."""
 
 import math
-import time
 
-import limits
 import redis
-from limits.storage import storage_from_string
-from limits.strategies import MovingWindowRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backend.domain.errors import EngineDown
+from backend.storage.redis.script_loader import SCRIPTS
 
-KEY_PREFIX = "instachat:limits"
+KEY_PREFIX = "instachat:rate:"
 REDIS_TIMEOUT_SECONDS = 0.9
+_WINDOW_SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 
 
 class RateLimiter:
     """So many hits of each name within a time, as in `20/minute`. Thread-safe."""
 
     def __init__(self, url: str, rate: str) -> None:
-        self._rate = limits.parse(rate)
-        storage = storage_from_string(
-            url.replace("unix://", "redis+unix://", 1),  # the library's name for it
-            key_prefix=KEY_PREFIX,
+        """`url` is of a plain Redis. The rate is as the setting INSTACHAT_APP_CREATION_LIMIT has it."""
+        hits, _, unit = rate.partition("/")
+        self._hits, self._window_us = int(hits), _WINDOW_SECONDS[unit] * 1_000_000
+        client = redis.Redis.from_url(
+            url,
             socket_timeout=REDIS_TIMEOUT_SECONDS,
             socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]  # the library passes it to redis-py
+            retry=Retry(NoBackoff(), 0),
         )
-        self._limiter = MovingWindowRateLimiter(storage)
+        self._count = client.register_script(SCRIPTS["count_hit"])
 
     def hit(self, name: str) -> int | None:
         """Count one hit; None if the rate allows it, otherwise after how many whole seconds it would.
@@ -36,9 +35,7 @@ class RateLimiter:
         Raises EngineDown if Redis does not respond.
         """
         try:
-            if self._limiter.hit(self._rate, name):
-                return None
-            reset_at = self._limiter.get_window_stats(self._rate, name).reset_time
+            wait_us = int(self._count([KEY_PREFIX + name], [self._hits, self._window_us]))
         except redis.RedisError as error:
             raise EngineDown("Redis does not answer") from error
-        return max(1, math.ceil(reset_at - time.time()))
+        return math.ceil(wait_us / 1_000_000) if wait_us else None

@@ -4,11 +4,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from backend.domain.errors import EngineDown
+from backend.domain.errors import EngineDown, InstaChatError
 from backend.storage.redis.client import RedisClient
 from backend.storage.redis.errors import CommandRefused, log_full_error
+from backend.storage.redis.memory import NodeMemory
 
-MAX_MEMORY_SHARE = 0.85  # of Redis's limit; the rest is left for the job queue and the drain
+# Of Redis's limit, or else of its machine's memory; the rest is left for the job queue and the drain.
+MAX_MEMORY_SHARE = 0.85
 READING_LIFETIME_SECONDS = 1.0
 INFO_COMMAND = ("INFO", "memory", "server")
 
@@ -34,6 +36,16 @@ class ReadinessCalls(RedisClient):
         reading = self._readings.get(server)
         return reading is not None and time.monotonic() - reading.at <= READING_LIFETIME_SECONDS
 
+    def is_ready(self, server: str = "") -> bool:
+        """Whether there is a fresh reading, and `raise_unless_ready` does not raise."""
+        if not self.has_fresh_reading(server):
+            return False
+        try:
+            self.raise_unless_ready(server)
+        except InstaChatError:
+            return False
+        return True
+
     def record_info(self, info: Mapping[str, Any], server: str = "") -> None:
         """Keep what a server has replied to INFO_COMMAND."""
         self._readings[server] = _Reading(time.monotonic(), info)
@@ -43,9 +55,12 @@ class ReadinessCalls(RedisClient):
         _, info = self._readings[server]
         if self.replica_wait:
             self.replica_wait.check_version(info)
-        limit = int(info.get("maxmemory") or 0)
-        if limit and (share := int(info["used_memory"]) / limit) > MAX_MEMORY_SHARE:
-            raise log_full_error(f"Redis uses {share:.0%} of its memory limit")
+        share = NodeMemory.of(info).share
+        if share is not None and share > MAX_MEMORY_SHARE:
+            limit = (
+                "its memory limit" if int(info.get("maxmemory") or 0) else "its machine's memory"
+            )
+            raise log_full_error(f"Redis uses {share:.0%} of {limit}")
 
     def refuse_old_servers(self) -> None:
         """Raise EngineDown if replicas are to be waited for and a server lacks the command.

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from backend.domain.errors import EngineDown, Unconfirmed
+from backend.storage.redis.appended import is_appended, split_reply
 from backend.storage.redis.pipeline import Command
 from backend.storage.versions import parse_version
 
@@ -30,19 +31,17 @@ class ReplicaWait(NamedTuple):
         times = math.ceil(self.timeout_seconds / ASK_INTERVAL_SECONDS)
         return [("WAITAOF", 1, self.replicas, int(ASK_INTERVAL_SECONDS * 1000))] * times
 
-    def confirmed(self, replies: Sequence[Any], waited: Sequence[Any]) -> Sequence[Any]:
-        """The accept script's reply to each shard; Unconfirmed if it accepted and too few replicas have it.
+    def confirmed(self, reply: Sequence[Any], waited: Sequence[Any]) -> Sequence[Any]:
+        """The reply of a script that appends; Unconfirmed in the place of what too few replicas have.
 
         `waited` are the replies to `commands`.
         """
-        for reply in waited:
-            if not isinstance(reply, Exception) and reply[0] >= 1 and reply[1] >= self.replicas:
-                return replies
-        return [self._unconfirmed_if_accepted(reply) for reply in replies]
+        for found in waited:
+            if not isinstance(found, Exception) and found[0] >= 1 and found[1] >= self.replicas:
+                return reply
+        return [self._unconfirmed() if is_appended(part) else part for part in split_reply(reply)]
 
-    def _unconfirmed_if_accepted(self, reply: Any) -> Any:
-        if isinstance(reply, Exception) or reply[0] != b"ok":
-            return reply
+    def _unconfirmed(self) -> Unconfirmed:
         return Unconfirmed(
             f"fewer than {self.replicas} replicas have this on disk; it may be lost with the primary",
             "see `instachat doctor`; with an idempotency key the same request can be repeated",

@@ -7,6 +7,7 @@ _NAMES = (
     "accept",
     "ack_synced",
     "append_event",
+    "count_hit",
     "discard_counters",
     "inspect_counters",
     "probe_epoch",

@@ -5,7 +5,7 @@ from typing import Any
 
 from backend.domain.errors import NodeDown
 from backend.domain.model import EntryId
-from backend.storage.redis.client import RedisClient, raise_first_error, text
+from backend.storage.redis.client import RedisClient, raise_first_error, text, unix_seconds
 from backend.storage.redis.epoch_value import parse_epoch_value
 from backend.storage.redis.types import DrainedLog, LogEnd, LogPage, LogSize
 
@@ -50,11 +50,32 @@ class StreamCalls(RedisClient):
 
     def event_after(self, shard: int, entry: EntryId) -> bytes | None:
         """The packed event of the first entry of the log after that one; None if there is none."""
+        return next((field for _, field in self.entries_after(shard, entry, 1)), None)
+
+    def entries_after(self, shard: int, entry: EntryId, count: int) -> list[tuple[EntryId, bytes]]:
+        """The first entries of the log after that one, stored or not, each with its packed event."""
         key = self.key(shard, "log")
-        found: Any = self._execute(key, "XRANGE", key, f"({entry}", "+", "COUNT", 1)
-        for _, fields in found:
-            return bytes(next(iter(fields.values())))
-        return None
+        found: Any = self._execute(key, "XRANGE", key, f"({entry}", "+", "COUNT", count)
+        return [
+            (EntryId.parse(text(id_)), bytes(next(iter(fields.values())))) for id_, fields in found
+        ]
+
+    def stored_marks(self, shard: int) -> list[tuple[int, EntryId]]:
+        """Up to which entry the log was stored at some moments, the oldest first, while entries are kept.
+
+        A moment is in microseconds since 1970, by Redis's clock. There is at most one a second.
+        """
+        key = self.key(shard, "marks")
+        found: Any = self._execute(key, "LRANGE", key, 0, -1)
+        marks = (text(each).split() for each in found)
+        return [
+            (int(micros), EntryId(int(epoch), int(sequence)))
+            for micros, epoch, sequence, _ in marks
+        ]
+
+    def read_clock(self) -> float:
+        """Redis's time, in seconds since 1970; of a cluster, that of any node."""
+        return unix_seconds(self._on_any_server("TIME"))
 
     def trim(
         self,
@@ -63,10 +84,12 @@ class StreamCalls(RedisClient):
         drained: DrainedLog,
         *,
         max_entries: int | None = None,
+        marks: bool = True,
     ) -> int:
         """Note that the log is stored up to an entry, and delete what was stored long enough ago.
 
-        Of the stored entries, the oldest are also deleted while the log holds more than `max_entries`.
+        Of the stored entries, the oldest are also deleted while the log holds more than `max_entries`. If the
+        number of `drained` is not exact, pass no `marks`: the log is then deleted up to earlier ones only.
 
         Returns how many entries are not stored yet, for the caller to drain; entries that are accepted later
         wake a worker up again. In another epoch it changes nothing and returns 0.
@@ -83,7 +106,7 @@ class StreamCalls(RedisClient):
                     drained.through.sequence,
                     drained.numbers,
                     micros,
-                    micros // MARKS_PER_RETENTION,
+                    micros // MARKS_PER_RETENTION if marks else "",
                     "" if max_entries is None else max_entries,
                 ],
             )

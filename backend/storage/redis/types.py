@@ -1,7 +1,7 @@
 """The values that the calls take and return, and StaleEpoch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -17,7 +17,7 @@ class Creation(Struct, gc=False):
     and `body_hash` belong to an idempotency key, and are empty without one.
     """
 
-    kind: str  # chats | messages | delete-chat | delete-application
+    kind: str  # chats | messages | delete-chat | delete-application | moved-MOVE-NONCE
     parent: Parent
     payloads: Sequence[tuple[int, bytes]]
     key: str = ""
@@ -25,7 +25,10 @@ class Creation(Struct, gc=False):
 
 
 class Refusal(NamedTuple):
-    """Why the script refused one creation (`counter`, `closed`, `reused` or `broken`), and of what."""
+    """Why the script refused one creation, and of what.
+
+    The reason is `counter`, `closed`, `limited`, `reused`, `exhausted` or `broken`.
+    """
 
     reason: str
     subject: str = ""
@@ -47,6 +50,17 @@ class StaleEpoch(Exception):
         self.reason = reason
 
 
+class ApplicationMoving(Exception):
+    """The application is closed because it moves to another shard, which is not decided in SQL yet.
+
+    `mark` is what has closed its counter.
+    """
+
+    def __init__(self, mark: str) -> None:
+        super().__init__(mark)
+        self.mark = mark
+
+
 class ShardMoved(Exception):
     """The node of a cluster that was asked does not serve the shard, or not alone; it has done nothing.
 
@@ -54,7 +68,7 @@ class ShardMoved(Exception):
     """
 
 
-class AcceptOutcome(NamedTuple):
+class AcceptOutcome(Struct, frozen=True, gc=False):
     """An answer to each creation of a batch, the log's end, and whether the caller must request a drain."""
 
     answers: list[Accepted | Refusal]
@@ -71,7 +85,8 @@ class EpochState:
 
     `status` is `ok`, `none`, `other` (another server's), `broken`, or `ahead` (the log has an entry that is
     not of this epoch). `highest` is the highest epoch that Redis has any trace of, `stored` the last entry
-    that drains have stored, or 0-0.
+    that drains have stored, or 0-0. `server` names the server, as it is until it restarts or is promoted, and
+    the database in it.
     """
 
     status: str
@@ -80,6 +95,7 @@ class EpochState:
     sequence: int
     installation: str
     stored: EntryId
+    server: str
 
 
 class CounterState(NamedTuple):
@@ -132,7 +148,16 @@ class LogPage:
     @property
     def through(self) -> EntryId:
         """How far the cursor may move once the page is stored."""
-        return self.end if self.complete else self.last_entry
+        if self.complete:
+            return self.end
+        return self.last_entry if self.entries else self.after
+
+    def up_to(self, last: EntryId) -> "LogPage":
+        """The page of its entries up to that one."""
+        if last >= self.through:
+            return self
+        entries = [entry for entry in self.entries if EntryId.parse(entry[0].decode()) <= last]
+        return replace(self, entries=entries, complete=False)
 
     def missing_numbers(self, numbers: int) -> int:
         """How many numbers the log lacks up to `through`, at least; 0 if no entry is missing.

@@ -3,22 +3,28 @@
 This is kept in the Redis of the job queue, which is one plain server also beside a Redis Cluster: in a
 cluster these keys would be on one node, whose failure would stop the storing of all shards. While the queue's
 Redis does not answer, what it said last holds, so that workers go on storing.
+
+Heartbeats have the time of that Redis: the clocks of the workers' machines may differ.
 """
 
 import threading
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from backend.domain.errors import InstaChatError
-from backend.storage.redis.client import RedisClient
+from backend.storage.redis.client import RedisClient, scores, unix_seconds
 from backend.storage.redis.errors import RedisError
 from backend.storage.redis.keys import PAUSED_KEY, WORKERS_KEY
+from backend.storage.redis.pipeline import Command
 
 WORKER_TIMEOUT_SECONDS = 3.0  # after its last heartbeat a worker counts as running for this long
 FORGET_WORKER_SECONDS = 3600
 RETRY_SECONDS = (
     1.0  # between two attempts to read the state while the queue's Redis does not answer
 )
+_TIME: Command = ("TIME",)
+_HEARTBEATS: Command = ("ZRANGE", WORKERS_KEY, 0, -1, "WITHSCORES")
 
 
 class WorkersState(NamedTuple):
@@ -36,7 +42,8 @@ class WorkersState(NamedTuple):
 class Workers(RedisClient):
     """Heartbeats, pause and resume. Thread-safe.
 
-    Every method but `state` and `may_work` raises EngineDown when the queue's Redis does not answer.
+    Every method but `state` and `may_work` raises EngineDown when the queue's Redis does not answer; `pause`
+    and `resume` raise Unconfirmed if the reply was lost.
     """
 
     _state = WorkersState()
@@ -48,12 +55,17 @@ class Workers(RedisClient):
         self._lock = threading.Lock()
 
     def record_heartbeat(self, worker: str) -> None:
-        """Record that a worker is running; removes those whose last heartbeat is an hour old."""
-        now = time.time()
+        """Record that a worker is running; removes those whose last heartbeat is an hour old.
+
+        Also those from later than now, which a clock that was ahead has left.
+        """
+        now = unix_seconds(self._execute(WORKERS_KEY, "TIME"))
         self._execute(WORKERS_KEY, "ZADD", WORKERS_KEY, repr(now), worker)
-        self._execute(
-            WORKERS_KEY, "ZREMRANGEBYSCORE", WORKERS_KEY, "-inf", repr(now - FORGET_WORKER_SECONDS)
-        )
+        for least, most in (
+            ("-inf", repr(now - FORGET_WORKER_SECONDS)),
+            (f"({now + WORKER_TIMEOUT_SECONDS!r}", "+inf"),
+        ):
+            self._execute(WORKERS_KEY, "ZREMRANGEBYSCORE", WORKERS_KEY, least, most)
 
     def remove(self, worker: str) -> None:
         """Record that a worker has stopped."""
@@ -61,16 +73,17 @@ class Workers(RedisClient):
 
     def count(self) -> int:
         """How many workers are running: those with a heartbeat in the last three seconds."""
-        since = repr(time.time() - WORKER_TIMEOUT_SECONDS)
-        return int(self._execute(WORKERS_KEY, "ZCOUNT", WORKERS_KEY, since, "+inf"))
+        return _count_running(*self._read(_TIME, _HEARTBEATS))
 
     def pause(self) -> None:
         """Have all workers, also those that start later, take no jobs and make no sweeps until `resume`."""
-        self._execute(PAUSED_KEY, "SET", PAUSED_KEY, 1)
+        with self.unconfirmed_on_lost_reply():
+            self._execute(PAUSED_KEY, "SET", PAUSED_KEY, 1)
 
     def resume(self) -> None:
         """Let workers work again."""
-        self._execute(PAUSED_KEY, "DEL", PAUSED_KEY)
+        with self.unconfirmed_on_lost_reply():
+            self._execute(PAUSED_KEY, "DEL", PAUSED_KEY)
 
     def paused(self) -> bool:
         """Whether workers are paused."""
@@ -101,11 +114,19 @@ class Workers(RedisClient):
         return found
 
     def _read_state(self) -> WorkersState:
-        since = repr(time.time() - WORKER_TIMEOUT_SECONDS)
-        count = ("ZCOUNT", WORKERS_KEY, since, "+inf")
+        time_, heartbeats, paused = self._read(_TIME, _HEARTBEATS, ("EXISTS", PAUSED_KEY))
+        return WorkersState(bool(_count_running(time_, heartbeats)), bool(paused))
+
+    def _read(self, *commands: Command) -> list[Any]:
         with self.translate_errors():
-            running, paused = self._pipeline("", count, ("EXISTS", PAUSED_KEY))
-            for reply in (running, paused):
+            replies = self._pipeline("", *commands)
+            for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply
-        return WorkersState(bool(running), bool(paused))
+        return replies
+
+
+def _count_running(time_: Sequence[Any], heartbeats: Sequence[Any]) -> int:
+    """How many workers have a recent heartbeat, by the names and the times of all."""
+    since = unix_seconds(time_) - WORKER_TIMEOUT_SECONDS
+    return sum(at >= since for at in scores(heartbeats))

@@ -38,7 +38,7 @@ MeasureLoad = Callable[[], LoadResult]
 def measure(env: Environment) -> Iterator[Row]:
     """Rates and latencies of the hot route, and the cost of durability, processes, tenants and many chats."""
     for row in _measure(env):
-        yield row if row.profile else profiled(row, env.backend.settings, _own_path(env), "POST")
+        yield row if row.profile else profiled(row, env, _own_path(env), "POST")
 
 
 def _measure(env: Environment) -> Iterator[Row]:
@@ -140,6 +140,7 @@ def _with_many_tenants(env: Environment, port: int, ours: MeasureLoad) -> Row:
         paths.append(
             _messages(token, env.backend.acceptor.accept(AcceptRequest.chats(token)).first)
         )
+    env.backend.drainer.drain_all()
     many = _clearing_log(env, lambda: wrk(port, paths, env.scale.seconds))
     row = _rates(
         f"accept by HTTP, {TENANTS} applications",
@@ -148,7 +149,7 @@ def _with_many_tenants(env: Environment, port: int, ours: MeasureLoad) -> Row:
         _pairs(env, many, ours),
         Goal(0.85),
     )
-    return profiled(row, env.backend.settings, paths, "POST")
+    return profiled(row, env, paths, "POST")
 
 
 def _with_many_chats(env: Environment, port: int) -> Iterator[Row]:

@@ -4,12 +4,16 @@ Both get the same load of wrk on the same machine, and read the same rows and th
 PostgreSQL and Redis. wrk and the engines share the processors with the server.
 """
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+from backend.domain.errors import Failed
 from backend.ingest.requests import AcceptRequest
 from instachat_cli.bench.harness.environment import Environment
 from instachat_cli.bench.harness.paired_run import Goal, Row
@@ -27,6 +31,7 @@ from loadtest.run.processes import free_port
 
 PAGE_SIZE = 50
 LISTED_CHATS = 100
+ANSWER_SECONDS = 30
 WRITING_CONNECTIONS = CONNECTIONS // 10
 READING_CONNECTIONS = CONNECTIONS - WRITING_CONNECTIONS
 OURS = "instachat serve"
@@ -78,8 +83,30 @@ def _against_reader(env: Environment, port: int) -> Iterator[Row]:
         redis_url = env.backend.settings.redis_url or ""
         with reader(program, env.driver_url, redis_url, env.chat.shard, baseline_port):
             for case in _cases(env):
+                _require_same_answer(env, case, port, baseline_port)
                 yield from _compare(env, case, port, baseline_port)
             yield _one_connection(env, port, baseline_port)
+
+
+def _require_same_answer(env: Environment, case: _Case, port: int, baseline_port: int) -> None:
+    """Raises Failed if the two servers' items differ: the reader knows the tables and keys by itself."""
+    ours, theirs = (
+        _answer(server_port, _url(env, case.path)) for server_port in (port, baseline_port)
+    )
+    if ours != theirs:
+        raise Failed(f"the reader does not answer as instachat serve does: {case.what}")
+
+
+def _answer(port: int, path: str) -> object:
+    """The answer to a GET, without highlights, which the reader does not compute; None for an error."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=ANSWER_SECONDS) as answer:
+            found = json.load(answer)
+    except HTTPError:
+        return None
+    for item in found.get("items", ()):
+        item.pop("highlight", None)
+    return found
 
 
 def _cases(env: Environment) -> Sequence[_Case]:
@@ -150,7 +177,7 @@ def _reads_beside_writes(env: Environment, port: int) -> Iterator[Row]:
 
 
 def _profiled(env: Environment, row: Row, path: str) -> Row:
-    return profiled(row, env.backend.settings, [_url(env, path)], "GET")
+    return profiled(row, env, [_url(env, path)], "GET")
 
 
 def _url(env: Environment, path: str) -> str:

@@ -1,7 +1,7 @@
 """reconcile, against reading the same stores once with the same drivers; and its memory as they grow."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from sqlalchemy import text
 
@@ -73,7 +73,8 @@ def _read_all(env: Environment) -> None:
             pass
         live = search_indices.live_index(snapshot) if backend.index else None
     pages: dict[int, list[Parent]] = {}
-    for parent in backend.log.scan_parents():
+    servers = backend.log.group_by_server(backend.database.installation.all_shards)
+    for parent in chain.from_iterable(map(backend.log.scan_parents, servers)):
         page = pages.setdefault(backend.counters.shard(parent.token), [])
         page.append(parent)
         if len(page) == COUNTERS_PER_CALL:

@@ -27,8 +27,9 @@ from backend.domain.model import EntryId, Parent
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import chats, search_indices, shards
-from backend.storage.postgres.database import Database
+from backend.storage.postgres.database import LOST_CONNECTION_OPTIONS, Database
 from backend.storage.postgres.schema_upgrade import upgrade
+from backend.storage.postgres.shards import ShardProgress
 from backend.storage.redis.types import Creation, DrainedLog, Refusal
 from backend.storage.search_index import SearchIndex
 from loadtest.corpus.conversations import lines
@@ -119,8 +120,9 @@ class Environment:
                 Creation("messages", parent, pack_messages(*self.chat[:2], [text]))
                 for text in texts[start : start + REQUESTS_PER_CALL]
             ]
-            answers, known, _ = self.backend.log.accept(self.chat.shard, creations, known)
-            if any(isinstance(answer, Refusal) for answer in answers):
+            outcome = self.backend.log.accept(self.chat.shard, creations, known)
+            known = outcome.end
+            if any(isinstance(answer, Refusal) for answer in outcome.answers):
                 raise Failed("a message of the benchmark was refused")
 
     def accept_concurrently(self, texts: Sequence[str], concurrency: int) -> None:
@@ -163,10 +165,12 @@ class Environment:
     def clear_log(self) -> None:
         """Empty the logs of all shards, as if all of their entries were stored and kept long enough."""
         log = self.backend.log
-        for shard, end in log.ends(self.backend.database.installation.shards).items():
+        for shard, end in log.ends(self.backend.database.installation.all_shards).items():
             if end.entry.epoch:
                 with self.backend.database.begin() as tx:
-                    numbers = shards.advance_cursor(tx, shard, end.entry, dropped=0, stored=0)
+                    numbers = shards.advance(
+                        tx, shard, ShardProgress.of(end.entry, {}), dropped=0, stored=0
+                    )
                 log.trim(shard, end.entry.epoch, DrainedLog(end.entry, numbers), max_entries=0)
 
     def check_consistent(self) -> None:
@@ -181,9 +185,11 @@ class Environment:
 
     @property
     def driver_url(self) -> str:
-        """The URL of the database in the form that psycopg2 reads."""
+        """The URL of the database for other drivers, without the options that only libpq knows."""
         url = self.backend.database.engine.url.set(drivername="postgresql")
-        return url.render_as_string(hide_password=False)
+        return url.difference_update_query(LOST_CONNECTION_OPTIONS).render_as_string(
+            hide_password=False
+        )
 
     @contextmanager
     def connection(self) -> Iterator["psycopg2.extensions.connection"]:

@@ -10,6 +10,7 @@ from instachat_cli.bench.reports.markdown import amount, machine_section
 FLAT_EXPONENT = 0.25  # up to this one, cost is about the same at every size
 PROPORTIONAL_EXPONENT = 0.75  # from this one on, cost is in proportion to the size
 DPI = 120
+LEGEND_HEIGHT = 44  # points, between a panel's title and its plot: two lines of a legend
 COLORS = ("#2f80ed", "#1a9c50", "#d97706", "#9b5de5", "#e5484d", "#0e8a8a", "#7a5c3e")
 HEAD = """\
 # How cost grows with data
@@ -52,6 +53,20 @@ def markdown(points: Sequence[Point], facts: Mapping[str, str], plot: str | None
     return "\n".join([*lines, *machine_section(facts)])
 
 
+BODY_COLUMNS = ("size", "axis", "stage", "value", "unit")
+
+
+def body(point: Point) -> dict[str, object]:
+    """A point as plain data."""
+    return {
+        "size": point.size,
+        "axis": str(point.axis),
+        "stage": str(point.stage),
+        "value": float(f"{point.value:.4g}"),
+        "unit": point.stage.unit,
+    }
+
+
 def summary(point: Point) -> str:
     """A point in one line, for progress output."""
     return f"{point.size:,} {point.axis}: {point.stage} {amount(point.value)} {point.stage.unit}"
@@ -74,6 +89,12 @@ def draw(points: Sequence[Point], path: Path) -> None:
                     line = _line(points, axis, stage)
                     if stage.is_rate is rates and line:
                         axes.plot(*zip(*line, strict=True), color=color, label=stage, marker="o")
+                title = (
+                    f"Rate by {axis} (more is better)"
+                    if rates
+                    else f"Time by {axis} (less is better)"
+                )
+                axes.set_title(title, fontweight="bold", pad=LEGEND_HEIGHT)
                 axes.set_xscale("log")
                 axes.set_yscale("log")
                 axes.set_xlabel(axis)
@@ -84,6 +105,10 @@ def draw(points: Sequence[Point], path: Path) -> None:
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
                 axes.grid(axis="y")
                 axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+        figure.suptitle(
+            "Each value is measured once, so there are no error bars: less than a factor of two may be noise",
+            fontsize="medium",
+        )
         figure.savefig(path, dpi=DPI, format="png", facecolor="white")
 
 

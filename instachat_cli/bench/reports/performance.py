@@ -1,5 +1,6 @@
 """The report of `bench ceilings`, as Markdown: `docs/performance.md`."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from instachat_cli.bench.harness.paired_run import Goal, Row, Verdict
@@ -8,7 +9,7 @@ from instachat_cli.bench.reports.markdown import amount, machine_section
 HEAD = """\
 # Performance
 
-`make bench` generates this file and overwrites changes made by hand.
+`make bench` generates this file and overwrites changes made by hand; `make preload` writes one section of it.
 
 A rate says more about a machine than about a program, so the result is a ratio. Both sides take turns in one
 run on one machine. Each ratio is the median of the pairs; the lowest and the highest follow in brackets.
@@ -27,11 +28,33 @@ MARKS = {
 }
 
 
-def markdown(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
-    """The report."""
-    return "\n".join(
-        [HEAD, *_table(rows), *_configurations(rows), *machine_section(facts), *_misses(rows)]
-    )
+_OTHERS = re.compile(r"<!-- (\S+): begin -->\n.*?<!-- \1: end -->\n", re.DOTALL)
+
+
+def markdown(rows: Sequence[Row], facts: Mapping[str, str], previous: str = "") -> str:
+    """The report; sections of the previous one that other programs have written are kept."""
+    others = [found[0] for found in _OTHERS.finditer(previous)]
+    parts = [HEAD, *_table(rows), *_configurations(rows), *others]
+    return "\n".join([*parts, *machine_section(facts), *_misses(rows)])
+
+
+BODY_COLUMNS = ("what", "ratio", "goal", "verdict")
+
+
+def body(row: Row) -> dict[str, object]:
+    """A row as plain data; `low` and `high` are the ratios of single pairs."""
+    ours, baseline = row.medians
+    return {
+        "what": row.title,
+        "ours": ours,
+        "baseline": baseline,
+        "unit": row.unit,
+        "ratio": round(row.ratio, 4),
+        "low": round(row.ratios[0], 4),
+        "high": round(row.ratios[-1], 4),
+        "goal": _goal(row.goal),
+        "verdict": str(row.verdict),
+    }
 
 
 def summary(row: Row) -> str:

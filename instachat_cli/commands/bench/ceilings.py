@@ -1,18 +1,21 @@
 """`instachat bench ceilings`: run the benchmarks, and print or write their report."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from backend.domain.errors import CheckFailed, Invalid
+from instachat_cli.bench.reports.printed import Force, ReportOutput, check_new, print_report
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.stderr import stderr
+from instachat_cli.runtime.extras import require_bench
 from instachat_cli.runtime.signals import signals_as_keyboard_interrupt
 
 MAX_OTHER_CPU_SHARE = 0.15  # of all processors; a higher share is warned about
 
 
+@not_audited
 def ceilings(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME…", help="Benchmarks to run; default: all.")
@@ -22,22 +25,29 @@ def ceilings(
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write the report to this file if all benchmarks ran in full."),
+        typer.Option(
+            help="Write the report as Markdown to this file if all benchmarks ran in full."
+        ),
     ] = None,
+    force: Force = False,
+    output: ReportOutput = None,
 ) -> None:
-    """Measure InstaChat against ceilings and baselines, and print the report as Markdown.
+    """Measure InstaChat against ceilings and baselines, and print the ratios.
 
     $ instachat bench ceilings drain-copy accept
+    $ instachat bench ceilings -o markdown
 
     Exits with 4 if a ratio misses its required value.
     """
+    require_bench("instachat bench ceilings")
     from backend.settings import load
     from instachat_cli.bench.harness.environment import QUICK_SCALE, Scale
     from instachat_cli.bench.harness.machine import describe_other_use, other_cpu_share
     from instachat_cli.bench.harness.paired_run import Verdict
-    from instachat_cli.bench.reports.performance import markdown, summary
+    from instachat_cli.bench.reports.performance import BODY_COLUMNS, body, markdown, summary
     from instachat_cli.bench.suite import BENCHMARKS, NEEDS_ELASTICSEARCH, run_benchmarks
 
+    check_new(report, force=force)
     settings = load()
     chosen = names or list(BENCHMARKS)
     for name in chosen:
@@ -64,10 +74,11 @@ def ceilings(
         facts["not run"] = ", ".join(left_out)
     text = markdown(rows, facts)
     if report and not (names or quick):
-        report.write_text(text, encoding="utf-8")
+        previous = report.read_text(encoding="utf-8") if report.exists() else ""
+        report.write_text(markdown(rows, facts, previous), encoding="utf-8")
         stderr.note(f"wrote the report to {report}")
     else:
-        sys.stdout.write(text)
+        print_report(output, map(body, rows), BODY_COLUMNS, text.splitlines())
         if report:
             stderr.note(f"{report} is unchanged: only a full run of all benchmarks writes it")
     if missed := [row.title for row in rows if row.verdict is Verdict.MISSED]:

@@ -3,6 +3,7 @@
 from instachat_cli.commands.bench.ceilings import ceilings
 from instachat_cli.commands.bench.compare import compare
 from instachat_cli.commands.bench.growth import growth
+from instachat_cli.commands.bench.history import history
 from instachat_cli.commands.bench.run import run
 from instachat_cli.console.typer_setup import command, group
 
@@ -12,11 +13,13 @@ app = group(
 
     $ instachat bench run mixed --profile load
     $ instachat bench compare before.json after.json
+    $ instachat bench history build/results
     $ instachat bench ceilings
     $ instachat bench growth
     """
 )
 command(app)(run)
 command(app)(compare)
+command(app)(history)
 command(app)(ceilings)
 command(app)(growth)

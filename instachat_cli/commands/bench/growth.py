@@ -1,17 +1,20 @@
 """`instachat bench growth`: how cost grows with data, as a table and as a plot."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from backend.domain.errors import Failed, Invalid
+from instachat_cli.bench.reports.printed import Force, ReportOutput, check_new, print_report
+from instachat_cli.console.invocation import not_audited
 from instachat_cli.console.stderr import stderr
+from instachat_cli.runtime.extras import require_bench
 from instachat_cli.runtime.signals import signals_as_keyboard_interrupt
 
 
+@not_audited
 def growth(
     messages: Annotated[
         str, typer.Option(metavar="N,N…", help="Total numbers of messages, ascending.")
@@ -25,19 +28,24 @@ def growth(
             metavar="FILE.md", help="Write the report to this file, and the plot beside it."
         ),
     ] = None,
+    force: Force = False,
+    output: ReportOutput = None,
 ) -> None:
     """Measure how the cost of accept, drain, publish, search, sync-counters and reconcile grows with data.
 
     $ instachat bench growth --messages 1000,10000 --chats 100,1000
+    $ instachat bench growth -o markdown
 
     Runs on private engines, or on the engines of the settings, which are restored afterwards. Redis must
     be empty. Publishing and searching the index need INSTACHAT_ELASTICSEARCH_URL.
     """
+    require_bench("instachat bench growth")
     from backend.settings import load
     from instachat_cli.bench.cases.growth import Sizes, measure
     from instachat_cli.bench.harness.machine import describe_other_use, other_cpu_share
-    from instachat_cli.bench.reports.growth import draw, markdown, summary
+    from instachat_cli.bench.reports.growth import BODY_COLUMNS, body, draw, markdown, summary
 
+    check_new(report, force=force)
     sizes = Sizes(_sizes(messages), _sizes(chats))
     settings = load()
     if settings.elasticsearch_url is None:
@@ -47,7 +55,8 @@ def growth(
         points, facts = measure(settings, sizes, lambda point: stderr.write_line(summary(point)))
     facts |= describe_other_use(others)
     if report is None:
-        sys.stdout.write(markdown(points, facts, None))
+        text = markdown(points, facts, None)
+        print_report(output, map(body, points), BODY_COLUMNS, text.splitlines())
         return
     plot = report.with_suffix(".png")
     try:

@@ -7,6 +7,7 @@ import pytest
 
 from backend.domain.errors import Invalid
 from backend.settings import Settings
+from instachat_cli.bench.cases import growth
 from instachat_cli.bench.cases.growth import Axis, GrowthStage
 from instachat_cli.program import invoke
 from tests.integration.bench.test_cases import left_behind
@@ -22,6 +23,7 @@ def test_each_stage_is_measured_at_each_size_and_reported(
     tmp_path: Path,
 ) -> None:
     """With Elasticsearch; the report names the first limit and includes the plot."""
+    monkeypatch.setattr(growth, "SPREAD_MESSAGES", 1_000)
     monkeypatch.setenv("INSTACHAT_DATABASE_URL", settings.database_url or "")
     monkeypatch.setenv("INSTACHAT_REDIS_URL", settings.redis_url or "")
     monkeypatch.setenv("INSTACHAT_ELASTICSEARCH_URL", elasticsearch.url)

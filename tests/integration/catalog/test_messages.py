@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.event import listen
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import Invalid
-from backend.domain.model import MAX_NUMBER, Message, MessageRange, NumberedPage
+from backend.domain.model import MAX_NUMBER, MAX_TEXT, Message, MessageRange, NumberedPage
 from backend.domain.serialization import rfc3339
 from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import message_blocks
@@ -26,7 +27,7 @@ NOW = datetime.now(UTC)
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 REFUSED = "refused"
 """A text that PostgreSQL refuses, so that its number is rejected."""
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @dataclass(frozen=True)
@@ -286,3 +287,60 @@ def test_a_range_that_holds_no_number_is_refused() -> None:
     assert MessageRange(after=5, before=5) == MessageRange(5, 5)
     with pytest.raises(Invalid, match="no number is after 6 and before 5"):
         MessageRange(after=6, before=5)
+
+
+def test_nothing_is_changed_before_it_was_created(backend: Backend, application: str) -> None:
+    """Creation times are Redis's, whose clock may be ahead; those of changes are PostgreSQL's."""
+    backend.acceptor.accept(AcceptRequest.chats(application, 2))
+    backend.acceptor.accept(AcceptRequest.messages(application, 1, ["a", "b"]))
+    backend.drainer.drain_all()
+    own_chats = (
+        "(SELECT c.id FROM chat c JOIN application a ON a.id = c.application_id"
+        f" WHERE a.token = '{application}')"
+    )
+    own_rows = {"message": f"chat_id IN {own_chats}", "chat": f"id IN {own_chats}"}
+    with backend.database.begin() as tx:
+        for table, is_own in own_rows.items():
+            tx.exec_driver_sql(
+                f"UPDATE {table} SET created_at = now() + interval '1 hour',"
+                f" updated_at = now() + interval '1 hour' WHERE {is_own}"
+            )
+    edited = backend.catalog.messages.edit(application, 1, 1, {"text": "edited"})
+    assert edited.updated_at >= edited.created_at
+    backend.catalog.messages.delete(application, 1, 2)
+    backend.catalog.chats.delete(application, 2)
+    with backend.database.connect() as connection:
+        for table, is_own in own_rows.items():
+            rows = connection.exec_driver_sql(
+                f"SELECT updated_at >= created_at FROM {table} WHERE {is_own}"
+            )
+            assert rows.scalars().all() == [True, True]
+
+
+def test_an_edit_costs_the_same_however_large_its_chat_is(
+    backend: Backend, application: str
+) -> None:
+    """One row is read and one written, of however many; and its text folds to so much at most."""
+    backend.acceptor.accept(AcceptRequest.chats(application, 2))
+    backend.acceptor.accept(AcceptRequest.messages(application, 1, ["alone"]))
+    backend.acceptor.accept(AcceptRequest.messages(application, 2, ["one of many"] * 1_000))
+    backend.drainer.drain_all()
+    with backend.database.begin() as tx:
+        tx.exec_driver_sql("UPDATE installation SET publishing = true")
+    backend.catalog.messages.edit(application, 1, 1, {"text": "statements are prepared"})
+    dearest = "\ufdfa" * MAX_TEXT
+    statements: list[str] = []
+    listen(backend.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+    costs = []
+    for chat, number in ((1, 1), (2, 500)):
+        statements.clear()
+        backend.catalog.messages.edit(application, chat, number, {"text": dearest})
+        costs.append(list(statements))
+        with backend.database.connect() as connection:
+            folded = connection.exec_driver_sql(
+                "SELECT length(folded) FROM message WHERE text = %s AND number = %s",
+                (dearest, number),
+            )
+            assert folded.scalars().all() == [18 * MAX_TEXT]
+    assert costs[0] == costs[1]
+    assert len(costs[0]) <= 8, costs[0]

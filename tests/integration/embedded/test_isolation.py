@@ -12,7 +12,7 @@ import sqlalchemy
 from backend.domain.errors import Invalid
 from backend.embedded.account import SYSTEM_USER
 from backend.embedded.private_engines import acquire
-from backend.embedded.wheels import POSTGRES_WHEEL, VALKEY_WHEEL
+from backend.embedded.wheels import MIMALLOC_WHEEL, POSTGRES_WHEEL, VALKEY_WHEEL
 from backend.settings import Durability
 from tests.support.private_engines import (
     NOBODY_UID,
@@ -149,7 +149,8 @@ def test_programs_that_the_engines_user_cannot_reach_are_copied_into_the_home(
     home = tmp_folder / "home"
     closed = tmp_folder / "closed"
     closed.mkdir(0o700)
-    for wheel in (POSTGRES_WHEEL, VALKEY_WHEEL):
+    wheels = [w for w in (POSTGRES_WHEEL, VALKEY_WHEEL, MIMALLOC_WHEEL) if w.is_installed]
+    for wheel in wheels:
         for entry in wheel.package_root().glob(f"{wheel.package}*"):
             (closed / entry.name).symlink_to(entry)
     monkeypatch.setenv("PYTHONPATH", str(closed))
@@ -169,7 +170,7 @@ def test_programs_that_the_engines_user_cannot_reach_are_copied_into_the_home(
         assert "not found" not in libraries
         assert "closed" not in libraries
     assert mode_of(closed) == 0o700
-    assert len(list((home / "engines").iterdir())) == 2
+    assert len(list((home / "engines").iterdir())) == len(wheels)
     with acquired(home):
         assert programs.stat().st_mtime == copied_at
 
@@ -182,8 +183,10 @@ def test_engines_do_not_inherit_the_users_environment(
     monkeypatch.setenv("PGOPTIONS", "-c fsync=off")
     monkeypatch.setenv("OTHER_PASSWORD", "secret")
     with acquired(home):
-        for process in [find_postmaster(home), find_valkey(home)]:
-            assert set(process.environ()) <= {"PATH", "LC_ALL", "TZ", "PG_GRANDPARENT_PID"}
+        allocator = {"LD_PRELOAD", "LD_LIBRARY_PATH"} if MIMALLOC_WHEEL.is_installed else set()
+        own = {"PATH", "LC_ALL", "TZ"}
+        assert set(find_postmaster(home).environ()) <= {*own, "PG_GRANDPARENT_PID"}
+        assert set(find_valkey(home).environ()) == own | allocator
         assert "INSTACHAT_ADMIN_TOKEN" not in find_supervisor(home).environ()
 
 

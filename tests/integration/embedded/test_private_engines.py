@@ -14,6 +14,7 @@ import sqlalchemy
 from backend.embedded.home import Layout
 from backend.embedded.locks import try_lock
 from backend.embedded.private_engines import PrivateEngines, acquire
+from backend.embedded.wheels import MIMALLOC_WHEEL
 from backend.settings import Durability
 from tests.support.private_engines import (
     CODE,
@@ -44,7 +45,9 @@ def test_the_first_user_of_an_empty_home_starts_both_engines(tmp_folder: Path) -
 
 
 def test_engines_run_with_the_settings_that_durability_and_isolation_require(home: Path) -> None:
-    """The locale never varies, writes reach the disk, Valkey evicts nothing, and no network port is open."""
+    """The locale never varies, writes reach the disk, and no network port is open. Valkey takes half of the
+    memory at most, and evicts nothing.
+    """
     with acquired(home, Durability.STRICT) as engines:
         with sql(engines) as connection:
             shown = {
@@ -52,6 +55,7 @@ def test_engines_run_with_the_settings_that_durability_and_isolation_require(hom
                 for name in (
                     *("server_encoding", "fsync", "synchronous_commit", "full_page_writes"),
                     *("listen_addresses", "unix_socket_permissions", "jit", "max_connections"),
+                    "track_commit_timestamp",
                 )
             }
             locale = connection.execute(
@@ -68,6 +72,7 @@ def test_engines_run_with_the_settings_that_durability_and_isolation_require(hom
             "listen_addresses": "",
             "unix_socket_permissions": "0700",
             "jit": "off",
+            "track_commit_timestamp": "on",
             "max_connections": "200",
         }
         assert tuple(locale) == ("b", "C.UTF-8")
@@ -81,11 +86,20 @@ def test_engines_run_with_the_settings_that_durability_and_isolation_require(hom
             "maxmemory-policy": "noeviction",
             "save": "",
         }
-        assert redis_client(engines).config_get(*wanted) == wanted
+        client = redis_client(engines)
+        assert client.config_get(*wanted) == wanted
+        memory = client.info("memory")
+        assert 0 < memory["maxmemory"] <= memory["total_system_memory"] / 2
         listening = find_postmaster(home).net_connections("inet") + find_valkey(
             home
         ).net_connections("inet")
         assert not listening
+
+
+def test_valkey_runs_with_the_allocator_of_its_wheel_where_there_is_one(home: Path) -> None:
+    with acquired(home):
+        mapped = Path(f"/proc/{find_valkey(home).pid}/maps").read_text()
+    assert ("libmimalloc" in mapped) == MIMALLOC_WHEEL.is_installed
 
 
 def test_a_second_user_shares_the_running_engines(home: Path) -> None:

@@ -7,15 +7,27 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from backend.bootstrap import Backend, open_backend
-from backend.domain.errors import EngineDown, Failed, Invalid, KeyReused, NotFound, Unconfirmed
+from backend.domain.errors import (
+    EngineDown,
+    Failed,
+    Invalid,
+    KeyReused,
+    NotFound,
+    Unconfirmed,
+    WrongRedis,
+)
 from backend.domain.model import Accepted, EntryId
 from backend.ingest.accept import Acceptor
+from backend.ingest.backlog_limit import BacklogLimit
 from backend.ingest.epochs import Epochs
+from backend.ingest.key_limit import KeyLimit
 from backend.ingest.requests import AcceptRequest
+from backend.monitoring.status import read_totals
 from backend.settings import Durability
 from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.async_client import ReplyProtocol
@@ -71,7 +83,7 @@ def test_the_scripts_run_on_a_cluster(engines: Engines) -> None:
                 named.update(changes.read(1))
             assert named == {Change(token, 2) for token in tokens}
             assert len(list(backend.counter_sync.sync())) == 2 * 20
-            assert backend.log.total_issued(backend.database.installation.shards) == 4 * 20
+            assert read_totals(backend.database, backend.log).accepted == 4 * 20
             backend.catalog.applications.delete(tokens[0], cascade=True)
             assert backend.cascade_deleter.delete_all() == 2
             backend.workers.pause()
@@ -143,7 +155,9 @@ def test_on_an_event_loop_an_answer_waits_for_replicas_too(
 
         monkeypatch.setattr(client, "exchange_all", recording)
         try:
-            (answer,) = await acceptor.try_accept_async([AcceptRequest.chats(token)], client)
+            received: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            acceptor.try_accept_soon([AcceptRequest.chats(token)], client, received.set_result)
+            (answer,) = await received
         finally:
             await client.close()
         return answer
@@ -203,7 +217,10 @@ def test_a_call_whose_reply_is_lost_is_unconfirmed_and_not_repeated(
     """The connection breaks between the call and its reply: exactly one number is issued."""
     epochs = Epochs(backend.log, backend.database)
     lossy = Log(f"redis://127.0.0.1:{lossy_port}")
-    acceptor = Acceptor(lossy, epochs, backend.counters, lambda _: None)
+    limit = BacklogLimit(lossy, backend.database)
+    acceptor = Acceptor(
+        lossy, epochs, backend.routing, backend.counters, limit, KeyLimit(lossy), lambda _: None
+    )
     with pytest.raises(Unconfirmed, match="not known"):
         acceptor.accept(AcceptRequest.chats(application))
     assert backend.acceptor.accept(AcceptRequest.chats(application)).first == 2
@@ -213,7 +230,10 @@ def test_a_call_that_was_not_sent_is_not_unconfirmed(backend: Backend, applicati
     """Redis is unreachable, so nothing was accepted; the error does not contain the password."""
     epochs = Epochs(backend.log, backend.database)
     nowhere = Log("redis://:secret@127.0.0.1:1")
-    acceptor = Acceptor(nowhere, epochs, backend.counters, lambda _: None)
+    limit = BacklogLimit(nowhere, backend.database)
+    acceptor = Acceptor(
+        nowhere, epochs, backend.routing, backend.counters, limit, KeyLimit(nowhere), lambda _: None
+    )
     with pytest.raises(EngineDown) as caught:
         acceptor.accept(AcceptRequest.chats(application))
     assert "secret" not in f"{caught.value.message} {caught.value.hint}"
@@ -228,9 +248,9 @@ def test_a_redis_of_another_installation_is_refused(engines: Engines) -> None:
         shard = backend.counters.shard(token)
     second = first.model_copy(update={"database_url": engines.fresh_database()})
     with open_backend(second) as backend:
-        with pytest.raises(Failed, match="another installation"):
+        with pytest.raises(WrongRedis, match="another installation"):
             Epochs(backend.log, backend.database).begin_epoch(shard, "test")
-        with pytest.raises(Failed, match="another installation"):
+        with pytest.raises(WrongRedis, match="another installation"):
             backend.drainer.drain(shard)
 
 

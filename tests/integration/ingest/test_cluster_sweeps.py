@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import text
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import NodeDown
@@ -11,13 +12,17 @@ from backend.domain.model import Parent
 from backend.ingest.kept_log import KeptLog
 from backend.ingest.requests import AcceptRequest
 from backend.maintenance import cascade_delete
-from backend.storage.postgres import counter_columns, parents
+from backend.monitoring.status import compute_rates, read_status, read_totals
+from backend.reconcile.findings import FindingKind
+from backend.storage.postgres import counter_columns, parents, reconciliations
 from backend.storage.redis.keys import shard_key
 from tests.conftest import Engines
+from tests.integration.ingest.test_key_limit import check_that_keys_have_a_limit
 from tests.support.engines import valkey_binary
 from tests.support.faults import shortcuts
 from tests.support.faults.older_dump import OlderDump
 from tests.support.redis_cluster import ClusterNode, RedisCluster
+from tests.support.redis_values import plant_counter
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("redis cluster")]
@@ -87,7 +92,8 @@ def test_a_dead_node_keeps_no_other_shard_from_being_stored(
     backend: Backend, tokens: dict[int, str], cluster: RedisCluster
 ) -> None:
     """Its own shards are stored once it is back; counts are synced likewise."""
-    # A second application of a shard may have had the first one's chat stored already.
+    # No worker is running, so the creation of an application has drained its shard: what an earlier
+    # application of that shard had accepted is stored already (see `ApplicationLog.record`).
     stored_before, synced_before = stored(backend, tokens), synced(backend, tokens)
     dead = node_of(cluster, min(tokens.keys() - stored_before))
     lost = {shard for shard in tokens if node_of(cluster, shard) is dead}
@@ -135,6 +141,46 @@ def test_a_dead_node_keeps_no_other_shards_rows_from_being_deleted(
     assert left == lost
 
 
+def test_a_dead_node_keeps_no_other_shard_from_being_reported_and_compared(
+    backend: Backend, tokens: dict[int, str], cluster: RedisCluster
+) -> None:
+    """Every report says which shards it lacks, and a comparison without them does not count as one."""
+    log, database = backend.log, backend.database
+    dead = node_of(cluster, min(tokens))
+    lost = {shard for shard in database.installation.shards if node_of(cluster, shard) is dead}
+    living = next(shard for shard in tokens if shard not in lost)
+    orphan = Parent(tokens[living], 9)
+    plant_counter(log, living, orphan, epoch=1, issued=1)
+    before = read_totals(database, log)
+    dead.kill()
+
+    status = read_status(database, log, backend.workers, lambda: 0, None, backend.counter_sync.lag)
+    assert status.engines[1].shards_away == sorted(lost)
+    assert status.totals.accepted == len(tokens.keys() - lost)
+    assert set(status.totals.away) == lost
+    assert compute_rates(before, status.totals).accepted is None
+    assert status.waiting is not None
+    assert status.dirty_counters == len(tokens.keys() - lost)
+    assert status.sync_lag_seconds
+
+    comparison = backend.reconciler.begin()
+    found = {(finding.kind, finding.token, finding.chat) for finding in comparison.findings()}
+    assert found == {(FindingKind.ORPHAN, *orphan)}
+    assert comparison.summary.away.keys() == lost
+    assert comparison.summary.applications == comparison_size(backend, lost)
+    with database.connect() as connection:
+        assert reconciliations.last(connection) is None
+    with pytest.raises(NodeDown, match=f"{len(tokens.keys() & lost)} of 64 shards"):
+        list(backend.counter_sync.sync())
+
+
+def comparison_size(backend: Backend, lost: set[int]) -> int:
+    """How many applications there are in the shards that are not lost."""
+    with backend.database.connect() as connection:
+        found = connection.execute(text("SELECT token FROM application")).scalars()
+        return sum(backend.counters.shard(token) not in lost for token in found)
+
+
 def test_what_postgresql_has_forgotten_is_stored_again_in_all_shards(
     engines: Engines, backend: Backend
 ) -> None:
@@ -153,3 +199,10 @@ def test_what_postgresql_has_forgotten_is_stored_again_in_all_shards(
     KeptLog(backend.log, backend.database, 0.0).trim_all()
     sizes = backend.log.sizes(backend.database.installation.shards)
     assert not any(size.entries for size in sizes.values())
+
+
+def test_the_keys_of_a_shard_have_a_limit_on_each_node(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a part of the memory of the shard's node."""
+    check_that_keys_have_a_limit(backend, monkeypatch)

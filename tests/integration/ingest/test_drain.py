@@ -1,6 +1,7 @@
 """Draining: exactly once and in order; what can't be stored becomes a dead letter."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,17 +11,28 @@ import redis
 from sqlalchemy import text
 
 from backend.bootstrap import Backend, open_backend
+from backend.catalog import applications
 from backend.catalog.waiting import PendingNumber
 from backend.domain import events
-from backend.domain.errors import Gone, HasChildren, InstaChatError, NewerLogFormat, NotFound
+from backend.domain.errors import (
+    EngineDown,
+    Gone,
+    HasChildren,
+    InstaChatError,
+    LogFull,
+    NewerLogFormat,
+    NotFound,
+)
 from backend.domain.events import pack_messages
-from backend.domain.model import EntryId, MessageRange, Parent
-from backend.ingest.drain import Drainer
+from backend.domain.model import Accepted, EntryId, MessageRange, Parent, new_token
+from backend.ingest.batch import BatchLimits
+from backend.ingest.drain import Drainer, transaction_name
 from backend.ingest.epochs import Epochs
+from backend.ingest.kept_log import KeptLog
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
-from backend.storage.postgres import message_blocks
-from backend.storage.redis.types import Creation
+from backend.storage.postgres import locks, message_blocks, shards
+from backend.storage.redis.types import Creation, LogPage
 from backend.worker.queue import QUEUE_KEY, JobHandlers
 from tests.conftest import Engines
 from tests.support.faults.shortcuts import send
@@ -40,10 +52,10 @@ def send_poison(backend: Backend, token: str, *texts: str) -> None:
     """Accept invalid events, as a faulty program might."""
     shard = backend.counters.shard(token)
     payloads = pack_messages(token, 1, texts)
-    answers, _, _ = backend.log.accept(
+    outcome = backend.log.accept(
         shard, [Creation("messages", Parent(token, 1), payloads)], backend_known()
     )
-    assert answers
+    assert outcome.answers
 
 
 def backend_known() -> EntryId:
@@ -126,14 +138,15 @@ def test_an_event_of_a_later_release_stays_in_the_log_for_a_program_of_that_rele
         if backend.counters.shard(token) > backend.counters.shard(chat)
     )
     backend.acceptor.accept(AcceptRequest.chats(other))
-    append(backend, chat, f'2 1790000000000000 v3 ["c","{chat}",1]'.encode())
+    later = events.LOG_FORMAT + 1
+    append(backend, chat, f'2 1790000000000000 v{later} ["c","{chat}",1]'.encode())
     send(backend, chat, "next")
-    with pytest.raises(NewerLogFormat, match="format 3"):
+    with pytest.raises(NewerLogFormat, match=f"format {later}"):
         backend.drainer.drain_all()
     assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
     assert backend.catalog.chats.get(other, 1).number == 1
     assert texts(backend, chat) == {}
-    monkeypatch.setattr(events, "LOG_FORMAT", 3)
+    monkeypatch.setattr(events, "LOG_FORMAT", later)
     backend.drainer.drain_all()
     assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
     assert query(backend, "SELECT count(*) FROM chat WHERE number = 2") == [(1,)]
@@ -314,6 +327,200 @@ def test_a_drain_that_holds_a_shard_for_too_long_is_ended(
     assert texts(backend, chat) == {1: "a"}
 
 
+def test_a_drain_that_makes_progress_is_not_ended(
+    backend: Backend, settings: Settings, chat: str
+) -> None:
+    """However long it holds the shard: on a busy machine one that works may need long, too."""
+    need_sessions()
+    shard = backend.counters.shard(chat)
+    with open_backend(settings) as other, backend.database.connect() as connection:
+        epochs = Epochs(other.log, other.database)
+        drainer = Drainer(other.log, other.database, epochs, stuck_timeout_seconds=0.001)
+        with backend.database.begin() as tx:
+            locks.name_transaction(tx, transaction_name(shard))
+            assert shards.lock_shard(tx, shard)
+            for _ in range(5):
+                time.sleep(0.002)
+                assert drainer.drain(shard) == 0, "the shard is locked"
+                tx.execute(text("SELECT 1"))
+        assert shards.shard_state(connection, shard)
+
+
+def test_after_a_drain_was_ended_the_next_batch_is_half_as_large(
+    backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was too much for one transaction would be too much again."""
+    need_sessions()
+    shard = backend.counters.shard(chat)
+    sizes: list[int] = []
+    read = backend.log.read
+
+    def watch(*arguments: Any, **options: Any) -> LogPage:
+        page = read(*arguments, **options)
+        sizes.append(len(page.entries))
+        return page
+
+    def end_first(name: str) -> None:
+        if name == "rows" and len(sizes) == 1:
+            query(
+                backend,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name",
+                name=transaction_name(shard),
+            )
+
+    monkeypatch.setattr(backend.log, "read", watch)
+    for number in range(9):
+        send(backend, chat, str(number))
+    epochs, limits = Epochs(backend.log, backend.database), BatchLimits(entries=4)
+    drainer = Drainer(backend.log, backend.database, epochs, step=end_first, limits=limits)
+    with pytest.raises(EngineDown):
+        drainer.drain(shard)
+    drainer.drain(shard)
+    assert sizes == [4, 2, 4, 3]
+    assert len(texts(backend, chat)) == 9
+
+
+def test_a_batch_is_committed_up_to_where_its_limits_end(backend: Backend, chat: str) -> None:
+    """Texts that fold to many times their length are stored a part of a page at a time."""
+    stored: list[int] = []
+
+    def look(name: str) -> None:
+        if name == "committed":
+            stored.append(len(texts(backend, chat)))
+
+    for _ in range(4):
+        send(backend, chat, "\ufdfa" * 1000)
+    epochs, limits = Epochs(backend.log, backend.database), BatchLimits(length=30_000)
+    drainer = Drainer(backend.log, backend.database, epochs, step=look, limits=limits)
+    drainer.drain(backend.counters.shard(chat))
+    assert stored[-1] == 4
+    assert stored[0] in (1, 2)
+
+
+@pytest.mark.parametrize("limits", [BatchLimits(entries=1), BatchLimits(seconds=0)])
+def test_entries_of_an_earlier_epoch_are_stored_in_one_drain(
+    backend: Backend, chat: str, limits: BatchLimits
+) -> None:
+    """However many batches that takes, and if a worker has trimmed the log before.
+
+    Redis comes back while SQL follows the one that replaced it: the cursor is of a later epoch than these.
+    """
+    shard = backend.counters.shard(chat)
+    for number in range(5):
+        send(backend, chat, str(number))
+    query(
+        backend,
+        "UPDATE shard SET epoch = epoch + 1, cursor_epoch = epoch + 1, cursor_sequence = 0,"
+        " ahead_epoch = epoch + 1, ahead_sequence = 0 WHERE number = :shard RETURNING number",
+        shard=shard,
+    )
+    epochs = Epochs(backend.log, backend.database)
+    epochs.begin_epoch(shard, "test")
+    KeptLog(backend.log, backend.database, memory_share=0.2).trim_all()
+    Drainer(backend.log, backend.database, epochs, limits=limits).drain(shard)
+    assert len(texts(backend, chat)) == 5
+
+
+@pytest.fixture
+def neighbour(backend: Backend, chat: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An application with a chat, in the shard of `chat`."""
+    tokens = iter(new_token, None)
+    shard = backend.counters.shard(chat)
+    token = next(token for token in tokens if backend.counters.shard(token) == shard)
+    monkeypatch.setattr(applications, "new_token", lambda: token)
+    assert backend.catalog.applications.create("x").token == token
+    backend.acceptor.accept(AcceptRequest.chats(token))
+    backend.drainer.drain_all()
+    return token
+
+
+def defer(backend: Backend, chat: str, neighbour: str) -> Drainer:
+    """Drain until `chat`, whose texts are dear, is deferred, and `neighbour` stored; returns the drainer."""
+    for _ in range(8):
+        send(backend, chat, "\ufdfa" * 1000)
+    send(backend, neighbour, "a")
+    epochs, limits = Epochs(backend.log, backend.database), BatchLimits(length=30_000)
+    drainer = Drainer(backend.log, backend.database, epochs, limits=limits)
+    shard = backend.counters.shard(chat)
+    while not texts(backend, neighbour):
+        drainer.drain(shard, lambda: False)  # one batch
+    assert len(texts(backend, chat)) < 8
+    return drainer
+
+
+def test_an_application_whose_texts_are_dear_does_not_delay_the_others_of_its_shard(
+    backend: Backend, chat: str, neighbour: str
+) -> None:
+    """Not their reads, nor what waits until they are stored, nor their deletions."""
+    drainer = defer(backend, chat, neighbour)
+    shard = backend.counters.shard(chat)
+    assert texts(backend, neighbour) == {1: "a"}
+    send(backend, neighbour, "b")
+    drainer.drain(shard, lambda: False)
+    drainer.drain(shard, lambda: False)
+    _, end = backend.log.read_issued(shard, [])
+    accepted = Accepted(2, 2, shard, end)
+    assert backend.catalog.waiting.wait_stored(neighbour, accepted, 0)
+    assert not backend.catalog.waiting.wait_stored(chat, accepted, 0)
+    with pytest.raises(NotFound):
+        backend.catalog.messages.get(neighbour, 1, 3)
+    drainer.drain(shard)
+    assert len(texts(backend, chat)) == 8
+    assert texts(backend, neighbour) == {1: "a", 2: "b"}
+
+
+def test_a_deferred_application_leaves_half_of_the_log_to_the_others(
+    backend: Backend, chat: str, neighbour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the backlog of their shard takes the other half, nothing more is accepted for it."""
+    drainer = defer(backend, chat, neighbour)
+    monkeypatch.setattr(backend.log, "max_entries", 10)
+    backend.acceptor.refresh()
+    with pytest.raises(LogFull):
+        send(backend, chat, "too much")
+    assert send(backend, neighbour, "b") == 2
+    drainer.drain(backend.counters.shard(chat))
+    backend.acceptor.refresh()
+    assert send(backend, chat, "accepted again") == 9
+
+
+def test_a_drain_with_a_time_ends_between_two_batches(backend: Backend, chat: str) -> None:
+    """The others' shards have their turn then."""
+    for number in range(3):
+        send(backend, chat, str(number))
+    epochs, limits = Epochs(backend.log, backend.database), BatchLimits(entries=1)
+    drainer = Drainer(backend.log, backend.database, epochs, limits=limits)
+    shard = backend.counters.shard(chat)
+    assert drainer.drain_for(shard, 0, lambda: True), "something is left"
+    assert len(texts(backend, chat)) == 1
+    assert drainer.drain_all(seconds_per_shard=0) == 1
+    assert not drainer.drain_for(shard, PATIENCE_SECONDS, lambda: True)
+    assert len(texts(backend, chat)) == 3
+
+
+@pytest.mark.parametrize("by", ["a new epoch", "an earlier release"])
+def test_what_was_stored_ahead_of_a_deferred_application_is_not_stored_again(
+    backend: Backend, chat: str, neighbour: str, by: str
+) -> None:
+    """Neither the first drain of an epoch nor a worker of an earlier release knows what was stored ahead."""
+    drainer = defer(backend, chat, neighbour)
+    shard = backend.counters.shard(chat)
+    if by == "a new epoch":
+        assert isinstance(backend.log.redis, redis.Redis)
+        backend.log.redis.delete(backend.log.key(shard, "epoch"))
+    else:
+        with backend.database.begin() as tx:
+            tx.execute(
+                text("UPDATE shard SET ahead_epoch = 0, ahead_sequence = 0, deferred = '{}'")
+            )
+    drainer.drain(shard)
+    assert len(texts(backend, chat)) == 8
+    assert texts(backend, neighbour) == {1: "a"}
+    assert query(backend, "SELECT count(*) FROM dead_letter") == [(0,)]
+    ((stored,),) = query(backend, "SELECT stored FROM shard WHERE number = :shard", shard=shard)
+    assert stored == 2 + 8 + 1, "chats and messages"
+
+
 def _outcome(drainer: Drainer, shard: int) -> BaseException | None:
     try:
         drainer.drain(shard)
@@ -445,7 +652,7 @@ def test_a_wake_up_alone_makes_a_worker_drain(backend: Backend, chat: str) -> No
     """This worker never sweeps: each message is stored because of its wake-up."""
     for n in range(20):
         accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, [f"{n}"]))
-        assert backend.catalog.waiting.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
+        assert backend.catalog.waiting.wait_stored(chat, accepted, PATIENCE_SECONDS)
 
 
 @pytest.mark.usefixtures("worker")
@@ -455,5 +662,5 @@ def test_an_invalid_job_is_discarded(backend: Backend, chat: str) -> None:
     for rubbish in (b"\x80\x04pickle", b"{}", b'{"name": "os.system", "args": ["true"]}', b"[1]"):
         backend.log.redis.lpush(QUEUE_KEY, rubbish)
     accepted = backend.acceptor.accept(AcceptRequest.messages(chat, 1, ["a"]))
-    assert backend.catalog.waiting.wait_stored(accepted.shard, accepted.entry, PATIENCE_SECONDS)
+    assert backend.catalog.waiting.wait_stored(chat, accepted, PATIENCE_SECONDS)
     wait_until(lambda: backend.jobs.length() == 0)

@@ -25,6 +25,7 @@ from backend.domain.events import pack_messages
 from backend.domain.model import EntryId, Parent
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
+from backend.ingest.kept_log import KeptLog
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import shards
@@ -41,6 +42,7 @@ from tests.support.faults.load import Load, drain_completely, under_load
 from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
 from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.ledger import Ledger
+from tests.support.pgbouncer import need_sessions
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.faults
@@ -185,6 +187,39 @@ def asleep(settings: Settings, where: str) -> Iterator[ForkedProcess]:
         sleeper.wait()
 
 
+def test_a_drain_that_waits_for_a_standby_is_not_ended(own_engines: Engines) -> None:
+    """To end it would show what no standby has. Others wait with it."""
+    with open_backend(own_engines.settings()) as backend:
+        token = backend.catalog.applications.create("x").token
+        backend.acceptor.accept(AcceptRequest.chats(token))
+        backend.drainer.drain_all()
+        shard = backend.counters.shard(token)
+        drain = threading.Thread(target=backend.drainer.drain, args=[shard])
+        with standby_missing(own_engines.postgres):
+            send(backend, token, "a")
+            drain.start()
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            wait_until(lambda: scalar(backend, waits))
+            epochs = Epochs(backend.log, backend.database)
+            impatient = Drainer(backend.log, backend.database, epochs, stuck_timeout_seconds=0)
+            assert [impatient.drain(shard) for _ in range(3)] == [0, 0, 0]
+            assert stored(backend, token) == {}
+        drain.join()
+        assert stored(backend, token) == {1: "a"}
+
+
+@contextmanager
+def standby_missing(postgres: PostgresServer) -> Iterator[None]:
+    """Have commits wait for a standby that does not exist."""
+    postgres.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    postgres.execute("SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        postgres.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        postgres.execute("SELECT pg_reload_conf()")
+
+
 def test_a_drain_stores_messages_that_arrive_before_it_unlocks_the_shard(
     backend: Backend, chat: str
 ) -> None:
@@ -241,6 +276,7 @@ def test_lock_and_time_out_errors_make_no_dead_letter(
     backend: Backend, chat: str, held: str, limit: str
 ) -> None:
     """They roll back the drain, in COPY or while it sorts out invalid rows; the next one stores all."""
+    need_sessions()  # the setting is that of new ones
     shard = backend.counters.shard(chat)
     send(backend, chat, "good")
     poison = Creation("messages", Parent(chat, 1), pack_messages(chat, 1, ["bad\0", "good again"]))
@@ -292,6 +328,7 @@ def test_a_drain_that_postgresql_ends_for_idling_is_repeated_by_the_next(
     backend: Backend, chat: str
 ) -> None:
     """Many installations set idle_in_transaction_session_timeout; a slow Redis makes a drain idle."""
+    need_sessions()  # the setting is that of new ones
     send(backend, chat, "a")
     with backend.database.begin() as tx:
         tx.execute(
@@ -467,5 +504,6 @@ def test_a_redis_that_restarts_above_its_memory_limit_can_be_drained(
             send(backend, token, "too much")
         assert backend.catalog.applications.get(token).chats_count == 1
         backend.drainer.drain_all()
-        backend.kept_log.trim_all()  # keeps nothing where memory is short
+        # As a worker does: it keeps nothing where memory is short. The command's own has trimmed just now.
+        KeptLog(backend.log, backend.database, memory_share=0.2).trim_all()
         assert accept_eventually(backend, token, "room again") == 2001

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.bootstrap import Backend
+from backend.bootstrap import Backend, open_backend
 from backend.ingest.kept_log import KeptLog
 from backend.ingest.requests import AcceptRequest
 from backend.monitoring.status import read_status
@@ -54,7 +54,7 @@ def test_a_sweep_trims_a_shard_for_which_nothing_is_accepted(backend: Backend, c
     backend.drainer.drain_all()
     assert entries(backend, chat) == 2
     backend.log.retention_seconds = 0
-    backend.kept_log.trim_all()
+    KeptLog(backend.log, backend.database, 1.0).trim_all()
     assert entries(backend, chat) == 0
 
 
@@ -87,6 +87,25 @@ def test_kept_entries_give_way_before_accepting_is_refused(backend: Backend, cha
     finally:
         client.config_set("maxmemory", 0)
     assert entries(backend, chat) < 202
+
+
+def test_without_a_worker_a_drain_trims_as_a_worker_would(
+    backend: Backend, application: str
+) -> None:
+    """A command that drains leaves what a worker's sweep leaves; beside a worker it trims nothing."""
+    settings = backend.settings.model_copy(update={"log_retention": "10m/0%"})
+    other = backend.catalog.applications.create("of another shard").token
+    backend.drainer.drain_all()
+    backend.workers.record_heartbeat("w")
+    with open_backend(settings) as command:
+        command.catalog.waiting.drain_without_worker(application)
+        command.catalog.applications.rename(application, "beside a worker")
+    assert entries(backend, other)
+    backend.workers.remove("w")
+    with open_backend(settings) as command:
+        command.catalog.applications.rename(application, "without a worker")
+    for token in (application, other):
+        assert entries(backend, token) == 0
 
 
 def test_the_memory_of_a_redis_without_a_limit_is_that_of_its_machine(

@@ -15,13 +15,14 @@ from backend.settings import Settings
 from tests.conftest import Engines
 from tests.support.engines import RedisServer
 from tests.support.faults.load import drain_completely
+from tests.support.faults.writer import ENDLESS
 from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.ledger import Audit, audit
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.faults
 
-SEEDS = [1, 2]
+SEEDS = [1]
 KILLS = 8  # of drains at random, with each seed
 
 
@@ -136,7 +137,7 @@ def test_drains_killed_at_random_under_load_store_each_message_once(
     dice = random.Random(seed)
     token = application_with_chats(load.settings, 3)
     for writer in range(4):
-        load.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
+        load.write(token, 3, ENDLESS, 10, f"{seed}-{writer}")
     working = [load.drain(), load.drain()]
     load.wait_until_writing()
     for _ in range(KILLS):
@@ -160,7 +161,7 @@ def test_no_answered_message_is_lost_when_redis_is_killed_under_load(
     dice = random.Random(seed)
     token = application_with_chats(load.settings, 3)
     for writer in range(4):
-        load.write(token, 3, 1_000_000, 10, f"{seed}-{writer}")
+        load.write(token, 3, ENDLESS, 10, f"{seed}-{writer}")
     load.drain()
     load.drain()
     load.wait_until_writing()
@@ -196,17 +197,17 @@ def test_a_batch_is_in_the_log_as_a_whole_or_not_at_all(load: LedgerLoad) -> Non
     assert len(result.unexpected) <= 4 * 50
 
 
-@pytest.mark.parametrize("chats", [1, 1000])
+@pytest.mark.parametrize("chats", [1, 300])
 def test_sixteen_concurrent_writers_get_numbers_without_gaps_or_duplicates(
     load: LedgerLoad, chats: int
 ) -> None:
-    """They are processes that write to one chat, or to a thousand."""
+    """They are processes that write to one chat, or to many."""
     token = application_with_chats(load.settings, chats)
-    load.write(token, chats, 120, 1, "one of", writers=16)
+    load.write(token, chats, 60, 1, "one of", writers=16)
     load.drain()
     load.drain()
     result = load.finish()
-    assert result.answered == 16 * 120
+    assert result.answered == 16 * 60
     assert not result.faults
 
 

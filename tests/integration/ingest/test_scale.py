@@ -90,7 +90,7 @@ def test_the_messages_of_a_writer_keep_their_order_in_a_chat(run: Run) -> None:
             for chat in range(1, CHATS + 1):
                 sent: dict[str, list[int]] = {}
                 for message in backend.catalog.messages.list(token, chat):
-                    writer, number, _ = message.text.split(" ")
+                    _, writer, number, *_ = message.text.split()
                     sent.setdefault(writer, []).append(int(number))
                 assert sent
                 assert all(numbers == sorted(set(numbers)) for numbers in sent.values())

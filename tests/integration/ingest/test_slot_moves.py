@@ -4,12 +4,15 @@ Redis 7 serves a key on the node that has it, and ends a script at the first key
 Refused requests have changed nothing, and the ledger shows it.
 """
 
+import asyncio
 import os
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, InstaChatError
@@ -18,6 +21,7 @@ from backend.ingest.requests import AcceptRequest
 from backend.storage.redis import cluster
 from tests.conftest import Engines, skip_absent
 from tests.support.engines import redis_binary
+from tests.support.faults.cluster_writers import ClusterWriters
 from tests.support.faults.scale_table import Record, record_audit
 from tests.support.faults.shortcuts import scalar
 from tests.support.ledger import Ledger, audit
@@ -139,4 +143,61 @@ def test_no_number_is_given_twice_while_a_slot_moves(
     assert not result.faults
     stored = {chat.number for chat in backend.catalog.chats.list(client.token)}
     assert stored == set(client.chats)
+    assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0
+
+
+MOVES = 2
+
+
+def test_a_call_that_succeeds_at_the_last_attempt_is_answered(
+    backend: Backend, redis_7: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the keys of a shard are on two nodes, neither serves it. A message is accepted once."""
+    token = backend.catalog.applications.create("moving").token
+    backend.acceptor.accept(AcceptRequest.chats(token))
+    epoch = backend.log.key(backend.counters.shard(token), "epoch")
+    slot = redis_7.slot(epoch)
+    source = redis_7.master_of(slot)
+    (target,) = (node for node in redis_7.masters if node is not source)
+    value = source.ask("GET", epoch)
+    attempts: list[float] = []
+
+    def delay(seconds: float) -> None:
+        attempts.append(seconds)
+        if len(attempts) == cluster.MAX_REDIRECTIONS:
+            source.ask("CLUSTER", "SETSLOT", slot, "STABLE")  # the move is given up
+            source.ask("SET", epoch, value)
+
+    monkeypatch.setattr("backend.storage.redis.cluster.time.sleep", delay)
+    redis_7.begin_move(slot, target)
+    source.ask("MIGRATE", "127.0.0.1", target.port, epoch, 0, 60_000)
+    request = AcceptRequest.messages(token, 1, ["a"])
+    assert backend.acceptor.accept(request).first == 1
+    assert len(attempts) == cluster.MAX_REDIRECTIONS
+    monkeypatch.undo()
+    redis_7.heal()
+
+
+def test_a_server_loses_nothing_while_shards_move(
+    backend: Backend, redis_7: RedisCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call for all shards of a node is refused in the shard that moves, and accepts in the others."""
+    monkeypatch.setattr(cluster, "TRY_AGAIN_DELAY_SECONDS", 0)
+    writers = ClusterWriters(backend, tmp_path)
+
+    async def move_shards() -> None:
+        await writers.wait_for_answers(1)
+        shards = sorted({backend.counters.shard(token) for token in writers.tokens})
+        for shard in shards[:MOVES]:
+            slot = redis_7.slot(backend.log.key(shard, "epoch"))
+            (target,) = (node for node in redis_7.masters if node is not redis_7.master_of(slot))
+            answer = partial(writers.wait_for_any_answers, 1)
+            await asyncio.to_thread(redis_7.move, slot, target, answer)
+
+    uvloop.run(writers.run(move_shards))
+    assert not backend.log.must_declare_keys
+    backend.drainer.drain_all()
+    result = audit(backend, list(tmp_path.glob("ledger-*")))
+    assert result.answered
+    assert not result.faults
     assert scalar(backend, "SELECT count(*) FROM dead_letter") == 0

@@ -96,6 +96,11 @@ async def take(chunks: AsyncIterator[bytes], last: str) -> str:
     return told
 
 
+async def take_any(chunks: AsyncIterator[bytes]) -> str:
+    """What comes first."""
+    return (await anext(chunks)).decode()
+
+
 def run(backend: Backend, chat: str, scenario: Callable[[World], Awaitable[None]]) -> None:
     """Run a scenario in an event loop."""
 
@@ -264,14 +269,46 @@ def test_after_a_lost_subscription_nothing_is_told_from_memory(backend: Backend,
         await world.quiet()
         stored = backend.catalog.messages.get(chat, 1, 1)
         assert isinstance(stored, Message)
-        with backend.database.begin() as tx:
-            chat_id = tx.scalar(text("SELECT id FROM chat"))
-            edit_message(tx, chat_id, stored, {"text": "edited"})
+        edit_unannounced(backend, stored, "edited")
         world.hub._on_connected()
         await asyncio.sleep(0)
         assert await take(world.follow(0).chunks(), "edited") == "message 1 edited;"
 
     run(backend, chat, scenario)
+
+
+def test_a_follower_is_told_nothing_that_was_read_before_it_began(
+    backend: Backend, chat: str
+) -> None:
+    """The notification of an edit may be on its way, and so may the page of another follower."""
+
+    async def scenario(world: World) -> None:
+        first = world.follow(0).chunks()
+        await world.store("one")
+        assert await take(first, "one") == "message 1 one;"
+        await world.quiet()
+        stored = backend.catalog.messages.get(chat, 1, 1)
+        assert isinstance(stored, Message)
+        world.reader.let_pages_return.clear()
+        reads = world.reader.places(0)
+        chunks = world.follow(0).chunks()
+        early = asyncio.create_task(take_any(chunks))
+        while world.reader.places(0) == reads:
+            await asyncio.sleep(0.01)
+        edit_unannounced(backend, stored, "edited")
+        late = asyncio.create_task(take(world.follow(0).chunks(), "edited"))
+        asyncio.get_running_loop().call_later(0.1, world.reader.let_pages_return.set)
+        assert await late == "message 1 edited;"
+        assert (await early).startswith("message 1 ")
+
+    run(backend, chat, scenario)
+
+
+def edit_unannounced(backend: Backend, stored: Message, new: str) -> None:
+    """Edit a message of the only chat, and tell nobody."""
+    with backend.database.begin() as tx:
+        chat_id = tx.scalar(text("SELECT id FROM chat"))
+        edit_message(tx, chat_id, stored, {"text": new})
 
 
 def test_what_nobody_announced_is_found(

@@ -1,6 +1,7 @@
 """Cascades: in the log's order, completed although processes are killed, counted once."""
 
 import random
+import secrets
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from backend.ingest.epochs import Epochs
 from backend.ingest.requests import AcceptRequest
 from backend.maintenance import cascade_delete
 from backend.maintenance.cascade_delete import CascadeDeleter
+from backend.storage.postgres import applications
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import scalar, send, stored
 from tests.support.redis_copy import bring_back, copy_redis
@@ -163,8 +165,8 @@ def test_a_cascade_killed_at_a_named_step_is_completed_by_the_next_run(
             raise Killed
 
     with suppress(Killed):
-        CascadeDeleter(backend.log, backend.database, step=step).delete_all()
-    CascadeDeleter(backend.log, backend.database).delete_all()
+        CascadeDeleter(backend.log, backend.database, backend.routing, step=step).delete_all()
+    CascadeDeleter(backend.log, backend.database, backend.routing).delete_all()
     assert rows(backend) == {"chat": 0, "message": 0}
     assert keys(backend) == {f"app:{family}"}
     named = outbox(backend)
@@ -198,6 +200,33 @@ def test_a_deletion_killed_at_a_named_step_of_its_drain_is_counted_once(
 
 
 @pytest.mark.usefixtures("small_steps")
+def test_a_cascade_holds_up_no_other_application(backend: Backend, family: str) -> None:
+    """Not even one of its shard: while each transaction is open, others create, store, edit and delete."""
+    shard = backend.counters.shard(family)
+    while backend.counters.shard(other := secrets.token_urlsafe(24)) != shard:
+        pass
+    backend.counters.create_counter(other, shard)
+    with backend.database.begin() as tx:
+        applications.insert_application_once(tx, other, "of the same shard", shard)
+    backend.acceptor.accept(AcceptRequest.chats(other))
+    made: list[str] = []
+
+    def step(name: str) -> None:
+        if name == "rows":
+            number = send(backend, other, "meanwhile", "meanwhile")
+            backend.drainer.drain(shard)
+            backend.catalog.messages.edit(other, 1, number, {"text": f"edited {number}"})
+            backend.catalog.messages.delete(other, 1, number + 1)
+            made.append(f"edited {number}")
+
+    backend.catalog.applications.delete(family, cascade=True)
+    CascadeDeleter(backend.log, backend.database, backend.routing, step=step).delete_all()
+    assert len(made) > 5
+    assert list(stored(backend, other).values()) == made
+    assert rows(backend)["chat"] == 1
+
+
+@pytest.mark.usefixtures("small_steps")
 def test_concurrent_cascades_delete_each_row_once(backend: Backend, family: str) -> None:
     """Each of them ends when nothing is left."""
     backend.catalog.applications.delete(family, cascade=True)
@@ -218,7 +247,7 @@ def test_a_cascade_can_be_stopped_between_two_transactions(backend: Backend, fam
     backend.cascade_deleter.stop()
     assert backend.cascade_deleter.delete_all() == 0
     assert rows(backend)["message"] == 40 - first
-    assert CascadeDeleter(backend.log, backend.database).delete_all() == 40 - first
+    assert CascadeDeleter(backend.log, backend.database, backend.routing).delete_all() == 40 - first
 
 
 def test_a_restored_log_does_not_restore_what_a_cascade_has_deleted(

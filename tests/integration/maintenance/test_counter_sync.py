@@ -16,7 +16,7 @@ from backend.maintenance.counter_sync import CounterSync, WrittenCount
 from tests.support.faults.killed import Killed
 from tests.support.faults.shortcuts import scalar, send
 from tests.support.redis_copy import bring_back, copy_redis
-from tests.support.redis_values import plant_epoch
+from tests.support.redis_values import count_dirty, plant_epoch
 
 pytestmark = pytest.mark.faults
 LITTLE = 1800  # seconds: more than a test takes, and less than what it says has passed
@@ -49,13 +49,13 @@ def differing(backend: Backend) -> list[tuple[str, int | None]]:
 
 def waiting(backend: Backend) -> int:
     """How many parents have a count that SQL does not know."""
-    return backend.log.count_dirty(backend.database.installation.shards)
+    return count_dirty(backend)
 
 
 def with_steps(backend: Backend, step: Callable[[str], None]) -> CounterSync:
     """A sync that reports its steps."""
     epochs = Epochs(backend.log, backend.database)
-    return CounterSync(backend.log, backend.database, epochs, step=step)
+    return CounterSync(backend.log, backend.database, epochs, backend.routing, step=step)
 
 
 def make_older(backend: Backend, seconds: int) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from backend.api.health import metrics
 from backend.api.health.poller import HealthPoller
-from backend.api.health.summary import HealthState, group_figures
 from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import LogFull
 from backend.domain.model import shard_of
@@ -21,6 +20,7 @@ from backend.monitoring.checks import CheckResult, Severity
 from backend.monitoring.doctor import CheckContext, run_checks
 from backend.monitoring.durability import read_wrong_settings
 from backend.monitoring.status import read_status
+from backend.monitoring.summary import HealthState, group_figures
 from backend.storage.redis.keys import shard_slot
 from tests.conftest import Engines
 from tests.support.http_server import running_server
@@ -61,6 +61,7 @@ def run_doctor(core: Backend) -> dict[str, list[CheckResult]]:
         core.index,
         core.jobs.length,
         core.counter_sync.lag,
+        core.epochs.recognition.find_wrong,
     )
     results: dict[str, list[CheckResult]] = {}
     for found in run_checks(context):
@@ -180,7 +181,7 @@ def test_shards_without_a_node_are_named_with_their_share_of_applications(
     figures = {figure.name: figure for group in group_figures(snapshot) for figure in group.figures}
     text = metrics.render(snapshot, "")[0].decode()
     figure = figures[redis_status.engine]
-    assert figure.value == f"{len(away)} of 64 shards do not answer"
+    assert figure.value == f"no answer from {len(away)} shards of 64"
     assert (figure.state, said in figure.advice) == (HealthState.CRITICAL, True)
     assert figures["Redis's nodes"].state is HealthState.WARNING
     assert f"instachat_shards_away {len(away)}.0" in text

@@ -42,7 +42,7 @@ def test_the_role_of_the_server_and_the_state_of_its_standbys_are_found(
         assert "is a standby" in message
         ((severity, message),) = check(primary, "reader")
         assert severity is Severity.UNKNOWN
-        assert message.startswith("1 standbys are connected")
+        assert message.startswith("1 standby is connected")
 
         standby.execute("SELECT pg_wal_replay_pause()")
         monkeypatch.setattr(replication_checks, "MAX_BEHIND_BYTES", 1_000)

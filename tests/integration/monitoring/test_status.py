@@ -1,8 +1,11 @@
 """Totals and rates: how much was accepted, stored and made searchable."""
 
+from dataclasses import replace
+
 from backend.bootstrap import Backend
 from backend.ingest.requests import AcceptRequest
-from backend.monitoring.status import Totals, compute_rates, read_totals
+from backend.monitoring.status import Totals, compute_rates, read_status, read_totals
+from backend.monitoring.summary import late_stages
 from tests.support.faults.shortcuts import send
 from tests.support.redis_copy import bring_back, copy_redis
 
@@ -38,3 +41,18 @@ def test_a_rate_is_the_growth_of_a_total_per_second() -> None:
     found = compute_rates(before, after)
     assert (found.accepted, found.stored, found.searchable) == (25.0, None, None)
     assert compute_rates(before, before).accepted is None
+
+
+def test_what_waits_for_too_long_is_late(backend: Backend) -> None:
+    """Each stage has its limit. No index is late where PostgreSQL searches, and nothing that is unknown."""
+    now = read_status(backend.database, backend.log, backend.workers, backend.jobs.length)
+    assert late_stages(now, publishes=True) == []
+    late = replace(now, workers=0, oldest_seconds=95.0, unpublished_seconds=600.0)
+    assert late_stages(late, publishes=False) == [
+        "accepted and not stored for 95 s (limit: 10 s), because no worker is running"
+    ]
+    assert late_stages(late, publishes=True)[1:] == [
+        "stored and not searchable for 10 min (limit: 10 s)"
+    ]
+    assert "paused" in late_stages(replace(late, workers=1, paused=True), publishes=False)[0]
+    assert late_stages(replace(late, oldest_seconds=None), publishes=False) == []

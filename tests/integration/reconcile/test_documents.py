@@ -14,12 +14,19 @@ from backend.reconcile import orphan_counters
 from backend.reconcile.findings import Finding, FindingKind, rule_of
 from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.postgres import message_states, search_indices
+from backend.storage.postgres.dead_letters import DeadLetter, add_dead_letters
 from backend.storage.search_index import Document
 from tests.conftest import Engines
 from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.elasticsearch.requests import (
+    publish_all,
+    query_rows,
+    reject_numbers_above_127,
+    store_messages,
+)
 from tests.support.planted_findings import CHATS, FULL, MESSAGES, REMOVED, Field, Key
 
-SEEDS = range(6)
+SEEDS = range(3)
 
 
 @pytest.fixture
@@ -59,7 +66,14 @@ class IndexedField(Field):
         """Plant in the index first, for messages whose rows stay as they are."""
         for token in self.tokens:
             for number in FULL:
-                for kind in (self._missing, self._older, self._newer, self._tombstone, self._ghost):
+                for kind in (
+                    self._missing,
+                    self._rejected,
+                    self._older,
+                    self._newer,
+                    self._tombstone,
+                    self._ghost,
+                ):
                     if self.dice.random() < 0.3:
                         kind(Parent(token, number))
                 if self.dice.random() < 0.3:
@@ -88,6 +102,7 @@ class IndexedField(Field):
                 self._open_removed(Parent(self.tokens[0], REMOVED))
             case FindingKind.MISSING_DOCUMENT:
                 self._missing(chat)
+                self._rejected(chat)
             case FindingKind.STALE_DOCUMENT:
                 self._older(chat)
                 self._newer(chat)
@@ -119,6 +134,15 @@ class IndexedField(Field):
         id_ = self.ids[chat]
         self.index.client.delete(index=self.name, id=f"{id_}-3", routing=f"{id_}")
         self.expected.append((FindingKind.MISSING_DOCUMENT, *chat, 3))
+
+    def _rejected(self, chat: Parent) -> None:
+        """A message that the index has rejected: its dead letter is no reason to keep quiet about it."""
+        id_ = self.ids[chat]
+        self.index.client.delete(index=self.name, id=f"{id_}-7", routing=f"{id_}")
+        letter = DeadLetter(f"publish-{id_}", "rejected", chat.token, chat.chat, 7, b"[]")
+        with self.backend.database.begin() as tx:
+            add_dead_letters(tx, [letter], "publish")
+        self.expected.append((FindingKind.MISSING_DOCUMENT, *chat, 7))
 
     def _older(self, chat: Parent) -> None:
         self.execute(
@@ -223,6 +247,25 @@ def test_reconcile_of_one_application_compares_only_its_documents(core: Backend)
     for token in field.tokens:
         mine = Counter(key for key in field.expected if key[1] == token)
         assert keys(found(core, token)) == mine
+
+
+def test_messages_that_the_index_rejects_are_findings_until_it_takes_them(
+    core: Backend, token: str
+) -> None:
+    """A repair publishes them again: rejected again, each has one dead letter. A reindex ends the finding."""
+    reject_numbers_above_127(core)
+    store_messages(core, token, *("a word" for _ in range(129)))
+    publish_all(core)
+    expected = Counter({(FindingKind.MISSING_DOCUMENT, token, 1, n): 1 for n in (128, 129)})
+    findings = found(core)
+    assert keys(findings) == expected
+    letters = query_rows(core, "SELECT key FROM dead_letter ORDER BY number")
+    assert all(key in finding.detail for (key,), finding in zip(letters, findings, strict=True))
+    assert keys(found(core, repair=True)) == expected
+    assert query_rows(core, "SELECT number FROM dead_letter ORDER BY number") == [(128,), (129,)]
+    assert core.reindexer is not None
+    assert core.reindexer.build() is not None
+    assert [finding.kind for finding in found(core, repair=True)] == []
 
 
 def test_messages_missing_in_an_emptied_index_are_published_again(core: Backend) -> None:

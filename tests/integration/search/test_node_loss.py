@@ -23,6 +23,7 @@ from tests.support.elasticsearch.requests import (
     store_messages,
     unpublished_messages,
 )
+from tests.support.faults.pace import pause
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.xdist_group("elasticsearch cluster")
@@ -83,6 +84,7 @@ class Load:
             except Exception as error:
                 self.failures.append(repr(error))
                 raise
+            pause()
 
     def _search(self) -> None:
         """Ask the index itself: PostgreSQL would stand in for it."""

@@ -100,9 +100,7 @@ class MessageSender:
             texts = [f"line {self.sent + n}" for n in range(min(BATCH, count - start))]
             accepted = self.core.acceptor.accept(AcceptRequest.messages(self.token, 1, texts))
             self.sent = accepted.last
-        assert self.core.catalog.waiting.wait_stored(
-            accepted.shard, accepted.entry, PATIENCE_SECONDS
-        )
+        assert self.core.catalog.waiting.wait_stored(self.token, accepted, PATIENCE_SECONDS)
         return time.monotonic() - since
 
     def all_are_found(self) -> bool:

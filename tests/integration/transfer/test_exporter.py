@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
-from backend.domain.errors import Failed, NotFound, Unavailable
+from backend.domain.errors import Failed, NotFound, RateLimited, Unavailable
 from backend.ingest import barrier
 from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import exports, shards
@@ -197,3 +197,26 @@ def check_consistent(lines: list[dict[str, Any]]) -> None:
             assert line["messages_count"] == sum("removed" not in message for message in children)
         elif line["type"] == "application":
             assert line["chats_count"] == len(chats[line["token"]])
+
+
+def test_an_import_sets_the_rate_limit_and_the_retention_of_the_export(engines: Engines) -> None:
+    """Both hold at once. An application without them has the line of earlier exports."""
+    with new_installation(engines) as backend:
+        limited, plain = (backend.catalog.applications.create(name).token for name in ("a", "b"))
+        before = export(backend)
+        backend.rate_limits.set(limited, 1)
+        backend.retention.set(limited, 90 * 86_400)
+        data = export(backend)
+    lines = {line["token"]: line for line in decode_lines(data)}
+    assert (lines[limited]["limit"], lines[limited]["retention"]) == ("1/s", "90d")
+    assert lines[plain].keys() == decode_lines(before)[0].keys()
+    with new_installation(engines) as backend:
+        assert import_lines(backend, data)[1] == []
+        assert export(backend) == data
+        work, faults = import_lines(backend, before)
+        assert (faults, work.counts.skipped) == ([], 2)
+        assert backend.retention.get(limited) == 90 * 86_400
+        backend.acceptor.accept(AcceptRequest.chats(limited, 60))
+        with pytest.raises(RateLimited):
+            backend.acceptor.accept(AcceptRequest.chats(limited))
+        backend.acceptor.accept(AcceptRequest.chats(plain))

@@ -1,16 +1,21 @@
 """An import stores new lines, skips stored ones, and no number is issued twice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from sqlalchemy import text
 
 from backend.bootstrap import Backend
 from backend.domain.errors import Conflict, NotFound
+from backend.domain.folding import fold
 from backend.ingest.requests import AcceptRequest
+from backend.storage.postgres import imports
+from backend.storage.postgres.database import Connection
+from backend.storage.postgres.messages import ImportedMessage
+from backend.transfer import importer
 from tests.conftest import Engines
 from tests.integration.transfer.conftest import SampleExport
-from tests.support.faults.shortcuts import send
+from tests.support.faults.shortcuts import send, stored
 from tests.support.transfer import (
     LATER,
     REMOVED,
@@ -30,6 +35,32 @@ from tests.support.transfer import (
     query,
     read_everything,
 )
+
+# -- costs --------------------------------------------------------------------------------------------
+
+
+def test_texts_that_are_dear_to_store_are_stored_in_several_transactions(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk may fold to many times its size, and each transaction holds the shard."""
+    dear = "\ufdfa" * 9_000 + "\u0344" * 1_000
+    monkeypatch.setattr(importer, "MAX_FOLDED_LENGTH", 3 * len(fold(dear)))
+    transactions: list[int] = []
+    copy = imports.copy_imported_messages
+
+    def record(tx: Connection, rows: Sequence[ImportedMessage]) -> None:
+        transactions.append(len(rows))
+        copy(tx, rows)
+
+    monkeypatch.setattr(imports, "copy_imported_messages", record)
+    lines = [application_body(), chat_body()]
+    lines += [message_body(number=number, text=dear) for number in range(1, 9)]
+    work, faults = import_lines(backend, lines)
+    assert transactions == [3, 3, 2]
+    assert (work.counts.messages, work.counts.skipped, faults) == (8, 0, [])
+    assert list(stored(backend, TOKEN).values()) == [dear] * 8
+    assert import_lines(backend, lines)[0].counts.skipped == 10
+
 
 # -- idempotence --------------------------------------------------------------------------------------
 

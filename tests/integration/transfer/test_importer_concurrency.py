@@ -88,16 +88,23 @@ def test_a_chat_deleted_during_an_import_gets_no_messages(
 def test_an_import_ends_a_stuck_drain_and_reports_any_other_lock(
     one_message: Backend, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """If a drain holds the shard's lock for too long, it is ended; otherwise the import is Unavailable."""
+    """A drain that holds the shard's lock and makes no progress is ended; else the import is Unavailable."""
     monkeypatch.setattr(direct_write, "LOCK_TIMEOUT_SECONDS", 0.1)
     shard = one_message.counters.shard(TOKEN)
     epochs = Epochs(one_message.log, one_message.database)
-    drainer = Drainer(one_message.log, one_message.database, epochs, stuck_timeout_seconds=0.3)
+    drainer = Drainer(one_message.log, one_message.database, epochs, stuck_timeout_seconds=0.2)
     barrier = Barrier(one_message.log, one_message.database, epochs, drainer)
     writer = direct_write.DirectWriter(
-        one_message.log, one_message.database, epochs, barrier, drainer
+        one_message.log, one_message.database, epochs, one_message.routing, barrier, drainer
     )
-    work = Importer(one_message.log, one_message.database, barrier, writer).begin()
+    work = Importer(
+        one_message.log,
+        one_message.database,
+        one_message.routing,
+        barrier,
+        writer,
+        one_message.tokens,
+    ).begin()
     chunk = LineChunk(1, [to_bytes([message_body(2)])], 1)
     holder = one_message.database.engine.connect()
     try:

@@ -7,6 +7,7 @@ import pytest
 
 from backend.bootstrap import Backend
 from backend.domain.errors import Invalid
+from backend.domain.model import MAX_IMPORTED_NUMBER
 from tests.support.transfer import (
     STORED_LINES,
     TIMESTAMP,
@@ -74,7 +75,10 @@ def with_raw_json(line: dict[str, Any], **texts: str) -> bytes:
         (with_raw_json(message_body(), number="1.0"), '"number" is not a whole number'),
         (with_raw_json(message_body(), number="true"), '"number" is not a whole number'),
         (with_raw_json(message_body(), number='"1"'), '"number" is not a whole number'),
-        (with_raw_json(message_body(), number=str(2**53)), '"number" is not a whole number'),
+        (
+            with_raw_json(message_body(), number=str(MAX_IMPORTED_NUMBER + 1)),
+            '"number" is above 10,000,000,000,000',
+        ),
         (with_raw_json(message_body(), chat="null"), '"chat" is not a whole number'),
         (with_raw_json(message_body(), text="1"), '"text" is not a string'),
         (with_raw_json(message_body(), text='""'), "the text of a message is empty"),
@@ -82,6 +86,10 @@ def with_raw_json(line: dict[str, Any], **texts: str) -> bytes:
         (with_raw_json(message_body(), text='"a\\u0000b"'), "NUL"),
         (with_raw_json(message_body(), text='"\\ud800"'), "lone surrogate"),
         (with_raw_json(application_body(), name=f'"{"x" * 256}"'), "256 characters"),
+        (with_raw_json(application_body(), retention='"soon"'), "'soon' is not an age"),
+        (with_raw_json(application_body(), retention='"0d"'), "between 1s and 36600d"),
+        (with_raw_json(application_body(), limit='"9/m"'), "'9/m' is not a limit"),
+        (with_raw_json(application_body(), limit="9"), '"limit" is not a string'),
         (with_raw_json(application_body(), name='""'), "the name of an application is empty"),
         (with_raw_json(message_body(), created_at="1"), '"created_at" is not a string'),
         (
@@ -139,7 +147,7 @@ def test_an_import_stops_at_an_invalid_line(
                 )
             ]
         ),
-        to_bytes([message_body(2**53 - 1)]),
+        to_bytes([message_body(MAX_IMPORTED_NUMBER)]),
     ],
 )
 def test_an_import_accepts_unusual_but_valid_lines(backend: Backend, line: bytes) -> None:
@@ -147,6 +155,6 @@ def test_an_import_accepts_unusual_but_valid_lines(backend: Backend, line: bytes
     _, faults = import_lines(backend, to_bytes([application_body(), chat_body()]) + line)
     assert describe_faults(faults) == []
     (stored,) = decode_lines(export(backend))[2:]
-    assert stored["text"] in ("🙂", "🙂" * 10_000, "text 3", f"text {2**53 - 1}")
+    assert stored["text"] in ("🙂", "🙂" * 10_000, "text 3", f"text {MAX_IMPORTED_NUMBER}")
     assert stored["created_at"] == TIMESTAMP
     assert stored["updated_at"] in (TIMESTAMP, "2026-01-31T18:29:59.500000Z")

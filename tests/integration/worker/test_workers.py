@@ -1,17 +1,23 @@
-"""What workers know of a pause, and of each other, while the Redis that says so is away."""
+"""Workers: what they know of a pause while the Redis that says so is away, and what they log."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from backend.bootstrap import open_backend
 from backend.domain.errors import EngineDown
 from backend.ingest.requests import AcceptRequest
+from backend.settings import as_environment
 from backend.storage.redis.keys import PAUSED_KEY
 from backend.storage.redis.workers import Workers, WorkersState
 from tests.conftest import Engines
 from tests.support.engines import RedisServer
+from tests.support.fork_server import start_module
+from tests.support.program_logs import MARKER, program_logs
 from tests.support.redis_cluster import RedisCluster
 from tests.support.waiting import wait_until
 
@@ -68,6 +74,40 @@ def test_a_dead_node_of_a_cluster_stops_no_worker_and_no_wait(
         dead.kill()
         assert backend.workers.may_work()
         accepted = backend.acceptor.accept(AcceptRequest.chats(token))
-        assert backend.catalog.waiting.wait_stored(accepted.shard, accepted.entry, 30)
+        assert backend.catalog.waiting.wait_stored(token, accepted, 30)
         backend.workers.pause()
         assert not backend.workers.may_work()
+
+
+FAILING_ROWS = """
+CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE 'the disk is broken' USING ERRCODE = 'XX001'; END $$;
+CREATE TRIGGER failing BEFORE INSERT ON message FOR EACH ROW EXECUTE FUNCTION fail()
+"""
+
+
+def test_an_unexpected_error_while_rows_are_written_quotes_none_of_them(
+    engines: Engines, tmp_path: Path
+) -> None:
+    """PostgreSQL's message has the line that COPY was reading: the chat's id, and the beginning of a text."""
+    settings = engines.installation()
+    log = tmp_path / "log"
+    with open_backend(settings) as backend:
+        with backend.database.begin() as tx:
+            tx.execute(text(FAILING_ROWS))
+        token = backend.catalog.applications.create("x").token
+        backend.acceptor.accept(AcceptRequest.chats(token))
+        backend.acceptor.accept(AcceptRequest.messages(token, 1, [MARKER]))
+    with log.open("wb") as stderr:
+        worker = start_module(
+            "instachat_cli",
+            "worker",
+            environment=os.environ | as_environment(settings),
+            stderr=stderr,
+        )
+    try:
+        wait_until(lambda: "XX001" in log.read_text())
+    finally:
+        worker.kill()
+        worker.wait()
+    program_logs.check()

@@ -16,6 +16,7 @@ from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.postgres import grouped_reads
 from backend.storage.postgres.async_connection import Rows
 from backend.storage.redis.counters import Issued
+from backend.storage.redis.counters_async import ThreadCounterClient
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 PAGE_SIZE = 200
@@ -33,7 +34,7 @@ class GroupedSearches:
         self._threads = ThreadPoolExecutor(6)
         self._index = ElasticsearchIndex(index_url)
         self._counts: GroupCount = self._call(
-            lambda: GroupCount(core.counters.shard, core.log, None)
+            lambda: GroupCount(core.counters.shard, ThreadCounterClient(core.log))
         )
         self.group: GroupRead = self._call(lambda: GroupRead(core.database, self._counts))
         self.searcher = IndexSearcher(core.database, self._index)
@@ -103,14 +104,13 @@ class _Read:
         self.result: Future[Found] = Future()
         self.results = 0
 
-    def parents(self, _: Rows) -> tuple[()]:
+    def shown_counts(self, _: Rows) -> None:
         """It shows no count."""
-        return ()
 
     def deliver(self, rows: Rows, _: Issued) -> None:
         """The rows are those of `grouped_reads.SEARCHES`."""
         self.results += 1
-        self.result.set_result([row[2] for row in rows if row[2] is not None])
+        self.result.set_result([row[3] for row in rows if row[3] is not None])
 
     def fall_back(self) -> None:
         """The ordinary route would answer."""

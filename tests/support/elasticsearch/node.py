@@ -175,6 +175,11 @@ class ElasticsearchServer(Server):
         self.send(signal.SIGCONT)
         super().stop(number)
 
+    def remove(self) -> None:
+        if self.engine():
+            self.kill()  # an orderly end would write the data, which are deleted next
+        super().remove()
+
     def engine(self) -> psutil.Process | None:
         """The process of the engine, the launcher's child; None before its start and after its end."""
         if self.process is None or self.process.poll() is not None:

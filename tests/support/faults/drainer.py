@@ -3,8 +3,6 @@
 python -m tests.support.faults.drainer DATABASE REDIS [STEP NTH]
 """
 
-import os
-import signal
 import sys
 import time
 from contextlib import suppress
@@ -14,26 +12,18 @@ from backend.domain.errors import InstaChatError
 from backend.ingest.drain import Drainer
 from backend.ingest.epochs import Epochs
 from backend.settings import Settings
+from tests.support.faults.deadly_step import deadly_step
 
 
-def main(database: str, redis: str, deadly_step: str = "", nth: str = "1") -> None:
+def main(database: str, redis: str, deadly: str = "", nth: str = "1") -> None:
     """Drain until killed."""
-    left = int(nth)
-
-    def step(name: str) -> None:
-        nonlocal left
-        if name == deadly_step:
-            left -= 1
-            if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
-
     with open_backend(Settings(database_url=database, redis_url=redis)) as backend:
         epochs = Epochs(backend.log, backend.database)
-        drainer = Drainer(backend.log, backend.database, epochs, step=step)
+        drainer = Drainer(backend.log, backend.database, epochs, step=deadly_step(deadly, int(nth)))
         while True:
             with suppress(InstaChatError):
                 drainer.drain_all()
-            time.sleep(0.005)
+            time.sleep(0.02)
 
 
 if __name__ == "__main__":

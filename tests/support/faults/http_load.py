@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from tests.support.http_server import HttpResponse, exchange
 from tests.support.ledger import Ledger
+from tests.support.program_logs import MARKER
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 CHATS = 3  # that are written to; one more has the messages that are edited
@@ -89,7 +90,8 @@ class HttpLoad:
         sent = 0
         while not self._stopping.is_set():
             chat = client.dice.randint(1, CHATS)
-            texts = [f"{number} {sent + nth} سلام" for nth in range(client.dice.randint(1, 5))]
+            size = client.dice.randint(1, 5)
+            texts = [f"{MARKER} {number} {sent + nth} سلام" for nth in range(size)]
             sent += len(texts)
             body = {"messages": [{"text": text} for text in texts]}
             created = client.create(f"{self._chats}/{chat}/messages/batch", body)
@@ -101,7 +103,7 @@ class HttpLoad:
         messages = f"{self._chats}/{CHATS + 1}/messages"
         while not self._stopping.is_set():
             number = client.create(messages, {"message": {"text": "first"}})["number"]
-            text = f"edited {number}"
+            text = f"{MARKER} edited {number}"
             status = HTTPStatus.ACCEPTED
             while status == HTTPStatus.ACCEPTED:  # the message is not stored yet
                 edit = {"message": {"text": text}}

@@ -26,8 +26,10 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import NotFound, Unavailable, Unconfirmed
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings, as_environment
+from tests.support.faults.pace import pause
 from tests.support.fork_server import ForkedProcess, start_module
 from tests.support.ledger import Audit, Ledger, audit
+from tests.support.program_logs import MARKER
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 CHATS = 4  # of each application, at the start
@@ -61,12 +63,13 @@ class Writer:
         book = Ledger(self._folder / f"ledger-{self._name}")
         sent = 0
         while not (self._folder / "stop").exists():
+            pause()
             token, chat = self._dice.choice(self._chats)
             if self._dice.random() < NEW_CHAT_SHARE:
                 self._create(token)
                 continue
             texts = [
-                f"{self._name} {sent + n} سلام".ljust(size)
+                f"{MARKER} {self._name} {sent + n} سلام".ljust(size)
                 for n in range(self._dice.randint(1, batch))
             ]
             try:
@@ -159,6 +162,12 @@ class Load:
     def work(self) -> None:
         """Start a worker."""
         self._workers.append(self._start("instachat_cli", "worker"))
+
+    def kill_worker(self) -> None:
+        """Kill the worker that was started last."""
+        worker = self._workers.pop()
+        worker.kill()
+        worker.wait()
 
     def _start(self, module: str, *arguments: object) -> ForkedProcess:
         environment = os.environ | as_environment(self.settings)
@@ -283,7 +292,7 @@ def drain_completely(backend: Backend) -> None:
             backend.drainer.drain_all()
         except Unavailable:
             return False
-        return not backend.log.waiting(backend.database.installation.shards)
+        return not backend.log.waiting(backend.database.refresh_installation().all_shards)
 
     wait_until(drained)
 

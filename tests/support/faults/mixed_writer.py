@@ -23,6 +23,8 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, Unavailable
 from backend.ingest.requests import AcceptRequest
 from backend.settings import load
+from tests.support.faults.pace import pause
+from tests.support.program_logs import MARKER
 
 CHATS = 4  # of each application, at the start; they are never deleted
 PAUSE_SECONDS = 0.02  # after a refusal
@@ -48,6 +50,7 @@ class Writer:
         """Run until the file `stop` exists; an error that is not temporary ends the writer and the soak."""
         operations, weights = zip(*OPERATIONS.items(), strict=True)
         while not self._stop.exists():
+            pause()
             operation = self._dice.choices(operations, weights)[0]
             try:
                 getattr(self, f"_{operation}")()
@@ -69,7 +72,7 @@ class Writer:
     def _send(self) -> None:
         token, chat = self._dice.choice(self._chats + self._own_chats)
         count = self._dice.randint(1, 5)
-        texts = [f"{self._name}/{self._count} {n} سلام" for n in range(count)]
+        texts = [f"{MARKER}/{self._name}/{self._count} {n} سلام" for n in range(count)]
         request = AcceptRequest.messages(token, chat, texts)
         first = self._do(
             lambda: self._backend.acceptor.accept(request).first,

@@ -198,11 +198,10 @@ class Model:
 
     def live(self, parent: Parent) -> int:
         """The highest number issued under a parent. Raises NotFound."""
-        return (
-            self.redis_state.issued[parent]
-            if parent in self.redis_state.verified
-            else self.verify(parent)
-        )
+        if parent not in self.redis_state.verified:
+            for each in lineage(parent):
+                self.verify(each)
+        return self.redis_state.issued[parent]
 
     def count(self, parent: Parent) -> int:
         """How many children a parent has, stored or accepted. Raises NotFound."""
@@ -252,6 +251,8 @@ class Model:
             return
         if self._living(parent):
             del self.redis_state.closed[parent]
+            if parent.chat is None:  # the counter is compared with SQL, which may have a rate limit
+                self.redis_state.verified.discard(parent)
         elif parent.chat is None:
             self.stored[parent.token].gone = True
         else:

@@ -4,8 +4,8 @@
     make scale ARGS='--only PostgreSQL'     # the rows that have this in their name; the others stay
     make scale ARGS='-k standby -x'         # arguments of pytest; writes nothing
 
-Prints a table with a row for each fault. Exits with 4 if a promise was not kept, and with 1 if tests could
-not be run. A row whose engine this machine lacks says so.
+Prints a table with a row for each fault. Exits with 4 if a promise was not kept, with 1 if tests could not be
+run, with 2 if no row has that name, and with 130 after Ctrl-C. A row whose engine this machine lacks says so.
 """
 
 import argparse
@@ -27,12 +27,23 @@ from tools.markdown_section import read_section, replace_section
 SECTION: Final = "faults"
 FAILED_EXIT_CODE: Final = 4
 RAN: Final = {0, 1, 5}  # exit codes of pytest: all passed, some failed, none was selected
+NOTHING_FOUND_EXIT_CODE: Final = 2
+INTERRUPTED_EXIT_CODE: Final = 130
+PYTEST: Final = f"""
+import sys
+try:
+    import pytest
+    sys.exit(pytest.main(sys.argv[1:]))
+except KeyboardInterrupt:  # before the first test
+    sys.exit({INTERRUPTED_EXIT_CODE})
+"""
 LONG_FORMS: Final = {
     "INSTACHAT_CLUSTER_SEEDS": "1,2,3,4,5",
     "INSTACHAT_LOSS_SEEDS": "1,2,3,4,5",
     "INSTACHAT_MOVED_CHATS": "22000",
     "INSTACHAT_STANDBY_SECONDS": "60",
     "INSTACHAT_STANDBY_SEEDS": "1,2,3,4,5",
+    "INSTACHAT_WRITER_PAUSE": "0",
 }
 """What makes the tests long, unless the environment says otherwise; tests/README.md describes each."""
 
@@ -64,11 +75,16 @@ def run_pooled(only: str, arguments: Sequence[str]) -> list[Run]:
 def _run(arguments: Sequence[str], environment: dict[str, str], row: str = "") -> list[Run]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", f"--junitxml={report}"]
-        done = subprocess.run(
-            [*pytest, *arguments], env=environment | os.environ, stdout=sys.stderr, check=False
-        )
-        if done.returncode not in RAN:
+        pytest = [sys.executable, "-c", PYTEST, "-q", "-p", "no:randomly", f"--junitxml={report}"]
+        with subprocess.Popen(
+            [*pytest, *arguments], env=environment | os.environ, stdout=sys.stderr
+        ) as process:
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                process.wait()  # it has the signal, too, and stops the engines
+                raise
+        if code not in RAN:
             raise SystemExit(1)
         return read_runs(report, row)
 
@@ -81,6 +97,9 @@ def main() -> int:
     options, arguments = parser.parse_known_args()
     runs = [*run_marked(options.only, arguments), *run_pooled(options.only, arguments)]
     found = rows(runs)
+    if options.only and not found:
+        sys.stderr.write(f"no row has “{options.only}” in its name\n")
+        return NOTHING_FOUND_EXIT_CODE
     source = f"{datetime.now(UTC):%Y-%m-%d}, {machine()['InstaChat']}"
     sys.stdout.write(f"{markdown(found, source)}\n")
     if options.report and not arguments:
@@ -90,4 +109,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing was written\n")
+        sys.exit(INTERRUPTED_EXIT_CODE)

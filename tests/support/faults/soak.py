@@ -154,7 +154,7 @@ class Soak:
         }
         if self._with_index:
             urls["elasticsearch_url"] = self._start_elasticsearch()
-        self.settings = Settings(**urls)  # type: ignore[arg-type]
+        self.settings = Settings(**urls)
         self._environment = {f"INSTACHAT_{name.upper()}": url for name, url in urls.items()}
         database = Database(str(self.settings.database_url))
         upgrade(database)

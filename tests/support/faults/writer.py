@@ -17,8 +17,13 @@ from backend.domain.errors import Unavailable, Unconfirmed
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from tests.support.engines import die_with_parent
+from tests.support.faults.pace import pause
 from tests.support.ledger import Ledger
+from tests.support.program_logs import MARKER
 from tests.support.waiting import PATIENCE_SECONDS
+
+ENDLESS = 1_000_000
+"""With so many messages a writer goes on until it is told to stop, and pauses between its requests."""
 
 
 def main(*arguments: str) -> None:
@@ -57,12 +62,17 @@ def write(
     dice = random.Random(seed)
     book = Ledger(Path(ledger))
     left = int(messages)
+    is_endless = left >= ENDLESS
     deadline = time.monotonic() + PATIENCE_SECONDS
     with open_backend(Settings(database_url=database, redis_url=redis)) as backend:
         while left > 0 and not told_to_stop:
+            if is_endless:
+                pause()
             chat = dice.randint(1, int(chats))
             size = min(left, dice.randint(1, int(batch)))
-            texts = [f"{seed} {left - i} {dice.getrandbits(64):x} سلام" for i in range(size)]
+            texts = [
+                f"{MARKER} {seed} {left - i} {dice.getrandbits(64):x} سلام" for i in range(size)
+            ]
             try:
                 accepted = backend.acceptor.accept(AcceptRequest.messages(token, chat, texts))
             except Unconfirmed:

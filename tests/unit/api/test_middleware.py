@@ -11,8 +11,19 @@ from backend.api import problems
 from backend.api.middleware import RequestMiddleware
 
 
-def test_a_cancelled_request_is_answered_with_a_problem() -> None:
-    """When the server stops, the answer is a problem with status 503, not Uvicorn's plain text."""
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("GET", "unavailable"),
+        ("PATCH", "unconfirmed"),
+        ("POST", "unconfirmed"),
+    ],
+)
+def test_a_cancelled_request_is_answered_with_a_problem(method: str, name: str) -> None:
+    """When the server stops, the answer is a problem with status 503, not Uvicorn's plain text.
+
+    What the request would have changed may be changed.
+    """
     sent: list[Message] = []
     observed: list[tuple[Any, ...]] = []
 
@@ -27,7 +38,7 @@ def test_a_cancelled_request_is_answered_with_a_problem() -> None:
 
     async def cut_off() -> None:
         middleware = RequestMiddleware(hang, [lambda *arguments: observed.append(arguments)])
-        scope = {"type": "http", "method": "GET", "headers": []}
+        scope = {"type": "http", "method": method, "headers": []}
         request = asyncio.ensure_future(middleware(scope, receive, send))
         await asyncio.sleep(0.01)
         request.cancel()
@@ -38,5 +49,6 @@ def test_a_cancelled_request_is_answered_with_a_problem() -> None:
     start, body = sent
     assert start["status"] == 503
     assert dict(start["headers"])[b"content-type"] == problems.MEDIA_TYPE.encode()
-    assert json.loads(body["body"])["status"] == 503
+    problem = json.loads(body["body"])
+    assert (problem["status"], problem["type"].rpartition(":")[2]) == (503, name)
     assert [arguments[3] for arguments in observed] == [503]

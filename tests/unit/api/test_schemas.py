@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from backend.api.request_body import MAX_BATCH_BODY_BYTES, MAX_BODY_BYTES
+from backend.api.batch_body import MAX_BATCH_BODY_BYTES
+from backend.api.request_body import MAX_BODY_BYTES
 from backend.api.schemas import MessageInput
-from backend.domain.model import CONTENT_CHECKS, MAX_BATCH, MAX_NUMBER
+from backend.domain.model import CONTENT_CHECKS, MAX_BATCH, MAX_IMPORTED_NUMBER
 from backend.transfer.format import MAX_LINE_BYTES, MessageLine, parse
 from instachat_cli.runtime import stdin_messages
 
@@ -53,7 +54,12 @@ def test_the_largest_message_fits_into_a_line_of_an_export() -> None:
     time = "9999-12-31T23:59:59.999999+00:00"
     line = to_escaped_bytes(
         {"type": "message", "removed": False, "token": "t" * 64}
-        | {"chat": MAX_NUMBER, "number": MAX_NUMBER, "created_at": time, "updated_at": time}
+        | {
+            "chat": MAX_IMPORTED_NUMBER,
+            "number": MAX_IMPORTED_NUMBER,
+            "created_at": time,
+            "updated_at": time,
+        }
         | message
     )
     assert len(line) <= MAX_LINE_BYTES

@@ -13,18 +13,23 @@ from backend.domain.errors import NewerLogFormat
 from backend.domain.events import (
     MAX_ENTRY_BYTES,
     MAX_ENTRY_TEXTS,
+    ApplicationArrived,
+    ApplicationMoved,
     ApplicationStored,
     ChatsCreated,
     DeletionRequested,
     MessagesCreated,
     from_micros,
     pack_application,
+    pack_arrival,
     pack_chats,
     pack_deletion,
     pack_messages,
+    pack_move,
+    token_of,
     unpack,
 )
-from backend.domain.model import MAX_NUMBER, NewMessage
+from backend.domain.model import MAX_NUMBER, EntryId, NewMessage
 from tests.support.message_fields import (
     EACH_MESSAGE,
     MESSAGE_FIELDS,
@@ -146,6 +151,10 @@ def test_unpack_returns_packed_applications() -> None:
     payload = pack_application("token", "Näme", 7, created, renamed)
     assert payload == b'v2 ["a","token","N\xc3\xa4me",7,10,20]'
     assert unpack(b"0 30 " + payload) == ApplicationStored("token", "Näme", 7, 10, 20, 30)
+    current = "t" * 32
+    payload = pack_application("token", "Näme", 7, created, renamed, current)
+    assert payload.startswith(b"v4 ")
+    assert unpack(b"0 30 " + payload) == ApplicationStored("token", "Näme", 7, 10, 20, 30, current)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +182,15 @@ def test_unpack_rejects_what_is_not_an_event(field: bytes) -> None:
     """The ValueError contains no part of the text; the drain makes a dead letter of the entry."""
     with pytest.raises(ValueError, match=r"^not an event: [A-Za-z ]+$"):
         unpack(field)
+
+
+def test_a_move_and_an_arrival_are_read_as_they_were_packed() -> None:
+    """An older program leaves both in the log: they begin with a format that it does not know."""
+    ((count, moved),) = pack_move("token", 2_048, 3)
+    assert count == 0
+    assert unpack(b"0 30 " + moved) == ApplicationMoved("token", 2_048, 3, 30)
+    arrived = pack_arrival("token", 16, EntryId(4, 5), 3)
+    assert unpack(b"0 30 " + arrived) == ApplicationArrived("token", 16, 4, 5, 3, 30)
+    assert moved.startswith(b"v3 ")
+    assert arrived.startswith(b"v3 ")
+    assert token_of(b"0 30 " + moved) == token_of(b"0 30 " + arrived) == "token"

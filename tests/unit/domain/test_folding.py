@@ -129,6 +129,34 @@ def test_folding_and_highlighting_take_linear_time_for_hostile_texts(unit: str) 
     pytest.fail(f"{long / short:.0f} times as long: 8 is in proportion, 64 the square")
 
 
+def test_many_marks_do_not_make_the_rest_of_a_text_dear() -> None:
+    """Only the marks are sorted here. The other characters of this text fold to eighteen times as many."""
+
+    def seconds(text: str) -> float:
+        started = thread_time()
+        fold(text)
+        return thread_time() - started
+
+    letters, marks = "\ufdfa" * 9000, "\u0344" * 1000
+    fold(letters + marks)  # fills the caches
+    plain, marked = inf, inf
+    for turn in range(30):
+        plain = min(plain, seconds(letters + marks[0]))  # one mark has all of it normalized
+        marked = min(marked, seconds(letters + marks))
+        if turn >= 2 and marked < 2 * plain:
+            return
+    pytest.fail(f"{marked / plain:.1f} times as long")
+
+
+def test_each_mark_decomposes_to_marks() -> None:
+    """A run of marks is sorted as a whole."""
+    for char in ASSIGNED:
+        decomposed = unicodedata.normalize("NFKD", char)
+        if combining(decomposed[0]):
+            assert ord(char) < 0x20000
+            assert all(map(combining, decomposed)), ascii(char)
+
+
 @pytest.mark.parametrize("unit", [f"{ACUTE}\u0316", "\u0f73", f"\u0345{ACUTE}", f"{FATHA}{ACUTE}"])
 @pytest.mark.parametrize("times", [31, 32, 63, 64, 65, 127, 128, 200])
 def test_fold_of_long_runs_of_marks_follows_the_contract(unit: str, times: int) -> None:

@@ -63,7 +63,8 @@ def run(folder: Path, *options: str) -> str:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
-            *("-p", "no:schemathesis", "-p", "no:timeout"),
+            *("--disable-plugin-autoload", "-p", "hypothesispytest"),
+            *("-p", "randomly", "-p", "xdist"),
             *("--basetemp", folder / "temporary", "--rootdir", folder),
             *options,
         ],

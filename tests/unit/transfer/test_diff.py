@@ -3,9 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.domain.model import MAX_IMPORTED_NUMBER
 from backend.transfer.diff import NumberDigests
 
-NUMBERS = st.integers(1, 2**53 - 1)
+NUMBERS = st.integers(1, MAX_IMPORTED_NUMBER)
 DIGESTS = st.integers(-(2**63), 2**63 - 1)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from backend.domain import serialization
 from backend.domain.errors import Invalid
-from backend.domain.model import Application, Chat, Message, Parent
+from backend.domain.model import MAX_IMPORTED_NUMBER, Application, Chat, Message, Parent
 from backend.domain.serialization import rfc3339
 from backend.storage.postgres.messages import CONTENT
 from backend.transfer import format as line_format
@@ -77,6 +77,18 @@ def test_lines_are_split_at_line_feeds_only(monkeypatch: pytest.MonkeyPatch) -> 
         assert chunks[-1].read == len(data)
 
 
+def test_a_chunk_is_bounded_whatever_its_lines_are() -> None:
+    """The longest lines, very many short ones, and one that does not end."""
+    longest = b"x" * (line_format.MAX_LINE_BYTES - 1) + b"\n"
+    for data in (longest * 64, b"\n" * 50_000, b"x" * 20_000_000):
+        chunks = list(line_format.read_chunks(io.BytesIO(data).read))
+        for chunk in chunks:
+            size = sum(map(len, chunk.lines))
+            assert len(chunk.lines) <= line_format.CHUNK_LINES
+            assert size <= line_format.CHUNK_BYTES + line_format.MAX_LINE_BYTES
+        assert chunks[-1].read == len(data)
+
+
 def read_at_most(source: io.BytesIO, most: int, size: int) -> bytes:
     return source.read(min(most, size))
 
@@ -88,7 +100,7 @@ WORDS = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=255
 )
 TOKENS = st.from_regex(r"[A-Za-z0-9_-]{22,64}", fullmatch=True)
-NUMBERS = st.integers(1, 2**53 - 1)
+NUMBERS = st.integers(1, MAX_IMPORTED_NUMBER)
 
 
 @given(TOKENS, NUMBERS, NUMBERS, WORDS | st.none(), TIMES, TIMES)

@@ -6,7 +6,8 @@
 --       2 instachat:{SHARD}:log, the stream of events
 -- ARGV  1 the epoch in SQL · 2 the payload · 3 microseconds for which a requested drain suppresses another request
 --
--- Returns, as the only shard's reply, {'ok', sequence, notify} or {'stale', reason, epoch} or {'broken', 'log'}.
+-- Returns the reply of one shard, as accept.lua does: {0, epoch, sequence, notify}, where sequence is that of this event's
+-- entry; or {{'stale', reason, epoch}} or {{'broken', 'log'}}.
 
 local epoch, stale = fence(KEYS[1], ARGV[1])
 if not epoch then return {stale} end
@@ -18,4 +19,4 @@ end
 epoch.sequence = epoch.sequence + 1
 write_epoch(KEYS[1], epoch)
 redis.call('XADD', KEYS[2], id(epoch.epoch, epoch.sequence), 'e', '0 ' .. at .. ' ' .. ARGV[2])
-return {{'ok', int(epoch.sequence), notify}}
+return {0, epoch.epoch, epoch.sequence, notify}

@@ -3,9 +3,10 @@
 -- KEYS  1 instachat:{SHARD}:epoch, the shard's epoch (see shared.lua)
 --       2 instachat:{SHARD}:log, the stream of events
 --
--- Returns {state, epoch, highest, sequence, installation, stored}. The state is 'ok', 'none', 'other', 'broken' or
+-- Returns {state, epoch, highest, sequence, installation, stored, server}. The state is 'ok', 'none', 'other', 'broken' or
 -- 'ahead': the log has an id above the epoch's sequence, so nothing can be appended. highest is the highest
--- epoch that Redis has any trace of: a new epoch must be above it. stored is the id of the last stored entry.
+-- epoch that Redis has any trace of: a new epoch must be above it. stored is the id of the last stored entry; server
+-- is this server's master_replid, also if the epoch is of another one.
 
 local value = read('GET', KEYS[1])
 local found = parse_epoch(value) or {epoch = 0, sequence = 0, installation = '', stored_epoch = 0, stored = 0}
@@ -23,4 +24,4 @@ for i = 1, #stream, 2 do
   end
 end
 return {is_current and 'ok' or reason, int(found.epoch), int(highest), int(found.sequence), found.installation,
-  id(found.stored_epoch, found.stored)}
+  id(found.stored_epoch, found.stored), server_id()}

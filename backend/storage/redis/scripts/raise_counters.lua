@@ -20,10 +20,14 @@ local missing, at = 0, now()
 for i = 3, #KEYS do
   local number, parent = tonumber(ARGV[2 * i - 3]), ARGV[2 * i - 2]
   local counter = read_counter(KEYS[i])
-  if not counter and ARGV[2] == '1' then counter = {issued = 0, closed = '-'} end
+  local verified = epoch.epoch
+  if not counter and ARGV[2] == '1' then
+    counter = {issued = 0, closed = '-'}
+    if string.find(KEYS[i], ':app:', 1, true) then verified = 0 end -- SQL may have a rate limit for it
+  end
   if counter then
     redis.call('ZADD', KEYS[2], 'NX', at, parent)
-    counter.epoch, counter.issued, counter.synced = epoch.epoch, math.max(counter.issued, number), 'dirty'
+    counter.epoch, counter.issued, counter.synced = verified, math.max(counter.issued, number), 'dirty'
     write_counter(KEYS[i], counter)
   else
     missing = missing + 1

@@ -12,7 +12,12 @@ if not epoch then return stale end
 for i = 2, #KEYS do
   local counter = read_counter(KEYS[i])
   if counter then
-    counter.closed = ARGV[i] == '1' and '0-0' or '-'
+    if ARGV[i] == '1' then
+      counter.closed = '0-0'
+    elseif not is_open(counter.closed) then
+      counter.closed = '-'
+      if string.find(KEYS[i], ':app:', 1, true) then counter.epoch = 0 end -- SQL may have a rate limit for it
+    end
     write_counter(KEYS[i], counter)
   end
 end

@@ -20,7 +20,12 @@
 -- string, 'EPOCH ISSUED CLOSED SYNCED':
 --   epoch         in which it was verified; it issues numbers in no other
 --   issued        the highest number issued
---   closed        the id of the entry that requests its parent's deletion; '-' while it is open
+--   closed        the id of the entry that requests its parent's deletion; '-' while it is open. An application that
+--                 has moved to another shard, or is about to, is closed here by moved-MOVE-NONCE: MOVE counts its
+--                 moves, this one included. Then the counters of its chats in this shard mean nothing any more. That
+--                 of an application with a rate limit has -RATE:DUE while it is open: RATE is how many chats and
+--                 messages it may create in a second, and by DUE, in microseconds since 1970, what it has created
+--                 so far would have come at that rate
 --   synced        'dirty' if its parent is in the dirty set, so that accepting need not add it again; else 'clean'
 --
 -- Both are strings because one MGET reads, and one MSET writes, all those of a call.
@@ -50,13 +55,14 @@ local function in_chunks(list, list_end, command, ...)
   end
 end
 
--- The values of keys in order; false for a key without a string.
-local function read_all(keys)
-  if #keys <= MAX_ARGUMENTS then return redis.call('MGET', unpack(keys)) end
+-- The values of keys in order, or of those at the places from `first` to `last`; false for a key without a string.
+local function read_all(keys, first, last)
+  first, last = first or 1, last or #keys
+  if last - first < MAX_ARGUMENTS then return redis.call('MGET', unpack(keys, first, last)) end
   local values = {}
-  for from = 1, #keys, MAX_ARGUMENTS do
-    local some = redis.call('MGET', unpack(keys, from, math.min(from + MAX_ARGUMENTS - 1, #keys)))
-    for i = 1, #some do values[from + i - 1] = some[i] end
+  for from = first, last, MAX_ARGUMENTS do
+    local some = redis.call('MGET', unpack(keys, from, math.min(from + MAX_ARGUMENTS - 1, last)))
+    for i = 1, #some do values[from - first + i] = some[i] end
   end
   return values
 end
@@ -89,9 +95,10 @@ local function server_id()
   return server
 end
 
--- The texts of an epoch's parts up to notified, and the rest of its value; nil for a value of another form.
+-- The texts of an epoch's parts up to notified, and where the rest of its value begins, which has the server first; nil
+-- for a value of another form.
 local function split_epoch(value)
-  return string.match(value or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%x+ .*)$')
+  return string.match(value or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) ()%x')
 end
 
 local function join_epoch(epoch, sequence, stored, issued, notified, rest)
@@ -101,8 +108,9 @@ end
 -- An epoch's value as a table; nil for a value of another form, and if there is none.
 local function parse_epoch(value)
   local epoch, sequence, stored, issued, notified, rest = split_epoch(value)
+  if not epoch then return nil end
   local of_server, installation, stored_epoch, trimmed_epoch, trimmed, trimmed_total =
-    string.match(rest or '', '^(%x+) (%S+) (%d+) (%d+) (%d+) (%d+)$')
+    string.match(value, '^(%x+) (%S+) (%d+) (%d+) (%d+) (%d+)$', rest)
   if of_server then
     return {epoch = tonumber(epoch), sequence = tonumber(sequence), stored = tonumber(stored),
       issued = tonumber(issued), notified = notified, server = of_server, installation = installation,
@@ -142,6 +150,12 @@ local function parse_counter(value)
   return string.match(value or '', COUNTER)
 end
 
+local LIMITED = '^%-(%d+):(%d+)$'
+
+local function is_open(closed)
+  return string.sub(closed, 1, 1) == '-'
+end
+
 local function format_counter(epoch, issued, closed, synced)
   return epoch .. ' ' .. issued .. ' ' .. closed .. ' ' .. synced
 end
@@ -161,4 +175,21 @@ end
 
 local function write_counter(key, counter)
   redis.call('SET', key, format_counter(int(counter.epoch), int(counter.issued), counter.closed, counter.synced))
+end
+
+-- Which parents have moved to another shard, or are about to, by the key of their counter; nil if none has. The keys
+-- from `first` on are the counters of their applications, which say so, with their values.
+local function moved_parents(keys, values, first)
+  local moved
+  for i = first, #keys do
+    local _, _, closed = parse_counter(values[i])
+    if closed and string.find(closed, 'moved-', 1, true) == 1 then
+      local prefix = string.gsub(keys[i], ':app:', ':chat:', 1) .. ':'
+      moved = moved or {}
+      for j = 2, #keys do
+        if keys[j] == keys[i] or string.sub(keys[j], 1, #prefix) == prefix then moved[keys[j]] = true end
+      end
+    end
+  end
+  return moved
 end

@@ -8,7 +8,7 @@
 --         was stored at that time, and ARGV 4 then
 -- ARGV  1 the epoch in which a drain has committed · 2 epoch and 3 sequence of the entry up to which it has
 --       4 how many numbers drains have stored or dropped up to there
---       5 microseconds for which entries are kept · 6 microseconds between two marks
+--       5 microseconds for which entries are kept · 6 microseconds between two marks, '' to leave none
 --       7 how many entries may stay in the log ('' if any number may); those that are not stored always stay.
 --         This call then leaves a mark in any case
 --
@@ -43,8 +43,8 @@ if through_epoch ~= epoch.epoch then waiting = math.max(waiting, 1) end
 if waiting <= 0 then epoch.notified = '0' end
 write_epoch(KEYS[1], epoch)
 
-if not last
-  or (max_entries or at - last[1] >= interval) and not passed(last[2], last[3], through_epoch, through) then
+if interval and (not last
+  or (max_entries or at - last[1] >= interval) and not passed(last[2], last[3], through_epoch, through)) then
   redis.call('RPUSH', KEYS[3], string.format('%.0f %s %s %s', at, int(through_epoch), int(through), ARGV[4]))
 end
 local first = mark(0)

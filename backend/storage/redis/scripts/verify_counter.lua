@@ -10,8 +10,10 @@
 --       3 '1' if the counter may be created (the log was drained before SQL was read)
 --       4 id of the entry that SQL had passed if the parent was alive then, else ''
 --       5 the parent's name in the dirty set
+--       6 of an application, how often it had moved to another shard when SQL said that it is in this one; else ''
+--       7 its rate limit, chats and messages in a second; '' without one, and for a chat
 --
--- Returns {'ok', issued}; {'missing'} if the counter does not exist and may not be created; or
+-- Returns {'ok', issued, the mark of a move that SQL has not decided, or ''}; {'missing'} if the counter does not exist and may not be created; or
 -- {'stale', reason, epoch}. Never lowers a counter.
 
 local epoch, stale = fence(KEYS[1], ARGV[1])
@@ -40,5 +42,14 @@ if closed_epoch and passed_epoch and passed(tonumber(passed_epoch), tonumber(pas
   tonumber(closed_epoch), tonumber(closed_sequence)) then
   counter.closed = '-'
 end
+-- The application has come back since.
+local move = string.match(counter.closed, '^moved%-(%d+)%-')
+if move and ARGV[6] ~= '' and tonumber(ARGV[6]) >= tonumber(move) then
+  counter.closed, move = '-', nil
+end
+if is_open(counter.closed) then
+  local _, due = string.match(counter.closed, LIMITED)
+  counter.closed = ARGV[7] == '' and '-' or '-' .. ARGV[7] .. ':' .. (due or '0')
+end
 write_counter(KEYS[2], counter)
-return {'ok', int(counter.issued)}
+return {'ok', int(counter.issued), move and counter.closed or ''}

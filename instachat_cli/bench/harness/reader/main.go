@@ -50,9 +50,9 @@ const (
 )
 
 type reader struct {
-	sql   *pgxpool.Pool
-	redis rueidis.Client
-	shard string
+	sql       *pgxpool.Pool
+	redis     rueidis.Client
+	keyPrefix string // of the shard's keys in Redis
 }
 
 func main() {
@@ -175,7 +175,7 @@ func (r *reader) messages(
 	}
 	body = appendNext(body, count > limit, last)
 	if len(keyword) > 0 {
-		return append(body, '}'), nil
+		return append(body, `,"complete":true}`...), nil
 	}
 	issued, err := r.issued(ctx, "chat:"+token+":"+strconv.FormatInt(chat, 10))
 	if err != nil {
@@ -257,16 +257,20 @@ func pageOf(query *fasthttp.Args) (limit, after int) {
 func (r *reader) issued(ctx context.Context, parents ...string) ([]int64, error) {
 	commands := make(rueidis.Commands, len(parents))
 	for place, parent := range parents {
-		key := "instachat:{" + r.shard + "}:" + parent
-		commands[place] = r.redis.B().Hget().Key(key).Field("issued").Build()
+		key := r.keyPrefix + parent
+		commands[place] = r.redis.B().Get().Key(key).Build()
 	}
 	issued := make([]int64, len(parents))
 	for place, reply := range r.redis.DoMulti(ctx, commands...) {
-		number, err := reply.AsInt64()
+		counter, err := reply.ToString() // EPOCH ISSUED …
 		if err != nil {
 			return nil, err
 		}
-		issued[place] = number
+		_, rest, _ := strings.Cut(counter, " ")
+		number, _, _ := strings.Cut(rest, " ")
+		if issued[place], err = strconv.ParseInt(number, 10, 64); err != nil {
+			return nil, err
+		}
 	}
 	return issued, nil
 }

@@ -5,10 +5,11 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from backend.api.health.poller import HealthPoller, HealthSnapshot
-from backend.api.health.summary import Figure, HealthState, group_figures
+from backend.api.health.poller import HealthPoller
 from backend.api.routes.probes import readyz
 from backend.bootstrap import Backend
+from backend.monitoring.health import HealthSnapshot
+from backend.monitoring.summary import Figure, HealthState, group_figures
 from backend.storage.postgres.schema import raise_compatible_since
 from tests.support.waiting import wait_until
 

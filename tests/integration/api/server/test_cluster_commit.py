@@ -1,6 +1,8 @@
 """Group commit on a cluster: each node accepts by itself, whatever happens to another node."""
 
 import asyncio
+import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +17,7 @@ from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.redis.connection import NodeAddress
 from backend.storage.redis.keys import shard_key
+from backend.storage.redis.script_loader import SCRIPTS, SHAS
 from tests.conftest import Engines
 from tests.support.redis_cluster import ClusterNode, RedisCluster
 from tests.support.waiting import PATIENCE_SECONDS
@@ -22,7 +25,7 @@ from tests.support.waiting import PATIENCE_SECONDS
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("redis cluster")]
 
 Chats = dict[int, Parent]
-"""A chat in each of some shards: of each node at least one."""
+"""A chat in each of some shards: of each node at least two."""
 
 
 @pytest.fixture
@@ -46,14 +49,14 @@ def chats(settings: Settings, redis_cluster: RedisCluster) -> Chats:
     """Their counters are verified."""
     found: Chats = {}
     with open_backend(settings) as backend:
-        nodes: set[ClusterNode] = set()
-        while len(nodes) < len(redis_cluster.masters):
+        nodes: Counter[ClusterNode] = Counter()
+        while len(nodes) < len(redis_cluster.masters) or min(nodes.values()) < 2:
             token = backend.catalog.applications.create("x").token
             shard = backend.counters.shard(token)
             if shard not in found:
                 backend.acceptor.accept(AcceptRequest.chats(token))
                 found[shard] = Parent(token, 1)
-                nodes.add(node_of(redis_cluster, shard))
+                nodes[node_of(redis_cluster, shard)] += 1
     return found
 
 
@@ -118,13 +121,51 @@ def calls(node: ClusterNode, command: str) -> int:
 def test_each_node_is_sent_its_shards_and_nothing_else(
     backend: Backend, chats: Chats, redis_cluster: RedisCluster
 ) -> None:
-    """One script for each shard, and no thread."""
+    """One script for all of them, and no thread."""
 
     async def scenario() -> None:
         async with committing(backend) as commit:
             assert await numbers(commit, chats) == dict.fromkeys(chats, 1)  # also connects
             before = {node: calls(node, "evalsha") for node in redis_cluster.masters}
             assert await numbers(commit, chats) == dict.fromkeys(chats, 2)
+            for node, evaluated in before.items():
+                assert calls(node, "evalsha") - evaluated == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "first"),
+    [
+        ("Lua scripts without any input keys are not supported.", 2),
+        ("what no server says", Unconfirmed),
+    ],
+    ids=["known", "unknown"],
+)
+def test_a_node_that_wants_keys_to_be_declared_is_called_for_each_shard(
+    backend: Backend,
+    chats: Chats,
+    redis_cluster: RedisCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: str,
+    first: object,
+) -> None:
+    """As those of some managed services. A refusal that is not known costs the requests that have met it."""
+    check = f'if #KEYS == 0 then return redis.error_reply("ERR {refusal}") end'
+    script = f"{check}\n{SCRIPTS['accept']}"
+    sha = hashlib.sha1(script.encode()).hexdigest()
+
+    async def scenario() -> None:
+        async with committing(backend) as commit:
+            assert await numbers(commit, chats) == dict.fromkeys(chats, 1)
+            monkeypatch.setitem(SCRIPTS, "accept", script)
+            monkeypatch.setitem(SHAS, "accept", sha)
+            monkeypatch.setitem(backend.log._cluster._scripts, sha, script)
+            assert await numbers(commit, chats) == dict.fromkeys(chats, first)
+            given = 2 if first == 2 else 1
+            assert await numbers(commit, chats) == dict.fromkeys(chats, given + 1)  # loads it
+            before = {node: calls(node, "evalsha") for node in redis_cluster.masters}
+            assert await numbers(commit, chats) == dict.fromkeys(chats, given + 2)
             for node, evaluated in before.items():
                 assert calls(node, "evalsha") - evaluated == len(
                     shards_of(redis_cluster, node, chats)

@@ -13,8 +13,9 @@ from backend.api.server.group_commit import GroupCommit
 from backend.bootstrap import Backend
 from backend.domain.errors import Busy, EngineDown, Failed, InstaChatError, NotFound, Unconfirmed
 from backend.domain.model import Accepted, Parent
-from backend.ingest.accept import Acceptor
+from backend.ingest.accept import Acceptor, ReceiveAnswers
 from backend.ingest.requests import AcceptRequest
+from backend.storage.redis import accept
 from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
 from tests.support.waiting import PATIENCE_SECONDS
@@ -37,6 +38,7 @@ class RecordingAcceptor:
         self.loads = 0
         self.gate = threading.Event()
         self.gate.set()
+        self.waiting: list[asyncio.Future[None]] = []
 
     def refresh(self) -> None:
         """See Acceptor."""
@@ -61,15 +63,26 @@ class RecordingAcceptor:
         self.gate.wait(PATIENCE_SECONDS)
         return self.faulty(requests) if self.faulty else self.real.try_accept(requests)
 
-    async def try_accept_async(
-        self, requests: Sequence[AcceptRequest], log: AsyncAcceptClient
-    ) -> list[Accepted | InstaChatError | None]:
+    def try_accept_soon(
+        self, requests: Sequence[AcceptRequest], client: AsyncAcceptClient, receive: ReceiveAnswers
+    ) -> None:
         """See Acceptor."""
         self.batches.append(len(requests))
-        await asyncio.to_thread(self.gate.wait, PATIENCE_SECONDS)
-        if self.faulty:
-            return await asyncio.to_thread(self.faulty, requests)
-        return await self.real.try_accept_async(requests, log)
+        if self.gate.is_set() and not self.faulty:
+            self.real.try_accept_soon(requests, client, receive)
+            return
+
+        async def wait() -> None:
+            await asyncio.to_thread(self.gate.wait, PATIENCE_SECONDS)
+            if not self.faulty:
+                self.real.try_accept_soon(requests, client, receive)
+                return
+            try:
+                receive(self.faulty(requests))
+            except ZeroDivisionError as error:
+                receive(error)
+
+        self.waiting.append(asyncio.ensure_future(wait()))
 
     def accept_batch(self, requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
         """See Acceptor."""
@@ -108,13 +121,46 @@ async def accept_all(
 def test_requests_of_one_moment_are_one_call(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:
-    """A hundred requests make one batch, in their order, and each gets its own number."""
+    """Few requests make one batch, in their order, and each gets its own number."""
     chat = chat_of(backend, application)
-    requests = [AcceptRequest.messages(application, chat, [f"text {i}"]) for i in range(100)]
+    few = group_commit.FULL_BATCH - 1
+    requests = [AcceptRequest.messages(application, chat, [f"text {i}"]) for i in range(few)]
     answers = asyncio.run(accept_all(recording_acceptor, requests))
-    assert [answer.first for answer in answers] == list(range(1, 101))
-    assert recording_acceptor.batches == [100]
+    assert [answer.first for answer in answers] == list(range(1, few + 1))
+    assert recording_acceptor.batches == [few]
     assert not recording_acceptor.retried
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_full_batches_are_sent_while_more_requests_arrive(
+    recording_acceptor: RecordingAcceptor, backend: Backend, application: str, strict: bool
+) -> None:
+    """The event loop sends each at once, so that Redis works; a thread accepts all requests together.
+
+    They are larger where each call costs an fsync.
+    """
+    chat = chat_of(backend, application)
+    full = group_commit.STRICT_BATCH if strict else group_commit.FULL_BATCH
+    arrived: list[int] = []
+
+    async def go() -> list[Any]:
+        clients = recording_acceptor.logs()
+        commit = GroupCommit(recording_acceptor, clients, strict=strict)  # type: ignore[arg-type]  # has the methods that are called
+        answers: list[Any] = []
+        for number in range(100):
+            commit.submit(AcceptRequest.messages(application, chat, [f"{number}"]), answers.append)
+            if len(arrived) < len(recording_acceptor.batches):
+                arrived.append(number + 1)
+        await commit.close()
+        return answers
+
+    answers = asyncio.run(go())
+    assert sorted(answer.first for answer in answers) == list(range(1, 101))
+    if recording_acceptor.awaits:
+        assert recording_acceptor.batches == [full, full, 100 - 2 * full]
+        assert arrived == [full, 2 * full]
+    else:
+        assert recording_acceptor.batches == [100]
 
 
 def _until_echo(commands: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -127,16 +173,21 @@ def _until_echo(commands: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def test_accepting_calls_one_script_and_nothing_else(
-    recording_acceptor: RecordingAcceptor, backend: Backend, application: str
+    recording_acceptor: RecordingAcceptor,
+    backend: Backend,
+    application: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With verified counters, a batch is one call of Redis and none of SQL, also for many applications.
 
     New connections also send a greeting, and the memory is read once a second.
     """
+    monkeypatch.setattr(accept, "NOTIFY_AGAIN_MICROSECONDS", 10**12)
     tokens = [backend.catalog.applications.create(f"{n}").token for n in range(16)]
     assert len(set(map(backend.counters.shard, tokens))) > 1
     chats = [(token, chat_of(backend, token)) for token in [application, *tokens]]
-    requests = [AcceptRequest.messages(*chat, [f"text {i}"]) for i in range(3) for chat in chats]
+    requests = [AcceptRequest.messages(*chat, ["text"]) for chat in chats]
+    assert len(requests) < group_commit.FULL_BATCH
     asyncio.run(accept_all(recording_acceptor, requests))
     statements: list[str] = []
     listen(backend.database.engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
@@ -329,7 +380,7 @@ def test_a_request_beyond_the_limit_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It gets Busy and is not accepted; the waiting requests are."""
-    monkeypatch.setattr(group_commit, "MAX_WAITING_REQUESTS", 10)
+    monkeypatch.setattr(group_commit, "MAX_WAITING_REQUESTS", 20)  # an application has half
     chat = chat_of(backend, application)
     requests = [AcceptRequest.messages(application, chat, [f"{i}"]) for i in range(25)]
     answers = asyncio.run(accept_all(recording_acceptor, requests))
@@ -338,6 +389,99 @@ def test_a_request_beyond_the_limit_is_refused_at_once(
     assert all(isinstance(answer, Busy) for answer in answers if answer not in accepted)
     backend.drainer.drain_all()
     assert len(list(backend.catalog.messages.list(application, chat))) == 10
+
+
+def test_an_applications_requests_leave_places_to_others(
+    recording_acceptor: RecordingAcceptor, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has at most half of the places of the requests that wait, those that are retried included.
+
+    Once they are sent, it has its places again.
+    """
+    monkeypatch.setattr(group_commit, "MAX_WAITING_REQUESTS", 10)
+    greedy, other = (backend.catalog.applications.create("one of two").token for _ in range(2))
+    chat = Parent(greedy, chat_of(backend, greedy))
+    backend.drainer.drain_all()
+    # So that its next message is retried, once its counter is verified.
+    backend.log.redis.delete(backend.log.counter_key(backend.counters.shard(greedy), chat))
+
+    async def go() -> tuple[list[Any], list[Any]]:
+        commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
+        blocked = threading.Event()
+        accept_batch = recording_acceptor.accept_batch
+
+        def wait_and_accept(requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
+            assert blocked.wait(PATIENCE_SECONDS)
+            return accept_batch(requests)
+
+        monkeypatch.setattr(recording_acceptor, "accept_batch", wait_and_accept)
+
+        def accept(token: str) -> asyncio.Future[Accepted]:
+            return asyncio.ensure_future(commit.accept(AcceptRequest.chats(token)))
+
+        message = AcceptRequest.message(chat, "of an unverified chat")
+        retried = asyncio.ensure_future(commit.accept(message))
+        while not commit.waiting_requests or commit._queue:
+            await asyncio.sleep(0.001)
+        waiting = [accept(token) for token in [greedy] * 7 + [other] * 7]
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        blocked.set()
+        answers += await asyncio.gather(retried, accept(greedy))
+        await commit.close()
+        return answers[:7], answers[7:]
+
+    greedys, others = asyncio.run(go())
+    assert [isinstance(answer, Accepted) for answer in greedys] == [True] * 4 + [False] * 3
+    assert {type(answer) for answer in greedys[4:]} == {Busy}
+    assert [isinstance(answer, Accepted) for answer in others] == [
+        *[True] * 5,
+        *[False] * 2,
+        True,
+        True,
+    ]
+
+
+def test_an_applications_retries_leave_threads_to_others(
+    recording_acceptor: RecordingAcceptor, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that need SQL first: PostgreSQL may hang, and one application may have any number of chats."""
+    monkeypatch.setattr(group_commit, "RETRY_THREADS", 4)
+    greedy, other = (backend.catalog.applications.create("one of two").token for _ in range(2))
+    for token in (greedy, other):
+        backend.acceptor.accept(AcceptRequest.chats(token, 4))
+    backend.drainer.drain_all()
+    chats = [Parent(token, chat) for token in (greedy, other) for chat in range(1, 5)]
+    for chat in chats:
+        shard = backend.counters.shard(chat.token)
+        backend.log.redis.delete(backend.log.counter_key(shard, chat))
+    *of_greedy, of_other = [AcceptRequest.message(chat, "the first") for chat in chats[:5]]
+    blocked = threading.Event()
+    begun: list[str] = []
+    accept_batch = recording_acceptor.accept_batch
+
+    def wait_and_accept(requests: Sequence[AcceptRequest]) -> list[Accepted | InstaChatError]:
+        token = requests[0].parent.token
+        begun.append(token)
+        assert token == other or blocked.wait(PATIENCE_SECONDS)
+        return accept_batch(requests)
+
+    monkeypatch.setattr(recording_acceptor, "accept_batch", wait_and_accept)
+
+    async def go() -> list[Accepted]:
+        commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]
+        waiting = [asyncio.ensure_future(commit.accept(request)) for request in of_greedy]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(begun) < 2:
+                await asyncio.sleep(0.001)
+            await commit.accept(of_other)
+        assert begun == [greedy, greedy, other]
+        blocked.set()
+        answers = await asyncio.gather(*waiting)
+        await commit.close()
+        return answers
+
+    assert [answer.first for answer in asyncio.run(go())] == [1] * 4
+    assert begun.count(greedy) == 4
 
 
 def test_a_cancelled_request_does_not_affect_the_others(
@@ -510,3 +654,43 @@ def test_a_failing_shard_does_not_affect_the_others(
     assert isinstance(answers[1], Failed)
     assert answers[2].first == 1
     assert recording_acceptor.retried == [1]  # the request whose shard needed a new epoch
+
+
+@pytest.mark.parametrize(("calls_elsewhere", "batches"), [(0, [2, 3, 2]), (1, [2, 5])])
+def test_while_another_node_works_a_batch_grows_by_what_the_responses_bring(
+    recording_acceptor: RecordingAcceptor,
+    backend: Backend,
+    application: str,
+    calls_elsewhere: int,
+    batches: list[int],
+) -> None:
+    """Without another node, Redis would be idle while the responses are written."""
+    chat = chat_of(backend, application)
+    request = AcceptRequest.messages(application, chat, ["text"])
+    answers: list[Accepted | Exception] = []
+
+    async def scenario() -> None:
+        calls = group_commit.RunningCalls()
+        calls.count = calls_elsewhere
+        commit = GroupCommit(recording_acceptor, recording_acceptor.logs(), all_calls=calls)  # type: ignore[arg-type]  # has the methods that are called
+
+        def answer_and_send(answer: Accepted | Exception) -> None:
+            answers.append(answer)
+            commit.submit(request, answers.append)
+
+        recording_acceptor.gate.clear()
+        for _ in range(2):
+            commit.submit(request, answer_and_send)
+        while not recording_acceptor.batches:
+            await asyncio.sleep(0)
+        for _ in range(3):
+            commit.submit(request, answers.append)
+        recording_acceptor.gate.set()
+        await commit.close()
+        assert calls.count == calls_elsewhere
+
+    asyncio.run(scenario())
+    assert recording_acceptor.batches == batches
+    assert sorted(answer.first for answer in answers if isinstance(answer, Accepted)) == [
+        *range(1, 8)
+    ]

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import uvloop
@@ -13,7 +14,7 @@ from backend.api import problems
 from backend.api.problems import ProblemException
 from backend.api.server import group_read, slices
 from backend.api.server.group_count import GroupCount
-from backend.api.server.group_read import GroupRead
+from backend.api.server.group_read import GroupRead, ShownCounts
 from backend.bootstrap import Backend
 from backend.domain.errors import EngineDown
 from backend.domain.model import Parent
@@ -22,7 +23,7 @@ from backend.storage.postgres import grouped_reads
 from backend.storage.postgres.async_connection import AsyncConnection, Rows
 from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues
 from backend.storage.redis.counters import Issued
-from backend.storage.redis.counters_async import make_async_counter_client
+from backend.storage.redis.counters_async import ThreadCounterClient, make_async_counter_client
 from tests.support.pgbouncer import need_sessions
 from tests.support.redis_values import plant_counter
 from tests.support.waiting import PATIENCE_SECONDS
@@ -48,9 +49,13 @@ class RecordedRead:
         self.issued: Issued = {}
         self.result: asyncio.Future[Rows | None] = asyncio.get_running_loop().create_future()
 
-    def parents(self, _: Rows) -> Sequence[Parent]:
+    def shown_counts(self, rows: Rows) -> ShownCounts | None:
         """See Read."""
-        return self._parents
+        if not self._parents:
+            return None
+        xmin: str = rows[0][2]
+        xmins = dict.fromkeys(self._parents, xmin)
+        return ShownCounts(xmins, self.statement, self.values)
 
     def deliver(self, rows: Rows, issued: Issued) -> None:
         """See Read."""
@@ -106,8 +111,9 @@ def run(request: pytest.FixtureRequest, backend: Backend) -> Run:
 @asynccontextmanager
 async def open_group(backend: Backend, *, in_thread: bool = False) -> AsyncIterator[GroupRead]:
     """A group with open connections; counts are read on the event loop, or by a thread."""
-    client = None if in_thread else make_async_counter_client(backend.log)
-    counts = GroupCount(backend.counters.shard, backend.log, client)
+    log = backend.log
+    client = ThreadCounterClient(log) if in_thread else make_async_counter_client(log)
+    counts = GroupCount(backend.counters.shard, client)
     group = GroupRead(backend.database, counts)
     try:
         await connected(group)
@@ -296,6 +302,29 @@ def test_a_batch_of_long_pages_is_split(
     run(scenario)
 
 
+def test_an_application_with_many_reads_does_not_have_another_wait_for_all_of_them(
+    run: Run, chat: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a statement has no room for all, the applications take turns."""
+    monkeypatch.setattr(group_read, "MAX_BATCH_ROWS", 2)
+
+    async def scenario(group: GroupRead) -> None:
+        reads = [message(chat.token, number) for number in range(1, 13)]
+        other = message("another-token-that-is-long", 1)
+        done: list[RecordedRead] = []
+
+        def record(read: RecordedRead, _: object) -> None:
+            done.append(read)
+
+        for read in (*reads, other):
+            read.result.add_done_callback(partial(record, read))
+        found = await all_results(group, [*reads, other])
+        assert numbers(found[:-1]) == list(range(1, 13))
+        assert done.index(other) < 4, "two statements of two reads each run at a time"
+
+    run(scenario)
+
+
 def test_the_results_of_a_batch_are_delivered_in_slices(
     run: Run, chat: Parent, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +372,91 @@ def test_live_counts_are_read_together(backend: Backend, chat: Parent, in_thread
             assert reads[2].issued[application] == 1
 
     asyncio.run(scenario())
+
+
+class ChangingCounts:
+    """Reads counters after a change, if there is one."""
+
+    def __init__(self, counts: GroupCount) -> None:
+        self._counts = counts
+        self.change: Callable[[], object] | None = None
+
+    def of_application(self, _: str) -> "ChangingCounts":
+        """See GroupCount."""
+        return self
+
+    def submit(
+        self, parents: Sequence[Parent], callback: Callable[[Issued | Exception], None]
+    ) -> None:
+        """See GroupCount."""
+        change, self.change = self.change, None
+        if change is not None:
+            change()
+        self._counts.submit(parents, callback)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_answered", "looks"),
+    [("", True, 1), ("create", True, 2), ("delete", True, 1), ("delete and create", False, 2)],
+)
+def test_a_count_is_that_of_a_moment(
+    run: Run,
+    backend: Backend,
+    chat: Parent,
+    statements: list[str],
+    changes: str,
+    is_answered: bool,
+    looks: int,
+) -> None:
+    """Rows are read again only if numbers were issued meanwhile; if they changed, too, the route answers."""
+    backend.counters.read_issued(
+        [chat]
+    )  # loads the script; without it, reads with counts fall back
+
+    def change() -> None:
+        if "delete" in changes:
+            backend.catalog.messages.delete(chat.token, 1, 1)
+        if "create" in changes:
+            backend.acceptor.accept(AcceptRequest.messages(chat.token, 1, ["another"]))
+
+    async def scenario(group: GroupRead) -> None:
+        counts = ChangingCounts(group._counts)  # type: ignore[arg-type]  # of a single Redis
+        group._counts = counts  # type: ignore[assignment]
+
+        def read() -> RecordedRead:
+            return RecordedRead(grouped_reads.CHATS, (chat.token, 1), 1, [chat])
+
+        statements.clear()
+        assert await all_results(group, [read()]) != [None]
+        assert len(statements) == 2  # nothing was known of the chat
+        await asyncio.sleep(0.005)  # uvloop's clock counts milliseconds
+        statements.clear()
+        counts.change = change
+        (rows,) = await all_results(group, [changed := read()])
+        assert isinstance(rows, list) is is_answered
+        assert len(statements) == looks
+        if isinstance(rows, list):
+            ((_, removed, *_),) = rows
+            created = 1 if changes == "create" else 0
+            assert changed.issued[chat] == MESSAGES + created
+            assert removed == 0  # before the deletion, which is a moment of the read, too
+
+    run(scenario)
+
+
+def test_reads_of_one_row_share_a_second_look(
+    run: Run, backend: Backend, chat: Parent, statements: list[str]
+) -> None:
+    """And all of them are answered."""
+    backend.counters.read_issued([chat])
+
+    async def scenario(group: GroupRead) -> None:
+        statements.clear()
+        reads = [RecordedRead(grouped_reads.CHATS, (chat.token, 1), 1, [chat]) for _ in range(5)]
+        assert all(await all_results(group, reads))
+        assert statements == ["EXECUTE grouped_chats"] * 2
+
+    run(scenario)
 
 
 def test_a_broken_connection_costs_no_read(run: Run, backend: Backend, chat: Parent) -> None:
@@ -462,16 +576,24 @@ def test_a_server_process_gives_up_after_its_reader(run: Run) -> None:
 def test_the_queue_is_bounded(
     run: Run, chat: Parent, lock: TableLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reads beyond the bound are refused at once; those within it are answered."""
+    """Reads beyond the bound are refused at once; those within it are answered.
+
+    An application has at most half of the places, and the others leave less to it.
+    """
     monkeypatch.setattr(group_read, "READ_TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(group_read, "MAX_WAITING_READS", 5)
+    monkeypatch.setattr(group_read, "MAX_WAITING_READS", 10)
+    others = [f"another-token-that-is-long-{number}" for number in range(2)]
 
     async def scenario(group: GroupRead) -> None:
         await asyncio.to_thread(lock.take)
-        results = await all_results(group, [message(chat.token, 1) for _ in range(9)])
+        tokens = [*[chat.token] * 7, *[others[0]] * 3, *[others[1]] * 4]
+        results = await all_results(group, [message(token, 1) for token in tokens])
         assert [problem_of(result) for result in results] == [
             *[problems.CALL_TIMED_OUT] * 5,
-            *[problems.TOO_MANY_CALLS] * 4,
+            *[problems.TOO_MANY_CALLS] * 2,
+            *[problems.CALL_TIMED_OUT] * 3,
+            *[problems.CALL_TIMED_OUT] * 2,
+            *[problems.TOO_MANY_CALLS] * 2,
         ]
 
     run(scenario)
@@ -501,7 +623,7 @@ def test_without_redis_reads_with_counts_fail_and_others_are_answered(
     run(scenario)
 
 
-@pytest.mark.parametrize("method", ["parents", "deliver"])
+@pytest.mark.parametrize("method", ["shown_counts", "deliver"])
 def test_a_read_whose_own_code_fails_gets_the_error(
     run: Run, backend: Backend, chat: Parent, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -530,7 +652,7 @@ def test_a_failing_callback_does_not_stop_the_counts(backend: Backend, chat: Par
     """The others are called, and so are the later ones."""
 
     async def scenario() -> None:
-        counts = GroupCount(backend.counters.shard, backend.log, None)
+        counts = GroupCount(backend.counters.shard, ThreadCounterClient(backend.log))
         for _ in range(2):
             counted: asyncio.Future[Issued | Exception] = asyncio.get_running_loop().create_future()
             counts.submit([chat], lambda _: 1 // 0)  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ def test_connecting_with_a_password_over_tls_with_a_private_authority(
 def test_an_api_key_with_the_documented_privileges_is_enough(
     engines: Engines, secured_node: SecuredNode
 ) -> None:
-    """docs/operations.md lists them."""
+    """docs/elasticsearch.md lists them."""
     privileges = {
         "cluster": ["monitor"],
         "indices": [{"names": ["instachat-*"], "privileges": ["manage", "read", "write"]}],
@@ -144,6 +144,7 @@ def test_an_api_key_with_the_documented_privileges_is_enough(
                     core.index,
                     core.jobs.length,
                     core.counter_sync.lag,
+                    core.epochs.recognition.find_wrong,
                 )
             )
         }

@@ -17,6 +17,7 @@ from backend.bootstrap import Backend, open_backend
 from backend.domain.errors import EngineDown, Unavailable
 from backend.search.refresh import Refresher
 from backend.search.searcher import IndexSearcher
+from backend.storage.elasticsearch import index as index_module
 from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.elasticsearch.mapping import new_index_name
 from backend.storage.search_index import Document
@@ -25,7 +26,7 @@ from tests.support.elasticsearch.fixtures import Elasticsearch
 from tests.support.elasticsearch.gate import SearchGate
 from tests.support.elasticsearch.requests import live_index_name, query_rows, store_messages
 from tests.support.engines import free_port
-from tests.support.waiting import promised
+from tests.support.waiting import PATIENCE_SECONDS, promised
 
 
 @pytest.fixture
@@ -107,6 +108,13 @@ def search(client: ElasticsearchIndex, name: str) -> list[int]:
     return client.candidates(name, 1, "word", 0, 10)
 
 
+@pytest.fixture
+def patient_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search waits for a node of a slow machine: only the hosts of the test cost one."""
+    monkeypatch.setattr(index_module, "SEARCH_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+
+
+@pytest.mark.usefixtures("patient_searches")
 def test_hosts_that_refuse_connections_cost_no_search(
     index: tuple[ElasticsearchIndex, str], elasticsearch: Elasticsearch
 ) -> None:
@@ -134,6 +142,7 @@ def test_a_host_that_hangs_costs_no_search_and_delays_one_at_a_time(
         client.close()
 
 
+@pytest.mark.usefixtures("patient_searches")
 def test_a_host_that_answers_503_costs_no_search(
     index: tuple[ElasticsearchIndex, str], elasticsearch: Elasticsearch
 ) -> None:

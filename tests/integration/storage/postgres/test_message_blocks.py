@@ -24,6 +24,7 @@ from backend.storage.postgres.tables import SCHEMA
 from tests.conftest import Engines
 from tests.support.migrations import migrate
 
+pytestmark = pytest.mark.xdist_group("message blocks")  # they share a large database
 CHAT, LIMIT, BLOCKS = 7, 50, 100
 TOP = BLOCKS * BLOCK_SIZE + 9
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

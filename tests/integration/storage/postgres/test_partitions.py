@@ -17,6 +17,7 @@ from tests.integration.storage.postgres.test_statements import explain, filled_d
 from tests.integration.storage.postgres.test_tables import COLUMNS, CONSTRAINTS, INDEXES
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
+pytestmark = pytest.mark.xdist_group("partitions")  # they share a large database
 # Of one chat, by its id or by its application's token.
 OF_ONE_CHAT = (
     *("message", "messages", "newest_messages", "numbered_messages", "search_messages"),

@@ -20,6 +20,7 @@ from backend.storage.postgres import (
 from backend.storage.postgres.database import Database
 from tests.conftest import Engines
 
+pytestmark = pytest.mark.xdist_group("statements")  # they share a large database
 BIG = {"message", "message_block", "chat", "application", "outbox"}
 for _module in iter_modules(postgres.__path__):
     import_module(f"{postgres.__name__}.{_module.name}")  # each registers its hot statements
@@ -62,14 +63,18 @@ def filled_database(engines: Engines) -> Database:
 VALUES = {
     "shard": 1,
     "token": "token-7",
+    "token_end": "token-8",
     "tokens": ["token-7", "token-8"],
     "number": 5,
     "numbers": [5, 6],
     "chat": 5,
     "chats": [5, 6],
+    "parents": [5, 6],
     "chat_id": 50,
     "id": 50,
     "after": 5,
+    "after_time": "2026-01-31T00:00:00Z",
+    "after_id": 5,
     "before": 90,
     "afters": [5, 6],
     "since": "2026-01-31T00:00:00Z",

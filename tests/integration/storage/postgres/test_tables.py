@@ -75,14 +75,18 @@ def test_the_declared_tables_equal_the_migrated_ones(
 def test_every_way_of_storing_a_message_names_every_column() -> None:
     """A column of `message` that one of them lacks would be lost there without an error."""
     columns = set(message.c.keys())
-    set_by_sql = {"removed_at", "state"}
+    set_by_sql = {"removed_at", "state", "first_lost"}
     times = {"created_at", "updated_at"}
     assert {*messages.MessageRow._fields, *times, *set_by_sql} == columns
     assert {*messages.COPY_COLUMNS, *set_by_sql} == columns
     assert set(imports.COPY_COLUMNS) == columns
 
 
-APPLICATION_DEFAULTS = {"id", "chats_issued", "chats_removed", "chats_count", "rows_left"}
+APPLICATION_DEFAULTS = {
+    *("id", "chats_issued", "chats_removed", "chats_count", "rows_left"),
+    *("moves", "moved_from", "moved_at", "moved_epoch", "moved_sequence", "counters_left"),
+    "current_token",  # the token of a line is the original one of a new application
+}
 CHAT_DEFAULTS = {"id", "messages_issued", "messages_removed", "messages_count", "rows_left"}
 
 
@@ -90,7 +94,7 @@ CHAT_DEFAULTS = {"id", "messages_issued", "messages_removed", "messages_count", 
     ("statement", "table", "defaults"),
     [
         (imports.INSERT_APPLICATIONS, application, APPLICATION_DEFAULTS),
-        (chats.INSERT, chat, CHAT_DEFAULTS | {"removed_at", "state"}),  # a new chat is stored
+        (chats.INSERT, chat, CHAT_DEFAULTS | {"removed_at", "state", "first_lost"}),  # it is stored
         (imports.INSERT_CHATS, chat, CHAT_DEFAULTS),
     ],
     ids=["import applications", "new chats", "import chats"],

@@ -16,7 +16,14 @@ from backend.domain.model import Accepted, EntryId, Parent
 from backend.storage.redis.accept_async import AsyncAcceptClient, make_async_clients
 from backend.storage.redis.log import Log
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
-from backend.storage.redis.types import AcceptResult, Creation, ShardBatch, StaleEpoch
+from backend.storage.redis.types import (
+    AcceptOutcome,
+    AcceptResult,
+    Creation,
+    ShardBatch,
+    StaleEpoch,
+)
+from tests.support.accepting import accept_each
 from tests.support.engines import RedisServer, valkey_binary
 from tests.support.faults.proxy import Proxy
 from tests.support.waiting import MARGIN_SECONDS, PATIENCE_SECONDS, promised
@@ -64,7 +71,7 @@ async def _run_scenario(url: str, scenario: Scenario, seconds: float) -> None:
     creation = Creation("messages", CHAT, pack_messages(*CHAT, ["a"]))  # type: ignore[arg-type]  # it has a chat
 
     async def accept() -> AcceptResult:
-        (outcome,) = await accepting.accept_each([ShardBatch(0, [creation], EntryId(0, 0))])
+        (outcome,) = await accept_each(accepting, [ShardBatch(0, [creation], EntryId(0, 0))])
         return outcome
 
     try:
@@ -76,8 +83,8 @@ async def _run_scenario(url: str, scenario: Scenario, seconds: float) -> None:
 
 def number(outcome: AcceptResult) -> int:
     """The number that was issued."""
-    assert isinstance(outcome, tuple), outcome
-    (given,) = outcome[0]
+    assert isinstance(outcome, AcceptOutcome), outcome
+    (given,) = outcome.answers
     assert isinstance(given, Accepted)
     return given.first
 
@@ -172,7 +179,7 @@ def test_flushed_scripts_are_loaded_again(run: Run, server: RedisServer) -> None
 
 @pytest.mark.parametrize(
     ("fault", "failure"),
-    [('error("at once")', Unconfirmed), ('redis.call("INCR", KEYS[k])', Failed)],
+    [('error("at once")', Unconfirmed), ('redis.call("INCR", keys[k])', Failed)],
     ids=["of Lua", "of Redis"],
 )
 @pytest.mark.parametrize("shards", [(0, 1), (1, 0)])
@@ -191,7 +198,7 @@ def test_an_error_in_a_script_affects_only_its_own_shard(
     begin = "local function issue(batch, k, a)\n"
     assert begin in SCRIPTS["accept"]
     broken = SCRIPTS["accept"].replace(
-        begin, begin + f'if KEYS[k] == "instachat:{{1}}:epoch" then {fault} end\n'
+        begin, begin + f'if keys[k] == "instachat:{{1}}:epoch" then {fault} end\n'
     )
     monkeypatch.setitem(SCRIPTS, "accept", broken)
     monkeypatch.setitem(SHAS, "accept", hashlib.sha1(broken.encode()).hexdigest())
@@ -202,7 +209,7 @@ def test_an_error_in_a_script_affects_only_its_own_shard(
         log = Log(server.url)
         accepting = AsyncAcceptClient(log)
         try:
-            return await accepting.accept_each(batches)
+            return await accept_each(accepting, batches)
         finally:
             await accepting.close()
             log.close()

@@ -11,7 +11,13 @@ from backend.domain.errors import EngineDown
 from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
 from backend.storage.redis.counters import Issued
-from backend.storage.redis.counters_async import MAX_COUNTERS, AsyncCounterClient
+from backend.storage.redis.counters_async import (
+    MAX_COUNTERS,
+    AsyncCounterClient,
+    ThreadCounterClient,
+    make_async_counter_client,
+)
+from backend.storage.redis.log import Log
 
 ReadBoth = Callable[[Mapping[int, Sequence[Parent]]], Issued]
 
@@ -90,3 +96,16 @@ def test_without_redis_reading_fails(
         await client.close()
 
     asyncio.run(scenario())
+
+
+def test_options_that_only_the_synchronous_client_has_are_read_by_a_thread() -> None:
+    """A URL that accept can use must not make reads fail."""
+
+    async def made(url: str) -> type:
+        client = make_async_counter_client(Log(url))
+        await client.close()
+        return type(client)
+
+    assert asyncio.run(made("redis://127.0.0.1:1")) is AsyncCounterClient
+    with_ocsp = "rediss://127.0.0.1:1?ssl_validate_ocsp=true"
+    assert asyncio.run(made(with_ocsp)) is ThreadCounterClient

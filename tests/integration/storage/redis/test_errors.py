@@ -23,6 +23,7 @@ from backend.storage.redis.accept_async import AsyncAcceptClient
 from backend.storage.redis.log import Log
 from backend.storage.redis.types import Creation, DrainedLog, ShardBatch, StaleEpoch
 from backend.storage.redis.workers import Workers
+from tests.support.accepting import accept_each
 from tests.support.engines import RedisServer, redis_binary, valkey_binary
 from tests.support.faults.shortcuts import accept_eventually, scalar, send, stored
 from tests.support.redis_copy import bring_back, copy_redis
@@ -219,12 +220,12 @@ def calls(log: Log) -> Calls:
         "ack_synced": lambda: log.ack_synced(0, 1, {CHAT: None}, 1),
         "page": lambda: log.dirty_page(0, 1, 0, 9),
         "drop_counters": lambda: log.drop_counters(0, [Parent(TOKEN, 9)]),
-        "total_issued": lambda: log.total_issued(range(16)),
+        "issued": lambda: log.try_issued(range(16)),
         "pause": workers.pause,
         "paused": workers.paused,
         "resume": workers.resume,
         "waiting": lambda: log.waiting(range(16)),
-        "dirty": lambda: log.count_dirty(range(16)),
+        "dirty": lambda: log.try_count_dirty(range(16)),
         "heartbeat": lambda: workers.record_heartbeat("w"),
         "workers": workers.count,
         "remove_worker": lambda: workers.remove("w"),
@@ -254,7 +255,7 @@ async def awaited(log: Log) -> None:
     messages = Creation("messages", CHAT, pack_messages(TOKEN, 1, ["a"]))
     accepting = AsyncAcceptClient(log)
     try:
-        (outcome,) = await accepting.accept_each([ShardBatch(0, [messages], NOTHING)])
+        (outcome,) = await accept_each(accepting, [ShardBatch(0, [messages], NOTHING)])
     finally:
         await accepting.close()
     if isinstance(outcome, Exception):
@@ -398,11 +399,11 @@ def loading(server: RedisServer) -> Iterator[None]:
     """Restarted, and loading its data until the end."""
     client = server.client()
     client.config_set("rdbcompression", "no")
-    client.mset({f"large:{number}": "x" * 2_000 for number in range(1_000)})
+    client.mset({f"large:{number}": "x" * 2_000 for number in range(2_500)})
     client.bgrewriteaof()  # only while it loads a snapshot it answers between two keys
     wait_until(lambda: not is_rewriting(client))
     server.kill()
-    server.command += ["--key-load-delay", "50000"]  # microseconds
+    server.command += ["--key-load-delay", "20000"]  # microseconds
     server.command += ["--loading-process-events-interval-bytes", "1024"]
     with patch.object(server, "answers", lambda: is_loading(server)):
         server.start()
@@ -483,7 +484,7 @@ KEY_CALLS = SCRIPT_CALLS | {
     "workers",
     "page",
     "drop_counters",
-    "total_issued",
+    "issued",
 }
 KEY_CALLS |= {"pause", "paused", "resume"}
 

@@ -6,75 +6,24 @@ INSTACHAT_CLUSTER_SEEDS=7,8 kills masters with these seeds, one after another.
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import uvloop
 
-from backend.api.server.cluster_commit import ClusterCommit
 from backend.bootstrap import Backend, open_unchecked
-from backend.domain.errors import Unavailable, Unconfirmed
-from backend.ingest.requests import AcceptRequest
 from tests.conftest import Engines
+from tests.support.faults.cluster_writers import WRITERS, ClusterWriters
 from tests.support.faults.load import drain_completely
 from tests.support.faults.scale_table import Record, record_audit
-from tests.support.ledger import Ledger, audit
+from tests.support.ledger import audit
 from tests.support.redis_cluster import RedisCluster
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("redis cluster")]
 
 SEEDS = [int(seed) for seed in os.environ.get("INSTACHAT_CLUSTER_SEEDS", "1").split(",")]
-WRITERS = 24  # each with a chat of its own; enough applications for every node
-RETRY_SECONDS = 0.02
 REPLY_SECONDS = 3.0
-
-
-class Writers:
-    """Writers in one process, each of which sends a message after another until it is told to stop."""
-
-    def __init__(self, backend: Backend, folder: Path) -> None:
-        self._backend = backend
-        self.ledgers = [folder / f"ledger-{number}" for number in range(WRITERS)]
-        self.answers = [0] * WRITERS
-        self._stopping = False
-
-    async def run(self, harm: Callable[[], Awaitable[None]]) -> None:
-        """Write until `harm` has ended, and each writer has an answer after that."""
-        commit = ClusterCommit(self._backend.acceptor, self._backend.log)
-        async with asyncio.TaskGroup() as writing:
-            for number in range(WRITERS):
-                writing.create_task(self._write(commit, number))
-            await harm()
-            await self.wait_for_answers(1)
-            self._stopping = True
-        await commit.close()
-
-    async def wait_for_answers(self, answers: int) -> None:
-        """Wait until each writer has so many more answers."""
-        wanted = [answered + answers for answered in self.answers]
-        while any(answered < least for answered, least in zip(self.answers, wanted, strict=True)):
-            await asyncio.sleep(RETRY_SECONDS)
-
-    async def _write(self, commit: ClusterCommit, number: int) -> None:
-        backend = self._backend
-        token = (await asyncio.to_thread(backend.catalog.applications.create, f"{number}")).token
-        chat = (await asyncio.to_thread(backend.acceptor.accept, AcceptRequest.chats(token))).first
-        book = Ledger(self.ledgers[number])
-        sent = 0
-        while not self._stopping:
-            texts = [f"{number} {sent}"]
-            sent += 1
-            try:
-                accepted = await commit.accept(AcceptRequest.messages(token, chat, texts))
-            except Unconfirmed:
-                book.record_uncertain(token, chat, texts)
-            except Unavailable:
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                book.record_answer(token, chat, accepted.first, texts)
-                self.answers[number] += 1
 
 
 @pytest.mark.scale("Redis Cluster: a master is killed, and its replica, which lags, restarts")
@@ -91,7 +40,7 @@ def test_a_killed_master_loses_no_answer_that_replicas_have(
     settings = engines.on_cluster(redis_cluster, durable_replicas=1)
 
     async def scenario(backend: Backend) -> None:
-        writers = Writers(backend, tmp_path)
+        writers = ClusterWriters(backend, tmp_path)
 
         async def kill_a_master() -> None:
             # Nodes are not started in a thread, with whose end they would end.
@@ -112,7 +61,7 @@ def test_a_killed_master_loses_no_answer_that_replicas_have(
         uvloop.run(scenario(backend))
         redis_cluster.heal()
         drain_completely(backend)
-        found = audit(backend, [tmp_path / f"ledger-{number}" for number in range(WRITERS)])
+        found = audit(backend, list(tmp_path.glob("ledger-*")))
     record_audit(record_property, found)
     assert found.answered >= 2 * WRITERS
     assert found.faults == {}

@@ -11,11 +11,25 @@ import pytest
 import redis
 
 from backend.domain.errors import Failed, InstaChatError, LogFull, Unconfirmed
-from backend.domain.events import MessagesCreated, pack_chats, pack_deletion, pack_messages, unpack
-from backend.domain.model import Accepted, EntryId, Parent
+from backend.domain.events import (
+    MessagesCreated,
+    pack_chats,
+    pack_deletion,
+    pack_messages,
+    pack_move,
+    unpack,
+)
+from backend.domain.model import MAX_ISSUED, Accepted, EntryId, Parent
 from backend.storage.redis.log import Log
 from backend.storage.redis.script_loader import SCRIPTS, SHAS
-from backend.storage.redis.types import Creation, DrainedLog, Refusal, StaleEpoch
+from backend.storage.redis.types import (
+    AcceptOutcome,
+    ApplicationMoving,
+    Creation,
+    DrainedLog,
+    Refusal,
+    StaleEpoch,
+)
 from tests.conftest import Engines
 from tests.support.redis_copy import RedisCopy, copy_redis
 from tests.support.redis_values import epoch_fields, plant_counter, plant_epoch
@@ -73,7 +87,7 @@ def refused(log: Log, *batch: Creation, known: EntryId = NOTHING) -> str:
 def answer(log: Log, *batch: Creation) -> Accepted | Refusal:
     """The last request's answer; a refusal must have changed nothing."""
     before = everything(log)
-    answers, _, _ = log.accept(0, batch, NOTHING)
+    answers = log.accept(0, batch, NOTHING).answers
     if len(batch) == 1 and isinstance(answers[0], Refusal):
         assert everything(log) == before
     return answers[-1]
@@ -123,8 +137,25 @@ def a_chat_closed_in_the_same_batch(log: Log) -> None:
     assert answer(log, deletion(1), messages("a")) == Refusal("closed", "chat")
 
 
+def move(mark: str = "moved-1-0123") -> Creation:
+    return Creation(mark, APPLICATION, pack_move(TOKEN, 1, 1))
+
+
+def an_application_that_has_moved(log: Log) -> None:
+    """It is closed, until it comes back by a later move. No count of it is read in the shard that it left."""
+    answer(log, messages("a"))
+    assert answer(log, move(), messages("b")) == Refusal("closed", "application")
+    assert log.read_issued(0, [Parent(TOKEN, 1), APPLICATION])[0] == [None, None]
+    assert {counter.issued for counter in log.inspect(0, [Parent(TOKEN, 1)])[0]} == {None}
+    for moves in (None, 0):
+        with pytest.raises(ApplicationMoving, match="moved-1-0123"):
+            log.verify(0, 1, APPLICATION, 1, create=False, moves=moves)
+    assert log.verify(0, 1, APPLICATION, 1, create=False, moves=2) == 1
+    assert log.read_issued(0, [Parent(TOKEN, 1)])[0] == [1]
+
+
 def a_full_log(log: Log) -> None:
-    log._max_entries = 1
+    log.max_entries = 1
     assert refused(log, messages("a")) == LogFull.__name__
 
 
@@ -170,7 +201,7 @@ def a_key_used_again(log: Log) -> None:
 
 def a_key_twice_in_a_batch(log: Log) -> None:
     same = messages("a", key="k", body="aa")
-    answers, _, _ = log.accept(0, [same, same, messages("b")], NOTHING)
+    answers = log.accept(0, [same, same, messages("b")], NOTHING).answers
     assert [(a.first, a.last) for a in answers if isinstance(a, Accepted)] == [
         (1, 1),
         (1, 1),
@@ -178,10 +209,21 @@ def a_key_twice_in_a_batch(log: Log) -> None:
     ]
 
 
+def a_counter_without_numbers_left(log: Log) -> None:
+    """Requests of one number and of several; a deletion takes none, and is accepted."""
+    log.verify(0, 1, CHAT, MAX_ISSUED, create=True)
+    assert isinstance(answer(log, messages("the last one")), Accepted)
+    for creation in (messages("a"), messages("a", "b", key="k", body="aa")):
+        assert answer(log, creation) == Refusal("exhausted")
+    plant_counter(log, 0, APPLICATION, issued=MAX_ISSUED + 1)
+    assert answer(log, chats()) == Refusal("exhausted")
+    assert isinstance(answer(log, deletion(1)), Accepted)
+
+
 ACCEPT = "accept"
 FENCES: list[tuple[Callable[[Log], None], str, str]] = [
-    (a_wiped_redis, ACCEPT, "return {'stale', values[k] and 'broken' or 'none', 0}"),
-    (another_server, ACCEPT, "if string.find(rest, this_server, 1, true) ~= 1 then"),
+    (a_wiped_redis, ACCEPT, "return {'stale', epoch_value and 'broken' or 'none', 0}"),
+    (another_server, ACCEPT, "if find(epoch_value, this_server, rest, true) ~= rest then"),
     (a_former_primary, ACCEPT, "if epoch_number < seen_epoch then"),
     (
         a_log_that_went_back,
@@ -193,11 +235,28 @@ FENCES: list[tuple[Callable[[Log], None], str, str]] = [
     (a_closed_chat, ACCEPT, "answer = 'closed chat'"),
     (a_chat_of_a_closed_application, ACCEPT, "answer = 'closed application'"),
     (a_chat_closed_in_the_same_batch, ACCEPT, "closed = epoch .. '-' .. int(sequence)"),
+    (
+        a_counter_without_numbers_left,
+        ACCEPT,
+        "if not answer and #issued > MAX_ISSUED_DIGITS and numbers > 0 then answer = 'exhausted' end",
+    ),
+    (
+        an_application_that_has_moved,
+        ACCEPT,
+        "if string.find(kind, 'moved-', 1, true) then closed = kind end",
+    ),
+    (an_application_that_has_moved, "read_issued", "not (moved and moved[KEYS[i]]) and "),
+    (an_application_that_has_moved, "inspect_counters", "not (moved and moved[KEYS[i]]) and "),
+    (
+        an_application_that_has_moved,
+        "verify_counter",
+        " and tonumber(ARGV[6]) >= tonumber(move)",
+    ),
     (a_full_log, ACCEPT, "if length >= max_entries then"),
     (
         a_foreign_log,
         ACCEPT,
-        "if place_of[KEYS[c]] then redis.pcall('SET', KEYS[c], values[c]) end",
+        "if place_of[keys[c]] then redis.pcall('SET', keys[c], values[c]) end",
     ),
     (
         foreign_dirty_counters,
@@ -212,7 +271,7 @@ FENCES: list[tuple[Callable[[Log], None], str, str]] = [
         "if not earlier_hash then return 'broken idempotency key' end",
     ),
     (a_key_used_again, ACCEPT, " or 'reused'"),
-    (a_key_twice_in_a_batch, ACCEPT, "answer_of[KEYS[k + 2]] or "),
+    (a_key_twice_in_a_batch, ACCEPT, "answer_of[keys[k + 2]] or "),
 ]
 
 
@@ -250,6 +309,158 @@ def test_a_script_without_its_fence_fails_the_scenario(
     monkeypatch.setitem(SCRIPTS, script, broken)
     monkeypatch.setitem(SHAS, script, hashlib.sha1(broken.encode()).hexdigest())
     with pytest.raises((AssertionError, pytest.fail.Exception, redis.ResponseError, Unconfirmed)):
+        scenario(log)
+
+
+# -- usual messages, which accept has a shorter way for -----------------------------------------------
+
+SEEN = EntryId(1, 1)
+
+
+def accept_usual(log: Log, *batch: Creation, known: EntryId = SEEN) -> AcceptOutcome:
+    """As `accept`, in a chat that is dirty already, while a drain is requested."""
+    log.accept(0, [messages("the chat is dirty")], NOTHING)
+    return log.accept(0, batch or [messages("a")], known)
+
+
+def usual_refused(log: Log, known: EntryId = SEEN) -> str:
+    """The reason why usual messages are refused as a whole."""
+    with pytest.raises(StaleEpoch) as stale:
+        accept_usual(log, known=known)
+    return str(stale.value)
+
+
+def usual_another_server(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.accept(0, [messages("the chat is dirty")], NOTHING)
+    plant_epoch(log, 0, server="0" * 40)
+    with pytest.raises(StaleEpoch, match="other"):
+        log.accept(0, [messages("a")], SEEN)
+
+
+def usual_of_a_former_primary(log: Log) -> None:
+    assert usual_refused(log, EntryId(2, 0)) == "old"
+
+
+def usual_after_a_log_went_back(log: Log) -> None:
+    assert usual_refused(log, EntryId(1, 3)) == "rewound"
+
+
+def usual_in_a_full_log(log: Log) -> None:
+    log.accept(0, [messages("the chat is dirty")], NOTHING)
+    log.max_entries = 2
+    with pytest.raises(LogFull):
+        log.accept(0, [messages("a")], SEEN)
+
+
+def usual_without_a_drain(log: Log) -> None:
+    log.accept(0, [messages("the chat is dirty")], NOTHING)
+    plant_epoch(log, 0, notified=0)
+    assert log.accept(0, [messages("a")], SEEN).must_notify
+    assert not log.accept(0, [messages("a")], SEEN).must_notify
+
+
+def usual_of_a_closed_application(log: Log) -> None:
+    answers = accept_usual(log, deletion()).answers
+    assert isinstance(answers[0], Accepted)
+    assert log.accept(0, [messages("a")], SEEN).answers == [Refusal("closed", "application")]
+
+
+def usual_of_an_application_with_a_limit(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.accept(0, [messages("the chat is dirty")], NOTHING)
+    plant_counter(log, 0, APPLICATION, closed=f"-1:{10**17}")
+    (answer,) = log.accept(0, [messages("a")], SEEN).answers
+    assert isinstance(answer, Refusal)
+    assert answer.reason == "limited"
+
+
+def usual_of_a_closed_chat(log: Log) -> None:
+    accept_usual(log, deletion(1))
+    assert log.accept(0, [messages("a")], SEEN).answers == [Refusal("closed", "chat")]
+
+
+def usual_of_a_counter_of_an_earlier_epoch(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.accept(0, [messages("the chat is dirty")], NOTHING)
+    plant_counter(log, 0, CHAT, epoch=0)
+    assert log.accept(0, [messages("a")], SEEN).answers == [Refusal("counter", "chat")]
+
+
+def usual_without_numbers_left(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.accept(0, [messages("the chat is dirty")], NOTHING)
+    plant_counter(log, 0, CHAT, issued=MAX_ISSUED + 1)
+    assert log.accept(0, [messages("a")], SEEN).answers == [Refusal("exhausted")]
+
+
+def usual_of_one_chat_twice(log: Log) -> None:
+    """And behind them one that is not usual: each has numbers of its own."""
+    batch = [messages("a"), messages("b", "c")]
+    for unusual in ([], [messages("d", key="k", body="aa")]):
+        assert isinstance(log.redis, redis.Redis)
+        highest = log.inspect(0, [CHAT])[0][0].issued or 0
+        answers = accept_usual(log, *batch, *unusual).answers
+        firsts = [answer.first - highest for answer in answers if isinstance(answer, Accepted)]
+        assert firsts == [2, 3, 5][: len(answers)]
+        assert log.inspect(0, [CHAT])[0][0].issued == highest + len(answers) + 2
+
+
+def usual_before_a_foreign_log(log: Log) -> None:
+    assert isinstance(log.redis, redis.Redis)
+    log.accept(0, [messages("the chat is dirty")], NOTHING)
+    log.redis.delete(log.key(0, "log"))
+    log.redis.set(log.key(0, "log"), "foreign")
+    assert refused(log, messages("a"), known=SEEN) == Failed.__name__
+
+
+USUAL: list[tuple[Callable[[Log], None], str, str]] = [
+    (usual_another_server, "and find(epoch_value, this_server, rest, true) == rest", ""),
+    (usual_of_a_former_primary, "and tonumber(epoch) == batch[1]", ""),
+    (usual_after_a_log_went_back, "and tonumber(sequence) >= batch[2]", ""),
+    (usual_in_a_full_log, "and sequence - stored < max_entries", ""),
+    (usual_without_a_drain, "and created_at - notified < notify_again_after", ""),
+    (
+        usual_of_a_closed_application,
+        "if not find(application or '', open_counter) then break end",
+        "",
+    ),
+    (usual_of_an_application_with_a_limit, "' %d+ %- '", "' %d+ %-'"),
+    (usual_of_a_closed_chat, "(%d+) %- dirty$", "(%d+) %S+ dirty$"),
+    (usual_of_a_counter_of_an_earlier_epoch, "'^' .. epoch .. ' (%d+)", "'^%d+ (%d+)"),
+    (usual_without_numbers_left, "or #issued > MAX_SHORT_DIGITS then", "then"),
+    (usual_of_one_chat_twice, "match(place and writes[place] or values[c]", "match(values[c]"),
+    (usual_of_one_chat_twice, "for i = 1, done do place_of[keys[k + 2 * i]] = nil end", ""),
+    (
+        usual_before_a_foreign_log,
+        "writes[place - 1], place_of[key], writes_end = key, place, place",
+        "writes[place - 1], writes_end = key, place",
+    ),
+]
+
+
+@pytest.mark.parametrize("scenario", dict.fromkeys(scenario for scenario, _, _ in USUAL))
+def test_usual_messages_are_refused_as_all_others(
+    scenario: Callable[[Log], None], log: Log
+) -> None:
+    scenario(log)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "fence", "instead"), USUAL, ids=lambda v: getattr(v, "__name__", "")
+)
+def test_usual_messages_without_a_fence_fail_the_scenario(
+    scenario: Callable[[Log], None],
+    fence: str,
+    instead: str,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert SCRIPTS[ACCEPT].count(fence) == 1, f"the fence is not in the script: {fence}"
+    broken = SCRIPTS[ACCEPT].replace(fence, instead)
+    monkeypatch.setitem(SCRIPTS, ACCEPT, broken)
+    monkeypatch.setitem(SHAS, ACCEPT, hashlib.sha1(broken.encode()).hexdigest())
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
         scenario(log)
 
 
@@ -322,7 +533,7 @@ def test_kept_entries_do_not_fill_the_log(log: Log) -> None:
     """Only those that are not stored count against the limit; without an acknowledgement all count."""
     for _ in range(3):
         log.accept(0, [messages("a")], NOTHING)
-    log._max_entries = 4
+    log.max_entries = 4
     assert refused(log, messages("a")) == LogFull.__name__
     log.trim(0, 1, DrainedLog(EntryId(1, 4), 4))
     assert isinstance(answer(log, messages("a")), Accepted)
@@ -333,7 +544,7 @@ def test_what_was_deleted_by_hand_does_not_fill_the_log(log: Log) -> None:
     """Nothing notes that it is not in the log any more."""
     for _ in range(3):
         log.accept(0, [messages("a")], NOTHING)
-    log._max_entries = 4
+    log.max_entries = 4
     assert isinstance(log.redis, redis.Redis)
     log.redis.xtrim(log.key(0, "log"), maxlen=0, approximate=False)
     assert log.waiting([0]) == 0
@@ -365,7 +576,7 @@ def test_a_missing_counter_is_created_on_request_only(log: Log) -> None:
 
 def test_a_chat_is_reopened_only_by_the_deletion_that_closed_it(log: Log) -> None:
     """The drain of an older deletion must not open a counter that a newer deletion has closed."""
-    answers, _, _ = log.accept(0, [deletion(1)], NOTHING)
+    answers = log.accept(0, [deletion(1)], NOTHING).answers
     assert isinstance(answers[0], Accepted)
     assert not log.reopen(0, 1, CHAT, EntryId(1, 1))
     assert not log.reopen(0, 2, CHAT, answers[0].entry)
@@ -375,7 +586,8 @@ def test_a_chat_is_reopened_only_by_the_deletion_that_closed_it(log: Log) -> Non
 
 
 def test_the_requests_of_a_batch_get_numbers_in_their_order(log: Log) -> None:
-    answers, end, _ = log.accept(0, [messages("a", "b"), messages("c"), chats(2)], NOTHING)
+    outcome = log.accept(0, [messages("a", "b"), messages("c"), chats(2)], NOTHING)
+    answers, end = outcome.answers, outcome.end
     assert [(a.first, a.last) for a in answers if isinstance(a, Accepted)] == [
         (1, 2),
         (3, 3),
@@ -387,7 +599,7 @@ def test_the_requests_of_a_batch_get_numbers_in_their_order(log: Log) -> None:
     )
 
 
-@pytest.mark.parametrize("last", [2**31 - 2, 2**53 - 6])
+@pytest.mark.parametrize("last", [2**31 - 2, MAX_ISSUED - 4])
 def test_great_numbers_keep_all_digits(log: Log, last: int) -> None:
     """Of messages and of entries: Lua itself writes fifteen digits."""
     assert isinstance(log.redis, redis.Redis)
@@ -395,7 +607,8 @@ def test_great_numbers_keep_all_digits(log: Log, last: int) -> None:
     plant_epoch(log, 0, sequence=last, stored=last)
     known = EntryId(1, last)
     keyed = messages("c", key="k", body="aa")
-    answers, end, _ = log.accept(0, [messages("a", "b"), keyed, messages("d")], known)
+    outcome = log.accept(0, [messages("a", "b"), keyed, messages("d")], known)
+    answers, end = outcome.answers, outcome.end
     expected = [
         Accepted(last + 1, last + 2, 0, EntryId(1, last + 1)),
         Accepted(last + 3, last + 3, 0, EntryId(1, last + 2)),
@@ -412,7 +625,7 @@ def test_great_numbers_keep_all_digits(log: Log, last: int) -> None:
 
 
 def test_a_refused_request_does_not_affect_the_others_of_its_batch(log: Log) -> None:
-    answers, _, _ = log.accept(0, [messages("a", chat=9), messages("b")], NOTHING)
+    answers = log.accept(0, [messages("a", chat=9), messages("b")], NOTHING).answers
     assert answers[0] == Refusal("counter", "chat")
     assert isinstance(answers[1], Accepted)
 

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -77,6 +77,11 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, object]] = []
+
+    def original_path(self, url: bytes) -> bytes:
+        return url
+
+    def when_tokens_change(self, call: Callable[[], object]) -> None: ...
 
     def submit(self, request: AcceptRequest, callback: AcceptCallback) -> None:
         (text,) = request.new_messages

@@ -66,3 +66,27 @@ def test_a_line_has_the_time_of_its_response(monkeypatch: pytest.MonkeyPatch) ->
         "2026-09-21T14:13:20.000Z",
     ]
     assert {line["ms"] for line in lines} == {1.2}
+
+
+def test_a_line_has_its_request_whichever_lines_are_written_together() -> None:
+    """And how long it took, to a tenth of a millisecond."""
+    stream = BlockedStream()
+    handler = AsyncLogHandler(stream)  # type: ignore[arg-type]  # as above
+    responses = [
+        (b"a", "GET", "/a", 200, 0.00004, 0.0),
+        (b"b", "POST", "/b", 202, 0.00006, 0.1),
+        (b"c", "POST", "/b", 503, 0.0999, 99.9),
+        (b"d", "GET", "/a", 200, 0.1, 100.0),
+        (b"e", "GET", "/a", 404, 12.34567, 12345.7),
+    ]
+    for rid, method, route, status, seconds, _ in responses:
+        handler.log_request(rid, method, route, status, seconds)
+        handler.emit(logging.makeLogRecord({"msg": "an event", "levelname": "WARNING"}))
+    stream.free.set()
+    handler.close()
+    lines = [json.loads(line) for line in stream.written.splitlines()]
+    names = ("request_id", "method", "route", "status", "ms")
+    assert [tuple(line[name] for name in names) for line in lines[::2]] == [
+        (rid.decode(), method, route, status, ms) for rid, method, route, status, _, ms in responses
+    ]
+    assert [line["event"] for line in lines[1::2]] == ["an event"] * len(responses)

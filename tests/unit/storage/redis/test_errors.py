@@ -78,3 +78,10 @@ def test_a_call_is_refused_or_unconfirmed(error: Exception, meaning: type[Except
     """
     with pytest.raises(meaning), unconfirmed_on_lost_reply(URL), translate_errors(URL):
         raise error
+
+
+def test_a_reply_that_is_not_valid_is_not_quoted() -> None:
+    """It may be a part of a text."""
+    with pytest.raises(EngineDown) as caught, translate_errors(URL):
+        raise InvalidResponse("Protocol Error: b'a private text'")
+    assert "private" not in caught.value.message

@@ -27,13 +27,23 @@ def test_masters_have_as_even_a_share_of_the_shards_as_can_be(masters: int) -> N
 
 
 def test_the_first_shards_are_spread_too() -> None:
-    """The first 2, 4, 8, 16 and 32 shards: equally many on equally many masters."""
-    for count in (2, 4, 8, 16, 32):
-        masters = {_slot(shard) * count // REDIS_CLUSTER_HASH_SLOTS for shard in SPREAD[:count]}
+    """The first 2, 4, 8 … shards, also more than 64: equally many on equally many masters."""
+    for count in (2, 4, 8, 16, 32, 64, 128):
+        shards = range(FIRST_SPREAD_SHARD, FIRST_SPREAD_SHARD + count)
+        masters = {_slot(shard) * count // REDIS_CLUSTER_HASH_SLOTS for shard in shards}
         assert len(masters) == count
 
 
-@pytest.mark.parametrize("shard", [0, 15, 16, 79])
+@pytest.mark.parametrize("masters", [3, 7, 16, 61])
+def test_more_than_64_shards_are_spread_evenly(masters: int) -> None:
+    """A thousand of them: the largest and the smallest share differ by a few."""
+    shares = [0] * masters
+    for shard in range(FIRST_SPREAD_SHARD, FIRST_SPREAD_SHARD + 1_024):
+        shares[_slot(shard) * masters // REDIS_CLUSTER_HASH_SLOTS] += 1
+    assert max(shares) - min(shares) <= 2
+
+
+@pytest.mark.parametrize("shard", [0, 15, 16, 79, 80, 2_048, 32_767])
 @pytest.mark.parametrize("chat", [None, 7])
 def test_a_counter_key_names_its_parent(shard: int, chat: int | None) -> None:
     """In shards of both forms; a scan of its shard, and one of all shards, finds it."""

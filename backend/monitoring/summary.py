@@ -1,6 +1,7 @@
-"""Judges the figures of the status page: is each of them well, and if not, what should the operator do?
+"""Judges the figures of an installation: is each of them well, and if not, what should the operator do?
 
-The figures are totals: they contain no names, tokens or texts, and no engine's address.
+The status page and `instachat status` say the same. The figures are totals: they contain no names, tokens
+or texts, and no engine's address.
 """
 
 from collections.abc import Iterator
@@ -8,8 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from backend.api.health.poller import EngineHealth, HealthSnapshot
-from backend.monitoring.status import RedisNodesStatus, Status, format_shards, is_repaired
+from backend.domain.errors import UnknownRedis, WrongRedis
+from backend.domain.plurals import counted
+from backend.domain.shards_away import format_shards
+from backend.monitoring.health import EngineHealth, HealthSnapshot
+from backend.monitoring.reshard_checks import ReshardStatus
+from backend.monitoring.status import RedisNodesStatus, Status, is_repaired
 from backend.storage.postgres.reconciliations import LastReconciliation
 from backend.storage.postgres.schema import Schema
 from backend.storage.postgres.tables import SCHEMA
@@ -33,12 +38,16 @@ STATES_BY_SEVERITY = list(HealthState)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the page. `advice` says what to do if the figure is not well."""
+    """One line of the page. `advice` says what to do if the figure is not well.
+
+    With a `headline`, it is the cause of others that are not well or unknown: the summary is that sentence.
+    """
 
     name: str
     value: str
     state: HealthState = HealthState.OK
     advice: str = ""
+    headline: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,10 @@ def summarize(figure_groups: list[FigureGroup]) -> Summary:
     not_well = [
         figure for figure in figures if figure.state in (HealthState.WARNING, HealthState.CRITICAL)
     ]
+    not_well.sort(key=lambda figure: not figure.headline)
     advice = [figure.advice for figure in not_well]
+    if not_well and not_well[0].headline:
+        return Summary(state, not_well[0].headline, advice)
     match state:
         case HealthState.OK:
             return Summary(state, "All is well", advice)
@@ -82,18 +94,75 @@ def summarize(figure_groups: list[FigureGroup]) -> Summary:
             return Summary(state, "Some figures are unknown", advice)
     count = len(not_well)
     if state is HealthState.CRITICAL:
-        sentence = _count_noun(count, "figure is not well", "figures are not well")
+        sentence = counted(count, "figure is not well", "figures are not well")
     else:
-        sentence = _count_noun(count, "figure needs attention", "figures need attention")
+        sentence = counted(count, "figure needs attention", "figures need attention")
     return Summary(state, sentence, advice)
+
+
+def late_stages(status: Status, *, publishes: bool) -> list[str]:
+    """What has been waiting for longer than it should, a sentence each; only if it `publishes` for searches.
+
+    What is unknown is not late.
+    """
+    late: list[str] = []
+    oldest, unpublished = status.oldest_seconds, status.unpublished_seconds
+    if oldest is not None and oldest > MAX_LAG_SECONDS:
+        reason = ""
+        if status.workers == 0:
+            reason = ", because no worker is running"
+        elif status.paused:
+            reason = ", because the workers are paused"
+        late.append(f"accepted and not stored for {_lag(oldest, MAX_LAG_SECONDS)}{reason}")
+    if publishes and unpublished is not None and unpublished > MAX_LAG_SECONDS:
+        late.append(f"stored and not searchable for {_lag(unpublished, MAX_LAG_SECONDS)}")
+    sync_lag = status.sync_lag_seconds
+    if status.dirty_counters and sync_lag is not None and sync_lag > MAX_SYNC_LAG_SECONDS:
+        late.append(f"counts not written to SQL for {_lag(sync_lag, MAX_SYNC_LAG_SECONDS)}")
+    return late
+
+
+def _lag(seconds: float, limit: float) -> str:
+    return f"{format_duration(seconds)} (limit: {format_duration(limit)})"
 
 
 def _engines(snapshot: HealthSnapshot) -> Iterator[Figure]:
     for engine in snapshot.engines:
+        if engine.name == "Redis" and snapshot.wrong_redis:
+            yield _wrong_redis(engine.product, snapshot.wrong_redis)
+            continue
         yield _engine(engine)
         nodes = snapshot.status and snapshot.status.redis_nodes
         if engine.name == "Redis" and nodes and nodes.nodes > 1:
             yield _redis_nodes(nodes)
+        elif engine.name == "Redis" and nodes and nodes.memory_share is not None:
+            yield _redis_memory(nodes.memory_share)
+
+
+def _wrong_redis(product: str, error: WrongRedis) -> Figure:
+    """A Redis that is refused. The error's own text has an address, which is not for everybody."""
+    if isinstance(error, UnknownRedis):
+        value, headline = (
+            "does not know this installation",
+            "This Redis does not know this installation",
+        )
+        advice = (
+            "nothing is accepted, because another Redis has issued its numbers: check INSTACHAT_REDIS_URL;"
+            " if the data of the right Redis are lost for good, run `instachat adopt-redis`"
+        )
+    else:
+        value, headline = "is another installation's", "This Redis is another installation's"
+        advice = "nothing is accepted: check INSTACHAT_REDIS_URL and INSTACHAT_DATABASE_URL"
+    return Figure(product, value, HealthState.CRITICAL, advice, headline)
+
+
+def _redis_memory(share: float) -> Figure:
+    """The memory of a single server: the log, counters and idempotency keys are all in it."""
+    name, value = "Redis's memory", f"{share:.0%} used"
+    if share > MAX_MEMORY_SHARE:
+        advice = "Redis is short of memory, so creations are refused: see `instachat doctor`"
+        return Figure(name, value, HealthState.CRITICAL, advice)
+    return Figure(name, value)
 
 
 def _redis_nodes(nodes: RedisNodesStatus) -> Figure:
@@ -108,7 +177,7 @@ def _redis_nodes(nodes: RedisNodesStatus) -> Figure:
         advice = "a node of Redis is short of memory, so its shards refuse: see `instachat doctor`"
         return Figure(name, value, HealthState.CRITICAL, advice)
     if nodes.away or nodes.behind:
-        behind = f"; {_count_noun(nodes.behind, 'replica is', 'replicas are')} behind"
+        behind = f"; {counted(nodes.behind, 'replica is', 'replicas are')} behind"
         advice = "nodes of Redis are away or behind, so fewer can take over: see `instachat doctor`"
         return Figure(name, value + (behind if nodes.behind else ""), HealthState.WARNING, advice)
     return Figure(name, value)
@@ -118,13 +187,13 @@ def _engine(engine: EngineHealth) -> Figure:
     if engine.shards_away:
         return Figure(
             engine.product,
-            f"{len(engine.shards_away)} of {engine.shards} shards do not answer",
+            f"no answer from {counted(len(engine.shards_away), 'shard')} of {engine.shards}",
             HealthState.CRITICAL,
-            f"{format_shards(engine.shards_away, engine.shards)} accept and store nothing until their node"
-            " is back or a replica has taken over; the others work: see `instachat doctor`",
+            f"nothing is accepted or stored in {format_shards(engine.shards_away, engine.shards)} until their"
+            " node is back or a replica has taken over; the others work: see `instachat doctor`",
         )
     if engine.seconds is not None:
-        return Figure(engine.product, f"answers in {_format_duration(engine.seconds)}")
+        return Figure(engine.product, f"answers in {format_duration(engine.seconds)}")
     return Figure(
         engine.product,
         engine.problem,
@@ -181,8 +250,8 @@ def _pipeline_stage(
         return _unknown(name)
     if not waiting:
         return Figure(name, f"{rate}; nothing waits")
-    since = "" if oldest_seconds is None else f", the oldest for {_format_duration(oldest_seconds)}"
-    value = f"{rate}; {_count_noun(waiting, 'waits', 'wait')}{since}"
+    since = "" if oldest_seconds is None else f", the oldest for {format_duration(oldest_seconds)}"
+    value = f"{rate}; {counted(waiting, 'waits', 'wait')}{since}"
     if oldest_seconds is not None and oldest_seconds > MAX_LAG_SECONDS:
         return Figure(name, value, HealthState.WARNING, advice)
     return Figure(name, value)
@@ -211,6 +280,8 @@ def _work(status: Status | None) -> Iterator[Figure]:
         _unknown("Stores compared") if status.schema is None else _reconciliation(status.reconciled)
     )
     yield _unknown("PostgreSQL's past") if status.schema is None else _rewind(status)
+    if status.reshard:
+        yield _reshard(status.reshard)
     yield _schema(status.schema)
 
 
@@ -228,7 +299,7 @@ def _queue(jobs: int | None, paused: bool | None) -> Figure:
     name = "Job queue"
     if jobs is None:
         return _unknown(name)
-    value = _count_noun(jobs, "job waits", "jobs wait") if jobs else "nothing waits"
+    value = counted(jobs, "job waits", "jobs wait") if jobs else "nothing waits"
     if paused:
         advice = (
             "the workers are paused, so nothing is stored: resume them by `instachat queue resume`"
@@ -258,7 +329,7 @@ def _counter_sync(behind: int | None, seconds: float | None) -> Figure:
     if not behind:
         return Figure(name, "current")
     value = f"{behind:,} behind" + (
-        f", the oldest for {_format_duration(seconds)}" if seconds else ""
+        f", the oldest for {format_duration(seconds)}" if seconds else ""
     )
     if seconds is not None and seconds > MAX_SYNC_LAG_SECONDS:
         advice = "counts in SQL are too old: write them by `instachat sync-counters`"
@@ -270,14 +341,14 @@ def _reconciliation(last: LastReconciliation | None) -> Figure:
     name = "Stores compared"
     if last is None:
         return Figure(name, "not yet")
-    ago = f"{_format_duration((datetime.now(UTC) - last.finished_at).total_seconds())} ago"
+    ago = f"{format_duration((datetime.now(UTC) - last.finished_at).total_seconds())} ago"
     if left := last.findings - last.repaired:
         advice = (
             "Redis, SQL and the index differed at the last comparison: run `instachat reconcile`"
         )
         return Figure(
             name,
-            f"{ago}, {_count_noun(left, 'difference', 'differences')}",
+            f"{ago}, {counted(left, 'difference', 'differences')}",
             HealthState.WARNING,
             advice,
         )
@@ -289,8 +360,8 @@ def _rewind(status: Status) -> Figure:
     rewound = status.rewound
     if rewound is None:
         return Figure(name, "never went back in time")
-    ago = _format_duration((datetime.now(UTC) - rewound.at).total_seconds())
-    lost = _count_noun(rewound.lost, "number lost", "numbers lost") if rewound.lost else "none lost"
+    ago = format_duration((datetime.now(UTC) - rewound.at).total_seconds())
+    lost = counted(rewound.lost, "number lost", "numbers lost") if rewound.lost else "none lost"
     value = f"went back in time, noticed {ago} ago, {lost}"
     if is_repaired(rewound, status.reconciled):
         return Figure(name, value)
@@ -301,6 +372,26 @@ def _rewind(status: Status) -> Figure:
     return Figure(
         name, value, HealthState.CRITICAL if rewound.lost else HealthState.WARNING, advice
     )
+
+
+def _reshard(reshard: ReshardStatus) -> Figure:
+    """A reshard that has not ended. Everything works meanwhile, also if it was interrupted."""
+    name, value = "Reshard", format_reshard(reshard)
+    if reshard.running:
+        return Figure(name, value)
+    advice = f"a reshard was interrupted: run `{reshard.command}`, which continues"
+    return Figure(name, value, HealthState.WARNING, advice)
+
+
+def format_reshard(reshard: ReshardStatus) -> str:
+    """From how many shards to how many, what is left, and whether it goes on."""
+    left = (
+        "applications are left to move"
+        if reshard.to_move is None
+        else f"{counted(reshard.to_move, 'application is', 'applications are')} left to move"
+    )
+    state = "running" if reshard.running else "interrupted"
+    return f"{state}, from {reshard.shards:,} to {counted(reshard.target, 'shard')}; {left}"
 
 
 def _schema(schema: Schema | None) -> Figure:
@@ -320,17 +411,13 @@ def _unknown(name: str) -> Figure:
     return Figure(name, "unknown", HealthState.UNKNOWN)
 
 
-def _count_noun(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
-
-
 def _format_rate(per_second: float | None) -> str:
     if per_second is None:
         return "rate not measured yet"
     return f"{per_second:,.0f} a second" if per_second >= 10 else f"{per_second:.2g} a second"
 
 
-def _format_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in its most readable unit."""
     if seconds < 1:
         return f"{max(seconds * 1000, 1):.0f} ms"

@@ -1,4 +1,4 @@
-"""Runs docs/operations.md: every command works as shown, in order."""
+"""Runs docs/elasticsearch.md: every command works as shown, in order."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from tests.support.engines import free_port
 from tests.support.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "elasticsearch.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```sh\n(.*?)```", re.DOTALL)
 
 

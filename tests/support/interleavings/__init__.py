@@ -1,0 +1,1 @@
+"""Runs the program's protocols in every order of the single commands of a few processes, on real engines."""
