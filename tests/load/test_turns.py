@@ -21,8 +21,10 @@ from loadtest.run import turns
 from loadtest.run.commits import NAMES, PROJECT, source_tree
 from loadtest.run.installation import PACKAGES
 from loadtest.run.runner import RunOptions
+from tests.load.conftest import finish, start_bench
 from tests.load.test_docs import commands
 from tests.load.test_parts import RESULT
+from tools.slowed_tree import copy_tree, slow_down
 
 P50 = {"v1.0": 5.0, "main": 5.0, "slow": 5.6}
 
@@ -205,3 +207,39 @@ def test_an_unknown_commit_is_wrong_usage() -> None:
     """Git's own words, and what to do."""
     with pytest.raises(Invalid, match="single revision"):
         run(["bench", "compare", "--before", "missing"])
+
+
+@pytest.mark.xdist_group("load turns")  # early, because it takes long
+def test_two_real_commits_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each side runs its own commit: only after, every request takes the time by which that is slowed.
+
+    The program of the checkout, which a later commit slows down once more, is not run by either.
+    """
+    slowed_ms = 20
+    repository, results = tmp_path / "repository", tmp_path / "results"
+    repository.mkdir()
+    copy_tree(repository)
+    git = ("git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x@y")
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    for seconds in (0.0, slowed_ms / 1_000, 60.0):
+        slow_down(repository, seconds)
+        subprocess.run([*git, "add", "--all"], check=True)
+        subprocess.run([*git, "commit", "--quiet", "--message", f"{seconds}"], check=True)
+    monkeypatch.chdir(repository)
+    run = finish(
+        start_bench(
+            *("compare", "--before", "HEAD~2", "--after", "HEAD~1", "--results", results),
+            *("--rounds", 1, "--duration", "2s", "--rate", 15, "-o", "markdown"),
+        )
+    )
+    assert run.code in (0, 4), run.err
+    assert "| all | p50 ms |" in run.out
+    before, after = (
+        loads((results / name).read_text()) for name in ("before.jsonl", "after.jsonl")
+    )
+    assert before.facts["InstaChat"] != after.facts["InstaChat"]
+    for result in (before, after):
+        assert result.audit.answered == result.audit.stored > 0
+        assert result.audit.faults == {}
+    assert min(bucket.from_ms for bucket in before.latencies) < slowed_ms
+    assert min(bucket.to_ms for bucket in after.latencies) > slowed_ms
