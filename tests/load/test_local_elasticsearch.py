@@ -6,13 +6,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
 from loadtest.errors import Unusable
+from loadtest.report.result import loads
 from loadtest.run.local_elasticsearch import LocalElasticsearch
-from tests.load.conftest import run_bench
+from tests.conftest import skip_absent
+from tests.load.conftest import finish, run_bench, start_bench
+from tests.support.elasticsearch.fixtures import Elasticsearch
+from tests.support.elasticsearch.node import ElasticsearchServer
+from tests.support.elasticsearch.provision import NotAvailable, installation
 from tests.support.engines import free_port
+from tests.support.waiting import PATIENCE_SECONDS
 
 SERVER = """
 import http.server, json, sys
@@ -84,3 +91,67 @@ def test_without_an_elasticsearch_the_fault_is_refused() -> None:
     assert run.code == 2
     assert "a private installation has none" in run.err
     assert "INSTACHAT_ELASTICSEARCH_URL" in run.err
+
+
+@pytest.fixture
+def empty_elasticsearch(elasticsearch: Elasticsearch) -> Iterator[str]:
+    """A node that is a process of this machine, without an index; its address.
+
+    It is the shared one, from which the indices of earlier tests are removed, unless that is elsewhere or in
+    a container.
+    """
+    if isinstance(elasticsearch, ElasticsearchServer):
+        for name in indices(elasticsearch.url):
+            call(elasticsearch.url, f"/{name}", "DELETE")
+        yield elasticsearch.url
+        return
+    try:
+        node = ElasticsearchServer(installation())
+    except NotAvailable as reason:
+        skip_absent(f"Elasticsearch ({reason})")
+        raise
+    try:
+        node.start()
+        yield node.url
+    finally:
+        node.remove()
+
+
+def call(url: str, path: str, method: str = "GET") -> bytes:
+    """The body of an answer of Elasticsearch."""
+    with urlopen(Request(url + path, method=method), timeout=PATIENCE_SECONDS) as answer:
+        return bytes(answer.read())
+
+
+def indices(url: str) -> list[str]:
+    """The names of all indices but Elasticsearch's own."""
+    listed = json.loads(call(url, "/_cat/indices?format=json&h=index&expand_wildcards=all"))
+    return [row["index"] for row in listed if not row["index"].startswith(".")]
+
+
+def test_an_elasticsearch_that_hangs_under_load_loses_nothing(empty_elasticsearch: str) -> None:
+    """The private installation searches by it; what was answered meanwhile is found once it goes on.
+
+    While it has an index the run is refused, and none is left afterwards.
+    """
+    words = ["run", "mixed", "--rate", 30, "--chats", 4, "-o", "json"]
+    words += ["--duration", "7s", "--fault", "hang:elasticsearch@2s+3s"]
+    url = {"INSTACHAT_ELASTICSEARCH_URL": empty_elasticsearch}
+    call(empty_elasticsearch, "/orders", "PUT")
+    refused = finish(start_bench(*words, **url))
+    assert (refused.code, refused.out) == (1, "")
+    assert "it has the index 'orders'" in refused.err
+    assert indices(empty_elasticsearch) == ["orders"]
+    call(empty_elasticsearch, "/orders", "DELETE")
+
+    run = finish(start_bench(*words, **url))
+    assert run.code == 0, run.err
+    found = loads(run.out)
+    assert found.facts["search"].startswith("Elasticsearch")
+    (hung,) = found.faults
+    assert hung.fault == "hang:elasticsearch@2s+3s"
+    assert hung.to_s - hung.from_s > 2.9
+    assert max(moment.searchable_ms or 0 for moment in found.timeline) > 1_000
+    assert found.audit.answered == found.audit.stored == found.audit.searchable
+    assert found.audit.answered > 0
+    assert indices(empty_elasticsearch) == []
