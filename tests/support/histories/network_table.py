@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.support.faults.lossy_network import LossyNetwork
 from tests.support.faults.proxy import Proxy
@@ -215,14 +215,21 @@ def _probes(installation: NetworkInstallation) -> list[Probe]:
         return HttpClient(Recorder(), 0, urls)
 
     setup = client()
-    token = setup.ask(
-        0, "POST", "/api/v1/applications", body={"application": {"name": "x"}}
-    ).answer["token"]
+
+    def create(path: str, **more: object) -> dict[str, Any]:
+        """Ask until it is created: at first a replica may not be there that has to confirm."""
+        while True:
+            exchange = setup.ask(0, "POST", path, **more)  # type: ignore[arg-type]
+            if exchange.status in ANSWERED:
+                answer: dict[str, Any] = exchange.answer
+                return answer
+            time.sleep(PAUSE_SECONDS)
+
+    token = create("/api/v1/applications", body={"application": {"name": "x"}})["token"]
     path = f"/api/v1/applications/{token}/chats"
-    number = setup.ask(0, "POST", path).answer["number"]
-    messages = f"{path}/{number}/messages"
+    messages = f"{path}/{create(path)['number']}/messages"
     body = {"message": {"text": "amber"}}
-    setup.ask(0, "POST", messages, body=body, query={"wait": "stored"})
+    create(messages, body=body, query={"wait": "stored"})
 
     def ask(method: str, path: str, **more: object) -> Callable[[HttpClient], int | None]:
         return lambda client: client.ask(0, method, path, **more).status  # type: ignore[arg-type]
