@@ -16,6 +16,9 @@ from statistics import fmean
 from loadtest.report.metrics import HISTORY, Metric
 from loadtest.report.result import Result
 
+COMMITTED = "committed"
+"""The fact of when the measured commit was made, as RFC 3339 in UTC: its runs are then ordered by that."""
+
 MIN_RUNS = 3  # on each side of a change point
 MIN_CHANGE = 0.02  # a smaller change is not worth reporting
 PERMUTATIONS = 999
@@ -71,12 +74,18 @@ def history(results: Sequence[Result]) -> list[Series]:
     """The series of each load; interrupted and aborted runs are left out.
 
     Runs have an equal load if scenario, profile, model, users, rate, length, chats and preload are equal.
+    They are ordered by the time of their commits if that is known, or else by their own.
     """
     by_load: dict[str, list[Result]] = {}
-    for result in sorted(results, key=lambda result: result.started_at):
+    for result in sorted(results, key=lambda result: (happened_at(result), result.started_at)):
         if not (result.interrupted or result.aborted):
             by_load.setdefault(_load(result), []).append(result)
     return [_series(load, metric, runs) for load, runs in by_load.items() for metric in HISTORY]
+
+
+def happened_at(result: Result) -> str:
+    """When the measured commit was made, or else when the run began."""
+    return result.facts.get(COMMITTED, result.started_at)
 
 
 def change_points(values: Sequence[float]) -> list[int]:

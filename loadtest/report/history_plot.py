@@ -1,12 +1,14 @@
 """Draws the history of loads: a column for each load, a panel for each value, with its change points."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtest.report.history import Series
 from loadtest.report.metrics import HISTORY
 from loadtest.report.plots import BLUE, DPI, GREEN, RED, STYLE, TEXT_COLOR
+from loadtest.report.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,12 +48,12 @@ def _panel(axes: "Axes", series: Series) -> None:
     axes.scatter(places, series.values, s=DOT_SIZE, color=BLUE)
     axes.step(places, series.levels, where="mid", color=TEXT_COLOR, linewidth=1.2)
     axes.set_ylim(bottom=0, top=1.25 * max(series.values))
+    _name_commits(axes, series)
     for place, point in zip(series.points, series.change_points, strict=True):
         color = RED if point.is_worse else GREEN
         axes.axvline(place + 0.5, color=color, linewidth=1.2, linestyle="--")
-        commit = point.result.facts.get("InstaChat", "unknown").removeprefix("commit ")
         axes.annotate(
-            f"{point.change:+.0%} {commit[:12]}",
+            f"{point.change:+.0%} {_commit(point.result)[:12]}",
             (place + 0.5, 1),
             xycoords=("data", "axes fraction"),
             xytext=(3, -9),
@@ -59,3 +61,19 @@ def _panel(axes: "Axes", series: Series) -> None:
             color=color,
             fontsize=8,
         )
+
+
+def _name_commits(axes: "Axes", series: Series) -> None:
+    """Divide the axis by commits if they have several runs each."""
+    commits = [_commit(result) for result in series.results]
+    firsts = [at for at, name in enumerate(commits) if not at or name != commits[at - 1]]
+    if len(firsts) in (1, len(commits)):
+        return
+    for at in firsts[1:]:
+        axes.axvline(at + 0.5, color=TEXT_COLOR, linewidth=0.3)
+    middles = [(begin + end + 1) / 2 for begin, end in pairwise([*firsts, len(commits)])]
+    axes.set_xticks(middles, [commits[at][:7] for at in firsts], fontsize=7)
+
+
+def _commit(result: Result) -> str:
+    return result.facts.get("InstaChat", "unknown").removeprefix("commit ")

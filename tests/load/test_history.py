@@ -8,7 +8,8 @@ from random import Random
 
 import pytest
 
-from loadtest.report.history import MIN_RUNS, change_points, history
+from loadtest.report.history import COMMITTED, MIN_RUNS, change_points, history
+from loadtest.report.history_plot import draw
 from loadtest.report.result import Result, dumps
 from tests.load.conftest import run_bench
 from tests.load.test_docs import commands
@@ -93,6 +94,23 @@ def test_the_command_reads_a_folder_and_draws(tmp_path: Path) -> None:
     drawn = plot.read_text()
     assert "-3" in drawn  # by about three in ten, with the commit
     assert "000000000008" in drawn
+
+
+def test_runs_of_commits_are_ordered_and_drawn_by_commit(tmp_path: Path) -> None:
+    """Commits whose time is known come in that order, though their runs took turns."""
+    measured = [
+        replace(run, facts={"InstaChat": f"commit {name}", COMMITTED: made})
+        for run in runs([50.0] * 8)
+        for name, made in (("b" * 12, "2026-10-02T00:00:00Z"), ("a" * 12, "2026-10-01T00:00:00Z"))
+    ]
+    (series, *_) = found = history(measured)
+    commits = [run.facts["InstaChat"][-1] for run in series.results]
+    assert commits == ["a"] * 8 + ["b"] * 8
+    plot = tmp_path / "history.svg"
+    draw(found, plot)
+    assert "a" * 7 in plot.read_text()
+    draw(history(runs([50.0] * 8)), plot)
+    assert "0000000" not in plot.read_text()  # one run each: there is no room for names
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:

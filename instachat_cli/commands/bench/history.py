@@ -63,12 +63,14 @@ def history(
 
 
 def _rows(series: "list[Series]") -> Iterator[dict[str, Any]]:
+    from loadtest.report.history import happened_at
+
     for one in series:
         for point in one.change_points:
             yield {
                 "load": one.load,
                 "metric": point.metric,
-                "changed_at": point.result.started_at,
+                "changed_at": happened_at(point.result),
                 "commit": point.result.facts.get("InstaChat", "unknown").removeprefix("commit "),
                 "before": round(point.before, 3),
                 "after": round(point.since, 3),
