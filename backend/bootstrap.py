@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from backend.domain.errors import Invalid, Unavailable
-from backend.ingest.routing import Routing
-from backend.ingest.tokens import Tokens
 from backend.settings import Durability, Settings
-from backend.storage.postgres.database import Database
 from backend.storage.redis.log import Log
 from backend.storage.redis.workers import Workers
 
@@ -32,6 +29,8 @@ if TYPE_CHECKING:
     from backend.ingest.epochs import Epochs
     from backend.ingest.kept_log import KeptLog
     from backend.ingest.local_drain import LocalDrainer
+    from backend.ingest.routing import Routing
+    from backend.ingest.tokens import Tokens
     from backend.live.reader import LiveReader
     from backend.maintenance.cascade_delete import CascadeDeleter
     from backend.maintenance.counter_sync import CounterSync
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from backend.reconcile.reconciler import Reconciler
     from backend.search.publish import Publisher
     from backend.search.reindex import Reindexer
+    from backend.storage.postgres.database import Database
     from backend.storage.search_index import SearchIndex
     from backend.transfer.exporter import Exporter
     from backend.transfer.importer import Importer
@@ -73,7 +73,7 @@ class Backend:
     """All parts of the backend, connected to each other. Thread-safe; no engine is connected yet."""
 
     def __init__(
-        self, settings: Settings, urls: "EngineUrls", database: Database, log: Log
+        self, settings: Settings, urls: "EngineUrls", database: "Database", log: Log
     ) -> None:
         self.making = threading.RLock()
         """Held while a part is made."""
@@ -82,8 +82,6 @@ class Backend:
         self.database = database
         self.log = log
         self.workers = Workers(urls.huey)
-        self.routing = Routing(database)
-        self.tokens = Tokens(database)
         self._huey_url = urls.huey
 
     def close(self) -> None:
@@ -97,6 +95,20 @@ class Backend:
         for name, part in vars(Backend).items():
             if isinstance(part, _Part):
                 getattr(self, name)
+
+    # -- naming applications -----------------------------------------------------------------------
+
+    @_Part
+    def routing(self) -> "Routing":
+        from backend.ingest.routing import Routing
+
+        return Routing(self.database)
+
+    @_Part
+    def tokens(self) -> "Tokens":
+        from backend.ingest.tokens import Tokens
+
+        return Tokens(self.database)
 
     # -- accepting and storing ---------------------------------------------------------------------
 
@@ -418,7 +430,14 @@ def open_backend(settings: Settings) -> Iterator[Backend]:
     Migrates a private database; raises SchemaMismatch if a configured one needs a migration, or admits newer
     programs only. Raises EngineDown if PostgreSQL is unreachable; Redis is connected at its first use.
     """
-    with open_unchecked(settings) as core:
+    with engine_urls(settings) as urls, open_checked(settings, urls) as core:
+        yield core
+
+
+@contextmanager
+def open_checked(settings: Settings, urls: EngineUrls) -> Iterator[Backend]:
+    """Like `open_backend`, on engines that are running already."""
+    with open_parts(settings, urls) as core:
         if settings.database_url is None:
             from backend.storage.postgres.schema_upgrade import upgrade
 
@@ -446,6 +465,8 @@ def open_unchecked(settings: Settings, **log_timeouts: float) -> Iterator[Backen
 @contextmanager
 def open_parts(settings: Settings, urls: EngineUrls, **log_timeouts: float) -> Iterator[Backend]:
     """Like `open_unchecked`, on engines that are running already."""
+    from backend.storage.postgres.database import Database
+
     with ExitStack() as stack:
         database = stack.enter_context(closing(Database(urls.database)))
         log = stack.enter_context(closing(open_log(settings, urls, **log_timeouts)))
@@ -456,8 +477,10 @@ def open_parts(settings: Settings, urls: EngineUrls, **log_timeouts: float) -> I
 
 
 @contextmanager
-def open_database(settings: Settings) -> Iterator[Database]:
+def open_database(settings: Settings) -> Iterator["Database"]:
     """The settings' database, of any schema, closed at the end."""
+    from backend.storage.postgres.database import Database
+
     with engine_urls(settings) as urls, closing(Database(urls.database)) as database:
         yield database
 

@@ -4,7 +4,7 @@ import re
 import secrets
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -65,6 +65,13 @@ class Message:
     updated_at: datetime
     version: int
 
+
+CONTENT = tuple(
+    field.name
+    for field in fields(Message)
+    if field.name not in {"number", "created_at", "updated_at", "version"}
+)
+"""The fields that hold what a user wrote: a tombstone's are empty, a transfer copies and compares each."""
 
 NewMessage: TypeAlias = str
 """What a client writes in a new message: its text.

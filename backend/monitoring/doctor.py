@@ -40,8 +40,8 @@ from backend.monitoring.status import is_repaired
 from backend.settings import Settings
 from backend.storage.postgres import reconciliations, shards
 from backend.storage.postgres.database import Database
+from backend.storage.postgres.schema import SCHEMA
 from backend.storage.postgres.server import read_settings, server_version
-from backend.storage.postgres.tables import SCHEMA
 from backend.storage.redis.keys import FIRST_SPREAD_SHARD
 from backend.storage.redis.log import Log
 from backend.storage.redis.workers import Workers

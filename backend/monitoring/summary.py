@@ -16,8 +16,7 @@ from backend.monitoring.health import EngineHealth, HealthSnapshot
 from backend.monitoring.reshard_checks import ReshardStatus
 from backend.monitoring.status import RedisNodesStatus, Status, is_repaired
 from backend.storage.postgres.reconciliations import LastReconciliation
-from backend.storage.postgres.schema import Schema
-from backend.storage.postgres.tables import SCHEMA
+from backend.storage.postgres.schema import SCHEMA, Schema
 from backend.storage.redis.readiness import MAX_MEMORY_SHARE
 
 MAX_LAG_SECONDS = 10.0  # workers that keep up store and publish within one second

@@ -21,7 +21,7 @@ from instachat_cli.console.options import (
 )
 from instachat_cli.console.output import Printer
 from instachat_cli.console.typer_setup import command, group
-from instachat_cli.runtime.context import backend_context, warn_if_not_durable
+from instachat_cli.runtime.context import backend_context, reads_context, warn_if_not_durable
 
 app = group(
     """
@@ -73,13 +73,9 @@ def list_(
     An imported application is listed by the time at which it was created, not by that of the import. Without
     --limit all are listed; on a terminal only the first 50.
     """
-    from backend.domain import serialization
-
-    with backend_context() as core:
-        original = None if after is None else core.tokens.original(after)
-        found = core.catalog.applications.list(name=name, after_token=original, limit=limit)
+    with reads_context() as reads:
+        bodies = reads.applications(name=name, after=after, limit=limit)
         nothing = "no applications yet" if name is None and after is None else "no such application"
-        bodies = map(serialization.application, found)
         cut = (
             "`--limit N` lists more of them, `--name` and `--after` others"
             if limit is None
@@ -95,17 +91,8 @@ def show(token: Token, output: Output = None, quiet: Quiet = False) -> None:
 
     $ instachat apps show $TOKEN
     """
-    from backend.domain import serialization
-    from backend.domain.application_settings import format_rate
-    from backend.domain.times import format_age
-
-    with backend_context() as core:
-        token = core.tokens.original(token)
-        body = serialization.application(core.catalog.applications.get(token))
-        seconds = core.retention.get(token)
-        retention = None if seconds is None else format_age(seconds)
-        limit = format_rate(core.rate_limits.get(token))
-        Printer(output, quiet=quiet).one(body | {"retention": retention, "limit": limit})
+    with reads_context() as reads:
+        Printer(output, quiet=quiet).one(reads.application(token))
 
 
 @command(app)

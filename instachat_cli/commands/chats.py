@@ -19,7 +19,7 @@ from instachat_cli.console.options import (
 )
 from instachat_cli.console.output import Printer
 from instachat_cli.console.typer_setup import command, group
-from instachat_cli.runtime.context import backend_context, note_unstored
+from instachat_cli.runtime.context import backend_context, reads_context
 
 app = group(
     """
@@ -74,16 +74,13 @@ def list_(
 
     Without --limit all are listed; on a terminal only the first 50.
     """
-    from backend.domain import serialization
-
-    with backend_context() as core:
-        token = core.tokens.original(token)
-        bodies = map(serialization.chat, core.catalog.chats.list(token, after=after, limit=limit))
+    with reads_context() as reads:
+        bodies = reads.chats(token, after=after, limit=limit)
         cut = (
             "`--limit N` lists more of them, `--after N` those behind N" if limit is None else None
         )
         Printer(output, quiet=quiet).many(bodies, COLUMNS, "no chats", cut=cut)
-        note_unstored(core, token)
+        reads.note_unstored(token)
 
 
 @command(app)
@@ -94,18 +91,16 @@ def show(token: Token, chat: ChatNumber, output: Output = None, quiet: Quiet = F
     $ instachat chats show $TOKEN 1
     """
     from backend.domain import serialization
-    from backend.domain.model import Chat
 
-    with backend_context() as core:
-        token = core.tokens.original(token)
-        found = core.catalog.chats.get(token, chat)
-        if isinstance(found, Chat):
-            Printer(output, quiet=quiet).one(serialization.chat(found))
+    with reads_context() as reads:
+        body = reads.chat(token, chat)
+        if body is not None:
+            Printer(output, quiet=quiet).one(body)
         else:
             Printer(output, quiet=quiet).outcome(
                 serialization.pending(chat), f"chat {chat} is accepted, not stored yet"
             )
-            note_unstored(core, token)
+            reads.note_unstored(token)
 
 
 @command(app)

@@ -33,7 +33,7 @@ from instachat_cli.console.options import (
 from instachat_cli.console.output import Printer
 from instachat_cli.console.stderr import stderr
 from instachat_cli.console.typer_setup import command, group
-from instachat_cli.runtime.context import backend_context, note_unstored
+from instachat_cli.runtime.context import backend_context, note_unstored, reads_context
 
 if TYPE_CHECKING:
     from instachat_cli.runtime.bulk_create import BulkCreator
@@ -151,7 +151,6 @@ def list_(
     begins after the number of --after, with the messages of --last or --since, or else after the newest
     message.
     """
-    from backend.domain import serialization
     from instachat_cli.runtime.message_selection import MessageSelection
 
     selection = MessageSelection(
@@ -165,23 +164,19 @@ def list_(
     )
     if follow:
         selection.check_can_follow()
-    with backend_context() as core:
-        token = core.tokens.original(token)
-        if follow:
+        with backend_context() as core:
             from instachat_cli.runtime.follow_messages import follow_messages
 
+            token = core.tokens.original(token)
             note_unstored(core, token)
             follow_messages(core, Printer(output, quiet=quiet), token, chat, selection)
-            return
+        return
+    with reads_context() as reads:
+        printer = Printer(output, quiet=quiet)
         selection.print(
-            core.catalog.messages,
-            token,
-            chat,
-            lambda messages: Printer(output, quiet=quiet).many(
-                map(serialization.message, messages), COLUMNS, "no messages"
-            ),
+            reads, token, chat, lambda bodies: printer.many(bodies, COLUMNS, "no messages")
         )
-        note_unstored(core, token)
+        reads.note_unstored(token)
 
 
 @command(app)
@@ -198,18 +193,16 @@ def show(
     $ instachat messages show $TOKEN 1 12
     """
     from backend.domain import serialization
-    from backend.domain.model import Message
 
-    with backend_context() as core:
-        token = core.tokens.original(token)
-        found = core.catalog.messages.get(token, chat, number)
-        if isinstance(found, Message):
-            Printer(output, quiet=quiet).one(serialization.message(found))
+    with reads_context() as reads:
+        body = reads.message(token, chat, number)
+        if body is not None:
+            Printer(output, quiet=quiet).one(body)
         else:
             Printer(output, quiet=quiet).outcome(
                 serialization.pending(number), f"message {number} is accepted, not stored yet"
             )
-            note_unstored(core, token)
+            reads.note_unstored(token)
 
 
 @command(app)

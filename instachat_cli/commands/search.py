@@ -10,7 +10,7 @@ from instachat_cli.console.options import After, Limit, Output, Quiet, Token, pa
 from instachat_cli.console.output import Printer
 from instachat_cli.console.stderr import stderr
 from instachat_cli.console.suggestions import suggest_chats_or_all
-from instachat_cli.runtime.context import backend_context, note_unstored
+from instachat_cli.runtime.context import reads_context
 
 Keyword = Annotated[
     str, typer.Argument(metavar="KEYWORD", help="1 to 256 characters; no wildcards or operators.")
@@ -54,7 +54,6 @@ def search(
     Works in every script. Case and compatibility forms of characters are ignored. Without --limit all matches
     are listed; on a terminal only the first 50.
     """
-    from backend.domain import serialization
     from backend.domain.errors import Invalid
 
     printer = Printer(output, quiet=quiet)
@@ -62,19 +61,15 @@ def search(
     if chat == ALL:
         if after:
             raise Invalid("--after is a number of one chat: it does not go with `all`")
-        with backend_context() as core:
-            token = core.tokens.original(token)
-            found = core.catalog.messages.search_whole_application(token, keyword, limit=limit)
-            bodies = map(serialization.application_match, found)
+        with reads_context() as reads:
+            bodies = reads.search_application(token, keyword, limit=limit)
             printer.many(bodies, ("chat", *COLUMNS), "nothing found", cut=cut)
-            note_unstored(core, token)
+            reads.note_unstored(token)
         return
     number = parse_integer(chat)
-    with backend_context() as core:
-        token = core.tokens.original(token)
-        matches = core.catalog.messages.search(token, number, keyword, after=after, limit=limit)
-        bodies = map(serialization.match, matches)
-        printer.many(bodies, COLUMNS, "nothing found", cut=cut)
-        if matches.incomplete:
-            stderr.warning(f"incomplete: {matches.incomplete}; see `instachat doctor`")
-        note_unstored(core, token)
+    with reads_context() as reads:
+        found = reads.search(token, number, keyword, after=after, limit=limit)
+        printer.many(found.bodies, COLUMNS, "nothing found", cut=cut)
+        if why := found.incomplete():
+            stderr.warning(f"incomplete: {why}; see `instachat doctor`")
+        reads.note_unstored(token)

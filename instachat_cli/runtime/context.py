@@ -2,66 +2,107 @@
 
 import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from backend.domain.errors import InstaChatError
 from instachat_cli.console.stderr import stderr
 
 if TYPE_CHECKING:
-    from backend.bootstrap import Backend
+    from backend.bootstrap import Backend, EngineUrls
+    from backend.settings import Settings
+    from backend.storage.redis.log import Log
+    from backend.storage.redis.workers import Workers
+    from instachat_cli.runtime.reads import Reads
 
 
 @contextmanager
 def backend_context() -> Iterator["Backend"]:
     """The backend of the environment's settings, closed at the end; what it is used for is audited."""
-    gc.disable()  # while all is loaded, which becomes no garbage: collections take a twelfth of the start
-    try:
-        from backend.bootstrap import open_backend
-        from backend.settings import load
-        from instachat_cli.runtime import logging_setup
-        from instachat_cli.runtime.audit import recorded
+    with ExitStack() as stack:
+        with loading():
+            from backend.bootstrap import engine_urls, open_checked
+            from backend.settings import load
+            from instachat_cli.runtime import logging_setup
+            from instachat_cli.runtime.audit import recorded
 
-        logging_setup.log_notices_to_stderr()
-        began = time.monotonic()
-        with open_backend(load()) as core, recorded(lambda: core.audit_trail):
-            # The garbage collector need not walk what is loaded by now: `reindex --check` of 400,000
-            # messages takes 1.8 s instead of 2.9.
-            gc.freeze()
-            gc.enable()
-            opened = time.monotonic()
-            if stderr.verbose:
-                _describe(core)
-            try:
-                yield core
-            finally:
-                done = time.monotonic()
-                stderr.detail(
-                    f"opened in {opened - began:.3f} s, done in {done - opened:.3f} s more"
-                )
+            logging_setup.log_notices_to_stderr()
+            began = time.monotonic()
+            settings = load()
+            urls = stack.enter_context(engine_urls(settings))
+            core = stack.enter_context(open_checked(settings, urls))
+            stack.enter_context(recorded(lambda: core.audit_trail))
+        describe(settings, urls)
+        with _timed(began):
+            yield core
+
+
+@contextmanager
+def reads_context() -> Iterator["Reads"]:
+    """The reads of the environment's settings, for a command that changes nothing."""
+    with ExitStack() as stack:
+        with loading():
+            from backend.settings import load
+            from instachat_cli.runtime import logging_setup
+            from instachat_cli.runtime.reads import open_reads
+
+            logging_setup.log_notices_to_stderr()
+            began = time.monotonic()
+            reads = stack.enter_context(open_reads(load()))
+        with _timed(began):
+            yield reads
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Collect no garbage while the program is loaded, which becomes none, and do not walk it afterwards.
+
+    Collections take a twelfth of the start; `reindex --check` of 400,000 messages takes 1.8 s instead of 2.9.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
     finally:
         gc.enable()
 
 
-def _describe(core: "Backend") -> None:
+@contextmanager
+def _timed(began: float) -> Iterator[None]:
+    """Write how long a command has taken that began then, and was opened now."""
+    opened = time.monotonic()
+    try:
+        yield
+    finally:
+        done = time.monotonic()
+        stderr.detail(f"opened in {opened - began:.3f} s, done in {done - opened:.3f} s more")
+
+
+def describe(settings: "Settings", urls: "EngineUrls") -> None:
     """Write the details of what a command works on; no password is among them."""
+    if not stderr.verbose:
+        return
     from backend.settings import redact
 
-    durability = core.settings.durability
-    searching = core.settings.elasticsearch_url
-    stderr.detail(f"PostgreSQL: {redact(core.database.url)}")
-    stderr.detail(f"Redis: {redact(core.log.url)}, durability {durability}")
+    searching = settings.elasticsearch_url
+    stderr.detail(f"PostgreSQL: {redact(urls.database)}")
+    stderr.detail(f"Redis: {redact(urls.redis)}, durability {settings.durability}")
     stderr.detail(f"searches: {redact(searching) if searching else 'PostgreSQL'}")
 
 
 def note_unstored(core: "Backend", token: str) -> None:
-    """Write a note if the application's accepted events wait: no worker runs, or the queue is paused."""
+    """Write a note if the application's accepted events wait."""
+    note_waiting(core.workers, core.log, lambda: core.counters.shard(token))
+
+
+def note_waiting(workers: "Workers", log: "Log", shard: Callable[[], int]) -> None:
+    """Write a note if the accepted events of a shard wait: no worker runs, or the queue is paused."""
     with suppress(InstaChatError):
-        paused = core.workers.paused()
-        if core.workers.count() and not paused:
+        paused = workers.paused()
+        if workers.count() and not paused:
             return
-        if not core.log.waiting([core.counters.shard(token)]):
+        if not log.waiting([shard()]):
             return
         if paused:
             stderr.note(

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from backend.domain.errors import Invalid
 from backend.domain.model import MAX_NUMBER, Message, MessageRange
+from instachat_cli.console.output import Body
 from instachat_cli.console.stderr import stderr
 
 if TYPE_CHECKING:
     from backend.catalog.messages import Messages
+    from instachat_cli.runtime.reads import Reads
 
 NEWEST_ON_TERMINAL = 50  # without an option that says which messages are wanted
 AROUND_LIMIT = 50
@@ -48,22 +50,22 @@ class MessageSelection:
         return MessageRange(self.after or 0, self.before or MAX_NUMBER + 1, self.since, self.until)
 
     def print(
-        self, messages: "Messages", token: str, chat: int, show: Callable[[Iterator[Message]], None]
+        self, reads: "Reads", token: str, chat: int, show: Callable[[Iterator[Body]], None]
     ) -> None:
         """Pass the messages to `show`, in the order of their numbers.
 
         On a terminal, without any option, these are the newest ones, and a note says so.
         """
         if self == MessageSelection() and sys.stdout.isatty():
-            page = messages.page(token, chat, limit=NEWEST_ON_TERMINAL, newest_first=True)
-            show(reversed(page.items))
-            if page.next is not None:
+            page = reads.newest_messages(token, chat, NEWEST_ON_TERMINAL)
+            show(reversed(page.bodies))
+            if page.continues:
                 stderr.note(
-                    f"these are the newest {len(page.items)} of {page.total:,} messages; `--last N` lists"
+                    f"these are the newest {len(page.bodies)} of {page.total:,} messages; `--last N` lists"
                     " more of them, `--after 0` lists all"
                 )
         else:
-            show(self.read(messages, token, chat))
+            show(reads.messages(token, chat, self))
 
     def read(self, messages: "Messages", token: str, chat: int) -> Iterator[Message]:
         """The messages in the order of their numbers, read as they are needed."""

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 from backend.bootstrap import Backend
 from backend.settings import redact
 from backend.storage.postgres import partitions
-from backend.storage.postgres.tables import SCHEMA
+from backend.storage.postgres.schema import SCHEMA
 from backend.storage.redis.log import Log
 from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines

@@ -15,8 +15,7 @@ import pytest
 
 from backend.bootstrap import Backend
 from backend.settings import Settings
-from backend.storage.postgres.schema import raise_compatible_since
-from backend.storage.postgres.tables import SCHEMA
+from backend.storage.postgres.schema import SCHEMA, raise_compatible_since
 from tests.cli.conftest import Cli, Terminal
 from tests.conftest import Engines
 from tests.support.engines import free_port, scratch_folder

@@ -46,12 +46,14 @@ class Release:
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
-        self._tables = tree / _POSTGRES / "tables.py"
+        # Releases before the move of SCHEMA have it beside the tables.
+        places = [tree / _POSTGRES / name for name in ("schema.py", "tables.py")]
+        self._schema_file = next(each for each in places if _SCHEMA.search(each.read_text("utf-8")))
 
     @property
     def schema(self) -> str:
         """The number of its newest migration."""
-        found = _SCHEMA.search(self._tables.read_text(encoding="utf-8"))
+        found = _SCHEMA.search(self._schema_file.read_text("utf-8"))
         assert found
         return found[1]
 
@@ -69,8 +71,8 @@ class Release:
         versions = folder / _POSTGRES / "migrations" / "versions"
         (versions / f"{schema}_next.py").write_text(script, encoding="utf-8")
         made = Release(folder)
-        tables = _SCHEMA.sub(f'SCHEMA = "{schema}"', self._tables.read_text(encoding="utf-8"))
-        made._tables.write_text(tables, encoding="utf-8")
+        text = _SCHEMA.sub(f'SCHEMA = "{schema}"', self._schema_file.read_text("utf-8"))
+        made._schema_file.write_text(text, encoding="utf-8")
         with (folder / "backend" / "domain" / "events.py").open("a", encoding="utf-8") as events:
             events.write(_LATER_EVENTS)
         return made

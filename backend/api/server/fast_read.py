@@ -34,15 +34,22 @@ from backend.domain.folding import highlight_folded
 from backend.domain.model import TOKEN_PATTERN, Parent
 from backend.domain.serialization import JsonObject
 from backend.storage.postgres import grouped_reads
-from backend.storage.postgres.async_connection import Rows
-from backend.storage.postgres.grouped_reads import (
-    MAX_SCANNED_TEXT,
-    GroupedRead,
-    ReadValues,
-    all_to_rfc3339,
-    to_rfc3339,
+from backend.storage.postgres.driver import Rows
+from backend.storage.postgres.grouped_reads import MAX_SCANNED_TEXT, GroupedRead, ReadValues
+from backend.storage.postgres.grouped_rows import (
+    APPLICATION_VERSION_INDEX,
+    FOLDED_BYTES_INDEX,
+    MESSAGE_VERSION_INDEX,
+    TEXT_INDEX,
+    XMIN_INDEX,
+    application_object,
+    chat_object,
+    chat_objects,
+    live_count,
+    message_objects,
+    message_of_row,
+    xmins_of_chats,
 )
-from backend.storage.postgres.messages import CONTENT
 from backend.storage.redis.counters import Issued
 
 EXCLUDED_HEADERS: Final = frozenset({b"origin", b"expect", b"content-length", b"transfer-encoding"})
@@ -57,13 +64,6 @@ _match_path = re.compile(
 MAX_HIGHLIGHTED_BYTES: Final = 20_000
 MAX_HIGHLIGHTS: Final = 1_000
 _ASCII_SPEEDUP = 20
-_XMIN_INDEX = 2  # in a row that shows a live count
-_CHAT_INDEX = 5  # in a row of a page of chats
-_MESSAGE_INDEX = (
-    3  # in a row of a page of messages, also of a search; the message's columns begin there
-)
-_FOLDED_BYTES_INDEX = 2  # in a row of a search
-_TEXT_INDEX = 6 + CONTENT.index("text")
 # A search counts as so many rows of its batch, because of what it scans: of the longest texts, the eight of a
 # statement scan for up to a second.
 MIN_SEARCH_ROWS: Final = 256
@@ -129,9 +129,7 @@ class _MessageRead(FastRead):
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:  # noqa: ARG002
         """See FastRead."""
-        _, number, created_at, updated_at, version, *content = rows[0]
-        times = to_rfc3339(created_at), to_rfc3339(updated_at)
-        return serialization.message_object(number, *times, *content), message_etag(version)
+        return message_of_row(rows[0]), message_etag(rows[0][MESSAGE_VERSION_INDEX])
 
 
 class _ChatRead(FastRead):
@@ -143,7 +141,7 @@ class _ChatRead(FastRead):
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
-        return _chat_object(rows[0][1:], issued[_chat(self.values)]), None
+        return chat_object(rows[0], issued[_chat(self.values)]), None
 
 
 class _ApplicationRead(FastRead):
@@ -151,18 +149,13 @@ class _ApplicationRead(FastRead):
 
     def shown_counts(self, rows: Rows) -> ShownCounts:
         """See Read."""
-        xmins = {Parent(self.values[0]): rows[0][_XMIN_INDEX]}
+        xmins = {Parent(self.values[0]): rows[0][XMIN_INDEX]}
         return ShownCounts(xmins, self.statement, self.values)
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
-        _, removed, _, token, name, created_at, updated_at, version = rows[0]
-        count = _live_count(issued[Parent(self.values[0])], removed)
-        times = to_rfc3339(created_at), to_rfc3339(updated_at)
-        return (
-            serialization.application_object(token, name, count, *times),
-            application_etag(version, count),
-        )
+        found = application_object(rows[0], issued[Parent(self.values[0])])
+        return found, application_etag(rows[0][APPLICATION_VERSION_INDEX], found["chats_count"])
 
 
 class _MessagesRead(FastRead):
@@ -175,8 +168,8 @@ class _MessagesRead(FastRead):
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
         limit = self.max_rows - 1
-        total = _live_count(issued[_chat(self.values)], rows[0][1])
-        return _page(_message_objects(rows[:limit]), len(rows) > limit, total), None
+        total = live_count(issued[_chat(self.values)], rows[0][1])
+        return _page(message_objects(rows[:limit]), len(rows) > limit, total), None
 
 
 class _SearchRead(FastRead):
@@ -204,7 +197,7 @@ class _SearchRead(FastRead):
         keyword, _ = self._keyword_and_limit()
         self._items = []
         left = MAX_HIGHLIGHTS
-        for found in _message_objects(rows):
+        for found in message_objects(rows):
             places = highlight_folded(found["text"], keyword)
             left -= len(places)
             if left < 0:
@@ -228,22 +221,14 @@ class _ChatsRead(FastRead):
 
     def shown_counts(self, rows: Rows) -> ShownCounts:
         """See Read."""
-        token = self.values[0]
-        xmins = {Parent(token): rows[0][_XMIN_INDEX]}
-        for _, _, _, _, xmin, number, *_ in rows[: self.max_rows - 1]:
-            if number is not None:
-                xmins[Parent(token, number)] = xmin
+        xmins = xmins_of_chats(self.values[0], rows[: self.max_rows - 1])
         return ShownCounts(xmins, self.statement, self.values, self.max_rows)
 
     def content(self, rows: Rows, issued: Issued) -> tuple[JsonObject, str | None]:
         """See FastRead."""
         token, limit = self.values[0], self.max_rows - 1
-        items = [
-            _chat_object(row[3:], issued[Parent(token, number)])
-            for row in rows[:limit]
-            if (number := row[_CHAT_INDEX]) is not None
-        ]
-        return _page(items, len(rows) > limit, _live_count(issued[Parent(token)], rows[0][1])), None
+        items = chat_objects(token, rows[:limit], issued)
+        return _page(items, len(rows) > limit, live_count(issued[Parent(token)], rows[0][1])), None
 
 
 def read_of_head(url: bytes, headers: ReceivedHeaders) -> MakeRequest | None:
@@ -332,43 +317,16 @@ def _chat(values: ReadValues) -> Parent:
 
 def _count_of_chat(chat: Parent, rows: Rows) -> ShownCounts:
     assert chat.chat is not None
-    return ShownCounts({chat: rows[0][_XMIN_INDEX]}, grouped_reads.CHATS, (chat.token, chat.chat))
-
-
-def _live_count(issued: int | None, removed: int) -> int:
-    assert issued is not None  # a group delivers no other
-    return issued - removed
-
-
-def _chat_object(row: Sequence[Any], issued: int | None) -> JsonObject:
-    removed, _, number, created_at, updated_at = row
-    times = to_rfc3339(created_at), to_rfc3339(updated_at)
-    return serialization.chat_object(number, _live_count(issued, removed), *times)
-
-
-def _message_objects(rows: Rows) -> list[JsonObject]:
-    """The objects of the messages of a page, also of a search; none of an empty page's row."""
-    if rows[0][_MESSAGE_INDEX] is None:
-        return []
-    # By columns: to unpack each row, whatever it has of a client, takes half as long again.
-    numbers, created, edited, *content = list(zip(*rows, strict=True))[_MESSAGE_INDEX:]
-    created_at = all_to_rfc3339(created)
-    updated_at = created_at
-    if any(edited):
-        updated_at = [
-            at if edited_at is None else to_rfc3339(edited_at)
-            for at, edited_at in zip(created_at, edited, strict=True)
-        ]
-    return list(map(serialization.message_object, numbers, created_at, updated_at, *content))
+    return ShownCounts({chat: rows[0][XMIN_INDEX]}, grouped_reads.CHATS, (chat.token, chat.chat))
 
 
 def _is_dear(rows: Rows) -> bool:
     """Whether a page's texts take long to highlight, or one is too long to have been searched."""
-    if rows[0][_FOLDED_BYTES_INDEX] is None:
+    if rows[0][FOLDED_BYTES_INDEX] is None:
         return False
     total = 0
     for row in rows:
-        text, folded_bytes = row[_TEXT_INDEX], row[_FOLDED_BYTES_INDEX]
+        text, folded_bytes = row[TEXT_INDEX], row[FOLDED_BYTES_INDEX]
         if folded_bytes > MAX_SCANNED_TEXT:
             return True
         if text.isascii():

@@ -31,8 +31,9 @@ from backend.api.server.slices import Slices
 from backend.domain.errors import InstaChatError
 from backend.domain.model import Parent
 from backend.storage.postgres import grouped_reads
-from backend.storage.postgres.async_connection import AsyncConnection, Rows
+from backend.storage.postgres.async_connection import AsyncConnection
 from backend.storage.postgres.database import Database
+from backend.storage.postgres.driver import Rows
 from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues
 from backend.storage.redis.counters import Issued
 

@@ -22,9 +22,9 @@ from backend.api.server.group_read import READ_TIMEOUT_SECONDS, GroupRead, Read
 from backend.domain.errors import InstaChatError
 from backend.search.searcher import Candidates, IndexSearcher
 from backend.storage.postgres import grouped_reads
-from backend.storage.postgres.async_connection import Rows
+from backend.storage.postgres.driver import Rows
 from backend.storage.postgres.grouped_reads import ReadValues
-from backend.storage.postgres.statements import array_literal
+from backend.storage.postgres.literals import array_literal
 from backend.storage.redis.counters import Issued
 
 MAX_SEARCHES: Final = 1_000  # from the first read to the answer; beyond this, TOO_MANY_CALLS

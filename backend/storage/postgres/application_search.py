@@ -13,9 +13,10 @@ from sqlalchemy import text
 
 from backend.domain.model import MAX_NUMBER, Message, MessageKey, MessagePosition
 from backend.storage.postgres.database import Connection
+from backend.storage.postgres.literals import array_literal
 from backend.storage.postgres.message_blocks import BLOCK_SIZE
 from backend.storage.postgres.search_tail import MAX_NAMED_CHANGES, MAX_TAIL_CHANGES
-from backend.storage.postgres.statements import RowMapper, array_literal, field_names, hot
+from backend.storage.postgres.statements import RowMapper, field_names, hot
 
 
 class Span(NamedTuple):

@@ -7,15 +7,19 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
 
 from backend.domain.errors import EngineDown
-from backend.storage.postgres.database import CONNECT_TIMEOUT_SECONDS, Database, is_read_only
+from backend.storage.postgres.database import Database
+from backend.storage.postgres.driver import (
+    CONNECT_TIMEOUT_SECONDS,
+    TIME_AS_TEXT,
+    Rows,
+    is_read_only,
+)
 
-Rows = list[tuple[Any, ...]]
 RowsCallback = Callable[[Rows | Exception], None]
 # Of a statement and its values, in code points; fits into any socket's buffer.
 MAX_UNPOLLED_LENGTH = 2_048
@@ -23,8 +27,6 @@ MAX_UNPOLLED_LENGTH = 2_048
 # 10,000 characters take a millisecond.
 FETCH_SECONDS = 0.0005
 FETCHED_ROWS = 64
-_TIMESTAMPTZ = 1184  # the type's object id
-_TIME_AS_TEXT = extensions.new_type((_TIMESTAMPTZ,), "TIME_AS_TEXT", extensions.UNICODE)
 
 
 class AsyncConnection:
@@ -55,7 +57,7 @@ class AsyncConnection:
                 raw = await asyncio.to_thread(_begin_connecting, database)
                 try:
                     await _finish_connecting(raw)
-                    extensions.register_type(_TIME_AS_TEXT, raw)
+                    extensions.register_type(TIME_AS_TEXT, raw)
                     connection = cls(raw)
                     await connection._set_up(raw.info.backend_pid, setup)
                 except BaseException:

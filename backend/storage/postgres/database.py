@@ -17,26 +17,23 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from backend.domain.errors import (
     EngineDown,
-    Failed,
     Invalid,
     SchemaMismatch,
     Unavailable,
     Unconfirmed,
 )
 from backend.settings import redact
+from backend.storage.postgres.driver import (
+    CONNECT_TIMEOUT_SECONDS,
+    LOST_CONNECTION_OPTIONS,
+    engine_down,
+    first_line,
+    is_read_only,
+    refuse_encoding,
+)
 from backend.storage.postgres.schema import Schema, read_schema
 from backend.storage.postgres.url import UnusableUrl, dialect_url
 
-CONNECT_TIMEOUT_SECONDS = 3
-# After which a connection to a host that is not reached any more is given up; without these the kernel waits
-# for a quarter of an hour, or for two hours if nothing was being sent.
-LOST_CONNECTION_SECONDS = 15
-LOST_CONNECTION_OPTIONS = {
-    "tcp_user_timeout": f"{LOST_CONNECTION_SECONDS * 1_000}",  # of what the host has not acknowledged
-    "keepalives_idle": f"{LOST_CONNECTION_SECONDS // 3}",
-    "keepalives_interval": f"{LOST_CONNECTION_SECONDS // 3}",
-    "keepalives_count": "2",
-}
 # After which PostgreSQL ends a transaction whose process sends nothing: its machine may have vanished, and
 # its row locks keep others waiting.
 MAX_IDLE_TRANSACTION_SECONDS = 60
@@ -239,27 +236,14 @@ class Database:
                 self.engine.dispose()
             if code == NOT_PERMITTED:
                 raise EngineDown(
-                    f"PostgreSQL at {redact(self.url)} refused: {_first_line(error)}",
+                    f"PostgreSQL at {redact(self.url)} refused: {first_line(error)}",
                     "see `instachat doctor`, which names what the role lacks",
                 ) from error
             if code is None or code.startswith(("08", "53", "57", READ_ONLY)):
-                raise self._engine_down(error) from error
+                raise engine_down(self.url, error) from error
             raise
         except sqlalchemy.exc.TimeoutError as error:
             raise Unavailable("all connections to PostgreSQL are busy", "try again") from error
-
-    def _engine_down(self, error: BaseException) -> EngineDown:
-        url = redact(self.url)
-        return EngineDown(
-            f"PostgreSQL at {url} can't be used: {_first_line(error)}",
-            f"check it with `psql '{url}' -c 'SELECT 1'`; the setting is INSTACHAT_DATABASE_URL",
-        )
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of the driver's own message."""
-    lines = str(getattr(error, "orig", error) or "").strip().splitlines()
-    return lines[0] if lines else "no answer"
 
 
 def _check_pooled_connections(engine: Engine) -> None:
@@ -271,7 +255,7 @@ def _check_pooled_connections(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def record_mode(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-        _refuse_encoding(connection)
+        refuse_encoding(connection)
         record.info["read_only"] = is_read_only(connection)
 
     @event.listens_for(engine, "checkin")
@@ -308,27 +292,6 @@ def _reset_without_statements(engine: Engine) -> None:
 
     dialect: Any = engine.dialect
     dialect.reset_isolation_level, dialect.set_readonly = reset_isolation_level, set_readonly
-
-
-def _refuse_encoding(connection: Any) -> None:
-    """Raise Failed for a database that can't store every text; PostgreSQL has reported its encoding."""
-    encoding = connection.get_parameter_status("server_encoding")
-    if encoding not in (None, "UTF8"):  # a pooler may not pass the report on
-        raise Failed(
-            f"the encoding of the database is {encoding}: not every text can be stored",
-            "create another database with ENCODING 'UTF8' and TEMPLATE template0",
-        )
-
-
-def is_read_only(connection: Any) -> bool:
-    """Whether a psycopg2 connection is one to a server that takes no writes; asks nothing.
-
-    PostgreSQL reports both settings with each answer. A pooler may not pass the report on.
-    """
-    return "on" in (
-        connection.get_parameter_status("default_transaction_read_only"),
-        connection.get_parameter_status("in_hot_standby"),
-    )
 
 
 def _was_rolled_back(error: DBAPIError) -> bool:

@@ -4,6 +4,9 @@ The first column of each row is `nth`, the request's position in the arrays, fro
 asked for something that is not stored, or whose parent is not. Run these on an `AsyncConnection`: it returns
 times as PostgreSQL's texts, so that a page of messages need not pass through Python's datetimes.
 
+These are texts, and not SQLAlchemy's expressions: commands that read use them, too (`quick_connection`), and
+importing SQLAlchemy takes longer than all else that such a command does.
+
 A statement whose result shows a live count has, next to `nth`, how many of the parent's numbers hold nothing
 any more, and the transaction that wrote the parent's row (`xmin`): it is another one if the row has changed.
 """
@@ -12,11 +15,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import text
-
-from backend.storage.postgres.messages import CONTENT
-from backend.storage.postgres.search_tail import PROBED_ROWS
-from backend.storage.postgres.statements import array_literal, hot, text_array_literal
+from backend.domain.model import CONTENT
+from backend.storage.postgres.literals import array_literal, text_array_literal
 
 ReadValues = (
     tuple[str, *tuple[int, ...]]
@@ -31,6 +31,8 @@ candidates, an array's text between the keyword and a number."""
 SCANNED_NUMBERS: Final = 2_000
 # In bytes: 10,000 characters, unless they fold to more than themselves.
 MAX_SCANNED_TEXT: Final = 40_000
+# To see whether a chat has a tail: asked for one row, the planner might read the whole outbox.
+PROBED_ROWS: Final = 400
 # A chat's tail is read with others' if the outbox's rows that name the chat have so many changes, of all
 # chats: half a millisecond. Longer ones are for the ordinary route.
 MAX_GROUPED_CHANGES: Final = 2_000
@@ -53,7 +55,7 @@ class GroupedRead:
     def __init__(self, name: str, parameters: Sequence[str], statement: str) -> None:
         """`parameters` are the names of the arrays in the statement, in the order of `execute`'s values."""
         self.name = name
-        self.statement = hot(name, text(statement))
+        self.statement = statement
         numbered = statement
         for place, parameter in enumerate(parameters, 1):
             numbered = re.sub(rf":{parameter}\b", f"${place}", numbered)
@@ -230,6 +232,35 @@ APPLICATIONS: Final = GroupedRead(
         FROM unnest(cast(:tokens AS text[])) WITH ORDINALITY AS w(token, nth)
         {_APPLICATION}""",
 )
+# Pages of `instachat apps list`: the columns of APPLICATIONS, then the original token and the shard.
+# `after_tokens` are original tokens, or empty to begin with the first application.
+APPLICATION_PAGES: Final = GroupedRead(
+    "grouped_application_pages",
+    ("after_tokens", "limits"),
+    """
+        SELECT w.nth, a.chats_removed, a.xmin, coalesce(a.current_token, a.token), a.name, a.created_at,
+               a.updated_at, a.version, a.token, a.shard
+        FROM unnest(cast(:after_tokens AS text[]), cast(:limits AS bigint[]))
+            WITH ORDINALITY AS w(after, "limit", nth)
+        LEFT JOIN LATERAL (
+            SELECT created_at, id FROM application WHERE token = w.after LIMIT 1) p ON true
+        CROSS JOIN LATERAL (
+            SELECT *, xmin FROM application
+            WHERE (created_at, id) > (coalesce(p.created_at, '-infinity'), coalesce(p.id, 0))
+                AND removed_at IS NULL AND (w.after = '' OR p.id IS NOT NULL)
+            ORDER BY created_at, id LIMIT w."limit") a""",
+)
+# What `instachat apps show` adds to an application.
+APPLICATION_SETTINGS: Final = GroupedRead(
+    "grouped_application_settings",
+    ("tokens",),
+    f"""
+        SELECT w.nth, (SELECT seconds FROM retention WHERE application_id = a.id),
+               (SELECT per_second FROM rate_limit WHERE application_id = a.id)
+        FROM unnest(cast(:tokens AS text[])) WITH ORDINALITY AS w(token, nth)
+        {_APPLICATION}""",
+)
+# Those of a server's fast path, which prepares them.
 ALL: Final = (
     MESSAGES,
     PAGES,

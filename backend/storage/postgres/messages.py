@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from backend.domain.events import MessagesCreated, from_micros
 from backend.domain.folding import fold
+from backend.domain.model import CONTENT as CONTENT  # re-exported: its columns
 from backend.domain.model import Message, MessageChanges, MessageRange, NewMessage
 from backend.storage.postgres import message_blocks
 from backend.storage.postgres.chats import count_removed, lock_chat
@@ -104,10 +105,6 @@ class ExportedMessage(NamedTuple):
 
 FIELDS = field_names(Message)
 """The columns of a message as it is read."""
-# The columns that hold what a user wrote: a tombstone's are empty, a transfer copies and compares each.
-CONTENT = tuple(
-    name for name in FIELDS if name not in {"number", "created_at", "updated_at", "version"}
-)
 _MESSAGES = RowMapper(Message)
 _columns = [message.c[name] for name in FIELDS]
 _chat_id = message.c.chat_id == bindparam("chat_id")

@@ -24,7 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.types import BigInteger, Double
 
 from backend.storage.postgres.database import Connection
-from backend.storage.postgres.statements import RowMapper, array_literal, bigints, hot
+from backend.storage.postgres.literals import array_literal
+from backend.storage.postgres.statements import RowMapper, bigints, hot
 from backend.storage.postgres.tables import installation, outbox
 
 MAX_MESSAGES_PER_ROW = 2_500  # of one transaction: so several publishers can share what it changed

@@ -1,28 +1,27 @@
 """The schema of a database, and which programs may use it.
 
 A schema is the number of the newest migration that has run. A program needs the schema of its own newest
-migration, `tables.SCHEMA`. It also runs with newer schemas, as long as the database admits it:
+migration, `SCHEMA`. It also runs with newer schemas, as long as the database admits it:
 `installation.compatible_since` is the oldest schema whose programs may use the database. A migration that
 only adds keeps that value. One that takes away or changes what older programs use raises it, by stating
 `compatible_since` in its script. So programs of two releases run beside each other during an upgrade.
 """
 
-from typing import NamedTuple
-
-from sqlalchemy import Connection, text
+from typing import TYPE_CHECKING, NamedTuple
 
 from backend.domain.errors import SchemaMismatch
 
+if TYPE_CHECKING:  # commands that read need the schema, and no SQLAlchemy
+    from sqlalchemy import Connection
+
+SCHEMA = "0021"  # the newest migration; a test compares it with the scripts
+
 # The row as JSON: a database from before the column has none.
-_SCHEMA = text(
-    """
+_SCHEMA = """
     SELECT version_num AS number, to_jsonb(installation) ->> 'compatible_since' AS compatible_since
     FROM alembic_version, installation"""
-)
-_RAISE_COMPATIBLE_SINCE = text(
-    """
-    UPDATE installation SET compatible_since = :schema WHERE compatible_since < :schema"""
-)
+_RAISE_COMPATIBLE_SINCE = """
+    UPDATE installation SET compatible_since = %(schema)s WHERE compatible_since < %(schema)s"""
 
 
 class Schema(NamedTuple):
@@ -35,8 +34,6 @@ class Schema(NamedTuple):
 
     def mismatch(self) -> SchemaMismatch | None:
         """Why this program may not use the database, and what to do; None if it may."""
-        from backend.storage.postgres.tables import SCHEMA  # takes some ms to import
-
         if self.number < SCHEMA:
             return SchemaMismatch(
                 f"the database has schema {self.number}, this program needs {SCHEMA}",
@@ -45,17 +42,15 @@ class Schema(NamedTuple):
         return refuse_outdated(self.compatible_since)
 
 
-def read_schema(connection: Connection) -> Schema | None:
+def read_schema(connection: "Connection") -> Schema | None:
     """The schema of the database; None if it has no tables."""
-    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+    if connection.exec_driver_sql("SELECT to_regclass('alembic_version')").scalar() is None:
         return None
-    return Schema(*connection.execute(_SCHEMA).one())
+    return Schema(*connection.exec_driver_sql(_SCHEMA).one())
 
 
 def refuse_outdated(compatible_since: str | None) -> SchemaMismatch | None:
     """Why this program is too old for a database that admits programs since that schema; None if it isn't."""
-    from backend.storage.postgres.tables import SCHEMA
-
     if compatible_since is None or compatible_since <= SCHEMA:
         return None
     return SchemaMismatch(
@@ -64,6 +59,6 @@ def refuse_outdated(compatible_since: str | None) -> SchemaMismatch | None:
     )
 
 
-def raise_compatible_since(tx: Connection, schema: str) -> None:
+def raise_compatible_since(tx: "Connection", schema: str) -> None:
     """Admit only programs of this schema and newer ones from now on."""
-    tx.execute(_RAISE_COMPATIBLE_SINCE, {"schema": schema})
+    tx.exec_driver_sql(_RAISE_COMPATIBLE_SINCE, {"schema": schema})

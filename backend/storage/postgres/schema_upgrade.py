@@ -6,8 +6,7 @@ from pathlib import Path
 from backend.domain.errors import Unavailable
 from backend.storage.postgres.database import Connection, Database, sqlstate
 from backend.storage.postgres.locks import lock_migration
-from backend.storage.postgres.schema import read_schema
-from backend.storage.postgres.tables import SCHEMA
+from backend.storage.postgres.schema import SCHEMA, read_schema
 
 # While a migration waits for a table's lock, all others who want the table wait behind it.
 LOCK_TIMEOUT_SECONDS = 2

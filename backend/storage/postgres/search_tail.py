@@ -10,6 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import text
 
 from backend.storage.postgres.database import Connection
+from backend.storage.postgres.grouped_reads import PROBED_ROWS
 from backend.storage.postgres.search_indices import RegisteredIndex
 from backend.storage.postgres.statements import hot
 
@@ -17,8 +18,6 @@ MAX_TAIL_CHANGES = 50_000  # of one chat's messages, in as many rows of the outb
 # Of all chats' messages, in the same rows: each takes less than a microsecond.
 MAX_NAMED_CHANGES = 1_000_000
 PARTIAL_TAIL_ROWS = 400  # of up to 2,500 changes, which are read if there are more than that
-# To see whether there is any: asked for one, the planner might read the whole outbox.
-PROBED_ROWS = 400
 MIN_RANGE_LENGTH = 100  # shorter ranges are cheaper to look up message by message
 
 

@@ -65,17 +65,6 @@ def row_columns(table: Table, row_type: type[object]) -> list[ColumnElement[Any]
     return [xmin_of(table) if name == "xmin" else table.c[name] for name in field_names(row_type)]
 
 
-def array_literal(values: Iterable[int]) -> str:
-    """An array as PostgreSQL reads it, made in a tenth of the time in which the driver quotes each value."""
-    return "{" + ",".join(map(str, values)) + "}"
-
-
-def text_array_literal(values: Iterable[str]) -> str:
-    """An array of texts as PostgreSQL reads it."""
-    escaped = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
-    return '{"' + '","'.join(escaped) + '"}'
-
-
 def field_names(row_type: type[object]) -> tuple[str, ...]:
     """The fields of a dataclass or of a NamedTuple."""
     if is_dataclass(row_type):

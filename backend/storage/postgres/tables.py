@@ -32,8 +32,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ENUM, JSONB
 from sqlalchemy.sql.naming import conv
 
-SCHEMA = "0021"  # the newest migration; a test compares it with the scripts
-
 metadata = MetaData(
     naming_convention={  # PostgreSQL's own names: the migrations name no constraint
         "pk": "%(table_name)s_pkey",

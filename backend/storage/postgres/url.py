@@ -1,28 +1,50 @@
 """The URL of the database, as SQLAlchemy and psycopg2 take it."""
 
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from sqlalchemy import URL, make_url
+from psycopg2.extensions import parse_dsn
+
+if TYPE_CHECKING:  # commands that read need no SQLAlchemy
+    from sqlalchemy import URL
 
 
 class UnusableUrl(ValueError):
     """Why a URL can't be used, without any part of it: what looks like a host may be a password."""
 
 
-def dialect_url(url: str) -> URL:
+def driver_options(url: str) -> dict[str, str]:
+    """What psycopg2 takes to connect as SQLAlchemy does by `dialect_url`, made without importing that.
+
+    Raises ValueError or psycopg2's ProgrammingError, also for what only SQLAlchemy understands: hosts that
+    are several parameters, or have their port.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise UnusableUrl("it is no URL")
+    _check(scheme, rest)
+    for values in parse_qs(rest.partition("?")[2]).values():
+        if values[1:] or ":" in values[0]:
+            raise UnusableUrl("libpq does not understand it")
+    options: dict[str, str] = parse_dsn(f"postgresql://{rest}")
+    if "," in options.get("host", ""):
+        options.setdefault("target_session_attrs", "read-write")
+    return options
+
+
+def dialect_url(url: str) -> "URL":
     """The URL with the driver named, and several hosts in the form that SQLAlchemy reads.
 
     SQLAlchemy 2.1 would use psycopg 3 for `postgresql://`. libpq's form with several hosts,
     `postgresql://u:p@h1:1,h2:2/db`, is no URL for SQLAlchemy. Unless the URL says otherwise, connections to
     several hosts go to the one that takes writes. Raises ValueError or SQLAlchemy's ArgumentError.
     """
+    from sqlalchemy import make_url
+
     scheme, separator, rest = url.partition("://")
     if not separator:
         return make_url(url)
-    if not scheme.startswith("postgres"):
-        raise UnusableUrl("it is not one of PostgreSQL")
-    if "@" in rest.partition("@")[2].partition("?")[0]:
-        raise UnusableUrl("an @ in a user's name or password is written as %40")
+    _check(scheme, rest)
     netloc = urlsplit(url).netloc
     user, at, hosts = netloc.rpartition("@")
     if "," in hosts:
@@ -35,6 +57,14 @@ def dialect_url(url: str) -> URL:
     if isinstance(named, tuple) or "," in named:
         parsed = parsed.set(query={"target_session_attrs": "read-write", **parsed.query})
     return parsed
+
+
+def _check(scheme: str, rest: str) -> None:
+    """Raise UnusableUrl for the parts of a URL around `://`."""
+    if not scheme.startswith("postgres"):
+        raise UnusableUrl("it is not one of PostgreSQL")
+    if "@" in rest.partition("@")[2].partition("?")[0]:
+        raise UnusableUrl("an @ in a user's name or password is written as %40")
 
 
 def _split_port(host: str) -> tuple[str, str]:

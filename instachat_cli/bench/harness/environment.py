@@ -27,7 +27,8 @@ from backend.domain.model import EntryId, Parent
 from backend.ingest.requests import AcceptRequest
 from backend.settings import Settings
 from backend.storage.postgres import chats, search_indices, shards
-from backend.storage.postgres.database import LOST_CONNECTION_OPTIONS, Database
+from backend.storage.postgres.database import Database
+from backend.storage.postgres.driver import LOST_CONNECTION_OPTIONS
 from backend.storage.postgres.schema_upgrade import upgrade
 from backend.storage.postgres.shards import ShardProgress
 from backend.storage.redis.types import Creation, DrainedLog, Refusal

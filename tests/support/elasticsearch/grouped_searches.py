@@ -14,7 +14,7 @@ from backend.domain.folding import fold_keyword
 from backend.search.searcher import IndexSearcher
 from backend.storage.elasticsearch.index import ElasticsearchIndex
 from backend.storage.postgres import grouped_reads
-from backend.storage.postgres.async_connection import Rows
+from backend.storage.postgres.driver import Rows
 from backend.storage.redis.counters import Issued
 from backend.storage.redis.counters_async import ThreadCounterClient
 from tests.support.waiting import PATIENCE_SECONDS, wait_until

@@ -193,6 +193,6 @@ def test_a_command_without_its_extra_names_it(core: Path) -> None:
         "INSTACHAT_REDIS_URL": "redis://127.0.0.1:9",
         "INSTACHAT_ELASTICSEARCH_URL": "http://127.0.0.1:9",
     }
-    searched = run(core, RUN, "apps", "list", **addresses)
+    searched = run(core, RUN, "apps", "create", "x", **addresses)
     assert searched.returncode == 1
     assert "install `instachat[elasticsearch]`" in searched.stderr

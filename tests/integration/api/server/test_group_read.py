@@ -20,7 +20,8 @@ from backend.domain.errors import EngineDown
 from backend.domain.model import Parent
 from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import grouped_reads
-from backend.storage.postgres.async_connection import AsyncConnection, Rows
+from backend.storage.postgres.async_connection import AsyncConnection
+from backend.storage.postgres.driver import Rows
 from backend.storage.postgres.grouped_reads import GroupedRead, ReadValues
 from backend.storage.redis.counters import Issued
 from backend.storage.redis.counters_async import ThreadCounterClient, make_async_counter_client

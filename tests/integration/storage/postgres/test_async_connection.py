@@ -8,8 +8,9 @@ import pytest
 import uvloop
 
 from backend.domain.errors import EngineDown
-from backend.storage.postgres.async_connection import AsyncConnection, Rows
+from backend.storage.postgres.async_connection import AsyncConnection
 from backend.storage.postgres.database import Database
+from backend.storage.postgres.driver import Rows
 from tests.conftest import Engines
 from tests.support.engines import free_port
 from tests.support.pgbouncer import need_sessions

@@ -16,7 +16,7 @@ from backend.bootstrap import Backend
 from backend.domain.errors import EngineDown, Invalid, Unconfirmed
 from backend.storage.postgres.async_connection import AsyncConnection
 from backend.storage.postgres.database import PING_AFTER_IDLE_SECONDS, Database
-from backend.storage.postgres.tables import SCHEMA
+from backend.storage.postgres.schema import SCHEMA
 from tests.conftest import Engines
 from tests.support.faults.proxy import CommitLosingProxy, Proxy
 from tests.support.waiting import promised

@@ -20,7 +20,7 @@ from backend.storage.postgres.message_blocks import (
     block_spans,
     record_blocks,
 )
-from backend.storage.postgres.tables import SCHEMA
+from backend.storage.postgres.schema import SCHEMA
 from tests.conftest import Engines
 from tests.support.migrations import migrate
 

@@ -9,11 +9,16 @@ from sqlalchemy import text
 from backend.bootstrap import Backend
 from backend.domain.errors import Unavailable
 from backend.ingest.requests import AcceptRequest
-from backend.storage.postgres import partitions, statements
+from backend.storage.postgres import partitions
 from backend.storage.postgres.database import Database
 from backend.storage.postgres.partitions import count_partitions, partition_messages
 from tests.conftest import Engines
-from tests.integration.storage.postgres.test_statements import explain, filled_database, scanned
+from tests.integration.storage.postgres.test_statements import (
+    HOT,
+    explain,
+    filled_database,
+    scanned,
+)
 from tests.integration.storage.postgres.test_tables import COLUMNS, CONSTRAINTS, INDEXES
 from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
@@ -33,7 +38,7 @@ def partitioned(engines: Engines) -> Database:
     return database
 
 
-@pytest.mark.parametrize("name", sorted(statements.HOT))
+@pytest.mark.parametrize("name", sorted(HOT))
 def test_an_index_serves_each_hot_query(partitioned: Database, name: str) -> None:
     """As without partitions."""
     plan = explain(partitioned, name)

@@ -9,8 +9,8 @@ from backend.domain.errors import SchemaMismatch, Unavailable
 from backend.ingest.requests import AcceptRequest
 from backend.storage.postgres import messages, schema_upgrade
 from backend.storage.postgres.database import Database
-from backend.storage.postgres.schema import raise_compatible_since
-from backend.storage.postgres.tables import SCHEMA, message
+from backend.storage.postgres.schema import SCHEMA, raise_compatible_since
+from backend.storage.postgres.tables import message
 from tests.conftest import Engines
 from tests.support.migrations import SCRIPTS, migrate
 from tests.support.schema_facts import Fact, not_additive, read_facts

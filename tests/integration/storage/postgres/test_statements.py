@@ -14,6 +14,7 @@ from backend.bootstrap import Backend
 from backend.ingest.requests import AcceptRequest
 from backend.storage import postgres
 from backend.storage.postgres import (
+    grouped_reads,
     message_states,
     statements,
 )
@@ -77,6 +78,7 @@ VALUES = {
     "after_id": 5,
     "before": 90,
     "afters": [5, 6],
+    "after_tokens": ["token-7", ""],
     "since": "2026-01-31T00:00:00Z",
     "until": "2126-01-31T00:00:00Z",
     "size": 10,
@@ -114,7 +116,17 @@ def scanned(plan: Sequence[str]) -> set[str]:
     return {re.sub(r"_\d+$", "", table) for table in tables} & BIG
 
 
-@pytest.mark.parametrize("name", sorted(statements.HOT))
+HOT = statements.HOT | {
+    read.name: text(read.statement)
+    for read in (
+        *grouped_reads.ALL,
+        grouped_reads.APPLICATION_PAGES,
+        grouped_reads.APPLICATION_SETTINGS,
+    )
+}
+
+
+@pytest.mark.parametrize("name", sorted(HOT))
 def test_an_index_serves_each_hot_query(full: Database, name: str) -> None:
     """No hot query reads a big table from end to end."""
     plan = explain(full, name)
@@ -123,7 +135,7 @@ def test_an_index_serves_each_hot_query(full: Database, name: str) -> None:
 
 def explain(database: Database, name: str, options: str = "COSTS OFF") -> Sequence[str]:
     """The plan of a hot statement; what it does is rolled back."""
-    compiled = statements.HOT[name].compile(dialect=database.engine.dialect)
+    compiled = HOT[name].compile(dialect=database.engine.dialect)
     values = {key: VALUES.get(key, value) for key, value in compiled.params.items()}
     with database.connect() as connection:
         connection.exec_driver_sql("BEGIN")

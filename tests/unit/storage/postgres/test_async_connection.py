@@ -14,8 +14,8 @@ from backend.storage.postgres.async_connection import (
     FETCHED_ROWS,
     MAX_UNPOLLED_LENGTH,
     AsyncConnection,
-    Rows,
 )
+from backend.storage.postgres.driver import Rows
 from tests.support.waiting import PATIENCE_SECONDS
 
 OK, WRITE = extensions.POLL_OK, extensions.POLL_WRITE

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
-from backend.storage.postgres.url import dialect_url
+from backend.storage.postgres.url import UnusableUrl, dialect_url, driver_options
 
 
 def connect_arguments(url: str) -> dict[str, Any]:
@@ -58,6 +58,32 @@ def test_several_hosts_are_tried_for_one_that_takes_writes(
 def test_the_url_decides_which_of_the_hosts_is_used() -> None:
     given = connect_arguments("postgresql://h1,h2/db?target_session_attrs=primary&sslmode=require")
     assert (given["target_session_attrs"], given["sslmode"]) == ("primary", "require")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%40w@h/db",
+        "postgres://u@h:1/db?sslmode=require&connect_timeout=9",
+        "postgresql+psycopg2://u@/db?host=%2Frun%2Fpg",
+        "postgresql+psycopg2://u@/db?host=/run/pg%20x",
+        "postgresql://u:p%40w@h1:1,h2:2/db",
+        "postgresql://u:p%40w@h1,h2:2/db?target_session_attrs=primary",
+        "postgresql://u@%2Frun%2Fpg,h2:2/db",
+        "postgresql://u@/db?host=h1,h2&port=1,2",
+        "postgresql://h/db?options=-c%20search_path%3Dx",
+    ],
+)
+def test_without_sqlalchemy_psycopg2_is_called_with_the_same(url: str) -> None:
+    assert driver_options(url) == {k: str(v) for k, v in connect_arguments(url).items()}
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://h/d", "host=h", "postgresql://u:p@w@h/d", "postgresql:///d?host=a:1&host=b:2"]
+)
+def test_what_needs_sqlalchemy_or_is_unusable_is_refused_without_it(url: str) -> None:
+    with pytest.raises(UnusableUrl):
+        driver_options(url)
 
 
 @pytest.mark.parametrize("hosts", ["h1:x,h2", "h1:1,h2:p:q"])
