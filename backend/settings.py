@@ -6,12 +6,12 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from backend.domain.errors import Invalid
+from backend.domain.urls import split_url
 
 PREFIX = "INSTACHAT_"
 DEFAULT_KEPT_PERCENT = 20
@@ -213,7 +213,7 @@ def refuse_unquoted_password(url: str, subject: str) -> None:
     What precedes it would be taken for a host and a port, and an error would print it.
     """
     with suppress(ValueError):
-        parts = urlsplit(url)
+        parts = split_url(url)
         if "@" in parts.path + parts.query + parts.fragment:
             raise Invalid(
                 f"the {subject} URL *** can't be used: a character of its password is not encoded",
@@ -223,7 +223,7 @@ def refuse_unquoted_password(url: str, subject: str) -> None:
 
 def _redact_one(url: str) -> str:
     try:
-        parts = urlsplit(url)
+        parts = split_url(url)
     except ValueError:
         return "***"
     if "://" not in url or parts.fragment or "@" in parts.path + parts.query:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from backend.domain.urls import split_url
+
 _BETWEEN_URLS = re.compile(r",\s*(?=https?://)")
 _DEFAULT_PORTS = {"http": 9200, "https": 443}
 
@@ -35,7 +37,7 @@ def parse_hosts(url: str) -> ClusterHosts:
 
 def _hosts_of_url(url: str) -> Iterator[SplitResult]:
     """The URL of each of its hosts."""
-    scheme, authority, path, _, _ = urlsplit(url)
+    scheme, authority, path, _, _ = split_url(url)
     if "," in path:
         raise ValueError
     login, at, addresses = authority.rpartition("@")

@@ -1,9 +1,11 @@
 """The URL of the database, as SQLAlchemy and psycopg2 take it."""
 
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from psycopg2.extensions import parse_dsn
+
+from backend.domain.urls import split_url
 
 if TYPE_CHECKING:  # commands that read need no SQLAlchemy
     from sqlalchemy import URL
@@ -45,7 +47,7 @@ def dialect_url(url: str) -> "URL":
     if not separator:
         return make_url(url)
     _check(scheme, rest)
-    netloc = urlsplit(url).netloc
+    netloc = split_url(url).netloc
     user, at, hosts = netloc.rpartition("@")
     if "," in hosts:
         single = make_url(f"postgresql+psycopg2://{user}{at}{rest.removeprefix(netloc)}")

@@ -17,6 +17,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 from backend.domain.errors import Invalid
+from backend.domain.urls import split_url
 from backend.settings import redact, refuse_unquoted_password
 from backend.storage.redis.errors import engine_down
 
@@ -106,7 +107,7 @@ def _first_and_other_hosts(url: str) -> tuple[str, list[tuple[str, int]]]:
 
     Raises ValueError.
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
     user, at, hosts = parts.netloc.rpartition("@")
     if "," not in hosts and not is_cluster_url(url):
         return url, []

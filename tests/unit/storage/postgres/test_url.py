@@ -37,6 +37,7 @@ def test_the_driver_is_psycopg2(given: str, used: str) -> None:
         ("postgresql://u:p%40w@h1:1,h2:2/db", "h1,h2", "1,2"),
         ("postgresql://u:p%40w@h1,h2:2/db", "h1,h2", ",2"),
         ("postgresql://u:p%40w@[::1]:1,[fe80::2]/db", "::1,fe80::2", "1,"),
+        ("postgresql://u:p%40w@h1:1,[fe80::2]:2/db", "h1,fe80::2", "1,2"),
         ("postgresql://u:p%40w@%2Frun%2Fpg,h2:2/db", "/run/pg,h2", ",2"),
         ("postgresql://u:p%40w@/db?host=h1:1&host=h2:2", "h1,h2", "1,2"),
         ("postgresql://u:p%40w@/db?host=h1,h2&port=1,2", "h1,h2", "1,2"),
