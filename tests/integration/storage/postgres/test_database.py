@@ -19,7 +19,10 @@ from backend.storage.postgres.database import PING_AFTER_IDLE_SECONDS, Database
 from backend.storage.postgres.schema import SCHEMA
 from tests.conftest import Engines
 from tests.support.faults.proxy import CommitLosingProxy, Proxy
+from tests.support.pgbouncer import need_sessions
 from tests.support.waiting import promised
+
+SHOW_IDLE_LIMIT = "SHOW idle_in_transaction_session_timeout"
 
 
 @pytest.mark.parametrize(
@@ -106,23 +109,33 @@ def _limits(connection: Any) -> tuple[int, int, int]:
         )
 
 
+def idle_limit(backend: Backend, **options: bool) -> object:
+    """After how long PostgreSQL ends a transaction with these options whose process sends nothing."""
+    with backend.database.begin(**options) as tx:
+        return tx.scalar(text(SHOW_IDLE_LIMIT))
+
+
 def test_postgresql_ends_a_transaction_whose_process_sends_nothing(backend: Backend) -> None:
-    """After a minute, unless it may idle; a limit of the database is kept. No setting outlives it."""
-
-    def limit(**options: bool) -> object:
-        with backend.database.begin(**options) as tx:
-            return tx.scalar(text(show))
-
-    show = "SHOW idle_in_transaction_session_timeout"
-    assert (limit(), limit(durable=False), limit(may_idle=True)) == ("1min", "1min", "0")
+    """After a minute, unless it may idle. No setting outlives it."""
+    limits = (
+        idle_limit(backend),
+        idle_limit(backend, durable=False),
+        idle_limit(backend, may_idle=True),
+    )
+    assert limits == ("1min", "1min", "0")
     with backend.database.connect() as connection:
-        assert connection.scalar(text(show)) == "0"
+        assert connection.scalar(text(SHOW_IDLE_LIMIT)) == "0"
+
+
+def test_a_limit_that_the_database_has_is_kept(backend: Backend) -> None:
+    need_sessions()  # new ones have it
+    with backend.database.connect() as connection:
         name = connection.scalar(text("SELECT current_database()"))
         connection.execute(
             text(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '1h'")
         )
     backend.database.engine.dispose()
-    assert limit() == "1h"
+    assert idle_limit(backend) == "1h"
 
 
 def test_a_commit_that_postgresql_refuses_is_not_unconfirmed(backend: Backend) -> None:
