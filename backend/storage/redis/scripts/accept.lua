@@ -55,7 +55,7 @@
 -- or, for the whole shard, one list {'stale', reason, epoch} · {'full', entries} · {'broken', 'log' or 'dirty counters'}
 -- · or Redis's error.
 
-local ARGV, match, find, format, type = ARGV, string.match, string.find, string.format, type
+local ARGV, match, find, format, sub, type = ARGV, string.match, string.find, string.format, string.sub, type
 local keys, batches, is_split = unpack(cmsgpack.unpack(ARGV[4]))
 if #KEYS > 0 then keys = KEYS end
 -- Of a counter that issues further numbers. Whatever one call adds to such a counter, each number has at most 15 digits,
@@ -65,6 +65,7 @@ local MAX_ISSUED_DIGITS = 14
 local SECOND = 1000000 -- in microseconds
 local max_entries, notify_again_after = tonumber(ARGV[1]), tonumber(ARGV[3])
 local created_at = now()
+local created_at_number = created_at + 0 -- Lua would convert it for each shard
 local created_between = ' ' .. created_at .. ' '
 local this_server = server_id()
 
@@ -260,7 +261,8 @@ local function write(first, last)
 end
 
 local entries_ends, writes_ends, replies_ends, new_chats_of, idempotency_keys_of = {}, {}, {}, {}, {}
-local last_epoch, counter_start, entry_id, open_counter, dirty_counter -- texts and patterns of the last shard's epoch
+-- The last shard's epoch, and texts and patterns that it is in.
+local last_epoch, epoch_number, counter_start, entry_id, open_counter, dirty_counter
 local MAX_SHORT_DIGITS = 9 -- a 32-bit Redis has these numbers in the format '%d', too, whatever one call adds to them
 local k, a = 1, 5
 for shard, batch in ipairs(batches) do
@@ -275,25 +277,28 @@ for shard, batch in ipairs(batches) do
   local epoch, sequence, stored, issued_in_all, notified, rest = split_epoch(epoch_value)
   local is_usual = rest and #sequence <= MAX_SHORT_DIGITS
     and find(epoch_value, this_server, rest, true) == rest
-    and tonumber(epoch) == batch[1]
-    and tonumber(sequence) >= batch[2]
-    and sequence - stored < max_entries
-    and created_at - notified < notify_again_after
+  if is_usual and epoch ~= last_epoch then
+    last_epoch, epoch_number, counter_start, entry_id = epoch, epoch + 0, epoch .. ' ', epoch .. '-%d'
+    open_counter, dirty_counter = '^' .. epoch .. ' %d+ %- ', '^' .. epoch .. ' (%d+) %- dirty$'
+  end
   if is_usual then
-    if epoch ~= last_epoch then
-      last_epoch, counter_start, entry_id = epoch, epoch .. ' ', epoch .. '-%d'
-      open_counter, dirty_counter = '^' .. epoch .. ' %d+ %- ', '^' .. epoch .. ' (%d+) %- dirty$'
-    end
-    replies[replies_end + 1], replies[replies_end + 2] = requests, batch[1]
-    replies[replies_end + 3], replies[replies_end + 4] = tonumber(sequence), 0
+    sequence = sequence + 0
+    is_usual = epoch_number == batch[1]
+      and sequence >= batch[2]
+      and sequence - stored < max_entries
+      and created_at_number - notified < notify_again_after
+  end
+  if is_usual then
+    replies[replies_end + 1], replies[replies_end + 2] = requests, epoch_number
+    replies[replies_end + 3], replies[replies_end + 4] = sequence, 0
     replies_end = replies_end + 4
     local c = k
     for r = 6, #batch do
       local numbers, application = batch[r], values[c + 1]
       c = c + 2
       local key = keys[c]
-      if type(numbers) ~= 'number' then break end
-      if not find(application or '', open_counter) then break end
+      if numbers ~= 1 and type(numbers) ~= 'number' then break end -- each call of a function costs
+      if not application or not find(application, open_counter) then break end
       local place = place_of[key]
       local issued = match(place and writes[place] or values[c] or '', dirty_counter)
       if not issued or #issued > MAX_SHORT_DIGITS then break end
@@ -315,7 +320,9 @@ for shard, batch in ipairs(batches) do
   end
   if is_usual and done == requests then
     writes[writes_end + 1] = keys[k]
-    writes[writes_end + 2] = join_epoch(epoch, sequence, stored, issued_in_all, notified, string.sub(epoch_value, rest))
+    -- As join_epoch makes it, whose calls of functions cost.
+    writes[writes_end + 2] = epoch .. ' ' .. format('%d', sequence) .. ' ' .. stored .. ' ' .. int(issued_in_all) .. ' '
+      .. notified .. ' ' .. sub(epoch_value, rest)
     writes_end = writes_end + 2
   elseif finished then
     for i = 1, done do place_of[keys[k + 2 * i]] = nil end
@@ -337,14 +344,14 @@ local failed
 if not is_split then failed = write(1, writes_end) end
 
 k = 1
-local entry = 1
+local entry, call = 1, redis.pcall
 local refusals -- by shard, of those whose writes have failed
 for shard, batch in ipairs(batches) do
   local first, last, log_key = entry, entries_ends[shard], batch[5]
   if is_split then failed = write((writes_ends[shard - 1] or 0) + 1, writes_ends[shard]) end
   local refused = first < last and failed
   while entry < last and not refused do
-    local added = redis.pcall('XADD', log_key, entries[entry], 'e', entries[entry + 1])
+    local added = call('XADD', log_key, entries[entry], 'e', entries[entry + 1])
     if not added.err then
       entry = entry + 2
     else

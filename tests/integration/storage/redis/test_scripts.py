@@ -416,13 +416,13 @@ def usual_before_a_foreign_log(log: Log) -> None:
 
 USUAL: list[tuple[Callable[[Log], None], str, str]] = [
     (usual_another_server, "and find(epoch_value, this_server, rest, true) == rest", ""),
-    (usual_of_a_former_primary, "and tonumber(epoch) == batch[1]", ""),
-    (usual_after_a_log_went_back, "and tonumber(sequence) >= batch[2]", ""),
+    (usual_of_a_former_primary, "epoch_number == batch[1]", "true"),
+    (usual_after_a_log_went_back, "and sequence >= batch[2]", ""),
     (usual_in_a_full_log, "and sequence - stored < max_entries", ""),
-    (usual_without_a_drain, "and created_at - notified < notify_again_after", ""),
+    (usual_without_a_drain, "and created_at_number - notified < notify_again_after", ""),
     (
         usual_of_a_closed_application,
-        "if not find(application or '', open_counter) then break end",
+        "if not application or not find(application, open_counter) then break end",
         "",
     ),
     (usual_of_an_application_with_a_limit, "' %d+ %- '", "' %d+ %-'"),
