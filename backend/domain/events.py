@@ -222,12 +222,17 @@ def pack_chats(token: str, count: int) -> list[tuple[int, bytes]]:
     return [(count, _dumps(["c", token, count]).encode())]
 
 
+def pack_message(token: str, chat: int, new_message: NewMessage) -> bytes:
+    """The payload of one new message, as `pack_messages` packs it."""
+    return _entry_start(token, chat) + _encode(new_message) + _ENTRY_END
+
+
 def pack_messages(
     token: str, chat: int, new_messages: Sequence[NewMessage]
 ) -> list[tuple[int, bytes]]:
     """The payloads of new messages, in order, each with the number of numbers that it needs."""
     if len(new_messages) == 1:  # most requests; one text is never split
-        return [(1, _entry_start(token, chat) + _encode(new_messages[0]) + _ENTRY_END)]
+        return [(1, pack_message(token, chat, new_messages[0]))]
     packed: list[tuple[int, bytes]] = []
     messages: list[bytes] = []
     size = 0

@@ -10,7 +10,7 @@ of the log, so that they share its cost in Redis and in the drain.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.domain.errors import (
     Closing,
@@ -19,7 +19,7 @@ from backend.domain.errors import (
     RateLimited,
     Unavailable,
 )
-from backend.domain.events import pack_messages
+from backend.domain.events import pack_message, pack_messages
 from backend.domain.model import (
     Accepted,
     NewMessage,
@@ -31,6 +31,7 @@ from backend.ingest.epochs import Epochs
 from backend.ingest.key_limit import KeyLimit
 from backend.ingest.requests import AcceptRequest, key_reused_error
 from backend.ingest.routing import Routing
+from backend.storage.redis.accept import read_single_messages
 from backend.storage.redis.errors import (
     backlog_full_error,
     foreign_data_error,
@@ -44,6 +45,7 @@ from backend.storage.redis.types import (
     Creation,
     Refusal,
     ShardBatch,
+    SingleMessages,
 )
 
 if TYPE_CHECKING:
@@ -179,21 +181,101 @@ class Acceptor:
 
         Does not block the loop once this `is_ready`. See `AsyncAcceptClient.accept_soon`.
         """
+        if client.can_send_messages and (messages := self._group_single_messages(requests)):
+            self._accept_messages_soon(messages, len(requests), client, receive)
+            return
         answers: list[Accepted | InstaChatError | None] = [None] * len(requests)
         shards = self._group_by_shard(requests, answers, skip_keys=self._routing.may_have_left_keys)
 
         def receive_results(results: list[AcceptResult] | Exception) -> None:
-            try:
-                if isinstance(results, Exception):
-                    raise results
-                self._record_outcomes(shards, results, answers)
-            except Exception as error:  # noqa: BLE001  # every request gets an answer, whatever is raised
-                receive(error)
-            else:
-                receive(answers)
+            self._receive_results(shards, results, answers, receive)
 
         if shards:
             client.accept_soon(self._batches(shards), receive_results)
+        else:
+            receive(answers)
+
+    def _accept_messages_soon(
+        self,
+        messages: SingleMessages,
+        requests: int,
+        client: "AsyncAcceptClient",
+        receive: ReceiveAnswers,
+    ) -> None:
+        """As `try_accept_soon`, for so many requests for one message each, of different chats.
+
+        Most calls are such if many applications create at once. This takes half of the time, because it
+        makes no creation for each request, and no batch and no outcome for each shard, unless one is refused.
+        """
+        answers: list[Accepted | InstaChatError | None] = [None] * requests
+
+        def take_reply(reply: list[Any]) -> bool:
+            try:
+                ends = read_single_messages(messages, reply, answers)
+                if ends is None:
+                    return False
+                self._epochs.observe_each([(shard, end) for shard, end, _ in ends])
+                for shard, _, must_notify in ends:
+                    if must_notify:
+                        self._notify(shard)
+            except Exception as error:  # noqa: BLE001  # as in `_receive_results`
+                receive(error)
+            else:
+                receive(answers)
+            return True
+
+        def receive_results(results: list[AcceptResult] | Exception) -> None:
+            shards = {
+                shard: [
+                    _PendingCreation("messages", parent, [(1, payload)], place=place)
+                    for parent, payload, place in added
+                ]
+                for shard, added in messages.items()
+            }
+            self._receive_results(shards, results, answers, receive)
+
+        last_seen = self._epochs.last_seen
+        ends = [last_seen(shard) for shard in messages]
+        client.accept_messages_soon(messages, ends, take_reply, receive_results)
+
+    def _group_single_messages(self, requests: Sequence[AcceptRequest]) -> SingleMessages | None:
+        """The messages of each shard; None if a request is for something else, or is refused here."""
+        if len({request.parent for request in requests}) < len(requests):
+            return None  # messages of one chat become one entry
+        shards: dict[int, list[tuple[Parent, bytes, int]]] = {}
+        shard_of, overdue = self._routing.shard, self._epochs.overdue
+        full = self._backlog_limit.full
+        for place, request in enumerate(requests):
+            parent, new_messages = request.parent, request.new_messages
+            if len(new_messages) != 1 or request.key:
+                return None
+            token, chat = parent
+            try:
+                shard = shard_of(token)
+            except InstaChatError:
+                return None
+            if token in overdue or shard in full:
+                return None
+            message = parent, pack_message(token, chat or 0, new_messages[0]), place
+            if added := shards.get(shard):
+                added.append(message)
+            else:
+                shards[shard] = [message]
+        return shards
+
+    def _receive_results(
+        self,
+        shards: _ShardCreations,
+        results: list[AcceptResult] | Exception,
+        answers: list[Accepted | InstaChatError | None],
+        receive: ReceiveAnswers,
+    ) -> None:
+        try:
+            if isinstance(results, Exception):
+                raise results
+            self._record_outcomes(shards, results, answers)
+        except Exception as error:  # noqa: BLE001  # every request gets an answer, whatever is raised
+            receive(error)
         else:
             receive(answers)
 

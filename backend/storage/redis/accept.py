@@ -25,12 +25,15 @@ from backend.storage.redis.types import (
     Refusal,
     ShardBatch,
     ShardMoved,
+    SingleMessages,
     StaleEpoch,
 )
 
 NOTIFY_AGAIN_MICROSECONDS = 2_000_000  # after this, a wake-up whose job was lost is repeated
 DEFAULT_MAX_ENTRIES = 1_000_000  # in one shard's log, without a setting
 _pack = MessagePackEncoder().encode
+ShardEnd = tuple[int, EntryId, bool]
+"""A shard, the end of its log, and whether the caller must request a drain."""
 logger = logging.getLogger(__name__)
 
 
@@ -119,6 +122,35 @@ class AcceptCalls(ReadinessCalls):
         keys, arguments = self._accept_arguments(batches, is_declared=self.must_declare_keys)
         return "EVALSHA", SHAS["accept"], len(keys), *keys, *arguments
 
+    def single_messages_command(
+        self, messages: SingleMessages, last_seen: Sequence[EntryId]
+    ) -> tuple[str | int | bytes, ...]:
+        """As `accept_command`, for the same creations, in a fraction of the time. Declares no keys."""
+        keys: list[str] = []
+        payloads: list[bytes] = []
+        shards: list[Any] = []
+        is_cluster = self.is_cluster
+        # Here and in `read_single_messages`, `strict` would take as long as the rest of a shard.
+        for (shard, added), known in zip(messages.items(), last_seen):  # noqa: B905
+            epoch_key, log_key, dirty_key = _shard_keys(shard)
+            keys.append(epoch_key)
+            for parent, payload, _ in added:
+                keys += _counter_keys(shard, parent)
+                payloads.append(payload)
+            count = len(added)
+            keys_count = 2 * count
+            if is_cluster:
+                keys += log_key, dirty_key
+                keys_count += 2
+            counts = [1] * count
+            shards.append((known.epoch, known.sequence, keys_count, count, log_key, *counts))
+        return (
+            *("EVALSHA", SHAS["accept"], 0),
+            *(self.max_entries, IDEMPOTENCY_KEY_TTL_SECONDS, NOTIFY_AGAIN_MICROSECONDS),
+            _pack((keys, shards, is_cluster)),
+            *payloads,
+        )
+
     def accept_results(
         self, batches: Sequence[ShardBatch], replies: Sequence[Any]
     ) -> list[AcceptResult]:
@@ -173,6 +205,32 @@ class AcceptCalls(ReadinessCalls):
             _pack((listed, shards, self.is_cluster and not is_declared)),
             *payloads,
         ]
+
+
+def read_single_messages(
+    messages: SingleMessages, reply: Sequence[Any], answers: list[Any]
+) -> list[ShardEnd] | None:
+    """Fill in the answers that the accept script's reply has, in a fraction of the time of `accept_results`.
+
+    Returns None, with nothing filled in, if a request or a shard was refused.
+    """
+    requests = sum(map(len, messages.values()))
+    if len(reply) != 4 * len(messages) + requests or set(map(type, reply)) != {int}:
+        return None
+    ends: list[ShardEnd] = []
+    place = 0
+    for shard, added in messages.items():
+        _, epoch, sequence, notify = reply[place : place + 4]
+        place += 4
+        end = None
+        for _, _, at in added:
+            number = reply[place]
+            place += 1
+            sequence += 1
+            end = EntryId(epoch, sequence)
+            answers[at] = Accepted(number, number, shard, end)
+        ends.append((shard, end or EntryId(epoch, sequence), notify == 1))
+    return ends
 
 
 @lru_cache(maxsize=1024)

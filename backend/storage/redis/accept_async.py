@@ -9,6 +9,7 @@ from typing import Any
 from redis.exceptions import AskError, NoScriptError, ResponseError
 
 from backend.domain.errors import InstaChatError, Unconfirmed
+from backend.domain.model import EntryId
 from backend.storage.redis.accept import AcceptCalls, translate_script_error
 from backend.storage.redis.appended import split_reply
 from backend.storage.redis.async_client import AsyncClient, ReplyProtocol, pack_command
@@ -22,10 +23,19 @@ from backend.storage.redis.errors import (
 from backend.storage.redis.readiness import INFO_COMMAND
 from backend.storage.redis.replicas import ReplicaWait
 from backend.storage.redis.script_loader import SCRIPTS
-from backend.storage.redis.types import AcceptOutcome, AcceptResult, ShardBatch, ShardMoved
+from backend.storage.redis.types import (
+    AcceptOutcome,
+    AcceptResult,
+    Creation,
+    ShardBatch,
+    ShardMoved,
+    SingleMessages,
+)
 
 ReceiveResults = Callable[[list[AcceptResult] | Exception], object]
 """Takes the results of a call, or what was raised instead."""
+TakeReply = Callable[[list[Any]], bool]
+"""Takes the reply of a call, and returns whether it has done all that follows from it."""
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +69,33 @@ class AsyncAcceptClient(AsyncClient):
         calls = self._pack(groups)
         take = partial(self._take_replies, groups, calls, receive)
         self._replies.send(calls, self._client.reply_timeout_seconds, take)
+
+    def accept_messages_soon(
+        self,
+        messages: SingleMessages,
+        last_seen: Sequence[EntryId],
+        take_reply: TakeReply,
+        receive: ReceiveResults,
+    ) -> None:
+        """As `accept_soon`, for single messages, if this `can_send_messages`.
+
+        `take_reply` gets the script's reply. Unless it has taken it, `receive` gets a result for each shard.
+        """
+        assert self._replies
+        calls = [pack_command(self._log.single_messages_command(messages, last_seen))]
+
+        def take(received: list[Any] | Exception) -> None:
+            reply = None if isinstance(received, Exception) else received[0]
+            if not (isinstance(reply, list) and take_reply(reply)):
+                groups = [_shard_batches(messages, last_seen)]
+                self._take_replies(groups, calls, receive, received)
+
+        self._replies.send(calls, self._client.reply_timeout_seconds, take)
+
+    @property
+    def can_send_messages(self) -> bool:
+        """Whether `accept_messages_soon` can be called now: nothing must be awaited before its call."""
+        return self._can_send and not self._log.must_declare_keys
 
     @property
     def _can_send(self) -> bool:
@@ -214,6 +251,17 @@ class AsyncAcceptClient(AsyncClient):
             if self._node and isinstance(translate_script_error(error), Unconfirmed):
                 self._log.declare_keys(error)  # this may be what it wants
             return error
+
+
+def _shard_batches(messages: SingleMessages, last_seen: Sequence[EntryId]) -> list[ShardBatch]:
+    return [
+        ShardBatch(
+            shard,
+            [Creation("messages", parent, [(1, payload)]) for parent, payload, _ in added],
+            known,
+        )
+        for (shard, added), known in zip(messages.items(), last_seen, strict=True)
+    ]
 
 
 def _kept_script(reply: Any) -> Any:

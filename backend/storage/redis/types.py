@@ -1,6 +1,6 @@
 """The values that the calls take and return, and StaleEpoch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -40,6 +40,10 @@ class ShardBatch(Struct, frozen=True, gc=False):
     shard: int
     creations: Sequence[Creation]
     last_seen: EntryId
+
+
+SingleMessages = Mapping[int, Sequence[tuple[Parent, bytes, int]]]
+"""By shard, one new message each for different chats: the chat, the packed event, and the request's place."""
 
 
 class StaleEpoch(Exception):

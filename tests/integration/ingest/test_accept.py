@@ -175,6 +175,54 @@ def test_on_an_event_loop_an_answer_waits_for_replicas_too(
         assert "replicas" in unconfirmed.message
 
 
+@pytest.mark.parametrize("is_one_refused", [False, True])
+def test_on_an_event_loop_messages_of_many_chats_are_one_call(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, is_one_refused: bool
+) -> None:
+    """Each gets a number of its own chat, and one that is refused leaves the others as they are."""
+    tokens = [backend.catalog.applications.create(f"{n}").token for n in range(20)]
+    for request in map(AcceptRequest.chats, tokens):
+        backend.acceptor.accept(request)
+    for token in tokens[:10]:
+        backend.acceptor.accept(AcceptRequest.messages(token, 1, ["the first"]))
+    backend.drainer.drain_all()
+    notified: set[int] = set()
+    acceptor = backend.acceptor.with_notify(notified.add)
+    sent: list[int] = []
+    send = AsyncAcceptClient.accept_messages_soon
+
+    def recording(self: AsyncAcceptClient, messages: Any, *arguments: Any) -> None:
+        sent.append(sum(map(len, messages.values())))
+        send(self, messages, *arguments)
+
+    monkeypatch.setattr(AsyncAcceptClient, "accept_messages_soon", recording)
+
+    async def accept() -> list[Any]:
+        missing = AcceptRequest.messages(tokens[0], 2, ["of a chat that is not there"])
+        requests = [AcceptRequest.messages(token, 1, [f"of {token}"]) for token in tokens]
+        if is_one_refused:
+            requests.insert(5, missing)
+        client = AsyncAcceptClient(backend.log)
+        answers: list[Any] = []
+        for batch in ([missing], requests):  # the first one connects
+            received: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            acceptor.try_accept_soon(batch, client, received.set_result)
+            answers = await received
+        await client.close()
+        return answers
+
+    answers = asyncio.run(accept())
+    assert sent == [len(answers)]
+    if is_one_refused:
+        assert answers.pop(5) is None
+    assert [(answer.first, answer.last) for answer in answers] == [(2, 2)] * 10 + [(1, 1)] * 10
+    assert {answer.shard for answer in answers} == set(map(backend.counters.shard, tokens))
+    assert notified >= {answer.shard for answer in answers}
+    backend.drainer.drain_all()
+    for token in tokens:
+        assert [m.text for m in backend.catalog.messages.list(token, 1)][-1] == f"of {token}"
+
+
 def test_fast_durability_waits_for_no_replica(engines: Engines) -> None:
     settings = engines.settings(durability=Durability.FAST, durable_replicas=3)
     with open_backend(settings) as backend:

@@ -5,7 +5,8 @@ import hashlib
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 import uvloop
@@ -23,7 +24,7 @@ from backend.storage.redis.types import (
     ShardBatch,
     StaleEpoch,
 )
-from tests.support.accepting import accept_each
+from tests.support.accepting import accept_each, accept_messages
 from tests.support.engines import RedisServer, valkey_binary
 from tests.support.faults.proxy import Proxy
 from tests.support.waiting import MARGIN_SECONDS, PATIENCE_SECONDS, promised
@@ -34,6 +35,9 @@ CHAT = Parent("t" * 32, 1)
 ANSWER_SECONDS = 1.5  # for a Redis that hangs; other tests wait longer
 
 Accept = Callable[[], Awaitable[AcceptResult]]
+AcceptBatches = Callable[
+    [AsyncAcceptClient, list[ShardBatch]], Coroutine[Any, Any, list[AcceptResult]]
+]
 Scenario = Callable[[Accept], Awaitable[None]]
 Run = Callable[..., None]
 """Takes a scenario; optionally another URL than the server's, and the seconds to wait for a reply."""
@@ -58,20 +62,29 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest, server: RedisServer) -> Run:
-    """Runs a scenario of consecutive calls, on each kind of event loop."""
-    return lambda scenario, url=server.url, seconds=PATIENCE_SECONDS: request.param(
-        _run_scenario(url, scenario, seconds)
+def run_loop(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Runs a coroutine, on each kind of event loop."""
+    run_loop: Callable[..., None] = request.param
+    return run_loop
+
+
+@pytest.fixture(params=[accept_each, accept_messages], ids=["any", "messages"])
+def run(request: pytest.FixtureRequest, server: RedisServer, run_loop: Callable[..., None]) -> Run:
+    """Runs a scenario of consecutive calls, by each call of the script."""
+    return lambda scenario, url=server.url, seconds=PATIENCE_SECONDS: run_loop(
+        _run_scenario(url, scenario, seconds, request.param)
     )
 
 
-async def _run_scenario(url: str, scenario: Scenario, seconds: float) -> None:
+async def _run_scenario(
+    url: str, scenario: Scenario, seconds: float, accept_batches: AcceptBatches
+) -> None:
     log = Log(url, connect_timeout_seconds=seconds, reply_timeout_seconds=seconds)
     accepting = AsyncAcceptClient(log)
     creation = Creation("messages", CHAT, pack_messages(*CHAT, ["a"]))  # type: ignore[arg-type]  # it has a chat
 
     async def accept() -> AcceptResult:
-        (outcome,) = await accept_each(accepting, [ShardBatch(0, [creation], EntryId(0, 0))])
+        (outcome,) = await accept_batches(accepting, [ShardBatch(0, [creation], EntryId(0, 0))])
         return outcome
 
     try:
