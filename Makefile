@@ -1,7 +1,7 @@
 # All paths are relative, because make splits words at spaces and the path of a checkout may contain one.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup tools demo bench growth test pgbouncer upgrade preload smoke soak histories interleavings partitions powerloss standby scale provision check format docs lock images sbom clean
+.PHONY: help setup tools demo bench growth test pgbouncer upgrade preload commits smoke soak histories interleavings partitions powerloss standby scale provision check format docs lock images sbom clean
 
 PYTHON ?=# the Python for .venv; default: python3, or a newer one if python3 is too old
 ARGS ?=# arguments for the program, e.g. make test ARGS='-k folding -x', or ARGS=--randomly-seed=7 to repeat an order
@@ -60,6 +60,9 @@ growth: setup ## measure how cost grows with data; generates docs/growth.md and 
 
 preload: setup ## measure HTTP on installations of 0, 100,000 and 1,000,000 messages; updates docs/performance.md
 	@$(bin)/python -m tools.measure_preloads --page docs/performance.md $(ARGS)
+
+commits: setup ## measure commits of this repository under one load, with those measured before: make commits ARGS='REF…'; updates docs/benchmarks
+	@$(bin)/python -m tools.measure_history $(ARGS)
 
 smoke: setup ## build the wheel, install it into empty environments, and run demo, up and a load test there
 	@$(bin)/python tools/smoke.py $(ARGS)

@@ -2,9 +2,10 @@
 
 Three private installations run beside each other and are loaded in turns: two of this program, and one in
 which each request also keeps a processor busy for a tenth of the p50. Comparisons are then drawn from this
-pool. Each takes twelve of the rounds, as `bench compare --before REF` makes by default, and of each of them
-one run for either side: which of the two equal runs is the one before is random. So no run is on both sides
-of a comparison, and each has another pattern of before and after; but comparisons share runs.
+pool. Each takes twenty of the rounds, and of each of them one run for either side: which of the two equal
+runs is the one before is random. So no run is on both sides of a comparison, and each has another pattern of
+before and after; but comparisons share runs. Besides, each comparison of equal builds is made once more with
+all times after raised by a tenth.
 
     .venv/bin/python -m tools.measure_alarms --pool build/alarms.jsonl [--page docs/loadtest.md]
 
@@ -12,6 +13,7 @@ The pool is kept in that file. If it exists, nothing is measured, and the compar
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 from textwrap import wrap
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from instachat_cli.bench.harness.machine import machine
 from loadtest.errors import CouldNotRun
@@ -40,7 +42,7 @@ LINE: Final = 125  # characters of a line of the page
 LOAD_RATE: Final = 100.0
 SLOWDOWN: Final = 0.1  # of the p50
 COMPARISONS: Final = 40
-ROUNDS: Final = 12  # of a comparison
+ROUNDS: Final = 20  # of a comparison
 TOLERANCE: Final = 0.05
 CALIBRATION_ROUNDS: Final = 2
 NAMES: Final = ("one", "other", "slowed")
@@ -84,6 +86,22 @@ def draw(pool: Sequence[Round], rng: Random, *, slowed: bool) -> Sides:
     return sides
 
 
+def raised(sides: Sides) -> Sides:
+    """The same comparison with all times after longer by SLOWDOWN."""
+
+    def longer(value: Any, name: str = "") -> Any:
+        if isinstance(value, dict):
+            in_ms = name.endswith("_ms")
+            return {key: longer(each, name if in_ms else key) for key, each in value.items()}
+        if isinstance(value, list):
+            return [longer(each, name) for each in value]
+        is_time = isinstance(value, float) and name.endswith("_ms")
+        return value * (1 + SLOWDOWN) if is_time else value
+
+    before, after = sides
+    return before, [loads(json.dumps(longer(json.loads(dumps(result))))) for result in after]
+
+
 def is_blamed(sides: Sides) -> bool:
     """Whether `bench compare` would exit with 4."""
     old, new = sides
@@ -102,11 +120,17 @@ def summary(pool: Sequence[Round]) -> str:
     first = one[0]
     names = (name for name in ("processor", "memory", "Python") if name in first.facts)
     on = ", ".join(first.facts[name] for name in names)
+    blamed = sum(map(is_blamed, equal))
+    found, found_slowed = (
+        sum(is_blamed(raised(sides)) for sides in equal),
+        sum(map(is_blamed, slowed)),
+    )
     text = (
         f"On real runs of {first.started_at[:10]} ({on}), of {COMPARISONS} comparisons of equal builds"
-        f" {sum(map(is_blamed, equal))} blamed a change, and of {COMPARISONS} with a server that keeps a"
-        f" processor busy for a tenth of the p50 before each request {sum(map(is_blamed, slowed))} did, by"
-        f" {method(*equal[0])}. They are not {2 * COMPARISONS} measurements. `python -m tools.measure_alarms`"
+        f" {blamed} blamed a change, of {COMPARISONS} with all times after raised by a tenth {found} did, and"
+        f" of {COMPARISONS} with a server that keeps a processor busy for a tenth of the p50 before each"
+        f" request {found_slowed} did, by {method(*equal[0])}. They are not {3 * COMPARISONS} measurements."
+        f" `python -m tools.measure_alarms`"
         f" loaded three private installations, two equal ones and the slowed one, in {len(pool)} rounds of"
         f" {first.duration_s:g} s, {first.rate or 0:g} requests a second. Each comparison draws"
         f" {len(equal[0][0])} of the rounds, and which of the two equal runs is the one before: no run is on"

@@ -24,7 +24,7 @@ from enum import StrEnum
 from operator import attrgetter
 from statistics import NormalDist, median, stdev
 
-from loadtest.report.metrics import Metric, metrics_of, routes_of, row_of
+from loadtest.report.metrics import MEDIAN, Metric, metrics_of, routes_of, row_of
 from loadtest.report.result import Result
 from loadtest.report.significance import (
     MAX_P,
@@ -156,14 +156,15 @@ def changes(old: Sequence[Result], new: Sequence[Result]) -> list[Change]:
     after = [_logarithms(metric, new) for metric in metrics]
     if not metrics:
         return []
+    titles = [(metric.of_what, metric.name) for metric in metrics]
+    first = titles.index(MEDIAN) if MEDIAN in titles else None
     match method(old, new):
         case Method.PAIRS:
             both = zip(before, after, strict=True)
-            shifts = paired_shifts(
-                [[y - x for x, y in zip(*values, strict=True)] for values in both]
-            )
+            differences = [[y - x for x, y in zip(*values, strict=True)] for values in both]
+            shifts = paired_shifts(differences, first)
         case Method.RUNS:
-            shifts = unpaired_shifts(before, after)
+            shifts = unpaired_shifts(before, after, first)
         case _:
             shifts = [_spread_shift(metric, old, new, len(metrics)) for metric in metrics]
     return list(map(_change, metrics, before, after, shifts))
@@ -241,8 +242,8 @@ def markdown(old: Sequence[Result], new: Sequence[Result], tolerance: float) -> 
         yield ""
     yield (
         f"{first.model.capitalize()} model. Values are medians, and intervals are of 95 %, by"
-        f" {method(old, new)}. A change is a regression if chance does not explain it in any of these"
-        f" values (5 %), and it is worse by more than {tolerance:.0%}."
+        f" {method(old, new)}. A change is a regression if chance does not explain it in any of these values"
+        f" (5 %, half of it for the p50 of all requests), and it is worse by more than {tolerance:.0%}."
     )
     yield ""
     yield "| of | metric | before | after | change | interval | |"

@@ -78,6 +78,9 @@ def _carried(result: Result) -> float | None:
     return result.breakpoint.level if result.breakpoint else None
 
 
+MEDIAN = (ALL, "p50 ms")
+"""Of what the value is that moves if most requests become slower, and its name."""
+
 # The rate of a single route follows from the scenario.
 RATE = _route_metric(ALL, "rate/s", "rate", -1)
 COST = Metric(SERVERS, "processor ms/request", _cost, 1, _cost_by_second)

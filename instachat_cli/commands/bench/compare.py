@@ -67,7 +67,7 @@ def compare(
     rounds: Annotated[
         int,
         positive_option("With --before: how many loads each side gets."),
-    ] = 12,
+    ] = 24,
     preload: Annotated[
         int,
         typer.Option(
@@ -115,7 +115,7 @@ def compare(
 
     Each file has the JSON of one run or, one per line, of several runs. With --before, two private
     installations run both commits with the installed packages, and are loaded in turns. Six runs a side, or
-    better twelve in turns, tell a change from noise. Exits with 4 if a metric is worse by more than the
+    better 24 in turns, tell a change from noise. Exits with 4 if a metric is worse by more than the
     tolerance and chance does not explain it, if more runs lack it, if more requests fail, or if an audit
     after the change found a fault.
     """

@@ -11,12 +11,22 @@ from loadtest.report.result import Audit
 from tests.load.test_compare import turns
 from tools import measure_alarms
 from tools.markdown_section import read_section
-from tools.measure_alarms import COMPARISONS, ROUNDS, SECTION, Round, draw, is_blamed, main, summary
+from tools.measure_alarms import (
+    COMPARISONS,
+    ROUNDS,
+    SECTION,
+    Round,
+    draw,
+    is_blamed,
+    main,
+    raised,
+    summary,
+)
 
 
 @pytest.fixture
 def pool() -> list[Round]:
-    """Twenty rounds of two equal builds, and of one slower by a tenth."""
+    """Rounds of two equal builds, and of one slower by a tenth."""
     one, other = turns(1, 1.0, rounds=20)
     slowed = [
         replace(result, started_at=result.started_at.replace(":00Z", ":30Z"))
@@ -27,7 +37,7 @@ def pool() -> list[Round]:
 
 @pytest.mark.parametrize("slowed", [False, True])
 def test_no_run_is_on_both_sides(pool: list[Round], slowed: bool) -> None:
-    """Twelve rounds have a run on either side, in random order; the slowed ones are all after."""
+    """Twenty rounds have a run on either side, in random order; the slowed ones are all after."""
     rng = Random(1)
     sides = [draw(pool, rng, slowed=slowed) for _ in range(COMPARISONS)]
     for before, after in sides:
@@ -47,14 +57,28 @@ def test_alarms_are_counted(pool: list[Round]) -> None:
     text = summary(pool).replace("\n", " ")
     (equal,) = re.findall(r"of 40 comparisons of equal builds (\d+) blamed a change", text)
     (slowed,) = re.findall(r"before each request (\d+) did, by the ranks of .* took turns", text)
+    (longer,) = re.findall(r"raised by a tenth (\d+) did", text)
     assert int(equal) <= 4
+    assert int(longer) >= 0.9 * COMPARISONS
     assert int(slowed) >= 0.9 * COMPARISONS
     assert "in 20 rounds" in text
-    assert "draws 12 of the rounds" in text
+    assert "draws 20 of the rounds" in text
     assert re.search(r"against the slowed one, .* \(\+\d\d", text)
     before, after = draw(pool, Random(1), slowed=False)
     lost = [replace(after[0], audit=Audit(lost=1)), *after[1:]]
     assert is_blamed((before, lost))
+
+
+def test_all_times_after_are_raised_by_a_tenth(pool: list[Round]) -> None:
+    """Of all requests, of each route, and until they are stored; neither counts nor the other side."""
+    (before, after), (same, longer) = (sides := draw(pool, Random(1), slowed=False)), raised(sides)
+    assert same == before
+    for old, new in zip(after, longer, strict=True):
+        assert new.total.p50_ms == pytest.approx(1.1 * (old.total.p50_ms or 0))
+        assert [row.p50_ms for row in new.requests] == [
+            pytest.approx(1.1 * (row.p50_ms or 0)) for row in old.requests
+        ]
+        assert (new.total.count, new.rate) == (old.total.count, old.rate)
 
 
 def test_a_kept_pool_is_drawn_from_again(

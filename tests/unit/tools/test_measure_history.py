@@ -1,5 +1,6 @@
 """The results of commits in docs/benchmarks, and the tool that measures them."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,10 +14,11 @@ from loadtest.report.history import history
 from loadtest.report.result import Audit, Result
 from loadtest.run.commits import NAMES, PROJECT, SourceTree
 from loadtest.run.runner import RunOptions
+from tests.load.conftest import ROOT
 from tests.load.test_parts import RESULT
 from tools import measure_history
 from tools.markdown_section import read_section
-from tools.measure_history import FOLDER, PAGE, PLOT, SECTION, main, read
+from tools.measure_history import FOLDER, PAGE, PLOT, SECTION, main, read, section
 
 P50 = {"first": 5.0, "second": 5.0, "third": 4.0}
 
@@ -137,3 +139,17 @@ def test_runs_of_commits_are_ordered_by_the_commits(run: Callable[..., Path]) ->
     for series in history(results):
         made = [result.facts["committed"] for result in series.results]
         assert made == sorted(made)
+
+
+def test_the_kept_results_are_those_of_the_page() -> None:
+    """Each file can be read, and the page lists them all, with their figures."""
+    folder = ROOT / FOLDER
+    files = read(folder)
+    assert len(files) >= 6
+    assert {path.name for path in folder.iterdir()} == {PAGE, PLOT, *files}
+    page = folder / PAGE
+    assert read_section(page, SECTION) == section(files)
+    for name, runs in files.items():
+        assert name[11:23] == runs[0].facts["InstaChat"].removeprefix("commit ")
+        for line in (folder / name).read_text(encoding="utf-8").splitlines():
+            assert not re.search(r"127\.0\.0\.1|/tmp/|/work|/home", json.dumps(json.loads(line)))
