@@ -157,11 +157,14 @@ class QuickReads:
         rows = self._connection.read(grouped_reads.SEARCHES, values)
         _, chat_goes_on, *_ = rows[0]
         lengths = [row[grouped_rows.FOLDED_BYTES_INDEX] or 0 for row in rows]
-        if (chat_goes_on and len(rows) < limit) or max(lengths) > MAX_SCANNED_TEXT:
+        messages = grouped_rows.message_objects(
+            rows
+        )  # none of the one row of a chat without a match
+        if (chat_goes_on and len(messages) < limit) or max(lengths) > MAX_SCANNED_TEXT:
             raise QuickError
         return [
             serialization.match_object(found, highlight_folded(found["text"], folded))
-            for found in grouped_rows.message_objects(rows)
+            for found in messages
         ]
 
     def _counted(

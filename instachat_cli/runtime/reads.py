@@ -1,10 +1,9 @@
 """What the commands that read print: by quick reads, and by the catalog what these leave to it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from backend.bootstrap import EngineUrls, engine_urls, open_checked, open_log
 from backend.catalog.quick_reads import ApplicationSettings, QuickReads
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from backend.bootstrap import Backend
     from backend.search.searcher import Matches
 
-P = TypeVar("P")
-PAGE_ROWS = 200  # of a list; the catalog reads what follows
+PAGE_ROWS = 200  # of a list; longer ones are left to the catalog
 
 
 class NewestMessages(NamedTuple):
@@ -100,7 +98,7 @@ class Reads:
     ) -> Iterator[Body]:
         """Applications in the order of `created_at`; see `Applications.list`."""
 
-        def rest(after: str | None, limit: int | None) -> Iterator[Body]:
+        def whole() -> Iterator[Body]:
             original = None if after is None else self._original(after)
             found = self._core.catalog.applications.list(
                 name=name, after_token=original, limit=limit
@@ -112,7 +110,7 @@ class Reads:
                 raise QuickError
             return self._quick.applications(after=after, limit=size)
 
-        return _begin_quickly(quick, rest, lambda body: body["token"], after, limit)
+        return _list(quick, whole, limit)
 
     def chat(self, token: str, number: int) -> Body | None:
         """A chat."""
@@ -125,14 +123,14 @@ class Reads:
     def chats(self, token: str, *, after: int, limit: int | None) -> Iterator[Body]:
         """An application's chats, by number."""
 
-        def rest(after: int, limit: int | None) -> Iterator[Body]:
+        def whole() -> Iterator[Body]:
             found = self._core.catalog.chats.list(self._original(token), after=after, limit=limit)
             return map(serialization.chat, found)
 
         def quick(size: int) -> Sequence[Body]:
             return self._quick.chats(token, after=after, limit=size)
 
-        return _begin_quickly(quick, rest, _number, after, limit)
+        return _list(quick, whole, limit)
 
     def message(self, token: str, chat: int, number: int) -> Body | None:
         """A message."""
@@ -146,22 +144,19 @@ class Reads:
         """The selected messages of a chat, by number."""
         within, last = selection.message_range(), selection.last
 
-        def rest(after: int, limit: int | None) -> Iterator[Body]:
-            left = (
-                replace(selection, after=after, limit=limit) if after > within.after else selection
-            )
-            found = left.read(self._core.catalog.messages, self._original(token), chat)
+        def whole() -> Iterator[Body]:
+            found = selection.read(self._core.catalog.messages, self._original(token), chat)
             return map(serialization.message, found)
 
         def quick(size: int) -> Sequence[Body]:
-            if selection.around is not None or within.has_times or (last or 0) > PAGE_ROWS:
+            if selection.around is not None or within.has_times:
                 raise QuickError
             bounds = {"after": within.after, "before": within.before}
             if last is None:
                 return self._quick.messages(token, chat, **bounds, limit=size)
-            return self._quick.newest_messages(token, chat, **bounds, limit=last)[::-1]
+            return self._quick.newest_messages(token, chat, **bounds, limit=size)[::-1]
 
-        return _begin_quickly(quick, rest, _number, within.after, last or selection.limit)
+        return _list(quick, whole, last or selection.limit)
 
     def newest_messages(self, token: str, chat: int, count: int) -> NewestMessages:
         """The newest messages of a chat."""
@@ -180,7 +175,7 @@ class Reads:
         """A chat's messages that contain the keyword, by number, with the places."""
         found: list[Matches] = []
 
-        def rest(after: int, limit: int | None) -> Iterator[Body]:
+        def whole() -> Iterator[Body]:
             matches = self._core.catalog.messages.search(
                 self._original(token), chat, keyword, after=after, limit=limit
             )
@@ -192,7 +187,7 @@ class Reads:
                 raise QuickError
             return self._quick.search(token, chat, keyword, after=after, limit=size)
 
-        bodies = _begin_quickly(quick, rest, _number, after, limit)
+        bodies = _list(quick, whole, limit)
         return Found(bodies, lambda: found[0].incomplete if found else None)
 
     def search_application(self, token: str, keyword: str, *, limit: int | None) -> Iterator[Body]:
@@ -207,10 +202,10 @@ class Reads:
         note_waiting(self._workers, self._log, lambda: self._shard(token))
 
     def _shard(self, token: str) -> int:
-        try:
-            return self._quick.shard(token)
-        except QuickError:
-            return self._core.counters.shard(self._original(token))
+        if "_core" not in self.__dict__:
+            with suppress(QuickError):
+                return self._quick.shard(token)
+        return self._core.counters.shard(self._original(token))  # which knows one that has moved
 
     def _original(self, token: str) -> str:
         return self._core.tokens.original(token)
@@ -218,36 +213,24 @@ class Reads:
     @cached_property
     def _core(self) -> "Backend":
         """The backend, opened by the first read that is not quick."""
+        self._quick.close()  # a role may have only one connection
         with loading():
             core = self._stack.enter_context(open_checked(self._settings, self._urls))
         stderr.detail("this read needs the whole backend")
         return core
 
 
-def _number(body: Body) -> int:
-    number: int = body["number"]
-    return number
-
-
-def _begin_quickly(
-    quick: Callable[[int], Sequence[Body]],
-    rest: Callable[[P, int | None], Iterator[Body]],
-    position: Callable[[Body], P],
-    after: P,
-    limit: int | None,
+def _list(
+    quick: Callable[[int], Sequence[Body]], whole: Callable[[], Iterator[Body]], limit: int | None
 ) -> Iterator[Body]:
-    """At most `limit` bodies of a list after a position: a page is read quickly, the rest by the catalog.
+    """At most `limit` bodies: by `quick(size)` if they are no more than a page, or else all by the catalog.
 
-    `quick(size)` reads the page, `rest(after, limit)` what comes after a position.
+    The catalog does not go on where a quick read has ended: a token could be replaced in between.
     """
     size = PAGE_ROWS if limit is None else min(limit, PAGE_ROWS)
     try:
         page = quick(size)
+        is_whole = len(page) < size or size == limit
     except QuickError:
-        page = ()
-    else:
-        yield from page
-        if len(page) < size or size == limit:
-            return
-        after = position(page[-1])
-    yield from rest(after, None if limit is None else limit - len(page))
+        is_whole = False
+    yield from page if is_whole else whole()

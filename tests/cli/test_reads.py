@@ -1,4 +1,4 @@
-"""Reads of the command line: the first page of a list is a quick read, and the catalog reads the rest."""
+"""Reads of the command line: a short list is a quick read, and the catalog reads any other."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -72,6 +72,21 @@ def test_selected_messages_are_those_of_the_catalog(
     with open_reads(installation) as reads:
         found = selection.read(core.catalog.messages, filled, 1)
         assert_same(reads.messages(filled, 1, selection), map(serialization.message, found))
+
+
+def test_a_token_that_is_replaced_meanwhile_does_not_cut_a_list_off(
+    installation: Settings, core: Backend, filled: str
+) -> None:
+    """Neither that of the application, nor that of the last one on a page of applications."""
+    with open_reads(installation) as reads:
+        messages = reads.messages(filled, 1, MessageSelection())
+        applications = reads.applications(name=None, after=None, limit=None)
+        first, oldest = next(messages), [next(applications) for _ in range(PAGE)]
+        core.catalog.applications.rotate(filled)
+        core.catalog.applications.rotate(oldest[-1]["token"])
+        assert first["number"] == 1
+        assert len(list(messages)) == 6
+        assert len(list(applications)) == 7 - PAGE
 
 
 def test_a_read_of_a_page_opens_nothing_else(

@@ -48,8 +48,8 @@ class QuickConnection:
         """Connect. Raises EngineDown, and Failed if the database can't store every text."""
         try:
             given = driver_options(url)
-        except (ValueError, psycopg2.Error) as error:
-            raise QuickError from error
+        except (ValueError, psycopg2.Error):
+            raise QuickError from None  # the error may have a part of a password
         options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
         options |= LOST_CONNECTION_OPTIONS | given
         try:
@@ -98,6 +98,6 @@ class QuickConnection:
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, values)
                 rows: Rows = cursor.fetchall()
-        except psycopg2.Error as error:
-            raise QuickError from error
+        except psycopg2.Error:
+            raise QuickError from None  # the error may have a text of a row
         return rows

@@ -18,15 +18,23 @@ class UnusableUrl(ValueError):
 def driver_options(url: str) -> dict[str, str]:
     """What psycopg2 takes to connect as SQLAlchemy does by `dialect_url`, made without importing that.
 
-    Raises ValueError or psycopg2's ProgrammingError, also for what only SQLAlchemy understands: hosts that
-    are several parameters, or have their port.
+    Raises ValueError or psycopg2's ProgrammingError for what libpq and SQLAlchemy do not understand alike: a
+    `/` in a password, a port that is not a number, and parameters that occur twice, are empty, or have a `+`,
+    a port or a time-out.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise UnusableUrl("it is no URL")
     _check(scheme, rest)
-    for values in parse_qs(rest.partition("?")[2]).values():
-        if values[1:] or ":" in values[0]:
+    parts = split_url(url)
+    if "@" in parts.path or "+" in parts.query or "connect_timeout" in parts.query:
+        raise UnusableUrl("libpq does not understand it")
+    for host in parts.netloc.rpartition("@")[2].split(","):
+        if host.endswith(":"):
+            raise UnusableUrl("a port is missing")
+        _split_port(host)
+    for values in parse_qs(parts.query, keep_blank_values=True).values():
+        if values[1:] or not values[0] or ":" in values[0]:
             raise UnusableUrl("libpq does not understand it")
     options: dict[str, str] = parse_dsn(f"postgresql://{rest}")
     if "," in options.get("host", ""):
