@@ -177,6 +177,8 @@ def test_an_unreachable_engine_exits_with_5_within_5_seconds(
         ("DATABASE", "postgresql://u:s3c?x@r3t@127.0.0.1/x"),
         ("DATABASE", "mysql://u:s3cr3t@127.0.0.1/x"),
         ("DATABASE", "host=127.0.0.1 password=s3cr3t"),
+        ("DATABASE", "postgresql://u:s3c%00r3t@127.0.0.1/x"),
+        ("DATABASE", "postgresql://u:s3cr3t/x"),
         ("REDIS", "redis://:s3c#r3t@127.0.0.1/0"),
         ("REDIS", "redis://u:98765/r3t@127.0.0.1/0"),
         ("HUEY", "redis://:s3c#r3t@127.0.0.1/0"),
@@ -186,11 +188,12 @@ def test_an_unusable_url_exits_with_2_and_no_part_of_its_password(
     cli: Cli, name: str, url: str
 ) -> None:
     """Also where a character of the password makes a part of it look like a host or a port."""
-    failed = cli("apps", "create", "x", "-o", "json", env={f"INSTACHAT_{name}_URL": url})
-    assert (failed.code, failed.error["error"]) == (2, "invalid")
-    assert "can't be used" in failed.error["message"]
-    for part in ("s3c", "r3t", "98765"):
-        assert part not in failed.err
+    for command in (("apps", "create", "x"), ("apps", "list")):
+        failed = cli(*command, "-o", "json", env={f"INSTACHAT_{name}_URL": url})
+        assert (failed.code, failed.error["error"]) == (2, "invalid")
+        assert "can't be used" in failed.error["message"]
+        for part in ("s3c", "r3t", "98765"):
+            assert part not in failed.err
 
 
 def test_a_role_that_may_only_read_and_a_database_without_unicode_are_expected_failures(

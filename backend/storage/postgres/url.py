@@ -75,6 +75,8 @@ def _check(scheme: str, rest: str) -> None:
         raise UnusableUrl("it is not one of PostgreSQL")
     if "@" in rest.partition("@")[2].partition("?")[0]:
         raise UnusableUrl("an @ in a user's name or password is written as %40")
+    if "%00" in rest:
+        raise UnusableUrl("PostgreSQL takes no NUL character, %00")
 
 
 def _split_port(host: str) -> tuple[str, str]:

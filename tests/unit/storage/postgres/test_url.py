@@ -86,6 +86,7 @@ def test_without_sqlalchemy_psycopg2_is_called_with_the_same(url: str) -> None:
         "host=h",
         "postgresql://u:p@w@h/d",
         "postgresql:///d?host=a:1&host=b:2",
+        "postgresql://u:p%00w@h/d",
         "postgresql://u:p/w@/d?host=h",
         "postgresql://u:p/w@h:1/d",
         "postgresql://h:22/w0rd@h:1/d",
