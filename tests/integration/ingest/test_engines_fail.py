@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -208,11 +208,27 @@ def test_a_drain_that_waits_for_a_standby_is_not_ended(own_engines: Engines) -> 
         assert stored(backend, token) == {1: "a"}
 
 
+def commits_wait(postgres: PostgresServer) -> bool:
+    """Whether a commit waits for a standby: PostgreSQL's checkpointer takes it up after a reload."""
+    with closing(psycopg2.connect(postgres.direct_url())) as connection:
+        connection.autocommit = True
+        write = "SELECT pg_logical_emit_message(true, '', '')"
+        commit = threading.Thread(target=connection.cursor().execute, args=[write])
+        commit.start()
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        wait_until(lambda: not commit.is_alive() or postgres.query(waits))
+        is_waiting = commit.is_alive()
+        connection.cancel()
+        commit.join()
+    return is_waiting
+
+
 @contextmanager
 def standby_missing(postgres: PostgresServer) -> Iterator[None]:
     """Have commits wait for a standby that does not exist."""
     postgres.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     postgres.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: commits_wait(postgres))
     try:
         yield
     finally:
