@@ -144,9 +144,8 @@ def much_quicker_python() -> str | None:
     if here not in found or found[quickest] > found[here] * MUCH_QUICKER:
         return None
     factor = found[here] / found[quickest]
-    say(
-        f"{quickest} is {factor:.1f} times as quick as {here}. make PYTHON=python3 … takes the latter."
-    )
+    say(f"Using {quickest}, which is {factor:.1f} times as quick")
+    say(f"as {here} (make PYTHON=python3 … uses that one).")
     return quickest
 
 

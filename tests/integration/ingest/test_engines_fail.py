@@ -48,6 +48,7 @@ from tests.support.waiting import PATIENCE_SECONDS, wait_until
 pytestmark = pytest.mark.faults
 
 NOTHING = EntryId(0, 0)
+WAITING_COMMITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +199,7 @@ def test_a_drain_that_waits_for_a_standby_is_not_ended(own_engines: Engines) -> 
         with standby_missing(own_engines.postgres):
             send(backend, token, "a")
             drain.start()
-            waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-            wait_until(lambda: scalar(backend, waits))
+            wait_until(lambda: scalar(backend, WAITING_COMMITS))
             epochs = Epochs(backend.log, backend.database)
             impatient = Drainer(backend.log, backend.database, epochs, stuck_timeout_seconds=0)
             assert [impatient.drain(shard) for _ in range(3)] == [0, 0, 0]
@@ -215,8 +215,7 @@ def commits_wait(postgres: PostgresServer) -> bool:
         write = "SELECT pg_logical_emit_message(true, '', '')"
         commit = threading.Thread(target=connection.cursor().execute, args=[write])
         commit.start()
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-        wait_until(lambda: not commit.is_alive() or postgres.query(waits))
+        wait_until(lambda: not commit.is_alive() or postgres.query(WAITING_COMMITS))
         is_waiting = commit.is_alive()
         connection.cancel()
         commit.join()

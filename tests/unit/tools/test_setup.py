@@ -37,7 +37,7 @@ def test_a_much_quicker_python_is_taken_and_named(
 ) -> None:
     quicker = add_python("python3.12", 0.6e-3)
     assert setup.much_quicker_python() == str(quicker)
-    assert f"{quicker} is 1.7 times as quick" in capsys.readouterr().err
+    assert f"Using {quicker}, which is 1.7 times as quick" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
