@@ -76,9 +76,13 @@ class Service:
             acceptor, core.log, strict=core.settings.durability is Durability.STRICT
         )
         self._group_count = make_group_count(core.counters.shard, core.log)
-        self._group_read = GroupRead(core.database, self._group_count)
+
+        def is_accepting() -> bool:
+            return self._group_commit.is_accepting
+
+        self._group_read = GroupRead(core.database, self._group_count, is_accepting)
         # Connections of their own, as a search may take longer than all other reads.
-        self._group_search = GroupRead(core.database, self._group_count)
+        self._group_search = GroupRead(core.database, self._group_count, is_accepting)
         self._stored_waiter = StoredWaiter(core.database)
         self._hub = Hub(core.live_reader, core.log.url, encode_event, KEEPALIVE)
         self._threads = _in_halves(CALL_THREADS, "call")

@@ -40,6 +40,11 @@ class ClusterCommit:
         """How many requests are queued or retried, of the node that has the most: each has a limit."""
         return max(commit.waiting_requests for commit in (self._in_threads, *self._nodes.all()))
 
+    @property
+    def is_accepting(self) -> bool:
+        """See `GroupCommit.is_accepting`; of any node."""
+        return any(commit.is_accepting for commit in (self._in_threads, *self._nodes.all()))
+
     async def accept(self, request: AcceptRequest) -> Accepted:
         """See `GroupCommit.accept`."""
         return await self._commit_of(request).accept(request)

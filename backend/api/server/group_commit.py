@@ -102,6 +102,11 @@ class GroupCommit:
         """How many requests are queued or retried. Excludes those of the running calls."""
         return len(self._queue) + self._retrying
 
+    @property
+    def is_accepting(self) -> bool:
+        """Whether a request waits for a call, or for its reply."""
+        return bool(self._queue or self._running_calls)
+
     async def accept(self, request: AcceptRequest) -> Accepted:
         """Accept one request; raises as `Acceptor.accept` does, and Busy.
 

@@ -122,7 +122,13 @@ class _FoundRead(NamedTuple):
 class GroupRead:
     """Reads for one event loop. Not thread-safe."""
 
-    def __init__(self, database: Database, counts: GroupCount | ClusterCount) -> None:
+    def __init__(
+        self,
+        database: Database,
+        counts: GroupCount | ClusterCount,
+        is_accepting: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_accepting` says whether a request is being accepted, which reads should not hold up."""
         self._database = database
         self._counts = counts
         self._issued_before = IssuedBefore()
@@ -139,7 +145,7 @@ class GroupRead:
         self._expiry: asyncio.TimerHandle | None = None  # of the reads that are queued
         self._hold: asyncio.TimerHandle | None = None  # while reads wait for a running statement
         self._dispatch_scheduled = False
-        self._deliveries = Slices(self._dispatch)
+        self._slices = Slices(self._dispatch, is_accepting)  # of what PostgreSQL has returned
         self._closed = False
 
     @property
@@ -183,7 +189,7 @@ class GroupRead:
                 timer.cancel()
         for connection in (*self._idle, *self._running):
             connection.close()
-        self._deliveries.close()
+        self._slices.close()
 
     def _count_queued(self) -> Counter[str]:
         return Counter(_token(each.read) for queue in self._queues.values() for each in queue)
@@ -212,7 +218,7 @@ class GroupRead:
         while (
             self._idle
             and self._queued
-            and self._deliveries.waiting_calls < MAX_UNDELIVERED_READS
+            and self._slices.waiting_calls < MAX_UNDELIVERED_READS
             and not self._is_held()
         ):
             self._execute(self._idle.pop(), self._take_batch())
@@ -387,9 +393,7 @@ class GroupRead:
             self.submit(_SecondLook(of_look, issued, self._deliver))
 
     def _deliver(self, found: Sequence[_FoundRead], issued: Issued | Exception) -> None:
-        self._deliveries.run(
-            partial(_call, each.read, _deliver_one, each, issued) for each in found
-        )
+        self._slices.run(partial(_call, each.read, _deliver_one, each, issued) for each in found)
 
     def _fall_back(self, reads: Sequence[Read]) -> None:
         for read in reads:
@@ -400,7 +404,10 @@ class GroupRead:
         try:
             await asyncio.to_thread(lambda: self._database.installation)  # the shards; cached
             while self.open_connections < CONNECTIONS:
-                self._idle.append(await AsyncConnection.open(self._database, grouped_reads.SETUP))
+                connection = await AsyncConnection.open(
+                    self._database, grouped_reads.SETUP, self._slices.run_first
+                )
+                self._idle.append(connection)
                 self._dispatch()
         except Exception as error:  # noqa: BLE001  # whatever it is, it may be over in a second
             known = isinstance(error, InstaChatError)

@@ -4,7 +4,6 @@ A thread would hand the interpreter over twice for each statement, which takes l
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -21,12 +20,11 @@ from backend.storage.postgres.driver import (
 )
 
 RowsCallback = Callable[[Rows | Exception], None]
+RunSoon = Callable[[Callable[[], None]], object]
+"""Makes a call on the event loop, now or later."""
 # Of a statement and its values, in code points; fits into any socket's buffer.
 MAX_UNPOLLED_LENGTH = 2_048
-# Rows are fetched for about so long in each iteration of the event loop, so many at once: 64 with texts of
-# 10,000 characters take a millisecond.
-FETCH_SECONDS = 0.0005
-FETCHED_ROWS = 64
+FETCHED_ROWS = 64  # at once: with texts of 10,000 characters they take a millisecond
 
 
 class AsyncConnection:
@@ -36,9 +34,10 @@ class AsyncConnection:
     writes any more, because after a failover it does not know what has changed.
     """
 
-    def __init__(self, connection: extensions.connection) -> None:
+    def __init__(self, connection: extensions.connection, run_soon: RunSoon | None = None) -> None:
         """Made by `open`."""
         self._loop = asyncio.get_running_loop()
+        self._run_soon = run_soon or self._loop.call_soon
         self._connection = connection
         self._socket = connection.fileno()
         self._cursor: extensions.cursor | None = None  # of the statement that is executed
@@ -50,15 +49,23 @@ class AsyncConnection:
         self._loop.add_reader(self._socket, self._poll)
 
     @classmethod
-    async def open(cls, database: Database, setup: str) -> "AsyncConnection":
-        """Connect and, if the connection `has_session`, execute the statements `setup`. Raises EngineDown."""
+    async def open(
+        cls,
+        database: Database,
+        setup: str,
+        run_soon: RunSoon | None = None,
+    ) -> "AsyncConnection":
+        """Connect and, if the connection `has_session`, execute the statements `setup`. Raises EngineDown.
+
+        `run_soon` makes each call that fetches rows, by default the next iteration of the event loop.
+        """
         try:
             async with asyncio.timeout(2 * CONNECT_TIMEOUT_SECONDS):
                 raw = await asyncio.to_thread(_begin_connecting, database)
                 try:
                     await _finish_connecting(raw)
                     extensions.register_type(TIME_AS_TEXT, raw)
-                    connection = cls(raw)
+                    connection = cls(raw, run_soon)
                     await connection._set_up(raw.info.backend_pid, setup)
                 except BaseException:
                     raw.close()
@@ -141,21 +148,18 @@ class AsyncConnection:
                 self._loop.remove_writer(self._socket)
         if state == extensions.POLL_OK and self._cursor is not None:  # a statement has returned
             self._rows = []
-            self._fetch(self._cursor)
+            self._run_soon(partial(self._fetch, self._cursor))
 
     def _fetch(self, cursor: extensions.cursor) -> None:
-        """Fetch rows, in slices: those of many long texts take longer than the event loop should be busy."""
+        """Fetch some rows: all of many long texts take longer than the event loop should be busy."""
         if cursor is not self._cursor or self._rows is None:  # closed meanwhile
             return
-        until = time.perf_counter() + FETCH_SECONDS
         try:
-            continues = cursor.description is not None
-            while continues:
+            if cursor.description is not None:
                 rows = cursor.fetchmany(FETCHED_ROWS)
                 self._rows += rows
-                continues = len(rows) == FETCHED_ROWS
-                if continues and time.perf_counter() >= until:
-                    self._loop.call_soon(self._fetch, cursor)
+                if len(rows) == FETCHED_ROWS:
+                    self._run_soon(partial(self._fetch, cursor))
                     return
         except Exception as error:  # noqa: BLE001  # as in `_poll`
             self._finish(error)

@@ -127,7 +127,13 @@ def test_each_node_is_sent_its_shards_and_nothing_else(
         async with committing(backend) as commit:
             assert await numbers(commit, chats) == dict.fromkeys(chats, 1)  # also connects
             before = {node: calls(node, "evalsha") for node in redis_cluster.masters}
-            assert await numbers(commit, chats) == dict.fromkeys(chats, 2)
+            assert not commit.is_accepting
+            accepting = asyncio.ensure_future(numbers(commit, chats))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert commit.is_accepting
+            assert await accepting == dict.fromkeys(chats, 2)
+            assert not commit.is_accepting
             for node, evaluated in before.items():
                 assert calls(node, "evalsha") - evaluated == 1
 

@@ -118,6 +118,31 @@ async def accept_all(
         await group_commit.close()
 
 
+def test_it_is_accepting_from_a_request_to_its_answer(
+    recording_acceptor: RecordingAcceptor, backend: Backend, application: str
+) -> None:
+    """Before its call is sent, and while it runs: reads give way then."""
+    chat = chat_of(backend, application)
+
+    async def scenario() -> None:
+        commit = GroupCommit(recording_acceptor, recording_acceptor.logs())  # type: ignore[arg-type]  # as above
+        assert not commit.is_accepting
+        answered = asyncio.get_running_loop().create_future()
+        recording_acceptor.gate.clear()
+        commit.submit(AcceptRequest.messages(application, chat, ["x"]), answered.set_result)
+        assert commit.is_accepting
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not recording_acceptor.batches:
+                await asyncio.sleep(0)
+        assert commit.is_accepting
+        recording_acceptor.gate.set()
+        await answered
+        assert not commit.is_accepting
+        await commit.close()
+
+    asyncio.run(scenario())
+
+
 def test_requests_of_one_moment_are_one_call(
     recording_acceptor: RecordingAcceptor, backend: Backend, application: str
 ) -> None:

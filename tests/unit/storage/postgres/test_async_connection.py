@@ -9,7 +9,6 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from backend.storage.postgres import async_connection
 from backend.storage.postgres.async_connection import (
     FETCHED_ROWS,
     MAX_UNPOLLED_LENGTH,
@@ -121,11 +120,8 @@ def test_a_statement_that_cannot_be_sent_fails_later(scripted: ScriptedConnectio
     asyncio.run(scenario())
 
 
-def test_many_rows_are_fetched_in_slices(
-    scripted: ScriptedConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_rows_are_fetched_in_slices(scripted: ScriptedConnection) -> None:
     """What has arrived meanwhile has its turn between them. A connection that is closed fetches no more."""
-    monkeypatch.setattr(async_connection, "FETCH_SECONDS", 0)
     rows: Rows = [(number,) for number in range(2 * FETCHED_ROWS)]
 
     async def scenario() -> None:
@@ -137,11 +133,12 @@ def test_many_rows_are_fetched_in_slices(
         while not done.done():
             await asyncio.sleep(0)
             left.append(len(scripted.rows))
-        assert left[:3] == [FETCHED_ROWS, 0, 0]
+        assert left[:4] == [2 * FETCHED_ROWS, FETCHED_ROWS, 0, 0]
         assert await done == rows
 
         scripted.rows = rows
         connection.execute(LONG, (), lambda _: pytest.fail("it is closed"))
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert len(scripted.rows) == FETCHED_ROWS
         connection.close()
