@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from backend.domain.events import Event, MessagesCreated, unpack
 from backend.domain.model import EntryId
 from backend.storage.postgres import messages
@@ -39,28 +41,24 @@ class BatchLimits(NamedTuple):
 DEFAULT_LIMITS = BatchLimits()
 
 
-class DecodedEntry(NamedTuple):
+class DecodedEntry(Struct, frozen=True, gc=False):  # made in a third of a named tuple's time
     """An entry of the log: its id, as Redis writes it, its packed event, and the event.
 
-    `folded` are the folded texts of the messages that it creates. An entry that is not an event has None, and
-    `error` says why.
+    `folded` are the folded texts of the messages that it creates; `length` is how much it is, as
+    `BatchLimits.length` counts. An entry that is not an event has None, and `error` says why.
     """
 
     id: bytes
     packed: bytes
     event: Event | None
     folded: list[str]
+    length: int
     error: str = ""
 
     @property
     def entry_id(self) -> EntryId:
         """Its id."""
         return EntryId.parse(self.id.decode())
-
-    @property
-    def length(self) -> int:
-        """How much it is, as `BatchLimits.length` counts."""
-        return len(self.packed) + sum(map(len, self.folded))
 
 
 class ShardLimits:
@@ -93,9 +91,14 @@ def decode_entry(id_: bytes, packed: bytes) -> DecodedEntry:
     try:
         event = unpack(packed)
     except ValueError as error:
-        return DecodedEntry(id_, packed, None, [], str(error))
-    folded = messages.fold_texts(event) if isinstance(event, MessagesCreated) else []
-    return DecodedEntry(id_, packed, event, folded)
+        return DecodedEntry(id_, packed, None, [], len(packed), str(error))
+    folded: list[str] = []
+    length = len(packed)
+    if isinstance(event, MessagesCreated):
+        folded = messages.fold_texts(event)
+        for text in folded:
+            length += len(text)
+    return DecodedEntry(id_, packed, event, folded, length)
 
 
 def decode_batch(
@@ -106,8 +109,9 @@ def decode_batch(
     batch: list[DecodedEntry] = []
     length = 0
     for id_, packed in entries:
-        batch.append(decode_entry(id_, packed))
-        length += batch[-1].length
+        entry = decode_entry(id_, packed)
+        batch.append(entry)
+        length += entry.length
         if length >= limits.length or len(batch) >= limits.entries or time.monotonic() >= deadline:
             break
     return batch

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+from msgspec import Struct
+
 from backend.domain.errors import InstaChatError, Invalid
 from backend.domain.events import (
     ApplicationArrived,
@@ -52,7 +54,7 @@ Created = TypeVar("Created", ChatsCreated, MessagesCreated)
 logger = logging.getLogger(__name__)
 
 
-class LogEntry(NamedTuple, Generic[Created]):
+class LogEntry(Struct, Generic[Created], frozen=True, gc=False):
     """An entry that creates something: its id, as Redis writes it, its event, and its packed event.
 
     `folded` are the folded texts of the messages that it creates.
@@ -125,12 +127,13 @@ class BatchWriter:
         """
         chat_entries: list[LogEntry[ChatsCreated]] = []
         message_entries: MessagesByChat = {}
-        for place, (id_, packed, event, folded, error) in enumerate(entries):
-            if event is None:
-                self._add_dead_letter(id_, packed, error)
-            elif isinstance(event, MessagesCreated):
-                entry = LogEntry(id_, event, packed, folded)
+        for place, decoded in enumerate(entries):
+            id_, packed, event = decoded.id, decoded.packed, decoded.event
+            if isinstance(event, MessagesCreated):
+                entry = LogEntry(id_, event, packed, decoded.folded)
                 message_entries.setdefault((event.token, event.chat), []).append(entry)
+            elif event is None:
+                self._add_dead_letter(id_, packed, decoded.error)
             elif isinstance(event, ChatsCreated):
                 chat_entries.append(LogEntry(id_, event, packed))
             elif isinstance(event, ApplicationStored):
@@ -481,4 +484,8 @@ def _rows(storable: list[StorableChat]) -> Iterator[RowValues]:
     """The rows, one at a time: COPY needs each only once, so a valid batch is never in memory twice."""
     for _, chat_id, entries in storable:
         for entry in entries:
-            yield from messages.new_rows(chat_id, entry.event, entry.folded)
+            event = entry.event
+            number, micros = event.first, event.micros
+            for text, folded in zip(event.messages, entry.folded, strict=True):
+                yield chat_id, number, text, folded, micros
+                number += 1

@@ -92,12 +92,11 @@ def share_of_others(
     If it `may_defer`, an application may be deferred from now on, behind its entries in the batch.
     """
     deferred = dict(progress.deferred)
-    tokens = [token_of(packed) for _, packed in page.entries]
     if may_defer:
-        deferred |= dict.fromkeys(_backlog_makers(page, tokens, deferred), page.after)
-    ours = [
-        entry for entry, token in zip(page.entries, tokens, strict=True) if token not in deferred
-    ]
+        deferred |= dict.fromkeys(_backlog_makers(page, deferred), page.after)
+    ours = page.entries
+    if deferred:
+        ours = [(id_, packed) for id_, packed in ours if token_of(packed) not in deferred]
     batch = decode_batch(ours, limits)
     if is_rest := len(batch) == len(ours):
         through = max(page.through, progress.ahead)
@@ -130,19 +129,22 @@ def share_of_deferred(
     return Share(batch, ShardProgress.of(progress.ahead, deferred), is_rest)
 
 
-def _backlog_makers(
-    page: LogPage, tokens: Sequence[str | None], deferred: Mapping[str, EntryId]
-) -> list[str]:
+def _backlog_makers(page: LogPage, deferred: Mapping[str, EntryId]) -> list[str]:
     """The applications that make the backlog too long for all to wait for it."""
     if page.complete:
         return []
+    waiting = page.end.sequence - page.last_entry.sequence
+    max_total = MAX_SHARED_BACKLOG / (1 + waiting / len(page.entries))  # of the page
+    # Most backlogs are short, with those of deferred applications, too. To find the tokens takes longer.
+    if sum(len(packed) for _, packed in page.entries) <= max_total:
+        return []
     sizes = Counter[str]()
-    for (_, packed), token in zip(page.entries, tokens, strict=True):
+    for _, packed in page.entries:
+        token = token_of(packed)
         if token is not None and token not in deferred:
             sizes[token] += len(packed)
     total = sizes.total()
-    waiting = page.end.sequence - page.last_entry.sequence
-    if total * (1 + waiting / len(page.entries)) <= MAX_SHARED_BACKLOG:
+    if total <= max_total:
         return []
     # Twice the even share: if many have as much, it is nobody's backlog, and the log's order is fair.
     return [token for token, size in sizes.items() if size >= total * min(2 / len(sizes), 0.5)]

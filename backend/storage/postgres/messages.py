@@ -450,13 +450,6 @@ def fold_texts(event: MessagesCreated) -> list[str]:
     return list(map(fold, event.messages))
 
 
-def new_rows(chat_id: int, event: MessagesCreated, folded: Iterable[str]) -> Iterator[RowValues]:
-    """The rows of the messages that an event creates, in a chat with that id; `folded` are its texts."""
-    texts = zip(event.messages, folded, strict=True)
-    for number, (text_, folded_text) in enumerate(texts, event.first):
-        yield chat_id, number, text_, folded_text, event.micros
-
-
 def keys_and_versions(rows: Iterable[RowValues]) -> list[tuple[int, int, int]]:
     """Each row's chat, number and version, as the outbox takes them."""
     return [(chat_id, number, version) for chat_id, number, _, _, version in rows]
