@@ -9,7 +9,6 @@ import signal
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from backend.embedded.home import (
 )
 from backend.embedded.machine import available_memory
 from backend.embedded.processes import Launcher
-from backend.embedded.wheels import MIMALLOC_WHEEL, POSTGRES_WHEEL, VALKEY_WHEEL
+from backend.embedded.wheels import POSTGRES_WHEEL, VALKEY_WHEEL
 from backend.embedded.wire import DATABASE, USER, ask_valkey, is_usable_socket_folder, valkey_socket
 
 
@@ -108,10 +107,6 @@ class Engine(ABC):
     @abstractmethod
     def command(self) -> list[str]:
         """The command line that runs the engine in the foreground."""
-
-    def environment(self) -> Mapping[str, str]:
-        """Variables that the engine runs with, beside those that all engines have."""
-        return {}
 
     @abstractmethod
     def enable_strict(self) -> None:
@@ -244,7 +239,6 @@ class Valkey(Engine):
         account = self.context.account
         programs = VALKEY_WHEEL.runnable_folder(account, self.context.layout.programs)
         self._program = programs / VALKEY_WHEEL.programs[0]
-        self._allocator = self._find_allocator()
         ensure_owned_folder(self.data, 0o700, account.uid, account.gid)
 
     def command(self) -> list[str]:
@@ -265,27 +259,6 @@ class Valkey(Engine):
         }
         settings = [word for name, value in options.items() for word in (f"--{name}", value)]
         return [str(self._program), *settings]
-
-    def environment(self) -> Mapping[str, str]:
-        """With mimalloc: the wheel's Valkey has the C library's allocator, and accepts a quarter slower.
-
-        The folder is a variable of its own, since a path in LD_PRELOAD can't contain a space. A library
-        that the linker can't load is named in the log, and Valkey runs without it.
-        """
-        if self._allocator is None:
-            return {}
-        return {
-            "LD_PRELOAD": self._allocator.name,
-            "LD_LIBRARY_PATH": str(self._allocator.parent),
-        }
-
-    def _find_allocator(self) -> Path | None:
-        """The library; None if it is not installed."""
-        if not MIMALLOC_WHEEL.is_installed:
-            return None
-        context = self.context
-        folder = MIMALLOC_WHEEL.runnable_folder(context.account, context.layout.programs)
-        return folder / MIMALLOC_WHEEL.programs[0]
 
     def enable_strict(self) -> None:
         if ask_valkey(self.context.sockets, "CONFIG SET appendfsync always") == "+OK":

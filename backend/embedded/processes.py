@@ -5,9 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from backend.embedded.account import Account
 
@@ -32,12 +31,11 @@ class Launcher:
         self,
         command: list[str],
         stop_signal: signal.Signals,
-        environment: Mapping[str, str] = MappingProxyType({}),
         stdin: int = subprocess.DEVNULL,
     ) -> "subprocess.Popen[str]":
         """Start a program; on Linux it gets the signal `stop_signal` if the supervisor dies.
 
-        Of the variables of this process it gets none, but those of `environment`.
+        It gets none of the variables of this process.
 
         Raises OSError or subprocess.SubprocessError if it can't.
         """
@@ -48,7 +46,7 @@ class Launcher:
             stdout=self.log,
             stderr=self.log,
             cwd="/",
-            env={**_ENVIRONMENT, **environment},
+            env=_ENVIRONMENT,
             umask=0o077,
             user=user,
             group=None if user is None else self.account.gid,

@@ -133,9 +133,8 @@ class EngineProcess:
             with self._open_log() as log:
                 launcher = Launcher(self._engine.context.account, log.fileno(), alive)
                 self._engine.prepare(launcher)
-                engine = self._engine
                 self._process = launcher.start(
-                    engine.command(), engine.forced_stop_signal, engine.environment()
+                    self._engine.command(), self._engine.forced_stop_signal
                 )
         except InstaChatError as error:
             self._record_failure(error)

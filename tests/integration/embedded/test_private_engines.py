@@ -14,7 +14,6 @@ import sqlalchemy
 from backend.embedded.home import Layout
 from backend.embedded.locks import try_lock
 from backend.embedded.private_engines import PrivateEngines, acquire
-from backend.embedded.wheels import MIMALLOC_WHEEL
 from backend.settings import Durability
 from tests.support.private_engines import (
     CODE,
@@ -94,12 +93,6 @@ def test_engines_run_with_the_settings_that_durability_and_isolation_require(hom
             home
         ).net_connections("inet")
         assert not listening
-
-
-def test_valkey_runs_with_the_allocator_of_its_wheel_where_there_is_one(home: Path) -> None:
-    with acquired(home):
-        mapped = Path(f"/proc/{find_valkey(home).pid}/maps").read_text()
-    assert ("libmimalloc" in mapped) == MIMALLOC_WHEEL.is_installed
 
 
 def test_a_second_user_shares_the_running_engines(home: Path) -> None:
