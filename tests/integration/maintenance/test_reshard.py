@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import text
 
 from backend.bootstrap import Backend, open_backend
+from backend.catalog import applications
 from backend.domain.errors import Conflict, KeyReused, NotFound
-from backend.domain.model import Parent
+from backend.domain.model import Parent, new_token
 from backend.ingest.requests import AcceptRequest
 from backend.maintenance.reshard import FIRST_OWN_SHARD, Resharder, ReshardResult
 from backend.monitoring.checks import Severity
@@ -39,13 +40,19 @@ def other(backend: Backend) -> Iterator[Backend]:
 
 
 @pytest.fixture
-def tokens(backend: Backend) -> list[str]:
-    """Applications with a chat and a message that is stored, and one that is only accepted."""
-    found: list[str] = []
-    while len(found) < APPLICATIONS:
-        token = backend.catalog.applications.create("test").token
-        if backend.routing.shard(token) >= 19:  # so that the tests below move it
-            found.append(token)
+def tokens(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Applications with a chat and a message that is stored, and one that is only accepted.
+
+    They are where the tests below move them from, and there are no others, which would be moved, too.
+    """
+
+    def token_of_later_shard() -> str:
+        while backend.routing.shard(token := new_token()) < 19:
+            pass
+        return token
+
+    monkeypatch.setattr(applications, "new_token", token_of_later_shard)
+    found = [backend.catalog.applications.create("test").token for _ in range(APPLICATIONS)]
     for token in found:
         backend.acceptor.accept(AcceptRequest.chats(token, 2))
         send(backend, token, "stored")
