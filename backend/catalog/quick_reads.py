@@ -157,9 +157,7 @@ class QuickReads:
         rows = self._connection.read(grouped_reads.SEARCHES, values)
         _, chat_goes_on, *_ = rows[0]
         lengths = [row[grouped_rows.FOLDED_BYTES_INDEX] or 0 for row in rows]
-        messages = grouped_rows.message_objects(
-            rows
-        )  # none of the one row of a chat without a match
+        messages = grouped_rows.message_objects(rows)  # a chat without a match has a row, but none
         if (chat_goes_on and len(messages) < limit) or max(lengths) > MAX_SCANNED_TEXT:
             raise QuickError
         return [
