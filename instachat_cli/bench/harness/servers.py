@@ -14,7 +14,7 @@ from pathlib import Path
 from backend.api.server.address import is_responding
 from backend.bootstrap import Backend
 from backend.domain.errors import Failed
-from backend.settings import Settings, environment_variable
+from backend.settings import Settings
 from backend.storage.redis.keys import shard_key
 from instachat_cli.bench.harness.processes import (
     child_process,
@@ -114,20 +114,11 @@ def wrk(
 
 @contextmanager
 def server(settings: Settings, port: int, processes: int = 1) -> Iterator[None]:
-    """Our server on the engines of the settings, started as an operator does; its log is discarded."""
-    names = ("database_url", "redis_url", "huey_url", "elasticsearch_url", "home", "durability")
-    given = {
-        environment_variable(name): str(value)
-        for name, value in settings.model_dump(exclude_none=True).items()
-        if name in names
-    }
+    """Our server with exactly these settings, started as an operator does; its log is discarded."""
     arguments = ["-m", "instachat_cli", "serve", "--port", str(port), "--workers", str(processes)]
-    limit = {environment_variable("app_creation_limit"): "off"}
+    environment = settings_environment(settings.model_copy(update={"app_creation_limit": "off"}))
     with _running_server(
-        "instachat serve",
-        [sys.executable, *arguments, "--until-input-ends"],
-        port,
-        given | limit,
+        "instachat serve", [sys.executable, *arguments, "--until-input-ends"], port, environment
     ):
         yield
 
@@ -149,7 +140,7 @@ def constant_server(port: int) -> Iterator[None]:
         arguments = ["--loop", "uvloop", "--http", "httptools", "--ws", "none", "--lifespan", "off"]
         arguments += ["--no-access-log", "--log-level", "error", "--no-server-header"]
         command = [sys.executable, "-m", "uvicorn", *arguments, "--port", str(port), "constant:app"]
-        with _running_server("the bare server", command, port, {"PYTHONPATH": folder}):
+        with _running_server("the bare server", command, port, os.environ | {"PYTHONPATH": folder}):
             yield
 
 
@@ -183,7 +174,7 @@ def _build(source: Path, folder: Path) -> Path | None:
 def gateway(program: Path, redis_url: str, port: int) -> Iterator[None]:
     """The gateway, on a Redis."""
     command = [str(program), f"127.0.0.1:{port}", redis_url]
-    with _running_server("the gateway", command, port, {}):
+    with _running_server("the gateway", command, port, os.environ):
         yield
 
 
@@ -194,14 +185,14 @@ def reader(
     """The reader, on a database and a Redis; `shard` is the one of the application that is read."""
     key_prefix = shard_key(shard, "")
     command = [str(program), f"127.0.0.1:{port}", database_url, redis_url, key_prefix]
-    with _running_server("the reader", command, port, {}):
+    with _running_server("the reader", command, port, os.environ):
         yield
 
 
 @contextmanager
 def _running_server(
-    name: str, command: Sequence[str], port: int, variables: Mapping[str, str]
+    name: str, command: Sequence[str], port: int, environment: Mapping[str, str]
 ) -> Iterator[None]:
-    with child_process(command, os.environ | dict(variables)) as process:
+    with child_process(command, environment) as process:
         wait_ready(process, lambda: is_responding("127.0.0.1", port), name, POLL_SECONDS)
         yield

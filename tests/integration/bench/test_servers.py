@@ -1,11 +1,13 @@
 """The client of the HTTP benchmarks, and the profile of a server under its load."""
 
+import json
 import logging
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.request import urlopen
 
 import pytest
 import uvloop
@@ -13,7 +15,8 @@ import uvloop
 from backend.domain.errors import Failed
 from backend.settings import Settings
 from instachat_cli.bench.harness.profile import profile_server
-from instachat_cli.bench.harness.servers import wrk
+from instachat_cli.bench.harness.servers import server, wrk
+from loadtest.run.processes import free_port
 from tests.conftest import skip_absent
 
 WRK_DEFAULT_TIMEOUT_SECONDS = 2
@@ -63,6 +66,16 @@ def test_an_answer_that_is_an_error_fails_the_benchmark() -> None:
     """The message says what kind of error it was."""
     with answering(503) as port, pytest.raises(Failed, match="answered with an error, 0 were not"):
         wrk(port, ["/"], 1, "GET", connections=1)
+
+
+def test_a_server_has_no_setting_but_those_it_is_given(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make bench` sets Elasticsearch's address, which searches without an index must not ask."""
+    monkeypatch.setenv("INSTACHAT_ELASTICSEARCH_URL", "http://127.0.0.1:1")
+    port = free_port()
+    with server(settings, port), urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as answer:
+        assert json.load(answer)["status"] == "ready"  # and not degraded
 
 
 def test_the_profiled_server_ends_in_order_if_its_load_fails(
