@@ -32,25 +32,31 @@ def application_object(row: Sequence[Any], issued: int | None) -> JsonObject:
 
 def chat_object(row: Sequence[Any], issued: int | None) -> JsonObject:
     """The object of a row of CHATS."""
-    return _chat_object(row[1:], issued)
+    _, removed, _, number, created_at, updated_at = row
+    times = to_rfc3339(created_at), to_rfc3339(updated_at)
+    return serialization.chat_object(number, live_count(issued, removed), *times)
 
 
 def xmins_of_chats(token: str, rows: Rows) -> dict[Parent, str]:
     """The transaction that wrote the row of each chat of a page of chats, and of the application."""
     xmins = {Parent(token): rows[0][XMIN_INDEX]}
-    for _, _, _, _, xmin, number, *_ in rows:
-        if number is not None:
-            xmins[Parent(token, number)] = xmin
+    if rows[0][_CHAT_INDEX] is not None:
+        xmins |= {Parent(token, number): xmin for _, _, _, _, xmin, number, *_ in rows}
     return xmins
 
 
 def chat_objects(token: str, rows: Rows, issued: Mapping[Parent, int | None]) -> list[JsonObject]:
     """The objects of the chats of a page; none of an empty page's row."""
-    return [
-        _chat_object(row[3:], issued[Parent(token, number)])
-        for row in rows
-        if (number := row[_CHAT_INDEX]) is not None
+    if rows[0][_CHAT_INDEX] is None:
+        return []
+    # By columns, as in `message_objects`.
+    removed, _, numbers, created, updated = list(zip(*rows, strict=True))[_CHAT_INDEX - 2 :]
+    counts = [
+        live_count(issued[Parent(token, number)], of_chat)
+        for number, of_chat in zip(numbers, removed, strict=True)
     ]
+    times = all_to_rfc3339(created), all_to_rfc3339(updated)
+    return list(map(serialization.chat_object, numbers, counts, *times))
 
 
 def message_of_row(row: Sequence[Any]) -> JsonObject:
@@ -80,9 +86,3 @@ def live_count(issued: int | None, removed: int) -> int:
     """How many of the numbers issued hold something; `issued` is None for no counter that was read."""
     assert issued is not None
     return issued - removed
-
-
-def _chat_object(row: Sequence[Any], issued: int | None) -> JsonObject:
-    removed, _, number, created_at, updated_at = row
-    times = to_rfc3339(created_at), to_rfc3339(updated_at)
-    return serialization.chat_object(number, live_count(issued, removed), *times)
