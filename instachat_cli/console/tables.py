@@ -58,6 +58,7 @@ COLUMNS = {
     "limit": Column("LIMIT"),
     "change": Column("CHANGE", "right", 7),
     "load": Column("LOAD", fold=True),
+    "what": Column("WHAT", fold=True),
 }
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from instachat_cli.bench.reports import performance
 from instachat_cli.commands import messages
 from instachat_cli.console import tables
 from tests.support.message_fields import LONGEST_FIELDS, TEXT_ALONE
@@ -72,3 +73,18 @@ def test_of_two_columns_that_can_be_cut_the_last_one_takes_the_remaining_width(
     (line,) = capsys.readouterr().out.splitlines()
     assert (len(line), line.count("n")) == (80, shown)
     assert line.count("x") >= 64
+
+
+def test_the_table_of_benchmarks_wraps_the_title_and_cuts_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 80 columns: once the title took all of them, and the ratio had no room at all."""
+    monkeypatch.setenv("COLUMNS", "80")
+    what = "list the last chats of an application of 100,000 chats, against one of 100"
+    row = {"what": what, "ratio": 0.1234, "goal": "at least 0.6, aim 1", "verdict": "missed"}
+    tables.print_page([row], performance.BODY_COLUMNS, header=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = " ".join(" ".join(lines).split())
+    assert all(cell in shown for cell in ("0.1234", "at least 0.6, aim 1", "missed")), lines
+    assert "…" not in shown
